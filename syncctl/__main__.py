@@ -1,0 +1,5 @@
+"""`python -m syncctl` is `syncctl`."""
+
+from syncctl.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Redis beside Celery: queue depth and shared limits."""

@@ -1,0 +1,137 @@
+"""The Celery app: broker, backend, queues, schedule. No business.
+
+`celery -A syncctl.celery_app worker` and `beat` work in a directory with a `.env`.
+"""
+
+import logging
+import os
+import ssl
+import warnings
+from typing import Any
+
+from celery import Celery, signals
+from celery.platforms import SecurityWarning
+from kombu import Queue
+
+from syncctl.broker.queue import CONTROL, DELIVER, POLL, QUEUES, SOCKET_TIMEOUT_SECONDS
+from syncctl.broker.transport import harden_transport
+from syncctl.logs import configure_logging, get_logger
+from syncctl.settings import Settings, load_settings
+
+log = get_logger(__name__)
+
+SOFT_SHUTDOWN_MARGIN_SECONDS = 10.0
+CELERY_VARIABLES = (
+    "CELERY_BROKER_URL",
+    "CELERY_BROKER_READ_URL",
+    "CELERY_BROKER_WRITE_URL",
+    "CELERY_RESULT_BACKEND",
+)
+"""Celery puts these before what an app says; tasks would go to another Redis than the one that everything else asks."""
+
+log = get_logger(__name__)
+
+
+def make_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Return Beat's entries: a poll per stream, upkeep, roll-up, clean-up; a tick may be lost or doubled."""
+    schedule: dict[str, dict[str, Any]] = {
+        f"poll {name}": {
+            "task": "syncctl.poll",
+            "args": [name],
+            "schedule": settings.stream(name).poll_every_seconds,
+            "options": {"queue": POLL},
+        }
+        for name in settings.stream_names
+    }
+    for name, seconds in (
+        ("upkeep", settings.beat.upkeep_every),
+        ("roll_up", settings.beat.roll_up_every),
+        ("cleanup", settings.beat.cleanup_every),
+    ):
+        schedule[name] = {"task": f"syncctl.{name}", "schedule": seconds, "options": {"queue": CONTROL}}
+    return schedule
+
+
+def make_app(settings: Settings) -> Celery:
+    """Return the Celery app for these settings. It connects to nothing yet."""
+    harden_transport()
+    for name in CELERY_VARIABLES:
+        if os.environ.pop(name, None) is not None:
+            log.warning("celery.variable_ignored", variable=name, hint="syncctl goes by REDIS_URL")
+    app = Celery("syncctl", broker=settings.redis_url, backend=settings.redis_url)
+    timeouts = {
+        "socket_timeout": SOCKET_TIMEOUT_SECONDS,
+        "socket_connect_timeout": 5.0,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+    }
+    prefix = {"global_keyprefix": f"{settings.redis_prefix}:"}
+    if settings.redis_url.startswith("rediss:"):
+        verified = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+        app.conf.update(broker_use_ssl=verified, redis_backend_use_ssl=verified)
+    app.conf.update(
+        imports=("syncctl.tasks",),
+        # JSON only: nothing that comes from the broker is ever executed.
+        accept_content=["json"],
+        task_serializer="json",
+        result_serializer="json",
+        broker_transport_options={**prefix, **timeouts, "visibility_timeout": 3600},
+        result_backend_transport_options=prefix,
+        redis_socket_timeout=SOCKET_TIMEOUT_SECONDS,
+        redis_socket_connect_timeout=5.0,
+        redis_socket_keepalive=True,
+        redis_backend_health_check_interval=25,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        # Early acknowledgement: the ledger's leases bring back what a dead worker held (docs/adr).
+        task_acks_late=False,
+        task_ignore_result=True,
+        task_publish_retry=False,
+        result_expires=600,
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        worker_send_task_events=False,
+        worker_soft_shutdown_timeout=longest_call_seconds(settings) + SOFT_SHUTDOWN_MARGIN_SECONDS,
+        task_queues=[Queue(name) for name in QUEUES],
+        task_default_queue=CONTROL,
+        task_routes={"syncctl.deliver": {"queue": DELIVER}, "syncctl.poll": {"queue": POLL}},
+        beat_schedule=make_schedule(settings),
+        beat_scheduler="syncctl.tasks.heartbeat:HeartbeatScheduler",
+        beat_max_loop_interval=5,
+        enable_utc=True,
+        timezone="UTC",
+    )
+    return app
+
+
+def longest_call_seconds(settings: Settings) -> float:
+    """Return the longest deadline of any partner's call."""
+    return max((each.timeout_seconds for each in settings.partners.values()), default=30.0)
+
+
+settings = load_settings()
+app = make_app(settings)
+
+
+@signals.setup_logging.connect(weak=False)
+def set_up_logging(loglevel: int | str | None = None, **_: object) -> None:
+    """Log in our own form, with secrets left out, instead of Celery's."""
+    level = loglevel if isinstance(loglevel, str) else settings.log.level
+    configure_logging(level=level, format=settings.log.format, secrets=settings.secrets())
+    if level.lower() != "debug":
+        # Celery tells of every message it takes and sends; ours tell what came of it.
+        for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@signals.celeryd_init.connect(weak=False)
+def accept_superuser(**_: object) -> None:
+    """Drop Celery's warning of pickle, which is not accepted here; `tell_of_superuser` says what is left of it."""
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+
+
+@signals.worker_ready.connect(weak=False)
+def tell_of_superuser(**_: object) -> None:
+    """Say in one line that a worker has rights that it does not need, unless C_FORCE_ROOT says that this is meant."""
+    if os.geteuid() == 0 and not os.environ.get("C_FORCE_ROOT"):
+        log.warning("worker.superuser", hint="run it as a user of its own; C_FORCE_ROOT=1 says that root is meant")

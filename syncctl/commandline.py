@@ -1,0 +1,252 @@
+"""What syncctl adds to Typer: lazy commands, help that begins with examples, global options in any place."""
+
+import inspect
+import os
+import re
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from syncctl.console import out
+from syncctl.core.spelling import find_near
+from syncctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from syncctl.settings import Settings
+
+GLOBAL_OPTIONS = ("directory", "debug", "quiet")
+
+_NEGATIVE = re.compile(r"-(?=\.?\d)")
+_BRACES = re.compile(r"\{(.*)\}(\.\.\.)?")
+_MINUS = "\N{MINUS SIGN}"
+_EXAMPLES = re.compile(r"^Examples:\n((?:[ \t]+\S.*\n?|\n(?=[ \t]))+)", re.MULTILINE)
+
+
+@dataclass(kw_only=True, slots=True)
+class Invocation:
+    """The global options of this call, and the settings once they were asked for.
+
+    `directory` is where `.env` and `syncctl.toml` are: the working directory, once `--directory` was followed.
+    """
+
+    directory: Path = field(default_factory=Path)
+    debug: bool = False
+    quiet: bool = False
+    _settings: "Settings | None" = None
+
+    def settings(self) -> "Settings":
+        """Read the settings, once.
+
+        Raises:
+            ConfigurationError: a setting is missing, unknown or wrong.
+        """
+        if self._settings is None:
+            from syncctl.settings import load_settings
+
+            self._settings = load_settings(directory=self.directory)
+        return self._settings
+
+    def configure_logging(self) -> None:
+        """Show only warnings while a command runs, which says itself what it does; everything with `--debug`."""
+        from syncctl.logs import configure_logging
+
+        if self.debug:
+            configure_logging(level="debug", format="text", secrets=self.secrets())
+        else:
+            configure_logging(level="warning", format="short", secrets=self.secrets())
+
+    def secrets(self) -> frozenset[str]:
+        """Return what must not be shown, as far as it is known by now."""
+        return self._settings.secrets() if self._settings is not None else frozenset()
+
+    def adopt(self, options: Mapping[str, Any]) -> None:
+        """Take over global options that were given on the command line."""
+        self.debug |= bool(options.get("debug"))
+        self.quiet |= bool(options.get("quiet"))
+        out.quiet = self.quiet
+        if "directory" in options:
+            self._enter(options["directory"])
+        self.configure_logging()
+
+    def _enter(self, directory: Path) -> None:
+        """Change to a directory, as `git -C` does: Celery and relative paths in the settings begin there too."""
+        try:
+            os.chdir(directory)
+        except OSError as error:
+            raise UsageError(
+                f"cannot enter the directory {directory}",
+                why=error.strerror or str(error),
+                hint="check --directory",
+            ) from error
+
+
+class Command(TyperCommand):
+    """A command whose help begins with examples and which takes global options too."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the command's own parameters and the global options that it does not use itself."""
+        own = super().get_params(ctx)
+        taken = {opt for param in own for opt in (param.name, *param.opts)}
+        return own + [param for param in _global_params(ctx) if not taken & {param.name, *param.opts}]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse; numbers below zero are values, and global options go to the invocation."""
+        rest = super().parse_args(ctx, _protect_negatives(args))
+        ctx.params = {name: _restore_negatives(value) for name, value in ctx.params.items()}
+        _adopt_globals(ctx, own={param.name for param in self.params})
+        return rest
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the pieces of the usage line; what is required stands without braces."""
+        return [_BRACES.sub(r"\1\2", piece) for piece in super().collect_usage_pieces(ctx)]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples, then the usage, the text and the options."""
+        _format_help(self, ctx, formatter)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the command's own options, then the global ones."""
+        own = {id(param) for param in TyperCommand.get_params(self, ctx)}
+        records = {"Arguments": [], "Options": [], "Global options": []}  # type: dict[str, list[Any]]
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is None:
+                continue
+            if id(param) not in own:
+                records["Global options"].append(record)
+            else:
+                records["Arguments" if param.param_type_name == "argument" else "Options"].append(record)
+        for title, rows in records.items():
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
+class SubGroup(TyperGroup):
+    """A command with commands of its own, as `syncctl local up`."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples, then the usage, the text and the commands."""
+        _format_help(self, ctx, formatter)
+
+
+class LazyGroup(TyperGroup):
+    """The commands of syncctl; the module of one is imported when it is called, not before.
+
+    `catalogue` maps each command to its one-line help; `modules` names the module of those that share one.
+    The command `x` is the function `x` of its module, or the module's Typer app `app`.
+    """
+
+    catalogue: ClassVar[Mapping[str, str]] = {}
+    modules: ClassVar[Mapping[str, str]] = {}
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 (Typer's signature)
+        """Return the commands in the order of the catalogue."""
+        return list(self.catalogue)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 (Typer's signature)
+        """Import and return a command, None where there is none of that name."""
+        if cmd_name not in self.catalogue:
+            return None
+        if cmd_name not in self.commands:
+            module = import_module(f"syncctl.commands.{self.modules.get(cmd_name, cmd_name)}")
+            self.commands[cmd_name] = build_command(cmd_name, module)
+        return self.commands[cmd_name]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the arguments begin with.
+
+        Raises:
+            UsageError: with the command that was probably meant.
+        """
+        if not args[0].startswith("-") and args[0] not in self.catalogue:
+            near = find_near(args[0], self.catalogue)
+            raise UsageError(
+                f"no such command: {args[0]}",
+                why=f"did you mean: syncctl {near}" if near else "it is not one of syncctl's commands",
+                hint="run: syncctl --help",
+            )
+        return super().resolve_command(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples, then the usage, the commands and the options."""
+        _format_help(self, ctx, formatter)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 (Typer's signature)
+        """Write one line per command without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self.catalogue.items()))
+
+
+def build_command(name: str, module: Any) -> Any:
+    """Build the command of a module: its function of the command's name, or its Typer app.
+
+    An app of one command is a group all the same.
+    """
+    function = getattr(module, name.replace("-", "_"), None)
+    if callable(function) and not isinstance(function, typer.Typer):
+        app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        settings = getattr(module, "CONTEXT_SETTINGS", {})
+        app.command(name, cls=Command, context_settings=settings)(function)
+        return typer.main.get_command(app)
+    for info in module.app.registered_commands:
+        info.cls = Command
+    module.app.info.cls = SubGroup
+    group = typer.main.get_group(module.app)
+    group.name = name
+    return group
+
+
+def _global_params(ctx: Any) -> list[TyperOption]:
+    root = ctx.find_root()
+    if root is ctx:
+        return []
+    return [param for param in root.command.params if param.name in GLOBAL_OPTIONS]
+
+
+def _adopt_globals(ctx: Any, *, own: set[str]) -> None:
+    """Move global options from the command's parameters to the invocation."""
+    given = {}
+    for name in set(GLOBAL_OPTIONS) - own:
+        value = ctx.params.pop(name, None)
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            given[name] = value
+    if given and isinstance(ctx.obj, Invocation):
+        ctx.obj.adopt(given)
+
+
+def _protect_negatives(args: list[str]) -> list[str]:
+    """Write numbers below zero with a minus sign that the option parser does not take for a flag."""
+    end = args.index("--") if "--" in args else len(args)
+    return [_NEGATIVE.sub(_MINUS, arg, count=1) if _NEGATIVE.match(arg) else arg for arg in args[:end]] + args[end:]
+
+
+def _restore_negatives(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_restore_negatives(inner) for inner in value)
+    if isinstance(value, str) and value.startswith(_MINUS):
+        return "-" + value[1:]
+    return value
+
+
+def _format_help(command: Any, ctx: Any, formatter: Any) -> None:
+    text = inspect.cleandoc(command.help or "")
+    found = _EXAMPLES.search(text)
+    if found:
+        formatter.write("Examples:\n")
+        for line in textwrap.dedent(found[1]).strip().splitlines():
+            formatter.write(f"  {line}\n" if line else "\n")
+        formatter.write("\n")
+        text = text[: found.start()] + text[found.end() :]
+    command.format_usage(ctx, formatter)
+    formatter.write_paragraph()
+    with formatter.indentation():
+        formatter.write_text(text.strip())
+    command.format_options(ctx, formatter)

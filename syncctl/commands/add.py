@@ -1,0 +1,66 @@
+"""`syncctl add`: two numbers through broker, worker and result backend, and back."""
+
+import math
+from typing import Annotated
+
+import typer
+
+from syncctl.commands.options import AsJson, parse_seconds
+from syncctl.commands.session import open_session
+from syncctl.console import out
+from syncctl.errors import ExitCode, ServiceUnavailable, UsageError
+
+
+def add(
+    ctx: typer.Context,
+    *,
+    x: Annotated[str, typer.Argument(metavar="X", help="A number.")],
+    y: Annotated[str, typer.Argument(metavar="Y", help="A number.")],
+    timeout: Annotated[
+        str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for the answer.")
+    ] = "10s",
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Send two numbers through broker, worker and result backend, and back.
+
+    It shows that a task gets from here into the queue, that a live worker takes it, and that the result
+    comes back; when it does not, it says which hop broke. Exit code 69: a hop is broken.
+
+    Examples:
+        syncctl add 2 3
+        syncctl add -2 0.5
+        syncctl add 2 3 --timeout 30s --json
+    """
+    first, second = parse_number(x, "X"), parse_number(y, "Y")
+    seconds = parse_seconds(timeout, flag="--timeout")
+    with open_session(ctx) as services:
+        try:
+            trip = services.add(first, second, timeout_seconds=seconds)
+        except ServiceUnavailable as error:
+            if error.service == "redis":
+                raise ServiceUnavailable(
+                    f"broker: {error.what}", service="redis", why=error.why, hint=error.hint
+                ) from error
+            raise
+    if as_json:
+        out.print_json(trip)
+    else:
+        out.show(f"{trip.x} + {trip.y} = {trip.sum}")
+        out.say(f"{trip.round_trip_ms:.0f} ms there and back, by {trip.worker}")
+    return ExitCode.DONE
+
+
+def parse_number(text: str, name: str) -> int | float:
+    """Return an int for a whole number, a float for any other.
+
+    Raises:
+        UsageError: it is not a finite number.
+    """
+    for read in (int, float):
+        try:
+            number = read(text)
+        except ValueError:
+            continue
+        if math.isfinite(number):
+            return number
+    raise UsageError(f"{name} is not a number: {text}", why="add takes two finite numbers", hint="run: syncctl add 2 3")

@@ -1,0 +1,83 @@
+"""Running Celery's own worker and Beat in this process, for `syncctl worker` and `syncctl beat`."""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+from syncctl.console import out
+from syncctl.errors import ExitCode, InternalError, UsageError
+from syncctl.logs import configure_logging, get_logger
+
+if TYPE_CHECKING:
+    from syncctl.settings import Settings
+
+log = get_logger(__name__)
+
+
+def run_celery(program: str, arguments: Sequence[str], *, settings: "Settings", debug: bool) -> ExitCode:
+    """Run `worker` or `beat` until it is told to stop.
+
+    The first Ctrl-C or SIGTERM lets the calls under way end; the second kills the worker and its processes, which is
+    safe (their leases run out) and ends this process with 130 or 143.
+
+    Args:
+        program: `worker` or `beat`.
+        arguments: As Celery's command line takes them.
+
+    Returns:
+        0 after a graceful stop.
+
+    Raises:
+        UsageError: Celery does not know an argument.
+        InternalError: Celery ended on its own.
+    """
+    level = "debug" if debug else settings.log.level
+    configure_logging(level=level, format=settings.log.format, secrets=settings.secrets())
+    log.info(f"{program}.start", arguments=" ".join(arguments))
+    # Until Celery has put its own handler in place, SIGTERM simply ends this process.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    from celery.signals import worker_shutting_down
+    from click.exceptions import ClickException
+
+    from syncctl.celery_app import app
+
+    # Celery's Beat cannot be stopped while it imports these for the first time: its handler runs into the import.
+    app.loader.import_default_modules()
+    _ = app.backend
+    worker_shutting_down.connect(_force_next_time, weak=False)
+    # Celery writes a banner and what it does on Ctrl-C to stdout.
+    sys.__stdout__ = Path(os.devnull).open("w")  # type: ignore[misc]  # noqa: SIM115
+    try:
+        code = app.start(argv=["--quiet", program, f"--loglevel={level}", *arguments])
+    except ClickException as error:
+        raise UsageError(
+            f"Celery refused the arguments of its {program}",
+            why=error.format_message(),
+            hint=f"see what it takes: celery {program} --help",
+        ) from error
+    except SystemExit as error:
+        code = error.code
+    if code in (None, 0):
+        return ExitCode.DONE
+    raise InternalError(f"the {program} ended on its own", why=f"Celery says: {code}", hint="read its log just above")
+
+
+def _force_next_time(**_: object) -> None:
+    out.say("stopping when the calls under way have ended; once more to stop at once")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _force)
+
+
+def _force(number: int, _frame: FrameType | None) -> NoReturn:
+    """Kill the worker's processes and end; what they held comes back when its leases run out."""
+    from billiard import active_children
+
+    for child in active_children():
+        with suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGKILL)
+    os._exit(128 + number)

@@ -1,0 +1,63 @@
+"""`syncctl cleanup`: delete finished records that are older than their retention."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from syncctl.commands.options import AsJson, DryRun, Streams, Yes, parse_seconds
+from syncctl.commands.session import ask_consent, choose_known, name_operator, open_session
+from syncctl.console import out
+from syncctl.core.states import TERMINAL
+from syncctl.errors import ExitCode
+
+if TYPE_CHECKING:
+    from syncctl.pipeline.cleanup import Cleaned
+
+
+def cleanup(
+    ctx: typer.Context,
+    *,
+    stream: Streams = None,
+    older_than: Annotated[
+        str | None,
+        typer.Option("--older-than", metavar="DURATION", help="This age for every state, not [retention]."),
+    ] = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Delete finished records that are older than their retention.
+
+    Beat does the same on its own, by [retention] in syncctl.toml. What happened stays in the reports, and
+    the newest version of every row stays known, so that no old row is taken for a new one.
+
+    Examples:
+        syncctl cleanup --dry-run
+        syncctl cleanup --yes --json
+        syncctl cleanup --stream orders --older-than 7d
+    """
+    ages = None
+    if older_than is not None:
+        ages = dict.fromkeys((state.value for state in TERMINAL), parse_seconds(older_than, flag="--older-than"))
+    with open_session(ctx) as services:
+        streams = choose_known(services, stream)
+        plan = services.cleanup(dry_run=True, older_than_seconds=ages, streams=streams, who=name_operator())
+        total = sum(plan.deleted.values())
+        if dry_run or not total:
+            return _report(plan, as_json=as_json)
+        if not ask_consent(f"delete {total:,} finished records for good?", yes=yes):
+            return ExitCode.TROUBLE
+        done = services.cleanup(dry_run=False, older_than_seconds=ages, streams=streams, who=name_operator())
+    return _report(done, as_json=as_json)
+
+
+def _report(result: "Cleaned", *, as_json: bool) -> ExitCode:
+    if as_json:
+        out.print_json(result)
+        return ExitCode.DONE
+    verb = "would delete" if result.dry_run else "deleted"
+    counts = [f"{count:,} {state}" for state, count in result.deleted.items() if count]
+    out.show(f"{verb} {sum(result.deleted.values()):,} records" + (f": {', '.join(counts)}" if counts else ""))
+    if counts and not result.dry_run:
+        out.say("next: syncctl status")
+    return ExitCode.DONE

@@ -1,0 +1,56 @@
+"""`syncctl config`: every setting in force, and where it comes from."""
+
+from typing import Any
+
+import typer
+
+from syncctl.commands.options import AsJson
+from syncctl.commands.session import load
+from syncctl.console import out
+from syncctl.errors import ConfigurationError, ExitCode
+
+
+def config(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
+    """Show every setting and where it comes from; secrets are masked.
+
+    Flag > environment > .env > syncctl.toml > default. What streams need and is not set comes as a warning.
+
+    Examples:
+        syncctl config
+        syncctl config --json
+        syncctl --directory /etc/syncctl config
+    """
+    from syncctl.settings import describe_settings
+
+    settings = load(ctx)
+    entries = describe_settings(settings)
+    missing = _list_missing(settings)
+    if as_json:
+        directory = str(ctx.obj.directory.absolute())
+        files = list(settings.layers.files)
+        out.print_json({"directory": directory, "files": files, "settings": entries, "missing": missing})
+    else:
+        out.table(
+            ("setting", "value", "origin"),
+            [(entry.key, _show(entry.value), entry.origin) for entry in entries],
+        )
+    for line in missing:
+        out.warn(line)
+    if not settings.layers.files:
+        out.say(f"neither .env nor syncctl.toml is in {ctx.obj.directory.absolute()}; next: syncctl init")
+    return ExitCode.DONE
+
+
+def _list_missing(settings: Any) -> list[str]:
+    try:
+        settings.check()
+    except ConfigurationError as error:
+        return error.why.splitlines()
+    return []
+
+
+def _show(value: Any) -> Any:
+    if isinstance(value, list):
+        return ", ".join(str(one) for one in value) or None
+    # Text, so that a column of mixed kinds keeps its values as they were written.
+    return value if value is None or isinstance(value, bool | str) else f"{value:g}"

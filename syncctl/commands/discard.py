@@ -1,0 +1,55 @@
+"""`syncctl discard`: give failed records up, with a reason."""
+
+from typing import Annotated
+
+import typer
+
+from syncctl.commands.options import AsJson, DryRun, Yes
+from syncctl.commands.session import ask_consent, name_operator, open_session
+from syncctl.console import out
+from syncctl.errors import ExitCode, UsageError
+
+
+def discard(
+    ctx: typer.Context,
+    *,
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="The records to give up.")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is kept on the record.")],
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Give failed records up, with a reason.
+
+    A discarded record is not sent any more. The reason, who gave it and when stay on the record and in
+    the audit; `syncctl replay --state discarded --id ID` takes it back.
+
+    Examples:
+        syncctl discard 3f2a9c --reason "order was cancelled"
+        syncctl discard 3f2a9c 77b01e --reason "test data" --yes --json
+        syncctl discard 3f2a9c --reason "test data" --dry-run
+    """
+    from syncctl.pipeline.selection import Selection
+
+    if not reason.strip():
+        raise UsageError("--reason is empty", why="a month later nobody would know why", hint="say why in a few words")
+    with open_session(ctx) as services:
+        selection = Selection(ids=tuple(dict.fromkeys(ids)), states=("failed", "pending"))
+        result = services.discard(selection, reason=reason, dry_run=True, who=name_operator())
+        if result.matched and not dry_run:
+            if not ask_consent(f"discard {result.matched:,} records for good?", yes=yes):
+                return ExitCode.TROUBLE
+            result = services.discard(selection, reason=reason, dry_run=False, who=name_operator())
+    if as_json:
+        out.print_json({"matched": result.matched, "discarded": result.discarded, "dry_run": result.dry_run})
+    elif result.dry_run:
+        out.show(f"would discard {result.matched:,} records")
+    else:
+        out.show(f"discarded {result.discarded:,} of {result.matched:,} records")
+    if result.matched < len(selection.ids):
+        missed = len(selection.ids) - result.matched
+        out.warn(f"{missed:,} of {len(selection.ids):,} ids are not failed or waiting; see: syncctl show ID")
+        return ExitCode.TROUBLE
+    if result.discarded and not result.dry_run:
+        out.say("next: syncctl failures")
+    return ExitCode.DONE

@@ -1,0 +1,55 @@
+"""`syncctl failures`: failed records grouped by error."""
+
+from typing import Annotated
+
+import typer
+
+from syncctl.commands.options import AsJson, Since, Streams, Until, parse_window
+from syncctl.commands.session import choose_known, open_session
+from syncctl.console import out
+from syncctl.errors import ExitCode
+
+_COLUMNS = ("count", "streams", "status", "message", "first_at", "last_at", "fingerprint", "sample_id")
+_SHORT_COLUMNS = ("count", "streams", "status", "fingerprint", "message")
+
+
+def failures(
+    ctx: typer.Context,
+    *,
+    stream: Streams = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="At most so many groups.")] = 20,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Show failed records grouped by error, the most frequent first.
+
+    Errors that differ only in numbers, ids and the like are one group with one fingerprint, which
+    `syncctl replay --error` takes. Exit code 1: there are failed records.
+
+    Examples:
+        syncctl failures
+        syncctl failures --stream orders --since 24h
+        syncctl failures --json
+    """
+    begin, end = parse_window(since, until)
+    with open_session(ctx) as services:
+        found = services.failures(choose_known(services, stream), since=begin, until=end, limit=limit)
+    if as_json:
+        out.print_json(found)
+    elif found.groups:
+        # A person at a terminal of 80 columns gets the sample of the first group below the table.
+        columns = _SHORT_COLUMNS if out.is_watched() else _COLUMNS
+        rows = [
+            [" ".join(group["streams"]) if name == "streams" else group[name] for name in columns]
+            for group in found.groups
+        ]
+        out.table([name.replace("_", " ") for name in columns], rows, count="red")
+    else:
+        out.show("no failed records")
+    if found.groups:
+        first = found.groups[0]
+        out.say(f"next: syncctl show {first['sample_id']}")
+        out.say(f"      syncctl replay --error {first['fingerprint']} --dry-run")
+        return ExitCode.TROUBLE
+    return ExitCode.DONE

@@ -1,0 +1,274 @@
+"""`syncctl init`: write `.env` and `syncctl.toml`, and create the ledger's indexes."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from syncctl.commands.options import AsJson
+from syncctl.console import out
+from syncctl.errors import ConfigurationError, ExitCode, ServiceUnavailable, UsageError
+
+if TYPE_CHECKING:
+    from syncctl.settings import Settings
+    from syncctl.settings.env_file import EnvFile
+
+_STREAM_FLAGS = ("table", "cursor", "mode", "key", "start", "endpoint")
+
+
+@dataclass(kw_only=True, slots=True)
+class Initialised:
+    """What `init` did. `indexes` is None where it did not get to the ledger."""
+
+    directory: str
+    written: list[str] = field(default_factory=list)
+    indexes: list[str] | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, text: str) -> None:
+        """Say what needs the operator's attention, and keep it for the JSON document."""
+        self.warnings.append(text)
+        out.warn(text)
+
+
+def init(
+    ctx: typer.Context,
+    source_url: Annotated[
+        str | None,
+        typer.Option("--source-url", metavar="URL", help="SQL Server; - asks for it. Default: $SOURCE_URL."),
+    ] = None,
+    partner_url: Annotated[
+        str | None,
+        typer.Option("--partner-url", metavar="URL", help="The partner's API. Default: $PARTNER_URL."),
+    ] = None,
+    partner_token: Annotated[
+        str | None,
+        typer.Option("--partner-token", metavar="TOKEN", help="- asks for it, unseen. Default: $PARTNER_TOKEN."),
+    ] = None,
+    mongo_url: Annotated[
+        str | None,
+        typer.Option("--mongo-url", metavar="URL", help="MongoDB. Default: $MONGO_URL, else local."),
+    ] = None,
+    redis_url: Annotated[
+        str | None, typer.Option("--redis-url", metavar="URL", help="Redis. Default: $REDIS_URL, else local.")
+    ] = None,
+    stream: Annotated[
+        str | None,
+        typer.Option("--stream", metavar="NAME", help="A first stream; needs --table and --start."),
+    ] = None,
+    table: Annotated[
+        str | None, typer.Option("--table", metavar="TABLE", help="The table it reads: dbo.orders.")
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--start", metavar="START", help="Where it begins: beginning, now or a cursor value."),
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option("--endpoint", metavar="ENDPOINT", help='Default: "POST /NAME".')
+    ] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option("--key", metavar="COLUMN", help="Default: the primary key; may be repeated."),
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option("--mode", metavar="MODE", help="rowversion or increasing. Default: the safest."),
+    ] = None,
+    cursor: Annotated[
+        str | None, typer.Option("--cursor", metavar="COLUMN", help="The column that tells new from old.")
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Let a flag replace what .env says, and --stream replace syncctl.toml (moved to syncctl.toml.old).",
+        ),
+    ] = False,
+    indexes: Annotated[
+        bool | None,
+        typer.Option("--indexes/--no-indexes", help="Only create the indexes, or only write the files."),
+    ] = None,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Write .env and syncctl.toml, and create the ledger's indexes.
+
+    A .env that is there keeps what it says, its comments and its order; what is missing is added. A
+    syncctl.toml that is there stays as it is. Where a flag says otherwise than a file, nothing is written
+    (exit code 2) unless --force is given, nor when a value is wrong. Give secrets in the environment or with
+    -, so that they stay out of the shell's history. Exit code 69: the files are written, and MongoDB is away.
+
+    Examples:
+        syncctl init
+        syncctl init --stream orders --table dbo.orders --start now
+        syncctl init --source-url - --partner-token -
+        syncctl init --indexes
+    """
+    done = Initialised(directory=str(ctx.obj.directory.absolute()))
+    if indexes is not True:
+        stream_values = _gather_stream(
+            stream, table=table, cursor=cursor, mode=mode, key=key, start=start, endpoint=endpoint
+        )
+        urls = {"redis_url": redis_url, "mongo_url": mongo_url, "source_url": source_url}
+        urls |= {"partner_url": partner_url, "partner_token": partner_token}
+        _write_files(ctx.obj.directory, urls, stream_values, force=force, done=done)
+    code = ExitCode.DONE if indexes is False else _create_indexes(ctx, done)
+    if as_json:
+        out.print_json(done)
+    _say_next(ctx, without_mongodb=code is ExitCode.UNAVAILABLE)
+    return code
+
+
+def _gather_stream(name: str | None, **flags: Any) -> dict[str, dict[str, Any]]:
+    """Return the stream that the flags describe, by its name; nothing where none is named.
+
+    Raises:
+        UsageError: for flags of a stream without a stream, a name that is none, a stream without its start.
+    """
+    from syncctl.settings.fields import check_name
+
+    given = {key: flags[key] for key in _STREAM_FLAGS if flags[key]}
+    if name is None:
+        if given:
+            flag = next(iter(given))
+            raise UsageError(
+                f"--{flag} needs a stream", why="no --stream was given", hint=f"add --stream NAME to --{flag}"
+            )
+        return {}
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise UsageError(f"--stream {name!r} {error}", hint="write for example --stream orders") from None
+    for flag, sample in (("table", "dbo.orders"), ("start", "beginning, or --start now, or a cursor value")):
+        if flag not in given:
+            raise UsageError(
+                f"--stream {name} needs --{flag}",
+                why="nobody posts five years of orders by accident" if flag == "start" else "a stream reads a table",
+                hint=f"add --{flag} {sample}",
+            )
+    return {name: {"endpoint": f"POST /{name}", **given}}
+
+
+def _write_files(
+    directory: Path,
+    flags: Mapping[str, str | None],
+    streams: Mapping[str, Mapping[str, Any]],
+    *,
+    force: bool,
+    done: Initialised,
+) -> None:
+    """Write what is missing, in both files or in neither.
+
+    Raises:
+        ConfigurationError: a value is wrong.
+        UsageError: a flag says otherwise than a file, or the directory cannot be written.
+    """
+    from syncctl.settings.setup import draft_setup, write_setup
+    from syncctl.settings.toml_file import TOML_FILE
+
+    if streams and (directory / TOML_FILE).exists() and not force:
+        raise UsageError(
+            f"{TOML_FILE} is there already",
+            why=f"in {directory.absolute()}, and init replaces no stream unasked",
+            hint=f"add [streams.{next(iter(streams))}] to it yourself, or add --force to replace it",
+        )
+    values = _gather_values(directory, flags, force=force, done=done)
+    texts = draft_setup(directory, values, streams)
+    kept = [name for name in (".env", TOML_FILE) if (directory / name).exists() and name not in texts]
+    added = [name for name in texts if name != TOML_FILE and (directory / name).exists()]
+    write_setup(directory, texts)
+    done.written = list(texts)
+    for name in done.written:
+        out.say(f"{'added what was missing to' if name in added else 'wrote'} {directory / name}")
+    for name in kept:
+        out.say(f"kept {directory / name} as it is")
+
+
+def _gather_values(
+    directory: Path, flags: Mapping[str, str | None], *, force: bool, done: Initialised
+) -> dict[str, str]:
+    """Return what `.env` is to hold anew: what flags say, and of the environment what it lacks.
+
+    Raises:
+        UsageError: a flag says otherwise than `.env`, and it was not forced.
+    """
+    from syncctl.settings.env_file import EnvFile
+    from syncctl.settings.masks import find_secrets
+
+    env = EnvFile(directory)
+    values: dict[str, str] = {}
+    for key, given in flags.items():
+        flag, name = f"--{key.replace('_', '-')}", key.upper()
+        if given is not None:
+            values[name] = _ask(flag) if given == "-" else given
+            if given != "-" and (key == "partner_token" or find_secrets(given)):
+                done.warn(f"the secret in {flag} is in the shell's history now; {flag} - asks for it instead")
+            _check_agreement(env, flag, name, values[name], force=force)
+        elif os.environ.get(name) and env.find(name) is None:
+            values[name] = os.environ[name]
+            out.say(f"took {name} from the environment")
+    return values
+
+
+def _check_agreement(env: "EnvFile", flag: str, name: str, value: str, *, force: bool) -> None:
+    """Check that a flag does not say otherwise than `.env`, unless it is meant to.
+
+    Raises:
+        UsageError: it does.
+    """
+    variable = env.find(name)
+    if variable is None or (variable.upper() == name and (force or env.get(variable) == value)):
+        return
+    if variable.upper() == name:
+        hint = f"leave {flag} out to keep that value, or add --force to replace it"
+    else:
+        hint = f"leave {flag} out, or take {variable} out of .env"
+    raise UsageError(
+        f"{flag} says otherwise than .env", why=f"{env.locate(variable)} sets {variable} already", hint=hint
+    )
+
+
+def _ask(flag: str) -> str:
+    """Read a secret: unseen from a terminal, else one line of stdin."""
+    if not out.is_interactive():
+        line = sys.stdin.readline()
+        if not line.strip():
+            raise UsageError(f"{flag} - found nothing to read", why="stdin is empty", hint="write one line to stdin")
+        return line.rstrip("\r\n")
+    from getpass import getpass
+
+    return getpass(f"{flag.removeprefix('--')}: ")
+
+
+def _create_indexes(ctx: typer.Context, done: Initialised) -> ExitCode:
+    """Create the ledger's indexes. Safe to repeat."""
+    from syncctl.commands.session import open_session
+
+    try:
+        with open_session(ctx) as services:
+            done.indexes = list(services.prepare_ledger())
+    except ServiceUnavailable as error:
+        done.warn(f"no indexes were created: {error}")
+        return ExitCode.UNAVAILABLE
+    out.say(f"the ledger has its indexes: {len(done.indexes)} created")
+    return ExitCode.DONE
+
+
+def _say_next(ctx: typer.Context, *, without_mongodb: bool) -> None:
+    """Say what is left to do before everything can be checked."""
+    try:
+        settings: Settings = ctx.obj.settings()
+    except ConfigurationError:
+        out.say("next: syncctl doctor")
+        return
+    sources = (settings.source_url, *(each.url for each in settings.sources.values()))
+    partners = (settings.partner_url, *(each.url for each in settings.partners.values()))
+    missing = [name for name, urls in (("SOURCE_URL", sources), ("PARTNER_URL", partners)) if not any(urls)]
+    steps = [f"set {' and '.join(missing)} in .env"] if missing else []
+    steps += [] if settings.streams else ["add a stream to syncctl.toml"]
+    steps += ["start MongoDB (on this machine: syncctl local up)"] if without_mongodb else []
+    command = "syncctl init --indexes" if without_mongodb else "syncctl doctor"
+    out.say(f"next: {'; '.join([*steps, f'then run: {command}']) if steps else command}")

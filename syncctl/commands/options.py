@@ -1,0 +1,88 @@
+"""The flags that mean the same in every command, and how their values are read."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from syncctl.core.durations import parse_duration
+from syncctl.errors import UsageError
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan, change nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Streams = Annotated[
+    list[str] | None, typer.Option("--stream", metavar="STREAM", help="Only this stream; may be repeated.")
+]
+Since = Annotated[
+    str | None,
+    typer.Option("--since", metavar="TIME", help="From this time on: 24h, 7d, or 2026-01-31T08:00Z."),
+]
+Until = Annotated[
+    str | None, typer.Option("--until", metavar="TIME", help="Up to this time: 1h, or 2026-01-31T09:00Z.")
+]
+
+
+def parse_time(text: str, *, flag: str, now: datetime | None = None) -> datetime:
+    """Return the time that an age (`24h`: so long ago), a date or an ISO 8601 time means; UTC without a zone.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    try:
+        return (now or datetime.now(UTC)) - timedelta(seconds=parse_duration(text))
+    except (ValueError, OverflowError):
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"{flag} {text!r} is not a time",
+            why="it is neither an age nor a date nor an ISO 8601 time",
+            hint=f"write for example {flag} 24h, {flag} 2026-01-31 or {flag} 2026-01-31T08:00:00Z",
+        ) from None
+
+
+def parse_window(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
+    """Return both ends of a window of time, None where it is open.
+
+    Raises:
+        UsageError: an end is not a time, or the window ends before it begins.
+    """
+    now = datetime.now(UTC)
+    begin = parse_time(since, flag="--since", now=now) if since else None
+    end = parse_time(until, flag="--until", now=now) if until else None
+    if begin and end and begin >= end:
+        raise UsageError(
+            f"--since {since} is not before --until {until}",
+            why="no time lies between them",
+            hint="swap them, or write a longer age after --since",
+        )
+    return begin, end
+
+
+def parse_seconds(text: str, *, flag: str) -> float:
+    """Return the seconds of a duration such as `90s` or `7d`; a bare number is seconds.
+
+    Raises:
+        UsageError: it is not a duration.
+    """
+    try:
+        return float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)
+    except ValueError as error:
+        raise UsageError(
+            f"{flag} {text!r} is not a duration",
+            why=str(error),
+            hint=f"write for example {flag} 30s or {flag} 7d",
+        ) from None
+
+
+def require_one_form(*, json: bool, csv: bool) -> None:
+    """Refuse two output formats at once.
+
+    Raises:
+        UsageError: both are asked for.
+    """
+    if json and csv:
+        raise UsageError("--json and --csv exclude each other", why="stdout carries one document", hint="leave one out")

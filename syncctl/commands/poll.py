@@ -1,0 +1,161 @@
+"""`syncctl poll`: read new rows into the ledger and dispatch them."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from syncctl.commands.options import AsJson
+from syncctl.commands.session import choose_configured, open_session
+from syncctl.commands.stopping import StopSignal
+from syncctl.console import out
+from syncctl.errors import ExitCode, LeaseHeld, ServiceUnavailable, SyncctlError, UsageError
+
+if TYPE_CHECKING:
+    from syncctl.pipeline.poll import Run
+    from syncctl.wiring import Services
+
+_COLUMNS = ("stream", "read", "logged", "unchanged", "failed", "dispatched", "cursor", "ms", "error")
+
+
+def poll(
+    ctx: typer.Context,
+    *,
+    streams: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="STREAM", help="Which streams; all where none is named."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Poll each stream once, then exit.")] = False,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Read new rows into the ledger and dispatch them.
+
+    Without --once it keeps polling, each stream at its own interval, until Ctrl-C. Rows are read page by
+    page after the stream's cursor; a row that cannot be read or encoded is logged as failed and stops
+    nothing. Exit code 1: a row or a stream failed. 75: somebody else is polling the stream.
+
+    Examples:
+        syncctl poll --once                  every stream, once
+        syncctl poll orders --once --json    one stream, as JSON
+        syncctl poll                         keep polling until Ctrl-C
+    """
+    if as_json and not once:
+        raise UsageError(
+            "--json needs --once",
+            why="stdout carries one document, and polling has no end",
+            hint="add --once, or leave --json out",
+        )
+    with open_session(ctx) as services, StopSignal() as stop:
+        chosen = choose_configured(services.settings, streams)
+        if once:
+            return _poll_once(services, chosen, stop, as_json=as_json)
+        return _keep_polling(services, chosen, stop)
+
+
+def _poll_once(services: "Services", streams: Sequence[str], stop: StopSignal, *, as_json: bool) -> ExitCode:
+    runs: list[Run] = []
+    held: list[LeaseHeld] = []
+    for name in streams:
+        if stop.is_set:
+            break
+        try:
+            runs.append(_poll_with_progress(services, name, stop))
+        except LeaseHeld as error:
+            held.append(error)
+    if held and not runs and not as_json:
+        raise held[0]
+    for each in held:
+        out.warn(str(each))
+    if as_json:
+        out.print_json({"runs": runs})
+    else:
+        _show_runs(runs)
+    _show_errors(runs)
+    if not as_json:
+        _name_next_command(runs)
+    return _decide_exit_code(runs, held, stop)
+
+
+def _poll_with_progress(services: "Services", name: str, stop: StopSignal) -> "Run":
+    with out.progress(f"pages of {name}") as show:
+        pages = 0
+
+        def is_to_stop() -> bool:
+            nonlocal pages
+            pages += 1
+            show(pages)
+            return stop.is_set
+
+        return services.poll(name, should_stop=is_to_stop)
+
+
+def _keep_polling(services: "Services", streams: Sequence[str], stop: StopSignal) -> ExitCode:
+    """Poll each stream at its interval; one that is held or fails is tried again at its next turn."""
+    every = {name: services.settings.stream(name).poll_every_seconds for name in streams}
+    due_at = dict.fromkeys(streams, time.monotonic())
+    out.say(f"polling {', '.join(streams)}; stop with Ctrl-C")
+    while not stop.is_set and not out.reader_gone:
+        name = min(due_at, key=lambda each: due_at[each])
+        if stop.wait(due_at[name] - time.monotonic()):
+            break
+        due_at[name] = time.monotonic() + every[name]
+        try:
+            run = services.poll(name, should_stop=lambda: stop.is_set)
+        except (LeaseHeld, ServiceUnavailable) as error:
+            out.warn(str(error))
+            continue
+        if run.read or run.error:
+            out.show(_describe(run))
+        _show_errors([run])
+    return stop.exit_code
+
+
+def _describe(run: "Run") -> str:
+    counts = ("read", "logged", "unchanged", "failed", "dispatched")
+    told = " ".join(f"{name}={getattr(run, name)}" for name in counts)
+    return f"{run.stream} {told} cursor={run.cursor_after} ms={run.duration_ms:.0f}"
+
+
+def _show_runs(runs: "Sequence[Run]") -> None:
+    rows = [
+        (
+            run.stream,
+            run.read,
+            run.logged,
+            run.unchanged,
+            run.failed,
+            run.dispatched,
+            run.cursor_after,
+            round(run.duration_ms),
+            run.error,
+        )
+        for run in runs
+    ]
+    if rows:
+        out.table(_COLUMNS, rows, failed="red", error="red", logged="green")
+
+
+def _show_errors(runs: "Sequence[Run]") -> None:
+    for run in runs:
+        if run.error:
+            hint = run.hint or f"run: syncctl doctor source {run.stream}"
+            out.error(SyncctlError(f"stream {run.stream} could not be polled", why=run.error, hint=hint))
+
+
+def _name_next_command(runs: "Sequence[Run]") -> None:
+    broken = [run.stream for run in runs if run.error]
+    if broken:
+        out.say(f"next: syncctl doctor source {' '.join(broken)}")
+    elif any(run.failed for run in runs):
+        out.say("next: syncctl failures")
+    elif any(run.logged for run in runs):
+        out.say("next: syncctl status")
+
+
+def _decide_exit_code(runs: "Sequence[Run]", held: Sequence[LeaseHeld], stop: StopSignal) -> ExitCode:
+    if stop.is_set:
+        return stop.exit_code
+    if any(run.failed or run.error for run in runs):
+        return ExitCode.TROUBLE
+    return ExitCode.LEASE_HELD if held else ExitCode.DONE

@@ -1,0 +1,139 @@
+"""`syncctl replay`: send existing records again."""
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from syncctl.commands.options import AsJson, DryRun, Since, Streams, Until, Yes, parse_seconds, parse_window
+from syncctl.commands.session import ask_consent, choose_known, name_operator, open_session
+from syncctl.commands.stopping import StopSignal
+from syncctl.console import out
+from syncctl.core.states import TERMINAL
+from syncctl.errors import ExitCode, TroubleFound, UsageError
+
+if TYPE_CHECKING:
+    from syncctl.pipeline.replay import Replayed
+    from syncctl.wiring import Services
+
+_POLL_SECONDS = 0.5
+
+
+def replay(
+    ctx: typer.Context,
+    *,
+    state: Annotated[
+        list[str] | None,
+        typer.Option("--state", metavar="STATE", help="failed (default), delivered, superseded or discarded."),
+    ] = None,
+    stream: Streams = None,
+    record_id: Annotated[
+        list[str] | None, typer.Option("--id", metavar="ID", help="Only this record; may be repeated.")
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    error: Annotated[
+        str | None,
+        typer.Option("--error", metavar="FINGERPRINT", help="Only records that failed with this error."),
+    ] = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until every replayed record is finished.")] = False,
+    timeout: Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long --wait waits.")] = "10m",
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Send existing records again.
+
+    A record goes out under its own Idempotency-Key as long as its bytes are the same. One that a newer
+    version of its row has overtaken is skipped. It is safe to repeat: what is already on its way is not
+    replayed twice.
+
+    Examples:
+        syncctl replay --dry-run                      how many failed records there are
+        syncctl replay --stream orders --yes --wait   all failed ones of a stream, and wait
+        syncctl replay --error 4f1d2c77 --since 24h   one error of the last day
+        syncctl replay --id 3f2a... --state delivered
+    """
+    from syncctl.pipeline.selection import Selection
+
+    begin, end = parse_window(since, until)
+    seconds = parse_seconds(timeout, flag="--timeout")
+    with open_session(ctx) as services:
+        selection = Selection(
+            ids=tuple(record_id or ()),
+            streams=choose_known(services, stream),
+            states=_choose_states(state),
+            since=begin,
+            until=end,
+            error=error,
+        )
+        plan = services.replay(selection, dry_run=True, who=name_operator())
+        if dry_run or plan.matched == plan.skipped:
+            return _report(plan, as_json=as_json)
+        count = plan.matched - plan.skipped
+        if not ask_consent(f"replay {count:,} {'/'.join(selection.states)} records?", yes=yes):
+            return ExitCode.TROUBLE
+        ids: list[str] = []
+        done = services.replay(selection, dry_run=False, who=name_operator(), replayed_ids=ids)
+        _report(done, as_json=as_json)
+        code = _wait_until_finished(services, ids, seconds=seconds) if wait else ExitCode.DONE
+    if ids and code is ExitCode.DONE:
+        out.say("next: syncctl status")
+    return code
+
+
+def _choose_states(states: list[str] | None) -> tuple[str, ...]:
+    """Return the states to replay from; records that are not finished are on their way already.
+
+    Raises:
+        UsageError: a state that no record is replayed from.
+    """
+    allowed = tuple(state.value for state in TERMINAL)
+    for state in states or ():
+        if state not in allowed:
+            raise UsageError(
+                f"records cannot be replayed from the state {state}",
+                why="only finished records are sent again",
+                hint=f"--state takes {', '.join(allowed)}",
+            )
+    return tuple(dict.fromkeys(states or ("failed",)))
+
+
+def _wait_until_finished(services: "Services", ids: list[str], *, seconds: float) -> ExitCode:
+    """Wait until none of the records is on its way; tell how many are when the time is up."""
+    until = time.monotonic() + seconds
+    with (
+        StopSignal(notice="not waiting any longer; the records go on") as stop,
+        out.progress("replay", total=len(ids)) as show,
+    ):
+        while (left := services.unfinished(ids)) and time.monotonic() < until:
+            show(len(ids) - left)
+            if stop.wait(_POLL_SECONDS):
+                return stop.exit_code
+    if left:
+        raise TroubleFound(
+            f"{left:,} of {len(ids):,} replayed records are not finished after {seconds:g} s",
+            why="they wait for their next attempt, or for a worker",
+            hint="run: syncctl status",
+        )
+    out.say(f"all {len(ids):,} are finished")
+    return ExitCode.DONE
+
+
+def _report(result: "Replayed", *, as_json: bool) -> ExitCode:
+    if as_json:
+        out.print_json(
+            {
+                "matched": result.matched,
+                "replayed": result.replayed,
+                "skipped": result.skipped,
+                "dry_run": result.dry_run,
+            }
+        )
+    elif result.dry_run:
+        out.show(f"would replay {result.matched - result.skipped:,} of {result.matched:,} records")
+    else:
+        out.show(f"replayed {result.replayed:,} of {result.matched:,} records")
+    if result.skipped:
+        out.say(f"{result.skipped:,} skipped: a newer version of the row was delivered")
+    return ExitCode.DONE

@@ -1,0 +1,117 @@
+"""What a command needs around its one pipeline function: settings, services, who asks, and consent."""
+
+import getpass
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+
+from syncctl.commandline import Invocation
+from syncctl.console import out
+from syncctl.core.spelling import find_near
+from syncctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from syncctl.settings import Settings
+    from syncctl.wiring import Services
+
+
+def load(ctx: typer.Context) -> "Settings":
+    """Read the settings of this call, and keep their secrets out of the log from here on.
+
+    Raises:
+        ConfigurationError: a setting is missing, unknown or wrong.
+    """
+    invocation: Invocation = ctx.obj
+    settings = invocation.settings()
+    invocation.configure_logging()
+    return settings
+
+
+@contextmanager
+def open_session(ctx: typer.Context) -> Iterator["Services"]:
+    """Open the services for one command; each is connected to when it is first used.
+
+    Raises:
+        ConfigurationError: a setting is missing, unknown or wrong.
+    """
+    settings = load(ctx)
+    from syncctl.wiring import open_services
+
+    with open_services(settings) as services:
+        yield services
+
+
+def choose_configured(settings: "Settings", names: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the named streams, or every configured one where none is named.
+
+    Raises:
+        UsageError: there is no stream of that name, or none at all.
+    """
+    for name in names or ():
+        if name not in settings.streams:
+            raise _no_such_stream(name, settings.streams)
+    chosen = tuple(dict.fromkeys(names or settings.streams))
+    if not chosen:
+        raise UsageError(
+            "no stream is configured",
+            why="neither syncctl.toml nor the environment names one",
+            hint="add [streams.NAME] to syncctl.toml, or run: syncctl init --help",
+        )
+    return chosen
+
+
+def choose_known(services: "Services", names: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the named streams, which may have left the configuration; empty means every stream.
+
+    Raises:
+        UsageError: neither the configuration nor the ledger knows a stream of that name.
+    """
+    unknown = [name for name in names or () if name not in services.settings.streams]
+    if unknown:
+        known = {each["stream"] for each in services.status().streams} | set(services.settings.streams)
+        for name in unknown:
+            if name not in known:
+                raise _no_such_stream(name, known)
+    return tuple(dict.fromkeys(names or ()))
+
+
+def name_operator() -> str:
+    """Return `user@host` for the audit."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
+
+
+def ask_consent(question: str, *, yes: bool) -> bool:
+    """Ask before a change in bulk; say so when the answer is no.
+
+    Raises:
+        UsageError: there is nobody to ask, and `--yes` was not given.
+    """
+    if yes:
+        return True
+    if not out.is_interactive():
+        raise UsageError(
+            f"not asked, so not done: {question}",
+            why="this is not a terminal, and --yes was not given",
+            hint="add --yes to do it, or --dry-run to see what would change",
+        )
+    if out.confirm(question):
+        return True
+    out.say("nothing was changed")
+    return False
+
+
+def _no_such_stream(name: str, known: Iterable[str]) -> UsageError:
+    names = sorted(known)
+    near = find_near(name, names)
+    return UsageError(
+        f"no such stream: {name}",
+        why=f"did you mean {near}?" if near else f"there is {', '.join(names) or 'none'}",
+        hint="run: syncctl status",
+    )

@@ -1,0 +1,106 @@
+"""`syncctl show`: one record, or every version of one key, with full history."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from syncctl.commands.options import AsJson
+from syncctl.commands.session import open_session
+from syncctl.console import format_time, out, to_line
+from syncctl.core.ids import format_seq
+from syncctl.errors import ExitCode
+
+_FIELDS = (
+    "stream", "key", "version", "seq", "op", "state", "error", "reason", "attempts", "outcomes", "replays", "claims",
+    "logged_at", "due_at", "sent_at", "delivered_at", "failed_at", "superseded_at", "superseded_by", "discarded_at",
+    "waits_for", "lease", "mapping_hash", "generation", "payload",
+)  # fmt: skip
+_EVENT_COLUMNS = ("at", "event", "state", "status", "ms", "what")
+_NAME_WIDTH = 14
+_LONGEST = 2000
+_TOLD = ("outcome", "error", "by", "reason", "from", "late", "excerpt", "worker", "idempotency_key")
+
+
+def show(
+    ctx: typer.Context,
+    *,
+    record: Annotated[str, typer.Argument(metavar="ID|STREAM", help="A record's id, or a stream.")],
+    key: Annotated[
+        str | None, typer.Argument(metavar="KEY", help="With a stream: the row's key, 5 or a=1,b=2.")
+    ] = None,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Show one record, or every version of one key, with full history.
+
+    The history has every attempt: when, by which worker, what the partner answered, how long it took. The
+    newest version of a key comes first. Exit code 1: there is no such record.
+
+    Examples:
+        syncctl show 3f2a9c
+        syncctl show orders 5
+        syncctl show order_lines order_id=5,line=2 --json
+    """
+    with open_session(ctx) as services:
+        records = services.show(record, key)
+    if as_json:
+        out.print_json({"records": [_to_public(each) for each in records]})
+        return ExitCode.DONE
+    for at, each in enumerate(records):
+        if at:
+            out.show("")
+        _show_record(each)
+    failed = [each for each in records if each["state"] == "failed"]
+    if failed:
+        out.say(f"next: syncctl replay --id {failed[0]['_id']}")
+    return ExitCode.DONE
+
+
+def _to_public(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what scripts may rely on: always the same keys, null where a record has no such thing."""
+    return {"id": record["_id"], **{name: record.get(name) for name in _FIELDS}, "history": record.get("history", [])}
+
+
+def _show_record(record: Mapping[str, Any]) -> None:
+    out.show(f"record {record['_id']}")
+    told = {**record, "seq": format_seq(int(record["seq"]))}
+    _show_fields([(name, _describe(told[name])) for name in _FIELDS if told.get(name) not in (None, "", {}, [])])
+    history = record.get("history") or []
+    if history:
+        out.table(_EVENT_COLUMNS, [_describe_event(event, of=record["_id"]) for event in history])
+
+
+def _show_fields(fields: Sequence[tuple[str, str]]) -> None:
+    """Write names and values; on a terminal a long value is folded beside its name, and a very long one cut."""
+    if not out.is_watched():
+        for name, text in fields:
+            out.show(f"  {name:{_NAME_WIDTH}} {text}")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    from syncctl.console.terminal import make_safe
+
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(min_width=_NAME_WIDTH + 2, no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, text in fields:
+        rest = len(text) - _LONGEST
+        shown = f"{text[:_LONGEST]} ... {rest:,} more characters: --json" if rest > 0 else text
+        grid.add_row(Text(f"  {name}"), Text(make_safe(shown)))
+    out.show(grid)
+
+
+def _describe_event(event: Mapping[str, Any], *, of: str) -> Sequence[Any]:
+    """Return an attempt or an operator's act as one line; what has no column of its own goes to the end."""
+    name = " ".join(str(event[part]) for part in ("action", "n") if event.get(part) is not None)
+    rest = {field: event[field] for field in _TOLD if event.get(field) not in (None, "", of)}
+    told = " ".join(f"{field}={_describe(value)}" for field, value in rest.items())
+    return event.get("at"), name, event.get("state"), event.get("status"), event.get("latency_ms"), told
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, datetime):
+        return format_time(value)
+    return value if isinstance(value, str) else to_line(value)

@@ -1,0 +1,120 @@
+"""`syncctl status`: streams, queue, workers and beat as they are now."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from syncctl.commands.options import AsJson
+from syncctl.commands.session import open_session
+from syncctl.commands.stopping import StopSignal
+from syncctl.console import out
+from syncctl.core.durations import format_duration
+from syncctl.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from syncctl.pipeline.status import Status
+
+_COUNTS = ("pending", "retrying", "queued", "sending", "delivered", "failed", "superseded", "discarded")
+_SOMETIMES = ("oldest due", "queued", "sending", "superseded", "discarded", "breaker")
+_UNREMARKABLE = (None, 0, "closed")
+_WATCH_SECONDS = 2.0
+
+
+def status(
+    ctx: typer.Context,
+    *,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again until Ctrl-C.")] = False,
+) -> ExitCode:
+    """Show streams, queue, workers and beat as they are now.
+
+    Counts of finished records come from the reports and may be a minute behind; all others are counted now.
+
+    Examples:
+        syncctl status
+        syncctl status --watch
+        syncctl status --json
+    """
+    if as_json and watch:
+        raise UsageError(
+            "--json and --watch exclude each other", why="stdout carries one document", hint="leave one out"
+        )
+    with open_session(ctx) as services:
+        if not watch:
+            found = services.status()
+            if as_json:
+                out.print_json(found)
+            else:
+                _show(found)
+            return ExitCode.DONE
+        with StopSignal(notice="") as stop:
+            while not stop.is_set and not out.reader_gone:
+                found = services.status()
+                out.clear()
+                _show(found)
+                stop.wait(_WATCH_SECONDS)
+        return stop.exit_code
+
+
+def _show(found: "Status") -> None:
+    rows = [_describe_stream(each) for each in found.streams]
+    # A person at a terminal of 80 columns sees the counts that say something.
+    columns = [
+        name
+        for name in ("stream", "cursor", "last poll", "oldest due", *_COUNTS, "breaker")
+        if name not in _SOMETIMES or not out.is_watched() or any(row[name] not in _UNREMARKABLE for row in rows)
+    ]
+    if rows:
+        shown = [[row[name] for name in columns] for row in rows]
+        out.table(columns, shown, delivered="green", failed="red", retrying="yellow")
+    else:
+        out.show("no streams yet; add one to syncctl.toml, or run: syncctl init --help")
+    now = datetime.now(UTC)
+    messages = found.queue["messages"]
+    out.show(f"queue    {'unknown: Redis cannot be reached' if messages is None else f'{messages:,} messages'}")
+    names = [str(worker["worker"]) for worker in found.workers]
+    out.show(f"workers  {f'{len(names)}: ' + ', '.join(names) if names else 'none; run: syncctl worker'}")
+    out.show(f"beat     {_describe_beat(found.beat, now)}")
+    for each in found.streams:
+        if each.get("last_error"):
+            out.warn(f"{each['stream']}: {each['last_error']}")
+    if any(each["counts"]["failed"] for each in found.streams):
+        out.say("next: syncctl failures")
+
+
+def _describe_stream(stream: Mapping[str, Any]) -> dict[str, Any]:
+    marks = ["paused"] if stream["paused"] else []
+    if not stream.get("configured", True):
+        marks.append("not configured")
+    name = stream["stream"] + (f" ({', '.join(marks)})" if marks else "")
+    at, oldest = stream["last_poll_at"], stream["oldest_due_seconds"]
+    last_poll = _describe_age(at, datetime.now(UTC)) if at else None
+    oldest_due = None if oldest is None else _describe_seconds(oldest)
+    return {
+        "stream": name,
+        "cursor": stream["cursor"],
+        "last poll": last_poll,
+        "oldest due": oldest_due,
+        **{state: stream["counts"][state] for state in _COUNTS},
+        "breaker": stream["breaker"],
+    }
+
+
+def _describe_beat(beat: Mapping[str, Any], now: datetime) -> str:
+    if beat["last_tick_at"] is None:
+        return "never seen; run: syncctl beat"
+    return _describe_age(beat["last_tick_at"], now) + ("; it is late, run: syncctl beat" if beat["late"] else "")
+
+
+def _describe_age(at: datetime, now: datetime) -> str:
+    return f"{_describe_seconds(max((now - at).total_seconds(), 0.0))} ago"
+
+
+def _describe_seconds(seconds: float) -> str:
+    """Return a duration as people say it: one unit, no fractions."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)}{unit}"
+    return format_duration(int(seconds))

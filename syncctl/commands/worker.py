@@ -1,0 +1,88 @@
+"""`syncctl worker`: run a Celery worker."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from syncctl.commands.celery import run_celery
+from syncctl.commands.session import load
+from syncctl.errors import ExitCode, UsageError
+
+QUEUES = ("deliver", "poll", "control")
+
+
+class Pool(StrEnum):
+    """How a worker runs several tasks at a time."""
+
+    PREFORK = "prefork"
+    THREADS = "threads"
+    SOLO = "solo"
+
+
+def worker(
+    ctx: typer.Context,
+    *,
+    pool: Annotated[
+        Pool | None,
+        typer.Option("--pool", help="Processes, threads, or one task at a time. [default: worker.pool]"),
+    ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option("--concurrency", min=1, metavar="N", help="Tasks at a time. [default: worker.concurrency]"),
+    ] = None,
+    queues: Annotated[
+        str, typer.Option("--queues", metavar="LIST", help="Only these of deliver, poll and control.")
+    ] = ",".join(QUEUES),
+    beat: Annotated[bool, typer.Option("--beat", help="Run Beat inside, for one machine.")] = False,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="The worker's name; its host is added.")
+    ] = None,
+    celery_args: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="-- CELERY", help="Passed to Celery as they are."),
+    ] = None,
+) -> ExitCode:
+    """Run a Celery worker that polls and delivers, until Ctrl-C.
+
+    The first Ctrl-C or SIGTERM lets calls under way finish, and the exit code is 0; the second stops at
+    once. Any number of workers may run, on any number of machines. One of them, or `syncctl beat`, must
+    run Beat.
+
+    Examples:
+        syncctl worker --beat                            everything on one machine
+        syncctl worker --pool threads --concurrency 8
+        syncctl worker --queues deliver --name sender
+        syncctl worker -- --max-tasks-per-child 1000     what follows -- goes to Celery
+    """
+    settings = load(ctx)
+    arguments = [
+        f"--pool={pool or settings.worker.pool}",
+        f"--concurrency={concurrency or settings.worker.concurrency}",
+        f"--queues={_check_queues(queues)}",
+        "--without-gossip",
+        "--without-mingle",
+    ]
+    if beat:
+        arguments.append("--beat")
+    if name:
+        arguments.append(f"--hostname={name}@%h")
+    arguments += celery_args or ()
+    return run_celery("worker", arguments, settings=settings, debug=ctx.obj.debug)
+
+
+def _check_queues(text: str) -> str:
+    """Return the list of queues.
+
+    Raises:
+        UsageError: one of them does not exist, so that nothing would ever arrive.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in QUEUES]
+    if unknown or not names:
+        raise UsageError(
+            f"no such queue: {', '.join(unknown) or text!r}",
+            why=f"syncctl uses {', '.join(QUEUES)}",
+            hint="leave --queues out to serve all of them",
+        )
+    return ",".join(dict.fromkeys(names))

@@ -1,0 +1,151 @@
+"""One console: the answer on stdout, everything else on stderr."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from syncctl.console.documents import to_json
+from syncctl.console.tables import Table, to_csv, to_plain, to_rich
+from syncctl.console.terminal import can_redraw, decide_colour, is_terminal, make_safe, paint
+from syncctl.errors import SyncctlError
+
+
+class Console:
+    """Write answers to stdout and everything else to stderr.
+
+    The streams are looked up at each call, so a test or a redirection may replace them. When the reader of
+    stdout has gone away the rest is dropped without a word: the exit code still tells what the command did.
+    """
+
+    def __init__(self) -> None:
+        self.quiet = False
+        self.reader_gone = False
+
+    def show(self, renderable: Any) -> None:
+        """Write text, a `Table` or anything rich can draw to stdout."""
+        if isinstance(renderable, str):
+            self._write_out(make_safe(renderable) + "\n")
+        elif isinstance(renderable, Table) and not is_terminal(sys.stdout):
+            self._write_out(to_plain(renderable) + "\n")
+        else:
+            self._draw(to_rich(renderable) if isinstance(renderable, Table) else renderable)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", **styles: str) -> None:
+        """Write a table to stdout; `styles` names the colour of a column's cells, as in `failed="red"`."""
+        self.show(Table(columns=columns, rows=list(rows), title=title, styles=tuple(styles.items())))
+
+    def print_json(self, document: Any) -> None:
+        """Write exactly one JSON document to stdout."""
+        self._write_out(to_json(document, encoding=getattr(sys.stdout, "encoding", None) or "utf-8") + "\n")
+
+    def print_csv(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Write one CSV document with a header to stdout."""
+        self._write_out(to_csv(columns, rows))
+
+    def is_watched(self) -> bool:
+        """Tell whether a person reads stdout, to whom less is more; a pipe gets every column."""
+        return is_terminal(sys.stdout)
+
+    def clear(self) -> None:
+        """Begin the screen anew where stdout is a terminal; elsewhere an empty line parts two answers."""
+        self._write_out("\x1b[H\x1b[2J" if can_redraw(sys.stdout) else "\n")
+
+    def _draw(self, renderable: Any) -> None:
+        from rich.console import Console as RichConsole
+
+        drawn = RichConsole(
+            file=sys.stdout,
+            force_terminal=decide_colour(sys.stdout),
+            no_color=not decide_colour(sys.stdout),
+            width=None if is_terminal(sys.stdout) else 1000,
+            highlight=False,
+            markup=False,
+            soft_wrap=not is_terminal(sys.stdout),
+        )
+        with drawn.capture() as captured:
+            drawn.print(renderable)
+        lines = (line.rstrip() for line in captured.get().splitlines())
+        self._write_out("\n".join(lines).strip("\n") + "\n")
+
+    def _write_out(self, text: str) -> None:
+        if self.reader_gone:
+            return
+        try:
+            sys.stdout.write(_fit(text, sys.stdout))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            self.reader_gone = True
+            # What is left in the buffer would fail again, loudly, when Python flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def say(self, text: str = "") -> None:
+        """Write a line for the person to stderr; `--quiet` drops it."""
+        if not self.quiet:
+            self._write_err(make_safe(text) + "\n")
+
+    def warn(self, text: str) -> None:
+        """Write `warning: ...` to stderr, also when quiet."""
+        self._write_err(f"{self._paint('warning:', 'yellow')} {make_safe(text)}\n")
+
+    def error(self, error: SyncctlError) -> None:
+        """Write what went wrong, why, and what to do next: three lines on stderr, also when quiet.
+
+        A cause of several lines (several wrong settings) keeps a line for each.
+        """
+        lines = [f"{self._paint('error:', 'red')} {_one_line(error.what)}"]
+        if error.why:
+            first, *others = [_one_line(line) for line in error.why.splitlines() if line.strip()] or [""]
+            lines.append(f"  {self._paint('cause:', 'dim')} {first}")
+            lines += [f"         {line}" for line in others]
+        if error.hint:
+            lines.append(f"   {self._paint('hint:', 'cyan')} {_one_line(error.hint)}")
+        self._write_err("\n".join(lines) + "\n")
+
+    def is_interactive(self) -> bool:
+        """Tell whether a question would reach a person: stdin and stderr are both terminals."""
+        return is_terminal(sys.stdin) and is_terminal(sys.stderr)
+
+    def confirm(self, question: str) -> bool:
+        """Ask on stderr; only `y` or `yes` is a yes. Off a terminal nobody is asked and the answer is no."""
+        if not self.is_interactive():
+            return False
+        self._write_err(f"{make_safe(question)} [y/N] ")
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    @contextmanager
+    def progress(self, label: str, *, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        """Show progress on stderr while a terminal watches; yields a function that takes the count done."""
+        if self.quiet or not can_redraw(sys.stderr):
+            yield lambda _done: None
+            return
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        terminal = RichConsole(file=sys.stderr, no_color=not decide_colour(sys.stderr), highlight=False, markup=False)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=terminal, transient=True) as bar:
+            row = bar.add_task(label, total=total)
+            yield lambda done: bar.update(row, completed=done)
+
+    def _paint(self, text: str, style: str) -> str:
+        return paint(text, style, colour=decide_colour(sys.stderr))
+
+    def _write_err(self, text: str) -> None:
+        try:
+            sys.stderr.write(_fit(text, sys.stderr))
+            sys.stderr.flush()
+        except (BrokenPipeError, ValueError):
+            # Nobody reads stderr any more; there is nowhere left to say so.
+            return
+
+
+def _one_line(text: str) -> str:
+    return " ".join(make_safe(text).split())
+
+
+def _fit(text: str, stream: TextIO) -> str:
+    """Return the text with what the stream's encoding cannot carry written as escapes."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, errors="backslashreplace").decode(encoding)

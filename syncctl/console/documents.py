@@ -1,0 +1,65 @@
+"""JSON as every command prints it: snake_case keys, RFC 3339 UTC times, exact decimals."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+
+
+def format_time(at: datetime) -> str:
+    """Return an aware time as RFC 3339 in UTC with milliseconds and `Z`.
+
+    Raises:
+        ValueError: for a time without a zone, which would be a guess.
+    """
+    if at.tzinfo is None:
+        raise ValueError(f"{at!r} has no time zone")
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def to_document(value: Any) -> Any:
+    """Turn dataclasses, times, decimals and enumerations into what JSON has a form for."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_document(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(to_document(key)): to_document(inner) for key, inner in value.items()}
+    if isinstance(value, Enum):
+        return to_document(value.value)
+    if isinstance(value, datetime):
+        return format_time(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Decimal | PurePath):
+        return str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [to_document(inner) for inner in value]
+    if isinstance(value, set | frozenset):
+        return sorted(to_document(inner) for inner in value)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    raise TypeError(f"no JSON form for {type(value).__name__}")
+
+
+def to_json(value: Any, *, encoding: str = "utf-8", indent: int | None = 2) -> str:
+    """Return one JSON document as text that `encoding` can carry."""
+    document = to_document(value)
+    text = json.dumps(document, ensure_ascii=False, indent=indent, allow_nan=False)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(document, ensure_ascii=True, indent=indent, allow_nan=False)
+    return text
+
+
+def to_line(value: Any) -> str:
+    """Return a value as one line for a person: as JSON, decimals as the numbers that a partner gets."""
+    from simplejson import dumps
+
+    return dumps(value, use_decimal=True, ignore_nan=True, ensure_ascii=False, default=to_document)

@@ -1,0 +1,40 @@
+"""What the terminal on the other side can do, decided for each stream on its own."""
+
+import os
+import re
+from typing import TextIO
+
+_CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Tell whether a person watches this stream; a closed stream is nobody's."""
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:
+        return False
+
+
+def decide_colour(stream: TextIO | None) -> bool:
+    """Tell whether to colour: NO_COLOR, then FORCE_COLOR, then TERM=dumb, then whether it is a terminal."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR", "") not in ("", "0"):
+        return True
+    return os.environ.get("TERM") != "dumb" and is_terminal(stream)
+
+
+def can_redraw(stream: TextIO | None) -> bool:
+    """Tell whether lines on this stream can be drawn over, as progress needs."""
+    return is_terminal(stream) and os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, style: str, *, colour: bool) -> str:
+    """Return the text in a style such as `red` or `bold`, unchanged where there is no colour."""
+    return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if colour else text
+
+
+def make_safe(text: str) -> str:
+    """Show control characters as `\\xNN`: a partner's answer must not drive the operator's terminal."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)

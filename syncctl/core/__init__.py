@@ -1,0 +1,1 @@
+"""Pure rules and values; imports only the standard library."""

@@ -1,0 +1,50 @@
+"""Durations and rates as people write them: `5s`, `1.5m`, `30d`; `50/second`."""
+
+import re
+from decimal import Decimal
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
+_RATE_UNITS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
+_RATE = re.compile(r"(\d+)\s*/\s*(second|minute|hour|day)")
+
+
+def parse_duration(text: str | float) -> float:
+    """Return seconds for `500ms`, `5s`, `1.5m`, `2h`, `30d`, `1w`; a bare number is seconds already.
+
+    Raises:
+        ValueError: with the forms that are allowed.
+    """
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        if text < 0:
+            raise ValueError("a duration is not negative")
+        return float(text)
+    match = _DURATION.fullmatch(str(text).strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration; write a number and a unit: 500ms, 5s, 10m, 2h, 30d, 1w")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def format_duration(seconds: float) -> str:
+    """Return the shortest form that `parse_duration` reads back to the same number of seconds."""
+    for unit in ("w", "d", "h", "m", "s"):
+        size = _UNITS[unit]
+        if seconds >= size and seconds % size == 0:
+            return f"{int(seconds // size)}{unit}"
+    milliseconds = seconds * 1000
+    if seconds == 0:
+        return "0s"
+    # A Decimal shows a tiny number without the exponent that `parse_duration` does not read.
+    return f"{int(milliseconds)}ms" if milliseconds == int(milliseconds) else f"{Decimal(repr(seconds)):f}s"
+
+
+def parse_rate(text: str) -> tuple[int, float]:
+    """Return (calls, per how many seconds) for `50/second`, `600/minute`, `10000/day`.
+
+    Raises:
+        ValueError: with the forms that are allowed.
+    """
+    match = _RATE.fullmatch(text.strip())
+    if match is None or int(match[1]) == 0:
+        raise ValueError(f"{text!r} is not a rate; write for example 50/second, 600/minute or 10000/day")
+    return int(match[1]), _RATE_UNITS[match[2]]

@@ -1,0 +1,74 @@
+"""Deterministic names: of a key, of a record, of a content."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+
+from syncctl.core.rows import Operation, Value
+
+_EPOCH_BITS = 32
+
+
+def _tag(value: Value) -> object:
+    """Make values of different types differ: 1, "1", 1.0 and Decimal("1") are four contents."""
+    if isinstance(value, Decimal):
+        return {"d": str(value)}
+    if isinstance(value, float):
+        return {"f": repr(value)}
+    return value
+
+
+def canonical_text(values: Mapping[str, Value]) -> str:
+    """Return one text per content, whatever the order of the columns."""
+    return json.dumps({name: _tag(value) for name, value in values.items()}, sort_keys=True, separators=(",", ":"))
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def key_id(key: Mapping[str, Value]) -> str:
+    """Name a row within its stream (32 hex digits)."""
+    return _digest("key", canonical_text(key))
+
+
+def content_hash(payload: Mapping[str, Value] | None, op: Operation, error: str | None = None) -> str:
+    """Name a content: equal for equal rows, different when any value, type or column name differs."""
+    return _digest("content", op, canonical_text(payload or {}), error or "")
+
+
+def record_id(stream: str, key: str, version: str) -> str:
+    """Name a record, and thereby its `Idempotency-Key`: the same row in the same version gets the same name.
+
+    Args:
+        stream: The stream's name, which begins the id so that a person can place it.
+        key: What `key_id` returned.
+        version: The source's own version, or what `chained_version` returned.
+    """
+    return f"{stream}-{_digest('record', stream, key, version)}"
+
+
+def chained_version(previous_seq: int, content: str) -> str:
+    """Name a version of a row whose source keeps none: its content, chained on what was known before.
+
+    A row that goes A → B → A is three versions, because each is chained on another observation.
+    """
+    return f"{previous_seq:x}.{content}"
+
+
+def make_seq(epoch: int, position: int) -> int:
+    """Return the number that decides newer or older: the poll lease's epoch, then the position within it."""
+    if not (0 <= epoch < 2**31 and 0 <= position < 2**_EPOCH_BITS):
+        raise ValueError(f"epoch {epoch} or position {position} is out of range")
+    return epoch << _EPOCH_BITS | position
+
+
+def epoch_of(seq: int) -> int:
+    """Return the epoch of the poll lease under which a seq was given."""
+    return seq >> _EPOCH_BITS
+
+
+def format_seq(seq: int) -> str:
+    """Show a seq as people read it: `epoch.position`."""
+    return f"{epoch_of(seq)}.{seq & (2**_EPOCH_BITS - 1)}"

@@ -1,0 +1,71 @@
+"""What one attempt came to. A partner's answer is a value, never an exception."""
+
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+GIVEN_UP_STATUSES = frozenset({408, 502, 504})
+"""What a proxy answers that no longer waits: what stands behind it may still be at work (RFC 9110)."""
+RETRIED_STATUSES = frozenset({408, 425, 429})
+"""The 4xx that say "later": request timeout, too early, too many requests (RFC 9110, 8470, 6585)."""
+
+
+class Verdict(StrEnum):
+    """The four outcomes of an attempt."""
+
+    ACCEPTED = "accepted"
+    RETRY_LATER = "retry_later"
+    REJECTED = "rejected"
+    AMBIGUOUS = "ambiguous"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What one attempt came to.
+
+    Args:
+        verdict: What follows from it.
+        status: The HTTP status, None where no answer came.
+        latency_ms: The whole call: connecting where that was needed, sending, and reading the answer.
+        error: One line for people; None when accepted.
+        excerpt: The beginning of the response body, capped and redacted.
+        retry_after_seconds: What the partner asked for, bounded; None where it did not.
+        ended: When the call ended, by this machine's monotonic clock.
+    """
+
+    verdict: Verdict
+    latency_ms: float
+    status: int | None = None
+    error: str | None = None
+    excerpt: str = ""
+    retry_after_seconds: float | None = None
+    ended: float = field(default_factory=time.monotonic)
+
+    @property
+    def may_land_later(self) -> bool:
+        """Tell whether the partner may yet act on this call: it gave no answer, or something before it gave up."""
+        return self.verdict is Verdict.AMBIGUOUS or self.status in GIVEN_UP_STATUSES
+
+
+def decide_verdict(status: int | None, *, sent: bool, complete: bool) -> Verdict:
+    """Decide what follows from an attempt.
+
+    A 2xx whose body broke off is accepted: a server writes its status line once it has decided, so the status
+    is the answer and the body a remark. Of any other status only a complete answer counts: what broke off may
+    come from something between us and a partner that did the work. Sending that again is safe, because the
+    key and the bytes stay the same.
+
+    Args:
+        status: The final HTTP status, None where none came.
+        sent: Whether a byte of the request may have left this machine.
+        complete: Whether the answer was read to its end, or up to the cap on its size.
+    """
+    if status is None:
+        return Verdict.AMBIGUOUS if sent else Verdict.RETRY_LATER
+    if 200 <= status <= 299:
+        return Verdict.ACCEPTED
+    if not complete or not 300 <= status <= 599:
+        return Verdict.AMBIGUOUS
+    if status >= 500 or status in RETRIED_STATUSES:
+        return Verdict.RETRY_LATER
+    return Verdict.REJECTED

@@ -1,0 +1,66 @@
+"""When a call is repeated: the stream's schedule, spread by jitter, never earlier than the partner asked."""
+
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from syncctl.core.stream import RetrySchedule
+
+RETRY_AFTER_AT_MOST_SECONDS = 24 * 3600.0
+"""Whoever asks for more is asked again after a day: a mistyped header must not park a record for years."""
+
+_SECONDS = re.compile(r"(\d{1,12})(\.\d{1,9})?", re.ASCII)
+
+
+def decide_delay(
+    schedule: RetrySchedule, *, tries: int, retry_after_seconds: float | None, random: float
+) -> float | None:
+    """Return the seconds until the next try; None when the schedule is used up.
+
+    A delay varies by the schedule's jitter in both directions. Where the partner named a time, the jitter only
+    adds to it, so that records which were told the same time do not all come back in the same instant.
+
+    Args:
+        tries: Calls made so far, from 1.
+        retry_after_seconds: What the partner asked for; None where it did not.
+        random: A number in [0, 1).
+    """
+    if not 1 <= tries <= len(schedule.delays_seconds):
+        return None
+    base = schedule.delays_seconds[tries - 1]
+    delay = base * (1 + schedule.jitter * (2 * random - 1))
+    if retry_after_seconds is not None:
+        delay = max(delay, retry_after_seconds + base * schedule.jitter * random)
+    return max(0.0, delay)
+
+
+def parse_retry_after(value: str | None, *, answered_at: str | None, now: datetime) -> float | None:
+    """Return the seconds that a `Retry-After` header asks for, within [0, one day] (RFC 9110, 10.2.3).
+
+    A date is held against the response's own `Date`, so that a wrong clock on this side does no harm.
+
+    Args:
+        value: The header; None where there is none. What is neither seconds nor a date is ignored.
+        answered_at: The response's `Date` header.
+        now: The time on this machine, for a response without a readable `Date`.
+    """
+    if value is None:
+        return None
+    match = _SECONDS.fullmatch(value.strip())
+    if match is not None:
+        return min(float(match[0]), RETRY_AFTER_AT_MOST_SECONDS)
+    due_at = _parse_http_date(value)
+    if due_at is None:
+        return None
+    seconds = (due_at - (_parse_http_date(answered_at) or now)).total_seconds()
+    return min(max(0.0, seconds), RETRY_AFTER_AT_MOST_SECONDS)
+
+
+def _parse_http_date(value: str | None) -> datetime | None:
+    if value is None or len(value) > 64:
+        return None
+    try:
+        parsed = parsedate_to_datetime(value)
+        return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None

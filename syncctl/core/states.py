@@ -1,0 +1,20 @@
+"""The states of a record. docs/states.md has the diagram."""
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where a record stands. `retrying` is shown for PENDING with attempts behind it; it is not stored."""
+
+    PENDING = "pending"
+    QUEUED = "queued"
+    SENDING = "sending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+    DISCARDED = "discarded"
+
+
+IN_FLIGHT = (State.QUEUED, State.SENDING)
+UNFINISHED = (State.PENDING, State.QUEUED, State.SENDING)
+TERMINAL = (State.DELIVERED, State.FAILED, State.SUPERSEDED, State.DISCARDED)

@@ -1,0 +1,76 @@
+"""What a source, a partner and a stream are, once the settings are read and checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Mode = Literal["rowversion", "increasing"]
+Order = Literal["latest", "none"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """A SQL database that is read.
+
+    `url` is an SQLAlchemy URL or a raw ODBC connection string, and a secret.
+    """
+
+    name: str
+    url: str = field(repr=False)
+    login_timeout_seconds: float = 10.0
+    query_timeout_seconds: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Partner:
+    """An HTTP API that is written to.
+
+    `timeout_seconds` bounds a whole call. `rate` is (calls, seconds) or None. `headers` and `token` are secrets.
+    """
+
+    name: str
+    url: str
+    token: str = field(default="", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    timeout_seconds: float = 30.0
+    rate: tuple[int, float] | None = None
+    max_in_flight: int = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetrySchedule:
+    """When a call that may be repeated is repeated: delays in seconds, and the share they vary by."""
+
+    delays_seconds: tuple[float, ...]
+    jitter: float = 0.2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stream:
+    """A named flow from one table of a source to one endpoint of a partner.
+
+    Exactly one of `table` and `query` is set. `key` empty means: the table's primary key. `mode` and `cursor` None
+    mean: the safest the table allows. `start` is `beginning`, `now` or a cursor value as text.
+    `method` and `path` are the endpoint; the path may hold `{column}` placeholders.
+    """
+
+    name: str
+    source: str
+    partner: str
+    table: str | None = None
+    query: str | None = None
+    key: tuple[str, ...] = ()
+    mode: Mode | None = None
+    cursor: str | None = None
+    start: str = "beginning"
+    lookback_seconds: float = 0.0
+    poll_every_seconds: float = 5.0
+    page_size: int = 1000
+    method: str = "POST"
+    path: str = "/"
+    order: Order = "latest"
+    retry: RetrySchedule
+    batch_size: int = 100
+    window: int = 2000
+    lease_seconds: float = 300.0
+    append_only: bool = False

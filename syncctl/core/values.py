@@ -1,0 +1,97 @@
+"""Values on their way from a database driver to JSON: exact, or refused with a reason."""
+
+import base64
+import datetime as dt
+import math
+import uuid
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+from syncctl.core.rows import Value
+
+
+def to_value(raw: object) -> Value:
+    """Return the exact JSON-safe form of what a database driver returned.
+
+    Decimals and integers keep every digit. Dates and times become ISO 8601 text with what fraction and offset
+    they have, GUIDs lower-case text, binary base64 text.
+
+    Raises:
+        ValueError: JSON has no form for it; the message says why, and never holds the value of a text.
+    """
+    convert = _BY_TYPE.get(type(raw))
+    if convert is None:
+        convert = _find_by_parent(raw)
+    return convert(raw)
+
+
+def _keep(raw: Any) -> Value:
+    return raw  # type: ignore[no-any-return]
+
+
+def _to_int(raw: Any) -> Value:
+    return int(raw)
+
+
+def _check_text(raw: Any) -> Value:
+    if not raw.isascii():
+        try:
+            raw.encode()
+        except UnicodeEncodeError as error:
+            broken = ord(raw[error.start])
+            raise ValueError(
+                f"the text has half a character at position {error.start} (U+{broken:04X}); JSON has no form for it"
+            ) from None
+    return str(raw)
+
+
+def _check_float(raw: Any) -> Value:
+    if not math.isfinite(raw):
+        raise ValueError(f"the number is {_name_of_number(raw)}; JSON has no form for it")
+    return float(raw)
+
+
+def _check_decimal(raw: Any) -> Value:
+    if not raw.is_finite():
+        raise ValueError(f"the number is {_name_of_number(raw)}; JSON has no form for it")
+    return raw  # type: ignore[no-any-return]
+
+
+def _name_of_number(raw: float | Decimal) -> str:
+    if "nan" in str(raw).lower():
+        return "NaN"
+    return "Infinity" if raw > 0 else "-Infinity"
+
+
+def _show_time(raw: Any) -> Value:
+    return raw.isoformat()  # type: ignore[no-any-return]
+
+
+def _show_binary(raw: Any) -> Value:
+    return base64.b64encode(raw).decode("ascii")
+
+
+_BY_TYPE: dict[type, Callable[[Any], Value]] = {
+    type(None): _keep,
+    bool: _keep,
+    int: _to_int,
+    str: _check_text,
+    float: _check_float,
+    Decimal: _check_decimal,
+    dt.datetime: _show_time,
+    dt.date: _show_time,
+    dt.time: _show_time,
+    bytes: _show_binary,
+    bytearray: _show_binary,
+    memoryview: _show_binary,
+    uuid.UUID: str,
+}
+
+
+def _find_by_parent(raw: object) -> Callable[[Any], Value]:
+    """Find the rule for a subclass, such as an IntEnum or a driver's own text type."""
+    for parent in type(raw).__mro__:
+        if parent in _BY_TYPE:
+            return _BY_TYPE[parent]
+    raise ValueError(f"JSON has no form for a value of type {type(raw).__name__}")

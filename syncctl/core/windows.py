@@ -1,0 +1,72 @@
+"""How much may be on its way at once, so that no lease runs out."""
+
+from dataclasses import dataclass
+
+from syncctl.core.stream import Partner, Stream
+
+THREADS_AT_MOST = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """Records per message, records in flight, retries among them at most, threads per batch.
+
+    `messages` is how many may wait in the queue, which all streams share, before no more are sent.
+    """
+
+    batch: int
+    window: int
+    retries: int
+    threads: int
+    messages: int
+
+
+def decide_sizes(stream: Stream, partner: Partner, *, processes: int, streams: int = 1) -> Sizes:
+    """Size batch and window so that the deadline and the rate let a batch finish in half a lease.
+
+    Args:
+        processes: How many of a worker's processes deliver at once; they share the partner's `max_in_flight`.
+        streams: How many streams share the queue.
+    """
+    half = stream.lease_seconds / 2
+    threads = max(1, min(THREADS_AT_MOST, partner.max_in_flight // max(1, processes)))
+    batch = min(stream.batch_size, threads * max(1, int(half // partner.timeout_seconds)))
+    window = stream.window
+    if partner.rate is not None:
+        calls, seconds = partner.rate
+        in_half_a_lease = max(1, int(half * calls / seconds))
+        batch = min(batch, max(1, in_half_a_lease // max(1, processes)))
+        window = min(window, max(batch, in_half_a_lease))
+    return Sizes(
+        batch=batch,
+        window=window,
+        retries=max(1, window // 2),
+        threads=min(threads, batch),
+        messages=max(1, -(-window // batch)) * max(1, streams),
+    )
+
+
+def decide_margin_seconds(lease_seconds: float) -> float:
+    """Return what a lease must leave beyond a call's deadline, to write its outcome."""
+    return min(2.0, lease_seconds / 10)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slots:
+    """How many batches one worker delivers at once: in all, and to one partner."""
+
+    all: int
+    per_partner: int
+
+
+def decide_slots(*, concurrency: int, partners: int, max_in_flight: int) -> Slots:
+    """Keep one of a worker's processes for polls and upkeep and, with several partners, one for the others.
+
+    Args:
+        concurrency: The worker's processes or threads.
+        partners: How many partners the streams have.
+        max_in_flight: The partner's; each batch makes one call at least.
+    """
+    for_all = max(1, concurrency - 1)
+    for_one = max(1, for_all - 1) if partners > 1 else for_all
+    return Slots(all=for_all, per_partner=min(for_one, max_in_flight))

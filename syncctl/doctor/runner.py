@@ -1,0 +1,129 @@
+"""Running checks: all at once, each after what it needs, each with a deadline."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from syncctl.doctor.check import Check, Finding, Status, Unit, failed, skipped
+from syncctl.errors import ServiceUnavailable, SyncctlError
+from syncctl.logs import get_logger
+
+log = get_logger(__name__)
+
+# A service's own deadline is as long, and what it says when that has passed is worth waiting for.
+GRACE_SECONDS = 0.5
+
+_UNMET = (Status.FAIL, Status.SKIP)
+
+
+class Runner:
+    """Runs checks in threads. One that hangs is left behind: its thread ends with the process.
+
+    Args:
+        units: Their needs are looked up among them; what is not there is not waited for.
+        timeout_seconds: The deadline of each.
+        on_done: Told how many are done.
+    """
+
+    def __init__(
+        self, units: Sequence[Unit], *, timeout_seconds: float, on_done: Callable[[int], None] = lambda _: None
+    ) -> None:
+        self._units = tuple(units)
+        self._timeout_seconds = timeout_seconds
+        self._on_done = on_done
+        self._done: dict[str, Check] = {}
+        self._started: dict[str, float] = {}
+        self._answers: queue.SimpleQueue[tuple[str, Finding, float]] = queue.SimpleQueue()
+        self.left_behind: list[str] = []
+        """The checks that did not answer in time."""
+
+    def run(self) -> list[Check]:
+        """Run every check and return the results in the order of the units."""
+        while len(self._done) < len(self._units):
+            self._start_ready()
+            if len(self._done) < len(self._units):
+                self._wait()
+            self._on_done(len(self._done))
+        return [self._done[unit.name] for unit in self._units]
+
+    def _start_ready(self) -> None:
+        """Start, or skip, what no longer waits for others; a skipped check settles those that need it."""
+        names = {unit.name for unit in self._units}
+        settled = -1
+        while settled != len(self._done):
+            settled = len(self._done)
+            for unit in self._units:
+                needs = [name for name in unit.needs if name in names]
+                if unit.name in self._started or any(name not in self._done for name in needs):
+                    continue
+                self._started[unit.name] = time.monotonic()
+                unmet = next((self._done[name] for name in needs if self._done[name].status in _UNMET), None)
+                if unmet is None:
+                    threading.Thread(target=self._look, args=(unit,), name=f"doctor {unit.name}", daemon=True).start()
+                else:
+                    self._settle(unit.name, _skip_after(unmet), 0.0)
+
+    def _look(self, unit: Unit) -> None:
+        started = time.monotonic()
+        finding = find_out(unit)
+        self._answers.put((unit.name, finding, time.monotonic() - started))
+
+    def _wait(self) -> None:
+        """Take the next answer, or give up on what is overdue."""
+        running = {name: at for name, at in self._started.items() if name not in self._done}
+        patience = self._timeout_seconds + GRACE_SECONDS
+        try:
+            seconds = min(running.values()) + patience - time.monotonic()
+            name, finding, took = self._answers.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            now = time.monotonic()
+            for overdue in [name for name, at in running.items() if now - at >= patience]:
+                self.left_behind.append(overdue)
+                self._settle(overdue, _tell_silence(self._timeout_seconds), now - running[overdue])
+            return
+        if name not in self._done:
+            self._settle(name, finding, took)
+
+    def _settle(self, name: str, finding: Finding, seconds: float) -> None:
+        self._done[name] = Check(
+            name=name,
+            status=finding.status,
+            detail=finding.detail,
+            hint=finding.hint,
+            duration_ms=round(seconds * 1000, 1),
+        )
+
+
+def find_out(unit: Unit) -> Finding:
+    """Run one check; what it raises becomes a failure."""
+    try:
+        return unit.look()
+    except SyncctlError as error:
+        return explain(error)
+    except Exception as error:
+        log.exception("doctor.check_broke", check=unit.name, error=f"{type(error).__name__}: {error}")
+        return failed(
+            f"the check itself broke: {type(error).__name__}: {error}",
+            "run it again with --debug, and report what it says",
+        )
+
+
+def explain(error: SyncctlError, *, hint: str = "") -> Finding:
+    """Return an error as a failed check, with its own hint or a better one."""
+    if isinstance(error, ServiceUnavailable):
+        # Its hint says to run the doctor.
+        hint = hint or error.hint.partition(", then run: syncctl doctor")[0]
+    return failed(str(error), hint or error.hint)
+
+
+def _skip_after(unmet: Check) -> Finding:
+    how = "failed" if unmet.status is Status.FAIL else "was skipped"
+    return skipped(f"needs {unmet.name}, which {how}", unmet.hint)
+
+
+def _tell_silence(seconds: float) -> Finding:
+    return failed(
+        f"no answer within {seconds:g} s",
+        "look at the service's own log and at the network between, or allow more: --timeout 1m",
+    )

@@ -1,0 +1,84 @@
+"""streams: whether each stream moves, and what has left the configuration."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from syncctl.doctor.ages import show_age
+from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, warned
+from syncctl.doctor.examined import Examined
+
+STUCK_SECONDS = 300.0
+POLLS_MISSED = 10
+
+_UNFINISHED = ("pending", "retrying", "queued", "sending")
+
+
+def list_units(examined: Examined) -> Sequence[Unit]:
+    """Return a check for each stream, and one for those that are no longer configured."""
+    units = [
+        Unit(name=f"streams {name}", look=lambda name=name: check_stream(examined, name), needs=("mongodb",))  # type: ignore[misc]
+        for name in examined.settings.stream_names
+    ]
+    return (*units, Unit(name="streams removed", look=lambda: check_removed(examined), needs=("mongodb",)))
+
+
+def check_stream(examined: Examined, name: str) -> Finding:
+    """Tell when it was polled, whether it is paused, and whether its backlog moves."""
+    ledger = examined.ledger
+    document = ledger.streams.load_all().get(name, {})
+    counts = ledger.records.count_states([name])[name]
+    now = ledger.streams.server_time()
+    poll = _look_at_poll(name, document, now, examined.settings.stream(name).poll_every_seconds)
+    return join_findings([poll, *_look_at_backlog(name, document, counts, now)])
+
+
+def _look_at_poll(name: str, document: Mapping[str, Any], now: datetime, every_seconds: float) -> Finding:
+    health = document.get("health", {})
+    at = health.get("last_poll_at")
+    if at is None:
+        return warned("never polled", f"run: syncctl poll {name} --once, or let Beat do it: syncctl worker --beat")
+    seconds = (now - at).total_seconds()
+    age = show_age(seconds)
+    if health.get("error"):
+        return failed(
+            f"its last poll, {age} ago, failed: {health['error']}",
+            f"run: syncctl doctor source; once that is well: syncctl poll {name} --once",
+        )
+    if seconds > max(STUCK_SECONDS, POLLS_MISSED * every_seconds):
+        return warned(f"last polled {age} ago", "see that Beat and a worker run: syncctl doctor beat workers")
+    return passed(f"polled {age} ago")
+
+
+def _look_at_backlog(
+    name: str, document: Mapping[str, Any], counts: Mapping[str, Any], now: datetime
+) -> Iterator[Finding]:
+    paused = document.get("paused")
+    if paused:
+        yield warned(f"paused by {paused.get('by')}: {paused.get('reason')}", f"run: syncctl resume {name}")
+    unfinished = sum(counts[state] for state in _UNFINISHED)
+    on_their_way = counts["queued"] + counts["sending"]
+    oldest = (now - counts["oldest_due_at"]).total_seconds() if counts["oldest_due_at"] else 0.0
+    if oldest > STUCK_SECONDS and not on_their_way and not paused:
+        yield warned(
+            f"{unfinished:,} records wait and none is on its way; the oldest has been due for {show_age(oldest)}",
+            "see that Beat, a worker and Redis run: syncctl doctor beat workers queue",
+        )
+    elif unfinished:
+        yield passed(f"{unfinished:,} records to deliver, {on_their_way:,} of them on their way")
+    if counts["failed"]:
+        yield passed(f"{counts['failed']:,} failed records; see: syncctl failures --stream {name}")
+
+
+def check_removed(examined: Examined) -> Finding:
+    """Tell which streams left the configuration while the ledger still keeps their records."""
+    ledger = examined.ledger
+    names = sorted(set(ledger.streams.load_all()) - set(examined.settings.stream_names))
+    if not names:
+        return passed("every stream of the ledger is configured")
+    counts = ledger.records.count_states(names)
+    lines = []
+    for name in names:
+        unfinished = sum(counts[name][state] for state in _UNFINISHED)
+        lines.append(f"{name} is no longer configured; {unfinished:,} records of it are not delivered")
+    return warned("\n".join(lines), f"put [streams.{names[0]}] back to go on; else its records stay as they are")

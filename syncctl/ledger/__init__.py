@@ -1,0 +1,1 @@
+"""The ledger in MongoDB: records, keys, streams, runs, reports, audit, heartbeats."""

@@ -1,0 +1,27 @@
+"""Pieces of MongoDB expressions that several writes share."""
+
+from typing import Any
+
+Doc = dict[str, Any]
+
+HISTORY_LENGTH = 50
+GROUND = ["lease", "in_flight", "exclusive"]
+"""The fields of a record on its way; without them it is on the ground."""
+REOPENED: Doc = {"from": "$state", "finished_at": "$finished_at"}
+"""What the history entry of a finished record that is opened again says of its end before."""
+
+
+def or_zero(field: str) -> Doc:
+    """Return the expression for a field's number, 0 where it is missing."""
+    return {"$ifNull": [f"${field}", 0]}
+
+
+def grown(entry: Doc, **computed: Any) -> Doc:
+    """Return the expression for the history with one entry more, stamped by MongoDB, the oldest beyond the cap dropped.
+
+    Args:
+        entry: Taken literally, whatever a partner or a source has put into it.
+        computed: Fields that are expressions themselves.
+    """
+    stamped = {"$mergeObjects": [{"$literal": entry}, {"at": "$$NOW", **computed}]}
+    return {"$slice": [{"$concatArrays": [{"$ifNull": ["$history", []]}, [stamped]]}, -HISTORY_LENGTH]}

@@ -1,0 +1,111 @@
+"""Every index a hot query needs; partial where only unfinished records matter."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pymongo import IndexModel
+from pymongo.database import Database
+
+Keys = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Index:
+    """One index as it should be."""
+
+    collection: str
+    name: str
+    keys: Keys
+    unique: bool = False
+    partial: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _keys(*names: str) -> Keys:
+    return tuple((name.removeprefix("-"), -1 if name.startswith("-") else 1) for name in names)
+
+
+_PENDING = {"state": "pending"}
+_IN_FLIGHT = {"in_flight": True}
+
+INDEXES: tuple[Index, ...] = (
+    # What dispatch takes: first attempts and retries apart, the oldest first.
+    Index(collection="records", name="due", keys=_keys("stream", "state", "fresh", "due_at", "seq"), partial=_PENDING),
+    # What is on its way, and whose lease ran out.
+    Index(
+        collection="records",
+        name="in_flight",
+        keys=_keys("stream", "in_flight", "fresh", "state", "lease.until"),
+        partial=_IN_FLIGHT,
+    ),
+    # Invariant 5: two versions of one key are never in flight together.
+    Index(
+        collection="records",
+        name="one_in_flight",
+        keys=_keys("stream", "key_id"),
+        unique=True,
+        partial={"exclusive": True},
+    ),
+    Index(collection="records", name="by_key", keys=_keys("stream", "key_id", "-seq")),
+    Index(
+        collection="records",
+        name="finished",
+        keys=_keys("stream", "state", "finished_at", "_id"),
+        partial={"finished_at": {"$exists": True}},
+    ),
+    Index(collection="records", name="logged", keys=_keys("logged_at")),
+    Index(
+        collection="records",
+        name="updated",
+        keys=_keys("updated_at"),
+        partial={"updated_at": {"$exists": True}},
+    ),
+    Index(collection="keys", name="by_stream", keys=_keys("stream")),
+    Index(collection="runs", name="by_stream", keys=_keys("stream", "-started_at")),
+    Index(collection="runs", name="started", keys=_keys("started_at")),
+    Index(collection="reports", name="by_stream_hour", keys=_keys("stream", "window_start"), unique=True),
+    Index(collection="reports", name="by_hour", keys=_keys("window_start")),
+    Index(collection="audit", name="at", keys=_keys("-at")),
+)
+
+
+def create_indexes(database: Database[dict[str, Any]]) -> list[str]:
+    """Create what is missing and return its names; safe to repeat, also by several at once."""
+    created: list[str] = []
+    for collection in sorted({index.collection for index in INDEXES}):
+        before = _existing(database, collection)
+        models = [_model(index) for index in INDEXES if index.collection == collection and index.name not in before]
+        if models:
+            created += [f"{collection}.{name}" for name in database[collection].create_indexes(models)]
+    return created
+
+
+def _model(index: Index) -> IndexModel:
+    options: dict[str, Any] = {"name": index.name}
+    if index.unique:
+        options["unique"] = True
+    if index.partial:
+        options["partialFilterExpression"] = dict(index.partial)
+    return IndexModel(list(index.keys), **options)
+
+
+def _existing(database: Database[dict[str, Any]], collection: str) -> dict[str, Any]:
+    return dict(database[collection].index_information())
+
+
+def compare_indexes(database: Database[dict[str, Any]]) -> list[str]:
+    """Return one line for each index that is missing or differs from what it should be."""
+    differences: list[str] = []
+    existing = {name: _existing(database, name) for name in {index.collection for index in INDEXES}}
+    for index in INDEXES:
+        found = existing[index.collection].get(index.name)
+        label = f"{index.collection}.{index.name}"
+        if found is None:
+            differences.append(f"{label} is missing")
+        elif (
+            tuple((str(name), int(way)) for name, way in found["key"]) != index.keys
+            or bool(found.get("unique", False)) != index.unique
+            or dict(found.get("partialFilterExpression", {})) != dict(index.partial)
+        ):
+            differences.append(f"{label} differs from what it should be")
+    return differences

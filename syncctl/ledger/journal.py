@@ -1,0 +1,108 @@
+"""What happened and who is there: runs, audit, and the heartbeats of workers and Beat."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from pymongo.collection import Collection
+from pymongo.database import Database
+
+from syncctl.ledger.client import edge, new_token
+from syncctl.ledger.clock import in_future, is_past
+
+Doc = dict[str, Any]
+
+
+class Journal:
+    """Append-only notes and heartbeats; none of it decides what is sent."""
+
+    def __init__(self, database: Database[Doc], hosts: str) -> None:
+        self._runs: Collection[Doc] = database["runs"]
+        self._audit: Collection[Doc] = database["audit"]
+        self._workers: Collection[Doc] = database["workers"]
+        self._beat: Collection[Doc] = database["beat"]
+        self.hosts = hosts
+
+    @edge
+    def note_run(self, run: Mapping[str, Any]) -> None:
+        """Write down one poll of one stream."""
+        self._runs.insert_one(dict(run))
+
+    @edge
+    def load_runs(self, stream: str, *, limit: int) -> list[Doc]:
+        """Return the newest runs of a stream, newest first."""
+        return list(self._runs.find({"stream": stream}, {"_id": False}, sort=[("started_at", -1)], limit=limit))
+
+    @edge
+    def remove_runs(self, *, before: datetime, empty_before: datetime) -> int:
+        """Remove old runs, and sooner those that found nothing; return how many."""
+        empty = {"started_at": {"$lt": empty_before}, "read": 0, "error": None}
+        return (
+            self._runs.delete_many({"started_at": {"$lt": before}}).deleted_count
+            + self._runs.delete_many(empty).deleted_count
+        )
+
+    @edge
+    def note_audit(self, *, action: str, who: str, count: int, detail: Mapping[str, Any]) -> None:
+        """Write down what an operator did: who, what, how many; MongoDB says when."""
+        entry = {"action": action, "who": who, "count": count, "detail": dict(detail)}
+        self._audit.update_one({"_id": new_token()}, {"$set": entry, "$currentDate": {"at": True}}, upsert=True)
+
+    @edge
+    def load_audit(self, *, limit: int) -> list[Doc]:
+        """Return the newest audit entries, newest first."""
+        return list(self._audit.find({}, {"_id": False}, sort=[("at", -1)], limit=limit))
+
+    @edge
+    def beat_worker(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Write a worker's heartbeat."""
+        self._workers.update_one({"_id": name}, {"$set": dict(facts), "$currentDate": {"at": True}}, upsert=True)
+
+    @edge
+    def forget_worker(self, name: str) -> None:
+        """Remove the heartbeat of a worker that has stopped."""
+        self._workers.delete_one({"_id": name})
+
+    @edge
+    def forget_silent_workers(self, *, seconds: float) -> None:
+        """Remove heartbeats of workers that died long ago."""
+        aged = {"$expr": {"$lt": [{"$add": ["$at", round(seconds * 1000)]}, "$$NOW"]}}
+        self._workers.delete_many({"at": {"$type": "date"}, **aged})
+
+    @edge
+    def load_workers(self, *, alive_seconds: float) -> list[Doc]:
+        """Return the workers whose heartbeat is at most this old by MongoDB's clock."""
+        fresh = {"$expr": {"$gte": [{"$add": ["$at", round(alive_seconds * 1000)]}, "$$NOW"]}}
+        return list(self._workers.find({"at": {"$type": "date"}, **fresh}, sort=[("_id", 1)]))
+
+    @edge
+    def beat_beat(self, facts: Mapping[str, Any]) -> None:
+        """Write Beat's heartbeat."""
+        self._beat.update_one({"_id": "beat"}, {"$set": dict(facts), "$currentDate": {"at": True}}, upsert=True)
+
+    @edge
+    def load_beat(self) -> Doc | None:
+        """Return Beat's last heartbeat; `late` tells whether it is older than a minute by MongoDB's clock."""
+        found = self._beat.find_one({"_id": "beat"})
+        if found is None:
+            return None
+        aged = {
+            "_id": "beat",
+            "$expr": {"$lt": [{"$add": ["$at", 60_000]}, "$$NOW"]},
+            "at": {"$type": "date"},
+        }
+        return {**found, "late": self._beat.find_one(aged, {"_id": True}) is not None}
+
+    @edge
+    def acquire_chore(self, name: str, *, seconds: float) -> bool:
+        """Take one of Beat's chores for some seconds at most; False when another has it."""
+        self._beat.update_one({"_id": f"chore:{name}"}, {"$setOnInsert": {"created": True}}, upsert=True)
+        free: Doc = {"$or": [{"until": {"$exists": False}}, is_past("until")]}
+        changes = [{"$set": {"until": in_future(seconds)}}]
+        return self._beat.update_one({"_id": f"chore:{name}", **free}, changes).matched_count == 1
+
+    @edge
+    def release_chore(self, name: str, *, rest_seconds: float = 0.0) -> None:
+        """Let others do this chore, after a rest."""
+        until = [{"$set": {"until": in_future(rest_seconds)}}]
+        self._beat.update_one({"_id": f"chore:{name}"}, until)

@@ -1,0 +1,173 @@
+"""The `keys` collection: what is known of each row, and thereby what is new. Never cleaned.
+
+A record counts once its key says so: `keys` is written after the record and before the cursor, each document only if it
+still is what the poll read (`seq` is compared). A poll that was taken over can therefore neither put an old content in
+place of a newer one nor make the next change look like no change.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pymongo import InsertOne, UpdateOne
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.errors import BulkWriteError
+
+from syncctl.core.rows import Operation, Value
+from syncctl.ledger.client import edge, is_only_duplicates
+from syncctl.ledger.clock import in_future
+from syncctl.ledger.codec import encode_values
+
+Doc = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unsettled:
+    """A call that may yet land at the partner, until some time by MongoDB's clock.
+
+    `call` is its `Idempotency-Key`: once that key is accepted, a call under it does nothing any more.
+    """
+
+    seq: int
+    call: str
+    until: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownKey:
+    """What is known of one row: when it was last observed, with which content, and what was delivered."""
+
+    key_id: str
+    seq: int
+    version: str
+    hash: str
+    op: Operation
+    delivered_seq: int = 0
+    unsettled: tuple[Unsettled, ...] = field(default=())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observation:
+    """One row as a poll has just seen it. `previous_seq` is what its key said before, None if nothing."""
+
+    key_id: str
+    key: Mapping[str, Value]
+    previous_seq: int | None
+    seq: int
+    version: str
+    hash: str
+    op: Operation
+
+
+def _identity(stream: str, key_id: str) -> str:
+    return f"{stream}:{key_id}"
+
+
+def _known(found: Doc) -> KnownKey:
+    return KnownKey(
+        key_id=found["_id"].partition(":")[2],
+        seq=int(found["seq"]),
+        version=found["version"],
+        hash=found["hash"],
+        op=found["op"],
+        delivered_seq=int(found.get("delivered_seq", 0)),
+        unsettled=tuple(
+            Unsettled(seq=int(each["seq"]), call=each["call"], until=each["until"])
+            for each in found.get("unsettled", ())
+        ),
+    )
+
+
+class Keys:
+    """One small document per stream and key."""
+
+    def __init__(self, database: Database[Doc], hosts: str) -> None:
+        self._keys: Collection[Doc] = database["keys"]
+        self.hosts = hosts
+
+    @edge
+    def load(self, stream: str, key_ids: Iterable[str]) -> dict[str, KnownKey]:
+        """Return what is known of these rows, by key id; rows never seen are absent."""
+        wanted = [_identity(stream, each) for each in set(key_ids)]
+        return {known.key_id: known for known in map(_known, self._keys.find({"_id": {"$in": wanted}}, {"key": False}))}
+
+    @edge
+    def observe(self, stream: str, observations: Sequence[Observation]) -> list[str]:
+        """Write what a poll has seen; return the ids of the keys that somebody else has written meanwhile.
+
+        Each document is written only if it still is what the poll read; those returned must be compared anew.
+        Safe to repeat.
+        """
+        if not observations:
+            return []
+        writes = [self._write(stream, each) for each in observations]
+        conflicts: set[str] = set()
+        try:
+            written = self._keys.bulk_write(writes, ordered=False)
+            clean = written.matched_count + written.inserted_count == len(observations)
+        except BulkWriteError as error:
+            if not is_only_duplicates(error):
+                raise
+            clean = False
+        if clean:
+            return []
+        now = self.load(stream, [each.key_id for each in observations])
+        for each in observations:
+            found = now.get(each.key_id)
+            if found is None or (found.seq, found.version) != (each.seq, each.version):
+                conflicts.add(each.key_id)
+        return sorted(conflicts)
+
+    def _write(self, stream: str, each: Observation) -> InsertOne[Doc] | UpdateOne:
+        identity = _identity(stream, each.key_id)
+        changes: Doc = {"seq": each.seq, "version": each.version, "hash": each.hash, "op": each.op}
+        if each.previous_seq is None:
+            return InsertOne({"_id": identity, "stream": stream, "key": encode_values(each.key), **changes})
+        return UpdateOne({"_id": identity, "seq": each.previous_seq}, {"$set": changes})
+
+    @edge
+    def column_names(self, stream: str) -> tuple[str, ...]:
+        """Return the key columns of a stream, as the ledger has seen them; empty when it has seen no row."""
+        found = self._keys.find_one({"stream": stream}, {"key": True})
+        return tuple(found["key"]) if found else ()
+
+    @edge
+    def note_delivered(self, stream: str, delivered: Sequence[tuple[str, int, str]]) -> None:
+        """Remember the newest delivered seq of each (key id, seq, call), and that repeats of that call are settled."""
+        if delivered:
+            self._keys.bulk_write(
+                [
+                    UpdateOne(
+                        {"_id": _identity(stream, key_id)},
+                        {"$max": {"delivered_seq": seq}, "$pull": {"unsettled": {"call": call}}},
+                    )
+                    for key_id, seq, call in delivered
+                ],
+                ordered=False,
+            )
+
+    @edge
+    def note_unsettled(self, stream: str, calls: Sequence[tuple[str, int, str]], *, seconds: float) -> None:
+        """Remember that each (key id, seq, call) may yet land within `seconds`: it was sent, or may have been."""
+        if calls:
+            self._keys.bulk_write(
+                [
+                    UpdateOne({"_id": _identity(stream, key_id)}, [_unsettle(seq, call, seconds)])
+                    for key_id, seq, call in calls
+                ],
+                ordered=False,
+            )
+
+
+def _unsettle(seq: int, call: str, seconds: float) -> Doc:
+    """Return the change that adds an unsettled call and drops those whose time is over."""
+    others = {
+        "$filter": {
+            "input": {"$ifNull": ["$unsettled", []]},
+            "cond": {"$and": [{"$gt": ["$$this.until", "$$NOW"]}, {"$ne": ["$$this.call", call]}]},
+        }
+    }
+    entry = {"seq": seq, "call": call, "until": in_future(seconds)}
+    return {"$set": {"unsettled": {"$concatArrays": [others, [entry]]}}}

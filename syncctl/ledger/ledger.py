@@ -1,0 +1,92 @@
+"""The ledger as one object: a room for each concern."""
+
+from typing import Any, Self
+
+import pymongo
+from pymongo.database import Database
+
+from syncctl.ledger.client import check_not_refused, connect, describe_hosts, open_database, translated
+from syncctl.ledger.flights import Flights
+from syncctl.ledger.indexes import compare_indexes, create_indexes
+from syncctl.ledger.journal import Journal
+from syncctl.ledger.keys import Keys
+from syncctl.ledger.operations import Operations
+from syncctl.ledger.records import Records
+from syncctl.ledger.reports import Reports
+from syncctl.ledger.returns import Returns
+from syncctl.ledger.selections import Selections
+from syncctl.ledger.streams import Streams
+
+
+class Ledger:
+    """The record of every row, in MongoDB.
+
+    Args:
+        url: `mongodb://…`, a secret.
+        database: The database's name.
+        timeout_seconds: The end of every operation.
+    """
+
+    def __init__(self, url: str, database: str, *, timeout_seconds: float = 20.0) -> None:
+        self._url = url
+        self.hosts = describe_hosts(url)
+        self._client = connect(url, timeout_seconds=timeout_seconds)
+        self._database: Database[dict[str, Any]] = open_database(self._client, database)
+        self.streams = Streams(self._database, self.hosts)
+        self.keys = Keys(self._database, self.hosts)
+        self.records = Records(self._database, self.hosts)
+        self.flights = Flights(self._database, self.hosts)
+        self.returns = Returns(self._database, self.hosts)
+        self.operations = Operations(self._database, self.hosts)
+        self.selections = Selections(self._database, self.hosts)
+        self.journal = Journal(self._database, self.hosts)
+        self.reports = Reports(self._database, self.hosts)
+        self._prepared = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def check_reachable(self, *, timeout_seconds: float) -> None:
+        """Ask MongoDB for a sign of life: a person who waits should not wait for the end of a long operation.
+
+        Raises:
+            ServiceUnavailable: There was none in time, or every host refuses the connection: that is an answer.
+        """
+        check_not_refused(self._url, timeout_seconds=timeout_seconds)
+        with translated(self.hosts), pymongo.timeout(timeout_seconds):
+            self._client.admin.command("ping")
+
+    def prepare(self) -> list[str]:
+        """Create the indexes that are missing and return their names; safe to repeat."""
+        with translated(self.hosts):
+            created = create_indexes(self._database)
+        self._prepared = True
+        return created
+
+    def ensure_prepared(self) -> None:
+        """Create missing indexes at first use."""
+        if not self._prepared:
+            self.prepare()
+
+    def compare_indexes(self) -> list[str]:
+        """Return one line for each index that is missing or differs."""
+        with translated(self.hosts):
+            return compare_indexes(self._database)
+
+    def describe_server(self) -> dict[str, Any]:
+        """Return MongoDB's version and whether it is a replica set, for `doctor`."""
+        with translated(self.hosts):
+            version = self._client.server_info()["version"]
+            hello = self._client.admin.command("hello")
+        return {
+            "version": version,
+            "replica_set": hello.get("setName"),
+            "primary": hello.get("isWritablePrimary", False),
+        }

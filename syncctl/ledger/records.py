@@ -1,0 +1,260 @@
+"""The `records` collection: logging, finding what is due, and reading."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pymongo import UpdateOne
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.errors import BulkWriteError
+
+from syncctl.core.fingerprint import fingerprint
+from syncctl.core.records import Record
+from syncctl.core.rows import Operation, Value
+from syncctl.core.states import State
+from syncctl.ledger.client import edge, is_only_duplicates
+from syncctl.ledger.clock import is_past
+from syncctl.ledger.codec import decode_values, encode_values, why_not_storable
+
+Doc = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewRecord:
+    """A record about to be logged. With `error` it is logged as failed, and never sent."""
+
+    id: str
+    stream: str
+    key_id: str
+    key: Mapping[str, Value]
+    seq: int
+    version: str
+    hash: str
+    shape: str
+    op: Operation
+    payload: Mapping[str, Value] | None
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Duplicate:
+    """A record that was in the ledger already when it was logged again."""
+
+    id: str
+    seq: int
+    hash: str
+    shape: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DueRecord:
+    """What dispatch needs to know of a record that could be sent now. `alone`: it was lost in sending before."""
+
+    id: str
+    key_id: str
+    key: Mapping[str, Value]
+    seq: int
+    hash: str
+    op: Operation
+    alone: bool
+
+
+def to_document(new: NewRecord, now: datetime) -> tuple[Doc, bool]:
+    """Return the document to store and whether it is one that will be sent."""
+    document: Doc = {
+        "_id": new.id,
+        "stream": new.stream,
+        "key": encode_values(new.key),
+        "key_id": new.key_id,
+        "seq": new.seq,
+        "version": new.version,
+        "hash": new.hash,
+        "shape": new.shape,
+        "op": new.op,
+        "payload": None if new.payload is None else encode_values(new.payload),
+        "logged_at": now,
+        "attempts": 0,
+        "tries": 0,
+        "claims": 0,
+    }
+    error = new.error or why_not_storable(document)
+    if error is None:
+        return {**document, "state": State.PENDING.value, "fresh": True, "due_at": now}, True
+    if why_not_storable({"key": document["key"]}) is not None:
+        document["key"] = {name: repr(value)[:200] for name, value in new.key.items()}
+    failed = {"fingerprint": fingerprint(None, error), "status": None, "message": error}
+    entry = {
+        "action": "unsendable",
+        "state": State.FAILED.value,
+        "at": now,
+        "error": error,
+        "fingerprint": failed["fingerprint"],
+    }
+    return {
+        **document,
+        "payload": None,
+        "state": State.FAILED.value,
+        "error": failed,
+        "history": [entry],
+        "failed_at": now,
+        "finished_at": now,
+        "updated_at": now,
+    }, False
+
+
+def record_of(document: Mapping[str, Any]) -> Record:
+    """Return the record that a stored document holds."""
+    payload = document.get("payload")
+    return Record(
+        id=document["_id"],
+        stream=document["stream"],
+        key=decode_values(document["key"]),
+        seq=int(document["seq"]),
+        op=document["op"],
+        payload=None if payload is None else decode_values(payload),
+        state=State(document["state"]),
+        attempt=max(1, int(document.get("claims", 0))),
+        tries=int(document.get("tries", 0)),
+        generation=int(document.get("generation", 0)),
+    )
+
+
+class Records:
+    """One document per version of a source row. What changes a state is in `flights` and `operations`."""
+
+    def __init__(self, database: Database[Doc], hosts: str) -> None:
+        self._records: Collection[Doc] = database["records"]
+        self.hosts = hosts
+
+    @edge
+    def log(self, new: Sequence[NewRecord], now: datetime) -> tuple[int, int, list[Duplicate]]:
+        """Insert records, acknowledged by a majority; a record that is there already stays as it is.
+
+        Args:
+            now: MongoDB's time.
+
+        Returns:
+            How many were inserted to be sent, how many as failed, and those that were there already.
+        """
+        documents = [to_document(each, now) for each in new]
+        if not documents:
+            return 0, 0, []
+        there: set[int] = set()
+        try:
+            self._records.insert_many([document for document, _ in documents], ordered=False)
+        except BulkWriteError as error:
+            failures = error.details.get("writeErrors", [])
+            if not is_only_duplicates(error):
+                raise
+            there = {int(each["index"]) for each in failures}
+        inserted = [sendable for index, (_, sendable) in enumerate(documents) if index not in there]
+        duplicates = self._load_duplicates([documents[index][0]["_id"] for index in there])
+        return sum(inserted), len(inserted) - sum(inserted), duplicates
+
+    def _load_duplicates(self, ids: Sequence[str]) -> list[Duplicate]:
+        if not ids:
+            return []
+        fields = {"seq": True, "hash": True, "shape": True}
+        return [
+            Duplicate(id=found["_id"], seq=int(found["seq"]), hash=found["hash"], shape=found.get("shape", ""))
+            for found in self._records.find({"_id": {"$in": list(ids)}}, fields)
+        ]
+
+    @edge
+    def raise_seq(self, seqs: Mapping[str, int]) -> None:
+        """Give records that an interrupted poll had logged the seq of the poll that found them again."""
+        if seqs:
+            self._records.bulk_write(
+                [UpdateOne({"_id": each, "seq": {"$lt": seq}}, {"$set": {"seq": seq}}) for each, seq in seqs.items()],
+                ordered=False,
+            )
+
+    @edge
+    def find_due(self, stream: str, *, fresh: bool, limit: int) -> list[DueRecord]:
+        """Return records whose time has come by MongoDB's clock, the oldest first."""
+        if limit <= 0:
+            return []
+        query = {"stream": stream, "state": State.PENDING.value, "fresh": fresh, **is_past("due_at")}
+        fields = {"key_id": True, "key": True, "seq": True, "hash": True, "op": True, "losses": True}
+        cursor = self._records.find(query, fields, sort=[("due_at", 1), ("seq", 1)], limit=limit, hint="due")
+        return [
+            DueRecord(
+                id=found["_id"],
+                key_id=found["key_id"],
+                key=decode_values(found["key"]),
+                seq=int(found["seq"]),
+                hash=found["hash"],
+                op=found["op"],
+                alone=bool(found.get("losses")),
+            )
+            for found in cursor
+        ]
+
+    @edge
+    def has_due(self, stream: str) -> bool:
+        """Tell whether any record of this stream could be sent now."""
+        return any(self.find_due(stream, fresh=fresh, limit=1) for fresh in (True, False))
+
+    @edge
+    def count_in_flight(self, stream: str) -> tuple[int, int]:
+        """Return how many records are queued or being sent: first attempts, and retries."""
+        query = {"stream": stream, "in_flight": True}
+        first = self._records.count_documents({**query, "fresh": True}, hint="in_flight")
+        return first, self._records.count_documents({**query, "fresh": False}, hint="in_flight")
+
+    @edge
+    def count_unfinished(self, ids: Sequence[str]) -> int:
+        """Return how many of these records are not in a terminal state."""
+        unfinished = [State.PENDING.value, State.QUEUED.value, State.SENDING.value]
+        return sum(
+            self._records.count_documents(
+                {"_id": {"$in": list(ids[start : start + 1000])}, "state": {"$in": unfinished}}
+            )
+            for start in range(0, len(ids), 1000)
+        )
+
+    @edge
+    def find(
+        self, *, record_id: str | None = None, stream: str | None = None, key_id: str | None = None, limit: int = 100
+    ) -> list[Doc]:
+        """Return whole documents: one by id, or the versions of one row, newest first, values decoded."""
+        query: Doc = {"_id": record_id} if record_id is not None else {"stream": stream, "key_id": key_id}
+        found = self._records.find(query, sort=[("seq", -1)], limit=limit)
+        return [self._decoded(each) for each in found]
+
+    @staticmethod
+    def _decoded(document: Doc) -> Doc:
+        payload = document.get("payload")
+        return {
+            **document,
+            "key": decode_values(document["key"]),
+            "payload": None if payload is None else decode_values(payload),
+        }
+
+    @edge
+    def count_states(self, streams: Iterable[str]) -> dict[str, Doc]:
+        """Return, by stream, the live counts: pending, retrying, queued, sending, failed, discarded, oldest due."""
+        return {stream: self._count_stream(stream) for stream in streams}
+
+    def _count_stream(self, stream: str) -> Doc:
+        count = self._records.count_documents
+        pending = {"stream": stream, "state": State.PENDING.value}
+        flying = {"stream": stream, "in_flight": True, "fresh": {"$in": [True, False]}}
+        # Bounds, not `$exists`: so that the index alone can count.
+        finished = {"stream": stream, "finished_at": {"$gt": datetime.min.replace(tzinfo=UTC)}}
+        oldest = self._records.find_one(
+            {**pending, "fresh": {"$in": [True, False]}, **is_past("due_at")},
+            {"due_at": True},
+            sort=[("due_at", 1)],
+        )
+        return {
+            "pending": count({**pending, "fresh": True}),
+            "retrying": count({**pending, "fresh": False}),
+            "queued": count({**flying, "state": State.QUEUED.value}),
+            "sending": count({**flying, "state": State.SENDING.value}),
+            "failed": count({**finished, "state": State.FAILED.value}),
+            "discarded": count({**finished, "state": State.DISCARDED.value}),
+            "oldest_due_at": oldest["due_at"] if oldest else None,
+        }

@@ -1,0 +1,222 @@
+"""The `streams` collection: cursors, and the leases of poll and dispatch."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pymongo import ReturnDocument
+from pymongo.collection import Collection
+from pymongo.database import Database
+
+from syncctl.core.rows import Cursor
+from syncctl.ledger.client import edge, new_token
+from syncctl.ledger.clock import ClockReading, in_future, is_past
+
+Doc = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PollLease:
+    """The right to poll one stream, until somebody else takes it over.
+
+    Args:
+        epoch: One more with each lease; it makes every `seq` of this poll newer than those before.
+        contested_epoch: The newest epoch that took over from a poll which never let go. What was observed in an
+            older epoch must be observed anew before it counts, because that poll may still be writing.
+        cursor: Where the stream stands, None when it was never read.
+    """
+
+    stream: str
+    token: str
+    epoch: int
+    contested_epoch: int
+    cursor: Cursor | None
+    clock: ClockReading
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DispatchLease:
+    """The right to dispatch one stream."""
+
+    stream: str
+    token: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gate:
+    """Whether an operator has paused a stream, and the newest epoch whose poll read to the end."""
+
+    paused: bool
+    complete_epoch: int
+
+
+def _free(kind: str) -> Doc:
+    """Filter: nobody holds this lease, by MongoDB's clock."""
+    return {"$or": [{f"{kind}.token": {"$exists": False}}, is_past(f"{kind}.until")]}
+
+
+class Streams:
+    """One document per stream; every change is guarded by the token of the lease that allows it."""
+
+    def __init__(self, database: Database[Doc], hosts: str) -> None:
+        self._streams: Collection[Doc] = database["streams"]
+        self.hosts = hosts
+
+    @edge
+    def ensure(self, stream: str) -> None:
+        """Create the stream's document where there is none; safe to repeat."""
+        self._streams.update_one({"_id": stream}, {"$setOnInsert": {"created": True}}, upsert=True)
+
+    @edge
+    def acquire_poll(
+        self, stream: str, *, seconds: float, worker: str, not_within_seconds: float = 0.0
+    ) -> PollLease | None:
+        """Take the poll lease; None when another holds it.
+
+        Args:
+            not_within_seconds: Refuse too when the last poll ended less than this ago: old ticks pile up in the
+                queue while no worker runs, and the source must not pay for them.
+        """
+        token = new_token()
+        query: Doc = {"_id": stream, **_free("poll")}
+        if not_within_seconds:
+            rested = {
+                "$lte": [
+                    {"$ifNull": ["$poll.ended_at", None]},
+                    {"$subtract": ["$$NOW", round(not_within_seconds * 1000)]},
+                ]
+            }
+            query["$expr"] = rested
+        epoch = {"$add": [{"$ifNull": ["$poll.epoch", 0]}, 1]}
+        unclean = {"$ne": [{"$type": "$poll.token"}, "missing"]}
+        changes = {
+            "poll.epoch": epoch,
+            "poll.contested_epoch": {"$cond": [unclean, epoch, {"$ifNull": ["$poll.contested_epoch", 0]}]},
+            "poll.token": token,
+            "poll.worker": {"$literal": worker},
+            "poll.until": in_future(seconds),
+            "poll.started_at": "$$NOW",
+        }
+        found = self._streams.find_one_and_update(query, [{"$set": changes}], return_document=ReturnDocument.AFTER)
+        if found is None:
+            return None
+        poll = found["poll"]
+        return PollLease(
+            stream=stream,
+            token=token,
+            epoch=int(poll["epoch"]),
+            contested_epoch=int(poll["contested_epoch"]),
+            cursor=found.get("cursor"),
+            clock=ClockReading(poll["started_at"], time.monotonic()),
+        )
+
+    @edge
+    def renew_poll(self, lease: PollLease, *, seconds: float) -> bool:
+        """Prolong the lease; False when somebody took it over."""
+        guard = {"_id": lease.stream, "poll.token": lease.token}
+        return self._streams.update_one(guard, [{"$set": {"poll.until": in_future(seconds)}}]).matched_count == 1
+
+    @edge
+    def move_cursor(self, lease: PollLease, cursor: Cursor) -> bool:
+        """Move the cursor, if the lease is still ours; safe to repeat."""
+        guard = {"_id": lease.stream, "poll.token": lease.token}
+        return self._streams.update_one(guard, {"$set": {"cursor": dict(cursor)}}).matched_count == 1
+
+    @edge
+    def release_poll(self, lease: PollLease, *, error: str | None, complete: bool = False) -> bool:
+        """Let go of the lease and note how the poll ended.
+
+        After an error the token stays, with a lease that is over: the next poll then knows that this one may have left
+        records behind whose keys were not written, or writes that are still under way.
+
+        Args:
+            complete: It read to the end: whatever the source held behind the cursor was seen.
+        """
+        guard = {"_id": lease.stream, "poll.token": lease.token}
+        ended = {
+            "poll.ended_at": "$$NOW",
+            "health.last_poll_at": "$$NOW",
+            "health.error": {"$literal": error},
+        }
+        if error is not None:
+            changes: list[Doc] = [{"$set": {**ended, "poll.until": "$$NOW"}}]
+        else:
+            if complete:
+                ended["poll.complete_epoch"] = {"$literal": lease.epoch}
+            changes = [{"$set": ended}, {"$unset": ["poll.token", "poll.until", "poll.worker"]}]
+        return self._streams.update_one(guard, changes).matched_count == 1
+
+    @edge
+    def acquire_dispatch(self, stream: str, *, seconds: float, worker: str) -> DispatchLease | None:
+        """Take the dispatch lease; where another holds it, leave the note that makes it look once more."""
+        token = new_token()
+        free = {"$or": [
+            {"$eq": [{"$type": "$dispatch.token"}, "missing"]},
+            {"$and": [{"$eq": [{"$type": "$dispatch.until"}, "date"]}, {"$lte": ["$dispatch.until", "$$NOW"]}]},
+        ]}  # fmt: skip
+        changes = {
+            "dispatch": {
+                "$cond": [
+                    free,
+                    {"token": token, "worker": {"$literal": worker}, "until": in_future(seconds)},
+                    "$dispatch",
+                ]
+            },
+            "wanted": {"$not": [free]},
+        }
+        found = self._streams.find_one_and_update(
+            {"_id": stream}, [{"$set": changes}], upsert=True, return_document=ReturnDocument.AFTER
+        )
+        if found is None or found["dispatch"].get("token") != token:
+            return None
+        return DispatchLease(stream=stream, token=token)
+
+    @edge
+    def release_dispatch(self, lease: DispatchLease) -> bool:
+        """Let go, unless somebody asked for another look: then clear the note, keep the lease and return False."""
+        guard = {"_id": lease.stream, "dispatch.token": lease.token}
+        if self._streams.update_one({**guard, "wanted": {"$ne": True}}, {"$unset": {"dispatch": True}}).matched_count:
+            return True
+        return self._streams.update_one(guard, {"$set": {"wanted": False}}).matched_count == 0
+
+    @edge
+    def abandon_dispatch(self, lease: DispatchLease) -> None:
+        """Let go at once, note or no note: this dispatch failed, and the next one will look."""
+        self._streams.update_one({"_id": lease.stream, "dispatch.token": lease.token}, {"$unset": {"dispatch": True}})
+
+    @edge
+    def load_gate(self, stream: str) -> Gate:
+        """Return what dispatch must know of a stream before it sends anything."""
+        found = self._streams.find_one({"_id": stream}, {"paused": True, "poll.complete_epoch": True}) or {}
+        return Gate(paused="paused" in found, complete_epoch=int(found.get("poll", {}).get("complete_epoch", 0)))
+
+    @edge
+    def is_paused(self, stream: str) -> bool:
+        """Tell whether an operator has paused this stream."""
+        return self._streams.find_one({"_id": stream, "paused": {"$exists": True}}, {"_id": True}) is not None
+
+    @edge
+    def pause(self, stream: str, *, who: str, reason: str) -> None:
+        """Stop sending this stream's records; rows are still logged."""
+        self.ensure(stream)
+        paused = {"paused": {"by": {"$literal": who}, "reason": {"$literal": reason}, "at": "$$NOW"}}
+        self._streams.update_one({"_id": stream}, [{"$set": paused}])
+
+    @edge
+    def resume(self, stream: str) -> bool:
+        """Send again; False when the stream was not paused."""
+        return self._streams.update_one({"_id": stream}, {"$unset": {"paused": True}}).modified_count == 1
+
+    @edge
+    def load_all(self) -> dict[str, Mapping[str, Any]]:
+        """Return every stream's document by name, also of streams that left the configuration."""
+        return {found["_id"]: found for found in self._streams.find({})}
+
+    @edge
+    def server_time(self) -> datetime:
+        """Return MongoDB's clock."""
+        found = next(self._streams.database.aggregate([{"$documents": [{"now": "$$NOW"}]}]))
+        now: datetime = found["now"]
+        return now

@@ -1,0 +1,1 @@
+"""Embedded MongoDB and Redis, and the source and partner of the demo."""

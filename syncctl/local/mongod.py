@@ -1,0 +1,97 @@
+"""A mongod as a replica set of one, so that majority writes are real."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from syncctl.local.binaries import find_mongod
+from syncctl.local.ports import LOOPBACK, is_listening
+from syncctl.local.server import Server
+
+if TYPE_CHECKING:
+    from pymongo import MongoClient
+
+REPLICA_SET = "syncctl"
+DATABASE = "celery_logs"
+
+_NOT_YET_INITIALIZED = 94
+
+
+class Mongod(Server):
+    """A real mongod on the loopback, primary of a replica set of one."""
+
+    name = "mongod"
+    service = "mongodb"
+
+    @property
+    def address(self) -> str:
+        """The address under which the replica set knows its one member."""
+        return f"{LOOPBACK}:{self.port}"
+
+    def url(self, database: str = DATABASE) -> str:
+        """Return the URL of a database."""
+        return f"mongodb://{self.address}/{database}"
+
+    def command(self) -> list[str | Path]:
+        """Return the command line; small caches, since it runs beside other things on one machine."""
+        return [
+            find_mongod(),
+            *("--port", str(self.port)),
+            *("--bind_ip", LOOPBACK),
+            *("--dbpath", self.files),
+            *("--replSet", REPLICA_SET),
+            *("--wiredTigerCacheSizeGB", "0.25"),
+            *("--oplogSize", "64"),
+            *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+            "--nounixsocket",
+            "--quiet",
+        ]
+
+    def check_ready(self, *, timeout_seconds: float) -> bool:
+        """Tell whether this very process is primary; makes or corrects the replica set on the way."""
+        if not is_listening(self.port):
+            return False
+        from pymongo import MongoClient
+        from pymongo.errors import PyMongoError
+
+        client: MongoClient[dict[str, Any]] = MongoClient(
+            LOOPBACK, self.port, directConnection=True, timeoutMS=int(timeout_seconds * 1000) + 1
+        )
+        try:
+            return self._advance(client)
+        except PyMongoError:
+            # While it starts it may refuse any of this; the next look asks again, until the deadline.
+            return False
+        finally:
+            client.close()
+
+    def _advance(self, client: MongoClient[dict[str, Any]]) -> bool:
+        """Do what the replica set needs next; True once it is primary."""
+        admin = client.admin
+        hello = admin.command("hello")
+        if hello.get("isWritablePrimary"):
+            return bool(hello["me"] == self.address and admin.command("serverStatus")["pid"] == self.pid)
+        config = _read_config(client)
+        if config is None:
+            members = [{"_id": 0, "host": self.address}]
+            admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": members})
+        elif config["members"][0]["host"] != self.address:
+            # Started on another port than before, the one member does not find itself in its set.
+            config["members"][0]["host"] = self.address
+            config["version"] += 1
+            admin.command("replSetReconfig", config, force=True)
+        return False
+
+
+def _read_config(client: MongoClient[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the replica set's configuration, None where there is none yet."""
+    from pymongo.errors import OperationFailure
+
+    try:
+        config: dict[str, Any] = client.admin.command("replSetGetConfig")["config"]
+    except OperationFailure as error:
+        if error.code == _NOT_YET_INITIALIZED:
+            return None
+        raise
+    return config

@@ -1,0 +1,189 @@
+"""A partner on this machine, for the demo and for tests: slow, moody, and with an account of its own.
+
+    python -m syncctl.local.partner --port 0 --latency 20ms --too-many 0.05 --reject 0.01
+
+prints {"url": "http://127.0.0.1:PORT", "pid": PID} as its first line.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import stat
+import sys
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from syncctl.core.durations import parse_duration
+from syncctl.local.partner_account import Account, PartnerConfig, ReceivedCall, show_call, show_rows
+from syncctl.local.partner_http import PartnerProtocol, Reply, Request
+
+__all__ = ["LocalPartner", "PartnerConfig", "ReceivedCall"]
+
+ADMIN = "/_partner/"
+STOP_WITHIN_SECONDS = 10.0
+
+
+class LocalPartner:
+    """A partner's HTTP server on loopback, in a thread of its own.
+
+    Beside the calls of its users it answers `GET /_partner/stats`, `/_partner/log`, `/_partner/rows` and
+    `POST /_partner/fix`; those, and OPTIONS, are not counted as calls.
+    """
+
+    def __init__(self, config: PartnerConfig | None = None) -> None:
+        self.account = Account(config or PartnerConfig())
+        self._loop = asyncio.new_event_loop()
+        self._connections: set[PartnerProtocol] = set()
+        self._server = self._loop.run_until_complete(
+            self._loop.create_server(self._make_protocol, "127.0.0.1", self.account.config.port, backlog=1024)
+        )
+        port = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self._thread = threading.Thread(target=self._loop.run_forever, name="local-partner", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Cut every connection and end. Safe to repeat."""
+        if self._loop.is_closed():
+            return
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(STOP_WITHIN_SECONDS)
+        self._loop.run_until_complete(self._shut_down())
+        self._loop.close()
+
+    def fix(self) -> None:
+        """End every failure: from now on each valid call is accepted."""
+        self.account.fixed = True
+
+    def stats(self) -> dict[str, Any]:
+        """Return the account in numbers."""
+        return self.account.stats()
+
+    def calls(self) -> list[ReceivedCall]:
+        """Return every call so far, in the order in which they came."""
+        return list(self.account.calls)
+
+    def rows(self) -> dict[str, bytes]:
+        """Return the latest body that was applied for each row."""
+        return dict(self.account.rows)
+
+    def _make_protocol(self) -> PartnerProtocol:
+        return PartnerProtocol(self._receive, self._connections)
+
+    def _receive(self, request: Request) -> Reply:
+        if request.target.startswith(ADMIN):
+            return self._administer(request)
+        if request.method == "OPTIONS":
+            return Reply(status=204, headers={"Allow": "OPTIONS, POST, PUT, PATCH, DELETE"})
+        if request.method not in {"POST", "PUT", "PATCH", "DELETE"}:
+            return Reply(status=405, headers={"Allow": "OPTIONS, POST, PUT, PATCH, DELETE"})
+        return self.account.receive(request)
+
+    def _administer(self, request: Request) -> Reply:
+        match request.method, request.target.removeprefix(ADMIN):
+            case "GET", "stats":
+                return Reply(status=200, body=json.dumps(self.stats()).encode())
+            case "GET", "log":
+                calls = [show_call(call) for call in self.account.calls]
+                return Reply(status=200, body=json.dumps({"calls": calls}).encode())
+            case "GET", "rows":
+                return Reply(status=200, body=show_rows(self.account.rows))
+            case "POST", "fix":
+                self.fix()
+                return Reply(status=200, body=json.dumps(self.stats()).encode())
+            case _:
+                return Reply(status=404)
+
+    async def _shut_down(self) -> None:
+        self._server.close()
+        while self._connections:
+            for each in tuple(self._connections):
+                if each.transport is not None:
+                    each.transport.abort()
+            await asyncio.sleep(0)
+        await self._server.wait_closed()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM, Ctrl-C, the end of standard input, or the end of the parent."""
+    config = parse_arguments(arguments)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    parent = os.getppid()
+    with LocalPartner(config) as partner:
+        sys.stdout.write(json.dumps({"url": partner.url, "pid": os.getpid()}) + "\n")
+        sys.stdout.flush()
+        watch_input(stopping)
+        while not stopping.wait(0.5) and os.getppid() == parent:
+            pass
+    return 0
+
+
+def watch_input(stopping: threading.Event) -> None:
+    """Stop when standard input ends, if somebody holds its other end."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError, AttributeError):
+        return
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        return
+
+    def read_to_end() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        stopping.set()
+
+    threading.Thread(target=read_to_end, name="stdin", daemon=True).start()
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> PartnerConfig:
+    """Return the configuration that the command line asks for; the token comes from PARTNER_TOKEN."""
+    parser = argparse.ArgumentParser(prog="python -m syncctl.local.partner", description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same failures")
+    parser.add_argument("--latency", type=parse_duration, default=0.0, metavar="20ms")
+    parser.add_argument("--too-many", type=_rate, default=0.0, metavar="RATE", help="429 with Retry-After")
+    parser.add_argument("--retry-after", type=int, default=1, metavar="SECONDS")
+    parser.add_argument("--error", type=_rate, default=0.0, metavar="RATE", help="500")
+    parser.add_argument("--drop-before", type=_rate, default=0.0, metavar="RATE", help="cut, not applied")
+    parser.add_argument("--drop-after", type=_rate, default=0.0, metavar="RATE", help="cut, but applied")
+    parser.add_argument("--reject", type=_rate, default=0.0, metavar="RATE", help="422, by row, until fixed")
+    parser.add_argument("--allow-keyless", action="store_true", help="take calls without Idempotency-Key")
+    chosen = parser.parse_args(arguments)
+    return PartnerConfig(
+        port=chosen.port,
+        seed=chosen.seed,
+        latency_seconds=chosen.latency,
+        too_many_rate=chosen.too_many,
+        retry_after_seconds=chosen.retry_after,
+        error_rate=chosen.error,
+        drop_before_rate=chosen.drop_before,
+        drop_after_rate=chosen.drop_after,
+        reject_rate=chosen.reject,
+        token=os.environ.get("PARTNER_TOKEN", ""),
+        require_key=not chosen.allow_keyless,
+    )
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError(text)
+    return value
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

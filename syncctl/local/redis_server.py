@@ -1,0 +1,52 @@
+"""A redis-server that never evicts and appends to a file each second."""
+
+import socket
+from pathlib import Path
+
+from syncctl.local.binaries import find_redis_server
+from syncctl.local.ports import LOOPBACK
+from syncctl.local.server import Server
+
+
+class RedisServer(Server):
+    """A real redis-server on the loopback."""
+
+    name = "redis-server"
+    service = "redis"
+
+    def url(self, database: int = 0) -> str:
+        """Return the URL of one of its sixteen databases."""
+        return f"redis://{LOOPBACK}:{self.port}/{database}"
+
+    def command(self) -> list[str | Path]:
+        """Return the command line; `noeviction` because an evicted message is a lost wake-up."""
+        return [
+            find_redis_server(),
+            *("--port", str(self.port)),
+            *("--bind", LOOPBACK),
+            *("--protected-mode", "yes"),
+            *("--dir", self.files),
+            *("--maxmemory-policy", "noeviction"),
+            *("--appendonly", "yes"),
+            *("--appendfsync", "everysec"),
+            *("--save", ""),
+            *("--daemonize", "no"),
+        ]
+
+    def check_ready(self, *, timeout_seconds: float) -> bool:
+        """Tell whether this very process answers and has loaded its files."""
+        try:
+            answer = self._ask_info(timeout_seconds)
+        except OSError:
+            return False
+        return f"process_id:{self.pid}\r\n" in answer and "\r\nloading:0\r\n" in answer
+
+    def _ask_info(self, timeout_seconds: float) -> str:
+        """Return the server's INFO, asked for without a client library: this is all that is needed of one."""
+        with socket.create_connection((LOOPBACK, self.port), timeout=timeout_seconds) as connection:
+            connection.sendall(b"INFO\r\n")
+            with connection.makefile("rb") as answer:
+                head = answer.readline()
+                if not head.startswith(b"$"):
+                    return ""
+                return answer.read(int(head[1:])).decode(errors="replace")

@@ -1,0 +1,207 @@
+"""Structured log lines on stderr, each with a stable `action` key and without a secret.
+
+log = get_logger(__name__)
+log.info("poll.page", stream="orders", read=1000)
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+from urllib.parse import quote, quote_plus
+
+Format = Literal["auto", "text", "json", "short"]
+REDACTED = "[redacted]"
+
+_SHORTEST_SECRET = 4
+_RESERVED = frozenset({"at", "level", "action", "pid", "logger", "message", "traceback"})
+_CHATTY = ("pymongo", "urllib3", "sqlalchemy", "asyncio", "kombu", "amqp")
+
+
+class ActionLogger:
+    """Log actions with fields: `log.warning("dispatch.publish_failed", stream=name, error=text)`."""
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def debug(self, action: str, /, **fields: Any) -> None:
+        """Log what only a developer wants to read."""
+        self._log(logging.DEBUG, action, fields)
+
+    def info(self, action: str, /, **fields: Any) -> None:
+        """Log what happened."""
+        self._log(logging.INFO, action, fields)
+
+    def warning(self, action: str, /, **fields: Any) -> None:
+        """Log what an operator should look at some time."""
+        self._log(logging.WARNING, action, fields)
+
+    def error(self, action: str, /, **fields: Any) -> None:
+        """Log what an operator should look at now."""
+        self._log(logging.ERROR, action, fields)
+
+    def exception(self, action: str, /, **fields: Any) -> None:
+        """Log an error with the traceback of the exception that is being handled."""
+        self._log(logging.ERROR, action, fields, with_traceback=True)
+
+    def _log(self, level: int, action: str, fields: Mapping[str, Any], *, with_traceback: bool = False) -> None:
+        extra = {"action": action, "fields": fields}
+        self._logger.log(level, action, extra=extra, exc_info=with_traceback, stacklevel=3)
+
+
+def get_logger(name: str) -> ActionLogger:
+    """Return the logger of a module."""
+    return ActionLogger(name)
+
+
+def configure_logging(
+    *,
+    level: str = "info",
+    format: Format = "auto",  # noqa: A002
+    secrets: Collection[str] = (),
+) -> None:
+    """Send every log line of this process to stderr; safe to repeat, the last call holds.
+
+    Args:
+        level: `debug`, `info`, `warning` or `error`.
+        format: `text` for people, `json` for machines, `auto` for text on a terminal and JSON elsewhere, `short`
+            for a command that runs for a moment.
+        secrets: Values that are replaced wherever they turn up, in messages, fields and tracebacks.
+    """
+    if format == "auto":
+        format = "text" if sys.stderr.isatty() else "json"  # noqa: A001
+    line_handler = _StderrHandler()
+    line_handler.setFormatter(_FORMATTERS[format](secrets))
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(line_handler)
+    logging.captureWarnings(capture=True)
+    root.setLevel(level.upper())
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def redact(text: str, secrets: Collection[str]) -> str:
+    """Replace every secret of four characters or more in a text, also in its URL-encoded forms."""
+    for secret in _spell_out(secrets):
+        text = text.replace(secret, REDACTED)
+    return text
+
+
+class _LineFormatter(logging.Formatter):
+    """Collect a record's fields in order, redacted."""
+
+    def __init__(self, secrets: Collection[str]) -> None:
+        super().__init__()
+        self._secrets = _spell_out(secrets)
+
+    def collect(self, record: logging.LogRecord) -> dict[str, Any]:
+        """Return the fields of a line; lines of other libraries carry their logger's name as the action."""
+        line: dict[str, Any] = {"at": _format_time(record.created), "level": record.levelname.lower()}
+        action = getattr(record, "action", None)
+        if action is None:
+            line |= {"action": record.name, "message": self.clean(record.getMessage())}
+        else:
+            line["action"] = action
+            fields: Mapping[str, Any] = getattr(record, "fields", {})
+            line |= {(f"{name}_" if name in _RESERVED else name): self.clean(value) for name, value in fields.items()}
+        return line
+
+    def traceback(self, record: logging.LogRecord) -> str:
+        """Return the redacted traceback, empty where there is none."""
+        if record.exc_info and record.exc_info[0] is not None:
+            return str(self.clean(self.formatException(record.exc_info)))
+        return str(self.clean(record.exc_text)) if record.exc_text else ""
+
+    def clean(self, value: Any) -> Any:
+        """Return a value that JSON has a form for, with every secret replaced."""
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self.clean(inner) for inner in value]
+        text = _format_time(value.timestamp()) if isinstance(value, datetime) else str(value)
+        for secret in self._secrets:
+            text = text.replace(secret, REDACTED)
+        return text
+
+
+class JsonFormatter(_LineFormatter):
+    """One JSON document a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line = self.collect(record) | {"pid": record.process}
+        if traceback := self.traceback(record):
+            line["traceback"] = traceback
+        return json.dumps(line, ensure_ascii=True, default=str)
+
+
+class TextFormatter(_LineFormatter):
+    """`time level action=... key=value`; a traceback follows, indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line = self.collect(record)
+        head = f"{line.pop('at')} {line.pop('level'):7}"
+        text = " ".join([head, *(f"{name}={_quote_value(value)}" for name, value in line.items())])
+        traceback = self.traceback(record)
+        return text + "".join(f"\n    {row}" for row in traceback.splitlines())
+
+
+class ShortFormatter(_LineFormatter):
+    """`warning: action key=value`, as a command says it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line = self.collect(record)
+        _, level, action = line.pop("at"), line.pop("level"), line.pop("action")
+        return " ".join(
+            [f"{level}: action={action}", *(f"{name}={_quote_value(value)}" for name, value in line.items())]
+        )
+
+
+_FORMATTERS: dict[str, type[_LineFormatter]] = {
+    "text": TextFormatter,
+    "json": JsonFormatter,
+    "short": ShortFormatter,
+}
+
+
+class _StderrHandler(logging.StreamHandler[Any]):
+    """Write to whatever stderr is now; a reader that has gone away is no error."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name is logging's)
+        if not isinstance(sys.exc_info()[1], BrokenPipeError | ValueError):
+            super().handleError(record)
+
+
+def _spell_out(secrets: Collection[str]) -> tuple[str, ...]:
+    """Return every form in which the secrets may turn up, longest first."""
+    long_enough = [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
+    forms = {form for secret in long_enough for form in (secret, quote(secret, safe=""), quote_plus(secret))}
+    return tuple(sorted(forms, key=len, reverse=True))
+
+
+def _format_time(timestamp: float) -> str:
+    moment = datetime.fromtimestamp(timestamp, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _quote_value(value: Any) -> str:
+    """Return a value as logfmt writes it: bare where it is one plain word."""
+    if isinstance(value, float):
+        return f"{value:g}" if abs(value) < 1e6 else str(value)
+    if not isinstance(value, str):
+        return "null" if value is None else json.dumps(value, default=str)
+    plain = value != "" and value.isprintable() and not any(letter in value for letter in ' "=')
+    return value if plain else json.dumps(value, ensure_ascii=False)

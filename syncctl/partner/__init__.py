@@ -1,0 +1,1 @@
+"""The partner: how one record becomes one HTTP call and one outcome."""

@@ -1,0 +1,118 @@
+"""Reading a partner's answer: capped, and turned into one line for people where it is a refusal."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import simplejson
+
+from syncctl.partner.redaction import clean_text
+
+BODY_AT_MOST_BYTES = 64 * 1024
+EXCERPT_AT_MOST = 500
+MESSAGE_AT_MOST = 200
+
+# Where APIs keep what they have to say, RFC 9457 (problem details) and OAuth among them.
+_TELLING = (
+    "message",
+    "error_description",
+    "detail",
+    "error_message",
+    "msg",
+    "reason",
+    "description",
+    "title",
+    "error",
+)
+_TITLE = re.compile(r"<title[^>]*>([^<]*)</title>", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """A partner's answer as far as it was read; `error` is why it could not be read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    error: Exception | None = None
+
+
+def read_answer(raw: Any, status: int) -> Answer:
+    """Read a body up to the cap; its connection goes back to the pool at its end, and is closed otherwise."""
+    body = bytearray()
+    error: Exception | None = None
+    try:
+        while len(body) <= BODY_AT_MOST_BYTES:
+            piece = raw.read1(BODY_AT_MOST_BYTES + 1 - len(body), decode_content=False)
+            if not piece:
+                break
+            body += piece
+            if raw.length_remaining == 0:
+                break
+    except Exception as cause:  # noqa: BLE001 - whatever cut it off, the status is known
+        error = cause
+    if error is not None or len(body) > BODY_AT_MOST_BYTES:
+        raw.close()
+    return Answer(status=status, headers=raw.headers, body=bytes(body[:BODY_AT_MOST_BYTES]), error=error)
+
+
+def make_excerpt(answer: Answer, redact: Callable[[str], str]) -> str:
+    """Return the beginning of the body as safe text; secrets go first, so that none is cut in half."""
+    if not answer.body:
+        return ""
+    encoding = answer.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        return f"({clean_text(redact(encoding))[:20]}-encoded, {len(answer.body)} bytes)"
+    return clean_text(redact(answer.body.decode("utf-8", "replace")))[:EXCERPT_AT_MOST]
+
+
+def describe_refusal(answer: Answer, excerpt: str, redact: Callable[[str], str]) -> str:
+    """Return one line that says what the partner refused, in its own words where it has any."""
+    if 300 <= answer.status <= 399:
+        return f"HTTP {answer.status}: points to {_find_target(answer, redact)}; redirects are never followed"
+    message = clean_text(redact(_find_message(answer.body) or "")) or excerpt
+    return f"HTTP {answer.status}: {message[:MESSAGE_AT_MOST]}" if message else f"HTTP {answer.status}"
+
+
+def _find_target(answer: Answer, redact: Callable[[str], str]) -> str:
+    """Return the host alone: the rest of a Location may hold a session or a token."""
+    location = answer.headers.get("Location")
+    if not location:
+        return "nowhere"
+    try:
+        host = urlsplit(location).hostname
+    except ValueError:
+        return "an address that cannot be read"
+    return clean_text(redact(host))[:100] if host else "the same host"
+
+
+def _find_message(body: bytes) -> str | None:
+    if body[:1] in {b"{", b"["}:
+        try:
+            return next(_walk_messages(simplejson.loads(body), 0), None)
+        except (ValueError, RecursionError):
+            return None
+    if body[:1] == b"<":
+        title = _TITLE.search(body[:4096].decode("utf-8", "replace"))
+        return title[1].strip() if title else None
+    return None
+
+
+def _walk_messages(value: object, depth: int) -> Iterator[str]:
+    """Yield texts under telling names, outer ones first within each branch."""
+    if depth > 4:
+        return
+    if isinstance(value, dict):
+        for name in _TELLING:
+            if isinstance(value.get(name), str) and value[name].strip():
+                yield value[name]
+        for name in ("error", "errors", "message", "detail", "details"):
+            yield from _walk_messages(value.get(name), depth + 1)
+    elif isinstance(value, list):
+        for each in value[:3]:
+            if isinstance(each, str) and depth > 0 and each.strip():
+                yield each
+            else:
+                yield from _walk_messages(each, depth + 1)

@@ -1,0 +1,144 @@
+"""A deadline that holds for a whole call: name lookup, connecting, TLS, sending and every read of the answer.
+
+A socket's own timeout starts anew with each read, so a partner that sends one byte a second is never late.
+The sockets here know the instant the call must end and take what is left of it before each step.
+"""
+
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from queue import Empty, SimpleQueue
+from typing import Any
+
+Address = tuple[Any, ...]
+"""One answer of `getaddrinfo`: family, type, protocol, canonical name, socket address."""
+
+TOO_LATE = "the call's deadline has passed"
+
+
+class Trip(threading.local):
+    """What the call that this thread is making has come to so far.
+
+    `sent` turns true when the first byte of the request may have left; a connection that ends before that has
+    brought nothing to the partner.
+    """
+
+    ends_at: float = 0.0
+    sent: bool = False
+
+    def begin(self, seconds: float) -> None:
+        """Start the clock of a new call."""
+        self.ends_at = time.monotonic() + seconds
+        self.sent = False
+
+
+def seconds_until(ends_at: float) -> float:
+    """Return what is left, always above zero (zero would mean "do not wait at all").
+
+    Raises:
+        TimeoutError: nothing is left.
+    """
+    left = ends_at - time.monotonic()
+    if left <= 0:
+        raise TimeoutError(TOO_LATE)
+    return left
+
+
+class TimedSocket(socket.socket):
+    """A socket whose every step ends when its call must end."""
+
+    ends_at: float = 0.0
+
+    def recv_into(self, *args: Any, **options: Any) -> int:
+        """Read within what is left."""
+        self.settimeout(seconds_until(self.ends_at))
+        return super().recv_into(*args, **options)
+
+    def sendall(self, *args: Any, **options: Any) -> None:
+        """Send everything within what is left: a plain socket counts its timeout over the whole of it."""
+        self.settimeout(seconds_until(self.ends_at))
+        super().sendall(*args, **options)
+
+
+class TimedTLSSocket(ssl.SSLSocket):
+    """The same over TLS, where sending everything is a loop of sends, each with a timeout of its own."""
+
+    ends_at: float = 0.0
+
+    def recv_into(self, *args: Any, **options: Any) -> int:
+        """Read within what is left."""
+        self.settimeout(seconds_until(self.ends_at))
+        return super().recv_into(*args, **options)
+
+    def send(self, *args: Any, **options: Any) -> int:
+        """Send a piece within what is left."""
+        self.settimeout(seconds_until(self.ends_at))
+        return super().send(*args, **options)
+
+
+def connect_socket(host: str, port: int, *, ends_at: float) -> TimedSocket:
+    """Connect to the first address of a host that answers, each with a fair share of the time that is left.
+
+    The socket keeps what is left as its timeout, so that a TLS handshake on it ends in time too.
+
+    Raises:
+        OSError: the last address's error; `socket.gaierror`: unknown name; TimeoutError: too late.
+    """
+    addresses = resolve_host(host, port, ends_at=ends_at)
+    last_error: OSError = OSError("the name has no address")
+    for position, (family, kind, protocol, _, address) in enumerate(addresses):
+        sock = TimedSocket(family, kind, protocol)
+        try:
+            # One address that swallows packets must not use up the time of those behind it.
+            sock.settimeout(seconds_until(ends_at) / (len(addresses) - position))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.connect(address)
+            sock.settimeout(seconds_until(ends_at))
+        except OSError as error:
+            sock.close()
+            last_error = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            sock.ends_at = ends_at
+            return sock
+    raise last_error
+
+
+def resolve_host(host: str, port: int, *, ends_at: float) -> list[Address]:
+    """Look a name up, in a thread of its own: the C library's resolver takes no timeout.
+
+    Raises:
+        socket.gaierror: the name is unknown.
+        TimeoutError: no answer in time; the thread ends when the resolver gives up.
+    """
+    host = host.strip("[]")
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        pass
+    else:
+        return _look_up(host, port)
+    answers: SimpleQueue[list[Address] | Exception] = SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            answers.put(_look_up(host, port))
+        except Exception as error:  # noqa: BLE001 - it is raised again, in the thread that waits
+            answers.put(error)
+
+    threading.Thread(target=look_up, name="resolve", daemon=True).start()
+    try:
+        answer = answers.get(timeout=seconds_until(ends_at))
+    except Empty:
+        raise TimeoutError(TOO_LATE) from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _look_up(host: str, port: int) -> list[Address]:
+    return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))

@@ -1,0 +1,175 @@
+"""How bytes travel: requests' own adapter over connections that keep a deadline for the whole call.
+
+One adapter serves all threads of a process. What a call changes lives in its connection, which one thread
+holds at a time, and in `trip`, which is the thread's own; urllib3's pool between them is made for threads. The
+cookies that make a `requests.Session` unsafe to share are not in an adapter.
+"""
+
+import http.client
+import logging
+import ssl
+import time
+from typing import Any
+from urllib.parse import SplitResult
+
+from requests import PreparedRequest, Response
+from requests.adapters import HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.util import Timeout
+
+from syncctl.partner.deadline import TimedTLSSocket, Trip, connect_socket
+
+IDLE_AT_MOST_SECONDS = 4.0
+"""A connection idle for longer is not used again: many servers close theirs after five seconds, and a request
+that crosses such a close on the wire is ambiguous."""
+
+trip = Trip()
+
+# Its warnings repeat URLs and headers; what went wrong with a call is in the call's outcome.
+logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+
+
+class FinalResponse(http.client.HTTPResponse):
+    """A response that skips every interim one (RFC 9110, 15.2).
+
+    The standard library skips 100 alone: it takes 103 Early Hints for the answer and leaves the real one on
+    the connection, where the next request would find it.
+    """
+
+    def _read_status(self) -> tuple[str, int, str]:
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if status == 101:
+                raise http.client.BadStatusLine("101, which nobody asked for")
+            if status < 102 or status > 199:
+                return version, status, reason
+            http.client._read_headers(self.fp)  # type: ignore[attr-defined]
+
+
+class PlainConnection(HTTPConnection):
+    """A connection that ends when its call must end, and knows whether anything was sent."""
+
+    response_class = FinalResponse
+    usable_until: float = float("inf")
+    _held: list[bytes] | None = None
+
+    def _new_conn(self) -> Any:
+        return connect_socket(self._dns_host, self.port, ends_at=trip.ends_at)
+
+    def request(self, *args: Any, **options: Any) -> None:
+        """Send head and body as one piece: two would cost twice the system calls and packets."""
+        if self.sock is not None:
+            # Kept from an earlier call, or a TLS socket, which is another one than was connected.
+            self.sock.ends_at = trip.ends_at  # type: ignore[union-attr]
+        held: list[bytes] = []
+        self._held = held
+        try:
+            super().request(*args, **options)
+        finally:
+            self._held = None
+        self.send(b"".join(held))
+
+    def send(self, data: Any) -> None:
+        """Send bytes, and note that some may have left."""
+        if self._held is not None:
+            self._held.append(data)
+            return
+        if self.sock is None:
+            self.connect()
+        trip.sent = True
+        super().send(data)
+
+    def getresponse(self) -> Any:
+        """Read the status and the headers of the final answer."""
+        response = super().getresponse()
+        self.usable_until = time.monotonic() + _idle_seconds(response.headers.get("Keep-Alive"))
+        return response
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection may serve one more call."""
+        return time.monotonic() < self.usable_until and super().is_connected
+
+
+class TLSConnection(PlainConnection, HTTPSConnection):
+    """The same over TLS."""
+
+
+class PlainPool(HTTPConnectionPool):
+    """Connections to an http partner."""
+
+    ConnectionCls = PlainConnection
+
+
+class TLSPool(HTTPSConnectionPool):
+    """Connections to an https partner."""
+
+    ConnectionCls = TLSConnection
+
+
+class PartnerAdapter(HTTPAdapter):
+    """requests' adapter bound to one partner: one pool, one TLS context; no proxy, redirect or retry."""
+
+    def __init__(self, base: SplitResult, *, max_connections: int) -> None:
+        super().__init__(pool_connections=1, pool_maxsize=max_connections, max_retries=0)
+        host = base.hostname or ""
+        self._pool: HTTPConnectionPool
+        if base.scheme == "https":
+            context = make_tls_context()
+            self._pool = TLSPool(host, base.port or 443, maxsize=max_connections, ssl_context=context)
+        else:
+            self._pool = PlainPool(host, base.port or 80, maxsize=max_connections)
+
+    def get_connection_with_tls_context(self, *_: Any, **__: Any) -> HTTPConnectionPool:
+        """Return the only pool."""
+        return self._pool
+
+    def cert_verify(self, *_: Any, **__: Any) -> None:
+        """Leave the pool as it is: its TLS context requires a valid certificate for the host."""
+
+    def request_url(self, request: PreparedRequest, *_: Any, **__: Any) -> str:
+        """Return the target as it was made, without another round of normalising."""
+        return request.url or "/"
+
+    def build_response(self, req: PreparedRequest, resp: Any) -> Response:
+        """Wrap the raw answer; cookies and text encodings are of no use here."""
+        response = Response()
+        response.request = req
+        response.status_code = resp.status
+        response.headers = resp.headers
+        response.raw = resp
+        return response
+
+    def send_now(self, request: PreparedRequest) -> Response:
+        """Send a request within `trip`; return once the headers are read, and leave the body to the caller.
+
+        Raises:
+            Exception: whatever requests, urllib3 or the socket raises; `trip.sent` tells if anything left.
+        """
+        return self.send(request, stream=True, timeout=Timeout(total=None))  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Close the idle connections; one that is in use closes when its call ends."""
+        super().close()
+        self._pool.close()
+
+
+def make_tls_context() -> ssl.SSLContext:
+    """Return a context that trusts the system's authorities (or SSL_CERT_FILE's) and those of requests."""
+    context = ssl.create_default_context()
+    context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
+    context.sslsocket_class = TimedTLSSocket
+    return context
+
+
+def _idle_seconds(keep_alive: str | None) -> float:
+    """Return how long a connection may be idle: a second less than a server says in `Keep-Alive`."""
+    if keep_alive is None:
+        return IDLE_AT_MOST_SECONDS
+    for part in keep_alive.split(","):
+        name, _, value = part.partition("=")
+        if name.strip().lower() == "timeout" and value.strip().isdecimal():
+            return min(IDLE_AT_MOST_SECONDS, int(value[:9]) - 1.0)
+    return IDLE_AT_MOST_SECONDS

@@ -1,0 +1,74 @@
+"""What went wrong on the way to a partner: one line, without secrets and without the partner's own bytes."""
+
+import http.client
+import socket
+import ssl
+from collections.abc import Iterator
+
+from urllib3.exceptions import ClosedPoolError
+
+_CLOSED = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+"""The first includes http.client's RemoteDisconnected."""
+
+
+def explain_trouble(error: BaseException, *, host: str, seconds: float, sent: bool) -> str:
+    """Return the root cause of a failed call.
+
+    Args:
+        host: The partner's host and port.
+        seconds: The deadline of the whole call.
+        sent: Whether a byte of the request may have left.
+    """
+    causes = tuple(_walk_causes(error))
+    for cause in causes:
+        text = _explain_sending(cause, host, seconds) if sent else _explain_connecting(cause, host, seconds)
+        if text:
+            return text
+    return f"the call to {host} failed: {type(causes[-1]).__name__}"
+
+
+def _walk_causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and all behind it, however its library passes them on: as cause, reason or argument."""
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        each = waiting.pop(0)
+        if isinstance(each, BaseException) and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += [getattr(each, "reason", None), *each.args, each.__cause__, each.__context__]
+
+
+def _explain_connecting(error: BaseException, host: str, seconds: float) -> str:
+    match error:
+        case socket.gaierror():
+            return f"the name of {host} is unknown here"
+        case ssl.SSLCertVerificationError():
+            return f"the certificate of {host} is not trusted: {error.verify_message}"
+        case ssl.SSLError():
+            return f"TLS with {host} failed: {(error.reason or 'no reason given').replace('_', ' ').lower()}"
+        case TimeoutError():
+            return f"no connection to {host} within {seconds:g} s"
+        case ConnectionRefusedError():
+            return f"{host} refused the connection"
+        case ConnectionResetError() | ConnectionAbortedError() | BrokenPipeError():
+            return f"{host} closed the connection while it was being made"
+        case ClosedPoolError():
+            return "the client was closed before the call began"
+        case OSError() if error.strerror:
+            return f"cannot connect to {host}: {error.strerror}"
+    return ""
+
+
+def _explain_sending(error: BaseException, host: str, seconds: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no full answer from {host} within {seconds:g} s"
+    if isinstance(error, _CLOSED):
+        return f"{host} closed the connection without an answer"
+    if isinstance(error, http.client.IncompleteRead):
+        return f"the answer of {host} broke off"
+    if isinstance(error, http.client.HTTPException):
+        return f"what {host} answered is not HTTP"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS with {host} broke: {(error.reason or 'no reason given').replace('_', ' ').lower()}"
+    return ""

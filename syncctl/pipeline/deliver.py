@@ -1,0 +1,280 @@
+"""deliver: claim a batch, call the partner, write the outcomes. Only the holder of the lease does any of it."""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from syncctl.core.outcome import Outcome, Verdict
+from syncctl.core.records import Record
+from syncctl.core.retry import decide_delay
+from syncctl.core.states import State
+from syncctl.core.stream import Partner, Stream
+from syncctl.core.windows import Sizes, decide_margin_seconds
+from syncctl.ledger.flights import Claim, Landing
+from syncctl.ledger.keys import KnownKey
+from syncctl.ledger.ledger import Ledger
+from syncctl.logs import get_logger
+from syncctl.partner.call import Call, Unsendable
+
+log = get_logger(__name__)
+
+WRITE_EVERY_RECORDS = 25
+WRITE_EVERY_SECONDS = 0.5
+PAUSE_SEEN_WITHIN_SECONDS = 1.0
+
+
+class Client(Protocol):
+    """What deliver needs of a partner (partner/client.py)."""
+
+    @property
+    def mapping_hash(self) -> str:
+        """Names everything that shapes the bytes of a call."""
+
+    def prepare(self, record: Record) -> Call:
+        """Turn a record into a call; raises Unsendable."""
+
+
+SendBatch = Callable[..., Iterator[tuple[Record, Outcome | None]]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delivery:
+    """What became of one batch."""
+
+    stream: str
+    claimed: int = 0
+    delivered: int = 0
+    retrying: int = 0
+    failed: int = 0
+    superseded: int = 0
+    returned: int = 0
+    late: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """A claimed batch and all that its delivery needs."""
+
+    ledger: Ledger
+    stream: Stream
+    partner: Partner
+    claim: Claim
+    known: Mapping[str, KnownKey]
+
+
+class Halt:
+    """Whether calls may go on: not once an operator has paused the stream, nor when outcomes cannot be written."""
+
+    def __init__(self, ledger: Ledger, stream: str) -> None:
+        self._ledger = ledger
+        self._stream = stream
+        self._halted = False
+        self._looked_at = time.monotonic()
+
+    def set(self) -> None:
+        """Let no further call begin."""
+        self._halted = True
+
+    def is_set(self) -> bool:
+        """Tell whether calls are to stop; looks at most once a second whether the stream is paused."""
+        if not self._halted and time.monotonic() - self._looked_at > PAUSE_SEEN_WITHIN_SECONDS:
+            self._looked_at = time.monotonic()
+            self._halted = self._ledger.streams.is_paused(self._stream)
+        return self._halted
+
+
+def deliver_batch(
+    *,
+    ledger: Ledger,
+    stream: Stream,
+    partner: Partner,
+    client: Client,
+    send_batch: SendBatch,
+    sizes: Sizes,
+    token: str,
+    ids: Sequence[str],
+    worker: str,
+    should_stop: Callable[[], bool] = lambda: False,
+    wait_for_turn: Callable[[Callable[[], bool]], bool] = lambda may_wait: may_wait(),
+) -> Delivery:
+    """Deliver one queued batch; a stale or doubled message claims nothing and does nothing (invariant 3).
+
+    Args:
+        token: The batch's token, as dispatch wrote it.
+        should_stop: Asked before each call; once true, what was not sent goes back.
+        wait_for_turn: Waits for the partner's rate before each call, as long as what it is given says yes.
+
+    Raises:
+        ServiceUnavailable: MongoDB cannot be reached; leases bring back what was claimed.
+    """
+    claim = ledger.flights.claim(
+        stream.name,
+        ids,
+        batch=token,
+        mapping_hash=client.mapping_hash,
+        seconds=stream.lease_seconds,
+        worker=worker,
+    )
+    if not claim.records:
+        return Delivery(stream=stream.name)
+    if ledger.streams.is_paused(stream.name):
+        ledger.flights.release(claim, [each.id for each in claim.records])
+        return Delivery(stream=stream.name, claimed=len(claim.records), returned=len(claim.records))
+    known = {} if stream.append_only else ledger.keys.load(stream.name, claim.key_ids.values())
+    batch = Batch(ledger=ledger, stream=stream, partner=partner, claim=claim, known=known)
+    calls, landings = prepare_calls(batch, client)
+    counts = write(batch, landings, {})
+
+    halt = Halt(ledger, stream.name)
+    margin = decide_margin_seconds(stream.lease_seconds)
+
+    def may_wait() -> bool:
+        left = claim.ends_at - time.monotonic()
+        return not should_stop() and not halt.is_set() and left > partner.timeout_seconds + margin
+
+    def may_start() -> bool:
+        # Asked again after the wait: the lease went on while it lasted.
+        return wait_for_turn(may_wait) and may_wait()
+
+    sending = send_batch(client, calls, threads=sizes.threads, may_start=may_start)
+    counts, returned = write_as_they_come(batch, sending, counts, halt)
+    delivery = Delivery(stream=stream.name, claimed=len(claim.records), returned=returned, **counts)
+    log.info("deliver", **{name: getattr(delivery, name) for name in delivery.__slots__})
+    return delivery
+
+
+def write_as_they_come(
+    batch: Batch, sending: Iterator[tuple[Record, Outcome | None]], counts: Mapping[str, int], halt: Halt
+) -> tuple[dict[str, int], int]:
+    """Write outcomes in bulks as they come, and give back what was not sent; return the counts and how many those are.
+
+    Whatever ends it, what was answered is written: a call whose outcome is not on record would be made again.
+    """
+    new = dict(counts)
+    returned: list[str] = []
+    waiting: list[Landing] = []
+    written_at = time.monotonic()
+
+    def take(record: Record, outcome: Outcome | None) -> None:
+        if outcome is None:
+            returned.append(record.id)
+        else:
+            waiting.append(decide_landing(batch, record, outcome))
+
+    try:
+        for record, outcome in sending:
+            take(record, outcome)
+            if len(waiting) >= WRITE_EVERY_RECORDS or time.monotonic() - written_at > WRITE_EVERY_SECONDS:
+                new = write(batch, waiting, new)
+                waiting, written_at = [], time.monotonic()
+    except BaseException:
+        # MongoDB does not take outcomes: no further call begins, and those under way are still heard out.
+        halt.set()
+        for record, outcome in sending:
+            take(record, outcome)
+        write(batch, waiting, new)
+        batch.ledger.flights.release(batch.claim, returned)
+        raise
+    new = write(batch, waiting, new)
+    batch.ledger.flights.release(batch.claim, returned)
+    return new, len(returned)
+
+
+def prepare_calls(batch: Batch, client: Client) -> tuple[list[tuple[Record, Call]], list[Landing]]:
+    """Turn the records into calls; those that cannot be sent, or need not be any more, land at once."""
+    calls: list[tuple[Record, Call]] = []
+    landings: list[Landing] = []
+    for record in batch.claim.records:
+        key = batch.known.get(batch.claim.key_ids[record.id])
+        if batch.stream.order == "latest" and key is not None and key.version != record.id and key.seq > record.seq:
+            landings.append(Landing(record=record, state=State.SUPERSEDED, superseded_by=key.version))
+            continue
+        try:
+            calls.append((record, client.prepare(record)))
+        except Unsendable as error:
+            landings.append(Landing(record=record, state=State.FAILED, reason=error.reason))
+    return calls, landings
+
+
+def decide_landing(batch: Batch, record: Record, outcome: Outcome) -> Landing:
+    """Decide what follows from a call's outcome."""
+    if outcome.verdict is Verdict.ACCEPTED:
+        return _accepted(batch, record, outcome)
+    if outcome.verdict is Verdict.REJECTED:
+        return Landing(record=record, state=State.FAILED, outcome=outcome)
+    delay = decide_delay(
+        batch.stream.retry,
+        tries=record.tries + 1,
+        retry_after_seconds=outcome.retry_after_seconds,
+        random=random.random(),  # noqa: S311 - jitter
+    )
+    if delay is None:
+        return Landing(record=record, state=State.FAILED, outcome=outcome)
+    return Landing(record=record, state=State.PENDING, outcome=outcome, delay_seconds=delay)
+
+
+def _accepted(batch: Batch, record: Record, outcome: Outcome) -> Landing:
+    """Accepted means delivered, unless a call of an older version may yet land after this one (invariant 5)."""
+    key = batch.known.get(batch.claim.key_ids[record.id])
+    called_at = batch.claim.clock.at_monotonic(outcome.ended).timestamp() - outcome.latency_ms / 1000
+    if batch.stream.order != "none" and key is not None:
+        older = [each.until for each in key.unsettled if each.seq < record.seq and each.until.timestamp() > called_at]
+        if older:
+            return Landing(record=record, state=State.PENDING, outcome=outcome, due_at=max(older), new_key=True)
+    return Landing(record=record, state=State.DELIVERED, outcome=outcome)
+
+
+def write(batch: Batch, landings: Sequence[Landing], counts: Mapping[str, int]) -> dict[str, int]:
+    """Write outcomes: what may have reached the partner to the keys first, then the records; return the new counts."""
+    if not landings:
+        return dict(counts)
+    ledger, stream, claim = batch.ledger, batch.stream, batch.claim
+    if not stream.append_only:
+        sent = [each for each in landings if each.outcome is not None]
+        accepted = [_call(claim, each) for each in sent if _is(each, Verdict.ACCEPTED)]
+        ledger.keys.note_delivered(stream.name, accepted)
+        unsettled = [_call(claim, each) for each in sent if each.outcome is not None and each.outcome.may_land_later]
+        ledger.keys.note_unsettled(stream.name, unsettled, seconds=batch.partner.timeout_seconds)
+    late = {each.id for each in ledger.flights.land(claim, landings)}
+    if late:
+        write_late(batch, [each for each in landings if each.record.id in late])
+    on_time = [each for each in landings if each.record.id not in late]
+    names = {
+        State.DELIVERED: "delivered",
+        State.PENDING: "retrying",
+        State.FAILED: "failed",
+        State.SUPERSEDED: "superseded",
+    }
+    new = dict(counts)
+    for each in on_time:
+        new[names[each.state]] = new.get(names[each.state], 0) + 1
+    if late:
+        new["late"] = new.get("late", 0) + len(late)
+    return new
+
+
+def _call(claim: Claim, landing: Landing) -> tuple[str, int, str]:
+    record = landing.record
+    return claim.key_ids[record.id], record.seq, record.idempotency_key
+
+
+def _is(landing: Landing, verdict: Verdict) -> bool:
+    return landing.outcome is not None and landing.outcome.verdict is verdict
+
+
+def write_late(batch: Batch, landings: Sequence[Landing]) -> None:
+    """Add outcomes that came too late to the history; a newer version that the call may have overwritten goes again."""
+    ledger, stream, claim = batch.ledger, batch.stream, batch.claim
+    log.warning("deliver.late", stream=stream.name, records=len(landings))
+    if stream.order != "none" and not stream.append_only:
+        known = ledger.keys.load(stream.name, [claim.key_ids[each.record.id] for each in landings])
+        newest = []
+        for each in landings:
+            key = known.get(claim.key_ids[each.record.id])
+            landed = _is(each, Verdict.ACCEPTED) or (each.outcome is not None and each.outcome.may_land_later)
+            if key is not None and landed and key.version != each.record.id:
+                newest.append(key.version)
+        ledger.flights.resend(newest)
+    ledger.flights.add_late(claim, [(each.record, each.outcome) for each in landings if each.outcome is not None])

@@ -1,0 +1,103 @@
+"""report: what happened, by hour, day, stream or error, from the roll-ups."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from syncctl.core.histogram import percentile
+from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.reports import HOUR, floor_hour
+from syncctl.pipeline.roll_up import roll_up
+
+By = Literal["hour", "day", "stream", "error"]
+COUNTS = ("logged", "delivered", "failed", "superseded", "attempts", "retries")
+TOP_ERRORS = 10
+
+
+@dataclass(kw_only=True, slots=True)
+class Sum:
+    """Hours added up."""
+
+    stream: str
+    window_start: datetime | None
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
+    latency: dict[int, int] = field(default_factory=dict)
+
+    def add(self, hour: Mapping[str, Any]) -> None:
+        """Add one stored hour."""
+        for name in COUNTS:
+            self.counts[name] += int(hour.get(name, 0))
+        for bucket, count in hour.get("latency", {}).items():
+            self.latency[int(bucket)] = self.latency.get(int(bucket), 0) + int(count)
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the report's row."""
+        percentiles = {f"p{share}_ms": percentile(self.latency, share / 100) for share in (50, 95, 99)}
+        return {"stream": self.stream, "window_start": self.window_start, **self.counts, **percentiles}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """What happened between two full hours (`since` included, `until` not)."""
+
+    since: datetime
+    until: datetime
+    by: By
+    rows: tuple[Mapping[str, Any], ...]
+    totals: Mapping[str, Any]
+    top_errors: tuple[Mapping[str, Any], ...]
+
+
+def build_report(
+    *,
+    ledger: Ledger,
+    since: datetime,
+    until: datetime | None = None,
+    by: By = "hour",
+    streams: Sequence[str] = (),
+) -> Report:
+    """Bring the roll-ups up to date and add them up.
+
+    Args:
+        since: Taken down to its full hour.
+        until: Taken up to its full hour; None means now.
+    """
+    ledger.ensure_prepared()
+    roll_up(ledger=ledger)
+    now = ledger.streams.server_time()
+    start = floor_hour(since)
+    end = floor_hour(until or now)
+    if until is None or end != until:
+        end += HOUR
+    hours = ledger.reports.load(start, end, streams)
+    totals = Sum(stream="", window_start=None)
+    for hour in hours:
+        totals.add(hour)
+    shown = {name: value for name, value in totals.to_row().items() if name not in ("stream", "window_start")}
+    errors = add_up_errors(hours)
+    rows = errors if by == "error" else [each.to_row() for each in add_up(hours, by)]
+    return Report(since=start, until=end, by=by, rows=tuple(rows), totals=shown, top_errors=tuple(errors[:TOP_ERRORS]))
+
+
+def add_up(hours: Iterable[Mapping[str, Any]], by: By) -> list[Sum]:
+    """Add hours up by stream and hour, by stream and day (UTC), or by stream."""
+    sums: dict[tuple[str, datetime | None], Sum] = {}
+    for hour in hours:
+        at: datetime | None = hour["window_start"]
+        if by == "day" and at is not None:
+            at = at.replace(hour=0)
+        elif by == "stream":
+            at = None
+        sums.setdefault((hour["stream"], at), Sum(stream=hour["stream"], window_start=at)).add(hour)
+    return list(sums.values())
+
+
+def add_up_errors(hours: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Add errors up by fingerprint, the most frequent first."""
+    errors: dict[str, dict[str, Any]] = {}
+    for hour in hours:
+        for each in hour.get("errors", ()):
+            error = errors.setdefault(each["fingerprint"], {**each, "count": 0})
+            error["count"] += int(each["count"])
+    return sorted(errors.values(), key=lambda error: -int(error["count"]))

@@ -1,0 +1,122 @@
+"""status, show, failures: where everything stands, and why."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from syncctl.core.ids import key_id
+from syncctl.core.rows import Value
+from syncctl.errors import TroubleFound
+from syncctl.ledger.ledger import Ledger
+from syncctl.pipeline.selection import ends_between
+
+ALIVE_SECONDS = 20.0
+STATES = ("pending", "retrying", "queued", "sending", "delivered", "failed", "superseded", "discarded")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """Where everything stands; its shape is DESIGN's `status` document."""
+
+    streams: tuple[Mapping[str, Any], ...]
+    queue: Mapping[str, Any]
+    workers: tuple[Mapping[str, Any], ...]
+    beat: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failures:
+    """Failed records, grouped by the fingerprint of their error, the most frequent first."""
+
+    groups: tuple[Mapping[str, Any], ...]
+
+
+def read_status(*, ledger: Ledger, configured: Sequence[str], messages: int | None) -> Status:
+    """Return where every stream stands, also those that left the configuration.
+
+    Args:
+        messages: How many wait in the queue; None when Redis is away.
+    """
+    now = ledger.streams.server_time()
+    documents = ledger.streams.load_all()
+    names = [*configured, *sorted(set(documents) - set(configured))]
+    live = ledger.records.count_states(names)
+    totals = ledger.reports.load_finished(names)
+    streams = tuple(
+        _stream(name, documents.get(name, {}), live[name], totals[name], now, name in configured) for name in names
+    )
+    workers = tuple(
+        {"worker": each["_id"], **{name: each.get(name) for name in ("at", "concurrency", "queues", "pid", "version")}}
+        for each in ledger.journal.load_workers(alive_seconds=ALIVE_SECONDS)
+    )
+    beat = ledger.journal.load_beat()
+    return Status(
+        streams=streams,
+        queue={"messages": messages},
+        workers=workers,
+        beat={"last_tick_at": beat["at"] if beat else None, "late": bool(beat and beat["late"])},
+    )
+
+
+def _stream(
+    name: str,
+    document: Mapping[str, Any],
+    live: Mapping[str, Any],
+    totals: Mapping[str, int],
+    now: datetime,
+    configured: bool,
+) -> dict[str, Any]:
+    oldest = live["oldest_due_at"]
+    counts = {state: int({**totals, **live}[state]) for state in STATES}
+    paused = document.get("paused")
+    return {
+        "stream": name,
+        "configured": configured,
+        "paused": paused is not None,
+        "paused_reason": paused.get("reason") if paused else None,
+        "cursor": (document.get("cursor") or {}).get("at"),
+        "last_poll_at": document.get("health", {}).get("last_poll_at"),
+        "last_error": document.get("health", {}).get("error"),
+        "oldest_due_seconds": round((now - oldest).total_seconds(), 1) if oldest else None,
+        "breaker": "closed",
+        "counts": counts,
+    }
+
+
+def show_records(
+    *,
+    ledger: Ledger,
+    record_id: str | None = None,
+    stream: str | None = None,
+    key: Mapping[str, Value] | None = None,
+) -> list[dict[str, Any]]:
+    """Return one record by id, or all versions of a row, newest first, with their full history.
+
+    Raises:
+        TroubleFound: There is none.
+    """
+    if record_id is not None:
+        found = ledger.records.find(record_id=record_id)
+        what = f"no record has the id {record_id}"
+    else:
+        found = ledger.records.find(stream=stream, key_id=key_id(key or {}))
+        shown = ",".join(f"{name}={value}" for name, value in (key or {}).items())
+        what = f"the ledger holds no record of {stream} {shown}"
+    if not found:
+        raise TroubleFound(what, why="it was never logged, or clean-up has removed it", hint="look at: syncctl status")
+    return found
+
+
+def group_failures(
+    *,
+    ledger: Ledger,
+    streams: Sequence[str] = (),
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int = 50,
+) -> Failures:
+    """Return the failed records grouped by the fingerprint of their error."""
+    ended = ends_between(since, until) or {"$exists": True}
+    names = streams or sorted(ledger.streams.load_all())
+    return Failures(groups=tuple(ledger.selections.group_failures(names, ended, limit=limit)))

@@ -1,0 +1,173 @@
+"""From settings to the values that the rest of syncctl works with."""
+
+from collections.abc import Collection
+
+from syncctl.core.durations import parse_rate
+from syncctl.core.stream import Partner, RetrySchedule, Source, Stream
+from syncctl.errors import UsageError
+from syncctl.settings.fields import split_endpoint
+from syncctl.settings.masks import find_secrets, spell_secret
+from syncctl.settings.model import Settings
+from syncctl.settings.problems import Problem, make_error, suggest
+from syncctl.settings.shape import Path
+
+
+def to_source(settings: Settings, name: str) -> Source:
+    """Return a source; see `Settings.source`."""
+    _check_known("source", name, settings.sources)
+    if problem := _find_url_problem(settings, "sources", name):
+        raise make_error([problem])
+    source = settings.sources[name]
+    return Source(
+        name=name,
+        url=find_source_url(settings, name) or "",
+        login_timeout_seconds=source.login_timeout,
+        query_timeout_seconds=source.query_timeout,
+    )
+
+
+def to_partner(settings: Settings, name: str) -> Partner:
+    """Return a partner; see `Settings.partner`."""
+    _check_known("partner", name, settings.partners)
+    if problems := _list_partner_problems(settings, name):
+        raise make_error(problems)
+    partner = settings.partners[name]
+    return Partner(
+        name=name,
+        url=find_partner_url(settings, name) or "",
+        token=find_token(settings, name) or "",
+        timeout_seconds=partner.timeout_seconds,
+        rate=parse_rate(partner.rate) if partner.rate else None,
+        max_in_flight=partner.max_in_flight,
+    )
+
+
+def to_stream(settings: Settings, name: str) -> Stream:
+    """Return a stream; see `Settings.stream`."""
+    _check_known("stream", name, settings.streams)
+    stream = settings.streams[name]
+    method, path = split_endpoint(stream.endpoint)
+    return Stream(
+        name=name,
+        source=stream.source,
+        partner=stream.partner,
+        table=stream.table,
+        query=stream.query,
+        key=stream.key,
+        mode=stream.mode,
+        cursor=stream.cursor,
+        start=stream.start,
+        lookback_seconds=stream.lookback,
+        poll_every_seconds=stream.poll_every,
+        page_size=stream.page_size,
+        method=method,
+        path=path,
+        order=stream.order,
+        retry=RetrySchedule(delays_seconds=stream.retry.schedule, jitter=stream.retry.jitter),
+        batch_size=stream.batch_size,
+        window=stream.window,
+        lease_seconds=stream.lease,
+        append_only=stream.append_only,
+    )
+
+
+def find_source_url(settings: Settings, name: str) -> str | None:
+    """Return the URL of a source: its own, for `default` also SOURCE_URL."""
+    return settings.sources[name].url or (settings.source_url if name == "default" else None)
+
+
+def find_partner_url(settings: Settings, name: str) -> str | None:
+    """Return the URL of a partner: its own, for `default` also PARTNER_URL."""
+    return settings.partners[name].url or (settings.partner_url if name == "default" else None)
+
+
+def find_token(settings: Settings, name: str) -> str | None:
+    """Return the token of a partner: its own, for `default` also PARTNER_TOKEN; None where it takes none."""
+    auth = settings.partners[name].auth
+    if auth.type == "none":
+        return None
+    return auth.token or (settings.partner_token if name == "default" else None)
+
+
+def check_complete(settings: Settings) -> None:
+    """Check that what streams use is set; see `Settings.check`."""
+    streams = settings.streams.values()
+    problems: list[Problem] = []
+    for name in _used(settings.sources, {stream.source for stream in streams}):
+        if problem := _find_url_problem(settings, "sources", name):
+            problems.append(problem)
+    for name in _used(settings.partners, {stream.partner for stream in streams}):
+        problems += _list_partner_problems(settings, name)
+    if problems:
+        raise make_error(problems)
+
+
+def collect_secrets(settings: Settings) -> frozenset[str]:
+    """Return every password and token in use; see `Settings.secrets`."""
+    urls = [settings.redis_url, settings.mongo_url, settings.source_url, settings.partner_url]
+    urls += [source.url for source in settings.sources.values()]
+    urls += [partner.url for partner in settings.partners.values()]
+    tokens = [settings.partner_token, *(partner.auth.token for partner in settings.partners.values())]
+    found = [find_secrets(url) for url in urls if url] + [spell_secret(token) for token in tokens if token]
+    return frozenset[str]().union(*found)
+
+
+def _used(configured: Collection[str], used: Collection[str]) -> list[str]:
+    return [name for name in configured if name != "default" or name in used]
+
+
+def _check_known(kind: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        names = ", ".join(known)
+        raise UsageError(
+            f"there is no {kind} {name!r}",
+            why=f"configured: {names}" if names else f"no {kind} is configured",
+            hint=suggest(name, tuple(known)) if names else f"add [{kind}s.{name}] to syncctl.toml",
+        )
+
+
+def _find_url_problem(settings: Settings, section: str, name: str) -> Problem | None:
+    find_url = find_source_url if section == "sources" else find_partner_url
+    if find_url(settings, name):
+        return None
+    path = (section, name, "url")
+    shared = f"{section.removesuffix('s')}_url"
+    return (
+        _find_absent(settings, path)
+        or (_find_absent(settings, (shared,)) if name == "default" else None)
+        or _make_missing(settings, path, shared.upper() if name == "default" else "")
+    )
+
+
+def _list_partner_problems(settings: Settings, name: str) -> list[Problem]:
+    found = [_find_url_problem(settings, "partners", name), _find_token_problem(settings, name)]
+    return [problem for problem in found if problem]
+
+
+def _find_token_problem(settings: Settings, name: str) -> Problem | None:
+    """Find a token that was asked for and is not there: calls without it would all be refused."""
+    partner = settings.partners[name]
+    if partner.auth.type == "none" or find_token(settings, name):
+        return None
+    path = ("partners", name, "auth", "token")
+    absent = _find_absent(settings, path)
+    if absent is None and name == "default":
+        absent = _find_absent(settings, ("partner_token",))
+    asked = "type" in partner.auth.model_fields_set and "token" not in partner.auth.model_fields_set
+    if absent is None and asked:
+        return _make_missing(settings, path, "PARTNER_TOKEN" if name == "default" else "")
+    return absent
+
+
+def _find_absent(settings: Settings, path: Path) -> Problem | None:
+    return settings.layers.find_absent(path)
+
+
+def _make_missing(settings: Settings, path: Path, variable: str) -> Problem:
+    key = ".".join(path)
+    own = variable or "__".join(path).upper().replace("-", "_")
+    return Problem(
+        key=key,
+        origin=settings.layers.find_nearest_origin(path),
+        text=f"is not set; set {own} in .env or the environment",
+    )

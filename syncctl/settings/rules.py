@@ -1,0 +1,88 @@
+"""Rules that hold between settings: what one of them means for another."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from syncctl.core.durations import format_duration
+from syncctl.settings.layers import Layers
+from syncctl.settings.problems import Problem, suggest
+from syncctl.settings.sections import PartnerSettings, StreamSettings
+from syncctl.settings.shape import Path
+
+Tree = Mapping[str, Any]
+
+
+def check_rules(tree: Tree, layers: Layers) -> list[Problem]:
+    """Return what breaks a rule. Reads the plain values, so that one wrong setting hides no other."""
+    problems: list[Problem] = []
+    streams = tree.get("streams")
+    for name, stream in streams.items() if isinstance(streams, dict) else ():
+        if not isinstance(stream, dict):
+            continue
+        for rule in (_check_origin, _check_names, _check_sizes, _check_lease):
+            for key, text in rule(tree, stream):
+                path: Path = ("streams", name, key)
+                problems.append(Problem(key=".".join(path), origin=layers.find_nearest_origin(path), text=text))
+    return problems
+
+
+def _check_origin(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:  # noqa: ARG001
+    table, query = stream.get("table"), stream.get("query")
+    if table and query:
+        yield "query", "stands beside table; keep one of the two"
+    elif not table and not query:
+        yield "table", 'is missing; write table = "dbo.orders", or query = "select ..."'
+    elif query:
+        for key, sample in (("key", '["id"]'), ("cursor", '"updated_at"'), ("mode", '"increasing"')):
+            if not stream.get(key):
+                yield (
+                    key,
+                    f"is required beside query, which tells neither key nor order; write {key} = {sample}",
+                )
+
+
+def _check_names(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:
+    for key in ("source", "partner"):
+        name = stream.get(key, "default")
+        known = tree.get(f"{key}s", {})
+        if isinstance(name, str) and isinstance(known, dict) and name.strip() not in known:
+            yield key, f"there is no [{key}s.{name}]; {suggest(name, tuple(known))}"
+
+
+def _check_sizes(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:  # noqa: ARG001
+    batch, window = (_read(StreamSettings, stream, key) for key in ("batch_size", "window"))
+    if batch is not None and window is not None and batch > window:
+        yield (
+            "batch_size",
+            f"{batch} is more than the window of {window} records; lower batch_size or raise window",
+        )
+
+
+def _check_lease(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:
+    """Ask that a lease outlives a call that began late: the call's deadline twice over."""
+    partners, name = tree.get("partners"), stream.get("partner", "default")
+    partner = partners.get(name) if isinstance(partners, dict) and isinstance(name, str) else None
+    if not isinstance(partner, dict):
+        return
+    lease = _read(StreamSettings, stream, "lease")
+    timeout = _read(PartnerSettings, partner, "timeout_seconds")
+    if lease is None or timeout is None or lease > 2 * timeout:
+        return
+    text = (
+        f"{format_duration(lease)} is not more than twice partners.{name}.timeout_seconds "
+        f"(2 x {timeout:g} s = {2 * timeout:g} s), so a call could outlive its lease; "
+        f"raise lease above {2 * timeout:g}s or lower timeout_seconds below {lease / 2:g}"
+    )
+    yield "lease", text
+
+
+def _read(model: type[BaseModel], tree: Tree, key: str) -> Any:
+    """Return one value of a section as the model reads it, None when it is wrong in itself."""
+    needed = {"start": "now"} if model is StreamSettings else {}
+    values = {key: tree[key]} if key in tree else {}
+    try:
+        return getattr(model.model_validate({**needed, **values}), key)
+    except ValidationError:
+        return None

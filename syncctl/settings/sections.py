@@ -1,0 +1,167 @@
+"""The sections of the settings, every key with its type, its default and what it is for."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from syncctl.core.stream import Mode, Order
+from syncctl.settings import fields
+
+_SCHEDULE = ("5s", "1m", "5m", "30m", "2h", "6h", "12h", "24h")
+
+
+def setting(default: Any, text: str, *, sample: Any = None, secret: bool = False) -> Any:
+    """Declare a setting: its default, what it is for, a sample where the default is none."""
+    return Field(default, description=text, examples=None if sample is None else [sample], repr=not secret)
+
+
+class Section(BaseModel):
+    """A table of settings: unknown keys are errors, values never change, errors show no input."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
+
+
+class SourceSettings(Section):
+    """A SQL database that is read."""
+
+    url: fields.SourceUrl = setting(
+        None,
+        "SQLAlchemy URL or ODBC connection string; default: SOURCE_URL",
+        sample="${SOURCE_URL}",
+        secret=True,
+    )
+    login_timeout: fields.Duration = setting("10s", "give up connecting after this")
+    query_timeout: fields.Duration = setting("60s", "give up a query after this")
+
+
+class AuthSettings(Section):
+    """How a partner knows us."""
+
+    type: Annotated[Literal["bearer", "none"], fields.Lower] = setting("bearer", "bearer | none")
+    token: fields.Token = setting(
+        None, "sent as Authorization: Bearer; default: PARTNER_TOKEN", sample="${PARTNER_TOKEN}", secret=True
+    )
+
+
+class PartnerSettings(Section):
+    """An HTTP API that is written to."""
+
+    url: fields.PartnerUrl = setting(
+        None, "where the endpoints' paths begin; default: PARTNER_URL", sample="${PARTNER_URL}", secret=True
+    )
+    auth: AuthSettings = setting({}, "no token where none is set")
+    timeout_seconds: fields.Seconds = setting(30.0, "of a whole call")
+    rate: fields.Rate = setting(None, "shared by all workers; default: no limit", sample="50/second")
+    max_in_flight: fields.Whole = setting(32, "calls at once of one worker, all its processes together")
+
+
+class RetrySettings(Section):
+    """When a call that may be repeated is repeated."""
+
+    schedule: fields.Spans = setting(_SCHEDULE, "the delays; then the record is failed")
+    jitter: fields.Jitter = setting(0.2, "the share by which a delay varies, 0 to 1")
+
+
+class StreamSettings(Section):
+    """A named flow from one table or query of a source to one endpoint of a partner."""
+
+    source: fields.Text = setting("default", "the name under [sources]")
+    partner: fields.Text = setting("default", "the name under [partners]")
+    table: fields.OptionalText = setting(None, "this or query", sample="dbo.orders")
+    query: fields.OptionalText = setting(
+        None,
+        "instead of table; needs key, cursor and mode",
+        sample="select * from dbo.orders where region = 'EU'",
+    )
+    start: fields.Start = Field(description="required: beginning | now | a cursor value", examples=["beginning"])
+    key: fields.TextList = setting((), "default: the primary key", sample=["id"])
+    mode: Annotated[Mode | None, fields.Lower] = setting(
+        None, "rowversion | increasing; default: the safest the table allows", sample="rowversion"
+    )
+    cursor: fields.OptionalText = setting(
+        None, "the column that tells new from old; default: what the mode finds", sample="row_version"
+    )
+    lookback: fields.Span = setting("5m", "mode increasing on a time: read this much again, for late commits")
+    append_only: bool = setting(False, "true where rows are added and never changed")
+    poll_every: fields.Duration = setting("5s", "the pause between two polls")
+    page_size: fields.Whole = setting(1000, "rows per query")
+    endpoint: fields.Endpoint = setting("POST /", "method and path; {column} is filled in", sample="POST /orders")
+    order: Annotated[Order, fields.Lower] = setting(
+        "latest", "latest: an older version never follows a newer one | none"
+    )
+    retry: RetrySettings = setting({}, "ends in the state failed when the schedule is used up")
+    batch_size: fields.Whole = setting(100, "records per message")
+    window: fields.Whole = setting(2000, "records in flight per stream")
+    lease: fields.Duration = setting("5m", "how long a worker may hold a record; over twice timeout_seconds")
+
+
+class RetentionSettings(Section):
+    """How long finished records are kept."""
+
+    delivered: fields.Duration = setting("30d", "the partner has them")
+    failed: fields.Duration = setting("90d", "the partner refused them, or the schedule was used up")
+    superseded: fields.Duration = setting("7d", "a newer version made them pointless")
+    discarded: fields.Duration = setting("90d", "an operator gave them up")
+
+    @property
+    def delivered_seconds(self) -> float:
+        """Return how long a delivered record is kept."""
+        return self.delivered
+
+    @property
+    def failed_seconds(self) -> float:
+        """Return how long a failed record is kept."""
+        return self.failed
+
+    @property
+    def superseded_seconds(self) -> float:
+        """Return how long a superseded record is kept."""
+        return self.superseded
+
+    @property
+    def discarded_seconds(self) -> float:
+        """Return how long a discarded record is kept."""
+        return self.discarded
+
+
+class BeatSettings(Section):
+    """How often Beat starts the standing work."""
+
+    upkeep_every: fields.Duration = setting("5s", "return expired leases, dispatch what is due")
+    roll_up_every: fields.Duration = setting("1m", "recompute the open hours of the reports")
+    cleanup_every: fields.Duration = setting("10m", "remove what [retention] no longer keeps")
+
+    @property
+    def upkeep_every_seconds(self) -> float:
+        """Return the interval of the upkeep."""
+        return self.upkeep_every
+
+    @property
+    def roll_up_every_seconds(self) -> float:
+        """Return the interval of the roll-up."""
+        return self.roll_up_every
+
+    @property
+    def cleanup_every_seconds(self) -> float:
+        """Return the interval of the cleanup."""
+        return self.cleanup_every
+
+
+class WorkerSettings(Section):
+    """What `syncctl worker` starts where no flag says otherwise."""
+
+    pool: Annotated[Literal["prefork", "threads", "solo"], fields.Lower] = setting(
+        "prefork", "prefork | threads | solo"
+    )
+    concurrency: fields.Whole = setting(4, "processes or threads of one worker")
+
+
+class LogSettings(Section):
+    """What is logged, and how."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], fields.Lower] = setting(
+        "info", "debug | info | warning | error"
+    )
+    format: Annotated[Literal["auto", "text", "json"], fields.Lower] = setting(
+        "auto", "auto | text | json; auto is text on a terminal and json elsewhere"
+    )

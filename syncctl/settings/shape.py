@@ -1,0 +1,76 @@
+"""The shape of the settings model: which keys exist, and where."""
+
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+Path = tuple[str, ...]
+
+
+def find_section(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the section that a field holds, also as one of many named ones; None for a single value."""
+    annotation = field.annotation
+    if typing.get_origin(annotation) is dict:
+        annotation = typing.get_args(annotation)[1]
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def is_named(field: FieldInfo) -> bool:
+    """Tell whether a field holds sections by name, as `streams` does."""
+    return typing.get_origin(field.annotation) is dict
+
+
+def find_keys(model: type[BaseModel], path: Path) -> tuple[str, ...]:
+    """Return the keys that may stand directly under a path; empty where any name may, or nothing can."""
+    if not path:
+        return tuple(model.model_fields)
+    field = model.model_fields.get(path[0])
+    section = find_section(field) if field else None
+    if field is None or section is None:
+        return ()
+    rest = path[2:] if is_named(field) else path[1:]
+    return () if is_named(field) and len(path) == 1 else find_keys(section, rest)
+
+
+def find_field(model: type[BaseModel], path: Path) -> FieldInfo | None:
+    """Return the field at a path, None where the model has none (a name such as `streams.orders` is none)."""
+    field = model.model_fields.get(path[0]) if path else None
+    if field is None or len(path) == 1:
+        return field
+    section = find_section(field)
+    rest = path[2:] if is_named(field) else path[1:]
+    return find_field(section, rest) if section and rest else None
+
+
+def is_value(model: type[BaseModel], path: Path) -> bool:
+    """Tell whether a single value stands at a path."""
+    field = find_field(model, path)
+    return field is not None and find_section(field) is None
+
+
+def is_table(model: type[BaseModel], path: Path) -> bool:
+    """Tell whether a table of keys stands at a path, a named one included."""
+    if len(path) == 2 and path[0] in model.model_fields and is_named(model.model_fields[path[0]]):
+        return True
+    field = find_field(model, path)
+    return field is not None and find_section(field) is not None
+
+
+def list_values(model: type[BaseModel], named: dict[str, Any]) -> Iterator[tuple[Path, FieldInfo]]:
+    """Yield every single value of a model with its path.
+
+    Args:
+        named: For each field that holds sections by name, the names.
+    """
+    for name, field in model.model_fields.items():
+        section = find_section(field)
+        if section is None:
+            yield (name,), field
+        elif is_named(field):
+            for one in named.get(name, ()):
+                yield from (((name, one, *path), inner) for path, inner in list_values(section, {}))
+        else:
+            yield from (((name, *path), inner) for path, inner in list_values(section, {}))

@@ -1,0 +1,164 @@
+"""`syncctl.toml`: its values, and the line of each."""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from datetime import date, datetime, time
+from pathlib import Path as FilePath
+from typing import Any
+
+from syncctl.errors import ConfigurationError
+from syncctl.settings.layers import Layer, Layers
+from syncctl.settings.masks import find_literal_secret, is_reference
+from syncctl.settings.names import Names, NotReadableError, NotSetError
+from syncctl.settings.problems import HINT, Problem
+from syncctl.settings.shape import Path
+
+TOML_FILE = "syncctl.toml"
+_POSITION = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
+_URLS = ("url", "redis_url", "mongo_url", "source_url", "partner_url")
+_TOKENS = {"token": "PARTNER_TOKEN", "partner_token": "PARTNER_TOKEN"}
+
+
+def read_toml(path: FilePath) -> tuple[dict[str, Any], dict[Path, int]]:
+    """Return what a TOML file holds, and the line of each key and table; a missing file is empty.
+
+    Raises:
+        ConfigurationError: when the file cannot be read, or is not TOML: with line and column.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError):
+        return {}, {}
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}", why=error.strerror or "", hint=HINT) from None
+    except UnicodeDecodeError as error:
+        line, column = _find_position(error.object[: error.start].decode("utf-8-sig", errors="replace"))
+        raise _make_syntax_error("is not UTF-8 text", line, column) from None
+    text = text.replace("\r\n", "\n")
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        match = _POSITION.fullmatch(str(error))
+        message = match[1] if match else "is not TOML"
+        line, column = (int(match[2]), int(match[3])) if match and match[2] else _find_position(text)
+        raise _make_syntax_error(message, line, column) from None
+    return tree, dict(_find_lines(text))
+
+
+def _find_position(before: str) -> tuple[int, int]:
+    return before.count("\n") + 1, len(before) - before.rfind("\n")
+
+
+def _make_syntax_error(message: str, line: int, column: int) -> ConfigurationError:
+    return ConfigurationError(
+        f"{TOML_FILE} is not valid TOML",
+        why=f"{TOML_FILE} line {line}, column {column}: {message}",
+        hint='text stands in quotes, as in start = "beginning"; correct the line, then run: syncctl config',
+    )
+
+
+def _find_lines(text: str) -> Iterator[tuple[Path, int]]:
+    """Yield each path with its line.
+
+    tomllib tells no positions. A statement ends at the first line end at which it is TOML on its own.
+    """
+    header: Path = ()
+    begun, statement = 1, ""
+    for number, line in enumerate(text.split("\n"), start=1):
+        begun = begun if statement else number
+        statement += line + "\n"
+        try:
+            tree = tomllib.loads(statement)
+        except tomllib.TOMLDecodeError:
+            continue
+        if statement.lstrip().startswith("["):
+            header = max(_list_paths(tree, ()), key=len)
+            yield from ((header[:depth], begun) for depth in range(1, len(header) + 1))
+        else:
+            yield from (((*header, *path), begun) for path in _list_paths(tree, ()))
+        statement = ""
+
+
+def _list_paths(tree: Mapping[str, Any], above: Path) -> Iterator[Path]:
+    for key, value in tree.items():
+        yield (*above, key)
+        if isinstance(value, dict):
+            yield from _list_paths(value, (*above, key))
+
+
+class TomlLayer:
+    """Turn what a TOML file holds into a layer: `${NAME}` filled in, secrets in plain sight refused."""
+
+    def __init__(self, lines: Mapping[Path, int], names: Names, layers: Layers) -> None:
+        self.lines = lines
+        self.names = names
+        self.layers = layers
+        self.layer = Layer()
+
+    def read(self, tree: Mapping[str, Any]) -> Layer:
+        """Return the layer of a whole file."""
+        self._walk(tree, ())
+        return self.layer
+
+    def _walk(self, table: Mapping[str, Any], above: Path) -> None:
+        for key, value in table.items():
+            path = (*above, key)
+            if isinstance(value, dict):
+                self.layer.open_table(path, self._locate(path))
+                self._walk(value, path)
+            elif not self._holds_secret(path, value):
+                self._put(path, value)
+
+    def _locate(self, path: Path) -> str:
+        for length in range(len(path), 0, -1):
+            if line := self.lines.get(path[:length]):
+                return f"{TOML_FILE} line {line}"
+        return TOML_FILE
+
+    def _put(self, path: Path, value: Any) -> None:
+        try:
+            self.layer.put(path, self._fill(value), self._locate(path))
+        except NotReadableError as error:
+            self._complain(path, str(error))
+        except NotSetError as error:
+            self.layers.note_absent(path, self._locate(path), str(error))
+
+    def _fill(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.names.fill(value)
+        if isinstance(value, list):
+            return [self._fill(one) for one in value]
+        return value.isoformat() if isinstance(value, datetime | date | time) else value
+
+    def _holds_secret(self, path: Path, value: Any) -> bool:
+        """Refuse a password or a token in a file that people commit."""
+        if not isinstance(value, str) or not value:
+            return False
+        name = self._suggest_name(path)
+        if path[-1] in _TOKENS and not is_reference(value):
+            self.layers.hidden.add(value)
+            self._complain(
+                path,
+                f'the token is written out; write "${{{name}}}" and set {name} in .env or the environment',
+            )
+            return True
+        secret = find_literal_secret(value) if path[-1] in _URLS else None
+        if secret is not None:
+            self.layers.hidden.add(secret)
+            self._complain(
+                path,
+                f'the password is written out; write "${{{name}}}" for the whole URL, or ${{NAME}} for the '
+                f"password, and set it in .env or the environment",
+            )
+        return secret is not None
+
+    def _suggest_name(self, path: Path) -> str:
+        if len(path) == 1:
+            return path[0].upper()
+        kind = path[0].removesuffix("s").upper()
+        name = "" if path[1] == "default" else f"{path[1].replace('-', '_').upper()}_"
+        return f"{name or kind + '_'}{path[-1].upper()}"
+
+    def _complain(self, path: Path, text: str) -> None:
+        self.layers.problems.append(Problem(key=".".join(path), origin=self._locate(path), text=text))

@@ -1,0 +1,93 @@
+"""From a source's URL to an engine and what is particular about its database."""
+
+import re
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from syncctl.core.stream import Source
+from syncctl.errors import ConfigurationError
+from syncctl.sources import odbc, sqlite
+from syncctl.sources.failures import Address
+from syncctl.sources.flavour import Flavour
+from syncctl.sources.sqlite import SqliteFlavour
+from syncctl.sources.sqlserver import SqlServerFlavour
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+._-]*://")
+_EXAMPLES = "mssql+pyodbc://user:password@host:1433/database, sqlite:///file.db or an ODBC connection string"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opened:
+    """A source that can be read; nothing is connected yet. `warning` is about its driver."""
+
+    engine: sa.Engine
+    address: Address
+    flavour: Flavour
+    driver: str
+    warning: str = ""
+
+
+def open_source(source: Source) -> Opened:
+    """Return a source's engine; the first connection is made when it is used.
+
+    Raises:
+        ConfigurationError: The URL is wrong, or a driver is missing.
+        ServiceUnavailable: A SQLite file is missing.
+    """
+    setting = "SOURCE_URL" if source.name == "default" else f"sources.{source.name}.url"
+    if not _URL.match(source.url.strip()):
+        return _open_sql_server(source, _read_pairs(source.url, setting), setting)
+    url = _read_url(source.url.strip(), setting)
+    match url.drivername:
+        case "sqlite" | "sqlite+pysqlite":
+            address = Address(
+                title=f"the SQLite file {url.database or ''}".rstrip(),
+                setting=setting,
+                source=source.name,
+                query_timeout_seconds=source.query_timeout_seconds,
+            )
+            engine = sqlite.open_engine(source, url, address)
+            return Opened(engine=engine, address=address, flavour=SqliteFlavour(), driver="sqlite3")
+        case "mssql" | "mssql+pyodbc":
+            return _open_sql_server(source, _read_pairs(url, setting), setting)
+    raise ConfigurationError(
+        f"{setting} names a database that syncctl does not read",
+        why=f"{url.drivername} is not among mssql+pyodbc and sqlite",
+        hint=f"write {_EXAMPLES}",
+    )
+
+
+def _open_sql_server(source: Source, pairs: dict[str, str], setting: str) -> Opened:
+    address = odbc.locate(pairs, source, setting)
+    engine, driver = odbc.open_engine(source, pairs)
+    return Opened(
+        engine=engine,
+        address=address,
+        flavour=SqlServerFlavour(),
+        driver=f"{driver.name} ({driver.origin})" if driver else f"DSN {pairs['dsn']}",
+        warning=driver.warning if driver else "",
+    )
+
+
+def _read_url(text: str, setting: str) -> sa.URL:
+    try:
+        return sa.make_url(text)
+    except (exc.ArgumentError, ValueError):
+        # The parser's message may hold a piece of the URL, and the URL holds the password.
+        raise _wrong_url(setting, "it is not an SQLAlchemy URL; a password in it must be percent-encoded") from None
+
+
+def _read_pairs(given: str | sa.URL, setting: str) -> dict[str, str]:
+    try:
+        pairs = odbc.parse_pairs(given) if isinstance(given, str) else odbc.read_url(given)
+    except ValueError as error:
+        raise _wrong_url(setting, f"it is not an ODBC connection string: {error}") from None
+    if not ("server" in pairs or "dsn" in pairs):
+        raise _wrong_url(setting, "it names neither a server nor a DSN")
+    return pairs
+
+
+def _wrong_url(setting: str, why: str) -> ConfigurationError:
+    return ConfigurationError(f"{setting} is wrong", why=why, hint=f"write {_EXAMPLES}")

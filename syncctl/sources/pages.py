@@ -1,0 +1,198 @@
+"""Pages of rows: one short statement each, no transaction left open, one bad row at a time."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import sqlalchemy as sa
+
+from syncctl.core.rows import Row, Value
+from syncctl.core.stream import Mode
+from syncctl.errors import SourceError
+from syncctl.sources.flavour import Flavour
+from syncctl.sources.keyset import Keyset
+from syncctl.sources.layout import Layout
+from syncctl.sources.positions import Position, Raw, tag
+from syncctl.sources.tables import Relation
+
+Where = Sequence[sa.ColumnElement[bool]]
+_LABEL = re.compile(r"'c(\d+)'")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """A row, its position, and whether it lies behind the mark that its page was asked about."""
+
+    row: Row
+    position: Position
+    is_new: bool = True
+
+
+class PageReader:
+    """Reads rows of one relation in keyset order."""
+
+    def __init__(self, relation: Relation, layout: Layout, flavour: Flavour, *, stream: str) -> None:
+        self._stream = stream
+        self._flavour = flavour
+        self._mode: Mode = layout.mode
+        self._columns = relation.columns
+        names = [column.name for column in relation.columns]
+        plain = [relation.clause.c[name] for name in names]
+        # Labels by number: a label of the column's own name would be what T-SQL's ORDER BY sorts by.
+        self.shown = [
+            flavour.shown(column, expression).label(f"c{index}")
+            for index, (column, expression) in enumerate(zip(relation.columns, plain, strict=True))
+        ]
+        self._from = relation.clause
+        self._order_at = [names.index(column.name) for column in layout.order]
+        self._key_at = [names.index(column.name) for column in layout.key]
+        self.keyset = Keyset(
+            flavour=flavour, columns=layout.order, expressions=[plain[index] for index in self._order_at]
+        )
+        # The rowversion is the record's version: it changes with every touch, also with one that changes nothing.
+        self._payload_at = [i for i in range(len(names)) if layout.mode != "rowversion" or i != self._order_at[0]]
+        self._converters = [flavour.converter(column) for column in relation.columns]
+
+    def read(
+        self, connection: sa.Connection, where: Where, limit: int, *, mark: Position | None = None
+    ) -> tuple[list[Found], bool]:
+        """Return at most `limit` rows, and whether there are more.
+
+        Args:
+            mark: The database says of each row whether it lies behind this position.
+
+        Raises:
+            SourceError: Two rows have the same cursor value and key.
+        """
+        try:
+            raw = connection.execute(self.select(self.shown, where, limit + 1, mark)).all()
+        except Exception as error:
+            if not self._flavour.spoils_one_row(error):
+                raise
+            found = self._read_one_by_one(connection, where, limit, mark)
+        else:
+            found = [self._make_found(each, is_new=mark is None or bool(each[-1])) for each in raw]
+        self._check_distinct(found)
+        return found[:limit], len(found) > limit
+
+    def read_last(self, connection: sa.Connection) -> Position | None:
+        """Return the position of the last row; None where there is no row."""
+        shown = [self.shown[index] for index in self._order_at]
+        statement = (
+            sa.select(*shown)
+            .select_from(self._from)
+            .where(self.keyset.after(Position()))
+            .order_by(*self.keyset.order_by(descending=True))
+            .limit(1)
+        )
+        raw = connection.execute(statement).first()
+        return None if raw is None else self._make_position(raw)
+
+    def read_sample(self, connection: sa.Connection) -> Raw:
+        """Return any cursor value, None where there is none."""
+        shown = self.shown[self._order_at[0]]
+        statement = sa.select(shown).select_from(self._from).where(self.keyset.expressions[0].is_not(None)).limit(1)
+        return connection.execute(statement).scalar()
+
+    def has_null_cursor(self, connection: sa.Connection) -> bool:
+        """Say whether there are rows without a cursor value, which no poll sees."""
+        if not self.keyset.columns[0].nullable:
+            return False
+        statement = (
+            sa.select(sa.literal(1)).select_from(self._from).where(self.keyset.expressions[0].is_(None)).limit(1)
+        )
+        return connection.execute(statement).first() is not None
+
+    def select(
+        self, shown: Sequence[sa.ColumnElement[Any]], where: Where, limit: int, mark: Position | None
+    ) -> sa.Select[Any]:
+        columns = list(shown)
+        if mark is not None:
+            columns.append(sa.case((self.keyset.after(mark), sa.literal_column("1")), else_=sa.literal_column("0")))
+        statement = sa.select(*columns).select_from(self._from).where(*where)
+        return statement.order_by(*self.keyset.order_by()).limit(limit)
+
+    def _read_one_by_one(
+        self, connection: sa.Connection, where: Where, limit: int, mark: Position | None
+    ) -> list[Found]:
+        """Read the positions first and then each row alone, so that a bad one stops no other."""
+        ordering = [self.shown[index] for index in self._order_at]
+        positions = connection.execute(self.select(ordering, where, limit + 1, mark)).all()
+        found = []
+        for each in positions:
+            values = tuple(each[: len(ordering)])
+            is_new = mark is None or bool(each[-1])
+            statement = sa.select(*self.shown).select_from(self._from).where(self.keyset.at(values))
+            try:
+                rows = connection.execute(statement).all()
+            except Exception as error:
+                if not self._flavour.spoils_one_row(error):
+                    raise
+                found.append(self._make_unreadable(values, is_new=is_new, error=error))
+                continue
+            # A row that is gone by now has been deleted, or has moved on and comes again behind.
+            found += [self._make_found(raw, is_new=is_new) for raw in rows]
+        return found
+
+    def _make_position(self, values: Sequence[Raw]) -> Position:
+        return Position(value=values[0], key=tuple(values[1 : len(self._order_at)]))
+
+    def _make_found(self, raw: Sequence[Raw], *, is_new: bool) -> Found:
+        key, error = self._convert(raw, self._key_at)
+        payload: dict[str, Value] | None
+        payload, payload_error = self._convert(raw, self._payload_at)
+        error = error or payload_error
+        position = self._make_position([raw[index] for index in self._order_at])
+        row = self._make_row(key, None if error else payload, position, error)
+        return Found(row=row, position=position, is_new=is_new)
+
+    def _make_unreadable(self, values: Sequence[Raw], *, is_new: bool, error: Exception) -> Found:
+        raw: list[Raw] = [None] * len(self._columns)
+        for index, value in zip(self._order_at, values, strict=True):
+            raw[index] = value
+        key, key_error = self._convert(raw, self._key_at)
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        reason = _LABEL.sub(lambda match: f"'{self._columns[int(match[1])].name}'", reason)
+        position = self._make_position(values)
+        row = self._make_row(key, None, position, key_error or f"the database could not read the row: {reason}")
+        return Found(row=row, position=position, is_new=is_new)
+
+    def _make_row(
+        self, key: dict[str, Value], payload: dict[str, Value] | None, position: Position, error: str | None
+    ) -> Row:
+        version = position.text if self._mode == "rowversion" else None
+        return Row(key=key, payload=payload, version=version, at=position.text, error=error)
+
+    def _convert(self, raw: Sequence[Raw], indexes: Sequence[int]) -> tuple[dict[str, Value], str | None]:
+        """Return the values of columns; one that JSON has no form for stands as its text, and the reason is told."""
+        values: dict[str, Value] = {}
+        problem = None
+        for index in indexes:
+            name = self._columns[index].name
+            try:
+                values[name] = self._converters[index](raw[index])
+            except ValueError as error:
+                values[name] = _stand_in(raw[index])
+                problem = problem or f"column {name}: {error}"
+        return values, problem
+
+    def _check_distinct(self, found: Sequence[Found]) -> None:
+        """Refuse a key that tells two rows not apart: a page that ends between them would lose the second."""
+        for before, each in pairwise(found):
+            if before.position == each.position:
+                named = ", ".join(f"{name}={value}" for name, value in each.row.key.items())
+                raise SourceError(
+                    f"stream {self._stream} cannot be read without losing rows",
+                    why=f"two rows have the key {named} and the same cursor value {each.position.text}",
+                    hint=f"name columns in streams.{self._stream}.key that tell all rows apart",
+                )
+
+
+def _stand_in(raw: Raw) -> str:
+    """Return a text for a key value that JSON has no form for."""
+    try:
+        return tag(raw).encode("utf-8", "backslashreplace").decode()
+    except ValueError:
+        return f"a {type(raw).__name__}"

@@ -1,0 +1,177 @@
+"""SQLite: the source of the demo and the tests. Each value has the type it was stored with."""
+
+import sqlite3
+from collections.abc import Callable
+from decimal import Decimal, DecimalException
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy import types as t
+
+from syncctl.core.rows import Value
+from syncctl.core.stream import Source, Stream
+from syncctl.core.values import to_value
+from syncctl.errors import ConfigurationError, ServiceUnavailable
+from syncctl.sources.failures import Address
+from syncctl.sources.flavour import ReadCeiling
+from syncctl.sources.instants import parse_instant
+from syncctl.sources.positions import Raw
+from syncctl.sources.tables import Column, Kind, strip_query
+
+_KINDS: tuple[tuple[type[t.TypeEngine[Any]], Kind], ...] = (
+    (t.Boolean, Kind.BOOLEAN),
+    (t.Integer, Kind.INTEGER),
+    (t.Float, Kind.FLOAT),
+    (t.Numeric, Kind.DECIMAL),
+    (t.DateTime, Kind.TIME),
+    (t.Date, Kind.DATE),
+    (t.Time, Kind.CLOCK),
+    (t.String, Kind.TEXT),
+    (t.LargeBinary, Kind.BINARY),
+)
+
+
+def open_engine(source: Source, url: sa.URL, address: Address) -> sa.Engine:
+    """Return an engine that reads a file which exists; it never makes one.
+
+    Raises:
+        ConfigurationError: The URL names no file.
+        ServiceUnavailable: There is no such file.
+    """
+    if not url.database or url.database == ":memory:":
+        raise ConfigurationError(
+            f"{address.setting} names no file",
+            why="a database in memory is empty for everyone but its maker",
+            hint="write sqlite:///orders.db, or sqlite:////full/path/orders.db",
+        )
+    path = Path(url.database)
+    if not path.is_file():
+        raise ServiceUnavailable(
+            f"cannot open {address.title}",
+            service="source",
+            why="it is a directory" if path.is_dir() else "there is no such file",
+            hint=f"check {address.setting}; a full path has four slashes: sqlite:////full/path/orders.db",
+        )
+
+    def connect() -> sqlite3.Connection:
+        # mode=rw makes no file, and lets a reader open a database in write-ahead logging.
+        return sqlite3.connect(
+            f"file:{quote(str(path.absolute()))}?mode=rw",
+            uri=True,
+            timeout=source.query_timeout_seconds,
+            check_same_thread=False,
+        )
+
+    return sa.create_engine(
+        "sqlite://",
+        creator=connect,
+        poolclass=sa.pool.QueuePool,
+        pool_size=1,
+        pool_pre_ping=True,
+        isolation_level="AUTOCOMMIT",
+        hide_parameters=True,
+    )
+
+
+class SqliteFlavour:
+    """Values are read as they are stored, and compared as what they were read as."""
+
+    read_ceiling: ReadCeiling | None = None
+
+    def column(self, reflected: dict[str, Any]) -> Column:
+        """Return a column; its declared type says what is meant, not what is stored."""
+        kind = next((kind for parent, kind in _KINDS if isinstance(reflected["type"], parent)), Kind.OTHER)
+        return Column(name=reflected["name"], kind=kind, type=reflected["type"], nullable=reflected["nullable"])
+
+    def query_columns(self, connection: sa.Connection, stream: Stream) -> tuple[Column, ...]:
+        """Return the columns of a query; SQLite tells their names alone."""
+        inner = strip_query(stream.query or "")
+        result = connection.exec_driver_sql(f"select * from ({inner}\n) limit 0")  # noqa: S608
+        names = [entry[0] for entry in result.cursor.description or ()] if result.cursor else []
+        result.close()
+        return tuple(Column(name=_original_name(name, names), kind=Kind.OTHER) for name in names)
+
+    def shown(self, column: Column, expression: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:  # noqa: ARG002
+        """Return the column as it is stored."""
+        return expression
+
+    def bound(self, column: Column, raw: Raw) -> sa.ColumnElement[Any]:  # noqa: ARG002
+        """Return the raw value: SQLite compares storage classes."""
+        return sa.literal(raw)
+
+    def converter(self, column: Column) -> Callable[[Raw], Value]:
+        """Return `to_value`, but for declared decimals and booleans, which SQLite stores as other numbers."""
+        if column.kind is Kind.BOOLEAN:
+            return lambda raw: bool(raw) if raw in (0, 1) else to_value(raw)
+        if column.kind is Kind.DECIMAL:
+            scale = getattr(column.type, "scale", None)
+            return lambda raw: _to_decimal(raw, scale)
+        return to_value
+
+    def parse_start(self, column: Column, text: str, sample: Raw) -> Raw:
+        """Return a start as the column's values are stored."""
+        is_number = isinstance(sample, int | float) or (
+            sample is None and column.kind in (Kind.INTEGER, Kind.DECIMAL, Kind.FLOAT)
+        )
+        if is_number:
+            return _parse_number(text)
+        if column.kind in (Kind.TIME, Kind.DATE):
+            parse_instant(text)
+        return _write_like(text, sample)
+
+    def earliest(self, column: Column) -> str:  # noqa: ARG002
+        """Return the first time of the calendar."""
+        return "0001-01-01"
+
+    def spoils_one_row(self, error: BaseException) -> bool:
+        """Say whether a text is not UTF-8, or too large for the driver."""
+        if isinstance(error, exc.DBAPIError):
+            return isinstance(error, exc.DataError) or "Could not decode to UTF-8" in str(error.orig)
+        return isinstance(error, ValueError | ArithmeticError)
+
+
+def _original_name(name: str, names: list[str]) -> str:
+    """Undo what SQLite does to a subquery's second column of one name: it calls it `id:1`."""
+    base, colon, number = name.rpartition(":")
+    return base if colon and number.isdigit() and base in names else name
+
+
+def _to_decimal(raw: Raw, scale: int | None) -> Value:
+    if isinstance(raw, bool) or not isinstance(raw, int | float):
+        return to_value(raw)
+    to_value(raw)
+    number = Decimal(repr(raw))
+    if scale is None:
+        return number
+    try:
+        padded = number.quantize(Decimal(1).scaleb(-scale))
+    except DecimalException:
+        return number
+    return padded if padded == number else number
+
+
+def _parse_number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number, and the cursor column holds numbers") from None
+    to_value(number)
+    return number
+
+
+def _write_like(text: str, sample: Raw) -> str:
+    """Write a time with the T or the space of the stored ones: SQLite compares them as text."""
+    try:
+        like, wanted = parse_instant(str(sample)), parse_instant(text)
+    except ValueError:
+        return text
+    if not (like.separator and wanted.separator):
+        return text
+    return text.replace(wanted.separator, like.separator, 1)

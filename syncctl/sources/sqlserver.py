@@ -1,0 +1,219 @@
+"""Microsoft SQL Server: types, exact reading, comparison in the column's own type, rowversions."""
+
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy import types as t
+from sqlalchemy.dialects import mssql
+
+from syncctl.core.rows import Value
+from syncctl.core.stream import Stream
+from syncctl.core.values import to_value
+from syncctl.errors import SourceError
+from syncctl.sources.flavour import ReadCeiling
+from syncctl.sources.instants import Instant, parse_instant
+from syncctl.sources.positions import Raw, show
+from syncctl.sources.tables import Column, Kind, strip_query
+
+_KINDS: tuple[tuple[type[t.TypeEngine[Any]], Kind], ...] = (
+    (mssql.TIMESTAMP, Kind.ROWVERSION),
+    (mssql.BIT, Kind.BOOLEAN),
+    (t.Boolean, Kind.BOOLEAN),
+    (t.Integer, Kind.INTEGER),
+    (t.Float, Kind.FLOAT),
+    (mssql.MONEY, Kind.DECIMAL),
+    (mssql.SMALLMONEY, Kind.DECIMAL),
+    (t.Numeric, Kind.DECIMAL),
+    (t.DateTime, Kind.TIME),
+    (t.Date, Kind.DATE),
+    (t.Time, Kind.CLOCK),
+    (mssql.UNIQUEIDENTIFIER, Kind.GUID),
+    (t.Text, Kind.OTHER),
+    (mssql.XML, Kind.OTHER),
+    (t.String, Kind.TEXT),
+    (mssql.IMAGE, Kind.OTHER),
+    (t._Binary, Kind.BINARY),
+)
+T = TypeVar("T", int, float, Decimal)
+
+_DESCRIBE = sa.text(
+    "SELECT name, system_type_name, is_nullable, collation_name, error_message"
+    " FROM sys.dm_exec_describe_first_result_set(:statement, NULL, 0)"
+    " WHERE is_hidden = 0 OR error_message IS NOT NULL ORDER BY column_ordinal"
+).bindparams(sa.bindparam("statement", type_=sa.UnicodeText()))
+
+
+def read_min_active_rowversion(connection: sa.Connection) -> bytes:
+    """Return the rowversion below which every transaction has ended (in a statement of its own, before the page)."""
+    return bytes(connection.exec_driver_sql("SELECT MIN_ACTIVE_ROWVERSION()").scalar_one())
+
+
+class SqlServerFlavour:
+    """Times are read as text with all their digits; parameters are cast to the type of their column."""
+
+    read_ceiling: ReadCeiling | None = staticmethod(read_min_active_rowversion)
+
+    def column(self, reflected: dict[str, Any]) -> Column:
+        """Return a column as the catalog declares it."""
+        return _make_column(reflected["name"], reflected["type"], nullable=reflected["nullable"])
+
+    def query_columns(self, connection: sa.Connection, stream: Stream) -> tuple[Column, ...]:
+        """Ask the server to describe a query; it compiles it and does not run it."""
+        rows = connection.execute(_DESCRIBE, {"statement": strip_query(stream.query or "")}).all()
+        problem = next((row.error_message for row in rows if row.error_message), None)
+        if problem is not None:
+            raise SourceError(
+                f"stream {stream.name} cannot be read",
+                why=f"SQL Server refuses its query: {problem}",
+                hint=f"correct streams.{stream.name}.query",
+            )
+        return tuple(
+            _make_column(
+                row.name or "",
+                make_type(row.system_type_name or "", row.collation_name),
+                nullable=bool(row.is_nullable),
+            )
+            for row in rows
+        )
+
+    def shown(self, column: Column, expression: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """Return times as ISO text: the driver's own types drop the seventh digit."""
+        match column.kind:
+            case Kind.TIME:
+                return _convert("VARCHAR(33)", expression, 126)
+            case Kind.DATE:
+                return _convert("VARCHAR(10)", expression, 23)
+            case Kind.CLOCK:
+                return _convert("VARCHAR(16)", expression, 121)
+        return expression
+
+    def bound(self, column: Column, raw: Raw) -> sa.ColumnElement[Any]:
+        """Return a parameter cast to the column's type.
+
+        Else SQL Server would convert the column: it would compare `datetime` in another precision and `varchar` in
+        another sort order than it was read in, and use no index.
+        """
+        declared = column.type
+        match column.kind:
+            case Kind.TIME | Kind.DATE | Kind.CLOCK | Kind.GUID if declared is not None:
+                return sa.cast(sa.literal(show(raw)[1], sa.Unicode()), declared)
+            case Kind.DECIMAL if declared is not None:
+                return sa.cast(sa.literal(f"{Decimal(raw):f}", sa.Unicode()), declared)
+            case Kind.ROWVERSION:
+                return sa.cast(sa.literal(bytes(raw), sa.LargeBinary()), mssql.BINARY(8))
+            case Kind.BINARY if declared is not None:
+                return sa.cast(sa.literal(bytes(raw), sa.LargeBinary()), declared)
+            case Kind.TEXT if isinstance(declared, sa.String):
+                return _bind_text(raw, declared)
+            case Kind.INTEGER:
+                return sa.literal(raw, sa.BigInteger())
+        return sa.literal(raw)
+
+    def converter(self, column: Column) -> Callable[[Raw], Value]:
+        """Return `to_value`, but for rowversions (0x-hex) and GUIDs (lower case)."""
+        match column.kind:
+            case Kind.ROWVERSION:
+                return lambda raw: None if raw is None else show(bytes(raw))[1]
+            case Kind.GUID:
+                return lambda raw: None if raw is None else str(raw).lower()
+        return to_value
+
+    def parse_start(self, column: Column, text: str, sample: Raw) -> Raw:  # noqa: ARG002
+        """Return a start as a value of the column's type."""
+        match column.kind:
+            case Kind.INTEGER:
+                return _parse(int, text, "an integer")
+            case Kind.DECIMAL:
+                return _parse(Decimal, text, "a decimal number")
+            case Kind.FLOAT:
+                return _parse(float, text, "a number")
+            case Kind.TIME | Kind.DATE:
+                return _parse_time(column, text)
+        return text
+
+    def earliest(self, column: Column) -> str:
+        """Return the first time of `datetime` and `smalldatetime`, which begin late."""
+        if isinstance(column.type, mssql.SMALLDATETIME):
+            return "1900-01-01"
+        return "1753-01-01" if isinstance(column.type, mssql.DATETIME) else "0001-01-01"
+
+    def spoils_one_row(self, error: BaseException) -> bool:
+        """Say whether an error is about a row's content: SQLSTATE class 22, or what the driver cannot convert."""
+        if isinstance(error, exc.DBAPIError):
+            state = str(error.orig.args[0]) if error.orig is not None and error.orig.args else ""
+            return isinstance(error, exc.DataError) or state.startswith("22") or state == "HY106"
+        return isinstance(error, ValueError | ArithmeticError)
+
+
+def _make_column(name: str, declared: Any, *, nullable: bool) -> Column:
+    kind = next((kind for parent, kind in _KINDS if isinstance(declared, parent)), Kind.OTHER)
+    return Column(name=name, kind=kind, type=declared, nullable=nullable)
+
+
+def make_type(declaration: str, collation: str | None = None) -> sa.types.TypeEngine[Any]:
+    """Return the type that SQL Server writes as `datetime2(7)`, `decimal(10,2)` or `nvarchar(max)`."""
+    name, _, rest = declaration.rstrip(")").partition("(")
+    found: Any = mssql.base.ischema_names.get(name.strip())
+    made: sa.types.TypeEngine[Any]
+    sizes = [int(each) for each in rest.split(",") if each.strip().isdigit()]
+    if found is None:
+        made = sa.types.NullType()
+    elif issubclass(found, sa.String):
+        made = found(sizes[0] if sizes else None, collation=collation)
+    elif issubclass(found, mssql.TIME | mssql.DATETIME2 | mssql.DATETIMEOFFSET):
+        made = found(precision=sizes[0] if sizes else None)
+    else:
+        made = found(*sizes)
+    return made
+
+
+def _convert(target: str, expression: sa.ColumnElement[Any], style: int) -> sa.ColumnElement[Any]:
+    return sa.func.convert(sa.literal_column(target), expression, sa.literal_column(str(style)))
+
+
+def _bind_text(raw: Raw, declared: sa.String) -> sa.ColumnElement[Any]:
+    """Cast to the column's text type; its collation goes inside, because CAST takes none."""
+    bare = type(declared)(declared.length)
+    parameter: sa.ColumnElement[Any] = sa.literal(raw, sa.Unicode())
+    if declared.collation and not isinstance(declared, sa.Unicode):
+        parameter = sa.collate(parameter, declared.collation)
+    return sa.cast(parameter, bare)
+
+
+def _parse(read: Callable[[str], T], text: str, form: str) -> T:
+    try:
+        number = read(text)
+    except (ValueError, InvalidOperation):
+        raise ValueError(f"{text!r} is not {form}") from None
+    to_value(number)
+    return number
+
+
+def _parse_time(column: Column, text: str) -> str:
+    """Write a time so that SQL Server reads it alike in every language and date format."""
+    given = parse_instant(text)
+    if column.kind is Kind.DATE:
+        return given.moment.date().isoformat()
+    keeps_offset = isinstance(column.type, mssql.DATETIMEOFFSET)
+    if given.offset and not keeps_offset:
+        raise ValueError(f"{text!r} has an offset, and the cursor column has none")
+    digits = getattr(column.type, "precision", None)
+    if isinstance(column.type, mssql.SMALLDATETIME):
+        digits = 0
+    elif isinstance(column.type, mssql.DATETIME):
+        digits = 3
+    offset = given.offset.strip()
+    if offset not in ("", "Z") and ":" not in offset:
+        offset = f"{offset[:3]}:{offset[3:]}"
+    return str(
+        Instant(
+            moment=given.moment,
+            separator="T",
+            has_seconds=True,
+            fraction=given.fraction[: 7 if digits is None else digits],
+            offset=offset,
+        )
+    )

@@ -1,0 +1,17 @@
+"""Celery tasks, a few lines each: ids in, one use case, a plain dictionary out.
+
+Imported by name here, because Celery's autodiscovery looks for modules called `tasks` only. The names are those of the
+tasks, not of their modules:
+
+    from syncctl.tasks import add
+    add.delay(2, 3).get()
+"""
+
+from syncctl.tasks import heartbeat
+from syncctl.tasks.add import add, add_and_sign
+from syncctl.tasks.deliver import deliver
+from syncctl.tasks.dispatch import dispatch
+from syncctl.tasks.poll import poll
+from syncctl.tasks.upkeep import cleanup, roll_up, upkeep
+
+__all__ = ["add", "add_and_sign", "cleanup", "deliver", "dispatch", "heartbeat", "poll", "roll_up", "upkeep"]

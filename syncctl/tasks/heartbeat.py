@@ -1,0 +1,129 @@
+"""The heartbeats of workers and of Beat, in the ledger: `inspect ping` costs more than a second."""
+
+import os
+import threading
+import time
+from typing import Any
+
+from celery import signals
+from celery.beat import Scheduler
+
+from syncctl import __version__
+from syncctl.broker.queue import CONTROL
+from syncctl.celery_app import settings
+from syncctl.core.windows import decide_slots
+from syncctl.errors import SyncctlError
+from syncctl.logs import get_logger
+from syncctl.wiring import Services
+
+log = get_logger(__name__)
+
+EVERY_SECONDS = 5.0
+TICKS_PER_ENTRY = 2
+"""How many ticks of each entry may wait in a queue while no worker takes them."""
+
+
+class WorkerHeartbeat:
+    """A thread of the worker's main process that writes its heartbeat."""
+
+    def __init__(self, name: str, facts: dict[str, Any]) -> None:
+        self._name = name
+        self._facts = facts
+        self._done = threading.Event()
+        self._services = Services(settings)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take the heartbeat back and end."""
+        self._done.set()
+        self._thread.join(timeout=EVERY_SECONDS)
+        try:
+            self._services.ledger.journal.forget_worker(self._name)
+        except SyncctlError as error:
+            log.warning("heartbeat.not_removed", error=str(error))
+        self._services.close()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._services.ledger.journal.beat_worker(self._name, self._facts)
+            except SyncctlError as error:
+                log.warning("heartbeat.failed", error=str(error))
+            if self._done.wait(EVERY_SECONDS):
+                return
+
+
+class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
+    """Celery's in-memory scheduler that also writes Beat's heartbeat, from Beat's own process.
+
+    It keeps no file: every tick is safe to lose and to repeat, so there is nothing to remember.
+    """
+
+    _services: Services | None = None
+    _beaten = float("-inf")
+
+    def tick(self, *args: Any, **kwargs: Any) -> Any:
+        """Run what is due, and say that Beat is alive."""
+        wait = super().tick(*args, **kwargs)
+        if time.monotonic() - self._beaten >= EVERY_SECONDS:
+            self._beaten = time.monotonic()
+            try:
+                self._open().ledger.journal.beat_beat({"pid": os.getpid(), "version": __version__})
+            except SyncctlError as error:
+                log.warning("heartbeat.failed", error=str(error))
+        return wait
+
+    def apply_entry(self, entry: Any, producer: Any = None) -> None:
+        """Send a tick, unless so many wait already that nobody can be at work on them."""
+        queue = entry.options.get("queue", CONTROL)
+        try:
+            if self._open().broker.count_waiting(queue) >= TICKS_PER_ENTRY * len(self.schedule):
+                log.warning("beat.tick_left_out", entry=entry.name, queue=queue)
+                return
+        except SyncctlError as error:
+            log.warning("beat.tick_lost", entry=entry.name, error=str(error))
+            return
+        super().apply_entry(entry, producer)
+
+    def _open(self) -> Services:
+        if self._services is None:
+            self._services = Services(settings)
+        return self._services
+
+    def close(self) -> None:
+        """Let go of the ledger."""
+        if self._services is not None:
+            self._services.close()
+        super().close()
+
+
+_heartbeats: list[WorkerHeartbeat] = []
+
+
+@signals.worker_ready.connect(weak=False)
+def _start(sender: Any = None, **_: object) -> None:
+    controller = sender.controller if hasattr(sender, "controller") else sender
+    concurrency = int(getattr(controller, "concurrency", None) or 1)
+    queues = sorted(queue.name for queue in sender.task_consumer.queues) if sender.task_consumer else []
+    partners = {each.partner for each in settings.streams.values()}
+    slots = decide_slots(concurrency=concurrency, partners=len(partners), max_in_flight=concurrency)
+    facts = {
+        "pid": os.getpid(),
+        "concurrency": concurrency,
+        "queues": queues,
+        "version": __version__,
+        "slots": slots.per_partner if "deliver" in queues else 0,
+    }
+    heartbeat = WorkerHeartbeat(str(sender.hostname), facts)
+    _heartbeats.append(heartbeat)
+    heartbeat.start()
+
+
+@signals.worker_shutdown.connect(weak=False)
+def _stop(**_: object) -> None:
+    while _heartbeats:
+        _heartbeats.pop().stop()

@@ -1,0 +1,28 @@
+"""The poll of one stream, as Beat asks for it."""
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from syncctl.errors import LeaseHeld
+from syncctl.logs import get_logger
+from syncctl.tasks.define import task
+from syncctl.tasks.process import services, stopping
+
+log = get_logger(__name__)
+
+POLL_AT_MOST_SECONDS = 20.0
+"""Then the process is free for others; the next tick goes on from the cursor."""
+
+
+@task("syncctl.poll")
+def poll(stream: str) -> dict[str, Any]:
+    """Poll one stream, unless somebody does already or it was polled just now."""
+    try:
+        enough = time.monotonic() + POLL_AT_MOST_SECONDS
+        run = services().poll(stream, tick=True, should_stop=lambda: stopping() or time.monotonic() > enough)
+    except LeaseHeld:
+        return {"stream": stream, "skipped": True}
+    tell = log.warning if run.error else log.info if run.logged else log.debug
+    tell("poll", **asdict(run))
+    return asdict(run)

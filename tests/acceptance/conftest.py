@@ -1,0 +1,21 @@
+"""A plant of each test's own: real services, real processes."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.harness.plant import Layout, Plant, open_plant
+
+
+@pytest.fixture
+def make_plant(tmp_path: Path) -> Iterator[Callable[..., Plant]]:
+    """Start a plant: `make_plant(lease_seconds=10, ...)`; it ends with the test."""
+    with ExitStack() as running:
+
+        def make(**layout: Any) -> Plant:
+            return running.enter_context(open_plant(tmp_path / "plant", Layout(**layout)))
+
+        yield make

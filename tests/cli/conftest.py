@@ -1,0 +1,73 @@
+"""A house in which every row is delivered or failed, made once for all tests that only look at it."""
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncctl.local.mongod import Mongod
+from syncctl.local.partner import LocalPartner, PartnerConfig
+from syncctl.local.redis_server import RedisServer
+from tests.harness.commands import RunningCommand, run_syncctl
+from tests.harness.settings_files import write_settings
+from tests.harness.source_db import SourceDb
+from tests.harness.waiting import eventually
+
+ROWS = 12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settled:
+    """The directory of the settings, how many records ended how, and the ids of the failed ones."""
+
+    directory: Path
+    counts: dict[str, int]
+    failed_ids: tuple[str, ...]
+
+
+def settle(directory: Path, log: Path, *, rows: int) -> dict[str, int]:
+    """Poll, run a worker until every record is delivered or failed, and return the counts."""
+    assert run_syncctl("poll", "--once", cwd=directory).exit_code == 0
+    worker = RunningCommand("worker", "--pool", "threads", "--beat", cwd=directory, log=log)
+    try:
+
+        def look() -> dict[str, int] | None:
+            counts: dict[str, int] = run_syncctl("status", "--json", cwd=directory).json["streams"][0]["counts"]
+            return counts if counts["delivered"] + counts["failed"] == rows else None
+
+        counts = eventually(look, timeout=90)
+        worker.terminate()
+        assert worker.wait() == 0, worker.log
+    finally:
+        worker.close()
+    assert counts is not None
+    return counts
+
+
+@pytest.fixture(scope="session")
+def settled(tmp_path_factory: pytest.TempPathFactory, mongo_server: Mongod, redis_server: RedisServer) -> Settled:
+    """A stream of which the partner refused some rows for good. No worker runs. Only for looking at."""
+    path = tmp_path_factory.mktemp("settled")
+    source = SourceDb(path / "source.db")
+    source.create_orders(ROWS)
+    with LocalPartner(PartnerConfig(reject_rate=0.4)) as partner:
+        directory = write_settings(
+            path / "settings",
+            mongo_url=mongo_server.url(f"settled_{uuid.uuid4().hex[:12]}"),
+            redis_url=redis_server.url(),
+            redis_prefix=f"settled-{uuid.uuid4().hex[:8]}-",
+            source_url=source.url,
+            partner_url=partner.url,
+        )
+        counts = settle(directory, path / "worker.log", rows=ROWS)
+    assert counts["delivered"] > 0
+    assert counts["failed"] > 0
+    records = [_show(directory, row) for row in range(1, ROWS + 1)]
+    failed = tuple(record["id"] for record in records if record["state"] == "failed")
+    return Settled(directory=directory, counts=counts, failed_ids=failed)
+
+
+def _show(directory: Path, row: int) -> Any:
+    return run_syncctl("show", "orders", str(row), "--json", cwd=directory).json["records"][0]

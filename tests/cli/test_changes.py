@@ -1,0 +1,181 @@
+"""Commands that change records in bulk: the plan, the question, the change, and what they say about it."""
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncctl.local.partner import LocalPartner, PartnerConfig
+from tests.cli.conftest import Settled
+from tests.harness.commands import clean_environment
+from tests.harness.source_db import SourceDb
+
+Run = Callable[..., Any]
+Start = Callable[..., Any]
+Eventually = Callable[..., Any]
+ROWS = 3
+
+
+@pytest.fixture
+def partner() -> Iterator[LocalPartner]:
+    """A partner that refuses every row until it is fixed."""
+    with LocalPartner(PartnerConfig(reject_rate=1.0)) as server:
+        yield server
+
+
+@pytest.fixture
+def failed_ids(
+    run_syncctl: Run, start_syncctl: Start, settings_dir: Path, source_db: SourceDb, eventually: Eventually
+) -> list[str]:
+    """The ids of three records that the partner refused; a worker is running."""
+    source_db.create_orders(ROWS)
+    run_syncctl("poll", "--once", cwd=settings_dir)
+    start_syncctl("worker", "--pool", "threads", "--beat", cwd=settings_dir)
+    eventually(lambda: count(run_syncctl, settings_dir, "failed") == ROWS)
+    rows = range(1, ROWS + 1)
+    return [
+        run_syncctl("show", "orders", str(row), "--json", cwd=settings_dir).json["records"][0]["id"] for row in rows
+    ]
+
+
+def count(run_syncctl: Run, directory: Path, state: str) -> int:
+    """Return how many records of the stream are in a state."""
+    return int(run_syncctl("status", "--json", cwd=directory).json["streams"][0]["counts"][state])
+
+
+def test_off_a_terminal_a_change_needs_yes(run_syncctl: Run, settled: Settled) -> None:
+    for args in (("replay",), ("discard", settled.failed_ids[0], "--reason", "test data")):
+        result = run_syncctl(*args, cwd=settled.directory)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "--yes" in result.stderr
+    assert count(run_syncctl, settled.directory, "failed") == settled.counts["failed"]
+
+
+def test_a_dry_run_is_the_plan_and_changes_nothing(run_syncctl: Run, settled: Settled) -> None:
+    failed = settled.counts["failed"]
+    plan = run_syncctl("replay", "--dry-run", "--json", cwd=settled.directory)
+    assert plan.json == {"matched": failed, "replayed": failed, "skipped": 0, "dry_run": True}
+    shown = run_syncctl("replay", "--dry-run", cwd=settled.directory)
+    assert shown.stdout == f"would replay {failed} of {failed} records\n"
+    args = (*settled.failed_ids, "--reason", "test data", "--dry-run", "--json")
+    plan = run_syncctl("discard", *args, cwd=settled.directory)
+    assert plan.json == {"matched": failed, "discarded": failed, "dry_run": True}
+    assert count(run_syncctl, settled.directory, "failed") == failed
+
+
+def test_a_replay_means_what_its_flags_say(run_syncctl: Run, settled: Settled) -> None:
+    failed, delivered = settled.counts["failed"], settled.counts["delivered"]
+    group = run_syncctl("failures", "--json", cwd=settled.directory).json["groups"][0]
+    for args, matched in (
+        (("--since", "1h"), failed),
+        (("--until", "1h"), 0),
+        (("--error", "0123abcd"), 0),
+        (("--error", group["fingerprint"]), group["count"]),
+        (("--state", "delivered"), delivered),
+        (("--state", "failed", "--state", "delivered"), failed + delivered),
+        (("--id", settled.failed_ids[0], "--id", "nope"), 1),
+        (("--stream", "orders"), failed),
+    ):
+        plan = run_syncctl("replay", *args, "--dry-run", "--json", cwd=settled.directory)
+        assert plan.json["matched"] == matched, args
+
+
+def test_cleanup_says_what_it_would_delete(run_syncctl: Run, settled: Settled) -> None:
+    args = ("--older-than", "0s", "--stream", "orders", "--dry-run", "--json")
+    plan = run_syncctl("cleanup", *args, cwd=settled.directory)
+    # The hour in which they ended is still open: what is in no frozen report yet is not deleted.
+    assert plan.json["deleted"] == dict.fromkeys(("delivered", "failed", "superseded", "discarded"), 0)
+    assert plan.json["dry_run"] is True
+    done = run_syncctl("cleanup", "--yes", cwd=settled.directory)
+    assert (done.exit_code, done.stdout) == (0, "would delete 0 records\n")
+
+
+def test_a_replay_waits_until_everything_is_delivered(
+    run_syncctl: Run, settings_dir: Path, failed_ids: list[str], partner: LocalPartner
+) -> None:
+    partner.fix()
+    result = run_syncctl("replay", "--stream", "orders", "--yes", "--wait", "--json", cwd=settings_dir)
+    assert result.exit_code == 0, result.stderr
+    assert result.json == {"matched": ROWS, "replayed": ROWS, "skipped": 0, "dry_run": False}
+    assert result.stderr == f"all {ROWS} are finished\nnext: syncctl status\n"
+    assert len(partner.rows()) == ROWS
+    records = [run_syncctl("show", each, "--json", cwd=settings_dir).json["records"][0] for each in failed_ids]
+    assert {record["state"] for record in records} == {"delivered"}
+    assert "replayed" in [event["action"] for event in records[0]["history"]]
+    report = run_syncctl("report", cwd=settings_dir)
+    assert "still failed: 0\n" in report.stderr
+    assert "next:" not in report.stderr
+
+
+def test_a_replay_that_does_not_finish_in_time_is_exit_code_1(
+    run_syncctl: Run, settings_dir: Path, failed_ids: list[str]
+) -> None:
+    run_syncctl("pause", "orders", cwd=settings_dir)
+    result = run_syncctl("replay", "--yes", "--wait", "--timeout", "1s", cwd=settings_dir)
+    assert result.exit_code == 1
+    assert "3 of 3 replayed records are not finished" in result.stderr
+    assert "next:" not in result.stderr
+
+
+def test_a_state_that_nothing_is_replayed_from_is_refused(run_syncctl: Run, settings_dir: Path) -> None:
+    result = run_syncctl("replay", "--state", "pending", "--dry-run", cwd=settings_dir)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "pending" in result.stderr
+
+
+def test_a_discard_keeps_the_reason_and_tells_of_unknown_ids(
+    run_syncctl: Run, settings_dir: Path, failed_ids: list[str]
+) -> None:
+    done = run_syncctl(
+        "discard", failed_ids[0], "nope", "--reason", "order was cancelled", "--yes", "--json", cwd=settings_dir
+    )
+    assert done.exit_code == 1
+    assert done.json == {"matched": 1, "discarded": 1, "dry_run": False}
+    assert "1 of 2" in done.stderr
+    record = run_syncctl("show", failed_ids[0], "--json", cwd=settings_dir).json["records"][0]
+    assert (record["state"], record["reason"]) == ("discarded", "order was cancelled")
+
+
+def test_on_a_terminal_it_asks_with_the_exact_count(
+    run_syncctl: Run, settings_dir: Path, failed_ids: list[str], partner: LocalPartner, eventually: Eventually
+) -> None:
+    refused = answer("n", "replay", cwd=settings_dir)
+    assert refused[0] == 1
+    assert "replay 3 failed records? [y/N]" in refused[1]
+    assert "nothing was changed" in refused[1]
+    assert count(run_syncctl, settings_dir, "failed") == ROWS
+    partner.fix()
+    agreed = answer("y", "replay", cwd=settings_dir)
+    assert agreed[0] == 0
+    eventually(lambda: len(partner.rows()) == ROWS)
+
+
+def answer(text: str, *args: str, cwd: Path) -> tuple[int, str]:
+    """Run a command on a terminal, type an answer, and return its exit code and what the terminal showed."""
+    parent, child = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "syncctl", *args],
+        cwd=cwd,
+        env=clean_environment({"NO_COLOR": "1"}),
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        start_new_session=True,
+    ) as popen:
+        os.close(child)
+        os.write(parent, f"{text}\n".encode())
+        shown = b""
+        # A terminal whose other end has closed answers with an error, not with an end of file.
+        while True:
+            try:
+                shown += os.read(parent, 4096)
+            except OSError:
+                break
+        code = popen.wait(timeout=60)
+    os.close(parent)
+    return code, shown.decode()

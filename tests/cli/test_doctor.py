@@ -1,0 +1,599 @@
+"""`syncctl doctor` on real services: what is up, what is down, what is set up wrongly, and what puts it right."""
+
+import json
+import os
+import re
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from syncctl import __version__
+from syncctl.doctor.groups import GROUPS
+from syncctl.local.mongod import Mongod
+from syncctl.local.ports import find_port
+from syncctl.local.redis_server import RedisServer
+from tests.cli.catalogue import find_command
+from tests.harness.commands import Completed
+from tests.harness.servers import connect
+from tests.harness.settings_files import write_settings
+from tests.harness.source_db import SourceDb
+from tests.integration.hostile_partner import HostilePartner, Peer
+
+Run = Callable[..., Completed]
+Checks = dict[str, dict[str, Any]]
+CANARY = "canary-7f3a91"
+
+
+def read_checks(done: Completed) -> Checks:
+    """Return the checks of `doctor --json` by name; fails where stdout is not exactly its document."""
+    document = done.json
+    assert set(document) == {"ok", "checks"}
+    for check in document["checks"]:
+        assert list(check) == ["name", "status", "detail", "hint", "duration_ms"]
+        assert check["status"] in {"ok", "warn", "fail", "skip"}
+        assert check["detail"]
+        assert check["hint"] or check["status"] in {"ok", "skip"}, check
+    names = [check["name"] for check in document["checks"]]
+    assert len(set(names)) == len(names)
+    assert document["ok"] == (done.exit_code == 0)
+    return {check["name"]: check for check in document["checks"]}
+
+
+def list_status(checks: Checks, status: str) -> set[str]:
+    return {name for name, check in checks.items() if check["status"] == status}
+
+
+@pytest.fixture
+def examine(run_syncctl: Run, settings_dir: Path) -> Callable[..., Checks]:
+    """Run `syncctl doctor ... --json` in the test's settings and return its checks by name."""
+
+    def run(*args: str) -> Checks:
+        return read_checks(run_syncctl("doctor", *args, "--json", cwd=settings_dir))
+
+    return run
+
+
+@pytest.fixture
+def database(mongo_url: str) -> Iterator[Any]:
+    """The ledger's database, for a test to look and to meddle."""
+    with connect(mongo_url) as client:
+        yield client.get_default_database()
+
+
+def give_sign_of_life(
+    database: Any, name: str, *, version: str = __version__, queues: str = "deliver,poll,control"
+) -> None:
+    facts = {"at": datetime.now(UTC), "queues": queues.split(","), "version": version, "slots": 1}
+    database.workers.replace_one({"_id": name}, facts, upsert=True)
+
+
+def test_all_is_well(
+    run_syncctl: Run,
+    start_syncctl: Callable[..., Any],
+    settings_dir: Path,
+    source_db: SourceDb,
+    eventually: Callable[..., Any],
+) -> None:
+    source_db.create_orders(3)
+    (settings_dir / ".env").chmod(0o600)
+    start_syncctl("worker", "--beat", cwd=settings_dir)
+
+    def look() -> Completed | None:
+        done = run_syncctl("doctor", "--json", cwd=settings_dir)
+        return done if list_status(read_checks(done), "ok") == set(read_checks(done)) else None
+
+    checks = read_checks(eventually(look, timeout=60))
+    assert {name.partition(" ")[0] for name in checks} == set(GROUPS)
+    assert checks["source orders"]["detail"].startswith("read one row as increasing by id, key id")
+    assert re.fullmatch(r"2 \+ 3 = 5 in \d+ ms, by .+@.+", checks["queue"]["detail"])
+    assert checks["workers queues"]["detail"] == "deliver, poll, control are served"
+
+    done = run_syncctl("doctor", cwd=settings_dir)
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["✓ ok"] * len(checks)
+    assert done.stderr == f"{len(checks)} ok; next: syncctl status\n"
+
+
+def test_everything_is_down_and_it_still_answers_in_one_document(run_syncctl: Run, tmp_path: Path) -> None:
+    settings = write_settings(
+        tmp_path / "settings",
+        mongo_url=f"mongodb://127.0.0.1:{find_port()}/ledger",
+        redis_url=f"redis://127.0.0.1:{find_port()}/0",
+        source_url=f"sqlite:///{tmp_path}/missing/source.db",
+        partner_url=f"http://127.0.0.1:{find_port()}",
+    )
+    done = run_syncctl("doctor", "--json", "--timeout", "2s", cwd=settings, timeout=45)
+    checks = read_checks(done)
+    assert done.exit_code == 1
+    assert list_status(checks, "fail") == {"redis", "mongodb", "source orders", "partner default"}
+    assert list_status(checks, "ok") == {"configuration"}
+    assert checks["queue"]["detail"] == "needs redis, which failed"
+    assert checks["beat"]["detail"] == "needs mongodb, which failed"
+    assert checks["workers queues"]["detail"] == "needs workers, which was skipped"
+    assert "syncctl local up" in checks["redis"]["hint"]
+    assert "REDIS_URL" in checks["redis"]["hint"]
+    assert "MONGO_URL" in checks["mongodb"]["hint"]
+    assert "SOURCE_URL" in checks["source orders"]["hint"]
+    assert "PARTNER_URL" in checks["partner default"]["hint"]
+    assert done.stderr.startswith("1 ok, 1 with a warning, 4 failed, ")
+    assert done.stderr.endswith("next: follow the hint of 'redis', then run: syncctl doctor redis\n")
+
+
+def test_a_fresh_set_up_lacks_indexes_a_worker_and_beat_and_nothing_is_made_up(
+    examine: Callable[..., Checks], database: Any, source_db: SourceDb, partner: Any
+) -> None:
+    source_db.create_orders()
+    checks = examine()
+    assert list_status(checks, "fail") == {"indexes", "workers", "beat"}
+    assert "it has no row yet" in checks["source orders"]["detail"]
+    assert checks["workers"]["hint"].startswith("run: syncctl worker")
+    assert checks["beat"]["hint"].startswith("run: syncctl beat")
+    assert checks["queue"] | {"duration_ms": 0} == {
+        "name": "queue",
+        "status": "skip",
+        "detail": "needs workers, which failed",
+        "hint": checks["workers"]["hint"],
+        "duration_ms": 0,
+    }
+    assert checks["streams orders"]["status"] == "warn"
+    assert "syncctl poll orders --once" in checks["streams orders"]["hint"]
+    assert database.list_collection_names() == []
+    assert partner.account.calls == []
+
+
+def test_redis_that_evicts_fails_until_its_hint_is_followed(
+    own_redis: RedisServer, run_syncctl: Run, settings_dir: Path
+) -> None:
+    environment = {"REDIS_URL": own_redis.url()}
+
+    def look() -> Checks:
+        return read_checks(run_syncctl("doctor", "redis", "--json", cwd=settings_dir, env=environment))
+
+    with Redis.from_url(own_redis.url(), decode_responses=True) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.config_set("appendonly", "no")
+        checks = look()
+        assert list_status(checks, "fail") == {"redis eviction"}
+        assert list_status(checks, "warn") == {"redis persistence"}
+        assert "allkeys-lru" in checks["redis eviction"]["detail"]
+        assert "in redis.conf: maxmemory-policy noeviction" in checks["redis eviction"]["hint"]
+
+        client.config_set("maxmemory-policy", "volatile-lru")
+        assert look()["redis eviction"]["status"] == "warn"
+
+        for check in ("redis eviction", "redis persistence"):
+            command = re.search(r"redis-cli (CONFIG SET [^;]+)", checks[check]["hint"])
+            assert command is not None
+            client.execute_command(*command[1].split())
+        assert list_status(look(), "ok") == set(checks)
+
+
+def test_redis_that_is_nearly_full_is_a_warning(own_redis: RedisServer, run_syncctl: Run, settings_dir: Path) -> None:
+    with Redis.from_url(own_redis.url()) as client:
+        client.config_set("maxmemory", client.info()["used_memory"])
+    done = run_syncctl("doctor", "redis", "--json", cwd=settings_dir, env={"REDIS_URL": own_redis.url()})
+    assert done.exit_code == 0
+    assert read_checks(done)["redis memory"]["status"] == "warn"
+
+
+def test_an_index_that_is_missing_or_different_is_named_and_its_hint_restores_it(
+    examine: Callable[..., Checks], run_syncctl: Run, settings_dir: Path, database: Any
+) -> None:
+    assert run_syncctl("init", "--indexes", cwd=settings_dir).exit_code == 0
+    assert examine("indexes")["indexes"]["status"] == "ok"
+
+    database.records.drop_index("due")
+    check = examine("indexes")["indexes"]
+    assert (check["status"], check["detail"]) == ("fail", "missing: records.due")
+    assert check["hint"] == "run: syncctl init --indexes"
+    assert run_syncctl("init", "--indexes", cwd=settings_dir).exit_code == 0
+    assert examine("indexes")["indexes"]["status"] == "ok"
+
+    database.records.drop_index("due")
+    database.records.create_index([("stream", 1)], name="due")
+    check = examine("indexes")["indexes"]
+    assert check["detail"] == "different from what it should be: records.due"
+    assert 'db.records.dropIndex("due")' in check["hint"]
+    assert check["hint"].endswith("run: syncctl init --indexes")
+
+
+def test_a_standalone_mongodb_is_a_warning(run_syncctl: Run, settings_dir: Path, tmp_path: Path) -> None:
+    server = StandaloneMongod(tmp_path / "standalone")
+    server.start()
+    try:
+        environment = {"MONGO_URL": server.url()}
+        checks = read_checks(run_syncctl("doctor", "mongodb", "--json", cwd=settings_dir, env=environment))
+    finally:
+        server.kill()
+    assert list_status(checks, "warn") == {"mongodb majority"}
+    assert "--replSet" in checks["mongodb majority"]["hint"]
+
+
+class StandaloneMongod(Mongod):
+    """A mongod that belongs to no replica set."""
+
+    def command(self) -> list[str | Path]:
+        """Return the command line."""
+        words = super().command()
+        at = words.index("--replSet")
+        return words[:at] + words[at + 2 :]
+
+    def check_ready(self, *, timeout_seconds: float) -> bool:
+        """Tell whether it answers."""
+        with socket.socket() as probe:
+            probe.settimeout(timeout_seconds)
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+def test_workers_that_leave_a_queue_alone_or_run_another_version(examine: Callable[..., Checks], database: Any) -> None:
+    give_sign_of_life(database, "celery@one", queues="poll,control", version="0.0.1")
+    checks = examine("workers")
+    assert checks["workers"]["detail"] == "1 alive: celery@one"
+    assert checks["workers queues"]["status"] == "fail"
+    assert checks["workers queues"]["detail"] == "nobody takes from deliver"
+    assert checks["workers queues"]["hint"] == "run: syncctl worker --queues deliver"
+    assert checks["workers versions"]["status"] == "warn"
+    assert "celery@one runs 0.0.1" in checks["workers versions"]["detail"]
+
+    give_sign_of_life(database, "celery@two", queues="deliver")
+    assert examine("workers")["workers queues"]["status"] == "ok"
+
+
+def test_a_worker_that_died_is_not_alive(examine: Callable[..., Checks], database: Any) -> None:
+    give_sign_of_life(database, "celery@gone")
+    database.workers.update_one({}, {"$set": {"at": datetime.now(UTC) - timedelta(minutes=1)}})
+    assert examine("workers")["workers"]["status"] == "fail"
+
+
+def test_a_worker_on_another_redis_is_found_by_the_round_trip(examine: Callable[..., Checks], database: Any) -> None:
+    give_sign_of_life(database, "celery@elsewhere")
+    check = examine("workers", "redis", "queue", "--timeout", "5s")["queue"]
+    assert check["status"] == "fail"
+    assert "nobody took the task" in check["detail"]
+
+
+def test_beat_that_is_late_or_of_another_version(examine: Callable[..., Checks], database: Any) -> None:
+    beat = {"at": datetime.now(UTC) - timedelta(minutes=5), "version": __version__}
+    database.beat.replace_one({"_id": "beat"}, beat, upsert=True)
+    check = examine("beat")["beat"]
+    assert check["status"] == "fail"
+    assert "5 min old" in check["detail"]
+    assert "syncctl beat" in check["hint"]
+
+    database.beat.replace_one({"_id": "beat"}, {"at": datetime.now(UTC), "version": "0.0.1"})
+    assert examine("beat")["beat"]["status"] == "warn"
+    database.beat.replace_one({"_id": "beat"}, {"at": datetime.now(UTC), "version": __version__})
+    assert examine("beat")["beat"]["status"] == "ok"
+
+
+def test_a_missing_table_fails_its_stream_alone(run_syncctl: Run, settings_dir: Path, source_db: SourceDb) -> None:
+    source_db.create_orders(1)
+    environment = {
+        "STREAMS__INVOICES__TABLE": "order",
+        "STREAMS__INVOICES__START": "beginning",
+        "STREAMS__INVOICES__CURSOR": "id",
+    }
+    checks = read_checks(run_syncctl("doctor", "source", "--json", cwd=settings_dir, env=environment))
+    assert list_status(checks, "ok") == {"source orders"}
+    assert checks["source invoices"]["status"] == "fail"
+    assert "there is no table order" in checks["source invoices"]["detail"]
+    assert "did you mean orders?" in checks["source invoices"]["hint"]
+
+
+def test_a_row_that_cannot_be_sent_is_a_warning(examine: Callable[..., Checks], source_db: SourceDb) -> None:
+    source_db.create_orders()
+    source_db.execute("insert into orders (id, amount) values (1, 9e999)")
+    check = examine("source")["source orders"]
+    assert check["status"] == "warn"
+    assert "would be logged as failed" in check["detail"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "hint"),
+    [
+        ("401 Unauthorized", "warn", "PARTNER_TOKEN"),
+        ("403 Forbidden", "warn", "PARTNER_TOKEN"),
+        ("503 Service Unavailable", "warn", "ask the partner"),
+        ("404 Not Found", "ok", ""),
+        ("405 Method Not Allowed", "ok", ""),
+    ],
+)
+def test_what_a_partner_answers_to_options(
+    answer: str, status: str, hint: str, run_syncctl: Run, settings_dir: Path
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        peer.answer(answer)
+
+    with HostilePartner(script) as server:
+        done = run_syncctl("doctor", "partner", "--json", cwd=settings_dir, env={"PARTNER_URL": server.url})
+        requests = [request.split(b" ")[0] for request in server.requests]
+    check = read_checks(done)["partner default"]
+    assert (done.exit_code, check["status"]) == (0, status)
+    assert hint in check["hint"]
+    assert requests == [b"OPTIONS"]
+
+
+def test_an_endpoint_that_no_call_could_be_made_with(run_syncctl: Run, settings_dir: Path) -> None:
+    environment = {"STREAMS__ORDERS__ENDPOINT": "POST /orders/{id"}
+    done = run_syncctl("doctor", "partner", "--json", cwd=settings_dir, env=environment)
+    assert done.exit_code != 0
+    assert "streams.orders.endpoint" in done.stdout
+
+
+def test_services_that_hang_fail_in_time(
+    own_redis: RedisServer, own_mongod: Mongod, run_syncctl: Run, settings_dir: Path, source_db: SourceDb
+) -> None:
+    source_db.create_orders(1)
+
+    def hang(peer: Peer) -> None:
+        peer.read_request()
+        peer.read_request()
+
+    pids = own_redis.pid, own_mongod.pid
+    with HostilePartner(hang) as server:
+        environment = {"REDIS_URL": own_redis.url(), "MONGO_URL": own_mongod.url(), "PARTNER_URL": server.url}
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            done = run_syncctl("doctor", "--json", "--timeout", "1s", cwd=settings_dir, env=environment, timeout=30)
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+    checks = read_checks(done)
+    assert done.exit_code == 1
+    assert list_status(checks, "fail") == {"redis", "mongodb", "partner default"}
+    assert checks["redis"]["detail"] == "no answer within 1 s"
+    assert list_status(checks, "ok") == {"configuration", "source orders"}
+
+
+def test_only_the_named_groups_are_looked_at(run_syncctl: Run, settings_dir: Path, source_db: SourceDb) -> None:
+    source_db.create_orders(1)
+    environment = {"MONGO_URL": f"mongodb://127.0.0.1:{find_port()}/ledger"}
+    done = run_syncctl("doctor", "source", "redis", "--json", cwd=settings_dir, env=environment)
+    assert done.exit_code == 0
+    assert list(read_checks(done)) == ["redis", "redis eviction", "redis memory", "redis persistence", "source orders"]
+
+
+def test_a_check_is_asked_for_by_the_name_that_is_shown(
+    run_syncctl: Run, settings_dir: Path, source_db: SourceDb
+) -> None:
+    source_db.create_orders(1)
+    done = run_syncctl("doctor", "source", "orders", "redis eviction", "--json", cwd=settings_dir)
+    assert (done.exit_code, list(read_checks(done))) == (0, ["redis eviction", "source orders"])
+    done = run_syncctl("doctor", "source", "ordres", cwd=settings_dir)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "no such check: source ordres" in done.stderr
+    assert "did you mean source orders?" in done.stderr
+    assert "run: syncctl doctor source orders" in done.stderr
+
+
+def test_a_group_whose_ground_is_not_looked_at_fails_itself(run_syncctl: Run, settings_dir: Path) -> None:
+    environment = {"MONGO_URL": f"mongodb://127.0.0.1:{find_port()}/ledger"}
+    done = run_syncctl("doctor", "beat", "--json", "--timeout", "1s", cwd=settings_dir, env=environment)
+    assert done.exit_code == 1
+    assert "cannot reach MongoDB" in read_checks(done)["beat"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (("sorce",), ("no such check: sorce", "did you mean source?", "syncctl doctor source")),
+        (("xyzzy",), ("no such check: xyzzy", "configuration, redis, mongodb", "syncctl doctor")),
+        (("--timeout", "soon"), ("--timeout 'soon' is not a duration", "", "--timeout 30s")),
+        (("--timeout", "0"), ("--timeout is zero", "", "--timeout 10s")),
+    ],
+)
+def test_a_wrong_command_line_is_three_lines_and_exit_code_2(
+    args: tuple[str, ...], expected: tuple[str, ...], run_syncctl: Run, tmp_path: Path
+) -> None:
+    done = run_syncctl("doctor", *args, cwd=tmp_path)
+    assert (done.exit_code, done.stdout) == (2, "")
+    lines = done.stderr.splitlines()
+    assert [line.split(":")[0].strip() for line in lines] == ["error", "cause", "hint"]
+    for line, part in zip(lines, expected, strict=True):
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("streams = [", "syncctl.toml"),
+        ('[streams.orders]\ntabel = "orders"\nstart = "now"\n', "streams.orders.tabel"),
+        ('[streams.orders]\ntable = "orders"\n', "streams.orders.start"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_a_failed_check_and_exit_code_2(
+    text: str, problem: str, run_syncctl: Run, settings_dir: Path
+) -> None:
+    (settings_dir / "syncctl.toml").write_text(text)
+    done = run_syncctl("doctor", "--json", cwd=settings_dir)
+    checks = read_checks(done)
+    assert done.exit_code == 2
+    assert list(checks) == list(GROUPS)
+    assert list_status(checks, "fail") == {"configuration"}
+    assert list_status(checks, "skip") == set(GROUPS) - {"configuration"}
+    assert problem in checks["configuration"]["detail"]
+    assert "Traceback" not in done.stderr
+
+
+def test_every_problem_of_the_settings_has_its_line_and_the_rest_is_looked_at(
+    run_syncctl: Run, settings_dir: Path
+) -> None:
+    (settings_dir / ".env").write_text(
+        "".join(
+            line
+            for line in (settings_dir / ".env").read_text().splitlines(True)
+            if "_URL=" not in line or "REDIS" in line
+        )
+    )
+    done = run_syncctl("doctor", "configuration", "redis", "source", "partner", "--json", cwd=settings_dir)
+    checks = read_checks(done)
+    assert done.exit_code == 1
+    lines = checks["configuration"]["detail"].splitlines()
+    assert len(lines) == 2
+    assert "SOURCE_URL" in lines[0]
+    assert "PARTNER_URL" in lines[1]
+    assert checks["redis"]["status"] == "ok"
+    assert {checks["source orders"]["status"], checks["partner default"]["status"]} == {"fail"}
+
+
+def test_no_stream_at_all_is_a_warning_with_the_way_on(run_syncctl: Run, settings_dir: Path) -> None:
+    (settings_dir / "syncctl.toml").unlink()
+    done = run_syncctl("doctor", "configuration", "source", "partner", "--json", cwd=settings_dir)
+    checks = read_checks(done)
+    assert done.exit_code == 0
+    assert checks["configuration"]["status"] == "warn"
+    assert "[streams.NAME]" in checks["configuration"]["hint"]
+    assert list_status(checks, "skip") == {"source", "partner"}
+
+
+def test_secrets_that_lie_open_are_a_warning(run_syncctl: Run, settings_dir: Path) -> None:
+    (settings_dir / ".env").chmod(0o600)
+    environment = {"PARTNER_TOKEN": CANARY}
+
+    def look(**more: str) -> dict[str, Any]:
+        done = run_syncctl("doctor", "configuration", "--json", cwd=settings_dir, env=environment | more)
+        return read_checks(done)["configuration secrets"]
+
+    assert look()["status"] == "ok"
+    check = look(PARTNER_URL="http://partner.example/v1")
+    assert check["status"] == "warn"
+    assert "PARTNER_URL" in check["hint"]
+    (settings_dir / ".env").chmod(0o644)
+    assert look()["hint"] == "run: chmod 600 .env"
+
+
+def test_a_stream_whose_poll_failed_is_told_with_the_reason(
+    run_syncctl: Run, examine: Callable[..., Checks], settings_dir: Path, source_db: SourceDb
+) -> None:
+    assert run_syncctl("poll", "orders", "--once", cwd=settings_dir).exit_code == 1
+    check = examine("streams")["streams orders"]
+    assert check["status"] == "fail"
+    assert "there is no table orders" in check["detail"]
+    assert check["hint"].endswith("syncctl poll orders --once")
+
+    source_db.create_orders(1)
+    assert run_syncctl("poll", "orders", "--once", cwd=settings_dir).exit_code == 0
+    check = examine("streams")["streams orders"]
+    assert check["status"] == "ok"
+    assert "1 records to deliver, 1 of them on their way" in check["detail"]
+
+
+def test_a_backlog_that_does_not_move_is_a_warning_unless_it_is_paused(
+    run_syncctl: Run, examine: Callable[..., Checks], settings_dir: Path, source_db: SourceDb, database: Any
+) -> None:
+    source_db.create_orders(3)
+    assert run_syncctl("pause", "orders", "--reason", "audit", cwd=settings_dir).exit_code == 0
+    assert run_syncctl("poll", "orders", "--once", cwd=settings_dir).exit_code == 0
+    long_ago = datetime.now(UTC) - timedelta(hours=3)
+    assert database.records.update_many({}, {"$set": {"due_at": long_ago}}).modified_count == 3
+    check = examine("streams")["streams orders"]
+    assert check["status"] == "warn"
+    assert "audit" in check["detail"]
+    assert "none is on its way" not in check["detail"]
+    assert check["hint"] == "run: syncctl resume orders"
+
+    database.streams.update_one({"_id": "orders"}, {"$unset": {"paused": True}})
+    check = examine("streams")["streams orders"]
+    assert check["status"] == "warn"
+    assert "3 records wait and none is on its way; the oldest has been due for 3 h" in check["detail"]
+
+
+def test_a_stream_that_left_the_configuration_is_told_with_what_it_left_behind(
+    run_syncctl: Run, settings_dir: Path, source_db: SourceDb
+) -> None:
+    source_db.create_orders(2)
+    assert run_syncctl("poll", "orders", "--once", cwd=settings_dir).exit_code == 0
+    toml = settings_dir / "syncctl.toml"
+    toml.write_text(toml.read_text().replace("orders = {", "returns = {"))
+    checks = read_checks(run_syncctl("doctor", "streams", "--json", cwd=settings_dir))
+    assert set(checks) == {"streams returns", "streams removed"}
+    assert checks["streams removed"]["status"] == "warn"
+    assert checks["streams removed"]["detail"] == "orders is no longer configured; 2 records of it are not delivered"
+    assert "[streams.orders]" in checks["streams removed"]["hint"]
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",), ("--debug",)], ids=["text", "json", "debug"])
+def test_no_secret_is_ever_shown(
+    flags: tuple[str, ...], redis_url: str, mongo_url: str, run_syncctl: Run, tmp_path: Path
+) -> None:
+    settings = write_settings(
+        tmp_path / "settings",
+        mongo_url=mongo_url.replace("://", f"://root:{CANARY}-1@"),
+        redis_url=redis_url.replace("://", f"://user:{CANARY}-2@"),
+        source_url=f"mssql+pyodbc://reader:{CANARY}-3@127.0.0.1:{find_port()}/erp",
+        partner_url=f"http://127.0.0.1:{find_port()}",
+        partner_token=f"{CANARY}-4",
+        sections={"log": {"level": "debug"}},
+    )
+    done = run_syncctl("doctor", "--timeout", "3s", *flags, cwd=settings, env={"PARTNER_TOKEN": f"{CANARY}-5"})
+    assert done.exit_code == 1
+    assert "partner" in done.stdout
+    assert CANARY not in done.stdout + done.stderr
+
+
+def test_a_secret_that_somebody_wrote_into_the_ledger_is_not_shown(run_syncctl: Run, settings_dir: Path) -> None:
+    environment = {"PARTNER_TOKEN": CANARY}
+    # The token was no secret yet when the stream was paused.
+    run_syncctl("pause", "orders", "--reason", f"new token {CANARY}", cwd=settings_dir)
+    done = run_syncctl("doctor", "streams", "--json", cwd=settings_dir, env=environment)
+    assert "new token" in read_checks(done)["streams orders"]["detail"]
+    assert CANARY not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("login", ["", ":wrong@", "nobody:wrong@"])
+def test_a_login_that_redis_refuses_is_told_from_a_redis_that_is_down(
+    login: str, own_redis: RedisServer, run_syncctl: Run, settings_dir: Path
+) -> None:
+    with Redis.from_url(own_redis.url()) as client:
+        client.config_set("requirepass", "right")
+    environment = {"REDIS_URL": own_redis.url().replace("://", f"://{login}")}
+    check = read_checks(run_syncctl("doctor", "redis", "--json", cwd=settings_dir, env=environment))["redis"]
+    assert (check["status"], check["hint"]) == ("fail", "check the user and password in REDIS_URL")
+
+
+def test_what_fails_is_readable_without_colour_and_without_unicode(run_syncctl: Run, tmp_path: Path) -> None:
+    settings = write_settings(
+        tmp_path / "settings",
+        mongo_url=f"mongodb://127.0.0.1:{find_port()}/ledger",
+        redis_url=f"redis://127.0.0.1:{find_port()}/0",
+        source_url="sqlite:///missing.db",
+        partner_url="http://127.0.0.1:1",
+    )
+    plain = run_syncctl("doctor", "redis", cwd=settings, env={"PYTHONIOENCODING": "ascii"})
+    assert plain.exit_code == 1
+    lines = plain.stdout.splitlines()
+    assert lines[0].startswith("x fail  redis              cannot reach Redis at ")
+    assert lines[1].startswith(" " * 27 + "hint: start it")
+    assert lines[2] == "- skip  redis eviction     needs redis, which failed"
+    assert len(lines) == 5
+
+    coloured = run_syncctl("doctor", "redis", cwd=settings, env={"FORCE_COLOR": "1"})
+    assert "\x1b[31m✗ fail\x1b[0m" in coloured.stdout
+    assert re.sub(r"\x1b\[\d+m", "", coloured.stdout).splitlines()[2:] == [
+        line.replace("- skip", "· skip") for line in lines[2:]
+    ]
+
+
+def test_the_help_names_every_group() -> None:
+    (argument,) = [param for param in find_command(("doctor",)).params if param.name == "checks"]
+    assert re.findall(r"[a-z]+", argument.help.partition(":")[2].partition(".")[0]) == list(GROUPS)
+
+
+def test_the_document_is_as_documented(run_syncctl: Run, settings_dir: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
+    block = re.search(r"```json\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    documented = json.loads(block[1])
+    found = run_syncctl("doctor", "redis", "--json", cwd=settings_dir).json
+    assert documented.keys() == found.keys()
+    assert documented["checks"][0].keys() == found["checks"][0].keys()
+    assert set(re.findall(r"^## `(\w+)`", page, re.MULTILINE)) == set(GROUPS)

@@ -1,0 +1,109 @@
+"""docs/json.md is what the commands print: no key more, no key less."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncctl.local.partner import LocalPartner, PartnerConfig
+from tests.cli.catalogue import flags_of, list_commands
+from tests.cli.json_pages import describes, keys_of, read_page
+from tests.harness.source_db import SourceDb
+
+Run = Callable[..., Any]
+ROWS = 20
+
+
+@pytest.fixture
+def partner() -> Iterator[LocalPartner]:
+    """A partner that refuses some rows for good, and answers 500 to some calls."""
+    with LocalPartner(PartnerConfig(reject_rate=0.3, error_rate=0.3)) as server:
+        yield server
+
+
+def test_every_command_with_json_has_a_section() -> None:
+    with_json = {" ".join(path) for path in list_commands() if "--json" in flags_of(path)}
+    sections = {name.split(" --")[0] for name in read_page()}
+    assert with_json == sections
+
+
+def test_a_document_of_another_shape_would_be_noticed() -> None:
+    keys = keys_of({"runs": [{"read": 1, "cursor": None}], "more": {}})
+    assert keys == {"runs", "runs[].read", "runs[].cursor", "more"}
+    assert describes("runs[].read", "runs[].read")
+    assert describes("runs[].read", "runs")
+    assert describes("key.*", "key.id")
+    assert not describes("runs[].read", "runs[].readings")
+    assert not describes("runs[].read", "runs[].read.more")
+
+
+@pytest.mark.timeout(300)
+def test_what_commands_print_is_what_the_page_says(
+    run_syncctl: Run,
+    start_syncctl: Callable[..., Any],
+    settings_dir: Path,
+    source_db: SourceDb,
+    partner: LocalPartner,
+    eventually: Callable[..., Any],
+) -> None:
+    printed: dict[str, Any] = {}
+
+    def run(section: str, *args: str, exit_code: int = 0) -> Any:
+        result = run_syncctl(*section.split(), *args, "--json", cwd=settings_dir)
+        assert result.exit_code == exit_code, result.stderr
+        printed.setdefault(section, []).append(result.json)
+        return result.json
+
+    def is_settled() -> bool:
+        counts = run("status")["streams"][0]["counts"]
+        return counts["failed"] > 0 and counts["delivered"] + counts["failed"] == ROWS
+
+    source_db.create_orders(ROWS)
+    run("poll --once")
+    start_syncctl("worker", "--beat", "--pool", "threads", cwd=settings_dir)
+    run("add", "-2", "0.5")
+    eventually(is_settled, timeout=90)
+    eventually(lambda: run("status")["beat"]["last_tick_at"])
+    run("doctor", "configuration", "redis", "mongodb")
+    run("report", "--by", "stream")
+    run("report --by error")
+    sample = run("failures", exit_code=1)["groups"][0]["sample_id"]
+    run("show", sample)
+    run("replay", "--dry-run")
+    run("replay", "--yes")
+    eventually(is_settled, timeout=90)
+    run("show", "orders", "1")
+    run("pause", "orders", "--reason", "partner maintenance")
+    run("status")
+    run("resume", "orders")
+    run("discard", sample, "--reason", "test data", "--yes")
+    run("cleanup", "--dry-run")
+    run("config")
+    run("init", "--indexes")
+    _compare(printed)
+
+
+def test_what_local_prints_is_what_the_page_says(run_syncctl: Run, tmp_path: Path) -> None:
+    printed = {}
+    try:
+        up = run_syncctl("local", "up", "--mongo-port", "0", "--redis-port", "0", "--json", cwd=tmp_path)
+        if up.exit_code == 69:
+            pytest.skip(up.stderr)
+        printed["local up"] = [up.json]
+        printed["local status"] = [run_syncctl("local", "status", "--json", cwd=tmp_path).json]
+    finally:
+        down = run_syncctl("local", "down", "--wipe", "--yes", "--json", cwd=tmp_path)
+    printed["local down"] = [down.json]
+    _compare(printed)
+
+
+def _compare(printed: dict[str, Any]) -> None:
+    page = read_page()
+    for section, documents in printed.items():
+        keys = set[str]().union(*(keys_of(each) for each in documents))
+        unknown = {key for key in keys if not any(describes(known, key) for known in page[section])}
+        assert not unknown, f"docs/json.md does not say what these keys of {section} are"
+        missing = {known for known in page[section] if not any(describes(known, key) and key != "" for key in keys)}
+        absent = {known for known in missing | (page[section] - keys) if "*" not in known}
+        assert not absent, f"{section} did not print these keys of docs/json.md"

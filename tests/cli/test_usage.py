@@ -1,0 +1,78 @@
+"""What the command line refuses, and how it says so: three lines on stderr, exit code 2, nothing on stdout."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+
+REFUSED = {
+    ("reprot",): ("no such command: reprot", "did you mean: syncctl report", "syncctl --help"),
+    ("xyzzy",): ("no such command: xyzzy", "not one of syncctl's commands", "syncctl --help"),
+    ("--versoin",): ("no such option: --versoin", "usage: syncctl", "did you mean --version?"),
+    ("poll", "--onec"): ("no such option: --onec", "usage: syncctl poll", "did you mean --once?"),
+    ("poll", "--json"): ("--json needs --once", "has no end", "--once"),
+    ("add", "2"): ("missing argument 'Y'", "usage: syncctl add [OPTIONS] X Y", "syncctl add --help"),
+    ("add", "2", "three"): ("Y is not a number: three", "finite", "syncctl add 2 3"),
+    ("add", "2", "inf"): ("Y is not a number: inf", "finite", "syncctl add 2 3"),
+    ("add", "2", "3", "--timeout", "soon"): ("--timeout 'soon' is not a duration", "", "--timeout 30s"),
+    ("discard", "abc"): ("missing option '--reason'", "usage: syncctl discard", "syncctl discard --help"),
+    ("discard", "abc", "--reason", " "): ("--reason is empty", "", "say why"),
+    ("replay", "--since", "yesterday"): ("--since 'yesterday' is not a time", "", "--since 24h"),
+    ("replay", "--since", "1h", "--until", "2h"): ("--since 1h is not before --until 2h", "", "swap"),
+    ("report", "--by", "week"): ("invalid value for '--by'", "usage: syncctl report", "syncctl report --help"),
+    ("report", "--json", "--csv"): ("--json and --csv exclude each other", "one document", ""),
+    ("status", "--json", "--watch"): ("--json and --watch exclude each other", "one document", ""),
+    ("local", "upp"): ("no such command 'upp'", "", ""),
+    ("--directory", "no/such/place", "status"): ("cannot enter the directory no/such/place", "", "--directory"),
+    ("status", "--directory", "no/such/place"): ("cannot enter the directory no/such/place", "", "--directory"),
+}
+
+
+@pytest.mark.parametrize("args", REFUSED, ids=" ".join)
+def test_a_wrong_command_line_is_three_lines_and_exit_code_2(
+    args: tuple[str, ...], run_syncctl: Run, tmp_path: Path
+) -> None:
+    result = run_syncctl(*args, cwd=tmp_path)
+    assert result.exit_code == 2, result.stderr
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert [line.split(":")[0].strip() for line in lines] == ["error", "cause", "hint"]
+    for line, expected in zip(lines, REFUSED[args], strict=True):
+        assert expected in line
+
+
+def test_a_stream_that_is_not_configured_is_refused_with_the_one_that_was_meant(
+    run_syncctl: Run, settings_dir: Path
+) -> None:
+    result = run_syncctl("poll", "ordres", "--once", cwd=settings_dir)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "no such stream: ordres" in result.stderr
+    assert "did you mean orders?" in result.stderr
+
+
+def test_no_stream_at_all_is_refused(run_syncctl: Run, tmp_path: Path) -> None:
+    result = run_syncctl("poll", "--once", cwd=tmp_path)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "no stream is configured" in result.stderr
+
+
+@pytest.mark.parametrize("queues", ["delivr", "", "poll,nope"])
+def test_a_queue_that_does_not_exist_is_refused(queues: str, run_syncctl: Run, settings_dir: Path) -> None:
+    result = run_syncctl("worker", "--queues", queues, cwd=settings_dir)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "no such queue" in result.stderr
+
+
+def test_an_argument_that_celery_refuses_is_three_lines(run_syncctl: Run, settings_dir: Path) -> None:
+    result = run_syncctl("worker", "--", "--no-such-celery-flag", cwd=settings_dir)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Celery refused the arguments of its worker" in result.stderr
+    assert "--no-such-celery-flag" in result.stderr
+
+
+def test_a_directory_is_where_the_settings_are(run_syncctl: Run, settings_dir: Path, tmp_path: Path) -> None:
+    for args in (("-C", settings_dir, "poll", "x", "--once"), ("poll", "x", "--once", "--directory", settings_dir)):
+        assert "there is orders" in run_syncctl(*args, cwd=tmp_path).stderr

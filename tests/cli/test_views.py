@@ -1,0 +1,130 @@
+"""Commands that only look: report, status, show, failures; and pause and resume."""
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from syncctl.local.partner import LocalPartner
+from tests.cli.conftest import ROWS, Settled
+from tests.harness.source_db import SourceDb
+
+Run = Callable[..., Any]
+Start = Callable[..., Any]
+Eventually = Callable[..., Any]
+
+
+def test_reports_agree_with_each_other(run_syncctl: Run, settled: Settled) -> None:
+    for by in ("hour", "day", "stream"):
+        report = run_syncctl("report", "--by", by, "--json", cwd=settled.directory).json
+        assert report["by"] == by
+        for state in ("delivered", "failed"):
+            assert sum(row[state] for row in report["rows"]) == report["totals"][state] == settled.counts[state]
+        assert report["totals"]["logged"] == ROWS
+        text = run_syncctl("report", "--by", by, "--csv", cwd=settled.directory).stdout
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert sum(int(row["delivered"]) for row in rows) == settled.counts["delivered"]
+    errors = run_syncctl("report", "--by", "error", "--json", cwd=settled.directory).json["rows"]
+    assert sum(row["count"] for row in errors) == settled.counts["failed"]
+    shown = run_syncctl("report", cwd=settled.directory)
+    assert "failures count in" not in shown.stderr
+    assert shown.stderr.endswith("next: syncctl failures\n")
+    shown = shown.stdout.splitlines()[1].split()
+    assert shown[:4] == ["orders", *(str(report["totals"][name]) for name in ("logged", "delivered", "failed"))]
+
+
+def test_a_report_of_another_time_is_empty(run_syncctl: Run, settled: Settled) -> None:
+    result = run_syncctl("report", "--since", "2020-01-01", "--until", "2020-02-01", cwd=settled.directory)
+    assert result.stdout == "nothing happened in this time\n"
+    report = run_syncctl(
+        "report", "--since", "2020-01-01", "--until", "2020-02-01", "--json", cwd=settled.directory
+    ).json
+    assert (report["since"], report["until"]) == ("2020-01-01T00:00:00.000Z", "2020-02-01T00:00:00.000Z")
+    assert report["rows"] == []
+
+
+def test_failures_are_exit_code_1_and_lead_to_a_record(run_syncctl: Run, settled: Settled) -> None:
+    result = run_syncctl("failures", cwd=settled.directory)
+    assert result.exit_code == 1
+    header, first, *_ = result.stdout.splitlines()
+    assert header.split()[:2] == ["COUNT", "STREAMS"]
+    assert first.split()[:3] == [str(settled.counts["failed"]), "orders", "422"]
+    sample = result.stderr.splitlines()[0].removeprefix("next: syncctl show ")
+    shown = run_syncctl("show", sample, cwd=settled.directory)
+    assert shown.stdout.splitlines()[0] == f"record {sample}"
+    assert "422" in shown.stdout
+    assert shown.stderr == f"next: syncctl replay --id {sample}\n"
+
+
+def test_no_failures_are_exit_code_0(run_syncctl: Run, settings_dir: Path) -> None:
+    result = run_syncctl("failures", cwd=settings_dir)
+    assert (result.exit_code, result.stdout) == (0, "no failed records\n")
+
+
+def test_show_takes_a_key_and_says_when_there_is_none(run_syncctl: Run, settled: Settled) -> None:
+    by_value = run_syncctl("show", "orders", "5", "--json", cwd=settled.directory).json["records"]
+    by_name = run_syncctl("show", "orders", "id=5", "--json", cwd=settled.directory).json["records"]
+    assert by_value == by_name
+    assert by_value[0]["key"] == {"id": 5}
+    for args in (("show", "nope"), ("show", "orders", "-5")):
+        result = run_syncctl(*args, cwd=settled.directory)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert args[-1] in result.stderr
+
+
+def test_status_of_a_stopped_house(run_syncctl: Run, settled: Settled) -> None:
+    status = run_syncctl("status", "--json", cwd=settled.directory).json
+    assert status["workers"] == []
+    assert status["queue"]["messages"] == 0
+    shown = run_syncctl("status", cwd=settled.directory)
+    assert "none; run: syncctl worker" in shown.stdout
+    assert shown.stderr == "next: syncctl failures\n"
+
+
+def test_status_without_redis_still_shows_the_ledger(run_syncctl: Run, settings_dir: Path) -> None:
+    result = run_syncctl("status", "--json", cwd=settings_dir, env={"REDIS_URL": "redis://localhost:1/0"})
+    assert result.exit_code == 0
+    assert result.json["queue"]["messages"] is None
+    assert result.stderr.startswith("warning: ")
+
+
+def test_status_watches_until_it_is_stopped(start_syncctl: Start, settings_dir: Path, eventually: Eventually) -> None:
+    watch = start_syncctl("status", "--watch", cwd=settings_dir)
+    eventually(lambda: watch.log.count("STREAM") >= 2)
+    watch.interrupt()
+    assert watch.wait() == 130
+    watch = start_syncctl("status", "--watch", cwd=settings_dir)
+    watch.wait_for_log("STREAM")
+    watch.terminate()
+    assert watch.wait() == 143
+
+
+def test_a_paused_stream_is_read_and_not_delivered_until_it_is_resumed(
+    run_syncctl: Run,
+    start_syncctl: Start,
+    settings_dir: Path,
+    source_db: SourceDb,
+    partner: LocalPartner,
+    eventually: Eventually,
+) -> None:
+    partner.fix()
+    source_db.create_orders(2)
+    paused = run_syncctl("pause", "orders", "--reason", "maintenance", "--json", cwd=settings_dir)
+    assert paused.json == {"streams": [{"stream": "orders", "paused": True}]}
+    assert paused.stderr == "next: syncctl resume orders, once it may go on\n"
+    start_syncctl("worker", "--pool", "threads", "--beat", cwd=settings_dir)
+    look = lambda: run_syncctl("status", "--json", cwd=settings_dir).json["streams"][0]  # noqa: E731
+    eventually(lambda: look()["counts"]["pending"] == 2)
+    assert (look()["paused"], look()["paused_reason"]) == (True, "maintenance")
+    assert "orders (paused)" in run_syncctl("status", cwd=settings_dir).stdout
+    assert partner.calls() == []
+    assert run_syncctl("resume", "orders", "--json", cwd=settings_dir).json["streams"][0]["paused"] is False
+    eventually(lambda: len(partner.rows()) == 2)
+
+
+def test_a_stream_that_nobody_knows_is_refused(run_syncctl: Run, settings_dir: Path) -> None:
+    for args in (("pause", "ordres"), ("report", "--stream", "ordres"), ("replay", "--stream", "ordres", "--dry-run")):
+        result = run_syncctl(*args, cwd=settings_dir)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "did you mean orders?" in result.stderr

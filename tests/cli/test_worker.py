@@ -1,0 +1,102 @@
+"""`syncctl worker` and `syncctl beat`: how they start, log and stop."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncctl.local.partner import LocalPartner, PartnerConfig
+from tests.harness.source_db import SourceDb
+
+Run = Callable[..., Any]
+Start = Callable[..., Any]
+Eventually = Callable[..., Any]
+
+
+@pytest.fixture
+def partner() -> Iterator[LocalPartner]:
+    """A partner that takes two seconds for each call."""
+    with LocalPartner(PartnerConfig(latency_seconds=2.0)) as server:
+        yield server
+
+
+@pytest.mark.parametrize("signal", ["interrupt", "terminate"])
+@pytest.mark.parametrize("args", [("worker",), ("worker", "--pool", "threads", "--beat"), ("beat",)], ids=" ".join)
+def test_a_graceful_stop_is_exit_code_0(
+    args: tuple[str, ...],
+    signal: str,
+    run_syncctl: Run,
+    start_syncctl: Start,
+    settings_dir: Path,
+    eventually: Eventually,
+) -> None:
+    command = start_syncctl(*args, cwd=settings_dir)
+    if args == ("beat",):
+        eventually(lambda: run_syncctl("status", "--json", cwd=settings_dir).json["beat"]["last_tick_at"])
+    else:
+        command.wait_for_log("ready")
+    getattr(command, signal)()
+    assert command.wait() == 0, command.log
+
+
+def test_the_first_ctrl_c_lets_calls_end(
+    run_syncctl: Run,
+    start_syncctl: Start,
+    settings_dir: Path,
+    source_db: SourceDb,
+    partner: LocalPartner,
+    eventually: Eventually,
+) -> None:
+    source_db.create_orders(2)
+    run_syncctl("poll", "--once", cwd=settings_dir)
+    worker = start_syncctl("worker", "--concurrency", "2", cwd=settings_dir)
+    eventually(partner.calls)
+    worker.interrupt()
+    assert worker.wait() == 0, worker.log
+    counts = run_syncctl("status", "--json", cwd=settings_dir).json["streams"][0]["counts"]
+    assert counts["sending"] == 0
+    assert counts["delivered"] == len(partner.rows()) > 0
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_the_second_ctrl_c_forces(
+    pool: str,
+    run_syncctl: Run,
+    start_syncctl: Start,
+    settings_dir: Path,
+    source_db: SourceDb,
+    partner: LocalPartner,
+    eventually: Eventually,
+) -> None:
+    source_db.create_orders(2)
+    run_syncctl("poll", "--once", cwd=settings_dir)
+    worker = start_syncctl("worker", "--pool", pool, cwd=settings_dir)
+    eventually(partner.calls)
+    worker.interrupt()
+    worker.wait_for_log("once more to stop at once")
+    worker.interrupt()
+    assert worker.wait() == 130
+    counts = run_syncctl("status", "--json", cwd=settings_dir).json["streams"][0]["counts"]
+    assert counts["sending"] > 0
+
+
+@pytest.mark.parametrize("forced", ["", "1"])
+def test_off_a_terminal_every_log_line_is_json_with_an_action(
+    forced: str, start_syncctl: Start, settings_dir: Path, source_db: SourceDb
+) -> None:
+    source_db.create_orders(1)
+    environment = {"C_FORCE_ROOT": forced}
+    worker = start_syncctl("worker", "--pool", "threads", "--beat", cwd=settings_dir, env=environment)
+    worker.wait_for_log('"action": "poll"')
+    lines = [line for line in worker.log.splitlines() if line]
+    worker.terminate()
+    assert worker.wait() == 0
+    assert json.loads(lines[0])["action"] == "worker.start"
+    for line in lines[:-1]:
+        assert {"at", "level", "action"} <= set(json.loads(line)), line
+    told = [json.loads(line) for line in lines[:-1] if "uperuser" in line]
+    expected = ["worker.superuser"] if os.geteuid() == 0 and not forced else []
+    assert [line["action"] for line in told] == expected

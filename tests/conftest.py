@@ -1,0 +1,154 @@
+"""Fixtures: real servers of one's own, a source, a partner, settings, and the installed command."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from syncctl.local.mongod import Mongod
+from syncctl.local.redis_server import RedisServer
+from tests.harness import commands, servers, settings_files, waiting
+from tests.harness.source_db import SourceDb
+
+if TYPE_CHECKING:
+    from pymongo import MongoClient
+
+    from syncctl.local.partner import LocalPartner
+
+
+@pytest.fixture(scope="session")
+def mongo_server() -> Iterator[Mongod]:
+    """A mongod that all tests of this process share; never stop it, take `own_mongod` for that."""
+    with servers.serve_mongod() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mongo_client(mongo_server: Mongod) -> Iterator["MongoClient[dict[str, Any]]"]:
+    """A client of the shared mongod, for a test to look with."""
+    with servers.connect(mongo_server.url("admin")) as client:
+        yield client
+
+
+@pytest.fixture
+def mongo_url(mongo_server: Mongod, mongo_client: "MongoClient[dict[str, Any]]") -> Iterator[str]:
+    """The URL of a fresh database, dropped after the test."""
+    database = f"test_{uuid.uuid4().hex[:12]}"
+    yield mongo_server.url(database)
+    mongo_client.drop_database(database)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A redis-server that all tests of this process share; never stop it, take `own_redis` for that."""
+    with servers.serve_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The URL of an empty Redis database."""
+    from redis import Redis
+
+    url = redis_server.url()
+    with Redis.from_url(url) as client:
+        client.flushall()
+    return url
+
+
+@pytest.fixture
+def redis_prefix() -> str:
+    """A prefix of keys that no other test has."""
+    return f"test-{uuid.uuid4().hex[:8]}-"
+
+
+@pytest.fixture
+def own_mongod() -> Iterator[Mongod]:
+    """A mongod for this test alone: to kill, freeze, restart."""
+    with servers.serve_mongod() as server:
+        yield server
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A redis-server for this test alone: to kill, freeze, flush, restart."""
+    with servers.serve_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def source_db(tmp_path: Path) -> SourceDb:
+    """A fresh SQLite file; `create_orders` makes the table."""
+    return SourceDb(tmp_path / "source.db")
+
+
+@pytest.fixture
+def partner() -> Iterator["LocalPartner"]:
+    """A partner's API on the loopback that accepts everything until it is told otherwise."""
+    from syncctl.local.partner import LocalPartner
+
+    with LocalPartner() as server:
+        yield server
+
+
+@pytest.fixture
+def settings_dir(
+    tmp_path: Path,
+    mongo_url: str,
+    redis_url: str,
+    redis_prefix: str,
+    source_db: SourceDb,
+    partner: "LocalPartner",
+) -> Path:
+    """A directory whose `.env` and `syncctl.toml` join this test's services with the stream `orders`."""
+    return settings_files.write_settings(
+        tmp_path / "settings",
+        mongo_url=mongo_url,
+        redis_url=redis_url,
+        redis_prefix=redis_prefix,
+        source_url=source_db.url,
+        partner_url=partner.url,
+    )
+
+
+@pytest.fixture
+def run_syncctl() -> Callable[..., commands.Completed]:
+    """Run `syncctl` to its end: `run_syncctl("status", "--json", cwd=settings_dir)`."""
+    return commands.run_syncctl
+
+
+@pytest.fixture
+def start_syncctl(tmp_path: Path) -> Iterator[Callable[..., commands.RunningCommand]]:
+    """Start `syncctl worker` and the like, ended after the test: `start_syncctl("worker", cwd=settings_dir)`."""
+    started = 0
+    with ExitStack() as running:
+
+        def start(*args: str | Path, cwd: Path, **options: Any) -> commands.RunningCommand:
+            nonlocal started
+            started += 1
+            log = tmp_path / f"{args[0]}-{started}.log"
+            command = commands.RunningCommand(*args, cwd=cwd, log=log, **options)
+            running.callback(command.close)
+            return command
+
+        yield start
+
+
+@pytest.fixture
+def eventually() -> Callable[..., Any]:
+    """Look again and again until a deadline: `eventually(lambda: count() == 3, timeout=10)`."""
+    return waiting.eventually
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI, a run in which no test passed or failed has tested nothing: let it fail."""
+    reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
+    in_xdist_worker = hasattr(session.config, "workerinput")
+    if reporter is None or in_xdist_worker or session.config.option.collectonly or not servers.in_ci():
+        return
+    if not any(reporter.stats.get(outcome) for outcome in ("passed", "failed", "error")):
+        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED

@@ -1,0 +1,256 @@
+"""The account: source, ledger and partner held against each other, row by row and call by call."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from typing import Any
+
+from syncctl.local.partner import ReceivedCall
+from tests.faults.harness.writer import Version
+
+Doc = Mapping[str, Any]
+TERMINAL = {"delivered", "failed", "superseded", "discarded"}
+HISTORY_LENGTH = 50
+SHOWN_AT_MOST = 30
+_NEVER = {"violation", "keyless", "unauthorized"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Account:
+    """The figures of a run whose account is exact.
+
+    Args:
+        repeats: Calls under a key that the partner had applied before.
+        lost: Times a record's worker died or stalled while it held the record.
+        late: Outcomes that came after their lease.
+        resent: Records sent again because an older call may have landed after them.
+    """
+
+    rows: int
+    records: int
+    states: Mapping[str, int]
+    calls: int
+    distinct_keys: int
+    repeats: int
+    lost: int
+    late: int
+    resent: int
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={value}" for name, value in asdict(self).items())
+
+
+def take_account(
+    *,
+    records: Sequence[Doc],
+    keys: Sequence[Doc],
+    streams: Sequence[Doc],
+    versions: Mapping[int, Sequence[Version]],
+    calls: Sequence[ReceivedCall],
+    bodies: Mapping[str, bytes],
+    order: str,
+    failed_allowed: bool,
+) -> Account:
+    """Hold everything against everything.
+
+    Raises:
+        AssertionError: with every violation.
+    """
+    found = [
+        *check_states(records, order=order, failed_allowed=failed_allowed),
+        *check_leases(records, streams),
+        *check_versions(records, keys, versions),
+        *check_calls(calls),
+        *check_attempts(records, calls),
+        *check_partner(bodies, versions, order=order),
+    ]
+    account = Account(
+        rows=len(versions),
+        records=len(records),
+        states=dict(Counter(each["state"] for each in records)),
+        calls=len(calls),
+        distinct_keys=len({each.key for each in calls}),
+        repeats=count_repeats(calls),
+        lost=sum(1 for each in entries(records, "lost")),
+        late=sum(1 for each in entries(records, "attempt") if each.get("late")),
+        resent=sum(1 for each in entries(records, "resent")),
+    )
+    shown = [
+        *found[:SHOWN_AT_MOST],
+        *([f"and {len(found) - SHOWN_AT_MOST} more"] if len(found) > SHOWN_AT_MOST else []),
+    ]
+    assert not found, "\n".join([f"the account is not exact: {account}", *shown])
+    return account
+
+
+def entries(records: Sequence[Doc], action: str) -> Iterator[Doc]:
+    """Yield the history entries of one kind."""
+    return (entry for record in records for entry in record.get("history", ()) if entry["action"] == action)
+
+
+def check_states(records: Sequence[Doc], *, order: str, failed_allowed: bool) -> Iterator[str]:
+    """Every record is terminal; none has failed, but under `latest` one that a newer version has overtaken.
+
+    Such a one stays failed when it is replayed: sending it would make the partner stale.
+    """
+    newest: dict[str, int] = {}
+    for each in records:
+        if each["state"] == "delivered":
+            newest[each["key_id"]] = max(newest.get(each["key_id"], 0), each["seq"])
+    for each in records:
+        if each["state"] not in TERMINAL:
+            yield f"{each['_id']} is {each['state']}"
+        overtaken = order == "latest" and each["seq"] < newest.get(each["key_id"], 0)
+        if each["state"] == "failed" and not overtaken and not failed_allowed:
+            yield f"{each['_id']} has failed: {each.get('error')}"
+
+
+def check_leases(records: Sequence[Doc], streams: Sequence[Doc]) -> Iterator[str]:
+    """No lease is left, of a record, a poll or a dispatch."""
+    for each in records:
+        left = {"lease", "in_flight", "exclusive"} & set(each)
+        if left:
+            yield f"{each['_id']} ({each['state']}) still has {sorted(left)}"
+    for stream in streams:
+        for kind in ("poll", "dispatch"):
+            if "token" in stream.get(kind, {}):
+                yield f"stream {stream['_id']} still has the lease of a {kind}: {stream[kind]}"
+
+
+def check_versions(
+    records: Sequence[Doc], keys: Sequence[Doc], versions: Mapping[int, Sequence[Version]]
+) -> Iterator[str]:
+    """Each record is a version that was committed, each version is there at most once, the newest of each row is there.
+
+    A version that another followed before a poll came by is not in the ledger: no poll could have seen it.
+    """
+    committed = {each.changed: each for row in versions.values() for each in row}
+    logged: dict[int, Doc] = {}
+    for record in records:
+        changed = int(record["payload"]["changed"])
+        if changed in logged:
+            yield f"version {changed} is in the ledger twice: {record['_id']} and {logged[changed]['_id']}"
+        logged[changed] = record
+        if changed not in committed:
+            yield f"{record['_id']} is a version that was never committed: {record['payload']}"
+        elif differences := list(compare(committed[changed], show_payload(record["payload"]))):
+            yield f"{record['_id']} differs from the source: {differences}"
+    known = {int(each["key"]["id"]): each for each in keys}
+    for row, history in versions.items():
+        newest = logged.get(history[-1].changed)
+        if newest is None:
+            yield f"the newest version of row {row} ({history[-1].changed}) is not in the ledger"
+        elif row not in known or known[row]["version"] != newest["_id"]:
+            yield f"the key of row {row} does not know its newest version: {known.get(row)}"
+        elif newest["state"] == "delivered" and known[row].get("delivered_seq") != newest["seq"]:
+            yield f"the key of row {row} does not know that its newest version was delivered: {known[row]}"
+        elif newest["state"] == "superseded":
+            yield f"the newest version of row {row} is superseded by {newest.get('superseded_by')}"
+
+
+def show_payload(payload: Doc) -> dict[str, Any]:
+    """Return a stored payload with its decimals as Python's."""
+    return {name: value.to_decimal() if hasattr(value, "to_decimal") else value for name, value in payload.items()}
+
+
+def compare(version: Version, values: Doc) -> Iterator[str]:
+    """Yield each column whose value is not the source's."""
+    expected = asdict(version)
+    for name in expected.keys() | values.keys():
+        value = values.get(name)
+        exact = Decimal(str(value)) if name == "amount" and value is not None else value
+        if exact != expected.get(name):
+            yield f"{name} is {value!r} and was {expected.get(name)!r}"
+
+
+def check_calls(calls: Sequence[ReceivedCall]) -> Iterator[str]:
+    """Every call of a key has the same bytes and an attempt number of its own (invariants 4 and 7)."""
+    bodies: dict[str, str] = {}
+    seen: set[tuple[str, int]] = set()
+    for call in calls:
+        if call.fate in _NEVER:
+            yield f"the partner saw a call that must never be: {call}"
+        if bodies.setdefault(call.key, call.body_hash) != call.body_hash:
+            yield f"other bytes under the key {call.key}"
+        if (call.key, call.attempt) in seen:
+            yield f"attempt {call.attempt} of {call.key} was made twice"
+        seen.add((call.key, call.attempt))
+
+
+def check_attempts(records: Sequence[Doc], calls: Sequence[ReceivedCall]) -> Iterator[str]:
+    """The ledger's attempts are the partner's calls, by key and number, but for those open at a crash."""
+    made = {(each.key, each.attempt): each for each in calls}
+    noted: dict[tuple[str, int], Doc] = {}
+    open_at_crash: set[tuple[str, int]] = set()
+    truncated: set[str] = set()
+    for record in records:
+        history = record.get("history", ())
+        if len(history) >= HISTORY_LENGTH:
+            truncated.add(record["_id"])
+            continue
+        attempts = [each for each in history if each["action"] == "attempt"]
+        if len(attempts) != record["attempts"]:
+            yield f"{record['_id']} counts {record['attempts']} attempts and remembers {len(attempts)}"
+        if record["state"] == "delivered" and not any(
+            each["outcome"] == "accepted" and not each.get("late") for each in attempts
+        ):
+            yield f"{record['_id']} is delivered, and no call of it was accepted in time"
+        for each in attempts:
+            noted[each["idempotency_key"], each["n"]] = each
+        open_at_crash |= {(record["_id"], each["n"]) for each in history if each["action"] == "lost"}
+    for (key, number), call in made.items():
+        record_id = base_of(key)
+        if (key, number) not in noted and (record_id, number) not in open_at_crash and record_id not in truncated:
+            yield f"the ledger knows nothing of {call}"
+    for (key, number), entry in noted.items():
+        seen = made.get((key, number))
+        if entry["status"] is not None and (seen is None or seen.status != entry["status"]):
+            yield f"the partner knows nothing of attempt {number} of {key}: {entry}, {seen}"
+    yield from check_nothing_after_success(noted, made)
+
+
+def check_nothing_after_success(
+    noted: Mapping[tuple[str, int], Doc], made: Mapping[tuple[str, int], ReceivedCall]
+) -> Iterator[str]:
+    """Once an accepted call was written down in time, its key is never called again (invariant 7)."""
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for key, number in made:
+        numbers[key].append(number)
+    for (key, number), entry in noted.items():
+        if entry["outcome"] == "accepted" and not entry.get("late") and max(numbers[key], default=0) > number:
+            yield f"{key} was called again after attempt {number} was accepted"
+
+
+def base_of(key: str) -> str:
+    """Return the record's id of an `Idempotency-Key`: without the number of its generation."""
+    return "-".join(key.split("-")[:2])
+
+
+def check_partner(
+    bodies: Mapping[str, bytes], versions: Mapping[int, Sequence[Version]], *, order: str
+) -> Iterator[str]:
+    """The partner holds every row, under `latest` in its newest version, value by value."""
+    for strange in bodies.keys() - {str(each) for each in versions}:
+        yield f"the partner has a row that the source never had: {strange}"
+    for row, history in versions.items():
+        body = bodies.get(str(row))
+        if body is None:
+            yield f"the partner never got row {row}"
+            continue
+        allowed = history[-1:] if order == "latest" else history
+        values = json.loads(body, parse_float=Decimal)
+        if all(list(compare(each, values)) for each in allowed):
+            yield f"the partner holds another row {row}: {list(compare(history[-1], values))}"
+
+
+def count_repeats(calls: Sequence[ReceivedCall]) -> int:
+    """Return how many calls came under a key that had been applied before."""
+    applied: set[str] = set()
+    repeats = 0
+    for call in calls:
+        repeats += call.key in applied
+        if call.fate in {"applied", "dropped_after"}:
+            applied.add(call.key)
+    return repeats

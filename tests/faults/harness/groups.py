@@ -1,0 +1,28 @@
+"""Process groups: a command with all that it started."""
+
+import os
+import signal
+from pathlib import Path
+
+from tests.harness.commands import RunningCommand
+
+
+def group_members(pid: int) -> list[int]:
+    """Return the processes of a process group that have not ended."""
+    members = []
+    for each in Path("/proc").iterdir():
+        if not each.name.isdigit():
+            continue
+        try:
+            fields = (each / "stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[2]) == pid and fields[0] != "Z":
+            members.append(int(each.name))
+    return sorted(members)
+
+
+def signal_group(command: RunningCommand, number: signal.Signals) -> None:
+    """Send a signal to a process and all that it started."""
+    if command.is_running():
+        os.killpg(command.pid, number)

@@ -1,0 +1,299 @@
+"""A whole plant: MongoDB, Redis, a source with its writer, a partner, workers and Beat, each a real one."""
+
+import shutil
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pymongo.errors import PyMongoError
+
+from syncctl.local.binaries import find_mongod
+from syncctl.local.partner import LocalPartner, PartnerConfig
+from syncctl.local.redis_server import RedisServer
+from tests.faults.harness.account import Account, take_account
+from tests.faults.harness.groups import group_members, signal_group
+from tests.faults.harness.mongod import FaultyMongod
+from tests.faults.harness.proxy import Proxy
+from tests.faults.harness.source import FaultySource
+from tests.faults.harness.writer import Writer
+from tests.harness import servers
+from tests.harness.commands import Completed, RunningCommand, run_syncctl
+from tests.harness.settings_files import write_settings
+from tests.harness.waiting import eventually
+
+DATABASE = "plant"
+CLOCK = Path(__file__).parent / "clock"
+UNFINISHED = ("pending", "queued", "sending")
+LEASED: dict[str, Any] = {"$or": [{"poll.token": {"$exists": True}}, {"dispatch": {"$exists": True}}]}
+SCHEDULE = ["200ms", "500ms", *["1s"] * 30]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """How a plant is set up. Short leases, so that what a dead worker held comes back within seconds.
+
+    Args:
+        partner_section: More keys of `[partners.default]`, such as the rate.
+        journal: How the source keeps its transactions; under `delete` who writes can lock out who reads.
+        wired: MongoDB and Redis are reached through a proxy too, as the partner always is.
+        clock_seconds: How far the clock of the first worker is ahead.
+    """
+
+    partner: PartnerConfig = field(default_factory=PartnerConfig)
+    pool: str = "prefork"
+    concurrency: int = 3
+    batch_size: int = 20
+    window: int = 400
+    page_size: int = 500
+    lease_seconds: float = 6.0
+    timeout_seconds: float = 1.0
+    order: str = "latest"
+    seed: int = 0
+    partner_section: Mapping[str, Any] = field(default_factory=dict)
+    journal: str = "wal"
+    wired: bool = False
+    clock_seconds: float = 0.0
+
+    @property
+    def at_once(self) -> int:
+        """Records that one worker can hold at once: a batch for each process but the one kept free."""
+        return (self.concurrency - 1) * self.batch_size
+
+
+class Plant:
+    """Everything that takes part, and what can be done to it."""
+
+    def __init__(
+        self, directory: Path, layout: Layout, *, mongod: FaultyMongod, redis: RedisServer, partner: LocalPartner
+    ) -> None:
+        self.layout = layout
+        self.mongod = mongod
+        self.redis = redis
+        self.partner = partner
+        self.source = FaultySource(directory / "source", journal=layout.journal)
+        self.wires = {
+            "mongod": Proxy(mongod.port),
+            "redis": Proxy(redis.port),
+            # A call that nobody waits for any more must not arrive: how long one may is what the docs ask of a wire.
+            "partner": Proxy(urlsplit(partner.url).port or 0, forgets=True),
+        }
+        self.writer = Writer(self.source, seed=layout.seed)
+        self.client = servers.connect(mongod.url(DATABASE))
+        self.ledger = self.client[DATABASE]
+        self.workers: list[RunningCommand] = []
+        self.beats: list[RunningCommand] = []
+        self.others: list[RunningCommand] = []
+        self.leaving: list[RunningCommand] = []
+        self._logs = directory / "logs"
+        self._logs.mkdir()
+        self._started = 0
+        self.directory = self._write_settings(directory / "settings")
+
+    def _write_settings(self, directory: Path) -> Path:
+        layout = self.layout
+        return write_settings(
+            directory,
+            mongo_url=self._mongo_url(),
+            redis_url=self._redis_url(),
+            source_url=self.source.url,
+            partner_url=f"http://127.0.0.1:{self.wires['partner'].port}",
+            stream={
+                "cursor": "changed",
+                "poll_every": "500ms",
+                "page_size": layout.page_size,
+                "order": layout.order,
+                "batch_size": layout.batch_size,
+                "window": layout.window,
+                "lease": f"{layout.lease_seconds:g}s",
+                "retry": {"schedule": SCHEDULE, "jitter": 0.2},
+            },
+            sections={
+                "worker": {"pool": layout.pool, "concurrency": layout.concurrency},
+                "partners": {"default": {"timeout_seconds": layout.timeout_seconds, **layout.partner_section}},
+            },
+        )
+
+    def _mongo_url(self) -> str:
+        if not self.layout.wired:
+            return self.mongod.url(DATABASE)
+        # Else the driver asks the set for its members and goes to them, past the proxy.
+        return f"mongodb://127.0.0.1:{self.wires['mongod'].port}/{DATABASE}?directConnection=true"
+
+    def _redis_url(self) -> str:
+        if not self.layout.wired:
+            return self.redis.url()
+        return f"redis://127.0.0.1:{self.wires['redis'].port}/0"
+
+    def run(self, *args: str, timeout: float = 60.0) -> Completed:
+        """Run `syncctl` to its end."""
+        return run_syncctl(*args, cwd=self.directory, timeout=timeout)
+
+    def start(self, *args: str, env: Mapping[str, str] | None = None) -> RunningCommand:
+        """Start `syncctl` as a process of this plant; `close` ends it."""
+        self._started += 1
+        log = self._logs / f"{self._started:02}-{args[0]}.log"
+        return RunningCommand(*args, cwd=self.directory, log=log, env=env)
+
+    def start_worker(self, *args: str) -> RunningCommand:
+        """Start one more worker, of a name of its own."""
+        ahead = 0.0 if self.workers else self.layout.clock_seconds
+        env = {"PYTHONPATH": str(CLOCK), "SYNCCTL_TEST_CLOCK_AHEAD": str(ahead)} if ahead else None
+        worker = self.start("worker", "--name", f"worker{self._started + 1}", *args, env=env)
+        self.workers.append(worker)
+        return worker
+
+    def start_beat(self) -> RunningCommand:
+        """Start one more Beat."""
+        beat = self.start("beat")
+        self.beats.append(beat)
+        return beat
+
+    def start_poller(self) -> RunningCommand:
+        """Start one more `syncctl poll` that keeps polling."""
+        poller = self.start("poll")
+        self.others.append(poller)
+        return poller
+
+    def kill(self, command: RunningCommand) -> None:
+        """Kill a process with all that it started (SIGKILL), and see that nothing of it is left."""
+        command.kill()
+        eventually(lambda: not group_members(command.pid), 10)
+        for each in (self.workers, self.beats, self.others):
+            if command in each:
+                each.remove(command)
+
+    def let_go(self, worker: RunningCommand) -> None:
+        """Ask a worker to end (SIGTERM); `wait_for_leaving` sees that it does."""
+        worker.terminate()
+        self.workers.remove(worker)
+        self.leaving.append(worker)
+
+    def wait_for_leaving(self, timeout: float = 60.0) -> None:
+        """Wait for the workers that were asked to end; each must end with exit code 0."""
+        while self.leaving:
+            code = self.leaving[0].wait(timeout)
+            assert code == 0, f"{self.leaving[0].name}: {code}\n{self.leaving[0].log[-3000:]}"
+            self.leaving.pop(0)
+
+    def pool_children(self, worker: RunningCommand) -> list[int]:
+        """Return the processes of a worker's pool, once all are there."""
+
+        def look() -> list[int]:
+            members = group_members(worker.pid)
+            return members if len(members) > self.layout.concurrency else []
+
+        worker.wait_for_log("ready", 60)
+        return eventually(look, 30)
+
+    def lose_redis(self) -> None:
+        """Kill Redis and start it again with nothing in it."""
+        self.redis.kill()
+        shutil.rmtree(self.redis.files)
+        self.redis.start()
+
+    def delivered(self) -> int:
+        """Return how many records the ledger has as delivered."""
+        return self.ledger.records.count_documents({"state": "delivered"})
+
+    def wait_until_read(self, timeout: float = 60.0) -> None:
+        """Wait until the last number of the source has been read."""
+        last = str(self.writer.number)
+
+        def look() -> bool:
+            stream = self.ledger.streams.find_one({"_id": "orders"}) or {}
+            return bool((stream.get("cursor") or {}).get("at") == last)
+
+        self._wait(look, timeout)
+
+    def wait_until_quiet(self, timeout: float = 60.0) -> None:
+        """Wait until everything was read and no record is on its way any more."""
+        self.wait_until_read(timeout)
+        self._wait(lambda: self.ledger.records.count_documents({"state": {"$in": UNFINISHED}}) == 0, timeout)
+        # The lease of a poll that was killed has to run out before the stream is read again.
+        self._wait(lambda: self.ledger.streams.count_documents(LEASED) == 0, timeout)
+
+    def _wait(self, look: Any, timeout: float) -> None:
+        try:
+            eventually(look, timeout, interval=0.1, ignore=(PyMongoError,))
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.describe()}") from None
+
+    def stop(self, timeout: float = 30.0) -> None:
+        """Stop every process gracefully; each must end with exit code 0 (`poll`: 143)."""
+        running = [*self.beats, *self.workers, *self.others]
+        for command in running:
+            assert command.is_running(), f"syncctl {command.name} has ended on its own:\n{command.log[-3000:]}"
+            command.terminate()
+        for command in running:
+            code = command.wait(timeout)
+            assert code == (143 if command in self.others else 0), f"{command.name}: {code}\n{command.log[-3000:]}"
+        for each in (self.beats, self.workers, self.others):
+            each.clear()
+
+    def close(self) -> None:
+        """End everything, whatever state it is in."""
+        for command in (*self.beats, *self.workers, *self.others, *self.leaving):
+            for number in (signal.SIGCONT, signal.SIGKILL):
+                signal_group(command, number)
+            command.close()
+        for wire in self.wires.values():
+            wire.close()
+        self.client.close()
+
+    def account(self, *, failed_allowed: bool = False) -> Account:
+        """Check the whole account and return its figures; call it when all is quiet and stopped.
+
+        Raises:
+            AssertionError: it is not exact; with every violation.
+        """
+        return take_account(
+            records=list(self.ledger.records.find()),
+            keys=list(self.ledger["keys"].find()),
+            streams=list(self.ledger.streams.find()),
+            versions=self.writer.versions,
+            calls=self.partner.calls(),
+            bodies=self.partner.rows(),
+            order=self.layout.order,
+            failed_allowed=failed_allowed,
+        )
+
+    def describe(self) -> str:
+        """Tell where everything stands, for a message."""
+        try:
+            states = {each["_id"]: each["n"] for each in self.ledger.records.aggregate(_BY_STATE)}
+            stream = self.ledger.streams.find_one({"_id": "orders"})
+            oldest = self.ledger.records.find_one({"state": {"$in": UNFINISHED}}, sort=[("logged_at", 1)])
+        except PyMongoError as error:
+            return f"MongoDB does not answer: {error}"
+        logs = "\n".join(f"--- {each.name}\n{tail(each)}" for each in sorted(self._logs.glob("*.log")))
+        return f"states: {states}\nwritten: {self.writer.number}\nstream: {stream}\noldest: {oldest}\n{logs}"
+
+
+_BY_STATE: list[dict[str, Any]] = [{"$group": {"_id": "$state", "n": {"$sum": 1}}}]
+
+
+def tail(path: Path, lines: int = 12) -> str:
+    """Return the last lines of a log, without what comes every second."""
+    told = [each for each in path.read_text(errors="replace").splitlines() if '"action": "poll"' not in each]
+    return "\n".join(each[:600] for each in told[-lines:])
+
+
+@contextmanager
+def open_plant(directory: Path, layout: Layout | None = None) -> Iterator[Plant]:
+    """Run a plant without workers and Beat; `start_worker` and `start_beat` add them."""
+    layout = layout or Layout()
+    directory.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as running:
+        redis = running.enter_context(servers.serve_redis())
+        mongod = running.enter_context(servers.serve_any(FaultyMongod, find_mongod))
+        partner = running.enter_context(LocalPartner(layout.partner))
+        plant = Plant(directory, layout, mongod=mongod, redis=redis, partner=partner)
+        running.callback(plant.close)
+        running.callback(plant.writer.stop)
+        running.callback(plant.source.show)
+        running.callback(plant.source.unlock)
+        yield plant

@@ -1,0 +1,104 @@
+"""One seeded run: a plant under faults, then quiet, then the account."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from syncctl.local.partner import PartnerConfig
+from tests.faults.harness.account import Account
+from tests.faults.harness.fault import play
+from tests.faults.harness.faults import draw_script
+from tests.faults.harness.plant import Layout, Plant, open_plant
+from tests.harness.waiting import eventually
+
+FAULTS_WITHIN_SECONDS = 6.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """A run whose account was exact."""
+
+    seed: int
+    script: tuple[str, ...]
+    replayed: int
+    account: Account
+
+    def __str__(self) -> str:
+        return f"replayed={self.replayed} {self.account}"
+
+
+def draw_layout(random: Random, *, seed: int) -> Layout:
+    """Draw the shape of a run."""
+    mood = PartnerConfig(
+        seed=seed,
+        latency_seconds=random.choice([0.05, 0.15, 0.3]),
+        too_many_rate=random.choice([0.0, 0.02]),
+        error_rate=random.choice([0.0, 0.05]),
+        drop_before_rate=random.choice([0.0, 0.02]),
+        drop_after_rate=random.choice([0.0, 0.02]),
+        reject_rate=random.choice([0.0, 0.01]),
+    )
+    return Layout(
+        partner=mood,
+        seed=seed,
+        concurrency=2,
+        pool=random.choice(["prefork", "prefork", "threads"]),
+        batch_size=random.choice([5, 20]),
+        page_size=random.choice([50, 500]),
+        lease_seconds=random.choice([4.0, 6.0]),
+        order=random.choice(["latest", "latest", "none"]),
+        partner_section={"rate": "500/second"},
+        journal=random.choice(["wal", "delete"]),
+        wired=random.random() < 0.5,
+        clock_seconds=random.choice([0.0, 0.0, 3600.0, -3600.0]),
+    )
+
+
+def run_seed(seed: int, directory: Path, note: Callable[[str], None] = lambda _: None) -> Finished:
+    """Run the faults of a seed and return the account.
+
+    Raises:
+        AssertionError: something did not arrive, did not end well, or is not accounted for; with the script.
+    """
+    random = Random(seed)
+    layout = draw_layout(random, seed=seed)
+    script: list[str] = [str(layout)]
+
+    def tell(line: str) -> None:
+        script.append(line)
+        note(line)
+
+    note(script[0])
+    with open_plant(directory, layout) as plant:
+        try:
+            replayed = break_and_mend(plant, random, tell)
+            account = plant.account()
+        except (AssertionError, OSError, TimeoutError) as error:
+            raise AssertionError("\n".join([f"seed {seed}", *script, str(error)])) from error
+    return Finished(seed=seed, script=tuple(script), replayed=replayed, account=account)
+
+
+def break_and_mend(plant: Plant, random: Random, tell: Callable[[str], None]) -> int:
+    """Play the faults, let the plant come to rest, replay what has failed; return how many that were."""
+    plant.writer.insert(300)
+    plant.start_worker()
+    plant.start_worker()
+    plant.start_beat()
+    eventually(plant.partner.calls, 60)
+    plant.writer.start(rows=4, pause_seconds=0.1)
+    play(draw_script(plant, random, seconds=FAULTS_WITHIN_SECONDS), tell)
+    plant.writer.stop()
+    plant.wait_for_leaving()
+    tell("quiet")
+    plant.wait_until_quiet(90)
+    plant.partner.fix()
+    replayed = 0
+    if plant.ledger.records.count_documents({"state": "failed"}):
+        done = plant.run("replay", "--yes", "--wait", "--json")
+        assert done.exit_code == 0, done.stderr
+        replayed = int(done.json["replayed"])
+        plant.wait_until_quiet(60)
+    tell("stop")
+    plant.stop()
+    return replayed

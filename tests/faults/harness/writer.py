@@ -1,0 +1,103 @@
+"""A source that is written to all the while, and all that was ever committed to it."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from random import Random
+
+from tests.faults.harness.source import FaultySource
+
+COLUMNS = ("id", "customer", "amount", "note", "changed")
+_TABLE = """
+create table orders (
+    id integer primary key,
+    customer text,
+    amount decimal(12, 2),
+    note text,
+    changed integer not null unique
+)
+"""
+_WRITE = "insert or replace into orders (id, customer, amount, note, changed) values (?, ?, ?, ?, ?)"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One committed content of one row, in the order of the columns."""
+
+    id: int
+    customer: str
+    amount: Decimal
+    note: str
+    changed: int
+
+
+class Writer:
+    """Writes to the table `orders` of a source; each row written takes the next number as its `changed`.
+
+    One transaction follows the other, so that numbers become visible in their order.
+    """
+
+    def __init__(self, source: FaultySource, *, seed: int = 0) -> None:
+        self.versions: dict[int, list[Version]] = {}
+        self._source = source
+        self._random = Random(seed)
+        self._number = 0
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        source.execute(_TABLE)
+
+    @property
+    def number(self) -> int:
+        """The newest `changed`."""
+        return self._number
+
+    def newest(self) -> dict[int, Version]:
+        """Return what each row holds now."""
+        return {row: versions[-1] for row, versions in self.versions.items()}
+
+    def insert(self, count: int) -> None:
+        """Add new rows in one transaction."""
+        first = len(self.versions) + 1
+        self._write(list(range(first, first + count)))
+
+    def update(self, rows: Sequence[int]) -> None:
+        """Change rows in one transaction."""
+        self._write(rows)
+
+    def start(self, *, rows: int = 10, pause_seconds: float = 0.1) -> None:
+        """Write on in the background: in each transaction so many rows, about a third of them changed ones."""
+
+        def write() -> None:
+            try:
+                while not self._done.wait(pause_seconds):
+                    changed = min(len(self.versions), rows // 3)
+                    self.update(self._random.sample(sorted(self.versions), changed))
+                    self.insert(rows - changed)
+            except BaseException as error:  # noqa: BLE001 - raised by stop
+                self._failure = error
+
+        self._thread = threading.Thread(target=write, name="source-writer", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write no more."""
+        self._done.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _write(self, rows: Sequence[int]) -> None:
+        written = []
+        for row in rows:
+            self._number += 1
+            amount = Decimal(self._random.randrange(10**9)) / 100
+            note = self._random.choice(["", "größer", "ご注文", 'a "quote" and a \\', "line\nbreak"])
+            written.append(Version(row, f"customer {row % 97}", amount, note, self._number))
+        values = [(each.id, each.customer, str(each.amount), each.note, each.changed) for each in written]
+        with self._source.may_write:
+            self._source.execute_many(_WRITE, values)
+        for each in written:
+            self.versions.setdefault(each.id, []).append(each)

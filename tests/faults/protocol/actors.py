@@ -1,0 +1,138 @@
+"""Actors: pieces of the pipeline in threads of their own, of which only one runs, from one write to the next."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+WRITES = frozenset({"insert_one", "insert_many", "update_one", "update_many", "bulk_write", "find_one_and_update"})
+STANDSTILL_SECONDS = 30.0
+
+_current = threading.local()
+
+
+class Stopped(BaseException):
+    """The actor was killed where it stood."""
+
+
+class Actor:
+    """One process of the pipeline, as far as the protocol can tell.
+
+    It stands at a gate before and after each of its writes until it is stepped, or killed there.
+    """
+
+    def __init__(self, kind: str, act: Callable[[], Any]) -> None:
+        self.kind = kind
+        self.at = "start"
+        self.done = False
+        self.failure: BaseException | None = None
+        self.claim_tokens: set[str] = set()
+        self._kill = False
+        self._go = threading.Semaphore(0)
+        self._parked = threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._run, args=(act,), name=f"actor-{kind}", daemon=True)
+        self._thread.start()
+        self._wait()
+
+    def _run(self, act: Callable[[], Any]) -> None:
+        _current.actor = self
+        try:
+            self.gate("start")
+            act()
+        except Stopped:
+            pass
+        except BaseException as error:  # noqa: BLE001 - judged by the machine
+            self.failure = error
+        finally:
+            self.done = True
+            self._parked.release()
+
+    def gate(self, at: str) -> None:
+        """Stand here until stepped; raises Stopped when killed, and ever after: what is dead writes nothing more."""
+        if self._kill:
+            raise Stopped
+        self.at = at
+        self._parked.release()
+        self._go.acquire()
+        if self._kill:
+            raise Stopped
+
+    def _wait(self) -> None:
+        if not self._parked.acquire(timeout=STANDSTILL_SECONDS):
+            raise AssertionError(f"{self.kind} neither finished nor reached its next write after {self.at}")
+
+    def step(self) -> None:
+        """Let it go on to its next gate or its end."""
+        if not self.done:
+            self._go.release()
+            self._wait()
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            raise failure
+
+    def step_until(self, at: str) -> "Actor":
+        """Let it go on until it stands at a gate; fails when it ends before."""
+        while self.at != at or self.at == "start":
+            self.step()
+            if self.done:
+                raise AssertionError(f"{self.kind} ended without coming to {at}")
+            if self.at == at:
+                break
+        return self
+
+    def kill(self) -> None:
+        """End it where it stands; what it has written stays."""
+        if not self.done:
+            self._kill = True
+            self._go.release()
+            self._wait()
+        self._thread.join(timeout=STANDSTILL_SECONDS)
+
+    def finish(self) -> None:
+        """Let it run to its end."""
+        while not self.done:
+            self.step()
+
+
+def gate(at: str) -> None:
+    """Stand at a gate, where the calling thread is an actor."""
+    actor: Actor | None = getattr(_current, "actor", None)
+    if actor is not None:
+        actor.gate(at)
+
+
+def current_actor() -> Actor | None:
+    """Return the actor whose thread this is."""
+    return getattr(_current, "actor", None)
+
+
+class GatedCollection:
+    """A collection at which actors stand before and after each write."""
+
+    def __init__(self, collection: Any) -> None:
+        self._collection = collection
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._collection, name)
+        if name not in WRITES:
+            return found
+
+        def write(*args: Any, **kwargs: Any) -> Any:
+            gate(f"before {self._collection.name}.{name}")
+            result = found(*args, **kwargs)
+            gate(f"after {self._collection.name}.{name}")
+            return result
+
+        return write
+
+
+class GatedDatabase:
+    """A database whose collections are gated."""
+
+    def __init__(self, database: Any) -> None:
+        self._database = database
+
+    def __getitem__(self, name: str) -> GatedCollection:
+        return GatedCollection(self._database[name])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)

@@ -1,0 +1,69 @@
+"""So many steps of the state machine from one seed, which takes the same way each time."""
+
+import os
+from dataclasses import dataclass
+
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.stateful import invariant, run_state_machine_as_test
+
+from .machine import Protocol
+from .world import open_gated_ledger
+
+STEPS_PER_EXAMPLE = 50
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """One kind of stream that the protocol carries.
+
+    Args:
+        versioned: The source has versions of its own; else content tells them apart.
+    """
+
+    order: str
+    versioned: bool
+
+    def __str__(self) -> str:
+        return f"{self.order}-{'versions-of-the-source' if self.versioned else 'versions-by-content'}"
+
+
+VARIANTS = tuple(
+    Variant(order=order, versioned=versioned) for versioned in (True, False) for order in ("latest", "none")
+)
+
+
+def take_steps(mongo_url: str, variant: Variant, *, seed_number: int, examples: int, steps: int) -> int:
+    """Run examples of at most so many steps each; return how many rules ran in all.
+
+    SYNCCTL_PROTOCOL_SHRINK=1 looks for the shortest way to what breaks.
+
+    Raises:
+        AssertionError: an invariant was broken; with the rules that led there.
+    """
+    database = mongo_url.rpartition("/")[2].partition("?")[0]
+    with open_gated_ledger(mongo_url, database) as opened:
+
+        class Machine(Protocol):
+            ledger = opened
+            order = variant.order
+            versioned = variant.versioned
+            taken = 0
+
+            @invariant()
+            def count(self) -> None:
+                # Hypothesis comes by after each rule.
+                Machine.taken += 1
+
+        run_state_machine_as_test(
+            seed(f"{variant} {seed_number}")(Machine),
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=steps,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+                phases=[Phase.generate, *([Phase.shrink] if os.environ.get("SYNCCTL_PROTOCOL_SHRINK") else [])],
+                report_multiple_bugs=False,
+            ),
+        )
+        return Machine.taken

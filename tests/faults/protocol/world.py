@@ -1,0 +1,274 @@
+"""Everything around the ledger: a source, a partner, a queue of messages, and the actors that work between them."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from syncctl.core.outcome import Outcome
+from syncctl.core.records import Record
+from syncctl.core.states import State
+from syncctl.core.stream import Partner, RetrySchedule, Stream
+from syncctl.core.windows import Sizes
+from syncctl.errors import LeaseHeld
+from syncctl.ledger.flights import Flights
+from syncctl.ledger.keys import Keys
+from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.operations import Operations
+from syncctl.ledger.records import Records
+from syncctl.ledger.returns import Returns
+from syncctl.ledger.streams import Streams
+from syncctl.pipeline.deliver import deliver_batch
+from syncctl.pipeline.dispatch import dispatch_stream
+from syncctl.pipeline.poll import poll_stream
+from syncctl.pipeline.replay import discard_records, replay_records
+from syncctl.pipeline.selection import Selection
+from syncctl.pipeline.upkeep import keep_up
+
+from .actors import Actor, GatedDatabase, current_actor, gate
+from .worlds import LoggedCall, ScriptedPartner, ScriptedReader, ScriptedSource, call_of
+
+ACTORS_AT_MOST = 6
+LONG_SECONDS = 10_000.0
+PAST = datetime(2020, 1, 1, tzinfo=UTC)
+ROUNDS_TO_QUIET = 60
+
+
+def open_gated_ledger(url: str, database: str) -> Ledger:
+    """Return a ledger at whose writes actors stand."""
+    ledger = Ledger(url, database)
+    gated: Any = GatedDatabase(ledger._database)
+    for name, room in (
+        ("streams", Streams), ("keys", Keys), ("records", Records), ("flights", Flights),
+        ("returns", Returns), ("operations", Operations),
+    ):  # fmt: skip
+        setattr(ledger, name, room(gated, ledger.hosts))
+    return ledger
+
+
+class ScriptedClient:
+    """Turns records into calls; the mapping shapes the bytes."""
+
+    def __init__(self, mapping: int) -> None:
+        self.mapping_hash = f"mapping-{mapping}"
+
+    def prepare(self, record: Record) -> LoggedCall:
+        return call_of(record)
+
+
+class World:
+    """One stream, all that happens to it, and what must be true of it."""
+
+    ledger: Ledger
+    order: str = "latest"
+    versioned: bool = True
+
+    def __init__(self) -> None:
+        self.stream = Stream(
+            name="orders",
+            source="source",
+            partner="partner",
+            retry=RetrySchedule(delays_seconds=(0.0,) * 6, jitter=0.0),
+            order=self.order,  # type: ignore[arg-type]
+            window=4,
+            batch_size=3,
+            page_size=3,
+            lease_seconds=LONG_SECONDS,
+        )
+        self.partner_settings = Partner(name="partner", url="http://partner", timeout_seconds=30.0)
+        self.sizes = Sizes(batch=3, window=4, retries=2, threads=1, messages=4)
+        self.source = ScriptedSource(versioned=self.versioned)
+        self.partner = ScriptedPartner()
+        self.messages: list[tuple[str, str, list[str]]] = []
+        self.actors: list[Actor] = []
+        self.mapping = 0
+        self.settles = 0
+        self.database: Any = self.ledger._database
+
+    def empty_the_ledger(self) -> None:
+        """Begin with nothing; the indexes stay."""
+        self.ledger.ensure_prepared()
+        for name in ("records", "keys", "streams", "runs", "audit"):
+            self.database[name].delete_many({})
+
+    def _start(self, kind: str, act: Callable[[], Any]) -> Actor:
+        actor = Actor(kind, act)
+        self.actors.append(actor)
+        return actor
+
+    def _room(self) -> bool:
+        self.actors = [actor for actor in self.actors if not actor.done]
+        return len(self.actors) < ACTORS_AT_MOST
+
+    def _poll(self) -> None:
+        try:
+            run = poll_stream(
+                ledger=self.ledger,
+                stream=self.stream,
+                open_reader=lambda stream: ScriptedReader(self.source, page_size=stream.page_size),
+                dispatch=self._dispatch,
+                worker="poller",
+                lease_seconds=LONG_SECONDS,
+            )
+        except LeaseHeld:
+            return
+        assert run.error is None or "taken over" in run.error, run.error
+
+    def _dispatch(self) -> int:
+        return dispatch_stream(
+            ledger=self.ledger,
+            stream=self.stream,
+            sizes=self.sizes,
+            publish=self._publish,
+            messages_waiting=lambda: len(self.messages),
+            worker="dispatcher",
+        )
+
+    def _publish(self, stream: str, token: str, ids: Sequence[str]) -> None:
+        gate("before publish")
+        self.messages.append((stream, token, list(ids)))
+        gate("after publish")
+
+    def _deliver(self, token: str, ids: list[str]) -> None:
+        deliver_batch(
+            ledger=self.ledger,
+            stream=self.stream,
+            partner=self.partner_settings,
+            client=ScriptedClient(self.mapping),  # type: ignore[arg-type]
+            send_batch=self._send_batch,
+            sizes=self.sizes,
+            token=token,
+            ids=ids,
+            worker="$worker",
+        )
+        self._dispatch()
+
+    def _send_batch(self, _client: Any, calls: Any, *, may_start: Any, **_: Any) -> Any:
+        for record, call in calls:
+            if not may_start():
+                yield record, None
+                continue
+            gate("before call")
+            self._check_may_send(record)
+            actor = current_actor()
+            if actor is not None:
+                actor.claim_tokens.add(record.id)
+            outcome: Outcome = self.partner.answer(call)
+            gate("after call")
+            yield record, outcome
+
+    def _check_may_send(self, record: Record) -> None:
+        """Invariant 5, for the lease's holder: nothing newer was delivered, nothing else of the key is in flight."""
+        found = self.database.records.find_one({"_id": record.id})
+        holds = (
+            found
+            and found["state"] == "sending"
+            and found["claims"] == record.attempt
+            and found["lease"]["until"] > PAST
+        )
+        if not holds or self.order == "none":
+            return
+        key = self.database.keys.find_one({"_id": f"orders:{found['key_id']}"})
+        assert key.get("delivered_seq", 0) <= record.seq, f"{record.id} is sent after a newer version (invariant 5)"
+        flying = self.database.records.count_documents({"key_id": found["key_id"], "in_flight": True})
+        assert flying == 1, f"{flying} versions of {record.key} in flight together (invariant 5)"
+
+    def _keep_up(self) -> None:
+        keep_up(
+            ledger=self.ledger,
+            stream=self.stream,
+            settle_seconds=30.0,
+            messages_waiting=lambda: len(self.messages),
+            dispatch=self._dispatch,
+        )
+
+    def _replay(self, states: tuple[str, ...]) -> None:
+        streams = {self.stream.name: self.stream}
+        replay_records(ledger=self.ledger, selection=Selection(states=states), streams=streams, who="operator")
+
+    def _discard(self) -> None:
+        discard_records(ledger=self.ledger, selection=Selection(states=("failed",)), reason="$given up", who="operator")
+
+    def _clean_up(self) -> None:
+        tomorrow = datetime.now(UTC) + timedelta(days=1)
+        for state in (State.DELIVERED, State.SUPERSEDED):
+            self.ledger.operations.remove_finished("orders", state, tomorrow, limit=2)
+
+    def end_leases(self, what: str) -> None:
+        """Let time pass: leases end, whether or not their holders stand still."""
+        if what == "records":
+            self.database.records.update_many({"in_flight": True}, {"$set": {"lease.until": PAST}})
+        else:
+            self.database.streams.update_many({f"{what}.until": {"$exists": True}}, {"$set": {f"{what}.until": PAST}})
+
+    def settle_calls(self) -> None:
+        """Let so much time pass that every call under way lands, or never will."""
+        while self.partner.delayed:
+            self.partner.land(self.partner.delayed.pop(0))
+        self.settles += 1
+        self._end_settling()
+
+    def _end_settling(self) -> None:
+        self.database.keys.update_many({"unsettled": {"$exists": True}}, {"$set": {"unsettled.$[].until": PAST}})
+        self.database.records.update_many(
+            {"state": "pending", "due_at": {"$exists": True}}, [{"$set": {"due_at": {"$min": ["$due_at", "$$NOW"]}}}]
+        )
+
+    def quiesce(self) -> None:
+        """Let everything run out without further faults, until nothing is on its way."""
+        self.partner.answers = []
+        for actor in self.actors:
+            actor.finish()
+        for transaction in list(self.source.open):
+            self.source.commit(transaction)
+        self.ledger.streams.resume("orders")
+        for _ in range(ROUNDS_TO_QUIET):
+            self.end_leases("poll")
+            self.end_leases("dispatch")
+            self.end_leases("records")
+            self.settle_calls()
+            self.run_now(self._poll)
+            self.run_now(self._keep_up)
+            while self.messages:
+                _, token, ids = self.messages.pop(0)
+                self.run_now(lambda token=token, ids=ids: self._deliver(token, ids))  # type: ignore[misc]
+            unfinished = {"state": {"$in": ["pending", "queued", "sending"]}}
+            if not self.database.records.count_documents(unfinished):
+                return
+        stuck = list(self.database.records.find(unfinished))
+        raise AssertionError(f"{len(stuck)} records never finish: {stuck[:2]}, keys {list(self.database.keys.find())}")
+
+    @staticmethod
+    def run_now(act: Callable[[], Any]) -> None:
+        act()
+
+    def check_account(self) -> None:
+        keys = {each["key"]["id"]: each for each in self.database.keys.find()}
+        for key, (_, content) in self.source.rows.items():
+            known = keys.get(key)
+            assert known is not None, f"row {key} was never logged (invariant 1)"
+            newest = self.database.records.find_one({"_id": known["version"]})
+            if newest is not None:
+                assert newest["payload"]["content"] == content, f"the ledger's newest {key} is not the source's"
+            delivered = newest is None or newest["state"] == "delivered"
+            if delivered and self.order == "latest":
+                assert self.partner.holds.get(key) == content, (
+                    f"row {key} is {content} and the partner holds {self.partner.holds.get(key)}: "
+                    f"{newest}, {known}, {[call for call in self.partner.log if call.key == key]}"
+                )
+        assert not self.database.records.count_documents({"$or": [{"lease": {"$exists": True}}, {"in_flight": True}]})
+        self._check_attempts()
+
+    def _check_attempts(self) -> None:
+        """Invariant 4: each call is in the history under its number, as an attempt or as one that was lost."""
+        numbers: dict[str, set[int]] = {}
+        for found in self.database.records.find():
+            entries = found.get("history", [])
+            numbers[found["_id"]] = {each.get("n") for each in entries}
+        seen: set[tuple[str, int]] = set()
+        for call in self.partner.log:
+            assert (call.record_id, call.attempt) not in seen or call.idempotency_key, "an attempt number came twice"
+            seen.add((call.record_id, call.attempt))
+            known = numbers.get(call.record_id)
+            assert known is None or call.attempt in known, (
+                f"attempt {call.attempt} of {call.record_id} is not on record"
+            )

@@ -1,0 +1,100 @@
+"""The account finds what it is there to find: each of these would else pass every run."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from syncctl.local.partner import ReceivedCall
+from tests.faults.harness.account import take_account
+from tests.faults.harness.writer import Version
+
+OLD = Version(1, "customer 1", Decimal("1.10"), "", 1)
+NEW = Version(1, "customer 1", Decimal("2.20"), "ü", 2)
+
+
+def attempt(key: str, number: int, outcome: str = "accepted", status: int | None = 201, **more: Any) -> dict[str, Any]:
+    entry = {"action": "attempt", "n": number, "outcome": outcome, "status": status, "idempotency_key": key}
+    return entry | more
+
+
+def record(record_id: str, version: Version, seq: int, *history: dict[str, Any]) -> dict[str, Any]:
+    attempts = sum(each["action"] == "attempt" for each in history)
+    return {
+        "_id": record_id,
+        "state": "delivered",
+        "key_id": "row",
+        "seq": seq,
+        "payload": asdict(version),
+        "attempts": attempts,
+        "history": list(history),
+    }
+
+
+def call(key: str, number: int, *, body: str, fate: str = "applied", status: int | None = 201) -> ReceivedCall:
+    return ReceivedCall(0.0, "POST", "/orders", key, number, "1", body, status, fate)  # type: ignore[arg-type]
+
+
+def make_case() -> dict[str, Any]:
+    """One row in two versions; the first call of the newer was lost in a crash and made again."""
+    lost = {"action": "lost", "n": 1}
+    return {
+        "records": [
+            record("orders-a", OLD, 1, attempt("orders-a", 1)),
+            record("orders-b", NEW, 2, lost, attempt("orders-b", 2)),
+        ],
+        "keys": [{"key": {"id": 1}, "version": "orders-b", "delivered_seq": 2}],
+        "streams": [{"_id": "orders", "poll": {"epoch": 7}}],
+        "versions": {1: [OLD, NEW]},
+        "calls": [
+            call("orders-a", 1, body="old"),
+            call("orders-b", 1, body="new"),
+            call("orders-b", 2, body="new", fate="repeated"),
+        ],
+        "bodies": {"1": json.dumps({**asdict(NEW), "amount": 2.20}).encode()},
+        "order": "latest",
+        "failed_allowed": False,
+    }
+
+
+def test_an_exact_account_is_told_in_figures() -> None:
+    account = take_account(**make_case())
+    assert (account.rows, account.records, account.calls, account.distinct_keys) == (1, 2, 3, 2)
+    assert (account.repeats, account.lost, account.late, account.resent) == (1, 1, 0, 0)
+
+
+BREAKS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "is pending": lambda case: case["records"][0].update(state="pending"),
+    "has failed": lambda case: case["records"][1].update(state="failed"),
+    "still has": lambda case: case["records"][0].update(lease={}),
+    "lease of a poll": lambda case: case["streams"][0]["poll"].update(token="t"),
+    "lease of a dispatch": lambda case: case["streams"][0].update(dispatch={"token": "t"}),
+    "in the ledger twice": lambda case: case["records"][0].update(payload=asdict(NEW)),
+    "never committed": lambda case: case["records"][0]["payload"].update(changed=9),
+    "differs from the source": lambda case: case["records"][0]["payload"].update(amount=Decimal("1.11")),
+    "is not in the ledger": lambda case: case["records"].pop(),
+    "does not know its newest version": lambda case: case["keys"][0].update(version="orders-a"),
+    "newest version was delivered": lambda case: case["keys"][0].update(delivered_seq=1),
+    "must never be": lambda case: case["calls"].append(call("orders-c", 1, body="new", fate="violation")),
+    "other bytes": lambda case: case["calls"].__setitem__(2, call("orders-b", 2, body="old")),
+    "was made twice": lambda case: case["calls"].append(case["calls"][0]),
+    "knows nothing of ReceivedCall": lambda case: case["calls"].append(call("orders-b", 3, body="new")),
+    "knows nothing of attempt": lambda case: case["calls"].pop(0),
+    "counts 5 attempts": lambda case: case["records"][0].update(attempts=5),
+    "no call of it was accepted": lambda case: case["records"][0]["history"][0].update(late=True),
+    "called again after attempt": lambda case: case["records"][1]["history"].append(attempt("orders-b", 1)),
+    "the source never had": lambda case: case["bodies"].update({"2": b"{}"}),
+    "never got row": lambda case: case["bodies"].clear(),
+    "holds another row": lambda case: case["bodies"].update({"1": json.dumps({**asdict(OLD), "amount": 1.1}).encode()}),
+}
+
+
+@pytest.mark.parametrize("told", BREAKS)
+def test_what_is_not_exact_is_told(told: str) -> None:
+    case = make_case()
+    BREAKS[told](case)
+    with pytest.raises(AssertionError, match=told):
+        take_account(**case)

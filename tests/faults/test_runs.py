@@ -1,0 +1,14 @@
+"""All invariants at once, on real processes under seeded faults; `python -m tests.faults.soak` runs more seeds."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.harness.runs import run_seed
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_after_faults_the_account_is_exact(tmp_path: Path, seed: int) -> None:
+    finished = run_seed(seed, tmp_path / "plant")
+    assert finished.account.rows > 200
+    assert len(finished.script) > 5

@@ -1,0 +1,135 @@
+"""The installed `syncctl`, as a person or a service manager runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from syncctl.local.child import Child
+from tests.harness.waiting import eventually
+
+_INHERITED = (
+    "CI",
+    "COVERAGE_PROCESS_START",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "PATH",
+    "PYTHONPATH",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completed:
+    """How a command ended and what it wrote."""
+
+    args: tuple[str, ...]
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        """The one JSON document on stdout."""
+        return json.loads(self.stdout)
+
+
+def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return an environment without the developer's own settings."""
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    return {**inherited, "PYTHONUNBUFFERED": "1", **(extra or {})}
+
+
+def run_syncctl(
+    *args: str | Path,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 60.0,
+    stdin: str = "",
+) -> Completed:
+    """Run `syncctl` to its end, with no terminal anywhere.
+
+    Raises:
+        AssertionError: it still ran after `timeout` seconds and was killed; with what it wrote.
+    """
+    texts = tuple(str(arg) for arg in args)
+    with subprocess.Popen(
+        [sys.executable, "-m", "syncctl", *texts],
+        cwd=cwd,
+        env=clean_environment(env),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as popen:
+        try:
+            stdout, stderr = popen.communicate(stdin, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(popen.pid, signal.SIGKILL)
+            stdout, stderr = popen.communicate()
+            raise AssertionError(
+                f"syncctl {' '.join(texts)} still ran after {timeout:g} s\n{stdout}\n{stderr}"
+            ) from None
+    return Completed(args=texts, exit_code=popen.returncode, stdout=stdout, stderr=stderr)
+
+
+class RunningCommand:
+    """A `syncctl` that runs until it is stopped, such as `worker` or `beat`."""
+
+    def __init__(self, *args: str | Path, cwd: Path, log: Path, env: Mapping[str, str] | None = None) -> None:
+        self.name = " ".join(str(arg) for arg in args)
+        self.child = Child([sys.executable, "-m", "syncctl", *args], log=log, cwd=cwd, env=clean_environment(env))
+
+    @property
+    def pid(self) -> int:
+        """The process id of the command itself, not of what it started."""
+        return self.child.pid
+
+    @property
+    def log(self) -> str:
+        """Everything it has written to stdout and stderr so far."""
+        return self.child.read_log()
+
+    def is_running(self) -> bool:
+        """Tell whether it still runs."""
+        return self.child.is_running()
+
+    def wait_for_log(self, text: str, timeout: float = 30.0) -> None:
+        """Wait until it has written `text`."""
+
+        def look() -> bool:
+            if text in self.log:
+                return True
+            assert self.is_running(), f"syncctl {self.name} has ended:\n{self.log}"
+            return False
+
+        eventually(look, timeout)
+
+    def terminate(self) -> None:
+        """Ask it to end (SIGTERM), as a service manager does; `wait` for it."""
+        self.child.send(signal.SIGTERM)
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C once."""
+        self.child.send(signal.SIGINT)
+
+    def kill(self) -> None:
+        """Kill it and everything it started (SIGKILL)."""
+        self.child.kill()
+
+    def wait(self, timeout: float = 30.0) -> int:
+        """Wait for its end and return its exit code."""
+        return self.child.wait(timeout)
+
+    def close(self) -> None:
+        """End it, whatever state it is in."""
+        self.child.stop(timeout_seconds=15)

@@ -1,0 +1,37 @@
+"""Waiting for a result: look again and again until a deadline, never sleep and hope."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def eventually(
+    predicate: Callable[[], T],
+    timeout: float = 30.0,
+    *,
+    interval: float = 0.05,
+    ignore: tuple[type[Exception], ...] = (),
+) -> T:
+    """Call `predicate` until it returns something true, and return that.
+
+    Args:
+        ignore: Exceptions that count as "not yet", as from a server that is being restarted.
+
+    Raises:
+        AssertionError: it did not in time; with what it returned or raised last.
+    """
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            result = predicate()
+            last: object = result
+        except ignore as error:
+            last = error
+        else:
+            if result:
+                return result
+        if time.monotonic() >= until:
+            raise AssertionError(f"not within {timeout:g} s; last seen: {last!r}")
+        time.sleep(interval)

@@ -1,0 +1,135 @@
+"""Redis beside Celery: what waits in the queues, and the rate that all workers share."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from syncctl.broker.queue import Broker
+from syncctl.broker.rate import SharedRate
+from syncctl.errors import ServiceUnavailable
+from tests.harness.commands import clean_environment
+
+PUBLISH = """
+from syncctl.settings import load_settings
+from syncctl.wiring import open_services
+with open_services(load_settings()) as services:
+    for batch in ("one", "two"):
+        services.publish("orders", batch, ["orders-1", "orders-2"])
+"""
+
+
+@pytest.fixture
+def broker(redis_url: str, redis_prefix: str) -> Iterator[Broker]:
+    with Broker(redis_url, prefix=f"{redis_prefix}:") as opened:
+        yield opened
+
+
+def run_python(code: str, cwd: Path) -> str:
+    """Run Python code in a directory with a `.env`."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=cwd, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_messages_are_counted_where_celery_puts_them(broker: Broker, settings_dir: Path, redis_url: str) -> None:
+    assert broker.count_waiting() == 0
+    run_python(PUBLISH, settings_dir)
+    assert broker.count_waiting() == 2
+    assert broker.count_waiting("poll") == 0
+    with Redis.from_url(redis_url) as redis:
+        taken = redis.lpop(f"{broker.prefix}deliver")
+        names = {key.decode() for key in redis.scan_iter()}
+    assert broker.count_waiting() == 1
+    assert all(name.startswith(broker.prefix) for name in names), names
+    assert isinstance(taken, bytes)
+
+
+def test_a_message_carries_ids_and_neither_payload_nor_deadline(
+    broker: Broker, settings_dir: Path, redis_url: str
+) -> None:
+    """A worker an hour ahead would throw away whatever has an `expires`."""
+    import base64
+
+    run_python(PUBLISH, settings_dir)
+    with Redis.from_url(redis_url) as redis:
+        message: Any = json.loads(redis.lindex(f"{broker.prefix}deliver", -1) or b"{}")
+    args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
+    assert (args, kwargs) == (["orders", "one", ["orders-1", "orders-2"]], {})
+    assert (message["headers"]["expires"], message["headers"]["eta"]) == (None, None)
+    assert message["headers"]["task"] == "syncctl.deliver"
+
+
+def test_what_the_server_says_of_itself(broker: Broker) -> None:
+    told = broker.describe_server()
+    assert told["version"]
+    assert told["maxmemory_policy"] == "noeviction"
+    assert told["used_memory_bytes"] > 0
+
+
+def test_a_redis_that_is_not_there() -> None:
+    with Broker("redis://:s3cr3t@localhost:1/0", prefix="x:") as broker:
+        for ask in (broker.count_waiting, broker.describe_server):
+            with pytest.raises(ServiceUnavailable) as caught:
+                ask()
+            error = caught.value
+            assert (error.what, error.service) == ("cannot reach Redis at localhost:1", "redis")
+            assert error.hint == "check REDIS_URL, then run: syncctl doctor redis"
+            assert "s3cr3t" not in f"{error}{error.hint}"
+            assert "\n" not in error.why
+
+
+def patience(looks: int) -> Any:
+    """Return what says yes so many times."""
+    left = iter([True] * looks)
+    return lambda: next(left, False)
+
+
+def rate(redis_url: str, prefix: str, calls: int, seconds: float) -> SharedRate:
+    return SharedRate(redis_url, prefix=prefix, name="default", calls=calls, seconds=seconds)
+
+
+def test_all_workers_share_one_rate(redis_url: str, redis_prefix: str) -> None:
+    workers = [rate(redis_url, redis_prefix, 7, 86_400.0) for _ in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        turns = list(threads.map(lambda n: workers[n % 3].wait(patience(1)), range(30)))
+    assert sum(turns) == 7
+    other = SharedRate(redis_url, prefix=redis_prefix, name="another", calls=1, seconds=86_400.0)
+    assert other.wait(patience(1))
+
+
+def test_a_turn_comes_when_the_span_is_over(redis_url: str, redis_prefix: str) -> None:
+    limited = rate(redis_url, redis_prefix, 1, 1.0)
+    assert limited.wait(patience(1))
+    assert limited.wait(lambda: True)
+
+
+def test_who_may_not_wait_gets_no_turn(redis_url: str, redis_prefix: str) -> None:
+    limited = rate(redis_url, redis_prefix, 1, 86_400.0)
+    assert not limited.wait(lambda: False)
+    assert limited.wait(patience(1))
+    stopped = threading.Event()
+    looks = iter(repeat(True, 2))
+
+    def may_wait() -> bool:
+        if next(looks, None) is None:
+            stopped.set()
+        return not stopped.is_set()
+
+    assert not limited.wait(may_wait)
+
+
+def test_without_redis_nobody_gets_a_turn(redis_prefix: str) -> None:
+    """Without it the rate cannot be kept."""
+    assert not rate("redis://localhost:1/0", redis_prefix, 1000, 1.0).wait(lambda: True)

@@ -1,0 +1,117 @@
+"""Celery's own commands in a directory with a `.env`: everything that Beat asks for is done."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+
+from syncctl.local.child import Child
+from syncctl.local.partner import LocalPartner
+from tests.harness.commands import clean_environment
+from tests.harness.settings_files import write_settings
+from tests.harness.shifting import shift
+from tests.harness.source_db import SourceDb
+from tests.harness.world import PAST
+from tests.integration.test_broker import run_python
+
+Eventually = Callable[..., Any]
+
+
+@pytest.fixture
+def start_celery(tmp_path: Path) -> Iterator[Callable[..., Child]]:
+    """Start `celery -A syncctl.celery_app …` in a directory; ended after the test."""
+    with ExitStack() as running:
+
+        def start(*args: str, cwd: Path) -> Child:
+            command = [sys.executable, "-m", "celery", "-A", "syncctl.celery_app", *args]
+            child = Child(command, log=tmp_path / f"{args[0]}.log", cwd=cwd, env=clean_environment())
+            running.callback(child.kill)
+            return child
+
+        yield start
+
+
+@pytest.fixture
+def home(
+    tmp_path: Path, mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, partner: LocalPartner
+) -> Path:
+    """A directory whose settings let Beat ask often."""
+    return write_settings(
+        tmp_path / "home",
+        mongo_url=mongo_url,
+        redis_url=redis_url,
+        redis_prefix=redis_prefix,
+        source_url=source_db.url,
+        partner_url=partner.url,
+        stream={"poll_every": "500ms"},
+        sections={"beat": {"upkeep_every": "500ms", "roll_up_every": "500ms", "cleanup_every": "500ms"}},
+    )
+
+
+def test_worker_and_beat_do_all_that_the_schedule_names(
+    home: Path,
+    start_celery: Callable[..., Child],
+    eventually: Eventually,
+    mongo_url: str,
+    mongo_client: "MongoClient[dict[str, Any]]",
+    source_db: SourceDb,
+    partner: LocalPartner,
+) -> None:
+    database = mongo_client[mongo_url.rpartition("/")[2].partition("?")[0]]
+    records = database.records
+    source_db.create_orders(5)
+    worker = start_celery("worker", "--concurrency", "2", cwd=home)
+    beat = start_celery("beat", cwd=home)
+
+    def see(predicate: Callable[[], Any], what: str) -> Any:
+        def look() -> Any:
+            for child in (worker, beat):
+                assert child.is_running(), child.read_log()
+            return predicate()
+
+        try:
+            return eventually(look, timeout=40)
+        except AssertionError as error:
+            pytest.fail(f"{what}: {error}\n{worker.read_log()[-3000:]}\n{beat.read_log()[-3000:]}")
+
+    # The poll of the stream, again and again; what it finds is delivered.
+    see(lambda: records.count_documents({"state": "delivered"}) == 5, "rows are delivered")
+    source_db.add_orders([6])
+    see(lambda: records.count_documents({"state": "delivered"}) == 6, "a later row is delivered")
+    assert len(partner.rows()) == 6
+    assert database.runs.count_documents({}) >= 2
+
+    # Upkeep: a lease that ran out comes back, and the record goes again.
+    lost = records.find_one({"key.id": 1})
+    assert lost
+    held = {"state": "sending", "in_flight": True, "lease": {"token": "dead", "until": PAST, "worker": "dead"}}
+    records.update_one({"_id": lost["_id"]}, {"$set": held, "$unset": {"finished_at": True, "delivered_at": True}})
+    see(
+        lambda: records.find_one({"_id": lost["_id"], "state": "delivered", "history.action": "lost"}),
+        "what a dead worker held comes back",
+    )
+
+    # The roll-up, and the clean-up; a row that was cleaned up does not come in again.
+    see(lambda: database.reports.find_one({"stream": "orders", "logged": 6}), "hours are rolled up")
+    see(lambda: database.beat.find_one({"_id": "chore:roll_up"}), "roll-up has an entry of its own")
+    old = records.find_one({"key.id": 2})
+    assert old
+    records.replace_one({"_id": old["_id"]}, shift(old, timedelta(days=-40)))
+    see(lambda: records.find_one({"_id": old["_id"]}) is None, "old records are removed")
+    assert see(lambda: database.audit.find_one({"action": "cleanup"}), "the clean-up is written down")["who"] == "beat"
+    assert database["keys"].count_documents({}) == 6
+
+    # Heartbeats, each of its own process.
+    (alive,) = database.workers.find()
+    assert (alive["pid"], alive["concurrency"], alive["queues"]) == (worker.pid, 2, ["control", "deliver", "poll"])
+    assert database.beat.find_one({"_id": "beat"})["pid"] == beat.pid
+    assert datetime.now(UTC) - alive["at"] < timedelta(minutes=1)
+
+    # A number goes through the queue and a worker and comes back.
+    added = "from syncctl.tasks import add; print(add.delay(2, 3).get(timeout=30))"
+    assert run_python(added, home) == "5\n"

@@ -1,0 +1,184 @@
+"""Indexes: there, as they should be, and used by each query that must be fast."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from syncctl.core.states import State
+from syncctl.errors import ConfigurationError
+from syncctl.ledger.indexes import INDEXES
+from syncctl.ledger.ledger import Ledger
+from tests.harness.world import PAST
+
+NAMES = [f"{index.collection}.{index.name}" for index in INDEXES]
+NOW = datetime.now(UTC)
+LATER = NOW + timedelta(days=1)
+
+
+@pytest.fixture
+def fresh(mongo_url: str) -> Any:
+    """A ledger whose indexes nobody has made."""
+    with Ledger(mongo_url, mongo_url.rpartition("/")[2].partition("?")[0]) as opened:
+        yield opened
+
+
+def test_missing_indexes_are_told_made_once_and_then_there(fresh: Ledger) -> None:
+    assert sorted(fresh.compare_indexes()) == sorted(f"{name} is missing" for name in NAMES)
+    assert sorted(fresh.prepare()) == sorted(NAMES)
+    assert fresh.compare_indexes() == []
+    assert fresh.prepare() == []
+    assert sorted(index["name"] for index in fresh._database.records.list_indexes()) == sorted(
+        ["_id_", *(index.name for index in INDEXES if index.collection == "records")]
+    )
+
+
+def test_first_use_makes_them(fresh: Ledger) -> None:
+    fresh.ensure_prepared()
+    assert fresh.compare_indexes() == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "options"),
+    [
+        ([("stream", 1)], {"unique": True, "partialFilterExpression": {"exclusive": True}}),
+        ([("stream", 1), ("key_id", 1)], {"partialFilterExpression": {"exclusive": True}}),
+        ([("stream", 1), ("key_id", 1)], {"unique": True}),
+        ([("stream", 1), ("key_id", -1)], {"unique": True, "partialFilterExpression": {"exclusive": True}}),
+    ],
+    ids=["other keys", "not unique", "not partial", "other order"],
+)
+def test_an_index_that_differs_is_told(fresh: Ledger, keys: Sequence[Any], options: dict[str, Any]) -> None:
+    fresh._database.records.create_index(list(keys), name="one_in_flight", **options)
+    fresh.prepare()
+    assert fresh.compare_indexes() == ["records.one_in_flight differs from what it should be"]
+
+
+def test_an_index_that_somebody_dropped_is_told_with_what_makes_it(fresh: Ledger) -> None:
+    fresh.prepare()
+    fresh._database.records.drop_index("due")
+    assert fresh.compare_indexes() == ["records.due is missing"]
+    with pytest.raises(ConfigurationError) as caught:
+        fresh.records.find_due("orders", fresh=True, limit=1)
+    assert "lacks an index" in caught.value.what
+    assert "syncctl init --indexes" in caught.value.hint
+
+
+def make_records() -> list[dict[str, Any]]:
+    """Return few records that matter among many that are finished, of this stream and of another."""
+    records: list[dict[str, Any]] = []
+
+    def add(state: str, count: int, **fields: Any) -> None:
+        for _ in range(count):
+            number = len(records)
+            records.append(
+                {
+                    "_id": f"orders-{number}", "stream": "orders", "key": {"id": number}, "key_id": f"k{number}",
+                    "seq": number, "hash": "h", "op": "upsert", "payload": {"id": number}, "state": state,
+                    "fresh": True, "logged_at": PAST, **fields,
+                }
+            )  # fmt: skip
+
+    ended = {"finished_at": PAST, "updated_at": PAST}
+    error = {"error": {"fingerprint": "f", "status": 422, "message": "no"}, "failed_at": PAST}
+    add("delivered", 400, **ended)
+    add("delivered", 400, **ended, stream="others")
+    add("superseded", 100, **ended)
+    add("failed", 200, **ended, **error, stream="others")
+    add("failed", 5, **ended, **error)
+    add("pending", 300, due_at=LATER)
+    add("pending", 300, due_at=LATER, fresh=False)
+    add("pending", 5, due_at=PAST)
+    add("pending", 5, due_at=PAST, fresh=False)
+    add("sending", 100, in_flight=True, lease={"until": LATER, "token": "t"})
+    add("sending", 5, in_flight=True, lease={"until": PAST, "token": "t"})
+    add("queued", 5, in_flight=True, lease={"until": NOW, "token": "t"}, fresh=False)
+    add("delivered", 5, finished_at=NOW, updated_at=NOW, logged_at=NOW)
+    return records
+
+
+QUERIES: dict[str, tuple[Callable[[Ledger], Any], str, int]] = {
+    "due": (lambda ledger: ledger.records.find_due("orders", fresh=True, limit=100), "due_at", 7),
+    "due again": (lambda ledger: ledger.records.find_due("orders", fresh=False, limit=100), "due_at", 7),
+    "due at all": (lambda ledger: ledger.records.has_due("orders"), "due_at", 2),
+    "in flight": (lambda ledger: ledger.records.count_in_flight("orders"), "lease.until", 112),
+    "expired": (lambda ledger: ledger.returns.find_expired("orders", limit=100), "lease.until", 20),
+    "forgotten": (
+        lambda ledger: ledger.returns.find_forgotten("orders", after_seconds=1, lease_seconds=1, limit=100),
+        "lease.until",
+        120,
+    ),
+    "versions of a row": (lambda ledger: ledger.records.find(stream="orders", key_id="k7"), "key_id", 2),
+    "clean-up": (
+        lambda ledger: ledger.operations.remove_finished("orders", State.FAILED, NOW, limit=100),
+        "finished_at",
+        7,
+    ),
+    "count for clean-up": (
+        lambda ledger: ledger.operations.count_finished("orders", State.FAILED, NOW),
+        "finished_at",
+        7,
+    ),
+    "selection": (
+        lambda ledger: ledger.selections.load_finished("orders", State.FAILED, {}, after=None, limit=100),
+        "finished_at",
+        7,
+    ),
+    "next page of a selection": (
+        lambda ledger: ledger.selections.load_finished(
+            "orders", State.DELIVERED, {}, after=(PAST, "orders-999"), limit=100
+        ),
+        "finished_at",
+        410,
+    ),
+    "failures": (
+        lambda ledger: ledger.selections.group_failures(["orders"], {"$exists": True}, limit=10),
+        "finished_at",
+        7,
+    ),
+    "live counts": (lambda ledger: ledger.records.count_states(["orders"]), "stream", 420),
+    "finished since": (lambda ledger: ledger.reports.load_finished(["orders"]), "finished_at", 520),
+    "first logged": (lambda ledger: ledger.reports.first_logged_at(), "logged_at", 1),
+    "roll-up": (lambda ledger: ledger.reports.roll_up(NOW - timedelta(hours=1), LATER, frozen_until=NOW), "at", 6),
+}
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_hot_query_reads_its_index_and_little_else(ledger: Ledger, database: Any, name: str) -> None:
+    """No collection scan, no sort in memory, no cost that grows with what is finished or not yet due (invariant 11)."""
+    ask, field, at_most = QUERIES[name]
+    database.records.insert_many(make_records())
+    database.command("profile", 2)
+    ask(ledger)
+    database.command("profile", 0)
+    plans = [
+        each
+        for each in database["system.profile"].find({"ns": f"{database.name}.records", "op": {"$ne": "insert"}})
+        if each.get("planSummary") != "IDHACK" and not each.get("planSummary", "").startswith("IXSCAN { _id: 1 }")
+    ]
+    assert plans
+    for plan in plans:
+        assert "IXSCAN" in plan["planSummary"] or "COUNT_SCAN" in plan["planSummary"], plan["planSummary"]
+        assert field in plan["planSummary"]
+        assert plan["keysExamined"] <= at_most, (plan["planSummary"], plan["keysExamined"])
+        assert plan["docsExamined"] <= at_most
+        # The few groups of an aggregation may be sorted, records may not.
+        assert not plan.get("hasSortStage") or "$group" in str(plan["command"]), plan["planSummary"]
+
+
+def test_runs_and_reports_are_read_by_index(ledger: Ledger, database: Any) -> None:
+    hours = [(f"s{n % 5}", PAST + timedelta(hours=n)) for n in range(50)]
+    database.runs.insert_many({"stream": name, "started_at": at, "read": 0, "error": None} for name, at in hours)
+    database.reports.insert_many({"stream": name, "window_start": at} for name, at in hours)
+    database.command("profile", 2)
+    assert [each["started_at"] for each in ledger.journal.load_runs("s4", limit=2)] == [
+        PAST + timedelta(hours=49), PAST + timedelta(hours=44),
+    ]  # fmt: skip
+    assert len(ledger.reports.load(PAST, PAST + timedelta(hours=10))) == 10
+    ledger.journal.remove_runs(before=PAST + timedelta(hours=3), empty_before=PAST + timedelta(hours=4))
+    ledger.journal.load_audit(limit=5)
+    database.command("profile", 0)
+    plans = [each["planSummary"] for each in database["system.profile"].find({"planSummary": {"$exists": True}})]
+    assert len(plans) == 5
+    assert not [each for each in plans if "COLLSCAN" in each]

@@ -1,0 +1,46 @@
+"""Whether MongoDB gives a sign of life, and when a person has waited long enough for one."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from syncctl.errors import ServiceUnavailable
+from syncctl.ledger.client import check_not_refused
+from syncctl.ledger.ledger import Ledger
+
+SECRET = "s3cr3t"
+
+
+@pytest.fixture
+def refusing() -> Iterator[list[str]]:
+    """Two addresses that refuse every connection, and stay taken so that nobody else answers there."""
+    with ExitStack() as bound:
+        sockets = [bound.enter_context(socket.socket()) for _ in range(2)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        yield [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+
+
+@pytest.mark.parametrize(("count", "why"), [(1, "connection refused"), (2, "every host refuses the connection")])
+def test_a_refusal_is_an_answer(refusing: list[str], count: int, why: str) -> None:
+    hosts = ",".join(refusing[:count])
+    with (
+        Ledger(f"mongodb://me:{SECRET}@{hosts}/x", "x") as ledger,
+        pytest.raises(ServiceUnavailable) as caught,
+    ):
+        ledger.check_reachable(timeout_seconds=30.0)
+    assert (caught.value.what, caught.value.why) == (f"cannot reach MongoDB at {hosts}", why)
+
+
+def test_one_host_that_takes_connections_is_left_to_the_driver(refusing: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        check_not_refused(f"mongodb://{refusing[0]},127.0.0.1:{silent.getsockname()[1]}/x", timeout_seconds=30.0)
+
+
+@pytest.mark.parametrize(
+    "url", ["mongodb://no-such-host.invalid/x", "mongodb+srv://no-such-host.invalid/x", "mongodb://%2Ftmp%2Fa.sock/x"]
+)
+def test_what_cannot_be_knocked_at_is_left_to_the_driver(url: str) -> None:
+    check_not_refused(url, timeout_seconds=1.0)

@@ -1,0 +1,283 @@
+"""Roll-ups: events in their hour, open hours recomputed whole, frozen hours never rewritten."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from syncctl.core.histogram import bucket_of
+from syncctl.core.outcome import Outcome, Verdict
+from syncctl.core.states import State
+from syncctl.ledger.flights import Landing
+from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.reports import HOUR, HourCounts, floor_hour
+from syncctl.pipeline.report import build_report
+from syncctl.pipeline.roll_up import roll_up
+from tests.harness.shifting import let_hours_pass
+from tests.harness.world import PAST, fly, new_record, outcome
+
+BUSY = outcome(Verdict.RETRY_LATER, status=503, error="busy for 7 s", latency_ms=900.0)
+REFUSED = outcome(Verdict.REJECTED, status=422, error="row 7 is wrong", latency_ms=90.0)
+TAKEN = outcome(latency_ms=9.0)
+
+
+def log(ledger: Ledger, *numbers: int, **changes: Any) -> None:
+    ledger.records.log([new_record(number, **changes) for number in numbers], ledger.streams.server_time())
+
+
+def call(ledger: Ledger, database: Any, number: int, state: State, answer: Outcome) -> None:
+    """Make one attempt of a record."""
+    database.records.update_one({"_id": f"orders-{number}", "state": "pending"}, {"$set": {"due_at": PAST}})
+    (record,) = (claim := fly(ledger, [f"orders-{number}"])).records
+    ledger.flights.land(claim, [Landing(record=record, state=state, outcome=answer)])
+
+
+def deliver(ledger: Ledger, database: Any, number: int) -> None:
+    call(ledger, database, number, State.DELIVERED, TAKEN)
+
+
+def fail(ledger: Ledger, database: Any, number: int) -> None:
+    call(ledger, database, number, State.FAILED, REFUSED)
+
+
+def hour(database: Any, ago: int = 0) -> Mapping[str, Any]:
+    """Return the stored hour so many hours ago, without what is zero."""
+    found = list(database.reports.find({"window_start": {"$exists": True}}))
+    now = floor_hour(datetime.now(UTC))
+    (stored,) = [each for each in found if each["window_start"] == now - ago * HOUR]
+    return {name: each for name, each in stored.items() if each and name not in ("_id", "stream", "window_start")}
+
+
+@pytest.fixture(autouse=True)
+def _hour_that_lasts(eventually: Callable[..., Any]) -> None:
+    """Do not begin in the last seconds of an hour: each test's events are to be of one."""
+    eventually(lambda: (datetime.now(UTC) + timedelta(seconds=5)).hour == datetime.now(UTC).hour)
+
+
+def test_each_event_counts_in_the_hour_in_which_it_happens(ledger: Ledger, database: Any) -> None:
+    log(ledger, 1, 2, 3)
+    call(ledger, database, 1, State.PENDING, BUSY)
+    let_hours_pass(database, 1)
+    deliver(ledger, database, 1)
+    fail(ledger, database, 2)
+    ledger.operations.supersede({"orders-3": "orders-9"})
+    let_hours_pass(database, 2)
+    log(ledger, 4)
+    ledger.operations.discard(["orders-2"], states=["failed"], who="me", reason="why")
+    assert roll_up(ledger=ledger) == 3
+    first, second, now = hour(database, 3), hour(database, 2), hour(database)
+    assert first.items() >= {"logged": 3, "attempts": 1, "frozen": True}.items()
+    assert "delivered" not in first
+    assert second.items() >= {
+        "delivered": 1, "failed": 1, "superseded": 1, "attempts": 2, "retries": 1, "frozen": True
+    }.items()  # fmt: skip
+    assert "logged" not in second
+    assert now.items() >= {"logged": 1, "discarded": 1}.items()
+    assert not {"frozen", "failed", "attempts"} & set(now)
+
+
+def test_latencies_and_errors_are_kept_by_hour(ledger: Ledger, database: Any) -> None:
+    log(ledger, 1, 2, 3)
+    call(ledger, database, 1, State.PENDING, BUSY)
+    for number in (1, 2):
+        fail(ledger, database, number)
+    deliver(ledger, database, 3)
+    roll_up(ledger=ledger)
+    now = hour(database)
+    assert now["latency"] == {str(bucket_of(900.0)): 1, str(bucket_of(90.0)): 2, str(bucket_of(9.0)): 1}
+    told = [(each["count"], each["status"], each["message"]) for each in now["errors"]]
+    assert told == [(2, 422, "row 7 is wrong"), (1, 503, "busy for 7 s")]
+    assert now["errors"][0]["sample_id"] in {"orders-1", "orders-2"}
+
+
+def test_a_row_that_could_not_be_stored_and_poison_are_failures_with_their_error(ledger: Ledger, database: Any) -> None:
+    log(ledger, 1, payload=None, error="column amount: the number is NaN")
+    log(ledger, 2)
+    for _ in range(3):
+        fly(ledger, ["orders-2"])
+        database.records.update_many({"in_flight": True}, {"$set": {"lease.until": PAST}})
+        ledger.returns.return_expired(ledger.returns.find_expired("orders", limit=1))
+    roll_up(ledger=ledger)
+    now = hour(database)
+    assert (now["failed"], now["logged"]) == (2, 2)
+    assert sorted(each["message"] for each in now["errors"]) == [
+        "column amount: the number is NaN", "its worker died or stalled 3 times while sending it",
+    ]  # fmt: skip
+
+
+def test_a_late_outcome_is_an_attempt_and_no_delivery(ledger: Ledger, database: Any) -> None:
+    log(ledger, 1)
+    claim = fly(ledger, ["orders-1"])
+    ledger.flights.add_late(claim, [(claim.records[0], TAKEN)])
+    roll_up(ledger=ledger)
+    assert hour(database)["attempts"] == 1
+    assert "delivered" not in hour(database)
+
+
+def test_open_hours_are_computed_anew_and_never_added_to(ledger: Ledger, database: Any) -> None:
+    log(ledger, 1, 2)
+    deliver(ledger, database, 1)
+    for _ in range(3):
+        roll_up(ledger=ledger)
+    assert hour(database)["delivered"] == 1
+    deliver(ledger, database, 2)
+    roll_up(ledger=ledger)
+    assert (hour(database)["delivered"], hour(database)["logged"]) == (2, 2)
+
+
+def test_a_frozen_hour_is_never_rewritten(ledger: Ledger, database: Any) -> None:
+    log(ledger, 1)
+    deliver(ledger, database, 1)
+    let_hours_pass(database, 3)
+    roll_up(ledger=ledger)
+    before = hour(database, 3)
+    assert before["frozen"]
+    assert before["delivered"] == 1
+    database.records.delete_many({})
+    log(ledger, 2)
+    deliver(ledger, database, 2)
+    let_hours_pass(database, 3)
+    start = floor_hour(ledger.streams.server_time()) - 3 * HOUR
+    ledger.reports.store(ledger.reports.roll_up(start, start + HOUR, frozen_until=start), frozen_until=start + HOUR)
+    ledger.reports.store([HourCounts(stream="orders", window_start=start, delivered=99)], frozen_until=start - 9 * HOUR)
+    roll_up(ledger=ledger)
+    assert hour(database, 3) == before
+
+
+@pytest.mark.parametrize(("minutes", "hours_ago"), [(0, 1), (9, 1), (10, 0), (59, 0)])
+def test_an_hour_stays_open_for_ten_minutes_after_its_end(ledger: Ledger, minutes: int, hours_ago: int) -> None:
+    """A write that began before its end may be acknowledged after it."""
+    now = floor_hour(ledger.streams.server_time()) + timedelta(minutes=minutes)
+
+    class At:
+        reports = ledger.reports
+
+        class streams:  # noqa: N801 - a room
+            server_time = staticmethod(lambda: now)
+
+    log(ledger, 1)
+    roll_up(ledger=At())  # type: ignore[arg-type]
+    assert ledger.reports.frozen_until() == floor_hour(now) - hours_ago * HOUR
+
+
+def test_what_is_frozen_stays_frozen_whatever_a_slow_roll_up_says(ledger: Ledger) -> None:
+    now = floor_hour(ledger.streams.server_time())
+    ledger.reports.store([], frozen_until=now)
+    ledger.reports.store([], frozen_until=now - 5 * HOUR)
+    assert ledger.reports.frozen_until() == now
+
+
+def test_weeks_without_a_roll_up_are_made_up_for(ledger: Ledger, database: Any) -> None:
+    log(ledger, 1)
+    deliver(ledger, database, 1)
+    let_hours_pass(database, 24 * 15)
+    log(ledger, 2)
+    roll_up(ledger=ledger)
+    assert database.reports.count_documents({"logged": 1}) == 2
+    assert database.reports.find_one({"delivered": 1})["frozen"]
+    assert ledger.reports.frozen_until() == floor_hour(ledger.streams.server_time() - timedelta(minutes=10))
+
+
+def test_before_the_first_record_there_is_nothing_to_roll_up(ledger: Ledger) -> None:
+    assert roll_up(ledger=ledger) == 0
+    assert ledger.reports.frozen_until() is None
+    assert ledger.reports.load_finished(["orders"]) == {"orders": {"delivered": 0, "superseded": 0}}
+
+
+@pytest.mark.parametrize("rolled_up", [False, True], ids=["before", "after"])
+def test_a_replay_counts_as_opened_again_and_each_record_is_delivered_once(
+    ledger: Ledger, database: Any, rolled_up: bool
+) -> None:
+    """The count of delivered records is of records, from frozen hours and from open ones."""
+
+    def delivered() -> int:
+        if rolled_up:
+            roll_up(ledger=ledger)
+        return ledger.reports.load_finished(["orders"])["orders"]["delivered"]
+
+    log(ledger, 1, 2)
+    for number in (1, 2):
+        deliver(ledger, database, number)
+    assert delivered() == 2
+    ledger.operations.replay(["orders-1"], states=["delivered"], who="me")
+    assert delivered() == 1
+    deliver(ledger, database, 1)
+    assert delivered() == 2
+    let_hours_pass(database, 3)
+    roll_up(ledger=ledger)
+    assert hour(database, 3).items() >= {"delivered": 3, "reopened": {"delivered": 1}}.items()
+    assert delivered() == 2
+
+
+def test_what_was_delivered_in_a_frozen_hour_and_opened_again_is_not_counted_twice(
+    ledger: Ledger, database: Any
+) -> None:
+    def delivered() -> int:
+        roll_up(ledger=ledger)
+        return ledger.reports.load_finished(["orders"])["orders"]["delivered"]
+
+    log(ledger, 1, 2, 3)
+    for number in (1, 2, 3):
+        deliver(ledger, database, number)
+    let_hours_pass(database, 3)
+    assert delivered() == 3
+    ledger.operations.replay(["orders-1"], states=["delivered"], who="me")
+    ledger.flights.resend(["orders-2"])
+    assert delivered() == 1
+    for number in (1, 2):
+        deliver(ledger, database, number)
+    assert delivered() == 3
+    ledger.operations.replay(["orders-1"], states=["delivered"], who="me")
+    assert delivered() == 2
+    deliver(ledger, database, 1)
+    assert delivered() == 3
+    let_hours_pass(database, 3)
+    assert delivered() == 3
+
+
+def test_a_report_adds_up_by_hour_day_stream_and_error(ledger: Ledger, database: Any) -> None:
+    log(ledger, 1, 2)
+    log(ledger, 3, id="orders-3", stream="returns")
+    deliver(ledger, database, 1)
+    fail(ledger, database, 2)
+    let_hours_pass(database, 48)
+    log(ledger, 4)
+    call(ledger, database, 4, State.PENDING, BUSY)
+    since = ledger.streams.server_time() - timedelta(days=7)
+
+    def rows(by: Any, **options: Any) -> list[tuple[Any, ...]]:
+        report = build_report(ledger=ledger, since=since, by=by, **options)
+        return [(each["stream"], each["logged"], each["delivered"], each["failed"]) for each in report.rows]
+
+    assert rows("hour") == [("orders", 2, 1, 1), ("returns", 1, 0, 0), ("orders", 1, 0, 0)]
+    assert rows("day") == rows("hour")
+    assert rows("stream") == [("orders", 3, 1, 1), ("returns", 1, 0, 0)]
+    assert rows("stream", streams=["returns"]) == [("returns", 1, 0, 0)]
+    report = build_report(ledger=ledger, since=since, by="error")
+    assert [(each["count"], each["message"]) for each in report.rows] == [(1, "row 7 is wrong"), (1, "busy for 7 s")]
+    assert report.top_errors == report.rows
+    assert report.totals.items() >= {"logged": 4, "delivered": 1, "failed": 1, "attempts": 3, "retries": 0}.items()
+    assert report.totals["p50_ms"] == pytest.approx(90.0, rel=0.05)
+    assert report.totals["p99_ms"] == pytest.approx(900.0, rel=0.05)
+
+
+def test_a_report_begins_and_ends_with_full_hours(ledger: Ledger) -> None:
+    def span(since: datetime, until: datetime | None) -> tuple[datetime, datetime]:
+        report = build_report(ledger=ledger, since=since, until=until)
+        return report.since, report.until
+
+    now = floor_hour(ledger.streams.server_time())
+    some_minutes = timedelta(minutes=7)
+    assert span(now - HOUR + some_minutes, now - some_minutes) == (now - HOUR, now)
+    assert span(now - HOUR, now) == (now - HOUR, now)
+    assert span(now - HOUR, None)[1] > ledger.streams.server_time() - some_minutes
+
+
+def test_a_report_of_nothing_is_empty(ledger: Ledger) -> None:
+    report = build_report(ledger=ledger, since=ledger.streams.server_time() - HOUR)
+    assert (report.rows, report.top_errors) == ((), ())
+    assert report.totals == {
+        "logged": 0, "delivered": 0, "failed": 0, "superseded": 0, "attempts": 0, "retries": 0,
+        "p50_ms": None, "p95_ms": None, "p99_ms": None,
+    }  # fmt: skip

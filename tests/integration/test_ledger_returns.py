@@ -1,0 +1,158 @@
+"""What dead workers held comes back, once; what keeps killing them does not."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from syncctl.core.outcome import Verdict
+from syncctl.core.states import State
+from syncctl.ledger.flights import Claim, Landing
+from syncctl.ledger.ledger import Ledger
+from tests.harness.world import NASTY, PAST, fly, new_record, outcome
+
+
+@pytest.fixture
+def claim(ledger: Ledger) -> Claim:
+    """One claimed record."""
+    ledger.records.log([new_record(1)], PAST)
+    return fly(ledger, ["orders-1"], worker=NASTY)
+
+
+def expire(database: Any) -> None:
+    database.records.update_many({"in_flight": True}, {"$set": {"lease.until": PAST}})
+
+
+def bring_back(ledger: Ledger, database: Any) -> int:
+    expire(database)
+    return ledger.returns.return_expired(ledger.returns.find_expired("orders", limit=10))
+
+
+def test_a_lease_that_runs_is_left_alone(ledger: Ledger, claim: Claim) -> None:
+    assert ledger.returns.find_expired("orders", limit=10) == []
+
+
+def test_a_lease_that_ran_out_is_told_with_the_call_that_may_have_been_made(
+    ledger: Ledger, claim: Claim, database: Any
+) -> None:
+    ledger.records.log([new_record(2)], PAST)
+    ledger.flights.queue(["orders-2"], batch="b", seconds=60, exclusive=True)
+    expire(database)
+    database.records.update_one({"_id": "orders-1"}, {"$set": {"generation": 1}})
+    found = {each.id: (each.state, each.token, each.call) for each in ledger.returns.find_expired("orders", limit=10)}
+    assert found == {
+        "orders-1": (State.SENDING, claim.token, "orders-1-2"),
+        "orders-2": (State.QUEUED, "b", "orders-2"),
+    }
+    assert ledger.returns.find_expired("others", limit=10) == []
+    assert len(ledger.returns.find_expired("orders", limit=1)) == 1
+
+
+def test_what_was_queued_comes_back_as_it_was(ledger: Ledger, database: Any) -> None:
+    ledger.records.log([new_record(1)], PAST)
+    before = database.records.find_one()
+    ledger.flights.queue(["orders-1"], batch="b", seconds=60, exclusive=True)
+    assert bring_back(ledger, database) == 1
+    assert database.records.find_one() == before
+
+
+def test_what_was_being_sent_comes_back_with_a_note_and_travels_alone(
+    ledger: Ledger, claim: Claim, database: Any
+) -> None:
+    assert bring_back(ledger, database) == 1
+    found = database.records.find_one()
+    assert (found["state"], found["fresh"], found["losses"], found["claims"]) == ("pending", False, 1, 1)
+    assert not {"lease", "in_flight", "exclusive", "error", "failed_at", "finished_at"} & set(found)
+    assert found["history"][0].items() >= {"action": "lost", "n": 1, "worker": "$state", "claim": claim.token}.items()
+    assert [each.alone for each in ledger.records.find_due("orders", fresh=False, limit=10)] == [True]
+    assert fly(ledger, ["orders-1"]).records[0].attempt == 2
+
+
+def test_what_kills_its_worker_three_times_is_poison(ledger: Ledger, database: Any) -> None:
+    ledger.records.log([new_record(1)], PAST)
+    for _ in range(3):
+        fly(ledger, ["orders-1"], worker=NASTY)
+        bring_back(ledger, database)
+    found = database.records.find_one()
+    assert (found["state"], found["losses"]) == ("failed", 3)
+    assert found["error"]["message"] == "its worker died or stalled 3 times while sending it"
+    assert found["failed_at"] == found["finished_at"]
+    assert "due_at" not in found
+    last = found["history"][-1]
+    assert (last["state"], last["error"], last["fingerprint"]) == (
+        "failed", found["error"]["message"], found["error"]["fingerprint"],
+    )  # fmt: skip
+    assert [each["state"] for each in found["history"][:-1]] == ["pending", "pending"]
+
+
+def test_a_replay_of_poison_is_given_three_more_tries(ledger: Ledger, database: Any) -> None:
+    ledger.records.log([new_record(1)], PAST)
+    for _ in range(3):
+        fly(ledger, ["orders-1"])
+        bring_back(ledger, database)
+    ledger.operations.replay(["orders-1"], states=["failed"], who="me")
+    fly(ledger, ["orders-1"])
+    bring_back(ledger, database)
+    assert database.records.find_one()["state"] == "pending"
+
+
+def test_two_who_look_at_once_return_a_record_once(ledger: Ledger, claim: Claim, database: Any) -> None:
+    expire(database)
+    found = ledger.returns.find_expired("orders", limit=10)
+    with ThreadPoolExecutor(8) as threads:
+        returned = list(threads.map(lambda _: ledger.returns.return_expired(found), range(8)))
+    assert sum(returned) == 1
+    assert database.records.find_one()["losses"] == 1
+
+
+def test_what_landed_or_was_claimed_meanwhile_is_left_alone(ledger: Ledger, claim: Claim, database: Any) -> None:
+    expire(database)
+    found = ledger.returns.find_expired("orders", limit=10)
+    ledger.flights.land(
+        claim,
+        [Landing(record=claim.records[0], state=State.PENDING, outcome=outcome(Verdict.RETRY_LATER, error="busy"))],
+    )
+    assert ledger.returns.return_expired(found) == 0
+    second = fly(ledger, ["orders-1"])
+    assert ledger.returns.return_expired(found) == 0
+    assert database.records.find_one()["lease"]["token"] == second.token
+
+
+def test_a_second_loss_is_not_counted_by_who_saw_the_first(ledger: Ledger, claim: Claim, database: Any) -> None:
+    expire(database)
+    first = ledger.returns.find_expired("orders", limit=10)
+    ledger.returns.return_expired(first)
+    fly(ledger, ["orders-1"])
+    expire(database)
+    assert ledger.returns.return_expired(first) == 0
+    assert database.records.find_one()["losses"] == 1
+
+
+def test_a_lease_that_was_found_to_be_over_and_is_not_is_left_alone(
+    ledger: Ledger, claim: Claim, database: Any
+) -> None:
+    expire(database)
+    found = ledger.returns.find_expired("orders", limit=10)
+    database.records.update_one({}, {"$set": {"lease.until": datetime(2100, 1, 1, tzinfo=UTC)}})
+    assert ledger.returns.return_expired(found) == 0
+    assert ledger.returns.return_expired(found, even_unexpired=True) == 1
+
+
+def test_a_record_without_an_end_of_its_lease_is_not_over(ledger: Ledger, claim: Claim, database: Any) -> None:
+    database.records.update_one({}, {"$unset": {"lease.until": True}})
+    assert ledger.returns.find_expired("orders", limit=10) == []
+
+
+def test_forgotten_is_what_has_been_queued_for_some_time(ledger: Ledger, database: Any) -> None:
+    def forgotten(after_seconds: float) -> list[str]:
+        found = ledger.returns.find_forgotten("orders", after_seconds=after_seconds, lease_seconds=3600, limit=10)
+        return [each.id for each in found]
+
+    ledger.records.log([new_record(n) for n in (1, 2, 3)], PAST)
+    ledger.flights.queue(["orders-1"], batch="b", seconds=3600, exclusive=True)
+    ledger.flights.queue(["orders-2"], batch="b", seconds=3000, exclusive=True)
+    fly(ledger, ["orders-3"], seconds=3000)
+    assert forgotten(300) == ["orders-2"]
+    assert sorted(forgotten(0)) == ["orders-1", "orders-2"]
+    assert forgotten(900) == []

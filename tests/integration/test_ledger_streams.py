@@ -1,0 +1,158 @@
+"""Leases of polls and dispatches, cursors, and the note that makes a dispatch look once more."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any
+
+from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.streams import PollLease
+from tests.harness.world import NASTY, PAST, fly, new_record
+
+
+def acquire(ledger: Ledger, **options: Any) -> PollLease:
+    lease = ledger.streams.acquire_poll("orders", **{"seconds": 60, "worker": NASTY, **options})
+    assert lease is not None
+    return lease
+
+
+def test_one_poll_at_a_time(ledger: Ledger) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        leases = list(
+            threads.map(lambda n: ledger.streams.acquire_poll("orders", seconds=60, worker=f"w{n}"), range(8))
+        )
+    assert sum(each is not None for each in leases) == 1
+
+
+def test_a_lease_that_ran_out_is_taken_over_and_the_old_holder_can_do_nothing(ledger: Ledger, database: Any) -> None:
+    old = acquire(ledger)
+    assert ledger.streams.move_cursor(old, {"mode": "m", "at": "1"})
+    database.streams.update_one({}, {"$set": {"poll.until": PAST}})
+    new = acquire(ledger)
+    assert new.epoch == old.epoch + 1
+    assert new.contested_epoch == new.epoch
+    assert new.cursor == {"mode": "m", "at": "1"}
+    assert not ledger.streams.renew_poll(old, seconds=60)
+    assert not ledger.streams.move_cursor(old, {"mode": "m", "at": "9"})
+    assert not ledger.streams.release_poll(old, error=None)
+    assert ledger.streams.renew_poll(new, seconds=60)
+    assert database.streams.find_one()["cursor"]["at"] == "1"
+    assert database.streams.find_one()["poll"]["token"] == new.token
+
+
+def test_a_lease_that_was_given_back_leaves_no_doubt(ledger: Ledger) -> None:
+    first = acquire(ledger)
+    assert ledger.streams.release_poll(first, error=None)
+    second = acquire(ledger)
+    assert (second.epoch, second.contested_epoch) == (first.epoch + 1, 0)
+
+
+def test_after_an_error_the_next_poll_starts_at_once_and_observes_anew(ledger: Ledger, database: Any) -> None:
+    first = acquire(ledger)
+    assert ledger.streams.release_poll(first, error=f"{NASTY} broke")
+    assert database.streams.find_one()["health"]["error"] == "$state broke"
+    second = acquire(ledger)
+    assert second.contested_epoch == second.epoch
+    ledger.streams.release_poll(second, error=None)
+    assert database.streams.find_one()["health"]["error"] is None
+    assert acquire(ledger).contested_epoch == second.epoch
+
+
+def test_a_tick_right_after_a_poll_is_refused_and_a_person_is_not(ledger: Ledger, database: Any) -> None:
+    assert ledger.streams.release_poll(acquire(ledger, not_within_seconds=3600), error=None)
+    assert ledger.streams.acquire_poll("orders", seconds=60, worker="w", not_within_seconds=3600) is None
+    assert ledger.streams.release_poll(acquire(ledger), error=None)
+    database.streams.update_one({}, {"$set": {"poll.ended_at": PAST}})
+    acquire(ledger, not_within_seconds=3600)
+
+
+def test_a_lease_without_an_end_never_ends(ledger: Ledger, database: Any) -> None:
+    acquire(ledger)
+    database.streams.update_one({}, {"$unset": {"poll.until": True}})
+    assert ledger.streams.acquire_poll("orders", seconds=60, worker="w") is None
+
+
+def test_a_refused_dispatch_makes_the_holder_look_once_more(ledger: Ledger) -> None:
+    streams = ledger.streams
+    holder = streams.acquire_dispatch("orders", seconds=60, worker=NASTY)
+    assert holder is not None
+    assert streams.acquire_dispatch("orders", seconds=60, worker="other") is None
+    assert not streams.release_dispatch(holder)
+    assert streams.acquire_dispatch("orders", seconds=60, worker="other") is None
+    assert not streams.release_dispatch(holder)
+    assert streams.release_dispatch(holder)
+    assert streams.acquire_dispatch("orders", seconds=60, worker="other") is not None
+
+
+def test_a_dispatch_that_was_taken_over_lets_go_of_nothing(ledger: Ledger, database: Any) -> None:
+    streams = ledger.streams
+    old = streams.acquire_dispatch("orders", seconds=60, worker="old")
+    database.streams.update_one({}, {"$set": {"dispatch.until": PAST}})
+    new = streams.acquire_dispatch("orders", seconds=60, worker="new")
+    assert old
+    assert new
+    assert streams.release_dispatch(old)
+    streams.abandon_dispatch(old)
+    assert database.streams.find_one()["dispatch"]["token"] == new.token
+    streams.abandon_dispatch(new)
+    assert "dispatch" not in database.streams.find_one()
+
+
+def test_one_dispatch_at_a_time(ledger: Ledger) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        leases = list(
+            threads.map(lambda n: ledger.streams.acquire_dispatch("orders", seconds=60, worker=f"w{n}"), range(8))
+        )
+    assert sum(each is not None for each in leases) == 1
+
+
+def test_a_pause_says_who_and_why_and_ends(ledger: Ledger, database: Any) -> None:
+    assert not ledger.streams.is_paused("new")
+    ledger.streams.pause("new", who=NASTY, reason="$error")
+    assert ledger.streams.is_paused("new")
+    assert database.streams.find_one({"_id": "new"})["paused"].items() >= {"by": "$state", "reason": "$error"}.items()
+    assert ledger.streams.resume("new")
+    assert not ledger.streams.resume("new")
+    assert not ledger.streams.is_paused("new")
+
+
+def dates_in(value: Any) -> Iterator[datetime]:
+    """Yield every date in a document."""
+    if isinstance(value, datetime):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from dates_in(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from dates_in(each)
+
+
+def test_no_lease_and_no_due_time_is_judged_by_this_machines_clock(ledger: Ledger, database: Any) -> None:
+    """Invariant 8: whoever asks sends no time of its own; MongoDB compares with its own now."""
+    ledger.records.log([new_record(1), new_record(2)], PAST)
+    database.command("profile", 2)
+    lease = acquire(ledger, not_within_seconds=1)
+    ledger.streams.renew_poll(lease, seconds=60)
+    ledger.streams.release_poll(lease, error=None)
+    dispatch = ledger.streams.acquire_dispatch("orders", seconds=60, worker="w")
+    assert dispatch
+    ledger.streams.release_dispatch(dispatch)
+    ledger.records.find_due("orders", fresh=True, limit=10)
+    claim = fly(ledger, ["orders-1", "orders-2"])
+    ledger.flights.release(claim, ["orders-1"], delay_seconds=5)
+    database.records.update_one({"_id": "orders-2"}, {"$set": {"lease.until": PAST}})
+    ledger.returns.return_expired(ledger.returns.find_expired("orders", limit=10))
+    ledger.returns.find_forgotten("orders", after_seconds=1, lease_seconds=1, limit=1)
+    ledger.keys.note_unsettled("orders", [("k", 1, "call")], seconds=30)
+    ledger.journal.load_workers(alive_seconds=1)
+    ledger.journal.acquire_chore("roll_up", seconds=1)
+    database.command("profile", 0)
+    asked = list(database["system.profile"].find({"op": {"$in": ["update", "query", "command"]}}))
+    assert len(asked) > 12
+    assert {at for each in asked for at in dates_in(each["command"])} <= {PAST}
+
+
+def test_a_stream_that_was_never_polled_can_be_dispatched_and_not_polled_by_mistake(ledger: Ledger) -> None:
+    assert ledger.streams.acquire_dispatch("new", seconds=60, worker="w")
+    assert ledger.streams.acquire_poll("unknown", seconds=60, worker="w") is None

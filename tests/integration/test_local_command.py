@@ -1,0 +1,196 @@
+"""`syncctl local up|down|status`, through the installed command."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from tests.harness.commands import Completed
+from tests.harness.servers import connect, in_ci
+
+FREE = ("--mongo-port", "0", "--redis-port", "0")
+
+Run = Callable[..., Completed]
+
+
+@pytest.fixture
+def local(tmp_path: Path, run_syncctl: Run) -> Iterator[Run]:
+    """Run `syncctl local ...` in a directory of its own; nothing is left running."""
+
+    def run(*args: str) -> Completed:
+        return run_syncctl("local", *args, cwd=tmp_path)
+
+    yield run
+    ended = run("down", "--wipe", "--yes")
+    assert ended.exit_code == 0, ended.stderr
+
+
+@pytest.fixture
+def up(local: Run) -> dict[str, Any]:
+    """Both servers up, as `up --json` told."""
+    started = local("up", *FREE, "--json")
+    if started.exit_code == 69 and "cannot find" in started.stderr and not in_ci():
+        pytest.skip(started.stderr)
+    assert started.exit_code == 0, started.stderr
+    document: dict[str, Any] = started.json
+    return document
+
+
+def find_pids(document: dict[str, Any]) -> dict[str, int]:
+    return {service["name"]: service["pid"] for service in document["services"]}
+
+
+def test_up_leaves_both_running_and_tells_their_urls(up: dict[str, Any], local: Run) -> None:
+    assert up["up"] is True
+    assert [service["started"] for service in up["services"]] == [True, True]
+    with connect(up["mongo_url"]) as client:
+        assert client.admin.command("hello")["isWritablePrimary"]
+    with Redis.from_url(up["redis_url"]) as client:
+        assert client.ping()
+
+    status = local("status", "--json")
+    assert status.exit_code == 0
+    assert status.json["mongo_url"] == up["mongo_url"]
+    assert find_pids(status.json) == find_pids(up)
+
+
+def test_up_again_starts_nothing_and_prints_lines_for_env(up: dict[str, Any], local: Run) -> None:
+    again = local("up")
+    assert again.exit_code == 0
+    assert again.stdout == f"MONGO_URL={up['mongo_url']}\nREDIS_URL={up['redis_url']}\n"
+    assert again.stderr.count("already up") == 2
+    assert find_pids(local("status", "--json").json) == find_pids(up)
+
+
+def test_up_starts_only_what_is_down(up: dict[str, Any], local: Run, eventually: Callable[..., Any]) -> None:
+    before = find_pids(up)
+    os.kill(before["redis"], signal.SIGKILL)
+    down = eventually(lambda: (found := local("status", "--json")).exit_code == 1 and found, timeout=20)
+    assert {service["name"]: service["up"] for service in down.json["services"]} == {
+        "mongodb": True,
+        "redis": False,
+    }
+    again = local("up", *FREE, "--json")
+    assert again.exit_code == 0, again.stderr
+    assert {service["name"]: service["started"] for service in again.json["services"]} == {
+        "mongodb": False,
+        "redis": True,
+    }
+    assert find_pids(again.json)["mongodb"] == before["mongodb"]
+
+
+def test_what_was_stored_survives_down_and_up_on_other_ports(up: dict[str, Any], local: Run) -> None:
+    with connect(up["mongo_url"]) as client:
+        client.get_default_database().probe.insert_one({"_id": 1})
+    down = local("down", "--json")
+    assert down.exit_code == 0
+    assert down.json == {"stopped": ["mongodb", "redis"], "wiped": False}
+    status = local("status")
+    assert status.exit_code == 1
+    assert status.stdout.count("down") == 2
+
+    again = local("up", *FREE, "--json").json
+    assert again["mongo_url"] != up["mongo_url"]
+    with connect(again["mongo_url"]) as client:
+        assert client.get_default_database().probe.count_documents({}) == 1
+
+
+def test_down_twice_and_status_of_nothing(local: Run) -> None:
+    assert local("status").exit_code == 1
+    down = local("down")
+    assert down.exit_code == 0
+    assert "down already" in down.stderr
+    assert "syncctl local up" not in down.stderr
+    assert down.stdout == ""
+
+
+def test_wipe_asks_nobody_off_a_terminal_and_removes_nothing(up: dict[str, Any], local: Run, tmp_path: Path) -> None:
+    refused = local("down", "--wipe")
+    assert refused.exit_code == 2
+    assert "--yes" in refused.stderr
+    assert local("status").exit_code == 0
+    wiped = local("down", "--wipe", "--yes", "--json")
+    assert wiped.exit_code == 0
+    assert wiped.json["wiped"] is True
+    assert not (tmp_path / ".syncctl").exists()
+
+
+def test_wipe_leaves_what_is_not_the_servers(up: dict[str, Any], local: Run, tmp_path: Path) -> None:
+    mine = tmp_path / ".syncctl" / "mine.txt"
+    mine.write_text("mine")
+    assert local("down", "--wipe", "--yes").exit_code == 0
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("flag", ["--mongo-port", "--redis-port"])
+def test_a_taken_port_names_the_flag(local: Run, tmp_path: Path, flag: str) -> None:
+    other = {"--mongo-port": "--redis-port", "--redis-port": "--mongo-port"}[flag]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        taken = listener.getsockname()[1]
+        refused = local("up", flag, str(taken), other, "0")
+    assert refused.exit_code == 2
+    assert str(taken) in refused.stderr
+    assert flag in refused.stderr
+    assert refused.stdout == ""
+    assert not list(tmp_path.rglob("*.pid"))
+
+
+def test_a_server_that_runs_is_not_moved_to_another_port(up: dict[str, Any], local: Run) -> None:
+    refused = local("up", "--redis-port", "1")
+    assert refused.exit_code == 2
+    assert "local down" in refused.stderr
+    assert find_pids(local("status", "--json").json) == find_pids(up)
+
+
+def test_another_programs_pid_is_never_signalled(
+    up: dict[str, Any], local: Run, tmp_path: Path, eventually: Callable[..., Any]
+) -> None:
+    os.kill(find_pids(up)["redis"], signal.SIGKILL)
+    eventually(lambda: local("status").exit_code == 1, timeout=20)
+    pid_file = tmp_path / ".syncctl" / "redis" / "redis-server.pid"
+    written = json.loads(pid_file.read_text())
+    # Its command line even holds the server's name: the time of its start gives it away.
+    with subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read()", "redis-server"], stdin=subprocess.PIPE
+    ) as bystander:
+        pid_file.write_text(json.dumps({**written, "pid": bystander.pid}))
+        assert local("down").exit_code == 0
+        assert bystander.poll() is None
+
+
+def test_two_at_once_do_not_start_two_pairs(tmp_path: Path, local: Run) -> None:
+    import fcntl
+
+    (tmp_path / ".syncctl").mkdir()
+    with (tmp_path / ".syncctl" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = local("up", *FREE)
+    assert refused.exit_code == 75
+    assert "another syncctl local" in refused.stderr
+
+
+def test_up_that_is_interrupted_leaves_nothing_running(
+    tmp_path: Path, start_syncctl: Callable[..., Any], eventually: Callable[..., Any], local: Run
+) -> None:
+    # Redis is up by the time a mongod that never gets ready is waited for.
+    slow = tmp_path / "bin" / "mongod"
+    slow.parent.mkdir()
+    slow.write_text("#!/bin/sh\nexec sleep 600\n")
+    slow.chmod(0o755)
+    path = f"{slow.parent}:{os.environ['PATH']}"
+    running = start_syncctl("local", "up", *FREE, cwd=tmp_path, env={"PATH": path})
+    eventually((tmp_path / ".syncctl" / "mongodb" / "mongod.pid").exists)
+    running.interrupt()
+    assert running.wait() == 130
+    assert local("status").exit_code == 1
+    assert not list(tmp_path.rglob("*.pid"))

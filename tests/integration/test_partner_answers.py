@@ -1,0 +1,191 @@
+"""What a partner answers, and what becomes of it."""
+
+import gzip
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from syncctl.core.outcome import Outcome, Verdict
+from tests.integration.hostile_partner import HostilePartner, Peer, Script, answering, sending
+from tests.integration.partner_cases import TOKEN, make_client, make_record
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def send_to(script: Script, **partner: object) -> tuple[Outcome, HostilePartner]:
+    """Send one record to a server with this script."""
+    with HostilePartner(script) as server:
+        client = make_client(server.url, **partner)
+        outcome = client.send(client.prepare(make_record()))
+        client.close()
+    return outcome, server
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict"),
+    [
+        ("200 OK", Verdict.ACCEPTED),
+        ("202 Accepted", Verdict.ACCEPTED),
+        ("408 Request Timeout", Verdict.RETRY_LATER),
+        ("429 Too Many Requests", Verdict.RETRY_LATER),
+        ("503 Service Unavailable", Verdict.RETRY_LATER),
+        ("401 Unauthorized", Verdict.REJECTED),
+        ("409 Conflict", Verdict.REJECTED),
+        ("422 Unprocessable Entity", Verdict.REJECTED),
+    ],
+)
+def test_the_status_decides(status: str, verdict: Verdict) -> None:
+    outcome, server = send_to(answering(status, b'{"message":"as it is"}'))
+    number = int(status[:3])
+    assert (outcome.verdict, outcome.status) == (verdict, number)
+    assert outcome.error == (None if verdict is Verdict.ACCEPTED else f"HTTP {number}: as it is")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
+def test_a_redirect_is_never_followed(status: str) -> None:
+    with HostilePartner(answering("200 OK")) as target:
+        location = f"Location: http://127.0.0.1:{target.port}/elsewhere?session=s3cr3t"
+        outcome, _ = send_to(answering(status, b"", location))
+    assert outcome.verdict is Verdict.REJECTED
+    assert outcome.error == f"HTTP {status[:3]}: points to 127.0.0.1; redirects are never followed"
+    assert target.requests == []
+
+
+@pytest.mark.parametrize(
+    ("location", "said"), [("/login", "the same host"), ("http://[", "cannot be read"), ("", "nowhere")]
+)
+def test_a_strange_redirect_is_told_too(location: str, said: str) -> None:
+    outcome, _ = send_to(answering("302 Found", b"", f"Location: {location}"))
+    assert said in (outcome.error or "")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"error":{"code":7,"message":"no such customer"}}', "no such customer"),
+        (b'{"errors":[{"detail":"total is negative"}]}', "total is negative"),
+        (b'{"type":"about:blank","title":"Invalid","detail":"total is negative"}', "total is negative"),
+        (b'{"errors":["first","second"]}', "first"),
+        (b'{"code":17}', '{"code":17}'),
+        (b"<html><title>Bad Gateway</title><body>x</body></html>", "Bad Gateway"),
+        (b"plain words\r\nin two lines", "plain words in two lines"),
+        (b'{"message":' + b"[" * 5000, '{"message":' + "[" * 189),
+        (b"", ""),
+    ],
+)
+def test_a_refusal_is_told_in_the_partners_words(body: bytes, said: str) -> None:
+    outcome, _ = send_to(answering("422 No", body))
+    assert outcome.error == (f"HTTP 422: {said}" if said else "HTTP 422")
+
+
+def test_retry_after_is_read_in_seconds_and_as_a_date() -> None:
+    outcome, _ = send_to(answering("429 Slow", b"", "Retry-After: 17"))
+    assert outcome.retry_after_seconds == 17.0
+    partners_clock = datetime(2001, 1, 1, tzinfo=UTC)
+    dates = (
+        f"Date: {format_datetime(partners_clock, usegmt=True)}",
+        f"Retry-After: {format_datetime(partners_clock + timedelta(minutes=2), usegmt=True)}",
+    )
+    outcome, _ = send_to(answering("503 Down", b"", *dates))
+    assert outcome.retry_after_seconds == 120.0
+
+
+def test_an_excerpt_is_capped_and_clean_and_holds_no_secret() -> None:
+    echo = f"\x00\x1b[31m{TOKEN} Bearer {TOKEN} k-998877\u202ebad\r\nline ".encode() + b"\xff" + b"x" * 10_000
+    outcome, _ = send_to(answering("422 No", echo), headers={"X-Api-Key": "k-998877", "X-Version": "2"})
+    assert outcome.excerpt.startswith("[31m*** Bearer *** *** bad line \ufffdxxx")
+    assert len(outcome.excerpt) == 500
+    assert TOKEN not in (outcome.error or "")
+
+
+def test_a_secret_across_the_end_of_the_excerpt_is_not_cut_in_half() -> None:
+    outcome, _ = send_to(answering("200 OK", b"x" * 495 + TOKEN.encode()))
+    assert outcome.excerpt == "x" * 495 + "***"
+
+
+def test_a_compressed_answer_is_not_unpacked() -> None:
+    body = gzip.compress(b"0" * 10_000_000)
+    outcome, _ = send_to(answering("200 OK", body, "Content-Encoding: gzip"))
+    assert outcome.verdict is Verdict.ACCEPTED
+    assert outcome.excerpt == f"(gzip-encoded, {len(body)} bytes)"
+
+
+@pytest.mark.parametrize("status", ["200 OK", "500 Broken"])
+def test_an_endless_answer_is_dropped_at_the_cap(status: str) -> None:
+    def script(peer: Peer) -> None:
+        while peer.read_request():
+            peer.send(f"HTTP/1.1 {status}\r\nContent-Length: 100000000\r\n\r\n".encode())
+            # The client hangs up long before all of this was written.
+            peer.send(b"y" * 100_000_000)
+
+    with HostilePartner(script) as server:
+        client = make_client(server.url)
+        outcomes = [client.send(client.prepare(make_record(number))) for number in (1, 2)]
+        client.close()
+    assert {outcome.excerpt for outcome in outcomes} == {"y" * 500}
+    expected = Verdict.ACCEPTED if status.startswith("2") else Verdict.RETRY_LATER
+    assert {outcome.verdict for outcome in outcomes} == {expected}
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nabc",
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+    ],
+)
+def test_a_success_whose_body_breaks_off_is_accepted(data: bytes) -> None:
+    outcome, _ = send_to(sending(data))
+    assert (outcome.verdict, outcome.status, outcome.error) == (Verdict.ACCEPTED, 200, None)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 500 Broken\r\nContent-Length: 100\r\n\r\npart",
+        b"HTTP/1.1 422 No\r\nTransfer-Encoding: chunked\r\n\r\nff\r\npart",
+    ],
+)
+def test_a_refusal_whose_body_breaks_off_is_ambiguous(data: bytes) -> None:
+    outcome, server = send_to(sending(data))
+    assert outcome.verdict is Verdict.AMBIGUOUS
+    assert outcome.excerpt == "part"
+    assert outcome.error == f"HTTP {outcome.status}: part (the answer of 127.0.0.1:{server.port} broke off)"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"\x15\x03\x01\x00\x02\x02\x46",
+        b"HTTP/1.1 2",
+        b"HTTP/1.1 OK\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000,
+        b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 200,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    ],
+)
+def test_what_is_not_http_is_ambiguous(data: bytes) -> None:
+    outcome, _ = send_to(sending(data))
+    assert (outcome.verdict, outcome.status) == (Verdict.AMBIGUOUS, None)
+    assert outcome.error
+
+
+def test_interim_answers_are_not_taken_for_the_answer() -> None:
+    def script(peer: Peer) -> None:
+        while request := peer.read_request():
+            peer.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n")
+            peer.send(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
+            peer.answer("422 No" if b'"id":1' in request else "200 OK")
+
+    with HostilePartner(script) as server:
+        client = make_client(server.url)
+        outcomes = [client.send(client.prepare(make_record(number))) for number in (1, 2)]
+        client.close()
+    assert [outcome.status for outcome in outcomes] == [422, 200]
+    assert server.connections == 1

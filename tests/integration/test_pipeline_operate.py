@@ -1,0 +1,315 @@
+"""What operators do and see: replay, discard, clean up, status, show, failures."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from syncctl.core.states import State
+from syncctl.errors import TroubleFound, UsageError
+from syncctl.local.partner import LocalPartner, PartnerConfig
+from syncctl.pipeline import cleanup
+from syncctl.pipeline.cleanup import Cleaned, clean_up
+from syncctl.pipeline.replay import Discarded, Replayed, discard_records, replay_records
+from syncctl.pipeline.report import build_report
+from syncctl.pipeline.selection import Selection
+from syncctl.pipeline.status import group_failures, read_status, show_records
+from tests.harness.shifting import let_hours_pass
+from tests.harness.world import NASTY, ListReader, World, version_row
+
+DAY = 86_400.0
+KEPT = {"delivered": 30 * DAY, "failed": 90 * DAY, "superseded": 7 * DAY, "discarded": 7 * DAY}
+
+
+def log(world: World, *numbers: int, content: Any = "a") -> None:
+    world.poll(ListReader([version_row(number, content, None) for number in numbers]))
+
+
+@pytest.fixture
+def refusing(world: World) -> Iterator[LocalPartner]:
+    """A partner that refuses every row until it is fixed."""
+    with LocalPartner(PartnerConfig(reject_rate=1.0)) as server:
+        world.partner = type(world.partner)(name="default", url=server.url, timeout_seconds=20.0)
+        yield server
+
+
+def replay(world: World, dry_run: bool = False, **selection: Any) -> Replayed:
+    return replay_records(
+        ledger=world.ledger,
+        selection=Selection(**selection),
+        streams={"orders": world.stream},
+        who=NASTY,
+        dry_run=dry_run,
+    )
+
+
+def discard(world: World, dry_run: bool = False, **selection: Any) -> Discarded:
+    return discard_records(
+        ledger=world.ledger, selection=Selection(**selection), reason="$reason", who=NASTY, dry_run=dry_run
+    )
+
+
+# Replay.
+
+
+def test_what_failed_goes_again_when_its_cause_is_mended(world: World, refusing: LocalPartner) -> None:
+    log(world, 1, 2, 3)
+    world.send_all()
+    assert world.states() == {number: ["failed"] for number in (1, 2, 3)}
+    planned = replay(world, dry_run=True)
+    assert planned == Replayed(matched=3, replayed=3, skipped=0, dry_run=True)
+    assert world.states() == {number: ["failed"] for number in (1, 2, 3)}
+    assert world.ledger.journal.load_audit(limit=5) == []
+    assert replay(world) == Replayed(matched=3, replayed=3, skipped=0, dry_run=False)
+    refusing.fix()
+    world.send_all()
+    assert world.states() == {number: ["delivered"] for number in (1, 2, 3)}
+    assert len({call.key for call in refusing.calls()}) == 3
+    (audit,) = world.ledger.journal.load_audit(limit=5)
+    assert audit.items() >= {"action": "replay", "who": "$state", "count": 3}.items()
+    assert audit["detail"]["states"] == ["failed"]
+
+
+def test_a_replay_of_nothing_leaves_no_trace(world: World) -> None:
+    assert replay(world) == Replayed(matched=0, replayed=0, skipped=0, dry_run=False)
+    assert world.ledger.journal.load_audit(limit=5) == []
+
+
+def test_an_overtaken_record_is_skipped_it_would_make_the_partner_stale(world: World, refusing: LocalPartner) -> None:
+    log(world, 1, content="a")
+    world.send_all()
+    log(world, 1, content="b")
+    assert replay(world, dry_run=True) == Replayed(matched=1, replayed=0, skipped=1, dry_run=True)
+    assert replay(world) == Replayed(matched=1, replayed=0, skipped=1, dry_run=False)
+    world.change_stream(order="none")
+    assert replay(world).replayed == 1
+
+
+def test_a_row_that_could_not_be_read_is_skipped_it_cannot_be_sent(world: World) -> None:
+    world.poll(ListReader([version_row(1, None, None, payload=None, error="column amount: the number is NaN")]))
+    assert replay(world) == Replayed(matched=1, replayed=0, skipped=1, dry_run=False)
+
+
+def test_a_delete_that_failed_goes_again(world: World, refusing: LocalPartner) -> None:
+    world.poll(ListReader([version_row(1, None, "0x1", payload=None, op="delete")]))
+    world.send_all()
+    assert replay(world).replayed == 1
+
+
+def test_what_was_delivered_is_received_again(world: World, partner: LocalPartner) -> None:
+    log(world, 1)
+    world.send_all()
+    assert replay(world, states=("delivered",)).replayed == 1
+    world.send_all()
+    identity = world.record(1)["_id"]
+    assert [(call.key, call.fate) for call in partner.calls()] == [(identity, "applied"), (f"{identity}-2", "applied")]
+
+
+def test_a_caller_that_waits_learns_which(world: World, refusing: LocalPartner) -> None:
+    log(world, 1, 2)
+    world.send_all()
+    ids: list[str] = []
+    replay_records(
+        ledger=world.ledger, selection=Selection(), streams={"orders": world.stream}, who="me", replayed_ids=ids
+    )
+    assert sorted(ids) == sorted(each["_id"] for each in world.records())
+    assert world.ledger.records.count_unfinished(ids) == 2
+
+
+def test_a_stream_that_left_the_configuration_is_not_replayed(world: World, refusing: LocalPartner) -> None:
+    """Nobody would dispatch what became due: it would wait for ever."""
+    log(world, 1)
+    world.send_all()
+    done = replay_records(ledger=world.ledger, selection=Selection(), streams={}, who="me")
+    assert (done.matched, done.replayed, done.skipped) == (1, 0, 1)
+    assert [each["state"] for each in world.records()] == ["failed"]
+
+
+# Discard.
+
+
+def test_a_discard_gives_up_with_a_reason(world: World, refusing: LocalPartner) -> None:
+    log(world, 1, 2)
+    world.send_all()
+    assert discard(world, dry_run=True) == Discarded(matched=2, discarded=2, dry_run=True)
+    assert world.states() == {1: ["failed"], 2: ["failed"]}
+    assert discard(world) == Discarded(matched=2, discarded=2, dry_run=False)
+    assert world.states() == {1: ["discarded"], 2: ["discarded"]}
+    assert world.record(1)["reason"] == "$reason"
+    (audit,) = world.ledger.journal.load_audit(limit=5)
+    assert (audit["action"], audit["who"], audit["count"], audit["detail"]["reason"]) == (
+        "discard", "$state", 2, "$reason",
+    )  # fmt: skip
+    assert world.dispatch() == 0
+
+
+def test_a_waiting_record_can_be_given_up_and_a_flying_one_cannot(world: World) -> None:
+    log(world, 1, 2)
+    ids = {each["key"]["id"]: each["_id"] for each in world.records()}
+    world.ledger.flights.queue([ids[2]], batch="b", seconds=60, exclusive=True)
+    done = discard(world, ids=tuple(ids.values()), states=("failed", "pending"))
+    assert (done.matched, done.discarded) == (1, 1)
+    assert world.states() == {1: ["discarded"], 2: ["queued"]}
+
+
+def test_what_was_delivered_cannot_be_given_up(world: World) -> None:
+    with pytest.raises(UsageError, match="'delivered' is not one of failed, pending"):
+        discard(world, states=("delivered",))
+
+
+# Clean up.
+
+
+def test_a_clean_up_removes_what_is_older_than_its_retention(world: World, refusing: LocalPartner) -> None:
+    log(world, 1, 2, 3)
+    world.send_all()
+    discard(world, ids=(world.record(1)["_id"],))
+    refusing.fix()
+    log(world, 4)
+    world.send_all()
+    log(world, 5, content="a")
+    log(world, 5, content="b")
+    world.dispatch()
+    world.messages.clear()
+
+    def clean(**options: Any) -> Cleaned:
+        return clean_up(ledger=world.ledger, retention_seconds=KEPT, who="$me", **options)
+
+    let_hours_pass(world.database, 24 * 8)
+    planned = clean(dry_run=True)
+    assert planned.deleted == {"delivered": 0, "failed": 0, "superseded": 1, "discarded": 1}
+    assert len(world.records()) == 6
+    assert clean(streams=["others"]).deleted["discarded"] == 0
+    assert clean() == Cleaned(deleted=planned.deleted, archived=0, dry_run=False)
+    let_hours_pass(world.database, 24 * 30)
+    assert clean().deleted == {"delivered": 1, "failed": 0, "superseded": 0, "discarded": 0}
+    let_hours_pass(world.database, 24 * 90)
+    assert clean().deleted == {"delivered": 0, "failed": 2, "superseded": 0, "discarded": 0}
+    # What is not finished stays, however old; and keys stay, or old rows would come in again.
+    assert world.states() == {5: ["queued"]}
+    assert world.database.keys.count_documents({}) == 5
+    assert [each["count"] for each in world.ledger.journal.load_audit(limit=5) if each["action"] == "cleanup"] == [
+        2,
+        1,
+        2,
+    ]
+    log(world, 1, 4)
+    assert world.states() == {5: ["queued"]}
+
+
+def test_hours_that_are_open_keep_their_records_whatever_the_retention(world: World) -> None:
+    log(world, 1)
+    world.send_all()
+    gone = clean_up(ledger=world.ledger, retention_seconds=dict.fromkeys(KEPT, 0.0), who="me")
+    assert gone.deleted["delivered"] == 0
+    let_hours_pass(world.database, 3)
+    gone = clean_up(ledger=world.ledger, retention_seconds=dict.fromkeys(KEPT, 0.0), who="me")
+    assert gone.deleted["delivered"] == 1
+
+
+def test_the_report_says_the_same_before_and_after_a_clean_up(world: World) -> None:
+    log(world, *range(1, 6))
+    world.send_all()
+    let_hours_pass(world.database, 24 * 40)
+    since = world.ledger.streams.server_time() - timedelta(days=60)
+
+    def totals() -> tuple[Any, int]:
+        status = read_status(ledger=world.ledger, configured=["orders"], messages=0)
+        return build_report(ledger=world.ledger, since=since).totals, status.streams[0]["counts"]["delivered"]
+
+    before = totals()
+    assert before[0]["delivered"] == before[1] == 5
+    assert clean_up(ledger=world.ledger, retention_seconds=KEPT, who="me").deleted["delivered"] == 5
+    assert totals() == before
+
+
+def test_a_clean_up_goes_on_until_nothing_is_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleanup, "AT_ONCE", 2)
+    log(world, *range(1, 6))
+    world.send_all()
+    let_hours_pass(world.database, 24 * 40)
+    assert clean_up(ledger=world.ledger, retention_seconds=KEPT, who="me").deleted["delivered"] == 5
+
+
+def test_a_state_that_is_not_named_is_kept(world: World) -> None:
+    log(world, 1)
+    world.send_all()
+    let_hours_pass(world.database, 24 * 40)
+    gone = clean_up(ledger=world.ledger, retention_seconds={"failed": 0.0}, who="me")
+    assert gone.deleted == {"failed": 0}
+    assert world.states() == {1: ["delivered"]}
+
+
+# Status, show, failures.
+
+
+def test_status_tells_where_each_stream_stands(world: World, refusing: LocalPartner) -> None:
+    log(world, 1, 2, 3)
+    world.dispatch()
+    world.deliver()
+    refusing.fix()
+    log(world, 4, 5)
+    world.send_all()
+    log(world, 6)
+    let_hours_pass(world.database, 0.01)
+    world.ledger.streams.ensure("gone")
+    world.ledger.streams.pause("orders", who="me", reason=NASTY)
+    world.ledger.journal.beat_worker("w1", {"pid": 7, "queues": ["poll"], "concurrency": 4, "version": "1"})
+    world.ledger.journal.beat_beat({"pid": 1})
+    status = read_status(ledger=world.ledger, configured=["orders", "new"], messages=9)
+    orders, new, gone = status.streams
+    assert orders["counts"] == {
+        "pending": 1, "retrying": 0, "queued": 0, "sending": 0, "delivered": 2, "failed": 3, "superseded": 0,
+        "discarded": 0,
+    }  # fmt: skip
+    assert (orders["paused"], orders["paused_reason"], orders["cursor"]) == (True, "$state", "None")
+    assert orders["oldest_due_seconds"] >= 36
+    assert orders["last_poll_at"]
+    assert (new["configured"], gone["stream"], gone["configured"]) == (True, "gone", False)
+    assert (new["cursor"], new["last_poll_at"], new["oldest_due_seconds"]) == (None, None, None)
+    assert status.queue == {"messages": 9}
+    assert status.workers[0].items() >= {"worker": "w1", "pid": 7, "concurrency": 4}.items()
+    assert status.beat["last_tick_at"]
+    assert not status.beat["late"]
+
+
+def test_status_of_an_empty_ledger(world: World) -> None:
+    world.database.streams.delete_many({})
+    status = read_status(ledger=world.ledger, configured=["orders"], messages=None)
+    assert not any(status.streams[0]["counts"].values())
+    assert (status.queue, status.workers) == ({"messages": None}, ())
+    assert status.beat == {"last_tick_at": None, "late": False}
+
+
+def test_show_tells_all_versions_of_a_row_newest_first(world: World) -> None:
+    log(world, 1, 2, content="a")
+    world.send_all()
+    log(world, 1, content="b")
+    shown = show_records(ledger=world.ledger, stream="orders", key={"id": 1})
+    assert [each["payload"]["content"] for each in shown] == ["b", "a"]
+    assert shown[1]["history"][0]["outcome"] == "accepted"
+    assert show_records(ledger=world.ledger, record_id=shown[0]["_id"]) == shown[:1]
+
+
+def test_show_of_what_is_not_there_says_why(world: World) -> None:
+    with pytest.raises(TroubleFound, match="no record has the id orders-x"):
+        show_records(ledger=world.ledger, record_id="orders-x")
+    with pytest.raises(TroubleFound, match="holds no record of orders id=7,line=2") as caught:
+        show_records(ledger=world.ledger, stream="orders", key={"id": 7, "line": 2})
+    assert caught.value.why == "it was never logged, or clean-up has removed it"
+
+
+def test_failures_are_grouped_by_their_error(world: World, refusing: LocalPartner) -> None:
+    log(world, 1, 2, 3)
+    world.send_all()
+    world.poll(ListReader([version_row(4, None, None, payload=None, error="column amount: the number is NaN")]))
+    groups = group_failures(ledger=world.ledger).groups
+    assert [(each["count"], each["status"]) for each in groups] == [(3, 422), (1, None)]
+    assert "this row is not valid" in groups[0]["message"]
+    assert groups[0]["sample_id"] in {each["_id"] for each in world.records(state=State.FAILED.value)}
+    assert group_failures(ledger=world.ledger, limit=1).groups == groups[:1]
+    assert group_failures(ledger=world.ledger, streams=["others"]).groups == ()
+    later = world.ledger.streams.server_time() + timedelta(hours=1)
+    assert group_failures(ledger=world.ledger, since=later).groups == ()
+    assert len(group_failures(ledger=world.ledger, until=later).groups) == 2

@@ -1,0 +1,81 @@
+"""A row's values on their way into a MongoDB document and back."""
+
+from decimal import Decimal
+from typing import Any
+
+import bson
+import pytest
+from bson.codec_options import CodecOptions
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncctl.core.rows import Value
+from syncctl.ledger.codec import DOCUMENT_BYTES_AT_MOST, decode_values, encode_values, why_not_storable
+
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+    | st.decimals(allow_nan=False, allow_infinity=False)
+    | st.integers(min_value=10**34, max_value=10**60).map(Decimal)
+    | st.decimals(min_value=-(10**40), max_value=10**40, places=10)
+)
+NAMES = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=5)
+
+
+def through_bson(values: dict[str, Value]) -> dict[str, Any]:
+    """Bring values through the bytes that MongoDB keeps."""
+    options: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
+    return decode_values(bson.decode(bson.encode({"payload": encode_values(values)}), options)["payload"])
+
+
+@given(st.dictionaries(NAMES, VALUES, max_size=4))
+def test_every_value_comes_back_with_its_type_and_all_its_digits(values: dict[str, Value]) -> None:
+    found = through_bson(values)
+    assert found == values
+    assert {name: (type(each), str(each)) for name, each in found.items()} == {
+        name: (type(each), str(each)) for name, each in values.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Decimal("12345678901234567890123456789012345678"),
+        Decimal("0.12345678901234567890123456789012345678"),
+        Decimal("-99999999999999999999999999999999999999"),
+        Decimal("1.50"), Decimal("-0.00"), Decimal("1E+3"), Decimal("1E-6176"), Decimal("1E-7000"), Decimal("1E+7000"),
+        2**63 - 1, -(2**63), 2**63, -(2**63) - 1, 10**38, True, False,
+    ],
+)  # fmt: skip
+def test_numbers_at_the_limits_of_bson(value: Value) -> None:
+    found = through_bson({"x": value})["x"]
+    assert (type(found), str(found)) == (type(value), str(value))
+
+
+@pytest.mark.parametrize("name", ["$price", "a.b", "", "number", "$", "Ærø"])
+def test_a_column_may_be_called_whatever_sql_allows(name: str) -> None:
+    assert through_bson({name: Decimal("1.5")}) == {name: Decimal("1.5")}
+    assert why_not_storable(encode_values({name: 1})) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"x": "\ud800"}, "cannot be stored"),
+        ({"a\0b": 1}, "cannot be stored"),
+        ({"x": 2**63}, "cannot be stored"),
+        ({"x": object()}, "cannot be stored"),
+        ({"x": "a" * DOCUMENT_BYTES_AT_MOST}, "the ledger stores at most 16,515,072"),
+    ],
+)
+def test_what_mongodb_would_refuse_is_told_before(values: dict[str, Any], why: str) -> None:
+    assert why in str(why_not_storable(values))
+
+
+def test_what_just_fits_is_taken() -> None:
+    frame = len(bson.encode({"x": ""}))
+    assert why_not_storable({"x": "a" * (DOCUMENT_BYTES_AT_MOST - frame)}) is None
+    assert why_not_storable({"x": "a" * (DOCUMENT_BYTES_AT_MOST - frame + 1)}) is not None

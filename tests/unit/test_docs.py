@@ -1,0 +1,122 @@
+"""Documents that are true: links resolve, the README's commands parse, the drawn folders are those of the package."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from syncctl.cli import app
+from syncctl.commandline import Invocation
+from syncctl.errors import UsageError
+
+PROJECT = Path(__file__).parents[2]
+PACKAGE = PROJECT / "syncctl"
+PAGES = sorted(
+    path.relative_to(PROJECT)
+    for path in (*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md"), *PROJECT.glob("benchmarks/**/*.md"))
+)
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_DRAWN = re.compile(r"^( {2,})([\w.]+/?) {2,}\S", re.MULTILINE)
+
+
+def read(page: Path) -> str:
+    """Return the text of a page of the project."""
+    return (PROJECT / page).read_text(encoding="utf-8")
+
+
+def find_links(text: str) -> list[str]:
+    """Return the targets of a page's links, those in code left out."""
+    return _LINK.findall(re.sub(r"`[^`\n]*`", "``", _FENCE.sub("", text)))
+
+
+def name_anchor(heading: str) -> str:
+    """Return the anchor of a heading as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def find_broken(page: Path) -> Iterator[str]:
+    """Yield the links of a page that lead nowhere inside the project."""
+    for link in find_links(read(page)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (PROJECT / page).parent / path if path else PROJECT / page
+        if not target.exists():
+            yield link
+        elif anchor:
+            anchors = {name_anchor(each) for each in _HEADING.findall(_FENCE.sub("", target.read_text("utf-8")))}
+            if anchor not in anchors:
+                yield link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    assert list(find_broken(page)) == []
+
+
+def test_every_page_is_linked_from_the_index() -> None:
+    linked = {link.partition("#")[0] for link in find_links(read(Path("docs/README.md")))}
+    assert {path.name for path in PROJECT.glob("docs/*.md")} - linked == {"README.md"}
+
+
+def test_every_decision_is_in_its_index() -> None:
+    linked = set(find_links(read(Path("docs/adr/README.md"))))
+    assert linked == {path.name for path in PROJECT.glob("docs/adr/[0-9]*.md")}
+
+
+def commands_in(text: str) -> list[str]:
+    """Return the command lines of syncctl in the shell blocks of a page."""
+    lines = [
+        line.strip()
+        for language, body in _FENCE.findall(text)
+        if language == "sh"
+        for line in body.replace("\\\n", " ").splitlines()
+    ]
+    return [line for line in lines if line.startswith("syncctl ")]
+
+
+def parse(line: str) -> None:
+    """Parse a command line as syncctl does, without carrying it out."""
+    words = shlex.split(line, comments=True)
+    context = typer.main.get_command(app).make_context("syncctl", words[1:], obj=Invocation())
+    while hasattr(context.command, "resolve_command"):
+        name, command, rest = context.command.resolve_command(context, [*context._protected_args, *context.args])
+        context = command.make_context(name, rest, parent=context)
+
+
+def test_the_readme_shows_the_way() -> None:
+    shown = {shlex.split(line)[1] for line in commands_in(read(Path("README.md")))}
+    assert {"init", "doctor", "poll", "worker", "status", "report", "replay"} <= shown
+
+
+@pytest.mark.parametrize("line", commands_in(read(Path("README.md"))))
+def test_every_command_of_the_readme_parses(line: str) -> None:
+    parse(line)
+
+
+@pytest.mark.parametrize("line", ["syncctl no-such-command", "syncctl status --no-such-flag", "syncctl discard ID"])
+def test_a_command_that_does_not_exist_would_be_noticed(line: str) -> None:
+    with pytest.raises((typer.exceptions.TyperException, UsageError)):
+        parse(line)
+
+
+def draw(folder: Path, depth: int = 1) -> set[tuple[int, str]]:
+    """Return what the drawing must show of a folder: its packages at every depth, its modules at the top."""
+    found = set()
+    for path in folder.iterdir():
+        if (path / "__init__.py").exists():
+            found |= {(depth, f"{path.name}/")} | draw(path, depth + 1)
+        elif depth == 1 and path.suffix == ".py" and path.name != "__init__.py":
+            found.add((depth, path.name))
+    return found
+
+
+def test_the_drawn_folders_are_those_of_the_package() -> None:
+    blocks = [body for _, body in _FENCE.findall(read(Path("docs/architecture.md"))) if body.startswith("syncctl/\n")]
+    assert len(blocks) == 1
+    assert {(len(indent) // 2, name) for indent, name in _DRAWN.findall(blocks[0])} == draw(PACKAGE)

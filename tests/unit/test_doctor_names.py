@@ -1,0 +1,50 @@
+"""The names that `syncctl doctor` takes: groups, and single checks as they are shown."""
+
+import pytest
+
+from syncctl.doctor.groups import GROUPS, check_names, choose_checks, is_chosen
+from syncctl.errors import UsageError
+
+KNOWN = ("redis", "redis eviction", "source orders", "source partner", "streams orders", "streams removed")
+
+
+@pytest.mark.parametrize(
+    ("words", "chosen"),
+    [
+        ((), GROUPS),
+        (("source",), ("source",)),
+        (("source", "redis"), ("redis", "source")),
+        (("source", "orders"), ("source orders",)),
+        (("source orders",), ("source orders",)),
+        (("source", "orders", "invoices", "redis"), ("redis", "source orders", "source invoices")),
+        (("source", "partner"), ("source", "partner")),
+        (("source partner",), ("source partner",)),
+        (("source", "orders", "source orders"), ("source orders",)),
+    ],
+)
+def test_words_name_groups_and_single_checks(words: tuple[str, ...], chosen: tuple[str, ...]) -> None:
+    assert choose_checks(words) == chosen
+
+
+def test_a_group_means_all_of_its_checks_and_a_check_itself_alone() -> None:
+    assert [name for name in KNOWN if is_chosen(name, ("redis", "streams orders"))] == [
+        "redis",
+        "redis eviction",
+        "streams orders",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("orders",), "there is configuration, redis, "),
+        (("sorce",), "did you mean source?"),
+        (("source", "ordres"), "did you mean source orders?"),
+        (("redis", "sorce"), "did you mean source?"),
+        (("streams", "evict"), "there is streams orders, streams removed"),
+    ],
+)
+def test_what_is_not_there_is_told_with_what_was_meant(words: tuple[str, ...], why: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_names(choose_checks(words), KNOWN)
+    assert caught.value.why.startswith(why)

@@ -1,0 +1,66 @@
+"""Durations and rates as people write them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncctl.core.durations import format_duration, parse_duration, parse_rate
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("500ms", 0.5), ("5s", 5), ("1.5m", 90), ("2h", 7200), ("30d", 2_592_000), ("1w", 604_800),
+        (" 10 s ", 10), ("0s", 0), (5, 5), (0.25, 0.25), (0, 0),
+    ],
+)  # fmt: skip
+def test_what_people_write(text: str | float, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "s", "5 parsecs", "-5s", "5s 3m", "1e3s", "5S", ".5s", "5.s", "nan", True, "5s\n6s"]
+)
+def test_what_is_no_duration_is_told_with_the_forms_that_are(text: str) -> None:
+    with pytest.raises(ValueError, match="500ms, 5s, 10m, 2h, 30d, 1w"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize("seconds", [-1, -0.001])
+def test_a_duration_is_not_negative(seconds: float) -> None:
+    with pytest.raises(ValueError, match="not negative"):
+        parse_duration(seconds)
+
+
+@given(st.integers(min_value=0, max_value=10**10).map(lambda milliseconds: milliseconds / 1000))
+def test_what_is_shown_can_be_written_again(seconds: float) -> None:
+    assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, rel=1e-12)
+
+
+@given(st.floats(min_value=0, max_value=1e9))
+def test_also_what_nobody_writes(seconds: float) -> None:
+    assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (0.5, "500ms"), (60, "1m"), (90, "90s"), (3600, "1h"), (86400, "1d"), (604800, "1w")],
+)
+def test_the_largest_unit_that_fits_is_shown(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("50/second", (50, 1)), ("600/minute", (600, 60)), ("10000 / day", (10000, 86400)), ("7/hour", (7, 3600))],
+)
+def test_rates(text: str, rate: tuple[int, float]) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize(
+    "text", ["", "50", "0/second", "-1/second", "50/fortnight", "1.5/second", "50/seconds", "50 per second"]
+)
+def test_what_is_no_rate_is_told_with_the_forms_that_are(text: str) -> None:
+    with pytest.raises(ValueError, match="50/second, 600/minute or 10000/day"):
+        parse_rate(text)

@@ -1,0 +1,267 @@
+"""Where a call goes, and the bytes it carries."""
+
+from decimal import Decimal
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncctl.core.records import Record
+from syncctl.errors import ConfigurationError
+from syncctl.partner.call import Unsendable
+from syncctl.partner.client import PartnerClient
+from syncctl.partner.endpoint import Endpoint
+from tests.integration.partner_cases import make_partner, make_record, make_stream
+
+BASE = "https://api.partner.example/v1"
+
+
+def make_endpoint(path: str, url: str = BASE, method: str = "PUT") -> Endpoint:
+    return Endpoint(make_partner(url), make_stream(f"{method} {path}"))
+
+
+def with_values(**payload: Any) -> Record:
+    return make_record(payload=payload)
+
+
+@pytest.mark.parametrize(
+    ("url", "path", "target"),
+    [
+        (BASE, "/orders", "/v1/orders"),
+        (BASE + "/", "orders", "/v1/orders"),
+        ("http://localhost:8080", "/", "/"),
+        ("http://localhost:8080", "/orders/", "/orders/"),
+        (BASE, "/orders/{id}", "/v1/orders/7"),
+        (BASE, "/{region}/orders/{id}/lines?of={id}", "/v1/n%26rth/orders/7/lines?of=7"),
+        (BASE, "/orders/{id}.json", "/v1/orders/7.json"),
+        (BASE, "/größe/a b/%20", "/v1/gr%C3%B6%C3%9Fe/a%20b/%20"),
+        ("http://host/a b/ö", "/x", "/a%20b/%C3%B6/x"),
+    ],
+)
+def test_the_path_follows_the_base_url(url: str, path: str, target: str) -> None:
+    assert make_endpoint(path, url).fill(with_values(id=7, region="n&rth")) == target
+
+
+@pytest.mark.parametrize(
+    ("value", "segment"),
+    [
+        ("a/b", "a%2Fb"),
+        ("../x", "..%2Fx"),
+        ("..\\x", "..%5Cx"),
+        ("?a=1#b", "%3Fa%3D1%23b"),
+        ("%2e%2e", "%252e%252e"),
+        ("ä ö", "%C3%A4%20%C3%B6"),
+        ("...", "..."),
+        ("a\r\nHost: x", "a%0D%0AHost%3A%20x"),
+        (10**40, "1" + "0" * 40),
+        (Decimal("1.10"), "1.10"),
+        (Decimal("1E+3"), "1000"),
+        (True, "true"),
+        (0, "0"),
+    ],
+)
+def test_a_value_is_one_segment(value: Any, segment: str) -> None:
+    assert make_endpoint("/orders/{id}").fill(with_values(id=value)) == f"/v1/orders/{segment}"
+
+
+@given(st.text(min_size=1).filter(lambda text: text not in {".", ".."}))
+def test_any_text_stays_one_segment_and_comes_back(text: str) -> None:
+    target = make_endpoint("/orders/{id}").fill(with_values(id=text))
+    assert target.isascii()
+    assert target.startswith("/v1/orders/")
+    segment = target.removeprefix("/v1/orders/")
+    assert not set(segment) & set("/?#\\ \r\n")
+    assert unquote(segment) == text
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        ({"id": None}, "NULL"),
+        ({"id": ""}, "empty"),
+        ({"id": "."}, "segment"),
+        ({"id": ".."}, "segment"),
+        ({"id": "\ud800"}, "surrogate"),
+    ],
+)
+def test_a_value_that_would_change_the_path_is_not_sent(payload: dict[str, Any], said: str) -> None:
+    with pytest.raises(Unsendable, match=said):
+        make_endpoint("/orders/{id}").fill(with_values(**payload))
+
+
+def test_pieces_that_make_dots_together_are_not_sent() -> None:
+    with pytest.raises(Unsendable, match="segment"):
+        make_endpoint("/orders/{a}{b}").fill(with_values(a=".", b="."))
+
+
+def test_a_missing_column_is_taken_from_the_key_and_else_not_sent() -> None:
+    endpoint = make_endpoint("/orders/{id}")
+    assert endpoint.fill(make_record(9, payload={"name": "x"})) == "/v1/orders/9"
+    assert endpoint.fill(Record(**{**_fields(make_record(9)), "payload": None, "op": "delete"})) == "/v1/orders/9"
+    with pytest.raises(Unsendable, match="column nr"):
+        make_endpoint("/orders/{nr}").fill(make_record(9))
+
+
+def _fields(record: Record) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__slots__}
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("POST", "/a/../b"),
+        ("POST", "/./b"),
+        ("PUT", "/{id"),
+        ("PUT", "/id}"),
+        ("PUT", "/{}"),
+        ("PUT", "/#x"),
+    ],
+)
+def test_an_endpoint_that_cannot_work_is_refused_at_once(method: str, path: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"streams\.orders\.endpoint"):
+        make_endpoint(path, method=method)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "api.partner.example",
+        "ftp://api.partner.example",
+        "https://",
+        "https://host:port/",
+        "https://host:99999/",
+        "https://[::1/",
+        "https://user:hunter22@host/",
+        "https://host/?key=hunter22",
+        "https://host/#x",
+        "https://host/a/../b",
+    ],
+)
+def test_a_base_url_that_cannot_work_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"partners\.default\.url") as caught:
+        make_endpoint("/orders", url)
+    assert "hunter22" not in f"{caught.value} {caught.value.hint}"
+
+
+def test_the_mapping_hash_names_what_shapes_a_call_and_nothing_else() -> None:
+    def hash_of(url: str = BASE, endpoint: str = "PUT /orders/{id}", **partner: Any) -> str:
+        return PartnerClient(make_partner(url, **partner), make_stream(endpoint), max_connections=1).mapping_hash
+
+    same = {
+        hash_of(),
+        hash_of("https://other.example:8443/v1/"),
+        hash_of(token="another"),
+        hash_of(headers={"X-Api-Key": "another"}),
+    }
+    others = {
+        hash_of(endpoint="POST /orders/{id}"),
+        hash_of(endpoint="PUT /orders/{nr}"),
+        hash_of("https://x.example/v2"),
+    }
+    assert len(same) == 1
+    assert len(same | others) == 4
+
+
+def body_of(**payload: Any) -> bytes:
+    return PartnerClient(make_partner(BASE), make_stream(), max_connections=1).prepare(with_values(**payload)).body
+
+
+def test_a_body_keeps_every_digit_and_the_order_of_the_columns() -> None:
+    body = body_of(
+        z=Decimal("12345678901234567890123456789012345678.10"),
+        a=2**70,
+        e=Decimal("1E-30"),
+        f=0.1,
+        t="Ærø 𝄞 \x00\u2028",
+        n=None,
+        b=True,
+    )
+    assert (
+        body
+        == (
+            '{"z":12345678901234567890123456789012345678.10,"a":1180591620717411303424,"e":1E-30,"f":0.1,'
+            '"t":"Ærø 𝄞 \\u0000\u2028","n":null,"b":true}'
+        ).encode()
+    )
+
+
+def test_the_same_record_gives_the_same_bytes() -> None:
+    assert len({body_of(b=1, a=Decimal("1.0")) for _ in range(5)}) == 1
+    assert body_of(a=1, b=2) != body_of(b=2, a=1)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        float("nan"),
+        float("inf"),
+        Decimal("NaN"),
+        Decimal("Infinity"),
+        Decimal("sNaN"),
+        "\udc00",
+        b"x",
+        pytest.param(10**5000, id="huge"),
+        object(),
+    ],
+)
+def test_a_value_without_a_form_in_json_is_not_sent_and_its_column_is_named(value: Any) -> None:
+    with pytest.raises(Unsendable, match="weight"):
+        body_of(id=1, weight=value)
+
+
+def test_a_delete_carries_its_key() -> None:
+    client = PartnerClient(make_partner(BASE), make_stream(), max_connections=1)
+    record = Record(**{**_fields(make_record(9)), "payload": None, "op": "delete"})
+    assert client.prepare(record).body == b'{"id":9}'
+
+
+def test_a_call_names_its_record_and_shows_no_secret() -> None:
+    client = PartnerClient(
+        make_partner(BASE, headers={"X-Api-Key": "k-998877", "user-agent": "erp/2"}), make_stream(), max_connections=1
+    )
+    call = client.prepare(make_record(9, attempt=3, generation=1))
+    assert call.url == BASE + "/orders"
+    assert dict(call.headers) == {
+        "Content-Type": "application/json",
+        "Accept": "application/json, */*;q=0.5",
+        "Authorization": "Bearer tok-5f1c0a7e",
+        "X-Api-Key": "k-998877",
+        "user-agent": "erp/2",
+        "Idempotency-Key": f"orders-{9:032x}-2",
+        "Syncctl-Attempt": "3",
+        "Content-Length": str(len(call.body)),
+    }
+    for shown in (repr(call), str(call)):
+        assert "tok-5f1c0a7e" not in shown
+        assert "k-998877" not in shown
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"token": "two\nlines"},
+        {"token": "tøken"},
+        {"token": "trailing\n"},
+        {"headers": {"X-A": "b\r\nX-C: d"}},
+        {"headers": {"X A": "value-1"}},
+        {"headers": {"X-A": ""}},
+        {"headers": {"idempotency-key": "mine"}},
+        {"headers": {"Transfer-Encoding": "chunked"}},
+        {"headers": {"authorization": "Basic abcdefgh"}},
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_refused_and_not_shown(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        PartnerClient(make_partner(BASE, **changes), make_stream(), max_connections=1)
+    secrets = [changes.get("token"), *changes.get("headers", {}).values()]
+    assert not any(secret and secret in str(caught.value) for secret in secrets)
+
+
+def test_an_id_that_no_header_can_hold_is_not_sent() -> None:
+    client = PartnerClient(make_partner(BASE), make_stream(), max_connections=1)
+    with pytest.raises(Unsendable, match="id"):
+        client.prepare(make_record(id="ordres-é"))

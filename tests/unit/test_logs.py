@@ -1,0 +1,77 @@
+"""Log lines: a stable action, fields, and never a secret."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+SECRET = "p@ss/word"
+
+SCRIPT = """
+import logging
+from syncctl.logs import configure_logging, get_logger
+
+configure_logging(level={level!r}, format={form!r}, secrets={secrets!r})
+log = get_logger("syncctl.somewhere")
+log.debug("poll.debug")
+log.info("poll.page", stream="orders", read=1000, note="two words", at=5, empty=None, ids=["a", "b"])
+try:
+    raise ValueError("cannot use p@ss/word")
+except ValueError:
+    log.exception("poll.failed", url="redis://:p%40ss%2Fword@host", error="p@ss/word")
+logging.getLogger("celery.worker").warning("connected to %s", "p@ss/word")
+logging.getLogger("pymongo.command").info("chatter")
+"""
+
+
+def run_script(form: str, *, level: str = "info", secrets: tuple[str, ...] = (SECRET,)) -> list[str]:
+    script = SCRIPT.format(form=form, level=level, secrets=secrets)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    return done.stderr.splitlines()
+
+
+@pytest.mark.parametrize("form", ["json", "auto"])
+def test_json_lines_have_a_stable_action_and_fields(form: str) -> None:
+    page, failed, foreign = [json.loads(line) for line in run_script(form)]
+    assert page["action"] == "poll.page"
+    assert (page["level"], page["stream"], page["read"], page["note"]) == ("info", "orders", 1000, "two words")
+    assert (page["at_"], page["empty"], page["ids"]) == (5, None, ["a", "b"])
+    assert page["at"].endswith("Z")
+    assert failed["traceback"].startswith("Traceback")
+    assert foreign["action"] == "celery.worker"
+
+
+def test_text_lines_are_one_action_with_its_fields() -> None:
+    lines = run_script("text")
+    assert lines[0].endswith(
+        'info    action=poll.page stream=orders read=1000 note="two words" at_=5 empty=null ids=["a", "b"]'
+    )
+    assert "action=poll.failed" in lines[1]
+    assert lines[2] == "    Traceback (most recent call last):"
+    assert 'action=celery.worker message="connected to [redacted]"' in lines[-1]
+
+
+def test_short_lines_begin_like_a_commands_own_warnings() -> None:
+    assert run_script("short", level="warning")[-1] == (
+        'warning: action=celery.worker message="connected to [redacted]"'
+    )
+
+
+@pytest.mark.parametrize("form", ["json", "text", "short"])
+def test_no_line_holds_a_secret_in_any_spelling(form: str) -> None:
+    text = "\n".join(run_script(form))
+    assert "[redacted]" in text
+    assert SECRET not in text
+    assert "p%40ss%2Fword" not in text
+
+
+def test_without_secrets_the_same_lines_show_the_words() -> None:
+    assert SECRET in "\n".join(run_script("text", secrets=()))
+
+
+def test_the_level_is_kept_and_drivers_do_not_chatter() -> None:
+    actions = [json.loads(line)["action"] for line in run_script("json", level="debug")]
+    assert actions == ["poll.debug", "poll.page", "poll.failed", "celery.worker"]
+    assert "poll.page" not in "\n".join(run_script("json", level="warning"))

@@ -1,0 +1,47 @@
+"""What a person reads below the table of a report."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from syncctl.commands.report import By, _show
+from syncctl.pipeline.report import Report
+
+COUNTS = {"logged": 20, "delivered": 20, "superseded": 0, "attempts": 40, "retries": 6}
+LATENCY = {"p50_ms": 1.0, "p95_ms": 1.0, "p99_ms": 1.0}
+
+
+def show(capsys: pytest.CaptureFixture[str], *, failed: int, failed_now: int, by: By = By.STREAM) -> list[str]:
+    """Return what is said beside the tables."""
+    counts: dict[str, Any] = {**COUNTS, "failed": failed, **LATENCY}
+    errors = [{"fingerprint": "f", "status": 422, "message": "m", "count": failed, "sample_id": "s"}]
+    found = Report(
+        since=datetime(2026, 1, 1, 3, tzinfo=UTC),
+        until=datetime(2026, 1, 2, 4, tzinfo=UTC),
+        by=by.value,
+        rows=errors if by is By.ERROR else ({"stream": "orders", "window_start": None, **counts},),  # type: ignore[arg-type]
+        totals=counts,
+        top_errors=tuple(errors if failed else ()),
+    )
+    _show(found, by, failed_now=failed_now)
+    return capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize("by", [By.STREAM, By.ERROR])
+def test_failures_that_were_replayed_are_told_from_those_of_now(capsys: pytest.CaptureFixture[str], by: By) -> None:
+    assert show(capsys, failed=14, failed_now=0, by=by) == [
+        f"2026-01-01T03:00Z to 2026-01-02T04:00Z, by {by}",
+        "failures count in the hour in which they happened; still failed: 0",
+    ]
+    assert show(capsys, failed=14, failed_now=3, by=by)[1:] == [
+        "failures count in the hour in which they happened; still failed: 3",
+        "next: syncctl failures",
+    ]
+
+
+def test_nothing_is_said_of_failures_that_are_still_there_but_where_they_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert show(capsys, failed=14, failed_now=14)[1:] == ["next: syncctl failures"]
+    assert show(capsys, failed=0, failed_now=0)[1:] == []

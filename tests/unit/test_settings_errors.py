@@ -1,0 +1,304 @@
+"""Each wrong value is one line: the key, where it stands, and the fix."""
+
+from pathlib import Path
+
+import pytest
+
+from syncctl.errors import ConfigurationError, ExitCode
+from syncctl.settings import load_settings
+
+STREAM = '[streams.orders]\ntable = "dbo.orders"\nstart = "now"\n'
+
+
+def fail(directory: Path, *, toml: str = "", env: str = "", environment: dict[str, str] | None = None) -> list[str]:
+    """Load settings that are wrong and return the lines of the error."""
+    (directory / "syncctl.toml").write_text(toml, encoding="utf-8")
+    (directory / ".env").write_text(env, encoding="utf-8")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(directory=directory, environment=environment or {})
+    assert caught.value.exit_code == ExitCode.USAGE
+    assert caught.value.hint
+    assert caught.value.__cause__ is None
+    return caught.value.why.splitlines()
+
+
+WRONG_IN_STREAM = [
+    ('start = ""', "start", 'write "beginning", "now" or a cursor value in quotes'),
+    ("start = true", "start", 'write "beginning", "now" or a cursor value in quotes'),
+    ("start = 1.5", "start", "in quotes"),
+    ("page_siz = 5", "page_siz", "is unknown; did you mean page_size?"),
+    ("colour = 5", "colour", "is unknown; known: source, partner, table"),
+    ('gap_timeout = "1h"', "gap_timeout", "is not there in this version; leave it out"),
+    ("page_size = 0", "page_size", "must be greater than 0"),
+    ("page_size = -1", "page_size", "must be greater than 0"),
+    ("page_size = 1.5", "page_size", "must be a whole number"),
+    ("page_size = true", "page_size", "must be a whole number"),
+    ('page_size = "many"', "page_size", "must be a whole number"),
+    ("table = 5", "table", "must be text in quotes"),
+    ('query = "select 1"', "query", "stands beside table; keep one of the two"),
+    ("key = 5", "key", 'must be a list: ["id", "line"]'),
+    ("key = [5]", "key[0]", "must be text in quotes"),
+    ('key = "[oops"', "key", "is not a JSON list"),
+    ('mode = "change_tracking"', "mode", "'change_tracking' is not there in this version; choose rowversion"),
+    ('mode = "flag"', "mode", "'flag' is not there in this version; choose rowversion or increasing"),
+    ('mode = "snapshot"', "mode", "'snapshot' is not there in this version"),
+    ('mode = "newest"', "mode", 'must be one of "rowversion", "increasing"'),
+    ('order = "strict"', "order", "'strict' is not there in this version; choose latest or none"),
+    ('order = "any"', "order", 'must be one of "latest", "none"'),
+    ('poll_every = "5 parsecs"', "poll_every", "'5 parsecs' is not a duration; write a number and a unit: 500ms, 5s"),
+    ('poll_every = "0s"', "poll_every", "must be greater than 0"),
+    ("poll_every = -5", "poll_every", "a duration is not negative"),
+    ("poll_every = true", "poll_every", "is not a duration"),
+    ("poll_every = inf", "poll_every", "must end within 100 years"),
+    ("poll_every = nan", "poll_every", "must end within 100 years"),
+    ('poll_every = ["5s"]', "poll_every", "is not a duration"),
+    ('lookback = "soon"', "lookback", "'soon' is not a duration"),
+    ('lease = "60s"', "lease", "(2 x 30 s = 60 s), so a call could outlive its lease; raise lease above 60s"),
+    ('lease = "60s"', "lease", "1m is not more than twice partners.default.timeout_seconds"),
+    ('lease = "60s"', "lease", "or lower timeout_seconds below 30"),
+    ("batch_size = 5000", "batch_size", "5000 is more than the window of 2000 records; lower batch_size or raise"),
+    ("window = 50", "batch_size", "100 is more than the window of 50 records"),
+    ('endpoint = "GET /orders"', "endpoint", "'GET /orders' is not an endpoint; write POST, PUT, PATCH or DELETE"),
+    ('endpoint = "/orders"', "endpoint", "is not an endpoint"),
+    ('endpoint = "POST orders"', "endpoint", "is not an endpoint"),
+    ('endpoint = "POST /orders/{id"', "endpoint", "has an odd brace"),
+    ('endpoint = "POST /orders/{}"', "endpoint", "has an odd brace"),
+    ('append_only = "maybe"', "append_only", "must be true or false"),
+    ('retry = { schedule = ["5x"] }', "retry.schedule[0]", "'5x' is not a duration"),
+    ("retry = { jitter = 1.5 }", "retry.jitter", "must be between 0 and 1"),
+    ("retry = { jitter = -0.1 }", "retry.jitter", "must be between 0 and 1"),
+    ("retry = { jiter = 0.1 }", "retry.jiter", "is unknown; did you mean jitter?"),
+    ("retry = 5", "retry", "must be a table with keys of its own, not a single value"),
+    ('source = "defualt"', "source", "there is no [sources.defualt]; did you mean default?"),
+    ('partner = "acme"', "partner", "there is no [partners.acme]; known: default"),
+    ('cursor = "${NOWHERE}"', "cursor", "${NOWHERE} is not set; set NOWHERE in the environment or in .env, or name"),
+    ('cursor = "${NO WHERE}"', "cursor", "has a ${ that no NAME} follows; write $${ for a plain ${"),
+    ('cursor = "${OPEN"', "cursor", "has a ${ that no NAME} follows"),
+]
+
+
+@pytest.mark.parametrize(("line", "key", "text"), WRONG_IN_STREAM)
+def test_a_wrong_value_of_a_stream(tmp_path: Path, line: str, key: str, text: str) -> None:
+    kept = [old for old in STREAM.splitlines() if old.split(" = ")[0] != line.split(" = ", maxsplit=1)[0]]
+    lines = fail(tmp_path, toml="\n".join([*kept, line, ""]))
+    place = "syncctl.toml line 1" if line.startswith("window") else f"syncctl.toml line {len(kept) + 1}"
+    assert len(lines) == 1
+    assert lines[0].startswith(f"streams.orders.{key} ({place}): ")
+    assert text in lines[0]
+
+
+WRONG_ELSEWHERE = [
+    ("[retention]\ndelivered = 'x'", "retention.delivered (syncctl.toml line 2): 'x' is not a duration"),
+    ("[retention]\nfailed = '0d'", "retention.failed (syncctl.toml line 2): must be greater than 0"),
+    ("[beat]\nupkeep = '5s'", "beat.upkeep (syncctl.toml line 2): is unknown; did you mean upkeep_every?"),
+    ("[worker]\npool = 'gevent'", 'worker.pool (syncctl.toml line 2): must be one of "prefork", "threads", "solo"'),
+    ("[worker]\nconcurrency = 0", "worker.concurrency (syncctl.toml line 2): must be greater than 0"),
+    ("[log]\nlevel = 'loud'", 'log.level (syncctl.toml line 2): must be one of "debug", "info", "warning", "error"'),
+    ("[stream.orders]\ntable = 'x'", "stream (syncctl.toml line 1): is unknown; did you mean streams?"),
+    ("[zzz]\na = 1", "zzz (syncctl.toml line 1): is unknown; known: redis_url, mongo_url"),
+    ("streams = 5", "streams (syncctl.toml line 1): must hold tables by name, as in [streams.orders]"),
+    ("[streams]\norders = 5", "streams.orders (syncctl.toml line 2): must be a table with keys of its own"),
+    ("worker = 5", "worker (syncctl.toml line 1): must be a table with keys of its own"),
+    ("redis_prefix = ''", "redis_prefix (syncctl.toml line 1): is empty"),
+    ("redis_url = 'localhost:6379'", "redis_url (syncctl.toml line 1): must begin with redis://, rediss:// or unix://"),
+    ("redis_url = 'redis://'", "redis_url (syncctl.toml line 1): names no host"),
+    ("redis_url = 'redis://h:99999/0'", "redis_url (syncctl.toml line 1): has a port that is no number up to 65535"),
+    ("redis_url = 'redis://h/zero'", "redis_url (syncctl.toml line 1): must end in the number of a database"),
+    ("redis_url = 'unix://'", "redis_url (syncctl.toml line 1): names no socket"),
+    ("mongo_url = 'mongo://h/db'", "mongo_url (syncctl.toml line 1): must begin with mongodb:// or mongodb+srv://"),
+    ("mongo_url = 'mongodb:///db'", "mongo_url (syncctl.toml line 1): names no host"),
+    ("mongo_url = 'mongodb://h/a b'", "mongo_url (syncctl.toml line 1): must end in the name of a database"),
+    ("source_url = 'sqlserver'", "source_url (syncctl.toml line 1): is neither an SQLAlchemy URL"),
+    ("partner_url = 'api.example'", "partner_url (syncctl.toml line 1): must begin with https:// or http://"),
+    ("partner_url = 'https://'", "partner_url (syncctl.toml line 1): names no host"),
+    ("partner_url = 'https://h:0/'", "partner_url (syncctl.toml line 1): has port 0"),
+    ("partner_url = 'https://[::1/'", "partner_url (syncctl.toml line 1): is not a URL"),
+    ("partner_url = 'https://h/#a'", "partner_url (syncctl.toml line 1): has a # in it"),
+    ("partner_url = 'https://u@h/'", "partner_url (syncctl.toml line 1): holds a user or a password; leave them out"),
+    ("partner_url = 'https://h/?a=1'", "partner_url (syncctl.toml line 1): has a ? part; write it behind the path"),
+    ("mongo_url = 'mongodb://h:x/db'", "mongo_url (syncctl.toml line 1): names no host:port that can be read"),
+    ("[partners.default]\nrate = '50'", "partners.default.rate (syncctl.toml line 2): '50' is not a rate; write"),
+    ("[partners.default]\nrate = '0/second'", "partners.default.rate (syncctl.toml line 2): '0/second' is not a rate"),
+    ("[partners.default]\ntimeout_seconds = 0", "partners.default.timeout_seconds (syncctl.toml line 2): must be gr"),
+    ("[partners.default]\ntimeout_seconds = inf", "partners.default.timeout_seconds (syncctl.toml line 2): must be a"),
+    ("[partners.default]\ntimeout_seconds = true", "partners.default.timeout_seconds (syncctl.toml line 2): must be"),
+    ("[partners.default]\nauth = {type = 'hmac'}", "partners.default.auth.type (syncctl.toml line 2): must be one of"),
+    ("[sources.default]\nulr = 'x'", "sources.default.ulr (syncctl.toml line 2): is unknown; did you mean url?"),
+    ("[sources.Big]\nlogin_timeout = '1s'", "sources.Big (syncctl.toml line 1): is not a name; use a small letter"),
+    (f"[sources.a{'b' * 60}]", f"sources.a{'b' * 60} (syncctl.toml line 1): is not a name"),
+]
+
+
+@pytest.mark.parametrize(("toml", "line"), WRONG_ELSEWHERE)
+def test_a_wrong_value_elsewhere(tmp_path: Path, toml: str, line: str) -> None:
+    lines = fail(tmp_path, toml=toml)
+    assert len(lines) == 1
+    assert lines[0].startswith(line)
+
+
+WRONG_VARIABLES = [
+    ("STREAMS__ORDERS__TABEL", "x", "streams.orders.tabel ({}): is unknown; did you mean table?"),
+    ("STREAMS__ORDERS__POLL_EVERY", "x", "streams.orders.poll_every ({}): 'x' is not a duration"),
+    ("STREAMS__ORDERS__RETRY", "{oops", "streams.orders.retry ({}): must be a table with keys of its own"),
+    ("STREAMS__ORDERS__RETRY__JITTERS", "1", "streams.orders.retry.jitters ({}): is unknown; did you mean jitter?"),
+    ("STREAMS__TABLE", "x", "streams.table ({}): must be a table with keys of its own"),
+    ("STREAMS__ORDERS__PAGE_SIZE__X", "1", "streams.orders.page_size ({}): must be a whole number"),
+    ("SOURCES__DEFAULT__TIMEOUT", "1", "sources.default.timeout ({}): is unknown; did you mean query_timeout?"),
+    ("PARTNERS__DEFAULT__AUTH__KIND", "x", "partners.default.auth.kind ({}): is unknown; known: type, token"),
+    ("RETENTION__DELIVERD", "1d", "retention.deliverd ({}): is unknown; did you mean delivered?"),
+    ("RETENTION__DELIVERED", "30", "retention.delivered ({}): '30' is not a duration; write a number and a unit"),
+    ("BEAT__UPKEEP_EVERY", "never", "beat.upkeep_every ({}): 'never' is not a duration"),
+    ("WORKER__CONCURRENCY", "four", "worker.concurrency ({}): must be a whole number"),
+    ("LOG__LEVL", "info", "log.levl ({}): is unknown; did you mean level?"),
+    ("REDIS_URL", "localhost", "redis_url ({}): must begin with redis://"),
+    ("MONGO_URL_FILE", "gone", "mongo_url ({}): the file that MONGO_URL_FILE names cannot be read: No such file"),
+    ("PARTNER_TOKEN_FILE", ".", "partner_token ({}): the file that PARTNER_TOKEN_FILE names cannot be read: Is a dir"),
+    ("PARTNER_TOKEN_FILE", "empty", "partner_token ({}): the file that PARTNER_TOKEN_FILE names is empty"),
+    ("PARTNER_TOKEN_FILE", "large", "partner_token ({}): the file that PARTNER_TOKEN_FILE names is over 64 KiB"),
+    ("PARTNER_TOKEN_FILE", "binary", "partner_token ({}): the file that PARTNER_TOKEN_FILE names is not UTF-8 text"),
+]
+
+
+@pytest.mark.parametrize("place", ["environment", ".env line 2"])
+@pytest.mark.parametrize(("name", "value", "line"), WRONG_VARIABLES)
+def test_a_wrong_variable(tmp_path: Path, name: str, value: str, line: str, place: str) -> None:
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "large").write_bytes(b"x" * 70000)
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    in_environment = place == "environment"
+    lines = fail(
+        tmp_path,
+        toml="" if name == "STREAMS__TABLE" else STREAM,
+        env="" if in_environment else f"# {name}\n{name}={value}\n",
+        environment={name: value} if in_environment else {},
+    )
+    assert len(lines) == 1
+    assert lines[0].startswith(line.format(place))
+
+
+def test_a_stream_without_start_says_why(tmp_path: Path) -> None:
+    lines = fail(tmp_path, toml='# c\n[streams.orders]\ntable = "dbo.orders"\n')
+    assert len(lines) == 1
+    assert lines[0] == (
+        'streams.orders.start (syncctl.toml line 2): is required: write start = "beginning" (every row there is), '
+        '"now" (only rows from now on) or a cursor value; nobody posts five years of orders by accident'
+    )
+
+
+def test_a_stream_in_variables_without_start_says_where(tmp_path: Path) -> None:
+    lines = fail(tmp_path, env="STREAMS__ORDERS__TABLE=dbo.orders\n")
+    assert len(lines) == 1
+    assert lines[0].startswith("streams.orders.start (.env line 1): is required")
+
+
+def test_a_stream_needs_a_table_or_a_query(tmp_path: Path) -> None:
+    lines = fail(tmp_path, toml='[streams.orders]\nstart = "now"\n')
+    assert lines == [
+        'streams.orders.table (syncctl.toml line 1): is missing; write table = "dbo.orders", or query = "select ..."'
+    ]
+
+
+def test_a_query_needs_key_cursor_and_mode(tmp_path: Path) -> None:
+    lines = fail(tmp_path, toml='[streams.orders]\nstart = "now"\nquery = "select 1"\n')
+    assert [line.split(" ")[0] for line in lines] == [f"streams.orders.{key}" for key in ("key", "cursor", "mode")]
+    assert 'write key = ["id"]' in lines[0]
+    assert 'write cursor = "updated_at"' in lines[1]
+    assert 'write mode = "increasing"' in lines[2]
+
+
+@pytest.mark.parametrize("name", ["Orders", "1orders", "a b", "-a", "a" * 61, "straße"])
+def test_a_stream_name_is_a_name(tmp_path: Path, name: str) -> None:
+    lines = fail(tmp_path, toml=f'[streams."{name}"]\ntable = "t"\nstart = "now"\n')
+    assert len(lines) == 1
+    assert lines[0].startswith(f"streams.{name} (syncctl.toml line 1): is not a name; use a small letter")
+
+
+def test_sixty_letters_are_a_name(tmp_path: Path) -> None:
+    (tmp_path / "syncctl.toml").write_text(f'[streams.{"a" * 60}]\ntable = "t"\nstart = "now"\n')
+    assert load_settings(directory=tmp_path, environment={}).stream_names == ("a" * 60,)
+
+
+def test_the_lease_is_held_against_the_streams_own_partner(tmp_path: Path) -> None:
+    toml = STREAM + 'partner = "slow"\n[partners.slow]\nurl = "https://slow.example"\ntimeout_seconds = 150\n'
+    lines = fail(tmp_path, toml=toml)
+    assert len(lines) == 1
+    assert lines[0] == (
+        "streams.orders.lease (syncctl.toml line 1): 5m is not more than twice partners.slow.timeout_seconds "
+        "(2 x 150 s = 300 s), so a call could outlive its lease; "
+        "raise lease above 300s or lower timeout_seconds below 150"
+    )
+    (tmp_path / "syncctl.toml").write_text(toml.replace("150", "149"))
+    assert load_settings(directory=tmp_path, environment={}).stream("orders").lease_seconds == 300
+
+
+def test_a_batch_as_large_as_the_window_is_right(tmp_path: Path) -> None:
+    (tmp_path / "syncctl.toml").write_text(STREAM + "batch_size = 50\nwindow = 50\n")
+    assert load_settings(directory=tmp_path, environment={}).stream("orders").batch_size == 50
+
+
+def test_all_wrong_values_are_told_at_once(tmp_path: Path) -> None:
+    lines = fail(
+        tmp_path,
+        toml='[streams.orders]\ntable = "a"\nquery = "b"\nbatch_size = 9000\n[retention]\nfailed = "x"\n',
+        env="WORKER__POOL=gevent\n=broken\n",
+        environment={"LOG__LEVEL": "loud"},
+    )
+    assert {line.split(": ")[0] for line in lines} == {
+        "line 2 (.env)",
+        "streams.orders.start (syncctl.toml line 1)",
+        "streams.orders.query (syncctl.toml line 3)",
+        "streams.orders.batch_size (syncctl.toml line 4)",
+        "retention.failed (syncctl.toml line 6)",
+        "worker.pool (.env line 1)",
+        "log.level (environment)",
+    }
+
+
+def test_the_summary_counts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as one:
+        load_settings(directory=tmp_path, environment={"LOG__LEVEL": "loud"})
+    with pytest.raises(ConfigurationError) as two:
+        load_settings(directory=tmp_path, environment={"LOG__LEVEL": "loud", "REDIS_URL": "x"})
+    assert (one.value.what, two.value.what) == ("a setting is wrong", "2 settings are wrong")
+    assert "syncctl config" in one.value.hint
+
+
+def test_a_broken_line_of_env_is_named(tmp_path: Path) -> None:
+    lines = fail(tmp_path, env="REDIS_PREFIX=a\n\n# c\nREDIS_URL redis://x\nMONGO_URL='open\n")
+    assert lines == [
+        "line 4 (.env): cannot be read; write NAME=value",
+        "line 5 (.env): cannot be read; write NAME=value",
+    ]
+
+
+def test_name_and_name_file_exclude_each_other(tmp_path: Path) -> None:
+    lines = fail(tmp_path, env="MONGO_URL=mongodb://h/db\nMONGO_URL_FILE=x\n")
+    assert lines == ["mongo_url (.env line 2): MONGO_URL sets it too; keep one of the two"]
+
+
+def test_a_value_and_a_table_exclude_each_other(tmp_path: Path) -> None:
+    environment = {"RETENTION__FAILED": "1d", "RETENTION__FAILED__X": "1d"}
+    assert fail(tmp_path, environment=environment) == [
+        "retention.failed.x (environment): is set as a single value and as a table of keys; keep one of the two"
+    ]
+
+
+@pytest.mark.parametrize("env", ["A=${A}\n", "A=${B}\nB=${A}\n"])
+def test_a_reference_to_itself_is_an_error(tmp_path: Path, env: str) -> None:
+    lines = fail(tmp_path, toml='redis_prefix = "${A}"', env=env)
+    assert len(lines) == 1
+    assert lines[0].startswith("redis_prefix (syncctl.toml line 1): refers to itself through ${")
+
+
+def test_a_wrong_flag_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(
+            directory=tmp_path,
+            environment={},
+            flags={"worker.concurrency": 0, "log.level": "loud"},
+            flag_names={"log.level": "--log-level"},
+        )
+    assert caught.value.why.splitlines() == [
+        "worker.concurrency (command line): must be greater than 0",
+        'log.level (--log-level): must be one of "debug", "info", "warning", "error"',
+    ]

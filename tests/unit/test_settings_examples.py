@@ -1,0 +1,142 @@
+"""The examples and the reference say what the model says."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic_core import PydanticUndefined
+
+from syncctl.settings import Settings, load_settings
+from syncctl.settings.dotenv_file import read_dotenv
+from syncctl.settings.render import quote_env, render_toml, write_examples
+from syncctl.settings.shape import list_values
+
+PROJECT = Path(__file__).parents[2]
+NAMES = {"sources": ("default",), "partners": ("default",), "streams": ("orders",)}
+SAMPLED = {  # what has no default, or one that only an example can show
+    "source_url",
+    "partner_url",
+    "partner_token",
+    "sources.default.url",
+    "partners.default.url",
+    "partners.default.auth.token",
+    "partners.default.rate",
+    *(f"streams.orders.{key}" for key in ("table", "query", "start", "key", "mode", "cursor", "endpoint")),
+}
+SECRETS = {
+    "REDIS_URL": "redis://h/0",
+    "MONGO_URL": "mongodb://h/d",
+    "SOURCE_URL": "sqlite:///x",
+    "PARTNER_URL": "https://h",
+    "PARTNER_TOKEN": "abc",
+}
+
+
+def defaults() -> dict[str, Any]:
+    return {".".join(path): field.default for path, field in list_values(Settings, NAMES)}
+
+
+def flatten(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{above}.{key}" if above else key
+        flat |= flatten(value, path) if isinstance(value, dict) else {path: value}
+    return flat
+
+
+def uncomment(text: str) -> str:
+    """Put every setting in force: those that stand behind a `#` without a space."""
+    return re.sub(r"^#(?=\S)", "", text, flags=re.MULTILINE)
+
+
+def without_query(text: str) -> str:
+    """Take the query away: beside a table it would be an error."""
+    return re.sub(r"^\S*query = .*$|^\S*__QUERY=.*$", "", text, flags=re.MULTILINE | re.IGNORECASE)
+
+
+def assert_default(key: str, shown: Any) -> None:
+    default = defaults()[key]
+    if key in SAMPLED:
+        assert default in (None, (), PydanticUndefined, "POST /")
+    else:
+        assert (tuple(shown) if isinstance(shown, list) else shown) == default
+
+
+def test_the_toml_example_shows_every_setting_with_its_default_and_nothing_else() -> None:
+    text = (PROJECT / "syncctl.toml.example").read_text(encoding="utf-8")
+    shown = flatten(tomllib.loads(uncomment(text)))
+    assert shown.keys() == defaults().keys()
+    for key, value in shown.items():
+        assert_default(key, value)
+
+
+def test_the_env_example_shows_every_setting_with_its_default_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(uncomment((PROJECT / ".env.example").read_text(encoding="utf-8")))
+    values, _, problems = read_dotenv(tmp_path / ".env")
+    assert not problems
+    assert {name.lower().replace("__", ".") for name in values} == defaults().keys()
+    for name, value in values.items():
+        key = name.lower().replace("__", ".")
+        default = defaults()[key]
+        if isinstance(default, tuple):
+            assert_default(key, value.split(",") if value else [])
+        elif isinstance(default, str) or default in (None, PydanticUndefined):
+            assert_default(key, value)
+        else:
+            assert_default(key, {"true": True, "false": False}[value] if isinstance(default, bool) else float(value))
+
+
+@pytest.mark.parametrize("in_force", [False, True])
+def test_the_examples_load(tmp_path: Path, in_force: bool) -> None:
+    for name in (".env", "syncctl.toml"):
+        text = (PROJECT / f"{name}.example").read_text(encoding="utf-8")
+        text = without_query(uncomment(text)) if in_force else text
+        (tmp_path / name).write_text(text)
+    settings = load_settings(directory=tmp_path, environment=SECRETS if in_force else {})
+    settings.check()
+    assert settings.stream("orders").table == "dbo.orders"
+    assert settings.partner("default").rate == ((50, 1.0) if in_force else None)
+
+
+def test_each_example_loads_alone_with_everything_in_force(tmp_path: Path) -> None:
+    for name in (".env", "syncctl.toml"):
+        alone = tmp_path / name.removeprefix(".")
+        alone.mkdir()
+        text = (PROJECT / f"{name}.example").read_text(encoding="utf-8")
+        (alone / name).write_text(without_query(uncomment(text)))
+        settings = load_settings(directory=alone, environment=SECRETS)
+        assert settings.stream("orders").cursor == "row_version"
+
+
+def test_the_files_are_those_that_the_model_writes(tmp_path: Path) -> None:
+    """When this fails: python -m syncctl.settings.render"""
+    names = (".env.example", "syncctl.toml.example", "docs/configuration.md")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/configuration.md").write_bytes((PROJECT / "docs/configuration.md").read_bytes())
+    write_examples(tmp_path)
+    for name in names:
+        assert (tmp_path / name).read_text(encoding="utf-8") == (PROJECT / name).read_text(encoding="utf-8"), name
+
+
+def test_the_reference_has_every_setting() -> None:
+    text = (PROJECT / "docs/configuration.md").read_text(encoding="utf-8")
+    sections = {part.split("\n")[0]: part for part in text.split("\n### ")[1:]}
+    for key in defaults():
+        first, *rest = key.split(".")
+        named = first in NAMES
+        title = f"[{first}.NAME]" if named else f"[{first}]" if rest else "Above the sections"
+        setting = rest[1] if named else rest[0] if rest else first
+        assert f"| `{setting}` |" in sections[title]
+
+
+AWKWARD = ['a"b', "a\\b", "a\nb", "a\tb", "a # b", "'", "ü 漢 🚚", "\x7f", "a=b;c", " a ", "$X", "{id}", "a'b\\'c"]
+
+
+@pytest.mark.parametrize("value", AWKWARD)
+def test_values_survive_the_way_into_a_file_and_back(tmp_path: Path, value: str) -> None:
+    (tmp_path / ".env").write_text(f"VALUE={quote_env(value)}\nNEXT=1\n", encoding="utf-8")
+    assert read_dotenv(tmp_path / ".env")[0] == {"VALUE": value, "NEXT": "1"}
+    written = render_toml({"orders": {"table": "t", "start": "now", "key": [value]}})
+    assert tomllib.loads(written)["streams"]["orders"]["key"] == [value]

@@ -1,0 +1,77 @@
+"""How a record is shown to a person, and to a pipe."""
+
+import io
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from syncctl.commands.show import _show_record, _to_public
+from syncctl.core.ids import make_seq
+from syncctl.core.records import Record
+from syncctl.core.rows import Value
+from syncctl.core.states import State
+from syncctl.partner.encoding import encode_body
+
+PAYLOAD: dict[str, Value] = {"id": 5, "total": Decimal("123.4500"), "big": Decimal("1E+40"), "name": "M\u00fcller"}
+
+
+class Terminal(io.StringIO):
+    """A terminal that keeps what it was shown."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    lease = {"until": None}
+    known = {"_id": "orders-1", "stream": "orders", "key": {"id": 5}, "seq": make_seq(3, 17), "state": "pending"}
+    return {**known, "payload": PAYLOAD, "logged_at": datetime(2026, 1, 1, tzinfo=UTC), "lease": lease, **changes}
+
+
+def show(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, **changes: Any) -> list[str]:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("sys.stdout", stream)
+    _show_record(record(**changes))
+    return stream.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_seq_is_epoch_and_position(monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO]) -> None:
+    lines = show(monkeypatch, stream())
+    assert "  seq            3.17" in lines
+    assert _to_public(record())["seq"] == make_seq(3, 17)
+
+
+def test_a_payload_has_the_numbers_that_the_partner_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    (line,) = [each for each in show(monkeypatch, io.StringIO()) if each.startswith("  payload ")]
+    kept = Record(
+        id="orders-1", stream="orders", key={"id": 5}, seq=1, op="upsert", payload=PAYLOAD, state=State.PENDING
+    )
+    sent = encode_body(kept).decode()
+    assert line.removeprefix("  payload        ").replace(": ", ":").replace(", ", ",") == sent
+
+
+def test_a_long_value_is_folded_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "x" * 150
+    lines = show(monkeypatch, Terminal(), payload={"note": text})
+    assert all(len(line) <= 60 for line in lines)
+    folded = [line for line in lines if line.strip().strip('"}').endswith("xxx")]
+    assert len(folded) == 4
+    assert all(line.startswith(" " * 17) for line in folded[1:])
+    assert f'  payload        {{"note": "{text}"}}' in show(monkeypatch, io.StringIO(), payload={"note": text})
+
+
+def test_a_very_long_value_is_cut_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = " ".join(line.strip() for line in show(monkeypatch, Terminal(), payload={"note": "x" * 5000}))
+    assert shown.count("x") < 2100
+    assert "more characters: --json" in shown
+    (line,) = [each for each in show(monkeypatch, io.StringIO(), payload={"note": "x" * 5000}) if "payload" in each]
+    assert line.count("x") == 5000
+
+
+def test_what_would_drive_a_terminal_is_shown_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = show(monkeypatch, Terminal(), reason="\x1b[2Jgone")
+    assert "  reason         \\x1b[2Jgone" in lines

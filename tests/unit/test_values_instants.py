@@ -1,0 +1,91 @@
+"""Times as databases write them, moved back exactly."""
+
+import datetime as dt
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from syncctl.sources.instants import parse_instant, step_back
+from syncctl.sources.positions import Bookmark, Position, parse_rowversion, read_cursor, tag, untag
+
+
+@st.composite
+def written_times(draw: st.DrawFn) -> str:
+    moment = draw(st.datetimes(min_value=dt.datetime(1900, 1, 1)))  # noqa: DTZ001
+    separator = draw(st.sampled_from(["T", " "]))
+    digits = draw(st.integers(0, 7))
+    fraction = "." + f"{draw(st.integers(0, 10**7 - 1)):07}"[:digits] if digits else ""
+    offset = draw(st.sampled_from(["", "Z", "+01:00", "-09:30"]))
+    return f"{moment:%Y-%m-%d}{separator}{moment:%H:%M:%S}{fraction}{offset}"
+
+
+@given(written_times())
+def test_a_time_is_written_as_it_was_read(text: str) -> None:
+    assert str(parse_instant(text)) == text
+
+
+@given(written_times(), st.floats(0, 10**8))
+def test_a_step_back_is_never_later_and_keeps_the_form(text: str, seconds: float) -> None:
+    earlier = step_back(text, seconds)
+    assert earlier <= text
+    assert len(earlier) == len(text)
+    assert str(parse_instant(earlier)) == earlier
+
+
+@given(written_times(), st.integers(1, 10**7))
+def test_a_step_back_by_whole_seconds_is_exact(text: str, seconds: int) -> None:
+    assume("Z" not in text)
+    before, after = parse_instant(step_back(text, seconds)), parse_instant(text)
+    assert after.moment - before.moment == dt.timedelta(seconds=seconds)
+    assert before.fraction == after.fraction
+    assert before.offset == after.offset
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "expected"),
+    [
+        ("2026-01-01T00:00:00.1234567", 0.5, "2025-12-31T23:59:59.6234567"),
+        ("2026-01-01 00:00:00.003", 300, "2025-12-31 23:55:00.003"),
+        ("2026-01-01T00:00:00", 0.5, "2025-12-31T23:59:59"),
+        ("2026-01-01", 300, "2025-12-31"),
+        ("0001-01-01T00:01:00.5", 300, "0001-01-01T00:00:00.0"),
+    ],
+)
+def test_what_the_form_has_no_digits_for_is_rounded_down(text: str, seconds: float, expected: str) -> None:
+    assert step_back(text, seconds) == expected
+
+
+def test_a_step_back_stops_at_the_first_time_of_the_type() -> None:
+    assert step_back("1900-01-01T00:00:00", 300, earliest="1900-01-01") == "1900-01-01T00:00:00"
+
+
+@pytest.mark.parametrize("text", ["", "soon", "2026-02-30", "2026-01-01T25:00:00", "2026-01-01x", "20260101"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a time"):
+        parse_instant(text)
+
+
+@given(st.none() | st.integers() | st.decimals(allow_nan=False) | st.floats(allow_nan=False) | st.text() | st.binary())
+def test_a_position_keeps_value_and_type(raw: object) -> None:
+    back = untag(tag(raw))
+    assert type(back) is type(raw)
+    assert repr(back) == repr(raw)
+
+
+@given(st.integers() | st.text() | st.binary(), st.none() | st.tuples(st.integers(), st.text()))
+def test_a_cursor_document_gives_back_its_position(value: object, key: tuple[object, ...] | None) -> None:
+    position = Position(value=value, key=key)
+    mark = Bookmark(mode="increasing", column="c", position=position, floor=position)
+    assert read_cursor(mark.to_cursor(), stream="s", mode="increasing", column="c", ties=2) == mark
+
+
+@given(st.binary(min_size=8, max_size=8))
+def test_a_rowversion_reads_back_its_own_text(version: bytes) -> None:
+    assert parse_rowversion(Position(value=version).text) == version
+
+
+@pytest.mark.parametrize("text", ["", "5", "0x", "0xzz", "0x10000000000000000", "-0x1"])
+def test_what_is_no_rowversion_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a rowversion"):
+        parse_rowversion(text)

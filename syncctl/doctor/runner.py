@@ -11,8 +11,9 @@ from syncctl.logs import get_logger
 
 log = get_logger(__name__)
 
-# A service's own deadline is as long, and what it says when that has passed is worth waiting for.
-GRACE_SECONDS = 0.5
+# A service's own deadline is as long, and what it says when that has passed is worth waiting for. It begins after the
+# driver was imported, which takes a busy machine a second.
+GRACE_SECONDS = 2.0
 
 _UNMET = (Status.FAIL, Status.SKIP)
 

@@ -359,6 +359,27 @@ def test_what_a_dead_poll_has_logged_is_sent_once_another_poll_finds_it(world: W
     assert len(records(world)) == 2
 
 
+def test_a_page_that_was_read_before_another_poll_wrote_is_not_compared_with_what_that_wrote(world: World) -> None:
+    """Invariant 8: a poll stalls with an old page in hand, the row changes, another poll logs and delivers it.
+
+    Fails when a page may be compared with keys that a later poll has written: the old content would pass for a change.
+    """
+    write(world, 1, "a")
+    world._poll()
+    deliver_next(world)
+    write(world, 1, "b")
+    stalled = world._start("poll", world._poll).step_until("before keys.find")
+    write(world, 1, "c")
+    world.end_leases("poll")
+    world._poll()
+    deliver_next(world)
+    stalled.finish()
+    assert [each["payload"]["content"] for each in records(world)] == ["a", "c"]  # type: ignore[index]
+    assert not world.messages
+    settle_account(world)
+    assert world.partner.holds[1] == "c"
+
+
 def test_a_poll_that_stalled_before_its_keys_writes_none_of_them(world: World) -> None:
     """Invariant 8: another poll has seen the row since. Fails without comparing `seq` when a key is written."""
     write(world, 1, "a")

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 WRITES = frozenset({"insert_one", "insert_many", "update_one", "update_many", "bulk_write", "find_one_and_update"})
+# What a poll, a dispatch or a delivery decides by. Others may write between what it has read before and this.
+READS = frozenset({"keys.find"})
 STANDSTILL_SECONDS = 30.0
 
 _current = threading.local()
@@ -17,7 +19,8 @@ class Stopped(BaseException):
 class Actor:
     """One process of the pipeline, as far as the protocol can tell.
 
-    It stands at a gate before and after each of its writes until it is stepped, or killed there.
+    It stands at a gate before and after each of its writes, and before each read of keys, until it is stepped, or
+    killed there.
     """
 
     def __init__(self, kind: str, act: Callable[[], Any]) -> None:
@@ -106,20 +109,28 @@ def current_actor() -> Actor | None:
 
 
 class GatedCollection:
-    """A collection at which actors stand before and after each write."""
+    """A collection at which actors stand before and after each write, and before the reads that decide."""
 
     def __init__(self, collection: Any) -> None:
         self._collection = collection
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._collection, name)
+        at = f"{self._collection.name}.{name}"
+        if at in READS:
+
+            def read(*args: Any, **kwargs: Any) -> Any:
+                gate(f"before {at}")
+                return found(*args, **kwargs)
+
+            return read
         if name not in WRITES:
             return found
 
         def write(*args: Any, **kwargs: Any) -> Any:
-            gate(f"before {self._collection.name}.{name}")
+            gate(f"before {at}")
             result = found(*args, **kwargs)
-            gate(f"after {self._collection.name}.{name}")
+            gate(f"after {at}")
             return result
 
         return write

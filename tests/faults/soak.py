@@ -5,6 +5,7 @@ import logging
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +25,8 @@ class Tally:
     runs: int = 0
     steps: int = 0
     broken: list[str] = field(default_factory=list)
+    faults: Counter[str] = field(default_factory=Counter)
+    marks: Counter[str] = field(default_factory=Counter)
 
     def attempt(self, name: str, act: Callable[[], str]) -> None:
         """Do one run and say in one line how it went; more only when it broke."""
@@ -53,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for seed in range(chosen.seed, chosen.seed + chosen.runs):
         tally.attempt(f"plant seed {seed}", partial(break_plant, tally, seed, chosen.verbose))
     say(f"{tally.steps} steps of the state machine, {tally.runs} of {chosen.runs} plants exact")
+    say("faults that took effect: " + ", ".join(f"{kind} {times}" for kind, times in sorted(tally.faults.items())))
+    say("what they did: " + ", ".join(f"{mark}={times}" for mark, times in sorted(tally.marks.items())))
     say(f"broken: {', '.join(tally.broken) or 'none'}")
     return 1 if tally.broken else 0
 
@@ -82,6 +87,11 @@ def break_plant(tally: Tally, seed: int, verbose: bool) -> str:
     with tempfile.TemporaryDirectory(prefix="syncctl-soak-") as directory:
         finished = run_seed(seed, Path(directory) / "plant", say if verbose else lambda _: None)
     tally.runs += 1
+    tally.faults.update(finished.faults)
+    account = finished.account
+    tally.marks.update(
+        calls=account.calls, repeats=account.repeats, lost=account.lost, late=account.late, resent=account.resent
+    )
     return str(finished)
 
 

@@ -1,5 +1,7 @@
 """What a fault is, and a script of them played in time."""
 
+import heapq
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,47 +9,74 @@ from random import Random
 
 from tests.faults.harness.plant import Plant
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
-    """One act at one time of a run."""
-
-    at_seconds: float
-    name: str
-    act: Callable[[], None]
+AGAIN_AFTER_SECONDS = 0.05
+TAKES_EFFECT_WITHIN_SECONDS = 90.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
     """Something that goes wrong, and how it is put right again.
 
+    Each step is asked again and again until it says that it took effect: a fault that strikes nobody proves nothing.
+
     Args:
-        first: What goes wrong.
-        then: What puts it right.
+        kind: What is counted over many runs.
+        detail: What is particular about this one.
+        first: Let it go wrong; False where there is nothing to break just now.
+        then: Put it right; False as long as it has struck nobody.
         after_seconds: When that is done, from when it went wrong.
     """
 
-    name: str
-    first: Callable[[], None]
-    then: Callable[[], None] | None = None
+    kind: str
+    first: Callable[[], bool]
+    then: Callable[[], bool] | None = None
     after_seconds: float = 0.0
+    detail: str = ""
 
-    def steps(self, at_seconds: float) -> list[Step]:
-        """Return its steps when it begins at this time."""
-        steps = [Step(at_seconds=at_seconds, name=self.name, act=self.first)]
-        if self.then is not None:
-            end = at_seconds + self.after_seconds
-            steps.append(Step(at_seconds=end, name=f"{self.name}: end", act=self.then))
-        return steps
+    @property
+    def name(self) -> str:
+        """The kind with its detail."""
+        return f"{self.kind} ({self.detail})" if self.detail else self.kind
 
 
 Draw = Callable[[Plant, Random], Fault]
 
 
-def play(steps: Sequence[Step], note: Callable[[str], None]) -> None:
-    """Play a script: each step at its time, or as soon as the one before it has ended."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timed:
+    """A fault and when it is to begin."""
+
+    at_seconds: float
+    fault: Fault
+
+
+def play(script: Sequence[Timed], note: Callable[[str], None]) -> tuple[str, ...]:
+    """Play a script; return the kinds of its faults, each of which took effect.
+
+    Raises:
+        AssertionError: a fault took no effect.
+    """
     began = time.monotonic()
-    for step in steps:
-        time.sleep(max(0.0, began + step.at_seconds - time.monotonic()))
-        note(f"{time.monotonic() - began:5.1f} s  {step.name}")
-        step.act()
+    order = itertools.count()
+    # When it is due, a number that keeps the order, the fault, whether it is its end, and since when it is being tried.
+    waiting: list[tuple[float, int, Fault, bool, float | None]] = []
+    for each in script:
+        heapq.heappush(waiting, (each.at_seconds, next(order), each.fault, False, None))
+    took: list[str] = []
+    while waiting:
+        due, _, fault, is_end, since = heapq.heappop(waiting)
+        time.sleep(max(0.0, began + due - time.monotonic()))
+        now = time.monotonic() - began
+        since = now if since is None else since
+        act = fault.then if is_end else fault.first
+        if act is None or act():
+            note(f"{now:5.1f} s  {fault.name}{': end' if is_end else ''}")
+            if is_end or fault.then is None:
+                took.append(fault.kind)
+            else:
+                end = time.monotonic() - began + fault.after_seconds
+                heapq.heappush(waiting, (end, next(order), fault, True, None))
+            continue
+        assert now - since < TAKES_EFFECT_WITHIN_SECONDS, f"{fault.name}: {'struck nobody' if is_end else 'no effect'}"
+        heapq.heappush(waiting, (now + AGAIN_AFTER_SECONDS, next(order), fault, is_end, since))
+    return tuple(took)

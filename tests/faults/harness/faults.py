@@ -5,127 +5,172 @@ import signal
 from collections.abc import Sequence
 from random import Random
 
-from tests.faults.harness.fault import Draw, Fault, Step
-from tests.faults.harness.groups import group_members, signal_group
-from tests.faults.harness.plant import Plant
-from tests.faults.harness.service_faults import MONGODB, PARTNER, REDIS, SOURCE
+from tests.faults.harness.fault import Draw, Fault, Timed
+from tests.faults.harness.groups import group_members, is_halted, signal_group
+from tests.faults.harness.plant import Layout, Plant
+from tests.faults.harness.service_faults import draw_mongodb, draw_partner, draw_redis, draw_source
 from tests.harness.commands import RunningCommand
+from tests.harness.waiting import eventually
+
+SOON_SECONDS = 60.0
 
 
 def kill_worker(plant: Plant, random: Random) -> Fault:
     """Kill -9 a worker with its pool, and start another."""
 
-    def act() -> None:
-        plant.kill(random.choice(plant.workers))
+    def act() -> bool:
+        worker = random.choice(plant.workers)
+        assert worker.is_running(), f"syncctl {worker.name} has ended on its own:\n{worker.log[-3000:]}"
+        plant.kill(worker)
         plant.start_worker()
+        return True
 
-    return Fault(name="kill worker", first=act)
+    return Fault(kind="kill worker", first=act)
 
 
 def kill_pool_process(plant: Plant, random: Random) -> Fault:
     """Kill -9 one process of a worker's pool."""
 
-    def act() -> None:
-        worker = random.choice(plant.workers)
-        pool = [each for each in group_members(worker.pid) if each != worker.pid]
-        if pool:
-            kill(random.choice(pool), signal.SIGKILL)
+    def act() -> bool:
+        pool = find_pool(plant)
+        if not pool:
+            return False
+        pid = random.choice(pool)
+        kill(pid, signal.SIGKILL)
+        eventually(lambda: pid not in find_pool(plant), SOON_SECONDS)
+        return True
 
-    return Fault(name="kill pool process", first=act)
+    return Fault(kind="kill pool process", first=act)
 
 
 def stop_worker(plant: Plant, random: Random) -> Fault:
     """SIGTERM a worker, which must end with 0 once all else is well again, and start another."""
 
-    def act() -> None:
-        worker = random.choice(plant.workers)
-        plant.start_worker()
+    def act() -> bool:
         # Until Celery has its handler in place a SIGTERM simply ends it.
-        if "ready" in worker.log and not is_halted(worker):
-            plant.let_go(worker)
-        else:
-            plant.kill(worker)
+        ready = [each for each in plant.workers if "ready" in each.log and not is_halted(each.pid)]
+        if not ready:
+            return False
+        worker = random.choice(ready)
+        plant.start_worker()
+        plant.let_go(worker)
+        return True
 
-    return Fault(name="stop worker", first=act)
+    return Fault(kind="stop worker", first=act)
 
 
 def stall_worker(plant: Plant, random: Random) -> Fault:
-    """SIGSTOP a worker with its pool past its leases, then SIGCONT."""
+    """SIGSTOP a worker that has records in hand, with its pool, past its leases, then SIGCONT."""
     halted: list[RunningCommand] = []
 
-    def halt() -> None:
-        halted.append(random.choice(plant.workers))
-        signal_group(halted[0], signal.SIGSTOP)
+    def halt() -> bool:
+        holders = plant.find_holders()
+        busy = [each for each in plant.workers if holders & set(group_members(each.pid))]
+        if not busy:
+            return False
+        worker = random.choice(busy)
+        signal_group(worker, signal.SIGSTOP)
+        eventually(lambda: all(is_halted(each) for each in group_members(worker.pid)), SOON_SECONDS)
+        if not plant.find_holders() & set(group_members(worker.pid)):
+            # It was done with them before it stood still.
+            signal_group(worker, signal.SIGCONT)
+            return False
+        halted.append(worker)
+        return True
 
     seconds = plant.layout.lease_seconds + random.uniform(0.5, 2)
-    return Fault(name="stall worker", first=halt, then=lambda: go_on(halted), after_seconds=seconds)
+    return Fault(kind="stall worker", first=halt, then=lambda: go_on(halted), after_seconds=seconds)
 
 
 def stall_pool_process(plant: Plant, random: Random) -> Fault:
-    """SIGSTOP one process of a worker's pool past its leases, then SIGCONT."""
+    """SIGSTOP one process of a worker's pool that has records in hand past its leases, then SIGCONT."""
     halted: list[int] = []
 
-    def halt() -> None:
-        worker = random.choice(plant.workers)
-        pool = [each for each in group_members(worker.pid) if each != worker.pid]
-        if pool:
-            halted.append(random.choice(pool))
-            kill(halted[0], signal.SIGSTOP)
+    def halt() -> bool:
+        busy = sorted(plant.find_holders() & set(find_pool(plant)))
+        if not busy:
+            return False
+        pid = random.choice(busy)
+        kill(pid, signal.SIGSTOP)
+        # It may have ended just then.
+        eventually(lambda: is_halted(pid) or pid not in find_pool(plant), SOON_SECONDS)
+        if not is_halted(pid) or pid not in plant.find_holders():
+            kill(pid, signal.SIGCONT)
+            return False
+        halted.append(pid)
+        return True
 
-    def resume() -> None:
+    def resume() -> bool:
         for pid in halted:
             kill(pid, signal.SIGCONT)
+        return True
 
     seconds = plant.layout.lease_seconds + random.uniform(0.5, 2)
-    return Fault(name="stall pool process", first=halt, then=resume, after_seconds=seconds)
+    return Fault(kind="stall pool process", first=halt, then=resume, after_seconds=seconds)
 
 
 def kill_beat(plant: Plant, random: Random) -> Fault:
     """Kill -9 Beat, and start another."""
 
-    def act() -> None:
-        plant.kill(random.choice(plant.beats))
+    def act() -> bool:
+        beat = random.choice(plant.beats)
+        assert beat.is_running(), f"Beat has ended on its own:\n{beat.log[-3000:]}"
+        plant.kill(beat)
         plant.start_beat()
+        return True
 
-    return Fault(name="kill beat", first=act)
+    return Fault(kind="kill beat", first=act)
 
 
 def stall_beat(plant: Plant, random: Random) -> Fault:
     """SIGSTOP Beat, then SIGCONT."""
     halted: list[RunningCommand] = []
 
-    def halt() -> None:
+    def halt() -> bool:
         halted.append(random.choice(plant.beats))
         signal_group(halted[0], signal.SIGSTOP)
+        eventually(lambda: is_halted(halted[0].pid), SOON_SECONDS)
+        return True
 
-    return Fault(name="stall beat", first=halt, then=lambda: go_on(halted), after_seconds=random.uniform(2, 6))
-
-
-WORKER: Sequence[Draw] = (kill_worker, kill_pool_process, stop_worker, stall_worker, stall_pool_process)
-BEAT: Sequence[Draw] = (kill_beat, stall_beat)
+    return Fault(kind="stall beat", first=halt, then=lambda: go_on(halted), after_seconds=random.uniform(2, 6))
 
 
-def draw_script(plant: Plant, random: Random, *, seconds: float) -> list[Step]:
-    """Draw two faults of workers and one of each other part; what befalls one part never overlaps itself."""
-    kinds = [*random.sample(WORKER, 2), *(random.choice(each) for each in (BEAT, REDIS, MONGODB, SOURCE, PARTNER))]
-    steps: list[Step] = []
-    for number, draw in enumerate(kinds):
-        # The second fault of a worker may overlap the first, on another worker or the same.
+def draw_worker(layout: Layout) -> Sequence[Draw]:
+    """Return what can befall a worker: threads have no processes of their own."""
+    always = (kill_worker, stop_worker, stall_worker)
+    return (*always, kill_pool_process, stall_pool_process) if layout.pool == "prefork" else always
+
+
+def draw_beat(_layout: Layout) -> Sequence[Draw]:
+    """Return what can befall Beat."""
+    return (kill_beat, stall_beat)
+
+
+def draw_kinds(layout: Layout, random: Random) -> list[Draw]:
+    """Draw two faults of workers and one of each other part, among those that this layout gives an effect."""
+    others = (draw_beat, draw_redis, draw_mongodb, draw_source, draw_partner)
+    return [*random.sample(draw_worker(layout), 2), *(random.choice(each(layout)) for each in others)]
+
+
+def draw_script(plant: Plant, random: Random, *, seconds: float) -> list[Timed]:
+    """Draw when each fault begins; what befalls one part never overlaps itself, but for the two of workers."""
+    script: list[Timed] = []
+    for number, draw in enumerate(draw_kinds(plant.layout, random)):
         fault = draw(plant, random)
-        steps += fault.steps(random.uniform(0, seconds) if number else 0.0)
-    return sorted(steps, key=lambda each: each.at_seconds)
+        script.append(Timed(at_seconds=random.uniform(0, seconds) if number else 0.0, fault=fault))
+    return script
 
 
-def go_on(halted: Sequence[RunningCommand]) -> None:
+def find_pool(plant: Plant) -> list[int]:
+    """Return the pool processes of all workers."""
+    return [pid for worker in plant.workers for pid in group_members(worker.pid) if pid != worker.pid]
+
+
+def go_on(halted: Sequence[RunningCommand]) -> bool:
     """Let halted processes go on, as far as they were not killed meanwhile."""
     for command in halted:
         signal_group(command, signal.SIGCONT)
-
-
-def is_halted(command: RunningCommand) -> bool:
-    """Tell whether a process is under SIGSTOP."""
-    with open(f"/proc/{command.pid}/stat") as file:  # noqa: PTH123
-        return file.read().rpartition(")")[2].split()[0] == "T"
+    return True
 
 
 def kill(pid: int, number: signal.Signals) -> None:

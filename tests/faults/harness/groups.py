@@ -26,3 +26,11 @@ def signal_group(command: RunningCommand, number: signal.Signals) -> None:
     """Send a signal to a process and all that it started."""
     if command.is_running():
         os.killpg(command.pid, number)
+
+
+def is_halted(pid: int) -> bool:
+    """Tell whether a process is under SIGSTOP."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

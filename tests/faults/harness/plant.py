@@ -1,10 +1,14 @@
 """A whole plant: MongoDB, Redis, a source with its writer, a partner, workers and Beat, each a real one."""
 
+import json
+import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,11 +16,12 @@ from urllib.parse import urlsplit
 from pymongo.errors import PyMongoError
 
 from syncctl.local.binaries import find_mongod
-from syncctl.local.partner import LocalPartner, PartnerConfig
+from syncctl.local.partner import PartnerConfig
 from syncctl.local.redis_server import RedisServer
 from tests.faults.harness.account import Account, take_account
 from tests.faults.harness.groups import group_members, signal_group
 from tests.faults.harness.mongod import FaultyMongod
+from tests.faults.harness.partner import HoldingPartner
 from tests.faults.harness.proxy import Proxy
 from tests.faults.harness.source import FaultySource
 from tests.faults.harness.writer import Writer
@@ -27,6 +32,7 @@ from tests.harness.waiting import eventually
 
 DATABASE = "plant"
 CLOCK = Path(__file__).parent / "clock"
+CLOCK_TOLERANCE_SECONDS = 60.0
 UNFINISHED = ("pending", "queued", "sending")
 LEASED: dict[str, Any] = {"$or": [{"poll.token": {"$exists": True}}, {"dispatch": {"$exists": True}}]}
 SCHEDULE = ["200ms", "500ms", *["1s"] * 30]
@@ -64,11 +70,20 @@ class Layout:
         return (self.concurrency - 1) * self.batch_size
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shifted:
+    """A worker whose clock is off."""
+
+    worker: RunningCommand
+    ahead_seconds: float
+    started_at: float
+
+
 class Plant:
     """Everything that takes part, and what can be done to it."""
 
     def __init__(
-        self, directory: Path, layout: Layout, *, mongod: FaultyMongod, redis: RedisServer, partner: LocalPartner
+        self, directory: Path, layout: Layout, *, mongod: FaultyMongod, redis: RedisServer, partner: HoldingPartner
     ) -> None:
         self.layout = layout
         self.mongod = mongod
@@ -91,6 +106,7 @@ class Plant:
         self._logs = directory / "logs"
         self._logs.mkdir()
         self._started = 0
+        self._shifted: list[Shifted] = []
         self.directory = self._write_settings(directory / "settings")
 
     def _write_settings(self, directory: Path) -> Path:
@@ -113,6 +129,8 @@ class Plant:
             },
             sections={
                 "worker": {"pool": layout.pool, "concurrency": layout.concurrency},
+                # Shorter than a lock of the source may last.
+                "sources": {"default": {"query_timeout": "2s"}},
                 "partners": {"default": {"timeout_seconds": layout.timeout_seconds, **layout.partner_section}},
             },
         )
@@ -128,7 +146,7 @@ class Plant:
             return self.redis.url()
         return f"redis://127.0.0.1:{self.wires['redis'].port}/0"
 
-    def run(self, *args: str, timeout: float = 60.0) -> Completed:
+    def run(self, *args: str, timeout: float = 120.0) -> Completed:
         """Run `syncctl` to its end."""
         return run_syncctl(*args, cwd=self.directory, timeout=timeout)
 
@@ -141,8 +159,13 @@ class Plant:
     def start_worker(self, *args: str) -> RunningCommand:
         """Start one more worker, of a name of its own."""
         ahead = 0.0 if self.workers else self.layout.clock_seconds
-        env = {"PYTHONPATH": str(CLOCK), "SYNCCTL_TEST_CLOCK_AHEAD": str(ahead)} if ahead else None
+        # In front of what is there already: it says which syncctl is run.
+        path = os.pathsep.join(filter(None, (str(CLOCK), os.environ.get("PYTHONPATH"))))
+        env = {"PYTHONPATH": path, "SYNCCTL_TEST_CLOCK_AHEAD": str(ahead)} if ahead else None
+        started_at = time.time()
         worker = self.start("worker", "--name", f"worker{self._started + 1}", *args, env=env)
+        if ahead:
+            self._shifted.append(Shifted(worker=worker, ahead_seconds=ahead, started_at=started_at))
         self.workers.append(worker)
         return worker
 
@@ -158,10 +181,59 @@ class Plant:
         self.others.append(poller)
         return poller
 
+    def check_clocks(self) -> int:
+        """See that each worker whose clock is to be off lives by that clock; return how many do.
+
+        Raises:
+            AssertionError: its log tells another time.
+        """
+        for each in self._shifted:
+            told = [time_of(line) for line in each.worker.log.splitlines() if line.startswith("{")]
+            assert told, f"{each.worker.name} has written no line that tells a time"
+            first, last = each.started_at + each.ahead_seconds, time.time() + each.ahead_seconds
+            wrong = [at for at in told if not first - CLOCK_TOLERANCE_SECONDS < at < last + CLOCK_TOLERANCE_SECONDS]
+            assert not wrong, f"the clock of {each.worker.name} is not {each.ahead_seconds:g} s ahead: {wrong[:3]}"
+        return len(self._shifted)
+
+    def end_record_leases(self) -> int:
+        """Let time pass until the lease of each record in flight is over; return how many that are."""
+        past = {"$set": {"lease.until": datetime(2020, 1, 1, tzinfo=UTC)}}
+        return self.ledger.records.update_many({"in_flight": True}, past).modified_count
+
+    def end_settling(self) -> None:
+        """Let time pass until no call can land any more, for all that the ledger knows."""
+        past = {"$set": {"unsettled.$[].until": datetime(2020, 1, 1, tzinfo=UTC)}}
+        self.ledger["keys"].update_many({"unsettled": {"$exists": True}}, past)
+        due = [{"$set": {"due_at": {"$min": ["$due_at", "$$NOW"]}}}]
+        self.ledger.records.update_many({"state": "pending", "due_at": {"$type": "date"}}, due)
+
+    def find_holders(self) -> set[int]:
+        """Return the processes that have records in hand; none while MongoDB does not tell."""
+        try:
+            found = self.ledger.records.distinct("lease.worker", {"state": "sending"})
+        except PyMongoError:
+            return set()
+        return {int(str(each).rpartition(":")[2]) for each in found}
+
+    def read_epoch(self) -> int | None:
+        """Return the epoch of the newest poll; None while MongoDB does not tell."""
+        return int(self._read_stream("poll", {}).get("epoch", 0)) or None
+
+    def read_poll_error(self) -> str | None:
+        """Return what was wrong with the newest poll that ended; None while MongoDB does not tell."""
+        error = self._read_stream("health", {}).get("error")
+        return None if error is None else str(error)
+
+    def _read_stream(self, name: str, otherwise: Any) -> Any:
+        try:
+            return (self.ledger.streams.find_one({"_id": "orders"}) or {}).get(name, otherwise)
+        except PyMongoError:
+            return otherwise
+
     def kill(self, command: RunningCommand) -> None:
         """Kill a process with all that it started (SIGKILL), and see that nothing of it is left."""
         command.kill()
-        eventually(lambda: not group_members(command.pid), 10)
+        eventually(lambda: not group_members(command.pid), 60)
         for each in (self.workers, self.beats, self.others):
             if command in each:
                 each.remove(command)
@@ -172,7 +244,7 @@ class Plant:
         self.workers.remove(worker)
         self.leaving.append(worker)
 
-    def wait_for_leaving(self, timeout: float = 60.0) -> None:
+    def wait_for_leaving(self, timeout: float = 120.0) -> None:
         """Wait for the workers that were asked to end; each must end with exit code 0."""
         while self.leaving:
             code = self.leaving[0].wait(timeout)
@@ -186,8 +258,8 @@ class Plant:
             members = group_members(worker.pid)
             return members if len(members) > self.layout.concurrency else []
 
-        worker.wait_for_log("ready", 60)
-        return eventually(look, 30)
+        worker.wait_for_log("ready", 120)
+        return eventually(look, 60)
 
     def lose_redis(self) -> None:
         """Kill Redis and start it again with nothing in it."""
@@ -199,7 +271,7 @@ class Plant:
         """Return how many records the ledger has as delivered."""
         return self.ledger.records.count_documents({"state": "delivered"})
 
-    def wait_until_read(self, timeout: float = 60.0) -> None:
+    def wait_until_read(self, timeout: float = 120.0) -> None:
         """Wait until the last number of the source has been read."""
         last = str(self.writer.number)
 
@@ -209,7 +281,7 @@ class Plant:
 
         self._wait(look, timeout)
 
-    def wait_until_quiet(self, timeout: float = 60.0) -> None:
+    def wait_until_quiet(self, timeout: float = 120.0) -> None:
         """Wait until everything was read and no record is on its way any more."""
         self.wait_until_read(timeout)
         self._wait(lambda: self.ledger.records.count_documents({"state": {"$in": UNFINISHED}}) == 0, timeout)
@@ -222,7 +294,7 @@ class Plant:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.describe()}") from None
 
-    def stop(self, timeout: float = 30.0) -> None:
+    def stop(self, timeout: float = 90.0) -> None:
         """Stop every process gracefully; each must end with exit code 0 (`poll`: 143)."""
         running = [*self.beats, *self.workers, *self.others]
         for command in running:
@@ -273,6 +345,11 @@ class Plant:
         return f"states: {states}\nwritten: {self.writer.number}\nstream: {stream}\noldest: {oldest}\n{logs}"
 
 
+def time_of(line: str) -> float:
+    """Return when a line of a log says it was written."""
+    return datetime.fromisoformat(json.loads(line)["at"].replace("Z", "+00:00")).timestamp()
+
+
 _BY_STATE: list[dict[str, Any]] = [{"$group": {"_id": "$state", "n": {"$sum": 1}}}]
 
 
@@ -290,7 +367,7 @@ def open_plant(directory: Path, layout: Layout | None = None) -> Iterator[Plant]
     with ExitStack() as running:
         redis = running.enter_context(servers.serve_redis())
         mongod = running.enter_context(servers.serve_any(FaultyMongod, find_mongod))
-        partner = running.enter_context(LocalPartner(layout.partner))
+        partner = running.enter_context(HoldingPartner(layout.partner))
         plant = Plant(directory, layout, mongod=mongod, redis=redis, partner=partner)
         running.callback(plant.close)
         running.callback(plant.writer.stop)

@@ -17,6 +17,8 @@ ANSWER_WITHIN_SECONDS = 10.0
 class Proxy:
     """Carries bytes to a port of this machine and back, in a thread of its own.
 
+    `struck` counts the connections that were reset and the pieces that were held up or delayed.
+
     `mood` says how: `open` carries them at once; `refuse` listens no more, and what is open is reset; `cut` takes a
     connection and resets it; `hang` takes connections and carries nothing; `delay` carries each piece later.
 
@@ -39,6 +41,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
         self.port = 0
+        self.struck = 0
         self._do(self._listen())
 
     def set(self, mood: Mood, *, delay_seconds: float = 0.0) -> None:
@@ -82,6 +85,7 @@ class Proxy:
         await self._cut_all()
 
     async def _cut_all(self) -> None:
+        self.struck += len(self._tasks)
         for writer in self._writers:
             reset(writer)
         tasks = tuple(self._tasks)
@@ -97,8 +101,9 @@ class Proxy:
         self._writers.add(writer)
         try:
             if self._mood in ("cut", "refuse"):
+                self.struck += 1
                 return
-            await self._flowing.wait()
+            await self._flow()
             beyond_reader, beyond_writer = await asyncio.open_connection("127.0.0.1", self._target)
             ours.append(beyond_writer)
             self._writers.add(beyond_writer)
@@ -112,10 +117,16 @@ class Proxy:
                 self._writers.discard(each)
             self._tasks.discard(task)
 
+    async def _flow(self) -> None:
+        if not self._flowing.is_set():
+            self.struck += 1
+            await self._flowing.wait()
+
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while chunk := await reader.read(CHUNK_BYTES):
-            await self._flowing.wait()
+            await self._flow()
             if self._mood == "delay":
+                self.struck += 1
                 await asyncio.sleep(self._delay_seconds)
             writer.write(chunk)
             await writer.drain()

@@ -17,15 +17,20 @@ FAULTS_WITHIN_SECONDS = 6.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finished:
-    """A run whose account was exact."""
+    """A run whose account was exact.
+
+    Args:
+        faults: The kinds of the faults that took effect, a clock that was off among them.
+    """
 
     seed: int
     script: tuple[str, ...]
+    faults: tuple[str, ...]
     replayed: int
     account: Account
 
     def __str__(self) -> str:
-        return f"replayed={self.replayed} {self.account}"
+        return f"faults: {', '.join(self.faults)}; replayed={self.replayed} {self.account}"
 
 
 def draw_layout(random: Random, *, seed: int) -> Layout:
@@ -72,33 +77,39 @@ def run_seed(seed: int, directory: Path, note: Callable[[str], None] = lambda _:
     note(script[0])
     with open_plant(directory, layout) as plant:
         try:
-            replayed = break_and_mend(plant, random, tell)
+            faults, replayed = break_and_mend(plant, random, tell)
             account = plant.account()
         except (AssertionError, OSError, TimeoutError) as error:
             raise AssertionError("\n".join([f"seed {seed}", *script, str(error)])) from error
-    return Finished(seed=seed, script=tuple(script), replayed=replayed, account=account)
+    return Finished(seed=seed, script=tuple(script), faults=faults, replayed=replayed, account=account)
 
 
-def break_and_mend(plant: Plant, random: Random, tell: Callable[[str], None]) -> int:
-    """Play the faults, let the plant come to rest, replay what has failed; return how many that were."""
+def break_and_mend(plant: Plant, random: Random, tell: Callable[[str], None]) -> tuple[tuple[str, ...], int]:
+    """Play the faults, let the plant come to rest, replay what has failed.
+
+    Returns:
+        The kinds of the faults that took effect, and how many records were replayed.
+    """
     plant.writer.insert(300)
     plant.start_worker()
     plant.start_worker()
     plant.start_beat()
-    eventually(plant.partner.calls, 60)
+    eventually(plant.partner.calls, 120)
     plant.writer.start(rows=4, pause_seconds=0.1)
-    play(draw_script(plant, random, seconds=FAULTS_WITHIN_SECONDS), tell)
+    faults = play(draw_script(plant, random, seconds=FAULTS_WITHIN_SECONDS), tell)
     plant.writer.stop()
     plant.wait_for_leaving()
     tell("quiet")
-    plant.wait_until_quiet(90)
+    plant.wait_until_quiet()
+    if plant.check_clocks():
+        faults += (f"clock of a worker {'ahead' if plant.layout.clock_seconds > 0 else 'behind'}",)
     plant.partner.fix()
     replayed = 0
     if plant.ledger.records.count_documents({"state": "failed"}):
         done = plant.run("replay", "--yes", "--wait", "--json")
         assert done.exit_code == 0, done.stderr
         replayed = int(done.json["replayed"])
-        plant.wait_until_quiet(60)
+        plant.wait_until_quiet()
     tell("stop")
     plant.stop()
-    return replayed
+    return faults, replayed

@@ -1,145 +1,294 @@
 """Faults of MongoDB, Redis, the source, the partner and the wires between them and the workers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import RedisError
 
+from syncctl.local.server import Server
 from tests.faults.harness.fault import Draw, Fault
-from tests.faults.harness.plant import DATABASE, Plant
+from tests.faults.harness.groups import is_halted
+from tests.faults.harness.plant import DATABASE, Layout, Plant
 from tests.faults.harness.proxy import Mood
+from tests.harness.waiting import eventually
+
+SOON_SECONDS = 60.0
+# Which commands syncctl sends to which collection all the time: any other would never fail.
+WRITES = (
+    ("records", "update"), ("records", "update"), ("records", "insert"),
+    ("keys", "update"), ("keys", "insert"),
+    ("streams", "update"), ("streams", "findAndModify"), ("streams", "findAndModify"),
+    ("runs", "insert"),
+)  # fmt: skip
+HOW: Mapping[str, Mapping[str, Any]] = {
+    "connection closed": {"closeConnection": True},
+    "write concern 64": {"writeConcernError": {"code": 64, "codeName": "WriteConcernFailed", "errmsg": "timed out"}},
+    "write concern 91": {"writeConcernError": {"code": 91, "codeName": "ShutdownInProgress", "errmsg": "going down"}},
+    "error 91": {"errorCode": 91},
+    "error 189": {"errorCode": 189},
+}
+
+
+def kill_server(server: Server) -> bool:
+    """Kill -9 a server."""
+    assert server.is_running(), f"{server.name} has ended on its own"
+    server.kill()
+    return not server.is_running()
+
+
+def start_server(server: Server) -> bool:
+    """Start a server with what its files have."""
+    server.start(timeout_seconds=SOON_SECONDS)
+    return True
+
+
+def freeze(server: Server) -> bool:
+    """SIGSTOP a server."""
+    server.freeze()
+    eventually(lambda: is_halted(server.pid), SOON_SECONDS)
+    return True
+
+
+def thaw(server: Server) -> bool:
+    """SIGCONT a server."""
+    server.thaw()
+    return True
 
 
 def lose_redis(plant: Plant, random: Random) -> Fault:
     """Kill Redis, and start it empty a little later."""
-    return Fault(name="lose redis", first=plant.redis.kill, then=plant.lose_redis, after_seconds=random.uniform(0.2, 3))
+
+    def start_empty() -> bool:
+        plant.lose_redis()
+        return True
+
+    seconds = random.uniform(0.2, 3)
+    return Fault(kind="lose redis", first=lambda: kill_server(plant.redis), then=start_empty, after_seconds=seconds)
 
 
 def restart_redis(plant: Plant, random: Random) -> Fault:
     """Kill Redis, and start it with what its append-only file has."""
     return Fault(
-        name="restart redis", first=plant.redis.kill, then=plant.redis.start, after_seconds=random.uniform(0.2, 3)
+        kind="restart redis",
+        first=lambda: kill_server(plant.redis),
+        then=lambda: start_server(plant.redis),
+        after_seconds=random.uniform(0.2, 3),
     )
 
 
 def flush_redis(plant: Plant, _random: Random) -> Fault:
-    """FLUSHALL."""
+    """FLUSHALL while a message waits."""
 
-    def act() -> None:
-        # While it is frozen or away there is nothing to flush.
-        if plant.redis.is_running():
-            with Redis.from_url(plant.redis.url(), socket_timeout=1) as redis:
-                redis.flushall()
+    def act() -> bool:
+        try:
+            with Redis.from_url(plant.redis.url(), socket_timeout=SOON_SECONDS) as redis:
+                # One after the other, as Redis does it: no message gets in between.
+                both = redis.pipeline(transaction=True).eval(COUNT_MESSAGES, 0).flushall().execute()
+        except RedisError:
+            return False
+        return int(both[0]) > 0
 
-    return Fault(name="flush redis", first=act)
+    return Fault(kind="flush redis", first=act)
+
+
+COUNT_MESSAGES = """
+local count = 0
+for _, key in ipairs(redis.call("keys", "*")) do
+    if redis.call("type", key).ok == "list" then count = count + redis.call("llen", key) end
+end
+return count
+"""
 
 
 def freeze_redis(plant: Plant, random: Random) -> Fault:
     """SIGSTOP Redis, then SIGCONT: connections stay open, nothing answers."""
     return Fault(
-        name="freeze redis", first=plant.redis.freeze, then=plant.redis.thaw, after_seconds=random.uniform(1, 4)
+        kind="freeze redis",
+        first=lambda: freeze(plant.redis),
+        then=lambda: thaw(plant.redis),
+        after_seconds=random.uniform(1, 4),
     )
 
 
 def kill_mongod(plant: Plant, random: Random) -> Fault:
     """Kill -9 MongoDB, and start it again."""
     return Fault(
-        name="kill mongod", first=plant.mongod.kill, then=plant.mongod.start, after_seconds=random.uniform(0.2, 2)
+        kind="kill mongod",
+        first=lambda: kill_server(plant.mongod),
+        then=lambda: start_server(plant.mongod),
+        after_seconds=random.uniform(0.2, 2),
     )
 
 
 def restart_mongod(plant: Plant, _random: Random) -> Fault:
     """Shut MongoDB down in good order, and start it again."""
-    return Fault(name="restart mongod", first=plant.mongod.restart)
+
+    def act() -> bool:
+        before = plant.mongod.pid
+        plant.mongod.stop()
+        start_server(plant.mongod)
+        return plant.mongod.pid != before
+
+    return Fault(kind="restart mongod", first=act)
 
 
 def freeze_mongod(plant: Plant, random: Random) -> Fault:
     """SIGSTOP MongoDB, then SIGCONT."""
     return Fault(
-        name="freeze mongod", first=plant.mongod.freeze, then=plant.mongod.thaw, after_seconds=random.uniform(1, 4)
+        kind="freeze mongod",
+        first=lambda: freeze(plant.mongod),
+        then=lambda: thaw(plant.mongod),
+        after_seconds=random.uniform(1, 4),
     )
 
 
 def step_down_mongod(plant: Plant, random: Random) -> Fault:
-    """Let the primary step down: for a while there is none, then it is elected again."""
+    """Let the primary step down: for a while there is none, then it is elected again, in another term."""
     seconds = random.randint(1, 4)
+    terms: list[int] = []
 
-    def act() -> None:
-        plant.mongod.administer({"replSetStepDown": seconds, "force": True})
+    def begin() -> bool:
+        terms.append(plant.mongod.read_term()[0])
+        plant.mongod.step_down(seconds=seconds)
+        return True
 
-    return Fault(name=f"step mongod down for {seconds} s", first=act)
+    def end() -> bool:
+        term, is_primary = plant.mongod.read_term()
+        return is_primary and term > terms[0]
+
+    return Fault(kind="step mongod down", first=begin, then=end, after_seconds=seconds, detail=f"{seconds} s")
 
 
 def fail_writes(plant: Plant, random: Random) -> Fault:
     """Let a few writes of one kind to one collection fail: the connection closes, or no majority has the write."""
-    collection = random.choice(["records", "records", "keys", "streams", "runs"])
-    command = random.choice(["update", "update", "insert", "findAndModify"])
-    how: dict[str, Any] = random.choice(
-        [
-            {"closeConnection": True},
-            {"writeConcernError": {"code": 64, "codeName": "WriteConcernFailed", "errmsg": "waiting timed out"}},
-            {"writeConcernError": {"code": 91, "codeName": "ShutdownInProgress", "errmsg": "shutting down"}},
-        ]
-    )
+    collection, command = random.choice(WRITES)
+    how = random.choice(sorted(HOW))
     times = random.randint(1, 4)
-    what = {"failCommands": [command], "namespace": f"{DATABASE}.{collection}", "appName": "syncctl", **how}
+    what = {"failCommands": [command], "namespace": f"{DATABASE}.{collection}", "appName": "syncctl", **HOW[how]}
+    before: list[int] = []
 
-    def begin() -> None:
-        plant.mongod.administer({"configureFailPoint": "failCommand", "mode": {"times": times}, "data": what})
+    def begin() -> bool:
+        before.append(plant.mongod.fail(what, times=times))
+        return True
 
-    def end() -> None:
-        plant.mongod.administer({"configureFailPoint": "failCommand", "mode": "off"})
+    def end() -> bool:
+        if plant.mongod.count_failed() == before[0]:
+            return False
+        plant.mongod.stop_failing()
+        return True
 
-    name = f"fail {times} times {command} of {collection}: {next(iter(how.items()))}"
-    return Fault(name=name, first=begin, then=end, after_seconds=random.uniform(2, 4))
+    return Fault(
+        kind=f"fail {command}: {how}",
+        first=begin,
+        then=end,
+        after_seconds=random.uniform(2, 4),
+        detail=f"{collection}, {times} times",
+    )
 
 
 def lock_source(plant: Plant, random: Random) -> Fault:
-    """Hold a transaction of the source that lets nobody read or write."""
-    return Fault(
-        name="lock source", first=plant.source.lock, then=plant.source.unlock, after_seconds=random.uniform(0.5, 4)
-    )
+    """Hold a transaction of the source that lets nobody read or write, past the time a query may take."""
+    epochs: list[int] = []
+
+    def begin() -> bool:
+        epoch = plant.read_epoch()
+        if epoch is None:
+            return False
+        plant.source.lock()
+        epochs.append(epoch)
+        return True
+
+    def end() -> bool:
+        epoch = plant.read_epoch()
+        # A poll that began under the lock can have read nothing.
+        if epoch is None or epoch <= epochs[0]:
+            return False
+        plant.source.unlock()
+        return True
+
+    return Fault(kind="lock source", first=begin, then=end, after_seconds=random.uniform(0.5, 5))
 
 
 def lose_source(plant: Plant, random: Random) -> Fault:
-    """Move the source away, and back."""
-    return Fault(
-        name="lose source", first=plant.source.hide, then=plant.source.show, after_seconds=random.uniform(0.5, 4)
-    )
+    """Move the source away, and back once a poll has missed it."""
+
+    def begin() -> bool:
+        if plant.read_epoch() is None or plant.read_poll_error() is not None:
+            return False
+        plant.source.hide()
+        return True
+
+    def end() -> bool:
+        if plant.read_poll_error() is None:
+            return False
+        plant.source.show()
+        return True
+
+    return Fault(kind="lose source", first=begin, then=end, after_seconds=random.uniform(0.5, 4))
 
 
-def break_wire(plant: Plant, random: Random, part: str, moods: Sequence[Mood]) -> Fault:
-    """Refuse, reset, hang or delay all between the workers and one part for a while."""
-    wire, mood = plant.wires[part], random.choice(moods)
+def break_wire(plant: Plant, random: Random, part: str) -> Fault:
+    """Refuse, reset, hang or delay all between the workers and one part for a while, until that struck a connection."""
+    wire, mood = plant.wires[part], random.choice(MOODS)
     # Half of it each way: with a delay each way a call of the partner comes near its deadline, and beyond.
     delay = random.uniform(0.05, 0.6) * plant.layout.timeout_seconds
-    return Fault(
-        name=f"wire to {part}: {mood}",
-        first=lambda: wire.set(mood, delay_seconds=delay),
-        then=lambda: wire.set("open"),
-        after_seconds=random.uniform(0.5, 4),
-    )
+    before: list[int] = []
+
+    def begin() -> bool:
+        before[:] = [wire.struck]
+        wire.set(mood, delay_seconds=delay)
+        if mood == "refuse" and wire.struck == before[0]:
+            # Who is refused is not seen here: only a connection that was open and is reset.
+            wire.set("open")
+            return False
+        return True
+
+    def end() -> bool:
+        if wire.struck == before[0]:
+            return False
+        wire.set("open")
+        return True
+
+    return Fault(kind=f"wire to {part}: {mood}", first=begin, then=end, after_seconds=random.uniform(0.5, 4))
+
+
+MOODS: Sequence[Mood] = ("refuse", "cut", "hang", "delay")
 
 
 def break_mongod_wire(plant: Plant, random: Random) -> Fault:
     """Trouble on the way to MongoDB."""
-    return break_wire(plant, random, "mongod", ["refuse", "cut", "hang", "delay"])
+    return break_wire(plant, random, "mongod")
 
 
 def break_redis_wire(plant: Plant, random: Random) -> Fault:
     """Trouble on the way to Redis."""
-    return break_wire(plant, random, "redis", ["refuse", "cut", "hang", "delay"])
+    return break_wire(plant, random, "redis")
 
 
 def break_partner(plant: Plant, random: Random) -> Fault:
     """The partner is down, resets, hangs, or is slow."""
-    return break_wire(plant, random, "partner", ["refuse", "cut", "hang", "delay"])
+    return break_wire(plant, random, "partner")
 
 
-REDIS: Sequence[Draw] = (lose_redis, restart_redis, flush_redis, freeze_redis, break_redis_wire)
-MONGODB: Sequence[Draw] = (
-    kill_mongod, restart_mongod, freeze_mongod, step_down_mongod, fail_writes, fail_writes, break_mongod_wire,
-)  # fmt: skip
-SOURCE: Sequence[Draw] = (lock_source, lose_source)
-PARTNER: Sequence[Draw] = (break_partner,)
+def draw_redis(layout: Layout) -> Sequence[Draw]:
+    """Return what can befall Redis; its wire only where there is one."""
+    own = (lose_redis, restart_redis, flush_redis, freeze_redis)
+    return (*own, break_redis_wire, break_redis_wire) if layout.wired else own
+
+
+def draw_mongodb(layout: Layout) -> Sequence[Draw]:
+    """Return what can befall MongoDB; its wire only where there is one."""
+    own = (kill_mongod, restart_mongod, freeze_mongod, step_down_mongod, fail_writes, fail_writes, fail_writes)
+    return (*own, break_mongod_wire, break_mongod_wire) if layout.wired else own
+
+
+def draw_source(layout: Layout) -> Sequence[Draw]:
+    """Return what can befall the source; under `wal` a writer locks nobody out."""
+    return (lock_source, lose_source) if layout.journal == "delete" else (lose_source,)
+
+
+def draw_partner(_layout: Layout) -> Sequence[Draw]:
+    """Return what can befall the partner."""
+    return (break_partner,)

@@ -1,0 +1,55 @@
+"""A partner that holds calls until it is told to let them land."""
+
+from dataclasses import dataclass
+
+from syncctl.local.partner import LocalPartner, PartnerConfig
+from syncctl.local.partner_account import find_row
+from syncctl.local.partner_http import PartnerProtocol, Reply, Request
+
+NEVER_SECONDS = 1e6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """A call that has come and has not landed."""
+
+    request: Request
+    protocol: PartnerProtocol
+
+
+class HoldingPartner(LocalPartner):
+    """Neither applies nor answers the calls of some rows until they are let go. All others land at once."""
+
+    def __init__(self, config: PartnerConfig | None = None) -> None:
+        self._holds: set[str] = set()
+        self._held: list[Held] = []
+        super().__init__(config)
+
+    def hold(self, row: str) -> None:
+        """Hold the next call of a row."""
+        self._holds.add(row)
+
+    def held(self) -> int:
+        """Return how many calls are being held."""
+        return len(self._held)
+
+    def let_land(self) -> None:
+        """Apply the calls that are held, and answer them where somebody still listens."""
+        self._loop.call_soon_threadsafe(self._let_land)
+
+    def _let_land(self) -> None:
+        while self._held:
+            each = self._held.pop(0)
+            each.protocol._finish(self.account.receive(each.request), False)
+
+    def _make_protocol(self) -> PartnerProtocol:
+        protocol = PartnerProtocol(lambda request: self._hold_or_receive(request, protocol), self._connections)
+        return protocol
+
+    def _hold_or_receive(self, request: Request, protocol: PartnerProtocol) -> Reply:
+        row = find_row(request)
+        if row not in self._holds:
+            return self._receive(request)
+        self._holds.remove(row)
+        self._held.append(Held(request=request, protocol=protocol))
+        return Reply(status=500, delay_seconds=NEVER_SECONDS)

@@ -1,0 +1,90 @@
+"""Faults strike: each that is drawn has something to strike, and one that struck nobody fails its run."""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.faults.harness import fault as fault_module
+from tests.faults.harness.fault import Fault, Timed, play
+from tests.faults.harness.faults import draw_beat, draw_kinds, draw_worker
+from tests.faults.harness.plant import Layout
+from tests.faults.harness.runs import draw_layout
+from tests.faults.harness.service_faults import (
+    WRITES,
+    break_mongod_wire,
+    break_redis_wire,
+    draw_mongodb,
+    draw_partner,
+    draw_redis,
+    draw_source,
+    lock_source,
+)
+from tests.faults.harness.source import FaultySource
+
+ALL = Layout(wired=True, journal="delete", pool="prefork")
+DRAWS = (draw_worker, draw_beat, draw_redis, draw_mongodb, draw_source, draw_partner)
+
+
+def test_each_kind_is_drawn_and_none_where_it_would_strike_nobody() -> None:
+    seen: set[object] = set()
+    for seed in range(300):
+        random = Random(seed)
+        layout = draw_layout(random, seed=seed)
+        kinds = set(draw_kinds(layout, random))
+        seen |= kinds
+        assert layout.wired or not kinds & {break_mongod_wire, break_redis_wire}
+        assert layout.journal == "delete" or lock_source not in kinds
+    assert seen == {kind for draw in DRAWS for kind in draw(ALL)}
+
+
+def test_commands_that_fail_are_of_every_kind() -> None:
+    assert {command for _, command in WRITES} == {"update", "insert", "findAndModify"}
+
+
+def script(*, first: Callable[[], bool], then: Callable[[], bool] | None) -> list[Timed]:
+    return [Timed(at_seconds=0.0, fault=Fault(kind="fault", first=first, then=then))]
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "told"),
+    [(lambda: False, None, "fault: no effect"), (lambda: True, lambda: False, "fault: struck nobody")],
+)
+def test_a_fault_without_effect_fails_its_run(
+    monkeypatch: pytest.MonkeyPatch, first: Callable[[], bool], then: Callable[[], bool] | None, told: str
+) -> None:
+    monkeypatch.setattr(fault_module, "TAKES_EFFECT_WITHIN_SECONDS", 0.0)
+    with pytest.raises(AssertionError, match=told):
+        play(script(first=first, then=then), lambda _: None)
+
+
+def test_a_fault_goes_on_until_it_has_struck() -> None:
+    answers = iter([False, True, False, False, True])
+    notes: list[str] = []
+    took = play(script(first=lambda: next(answers), then=lambda: next(answers)), notes.append)
+    assert took == ("fault",)
+    assert [note.partition("s  ")[2] for note in notes] == ["fault", "fault: end"]
+    assert not list(answers)
+
+
+def test_a_locked_source_is_not_read(tmp_path: Path) -> None:
+    source = FaultySource(tmp_path / "delete", journal="delete")
+    source.create_orders(1)
+    assert not source.is_locked()
+    source.lock()
+    assert source.is_locked()
+    source.unlock()
+    assert source.count() == 1
+
+
+def test_a_lock_that_locks_nobody_out_is_an_error(tmp_path: Path) -> None:
+    source = FaultySource(tmp_path / "wal", journal="wal")
+    source.create_orders(1)
+    with pytest.raises(AssertionError, match="locked out"):
+        source.lock()
+    source.unlock()
+    with sqlite3.connect(source.path) as connection:
+        assert connection.execute("select count(*) from orders").fetchone() == (1,)
+    connection.close()

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Mode = Literal["rowversion", "increasing"]
+Mode = Literal["rowversion", "increasing", "change_tracking", "flag", "snapshot"]
+Decimals = Literal["number", "string"]
 Order = Literal["latest", "none"]
 
 
@@ -51,6 +52,9 @@ class Stream:
 
     Exactly one of `table` and `query` is set. `key` empty means: the table's primary key. `mode` and `cursor` None
     mean: the safest the table allows. `start` is `beginning`, `now` or a cursor value as text.
+    `columns` empty means all but those of `exclude`. `where` is a condition in SQL. `acknowledge` is the statement of
+    mode flag that runs in the source once a row was delivered, `acknowledge_failed` the one once it failed for good.
+    `timezone` is the IANA name of the zone that times without an offset are in.
     `method` and `path` are the endpoint; the path may hold `{column}` placeholders.
     """
 
@@ -64,6 +68,15 @@ class Stream:
     cursor: str | None = None
     start: str = "beginning"
     lookback_seconds: float = 0.0
+    gap_timeout_seconds: float = 3600.0
+    columns: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    where: str | None = None
+    acknowledge: str | None = None
+    acknowledge_failed: str | None = None
+    max_delete_share: float = 0.5
+    decimals: Decimals = "number"
+    timezone: str | None = None
     poll_every_seconds: float = 5.0
     page_size: int = 1000
     method: str = "POST"

@@ -6,6 +6,7 @@ import re
 from enum import Enum
 from typing import Annotated, Any
 from urllib.parse import SplitResult, unquote, urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -198,10 +199,20 @@ def _check_partner_url(url: str | None) -> str | None:
     return url
 
 
-def _check_jitter(value: float) -> float:
+def _check_share(value: float) -> float:
     if not 0 <= value <= 1:
         raise ValueError("must be between 0 and 1")
     return value
+
+
+def _check_time_zone(name: str | None) -> str | None:
+    if name is None:
+        return None
+    try:
+        ZoneInfo(name.strip())
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        raise ValueError(f"{name!r} is not a time zone; write an IANA name such as Europe/Berlin or UTC") from None
+    return name.strip()
 
 
 Name = Annotated[str, AfterValidator(check_name)]
@@ -216,7 +227,8 @@ Duration = Annotated[Span, Field(gt=0)]
 Spans = Annotated[tuple[Span, ...], BeforeValidator(_read_list)]
 Whole = Annotated[int, BeforeValidator(_read_whole), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(_read_number), Field(gt=0)]
-Jitter = Annotated[float, BeforeValidator(_read_number), AfterValidator(_check_jitter)]
+Share = Annotated[float, BeforeValidator(_read_number), AfterValidator(_check_share)]
+TimeZone = Annotated[str | None, BeforeValidator(_read_absent), AfterValidator(_check_time_zone)]
 Rate = Annotated[str | None, BeforeValidator(_read_absent), AfterValidator(_check_rate)]
 Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
 

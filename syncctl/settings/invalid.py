@@ -33,10 +33,6 @@ _TEXTS = {
     "dict_type": "must hold tables by name, as in [streams.orders]",
 }
 _LATER = {
-    "gap_timeout": "is not there in this version; leave it out",
-    "change_tracking": "is not there in this version; choose rowversion or increasing",
-    "flag": "is not there in this version; choose rowversion or increasing",
-    "snapshot": "is not there in this version; choose rowversion or increasing",
     "strict": "is not there in this version; choose latest or none",
 }
 

@@ -21,7 +21,7 @@ def check_rules(tree: Tree, layers: Layers) -> list[Problem]:
     for name, stream in streams.items() if isinstance(streams, dict) else ():
         if not isinstance(stream, dict):
             continue
-        for rule in (_check_origin, _check_names, _check_sizes, _check_lease):
+        for rule in (_check_origin, _check_mode, _check_columns, _check_names, _check_sizes, _check_lease):
             for key, text in rule(tree, stream):
                 path: Path = ("streams", name, key)
                 problems.append(Problem(key=".".join(path), origin=layers.find_nearest_origin(path), text=text))
@@ -35,12 +35,51 @@ def _check_origin(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:  # noq
     elif not table and not query:
         yield "table", 'is missing; write table = "dbo.orders", or query = "select ..."'
     elif query:
-        for key, sample in (("key", '["id"]'), ("cursor", '"updated_at"'), ("mode", '"increasing"')):
+        wanted = [("key", '["id"]'), ("mode", '"increasing"')]
+        if _mode_of(stream) in (None, "rowversion", "increasing"):
+            wanted.insert(1, ("cursor", '"updated_at"'))
+        for key, sample in wanted:
             if not stream.get(key):
                 yield (
                     key,
                     f"is required beside query, which tells neither key nor order; write {key} = {sample}",
                 )
+
+
+def _mode_of(stream: Tree) -> str | None:
+    mode = stream.get("mode")
+    return mode.strip().lower() if isinstance(mode, str) else None
+
+
+def _check_mode(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:  # noqa: ARG001
+    """Ask for what a mode cannot do without, and against what it has no use for."""
+    mode = _mode_of(stream)
+    if mode == "change_tracking" and stream.get("query"):
+        yield "query", "cannot be read in mode change_tracking, which follows a table; set table"
+    if mode in ("flag", "snapshot"):
+        start = stream.get("start")
+        if isinstance(start, str) and start.strip().lower() != "beginning":
+            yield "start", f'must be "beginning" in mode {mode}, which has no cursor to start at'
+        if _read(StreamSettings, stream, "append_only"):
+            yield "append_only", f"has no use in mode {mode}, which needs to know each row; leave it out"
+    if mode == "flag":
+        samples = {
+            "where": "exported = 0",
+            "acknowledge": "update ... set exported = 1 where id = :id and row_version = :row_version",
+            "cursor": "row_version",
+        }
+        for key, sample in samples.items():
+            if not stream.get(key):
+                yield key, f'is required in mode flag; write {key} = "{sample}"'
+    else:
+        for key in ("acknowledge", "acknowledge_failed"):
+            if stream.get(key):
+                yield key, 'is for mode flag; set mode = "flag" or leave it out'
+
+
+def _check_columns(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:  # noqa: ARG001
+    if stream.get("columns") and stream.get("exclude"):
+        yield "exclude", "stands beside columns; keep one of the two"
 
 
 def _check_names(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:

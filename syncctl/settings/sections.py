@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from syncctl.core.stream import Mode, Order
+from syncctl.core.stream import Decimals, Mode, Order
 from syncctl.settings import fields
 
 _SCHEDULE = ("5s", "1m", "5m", "30m", "2h", "6h", "12h", "24h")
@@ -59,7 +59,7 @@ class RetrySettings(Section):
     """When a call that may be repeated is repeated."""
 
     schedule: fields.Spans = setting(_SCHEDULE, "the delays; then the record is failed")
-    jitter: fields.Jitter = setting(0.2, "the share by which a delay varies, 0 to 1")
+    jitter: fields.Share = setting(0.2, "the share by which a delay varies, 0 to 1")
 
 
 class StreamSettings(Section):
@@ -70,18 +70,43 @@ class StreamSettings(Section):
     table: fields.OptionalText = setting(None, "this or query", sample="dbo.orders")
     query: fields.OptionalText = setting(
         None,
-        "instead of table; needs key, cursor and mode",
+        "instead of table; needs key and mode, and what the mode needs",
         sample="select * from dbo.orders where region = 'EU'",
     )
     start: fields.Start = Field(description="required: beginning | now | a cursor value", examples=["beginning"])
     key: fields.TextList = setting((), "default: the primary key", sample=["id"])
     mode: Annotated[Mode | None, fields.Lower] = setting(
-        None, "rowversion | increasing; default: the safest the table allows", sample="rowversion"
+        None,
+        "rowversion | increasing | change_tracking | flag | snapshot; default: the safest the table allows",
+        sample="rowversion",
     )
     cursor: fields.OptionalText = setting(
         None, "the column that tells new from old; default: what the mode finds", sample="row_version"
     )
     lookback: fields.Span = setting("5m", "mode increasing on a time: read this much again, for late commits")
+    gap_timeout: fields.Span = setting("1h", "mode increasing on an identity: wait this long for numbers left out")
+    where: fields.OptionalText = setting(
+        None, "a condition in SQL: only these rows; in mode flag: the rows to deliver", sample="exported = 0"
+    )
+    columns: fields.TextList = setting((), "only these are sent; default: all", sample=["id", "total"])
+    exclude: fields.TextList = setting((), "all columns but these", sample=["photo"])
+    decimals: Annotated[Decimals, fields.Lower] = setting(
+        "number", "number | string: how decimals are written in JSON, exact either way"
+    )
+    timezone: fields.TimeZone = setting(
+        None, "the zone of times that have no offset, which they then get", sample="Europe/Berlin"
+    )
+    acknowledge: fields.OptionalText = setting(
+        None,
+        "mode flag: runs in the source after delivery; tests the version that was read",
+        sample="update dbo.orders set exported = 1 where id = :id and row_version = :row_version",
+    )
+    acknowledge_failed: fields.OptionalText = setting(
+        None,
+        "mode flag: runs in the source once a record has failed for good",
+        sample="update dbo.orders set exported = 9 where id = :id and row_version = :row_version",
+    )
+    max_delete_share: fields.Share = setting(0.5, "mode snapshot: stop when more of the known rows than this are gone")
     append_only: bool = setting(False, "true where rows are added and never changed")
     poll_every: fields.Duration = setting("5s", "the pause between two polls")
     page_size: fields.Whole = setting(1000, "rows per query")

@@ -27,8 +27,11 @@ WRONG_IN_STREAM = [
     ("start = true", "start", 'write "beginning", "now" or a cursor value in quotes'),
     ("start = 1.5", "start", "in quotes"),
     ("page_siz = 5", "page_siz", "is unknown; did you mean page_size?"),
-    ("colour = 5", "colour", "is unknown; known: source, partner, table"),
-    ('gap_timeout = "1h"', "gap_timeout", "is not there in this version; leave it out"),
+    ("flavour = 5", "flavour", "is unknown; known: source, partner, table"),
+    ('gap_timeout = "soon"', "gap_timeout", "'soon' is not a duration"),
+    ('decimals = "text"', "decimals", 'must be one of "number", "string"'),
+    ('timezone = "Mars/Base"', "timezone", "'Mars/Base' is not a time zone; write an IANA name such as Europe/Berlin"),
+    ("max_delete_share = 2", "max_delete_share", "must be between 0 and 1"),
     ("page_size = 0", "page_size", "must be greater than 0"),
     ("page_size = -1", "page_size", "must be greater than 0"),
     ("page_size = 1.5", "page_size", "must be a whole number"),
@@ -39,9 +42,7 @@ WRONG_IN_STREAM = [
     ("key = 5", "key", 'must be a list: ["id", "line"]'),
     ("key = [5]", "key[0]", "must be text in quotes"),
     ('key = "[oops"', "key", "is not a JSON list"),
-    ('mode = "change_tracking"', "mode", "'change_tracking' is not there in this version; choose rowversion"),
-    ('mode = "flag"', "mode", "'flag' is not there in this version; choose rowversion or increasing"),
-    ('mode = "snapshot"', "mode", "'snapshot' is not there in this version"),
+    ('acknowledge = "update t"', "acknowledge", 'is for mode flag; set mode = "flag" or leave it out'),
     ('mode = "newest"', "mode", 'must be one of "rowversion", "increasing"'),
     ('order = "strict"', "order", "'strict' is not there in this version; choose latest or none"),
     ('order = "any"', "order", 'must be one of "latest", "none"'),
@@ -85,6 +86,44 @@ def test_a_wrong_value_of_a_stream(tmp_path: Path, line: str, key: str, text: st
     assert len(lines) == 1
     assert lines[0].startswith(f"streams.orders.{key} ({place}): ")
     assert text in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (
+            ['mode = "flag"', 'start = "now"'],
+            {
+                "start": 'must be "beginning" in mode flag, which has no cursor to start at',
+                "where": 'is required in mode flag; write where = "exported = 0"',
+                "acknowledge": "is required in mode flag; write acknowledge =",
+                "cursor": 'is required in mode flag; write cursor = "row_version"',
+            },
+        ),
+        (
+            ['mode = "snapshot"', 'start = "5"', "append_only = true"],
+            {"start": 'must be "beginning" in mode snapshot', "append_only": "has no use in mode snapshot"},
+        ),
+        (
+            ['start = "now"', 'columns = ["a"]', 'exclude = ["b"]'],
+            {"exclude": "stands beside columns; keep one of the two"},
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together(tmp_path: Path, lines: list[str], expected: dict[str, str]) -> None:
+    told = fail(tmp_path, toml="\n".join(["[streams.orders]", 'table = "dbo.orders"', *lines, ""]))
+    assert len(told) == len(expected)
+    for key, text in expected.items():
+        (line,) = [each for each in told if each.startswith(f"streams.orders.{key} ")]
+        assert text in line
+
+
+@pytest.mark.parametrize("mode", ["change_tracking", "snapshot", "flag"])
+def test_a_query_needs_no_cursor_in_modes_that_follow_none(tmp_path: Path, mode: str) -> None:
+    told = fail(tmp_path, toml=f'[streams.orders]\nquery = "select 1"\nstart = "beginning"\nmode = "{mode}"\n')
+    beside_query = [each for each in told if "beside query" in each]
+    assert [each.split(" ")[0] for each in beside_query] == ["streams.orders.key"]
+    assert any("cannot be read in mode change_tracking" in each for each in told) == (mode == "change_tracking")
 
 
 WRONG_ELSEWHERE = [

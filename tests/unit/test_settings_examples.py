@@ -23,7 +23,13 @@ SAMPLED = {  # what has no default, or one that only an example can show
     "partners.default.url",
     "partners.default.auth.token",
     "partners.default.rate",
-    *(f"streams.orders.{key}" for key in ("table", "query", "start", "key", "mode", "cursor", "endpoint")),
+    *(
+        f"streams.orders.{key}"
+        for key in (
+            *("table", "query", "start", "key", "mode", "cursor", "endpoint"),
+            *("where", "columns", "exclude", "timezone", "acknowledge", "acknowledge_failed"),
+        )
+    ),
 }
 SECRETS = {
     "REDIS_URL": "redis://h/0",
@@ -51,9 +57,10 @@ def uncomment(text: str) -> str:
     return re.sub(r"^#(?=\S)", "", text, flags=re.MULTILINE)
 
 
-def without_query(text: str) -> str:
-    """Take the query away: beside a table it would be an error."""
-    return re.sub(r"^\S*query = .*$|^\S*__QUERY=.*$", "", text, flags=re.MULTILINE | re.IGNORECASE)
+def without_rivals(text: str) -> str:
+    """Take away what would be an error beside the sample: a query beside a table, what is for another mode."""
+    names = "query|exclude|acknowledge|acknowledge_failed"
+    return re.sub(rf"^\S*\b({names}) = .*$|^\S*__({names})=.*$", "", text, flags=re.MULTILINE | re.IGNORECASE)
 
 
 def assert_default(key: str, shown: Any) -> None:
@@ -92,7 +99,7 @@ def test_the_env_example_shows_every_setting_with_its_default_and_nothing_else(t
 def test_the_examples_load(tmp_path: Path, in_force: bool) -> None:
     for name in (".env", "syncctl.toml"):
         text = (PROJECT / f"{name}.example").read_text(encoding="utf-8")
-        text = without_query(uncomment(text)) if in_force else text
+        text = without_rivals(uncomment(text)) if in_force else text
         (tmp_path / name).write_text(text)
     settings = load_settings(directory=tmp_path, environment=SECRETS if in_force else {})
     settings.check()
@@ -105,7 +112,7 @@ def test_each_example_loads_alone_with_everything_in_force(tmp_path: Path) -> No
         alone = tmp_path / name.removeprefix(".")
         alone.mkdir()
         text = (PROJECT / f"{name}.example").read_text(encoding="utf-8")
-        (alone / name).write_text(without_query(uncomment(text)))
+        (alone / name).write_text(without_rivals(uncomment(text)))
         settings = load_settings(directory=alone, environment=SECRETS)
         assert settings.stream("orders").cursor == "row_version"
 

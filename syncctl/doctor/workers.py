@@ -9,7 +9,8 @@ from syncctl import __version__
 from syncctl.broker.queue import QUEUES
 from syncctl.doctor.check import Finding, Unit, failed, passed, warned
 from syncctl.doctor.examined import Examined
-from syncctl.wiring import ALIVE_SECONDS, open_services
+from syncctl.ledger.journal import ALIVE_SECONDS
+from syncctl.wiring import open_services
 
 # The hop that broke is told before the check's own deadline ends it.
 _ROUND_TRIP_SHARE = 0.8
@@ -69,4 +70,4 @@ def check_round_trip(examined: Examined) -> Finding:
 
 
 def _load(examined: Examined) -> list[dict[str, Any]]:
-    return examined.ledger.journal.load_workers(alive_seconds=ALIVE_SECONDS)
+    return examined.ledger.journal.load_workers()

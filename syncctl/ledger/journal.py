@@ -12,6 +12,9 @@ from syncctl.ledger.clock import in_future, is_past
 
 Doc = dict[str, Any]
 
+ALIVE_SECONDS = 20.0
+"""How old a worker's heartbeat may be while it counts as alive."""
+
 
 class Journal:
     """Append-only notes and heartbeats; none of it decides what is sent."""
@@ -70,7 +73,7 @@ class Journal:
         self._workers.delete_many({"at": {"$type": "date"}, **aged})
 
     @edge
-    def load_workers(self, *, alive_seconds: float) -> list[Doc]:
+    def load_workers(self, *, alive_seconds: float = ALIVE_SECONDS) -> list[Doc]:
         """Return the workers whose heartbeat is at most this old by MongoDB's clock."""
         fresh = {"$expr": {"$gte": [{"$add": ["$at", round(alive_seconds * 1000)]}, "$$NOW"]}}
         return list(self._workers.find({"at": {"$type": "date"}, **fresh}, sort=[("_id", 1)]))

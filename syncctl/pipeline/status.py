@@ -11,7 +11,6 @@ from syncctl.errors import TroubleFound
 from syncctl.ledger.ledger import Ledger
 from syncctl.pipeline.selection import ends_between
 
-ALIVE_SECONDS = 20.0
 STATES = ("pending", "retrying", "queued", "sending", "delivered", "failed", "superseded", "discarded")
 
 
@@ -48,7 +47,7 @@ def read_status(*, ledger: Ledger, configured: Sequence[str], messages: int | No
     )
     workers = tuple(
         {"worker": each["_id"], **{name: each.get(name) for name in ("at", "concurrency", "queues", "pid", "version")}}
-        for each in ledger.journal.load_workers(alive_seconds=ALIVE_SECONDS)
+        for each in ledger.journal.load_workers()
     )
     beat = ledger.journal.load_beat()
     return Status(

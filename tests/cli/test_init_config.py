@@ -128,7 +128,7 @@ def test_force_without_a_stream_leaves_the_streams_alone(tmp_path: Path) -> None
 WRONG = [
     (("--mongo-url", f"http://u:{CANARY}@h"), "mongo_url (--mongo-url): must begin with mongodb://"),
     (("--source-url", "nonsense"), "source_url (--source-url): is neither an SQLAlchemy URL"),
-    ((*STREAM, "--mode", "flag"), "streams.orders.mode (--mode): 'flag' is not there in this version"),
+    ((*STREAM, "--mode", "newest"), "streams.orders.mode (--mode): must be one of"),
     ((*STREAM, "--endpoint", "GET /"), "streams.orders.endpoint (--endpoint): 'GET /' is not an endpoint"),
     (("--stream", "Big", "--table", "t", "--start", "now"), "--stream 'Big' is not a name; use a small letter"),
     (("--stream", "a.b", "--table", "t", "--start", "now"), "--stream 'a.b' is not a name"),

@@ -1,0 +1,215 @@
+"""What operators ask for, from a terminal."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+from syncctl.errors import ServiceUnavailable, TroubleFound, UsageError
+from syncctl.logs import get_logger
+from syncctl.wiring.rows import RowServices
+
+if TYPE_CHECKING:
+    from syncctl.pipeline.cleanup import Cleaned
+    from syncctl.pipeline.replay import Discarded, Replayed
+    from syncctl.pipeline.report import By, Report
+    from syncctl.pipeline.selection import Selection
+    from syncctl.pipeline.status import Failures, Status
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundTrip:
+    """Two numbers that went through the queue and a worker and came back."""
+
+    x: float
+    y: float
+    sum: float
+    round_trip_ms: float
+    worker: str
+
+
+class OperatorServices(RowServices):
+    """What a command does beyond the way of a row: it shows, changes and repairs."""
+
+    def prepare_ledger(self) -> list[str]:
+        """Create the ledger's indexes; return the names of those that were missing."""
+        return self.ledger.prepare()
+
+    def add(self, x: float, y: float, *, timeout_seconds: float) -> RoundTrip:
+        """Send two numbers through the queue and a worker and back; the error names the hop that broke.
+
+        Raises:
+            ServiceUnavailable: The broker, the worker or the result did not answer within `timeout_seconds`.
+        """
+        from syncctl.broker.round_trip import add_through_queue
+        from syncctl.celery_app import app
+
+        return RoundTrip(**add_through_queue(app, self.broker, x, y, timeout_seconds=timeout_seconds))
+
+    def replay(
+        self,
+        selection: "Selection",
+        *,
+        dry_run: bool = False,
+        who: str,
+        replayed_ids: list[str] | None = None,
+    ) -> "Replayed":
+        """Send finished records again; see `pipeline.replay.replay_records`."""
+        from syncctl.pipeline.replay import replay_records
+
+        streams = {name: self.settings.stream(name) for name in self.settings.stream_names}
+        done = replay_records(
+            ledger=self.ledger,
+            selection=selection,
+            streams=streams,
+            who=who,
+            dry_run=dry_run,
+            replayed_ids=replayed_ids,
+        )
+        if done.replayed and not dry_run:
+            for name in selection.streams or self.settings.stream_names:
+                if name in streams:
+                    self._dispatch_while_polling(name)()
+        return done
+
+    def unfinished(self, ids: Sequence[str]) -> int:
+        """Return how many of these records are still on their way."""
+        return self.ledger.records.count_unfinished(ids)
+
+    def discard(self, selection: "Selection", *, reason: str, dry_run: bool = False, who: str) -> "Discarded":
+        """Give records up; see `pipeline.replay.discard_records`."""
+        from syncctl.pipeline.replay import discard_records
+
+        return discard_records(ledger=self.ledger, selection=selection, reason=reason, who=who, dry_run=dry_run)
+
+    def cleanup(
+        self,
+        *,
+        dry_run: bool = False,
+        older_than_seconds: Mapping[str, float] | None = None,
+        streams: Sequence[str] = (),
+        who: str,
+    ) -> "Cleaned":
+        """Remove what the retention no longer keeps; see `pipeline.cleanup.clean_up`."""
+        from syncctl.pipeline.cleanup import clean_up
+
+        kept = self.settings.retention
+        ages = older_than_seconds or {
+            "delivered": kept.delivered,
+            "failed": kept.failed,
+            "superseded": kept.superseded,
+            "discarded": kept.discarded,
+        }
+        return clean_up(ledger=self.ledger, retention_seconds=ages, streams=streams, who=who, dry_run=dry_run)
+
+    def report(
+        self, since: datetime, until: datetime | None = None, by: "By" = "hour", streams: Sequence[str] = ()
+    ) -> "Report":
+        """Tell what happened; see `pipeline.report.build_report`."""
+        from syncctl.pipeline.report import build_report
+
+        return build_report(ledger=self.ledger, since=since, until=until, by=by, streams=streams)
+
+    def status(self) -> "Status":
+        """Tell where everything stands; a Redis that is away leaves `queue.messages` null."""
+        from syncctl.pipeline.status import read_status
+
+        self.ledger.ensure_prepared()
+        try:
+            messages: int | None = self.broker.count_waiting()
+        except ServiceUnavailable as error:
+            log.warning("status.without_redis", error=str(error))
+            messages = None
+        return read_status(ledger=self.ledger, configured=self.settings.stream_names, messages=messages)
+
+    def failures(
+        self,
+        streams: Sequence[str] = (),
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 50,
+    ) -> "Failures":
+        """Group failed records by their error."""
+        from syncctl.pipeline.status import group_failures
+
+        return group_failures(ledger=self.ledger, streams=streams, since=since, until=until, limit=limit)
+
+    def show(self, id_or_stream: str, key: str | None = None) -> list[dict[str, Any]]:
+        """Return a record by its id, or every version of a row by stream and key (`5`, or `a=1,b=2`).
+
+        Raises:
+            TroubleFound: There is none.
+            UsageError: The key does not have the stream's columns.
+        """
+        from syncctl.pipeline.status import show_records
+
+        if key is None:
+            return show_records(ledger=self.ledger, record_id=id_or_stream)
+        names = self.ledger.keys.column_names(id_or_stream)
+        if not names:
+            raise TroubleFound(
+                f"the ledger knows no row of {id_or_stream}",
+                why="it was never polled",
+                hint=f"syncctl poll {id_or_stream} --once",
+            )
+        error: TroubleFound | None = None
+        for each in read_key(key, names):
+            try:
+                return show_records(ledger=self.ledger, stream=id_or_stream, key=each)
+            except TroubleFound as caught:
+                error = error or caught
+        assert error is not None  # noqa: S101 - read_key gives at least one reading
+        raise error
+
+    def pause(self, streams: Sequence[str], *, who: str, reason: str) -> int:
+        """Stop sending these streams' records; return how many streams."""
+        names = streams or self.settings.stream_names
+        for name in names:
+            self.ledger.streams.pause(name, who=who, reason=reason)
+        self.ledger.journal.note_audit(
+            action="pause", who=who, count=len(names), detail={"streams": list(names), "reason": reason}
+        )
+        return len(names)
+
+    def resume(self, streams: Sequence[str], *, who: str) -> int:
+        """Send these streams' records again; return how many were paused."""
+        names = streams or self.settings.stream_names
+        resumed = sum(self.ledger.streams.resume(name) for name in names)
+        self.ledger.journal.note_audit(action="resume", who=who, count=resumed, detail={"streams": list(names)})
+        for name in names:
+            if name in self.settings.stream_names:
+                self._dispatch_while_polling(name)()
+        return resumed
+
+
+def read_key(text: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield the keys that a text may mean: its values as whole numbers, as text, as decimals.
+
+    Raises:
+        UsageError: It does not name the stream's key columns.
+    """
+    pairs = [part.partition("=") for part in text.split(",")] if "=" in text else []
+    values = {name.strip(): value.strip() for name, _, value in pairs} or {names[0]: text}
+    if sorted(values) != sorted(names):
+        shown = ",".join(f"{name}=…" for name in names)
+        raise UsageError(
+            f"{text} is not a key of this stream",
+            why=f"its key columns are {', '.join(names)}",
+            hint=f"write {shown}",
+        )
+    for read in (_whole, str, _decimal):
+        yield {name: read(value) for name, value in values.items()}
+
+
+def _whole(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def _decimal(text: str) -> Decimal | str:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return text

@@ -4,7 +4,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from .protocol.world import World, open_gated_ledger
+from syncctl.pipeline import dispatch
+
+from .protocol.world import LONG_SECONDS, World, open_gated_ledger
+
+
+@pytest.fixture(autouse=True)
+def long_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases end where a test says so, however long it takes to come there."""
+    monkeypatch.setattr(dispatch, "LEASE_SECONDS", LONG_SECONDS)
 
 
 @pytest.fixture
@@ -214,7 +222,7 @@ def test_an_outcome_without_its_lease_never_sets_the_state(world: World) -> None
 
 
 def test_a_doubled_message_claims_nothing(world: World) -> None:
-    """Invariant 3. Fails when a claim does not ask for the batch's token."""
+    """Invariant 3. Fails when a claim asks neither for the batch's token nor for the state."""
     write(world, 1, "a")
     world._poll()
     world.messages.append(world.messages[0])
@@ -460,6 +468,24 @@ def test_a_row_that_is_gone_before_another_poll_sees_it_is_sent_all_the_same(wor
     settle_account(world)
     assert records(world)[0]["state"] == "delivered"
     assert world.partner.holds[1] == "a"
+
+
+def test_a_poll_that_was_stopped_between_pages_has_not_seen_the_rest(world: World) -> None:
+    """Invariant 5: what a dead poll has logged waits for a poll that reads to the end. Fails when a stop counts as
+    one."""
+    for key in (1, 2, 3, 4):
+        write(world, key, "a")
+    world.ledger.streams.ensure("orders")
+    world._start("poll", world._poll).step_until("after records.insert_many").kill()
+    write(world, 1, "b")
+    world.end_leases("poll")
+    world.stopping = True
+    world._poll()
+    assert world.messages
+    assert all(records(world)[0]["_id"] not in ids for _, _, ids in world.messages)
+    world.stopping = False
+    settle_account(world)
+    assert [call.content for call in world.partner.log if call.key == 1] == ["b"]
 
 
 def test_what_was_lost_does_not_wait_for_the_end_of_a_backlog(world: World) -> None:

@@ -37,7 +37,9 @@ def test_what_is_due_at_once_needs_no_beat(tmp_path: Path) -> None:
 
     Fails when a batch does not dispatch at its end, and when a worker counts calls under way against the next batch.
     """
-    with open_plant(tmp_path / "plant", Layout(window=40, batch_size=10, lease_seconds=30.0)) as plant:
+    with open_plant(
+        tmp_path / "plant", Layout(window=40, batch_size=10, lease_seconds=900.0, timeout_seconds=20.0)
+    ) as plant:
         plant.writer.insert(400)
         poll(plant)
         plant.start_worker()

@@ -265,7 +265,7 @@ class Plant:
         """Kill Redis and start it again with nothing in it."""
         self.redis.kill()
         shutil.rmtree(self.redis.files)
-        self.redis.start()
+        self.redis.start(timeout_seconds=60)
 
     def delivered(self) -> int:
         """Return how many records the ledger has as delivered."""

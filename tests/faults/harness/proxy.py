@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 Mood = Literal["open", "refuse", "cut", "hang", "delay"]
 CHUNK_BYTES = 65_536
-ANSWER_WITHIN_SECONDS = 10.0
+ANSWER_WITHIN_SECONDS = 60.0
 
 
 class Proxy:

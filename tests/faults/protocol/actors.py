@@ -7,7 +7,7 @@ from typing import Any
 WRITES = frozenset({"insert_one", "insert_many", "update_one", "update_many", "bulk_write", "find_one_and_update"})
 # What a poll, a dispatch or a delivery decides by. Others may write between what it has read before and this.
 READS = frozenset({"keys.find"})
-STANDSTILL_SECONDS = 30.0
+STANDSTILL_SECONDS = 120.0
 
 _current = threading.local()
 
@@ -29,6 +29,7 @@ class Actor:
         self.done = False
         self.failure: BaseException | None = None
         self.claim_tokens: set[str] = set()
+        self.settles = 0
         self._kill = False
         self._go = threading.Semaphore(0)
         self._parked = threading.Semaphore(0)

@@ -1,5 +1,6 @@
 """Everything around the ledger: a source, a partner, a queue of messages, and the actors that work between them."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -29,6 +30,7 @@ from .worlds import LoggedCall, ScriptedPartner, ScriptedReader, ScriptedSource,
 
 ACTORS_AT_MOST = 6
 LONG_SECONDS = 10_000.0
+SETTLE_SECONDS = 1000.0
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 ROUNDS_TO_QUIET = 60
 
@@ -74,7 +76,7 @@ class World:
             page_size=3,
             lease_seconds=LONG_SECONDS,
         )
-        self.partner_settings = Partner(name="partner", url="http://partner", timeout_seconds=30.0)
+        self.partner_settings = Partner(name="partner", url="http://partner", timeout_seconds=SETTLE_SECONDS)
         self.sizes = Sizes(batch=3, window=4, retries=2, threads=1, messages=4)
         self.source = ScriptedSource(versioned=self.versioned)
         self.partner = ScriptedPartner()
@@ -82,6 +84,9 @@ class World:
         self.actors: list[Actor] = []
         self.mapping = 0
         self.settles = 0
+        self.stopping = False
+        self.moves: Counter[str] = Counter()
+        self.calls = 0
         self.database: Any = self.ledger._database
 
     def empty_the_ledger(self) -> None:
@@ -107,6 +112,7 @@ class World:
                 open_reader=lambda stream: ScriptedReader(self.source, page_size=stream.page_size),
                 dispatch=self._dispatch,
                 worker="poller",
+                should_stop=lambda: self.stopping,
                 lease_seconds=LONG_SECONDS,
             )
         except LeaseHeld:
@@ -176,7 +182,7 @@ class World:
         keep_up(
             ledger=self.ledger,
             stream=self.stream,
-            settle_seconds=30.0,
+            settle_seconds=SETTLE_SECONDS,
             messages_waiting=lambda: len(self.messages),
             dispatch=self._dispatch,
         )

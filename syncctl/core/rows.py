@@ -22,6 +22,7 @@ class Row:
 
     `version` is the version the source itself keeps (rowversion as 0x-hex), None where only the content tells.
     `payload` is None for a delete and for a row that could not be read or encoded; `error` then says why.
+    `acknowledge` is, in mode flag, the version that was read, in the form in which the source takes it back.
     """
 
     key: Mapping[str, Value]
@@ -30,11 +31,24 @@ class Row:
     at: str = ""
     op: Operation = "upsert"
     error: str | None = None
+    acknowledge: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """Rows in cursor order, and the cursor behind the last of them (never before the cursor it was read from)."""
+    """Rows in cursor order, and the cursor behind the last of them (never before the cursor it was read from).
+
+    `notes` are what an operator should know, one line each. A page without rows moves the cursor document alone.
+    """
 
     rows: tuple[Row, ...]
     cursor: Cursor
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scanned:
+    """A row of a full scan; `is_ahead`: it lies behind the cursor, and the next poll will find it."""
+
+    row: Row
+    is_ahead: bool

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Mode = Literal["rowversion", "increasing", "change_tracking", "flag", "snapshot"]
+SCANS: frozenset[Mode] = frozenset({"change_tracking", "flag", "snapshot"})
+"""The modes that follow no cursor column: they go through rows in the order of the key."""
 Decimals = Literal["number", "string"]
 Order = Literal["latest", "none"]
 

@@ -1,14 +1,18 @@
 """The seam between the reader and the two kinds of database it reads."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from datetime import datetime
+from typing import Any, Literal, Protocol
 
 import sqlalchemy as sa
 
 from syncctl.core.rows import Value
 from syncctl.core.stream import Stream
+from syncctl.sources.changes import ChangeFeed
 from syncctl.sources.positions import Raw
 from syncctl.sources.tables import Column, Kind
+
+IsolationLevel = Literal["READ COMMITTED", "SERIALIZABLE"]
 
 ReadCeiling = Callable[[sa.Connection], bytes]
 """Returns the lowest rowversion that a transaction still open may have given out."""
@@ -19,6 +23,12 @@ class Flavour(Protocol):
 
     read_ceiling: ReadCeiling | None
     """None where the database has no rowversions."""
+
+    transaction_level: IsolationLevel
+    """In which statements that change something run."""
+
+    changes: ChangeFeed | None
+    """None where the database keeps no track of changes."""
 
     def column(self, reflected: dict[str, Any]) -> Column:
         """Return a column as SQLAlchemy's inspector describes it."""
@@ -44,6 +54,12 @@ class Flavour(Protocol):
         Raises:
             ValueError: It is no value of the column's type.
         """
+
+    def read_clock(self, connection: sa.Connection) -> datetime:
+        """Return the database's own clock, aware and in UTC."""
+
+    def is_read_only_copy(self, connection: sa.Connection) -> bool:
+        """Say whether this is a copy that others write to elsewhere: a readable secondary, a standby."""
 
     def earliest(self, column: Column) -> str:
         """Return the first time that the column's type knows."""

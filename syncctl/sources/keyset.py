@@ -13,11 +13,15 @@ from syncctl.sources.tables import Column
 
 @dataclass(frozen=True, kw_only=True)
 class Keyset:
-    """The order of a stream: its cursor column, then its key's other columns, in the database's own order."""
+    """The order of a stream, in the database's own order: its cursor column, then its key's others; or its key alone.
+
+    `skips_nulls`: the first column is a cursor, and a row without a cursor value has no place in the order.
+    """
 
     flavour: Flavour
     columns: Sequence[Column]
     expressions: Sequence[sa.ColumnElement[Any]]
+    skips_nulls: bool = True
 
     def order_by(self, *, descending: bool = False) -> list[sa.UnaryExpression[Any] | sa.ColumnElement[Any]]:
         """Return what a page is ordered by."""
@@ -25,18 +29,18 @@ class Keyset:
 
     def after(self, position: Position) -> sa.ColumnElement[bool]:
         """Return what is true of the rows behind a position, and of no row before it."""
-        cursor = self.expressions[0]
-        if position.value is None:
-            return cursor.is_not(None) if self.columns[0].nullable else sa.true()
+        first = self.expressions[0]
         if position.key is None:
+            if position.value is None:
+                return first.is_not(None) if self.skips_nulls and self.columns[0].nullable else sa.true()
             return self.from_value(position.value)
         values = (position.value, *position.key)
         steps = []
         for depth in range(len(values)):
             equal = [self._equals(index, values[index]) for index in range(depth)]
             steps.append(sa.and_(*equal, self._exceeds(depth, values[depth])))
-        if len(steps) == 1:
-            return steps[0]
+        if len(steps) == 1 or position.value is None:
+            return sa.or_(*steps)
         # Implied by what follows; without it SQL Server would not seek in an index.
         return sa.and_(self.from_value(position.value), sa.or_(*steps))
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from syncctl.core.stream import Mode, Stream
+from syncctl.core.stream import SCANS, Mode, Stream
 from syncctl.errors import ConfigurationError
 from syncctl.sources.flavour import CURSOR_KINDS
 from syncctl.sources.tables import Column, Kind, Relation, find_name, suggest
@@ -10,10 +10,14 @@ from syncctl.sources.tables import Column, Kind, Relation, find_name, suggest
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """How a relation is read. `ties` are the key's columns beside the cursor column: they order its equal values."""
+    """How a relation is read.
+
+    `cursor` is the column that a stream is followed by; in mode flag the one that tells versions apart; else None.
+    `ties` are the key's columns beside the cursor column: they order its equal values.
+    """
 
     mode: Mode
-    cursor: Column
+    cursor: Column | None
     key: tuple[Column, ...]
 
     @property
@@ -23,17 +27,26 @@ class Layout:
 
     @property
     def order(self) -> tuple[Column, ...]:
-        """The columns that rows are ordered by."""
-        return (self.cursor, *self.ties)
+        """The columns that rows are ordered by: the key where a mode goes through all rows, else the cursor first."""
+        return self.key if self.mode in SCANS or self.cursor is None else (self.cursor, *self.ties)
+
+    @property
+    def cursor_name(self) -> str:
+        """What cursor documents call the column that is followed."""
+        return self.order[0].name if self.cursor is None else self.cursor.name
 
 
-def decide_layout(stream: Stream, relation: Relation, *, has_rowversions: bool) -> Layout:
+def decide_layout(stream: Stream, relation: Relation, *, has_rowversions: bool, has_changes: bool = False) -> Layout:
     """Decide key, cursor and mode: what the stream says, else the safest that the table allows.
 
     Raises:
         ConfigurationError: The stream names a column that is not there, or leaves open what the table does not tell.
     """
     key = _decide_key(stream, relation)
+    if stream.mode == "change_tracking" and not has_changes:
+        raise _wrong(stream, "mode", "only SQL Server tracks changes", 'set it to "increasing" or "snapshot"')
+    if stream.mode in SCANS:
+        return Layout(mode=stream.mode, cursor=_find_version(stream, relation), key=key)
     cursor = _decide_cursor(stream, relation, key, has_rowversions=has_rowversions)
     mode = stream.mode or ("rowversion" if cursor.kind is Kind.ROWVERSION else "increasing")
     if mode == "rowversion":
@@ -67,6 +80,12 @@ def _decide_key(stream: Stream, relation: Relation) -> tuple[Column, ...]:
     if len(set(key)) < len(key):
         raise _wrong(stream, "key", "it names a column twice", "name each column once")
     return key
+
+
+def _find_version(stream: Stream, relation: Relation) -> Column | None:
+    if stream.mode != "flag" or stream.cursor is None:
+        return None
+    return _find_column(stream, relation, stream.cursor, "cursor")
 
 
 def _decide_cursor(stream: Stream, relation: Relation, key: tuple[Column, ...], *, has_rowversions: bool) -> Column:

@@ -1,21 +1,22 @@
 """Pages of rows: one short statement each, no transaction left open, one bad row at a time."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import sqlalchemy as sa
 
 from syncctl.core.rows import Row, Value
-from syncctl.core.stream import Mode
+from syncctl.core.stream import SCANS, Mode, Stream
 from syncctl.errors import SourceError
+from syncctl.sources.columns import choose_columns
 from syncctl.sources.flavour import Flavour
 from syncctl.sources.keyset import Keyset
 from syncctl.sources.layout import Layout
-from syncctl.sources.positions import Position, Raw, tag
-from syncctl.sources.tables import Relation
+from syncctl.sources.positions import Position, Raw, tag, to_raw
+from syncctl.sources.tables import Relation, escape_colons
 
 Where = Sequence[sa.ColumnElement[bool]]
 _LABEL = re.compile(r"'c(\d+)'")
@@ -33,27 +34,34 @@ class Found:
 class PageReader:
     """Reads rows of one relation in keyset order."""
 
-    def __init__(self, relation: Relation, layout: Layout, flavour: Flavour, *, stream: str) -> None:
-        self._stream = stream
+    def __init__(self, relation: Relation, layout: Layout, flavour: Flavour, *, stream: Stream) -> None:
+        self._stream = stream.name
         self._flavour = flavour
         self._mode: Mode = layout.mode
-        self._columns = relation.columns
-        names = [column.name for column in relation.columns]
+        chosen = choose_columns(stream, relation, layout)
+        self._columns = chosen.read
+        names = [column.name for column in chosen.read]
         plain = [relation.clause.c[name] for name in names]
         # Labels by number: a label of the column's own name would be what T-SQL's ORDER BY sorts by.
         self.shown = [
             flavour.shown(column, expression).label(f"c{index}")
-            for index, (column, expression) in enumerate(zip(relation.columns, plain, strict=True))
+            for index, (column, expression) in enumerate(zip(chosen.read, plain, strict=True))
         ]
-        self._from = relation.clause
+        self.relation = relation.clause
+        self._condition = [] if stream.where is None else [sa.text(f"({escape_colons(stream.where)}\n)")]
         self._order_at = [names.index(column.name) for column in layout.order]
         self._key_at = [names.index(column.name) for column in layout.key]
         self.keyset = Keyset(
-            flavour=flavour, columns=layout.order, expressions=[plain[index] for index in self._order_at]
+            flavour=flavour,
+            columns=layout.order,
+            expressions=[plain[index] for index in self._order_at],
+            skips_nulls=layout.mode not in SCANS,
         )
-        # The rowversion is the record's version: it changes with every touch, also with one that changes nothing.
-        self._payload_at = [i for i in range(len(names)) if layout.mode != "rowversion" or i != self._order_at[0]]
-        self._converters = [flavour.converter(column) for column in relation.columns]
+        self.column_names = tuple(names)
+        self._by_key = Keyset(flavour=flavour, columns=layout.key, expressions=[plain[index] for index in self._key_at])
+        self._payload_at = [index for index, name in enumerate(names) if name in chosen.sent]
+        self._version_at = names.index(layout.cursor.name) if layout.mode == "flag" and layout.cursor else None
+        self._converters = [flavour.converter(column) for column in chosen.read]
 
     def read(
         self, connection: sa.Connection, where: Where, limit: int, *, mark: Position | None = None
@@ -73,7 +81,7 @@ class PageReader:
                 raise
             found = self._read_one_by_one(connection, where, limit, mark)
         else:
-            found = [self._make_found(each, is_new=mark is None or bool(each[-1])) for each in raw]
+            found = [self.make_found(each, is_new=mark is None or bool(each[-1])) for each in raw]
         self._check_distinct(found)
         return found[:limit], len(found) > limit
 
@@ -82,8 +90,8 @@ class PageReader:
         shown = [self.shown[index] for index in self._order_at]
         statement = (
             sa.select(*shown)
-            .select_from(self._from)
-            .where(self.keyset.after(Position()))
+            .select_from(self.relation)
+            .where(self.keyset.after(Position()), *self._condition)
             .order_by(*self.keyset.order_by(descending=True))
             .limit(1)
         )
@@ -93,7 +101,7 @@ class PageReader:
     def read_sample(self, connection: sa.Connection) -> Raw:
         """Return any cursor value, None where there is none."""
         shown = self.shown[self._order_at[0]]
-        statement = sa.select(shown).select_from(self._from).where(self.keyset.expressions[0].is_not(None)).limit(1)
+        statement = sa.select(shown).select_from(self.relation).where(self.keyset.expressions[0].is_not(None)).limit(1)
         return connection.execute(statement).scalar()
 
     def has_null_cursor(self, connection: sa.Connection) -> bool:
@@ -101,7 +109,7 @@ class PageReader:
         if not self.keyset.columns[0].nullable:
             return False
         statement = (
-            sa.select(sa.literal(1)).select_from(self._from).where(self.keyset.expressions[0].is_(None)).limit(1)
+            sa.select(sa.literal(1)).select_from(self.relation).where(self.keyset.expressions[0].is_(None)).limit(1)
         )
         return connection.execute(statement).first() is not None
 
@@ -111,7 +119,7 @@ class PageReader:
         columns = list(shown)
         if mark is not None:
             columns.append(sa.case((self.keyset.after(mark), sa.literal_column("1")), else_=sa.literal_column("0")))
-        statement = sa.select(*columns).select_from(self._from).where(*where)
+        statement = sa.select(*columns).select_from(self.relation).where(*where, *self._condition)
         return statement.order_by(*self.keyset.order_by()).limit(limit)
 
     def _read_one_by_one(
@@ -122,31 +130,64 @@ class PageReader:
         positions = connection.execute(self.select(ordering, where, limit + 1, mark)).all()
         found = []
         for each in positions:
-            values = tuple(each[: len(ordering)])
             is_new = mark is None or bool(each[-1])
-            statement = sa.select(*self.shown).select_from(self._from).where(self.keyset.at(values))
-            try:
-                rows = connection.execute(statement).all()
-            except Exception as error:
-                if not self._flavour.spoils_one_row(error):
-                    raise
-                found.append(self._make_unreadable(values, is_new=is_new, error=error))
-                continue
-            # A row that is gone by now has been deleted, or has moved on and comes again behind.
-            found += [self._make_found(raw, is_new=is_new) for raw in rows]
+            found += self.read_at(connection, tuple(each[: len(ordering)]), is_new=is_new)
         return found
+
+    def read_at(self, connection: sa.Connection, values: Sequence[Raw], *, is_new: bool = True) -> list[Found]:
+        """Read the row at a position alone; nothing where it is gone, or has moved on and comes again behind.
+
+        Args:
+            values: Of the columns that the stream is ordered by.
+        """
+        statement = sa.select(*self.shown).select_from(self.relation).where(self.keyset.at(values), *self._condition)
+        try:
+            rows = connection.execute(statement).all()
+        except Exception as error:
+            if not self._flavour.spoils_one_row(error):
+                raise
+            return [self._make_unreadable(values, is_new=is_new, error=error)]
+        return [self.make_found(raw, is_new=is_new) for raw in rows]
+
+    def find(self, connection: sa.Connection, keys: Sequence[Mapping[str, Value]]) -> list[Found]:
+        """Return the rows that have one of these keys now.
+
+        Raises:
+            ValueError: A key value cannot be one of its column.
+        """
+        conditions = [
+            self._by_key.at([to_raw(column, key[column.name]) for column in self._by_key.columns]) for key in keys
+        ]
+        statement = sa.select(*self.shown).select_from(self.relation).where(sa.or_(*conditions), *self._condition)
+        return [self.make_found(raw) for raw in connection.execute(statement).all()]
+
+    def count(self, connection: sa.Connection, where: Where) -> int:
+        """Return how many rows there are of a condition."""
+        statement = sa.select(sa.func.count()).select_from(self.relation).where(*where, *self._condition)
+        return int(connection.execute(statement).scalar_one())
 
     def _make_position(self, values: Sequence[Raw]) -> Position:
         return Position(value=values[0], key=tuple(values[1 : len(self._order_at)]))
 
-    def _make_found(self, raw: Sequence[Raw], *, is_new: bool) -> Found:
+    def make_found(self, raw: Sequence[Raw], *, is_new: bool = True) -> Found:
+        """Return a row from the values of `shown`."""
         key, error = self._convert(raw, self._key_at)
         payload: dict[str, Value] | None
         payload, payload_error = self._convert(raw, self._payload_at)
         error = error or payload_error
         position = self._make_position([raw[index] for index in self._order_at])
         row = self._make_row(key, None if error else payload, position, error)
+        if self._version_at is not None:
+            row = replace(row, acknowledge=tag(raw[self._version_at]))
         return Found(row=row, position=position, is_new=is_new)
+
+    def make_deleted(self, values: Sequence[Raw]) -> Row:
+        """Return the row that says that the one with this key is gone."""
+        raw: list[Raw] = [None] * len(self._columns)
+        for index, value in zip(self._key_at, values, strict=True):
+            raw[index] = value
+        key, error = self._convert(raw, self._key_at)
+        return Row(key=key, payload=None, op="delete", at=Position(value=values[0]).text, error=error)
 
     def _make_unreadable(self, values: Sequence[Raw], *, is_new: bool, error: Exception) -> Found:
         raw: list[Raw] = [None] * len(self._columns)

@@ -1,5 +1,6 @@
 """Positions in a stream, and the cursor documents that keep them exact."""
 
+import base64
 import datetime as dt
 import uuid
 from collections.abc import Callable, Mapping
@@ -7,9 +8,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from syncctl.core.rows import Cursor
+from syncctl.core.rows import Cursor, Value
 from syncctl.core.stream import Mode
 from syncctl.errors import SourceError
+from syncctl.sources.tables import Column, Kind
 
 Raw = Any
 """A value as the driver returned it, or one that the driver takes back unchanged."""
@@ -60,6 +62,22 @@ def untag(text: str) -> Raw:
     """Return the raw value that `tag` was given."""
     kind, _, exact = text.partition(":")
     return _READ[kind](exact)
+
+
+def to_raw(column: Column, value: Value) -> Raw:
+    """Return a key's value in the form in which the database compares it with the column.
+
+    Raises:
+        ValueError: It cannot be one of the column.
+    """
+    if value is None:
+        return None
+    match column.kind:
+        case Kind.BINARY:
+            return base64.b64decode(str(value), validate=True)
+        case Kind.ROWVERSION:
+            return parse_rowversion(str(value))
+    return value
 
 
 def parse_rowversion(text: str) -> bytes:

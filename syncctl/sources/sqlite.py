@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable
+from datetime import datetime
 from decimal import Decimal, DecimalException
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from syncctl.core.rows import Value
 from syncctl.core.stream import Source, Stream
 from syncctl.core.values import to_value
 from syncctl.errors import ConfigurationError, ServiceUnavailable
+from syncctl.sources.changes import ChangeFeed
 from syncctl.sources.failures import Address
-from syncctl.sources.flavour import ReadCeiling
+from syncctl.sources.flavour import IsolationLevel, ReadCeiling
 from syncctl.sources.instants import parse_instant
 from syncctl.sources.positions import Raw
 from syncctl.sources.tables import Column, Kind, strip_query
@@ -80,6 +82,8 @@ class SqliteFlavour:
     """Values are read as they are stored, and compared as what they were read as."""
 
     read_ceiling: ReadCeiling | None = None
+    changes: ChangeFeed | None = None
+    transaction_level: IsolationLevel = "SERIALIZABLE"
 
     def column(self, reflected: dict[str, Any]) -> Column:
         """Return a column; its declared type says what is meant, not what is stored."""
@@ -121,6 +125,15 @@ class SqliteFlavour:
         if column.kind in (Kind.TIME, Kind.DATE):
             parse_instant(text)
         return _write_like(text, sample)
+
+    def read_clock(self, connection: sa.Connection) -> datetime:
+        """Return the clock of this machine, which is the database's."""
+        text = connection.exec_driver_sql("select strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')").scalar_one()
+        return datetime.fromisoformat(text)
+
+    def is_read_only_copy(self, connection: sa.Connection) -> bool:  # noqa: ARG002
+        """Return False: a file is no copy that others write to elsewhere."""
+        return False
 
     def earliest(self, column: Column) -> str:  # noqa: ARG002
         """Return the first time of the calendar."""

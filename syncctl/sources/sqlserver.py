@@ -1,6 +1,8 @@
 """Microsoft SQL Server: types, exact reading, comparison in the column's own type, rowversions."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
@@ -13,7 +15,8 @@ from syncctl.core.rows import Value
 from syncctl.core.stream import Stream
 from syncctl.core.values import to_value
 from syncctl.errors import SourceError
-from syncctl.sources.flavour import ReadCeiling
+from syncctl.sources.changes import ChangeFeed, SqlServerChanges
+from syncctl.sources.flavour import IsolationLevel, ReadCeiling
 from syncctl.sources.instants import Instant, parse_instant
 from syncctl.sources.positions import Raw, show
 from syncctl.sources.tables import Column, Kind, strip_query
@@ -46,6 +49,14 @@ _DESCRIBE = sa.text(
 ).bindparams(sa.bindparam("statement", type_=sa.UnicodeText()))
 
 
+# A readable secondary and a standby of log shipping take no writes. A database that was set read-only takes none
+# either, and is no copy of anything.
+_IS_COPY = (
+    "SELECT 1 FROM sys.databases WHERE database_id = DB_ID() AND (is_in_standby = 1 OR"
+    " (is_read_only = 0 AND CAST(DATABASEPROPERTYEX(DB_NAME(), 'Updateability') AS NVARCHAR(20)) = N'READ_ONLY'))"
+)
+
+
 def read_min_active_rowversion(connection: sa.Connection) -> bytes:
     """Return the rowversion below which every transaction has ended (in a statement of its own, before the page)."""
     return bytes(connection.exec_driver_sql("SELECT MIN_ACTIVE_ROWVERSION()").scalar_one())
@@ -55,10 +66,16 @@ class SqlServerFlavour:
     """Times are read as text with all their digits; parameters are cast to the type of their column."""
 
     read_ceiling: ReadCeiling | None = staticmethod(read_min_active_rowversion)
+    changes: ChangeFeed | None = SqlServerChanges()
+    transaction_level: IsolationLevel = "READ COMMITTED"
 
     def column(self, reflected: dict[str, Any]) -> Column:
         """Return a column as the catalog declares it."""
-        return _make_column(reflected["name"], reflected["type"], nullable=reflected["nullable"])
+        column = _make_column(reflected["name"], reflected["type"], nullable=reflected["nullable"])
+        identity = reflected.get("identity")
+        if not identity:
+            return column
+        return replace(column, seed=int(identity.get("start", 1)), increment=int(identity.get("increment", 1)))
 
     def query_columns(self, connection: sa.Connection, stream: Stream) -> tuple[Column, ...]:
         """Ask the server to describe a query; it compiles it and does not run it."""
@@ -133,6 +150,16 @@ class SqlServerFlavour:
             case Kind.TIME | Kind.DATE:
                 return _parse_time(column, text)
         return text
+
+    def read_clock(self, connection: sa.Connection) -> datetime:
+        """Return SYSUTCDATETIME(), to the microsecond."""
+        text = connection.exec_driver_sql("SELECT CONVERT(VARCHAR(33), SYSUTCDATETIME(), 126)").scalar_one()
+        instant = parse_instant(text)
+        return instant.moment.replace(microsecond=int(f"{instant.fraction:0<6}"[:6]), tzinfo=UTC)
+
+    def is_read_only_copy(self, connection: sa.Connection) -> bool:
+        """Say whether the database takes no writes here although nobody has set it read-only."""
+        return connection.exec_driver_sql(_IS_COPY).scalar() is not None
 
     def earliest(self, column: Column) -> str:
         """Return the first time of `datetime` and `smalldatetime`, which begin late."""

@@ -38,12 +38,17 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
-    """One column. `type` is how the database declares it, None where it does not."""
+    """One column. `type` is how the database declares it, None where it does not.
+
+    `seed` and `increment` are those of an identity: its first number, and the step to the next. No seed: no identity.
+    """
 
     name: str
     kind: Kind
     type: sa.types.TypeEngine[Any] | None = None
     nullable: bool = True
+    seed: int | None = None
+    increment: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

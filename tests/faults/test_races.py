@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from syncctl.pipeline import dispatch
+from syncctl.errors import ServiceUnavailable
+from syncctl.pipeline import deliver, dispatch
 
 from .protocol.world import LONG_SECONDS, World, open_gated_ledger
 
@@ -254,6 +255,27 @@ def test_a_claim_that_dies_after_the_answer_repeats_the_same_call(world: World) 
     assert [call.attempt for call in world.partner.log] == [1, 2]
 
 
+def test_once_an_outcome_cannot_be_written_no_further_call_begins(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant 7: only so many calls are repeated as were under way. Fails without `halt` in deliver."""
+
+    def refuse(*_: object) -> None:
+        raise ServiceUnavailable("cannot reach MongoDB", service="mongodb")
+
+    for key in (1, 2, 3):
+        write(world, key, "a")
+    world._poll()
+    with monkeypatch.context() as broken:
+        broken.setattr(deliver, "WRITE_EVERY_RECORDS", 1)
+        broken.setattr(world.ledger.flights, "land", refuse)
+        with pytest.raises(ServiceUnavailable):
+            deliver_next(world)
+    assert len(world.partner.log) == 1
+    settle_account(world)
+    assert len(world.partner.log) == 4
+
+
 def test_a_mapping_that_changed_after_a_crash_takes_a_new_key(world: World) -> None:
     """Invariant 7: other bytes never go under an old key. Fails without the mapping's hash in the claim."""
     write(world, 1, "a")
@@ -481,6 +503,7 @@ def test_a_poll_that_was_stopped_between_pages_has_not_seen_the_rest(world: Worl
     world.end_leases("poll")
     world.stopping = True
     world._poll()
+    world._dispatch()
     assert world.messages
     assert all(records(world)[0]["_id"] not in ids for _, _, ids in world.messages)
     world.stopping = False
@@ -489,16 +512,18 @@ def test_a_poll_that_was_stopped_between_pages_has_not_seen_the_rest(world: Worl
 
 
 def test_what_was_lost_does_not_wait_for_the_end_of_a_backlog(world: World) -> None:
-    """Oldest first: what a dead worker held goes before rows that came later."""
+    """Oldest first: what a dead worker held goes before rows that came later. Fails when dispatch sends what travels
+    alone after all that travels together."""
     write(world, 1, "a")
     world._poll()
     _, token, ids = world.messages.pop(0)
     world._start("deliver", lambda: world._deliver(token, ids)).step_until("before call").kill()
     for key in range(2, 12):
         write(world, key, "a")
+    world._poll()
+    world.messages.clear()
     world.end_leases("records")
     world._keep_up()
-    world._poll()
     assert any(ids == [records(world)[0]["_id"]] for _, _, ids in world.messages)
 
 

@@ -65,7 +65,7 @@ def stall_worker(plant: Plant, random: Random) -> Fault:
 
     def halt() -> bool:
         holders = plant.find_holders()
-        busy = [each for each in plant.workers if holders & set(group_members(each.pid))]
+        busy = [each for each in plant.workers if holders & set(group_members(each.pid)) and not is_halted(each.pid)]
         if not busy:
             return False
         worker = random.choice(busy)
@@ -87,7 +87,7 @@ def stall_pool_process(plant: Plant, random: Random) -> Fault:
     halted: list[int] = []
 
     def halt() -> bool:
-        busy = sorted(plant.find_holders() & set(find_pool(plant)))
+        busy = sorted(each for each in plant.find_holders() & set(find_pool(plant)) if not is_halted(each))
         if not busy:
             return False
         pid = random.choice(busy)

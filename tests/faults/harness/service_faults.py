@@ -1,5 +1,6 @@
 """Faults of MongoDB, Redis, the source, the partner and the wires between them and the workers."""
 
+import signal
 from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
@@ -9,9 +10,10 @@ from redis.exceptions import RedisError
 
 from syncctl.local.server import Server
 from tests.faults.harness.fault import Draw, Fault
-from tests.faults.harness.groups import is_halted
+from tests.faults.harness.groups import is_halted, signal_group
 from tests.faults.harness.plant import DATABASE, Layout, Plant
 from tests.faults.harness.proxy import Mood
+from tests.harness.commands import RunningCommand
 from tests.harness.waiting import eventually
 
 SOON_SECONDS = 60.0
@@ -79,25 +81,35 @@ def restart_redis(plant: Plant, random: Random) -> Fault:
 
 
 def flush_redis(plant: Plant, _random: Random) -> Fault:
-    """FLUSHALL while a message waits."""
+    """FLUSHALL while a message waits. Workers at rest take each at once, so they stand still until one does."""
+    halted: list[RunningCommand] = []
 
     def act() -> bool:
+        for worker in plant.workers:
+            if worker.is_running() and not is_halted(worker.pid):
+                signal_group(worker, signal.SIGSTOP)
+                halted.append(worker)
         try:
             with Redis.from_url(plant.redis.url(), socket_timeout=SOON_SECONDS) as redis:
                 # One after the other, as Redis does it: no message gets in between.
-                both = redis.pipeline(transaction=True).eval(COUNT_MESSAGES, 0).flushall().execute()
+                waiting = int(redis.eval(FLUSH_MESSAGES, 0))  # type: ignore[arg-type]
         except RedisError:
             return False
-        return int(both[0]) > 0
+        if not waiting:
+            return False
+        for worker in halted:
+            signal_group(worker, signal.SIGCONT)
+        return True
 
     return Fault(kind="flush redis", first=act)
 
 
-COUNT_MESSAGES = """
+FLUSH_MESSAGES = """
 local count = 0
 for _, key in ipairs(redis.call("keys", "*")) do
     if redis.call("type", key).ok == "list" then count = count + redis.call("llen", key) end
 end
+if count > 0 then redis.call("flushall") end
 return count
 """
 

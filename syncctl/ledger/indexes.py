@@ -53,6 +53,13 @@ INDEXES: tuple[Index, ...] = (
         keys=_keys("stream", "state", "finished_at", "_id"),
         partial={"finished_at": {"$exists": True}},
     ),
+    # Mode flag: what the source has not been told of.
+    Index(
+        collection="records",
+        name="to_acknowledge",
+        keys=_keys("stream", "state"),
+        partial={"acknowledge": {"$exists": True}},
+    ),
     Index(collection="records", name="logged", keys=_keys("logged_at")),
     Index(
         collection="records",

@@ -18,7 +18,7 @@ from pymongo.errors import BulkWriteError
 from syncctl.core.rows import Operation, Value
 from syncctl.ledger.client import edge, is_only_duplicates
 from syncctl.ledger.clock import in_future
-from syncctl.ledger.codec import encode_values
+from syncctl.ledger.codec import decode_values, encode_values
 
 Doc = dict[str, Any]
 
@@ -37,7 +37,10 @@ class Unsettled:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KnownKey:
-    """What is known of one row: when it was last observed, with which content, and what was delivered."""
+    """What is known of one row: when it was last observed, with which content, and what was delivered.
+
+    `acknowledged_epoch`: in mode flag, the newest epoch that may have read the row before the source was told.
+    """
 
     key_id: str
     seq: int
@@ -45,6 +48,7 @@ class KnownKey:
     hash: str
     op: Operation
     delivered_seq: int = 0
+    acknowledged_epoch: int | None = None
     unsettled: tuple[Unsettled, ...] = field(default=())
 
 
@@ -65,6 +69,11 @@ def _identity(stream: str, key_id: str) -> str:
     return f"{stream}:{key_id}"
 
 
+def _behind(stream: str, after: str) -> Doc:
+    """Return the condition for the ids of a stream's keys behind one of them."""
+    return {"$gt": _identity(stream, after), "$lt": f"{stream};"}
+
+
 def _known(found: Doc) -> KnownKey:
     return KnownKey(
         key_id=found["_id"].partition(":")[2],
@@ -73,6 +82,7 @@ def _known(found: Doc) -> KnownKey:
         hash=found["hash"],
         op=found["op"],
         delivered_seq=int(found.get("delivered_seq", 0)),
+        acknowledged_epoch=found.get("acknowledged", {}).get(found["version"]),
         unsettled=tuple(
             Unsettled(seq=int(each["seq"]), call=each["call"], until=each["until"])
             for each in found.get("unsettled", ())
@@ -132,6 +142,34 @@ class Keys:
         """Return the key columns of a stream, as the ledger has seen them; empty when it has seen no row."""
         found = self._keys.find_one({"stream": stream}, {"key": True})
         return tuple(found["key"]) if found else ()
+
+    @edge
+    def note_acknowledged(self, stream: str, versions: Sequence[tuple[str, str]], *, epoch: int) -> None:
+        """Remember that the source was told of each (key id, version) before any poll of a later epoch began."""
+        if versions:
+            self._keys.bulk_write(
+                [
+                    UpdateOne({"_id": _identity(stream, key_id)}, {"$set": {"acknowledged": {version: epoch}}})
+                    for key_id, version in versions
+                ],
+                ordered=False,
+            )
+
+    @edge
+    def load_live(self, stream: str, *, after: str, limit: int) -> list[tuple[str, dict[str, Value]]]:
+        """Return (key id, key) of rows that are not known to be deleted, in the order of their ids.
+
+        Args:
+            after: A key id; the empty text for the beginning.
+        """
+        query = {"_id": _behind(stream, after), "op": "upsert"}
+        found = self._keys.find(query, {"key": True}, sort=[("_id", 1)], limit=limit)
+        return [(each["_id"].partition(":")[2], decode_values(each["key"])) for each in found]
+
+    @edge
+    def count_live(self, stream: str) -> int:
+        """Return how many rows of a stream are not known to be deleted."""
+        return self._keys.count_documents({"_id": _behind(stream, ""), "op": "upsert"})
 
     @edge
     def note_delivered(self, stream: str, delivered: Sequence[tuple[str, int, str]]) -> None:

@@ -5,6 +5,7 @@ from typing import Any, Self
 import pymongo
 from pymongo.database import Database
 
+from syncctl.ledger.acknowledgements import Acknowledgements
 from syncctl.ledger.client import check_not_refused, connect, describe_hosts, open_database, translated
 from syncctl.ledger.flights import Flights
 from syncctl.ledger.indexes import compare_indexes, create_indexes
@@ -38,6 +39,7 @@ class Ledger:
         self.flights = Flights(self._database, self.hosts)
         self.returns = Returns(self._database, self.hosts)
         self.operations = Operations(self._database, self.hosts)
+        self.acknowledgements = Acknowledgements(self._database, self.hosts)
         self.selections = Selections(self._database, self.hosts)
         self.journal = Journal(self._database, self.hosts)
         self.reports = Reports(self._database, self.hosts)

@@ -23,7 +23,10 @@ Doc = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewRecord:
-    """A record about to be logged. With `error` it is logged as failed, and never sent."""
+    """A record about to be logged. With `error` it is logged as failed, and never sent.
+
+    `acknowledge` is, in mode flag, the version that the source is told of once the record is finished.
+    """
 
     id: str
     stream: str
@@ -36,6 +39,7 @@ class NewRecord:
     op: Operation
     payload: Mapping[str, Value] | None
     error: str | None = None
+    acknowledge: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +83,8 @@ def to_document(new: NewRecord, now: datetime) -> tuple[Doc, bool]:
         "tries": 0,
         "claims": 0,
     }
+    if new.acknowledge is not None:
+        document["acknowledge"] = {"version": new.acknowledge}
     error = new.error or why_not_storable(document)
     if error is None:
         return {**document, "state": State.PENDING.value, "fresh": True, "due_at": now}, True

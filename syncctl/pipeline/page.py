@@ -118,7 +118,12 @@ class PageLog:
         observations: list[Observation] = []
         for each in seen:
             before = known.get(each.key_id)
-            if before is not None and before.hash == each.hash:
+            if before is None and each.row.op == "delete":
+                # Nobody was told of this row. Its key says that it is gone to whoever still holds a version of it.
+                self.progress.unchanged += 1
+                observations.append(_observe(each, None, _new_record(self._stream.name, each, None, shape).id))
+                continue
+            if before is not None and before.hash == each.hash and not self._is_flagged_again(before):
                 self.progress.unchanged += 1
                 # A row seen under a new version, or for the first time since a poll was taken over, is observed
                 # anew: what that poll may still write about it is then older.
@@ -133,6 +138,10 @@ class PageLog:
             replace(each, version=renamed[each.key_id].id) if each.key_id in renamed else each for each in observations
         ]
         return self._ledger.keys.observe(self._stream.name, observations)
+
+    def _is_flagged_again(self, before: KnownKey) -> bool:
+        """Say whether a row that the source was told of stands there anew: somebody wants it sent once more."""
+        return before.acknowledged_epoch is not None and before.acknowledged_epoch < self._lease.epoch
 
     def _log_records(
         self, changed: Sequence[tuple[Seen, NewRecord]], known: Mapping[str, KnownKey]
@@ -243,6 +252,7 @@ def _new_record(stream: str, each: Seen, before: KnownKey | None, shape: str, ve
         op=row.op,
         payload=row.payload,
         error=row.error,
+        acknowledge=row.acknowledge,
     )
 
 

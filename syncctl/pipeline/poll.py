@@ -2,18 +2,21 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Protocol
 
-from syncctl.core.rows import Cursor, Page
+from syncctl.core.acknowledgements import Acknowledged, Acknowledgement
+from syncctl.core.rows import Cursor, Page, Value
 from syncctl.core.stream import Stream
 from syncctl.errors import InternalError, LeaseHeld, ServiceUnavailable, SyncctlError
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import PollLease
 from syncctl.logs import get_logger
+from syncctl.pipeline.acknowledge import acknowledge_finished
 from syncctl.pipeline.page import PageLog
+from syncctl.pipeline.sweep import sweep
 
 log = get_logger(__name__)
 
@@ -36,6 +39,12 @@ class Reader(Protocol):
 
     def pages(self, cursor: Cursor) -> Iterator[Page]:
         """Yield the pages after a cursor, each read when it is asked for."""
+
+    def find_missing(self, keys: Sequence[Mapping[str, Value]]) -> list[Mapping[str, Value]]:
+        """Return the keys that no row has now."""
+
+    def acknowledge(self, rows: Sequence[Acknowledgement]) -> list[Acknowledged]:
+        """Tell the source what became of rows."""
 
     def close(self) -> None:
         """Let go of the source."""
@@ -103,7 +112,7 @@ def poll_stream(
     error: SyncctlError | None = SyncctlError("interrupted")
     try:
         with kept_alive(ledger, lease, seconds=lease_seconds):
-            read_pages(pages, lease, open_reader(stream), dispatch, should_stop)
+            read_pages(ledger, stream, pages, lease, open_reader(stream), dispatch, should_stop)
         error = None
     except SyncctlError as caught:
         error = caught
@@ -118,6 +127,8 @@ def poll_stream(
 
 
 def read_pages(
+    ledger: Ledger,
+    stream: Stream,
     pages: PageLog,
     lease: PollLease,
     reader: Reader,
@@ -132,11 +143,19 @@ def read_pages(
             for text in reader.advice:
                 log.warning("poll.first", stream=lease.stream, warning=text)
             pages.move_cursor(cursor)
+        if stream.mode == "flag":
+            acknowledge_finished(ledger=ledger, stream=stream, lease=lease, reader=reader, should_stop=should_stop)
         for page in reader.pages(cursor):
             pages.log(page, shape=reader.shape)
+            for text in page.notes:
+                log.warning("poll.note", stream=lease.stream, note=text)
             pages.progress.dispatched += dispatch()
             if should_stop():
                 return
+        if stream.mode == "snapshot" and not sweep(
+            ledger=ledger, stream=stream, pages=pages, reader=reader, should_stop=should_stop
+        ):
+            return
         pages.progress.complete = True
     finally:
         reader.close()
@@ -182,13 +201,18 @@ def end_run(ledger: Ledger, pages: PageLog, lease: PollLease, *, error: SyncctlE
     )
     note = {field.name: getattr(run, field.name) for field in fields(run)}
     note |= {"started_at": lease.clock.at, "epoch": lease.epoch}
-    note |= {"cursors": {"before": lease.cursor, "after": progress.cursor}}
+    note |= {"cursors": {"before": forget_gaps(lease.cursor), "after": forget_gaps(progress.cursor)}}
     try:
         ledger.streams.release_poll(lease, error=run.error, complete=progress.complete)
         ledger.journal.note_run(note)
     except SyncctlError as lost:
         log.warning("poll.unreleased", stream=lease.stream, error=str(lost))
     return run
+
+
+def forget_gaps(cursor: Cursor | None) -> Cursor | None:
+    """Return a cursor as the history keeps it: without the list of what was waited for at the time."""
+    return None if cursor is None else {name: value for name, value in cursor.items() if name != "gaps"}
 
 
 def show_cursor(cursor: Cursor | None) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from syncctl.core.durations import format_duration
+from syncctl.core.stream import SCANS
 from syncctl.settings.layers import Layers
 from syncctl.settings.problems import Problem, suggest
 from syncctl.settings.sections import PartnerSettings, StreamSettings
@@ -60,8 +61,8 @@ def _check_mode(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:  # noqa:
         start = stream.get("start")
         if isinstance(start, str) and start.strip().lower() != "beginning":
             yield "start", f'must be "beginning" in mode {mode}, which has no cursor to start at'
-        if _read(StreamSettings, stream, "append_only"):
-            yield "append_only", f"has no use in mode {mode}, which needs to know each row; leave it out"
+    if mode in SCANS and _read(StreamSettings, stream, "append_only"):
+        yield "append_only", f"has no use in mode {mode}, which needs to know each row; leave it out"
     if mode == "flag":
         samples = {
             "where": "exported = 0",

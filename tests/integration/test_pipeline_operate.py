@@ -92,6 +92,7 @@ def test_a_row_that_could_not_be_read_is_skipped_it_cannot_be_sent(world: World)
 
 
 def test_a_delete_that_failed_goes_again(world: World, refusing: LocalPartner) -> None:
+    log(world, 1, content="a")
     world.poll(ListReader([version_row(1, None, "0x1", payload=None, op="delete")]))
     world.send_all()
     assert replay(world).replayed == 1

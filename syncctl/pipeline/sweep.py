@@ -1,0 +1,69 @@
+"""Mode snapshot's second half: rows that the ledger knows and the source does not hold any more."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from syncctl.core.rows import Cursor, Page, Row, Value
+from syncctl.core.stream import Stream
+from syncctl.errors import SourceError
+from syncctl.ledger.ledger import Ledger
+from syncctl.pipeline.page import PageLog
+
+KEYS_AT_ONCE = 500
+FEW_ROWS = 10
+"""So many may vanish at once without a question."""
+
+
+class Presence(Protocol):
+    """What the sweep needs of a source."""
+
+    @property
+    def shape(self) -> str:
+        """A short hash of the column names."""
+
+    def start_cursor(self) -> Cursor:
+        """Return the cursor before all rows."""
+
+    def find_missing(self, keys: Sequence[Mapping[str, Value]]) -> list[Mapping[str, Value]]:
+        """Return the keys that no row has now."""
+
+
+def sweep(*, ledger: Ledger, stream: Stream, pages: PageLog, reader: Presence, should_stop: Callable[[], bool]) -> bool:
+    """Ask for every known row by its key and log a delete for those that are gone; False when stopped before the end.
+
+    Its place is kept in the cursor, so that it goes on where it was stopped. Safe to repeat.
+
+    Raises:
+        SourceError: More rows are gone than the stream allows: nothing was logged.
+    """
+    cursor = dict(pages.progress.cursor or {})
+    if not cursor["swept"]:
+        refuse_mass_delete(stream, known=ledger.keys.count_live(stream.name), read=int(cursor["rows"]))
+    while known := ledger.keys.load_live(stream.name, after=cursor["swept"], limit=KEYS_AT_ONCE):
+        # A row without a whole key has none that could be asked for.
+        keys = [key for _, key in known if None not in key.values()]
+        gone = reader.find_missing(keys) if keys else []
+        cursor = {**cursor, "swept": known[-1][0]}
+        pages.log(
+            Page(rows=tuple(Row(key=key, payload=None, op="delete") for key in gone), cursor=cursor),
+            shape=reader.shape,
+        )
+        if should_stop():
+            return False
+    pages.move_cursor(reader.start_cursor())
+    return True
+
+
+def refuse_mass_delete(stream: Stream, *, known: int, read: int) -> None:
+    """Refuse to take an emptied table, a new filter or a lost right for the wish to delete everything at the partner.
+
+    Raises:
+        SourceError: More than the stream's share of the known rows is gone.
+    """
+    gone = known - read
+    if gone > FEW_ROWS and gone > known * stream.max_delete_share:
+        raise SourceError(
+            f"stream {stream.name} stopped: {gone:,} of {known:,} known rows are gone",
+            why=f"that is more than max_delete_share ({stream.max_delete_share:g}) allows; no delete was logged",
+            hint=f"if they were really deleted, set streams.{stream.name}.max_delete_share = 1 for one poll",
+        )

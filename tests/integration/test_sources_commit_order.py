@@ -1,0 +1,265 @@
+"""No row is missed, whatever commits when: values are given out in one order, and seen in another.
+
+A source whose transactions begin, commit and roll back in any order, and a reader that polls in between. What protects
+each mode is taken out in a test of its own, which then loses a row.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from syncctl.core.rows import Cursor
+from syncctl.core.stream import RetrySchedule, Source, Stream
+from syncctl.sources.flavour import ReadCeiling
+from syncctl.sources.reader import SqlReader
+from tests.harness.source_db import SourceDb
+
+LOOKBACK_SECONDS = 60.0
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def make_stream(mode: str, **changes: Any) -> Stream:
+    cursor = {"identity": "id", "time": "changed_at", "rowversion": "rv"}[mode]
+    return Stream(
+        name="rows",
+        source="default",
+        partner="default",
+        table="rows",
+        key=("id",),
+        mode="rowversion" if mode == "rowversion" else "increasing",
+        cursor=cursor,
+        retry=RetrySchedule(delays_seconds=()),
+        **{"page_size": 3, "lookback_seconds": LOOKBACK_SECONDS, **changes},
+    )
+
+
+class Commits:
+    """A table that shows a row when its transaction commits, with the number it got when it began."""
+
+    def __init__(self, directory: Path) -> None:
+        self.db = SourceDb(directory / "source.db")
+        self.db.execute("create table rows (id integer primary key, changed_at text, rv blob, content integer)")
+        self.now = BEGAN
+        self.numbers = 0
+        self.versions = 0
+        self.open: list[list[tuple[int, str, int, int]]] = []
+
+    def begin(self, ids: list[int | None]) -> None:
+        """Write rows in a new transaction: None for a new row, an id for an update of one."""
+        written = []
+        for each in ids:
+            if each is None:
+                self.numbers += 1
+            self.versions += 1
+            self.now += timedelta(seconds=1)
+            stamp = self.now.replace(tzinfo=None).isoformat(sep=" ")
+            written.append((each or self.numbers, stamp, self.versions, self.versions))
+        self.open.append(written)
+
+    def commit(self, index: int) -> None:
+        rows = [(id_, at, rv.to_bytes(8, "big"), content) for id_, at, rv, content in self.open.pop(index)]
+        self.db.execute_many("insert or replace into rows values (?, ?, ?, ?)", rows)
+
+    def read_ceiling(self, _: sa.Connection) -> bytes:
+        """Return what MIN_ACTIVE_ROWVERSION() would."""
+        lowest = min((row[2] for rows in self.open for row in rows), default=self.versions + 1)
+        return lowest.to_bytes(8, "big")
+
+    def held(self) -> set[int]:
+        """Return the ids that an open transaction has locked."""
+        return {row[0] for rows in self.open for row in rows}
+
+    def contents(self) -> dict[int, int]:
+        return dict(self.db.execute("select id, content from rows"))  # type: ignore[arg-type]
+
+
+class Follower:
+    """A reader that polls, and what it has seen last of each row."""
+
+    def __init__(self, commits: Commits, mode: str, *, ceiling: ReadCeiling | None = None, **changes: Any) -> None:
+        source = Source(name="default", url=commits.db.url)
+        self.reader = SqlReader(source, make_stream(mode, **changes), read_ceiling=ceiling or commits.read_ceiling)
+        self.cursor: Cursor = self.reader.start_cursor()
+        self.seen: dict[Any, Any] = {}
+
+    def poll(self, *, pages: int = 10**6) -> None:
+        """Read some pages, as a poll that is stopped after them."""
+        for page in self.reader.pages(self.cursor):
+            for row in page.rows:
+                assert row.payload is not None
+                self.seen[row.key["id"]] = row.payload["content"]
+            self.cursor = page.cursor
+            pages -= 1
+            if not pages:
+                return
+
+
+class CommitOrder(RuleBasedStateMachine):
+    """Transactions of a few rows, and polls between them."""
+
+    mode = ""
+    updates = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory(prefix="syncctl-commits-")
+        self.commits = Commits(Path(self.directory.name))
+        self.follower = Follower(self.commits, self.mode)
+
+    @initialize(rows=st.integers(0, 5))
+    def fill(self, rows: int) -> None:
+        if rows:
+            self.commits.begin([None] * rows)
+            self.commits.commit(0)
+
+    @rule(new=st.integers(0, 3), changed=st.sets(st.integers(1, 12), max_size=2))
+    def begin(self, new: int, changed: set[int]) -> None:
+        there = set(self.commits.contents()) - self.commits.held() if self.updates else set()
+        ids = [*sorted(changed & there), *[None] * new]
+        if ids:
+            self.commits.begin(ids)
+
+    @precondition(lambda self: self.commits.open)
+    @rule(choice=st.integers(0, 100))
+    def commit(self, choice: int) -> None:
+        self.commits.commit(choice % len(self.commits.open))
+
+    @precondition(lambda self: self.commits.open)
+    @rule(choice=st.integers(0, 100))
+    def roll_back(self, choice: int) -> None:
+        self.commits.open.pop(choice % len(self.commits.open))
+
+    @rule(pages=st.integers(1, 3))
+    def poll(self, pages: int) -> None:
+        self.follower.poll(pages=pages)
+
+    @invariant()
+    def nothing_is_seen_that_is_not_there(self) -> None:
+        assert set(self.follower.seen) <= set(self.commits.contents())
+
+    def teardown(self) -> None:
+        while self.commits.open:
+            self.commits.commit(0)
+        self.follower.poll()
+        assert self.follower.seen == self.commits.contents()
+        self.follower.reader.close()
+        self.directory.cleanup()
+
+
+class IdentityOrder(CommitOrder):
+    mode = "identity"
+    updates = False
+
+
+class TimeOrder(CommitOrder):
+    """Every row commits within the lookback: a machine of fifty steps writes no more than sixty seconds of times."""
+
+    mode = "time"
+
+
+class RowversionOrder(CommitOrder):
+    mode = "rowversion"
+
+
+_QUIET = settings(max_examples=25, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck))
+for _machine in (IdentityOrder, TimeOrder, RowversionOrder):
+    _machine.TestCase.settings = _QUIET
+TestIdentityOrder = IdentityOrder.TestCase
+TestTimeOrder = TimeOrder.TestCase
+TestRowversionOrder = RowversionOrder.TestCase
+
+
+@contextmanager
+def late_commit(tmp_path: Path, mode: str, **changes: Any) -> Iterator[tuple[Commits, Follower]]:
+    """A row that got its number first and is committed last, after a poll has read the one behind it."""
+    commits = Commits(tmp_path)
+    commits.begin([None])
+    commits.begin([None])
+    follower = Follower(commits, mode, **changes)
+    try:
+        commits.commit(1)
+        follower.poll()
+        commits.commit(0)
+        follower.poll()
+        yield commits, follower
+    finally:
+        follower.reader.close()
+
+
+@pytest.mark.parametrize("mode", ["identity", "time", "rowversion"])
+def test_a_row_that_commits_late_is_found(tmp_path: Path, mode: str) -> None:
+    with late_commit(tmp_path, mode) as (_, follower):
+        assert set(follower.seen) == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("mode", "without"),
+    [
+        ("identity", {"gap_timeout_seconds": 0.0}),
+        ("time", {"lookback_seconds": 0.0}),
+        ("rowversion", {"ceiling": lambda _: (2**63).to_bytes(8, "big")}),
+    ],
+)
+def test_without_its_protection_each_mode_loses_that_row(tmp_path: Path, mode: str, without: dict[str, Any]) -> None:
+    with late_commit(tmp_path, mode, **without) as (_, follower):
+        assert set(follower.seen) == {2}
+
+
+def test_a_number_that_never_comes_is_given_up_and_told(tmp_path: Path) -> None:
+    commits = Commits(tmp_path)
+    commits.begin([None, None])
+    commits.begin([None])
+    commits.commit(1)
+    follower = Follower(commits, "identity", gap_timeout_seconds=1e-6)
+    follower.poll()
+    assert [(each["from"], each["to"]) for each in follower.cursor["gaps"]] == [(1, 2)]
+    (page,) = follower.reader.pages(follower.cursor)
+    assert page.notes == ("gave up waiting for id 1-2: rolled back or deleted, or committed later than this",)
+    assert "gaps" not in page.cursor
+    assert page.cursor["gaps_given_up"] == {"count": 1, "last": [[1, 2]]}
+    # It was asked for once more before that: what came in time is not given up.
+    commits.commit(0)
+    follower.poll()
+    assert set(follower.seen) == {1, 2, 3}
+    follower.reader.close()
+
+
+def test_a_gap_is_asked_for_with_as_many_pages_as_it_takes(tmp_path: Path) -> None:
+    commits = Commits(tmp_path)
+    commits.begin([None] * 10)
+    commits.begin([None])
+    commits.commit(1)
+    follower = Follower(commits, "identity")
+    follower.poll()
+    commits.commit(0)
+    follower.poll(pages=2)
+    assert sorted(follower.seen) == [1, 2, 3, 4, 5, 6, 11]
+    assert [(each["from"], each["to"]) for each in follower.cursor["gaps"]] == [(7, 10)]
+    follower.poll()
+    assert "gaps" not in follower.cursor
+    assert len(follower.seen) == 11
+    follower.reader.close()
+
+
+def test_a_start_at_a_number_waits_for_what_is_left_out_from_there_on(tmp_path: Path) -> None:
+    commits = Commits(tmp_path)
+    for count in (5, 1, 1):
+        commits.begin([None] * count)
+    commits.commit(0)
+    commits.commit(1)
+    follower = Follower(commits, "identity", start="6")
+    follower.poll()
+    assert [(each["from"], each["to"]) for each in follower.cursor["gaps"]] == [(6, 6)]
+    commits.commit(0)
+    follower.poll()
+    assert sorted(follower.seen) == [6, 7]
+    follower.reader.close()

@@ -1,0 +1,51 @@
+"""Guards of the invariants that no other test holds: each fails when its guard is taken out."""
+
+import tracemalloc
+from io import BytesIO
+from itertools import islice
+
+import urllib3
+
+from syncctl.core.rows import Row
+from syncctl.core.stream import RetrySchedule, Source, Stream
+from syncctl.partner.answer import BODY_AT_MOST_BYTES, read_answer
+from syncctl.pipeline.page import identify
+from syncctl.sources import open_reader
+from tests.harness.source_db import SourceDb
+
+
+def test_rows_whose_key_holds_a_null_are_failed_rows_and_no_versions_of_one_another() -> None:
+    """Invariant 9. Fails without the look for a NULL in `identify`."""
+    rows = [Row(key={"id": None, "line": 1}, payload={"id": None, "line": 1}, version=None, at=at) for at in ("1", "2")]
+    named = [identify(row) for row in rows]
+    assert len({key for _, key in named}) == 2
+    for row, _ in named:
+        assert row.payload is None
+        assert row.error == "key column id is NULL, so the key names no row"
+
+
+def test_an_answer_is_read_up_to_its_cap_and_its_connection_closed() -> None:
+    """Invariant 11: a partner's answer without end takes no memory without end. Fails without the cap."""
+    raw = urllib3.HTTPResponse(body=BytesIO(b"x" * 8_000_000), status=200, preload_content=False)
+    answer = read_answer(raw, 200)
+    assert BODY_AT_MOST_BYTES <= 1_000_000
+    assert len(answer.body) == BODY_AT_MOST_BYTES
+    assert raw.closed
+
+
+def test_a_page_costs_the_memory_of_a_page(source_db: SourceDb) -> None:
+    """Invariant 11: however long the table is. Fails without the limit of the statement."""
+    source_db.create_orders()
+    source_db.add_orders(range(1, 5001), note="x" * 2000)
+    retry = RetrySchedule(delays_seconds=())
+    stream = Stream(name="orders", source="default", partner="default", retry=retry, table="orders", page_size=50)
+    with open_reader(Source(name="default", url=source_db.url), stream) as reader:
+        pages = reader.pages(reader.start_cursor())
+        assert len(next(pages).rows) == 50
+        tracemalloc.start()
+        try:
+            assert [len(page.rows) for page in islice(pages, 3)] == [50, 50, 50]
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 3_000_000, "50 rows hold 0.1 MB, the table 10 MB"

@@ -9,6 +9,7 @@ from sqlalchemy import exc
 from syncctl.core.stream import Source
 from syncctl.errors import ConfigurationError
 from syncctl.sources import odbc, sqlite
+from syncctl.sources.encryption import Encryption, read_encryption
 from syncctl.sources.failures import Address
 from syncctl.sources.flavour import Flavour
 from syncctl.sources.sqlite import SqliteFlavour
@@ -20,13 +21,17 @@ _EXAMPLES = "mssql+pyodbc://user:password@host:1433/database, sqlite:///file.db 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Opened:
-    """A source that can be read; nothing is connected yet. `warning` is about its driver."""
+    """A source that can be read; nothing is connected yet. `warning` is about its driver.
+
+    `encryption` is None where nothing goes over a network.
+    """
 
     engine: sa.Engine
     address: Address
     flavour: Flavour
     driver: str
     warning: str = ""
+    encryption: Encryption | None = None
 
 
 def open_source(source: Source) -> Opened:
@@ -68,6 +73,7 @@ def _open_sql_server(source: Source, pairs: dict[str, str], setting: str) -> Ope
         flavour=SqlServerFlavour(),
         driver=f"{driver.name} ({driver.origin})" if driver else f"DSN {pairs['dsn']}",
         warning=driver.warning if driver else "",
+        encryption=read_encryption(pairs, is_freetds=driver is not None and driver.is_freetds, is_dsn=driver is None),
     )
 
 

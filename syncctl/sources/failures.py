@@ -11,14 +11,26 @@ from sqlalchemy import exc
 
 from syncctl.core.durations import format_duration
 from syncctl.errors import ConfigurationError, ServiceUnavailable, SourceError, SyncctlError
+from syncctl.sources.diagnostics import (
+    CONFLICT,
+    LOCKED,
+    MOVED,
+    PERMISSION,
+    THROTTLED,
+    TOO_SLOW,
+    Diagnostic,
+    is_transient,
+    read_diagnostic,
+)
+from syncctl.sources.permissions import advise_grant
+
+__all__ = ["Address", "explain", "is_transient", "translated"]
 
 _PREFIX = re.compile(r"^(?:\s*\[[^\]]*\])+\s*")
-_SUFFIX = re.compile(r"\s*\(-?\d+\)(?:\s*\((?:SQL\w+)\))?\s*$")
+_SUFFIX = re.compile(r"\s*\(-?\d+\)(?:\s*\(SQL[\w()]+\))?\s*$")
 _REASON_AT_MOST = 300
 _PROBE_SECONDS = 2.0
 _SECRET_AT_LEAST = 4
-_TOO_SLOW = ("HYT00", "HYT01", "HY008")
-_CUT_OFF = ("08S01", "08003", "08004", "08007", "01002", "HYT01")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,14 +76,30 @@ def translated(
 
 def explain(error: Exception, address: Address, reading: str, *, connecting: bool) -> SyncctlError:
     """Return our error for a driver's."""
-    cause = getattr(error, "orig", None) or error
+    cause = _find_cause(error)
     if isinstance(cause, sqlite3.Error):
         return _explain_sqlite(cause, address, reading)
-    state = str(cause.args[0]) if cause.args else ""
+    found = read_diagnostic(cause) or Diagnostic(state="")
     reason = _clean(cause, address)
-    if connecting:
-        return _explain_login(state, reason, address)
-    return _explain_query(state, reason, address, reading)
+    # SQLAlchemy asks a new connection for the server's version: such a query may be slow or refused, too.
+    if connecting and not (reason.startswith("Query timeout") or found.is_among(PERMISSION)):
+        return _explain_login(found, reason, address)
+    return _explain_query(found, reason, address, reading)
+
+
+def _find_cause(error: BaseException) -> BaseException:
+    """Return the driver's error.
+
+    SQLAlchemy asks a new connection for the server's version, closes it when that fails, and then stumbles over the
+    closed one: what failed is only the context of what it raises.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        wrapped = getattr(seen, "orig", None)
+        if isinstance(wrapped, BaseException):
+            return wrapped
+        seen = seen.__context__
+    return error
 
 
 def _clean(cause: BaseException, address: Address) -> str:
@@ -103,7 +131,11 @@ def _explain_sqlite(cause: sqlite3.Error, address: Address, reading: str) -> Syn
     return SourceError(reading, why=reason, hint=hint)
 
 
-def _explain_login(state: str, reason: str, address: Address) -> SyncctlError:
+def _explain_login(found: Diagnostic, reason: str, address: Address) -> SyncctlError:
+    trouble = _explain_passing(found, reason, address)
+    if trouble is not None:
+        return trouble
+    state = found.state
     database = re.search(r'Cannot open database "([^"]*)"', reason)
     if database is not None:
         return ConfigurationError(
@@ -157,8 +189,8 @@ def _probe(address: Address) -> str:
     return "something listens there, but it does not answer as SQL Server does"
 
 
-def _explain_query(state: str, reason: str, address: Address, reading: str) -> SyncctlError:
-    if state in _TOO_SLOW:
+def _explain_query(found: Diagnostic, reason: str, address: Address, reading: str) -> SyncctlError:
+    if found.state in TOO_SLOW:
         waited = f"{address.query_timeout_seconds:g} s"
         return ServiceUnavailable(
             f"{address.title} did not answer a query in time",
@@ -167,23 +199,42 @@ def _explain_query(state: str, reason: str, address: Address, reading: str) -> S
             hint="index the table by its cursor and key, look for a writer that blocks it, "
             f"or raise sources.{address.source}.query_timeout",
         )
-    if state in _CUT_OFF or state.startswith("08"):
+    trouble = _explain_passing(found, reason, address)
+    if trouble is not None:
+        return trouble
+    if found.is_cut or found.state.startswith("08"):
         return ServiceUnavailable(
             f"the connection to {address.title} was cut",
             service="source",
             why=reason,
             hint="try again; the next poll goes on from the same place",
         )
-    if state == "40001":
-        return ServiceUnavailable(
-            f"{address.title} ended a query to resolve a deadlock",
-            service="source",
-            why=reason,
-            hint="the next poll tries again; turn READ_COMMITTED_SNAPSHOT on so that readers wait for no writer",
-        )
     hint = "correct its table, query, key or cursor in syncctl.toml"
-    if "permission" in reason.lower():
-        hint = f"let the login{f' {address.user}' if address.user else ''} read it: GRANT SELECT ON ... TO ..."
+    if found.is_among(PERMISSION) or "permission" in reason.lower():
+        hint = advise_grant(reason, address.user)
     elif "ORDER BY clause is invalid" in reason:
         hint = "leave ORDER BY out of the query: syncctl orders it by cursor and key"
     return SourceError(reading, why=reason, hint=hint)
+
+
+def _explain_passing(found: Diagnostic, reason: str, address: Address) -> ServiceUnavailable | None:
+    """Return the error of what passes by itself: a deadlock, a lock, throttling, a failover; None of another."""
+    again = "the next poll tries again"
+    if found.is_deadlock:
+        what = f"{address.title} ended a query to resolve a deadlock"
+        hint = f"{again}; turn READ_COMMITTED_SNAPSHOT on so that readers wait for no writer"
+    elif found.is_among(CONFLICT):
+        what = f"{address.title} ended a query because rows changed under its snapshot"
+        hint = again
+    elif found.is_among(LOCKED):
+        what = f"a writer of {address.title} held a lock for too long"
+        hint = f"{again}; turn READ_COMMITTED_SNAPSHOT on so that readers wait for no writer"
+    elif found.is_among(THROTTLED):
+        what = f"{address.title} has too much to do"
+        hint = f"{again}; if it comes often, poll less often (poll_every), or give the server more"
+    elif found.is_among(MOVED):
+        what = f"the database of {address.title} is moving to another server"
+        hint = f"{again}; a failover takes a minute or so"
+    else:
+        return None
+    return ServiceUnavailable(what, service="source", why=reason, hint=hint)

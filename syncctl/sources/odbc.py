@@ -15,6 +15,8 @@ import sqlalchemy as sa
 
 from syncctl.core.stream import Source
 from syncctl.errors import ConfigurationError
+from syncctl.sources.deadline import run_within
+from syncctl.sources.encryption import ask_for_encryption
 from syncctl.sources.failures import Address
 
 DEFAULT_PORT = 1433
@@ -215,9 +217,7 @@ def complete(pairs: Mapping[str, str], driver: Driver | None) -> dict[str, str]:
         if comma:
             full |= {"server": host, "port": port.strip()}
         full.setdefault("tds_version", "7.4")
-    else:
-        full.setdefault("encrypt", "yes")
-    return full
+    return full | ask_for_encryption(full, is_freetds=driver.is_freetds)
 
 
 def open_engine(source: Source, pairs: Mapping[str, str]) -> tuple[sa.Engine, Driver | None]:
@@ -232,8 +232,15 @@ def open_engine(source: Source, pairs: Mapping[str, str]) -> tuple[sa.Engine, Dr
         driver = choose_driver(pairs.get("driver"), installed=pyodbc.drivers(), packaged=find_packaged_driver())
     text = format_pairs(complete(pairs, driver))
 
+    login_seconds = max(1, math.ceil(source.login_timeout_seconds))
+
     def connect() -> Any:
-        connection = pyodbc.connect(text, timeout=max(1, math.ceil(source.login_timeout_seconds)))
+        try:
+            connection = run_within(
+                2.0 * login_seconds, lambda: pyodbc.connect(text, autocommit=True, timeout=login_seconds)
+            )
+        except TimeoutError:
+            raise pyodbc.OperationalError("HYT00", "[HYT00] Login timeout expired") from None
         connection.timeout = max(1, math.ceil(source.query_timeout_seconds))
         return connection
 

@@ -155,8 +155,3 @@ def test_what_goes_wrong_in_a_query_is_told_apart(
     assert type(error) is kind
     assert told in error.what
     assert error.hint
-
-
-def test_a_denied_table_says_whom_to_let_read() -> None:
-    hint = explain_odbc("42000", "[SQL Server]The SELECT permission was denied on the object 'x'. (229)").hint
-    assert hint == "let the login reader read it: GRANT SELECT ON ... TO ..."

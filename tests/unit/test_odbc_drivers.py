@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from syncctl.core.stream import Source
 from syncctl.errors import ConfigurationError
+from syncctl.sources.encryption import read_encryption
 from syncctl.sources.engines import open_source
 from syncctl.sources.odbc import (
     Driver,
@@ -141,7 +142,46 @@ def test_encryption_and_name_are_added_and_never_overridden() -> None:
 def test_freetds_is_told_in_its_own_words() -> None:
     told = complete({"server": "s,1500"}, Driver(name="FreeTDS", origin=""))
     assert (told["server"], told["port"], told["tds_version"]) == ("s", "1500", "7.4")
-    assert "encrypt" not in told
+    assert (told["encryption"], told["app"]) == ("require", "syncctl")
+
+
+@pytest.mark.parametrize(
+    ("given", "encryption"),
+    [
+        ("", "require"),
+        ("Encrypt=yes", "require"),
+        ("Encrypt=Mandatory", "require"),
+        ("Encrypt=strict", "strict"),
+        ("Encrypt=no", "request"),
+        ("Encrypt=optional", "request"),
+        ("Encryption=off", "off"),
+        ("Encryption=request;Encrypt=yes", "request"),
+    ],
+)
+def test_freetds_encrypts_unless_the_url_says_otherwise(given: str, encryption: str) -> None:
+    told = complete(parse_pairs(f"Server=s;{given}"), Driver(name="FreeTDS", origin=""))
+    assert told["encryption"] == encryption
+
+
+@pytest.mark.parametrize(
+    ("given", "is_asked", "is_checked", "setting"),
+    [
+        ("", True, True, ""),
+        ("Encrypt=no", False, True, "Encrypt=no"),
+        ("Encrypt=optional;TrustServerCertificate=yes", False, False, "Encrypt=optional"),
+        ("TrustServerCertificate=yes", True, False, "TrustServerCertificate=yes"),
+        ("Encrypt=yes;TrustServerCertificate=no", True, True, "TrustServerCertificate=no"),
+        ("Encrypt=strict;TrustServerCertificate=yes", True, True, "TrustServerCertificate=yes"),
+    ],
+)
+def test_what_a_connection_string_asks_for_is_known(given: str, is_asked: bool, is_checked: bool, setting: str) -> None:
+    found = read_encryption(parse_pairs(f"Server=s;{given}"), is_freetds=False, is_dsn=False)
+    assert (found.is_asked, found.is_certificate_checked, found.setting) == (is_asked, is_checked, setting)
+
+
+def test_a_dsn_decides_itself_and_freetds_checks_no_certificate() -> None:
+    assert read_encryption({"dsn": "erp"}, is_freetds=False, is_dsn=True).is_asked is None
+    assert not read_encryption({"server": "s"}, is_freetds=True, is_dsn=False).is_certificate_checked
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,135 @@
+"""Mode flag: rows for which a condition holds, until the source is told that they were delivered."""
+
+from dataclasses import replace
+
+import pytest
+
+from syncctl.errors import ConfigurationError
+from syncctl.local.partner import LocalPartner
+from syncctl.local.partner_account import PartnerConfig
+from syncctl.sources import open_reader
+from tests.harness.source_db import SourceDb
+from tests.harness.world import World
+
+TOLD = "update jobs set exported = 1, told = told + 1 where id = :id and edition = :edition"
+GIVEN_UP = "update jobs set exported = 9 where id = :id and edition = :edition"
+
+
+@pytest.fixture
+def flag(world: World, source_db: SourceDb) -> World:
+    source_db.execute(
+        "create table jobs (id integer primary key, content text, exported integer default 0, edition integer,"
+        " told integer default 0)"
+    )
+    source_db.execute_many("insert into jobs (id, content, edition) values (?, 'a', 1)", [(n,) for n in range(1, 8)])
+    world.change_stream(
+        mode="flag", table="jobs", where="exported = 0", cursor="edition", acknowledge=TOLD, page_size=3
+    )
+    return world
+
+
+def flags(db: SourceDb) -> list[tuple[int, ...]]:
+    return db.execute("select exported, count(*) from jobs group by exported order by exported")
+
+
+def work(world: World) -> None:
+    world.poll()
+    world.send_all()
+    world.poll()
+
+
+def test_what_was_delivered_is_told_to_the_source(flag: World, source_db: SourceDb) -> None:
+    run = flag.poll()
+    assert (run.read, run.logged, run.error) == (7, 7, None)
+    assert flags(source_db) == [(0, 7)]
+    flag.send_all()
+    flag.poll()
+    assert flags(source_db) == [(1, 7)]
+    assert {each["state"] for each in flag.records()} == {"delivered"}
+    assert all(each["acknowledged"]["rows"] == 1 and "acknowledge" not in each for each in flag.records())
+    assert flag.poll().read == 0
+
+
+def test_what_waits_for_its_delivery_is_logged_once(flag: World) -> None:
+    assert [flag.poll().logged for _ in range(3)] == [7, 0, 0]
+
+
+def test_an_edit_after_the_read_is_not_wiped_out(flag: World, source_db: SourceDb) -> None:
+    flag.poll()
+    source_db.execute("update jobs set content = 'b', edition = 2 where id = 3")
+    flag.send_all()
+    flag.poll()
+    assert flags(source_db) == [(0, 1), (1, 6)]
+    flag.send_all()
+    flag.poll()
+    assert flags(source_db) == [(1, 7)]
+    assert [each["payload"]["content"] for each in flag.records() if each["key"]["id"] == 3] == ["a", "b"]
+
+
+def test_a_row_that_is_flagged_again_is_sent_again(flag: World, source_db: SourceDb) -> None:
+    work(flag)
+    source_db.execute("update jobs set exported = 0 where id = 2")
+    work(flag)
+    assert len([each for each in flag.records() if each["key"]["id"] == 2]) == 2
+    assert flags(source_db) == [(1, 7)]
+    assert source_db.execute("select told from jobs where id = 2") == [(2,)]
+
+
+def test_a_poll_that_read_the_row_before_the_source_was_told_sends_nothing_again(flag: World) -> None:
+    """The page was read while the flag stood; that the row looks new is no wish to send it again."""
+    flag.poll()
+    flag.send_all()
+    reader = open_reader(flag.source, flag.stream)
+    stale = list(reader.pages(reader.start_cursor()))
+    reader.pages = lambda _: iter(stale)  # type: ignore[method-assign]
+    run = flag.poll(reader)  # type: ignore[arg-type]
+    assert (run.read, run.logged, run.error) == (7, 0, None)
+
+
+def test_final_failures_are_told_where_the_stream_asks_for_it(flag: World, source_db: SourceDb) -> None:
+    with LocalPartner(PartnerConfig(reject_rate=1.0)) as refusing:
+        flag.partner = replace(flag.partner, url=refusing.url)
+        work(flag)
+    assert flags(source_db) == [(0, 7)]
+    flag.change_stream(acknowledge_failed=GIVEN_UP)
+    flag.poll()
+    assert flags(source_db) == [(9, 7)]
+
+
+def test_a_statement_that_fails_is_run_again_and_stops_no_other(flag: World, source_db: SourceDb) -> None:
+    source_db.execute(
+        "create trigger locked before update on jobs when old.id = 4"
+        " begin select raise(abort, 'row 4 is being counted'); end"
+    )
+    work(flag)
+    assert flags(source_db) == [(0, 1), (1, 6)]
+    (waiting,) = flag.records(acknowledge={"$exists": True})
+    assert "row 4 is being counted" in waiting["acknowledge"]["error"]
+    source_db.execute("drop trigger locked")
+    flag.poll()
+    assert flags(source_db) == [(0, 1), (1, 6)]
+    flag.database.records.update_many({"acknowledge": {"$exists": True}}, {"$unset": {"acknowledge.due_at": True}})
+    flag.poll()
+    assert flags(source_db) == [(1, 7)]
+
+
+@pytest.mark.parametrize(
+    ("statement", "why"),
+    [
+        ("update jobs set exported = 1 where id = :id", "it does not test :edition, so it could wipe out a later edit"),
+        ("update jobs set exported = 1 where edition = :edition", "it does not test :id"),
+        ("update jobs set exported = :x where id = :id and edition = :edition", ":x is neither in the key nor"),
+    ],
+)
+def test_a_statement_that_could_do_harm_is_refused(flag: World, statement: str, why: str) -> None:
+    flag.change_stream(acknowledge=statement)
+    with pytest.raises(ConfigurationError) as caught:
+        open_reader(flag.source, flag.stream)
+    assert why in caught.value.why
+    assert caught.value.hint == "end it with: where id = :id and edition = :edition"
+
+
+def test_a_long_round_goes_on_where_it_was_stopped(flag: World) -> None:
+    seen = [flag.poll(should_stop=lambda: True).read for _ in range(4)]
+    assert seen == [3, 3, 1, 0]
+    assert flag.poll(should_stop=lambda: True).read == 3

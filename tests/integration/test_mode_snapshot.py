@@ -1,0 +1,136 @@
+"""Mode snapshot: a table without any cursor, compared with the ledger; inserts, updates and deletes."""
+
+import pytest
+
+from syncctl.core.rows import Cursor
+from syncctl.sources import open_reader
+from tests.harness.source_db import SourceDb
+from tests.harness.world import World
+
+
+@pytest.fixture
+def snapshot(world: World, source_db: SourceDb) -> World:
+    source_db.create_orders(30)
+    world.change_stream(mode="snapshot", cursor=None, page_size=7)
+    return world
+
+
+def operations(world: World) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for each in world.records():
+        found.setdefault(each["key"]["id"], []).append(each["op"])
+    return found
+
+
+def test_inserts_updates_and_deletes_are_found(snapshot: World, source_db: SourceDb) -> None:
+    run = snapshot.poll()
+    assert (run.read, run.logged, run.unchanged, run.error) == (30, 30, 0, None)
+    source_db.execute("delete from orders where id in (1, 30)")
+    source_db.execute("update orders set note = 'new' where id = 7")
+    source_db.add_orders([31])
+    run = snapshot.poll()
+    assert (run.logged, run.unchanged, run.failed, run.error) == (4, 27, 0, None)
+    found = operations(snapshot)
+    assert [found[1], found[30], found[7], found[31]] == [["upsert", "delete"]] * 2 + [["upsert"] * 2, ["upsert"]]
+    assert snapshot.poll().logged == 0
+
+
+def test_a_row_that_comes_back_is_sent_again(snapshot: World, source_db: SourceDb) -> None:
+    snapshot.poll()
+    source_db.execute("delete from orders where id = 3")
+    snapshot.poll()
+    source_db.add_orders([3])
+    snapshot.poll()
+    assert operations(snapshot)[3] == ["upsert", "delete", "upsert"]
+
+
+def test_a_long_table_is_read_in_pieces_and_both_halves_go_on_where_they_were(
+    snapshot: World, source_db: SourceDb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncctl.pipeline.sweep.KEYS_AT_ONCE", 10)
+    snapshot.poll()
+    source_db.execute("delete from orders where id in (2, 15, 29)")
+    phases = []
+    for _ in range(50):
+        run = snapshot.poll(should_stop=lambda: True)
+        assert run.error is None
+        cursor = snapshot.database.streams.find_one({"_id": "orders"})["cursor"]
+        phases.append(cursor.get("phase", "start"))
+        if phases[-1] == "start":
+            break
+    assert phases.count("read") == 4
+    assert phases.count("sweep") >= 3
+    assert phases[-1] == "start"
+    assert {number for number, ops in operations(snapshot).items() if ops[-1] == "delete"} == {2, 15, 29}
+
+
+def test_an_emptied_table_deletes_nothing_until_somebody_says_so(snapshot: World, source_db: SourceDb) -> None:
+    snapshot.poll()
+    source_db.execute("delete from orders where id > 10")
+    run = snapshot.poll()
+    assert "20 of 30 known rows are gone" in str(run.error)
+    assert run.hint is not None
+    assert "max_delete_share = 1" in run.hint
+    assert all(ops == ["upsert"] for ops in operations(snapshot).values())
+    assert "20 of 30" in str(snapshot.poll().error)
+    snapshot.change_stream(max_delete_share=1.0)
+    assert snapshot.poll().logged == 20
+    assert snapshot.poll().logged == 0
+
+
+def test_a_row_that_is_there_after_all_is_not_deleted(snapshot: World, source_db: SourceDb) -> None:
+    """A page is read before the row comes; the delete is only logged once the row itself was asked for."""
+    snapshot.poll()
+
+    class Blinking:
+        """A source that shows no row 5 to whoever reads pages, and shows it to whoever asks for it."""
+
+        def __init__(self) -> None:
+            self.reader = open_reader(snapshot.source, snapshot.stream)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.reader, name)
+
+        def pages(self, cursor: Cursor) -> object:
+            source_db.execute("delete from orders where id = 5")
+            yield from self.reader.pages(cursor)
+            source_db.add_orders([5])
+
+    run = snapshot.poll(Blinking())  # type: ignore[arg-type]
+    assert (run.error, run.logged) == (None, 0)
+
+
+def test_deletes_reach_the_partner_after_the_row(snapshot: World, source_db: SourceDb) -> None:
+    snapshot.poll()
+    snapshot.send_all()
+    source_db.execute("delete from orders where id = 4")
+    snapshot.poll()
+    snapshot.send_all()
+    (delete,) = [each for each in snapshot.records() if each["op"] == "delete"]
+    assert (delete["state"], delete["key"]) == ("delivered", {"id": 4})
+
+
+def test_keys_of_every_type_are_asked_for(world: World, source_db: SourceDb) -> None:
+    source_db.execute("create table keyed (a text, b numeric, c blob, v integer, primary key (a, b, c)) without rowid")
+    rows = [("ä'%:x", 1.5, b"\x00\xff", 1), ("", 2, b"", 2), ("x", -1, b"\x01", 3)]
+    source_db.execute_many("insert into keyed values (?, ?, ?, ?)", rows)
+    world.change_stream(mode="snapshot", table="keyed", key=(), cursor=None, max_delete_share=1.0)
+    assert world.poll().logged == 3
+    assert world.poll().logged == 0
+    source_db.execute("delete from keyed where v = 1")
+    run = world.poll()
+    assert (run.error, run.logged) == (None, 1)
+    (delete,) = world.records(op="delete")
+    assert delete["key"]["a"] == "ä'%:x"
+
+
+def test_a_row_without_a_whole_key_is_failed_and_never_deleted(world: World, source_db: SourceDb) -> None:
+    source_db.execute("create table odd (a text, v integer)")
+    source_db.execute_many("insert into odd values (?, ?)", [(None, 1), ("x", 2), ("y", 3)])
+    world.change_stream(mode="snapshot", table="odd", key=("a",), cursor=None)
+    run = world.poll()
+    assert (run.read, run.logged, run.failed, run.error) == (3, 3, 1, None)
+    source_db.execute("delete from odd where a is null or a = 'y'")
+    run = world.poll()
+    assert (run.logged, run.error) == (1, None)
+    assert [each["key"]["a"] for each in world.records(op="delete")] == ["y"]

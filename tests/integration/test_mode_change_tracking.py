@@ -1,0 +1,242 @@
+"""Mode change_tracking: the first load, the changes since, and a place that is lost.
+
+No server here tracks changes, so triggers of a SQLite file keep the account that SQL Server keeps: one line for each
+row, with the version of its last change. What is special to SQL Server is tested as the SQL that is sent to it.
+"""
+
+import sqlite3
+from contextlib import closing
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects import mssql
+from sqlalchemy.sql.selectable import FromClause
+
+from syncctl.errors import ConfigurationError, SourceRestored
+from syncctl.sources.changes import ALIAS, OPERATION, VERSION, SqlServerChanges, Tracking
+from syncctl.sources.reader import SqlReader
+from syncctl.sources.tables import Relation
+from tests.harness.source_db import SourceDb
+from tests.harness.world import World
+
+_ACCOUNT = f"""
+create table tracked (id integer primary key, content text);
+create table tracking (id integer primary key, {VERSION} integer, {OPERATION} text);
+create table clock (version integer);
+insert into clock values (0);
+create trigger inserted after insert on tracked begin
+  update clock set version = version + 1;
+  insert into tracking select new.id, version, 'I' from clock where true
+    on conflict (id) do update set {VERSION} = excluded.{VERSION}, {OPERATION} = 'I';
+end;
+create trigger updated after update on tracked begin
+  update clock set version = version + 1;
+  insert into tracking select new.id, version, 'U' from clock where true
+    on conflict (id) do update set {VERSION} = excluded.{VERSION};
+end;
+create trigger deleted after delete on tracked begin
+  update clock set version = version + 1;
+  insert into tracking select old.id, version, 'D' from clock where true
+    on conflict (id) do update set {VERSION} = excluded.{VERSION}, {OPERATION} = 'D';
+end;
+"""  # noqa: S608 - names of columns
+
+
+class TriggeredChanges:
+    """What triggers have written down."""
+
+    def __init__(self) -> None:
+        self.oldest = 0
+        self.identity = {"object": "1", "database": "2026"}
+
+    def read_state(self, connection: sa.Connection, _: Relation) -> Tracking:
+        current = connection.exec_driver_sql("select version from clock").scalar_one()
+        return Tracking(current=current, oldest=self.oldest, identity=dict(self.identity))
+
+    def allows_snapshots(self, _: sa.Connection) -> bool:
+        return False
+
+    def since(self, _: sa.Connection, __: Relation, version: int, key: tuple[str, ...]) -> FromClause:
+        text = sa.text(f"select * from tracking where {VERSION} > {version}")  # noqa: S608
+        return text.columns(*(sa.column(each) for each in (*key, VERSION, OPERATION))).subquery(ALIAS)
+
+
+@pytest.fixture
+def feed() -> TriggeredChanges:
+    return TriggeredChanges()
+
+
+@pytest.fixture
+def tracked(world: World, source_db: SourceDb) -> World:
+    with closing(sqlite3.connect(source_db.path)) as connection:
+        connection.executescript(_ACCOUNT)
+    add(source_db, *range(1, 11))
+    world.change_stream(mode="change_tracking", table="tracked", cursor=None, page_size=3)
+    return world
+
+
+def add(db: SourceDb, *ids: int) -> None:
+    db.execute_many("insert into tracked values (?, 'a')", [(each,) for each in ids])
+
+
+def poll(world: World, feed: TriggeredChanges, **options: Any) -> Any:
+    reader = SqlReader(world.source, world.stream, changes=feed)
+    return world.poll(reader, **options)  # type: ignore[arg-type]
+
+
+def operations(world: World) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for each in world.records():
+        found.setdefault(each["key"]["id"], []).append(each["op"])
+    return found
+
+
+def test_the_table_is_loaded_and_then_its_changes(tracked: World, feed: TriggeredChanges, source_db: SourceDb) -> None:
+    run = poll(tracked, feed)
+    assert (run.read, run.logged, run.error, run.cursor_after) == (10, 10, None, "10")
+    source_db.execute("update tracked set content = 'b' where id = 2")
+    source_db.execute("delete from tracked where id = 3")
+    add(source_db, 11)
+    run = poll(tracked, feed)
+    assert (run.read, run.logged, run.error, run.cursor_after) == (3, 3, None, "13")
+    found = operations(tracked)
+    assert [found[2], found[3], found[11]] == [["upsert", "upsert"], ["upsert", "delete"], ["upsert"]]
+    assert poll(tracked, feed).read == 0
+
+
+def test_what_changes_while_the_table_is_loaded_is_found(
+    tracked: World, feed: TriggeredChanges, source_db: SourceDb
+) -> None:
+    run = poll(tracked, feed, should_stop=lambda: True)
+    assert run.read == 3
+    source_db.execute("update tracked set content = 'b' where id in (1, 9)")
+    source_db.execute("delete from tracked where id in (2, 10)")
+    add(source_db, 0)
+    poll(tracked, feed)
+    found = operations(tracked)
+    # Row 10 was gone before it was read: nobody was told of it.
+    assert (found[1], found[2], found[9], found[0]) == (["upsert"] * 2, ["upsert", "delete"], ["upsert"], ["upsert"])
+    assert 10 not in found
+    contents = {each["key"]["id"]: each["payload"]["content"] for each in tracked.records(op="upsert")}
+    assert (contents[1], contents[9]) == ("b", "b")
+
+
+def test_pages_of_changes_neither_skip_nor_double(tracked: World, feed: TriggeredChanges, source_db: SourceDb) -> None:
+    poll(tracked, feed)
+    source_db.execute("update tracked set content = 'b'")
+    # As one transaction does it: all changes have one version.
+    source_db.execute(f"update tracking set {VERSION} = (select version from clock)")  # noqa: S608
+    for _ in range(3):
+        assert poll(tracked, feed, should_stop=lambda: True).logged == 3
+    assert poll(tracked, feed).logged == 1
+    assert all(len(found) == 2 for found in operations(tracked).values())
+
+
+def test_a_row_that_came_and_went_between_two_polls_is_nobodys(
+    tracked: World, feed: TriggeredChanges, source_db: SourceDb
+) -> None:
+    poll(tracked, feed)
+    add(source_db, 20)
+    source_db.execute("delete from tracked where id = 20")
+    run = poll(tracked, feed)
+    assert (run.read, run.logged, run.unchanged) == (1, 0, 1)
+    add(source_db, 20)
+    poll(tracked, feed)
+    assert operations(tracked)[20] == ["upsert"]
+
+
+def lose_retention(feed: TriggeredChanges, _: SourceDb) -> None:
+    feed.oldest = 11
+
+
+def lose_database(feed: TriggeredChanges, _: SourceDb) -> None:
+    feed.identity["database"] = "2027"
+
+
+def lose_versions(_: TriggeredChanges, db: SourceDb) -> None:
+    db.execute("update clock set version = 4")
+
+
+@pytest.mark.parametrize(
+    ("lose", "why"),
+    [
+        (lose_retention, "changes are known since version 11, and were read up to 10: they were cleaned up"),
+        (lose_database, "this is not the database, or not the table, that was read before (database changed)"),
+        (lose_versions, "its changes stand at version 4 and were read up to 10 before"),
+    ],
+)
+def test_a_lost_place_stops_the_stream_and_names_the_way_back(
+    tracked: World, feed: TriggeredChanges, source_db: SourceDb, lose: Any, why: str
+) -> None:
+    poll(tracked, feed)
+    lose(feed, source_db)
+    with SqlReader(tracked.source, tracked.stream, changes=feed) as reader, pytest.raises(SourceRestored) as caught:
+        list(reader.pages(tracked.database.streams.find_one({"_id": "orders"})["cursor"]))
+    assert caught.value.why == why
+    assert "syncctl rewind orders --to beginning" in caught.value.hint
+    run = poll(tracked, feed)
+    assert (run.read, run.cursor_after) == (0, "10")
+
+
+def test_what_the_login_may_not_see_any_more_is_no_other_database(tracked: World, feed: TriggeredChanges) -> None:
+    feed.identity["fork"] = "abc"
+    poll(tracked, feed)
+    del feed.identity["fork"]
+    assert poll(tracked, feed).error is None
+
+
+@pytest.mark.parametrize(
+    ("current", "what"), [(None, "the database keeps no track of changes"), (5, "tracked is not tracked")]
+)
+def test_a_table_that_is_not_tracked_says_which_statement_changes_that(
+    tracked: World, feed: TriggeredChanges, current: int | None, what: str
+) -> None:
+    feed.read_state = lambda *_: Tracking(current=current, oldest=None, identity={})  # type: ignore[method-assign]
+    with SqlReader(tracked.source, tracked.stream, changes=feed) as reader, pytest.raises(ConfigurationError) as caught:
+        reader.start_cursor()
+    assert what in caught.value.why
+    assert "CHANGE_TRACKING" in caught.value.hint
+    assert "GRANT VIEW CHANGE TRACKING ON tracked" in caught.value.hint
+
+
+@pytest.mark.parametrize(("start", "read"), [("now", 0), ("7", 3), ("beginning", 10)])
+def test_where_a_stream_starts(tracked: World, feed: TriggeredChanges, start: str, read: int) -> None:
+    tracked.change_stream(start=start)
+    run = poll(tracked, feed)
+    assert (run.read, run.error) == (read, None)
+
+
+@pytest.mark.parametrize("start", ["11", "0x5", "soon"])
+def test_a_start_that_is_no_version_is_refused(tracked: World, feed: TriggeredChanges, start: str) -> None:
+    tracked.change_stream(start=start)
+    with SqlReader(tracked.source, tracked.stream, changes=feed) as reader, pytest.raises(ConfigurationError) as caught:
+        reader.start_cursor()
+    assert "is no version" in caught.value.why
+
+
+def test_the_condition_holds_for_rows_and_lets_deletes_through(
+    tracked: World, feed: TriggeredChanges, source_db: SourceDb
+) -> None:
+    tracked.change_stream(where="id > 5")
+    poll(tracked, feed)
+    assert sorted(operations(tracked)) == [6, 7, 8, 9, 10]
+    source_db.execute("update tracked set content = 'b'")
+    source_db.execute("delete from tracked where id in (1, 6)")
+    poll(tracked, feed)
+    found = operations(tracked)
+    assert sorted(found) == [6, 7, 8, 9, 10]
+    assert found[6][-1] == "delete"
+
+
+def test_what_is_sent_to_sql_server() -> None:
+    table = sa.table("order: lines", sa.column("id"), schema="dbo").alias("t")
+    relation = Relation(title="table", clause=table, columns=())
+
+    class Connection:
+        dialect = mssql.dialect()  # type: ignore[no-untyped-call]
+
+    changes = SqlServerChanges().since(Connection(), relation, 41, ("id", "line no"))  # type: ignore[arg-type]
+    text = str(sa.select(changes.c["id"], changes.c[VERSION]).compile(dialect=mssql.dialect()))  # type: ignore[no-untyped-call]
+    assert "FROM CHANGETABLE(CHANGES dbo.[order: lines], 41) AS c" in text
+    assert f"SELECT c.id, c.[line no], c.{VERSION}, c.{OPERATION}" in text

@@ -24,6 +24,7 @@ class Tally:
 
     runs: int = 0
     steps: int = 0
+    calls: int = 0
     broken: list[str] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     marks: Counter[str] = field(default_factory=Counter)
@@ -55,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         soak_protocol(tally, first_seed=chosen.seed, steps=chosen.steps)
     for seed in range(chosen.seed, chosen.seed + chosen.runs):
         tally.attempt(f"plant seed {seed}", partial(break_plant, tally, seed, chosen.verbose))
-    say(f"{tally.steps} steps of the state machine, {tally.runs} of {chosen.runs} plants exact")
+    say(
+        f"{tally.steps} steps of the state machine with {tally.calls} calls, {tally.runs} of {chosen.runs} plants exact"
+    )
     say("faults that took effect: " + ", ".join(f"{kind} {times}" for kind, times in sorted(tally.faults.items())))
     say("what they did: " + ", ".join(f"{mark}={times}" for mark, times in sorted(tally.marks.items())))
     say(f"broken: {', '.join(tally.broken) or 'none'}")
@@ -78,8 +81,9 @@ def soak_protocol(tally: Tally, *, first_seed: int, steps: int) -> None:
 def break_protocol(tally: Tally, url: str, variant: Variant, seed: int) -> str:
     """Run the state machine once from a seed; return what is to be told of it."""
     taken = take_steps(url, variant, seed_number=seed, examples=EXAMPLES_PER_RUN, steps=STEPS_PER_EXAMPLE)
-    tally.steps += taken
-    return f"steps={taken}"
+    tally.steps += taken.steps
+    tally.calls += taken.calls
+    return f"steps={taken.steps} calls={taken.calls}"
 
 
 def break_plant(tally: Tally, seed: int, verbose: bool) -> str:

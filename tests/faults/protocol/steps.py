@@ -32,8 +32,21 @@ VARIANTS = tuple(
 )
 
 
-def take_steps(mongo_url: str, variant: Variant, *, seed_number: int, examples: int, steps: int) -> int:
-    """Run examples of at most so many steps each; return how many rules ran in all.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Taken:
+    """What so many examples came to.
+
+    Args:
+        steps: How many moves were made.
+        calls: How many calls landed at the partner before everything was let run out: without, nothing was at stake.
+    """
+
+    steps: int
+    calls: int
+
+
+def take_steps(mongo_url: str, variant: Variant, *, seed_number: int, examples: int, steps: int) -> Taken:
+    """Run examples of at most so many steps each.
 
     SYNCCTL_PROTOCOL_SHRINK=1 looks for the shortest way to what breaks.
 
@@ -48,11 +61,16 @@ def take_steps(mongo_url: str, variant: Variant, *, seed_number: int, examples: 
             order = variant.order
             versioned = variant.versioned
             taken = 0
+            calls = 0
 
             @invariant()
             def count(self) -> None:
                 # Hypothesis comes by after each rule.
                 Machine.taken += 1
+
+            def teardown(self) -> None:
+                Machine.calls += len(self.partner.log)
+                super().teardown()
 
         run_state_machine_as_test(
             seed(f"{variant} {seed_number}")(Machine),
@@ -66,4 +84,4 @@ def take_steps(mongo_url: str, variant: Variant, *, seed_number: int, examples: 
                 report_multiple_bugs=False,
             ),
         )
-        return Machine.taken
+        return Taken(steps=Machine.taken, calls=Machine.calls)

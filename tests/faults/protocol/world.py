@@ -1,6 +1,5 @@
 """Everything around the ledger: a source, a partner, a queue of messages, and the actors that work between them."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -85,8 +84,6 @@ class World:
         self.mapping = 0
         self.settles = 0
         self.stopping = False
-        self.moves: Counter[str] = Counter()
-        self.calls = 0
         self.database: Any = self.ledger._database
 
     def empty_the_ledger(self) -> None:

@@ -13,6 +13,7 @@ from tests.harness.commands import RunningCommand
 from tests.harness.waiting import eventually
 
 SOON_SECONDS = 60.0
+AT_WORK = ('"action": "deliver"', '"action": "poll"')
 
 
 def kill_worker(plant: Plant, random: Random) -> Fault:
@@ -162,8 +163,13 @@ def draw_script(plant: Plant, random: Random, *, seconds: float) -> list[Timed]:
 
 
 def find_pool(plant: Plant) -> list[int]:
-    """Return the pool processes of all workers."""
-    return [pid for worker in plant.workers for pid in group_members(worker.pid) if pid != worker.pid]
+    """Return the pool processes of all workers that have done something.
+
+    A worker whose pool loses a process before its loop has begun ends itself: Celery takes that for a pool which cannot
+    be started.
+    """
+    at_work = [worker for worker in plant.workers if any(mark in worker.log for mark in AT_WORK)]
+    return [pid for worker in at_work for pid in group_members(worker.pid) if pid != worker.pid]
 
 
 def go_on(halted: Sequence[RunningCommand]) -> bool:

@@ -3,12 +3,15 @@
 import base64
 import datetime as dt
 import math
+import struct
 import uuid
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 from syncctl.core.rows import Value
+
+_LARGEST_SINGLE = (2 - 2**-23) * 2.0**127
 
 
 def to_value(raw: object) -> Value:
@@ -24,6 +27,21 @@ def to_value(raw: object) -> Value:
     if convert is None:
         convert = _find_by_parent(raw)
     return convert(raw)
+
+
+def shorten_single(raw: float) -> float:
+    """Return the shortest number that is the same in 32 bits: 0.1, where a driver makes 0.10000000149011612 of it.
+
+    Raises:
+        ValueError: It is not finite.
+    """
+    to_value(raw)
+    wanted = struct.pack("f", raw)
+    for digits in range(6, 9):
+        short = float(f"{raw:.{digits}g}")
+        if abs(short) <= _LARGEST_SINGLE and struct.pack("f", short) == wanted:
+            return short
+    return float(f"{raw:.9g}")
 
 
 def _keep(raw: Any) -> Value:

@@ -52,6 +52,7 @@ class PartnerClient:
 
     def __init__(self, partner: Partner, stream: Stream, *, max_connections: int) -> None:
         self._endpoint = Endpoint(partner, stream)
+        self._decimals = stream.decimals
         self._partner = partner
         self._max_connections = max_connections
         self._redact = make_redact(collect_secrets(partner))
@@ -79,7 +80,7 @@ class PartnerClient:
         if _HEADER_VALUE.fullmatch(record.idempotency_key) is None:
             raise Unsendable("the record's id holds characters that a header has no form for")
         target = self._endpoint.fill(record)
-        body = encode_body(record)
+        body = encode_body(record, self._decimals)
         headers = {
             **self._headers,
             "Idempotency-Key": record.idempotency_key,

@@ -6,6 +6,8 @@ from decimal import Decimal
 import simplejson
 
 from syncctl.core.records import Record
+from syncctl.core.rows import Value
+from syncctl.core.stream import Decimals
 from syncctl.partner.call import Unsendable
 
 ENCODING_VERSION = 1
@@ -20,20 +22,25 @@ _encoder = simplejson.JSONEncoder(
 )
 
 
-def encode_body(record: Record) -> bytes:
+def encode_body(record: Record, decimals: Decimals = "number") -> bytes:
     """Return the JSON of a record's payload, or of its key where it has none (a delete).
 
     Columns keep their order, and decimals and integers all their digits. Safe to repeat: the same record gives
     the same bytes, in every process.
 
+    Args:
+        decimals: `string` writes decimals as strings without an exponent, for readers whose numbers are floats.
+
     Raises:
         Unsendable: a value that JSON has no form for; names its column.
     """
-    values = dict(record.key if record.payload is None else record.payload)
+    values: dict[str, Value] = dict(record.key if record.payload is None else record.payload)
     for column, value in values.items():
         # The encoder writes a decimal as its text, and would let NaN and Infinity through.
         if isinstance(value, Decimal) and not value.is_finite():
             raise Unsendable(f"column {column} is {value}, which JSON has no form for")
+        if decimals == "string" and isinstance(value, Decimal):
+            values[column] = f"{value:f}"
     try:
         return _encoder.encode(values).encode("utf-8")
     except (ValueError, TypeError, OverflowError) as error:

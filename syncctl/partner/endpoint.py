@@ -27,6 +27,7 @@ class Endpoint:
 
     def __init__(self, partner: Partner, stream: Stream) -> None:
         self.base = split_base_url(partner)
+        self._decimals = stream.decimals
         self.method = stream.method.upper()
         if self.method not in METHODS:
             raise ConfigurationError(
@@ -66,7 +67,9 @@ class Endpoint:
     @property
     def mapping_hash(self) -> str:
         """Name everything that shapes a call for the same record; holds no secret (12 hex digits)."""
-        parts = (str(ENCODING_VERSION), self.method, self._base_path, self.template)
+        parts = [str(ENCODING_VERSION), self.method, self._base_path, self.template]
+        if self._decimals != "number":
+            parts.append(f"decimals={self._decimals}")
         return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
     def fill(self, record: Record) -> str:

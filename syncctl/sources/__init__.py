@@ -15,7 +15,7 @@ class StreamReader(Protocol):
     cursor_column: str
     mode: Mode
     shape: str
-    """A short hash of the column names: another one when a column is added, renamed or dropped."""
+    """A short hash of what a payload looks like: another one when a column comes or goes, or `timezone` changes."""
     advice: tuple[str, ...]
     """Those of its warnings that are known without another query."""
 
@@ -32,8 +32,12 @@ class StreamReader(Protocol):
     def pages(self, cursor: Cursor) -> Iterator[Page]:
         """Yield the pages after a cursor, each read when it is asked for."""
 
-    def scan(self, cursor: Cursor | None) -> Iterator[list[Scanned]]:
-        """Yield every row there is, page by page, and say which of them the next poll will find anyway."""
+    def scan(self, cursor: Cursor | None, *, since: Cursor | None = None) -> Iterator[list[Scanned]]:
+        """Yield every row there is, page by page, and say which of them the next poll will read anyway.
+
+        Args:
+            since: Only the rows behind this cursor; modes without a cursor column yield all.
+        """
 
     def count_behind(self, cursor: Cursor) -> int | None:
         """Return how many rows lie behind a cursor; None where the mode cannot tell."""

@@ -2,13 +2,18 @@
 
 import datetime as dt
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from syncctl.errors import ConfigurationError
 
 _FORM = re.compile(
     r"(?P<date>\d{4}-\d\d-\d\d)"
     r"(?:(?P<separator>[T ])(?P<minutes>\d\d:\d\d)(?::(?P<seconds>\d\d)(?:\.(?P<fraction>\d{1,9}))?)?"
     r"(?P<offset> ?(?:Z|[+-]\d\d:?\d\d))?)?"
 )
+_TAIL = re.compile(r"(?:\.(\d+))?(.*)", re.DOTALL)
+_SECONDS_END = len("2026-01-31T23:59:59")
 _EARLIEST = dt.datetime(1, 1, 1)  # noqa: DTZ001
 _NANOSECONDS = 10**9
 
@@ -51,6 +56,56 @@ def parse_instant(text: str) -> Instant:
         fraction=match["fraction"] or "",
         offset=match["offset"] or "",
     )
+
+
+def join_with_t(text: str) -> str:
+    """Return `2026-01-31 23:59:59.12 +01:00` in the form of ISO 8601, with a T and without blanks."""
+    if text[10:11] != " ":
+        return text
+    return f"{text[:10]}T{text[11:].replace(' ', '')}"
+
+
+def fit_fraction(text: str, digits: int | None) -> str:
+    """Return a time to the second or finer with so many digits of a second; as it is where they are not known."""
+    match = _TAIL.fullmatch(text, _SECONDS_END)
+    if digits is None or match is None:
+        return text
+    fraction = f"{match[1] or '':0<{digits}}"[:digits]
+    return text[:_SECONDS_END] + (f".{fraction}" if fraction else "") + match[2]
+
+
+def load_zone(name: str, setting: str) -> ZoneInfo:
+    """Return a time zone by its IANA name.
+
+    Raises:
+        ConfigurationError: This machine does not know it.
+    """
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ConfigurationError(
+            f"{setting} is wrong",
+            why=f"this machine knows no time zone {name}",
+            hint="write a name like Europe/Berlin; if it is one, install tzdata: pip install tzdata",
+        ) from error
+
+
+def add_offset(text: str, zone: ZoneInfo) -> str:
+    """Return a time with the offset that its zone had then; what has an offset, or is no time, stays as it is.
+
+    An hour that comes twice is taken for the first, one that is left out has the offset before it. Zones had seconds in
+    their offsets before there were standard times; these are rounded to the minute, which is all that RFC 3339 knows.
+    """
+    try:
+        instant = parse_instant(text)
+    except ValueError:
+        return text
+    if not instant.separator or instant.offset:
+        return text
+    offset = zone.utcoffset(instant.moment) or dt.timedelta()
+    minutes = round(offset.total_seconds() / 60)
+    hours, rest = divmod(abs(minutes), 60)
+    return str(replace(instant, offset=f"{'-' if minutes < 0 else '+'}{hours:02}:{rest:02}"))
 
 
 def step_back(text: str, seconds: float, *, earliest: str = "0001-01-01") -> str:

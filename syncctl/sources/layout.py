@@ -133,7 +133,13 @@ def _find_column(stream: Stream, relation: Relation, name: str, setting: str) ->
     found = find_name(name, names)
     if found is None:
         raise _wrong(stream, setting, f"{relation.title} has no column {name}", suggest(name, names))
-    return relation.columns[names.index(found)]
+    column = relation.columns[names.index(found)]
+    if column.kind is Kind.FORMLESS:
+        hint = "name other columns, or read a query that casts it: cast(path as nvarchar(4000)) as path"
+        raise _wrong(
+            stream, setting, f"column {column.name} is of type {column.type}, which JSON has no form for", hint
+        )
+    return column
 
 
 def _wrong(stream: Stream, setting: str, why: str, hint: str) -> ConfigurationError:

@@ -1,7 +1,8 @@
 """Pages of rows: one short statement each, no transaction left open, one bad row at a time."""
 
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -13,11 +14,13 @@ from syncctl.core.stream import SCANS, Mode, Stream
 from syncctl.errors import SourceError
 from syncctl.sources.columns import choose_columns
 from syncctl.sources.flavour import Flavour
+from syncctl.sources.instants import add_offset, load_zone
 from syncctl.sources.keyset import Keyset
 from syncctl.sources.layout import Layout
 from syncctl.sources.positions import Position, Raw, tag, to_raw
-from syncctl.sources.tables import Relation, escape_colons
+from syncctl.sources.tables import Column, Kind, Relation, escape_colons
 
+Converter = Callable[[Raw], Value]
 Where = Sequence[sa.ColumnElement[bool]]
 _LABEL = re.compile(r"'c(\d+)'")
 
@@ -57,11 +60,14 @@ class PageReader:
             expressions=[plain[index] for index in self._order_at],
             skips_nulls=layout.mode not in SCANS,
         )
-        self.column_names = tuple(names)
         self._by_key = Keyset(flavour=flavour, columns=layout.key, expressions=[plain[index] for index in self._key_at])
         self._payload_at = [index for index, name in enumerate(names) if name in chosen.sent]
         self._version_at = names.index(layout.cursor.name) if layout.mode == "flag" and layout.cursor else None
         self._converters = [flavour.converter(column) for column in chosen.read]
+        self._senders = _choose_senders(stream, layout, chosen.read, self._converters)
+        self._refusal = chosen.refusal
+        described = [*(name for name in names if name in chosen.sent), "", stream.timezone or "", chosen.refusal or ""]
+        self.shape = hashlib.sha256("\x1f".join(described).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
     def read(
         self, connection: sa.Connection, where: Where, limit: int, *, mark: Position | None = None
@@ -109,7 +115,10 @@ class PageReader:
         if not self.keyset.columns[0].nullable:
             return False
         statement = (
-            sa.select(sa.literal(1)).select_from(self.relation).where(self.keyset.expressions[0].is_(None)).limit(1)
+            sa.select(sa.literal(1))
+            .select_from(self.relation)
+            .where(self.keyset.expressions[0].is_(None), *self._condition)
+            .limit(1)
         )
         return connection.execute(statement).first() is not None
 
@@ -171,10 +180,9 @@ class PageReader:
 
     def make_found(self, raw: Sequence[Raw], *, is_new: bool = True) -> Found:
         """Return a row from the values of `shown`."""
-        key, error = self._convert(raw, self._key_at)
-        payload: dict[str, Value] | None
-        payload, payload_error = self._convert(raw, self._payload_at)
-        error = error or payload_error
+        key, key_error = self._convert(raw, self._key_at, self._converters)
+        payload, payload_error = self._convert(raw, self._payload_at, self._senders)
+        error = key_error or payload_error or self._refusal
         position = self._make_position([raw[index] for index in self._order_at])
         row = self._make_row(key, None if error else payload, position, error)
         if self._version_at is not None:
@@ -186,14 +194,14 @@ class PageReader:
         raw: list[Raw] = [None] * len(self._columns)
         for index, value in zip(self._key_at, values, strict=True):
             raw[index] = value
-        key, error = self._convert(raw, self._key_at)
+        key, error = self._convert(raw, self._key_at, self._converters)
         return Row(key=key, payload=None, op="delete", at=Position(value=values[0]).text, error=error)
 
     def _make_unreadable(self, values: Sequence[Raw], *, is_new: bool, error: Exception) -> Found:
         raw: list[Raw] = [None] * len(self._columns)
         for index, value in zip(self._order_at, values, strict=True):
             raw[index] = value
-        key, key_error = self._convert(raw, self._key_at)
+        key, key_error = self._convert(raw, self._key_at, self._converters)
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
         reason = _LABEL.sub(lambda match: f"'{self._columns[int(match[1])].name}'", reason)
         position = self._make_position(values)
@@ -206,14 +214,16 @@ class PageReader:
         version = position.text if self._mode == "rowversion" else None
         return Row(key=key, payload=payload, version=version, at=position.text, error=error)
 
-    def _convert(self, raw: Sequence[Raw], indexes: Sequence[int]) -> tuple[dict[str, Value], str | None]:
+    def _convert(
+        self, raw: Sequence[Raw], indexes: Sequence[int], converters: Sequence[Converter]
+    ) -> tuple[dict[str, Value], str | None]:
         """Return the values of columns; one that JSON has no form for stands as its text, and the reason is told."""
         values: dict[str, Value] = {}
         problem = None
         for index in indexes:
             name = self._columns[index].name
             try:
-                values[name] = self._converters[index](raw[index])
+                values[name] = converters[index](raw[index])
             except ValueError as error:
                 values[name] = _stand_in(raw[index])
                 problem = problem or f"column {name}: {error}"
@@ -229,6 +239,30 @@ class PageReader:
                     why=f"two rows have the key {named} and the same cursor value {each.position.text}",
                     hint=f"name columns in streams.{self._stream}.key that tell all rows apart",
                 )
+
+
+def _choose_senders(
+    stream: Stream, layout: Layout, columns: Sequence[Column], converters: Sequence[Converter]
+) -> list[Converter]:
+    """Return what makes the payload's values: times without an offset get one where the stream names their zone.
+
+    A key stays as it is: the payload of an upsert, the path of its call and a later delete name the row alike.
+    """
+    if stream.timezone is None:
+        return list(converters)
+    zone = load_zone(stream.timezone, f"streams.{stream.name}.timezone")
+
+    def localize(convert: Converter) -> Converter:
+        def send(raw: Raw) -> Value:
+            value = convert(raw)
+            return add_offset(value, zone) if isinstance(value, str) else value
+
+        return send
+
+    return [
+        localize(convert) if column.kind is Kind.TIME and column not in layout.key else convert
+        for column, convert in zip(columns, converters, strict=True)
+    ]
 
 
 def _stand_in(raw: Raw) -> str:

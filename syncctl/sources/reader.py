@@ -1,6 +1,5 @@
 """The one reader of SQL sources: it opens a source, looks at what a stream reads, and follows it in its mode."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
@@ -75,8 +74,7 @@ class SqlReader:
         self.mode: Mode = layout.mode
         self.key_columns = tuple(column.name for column in layout.key)
         self.cursor_column = layout.cursor_name
-        names = "\x1f".join(self._reading.pages.column_names)
-        self.shape = hashlib.sha256(names.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        self.shape = self._reading.pages.shape
 
     @property
     def address(self) -> str:
@@ -117,9 +115,13 @@ class SqlReader:
         """
         return self._mode.pages(cursor)
 
-    def scan(self, cursor: Cursor | None) -> Iterator[list[Scanned]]:
-        """Yield every row there is, page by page, and say which of them the next poll will find anyway."""
-        return self._mode.scan(cursor)
+    def scan(self, cursor: Cursor | None, *, since: Cursor | None = None) -> Iterator[list[Scanned]]:
+        """Yield every row there is, page by page, and say which of them the next poll will read anyway.
+
+        Args:
+            since: Only the rows behind this cursor; modes without a cursor column yield all.
+        """
+        return self._mode.scan(cursor, since=since)
 
     def count_behind(self, cursor: Cursor) -> int | None:
         """Return how many rows lie behind a cursor; None where the mode cannot tell."""

@@ -8,42 +8,24 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import exc
-from sqlalchemy import types as t
 from sqlalchemy.dialects import mssql
 
 from syncctl.core.rows import Value
 from syncctl.core.stream import Stream
-from syncctl.core.values import to_value
+from syncctl.core.values import shorten_single, to_value
 from syncctl.errors import SourceError
 from syncctl.sources.changes import ChangeFeed, SqlServerChanges
 from syncctl.sources.flavour import IsolationLevel, ReadCeiling
-from syncctl.sources.instants import Instant, parse_instant
+from syncctl.sources.instants import Instant, fit_fraction, join_with_t, parse_instant
 from syncctl.sources.positions import Raw, show
+from syncctl.sources.sqlserver_types import KINDS, Json
+from syncctl.sources.statements import check_subquery
 from syncctl.sources.tables import Column, Kind, strip_query
 
-_KINDS: tuple[tuple[type[t.TypeEngine[Any]], Kind], ...] = (
-    (mssql.TIMESTAMP, Kind.ROWVERSION),
-    (mssql.BIT, Kind.BOOLEAN),
-    (t.Boolean, Kind.BOOLEAN),
-    (t.Integer, Kind.INTEGER),
-    (t.Float, Kind.FLOAT),
-    (mssql.MONEY, Kind.DECIMAL),
-    (mssql.SMALLMONEY, Kind.DECIMAL),
-    (t.Numeric, Kind.DECIMAL),
-    (t.DateTime, Kind.TIME),
-    (t.Date, Kind.DATE),
-    (t.Time, Kind.CLOCK),
-    (mssql.UNIQUEIDENTIFIER, Kind.GUID),
-    (t.Text, Kind.OTHER),
-    (mssql.XML, Kind.OTHER),
-    (t.String, Kind.TEXT),
-    (mssql.IMAGE, Kind.OTHER),
-    (t._Binary, Kind.BINARY),
-)
 T = TypeVar("T", int, float, Decimal)
 
 _DESCRIBE = sa.text(
-    "SELECT name, system_type_name, is_nullable, collation_name, error_message"
+    "SELECT name, COALESCE(system_type_name, user_type_name) AS type_name, is_nullable, collation_name, error_message"
     " FROM sys.dm_exec_describe_first_result_set(:statement, NULL, 0)"
     " WHERE is_hidden = 0 OR error_message IS NOT NULL ORDER BY column_ordinal"
 ).bindparams(sa.bindparam("statement", type_=sa.UnicodeText()))
@@ -79,6 +61,7 @@ class SqlServerFlavour:
 
     def query_columns(self, connection: sa.Connection, stream: Stream) -> tuple[Column, ...]:
         """Ask the server to describe a query; it compiles it and does not run it."""
+        check_subquery(stream)
         rows = connection.execute(_DESCRIBE, {"statement": strip_query(stream.query or "")}).all()
         problem = next((row.error_message for row in rows if row.error_message), None)
         if problem is not None:
@@ -90,17 +73,25 @@ class SqlServerFlavour:
         return tuple(
             _make_column(
                 row.name or "",
-                make_type(row.system_type_name or "", row.collation_name),
+                make_type(row.type_name or "", row.collation_name),
                 nullable=bool(row.is_nullable),
             )
             for row in rows
         )
 
     def shown(self, column: Column, expression: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-        """Return times as ISO text: the driver's own types drop the seventh digit."""
+        """Return times as text: the driver's own types drop the seventh digit.
+
+        Style 121 writes each digit of `datetime2` and `datetimeoffset`, where 126 leaves zeros out; 126 is the one that
+        `datetime` and `smalldatetime` are read back from alike in every language.
+        """
+        if isinstance(column.type, Json):
+            return sa.cast(expression, sa.NVARCHAR())
         match column.kind:
-            case Kind.TIME:
+            case Kind.TIME if _is_old(column):
                 return _convert("VARCHAR(33)", expression, 126)
+            case Kind.TIME:
+                return _convert("VARCHAR(34)", expression, 121)
             case Kind.DATE:
                 return _convert("VARCHAR(10)", expression, 23)
             case Kind.CLOCK:
@@ -115,10 +106,14 @@ class SqlServerFlavour:
         """
         declared = column.type
         match column.kind:
-            case Kind.TIME | Kind.DATE | Kind.CLOCK | Kind.GUID if declared is not None:
+            case Kind.TIME if declared is not None:
+                return sa.cast(sa.literal(join_with_t(show(raw)[1]), sa.Unicode()), declared)
+            case Kind.DATE | Kind.CLOCK | Kind.GUID if declared is not None:
                 return sa.cast(sa.literal(show(raw)[1], sa.Unicode()), declared)
             case Kind.DECIMAL if declared is not None:
                 return sa.cast(sa.literal(f"{Decimal(raw):f}", sa.Unicode()), declared)
+            case Kind.FLOAT if isinstance(declared, mssql.REAL):
+                return sa.cast(sa.literal(raw, sa.Float()), declared)
             case Kind.ROWVERSION:
                 return sa.cast(sa.literal(bytes(raw), sa.LargeBinary()), mssql.BINARY(8))
             case Kind.BINARY if declared is not None:
@@ -130,12 +125,17 @@ class SqlServerFlavour:
         return sa.literal(raw)
 
     def converter(self, column: Column) -> Callable[[Raw], Value]:
-        """Return `to_value`, but for rowversions (0x-hex) and GUIDs (lower case)."""
+        """Return `to_value`, but for what SQL Server, or its driver, writes in another form than JSON's."""
         match column.kind:
             case Kind.ROWVERSION:
                 return lambda raw: None if raw is None else show(bytes(raw))[1]
             case Kind.GUID:
                 return lambda raw: None if raw is None else str(raw).lower()
+            case Kind.TIME:
+                digits = _count_digits(column)
+                return lambda raw: None if raw is None else fit_fraction(join_with_t(str(raw)), digits)
+            case Kind.FLOAT if isinstance(column.type, mssql.REAL):
+                return lambda raw: None if raw is None else shorten_single(raw)
         return to_value
 
     def parse_start(self, column: Column, text: str, sample: Raw) -> Raw:  # noqa: ARG002
@@ -176,7 +176,7 @@ class SqlServerFlavour:
 
 
 def _make_column(name: str, declared: Any, *, nullable: bool) -> Column:
-    kind = next((kind for parent, kind in _KINDS if isinstance(declared, parent)), Kind.OTHER)
+    kind = next((kind for parent, kind in KINDS if isinstance(declared, parent)), Kind.OTHER)
     return Column(name=name, kind=kind, type=declared, nullable=nullable)
 
 
@@ -195,6 +195,20 @@ def make_type(declaration: str, collation: str | None = None) -> sa.types.TypeEn
     else:
         made = found(*sizes)
     return made
+
+
+def _is_old(column: Column) -> bool:
+    return isinstance(column.type, mssql.DATETIME | mssql.SMALLDATETIME)
+
+
+def _count_digits(column: Column) -> int | None:
+    """Return how many digits of a second a type has, None where its declaration is not known."""
+    if isinstance(column.type, mssql.SMALLDATETIME):
+        return 0
+    if isinstance(column.type, mssql.DATETIME):
+        return 3
+    digits: int | None = getattr(column.type, "precision", None)
+    return digits
 
 
 def _convert(target: str, expression: sa.ColumnElement[Any], style: int) -> sa.ColumnElement[Any]:
@@ -227,11 +241,7 @@ def _parse_time(column: Column, text: str) -> str:
     keeps_offset = isinstance(column.type, mssql.DATETIMEOFFSET)
     if given.offset and not keeps_offset:
         raise ValueError(f"{text!r} has an offset, and the cursor column has none")
-    digits = getattr(column.type, "precision", None)
-    if isinstance(column.type, mssql.SMALLDATETIME):
-        digits = 0
-    elif isinstance(column.type, mssql.DATETIME):
-        digits = 3
+    digits = _count_digits(column)
     offset = given.offset.strip()
     if offset not in ("", "Z") and ":" not in offset:
         offset = f"{offset[:3]}:{offset[3:]}"

@@ -33,6 +33,7 @@ class Kind(StrEnum):
     BINARY = "binary"
     BOOLEAN = "boolean"
     ROWVERSION = "rowversion"
+    FORMLESS = "formless"
     OTHER = "other"
 
 

@@ -39,7 +39,7 @@ def make_pages(columns: tuple[Column, ...], primary_key: tuple[str, ...], **sett
     table = sa.table("orders", *(sa.column(column.name) for column in columns), schema="dbo")
     relation = Relation(title="t", clause=table.alias(ALIAS), columns=columns, primary_key=primary_key)
     stream = make_stream(**settings)
-    return PageReader(relation, decide_layout(stream, relation, has_rowversions=True), FLAVOUR, stream=stream.name)
+    return PageReader(relation, decide_layout(stream, relation, has_rowversions=True), FLAVOUR, stream=stream)
 
 
 def render(statement: sa.ClauseElement) -> str:
@@ -77,8 +77,8 @@ def test_a_rowversion_page_is_bounded_on_both_sides() -> None:
     [
         (
             mssql.DATETIME2(),
-            "2026-01-01T00:00:00.1234567",
-            "convert(VARCHAR(33), t.at, 126)",
+            "2026-01-01 00:00:00.1234567",
+            "convert(VARCHAR(34), t.at, 121)",
             "CAST(N'2026-01-01T00:00:00.1234567' AS DATETIME2)",
         ),
         (
@@ -89,11 +89,12 @@ def test_a_rowversion_page_is_bounded_on_both_sides() -> None:
         ),
         (
             mssql.DATETIMEOFFSET(),
-            "2026-01-01T00:00:00.1234567+01:00",
-            "convert(VARCHAR(33), t.at, 126)",
+            "2026-01-01 00:00:00.1234567 +01:00",
+            "convert(VARCHAR(34), t.at, 121)",
             "CAST(N'2026-01-01T00:00:00.1234567+01:00' AS DATETIMEOFFSET)",
         ),
         (mssql.DATE(), "2026-01-01", "convert(VARCHAR(10), t.at, 23)", "CAST(N'2026-01-01' AS DATE)"),
+        (mssql.REAL(), 0.1, "t.at", "CAST(0.1 AS REAL)"),
         (mssql.DECIMAL(38, 9), Decimal("1E-9"), "t.at", "CAST(N'0.000000001' AS DECIMAL(38, 9))"),
         (mssql.MONEY(), Decimal("1.5000"), "t.at", "CAST(N'1.5000' AS MONEY)"),
         (
@@ -152,7 +153,7 @@ def test_a_query_is_wrapped_word_for_word() -> None:
     query = "select id, '12:30' as at -- a:b\nfrom o;"
     stream = make_stream(table=None, query=query, key=("id",), cursor="id", mode="increasing")
     relation = describe_query(stream, make_columns(id=mssql.INTEGER(), at=mssql.VARCHAR(5)))
-    pages = PageReader(relation, decide_layout(stream, relation, has_rowversions=True), FLAVOUR, stream="orders")
+    pages = PageReader(relation, decide_layout(stream, relation, has_rowversions=True), FLAVOUR, stream=stream)
     compiled = pages.select(pages.shown, [], 2, None).compile(
         dialect=mssql.dialect(), compile_kwargs={"literal_binds": True}
     )

@@ -1,0 +1,33 @@
+"""Beat's scheduler, asked to stop while it writes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+STOPPED_IN_A_WRITE = """
+import os, signal
+from celery.apps.beat import Beat
+from syncctl.celery_app import app
+import syncctl.tasks
+from syncctl.ledger.journal import Journal
+
+write = Journal.beat_beat
+
+def stopped_meanwhile(self, facts):
+    # The driver, too, has something to finish when the signal's handler ends its work.
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        write(self, facts)
+
+Journal.beat_beat = stopped_meanwhile
+Beat(app=app, loglevel="error").run()
+"""
+
+
+def test_a_stop_in_the_middle_of_a_heartbeat_is_a_clean_one(settings_dir: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED_IN_A_WRITE], cwd=settings_dir, capture_output=True, text=True, timeout=120
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0, done.stderr

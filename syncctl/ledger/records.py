@@ -156,10 +156,12 @@ class Records:
                 raise
             there = {int(each["index"]) for each in failures}
         inserted = [sendable for index, (_, sendable) in enumerate(documents) if index not in there]
-        duplicates = self._load_duplicates([documents[index][0]["_id"] for index in there])
+        duplicates = self.load_logged([documents[index][0]["_id"] for index in there])
         return sum(inserted), len(inserted) - sum(inserted), duplicates
 
-    def _load_duplicates(self, ids: Sequence[str]) -> list[Duplicate]:
+    @edge
+    def load_logged(self, ids: Sequence[str]) -> list[Duplicate]:
+        """Return those of these records that are in the ledger."""
         if not ids:
             return []
         fields = {"seq": True, "hash": True, "shape": True}

@@ -26,6 +26,8 @@ class PollLease:
         contested_epoch: The newest epoch that took over from a poll which never let go. What was observed in an
             older epoch must be observed anew before it counts, because that poll may still be writing.
         cursor: Where the stream stands, None when it was never read.
+        rewound_epoch: The epoch of the last rewind. Versions that were logged before it may run again.
+        resend_epoch: While the rows behind a rewind with `resend` are read again: the epoch of that rewind.
     """
 
     stream: str
@@ -34,6 +36,8 @@ class PollLease:
     contested_epoch: int
     cursor: Cursor | None
     clock: ClockReading
+    rewound_epoch: int = 0
+    resend_epoch: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +107,9 @@ class Streams:
         if found is None:
             return None
         poll = found["poll"]
+        # Once a poll has read to the end, it has read again all that lay behind the rewind.
+        resend_epoch = int(poll.get("resend_epoch", 0))
+        is_over = int(poll.get("complete_epoch", 0)) > resend_epoch
         return PollLease(
             stream=stream,
             token=token,
@@ -110,6 +117,8 @@ class Streams:
             contested_epoch=int(poll["contested_epoch"]),
             cursor=found.get("cursor"),
             clock=ClockReading(poll["started_at"], time.monotonic()),
+            rewound_epoch=int(poll.get("rewound_epoch", 0)),
+            resend_epoch=0 if is_over else resend_epoch,
         )
 
     @edge
@@ -123,6 +132,25 @@ class Streams:
         """Move the cursor, if the lease is still ours; safe to repeat."""
         guard = {"_id": lease.stream, "poll.token": lease.token}
         return self._streams.update_one(guard, {"$set": {"cursor": dict(cursor)}}).matched_count == 1
+
+    @edge
+    def rewind(self, lease: PollLease, cursor: Cursor, *, resend: bool) -> bool:
+        """Set the cursor to any place and let go of the lease; False when somebody took it over."""
+        guard = {"_id": lease.stream, "poll.token": lease.token}
+        changes: Doc = {
+            "cursor": dict(cursor),
+            "poll.rewound_epoch": lease.epoch,
+            "poll.resend_epoch": lease.epoch if resend else 0,
+        }
+        gone = {"poll.token": True, "poll.until": True, "poll.worker": True}
+        return self._streams.update_one(guard, {"$set": changes, "$unset": gone}).matched_count == 1
+
+    @edge
+    def load_cursor(self, stream: str) -> Cursor | None:
+        """Return where a stream stands, None when it was never read."""
+        found = self._streams.find_one({"_id": stream}, {"cursor": True}) or {}
+        cursor: Cursor | None = found.get("cursor")
+        return cursor
 
     @edge
     def release_poll(self, lease: PollLease, *, error: str | None, complete: bool = False) -> bool:

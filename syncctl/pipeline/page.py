@@ -2,28 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from syncctl.core.ids import chained_version, content_hash, epoch_of, key_id, make_seq, record_id
+from syncctl.core.ids import content_hash, epoch_of, make_seq
 from syncctl.core.rows import Cursor, Page, Row
 from syncctl.core.stream import Stream
-from syncctl.errors import InternalError, LeaseHeld, SourceRestored
+from syncctl.errors import InternalError, LeaseHeld
 from syncctl.ledger.keys import KnownKey, Observation
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.records import Duplicate, NewRecord
+from syncctl.ledger.records import NewRecord
 from syncctl.ledger.streams import PollLease
+from syncctl.pipeline.naming import Seen, identify, new_record, restored, settle_duplicates, unused_version
+from syncctl.pipeline.resend import resend_records
 
 COMPARISONS_AT_MOST = 5
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Seen:
-    """One row of a page, named."""
-
-    row: Row
-    key_id: str
-    hash: str
-    seq: int
 
 
 @dataclass(kw_only=True, slots=True)
@@ -61,13 +52,17 @@ class PageLog:
             LeaseHeld: Somebody has taken this poll over.
             SourceRestored: Versions of the source run again.
         """
-        seen = self._name(page.rows)
+        self.log_rows(page.rows, shape=shape)
+        self.move_cursor(page.cursor)
+
+    def log_rows(self, rows: Sequence[Row], *, shape: str) -> None:
+        """Log rows and leave the cursor where it is; as `log` does."""
+        seen = self._name(rows)
         self.progress.read += len(seen)
         if self._stream.append_only:
             self._log_append_only(seen, shape)
         else:
             self._log_with_keys(seen, shape)
-        self.move_cursor(page.cursor)
 
     def move_cursor(self, cursor: Cursor) -> None:
         """Move the cursor, unless somebody has taken this poll over."""
@@ -116,21 +111,24 @@ class PageLog:
         """Log the rows that are new or changed, then tell their keys; return the keys to compare anew."""
         changed: list[tuple[Seen, NewRecord]] = []
         observations: list[Observation] = []
+        removed = self._send_again(seen, known)
         for each in seen:
             before = known.get(each.key_id)
             if before is None and each.row.op == "delete":
                 # Nobody was told of this row. Its key says that it is gone to whoever still holds a version of it.
                 self.progress.unchanged += 1
-                observations.append(_observe(each, None, _new_record(self._stream.name, each, None, shape).id))
+                observations.append(_observe(each, None, new_record(self._stream.name, each, None, shape).id))
                 continue
-            if before is not None and before.hash == each.hash and not self._is_flagged_again(before):
+            is_same = before is not None and before.hash == each.hash and each.key_id not in removed
+            if before is not None and is_same and not self._is_flagged_again(before):
                 self.progress.unchanged += 1
                 # A row seen under a new version, or for the first time since a poll was taken over, is observed
-                # anew: what that poll may still write about it is then older.
-                if each.row.version is not None or epoch_of(before.seq) < self._lease.contested_epoch:
+                # anew: what that poll may still write about it is then older. So is one that was sent again.
+                if each.row.version is not None or epoch_of(before.seq) < self._observed_epoch:
                     observations.append(_observe(each, before, before.version))
                 continue
-            record = _new_record(self._stream.name, each, before, shape)
+            version = unused_version(each, before, each.row.version) if each.key_id in removed else None
+            record = new_record(self._stream.name, each, before, shape, version)
             changed.append((each, record))
             observations.append(_observe(each, before, record.id))
         renamed = self._log_records(changed, known)
@@ -138,6 +136,26 @@ class PageLog:
             replace(each, version=renamed[each.key_id].id) if each.key_id in renamed else each for each in observations
         ]
         return self._ledger.keys.observe(self._stream.name, observations)
+
+    @property
+    def _observed_epoch(self) -> int:
+        """The epoch in which a row must have been observed to be left alone when it is unchanged."""
+        return max(self._lease.contested_epoch, self._lease.resend_epoch)
+
+    def _send_again(self, seen: Sequence[Seen], known: Mapping[str, KnownKey]) -> set[str]:
+        """Send unchanged rows behind a rewind with `resend` once more; return the keys whose record was cleaned up."""
+        if not self._lease.resend_epoch:
+            return set()
+        again = {
+            each.key_id: before.version
+            for each in seen
+            if (before := known.get(each.key_id)) is not None
+            and before.hash == each.hash
+            and epoch_of(before.seq) < self._lease.resend_epoch
+        }
+        # Before the keys say that they were observed: a crash between the two repeats it, and never forgets it.
+        there = resend_records(self._ledger, list(again.values()))
+        return {key for key, record in again.items() if record not in there}
 
     def _is_flagged_again(self, before: KnownKey) -> bool:
         """Say whether a row that the source was told of stands there anew: somebody wants it sent once more."""
@@ -149,7 +167,7 @@ class PageLog:
         """Insert records and judge those that were there already; return, by key id, those that got another name."""
         records = self._ledger.records
         sent, failed, duplicates = records.log([record for _, record in changed], self._lease.clock.now())
-        adopted, renamed = settle_duplicates(self._stream, changed, known, duplicates)
+        adopted, renamed = settle_duplicates(self._stream, changed, known, duplicates, self._lease.rewound_epoch)
         records.raise_seq(adopted)
         self.progress.logged += len(adopted)
         if renamed:
@@ -163,66 +181,25 @@ class PageLog:
     def _log_append_only(self, seen: Sequence[Seen], shape: str) -> None:
         """Log rows of a table that is only ever appended to: no keys; a row is known by its key and cursor value."""
         name = self._stream.name
-        new = [_new_record(name, each, None, shape, each.row.version or each.row.at) for each in seen]
+        new = [new_record(name, each, None, shape, each.row.version or each.row.at) for each in seen]
         sent, failed, duplicates = self._ledger.records.log(new, self._lease.clock.now())
         by_id = {record.id: (each, record) for each, record in zip(seen, new, strict=True)}
+        renamed: list[NewRecord] = []
         for duplicate in duplicates:
             each, record = by_id[duplicate.id]
             if duplicate.hash != record.hash and duplicate.shape == record.shape:
-                raise _restored(self._stream, each.row.key, record.version)
-        self.progress.logged += sent + failed
-        self.progress.failed += failed
-        self.progress.unchanged += len(duplicates)
-
-
-def identify(row: Row) -> tuple[Row, str]:
-    """Return the row and the id of its key.
-
-    A key with a NULL in it names no row: two such rows would pass for two versions of one, and the older be dropped.
-    Each is a failed row, under an id of its own (invariant 9).
-    """
-    empty = next((name for name, value in row.key.items() if value is None), None)
-    if empty is None:
-        return row, key_id(row.key)
-    error = row.error or f"key column {empty} is NULL, so the key names no row"
-    return replace(row, payload=None, error=error), key_id({**row.key, "": row.at})
-
-
-def settle_duplicates(
-    stream: Stream,
-    changed: Sequence[tuple[Seen, NewRecord]],
-    known: Mapping[str, KnownKey],
-    duplicates: Sequence[Duplicate],
-) -> tuple[dict[str, int], dict[str, NewRecord]]:
-    """Judge records that were in the ledger before their keys knew them.
-
-    Returns:
-        Those an interrupted poll had logged, with the seq they get now; and, by key id, those to log under another
-        name because the table's columns have changed since.
-
-    Raises:
-        SourceRestored: The same version holds another content, or an old version came back.
-    """
-    there = {each.id: each for each in duplicates}
-    adopted: dict[str, int] = {}
-    renamed: dict[str, NewRecord] = {}
-    for each, record in changed:
-        duplicate = there.get(record.id)
-        if duplicate is None:
-            continue
-        before = known.get(each.key_id)
-        if duplicate.hash == record.hash and (before is None or duplicate.seq > before.seq):
-            adopted[record.id] = each.seq
-        elif before is None or duplicate.seq > before.seq:
-            # No key ever knew it: an interrupted poll saw the row while what it is joined with was another.
-            version = f"{record.version}/{record.hash}"
-            renamed[each.key_id] = _new_record(stream.name, each, before, record.shape, version)
-        elif duplicate.shape != record.shape:
-            version = f"{record.version}/{record.shape}"
-            renamed[each.key_id] = _new_record(stream.name, each, before, record.shape, version)
-        else:
-            raise _restored(stream, each.row.key, record.version)
-    return adopted, renamed
+                if epoch_of(duplicate.seq) >= self._lease.rewound_epoch:
+                    raise restored(self._stream, each.row.key, record.version)
+                renamed.append(new_record(name, each, None, shape, f"{record.version}/{record.hash}"))
+        more_sent, more_failed, again = self._ledger.records.log(renamed, self._lease.clock.now())
+        others = {each.key_id for each in renamed}
+        known = [each for each in duplicates if by_id[each.id][0].key_id not in others] + again
+        old = [each.id for each in known if epoch_of(each.seq) < self._lease.resend_epoch]
+        resend_records(self._ledger, old)
+        self._ledger.records.raise_seq(dict.fromkeys(old, make_seq(self._lease.epoch, self.progress.position)))
+        self.progress.logged += sent + failed + more_sent + more_failed
+        self.progress.failed += failed + more_failed
+        self.progress.unchanged += len(known)
 
 
 def _observe(each: Seen, before: KnownKey | None, version: str) -> Observation:
@@ -234,32 +211,4 @@ def _observe(each: Seen, before: KnownKey | None, version: str) -> Observation:
         version=version,
         hash=each.hash,
         op=each.row.op,
-    )
-
-
-def _new_record(stream: str, each: Seen, before: KnownKey | None, shape: str, version: str | None = None) -> NewRecord:
-    row = each.row
-    version = version or row.version or chained_version(before.seq if before else 0, each.hash)
-    return NewRecord(
-        id=record_id(stream, each.key_id, version),
-        stream=stream,
-        key_id=each.key_id,
-        key=row.key,
-        seq=each.seq,
-        version=version,
-        hash=each.hash,
-        shape=shape,
-        op=row.op,
-        payload=row.payload,
-        error=row.error,
-        acknowledge=row.acknowledge,
-    )
-
-
-def _restored(stream: Stream, key: Mapping[str, Any], version: str) -> SourceRestored:
-    shown = ",".join(f"{name}={value}" for name, value in key.items())
-    return SourceRestored(
-        f"stream {stream.name} stopped: the source's versions run again",
-        why=f"row {shown} came back in version {version}, which the ledger holds with another content or as older",
-        hint=f"was the database restored? The cursor has not moved; look at: syncctl show {stream.name} {shown}",
     )

@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from syncctl.settings.dotenv_file import ENV_FILE
 from syncctl.settings.model import Settings
+from syncctl.settings.sections import StreamSettings
 from syncctl.settings.shape import find_section, is_named, list_values
 from syncctl.settings.toml_file import TOML_FILE
 
@@ -82,6 +83,21 @@ def render_toml(streams: Mapping[str, Mapping[str, Any]]) -> str:
         else:
             header = f"{name}.default" if is_named(field) else name
             lines += ["", f"[{header}]", *_list_lines(section, {})]
+    return "\n".join(lines) + "\n"
+
+
+def render_stream(name: str, values: Mapping[str, Any], remarks: Mapping[str, str]) -> str:
+    """Return the section of one stream.
+
+    Args:
+        remarks: By key, what stands behind its value; one of a key without a value stands behind a line that is
+            commented out, with a sample.
+    """
+    fields = StreamSettings.model_fields
+    lines = [f"[streams.{name}]"]
+    for key in [*values, *(key for key in remarks if key not in values)]:
+        line = f"{key} = {_show_toml(values[key])}" if key in values else f"#{key} = {_show_toml(_sample(fields[key]))}"
+        lines.append(f"{line:<{_COMMENT_COLUMN}}# {remarks[key]}" if key in remarks else line)
     return "\n".join(lines) + "\n"
 
 

@@ -78,7 +78,7 @@ def write_setup(directory: Path, texts: Mapping[str, str]) -> None:
         for name, text in texts.items():
             # A .env that is a link stays one: what it leads to is replaced.
             path = (directory / name).resolve() if name == ENV_FILE else directory / name
-            drafts[path] = _write_draft(path, text, mode=0o600 if name == ENV_FILE else 0o644)
+            drafts[path] = write_draft(path, text, mode=0o600 if name == ENV_FILE else 0o644)
         if TOML_FILE in texts and (directory / TOML_FILE).exists():
             (directory / TOML_FILE).replace(directory / f"{TOML_FILE}.old")
         for path, draft in drafts.items():
@@ -94,8 +94,12 @@ def write_setup(directory: Path, texts: Mapping[str, str]) -> None:
             draft.unlink(missing_ok=True)
 
 
-def _write_draft(path: Path, text: str, *, mode: int) -> Path:
-    """Write a file beside its final place, so that no reader sees half of it or a secret others may read."""
+def write_draft(path: Path, text: str, *, mode: int) -> Path:
+    """Write a file beside its final place, so that no reader sees half of it or a secret others may read.
+
+    Raises:
+        OSError: the directory cannot be written; nothing is left behind.
+    """
     number, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
     draft = Path(name)
     try:

@@ -20,7 +20,7 @@ def advise(stream: Stream, relation: Relation, layout: Layout, *, has_rowversion
     """
     if stream.cursor is not None or stream.append_only or layout.mode != "increasing":
         return ()
-    changed = next((column for column in relation.columns if _tells_of_changes(column)), None)
+    changed = next((column for column in relation.columns if tells_of_changes(column)), None)
     if changed is not None:
         way = f'cursor = "{changed.name}" if every change sets it'
     else:
@@ -30,7 +30,8 @@ def advise(stream: Stream, relation: Relation, layout: Layout, *, has_rowversion
     return (f"finds new rows only, no changed ones; in streams.{stream.name} set {ways}",)
 
 
-def _tells_of_changes(column: Column) -> bool:
+def tells_of_changes(column: Column) -> bool:
+    """Say whether a column may be a time, and has a name such as `updated_at`."""
     if column.kind not in (Kind.TIME, Kind.DATE, Kind.TEXT, Kind.OTHER) or not _NAMES_A_CHANGE.search(column.name):
         return False
     return column.kind in (Kind.TIME, Kind.DATE) or _NAMES_A_TIME.search(column.name) is not None

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from syncctl.pipeline.report import By, Report
     from syncctl.pipeline.selection import Selection
     from syncctl.pipeline.status import Failures, Status
+    from syncctl.sources.survey import Survey
 
 log = get_logger(__name__)
 
@@ -48,6 +49,12 @@ class OperatorServices(RowServices):
         from syncctl.celery_app import app
 
         return RoundTrip(**add_through_queue(app, self.broker, x, y, timeout_seconds=timeout_seconds))
+
+    def inspect(self, source: str = "default", table: str | None = None, *, key: Sequence[str] = ()) -> "Survey":
+        """Look at the tables of a source, or at one of them; see `sources.survey.survey_source`."""
+        from syncctl.sources.survey import survey_source
+
+        return survey_source(self.settings.source(source), table, key)
 
     def replay(
         self,

@@ -1,0 +1,249 @@
+"""`syncctl inspect`: what a source holds, how each table is best read, and the settings for it."""
+
+import re
+import shlex
+import textwrap
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from syncctl.commands.options import AsJson
+from syncctl.commands.session import open_session
+from syncctl.console import out
+from syncctl.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from syncctl.sources.survey import Survey
+    from syncctl.sources.survey.candidates import Candidate
+    from syncctl.sources.survey.proposal import SurveyedTable
+
+_WIDTH = 100
+_NAME_AT_MOST = 60
+_ONLY_FROM_BEGINNING = ("snapshot", "flag")
+
+
+def inspect(
+    ctx: typer.Context,
+    *,
+    table: Annotated[
+        str | None, typer.Argument(metavar="[TABLE]", help="One table or view; default: list all.")
+    ] = None,
+    source: Annotated[str, typer.Option("--source", metavar="NAME", help="The name under [sources].")] = "default",
+    key: Annotated[
+        list[str] | None,
+        typer.Option("--key", metavar="COLUMN", help="What tells rows apart; default: the table's own key."),
+    ] = None,
+    stream: Annotated[
+        str | None, typer.Option("--stream", metavar="NAME", help="The stream's name; default: after the table.")
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--start", metavar="START", help="Where it begins: beginning, now or a cursor value."),
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Append the stream to syncctl.toml; needs TABLE and --start.")
+    ] = False,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """List a source's tables, or tell how one is best read and write the settings for it.
+
+    For a table: its key, the cursors it has, the safest mode and why, its rows, whether an index serves the cursor,
+    and a [streams.NAME] section. What is shown is TOML as a whole: the rest of it are comments. The source is asked
+    for its catalog; SQL Server's tables are not read. With --write the section is appended to syncctl.toml, unless
+    the settings would not load with it or the name is taken (exit code 2).
+
+    Examples:
+        syncctl inspect
+        syncctl inspect dbo.orders
+        syncctl inspect dbo.orders --write --start now
+        syncctl inspect dbo.orders --stream orders_eu --start beginning --json
+        syncctl inspect --source erp
+    """
+    _check_flags(table, key=key, stream=stream, start=start, write=write)
+    with open_session(ctx) as services:
+        survey = services.inspect(source, table, key=key or ())
+    blocks = [_render_block(each, survey.source, stream=stream, start=start) for each in survey.tables]
+    written = None
+    if write:
+        written = _write(ctx.obj.directory.absolute(), survey.tables[0], *blocks[0])
+    if as_json:
+        documents = [_to_document(each, block, table) for each, (_, block) in zip(survey.tables, blocks, strict=True)]
+        name = blocks[0][0] if written else None
+        out.print_json(
+            {
+                "source": survey.source,
+                "tables": documents,
+                "unknown": survey.unknown,
+                "written": None if written is None else {"stream": name, "file": str(written)},
+            }
+        )
+    elif table is None:
+        _show_list(survey)
+    else:
+        out.show(_describe(survey.tables[0]) + "\n\n" + blocks[0][1].rstrip())
+    for line in survey.unknown:
+        out.warn(f"unknown: {line}")
+    _say_next(survey, table, blocks, written)
+    return ExitCode.DONE
+
+
+def _check_flags(table: str | None, *, write: bool, start: str | None, **flags: Any) -> None:
+    """Refuse flags that need another one.
+
+    Raises:
+        UsageError: that one is not given.
+    """
+    from syncctl.settings.fields import check_name
+
+    given = [name for name, value in {**flags, "start": start, "write": write}.items() if value]
+    if table is None and given:
+        raise UsageError(
+            f"--{given[0]} needs a table", why="no TABLE was given", hint=f"syncctl inspect dbo.orders --{given[0]} ..."
+        )
+    if write and not start:
+        raise UsageError(
+            "--write needs --start",
+            why="nobody posts five years of orders by accident",
+            hint="add --start now, or --start beginning, which posts every row there is",
+        )
+    if flags["stream"] is not None:
+        try:
+            check_name(flags["stream"])
+        except ValueError as error:
+            raise UsageError(f"--stream {flags['stream']!r} {error}", hint="for example --stream orders") from None
+
+
+def name_stream(table: str) -> str:
+    """Return a stream's name made of a table's: `OrderLines` and `[order lines]` become `order_lines`."""
+    plain = unicodedata.normalize("NFKD", table).encode("ascii", "ignore").decode()
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", plain)
+    name = re.sub(r"[^a-z0-9-]+", "_", apart.lower()).strip("_-")
+    name = name if name[:1].isalpha() else f"t_{name}" if name else "stream"
+    return name[:_NAME_AT_MOST]
+
+
+def _render_block(table: "SurveyedTable", source: str, *, stream: str | None, start: str | None) -> tuple[str, str]:
+    """Return the name of the stream that is proposed, and its section.
+
+    Raises:
+        UsageError: the mode knows no such start.
+    """
+    from syncctl.settings.render import render_stream
+
+    name = stream or name_stream(table.name)
+    mode, remarks = str(table.settings["mode"]), dict(table.remarks)
+    every = "every row there is" if table.rows is None else f"every row there is ({table.rows:,})"
+    if mode in _ONLY_FROM_BEGINNING:
+        if start is not None and start.strip().lower() != "beginning":
+            raise UsageError(
+                f"--start {start} does not go with mode {mode}",
+                why=f"mode {mode} has no cursor to start at: its first poll posts {every}",
+                hint="add --start beginning, or give the table a rowversion or a column that every change sets",
+            )
+        begin, remarks["start"] = "beginning", f"posts {every}; mode {mode} knows no other"
+    else:
+        begin = start or "now"
+        if start is None:
+            remarks["start"] = f'"beginning" posts {every}'
+    if not table.key:
+        remarks["key"] = "required: the columns that tell rows apart"
+    origin = {} if source == "default" else {"source": source}
+    values = {**origin, **table.settings, "start": begin, "endpoint": f"POST /{name}"}
+    return name, render_stream(name, values, remarks)
+
+
+def _write(directory: Path, table: "SurveyedTable", name: str, block: str) -> Path:
+    from syncctl.settings.append import append_stream
+
+    if not table.key:
+        raise UsageError(
+            f"nothing was written: {table.table} has no key",
+            why="a stream needs the columns that tell its rows apart, and the catalog names none",
+            hint=f"name them: syncctl inspect {shlex.quote(table.table)} --key COLUMN --start ... --write",
+        )
+    return append_stream(directory, name, block)
+
+
+def _to_document(table: "SurveyedTable", block: str, wanted: str | None) -> dict[str, Any]:
+    return {
+        "table": table.table,
+        "kind": "view" if table.is_view else "table",
+        "rows": table.rows,
+        "key": table.key,
+        "columns": None if wanted is None else table.columns,
+        "mode": table.candidates[0].mode,
+        "candidates": [
+            {"mode": each.mode, "cursor": each.cursor, "why": each.why, "indexed": each.indexed}
+            for each in table.candidates
+        ],
+        "advice": table.advice,
+        "block": block,
+    }
+
+
+def _show_list(survey: "Survey") -> None:
+    rows = [
+        (
+            f"{table.table} (view)" if table.is_view else table.table,
+            table.rows,
+            ", ".join(table.key) or None,
+            _title(table.candidates[0]),
+        )
+        for table in survey.tables
+    ]
+    if rows:
+        out.table(("table", "rows", "key", "safest mode"), rows)
+    else:
+        out.show("no tables")
+
+
+def _title(candidate: "Candidate") -> str:
+    return candidate.mode if candidate.cursor is None else f"{candidate.mode} on {candidate.cursor}"
+
+
+def _describe(table: "SurveyedTable") -> str:
+    """Return what is known of a table, as comments in TOML."""
+    return "\n".join(f"# {line}".rstrip() for line in _list_lines(table))
+
+
+def _list_lines(table: "SurveyedTable") -> Iterator[str]:
+    count = "rows unknown" if table.rows is None else f"{table.rows:,} row{'' if table.rows == 1 else 's'}"
+    yield f"{table.table}: {'view' if table.is_view else 'table'}, {count}"
+    yield f"key: {', '.join(table.key)} ({table.key_origin})" if table.key else "key: none"
+    columns = ", ".join(
+        f"{each.name} {each.type}{' null' if each.nullable else ''}".replace("  ", " ") for each in table.columns
+    )
+    yield from _wrap(f"columns: {columns}", "  ")
+    yield ""
+    for at, candidate in enumerate(table.candidates):
+        index = {True: ", indexed", False: ", no index", None: ""}[candidate.indexed]
+        yield f"{'safest: ' if at == 0 else '   also: '}{_title(candidate)}{index}"
+        yield from _wrap(f"          {candidate.why}", "          ")
+    yield from _wrap(
+        "   also: flag, where a column says what is left to deliver and a statement may set it",
+        "          ",
+    )
+    if table.advice:
+        # Not wrapped: a statement in it can be copied.
+        yield from ("", *table.advice)
+
+
+def _wrap(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _say_next(survey: "Survey", table: str | None, blocks: list[tuple[str, str]], written: Path | None) -> None:
+    """Say what was done, and what the next useful command is."""
+    if written is not None:
+        out.say(f"appended [streams.{blocks[0][0]}] to {written}")
+        out.say(f"next: syncctl doctor source {blocks[0][0]}")
+    elif table is not None:
+        named = survey.tables[0]
+        begin = "beginning" if named.settings["mode"] in _ONLY_FROM_BEGINNING else "now"
+        key = "" if named.key else "--key COLUMN "
+        out.say(f"next: syncctl inspect {shlex.quote(named.table)} {key}--start {begin} --write")
+    elif survey.tables:
+        out.say(f"next: syncctl inspect {shlex.quote(survey.tables[0].table)}")

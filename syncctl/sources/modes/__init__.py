@@ -26,8 +26,8 @@ class CursorMode(Protocol):
     def pages(self, cursor: Cursor) -> Iterator[Page]:
         """Yield the pages behind a cursor until one is short."""
 
-    def scan(self, cursor: Cursor | None) -> Iterator[list[Scanned]]:
-        """Yield every row there is, page by page, and say which of them lie behind a cursor."""
+    def scan(self, cursor: Cursor | None, *, since: Cursor | None = None) -> Iterator[list[Scanned]]:
+        """Yield the rows behind a cursor, or all there are, and say which of them the next poll will read."""
 
     def count_behind(self, cursor: Cursor) -> int | None:
         """Return how many rows lie behind a cursor; None where the mode cannot tell."""

@@ -70,6 +70,10 @@ class ChangeTracking(Scan):
             yield Page(rows=(), cursor=cursor)
         yield from self._pages_of_changes(cursor)
 
+    def count_behind(self, cursor: Cursor) -> int | None:
+        """Return how many rows the first load has to read; how many have changed since, nobody counts."""
+        return super().count_behind(cursor) if cursor.get("phase") == LOAD else None
+
     def warnings(self) -> tuple[str, ...]:
         """Say what is missing for pages that hold together."""
         if self._allows_snapshots:

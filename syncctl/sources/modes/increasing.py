@@ -1,5 +1,6 @@
 """Mode increasing: a column that grows with each new or changed row; what commits late is asked for again."""
 
+from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
@@ -57,9 +58,14 @@ class Increasing:
             memory = yield from self._ask_again(mark, memory)
         yield from self._pages_with_gaps(mark, memory)
 
-    def scan(self, cursor: Cursor | None) -> Iterator[list[Scanned]]:
-        """Yield every row, and say which lie behind a cursor."""
-        return self._reading.scan(cursor)
+    def scan(self, cursor: Cursor | None, *, since: Cursor | None = None) -> Iterator[list[Scanned]]:
+        """Yield every row, and say which lie behind a cursor, or are read again because they may have come late."""
+        bookmark = self._reading.bookmark(Position()) if cursor is None else self._reading.read_bookmark(cursor)
+        earlier = self._earlier(bookmark)
+        mark = bookmark.position if earlier is None else Position(value=earlier)
+        gaps = read_memory(cursor or {}, step=self._cursor.increment).gaps if self._remembers_gaps else ()
+        for found in self._reading.scan(mark, since):
+            yield [each if each.is_ahead else replace(each, is_ahead=_is_in(gaps, each)) for each in found]
 
     def count_behind(self, cursor: Cursor) -> int:
         """Return how many rows lie behind a cursor."""
@@ -94,6 +100,14 @@ class Increasing:
 
     def _look_back(self, mark: Bookmark) -> Where | None:
         """Return what the first page reads where it reads a recent window again; None where it does not."""
+        earlier = self._earlier(mark)
+        if earlier is None:
+            return None
+        window = [self._keyset.from_value(earlier)]
+        return window if mark.floor is None else [*window, self._keyset.after(mark.floor)]
+
+    def _earlier(self, mark: Bookmark) -> str | None:
+        """Return the time that the first page goes back to; None where it does not."""
         position, seconds = mark.position, self._stream.lookback_seconds
         if seconds <= 0 or position.key is None or not isinstance(position.value, str):
             return None
@@ -101,11 +115,9 @@ class Increasing:
             return None
         earliest = self._reading.opened.flavour.earliest(self._cursor)
         try:
-            earlier = step_back(position.value, seconds, earliest=earliest)
+            return step_back(position.value, seconds, earliest=earliest)
         except ValueError:
             return None
-        window = [self._keyset.from_value(earlier)]
-        return window if mark.floor is None else [*window, self._keyset.after(mark.floor)]
 
     def _ask_again(self, mark: Bookmark, memory: GapMemory) -> Generator[Page, None, GapMemory]:
         """Read the rows that have come in gaps, then give up the gaps whose time was over before they were asked for.
@@ -166,6 +178,14 @@ def _with_gaps(mark: Bookmark, memory: GapMemory) -> Cursor:
 
 def _numbers(found: Sequence[Found]) -> list[int]:
     return [int(each.position.value) for each in found]
+
+
+def _is_in(gaps: Sequence[Gap], scanned: Scanned) -> bool:
+    if not gaps:
+        return False
+    number = int(scanned.row.at)
+    index = bisect_right(gaps, number, key=lambda gap: gap.first)
+    return index > 0 and number <= gaps[index - 1].last
 
 
 def _is_instant(raw: Raw) -> bool:

@@ -92,9 +92,9 @@ class Reading:
             ties=len(order) - 1,
         )
 
-    def scan(self, cursor: Cursor | None, where: Where = ()) -> Iterator[list[Scanned]]:
-        """Yield every row, and say which of them lie behind a cursor; all of them where there is none."""
-        mark = Position() if cursor is None else self.read_bookmark(cursor).position
+    def scan(self, mark: Position, since: Cursor | None = None) -> Iterator[list[Scanned]]:
+        """Yield every row behind a cursor, or all there are, and say which of them lie behind a position."""
+        where = [] if since is None else [self.pages.keyset.after(self.read_bookmark(since).position)]
         for found in self.walk(where, mark=mark):
             yield [Scanned(row=each.row, is_ahead=each.is_new) for each in found]
 

@@ -56,9 +56,10 @@ class Rowversion:
             mark = replace(mark, position=found[-1].position)
             yield make_page(found, mark.to_cursor())
 
-    def scan(self, cursor: Cursor | None) -> Iterator[list[Scanned]]:
+    def scan(self, cursor: Cursor | None, *, since: Cursor | None = None) -> Iterator[list[Scanned]]:
         """Yield every row, and say which lie behind a cursor."""
-        return self._reading.scan(cursor)
+        mark = Position() if cursor is None else self._reading.read_bookmark(cursor).position
+        return self._reading.scan(mark, since)
 
     def count_behind(self, cursor: Cursor) -> int:
         """Return how many rows lie behind a cursor."""

@@ -25,7 +25,7 @@ class Scan:
             raise ValueError(f"mode {self._reading.layout.mode} has no cursor column to start at")
         return self._reading.bookmark(Position()).to_cursor()
 
-    def scan(self, cursor: Cursor | None) -> Iterator[list[Scanned]]:  # noqa: ARG002
+    def scan(self, cursor: Cursor | None, *, since: Cursor | None = None) -> Iterator[list[Scanned]]:  # noqa: ARG002
         """Yield every row. None counts as being ahead: that only a cursor column can tell."""
         for found in self._reading.walk():
             yield [Scanned(row=each.row, is_ahead=False) for each in found]

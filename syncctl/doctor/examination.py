@@ -7,7 +7,7 @@ from pathlib import Path
 from syncctl.doctor import beat, configuration, mongodb, partner, redis_server, source, streams, workers
 from syncctl.doctor.check import Check, Unit
 from syncctl.doctor.examined import Examined
-from syncctl.doctor.groups import GROUPS, check_names, group_of, is_chosen
+from syncctl.doctor.groups import GROUPS, group_of, is_chosen, settle_names
 from syncctl.doctor.runner import Runner
 from syncctl.logs import redact
 from syncctl.settings import Settings
@@ -31,7 +31,7 @@ class Examination:
         self._examined = Examined(settings, timeout_seconds=timeout_seconds)
         self._timeout_seconds = timeout_seconds
         units = _list_units(self._examined, directory)
-        check_names(chosen, [unit.name for unit in units])
+        chosen = settle_names(chosen, [unit.name for unit in units])
         self.units = tuple(unit for unit in units if is_chosen(unit.name, chosen))
 
     def run(self, *, on_done: Callable[[int], None] = lambda _: None) -> list[Check]:

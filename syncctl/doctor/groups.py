@@ -44,24 +44,45 @@ def choose_checks(words: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names)) or GROUPS
 
 
-def check_names(chosen: Iterable[str], known: Sequence[str]) -> None:
-    """Check that each single check that was asked for is among those of these settings.
+def settle_names(chosen: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Return what was asked for as names of these settings, or their beginnings.
+
+    A word behind a name continues it, where there is such a check: `source orders index`.
 
     Raises:
-        UsageError: it is not.
+        UsageError: There is no check of such a name.
     """
+    settled: list[str] = []
+    base = ""
+    bases: set[str] = set()
     for name in chosen:
-        if name in known or name in GROUPS:
-            continue
-        group, _, rest = name.partition(" ")
-        siblings = [each for each in known if group_of(each) == group]
-        near = find_near(rest, [each.partition(" ")[2] for each in siblings])
-        raise _no_such_check(name, f"{group} {near}" if near else find_near(rest, GROUPS), siblings)
+        continued = f"{base} {name.partition(' ')[2]}"
+        if name in GROUPS or is_begun(name, known):
+            base = name
+            settled.append(name)
+        elif base and continued in known:
+            bases.add(base)
+            settled.append(continued)
+        else:
+            raise _find_near(name, known)
+    return tuple(name for name in settled if name not in bases)
+
+
+def is_begun(name: str, known: Iterable[str]) -> bool:
+    """Tell whether a check has this name, or one that goes on behind it."""
+    return any(each == name or each.startswith(f"{name} ") for each in known)
 
 
 def is_chosen(name: str, chosen: Iterable[str]) -> bool:
-    """Tell whether a check was asked for, itself or with its group."""
-    return name in chosen or group_of(name) in chosen
+    """Tell whether a check was asked for: itself, the beginning of its name, or its group."""
+    return group_of(name) in chosen or any(name == each or name.startswith(f"{each} ") for each in chosen)
+
+
+def _find_near(name: str, known: Sequence[str]) -> UsageError:
+    group, _, rest = name.partition(" ")
+    siblings = [each for each in known if group_of(each) == group]
+    near = find_near(rest, [each.partition(" ")[2] for each in siblings])
+    return _no_such_check(name, f"{group} {near}" if near else find_near(rest, GROUPS), siblings)
 
 
 def group_of(name: str) -> str:

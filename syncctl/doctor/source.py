@@ -1,18 +1,33 @@
-"""source: whether each stream can be read, by reading one row."""
+"""source: whether each source is fit to be read from, and each stream can be read: by reading one row."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from syncctl.core.stream import Stream
+from syncctl.doctor import cursor, server
 from syncctl.doctor.check import Finding, Unit, join_findings, passed, skipped, warned
 from syncctl.doctor.examined import Examined
+from syncctl.errors import ConfigurationError, ServiceUnavailable
 from syncctl.sources import open_reader
+from syncctl.sources.health import is_sqlite
 
 
 def list_units(examined: Examined) -> Sequence[Unit]:
-    """Return a check for each stream."""
+    """Return the checks of each source, and those of each stream."""
     names = examined.settings.stream_names
     if not names:
         return (Unit(name="source", look=lambda: skipped("no stream is configured")),)
-    return tuple(Unit(name=f"source {name}", look=lambda name=name: check_stream(examined, name)) for name in names)  # type: ignore[misc]
+    streams = [stream for name in names if (stream := _find_stream(examined, name)) is not None]
+    by_source: dict[str, list[Stream]] = {}
+    for stream in streams:
+        by_source.setdefault(stream.source, []).append(stream)
+    kinds = {name: _is_sqlite(examined, name) for name in by_source}
+    units = [unit for name in by_source for unit in _list_source(examined, name, by_source[name], kinds[name])]
+    for name in names:
+        units.append(Unit(name=f"source {name}", look=lambda name=name: check_stream(examined, name)))  # type: ignore[misc]
+        stream = next((each for each in streams if each.name == name), None)
+        if stream is not None:
+            units += _list_stream(examined, stream, kinds[stream.source])
+    return units
 
 
 def check_stream(examined: Examined, name: str) -> Finding:
@@ -30,3 +45,63 @@ def check_stream(examined: Examined, name: str) -> Finding:
     if row.error:
         findings.insert(0, warned(f"its first row would be logged as failed: {row.error}", hint))
     return join_findings([passed(f"read one row as {how}"), *findings])
+
+
+def _find_stream(examined: Examined, name: str) -> Stream | None:
+    """Return a stream; None where its settings are wrong, which its own check tells."""
+    try:
+        return examined.settings.stream(name)
+    except ConfigurationError:
+        return None
+
+
+def _is_sqlite(examined: Examined, name: str) -> bool:
+    try:
+        return is_sqlite(examined.source(name))
+    except ConfigurationError:
+        # Its URL is not set, which the first check tells: the others wait for it.
+        return False
+
+
+def _list_source(examined: Examined, name: str, streams: Sequence[Stream], is_file: bool) -> Iterator[Unit]:
+    checks = server.FILE_CHECKS if is_file else server.CHECKS
+    first = f"source {name} server"
+    for aspect, check in checks.items():
+        needs = () if aspect == "server" else (first, "mongodb") if aspect == "clock" else (first,)
+        yield Unit(
+            name=f"source {name} {aspect}",
+            look=lambda check=check: _skip_without_ledger(lambda: check(examined, name, streams)),  # type: ignore[misc]
+            needs=needs,
+        )
+
+
+def _list_stream(examined: Examined, stream: Stream, is_file: bool) -> Iterator[Unit]:
+    first = f"source {stream.source} server"
+    name = f"source {stream.name}"
+    if stream.table is not None:
+        if not is_file:
+            yield Unit(name=f"{name} rights", look=lambda: cursor.check_rights(examined, stream), needs=(first,))
+        if stream.mode not in ("flag", "change_tracking"):
+            yield Unit(name=f"{name} index", look=lambda: cursor.check_index(examined, stream), needs=(name,))
+        if stream.mode == "change_tracking" and not is_file:
+            yield Unit(
+                name=f"{name} tracking",
+                look=lambda: _skip_without_ledger(lambda: cursor.check_tracking(examined, stream)),
+                needs=(first, "mongodb"),
+            )
+    if stream.mode in (None, "increasing"):
+        yield Unit(
+            name=f"{name} gaps",
+            look=lambda: _skip_without_ledger(lambda: cursor.check_gaps(examined, stream)),
+            needs=("mongodb",),
+        )
+
+
+def _skip_without_ledger(look: Callable[[], Finding]) -> Finding:
+    """Skip what the ledger would tell: that MongoDB is away is no trouble of the source."""
+    try:
+        return look()
+    except ServiceUnavailable as error:
+        if error.service != "mongodb":
+            raise
+        return skipped(f"needs mongodb: {error}", "run: syncctl doctor mongodb")

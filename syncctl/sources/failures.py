@@ -24,7 +24,7 @@ from syncctl.sources.diagnostics import (
 )
 from syncctl.sources.permissions import advise_grant
 
-__all__ = ["Address", "explain", "is_transient", "translated"]
+__all__ = ["Address", "clean_reason", "explain", "is_transient", "translated"]
 
 _PREFIX = re.compile(r"^(?:\s*\[[^\]]*\])+\s*")
 _SUFFIX = re.compile(r"\s*\(-?\d+\)(?:\s*\(SQL[\w()]+\))?\s*$")
@@ -80,7 +80,7 @@ def explain(error: Exception, address: Address, reading: str, *, connecting: boo
     if isinstance(cause, sqlite3.Error):
         return _explain_sqlite(cause, address, reading)
     found = read_diagnostic(cause) or Diagnostic(state="")
-    reason = _clean(cause, address)
+    reason = clean_reason(cause, address)
     # SQLAlchemy asks a new connection for the server's version: such a query may be slow or refused, too.
     if connecting and not (reason.startswith("Query timeout") or found.is_among(PERMISSION)):
         return _explain_login(found, reason, address)
@@ -102,7 +102,7 @@ def _find_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _clean(cause: BaseException, address: Address) -> str:
+def clean_reason(cause: BaseException, address: Address) -> str:
     """Return the first diagnostic of a driver without its brackets and its numbers."""
     text = str(cause.args[-1]) if cause.args else str(cause)
     text = " ".join(text.split())

@@ -40,11 +40,12 @@ def advise_grant(reason: str, user: str) -> str:
         reason: The message of error 229, 230, 262, 297, 300 or 916.
         user: The login.
     """
-    statement = _find_statement(reason, user)
+    statement = find_statement(reason, user)
     return f"let an administrator run {statement}" if statement else _advise_generally(user)
 
 
-def _find_statement(reason: str, user: str) -> str:
+def find_statement(reason: str, user: str) -> str:
+    """Return the statement that gives the right which a message names; empty where it names none."""
     if found := _ON_OBJECT.search(reason):
         on = quote_name(found["schema"] or "", found["object"])
         column = f" ({quote_name(found['column'])})" if found["column"] else ""

@@ -112,7 +112,13 @@ def test_everything_is_down_and_it_still_answers_in_one_document(run_syncctl: Ru
     done = run_syncctl("doctor", "--json", "--timeout", "2s", cwd=settings, timeout=45)
     checks = read_checks(done)
     assert done.exit_code == 1
-    assert list_status(checks, "fail") == {"redis", "mongodb", "source orders", "partner default"}
+    assert list_status(checks, "fail") == {
+        "redis",
+        "mongodb",
+        "source default server",
+        "source orders",
+        "partner default",
+    }
     assert list_status(checks, "ok") == {"configuration"}
     assert checks["queue"]["detail"] == "needs redis, which failed"
     assert checks["beat"]["detail"] == "needs mongodb, which failed"
@@ -122,7 +128,7 @@ def test_everything_is_down_and_it_still_answers_in_one_document(run_syncctl: Ru
     assert "MONGO_URL" in checks["mongodb"]["hint"]
     assert "SOURCE_URL" in checks["source orders"]["hint"]
     assert "PARTNER_URL" in checks["partner default"]["hint"]
-    assert done.stderr.startswith("1 ok, 1 with a warning, 4 failed, ")
+    assert done.stderr.startswith("1 ok, 1 with a warning, 5 failed, ")
     assert done.stderr.endswith("next: follow the hint of 'redis', then run: syncctl doctor redis\n")
 
 
@@ -281,8 +287,9 @@ def test_a_missing_table_fails_its_stream_alone(run_syncctl: Run, settings_dir: 
         "STREAMS__INVOICES__CURSOR": "id",
     }
     checks = read_checks(run_syncctl("doctor", "source", "--json", cwd=settings_dir, env=environment))
-    assert list_status(checks, "ok") == {"source orders"}
-    assert checks["source invoices"]["status"] == "fail"
+    assert list_status(checks, "fail") == {"source invoices"}
+    assert {"source orders", "source orders index"} <= list_status(checks, "ok")
+    assert checks["source invoices index"]["detail"] == "needs source invoices, which failed"
     assert "there is no table order" in checks["source invoices"]["detail"]
     assert "did you mean orders?" in checks["source invoices"]["hint"]
 
@@ -351,7 +358,12 @@ def test_services_that_hang_fail_in_time(
     assert done.exit_code == 1
     assert list_status(checks, "fail") == {"redis", "mongodb", "partner default"}
     assert checks["redis"]["detail"] == "no answer within 1 s"
-    assert list_status(checks, "ok") == {"configuration", "source orders"}
+    assert list_status(checks, "ok") == {
+        "configuration",
+        "source default server",
+        "source orders",
+        "source orders index",
+    }
 
 
 def test_only_the_named_groups_are_looked_at(run_syncctl: Run, settings_dir: Path, source_db: SourceDb) -> None:
@@ -359,15 +371,25 @@ def test_only_the_named_groups_are_looked_at(run_syncctl: Run, settings_dir: Pat
     environment = {"MONGO_URL": f"mongodb://127.0.0.1:{find_port()}/ledger"}
     done = run_syncctl("doctor", "source", "redis", "--json", cwd=settings_dir, env=environment)
     assert done.exit_code == 0
-    assert list(read_checks(done)) == ["redis", "redis eviction", "redis memory", "redis persistence", "source orders"]
+    checks = read_checks(done)
+    assert [name for name in checks if name.startswith("redis")] == [
+        "redis",
+        "redis eviction",
+        "redis memory",
+        "redis persistence",
+    ]
+    assert {name.partition(" ")[0] for name in checks} == {"redis", "source"}
+    # What only the ledger knows is no trouble of the source.
+    assert list_status(checks, "skip") == {"source orders gaps"}
+    assert checks["source orders gaps"]["detail"].startswith("needs mongodb: cannot reach MongoDB")
 
 
 def test_a_check_is_asked_for_by_the_name_that_is_shown(
     run_syncctl: Run, settings_dir: Path, source_db: SourceDb
 ) -> None:
     source_db.create_orders(1)
-    done = run_syncctl("doctor", "source", "orders", "redis eviction", "--json", cwd=settings_dir)
-    assert (done.exit_code, list(read_checks(done))) == (0, ["redis eviction", "source orders"])
+    done = run_syncctl("doctor", "source", "orders", "index", "redis eviction", "--json", cwd=settings_dir)
+    assert (done.exit_code, list(read_checks(done))) == (0, ["redis eviction", "source orders index"])
     done = run_syncctl("doctor", "source", "ordres", cwd=settings_dir)
     assert (done.exit_code, done.stdout) == (2, "")
     assert "no such check: source ordres" in done.stderr

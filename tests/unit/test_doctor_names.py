@@ -2,7 +2,7 @@
 
 import pytest
 
-from syncctl.doctor.groups import GROUPS, check_names, choose_checks, is_chosen
+from syncctl.doctor.groups import GROUPS, choose_checks, is_chosen, settle_names
 from syncctl.errors import UsageError
 
 KNOWN = ("redis", "redis eviction", "source orders", "source partner", "streams orders", "streams removed")
@@ -34,6 +34,28 @@ def test_a_group_means_all_of_its_checks_and_a_check_itself_alone() -> None:
     ]
 
 
+DEEP = ("source default server", "source default clock", "source orders", "source orders index", "source orders gaps")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("source", "orders", "index"), {"source orders index"}),
+        (("source orders index",), {"source orders index"}),
+        (("source", "orders", "index", "gaps"), {"source orders index", "source orders gaps"}),
+        (("source", "orders"), {"source orders", "source orders index", "source orders gaps"}),
+        (("source", "default"), {"source default server", "source default clock"}),
+        (("source", "default", "orders"), set(DEEP)),
+        (("source",), set(DEEP)),
+    ],
+)
+def test_a_word_behind_a_name_continues_it_and_a_name_means_what_goes_on_behind_it(
+    words: tuple[str, ...], expected: set[str]
+) -> None:
+    chosen = settle_names(choose_checks(words), DEEP)
+    assert {name for name in DEEP if is_chosen(name, chosen)} == expected
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
@@ -46,5 +68,5 @@ def test_a_group_means_all_of_its_checks_and_a_check_itself_alone() -> None:
 )
 def test_what_is_not_there_is_told_with_what_was_meant(words: tuple[str, ...], why: str) -> None:
     with pytest.raises(UsageError) as caught:
-        check_names(choose_checks(words), KNOWN)
+        settle_names(choose_checks(words), KNOWN)
     assert caught.value.why.startswith(why)

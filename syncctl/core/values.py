@@ -11,7 +11,8 @@ from typing import Any
 
 from syncctl.core.rows import Value
 
-_LARGEST_SINGLE = (2 - 2**-23) * 2.0**127
+_EXACT_BELOW = 2.0**53
+"""Whole numbers below it are written out, so a shorter one of the same 32 bits would only be a wrong one."""
 
 
 def to_value(raw: object) -> Value:
@@ -36,12 +37,20 @@ def shorten_single(raw: float) -> float:
         ValueError: It is not finite.
     """
     to_value(raw)
-    wanted = struct.pack("f", raw)
-    for digits in range(6, 9):
+    if raw.is_integer() and abs(raw) < _EXACT_BELOW:
+        return raw
+    for digits in range(1, 9):
         short = float(f"{raw:.{digits}g}")
-        if abs(short) <= _LARGEST_SINGLE and struct.pack("f", short) == wanted:
+        if _to_single(short) == raw:
             return short
     return float(f"{raw:.9g}")
+
+
+def _to_single(number: float) -> float:
+    try:
+        return float(struct.unpack("f", struct.pack("f", number))[0])
+    except OverflowError:
+        return math.inf
 
 
 def _keep(raw: Any) -> Value:

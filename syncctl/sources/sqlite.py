@@ -1,5 +1,6 @@
 """SQLite: the source of the demo and the tests. Each value has the type it was stored with."""
 
+import re
 import sqlite3
 from collections.abc import Callable
 from datetime import datetime
@@ -23,6 +24,7 @@ from syncctl.sources.instants import parse_instant
 from syncctl.sources.positions import Raw
 from syncctl.sources.tables import Column, Kind, strip_query
 
+_NUMBERED = re.compile(r":\d+$")
 _KINDS: tuple[tuple[type[t.TypeEngine[Any]], Kind], ...] = (
     (t.Boolean, Kind.BOOLEAN),
     (t.Integer, Kind.INTEGER),
@@ -93,10 +95,12 @@ class SqliteFlavour:
     def query_columns(self, connection: sa.Connection, stream: Stream) -> tuple[Column, ...]:
         """Return the columns of a query; SQLite tells their names alone."""
         inner = strip_query(stream.query or "")
-        result = connection.exec_driver_sql(f"select * from ({inner}\n) limit 0")  # noqa: S608
-        names = [entry[0] for entry in result.cursor.description or ()] if result.cursor else []
-        result.close()
-        return tuple(Column(name=_original_name(name, names), kind=Kind.OTHER) for name in names)
+        names = _read_names(connection, f"select * from ({inner}\n) limit 0")  # noqa: S608
+        if any(_NUMBERED.search(name) for name in names):
+            # A subquery's second column of one name is called `id:1`. The query itself says what it is called, but
+            # SQLite looks for its first row then.
+            names = _read_names(connection, inner)
+        return tuple(Column(name=name, kind=Kind.OTHER) for name in names)
 
     def shown(self, column: Column, expression: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:  # noqa: ARG002
         """Return the column as it is stored."""
@@ -146,10 +150,9 @@ class SqliteFlavour:
         return isinstance(error, ValueError | ArithmeticError)
 
 
-def _original_name(name: str, names: list[str]) -> str:
-    """Undo what SQLite does to a subquery's second column of one name: it calls it `id:1`."""
-    base, colon, number = name.rpartition(":")
-    return base if colon and number.isdigit() and base in names else name
+def _read_names(connection: sa.Connection, query: str) -> list[str]:
+    with connection.exec_driver_sql(query) as result:
+        return [entry[0] for entry in result.cursor.description or ()] if result.cursor else []
 
 
 def _to_decimal(raw: Raw, scale: int | None) -> Value:

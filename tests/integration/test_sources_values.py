@@ -1,6 +1,7 @@
 """What is stored in a SQLite file comes out exactly, or the row says why not and the rest go on."""
 
 import base64
+import json
 import math
 from decimal import Decimal
 from pathlib import Path
@@ -9,6 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from syncctl.core.records import Record
+from syncctl.core.states import State
+from syncctl.core.stream import Decimals
+from syncctl.partner.encoding import encode_body
 from tests.harness.source_db import SourceDb
 from tests.integration.test_sources_paging import open_stream, read
 
@@ -179,3 +184,46 @@ def test_only_a_time_that_tells_of_changes_is_offered_as_the_cursor(
     with open_stream(db, table="stock", cursor=None, mode=None) as reader:
         (text,) = reader.advice
     assert (f'cursor = "{named}"' in text) if named else ('cursor = "' not in text)
+
+
+def test_a_zone_gives_stored_times_their_offset(db: SourceDb) -> None:
+    db.execute("create table events (id integer primary key, at datetime, day date, said text)")
+    stored = ["2026-01-01 00:00:00.1234567", "2026-07-01T00:00:01", "2026-07-01 00:00:01Z", "2026-07-01", "soon", 5]
+    db.execute_many(
+        "insert into events (at, day, said) values (?, '2026-07-01', '2026-07-01 00:00:00')",
+        [(each,) for each in stored],
+    )
+    rows, cursor = read(db, table="events", cursor="at", timezone="Europe/Berlin")
+    assert {row.key["id"]: row.payload["at"] for row in rows if row.payload} == {
+        1: "2026-01-01 00:00:00.1234567+01:00",
+        2: "2026-07-01T00:00:01+02:00",
+        3: "2026-07-01 00:00:01Z",
+        4: "2026-07-01",
+        5: "soon",
+        6: 5,
+    }
+    assert {(row.payload["day"], row.payload["said"]) for row in rows if row.payload} == {
+        ("2026-07-01", "2026-07-01 00:00:00")
+    }
+    assert cursor["at"] == "soon"
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(values=st.lists(STORED, min_size=1, max_size=8), decimals=st.sampled_from(["number", "string"]))
+def test_a_value_survives_the_way_from_sql_to_json(
+    shared_db: SourceDb, values: list[object], decimals: Decimals
+) -> None:
+    shared_db.execute("drop table if exists mixed")
+    shared_db.execute("create table mixed (id integer primary key, value, price decimal(12, 2))")
+    rows = [(value, f"{number}.5") for number, value in enumerate(values)]
+    shared_db.execute_many("insert into mixed (value, price) values (?, ?)", rows)
+    found, _ = read(shared_db, table="mixed")
+    for number, (row, value) in enumerate(zip(found, values, strict=True)):
+        record = Record(
+            id="orders-1", stream="orders", key=row.key, seq=1, op="upsert", payload=row.payload, state=State.PENDING
+        )
+        sent = json.loads(encode_body(record, decimals), parse_float=str)
+        price = f"{number}.50"
+        expected = base64.b64encode(value).decode() if isinstance(value, bytes) else value
+        got = float(sent["value"]) if isinstance(value, float) else sent["value"]
+        assert (got, sent["price"], sent["id"]) == (expected, price, number + 1)

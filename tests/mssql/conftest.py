@@ -43,8 +43,8 @@ class MssqlDb:
 
     def drop_all(self) -> None:
         """Drop the tables that were made."""
-        for name in self._tables:
-            self.execute(f"drop table {name}")
+        while self._tables:
+            self.execute(f"drop table {self._tables.pop()}")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Where a call goes, and the bytes it carries."""
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote
@@ -265,3 +266,29 @@ def test_an_id_that_no_header_can_hold_is_not_sent() -> None:
     client = PartnerClient(make_partner(BASE), make_stream(), max_connections=1)
     with pytest.raises(Unsendable, match="id"):
         client.prepare(make_record(id="ordres-é"))
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        ("12345678901234567890123456789012345678.10", "12345678901234567890123456789012345678.10"),
+        ("0E-10", "0.0000000000"),
+        ("1E-7", "0.0000001"),
+        ("-1.5000", "-1.5000"),
+    ],
+)
+def test_decimals_may_be_strings_with_all_their_digits(number: str, text: str) -> None:
+    stream = make_stream(decimals="string")
+    client = PartnerClient(make_partner(BASE), stream, max_connections=1)
+    record = with_values(price=Decimal(number), n=5, f=0.5)
+    assert client.prepare(record).body == f'{{"price":"{text}","n":5,"f":0.5}}'.encode()
+    deleted = replace(record, payload=None, op="delete", key={"price": Decimal(number)})
+    assert client.prepare(deleted).body == f'{{"price":"{text}"}}'.encode()
+
+
+def test_how_decimals_are_written_is_part_of_the_mapping() -> None:
+    plain, strings = (
+        PartnerClient(make_partner(BASE), make_stream(decimals=form), max_connections=1).mapping_hash
+        for form in ("number", "string")
+    )
+    assert plain != strings

@@ -5,6 +5,7 @@ import datetime as dt
 import enum
 import json
 import math
+import struct
 import uuid
 from decimal import Decimal
 
@@ -13,7 +14,7 @@ import simplejson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncctl.core.values import to_value
+from syncctl.core.values import shorten_single, to_value
 
 AWARE = st.timezones() | st.just(dt.UTC)
 
@@ -115,3 +116,24 @@ def test_what_json_has_no_form_for_is_refused_with_the_reason(raw: object, reaso
     with pytest.raises(ValueError, match="JSON") as caught:
         to_value(raw)
     assert str(caught.value) == reason
+
+
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False))
+def test_a_single_becomes_the_shortest_number_that_is_the_same_single(number: float) -> None:
+    short = shorten_single(number)
+    assert struct.pack("f", short) == struct.pack("f", number)
+    if number.is_integer():
+        assert short == number or abs(number) >= 2**53
+    else:
+        assert len(Decimal(repr(short)).normalize().as_tuple().digits) <= 9
+
+
+@pytest.mark.parametrize("short", [0.1, -123.456, 3.4e38, 16777216.0, 1e-40, -0.0, 3.4028235e38])
+def test_a_single_is_shown_as_it_was_written(short: float) -> None:
+    (driven,) = struct.unpack("f", struct.pack("f", short))
+    assert repr(shorten_single(driven)) == repr(short)
+
+
+def test_a_single_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="the number is NaN"):
+        shorten_single(math.nan)

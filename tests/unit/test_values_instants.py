@@ -1,12 +1,13 @@
 """Times as databases write them, moved back exactly."""
 
 import datetime as dt
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from syncctl.sources.instants import parse_instant, step_back
+from syncctl.sources.instants import add_offset, fit_fraction, join_with_t, parse_instant, step_back
 from syncctl.sources.positions import Bookmark, Position, parse_rowversion, read_cursor, tag, untag
 
 
@@ -89,3 +90,53 @@ def test_a_rowversion_reads_back_its_own_text(version: bytes) -> None:
 def test_what_is_no_rowversion_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a rowversion"):
         parse_rowversion(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "zone", "expected"),
+    [
+        ("2026-01-31T10:00:00.1234567", "Europe/Berlin", "2026-01-31T10:00:00.1234567+01:00"),
+        ("2026-07-31 10:00", "Europe/Berlin", "2026-07-31 10:00+02:00"),
+        ("2026-01-31T10:00:00", "America/St_Johns", "2026-01-31T10:00:00-03:30"),
+        ("2026-01-31T10:00:00", "UTC", "2026-01-31T10:00:00+00:00"),
+        ("2026-10-25T02:30:00", "Europe/Berlin", "2026-10-25T02:30:00+02:00"),
+        ("2026-03-29T02:30:00", "Europe/Berlin", "2026-03-29T02:30:00+01:00"),
+        ("0001-01-01T00:00:00", "Asia/Kolkata", "0001-01-01T00:00:00+05:53"),
+        ("2026-01-31T10:00:00Z", "Europe/Berlin", "2026-01-31T10:00:00Z"),
+        ("2026-01-31 10:00:00 -05:00", "Europe/Berlin", "2026-01-31 10:00:00 -05:00"),
+        ("2026-01-31", "Europe/Berlin", "2026-01-31"),
+        ("soon", "Europe/Berlin", "soon"),
+    ],
+)
+def test_a_time_without_an_offset_gets_that_of_its_zone(text: str, zone: str, expected: str) -> None:
+    assert add_offset(text, ZoneInfo(zone)) == expected
+
+
+@given(written_times(), st.sampled_from(["Europe/Berlin", "America/St_Johns", "Asia/Kathmandu", "Pacific/Apia"]))
+def test_an_offset_changes_no_digit(text: str, zone: str) -> None:
+    placed = add_offset(text, ZoneInfo(zone))
+    assert placed.startswith(text)
+    assert parse_instant(placed).offset
+    assert add_offset(placed, ZoneInfo(zone)) == placed
+
+
+@given(written_times(), st.integers(0, 7))
+def test_a_fraction_is_fitted_to_the_digits_of_its_type(text: str, digits: int) -> None:
+    fitted = parse_instant(fit_fraction(text, digits))
+    given_ = parse_instant(text)
+    assert fitted.fraction == f"{given_.fraction:0<7}"[:digits]
+    assert (fitted.moment, fitted.offset) == (given_.moment, given_.offset)
+    assert fit_fraction(text, None) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-01-31 10:00:00.1234567 +01:00", "2026-01-31T10:00:00.1234567+01:00"),
+        ("2026-01-31 10:00:00", "2026-01-31T10:00:00"),
+        ("2026-01-31T10:00:00Z", "2026-01-31T10:00:00Z"),
+        ("2026-01-31", "2026-01-31"),
+    ],
+)
+def test_a_time_is_joined_with_a_t(text: str, expected: str) -> None:
+    assert join_with_t(text) == expected

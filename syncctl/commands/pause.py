@@ -1,58 +1,103 @@
-"""`syncctl pause` and `syncctl resume`: stop a stream, and let it go on."""
+"""`syncctl pause` and `syncctl resume`: stop a stream or a partner, and let it go on."""
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from syncctl.commands.options import AsJson
 from syncctl.commands.session import choose_known, name_operator, open_session
 from syncctl.console import out
-from syncctl.errors import ExitCode
+from syncctl.errors import ExitCode, UsageError
 
-_Names = Annotated[list[str], typer.Argument(metavar="STREAM", help="Which streams.")]
+if TYPE_CHECKING:
+    from syncctl.wiring import Services
+
+_Names = Annotated[list[str] | None, typer.Argument(metavar="STREAM", help="Which streams.")]
+_Partners = Annotated[
+    list[str] | None, typer.Option("--partner", metavar="PARTNER", help="A partner with all its streams; repeatable.")
+]
 
 
 def pause(
     ctx: typer.Context,
     *,
-    streams: _Names,
+    streams: _Names = None,
+    partner: _Partners = None,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is kept in the audit.")] = "",
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Stop delivering a stream; its rows are still read.
+    """Stop delivering a stream, or all streams of a partner; rows are still read.
 
-    Calls that are under way finish; nothing else of the stream is sent until `syncctl resume`. New rows are
-    logged meanwhile and wait in the ledger.
+    Calls that are under way finish; nothing else is sent until `syncctl resume`. New rows are logged meanwhile
+    and wait in the ledger.
 
     Examples:
-        syncctl pause orders --reason "partner maintenance until 06:00"
+        syncctl pause orders --reason "price list is wrong"
+        syncctl pause --partner default --reason "maintenance until 06:00"
         syncctl pause orders invoices --json
     """
     with open_session(ctx) as services:
-        names = choose_known(services, streams)
-        services.pause(names, who=name_operator(), reason=reason)
-    return _report(names, paused=True, as_json=as_json)
+        chosen = _choose(services, streams, partner)
+        services.pause(chosen.streams, partners=chosen.partners, who=name_operator(), reason=reason)
+    return _report(chosen, paused=True, as_json=as_json)
 
 
-def resume(ctx: typer.Context, streams: _Names, as_json: AsJson = False) -> ExitCode:
-    """Let a paused stream go on.
+def resume(
+    ctx: typer.Context, *, streams: _Names = None, partner: _Partners = None, as_json: AsJson = False
+) -> ExitCode:
+    """Let a paused stream or partner go on.
 
-    It goes on where it stood: every record that became due meanwhile is sent, the oldest first.
+    It goes on where it stood: every record that became due meanwhile is sent, the oldest first. A partner that
+    counts as down is called again at once.
 
     Examples:
         syncctl resume orders
+        syncctl resume --partner default
         syncctl resume orders invoices --json
     """
     with open_session(ctx) as services:
-        names = choose_known(services, streams)
-        services.resume(names, who=name_operator())
-    return _report(names, paused=False, as_json=as_json)
+        chosen = _choose(services, streams, partner)
+        services.resume(chosen.streams, partners=chosen.partners, who=name_operator())
+    return _report(chosen, paused=False, as_json=as_json)
 
 
-def _report(names: tuple[str, ...], *, paused: bool, as_json: bool) -> ExitCode:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Chosen:
+    streams: tuple[str, ...]
+    partners: tuple[str, ...]
+
+
+def _choose(services: "Services", streams: list[str] | None, partners: list[str] | None) -> _Chosen:
+    """Return what is named; nothing at all would mean everything, which nobody wants by a slip.
+
+    Raises:
+        UsageError: nothing is named, or what nobody knows.
+    """
+    if not streams and not partners:
+        raise UsageError(
+            "no stream and no partner is named",
+            why="nothing is chosen by itself",
+            hint=f"name streams ({', '.join(services.settings.streams)}), or add --partner NAME",
+        )
+    for name in partners or ():
+        if name not in services.settings.partners:
+            services.settings.partner(name)
+    named = tuple(dict.fromkeys(partners or ()))
+    return _Chosen(streams=choose_known(services, streams) if streams else (), partners=named)
+
+
+def _report(chosen: _Chosen, *, paused: bool, as_json: bool) -> ExitCode:
     if as_json:
-        out.print_json({"streams": [{"stream": name, "paused": paused} for name in names]})
+        out.print_json(
+            {
+                "streams": [{"stream": name, "paused": paused} for name in chosen.streams],
+                "partners": [{"partner": name, "paused": paused} for name in chosen.partners],
+            }
+        )
     else:
-        out.show(f"{'paused' if paused else 'resumed'} {', '.join(names)}")
-    out.say(f"next: syncctl resume {' '.join(names)}, once it may go on" if paused else "next: syncctl status")
+        named = [*chosen.streams, *(f"partner {name}" for name in chosen.partners)]
+        out.show(f"{'paused' if paused else 'resumed'} {', '.join(named)}")
+    again = " ".join([*chosen.streams, *(f"--partner {name}" for name in chosen.partners)])
+    out.say(f"next: syncctl resume {again}, once it may go on" if paused else "next: syncctl status")
     return ExitCode.DONE

@@ -74,6 +74,9 @@ def _show(found: "Status") -> None:
     now = datetime.now(UTC)
     messages = found.queue["messages"]
     out.show(f"queue    {'unknown: Redis cannot be reached' if messages is None else f'{messages:,} messages'}")
+    for each in found.partners:
+        if each["paused"] or each["breaker"] != "closed":
+            out.show(f"partner  {_describe_partner(each, now)}")
     names = [str(worker["worker"]) for worker in found.workers]
     out.show(f"workers  {f'{len(names)}: ' + ', '.join(names) if names else 'none; run: syncctl worker'}")
     out.show(f"beat     {_describe_beat(found.beat, now)}")
@@ -100,6 +103,17 @@ def _describe_stream(stream: Mapping[str, Any]) -> dict[str, Any]:
         **{state: stream["counts"][state] for state in _COUNTS},
         "breaker": stream["breaker"],
     }
+
+
+def _describe_partner(partner: Mapping[str, Any], now: datetime) -> str:
+    name = partner["partner"]
+    if partner["paused"]:
+        return f"{name} is paused: {partner['paused_reason'] or 'no reason given'}; syncctl resume --partner {name}"
+    reason = f": {partner['breaker_reason']}" if partner["breaker_reason"] else ""
+    if partner["breaker"] == "half_open":
+        return f"{name} is back and is called gently"
+    left = max((partner["next_probe_at"] - now).total_seconds(), 0.0)
+    return f"{name} counts as down{reason}; one record asks again in {_describe_seconds(left)}"
 
 
 def _describe_beat(beat: Mapping[str, Any], now: datetime) -> str:

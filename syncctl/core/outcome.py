@@ -3,11 +3,20 @@
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
+
+Halts = Literal["partner", "stream"]
+
+CONFLICT = 409
 
 GIVEN_UP_STATUSES = frozenset({408, 502, 504})
 """What a proxy answers that no longer waits: what stands behind it may still be at work (RFC 9110)."""
 RETRIED_STATUSES = frozenset({408, 425, 429})
 """The 4xx that say "later": request timeout, too early, too many requests (RFC 9110, 8470, 6585)."""
+
+
+HALTS: dict[int, Halts] = {401: "partner", 403: "partner", 410: "stream"}
+"""What no other record of the partner, or the stream, would fare better with: credentials, an endpoint that is gone."""
 
 
 class Verdict(StrEnum):
@@ -42,12 +51,17 @@ class Outcome:
     ended: float = field(default_factory=time.monotonic)
 
     @property
+    def halts(self) -> Halts | None:
+        """Say what has to stop until an operator looks, because of this answer."""
+        return HALTS.get(self.status or 0) if self.verdict is Verdict.RETRY_LATER else None
+
+    @property
     def may_land_later(self) -> bool:
         """Tell whether the partner may yet act on this call: it gave no answer, or something before it gave up."""
         return self.verdict is Verdict.AMBIGUOUS or self.status in GIVEN_UP_STATUSES
 
 
-def decide_verdict(status: int | None, *, sent: bool, complete: bool) -> Verdict:
+def decide_verdict(status: int | None, *, sent: bool, complete: bool, accepts_conflict: bool = False) -> Verdict:
     """Decide what follows from an attempt.
 
     A 2xx whose body broke off is accepted: a server writes its status line once it has decided, so the status
@@ -59,6 +73,7 @@ def decide_verdict(status: int | None, *, sent: bool, complete: bool) -> Verdict
         status: The final HTTP status, None where none came.
         sent: Whether a byte of the request may have left this machine.
         complete: Whether the answer was read to its end, or up to the cap on its size.
+        accepts_conflict: A 409 says that the partner has the record already.
     """
     if status is None:
         return Verdict.AMBIGUOUS if sent else Verdict.RETRY_LATER
@@ -66,6 +81,8 @@ def decide_verdict(status: int | None, *, sent: bool, complete: bool) -> Verdict
         return Verdict.ACCEPTED
     if not complete or not 300 <= status <= 599:
         return Verdict.AMBIGUOUS
-    if status >= 500 or status in RETRIED_STATUSES:
+    if status == CONFLICT and accepts_conflict:
+        return Verdict.ACCEPTED
+    if status >= 500 or status in RETRIED_STATUSES or status in HALTS:
         return Verdict.RETRY_LATER
     return Verdict.REJECTED

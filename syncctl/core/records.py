@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from syncctl.core.rows import Operation, Value
@@ -15,6 +16,7 @@ class Record:
     Args:
         id: Deterministic from stream, key and version.
         seq: Decides newer or older among the versions of one key.
+        tried_since: When the first of those calls was made; None before it.
         generation: 0, and one more each time the record must go under a new `Idempotency-Key`.
         attempt: The number of the attempt that is about to be made, from 1; sent as a header.
         tries: Calls since it was logged or last replayed: the position in the retry schedule.
@@ -29,6 +31,7 @@ class Record:
     state: State
     attempt: int = 1
     tries: int = 0
+    tried_since: datetime | None = None
     generation: int = 0
 
     @property

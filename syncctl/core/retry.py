@@ -13,9 +13,14 @@ _SECONDS = re.compile(r"(\d{1,12})(\.\d{1,9})?", re.ASCII)
 
 
 def decide_delay(
-    schedule: RetrySchedule, *, tries: int, retry_after_seconds: float | None, random: float
+    schedule: RetrySchedule,
+    *,
+    tries: int,
+    retry_after_seconds: float | None,
+    random: float,
+    elapsed_seconds: float = 0.0,
 ) -> float | None:
-    """Return the seconds until the next try; None when the schedule is used up.
+    """Return the seconds until the next try; None when the schedule is used up, or it is time to give up.
 
     A delay varies by the schedule's jitter in both directions. Where the partner named a time, the jitter only
     adds to it, so that records which were told the same time do not all come back in the same instant.
@@ -24,10 +29,16 @@ def decide_delay(
         tries: Calls made so far, from 1.
         retry_after_seconds: What the partner asked for; None where it did not.
         random: A number in [0, 1).
+        elapsed_seconds: Since the first try.
     """
-    if not 1 <= tries <= len(schedule.delays_seconds):
+    if tries < 1 or not schedule.delays_seconds:
         return None
-    base = schedule.delays_seconds[tries - 1]
+    if schedule.give_up_after_seconds is None:
+        if tries > len(schedule.delays_seconds):
+            return None
+    elif elapsed_seconds >= schedule.give_up_after_seconds:
+        return None
+    base = schedule.delays_seconds[min(tries, len(schedule.delays_seconds)) - 1]
     delay = base * (1 + schedule.jitter * (2 * random - 1))
     if retry_after_seconds is not None:
         delay = max(delay, retry_after_seconds + base * schedule.jitter * random)

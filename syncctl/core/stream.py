@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from syncctl.core.breaker import BreakerRules
+
 Mode = Literal["rowversion", "increasing", "change_tracking", "flag", "snapshot"]
 SCANS: frozenset[Mode] = frozenset({"change_tracking", "flag", "snapshot"})
 """The modes that follow no cursor column: they go through rows in the order of the key."""
 Decimals = Literal["number", "string"]
+Ambiguous = Literal["retry", "hold"]
 Order = Literal["latest", "none"]
 
 
@@ -38,14 +41,20 @@ class Partner:
     timeout_seconds: float = 30.0
     rate: tuple[int, float] | None = None
     max_in_flight: int = 32
+    breaker: BreakerRules = field(default_factory=BreakerRules)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetrySchedule:
-    """When a call that may be repeated is repeated: delays in seconds, and the share they vary by."""
+    """When a call that may be repeated is repeated: delays in seconds, and the share they vary by.
+
+    With `give_up_after_seconds` the last delay is repeated until the first try lies so far back; without it, the end of
+    the delays is the end.
+    """
 
     delays_seconds: tuple[float, ...]
     jitter: float = 0.2
+    give_up_after_seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +66,8 @@ class Stream:
     `columns` empty means all but those of `exclude`. `where` is a condition in SQL. `acknowledge` is the statement of
     mode flag that runs in the source once a row was delivered, `acknowledge_failed` the one once it failed for good.
     `timezone` is the IANA name of the zone that times without an offset are in.
+    `accepts_conflict`: a 409 means that the partner has it. `accepted_when`: what a 2xx's JSON must say to count.
+    `ambiguous`: what becomes of a record that was sent and not answered.
     `method` and `path` are the endpoint; the path may hold `{column}` placeholders.
     """
 
@@ -89,3 +100,6 @@ class Stream:
     window: int = 2000
     lease_seconds: float = 300.0
     append_only: bool = False
+    accepts_conflict: bool = False
+    accepted_when: str | None = None
+    ambiguous: Ambiguous = "retry"

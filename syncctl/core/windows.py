@@ -1,6 +1,6 @@
 """How much may be on its way at once, so that no lease runs out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from syncctl.core.stream import Partner, Stream
 
@@ -19,6 +19,12 @@ class Sizes:
     retries: int
     threads: int
     messages: int
+
+    def at_most(self, records: int) -> "Sizes":
+        """Return sizes with no more records in flight than these."""
+        window = max(1, min(self.window, records))
+        batch = min(self.batch, window)
+        return replace(self, window=window, batch=batch, retries=max(1, min(self.retries, window)))
 
 
 def decide_sizes(stream: Stream, partner: Partner, *, processes: int, streams: int = 1) -> Sizes:

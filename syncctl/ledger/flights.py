@@ -51,6 +51,7 @@ class Landing:
         delay_seconds: For PENDING: how long from now, by MongoDB's clock.
         due_at: For PENDING: instead of a delay, when exactly.
         new_key: Send it under a new Idempotency-Key from now on.
+        spares_try: The call counts as an attempt, and not as a try of the schedule: the record is not to blame.
         superseded_by: For SUPERSEDED: the newer record.
         reason: Why it failed where there is no outcome.
     """
@@ -61,6 +62,7 @@ class Landing:
     delay_seconds: float = 0.0
     due_at: datetime | None = None
     new_key: bool = False
+    spares_try: bool = False
     superseded_by: str | None = None
     reason: str | None = None
 
@@ -233,7 +235,8 @@ class Flights:
         changes: Doc = {
             **counted(outcome),
             "history": grown(entry, state=state),
-            "tries": {"$add": [or_zero("tries"), 1]},
+            "tries": {"$add": [or_zero("tries"), 0 if landing.spares_try else 1]},
+            "tried_at": {"$cond": [{"$gt": [or_zero("tries"), 0]}, {"$ifNull": ["$tried_at", "$$NOW"]}, "$$NOW"]},
         }
         if outcome.error is not None:
             error = {"fingerprint": entry["fingerprint"], "status": outcome.status, "message": outcome.error}

@@ -12,6 +12,7 @@ from syncctl.ledger.indexes import compare_indexes, create_indexes
 from syncctl.ledger.journal import Journal
 from syncctl.ledger.keys import Keys
 from syncctl.ledger.operations import Operations
+from syncctl.ledger.partners import Partners
 from syncctl.ledger.records import Records
 from syncctl.ledger.reports import Reports
 from syncctl.ledger.returns import Returns
@@ -35,6 +36,7 @@ class Ledger:
         self._database: Database[dict[str, Any]] = open_database(self._client, database)
         self.streams = Streams(self._database, self.hosts)
         self.keys = Keys(self._database, self.hosts)
+        self.partners = Partners(self._database, self.hosts)
         self.records = Records(self._database, self.hosts)
         self.flights = Flights(self._database, self.hosts)
         self.returns = Returns(self._database, self.hosts)

@@ -123,6 +123,7 @@ def record_of(document: Mapping[str, Any]) -> Record:
         state=State(document["state"]),
         attempt=max(1, int(document.get("claims", 0))),
         tries=int(document.get("tries", 0)),
+        tried_since=document.get("tried_at"),
         generation=int(document.get("generation", 0)),
     )
 

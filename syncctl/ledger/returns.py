@@ -68,16 +68,20 @@ class Returns:
         ]
 
     @edge
-    def return_expired(self, expired: Sequence[Expired], *, even_unexpired: bool = False) -> int:
+    def return_expired(self, expired: Sequence[Expired], *, even_unexpired: bool = False, hold: bool = False) -> int:
         """Bring back what a dead or stalled worker held; the third loss in sending makes a record failed (poison).
 
         The call of a record that was being sent may have been made: this is noted in its history as `lost`.
+
+        Args:
+            hold: The first loss in sending makes a record failed: its call may have been made, and is not repeated.
         """
+        losses = 1 if hold else LOSSES_AT_MOST
         past: Doc = {} if even_unexpired else is_past("lease.until")
         writes = [
             UpdateOne(
                 {"_id": each.id, "lease.token": each.token, "state": each.state.value, **past},
-                self._lost(each) if each.state is State.SENDING else [
+                self._lost(each, losses) if each.state is State.SENDING else [
                     {"$set": {"state": State.PENDING.value}}, {"$unset": GROUND},
                 ],
             )
@@ -86,10 +90,12 @@ class Returns:
         return self._records.bulk_write(writes, ordered=False).modified_count if writes else 0
 
     @staticmethod
-    def _lost(each: Expired) -> list[Doc]:
-        message = f"its worker died or stalled {LOSSES_AT_MOST} times while sending it"
+    def _lost(each: Expired, losses: int) -> list[Doc]:
+        message = f"its worker died or stalled {losses} times while sending it"
+        if losses == 1:
+            message = "its worker died or stalled while sending it: held, because the partner may have it"
         error = {"fingerprint": fingerprint(None, message), "status": None, "message": message}
-        poison = {"$gte": ["$losses", LOSSES_AT_MOST]}
+        poison = {"$gte": ["$losses", losses]}
         lost = {
             "n": "$claims",
             "worker": "$lease.worker",

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import simplejson
 
+from syncctl.core.conditions import parse_condition
 from syncctl.partner.redaction import clean_text
 
 BODY_AT_MOST_BYTES = 64 * 1024
@@ -56,6 +57,16 @@ def read_answer(raw: Any, status: int) -> Answer:
     if error is not None or len(body) > BODY_AT_MOST_BYTES:
         raw.close()
     return Answer(status=status, headers=raw.headers, body=bytes(body[:BODY_AT_MOST_BYTES]), error=error)
+
+
+def says_accepted(answer: Answer, condition: str | None) -> bool:
+    """Tell whether a 2xx is meant: where the stream asks for it, its JSON must say so. A 409 is meant as it is."""
+    if condition is None or not 200 <= answer.status <= 299:
+        return True
+    try:
+        return parse_condition(condition).holds(simplejson.loads(answer.body))
+    except (ValueError, RecursionError):
+        return False
 
 
 def make_excerpt(answer: Answer, redact: Callable[[str], str]) -> str:

@@ -3,9 +3,10 @@
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from syncctl.core.breaker import BreakerState, counts_as_down
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.records import Record
 from syncctl.core.retry import decide_delay
@@ -15,6 +16,7 @@ from syncctl.core.windows import Sizes, decide_margin_seconds
 from syncctl.ledger.flights import Claim, Landing
 from syncctl.ledger.keys import KnownKey
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.partners import Tally
 from syncctl.logs import get_logger
 from syncctl.partner.call import Call, Unsendable
 
@@ -23,6 +25,8 @@ log = get_logger(__name__)
 WRITE_EVERY_RECORDS = 25
 WRITE_EVERY_SECONDS = 0.5
 PAUSE_SEEN_WITHIN_SECONDS = 1.0
+PERMIT_MARGIN_SECONDS = 5.0
+"""What a permit lasts beyond the deadline of a call that was begun a second after its renewal."""
 
 
 class Client(Protocol):
@@ -41,7 +45,7 @@ SendBatch = Callable[..., Iterator[tuple[Record, Outcome | None]]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery:
-    """What became of one batch."""
+    """What became of one batch. `waits`: the partner is not to be called now; asking for more at once is no use."""
 
     stream: str
     claimed: int = 0
@@ -51,6 +55,14 @@ class Delivery:
     superseded: int = 0
     returned: int = 0
     late: int = 0
+    waits: bool = False
+
+
+@dataclass(kw_only=True, slots=True)
+class Count:
+    """How many calls of a batch have ended so far."""
+
+    calls: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,14 +74,32 @@ class Batch:
     partner: Partner
     claim: Claim
     known: Mapping[str, KnownKey]
+    token: str
+    halt: "Halt"
+    tally: Count = field(default_factory=Count)
 
 
 class Halt:
-    """Whether calls may go on: not once an operator has paused the stream, nor when outcomes cannot be written."""
+    """Whether calls may go on.
 
-    def __init__(self, ledger: Ledger, stream: str) -> None:
+    Not once the stream or its partner is paused, nor once the partner counts as down, nor when outcomes cannot be
+    written.
+
+    It also holds the batch's permits: each call begins within a second of their renewal, and they last for a whole
+    call.
+
+    Args:
+        token: The batch's: the one that asks whether a partner is back goes on.
+    """
+
+    def __init__(self, ledger: Ledger, stream: Stream, partner: Partner, *, token: str) -> None:
         self._ledger = ledger
         self._stream = stream
+        self._partner = partner
+        self._token = token
+        self._permits_seconds = partner.timeout_seconds + PERMIT_MARGIN_SECONDS
+        self.is_probe = False
+        """Whether this batch asks if a partner that counts as down is back."""
         self._halted = False
         self._looked_at = time.monotonic()
 
@@ -78,11 +108,36 @@ class Halt:
         self._halted = True
 
     def is_set(self) -> bool:
-        """Tell whether calls are to stop; looks at most once a second whether the stream is paused."""
+        """Tell whether calls are to stop; looks at most once a second whether others have said so."""
         if not self._halted and time.monotonic() - self._looked_at > PAUSE_SEEN_WITHIN_SECONDS:
             self._looked_at = time.monotonic()
-            self._halted = self._ledger.streams.is_paused(self._stream)
+            self._halted = not (self.may_begin() and self._renew_permits())
         return self._halted
+
+    def take_permits(self, wanted: int) -> int:
+        """Take the right to so many calls at once, or to fewer; return how many."""
+        return self._ledger.partners.acquire_permits(
+            self._partner.name,
+            token=self._token,
+            wanted=wanted,
+            at_most=self._partner.max_in_flight,
+            seconds=self._permits_seconds,
+        )
+
+    def _renew_permits(self) -> bool:
+        return self._ledger.partners.renew_permits(self._partner.name, token=self._token, seconds=self._permits_seconds)
+
+    def close(self, *, called: bool) -> None:
+        """Give back what the batch holds; every call has ended."""
+        self._ledger.partners.release_permits(self._partner.name, token=self._token)
+        if not called:
+            self._ledger.partners.release_probe(self._partner.name, token=self._token)
+
+    def may_begin(self) -> bool:
+        """Look whether the stream and its partner are to be called."""
+        gate = self._ledger.partners.load_gate(self._stream.partner)
+        self.is_probe = gate.state is BreakerState.OPEN and gate.probe == self._token
+        return gate.admits(self._token) and not self._ledger.streams.is_paused(self._stream.name)
 
 
 def deliver_batch(
@@ -119,15 +174,16 @@ def deliver_batch(
     )
     if not claim.records:
         return Delivery(stream=stream.name)
-    if ledger.streams.is_paused(stream.name):
+    halt = Halt(ledger, stream, partner, token=token)
+    threads = halt.take_permits(min(sizes.threads, len(claim.records))) if halt.may_begin() else 0
+    if not threads:
         ledger.flights.release(claim, [each.id for each in claim.records])
-        return Delivery(stream=stream.name, claimed=len(claim.records), returned=len(claim.records))
+        halt.close(called=False)
+        return Delivery(stream=stream.name, claimed=len(claim.records), returned=len(claim.records), waits=True)
     known = {} if stream.append_only else ledger.keys.load(stream.name, claim.key_ids.values())
-    batch = Batch(ledger=ledger, stream=stream, partner=partner, claim=claim, known=known)
+    batch = Batch(ledger=ledger, stream=stream, partner=partner, claim=claim, known=known, token=token, halt=halt)
     calls, landings = prepare_calls(batch, client)
     counts = write(batch, landings, {})
-
-    halt = Halt(ledger, stream.name)
     margin = decide_margin_seconds(stream.lease_seconds)
 
     def may_wait() -> bool:
@@ -138,15 +194,20 @@ def deliver_batch(
         # Asked again after the wait: the lease went on while it lasted.
         return wait_for_turn(may_wait) and may_wait()
 
-    sending = send_batch(client, calls, threads=sizes.threads, may_start=may_start)
-    counts, returned = write_as_they_come(batch, sending, counts, halt)
-    delivery = Delivery(stream=stream.name, claimed=len(claim.records), returned=returned, **counts)
+    sending = send_batch(client, calls, threads=threads, may_start=may_start)
+    try:
+        counts, returned = write_as_they_come(batch, sending, counts)
+    finally:
+        halt.close(called=batch.tally.calls > 0)
+    delivery = Delivery(
+        stream=stream.name, claimed=len(claim.records), returned=returned, waits=halt.is_set(), **counts
+    )
     log.info("deliver", **{name: getattr(delivery, name) for name in delivery.__slots__})
     return delivery
 
 
 def write_as_they_come(
-    batch: Batch, sending: Iterator[tuple[Record, Outcome | None]], counts: Mapping[str, int], halt: Halt
+    batch: Batch, sending: Iterator[tuple[Record, Outcome | None]], counts: Mapping[str, int]
 ) -> tuple[dict[str, int], int]:
     """Write outcomes in bulks as they come, and give back what was not sent; return the counts and how many those are.
 
@@ -171,7 +232,7 @@ def write_as_they_come(
                 waiting, written_at = [], time.monotonic()
     except BaseException:
         # MongoDB does not take outcomes: no further call begins, and those under way are still heard out.
-        halt.set()
+        batch.halt.set()
         for record, outcome in sending:
             take(record, outcome)
         write(batch, waiting, new)
@@ -204,15 +265,28 @@ def decide_landing(batch: Batch, record: Record, outcome: Outcome) -> Landing:
         return _accepted(batch, record, outcome)
     if outcome.verdict is Verdict.REJECTED:
         return Landing(record=record, state=State.FAILED, outcome=outcome)
+    if outcome.may_land_later and batch.stream.ambiguous == "hold":
+        held = f"{outcome.error or 'no answer'}; held, because the partner may have it"
+        return Landing(record=record, state=State.FAILED, outcome=replace(outcome, error=held))
+    if outcome.halts or batch.halt.is_probe:
+        # Nobody's tries are used up for what is wrong with the partner as a whole.
+        return Landing(record=record, state=State.PENDING, outcome=outcome, spares_try=True)
     delay = decide_delay(
         batch.stream.retry,
         tries=record.tries + 1,
         retry_after_seconds=outcome.retry_after_seconds,
         random=random.random(),  # noqa: S311 - jitter
+        elapsed_seconds=_elapsed_seconds(batch, record),
     )
     if delay is None:
         return Landing(record=record, state=State.FAILED, outcome=outcome)
     return Landing(record=record, state=State.PENDING, outcome=outcome, delay_seconds=delay)
+
+
+def _elapsed_seconds(batch: Batch, record: Record) -> float:
+    if record.tries == 0 or record.tried_since is None:
+        return 0.0
+    return (batch.claim.clock.now() - record.tried_since).total_seconds()
 
 
 def _accepted(batch: Batch, record: Record, outcome: Outcome) -> Landing:
@@ -231,6 +305,7 @@ def write(batch: Batch, landings: Sequence[Landing], counts: Mapping[str, int]) 
     if not landings:
         return dict(counts)
     ledger, stream, claim = batch.ledger, batch.stream, batch.claim
+    tell_partner(batch, [each.outcome for each in landings if each.outcome is not None])
     if not stream.append_only:
         sent = [each for each in landings if each.outcome is not None]
         accepted = [_call(claim, each) for each in sent if _is(each, Verdict.ACCEPTED)]
@@ -253,6 +328,33 @@ def write(batch: Batch, landings: Sequence[Landing], counts: Mapping[str, int]) 
     if late:
         new["late"] = new.get("late", 0) + len(late)
     return new
+
+
+def tell_partner(batch: Batch, outcomes: Sequence[Outcome]) -> None:
+    """Tell all workers what these calls say of the partner, before anything of it is due again."""
+    if not outcomes:
+        return
+    ledger, stream, partner = batch.ledger, batch.stream, batch.partner
+    batch.tally.calls += len(outcomes)
+    for each in outcomes:
+        if each.halts is None:
+            continue
+        batch.halt.set()
+        reason = each.error or f"HTTP {each.status}"
+        if each.halts == "partner":
+            ledger.partners.pause(partner.name, who="syncctl", reason=reason)
+        else:
+            ledger.streams.pause(stream.name, who="syncctl", reason=reason)
+        log.error("deliver.paused", **{each.halts: getattr(stream, "name" if each.halts == "stream" else "partner")})
+        break
+    failures = [each for each in outcomes if counts_as_down(each.status)]
+    tally = Tally(
+        calls=len(outcomes), failures=len(failures), reason=(failures[-1].error or "no answer") if failures else ""
+    )
+    state = ledger.partners.report(partner.name, tally, token=batch.token, rules=partner.breaker)
+    if state is BreakerState.OPEN:
+        batch.halt.set()
+        log.warning("deliver.partner_down", partner=partner.name, reason=tally.reason)
 
 
 def _call(claim: Claim, landing: Landing) -> tuple[str, int, str]:

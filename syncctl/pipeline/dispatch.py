@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from syncctl.core.breaker import BreakerState
 from syncctl.core.ids import epoch_of
 from syncctl.core.stream import Stream
 from syncctl.core.windows import Sizes
@@ -10,13 +11,16 @@ from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.client import new_token
 from syncctl.ledger.keys import KnownKey, Observation
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.partners import PartnerGate
 from syncctl.ledger.records import DueRecord
+from syncctl.ledger.streams import Gate
 from syncctl.logs import get_logger
 
 log = get_logger(__name__)
 
 LEASE_SECONDS = 20.0
 LOOKS_AT_MOST = 100
+PROBES_LOOKED_AT = 20
 
 Publish = Callable[[str, str, Sequence[str]], None]
 """Send the wake-up for (stream, batch token, record ids); raises ServiceUnavailable when Redis is away."""
@@ -70,10 +74,15 @@ def _abandon(ledger: Ledger, lease: object) -> None:
 def look(ledger: Ledger, stream: Stream, sizes: Sizes, publish: Publish, messages_waiting: Callable[[], int]) -> int:
     """Fill the window once; return how many records were queued."""
     gate = ledger.streams.load_gate(stream.name)
-    if gate.paused:
+    partner = ledger.partners.load_gate(stream.partner)
+    if gate.paused or partner.paused:
         return 0
+    if partner.state is BreakerState.OPEN:
+        return probe(ledger, stream, publish, partner, gate) if partner.is_probe_due else 0
     if messages_waiting() >= sizes.messages:
         return 0
+    if partner.state is BreakerState.HALF_OPEN:
+        sizes = sizes.at_most(partner.allowed)
     first, retries = ledger.records.count_in_flight(stream.name)
     queued = 0
     while (room := sizes.window - first - retries - queued) > 0:
@@ -87,6 +96,26 @@ def look(ledger: Ledger, stream: Stream, sizes: Sizes, publish: Publish, message
     if queued:
         log.info("dispatch", stream=stream.name, queued=queued)
     return queued
+
+
+def probe(ledger: Ledger, stream: Stream, publish: Publish, partner: PartnerGate, gate: Gate) -> int:
+    """Let one record ask whether a partner that counts as down is back; another one than the last time, if there is."""
+    due = [
+        *ledger.records.find_due(stream.name, fresh=True, limit=PROBES_LOOKED_AT),
+        *ledger.records.find_due(stream.name, fresh=False, limit=PROBES_LOOKED_AT),
+    ]
+    chosen = choose(ledger, stream, due, complete_epoch=gate.complete_epoch)
+    ledger.operations.supersede(chosen.superseded)
+    ids = [each.id for each in chosen.send]
+    others = [each for each in ids if each != partner.last_probe]
+    for each in (others or ids)[:1]:
+        token = new_token()
+        if ledger.partners.acquire_probe(stream.partner, token=token, record=each, seconds=stream.lease_seconds):
+            queued = send_batch(ledger, stream, [each], publish, token=token)
+            if not queued:
+                ledger.partners.release_probe(stream.partner, token=token)
+            return queued
+    return 0
 
 
 def find_due(
@@ -161,9 +190,11 @@ def send(ledger: Ledger, stream: Stream, sizes: Sizes, due: Sequence[DueRecord],
     return queued
 
 
-def send_batch(ledger: Ledger, stream: Stream, ids: Sequence[str], publish: Publish) -> int:
+def send_batch(
+    ledger: Ledger, stream: Stream, ids: Sequence[str], publish: Publish, *, token: str | None = None
+) -> int:
     """Queue one batch and send its message; return how many records of it could be queued."""
-    token = new_token()
+    token = token or new_token()
     exclusive = stream.order != "none"
     try:
         marked = ledger.flights.queue(ids, batch=token, seconds=stream.lease_seconds, exclusive=exclusive)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from syncctl.core.breaker import BreakerState
 from syncctl.core.ids import key_id
 from syncctl.core.rows import Value
 from syncctl.errors import TroubleFound
@@ -19,6 +20,7 @@ class Status:
     """Where everything stands; its shape is DESIGN's `status` document."""
 
     streams: tuple[Mapping[str, Any], ...]
+    partners: tuple[Mapping[str, Any], ...]
     queue: Mapping[str, Any]
     workers: tuple[Mapping[str, Any], ...]
     beat: Mapping[str, Any]
@@ -31,10 +33,11 @@ class Failures:
     groups: tuple[Mapping[str, Any], ...]
 
 
-def read_status(*, ledger: Ledger, configured: Sequence[str], messages: int | None) -> Status:
+def read_status(*, ledger: Ledger, configured: Mapping[str, str], messages: int | None) -> Status:
     """Return where every stream stands, also those that left the configuration.
 
     Args:
+        configured: The partner's name of each configured stream.
         messages: How many wait in the queue; None when Redis is away.
     """
     now = ledger.streams.server_time()
@@ -42,8 +45,11 @@ def read_status(*, ledger: Ledger, configured: Sequence[str], messages: int | No
     names = [*configured, *sorted(set(documents) - set(configured))]
     live = ledger.records.count_states(names)
     totals = ledger.reports.load_finished(names)
+    known = ledger.partners.load_all()
+    partners = {name: _partner(name, known.get(name, {}), now) for name in sorted({*configured.values(), *known})}
     streams = tuple(
-        _stream(name, documents.get(name, {}), live[name], totals[name], now, name in configured) for name in names
+        _stream(name, documents.get(name, {}), live[name], totals[name], now, partners.get(configured.get(name, "")))
+        for name in names
     )
     workers = tuple(
         {"worker": each["_id"], **{name: each.get(name) for name in ("at", "concurrency", "queues", "pid", "version")}}
@@ -52,6 +58,7 @@ def read_status(*, ledger: Ledger, configured: Sequence[str], messages: int | No
     beat = ledger.journal.load_beat()
     return Status(
         streams=streams,
+        partners=tuple(partners.values()),
         queue={"messages": messages},
         workers=workers,
         beat={"last_tick_at": beat["at"] if beat else None, "late": bool(beat and beat["late"])},
@@ -64,22 +71,37 @@ def _stream(
     live: Mapping[str, Any],
     totals: Mapping[str, int],
     now: datetime,
-    configured: bool,
+    partner: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     oldest = live["oldest_due_at"]
     counts = {state: int({**totals, **live}[state]) for state in STATES}
     paused = document.get("paused")
     return {
         "stream": name,
-        "configured": configured,
+        "configured": partner is not None,
+        "partner": partner["partner"] if partner else None,
         "paused": paused is not None,
         "paused_reason": paused.get("reason") if paused else None,
         "cursor": (document.get("cursor") or {}).get("at"),
         "last_poll_at": document.get("health", {}).get("last_poll_at"),
         "last_error": document.get("health", {}).get("error"),
         "oldest_due_seconds": round((now - oldest).total_seconds(), 1) if oldest else None,
-        "breaker": "closed",
+        "breaker": partner["breaker"] if partner else BreakerState.CLOSED.value,
         "counts": counts,
+    }
+
+
+def _partner(name: str, document: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    paused, breaker = document.get("paused"), document.get("breaker", {})
+    state = breaker.get("state", BreakerState.CLOSED.value)
+    return {
+        "partner": name,
+        "paused": paused is not None,
+        "paused_reason": paused.get("reason") if paused else None,
+        "breaker": state,
+        "breaker_reason": breaker.get("reason") if state != BreakerState.CLOSED.value else None,
+        "next_probe_at": breaker.get("until") if state == BreakerState.OPEN.value else None,
+        "in_flight": sum(int(each["calls"]) for each in document.get("permits", ()) if each["until"] > now),
     }
 
 

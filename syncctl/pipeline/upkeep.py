@@ -50,7 +50,7 @@ def _bring_back(ledger: Ledger, stream: Stream, expired: list[Expired], *, settl
         # Before the state changes: whoever sends a newer version from then on must know of this call.
         sending = [(each.key_id, each.seq, each.call) for each in expired if each.state is State.SENDING]
         ledger.keys.note_unsettled(stream.name, sending, seconds=settle_seconds)
-    return ledger.returns.return_expired(expired)
+    return ledger.returns.return_expired(expired, hold=stream.ambiguous == "hold")
 
 
 def return_forgotten(*, ledger: Ledger, stream: Stream, messages_waiting: Callable[[], int]) -> int:

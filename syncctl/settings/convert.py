@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+from syncctl.core.breaker import BreakerRules
 from syncctl.core.durations import parse_rate
 from syncctl.core.stream import Partner, RetrySchedule, Source, Stream
 from syncctl.errors import UsageError
@@ -39,6 +40,12 @@ def to_partner(settings: Settings, name: str) -> Partner:
         timeout_seconds=partner.timeout_seconds,
         rate=parse_rate(partner.rate) if partner.rate else None,
         max_in_flight=partner.max_in_flight,
+        breaker=BreakerRules(
+            calls=partner.breaker.calls,
+            failures=partner.breaker.failures,
+            pause_seconds=partner.breaker.pause,
+            longest_pause_seconds=partner.breaker.longest_pause,
+        ),
     )
 
 
@@ -72,7 +79,14 @@ def to_stream(settings: Settings, name: str) -> Stream:
         method=method,
         path=path,
         order=stream.order,
-        retry=RetrySchedule(delays_seconds=stream.retry.schedule, jitter=stream.retry.jitter),
+        retry=RetrySchedule(
+            delays_seconds=stream.retry.schedule,
+            jitter=stream.retry.jitter,
+            give_up_after_seconds=stream.retry.give_up_after,
+        ),
+        accepts_conflict=stream.accept_conflict,
+        accepted_when=stream.accepted_when,
+        ambiguous=stream.ambiguous,
         batch_size=stream.batch_size,
         window=stream.window,
         lease_seconds=stream.lease,

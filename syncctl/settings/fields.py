@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from syncctl.core.conditions import parse_condition
 from syncctl.core.durations import parse_duration, parse_rate
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
@@ -33,6 +34,10 @@ def _read_duration(value: object) -> float:
     if not math.isfinite(seconds) or seconds > _LONGEST_SECONDS:
         raise ValueError("must end within 100 years")
     return seconds
+
+
+def _read_optional_duration(value: object) -> float | None:
+    return None if _read_absent(value) is None else _read_duration(value)
 
 
 def _read_whole(value: object) -> object:
@@ -215,6 +220,12 @@ def _check_time_zone(name: str | None) -> str | None:
     return name.strip()
 
 
+def _check_condition(text: str | None) -> str | None:
+    if text is not None:
+        parse_condition(text)
+    return text
+
+
 Name = Annotated[str, AfterValidator(check_name)]
 Text = Annotated[str, AfterValidator(_check_text)]
 OptionalText = Annotated[str | None, BeforeValidator(_read_absent)]
@@ -224,10 +235,12 @@ Lower = BeforeValidator(_read_lower)
 
 Span = Annotated[float, BeforeValidator(_read_duration), Kind.DURATION]
 Duration = Annotated[Span, Field(gt=0)]
+OptionalSpan = Annotated[float | None, BeforeValidator(_read_optional_duration), Kind.DURATION]
 Spans = Annotated[tuple[Span, ...], BeforeValidator(_read_list)]
 Whole = Annotated[int, BeforeValidator(_read_whole), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(_read_number), Field(gt=0)]
 Share = Annotated[float, BeforeValidator(_read_number), AfterValidator(_check_share)]
+Condition = Annotated[str | None, BeforeValidator(_read_absent), AfterValidator(_check_condition)]
 TimeZone = Annotated[str | None, BeforeValidator(_read_absent), AfterValidator(_check_time_zone)]
 Rate = Annotated[str | None, BeforeValidator(_read_absent), AfterValidator(_check_rate)]
 Endpoint = Annotated[str, AfterValidator(_check_endpoint)]

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from syncctl.core.stream import Decimals, Mode, Order
+from syncctl.core.stream import Ambiguous, Decimals, Mode, Order
 from syncctl.settings import fields
 
 _SCHEDULE = ("5s", "1m", "5m", "30m", "2h", "6h", "12h", "24h")
@@ -43,6 +43,15 @@ class AuthSettings(Section):
     )
 
 
+class BreakerSettings(Section):
+    """When a partner counts as down, for all workers together."""
+
+    calls: fields.Whole = setting(10, "so many calls in a minute tell something")
+    failures: fields.Share = setting(0.7, "the share of them without an answer, or with a 5xx")
+    pause: fields.Duration = setting("30s", "until one record asks again; twice as long each time")
+    longest_pause: fields.Duration = setting("10m", "and never longer than this")
+
+
 class PartnerSettings(Section):
     """An HTTP API that is written to."""
 
@@ -52,13 +61,19 @@ class PartnerSettings(Section):
     auth: AuthSettings = setting({}, "no token where none is set")
     timeout_seconds: fields.Seconds = setting(30.0, "of a whole call")
     rate: fields.Rate = setting(None, "shared by all workers; default: no limit", sample="50/second")
-    max_in_flight: fields.Whole = setting(32, "calls at once of one worker, all its processes together")
+    max_in_flight: fields.Whole = setting(32, "calls at once, exact over all workers")
+    breaker: BreakerSettings = setting({}, "stops calling a partner that is down; nobody uses up attempts")
 
 
 class RetrySettings(Section):
     """When a call that may be repeated is repeated."""
 
     schedule: fields.Spans = setting(_SCHEDULE, "the delays; then the record is failed")
+    give_up_after: fields.OptionalSpan = setting(
+        None,
+        "repeat the last delay until the first try lies so far back; default: the end of the schedule",
+        sample="3d",
+    )
     jitter: fields.Share = setting(0.2, "the share by which a delay varies, 0 to 1")
 
 
@@ -111,6 +126,13 @@ class StreamSettings(Section):
     poll_every: fields.Duration = setting("5s", "the pause between two polls")
     page_size: fields.Whole = setting(1000, "rows per query")
     endpoint: fields.Endpoint = setting("POST /", "method and path; {column} is filled in", sample="POST /orders")
+    accept_conflict: bool = setting(False, "true: a 409 means that the partner has the record")
+    accepted_when: fields.Condition = setting(
+        None, "what the JSON of a 2xx must say to count as accepted", sample="result.status=ok"
+    )
+    ambiguous: Annotated[Ambiguous, fields.Lower] = setting(
+        "retry", "sent and not answered: retry under the same Idempotency-Key | hold as failed"
+    )
     order: Annotated[Order, fields.Lower] = setting(
         "latest", "latest: an older version never follows a newer one | none"
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from syncctl.core.stream import SCANS, Mode, Stream
 from syncctl.errors import ConfigurationError
 from syncctl.sources.flavour import CURSOR_KINDS
-from syncctl.sources.tables import Column, Kind, Relation, find_name, suggest
+from syncctl.sources.tables import Column, Kind, Relation, find_name, split_name, suggest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,6 +114,13 @@ def _decide_cursor(stream: Stream, relation: Relation, key: tuple[Column, ...], 
 
 def _check_rowversion(stream: Stream, cursor: Column, *, has_rowversions: bool) -> None:
     _check_database(stream, has_rowversions=has_rowversions)
+    if stream.table is not None and len(split_name(stream.table)) > 2:
+        raise _wrong(
+            stream,
+            "table",
+            "MIN_ACTIVE_ROWVERSION() answers for the database of the connection, and this table is in another",
+            "configure that database as a source of its own, and leave its name out of the table",
+        )
     if cursor.kind not in (Kind.ROWVERSION, Kind.BINARY):
         raise _wrong(
             stream,

@@ -19,8 +19,10 @@ def deliver(stream: str, token: str, ids: list[str]) -> dict[str, Any]:
             services().put_back(token, ids)
             return {"stream": stream, "put_back": len(ids)}
         delivery = services().deliver(stream, token, ids, should_stop=stopping)
-    # Those who found no slot first: this stream's next batch would take the one that is free now.
-    for each in [] if stopping() else [*(name for name in streams_that_wait() if name != stream), stream]:
+    # Those who found no slot first: this stream's next batch would take the one that is free now. A stream that may not
+    # call now is not asked for more: upkeep asks for it.
+    again = [] if delivery.waits else [stream]
+    for each in [] if stopping() else [*(name for name in streams_that_wait() if name != stream), *again]:
         try:
             services().dispatch(each)
         except SyncctlError as error:

@@ -60,8 +60,8 @@ class WorkerHeartbeat:
 class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
     """Celery's in-memory scheduler that also writes Beat's heartbeat, from Beat's own process.
 
-    It keeps no file: every tick is safe to lose and to repeat, so there is nothing to remember. Its connections end with
-    the process: Celery's handler of SIGTERM calls `close` in the middle of whatever a tick is writing.
+    It keeps no file: every tick is safe to lose and to repeat, so there is nothing to remember. Its connections end
+    with the process: Celery's handler of SIGTERM calls `close` in the middle of whatever a tick is writing.
     """
 
     _services: Services | None = None

@@ -130,7 +130,10 @@ class OperatorServices(RowServices):
         except ServiceUnavailable as error:
             log.warning("status.without_redis", error=str(error))
             messages = None
-        return read_status(ledger=self.ledger, configured=self.settings.stream_names, messages=messages)
+        return read_status(ledger=self.ledger, configured=self._partners_of_streams(), messages=messages)
+
+    def _partners_of_streams(self) -> dict[str, str]:
+        return {name: self.settings.streams[name].partner for name in self.settings.stream_names}
 
     def failures(
         self,
@@ -171,25 +174,24 @@ class OperatorServices(RowServices):
         assert error is not None  # noqa: S101 - read_key gives at least one reading
         raise error
 
-    def pause(self, streams: Sequence[str], *, who: str, reason: str) -> int:
-        """Stop sending these streams' records; return how many streams."""
-        names = streams or self.settings.stream_names
-        for name in names:
+    def pause(self, streams: Sequence[str], *, partners: Sequence[str] = (), who: str, reason: str) -> None:
+        """Stop sending these streams' records, and call these partners no more."""
+        for name in streams:
             self.ledger.streams.pause(name, who=who, reason=reason)
-        self.ledger.journal.note_audit(
-            action="pause", who=who, count=len(names), detail={"streams": list(names), "reason": reason}
-        )
-        return len(names)
+        for name in partners:
+            self.ledger.partners.pause(name, who=who, reason=reason)
+        detail = {"streams": list(streams), "partners": list(partners), "reason": reason}
+        self.ledger.journal.note_audit(action="pause", who=who, count=len(streams) + len(partners), detail=detail)
 
-    def resume(self, streams: Sequence[str], *, who: str) -> int:
-        """Send these streams' records again; return how many were paused."""
-        names = streams or self.settings.stream_names
-        resumed = sum(self.ledger.streams.resume(name) for name in names)
-        self.ledger.journal.note_audit(action="resume", who=who, count=resumed, detail={"streams": list(names)})
-        for name in names:
-            if name in self.settings.stream_names:
+    def resume(self, streams: Sequence[str], *, partners: Sequence[str] = (), who: str) -> None:
+        """Send these streams' records again, and call these partners again, also those that count as down."""
+        resumed = sum(self.ledger.streams.resume(name) for name in streams)
+        resumed += sum(self.ledger.partners.resume(name) for name in partners)
+        detail = {"streams": list(streams), "partners": list(partners)}
+        self.ledger.journal.note_audit(action="resume", who=who, count=resumed, detail=detail)
+        for name, partner in self._partners_of_streams().items():
+            if name in streams or partner in partners:
                 self._dispatch_while_polling(name)()
-        return resumed
 
 
 def read_key(text: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:

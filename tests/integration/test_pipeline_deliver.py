@@ -83,7 +83,8 @@ def test_rows_arrive_with_every_digit(world: World, source_db: SourceDb, partner
         ("204 No Content", "delivered", "accepted"),
         ("301 Moved", "failed", "rejected"),
         ("400 Bad Request", "failed", "rejected"),
-        ("401 Unauthorized", "failed", "rejected"),
+        ("401 Unauthorized", "pending", "retry_later"),
+        ("410 Gone", "pending", "retry_later"),
         ("422 Unprocessable", "failed", "rejected"),
         ("408 Timeout", "pending", "retry_later"),
         ("429 Too Many Requests", "pending", "retry_later"),
@@ -100,7 +101,9 @@ def test_what_an_answer_makes_of_a_record(world: World, status: str, state: str,
     entry = found["history"][0]
     assert (entry["status"], entry["outcome"]) == (int(status[:3]), verdict)
     names = {"delivered": "delivered", "failed": "failed", "pending": "retrying"}
-    assert done == Delivery(stream="orders", claimed=1, **{names[state]: 1})
+    halted = status[:3] in ("401", "410")
+    assert done == Delivery(stream="orders", claimed=1, waits=halted, **{names[state]: 1})
+    assert found["tries"] == (0 if halted else 1)
     if state != "delivered":
         assert found["error"]["status"] == int(status[:3])
         assert found["error"]["message"].startswith(f"HTTP {status[:3]}")
@@ -244,7 +247,7 @@ def test_a_stream_that_was_paused_meanwhile_sends_nothing(world: World, partner:
     log(world, 1)
     world.dispatch()
     world.ledger.streams.pause("orders", who="me", reason="why")
-    assert world.deliver() == Delivery(stream="orders", claimed=1, returned=1)
+    assert world.deliver() == Delivery(stream="orders", claimed=1, returned=1, waits=True)
     assert partner.calls() == []
     assert world.record(1)["state"] == "pending"
 

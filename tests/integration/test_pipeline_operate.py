@@ -216,7 +216,7 @@ def test_the_report_says_the_same_before_and_after_a_clean_up(world: World) -> N
     since = world.ledger.streams.server_time() - timedelta(days=60)
 
     def totals() -> tuple[Any, int]:
-        status = read_status(ledger=world.ledger, configured=["orders"], messages=0)
+        status = read_status(ledger=world.ledger, configured={"orders": "default"}, messages=0)
         return build_report(ledger=world.ledger, since=since).totals, status.streams[0]["counts"]["delivered"]
 
     before = totals()
@@ -258,7 +258,7 @@ def test_status_tells_where_each_stream_stands(world: World, refusing: LocalPart
     world.ledger.streams.pause("orders", who="me", reason=NASTY)
     world.ledger.journal.beat_worker("w1", {"pid": 7, "queues": ["poll"], "concurrency": 4, "version": "1"})
     world.ledger.journal.beat_beat({"pid": 1})
-    status = read_status(ledger=world.ledger, configured=["orders", "new"], messages=9)
+    status = read_status(ledger=world.ledger, configured={"orders": "default", "new": "default"}, messages=9)
     orders, new, gone = status.streams
     assert orders["counts"] == {
         "pending": 1, "retrying": 0, "queued": 0, "sending": 0, "delivered": 2, "failed": 3, "superseded": 0,
@@ -277,7 +277,7 @@ def test_status_tells_where_each_stream_stands(world: World, refusing: LocalPart
 
 def test_status_of_an_empty_ledger(world: World) -> None:
     world.database.streams.delete_many({})
-    status = read_status(ledger=world.ledger, configured=["orders"], messages=None)
+    status = read_status(ledger=world.ledger, configured={"orders": "default"}, messages=None)
     assert not any(status.streams[0]["counts"].values())
     assert (status.queue, status.workers) == ({"messages": None}, ())
     assert status.beat == {"last_tick_at": None, "late": False}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from syncctl.core.outcome import Verdict, decide_verdict
+from syncctl.core.outcome import Outcome, Verdict, decide_verdict
 
 A, L, R, Q = Verdict.ACCEPTED, Verdict.RETRY_LATER, Verdict.REJECTED, Verdict.AMBIGUOUS
 
@@ -11,9 +11,9 @@ A, L, R, Q = Verdict.ACCEPTED, Verdict.RETRY_LATER, Verdict.REJECTED, Verdict.AM
     ("status", "verdict"),
     [
         *((status, A) for status in (200, 201, 202, 204, 226, 299)),
-        *((status, L) for status in (408, 425, 429, 500, 501, 502, 503, 504, 507, 599)),
+        *((status, L) for status in (401, 403, 408, 410, 425, 429, 500, 501, 502, 503, 504, 507, 599)),
         *((status, R) for status in (300, 301, 302, 303, 304, 307, 308)),
-        *((status, R) for status in (400, 401, 403, 404, 405, 409, 410, 413, 422, 499)),
+        *((status, R) for status in (400, 404, 405, 409, 413, 422, 499)),
         *((status, Q) for status in (101, 199, 600, 999)),
     ],
 )
@@ -33,3 +33,16 @@ def test_a_success_that_broke_off_is_accepted() -> None:
 def test_without_an_answer_it_depends_on_whether_anything_was_sent() -> None:
     assert decide_verdict(None, sent=True, complete=False) is Q
     assert decide_verdict(None, sent=False, complete=False) is L
+
+
+def test_a_conflict_is_accepted_where_the_stream_says_so() -> None:
+    assert decide_verdict(409, sent=True, complete=True, accepts_conflict=True) is A
+    assert decide_verdict(409, sent=True, complete=False, accepts_conflict=True) is Q
+
+
+@pytest.mark.parametrize(
+    ("status", "halts"), [(401, "partner"), (403, "partner"), (410, "stream"), (422, None), (500, None), (None, None)]
+)
+def test_what_no_other_record_would_fare_better_with_halts_them_all(status: int | None, halts: str | None) -> None:
+    verdict = decide_verdict(status, sent=True, complete=True)
+    assert Outcome(verdict=verdict, latency_ms=1.0, status=status).halts == halts

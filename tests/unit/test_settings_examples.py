@@ -27,7 +27,8 @@ SAMPLED = {  # what has no default, or one that only an example can show
         f"streams.orders.{key}"
         for key in (
             *("table", "query", "start", "key", "mode", "cursor", "endpoint"),
-            *("where", "columns", "exclude", "timezone", "acknowledge", "acknowledge_failed"),
+            *("where", "columns", "exclude", "timezone", "acknowledge", "acknowledge_failed", "accepted_when"),
+            "retry.give_up_after",
         )
     ),
 }

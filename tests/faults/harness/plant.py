@@ -35,6 +35,8 @@ CLOCK = Path(__file__).parent / "clock"
 CLOCK_TOLERANCE_SECONDS = 60.0
 UNFINISHED = ("pending", "queued", "sending")
 LEASED: dict[str, Any] = {"$or": [{"poll.token": {"$exists": True}}, {"dispatch": {"$exists": True}}]}
+# A partner that is gone for seconds is asked again within one.
+BREAKER = {"pause": "500ms", "longest_pause": "1s"}
 SCHEDULE = ["200ms", "500ms", *["1s"] * 30]
 
 
@@ -131,7 +133,9 @@ class Plant:
                 "worker": {"pool": layout.pool, "concurrency": layout.concurrency},
                 # Shorter than a lock of the source may last.
                 "sources": {"default": {"query_timeout": "2s"}},
-                "partners": {"default": {"timeout_seconds": layout.timeout_seconds, **layout.partner_section}},
+                "partners": {
+                    "default": {"timeout_seconds": layout.timeout_seconds, "breaker": BREAKER, **layout.partner_section}
+                },
             },
         )
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from syncctl.core.breaker import BreakerRules
 from syncctl.core.outcome import Outcome
 from syncctl.core.records import Record
 from syncctl.core.states import State
@@ -75,7 +76,14 @@ class World:
             page_size=3,
             lease_seconds=LONG_SECONDS,
         )
-        self.partner_settings = Partner(name="partner", url="http://partner", timeout_seconds=SETTLE_SECONDS)
+        self.partner_settings = Partner(
+            name="partner",
+            url="http://partner",
+            timeout_seconds=SETTLE_SECONDS,
+            # Permits of killed actors last for real seconds, and so would an open breaker.
+            max_in_flight=10**6,
+            breaker=BreakerRules(calls=10**6),
+        )
         self.sizes = Sizes(batch=3, window=4, retries=2, threads=1, messages=4)
         self.source = ScriptedSource(versioned=self.versioned)
         self.partner = ScriptedPartner()

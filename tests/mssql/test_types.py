@@ -274,12 +274,18 @@ ROWS = st.fixed_dictionaries(
 )
 
 
+@pytest.fixture
+def mixed_table(mssql_db: MssqlDb) -> str:
+    return mssql_db.create(f"id int not null primary key, {COLUMNS}")
+
+
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(ROWS, min_size=1, max_size=5))
 def test_a_value_survives_the_way_from_sql_to_json(
-    mssql_url: str, mssql_db: MssqlDb, rows: list[dict[str, Any]]
+    mssql_url: str, mssql_db: MssqlDb, mixed_table: str, rows: list[dict[str, Any]]
 ) -> None:
-    table = mssql_db.create(f"id int not null primary key, {COLUMNS}")
+    table = mixed_table
+    mssql_db.execute(f"delete from {table}")  # noqa: S608
     for number, row in enumerate(rows):
         binary_or_null = "null" if row["b"] is None else f"0x{row['b'].hex()}"
         mssql_db.execute(
@@ -287,7 +293,6 @@ def test_a_value_survives_the_way_from_sql_to_json(
             (number, None if row["d"] is None else f"{row['d']:f}", row["n"], row["f"], row["t"]),
         )
     found = [send(each) for each in read(mssql_url, table=table, page_size=2)]
-    mssql_db.drop_all()
     for number, (sent, row) in enumerate(zip(found, rows, strict=True)):
         expected = {**row, "id": number, "b": None if row["b"] is None else base64.b64encode(row["b"]).decode()}
         assert {name: float(value) if name == "f" and value is not None else value for name, value in sent.items()} == (

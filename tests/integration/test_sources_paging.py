@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from syncctl.core.rows import Cursor, Page, Row
 from syncctl.core.stream import RetrySchedule, Source, Stream
-from syncctl.errors import SourceError, SourceRestored
+from syncctl.errors import ConfigurationError, SourceError, SourceRestored
 from syncctl.sources import StreamReader, open_reader
+from syncctl.sources.layout import decide_layout
 from syncctl.sources.reader import SqlReader
+from syncctl.sources.sqlite import SqliteFlavour
+from syncctl.sources.tables import Column, Kind, Relation
 from tests.harness.source_db import SourceDb
 
 
@@ -300,6 +304,28 @@ def test_a_ceiling_below_the_cursor_means_restored(db: SourceDb) -> None:
             with pytest.raises(SourceRestored) as caught:
                 drain(reader, cursor)
             assert "0x000000000000000a" in caught.value.why
+
+
+def test_a_read_only_copy_is_refused_in_mode_rowversion(db: SourceDb, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_versions(db, (1, 10))
+    with open_versions(db, Ceilings(11)) as reader:
+        cursor = reader.start_cursor()
+        monkeypatch.setattr(SqliteFlavour, "is_read_only_copy", lambda *_: True)
+        for ask in (lambda: drain(reader, cursor), reader.ceiling, lambda: reader.parse_cursor("now")):
+            with pytest.raises(ConfigurationError) as caught:
+                ask()
+            assert "transactions are open on the primary" in caught.value.why
+            assert "ApplicationIntent=ReadOnly" in caught.value.hint
+
+
+def test_a_table_of_another_database_has_no_ceiling_here(db: SourceDb) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        decide_layout(
+            make_stream(table="erp.dbo.versions", mode="rowversion", cursor="rv", key=("rv",)),
+            Relation(title="table", clause=sa.table("versions"), columns=(Column(name="rv", kind=Kind.ROWVERSION),)),
+            has_rowversions=True,
+        )
+    assert "answers for the database of the connection" in caught.value.why
 
 
 def test_now_in_mode_rowversion_is_the_ceiling(db: SourceDb) -> None:

@@ -1,0 +1,69 @@
+"""A question that the server ended for a deadlock, or refused because it is busy, is asked again."""
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from syncctl.core.stream import RetrySchedule, Source, Stream
+from syncctl.errors import ServiceUnavailable, SourceError
+from syncctl.sources.modes import reading
+from syncctl.sources.reader import SqlReader
+from tests.harness.source_db import SourceDb
+
+DEADLOCK = (
+    "40001",
+    "[40001] [Microsoft][ODBC Driver 18 for SQL Server]Transaction was deadlocked (1205) (SQLExecDirectW)",
+)
+DENIED = ("42000", "[42000] [Microsoft][ODBC Driver 18 for SQL Server]Invalid object name 'x'. (208) (SQLExecDirectW)")
+
+
+class DriverError(Exception):
+    """What a driver raises: SQLSTATE and text."""
+
+
+class Question:
+    """Fails with the driver's errors one after the other, and then answers."""
+
+    def __init__(self, *errors: tuple[str, str]) -> None:
+        self.errors = list(errors)
+        self.asked = 0
+
+    def __call__(self, connection: sa.Connection) -> str:
+        self.asked += 1
+        if self.errors:
+            raise exc.DBAPIError("select 1", {}, DriverError(*self.errors.pop(0)))
+        return str(connection.exec_driver_sql("select 'answer'").scalar_one())
+
+
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SqlReader:
+    monkeypatch.setattr(reading, "PAUSES_SECONDS", (0.0, 0.0))
+    db = SourceDb(tmp_path / "source.db")
+    db.create_orders(1)
+    stream = Stream(
+        name="orders", source="default", partner="default", table="orders", retry=RetrySchedule(delays_seconds=())
+    )
+    return SqlReader(Source(name="default", url=db.url), stream)
+
+
+def test_a_deadlock_victim_asks_again(reader: SqlReader) -> None:
+    question = Question(DEADLOCK, DEADLOCK)
+    with reader:
+        assert reader._reading.ask(question) == "answer"
+    assert question.asked == 3
+
+
+def test_it_does_not_ask_for_ever(reader: SqlReader) -> None:
+    question = Question(*[DEADLOCK] * 9)
+    with reader, pytest.raises(ServiceUnavailable, match="to resolve a deadlock"):
+        reader._reading.ask(question)
+    assert question.asked == 3
+
+
+def test_what_asking_again_does_not_help_is_told_at_once(reader: SqlReader) -> None:
+    question = Question(DENIED)
+    with reader, pytest.raises(SourceError):
+        reader._reading.ask(question)
+    assert question.asked == 1

@@ -1,12 +1,13 @@
 """What happened and who is there: runs, audit, and the heartbeats of workers and Beat."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pymongo.collection import Collection
 from pymongo.database import Database
 
+from syncctl.core.rows import Cursor
 from syncctl.ledger.client import edge, new_token
 from syncctl.ledger.clock import in_future, is_past
 
@@ -37,9 +38,43 @@ class Journal:
         return list(self._runs.find({"stream": stream}, {"_id": False}, sort=[("started_at", -1)], limit=limit))
 
     @edge
+    def find_cursor(self, stream: str, at: datetime) -> Cursor | None:
+        """Return where a stream stood at a time, None where its history does not tell.
+
+        Of a run that was under way, that is where it began: what it had read by then is not known.
+        """
+        runs = self._runs.find({"stream": stream, "started_at": {"$lte": at}}, sort=[("started_at", -1)])
+        for run in runs:
+            ended_at = run["started_at"] + timedelta(milliseconds=float(run.get("duration_ms", 0)))
+            found: Cursor | None = run.get("cursors", {}).get("after" if ended_at <= at else "before")
+            if found is not None:
+                return found
+        return None
+
+    @edge
+    def find_first_cursor(self, stream: str) -> Cursor | None:
+        """Return where a stream stood before the first run that is known; None where it was never read before."""
+        run = self._runs.find_one({"stream": stream}, {"cursors": True}, sort=[("started_at", 1)]) or {}
+        before: Cursor | None = run.get("cursors", {}).get("before")
+        return before
+
+    @edge
+    def find_history_start(self, stream: str) -> datetime | None:
+        """Return from when on it is known where a stream stood."""
+        query = {"stream": stream, "cursors.after": {"$type": "object"}}
+        run = self._runs.find_one(query, sort=[("started_at", 1)])
+        if run is None:
+            return None
+        started_at: datetime = run["started_at"]
+        if run["cursors"].get("before") is not None:
+            return started_at
+        return started_at + timedelta(milliseconds=float(run.get("duration_ms", 0)))
+
+    @edge
     def remove_runs(self, *, before: datetime, empty_before: datetime) -> int:
         """Remove old runs, and sooner those that found nothing; return how many."""
-        empty = {"started_at": {"$lt": empty_before}, "read": 0, "error": None}
+        # Where a rewind has set the cursor, no poll will say again.
+        empty = {"started_at": {"$lt": empty_before}, "read": 0, "error": None, "action": {"$exists": False}}
         return (
             self._runs.delete_many({"started_at": {"$lt": before}}).deleted_count
             + self._runs.delete_many(empty).deleted_count

@@ -1,0 +1,185 @@
+"""rewind: set the cursor of a stream back, so that the rows behind it are read again."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from syncctl.core.rows import Cursor, Page
+from syncctl.core.stream import SCANS, Mode, Stream
+from syncctl.errors import LeaseHeld, ServiceUnavailable, TroubleFound, UsageError
+from syncctl.ledger.ledger import Ledger
+from syncctl.logs import get_logger
+from syncctl.pipeline.poll import LEASE_SECONDS, forget_gaps, show_cursor
+
+log = get_logger(__name__)
+
+
+class Places(Protocol):
+    """What a rewind needs of a source."""
+
+    @property
+    def mode(self) -> Mode:
+        """How the stream is followed."""
+
+    def parse_cursor(self, text: str) -> Cursor:
+        """Return the cursor that a text means."""
+
+    def pages(self, cursor: Cursor) -> Iterator[Page]:
+        """Yield the pages behind a cursor."""
+
+    def count_behind(self, cursor: Cursor) -> int | None:
+        """Return how many rows lie behind a cursor."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rewound:
+    """What a rewind did, or would do. `rows` lie behind the cursor then; None where nobody can count them."""
+
+    stream: str
+    cursor_before: str | None
+    cursor_after: str | None
+    rows: int | None
+    resend: bool
+    dry_run: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Where a stream stands, where it will stand, and how many rows lie behind each place."""
+
+    stream: str
+    before: Cursor | None
+    after: Cursor
+    rows_before: int | None
+    rows: int | None
+
+    @property
+    def skipped(self) -> int:
+        """How many rows would never be read: those that lie between the two places, where it goes forward."""
+        return 0 if self.rows is None or self.rows_before is None else max(0, self.rows_before - self.rows)
+
+
+def plan_rewind(*, ledger: Ledger, stream: Stream, reader: Places, to: str | datetime) -> Plan:
+    """Find the place to go back to, and see that a poll can go on from there. Changes nothing.
+
+    Args:
+        to: A cursor value, `beginning` or `now`; or a time, for the place where the stream stood then.
+
+    Raises:
+        UsageError: There is no such place in this stream, or its history does not reach back so far.
+        SourceRestored: A poll could not go on from there.
+    """
+    ledger.ensure_prepared()
+    before = ledger.streams.load_cursor(stream.name)
+    after = reader.parse_cursor(to) if isinstance(to, str) else find_place(ledger, stream, reader.mode, to)
+    next(iter(reader.pages(after)), None)
+    rows = _count(reader, after)
+    if before is not None:
+        after = _keep_floor(reader, before, after, rows)
+    return Plan(
+        stream=stream.name,
+        before=before,
+        after=after,
+        rows_before=None if before is None else _count(reader, before),
+        rows=rows,
+    )
+
+
+def find_place(ledger: Ledger, stream: Stream, mode: Mode, at: datetime) -> Cursor:
+    """Return where a stream stood at a time.
+
+    Raises:
+        UsageError: It has no places that could be named by a time, or its history does not reach back so far.
+    """
+    if mode in SCANS and mode != "change_tracking":
+        raise UsageError(
+            f"stream {stream.name} cannot be rewound to a time",
+            why=f"mode {mode} reads the same rows round after round",
+            hint=f"run: syncctl rewind {stream.name} --to beginning",
+        )
+    found = ledger.journal.find_cursor(stream.name, at)
+    if found is None:
+        since = ledger.journal.find_history_start(stream.name)
+        known = "no poll of it has ended yet" if since is None else f"it begins at {since:%Y-%m-%dT%H:%M:%SZ}"
+        raise UsageError(
+            f"the history of {stream.name} does not reach back to {at:%Y-%m-%dT%H:%M:%SZ}",
+            why=known,
+            hint="name a later time, a cursor value, or: beginning",
+        )
+    return found
+
+
+def rewind_stream(
+    *, ledger: Ledger, plan: Plan, resend: bool, who: str, worker: str, lease_seconds: float = LEASE_SECONDS
+) -> Rewound:
+    """Set the cursor of a stream under its poll lease; safe to repeat.
+
+    Args:
+        resend: Rows that are read again go out again, once, although they have not changed.
+
+    Raises:
+        LeaseHeld: A poll is under way.
+    """
+    ledger.streams.ensure(plan.stream)
+    lease = ledger.streams.acquire_poll(plan.stream, seconds=lease_seconds, worker=worker)
+    after = plan.after if lease is None else keep_gaps(lease.cursor or {}, plan.after)
+    if lease is None or not ledger.streams.rewind(lease, after, resend=resend):
+        raise LeaseHeld(
+            f"stream {plan.stream} is being polled",
+            why="a poll holds its lease, and would move the cursor",
+            hint="try again in a moment, or look at: syncctl status",
+        )
+    done = show_plan(plan, resend=resend, dry_run=False, before=lease.cursor)
+    detail: dict[str, Any] = {"stream": plan.stream, "from": done.cursor_before, "to": done.cursor_after}
+    ledger.journal.note_audit(action="rewind", who=who, count=plan.rows or 0, detail=detail | {"resend": resend})
+    counts = dict.fromkeys(("read", "logged", "unchanged", "failed", "dispatched"), 0)
+    ledger.journal.note_run({
+        "stream": plan.stream, "action": "rewind", "started_at": lease.clock.at, "duration_ms": 0.0, "error": None,
+        "epoch": lease.epoch, "cursor_before": done.cursor_before, "cursor_after": done.cursor_after,
+        "cursors": {"before": forget_gaps(lease.cursor), "after": forget_gaps(plan.after)}, **counts,
+    })  # fmt: skip
+    return done
+
+
+def show_plan(plan: Plan, *, resend: bool, dry_run: bool, before: Cursor | None = None) -> Rewound:
+    """Return a plan as people read it."""
+    return Rewound(
+        stream=plan.stream,
+        cursor_before=show_cursor(before or plan.before),
+        cursor_after=show_cursor(plan.after),
+        rows=plan.rows,
+        resend=resend,
+        dry_run=dry_run,
+    )
+
+
+def keep_gaps(before: Cursor, after: Cursor) -> Cursor:
+    """Return the new cursor with the numbers before it that are still waited for: no page will find them missing."""
+    try:
+        first = int(after["at"])
+    except ValueError:
+        return after
+    kept = [{**gap, "to": min(int(gap["to"]), first - 1)} for gap in before.get("gaps", ()) if int(gap["from"]) < first]
+    return {**after, "gaps": kept} if kept else after
+
+
+def _keep_floor(reader: Places, before: Cursor, after: Cursor, rows: int | None) -> Cursor:
+    """Return the new cursor with the earlier one of two beginnings: what was read once stays part of the stream."""
+    floor = before.get("floor")
+    free = {name: value for name, value in after.items() if name != "floor"}
+    if floor is None:
+        return free
+    covered = _count(reader, {**before, **floor})
+    if rows is not None and covered is not None and rows > covered:
+        return {**free, "floor": {name: after[name] for name in ("at", "kind", "key")}}
+    return {**free, "floor": floor}
+
+
+def _count(reader: Places, cursor: Cursor) -> int | None:
+    try:
+        return reader.count_behind(cursor)
+    except (ServiceUnavailable, TroubleFound) as error:
+        # The place itself has been read from: the table is large, or the old place does not fit it any more.
+        log.warning("rewind.not_counted", error=str(error))
+        return None

@@ -167,6 +167,23 @@ class Keys:
         return [(each["_id"].partition(":")[2], decode_values(each["key"])) for each in found]
 
     @edge
+    def load_contents(self, stream: str, *, after: str, limit: int) -> list[tuple[str, str, Operation]]:
+        """Return (key id, content hash, operation) of rows, in the order of their ids.
+
+        Args:
+            after: A key id; the empty text for the beginning.
+        """
+        fields = {"hash": True, "op": True}
+        found = self._keys.find({"_id": _behind(stream, after)}, fields, sort=[("_id", 1)], limit=limit)
+        return [(each["_id"].partition(":")[2], each["hash"], each["op"]) for each in found]
+
+    @edge
+    def load_keys(self, stream: str, key_ids: Sequence[str]) -> dict[str, dict[str, Value]]:
+        """Return the keys of rows, by key id."""
+        query = {"_id": {"$in": [_identity(stream, each) for each in key_ids]}}
+        return {each["_id"].partition(":")[2]: decode_values(each["key"]) for each in self._keys.find(query)}
+
+    @edge
     def count_live(self, stream: str) -> int:
         """Return how many rows of a stream are not known to be deleted."""
         return self._keys.count_documents({"_id": _behind(stream, ""), "op": "upsert"})

@@ -1,0 +1,416 @@
+"""reconcile: every row of the source against what the ledger knows, whatever changes meanwhile; and its repair."""
+
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncctl.core.ids import key_id
+from syncctl.errors import LeaseHeld, SourceError, SyncctlError, UsageError
+from syncctl.pipeline import merge
+from syncctl.pipeline.differences import Differences, Known, join, read_line, write_line
+from syncctl.pipeline.merge import SortedLines, open_scratch
+from syncctl.pipeline.reconcile import Reconciliation
+from syncctl.pipeline.repair import Repair
+from syncctl.pipeline.second_look import SourceRow
+from syncctl.sources import open_reader
+from tests.harness.source_db import SourceDb
+from tests.harness.world import PAST, World
+
+DAY = 86400.0
+
+
+@contextmanager
+def opened(
+    world: World, wrap: Callable[[Any], Any] = lambda reader: reader, **options: Any
+) -> Iterator[Reconciliation]:
+    defaults: dict[str, Any] = {"since": None, "retention_seconds": 30 * DAY, "dispatch": lambda: 0}
+    with open_scratch() as directory, open_reader(world.source, world.stream) as reader:
+        yield Reconciliation(
+            ledger=world.ledger,
+            stream=world.stream,
+            reader=wrap(reader),
+            directory=directory,
+            worker="reconciler",
+            show=lambda _: None,
+            **{**defaults, **options},
+        )
+
+
+def compare(world: World, wrap: Callable[[Any], Any] = lambda reader: reader, **options: Any) -> Differences:
+    with opened(world, wrap, **options) as work:
+        return work.compare()
+
+
+def repair(world: World, wrap: Callable[[Any], Any] = lambda reader: reader) -> tuple[Differences, Repair]:
+    with opened(world, wrap) as work:
+        work.compare()
+        return work.found, work.repair(who="ann@host")
+
+
+def counts(found: Differences) -> dict[str, int | None]:
+    names = ("source_rows", "accounted", "ahead", "missing", "stale", "extra")
+    return {name: value for name in names if (value := getattr(found, name)) != 0}
+
+
+def forget(world: World, *numbers: int) -> None:
+    """Let the ledger never have heard of rows."""
+    for collection in (world.database.records, world.database.keys):
+        collection.delete_many({"key.id": {"$in": list(numbers)}})
+
+
+@pytest.fixture
+def polled(world: World, source_db: SourceDb) -> World:
+    source_db.create_orders(20)
+    world.change_stream(page_size=7)
+    world.poll()
+    return world
+
+
+class Reader:
+    """A reader during whose scan something happens."""
+
+    def __init__(self, reader: Any, before: Callable[[], object] = object, after: Callable[[], object] = object):
+        self._reader, self._before, self._after = reader, before, after
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
+
+    def scan(self, *args: Any, **options: Any) -> Iterator[Any]:
+        self._before()
+        yield from self._reader.scan(*args, **options)
+        self._after()
+
+
+# Compared
+
+
+def test_a_source_that_agrees_is_accounted_for(polled: World) -> None:
+    assert counts(compare(polled)) == {"source_rows": 20, "accounted": 20}
+
+
+def test_missing_stale_and_extra_rows_are_told_apart(polled: World, source_db: SourceDb) -> None:
+    forget(polled, 3, 4)
+    source_db.execute("update orders set note = 'changed' where id in (5, 6, 7)")
+    source_db.execute("delete from orders where id = 8")
+    source_db.add_orders([30, 31])
+    found = compare(polled)
+    assert counts(found) == {"source_rows": 21, "accounted": 14, "ahead": 2, "missing": 2, "stale": 3, "extra": 1}
+    samples = {kind: sorted(key["id"] for key in keys) for kind, keys in found.samples.items()}  # type: ignore[type-var]
+    assert samples == {"missing": [3, 4], "stale": [5, 6, 7], "extra": [8]}
+
+
+def test_deletes_that_are_known_are_no_difference(world: World, source_db: SourceDb) -> None:
+    source_db.create_orders(12)
+    world.change_stream(mode="snapshot", cursor=None)
+    world.poll()
+    source_db.execute("delete from orders where id < 3")
+    assert counts(compare(world)) == {"source_rows": 10, "accounted": 10, "extra": 2}
+    world.poll()
+    assert counts(compare(world)) == {"source_rows": 10, "accounted": 10}
+    source_db.add_orders([1])
+    assert counts(compare(world)) == {"source_rows": 11, "accounted": 10, "stale": 1}
+
+
+def test_a_stream_that_was_never_polled_has_all_before_it(world: World, source_db: SourceDb) -> None:
+    source_db.create_orders(5)
+    assert counts(compare(world)) == {"source_rows": 5, "ahead": 5}
+
+
+def test_rows_before_the_start_are_no_part_of_the_stream(world: World, source_db: SourceDb) -> None:
+    source_db.create_orders(10)
+    world.change_stream(start="8")
+    world.poll()
+    forget(world, 9)
+    assert counts(compare(world)) == {"source_rows": 3, "accounted": 2, "missing": 1}
+
+
+def test_what_a_lookback_or_a_gap_lets_the_next_poll_find_is_not_missing(world: World, source_db: SourceDb) -> None:
+    source_db.create_orders()
+    source_db.add_orders([1, 2, 6])
+    world.poll()
+    source_db.add_orders([4])
+    assert counts(compare(world)) == {"source_rows": 4, "accounted": 3, "ahead": 1}
+    world.change_stream(cursor="updated_at", lookback_seconds=60.0)
+    world.database.streams.update_one({"_id": "orders"}, {"$unset": {"cursor": True}})
+    world.poll()
+    source_db.add_orders([5])
+    assert counts(compare(world)) == {"source_rows": 5, "accounted": 4, "ahead": 1}
+
+
+def test_mode_flag_counts_no_extra_rows(world: World, source_db: SourceDb) -> None:
+    source_db.create_orders(5)
+    acknowledge = "update orders set note = 'sent' where id = :id"
+    world.change_stream(mode="flag", cursor=None, where="note = ''", acknowledge=acknowledge)
+    world.poll()
+    source_db.execute("update orders set note = 'sent' where id < 3")
+    forget(world, 4)
+    assert counts(compare(world)) == {"source_rows": 3, "accounted": 2, "missing": 1, "extra": None}
+
+
+def test_keys_of_every_type_survive_the_sort(world: World, source_db: SourceDb) -> None:
+    source_db.execute("create table keyed (a text, b numeric, c blob, v integer, primary key (a, b, c)) without rowid")
+    rows = [("ä'%:x\n ", 1.5, b"\x00\xff", 1), ("", 2, b"", 2), ("x", -1, b"\x01", 3)]
+    source_db.execute_many("insert into keyed values (?, ?, ?, ?)", rows)
+    world.change_stream(mode="snapshot", table="keyed", key=(), cursor=None)
+    world.poll()
+    assert counts(compare(world)) == {"source_rows": 3, "accounted": 3}
+    world.database.keys.delete_many({})
+    world.database.records.delete_many({})
+    found, done = repair(world)
+    assert (found.missing, done.logged) == (3, 3)
+    assert counts(compare(world)) == {"source_rows": 3, "accounted": 3}
+
+
+def test_rows_without_a_whole_key_and_unreadable_ones_are_accounted_for(world: World, source_db: SourceDb) -> None:
+    source_db.execute("create table odd (a text, v)")
+    source_db.execute_many("insert into odd values (?, ?)", [(None, 1), ("x", 2), ("y", float("inf"))])
+    world.change_stream(mode="snapshot", table="odd", key=("a",), cursor=None)
+    assert world.poll().failed == 2
+    assert counts(compare(world)) == {"source_rows": 3, "accounted": 3}
+
+
+# While rows change
+
+
+def test_what_is_polled_while_rows_are_read_is_no_difference(polled: World, source_db: SourceDb) -> None:
+    polled.change_stream(mode="snapshot", cursor=None)
+    polled.database.streams.update_one({"_id": "orders"}, {"$unset": {"cursor": True}})
+    polled.poll()
+
+    def change() -> None:
+        source_db.execute("update orders set note = 'new' where id in (1, 20)")
+        source_db.execute("delete from orders where id = 2")
+        source_db.add_orders([40])
+
+    def change_and_poll() -> None:
+        change()
+        assert polled.poll().logged == 4
+
+    late = compare(polled, lambda reader: Reader(reader, after=change_and_poll))
+    assert counts(late) == {"source_rows": 19, "accounted": 19}
+
+
+def test_what_is_polled_after_it_was_read_is_looked_at_again(polled: World, source_db: SourceDb) -> None:
+    source_db.execute("update orders set note = 'new' where id = 5")
+    polled.change_stream(mode="snapshot", cursor=None)
+    polled.database.streams.update_one({"_id": "orders"}, {"$unset": {"cursor": True}})
+    found = compare(polled, lambda reader: Reader(reader, after=polled.poll))
+    assert counts(found) == {"source_rows": 20, "accounted": 20}
+
+
+def test_a_row_that_goes_or_moves_on_while_rows_are_read_is_no_difference(world: World, source_db: SourceDb) -> None:
+    source_db.create_orders(6)
+    world.change_stream(cursor="updated_at", lookback_seconds=0.0)
+    world.poll()
+    forget(world, 2, 3)
+
+    def change() -> None:
+        source_db.execute("delete from orders where id = 2")
+        source_db.execute("update orders set updated_at = '2026-02-01 00:00:00' where id = 3")
+
+    found = compare(world, lambda reader: Reader(reader, after=change))
+    assert counts(found) == {"source_rows": 5, "accounted": 4, "ahead": 1}
+
+
+def test_a_row_that_comes_back_while_rows_are_read_is_not_extra(polled: World, source_db: SourceDb) -> None:
+    source_db.execute("delete from orders where id = 9")
+    found = compare(polled, lambda reader: Reader(reader, after=lambda: source_db.add_orders([9])))
+    assert found.extra == 0
+
+
+def test_a_row_that_is_seen_twice_counts_once(polled: World) -> None:
+    class Twice(Reader):
+        def scan(self, *args: Any, **options: Any) -> Iterator[Any]:
+            pages = list(super().scan(*args, **options))
+            yield from pages
+            yield pages[0]
+
+    assert counts(compare(polled, Twice)) == {"source_rows": 20, "accounted": 20}
+
+
+def test_one_row_that_cannot_be_looked_for_stops_no_other(polled: World) -> None:
+    class Unreadable(Reader):
+        def find_rows(self, keys: Sequence[Any]) -> Any:
+            if any(key["id"] == 3 for key in keys):
+                raise SourceError("a bad row")
+            return self._reader.find_rows(keys)
+
+    forget(polled, 3, 4)
+    found, done = repair(polled, Unreadable)
+    assert (found.missing, done.logged, done.unreadable) == (2, 1, 1)
+    forget(polled, 4)
+    with pytest.raises(SourceError):
+        compare(polled, type("All", (Reader,), {"find_rows": _refuse}))
+
+
+def _refuse(*_: Any) -> Any:
+    raise SourceError("the table is gone")
+
+
+# Since
+
+
+def test_since_compares_what_was_read_after_a_time(polled: World, source_db: SourceDb) -> None:
+    polled.database.runs.update_many({}, {"$set": {"started_at": PAST}})
+    source_db.add_orders(range(21, 31))
+    polled.poll()
+    forget(polled, 5, 25)
+    source_db.add_orders([31])
+    source_db.execute("delete from orders where id = 26")
+    found = compare(polled, since=PAST + timedelta(hours=1))
+    assert counts(found) == {"source_rows": 10, "accounted": 8, "ahead": 1, "missing": 1, "extra": None}
+    with pytest.raises(UsageError, match="does not reach back"):
+        compare(polled, since=PAST - timedelta(hours=1))
+
+
+def test_modes_without_a_cursor_column_know_no_since(world: World, source_db: SourceDb) -> None:
+    source_db.create_orders(2)
+    world.change_stream(mode="snapshot", cursor=None)
+    with pytest.raises(UsageError, match="since a time"):
+        compare(world, since=PAST)
+
+
+def test_a_stream_that_only_appends_is_compared_as_far_as_records_are_kept(world: World, source_db: SourceDb) -> None:
+    source_db.create_orders(10)
+    world.change_stream(append_only=True)
+    world.poll()
+    assert world.database.keys.count_documents({}) == 0
+    assert counts(compare(world)) == {"source_rows": 10, "accounted": 10, "extra": None}
+    forget(world, 2)
+    source_db.execute("update orders set note = 'changed' where id = 3")
+    found, done = repair(world)
+    assert counts(found) == {"source_rows": 10, "accounted": 8, "missing": 1, "stale": 1, "extra": None}
+    assert done.logged == 2
+    assert counts(compare(world)) == {"source_rows": 10, "accounted": 10, "extra": None}
+    # What was read so long ago may have been cleaned up: nothing can be said of it.
+    world.database.runs.update_many({}, {"$set": {"started_at": datetime.now(UTC) - timedelta(days=29.9)}})
+    source_db.add_orders([11])
+    world.poll()
+    forget(world, 4, 11)
+    found = compare(world, retention_seconds=29 * DAY)
+    assert counts(found) == {"source_rows": 1, "missing": 1, "extra": None}
+
+
+# Repaired
+
+
+def test_a_repair_logs_what_is_missing_or_stale_and_leaves_the_cursor(polled: World, source_db: SourceDb) -> None:
+    polled.send_all()
+    forget(polled, 3)
+    source_db.execute("update orders set note = 'changed' where id = 5")
+    cursor = polled.ledger.streams.load_cursor("orders")
+    found, done = repair(polled)
+    assert (found.missing, found.stale, found.repaired) == (1, 1, 2)
+    assert (done.logged, done.failed, done.unreadable) == (2, 0, 0)
+    assert polled.ledger.streams.load_cursor("orders") == cursor
+    assert polled.states()[3] == ["pending"]
+    assert polled.states()[5] == ["delivered", "pending"]
+    polled.send_all()
+    assert counts(compare(polled)) == {"source_rows": 20, "accounted": 20}
+    (entry,) = polled.ledger.journal.load_audit(limit=1)
+    assert (entry["action"], entry["who"], entry["count"]) == ("repair", "ann@host", 2)
+    assert polled.poll().error is None
+
+
+def test_a_repair_takes_rows_as_they_are_then(polled: World, source_db: SourceDb) -> None:
+    forget(polled, 3, 4)
+    with opened(polled) as work:
+        assert work.compare().missing == 2
+        source_db.execute("update orders set note = 'newer' where id = 3")
+        source_db.execute("delete from orders where id = 4")
+        assert work.repair(who="ann@host").logged == 1
+    assert polled.record(3)["payload"]["note"] == "newer"
+
+
+def test_a_repair_gives_way_to_a_poll(polled: World) -> None:
+    forget(polled, 3)
+    polled.ledger.streams.acquire_poll("orders", seconds=60, worker="other")
+    with opened(polled) as work:
+        work.compare()
+        with pytest.raises(LeaseHeld):
+            work.repair(who="ann@host", patience_seconds=0.0)
+    assert polled.records(**{"key.id": 3}) == []
+
+
+def test_a_change_that_the_cursor_did_not_tell_of_is_repaired_under_its_own_version(
+    world: World, source_db: SourceDb
+) -> None:
+    """By rowversion, a query's joined columns may change while the row's own version stays."""
+    from syncctl.sources.reader import SqlReader
+
+    source_db.execute("create table versions (id integer primary key, name text, rv blob)")
+    source_db.execute("insert into versions values (1, 'a', ?)", [(7).to_bytes(8, "big")])
+    world.change_stream(table="versions", mode="rowversion", cursor="rv")
+
+    def open_versions() -> Any:
+        return SqlReader(world.source, world.stream, read_ceiling=lambda _: (9).to_bytes(8, "big"))
+
+    assert world.poll(open_versions()).logged == 1
+    source_db.execute("update versions set name = 'b'")
+    with open_scratch() as directory, open_versions() as reader:
+        work = Reconciliation(
+            ledger=world.ledger,
+            stream=world.stream,
+            reader=reader,
+            directory=directory,
+            since=None,
+            retention_seconds=DAY,
+            dispatch=lambda: 0,
+            worker="reconciler",
+            show=lambda _: None,
+        )
+        assert work.compare().stale == 1
+        assert work.repair(who="ann@host").logged == 1
+        assert work.compare().accounted == 1
+
+
+# What it stands on
+
+
+def test_lines_come_back_sorted_and_little_of_them_is_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "LINES_AT_ONCE", 10)
+    monkeypatch.setattr(merge, "FILES_AT_ONCE", 4)
+    lines = SortedLines(tmp_path)
+    given = [f"{(n * 7919) % 1009:04}" for n in range(1009)]
+    for each in given:
+        lines.add(each)
+        assert len(list(tmp_path.iterdir())) <= 4
+    assert list(lines) == sorted(given)
+
+
+def test_a_scratch_without_room_says_what_to_do() -> None:
+    scratch = open_scratch()
+    directory = scratch.__enter__()
+    assert directory.stat().st_mode & 0o077 == 0
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(SyncctlError) as caught:
+        scratch.__exit__(OSError, full, None)
+    assert "TMPDIR" in caught.value.hint
+    assert not directory.exists()
+
+
+def test_lines_keep_keys_exact() -> None:
+    key = {"a": Decimal("1.10"), "b": None, "c": 1.0, "d": 2**70, "e": "x\ny \x1f", "f": True}
+    row = SourceRow(key_id=key_id(key), hash="h" * 32, is_ahead=True, at="2026 1", key=key)
+    again = read_line(write_line(row))
+    assert again == row
+    assert key_id(again.key) == row.key_id
+    assert "\n" not in write_line(row)
+
+
+@pytest.mark.parametrize("known", ["", "a", "ac", "bd", "abcd", "e"])
+def test_two_orders_are_joined_and_nothing_falls_between(known: str) -> None:
+    lines = iter(["a 1", "b 1", "b 2", "d 1"])
+    found = {
+        each: (len(group), key is not None) for each, group, key in join(lines, (Known(k, "", True) for k in known))
+    }
+    assert set(found) == set("abd") | set(known)
+    assert all(found[each] == (2 if each == "b" else int(each in "abd"), each in known) for each in found)

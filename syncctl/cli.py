@@ -33,6 +33,8 @@ COMMANDS = {
     "pause": "Stop delivering a stream; its rows are still read",
     "resume": "Let a paused stream go on",
     "cleanup": "Delete finished records that are older than their retention",
+    "rewind": "Read rows again from an earlier place on",
+    "reconcile": "Compare the source with the ledger, and log what it lacks",
     "inspect": "List a source's tables, or tell how one is best read",
     "config": "Show every setting and where it comes from",
     "local": "Run MongoDB and Redis on this machine, for a try",

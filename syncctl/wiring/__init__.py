@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from syncctl.wiring.operators import OperatorServices, RoundTrip
+from syncctl.wiring.operators import RoundTrip
+from syncctl.wiring.repairs import RepairServices
 
 if TYPE_CHECKING:
     from syncctl.settings import Settings
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["RoundTrip", "Services", "open_services"]
 
 
-class Services(OperatorServices):
+class Services(RepairServices):
     """Every use case, made from the settings. One per process: connections do not cross a fork."""
 
 

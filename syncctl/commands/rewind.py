@@ -1,0 +1,107 @@
+"""`syncctl rewind`: read rows again from an earlier place on."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from syncctl.commands.options import AsJson, DryRun, Yes, parse_time
+from syncctl.commands.session import ask_consent, choose_configured, name_operator, open_session
+from syncctl.console import out
+from syncctl.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from syncctl.pipeline.rewind import Plan, Rewound
+
+_CURSOR = "cursor:"
+
+
+def rewind(
+    ctx: typer.Context,
+    *,
+    stream: Annotated[str, typer.Argument(metavar="STREAM", help="Which stream.")],
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="TIME|CURSOR", help="2h, 2026-01-31T08:00Z, 4711, 0x7D1, or beginning."),
+    ],
+    resend: Annotated[
+        bool, typer.Option("--resend", help="Send rows that are read again once more, changed or not.")
+    ] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> ExitCode:
+    """Read rows again from an earlier place on.
+
+    Rows that have not changed since are not sent again, unless --resend is given. A time means the place where
+    the stream stood then. Nothing is read yet: the next poll does that. Exit code 75: a poll is under way.
+
+    Examples:
+        syncctl rewind orders --to 2h --dry-run
+        syncctl rewind orders --to 2026-01-31T08:00Z --yes
+        syncctl rewind orders --to 0x00000000000007D1
+        syncctl rewind orders --to beginning --resend
+    """
+    place = parse_place(to)
+    with open_session(ctx) as services:
+        (name,) = choose_configured(services.settings, [stream])
+        plan = services.plan_rewind(name, place)
+        if dry_run:
+            from syncctl.pipeline.rewind import show_plan
+
+            return _report(show_plan(plan, resend=resend, dry_run=True), plan, as_json=as_json)
+        if not ask_consent(_question(plan, resend=resend), yes=yes):
+            return ExitCode.TROUBLE
+        done = services.rewind(plan, resend=resend, who=name_operator())
+    code = _report(done, plan, as_json=as_json)
+    out.say(f"next: syncctl poll {name} --once")
+    return code
+
+
+def parse_place(text: str, *, now: datetime | None = None) -> str | datetime:
+    """Return what `--to` means: a time where the text is one, else a cursor value.
+
+    A number, what begins with 0x, and what follows `cursor:` is never taken for a time.
+
+    Raises:
+        UsageError: the time is yet to come.
+    """
+    text = text.strip()
+    if text.startswith(_CURSOR):
+        return text.removeprefix(_CURSOR)
+    if text.lower().startswith("0x") or text.lstrip("+-").replace(".", "", 1).isdigit():
+        return text
+    now = now or datetime.now(UTC)
+    try:
+        at = parse_time(text, flag="--to", now=now)
+    except UsageError:
+        return text
+    if at > now:
+        raise UsageError(
+            f"--to {text} is yet to come",
+            why="a stream is rewound to where it stood at a time",
+            hint=f"if it is a value of the cursor column, write: --to {_CURSOR}{text}",
+        )
+    return at
+
+
+def _question(plan: "Plan", *, resend: bool) -> str:
+    rows = "the rows behind it" if plan.rows is None else f"{plan.rows:,} rows"
+    sending = "send them all again" if resend else "send those that have changed"
+    skipping = f" and never read {plan.skipped:,} rows" if plan.skipped else ""
+    return f"rewind {plan.stream} to {plan.after['at']}{skipping}, read {rows} again and {sending}?"
+
+
+def _report(done: "Rewound", plan: "Plan", *, as_json: bool) -> ExitCode:
+    if as_json:
+        out.print_json(done)
+    else:
+        verb = "would rewind" if done.dry_run else "rewound"
+        before = "its start" if done.cursor_before is None else done.cursor_before
+        rows = "an unknown number of" if done.rows is None else f"{done.rows:,}"
+        out.show(f"{verb} {done.stream} from {before} to {done.cursor_after}: {rows} rows lie behind it")
+        if not done.resend:
+            out.say("rows that have not changed are not sent again; --resend sends them too")
+    if plan.skipped:
+        out.warn(f"{plan.skipped:,} rows lie before that place and were never read: they are skipped")
+    return ExitCode.DONE

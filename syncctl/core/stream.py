@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from syncctl.core.breaker import BreakerRules
+from syncctl.core.mapping import FieldRule
 
 Mode = Literal["rowversion", "increasing", "change_tracking", "flag", "snapshot"]
 SCANS: frozenset[Mode] = frozenset({"change_tracking", "flag", "snapshot"})
@@ -28,15 +29,36 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Credentials:
+    """How a partner knows us: a kind of `partner/auth`, and its settings, which are secrets."""
+
+    kind: str = "none"
+    values: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tls:
+    """Whom a TLS connection trusts and who we are on it: paths of PEM files, empty where there is none."""
+
+    ca: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+    client_key_password: str = field(default="", repr=False)
+    verify: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Partner:
     """An HTTP API that is written to.
 
-    `timeout_seconds` bounds a whole call. `rate` is (calls, seconds) or None. `headers` and `token` are secrets.
+    `timeout_seconds` bounds a whole call. `rate` is (calls, seconds) or None. `headers` and `proxy` hold secrets.
     """
 
     name: str
     url: str
-    token: str = field(default="", repr=False)
+    auth: Credentials = Credentials()
+    tls: Tls = Tls()
+    proxy: str = field(default="", repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeout_seconds: float = 30.0
     rate: tuple[int, float] | None = None
@@ -68,7 +90,9 @@ class Stream:
     `timezone` is the IANA name of the zone that times without an offset are in.
     `accepts_conflict`: a 409 means that the partner has it. `accepted_when`: what a 2xx's JSON must say to count.
     `ambiguous`: what becomes of a record that was sent and not answered.
-    `method` and `path` are the endpoint; the path may hold `{column}` placeholders.
+    `method` and `path` are the endpoint; the path may hold `{column}` placeholders. `delete_method` and `delete_path`
+    are that of rows that are gone, where they have one of their own. `fields` empty means: the row as it is. `body`
+    and the values of `headers` are templates. `body_schema` is the path of a JSON Schema file.
     """
 
     name: str
@@ -94,6 +118,13 @@ class Stream:
     page_size: int = 1000
     method: str = "POST"
     path: str = "/"
+    delete_method: str | None = None
+    delete_path: str = "/"
+    content_type: str | None = None
+    fields: tuple[FieldRule, ...] = ()
+    body: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body_schema: str | None = None
     order: Order = "latest"
     retry: RetrySchedule
     batch_size: int = 100

@@ -60,11 +60,20 @@ def _look_at_partners(examined: Examined) -> list[Finding]:
             url = urlsplit(partner.url)
         except (ConfigurationError, ValueError):
             continue
-        if partner.token and url.scheme == "http" and url.hostname not in _LOOPBACK:
+        if (partner.auth.values or partner.headers) and url.scheme == "http" and url.hostname not in _LOOPBACK:
             setting = "PARTNER_URL" if name == "default" else f"partners.{name}.url"
             findings.append(
                 warned(
-                    f"the token of partner {name} travels unencrypted to {url.hostname}", f"set {setting} to https://…"
+                    f"the credentials of partner {name} travel unencrypted to {url.hostname}",
+                    f"set {setting} to https://…",
+                )
+            )
+        token_url = urlsplit(partner.auth.values.get("token_url", ""))
+        if token_url.scheme == "http" and token_url.hostname not in _LOOPBACK:
+            findings.append(
+                warned(
+                    f"the client secret of partner {name} travels unencrypted to {token_url.hostname}",
+                    f"set partners.{name}.auth.token_url to https://…",
                 )
             )
     return findings

@@ -1,7 +1,12 @@
 """A call: one record, turned into the request that is sent for it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from syncctl.partner.auth.base import Proof
 
 
 class Unsendable(Exception):
@@ -20,11 +25,21 @@ class Unsendable(Exception):
 class Call:
     """One HTTP request, ready to be sent.
 
-    `target` is the path (and query) as it goes over the wire; `headers` holds the partner's secrets.
+    `target` is the path (and query) as it goes over the wire; `headers` and, once it is signed, `target` hold secrets.
     """
 
     method: str
     url: str = field(repr=False)
-    target: str
+    target: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+
+
+def add_proof(call: Call, proof: "Proof") -> Call:
+    """Return a call with what an auth kind adds to it; its body and its `Idempotency-Key` stay as they are."""
+    target, url = call.target, call.url
+    if proof.query:
+        added = "&".join(f"{quote(name, safe='')}={quote(value, safe='*')}" for name, value in proof.query.items())
+        mark = "&" if "?" in target else "?"
+        target, url = f"{target}{mark}{added}", f"{url}{mark}{added}"
+    return replace(call, target=target, url=url, headers={**call.headers, **proof.headers})

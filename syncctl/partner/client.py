@@ -1,7 +1,6 @@
 """The partner's client: one record becomes one call, and one call one outcome."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -10,19 +9,20 @@ from syncctl.core.records import Record
 from syncctl.core.retry import parse_retry_after
 from syncctl.core.stream import Partner, Stream
 from syncctl.logs import get_logger
-from syncctl.partner.answer import Answer, describe_refusal, make_excerpt, read_answer, says_accepted
+from syncctl.partner.answer import Answer, describe_refusal, make_excerpt, says_accepted
 from syncctl.partner.auth import AuthTrouble, Proof, make_auth
 from syncctl.partner.call import Call, Unsendable, add_proof
+from syncctl.partner.confidential import collect_secrets
 from syncctl.partner.deadline import trip
-from syncctl.partner.encoding import encode_body
-from syncctl.partner.endpoint import Endpoint
 from syncctl.partner.headers import HEADER_VALUE, check_auth, make_headers
-from syncctl.partner.redaction import STARS, collect_secrets, extend_redact, make_redact
+from syncctl.partner.redaction import STARS, extend_redact, make_redact
+from syncctl.partner.shape.shape import Shape
 from syncctl.partner.wire import Wire
 
 __all__ = ["Call", "PartnerClient", "Probe", "Unsendable"]
 
 log = get_logger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
@@ -45,15 +45,15 @@ class PartnerClient:
     """
 
     def __init__(self, partner: Partner, stream: Stream, *, max_connections: int) -> None:
-        self._endpoint = Endpoint(partner, stream)
-        self._decimals = stream.decimals
+        self._shape = Shape(partner, stream)
+        self._endpoint = self._shape.endpoint
         self._partner = partner
         self._accepts_conflict = stream.accepts_conflict
         self._accepted_when = stream.accepted_when
         self._redact = make_redact(collect_secrets(partner))
-        self._headers = make_headers(partner)
         self._auth = make_auth(partner, self._redact)
         check_auth(partner, self._auth)
+        self._headers = self._shape.adopt_headers(make_headers(partner), taken=self._auth.show().headers)
         base = self._endpoint.base
         self._wire = Wire(partner, base, max_connections=max_connections)
         self._host = self._wire.host
@@ -64,7 +64,7 @@ class PartnerClient:
     @property
     def mapping_hash(self) -> str:
         """Name everything that shapes a call for the same record; holds no secret."""
-        return self._endpoint.mapping_hash
+        return self._shape.mapping_hash
 
     def prepare(self, record: Record) -> Call:
         """Turn a record into a call. Safe to repeat: the same record gives the same bytes under the same key.
@@ -74,16 +74,16 @@ class PartnerClient:
         """
         if HEADER_VALUE.fullmatch(record.idempotency_key) is None:
             raise Unsendable("the record's id holds characters that a header has no form for")
-        target = self._endpoint.fill(record)
-        body = encode_body(record, self._decimals)
-        headers = {
-            **self._headers,
-            "Idempotency-Key": record.idempotency_key,
-            "Syncctl-Attempt": str(record.attempt),
-            "Content-Length": str(len(body)),
-        }
+        endpoint = self._shape.choose_endpoint(record)
+        target = endpoint.fill(record)
+        body = self._shape.make_body(record)
+        headers = self._shape.make_headers(record, self._headers, has_body=body is not None)
+        headers["Idempotency-Key"] = record.idempotency_key
+        headers["Syncctl-Attempt"] = str(record.attempt)
+        if body is not None:
+            headers["Content-Length"] = str(len(body))
         url = self._origin + target
-        return Call(method=self._endpoint.method, url=url, target=target, headers=headers, body=body)
+        return Call(method=endpoint.method, url=url, target=target, headers=headers, body=body or b"")
 
     def send(self, call: Call) -> Outcome:
         """Make a call and return what it came to, within the partner's deadline for the whole of it.
@@ -106,7 +106,7 @@ class PartnerClient:
             return Outcome(verdict=verdict, latency_ms=latency_ms, error=error)
         complete = answer.error is None
         verdict = decide_verdict(answer.status, sent=True, complete=complete, accepts_conflict=self._accepts_conflict)
-        redact = self._redact_all(proof)
+        redact = extend_redact(self._redact, proof.secrets)
         excerpt = make_excerpt(answer, redact)
         if verdict is Verdict.ACCEPTED and not says_accepted(answer, self._accepted_when):
             verdict, error = Verdict.RETRY_LATER, f"its JSON does not say {self._accepted_when}"
@@ -170,10 +170,6 @@ class PartnerClient:
 
     def _exchange(self, call: Call) -> tuple[Answer | None, str | None]:
         return self._wire.exchange(call.method, call.target, call.headers, call.body or None)
-
-    def _redact_all(self, proof: Proof) -> Callable[[str], str]:
-        """Return the redaction of one answer: a token or a signature may be younger than the client."""
-        return extend_redact(self._redact, [*proof.headers.values(), *proof.query.values()])
 
 
 _told: set[str] = set()

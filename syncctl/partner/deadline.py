@@ -34,6 +34,9 @@ class Trip(threading.local):
         self.sent = False
 
 
+trip = Trip()
+
+
 def seconds_until(ends_at: float) -> float:
     """Return what is left, always above zero (zero would mean "do not wait at all").
 

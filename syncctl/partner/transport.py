@@ -14,18 +14,16 @@ from urllib.parse import SplitResult
 
 from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import Timeout
 
-from syncctl.partner.deadline import TimedTLSSocket, Trip, connect_socket
+from syncctl.partner.deadline import connect_socket, trip
+from syncctl.partner.proxy import Proxy, connect_proxy, open_tunnel
 
 IDLE_AT_MOST_SECONDS = 4.0
 """A connection idle for longer is not used again: many servers close theirs after five seconds, and a request
 that crosses such a close on the wire is ambiguous."""
-
-trip = Trip()
 
 # Its warnings repeat URLs and headers; what went wrong with a call is in the call's outcome.
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)
@@ -55,7 +53,13 @@ class PlainConnection(HTTPConnection):
     usable_until: float = float("inf")
     _held: list[bytes] | None = None
 
+    def __init__(self, *args: Any, route: Proxy | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._route = route
+
     def _new_conn(self) -> Any:
+        if self._route is not None:
+            return connect_proxy(self._route)
         return connect_socket(self._dns_host, self.port, ends_at=trip.ends_at)
 
     def request(self, *args: Any, **options: Any) -> None:
@@ -94,7 +98,12 @@ class PlainConnection(HTTPConnection):
 
 
 class TLSConnection(PlainConnection, HTTPSConnection):
-    """The same over TLS."""
+    """The same over TLS, through a tunnel where a proxy stands between."""
+
+    def _new_conn(self) -> Any:
+        if self._route is not None:
+            return open_tunnel(self._route, self._dns_host, self.port)
+        return super()._new_conn()
 
 
 class PlainPool(HTTPConnectionPool):
@@ -108,19 +117,30 @@ class TLSPool(HTTPSConnectionPool):
 
     ConnectionCls = TLSConnection
 
+    def _validate_conn(self, conn: Any) -> None:
+        """Connect. What urllib3 would warn of here, each call anew, the log says once."""
+        if conn.is_closed:
+            conn.connect()
+
 
 class PartnerAdapter(HTTPAdapter):
-    """requests' adapter bound to one partner: one pool, one TLS context; no proxy, redirect or retry."""
+    """requests' adapter bound to one host: one pool, one TLS context; no redirect, no retry.
 
-    def __init__(self, base: SplitResult, *, max_connections: int) -> None:
+    Args:
+        tls: Whom to trust; None for http.
+        proxy: What stands between; never taken from the environment.
+    """
+
+    def __init__(
+        self, base: SplitResult, *, max_connections: int, tls: ssl.SSLContext | None = None, proxy: Proxy | None = None
+    ) -> None:
         super().__init__(pool_connections=1, pool_maxsize=max_connections, max_retries=0)
         host = base.hostname or ""
         self._pool: HTTPConnectionPool
-        if base.scheme == "https":
-            context = make_tls_context()
-            self._pool = TLSPool(host, base.port or 443, maxsize=max_connections, ssl_context=context)
+        if tls is not None:
+            self._pool = TLSPool(host, base.port or 443, maxsize=max_connections, ssl_context=tls, route=proxy)
         else:
-            self._pool = PlainPool(host, base.port or 80, maxsize=max_connections)
+            self._pool = PlainPool(host, base.port or 80, maxsize=max_connections, route=proxy)
 
     def get_connection_with_tls_context(self, *_: Any, **__: Any) -> HTTPConnectionPool:
         """Return the only pool."""
@@ -154,14 +174,6 @@ class PartnerAdapter(HTTPAdapter):
         """Close the idle connections; one that is in use closes when its call ends."""
         super().close()
         self._pool.close()
-
-
-def make_tls_context() -> ssl.SSLContext:
-    """Return a context that trusts the system's authorities (or SSL_CERT_FILE's) and those of requests."""
-    context = ssl.create_default_context()
-    context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
-    context.sslsocket_class = TimedTLSSocket
-    return context
 
 
 def _idle_seconds(keep_alive: str | None) -> float:

@@ -1,14 +1,31 @@
 """What went wrong on the way to a partner: one line, without secrets and without the partner's own bytes."""
 
 import http.client
+import re
 import socket
 import ssl
 from collections.abc import Iterator
 
 from urllib3.exceptions import ClosedPoolError
 
+from syncctl.partner.proxy import ProxyTrouble
+
 _CLOSED = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 """The first includes http.client's RemoteDisconnected."""
+
+
+_REFUSED_IN_HANDSHAKE = re.compile(
+    r"ALERT_(CERTIFICATE_REQUIRED|BAD_CERTIFICATE|CERTIFICATE_\w+|UNKNOWN_CA|ACCESS_DENIED|HANDSHAKE_FAILURE)"
+)
+"""TLS 1.3 tells us that it refuses our certificate once we have sent the request; nobody has read that, then."""
+
+
+def was_refused_in_handshake(error: BaseException) -> bool:
+    """Tell whether the other side ended TLS over who we are: it took nothing of the request."""
+    return any(
+        isinstance(cause, ssl.SSLError) and _REFUSED_IN_HANDSHAKE.search(cause.reason or "")
+        for cause in _walk_causes(error)
+    )
 
 
 def explain_trouble(error: BaseException, *, host: str, seconds: float, sent: bool) -> str:
@@ -21,6 +38,8 @@ def explain_trouble(error: BaseException, *, host: str, seconds: float, sent: bo
     """
     causes = tuple(_walk_causes(error))
     for cause in causes:
+        if isinstance(cause, ProxyTrouble):
+            return str(cause)
         text = _explain_sending(cause, host, seconds) if sent else _explain_connecting(cause, host, seconds)
         if text:
             return text

@@ -4,13 +4,18 @@ from collections.abc import Collection
 
 from syncctl.core.breaker import BreakerRules
 from syncctl.core.durations import parse_rate
+from syncctl.core.mapping import parse_fields
 from syncctl.core.stream import Partner, RetrySchedule, Source, Stream
 from syncctl.errors import UsageError
+from syncctl.settings.credentials import list_missing, spell_partner_secrets, to_credentials, to_tls
 from syncctl.settings.fields import split_endpoint
 from syncctl.settings.masks import find_secrets, spell_secret
 from syncctl.settings.model import Settings
 from syncctl.settings.problems import Problem, make_error, suggest
 from syncctl.settings.shape import Path
+
+_STOOD_IN_FOR = {("url",), ("auth", "token")}
+"""What of a partner another setting may stand in for; anything else that is absent is missing."""
 
 
 def to_source(settings: Settings, name: str) -> Source:
@@ -36,7 +41,10 @@ def to_partner(settings: Settings, name: str) -> Partner:
     return Partner(
         name=name,
         url=find_partner_url(settings, name) or "",
-        token=find_token(settings, name) or "",
+        auth=to_credentials(partner.auth, find_token(settings, name)),
+        tls=to_tls(partner),
+        proxy=partner.proxy or "",
+        headers=partner.headers,
         timeout_seconds=partner.timeout_seconds,
         rate=parse_rate(partner.rate) if partner.rate else None,
         max_in_flight=partner.max_in_flight,
@@ -54,6 +62,7 @@ def to_stream(settings: Settings, name: str) -> Stream:
     _check_known("stream", name, settings.streams)
     stream = settings.streams[name]
     method, path = split_endpoint(stream.endpoint)
+    delete_method, delete_path = split_endpoint(stream.delete_endpoint) if stream.delete_endpoint else ("", "/")
     return Stream(
         name=name,
         source=stream.source,
@@ -78,6 +87,13 @@ def to_stream(settings: Settings, name: str) -> Stream:
         page_size=stream.page_size,
         method=method,
         path=path,
+        delete_method=delete_method or None,
+        delete_path=delete_path,
+        content_type=stream.content_type,
+        fields=parse_fields(stream.fields) if stream.fields else (),
+        body=stream.body,
+        headers=dict(stream.headers or {}),
+        body_schema=str(settings.layers.directory / stream.body_schema) if stream.body_schema else None,
         order=stream.order,
         retry=RetrySchedule(
             delays_seconds=stream.retry.schedule,
@@ -107,9 +123,18 @@ def find_partner_url(settings: Settings, name: str) -> str | None:
 def find_token(settings: Settings, name: str) -> str | None:
     """Return the token of a partner: its own, for `default` also PARTNER_TOKEN; None where it takes none."""
     auth = settings.partners[name].auth
-    if auth.type == "none":
+    if auth.type != "bearer":
         return None
     return auth.token or (settings.partner_token if name == "default" else None)
+
+
+def find_secret_name(settings: Settings, name: str) -> str | None:
+    """Return the variable that holds a partner's token or API key; see `Settings.find_secret_name`."""
+    auth = settings.partners[name].auth
+    if auth.type == "bearer" and name == "default" and not auth.token and settings.partner_token:
+        return "PARTNER_TOKEN"
+    secret = {"bearer": auth.token, "api_key": auth.value}.get(auth.type)
+    return settings.layers.named.get(secret) if secret else None
 
 
 def check_complete(settings: Settings) -> None:
@@ -130,8 +155,9 @@ def collect_secrets(settings: Settings) -> frozenset[str]:
     urls = [settings.redis_url, settings.mongo_url, settings.source_url, settings.partner_url]
     urls += [source.url for source in settings.sources.values()]
     urls += [partner.url for partner in settings.partners.values()]
-    tokens = [settings.partner_token, *(partner.auth.token for partner in settings.partners.values())]
-    found = [find_secrets(url) for url in urls if url] + [spell_secret(token) for token in tokens if token]
+    found = [find_secrets(url) for url in urls if url]
+    found += [spell_partner_secrets(name, partner) for name, partner in settings.partners.items()]
+    found += [spell_secret(settings.partner_token)] if settings.partner_token else []
     return frozenset[str]().union(*found)
 
 
@@ -164,13 +190,19 @@ def _find_url_problem(settings: Settings, section: str, name: str) -> Problem | 
 
 def _list_partner_problems(settings: Settings, name: str) -> list[Problem]:
     found = [_find_url_problem(settings, "partners", name), _find_token_problem(settings, name)]
+    for path in list_missing(settings.partners[name].auth, name):
+        found.append(_find_absent(settings, path) or _make_missing(settings, path, ""))
+    known = {problem.key for problem in found if problem}
+    for path in settings.layers.absent:
+        if path[:2] == ("partners", name) and path[2:] not in _STOOD_IN_FOR and ".".join(path) not in known:
+            found.append(_find_absent(settings, path))
     return [problem for problem in found if problem]
 
 
 def _find_token_problem(settings: Settings, name: str) -> Problem | None:
     """Find a token that was asked for and is not there: calls without it would all be refused."""
     partner = settings.partners[name]
-    if partner.auth.type == "none" or find_token(settings, name):
+    if partner.auth.type != "bearer" or find_token(settings, name):
         return None
     path = ("partners", name, "auth", "token")
     absent = _find_absent(settings, path)

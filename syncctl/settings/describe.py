@@ -11,7 +11,7 @@ from syncctl.settings.convert import find_partner_url, find_source_url, find_tok
 from syncctl.settings.fields import Kind, find_kind
 from syncctl.settings.masks import MASK, mask_url
 from syncctl.settings.model import Settings
-from syncctl.settings.shape import Path, list_values
+from syncctl.settings.shape import Path, list_values, read_key
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +48,7 @@ def _find_value(settings: Settings, path: Path) -> tuple[Any, Path]:
     """Return a value and the path it stands at: a shared URL or token stands in for one that is not set."""
     value: Any = settings
     for key in path:
-        value = value[key] if isinstance(value, dict) else getattr(value, key)
+        value = value[key] if isinstance(value, dict) else read_key(value, key)
     if value is None and path[:2] == ("sources", "default") and path[2:] == ("url",):
         return find_source_url(settings, "default"), ("source_url",)
     if value is None and path[:2] == ("partners", "default"):
@@ -71,7 +71,7 @@ def show_value(value: Any, field: FieldInfo) -> Any:
     if value is None:
         return None
     if kind is Kind.CREDENTIAL:
-        return MASK
+        return dict.fromkeys(value, MASK) if isinstance(value, dict) else MASK
     if kind is Kind.URL:
         return mask_url(value)
     if kind is Kind.DURATION:

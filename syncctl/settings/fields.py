@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from syncctl.core.conditions import parse_condition
 from syncctl.core.durations import parse_duration, parse_rate
+from syncctl.partner.auth import KINDS
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _ENDPOINT = re.compile(r"(POST|PUT|PATCH|DELETE)[ \t]+(/\S*)", re.IGNORECASE)
@@ -204,6 +205,48 @@ def _check_partner_url(url: str | None) -> str | None:
     return url
 
 
+def _check_token_url(url: str | None) -> str | None:
+    if url is None:
+        return None
+    parts = _split(url)
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("must begin with https:// or http://")
+    _check_host_and_port(parts)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("holds a user or a password; set client_id and client_secret")
+    return url
+
+
+def _check_proxy(url: str | None) -> str | None:
+    if url is None:
+        return None
+    parts = _split(url)
+    if parts.scheme != "http":
+        raise ValueError("must begin with http://, as in http://user:password@proxy.example:3128")
+    _check_host_and_port(parts)
+    if parts.path.strip("/") or parts.query:
+        raise ValueError("must end with the port, as in http://user:password@proxy.example:3128")
+    return url
+
+
+def _check_auth_kind(kind: str) -> str:
+    if kind not in KINDS:
+        raise ValueError("must be one of " + ", ".join(f'"{each}"' for each in KINDS))
+    return kind
+
+
+def _read_headers(value: object) -> object:
+    """Take a table, or JSON text of one (the form for environment variables, whose names have no dashes)."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else {}
+        except ValueError:
+            value = None
+    if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+        raise ValueError('must be a table of texts, as in { X-Tenant = "acme" }; in a variable {"X-Tenant": "acme"}')
+    return value
+
+
 def _check_share(value: float) -> float:
     if not 0 <= value <= 1:
         raise ValueError("must be between 0 and 1")
@@ -249,6 +292,10 @@ RedisUrl = Annotated[str, AfterValidator(_check_redis_url), Kind.URL]
 MongoUrl = Annotated[str, AfterValidator(_check_mongo_url), Kind.URL]
 SourceUrl = Annotated[str | None, BeforeValidator(_read_absent), AfterValidator(_check_source_url), Kind.URL]
 PartnerUrl = Annotated[str | None, BeforeValidator(_read_absent), AfterValidator(_check_partner_url), Kind.URL]
+TokenUrl = Annotated[str | None, BeforeValidator(_read_absent), AfterValidator(_check_token_url), Kind.URL]
+ProxyUrl = Annotated[str | None, BeforeValidator(_read_absent), AfterValidator(_check_proxy), Kind.URL]
+AuthKind = Annotated[str, Lower, AfterValidator(_check_auth_kind)]
+Headers = Annotated[dict[str, str], BeforeValidator(_read_headers), Kind.CREDENTIAL]
 Token = Annotated[str | None, BeforeValidator(_read_absent), Kind.CREDENTIAL]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path as FilePath
 from typing import Any
 
 from syncctl.settings.problems import Problem
@@ -48,6 +49,8 @@ class Layers:
     Args:
         absent: Values of sources and partners whose `${NAME}` is set nowhere: wrong only once needed.
         hidden: Texts that no error may show.
+        named: Values that came by `${NAME}`, and that name.
+        directory: Where relative paths in settings begin.
     """
 
     layers: tuple[Layer, ...] = ()
@@ -55,6 +58,8 @@ class Layers:
     absent: dict[Path, Problem] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set, repr=False)
     files: tuple[str, ...] = ()
+    named: dict[str, str] = field(default_factory=dict, repr=False)
+    directory: FilePath = FilePath()
 
     def merge(self) -> dict[str, Any]:
         """Return the values of all layers in one tree."""

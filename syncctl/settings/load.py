@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from syncctl.errors import UsageError
+from syncctl.settings.credentials import is_credential
 from syncctl.settings.dotenv_file import ENV_FILE, read_dotenv
 from syncctl.settings.invalid import read_errors
 from syncctl.settings.layers import Layer, Layers, read_flags
@@ -19,8 +20,6 @@ from syncctl.settings.problems import make_error
 from syncctl.settings.rules import check_rules
 from syncctl.settings.toml_file import TOML_FILE, TomlLayer, read_toml
 from syncctl.settings.variables import VariableReader
-
-_TOKENS = ("token", "partner_token")
 
 
 def load_settings(
@@ -74,7 +73,7 @@ def build_settings(layers: Layers) -> Settings:
 def _read_layers(home: Path, names: Names, flags: Layer) -> Layers:
     tree, toml_lines = read_toml(home / TOML_FILE)
     dotenv, dotenv_lines, problems = read_dotenv(home / ENV_FILE)
-    layers = Layers(problems=problems)
+    layers = Layers(problems=problems, directory=home.absolute())
     names = replace(names, dotenv=dotenv)
 
     from_environment = VariableReader(
@@ -91,7 +90,8 @@ def _read_layers(home: Path, names: Names, flags: Layer) -> Layers:
 
     layers.layers = (flags, from_environment, from_dotenv, from_toml, _make_defaults())
     layers.files = tuple(name for name in (ENV_FILE, TOML_FILE) if (home / name).is_file())
-    layers.hidden |= names.used
+    layers.hidden |= names.used.keys()
+    layers.named |= names.used
     for layer in layers.layers:
         layers.hidden |= _find_hidden(layer.tree)
     return layers
@@ -102,13 +102,14 @@ def _make_defaults() -> Layer:
     return Layer(tree={"sources": {"default": {}}, "partners": {"default": {}}})
 
 
-def _find_hidden(tree: Mapping[str, Any]) -> set[str]:
-    """Return what no error may show of a tree: tokens, and the secrets of URLs wherever they stand."""
+def _find_hidden(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> set[str]:
+    """Return what no error may show of a tree: credentials, and the secrets of URLs wherever they stand."""
     hidden: set[str] = set()
     for key, value in tree.items():
+        path = (*above, key)
         if isinstance(value, dict):
-            hidden |= _find_hidden(value)
+            hidden |= _find_hidden(value, path)
         elif isinstance(value, str):
             hidden |= find_secrets(value)
-            hidden |= spell_secret(value) if key in _TOKENS else set()
+            hidden |= spell_secret(value) if is_credential(path) or "headers" in path[2:3] else set()
     return hidden

@@ -126,6 +126,12 @@ class Settings(BaseSettings):
 
         return convert.to_partner(self, name)
 
+    def find_secret_name(self, name: str) -> str | None:
+        """Return the variable that holds the one secret of a partner's auth; None where that is not known."""
+        from syncctl.settings import convert
+
+        return convert.find_secret_name(self, name)
+
     def stream(self, name: str) -> Stream:
         """Return a stream.
 

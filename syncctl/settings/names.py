@@ -10,6 +10,13 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LARGEST_FILE_BYTES = 65536
 
 
+def has_reference(value: object) -> bool:
+    """Tell whether a text, or one of a list, takes the value of a name."""
+    if isinstance(value, list):
+        return any(has_reference(one) for one in value)
+    return isinstance(value, str) and any(match[0] != "$${" for match in _REFERENCE.finditer(value))
+
+
 class NotSetError(Exception):
     """A name is set nowhere."""
 
@@ -28,13 +35,13 @@ class NotReadableError(Exception):
 class Names:
     """Look up names in the environment, then in `.env`; in each, NAME goes before the file of NAME_FILE.
 
-    Every value that was looked up is kept in `used`, so that no error shows one.
+    Every value that was looked up is kept in `used`, with its name, so that no error shows one.
     """
 
     environment: Mapping[str, str] = field(repr=False)
     dotenv: Mapping[str, str] = field(repr=False)
     directory: Path
-    used: set[str] = field(default_factory=set, repr=False)
+    used: dict[str, str] = field(default_factory=dict, repr=False)
 
     def fill(self, text: str, *, within: tuple[str, ...] = ()) -> str:
         """Return the text with each `${NAME}` replaced; `$${` stands for a plain `${`.
@@ -52,7 +59,7 @@ class Names:
             if match[1] in within:
                 raise NotReadableError(f"refers to itself through ${{{match[1]}}}")
             value = self._look_up(match[1], within)
-            self.used.add(value)
+            self.used[value] = match[1]
             return value
 
         return _REFERENCE.sub(replace, text)
@@ -91,5 +98,5 @@ class Names:
             raise NotReadableError(f"the file that {name} names is over 64 KiB")
         if not text.strip():
             raise NotReadableError(f"the file that {name} names is empty")
-        self.used.add(text)
+        self.used.setdefault(text, name.removesuffix("_FILE"))
         return text

@@ -16,15 +16,18 @@ from pydantic_core import PydanticUndefined
 from syncctl.settings.dotenv_file import ENV_FILE
 from syncctl.settings.model import Settings
 from syncctl.settings.sections import StreamSettings
-from syncctl.settings.shape import find_section, is_named, list_values
+from syncctl.settings.shape import find_section, is_named, list_fields, list_values
 from syncctl.settings.toml_file import TOML_FILE
 
 SAMPLE_STREAM = {"table": "dbo.orders", "start": "beginning", "endpoint": "POST /orders"}
 _SAMPLE_NAMES = {"sources": ("default",), "partners": ("default",), "streams": ("orders",)}
 CONNECTIONS = ("redis_url", "mongo_url", "source_url", "partner_url", "partner_token")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,~?&=!*;\[\]|^-]*")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _MARK = "<!-- from the settings model: python -m syncctl.settings.render -->"
 _COMMENT_COLUMN = 41
+_INLINE_AT_MOST = 6
+"""A section within another with more keys than this has a line for each of them."""
 
 _ENV_HEAD = """\
 # Read by every syncctl command and by Celery from the directory they run in.
@@ -110,11 +113,20 @@ def render_reference() -> str:
             continue
         title = f"[{name}.NAME]" if field and is_named(field) else f"[{name}]" if name else "Above the sections"
         lines += [f"### {title}", "", "| key | default | meaning |", "|---|---|---|"]
-        inner = section.model_fields.items() if name else _list_plain(Settings)
+        inner = list_fields(section).items() if name else _list_plain(Settings)
         for key, below in inner:
-            lines.append(f"| `{key}` | {_show_default(below)} | {_escape(below.description or '')} |")
+            lines += _list_rows(key, below)
         lines.append("")
     return "\n".join(lines)
+
+
+def _list_rows(key: str, field: FieldInfo) -> list[str]:
+    large = _find_large(field)
+    default = "" if large else _show_default(field)
+    rows = [f"| `{key}` | {default} | {_escape(field.description or '')} |"]
+    for name, inner in list_fields(large).items() if large else ():
+        rows += _list_rows(f"{key}.{name}", inner)
+    return rows
 
 
 def quote_env(value: str) -> str:
@@ -128,18 +140,28 @@ def _list_plain(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
     yield from ((key, field) for key, field in model.model_fields.items() if find_section(field) is None)
 
 
-def _list_lines(section: type[BaseModel], values: Mapping[str, Any]) -> Iterator[str]:
-    for key, field in section.model_fields.items():
+def _list_lines(section: type[BaseModel], values: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for key, field in list_fields(section).items():
+        if key not in values and (inner := _find_large(field)):
+            yield f"# {key}: {field.description}"
+            yield from _list_lines(inner, {}, above=f"{above}{key}.")
+            continue
         begin, value = ("", values[key]) if key in values else ("#", _sample(field))
-        yield from _comment(f"{begin}{key} = {_show_toml(value)}", field)
+        yield from _comment(f"{begin}{above}{key} = {_show_toml(value)}", field)
+
+
+def _find_large(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the section that a field holds where it is too large for a single line."""
+    section = find_section(field)
+    return section if section is not None and len(section.model_fields) > _INLINE_AT_MOST else None
 
 
 def _sample(field: FieldInfo) -> Any:
     """Return the default of a field; where that is nothing, its sample."""
     section = find_section(field)
     if section is not None:
-        return {key: _sample(inner) for key, inner in section.model_fields.items()}
-    if field.default in (None, (), PydanticUndefined):
+        return {key: _sample(inner) for key, inner in list_fields(section).items()}
+    if field.default in (None, (), {}, PydanticUndefined):
         return field.examples[0] if field.examples else ""
     return field.default
 
@@ -162,7 +184,7 @@ def _sentence(field: FieldInfo) -> str:
 
 def _show_toml(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_show_toml(inner)}" for key, inner in value.items()) + " }"
+        return "{ " + ", ".join(f"{_show_key(key)} = {_show_toml(inner)}" for key, inner in value.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_show_toml(inner) for inner in value) + "]"
     if isinstance(value, float):
@@ -171,7 +193,13 @@ def _show_toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
+def _show_key(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
+
+
 def _show_env(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list | tuple):
         return ",".join(str(inner) for inner in value)
     return value if isinstance(value, str) else _show_toml(value)
@@ -180,7 +208,7 @@ def _show_env(value: Any) -> str:
 def _show_default(field: FieldInfo) -> str:
     if find_section(field) is not None or field.default is not PydanticUndefined:
         value = _sample(field) if find_section(field) else field.default
-        return "" if value in (None, ()) else f"`{_escape(_show_toml(value))}`"
+        return "" if value in (None, (), {}) else f"`{_escape(_show_toml(value))}`"
     return "required"
 
 

@@ -5,12 +5,15 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from syncctl.core.content_types import is_json
 from syncctl.core.durations import format_duration
 from syncctl.core.stream import SCANS
+from syncctl.settings.credentials import check_partner
 from syncctl.settings.layers import Layers
 from syncctl.settings.problems import Problem, suggest
 from syncctl.settings.sections import PartnerSettings, StreamSettings
 from syncctl.settings.shape import Path
+from syncctl.settings.shaping import compile_template
 
 Tree = Mapping[str, Any]
 
@@ -18,11 +21,18 @@ Tree = Mapping[str, Any]
 def check_rules(tree: Tree, layers: Layers) -> list[Problem]:
     """Return what breaks a rule. Reads the plain values, so that one wrong setting hides no other."""
     problems: list[Problem] = []
+    partners = tree.get("partners")
+    for name, partner in partners.items() if isinstance(partners, dict) else ():
+        if isinstance(partner, dict):
+            problems += check_partner(name, partner, layers)
     streams = tree.get("streams")
     for name, stream in streams.items() if isinstance(streams, dict) else ():
         if not isinstance(stream, dict):
             continue
-        for rule in (_check_origin, _check_mode, _check_columns, _check_names, _check_sizes, _check_lease):
+        for rule in (
+            *(_check_origin, _check_mode, _check_columns, _check_shape),
+            *(_check_names, _check_sizes, _check_lease),
+        ):
             for key, text in rule(tree, stream):
                 path: Path = ("streams", name, key)
                 problems.append(Problem(key=".".join(path), origin=layers.find_nearest_origin(path), text=text))
@@ -81,6 +91,23 @@ def _check_mode(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:  # noqa:
 def _check_columns(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:  # noqa: ARG001
     if stream.get("columns") and stream.get("exclude"):
         yield "exclude", "stands beside columns; keep one of the two"
+
+
+def _check_shape(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:  # noqa: ARG001
+    """Ask for one way to make the body, and that it is what its content type says."""
+    body, content_type = stream.get("body"), _read(StreamSettings, stream, "content_type") or "application/json"
+    if body and stream.get("fields"):
+        yield "body", "stands beside fields; keep one of the two"
+    if isinstance(body, str) and body.strip():
+        try:
+            compile_template(body, content_type=content_type)
+        except ValueError as error:
+            yield "body", str(error)
+    if not is_json(content_type):
+        if not body:
+            yield "content_type", f"is {content_type}, and the row goes as JSON; write body, a template of that type"
+        if stream.get("body_schema"):
+            yield "body_schema", f"checks JSON, and content_type is {content_type}; leave one of the two out"
 
 
 def _check_names(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:

@@ -5,14 +5,19 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from syncctl.core.stream import Ambiguous, Decimals, Mode, Order
-from syncctl.settings import fields
+from syncctl.settings import fields, shaping
 
 _SCHEDULE = ("5s", "1m", "5m", "30m", "2h", "6h", "12h", "24h")
 
 
-def setting(default: Any, text: str, *, sample: Any = None, secret: bool = False) -> Any:
-    """Declare a setting: its default, what it is for, a sample where the default is none."""
-    return Field(default, description=text, examples=None if sample is None else [sample], repr=not secret)
+def setting(default: Any, text: str, *, sample: Any = None, secret: bool = False, written_as: str | None = None) -> Any:
+    """Declare a setting: its default, what it is for, a sample where the default is none.
+
+    Args:
+        written_as: Its key, where that is a word that Python keeps for itself.
+    """
+    examples = None if sample is None else [sample]
+    return Field(default, description=text, examples=examples, repr=not secret, alias=written_as)
 
 
 class Section(BaseModel):
@@ -37,9 +42,37 @@ class SourceSettings(Section):
 class AuthSettings(Section):
     """How a partner knows us."""
 
-    type: Annotated[Literal["bearer", "none"], fields.Lower] = setting("bearer", "bearer | none")
+    type: fields.AuthKind = setting("bearer", "bearer | api_key | basic | oauth2 | hmac | none")
     token: fields.Token = setting(
-        None, "sent as Authorization: Bearer; default: PARTNER_TOKEN", sample="${PARTNER_TOKEN}", secret=True
+        None,
+        "bearer: sent as Authorization: Bearer; default: PARTNER_TOKEN",
+        sample="${PARTNER_TOKEN}",
+        secret=True,
+    )
+    name: fields.OptionalText = setting(None, "api_key: of the header or the parameter", sample="X-Api-Key")
+    place: Annotated[Literal["header", "query"], fields.Lower] = setting(
+        "header", "api_key: header | query", written_as="in"
+    )
+    value: fields.Token = setting(None, "api_key: the key", sample="${PARTNER_VALUE}", secret=True)
+    user: fields.OptionalText = setting(None, "basic", sample="syncctl")
+    password: fields.Token = setting(None, "basic", sample="${PARTNER_PASSWORD}", secret=True)
+    token_url: fields.TokenUrl = setting(
+        None, "oauth2: where tokens come from", sample="https://login.partner.example/oauth2/token"
+    )
+    client_id: fields.OptionalText = setting(None, "oauth2", sample="syncctl")
+    client_secret: fields.Token = setting(None, "oauth2", sample="${PARTNER_CLIENT_SECRET}", secret=True)
+    client_auth: Annotated[Literal["header", "body"], fields.Lower] = setting(
+        "header", "oauth2: header | body: where the token endpoint wants the two"
+    )
+    scope: fields.OptionalText = setting(None, "oauth2: where the partner asks for it", sample="orders.write")
+    audience: fields.OptionalText = setting(
+        None, "oauth2: where the partner asks for it", sample="https://api.partner.example"
+    )
+    secret: fields.Token = setting(
+        None, "hmac (Standard Webhooks): whsec_... or plain text", sample="${PARTNER_SECRET}", secret=True
+    )
+    previous_secret: fields.Token = setting(
+        None, "hmac: signs too while keys rotate", sample="${PARTNER_PREVIOUS_SECRET}", secret=True
     )
 
 
@@ -58,7 +91,26 @@ class PartnerSettings(Section):
     url: fields.PartnerUrl = setting(
         None, "where the endpoints' paths begin; default: PARTNER_URL", sample="${PARTNER_URL}", secret=True
     )
-    auth: AuthSettings = setting({}, "no token where none is set")
+    auth: AuthSettings = setting({}, "how the partner knows us; nothing is sent where nothing is set")
+    headers: fields.Headers = setting(
+        {}, "sent with each call; values are taken for secrets", sample={"X-Tenant": "${PARTNER_TENANT}"}, secret=True
+    )
+    ca: fields.OptionalText = setting(
+        None, "PEM file of the only authorities to trust; default: the system's", sample="/etc/syncctl/partner-ca.pem"
+    )
+    client_cert: fields.OptionalText = setting(
+        None, "PEM file of the certificate that we show", sample="/etc/syncctl/client.pem"
+    )
+    client_key: fields.OptionalText = setting(
+        None, "PEM file of its key; default: in client_cert", sample="/etc/syncctl/client.key"
+    )
+    client_key_password: fields.Token = setting(
+        None, "of the key, where it has one", sample="${PARTNER_CLIENT_KEY_PASSWORD}", secret=True
+    )
+    proxy: fields.ProxyUrl = setting(
+        None, "never taken from the environment", sample="http://syncctl:${PROXY_PASSWORD}@proxy:3128", secret=True
+    )
+    verify: bool = setting(True, "false: anybody may answer in the partner's place; warned of in each run")
     timeout_seconds: fields.Seconds = setting(30.0, "of a whole call")
     rate: fields.Rate = setting(None, "shared by all workers; default: no limit", sample="50/second")
     max_in_flight: fields.Whole = setting(32, "calls at once, exact over all workers")
@@ -126,6 +178,19 @@ class StreamSettings(Section):
     poll_every: fields.Duration = setting("5s", "the pause between two polls")
     page_size: fields.Whole = setting(1000, "rows per query")
     endpoint: fields.Endpoint = setting("POST /", "method and path; {column} is filled in", sample="POST /orders")
+    delete_endpoint: shaping.DeleteEndpoint = setting(
+        None, "of rows that are gone; DELETE has no body; default: endpoint, with the key", sample="DELETE /orders/{id}"
+    )
+    content_type: shaping.ContentType = setting(None, "default: application/json", sample="application/vnd.shop+json")
+    body: fields.OptionalText = setting(
+        None, "a Jinja2 template in place of fields", sample='{"order": {{ row.id | json }}}'
+    )
+    headers: shaping.HeaderTable = setting(
+        None, "more headers; their values are templates", sample={"X-Region": "{{ row.region }}"}
+    )
+    body_schema: fields.OptionalText = setting(
+        None, "a JSON Schema file; a row that does not fit is failed and not sent", sample="orders.schema.json"
+    )
     accept_conflict: bool = setting(False, "true: a 409 means that the partner has the record")
     accepted_when: fields.Condition = setting(
         None, "what the JSON of a 2xx must say to count as accepted", sample="result.status=ok"
@@ -140,6 +205,12 @@ class StreamSettings(Section):
     batch_size: fields.Whole = setting(100, "records per message")
     window: fields.Whole = setting(2000, "records in flight per stream")
     lease: fields.Duration = setting("5m", "how long a worker may hold a record; over twice timeout_seconds")
+    # The last one: from here on its name hides the module of the types.
+    fields: shaping.FieldTable = setting(
+        None,
+        "the JSON that is sent, place by place; default: every column as it is",
+        sample={"order.id": "id", "order.kind": {"const": "order"}},
+    )
 
 
 class RetentionSettings(Section):

@@ -10,6 +10,17 @@ from pydantic.fields import FieldInfo
 Path = tuple[str, ...]
 
 
+def list_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of a model by the keys that they are written under."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def read_key(section: BaseModel, key: str) -> Any:
+    """Return the value that is written under a key."""
+    names = {field.alias: name for name, field in type(section).model_fields.items() if field.alias}
+    return getattr(section, names.get(key, key))
+
+
 def find_section(field: FieldInfo) -> type[BaseModel] | None:
     """Return the section that a field holds, also as one of many named ones; None for a single value."""
     annotation = field.annotation
@@ -20,14 +31,14 @@ def find_section(field: FieldInfo) -> type[BaseModel] | None:
 
 def is_named(field: FieldInfo) -> bool:
     """Tell whether a field holds sections by name, as `streams` does."""
-    return typing.get_origin(field.annotation) is dict
+    return typing.get_origin(field.annotation) is dict and find_section(field) is not None
 
 
 def find_keys(model: type[BaseModel], path: Path) -> tuple[str, ...]:
     """Return the keys that may stand directly under a path; empty where any name may, or nothing can."""
     if not path:
-        return tuple(model.model_fields)
-    field = model.model_fields.get(path[0])
+        return tuple(list_fields(model))
+    field = list_fields(model).get(path[0])
     section = find_section(field) if field else None
     if field is None or section is None:
         return ()
@@ -37,7 +48,7 @@ def find_keys(model: type[BaseModel], path: Path) -> tuple[str, ...]:
 
 def find_field(model: type[BaseModel], path: Path) -> FieldInfo | None:
     """Return the field at a path, None where the model has none (a name such as `streams.orders` is none)."""
-    field = model.model_fields.get(path[0]) if path else None
+    field = list_fields(model).get(path[0]) if path else None
     if field is None or len(path) == 1:
         return field
     section = find_section(field)
@@ -65,7 +76,7 @@ def list_values(model: type[BaseModel], named: dict[str, Any]) -> Iterator[tuple
     Args:
         named: For each field that holds sections by name, the names.
     """
-    for name, field in model.model_fields.items():
+    for name, field in list_fields(model).items():
         section = find_section(field)
         if section is None:
             yield (name,), field

@@ -8,16 +8,19 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from syncctl.errors import ConfigurationError
+from syncctl.settings.credentials import is_credential
 from syncctl.settings.layers import Layer, Layers
 from syncctl.settings.masks import find_literal_secret, is_reference
-from syncctl.settings.names import Names, NotReadableError, NotSetError
+from syncctl.settings.names import Names, NotReadableError, NotSetError, has_reference
 from syncctl.settings.problems import HINT, Problem
 from syncctl.settings.shape import Path
+from syncctl.settings.shaping import NO_REFERENCE, takes_no_reference
 
 TOML_FILE = "syncctl.toml"
 _POSITION = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
-_URLS = ("url", "redis_url", "mongo_url", "source_url", "partner_url")
-_TOKENS = {"token": "PARTNER_TOKEN", "partner_token": "PARTNER_TOKEN"}
+_ENDS_IN_REFERENCE = re.compile(r"^(\w+ )?\$\{\w+\}$")
+"""A header may hold a scheme in plain sight: `Basic ${NAME}`."""
+_URLS = ("url", "redis_url", "mongo_url", "source_url", "partner_url", "proxy")
 
 
 def read_toml(path: FilePath) -> tuple[dict[str, Any], dict[Path, int]]:
@@ -117,6 +120,9 @@ class TomlLayer:
         return TOML_FILE
 
     def _put(self, path: Path, value: Any) -> None:
+        if takes_no_reference(path) and has_reference(value):
+            self._complain(path, NO_REFERENCE)
+            return
         try:
             self.layer.put(path, self._fill(value), self._locate(path))
         except NotReadableError as error:
@@ -136,11 +142,13 @@ class TomlLayer:
         if not isinstance(value, str) or not value:
             return False
         name = self._suggest_name(path)
-        if path[-1] in _TOKENS and not is_reference(value):
+        is_header = path[2:3] == ("headers",)
+        if is_credential(path) and not is_reference(value) and not (is_header and _ENDS_IN_REFERENCE.search(value)):
+            kind = "token" if path[-1] in ("token", "partner_token") else "secret"
             self.layers.hidden.add(value)
             self._complain(
                 path,
-                f'the token is written out; write "${{{name}}}" and set {name} in .env or the environment',
+                f'the {kind} is written out; write "${{{name}}}" and set {name} in .env or the environment',
             )
             return True
         secret = find_literal_secret(value) if path[-1] in _URLS else None
@@ -158,7 +166,7 @@ class TomlLayer:
             return path[0].upper()
         kind = path[0].removesuffix("s").upper()
         name = "" if path[1] == "default" else f"{path[1].replace('-', '_').upper()}_"
-        return f"{name or kind + '_'}{path[-1].upper()}"
+        return f"{name or kind + '_'}{path[-1].replace('-', '_').upper()}"
 
     def _complain(self, path: Path, text: str) -> None:
         self.layers.problems.append(Problem(key=".".join(path), origin=self._locate(path), text=text))

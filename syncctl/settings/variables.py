@@ -8,9 +8,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from syncctl.settings.layers import Layer, Layers
-from syncctl.settings.names import Names, NotReadableError, NotSetError
+from syncctl.settings.names import Names, NotReadableError, NotSetError, has_reference
 from syncctl.settings.problems import Problem
 from syncctl.settings.shape import Path, is_table, is_value
+from syncctl.settings.shaping import NO_REFERENCE, takes_no_reference
 
 _PREFIXES = ("STREAMS", "PARTNERS", "SOURCES", "RETENTION", "BEAT", "WORKER", "LOG")
 
@@ -62,6 +63,9 @@ class VariableReader:
         return (stripped, True) if is_file and is_value(self.model, stripped) else (path, False)
 
     def _put(self, path: Path, name: str, value: str, from_file: bool) -> None:
+        if self.fill and takes_no_reference(path) and has_reference(value):
+            self._complain(path, name, NO_REFERENCE)
+            return
         try:
             text = self.names.fill(value) if self.fill else value
             if from_file:

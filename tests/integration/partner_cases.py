@@ -6,7 +6,7 @@ from typing import Any
 from syncctl.core.records import Record
 from syncctl.core.rows import Value
 from syncctl.core.states import State
-from syncctl.core.stream import Partner, RetrySchedule, Stream
+from syncctl.core.stream import Credentials, Partner, RetrySchedule, Stream
 from syncctl.partner.client import PartnerClient
 
 TOKEN = "tok-5f1c0a7e"
@@ -43,7 +43,8 @@ def make_stream(endpoint: str = "POST /orders", **changes: Any) -> Stream:
 
 def make_partner(url: str, **changes: Any) -> Partner:
     """Return the partner `default` at this URL."""
-    return Partner(**{"name": "default", "url": url, "token": TOKEN, "timeout_seconds": 20.0, **changes})
+    auth = Credentials(kind="bearer", values={"token": TOKEN})
+    return Partner(**{"name": "default", "url": url, "auth": auth, "timeout_seconds": 20.0, **changes})
 
 
 def make_client(url: str, endpoint: str = "POST /orders", **changes: Any) -> PartnerClient:

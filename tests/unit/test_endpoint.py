@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncctl.core.records import Record
+from syncctl.core.stream import Credentials
 from syncctl.errors import ConfigurationError
 from syncctl.partner.call import Unsendable
 from syncctl.partner.client import PartnerClient
@@ -17,6 +18,10 @@ from syncctl.partner.endpoint import Endpoint
 from tests.integration.partner_cases import make_partner, make_record, make_stream
 
 BASE = "https://api.partner.example/v1"
+
+
+def bearer(token: str) -> Credentials:
+    return Credentials(kind="bearer", values={"token": token})
 
 
 def make_endpoint(path: str, url: str = BASE, method: str = "PUT") -> Endpoint:
@@ -155,7 +160,7 @@ def test_the_mapping_hash_names_what_shapes_a_call_and_nothing_else() -> None:
     same = {
         hash_of(),
         hash_of("https://other.example:8443/v1/"),
-        hash_of(token="another"),
+        hash_of(auth=bearer("another")),
         hash_of(headers={"X-Api-Key": "another"}),
     }
     others = {
@@ -229,7 +234,6 @@ def test_a_call_names_its_record_and_shows_no_secret() -> None:
     assert dict(call.headers) == {
         "Content-Type": "application/json",
         "Accept": "application/json, */*;q=0.5",
-        "Authorization": "Bearer tok-5f1c0a7e",
         "X-Api-Key": "k-998877",
         "user-agent": "erp/2",
         "Idempotency-Key": f"orders-{9:032x}-2",
@@ -244,9 +248,12 @@ def test_a_call_names_its_record_and_shows_no_secret() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"token": "two\nlines"},
-        {"token": "tøken"},
-        {"token": "trailing\n"},
+        {"auth": bearer("two\nlines")},
+        {"auth": bearer("tøken")},
+        {"auth": bearer("trailing\n")},
+        {"auth": Credentials(kind="api_key", values={"name": "X Key", "value": "value-1"})},
+        {"auth": Credentials(kind="api_key", values={"name": "Idempotency-Key", "value": "value-1"})},
+        {"auth": Credentials(kind="api_key", values={"name": "X-Key", "value": "val\nue"})},
         {"headers": {"X-A": "b\r\nX-C: d"}},
         {"headers": {"X A": "value-1"}},
         {"headers": {"X-A": ""}},
@@ -258,7 +265,7 @@ def test_a_call_names_its_record_and_shows_no_secret() -> None:
 def test_a_header_that_cannot_be_sent_is_refused_and_not_shown(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         PartnerClient(make_partner(BASE, **changes), make_stream(), max_connections=1)
-    secrets = [changes.get("token"), *changes.get("headers", {}).values()]
+    secrets = [*(changes["auth"].values.values() if "auth" in changes else ()), *changes.get("headers", {}).values()]
     assert not any(secret and secret in str(caught.value) for secret in secrets)
 
 

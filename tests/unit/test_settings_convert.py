@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from syncctl.core.stream import Partner, RetrySchedule, Source, Stream
+from syncctl.core.stream import Credentials, Partner, RetrySchedule, Source, Stream
 from syncctl.errors import ConfigurationError, UsageError
 from syncctl.settings import Settings, load_settings
 
@@ -61,7 +61,7 @@ def test_every_setting_arrives(tmp_path: Path) -> None:
     assert settings.partner("depot") == Partner(
         name="depot",
         url="https://depot.example/api",
-        token="two",
+        auth=Credentials(kind="bearer", values={"token": "two"}),
         timeout_seconds=12.5,
         rate=(600, 60.0),
         max_in_flight=4,
@@ -171,7 +171,7 @@ def test_the_default_source_and_partner_come_from_the_shared_variables(tmp_path:
     environment = {"SOURCE_URL": "sqlite:///x.db", "PARTNER_URL": "https://p.example", "PARTNER_TOKEN": "abc"}
     settings = load(tmp_path, environment=environment)
     assert settings.source("default").url == "sqlite:///x.db"
-    assert (settings.partner("default").url, settings.partner("default").token) == ("https://p.example", "abc")
+    assert (settings.partner("default").url, settings.partner("default").auth.values) == ("https://p.example", {"token": "abc"})
 
 
 def test_what_the_default_lacks_is_named_by_its_variable(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_named_source_without_url_is_missing_it(tmp_path: Path) -> None:
 def test_which_token_is_sent(tmp_path: Path, auth: str, environment: dict[str, str], token: str | None) -> None:
     settings = load(tmp_path, f"[partners.default]\n{auth}\n", {"PARTNER_URL": "https://p.example", **environment})
     if token is not None:
-        assert settings.partner("default").token == token
+        assert settings.partner("default").auth.values.get("token", "") == token
         return
     with pytest.raises(ConfigurationError) as caught:
         settings.partner("default")
@@ -236,7 +236,7 @@ def test_which_token_is_sent(tmp_path: Path, auth: str, environment: dict[str, s
 
 def test_the_shared_token_is_for_the_default_partner_alone(tmp_path: Path) -> None:
     settings = load(tmp_path, '[partners.acme]\nurl = "https://acme.example"\n', {"PARTNER_TOKEN": "abc"})
-    assert settings.partner("acme").token == ""
+    assert settings.partner("acme").auth == Credentials()
 
 
 @pytest.mark.parametrize("kind", ["source", "partner", "stream"])

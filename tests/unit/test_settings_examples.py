@@ -21,8 +21,17 @@ SAMPLED = {  # what has no default, or one that only an example can show
     "partner_token",
     "sources.default.url",
     "partners.default.url",
-    "partners.default.auth.token",
-    "partners.default.rate",
+    *(
+        f"partners.default.auth.{key}"
+        for key in (
+            *("token", "name", "value", "user", "password", "token_url", "client_id", "client_secret"),
+            *("scope", "audience", "secret", "previous_secret"),
+        )
+    ),
+    *(
+        f"partners.default.{key}"
+        for key in ("headers", "ca", "client_cert", "client_key", "client_key_password", "proxy", "rate")
+    ),
     *(
         f"streams.orders.{key}"
         for key in (
@@ -49,7 +58,7 @@ def flatten(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{above}.{key}" if above else key
-        flat |= flatten(value, path) if isinstance(value, dict) else {path: value}
+        flat |= flatten(value, path) if isinstance(value, dict) and path not in defaults() else {path: value}
     return flat
 
 
@@ -59,15 +68,17 @@ def uncomment(text: str) -> str:
 
 
 def without_rivals(text: str) -> str:
-    """Take away what would be an error beside the sample: a query beside a table, what is for another mode."""
+    """Take away what would be an error beside the sample: a query beside a table, what is for another mode or auth."""
     names = "query|exclude|acknowledge|acknowledge_failed"
+    names += "|name|in|value|user|password|token_url|client_id|client_secret|client_auth|scope|audience|secret"
+    names += "|previous_secret|proxy|headers|client_key_password"
     return re.sub(rf"^\S*\b({names}) = .*$|^\S*__({names})=.*$", "", text, flags=re.MULTILINE | re.IGNORECASE)
 
 
 def assert_default(key: str, shown: Any) -> None:
     default = defaults()[key]
     if key in SAMPLED:
-        assert default in (None, (), PydanticUndefined, "POST /")
+        assert default in (None, (), {}, PydanticUndefined, "POST /")
     else:
         assert (tuple(shown) if isinstance(shown, list) else shown) == default
 
@@ -90,7 +101,7 @@ def test_the_env_example_shows_every_setting_with_its_default_and_nothing_else(t
         default = defaults()[key]
         if isinstance(default, tuple):
             assert_default(key, value.split(",") if value else [])
-        elif isinstance(default, str) or default in (None, PydanticUndefined):
+        elif isinstance(default, str) or default in (None, {}, PydanticUndefined):
             assert_default(key, value)
         else:
             assert_default(key, {"true": True, "false": False}[value] if isinstance(default, bool) else float(value))

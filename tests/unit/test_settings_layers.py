@@ -92,7 +92,7 @@ RETENTION__DELIVERED=10d
     assert stream.retry.delays_seconds == (5.0, 60.0)
     assert settings.retention.delivered_seconds == 10 * 86400
     assert settings.source("default").url == "Driver=x;Server=tcp:sql,1433;UID=reader;PWD={p;w}"
-    assert settings.partner("default").token == "token-1"
+    assert settings.partner("default").auth.values["token"] == "token-1"
     assert origin_of(settings, "streams.orders.table") == ".env line 5"
     settings.check()
 

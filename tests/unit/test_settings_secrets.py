@@ -43,7 +43,7 @@ def test_no_repr_and_no_description_shows_a_secret(tmp_path: Path) -> None:
     shown += f"{settings.source('crm')!r} {settings.partner('acme')!r}"
     assert CANARY not in shown
     assert CANARY in settings.source("crm").url
-    assert settings.partner("acme").token == CANARY
+    assert settings.partner("acme").auth.values["token"] == CANARY
     masked = {entry.key: entry.value for entry in describe_settings(settings)}
     assert masked["redis_url"] == "redis://:***@h:6379/0"
     assert masked["mongo_url"] == "mongodb://u:***@h1:1,h2:2/ledger?replicaSet=rs0"

@@ -1,0 +1,30 @@
+"""api_key: a fixed value in a header or a query parameter that the partner names."""
+
+from syncctl.partner.auth.base import Auth, Proof, Values
+from syncctl.partner.call import Call
+from syncctl.partner.redaction import STARS
+
+
+class ApiKey(Auth):
+    """A fixed key."""
+
+    kind = "api_key"
+    needs = ("name", "value")
+    takes = ("in",)
+
+    def sign(self, call: Call) -> Proof:  # noqa: ARG002
+        """Return the key where the partner looks for it."""
+        return self._place(self.values["value"])
+
+    def show(self) -> Proof:
+        """Return the place without the key."""
+        return self._place(STARS)
+
+    def _place(self, value: str) -> Proof:
+        placed = {self.values["name"]: value}
+        return Proof(query=placed) if self.values.get("in") == "query" else Proof(headers=placed)
+
+    @classmethod
+    def spell_secrets(cls, values: Values) -> set[str]:
+        """Return the key."""
+        return {values["value"]} if "value" in values else set()

@@ -1,0 +1,46 @@
+"""basic: user and password in `Authorization: Basic` (RFC 7617)."""
+
+from base64 import b64encode
+from collections.abc import Callable
+
+from syncctl.core.stream import Partner
+from syncctl.errors import ConfigurationError
+from syncctl.partner.auth.base import Auth, Proof, Values
+from syncctl.partner.call import Call
+from syncctl.partner.redaction import STARS
+
+
+def encode_basic(user: str, password: str) -> str:
+    """Return what follows `Basic` in the header."""
+    return b64encode(f"{user}:{password}".encode("utf-8", "surrogatepass")).decode("ascii")
+
+
+class Basic(Auth):
+    """A user and a password."""
+
+    kind = "basic"
+    needs = ("user", "password")
+
+    def __init__(self, partner: Partner, redact: Callable[[str], str]) -> None:
+        super().__init__(partner, redact)
+        if ":" in self.values["user"]:
+            raise ConfigurationError(
+                f"partners.{partner.name}.auth.user holds a colon",
+                why="the password begins behind the first colon",
+                hint="ask the partner for another user name",
+            )
+
+    def sign(self, call: Call) -> Proof:  # noqa: ARG002
+        """Return the header."""
+        return Proof(headers={"Authorization": f"Basic {encode_basic(self.values['user'], self.values['password'])}"})
+
+    def show(self) -> Proof:
+        """Return the header without the two."""
+        return Proof(headers={"Authorization": f"Basic {STARS}"})
+
+    @classmethod
+    def spell_secrets(cls, values: Values) -> set[str]:
+        """Return the password, alone and as it travels."""
+        if "password" not in values:
+            return set()
+        return {values["password"], encode_basic(values.get("user", ""), values["password"])}

@@ -1,0 +1,25 @@
+"""bearer: a token that does not change, as `Authorization: Bearer`."""
+
+from syncctl.partner.auth.base import Auth, Proof, Values
+from syncctl.partner.call import Call
+from syncctl.partner.redaction import STARS
+
+
+class Bearer(Auth):
+    """A fixed token."""
+
+    kind = "bearer"
+    takes = ("token",)
+
+    def sign(self, call: Call) -> Proof:  # noqa: ARG002
+        """Return the token's header."""
+        return Proof(headers={"Authorization": f"Bearer {self.values['token']}"})
+
+    def show(self) -> Proof:
+        """Return the header without the token."""
+        return Proof(headers={"Authorization": f"Bearer {STARS}"})
+
+    @classmethod
+    def spell_secrets(cls, values: Values) -> set[str]:
+        """Return the token."""
+        return {values["token"]} if "token" in values else set()

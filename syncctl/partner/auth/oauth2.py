@@ -1,0 +1,135 @@
+"""oauth2: a token from the partner's token endpoint by client credentials (RFC 6749, 4.4).
+
+A token lives in the memory of one process and nowhere else; all threads and streams of a partner share it there.
+"""
+
+from collections.abc import Callable
+from urllib.parse import SplitResult, quote_plus, urlencode, urlsplit
+
+import simplejson
+
+from syncctl.core.stream import Partner
+from syncctl.errors import ConfigurationError
+from syncctl.partner.answer import describe_refusal
+from syncctl.partner.auth.base import Auth, AuthTrouble, Proof, Values
+from syncctl.partner.auth.basic import encode_basic
+from syncctl.partner.auth.tokens import Token, find_store
+from syncctl.partner.call import Call
+from syncctl.partner.deadline import trip
+from syncctl.partner.redaction import STARS
+
+ASSUMED_SECONDS = 300.0
+"""How long a token is taken to last where the endpoint does not say; RFC 6749 leaves it open."""
+LONGEST_SECONDS = 30 * 86400.0
+
+_WRONG_CREDENTIALS = {400, 401, 403}
+"""RFC 6749, 5.2: what a token endpoint answers to a client that it does not know, or does not allow this."""
+_AUTHORIZATION = "Authorization"
+
+
+class OAuth2(Auth):
+    """A token that is asked for, kept, and renewed before it ends or once it is refused."""
+
+    kind = "oauth2"
+    needs = ("token_url", "client_id", "client_secret")
+    takes = ("scope", "audience", "client_auth")
+
+    def __init__(self, partner: Partner, redact: Callable[[str], str]) -> None:
+        super().__init__(partner, redact)
+        # Behind it stands requests, which the settings, that know the kinds too, do without.
+        from syncctl.partner.wire import Wire
+
+        base = split_token_url(self.values["token_url"], f"partners.{partner.name}.auth.token_url")
+        self._wire = Wire(partner, base, max_connections=1)
+        self._target = f"{base.path or '/'}?{base.query}" if base.query else base.path or "/"
+        self._identity = (partner.name, *sorted(self.values.items()))
+
+    def sign(self, call: Call) -> Proof:  # noqa: ARG002
+        """Return the header with a token that is good for this call.
+
+        Raises:
+            AuthTrouble: the token endpoint gives none, or not in time.
+        """
+        token = find_store(self._identity).take(self._fetch)
+        return Proof(headers={_AUTHORIZATION: f"Bearer {token}"}, secrets=(token,))
+
+    def refused(self, proof: Proof) -> bool:
+        """Drop a token that the partner no longer takes."""
+        return find_store(self._identity).drop(proof.secrets[0])
+
+    def show(self) -> Proof:
+        """Return the header without a token."""
+        return Proof(headers={_AUTHORIZATION: f"Bearer {STARS}"})
+
+    @classmethod
+    def spell_secrets(cls, values: Values) -> set[str]:
+        """Return the client's secret, alone and as it travels; tokens are known where they are used."""
+        if "client_secret" not in values:
+            return set()
+        return {values["client_secret"], _encode_client(values)}
+
+    def _fetch(self) -> Token:
+        form = {"grant_type": "client_credentials"}
+        form |= {name: self.values[name] for name in ("scope", "audience") if name in self.values}
+        headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+        if self.values.get("client_auth") == "body":
+            form |= {name: self.values[name] for name in ("client_id", "client_secret")}
+        else:
+            headers[_AUTHORIZATION] = f"Basic {_encode_client(self.values)}"
+        body = urlencode(form).encode("ascii")
+        answer, error = self._wire.exchange("POST", self._target, {**headers, "Content-Length": str(len(body))}, body)
+        # Of the record itself nothing has left yet.
+        trip.sent = False
+        self._wire.rest()
+        if answer is None or error is not None:
+            raise AuthTrouble(f"no token: {error}")
+        if not 200 <= answer.status <= 299:
+            refusal = describe_refusal(answer, "", self.redact)
+            status = 401 if answer.status in _WRONG_CREDENTIALS else None
+            raise AuthTrouble(f"no token from {self._wire.host}: {refusal}", status=status)
+        return _read_token(answer.body, self._wire.host)
+
+
+def split_token_url(url: str, key: str) -> SplitResult:
+    """Return the parts of the token endpoint's URL.
+
+    Raises:
+        ConfigurationError: not an http(s) URL; never shows it.
+    """
+    hint = f"set {key} to a form such as https://login.partner.example/oauth2/token"
+    try:
+        base = urlsplit(url)
+        usable = base.scheme in {"http", "https"} and bool(base.hostname) and base.port != 0
+    except ValueError:
+        usable = False
+    if not usable or base.username is not None or base.fragment:
+        raise ConfigurationError(f"{key} is not an http or https URL", why="or it holds a user or a #", hint=hint)
+    return base
+
+
+def _encode_client(values: Values) -> str:
+    """Return the client's id and secret for Basic, each encoded as a form's value first (RFC 6749, 2.3.1)."""
+    return encode_basic(quote_plus(values.get("client_id", "")), quote_plus(values["client_secret"]))
+
+
+def _read_token(body: bytes, host: str) -> Token:
+    """Return the token of an answer.
+
+    Raises:
+        AuthTrouble: it holds none that could be sent; never shows any of it.
+    """
+    try:
+        document = simplejson.loads(body)
+    except (ValueError, RecursionError):
+        document = None
+    found = document if isinstance(document, dict) else {}
+    text, kind = found.get("access_token"), found.get("token_type", "Bearer")
+    if not isinstance(text, str) or not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise AuthTrouble(f"no token from {host}: its answer holds no access_token that could be sent")
+    if not isinstance(kind, str) or kind.lower() != "bearer":
+        raise AuthTrouble(f"no token from {host}: its token is not of the type Bearer")
+    try:
+        seconds = float(found.get("expires_in", ASSUMED_SECONDS))
+    except (TypeError, ValueError):
+        seconds = ASSUMED_SECONDS
+    return Token(text=text, seconds=min(max(seconds, 0.0), LONGEST_SECONDS))

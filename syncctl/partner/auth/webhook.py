@@ -1,0 +1,90 @@
+"""hmac: each call is signed after Standard Webhooks (https://www.standardwebhooks.com, "Signature scheme").
+
+The id is the `Idempotency-Key` and stays; the timestamp is that of the attempt. Neither is part of the body, so the
+bytes under a key stay the same. While keys rotate each call carries a signature of either.
+"""
+
+import hmac
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+
+from syncctl.core.stream import Partner
+from syncctl.errors import ConfigurationError
+from syncctl.partner.auth.base import Auth, Proof, Values
+from syncctl.partner.call import Call
+from syncctl.partner.redaction import STARS
+
+_PREFIX = "whsec_"
+_KEYS = ("secret", "previous_secret")
+
+
+def decode_secret(secret: str) -> bytes:
+    """Return the key's bytes: those that follow `whsec_` in base64, else the text itself.
+
+    Raises:
+        ValueError: what follows `whsec_` is not base64, or nothing does.
+    """
+    if not secret.startswith(_PREFIX):
+        return secret.encode("utf-8", "surrogatepass")
+    encoded = secret.removeprefix(_PREFIX)
+    key = b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    if not key:
+        raise ValueError("nothing follows whsec_")
+    return key
+
+
+class WebhookSignature(Auth):
+    """One key, or two while they rotate."""
+
+    kind = "hmac"
+    needs = ("secret",)
+    takes = ("previous_secret",)
+
+    def __init__(self, partner: Partner, redact: Callable[[str], str]) -> None:
+        super().__init__(partner, redact)
+        self._keys = [self._read_key(name) for name in _KEYS if name in self.values]
+
+    def _read_key(self, name: str) -> bytes:
+        try:
+            return decode_secret(self.values[name])
+        except ValueError:
+            raise ConfigurationError(
+                f"partners.{self.partner.name}.auth.{name} is not a key",
+                why="what follows whsec_ must be base64",
+                hint="copy the whole key as the partner shows it",
+            ) from None
+
+    def sign(self, call: Call) -> Proof:
+        """Return id, time and signatures; a call without an `Idempotency-Key` (a probe) is not signed."""
+        message_id = call.headers.get("Idempotency-Key")
+        if message_id is None:
+            return Proof()
+        timestamp = str(int(time.time()))
+        content = f"{message_id}.{timestamp}.".encode("ascii") + call.body
+        signatures = [b64encode(hmac.digest(key, content, "sha256")).decode("ascii") for key in self._keys]
+        return Proof(
+            headers={
+                "webhook-id": message_id,
+                "webhook-timestamp": timestamp,
+                "webhook-signature": " ".join(f"v1,{each}" for each in signatures),
+            },
+            secrets=tuple(signatures),
+        )
+
+    def show(self) -> Proof:
+        """Return the headers without time and signature."""
+        names = ("webhook-id", "webhook-timestamp", "webhook-signature")
+        return Proof(headers=dict.fromkeys(names, STARS))
+
+    @classmethod
+    def spell_secrets(cls, values: Values) -> set[str]:
+        """Return the keys as they are written, without the prefix, and decoded where that is text."""
+        found = set()
+        for secret in (values[name] for name in _KEYS if name in values):
+            found |= {secret, secret.removeprefix(_PREFIX)}
+            try:
+                found.add(decode_secret(secret).decode("utf-8"))
+            except ValueError:
+                continue
+        return found

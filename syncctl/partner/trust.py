@@ -1,0 +1,64 @@
+"""Whom a TLS connection trusts, and who we are on it."""
+
+import ssl
+from pathlib import Path
+
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+from syncctl.core.stream import Partner
+from syncctl.errors import ConfigurationError
+from syncctl.partner.deadline import TimedTLSSocket
+
+
+def make_tls_context(partner: Partner) -> ssl.SSLContext:
+    """Return the context for a partner's connections.
+
+    Trusted is the partner's own bundle alone, where it has one; else the authorities of the system (or those of
+    SSL_CERT_FILE) and those of requests.
+
+    Raises:
+        ConfigurationError: a file that is missing, cannot be read, or does not hold what it should.
+    """
+    tls, prefix = partner.tls, f"partners.{partner.name}"
+    if tls.ca:
+        path = _check_readable(f"{prefix}.ca", tls.ca)
+        try:
+            context = ssl.create_default_context(cafile=path)
+        except ssl.SSLError as error:
+            raise _make_error(f"{prefix}.ca", "it holds no certificate in PEM form") from error
+    else:
+        context = ssl.create_default_context()
+        context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
+    if tls.client_cert:
+        _load_client(context, partner)
+    if not tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    context.sslsocket_class = TimedTLSSocket
+    return context
+
+
+def _load_client(context: ssl.SSLContext, partner: Partner) -> None:
+    tls, prefix = partner.tls, f"partners.{partner.name}"
+    certificate = _check_readable(f"{prefix}.client_cert", tls.client_cert)
+    key = _check_readable(f"{prefix}.client_key", tls.client_key) if tls.client_key else None
+    try:
+        # Without a password OpenSSL would ask for one at the terminal.
+        context.load_cert_chain(certificate, key, password=lambda: tls.client_key_password)
+    except (ssl.SSLError, ValueError) as error:
+        why = "certificate and key do not belong together, are not in PEM form, or the key wants another password"
+        raise _make_error(f"{prefix}.client_cert", why) from error
+
+
+def _check_readable(key: str, file: str) -> str:
+    path = Path(file).expanduser()
+    try:
+        with path.open("rb"):
+            return str(path)
+    except (OSError, ValueError) as error:
+        raise _make_error(key, f"{file} cannot be read: {getattr(error, 'strerror', None) or 'no path'}") from error
+
+
+def _make_error(key: str, why: str) -> ConfigurationError:
+    hint = f"set {key} to the path of a PEM file that this user may read"
+    return ConfigurationError(f"{key} cannot be used", why=why, hint=hint)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from syncctl.commands.options import AsJson
+from syncctl.commands.previews import show_requests
 from syncctl.commands.session import choose_configured, open_session
 from syncctl.commands.stopping import StopSignal
 from syncctl.console import out
@@ -27,6 +28,12 @@ def poll(
         typer.Argument(metavar="STREAM", help="Which streams; all where none is named."),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Poll each stream once, then exit.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the next rows' requests; write and send nothing.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="With --dry-run: how many rows; 10 by default.")
+    ] = None,
     as_json: AsJson = False,
 ) -> ExitCode:
     """Read new rows into the ledger and dispatch them.
@@ -35,11 +42,25 @@ def poll(
     page after the stream's cursor; a row that cannot be read or encoded is logged as failed and stops
     nothing. Exit code 1: a row or a stream failed. 75: somebody else is polling the stream.
 
+    With --dry-run it reads the next rows and shows the request that each would be sent as, secrets masked, and
+    as a curl command. No lease is taken, nothing is logged or sent, the cursor stays. Exit code 1: a row cannot
+    be sent.
+
     Examples:
         syncctl poll --once                  every stream, once
         syncctl poll orders --once --json    one stream, as JSON
         syncctl poll                         keep polling until Ctrl-C
+        syncctl poll orders --once --dry-run --limit 1
     """
+    if limit is not None and not dry_run:
+        raise UsageError(
+            "--limit needs --dry-run",
+            why="a poll reads all that is new",
+            hint="add --dry-run, or leave --limit out",
+        )
+    if dry_run:
+        with open_session(ctx) as services:
+            return _preview(services, choose_configured(services.settings, streams), limit or 10, as_json=as_json)
     if as_json and not once:
         raise UsageError(
             "--json needs --once",
@@ -51,6 +72,13 @@ def poll(
         if once:
             return _poll_once(services, chosen, stop, as_json=as_json)
         return _keep_polling(services, chosen, stop)
+
+
+def _preview(services: "Services", streams: Sequence[str], limit: int, *, as_json: bool) -> ExitCode:
+    previews = [each for name in streams for each in services.preview_poll(name, limit=limit)]
+    if not previews:
+        out.say("no row is new or changed")
+    return show_requests(previews, as_json=as_json)
 
 
 def _poll_once(services: "Services", streams: Sequence[str], stop: StopSignal, *, as_json: bool) -> ExitCode:

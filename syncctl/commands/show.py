@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from syncctl.commands.options import AsJson
+from syncctl.commands.previews import show_requests
 from syncctl.commands.session import open_session
 from syncctl.console import format_time, out, to_line
 from syncctl.core.ids import format_seq
@@ -30,6 +31,7 @@ def show(
     key: Annotated[
         str | None, typer.Argument(metavar="KEY", help="With a stream: the row's key, 5 or a=1,b=2.")
     ] = None,
+    request: Annotated[bool, typer.Option("--request", help="Show the exact request, secrets masked.")] = False,
     as_json: AsJson = False,
 ) -> ExitCode:
     """Show one record, or every version of one key, with full history.
@@ -37,11 +39,19 @@ def show(
     The history has every attempt: when, by which worker, what the partner answered, how long it took. The
     newest version of a key comes first. Exit code 1: there is no such record.
 
+    With --request it shows the HTTP request instead, and the curl command that makes the same call: the next
+    one, or the last one of a finished record. Nothing is sent. Exit code 1 also when it cannot be sent.
+
     Examples:
         syncctl show 3f2a9c
         syncctl show orders 5
         syncctl show order_lines order_id=5,line=2 --json
+        syncctl show orders 5 --request
     """
+    if request:
+        with open_session(ctx) as services:
+            previews = services.preview_records(record, key)
+        return show_requests(previews, as_json=as_json)
     with open_session(ctx) as services:
         records = services.show(record, key)
     if as_json:

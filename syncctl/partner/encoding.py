@@ -34,13 +34,45 @@ def encode_body(record: Record, decimals: Decimals = "number") -> bytes:
     Raises:
         Unsendable: a value that JSON has no form for; names its column.
     """
-    values: dict[str, Value] = dict(record.key if record.payload is None else record.payload)
-    for column, value in values.items():
+    return encode_values(show_values(choose_values(record), decimals))
+
+
+def choose_values(record: Record) -> Mapping[str, Value]:
+    """Return the columns that a call is made of: the row, or the key where there is no row (a delete)."""
+    return record.key if record.payload is None else record.payload
+
+
+def show_values(values: Mapping[str, Value], decimals: Decimals) -> dict[str, Value]:
+    """Return columns as JSON takes them.
+
+    Raises:
+        Unsendable: a decimal that JSON has no form for; names its column.
+    """
+    shown = dict(values)
+    for column, value in shown.items():
         # The encoder writes a decimal as its text, and would let NaN and Infinity through.
         if isinstance(value, Decimal) and not value.is_finite():
             raise Unsendable(f"column {column} is {value}, which JSON has no form for")
         if decimals == "string" and isinstance(value, Decimal):
-            values[column] = f"{value:f}"
+            shown[column] = f"{value:f}"
+    return shown
+
+
+def encode_text(value: object) -> str:
+    """Return the JSON of a value.
+
+    Raises:
+        ValueError, TypeError, OverflowError: JSON has no form for it.
+    """
+    return _encoder.encode(value)
+
+
+def encode_values(values: Mapping[str, object]) -> bytes:
+    """Return the bytes of a JSON object.
+
+    Raises:
+        Unsendable: a value that JSON has no form for; names what holds it.
+    """
     try:
         return _encoder.encode(values).encode("utf-8")
     except (ValueError, TypeError, OverflowError) as error:

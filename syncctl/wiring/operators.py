@@ -12,6 +12,7 @@ from syncctl.wiring.rows import RowServices
 
 if TYPE_CHECKING:
     from syncctl.pipeline.cleanup import Cleaned
+    from syncctl.pipeline.preview import Preview
     from syncctl.pipeline.replay import Discarded, Replayed
     from syncctl.pipeline.report import By, Report
     from syncctl.pipeline.selection import Selection
@@ -173,6 +174,38 @@ class OperatorServices(RowServices):
                 error = error or caught
         assert error is not None  # noqa: S101 - read_key gives at least one reading
         raise error
+
+    def preview_poll(self, name: str, *, limit: int) -> "list[Preview]":
+        """Show what the next poll of a stream would send; see `pipeline.preview.preview_rows`."""
+        from syncctl.pipeline.preview import preview_rows
+        from syncctl.sources import open_reader
+
+        stream = self.settings.stream(name)
+        source = self.settings.source(stream.source)
+        return preview_rows(
+            ledger=self.ledger,
+            stream=stream,
+            open_reader=lambda each: open_reader(source, each),
+            client=self.partner_client(stream),
+            variable=self.settings.find_secret_name(stream.partner),
+            limit=limit,
+        )
+
+    def preview_records(self, id_or_stream: str, key: str | None = None) -> "list[Preview]":
+        """Show what records are sent as, chosen as by `show`; see `pipeline.preview.preview_record`.
+
+        Raises:
+            TroubleFound: There is none.
+            UsageError: Their stream is not configured any more.
+        """
+        from syncctl.pipeline.preview import preview_record
+
+        found = []
+        for document in self.show(id_or_stream, key):
+            stream = self.settings.stream(document["stream"])
+            variable = self.settings.find_secret_name(stream.partner)
+            found.append(preview_record(document, client=self.partner_client(stream), variable=variable))
+        return found
 
     def pause(self, streams: Sequence[str], *, partners: Sequence[str] = (), who: str, reason: str) -> None:
         """Stop sending these streams' records, and call these partners no more."""

@@ -1,0 +1,58 @@
+"""How a request is shown: on a terminal as HTTP and as `curl`, in JSON as one object."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from syncctl.console import out, to_line
+from syncctl.errors import ExitCode
+
+if TYPE_CHECKING:
+    from syncctl.pipeline.preview import Preview
+
+
+def show_requests(previews: "Sequence[Preview]", *, as_json: bool) -> ExitCode:
+    """Write requests to stdout; trouble when one of them cannot be made."""
+    if as_json:
+        out.print_json({"requests": [_to_public(each) for each in previews]})
+    else:
+        for at, each in enumerate(previews):
+            if at:
+                out.show("")
+            _show(each)
+    return ExitCode.TROUBLE if any(each.request.error for each in previews) else ExitCode.DONE
+
+
+def _to_public(preview: "Preview") -> dict[str, Any]:
+    request = preview.request
+    return {
+        "stream": preview.stream,
+        "id": preview.id,
+        "key": preview.key,
+        "op": preview.op,
+        "method": request.method,
+        "url": request.url,
+        "headers": request.headers,
+        "body": request.body,
+        "curl": request.curl,
+        "error": request.error,
+    }
+
+
+def _show(preview: "Preview") -> None:
+    request = preview.request
+    key = ",".join(
+        f"{name}={value if isinstance(value, str) else to_line(value)}" for name, value in preview.key.items()
+    )
+    deleted = " (deleted)" if preview.op == "delete" else ""
+    out.show(f"# {preview.stream} {key}{deleted}")
+    if request.error:
+        out.show(f"# cannot be sent: {request.error}")
+        return
+    out.show(f"{request.method} {request.url}")
+    for name, value in (request.headers or {}).items():
+        out.show(f"{name}: {value}")
+    if request.body:
+        out.show("")
+        out.show(request.body)
+    out.show("")
+    out.show(request.curl or "")

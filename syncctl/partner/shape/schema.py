@@ -1,0 +1,131 @@
+"""The check of a body against a JSON Schema, before anything is sent."""
+
+import decimal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import simplejson
+from jsonschema.protocols import Validator
+from jsonschema.validators import extend, validator_for
+from jsonschema_specifications import REGISTRY
+from referencing.exceptions import Unresolvable
+
+from syncctl.errors import ConfigurationError
+from syncctl.partner.call import Unsendable
+from syncctl.partner.shape.sandbox import exact
+
+_LONGEST = 80
+
+
+class BodySchema:
+    """A JSON Schema of one stream. What it refers to elsewhere is never fetched.
+
+    Args:
+        path: The file; `key` is what errors call its setting.
+
+    Raises:
+        ConfigurationError: It cannot be read, or is no JSON Schema.
+    """
+
+    def __init__(self, path: Path, *, key: str) -> None:
+        schema = _read_schema(path, key)
+        dialect = validator_for(schema, default=jsonschema.Draft202012Validator)
+        numbers = dialect.TYPE_CHECKER.redefine("integer", lambda _, value: _is_integer(value))
+        try:
+            dialect.check_schema(schema)
+        except jsonschema.SchemaError as error:
+            raise _wrong(path, key, f"{error.json_path}: {_shorten(error.message)}") from None
+        checked = extend(dialect, type_checker=numbers)  # type: ignore[no-untyped-call]
+        # Decimals on both sides, so that multipleOf = 0.01 is exact; a registry of its own, which fetches nothing.
+        self._validator: Validator = checked(schema, registry=REGISTRY)
+        known = set(_list_texts(schema, "$id"))
+        for reference in _list_texts(schema, "$ref"):
+            target = reference.partition("#")[0]
+            if target and target not in known and target not in REGISTRY:
+                raise _wrong(path, key, f"it refers to {_shorten(target)}, and nothing is fetched: put that into $defs")
+
+    def check(self, body: bytes) -> None:
+        """Check the bytes of a body that is JSON.
+
+        Raises:
+            Unsendable: It does not fit; names the place, and what is asked for there, never the value.
+        """
+        document = simplejson.loads(body, use_decimal=True)
+        try:
+            with decimal.localcontext(exact):
+                errors = sorted(self._validator.iter_errors(document), key=lambda each: each.json_path)
+        except Unresolvable as error:
+            raise Unsendable(f"the schema refers to {_shorten(error.ref)}, which is not in it") from error
+        except (ArithmeticError, RecursionError) as error:
+            raise Unsendable(f"the schema cannot be checked: {type(error).__name__}") from error
+        if errors:
+            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+            raise Unsendable(f"the body does not fit the schema: {errors[0].json_path} {_explain(errors[0])}{more}")
+
+
+def _explain(error: jsonschema.ValidationError) -> str:
+    """Say what a schema asks for, without the value that does not fit."""
+    asked: Any = error.validator_value
+    match error.validator:
+        case "required":
+            missing = [name for name in asked if isinstance(error.instance, Mapping) and name not in error.instance]
+            return f"lacks {_shorten(', '.join(missing))}"
+        case "type":
+            return f"must be of type {asked if isinstance(asked, str) else ' or '.join(asked)}"
+        case "enum":
+            return f"must be one of {_show(asked)}"
+        case "const":
+            return f"must be {_show(asked)}"
+        case "additionalProperties" | "unevaluatedProperties":
+            return "holds a field that the schema does not know"
+        case _:
+            return f"breaks {error.validator}: {_show(asked)}"
+
+
+def _show(asked: Any) -> str:
+    return _shorten(simplejson.dumps(asked, use_decimal=True, ensure_ascii=False))
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _is_integer(value: object) -> bool:
+    if isinstance(value, decimal.Decimal):
+        return value == value.to_integral_value()
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _read_schema(path: Path, key: str) -> Any:
+    try:
+        schema = simplejson.loads(path.read_bytes(), use_decimal=True)
+    except OSError as error:
+        raise _wrong(path, key, error.strerror or "it cannot be read") from error
+    except ValueError as error:
+        raise _wrong(path, key, f"it is not JSON: {error}") from error
+    if not isinstance(schema, dict | bool):
+        raise _wrong(path, key, "a schema is an object, or true or false")
+    return schema
+
+
+def _wrong(path: Path, key: str, why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{key} cannot be used: {path.name}",
+        why=why,
+        hint=f"{key} is the path of a JSON Schema file, beside syncctl.toml",
+    )
+
+
+def _list_texts(schema: Any, name: str) -> Iterator[str]:
+    """Yield the texts that stand under a name, at any depth."""
+    if isinstance(schema, Mapping):
+        for key, value in schema.items():
+            if key == name and isinstance(value, str):
+                yield value
+            else:
+                yield from _list_texts(value, name)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from _list_texts(value, name)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from syncctl.doctor import beat, configuration, mongodb, partner, redis_server, source, streams, workers
+from syncctl.doctor import beat, calls, configuration, mongodb, partner, redis_server, source, streams, workers
 from syncctl.doctor.check import Check, Unit
 from syncctl.doctor.examined import Examined
 from syncctl.doctor.groups import GROUPS, group_of, is_chosen, settle_names
@@ -58,6 +58,7 @@ def _list_units(examined: Examined, directory: Path) -> list[Unit]:
         *mongodb.list_units(examined),
         *source.list_units(examined),
         *partner.list_units(examined),
+        *calls.list_units(examined),
         *workers.list_units(examined),
         *beat.list_units(examined),
         *streams.list_units(examined),

@@ -1,0 +1,35 @@
+"""What doctor says of a partner that the workers do not call."""
+
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+from syncctl.core.breaker import BreakerRules
+from syncctl.doctor.calls import check_calls
+from syncctl.doctor.check import Status
+from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.partners import Tally
+
+
+def look(ledger: Ledger) -> tuple[Status, str, str]:
+    examined: Any = SimpleNamespace(ledger=ledger)
+    finding = check_calls(examined, "erp")
+    return finding.status, finding.detail, finding.hint
+
+
+def test_a_partner_is_called_paused_or_down(ledger: Ledger, database: Any) -> None:
+    assert look(ledger)[:2] == (Status.OK, "called")
+    tally = Tally(calls=10, failures=10, reason="HTTP 503: closed for the night")
+    ledger.partners.report("erp", tally, token="batch", rules=BreakerRules())
+    status, detail, hint = look(ledger)
+    assert status is Status.WARN
+    assert detail.startswith("counts as down for ")
+    assert "HTTP 503: closed for the night" in detail
+    assert "syncctl resume --partner erp" in hint
+    past = datetime(2020, 1, 1, tzinfo=UTC)
+    database.partners.update_one({"_id": "erp"}, {"$set": {"breaker.until": past}})
+    ledger.partners.acquire_probe("erp", token="probe", record="r", seconds=60.0)
+    ledger.partners.report("erp", Tally(calls=1), token="probe", rules=BreakerRules())
+    assert look(ledger)[:2] == (Status.OK, "it is back after a failure, and called gently")
+    ledger.partners.pause("erp", who="syncctl", reason="HTTP 401: token expired")
+    assert look(ledger)[:2] == (Status.WARN, "paused by syncctl: HTTP 401: token expired")

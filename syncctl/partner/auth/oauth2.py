@@ -10,7 +10,7 @@ import simplejson
 
 from syncctl.core.stream import Partner
 from syncctl.errors import ConfigurationError
-from syncctl.partner.answer import describe_refusal
+from syncctl.partner.answer import describe_refusal, make_excerpt
 from syncctl.partner.auth.base import Auth, AuthTrouble, Proof, Values
 from syncctl.partner.auth.basic import encode_basic
 from syncctl.partner.auth.tokens import Token, find_store
@@ -84,7 +84,7 @@ class OAuth2(Auth):
         if answer is None or error is not None:
             raise AuthTrouble(f"no token: {error}")
         if not 200 <= answer.status <= 299:
-            refusal = describe_refusal(answer, "", self.redact)
+            refusal = describe_refusal(answer, make_excerpt(answer, self.redact), self.redact)
             status = 401 if answer.status in _WRONG_CREDENTIALS else None
             raise AuthTrouble(f"no token from {self._wire.host}: {refusal}", status=status)
         return _read_token(answer.body, self._wire.host)

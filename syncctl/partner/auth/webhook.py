@@ -18,6 +18,8 @@ from syncctl.partner.redaction import STARS
 _PREFIX = "whsec_"
 _KEYS = ("secret", "previous_secret")
 
+read_time = time.time
+
 
 def decode_secret(secret: str) -> bytes:
     """Return the key's bytes: those that follow `whsec_` in base64, else the text itself.
@@ -60,7 +62,7 @@ class WebhookSignature(Auth):
         message_id = call.headers.get("Idempotency-Key")
         if message_id is None:
             return Proof()
-        timestamp = str(int(time.time()))
+        timestamp = str(int(read_time()))
         content = f"{message_id}.{timestamp}.".encode("ascii") + call.body
         signatures = [b64encode(hmac.digest(key, content, "sha256")).decode("ascii") for key in self._keys]
         return Proof(

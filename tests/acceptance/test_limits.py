@@ -1,0 +1,118 @@
+"""Limits that two workers keep together: calls at once, calls per second; and a hung partner beside a healthy one."""
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncctl.local.partner import LocalPartner
+from tests.harness.commands import RunningCommand, run_syncctl
+from tests.harness.counting_partner import CountingPartner
+from tests.harness.settings_files import write_settings
+from tests.harness.source_db import SourceDb
+
+Start = Callable[..., RunningCommand]
+
+
+@pytest.fixture
+def write(mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, tmp_path: Path) -> Any:
+    """Return what writes settings for a partner with limits."""
+
+    def write(partner_url: str, **partner: Any) -> Path:
+        return write_settings(
+            tmp_path / "settings",
+            mongo_url=mongo_url,
+            redis_url=redis_url,
+            redis_prefix=redis_prefix,
+            source_url=source_db.url,
+            partner_url=partner_url,
+            stream={"batch_size": 20},
+            sections={"partners": {"default": partner}},
+        )
+
+    return write
+
+
+def start_workers(start_syncctl: Start, directory: Path) -> None:
+    for name in ("one", "two"):
+        start_syncctl("worker", "--concurrency", "3", "--name", name, cwd=directory)
+    start_syncctl("beat", cwd=directory)
+
+
+@pytest.mark.parametrize("max_in_flight", [1, 5])
+def test_two_workers_make_no_more_calls_at_once_than_the_partner_takes(
+    write: Any, start_syncctl: Start, source_db: SourceDb, eventually: Callable[..., Any], max_in_flight: int
+) -> None:
+    rows = 60 * max_in_flight
+    source_db.create_orders(rows)
+    with CountingPartner(latency_seconds=0.03) as partner:
+        directory = write(partner.url, max_in_flight=max_in_flight)
+        assert run_syncctl("poll", "--once", cwd=directory).exit_code == 0
+        start_workers(start_syncctl, directory)
+        eventually(lambda: len(partner.arrivals) >= rows, timeout=120)
+    assert partner.most_at_once == max_in_flight
+
+
+def test_two_workers_keep_to_a_rate_together(
+    write: Any, start_syncctl: Start, source_db: SourceDb, eventually: Callable[..., Any]
+) -> None:
+    source_db.create_orders(500)
+    with CountingPartner(latency_seconds=0.02) as partner:
+        directory = write(partner.url, rate="50/second")
+        assert run_syncctl("poll", "--once", cwd=directory).exit_code == 0
+        start_workers(start_syncctl, directory)
+        eventually(lambda: len(partner.arrivals) >= 500, timeout=180)
+        arrivals = list(partner.arrivals)
+    # The first window may be cut: the rate is that of the calls after it.
+    rate = (len(arrivals) - 100) / (arrivals[-1] - arrivals[50])
+    print(f"{rate:.1f} calls/s over {arrivals[-1] - arrivals[0]:.1f} s")  # noqa: T201 - the figure of a run by hand
+    # Five seconds touch six windows at most, of 50 calls each.
+    most = max(sum(1 for other in arrivals if each <= other < each + 5) for each in arrivals)
+    assert most <= 6 * 50 * 1.05
+
+
+@pytest.fixture
+def hung() -> Iterator[str]:
+    """A port that accepts and never answers."""
+    with closing(socket.create_server(("127.0.0.1", 0), backlog=512)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_hung_partner_beside_a_healthy_one(
+    mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, tmp_path: Path,
+    hung: str, start_syncctl: Start, eventually: Callable[..., Any],
+) -> None:  # fmt: skip
+    source_db.create_orders(300)
+    with LocalPartner() as healthy:
+        directory = write_settings(
+            tmp_path / "settings",
+            mongo_url=mongo_url,
+            redis_url=redis_url,
+            redis_prefix=redis_prefix,
+            source_url=source_db.url,
+            partner_url=healthy.url,
+            sections={
+                "partners": {"default": {}, "dead": {"url": hung, "timeout_seconds": 20}},
+                "streams": {
+                    "lost": {
+                        "table": "orders",
+                        "cursor": "id",
+                        "start": "beginning",
+                        "partner": "dead",
+                        "endpoint": "POST /x",
+                    }
+                },
+            },
+        )
+        assert run_syncctl("poll", "lost", "--once", cwd=directory).exit_code == 0
+        start_syncctl("worker", "--concurrency", "3", cwd=directory)
+        start_syncctl("beat", cwd=directory)
+        eventually(lambda: len(healthy.rows()) == 300, timeout=120)
+        status = json.loads(run_syncctl("status", "--json", cwd=directory).stdout)
+    streams = {each["stream"]: each for each in status["streams"]}
+    assert streams["lost"]["counts"]["delivered"] == 0
+    assert sum(streams["lost"]["counts"][state] for state in ("pending", "retrying", "queued", "sending")) == 300

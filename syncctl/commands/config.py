@@ -6,7 +6,7 @@ import typer
 
 from syncctl.commands.options import AsJson
 from syncctl.commands.session import load
-from syncctl.console import out
+from syncctl.console import out, to_line
 from syncctl.errors import ConfigurationError, ExitCode
 
 
@@ -52,5 +52,7 @@ def _list_missing(settings: Any) -> list[str]:
 def _show(value: Any) -> Any:
     if isinstance(value, list):
         return ", ".join(str(one) for one in value) or None
+    if isinstance(value, dict):
+        return to_line(value) if value else None
     # Text, so that a column of mixed kinds keeps its values as they were written.
     return value if value is None or isinstance(value, bool | str) else f"{value:g}"

@@ -80,6 +80,8 @@ def _explain(error: jsonschema.ValidationError) -> str:
             return f"must be {_show(asked)}"
         case "additionalProperties" | "unevaluatedProperties":
             return "holds a field that the schema does not know"
+        case None:
+            return "holds a field that is not allowed"
         case _:
             return f"breaks {error.validator}: {_show(asked)}"
 

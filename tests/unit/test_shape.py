@@ -1,0 +1,240 @@
+"""The shape of a call as a whole: the page that describes it, its hash, its refusals."""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import simplejson
+
+from syncctl.core.mapping import parse_fields
+from syncctl.core.records import Record
+from syncctl.core.stream import Credentials, Stream
+from syncctl.errors import ConfigurationError
+from syncctl.partner.call import Call, Unsendable
+from syncctl.partner.client import PartnerClient
+from syncctl.settings import load_settings
+from tests.integration.partner_cases import make_partner, make_record, make_stream
+
+PAGE = Path(__file__).parents[2] / "docs" / "shape.md"
+BASE = "https://api.partner.example/v1"
+_FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ENVIRONMENT = {"SOURCE_URL": "sqlite:///x", "PARTNER_URL": BASE, "PARTNER_TOKEN": "tok-5f1c0a7e"}
+STREAM = 'table = "orders"\nstart = "beginning"\n'
+
+
+def list_examples() -> Iterator[tuple[str, str, str]]:
+    """Yield the settings of each example of the page, the kind of its record, and the request that it shows."""
+    blocks = _FENCE.findall(PAGE.read_text(encoding="utf-8"))
+    for (language, settings), (shown, request) in zip(blocks, blocks[1:], strict=False):
+        if language == "toml":
+            yield settings, shown, request
+
+
+def read_row() -> Any:
+    """Return the row of the page."""
+    (row,) = [body for language, body in _FENCE.findall(PAGE.read_text(encoding="utf-8")) if language == "json"]
+    return simplejson.loads(row, use_decimal=True)
+
+
+def load_stream(tmp_path: Path, settings: str) -> Stream:
+    endpoint = "" if settings.startswith("endpoint") else 'endpoint = "POST /orders"\n'
+    (tmp_path / "syncctl.toml").write_text(f"[streams.orders]\n{STREAM}{endpoint}{settings}")
+    return load_settings(directory=tmp_path, environment=ENVIRONMENT).stream("orders")
+
+
+def prepare(stream: Stream, record: Record | None = None, **partner: Any) -> Call:
+    client = PartnerClient(make_partner(BASE, **partner), stream, max_connections=1)
+    return client.prepare(make_record() if record is None else record)
+
+
+def name_mapping(**changes: Any) -> str:
+    return PartnerClient(make_partner(BASE), make_stream(**changes), max_connections=1).mapping_hash
+
+
+def test_the_page_has_an_example_of_each_setting() -> None:
+    shown = {key for settings, _, _ in list_examples() for key in tomllib.loads(settings)}
+    assert shown == {"fields", "body", "content_type", "headers", "endpoint", "delete_endpoint"}
+
+
+@pytest.mark.parametrize(("settings", "kind", "request_shown"), list(list_examples()))
+def test_an_example_of_the_page_makes_the_request_that_it_shows(
+    tmp_path: Path, settings: str, kind: str, request_shown: str
+) -> None:
+    record = make_record(4711, read_row())
+    if kind == "http-delete":
+        record = replace(record, op="delete", payload=None)
+    call = prepare(load_stream(tmp_path, settings), record)
+    head, _, body = request_shown.removesuffix("\n").partition("\n\n")
+    first, *headers = head.splitlines()
+    assert f"{call.method} {call.target}" == first
+    assert call.body.decode() == body
+    for line in headers:
+        name, _, value = line.partition(": ")
+        assert call.headers[name] == value
+    assert "X-Note" not in call.headers
+    assert ("Content-Type" in call.headers) == ("Content-Length" in call.headers) == bool(body)
+
+
+def test_everything_that_shapes_a_call_is_in_the_mapping_hash(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text("{}")
+    hashes = [
+        name_mapping(),
+        name_mapping(fields=parse_fields({"a": "id", "b": "id"})),
+        name_mapping(fields=parse_fields({"b": "id", "a": "id"})),
+        name_mapping(fields=parse_fields({"a": {"const": "id"}, "b": "id"})),
+        name_mapping(fields=parse_fields({"a": {"const": {"x": 1, "y": 2}}})),
+        name_mapping(fields=parse_fields({"a": {"const": {"y": 2, "x": 1}}})),
+        name_mapping(body="{{ row | json }}"),
+        name_mapping(body="{{ row  | json }}"),
+        name_mapping(body="{{ row | json }}", content_type="application/x+json"),
+        name_mapping(headers={"X-A": "1"}),
+        name_mapping(headers={"X-A": "2"}),
+        name_mapping(content_type="application/vnd.x+json"),
+        name_mapping(delete_method="DELETE", delete_path="/orders/{id}"),
+        name_mapping(delete_method="POST", delete_path="/orders/{id}"),
+        name_mapping(delete_method="DELETE", delete_path="/orders/{id}/gone"),
+    ]
+    assert len(set(hashes)) == len(hashes)
+    assert name_mapping(body_schema=str(tmp_path / "s.json")) == name_mapping()
+
+
+def test_a_stream_without_a_shape_keeps_the_hash_that_its_records_have() -> None:
+    assert (
+        name_mapping()
+        == PartnerClient(make_partner(BASE), make_stream(), max_connections=1)._shape.endpoint.mapping_hash
+    )
+
+
+def test_a_body_that_is_not_json_fails_its_record_with_the_place() -> None:
+    stream = make_stream(body='{"a": {{ row.id | json }},\n "b": {{ "x" }} }')
+    with pytest.raises(Unsendable) as error:
+        prepare(stream)
+    assert error.value.reason == "the body is not JSON: line 2, column 7: Expecting value"
+    with pytest.raises(Unsendable) as error:
+        prepare(make_stream(body='{"a": "{% if row.id %}\n{% endif %}"}x'), make_record(payload={"id": "sec\x07ret"}))
+    assert "ret" not in error.value.reason
+
+
+@pytest.mark.parametrize("value", ["a\nSet-Cookie: b", "a\r\nX: y", "é", "a\x00", "\x1b[2J"])
+def test_no_value_makes_two_headers_of_one(value: str) -> None:
+    with pytest.raises(Unsendable) as error:
+        prepare(make_stream(headers={"X-Name": "{{ row.name }}"}), make_record(payload={"name": value}))
+    assert error.value.reason == "header X-Name would hold a line break or a character beyond ASCII"
+
+
+def test_a_header_without_text_is_left_out_and_one_of_ours_that_may_be_replaced_is() -> None:
+    stream = make_stream(headers={"X-None": "{{ row.note }}", "accept": "text/csv"})
+    headers = prepare(stream, make_record(payload={"note": None})).headers
+    assert "X-None" not in headers
+    assert {name: value for name, value in headers.items() if name.lower() == "accept"} == {"accept": "text/csv"}
+
+
+def test_what_the_partner_sets_stays_the_partners() -> None:
+    with pytest.raises(ConfigurationError, match=r"streams\.orders\.headers\.x-tenant is set already"):
+        prepare(make_stream(headers={"x-tenant": "1"}), headers={"X-Tenant": "acme-1234"})
+    auth = Credentials(kind="api_key", values={"name": "X-Account", "value": "k-998877"})
+    with pytest.raises(ConfigurationError, match=r"streams\.orders\.headers\.x-account is set already"):
+        prepare(make_stream(headers={"x-account": "1"}), auth=auth)
+
+
+def test_a_delete_with_another_method_has_a_body() -> None:
+    stream = make_stream(delete_method="POST", delete_path="/orders/{id}/gone", fields=parse_fields({"no": "id"}))
+    call = prepare(stream, replace(make_record(), op="delete", payload=None))
+    assert (call.method, call.target, call.body) == ("POST", "/v1/orders/7/gone", b'{"no":7}')
+    assert (prepare(stream).method, prepare(stream).target) == ("POST", "/v1/orders")
+
+
+def test_a_name_in_an_endpoint_of_deletes_is_one_of_the_key() -> None:
+    stream = make_stream(delete_method="DELETE", delete_path="/orders/{customer}")
+    with pytest.raises(Unsendable, match="column customer, which the row does not have"):
+        prepare(stream, replace(make_record(), op="delete", payload=None))
+
+
+def write_schema(tmp_path: Path, schema: Any) -> Stream:
+    path = tmp_path / "orders.schema.json"
+    path.write_text(schema if isinstance(schema, str) else json.dumps(schema))
+    return make_stream(body_schema=str(path), fields=parse_fields({"order.id": "id", "order.total": "total"}))
+
+
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        ({"type": "string"}, "$.order.total must be of type string"),
+        ({"type": ["string", "null"]}, "$.order.total must be of type string or null"),
+        ({"multipleOf": 0.1}, "$.order.total breaks multipleOf: 0.1"),
+        ({"maximum": 1}, "$.order.total breaks maximum: 1"),
+        ({"enum": [1, "a"]}, '$.order.total must be one of [1, "a"]'),
+        ({"const": 5}, "$.order.total must be 5"),
+        ({"type": "integer"}, "$.order.total must be of type integer"),
+        (False, "$.order holds a field that is not allowed"),
+    ],
+)
+def test_a_row_that_does_not_fit_the_schema_names_the_place(tmp_path: Path, rules: Any, told: str) -> None:
+    stream = write_schema(tmp_path, {"properties": {"order": {"properties": {"total": rules}}}})
+    with pytest.raises(Unsendable) as error:
+        prepare(stream, make_record(payload=simplejson.loads('{"id": 1, "total": 7.77}', use_decimal=True)))
+    assert error.value.reason == f"the body does not fit the schema: {told}"
+    assert "7.77" not in error.value.reason
+
+
+def test_what_is_missing_and_how_much_more_is_wrong_is_told(tmp_path: Path) -> None:
+    inside = {"required": ["a", "b", "id"], "additionalProperties": False, "properties": {"id": {}}}
+    with pytest.raises(Unsendable) as error:
+        prepare(write_schema(tmp_path, {"properties": {"order": inside}}), make_record(payload={"id": 1, "total": 1}))
+    assert re.fullmatch(r"the body does not fit the schema: \$\.order .* \(and \d more\)", error.value.reason)
+
+
+@pytest.mark.parametrize("text", ["123.45", "0.30", "99999999999999999999999999999999999999", "5.00", "1E+3"])
+def test_numbers_are_held_against_the_schema_exactly(tmp_path: Path, text: str) -> None:
+    whole = simplejson.loads(text, use_decimal=True) % 1 == 0
+    rules = {"multipleOf": 0.01, "type": "integer" if whole else "number"}
+    stream = write_schema(tmp_path, {"properties": {"order": {"properties": {"total": rules}}}})
+    row = simplejson.loads(f'{{"id": 1, "total": {text}}}', use_decimal=True)
+    assert b"total" in prepare(stream, make_record(payload=row)).body
+
+
+def test_a_delete_is_not_held_against_the_schema(tmp_path: Path) -> None:
+    stream = write_schema(tmp_path, {"properties": {"order": {"required": ["total"]}}})
+    assert prepare(stream, replace(make_record(), op="delete", payload=None)).body == b'{"order":{"id":7}}'
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        ("{", "it is not JSON"),
+        ("[]", "a schema is an object"),
+        ('{"type": "numbr"}', r"\$\.type"),
+        ('{"$ref": "https://127.0.0.1:1/x.json"}', "it refers to https://127.0.0.1:1/x.json, and nothing is fetched"),
+        ('{"properties": {"a": {"$ref": "other.json#/x"}}}', "it refers to other.json"),
+    ],
+)
+def test_what_is_no_schema_is_told_before_anything_is_sent(tmp_path: Path, schema: str, told: str) -> None:
+    stream = write_schema(tmp_path, schema)
+    with pytest.raises(ConfigurationError, match=r"streams\.orders\.body_schema cannot be used") as error:
+        prepare(stream)
+    assert re.search(told, error.value.why)
+
+
+def test_a_schema_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="nowhere.json") as error:
+        prepare(make_stream(body_schema=str(tmp_path / "nowhere.json")))
+    assert error.value.why == "No such file or directory"
+
+
+def test_a_reference_within_the_schema_and_to_a_dialect_is_followed(tmp_path: Path) -> None:
+    schema = {
+        "$ref": "#/$defs/o",
+        "$defs": {"o": {"required": ["x"]}, "m": {"$ref": "https://json-schema.org/draft/2020-12/schema"}},
+    }
+    with pytest.raises(Unsendable, match=r"\$ lacks x"):
+        prepare(write_schema(tmp_path, schema), make_record(payload={"id": 1, "total": 1}))
+
+
+def test_a_reference_that_leads_nowhere_fails_the_record(tmp_path: Path) -> None:
+    with pytest.raises(Unsendable, match="refers to"):
+        prepare(write_schema(tmp_path, {"$ref": "#/$defs/none"}), make_record(payload={"id": 1, "total": 1}))

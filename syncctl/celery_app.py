@@ -16,6 +16,7 @@ from kombu import Queue
 from syncctl.broker.queue import CONTROL, DELIVER, POLL, QUEUES, SOCKET_TIMEOUT_SECONDS
 from syncctl.broker.transport import harden_transport
 from syncctl.logs import configure_logging, get_logger
+from syncctl.partner.unverified import warn_unverified
 from syncctl.settings import Settings, load_settings
 
 log = get_logger(__name__)
@@ -135,3 +136,10 @@ def tell_of_superuser(**_: object) -> None:
     """Say in one line that a worker has rights that it does not need, unless C_FORCE_ROOT says that this is meant."""
     if os.geteuid() == 0 and not os.environ.get("C_FORCE_ROOT"):
         log.warning("worker.superuser", hint="run it as a user of its own; C_FORCE_ROOT=1 says that root is meant")
+
+
+@signals.worker_ready.connect(weak=False)
+@signals.beat_init.connect(weak=False)
+def tell_of_unverified(**_: object) -> None:
+    """Say in each run whose certificates are not looked at."""
+    warn_unverified(settings.partners_in_use())

@@ -12,6 +12,7 @@ from syncctl.commands.session import choose_configured, open_session
 from syncctl.commands.stopping import StopSignal
 from syncctl.console import out
 from syncctl.errors import ExitCode, LeaseHeld, ServiceUnavailable, SyncctlError, UsageError
+from syncctl.partner.unverified import warn_unverified
 
 if TYPE_CHECKING:
     from syncctl.pipeline.poll import Run
@@ -69,6 +70,7 @@ def poll(
         )
     with open_session(ctx) as services, StopSignal() as stop:
         chosen = choose_configured(services.settings, streams)
+        warn_unverified(services.settings.partners_in_use())
         if once:
             return _poll_once(services, chosen, stop, as_json=as_json)
         return _keep_polling(services, chosen, stop)

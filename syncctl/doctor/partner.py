@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from syncctl.doctor.check import Finding, Unit, failed, passed, skipped, warned
+from syncctl.core.stream import Partner
+from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, skipped, warned
 from syncctl.doctor.examined import Examined
-from syncctl.partner.client import PartnerClient
+from syncctl.partner.client import PartnerClient, Probe
 
 
 def list_units(examined: Examined) -> Sequence[Unit]:
@@ -26,13 +27,26 @@ def check_partner(examined: Examined, name: str) -> Finding:
     finally:
         for client in clients:
             client.close()
+    finding = _judge(probe, name, partner)
+    if partner.tls.verify:
+        return finding
+    open_door = warned("its certificate is not looked at", f"set partners.{name}.ca in place of verify = false")
+    return join_findings([finding, open_door])
+
+
+def _judge(probe: Probe, name: str, partner: Partner) -> Finding:
     prefix = f"partners.{name}"
-    url, token = ("PARTNER_URL", "PARTNER_TOKEN") if name == "default" else (f"{prefix}.url", f"{prefix}.auth.token")
+    url = "PARTNER_URL" if name == "default" else f"{prefix}.url"
+    secret = f"{prefix}.auth"
+    if partner.auth.kind in {"none", "bearer"}:
+        secret = "PARTNER_TOKEN" if name == "default" else f"{prefix}.auth.token"
+    if not probe.is_signed:
+        return failed(probe.detail, f"check {prefix}.auth, and whether this machine may connect to its token_url")
     if not probe.reachable:
         return failed(probe.detail, f"check {url}, and whether this machine may connect there (firewall, proxy, DNS)")
     status = probe.status or 0
     if status in {401, 403}:
-        return warned(probe.detail, f"check {token}; some partners refuse OPTIONS to everybody")
+        return warned(probe.detail, f"check {secret}; some partners refuse OPTIONS to everybody")
     if status >= 500:
         return warned(probe.detail, "ask the partner whether it is in trouble; deliveries are retried meanwhile")
     return passed(probe.detail)

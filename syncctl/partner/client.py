@@ -8,7 +8,6 @@ from syncctl.core.outcome import Outcome, Verdict, decide_verdict
 from syncctl.core.records import Record
 from syncctl.core.retry import parse_retry_after
 from syncctl.core.stream import Partner, Stream
-from syncctl.logs import get_logger
 from syncctl.partner.answer import Answer, describe_refusal, make_excerpt, says_accepted
 from syncctl.partner.auth import AuthTrouble, Proof, make_auth
 from syncctl.partner.call import Call, Unsendable, add_proof
@@ -17,21 +16,24 @@ from syncctl.partner.deadline import trip
 from syncctl.partner.headers import HEADER_VALUE, check_auth, make_headers
 from syncctl.partner.redaction import STARS, extend_redact, make_redact
 from syncctl.partner.shape.shape import Shape
+from syncctl.partner.unverified import warn_unverified
 from syncctl.partner.wire import Wire
 
 __all__ = ["Call", "PartnerClient", "Probe", "Unsendable"]
 
-log = get_logger(__name__)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """Whether a partner can be reached. Any HTTP answer counts; `detail` is one line for people."""
+    """Whether a partner can be reached. Any HTTP answer counts; `detail` is one line for people.
+
+    Without `is_signed` there was nothing to show who we are with, and the partner was not called.
+    """
 
     reachable: bool
     status: int | None
     detail: str
     duration_ms: float
+    is_signed: bool = True
 
 
 class PartnerClient:
@@ -58,8 +60,7 @@ class PartnerClient:
         self._wire = Wire(partner, base, max_connections=max_connections)
         self._host = self._wire.host
         self._origin = f"{base.scheme}://{base.netloc}"
-        if not partner.tls.verify:
-            warn_unverified(partner.name)
+        warn_unverified([partner])
 
     @property
     def mapping_hash(self) -> str:
@@ -136,7 +137,8 @@ class PartnerClient:
         try:
             answer, error, _ = self._send_signed(call)
         except AuthTrouble as trouble:
-            answer, error = None, trouble.text
+            duration_ms = (time.monotonic() - started) * 1000
+            return Probe(reachable=False, status=None, detail=trouble.text, duration_ms=duration_ms, is_signed=False)
         duration_ms = (time.monotonic() - started) * 1000
         if answer is None:
             return Probe(reachable=False, status=None, detail=error or "no answer", duration_ms=duration_ms)
@@ -170,13 +172,3 @@ class PartnerClient:
 
     def _exchange(self, call: Call) -> tuple[Answer | None, str | None]:
         return self._wire.exchange(call.method, call.target, call.headers, call.body or None)
-
-
-_told: set[str] = set()
-
-
-def warn_unverified(name: str) -> None:
-    """Say in the log, once for each process and partner, that anybody may answer in a partner's place."""
-    if name not in _told:
-        _told.add(name)
-        log.warning("partner.unverified", partner=name, hint=f"set partners.{name}.ca in place of verify = false")

@@ -57,6 +57,12 @@ def to_partner(settings: Settings, name: str) -> Partner:
     )
 
 
+def to_partners_in_use(settings: Settings) -> list[Partner]:
+    """Return the partners that streams name; see `Settings.partners_in_use`."""
+    names = dict.fromkeys(stream.partner for stream in settings.streams.values())
+    return [to_partner(settings, name) for name in names if not _list_partner_problems(settings, name)]
+
+
 def to_stream(settings: Settings, name: str) -> Stream:
     """Return a stream; see `Settings.stream`."""
     _check_known("stream", name, settings.streams)
@@ -78,6 +84,8 @@ def to_stream(settings: Settings, name: str) -> Stream:
         columns=stream.columns,
         exclude=stream.exclude,
         where=stream.where,
+        mask=stream.mask,
+        mask_secret=settings.mask_secret or "",
         acknowledge=stream.acknowledge,
         acknowledge_failed=stream.acknowledge_failed,
         max_delete_share=stream.max_delete_share,
@@ -146,6 +154,8 @@ def check_complete(settings: Settings) -> None:
             problems.append(problem)
     for name in _used(settings.partners, {stream.partner for stream in streams}):
         problems += _list_partner_problems(settings, name)
+    if not settings.mask_secret and any("hash" in stream.mask.values() for stream in streams):
+        problems.append(_find_absent(settings, ("mask_secret",)) or _make_secret_missing())
     if problems:
         raise make_error(problems)
 
@@ -157,7 +167,7 @@ def collect_secrets(settings: Settings) -> frozenset[str]:
     urls += [partner.url for partner in settings.partners.values()]
     found = [find_secrets(url) for url in urls if url]
     found += [spell_partner_secrets(name, partner) for name, partner in settings.partners.items()]
-    found += [spell_secret(settings.partner_token)] if settings.partner_token else []
+    found += [spell_secret(each) for each in (settings.partner_token, settings.mask_secret) if each]
     return frozenset[str]().union(*found)
 
 
@@ -212,6 +222,11 @@ def _find_token_problem(settings: Settings, name: str) -> Problem | None:
     if absent is None and asked:
         return _make_missing(settings, path, "PARTNER_TOKEN" if name == "default" else "")
     return absent
+
+
+def _make_secret_missing() -> Problem:
+    text = "is not set, and a mask is hash; make one with: openssl rand -hex 32, and set MASK_SECRET in .env"
+    return Problem(key="mask_secret", origin="", text=text)
 
 
 def _find_absent(settings: Settings, path: Path) -> Problem | None:

@@ -7,7 +7,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from syncctl.core.stream import Partner, Source, Stream
-from syncctl.settings import fields
+from syncctl.settings import fields, masking
 from syncctl.settings.layers import Layer, Layers
 from syncctl.settings.sections import (
     BeatSettings,
@@ -60,6 +60,9 @@ class Settings(BaseSettings):
         None, "the partner's API", sample="https://api.partner.example/v1", secret=True
     )
     partner_token: fields.Token = setting(None, "sent as Authorization: Bearer; empty: no token", secret=True)
+    mask_secret: masking.MaskSecret = setting(
+        None, "what the mask hash is made with; make one, and keep it: openssl rand -hex 32", secret=True
+    )
     redis_prefix: fields.Text = setting("syncctl", "begins every key in Redis, so that one Redis can be shared")
 
     sources: dict[fields.Name, SourceSettings] = setting({}, "a second source is a second named table")
@@ -125,6 +128,12 @@ class Settings(BaseSettings):
         from syncctl.settings import convert
 
         return convert.to_partner(self, name)
+
+    def partners_in_use(self) -> list[Partner]:
+        """Return the partners that streams name and that can be called: those whose settings are complete."""
+        from syncctl.settings import convert
+
+        return convert.to_partners_in_use(self)
 
     def find_secret_name(self, name: str) -> str | None:
         """Return the variable that holds the one secret of a partner's auth; None where that is not known."""

@@ -328,6 +328,32 @@ def test_what_a_partner_answers_to_options(
     assert requests == [b"OPTIONS"]
 
 
+def test_a_certificate_that_nobody_looks_at_is_a_warning(run_syncctl: Run, settings_dir: Path) -> None:
+    environment = {"PARTNERS__DEFAULT__VERIFY": "false"}
+    done = run_syncctl("doctor", "partner", "--json", cwd=settings_dir, env=environment)
+    check = read_checks(done)["partner default"]
+    assert (done.exit_code, check["status"]) == (0, "warn")
+    assert "its certificate is not looked at" in check["detail"]
+    assert "partners.default.ca" in check["hint"]
+
+
+def test_a_token_that_cannot_be_had_is_told_with_the_endpoints_words(run_syncctl: Run, settings_dir: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.read_request()
+        peer.answer("401 Unauthorized", b'{"error":"invalid_client"}')
+
+    with HostilePartner(script) as server:
+        prefix = "PARTNERS__DEFAULT__AUTH__"
+        auth = {"TYPE": "oauth2", "TOKEN_URL": server.url, "CLIENT_ID": "me", "CLIENT_SECRET": CANARY}
+        environment = {f"{prefix}{name}": value for name, value in auth.items()}
+        done = run_syncctl("doctor", "partner", "--json", cwd=settings_dir, env=environment)
+    check = read_checks(done)["partner default"]
+    assert check["status"] == "fail"
+    assert check["detail"].startswith("no token from 127.0.0.1:")
+    assert check["detail"].endswith("HTTP 401: invalid_client")
+    assert "partners.default.auth" in check["hint"]
+
+
 def test_an_endpoint_that_no_call_could_be_made_with(run_syncctl: Run, settings_dir: Path) -> None:
     environment = {"STREAMS__ORDERS__ENDPOINT": "POST /orders/{id"}
     done = run_syncctl("doctor", "partner", "--json", cwd=settings_dir, env=environment)

@@ -141,6 +141,18 @@ LITERALS = [
     (f'[partners.acme]\nurl = "https://h/?token={CANARY}"', "partners.acme.url", '"${ACME_URL}"'),
     (f'[partners.acme]\nauth = {{ token = "{CANARY}" }}', "partners.acme.auth.token", '"${ACME_TOKEN}"'),
     (f'[partners.default.auth]\ntoken = "Bearer {CANARY}"', "partners.default.auth.token", '"${PARTNER_TOKEN}"'),
+    *(
+        (f'[partners.acme.auth]\n{key} = "{CANARY}"', f"partners.acme.auth.{key}", f'"${{ACME_{key.upper()}}}"')
+        for key in ("value", "password", "client_secret", "secret", "previous_secret")
+    ),
+    (f'[partners.acme]\nclient_key_password = "{CANARY}"', "partners.acme.client_key_password", "ACME_CLIENT_KEY"),
+    (f'[partners.acme]\nproxy = "http://u:{CANARY}@p:3128"', "partners.acme.proxy", '"${ACME_PROXY}"'),
+    (
+        f'[partners.acme]\nheaders = {{ X-Api-Key = "{CANARY}" }}',
+        "partners.acme.headers.X-Api-Key",
+        "${ACME_X_API_KEY}",
+    ),
+    (f'[partners.acme]\nheaders = {{ Cookie = "a={CANARY}" }}', "partners.acme.headers.Cookie", "${ACME_COOKIE}"),
 ]
 
 

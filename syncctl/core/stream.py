@@ -6,6 +6,7 @@ from typing import Literal
 
 from syncctl.core.breaker import BreakerRules
 from syncctl.core.mapping import FieldRule
+from syncctl.core.masking import Mask
 
 Mode = Literal["rowversion", "increasing", "change_tracking", "flag", "snapshot"]
 SCANS: frozenset[Mode] = frozenset({"change_tracking", "flag", "snapshot"})
@@ -85,9 +86,10 @@ class Stream:
 
     Exactly one of `table` and `query` is set. `key` empty means: the table's primary key. `mode` and `cursor` None
     mean: the safest the table allows. `start` is `beginning`, `now` or a cursor value as text.
-    `columns` empty means all but those of `exclude`. `where` is a condition in SQL. `acknowledge` is the statement of
-    mode flag that runs in the source once a row was delivered, `acknowledge_failed` the one once it failed for good.
-    `timezone` is the IANA name of the zone that times without an offset are in.
+    `columns` empty means all but those of `exclude`. `where` is a condition in SQL.
+    `mask` says by column what must not leave the source; `mask_secret` is what hashes are made with.
+    `acknowledge` is the statement of mode flag that runs in the source once a row was delivered, `acknowledge_failed`
+    the one once it failed for good. `timezone` is the IANA name of the zone that times without an offset are in.
     `accepts_conflict`: a 409 means that the partner has it. `accepted_when`: what a 2xx's JSON must say to count.
     `ambiguous`: what becomes of a record that was sent and not answered.
     `method` and `path` are the endpoint; the path may hold `{column}` placeholders. `delete_method` and `delete_path`
@@ -109,6 +111,8 @@ class Stream:
     columns: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     where: str | None = None
+    mask: Mapping[str, Mask] = field(default_factory=dict)
+    mask_secret: str = field(default="", repr=False)
     acknowledge: str | None = None
     acknowledge_failed: str | None = None
     max_delete_share: float = 0.5

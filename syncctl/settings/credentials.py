@@ -22,7 +22,7 @@ _TELLING = ("auth", "token", "secret", "key", "password", "cookie", "signature",
 def is_credential(path: Path) -> bool:
     """Tell whether a secret stands at a path: it is never shown, and never written out in syncctl.toml."""
     match path:
-        case ("partner_token",):
+        case ("partner_token",) | ("mask_secret",):
             return True
         case ("partners", _, "auth", key):
             fields = list_fields(AuthSettings)

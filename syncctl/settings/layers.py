@@ -8,7 +8,7 @@ from typing import Any
 from syncctl.settings.problems import Problem
 from syncctl.settings.shape import Path
 
-_NEEDED_LATER = ("sources", "partners", "source_url", "partner_url", "partner_token")
+_NEEDED_LATER = ("sources", "partners", "source_url", "partner_url", "partner_token", "mask_secret")
 
 
 @dataclass(kw_only=True)

@@ -91,6 +91,12 @@ def _check_mode(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:  # noqa:
 def _check_columns(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:  # noqa: ARG001
     if stream.get("columns") and stream.get("exclude"):
         yield "exclude", "stands beside columns; keep one of the two"
+    masks, key = _read(StreamSettings, stream, "mask") or {}, _read(StreamSettings, stream, "key") or ()
+    cursor = _read(StreamSettings, stream, "cursor")
+    for kind, names in (("key", key), ("cursor", (cursor,) if cursor else ())):
+        for column in masks:
+            if column.casefold() in {name.strip().casefold() for name in names}:
+                yield "mask", f"{column} is in the {kind}, which the ledger must know as it is; leave it out of mask"
 
 
 def _check_shape(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:  # noqa: ARG001

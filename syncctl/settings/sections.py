@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from syncctl.core.stream import Ambiguous, Decimals, Mode, Order
-from syncctl.settings import fields, shaping
+from syncctl.settings import fields, masking, shaping
 
 _SCHEDULE = ("5s", "1m", "5m", "30m", "2h", "6h", "12h", "24h")
 
@@ -157,6 +157,9 @@ class StreamSettings(Section):
     )
     columns: fields.TextList = setting((), "only these are sent; default: all", sample=["id", "total"])
     exclude: fields.TextList = setting((), "all columns but these", sample=["photo"])
+    mask: masking.MaskTable = setting(
+        {}, "drop | hash | last4, by column, before anything is written down", sample={"ssn": "drop", "iban": "last4"}
+    )
     decimals: Annotated[Decimals, fields.Lower] = setting(
         "number", "number | string: how decimals are written in JSON, exact either way"
     )

@@ -9,10 +9,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from syncctl.core.masking import Mask, mask_value
 from syncctl.core.rows import Row, Value
 from syncctl.core.stream import SCANS, Mode, Stream
 from syncctl.errors import SourceError
-from syncctl.sources.columns import choose_columns
+from syncctl.sources.columns import choose_columns, describe_mask
 from syncctl.sources.flavour import Flavour
 from syncctl.sources.instants import add_offset, load_zone
 from syncctl.sources.keyset import Keyset
@@ -22,6 +23,7 @@ from syncctl.sources.tables import Column, Kind, Relation, escape_colons
 
 Converter = Callable[[Raw], Value]
 Where = Sequence[sa.ColumnElement[bool]]
+UNSPOKEN = "its own words are left out, for they may hold what is masked"
 _LABEL = re.compile(r"'c(\d+)'")
 
 
@@ -39,6 +41,7 @@ class PageReader:
 
     def __init__(self, relation: Relation, layout: Layout, flavour: Flavour, *, stream: Stream) -> None:
         self._stream = stream.name
+        self._is_masked = bool(stream.mask)
         self._flavour = flavour
         self._mode: Mode = layout.mode
         chosen = choose_columns(stream, relation, layout)
@@ -64,9 +67,16 @@ class PageReader:
         self._payload_at = [index for index, name in enumerate(names) if name in chosen.sent]
         self._version_at = names.index(layout.cursor.name) if layout.mode == "flag" and layout.cursor else None
         self._converters = [flavour.converter(column) for column in chosen.read]
-        self._senders = _choose_senders(stream, layout, chosen.read, self._converters)
+        senders = _choose_senders(stream, layout, chosen.read, self._converters)
+        self._senders = [
+            _hide(send, chosen.masks[name], stream.mask_secret) if name in chosen.masks else send
+            for name, send in zip(names, senders, strict=True)
+        ]
         self._refusal = chosen.refusal
         described = [*(name for name in names if name in chosen.sent), "", stream.timezone or "", chosen.refusal or ""]
+        described += [
+            f"{name}={describe_mask(mask, stream.mask_secret)}" for name, mask in sorted(chosen.masks.items())
+        ]
         self.shape = hashlib.sha256("\x1f".join(described).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
     def read(
@@ -202,7 +212,7 @@ class PageReader:
         for index, value in zip(self._order_at, values, strict=True):
             raw[index] = value
         key, key_error = self._convert(raw, self._key_at, self._converters)
-        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        reason = UNSPOKEN if self._is_masked else " ".join(str(getattr(error, "orig", None) or error).split())
         reason = _LABEL.sub(lambda match: f"'{self._columns[int(match[1])].name}'", reason)
         position = self._make_position(values)
         row = self._make_row(key, None, position, key_error or f"the database could not read the row: {reason}")
@@ -263,6 +273,17 @@ def _choose_senders(
         localize(convert) if column.kind is Kind.TIME and column not in layout.key else convert
         for column, convert in zip(columns, converters, strict=True)
     ]
+
+
+def _hide(convert: Converter, mask: Mask, secret: str) -> Converter:
+    def send(raw: Raw) -> Value:
+        try:
+            value = convert(raw)
+        except ValueError:
+            raise ValueError("JSON has no form for its value, which is masked") from None
+        return mask_value(value, mask, secret)
+
+    return send
 
 
 def _stand_in(raw: Raw) -> str:

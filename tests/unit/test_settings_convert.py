@@ -273,3 +273,22 @@ def test_importing_settings_loads_no_driver() -> None:
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (loaded.returncode, loaded.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("form", ['mask = { Email = "HASH" }', "{}"])
+def test_a_mask_needs_the_secret_of_its_hashes_only_where_rows_are_read(tmp_path: Path, form: str) -> None:
+    stream = '[streams.orders]\ntable = "t"\nstart = "now"\n'
+    urls = {"SOURCE_URL": "sqlite:///x.db", "PARTNER_URL": "https://p.example"}
+    if form == "{}":
+        urls["STREAMS__ORDERS__MASK"] = '{"Email": "hash"}'
+    toml = stream if form == "{}" else f"{stream}{form}\n"
+    settings = load(tmp_path, toml, urls)
+    assert (dict(settings.stream("orders").mask), settings.stream("orders").mask_secret) == ({"Email": "hash"}, "")
+    with pytest.raises(ConfigurationError) as caught:
+        settings.check()
+    assert "mask_secret: is not set" in caught.value.why
+    assert "openssl rand -hex 32" in caught.value.why
+    complete = load(tmp_path, toml, {**urls, "MASK_SECRET": "s" * 32})
+    complete.check()
+    assert complete.stream("orders").mask_secret == "s" * 32
+    assert "s" * 32 in complete.secrets()

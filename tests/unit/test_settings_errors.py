@@ -32,6 +32,8 @@ WRONG_IN_STREAM = [
     ('decimals = "text"', "decimals", 'must be one of "number", "string"'),
     ('timezone = "Mars/Base"', "timezone", "'Mars/Base' is not a time zone; write an IANA name such as Europe/Berlin"),
     ("max_delete_share = 2", "max_delete_share", "must be between 0 and 1"),
+    ('mask = "drop"', "mask", 'must be a table, as in { ssn = "drop" }'),
+    ('mask = { ssn = "drop", iban = "shorten" }', "mask", 'iban must be one of "drop", "hash", "last4"'),
     ("page_size = 0", "page_size", "must be greater than 0"),
     ("page_size = -1", "page_size", "must be greater than 0"),
     ("page_size = 1.5", "page_size", "must be a whole number"),
@@ -108,6 +110,14 @@ def test_a_wrong_value_of_a_stream(tmp_path: Path, line: str, key: str, text: st
             ['start = "now"', 'columns = ["a"]', 'exclude = ["b"]'],
             {"exclude": "stands beside columns; keep one of the two"},
         ),
+        (
+            ['start = "now"', 'key = ["Id", "line"]', 'mask = { id = "drop", ssn = "drop" }'],
+            {"mask": "id is in the key, which the ledger must know as it is; leave it out of mask"},
+        ),
+        (
+            ['start = "now"', 'cursor = "updated_at"', 'mask = { updated_at = "last4" }'],
+            {"mask": "updated_at is in the cursor, which the ledger must know as it is; leave it out of mask"},
+        ),
     ],
 )
 def test_settings_that_do_not_go_together(tmp_path: Path, lines: list[str], expected: dict[str, str]) -> None:
@@ -138,6 +148,7 @@ WRONG_ELSEWHERE = [
     ("streams = 5", "streams (syncctl.toml line 1): must hold tables by name, as in [streams.orders]"),
     ("[streams]\norders = 5", "streams.orders (syncctl.toml line 2): must be a table with keys of its own"),
     ("worker = 5", "worker (syncctl.toml line 1): must be a table with keys of its own"),
+    ("mask_secret = 'm4sk-canary'", "mask_secret (syncctl.toml line 1): the secret is written out; write"),
     ("redis_prefix = ''", "redis_prefix (syncctl.toml line 1): is empty"),
     ("redis_url = 'localhost:6379'", "redis_url (syncctl.toml line 1): must begin with redis://, rediss:// or unix://"),
     ("redis_url = 'redis://'", "redis_url (syncctl.toml line 1): names no host"),
@@ -189,6 +200,8 @@ WRONG_VARIABLES = [
     ("BEAT__UPKEEP_EVERY", "never", "beat.upkeep_every ({}): 'never' is not a duration"),
     ("WORKER__CONCURRENCY", "four", "worker.concurrency ({}): must be a whole number"),
     ("LOG__LEVL", "info", "log.levl ({}): is unknown; did you mean level?"),
+    ("STREAMS__ORDERS__MASK", "ssn", "streams.orders.mask ({}): must be a table"),
+    ("MASK_SECRET", "short", "mask_secret ({}): has less than 32 characters"),
     ("REDIS_URL", "localhost", "redis_url ({}): must begin with redis://"),
     ("MONGO_URL_FILE", "gone", "mongo_url ({}): the file that MONGO_URL_FILE names cannot be read: No such file"),
     ("PARTNER_TOKEN_FILE", ".", "partner_token ({}): the file that PARTNER_TOKEN_FILE names cannot be read: Is a dir"),

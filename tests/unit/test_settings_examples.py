@@ -19,6 +19,7 @@ SAMPLED = {  # what has no default, or one that only an example can show
     "source_url",
     "partner_url",
     "partner_token",
+    "mask_secret",
     "sources.default.url",
     "partners.default.url",
     *(
@@ -36,7 +37,7 @@ SAMPLED = {  # what has no default, or one that only an example can show
         f"streams.orders.{key}"
         for key in (
             *("table", "query", "start", "key", "mode", "cursor", "endpoint"),
-            *("where", "columns", "exclude", "timezone", "acknowledge", "acknowledge_failed", "accepted_when"),
+            *("where", "columns", "exclude", "mask", "timezone", "acknowledge", "acknowledge_failed", "accepted_when"),
             *("retry.give_up_after", "delete_endpoint", "content_type", "body", "headers", "body_schema", "fields"),
         )
     ),

@@ -7,20 +7,22 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 
 from syncctl.core.rows import Cursor, Page, Scanned
 from syncctl.core.stream import Stream
-from syncctl.errors import ServiceUnavailable
+from syncctl.errors import ServiceUnavailable, SourceError
 from syncctl.sources.changes import ChangeFeed
 from syncctl.sources.engines import Opened
 from syncctl.sources.failures import is_transient, translated
 from syncctl.sources.flavour import ReadCeiling
 from syncctl.sources.layout import Layout
-from syncctl.sources.pages import Found, PageReader, Where
+from syncctl.sources.pages import UNSPOKEN, Found, PageReader, Where
 from syncctl.sources.positions import Bookmark, Position, read_cursor
 from syncctl.sources.tables import Relation
 
 T = TypeVar("T")
+_ASK_THE_DATABASE = "run what the stream reads, with its where, as its login: the database tells what is wrong"
 PAUSES_SECONDS = (0.2, 1.0)
 """Between the tries of a statement that the server ended for a deadlock, or refused because it is busy."""
 
@@ -44,8 +46,16 @@ class Reading:
     @contextmanager
     def connect(self) -> Iterator[sa.Connection]:
         """Give a pooled connection that is alive; errors within are about this stream."""
-        with connect(self.opened, f"stream {self.stream.name} cannot be read") as connection:
-            yield connection
+        what = f"stream {self.stream.name} cannot be read"
+        with connect(self.opened, what) as connection:
+            try:
+                yield connection
+            except exc.DBAPIError as error:
+                spoils = isinstance(error, exc.IntegrityError) or self.opened.flavour.spoils_one_row(error)
+                if not (self.stream.mask and spoils):
+                    raise
+                # Without the driver's error: a traceback would show its words.
+                raise SourceError(what, why=f"the database refused a value; {UNSPOKEN}", hint=_ASK_THE_DATABASE) from None
 
     def ask(self, question: Callable[[sa.Connection], T]) -> T:
         """Run one question on a connection; ask again where a deadlock or a busy server is the reason it failed."""

@@ -1,0 +1,42 @@
+"""Masks: what is left of a value that must not leave the source."""
+
+import hashlib
+import hmac
+from typing import Literal, get_args
+
+from syncctl.core.rows import Value
+
+Mask = Literal["drop", "hash", "last4"]
+MASKS: tuple[Mask, ...] = get_args(Mask)
+HIDDEN = "****"
+_SHOWN = 4
+_SHOWN_FROM = 8
+"""A text is at least twice as long as what is shown of it."""
+
+
+def mask_value(value: Value, mask: Mask, secret: str) -> Value:
+    """Return what is sent in place of a value; NULL stays NULL.
+
+    Args:
+        secret: What hashes are made with: without it, an identity number is found by trying them all.
+    """
+    if value is None:
+        return None
+    text = _spell(value)
+    if mask == "hash":
+        return hmac.new(_to_bytes(secret), _to_bytes(text), hashlib.sha256).hexdigest()
+    shown = "".join(text.split())
+    if mask == "last4" and len(shown) >= _SHOWN_FROM:
+        return HIDDEN + shown[-_SHOWN:]
+    return HIDDEN
+
+
+def _spell(value: Value) -> str:
+    """Return a value as JSON writes it, without the quotes of a text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def _to_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

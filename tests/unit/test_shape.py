@@ -5,6 +5,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ STREAM = 'table = "orders"\nstart = "beginning"\n'
 def list_examples() -> Iterator[tuple[str, str, str]]:
     """Yield the settings of each example of the page, the kind of its record, and the request that it shows."""
     blocks = _FENCE.findall(PAGE.read_text(encoding="utf-8"))
-    for (language, settings), (shown, request) in zip(blocks, blocks[1:], strict=False):
+    for (language, settings), (shown, request) in pairwise(blocks):
         if language == "toml":
             yield settings, shown, request
 
@@ -221,7 +222,7 @@ def test_what_is_no_schema_is_told_before_anything_is_sent(tmp_path: Path, schem
 
 
 def test_a_schema_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="nowhere.json") as error:
+    with pytest.raises(ConfigurationError, match=r"nowhere\.json") as error:
         prepare(make_stream(body_schema=str(tmp_path / "nowhere.json")))
     assert error.value.why == "No such file or directory"
 

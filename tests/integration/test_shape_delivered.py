@@ -1,0 +1,254 @@
+"""The shape of a call on its way through the pipeline, and a preview that leaves no trace."""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncctl.core.mapping import parse_fields
+from syncctl.core.stream import Credentials, RetrySchedule
+from syncctl.local.partner import LocalPartner
+from syncctl.partner.client import PartnerClient
+from syncctl.partner.shape.request import show_request
+from syncctl.pipeline.preview import Preview, preview_record, preview_rows
+from syncctl.sources import open_reader
+from tests.harness.source_db import SourceDb
+from tests.harness.world import World
+from tests.integration.hostile_partner import HostilePartner, answering
+from tests.integration.partner_cases import make_partner, make_record, make_stream
+
+pytestmark = pytest.mark.timeout(60)
+FIELDS = parse_fields({"order.id": "id", "order.total": "amount", "kind": {"const": "order"}})
+BASE = "https://api.partner.example/v1"
+CANARY = "c4nary-5e1f"
+
+
+@pytest.fixture
+def shaped(world: World, source_db: SourceDb) -> World:
+    source_db.create_orders(5)
+    world.change_stream(fields=FIELDS, path="/orders/{id}")
+    return world
+
+
+def make_client(world: World) -> PartnerClient:
+    return PartnerClient(world.partner, world.stream, max_connections=1)
+
+
+def preview(world: World, limit: int = 10) -> list[Preview]:
+    client = make_client(world)
+    try:
+        return preview_rows(
+            ledger=world.ledger,
+            stream=world.stream,
+            open_reader=lambda stream: open_reader(world.source, stream),
+            client=client,
+            variable=None,
+            limit=limit,
+        )
+    finally:
+        client.close()
+
+
+def copy_database(world: World) -> dict[str, Any]:
+    """Return everything that the ledger holds."""
+    names = [name for name in world.database.list_collection_names() if not name.startswith("system.")]
+    return {name: sorted(map(str, world.database[name].find())) for name in names}
+
+
+def send(world: World) -> Any:
+    world.dispatch()
+    return world.deliver()
+
+
+def test_rows_arrive_in_their_shape(shaped: World, partner: LocalPartner) -> None:
+    shaped.poll()
+    assert send(shaped).delivered == 5
+    bodies = [json.loads(body, parse_float=Decimal) for body in partner.rows().values()]
+    assert {"order": {"id": 3, "total": Decimal("3.03")}, "kind": "order"} in bodies
+
+
+def test_a_row_that_does_not_fit_is_failed_and_no_call_is_made(
+    shaped: World, partner: LocalPartner, tmp_path: Path, source_db: SourceDb
+) -> None:
+    schema = tmp_path / "s.json"
+    schema.write_text('{"properties": {"order": {"properties": {"total": {"maximum": 3}}}}}')
+    shaped.change_stream(body_schema=str(schema))
+    shaped.poll()
+    done = send(shaped)
+    assert (done.delivered, done.failed) == (2, 3)
+    assert len(partner.calls()) == 2
+    failed = [each for each in shaped.records() if each["state"] == "failed"]
+    assert {each["error"]["message"] for each in failed} == {
+        "the body does not fit the schema: $.order.total breaks maximum: 3"
+    }
+    assert all(each["attempts"] == 0 for each in failed)
+
+
+def test_a_column_that_is_not_there_fails_each_record_and_names_it(shaped: World, partner: LocalPartner) -> None:
+    shaped.change_stream(fields=parse_fields({"total": "amuont"}))
+    shaped.poll()
+    assert send(shaped).failed == 5
+    assert partner.calls() == []
+    assert "needs column amuont" in shaped.records()[0]["error"]["message"]
+
+
+def test_other_bytes_go_under_another_key_and_the_same_bytes_under_the_same(world: World, source_db: SourceDb) -> None:
+    source_db.create_orders(1)
+    world.poll()
+    with HostilePartner(answering("503 Later")) as server:
+        world.partner = replace(world.partner, url=server.url)
+        for fields in ((), (), FIELDS, FIELDS):
+            world.change_stream(fields=fields, retry=RetrySchedule(delays_seconds=(60.0,) * 9))
+            world.let_retries_come()
+            send(world)
+        requests = [each.partition(b"\r\n\r\n") for each in server.requests]
+    keys = [
+        next(line for line in head.splitlines() if line.lower().startswith(b"idempotency-key"))
+        for head, _, _ in requests
+    ]
+    bodies = [body for _, _, body in requests]
+    assert len(keys) == 4
+    assert keys[0] == keys[1] != keys[2] == keys[3]
+    assert bodies[0] == bodies[1] != bodies[2] == bodies[3]
+
+
+def test_a_row_that_is_gone_goes_to_its_own_endpoint_without_a_body(world: World, source_db: SourceDb) -> None:
+    source_db.create_orders(2)
+    world.change_stream(mode="snapshot", cursor=None, delete_method="DELETE", delete_path="/orders/{id}")
+    world.poll()
+    with HostilePartner(answering("204 No Content")) as server:
+        world.partner = replace(world.partner, url=server.url + "/v1")
+        send(world)
+        source_db.execute("delete from orders where id = 2")
+        world.poll()
+        assert send(world).delivered == 1
+        head, _, body = server.requests[-1].partition(b"\r\n\r\n")
+    assert head.splitlines()[0] == b"DELETE /v1/orders/2 HTTP/1.1"
+    names = {line.partition(b":")[0].lower() for line in head.splitlines()[1:]}
+    assert names & {b"content-length", b"content-type", b"transfer-encoding"} == set()
+    assert body == b""
+
+
+def test_a_preview_shows_the_calls_that_follow_and_leaves_no_trace(shaped: World, partner: LocalPartner) -> None:
+    before = copy_database(shaped)
+    shown = preview(shaped)
+    assert copy_database(shaped) == before
+    assert partner.calls() == []
+    shaped.poll()
+    send(shaped)
+    sent = {call.key: (call.method, call.path, call.body_hash) for call in partner.calls()}
+    assert len(shown) == 5
+    for each in shown:
+        headers = each.request.headers or {}
+        request, body = each.request, (each.request.body or "").encode()
+        digest = hashlib.sha256(body).hexdigest()
+        method, path, received = sent.pop(headers["Idempotency-Key"])
+        assert (request.method, request.url, headers["Content-Length"]) == (method, partner.url + path, str(len(body)))
+        assert digest.startswith(received)
+        assert each.id == headers["Idempotency-Key"]
+    assert sent == {}
+
+
+def test_a_preview_begins_at_the_cursor_and_ends_at_its_limit(shaped: World, source_db: SourceDb) -> None:
+    assert [each.key["id"] for each in preview(shaped, 2)] == [1, 2]
+    shaped.poll()
+    assert preview(shaped) == []
+    source_db.add_orders([6, 7, 8])
+    assert [each.key["id"] for each in preview(shaped, 2)] == [6, 7]
+
+
+def test_a_preview_of_a_compared_table_leaves_out_what_is_known(shaped: World, source_db: SourceDb) -> None:
+    shaped.change_stream(mode="snapshot", cursor=None)
+    shaped.poll()
+    source_db.execute("update orders set amount = 9 where id = 4")
+    source_db.add_orders([6])
+    assert [each.key["id"] for each in preview(shaped, 2)] == [4, 6]
+
+
+def test_a_preview_says_of_each_row_why_it_cannot_be_sent(shaped: World, source_db: SourceDb) -> None:
+    source_db.execute("update orders set amount = 9e999 where id = 1")
+    shaped.change_stream(path="/{note}/orders")
+    source_db.execute("update orders set note = 'n' where id <> 2")
+    first, second, third, *_ = preview(shaped)
+    assert first.request.error == "column amount: the number is Infinity; JSON has no form for it"
+    assert second.request.error == "the path needs column note, which is empty in this row"
+    assert (third.request.error, third.request.method) == (None, "POST")
+
+
+def test_the_request_of_a_record_is_the_one_that_was_sent_and_then_the_next(shaped: World) -> None:
+    shaped.poll()
+    client = make_client(shaped)
+
+    def show() -> Any:
+        document = shaped.ledger.records.find(record_id=shaped.records()[0]["_id"])[0]
+        return preview_record(document, client=client, variable=None).request
+
+    first = show()
+    assert first.headers["Syncctl-Attempt"] == "1"
+    send(shaped)
+    assert show() == first
+    shaped.change_stream(fields=())
+    client.close()
+    client = make_client(shaped)
+    assert show().headers["Idempotency-Key"] == first.headers["Idempotency-Key"] + "-2"
+    client.close()
+
+
+def curl_of(client: PartnerClient, variable: str | None, payload: dict[str, Any]) -> Any:
+    return show_request(client, make_record(payload=payload), variable=variable)
+
+
+@pytest.fixture
+def words_of() -> Iterator[Any]:
+    """Return the words that a shell makes of a command."""
+
+    def split(command: str, **environment: str) -> list[str]:
+        script = f"curl() {{ printf '%s\\0' \"$@\"; }}; {command}"
+        done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, check=True)
+        return done.stdout.decode().split("\0")[:-1]
+
+    return split
+
+
+@pytest.mark.parametrize("text", ['it\'s $HOME `id` "x"', "a\nb\\", "@/etc/passwd", "-X", "***", "ä 漢 🚚", "!#*?[]{}"])
+def test_the_curl_command_is_the_same_call_in_any_shell(words_of: Any, text: str) -> None:
+    stream = make_stream("PUT /orders/{id}", headers={"X-Kind": "{{ '\"$HOME`' }}"})
+    partner = make_partner(BASE, auth=Credentials(kind="bearer", values={"token": CANARY}))
+    client = PartnerClient(partner, stream, max_connections=1)
+    payload = {"id": text, "text": text}
+    shown = curl_of(client, "PARTNER_TOKEN", payload)
+    call = client.prepare(make_record(payload=payload))
+    client.close()
+    words = words_of(shown.curl, PARTNER_TOKEN=CANARY)
+    assert words[:4] == ["--globoff", "-X", "PUT", call.url]
+    headers = [words[at + 1] for at, word in enumerate(words[:-2]) if word == "-H"]
+    wanted = {f"{name}: {value}" for name, value in call.headers.items() if name != "Content-Length"}
+    assert set(headers) == wanted | {f"Authorization: Bearer {CANARY}"}
+    assert words[-2:] == ["--data-raw", call.body.decode()]
+
+
+@pytest.mark.parametrize(
+    "auth",
+    [
+        Credentials(kind="bearer", values={"token": CANARY}),
+        Credentials(kind="api_key", values={"name": "X-Key", "value": CANARY}),
+        Credentials(kind="api_key", values={"name": "key", "value": CANARY, "in": "query"}),
+        Credentials(kind="basic", values={"user": "syncctl", "password": CANARY}),
+        Credentials(kind="hmac", values={"secret": CANARY}),
+    ],
+    ids=lambda auth: auth.kind,
+)
+def test_no_kind_of_auth_shows_its_secret(auth: Credentials) -> None:
+    partner = make_partner(BASE, auth=auth, headers={"X-Tenant": CANARY})
+    client = PartnerClient(partner, make_stream(headers={"X-Shop-Token": "{{ row.id }}"}), max_connections=1)
+    shown = curl_of(client, None, {"id": "shop-998"})
+    client.close()
+    assert CANARY not in repr(shown)
+    assert "***" in repr(shown)
+    assert shown.headers["X-Shop-Token"] == "***"

@@ -1,0 +1,125 @@
+"""The settings that shape a call: how they are written, and what an error says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncctl.core.mapping import FieldRule
+from syncctl.errors import ConfigurationError
+from syncctl.settings import Settings, describe_settings, load_settings
+
+HEAD = '[streams.orders]\ntable = "orders"\nstart = "now"\n'
+ENVIRONMENT = {"SOURCE_URL": "sqlite:///x", "PARTNER_URL": "https://h", "API_KEY": "k-998877"}
+
+
+def load(tmp_path: Path, text: str, **environment: str) -> Settings:
+    (tmp_path / "syncctl.toml").write_text(HEAD + text)
+    return load_settings(directory=tmp_path, environment={**ENVIRONMENT, **environment})
+
+
+def complaint(tmp_path: Path, text: str, **environment: str) -> str:
+    with pytest.raises(ConfigurationError) as error:
+        load(tmp_path, text, **environment)
+    return error.value.why
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'fields = { "order.id" = "id", "order.kind" = { const = "order" } }',
+        'fields = { order.id = "id", order.kind.const = "order" }',
+        '[streams.orders.fields]\n"order.id" = "id"\n"order.kind" = { const = "order" }',
+        '[streams.orders.fields.order]\nid = "id"\nkind = { const = "order" }',
+    ],
+)
+def test_a_mapping_may_be_written_in_each_way_that_toml_has(tmp_path: Path, text: str) -> None:
+    rules = load(tmp_path, text).stream("orders").fields
+    assert rules == (FieldRule(("order", "id"), "id"), FieldRule(("order", "kind"), None, "order"))
+
+
+def test_tables_stand_in_variables_as_json(tmp_path: Path) -> None:
+    stream = load(
+        tmp_path,
+        'fields = { a = "b" }',
+        STREAMS__ORDERS__FIELDS='{"no": "id", "at": {"const": 1.5}}',
+        STREAMS__ORDERS__HEADERS='{"X-A": "{{ row.id }}"}',
+    ).stream("orders")
+    assert stream.fields == (FieldRule(("no",), "id"), FieldRule(("at",), None, 1.5))
+    assert stream.headers == {"X-A": "{{ row.id }}"}
+
+
+def test_what_is_not_set_is_nothing(tmp_path: Path) -> None:
+    stream = load(tmp_path, 'body = ""\ndelete_endpoint = " "\n', STREAMS__ORDERS__FIELDS=" ").stream("orders")
+    assert (stream.body, stream.delete_method, stream.fields, stream.headers) == (None, None, (), {})
+
+
+def test_a_schema_lies_beside_the_settings(tmp_path: Path) -> None:
+    assert load(tmp_path, 'body_schema = "a/b.json"').stream("orders").body_schema == str(tmp_path / "a/b.json")
+    assert load(tmp_path, 'body_schema = "/a/b.json"').stream("orders").body_schema == "/a/b.json"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("fields = { }\n[streams.orders.fields]\n", None),
+        ('fields = { a = 1 }', "streams.orders.fields (syncctl.toml line 4): 'a' is neither a column nor a constant"),
+        ('fields = "id"', "streams.orders.fields (syncctl.toml line 4): is not a table; write { "),
+        ('body = "{{ row.id }}"', "streams.orders.body (syncctl.toml line 4): line 1: the body is JSON"),
+        ('body = "{{ row.id"', "streams.orders.body (syncctl.toml line 4): line 1: unexpected end of template"),
+        ('body = "{{ now() | json }}"', "streams.orders.body (syncctl.toml line 4): there is no now"),
+        ('body = "1"\nfields = { a = "b" }', "streams.orders.body (syncctl.toml line 4): stands beside fields"),
+        ('content_type = "text/csv"', "streams.orders.content_type (syncctl.toml line 4): is text/csv, and the row"),
+        ('content_type = "json"', "streams.orders.content_type (syncctl.toml line 4): 'json' is not a content type"),
+        (
+            'content_type = "text/csv"\nbody = "{{ row.id }}"\nbody_schema = "x"',
+            "streams.orders.body_schema (syncctl.toml line 6): checks JSON, and content_type is text/csv",
+        ),
+        ('delete_endpoint = "GET /x"', "streams.orders.delete_endpoint (syncctl.toml line 4): 'GET /x' is not"),
+        ('headers = { "X A" = "1" }', "streams.orders.headers (syncctl.toml line 4): 'X A' cannot be the name"),
+        ('headers = { idempotency-key = "1" }', "idempotency-key is set by syncctl or by the partner's auth"),
+        ('headers = { Authorization = "{{ row.id }}" }', "Authorization is set by syncctl or by the partner's auth"),
+        ('headers = { webhook-signature = "1" }', "webhook-signature is set by syncctl"),
+        ('headers = { Content-Type = "1" }', "there is content_type"),
+        ('headers = { X-Api-Key = "k-998877" }', "X-Api-Key looks like a secret; set it as the partner's auth"),
+        ('headers = { X-A = "{{ nope }}" }', "streams.orders.headers (syncctl.toml line 4): X-A: there is no nope"),
+        ('headers = { X-A = "${API_KEY}" }', "streams.orders.headers.X-A (syncctl.toml line 4): takes no ${NAME}"),
+        ('fields = { a = { const = "${API_KEY}" } }', "takes no ${NAME}"),
+        ('fields = { a = { const = ["${API_KEY}"] } }', "takes no ${NAME}"),
+        ('body = "\'${API_KEY}\'"', "streams.orders.body (syncctl.toml line 4): takes no ${NAME}"),
+        ('schema = "x.json"', "streams.orders.schema (syncctl.toml line 4): is unknown; did you mean body_schema?"),
+    ],
+)  # fmt: skip
+def test_an_error_names_the_key_the_line_and_the_fix(tmp_path: Path, text: str, told: str | None) -> None:
+    if told is None:
+        with pytest.raises(ConfigurationError, match="not valid TOML"):
+            load(tmp_path, text)
+        return
+    assert told in complaint(tmp_path, text)
+    assert "k-998877" not in complaint(tmp_path, text)
+
+
+def test_a_reference_in_dotenv_is_refused_too(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("STREAMS__ORDERS__BODY='\"${API_KEY}\"'\n")
+    assert "streams.orders.body (.env line 1): takes no ${NAME}" in complaint(tmp_path, "")
+
+
+def test_a_plain_dollar_and_brace_may_stand_in_a_template(tmp_path: Path) -> None:
+    body = load(tmp_path, """body = '{"a": "$${x}"}'""").stream("orders").body
+    assert body == '{"a": "${x}"}'
+
+
+def test_settings_show_tables_as_they_are(tmp_path: Path) -> None:
+    shown: dict[str, Any] = {
+        each.key: each.value for each in describe_settings(load(tmp_path, "fields = { a = { const = 1 } }"))
+    }
+    assert json.dumps(shown["streams.orders.fields"]) == '{"a": {"const": 1}}'
+
+
+def test_the_variable_of_a_secret_is_known_where_it_came_by_name(tmp_path: Path) -> None:
+    auth = '\n[partners.depot]\nurl = "https://d"\nauth = { type = "api_key", name = "X-Key", value = "${API_KEY}" }\n'
+    settings = load(tmp_path, auth, PARTNER_TOKEN="tok-1234567")
+    assert settings.find_secret_name("depot") == "API_KEY"
+    assert settings.find_secret_name("default") == "PARTNER_TOKEN"
+    assert load(tmp_path, "").find_secret_name("default") is None

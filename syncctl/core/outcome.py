@@ -39,6 +39,9 @@ class Outcome:
         error: One line for people; None when accepted.
         excerpt: The beginning of the response body, capped and redacted.
         retry_after_seconds: What the partner asked for, bounded; None where it did not.
+        batch_key: The `Idempotency-Key` of a call of many rows; None for a call of one.
+        speaks: What it says of the partner as a whole, where the status is not it: of a call of many rows one speaks.
+        alone: It was refused together with others, and is to go alone the next time.
         ended: When the call ended, by this machine's monotonic clock.
     """
 
@@ -48,6 +51,9 @@ class Outcome:
     error: str | None = None
     excerpt: str = ""
     retry_after_seconds: float | None = None
+    batch_key: str | None = None
+    speaks: Literal["up", "nothing"] | None = None
+    alone: bool = False
     ended: float = field(default_factory=time.monotonic)
 
     @property

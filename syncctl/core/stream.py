@@ -13,7 +13,7 @@ SCANS: frozenset[Mode] = frozenset({"change_tracking", "flag", "snapshot"})
 """The modes that follow no cursor column: they go through rows in the order of the key."""
 Decimals = Literal["number", "string"]
 Ambiguous = Literal["retry", "hold"]
-Order = Literal["latest", "none"]
+Order = Literal["latest", "strict", "none"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +81,25 @@ class RetrySchedule:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Batching:
+    """How many rows go in one call, and where its answer tells what became of each.
+
+    `under` is the field of the body that holds the rows; None: the body is the list. `key` is the field of a row that
+    holds its own `Idempotency-Key`. `results` is the path to the answer's list, `$` where it is the answer itself;
+    None: the answer is about all rows alike. `result_key`, `result_status` and `result_accepted_when` are about its
+    items; without a `result_key` they stand in the order of the rows.
+    """
+
+    size: int = 1
+    under: str | None = None
+    key: str = "idempotency_key"
+    results: str | None = None
+    result_key: str | None = None
+    result_status: str | None = None
+    result_accepted_when: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Stream:
     """A named flow from one table of a source to one endpoint of a partner.
 
@@ -92,6 +111,7 @@ class Stream:
     the one once it failed for good. `timezone` is the IANA name of the zone that times without an offset are in.
     `accepts_conflict`: a 409 means that the partner has it. `accepted_when`: what a 2xx's JSON must say to count.
     `ambiguous`: what becomes of a record that was sent and not answered.
+    `strict_hold_seconds`: under order strict, how long a failed version holds the newer ones; None means for ever.
     `method` and `path` are the endpoint; the path may hold `{column}` placeholders. `delete_method` and `delete_path`
     are that of rows that are gone, where they have one of their own. `fields` empty means: the row as it is. `body`
     and the values of `headers` are templates. `body_schema` is the path of a JSON Schema file.
@@ -130,8 +150,10 @@ class Stream:
     headers: Mapping[str, str] = field(default_factory=dict)
     body_schema: str | None = None
     order: Order = "latest"
+    strict_hold_seconds: float | None = None
     retry: RetrySchedule
     batch_size: int = 100
+    batching: Batching = field(default_factory=Batching)
     window: int = 2000
     lease_seconds: float = 300.0
     append_only: bool = False

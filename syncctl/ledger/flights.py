@@ -203,7 +203,7 @@ class Flights:
             changes |= {"fresh": False, "due_at": landing.due_at or in_future(landing.delay_seconds)}
         elif state is State.DELIVERED:
             changes |= self._delivered()
-            gone += ["error", "resend"]
+            gone += ["error", "resend", "solo"]
         else:
             changes |= {f"{state.value}_at": "$$NOW", "finished_at": "$$NOW", "due_at": "$$REMOVE"}
         if state is State.SUPERSEDED:
@@ -238,6 +238,8 @@ class Flights:
             "tries": {"$add": [or_zero("tries"), 0 if landing.spares_try else 1]},
             "tried_at": {"$cond": [{"$gt": [or_zero("tries"), 0]}, {"$ifNull": ["$tried_at", "$$NOW"]}, "$$NOW"]},
         }
+        if outcome.alone:
+            changes["solo"] = True
         if outcome.error is not None:
             error = {"fingerprint": entry["fingerprint"], "status": outcome.status, "message": outcome.error}
             changes["error"] = {"$literal": error}
@@ -310,6 +312,8 @@ def attempt_entry(claim: Claim, record: Record, outcome: Outcome) -> Doc:
     }
     if outcome.error is not None:
         entry |= {"error": outcome.error, "fingerprint": fingerprint(outcome.status, outcome.error)}
+    if outcome.batch_key is not None:
+        entry["batch_key"] = outcome.batch_key
     if outcome.excerpt:
         entry["excerpt"] = outcome.excerpt
     return entry

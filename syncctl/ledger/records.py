@@ -54,7 +54,7 @@ class Duplicate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DueRecord:
-    """What dispatch needs to know of a record that could be sent now. `alone`: it was lost in sending before."""
+    """What dispatch needs to know of a record that could be sent now. `alone`: it was lost, or refused with others."""
 
     id: str
     key_id: str
@@ -186,7 +186,7 @@ class Records:
         if limit <= 0:
             return []
         query = {"stream": stream, "state": State.PENDING.value, "fresh": fresh, **is_past("due_at")}
-        fields = {"key_id": True, "key": True, "seq": True, "hash": True, "op": True, "losses": True}
+        fields = {"key_id": True, "key": True, "seq": True, "hash": True, "op": True, "losses": True, "solo": True}
         cursor = self._records.find(query, fields, sort=[("due_at", 1), ("seq", 1)], limit=limit, hint="due")
         return [
             DueRecord(
@@ -196,7 +196,7 @@ class Records:
                 seq=int(found["seq"]),
                 hash=found["hash"],
                 op=found["op"],
-                alone=bool(found.get("losses")),
+                alone=bool(found.get("losses") or found.get("solo")),
             )
             for found in cursor
         ]

@@ -83,7 +83,7 @@ def describe_refusal(answer: Answer, excerpt: str, redact: Callable[[str], str])
     """Return one line that says what the partner refused, in its own words where it has any."""
     if 300 <= answer.status <= 399:
         return f"HTTP {answer.status}: points to {_find_target(answer, redact)}; redirects are never followed"
-    message = clean_text(redact(_find_message(answer.body) or "")) or excerpt
+    message = clean_text(redact(find_message(answer.body) or "")) or excerpt
     return f"HTTP {answer.status}: {message[:MESSAGE_AT_MOST]}" if message else f"HTTP {answer.status}"
 
 
@@ -99,7 +99,8 @@ def _find_target(answer: Answer, redact: Callable[[str], str]) -> str:
     return clean_text(redact(host))[:100] if host else "the same host"
 
 
-def _find_message(body: bytes) -> str | None:
+def find_message(body: bytes) -> str | None:
+    """Return what a body says in words, where it says it under a telling name."""
     if body[:1] in {b"{", b"["}:
         try:
             return next(_walk_messages(simplejson.loads(body), 0), None)

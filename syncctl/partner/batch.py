@@ -11,6 +11,7 @@ from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.records import Record
 from syncctl.partner.call import Call
 from syncctl.partner.client import PartnerClient
+from syncctl.partner.group import Group
 
 THREADS_AT_MOST = 256
 
@@ -42,11 +43,11 @@ def send_batch(
     """
     batch = _Batch(client, calls, may_start)
     try:
-        if threads <= 1 or len(calls) <= 1:
-            for record, call in calls:
-                yield record, batch.send_one(call)
+        if threads <= 1 or len(batch.groups) <= 1:
+            for group in batch.groups:
+                yield from batch.send_one(group)
         else:
-            yield from _send_in_threads(batch, min(threads, len(calls)))
+            yield from _send_in_threads(batch, min(threads, len(batch.groups)))
     finally:
         batch.stopped = True
     if batch.error is not None:
@@ -78,7 +79,8 @@ class _Batch:
         self.error: Exception | None = None
         self._client = client
         self._may_start = may_start
-        self._waiting = iter(calls)
+        self.groups = client.group(calls)
+        self._waiting = iter(self.groups)
         self._lock = threading.Lock()
         self._results: SimpleQueue[Result] = SimpleQueue()
 
@@ -99,28 +101,33 @@ class _Batch:
         """Take one call after the other until none is left; runs in several threads at once."""
         while True:
             with self._lock:
-                planned = next(self._waiting, None)
-            if planned is None:
+                group = next(self._waiting, None)
+            if group is None:
                 return
-            self._results.put((planned[0], self.send_one(planned[1])))
+            for each in self.send_one(group):
+                self._results.put(each)
 
-    def send_one(self, call: Call) -> Outcome | None:
-        """Make one call if it may still start. Not even a bug of ours loses a record that may have been sent."""
+    def send_one(self, group: Group) -> list[Result]:
+        """Make one call, for one row or many, if it may still start.
+
+        Not even a bug of ours loses a record that may have been sent.
+        """
         try:
             # Asked twice, because waiting for a permission may take its time.
             if self.stopped or not self._may_start() or self.stopped:
                 self.stopped = True
-                return None
+                return [(record, None) for record in group.records]
         except Exception as error:  # noqa: BLE001 - raised by send_batch, once every record is accounted for
             self.error, self.stopped = error, True
-            return None
+            return [(record, None) for record in group.records]
         started = time.monotonic()
         try:
-            return self._client.send(call)
+            outcomes = self._client.send_group(group)
         except Exception as error:  # noqa: BLE001
             latency_ms = (time.monotonic() - started) * 1000
             text = f"a bug in syncctl: {type(error).__name__}"
-            return Outcome(verdict=Verdict.AMBIGUOUS, latency_ms=latency_ms, error=text)
+            outcomes = [Outcome(verdict=Verdict.AMBIGUOUS, latency_ms=latency_ms, error=text)] * len(group.records)
+        return list(zip(group.records, outcomes, strict=True))
 
 
 _pool: ThreadPoolExecutor | None = None

@@ -1,6 +1,7 @@
 """The partner's client: one record becomes one call, and one call one outcome."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -13,6 +14,7 @@ from syncctl.partner.auth import AuthTrouble, Proof, make_auth
 from syncctl.partner.call import Call, Unsendable, add_proof
 from syncctl.partner.confidential import collect_secrets
 from syncctl.partner.deadline import trip
+from syncctl.partner.group import Group, Planned, make_groups, name_mapping, split_outcome
 from syncctl.partner.headers import HEADER_VALUE, check_auth, make_headers
 from syncctl.partner.redaction import STARS, extend_redact, make_redact
 from syncctl.partner.shape.shape import Shape
@@ -50,6 +52,8 @@ class PartnerClient:
         self._shape = Shape(partner, stream)
         self._endpoint = self._shape.endpoint
         self._partner = partner
+        self._batching = stream.batching
+        self._mapping_hash = name_mapping(self._shape.mapping_hash, stream.batching)
         self._accepts_conflict = stream.accepts_conflict
         self._accepted_when = stream.accepted_when
         self._redact = make_redact(collect_secrets(partner))
@@ -65,7 +69,7 @@ class PartnerClient:
     @property
     def mapping_hash(self) -> str:
         """Name everything that shapes a call for the same record; holds no secret."""
-        return self._shape.mapping_hash
+        return self._mapping_hash
 
     def prepare(self, record: Record) -> Call:
         """Turn a record into a call. Safe to repeat: the same record gives the same bytes under the same key.
@@ -92,19 +96,34 @@ class PartnerClient:
         Never raises for what a partner or a network does. Sends nothing twice, but after a 401 that another proof of
         who we are may mend: once, with the same bytes.
         """
+        return self._send(call)[0]
+
+    def group(self, planned: Sequence[Planned]) -> list[Group]:
+        """Put the calls together that go in one; each is a group of its own where the stream has no batches."""
+        return list(make_groups(planned, self._batching))
+
+    def send_group(self, group: Group) -> list[Outcome]:
+        """Make one call for a group and return what it came to for each of its rows; see `send`."""
+        if self._batching.size <= 1:
+            return [self.send(group.call)]
+        outcome, answer = self._send(group.call)
+        return split_outcome(group, outcome, answer, self._batching)
+
+    def _send(self, call: Call) -> tuple[Outcome, Answer | None]:
         started = time.monotonic()
         trip.begin(self._partner.timeout_seconds)
         try:
             answer, error, proof = self._send_signed(call)
         except AuthTrouble as trouble:
             latency_ms = (time.monotonic() - started) * 1000
-            return Outcome(
+            outcome = Outcome(
                 verdict=Verdict.RETRY_LATER, latency_ms=latency_ms, status=trouble.status, error=trouble.text
             )
+            return outcome, None
         latency_ms = (time.monotonic() - started) * 1000
         if answer is None:
             verdict = decide_verdict(None, sent=trip.sent, complete=False)
-            return Outcome(verdict=verdict, latency_ms=latency_ms, error=error)
+            return Outcome(verdict=verdict, latency_ms=latency_ms, error=error), None
         complete = answer.error is None
         verdict = decide_verdict(answer.status, sent=True, complete=complete, accepts_conflict=self._accepts_conflict)
         redact = extend_redact(self._redact, proof.secrets)
@@ -112,9 +131,9 @@ class PartnerClient:
         if verdict is Verdict.ACCEPTED and not says_accepted(answer, self._accepted_when):
             verdict, error = Verdict.RETRY_LATER, f"its JSON does not say {self._accepted_when}"
         if verdict is Verdict.ACCEPTED:
-            return Outcome(verdict=verdict, latency_ms=latency_ms, status=answer.status, excerpt=excerpt)
+            return Outcome(verdict=verdict, latency_ms=latency_ms, status=answer.status, excerpt=excerpt), answer
         refusal = describe_refusal(answer, excerpt, redact)
-        return Outcome(
+        refused = Outcome(
             verdict=verdict,
             latency_ms=latency_ms,
             status=answer.status,
@@ -126,6 +145,7 @@ class PartnerClient:
                 now=datetime.now(UTC),
             ),
         )
+        return refused, answer
 
     def probe(self) -> Probe:
         """Ask whether the partner can be reached, with an OPTIONS to its base URL: nothing changes there."""

@@ -347,9 +347,11 @@ def tell_partner(batch: Batch, outcomes: Sequence[Outcome]) -> None:
             ledger.streams.pause(stream.name, who="syncctl", reason=reason)
         log.error("deliver.paused", **{each.halts: getattr(stream, "name" if each.halts == "stream" else "partner")})
         break
-    failures = [each for each in outcomes if counts_as_down(each.status)]
+    failures = [each for each in outcomes if each.speaks is None and counts_as_down(each.status)]
     tally = Tally(
-        calls=len(outcomes), failures=len(failures), reason=(failures[-1].error or "no answer") if failures else ""
+        calls=sum(each.speaks != "nothing" for each in outcomes),
+        failures=len(failures),
+        reason=(failures[-1].error or "no answer") if failures else "",
     )
     state = ledger.partners.report(partner.name, tally, token=batch.token, rules=partner.breaker)
     if state is BreakerState.OPEN:

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from syncctl.core.breaker import BreakerRules
 from syncctl.core.durations import parse_rate
 from syncctl.core.mapping import parse_fields
-from syncctl.core.stream import Partner, RetrySchedule, Source, Stream
+from syncctl.core.stream import Batching, Partner, RetrySchedule, Source, Stream
 from syncctl.errors import UsageError
 from syncctl.settings.credentials import list_missing, spell_partner_secrets, to_credentials, to_tls
 from syncctl.settings.fields import split_endpoint
@@ -103,6 +103,7 @@ def to_stream(settings: Settings, name: str) -> Stream:
         headers=dict(stream.headers or {}),
         body_schema=str(settings.layers.directory / stream.body_schema) if stream.body_schema else None,
         order=stream.order,
+        strict_hold_seconds=stream.strict_hold,
         retry=RetrySchedule(
             delays_seconds=stream.retry.schedule,
             jitter=stream.retry.jitter,
@@ -112,6 +113,7 @@ def to_stream(settings: Settings, name: str) -> Stream:
         accepted_when=stream.accepted_when,
         ambiguous=stream.ambiguous,
         batch_size=stream.batch_size,
+        batching=Batching(size=stream.batch, **stream.batch_shape.model_dump()),
         window=stream.window,
         lease_seconds=stream.lease,
         append_only=stream.append_only,

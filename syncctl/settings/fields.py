@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from syncctl.core.conditions import parse_condition
+from syncctl.core.conditions import parse_condition, parse_path
 from syncctl.core.durations import parse_duration, parse_rate
 from syncctl.partner.auth import KINDS
 
@@ -263,6 +263,12 @@ def _check_time_zone(name: str | None) -> str | None:
     return name.strip()
 
 
+def _check_path(text: str | None) -> str | None:
+    if text is not None and text != "$":
+        parse_path(text)
+    return text
+
+
 def _check_condition(text: str | None) -> str | None:
     if text is not None:
         parse_condition(text)
@@ -283,6 +289,7 @@ Spans = Annotated[tuple[Span, ...], BeforeValidator(_read_list)]
 Whole = Annotated[int, BeforeValidator(_read_whole), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(_read_number), Field(gt=0)]
 Share = Annotated[float, BeforeValidator(_read_number), AfterValidator(_check_share)]
+JsonPath = Annotated[str | None, BeforeValidator(_read_absent), AfterValidator(_check_path)]
 Condition = Annotated[str | None, BeforeValidator(_read_absent), AfterValidator(_check_condition)]
 TimeZone = Annotated[str | None, BeforeValidator(_read_absent), AfterValidator(_check_time_zone)]
 Rate = Annotated[str | None, BeforeValidator(_read_absent), AfterValidator(_check_rate)]

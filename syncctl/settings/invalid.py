@@ -32,9 +32,6 @@ _TEXTS = {
     "model_attributes_type": "must be a table with keys of its own, not a single value",
     "dict_type": "must hold tables by name, as in [streams.orders]",
 }
-_LATER = {
-    "strict": "is not there in this version; choose latest or none",
-}
 
 
 def read_errors(error: ValidationError, model: type[BaseModel], layers: Layers) -> list[Problem]:
@@ -64,14 +61,11 @@ def _explain(details: ErrorDetails, path: Path, known: Sequence[str]) -> str:
     kind = details["type"]
     context: Mapping[str, Any] = details.get("ctx", {})
     if kind == "extra_forbidden":
-        return _LATER.get(path[-1]) or f"is unknown; {suggest(path[-1], known)}"
+        return f"is unknown; {suggest(path[-1], known)}"
     if kind == "missing" and path[-1] == "start":
         return _START
     if kind == "value_error":
         return str(context["error"])
     if kind == "literal_error":
-        value = str(details["input"])
-        if value in _LATER:
-            return f"{value!r} {_LATER[value]}"
         return f"must be one of {context['expected']}".replace(" or ", ", ").replace("'", '"')
     return _TEXTS.get(kind, details["msg"])

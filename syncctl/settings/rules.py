@@ -31,7 +31,7 @@ def check_rules(tree: Tree, layers: Layers) -> list[Problem]:
             continue
         for rule in (
             *(_check_origin, _check_mode, _check_columns, _check_shape),
-            *(_check_names, _check_sizes, _check_lease),
+            *(_check_names, _check_sizes, _check_batch, _check_lease, _check_order),
         ):
             for key, text in rule(tree, stream):
                 path: Path = ("streams", name, key)
@@ -131,6 +131,28 @@ def _check_sizes(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:  # noqa
             "batch_size",
             f"{batch} is more than the window of {window} records; lower batch_size or raise window",
         )
+
+
+def _check_batch(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:  # noqa: ARG001
+    """Ask that the rows of a call can go together."""
+    rows, at_once = (_read(StreamSettings, stream, key) for key in ("batch", "batch_size"))
+    if not rows or rows == 1:
+        return
+    if at_once is not None and rows > at_once:
+        yield "batch", f"{rows} is more than the {at_once} records of a message; lower batch or raise batch_size"
+    endpoint = stream.get("endpoint")
+    if isinstance(endpoint, str) and "{" in endpoint:
+        yield "endpoint", "names a column, and the rows of a batch go in one call; leave it out of the path"
+    if not is_json(_read(StreamSettings, stream, "content_type") or "application/json"):
+        yield "batch", "needs JSON; leave content_type out, or batch"
+
+
+def _check_order(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:  # noqa: ARG001
+    order = _read(StreamSettings, stream, "order")
+    if order == "strict" and _read(StreamSettings, stream, "append_only"):
+        yield "order", "strict has no use beside append_only, which knows one version of a row; leave one of them out"
+    if order != "strict" and stream.get("strict_hold") is not None:
+        yield "strict_hold", 'is for order strict; set order = "strict" or leave it out'
 
 
 def _check_lease(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:

@@ -129,6 +129,25 @@ class RetrySettings(Section):
     jitter: fields.Share = setting(0.2, "the share by which a delay varies, 0 to 1")
 
 
+class BatchShapeSettings(Section):
+    """How a call of many rows looks, and where its answer tells what became of each."""
+
+    under: fields.OptionalText = setting(
+        None, "the field of the body that holds the rows; default: the body is a list", sample="rows"
+    )
+    key: fields.Text = setting("idempotency_key", "the field of a row that holds its own Idempotency-Key")
+    results: fields.JsonPath = setting(
+        None, "path to the answer's list, $ for the answer itself; default: all rows alike", sample="results"
+    )
+    result_key: fields.JsonPath = setting(
+        None, "path in an item to the row's key; default: they stand in the order of the rows", sample="idempotency_key"
+    )
+    result_status: fields.JsonPath = setting(None, "path in an item to a status like those of HTTP", sample="status")
+    result_accepted_when: fields.Condition = setting(
+        None, "what an item must say to count as accepted", sample="result=ok"
+    )
+
+
 class StreamSettings(Section):
     """A named flow from one table or query of a source to one endpoint of a partner."""
 
@@ -202,9 +221,14 @@ class StreamSettings(Section):
         "retry", "sent and not answered: retry under the same Idempotency-Key | hold as failed"
     )
     order: Annotated[Order, fields.Lower] = setting(
-        "latest", "latest: an older version never follows a newer one | none"
+        "latest", "latest: an older version never follows a newer one | strict: every version, one after another | none"
+    )
+    strict_hold: fields.OptionalSpan = setting(
+        None, "order strict: how long a failed version holds the newer ones of its row; default: for ever", sample="1h"
     )
     retry: RetrySettings = setting({}, "ends in the state failed when the schedule is used up")
+    batch: fields.Whole = setting(1, "rows in one call; the endpoint must take a list")
+    batch_shape: BatchShapeSettings = setting({}, "how such a call looks, and how its answer is read")
     batch_size: fields.Whole = setting(100, "records per message")
     window: fields.Whole = setting(2000, "records in flight per stream")
     lease: fields.Duration = setting("5m", "how long a worker may hold a record; over twice timeout_seconds")

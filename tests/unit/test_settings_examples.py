@@ -38,7 +38,9 @@ SAMPLED = {  # what has no default, or one that only an example can show
         for key in (
             *("table", "query", "start", "key", "mode", "cursor", "endpoint"),
             *("where", "columns", "exclude", "mask", "timezone", "acknowledge", "acknowledge_failed", "accepted_when"),
+            *(f"batch_shape.{key}" for key in ("under", "results", "result_key", "result_status", "result_accepted_when")),
             *("retry.give_up_after", "delete_endpoint", "content_type", "body", "headers", "body_schema", "fields"),
+            "strict_hold",
         )
     ),
 }
@@ -72,7 +74,7 @@ def without_rivals(text: str) -> str:
     """Take away what would be an error beside the sample: a query beside a table, what is for another mode or auth."""
     names = "query|body|exclude|acknowledge|acknowledge_failed"
     names += "|name|in|value|user|password|token_url|client_id|client_secret|client_auth|scope|audience|secret"
-    names += "|previous_secret|proxy|headers|client_key_password"
+    names += "|strict_hold|previous_secret|proxy|headers|client_key_password"
     return re.sub(rf"^\S*\b({names}) = .*$|^\S*__({names})=.*$", "", text, flags=re.MULTILINE | re.IGNORECASE)
 
 

@@ -1,0 +1,220 @@
+"""Calls of many rows: one key of their own, the rows' keys in the body, and an outcome for each row."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any, Self
+
+import pytest
+
+from syncctl.core.stream import Batching
+from tests.harness.source_db import SourceDb
+from tests.harness.world import World
+
+Answer = Callable[[list[dict[str, Any]]], tuple[int, Any]]
+ITEMS = Batching(size=4, results="results", result_key="ref", result_status="status")
+
+
+class BatchPartner:
+    """Takes lists of rows, and answers as a test wants it; remembers every call and what it applied under which key."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.calls: list[tuple[str, bytes]] = []
+        self.applied: dict[str, dict[str, Any]] = {}
+        partner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                partner.calls.append((self.headers["Idempotency-Key"], body))
+                document = json.loads(body)
+                rows = document["rows"] if isinstance(document, dict) else document
+                status, said = partner.answer(rows)
+                text = json.dumps(said).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def rows(self) -> list[list[int]]:
+        """Return the ids of each call."""
+        documents = (json.loads(body) for _, body in self.calls)
+        return [
+            [row["id"] for row in (document["rows"] if isinstance(document, dict) else document)]
+            for document in documents
+        ]
+
+
+def said(rows: list[dict[str, Any]], **statuses: int) -> tuple[int, Any]:
+    """Answer each row with its status, 200 where none is named, in another order than it was asked."""
+    items = [
+        {"ref": row["idempotency_key"], "status": statuses.get(f"row{row['id']}", 200), "message": "no such customer"}
+        for row in rows
+    ]
+    return 207, {"results": items[::-1]}
+
+
+@pytest.fixture
+def batches(world: World, source_db: SourceDb) -> World:
+    source_db.create_orders(10)
+    world.poll()
+    world.change_stream(batching=ITEMS)
+    return world
+
+
+def meet(world: World, partner: BatchPartner) -> None:
+    world.partner = replace(world.partner, url=partner.url)
+
+
+def test_rows_go_together_and_each_has_its_own_outcome(batches: World) -> None:
+    with BatchPartner(lambda rows: said(rows, row3=422, row7=503, row8=401)) as partner:
+        meet(batches, partner)
+        batches.dispatch()
+        done = batches.deliver()
+    assert sorted(len(rows) for rows in partner.rows()) == [2, 4, 4]
+    assert (done.delivered, done.failed, done.retrying) == (7, 2, 1)
+    assert [batches.record(n)["state"] for n in (2, 3, 7, 8)] == ["delivered", "failed", "pending", "failed"]
+    assert batches.record(3)["error"]["message"] == "HTTP 422 for this row: no such customer"
+    # What is wrong with one row's rights is no reason to stop calling the partner.
+    assert not batches.ledger.partners.load_gate("default").paused
+
+
+def test_the_key_of_a_call_is_made_of_its_rows_and_theirs_stay_in_the_body(batches: World) -> None:
+    with BatchPartner(said) as partner:
+        meet(batches, partner)
+        batches.send_all()
+        keys = [key for key, _ in partner.calls]
+        first = json.loads(partner.calls[0][1])[0]
+        batches.database.records.update_many(
+            {}, {"$set": {"state": "pending", "fresh": True, "due_at": batches.record(1)["logged_at"]}}
+        )
+        calls = list(partner.calls)
+        batches.send_all()
+    assert len(set(keys)) == 3
+    assert all(key.startswith("orders-batch-") for key in keys)
+    assert next(iter(first)) == "idempotency_key"
+    assert first["idempotency_key"] == batches.record(first["id"])["_id"]
+    # The same rows again: the same bytes under the same key.
+    assert sorted(partner.calls[len(calls) :]) == sorted(calls)
+    entry = batches.record(1)["history"][0]
+    assert entry["idempotency_key"] == batches.record(1)["_id"]
+    assert entry["batch_key"] in keys
+
+
+def test_a_batch_that_is_refused_as_a_whole_fails_no_good_row(batches: World) -> None:
+    def refuse(rows: list[dict[str, Any]]) -> tuple[int, Any]:
+        bad = any(row["id"] == 6 for row in rows)
+        return (400, {"message": "row 6 is bad"}) if bad else said(rows)
+
+    with BatchPartner(refuse) as partner:
+        meet(batches, partner)
+        for _ in range(3):
+            batches.send_all()
+            batches.let_retries_come()
+    assert sorted(partner.rows()[3:]) == [[5], [6], [7], [8]]
+    assert {batches.record(n)["state"] for n in range(1, 11) if n != 6} == {"delivered"}
+    assert batches.record(6)["state"] == "failed"
+    assert all("solo" not in each for each in batches.records(state="delivered"))
+
+
+def test_a_row_of_which_the_answer_says_nothing_goes_again(batches: World) -> None:
+    with BatchPartner(lambda rows: said(rows[1:])) as partner:
+        meet(batches, partner)
+        batches.dispatch()
+        batches.deliver()
+    assert sorted(each["key"]["id"] for each in batches.records(state="pending")) == [1, 5, 9]
+    assert batches.record(1)["error"]["message"] == "the answer says nothing of this row"
+
+
+@pytest.mark.parametrize("answer", [(200, {"fine": True}), (200, "text"), (200, None)])
+def test_an_answer_without_the_list_is_no_acceptance(batches: World, answer: tuple[int, Any]) -> None:
+    with BatchPartner(lambda _: answer) as partner:
+        meet(batches, partner)
+        batches.dispatch()
+        batches.deliver()
+    assert {each["state"] for each in batches.records()} == {"pending"}
+    assert batches.record(1)["error"]["message"] == "its JSON has no list at results"
+
+
+@pytest.mark.parametrize("status", [500, 429])
+def test_a_partner_in_trouble_gets_the_same_rows_together_again(batches: World, status: int) -> None:
+    with BatchPartner(lambda _: (status, {})) as partner:
+        meet(batches, partner)
+        batches.dispatch()
+        batches.deliver()
+        assert {each["state"] for each in batches.records()} == {"pending"}
+        partner.answer = said
+        batches.let_retries_come()
+        batches.send_all()
+    assert sorted(partner.calls[:3]) == sorted(partner.calls[3:])
+    # A call of many rows is one call to the breaker.
+    assert batches.database.partners.find_one({"_id": "default"})["breaker"]["calls"] == 6
+    assert {each["state"] for each in batches.records()} == {"delivered"}
+
+
+def test_items_in_the_order_of_the_rows_and_a_condition_on_each(batches: World) -> None:
+    batches.change_stream(
+        batching=Batching(size=5, under="rows", key="ref", results="$", result_accepted_when="ok=true")
+    )
+    with BatchPartner(lambda rows: (200, [{"ok": row["id"] != 2, "error": "duplicate"} for row in rows])) as partner:
+        meet(batches, partner)
+        batches.send_all()
+    rows = [row for _, body in partner.calls for row in json.loads(body)["rows"]]
+    assert {row["ref"] for row in rows} == {each["_id"] for each in batches.records()}
+    assert batches.record(2)["error"]["message"] == "this row was refused: duplicate"
+    assert len(batches.records(state="delivered")) == 9
+
+
+def test_without_results_the_answer_is_about_all_rows(batches: World) -> None:
+    batches.change_stream(batching=Batching(size=10))
+    with BatchPartner(lambda _: (204, None)) as partner:
+        meet(batches, partner)
+        batches.send_all()
+    assert len(partner.calls) == 1
+    assert {each["state"] for each in batches.records()} == {"delivered"}
+
+
+def test_a_new_shape_of_batches_is_a_new_key(batches: World) -> None:
+    with BatchPartner(lambda _: (500, {})) as partner:
+        meet(batches, partner)
+        batches.dispatch()
+        batches.deliver()
+        batches.change_stream(batching=replace(ITEMS, under="rows"))
+        partner.answer = said
+        batches.let_retries_come()
+        batches.send_all()
+    row = json.loads(partner.calls[-1][1])["rows"][0]
+    assert row["idempotency_key"].endswith("-2")
+
+
+def test_unlike_calls_do_not_go_together(batches: World, source_db: SourceDb) -> None:
+    batches.change_stream(batching=ITEMS, delete_method="POST", delete_path="/gone", mode="snapshot", cursor=None)
+    with BatchPartner(said) as partner:
+        meet(batches, partner)
+        batches.send_all()
+        batches.database.streams.update_one({"_id": "orders"}, {"$unset": {"cursor": True}})
+        source_db.execute("delete from orders where id in (1, 2)")
+        source_db.execute("update orders set note = 'new' where id in (3, 4)")
+        assert batches.poll().error is None
+        calls = len(partner.calls)
+        batches.send_all()
+    assert sorted(map(len, partner.rows()[calls:])) == [2, 2]

@@ -74,6 +74,8 @@ def _report(found: "Differences", *, as_json: bool, repair: bool, done: "Repair 
     elif found.repairable:
         rows = f"{found.repairable:,} rows"
         out.say(f"would log {rows}" if repair else f"next: syncctl reconcile {found.stream} --repair")
+    if found.extra:
+        out.say(f"extra rows are left as they are: {found.extra:,}, the partner may still have them (docs/sources.md)")
     left = found.extra if done is not None and not done.failed and not done.unreadable else found.all
     return ExitCode.TROUBLE if left else ExitCode.DONE
 

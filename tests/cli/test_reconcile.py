@@ -41,6 +41,7 @@ def test_differences_are_exit_code_1_and_the_next_command_is_named(
     assert result.exit_code == 1
     assert "id=4; id=5" in result.stdout or "id=5; id=4" in result.stdout
     assert "next: syncctl reconcile orders --repair" in result.stderr
+    assert "extra rows are left as they are: 1" in result.stderr
 
 
 def test_a_repair_is_asked_for_and_done(run_syncctl: Run, polled: Path, source_db: SourceDb) -> None:

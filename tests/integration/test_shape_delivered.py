@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from syncctl.core.mapping import parse_fields
-from syncctl.core.stream import Credentials, RetrySchedule
+from syncctl.core.stream import Batching, Credentials, RetrySchedule
 from syncctl.local.partner import LocalPartner
 from syncctl.partner.client import PartnerClient
 from syncctl.partner.shape.request import show_request
@@ -198,6 +198,22 @@ def test_the_request_of_a_record_is_the_one_that_was_sent_and_then_the_next(shap
     client = make_client(shaped)
     assert show().headers["Idempotency-Key"] == first.headers["Idempotency-Key"] + "-2"
     client.close()
+
+
+def test_of_a_stream_with_batches_a_row_is_shown_as_the_call_that_it_is_alone(
+    shaped: World, source_db: SourceDb
+) -> None:
+    source_db.execute("delete from orders where id > 1")
+    shaped.change_stream(path="/orders", batching=Batching(size=10, under="rows"))
+    (shown,) = preview(shaped)
+    with HostilePartner(answering("204 No Content")) as server:
+        shaped.partner = replace(shaped.partner, url=server.url)
+        shaped.poll()
+        send(shaped)
+        head, _, body = server.requests[0].partition(b"\r\n\r\n")
+    assert body.decode() == shown.request.body
+    assert body.startswith(b'{"rows":[{')
+    assert f"Idempotency-Key: {shown.request.headers['Idempotency-Key']}" in head.decode()
 
 
 def curl_of(client: PartnerClient, variable: str | None, payload: dict[str, Any]) -> Any:

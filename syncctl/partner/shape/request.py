@@ -29,11 +29,13 @@ class Request:
 def show_request(client: PartnerClient, record: Record, *, variable: str | None = None) -> Request:
     """Return the exact request of a record, with stars in place of secrets. Nothing is sent, nobody is asked.
 
+    Of a stream that sends many rows in one call it is the call of this row alone.
+
     Args:
         variable: The environment variable that holds the one secret of the partner's auth, where that is known.
     """
     try:
-        call = client.prepare(record)
+        call = client.group([(record, client.prepare(record))])[0].call
     except Unsendable as error:
         return Request(error=error.reason)
     own = {name.lower() for name in call.headers}

@@ -55,7 +55,9 @@ class Reading:
                 if not (self.stream.mask and spoils):
                     raise
                 # Without the driver's error: a traceback would show its words.
-                raise SourceError(what, why=f"the database refused a value; {UNSPOKEN}", hint=_ASK_THE_DATABASE) from None
+                raise SourceError(
+                    what, why=f"the database refused a value; {UNSPOKEN}", hint=_ASK_THE_DATABASE
+                ) from None
 
     def ask(self, question: Callable[[sa.Connection], T]) -> T:
         """Run one question on a connection; ask again where a deadlock or a busy server is the reason it failed."""

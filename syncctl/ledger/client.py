@@ -187,13 +187,17 @@ def new_token() -> str:
 
 
 def update_many_safely(
-    collection: "Collection[dict[str, Any]]", guard: dict[str, Any], changes: list[dict[str, Any]]
+    collection: "Collection[dict[str, Any]]",
+    guard: dict[str, Any],
+    changes: list[dict[str, Any]],
+    *,
+    hint: str | None = None,
 ) -> int:
     """Update many, once more after a cut connection (the driver repeats only single updates); return how many.
 
     Only for changes that are safe to repeat: what they change no longer matches their guard.
     """
     try:
-        return collection.update_many(guard, changes).modified_count
+        return collection.update_many(guard, changes, hint=hint).modified_count
     except mongo.AutoReconnect:
-        return collection.update_many(guard, changes).modified_count
+        return collection.update_many(guard, changes, hint=hint).modified_count

@@ -53,6 +53,13 @@ INDEXES: tuple[Index, ...] = (
         keys=_keys("stream", "state", "finished_at", "_id"),
         partial={"finished_at": {"$exists": True}},
     ),
+    # Order strict: what waits for an older version of its key.
+    Index(
+        collection="records",
+        name="waiting",
+        keys=_keys("stream", "waits_for", "_id"),
+        partial={"waits_for": {"$exists": True}},
+    ),
     # Mode flag: what the source has not been told of.
     Index(
         collection="records",

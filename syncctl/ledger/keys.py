@@ -39,6 +39,7 @@ class Unsettled:
 class KnownKey:
     """What is known of one row: when it was last observed, with which content, and what was delivered.
 
+    `reached_seq`: the newest version that may have reached the partner without being known as delivered.
     `acknowledged_epoch`: in mode flag, the newest epoch that may have read the row before the source was told.
     """
 
@@ -48,6 +49,7 @@ class KnownKey:
     hash: str
     op: Operation
     delivered_seq: int = 0
+    reached_seq: int = 0
     acknowledged_epoch: int | None = None
     unsettled: tuple[Unsettled, ...] = field(default=())
 
@@ -82,6 +84,7 @@ def _known(found: Doc) -> KnownKey:
         hash=found["hash"],
         op=found["op"],
         delivered_seq=int(found.get("delivered_seq", 0)),
+        reached_seq=int(found.get("reached_seq", 0)),
         acknowledged_epoch=found.get("acknowledged", {}).get(found["version"]),
         unsettled=tuple(
             Unsettled(seq=int(each["seq"]), call=each["call"], until=each["until"])
@@ -225,4 +228,5 @@ def _unsettle(seq: int, call: str, seconds: float) -> Doc:
         }
     }
     entry = {"seq": seq, "call": call, "until": in_future(seconds)}
-    return {"$set": {"unsettled": {"$concatArrays": [others, [entry]]}}}
+    reached = {"$max": ["$reached_seq", seq]}
+    return {"$set": {"unsettled": {"$concatArrays": [others, [entry]]}, "reached_seq": reached}}

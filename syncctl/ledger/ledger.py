@@ -18,6 +18,7 @@ from syncctl.ledger.reports import Reports
 from syncctl.ledger.returns import Returns
 from syncctl.ledger.selections import Selections
 from syncctl.ledger.streams import Streams
+from syncctl.ledger.waiting import Waiting
 
 
 class Ledger:
@@ -41,6 +42,7 @@ class Ledger:
         self.flights = Flights(self._database, self.hosts)
         self.returns = Returns(self._database, self.hosts)
         self.operations = Operations(self._database, self.hosts)
+        self.waiting = Waiting(self._database, self.hosts)
         self.acknowledgements = Acknowledgements(self._database, self.hosts)
         self.selections = Selections(self._database, self.hosts)
         self.journal = Journal(self._database, self.hosts)

@@ -31,7 +31,7 @@ class Operations:
                 [
                     {"$set": {"state": State.SUPERSEDED.value, "superseded_by": by, "superseded_at": "$$NOW",
                               "finished_at": "$$NOW", "updated_at": "$$NOW"}},
-                    {"$unset": ["due_at"]},
+                    {"$unset": ["due_at", "waits_for"]},
                 ],
             )
             for each, by in newer.items()
@@ -39,16 +39,20 @@ class Operations:
         return self._records.bulk_write(writes, ordered=False).modified_count if writes else 0
 
     @edge
-    def replay(self, ids: Iterable[str], *, states: Sequence[str], who: str) -> int:
+    def replay(self, ids: Iterable[str], *, states: Sequence[str], who: str, new_key: bool = False) -> int:
         """Make finished records due now; return how many.
 
         One that was delivered before takes a new `Idempotency-Key`: under the old one the partner would do nothing.
+
+        Args:
+            new_key: The others take a new one too.
         """
+        was_delivered = {"$ne": [{"$type": "$delivered_at"}, "missing"]}
         changes = {
             "history": grown({"action": "replayed", "by": who}, **REOPENED),
             "generation": {"$add": [
                 {"$ifNull": ["$generation", 0]},
-                {"$cond": [{"$eq": [{"$type": "$delivered_at"}, "missing"]}, 0, 1]},
+                1 if new_key else {"$cond": [was_delivered, 1, 0]},
             ]},
             "replays": {"$add": [{"$ifNull": ["$replays", 0]}, 1]},
             "state": State.PENDING.value,
@@ -81,7 +85,7 @@ class Operations:
             "finished_at": "$$NOW",
             "updated_at": "$$NOW",
         }
-        return self._change(ids, states, [{"$set": changes}, {"$unset": ["due_at"]}])
+        return self._change(ids, states, [{"$set": changes}, {"$unset": ["due_at", "waits_for"]}])
 
     def _change(self, ids: Iterable[str], states: Sequence[str], changes: list[Doc]) -> int:
         writes = [UpdateOne({"_id": each, "state": {"$in": list(states)}}, changes) for each in ids]

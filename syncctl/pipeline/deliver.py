@@ -19,6 +19,7 @@ from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.partners import Tally
 from syncctl.logs import get_logger
 from syncctl.partner.call import Call, Unsendable
+from syncctl.pipeline.strict import find_reached, make_way
 
 log = get_logger(__name__)
 
@@ -247,16 +248,31 @@ def prepare_calls(batch: Batch, client: Client) -> tuple[list[tuple[Record, Call
     """Turn the records into calls; those that cannot be sent, or need not be any more, land at once."""
     calls: list[tuple[Record, Call]] = []
     landings: list[Landing] = []
+    overtaken = find_overtaken_claims(batch)
     for record in batch.claim.records:
-        key = batch.known.get(batch.claim.key_ids[record.id])
-        if batch.stream.order == "latest" and key is not None and key.version != record.id and key.seq > record.seq:
-            landings.append(Landing(record=record, state=State.SUPERSEDED, superseded_by=key.version))
+        if record.id in overtaken:
+            landings.append(Landing(record=record, state=State.SUPERSEDED, superseded_by=overtaken[record.id]))
             continue
         try:
             calls.append((record, client.prepare(record)))
         except Unsendable as error:
             landings.append(Landing(record=record, state=State.FAILED, reason=error.reason))
     return calls, landings
+
+
+def find_overtaken_claims(batch: Batch) -> Mapping[str, str]:
+    """Return which of the claimed records (id → by) a newer version has made pointless, by the stream's order."""
+    claim, known = batch.claim, batch.known
+    if batch.stream.order == "strict":
+        return make_way(batch.ledger, batch.stream, claim.records, claim.key_ids, known)
+    if batch.stream.order == "none":
+        return {}
+    keys = {each.id: known.get(claim.key_ids[each.id]) for each in claim.records}
+    return {
+        each.id: key.version
+        for each in claim.records
+        if (key := keys[each.id]) is not None and key.version != each.id and key.seq > each.seq
+    }
 
 
 def decide_landing(batch: Batch, record: Record, outcome: Outcome) -> Landing:
@@ -316,6 +332,9 @@ def write(batch: Batch, landings: Sequence[Landing], counts: Mapping[str, int]) 
     if late:
         write_late(batch, [each for each in landings if each.record.id in late])
     on_time = [each for each in landings if each.record.id not in late]
+    if stream.order == "strict":
+        finished = [each.record.id for each in on_time if each.state in (State.DELIVERED, State.SUPERSEDED)]
+        ledger.waiting.release(stream.name, finished)
     names = {
         State.DELIVERED: "delivered",
         State.PENDING: "retrying",
@@ -380,5 +399,7 @@ def write_late(batch: Batch, landings: Sequence[Landing]) -> None:
             landed = _is(each, Verdict.ACCEPTED) or (each.outcome is not None and each.outcome.may_land_later)
             if key is not None and landed and key.version != each.record.id:
                 newest.append(key.version)
+                if stream.order == "strict":
+                    newest += find_reached(ledger, stream, each.record, key)
         ledger.flights.resend(newest)
     ledger.flights.add_late(claim, [(each.record, each.outcome) for each in landings if each.outcome is not None])

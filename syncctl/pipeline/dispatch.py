@@ -1,7 +1,7 @@
 """dispatch: mark due records as queued and send one message per batch. Redis is only the wake-up."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from syncctl.core.breaker import BreakerState
 from syncctl.core.ids import epoch_of
@@ -15,6 +15,7 @@ from syncctl.ledger.partners import PartnerGate
 from syncctl.ledger.records import DueRecord
 from syncctl.ledger.streams import Gate
 from syncctl.logs import get_logger
+from syncctl.pipeline.strict import sequence
 
 log = get_logger(__name__)
 
@@ -28,10 +29,11 @@ Publish = Callable[[str, str, Sequence[str]], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chosen:
-    """What a look at the due records has decided."""
+    """What a look at the due records has decided. `held`: under order strict, what waits (id → for)."""
 
     send: tuple[DueRecord, ...]
-    superseded: dict[str, str]
+    superseded: Mapping[str, str]
+    held: Mapping[str, str] = field(default_factory=dict)
 
 
 def dispatch_stream(
@@ -88,10 +90,10 @@ def look(ledger: Ledger, stream: Stream, sizes: Sizes, publish: Publish, message
     while (room := sizes.window - first - retries - queued) > 0:
         due = find_due(ledger, stream, sizes, room=room, in_flight=first + retries, retries=retries)
         chosen = choose(ledger, stream, due, complete_epoch=gate.complete_epoch)
-        superseded = ledger.operations.supersede(chosen.superseded)
+        aside = set_aside(ledger, stream, chosen)
         queued += send(ledger, stream, sizes, chosen.send, room, publish)
-        # Old versions set aside have made way for others; nothing else would change on a second look.
-        if not superseded:
+        # What was set aside has made way for others; nothing else would change on a second look.
+        if not aside:
             break
     if queued:
         log.info("dispatch", stream=stream.name, queued=queued)
@@ -105,7 +107,7 @@ def probe(ledger: Ledger, stream: Stream, publish: Publish, partner: PartnerGate
         *ledger.records.find_due(stream.name, fresh=False, limit=PROBES_LOOKED_AT),
     ]
     chosen = choose(ledger, stream, due, complete_epoch=gate.complete_epoch)
-    ledger.operations.supersede(chosen.superseded)
+    set_aside(ledger, stream, chosen)
     ids = [each.id for each in chosen.send]
     others = [each for each in ids if each != partner.last_probe]
     for each in (others or ids)[:1]:
@@ -155,7 +157,22 @@ def choose(ledger: Ledger, stream: Stream, due: Sequence[DueRecord], *, complete
             superseded[each.id] = key.version
         else:
             send.append(each)
+    if stream.order == "strict":
+        found = sequence(ledger, stream, send, known)
+        return Chosen(send=found.send, superseded=found.superseded, held=found.held)
     return Chosen(send=tuple(send), superseded=superseded)
+
+
+def set_aside(ledger: Ledger, stream: Stream, chosen: Chosen) -> int:
+    """Take what is not to be sent now out of what is due; return how many."""
+    aside = ledger.operations.supersede(chosen.superseded)
+    if stream.order == "strict":
+        ledger.waiting.release(stream.name, list(chosen.superseded))
+        aside += ledger.waiting.hold(chosen.held)
+        # What they wait for may have landed since it was looked at, and then nobody else would wake them.
+        holders = sorted(set(chosen.held.values()))
+        aside -= ledger.waiting.release_if_free(stream.name, holders, hold_seconds=stream.strict_hold_seconds)
+    return max(0, aside)
 
 
 def adopt(ledger: Ledger, stream: Stream, each: DueRecord, before: KnownKey | None) -> bool:

@@ -12,6 +12,7 @@ from syncctl.logs import get_logger
 log = get_logger(__name__)
 
 AT_ONCE = 500
+SWEPT_AT_ONCE = 2000
 FORGOTTEN_AFTER_SECONDS = 15.0
 """How long records may be queued while no message waits in Redis, before they are queued anew.
 
@@ -26,6 +27,7 @@ class Upkeep:
     stream: str
     returned: int = 0
     forgotten: int = 0
+    released: int = 0
     dispatched: int = 0
 
 
@@ -68,6 +70,17 @@ def return_forgotten(*, ledger: Ledger, stream: Stream, messages_waiting: Callab
     return returned
 
 
+def release_waiting(*, ledger: Ledger, stream: Stream) -> int:
+    """Make due what waits for nothing any more; return how many. Safe to repeat, also by several.
+
+    What a worker releases when a record lands is all that is usual; this is for one that died in between, for a failed
+    record that was cleaned up or has held for long enough, and for a stream whose order is not strict any more.
+    """
+    if stream.order == "strict":
+        return ledger.waiting.sweep(stream.name, hold_seconds=stream.strict_hold_seconds, limit=SWEPT_AT_ONCE)
+    return ledger.waiting.release_all(stream.name, limit=SWEPT_AT_ONCE)
+
+
 def keep_up(
     *,
     ledger: Ledger,
@@ -76,11 +89,12 @@ def keep_up(
     messages_waiting: Callable[[], int],
     dispatch: Callable[[], int],
 ) -> Upkeep:
-    """Do one stream's upkeep: leases, lost messages, dispatch.
+    """Do one stream's upkeep: leases, lost messages, what waits for nothing, dispatch.
 
     Raises:
         ServiceUnavailable: Redis is away (leases have been returned all the same), or MongoDB is.
     """
     returned = return_leases(ledger=ledger, stream=stream, settle_seconds=settle_seconds)
     forgotten = return_forgotten(ledger=ledger, stream=stream, messages_waiting=messages_waiting)
-    return Upkeep(stream=stream.name, returned=returned, forgotten=forgotten, dispatched=dispatch())
+    released = release_waiting(ledger=ledger, stream=stream)
+    return Upkeep(stream=stream.name, returned=returned, forgotten=forgotten, released=released, dispatched=dispatch())

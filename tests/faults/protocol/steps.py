@@ -28,7 +28,7 @@ class Variant:
 
 
 VARIANTS = tuple(
-    Variant(order=order, versioned=versioned) for versioned in (True, False) for order in ("latest", "none")
+    Variant(order=order, versioned=versioned) for versioned in (True, False) for order in ("latest", "none", "strict")
 )
 
 

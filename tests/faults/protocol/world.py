@@ -18,6 +18,7 @@ from syncctl.ledger.operations import Operations
 from syncctl.ledger.records import Records
 from syncctl.ledger.returns import Returns
 from syncctl.ledger.streams import Streams
+from syncctl.ledger.waiting import Waiting
 from syncctl.pipeline.deliver import deliver_batch
 from syncctl.pipeline.dispatch import dispatch_stream
 from syncctl.pipeline.poll import poll_stream
@@ -26,6 +27,7 @@ from syncctl.pipeline.selection import Selection
 from syncctl.pipeline.upkeep import keep_up
 
 from .actors import Actor, GatedDatabase, current_actor, gate
+from .strictness import Strictness
 from .worlds import LoggedCall, ScriptedPartner, ScriptedReader, ScriptedSource, call_of
 
 ACTORS_AT_MOST = 6
@@ -41,7 +43,7 @@ def open_gated_ledger(url: str, database: str) -> Ledger:
     gated: Any = GatedDatabase(ledger._database)
     for name, room in (
         ("streams", Streams), ("keys", Keys), ("records", Records), ("flights", Flights),
-        ("returns", Returns), ("operations", Operations),
+        ("returns", Returns), ("operations", Operations), ("waiting", Waiting),
     ):  # fmt: skip
         setattr(ledger, name, room(gated, ledger.hosts))
     return ledger
@@ -93,6 +95,7 @@ class World:
         self.settles = 0
         self.stopping = False
         self.database: Any = self.ledger._database
+        self.strictness = Strictness(self.database)
 
     def empty_the_ledger(self) -> None:
         """Begin with nothing; the indexes stay."""
@@ -182,6 +185,8 @@ class World:
         assert key.get("delivered_seq", 0) <= record.seq, f"{record.id} is sent after a newer version (invariant 5)"
         flying = self.database.records.count_documents({"key_id": found["key_id"], "in_flight": True})
         assert flying == 1, f"{flying} versions of {record.key} in flight together (invariant 5)"
+        if self.order == "strict":
+            self.strictness.check_call(found, key)
 
     def _keep_up(self) -> None:
         keep_up(
@@ -245,6 +250,11 @@ class World:
             unfinished = {"state": {"$in": ["pending", "queued", "sending"]}}
             if not self.database.records.count_documents(unfinished):
                 return
+            if self.order == "strict":
+                self.run_now(self.strictness.check_waiting)
+                if not self.database.records.count_documents({**unfinished, "waits_for": {"$exists": False}}):
+                    # All the rest waits for failed ones, for ever, until somebody comes.
+                    self.run_now(lambda: self._replay(("failed",)))
         stuck = list(self.database.records.find(unfinished))
         raise AssertionError(f"{len(stuck)} records never finish: {stuck[:2]}, keys {list(self.database.keys.find())}")
 
@@ -261,12 +271,14 @@ class World:
             if newest is not None:
                 assert newest["payload"]["content"] == content, f"the ledger's newest {key} is not the source's"
             delivered = newest is None or newest["state"] == "delivered"
-            if delivered and self.order == "latest":
+            if delivered and self.order != "none":
                 assert self.partner.holds.get(key) == content, (
                     f"row {key} is {content} and the partner holds {self.partner.holds.get(key)}: "
                     f"{newest}, {known}, {[call for call in self.partner.log if call.key == key]}"
                 )
         assert not self.database.records.count_documents({"$or": [{"lease": {"$exists": True}}, {"in_flight": True}]})
+        if self.order == "strict":
+            self.strictness.check_account()
         self._check_attempts()
 
     def _check_attempts(self) -> None:

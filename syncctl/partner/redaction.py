@@ -1,46 +1,44 @@
 """What a partner said, made fit to be kept: no secrets, no control characters."""
 
-import html
-import json
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Sequence
-from urllib.parse import quote, quote_plus
 
 STARS = "***"
 
-_BEYOND_DOTNET = re.compile(r"[^\w./:,;=@!?*()\[\]{} ~#$%^|-]", re.ASCII)
-
+_HTML_NAMES = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
 # C0 and C1 controls, line and paragraph separators, and what turns the direction of text around.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]+")
 
 
-def spell_out(secret: str) -> set[str]:
-    """Return the forms in which an echo may carry a secret: as it is, in JSON, in a URL, in HTML, in base64."""
-    raw = secret.encode("utf-8", "replace")
-    percent = {quote(secret, safe="", errors="replace"), quote(secret, errors="replace")}
-    percent |= {quote_plus(secret, errors="replace"), quote(secret, safe="*", errors="replace")}
-    forms = {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
-    forms |= {secret.replace("/", "\\/"), html.escape(secret), b64encode(raw).decode("ascii")} | percent
-    # What the JSON writers of .NET (upper case) and Go (lower case) escape beyond JSON's own rules.
-    forms.add(
-        re.sub(r"[^\w./:,;=@!?*()\[\]{} ~#$%^|-]", lambda match: f"\\u{ord(match[0]):04X}", secret, flags=re.ASCII)
-    )
-    forms.add(re.sub(r"[&<>]", lambda match: f"\\u{ord(match[0]):04x}", secret))
-    return forms | {_lower_escapes(form) for form in percent}
+def match_secret(secret: str) -> str:
+    """Return a pattern of the forms in which an echo may carry a secret, and of echoes of echoes.
+
+    Letters and digits come as they are. What JSON, URLs and HTML escape may come escaped, also more than once; how
+    often is bounded, for a partner may answer with nothing but backslashes.
+    """
+    return "".join(_match_character(each) for each in secret)
 
 
-def _lower_escapes(text: str) -> str:
-    return re.sub(r"%[0-9A-F]{2}", lambda match: match[0].lower(), text)
+def _match_character(character: str) -> str:
+    if character.isascii() and character.isalnum():
+        return character
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    json_form = "".join(rf"\\{{1,8}}u{units[at : at + 4]}" for at in range(0, len(units), 4))
+    url_form = "".join(f"%(?:25){{0,3}}{each:02x}" for each in character.encode("utf-8", "surrogatepass"))
+    html_form = f"&(?:amp;){{0,3}}(?:#0*{ord(character)}|#x0*{ord(character):x}|{_HTML_NAMES.get(character, '#')});"
+    plus = r"\+|" if character == " " else ""
+    return rf"(?:{plus}\\{{0,8}}{re.escape(character)}|(?i:{json_form}|{url_form}|{html_form}))"
 
 
 def make_redact(secrets: Iterable[str]) -> Callable[[str], str]:
-    """Return a function that replaces every secret in a text, the longest first."""
-    spelled = {form for secret in filter(None, secrets) for form in spell_out(secret)}
-    longest_first = sorted(spelled, key=lambda each: (-len(each), each))
+    """Return a function that replaces every secret in a text, alone and in base64, the longest first."""
+    known = set(filter(None, secrets))
+    known |= {b64encode(each.encode("utf-8", "surrogatepass")).decode("ascii") for each in known}
+    longest_first = sorted(known, key=lambda each: (-len(each), each))
     if not longest_first:
         return lambda text: text
-    pattern = re.compile("|".join(map(re.escape, longest_first)))
+    pattern = re.compile("|".join(map(match_secret, longest_first)))
     return lambda text: pattern.sub(STARS, text)
 
 
@@ -48,8 +46,14 @@ def extend_redact(redact: Callable[[str], str], secrets: Sequence[str]) -> Calla
     """Return a redaction that also knows what only one call carried."""
     if not secrets:
         return redact
-    own = make_redact(secrets)
-    return lambda text: redact(own(text))
+    # Letters and digits are never escaped: a text without a secret's longest run of them does not hold it.
+    telling = [max(re.findall(r"[0-9A-Za-z]+", each), key=len, default="") for each in secrets]
+
+    def redact_all(text: str) -> str:
+        found = [secret for secret, part in zip(secrets, telling, strict=True) if part in text]
+        return redact(make_redact(found)(text))
+
+    return redact_all
 
 
 def clean_text(text: str) -> str:

@@ -36,6 +36,9 @@ def replay(
         str | None,
         typer.Option("--error", metavar="FINGERPRINT", help="Only records that failed with this error."),
     ] = None,
+    new_key: Annotated[
+        bool, typer.Option("--new-key", help="A new Idempotency-Key also for what was never delivered.")
+    ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until every replayed record is finished.")] = False,
@@ -44,15 +47,16 @@ def replay(
 ) -> ExitCode:
     """Send existing records again.
 
-    A record goes out under its own Idempotency-Key as long as its bytes are the same. One that a newer
-    version of its row has overtaken is skipped. It is safe to repeat: what is already on its way is not
-    replayed twice.
+    A record goes out under its own Idempotency-Key as long as its bytes are the same and it was never
+    delivered; else, or with --new-key, under a new one. One that a newer version of its row has overtaken is
+    skipped. It is safe to repeat: what is already on its way is not replayed twice.
 
     Examples:
         syncctl replay --dry-run                      how many failed records there are
         syncctl replay --stream orders --yes --wait   all failed ones of a stream, and wait
         syncctl replay --error 4f1d2c77 --since 24h   one error of the last day
         syncctl replay --id 3f2a... --state delivered
+        syncctl replay --error 4f1d2c77 --new-key     the partner keeps its refusal by the old key
     """
     from syncctl.pipeline.selection import Selection
 
@@ -74,7 +78,7 @@ def replay(
         if not ask_consent(f"replay {count:,} {'/'.join(selection.states)} records?", yes=yes):
             return ExitCode.TROUBLE
         ids: list[str] = []
-        done = services.replay(selection, dry_run=False, who=name_operator(), replayed_ids=ids)
+        done = services.replay(selection, dry_run=False, who=name_operator(), new_key=new_key, replayed_ids=ids)
         _report(done, as_json=as_json)
         code = _wait_until_finished(services, ids, seconds=seconds) if wait else ExitCode.DONE
     if ids and code is ExitCode.DONE:

@@ -11,15 +11,16 @@ from syncctl.commands.previews import show_requests
 from syncctl.commands.session import open_session
 from syncctl.console import format_time, out, to_line
 from syncctl.core.ids import format_seq
+from syncctl.core.records import idempotency_key
 from syncctl.errors import ExitCode
 
 _FIELDS = (
     "stream", "key", "version", "seq", "op", "state", "error", "reason", "attempts", "outcomes", "replays", "claims",
     "logged_at", "due_at", "sent_at", "delivered_at", "failed_at", "superseded_at", "superseded_by", "discarded_at",
-    "waits_for", "lease", "mapping_hash", "generation", "payload",
+    "waits_for", "lease", "mapping_hash", "generation", "idempotency_key", "payload",
 )  # fmt: skip
 _EVENT_COLUMNS = ("at", "event", "state", "status", "ms", "what")
-_NAME_WIDTH = 14
+_NAME_WIDTH = 15
 _LONGEST = 2000
 _TOLD = ("outcome", "error", "by", "reason", "from", "late", "excerpt", "worker", "idempotency_key")
 
@@ -69,12 +70,18 @@ def show(
 
 def _to_public(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what scripts may rely on: always the same keys, null where a record has no such thing."""
-    return {"id": record["_id"], **{name: record.get(name) for name in _FIELDS}, "history": record.get("history", [])}
+    fields = {name: record.get(name) for name in _FIELDS} | {"idempotency_key": _name_key(record)}
+    return {"id": record["_id"], **fields, "history": record.get("history", [])}
+
+
+def _name_key(record: Mapping[str, Any]) -> str:
+    """Return the Idempotency-Key that its last call went under, or its next one will, unless the mapping changes."""
+    return idempotency_key(record["_id"], int(record.get("generation") or 0))
 
 
 def _show_record(record: Mapping[str, Any]) -> None:
     out.show(f"record {record['_id']}")
-    told = {**record, "seq": format_seq(int(record["seq"]))}
+    told = {**record, "seq": format_seq(int(record["seq"])), "idempotency_key": _name_key(record)}
     _show_fields([(name, _describe(told[name])) for name in _FIELDS if told.get(name) not in (None, "", {}, [])])
     history = record.get("history") or []
     if history:

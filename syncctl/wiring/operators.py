@@ -63,6 +63,7 @@ class OperatorServices(RowServices):
         *,
         dry_run: bool = False,
         who: str,
+        new_key: bool = False,
         replayed_ids: list[str] | None = None,
     ) -> "Replayed":
         """Send finished records again; see `pipeline.replay.replay_records`."""
@@ -75,6 +76,7 @@ class OperatorServices(RowServices):
             streams=streams,
             who=who,
             dry_run=dry_run,
+            new_key=new_key,
             replayed_ids=replayed_ids,
         )
         if done.replayed and not dry_run:

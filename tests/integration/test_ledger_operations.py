@@ -59,6 +59,13 @@ def test_what_was_delivered_goes_again_under_a_new_key(ledger: Ledger) -> None:
     assert fly(ledger, ["orders-1"]).records[0].idempotency_key == "orders-1-2"
 
 
+@pytest.mark.parametrize("state", [State.FAILED, State.DELIVERED])
+def test_a_new_key_may_be_asked_for(ledger: Ledger, state: State) -> None:
+    finish(ledger, 1, state)
+    ledger.operations.replay(["orders-1"], states=[state.value], who="me", new_key=True)
+    assert fly(ledger, ["orders-1"]).records[0].idempotency_key == "orders-1-2"
+
+
 def test_a_replay_leaves_what_is_not_meant(ledger: Ledger, database: Any) -> None:
     finish(ledger, 1, State.DELIVERED)
     ledger.records.log([new_record(2)], PAST)

@@ -34,13 +34,14 @@ def refusing(world: World) -> Iterator[LocalPartner]:
         yield server
 
 
-def replay(world: World, dry_run: bool = False, **selection: Any) -> Replayed:
+def replay(world: World, dry_run: bool = False, new_key: bool = False, **selection: Any) -> Replayed:
     return replay_records(
         ledger=world.ledger,
         selection=Selection(**selection),
         streams={"orders": world.stream},
         who=NASTY,
         dry_run=dry_run,
+        new_key=new_key,
     )
 
 
@@ -105,6 +106,34 @@ def test_what_was_delivered_is_received_again(world: World, partner: LocalPartne
     world.send_all()
     identity = world.record(1)["_id"]
     assert [(call.key, call.fate) for call in partner.calls()] == [(identity, "applied"), (f"{identity}-2", "applied")]
+
+
+def test_a_new_key_is_for_a_partner_that_keeps_its_refusal(world: World, refusing: LocalPartner) -> None:
+    log(world, 1, content="a")
+    log(world, 2)
+    world.send_all()
+    log(world, 1, content="b")
+    assert replay(world, new_key=True) == Replayed(matched=2, replayed=1, skipped=1, dry_run=False)
+    refusing.fix()
+    world.send_all()
+    identity = world.record(2)["_id"]
+    keys = [call.key for call in refusing.calls() if call.key.startswith(identity)]
+    assert keys == [identity, f"{identity}-2"]
+    (audit,) = world.ledger.journal.load_audit(limit=5)
+    assert audit["detail"].items() >= {"new_key": True, "skipped": 1}.items()
+
+
+def test_only_those_of_one_error_go_again(world: World, refusing: LocalPartner) -> None:
+    log(world, *range(1, 9))
+    world.send_all()
+    world.poll(ListReader([version_row(9, None, None, payload=None, error="column amount: the number is NaN")]))
+    groups = group_failures(ledger=world.ledger).groups
+    assert [group["count"] for group in groups] == [8, 1]
+    assert groups[0]["sample_id"] in {each["_id"] for each in world.records()}
+    assert groups[0]["first_at"] <= groups[0]["last_at"]
+    assert groups[0]["streams"] == ["orders"]
+    assert replay(world, error=groups[1]["fingerprint"]).matched == 1
+    assert replay(world, error=groups[0]["fingerprint"]) == Replayed(matched=8, replayed=8, skipped=0, dry_run=False)
 
 
 def test_a_caller_that_waits_learns_which(world: World, refusing: LocalPartner) -> None:

@@ -41,8 +41,15 @@ def show(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, **changes: Any) -
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
 def test_seq_is_epoch_and_position(monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO]) -> None:
     lines = show(monkeypatch, stream())
-    assert "  seq            3.17" in lines
+    assert "  seq             3.17" in lines
     assert _to_public(record())["seq"] == make_seq(3, 17)
+
+
+@pytest.mark.parametrize(("generation", "key"), [(None, "orders-1"), (0, "orders-1"), (1, "orders-1-2")])
+def test_the_key_in_force_is_shown(monkeypatch: pytest.MonkeyPatch, generation: int | None, key: str) -> None:
+    changes = {} if generation is None else {"generation": generation}
+    assert f"  idempotency_key {key}" in show(monkeypatch, io.StringIO(), **changes)
+    assert _to_public(record(**changes))["idempotency_key"] == key
 
 
 def test_a_payload_has_the_numbers_that_the_partner_gets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +58,7 @@ def test_a_payload_has_the_numbers_that_the_partner_gets(monkeypatch: pytest.Mon
         id="orders-1", stream="orders", key={"id": 5}, seq=1, op="upsert", payload=PAYLOAD, state=State.PENDING
     )
     sent = encode_body(kept).decode()
-    assert line.removeprefix("  payload        ").replace(": ", ":").replace(", ", ",") == sent
+    assert line.removeprefix("  payload         ").replace(": ", ":").replace(", ", ",") == sent
 
 
 def test_a_long_value_is_folded_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,8 +67,8 @@ def test_a_long_value_is_folded_on_a_terminal_alone(monkeypatch: pytest.MonkeyPa
     assert all(len(line) <= 60 for line in lines)
     folded = [line for line in lines if line.strip().strip('"}').endswith("xxx")]
     assert len(folded) == 4
-    assert all(line.startswith(" " * 17) for line in folded[1:])
-    assert f'  payload        {{"note": "{text}"}}' in show(monkeypatch, io.StringIO(), payload={"note": text})
+    assert all(line.startswith(" " * 18) for line in folded[1:])
+    assert f'  payload         {{"note": "{text}"}}' in show(monkeypatch, io.StringIO(), payload={"note": text})
 
 
 def test_a_very_long_value_is_cut_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,4 +81,4 @@ def test_a_very_long_value_is_cut_on_a_terminal_alone(monkeypatch: pytest.Monkey
 
 def test_what_would_drive_a_terminal_is_shown_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = show(monkeypatch, Terminal(), reason="\x1b[2Jgone")
-    assert "  reason         \\x1b[2Jgone" in lines
+    assert "  reason          \\x1b[2Jgone" in lines

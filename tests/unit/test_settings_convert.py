@@ -171,7 +171,10 @@ def test_the_default_source_and_partner_come_from_the_shared_variables(tmp_path:
     environment = {"SOURCE_URL": "sqlite:///x.db", "PARTNER_URL": "https://p.example", "PARTNER_TOKEN": "abc"}
     settings = load(tmp_path, environment=environment)
     assert settings.source("default").url == "sqlite:///x.db"
-    assert (settings.partner("default").url, settings.partner("default").auth.values) == ("https://p.example", {"token": "abc"})
+    assert (settings.partner("default").url, settings.partner("default").auth.values) == (
+        "https://p.example",
+        {"token": "abc"},
+    )
 
 
 def test_what_the_default_lacks_is_named_by_its_variable(tmp_path: Path) -> None:

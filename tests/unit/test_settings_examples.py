@@ -38,7 +38,10 @@ SAMPLED = {  # what has no default, or one that only an example can show
         for key in (
             *("table", "query", "start", "key", "mode", "cursor", "endpoint"),
             *("where", "columns", "exclude", "mask", "timezone", "acknowledge", "acknowledge_failed", "accepted_when"),
-            *(f"batch_shape.{key}" for key in ("under", "results", "result_key", "result_status", "result_accepted_when")),
+            *(
+                f"batch_shape.{key}"
+                for key in ("under", "results", "result_key", "result_status", "result_accepted_when")
+            ),
             *("retry.give_up_after", "delete_endpoint", "content_type", "body", "headers", "body_schema", "fields"),
             "strict_hold",
         )

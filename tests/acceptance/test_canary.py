@@ -1,0 +1,255 @@
+"""A secret in each place that takes one, and a partner that repeats them all: none is to be found anywhere after it."""
+
+import json
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import pytest
+from redis import Redis
+
+from tests.harness.connect_proxy import ConnectProxy
+from tests.harness.settings_files import write_settings
+from tests.harness.source_db import SourceDb
+from tests.integration.hostile_partner import HostilePartner, Peer
+
+pytestmark = pytest.mark.timeout(170)
+
+CANARY = "cAn4ry"
+NAMES = ("TOKEN", "API_KEY", "QUERY_KEY", "PASSWORD", "CLIENT_SECRET", "HEADER", "KEY_PASSWORD", "PROXY_PASSWORD")
+SECRETS = {
+    name: f"{CANARY}/{number}+é&{name.lower()}".encode("ascii", "ignore").decode() for number, name in enumerate(NAMES)
+}
+SECRETS["PROXY_PASSWORD"] = f"{CANARY}-proxy"
+SECRETS["WEBHOOK"] = "whsec_" + b64encode(f"{CANARY} webhook key".encode()).decode()
+SECRETS["OLD_WEBHOOK"] = f"{CANARY} old webhook key"
+ACCESS_TOKEN = f"{CANARY}.access.token"
+ROWS = 5
+
+AUTHS: dict[str, dict[str, str]] = {
+    "bearer": {"type": "bearer", "token": "${TOKEN}"},
+    "keyed": {"type": "api_key", "name": "X-Api-Key", "value": "${API_KEY}"},
+    "queried": {"type": "api_key", "name": "key", "in": "query", "value": "${QUERY_KEY}"},
+    "basic": {"type": "basic", "user": "me", "password": "${PASSWORD}"},
+    "oauth": {"type": "oauth2", "client_id": "me", "client_secret": "${CLIENT_SECRET}"},
+    "deskless": {"type": "oauth2", "client_id": "me", "client_secret": "${CLIENT_SECRET}", "client_auth": "body"},
+    "signed": {"type": "hmac", "secret": "${WEBHOOK}", "previous_secret": "${OLD_WEBHOOK}"},
+}
+
+
+def list_traces() -> set[str]:
+    """Return everything by which a canary could be told, in each form that one travels in."""
+    encoded = [
+        f"me:{SECRETS['PASSWORD']}",
+        f"me:{quote(SECRETS['CLIENT_SECRET'], safe='')}",
+        f"me:{SECRETS['PROXY_PASSWORD']}",
+    ]
+    traces = {CANARY, *SECRETS.values(), SECRETS["WEBHOOK"].removeprefix("whsec_")}
+    return traces | {b64encode(each.encode()).decode() for each in encoded}
+
+
+def list_sent() -> set[str]:
+    """Return what must have gone over the wire; the webhook keys and the key's password never do."""
+    basic = (
+        f"me:{SECRETS['PASSWORD']}",
+        f"me:{quote(SECRETS['CLIENT_SECRET'], safe='')}",
+        f"me:{SECRETS['PROXY_PASSWORD']}",
+    )
+    plain = {
+        SECRETS["TOKEN"],
+        SECRETS["API_KEY"],
+        SECRETS["HEADER"],
+        ACCESS_TOKEN,
+        quote(SECRETS["QUERY_KEY"], safe=""),
+    }
+    return {b64encode(each.encode()).decode() for each in basic} | plain | {quote(SECRETS["CLIENT_SECRET"], safe="")}
+
+
+def tell_all(request: bytes) -> str:
+    """Return a request as an indiscreet partner repeats it: what is most secret first, then all of it."""
+    head, _, body = request.decode("latin-1").partition("\r\n\r\n")
+    line, *fields = head.split("\r\n")
+    dull = ("host", "accept", "user-agent", "content", "syncctl", "idempotency")
+    telling = [field for field in fields if not field.lower().startswith(dull)]
+    return " ".join([*telling, line, unquote(line), body])
+
+
+def echo(peer: Peer) -> None:
+    """Repeat each request: refused and in JSON, failed and as text, redirected, accepted, dropped in the middle."""
+    while request := peer.read_request():
+        told = tell_all(request)
+        body = request.partition(b"\r\n\r\n")[2]
+        row = json.loads(body)["id"] if body else 1
+        if row == 1:
+            peer.answer("422 No", json.dumps({"message": told}).encode(), f"X-Echo: {told}")
+        elif row == 2:
+            peer.answer("500 Oops", told.encode())
+        elif row == 3:
+            peer.answer("302 Found", told.encode(), f"Location: https://h/?{quote(told)}")
+        elif row == 4:
+            peer.answer("200 OK", json.dumps({"echo": [told, told.replace("/", "\\/")]}).encode())
+        else:
+            peer.send(f"HTTP/1.1 503 {told}\r\nContent-Length: 9999\r\n\r\n{told}".encode())
+            return
+
+
+def give_token(peer: Peer) -> None:
+    while peer.read_request():
+        peer.answer("200 OK", json.dumps({"access_token": ACCESS_TOKEN, "expires_in": 3600}).encode())
+
+
+def refuse_token(peer: Peer) -> None:
+    while request := peer.read_request():
+        peer.answer("400 Bad", json.dumps({"error_description": tell_all(request)}).encode())
+
+
+@pytest.fixture
+def servers() -> Iterator[dict[str, Any]]:
+    """The partner, the two token endpoints and the proxy."""
+    with ExitStack() as stack:
+        proxy = ConnectProxy(credentials=f"me:{SECRETS['PROXY_PASSWORD']}")
+        yield {
+            "partner": stack.enter_context(HostilePartner(echo)),
+            "oauth": stack.enter_context(HostilePartner(give_token)),
+            "deskless": stack.enter_context(HostilePartner(refuse_token)),
+            "proxy": stack.enter_context(proxy),
+        }
+
+
+@pytest.fixture
+def directory(
+    tmp_path: Path, mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, servers: dict[str, Any]
+) -> Path:
+    """Settings with a partner and a stream for each auth kind."""
+    common = {
+        "url": servers["partner"].url,
+        "headers": {"X-Secret": "${HEADER}"},
+        "client_cert": "/none.pem",
+        "client_key_password": "${KEY_PASSWORD}",
+        "breaker": {"calls": 10_000},
+    }
+    partners: dict[str, Any] = {name: {**common, "auth": auth} for name, auth in AUTHS.items()}
+    for name in ("oauth", "deskless"):
+        partners[name]["auth"] = {**AUTHS[name], "token_url": f"{servers[name].url}/token"}
+    # Its proxy holds on to an answer that broke off.
+    partners["basic"]["timeout_seconds"] = 5
+    partners["basic"]["proxy"] = f"http://me:${{PROXY_PASSWORD}}@127.0.0.1:{servers['proxy'].port}"
+    stream = {
+        "table": "orders",
+        "start": "beginning",
+        "key": ["id"],
+        "mode": "increasing",
+        "cursor": "id",
+        "endpoint": "POST /orders",
+        "retry": {"schedule": ["100ms"], "jitter": 0},
+    }
+    return write_settings(
+        tmp_path / "settings",
+        mongo_url=mongo_url,
+        redis_url=redis_url,
+        redis_prefix=redis_prefix,
+        source_url=source_db.url,
+        partner_url=servers["partner"].url,
+        stream={**stream, "partner": "bearer"},
+        sections={
+            "partners": partners,
+            "streams": {name: {**stream, "partner": name} for name in AUTHS if name != "bearer"},
+        },
+    )
+
+
+def find_database(mongo_client: Any, mongo_url: str) -> Any:
+    """Return the ledger's database."""
+    return mongo_client[mongo_url.rpartition("/")[2].partition("?")[0]]
+
+
+def dump_ledger(mongo_client: Any, mongo_url: str) -> str:
+    """Return every document of every collection as text."""
+    database = find_database(mongo_client, mongo_url)
+    names = database.list_collection_names()
+    assert {"records", "runs", "streams"} <= set(names)
+    return "\n".join(str(document) for name in names for document in database[name].find())
+
+
+def dump_redis(url: str) -> str:
+    """Return every key and every value as text."""
+    readers = {
+        b"string": lambda redis, key: redis.get(key),
+        b"list": lambda redis, key: redis.lrange(key, 0, -1),
+        b"set": lambda redis, key: redis.smembers(key),
+        b"hash": lambda redis, key: redis.hgetall(key),
+        b"zset": lambda redis, key: redis.zrange(key, 0, -1, withscores=True),
+    }
+    with Redis.from_url(url) as redis:
+        return "\n".join(f"{key!r} {readers[redis.type(key)](redis, key)!r}" for key in redis.scan_iter())
+
+
+def test_no_secret_is_left_anywhere(
+    directory: Path,
+    servers: dict[str, Any],
+    source_db: SourceDb,
+    mongo_client: Any,
+    mongo_url: str,
+    redis_url: str,
+    run_syncctl: Callable[..., Any],
+    start_syncctl: Callable[..., Any],
+    eventually: Callable[..., Any],
+) -> None:
+    source_db.create_orders(ROWS)
+    told: list[str] = []
+
+    def run(*args: str) -> Any:
+        done = run_syncctl(*args, cwd=directory, env=SECRETS)
+        told.extend((done.stdout, done.stderr))
+        return done
+
+    assert run("--debug", "poll", "--once").exit_code == 0
+    worker = start_syncctl("--debug", "worker", "--beat", "--pool", "threads", cwd=directory, env=SECRETS)
+
+    def look() -> bool:
+        query = {"stream": {"$ne": "deskless"}, "state": {"$in": ["delivered", "failed"]}}
+        return find_database(mongo_client, mongo_url).records.count_documents(query) == ROWS * (len(AUTHS) - 1)
+
+    eventually(look, timeout=120)
+    eventually(lambda: "no token from" in dump_ledger(mongo_client, mongo_url), timeout=60)
+    worker.terminate()
+    worker.wait()
+    told.append(worker.log)
+
+    failed = run("show", "keyed", "1", "--json").json["records"][0]
+    assert "***" in failed["error"]["message"]
+    for command in (
+        ("--debug", "doctor", "--timeout", "5s"),
+        ("report",),
+        ("failures",),
+        ("failures", "--json"),
+        ("show", "basic", "2"),
+        ("show", "oauth", "4", "--json"),
+        ("show", "queried", "1", "--json"),
+        ("config", "--json"),
+        ("status",),
+    ):
+        run(*command)
+
+    # Every secret has travelled: else there would be nothing to be found.
+    sent = b"".join(servers["partner"].requests + servers["oauth"].requests + servers["deskless"].requests).decode()
+    sent += " ".join(servers["proxy"].heads)
+    assert {trace for trace in list_sent() if trace not in sent} == set()
+
+    places = {
+        "ledger": dump_ledger(mongo_client, mongo_url),
+        "redis": dump_redis(redis_url),
+        "output": "\n".join(told),
+    }
+    assert "***" in places["ledger"]
+    forms = {form for trace in list_traces() for form in (trace, quote(trace, safe=""), json.dumps(trace)[1:-1])}
+    found = [
+        (name, text[max(0, text.find(form) - 200) : text.find(form) + 60])
+        for name, text in places.items()
+        for form in sorted(forms)
+        if form in text
+    ]
+    assert found == []

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from syncctl.pipeline.status import Status
 
 _COUNTS = ("pending", "retrying", "queued", "sending", "delivered", "failed", "superseded", "discarded")
-_SOMETIMES = ("oldest due", "queued", "sending", "superseded", "discarded", "breaker")
+_SOMETIMES = ("oldest due", "held", "queued", "sending", "superseded", "discarded", "breaker")
 _UNREMARKABLE = (None, 0, "closed")
 _WATCH_SECONDS = 2.0
 
@@ -63,7 +63,7 @@ def _show(found: "Status") -> None:
     # A person at a terminal of 80 columns sees the counts that say something.
     columns = [
         name
-        for name in ("stream", "cursor", "last poll", "oldest due", *_COUNTS, "breaker")
+        for name in ("stream", "cursor", "last poll", "oldest due", *_COUNTS, "held", "breaker")
         if name not in _SOMETIMES or not out.is_watched() or any(row[name] not in _UNREMARKABLE for row in rows)
     ]
     if rows:
@@ -101,6 +101,7 @@ def _describe_stream(stream: Mapping[str, Any]) -> dict[str, Any]:
         "last poll": last_poll,
         "oldest due": oldest_due,
         **{state: stream["counts"][state] for state in _COUNTS},
+        "held": stream["held"],
         "breaker": stream["breaker"],
     }
 

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from syncctl.doctor.ages import show_age
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, warned
 from syncctl.doctor.examined import Examined
+
+if TYPE_CHECKING:
+    from syncctl.ledger.ledger import Ledger
 
 STUCK_SECONDS = 300.0
 POLLS_MISSED = 10
@@ -30,7 +33,7 @@ def check_stream(examined: Examined, name: str) -> Finding:
     counts = ledger.records.count_states([name])[name]
     now = ledger.streams.server_time()
     poll = _look_at_poll(name, document, now, examined.settings.stream(name).poll_every_seconds)
-    return join_findings([poll, *_look_at_backlog(name, document, counts, now)])
+    return join_findings([poll, *_look_at_backlog(name, document, counts, now), *_look_at_held(ledger, name)])
 
 
 def _look_at_poll(name: str, document: Mapping[str, Any], now: datetime, every_seconds: float) -> Finding:
@@ -68,6 +71,17 @@ def _look_at_backlog(
         yield passed(f"{unfinished:,} records to deliver, {on_their_way:,} of them on their way")
     if counts["failed"]:
         yield passed(f"{counts['failed']:,} failed records; see: syncctl failures --stream {name}")
+
+
+def _look_at_held(ledger: "Ledger", name: str) -> Iterator[Finding]:
+    """Tell of failed records that hold newer versions of their rows, which order strict asks for."""
+    holders = ledger.waiting.count_failed_holders(name)
+    if holders:
+        yield warned(
+            f"{holders:,} failed records hold newer versions of their rows; {ledger.waiting.count(name):,} wait",
+            f"see: syncctl failures --stream {name}; then syncctl replay --stream {name} sends them, "
+            f"and syncctl discard --stream {name} --reason TEXT gives them up",
+        )
 
 
 def check_removed(examined: Examined) -> Finding:

@@ -49,6 +49,7 @@ def read_status(*, ledger: Ledger, configured: Mapping[str, str], messages: int 
     partners = {name: _partner(name, known.get(name, {}), now) for name in sorted({*configured.values(), *known})}
     streams = tuple(
         _stream(name, documents.get(name, {}), live[name], totals[name], now, partners.get(configured.get(name, "")))
+        | {"held": ledger.waiting.count(name)}
         for name in names
     )
     workers = tuple(

@@ -187,7 +187,7 @@ class Flights:
             gone.append("losses")
         elif landing.reason is not None:
             error = {
-                "fingerprint": fingerprint(None, landing.reason),
+                "fingerprint": fingerprint(None, landing.reason, landing.record.key.values()),
                 "status": None,
                 "message": landing.reason,
             }
@@ -311,7 +311,8 @@ def attempt_entry(claim: Claim, record: Record, outcome: Outcome) -> Doc:
         "idempotency_key": record.idempotency_key,
     }
     if outcome.error is not None:
-        entry |= {"error": outcome.error, "fingerprint": fingerprint(outcome.status, outcome.error)}
+        entry["error"] = outcome.error
+        entry["fingerprint"] = fingerprint(outcome.status, outcome.error, record.key.values())
     if outcome.batch_key is not None:
         entry["batch_key"] = outcome.batch_key
     if outcome.excerpt:

@@ -90,7 +90,7 @@ def to_document(new: NewRecord, now: datetime) -> tuple[Doc, bool]:
         return {**document, "state": State.PENDING.value, "fresh": True, "due_at": now}, True
     if why_not_storable({"key": document["key"]}) is not None:
         document["key"] = {name: repr(value)[:200] for name, value in new.key.items()}
-    failed = {"fingerprint": fingerprint(None, error), "status": None, "message": error}
+    failed = {"fingerprint": fingerprint(None, error, new.key.values()), "status": None, "message": error}
     entry = {
         "action": "unsendable",
         "state": State.FAILED.value,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from syncctl.core.ids import key_id
 from syncctl.core.outcome import Verdict
 from syncctl.core.states import State
 from syncctl.ledger.flights import Claim, Landing
@@ -314,3 +315,23 @@ def test_one_that_was_given_up_stays_given_up(ledger: Ledger, claim: Claim, data
     before = database.records.find_one()
     ledger.flights.resend(["orders-1"])
     assert database.records.find_one() == before
+
+
+def test_the_keys_of_rows_make_no_error_of_their_own(ledger: Ledger, database: Any) -> None:
+    names = ("north", "Zürich-2", "old town")
+    for number, name in enumerate(names, start=1):
+        ledger.records.log([new_record(number, key={"id": name}, key_id=key_id({"id": name}))], PAST)
+    claim = fly(ledger, [f"orders-{number}" for number in range(1, 4)])
+    refusals = [
+        Landing(
+            record=each,
+            state=State.FAILED,
+            outcome=outcome(Verdict.REJECTED, status=409, error=f"HTTP 409: {each.key['id']} is closed"),
+        )
+        for each in claim.records
+    ]
+    assert ledger.flights.land(claim, refusals) == []
+    (group,) = ledger.selections.group_failures(["orders"], {"$exists": True}, limit=5)
+    assert (group["count"], group["status"]) == (3, 409)
+    entries = [each["history"][-1]["fingerprint"] for each in database.records.find()]
+    assert entries == [group["fingerprint"]] * 3

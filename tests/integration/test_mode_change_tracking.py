@@ -105,6 +105,21 @@ def test_the_table_is_loaded_and_then_its_changes(tracked: World, feed: Triggere
     assert poll(tracked, feed).read == 0
 
 
+def test_what_was_loaded_and_what_has_changed_is_masked(
+    tracked: World, feed: TriggeredChanges, source_db: SourceDb
+) -> None:
+    tracked.change_stream(mask={"content": "drop"})
+    assert poll(tracked, feed).logged == 10
+    source_db.execute("update tracked set content = 'b' where id = 2")
+    source_db.execute("delete from tracked where id = 3")
+    add(source_db, 11)
+    run = poll(tracked, feed)
+    # Row 2 has changed only in what nobody is told of.
+    assert (run.read, run.logged, run.unchanged, run.error) == (3, 2, 1, None)
+    assert {tuple(each["payload"]) for each in tracked.records(op="upsert")} == {("id",)}
+    assert [each["key"] for each in tracked.records(op="delete")] == [{"id": 3}]
+
+
 def test_what_changes_while_the_table_is_loaded_is_found(
     tracked: World, feed: TriggeredChanges, source_db: SourceDb
 ) -> None:

@@ -30,7 +30,7 @@ def send_to(script: Script, **partner: object) -> tuple[Outcome, HostilePartner]
         ("408 Request Timeout", Verdict.RETRY_LATER),
         ("429 Too Many Requests", Verdict.RETRY_LATER),
         ("503 Service Unavailable", Verdict.RETRY_LATER),
-        ("401 Unauthorized", Verdict.REJECTED),
+        ("401 Unauthorized", Verdict.RETRY_LATER),
         ("409 Conflict", Verdict.REJECTED),
         ("422 Unprocessable Entity", Verdict.REJECTED),
     ],

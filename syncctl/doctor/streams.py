@@ -80,7 +80,7 @@ def _look_at_held(ledger: "Ledger", name: str) -> Iterator[Finding]:
         yield warned(
             f"{holders:,} failed records hold newer versions of their rows; {ledger.waiting.count(name):,} wait",
             f"see: syncctl failures --stream {name}; then syncctl replay --stream {name} sends them, "
-            f"and syncctl discard --stream {name} --reason TEXT gives them up",
+            "and syncctl discard ID --reason TEXT gives one up",
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from syncctl.local.mongod import Mongod
 from syncctl.local.redis_server import RedisServer
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from pymongo import MongoClient
 
     from syncctl.local.partner import LocalPartner
+
+# How long an example takes says something of the machine, and nothing of the code.
+settings.register_profile("syncctl", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("syncctl")
 
 
 @pytest.fixture(scope="session")

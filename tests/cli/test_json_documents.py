@@ -77,6 +77,8 @@ def test_what_commands_print_is_what_the_page_says(
     run("pause", "orders", "--reason", "partner maintenance")
     run("status")
     run("resume", "orders")
+    run("pause", "--partner", "default", "--reason", "partner maintenance")
+    run("resume", "--partner", "default")
     run("discard", sample, "--reason", "test data", "--yes")
     run("cleanup", "--dry-run")
     run("config")

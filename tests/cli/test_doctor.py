@@ -555,6 +555,25 @@ def test_a_backlog_that_does_not_move_is_a_warning_unless_it_is_paused(
     assert "3 records wait and none is on its way; the oldest has been due for 3 h" in check["detail"]
 
 
+def test_failed_records_that_hold_newer_versions_are_a_warning(
+    run_syncctl: Run, examine: Callable[..., Checks], settings_dir: Path, source_db: SourceDb, database: Any
+) -> None:
+    source_db.create_orders(3)
+    assert run_syncctl("poll", "orders", "--once", cwd=settings_dir).exit_code == 0
+    failed, *others = [each["_id"] for each in database.records.find()]
+    database.records.update_one({"_id": failed}, {"$set": {"state": "failed"}})
+    assert "hold" not in examine("streams")["streams orders"]["detail"]
+    held = {"$set": {"state": "pending", "waits_for": failed}, "$unset": {"due_at": True}}
+    database.records.update_many({"_id": {"$in": others}}, held)
+    check = examine("streams")["streams orders"]
+    assert check["status"] == "warn"
+    assert "1 failed records hold newer versions of their rows; 2 wait" in check["detail"]
+    assert "syncctl replay --stream orders" in check["hint"]
+    assert "syncctl discard ID --reason TEXT" in check["hint"]
+    (stream,) = run_syncctl("status", "--json", cwd=settings_dir).json["streams"]
+    assert stream["held"] == 2
+
+
 def test_a_stream_that_left_the_configuration_is_told_with_what_it_left_behind(
     run_syncctl: Run, settings_dir: Path, source_db: SourceDb
 ) -> None:

@@ -1,6 +1,7 @@
 """Many updates of few rows, with transient failures at random: what the partner ends with under each order.
 
-SYNCCTL_ORDER_UPDATES=10000 SYNCCTL_ORDER_KEYS=100 make it larger, --log-cli-level=INFO tells the counts.
+SYNCCTL_ORDER_UPDATES=10000 and SYNCCTL_ORDER_KEYS=100 make it larger; --timeout 0 gives it the time it then takes, and
+--log-cli-level=INFO tells the counts.
 """
 
 import json

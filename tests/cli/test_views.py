@@ -111,7 +111,7 @@ def test_a_paused_stream_is_read_and_not_delivered_until_it_is_resumed(
     partner.fix()
     source_db.create_orders(2)
     paused = run_syncctl("pause", "orders", "--reason", "maintenance", "--json", cwd=settings_dir)
-    assert paused.json == {"streams": [{"stream": "orders", "paused": True}]}
+    assert paused.json == {"streams": [{"stream": "orders", "paused": True}], "partners": []}
     assert paused.stderr == "next: syncctl resume orders, once it may go on\n"
     start_syncctl("worker", "--pool", "threads", "--beat", cwd=settings_dir)
     look = lambda: run_syncctl("status", "--json", cwd=settings_dir).json["streams"][0]  # noqa: E731

@@ -95,7 +95,11 @@ class Operations:
         """Return the query for the finished records of a stream and state older than a time."""
         if state not in TERMINAL:
             raise ValueError(f"{state} is not a terminal state")
-        return {"stream": stream, "state": state.value, "finished_at": {"$lt": before}}
+        query: Doc = {"stream": stream, "state": state.value, "finished_at": {"$lt": before}}
+        if state is State.DELIVERED:
+            # In mode flag: the source was not told of it yet.
+            query["acknowledge"] = {"$exists": False}
+        return query
 
     @edge
     def count_finished(self, stream: str, state: State, before: datetime) -> int:

@@ -68,7 +68,8 @@ def settle_duplicates(
             # No key ever knew it: an interrupted poll saw the row while what it is joined with was another.
             version = f"{record.version}/{record.hash}"
             renamed[each.key_id] = new_record(stream.name, each, before, record.shape, version)
-        elif epoch_of(duplicate.seq) < rewound_epoch:
+        elif epoch_of(duplicate.seq) < rewound_epoch or (stream.query is not None and before.version == record.id):
+            # Read again in the version that its key knows, while what it is joined with has changed.
             version = unused_version(each, before, record.version)
             renamed[each.key_id] = new_record(stream.name, each, before, record.shape, version)
         elif duplicate.shape != record.shape:

@@ -16,7 +16,7 @@ from syncctl.ledger.streams import PollLease
 from syncctl.logs import get_logger
 from syncctl.pipeline.acknowledge import acknowledge_finished
 from syncctl.pipeline.page import PageLog
-from syncctl.pipeline.sweep import sweep
+from syncctl.pipeline.sweep import begin_round, sweep
 
 log = get_logger(__name__)
 
@@ -145,6 +145,8 @@ def read_pages(
             pages.move_cursor(cursor)
         if stream.mode == "flag":
             acknowledge_finished(ledger=ledger, stream=stream, lease=lease, reader=reader, should_stop=should_stop)
+        if stream.mode == "snapshot":
+            cursor = begin_round(ledger, stream, cursor)
         for page in reader.pages(cursor):
             pages.log(page, shape=reader.shape)
             for text in page.notes:

@@ -168,7 +168,7 @@ def _keep_floor(reader: Places, before: Cursor, after: Cursor, rows: int | None)
     """Return the new cursor with the earlier one of two beginnings: what was read once stays part of the stream."""
     floor = before.get("floor")
     free = {name: value for name, value in after.items() if name != "floor"}
-    if floor is None:
+    if floor is None or (before.get("mode"), before.get("column")) != (after.get("mode"), after.get("column")):
         return free
     covered = _count(reader, {**before, **floor})
     if rows is not None and covered is not None and rows > covered:

@@ -34,16 +34,27 @@ def sweep(*, ledger: Ledger, stream: Stream, pages: PageLog, reader: Presence, s
     Its place is kept in the cursor, so that it goes on where it was stopped. Safe to repeat.
 
     Raises:
-        SourceError: More rows are gone than the stream allows: nothing was logged.
+        SourceError: More rows are gone than the stream allows. The next poll begins a new round.
     """
     cursor = dict(pages.progress.cursor or {})
+    known_before = int(cursor.get("known", 0))
+    deleted = int(cursor.get("deleted", 0))
+
+    def refuse(gone: int) -> None:
+        if is_too_many(stream, gone=gone, known=known_before):
+            pages.move_cursor(reader.start_cursor())
+            raise _too_many(stream, gone=gone, known=known_before, deleted=deleted)
+
     if not cursor["swept"]:
-        refuse_mass_delete(stream, known=ledger.keys.count_live(stream.name), read=int(cursor["rows"]))
+        # What is known now and was not read in this round.
+        refuse(ledger.keys.count_live(stream.name) - int(cursor["rows"]))
     while known := ledger.keys.load_live(stream.name, after=cursor["swept"], limit=KEYS_AT_ONCE):
         # A row without a whole key has none that could be asked for.
         keys = [key for _, key in known if None not in key.values()]
         gone = reader.find_missing(keys) if keys else []
-        cursor = {**cursor, "swept": known[-1][0]}
+        refuse(deleted + len(gone))
+        deleted += len(gone)
+        cursor = {**cursor, "swept": known[-1][0], "deleted": deleted}
         pages.log(
             Page(rows=tuple(Row(key=key, payload=None, op="delete") for key in gone), cursor=cursor),
             shape=reader.shape,
@@ -54,16 +65,24 @@ def sweep(*, ledger: Ledger, stream: Stream, pages: PageLog, reader: Presence, s
     return True
 
 
-def refuse_mass_delete(stream: Stream, *, known: int, read: int) -> None:
-    """Refuse to take an emptied table, a new filter or a lost right for the wish to delete everything at the partner.
+def begin_round(ledger: Ledger, stream: Stream, cursor: Cursor) -> Cursor:
+    """Return the cursor with the number of rows that were known when its round began."""
+    return cursor if "known" in cursor else {**cursor, "known": ledger.keys.count_live(stream.name)}
 
-    Raises:
-        SourceError: More than the stream's share of the known rows is gone.
+
+def is_too_many(stream: Stream, *, gone: int, known: int) -> bool:
+    """Say whether so many rows are gone that somebody has to look first.
+
+    An emptied table, a new filter or a lost right must not be taken for the wish to delete everything at the partner.
     """
-    gone = known - read
-    if gone > FEW_ROWS and gone > known * stream.max_delete_share:
-        raise SourceError(
-            f"stream {stream.name} stopped: {gone:,} of {known:,} known rows are gone",
-            why=f"that is more than max_delete_share ({stream.max_delete_share:g}) allows; no delete was logged",
-            hint=f"if they were really deleted, set streams.{stream.name}.max_delete_share = 1 for one poll",
-        )
+    return gone > FEW_ROWS and gone > known * stream.max_delete_share
+
+
+def _too_many(stream: Stream, *, gone: int, known: int, deleted: int) -> SourceError:
+    logged = f"{deleted:,} deletes were logged before" if deleted else "no delete was logged"
+    return SourceError(
+        f"stream {stream.name} stopped: {gone:,} of {known:,} known rows are gone",
+        why=f"that is more than max_delete_share ({stream.max_delete_share:g}) allows; {logged}",
+        hint="if they come back, the next poll finds them; if they were really deleted, set "
+        f"streams.{stream.name}.max_delete_share = 1 for one poll",
+    )

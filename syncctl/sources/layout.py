@@ -45,6 +45,8 @@ def decide_layout(stream: Stream, relation: Relation, *, has_rowversions: bool, 
     key = _decide_key(stream, relation)
     if stream.mode == "change_tracking" and not has_changes:
         raise _wrong(stream, "mode", "only SQL Server tracks changes", 'set it to "increasing" or "snapshot"')
+    if stream.mode == "change_tracking":
+        _check_own_database(stream, "CHANGE_TRACKING_CURRENT_VERSION()")
     if stream.mode in SCANS:
         return Layout(mode=stream.mode, cursor=_find_version(stream, relation), key=key)
     cursor = _decide_cursor(stream, relation, key, has_rowversions=has_rowversions)
@@ -64,6 +66,13 @@ def decide_layout(stream: Stream, relation: Relation, *, has_rowversions: bool, 
             "cursor",
             f"{cursor.name} is a {cursor.kind} column, and its values do not grow with each new row",
             "name an integer, a decimal, a time or a text column",
+        )
+    elif cursor.increment <= 0:
+        raise _wrong(
+            stream,
+            "cursor",
+            f"{cursor.name} is an identity that counts down, and its values do not grow with each new row",
+            'name another column, or set mode to "snapshot"',
         )
     return Layout(mode=mode, cursor=cursor, key=key)
 
@@ -114,19 +123,23 @@ def _decide_cursor(stream: Stream, relation: Relation, key: tuple[Column, ...], 
 
 def _check_rowversion(stream: Stream, cursor: Column, *, has_rowversions: bool) -> None:
     _check_database(stream, has_rowversions=has_rowversions)
-    if stream.table is not None and len(split_name(stream.table)) > 2:
-        raise _wrong(
-            stream,
-            "table",
-            "MIN_ACTIVE_ROWVERSION() answers for the database of the connection, and this table is in another",
-            "configure that database as a source of its own, and leave its name out of the table",
-        )
+    _check_own_database(stream, "MIN_ACTIVE_ROWVERSION()")
     if cursor.kind not in (Kind.ROWVERSION, Kind.BINARY):
         raise _wrong(
             stream,
             "cursor",
             f"{cursor.name} is a {cursor.kind} column, and mode rowversion follows a rowversion",
             'name the rowversion column, or set mode to "increasing"',
+        )
+
+
+def _check_own_database(stream: Stream, function: str) -> None:
+    if stream.table is not None and len(split_name(stream.table)) > 2:
+        raise _wrong(
+            stream,
+            "table",
+            f"{function} answers for the database of the connection, and this table is in another",
+            "configure that database as a source of its own, and leave its name out of the table",
         )
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.sql.elements import True_
 
 from syncctl.core.masking import Mask, mask_value
 from syncctl.core.rows import Row, Value
@@ -95,9 +96,8 @@ class PageReader:
         except Exception as error:
             if not self._flavour.spoils_one_row(error):
                 raise
-            found = self._read_one_by_one(connection, where, limit, mark)
-        else:
-            found = [self.make_found(each, is_new=mark is None or bool(each[-1])) for each in raw]
+            return self._read_one_by_one(connection, where, limit, mark)
+        found = [self.make_found(each, is_new=mark is None or bool(each[-1])) for each in raw]
         self._check_distinct(found)
         return found[:limit], len(found) > limit
 
@@ -137,21 +137,33 @@ class PageReader:
     ) -> sa.Select[Any]:
         columns = list(shown)
         if mark is not None:
-            columns.append(sa.case((self.keyset.after(mark), sa.literal_column("1")), else_=sa.literal_column("0")))
+            behind = self.keyset.after(mark)
+            yes: sa.ColumnElement[Any] = sa.literal_column("1")
+            # Of the beginning, it is true of every row; SQL Server takes no bare truth in a CASE.
+            columns.append(yes if isinstance(behind, True_) else sa.case((behind, yes), else_=sa.literal_column("0")))
         statement = sa.select(*columns).select_from(self.relation).where(*where, *self._condition)
         return statement.order_by(*self.keyset.order_by()).limit(limit)
 
     def _read_one_by_one(
         self, connection: sa.Connection, where: Where, limit: int, mark: Position | None
-    ) -> list[Found]:
-        """Read the positions first and then each row alone, so that a bad one stops no other."""
+    ) -> tuple[list[Found], bool]:
+        """Read the positions first and then each row alone, so that a bad one stops no other.
+
+        Rows that are gone by the second look make a page shorter, and do not end it.
+        """
         ordering = [self.shown[index] for index in self._order_at]
-        positions = connection.execute(self.select(ordering, where, limit + 1, mark)).all()
-        found = []
-        for each in positions:
-            is_new = mark is None or bool(each[-1])
-            found += self.read_at(connection, tuple(each[: len(ordering)]), is_new=is_new)
-        return found
+        found: list[Found] = []
+        more = True
+        while more and not found:
+            positions = connection.execute(self.select(ordering, where, limit + 1, mark)).all()
+            more = len(positions) > limit
+            for each in positions[:limit]:
+                is_new = mark is None or bool(each[-1])
+                found += self.read_at(connection, tuple(each[: len(ordering)]), is_new=is_new)
+            if more:
+                where = [*where, self.keyset.after(self._make_position(positions[limit - 1]))]
+        self._check_distinct(found)
+        return found, more
 
     def read_at(self, connection: sa.Connection, values: Sequence[Raw], *, is_new: bool = True) -> list[Found]:
         """Read the row at a position alone; nothing where it is gone, or has moved on and comes again behind.

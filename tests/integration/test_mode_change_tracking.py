@@ -15,6 +15,7 @@ from sqlalchemy.sql.selectable import FromClause
 
 from syncctl.errors import ConfigurationError, SourceRestored
 from syncctl.sources.changes import ALIAS, OPERATION, VERSION, SqlServerChanges, Tracking
+from syncctl.sources.pages import PageReader
 from syncctl.sources.reader import SqlReader
 from syncctl.sources.tables import Relation
 from tests.harness.source_db import SourceDb
@@ -242,6 +243,50 @@ def test_the_condition_holds_for_rows_and_lets_deletes_through(
     found = operations(tracked)
     assert sorted(found) == [6, 7, 8, 9, 10]
     assert found[6][-1] == "delete"
+
+
+def test_a_row_that_leaves_the_condition_is_gone_for_the_partner(
+    tracked: World, feed: TriggeredChanges, source_db: SourceDb
+) -> None:
+    tracked.change_stream(where="content <> 'closed'")
+    poll(tracked, feed)
+    source_db.execute("update tracked set content = 'closed' where id = 4")
+    poll(tracked, feed)
+    assert operations(tracked)[4] == ["upsert", "delete"]
+
+
+def test_a_place_within_a_version_needs_the_version_before(
+    tracked: World, feed: TriggeredChanges, source_db: SourceDb
+) -> None:
+    poll(tracked, feed)
+    source_db.execute("update tracked set content = 'b'")
+    source_db.execute(f"update tracking set {VERSION} = 20")  # noqa: S608
+    source_db.execute("update clock set version = 20")
+    poll(tracked, feed, should_stop=lambda: True)
+    feed.oldest = 20
+    assert "its place among the changes is lost" in str(poll(tracked, feed).error)
+
+
+def test_a_stream_that_was_read_in_another_mode_says_so(tracked: World, feed: TriggeredChanges) -> None:
+    tracked.change_stream(mode="increasing", cursor="id")
+    tracked.poll()
+    tracked.change_stream(mode="change_tracking", cursor=None)
+    assert "the cursor of orders does not fit the stream any more" in str(poll(tracked, feed).error)
+
+
+def test_an_unreadable_row_and_one_that_vanishes_end_no_load(
+    tracked: World, feed: TriggeredChanges, source_db: SourceDb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source_db.execute("update tracked set content = cast(x'ff' as text) where id = 2")
+    read_at = PageReader.read_at
+
+    def vanish(self: PageReader, connection: sa.Connection, values: Any, **options: Any) -> Any:
+        return [] if values[0] == 3 else read_at(self, connection, values, **options)
+
+    monkeypatch.setattr(PageReader, "read_at", vanish)
+    run = poll(tracked, feed)
+    # It was there after all, and the next page has it.
+    assert (run.logged, run.failed, run.error) == (10, 1, None)
 
 
 def test_what_is_sent_to_sql_server() -> None:

@@ -1,9 +1,11 @@
 """Mode flag: rows for which a condition holds, until the source is told that they were delivered."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
+from syncctl.core.states import State
 from syncctl.errors import ConfigurationError
 from syncctl.local.partner import LocalPartner
 from syncctl.local.partner_account import PartnerConfig
@@ -140,3 +142,20 @@ def test_a_long_round_goes_on_where_it_was_stopped(flag: World) -> None:
     seen = [flag.poll(should_stop=lambda: True).read for _ in range(4)]
     assert seen == [3, 3, 1, 0]
     assert flag.poll(should_stop=lambda: True).read == 3
+
+
+def test_a_statement_that_changes_nothing_sends_nothing_again(flag: World, source_db: SourceDb) -> None:
+    flag.change_stream(acknowledge=TOLD + " and content = 'other'")
+    for _ in range(3):
+        work(flag)
+    assert flags(source_db) == [(0, 7)]
+    assert len(flag.records()) == 7
+
+
+def test_a_clean_up_keeps_what_the_source_was_not_told_of(flag: World) -> None:
+    flag.poll()
+    flag.send_all()
+    later = flag.ledger.streams.server_time() + timedelta(days=1)
+    assert flag.ledger.operations.count_finished("orders", State.DELIVERED, later) == 0
+    flag.poll()
+    assert flag.ledger.operations.count_finished("orders", State.DELIVERED, later) == 7

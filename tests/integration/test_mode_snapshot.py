@@ -134,3 +134,35 @@ def test_a_row_without_a_whole_key_is_failed_and_never_deleted(world: World, sou
     run = world.poll()
     assert (run.logged, run.error) == (1, None)
     assert [each["key"]["a"] for each in world.records(op="delete")] == ["y"]
+
+
+def test_a_table_that_was_empty_for_a_moment_is_read_again(snapshot: World, source_db: SourceDb) -> None:
+    """A nightly job truncates and reloads: the refusal must not outlive what it was about."""
+    snapshot.poll()
+    source_db.execute("delete from orders")
+    assert "30 of 30 known rows are gone" in str(snapshot.poll().error)
+    source_db.add_orders(range(1, 31), note="reloaded")
+    run = snapshot.poll()
+    assert (run.error, run.read, run.logged) == (None, 30, 30)
+
+
+def test_a_table_whose_keys_were_all_replaced_deletes_nothing_by_itself(snapshot: World, source_db: SourceDb) -> None:
+    snapshot.poll()
+    source_db.execute("update orders set id = id + 1000")
+    assert "30 of 30 known rows are gone" in str(snapshot.poll().error)
+    assert snapshot.records(op="delete") == []
+
+
+def test_a_table_that_is_emptied_during_the_sweep_stops_it(
+    snapshot: World, source_db: SourceDb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncctl.pipeline.sweep.KEYS_AT_ONCE", 8)
+    snapshot.poll()
+    for _ in range(9):
+        snapshot.poll(should_stop=lambda: True)
+        if snapshot.database.streams.find_one({"_id": "orders"})["cursor"].get("swept"):
+            break
+    source_db.execute("delete from orders")
+    run = snapshot.poll()
+    assert "known rows are gone" in str(run.error)
+    assert len(snapshot.records(op="delete")) <= 15

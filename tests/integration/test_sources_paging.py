@@ -9,12 +9,14 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from sqlalchemy.dialects import mssql
 
 from syncctl.core.rows import Cursor, Page, Row
 from syncctl.core.stream import RetrySchedule, Source, Stream
 from syncctl.errors import ConfigurationError, SourceError, SourceRestored
 from syncctl.sources import StreamReader, open_reader
 from syncctl.sources.layout import decide_layout
+from syncctl.sources.positions import Position
 from syncctl.sources.reader import SqlReader
 from syncctl.sources.sqlite import SqliteFlavour
 from syncctl.sources.tables import Column, Kind, Relation
@@ -341,3 +343,21 @@ def test_a_start_at_a_rowversion_includes_it(db: SourceDb) -> None:
     add_versions(db, (1, 10), (2, 12))
     with open_versions(db, Ceilings(15), start="0xc") as reader:
         assert [ids(page.rows) for page in drain(reader, reader.start_cursor())] == [[2]]
+
+
+def test_of_the_beginning_a_scan_asks_sql_server_for_no_bare_truth(db: SourceDb) -> None:
+    """`CASE WHEN 1 THEN` is what the dialect makes of a condition that is always true."""
+    db.execute("create table strictly (id integer not null primary key)")
+    with open_stream(db, table="strictly", mode="increasing", cursor="id") as opened:
+        assert isinstance(opened, SqlReader)
+        pages = opened._reading.pages
+        text = str(pages.select(pages.shown, [], 5, Position()).compile(dialect=mssql.dialect()))  # type: ignore[no-untyped-call]
+    assert "CASE" not in text
+
+
+def test_an_identity_that_counts_down_is_refused(db: SourceDb) -> None:
+    down = Column(name="id", kind=Kind.INTEGER, nullable=False, seed=-1, increment=-1)
+    relation = Relation(title="table", clause=sa.table("orders"), columns=(down,), primary_key=("id",))
+    with pytest.raises(ConfigurationError) as caught:
+        decide_layout(make_stream(), relation, has_rowversions=False)
+    assert "counts down" in caught.value.why

@@ -61,6 +61,8 @@ class ChangeTracking(Scan):
         Raises:
             SourceRestored: The changes since the cursor are not known any more.
         """
+        if (cursor.get("mode"), cursor.get("column")) != ("change_tracking", self._reading.layout.cursor_name):
+            self._reading.read_bookmark(cursor)
         self._check_known(self._reading.ask(self._read_state), cursor)
         if cursor.get("phase") == LOAD:
             kept = {name: cursor[name] for name in ("phase", "since", "identity")}
@@ -139,7 +141,10 @@ class ChangeTracking(Scan):
         if str(operation).strip() == "D":
             return self._reading.pages.make_deleted(key)
         found = self._reading.pages.read_at(connection, key)
-        return found[0].row if found else None
+        if found:
+            return found[0].row
+        # To the partner, a row that has left the stream's condition is gone; and one that is really gone stays so.
+        return None if self._reading.stream.where is None else self._reading.pages.make_deleted(key)
 
     def _read_state(self, connection: sa.Connection) -> Tracking:
         state = self._feed.read_state(connection, self._reading.relation)
@@ -150,13 +155,16 @@ class ChangeTracking(Scan):
     def _check_known(self, state: Tracking, cursor: Cursor, place: Place | None = None) -> None:
         """Refuse to go on from a place whose changes are not known: rows would be lost without a word."""
         name, before = self._reading.stream.name, cursor.get("identity", {})
-        reached = int(cursor["since"]) if cursor.get("phase") == LOAD else (place or _read_place(cursor)).version
+        place = Place(version=int(cursor["since"])) if cursor.get("phase") == LOAD else place or _read_place(cursor)
+        reached = place.version
+        # Within a version, its changes are asked for once more: those since the version before.
+        asked = reached if place.key is None else reached - 1
         other = sorted(part for part in before if part in state.identity and before[part] != state.identity[part])
         if other:
             why = f"this is not the database, or not the table, that was read before ({', '.join(other)} changed)"
         elif _current(state) < reached:
             why = f"its changes stand at version {state.current} and were read up to {reached} before"
-        elif state.oldest is not None and reached < state.oldest:
+        elif state.oldest is not None and asked < state.oldest:
             why = f"changes are known since version {state.oldest}, and were read up to {reached}: they were cleaned up"
         else:
             return

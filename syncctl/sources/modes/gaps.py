@@ -38,9 +38,11 @@ class GapMemory:
     def note(self, before: int, values: Sequence[int], at: datetime) -> "GapMemory":
         """Remember the numbers left out between values that were read, in ascending order, behind `before`."""
         new = []
+        # Numbers that are off the identity's steps come from another seed, or by hand: then each may be one.
+        step = self.step if all((value - before) % self.step == 0 for value in values) else 1
         for value in values:
-            if value - before > self.step:
-                new.append(Gap(first=before + self.step, last=value - self.step, at=at))
+            if value - before > step:
+                new.append(Gap(first=before + 1, last=value - 1, at=at))
             before = max(before, value)
         return replace(self, gaps=(*self.gaps, *new)) if new else self
 
@@ -56,8 +58,8 @@ class GapMemory:
                 if not first <= value <= gap.last:
                     continue
                 if value > first:
-                    gaps.append(replace(gap, first=first, last=value - self.step))
-                first = value + self.step
+                    gaps.append(replace(gap, first=first, last=value - 1))
+                first = value + 1
             if first <= gap.last:
                 gaps.append(replace(gap, first=first))
         return replace(self, gaps=tuple(gaps))

@@ -79,6 +79,9 @@ class Increasing:
                 return (
                     f"the values of {self._cursor.name} are no times: lookback has no effect, late commits are missed",
                 )
+        elif self._remembers_gaps and self._stream.where is not None:
+            name = self._cursor.name
+            return (f"where leaves out numbers of {name}, which pass for ones to come: late commits may be missed",)
         elif self._cursor.kind not in LOOKBACK_KINDS and not self._remembers_gaps:
             return (f"{self._cursor.name} is no identity: rows that are committed out of its order are missed",)
         return ()

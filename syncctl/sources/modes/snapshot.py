@@ -20,9 +20,10 @@ class Snapshot(Scan):
         if cursor.get("phase") == SWEEP:
             return
         rows = int(cursor.get("rows", 0))
+        kept = {name: cursor[name] for name in ("known",) if name in cursor}
         for page in self._walk_on(cursor):
             rows += len(page.rows)
-            yield Page(rows=page.rows, cursor={**page.cursor, "phase": READ, "rows": rows})
+            yield Page(rows=page.rows, cursor={**page.cursor, "phase": READ, "rows": rows, **kept})
         yield Page(rows=(), cursor=begin_sweep(cursor, rows))
 
 

@@ -50,7 +50,7 @@ def test_the_second_ctrl_c_ends_it_at_once_and_the_leases_bring_back_the_rest(
     worker.wait_for_log("once more to stop at once")
     worker.interrupt()
     assert worker.wait() == 128 + signal.SIGINT
-    assert group_members(worker.pid) == []
+    eventually(lambda: group_members(worker.pid) == [], 60)
     plant.workers.clear()
     plant.start_worker("--beat")
     plant.wait_until_quiet(90)

@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from syncctl.core.breaker import BreakerState, counts_as_down
@@ -19,15 +19,13 @@ from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.partners import Tally
 from syncctl.logs import get_logger
 from syncctl.partner.call import Call, Unsendable
+from syncctl.pipeline.halt import Halt
 from syncctl.pipeline.strict import find_reached, make_way
 
 log = get_logger(__name__)
 
 WRITE_EVERY_RECORDS = 25
 WRITE_EVERY_SECONDS = 0.5
-PAUSE_SEEN_WITHIN_SECONDS = 1.0
-PERMIT_MARGIN_SECONDS = 5.0
-"""What a permit lasts beyond the deadline of a call that was begun a second after its renewal."""
 
 
 class Client(Protocol):
@@ -59,13 +57,6 @@ class Delivery:
     waits: bool = False
 
 
-@dataclass(kw_only=True, slots=True)
-class Count:
-    """How many calls of a batch have ended so far."""
-
-    calls: int = 0
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
     """A claimed batch and all that its delivery needs."""
@@ -76,69 +67,7 @@ class Batch:
     claim: Claim
     known: Mapping[str, KnownKey]
     token: str
-    halt: "Halt"
-    tally: Count = field(default_factory=Count)
-
-
-class Halt:
-    """Whether calls may go on.
-
-    Not once the stream or its partner is paused, nor once the partner counts as down, nor when outcomes cannot be
-    written.
-
-    It also holds the batch's permits: each call begins within a second of their renewal, and they last for a whole
-    call.
-
-    Args:
-        token: The batch's: the one that asks whether a partner is back goes on.
-    """
-
-    def __init__(self, ledger: Ledger, stream: Stream, partner: Partner, *, token: str) -> None:
-        self._ledger = ledger
-        self._stream = stream
-        self._partner = partner
-        self._token = token
-        self._permits_seconds = partner.timeout_seconds + PERMIT_MARGIN_SECONDS
-        self.is_probe = False
-        """Whether this batch asks if a partner that counts as down is back."""
-        self._halted = False
-        self._looked_at = time.monotonic()
-
-    def set(self) -> None:
-        """Let no further call begin."""
-        self._halted = True
-
-    def is_set(self) -> bool:
-        """Tell whether calls are to stop; looks at most once a second whether others have said so."""
-        if not self._halted and time.monotonic() - self._looked_at > PAUSE_SEEN_WITHIN_SECONDS:
-            self._looked_at = time.monotonic()
-            self._halted = not (self.may_begin() and self._renew_permits())
-        return self._halted
-
-    def take_permits(self, wanted: int) -> int:
-        """Take the right to so many calls at once, or to fewer; return how many."""
-        return self._ledger.partners.acquire_permits(
-            self._partner.name,
-            token=self._token,
-            wanted=wanted,
-            at_most=self._partner.max_in_flight,
-            seconds=self._permits_seconds,
-        )
-
-    def _renew_permits(self) -> bool:
-        return self._ledger.partners.renew_permits(self._partner.name, token=self._token, seconds=self._permits_seconds)
-
-    def close(self, *, called: bool) -> None:
-        """Give back what the batch holds; every call has ended."""
-        self._ledger.partners.release_permits(self._partner.name, token=self._token)
-        if not called:
-            self._ledger.partners.release_probe(self._partner.name, token=self._token)
-
-    def may_begin(self) -> bool:
-        """Look whether the stream and its partner are to be called."""
-        gate = self._ledger.partners.load_gate(self._stream.partner)
-        self.is_probe = gate.state is BreakerState.OPEN and gate.probe == self._token
-        return gate.admits(self._token) and not self._ledger.streams.is_paused(self._stream.name)
+    halt: Halt
 
 
 def deliver_batch(
@@ -179,7 +108,7 @@ def deliver_batch(
     threads = halt.take_permits(min(sizes.threads, len(claim.records))) if halt.may_begin() else 0
     if not threads:
         ledger.flights.release(claim, [each.id for each in claim.records])
-        halt.close(called=False)
+        halt.close()
         return Delivery(stream=stream.name, claimed=len(claim.records), returned=len(claim.records), waits=True)
     known = {} if stream.append_only else ledger.keys.load(stream.name, claim.key_ids.values())
     batch = Batch(ledger=ledger, stream=stream, partner=partner, claim=claim, known=known, token=token, halt=halt)
@@ -199,7 +128,7 @@ def deliver_batch(
     try:
         counts, returned = write_as_they_come(batch, sending, counts)
     finally:
-        halt.close(called=batch.tally.calls > 0)
+        halt.close()
     delivery = Delivery(
         stream=stream.name, claimed=len(claim.records), returned=returned, waits=halt.is_set(), **counts
     )
@@ -354,7 +283,7 @@ def tell_partner(batch: Batch, outcomes: Sequence[Outcome]) -> None:
     if not outcomes:
         return
     ledger, stream, partner = batch.ledger, batch.stream, batch.partner
-    batch.tally.calls += len(outcomes)
+    batch.halt.has_called = True
     for each in outcomes:
         if each.halts is None:
             continue

@@ -1,0 +1,74 @@
+"""Whether the calls of a batch may go on, and the permits that they are made under."""
+
+import time
+
+from syncctl.core.breaker import BreakerState
+from syncctl.core.stream import Partner, Stream
+from syncctl.ledger.ledger import Ledger
+
+PAUSE_SEEN_WITHIN_SECONDS = 1.0
+PERMIT_MARGIN_SECONDS = 5.0
+"""What a permit lasts beyond the deadline of a call that was begun a second after its renewal."""
+
+
+class Halt:
+    """Whether calls may go on.
+
+    Not once the stream or its partner is paused, nor once the partner counts as down, nor when outcomes cannot be
+    written.
+
+    It also holds the batch's permits: each call begins within a second of their renewal, and they last for a whole
+    call.
+
+    Args:
+        token: The batch's: the one that asks whether a partner is back goes on.
+    """
+
+    def __init__(self, ledger: Ledger, stream: Stream, partner: Partner, *, token: str) -> None:
+        self._ledger = ledger
+        self._stream = stream
+        self._partner = partner
+        self._token = token
+        self._permits_seconds = partner.timeout_seconds + PERMIT_MARGIN_SECONDS
+        self.is_probe = False
+        """Whether this batch asks if a partner that counts as down is back."""
+        self.has_called = False
+        """Whether any call was made: one that was has told the breaker what came of it."""
+        self._halted = False
+        self._looked_at = time.monotonic()
+
+    def set(self) -> None:
+        """Let no further call begin."""
+        self._halted = True
+
+    def is_set(self) -> bool:
+        """Tell whether calls are to stop; looks at most once a second whether others have said so."""
+        if not self._halted and time.monotonic() - self._looked_at > PAUSE_SEEN_WITHIN_SECONDS:
+            self._looked_at = time.monotonic()
+            self._halted = not (self.may_begin() and self._renew_permits())
+        return self._halted
+
+    def take_permits(self, wanted: int) -> int:
+        """Take the right to so many calls at once, or to fewer; return how many."""
+        return self._ledger.partners.acquire_permits(
+            self._partner.name,
+            token=self._token,
+            wanted=wanted,
+            at_most=self._partner.max_in_flight,
+            seconds=self._permits_seconds,
+        )
+
+    def _renew_permits(self) -> bool:
+        return self._ledger.partners.renew_permits(self._partner.name, token=self._token, seconds=self._permits_seconds)
+
+    def close(self) -> None:
+        """Give back what the batch holds; every call has ended."""
+        self._ledger.partners.release_permits(self._partner.name, token=self._token)
+        if not self.has_called:
+            self._ledger.partners.release_probe(self._partner.name, token=self._token)
+
+    def may_begin(self) -> bool:
+        """Look whether the stream and its partner are to be called."""
+        gate = self._ledger.partners.load_gate(self._stream.partner)
+        self.is_probe = gate.state is BreakerState.OPEN and gate.probe == self._token
+        return gate.admits(self._token) and not self._ledger.streams.is_paused(self._stream.name)

@@ -98,3 +98,23 @@ def test_what_is_not_exact_is_told(told: str) -> None:
     BREAKS[told](case)
     with pytest.raises(AssertionError, match=told):
         take_account(**case)
+
+
+STRICT_BREAKS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "applied for the first time after a newer": lambda case: case["calls"].append(case["calls"].pop(0)),
+    r"orders-a \(delivered\) never reached": lambda case: case["calls"].pop(0),
+    r"orders-a \(superseded\) never reached": lambda case: (
+        case["records"][0].update(state="superseded", claims=1),
+        case["calls"].pop(0),
+    ),
+    "holds another row": lambda case: case["bodies"].update({"1": json.dumps({**asdict(OLD), "amount": 1.1}).encode()}),
+}
+
+
+@pytest.mark.parametrize("told", STRICT_BREAKS)
+def test_what_is_out_of_order_is_told(told: str) -> None:
+    case = make_case() | {"order": "strict"}
+    take_account(**case)
+    STRICT_BREAKS[told](case)
+    with pytest.raises(AssertionError, match=told):
+        take_account(**case)

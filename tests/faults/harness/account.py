@@ -14,6 +14,7 @@ Doc = Mapping[str, Any]
 TERMINAL = {"delivered", "failed", "superseded", "discarded"}
 HISTORY_LENGTH = 50
 SHOWN_AT_MOST = 30
+APPLIED = {"applied", "dropped_after"}
 _NEVER = {"violation", "keyless", "unauthorized"}
 
 
@@ -64,6 +65,7 @@ def take_account(
         *check_versions(records, keys, versions),
         *check_calls(calls),
         *check_attempts(records, calls),
+        *(check_sequence(records, calls) if order == "strict" else ()),
         *check_partner(bodies, versions, order=order),
     ]
     account = Account(
@@ -223,6 +225,25 @@ def check_nothing_after_success(
             yield f"{key} was called again after attempt {number} was accepted"
 
 
+def check_sequence(records: Sequence[Doc], calls: Sequence[ReceivedCall]) -> Iterator[str]:
+    """The partner has applied every logged version of a row for the first time, in order (invariant 5, `strict`)."""
+    known = {each["_id"]: each for each in records}
+    reached: dict[str, int] = {}
+    applied: set[str] = set()
+    for call in calls:
+        record = known.get(base_of(call.key))
+        if record is None or call.fate not in APPLIED or record["_id"] in applied:
+            continue
+        applied.add(record["_id"])
+        if record["seq"] < reached.get(record["key_id"], 0):
+            yield f"{record['_id']} was applied for the first time after a newer version of its row"
+        reached[record["key_id"]] = max(record["seq"], reached.get(record["key_id"], 0))
+    for missing in known.keys() - applied:
+        # What only an interrupted poll had seen may be passed over; it was never in a worker's hands.
+        if known[missing]["state"] != "superseded" or known[missing].get("claims"):
+            yield f"{missing} ({known[missing]['state']}) never reached the partner"
+
+
 def base_of(key: str) -> str:
     """Return the record's id of an `Idempotency-Key`: without the number of its generation."""
     return "-".join(key.split("-")[:2])
@@ -231,7 +252,7 @@ def base_of(key: str) -> str:
 def check_partner(
     bodies: Mapping[str, bytes], versions: Mapping[int, Sequence[Version]], *, order: str
 ) -> Iterator[str]:
-    """The partner holds every row, under `latest` in its newest version, value by value."""
+    """The partner holds every row, in its newest version where there is an order, value by value."""
     for strange in bodies.keys() - {str(each) for each in versions}:
         yield f"the partner has a row that the source never had: {strange}"
     for row, history in versions.items():
@@ -239,7 +260,7 @@ def check_partner(
         if body is None:
             yield f"the partner never got row {row}"
             continue
-        allowed = history[-1:] if order == "latest" else history
+        allowed = history if order == "none" else history[-1:]
         values = json.loads(body, parse_float=Decimal)
         if all(list(compare(each, values)) for each in allowed):
             yield f"the partner holds another row {row}: {list(compare(history[-1], values))}"
@@ -251,6 +272,6 @@ def count_repeats(calls: Sequence[ReceivedCall]) -> int:
     repeats = 0
     for call in calls:
         repeats += call.key in applied
-        if call.fate in {"applied", "dropped_after"}:
+        if call.fate in APPLIED:
             applied.add(call.key)
     return repeats

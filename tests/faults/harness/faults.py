@@ -148,9 +148,20 @@ def draw_beat(_layout: Layout) -> Sequence[Draw]:
 
 
 def draw_kinds(layout: Layout, random: Random) -> list[Draw]:
-    """Draw two faults of workers and one of each other part, among those that this layout gives an effect."""
-    others = (draw_beat, draw_redis, draw_mongodb, draw_source, draw_partner)
-    return [*random.sample(draw_worker(layout), 2), *(random.choice(each(layout)) for each in others)]
+    """Choose two faults of workers and one of each other part, among those that this layout gives an effect."""
+    parts = (draw_redis, draw_mongodb, draw_source, draw_partner)
+    return [
+        *random.sample(draw_worker(layout), 2),
+        random.choice(draw_beat(layout)),
+        *(deal(draw(layout), layout.seed // 2, draw.__name__) for draw in parts),
+    ]
+
+
+def deal(kinds: Sequence[Draw], turn: int, part: str) -> Draw:
+    """Return what comes in this turn: all kinds come once, in an order of their own, before any comes again."""
+    deck = list(kinds)
+    Random(f"{part} {turn // len(deck)}").shuffle(deck)
+    return deck[turn % len(deck)]
 
 
 def draw_script(plant: Plant, random: Random, *, seconds: float) -> list[Timed]:

@@ -286,9 +286,14 @@ class Plant:
         self._wait(look, timeout)
 
     def wait_until_quiet(self, timeout: float = 120.0) -> None:
-        """Wait until everything was read and no record is on its way any more."""
+        """Wait until everything was read and no record is on its way any more, but for what a failed one holds."""
         self.wait_until_read(timeout)
-        self._wait(lambda: self.ledger.records.count_documents({"state": {"$in": UNFINISHED}}) == 0, timeout)
+
+        def look() -> bool:
+            held = {"waits_for": {"$exists": False}} if self.ledger.records.find_one({"state": "failed"}) else {}
+            return self.ledger.records.count_documents({"state": {"$in": UNFINISHED}, **held}) == 0
+
+        self._wait(look, timeout)
         # The lease of a poll that was killed has to run out before the stream is read again.
         self._wait(lambda: self.ledger.streams.count_documents(LEASED) == 0, timeout)
 

@@ -52,10 +52,10 @@ def draw_layout(random: Random, *, seed: int) -> Layout:
         batch_size=random.choice([5, 20]),
         page_size=random.choice([50, 500]),
         lease_seconds=random.choice([4.0, 6.0]),
-        order=random.choice(["latest", "latest", "none"]),
+        order=random.choice(["latest", "latest", "strict", "none"]),
         partner_section={"rate": "500/second"},
         journal=random.choice(["wal", "delete"]),
-        wired=random.random() < 0.5,
+        wired=seed % 2 == 1,
         clock_seconds=random.choice([0.0, 0.0, 3600.0, -3600.0]),
     )
 

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -241,9 +242,9 @@ def lose_source(plant: Plant, random: Random) -> Fault:
     return Fault(kind="lose source", first=begin, then=end, after_seconds=random.uniform(0.5, 4))
 
 
-def break_wire(plant: Plant, random: Random, part: str) -> Fault:
+def break_wire(plant: Plant, random: Random, *, part: str, mood: Mood) -> Fault:
     """Refuse, reset, hang or delay all between the workers and one part for a while, until that struck a connection."""
-    wire, mood = plant.wires[part], random.choice(MOODS)
+    wire = plant.wires[part]
     # Half of it each way: with a delay each way a call of the partner comes near its deadline, and beyond.
     delay = random.uniform(0.05, 0.6) * plant.layout.timeout_seconds
     before: list[int] = []
@@ -267,33 +268,22 @@ def break_wire(plant: Plant, random: Random, part: str) -> Fault:
 
 
 MOODS: Sequence[Mood] = ("refuse", "cut", "hang", "delay")
-
-
-def break_mongod_wire(plant: Plant, random: Random) -> Fault:
-    """Trouble on the way to MongoDB."""
-    return break_wire(plant, random, "mongod")
-
-
-def break_redis_wire(plant: Plant, random: Random) -> Fault:
-    """Trouble on the way to Redis."""
-    return break_wire(plant, random, "redis")
-
-
-def break_partner(plant: Plant, random: Random) -> Fault:
-    """The partner is down, resets, hangs, or is slow."""
-    return break_wire(plant, random, "partner")
+WIRES: Mapping[str, Sequence[Draw]] = {
+    part: tuple(partial(break_wire, part=part, mood=mood) for mood in MOODS) for part in ("mongod", "redis", "partner")
+}
+"""The trouble that a wire to a part can give: the same objects at each look."""
 
 
 def draw_redis(layout: Layout) -> Sequence[Draw]:
     """Return what can befall Redis; its wire only where there is one."""
     own = (lose_redis, restart_redis, flush_redis, freeze_redis)
-    return (*own, break_redis_wire, break_redis_wire) if layout.wired else own
+    return (*own, *WIRES["redis"]) if layout.wired else own
 
 
 def draw_mongodb(layout: Layout) -> Sequence[Draw]:
     """Return what can befall MongoDB; its wire only where there is one."""
-    own = (kill_mongod, restart_mongod, freeze_mongod, step_down_mongod, fail_writes, fail_writes, fail_writes)
-    return (*own, break_mongod_wire, break_mongod_wire) if layout.wired else own
+    own = (kill_mongod, fail_writes, restart_mongod, fail_writes, freeze_mongod, fail_writes, step_down_mongod)
+    return (*own, *WIRES["mongod"]) if layout.wired else own
 
 
 def draw_source(layout: Layout) -> Sequence[Draw]:
@@ -303,4 +293,4 @@ def draw_source(layout: Layout) -> Sequence[Draw]:
 
 def draw_partner(_layout: Layout) -> Sequence[Draw]:
     """Return what can befall the partner."""
-    return (break_partner,)
+    return WIRES["partner"]

@@ -20,6 +20,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from syncctl.core.rows import Cursor
 from syncctl.core.stream import RetrySchedule, Source, Stream
 from syncctl.sources.flavour import ReadCeiling
+from syncctl.sources.modes.gaps import GAPS_AT_MOST
+from syncctl.sources.modes.missing import find_stretches
 from syncctl.sources.reader import SqlReader
 from tests.harness.source_db import SourceDb
 
@@ -108,12 +110,13 @@ class CommitOrder(RuleBasedStateMachine):
 
     mode = ""
     updates = True
+    where: str | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self.directory = tempfile.TemporaryDirectory(prefix="syncctl-commits-")
         self.commits = Commits(Path(self.directory.name))
-        self.follower = Follower(self.commits, self.mode)
+        self.follower = Follower(self.commits, self.mode, where=self.where)
 
     @initialize(rows=st.integers(0, 5))
     def fill(self, rows: int) -> None:
@@ -150,7 +153,8 @@ class CommitOrder(RuleBasedStateMachine):
         while self.commits.open:
             self.commits.commit(0)
         self.follower.poll()
-        assert self.follower.seen == self.commits.contents()
+        matching = self.commits.db.execute(f"select id, content from rows where {self.where or 'true'}")
+        assert self.follower.seen == dict(matching)  # type: ignore[arg-type]
         self.follower.reader.close()
         self.directory.cleanup()
 
@@ -158,6 +162,12 @@ class CommitOrder(RuleBasedStateMachine):
 class IdentityOrder(CommitOrder):
     mode = "identity"
     updates = False
+
+
+class WhereOrder(IdentityOrder):
+    """Every third row is none of the stream's: its number is there, and not to come."""
+
+    where = "content % 3 <> 0"
 
 
 class TimeOrder(CommitOrder):
@@ -171,9 +181,10 @@ class RowversionOrder(CommitOrder):
 
 
 _QUIET = settings(max_examples=25, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck))
-for _machine in (IdentityOrder, TimeOrder, RowversionOrder):
+for _machine in (IdentityOrder, WhereOrder, TimeOrder, RowversionOrder):
     _machine.TestCase.settings = _QUIET
 TestIdentityOrder = IdentityOrder.TestCase
+TestWhereOrder = WhereOrder.TestCase
 TestTimeOrder = TimeOrder.TestCase
 TestRowversionOrder = RowversionOrder.TestCase
 
@@ -247,6 +258,59 @@ def test_a_gap_is_asked_for_with_as_many_pages_as_it_takes(tmp_path: Path) -> No
     follower.poll()
     assert "gaps" not in follower.cursor
     assert len(follower.seen) == 11
+    follower.reader.close()
+
+
+def test_numbers_that_where_leaves_out_are_not_waited_for(tmp_path: Path) -> None:
+    """Else they push those that are still to come out of memory."""
+    commits = Commits(tmp_path)
+    commits.begin([None] * 4)
+    for _ in range(GAPS_AT_MOST + 20):
+        commits.begin([None, None])
+        commits.commit(1)
+    follower = Follower(commits, "identity", where="content % 2 = 0", page_size=100)
+    follower.poll()
+    assert [(each["from"], each["to"]) for each in follower.cursor["gaps"]] == [(1, 4)]
+    commits.commit(0)
+    follower.poll()
+    assert {2, 4} <= set(follower.seen)
+    assert not {1, 3} & set(follower.seen)
+    follower.reader.close()
+
+
+def test_a_row_that_commits_between_two_looks_at_a_page_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = Commits(tmp_path)
+    for count in (1, 1, 1):
+        commits.begin([None] * count)
+    commits.commit(2)
+    commits.commit(1)
+    follower = Follower(commits, "identity", where="content <> 2")
+
+    def commit_then_look(*args: Any, **options: Any) -> Any:
+        commits.commit(0)
+        return find_stretches(*args, **options)
+
+    monkeypatch.setattr("syncctl.sources.modes.increasing.find_stretches", commit_then_look)
+    follower.poll()
+    assert set(follower.seen) == {1, 3}
+    assert "gaps" not in follower.cursor
+    follower.reader.close()
+
+
+def test_a_start_now_waits_for_what_is_open_at_that_moment(tmp_path: Path) -> None:
+    commits = Commits(tmp_path)
+    for count in (1, 5, 1, 1):
+        commits.begin([None] * count)
+    commits.commit(3)
+    commits.commit(1)
+    follower = Follower(commits, "identity", start="now")
+    assert [(each["from"], each["to"]) for each in follower.cursor["gaps"]] == [(1, 1), (7, 7)]
+    commits.commit(0)
+    commits.commit(0)
+    follower.poll()
+    assert set(follower.seen) == {1, 7}, "what was there before the start is no part of the stream"
     follower.reader.close()
 
 

@@ -37,14 +37,24 @@ class GapMemory:
 
     def note(self, before: int, values: Sequence[int], at: datetime) -> "GapMemory":
         """Remember the numbers left out between values that were read, in ascending order, behind `before`."""
-        new = []
-        # Numbers that are off the identity's steps come from another seed, or by hand: then each may be one.
-        step = self.step if all((value - before) % self.step == 0 for value in values) else 1
+        step, stretches = self.decide_step(before, values), []
         for value in values:
             if value - before > step:
-                new.append(Gap(first=before + 1, last=value - 1, at=at))
+                stretches.append((before, value))
             before = max(before, value)
+        return self.note_stretches(stretches, at)
+
+    def note_stretches(self, stretches: Iterable[tuple[int, int]], at: datetime) -> "GapMemory":
+        """Remember the numbers between the two of each pair, which come behind all that is remembered."""
+        new = [Gap(first=before + 1, last=value - 1, at=at) for before, value in stretches]
         return replace(self, gaps=(*self.gaps, *new)) if new else self
+
+    def decide_step(self, before: int, values: Sequence[int]) -> int:
+        """Return how far apart two numbers are that have none missing between them.
+
+        Numbers that are off the identity's steps come from another seed, or by hand: then each may be one.
+        """
+        return self.step if all((value - before) % self.step == 0 for value in values) else 1
 
     def fill(self, values: Iterable[int]) -> "GapMemory":
         """Forget numbers that a row has shown now."""

@@ -10,10 +10,14 @@ from syncctl.core.rows import Cursor, Page, Scanned
 from syncctl.sources.flavour import LOOKBACK_KINDS
 from syncctl.sources.instants import parse_instant, step_back
 from syncctl.sources.modes.gaps import Gap, GapMemory, read_memory, show_gaps
+from syncctl.sources.modes.missing import find_stretches
 from syncctl.sources.modes.reading import Reading, make_page
 from syncctl.sources.pages import Found, Where
 from syncctl.sources.positions import Bookmark, Position, Raw
 from syncctl.sources.tables import Column, Kind
+
+RECENT_NUMBERS = 10_000
+"""How far before its first row a stream that starts now looks for numbers that are still to come."""
 
 
 class Increasing:
@@ -41,11 +45,27 @@ class Increasing:
             case "beginning":
                 position = Position()
             case "now":
-                position = self._reading.ask(self._reading.pages.read_last) or Position()
+                return self._start_now()
             case _:
                 sample = self._reading.ask(self._reading.pages.read_sample)
                 position = Position(value=self._reading.opened.flavour.parse_start(self._cursor, text, sample))
         return self._reading.bookmark(position, None if position.value is None else position).to_cursor()
+
+    def _start_now(self) -> Cursor:
+        """Return the cursor behind all rows, with the numbers before it that open transactions may hold just now."""
+        position = self._reading.ask(self._reading.pages.read_last) or Position()
+        bookmark = self._reading.bookmark(position, None if position.value is None else position)
+        if position.value is None or not self._remembers_gaps:
+            return bookmark.to_cursor()
+        now = self._reading.ask(self._reading.opened.flavour.read_clock)
+        step, last = self._cursor.increment, int(position.value)
+        begin = max(self._before_all, last - RECENT_NUMBERS * step)
+        stretches = find_stretches(self._reading, begin, last, step=step)
+        if begin > self._before_all:
+            # What is left out just where the window begins is long past.
+            stretches = [each for each in stretches if each[0] != begin]
+        memory, _ = GapMemory(step=step).note_stretches(stretches, now).trim()
+        return _with_gaps(bookmark, memory)
 
     def pages(self, cursor: Cursor) -> Iterator[Page]:
         """Yield what came late, then the pages behind the cursor."""
@@ -79,9 +99,9 @@ class Increasing:
                 return (
                     f"the values of {self._cursor.name} are no times: lookback has no effect, late commits are missed",
                 )
-        elif self._remembers_gaps and self._stream.where is not None:
+        elif self._remembers_gaps and self._stream.query is not None:
             name = self._cursor.name
-            return (f"where leaves out numbers of {name}, which pass for ones to come: late commits may be missed",)
+            return (f"numbers of {name} that the query leaves out pass for ones to come: late commits may be missed",)
         elif self._cursor.kind not in LOOKBACK_KINDS and not self._remembers_gaps:
             return (f"{self._cursor.name} is no identity: rows that are committed out of its order are missed",)
         return ()
@@ -148,18 +168,47 @@ class Increasing:
             found, more = self._reading.read([self._keyset.after(mark.position)])
             if not found:
                 return
-            memory, gone = memory.note(self._last_number(mark), _numbers(found), now).trim()
+            before = self._last_number(mark)
+            noted = memory.note(before, _numbers(found), now)
+            if noted is not memory and self._stream.where is not None:
+                found, is_longer, noted = self._look_behind_where(mark, memory, found)
+                more = more or is_longer
+                if not found:
+                    continue
+            memory, gone = noted.trim()
             if gone and not notes:
                 notes = (f"too many numbers are missing in {self._cursor.name}: the oldest are not waited for",)
             mark = replace(mark, position=found[-1].position)
             yield make_page(found, _with_gaps(mark, memory), notes)
 
+    def _look_behind_where(
+        self, mark: Bookmark, memory: GapMemory, found: list[Found]
+    ) -> tuple[list[Found], bool, GapMemory]:
+        """Read a page once more, with the gaps that are none of the stream's `where`.
+
+        Which numbers are there is asked first: a row that is committed between the two is in the page, and not lost.
+        """
+        before, last = self._last_number(mark), _numbers(found)[-1]
+        now = self._reading.ask(self._reading.opened.flavour.read_clock)
+        step = memory.decide_step(before, _numbers(found))
+        stretches = find_stretches(self._reading, before, last, step=step)
+        upto = self._keyset.expressions[0] <= self._reading.opened.flavour.bound(self._cursor, last)
+        found, is_longer = self._reading.read([self._keyset.after(mark.position), upto])
+        reached = _numbers(found)[-1] if found else before
+        noted = memory.note_stretches([each for each in stretches if each[1] <= reached], now)
+        return found, is_longer, noted.fill(_numbers(found))
+
     def _last_number(self, mark: Bookmark) -> int:
         """Return the number before the first that the next page may hold."""
         position = mark.position
         if position.value is None:
-            return (1 if self._cursor.seed is None else self._cursor.seed) - self._cursor.increment
+            return self._before_all
         return int(position.value) if position.key is not None else int(position.value) - self._cursor.increment
+
+    @property
+    def _before_all(self) -> int:
+        """The number before the first that is given out."""
+        return (1 if self._cursor.seed is None else self._cursor.seed) - self._cursor.increment
 
     def _between(self, gaps: Sequence[Gap]) -> sa.ColumnElement[bool]:
         column = self._keyset.expressions[0]

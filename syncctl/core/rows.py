@@ -23,6 +23,8 @@ class Row:
     `version` is the version the source itself keeps (rowversion as 0x-hex), None where only the content tells.
     `payload` is None for a delete and for a row that could not be read or encoded; `error` then says why.
     `acknowledge` is, in mode flag, the version that was read, in the form in which the source takes it back.
+    `nameless`: its key holds a NULL, or a value that JSON has no form for, so that nothing can be asked for by it.
+    `again`: it lies before the cursor, and is read once more because something may have been committed late there.
     """
 
     key: Mapping[str, Value]
@@ -32,6 +34,8 @@ class Row:
     op: Operation = "upsert"
     error: str | None = None
     acknowledge: str | None = None
+    nameless: bool = False
+    again: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -56,7 +56,10 @@ class KnownKey:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Observation:
-    """One row as a poll has just seen it. `previous_seq` is what its key said before, None if nothing."""
+    """One row as a poll has just seen it. `previous_seq` is what its key said before, None if nothing.
+
+    `nameless`: no row can be asked for by this key.
+    """
 
     key_id: str
     key: Mapping[str, Value]
@@ -65,6 +68,7 @@ class Observation:
     version: str
     hash: str
     op: Operation
+    nameless: bool = False
 
 
 def _identity(stream: str, key_id: str) -> str:
@@ -137,6 +141,8 @@ class Keys:
         identity = _identity(stream, each.key_id)
         changes: Doc = {"seq": each.seq, "version": each.version, "hash": each.hash, "op": each.op}
         if each.previous_seq is None:
+            if each.nameless:
+                changes["nameless"] = True
             return InsertOne({"_id": identity, "stream": stream, "key": encode_values(each.key), **changes})
         return UpdateOne({"_id": identity, "seq": each.previous_seq}, {"$set": changes})
 
@@ -160,12 +166,12 @@ class Keys:
 
     @edge
     def load_live(self, stream: str, *, after: str, limit: int) -> list[tuple[str, dict[str, Value]]]:
-        """Return (key id, key) of rows that are not known to be deleted, in the order of their ids.
+        """Return (key id, key) of rows that can be asked for and are not known to be deleted, in the order of ids.
 
         Args:
             after: A key id; the empty text for the beginning.
         """
-        query = {"_id": _behind(stream, after), "op": "upsert"}
+        query = {"_id": _behind(stream, after), "op": "upsert", "nameless": {"$exists": False}}
         found = self._keys.find(query, {"key": True}, sort=[("_id", 1)], limit=limit)
         return [(each["_id"].partition(":")[2], decode_values(each["key"])) for each in found]
 

@@ -61,6 +61,12 @@ class Operations:
             "losses": 0,
             "due_at": "$$NOW",
             "updated_at": "$$NOW",
+            # In mode flag: the source was told that it had failed, and is to learn how this ends.
+            "acknowledge": {"$cond": [
+                {"$eq": ["$acknowledged.ending", "failed"]},
+                {"version": "$acknowledged.version"},
+                {"$ifNull": ["$acknowledge", "$$REMOVE"]},
+            ]},
         }  # fmt: skip
         gone = [
             "finished_at",

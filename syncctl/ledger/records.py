@@ -85,7 +85,8 @@ def to_document(new: NewRecord, now: datetime) -> tuple[Doc, bool]:
     }
     if new.acknowledge is not None:
         document["acknowledge"] = {"version": new.acknowledge}
-    error = new.error or why_not_storable(document)
+    unstorable = why_not_storable(document)
+    error = new.error or unstorable
     if error is None:
         return {**document, "state": State.PENDING.value, "fresh": True, "due_at": now}, True
     if why_not_storable({"key": document["key"]}) is not None:
@@ -100,7 +101,7 @@ def to_document(new: NewRecord, now: datetime) -> tuple[Doc, bool]:
     }
     return {
         **document,
-        "payload": None,
+        "payload": None if unstorable else document["payload"],
         "state": State.FAILED.value,
         "error": failed,
         "history": [entry],

@@ -32,7 +32,7 @@ def identify(row: Row) -> tuple[Row, str]:
     if empty is None:
         return row, key_id(row.key)
     error = row.error or f"key column {empty} is NULL, so the key names no row"
-    return replace(row, payload=None, error=error), key_id({**row.key, "": row.at})
+    return replace(row, payload=None, error=error, nameless=True), key_id({**row.key, "": row.at})
 
 
 def settle_duplicates(

@@ -15,6 +15,10 @@ from syncctl.pipeline.naming import Seen, identify, new_record, restored, settle
 from syncctl.pipeline.resend import resend_records
 
 COMPARISONS_AT_MOST = 5
+CHANGED = (
+    "the row was changed after it had been logged, and append_only says that rows never are: a replay sends it as it is"
+    " now; to have changes sent, leave append_only out"
+)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -188,9 +192,11 @@ class PageLog:
         for duplicate in duplicates:
             each, record = by_id[duplicate.id]
             if duplicate.hash != record.hash and duplicate.shape == record.shape:
-                if epoch_of(duplicate.seq) >= self._lease.rewound_epoch:
+                is_rewound = epoch_of(duplicate.seq) < self._lease.rewound_epoch
+                if not is_rewound and not each.row.again:
                     raise restored(self._stream, each.row.key, record.version)
-                renamed.append(new_record(name, each, None, shape, f"{record.version}/{record.hash}"))
+                other = new_record(name, each, None, shape, f"{record.version}/{record.hash}")
+                renamed.append(other if is_rewound or other.error else replace(other, error=CHANGED))
         more_sent, more_failed, again = self._ledger.records.log(renamed, self._lease.clock.now())
         others = {each.key_id for each in renamed}
         known = [each for each in duplicates if by_id[each.id][0].key_id not in others] + again
@@ -211,4 +217,5 @@ def _observe(each: Seen, before: KnownKey | None, version: str) -> Observation:
         version=version,
         hash=each.hash,
         op=each.row.op,
+        nameless=each.row.nameless,
     )

@@ -49,9 +49,7 @@ def sweep(*, ledger: Ledger, stream: Stream, pages: PageLog, reader: Presence, s
         # What is known now and was not read in this round.
         refuse(ledger.keys.count_live(stream.name) - int(cursor["rows"]))
     while known := ledger.keys.load_live(stream.name, after=cursor["swept"], limit=KEYS_AT_ONCE):
-        # A row without a whole key has none that could be asked for.
-        keys = [key for _, key in known if None not in key.values()]
-        gone = reader.find_missing(keys) if keys else []
+        gone = reader.find_missing([key for _, key in known])
         refuse(deleted + len(gone))
         deleted += len(gone)
         cursor = {**cursor, "swept": known[-1][0], "deleted": deleted}

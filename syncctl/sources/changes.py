@@ -46,6 +46,14 @@ class ChangeFeed(Protocol):
         """Return what has changed since a version: the key columns, VERSION, and OPERATION (I, U or D)."""
 
 
+# The replicas of an availability group were created at different times, and are one database: its id in the group is
+# the same on all of them, and another one after a restore, for which a database has to leave the group.
+_IDENTITY = (
+    "SELECT COALESCE(CONVERT(VARCHAR(36), group_database_id), CONVERT(VARCHAR(33), create_date, 126))"
+    " FROM sys.databases WHERE database_id = DB_ID()"
+)
+
+
 class SqlServerChanges:
     """`CHANGETABLE(CHANGES ...)`."""
 
@@ -57,12 +65,11 @@ class SqlServerChanges:
                 "SELECT CHANGE_TRACKING_CURRENT_VERSION() AS current_version,"
                 " CHANGE_TRACKING_MIN_VALID_VERSION(OBJECT_ID(:table)) AS oldest_version,"
                 " OBJECT_ID(:table) AS object_id,"
-                " (SELECT CONVERT(VARCHAR(33), create_date, 126) FROM sys.databases WHERE database_id = DB_ID())"
-                " AS created"
+                f" ({_IDENTITY}) AS database_identity"
             ),
             {"table": table},
         ).one()
-        identity = {"object": str(row.object_id), "database": row.created, "fork": _read_fork(connection)}
+        identity = {"object": str(row.object_id), "database": row.database_identity, "fork": _read_fork(connection)}
         return Tracking(
             current=None if row.current_version is None else int(row.current_version),
             oldest=None if row.oldest_version is None else int(row.oldest_version),

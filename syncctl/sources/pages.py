@@ -206,7 +206,7 @@ class PageReader:
         payload, payload_error = self._convert(raw, self._payload_at, self._senders)
         error = key_error or payload_error or self._refusal
         position = self._make_position([raw[index] for index in self._order_at])
-        row = self._make_row(key, None if error else payload, position, error)
+        row = self._make_row(key, None if error else payload, position, error, nameless=key_error is not None)
         if self._version_at is not None:
             row = replace(row, acknowledge=tag(raw[self._version_at]))
         return Found(row=row, position=position, is_new=is_new)
@@ -227,14 +227,21 @@ class PageReader:
         reason = UNSPOKEN if self._is_masked else " ".join(str(getattr(error, "orig", None) or error).split())
         reason = _LABEL.sub(lambda match: f"'{self._columns[int(match[1])].name}'", reason)
         position = self._make_position(values)
-        row = self._make_row(key, None, position, key_error or f"the database could not read the row: {reason}")
+        error_text = key_error or f"the database could not read the row: {reason}"
+        row = self._make_row(key, None, position, error_text, nameless=key_error is not None)
         return Found(row=row, position=position, is_new=is_new)
 
     def _make_row(
-        self, key: dict[str, Value], payload: dict[str, Value] | None, position: Position, error: str | None
+        self,
+        key: dict[str, Value],
+        payload: dict[str, Value] | None,
+        position: Position,
+        error: str | None,
+        *,
+        nameless: bool,
     ) -> Row:
         version = position.text if self._mode == "rowversion" else None
-        return Row(key=key, payload=payload, version=version, at=position.text, error=error)
+        return Row(key=key, payload=payload, version=version, at=position.text, error=error, nameless=nameless)
 
     def _convert(
         self, raw: Sequence[Raw], indexes: Sequence[int], converters: Sequence[Converter]

@@ -105,6 +105,23 @@ def test_final_failures_are_told_where_the_stream_asks_for_it(flag: World, sourc
     assert flags(source_db) == [(9, 7)]
 
 
+def test_a_failure_that_was_told_and_is_replayed_is_told_anew(flag: World, source_db: SourceDb) -> None:
+    flag.change_stream(acknowledge_failed=GIVEN_UP)
+    mended = flag.partner
+    with LocalPartner(PartnerConfig(reject_rate=1.0)) as refusing:
+        flag.partner = replace(flag.partner, url=refusing.url)
+        work(flag)
+    assert flags(source_db) == [(9, 7)]
+    flag.partner = mended
+    flag.ledger.operations.replay([each["_id"] for each in flag.records()], states=["failed"], who="me")
+    flag.send_all()
+    flag.poll()
+    assert flags(source_db) == [(1, 7)]
+    # What the source was told of as delivered stays so.
+    flag.ledger.operations.replay([each["_id"] for each in flag.records()], states=["delivered"], who="me")
+    assert not flag.records(acknowledge={"$exists": True})
+
+
 def test_a_statement_that_fails_is_run_again_and_stops_no_other(flag: World, source_db: SourceDb) -> None:
     source_db.execute(
         "create trigger locked before update on jobs when old.id = 4"

@@ -35,6 +35,14 @@ def test_inserts_updates_and_deletes_are_found(snapshot: World, source_db: Sourc
     assert snapshot.poll().logged == 0
 
 
+def test_a_key_without_a_form_in_json_is_failed_once_and_never_deleted(world: World, source_db: SourceDb) -> None:
+    source_db.execute("create table rates (at real primary key, rate integer)")
+    source_db.execute("insert into rates values (1.5, 1), (9e999, 2)")
+    world.change_stream(mode="snapshot", table="rates", key=("at",), cursor=None)
+    assert [(run.logged, run.failed) for run in (world.poll(), world.poll(), world.poll())] == [(2, 1), (0, 0), (0, 0)]
+    assert {each["op"] for each in world.records()} == {"upsert"}
+
+
 def test_a_row_that_comes_back_is_sent_again(snapshot: World, source_db: SourceDb) -> None:
     snapshot.poll()
     source_db.execute("delete from orders where id = 3")

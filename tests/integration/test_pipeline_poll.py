@@ -1,6 +1,7 @@
 """poll: records, then keys, then the cursor; each row once, each version once, whatever breaks in between."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -333,6 +334,19 @@ def test_a_table_that_is_only_appended_to_does_without_keys(world: World) -> Non
     assert world.dispatch() == 3
     run = world.poll(ListReader([version_row(1, "other", None, at="1")]))
     assert "run again" in str(run.error)
+
+
+def test_a_row_that_changes_in_the_lookback_of_an_append_only_stream_stops_no_other(world: World) -> None:
+    world.change_stream(append_only=True)
+    world.poll(ListReader([version_row(number, "a", None, at="1") for number in (1, 2)]))
+    edited = replace(version_row(1, "other", None, at="1"), again=True)
+    rows = [edited, replace(version_row(2, "a", None, at="1"), again=True), version_row(3, "a", None, at="2")]
+    run = world.poll(ListReader(rows))
+    assert (run.logged, run.failed, run.unchanged, run.error) == (2, 1, 1, None)
+    assert (world.poll(ListReader(rows[:2])).unchanged, world.states()[1]) == (2, ["pending", "failed"])
+    failed = next(each for each in world.records() if each["state"] == "failed")
+    assert "append_only says that rows never are" in failed["error"]["message"]
+    assert failed["payload"]["content"] == "other", "an operator may send it as it is"
 
 
 def test_a_crash_costs_an_append_only_stream_nothing(world: World) -> None:

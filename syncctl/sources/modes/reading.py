@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -132,4 +132,5 @@ def connect(opened: Opened, reading: str) -> Iterator[sa.Connection]:
 
 def make_page(found: list[Found], cursor: Cursor, notes: tuple[str, ...] = ()) -> Page:
     """Return a page of what was found."""
-    return Page(rows=tuple(each.row for each in found), cursor=cursor, notes=notes)
+    rows = tuple(each.row if each.is_new else replace(each.row, again=True) for each in found)
+    return Page(rows=rows, cursor=cursor, notes=notes)

@@ -12,6 +12,9 @@ from syncctl.core.conditions import parse_condition
 from syncctl.partner.redaction import clean_text
 
 BODY_AT_MOST_BYTES = 64 * 1024
+RESULT_AT_MOST_BYTES = 4 * 1024
+"""What the answer to a call of many rows may say of each."""
+RESULTS_AT_MOST_BYTES = 16 * 1024 * 1024
 EXCERPT_AT_MOST = 500
 MESSAGE_AT_MOST = 200
 
@@ -32,21 +35,25 @@ _TITLE = re.compile(r"<title[^>]*>([^<]*)</title>", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """A partner's answer as far as it was read; `error` is why it could not be read to its end."""
+    """A partner's answer as far as it was read; `error` is why it could not be read to its end.
+
+    `is_capped`: it is longer than what was read.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     error: Exception | None = None
+    is_capped: bool = False
 
 
-def read_answer(raw: Any, status: int) -> Answer:
+def read_answer(raw: Any, status: int, at_most: int = BODY_AT_MOST_BYTES) -> Answer:
     """Read a body up to the cap; its connection goes back to the pool at its end, and is closed otherwise."""
     body = bytearray()
     error: Exception | None = None
     try:
-        while len(body) <= BODY_AT_MOST_BYTES:
-            piece = raw.read1(BODY_AT_MOST_BYTES + 1 - len(body), decode_content=False)
+        while len(body) <= at_most:
+            piece = raw.read1(at_most + 1 - len(body), decode_content=False)
             if not piece:
                 break
             body += piece
@@ -54,9 +61,10 @@ def read_answer(raw: Any, status: int) -> Answer:
                 break
     except Exception as cause:  # noqa: BLE001 - whatever cut it off, the status is known
         error = cause
-    if error is not None or len(body) > BODY_AT_MOST_BYTES:
+    is_capped = len(body) > at_most
+    if error is not None or is_capped:
         raw.close()
-    return Answer(status=status, headers=raw.headers, body=bytes(body[:BODY_AT_MOST_BYTES]), error=error)
+    return Answer(status=status, headers=raw.headers, body=bytes(body[:at_most]), error=error, is_capped=is_capped)
 
 
 def says_accepted(answer: Answer, condition: str | None) -> bool:

@@ -14,7 +14,7 @@ from syncctl.partner.auth import AuthTrouble, Proof, make_auth
 from syncctl.partner.call import Call, Unsendable, add_proof
 from syncctl.partner.confidential import collect_secrets
 from syncctl.partner.deadline import trip
-from syncctl.partner.group import Group, Planned, make_groups, name_mapping, split_outcome
+from syncctl.partner.group import Group, Planned, count_answer_bytes, make_groups, name_mapping, split_outcome
 from syncctl.partner.headers import HEADER_VALUE, check_auth, make_headers
 from syncctl.partner.redaction import STARS, extend_redact, make_redact
 from syncctl.partner.shape.shape import Shape
@@ -61,7 +61,8 @@ class PartnerClient:
         check_auth(partner, self._auth)
         self._headers = self._shape.adopt_headers(make_headers(partner), taken=self._auth.show().headers)
         base = self._endpoint.base
-        self._wire = Wire(partner, base, max_connections=max_connections)
+        answer_at_most = count_answer_bytes(stream.batching)
+        self._wire = Wire(partner, base, max_connections=max_connections, answer_at_most=answer_at_most)
         self._host = self._wire.host
         self._origin = f"{base.scheme}://{base.netloc}"
         warn_unverified([partner])

@@ -12,7 +12,13 @@ from syncctl.core.conditions import find_value, parse_condition, parse_path
 from syncctl.core.outcome import HALTS, Outcome, Verdict, decide_verdict
 from syncctl.core.records import Record
 from syncctl.core.stream import Batching
-from syncctl.partner.answer import Answer, find_message
+from syncctl.partner.answer import (
+    BODY_AT_MOST_BYTES,
+    RESULT_AT_MOST_BYTES,
+    RESULTS_AT_MOST_BYTES,
+    Answer,
+    find_message,
+)
 from syncctl.partner.call import Call
 
 Planned = tuple[Record, Call]
@@ -33,6 +39,13 @@ def name_mapping(own: str, batching: Batching) -> str:
         return own
     parts = (own, batching.under or "", batching.key)
     return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def count_answer_bytes(batching: Batching) -> int:
+    """Return how much of an answer is read: with results it grows with the rows of a call."""
+    if batching.results is None:
+        return BODY_AT_MOST_BYTES
+    return min(BODY_AT_MOST_BYTES + batching.size * RESULT_AT_MOST_BYTES, RESULTS_AT_MOST_BYTES)
 
 
 def make_groups(planned: Sequence[Planned], batching: Batching) -> Iterator[Group]:
@@ -91,19 +104,21 @@ def split_outcome(group: Group, outcome: Outcome, answer: Answer | None, batchin
     outcome = replace(outcome, batch_key=key)
     items = None if answer is None or batching.results is None else _read_items(answer, batching)
     if items is None:
-        if batching.results is not None and outcome.verdict is Verdict.ACCEPTED:
+        if answer is not None and batching.results is not None and outcome.verdict is Verdict.ACCEPTED:
+            # The partner may have them, and said nothing that could be read.
             error = f"its JSON has no list at {batching.results}"
-            outcome = replace(outcome, verdict=Verdict.RETRY_LATER, error=error)
+            if answer.is_capped:
+                error = f"its answer is longer than {len(answer.body):,} bytes: lower batch"
+            outcome = replace(outcome, verdict=Verdict.AMBIGUOUS, error=error)
         if outcome.verdict is Verdict.REJECTED and len(group.records) > 1:
             # One bad row must not fail those beside it, and who it is only shows when each goes alone.
             error = f"{outcome.error}; refused with {len(group.records) - 1} others, it goes alone next"
             outcome = replace(outcome, verdict=Verdict.RETRY_LATER, error=error, alone=True)
         return [outcome, *[replace(outcome, speaks="nothing")] * (len(group.records) - 1)]
+    found = _assign_items(items, group.records, batching)
     return [
-        _judge(
-            replace(outcome, speaks="nothing" if place else "up"), _find_item(items, each, place, batching), batching
-        )
-        for place, each in enumerate(group.records)
+        _judge(replace(outcome, speaks="nothing" if place else "up"), item, batching)
+        for place, item in enumerate(found)
     ]
 
 
@@ -116,17 +131,32 @@ def _read_items(answer: Answer, batching: Batching) -> list[Any] | None:
     return found if isinstance(found, list) else None
 
 
-def _find_item(items: list[Any], record: Record, place: int, batching: Batching) -> Any:
-    """Return what the answer says of a row: by the row's key, or by its place where items carry none."""
+def _assign_items(items: list[Any], records: Sequence[Record], batching: Batching) -> list[Any]:
+    """Return what the answer says of each row, None for nothing: by what names the row, else by its place.
+
+    A row is named by its `Idempotency-Key`, or by its key where that is one column.
+    """
     if batching.result_key is None:
-        return items[place] if place < len(items) else None
+        return [*items, *[None] * len(records)][: len(records)]
     path = parse_path(batching.result_key)
-    return next((each for each in items if find_value(each, path)[0] == record.idempotency_key), None)
+    named: dict[str, Any] = {}
+    for each in items:
+        name, is_there = find_value(each, path)
+        if is_there and isinstance(name, str | int) and not isinstance(name, bool):
+            named.setdefault(str(name), each)
+    return [next((named[name] for name in _names(record) if name in named), None) for record in records]
+
+
+def _names(record: Record) -> Iterator[str]:
+    yield record.idempotency_key
+    if len(record.key) == 1:
+        yield from (str(value) for value in record.key.values())
 
 
 def _judge(whole: Outcome, item: Any, batching: Batching) -> Outcome:
     if item is None:
-        return replace(whole, verdict=Verdict.RETRY_LATER, error="the answer says nothing of this row")
+        verdict = Verdict.AMBIGUOUS if whole.verdict is Verdict.ACCEPTED else Verdict.RETRY_LATER
+        return replace(whole, verdict=verdict, error="the answer says nothing of this row")
     message = find_message(simplejson.dumps(item).encode()) or ""
     if batching.result_status is not None:
         status, _ = find_value(item, parse_path(batching.result_status))
@@ -141,5 +171,6 @@ def _judge(whole: Outcome, item: Any, batching: Batching) -> Outcome:
         error = f"this row was refused: {message}".rstrip(": ")
         return replace(whole, verdict=Verdict.REJECTED, error=error)
     if batching.result_accepted_when is None and batching.result_status is not None:
-        return replace(whole, verdict=Verdict.RETRY_LATER, error="the answer has no status for this row")
+        verdict = Verdict.AMBIGUOUS if whole.verdict is Verdict.ACCEPTED else Verdict.RETRY_LATER
+        return replace(whole, verdict=verdict, error="the answer has no status for this row")
     return replace(whole, verdict=Verdict.ACCEPTED, error=None)

@@ -7,7 +7,7 @@ from urllib.parse import SplitResult
 from requests import PreparedRequest
 
 from syncctl.core.stream import Partner
-from syncctl.partner.answer import Answer, read_answer
+from syncctl.partner.answer import BODY_AT_MOST_BYTES, Answer, read_answer
 from syncctl.partner.deadline import trip
 from syncctl.partner.proxy import Proxy, ProxyTrouble, read_proxy
 from syncctl.partner.transport import PartnerAdapter
@@ -18,14 +18,20 @@ from syncctl.partner.trust import make_tls_context
 class Wire:
     """Connections to one host by the rules of one partner; safe to use from many threads, and after a fork.
 
+    Args:
+        answer_at_most: So many bytes of an answer are read.
+
     Raises:
         ConfigurationError: a certificate, a key or a proxy that cannot be used.
     """
 
-    def __init__(self, partner: Partner, base: SplitResult, *, max_connections: int) -> None:
+    def __init__(
+        self, partner: Partner, base: SplitResult, *, max_connections: int, answer_at_most: int = BODY_AT_MOST_BYTES
+    ) -> None:
         self._partner = partner
         self._base = base
         self._max_connections = max_connections
+        self._answer_at_most = answer_at_most
         self._tls = make_tls_context(partner) if base.scheme == "https" else None
         self._proxy = read_proxy(partner.proxy, f"partners.{partner.name}.proxy")
         self._adapter: PartnerAdapter | None = None
@@ -50,7 +56,7 @@ class Wire:
         trip.sent = False
         try:
             response = self._open_adapter().send_now(request)
-            answer = read_answer(response.raw, response.status_code)
+            answer = read_answer(response.raw, response.status_code, self._answer_at_most)
             error = answer.error
             if answer.status == 407 and self._via_plain_proxy is not None:
                 answer, error = None, ProxyTrouble(f"the proxy {self._via_plain_proxy.name} refused our credentials")

@@ -155,6 +155,49 @@ def test_an_answer_without_the_list_is_no_acceptance(batches: World, answer: tup
     assert batches.record(1)["error"]["message"] == "its JSON has no list at results"
 
 
+def test_what_the_partner_says_nothing_of_is_held_where_it_may_not_go_twice(batches: World) -> None:
+    batches.change_stream(ambiguous="hold")
+    with BatchPartner(lambda rows: said(rows[1:])) as partner:
+        meet(batches, partner)
+        batches.dispatch()
+        batches.deliver()
+    held = batches.records(state="failed")
+    assert sorted(each["key"]["id"] for each in held) == [1, 5, 9]
+    assert held[0]["error"]["message"] == ("the answer says nothing of this row; held, because the partner may have it")
+
+
+@pytest.mark.parametrize(("said_of_each", "state"), [(10_000, "delivered"), (30_000, "pending")])
+def test_a_long_answer_is_read_as_far_as_its_rows_need(batches: World, said_of_each: int, state: str) -> None:
+    """A call of ten rows may be answered with 64 KiB and 4 KiB for each."""
+
+    def answer(rows: list[dict[str, Any]]) -> tuple[int, Any]:
+        of_each = [{"ref": row["idempotency_key"], "status": 200, "echo": "x" * said_of_each} for row in rows]
+        return 200, {"results": of_each}
+
+    batches.change_stream(batching=replace(ITEMS, size=10))
+    with BatchPartner(answer) as partner:
+        meet(batches, partner)
+        batches.dispatch()
+        batches.deliver()
+    assert {each["state"] for each in batches.records()} == {state}
+    if state == "pending":
+        assert batches.record(1)["error"]["message"] == "its answer is longer than 106,496 bytes: lower batch"
+
+
+def test_rows_are_told_apart_by_their_own_key_too(batches: World) -> None:
+    def answer(rows: list[dict[str, Any]]) -> tuple[int, Any]:
+        return 207, {
+            "results": [{"order": {"id": row["id"]}, "status": 200 + 222 * (row["id"] == 3)} for row in rows][::-1]
+        }
+
+    batches.change_stream(batching=replace(ITEMS, result_key="order.id"))
+    with BatchPartner(answer) as partner:
+        meet(batches, partner)
+        batches.send_all()
+    assert [each["key"]["id"] for each in batches.records(state="failed")] == [3]
+    assert len(batches.records(state="delivered")) == 9
+
+
 @pytest.mark.parametrize("status", [500, 429])
 def test_a_partner_in_trouble_gets_the_same_rows_together_again(batches: World, status: int) -> None:
     with BatchPartner(lambda _: (status, {})) as partner:

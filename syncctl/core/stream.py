@@ -113,8 +113,9 @@ class Stream:
     `ambiguous`: what becomes of a record that was sent and not answered.
     `strict_hold_seconds`: under order strict, how long a failed version holds the newer ones; None means for ever.
     `method` and `path` are the endpoint; the path may hold `{column}` placeholders. `delete_method` and `delete_path`
-    are that of rows that are gone, where they have one of their own. `fields` empty means: the row as it is. `body`
-    and the values of `headers` are templates. `body_schema` is the path of a JSON Schema file.
+    are that of rows that are gone, where they have one of their own; without `sends_deletes` nobody is told of these.
+    `fields` empty means: the row as it is. `body` and the values of `headers` are templates. `body_schema` is the path
+    of a JSON Schema file.
     """
 
     name: str
@@ -144,6 +145,7 @@ class Stream:
     path: str = "/"
     delete_method: str | None = None
     delete_path: str = "/"
+    sends_deletes: bool = True
     content_type: str | None = None
     fields: tuple[FieldRule, ...] = ()
     body: str | None = None

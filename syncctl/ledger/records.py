@@ -23,7 +23,7 @@ Doc = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewRecord:
-    """A record about to be logged. With `error` it is logged as failed, and never sent.
+    """A record about to be logged. With `error` it is logged as failed, and with `not_sent`, a reason, as discarded.
 
     `acknowledge` is, in mode flag, the version that the source is told of once the record is finished.
     """
@@ -40,6 +40,7 @@ class NewRecord:
     payload: Mapping[str, Value] | None
     error: str | None = None
     acknowledge: str | None = None
+    not_sent: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +66,8 @@ class DueRecord:
     alone: bool
 
 
-def to_document(new: NewRecord, now: datetime) -> tuple[Doc, bool]:
-    """Return the document to store and whether it is one that will be sent."""
+def to_document(new: NewRecord, now: datetime) -> Doc:
+    """Return the document to store: to be sent, or as failed or discarded, with why."""
     document: Doc = {
         "_id": new.id,
         "stream": new.stream,
@@ -87,8 +88,14 @@ def to_document(new: NewRecord, now: datetime) -> tuple[Doc, bool]:
         document["acknowledge"] = {"version": new.acknowledge}
     unstorable = why_not_storable(document)
     error = new.error or unstorable
-    if error is None:
-        return {**document, "state": State.PENDING.value, "fresh": True, "due_at": now}, True
+    if error is not None:
+        return _failed(document, new, error, now, is_storable=unstorable is None)
+    if new.not_sent is not None:
+        return _discarded(document, new.not_sent, now)
+    return {**document, "state": State.PENDING.value, "fresh": True, "due_at": now}
+
+
+def _failed(document: Doc, new: NewRecord, error: str, now: datetime, *, is_storable: bool) -> Doc:
     if why_not_storable({"key": document["key"]}) is not None:
         document["key"] = {name: repr(value)[:200] for name, value in new.key.items()}
     failed = {"fingerprint": fingerprint(None, error, new.key.values()), "status": None, "message": error}
@@ -101,14 +108,26 @@ def to_document(new: NewRecord, now: datetime) -> tuple[Doc, bool]:
     }
     return {
         **document,
-        "payload": None if unstorable else document["payload"],
+        "payload": document["payload"] if is_storable else None,
         "state": State.FAILED.value,
         "error": failed,
         "history": [entry],
         "failed_at": now,
         "finished_at": now,
         "updated_at": now,
-    }, False
+    }
+
+
+def _discarded(document: Doc, reason: str, now: datetime) -> Doc:
+    return {
+        **document,
+        "state": State.DISCARDED.value,
+        "reason": reason,
+        "history": [{"action": "discarded", "by": "syncctl", "reason": reason, "at": now}],
+        "discarded_at": now,
+        "finished_at": now,
+        "updated_at": now,
+    }
 
 
 def record_of(document: Mapping[str, Any]) -> Record:
@@ -144,22 +163,23 @@ class Records:
             now: MongoDB's time.
 
         Returns:
-            How many were inserted to be sent, how many as failed, and those that were there already.
+            How many were inserted, those beside that were inserted as failed, and those that were there already.
         """
         documents = [to_document(each, now) for each in new]
         if not documents:
             return 0, 0, []
         there: set[int] = set()
         try:
-            self._records.insert_many([document for document, _ in documents], ordered=False)
+            self._records.insert_many(documents, ordered=False)
         except BulkWriteError as error:
             failures = error.details.get("writeErrors", [])
             if not is_only_duplicates(error):
                 raise
             there = {int(each["index"]) for each in failures}
-        inserted = [sendable for index, (_, sendable) in enumerate(documents) if index not in there]
-        duplicates = self.load_logged([documents[index][0]["_id"] for index in there])
-        return sum(inserted), len(inserted) - sum(inserted), duplicates
+        inserted = [each["state"] for index, each in enumerate(documents) if index not in there]
+        duplicates = self.load_logged([documents[index]["_id"] for index in there])
+        failed = inserted.count(State.FAILED.value)
+        return len(inserted) - failed, failed, duplicates
 
     @edge
     def load_logged(self, ids: Sequence[str]) -> list[Duplicate]:

@@ -11,6 +11,8 @@ from syncctl.errors import SourceRestored
 from syncctl.ledger.keys import KnownKey
 from syncctl.ledger.records import Duplicate, NewRecord
 
+DELETE_NOT_SENT = "the row is gone, and the stream sends no deletes (delete_endpoint = none)"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
@@ -67,14 +69,14 @@ def settle_duplicates(
         elif before is None or duplicate.seq > before.seq:
             # No key ever knew it: an interrupted poll saw the row while what it is joined with was another.
             version = f"{record.version}/{record.hash}"
-            renamed[each.key_id] = new_record(stream.name, each, before, record.shape, version)
+            renamed[each.key_id] = new_record(stream, each, before, record.shape, version)
         elif epoch_of(duplicate.seq) < rewound_epoch or (stream.query is not None and before.version == record.id):
             # Read again in the version that its key knows, while what it is joined with has changed.
             version = unused_version(each, before, record.version)
-            renamed[each.key_id] = new_record(stream.name, each, before, record.shape, version)
+            renamed[each.key_id] = new_record(stream, each, before, record.shape, version)
         elif duplicate.shape != record.shape:
             version = f"{record.version}/{record.shape}"
-            renamed[each.key_id] = new_record(stream.name, each, before, record.shape, version)
+            renamed[each.key_id] = new_record(stream, each, before, record.shape, version)
         else:
             raise restored(stream, each.row.key, record.version)
     return adopted, renamed
@@ -86,13 +88,15 @@ def unused_version(each: Seen, before: KnownKey | None, version: str | None) -> 
     return chained if version is None else f"{version}/{chained}"
 
 
-def new_record(stream: str, each: Seen, before: KnownKey | None, shape: str, version: str | None = None) -> NewRecord:
+def new_record(
+    stream: Stream, each: Seen, before: KnownKey | None, shape: str, version: str | None = None
+) -> NewRecord:
     """Return the record of a row: in the version that the source keeps, or one chained on what was known before."""
     row = each.row
     version = version or row.version or chained_version(before.seq if before else 0, each.hash)
     return NewRecord(
-        id=record_id(stream, each.key_id, version),
-        stream=stream,
+        id=record_id(stream.name, each.key_id, version),
+        stream=stream.name,
         key_id=each.key_id,
         key=row.key,
         seq=each.seq,
@@ -103,6 +107,7 @@ def new_record(stream: str, each: Seen, before: KnownKey | None, shape: str, ver
         payload=row.payload,
         error=row.error,
         acknowledge=row.acknowledge,
+        not_sent=None if stream.sends_deletes or row.op != "delete" else DELETE_NOT_SENT,
     )
 
 

@@ -121,7 +121,7 @@ class PageLog:
             if before is None and each.row.op == "delete":
                 # Nobody was told of this row. Its key says that it is gone to whoever still holds a version of it.
                 self.progress.unchanged += 1
-                observations.append(_observe(each, None, new_record(self._stream.name, each, None, shape).id))
+                observations.append(_observe(each, None, new_record(self._stream, each, None, shape).id))
                 continue
             is_same = before is not None and before.hash == each.hash and each.key_id not in removed
             if before is not None and is_same and not self._is_flagged_again(before):
@@ -132,7 +132,7 @@ class PageLog:
                     observations.append(_observe(each, before, before.version))
                 continue
             version = unused_version(each, before, each.row.version) if each.key_id in removed else None
-            record = new_record(self._stream.name, each, before, shape, version)
+            record = new_record(self._stream, each, before, shape, version)
             changed.append((each, record))
             observations.append(_observe(each, before, record.id))
         renamed = self._log_records(changed, known)
@@ -184,8 +184,7 @@ class PageLog:
 
     def _log_append_only(self, seen: Sequence[Seen], shape: str) -> None:
         """Log rows of a table that is only ever appended to: no keys; a row is known by its key and cursor value."""
-        name = self._stream.name
-        new = [new_record(name, each, None, shape, each.row.version or each.row.at) for each in seen]
+        new = [new_record(self._stream, each, None, shape, each.row.version or each.row.at) for each in seen]
         sent, failed, duplicates = self._ledger.records.log(new, self._lease.clock.now())
         by_id = {record.id: (each, record) for each, record in zip(seen, new, strict=True)}
         renamed: list[NewRecord] = []
@@ -195,7 +194,7 @@ class PageLog:
                 is_rewound = epoch_of(duplicate.seq) < self._lease.rewound_epoch
                 if not is_rewound and not each.row.again:
                     raise restored(self._stream, each.row.key, record.version)
-                other = new_record(name, each, None, shape, f"{record.version}/{record.hash}")
+                other = new_record(self._stream, each, None, shape, f"{record.version}/{record.hash}")
                 renamed.append(other if is_rewound or other.error else replace(other, error=CHANGED))
         more_sent, more_failed, again = self._ledger.records.log(renamed, self._lease.clock.now())
         others = {each.key_id for each in renamed}

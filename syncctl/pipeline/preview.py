@@ -83,12 +83,12 @@ def _preview_row(
     stream: Stream, seen: Seen, before: Any, shape: str, client: PartnerClient, variable: str | None
 ) -> Preview:
     version = (seen.row.version or seen.row.at) if stream.append_only else None
-    new = new_record(stream.name, seen, before, shape, version)
-    document, is_sendable = to_document(new, datetime.now(UTC))
-    record = record_of(document)
-    request = (
-        show_request(client, record, variable=variable) if is_sendable else Request(error=document["error"]["message"])
-    )
+    new = new_record(stream, seen, before, shape, version)
+    document = to_document(new, datetime.now(UTC))
+    if document["state"] == State.PENDING:
+        request = show_request(client, record_of(document), variable=variable)
+    else:
+        request = Request(error=document.get("reason") or document["error"]["message"])
     return Preview(stream=stream.name, id=new.id, key=new.key, op=new.op, request=request)
 
 

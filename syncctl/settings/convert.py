@@ -7,6 +7,7 @@ from syncctl.core.durations import parse_rate
 from syncctl.core.mapping import parse_fields
 from syncctl.core.stream import Batching, Partner, RetrySchedule, Source, Stream
 from syncctl.errors import UsageError
+from syncctl.settings import shaping
 from syncctl.settings.credentials import list_missing, spell_partner_secrets, to_credentials, to_tls
 from syncctl.settings.fields import split_endpoint
 from syncctl.settings.masks import find_secrets, spell_secret
@@ -68,7 +69,9 @@ def to_stream(settings: Settings, name: str) -> Stream:
     _check_known("stream", name, settings.streams)
     stream = settings.streams[name]
     method, path = split_endpoint(stream.endpoint)
-    delete_method, delete_path = split_endpoint(stream.delete_endpoint) if stream.delete_endpoint else ("", "/")
+    sends_deletes = stream.delete_endpoint != shaping.NO_DELETES
+    own = stream.delete_endpoint if sends_deletes else None
+    delete_method, delete_path = split_endpoint(own) if own else ("", "/")
     return Stream(
         name=name,
         source=stream.source,
@@ -97,6 +100,7 @@ def to_stream(settings: Settings, name: str) -> Stream:
         path=path,
         delete_method=delete_method or None,
         delete_path=delete_path,
+        sends_deletes=sends_deletes,
         content_type=stream.content_type,
         fields=parse_fields(stream.fields) if stream.fields else (),
         body=stream.body,

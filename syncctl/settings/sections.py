@@ -201,7 +201,9 @@ class StreamSettings(Section):
     page_size: fields.Whole = setting(1000, "rows per query")
     endpoint: fields.Endpoint = setting("POST /", "method and path; {column} is filled in", sample="POST /orders")
     delete_endpoint: shaping.DeleteEndpoint = setting(
-        None, "of rows that are gone; DELETE has no body; default: endpoint, with the key", sample="DELETE /orders/{id}"
+        None,
+        "of rows that are gone; DELETE has no body; none: they are not sent; default: endpoint, with the key",
+        sample="DELETE /orders/{id}",
     )
     content_type: shaping.ContentType = setting(None, "default: application/json", sample="application/vnd.shop+json")
     body: fields.OptionalText = setting(

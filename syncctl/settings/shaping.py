@@ -18,6 +18,7 @@ NO_REFERENCE = (
     "takes no ${NAME}: it is the same on every machine and holds no secret; a secret belongs to the partner's auth, "
     "and $${ stands for a plain ${"
 )
+NO_DELETES = "none"
 _CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(; ?[A-Za-z0-9_-]+=[A-Za-z0-9_.-]+)*")
 
 
@@ -70,7 +71,9 @@ def _check_content_type(text: str | None) -> str | None:
 
 
 def _check_delete_endpoint(text: str | None) -> str | None:
-    return None if text is None else " ".join(split_endpoint(text))
+    if text is None or text.strip().lower() == NO_DELETES:
+        return None if text is None else NO_DELETES
+    return " ".join(split_endpoint(text))
 
 
 def compile_template(source: str, *, where: str = "", content_type: str = "text/plain") -> None:

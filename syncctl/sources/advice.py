@@ -16,8 +16,13 @@ _NAMES_A_TIME = re.compile(rf"{_WHEN}$|{_WHEN}[ _]?{_CHANGE}$", re.IGNORECASE)
 def advise(stream: Stream, relation: Relation, layout: Layout, *, has_rowversions: bool) -> tuple[str, ...]:
     """Return a line where a table is read by its primary key because nothing else was said or found.
 
-    Nothing where the stream names its cursor or says that rows are never changed (`append_only`).
+    Nothing where the stream names its cursor or says that rows are never changed (`append_only`). And one where rows
+    that are gone are found, and nothing was said of what the partner is to be told.
     """
+    if layout.mode in ("change_tracking", "snapshot") and stream.sends_deletes and stream.delete_method is None:
+        told = f"finds deleted rows too, and sends their key alone to {stream.method} {stream.path}"
+        ways = 'delete_endpoint = "DELETE /.../{id}", or "none" to send no deletes'
+        return (f"{told}; in streams.{stream.name} set {ways}",)
     if stream.cursor is not None or stream.append_only or layout.mode != "increasing":
         return ()
     changed = next((column for column in relation.columns if tells_of_changes(column)), None)

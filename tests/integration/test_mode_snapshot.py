@@ -43,6 +43,19 @@ def test_a_key_without_a_form_in_json_is_failed_once_and_never_deleted(world: Wo
     assert {each["op"] for each in world.records()} == {"upsert"}
 
 
+def test_where_deletes_go_is_told_unless_it_is_said(snapshot: World) -> None:
+    def advise() -> tuple[str, ...]:
+        with open_reader(snapshot.source, snapshot.stream) as reader:
+            return reader.advice
+
+    (told,) = advise()
+    assert "sends their key alone to POST /orders; in streams.orders set delete_endpoint" in told
+    snapshot.change_stream(sends_deletes=False)
+    assert advise() == ()
+    snapshot.change_stream(sends_deletes=True, delete_method="DELETE", delete_path="/orders/{id}")
+    assert advise() == ()
+
+
 def test_a_row_that_comes_back_is_sent_again(snapshot: World, source_db: SourceDb) -> None:
     snapshot.poll()
     source_db.execute("delete from orders where id = 3")

@@ -135,6 +135,27 @@ def test_a_row_that_is_gone_goes_to_its_own_endpoint_without_a_body(world: World
     assert body == b""
 
 
+def test_a_delete_that_is_not_to_be_sent_is_accounted_for(world: World, source_db: SourceDb) -> None:
+    source_db.create_orders(3)
+    world.change_stream(mode="snapshot", cursor=None, sends_deletes=False)
+    world.poll()
+    with HostilePartner(answering("204 No Content")) as server:
+        world.partner = replace(world.partner, url=server.url)
+        send(world)
+        calls = len(server.requests)
+        source_db.execute("delete from orders where id = 2")
+        run = world.poll()
+        assert (run.logged, run.failed, world.dispatch()) == (1, 0, 0)
+        source_db.add_orders([2])
+        world.poll()
+        assert send(world).delivered == 1, "a row that comes back is sent"
+        assert len(server.requests) == calls + 1
+    (gone,) = world.records(state="discarded")
+    assert (gone["op"], gone["key"]) == ("delete", {"id": 2})
+    assert "delete_endpoint = none" in gone["reason"]
+    assert world.poll().logged == 0
+
+
 def test_a_preview_shows_the_calls_that_follow_and_leaves_no_trace(shaped: World, partner: LocalPartner) -> None:
     before = copy_database(shaped)
     shown = preview(shaped)

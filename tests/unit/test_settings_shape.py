@@ -55,6 +55,12 @@ def test_what_is_not_set_is_nothing(tmp_path: Path) -> None:
     assert (stream.body, stream.delete_method, stream.fields, stream.headers) == (None, None, (), {})
 
 
+def test_deletes_need_not_be_sent(tmp_path: Path) -> None:
+    stream = load(tmp_path, 'delete_endpoint = "None"').stream("orders")
+    assert (stream.delete_method, stream.sends_deletes) == (None, False)
+    assert load(tmp_path, 'delete_endpoint = "DELETE /orders/{id}"').stream("orders").sends_deletes
+
+
 def test_a_schema_lies_beside_the_settings(tmp_path: Path) -> None:
     assert load(tmp_path, 'body_schema = "a/b.json"').stream("orders").body_schema == str(tmp_path / "a/b.json")
     assert load(tmp_path, 'body_schema = "/a/b.json"').stream("orders").body_schema == "/a/b.json"

@@ -30,6 +30,9 @@ class BreakerRules:
 
 
 WINDOW_SECONDS = 60.0
+REMEMBERED_CALLS = 50
+"""What weighs against the newest calls: of a partner that is called often, else thousands that went well in the same
+minute would."""
 FIRST_ALLOWED = 2
 CLOSED_AT = 64
 """Half open, so many records may be on their way at first; at so many the breaker is closed again."""

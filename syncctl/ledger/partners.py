@@ -8,7 +8,7 @@ from pymongo import ReturnDocument
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from syncctl.core.breaker import CLOSED_AT, FIRST_ALLOWED, WINDOW_SECONDS, BreakerRules, BreakerState
+from syncctl.core.breaker import CLOSED_AT, FIRST_ALLOWED, REMEMBERED_CALLS, WINDOW_SECONDS, BreakerRules, BreakerState
 from syncctl.ledger.client import edge
 from syncctl.ledger.clock import in_future
 
@@ -178,7 +178,7 @@ def _judge(tally: Tally, token: str, rules: BreakerRules) -> Doc:
 
 
 def _judge_closed(tally: Tally, rules: BreakerRules) -> Doc:
-    """Count calls and failures of the last minute; open where too many have failed."""
+    """Count calls and failures of the last minute, the older ones for less; open where too many have failed."""
     began = {"$ifNull": ["$breaker.window_start", None]}
     is_over = {"$lte": [began, {"$subtract": ["$$NOW", round(WINDOW_SECONDS * 1000)]}]}
 
@@ -188,7 +188,13 @@ def _judge_closed(tally: Tally, rules: BreakerRules) -> Doc:
     calls, failures = counted("calls", tally.calls), counted("failures", tally.failures)
     is_down = {"$and": [{"$gte": [calls, rules.calls]}, {"$gte": [failures, {"$multiply": [calls, rules.failures]}]}]}
     start = {"$cond": [is_over, "$$NOW", began]}
-    closed = {"state": _CLOSED, "window_start": start, "calls": calls, "failures": failures}
+    weight = {"$min": [1, {"$divide": [REMEMBERED_CALLS, {"$max": [1, calls]}]}]}
+    closed = {
+        "state": _CLOSED,
+        "window_start": start,
+        "calls": {"$multiply": [calls, weight]},
+        "failures": {"$multiply": [failures, weight]},
+    }
     return {"$cond": [is_down, _opened(tally, rules), closed]}
 
 

@@ -79,6 +79,9 @@ def test_one_partner_says_nothing_of_another(ledger: Ledger) -> None:
         ([(5, 5), (5, 5)], OPEN),
         ([(50, 0), (10, 10)], CLOSED),
         ([(1, 1)] * 10, OPEN),
+        ([(25, 0)] * 200 + [(25, 25)] * 2, CLOSED),
+        ([(25, 0)] * 200 + [(25, 25)] * 3, OPEN),
+        ([(25, 12)] * 20, CLOSED),
     ],
 )
 def test_the_breaker_opens_when_most_calls_of_a_minute_have_failed(

@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -37,7 +37,7 @@ UNFINISHED = ("pending", "queued", "sending")
 LEASED: dict[str, Any] = {"$or": [{"poll.token": {"$exists": True}}, {"dispatch": {"$exists": True}}]}
 # A partner that is gone for seconds is asked again within one.
 BREAKER = {"pause": "500ms", "longest_pause": "1s"}
-SCHEDULE = ["200ms", "500ms", *["1s"] * 30]
+SCHEDULE = ("200ms", "500ms", *["1s"] * 30)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +49,7 @@ class Layout:
         journal: How the source keeps its transactions; under `delete` who writes can lock out who reads.
         wired: MongoDB and Redis are reached through a proxy too, as the partner always is.
         clock_seconds: How far the clock of the first worker is ahead.
+        schedule: The pauses between the tries of a record.
     """
 
     partner: PartnerConfig = field(default_factory=PartnerConfig)
@@ -65,6 +66,7 @@ class Layout:
     journal: str = "wal"
     wired: bool = False
     clock_seconds: float = 0.0
+    schedule: Sequence[str] = SCHEDULE
 
     @property
     def at_once(self) -> int:
@@ -127,7 +129,7 @@ class Plant:
                 "batch_size": layout.batch_size,
                 "window": layout.window,
                 "lease": f"{layout.lease_seconds:g}s",
-                "retry": {"schedule": SCHEDULE, "jitter": 0.2},
+                "retry": {"schedule": list(layout.schedule), "jitter": 0.2},
             },
             sections={
                 "worker": {"pool": layout.pool, "concurrency": layout.concurrency},

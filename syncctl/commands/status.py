@@ -77,6 +77,13 @@ def _show(found: "Status") -> None:
     for each in found.partners:
         if each["paused"] or each["breaker"] != "closed":
             out.show(f"partner  {_describe_partner(each, now)}")
+    down = {each["partner"] for each in found.partners if each["paused"] or each["breaker"] == "open"}
+    for each in found.streams:
+        if each["breaker"] == "open" and each["partner"] not in down:
+            left = _describe_seconds(max((each["next_probe_at"] - now).total_seconds(), 0.0))
+            out.show(
+                f"stream   {each['stream']} fails at its endpoint: {each['breaker_reason']}; asked again in {left}"
+            )
     names = [str(worker["worker"]) for worker in found.workers]
     out.show(f"workers  {f'{len(names)}: ' + ', '.join(names) if names else 'none; run: syncctl worker'}")
     out.show(f"beat     {_describe_beat(found.beat, now)}")

@@ -33,11 +33,15 @@ WINDOW_SECONDS = 60.0
 REMEMBERED_CALLS = 50
 """What weighs against the newest calls: of a partner that is called often, else thousands that went well in the same
 minute would."""
+TOO_MANY = 429
 FIRST_ALLOWED = 2
 CLOSED_AT = 64
 """Half open, so many records may be on their way at first; at so many the breaker is closed again."""
 
 
-def counts_as_down(status: int | None) -> bool:
-    """Tell whether an attempt speaks for a partner that is down: no answer came, or one that says so."""
-    return status is None or status >= 500
+def counts_as_down(status: int | None, *, retry_after_seconds: float | None = None) -> bool:
+    """Tell whether an attempt speaks for a partner that is down: no answer came, or one that says so.
+
+    So does a 429 that names a time: where most calls get one, calling on is no use.
+    """
+    return status is None or status >= 500 or (status == TOO_MANY and retry_after_seconds is not None)

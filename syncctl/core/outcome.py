@@ -7,7 +7,7 @@ from typing import Literal
 
 Halts = Literal["partner", "stream"]
 
-CONFLICT = 409
+CONFLICT, GONE = 409, 410
 
 GIVEN_UP_STATUSES = frozenset({408, 502, 504})
 """What a proxy answers that no longer waits: what stands behind it may still be at work (RFC 9110)."""
@@ -15,7 +15,7 @@ RETRIED_STATUSES = frozenset({408, 425, 429})
 """The 4xx that say "later": request timeout, too early, too many requests (RFC 9110, 8470, 6585)."""
 
 
-HALTS: dict[int, Halts] = {401: "partner", 403: "partner", 410: "stream"}
+HALTS: dict[int, Halts] = {401: "partner", 403: "partner", GONE: "stream"}
 """What no other record of the partner, or the stream, would fare better with: credentials, an endpoint that is gone."""
 
 
@@ -67,7 +67,9 @@ class Outcome:
         return self.verdict is Verdict.AMBIGUOUS or self.status in GIVEN_UP_STATUSES
 
 
-def decide_verdict(status: int | None, *, sent: bool, complete: bool, accepts_conflict: bool = False) -> Verdict:
+def decide_verdict(
+    status: int | None, *, sent: bool, complete: bool, accepts_conflict: bool = False, deletes: bool = False
+) -> Verdict:
     """Decide what follows from an attempt.
 
     A 2xx whose body broke off is accepted: a server writes its status line once it has decided, so the status
@@ -80,6 +82,7 @@ def decide_verdict(status: int | None, *, sent: bool, complete: bool, accepts_co
         sent: Whether a byte of the request may have left this machine.
         complete: Whether the answer was read to its end, or up to the cap on its size.
         accepts_conflict: A 409 says that the partner has the record already.
+        deletes: The call asks for a row to be gone, and a 410 says that it is.
     """
     if status is None:
         return Verdict.AMBIGUOUS if sent else Verdict.RETRY_LATER
@@ -87,7 +90,7 @@ def decide_verdict(status: int | None, *, sent: bool, complete: bool, accepts_co
         return Verdict.ACCEPTED
     if not complete or not 300 <= status <= 599:
         return Verdict.AMBIGUOUS
-    if status == CONFLICT and accepts_conflict:
+    if (status == CONFLICT and accepts_conflict) or (status == GONE and deletes):
         return Verdict.ACCEPTED
     if status >= 500 or status in RETRIED_STATUSES or status in HALTS:
         return Verdict.RETRY_LATER

@@ -9,7 +9,7 @@ THREADS_AT_MOST = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizes:
-    """Records per message, records in flight, retries among them at most, threads per batch.
+    """Records per message, records in flight, retries among them at most, threads per batch, rows per call.
 
     `messages` is how many may wait in the queue, which all streams share, before no more are sent.
     """
@@ -19,6 +19,11 @@ class Sizes:
     retries: int
     threads: int
     messages: int
+    rows: int = 1
+
+    def count_threads(self, records: int) -> int:
+        """Return how many threads so many records have use for."""
+        return min(self.threads, -(-records // self.rows))
 
     def at_most(self, records: int) -> "Sizes":
         """Return sizes with no more records in flight than these."""
@@ -35,20 +40,23 @@ def decide_sizes(stream: Stream, partner: Partner, *, processes: int, streams: i
         streams: How many streams share the queue.
     """
     half = stream.lease_seconds / 2
+    rows = stream.batching.size
     threads = max(1, min(THREADS_AT_MOST, partner.max_in_flight // max(1, processes)))
-    batch = min(stream.batch_size, threads * max(1, int(half // partner.timeout_seconds)))
+    calls = threads * max(1, int(half // partner.timeout_seconds))
     window = stream.window
     if partner.rate is not None:
-        calls, seconds = partner.rate
-        in_half_a_lease = max(1, int(half * calls / seconds))
-        batch = min(batch, max(1, in_half_a_lease // max(1, processes)))
-        window = min(window, max(batch, in_half_a_lease))
+        per_span, seconds = partner.rate
+        in_half_a_lease = max(1, int(half * per_span / seconds))
+        calls = min(calls, max(1, in_half_a_lease // max(1, processes)))
+        window = min(window, max(calls, in_half_a_lease) * rows)
+    batch = min(stream.batch_size, calls * rows, window)
     return Sizes(
         batch=batch,
         window=window,
         retries=max(1, window // 2),
-        threads=min(threads, batch),
+        threads=min(threads, -(-batch // rows)),
         messages=max(1, -(-window // batch)) * max(1, streams),
+        rows=rows,
     )
 
 

@@ -5,6 +5,8 @@ from typing import Any
 Doc = dict[str, Any]
 
 HISTORY_LENGTH = 50
+ITSELF = "syncctl"
+"""Who pauses what refuses the credentials, or is gone."""
 GROUND = ["lease", "in_flight", "exclusive"]
 """The fields of a record on its way; without them it is on the ground."""
 REOPENED: Doc = {"from": "$state", "finished_at": "$finished_at"}
@@ -25,3 +27,9 @@ def grown(entry: Doc, **computed: Any) -> Doc:
     """
     stamped = {"$mergeObjects": [{"$literal": entry}, {"at": "$$NOW", **computed}]}
     return {"$slice": [{"$concatArrays": [{"$ifNull": ["$history", []]}, [stamped]]}, -HISTORY_LENGTH]}
+
+
+def paused_by(who: str, reason: str) -> Doc:
+    """Return the expression for `paused`: what an operator says stands, whatever syncctl finds later."""
+    said = {"by": {"$literal": who}, "reason": {"$literal": reason}, "at": "$$NOW"}
+    return {"$ifNull": ["$paused", said]} if who == ITSELF else said

@@ -6,6 +6,7 @@ import pymongo
 from pymongo.database import Database
 
 from syncctl.ledger.acknowledgements import Acknowledgements
+from syncctl.ledger.breakers import Breakers
 from syncctl.ledger.client import check_not_refused, connect, describe_hosts, open_database, translated
 from syncctl.ledger.flights import Flights
 from syncctl.ledger.indexes import compare_indexes, create_indexes
@@ -37,6 +38,7 @@ class Ledger:
         self._database: Database[dict[str, Any]] = open_database(self._client, database)
         self.streams = Streams(self._database, self.hosts)
         self.keys = Keys(self._database, self.hosts)
+        self.breakers = Breakers(self._database, self.hosts)
         self.partners = Partners(self._database, self.hosts)
         self.records = Records(self._database, self.hosts)
         self.flights = Flights(self._database, self.hosts)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -11,8 +11,10 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from syncctl.core.rows import Cursor
+from syncctl.ledger.breakers import GATE_FIELDS, BreakerGate, read_breaker
 from syncctl.ledger.client import edge, new_token
 from syncctl.ledger.clock import ClockReading, in_future, is_past
+from syncctl.ledger.expressions import paused_by
 
 Doc = dict[str, Any]
 
@@ -50,10 +52,18 @@ class DispatchLease:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gate:
-    """Whether an operator has paused a stream, and the newest epoch whose poll read to the end."""
+    """What must be known before a stream's records are sent.
 
-    paused: bool
-    complete_epoch: int
+    Args:
+        paused: An operator has paused it, or its endpoint is gone.
+        complete_epoch: The newest epoch whose poll read to the end.
+        back_at: When it was last resumed, or its partner came back.
+    """
+
+    paused: bool = False
+    complete_epoch: int = 0
+    breaker: BreakerGate = field(default_factory=BreakerGate)
+    back_at: datetime | None = None
 
 
 def _free(kind: str) -> Doc:
@@ -216,9 +226,15 @@ class Streams:
 
     @edge
     def load_gate(self, stream: str) -> Gate:
-        """Return what dispatch must know of a stream before it sends anything."""
-        found = self._streams.find_one({"_id": stream}, {"paused": True, "poll.complete_epoch": True}) or {}
-        return Gate(paused="paused" in found, complete_epoch=int(found.get("poll", {}).get("complete_epoch", 0)))
+        """Return what must be known of a stream before anything of it is sent."""
+        fields = {"paused": True, "back_at": True, "poll.complete_epoch": True, **GATE_FIELDS}
+        found = self._streams.find_one({"_id": stream}, fields) or {}
+        return Gate(
+            paused="paused" in found,
+            complete_epoch=int(found.get("poll", {}).get("complete_epoch", 0)),
+            breaker=read_breaker(found),
+            back_at=found.get("back_at"),
+        )
 
     @edge
     def is_paused(self, stream: str) -> bool:
@@ -227,15 +243,15 @@ class Streams:
 
     @edge
     def pause(self, stream: str, *, who: str, reason: str) -> None:
-        """Stop sending this stream's records; rows are still logged."""
+        """Stop sending this stream's records; rows are still logged. What an operator has said, syncctl leaves."""
         self.ensure(stream)
-        paused = {"paused": {"by": {"$literal": who}, "reason": {"$literal": reason}, "at": "$$NOW"}}
-        self._streams.update_one({"_id": stream}, [{"$set": paused}])
+        self._streams.update_one({"_id": stream}, [{"$set": {"paused": paused_by(who, reason)}}])
 
     @edge
     def resume(self, stream: str) -> bool:
         """Send again; False when the stream was not paused."""
-        return self._streams.update_one({"_id": stream}, {"$unset": {"paused": True}}).modified_count == 1
+        changes: list[Doc] = [{"$set": {"back_at": "$$NOW"}}, {"$unset": "paused"}]
+        return self._streams.update_one({"_id": stream, "paused": {"$exists": True}}, changes).modified_count == 1
 
     @edge
     def load_all(self) -> dict[str, Mapping[str, Any]]:

@@ -1,7 +1,7 @@
 """Reading a partner's answer: capped, and turned into one line for people where it is a refusal."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import simplejson
 
 from syncctl.core.conditions import parse_condition
-from syncctl.partner.redaction import clean_text
+from syncctl.partner.redaction import Redact, clean_text
 
 BODY_AT_MOST_BYTES = 64 * 1024
 RESULT_AT_MOST_BYTES = 4 * 1024
@@ -67,17 +67,21 @@ def read_answer(raw: Any, status: int, at_most: int = BODY_AT_MOST_BYTES) -> Ans
     return Answer(status=status, headers=raw.headers, body=bytes(body[:at_most]), error=error, is_capped=is_capped)
 
 
-def says_accepted(answer: Answer, condition: str | None) -> bool:
-    """Tell whether a 2xx is meant: where the stream asks for it, its JSON must say so. A 409 is meant as it is."""
+def says_accepted(answer: Answer, condition: str | None) -> bool | None:
+    """Tell whether a 2xx is meant: where the stream asks for it, its JSON must say so. A 409 is meant as it is.
+
+    Returns:
+        None where the answer could not be read to its end: what it would have said is not known.
+    """
     if condition is None or not 200 <= answer.status <= 299:
         return True
     try:
         return parse_condition(condition).holds(simplejson.loads(answer.body))
     except (ValueError, RecursionError):
-        return False
+        return None if answer.error is not None or answer.is_capped else False
 
 
-def make_excerpt(answer: Answer, redact: Callable[[str], str]) -> str:
+def make_excerpt(answer: Answer, redact: Redact) -> str:
     """Return the beginning of the body as safe text; secrets go first, so that none is cut in half."""
     if not answer.body:
         return ""
@@ -87,7 +91,7 @@ def make_excerpt(answer: Answer, redact: Callable[[str], str]) -> str:
     return clean_text(redact(answer.body.decode("utf-8", "replace")))[:EXCERPT_AT_MOST]
 
 
-def describe_refusal(answer: Answer, excerpt: str, redact: Callable[[str], str]) -> str:
+def describe_refusal(answer: Answer, excerpt: str, redact: Redact) -> str:
     """Return one line that says what the partner refused, in its own words where it has any."""
     if 300 <= answer.status <= 399:
         return f"HTTP {answer.status}: points to {_find_target(answer, redact)}; redirects are never followed"
@@ -95,7 +99,7 @@ def describe_refusal(answer: Answer, excerpt: str, redact: Callable[[str], str])
     return f"HTTP {answer.status}: {message[:MESSAGE_AT_MOST]}" if message else f"HTTP {answer.status}"
 
 
-def _find_target(answer: Answer, redact: Callable[[str], str]) -> str:
+def _find_target(answer: Answer, redact: Redact) -> str:
     """Return the host alone: the rest of a Location may hold a session or a token."""
     location = answer.headers.get("Location")
     if not location:

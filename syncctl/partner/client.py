@@ -14,9 +14,10 @@ from syncctl.partner.auth import AuthTrouble, Proof, make_auth
 from syncctl.partner.call import Call, Unsendable, add_proof
 from syncctl.partner.confidential import collect_secrets
 from syncctl.partner.deadline import trip
-from syncctl.partner.group import Group, Planned, count_answer_bytes, make_groups, name_mapping, split_outcome
+from syncctl.partner.group import Group, Planned, count_answer_bytes, make_groups, name_mapping
 from syncctl.partner.headers import HEADER_VALUE, check_auth, make_headers
-from syncctl.partner.redaction import STARS, extend_redact, make_redact
+from syncctl.partner.redaction import STARS, Redact, extend_redact, make_redact
+from syncctl.partner.results import Reading
 from syncctl.partner.shape.shape import Shape
 from syncctl.partner.unverified import warn_unverified
 from syncctl.partner.wire import Wire
@@ -105,12 +106,14 @@ class PartnerClient:
 
     def send_group(self, group: Group) -> list[Outcome]:
         """Make one call for a group and return what it came to for each of its rows; see `send`."""
-        if self._batching.size <= 1:
-            return [self.send(group.call)]
-        outcome, answer = self._send(group.call)
-        return split_outcome(group, outcome, answer, self._batching)
+        deletes = all(each.op == "delete" for each in group.records)
+        outcome, answer, redact = self._send(group.call, deletes=deletes)
+        if not group.is_joined:
+            return [outcome]
+        reading = Reading(self._batching, redact=redact, accepts_conflict=self._accepts_conflict)
+        return reading.split_outcome(group, outcome, answer)
 
-    def _send(self, call: Call) -> tuple[Outcome, Answer | None]:
+    def _send(self, call: Call, *, deletes: bool = False) -> tuple[Outcome, Answer | None, Redact]:
         started = time.monotonic()
         trip.begin(self._partner.timeout_seconds)
         try:
@@ -120,25 +123,30 @@ class PartnerClient:
             outcome = Outcome(
                 verdict=Verdict.RETRY_LATER, latency_ms=latency_ms, status=trouble.status, error=trouble.text
             )
-            return outcome, None
+            return outcome, None, self._redact
         latency_ms = (time.monotonic() - started) * 1000
         if answer is None:
             verdict = decide_verdict(None, sent=trip.sent, complete=False)
-            return Outcome(verdict=verdict, latency_ms=latency_ms, error=error), None
+            return Outcome(verdict=verdict, latency_ms=latency_ms, error=error), None, self._redact
         complete = answer.error is None
-        verdict = decide_verdict(answer.status, sent=True, complete=complete, accepts_conflict=self._accepts_conflict)
+        verdict = decide_verdict(
+            answer.status, sent=True, complete=complete, accepts_conflict=self._accepts_conflict, deletes=deletes
+        )
         redact = extend_redact(self._redact, proof.secrets)
         excerpt = make_excerpt(answer, redact)
-        if verdict is Verdict.ACCEPTED and not says_accepted(answer, self._accepted_when):
-            verdict, error = Verdict.RETRY_LATER, f"its JSON does not say {self._accepted_when}"
-        if verdict is Verdict.ACCEPTED:
-            return Outcome(verdict=verdict, latency_ms=latency_ms, status=answer.status, excerpt=excerpt), answer
-        refusal = describe_refusal(answer, excerpt, redact)
-        refused = Outcome(
+        said = says_accepted(answer, self._accepted_when) if verdict is Verdict.ACCEPTED else None
+        if verdict is Verdict.ACCEPTED and not said:
+            # Where it could not be read to its end, the partner may have the record.
+            verdict = Verdict.AMBIGUOUS if said is None else Verdict.RETRY_LATER
+            error = f"its JSON does not say {self._accepted_when}"
+        if verdict is not Verdict.ACCEPTED:
+            refusal = describe_refusal(answer, excerpt, redact)
+            error = f"{refusal} ({error})" if error else refusal
+        outcome = Outcome(
             verdict=verdict,
             latency_ms=latency_ms,
             status=answer.status,
-            error=f"{refusal} ({error})" if error else refusal,
+            error=None if verdict is Verdict.ACCEPTED else error,
             excerpt=excerpt,
             retry_after_seconds=parse_retry_after(
                 answer.headers.get("Retry-After"),
@@ -146,7 +154,7 @@ class PartnerClient:
                 now=datetime.now(UTC),
             ),
         )
-        return refused, answer
+        return outcome, answer, redact
 
     def probe(self) -> Probe:
         """Ask whether the partner can be reached, with an OPTIONS to its base URL: nothing changes there."""

@@ -5,6 +5,8 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Sequence
 
 STARS = "***"
+Redact = Callable[[str], str]
+"""Takes secrets out of a text."""
 
 _HTML_NAMES = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
 # C0 and C1 controls, line and paragraph separators, and what turns the direction of text around.
@@ -31,7 +33,7 @@ def _match_character(character: str) -> str:
     return rf"(?:{plus}\\{{0,8}}{re.escape(character)}|(?i:{json_form}|{url_form}|{html_form}))"
 
 
-def make_redact(secrets: Iterable[str]) -> Callable[[str], str]:
+def make_redact(secrets: Iterable[str]) -> Redact:
     """Return a function that replaces every secret in a text, alone and in base64, the longest first."""
     known = set(filter(None, secrets))
     known |= {b64encode(each.encode("utf-8", "surrogatepass")).decode("ascii") for each in known}
@@ -42,7 +44,7 @@ def make_redact(secrets: Iterable[str]) -> Callable[[str], str]:
     return lambda text: pattern.sub(STARS, text)
 
 
-def extend_redact(redact: Callable[[str], str], secrets: Sequence[str]) -> Callable[[str], str]:
+def extend_redact(redact: Redact, secrets: Sequence[str]) -> Redact:
     """Return a redaction that also knows what only one call carried."""
     if not secrets:
         return redact
@@ -57,5 +59,5 @@ def extend_redact(redact: Callable[[str], str], secrets: Sequence[str]) -> Calla
 
 
 def clean_text(text: str) -> str:
-    """Return one line without control characters; a run of them becomes one blank."""
-    return _CONTROLS.sub(" ", text).strip()
+    """Return one line without control characters, a run of them as one blank, and without halves of characters."""
+    return _CONTROLS.sub(" ", text.encode("utf-8", "replace").decode()).strip()

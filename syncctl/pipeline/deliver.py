@@ -13,10 +13,10 @@ from syncctl.core.retry import decide_delay
 from syncctl.core.states import State
 from syncctl.core.stream import Partner, Stream
 from syncctl.core.windows import Sizes, decide_margin_seconds
+from syncctl.ledger.breakers import Tally
 from syncctl.ledger.flights import Claim, Landing
 from syncctl.ledger.keys import KnownKey
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.partners import Tally
 from syncctl.logs import get_logger
 from syncctl.partner.call import Call, Unsendable
 from syncctl.pipeline.halt import Halt
@@ -66,7 +66,6 @@ class Batch:
     partner: Partner
     claim: Claim
     known: Mapping[str, KnownKey]
-    token: str
     halt: Halt
 
 
@@ -105,15 +104,6 @@ def deliver_batch(
     if not claim.records:
         return Delivery(stream=stream.name)
     halt = Halt(ledger, stream, partner, token=token)
-    threads = halt.take_permits(min(sizes.threads, len(claim.records))) if halt.may_begin() else 0
-    if not threads:
-        ledger.flights.release(claim, [each.id for each in claim.records])
-        halt.close()
-        return Delivery(stream=stream.name, claimed=len(claim.records), returned=len(claim.records), waits=True)
-    known = {} if stream.append_only else ledger.keys.load(stream.name, claim.key_ids.values())
-    batch = Batch(ledger=ledger, stream=stream, partner=partner, claim=claim, known=known, token=token, halt=halt)
-    calls, landings = prepare_calls(batch, client)
-    counts = write(batch, landings, {})
     margin = decide_margin_seconds(stream.lease_seconds)
 
     def may_wait() -> bool:
@@ -124,16 +114,35 @@ def deliver_batch(
         # Asked again after the wait: the lease went on while it lasted.
         return wait_for_turn(may_wait) and may_wait()
 
-    sending = send_batch(client, calls, threads=threads, may_start=may_start)
     try:
-        counts, returned = write_as_they_come(batch, sending, counts)
+        threads = halt.take_permits(sizes.count_threads(len(claim.records))) if halt.may_begin() else 0
+        if threads:
+            batch, calls, landings = begin_batch(ledger, stream, partner, claim, halt, client)
+            counts = write(batch, landings, {})
+            sending = send_batch(client, calls, threads=threads, may_start=may_start)
+            counts, returned = write_as_they_come(batch, sending, counts)
+        else:
+            ledger.flights.release(claim, [each.id for each in claim.records])
+            counts, returned = {}, len(claim.records)
+        waits = not threads or halt.is_set()
     finally:
         halt.close()
-    delivery = Delivery(
-        stream=stream.name, claimed=len(claim.records), returned=returned, waits=halt.is_set(), **counts
-    )
+    delivery = Delivery(stream=stream.name, claimed=len(claim.records), returned=returned, waits=waits, **counts)
     log.info("deliver", **{name: getattr(delivery, name) for name in delivery.__slots__})
     return delivery
+
+
+def begin_batch(
+    ledger: Ledger, stream: Stream, partner: Partner, claim: Claim, halt: Halt, client: Client
+) -> tuple[Batch, list[tuple[Record, Call]], list[Landing]]:
+    """Return a claimed batch, its calls, and what lands without one. What stops it here gives all of it back."""
+    try:
+        known = {} if stream.append_only else ledger.keys.load(stream.name, claim.key_ids.values())
+        batch = Batch(ledger=ledger, stream=stream, partner=partner, claim=claim, known=known, halt=halt)
+        return batch, *prepare_calls(batch, client)
+    except BaseException:
+        ledger.flights.release(claim, [each.id for each in claim.records])
+        raise
 
 
 def write_as_they_come(
@@ -213,9 +222,10 @@ def decide_landing(batch: Batch, record: Record, outcome: Outcome) -> Landing:
     if outcome.may_land_later and batch.stream.ambiguous == "hold":
         held = f"{outcome.error or 'no answer'}; held, because the partner may have it"
         return Landing(record=record, state=State.FAILED, outcome=replace(outcome, error=held))
-    if outcome.halts or batch.halt.is_probe:
-        # Nobody's tries are used up for what is wrong with the partner as a whole.
-        return Landing(record=record, state=State.PENDING, outcome=outcome, spares_try=True)
+    if outcome.halts or batch.halt.is_probe or outcome.alone:
+        # Nobody's tries are used up for what is wrong with the partner as a whole, or with another row of a batch.
+        wait = outcome.retry_after_seconds or 0.0
+        return Landing(record=record, state=State.PENDING, outcome=outcome, spares_try=True, delay_seconds=wait)
     delay = decide_delay(
         batch.stream.retry,
         tries=record.tries + 1,
@@ -229,9 +239,11 @@ def decide_landing(batch: Batch, record: Record, outcome: Outcome) -> Landing:
 
 
 def _elapsed_seconds(batch: Batch, record: Record) -> float:
+    """Return how long ago the first try was; a pause or an outage lets the time begin anew."""
     if record.tries == 0 or record.tried_since is None:
         return 0.0
-    return (batch.claim.clock.now() - record.tried_since).total_seconds()
+    since = max(filter(None, (record.tried_since, batch.halt.back_at)))
+    return (batch.claim.clock.now() - since).total_seconds()
 
 
 def _accepted(batch: Batch, record: Record, outcome: Outcome) -> Landing:
@@ -295,16 +307,21 @@ def tell_partner(batch: Batch, outcomes: Sequence[Outcome]) -> None:
             ledger.streams.pause(stream.name, who="syncctl", reason=reason)
         log.error("deliver.paused", **{each.halts: getattr(stream, "name" if each.halts == "stream" else "partner")})
         break
-    failures = [each for each in outcomes if each.speaks is None and counts_as_down(each.status)]
+    failures = [
+        each
+        for each in outcomes
+        if each.speaks is None and counts_as_down(each.status, retry_after_seconds=each.retry_after_seconds)
+    ]
     tally = Tally(
         calls=sum(each.speaks != "nothing" for each in outcomes),
         failures=len(failures),
         reason=(failures[-1].error or "no answer") if failures else "",
+        rest_seconds=max((each.retry_after_seconds for each in failures if each.retry_after_seconds), default=None),
     )
-    state = ledger.partners.report(partner.name, tally, token=batch.token, rules=partner.breaker)
+    state = ledger.breakers.report(stream.name, tally, token=batch.halt.token, rules=partner.breaker)
     if state is BreakerState.OPEN:
         batch.halt.set()
-        log.warning("deliver.partner_down", partner=partner.name, reason=tally.reason)
+        log.warning("deliver.partner_down", partner=partner.name, stream=stream.name, reason=tally.reason)
 
 
 def _call(claim: Claim, landing: Landing) -> tuple[str, int, str]:

@@ -11,7 +11,6 @@ from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.client import new_token
 from syncctl.ledger.keys import KnownKey, Observation
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.partners import PartnerGate
 from syncctl.ledger.records import DueRecord
 from syncctl.ledger.streams import Gate
 from syncctl.logs import get_logger
@@ -22,6 +21,8 @@ log = get_logger(__name__)
 LEASE_SECONDS = 20.0
 LOOKS_AT_MOST = 100
 PROBES_LOOKED_AT = 20
+PROBE_SECONDS = 60.0
+"""How long nobody else asks whether a partner is back: the message may be lost, or find no free worker."""
 
 Publish = Callable[[str, str, Sequence[str]], None]
 """Send the wake-up for (stream, batch token, record ids); raises ServiceUnavailable when Redis is away."""
@@ -76,19 +77,19 @@ def _abandon(ledger: Ledger, lease: object) -> None:
 def look(ledger: Ledger, stream: Stream, sizes: Sizes, publish: Publish, messages_waiting: Callable[[], int]) -> int:
     """Fill the window once; return how many records were queued."""
     gate = ledger.streams.load_gate(stream.name)
-    partner = ledger.partners.load_gate(stream.partner)
-    if gate.paused or partner.paused:
+    if gate.paused or ledger.partners.load_gate(stream.partner).paused:
         return 0
-    if partner.state is BreakerState.OPEN:
-        return probe(ledger, stream, publish, partner, gate) if partner.is_probe_due else 0
+    if gate.breaker.state is BreakerState.OPEN:
+        return probe(ledger, stream, publish, gate) if gate.breaker.is_probe_due else 0
     if messages_waiting() >= sizes.messages:
         return 0
-    if partner.state is BreakerState.HALF_OPEN:
-        sizes = sizes.at_most(partner.allowed)
+    gently = gate.breaker.state is BreakerState.HALF_OPEN
+    if gently:
+        sizes = sizes.at_most(gate.breaker.allowed)
     first, retries = ledger.records.count_in_flight(stream.name)
     queued = 0
     while (room := sizes.window - first - retries - queued) > 0:
-        due = find_due(ledger, stream, sizes, room=room, in_flight=first + retries, retries=retries)
+        due = find_due(ledger, stream, sizes, room=room, in_flight=first + retries, retries=retries, gently=gently)
         chosen = choose(ledger, stream, due, complete_epoch=gate.complete_epoch)
         aside = set_aside(ledger, stream, chosen)
         queued += send(ledger, stream, sizes, chosen.send, room, publish)
@@ -100,7 +101,7 @@ def look(ledger: Ledger, stream: Stream, sizes: Sizes, publish: Publish, message
     return queued
 
 
-def probe(ledger: Ledger, stream: Stream, publish: Publish, partner: PartnerGate, gate: Gate) -> int:
+def probe(ledger: Ledger, stream: Stream, publish: Publish, gate: Gate) -> int:
     """Let one record ask whether a partner that counts as down is back; another one than the last time, if there is."""
     due = [
         *ledger.records.find_due(stream.name, fresh=True, limit=PROBES_LOOKED_AT),
@@ -109,28 +110,31 @@ def probe(ledger: Ledger, stream: Stream, publish: Publish, partner: PartnerGate
     chosen = choose(ledger, stream, due, complete_epoch=gate.complete_epoch)
     set_aside(ledger, stream, chosen)
     ids = [each.id for each in chosen.send]
-    others = [each for each in ids if each != partner.last_probe]
+    others = [each for each in ids if each != gate.breaker.last_probe]
     for each in (others or ids)[:1]:
         token = new_token()
-        if ledger.partners.acquire_probe(stream.partner, token=token, record=each, seconds=stream.lease_seconds):
+        if ledger.breakers.acquire_probe(stream.name, token=token, record=each, seconds=PROBE_SECONDS):
             queued = send_batch(ledger, stream, [each], publish, token=token)
             if not queued:
-                ledger.partners.release_probe(stream.partner, token=token)
+                ledger.breakers.release_probe(stream.name, token=token)
             return queued
     return 0
 
 
 def find_due(
-    ledger: Ledger, stream: Stream, sizes: Sizes, *, room: int, in_flight: int, retries: int
+    ledger: Ledger, stream: Stream, sizes: Sizes, *, room: int, in_flight: int, retries: int, gently: bool
 ) -> list[DueRecord]:
     """Return due records, at least half of the window kept for first attempts, the oldest first.
 
     As many more as are in flight are read, because each of those can block at most one newer version of its key.
+
+    Args:
+        gently: The partner is coming back: first attempts go first, for a record that always fails is among the others.
     """
     for_retries = max(0, min(room, sizes.retries - retries))
     again = ledger.records.find_due(stream.name, fresh=False, limit=for_retries)
     fresh = ledger.records.find_due(stream.name, fresh=True, limit=room + in_flight)
-    return [*again[:for_retries], *fresh]
+    return [*fresh, *again[:for_retries]] if gently else [*again[:for_retries], *fresh]
 
 
 def choose(ledger: Ledger, stream: Stream, due: Sequence[DueRecord], *, complete_epoch: int) -> Chosen:

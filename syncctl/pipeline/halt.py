@@ -1,6 +1,8 @@
 """Whether the calls of a batch may go on, and the permits that they are made under."""
 
+import threading
 import time
+from datetime import datetime
 
 from syncctl.core.breaker import BreakerState
 from syncctl.core.stream import Partner, Stream
@@ -28,47 +30,70 @@ class Halt:
         self._ledger = ledger
         self._stream = stream
         self._partner = partner
-        self._token = token
+        self.token = token
         self._permits_seconds = partner.timeout_seconds + PERMIT_MARGIN_SECONDS
         self.is_probe = False
         """Whether this batch asks if a partner that counts as down is back."""
         self.has_called = False
         """Whether any call was made: one that was has told the breaker what came of it."""
+        self.back_at: datetime | None = None
+        """When the partner was last called again after a pause or an outage."""
         self._halted = False
-        self._looked_at = time.monotonic()
+        self._renewed_at = time.monotonic()
+        self._lock = threading.Lock()
 
     def set(self) -> None:
         """Let no further call begin."""
         self._halted = True
 
     def is_set(self) -> bool:
-        """Tell whether calls are to stop; looks at most once a second whether others have said so."""
-        if not self._halted and time.monotonic() - self._looked_at > PAUSE_SEEN_WITHIN_SECONDS:
-            self._looked_at = time.monotonic()
-            self._halted = not (self.may_begin() and self._renew_permits())
+        """Tell whether calls are to stop; looks once a second whether others have said so.
+
+        No call begins while the last look is older: whoever asks meanwhile waits for the one who looks.
+        """
+        if not self._halted and self._is_old():
+            with self._lock:
+                if self._is_old():
+                    self._look()
         return self._halted
+
+    def _is_old(self) -> bool:
+        return time.monotonic() - self._renewed_at > PAUSE_SEEN_WITHIN_SECONDS
+
+    def _look(self) -> None:
+        asked_at = time.monotonic()
+        # Also where MongoDB does not answer: those who wait here are not to ask it one after the other.
+        goes_on = False
+        try:
+            goes_on = self.may_begin() and self._renew_permits()
+        finally:
+            self._halted = self._halted or not goes_on
+        self._renewed_at = asked_at
 
     def take_permits(self, wanted: int) -> int:
         """Take the right to so many calls at once, or to fewer; return how many."""
+        self._renewed_at = time.monotonic()
         return self._ledger.partners.acquire_permits(
             self._partner.name,
-            token=self._token,
+            token=self.token,
             wanted=wanted,
             at_most=self._partner.max_in_flight,
             seconds=self._permits_seconds,
         )
 
     def _renew_permits(self) -> bool:
-        return self._ledger.partners.renew_permits(self._partner.name, token=self._token, seconds=self._permits_seconds)
+        return self._ledger.partners.renew_permits(self._partner.name, token=self.token, seconds=self._permits_seconds)
 
     def close(self) -> None:
         """Give back what the batch holds; every call has ended."""
-        self._ledger.partners.release_permits(self._partner.name, token=self._token)
+        self._ledger.partners.release_permits(self._partner.name, token=self.token)
         if not self.has_called:
-            self._ledger.partners.release_probe(self._partner.name, token=self._token)
+            self._ledger.breakers.release_probe(self._stream.name, token=self.token)
 
     def may_begin(self) -> bool:
         """Look whether the stream and its partner are to be called."""
-        gate = self._ledger.partners.load_gate(self._stream.partner)
-        self.is_probe = gate.state is BreakerState.OPEN and gate.probe == self._token
-        return gate.admits(self._token) and not self._ledger.streams.is_paused(self._stream.name)
+        gate = self._ledger.streams.load_gate(self._stream.name)
+        partner = self._ledger.partners.load_gate(self._stream.partner)
+        self.is_probe = gate.breaker.state is BreakerState.OPEN and gate.breaker.probe == self.token
+        self.back_at = max(filter(None, (gate.back_at, partner.back_at)), default=None)
+        return not gate.paused and not partner.paused and gate.breaker.admits(self.token)

@@ -12,6 +12,7 @@ from syncctl.errors import TroubleFound
 from syncctl.ledger.ledger import Ledger
 from syncctl.pipeline.selection import ends_between
 
+BREAKERS_BEST_FIRST = (BreakerState.CLOSED.value, BreakerState.HALF_OPEN.value, BreakerState.OPEN.value)
 STATES = ("pending", "retrying", "queued", "sending", "delivered", "failed", "superseded", "discarded")
 
 
@@ -46,7 +47,10 @@ def read_status(*, ledger: Ledger, configured: Mapping[str, str], messages: int 
     live = ledger.records.count_states(names)
     totals = ledger.reports.load_finished(names)
     known = ledger.partners.load_all()
-    partners = {name: _partner(name, known.get(name, {}), now) for name in sorted({*configured.values(), *known})}
+    partners = {
+        name: _partner(name, known.get(name, {}), _list_documents(documents, configured, name), now)
+        for name in sorted({*configured.values(), *known})
+    }
     streams = tuple(
         _stream(name, documents.get(name, {}), live[name], totals[name], now, partners.get(configured.get(name, "")))
         | {"held": ledger.waiting.count(name)}
@@ -87,21 +91,38 @@ def _stream(
         "last_poll_at": document.get("health", {}).get("last_poll_at"),
         "last_error": document.get("health", {}).get("error"),
         "oldest_due_seconds": round((now - oldest).total_seconds(), 1) if oldest else None,
-        "breaker": partner["breaker"] if partner else BreakerState.CLOSED.value,
+        **_breaker(document),
         "counts": counts,
     }
 
 
-def _partner(name: str, document: Mapping[str, Any], now: datetime) -> dict[str, Any]:
-    paused, breaker = document.get("paused"), document.get("breaker", {})
+def _list_documents(
+    documents: Mapping[str, Mapping[str, Any]], configured: Mapping[str, str], partner: str
+) -> list[Mapping[str, Any]]:
+    return [documents.get(stream, {}) for stream, name in configured.items() if name == partner]
+
+
+def _breaker(stream: Mapping[str, Any]) -> dict[str, Any]:
+    breaker = stream.get("breaker", {})
     state = breaker.get("state", BreakerState.CLOSED.value)
+    return {
+        "breaker": state,
+        "breaker_reason": breaker.get("reason") if state != BreakerState.CLOSED.value else None,
+        "next_probe_at": breaker.get("until") if state == BreakerState.OPEN.value else None,
+    }
+
+
+def _partner(
+    name: str, document: Mapping[str, Any], streams: Sequence[Mapping[str, Any]], now: datetime
+) -> dict[str, Any]:
+    """Return where a partner stands; it is down where it is for each of its streams that has called it."""
+    paused = document.get("paused")
+    breakers = [_breaker(each) for each in streams if "breaker" in each] or [_breaker({})]
     return {
         "partner": name,
         "paused": paused is not None,
         "paused_reason": paused.get("reason") if paused else None,
-        "breaker": state,
-        "breaker_reason": breaker.get("reason") if state != BreakerState.CLOSED.value else None,
-        "next_probe_at": breaker.get("until") if state == BreakerState.OPEN.value else None,
+        **min(breakers, key=lambda each: BREAKERS_BEST_FIRST.index(each["breaker"])),
         "in_flight": sum(int(each["calls"]) for each in document.get("permits", ()) if each["until"] > now),
     }
 

@@ -16,7 +16,7 @@ def deliver(stream: str, token: str, ids: list[str]) -> dict[str, Any]:
     """Deliver a batch, then ask for more; where this worker has no slot for it, put it back."""
     with delivery_slot(stream) as free:
         if not free:
-            services().put_back(token, ids)
+            services().put_back(stream, token, ids)
             return {"stream": stream, "put_back": len(ids)}
         delivery = services().deliver(stream, token, ids, should_stop=stopping)
     # Those who found no slot first: this stream's next batch would take the one that is free now. A stream that may not

@@ -220,13 +220,16 @@ class OperatorServices(RowServices):
 
     def resume(self, streams: Sequence[str], *, partners: Sequence[str] = (), who: str) -> None:
         """Send these streams' records again, and call these partners again, also those that count as down."""
-        resumed = sum(self.ledger.streams.resume(name) for name in streams)
+        again = [
+            name for name, partner in self._partners_of_streams().items() if name in streams or partner in partners
+        ]
+        down = {name for name in again if self.ledger.breakers.reset(name)}
+        resumed = len(down | {name for name in streams if self.ledger.streams.resume(name)})
         resumed += sum(self.ledger.partners.resume(name) for name in partners)
         detail = {"streams": list(streams), "partners": list(partners)}
         self.ledger.journal.note_audit(action="resume", who=who, count=resumed, detail=detail)
-        for name, partner in self._partners_of_streams().items():
-            if name in streams or partner in partners:
-                self._dispatch_while_polling(name)()
+        for name in again:
+            self._dispatch_while_polling(name)()
 
 
 def read_key(text: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:

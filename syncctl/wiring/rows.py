@@ -137,8 +137,9 @@ class RowServices(Connections):
             self._rates[partner.name] = SharedRate(url, prefix=prefix, name=partner.name, calls=calls, seconds=seconds)
         return self._rates[partner.name].wait
 
-    def put_back(self, token: str, ids: Sequence[str]) -> int:
+    def put_back(self, stream: str, token: str, ids: Sequence[str]) -> int:
         """Put a queued batch back that this worker cannot take in hand."""
+        self.ledger.breakers.release_probe(stream, token=token)
         return self.ledger.flights.unqueue(ids, batch=token)
 
     def keep_up(self) -> "list[Upkeep]":

@@ -118,6 +118,7 @@ class World:
             retries=max(1, self.stream.window // 2),
             threads=2,
             messages=max(1, -(-self.stream.window // self.stream.batch_size)),
+            rows=self.stream.batching.size,
         )
 
     def change_stream(self, **changes: Any) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 from syncctl.core.breaker import BreakerRules
 from syncctl.doctor.calls import check_calls
 from syncctl.doctor.check import Status
+from syncctl.ledger.breakers import Tally
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.partners import Tally
 
 
 def look(ledger: Ledger) -> tuple[Status, str, str]:
-    examined: Any = SimpleNamespace(ledger=ledger)
+    examined: Any = SimpleNamespace(
+        ledger=ledger, settings=SimpleNamespace(streams={"orders": SimpleNamespace(partner="erp")})
+    )
     finding = check_calls(examined, "erp")
     return finding.status, finding.detail, finding.hint
 
@@ -20,16 +22,16 @@ def look(ledger: Ledger) -> tuple[Status, str, str]:
 def test_a_partner_is_called_paused_or_down(ledger: Ledger, database: Any) -> None:
     assert look(ledger)[:2] == (Status.OK, "called")
     tally = Tally(calls=10, failures=10, reason="HTTP 503: closed for the night")
-    ledger.partners.report("erp", tally, token="batch", rules=BreakerRules())
+    ledger.breakers.report("orders", tally, token="batch", rules=BreakerRules())
     status, detail, hint = look(ledger)
     assert status is Status.WARN
-    assert detail.startswith("counts as down for ")
+    assert detail.startswith("stream orders: counts as down since ")
     assert "HTTP 503: closed for the night" in detail
-    assert "syncctl resume --partner erp" in hint
+    assert "syncctl resume orders" in hint
     past = datetime(2020, 1, 1, tzinfo=UTC)
-    database.partners.update_one({"_id": "erp"}, {"$set": {"breaker.until": past}})
-    ledger.partners.acquire_probe("erp", token="probe", record="r", seconds=60.0)
-    ledger.partners.report("erp", Tally(calls=1), token="probe", rules=BreakerRules())
-    assert look(ledger)[:2] == (Status.OK, "it is back after a failure, and called gently")
+    database.streams.update_one({"_id": "orders"}, {"$set": {"breaker.until": past}})
+    ledger.breakers.acquire_probe("orders", token="probe", record="r", seconds=60.0)
+    ledger.breakers.report("orders", Tally(calls=1), token="probe", rules=BreakerRules())
+    assert look(ledger)[:2] == (Status.OK, "stream orders: it is back after a failure, and called gently")
     ledger.partners.pause("erp", who="syncctl", reason="HTTP 401: token expired")
     assert look(ledger)[:2] == (Status.WARN, "paused by syncctl: HTTP 401: token expired")

@@ -13,6 +13,7 @@ from syncctl.local.partner import LocalPartner, PartnerConfig
 from syncctl.partner.batch import send_batch
 from syncctl.partner.call import Call
 from syncctl.partner.client import PartnerClient
+from syncctl.partner.group import Group
 from tests.integration.hostile_partner import HostilePartner, Peer
 from tests.integration.partner_cases import make_client, make_partner, make_record, make_stream
 
@@ -141,11 +142,11 @@ def test_an_error_of_may_start_comes_after_every_record(partner: LocalPartner, t
 class BrokenClient(PartnerClient):
     """A client with a bug."""
 
-    def send(self, call: Call) -> Outcome:
+    def send_group(self, group: Group) -> list[Outcome]:
         """Fail as no client should, for one record in three."""
-        if int(call.headers["Idempotency-Key"][-1], 16) % 3 == 0:
+        if int(group.call.headers["Idempotency-Key"][-1], 16) % 3 == 0:
             raise ZeroDivisionError("secret")
-        return super().send(call)
+        return super().send_group(group)
 
 
 @pytest.mark.parametrize("threads", [1, 4])

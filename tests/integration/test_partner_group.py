@@ -3,13 +3,15 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any, Self
 
 import pytest
 
-from syncctl.core.stream import Batching
+from syncctl.core.breaker import BreakerRules, BreakerState
+from syncctl.core.stream import Batching, RetrySchedule
 from tests.harness.source_db import SourceDb
 from tests.harness.world import World
 
@@ -23,7 +25,8 @@ class BatchPartner:
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
         self.calls: list[tuple[str, bytes]] = []
-        self.applied: dict[str, dict[str, Any]] = {}
+        self.deleted: list[str] = []
+        self.headers: dict[str, str] = {}
         partner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -38,8 +41,15 @@ class BatchPartner:
                 text = json.dumps(said).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(text)))
+                for name, value in partner.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(text)
+
+            def do_DELETE(self) -> None:
+                partner.deleted.append(self.path)
+                self.send_response(204)
+                self.end_headers()
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
@@ -184,6 +194,118 @@ def test_a_long_answer_is_read_as_far_as_its_rows_need(batches: World, said_of_e
         assert batches.record(1)["error"]["message"] == "its answer is longer than 106,496 bytes: lower batch"
 
 
+def answer_each(
+    *, status: int = 207, statuses: Callable[[int], Any] = lambda _: 200, drop: int = 0, **more: Any
+) -> Callable[[list[dict[str, Any]]], tuple[int, Any]]:
+    """Answer with a list in the order of the rows, without the first `drop`."""
+    return lambda rows: (
+        status,
+        {"results": [{"ref": row["idempotency_key"], "status": statuses(row["id"]), **more} for row in rows][drop:]},
+    )
+
+
+BY_PLACE = replace(ITEMS, size=10, result_key=None)
+BY_KEY = replace(ITEMS, size=10)
+
+
+@pytest.mark.parametrize(
+    ("batching", "answer", "state", "told"),
+    [
+        (BY_PLACE, answer_each(drop=1), "pending", "its list at results has 9 items for 10 rows"),
+        (replace(BY_PLACE, result_status=None), answer_each(status=400), "pending", "refused with 9 others"),
+        (replace(BY_PLACE, result_status=None), answer_each(status=500), "pending", "HTTP 500"),
+        (BY_KEY, answer_each(status=500), "pending", "HTTP 500"),
+        (BY_KEY, answer_each(statuses=lambda _: 10**20), "pending", "the answer has no status for this row"),
+        (BY_KEY, answer_each(statuses=lambda _: True), "pending", "the answer has no status for this row"),
+        (replace(BY_KEY, result_accepted_when="ok=true"), answer_each(ok=False), "failed", "this row was refused"),
+        (replace(BY_KEY, result_accepted_when="ok=true"), answer_each(ok=True), "delivered", None),
+        (BY_KEY, answer_each(message="half \ud83d of it", statuses=lambda _: 422), "failed", "half ? of it"),
+        (
+            BY_KEY,
+            answer_each(message="x" * 5000, statuses=lambda _: 422),
+            "failed",
+            "HTTP 422 for this row: " + "x" * 200,
+        ),
+    ],
+)
+def test_what_is_said_of_each_row_is_held_to(
+    batches: World, batching: Batching, answer: Answer, state: str, told: str | None
+) -> None:
+    batches.change_stream(batching=batching)
+    with BatchPartner(answer) as partner:
+        meet(batches, partner)
+        batches.dispatch()
+        batches.deliver()
+        assert len(partner.calls) == 1
+    assert {each["state"] for each in batches.records()} == {state}
+    error = batches.record(5).get("error", {}).get("message")
+    assert (error is None) if told is None else (told in error and len(error) < 300)
+
+
+def test_a_conflict_of_a_row_is_taken_as_the_stream_says(batches: World) -> None:
+    batches.change_stream(batching=BY_KEY, accepts_conflict=True)
+    with BatchPartner(answer_each(statuses=lambda _: 409)) as partner:
+        meet(batches, partner)
+        batches.send_all()
+    assert {each["state"] for each in batches.records()} == {"delivered"}
+
+
+def test_a_row_that_is_to_come_later_comes_no_earlier_than_told(batches: World) -> None:
+    batches.change_stream(batching=BY_KEY)
+    with BatchPartner(answer_each(statuses=lambda _: 429)) as partner:
+        partner.headers = {"Retry-After": "900"}
+        meet(batches, partner)
+        batches.dispatch()
+        batches.deliver()
+    due = batches.record(1)["due_at"].replace(tzinfo=UTC)
+    assert (due - batches.ledger.streams.server_time()).total_seconds() > 850
+
+
+def test_a_partner_that_is_down_says_so_whatever_it_lists(batches: World) -> None:
+    batches.change_stream(batching=replace(ITEMS, size=1))
+    batches.change_stream(batching=replace(ITEMS, size=2), batch_size=2, window=2)
+    batches.partner = replace(batches.partner, breaker=BreakerRules(calls=3))
+    with BatchPartner(lambda _: (503, {"results": []})) as partner:
+        meet(batches, partner)
+        batches.send_all()
+        assert len(partner.calls) == 3
+    assert batches.ledger.streams.load_gate("orders").breaker.state is BreakerState.OPEN
+
+
+def test_a_bad_row_costs_those_beside_it_no_try(batches: World) -> None:
+    batches.change_stream(batching=BY_KEY, retry=RetrySchedule(delays_seconds=()))
+    with BatchPartner(lambda rows: said(rows) if len(rows) == 1 and rows[0]["id"] != 6 else (400, {})) as partner:
+        meet(batches, partner)
+        batches.send_all()
+    assert [each["key"]["id"] for each in batches.records(state="failed")] == [6]
+    assert len(batches.records(state="delivered")) == 9
+
+
+def test_what_goes_alone_is_no_list_and_is_not_read_as_one(batches: World, source_db: SourceDb) -> None:
+    batches.change_stream(
+        batching=ITEMS, delete_method="DELETE", delete_path="/orders/{id}", mode="snapshot", cursor=None
+    )
+    with BatchPartner(said) as partner:
+        meet(batches, partner)
+        batches.send_all()
+        batches.database.streams.update_one({"_id": "orders"}, {"$unset": {"cursor": True}})
+        source_db.execute("delete from orders where id in (1, 2)")
+        assert batches.poll().error is None
+        batches.send_all()
+        assert partner.deleted == ["/orders/1", "/orders/2"]
+    assert [each["state"] for each in batches.records(op="delete")] == ["delivered"] * 2
+
+
+def test_no_secret_that_a_row_echoes_is_kept(batches: World) -> None:
+    batches.change_stream(batching=BY_KEY)
+    batches.partner = replace(batches.partner, headers={"X-Api-Key": "s3cr3t-k3y-of-ours"})
+    with BatchPartner(answer_each(message="bad key s3cr3t-k3y-of-ours\x1b[31m", statuses=lambda _: 422)) as partner:
+        meet(batches, partner)
+        batches.send_all()
+    assert batches.record(5)["error"]["message"] == "HTTP 422 for this row: bad key *** [31m"
+    assert "s3cr3t-k3y-of-ours" not in str(batches.records())
+
+
 def test_rows_are_told_apart_by_their_own_key_too(batches: World) -> None:
     def answer(rows: list[dict[str, Any]]) -> tuple[int, Any]:
         return 207, {
@@ -210,7 +332,7 @@ def test_a_partner_in_trouble_gets_the_same_rows_together_again(batches: World, 
         batches.send_all()
     assert sorted(partner.calls[:3]) == sorted(partner.calls[3:])
     # A call of many rows is one call to the breaker.
-    assert batches.database.partners.find_one({"_id": "default"})["breaker"]["calls"] == 6
+    assert batches.database.streams.find_one({"_id": "orders"})["breaker"]["calls"] == 6
     assert {each["state"] for each in batches.records()} == {"delivered"}
 
 

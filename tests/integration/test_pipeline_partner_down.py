@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 
 from syncctl.core.breaker import BreakerRules
+from syncctl.core.records import Record
 from syncctl.core.stream import RetrySchedule
 from syncctl.local.partner import LocalPartner
 from syncctl.local.partner_account import PartnerConfig
+from syncctl.partner.client import Call, PartnerClient
+from syncctl.pipeline.dispatch import PROBE_SECONDS
+from tests.harness.row_partner import RowPartner
 from tests.harness.source_db import SourceDb
 from tests.harness.world import World
 from tests.integration.hostile_partner import HostilePartner, answering
@@ -32,11 +36,11 @@ def meet(world: World, url: str) -> None:
 
 
 def end_pause(world: World) -> None:
-    world.database.partners.update_many({"breaker.until": {"$exists": True}}, {"$set": {"breaker.until": PAST}})
+    world.database.streams.update_many({"breaker.until": {"$exists": True}}, {"$set": {"breaker.until": PAST}})
 
 
 def breaker(world: World) -> dict[str, Any]:
-    found: dict[str, Any] = world.database.partners.find_one({"_id": "default"}).get("breaker", {})
+    found: dict[str, Any] = world.database.streams.find_one({"_id": "orders"}).get("breaker", {})
     return found
 
 
@@ -89,6 +93,78 @@ def test_a_partner_that_is_back_gets_everything_gently(backlog: World) -> None:
         assert len(server.rows()) == 60
 
 
+def test_records_that_always_fail_do_not_keep_a_partner_down_that_is_back(backlog: World) -> None:
+    """A fifth of the rows make the partner stumble each time; that is no sign that it is down."""
+    sick = True
+
+    def answer(row: int) -> int:
+        return 500 if sick or row % 5 == 0 else 201
+
+    with RowPartner(answer) as server:
+        meet(backlog, server.url)
+        backlog.change_stream(retry=RetrySchedule(delays_seconds=(60.0,) * 99, jitter=0.0))
+        backlog.send_all()
+        assert breaker(backlog)["state"] == "open"
+        sick = False
+        opened = 0
+        for _ in range(40):
+            if breaker(backlog).get("state") == "open":
+                opened += 1
+                end_pause(backlog)
+            # A minute goes by: what failed in it is due again.
+            backlog.let_retries_come()
+            backlog.send_all()
+            if len(backlog.records(state="delivered")) == 48:
+                break
+    assert len(backlog.records(state="delivered")) == 48
+    assert opened <= 3, "it counted as down, and once or twice by bad luck"
+
+
+def test_a_probe_that_found_no_worker_is_asked_by_another_at_once(backlog: World) -> None:
+    with LocalPartner(PartnerConfig(error_rate=1.0)) as down:
+        meet(backlog, down.url)
+        backlog.send_all()
+        end_pause(backlog)
+        backlog.let_retries_come()
+        assert backlog.dispatch() == 1
+        token, ids = backlog.messages.pop()
+        assert backlog.dispatch() == 0
+        backlog.ledger.breakers.release_probe("orders", token=token)
+        backlog.ledger.flights.unqueue(ids, batch=token)
+        assert backlog.dispatch() == 1
+
+
+def test_a_probe_whose_message_is_lost_holds_nobody_for_a_lease(backlog: World) -> None:
+    backlog.change_stream(lease_seconds=3600.0)
+    with LocalPartner(PartnerConfig(error_rate=1.0)) as down:
+        meet(backlog, down.url)
+        backlog.send_all()
+        end_pause(backlog)
+        backlog.let_retries_come()
+        assert backlog.dispatch() == 1
+    until = breaker(backlog)["probe"]["until"].replace(tzinfo=UTC)
+    assert (until - backlog.ledger.streams.server_time()).total_seconds() <= PROBE_SECONDS
+
+
+@pytest.mark.parametrize("status", ["429 Slow Down", "503 Later"])
+def test_what_most_calls_are_told_to_wait_for_is_waited_for(backlog: World, status: str) -> None:
+    with HostilePartner(answering(status, b"", "Retry-After: 500")) as server:
+        meet(backlog, server.url)
+        backlog.send_all()
+        calls = len(server.requests)
+        assert breaker(backlog)["state"] == "open"
+        assert 10 <= calls <= 20, "those behind are not called only to be told the same"
+        left = (breaker(backlog)["until"].replace(tzinfo=UTC) - backlog.ledger.streams.server_time()).total_seconds()
+        assert 400 < left <= 500
+        end_pause(backlog)
+        backlog.let_retries_come()
+        backlog.send_all()
+        asked = [each for each in backlog.records() if each["attempts"] > 0 and each["tries"] < each["attempts"]]
+    # The one that asked is not called again before it was told to.
+    assert len(asked) == 1
+    assert (asked[0]["due_at"].replace(tzinfo=UTC) - backlog.ledger.streams.server_time()).total_seconds() > 400
+
+
 def test_a_batch_under_way_gives_back_what_it_has_not_sent(backlog: World) -> None:
     backlog.change_stream(batch_size=60, window=60)
     with LocalPartner(PartnerConfig(error_rate=1.0)) as down:
@@ -127,6 +203,36 @@ def test_an_endpoint_that_is_gone_pauses_its_stream(backlog: World) -> None:
     assert set(tries(backlog)) == {0}
 
 
+def test_what_stops_a_batch_before_its_calls_holds_nothing(backlog: World, partner: LocalPartner) -> None:
+    class Broken(PartnerClient):
+        def prepare(self, record: Record) -> Call:  # noqa: ARG002
+            raise RuntimeError("a bug")
+
+    backlog.dispatch()
+    client = Broken(backlog.partner, backlog.stream, max_connections=2)
+    with pytest.raises(RuntimeError):
+        backlog.deliver(client=client)
+    client.close()
+    assert backlog.database.partners.find_one({"_id": "default"})["permits"] == []
+    assert {each["state"] for each in backlog.records()} == {"pending"}
+    backlog.send_all()
+    assert len(partner.rows()) == 60
+
+
+def test_a_row_that_is_gone_at_the_partner_needs_no_delete(world: World, source_db: SourceDb) -> None:
+    source_db.create_orders(1)
+    world.change_stream(mode="snapshot", cursor=None, delete_method="DELETE", delete_path="/orders/{id}")
+    world.poll()
+    world.send_all()
+    source_db.execute("delete from orders")
+    world.poll()
+    with HostilePartner(answering("410 Gone")) as server:
+        meet(world, server.url)
+        world.send_all()
+    assert [each["state"] for each in world.records(op="delete")] == ["delivered"]
+    assert not world.ledger.streams.is_paused("orders")
+
+
 def test_a_worker_waits_for_permits_that_others_hold(backlog: World, partner: LocalPartner) -> None:
     backlog.partner = replace(backlog.partner, max_in_flight=3)
     take = backlog.ledger.partners.acquire_permits
@@ -152,6 +258,9 @@ def test_a_worker_waits_for_permits_that_others_hold(backlog: World, partner: Lo
         ({"accepted_when": "result.status=ok"}, "204 No Content", b"", "pending"),
         ({"ambiguous": "hold"}, "504 Gateway Timeout", b"", "failed"),
         ({"ambiguous": "hold"}, "503 Busy", b"", "pending"),
+        # What could not be read to its end may have said that it is accepted.
+        ({"accepted_when": "ok=true", "ambiguous": "hold"}, "200 OK", b'{"rows":"' + b"x" * 70_000 + b'"}', "failed"),
+        ({"accepted_when": "ok=true", "ambiguous": "hold"}, "200 OK", b'{"rows":"x"}', "pending"),
     ],
 )
 def test_rules_of_a_stream(
@@ -202,3 +311,35 @@ def test_the_last_delay_is_repeated_until_it_is_time_to_give_up(
         world.let_retries_come()
         world.send_all()
     assert world.record(1)["state"] == state
+
+
+def test_the_time_to_give_up_begins_anew_after_a_pause(world: World, source_db: SourceDb) -> None:
+    """Four days in which nobody was called are no four days in which it was tried."""
+    source_db.create_orders(1)
+    world.poll()
+    world.change_stream(retry=RetrySchedule(delays_seconds=(1.0,), jitter=0.0, give_up_after_seconds=100.0))
+    with LocalPartner(PartnerConfig(error_rate=1.0)) as down:
+        meet(world, down.url)
+        world.send_all()
+        world.ledger.streams.pause("orders", who="me", reason="maintenance")
+        world.database.records.update_many({}, {"$set": {"tried_at": PAST}})
+        world.ledger.streams.resume("orders")
+        world.let_retries_come()
+        world.send_all()
+    assert (world.record(1)["state"], world.record(1)["tries"]) == ("pending", 2)
+
+
+@pytest.mark.parametrize("said", [r"bad \ud83d", r"\udcff\ud800", r"tail \u0000"])
+def test_no_text_of_a_partner_keeps_outcomes_from_being_written(world: World, source_db: SourceDb, said: str) -> None:
+    """Half of a character has no form in MongoDB, and one bad document keeps all of its bulk out."""
+    source_db.create_orders(9)
+    world.poll()
+    with RowPartner(lambda row: 422 if row == 3 else 201, body=b'{"message":"%s"}' % said.encode()) as server:
+        meet(world, server.url)
+        world.send_all()
+        assert len(server.calls) == 9
+    assert {number: states[0] for number, states in world.states().items() if number != 3} == dict.fromkeys(
+        (1, 2, 4, 5, 6, 7, 8, 9), "delivered"
+    )
+    assert world.record(3)["state"] == "failed"
+    assert world.record(3)["error"]["message"].startswith("HTTP 422: ")

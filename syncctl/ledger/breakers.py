@@ -1,0 +1,209 @@
+"""The breaker of each stream: what all workers know together of whether its partner answers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pymongo import ReturnDocument
+from pymongo.collection import Collection
+from pymongo.database import Database
+
+from syncctl.core.breaker import (
+    CLOSED_AT,
+    FIRST_ALLOWED,
+    REMEMBERED_CALLS,
+    WINDOW_SECONDS,
+    BreakerRules,
+    BreakerState,
+)
+from syncctl.ledger.client import edge
+from syncctl.ledger.clock import in_future
+
+Doc = dict[str, Any]
+_OPEN, _HALF, _CLOSED = (state.value for state in (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED))
+_FREE = {"$not": [{"$gt": ["$breaker.probe.until", "$$NOW"]}]}
+GATE_FIELDS: Doc = {"breaker": True, "is_probe_due": {"$and": [{"$lte": ["$breaker.until", "$$NOW"]}, _FREE]}}
+"""What `read_breaker` needs of a stream's document."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BreakerGate:
+    """Whether a stream's partner may be called.
+
+    Args:
+        allowed: How many records may be on their way while the breaker is half open.
+        probe: The batch that asks whether the partner is back; None while nobody asks.
+        is_probe_due: Open for long enough, and nobody is asking.
+        last_probe: The record that asked last; another one asks the next time.
+    """
+
+    state: BreakerState = BreakerState.CLOSED
+    allowed: int = 0
+    probe: str | None = None
+    is_probe_due: bool = False
+    last_probe: str | None = None
+
+    def admits(self, token: str) -> bool:
+        """Say whether a batch may make its calls."""
+        return self.state is not BreakerState.OPEN or self.probe == token
+
+
+def read_breaker(found: Mapping[str, Any]) -> BreakerGate:
+    """Return what a stream's document says of its breaker."""
+    breaker = found.get("breaker", {})
+    state = BreakerState(breaker.get("state", _CLOSED))
+    return BreakerGate(
+        state=state,
+        allowed=int(breaker.get("allowed", 0)),
+        probe=breaker.get("probe", {}).get("token"),
+        is_probe_due=state is BreakerState.OPEN and bool(found.get("is_probe_due")),
+        last_probe=breaker.get("last_probe"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tally:
+    """What the calls of a batch say of the partner.
+
+    Args:
+        reason: The last failure, in one line.
+        rest_seconds: What those that failed were asked to wait for, with `Retry-After`; None where they were not.
+    """
+
+    calls: int = 0
+    failures: int = 0
+    reason: str = ""
+    rest_seconds: float | None = None
+
+
+class Breakers:
+    """In the document of its stream: an endpoint that fails says nothing of the others of its partner.
+
+    Every change is one write, judged by MongoDB's clock.
+    """
+
+    def __init__(self, database: Database[Doc], hosts: str) -> None:
+        self._streams: Collection[Doc] = database["streams"]
+        self.hosts = hosts
+
+    @edge
+    def acquire_probe(self, stream: str, *, token: str, record: str, seconds: float) -> bool:
+        """Take the right to ask whether the partner is back; one asks at a time."""
+        due: Doc = {"$expr": {"$and": [{"$lte": ["$breaker.until", "$$NOW"]}, _FREE]}}
+        query = {"_id": stream, "breaker.state": _OPEN, "breaker.until": {"$type": "date"}, **due}
+        probe = {"breaker.probe": {"token": token, "until": in_future(seconds)}, "breaker.last_probe": record}
+        return self._streams.update_one(query, [{"$set": probe}]).modified_count == 1
+
+    @edge
+    def release_probe(self, stream: str, *, token: str) -> None:
+        """Let another ask: this batch made no call."""
+        self._streams.update_one({"_id": stream, "breaker.probe.token": token}, {"$unset": {"breaker.probe": True}})
+
+    @edge
+    def report(self, stream: str, tally: Tally, *, token: str, rules: BreakerRules) -> BreakerState:
+        """Add what a batch has seen of a partner, and open or close the breaker; return its state."""
+        is_back = {"$and": [{"$eq": ["$breaker_was", _OPEN]}, {"$ne": ["$breaker.state", _OPEN]}]}
+        changes: list[Doc] = [
+            {"$set": {"breaker_was": "$breaker.state"}},
+            {"$set": {"breaker": _judge(tally, token, rules)}},
+            {"$set": {"back_at": {"$cond": [is_back, "$$NOW", {"$ifNull": ["$back_at", "$$REMOVE"]}]}}},
+            {"$unset": "breaker_was"},
+        ]
+        found = self._streams.find_one_and_update(
+            {"_id": stream}, changes, upsert=True, return_document=ReturnDocument.AFTER
+        )
+        return BreakerState((found or {}).get("breaker", {}).get("state", _CLOSED))
+
+    @edge
+    def reset(self, stream: str) -> bool:
+        """Call the partner again at once; False when the breaker was closed."""
+        query = {"_id": stream, "breaker.state": {"$in": [_OPEN, _HALF]}}
+        changes: list[Doc] = [{"$set": {"back_at": "$$NOW"}}, {"$unset": "breaker"}]
+        return self._streams.update_one(query, changes).modified_count == 1
+
+
+def _judge(tally: Tally, token: str, rules: BreakerRules) -> Doc:
+    """Return the expression for the breaker after a batch."""
+    state = {"$ifNull": ["$breaker.state", _CLOSED]}
+    is_probe = {"$eq": [{"$ifNull": ["$breaker.probe.token", ""]}, token]}
+    return {
+        "$switch": {
+            "branches": [
+                {"case": {"$eq": [state, _CLOSED]}, "then": _judge_closed(tally, rules)},
+                {"case": {"$eq": [state, _HALF]}, "then": _judge_half_open(tally, rules)},
+                # Open: what was under way before says nothing new; the probe does.
+                {"case": is_probe, "then": _half_opened() if tally.failures == 0 else _opened(tally, rules)},
+            ],
+            "default": "$breaker",
+        }
+    }
+
+
+def _judge_closed(tally: Tally, rules: BreakerRules) -> Doc:
+    """Count calls and failures of the last minute, the older ones for less; open where too many have failed."""
+    began = {"$ifNull": ["$breaker.window_start", None]}
+    is_over = {"$lte": [began, {"$subtract": ["$$NOW", round(WINDOW_SECONDS * 1000)]}]}
+    calls = {"$cond": [is_over, tally.calls, _counted("calls", tally.calls)]}
+    failures = {"$cond": [is_over, tally.failures, _counted("failures", tally.failures)]}
+    is_down = {"$and": [{"$gte": [calls, rules.calls]}, {"$gte": [failures, {"$multiply": [calls, rules.failures]}]}]}
+    weight = {"$min": [1, {"$divide": [REMEMBERED_CALLS, {"$max": [1, calls]}]}]}
+    closed = {
+        "state": _CLOSED,
+        "window_start": {"$cond": [is_over, "$$NOW", began]},
+        "calls": {"$multiply": [calls, weight]},
+        "failures": {"$multiply": [failures, weight]},
+    }
+    return {"$cond": [is_down, _opened(tally, rules), closed]}
+
+
+def _judge_half_open(tally: Tally, rules: BreakerRules) -> Doc:
+    """Judge so many calls as may be on their way: let twice as many go, or as many again, or open again."""
+    calls, failures = _counted("calls", tally.calls), _counted("failures", tally.failures)
+    is_down = {"$gte": [failures, {"$multiply": [calls, rules.failures]}]}
+    is_well = {"$lt": [{"$multiply": [2, failures]}, calls]}
+    allowed = {"$multiply": ["$breaker.allowed", 2]}
+    grown = {"$cond": [
+        {"$gte": [allowed, CLOSED_AT]}, {"state": _CLOSED}, {"$mergeObjects": ["$breaker", _next_stage(allowed)]},
+    ]}  # fmt: skip
+    return {
+        "$switch": {
+            "branches": [
+                {
+                    "case": {"$lt": [calls, "$breaker.allowed"]},
+                    "then": {"$mergeObjects": ["$breaker", {"calls": calls, "failures": failures}]},
+                },
+                {"case": is_down, "then": _opened(tally, rules)},
+                {"case": is_well, "then": grown},
+            ],
+            "default": {"$mergeObjects": ["$breaker", _next_stage("$breaker.allowed")]},
+        }
+    }
+
+
+def _counted(field: str, more: int) -> Doc:
+    return {"$add": [{"$ifNull": [f"$breaker.{field}", 0]}, more]}
+
+
+def _next_stage(allowed: Any) -> Doc:
+    return {"allowed": allowed, "calls": 0, "failures": 0}
+
+
+def _opened(tally: Tally, rules: BreakerRules) -> Doc:
+    times = {"$ifNull": ["$breaker.times", 0]}
+    longest = round(rules.longest_pause_seconds * 1000)
+    doubled = {"$multiply": [round(rules.pause_seconds * 1000), {"$pow": [2, {"$min": [times, 20]}]}]}
+    pause: Any = doubled if tally.rest_seconds is None else round(tally.rest_seconds * 1000)
+    is_open = {"$in": [{"$ifNull": ["$breaker.state", _CLOSED]}, [_OPEN, _HALF]]}
+    return {
+        "state": _OPEN,
+        "since": {"$cond": [is_open, {"$ifNull": ["$breaker.since", "$$NOW"]}, "$$NOW"]},
+        "until": {"$add": ["$$NOW", {"$min": [longest, pause]}]},
+        "times": {"$add": [times, 1]},
+        "reason": {"$literal": tally.reason},
+        "last_probe": {"$ifNull": ["$breaker.last_probe", None]},
+    }
+
+
+def _half_opened() -> Doc:
+    """The partner has answered: the pauses begin anew with the shortest."""
+    return {"state": _HALF, "since": "$breaker.since", "reason": "$breaker.reason", **_next_stage(FIRST_ALLOWED)}

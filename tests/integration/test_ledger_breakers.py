@@ -1,0 +1,175 @@
+"""The breaker of a stream, shared by all workers: it opens, asks, and closes gently."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from syncctl.core.breaker import CLOSED_AT, FIRST_ALLOWED, BreakerRules, BreakerState
+from syncctl.ledger.breakers import BreakerGate, Tally
+from syncctl.ledger.ledger import Ledger
+
+RULES = BreakerRules(calls=10, failures=0.7, pause_seconds=30.0, longest_pause_seconds=100.0)
+PAST = datetime(2020, 1, 1, tzinfo=UTC)
+OPEN, HALF, CLOSED = BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED
+
+
+def report(
+    ledger: Ledger, calls: int, failures: int, batch: str = "batch", *, stream: str = "erp", rest: float | None = None
+) -> BreakerState:
+    tally = Tally(calls=calls, failures=failures, reason="HTTP 503" if failures else "", rest_seconds=rest)
+    return ledger.breakers.report(stream, tally, token=batch, rules=RULES)
+
+
+def load(ledger: Ledger, stream: str = "erp") -> BreakerGate:
+    return ledger.streams.load_gate(stream).breaker
+
+
+def wait_over(database: Any) -> None:
+    """Let the pause be over."""
+    database.streams.update_one({"_id": "erp"}, {"$set": {"breaker.until": PAST}})
+
+
+def pause_seconds(database: Any, ledger: Ledger) -> float:
+    until = database.streams.find_one({"_id": "erp"})["breaker"]["until"]
+    return float((until.replace(tzinfo=UTC) - ledger.streams.server_time()).total_seconds())
+
+
+def come_back(ledger: Ledger, database: Any) -> None:
+    report(ledger, 10, 10)
+    wait_over(database)
+    ledger.breakers.acquire_probe("erp", token="p", record="r", seconds=60.0)
+    assert report(ledger, 1, 0, batch="p") is HALF
+
+
+@pytest.mark.parametrize(
+    ("reports", "state"),
+    [
+        ([(9, 9)], CLOSED),
+        ([(10, 7)], OPEN),
+        ([(10, 6)], CLOSED),
+        ([(5, 5), (5, 5)], OPEN),
+        ([(50, 0), (10, 10)], CLOSED),
+        ([(1, 1)] * 10, OPEN),
+        ([(25, 0)] * 200 + [(25, 25)] * 2, CLOSED),
+        ([(25, 0)] * 200 + [(25, 25)] * 3, OPEN),
+        ([(25, 12)] * 20, CLOSED),
+    ],
+)
+def test_the_breaker_opens_when_most_calls_of_a_minute_have_failed(
+    ledger: Ledger, reports: list[tuple[int, int]], state: BreakerState
+) -> None:
+    assert [report(ledger, *each) for each in reports][-1] is state
+    assert load(ledger).state is state
+
+
+def test_failures_of_an_earlier_minute_do_not_count(ledger: Ledger, database: Any) -> None:
+    report(ledger, 9, 9)
+    database.streams.update_one({"_id": "erp"}, {"$set": {"breaker.window_start": PAST}})
+    assert report(ledger, 9, 9) is CLOSED
+    assert report(ledger, 1, 1) is OPEN
+
+
+def test_one_at_a_time_asks_whether_the_partner_is_back(ledger: Ledger, database: Any) -> None:
+    report(ledger, 10, 10)
+    gate = load(ledger)
+    assert (gate.is_probe_due, gate.admits("batch")) == (False, False)
+    assert not ledger.breakers.acquire_probe("erp", token="p1", record="r1", seconds=60.0)
+    wait_over(database)
+    assert load(ledger).is_probe_due
+    assert ledger.breakers.acquire_probe("erp", token="p1", record="r1", seconds=60.0)
+    assert not ledger.breakers.acquire_probe("erp", token="p2", record="r2", seconds=60.0)
+    gate = load(ledger)
+    assert (gate.is_probe_due, gate.admits("p1"), gate.admits("p2"), gate.last_probe) == (False, True, False, "r1")
+    ledger.breakers.release_probe("erp", token="p1")
+    assert load(ledger).is_probe_due
+
+
+def test_a_probe_that_fails_doubles_the_pause_up_to_the_longest(ledger: Ledger, database: Any) -> None:
+    report(ledger, 10, 10)
+    pauses = [pause_seconds(database, ledger)]
+    for number in range(3):
+        wait_over(database)
+        ledger.breakers.acquire_probe("erp", token=f"p{number}", record="r", seconds=60.0)
+        assert report(ledger, 1, 1, batch=f"p{number}") is OPEN
+        pauses.append(pause_seconds(database, ledger))
+    assert [round(each / 10) * 10 for each in pauses] == [30, 60, 100, 100]
+    assert load(ledger).last_probe == "r"
+
+
+def test_what_was_under_way_before_says_nothing_once_it_is_open(ledger: Ledger) -> None:
+    report(ledger, 10, 10)
+    assert report(ledger, 5, 0, batch="old") is OPEN
+
+
+def test_a_partner_that_is_back_is_called_gently(ledger: Ledger, database: Any) -> None:
+    come_back(ledger, database)
+    allowed = [load(ledger).allowed]
+    while report(ledger, allowed[-1], 0) is HALF:
+        allowed.append(load(ledger).allowed)
+    assert allowed == [FIRST_ALLOWED * 2**n for n in range(len(allowed))]
+    assert allowed[-1] < CLOSED_AT
+    assert load(ledger).state is CLOSED
+
+
+@pytest.mark.parametrize(
+    ("reports", "state", "allowed"),
+    [
+        # So many calls as were allowed are judged together, in however many reports they come.
+        ([(1, 0)], HALF, 2),
+        ([(1, 1)], HALF, 2),
+        ([(1, 0), (1, 0)], HALF, 4),
+        ([(1, 1), (1, 0)], HALF, 2),
+        ([(2, 2)], OPEN, 0),
+        ([(1, 0), (1, 0), (4, 1)], HALF, 8),
+        ([(1, 0), (1, 0), (4, 2)], HALF, 4),
+        ([(1, 0), (1, 0), (2, 2), (2, 1)], OPEN, 0),
+    ],
+)
+def test_half_open_one_bad_record_among_good_ones_opens_nothing(
+    ledger: Ledger, database: Any, reports: list[tuple[int, int]], state: BreakerState, allowed: int
+) -> None:
+    come_back(ledger, database)
+    for each in reports:
+        report(ledger, *each)
+    assert (load(ledger).state, load(ledger).allowed) == (state, allowed)
+
+
+def test_an_answered_probe_lets_the_pauses_begin_anew(ledger: Ledger, database: Any) -> None:
+    report(ledger, 10, 10)
+    wait_over(database)
+    ledger.breakers.acquire_probe("erp", token="p0", record="r", seconds=60.0)
+    report(ledger, 1, 1, batch="p0")
+    assert round(pause_seconds(database, ledger) / 10) * 10 == 60
+    wait_over(database)
+    ledger.breakers.acquire_probe("erp", token="p1", record="r", seconds=60.0)
+    assert report(ledger, 1, 0, batch="p1") is HALF
+    assert report(ledger, 2, 2) is OPEN
+    assert round(pause_seconds(database, ledger) / 10) * 10 == 30
+
+
+@pytest.mark.parametrize(("asked_for", "pause"), [(50.0, 50), (5.0, 10), (3600.0, 100)])
+def test_a_partner_that_names_a_time_is_asked_then(ledger: Ledger, database: Any, asked_for: float, pause: int) -> None:
+    report(ledger, 10, 10, rest=asked_for)
+    assert -(-pause_seconds(database, ledger) // 10) * 10 == pause
+
+
+def test_one_stream_says_nothing_of_another(ledger: Ledger) -> None:
+    report(ledger, 20, 20)
+    assert load(ledger, "other").state is CLOSED
+
+
+def test_when_it_came_back_is_remembered(ledger: Ledger, database: Any) -> None:
+    assert ledger.streams.load_gate("erp").back_at is None
+    come_back(ledger, database)
+    first = ledger.streams.load_gate("erp").back_at
+    assert first is not None
+    report(ledger, 2, 0)
+    assert ledger.streams.load_gate("erp").back_at == first
+    report(ledger, 4, 4)
+    assert ledger.breakers.reset("erp")
+    assert not ledger.breakers.reset("erp")
+    second = ledger.streams.load_gate("erp").back_at
+    assert second is not None
+    assert second >= first
+    assert load(ledger).admits("any")

@@ -1,5 +1,6 @@
 """Fixtures: real servers of one's own, a source, a partner, settings, and the installed command."""
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from syncctl.local.partner import LocalPartner
 
+SLOW = {"acceptance", "faults"}
 # How long an example takes says something of the machine, and nothing of the code.
 settings.register_profile("syncctl", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("syncctl")
@@ -146,6 +148,24 @@ def start_syncctl(tmp_path: Path) -> Iterator[Callable[..., commands.RunningComm
 def eventually() -> Callable[..., Any]:
     """Look again and again until a deadline: `eventually(lambda: count() == 3, timeout=10)`."""
     return waiting.eventually
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each process its share of the tests that wait for leases and servers, and let it begin with them.
+
+    Each gets a stretch of the list, and takes from others' once its own is done; a long test at the end of one stretch
+    would be waited for by all.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [each for each in items if SLOW & set(each.path.parts)]
+    quick = [each for each in items if not SLOW & set(each.path.parts)]
+    share = -(-len(quick) // processes)
+    items[:] = [
+        each
+        for number in range(processes)
+        for each in (*slow[number::processes], *quick[number * share : (number + 1) * share])
+    ]
 
 
 @pytest.hookimpl(trylast=True)

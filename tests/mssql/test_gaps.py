@@ -1,0 +1,56 @@
+"""What an identity leaves out on a live server: transactions that are open, and rows that are not the stream's."""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from syncctl.core.stream import RetrySchedule, Source, Stream
+from syncctl.sources.engines import open_source
+from syncctl.sources.reader import SqlReader
+
+
+def make_stream(table: str, **changes: Any) -> Stream:
+    return Stream(
+        name="rows",
+        source="default",
+        partner="default",
+        table=table,
+        mode="increasing",
+        key=("id",),
+        cursor="id",
+        retry=RetrySchedule(delays_seconds=()),
+        **changes,
+    )
+
+
+def insert(connection: sa.Connection, table: str, *regions: str) -> None:
+    for each in regions:
+        connection.exec_driver_sql(f"insert into {table} (region) values (?)", (each,))  # noqa: S608
+
+
+def gaps(cursor: Any) -> list[tuple[int, int]]:
+    return [(each["from"], each["to"]) for each in cursor.get("gaps", ())]
+
+
+def test_only_numbers_that_no_row_has_are_waited_for(mssql_url: str, mssql_db: Any) -> None:
+    table = mssql_db.create("id bigint identity(1,1) primary key, region nvarchar(10)")
+    source = Source(name="default", url=mssql_url)
+    engine = open_source(source).engine.execution_options(isolation_level="READ COMMITTED")
+    with engine.connect() as late, engine.connect() as other:
+        insert(other, table, "EU", "US", "EU")
+        other.commit()
+        insert(late, table, "EU", "EU")
+        insert(other, table, "US", "EU", "US", "EU")
+        other.commit()
+        with (
+            SqlReader(source, make_stream(table, where="region = 'EU'", page_size=2)) as reader,
+            SqlReader(source, make_stream(table, where="region = 'EU'", start="now")) as later,
+        ):
+            pages = list(reader.pages(reader.start_cursor()))
+            started = later.start_cursor()
+            assert gaps(pages[-1].cursor) == gaps(started) == [(4, 5)]
+            late.commit()
+            assert [row.key["id"] for page in pages for row in page.rows] == [1, 3, 7, 9]
+            assert [row.key["id"] for page in reader.pages(pages[-1].cursor) for row in page.rows] == [4, 5]
+            assert [row.key["id"] for page in later.pages(started) for row in page.rows] == [4, 5]
+    engine.dispose()

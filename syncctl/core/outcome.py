@@ -1,8 +1,10 @@
 """What one attempt came to. A partner's answer is a value, never an exception."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Literal
 
 Halts = Literal["partner", "stream"]
@@ -28,6 +30,9 @@ class Verdict(StrEnum):
     AMBIGUOUS = "ambiguous"
 
 
+NO_RULES: Mapping[int, Verdict] = MappingProxyType({})
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """What one attempt came to.
@@ -42,6 +47,7 @@ class Outcome:
         batch_key: The `Idempotency-Key` of a call of many rows; None for a call of one.
         speaks: What it says of the partner as a whole, where the status is not it: of a call of many rows one speaks.
         alone: It was refused together with others, and is to go alone the next time.
+        is_ruled: The stream itself says what its status means: then it is about the record alone.
         ended: When the call ended, by this machine's monotonic clock.
     """
 
@@ -54,12 +60,14 @@ class Outcome:
     batch_key: str | None = None
     speaks: Literal["up", "nothing"] | None = None
     alone: bool = False
+    is_ruled: bool = False
     ended: float = field(default_factory=time.monotonic)
 
     @property
     def halts(self) -> Halts | None:
         """Say what has to stop until an operator looks, because of this answer."""
-        return HALTS.get(self.status or 0) if self.verdict is Verdict.RETRY_LATER else None
+        is_usual = self.verdict is Verdict.RETRY_LATER and not self.is_ruled
+        return HALTS.get(self.status or 0) if is_usual else None
 
     @property
     def may_land_later(self) -> bool:
@@ -68,7 +76,7 @@ class Outcome:
 
 
 def decide_verdict(
-    status: int | None, *, sent: bool, complete: bool, accepts_conflict: bool = False, deletes: bool = False
+    status: int | None, *, sent: bool, complete: bool, rules: Mapping[int, Verdict] = NO_RULES
 ) -> Verdict:
     """Decide what follows from an attempt.
 
@@ -81,17 +89,16 @@ def decide_verdict(
         status: The final HTTP status, None where none came.
         sent: Whether a byte of the request may have left this machine.
         complete: Whether the answer was read to its end, or up to the cap on its size.
-        accepts_conflict: A 409 says that the partner has the record already.
-        deletes: The call asks for a row to be gone, and a 410 says that it is.
+        rules: What a stream has a status mean.
     """
     if status is None:
         return Verdict.AMBIGUOUS if sent else Verdict.RETRY_LATER
     if 200 <= status <= 299:
-        return Verdict.ACCEPTED
+        return rules.get(status, Verdict.ACCEPTED)
     if not complete or not 300 <= status <= 599:
         return Verdict.AMBIGUOUS
-    if (status == CONFLICT and accepts_conflict) or (status == GONE and deletes):
-        return Verdict.ACCEPTED
+    if status in rules:
+        return rules[status]
     if status >= 500 or status in RETRIED_STATUSES or status in HALTS:
         return Verdict.RETRY_LATER
     return Verdict.REJECTED

@@ -7,6 +7,7 @@ from typing import Literal
 from syncctl.core.breaker import BreakerRules
 from syncctl.core.mapping import FieldRule
 from syncctl.core.masking import Mask
+from syncctl.core.outcome import Verdict
 
 Mode = Literal["rowversion", "increasing", "change_tracking", "flag", "snapshot"]
 SCANS: frozenset[Mode] = frozenset({"change_tracking", "flag", "snapshot"})
@@ -109,7 +110,7 @@ class Stream:
     `mask` says by column what must not leave the source; `mask_secret` is what hashes are made with.
     `acknowledge` is the statement of mode flag that runs in the source once a row was delivered, `acknowledge_failed`
     the one once it failed for good. `timezone` is the IANA name of the zone that times without an offset are in.
-    `accepts_conflict`: a 409 means that the partner has it. `accepted_when`: what a 2xx's JSON must say to count.
+    `outcomes`: what a status means, where not the usual. `accepted_when`: what a 2xx's JSON must say to count.
     `ambiguous`: what becomes of a record that was sent and not answered.
     `strict_hold_seconds`: under order strict, how long a failed version holds the newer ones; None means for ever.
     `method` and `path` are the endpoint; the path may hold `{column}` placeholders. `delete_method` and `delete_path`
@@ -159,6 +160,6 @@ class Stream:
     window: int = 2000
     lease_seconds: float = 300.0
     append_only: bool = False
-    accepts_conflict: bool = False
+    outcomes: Mapping[int, Verdict] = field(default_factory=dict)
     accepted_when: str | None = None
     ambiguous: Ambiguous = "retry"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from syncctl.core.outcome import Outcome, Verdict, decide_verdict
+from syncctl.core.outcome import GONE, Outcome, Verdict, decide_verdict
 from syncctl.core.records import Record
 from syncctl.core.retry import parse_retry_after
 from syncctl.core.stream import Partner, Stream
@@ -23,6 +23,9 @@ from syncctl.partner.unverified import warn_unverified
 from syncctl.partner.wire import Wire
 
 __all__ = ["Call", "PartnerClient", "Probe", "Unsendable"]
+
+OF_DELETES = {GONE: Verdict.ACCEPTED}
+"""What a delete asks for is so already."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +58,7 @@ class PartnerClient:
         self._partner = partner
         self._batching = stream.batching
         self._mapping_hash = name_mapping(self._shape.mapping_hash, stream.batching)
-        self._accepts_conflict = stream.accepts_conflict
+        self._outcomes = stream.outcomes
         self._accepted_when = stream.accepted_when
         self._redact = make_redact(collect_secrets(partner))
         self._auth = make_auth(partner, self._redact)
@@ -110,7 +113,7 @@ class PartnerClient:
         outcome, answer, redact = self._send(group.call, deletes=deletes)
         if not group.is_joined:
             return [outcome]
-        reading = Reading(self._batching, redact=redact, accepts_conflict=self._accepts_conflict)
+        reading = Reading(self._batching, redact=redact, outcomes=self._outcomes)
         return reading.split_outcome(group, outcome, answer)
 
     def _send(self, call: Call, *, deletes: bool = False) -> tuple[Outcome, Answer | None, Redact]:
@@ -129,9 +132,8 @@ class PartnerClient:
             verdict = decide_verdict(None, sent=trip.sent, complete=False)
             return Outcome(verdict=verdict, latency_ms=latency_ms, error=error), None, self._redact
         complete = answer.error is None
-        verdict = decide_verdict(
-            answer.status, sent=True, complete=complete, accepts_conflict=self._accepts_conflict, deletes=deletes
-        )
+        rules = {**OF_DELETES, **self._outcomes} if deletes else self._outcomes
+        verdict = decide_verdict(answer.status, sent=True, complete=complete, rules=rules)
         redact = extend_redact(self._redact, proof.secrets)
         excerpt = make_excerpt(answer, redact)
         said = says_accepted(answer, self._accepted_when) if verdict is Verdict.ACCEPTED else None
@@ -148,6 +150,7 @@ class PartnerClient:
             status=answer.status,
             error=None if verdict is Verdict.ACCEPTED else error,
             excerpt=excerpt,
+            is_ruled=answer.status in rules,
             retry_after_seconds=parse_retry_after(
                 answer.headers.get("Retry-After"),
                 answered_at=answer.headers.get("Date"),

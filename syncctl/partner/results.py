@@ -24,12 +24,12 @@ class Reading:
 
     Args:
         redact: Takes secrets out of what a partner says.
-        accepts_conflict: A 409 says that the partner has the row already.
+        outcomes: What the stream has a status mean.
     """
 
     batching: Batching
     redact: Redact = field(kw_only=True)
-    accepts_conflict: bool = field(kw_only=True)
+    outcomes: Mapping[int, Verdict] = field(kw_only=True)
 
     def split_outcome(self, group: Group, outcome: Outcome, answer: Answer | None) -> list[Outcome]:
         """Return what a call came to for each of its rows."""
@@ -91,8 +91,8 @@ class Reading:
         return judged
 
     def _judge_status(self, whole: Outcome, status: int, message: str) -> Outcome:
-        verdict = decide_verdict(status, sent=True, complete=True, accepts_conflict=self.accepts_conflict)
-        if status in HALTS:
+        verdict = decide_verdict(status, sent=True, complete=True, rules=self.outcomes)
+        if status in HALTS and status not in self.outcomes:
             # About this row: the call itself had the right credentials and met its endpoint.
             verdict = Verdict.REJECTED
         error = None if verdict is Verdict.ACCEPTED else f"HTTP {status} for this row: {message}".rstrip(": ")

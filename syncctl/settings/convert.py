@@ -5,6 +5,7 @@ from collections.abc import Collection
 from syncctl.core.breaker import BreakerRules
 from syncctl.core.durations import parse_rate
 from syncctl.core.mapping import parse_fields
+from syncctl.core.outcome import CONFLICT, Verdict
 from syncctl.core.stream import Batching, Partner, RetrySchedule, Source, Stream
 from syncctl.errors import UsageError
 from syncctl.settings import shaping
@@ -113,7 +114,7 @@ def to_stream(settings: Settings, name: str) -> Stream:
             jitter=stream.retry.jitter,
             give_up_after_seconds=stream.retry.give_up_after,
         ),
-        accepts_conflict=stream.accept_conflict,
+        outcomes={CONFLICT: Verdict.ACCEPTED} if stream.accept_conflict else {},
         accepted_when=stream.accepted_when,
         ambiguous=stream.ambiguous,
         batch_size=stream.batch_size,

@@ -11,6 +11,7 @@ from typing import Any, Self
 import pytest
 
 from syncctl.core.breaker import BreakerRules, BreakerState
+from syncctl.core.outcome import Verdict
 from syncctl.core.stream import Batching, RetrySchedule
 from tests.harness.source_db import SourceDb
 from tests.harness.world import World
@@ -243,7 +244,7 @@ def test_what_is_said_of_each_row_is_held_to(
 
 
 def test_a_conflict_of_a_row_is_taken_as_the_stream_says(batches: World) -> None:
-    batches.change_stream(batching=BY_KEY, accepts_conflict=True)
+    batches.change_stream(batching=BY_KEY, outcomes={409: Verdict.ACCEPTED})
     with BatchPartner(answer_each(statuses=lambda _: 409)) as partner:
         meet(batches, partner)
         batches.send_all()

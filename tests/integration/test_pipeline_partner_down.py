@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from syncctl.core.breaker import BreakerRules
+from syncctl.core.outcome import Verdict
 from syncctl.core.records import Record
 from syncctl.core.stream import RetrySchedule
 from syncctl.local.partner import LocalPartner
@@ -250,8 +251,14 @@ def test_a_worker_waits_for_permits_that_others_hold(backlog: World, partner: Lo
 @pytest.mark.parametrize(
     ("changes", "status", "body", "state"),
     [
-        ({"accepts_conflict": True}, "409 Conflict", b"", "delivered"),
+        ({"outcomes": {409: Verdict.ACCEPTED}}, "409 Conflict", b"", "delivered"),
         ({}, "409 Conflict", b"", "failed"),
+        ({"outcomes": {404: Verdict.ACCEPTED}}, "404 Not Found", b"", "delivered"),
+        ({"outcomes": {403: Verdict.REJECTED}}, "403 Forbidden", b"", "failed"),
+        ({"outcomes": {403: Verdict.RETRY_LATER}}, "403 Forbidden", b"", "pending"),
+        ({"outcomes": {410: Verdict.REJECTED}}, "410 Gone", b"", "failed"),
+        ({"outcomes": {422: Verdict.RETRY_LATER}}, "422 Locked", b"", "pending"),
+        ({"outcomes": {202: Verdict.RETRY_LATER}}, "202 Accepted", b"", "pending"),
         ({"accepted_when": "result.status=ok"}, "200 OK", b'{"result":{"status":"ok"}}', "delivered"),
         ({"accepted_when": "result.status=ok"}, "200 OK", b'{"result":{"status":"error"}}', "pending"),
         ({"accepted_when": "result.status=ok"}, "200 OK", b"<html>", "pending"),
@@ -274,6 +281,8 @@ def test_rules_of_a_stream(
         world.dispatch()
         world.deliver()
     assert world.record(1)["state"] == state
+    assert not world.ledger.streams.is_paused("orders")
+    assert not world.ledger.partners.load_gate("default").paused
     if changes.get("ambiguous") == "hold" and state == "failed":
         assert "held, because the partner may have it" in world.record(1)["error"]["message"]
 

@@ -36,8 +36,8 @@ def test_without_an_answer_it_depends_on_whether_anything_was_sent() -> None:
 
 
 def test_a_conflict_is_accepted_where_the_stream_says_so() -> None:
-    assert decide_verdict(409, sent=True, complete=True, accepts_conflict=True) is A
-    assert decide_verdict(409, sent=True, complete=False, accepts_conflict=True) is Q
+    assert decide_verdict(409, sent=True, complete=True, rules={409: A}) is A
+    assert decide_verdict(409, sent=True, complete=False, rules={409: A}) is Q
 
 
 @pytest.mark.parametrize(

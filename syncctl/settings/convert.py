@@ -8,9 +8,8 @@ from syncctl.core.mapping import parse_fields
 from syncctl.core.outcome import CONFLICT, Verdict
 from syncctl.core.stream import Batching, Partner, RetrySchedule, Source, Stream
 from syncctl.errors import UsageError
-from syncctl.settings import shaping
 from syncctl.settings.credentials import list_missing, spell_partner_secrets, to_credentials, to_tls
-from syncctl.settings.fields import split_endpoint
+from syncctl.settings.endpoints import NO_DELETES, split_endpoint
 from syncctl.settings.masks import find_secrets, spell_secret
 from syncctl.settings.model import Settings
 from syncctl.settings.problems import Problem, make_error, suggest
@@ -70,7 +69,7 @@ def to_stream(settings: Settings, name: str) -> Stream:
     _check_known("stream", name, settings.streams)
     stream = settings.streams[name]
     method, path = split_endpoint(stream.endpoint)
-    sends_deletes = stream.delete_endpoint != shaping.NO_DELETES
+    sends_deletes = stream.delete_endpoint != NO_DELETES
     own = stream.delete_endpoint if sends_deletes else None
     delete_method, delete_path = split_endpoint(own) if own else ("", "/")
     return Stream(

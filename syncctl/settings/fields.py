@@ -5,7 +5,6 @@ import math
 import re
 from enum import Enum
 from typing import Annotated, Any
-from urllib.parse import SplitResult, unquote, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -15,10 +14,6 @@ from syncctl.core.durations import parse_duration, parse_rate
 from syncctl.partner.auth import KINDS
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
-_ENDPOINT = re.compile(r"(POST|PUT|PATCH|DELETE)[ \t]+(/\S*)", re.IGNORECASE)
-_BRACES = re.compile(r"\{[^{}/]+\}")
-_MONGO_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+)(:\d{1,5})?")
-_SQLALCHEMY = re.compile(r"[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://", re.IGNORECASE)
 _LONGEST_SECONDS = 100 * 365 * 86400.0
 
 
@@ -38,7 +33,7 @@ def _read_duration(value: object) -> float:
 
 
 def _read_optional_duration(value: object) -> float | None:
-    return None if _read_absent(value) is None else _read_duration(value)
+    return None if read_absent(value) is None else _read_duration(value)
 
 
 def _read_whole(value: object) -> object:
@@ -73,7 +68,7 @@ def _read_start(value: object) -> object:
     return text.lower() if text.lower() in ("beginning", "now") else text
 
 
-def _read_absent(value: object) -> object:
+def read_absent(value: object) -> object:
     """Take empty text as not set: composed environments often pass variables that are empty."""
     return None if isinstance(value, str) and not value.strip() else value
 
@@ -99,134 +94,6 @@ def _check_rate(text: str | None) -> str | None:
     if text is not None:
         parse_rate(text)
     return text
-
-
-def split_endpoint(text: str) -> tuple[str, str]:
-    """Return (method, path) of `POST /orders` or `PUT /orders/{id}`.
-
-    Raises:
-        ValueError: with the form that is allowed.
-    """
-    match = _ENDPOINT.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(
-            f'{text!r} is not an endpoint; write POST, PUT, PATCH or DELETE and a path, as in "POST /orders"'
-        )
-    if set("{}") & set(_BRACES.sub("", match[2])):
-        raise ValueError(f'{match[2]!r} has an odd brace; write a column as in "PUT /orders/{{id}}"')
-    return match[1].upper(), match[2]
-
-
-def _check_endpoint(text: str) -> str:
-    return " ".join(split_endpoint(text))
-
-
-def _split(url: str) -> SplitResult:
-    # The text of these errors can hold the password, so nothing of them is passed on.
-    try:
-        parts = urlsplit(url)
-        _ = parts.hostname
-    except ValueError:
-        raise ValueError("is not a URL; percent-encode special characters of user and password") from None
-    if parts.fragment:
-        raise ValueError("has a # in it; percent-encode special characters of user and password")
-    return parts
-
-
-def _check_host_and_port(parts: SplitResult) -> None:
-    try:
-        port = parts.port
-    except ValueError:
-        raise ValueError(
-            "has a port that is no number up to 65535; percent-encode special characters of user and password"
-        ) from None
-    if not parts.hostname:
-        raise ValueError("names no host")
-    if port == 0:
-        raise ValueError("has port 0")
-
-
-def _check_redis_url(url: str) -> str:
-    parts = _split(url)
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("must begin with redis://, rediss:// or unix://")
-    if parts.scheme == "unix":
-        if not parts.path.strip("/"):
-            raise ValueError("names no socket; write unix:///run/redis.sock?db=0")
-        return url
-    _check_host_and_port(parts)
-    if re.fullmatch(r"/?\d*", parts.path) is None:
-        raise ValueError("must end in the number of a database: redis://localhost:6379/0")
-    return url
-
-
-def _check_mongo_url(url: str) -> str:
-    parts = _split(url)
-    if parts.scheme not in ("mongodb", "mongodb+srv"):
-        raise ValueError("must begin with mongodb:// or mongodb+srv://")
-    hosts = parts.netloc.rpartition("@")[2]
-    if not hosts:
-        raise ValueError("names no host")
-    if not all(_MONGO_HOST.fullmatch(host) for host in hosts.split(",")):
-        raise ValueError("names no host:port that can be read; percent-encode special characters of user and password")
-    database = find_mongo_database(url)
-    if "@" in database or "/" in database:
-        raise ValueError("has a password or a path that must be percent-encoded")
-    if len(database.encode()) > 63 or set('\\. "$*<>:|?\0') & set(database):
-        raise ValueError("must end in the name of a database: mongodb://localhost:27017/celery_logs")
-    return url
-
-
-def find_mongo_database(url: str) -> str:
-    """Return the database that the path of a MongoDB URL names, `celery_logs` where it names none."""
-    return unquote(urlsplit(url).path.lstrip("/")) or "celery_logs"
-
-
-def _check_source_url(url: str | None) -> str | None:
-    if url is None or _SQLALCHEMY.match(url) or (";" in url and "=" in url):
-        return url
-    raise ValueError(
-        "is neither an SQLAlchemy URL (mssql+pyodbc://user:password@host:1433/database) "
-        "nor an ODBC connection string (Driver=...;Server=...;Database=...)"
-    )
-
-
-def _check_partner_url(url: str | None) -> str | None:
-    if url is None:
-        return None
-    parts = _split(url)
-    if parts.scheme not in ("http", "https"):
-        raise ValueError("must begin with https:// or http://")
-    _check_host_and_port(parts)
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("holds a user or a password; leave them out and set auth")
-    if parts.query:
-        raise ValueError("has a ? part; write it behind the path of endpoint")
-    return url
-
-
-def _check_token_url(url: str | None) -> str | None:
-    if url is None:
-        return None
-    parts = _split(url)
-    if parts.scheme not in ("http", "https"):
-        raise ValueError("must begin with https:// or http://")
-    _check_host_and_port(parts)
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("holds a user or a password; set client_id and client_secret")
-    return url
-
-
-def _check_proxy(url: str | None) -> str | None:
-    if url is None:
-        return None
-    parts = _split(url)
-    if parts.scheme != "http":
-        raise ValueError("must begin with http://, as in http://user:password@proxy.example:3128")
-    _check_host_and_port(parts)
-    if parts.path.strip("/") or parts.query:
-        raise ValueError("must end with the port, as in http://user:password@proxy.example:3128")
-    return url
 
 
 def _check_auth_kind(kind: str) -> str:
@@ -277,7 +144,7 @@ def _check_condition(text: str | None) -> str | None:
 
 Name = Annotated[str, AfterValidator(check_name)]
 Text = Annotated[str, AfterValidator(_check_text)]
-OptionalText = Annotated[str | None, BeforeValidator(_read_absent)]
+OptionalText = Annotated[str | None, BeforeValidator(read_absent)]
 TextList = Annotated[tuple[Text, ...], BeforeValidator(_read_list)]
 Start = Annotated[str, BeforeValidator(_read_start)]
 Lower = BeforeValidator(_read_lower)
@@ -289,21 +156,13 @@ Spans = Annotated[tuple[Span, ...], BeforeValidator(_read_list)]
 Whole = Annotated[int, BeforeValidator(_read_whole), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(_read_number), Field(gt=0)]
 Share = Annotated[float, BeforeValidator(_read_number), AfterValidator(_check_share)]
-JsonPath = Annotated[str | None, BeforeValidator(_read_absent), AfterValidator(_check_path)]
-Condition = Annotated[str | None, BeforeValidator(_read_absent), AfterValidator(_check_condition)]
-TimeZone = Annotated[str | None, BeforeValidator(_read_absent), AfterValidator(_check_time_zone)]
-Rate = Annotated[str | None, BeforeValidator(_read_absent), AfterValidator(_check_rate)]
-Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
-
-RedisUrl = Annotated[str, AfterValidator(_check_redis_url), Kind.URL]
-MongoUrl = Annotated[str, AfterValidator(_check_mongo_url), Kind.URL]
-SourceUrl = Annotated[str | None, BeforeValidator(_read_absent), AfterValidator(_check_source_url), Kind.URL]
-PartnerUrl = Annotated[str | None, BeforeValidator(_read_absent), AfterValidator(_check_partner_url), Kind.URL]
-TokenUrl = Annotated[str | None, BeforeValidator(_read_absent), AfterValidator(_check_token_url), Kind.URL]
-ProxyUrl = Annotated[str | None, BeforeValidator(_read_absent), AfterValidator(_check_proxy), Kind.URL]
+JsonPath = Annotated[str | None, BeforeValidator(read_absent), AfterValidator(_check_path)]
+Condition = Annotated[str | None, BeforeValidator(read_absent), AfterValidator(_check_condition)]
+TimeZone = Annotated[str | None, BeforeValidator(read_absent), AfterValidator(_check_time_zone)]
+Rate = Annotated[str | None, BeforeValidator(read_absent), AfterValidator(_check_rate)]
 AuthKind = Annotated[str, Lower, AfterValidator(_check_auth_kind)]
 Headers = Annotated[dict[str, str], BeforeValidator(_read_headers), Kind.CREDENTIAL]
-Token = Annotated[str | None, BeforeValidator(_read_absent), Kind.CREDENTIAL]
+Token = Annotated[str | None, BeforeValidator(read_absent), Kind.CREDENTIAL]
 
 
 def find_kind(metadata: list[Any], annotation: object = None) -> Kind | None:

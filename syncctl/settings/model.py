@@ -7,7 +7,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from syncctl.core.stream import Partner, Source, Stream
-from syncctl.settings import fields, masking
+from syncctl.settings import fields, masking, urls
 from syncctl.settings.layers import Layer, Layers
 from syncctl.settings.sections import (
     BeatSettings,
@@ -42,21 +42,21 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
 
-    redis_url: fields.RedisUrl = setting(
+    redis_url: urls.RedisUrl = setting(
         "redis://localhost:6379/0", "Redis: redis://, rediss:// (TLS) or unix://", secret=True
     )
-    mongo_url: fields.MongoUrl = setting(
+    mongo_url: urls.MongoUrl = setting(
         "mongodb://localhost:27017/celery_logs",
         "MongoDB; the path names the database of the ledger",
         secret=True,
     )
-    source_url: fields.SourceUrl = setting(
+    source_url: urls.SourceUrl = setting(
         None,
         "SQL Server: an SQLAlchemy URL or a raw ODBC connection string",
         sample="mssql+pyodbc://reader:secret@sqlserver:1433/erp",
         secret=True,
     )
-    partner_url: fields.PartnerUrl = setting(
+    partner_url: urls.PartnerUrl = setting(
         None, "the partner's API", sample="https://api.partner.example/v1", secret=True
     )
     partner_token: fields.Token = setting(None, "sent as Authorization: Bearer; empty: no token", secret=True)
@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     @property
     def mongo_database(self) -> str:
         """Return the ledger's database: the path of `mongo_url`, `celery_logs` where it has none."""
-        return fields.find_mongo_database(self.mongo_url)
+        return urls.find_mongo_database(self.mongo_url)
 
     @property
     def stream_names(self) -> tuple[str, ...]:

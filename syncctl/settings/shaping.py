@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator
 from syncctl.core.content_types import is_json
 from syncctl.core.headers import is_header_name, is_ours, looks_secret
 from syncctl.core.mapping import parse_fields
-from syncctl.settings.fields import OptionalText, split_endpoint
+from syncctl.settings.fields import OptionalText
 
 SHAPING = ("fields", "body", "headers", "content_type", "body_schema")
 """Settings that are the same on every machine: they take no `${NAME}`, and hold no secret."""
@@ -18,7 +18,6 @@ NO_REFERENCE = (
     "takes no ${NAME}: it is the same on every machine and holds no secret; a secret belongs to the partner's auth, "
     "and $${ stands for a plain ${"
 )
-NO_DELETES = "none"
 _CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(; ?[A-Za-z0-9_-]+=[A-Za-z0-9_.-]+)*")
 
 
@@ -70,12 +69,6 @@ def _check_content_type(text: str | None) -> str | None:
     return None if text is None else text.strip()
 
 
-def _check_delete_endpoint(text: str | None) -> str | None:
-    if text is None or text.strip().lower() == NO_DELETES:
-        return None if text is None else NO_DELETES
-    return " ".join(split_endpoint(text))
-
-
 def compile_template(source: str, *, where: str = "", content_type: str = "text/plain") -> None:
     """Check a template.
 
@@ -93,4 +86,3 @@ def compile_template(source: str, *, where: str = "", content_type: str = "text/
 FieldTable = Annotated[dict[str, Any] | None, BeforeValidator(_read_table), AfterValidator(_check_fields)]
 HeaderTable = Annotated[dict[str, str] | None, BeforeValidator(_read_table), AfterValidator(_check_headers)]
 ContentType = Annotated[OptionalText, AfterValidator(_check_content_type)]
-DeleteEndpoint = Annotated[OptionalText, AfterValidator(_check_delete_endpoint)]

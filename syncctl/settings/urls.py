@@ -1,0 +1,128 @@
+"""The types of the settings that are URLs."""
+
+import re
+from typing import Annotated
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from pydantic import AfterValidator, BeforeValidator
+
+from syncctl.settings.fields import Kind, read_absent
+
+_MONGO_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+)(:\d{1,5})?")
+_SQLALCHEMY = re.compile(r"[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://", re.IGNORECASE)
+
+
+def _split(url: str) -> SplitResult:
+    # The text of these errors can hold the password, so nothing of them is passed on.
+    try:
+        parts = urlsplit(url)
+        _ = parts.hostname
+    except ValueError:
+        raise ValueError("is not a URL; percent-encode special characters of user and password") from None
+    if parts.fragment:
+        raise ValueError("has a # in it; percent-encode special characters of user and password")
+    return parts
+
+
+def _check_host_and_port(parts: SplitResult) -> None:
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError(
+            "has a port that is no number up to 65535; percent-encode special characters of user and password"
+        ) from None
+    if not parts.hostname:
+        raise ValueError("names no host")
+    if port == 0:
+        raise ValueError("has port 0")
+
+
+def _check_redis_url(url: str) -> str:
+    parts = _split(url)
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("must begin with redis://, rediss:// or unix://")
+    if parts.scheme == "unix":
+        if not parts.path.strip("/"):
+            raise ValueError("names no socket; write unix:///run/redis.sock?db=0")
+        return url
+    _check_host_and_port(parts)
+    if re.fullmatch(r"/?\d*", parts.path) is None:
+        raise ValueError("must end in the number of a database: redis://localhost:6379/0")
+    return url
+
+
+def _check_mongo_url(url: str) -> str:
+    parts = _split(url)
+    if parts.scheme not in ("mongodb", "mongodb+srv"):
+        raise ValueError("must begin with mongodb:// or mongodb+srv://")
+    hosts = parts.netloc.rpartition("@")[2]
+    if not hosts:
+        raise ValueError("names no host")
+    if not all(_MONGO_HOST.fullmatch(host) for host in hosts.split(",")):
+        raise ValueError("names no host:port that can be read; percent-encode special characters of user and password")
+    database = find_mongo_database(url)
+    if "@" in database or "/" in database:
+        raise ValueError("has a password or a path that must be percent-encoded")
+    if len(database.encode()) > 63 or set('\\. "$*<>:|?\0') & set(database):
+        raise ValueError("must end in the name of a database: mongodb://localhost:27017/celery_logs")
+    return url
+
+
+def find_mongo_database(url: str) -> str:
+    """Return the database that the path of a MongoDB URL names, `celery_logs` where it names none."""
+    return unquote(urlsplit(url).path.lstrip("/")) or "celery_logs"
+
+
+def _check_source_url(url: str | None) -> str | None:
+    if url is None or _SQLALCHEMY.match(url) or (";" in url and "=" in url):
+        return url
+    raise ValueError(
+        "is neither an SQLAlchemy URL (mssql+pyodbc://user:password@host:1433/database) "
+        "nor an ODBC connection string (Driver=...;Server=...;Database=...)"
+    )
+
+
+def _check_partner_url(url: str | None) -> str | None:
+    if url is None:
+        return None
+    parts = _split(url)
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("must begin with https:// or http://")
+    _check_host_and_port(parts)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("holds a user or a password; leave them out and set auth")
+    if parts.query:
+        raise ValueError("has a ? part; write it behind the path of endpoint")
+    return url
+
+
+def _check_token_url(url: str | None) -> str | None:
+    if url is None:
+        return None
+    parts = _split(url)
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("must begin with https:// or http://")
+    _check_host_and_port(parts)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("holds a user or a password; set client_id and client_secret")
+    return url
+
+
+def _check_proxy(url: str | None) -> str | None:
+    if url is None:
+        return None
+    parts = _split(url)
+    if parts.scheme != "http":
+        raise ValueError("must begin with http://, as in http://user:password@proxy.example:3128")
+    _check_host_and_port(parts)
+    if parts.path.strip("/") or parts.query:
+        raise ValueError("must end with the port, as in http://user:password@proxy.example:3128")
+    return url
+
+
+RedisUrl = Annotated[str, AfterValidator(_check_redis_url), Kind.URL]
+MongoUrl = Annotated[str, AfterValidator(_check_mongo_url), Kind.URL]
+SourceUrl = Annotated[str | None, BeforeValidator(read_absent), AfterValidator(_check_source_url), Kind.URL]
+PartnerUrl = Annotated[str | None, BeforeValidator(read_absent), AfterValidator(_check_partner_url), Kind.URL]
+TokenUrl = Annotated[str | None, BeforeValidator(read_absent), AfterValidator(_check_token_url), Kind.URL]
+ProxyUrl = Annotated[str | None, BeforeValidator(read_absent), AfterValidator(_check_proxy), Kind.URL]

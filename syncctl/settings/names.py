@@ -11,9 +11,9 @@ _LARGEST_FILE_BYTES = 65536
 
 
 def has_reference(value: object) -> bool:
-    """Tell whether a text, or one of a list, takes the value of a name."""
-    if isinstance(value, list):
-        return any(has_reference(one) for one in value)
+    """Tell whether a text, or one of a list or a table, takes the value of a name."""
+    if isinstance(value, list | dict):
+        return any(has_reference(one) for one in (value.values() if isinstance(value, dict) else value))
     return isinstance(value, str) and any(match[0] != "$${" for match in _REFERENCE.finditer(value))
 
 

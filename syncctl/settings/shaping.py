@@ -12,11 +12,11 @@ from syncctl.core.headers import is_header_name, is_ours, looks_secret
 from syncctl.core.mapping import parse_fields
 from syncctl.settings.fields import OptionalText
 
-SHAPING = ("fields", "body", "headers", "content_type", "body_schema")
+SHAPING = ("endpoint", "delete_endpoint", "fields", "body", "headers", "content_type", "body_schema")
 """Settings that are the same on every machine: they take no `${NAME}`, and hold no secret."""
 NO_REFERENCE = (
-    "takes no ${NAME}: it is the same on every machine and holds no secret; a secret belongs to the partner's auth, "
-    "and $${ stands for a plain ${"
+    "takes no ${NAME}: it is the same on every machine and shown in clear; a secret belongs to the partner's auth or "
+    "headers, and $${ stands for a plain ${"
 )
 _CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(; ?[A-Za-z0-9_-]+=[A-Za-z0-9_.-]+)*")
 

@@ -135,6 +135,8 @@ class TomlLayer:
             return self.names.fill(value)
         if isinstance(value, list):
             return [self._fill(one) for one in value]
+        if isinstance(value, dict):
+            return {key: self._fill(one) for key, one in value.items()}
         return value.isoformat() if isinstance(value, datetime | date | time) else value
 
     def _holds_secret(self, path: Path, value: Any) -> bool:

@@ -22,7 +22,7 @@ class VariableReader:
 
     Args:
         locate: From the name of a variable to where it stands.
-        fill: Whether values may hold `${NAME}`: those of `.env` may, those of the environment not.
+        fill: Whether values may hold `${NAME}`: those of `.env` may, those of the environment are taken as they are.
     """
 
     model: type[BaseModel]
@@ -63,11 +63,13 @@ class VariableReader:
         return (stripped, True) if is_file and is_value(self.model, stripped) else (path, False)
 
     def _put(self, path: Path, name: str, value: str, from_file: bool) -> None:
-        if self.fill and takes_no_reference(path) and has_reference(value):
+        # One form in every place: what these take in a file, they take in the environment.
+        is_fixed = takes_no_reference(path) and not from_file
+        if is_fixed and has_reference(value):
             self._complain(path, name, NO_REFERENCE)
             return
         try:
-            text = self.names.fill(value) if self.fill else value
+            text = self.names.fill(value) if self.fill or is_fixed else value
             if from_file:
                 text = self.names.read_file(name, text)
         except NotReadableError as error:

@@ -93,6 +93,12 @@ def test_a_schema_lies_beside_the_settings(tmp_path: Path) -> None:
         ('headers = { X-A = "${API_KEY}" }', "streams.orders.headers.X-A (syncctl.toml line 4): takes no ${NAME}"),
         ('fields = { a = { const = "${API_KEY}" } }', "takes no ${NAME}"),
         ('fields = { a = { const = ["${API_KEY}"] } }', "takes no ${NAME}"),
+        ('fields = { a = { const = [{ b = "${API_KEY}" }] } }', "takes no ${NAME}"),
+        ('endpoint = "POST /o?k=${API_KEY}"', "streams.orders.endpoint (syncctl.toml line 4): takes no ${NAME}"),
+        (
+            'delete_endpoint = "DELETE /${API_KEY}/{id}"',
+            "and shown in clear; a secret belongs to the partner's auth or headers",
+        ),
         ('body = "\'${API_KEY}\'"', "streams.orders.body (syncctl.toml line 4): takes no ${NAME}"),
         ('schema = "x.json"', "streams.orders.schema (syncctl.toml line 4): is unknown; did you mean body_schema?"),
     ],
@@ -109,6 +115,28 @@ def test_an_error_names_the_key_the_line_and_the_fix(tmp_path: Path, text: str, 
 def test_a_reference_in_dotenv_is_refused_too(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("STREAMS__ORDERS__BODY='\"${API_KEY}\"'\n")
     assert "streams.orders.body (.env line 1): takes no ${NAME}" in complaint(tmp_path, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ENDPOINT", "POST /${API_KEY}"),
+        ("DELETE_ENDPOINT", "DELETE /${API_KEY}"),
+        ("BODY", '"${API_KEY}"'),
+        ("HEADERS", '{"X-A": "${API_KEY}"}'),
+        ("FIELDS", '{"a": {"const": "${API_KEY}"}}'),
+    ],
+)
+def test_a_reference_in_the_environment_is_refused_too(tmp_path: Path, name: str, value: str) -> None:
+    told = complaint(tmp_path, "", **{f"STREAMS__ORDERS__{name}": value})
+    assert told.startswith(f"streams.orders.{name.lower()} (environment): takes no ${{NAME}}")
+    assert "\n" not in told
+
+
+def test_a_plain_dollar_and_brace_is_written_alike_in_every_place(tmp_path: Path) -> None:
+    assert load(tmp_path, "", STREAMS__ORDERS__BODY='"$${x}"').stream("orders").body == '"${x}"'
+    (tmp_path / "body").write_text('"${x}"')
+    assert load(tmp_path, "", STREAMS__ORDERS__BODY_FILE=str(tmp_path / "body")).stream("orders").body == '"${x}"'
 
 
 def test_a_plain_dollar_and_brace_may_stand_in_a_template(tmp_path: Path) -> None:

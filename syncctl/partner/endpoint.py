@@ -112,7 +112,7 @@ def split_base_url(partner: Partner) -> SplitResult:
         hint = f"use partners.{partner.name}.auth, or a header"
     elif base.query or base.fragment:
         what, why = f"{key} has a query or a fragment", "the stream's path follows it"
-        hint = "put the query into the stream's endpoint, and a secret into a header"
+        hint = "put a key into the partner's auth, and the rest of the query into the stream's endpoint"
     elif any(part in {".", ".."} for part in base.path.split("/")):
         what, why = f"{key} has . or .. segments", "servers resolve them"
     if what:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from syncctl.settings.fields import OptionalText
+from syncctl.settings.fields import OptionalText, is_dots
 
 NO_DELETES = "none"
 _ENDPOINT = re.compile(r"(POST|PUT|PATCH|DELETE)[ \t]+(/\S*)", re.IGNORECASE)
@@ -25,6 +25,11 @@ def split_endpoint(text: str) -> tuple[str, str]:
         )
     if set("{}") & set(_BRACES.sub("", match[2])):
         raise ValueError(f'{match[2]!r} has an odd brace; write a column as in "PUT /orders/{{id}}"')
+    path = match[2].partition("?")[0]
+    if any(is_dots(segment) for segment in path.split("/")):
+        raise ValueError(f"{match[2]!r} has a segment . or .., which servers resolve; write the path that is meant")
+    if "#" in match[2]:
+        raise ValueError(f"{match[2]!r} has a #, and what follows it is never sent; leave it out, or write %23")
     return match[1].upper(), match[2]
 
 

@@ -5,6 +5,7 @@ import math
 import re
 from enum import Enum
 from typing import Annotated, Any
+from urllib.parse import unquote
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -77,6 +78,11 @@ def _read_lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
+def is_dots(segment: str) -> bool:
+    """Tell whether a segment of a path is `.` or `..`, also encoded: servers and proxies resolve it."""
+    return unquote(segment) in (".", "..")
+
+
 def check_name(name: str) -> str:
     """Return the name of a stream, a source or a partner, or raise ValueError with the rule."""
     if _NAME.fullmatch(name) is None or len(name) > 60:
@@ -120,6 +126,18 @@ def _check_share(value: float) -> float:
     return value
 
 
+def _check_part(value: float) -> float:
+    if not 0 < value <= 1:
+        raise ValueError("must be greater than 0 and at most 1")
+    return value
+
+
+def _check_optional_duration(value: float | None) -> float | None:
+    if value == 0:
+        raise ValueError("must be greater than 0")
+    return value
+
+
 def _check_time_zone(name: str | None) -> str | None:
     if name is None:
         return None
@@ -152,10 +170,12 @@ Lower = BeforeValidator(_read_lower)
 Span = Annotated[float, BeforeValidator(_read_duration), Kind.DURATION]
 Duration = Annotated[Span, Field(gt=0)]
 OptionalSpan = Annotated[float | None, BeforeValidator(_read_optional_duration), Kind.DURATION]
+OptionalDuration = Annotated[OptionalSpan, AfterValidator(_check_optional_duration)]
 Spans = Annotated[tuple[Span, ...], BeforeValidator(_read_list)]
 Whole = Annotated[int, BeforeValidator(_read_whole), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(_read_number), Field(gt=0)]
 Share = Annotated[float, BeforeValidator(_read_number), AfterValidator(_check_share)]
+Part = Annotated[float, BeforeValidator(_read_number), AfterValidator(_check_part)]
 JsonPath = Annotated[str | None, BeforeValidator(read_absent), AfterValidator(_check_path)]
 Condition = Annotated[str | None, BeforeValidator(read_absent), AfterValidator(_check_condition)]
 TimeZone = Annotated[str | None, BeforeValidator(read_absent), AfterValidator(_check_time_zone)]

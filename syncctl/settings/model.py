@@ -42,9 +42,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
 
-    redis_url: urls.RedisUrl = setting(
-        "redis://localhost:6379/0", "Redis: redis://, rediss:// (TLS) or unix://", secret=True
-    )
+    redis_url: urls.RedisUrl = setting("redis://localhost:6379/0", "Redis: redis:// or rediss:// (TLS)", secret=True)
     mongo_url: urls.MongoUrl = setting(
         "mongodb://localhost:27017/celery_logs",
         "MongoDB; the path names the database of the ledger",

@@ -47,7 +47,7 @@ class BreakerSettings(Section):
     """When a partner counts as down, for all workers together."""
 
     calls: fields.Whole = setting(10, "so many calls in a minute tell something")
-    failures: fields.Share = setting(0.7, "the share of them without an answer, or with a 5xx")
+    failures: fields.Part = setting(0.7, "the share of them without an answer, or with a 5xx")
     pause: fields.Duration = setting("30s", "until one record asks again; twice as long each time")
     longest_pause: fields.Duration = setting("10m", "and never longer than this")
 

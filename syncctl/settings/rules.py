@@ -1,6 +1,6 @@
 """Rules that hold between settings: what one of them means for another."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -11,7 +11,7 @@ from syncctl.core.stream import SCANS
 from syncctl.settings.credentials import check_partner
 from syncctl.settings.layers import Layers
 from syncctl.settings.problems import Problem, suggest
-from syncctl.settings.sections import PartnerSettings, StreamSettings
+from syncctl.settings.sections import BreakerSettings, PartnerSettings, RetrySettings, StreamSettings
 from syncctl.settings.shape import Path
 from syncctl.settings.shaping import compile_template
 
@@ -25,18 +25,24 @@ def check_rules(tree: Tree, layers: Layers) -> list[Problem]:
     for name, partner in partners.items() if isinstance(partners, dict) else ():
         if isinstance(partner, dict):
             problems += check_partner(name, partner, layers)
+            problems += _list_problems(("partners", name), _check_breaker(partner), layers)
     streams = tree.get("streams")
     for name, stream in streams.items() if isinstance(streams, dict) else ():
         if not isinstance(stream, dict):
             continue
         for rule in (
             *(_check_origin, _check_mode, _check_columns, _check_shape),
-            *(_check_names, _check_sizes, _check_batch, _check_lease, _check_order),
+            *(_check_names, _check_sizes, _check_batch, _check_batch_shape, _check_lease, _check_order, _check_retry),
         ):
-            for key, text in rule(tree, stream):
-                path: Path = ("streams", name, key)
-                problems.append(Problem(key=".".join(path), origin=layers.find_nearest_origin(path), text=text))
+            problems += _list_problems(("streams", name), rule(tree, stream), layers)
     return problems
+
+
+def _list_problems(section: Path, found: Iterable[tuple[str, str]], layers: Layers) -> Iterator[Problem]:
+    """Yield a problem for each key and text; a key within a table has a dot."""
+    for key, text in found:
+        path = (*section, *key.split("."))
+        yield Problem(key=".".join(path), origin=layers.find_nearest_origin(path), text=text)
 
 
 def _check_origin(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:  # noqa: ARG001
@@ -145,6 +151,50 @@ def _check_batch(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:  # noqa
         yield "endpoint", "names a column, and the rows of a batch go in one call; leave it out of the path"
     if not is_json(_read(StreamSettings, stream, "content_type") or "application/json"):
         yield "batch", "needs JSON; leave content_type out, or batch"
+
+
+def _check_batch_shape(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:  # noqa: ARG001
+    """Ask that what is said of an answer can be used, and suffices to judge a row."""
+    shape = stream.get("batch_shape")
+    written = {key for key, value in shape.items() if value} if isinstance(shape, dict) else set()
+    if written and _read(StreamSettings, stream, "batch") == 1:
+        yield "batch_shape", "is for calls of many rows; set batch to more than 1, or leave it out"
+        return
+    judged = {"result_status", "result_accepted_when"} & written
+    if "results" not in written:
+        for key in sorted(judged | ({"result_key"} & written)):
+            yield f"batch_shape.{key}", 'is about an item of results; write results = "PATH" beside it, or leave it out'
+    elif not judged:
+        text = 'does not tell what became of a row; write result_status = "PATH" or result_accepted_when beside it'
+        yield "batch_shape.results", text
+
+
+def _check_retry(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:  # noqa: ARG001
+    """Ask for a last delay that can be repeated."""
+    retry = stream.get("retry")
+    if not isinstance(retry, dict) or not _read(RetrySettings, retry, "give_up_after"):
+        return
+    schedule = _read(RetrySettings, retry, "schedule")
+    if schedule == ():
+        yield (
+            "retry.schedule",
+            'is empty, and give_up_after repeats its last delay; write schedule = ["1m"], or leave give_up_after out',
+        )
+    elif schedule and schedule[-1] == 0:
+        yield (
+            "retry.schedule",
+            "ends in 0s, which give_up_after would repeat without a pause; end it in a delay such as 1m",
+        )
+
+
+def _check_breaker(partner: Tree) -> Iterator[tuple[str, str]]:
+    breaker = partner.get("breaker")
+    if not isinstance(breaker, dict):
+        return
+    pause, longest = (_read(BreakerSettings, breaker, key) for key in ("pause", "longest_pause"))
+    if pause is not None and longest is not None and longest < pause:
+        shown = f"{format_duration(longest)} is shorter than pause ({format_duration(pause)}), with which it begins"
+        yield "breaker.longest_pause", f"{shown}; raise longest_pause or lower pause"
 
 
 def _check_order(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:  # noqa: ARG001

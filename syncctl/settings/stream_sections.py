@@ -15,7 +15,7 @@ class RetrySettings(Section):
     """When a call that may be repeated is repeated."""
 
     schedule: fields.Spans = setting(_SCHEDULE, "the delays; then the record is failed")
-    give_up_after: fields.OptionalSpan = setting(
+    give_up_after: fields.OptionalDuration = setting(
         None,
         "repeat the last delay until the first try lies so far back; default: the end of the schedule",
         sample="3d",

@@ -2,13 +2,14 @@
 
 import re
 from typing import Annotated
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator
 
-from syncctl.settings.fields import Kind, read_absent
+from syncctl.settings.fields import Kind, is_dots, read_absent
 
 _MONGO_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+)(:\d{1,5})?")
+_REDIS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")
 _SQLALCHEMY = re.compile(r"[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://", re.IGNORECASE)
 
 
@@ -39,16 +40,27 @@ def _check_host_and_port(parts: SplitResult) -> None:
 
 def _check_redis_url(url: str) -> str:
     parts = _split(url)
-    if parts.scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("must begin with redis://, rediss:// or unix://")
     if parts.scheme == "unix":
-        if not parts.path.strip("/"):
-            raise ValueError("names no socket; write unix:///run/redis.sock?db=0")
-        return url
+        raise ValueError(
+            "is a socket, which Celery does not take; let Redis listen on a port: redis://localhost:6379/0"
+        )
+    if parts.scheme not in ("redis", "rediss"):
+        raise ValueError("must begin with redis:// or rediss://")
     _check_host_and_port(parts)
+    _check_redis_options(parts)
     if re.fullmatch(r"/?\d*", parts.path) is None:
         raise ValueError("must end in the number of a database: redis://localhost:6379/0")
     return url
+
+
+def _check_redis_options(parts: SplitResult) -> None:
+    """Refuse what Celery and our own client do not both read behind the ?."""
+    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+        if parts.scheme == "redis" or name not in _REDIS_OPTIONS:
+            raise ValueError(
+                "has a ? part that Celery does not take; write redis://user:password@host:6379/0, where only rediss:// "
+                f"may have {', '.join(_REDIS_OPTIONS)} behind a ?"
+            )
 
 
 def _check_mongo_url(url: str) -> str:
@@ -92,7 +104,12 @@ def _check_partner_url(url: str | None) -> str | None:
     if parts.username is not None or parts.password is not None:
         raise ValueError("holds a user or a password; leave them out and set auth")
     if parts.query:
-        raise ValueError("has a ? part; write it behind the path of endpoint")
+        raise ValueError(
+            'has a ? part; a key in it belongs to auth (type = "api_key", in = "query"), all else behind the path of '
+            "each endpoint"
+        )
+    if any(is_dots(segment) for segment in parts.path.split("/")):
+        raise ValueError("has a . or .. in its path, which servers resolve; write the path that is meant")
     return url
 
 

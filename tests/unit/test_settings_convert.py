@@ -129,7 +129,7 @@ def test_the_path_names_the_database(tmp_path: Path, url: str, database: str) ->
     [
         ("REDIS_URL", "redis://h"),
         ("REDIS_URL", "rediss://u:p@h:6380/1"),
-        ("REDIS_URL", "unix:///run/redis.sock?db=1"),
+        ("REDIS_URL", "rediss://:p@h:6380/1?ssl_ca_certs=/etc/ssl/redis.pem&ssl_cert_reqs=required"),
         ("MONGO_URL", "mongodb://%2Ftmp%2Fm.sock/db"),
         ("SOURCE_URL", "sqlite:////tmp/source.db"),
         ("SOURCE_URL", "Driver={ODBC Driver 18 for SQL Server};Server=h;Database=d"),

@@ -67,6 +67,24 @@ WRONG_IN_STREAM = [
     ('endpoint = "POST orders"', "endpoint", "is not an endpoint"),
     ('endpoint = "POST /orders/{id"', "endpoint", "has an odd brace"),
     ('endpoint = "POST /orders/{}"', "endpoint", "has an odd brace"),
+    ('endpoint = "POST /a/../b"', "endpoint", "has a segment . or .., which servers resolve; write the path that is"),
+    ('endpoint = "POST /./{id}"', "endpoint", "has a segment . or .."),
+    ('endpoint = "POST /a/%2E%2e/b"', "endpoint", "has a segment . or .."),
+    ('endpoint = "POST /a/.."', "endpoint", "has a segment . or .."),
+    ('endpoint = "POST /a#b"', "endpoint", "has a #, and what follows it is never sent"),
+    ('delete_endpoint = "DELETE /../{id}"', "delete_endpoint", "has a segment . or .."),
+    (
+        'retry = { schedule = [], give_up_after = "3d" }',
+        "retry.schedule",
+        "is empty, and give_up_after repeats its last",
+    ),
+    ('retry = { schedule = ["1m", "0s"], give_up_after = "3d" }', "retry.schedule", "ends in 0s, which give_up_after"),
+    ('retry = { give_up_after = "0s" }', "retry.give_up_after", "must be greater than 0"),
+    (
+        "batch_shape = { under = 'rows' }",
+        "batch_shape",
+        "is for calls of many rows; set batch to more than 1, or leave",
+    ),
     ('append_only = "maybe"', "append_only", "must be true or false"),
     ('retry = { schedule = ["5x"] }', "retry.schedule[0]", "'5x' is not a duration"),
     ("retry = { jitter = 1.5 }", "retry.jitter", "must be between 0 and 1"),
@@ -151,11 +169,20 @@ WRONG_ELSEWHERE = [
     ("worker = 5", "worker (syncctl.toml line 1): must be a table with keys of its own"),
     ("mask_secret = 'm4sk-canary'", "mask_secret (syncctl.toml line 1): the secret is written out; write"),
     ("redis_prefix = ''", "redis_prefix (syncctl.toml line 1): is empty"),
-    ("redis_url = 'localhost:6379'", "redis_url (syncctl.toml line 1): must begin with redis://, rediss:// or unix://"),
+    ("redis_url = 'localhost:6379'", "redis_url (syncctl.toml line 1): must begin with redis:// or rediss://"),
     ("redis_url = 'redis://'", "redis_url (syncctl.toml line 1): names no host"),
     ("redis_url = 'redis://h:99999/0'", "redis_url (syncctl.toml line 1): has a port that is no number up to 65535"),
     ("redis_url = 'redis://h/zero'", "redis_url (syncctl.toml line 1): must end in the number of a database"),
-    ("redis_url = 'unix://'", "redis_url (syncctl.toml line 1): names no socket"),
+    (
+        "redis_url = 'unix:///run/redis.sock?db=0'",
+        "redis_url (syncctl.toml line 1): is a socket, which Celery does not",
+    ),
+    (
+        "redis_url = 'redis://h/0?db=3'",
+        "redis_url (syncctl.toml line 1): has a ? part that Celery does not take; write",
+    ),
+    ("redis_url = 'redis://h/0?ssl_ca_certs=x'", "redis_url (syncctl.toml line 1): has a ? part that Celery does not"),
+    ("redis_url = 'rediss://h/0?protocol=3'", "redis_url (syncctl.toml line 1): has a ? part that Celery does not"),
     ("mongo_url = 'mongo://h/db'", "mongo_url (syncctl.toml line 1): must begin with mongodb:// or mongodb+srv://"),
     ("mongo_url = 'mongodb:///db'", "mongo_url (syncctl.toml line 1): names no host"),
     ("mongo_url = 'mongodb://h/a b'", "mongo_url (syncctl.toml line 1): must end in the name of a database"),
@@ -166,7 +193,25 @@ WRONG_ELSEWHERE = [
     ("partner_url = 'https://[::1/'", "partner_url (syncctl.toml line 1): is not a URL"),
     ("partner_url = 'https://h/#a'", "partner_url (syncctl.toml line 1): has a # in it"),
     ("partner_url = 'https://u@h/'", "partner_url (syncctl.toml line 1): holds a user or a password; leave them out"),
-    ("partner_url = 'https://h/?a=1'", "partner_url (syncctl.toml line 1): has a ? part; write it behind the path"),
+    ("partner_url = 'https://h/?a=1'", "partner_url (syncctl.toml line 1): has a ? part; a key in it belongs to auth"),
+    ("partner_url = 'https://h/a/../b'", "partner_url (syncctl.toml line 1): has a . or .. in its path"),
+    (
+        "[partners.default]\nbreaker.failures = 0",
+        "partners.default.breaker.failures (syncctl.toml line 2): must be gre",
+    ),
+    (
+        "[partners.default]\nbreaker.failures = 1.1",
+        "partners.default.breaker.failures (syncctl.toml line 2): must be g",
+    ),
+    ("[partners.default]\nbreaker.calls = 0", "partners.default.breaker.calls (syncctl.toml line 2): must be greater"),
+    (
+        "[partners.default.breaker]\npause = '1m'\nlongest_pause = '30s'",
+        "partners.default.breaker.longest_pause (syncctl.toml line 3): 30s is shorter than pause (1m), with which",
+    ),
+    (
+        "[partners.default.breaker]\npause = '1h'",
+        "partners.default.breaker.longest_pause (syncctl.toml line 1): 10m is shorter than pause (1h)",
+    ),
     ("mongo_url = 'mongodb://h:x/db'", "mongo_url (syncctl.toml line 1): names no host:port that can be read"),
     ("[partners.default]\nrate = '50'", "partners.default.rate (syncctl.toml line 2): '50' is not a rate; write"),
     ("[partners.default]\nrate = '0/second'", "partners.default.rate (syncctl.toml line 2): '0/second' is not a rate"),
@@ -290,6 +335,50 @@ def test_the_lease_is_held_against_the_streams_own_partner(tmp_path: Path) -> No
 def test_a_batch_as_large_as_the_window_is_right(tmp_path: Path) -> None:
     (tmp_path / "syncctl.toml").write_text(STREAM + "batch_size = 50\nwindow = 50\n")
     assert load_settings(directory=tmp_path, environment={}).stream("orders").batch_size == 50
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ('result_status = "s"', {"result_status": 'is about an item of results; write results = "PATH" beside it'}),
+        ('result_accepted_when = "ok=true"', {"result_accepted_when": "is about an item of results"}),
+        (
+            'result_key = "k", result_status = "s"',
+            {"result_key": "is about an item of results", "result_status": "is about an item of results"},
+        ),
+        (
+            'results = "r"',
+            {"results": 'does not tell what became of a row; write result_status = "PATH" or result_acc'},
+        ),
+        ('results = "r", result_key = "k"', {"results": "does not tell what became of a row"}),
+        ('results = "r", result_key = "k", result_status = "s"', {}),
+        ('results = "$", result_accepted_when = "ok=true"', {}),
+        ('under = "rows", key = "ref"', {}),
+    ],
+)
+def test_what_is_said_of_an_answer_suffices_to_judge_a_row(
+    tmp_path: Path, shape: str, expected: dict[str, str]
+) -> None:
+    toml = f"{STREAM}batch = 10\nbatch_shape = {{ {shape} }}\n"
+    if not expected:
+        (tmp_path / "syncctl.toml").write_text(toml)
+        assert load_settings(directory=tmp_path, environment={}).stream("orders").batching.size == 10
+        return
+    told = fail(tmp_path, toml=toml)
+    assert len(told) == len(expected)
+    for key, text in expected.items():
+        (line,) = [
+            each for each in told if each.startswith(f"streams.orders.batch_shape.{key} (syncctl.toml line 5): ")
+        ]
+        assert text in line
+
+
+@pytest.mark.parametrize("schedule", ['["0s", "1m"]', '["5s"]'])
+def test_a_last_delay_that_can_be_repeated_is_right(tmp_path: Path, schedule: str) -> None:
+    (tmp_path / "syncctl.toml").write_text(STREAM + f'retry = {{ schedule = {schedule}, give_up_after = "3d" }}\n')
+    assert load_settings(directory=tmp_path, environment={}).stream("orders").retry.give_up_after_seconds == 3 * 86400
+    (tmp_path / "syncctl.toml").write_text(STREAM + "retry = { schedule = [] }\n")
+    assert load_settings(directory=tmp_path, environment={}).stream("orders").retry.delays_seconds == ()
 
 
 def test_all_wrong_values_are_told_at_once(tmp_path: Path) -> None:

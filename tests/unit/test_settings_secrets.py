@@ -71,7 +71,15 @@ def test_secrets_come_in_every_spelling(tmp_path: Path) -> None:
 
 
 BREAKERS = {
-    "redis_url": ["x{}", "redis:/{}", "{}:6379", "redis://:{}@h:port/0", "redis://:{}@/0", "redis://:{}@[h/0"],
+    "redis_url": [
+        "x{}",
+        "redis:/{}",
+        "{}:6379",
+        "redis://:{}@h:port/0",
+        "redis://:{}@/0",
+        "redis://:{}@[h/0",
+        "redis://h/0?password={}",
+    ],
     "mongo_url": [
         "{}",
         "mongodb://u:{}/x@h/db",
@@ -128,7 +136,7 @@ def test_no_error_shows_a_secret(tmp_path: Path, key: str, form: str, place: str
 
 LITERALS = [
     (f'redis_url = "redis://:{CANARY}@h/0"', "redis_url", '"${REDIS_URL}"'),
-    (f'redis_url = "unix:///run/r.sock?password={CANARY}"', "redis_url", '"${REDIS_URL}"'),
+    (f'redis_url = "redis://h/0?password={CANARY}"', "redis_url", '"${REDIS_URL}"'),
     (f'mongo_url = "mongodb://u:{CANARY}@h/db"', "mongo_url", '"${MONGO_URL}"'),
     (f'source_url = "mssql+pyodbc://u:{CANARY}@h/db"', "source_url", '"${SOURCE_URL}"'),
     (f'partner_url = "https://u:{CANARY}@h"', "partner_url", '"${PARTNER_URL}"'),

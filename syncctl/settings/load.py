@@ -37,7 +37,7 @@ def load_settings(
         flags: Values of the command line by key, as in `{"worker.concurrency": 8}`; None is a flag not given.
         flag_names: What an error calls a flag, by key, as in `{"redis_url": "--redis-url"}`.
         environment: What to read in place of `os.environ`, which is never changed.
-        files_from: Where the relative paths of NAME_FILE begin; the directory by default.
+        files_from: Where the relative paths of files begin; the directory by default.
 
     Raises:
         ConfigurationError: with one line for each wrong value: its key, where it stands, and the fix.
@@ -73,7 +73,7 @@ def build_settings(layers: Layers) -> Settings:
 def _read_layers(home: Path, names: Names, flags: Layer) -> Layers:
     tree, toml_lines = read_toml(home / TOML_FILE)
     dotenv, dotenv_lines, problems = read_dotenv(home / ENV_FILE)
-    layers = Layers(problems=problems, directory=home.absolute())
+    layers = Layers(problems=problems, directory=names.directory.absolute())
     names = replace(names, dotenv=dotenv)
 
     from_environment = VariableReader(

@@ -1,6 +1,7 @@
 """Rules that hold between settings: what one of them means for another."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path as FilePath
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -13,7 +14,7 @@ from syncctl.settings.layers import Layers
 from syncctl.settings.problems import Problem, suggest
 from syncctl.settings.sections import BreakerSettings, PartnerSettings, RetrySettings, StreamSettings
 from syncctl.settings.shape import Path
-from syncctl.settings.shaping import compile_template
+from syncctl.settings.shaping import check_schema, compile_template
 
 Tree = Mapping[str, Any]
 
@@ -35,6 +36,7 @@ def check_rules(tree: Tree, layers: Layers) -> list[Problem]:
             *(_check_names, _check_sizes, _check_batch, _check_batch_shape, _check_lease, _check_order, _check_retry),
         ):
             problems += _list_problems(("streams", name), rule(tree, stream), layers)
+        problems += _list_problems(("streams", name), _check_schema(stream, layers.directory), layers)
     return problems
 
 
@@ -120,6 +122,15 @@ def _check_shape(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:  # noqa
             yield "content_type", f"is {content_type}, and the row goes as JSON; write body, a template of that type"
         if stream.get("body_schema"):
             yield "body_schema", f"checks JSON, and content_type is {content_type}; leave one of the two out"
+
+
+def _check_schema(stream: Tree, directory: FilePath) -> Iterator[tuple[str, str]]:
+    file = _read(StreamSettings, stream, "body_schema")
+    if file and is_json(_read(StreamSettings, stream, "content_type") or "application/json"):
+        try:
+            check_schema(directory / file)
+        except ValueError as error:
+            yield "body_schema", str(error)
 
 
 def _check_names(tree: Tree, stream: Tree) -> Iterator[tuple[str, str]]:

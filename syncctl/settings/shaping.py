@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
@@ -10,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator
 from syncctl.core.content_types import is_json
 from syncctl.core.headers import is_header_name, is_ours, looks_secret
 from syncctl.core.mapping import parse_fields
+from syncctl.errors import ConfigurationError
 from syncctl.settings.fields import OptionalText
 
 SHAPING = ("endpoint", "delete_endpoint", "fields", "body", "headers", "content_type", "body_schema")
@@ -81,6 +83,20 @@ def compile_template(source: str, *, where: str = "", content_type: str = "text/
         TextTemplate(source, title="template", is_json=is_json(content_type))
     except ValueError as error:
         raise ValueError(f"{where}: {error}" if where else str(error)) from None
+
+
+def check_schema(path: Path) -> None:
+    """Check a JSON Schema file.
+
+    Raises:
+        ValueError: It cannot be used; the text says why.
+    """
+    from syncctl.partner.shape.schema import BodySchema
+
+    try:
+        BodySchema(path, key="body_schema")
+    except ConfigurationError as error:
+        raise ValueError(f"{path.name} cannot be used: {' '.join(error.why.split())}; {error.hint}") from None
 
 
 FieldTable = Annotated[dict[str, Any] | None, BeforeValidator(_read_table), AfterValidator(_check_fields)]

@@ -116,6 +116,7 @@ def test_the_env_example_shows_every_setting_with_its_default_and_nothing_else(t
 
 @pytest.mark.parametrize("in_force", [False, True])
 def test_the_examples_load(tmp_path: Path, in_force: bool) -> None:
+    (tmp_path / "orders.schema.json").write_text("{}")
     for name in (".env", "syncctl.toml"):
         text = (PROJECT / f"{name}.example").read_text(encoding="utf-8")
         text = without_rivals(uncomment(text)) if in_force else text
@@ -130,6 +131,7 @@ def test_each_example_loads_alone_with_everything_in_force(tmp_path: Path) -> No
     for name in (".env", "syncctl.toml"):
         alone = tmp_path / name.removeprefix(".")
         alone.mkdir()
+        (alone / "orders.schema.json").write_text("{}")
         text = (PROJECT / f"{name}.example").read_text(encoding="utf-8")
         (alone / name).write_text(without_rivals(uncomment(text)))
         settings = load_settings(directory=alone, environment=SECRETS)

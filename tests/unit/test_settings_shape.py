@@ -9,6 +9,7 @@ import pytest
 from syncctl.core.mapping import FieldRule
 from syncctl.errors import ConfigurationError
 from syncctl.settings import Settings, describe_settings, load_settings
+from syncctl.settings.append import append_stream
 
 HEAD = '[streams.orders]\ntable = "orders"\nstart = "now"\n'
 ENVIRONMENT = {"SOURCE_URL": "sqlite:///x", "PARTNER_URL": "https://h", "API_KEY": "k-998877"}
@@ -62,8 +63,54 @@ def test_deletes_need_not_be_sent(tmp_path: Path) -> None:
 
 
 def test_a_schema_lies_beside_the_settings(tmp_path: Path) -> None:
-    assert load(tmp_path, 'body_schema = "a/b.json"').stream("orders").body_schema == str(tmp_path / "a/b.json")
-    assert load(tmp_path, 'body_schema = "/a/b.json"').stream("orders").body_schema == "/a/b.json"
+    schema = tmp_path / "a" / "b.json"
+    schema.parent.mkdir()
+    schema.write_text('\ufeff{"minLength": 2.0}', encoding="utf-8")
+    assert load(tmp_path, 'body_schema = "a/b.json"').stream("orders").body_schema == str(schema)
+    assert load(tmp_path, f'body_schema = "{schema}"').stream("orders").body_schema == str(schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        (None, "No such file or directory"),
+        ("{", "it is not JSON: Expecting property name"),
+        ("\xff", "it is not JSON"),
+        ('{"type": "numbr"}', "$.type: 'numbr' is not valid"),
+        ('{"pattern": "["}', "$.pattern: '[' is not a 'regex'"),
+        ('{"items": {"patternProperties": {"[": {}}}}', "is not a 'regex'"),
+        ('{"properties": {"a": {"$ref": "#/$defs/nope"}}}', "it refers to #/$defs/nope, which is not in it"),
+        ('{"properties": {"a": {"$ref": "#nope"}}}', "it refers to #nope, which is not in it"),
+        ('{"$ref": "https://127.0.0.1:1/x.json"}', "it refers to https://127.0.0.1:1/x.json, and nothing is fetched"),
+        ('{"$ref": "#"}', "it refers to itself without an end"),
+        ("[" * 100_000, "it is nested too deeply"),
+        ('{"not":' * 20_000 + "{}" + "}" * 20_000, "nested too deeply"),
+    ],
+)
+def test_a_schema_that_cannot_be_used_is_an_error_of_the_settings(
+    tmp_path: Path, schema: str | None, told: str
+) -> None:
+    if schema is not None:
+        (tmp_path / "s.json").write_text(schema, encoding="latin-1")
+    line = complaint(tmp_path, 'body_schema = "s.json"')
+    assert line.startswith("streams.orders.body_schema (syncctl.toml line 4): s.json cannot be used: ")
+    assert told in line
+    assert "\n" not in line
+
+
+def test_a_stream_can_be_appended_beside_one_with_a_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "s.json").write_text("{}")
+    load(tmp_path, 'body_schema = "s.json"\n')
+    append_stream(tmp_path, "stock", '[streams.stock]\ntable = "stock"\nstart = "now"\n')
+    assert load_settings(directory=tmp_path, environment=ENVIRONMENT).stream_names == ("orders", "stock")
+
+
+def test_the_schema_of_a_body_that_is_not_json_is_not_read(tmp_path: Path) -> None:
+    told = complaint(tmp_path, 'body_schema = "s.json"\nbody = "a"\ncontent_type = "text/csv"')
+    assert "checks JSON" in told
+    assert "cannot be used" not in told
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The shape of a call as a whole: the page that describes it, its hash, its refusals."""
 
+import contextlib
 import json
 import re
 import tomllib
@@ -236,6 +237,81 @@ def test_a_reference_within_the_schema_and_to_a_dialect_is_followed(tmp_path: Pa
         prepare(write_schema(tmp_path, schema), make_record(payload={"id": 1, "total": 1}))
 
 
-def test_a_reference_that_leads_nowhere_fails_the_record(tmp_path: Path) -> None:
-    with pytest.raises(Unsendable, match="refers to"):
-        prepare(write_schema(tmp_path, {"$ref": "#/$defs/none"}), make_record(payload={"id": 1, "total": 1}))
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/$defs/none"},
+        {"$ref": "#/components/a", "components": {"a": {"$ref": "#/components/b"}}},
+        {"$ref": "#/components/a", "components": {"a": {"type": "numbr"}}},
+        {"$ref": "#/title", "title": "a"},
+        {"$ref": "#/x/a", "x": 1},
+        {"$ref": "https://x.example/b.json", "$id": "https://x.example/a.json"},
+        {"$dynamicRef": "#none"},
+        {"anyOf": [{"items": {"$ref": "#/$defs/none"}}]},
+        {"properties": {"const": {"$ref": "#/none"}}},
+        {"$schema": "http://json-schema.org/draft-04/schema#", "properties": {"a": {"$ref": "b.json"}}},
+        {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
+    ],
+)
+def test_a_reference_that_leads_nowhere_is_told_before_anything_is_sent(tmp_path: Path, schema: Any) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        prepare(write_schema(tmp_path, schema), make_record(payload={"id": 1, "total": 1}))
+    assert "it refers to" in error.value.why
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {
+            "$id": "https://x.example/root.json",
+            "$ref": "https://x.example/part.json",
+            "$defs": {"a": {"$id": "part.json", "required": ["x"]}},
+        },
+        {"$id": "https://x.example/root.json", "$ref": "#part", "$defs": {"a": {"$anchor": "part", "required": ["x"]}}},
+        {
+            "$schema": "http://json-schema.org/draft-04/schema#",
+            "id": "http://x.example/root.json",
+            "allOf": [{"$ref": "http://x.example/part.json"}],
+            "definitions": {"a": {"id": "part.json", "required": ["x"]}},
+        },
+        {"$ref": "#/components/a", "components": {"a": {"required": ["x"]}}},
+        {"required": ["x"], "properties": {"$ref": {"type": "string"}}},
+        {"required": ["x"], "properties": {"y": {"const": {"$ref": "#/none"}}, "z": {"enum": [{"$ref": "none.json"}]}}},
+        {"required": ["x"], "examples": [{"$ref": "none.json"}], "default": {"$ref": "#/none"}},
+        {"required": ["x"], "properties": {"y": {"minLength": 2.0, "maxItems": 1e1}}},
+    ],
+)
+def test_a_schema_that_is_right_is_not_refused(tmp_path: Path, schema: Any) -> None:
+    with pytest.raises(Unsendable, match=r"\$ lacks x"):
+        prepare(write_schema(tmp_path, schema), make_record(payload={"id": 1, "total": 1}))
+
+
+@pytest.mark.parametrize(
+    ("schema", "body", "told"),
+    [
+        ({"type": "string"}, "9" * 5000, "must be of type string"),
+        ({"const": 1}, '{"a": ' + "9" * 5000 + "}", "must be 1"),
+        ({"maximum": 1}, "1E+999999", "breaks maximum: 1"),
+        ({"multipleOf": 7}, "9" * 5000, "the schema cannot be checked: "),
+        ({"type": "integer"}, "1E-999999999999999999999", "the schema cannot be checked: "),
+        ({"$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}, "$ref": "#/$defs/a"}, "[" * 400 + "]" * 400, None),
+    ],
+)
+def test_a_body_that_a_schema_can_do_nothing_with_fails_its_record(
+    tmp_path: Path, schema: Any, body: str, told: str | None
+) -> None:
+    stream = replace(write_schema(tmp_path, schema), fields=(), body=body)
+    if told is None:
+        # As deep as it may be, what leaves is an outcome of the record.
+        with contextlib.suppress(Unsendable):
+            prepare(stream)
+        return
+    with pytest.raises(Unsendable) as error:
+        prepare(stream)
+    assert told in error.value.reason
+    assert len(error.value.reason) < 300
+
+
+def test_whole_numbers_are_integers_however_long_or_written(tmp_path: Path) -> None:
+    for body in ("9" * 5000, "1E+5000", "2.0", "-0.0", "1E+3"):
+        assert prepare(replace(write_schema(tmp_path, {"type": "integer"}), fields=(), body=body)).body == body.encode()

@@ -1,7 +1,7 @@
 """The check of a body against a JSON Schema, before anything is sent."""
 
 import decimal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ import simplejson
 from jsonschema.protocols import Validator
 from jsonschema.validators import extend, validator_for
 from jsonschema_specifications import REGISTRY
-from referencing.exceptions import Unresolvable
 
 from syncctl.errors import ConfigurationError
 from syncctl.partner.call import Unsendable
+from syncctl.partner.shape.json_text import read_exact
+from syncctl.partner.shape.references import find_dead_references
 from syncctl.partner.shape.sandbox import exact
 
 _LONGEST = 80
@@ -26,25 +27,26 @@ class BodySchema:
         path: The file; `key` is what errors call its setting.
 
     Raises:
-        ConfigurationError: It cannot be read, or is no JSON Schema.
+        ConfigurationError: It cannot be read, is no JSON Schema, or refers to what is not in it.
     """
 
     def __init__(self, path: Path, *, key: str) -> None:
         schema = _read_schema(path, key)
         dialect = validator_for(schema, default=jsonschema.Draft202012Validator)
         numbers = dialect.TYPE_CHECKER.redefine("integer", lambda _, value: _is_integer(value))
-        try:
-            dialect.check_schema(schema)
-        except jsonschema.SchemaError as error:
-            raise _wrong(path, key, f"{error.json_path}: {_shorten(error.message)}") from None
         checked = extend(dialect, type_checker=numbers)  # type: ignore[no-untyped-call]
         # Decimals on both sides, so that multipleOf = 0.01 is exact; a registry of its own, which fetches nothing.
         self._validator: Validator = checked(schema, registry=REGISTRY)
-        known = set(_list_texts(schema, "$id"))
-        for reference in _list_texts(schema, "$ref"):
-            target = reference.partition("#")[0]
-            if target and target not in known and target not in REGISTRY:
-                raise _wrong(path, key, f"it refers to {_shorten(target)}, and nothing is fetched: put that into $defs")
+        try:
+            dialect.check_schema(schema)
+            for reference, why in find_dead_references(schema, dialect):
+                raise _wrong(path, key, f"it refers to {_shorten(reference)}, {why}")
+            # A circle of references shows with any value.
+            list(self._validator.iter_errors({}))
+        except jsonschema.SchemaError as error:
+            raise _wrong(path, key, f"{error.json_path}: {_shorten(error.message)}") from None
+        except RecursionError:
+            raise _wrong(path, key, "it refers to itself without an end, or is nested too deeply") from None
 
     def check(self, body: bytes) -> None:
         """Check the bytes of a body that is JSON.
@@ -52,17 +54,16 @@ class BodySchema:
         Raises:
             Unsendable: It does not fit; names the place, and what is asked for there, never the value.
         """
-        document = simplejson.loads(body, use_decimal=True)
         try:
             with decimal.localcontext(exact):
-                errors = sorted(self._validator.iter_errors(document), key=lambda each: each.json_path)
-        except Unresolvable as error:
-            raise Unsendable(f"the schema refers to {_shorten(error.ref)}, which is not in it") from error
-        except (ArithmeticError, RecursionError) as error:
+                errors = sorted(self._validator.iter_errors(read_exact(body)), key=lambda each: each.json_path)
+            told = _explain(errors[0]) if errors else ""
+        except Exception as error:
+            # Whatever a schema and a value do to each other is about this one row.
             raise Unsendable(f"the schema cannot be checked: {type(error).__name__}") from error
         if errors:
             more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-            raise Unsendable(f"the body does not fit the schema: {errors[0].json_path} {_explain(errors[0])}{more}")
+            raise Unsendable(f"the body does not fit the schema: {errors[0].json_path} {told}{more}")
 
 
 def _explain(error: jsonschema.ValidationError) -> str:
@@ -102,11 +103,13 @@ def _is_integer(value: object) -> bool:
 
 def _read_schema(path: Path, key: str) -> Any:
     try:
-        schema = simplejson.loads(path.read_bytes(), use_decimal=True)
+        schema = read_exact(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise _wrong(path, key, error.strerror or "it cannot be read") from error
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:
         raise _wrong(path, key, f"it is not JSON: {error}") from error
+    except RecursionError as error:
+        raise _wrong(path, key, "it is nested too deeply") from error
     if not isinstance(schema, dict | bool):
         raise _wrong(path, key, "a schema is an object, or true or false")
     return schema
@@ -118,16 +121,3 @@ def _wrong(path: Path, key: str, why: str) -> ConfigurationError:
         why=why,
         hint=f"{key} is the path of a JSON Schema file, beside syncctl.toml",
     )
-
-
-def _list_texts(schema: Any, name: str) -> Iterator[str]:
-    """Yield the texts that stand under a name, at any depth."""
-    if isinstance(schema, Mapping):
-        for key, value in schema.items():
-            if key == name and isinstance(value, str):
-                yield value
-            else:
-                yield from _list_texts(value, name)
-    elif isinstance(schema, list):
-        for value in schema:
-            yield from _list_texts(value, name)

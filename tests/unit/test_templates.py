@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from decimal import Decimal
@@ -42,6 +43,12 @@ def test_what_a_template_writes(source: str, text: str) -> None:
     assert render(source) == text
 
 
+RECURSIVE = """
+{% for x in [[1, 2]] recursive %}
+{{ "[" if x is sequence else x | json }}{{ loop(x) if x is sequence }}{{ "]" if x is sequence else "," if loop.first }}
+{% endfor %}"""
+
+
 @pytest.mark.parametrize(
     ("source", "sent"),
     [
@@ -53,6 +60,17 @@ def test_what_a_template_writes(source: str, text: str) -> None:
         ("{{ {'n': [row.amount]} | tojson }}", {"n": [Decimal("1.10")]}),
         ('[{% for x in range(2) %}{{ "," if x else "" }}{{ x | json }}{% endfor %}]', [0, 1]),
         ("{% macro f(x) %}{{ x | json }}{% endmacro %}[{{ f(row.id) }}]", [7]),
+        ("{% set j = joiner(',') %}[{% for x in [1, 2] %}{{ j() }}{{ x | json }}{% endfor %}]", [1, 2]),
+        ("{% set j = joiner() %}[{% for x in [1, 2] %}{{ j() }}{{ x | json }}{% endfor %}]", [1, 2]),
+        ("{% macro f() %}[{{ caller() }}]{% endmacro %}{% call f() %}{{ row.id | json }}{% endcall %}", [7]),
+        (RECURSIVE, [1, 2]),
+        ('["{{ row.id | json }}", "{{ row.ok | json }}", "{{ \'x\' }}{{ row.note | json }}"]', ["7", "true", "xnull"]),
+        ('{"a\\"{{ row.id | json }}": "{% if row.ok %}{{ row.id | json }}{% endif %}"}', {'a"7': "7"}),
+        ('[{% for x in [1, 2] %}"{{ x | json }}"{{ "," if not loop.last }}{% endfor %}]', ["1", "2"]),
+        ("{% set x %}{{ row.id | json }}-{{ 'a' }}{% endset %}{{ x | json }}", "7-a"),
+        ("{% set x | upper %}a{% endset %}{{ x | json }}", "A"),
+        ('{"a": {{ row.id | json if row.ok else "null" }}}', {"a": 7}),
+        ('{"a": {{ row.name | escape | json }}}', {"a": "Ä &#34;x&#34;\n&lt;/script&gt;"}),
     ],
 )
 def test_what_a_template_of_json_writes(source: str, sent: Any) -> None:
@@ -101,6 +119,51 @@ def test_no_value_reaches_beyond_its_place_in_json(first: str, second: str) -> N
         "{% macro f(x) %}{{ x }}{% endmacro %}{{ f(row.name) }}",
         '{"a": {{ "x" ~ row.name }}}',
         "{{ row.name.strip() }}",
+        "{% set j = joiner(row.name) %}{{ j() }}{{ j() }}",
+        "{% set j = joiner(sep=row.name) %}{{ j() }}{{ j() }}",
+        "{% set j = joiner(*[row.name]) %}{{ j() }}{{ j() }}",
+        "{% set j = joiner(**{'sep': row.name}) %}{{ j() }}{{ j() }}",
+        "{% set j = joiner(',') %}{% set j = row.name.upper %}{{ j() }}",
+        "{% set j = joiner(',') %}{% for j in [row.name.upper] %}{{ j() }}{% endfor %}",
+        "{% set j = joiner(',') %}{% macro f(j) %}{{ j() }}{% endmacro %}{{ f(row.name.upper) }}",
+        "{% set j = joiner(',') %}{% set j %}{% endset %}{{ j() }}",
+        "{% set joiner = row.name.replace %}{% set j = joiner('a', 'b') %}{{ j() }}",
+        "{% set f = row.name.upper %}{{ f() }}",
+        "{% for f in [row.name.upper] %}{{ f() }}{% endfor %}",
+        "{% with f = row.name.upper %}{{ f() }}{% endwith %}",
+        "{% macro f() %}{% endmacro %}{% set f = row.name.upper %}{{ f() }}",
+        "{% macro f(g) %}{{ g() }}{% endmacro %}{{ f(row.name.upper) }}",
+        "{% macro f() %}{{ caller() }}{% endmacro %}{{ f(caller=row.name.upper) }}",
+        "{% macro f() %}{{ caller() }}{% endmacro %}{{ f(**{'caller': row.name.upper}) }}",
+        "{% macro f(caller=none) %}{{ caller() }}{% endmacro %}{{ f(row.name.upper) }}",
+        "{% set loop = row.name.upper %}{{ loop() }}",
+        "{% call row.name.format() %}{% endcall %}",
+        "{% set f = row.name.format %}{% call f() %}{% endcall %}",
+        "{% macro f() %}{{ caller() }}{% endmacro %}{% call f(caller=row.name.upper) %}{% endcall %}",
+        "{% set ns = namespace(f=row.name.upper) %}{{ ns.f() }}",
+        "{% set c = cycler(row.name) %}{{ c.next() }}",
+        "{% set n = cycler(row.name).next %}{{ n() }}",
+        "{% block b %}{{ row.name }}{% endblock %}",
+        "{% block b %}{% endblock %}{{ self.b() }}",
+        "{% print row.name %}",
+        "{% set x %}{{ row.id | json }}{% endset %}{{ x }}",
+        "{% set n = row.name %}{% set x | replace('X', n) %}X{% endset %}{{ x }}",
+        '{"a": {{ row.name | json | safe }}}',
+        '{"a": {{ (row.name | json) ~ row.name }}}',
+        '{"a": {{ row.name | json + row.name }}}',
+        "{{ '%s' | format(row.name) }}",
+        "{{ '%s' % row.name }}",
+        "{{ 'X' | replace('X', row.name) }}",
+        "{{ 'X'.replace('X', row.name) }}",
+        "{{ '{}'.format(row.name) }}",
+        "{{ [row.name] | join }}",
+        "{{ [row.name] | map('string') | join(',') }}",
+        "{{ row.name | escape }}",
+        "{{ row.name | default('x') }}",
+        "{{ row.name[0] }}",
+        "{{ row.name if row.ok }}",
+        "{{ 'a' if row.ok else row.name }}",
+        "{{ dict(a=row.name) }}",
     ],
 )
 def test_a_template_of_json_that_forgets_the_filter_is_refused(source: str) -> None:
@@ -111,10 +174,51 @@ def test_a_template_of_json_that_forgets_the_filter_is_refused(source: str) -> N
 @pytest.mark.parametrize(
     ("source", "told"),
     [
+        ("{% filter replace('X', row.name) %}X{% endfilter %}", "line 1: the body is JSON, which filter would change"),
+        (
+            "{% filter upper %}{{ row.name | json }}{% endfilter %}",
+            "line 1: the body is JSON, which filter would change",
+        ),
+        ("{% autoescape row.ok %}{{ row.name | json }}{% endautoescape %}", "which autoescape would change"),
+        ('{% macro f(x) %}{{ x | json }}{% endmacro %}["{{ f(row.name) }}"]', "line 1: quotes stand around f()"),
+        (
+            '{% macro f() %}{{ caller() }}{{ 1 | json }}{% endmacro %}["{% call f() %}{% endcall %}"]',
+            "quotes stand around",
+        ),
+    ],
+)
+def test_what_changes_the_text_of_json_is_refused(source: str, told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)):
+        TextTemplate(source, title="body", is_json=True)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        '["{{ row.name | json }}"]',
+        '{"a": "x {{ row.name | json }}"}',
+        '["{% if row.ok %}{{ row.name | json }}{% endif %}"]',
+        '["{{ row.name | json if row.ok else "b" }}"]',
+        '[{% for x in [row.name] %}"{{ x | json }}"{% endfor %}]',
+        '["\\"{{ row.name | json }}"]',
+        '["{{ [row.name] | json }}"]',
+        '{% macro f() %}["{{ row.name | json }}"]{% endmacro %}{{ f() }}',
+    ],
+)
+@pytest.mark.parametrize("name", [",1,", "a"])
+def test_a_text_between_quotes_of_the_template_ends_none_of_them(source: str, name: str) -> None:
+    with pytest.raises(Unsendable, match="a text stands between quotes; leave them out"):
+        render(source, {"name": name, "ok": True}, json=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
         ("{{ row.id", "line 1: unexpected end of template"),
         ("a\n{{ row.id | nope }}", "line 2: No filter named 'nope'"),
         ("{{ rwo.id }}", "there is no rwo; a template knows row, key, op, stream"),
         ("{{ now() }}", "there is no now"),
+        ("{{ _allowance }}", "there is no _allowance"),
         ("{{ lipsum() }}", "there is no lipsum"),
         ("{{ [1, 2] | random }}", "No filter named 'random'"),
         ("{{ row | attr('items') }}", "No filter named 'attr'"),

@@ -3,7 +3,7 @@
 import decimal
 import re
 import traceback
-from collections.abc import Iterator
+from typing import Any
 
 from jinja2 import TemplateSyntaxError, meta, nodes
 from jinja2.exceptions import SecurityError, UndefinedError
@@ -12,11 +12,14 @@ from syncctl.core.records import Record
 from syncctl.core.stream import Decimals
 from syncctl.partner.call import Unsendable
 from syncctl.partner.encoding import choose_values
-from syncctl.partner.shape.sandbox import GLOBALS, JSON_FILTERS, Columns, exact, open_sandbox
+from syncctl.partner.shape.bounds import ALLOWANCE, bound_tree
+from syncctl.partner.shape.json_rule import check_json_rule
+from syncctl.partner.shape.limits import TEXT_AT_MOST, Allowance, TooMuch
+from syncctl.partner.shape.sandbox import GLOBALS, Columns, exact, open_sandbox
 
 NAMES = ("row", "key", "op", "stream")
 _ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]{4,}")
-_TOLD = (UndefinedError, SecurityError, TypeError, ZeroDivisionError)
+_TOLD = (UndefinedError, SecurityError, TypeError, ZeroDivisionError, OverflowError)
 _ELSEWHERE = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 
 
@@ -38,21 +41,29 @@ class TextTemplate:
         sandbox = open_sandbox(decimals, is_markup=is_markup)
         try:
             tree = sandbox.parse(source)
-            self._template = sandbox.from_string(source)
+            _check(tree)
+            if is_json:
+                check_json_rule(tree)
+            self._template = sandbox.from_string(bound_tree(tree))
         except TemplateSyntaxError as error:
             raise ValueError(f"line {error.lineno}: {error.message}") from None
-        _check(tree, is_json=is_json)
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
+        except AssertionError as error:
+            # Jinja2's compiler loses names, as in {% set a | replace("b", row.c) %}.
+            raise ValueError(f"Jinja2 cannot compile it: {error}") from None
 
     def render(self, record: Record) -> str:
         """Return the text of a record. Safe to repeat: the same record gives the same text.
 
         Raises:
-            Unsendable: A column that is not there, or a value that cannot be written so.
+            Unsendable: A column that is not there, a value that cannot be written so, or more than a call may hold.
         """
         row = Columns(choose_values(record))
+        names = {"row": row, "key": Columns(record.key), "op": record.op, "stream": record.stream}
         try:
             with decimal.localcontext(exact):
-                text = self._template.render(row=row, key=Columns(record.key), op=record.op, stream=record.stream)
+                text = self._write(names)
         except Exception as error:
             told = str(error) if isinstance(error, _TOLD) else type(error).__name__
             raise Unsendable(f"{self._title}, line {_find_line(error)}: {told}") from error
@@ -60,34 +71,23 @@ class TextTemplate:
             raise Unsendable(f"{self._title} writes an object of Python, whose text is another in each process")
         return text
 
+    def _write(self, names: dict[str, Any]) -> str:
+        """Return what the template writes, as it is written: what is too long is not made first."""
+        parts, left = [], TEXT_AT_MOST
+        for part in self._template.generate({**names, ALLOWANCE: Allowance()}):
+            left -= len(part)
+            if left < 0:
+                raise TooMuch(f"it writes more than {TEXT_AT_MOST:,} characters")
+            parts.append(part)
+        return "".join(parts)
 
-def _check(tree: nodes.Template, *, is_json: bool) -> None:
+
+def _check(tree: nodes.Template) -> None:
     for elsewhere in tree.find_all(_ELSEWHERE):
         raise ValueError(f"line {elsewhere.lineno}: a template stands alone; it cannot include or import another")
     unknown = sorted(meta.find_undeclared_variables(tree) - {*NAMES, *GLOBALS})
     if unknown:
         raise ValueError(f"there is no {unknown[0]}; a template knows {', '.join(NAMES)}, as in {{{{ row.id }}}}")
-    if is_json:
-        for each in _list_written(tree):
-            if not _is_json(each):
-                hint = "as in {{ row.name | json }}"
-                raise ValueError(f"line {each.lineno}: the body is JSON, so each value must end in | json, {hint}")
-
-
-def _list_written(tree: nodes.Template) -> Iterator[nodes.Expr]:
-    for output in tree.find_all(nodes.Output):
-        yield from output.nodes
-
-
-def _is_json(expression: nodes.Expr | None) -> bool:
-    """Tell whether an expression writes JSON, or text of the template itself; a value of the row must be encoded."""
-    if isinstance(expression, nodes.CondExpr):
-        return _is_json(expression.expr1) and _is_json(expression.expr2)
-    if isinstance(expression, nodes.Filter):
-        return expression.name in JSON_FILTERS
-    if isinstance(expression, nodes.Call):
-        return isinstance(expression.node, nodes.Name)
-    return expression is None or isinstance(expression, nodes.TemplateData | nodes.Const)
 
 
 def _find_line(error: BaseException) -> int:

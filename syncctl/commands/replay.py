@@ -1,6 +1,8 @@
 """`syncctl replay`: send existing records again."""
 
+import re
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
     from syncctl.wiring import Services
 
 _POLL_SECONDS = 0.5
+FINGERPRINT_DIGITS = 12
+_FINGERPRINT = re.compile(r"[0-9a-f]{6,12}")
+_ERRORS_AT_MOST = 100_000
+_SHOWN_AT_MOST = 5
 
 
 def replay(
@@ -34,7 +40,7 @@ def replay(
     until: Until = None,
     error: Annotated[
         str | None,
-        typer.Option("--error", metavar="FINGERPRINT", help="Only records that failed with this error."),
+        typer.Option("--error", metavar="FINGERPRINT", help="Only records that failed with this error; 6 digits do."),
     ] = None,
     new_key: Annotated[
         bool, typer.Option("--new-key", help="A new Idempotency-Key also for what was never delivered.")
@@ -52,28 +58,30 @@ def replay(
     skipped. It is safe to repeat: what is already on its way is not replayed twice.
 
     Examples:
-        syncctl replay --dry-run                      how many failed records there are
-        syncctl replay --stream orders --yes --wait   all failed ones of a stream, and wait
-        syncctl replay --error 4f1d2c77 --since 24h   one error of the last day
+        syncctl replay --dry-run                          how many failed records there are
+        syncctl replay --stream orders --yes --wait       all failed ones of a stream, and wait
+        syncctl replay --error 4f1d2c77b05e --since 24h   one error of the last day
         syncctl replay --id 3f2a... --state delivered
-        syncctl replay --error 4f1d2c77 --new-key     the partner keeps its refusal by the old key
+        syncctl replay --error 4f1d2c77b05e --new-key     the partner keeps its refusal by the old key
     """
     from syncctl.pipeline.selection import Selection
 
+    states = _choose_states(state)
+    mark = None if error is None else _read_fingerprint(error, states)
     begin, end = parse_window(since, until)
     seconds = parse_seconds(timeout, flag="--timeout")
     with open_session(ctx) as services:
+        names = choose_known(services, stream)
+        if mark is not None and len(mark) < FINGERPRINT_DIGITS:
+            groups = services.failures(names, since=begin, until=end, limit=_ERRORS_AT_MOST).groups
+            mark = _complete_fingerprint(mark, [group["fingerprint"] for group in groups])
         selection = Selection(
-            ids=tuple(record_id or ()),
-            streams=choose_known(services, stream),
-            states=_choose_states(state),
-            since=begin,
-            until=end,
-            error=error,
+            ids=tuple(record_id or ()), streams=names, states=states, since=begin, until=end, error=mark
         )
         plan = services.replay(selection, dry_run=True, who=name_operator())
         if dry_run or plan.matched == plan.skipped:
-            return _report(plan, as_json=as_json)
+            _report(plan, as_json=as_json)
+            return ExitCode.DONE if mark is None or plan.matched else _miss(mark, states)
         count = plan.matched - plan.skipped
         if not ask_consent(f"replay {count:,} {'/'.join(selection.states)} records?", yes=yes):
             return ExitCode.TROUBLE
@@ -101,6 +109,50 @@ def _choose_states(states: list[str] | None) -> tuple[str, ...]:
                 hint=f"--state takes {', '.join(allowed)}",
             )
     return tuple(dict.fromkeys(states or ("failed",)))
+
+
+def _read_fingerprint(text: str, states: tuple[str, ...]) -> str:
+    """Return the fingerprint of an error, or its first digits, in small letters.
+
+    Raises:
+        UsageError: it is neither, or too short for the states.
+    """
+    mark = text.strip().lower()
+    if _FINGERPRINT.fullmatch(mark) is None:
+        raise UsageError(
+            f"--error {text} is no fingerprint of an error",
+            why=f"one has {FINGERPRINT_DIGITS} digits, 0 to 9 and a to f; its first 6 do where no other begins so",
+            hint="run: syncctl failures",
+        )
+    if len(mark) < FINGERPRINT_DIGITS and states != ("failed",):
+        raise UsageError(
+            f"--error {text} is not a whole fingerprint",
+            why="its first digits do for failed records alone",
+            hint=f"write all {FINGERPRINT_DIGITS} digits",
+        )
+    return mark
+
+
+def _complete_fingerprint(begin: str, known: Iterable[str]) -> str:
+    """Return the one fingerprint that begins so; the text itself where there is none.
+
+    Raises:
+        UsageError: there are several.
+    """
+    found = sorted(mark for mark in known if mark.startswith(begin))
+    if len(found) > 1:
+        raise UsageError(
+            f"--error {begin} is the beginning of {len(found)} errors",
+            why=", ".join(found[:_SHOWN_AT_MOST]) + (", ..." if len(found) > _SHOWN_AT_MOST else ""),
+            hint="write more of its digits",
+        )
+    return found[0] if found else begin
+
+
+def _miss(mark: str, states: tuple[str, ...]) -> ExitCode:
+    out.say(f"no {'/'.join(states)} record that is meant has the error {mark}")
+    out.say("next: syncctl failures")
+    return ExitCode.TROUBLE
 
 
 def _wait_until_finished(services: "Services", ids: list[str], *, seconds: float) -> ExitCode:

@@ -74,8 +74,9 @@ def test_a_replay_means_what_its_flags_say(run_syncctl: Run, settled: Settled) -
     for args, matched in (
         (("--since", "1h"), failed),
         (("--until", "1h"), 0),
-        (("--error", "0123abcd"), 0),
+        (("--error", "0123456789ab"), 0),
         (("--error", group["fingerprint"]), group["count"]),
+        (("--error", group["fingerprint"][:6].upper()), group["count"]),
         (("--state", "delivered"), delivered),
         (("--state", "failed", "--state", "delivered"), failed + delivered),
         (("--id", settled.failed_ids[0], "--id", "nope"), 1),
@@ -83,6 +84,31 @@ def test_a_replay_means_what_its_flags_say(run_syncctl: Run, settled: Settled) -
     ):
         plan = run_syncctl("replay", *args, "--dry-run", "--json", cwd=settled.directory)
         assert plan.json["matched"] == matched, args
+
+
+@pytest.mark.parametrize("error", ["0123456789ab", "012345"])
+def test_an_error_that_no_record_has_is_said(run_syncctl: Run, settled: Settled, error: str) -> None:
+    for flags in (("--dry-run",), ("--yes",)):
+        result = run_syncctl("replay", "--error", error, *flags, "--json", cwd=settled.directory)
+        assert (result.exit_code, result.json["matched"]) == (1, 0)
+        assert f"no failed record that is meant has the error {error}\nnext: syncctl failures\n" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("--error", "4f1d2"), "--error 4f1d2 is no fingerprint of an error"),
+        (("--error", "4f1d2c77b05e1"), "one has 12 digits, 0 to 9 and a to f"),
+        (("--error", "HTTP 422"), "run: syncctl failures"),
+        (("--error", "4f1d2c", "--state", "delivered"), "write all 12 digits"),
+    ],
+)
+def test_what_is_no_fingerprint_is_refused(
+    run_syncctl: Run, settled: Settled, args: tuple[str, ...], told: str
+) -> None:
+    result = run_syncctl("replay", *args, "--yes", cwd=settled.directory)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert told in result.stderr
 
 
 def test_cleanup_says_what_it_would_delete(run_syncctl: Run, settled: Settled) -> None:

@@ -1,0 +1,21 @@
+"""Which error `syncctl replay --error` means."""
+
+import pytest
+
+from syncctl.commands.replay import FINGERPRINT_DIGITS, _complete_fingerprint
+from syncctl.core.fingerprint import fingerprint
+from syncctl.errors import UsageError
+
+
+def test_a_fingerprint_has_so_many_digits() -> None:
+    assert len(fingerprint(422, "bad")) == FINGERPRINT_DIGITS
+
+
+def test_first_digits_mean_the_one_error_that_begins_so() -> None:
+    known = ["4f1d2c77b05e", "4f1d2c88b05e", "0123456789ab"]
+    assert _complete_fingerprint("012345", known) == "0123456789ab"
+    assert _complete_fingerprint("4f1d2c7", known) == "4f1d2c77b05e"
+    assert _complete_fingerprint("ffffff", known) == "ffffff"
+    with pytest.raises(UsageError, match="the beginning of 2 errors") as error:
+        _complete_fingerprint("4f1d2c", known)
+    assert error.value.why == "4f1d2c77b05e, 4f1d2c88b05e"

@@ -271,3 +271,22 @@ def test_a_redis_that_hangs_holds_a_command_up_for_one_timeout(
     done = run_syncctl("poll", "--once", "--json", cwd=directory, timeout=30)
     assert (done.exit_code, done.json["runs"][0]["logged"], done.json["runs"][0]["dispatched"]) == (0, 3, 0)
     assert "cannot reach Redis" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"body_schema": "gone.json"}, "streams.orders.body_schema (syncctl.toml line"),
+        ({"endpoint": "POST /orders?key=${PARTNER_TOKEN}"}, "streams.orders.endpoint (syncctl.toml line"),
+        ({"endpoint": "POST /a/../orders"}, "streams.orders.endpoint (syncctl.toml line"),
+    ],
+)
+def test_config_finds_what_would_go_wrong_later(
+    make_directory: MakeDirectory, settings: dict[str, str], told: str
+) -> None:
+    expect_error(run(make_directory(stream=settings), "config"), 2, told)
+
+
+@pytest.mark.parametrize("url", [f"redis://h/0?password={CANARY}", "unix:///run/redis.sock?db=0"])
+def test_config_refuses_a_url_of_redis_that_celery_cannot_read(make_directory: MakeDirectory, url: str) -> None:
+    expect_error(run(make_directory(redis_url=url), "config"), 2, "redis_url (.env line")

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,11 +11,12 @@ from syncctl.commands.options import AsJson, DryRun, Since, Streams, Until, Yes,
 from syncctl.commands.session import ask_consent, choose_known, name_operator, open_session
 from syncctl.commands.stopping import StopSignal
 from syncctl.console import out
-from syncctl.core.states import TERMINAL
+from syncctl.core.states import TERMINAL, State
 from syncctl.errors import ExitCode, TroubleFound, UsageError
 
 if TYPE_CHECKING:
     from syncctl.pipeline.replay import Replayed
+    from syncctl.pipeline.selection import Selection
     from syncctl.wiring import Services
 
 _POLL_SECONDS = 0.5
@@ -80,8 +81,10 @@ def replay(
         )
         plan = services.replay(selection, dry_run=True, who=name_operator())
         if dry_run or plan.matched == plan.skipped:
-            _report(plan, as_json=as_json)
-            return ExitCode.DONE if mark is None or plan.matched else _miss(mark, states)
+            _report(plan, as_json=as_json, nothing=not dry_run)
+            if not plan.matched:
+                _explain_nothing(selection)
+            return ExitCode.DONE
         count = plan.matched - plan.skipped
         if not ask_consent(f"replay {count:,} {'/'.join(selection.states)} records?", yes=yes):
             return ExitCode.TROUBLE
@@ -149,34 +152,72 @@ def _complete_fingerprint(begin: str, known: Iterable[str]) -> str:
     return found[0] if found else begin
 
 
-def _miss(mark: str, states: tuple[str, ...]) -> ExitCode:
-    out.say(f"no {'/'.join(states)} record that is meant has the error {mark}")
-    out.say("next: syncctl failures")
-    return ExitCode.TROUBLE
+def _explain_nothing(selection: "Selection") -> None:
+    """Say why nothing was meant, where something was named."""
+    states = "/".join(selection.states)
+    if selection.ids:
+        out.say(f"none of the {len(selection.ids)} ids is that of a {states} record")
+        out.say(f"next: syncctl show {selection.ids[0]}; then name its state: --state")
+    if selection.error is not None:
+        out.say(f"no {states} record that is meant has the error {selection.error}")
+        out.say("next: syncctl failures")
 
 
 def _wait_until_finished(services: "Services", ids: list[str], *, seconds: float) -> ExitCode:
-    """Wait until none of the records is on its way; tell how many are when the time is up."""
+    """Wait until none of the records is on its way, and tell what became of them; failed again is trouble.
+
+    What they wait for is told when it changes, and every half a minute how many there are.
+    """
     until = time.monotonic() + seconds
+    hold: str | None = None
     with (
         StopSignal(notice="not waiting any longer; the records go on") as stop,
         out.progress("replay", total=len(ids)) as show,
     ):
-        while (left := services.unfinished(ids)) and time.monotonic() < until:
+        while (left := _count_left(counts := services.count_by_state(ids))) and time.monotonic() < until:
             show(len(ids) - left)
+            if (found := _find_hold(services)) != hold:
+                hold = found
+                out.say(f"{left:,} to go; {hold}" if hold else f"{left:,} to go")
             if stop.wait(_POLL_SECONDS):
                 return stop.exit_code
     if left:
         raise TroubleFound(
             f"{left:,} of {len(ids):,} replayed records are not finished after {seconds:g} s",
-            why="they wait for their next attempt, or for a worker",
+            why=hold or "they wait for their next attempt, or for a worker",
             hint="run: syncctl status",
         )
-    out.say(f"all {len(ids):,} are finished")
+    ended = ", ".join(f"{count:,} {state}" for state, count in sorted(counts.items()))
+    out.say(f"all {len(ids):,} are finished: {ended}")
+    if counts.get(State.FAILED.value):
+        out.say("next: syncctl failures")
+        return ExitCode.TROUBLE
     return ExitCode.DONE
 
 
-def _report(result: "Replayed", *, as_json: bool) -> ExitCode:
+def _count_left(counts: Mapping[str, int]) -> int:
+    """Return how many records are on their way."""
+    return sum(count for state, count in counts.items() if State(state) not in TERMINAL)
+
+
+def _find_hold(services: "Services") -> str | None:
+    """Return what keeps records from being sent, in words; None where nothing does."""
+    status = services.status()
+    for partner in status.partners:
+        if partner["paused"]:
+            reason = partner["paused_reason"] or "no reason given"
+            return f"partner {partner['partner']} is paused: {reason}"
+        if partner["breaker"] == "open":
+            return f"partner {partner['partner']} counts as down: {partner['breaker_reason']}"
+    for stream in status.streams:
+        if stream["paused"]:
+            return f"stream {stream['stream']} is paused: {stream['paused_reason'] or 'no reason given'}"
+        if stream["breaker"] == "open":
+            return f"stream {stream['stream']} fails at its endpoint: {stream['breaker_reason']}"
+    return None if status.workers else "no worker is running"
+
+
+def _report(result: "Replayed", *, as_json: bool, nothing: bool = False) -> None:
     if as_json:
         out.print_json(
             {
@@ -186,10 +227,11 @@ def _report(result: "Replayed", *, as_json: bool) -> ExitCode:
                 "dry_run": result.dry_run,
             }
         )
+    elif nothing:
+        out.show("nothing to replay")
     elif result.dry_run:
         out.show(f"would replay {result.matched - result.skipped:,} of {result.matched:,} records")
     else:
         out.show(f"replayed {result.replayed:,} of {result.matched:,} records")
     if result.skipped:
         out.say(f"{result.skipped:,} skipped: a newer version of the row was delivered")
-    return ExitCode.DONE

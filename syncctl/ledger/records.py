@@ -1,5 +1,6 @@
 """The `records` collection: logging, finding what is due, and reading."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -235,15 +236,14 @@ class Records:
         return first, self._records.count_documents({**query, "fresh": False}, hint="in_flight")
 
     @edge
-    def count_unfinished(self, ids: Sequence[str]) -> int:
-        """Return how many of these records are not in a terminal state."""
-        unfinished = [State.PENDING.value, State.QUEUED.value, State.SENDING.value]
-        return sum(
-            self._records.count_documents(
-                {"_id": {"$in": list(ids[start : start + 1000])}, "state": {"$in": unfinished}}
-            )
-            for start in range(0, len(ids), 1000)
-        )
+    def count_by_state(self, ids: Sequence[str]) -> dict[str, int]:
+        """Return how many of these records are in which state; states of none are absent."""
+        counts: Counter[str] = Counter()
+        for start in range(0, len(ids), 1000):
+            match = {"_id": {"$in": list(ids[start : start + 1000])}}
+            for found in self._records.aggregate([{"$match": match}, {"$sortByCount": "$state"}]):
+                counts[found["_id"]] += int(found["count"])
+        return dict(counts)
 
     @edge
     def find(

@@ -113,7 +113,10 @@ def to_stream(settings: Settings, name: str) -> Stream:
             jitter=stream.retry.jitter,
             give_up_after_seconds=stream.retry.give_up_after,
         ),
-        outcomes={CONFLICT: Verdict.ACCEPTED} if stream.accept_conflict else {},
+        outcomes={
+            **({CONFLICT: Verdict.ACCEPTED} if stream.accept_conflict else {}),
+            **{int(status): Verdict(meant) for status, meant in stream.outcomes.items()},
+        },
         accepted_when=stream.accepted_when,
         ambiguous=stream.ambiguous,
         batch_size=stream.batch_size,

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from syncctl.core.stream import Ambiguous, Decimals, Mode, Order
 from syncctl.settings import endpoints, fields, masking, shaping
+from syncctl.settings.outcomes import OutcomeTable
 from syncctl.settings.section import Section, setting
 
 _SCHEDULE = ("5s", "1m", "5m", "30m", "2h", "6h", "12h", "24h")
@@ -57,7 +58,7 @@ class StreamSettings(Section):
     key: fields.TextList = setting((), "default: the primary key", sample=["id"])
     mode: Annotated[Mode | None, fields.Lower] = setting(
         None,
-        "rowversion | increasing | change_tracking | flag | snapshot; default: the safest the table allows",
+        "rowversion | increasing | change_tracking | flag | snapshot; default: rowversion, else increasing by the key",
         sample="rowversion",
     )
     cursor: fields.OptionalText = setting(
@@ -110,6 +111,9 @@ class StreamSettings(Section):
         None, "a JSON Schema file; a row that does not fit is failed and not sent", sample="orders.schema.json"
     )
     accept_conflict: bool = setting(False, "true: a 409 means that the partner has the record")
+    outcomes: OutcomeTable = setting(
+        {}, "what a status means, where not the usual: accepted | retry_later | rejected", sample={"403": "rejected"}
+    )
     accepted_when: fields.Condition = setting(
         None, "what the JSON of a 2xx must say to count as accepted", sample="result.status=ok"
     )

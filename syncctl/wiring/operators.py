@@ -85,9 +85,9 @@ class OperatorServices(RowServices):
                     self._dispatch_while_polling(name)()
         return done
 
-    def unfinished(self, ids: Sequence[str]) -> int:
-        """Return how many of these records are still on their way."""
-        return self.ledger.records.count_unfinished(ids)
+    def count_by_state(self, ids: Sequence[str]) -> dict[str, int]:
+        """Return how many of these records are in which state."""
+        return self.ledger.records.count_by_state(ids)
 
     def discard(self, selection: "Selection", *, reason: str, dry_run: bool = False, who: str) -> "Discarded":
         """Give records up; see `pipeline.replay.discard_records`."""

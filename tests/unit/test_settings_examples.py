@@ -38,6 +38,7 @@ SAMPLED = {  # what has no default, or one that only an example can show
         for key in (
             *("table", "query", "start", "key", "mode", "cursor", "endpoint"),
             *("where", "columns", "exclude", "mask", "timezone", "acknowledge", "acknowledge_failed", "accepted_when"),
+            "outcomes",
             *(
                 f"batch_shape.{key}"
                 for key in ("under", "results", "result_key", "result_status", "result_accepted_when")

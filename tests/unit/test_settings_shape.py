@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from syncctl.core.mapping import FieldRule
+from syncctl.core.outcome import Verdict
 from syncctl.errors import ConfigurationError
 from syncctl.settings import Settings, describe_settings, load_settings
 from syncctl.settings.append import append_stream
@@ -204,3 +205,24 @@ def test_the_variable_of_a_secret_is_known_where_it_came_by_name(tmp_path: Path)
     assert settings.find_secret_name("depot") == "API_KEY"
     assert settings.find_secret_name("default") == "PARTNER_TOKEN"
     assert load(tmp_path, "").find_secret_name("default") is None
+
+
+def test_what_a_status_means_can_be_said(tmp_path: Path) -> None:
+    text = 'accept_conflict = true\noutcomes = { 403 = "Rejected", 404 = "accepted" }'
+    stream = load(tmp_path, text).stream("orders")
+    assert stream.outcomes == {409: Verdict.ACCEPTED, 403: Verdict.REJECTED, 404: Verdict.ACCEPTED}
+    said = load(tmp_path, "", STREAMS__ORDERS__OUTCOMES='{"429": "rejected"}').stream("orders")
+    assert said.outcomes == {429: Verdict.REJECTED}
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "told"),
+    [
+        ('{ 99 = "accepted" }', "99 is no HTTP status from 200 to 599"),
+        ('{ 4xx = "accepted" }', "4xx is no HTTP status"),
+        ('{ 403 = "ignore" }', "403 must be one of accepted, retry_later, rejected"),
+        ('"403"', "must be a table, as in"),
+    ],
+)
+def test_a_status_that_means_nothing_is_refused(tmp_path: Path, outcomes: str, told: str) -> None:
+    assert told in complaint(tmp_path, f"outcomes = {outcomes}")

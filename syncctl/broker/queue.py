@@ -27,6 +27,19 @@ def retry_once() -> Retry:
     return Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
 
 
+def connect(url: str, *, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) -> Any:
+    """Return a client of this Redis; it connects when it is first asked something."""
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=min(5.0, timeout_seconds),
+        socket_keepalive=True,
+        health_check_interval=25,
+        retry=retry_once(),
+        client_name="syncctl",
+    )
+
+
 def unavailable(url: str, error: Exception) -> ServiceUnavailable:
     """Return the error for a Redis that cannot be reached; names the host, never the password."""
     parts = urlsplit(url)
@@ -64,15 +77,7 @@ class Broker:
     def __init__(self, url: str, *, prefix: str) -> None:
         self.url = url
         self.prefix = prefix
-        self._redis: Any = redis.Redis.from_url(
-            url,
-            socket_timeout=SOCKET_TIMEOUT_SECONDS,
-            socket_connect_timeout=5.0,
-            socket_keepalive=True,
-            health_check_interval=25,
-            retry=retry_once(),
-            client_name="syncctl",
-        )
+        self._redis = connect(url)
 
     def __enter__(self) -> Self:
         return self

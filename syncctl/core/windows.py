@@ -84,3 +84,17 @@ def decide_slots(*, concurrency: int, partners: int, max_in_flight: int) -> Slot
     for_all = max(1, concurrency - 1)
     for_one = max(1, for_all - 1) if partners > 1 else for_all
     return Slots(all=for_all, per_partner=min(for_one, max_in_flight))
+
+
+BATCH_UNDER_A_RATE_SECONDS = 5.0
+
+
+def shorten_batch(sizes: Sizes, stream: Stream, rate: tuple[int, float] | None) -> Sizes:
+    """Let a batch hold no more than a rate lets through in a few seconds: then its place in a worker is another's.
+
+    A rate of less than a call a second is not waited for in a worker, so its batches take no time.
+    """
+    if rate is None or rate[0] < rate[1]:
+        return sizes
+    calls = max(1, int(BATCH_UNDER_A_RATE_SECONDS * rate[0] / rate[1]))
+    return replace(sizes, batch=min(sizes.batch, calls * stream.batching.size))

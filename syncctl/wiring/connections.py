@@ -49,6 +49,8 @@ class Connections:
                 self.__dict__[name].close()
         for client in self._clients.values():
             client.close()
+        for rate in self._rates.values():
+            rate.close()
 
     @cached_property
     def ledger(self) -> "Ledger":

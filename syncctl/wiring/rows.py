@@ -1,5 +1,6 @@
 """The way of a row: what workers and Beat have done."""
 
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from syncctl.logs import get_logger
 from syncctl.wiring.connections import Connections
 
 if TYPE_CHECKING:
+    from syncctl.broker.rate import SharedRate
     from syncctl.pipeline.deliver import Delivery
     from syncctl.pipeline.poll import Run
     from syncctl.pipeline.upkeep import Upkeep
@@ -59,19 +61,38 @@ class RowServices(Connections):
         return dispatch
 
     def dispatch(self, name: str) -> int:
-        """Queue what is due of one stream; see `pipeline.dispatch.dispatch_stream`."""
-        from dataclasses import replace
+        """Queue what is due of one stream; see `pipeline.dispatch.dispatch_stream`.
 
-        from syncctl.pipeline.dispatch import dispatch_stream
-
+        Under a slow rate nothing is queued before its next turn is near, and then it goes by lot which of the partner's
+        streams has it: else the one that always asks first would have all of them.
+        """
         self.ledger.ensure_prepared()
         stream = self.settings.stream(name)
+        rate = self._find_rate(stream)
+        if rate is None or not rate.is_slow:
+            return self._dispatch(stream)
+        if not rate.is_turn_near():
+            return 0
+        streams = self.settings.streams
+        names = [each for each in self.settings.stream_names if streams[each].partner == stream.partner]
+        for each in random.sample(names, len(names)):
+            if queued := self._dispatch(self.settings.stream(each)):
+                return queued if each == name else 0
+        return 0
+
+    def _dispatch(self, stream: Stream) -> int:
+        from dataclasses import replace
+
+        from syncctl.core.windows import shorten_batch
+        from syncctl.pipeline.dispatch import dispatch_stream
+
         sizes = self.sizes(stream)
         slots = min(self._count_slots(), self.settings.partner(stream.partner).max_in_flight)
         if slots:
             # More than the live workers can take in hand would only wait in Redis while its leases run.
             window = min(sizes.window, slots * sizes.batch)
             sizes = replace(sizes, window=window, retries=max(1, window // 2))
+        sizes = shorten_batch(sizes, stream, self.settings.partner(stream.partner).rate)
         return dispatch_stream(
             ledger=self.ledger,
             stream=stream,
@@ -106,36 +127,42 @@ class RowServices(Connections):
         self, name: str, token: str, ids: Sequence[str], *, should_stop: Callable[[], bool] = lambda: False
     ) -> "Delivery":
         """Deliver one batch; see `pipeline.deliver.deliver_batch`."""
+        from dataclasses import replace
+
         from syncctl.partner.batch import send_batch
         from syncctl.pipeline.deliver import deliver_batch
 
         stream = self.settings.stream(name)
-        return deliver_batch(
+        rate = self._find_rate(stream)
+        turns = rate.begin() if rate is not None else None
+        delivery = deliver_batch(
             ledger=self.ledger,
             stream=stream,
             partner=self.settings.partner(stream.partner),
             client=self.partner_client(stream),
             send_batch=send_batch,
             sizes=self.sizes(stream),
-            wait_for_turn=self._wait_for_turn(stream),
+            wait_for_turn=turns.wait if turns is not None else lambda may_wait: may_wait(),
             token=token,
             ids=ids,
             worker=self.worker,
             should_stop=should_stop,
         )
+        # More would be queued only to wait as well: upkeep asks again, and others' batches do at their end.
+        return replace(delivery, waits=delivery.waits or (turns is not None and turns.given_up))
 
-    def _wait_for_turn(self, stream: Stream) -> Callable[[Callable[[], bool]], bool]:
-        """Return what waits for the partner's rate; it says no when Redis, which keeps the rate, is away."""
+    def _find_rate(self, stream: Stream) -> "SharedRate | None":
+        """Return the partner's rate, which Redis keeps; None where it has none."""
         from syncctl.broker.rate import SharedRate
 
         partner = self.settings.partner(stream.partner)
         if partner.rate is None:
-            return lambda may_wait: may_wait()
+            return None
         if partner.name not in self._rates:
             calls, seconds = partner.rate
             url, prefix = self.settings.redis_url, f"{self.settings.redis_prefix}:"
             self._rates[partner.name] = SharedRate(url, prefix=prefix, name=partner.name, calls=calls, seconds=seconds)
-        return self._rates[partner.name].wait
+        return self._rates[partner.name]
 
     def put_back(self, stream: str, token: str, ids: Sequence[str]) -> int:
         """Put a queued batch back that this worker cannot take in hand."""

@@ -1,12 +1,9 @@
-"""Redis beside Celery: what waits in the queues, and the rate that all workers share."""
+"""Redis beside Celery: what waits in the queues."""
 
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,6 @@ import pytest
 from redis import Redis
 
 from syncctl.broker.queue import Broker
-from syncctl.broker.rate import SharedRate
 from syncctl.errors import ServiceUnavailable
 from tests.harness.commands import clean_environment
 
@@ -88,48 +84,3 @@ def test_a_redis_that_is_not_there() -> None:
             assert error.hint == "check REDIS_URL, then run: syncctl doctor redis"
             assert "s3cr3t" not in f"{error}{error.hint}"
             assert "\n" not in error.why
-
-
-def patience(looks: int) -> Any:
-    """Return what says yes so many times."""
-    left = iter([True] * looks)
-    return lambda: next(left, False)
-
-
-def rate(redis_url: str, prefix: str, calls: int, seconds: float) -> SharedRate:
-    return SharedRate(redis_url, prefix=prefix, name="default", calls=calls, seconds=seconds)
-
-
-def test_all_workers_share_one_rate(redis_url: str, redis_prefix: str) -> None:
-    workers = [rate(redis_url, redis_prefix, 7, 86_400.0) for _ in range(3)]
-    with ThreadPoolExecutor(3) as threads:
-        turns = list(threads.map(lambda n: workers[n % 3].wait(patience(1)), range(30)))
-    assert sum(turns) == 7
-    other = SharedRate(redis_url, prefix=redis_prefix, name="another", calls=1, seconds=86_400.0)
-    assert other.wait(patience(1))
-
-
-def test_a_turn_comes_when_the_span_is_over(redis_url: str, redis_prefix: str) -> None:
-    limited = rate(redis_url, redis_prefix, 1, 1.0)
-    assert limited.wait(patience(1))
-    assert limited.wait(lambda: True)
-
-
-def test_who_may_not_wait_gets_no_turn(redis_url: str, redis_prefix: str) -> None:
-    limited = rate(redis_url, redis_prefix, 1, 86_400.0)
-    assert not limited.wait(lambda: False)
-    assert limited.wait(patience(1))
-    stopped = threading.Event()
-    looks = iter(repeat(True, 2))
-
-    def may_wait() -> bool:
-        if next(looks, None) is None:
-            stopped.set()
-        return not stopped.is_set()
-
-    assert not limited.wait(may_wait)
-
-
-def test_without_redis_nobody_gets_a_turn(redis_prefix: str) -> None:
-    """Without it the rate cannot be kept."""
-    assert not rate("redis://localhost:1/0", redis_prefix, 1000, 1.0).wait(lambda: True)

@@ -3,11 +3,12 @@
 import math
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncctl.core.stream import Partner, RetrySchedule, Stream
-from syncctl.core.windows import Sizes, decide_margin_seconds, decide_sizes, decide_slots
+from syncctl.core.stream import Batching, Partner, RetrySchedule, Stream
+from syncctl.core.windows import Sizes, decide_margin_seconds, decide_sizes, decide_slots, shorten_batch
 
 RATES = st.none() | st.tuples(st.integers(1, 10_000), st.sampled_from([1.0, 60.0, 3600.0, 86400.0]))
 SETTINGS = st.fixed_dictionaries(
@@ -106,6 +107,18 @@ def test_and_one_for_the_other_partners(concurrency: int, partners: int) -> None
     found = decide_slots(concurrency=concurrency, partners=partners, max_in_flight=64)
     assert found.per_partner < found.all
     assert decide_slots(concurrency=concurrency, partners=1, max_in_flight=64).per_partner == found.all
+
+
+@pytest.mark.parametrize(
+    ("rate", "rows", "batch"), [((50, 1.0), 1, 100), ((2, 1.0), 1, 10), ((2, 1.0), 5, 50), ((59, 60.0), 1, 100)]
+)
+def test_a_batch_under_a_rate_soon_gives_its_place_to_others(rate: tuple[int, float], rows: int, batch: int) -> None:
+    stream = Stream(
+        name="orders", source="s", partner="p", retry=RetrySchedule(delays_seconds=(1.0,)), batching=Batching(size=rows)
+    )
+    found = shorten_batch(sizes(timeout_seconds=1.0), stream, rate)
+    assert (found.batch, found.window) == (batch, 2000)
+    assert shorten_batch(found, stream, None) == found
 
 
 @given(st.floats(0.5, 1000), st.floats(0.1, 400))

@@ -1,0 +1,194 @@
+"""A partner's rate, which all workers share: turns by Redis's clock, evenly paced, or never too many in a span."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from syncctl.broker.rate import AHEAD_SECONDS, AT_ONCE_SECONDS, SharedRate
+from syncctl.errors import ServiceUnavailable
+
+MakeRate = Callable[..., SharedRate]
+DAY = 86_400.0
+
+
+@pytest.fixture
+def rate(redis_url: str, redis_prefix: str) -> Iterator[MakeRate]:
+    """Return what opens a worker's view of a partner's rate."""
+    opened: list[SharedRate] = []
+
+    def make(calls: int, seconds: float, *, name: str = "default") -> SharedRate:
+        opened.append(SharedRate(redis_url, prefix=redis_prefix, name=name, calls=calls, seconds=seconds))
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+def patience(looks: int) -> Any:
+    """Return what says yes so many times."""
+    left = iter([True] * looks)
+    return lambda: next(left, False)
+
+
+def take_turns(rates: list[SharedRate], *, seconds: float, threads: int) -> list[float]:
+    """Return when turns came to the batches of several workers, each with several threads, sorted."""
+    ends_at = time.monotonic() + seconds
+    came: list[float] = []
+
+    def run(turns: Any) -> None:
+        while turns.wait(lambda: time.monotonic() < ends_at):
+            came.append(time.monotonic())
+
+    batches = [each.begin() for each in rates]
+    with ThreadPoolExecutor(len(batches) * threads) as pool:
+        list(pool.map(run, batches * threads))
+    return sorted(came)
+
+
+def most_within(came: list[float], seconds: float) -> int:
+    return max(sum(1 for other in came if each <= other < each + seconds) for each in came)
+
+
+def test_turns_are_paced_evenly_over_all_workers(rate: MakeRate) -> None:
+    calls, seconds = 100, 4.0
+    came = take_turns([rate(calls, 1.0) for _ in range(4)], seconds=seconds, threads=3)
+    assert calls * 0.95 <= (len(came) - 1) / (came[-1] - came[0]) <= calls * 1.05
+    assert most_within(came, 1.0) <= calls * 1.1
+    # Fixed windows would let a whole second's calls come here.
+    assert most_within(came, 0.2) <= calls * 0.2 * 2
+
+
+def test_after_a_rest_no_more_than_a_tenth_of_a_second_comes_at_once(rate: MakeRate) -> None:
+    rested = rate(50, 1.0)
+    for _ in range(2):
+        near = 0
+        while True:
+            taken, seconds = rested.take()
+            if not taken or seconds > 0:
+                break
+            near += 1
+        assert near <= 50 * AT_ONCE_SECONDS
+        while rested.take()[1] > 0:
+            time.sleep(0.02)
+
+
+def test_a_turn_is_given_out_a_little_before_it_comes(rate: MakeRate) -> None:
+    paced = rate(50, 1.0)
+    waits = [paced.take() for _ in range(50)]
+    given = [seconds for taken, seconds in waits if taken]
+    assert given == sorted(given)
+    assert max(given) <= AHEAD_SECONDS
+    assert 0 < len(given) < 20
+
+
+@pytest.mark.parametrize("most", [1, 7])
+def test_a_slow_rate_is_kept_in_every_span(rate: MakeRate, most: int) -> None:
+    """Three workers, thirty calls: those that the span holds come at once, and no more for the rest of it."""
+    workers = [rate(most, DAY).begin() for _ in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        turns = list(threads.map(lambda n: workers[n % 3].wait(patience(2)), range(30)))
+    assert sum(turns) == most
+    assert rate(1, DAY, name="another").begin().wait(patience(2))
+
+
+def test_and_a_span_begins_wherever_a_turn_was(rate: MakeRate, redis_url: str, redis_prefix: str) -> None:
+    slow = rate(2, 60.0)
+    assert [slow.take()[0] for _ in range(3)] == [True, True, False]
+    key = f"{redis_prefix}rate:rolling:default"
+    with Redis.from_url(redis_url) as redis:
+        newest, oldest = (int(each) for each in redis.lrange(key, 0, -1))
+        redis.lset(key, -1, oldest - 60_500_000)
+        assert [slow.take()[0] for _ in range(2)] == [True, False]
+        assert int(redis.lindex(key, -1) or 0) == newest
+        assert 0 < redis.pttl(key) <= 60_602
+
+
+def test_a_turn_that_is_far_off_is_given_up_at_once(rate: MakeRate) -> None:
+    slow = rate(1, 60.0)
+    turns = slow.begin()
+    assert slow.is_turn_near()
+    assert turns.wait(lambda: True)
+    assert not slow.is_turn_near()
+    # As long as it may wait: else this would never end.
+    assert not turns.wait(lambda: True)
+    assert turns.given_up
+    assert not turns.wait(pytest.fail)
+
+
+def test_a_turn_that_is_near_is_waited_for(rate: MakeRate) -> None:
+    turns = rate(1, 1.0).begin()
+    began = time.monotonic()
+    assert [turns.wait(lambda: True) for _ in range(3)] == [True] * 3
+    assert time.monotonic() - began >= 2.0
+    assert not turns.given_up
+
+
+def test_who_comes_too_late_again_and_again_makes_room(rate: MakeRate) -> None:
+    """At two calls a second ten batches would wait five seconds each: some go, and the rate is used all the same."""
+    batches = [rate(2, 1.0).begin() for _ in range(10)]
+    ends_at = time.monotonic() + 6
+    turns: list[bool] = []
+
+    def run(batch: Any) -> None:
+        while batch.wait(lambda: time.monotonic() < ends_at):
+            turns.append(True)
+
+    with ThreadPoolExecutor(10) as pool:
+        list(pool.map(run, batches))
+    assert 0 < sum(batch.given_up for batch in batches) < 10
+    assert 11 <= len(turns) <= 13
+
+
+def test_who_may_not_wait_gets_no_turn_and_has_not_given_up(rate: MakeRate) -> None:
+    turns = rate(1, DAY).begin()
+    assert not turns.wait(lambda: False)
+    assert not turns.given_up
+    assert turns.wait(patience(2))
+
+
+def test_while_one_thread_waits_another_hears_that_it_may_not(rate: MakeRate) -> None:
+    turns = rate(1, 1.0).begin()
+    assert turns.wait(lambda: True)
+    stopped = threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(turns.wait, lambda: not stopped.is_set()) for _ in range(2)]
+        stopped.set()
+        assert [each.result(timeout=20) for each in waiting] == [False, False]
+
+
+@pytest.mark.parametrize(("calls", "seconds"), [(50, 1.0), (5, 60.0)])
+def test_a_clock_of_redis_that_was_set_back_stops_nobody_for_long(
+    rate: MakeRate, redis_url: str, redis_prefix: str, calls: int, seconds: float
+) -> None:
+    limited = rate(calls, seconds)
+    for _ in range(calls):
+        limited.take()
+    with Redis.from_url(redis_url) as redis:
+        in_an_hour = redis.time()[0] * 1_000_000 + 3_600_000_000
+        if limited.is_slow:
+            key = f"{redis_prefix}rate:rolling:default"
+            for index in range(redis.llen(key)):
+                redis.lset(key, index, in_an_hour)
+        else:
+            redis.set(f"{redis_prefix}rate:paced:default", in_an_hour)
+        # A paced one goes on; of a slow one a span's calls may have been made just now.
+        assert limited.take()[0] is not limited.is_slow
+        assert limited.take()[1] <= seconds + 0.5
+
+
+def test_without_redis_nobody_gets_a_turn(redis_prefix: str) -> None:
+    """Without it the rate cannot be kept."""
+    for calls, seconds in ((1000, 1.0), (1, 60.0)):
+        away = SharedRate("redis://localhost:1/0", prefix=redis_prefix, name="p", calls=calls, seconds=seconds)
+        turns = away.begin()
+        assert not turns.wait(lambda: True)
+        assert turns.given_up
+        with pytest.raises(ServiceUnavailable, match="cannot reach Redis"):
+            away.is_turn_near()
+        away.close()

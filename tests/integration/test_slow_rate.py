@@ -1,0 +1,108 @@
+"""A rate of less than a call a second: nobody waits for it in a worker, and streams share it by lot."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from syncctl.local.partner import LocalPartner
+from syncctl.settings import load_settings
+from syncctl.wiring import Services
+from tests.harness.settings_files import write_settings
+from tests.harness.source_db import SourceDb
+
+Message = tuple[str, str, Sequence[str]]
+
+
+class Worker(Services):
+    """A worker whose messages a test takes in hand."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.messages: list[Message] = []
+
+    def publish(self, stream: str, token: str, ids: Sequence[str]) -> None:
+        self.messages.append((stream, token, ids))
+
+    def deliver_all(self) -> list[Any]:
+        messages, self.messages = self.messages, []
+        return [self.deliver(*each) for each in messages]
+
+
+@pytest.fixture
+def worker(
+    mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, tmp_path: Path, partner: LocalPartner
+) -> Iterator[Callable[..., Worker]]:
+    """Return what makes a worker with two streams of ten rows each, polled, to a partner with a rate."""
+    source_db.create_orders(10)
+    opened: list[Worker] = []
+
+    def make(rate: str) -> Worker:
+        stream = {"table": "orders", "key": ["id"], "mode": "increasing", "cursor": "id", "start": "beginning"}
+        directory = write_settings(
+            tmp_path / "settings",
+            mongo_url=mongo_url,
+            redis_url=redis_url,
+            redis_prefix=redis_prefix,
+            source_url=source_db.url,
+            partner_url=partner.url,
+            sections={"partners": {"default": {"rate": rate}}, "streams": {"stock": {**stream, "endpoint": "POST /x"}}},
+        )
+        made = Worker(load_settings(directory=directory, environment={}))
+        opened.append(made)
+        for name in ("orders", "stock"):
+            made.poll(name)
+        for name, token, ids in made.messages:
+            assert made.put_back(token, ids), name
+        made.messages.clear()
+        return made
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+def test_what_has_no_turn_goes_back_at_once_and_is_not_asked_for_again(
+    worker: Callable[..., Worker], partner: LocalPartner
+) -> None:
+    slow = worker("3/minute")
+    while slow.dispatch("orders"):
+        pass
+    assert sum(len(ids) for _, _, ids in slow.messages) > 3
+    done = slow.deliver_all()
+    assert [sum(getattr(each, name) for each in done) for name in ("delivered", "failed", "retrying")] == [3, 0, 0]
+    assert any(each.waits for each in done)
+    assert all(each.waits for each in done if each.returned)
+    assert len(partner.calls()) == 3
+    assert (slow.dispatch("orders"), slow.messages) == (0, [])
+    counts = slow.ledger.records.count_states(["orders", "stock"])
+    assert sum(counts[name]["pending"] for name in counts) == 17
+    assert sum(counts[name]["sending"] + counts[name]["queued"] for name in counts) == 0
+
+
+def test_streams_of_one_partner_have_its_turns_by_lot(
+    worker: Callable[..., Worker], redis_url: str, redis_prefix: str
+) -> None:
+    slow = worker("1/minute")
+    had = set()
+    with Redis.from_url(redis_url) as redis:
+        for _ in range(60):
+            slow.dispatch("orders")
+            names = {name for name, _, _ in slow.messages}
+            assert len(names) == 1
+            had |= names
+            slow.deliver_all()
+            redis.delete(f"{redis_prefix}:rate:rolling:default")
+            if len(had) == 2:
+                break
+    assert had == {"orders", "stock"}
+
+
+def test_a_rate_of_a_call_a_second_is_waited_for(worker: Callable[..., Worker], partner: LocalPartner) -> None:
+    paced = worker("60/minute")
+    paced.dispatch("orders")
+    name, token, ids = paced.messages[0]
+    assert len(ids) == 5, "no more than a few seconds' worth"
+    assert paced.deliver(name, token, ids).delivered == 5

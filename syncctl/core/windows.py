@@ -74,7 +74,10 @@ class Slots:
 
 
 def decide_slots(*, concurrency: int, partners: int, max_in_flight: int) -> Slots:
-    """Keep one of a worker's processes for polls and upkeep and, with several partners, one for the others.
+    """Keep one of a worker's processes for polls and upkeep, and share the others out among the partners.
+
+    Whatever all partners but one hold, one is left for that one, as far as there are as many as partners: several may
+    hang at once, or wait for their rate.
 
     Args:
         concurrency: The worker's processes or threads.
@@ -82,7 +85,7 @@ def decide_slots(*, concurrency: int, partners: int, max_in_flight: int) -> Slot
         max_in_flight: The partner's; each batch makes one call at least.
     """
     for_all = max(1, concurrency - 1)
-    for_one = max(1, for_all - 1) if partners > 1 else for_all
+    for_one = max(1, (for_all - 1) // (partners - 1)) if partners > 1 else for_all
     return Slots(all=for_all, per_partner=min(for_one, max_in_flight))
 
 

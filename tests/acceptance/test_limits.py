@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -128,3 +129,53 @@ def test_a_hung_partner_beside_a_healthy_one(
     streams = {each["stream"]: each for each in status["streams"]}
     assert streams["lost"]["counts"]["delivered"] == 0
     assert sum(streams["lost"]["counts"][state] for state in ("pending", "retrying", "queued", "sending")) == 300
+
+
+@pytest.mark.parametrize("others", ["slow", "hung"])
+def test_two_partners_that_keep_their_batches_waiting_beside_a_healthy_one(
+    mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, tmp_path: Path,
+    hung: str, start_syncctl: Start, eventually: Callable[..., Any], others: str,
+) -> None:  # fmt: skip
+    """With a worker as it is by default. They are idle at first: so long does the healthy one take alone."""
+    batch = 300
+    source_db.create_orders()
+    source_db.create_orders(table="others")
+    stream = {"table": "others", "cursor": "id", "key": ["id"], "start": "beginning", "poll_every": "1s"}
+    with CountingPartner(latency_seconds=0.01) as healthy, CountingPartner(latency_seconds=0.01) as slow:
+        partner = {"url": hung, "timeout_seconds": 25} if others == "hung" else {"url": slow.url, "rate": "1/minute"}
+        directory = write_settings(
+            tmp_path / "settings",
+            mongo_url=mongo_url,
+            redis_url=redis_url,
+            redis_prefix=redis_prefix,
+            source_url=source_db.url,
+            partner_url=healthy.url,
+            sections={
+                "partners": {"default": {}, "one": partner, "two": partner},
+                "streams": {
+                    name: {**stream, "mode": "increasing", "partner": name, "endpoint": "POST /x"}
+                    for name in ("one", "two")
+                },
+            },
+        )
+        start_syncctl("worker", cwd=directory)
+        start_syncctl("beat", cwd=directory)
+
+        def time_orders(rows: int) -> float:
+            first, added_at = len(healthy.arrivals) + 1, time.monotonic()
+            source_db.add_orders(range(first, first + rows))
+            eventually(lambda: len(healthy.arrivals) >= first + rows - 1, timeout=70)
+            return healthy.arrivals[first + rows - 2] - added_at
+
+        def are_waiting() -> bool:
+            streams = json.loads(run_syncctl("status", "--json", cwd=directory).stdout)["streams"]
+            at_work = [each for each in streams if each["stream"] != "orders" and each["counts"]["sending"]]
+            return len(slow.arrivals) == 2 if others == "slow" else len(at_work) == 2
+
+        time_orders(1)  # the worker has begun, too
+        alone = max(time_orders(batch) for _ in range(2))
+        source_db.add_orders(range(1, 201), table="others")
+        eventually(are_waiting, timeout=60)
+        beside = time_orders(batch)
+        print(f"{alone:.1f} s alone, {beside:.1f} s beside two that are {others}")  # noqa: T201 - the figure by hand
+    assert beside <= 5 * alone

@@ -106,6 +106,9 @@ def test_a_worker_of_several_processes_keeps_one_for_polls(concurrency: int, par
 def test_and_one_for_the_other_partners(concurrency: int, partners: int) -> None:
     found = decide_slots(concurrency=concurrency, partners=partners, max_in_flight=64)
     assert found.per_partner < found.all
+    if partners <= found.all:
+        assert found.per_partner * (partners - 1) < found.all, "one is left, whatever all partners but one hold"
+        assert found.per_partner >= found.all // partners
     assert decide_slots(concurrency=concurrency, partners=1, max_in_flight=64).per_partner == found.all
 
 

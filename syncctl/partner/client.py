@@ -10,7 +10,7 @@ from syncctl.core.records import Record
 from syncctl.core.retry import parse_retry_after
 from syncctl.core.stream import Partner, Stream
 from syncctl.partner.answer import Answer, describe_refusal, make_excerpt, says_accepted
-from syncctl.partner.auth import AuthTrouble, Proof, make_auth
+from syncctl.partner.auth import AuthTrouble, Proof, Shelf, make_auth
 from syncctl.partner.call import Call, Unsendable, add_proof
 from syncctl.partner.confidential import collect_secrets
 from syncctl.partner.deadline import trip
@@ -47,12 +47,13 @@ class PartnerClient:
 
     Args:
         max_connections: Connections kept open between calls: as many as there are threads.
+        shelf: Where all processes find a token that one of them was given.
 
     Raises:
         ConfigurationError: a URL, endpoint, header, credential or certificate that no call could be made with.
     """
 
-    def __init__(self, partner: Partner, stream: Stream, *, max_connections: int) -> None:
+    def __init__(self, partner: Partner, stream: Stream, *, max_connections: int, shelf: Shelf | None = None) -> None:
         self._shape = Shape(partner, stream)
         self._endpoint = self._shape.endpoint
         self._partner = partner
@@ -61,7 +62,7 @@ class PartnerClient:
         self._outcomes = stream.outcomes
         self._accepted_when = stream.accepted_when
         self._redact = make_redact(collect_secrets(partner))
-        self._auth = make_auth(partner, self._redact)
+        self._auth = make_auth(partner, self._redact, shelf)
         check_auth(partner, self._auth)
         self._headers = self._shape.adopt_headers(make_headers(partner), taken=self._auth.show().headers)
         base = self._endpoint.base

@@ -10,6 +10,7 @@ from syncctl.core.stream import Stream
 if TYPE_CHECKING:
     from syncctl.broker.queue import Broker
     from syncctl.broker.rate import SharedRate
+    from syncctl.broker.shelf import RedisShelf
     from syncctl.core.windows import Sizes
     from syncctl.ledger.ledger import Ledger
     from syncctl.partner.client import PartnerClient
@@ -44,7 +45,7 @@ class Connections:
 
     def close(self) -> None:
         """Close every connection that was opened."""
-        for name in ("ledger", "broker"):
+        for name in ("ledger", "broker", "shelf"):
             if name in self.__dict__:
                 self.__dict__[name].close()
         for client in self._clients.values():
@@ -73,6 +74,13 @@ class Connections:
 
         return Broker(self.settings.redis_url, prefix=f"{self.settings.redis_prefix}:")
 
+    @cached_property
+    def shelf(self) -> "RedisShelf":
+        """Where all processes find a partner's token."""
+        from syncctl.broker.shelf import RedisShelf
+
+        return RedisShelf(self.settings.redis_url, prefix=f"{self.settings.redis_prefix}:")
+
     def partner_client(self, stream: Stream) -> "PartnerClient":
         """Return the client for a stream's calls, kept between batches."""
         from syncctl.partner.client import PartnerClient
@@ -80,7 +88,8 @@ class Connections:
         if stream.name not in self._clients:
             partner = self.settings.partner(stream.partner)
             threads = self.sizes(stream).threads
-            self._clients[stream.name] = PartnerClient(partner, stream, max_connections=threads)
+            shelf = self.shelf if partner.auth.kind == "oauth2" else None
+            self._clients[stream.name] = PartnerClient(partner, stream, max_connections=threads, shelf=shelf)
         return self._clients[stream.name]
 
     def sizes(self, stream: Stream) -> "Sizes":

@@ -223,11 +223,12 @@ def test_another_secret_is_another_token(desk: TokenDesk) -> None:
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_is_not_held_up_by_its_parents_renewal() -> None:
-    store = tokens.find_store("parent")
+    values = {"client_secret": "parent"}
+    store = tokens.find_store(values)
     with store._lock:
         child = os.fork()
         if child == 0:
-            os._exit(0 if tokens.find_store("parent") is not store else 1)
+            os._exit(0 if tokens.find_store(values) is not store else 1)
         assert os.waitpid(child, 0)[1] == 0
 
 

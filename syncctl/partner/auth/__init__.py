@@ -8,13 +8,14 @@ from syncctl.partner.auth.base import Auth, AuthTrouble, Proof
 from syncctl.partner.auth.basic import Basic
 from syncctl.partner.auth.bearer import Bearer
 from syncctl.partner.auth.oauth2 import OAuth2
+from syncctl.partner.auth.shelf import Shelf
 from syncctl.partner.auth.webhook import WebhookSignature
 
-__all__ = ["KINDS", "Auth", "AuthTrouble", "Proof", "make_auth"]
+__all__ = ["KINDS", "Auth", "AuthTrouble", "Proof", "Shelf", "make_auth"]
 
 KINDS: dict[str, type[Auth]] = {each.kind: each for each in (Bearer, ApiKey, Basic, OAuth2, WebhookSignature, Auth)}
 
 
-def make_auth(partner: Partner, redact: Callable[[str], str]) -> Auth:
+def make_auth(partner: Partner, redact: Callable[[str], str], shelf: Shelf | None = None) -> Auth:
     """Return the auth of a partner."""
-    return KINDS[partner.auth.kind](partner, redact)
+    return KINDS[partner.auth.kind](partner, redact, shelf)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from syncctl.core.stream import Partner
+from syncctl.partner.auth.shelf import Shelf
 from syncctl.partner.call import Call
 
 Values = Mapping[str, str]
@@ -42,6 +43,7 @@ class Auth:
 
     Args:
         redact: Takes every secret of the partner out of a text.
+        shelf: Where other processes find what this one was given, for kinds that are given something.
 
     Raises:
         ConfigurationError: a value that no call could be made with.
@@ -51,9 +53,10 @@ class Auth:
     needs: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, partner: Partner, redact: Callable[[str], str]) -> None:
+    def __init__(self, partner: Partner, redact: Callable[[str], str], shelf: Shelf | None = None) -> None:
         self.partner = partner
         self.redact = redact
+        self.shelf = shelf
         self.values: Values = partner.auth.values
 
     def sign(self, call: Call) -> Proof:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from syncctl.core.stream import Partner
 from syncctl.errors import ConfigurationError
 from syncctl.partner.auth.base import Auth, Proof, Values
+from syncctl.partner.auth.shelf import Shelf
 from syncctl.partner.call import Call
 from syncctl.partner.redaction import STARS
 
@@ -21,8 +22,8 @@ class Basic(Auth):
     kind = "basic"
     needs = ("user", "password")
 
-    def __init__(self, partner: Partner, redact: Callable[[str], str]) -> None:
-        super().__init__(partner, redact)
+    def __init__(self, partner: Partner, redact: Callable[[str], str], shelf: Shelf | None = None) -> None:
+        super().__init__(partner, redact, shelf)
         if ":" in self.values["user"]:
             raise ConfigurationError(
                 f"partners.{partner.name}.auth.user holds a colon",

@@ -1,6 +1,6 @@
 """oauth2: a token from the partner's token endpoint by client credentials (RFC 6749, 4.4).
 
-A token lives in the memory of one process and nowhere else; all threads and streams of a partner share it there.
+A client has one token for all its calls: a partner may take none but the newest.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from syncctl.errors import ConfigurationError
 from syncctl.partner.answer import describe_refusal, make_excerpt
 from syncctl.partner.auth.base import Auth, AuthTrouble, Proof, Values
 from syncctl.partner.auth.basic import encode_basic
+from syncctl.partner.auth.shelf import Shelf
 from syncctl.partner.auth.tokens import Token, find_store
 from syncctl.partner.call import Call
 from syncctl.partner.deadline import trip
@@ -34,15 +35,14 @@ class OAuth2(Auth):
     needs = ("token_url", "client_id", "client_secret")
     takes = ("scope", "audience", "client_auth")
 
-    def __init__(self, partner: Partner, redact: Callable[[str], str]) -> None:
-        super().__init__(partner, redact)
+    def __init__(self, partner: Partner, redact: Callable[[str], str], shelf: Shelf | None = None) -> None:
+        super().__init__(partner, redact, shelf)
         # Behind it stands requests, which the settings, that know the kinds too, do without.
         from syncctl.partner.wire import Wire
 
         base = split_token_url(self.values["token_url"], f"partners.{partner.name}.auth.token_url")
         self._wire = Wire(partner, base, max_connections=1)
         self._target = f"{base.path or '/'}?{base.query}" if base.query else base.path or "/"
-        self._identity = (partner.name, *sorted(self.values.items()))
 
     def sign(self, call: Call) -> Proof:  # noqa: ARG002
         """Return the header with a token that is good for this call.
@@ -50,12 +50,12 @@ class OAuth2(Auth):
         Raises:
             AuthTrouble: the token endpoint gives none, or not in time.
         """
-        token = find_store(self._identity).take(self._fetch)
+        token = find_store(self.values, self.shelf).take(self._fetch)
         return Proof(headers={_AUTHORIZATION: f"Bearer {token}"}, secrets=(token,))
 
     def refused(self, proof: Proof) -> bool:
         """Drop a token that the partner no longer takes."""
-        return find_store(self._identity).drop(proof.secrets[0])
+        return find_store(self.values, self.shelf).drop(proof.secrets[0])
 
     def show(self) -> Proof:
         """Return the header without a token."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from syncctl.core.stream import Partner
 from syncctl.errors import ConfigurationError
 from syncctl.partner.auth.base import Auth, Proof, Values
+from syncctl.partner.auth.shelf import Shelf
 from syncctl.partner.call import Call
 from syncctl.partner.redaction import STARS
 
@@ -43,8 +44,8 @@ class WebhookSignature(Auth):
     needs = ("secret",)
     takes = ("previous_secret",)
 
-    def __init__(self, partner: Partner, redact: Callable[[str], str]) -> None:
-        super().__init__(partner, redact)
+    def __init__(self, partner: Partner, redact: Callable[[str], str], shelf: Shelf | None = None) -> None:
+        super().__init__(partner, redact, shelf)
         self._keys = [self._read_key(name) for name in _KEYS if name in self.values]
 
     def _read_key(self, name: str) -> bytes:

@@ -1,0 +1,236 @@
+"""One token for all processes: kept in Redis, sealed, asked for by one, and taken over by the others on a 401."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from syncctl.broker.shelf import RedisShelf
+from syncctl.core.outcome import Outcome, Verdict
+from syncctl.errors import ServiceUnavailable
+from syncctl.partner.auth import shelf as shelves
+from syncctl.partner.auth import tokens
+from syncctl.partner.auth.shelf import derive_name_and_key
+from syncctl.partner.client import PartnerClient
+from tests.integration.hostile_partner import Peer
+from tests.integration.partner_cases import make_partner, make_record, make_stream
+from tests.integration.token_endpoint import CLIENT_SECRET, TokenDesk
+
+pytestmark = pytest.mark.timeout(60)
+
+MakeClient = Callable[..., PartnerClient]
+
+
+@pytest.fixture
+def desk() -> Iterator[TokenDesk]:
+    """A partner that takes no token but the newest that was given."""
+    with TokenDesk() as desk:
+        yield desk
+
+
+@pytest.fixture
+def process(desk: TokenDesk, redis_url: str, redis_prefix: str) -> Iterator[MakeClient]:
+    """Return what makes the client of one more process: it shares a shelf with the others, and no memory."""
+    opened: list[Any] = []
+
+    def make(url: str = redis_url, *, name: str = "default", timeout_seconds: float = 20.0, **auth: str) -> Any:
+        shelf = RedisShelf(url, prefix=redis_prefix)
+        partner = make_partner(desk.partner.url, name=name, auth=desk.auth(**auth), timeout_seconds=timeout_seconds)
+        client = PartnerClient(partner, make_stream(), max_connections=4, shelf=shelf)
+        opened.extend((client, shelf))
+        return client
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+def send(client: PartnerClient, number: int = 1) -> Outcome:
+    return client.send(client.prepare(make_record(number)))
+
+
+def send_at_once(clients: list[PartnerClient], *, threads: int) -> list[Verdict]:
+    start = threading.Barrier(len(clients) * threads)
+    verdicts: list[Verdict] = []
+
+    def run(client: PartnerClient, number: int) -> None:
+        start.wait(30)
+        verdicts.append(send(client, number).verdict)
+
+    running = [threading.Thread(target=run, args=(each, n)) for each in clients for n in range(threads)]
+    for each in running:
+        each.start()
+    for each in running:
+        each.join()
+    return verdicts
+
+
+def test_calls_of_two_processes_in_turn_need_one_token(process: MakeClient, desk: TokenDesk) -> None:
+    clients = [process(), process()]
+    outcomes = [send(clients[number % 2], number) for number in range(20)]
+    assert {each.verdict for each in outcomes} == {Verdict.ACCEPTED}
+    assert desk.given == 1
+    assert desk.tokens_used == ["t0ken-1-abcdef"] * 20
+
+
+def test_two_partners_of_one_client_share_it_too(process: MakeClient, desk: TokenDesk) -> None:
+    for client in (process(name="orders"), process(name="stock")):
+        assert send(client).verdict is Verdict.ACCEPTED
+    assert desk.given == 1
+
+
+@pytest.mark.parametrize("other", [{"client_secret": "another"}, {"scope": "all"}, {"audience": "https://b"}])
+def test_another_client_has_another_one(process: MakeClient, desk: TokenDesk, other: dict[str, str]) -> None:
+    send(process())
+    send(process(**other))
+    assert desk.given == 2
+
+
+def test_processes_that_begin_or_renew_at_once_ask_once(process: MakeClient, desk: TokenDesk) -> None:
+    clients = [process() for _ in range(3)]
+    verdicts = send_at_once(clients, threads=3)
+    assert desk.given == 1
+    desk.revoke()
+    verdicts += send_at_once(clients, threads=3)
+    assert desk.given == 2
+    assert verdicts == [Verdict.ACCEPTED] * 18
+
+
+def test_a_slow_token_endpoint_is_waited_for_by_all(process: MakeClient, desk: TokenDesk) -> None:
+    asked = threading.Event()
+    original = desk.partner
+
+    def give_slowly(peer: Peer) -> None:
+        asked.set()
+        time.sleep(0.5)
+        desk.given, desk.good = desk.given + 1, "slow-token"
+        peer.answer("200 OK", b'{"access_token":"slow-token","expires_in":3600}')
+
+    desk.answer = give_slowly
+    assert send_at_once([process(), process()], threads=2) == [Verdict.ACCEPTED] * 4
+    assert asked.is_set()
+    assert (desk.given, len(original.requests)) == (1, 4)
+
+
+def test_what_another_process_renewed_is_taken_over_on_a_401(process: MakeClient, desk: TokenDesk) -> None:
+    """And not asked for anew: that would take it from the other."""
+    one, two = process(), process()
+    send(one)
+    send(two)
+    desk.revoke()
+    assert send(one).verdict is Verdict.ACCEPTED
+    assert send(two).verdict is Verdict.ACCEPTED
+    assert send(one).verdict is Verdict.ACCEPTED
+    assert desk.given == 2
+    assert desk.tokens_used[-4:] == ["t0ken-2-abcdef", "t0ken-1-abcdef", "t0ken-2-abcdef", "t0ken-2-abcdef"]
+
+
+def test_before_its_end_one_process_renews_it_for_all(desk: TokenDesk, process: MakeClient, monkeypatch: Any) -> None:
+    desk.expires_in = 3600
+    clients = [process(), process()]
+    for each in clients:
+        send(each)
+    later = time.monotonic() + 3550
+    # Redis's clock goes on as it does, so what it says of the old token is not what this process says.
+    monkeypatch.setattr(tokens, "read_clock", lambda: later)
+    verdicts = [send(each).verdict for each in clients]
+    assert verdicts == [Verdict.ACCEPTED] * 2
+    assert desk.given == 2
+
+
+def test_a_partner_that_takes_no_token_is_asked_for_one_more_by_one_process_only(
+    process: MakeClient, desk: TokenDesk
+) -> None:
+    desk.unwanted = True
+    outcomes = [send(process(), number) for number in range(4)]
+    assert {(each.verdict, each.status) for each in outcomes} == {(Verdict.RETRY_LATER, 401)}
+    assert desk.given == 2
+
+
+def test_who_died_while_it_asked_holds_nobody_up_for_long(
+    process: MakeClient, desk: TokenDesk, redis_url: str, redis_prefix: str, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(shelves, "CLAIM_SECONDS", 0.5)
+    name, _ = derive_name_and_key(desk.auth().values)
+    dead = RedisShelf(redis_url, prefix=redis_prefix)
+    assert dead.claim(f"token:{name}", seconds=0.5)
+    dead.close()
+    assert send(process()).verdict is Verdict.ACCEPTED
+
+
+def test_within_a_calls_deadline_there_is_a_token_or_nothing_is_sent(
+    process: MakeClient, desk: TokenDesk, redis_url: str, redis_prefix: str
+) -> None:
+    name, _ = derive_name_and_key(desk.auth().values)
+    other = RedisShelf(redis_url, prefix=redis_prefix)
+    claim = other.claim(f"token:{name}", seconds=60)
+    outcome = send(process(timeout_seconds=0.5))
+    assert (outcome.verdict, outcome.status) == (Verdict.RETRY_LATER, None)
+    assert outcome.error == "no token in time: another process still waits for the token endpoint"
+    other.release(f"token:{name}", "not its claim")
+    assert other.claim(f"token:{name}", seconds=60) is None
+    other.release(f"token:{name}", claim or "")
+    other.close()
+    assert send(process()).verdict is Verdict.ACCEPTED
+    assert (desk.given, len(desk.partner.requests)) == (1, 1)
+
+
+def test_without_redis_each_process_goes_on_for_itself(process: MakeClient, desk: TokenDesk) -> None:
+    client = process("redis://localhost:1/0")
+    assert [send(client, number).verdict for number in range(3)] == [Verdict.ACCEPTED] * 3
+    assert desk.given == 1
+    desk.revoke()
+    assert send(client).verdict is Verdict.ACCEPTED
+    assert desk.given == 2
+
+
+def test_a_redis_that_hangs_costs_a_call_little(process: MakeClient, desk: TokenDesk, own_redis: Any) -> None:
+    own_redis.freeze()
+    client = process(own_redis.url(), timeout_seconds=10.0)
+    outcomes = [send(client, number) for number in range(3)]
+    own_redis.thaw()
+    assert [each.verdict for each in outcomes] == [Verdict.ACCEPTED] * 3
+    assert sum(each.latency_ms for each in outcomes[1:]) < outcomes[0].latency_ms, "asked once, and then left alone"
+    assert desk.given == 1
+
+
+def test_once_redis_is_back_an_older_token_does_not_come_back_with_it(
+    process: MakeClient, desk: TokenDesk, monkeypatch: Any
+) -> None:
+    """What was renewed meanwhile is newer than what lies on the shelf."""
+    one, two = process(), process()
+    send(one)
+    away = True
+    original = RedisShelf.read
+
+    def read(self: RedisShelf, name: str) -> Any:
+        if away:
+            raise ServiceUnavailable("away", service="redis", why="", hint="")
+        return original(self, name)
+
+    monkeypatch.setattr(RedisShelf, "read", read)
+    desk.revoke()
+    assert send(one).verdict is Verdict.ACCEPTED
+    away = False
+    assert send(two).verdict is Verdict.ACCEPTED
+    assert {send(each).verdict for each in (one, two)} == {Verdict.ACCEPTED}
+
+
+def test_neither_the_token_nor_the_secret_is_in_redis_in_clear(
+    process: MakeClient, desk: TokenDesk, redis_url: str, redis_prefix: str
+) -> None:
+    send(process())
+    with Redis.from_url(redis_url) as redis:
+        found = {key: redis.get(key) for key in redis.scan_iter(f"{redis_prefix}*")}
+        (key,) = found
+        assert redis.pttl(key) <= 3_600_000
+        text = f"{key!r} {found[key]!r}"
+        for secret in (desk.good, CLIENT_SECRET, "sync ctl", "abcdef", "cl1ent"):
+            assert secret not in text
+        redis.set(key, b"not what was written")
+    # What cannot be read is not there.
+    assert send(process()).verdict is Verdict.ACCEPTED
+    assert desk.given == 2

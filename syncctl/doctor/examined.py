@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from syncctl.broker.queue import Broker
+from syncctl.broker.shelf import RedisShelf
 from syncctl.core.stream import Partner, Source
 from syncctl.ledger.ledger import Ledger
 from syncctl.settings import Settings
@@ -40,6 +41,12 @@ class Examined:
         with self._lock:
             return self._broker
 
+    @property
+    def shelf(self) -> RedisShelf:
+        """Where the workers keep a partner's token."""
+        with self._lock:
+            return self._shelf
+
     @cached_property
     def _ledger(self) -> Ledger:
         settings = self.settings
@@ -48,6 +55,10 @@ class Examined:
     @cached_property
     def _broker(self) -> Broker:
         return Broker(self.settings.redis_url, prefix=f"{self.settings.redis_prefix}:")
+
+    @cached_property
+    def _shelf(self) -> RedisShelf:
+        return RedisShelf(self.settings.redis_url, prefix=f"{self.settings.redis_prefix}:")
 
     def source(self, name: str) -> Source:
         """Return a source whose deadlines are no longer than a check's.
@@ -73,6 +84,6 @@ class Examined:
 
     def close(self) -> None:
         """Close the connections; may wait for a service that hangs."""
-        for name in ("_ledger", "_broker"):
+        for name in ("_ledger", "_broker", "_shelf"):
             if name in self.__dict__:
                 self.__dict__[name].close()

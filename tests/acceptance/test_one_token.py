@@ -49,6 +49,8 @@ def test_two_workers_share_one_token_and_its_renewal(
 
     eventually(lambda: count("delivered") == ROWS, timeout=60)
     assert desk.given == 1
+    assert run_syncctl("doctor", "partner", cwd=directory, env=env).exit_code == 0
+    assert desk.given == 1
     desk.revoke()
     source_db.add_orders(range(ROWS + 1, 2 * ROWS + 1))
     eventually(lambda: count("delivered") == 2 * ROWS, timeout=60)

@@ -2,11 +2,12 @@
 
     python -m syncctl.local.partner --port 0 --latency 20ms --too-many 0.05 --reject 0.01
 
-prints {"url": "http://127.0.0.1:PORT", "pid": PID} as its first line.
+prints {"url": "http://127.0.0.1:PORT", "pid": PID} as its first line, and serves until Ctrl-C or SIGTERM.
 """
 
 import argparse
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -18,12 +19,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from syncctl.core.durations import parse_duration
+from syncctl.errors import ExitCode
 from syncctl.local.partner_account import Account, PartnerConfig, ReceivedCall, show_call, show_rows
 from syncctl.local.partner_http import PartnerProtocol, Reply, Request
 
 __all__ = ["LocalPartner", "PartnerConfig", "ReceivedCall"]
 
 ADMIN = "/_partner/"
+TOKEN_VARIABLE = "PARTNER_TOKEN"  # noqa: S105 - its name, not its value
 STOP_WITHIN_SECONDS = 10.0
 
 
@@ -32,15 +35,22 @@ class LocalPartner:
 
     Beside the calls of its users it answers `GET /_partner/stats`, `/_partner/log`, `/_partner/rows` and
     `POST /_partner/fix`; those, and OPTIONS, are not counted as calls.
+
+    Raises:
+        OSError: the port cannot be listened on.
     """
 
     def __init__(self, config: PartnerConfig | None = None) -> None:
         self.account = Account(config or PartnerConfig())
         self._loop = asyncio.new_event_loop()
         self._connections: set[PartnerProtocol] = set()
-        self._server = self._loop.run_until_complete(
-            self._loop.create_server(self._make_protocol, "127.0.0.1", self.account.config.port, backlog=1024)
-        )
+        try:
+            self._server = self._loop.run_until_complete(
+                self._loop.create_server(self._make_protocol, "127.0.0.1", self.account.config.port, backlog=1024)
+            )
+        except BaseException:
+            self._loop.close()
+            raise
         port = self._server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self._thread = threading.Thread(target=self._loop.run_forever, name="local-partner", daemon=True)
@@ -117,19 +127,36 @@ class LocalPartner:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM, Ctrl-C, the end of standard input, or the end of the parent."""
-    config = parse_arguments(arguments)
+    """Serve until SIGTERM or Ctrl-C; where that was asked for, until the parent or standard input ends."""
+    chosen = parse_arguments(arguments)
+    config = make_config(chosen)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     parent = os.getppid()
-    with LocalPartner(config) as partner:
+    try:
+        partner = LocalPartner(config)
+    except OSError as error:
+        sys.stderr.write(f"error: {_explain(error, config.port)}\n")
+        return ExitCode.UNAVAILABLE
+    with partner:
         sys.stdout.write(json.dumps({"url": partner.url, "pid": os.getpid()}) + "\n")
         sys.stdout.flush()
-        watch_input(stopping)
-        while not stopping.wait(0.5) and os.getppid() == parent:
-            pass
-    return 0
+        if config.token:
+            sys.stderr.write(f"each call must bring the token of {TOKEN_VARIABLE}\n")
+        if chosen.end_with_parent:
+            watch_input(stopping)
+        while not stopping.wait(0.5):
+            if chosen.end_with_parent and os.getppid() != parent:
+                sys.stderr.write("stopped: the parent has ended (--end-with-parent)\n")
+                break
+    return ExitCode.DONE
+
+
+def _explain(error: OSError, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} is taken; --port 0 takes a free one"
+    return f"port {port} cannot be listened on: {error.strerror or error}"
 
 
 def watch_input(stopping: threading.Event) -> None:
@@ -149,12 +176,21 @@ def watch_input(stopping: threading.Event) -> None:
     threading.Thread(target=read_to_end, name="stdin", daemon=True).start()
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> PartnerConfig:
-    """Return the configuration that the command line asks for; the token comes from PARTNER_TOKEN."""
-    parser = argparse.ArgumentParser(prog="python -m syncctl.local.partner", description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m syncctl.local.partner",
+        description=__doc__,
+        epilog=f"""Where {TOKEN_VARIABLE} is set in the environment, each call must bring it as its bearer
+token; else the answer is 401.
+
+GET /_partner/stats, /_partner/log and /_partner/rows tell what came. POST /_partner/fix ends every failure.
+""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--port", type=_port, default=0, help="0 takes a free one")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same failures")
-    parser.add_argument("--latency", type=parse_duration, default=0.0, metavar="20ms")
+    parser.add_argument("--latency", type=_latency, default=0.0, metavar="20ms", help="before each answer")
     parser.add_argument("--too-many", type=_rate, default=0.0, metavar="RATE", help="429 with Retry-After")
     parser.add_argument("--retry-after", type=int, default=1, metavar="SECONDS")
     parser.add_argument("--error", type=_rate, default=0.0, metavar="RATE", help="500")
@@ -162,7 +198,16 @@ def parse_arguments(arguments: Sequence[str] | None) -> PartnerConfig:
     parser.add_argument("--drop-after", type=_rate, default=0.0, metavar="RATE", help="cut, but applied")
     parser.add_argument("--reject", type=_rate, default=0.0, metavar="RATE", help="422, by row, until fixed")
     parser.add_argument("--allow-keyless", action="store_true", help="take calls without Idempotency-Key")
-    chosen = parser.parse_args(arguments)
+    parser.add_argument(
+        "--end-with-parent",
+        action="store_true",
+        help="end with the program that started it, or with a pipe on standard input",
+    )
+    return parser.parse_args(arguments)
+
+
+def make_config(chosen: argparse.Namespace) -> PartnerConfig:
+    """Return the configuration of these arguments; the token comes from the environment."""
     return PartnerConfig(
         port=chosen.port,
         seed=chosen.seed,
@@ -173,15 +218,31 @@ def parse_arguments(arguments: Sequence[str] | None) -> PartnerConfig:
         drop_before_rate=chosen.drop_before,
         drop_after_rate=chosen.drop_after,
         reject_rate=chosen.reject,
-        token=os.environ.get("PARTNER_TOKEN", ""),
+        token=os.environ.get(TOKEN_VARIABLE, ""),
         require_key=not chosen.allow_keyless,
     )
 
 
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: write a number from 0 to 65535")
+    return int(text)
+
+
+def _latency(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _rate(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value <= 1:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share of calls: write a number from 0 to 1")
     return value
 
 

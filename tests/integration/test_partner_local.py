@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import requests
 
-from syncctl.local.partner import LocalPartner, PartnerConfig
+from syncctl.local.partner import LocalPartner, PartnerConfig, main
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -220,7 +221,7 @@ def running(*arguments: str, **options: Any) -> Iterator["tuple[subprocess.Popen
 
 
 def test_the_program_serves_and_ends_with_its_input() -> None:
-    arguments = ("--reject", "1", "--latency", "1ms", "--allow-keyless")
+    arguments = ("--reject", "1", "--latency", "1ms", "--allow-keyless", "--end-with-parent")
     with running(*arguments, env={**os.environ, "PARTNER_TOKEN": "t-1"}) as (program, url):
         assert requests.post(url, data="{}", timeout=10).status_code == 401
         headers = {"Authorization": "Bearer t-1"}
@@ -236,24 +237,44 @@ def test_the_program_ends_on_sigterm() -> None:
         assert program.wait(30) == 0
 
 
-def test_the_program_ends_with_its_parent(eventually: Callable[..., Any]) -> None:
+def leave_behind(log: Path, *arguments: str) -> tuple[int, str]:
+    """Run the partner as the child of a program that ends at once; return its process id and its URL."""
     code = (
         "import os, subprocess, sys\n"
-        "child = subprocess.Popen([sys.executable, '-m', 'syncctl.local.partner'], stdin=subprocess.DEVNULL,"
-        " stdout=subprocess.PIPE)\n"
+        "log = open(sys.argv[1], 'w')\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'syncctl.local.partner', *sys.argv[2:]],"
+        " stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)\n"
         "sys.stdout.write(child.stdout.readline().decode()); sys.stdout.flush(); os._exit(0)"
     )
-    parent = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
-    pid = json.loads(parent.stdout)["pid"]
+    command = [sys.executable, "-c", code, str(log), *arguments]
+    parent = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=30)
+    first = json.loads(parent.stdout)
+    return first["pid"], first["url"]
 
-    def is_gone() -> bool:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        return _is_zombie(pid)
 
-    eventually(is_gone)
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return _is_zombie(pid)
+
+
+def test_the_program_ends_with_its_parent_where_that_is_asked_for_and_says_so(
+    tmp_path: Path, eventually: Callable[..., Any]
+) -> None:
+    pid, _ = leave_behind(tmp_path / "log", "--end-with-parent")
+    eventually(lambda: is_gone(pid))
+    assert (tmp_path / "log").read_text() == "stopped: the parent has ended (--end-with-parent)\n"
+
+
+def test_the_program_outlives_the_shell_that_started_it(tmp_path: Path, eventually: Callable[..., Any]) -> None:
+    pid, url = leave_behind(tmp_path / "log")
+    try:
+        until = time.monotonic() + 1.5
+        eventually(lambda: requests.options(url, timeout=10).status_code == 204 and time.monotonic() > until)
+    finally:
+        os.kill(pid, signal.SIGKILL)
 
 
 def _is_zombie(pid: int) -> bool:
@@ -263,8 +284,31 @@ def _is_zombie(pid: int) -> bool:
         return True
 
 
-def test_a_wrong_rate_is_refused() -> None:
-    command = [sys.executable, "-m", "syncctl.local.partner", "--error", "5"]
+@pytest.mark.parametrize(
+    ("flag", "value", "told"),
+    [
+        ("--error", "5", "'5' is not a share of calls: write a number from 0 to 1"),
+        ("--error", "often", "'often' is not a share of calls"),
+        ("--latency", "5x", "'5x' is not a duration; write a number and a unit: 500ms, 5s"),
+        ("--port", "80990", "'80990' is not a port"),
+    ],
+)
+def test_a_wrong_value_is_told_in_words(flag: str, value: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([flag, value])
+    assert ended.value.code == 2
+    assert f"argument {flag}: {told}" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_one_line(partner: LocalPartner) -> None:
+    port = partner.url.rpartition(":")[2]
+    command = [sys.executable, "-m", "syncctl.local.partner", "--port", port]
     program = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-    assert program.returncode == 2
-    assert "--error" in program.stderr
+    assert (program.returncode, program.stdout) == (69, "")
+    assert program.stderr == f"error: port {port} is taken; --port 0 takes a free one\n"
+
+
+def test_its_help_says_which_token_it_asks_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "PARTNER_TOKEN" in capsys.readouterr().out

@@ -27,6 +27,8 @@ def list_units(examined: Examined) -> Sequence[Unit]:
 def check_server(examined: Examined) -> Finding:
     """Tell whether MongoDB answers, and its version."""
     try:
+        # The driver waits for a server that may yet come up; a refusal is an answer.
+        examined.ledger.check_reachable(timeout_seconds=examined.timeout_seconds)
         version = str(examined.ledger.describe_server()["version"])
     except ServiceUnavailable as error:
         start = "start it (for a try on this machine: syncctl local up), or correct MONGO_URL"

@@ -3,9 +3,13 @@
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from syncctl.doctor.check import Status
+from syncctl.doctor.mongodb import check_server
 from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.client import check_not_refused
 from syncctl.ledger.ledger import Ledger
@@ -32,6 +36,18 @@ def test_a_refusal_is_an_answer(refusing: list[str], count: int, why: str) -> No
     ):
         ledger.check_reachable(timeout_seconds=30.0)
     assert (caught.value.what, caught.value.why) == (f"cannot reach MongoDB at {hosts}", why)
+
+
+def test_doctor_takes_a_refusal_for_an_answer(refusing: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait_for_it(_: Ledger) -> dict[str, Any]:
+        raise AssertionError("the driver was asked")
+
+    monkeypatch.setattr(Ledger, "describe_server", wait_for_it)
+    with Ledger(f"mongodb://{refusing[0]}/x", "x") as ledger:
+        examined: Any = SimpleNamespace(ledger=ledger, timeout_seconds=30.0)
+        finding = check_server(examined)
+    assert (finding.status, finding.detail.endswith("connection refused")) == (Status.FAIL, True)
+    assert "syncctl local up" in finding.hint
 
 
 def test_one_host_that_takes_connections_is_left_to_the_driver(refusing: list[str]) -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from syncctl.commands.options import AsJson, DryRun, Streams, Yes, parse_seconds
+from syncctl.commands.options import AsJson, DryRun, Streams, Yes, parse_age
 from syncctl.commands.session import ask_consent, choose_known, name_operator, open_session
 from syncctl.console import out
 from syncctl.core.states import TERMINAL
@@ -20,7 +20,9 @@ def cleanup(
     stream: Streams = None,
     older_than: Annotated[
         str | None,
-        typer.Option("--older-than", metavar="DURATION", help="This age for every state, not [retention]."),
+        typer.Option(
+            "--older-than", metavar="DURATION", help="This age, such as 7d, for every state, not [retention]."
+        ),
     ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -38,7 +40,7 @@ def cleanup(
     """
     ages = None
     if older_than is not None:
-        ages = dict.fromkeys((state.value for state in TERMINAL), parse_seconds(older_than, flag="--older-than"))
+        ages = dict.fromkeys((state.value for state in TERMINAL), parse_age(older_than, flag="--older-than"))
     with open_session(ctx) as services:
         streams = choose_known(services, stream)
         plan = services.cleanup(dry_run=True, older_than_seconds=ages, streams=streams, who=name_operator())

@@ -63,13 +63,22 @@ def parse_window(since: str | None, until: str | None) -> tuple[datetime | None,
 
 
 def parse_seconds(text: str, *, flag: str) -> float:
-    """Return the seconds of a duration such as `90s` or `7d`; a bare number is seconds.
+    """Return the seconds of how long to wait, such as `90s` or `2m`; a bare number is seconds.
+
+    Raises:
+        UsageError: it is not a duration.
+    """
+    return float(text) if text.replace(".", "", 1).isdigit() else parse_age(text, flag=flag)
+
+
+def parse_age(text: str, *, flag: str) -> float:
+    """Return the seconds of an age such as `90s` or `7d`. It needs its unit: whoever writes 5 may mean days.
 
     Raises:
         UsageError: it is not a duration.
     """
     try:
-        return float(text) if text.replace(".", "", 1).isdigit() else parse_duration(text)
+        return parse_duration(text)
     except ValueError as error:
         raise UsageError(
             f"{flag} {text!r} is not a duration",

@@ -121,6 +121,12 @@ def test_cleanup_says_what_it_would_delete(run_syncctl: Run, settled: Settled) -
     assert (done.exit_code, done.stdout) == (0, "would delete 0 records\n")
 
 
+def test_cleanup_does_not_guess_a_unit(run_syncctl: Run, settings_dir: Path) -> None:
+    result = run_syncctl("cleanup", "--older-than", "5", "--yes", cwd=settings_dir)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: --older-than '5' is not a duration\n")
+
+
 def test_a_replay_waits_until_everything_is_delivered(
     run_syncctl: Run, settings_dir: Path, failed_ids: list[str], partner: LocalPartner
 ) -> None:

@@ -13,7 +13,7 @@ from syncctl.errors import ExitCode, UsageError
 def discard(
     ctx: typer.Context,
     *,
-    ids: Annotated[list[str], typer.Argument(metavar="ID", help="The records to give up.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="The records to give up, each by its whole id.")],
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is kept on the record.")],
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -25,9 +25,9 @@ def discard(
     the audit; `syncctl replay --state discarded --id ID` takes it back.
 
     Examples:
-        syncctl discard 3f2a9c --reason "order was cancelled"
-        syncctl discard 3f2a9c 77b01e --reason "test data" --yes --json
-        syncctl discard 3f2a9c --reason "test data" --dry-run
+        syncctl discard orders-55035ac55ea06537bed3570e65c02747 --reason "order was cancelled"
+        syncctl discard ID ID --reason "test data" --yes --json
+        syncctl discard ID --reason "test data" --dry-run
     """
     from syncctl.pipeline.selection import Selection
 

@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from syncctl.commands.options import AsJson
 from syncctl.commands.previews import show_requests
-from syncctl.commands.session import open_session
+from syncctl.commands.session import choose_known, open_session
 from syncctl.console import format_time, out, to_line
 from syncctl.core.ids import format_seq
 from syncctl.core.records import idempotency_key
 from syncctl.errors import ExitCode
+
+if TYPE_CHECKING:
+    from syncctl.wiring import Services
 
 _FIELDS = (
     "stream", "key", "version", "seq", "op", "state", "error", "reason", "attempts", "outcomes", "replays", "claims",
@@ -28,7 +31,7 @@ _TOLD = ("outcome", "error", "by", "reason", "from", "late", "excerpt", "worker"
 def show(
     ctx: typer.Context,
     *,
-    record: Annotated[str, typer.Argument(metavar="ID|STREAM", help="A record's id, or a stream.")],
+    record: Annotated[str, typer.Argument(metavar="ID|STREAM", help="A record's id or its beginning, or a stream.")],
     key: Annotated[
         str | None, typer.Argument(metavar="KEY", help="With a stream: the row's key, 5 or a=1,b=2.")
     ] = None,
@@ -38,22 +41,25 @@ def show(
     """Show one record, or every version of one key, with full history.
 
     The history has every attempt: when, by which worker, what the partner answered, how long it took. The
-    newest version of a key comes first. Exit code 1: there is no such record.
+    newest version of a key comes first. Of an id six hex digits are enough where no other begins so. Exit code
+    1: there is no such record.
 
     With --request it shows the HTTP request instead, and the curl command that makes the same call: the next
     one, or the last one of a finished record. Nothing is sent. Exit code 1 also when it cannot be sent.
 
     Examples:
-        syncctl show 3f2a9c
+        syncctl show orders-3f2a9c
         syncctl show orders 5
         syncctl show order_lines order_id=5,line=2 --json
         syncctl show orders 5 --request
     """
     if request:
         with open_session(ctx) as services:
+            _check_stream(services, record, key)
             previews = services.preview_records(record, key)
         return show_requests(previews, as_json=as_json)
     with open_session(ctx) as services:
+        _check_stream(services, record, key)
         records = services.show(record, key)
     if as_json:
         out.print_json({"records": [_to_public(each) for each in records]})
@@ -66,6 +72,16 @@ def show(
     if failed:
         out.say(f"next: syncctl replay --id {failed[0]['_id']}")
     return ExitCode.DONE
+
+
+def _check_stream(services: "Services", name: str, key: str | None) -> None:
+    """Check that what stands before a key is a stream.
+
+    Raises:
+        UsageError: neither the configuration nor the ledger knows a stream of that name.
+    """
+    if key is not None:
+        choose_known(services, [name])
 
 
 def _to_public(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -254,6 +254,14 @@ class Records:
         found = self._records.find(query, sort=[("seq", -1)], limit=limit)
         return [self._decoded(each) for each in found]
 
+    @edge
+    def find_beginning(self, text: str, *, limit: int) -> list[str]:
+        """Return the ids of records that begin with a text that ends in a hex digit."""
+        found = self._records.find(
+            {"_id": {"$gte": text, "$lt": f"{text}g"}}, {"_id": True}, sort=[("_id", 1)], limit=limit
+        )
+        return [each["_id"] for each in found]
+
     @staticmethod
     def _decoded(document: Doc) -> Doc:
         payload = document.get("payload")

@@ -155,11 +155,17 @@ class OperatorServices(RowServices):
 
         Raises:
             TroubleFound: There is none.
-            UsageError: The key does not have the stream's columns.
+            UsageError: The key does not have the stream's columns, or a stream stands without a key.
         """
         from syncctl.pipeline.status import show_records
 
         if key is None:
+            if id_or_stream in self.settings.streams or id_or_stream in self.ledger.streams.load_all():
+                raise UsageError(
+                    f"{id_or_stream} is a stream, and a key is missing",
+                    why="a record is shown by its id, or by its stream and the key of its row",
+                    hint=f"write for example syncctl show {id_or_stream} 5",
+                )
             return show_records(ledger=self.ledger, record_id=id_or_stream)
         names = self.ledger.keys.column_names(id_or_stream)
         if not names:

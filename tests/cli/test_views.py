@@ -73,6 +73,21 @@ def test_show_takes_a_key_and_says_when_there_is_none(run_syncctl: Run, settled:
         assert args[-1] in result.stderr
 
 
+def test_show_takes_the_beginning_of_an_id(run_syncctl: Run, settled: Settled) -> None:
+    whole = settled.failed_ids[0]
+    shown = run_syncctl("show", whole[: len("orders-") + 8], cwd=settled.directory)
+    assert (shown.exit_code, shown.stdout.splitlines()[0]) == (0, f"record {whole}")
+
+
+def test_show_tells_a_stream_from_an_id(run_syncctl: Run, settled: Settled) -> None:
+    keyless = run_syncctl("show", "orders", cwd=settled.directory)
+    assert keyless.exit_code == 2
+    assert keyless.stderr.startswith("error: orders is a stream, and a key is missing\n")
+    unknown = run_syncctl("show", "order", "5", cwd=settled.directory)
+    assert unknown.exit_code == 2
+    assert unknown.stderr.startswith("error: no such stream: order\n  cause: did you mean orders?\n")
+
+
 def test_status_of_a_stopped_house(run_syncctl: Run, settled: Settled) -> None:
     status = run_syncctl("status", "--json", cwd=settled.directory).json
     assert status["workers"] == []

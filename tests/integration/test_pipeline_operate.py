@@ -16,7 +16,7 @@ from syncctl.pipeline.report import build_report
 from syncctl.pipeline.selection import Selection
 from syncctl.pipeline.status import group_failures, read_status, show_records
 from tests.harness.shifting import let_hours_pass
-from tests.harness.world import NASTY, ListReader, World, version_row
+from tests.harness.world import NASTY, PAST, ListReader, World, new_record, version_row
 
 DAY = 86_400.0
 KEPT = {"delivered": 30 * DAY, "failed": 90 * DAY, "superseded": 7 * DAY, "discarded": 7 * DAY}
@@ -328,6 +328,18 @@ def test_show_of_what_is_not_there_says_why(world: World) -> None:
     with pytest.raises(TroubleFound, match="holds no record of orders id=7,line=2") as caught:
         show_records(ledger=world.ledger, stream="orders", key={"id": 7, "line": 2})
     assert caught.value.why == "it was never logged, or clean-up has removed it"
+
+
+def test_show_takes_a_beginning_that_no_other_id_has(world: World) -> None:
+    world.ledger.records.log([new_record(n, id=f"orders-abcdef{n}0") for n in (1, 2)], PAST)
+    (found,) = show_records(ledger=world.ledger, record_id="orders-abcdef2")
+    assert found["_id"] == "orders-abcdef20"
+    with pytest.raises(UsageError) as caught:
+        show_records(ledger=world.ledger, record_id="orders-abcdef")
+    assert caught.value.why == "such as orders-abcdef10 and orders-abcdef20"
+    for text in ("orders-abcde", "orders", "orders-abcde0"):
+        with pytest.raises(TroubleFound):
+            show_records(ledger=world.ledger, record_id=text)
 
 
 def test_failures_are_grouped_by_their_error(world: World, refusing: LocalPartner) -> None:

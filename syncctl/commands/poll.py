@@ -35,6 +35,9 @@ def poll(
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=1, help="With --dry-run: how many rows; 10 by default.")
     ] = None,
+    known: Annotated[
+        bool, typer.Option("--known", help="With --dry-run: where no row is new, show the first of the table.")
+    ] = False,
     as_json: AsJson = False,
 ) -> ExitCode:
     """Read new rows into the ledger and dispatch them.
@@ -52,16 +55,19 @@ def poll(
         syncctl poll orders --once --json    one stream, as JSON
         syncctl poll                         keep polling until Ctrl-C
         syncctl poll orders --once --dry-run --limit 1
+        syncctl poll orders --once --dry-run --known    try a mapping on a row that was read before
     """
-    if limit is not None and not dry_run:
-        raise UsageError(
-            "--limit needs --dry-run",
-            why="a poll reads all that is new",
-            hint="add --dry-run, or leave --limit out",
-        )
+    for flag, given in (("--limit", limit is not None), ("--known", known)):
+        if given and not dry_run:
+            raise UsageError(
+                f"{flag} needs --dry-run",
+                why="a poll reads all that is new",
+                hint=f"add --dry-run, or leave {flag} out",
+            )
     if dry_run:
         with open_session(ctx) as services:
-            return _preview(services, choose_configured(services.settings, streams), limit or 10, as_json=as_json)
+            chosen = choose_configured(services.settings, streams)
+            return _preview(services, chosen, limit or 10, known=known, as_json=as_json)
     if as_json and not once:
         raise UsageError(
             "--json needs --once",
@@ -76,10 +82,12 @@ def poll(
         return _keep_polling(services, chosen, stop)
 
 
-def _preview(services: "Services", streams: Sequence[str], limit: int, *, as_json: bool) -> ExitCode:
-    previews = [each for name in streams for each in services.preview_poll(name, limit=limit)]
-    if not previews:
-        out.say("no row is new or changed")
+def _preview(services: "Services", streams: Sequence[str], limit: int, *, known: bool, as_json: bool) -> ExitCode:
+    previews = [each for name in streams for each in services.preview_poll(name, limit=limit, known=known)]
+    if not previews and known:
+        out.say("no row is there")
+    elif not previews:
+        out.say(f"no row is new or changed; try a known one: syncctl show {streams[0]} KEY --request, or --known here")
     return show_requests(previews, as_json=as_json)
 
 

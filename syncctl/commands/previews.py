@@ -35,6 +35,7 @@ def _to_public(preview: "Preview") -> dict[str, Any]:
         "body": request.body,
         "curl": request.curl,
         "error": request.error,
+        "mapping_changed": preview.mapping_changed,
     }
 
 
@@ -45,8 +46,13 @@ def _show(preview: "Preview") -> None:
     )
     deleted = " (deleted)" if preview.op == "delete" else ""
     out.show(f"# {preview.stream} {key}{deleted}")
+    if preview.mapping_changed:
+        out.show("# the mapping has changed since: this was never sent; a replay would send it")
     if request.error:
         out.show(f"# cannot be sent: {request.error}")
+        if request.body:
+            out.show("")
+            out.show(request.body)
         return
     out.show(f"{request.method} {request.url}")
     for name, value in (request.headers or {}).items():

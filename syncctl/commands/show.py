@@ -45,7 +45,8 @@ def show(
     1: there is no such record.
 
     With --request it shows the HTTP request instead, and the curl command that makes the same call: the next
-    one, or the last one of a finished record. Nothing is sent. Exit code 1 also when it cannot be sent.
+    one, or the last one of a finished record. Where the mapping has changed since, it is what a replay would
+    send. Nothing is sent. Exit code 1 also when it cannot be sent.
 
     Examples:
         syncctl show orders-3f2a9c

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from syncctl.core.ids import content_hash, make_seq
 from syncctl.core.records import Record
 from syncctl.core.rows import Row, Value
-from syncctl.core.states import State
+from syncctl.core.states import TERMINAL, State
 from syncctl.core.stream import Stream
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.records import record_of, to_document
@@ -23,27 +23,63 @@ PAGES_AT_MOST = 100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preview:
-    """The request of one record; `id` is the record's, which a row not yet logged will get."""
+    """The request of one record; `id` is the record's, which a row not yet logged will get.
+
+    `mapping_changed`: the record is finished, and what it was sent as was another request.
+    """
 
     stream: str
     id: str
     key: Mapping[str, Value]
     op: str
     request: Request
+    mapping_changed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sketch:
+    """Shows what a stream's records are sent as.
+
+    Args:
+        variable: The environment variable that holds the one secret of the partner's auth, where that is known.
+        unchecked: A client without the check of the body's schema, where the stream has one: what does not fit is
+            shown all the same.
+    """
+
+    client: PartnerClient
+    variable: str | None = None
+    unchecked: PartnerClient | None = None
+
+    def show(self, record: Record) -> Request:
+        """Return the request of a record; where it cannot be sent, why, and the body where there is one."""
+        request = show_request(self.client, record, variable=self.variable)
+        if request.error is None or self.unchecked is None:
+            return request
+        return replace(request, body=show_request(self.unchecked, record).body)
+
+
+class FirstRowReader(Reader, Protocol):
+    """What a preview needs of a source."""
+
+    def first_row(self) -> Row | None:
+        """Return the first row in cursor order, None where there is none."""
 
 
 def preview_rows(
     *,
     ledger: Ledger,
     stream: Stream,
-    open_reader: Callable[[Stream], Reader],
-    client: PartnerClient,
-    variable: str | None,
+    open_reader: Callable[[Stream], FirstRowReader],
+    sketch: Sketch,
     limit: int,
+    known: bool = False,
 ) -> list[Preview]:
     """Read the rows that the next poll would log, at most `limit`, and show what each would be sent as.
 
     Deletes that a snapshot finds by comparing are not among them: they come at the end of a whole round.
+
+    Args:
+        known: Where no row is new or changed, show the first row of the table.
 
     Raises:
         ServiceUnavailable: MongoDB or the source cannot be reached.
@@ -55,12 +91,20 @@ def preview_rows(
         pages = reader.pages(reader.start_cursor() if cursor is None else cursor)
         for _, page in zip(range(PAGES_AT_MOST), pages, strict=False):
             for seen, version in _find_changed(ledger, stream, page.rows):
-                found.append(_preview_row(stream, seen, version, reader.shape, client, variable))
+                found.append(_preview_row(stream, seen, version, reader.shape, sketch))
                 if len(found) >= limit:
                     return found
+        row = reader.first_row() if known and not found else None
+        return found if row is None else [preview_row(stream, row, reader.shape, sketch)]
     finally:
         reader.close()
-    return found
+
+
+def preview_row(stream: Stream, row: Row, shape: str, sketch: Sketch) -> Preview:
+    """Show what a row would be sent as if nothing were known of it; asks no ledger."""
+    row, key = identify(row)
+    seen = Seen(row=row, key_id=key, hash=content_hash(row.payload, row.op, row.error), seq=make_seq(0, 1))
+    return _preview_row(stream, seen, None, shape, sketch)
 
 
 def _find_changed(ledger: Ledger, stream: Stream, rows: Sequence[Row]) -> Iterator[tuple[Seen, Any]]:
@@ -79,28 +123,33 @@ def _find_changed(ledger: Ledger, stream: Stream, rows: Sequence[Row]) -> Iterat
             yield seen, before
 
 
-def _preview_row(
-    stream: Stream, seen: Seen, before: Any, shape: str, client: PartnerClient, variable: str | None
-) -> Preview:
+def _preview_row(stream: Stream, seen: Seen, before: Any, shape: str, sketch: Sketch) -> Preview:
     version = (seen.row.version or seen.row.at) if stream.append_only else None
     new = new_record(stream, seen, before, shape, version)
     document = to_document(new, datetime.now(UTC))
     if document["state"] == State.PENDING:
-        request = show_request(client, record_of(document), variable=variable)
+        request = sketch.show(record_of(document))
     else:
         request = Request(error=document.get("reason") or document["error"]["message"])
     return Preview(stream=stream.name, id=new.id, key=new.key, op=new.op, request=request)
 
 
-def preview_record(document: Mapping[str, Any], *, client: PartnerClient, variable: str | None) -> Preview:
-    """Show what a record of the ledger is sent as: its next call, or its last one where it is finished."""
-    record = _as_claimed(document, client.mapping_hash)
+def preview_record(document: Mapping[str, Any], *, sketch: Sketch) -> Preview:
+    """Show what a record of the ledger is sent as: its next call, or its last one where it is finished.
+
+    Where the mapping has changed since it was finished, that is what a replay would send.
+    """
+    mapping = sketch.client.mapping_hash
+    record = _as_claimed(document, mapping)
     if record.payload is None and record.op == "upsert":
         error = document.get("error") or {}
         request = Request(error=error.get("message") or "the row could not be read or stored")
     else:
-        request = show_request(client, record, variable=variable)
-    return Preview(stream=record.stream, id=record.id, key=record.key, op=record.op, request=request)
+        request = sketch.show(record)
+    is_other = record.state in TERMINAL and document.get("mapping_hash", mapping) != mapping
+    return Preview(
+        stream=record.stream, id=record.id, key=record.key, op=record.op, request=request, mapping_changed=is_other
+    )
 
 
 def _as_claimed(document: Mapping[str, Any], mapping_hash: str) -> Record:

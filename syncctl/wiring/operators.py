@@ -1,6 +1,7 @@
 """What operators ask for, from a terminal."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
@@ -11,8 +12,9 @@ from syncctl.logs import get_logger
 from syncctl.wiring.rows import RowServices
 
 if TYPE_CHECKING:
+    from syncctl.core.stream import Stream
     from syncctl.pipeline.cleanup import Cleaned
-    from syncctl.pipeline.preview import Preview
+    from syncctl.pipeline.preview import Preview, Sketch
     from syncctl.pipeline.replay import Discarded, Replayed
     from syncctl.pipeline.report import By, Report
     from syncctl.pipeline.selection import Selection
@@ -183,21 +185,22 @@ class OperatorServices(RowServices):
         assert error is not None  # noqa: S101 - read_key gives at least one reading
         raise error
 
-    def preview_poll(self, name: str, *, limit: int) -> "list[Preview]":
+    def preview_poll(self, name: str, *, limit: int, known: bool = False) -> "list[Preview]":
         """Show what the next poll of a stream would send; see `pipeline.preview.preview_rows`."""
         from syncctl.pipeline.preview import preview_rows
         from syncctl.sources import open_reader
 
         stream = self.settings.stream(name)
         source = self.settings.source(stream.source)
-        return preview_rows(
-            ledger=self.ledger,
-            stream=stream,
-            open_reader=lambda each: open_reader(source, each),
-            client=self.partner_client(stream),
-            variable=self.settings.find_secret_name(stream.partner),
-            limit=limit,
-        )
+        with self._sketch(stream) as sketch:
+            return preview_rows(
+                ledger=self.ledger,
+                stream=stream,
+                open_reader=lambda each: open_reader(source, each),
+                sketch=sketch,
+                limit=limit,
+                known=known,
+            )
 
     def preview_records(self, id_or_stream: str, key: str | None = None) -> "list[Preview]":
         """Show what records are sent as, chosen as by `show`; see `pipeline.preview.preview_record`.
@@ -210,10 +213,28 @@ class OperatorServices(RowServices):
 
         found = []
         for document in self.show(id_or_stream, key):
-            stream = self.settings.stream(document["stream"])
-            variable = self.settings.find_secret_name(stream.partner)
-            found.append(preview_record(document, client=self.partner_client(stream), variable=variable))
+            with self._sketch(self.settings.stream(document["stream"])) as sketch:
+                found.append(preview_record(document, sketch=sketch))
         return found
+
+    @contextmanager
+    def _sketch(self, stream: "Stream") -> "Iterator[Sketch]":
+        """Yield what shows a stream's requests."""
+        from dataclasses import replace
+
+        from syncctl.partner.client import PartnerClient
+        from syncctl.pipeline.preview import Sketch
+
+        client, variable = self.partner_client(stream), self.settings.find_secret_name(stream.partner)
+        if stream.body_schema is None:
+            yield Sketch(client=client, variable=variable)
+            return
+        partner = self.settings.partner(stream.partner)
+        unchecked = PartnerClient(partner, replace(stream, body_schema=None), max_connections=1)
+        try:
+            yield Sketch(client=client, variable=variable, unchecked=unchecked)
+        finally:
+            unchecked.close()
 
     def pause(self, streams: Sequence[str], *, partners: Sequence[str] = (), who: str, reason: str) -> None:
         """Stop sending these streams' records, and call these partners no more."""

@@ -1,5 +1,6 @@
 """`poll --dry-run` and `show --request`: the exact request, nothing sent, no secret."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from syncctl.local.partner import LocalPartner
 from tests.cli.json_pages import keys_of, read_page
+from tests.harness.servers import connect
 from tests.harness.settings_files import write_settings
 from tests.harness.source_db import SourceDb
 
@@ -61,7 +63,11 @@ def test_a_dry_run_shows_the_next_requests_and_changes_nothing(
     run = run_syncctl("poll", "--once", "--json", cwd=shaped_dir).json["runs"][0]
     assert (run["logged"], run["cursor_before"]) == (3, None)
     again = run_syncctl("poll", "--dry-run", cwd=shaped_dir)
-    assert (again.exit_code, again.stdout, again.stderr) == (0, "", "no row is new or changed\n")
+    assert (again.exit_code, again.stdout) == (0, "")
+    told = "no row is new or changed; try a known one: syncctl show orders KEY --request, or --known here\n"
+    assert again.stderr == told
+    known = run_syncctl("poll", "--dry-run", "--known", "--json", cwd=shaped_dir)
+    assert (known.exit_code, known.json["requests"]) == (0, [first])
 
 
 def test_the_request_of_a_record_is_what_the_dry_run_has_shown(run_syncctl: Run, shaped_dir: Path) -> None:
@@ -93,6 +99,41 @@ def test_what_cannot_be_sent_says_why_and_is_exit_code_1(
     shown = run_syncctl("show", "orders", "2", "--request", "--json", cwd=shaped_dir)
     assert (shown.exit_code, shown.json["requests"][0]["error"]) == (1, why)
     assert shown.json["requests"][0]["curl"] is None
+
+
+def test_a_row_that_does_not_fit_the_schema_is_shown_with_its_body(
+    run_syncctl: Run, shaped_dir: Path, source_db: SourceDb
+) -> None:
+    schema = {"properties": {"order": {"properties": {"id": {"maximum": 1}}}}}
+    (shaped_dir / "orders.schema.json").write_text(json.dumps(schema))
+    environment = {"STREAMS__ORDERS__BODY_SCHEMA": "orders.schema.json"}
+    result = run_syncctl("poll", "--dry-run", "--limit", "2", cwd=shaped_dir, env=environment)
+    assert result.exit_code == 1
+    body = '{"order":{"id":2,"note":""},"kind":"order"}'
+    why = "the body does not fit the schema: $.order.id breaks maximum: 1"
+    assert result.stdout.endswith(f"# orders id=2\n# cannot be sent: {why}\n\n{body}\n")
+    run_syncctl("poll", "--once", cwd=shaped_dir)
+    (shown,) = run_syncctl("show", "orders", "2", "--request", "--json", cwd=shaped_dir, env=environment).json[
+        "requests"
+    ]
+    assert (shown["error"], shown["body"], shown["method"], shown["curl"]) == (why, body, None, None)
+
+
+def test_a_mapping_that_has_changed_since_is_told(
+    run_syncctl: Run, shaped_dir: Path, mongo_url: str, source_db: SourceDb
+) -> None:
+    run_syncctl("poll", "--once", cwd=shaped_dir)
+    with connect(mongo_url) as client:
+        records = client.get_default_database().records
+        records.update_one({"key.id": 1}, {"$set": {"state": "delivered", "mapping_hash": "before"}})
+        records.update_one({"key.id": 2}, {"$set": {"mapping_hash": "before"}})
+    note = "# the mapping has changed since: this was never sent; a replay would send it"
+    finished = run_syncctl("show", "orders", "1", "--request", cwd=shaped_dir).stdout.splitlines()
+    assert finished[:2] == ["# orders id=1", note]
+    waiting = run_syncctl("show", "orders", "2", "--request", cwd=shaped_dir).stdout
+    assert note not in waiting
+    (shown,) = run_syncctl("show", "orders", "1", "--request", "--json", cwd=shaped_dir).json["requests"]
+    assert shown["mapping_changed"] is True
 
 
 def test_no_secret_is_printed(run_syncctl: Run, shaped_dir: Path) -> None:

@@ -16,7 +16,7 @@ from syncctl.core.stream import Batching, Credentials, RetrySchedule
 from syncctl.local.partner import LocalPartner
 from syncctl.partner.client import PartnerClient
 from syncctl.partner.shape.request import show_request
-from syncctl.pipeline.preview import Preview, preview_record, preview_rows
+from syncctl.pipeline.preview import Preview, Sketch, preview_record, preview_rows
 from syncctl.sources import open_reader
 from tests.harness.source_db import SourceDb
 from tests.harness.world import World
@@ -47,8 +47,7 @@ def preview(world: World, limit: int = 10) -> list[Preview]:
             ledger=world.ledger,
             stream=world.stream,
             open_reader=lambda stream: open_reader(world.source, stream),
-            client=client,
-            variable=None,
+            sketch=Sketch(client=client),
             limit=limit,
         )
     finally:
@@ -208,7 +207,7 @@ def test_the_request_of_a_record_is_the_one_that_was_sent_and_then_the_next(shap
 
     def show() -> Any:
         document = shaped.ledger.records.find(record_id=shaped.records()[0]["_id"])[0]
-        return preview_record(document, client=client, variable=None).request
+        return preview_record(document, sketch=Sketch(client=client)).request
 
     first = show()
     assert first.headers["Syncctl-Attempt"] == "1"

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+from syncctl.core.rows import Row
 from syncctl.core.stream import Stream
 from syncctl.doctor import cursor, server
 from syncctl.doctor.check import Finding, Unit, join_findings, passed, skipped, warned
 from syncctl.doctor.examined import Examined
 from syncctl.errors import ConfigurationError, ServiceUnavailable
+from syncctl.partner.client import PartnerClient
+from syncctl.pipeline.preview import Sketch, preview_row
 from syncctl.sources import open_reader
 from syncctl.sources.health import is_sqlite
 
@@ -31,20 +34,39 @@ def list_units(examined: Examined) -> Sequence[Unit]:
 
 
 def check_stream(examined: Examined, name: str) -> Finding:
-    """Read one row, and tell how the stream is read."""
+    """Read one row, and tell how the stream is read, and whether the row could be sent."""
     stream = examined.settings.stream(name)
     hint = f"correct streams.{name} in syncctl.toml, or what it reads"
     with open_reader(examined.source(stream.source), stream) as reader:
-        row = reader.first_row()
+        row, shape = reader.first_row(), reader.shape
         column = reader.start_cursor().get("column")
         driver = getattr(reader, "driver", "")
         how = f"{reader.mode} by {column}, key {', '.join(reader.key_columns)}" + (f"; {driver}" if driver else "")
-        findings = [warned(text, hint) for text in reader.warnings()]
+        # Without a word in the settings it is the first layout that will do, which need not be the safest.
+        is_chosen = stream.mode is None and stream.cursor is None and reader.mode == "increasing"
+        safer = f"; see which mode is safer: syncctl inspect {stream.table}" if is_chosen and stream.table else ""
+        findings = [warned(text, hint + safer) for text in reader.warnings()]
     if row is None:
         return join_findings([passed(f"read as {how}; it has no row yet"), *findings])
-    if row.error:
-        findings.insert(0, warned(f"its first row would be logged as failed: {row.error}", hint))
+    if reason := _find_fault(examined, stream, row, shape):
+        findings.insert(0, warned(reason, hint))
     return join_findings([passed(f"read one row as {how}"), *findings])
+
+
+def _find_fault(examined: Examined, stream: Stream, row: Row, shape: str) -> str | None:
+    """Return why a row could not be sent, by the request that it would be; nothing is sent, and no ledger is asked."""
+    if row.error:
+        return f"its first row would be logged as failed: {row.error}"
+    try:
+        client = PartnerClient(examined.partner(stream.partner), stream, max_connections=1)
+    except ConfigurationError:
+        # No call could be made at all, which the partner's own check tells.
+        return None
+    try:
+        error = preview_row(stream, row, shape, Sketch(client=client)).request.error
+    finally:
+        client.close()
+    return f"its first row could not be sent: {error}" if error else None
 
 
 def _find_stream(examined: Examined, name: str) -> Stream | None:

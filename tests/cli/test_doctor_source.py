@@ -32,6 +32,7 @@ from syncctl.sources.health import (
 )
 from tests.harness.commands import Completed
 from tests.harness.servers import connect
+from tests.harness.settings_files import write_settings
 from tests.harness.source_db import SourceDb
 
 Run = Callable[..., Completed]
@@ -235,3 +236,42 @@ def test_change_tracking_that_is_off_names_both_statements() -> None:
     assert found.status == "fail"
     assert "ALTER DATABASE [erp] SET CHANGE_TRACKING = ON" in found.hint
     assert "ALTER TABLE dbo.orders ENABLE CHANGE_TRACKING" in found.hint
+
+
+def test_a_first_row_that_could_not_be_sent_is_a_warning_with_the_reason_and_no_mongodb(
+    run_syncctl: Run, settings_dir: Path, source_db: SourceDb
+) -> None:
+    source_db.create_orders(2)
+
+    def examine(**environment: str) -> dict[str, Any]:
+        away = {"MONGO_URL": "mongodb://127.0.0.1:1/ledger"}
+        done = run_syncctl("doctor", "source", "orders", "--json", cwd=settings_dir, env=environment | away)
+        (check,) = [each for each in json.loads(done.stdout)["checks"] if each["name"] == "source orders"]
+        return dict(check)
+
+    fields = json.dumps({"order.id": "id", "order.total": "totl"})
+    check = examine(STREAMS__ORDERS__FIELDS=fields)
+    assert check["status"] == "warn"
+    reason = "field order.total needs column totl, which the row does not have"
+    assert f"its first row could not be sent: {reason}" in check["detail"].splitlines()
+    (settings_dir / "orders.schema.json").write_text(json.dumps({"required": ["nothing"]}))
+    check = examine(STREAMS__ORDERS__BODY_SCHEMA="orders.schema.json")
+    assert "its first row could not be sent: the body does not fit the schema: $ lacks nothing" in check["detail"]
+    assert examine()["status"] == "ok"
+
+
+def test_a_layout_that_nobody_chose_points_to_what_is_safer(
+    run_syncctl: Run, tmp_path: Path, source_db: SourceDb
+) -> None:
+    source_db.create_orders(2)
+    directory = write_settings(
+        tmp_path / "settings",
+        mongo_url="mongodb://127.0.0.1:1/ledger",
+        redis_url="redis://127.0.0.1:1/0",
+        source_url=source_db.url,
+        partner_url="http://127.0.0.1:1",
+        stream={"mode": None, "cursor": None},
+    )
+    check = look(run_syncctl, directory, "source", "orders")["source orders"]
+    assert check["status"] == "warn"
+    assert check["hint"].endswith("see which mode is safer: syncctl inspect orders")

@@ -7,6 +7,7 @@ import typer
 from syncctl.commands.options import AsJson, DryRun, Streams, Yes, parse_age
 from syncctl.commands.session import ask_consent, choose_known, name_operator, open_session
 from syncctl.console import out
+from syncctl.console.counts import say_count
 from syncctl.core.states import TERMINAL
 from syncctl.errors import ExitCode
 
@@ -47,7 +48,7 @@ def cleanup(
         total = sum(plan.deleted.values())
         if dry_run or not total:
             return _report(plan, as_json=as_json)
-        if not ask_consent(f"delete {total:,} finished records for good?", yes=yes):
+        if not ask_consent(f"delete {say_count(total, 'finished record')} for good?", yes=yes):
             return ExitCode.TROUBLE
         done = services.cleanup(dry_run=False, older_than_seconds=ages, streams=streams, who=name_operator())
     return _report(done, as_json=as_json)
@@ -59,7 +60,8 @@ def _report(result: "Cleaned", *, as_json: bool) -> ExitCode:
         return ExitCode.DONE
     verb = "would delete" if result.dry_run else "deleted"
     counts = [f"{count:,} {state}" for state, count in result.deleted.items() if count]
-    out.show(f"{verb} {sum(result.deleted.values()):,} records" + (f": {', '.join(counts)}" if counts else ""))
+    total = say_count(sum(result.deleted.values()), "record")
+    out.show(f"{verb} {total}" + (f": {', '.join(counts)}" if counts else ""))
     if counts and not result.dry_run:
         out.say("next: syncctl status")
     return ExitCode.DONE

@@ -7,6 +7,7 @@ import typer
 from syncctl.commands.options import AsJson, DryRun, Yes
 from syncctl.commands.session import ask_consent, name_operator, open_session
 from syncctl.console import out
+from syncctl.console.counts import say_count
 from syncctl.errors import ExitCode, UsageError
 
 
@@ -37,18 +38,18 @@ def discard(
         selection = Selection(ids=tuple(dict.fromkeys(ids)), states=("failed", "pending"))
         result = services.discard(selection, reason=reason, dry_run=True, who=name_operator())
         if result.matched and not dry_run:
-            if not ask_consent(f"discard {result.matched:,} records for good?", yes=yes):
+            if not ask_consent(f"discard {say_count(result.matched, 'record')} for good?", yes=yes):
                 return ExitCode.TROUBLE
             result = services.discard(selection, reason=reason, dry_run=False, who=name_operator())
     if as_json:
         out.print_json({"matched": result.matched, "discarded": result.discarded, "dry_run": result.dry_run})
     elif result.dry_run:
-        out.show(f"would discard {result.matched:,} records")
+        out.show(f"would discard {say_count(result.matched, 'record')}")
     else:
-        out.show(f"discarded {result.discarded:,} of {result.matched:,} records")
+        out.show(f"discarded {result.discarded:,} of {say_count(result.matched, 'record')}")
     if result.matched < len(selection.ids):
         missed = len(selection.ids) - result.matched
-        out.warn(f"{missed:,} of {len(selection.ids):,} ids are not failed or waiting; see: syncctl show ID")
+        out.warn(f"not failed or waiting: {missed:,} of {say_count(len(selection.ids), 'id')}; see: syncctl show ID")
         return ExitCode.TROUBLE
     if result.discarded and not result.dry_run:
         out.say("next: syncctl failures")

@@ -7,6 +7,7 @@ import typer
 from syncctl.commands.options import AsJson, DryRun, Since, Yes, parse_window
 from syncctl.commands.session import ask_consent, choose_configured, name_operator, open_session
 from syncctl.console import out
+from syncctl.console.counts import say_count
 from syncctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def reconcile(
                 found = work.compare()
             if not repair or dry_run or not found.repairable:
                 return _report(found, as_json=as_json, repair=repair)
-            if not ask_consent(f"log and send {found.repairable:,} rows of {name}?", yes=yes):
+            if not ask_consent(f"log and send {say_count(found.repairable, 'row')} of {name}?", yes=yes):
                 return ExitCode.TROUBLE
             done = work.repair(who=name_operator())
     return _report(found, as_json=as_json, repair=repair, done=done)
@@ -68,11 +69,11 @@ def _report(found: "Differences", *, as_json: bool, repair: bool, done: "Repair 
     else:
         _show(found)
     if done is not None:
-        out.say(f"logged {done.logged:,} rows; next: syncctl status")
+        out.say(f"logged {say_count(done.logged, 'row')}; next: syncctl status")
         if done.failed or done.unreadable:
-            out.warn(f"{done.failed + done.unreadable:,} rows cannot be sent; run: syncctl failures")
+            out.warn(f"{say_count(done.failed + done.unreadable, 'row')} cannot be sent; run: syncctl failures")
     elif found.repairable:
-        rows = f"{found.repairable:,} rows"
+        rows = say_count(found.repairable, "row")
         out.say(f"would log {rows}" if repair else f"next: syncctl reconcile {found.stream} --repair")
     if found.extra:
         out.say(f"extra rows are left as they are: {found.extra:,}, the partner may still have them (docs/sources.md)")

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from syncctl.console.counts import say_count
 from syncctl.doctor.ages import show_age
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, warned
 from syncctl.doctor.examined import Examined
@@ -58,27 +59,30 @@ def _look_at_backlog(
 ) -> Iterator[Finding]:
     paused = document.get("paused")
     if paused:
-        yield warned(f"paused by {paused.get('by')}: {paused.get('reason')}", f"run: syncctl resume {name}")
+        reason = paused.get("reason") or "no reason given"
+        yield warned(f"paused by {paused.get('by')}: {reason}", f"run: syncctl resume {name}")
     unfinished = sum(counts[state] for state in _UNFINISHED)
     on_their_way = counts["queued"] + counts["sending"]
     oldest = (now - counts["oldest_due_at"]).total_seconds() if counts["oldest_due_at"] else 0.0
     if oldest > STUCK_SECONDS and not on_their_way and not paused:
+        waiting = say_count(unfinished, "record")
         yield warned(
-            f"{unfinished:,} records wait and none is on its way; the oldest has been due for {show_age(oldest)}",
+            f"{waiting} to deliver and none is on its way; the oldest has been due for {show_age(oldest)}",
             "see that Beat, a worker and Redis run: syncctl doctor beat workers queue",
         )
     elif unfinished:
-        yield passed(f"{unfinished:,} records to deliver, {on_their_way:,} of them on their way")
+        yield passed(f"{say_count(unfinished, 'record')} to deliver, {on_their_way:,} of them on their way")
     if counts["failed"]:
-        yield passed(f"{counts['failed']:,} failed records; see: syncctl failures --stream {name}")
+        yield passed(f"{say_count(counts['failed'], 'failed record')}; see: syncctl failures --stream {name}")
 
 
 def _look_at_held(ledger: "Ledger", name: str) -> Iterator[Finding]:
     """Tell of failed records that hold newer versions of their rows, which order strict asks for."""
     holders = ledger.waiting.count_failed_holders(name)
     if holders:
+        held_by = say_count(holders, "failed record")
         yield warned(
-            f"{holders:,} failed records hold newer versions of their rows; {ledger.waiting.count(name):,} wait",
+            f"newer versions of rows are held by {held_by}; {ledger.waiting.count(name):,} wait",
             f"see: syncctl failures --stream {name}; then syncctl replay --stream {name} sends them, "
             "and syncctl discard ID --reason TEXT gives one up",
         )
@@ -94,5 +98,5 @@ def check_removed(examined: Examined) -> Finding:
     lines = []
     for name in names:
         unfinished = sum(counts[name][state] for state in _UNFINISHED)
-        lines.append(f"{name} is no longer configured; {unfinished:,} records of it are not delivered")
+        lines.append(f"{name} is no longer configured; {say_count(unfinished, 'record')} of it not delivered")
     return warned("\n".join(lines), f"put [streams.{names[0]}] back to go on; else its records stay as they are")

@@ -63,6 +63,8 @@ def test_a_dry_run_is_the_plan_and_changes_nothing(run_syncctl: Run, settled: Se
     shown = run_syncctl("replay", "--dry-run", cwd=settled.directory)
     assert shown.stdout == f"would replay {failed} of {failed} records\n"
     args = (*settled.failed_ids, "--reason", "test data", "--dry-run", "--json")
+    one = run_syncctl("discard", settled.failed_ids[0], "--reason", "test data", "--dry-run", cwd=settled.directory)
+    assert one.stdout == "would discard 1 record\n"
     plan = run_syncctl("discard", *args, cwd=settled.directory)
     assert plan.json == {"matched": failed, "discarded": failed, "dry_run": True}
     assert count(run_syncctl, settled.directory, "failed") == failed

@@ -532,7 +532,7 @@ def test_a_stream_whose_poll_failed_is_told_with_the_reason(
     assert run_syncctl("poll", "orders", "--once", cwd=settings_dir).exit_code == 0
     check = examine("streams")["streams orders"]
     assert check["status"] == "ok"
-    assert "1 records to deliver, 1 of them on their way" in check["detail"]
+    assert "1 record to deliver, 1 of them on their way" in check["detail"]
 
 
 def test_a_backlog_that_does_not_move_is_a_warning_unless_it_is_paused(
@@ -546,13 +546,15 @@ def test_a_backlog_that_does_not_move_is_a_warning_unless_it_is_paused(
     check = examine("streams")["streams orders"]
     assert check["status"] == "warn"
     assert "audit" in check["detail"]
+    database.streams.update_one({"_id": "orders"}, {"$set": {"paused.reason": ""}})
+    assert ": no reason given\n" in examine("streams")["streams orders"]["detail"]
     assert "none is on its way" not in check["detail"]
     assert check["hint"] == "run: syncctl resume orders"
 
     database.streams.update_one({"_id": "orders"}, {"$unset": {"paused": True}})
     check = examine("streams")["streams orders"]
     assert check["status"] == "warn"
-    assert "3 records wait and none is on its way; the oldest has been due for 3 h" in check["detail"]
+    assert "3 records to deliver and none is on its way; the oldest has been due for 3 h" in check["detail"]
 
 
 def test_failed_records_that_hold_newer_versions_are_a_warning(
@@ -562,12 +564,12 @@ def test_failed_records_that_hold_newer_versions_are_a_warning(
     assert run_syncctl("poll", "orders", "--once", cwd=settings_dir).exit_code == 0
     failed, *others = [each["_id"] for each in database.records.find()]
     database.records.update_one({"_id": failed}, {"$set": {"state": "failed"}})
-    assert "hold" not in examine("streams")["streams orders"]["detail"]
+    assert "held" not in examine("streams")["streams orders"]["detail"]
     held = {"$set": {"state": "pending", "waits_for": failed}, "$unset": {"due_at": True}}
     database.records.update_many({"_id": {"$in": others}}, held)
     check = examine("streams")["streams orders"]
     assert check["status"] == "warn"
-    assert "1 failed records hold newer versions of their rows; 2 wait" in check["detail"]
+    assert "newer versions of rows are held by 1 failed record; 2 wait" in check["detail"]
     assert "syncctl replay --stream orders" in check["hint"]
     assert "syncctl discard ID --reason TEXT" in check["hint"]
     (stream,) = run_syncctl("status", "--json", cwd=settings_dir).json["streams"]
@@ -584,7 +586,7 @@ def test_a_stream_that_left_the_configuration_is_told_with_what_it_left_behind(
     checks = read_checks(run_syncctl("doctor", "streams", "--json", cwd=settings_dir))
     assert set(checks) == {"streams returns", "streams removed"}
     assert checks["streams removed"]["status"] == "warn"
-    assert checks["streams removed"]["detail"] == "orders is no longer configured; 2 records of it are not delivered"
+    assert checks["streams removed"]["detail"] == "orders is no longer configured; 2 records of it not delivered"
     assert "[streams.orders]" in checks["streams removed"]["hint"]
 
 

@@ -1,0 +1,10 @@
+"""Counts as people say them."""
+
+import pytest
+
+from syncctl.console.counts import say_count
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "0 records"), (1, "1 record"), (2000, "2,000 records")])
+def test_one_thing_is_not_many(number: int, said: str) -> None:
+    assert say_count(number, "record") == said

@@ -1,5 +1,6 @@
 """`syncctl pause` and `syncctl resume`: stop a stream or a partner, and let it go on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,10 +9,12 @@ import typer
 from syncctl.commands.options import AsJson
 from syncctl.commands.session import choose_known, name_operator, open_session
 from syncctl.console import out
+from syncctl.core.spelling import find_near
 from syncctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from syncctl.wiring import Services
+    from syncctl.wiring.operators import Resumed
 
 _Names = Annotated[list[str] | None, typer.Argument(metavar="STREAM", help="Which streams.")]
 _Partners = Annotated[
@@ -40,7 +43,18 @@ def pause(
     with open_session(ctx) as services:
         chosen = _choose(services, streams, partner)
         services.pause(chosen.streams, partners=chosen.partners, who=name_operator(), reason=reason)
-    return _report(chosen, paused=True, as_json=as_json)
+    if as_json:
+        out.print_json(
+            {
+                "streams": [{"stream": name, "paused": True} for name in chosen.streams],
+                "partners": [{"partner": name, "paused": True} for name in chosen.partners],
+            }
+        )
+    else:
+        out.show(f"paused {_name(chosen.streams, chosen.partners)}")
+    again = " ".join([*chosen.streams, *(f"--partner {name}" for name in chosen.partners)])
+    out.say(f"next: syncctl resume {again}, once it may go on")
+    return ExitCode.DONE
 
 
 def resume(
@@ -58,8 +72,37 @@ def resume(
     """
     with open_session(ctx) as services:
         chosen = _choose(services, streams, partner)
-        services.resume(chosen.streams, partners=chosen.partners, who=name_operator())
-    return _report(chosen, paused=False, as_json=as_json)
+        done = services.resume(chosen.streams, partners=chosen.partners, who=name_operator())
+    if as_json:
+        out.print_json(
+            {
+                "streams": [
+                    {"stream": name, "paused": False, "resumed": name in done.streams} for name in chosen.streams
+                ],
+                "partners": [
+                    {"partner": name, "paused": False, "resumed": name in done.partners} for name in chosen.partners
+                ],
+            }
+        )
+    else:
+        _show_resumed(chosen, done)
+    out.say("next: syncctl status")
+    return ExitCode.DONE
+
+
+def _show_resumed(chosen: "_Chosen", done: "Resumed") -> None:
+    if resumed := _name(done.streams, done.partners):
+        out.show(f"resumed {resumed}")
+    idle = _name(
+        [name for name in chosen.streams if name not in done.streams],
+        [name for name in chosen.partners if name not in done.partners],
+    )
+    if idle:
+        out.show(f"not paused: {idle}")
+
+
+def _name(streams: Sequence[str], partners: Sequence[str]) -> str:
+    return ", ".join([*streams, *(f"partner {name}" for name in partners)])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,22 +125,18 @@ def _choose(services: "Services", streams: list[str] | None, partners: list[str]
         )
     for name in partners or ():
         if name not in services.settings.partners:
-            services.settings.partner(name)
+            raise _no_such_partner(services, name)
     named = tuple(dict.fromkeys(partners or ()))
     return _Chosen(streams=choose_known(services, streams) if streams else (), partners=named)
 
 
-def _report(chosen: _Chosen, *, paused: bool, as_json: bool) -> ExitCode:
-    if as_json:
-        out.print_json(
-            {
-                "streams": [{"stream": name, "paused": paused} for name in chosen.streams],
-                "partners": [{"partner": name, "paused": paused} for name in chosen.partners],
-            }
-        )
+def _no_such_partner(services: "Services", name: str) -> UsageError:
+    known = sorted(services.settings.partners)
+    near = find_near(name, known)
+    if name in services.settings.streams:
+        hint = f"{name} is a stream, which is named without --partner"
+    elif near or len(known) == 1:
+        hint = f"write --partner {near or known[0]}"
     else:
-        named = [*chosen.streams, *(f"partner {name}" for name in chosen.partners)]
-        out.show(f"{'paused' if paused else 'resumed'} {', '.join(named)}")
-    again = " ".join([*chosen.streams, *(f"--partner {name}" for name in chosen.partners)])
-    out.say(f"next: syncctl resume {again}, once it may go on" if paused else "next: syncctl status")
-    return ExitCode.DONE
+        hint = "see which stream has which partner: syncctl status --json"
+    return UsageError(f"no such partner: {name}", why=f"there is {', '.join(known)}", hint=hint)

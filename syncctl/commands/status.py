@@ -10,6 +10,7 @@ from syncctl.commands.options import AsJson
 from syncctl.commands.session import open_session
 from syncctl.commands.stopping import StopSignal
 from syncctl.console import out
+from syncctl.console.counts import say_count
 from syncctl.core.durations import format_duration
 from syncctl.errors import ExitCode, UsageError
 
@@ -73,12 +74,15 @@ def _show(found: "Status") -> None:
         out.show("no streams yet; add one to syncctl.toml, or run: syncctl init --help")
     now = datetime.now(UTC)
     messages = found.queue["messages"]
-    out.show(f"queue    {'unknown: Redis cannot be reached' if messages is None else f'{messages:,} messages'}")
+    out.show(f"queue    {'unknown: Redis cannot be reached' if messages is None else say_count(messages, 'message')}")
     for each in found.partners:
         if each["paused"] or each["breaker"] != "closed":
             out.show(f"partner  {_describe_partner(each, now)}")
     down = {each["partner"] for each in found.partners if each["paused"] or each["breaker"] == "open"}
     for each in found.streams:
+        if each["paused"]:
+            why = each["paused_reason"] or "no reason given"
+            out.show(f"stream   {each['stream']} is paused: {why}; syncctl resume {each['stream']}")
         if each["breaker"] == "open" and each["partner"] not in down:
             left = _describe_seconds(max((each["next_probe_at"] - now).total_seconds(), 0.0))
             out.show(
@@ -90,8 +94,17 @@ def _show(found: "Status") -> None:
     for each in found.streams:
         if each.get("last_error"):
             out.warn(f"{each['stream']}: {each['last_error']}")
-    if any(each["counts"]["failed"] for each in found.streams):
-        out.say("next: syncctl failures")
+    for at, step in enumerate(_list_steps(found)):
+        out.say(f"{'next:' if at == 0 else '     '} {step}")
+
+
+def _list_steps(found: "Status") -> list[str]:
+    """Return the useful commands, the one without which the others do little first."""
+    steps = [f"syncctl resume --partner {each['partner']}" for each in found.partners if each["paused"]]
+    paused = [each["stream"] for each in found.streams if each["paused"]]
+    steps += [f"syncctl resume {' '.join(paused)}"] if paused else []
+    steps += ["syncctl failures"] if any(each["counts"]["failed"] for each in found.streams) else []
+    return steps
 
 
 def _describe_stream(stream: Mapping[str, Any]) -> dict[str, Any]:

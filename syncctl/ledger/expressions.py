@@ -30,6 +30,10 @@ def grown(entry: Doc, **computed: Any) -> Doc:
 
 
 def paused_by(who: str, reason: str) -> Doc:
-    """Return the expression for `paused`: what an operator says stands, whatever syncctl finds later."""
-    said = {"by": {"$literal": who}, "reason": {"$literal": reason}, "at": "$$NOW"}
+    """Return the expression for `paused`: what an operator says stands, whatever syncctl finds later.
+
+    Who says nothing takes back no reason that was given before.
+    """
+    why = {"$literal": reason} if reason else {"$ifNull": ["$paused.reason", ""]}
+    said = {"by": {"$literal": who}, "reason": why, "at": "$$NOW"}
     return {"$ifNull": ["$paused", said]} if who == ITSELF else said

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from syncctl.wiring.operators import RoundTrip
+from syncctl.wiring.previews import PreviewServices
 from syncctl.wiring.repairs import RepairServices
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["RoundTrip", "Services", "open_services"]
 
 
-class Services(RepairServices):
+class Services(PreviewServices, RepairServices):
     """Every use case, made from the settings. One per process: connections do not cross a fork."""
 
 

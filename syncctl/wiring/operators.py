@@ -1,7 +1,6 @@
 """What operators ask for, from a terminal."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
@@ -12,9 +11,7 @@ from syncctl.logs import get_logger
 from syncctl.wiring.rows import RowServices
 
 if TYPE_CHECKING:
-    from syncctl.core.stream import Stream
     from syncctl.pipeline.cleanup import Cleaned
-    from syncctl.pipeline.preview import Preview, Sketch
     from syncctl.pipeline.replay import Discarded, Replayed
     from syncctl.pipeline.report import By, Report
     from syncctl.pipeline.selection import Selection
@@ -33,6 +30,14 @@ class RoundTrip:
     sum: float
     round_trip_ms: float
     worker: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resumed:
+    """The streams and partners that had been paused, or counted as down, until now."""
+
+    streams: tuple[str, ...]
+    partners: tuple[str, ...]
 
 
 class OperatorServices(RowServices):
@@ -185,57 +190,6 @@ class OperatorServices(RowServices):
         assert error is not None  # noqa: S101 - read_key gives at least one reading
         raise error
 
-    def preview_poll(self, name: str, *, limit: int, known: bool = False) -> "list[Preview]":
-        """Show what the next poll of a stream would send; see `pipeline.preview.preview_rows`."""
-        from syncctl.pipeline.preview import preview_rows
-        from syncctl.sources import open_reader
-
-        stream = self.settings.stream(name)
-        source = self.settings.source(stream.source)
-        with self._sketch(stream) as sketch:
-            return preview_rows(
-                ledger=self.ledger,
-                stream=stream,
-                open_reader=lambda each: open_reader(source, each),
-                sketch=sketch,
-                limit=limit,
-                known=known,
-            )
-
-    def preview_records(self, id_or_stream: str, key: str | None = None) -> "list[Preview]":
-        """Show what records are sent as, chosen as by `show`; see `pipeline.preview.preview_record`.
-
-        Raises:
-            TroubleFound: There is none.
-            UsageError: Their stream is not configured any more.
-        """
-        from syncctl.pipeline.preview import preview_record
-
-        found = []
-        for document in self.show(id_or_stream, key):
-            with self._sketch(self.settings.stream(document["stream"])) as sketch:
-                found.append(preview_record(document, sketch=sketch))
-        return found
-
-    @contextmanager
-    def _sketch(self, stream: "Stream") -> "Iterator[Sketch]":
-        """Yield what shows a stream's requests."""
-        from dataclasses import replace
-
-        from syncctl.partner.client import PartnerClient
-        from syncctl.pipeline.preview import Sketch
-
-        client, variable = self.partner_client(stream), self.settings.find_secret_name(stream.partner)
-        if stream.body_schema is None:
-            yield Sketch(client=client, variable=variable)
-            return
-        partner = self.settings.partner(stream.partner)
-        unchecked = PartnerClient(partner, replace(stream, body_schema=None), max_connections=1)
-        try:
-            yield Sketch(client=client, variable=variable, unchecked=unchecked)
-        finally:
-            unchecked.close()
-
     def pause(self, streams: Sequence[str], *, partners: Sequence[str] = (), who: str, reason: str) -> None:
         """Stop sending these streams' records, and call these partners no more."""
         for name in streams:
@@ -245,18 +199,26 @@ class OperatorServices(RowServices):
         detail = {"streams": list(streams), "partners": list(partners), "reason": reason}
         self.ledger.journal.note_audit(action="pause", who=who, count=len(streams) + len(partners), detail=detail)
 
-    def resume(self, streams: Sequence[str], *, partners: Sequence[str] = (), who: str) -> None:
+    def resume(self, streams: Sequence[str], *, partners: Sequence[str] = (), who: str) -> Resumed:
         """Send these streams' records again, and call these partners again, also those that count as down."""
-        again = [
-            name for name, partner in self._partners_of_streams().items() if name in streams or partner in partners
-        ]
+        again = {
+            name: partner
+            for name, partner in self._partners_of_streams().items()
+            if name in streams or partner in partners
+        }
         down = {name for name in again if self.ledger.breakers.reset(name)}
-        resumed = len(down | {name for name in streams if self.ledger.streams.resume(name)})
-        resumed += sum(self.ledger.partners.resume(name) for name in partners)
+        paused = {name for name in streams if self.ledger.streams.resume(name)}
+        refused = {name for name in partners if self.ledger.partners.resume(name)}
         detail = {"streams": list(streams), "partners": list(partners)}
-        self.ledger.journal.note_audit(action="resume", who=who, count=resumed, detail=detail)
+        count = len(down | paused) + len(refused)
+        self.ledger.journal.note_audit(action="resume", who=who, count=count, detail=detail)
         for name in again:
             self._dispatch_while_polling(name)()
+        back = refused | {again[name] for name in down}
+        return Resumed(
+            streams=tuple(name for name in streams if name in paused | down),
+            partners=tuple(name for name in partners if name in back),
+        )
 
 
 def read_key(text: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:

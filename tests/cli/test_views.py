@@ -132,10 +132,30 @@ def test_a_paused_stream_is_read_and_not_delivered_until_it_is_resumed(
     look = lambda: run_syncctl("status", "--json", cwd=settings_dir).json["streams"][0]  # noqa: E731
     eventually(lambda: look()["counts"]["pending"] == 2)
     assert (look()["paused"], look()["paused_reason"]) == (True, "maintenance")
-    assert "orders (paused)" in run_syncctl("status", cwd=settings_dir).stdout
+    shown = run_syncctl("status", cwd=settings_dir)
+    assert "orders (paused)" in shown.stdout
+    assert "stream   orders is paused: maintenance; syncctl resume orders\n" in shown.stdout
+    assert shown.stderr == "next: syncctl resume orders\n"
     assert partner.calls() == []
-    assert run_syncctl("resume", "orders", "--json", cwd=settings_dir).json["streams"][0]["paused"] is False
+    resumed = run_syncctl("resume", "orders", "--json", cwd=settings_dir).json["streams"]
+    assert resumed == [{"stream": "orders", "paused": False, "resumed": True}]
     eventually(lambda: len(partner.rows()) == 2)
+
+
+def test_what_was_not_paused_is_not_resumed(run_syncctl: Run, settings_dir: Path) -> None:
+    run_syncctl("pause", "--partner", "default", cwd=settings_dir)
+    assert run_syncctl("status", cwd=settings_dir).stderr == "next: syncctl resume --partner default\n"
+    mixed = run_syncctl("resume", "orders", "--partner", "default", cwd=settings_dir)
+    assert (mixed.exit_code, mixed.stdout) == (0, "resumed partner default\nnot paused: orders\n")
+    again = run_syncctl("resume", "--partner", "default", "--json", cwd=settings_dir).json
+    assert again["partners"] == [{"partner": "default", "paused": False, "resumed": False}]
+
+
+def test_a_partner_that_nobody_knows_is_refused(run_syncctl: Run, settings_dir: Path) -> None:
+    for name, hint in (("acme", "write --partner default"), ("orders", "orders is a stream")):
+        result = run_syncctl("pause", "--partner", name, cwd=settings_dir)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr.startswith(f"error: no such partner: {name}\n  cause: there is default\n   hint: {hint}")
 
 
 def test_a_stream_that_nobody_knows_is_refused(run_syncctl: Run, settings_dir: Path) -> None:

@@ -67,3 +67,7 @@ def test_what_an_operator_has_said_stands(ledger: Ledger) -> None:
         pause("erp", who="ops", reason="maintenance until Monday")
         pause("erp", who="syncctl", reason="HTTP 401")
         assert load()["erp"]["paused"]["reason"] == "maintenance until Monday"
+        pause("erp", who="night shift", reason="")
+        assert load()["erp"]["paused"].items() >= {"by": "night shift", "reason": "maintenance until Monday"}.items()
+        pause("other", who="ops", reason="")
+        assert load()["other"]["paused"]["reason"] == ""

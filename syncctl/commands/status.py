@@ -91,6 +91,9 @@ def _show(found: "Status") -> None:
     names = [str(worker["worker"]) for worker in found.workers]
     out.show(f"workers  {f'{len(names)}: ' + ', '.join(names) if names else 'none; run: syncctl worker'}")
     out.show(f"beat     {_describe_beat(found.beat, now)}")
+    stale = [str(worker["worker"]) for worker in found.workers if worker["settings_differ"]]
+    for name in [*stale, *(["beat"] if found.beat["settings_differ"] and not found.beat["late"] else [])]:
+        out.warn(f"{name} runs with other settings than syncctl.toml: restart it")
     for each in found.streams:
         if each.get("last_error"):
             out.warn(f"{each['stream']}: {each['last_error']}")

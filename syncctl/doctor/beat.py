@@ -6,6 +6,8 @@ from syncctl import __version__
 from syncctl.doctor.ages import show_age
 from syncctl.doctor.check import Finding, Unit, failed, passed, warned
 from syncctl.doctor.examined import Examined
+from syncctl.pipeline.status import differs_from
+from syncctl.wiring.settings_mark import mark_settings
 
 _HINT = "run: syncctl beat (all on one machine: syncctl worker --beat)"
 
@@ -27,5 +29,10 @@ def check_heartbeat(examined: Examined) -> Finding:
         return warned(
             f"Beat was seen {age} ago, but runs {beat.get('version')} and this is {__version__}",
             f"bring all to one version (pip install syncctl=={__version__}) and restart Beat",
+        )
+    if differs_from(mark_settings(examined.settings), beat):
+        return warned(
+            f"seen {age} ago; it runs with other settings than syncctl.toml: restart it",
+            "restart Beat, after each change of the settings",
         )
     return passed(f"seen {age} ago")

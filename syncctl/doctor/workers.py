@@ -10,7 +10,9 @@ from syncctl.broker.queue import QUEUES
 from syncctl.doctor.check import Finding, Unit, failed, passed, warned
 from syncctl.doctor.examined import Examined
 from syncctl.ledger.journal import ALIVE_SECONDS
+from syncctl.pipeline.status import differs_from
 from syncctl.wiring import open_services
+from syncctl.wiring.settings_mark import mark_settings
 
 # The hop that broke is told before the check's own deadline ends it.
 _ROUND_TRIP_SHARE = 0.8
@@ -22,6 +24,7 @@ def list_units(examined: Examined) -> Sequence[Unit]:
         Unit(name="workers", look=lambda: check_alive(examined), needs=("mongodb",)),
         Unit(name="workers queues", look=lambda: check_queues(examined), needs=("workers",)),
         Unit(name="workers versions", look=lambda: check_versions(examined), needs=("workers",)),
+        Unit(name="workers settings", look=lambda: check_settings(examined), needs=("workers",)),
         Unit(name="queue", look=lambda: check_round_trip(examined), needs=("redis", "workers")),
     )
 
@@ -56,6 +59,18 @@ def check_versions(examined: Examined) -> Finding:
         f"this is {__version__}, but {', '.join(others)}",
         f"bring all to one version (pip install syncctl=={__version__}) and restart the workers",
     )
+
+
+def check_settings(examined: Examined) -> Finding:
+    """Tell whether all workers run with the settings, and the schemas, that are there now."""
+    mark = mark_settings(examined.settings)
+    # Another version has other settings by itself, which its own check tells.
+    workers = [worker for worker in _load(examined) if worker.get("version") == __version__]
+    others = [str(worker["_id"]) for worker in workers if differs_from(mark, worker)]
+    if not others:
+        return passed("all run with these settings")
+    detail = "\n".join(f"{name} runs with other settings than syncctl.toml: restart it" for name in others)
+    return warned(detail, "restart the workers, after each change of the settings or of a schema")
 
 
 def check_round_trip(examined: Examined) -> Finding:

@@ -36,12 +36,15 @@ class Failures:
     groups: tuple[Mapping[str, Any], ...]
 
 
-def read_status(*, ledger: Ledger, configured: Mapping[str, str], messages: int | None) -> Status:
+def read_status(
+    *, ledger: Ledger, configured: Mapping[str, str], messages: int | None, settings: str | None = None
+) -> Status:
     """Return where every stream stands, also those that left the configuration.
 
     Args:
         configured: The partner's name of each configured stream.
         messages: How many wait in the queue; None when Redis is away.
+        settings: The mark of the settings, which workers and Beat should have in their heartbeats.
     """
     now = ledger.streams.server_time()
     documents = ledger.streams.load_all()
@@ -60,6 +63,7 @@ def read_status(*, ledger: Ledger, configured: Mapping[str, str], messages: int 
     )
     workers = tuple(
         {"worker": each["_id"], **{name: each.get(name) for name in ("at", "concurrency", "queues", "pid", "version")}}
+        | {"settings_differ": differs_from(settings, each)}
         for each in ledger.journal.load_workers()
     )
     beat = ledger.journal.load_beat()
@@ -68,8 +72,17 @@ def read_status(*, ledger: Ledger, configured: Mapping[str, str], messages: int 
         partners=tuple(partners.values()),
         queue={"messages": messages},
         workers=workers,
-        beat={"last_tick_at": beat["at"] if beat else None, "late": bool(beat and beat["late"])},
+        beat={
+            "last_tick_at": beat["at"] if beat else None,
+            "late": bool(beat and beat["late"]),
+            "settings_differ": beat is not None and differs_from(settings, beat),
+        },
     )
+
+
+def differs_from(settings: str | None, heartbeat: Mapping[str, Any]) -> bool:
+    """Tell whether a process runs with other settings; where a heartbeat does not say, it is not known to."""
+    return settings is not None and heartbeat.get("settings", settings) != settings
 
 
 def _stream(

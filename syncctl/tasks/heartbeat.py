@@ -15,6 +15,7 @@ from syncctl.core.windows import decide_slots
 from syncctl.errors import SyncctlError
 from syncctl.logs import get_logger
 from syncctl.wiring import Services
+from syncctl.wiring.settings_mark import mark_settings
 
 log = get_logger(__name__)
 
@@ -65,6 +66,7 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
     """
 
     _services: Services | None = None
+    _settings = ""
     _beaten = float("-inf")
 
     def tick(self, *args: Any, **kwargs: Any) -> Any:
@@ -72,8 +74,10 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
         wait = super().tick(*args, **kwargs)
         if time.monotonic() - self._beaten >= EVERY_SECONDS:
             self._beaten = time.monotonic()
+            self._settings = self._settings or mark_settings(settings)
+            facts = {"pid": os.getpid(), "version": __version__, "settings": self._settings}
             try:
-                self._open().ledger.journal.beat_beat({"pid": os.getpid(), "version": __version__})
+                self._open().ledger.journal.beat_beat(facts)
             except SyncctlError as error:
                 log.warning("heartbeat.failed", error=str(error))
         return wait
@@ -111,6 +115,7 @@ def _start(sender: Any = None, **_: object) -> None:
         "concurrency": concurrency,
         "queues": queues,
         "version": __version__,
+        "settings": mark_settings(settings),
         "slots": slots.per_partner if "deliver" in queues else 0,
     }
     heartbeat = WorkerHeartbeat(str(sender.hostname), facts)

@@ -133,6 +133,7 @@ class OperatorServices(RowServices):
     def status(self) -> "Status":
         """Tell where everything stands; a Redis that is away leaves `queue.messages` null."""
         from syncctl.pipeline.status import read_status
+        from syncctl.wiring.settings_mark import mark_settings
 
         self.ledger.ensure_prepared()
         try:
@@ -140,7 +141,12 @@ class OperatorServices(RowServices):
         except ServiceUnavailable as error:
             log.warning("status.without_redis", error=str(error))
             messages = None
-        return read_status(ledger=self.ledger, configured=self._partners_of_streams(), messages=messages)
+        return read_status(
+            ledger=self.ledger,
+            configured=self._partners_of_streams(),
+            messages=messages,
+            settings=mark_settings(self.settings),
+        )
 
     def _partners_of_streams(self) -> dict[str, str]:
         return {name: self.settings.streams[name].partner for name in self.settings.stream_names}

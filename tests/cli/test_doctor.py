@@ -666,3 +666,30 @@ def test_the_document_is_as_documented(run_syncctl: Run, settings_dir: Path) -> 
     assert documented.keys() == found.keys()
     assert documented["checks"][0].keys() == found["checks"][0].keys()
     assert set(re.findall(r"^## `(\w+)`", page, re.MULTILINE)) == set(GROUPS)
+
+
+def test_workers_and_beat_with_old_settings_are_a_warning(
+    run_syncctl: Run,
+    start_syncctl: Callable[..., Any],
+    examine: Callable[..., Checks],
+    settings_dir: Path,
+    eventually: Callable[..., Any],
+) -> None:
+    start_syncctl("worker", "--beat", "--pool", "threads", cwd=settings_dir)
+
+    def look() -> dict[str, Any] | None:
+        status = run_syncctl("status", "--json", cwd=settings_dir).json
+        return status if status["workers"] and status["beat"]["last_tick_at"] else None
+
+    status = eventually(look, timeout=60)
+    assert (status["workers"][0]["settings_differ"], status["beat"]["settings_differ"]) == (False, False)
+    assert examine("workers", "beat")["workers settings"]["status"] == "ok"
+    toml = settings_dir / "syncctl.toml"
+    toml.write_text(toml.read_text().replace('"POST /orders"', '"POST /orders/new"'))
+    name = status["workers"][0]["worker"]
+    told = "runs with other settings than syncctl.toml: restart it"
+    shown = run_syncctl("status", cwd=settings_dir).stderr
+    assert f"warning: {name} {told}\nwarning: beat {told}\n" in shown
+    checks = examine("workers", "beat")
+    assert (checks["workers settings"]["status"], checks["beat"]["status"]) == ("warn", "warn")
+    assert checks["workers settings"]["detail"] == f"{name} {told}"

@@ -309,7 +309,7 @@ def test_status_of_an_empty_ledger(world: World) -> None:
     status = read_status(ledger=world.ledger, configured={"orders": "default"}, messages=None)
     assert not any(status.streams[0]["counts"].values())
     assert (status.queue, status.workers) == ({"messages": None}, ())
-    assert status.beat == {"last_tick_at": None, "late": False}
+    assert status.beat == {"last_tick_at": None, "late": False, "settings_differ": False}
 
 
 def test_show_tells_all_versions_of_a_row_newest_first(world: World) -> None:

@@ -15,6 +15,7 @@ from syncctl.core.windows import decide_slots
 from syncctl.errors import SyncctlError
 from syncctl.logs import get_logger
 from syncctl.wiring import Services
+from syncctl.wiring.connections import SIGN_OF_LIFE_SECONDS
 from syncctl.wiring.settings_mark import mark_settings
 
 log = get_logger(__name__)
@@ -48,7 +49,15 @@ class WorkerHeartbeat:
             log.warning("heartbeat.not_removed", error=str(error))
         self._services.close()
 
+    def _tell_of_ledger(self) -> None:
+        """Say at once that the ledger is away: an operation gives it far more time."""
+        try:
+            self._services.ledger.check_reachable(timeout_seconds=SIGN_OF_LIFE_SECONDS)
+        except SyncctlError as error:
+            log.warning("worker.ledger_away", error=str(error), hint=error.hint)
+
     def _run(self) -> None:
+        self._tell_of_ledger()
         while True:
             try:
                 self._services.ledger.journal.beat_worker(self._name, self._facts)

@@ -76,7 +76,12 @@ def init(
     ] = None,
     mode: Annotated[
         str | None,
-        typer.Option("--mode", metavar="MODE", help="rowversion or increasing. Default: the safest."),
+        typer.Option(
+            "--mode",
+            metavar="MODE",
+            help="rowversion, increasing, change_tracking, flag or snapshot. Default: rowversion where there is such a"
+            " column, else increasing; syncctl inspect TABLE names the safest.",
+        ),
     ] = None,
     cursor: Annotated[
         str | None, typer.Option("--cursor", metavar="COLUMN", help="The column that tells new from old.")

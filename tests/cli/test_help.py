@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -14,7 +14,8 @@ import typer
 from syncctl import __version__
 from syncctl.cli import COMMANDS, app
 from syncctl.commandline import Invocation
-from tests.cli.catalogue import examples_of, list_commands
+from syncctl.core.stream import Mode
+from tests.cli.catalogue import examples_of, find_command, list_commands
 
 HEAVY = ("celery", "kombu", "pymongo", "bson", "sqlalchemy", "pyodbc", "requests", "redis", "rich")
 
@@ -38,6 +39,11 @@ def test_every_example_in_the_help_is_understood(path: tuple[str, ...]) -> None:
     assert examples
     for example in examples:
         _parse(example)
+
+
+def test_init_names_every_mode() -> None:
+    (mode,) = [param for param in find_command(("init",)).params if param.name == "mode"]
+    assert all(re.search(rf"\b{each}\b", mode.help) for each in get_args(Mode))
 
 
 def test_the_parser_of_examples_refuses_a_wrong_flag() -> None:

@@ -120,3 +120,9 @@ def test_the_drawn_folders_are_those_of_the_package() -> None:
     blocks = [body for _, body in _FENCE.findall(read(Path("docs/architecture.md"))) if body.startswith("syncctl/\n")]
     assert len(blocks) == 1
     assert {(len(indent) // 2, name) for indent, name in _DRAWN.findall(blocks[0])} == draw(PACKAGE)
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    root = Path(__file__).parents[2]
+    linked = set(re.findall(r"\]\(docs/([a-z]+\.md)\)", (root / "README.md").read_text()))
+    assert linked == {page.name for page in (root / "docs").glob("[a-z]*.md")}

@@ -1,12 +1,16 @@
 """`syncctl local up|down|status`: MongoDB and Redis for a try on this machine."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
 from syncctl.console import out
 from syncctl.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from syncctl.local.daemons import Daemons
 
 DIRECTORY = ".syncctl"
 
@@ -69,7 +73,7 @@ def up(
         out.say(f"{service.name} {state}: port {service.port}, pid {service.pid}")
     out.say("for .env:")
     out.show(f"MONGO_URL={daemons.mongo_url}\nREDIS_URL={daemons.redis_url}")
-    out.say("next: syncctl init, or syncctl doctor")
+    out.say(f"next: {_decide_next(ctx, daemons)}")
 
 
 @app.command(short_help="Stop both; what they have stored stays")
@@ -125,6 +129,33 @@ def status(ctx: typer.Context, json: Json = False) -> ExitCode:
     if not daemons.up:
         out.say("next: syncctl local up")
     return ExitCode.DONE if daemons.up else ExitCode.TROUBLE
+
+
+def _decide_next(ctx: typer.Context, daemons: "Daemons") -> str:
+    """Return the next useful command: to keep the URLs, unless the settings have them."""
+    from syncctl.commandline import Invocation
+    from syncctl.errors import ConfigurationError
+    from syncctl.settings.env_file import EnvFile
+
+    invocation = ctx.find_object(Invocation) or Invocation()
+    try:
+        settings = invocation.settings()
+        env = EnvFile(invocation.directory)
+    except ConfigurationError:
+        return "syncctl doctor"
+    urls = {"MONGO_URL": (settings.mongo_url, daemons.mongo_url), "REDIS_URL": (settings.redis_url, daemons.redis_url)}
+    others = [name for name, (known, url) in urls.items() if _find_place(known) != _find_place(url or "")]
+    if not others:
+        return "syncctl init, or syncctl doctor"
+    taken = [name for name in others if env.find(name)]
+    if taken:
+        return f"put {' and '.join(others)} into .env, which says otherwise"
+    return "syncctl local up >> .env, so that all commands find them; then syncctl init"
+
+
+def _find_place(url: str) -> str:
+    """Return the host and the port of a URL; the loopback has two names."""
+    return urlsplit(url).netloc.rpartition("@")[2].replace("127.0.0.1", "localhost")
 
 
 def _ask_wipe(directory: Path) -> bool:

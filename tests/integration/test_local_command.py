@@ -194,3 +194,12 @@ def test_up_that_is_interrupted_leaves_nothing_running(
     assert running.wait() == 130
     assert local("status").exit_code == 1
     assert not list(tmp_path.rglob("*.pid"))
+
+
+def test_up_says_how_to_keep_urls_that_the_settings_do_not_have(up: dict[str, Any], local: Run, tmp_path: Path) -> None:
+    unknown = local("up")
+    assert unknown.stderr.splitlines()[-1].startswith("next: syncctl local up >> .env")
+    (tmp_path / ".env").write_text(unknown.stdout)
+    assert local("up").stderr.splitlines()[-1] == "next: syncctl init, or syncctl doctor"
+    (tmp_path / ".env").write_text(unknown.stdout.replace(str(up["services"][0]["port"]), "1"))
+    assert local("up").stderr.splitlines()[-1].endswith("into .env, which says otherwise")

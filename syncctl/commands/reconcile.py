@@ -57,16 +57,20 @@ def reconcile(
                 found = work.compare()
             if not repair or dry_run or not found.repairable:
                 return _report(found, as_json=as_json, repair=repair)
+            if not (as_json or yes):
+                _show(found)
             if not ask_consent(f"log and send {say_count(found.repairable, 'row')} of {name}?", yes=yes):
                 return ExitCode.TROUBLE
             done = work.repair(who=name_operator())
-    return _report(found, as_json=as_json, repair=repair, done=done)
+    return _report(found, as_json=as_json, repair=repair, done=done, is_shown=not (as_json or yes))
 
 
-def _report(found: "Differences", *, as_json: bool, repair: bool, done: "Repair | None" = None) -> ExitCode:
+def _report(
+    found: "Differences", *, as_json: bool, repair: bool, done: "Repair | None" = None, is_shown: bool = False
+) -> ExitCode:
     if as_json:
         out.print_json(found)
-    else:
+    elif not is_shown:
         _show(found)
     if done is not None:
         out.say(f"logged {say_count(done.logged, 'row')}; next: syncctl status")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cli.json_pages import describes, keys_of, read_page
+from tests.cli.test_changes import answer
 from tests.harness.commands import clean_environment
 from tests.harness.source_db import SourceDb
 
@@ -62,6 +63,20 @@ def test_a_repair_is_asked_for_and_done(run_syncctl: Run, polled: Path, source_d
     mended = run_syncctl("reconcile", "orders", "--repair", "--yes", cwd=polled)
     assert mended.exit_code == 0
     assert "logged 2 rows; next: syncctl status" in mended.stderr
+
+
+def test_on_a_terminal_a_repair_shows_what_it_found_and_asks_with_the_count(
+    run_syncctl: Run, polled: Path, source_db: SourceDb
+) -> None:
+    for change in CHANGES:
+        source_db.execute(change)
+    code, shown = answer("n", "reconcile", "orders", "--repair", cwd=polled)
+    assert code == 1
+    assert shown.index("with another content: id=") < shown.index("log and send 2 rows of orders? [y/N]")
+    assert shown.rstrip().endswith("nothing was changed")
+    code, shown = answer("y", "reconcile", "orders", "--repair", cwd=polled)
+    assert (code, shown.count("with another content")) == (1, 1)
+    assert "logged 2 rows" in shown
 
 
 def test_its_json_is_what_the_page_says(run_syncctl: Run, polled: Path, source_db: SourceDb) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from syncctl.pipeline.status import Status
 
 _COUNTS = ("pending", "retrying", "queued", "sending", "delivered", "failed", "superseded", "discarded")
+COLUMNS = ("stream", "cursor", "last poll", "oldest due", *_COUNTS, "held", "breaker")
 _SOMETIMES = ("oldest due", "held", "queued", "sending", "superseded", "discarded", "breaker")
 _UNREMARKABLE = (None, 0, "closed")
 _WATCH_SECONDS = 2.0
@@ -64,7 +65,7 @@ def _show(found: "Status") -> None:
     # A person at a terminal of 80 columns sees the counts that say something.
     columns = [
         name
-        for name in ("stream", "cursor", "last poll", "oldest due", *_COUNTS, "held", "breaker")
+        for name in COLUMNS
         if name not in _SOMETIMES or not out.is_watched() or any(row[name] not in _UNREMARKABLE for row in rows)
     ]
     if rows:

@@ -10,7 +10,9 @@ import typer
 
 from syncctl.cli import app
 from syncctl.commandline import Invocation
+from syncctl.commands.status import COLUMNS
 from syncctl.errors import UsageError
+from syncctl.ledger.indexes import INDEXES
 
 PROJECT = Path(__file__).parents[2]
 PACKAGE = PROJECT / "syncctl"
@@ -92,6 +94,12 @@ def parse(line: str) -> None:
 def test_the_readme_shows_the_way() -> None:
     shown = {shlex.split(line)[1] for line in commands_in(read(Path("README.md")))}
     assert {"init", "doctor", "poll", "worker", "status", "report", "replay"} <= shown
+
+
+def test_the_readme_shows_what_the_commands_print() -> None:
+    text = read(Path("README.md"))
+    assert f"the ledger has its indexes: {len(INDEXES)} created\n" in text
+    assert "  ".join(COLUMNS).upper() + "\n" in text
 
 
 @pytest.mark.parametrize("line", commands_in(read(Path("README.md"))))

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from syncctl.wiring import Services
 
 _POLL_SECONDS = 0.5
+_LOOK_SECONDS = 5.0
 FINGERPRINT_DIGITS = 12
 _FINGERPRINT = re.compile(r"[0-9a-f]{6,12}")
 _ERRORS_AT_MOST = 100_000
@@ -166,19 +167,24 @@ def _explain_nothing(selection: "Selection") -> None:
 def _wait_until_finished(services: "Services", ids: list[str], *, seconds: float) -> ExitCode:
     """Wait until none of the records is on its way, and tell what became of them; failed again is trouble.
 
-    What they wait for is told when it changes, and every half a minute how many there are.
+    What they wait for is told when it changes.
     """
     until = time.monotonic() + seconds
     hold: str | None = None
+    looked_at: float | None = None
+    # An id is that of its stream and a hash.
+    streams = {each.rpartition("-")[0] for each in ids}
     with (
         StopSignal(notice="not waiting any longer; the records go on") as stop,
         out.progress("replay", total=len(ids)) as show,
     ):
         while (left := _count_left(counts := services.count_by_state(ids))) and time.monotonic() < until:
             show(len(ids) - left)
-            if (found := _find_hold(services)) != hold:
-                hold = found
-                out.say(f"{left:,} to go; {hold}" if hold else f"{left:,} to go")
+            if looked_at is None or time.monotonic() - looked_at > _LOOK_SECONDS:
+                looked_at = time.monotonic()
+                if (found := _find_hold(services, streams)) != hold:
+                    hold = found
+                    out.say(f"{left:,} to go; {hold}" if hold else f"{left:,} to go")
             if stop.wait(_POLL_SECONDS):
                 return stop.exit_code
     if left:
@@ -200,16 +206,18 @@ def _count_left(counts: Mapping[str, int]) -> int:
     return sum(count for state, count in counts.items() if State(state) not in TERMINAL)
 
 
-def _find_hold(services: "Services") -> str | None:
-    """Return what keeps records from being sent, in words; None where nothing does."""
+def _find_hold(services: "Services", streams: Collection[str]) -> str | None:
+    """Return what keeps records of these streams from being sent, in words; None where nothing does."""
     status = services.status()
-    for partner in status.partners:
+    meant = [each for each in status.streams if each["stream"] in streams]
+    partners = {each["partner"] for each in meant}
+    for partner in (each for each in status.partners if each["partner"] in partners):
         if partner["paused"]:
             reason = partner["paused_reason"] or "no reason given"
             return f"partner {partner['partner']} is paused: {reason}"
         if partner["breaker"] == "open":
             return f"partner {partner['partner']} counts as down: {partner['breaker_reason']}"
-    for stream in status.streams:
+    for stream in meant:
         if stream["paused"]:
             return f"stream {stream['stream']} is paused: {stream['paused_reason'] or 'no reason given'}"
         if stream["breaker"] == "open":

@@ -33,6 +33,11 @@ class Verdict(StrEnum):
 NO_RULES: Mapping[int, Verdict] = MappingProxyType({})
 
 
+def list_rules(outcomes: Mapping[int, Verdict], *, deletes: bool) -> Mapping[int, Verdict]:
+    """Return what statuses mean, where not the usual: a 410 of a delete says that the row is gone, as it should be."""
+    return {GONE: Verdict.ACCEPTED, **outcomes} if deletes else outcomes
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """What one attempt came to.

@@ -95,6 +95,19 @@ class Breakers:
         return self._streams.update_one(query, [{"$set": probe}]).modified_count == 1
 
     @edge
+    def begin_probe(self, stream: str, *, token: str, record: str, seconds: float) -> bool:
+        """Hold the right to ask from now on, for as long as a call may last; False when another asks, or need not.
+
+        It may have run out while the message waited: then it is taken again, if nobody else has it.
+        """
+        mine = {"$eq": ["$breaker.probe.token", token]}
+        due = {"$and": [{"$lte": ["$breaker.until", "$$NOW"]}, _FREE]}
+        query = {"_id": stream, "breaker.state": _OPEN, "breaker.until": {"$type": "date"}}
+        query["$expr"] = {"$or": [mine, due]}
+        probe = {"breaker.probe": {"token": token, "until": in_future(seconds)}, "breaker.last_probe": record}
+        return self._streams.update_one(query, [{"$set": probe}]).matched_count == 1
+
+    @edge
     def release_probe(self, stream: str, *, token: str) -> None:
         """Let another ask: this batch made no call."""
         self._streams.update_one({"_id": stream, "breaker.probe.token": token}, {"$unset": {"breaker.probe": True}})
@@ -146,7 +159,7 @@ def _judge_closed(tally: Tally, rules: BreakerRules) -> Doc:
     calls = {"$cond": [is_over, tally.calls, _counted("calls", tally.calls)]}
     failures = {"$cond": [is_over, tally.failures, _counted("failures", tally.failures)]}
     is_down = {"$and": [{"$gte": [calls, rules.calls]}, {"$gte": [failures, {"$multiply": [calls, rules.failures]}]}]}
-    weight = {"$min": [1, {"$divide": [REMEMBERED_CALLS, {"$max": [1, calls]}]}]}
+    weight = {"$min": [1, {"$divide": [max(REMEMBERED_CALLS, rules.calls), {"$max": [1, calls]}]}]}
     closed = {
         "state": _CLOSED,
         "window_start": {"$cond": [is_over, "$$NOW", began]},

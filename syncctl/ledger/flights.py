@@ -148,12 +148,11 @@ class Flights:
         )
 
     @edge
-    def release(self, claim: Claim, ids: Sequence[str], *, delay_seconds: float = 0.0) -> None:
+    def release(self, claim: Claim, ids: Sequence[str]) -> None:
         """Give back claimed records that were never sent, as if they had not been claimed."""
         if ids:
             guard = {"_id": {"$in": list(ids)}, "lease.token": claim.token}
-            due: Doc = {"due_at": in_future(delay_seconds)} if delay_seconds else {}
-            changes = {"state": State.PENDING.value, "claims": {"$subtract": ["$claims", 1]}, **due}
+            changes = {"state": State.PENDING.value, "claims": {"$subtract": ["$claims", 1]}}
             update_many_safely(self._records, guard, [{"$set": changes}, {"$unset": GROUND}])
 
     @edge

@@ -224,11 +224,6 @@ class Records:
         ]
 
     @edge
-    def has_due(self, stream: str) -> bool:
-        """Tell whether any record of this stream could be sent now."""
-        return any(self.find_due(stream, fresh=fresh, limit=1) for fresh in (True, False))
-
-    @edge
     def count_in_flight(self, stream: str) -> tuple[int, int]:
         """Return how many records are queued or being sent: first attempts, and retries."""
         query = {"stream": stream, "in_flight": True}

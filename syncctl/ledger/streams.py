@@ -237,11 +237,6 @@ class Streams:
         )
 
     @edge
-    def is_paused(self, stream: str) -> bool:
-        """Tell whether an operator has paused this stream."""
-        return self._streams.find_one({"_id": stream, "paused": {"$exists": True}}, {"_id": True}) is not None
-
-    @edge
     def pause(self, stream: str, *, who: str, reason: str) -> None:
         """Stop sending this stream's records; rows are still logged. What an operator has said, syncctl leaves."""
         self.ensure(stream)

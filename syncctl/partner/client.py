@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from syncctl.core.outcome import GONE, Outcome, Verdict, decide_verdict
+from syncctl.core.outcome import Outcome, Verdict, decide_verdict, list_rules
 from syncctl.core.records import Record
 from syncctl.core.retry import parse_retry_after
 from syncctl.core.stream import Partner, Stream
@@ -23,9 +23,6 @@ from syncctl.partner.unverified import warn_unverified
 from syncctl.partner.wire import Wire
 
 __all__ = ["Call", "PartnerClient", "Probe", "Unsendable"]
-
-OF_DELETES = {GONE: Verdict.ACCEPTED}
-"""What a delete asks for is so already."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +130,7 @@ class PartnerClient:
             verdict = decide_verdict(None, sent=trip.sent, complete=False)
             return Outcome(verdict=verdict, latency_ms=latency_ms, error=error), None, self._redact
         complete = answer.error is None
-        rules = {**OF_DELETES, **self._outcomes} if deletes else self._outcomes
+        rules = list_rules(self._outcomes, deletes=deletes)
         verdict = decide_verdict(answer.status, sent=True, complete=complete, rules=rules)
         redact = extend_redact(self._redact, proof.secrets)
         excerpt = make_excerpt(answer, redact)

@@ -7,7 +7,7 @@ from typing import Any
 import simplejson
 
 from syncctl.core.conditions import find_value, parse_condition, parse_path
-from syncctl.core.outcome import HALTS, Outcome, Verdict, decide_verdict
+from syncctl.core.outcome import HALTS, Outcome, Verdict, decide_verdict, list_rules
 from syncctl.core.records import Record
 from syncctl.core.stream import Batching
 from syncctl.partner.answer import MESSAGE_AT_MOST, Answer, find_message
@@ -42,18 +42,20 @@ class Reading:
         if found is None:
             # The partner may have them, and said nothing that could be read.
             error = _explain(answer, items, self.batching.results, rows)
-            return _for_all(_unclear(outcome, error), rows)
+            return _for_all(_unclear(outcome, error, rows), rows)
         return [
-            self._judge(replace(outcome, speaks="nothing" if place else "up"), item) for place, item in enumerate(found)
+            self._judge(replace(outcome, speaks="nothing" if place else "up"), item, record, rows)
+            for place, (item, record) in enumerate(zip(found, group.records, strict=True))
         ]
 
     def _tells_of_rows(self, outcome: Outcome, answer: Answer) -> bool:
         """Say whether a list of results is to be looked for: a 5xx is about the call, whatever its body lists.
 
-        So is a refusal where a row's item has nothing to judge it by.
+        So are refused credentials, and a refusal where a row's item has nothing to judge it by.
         """
         judges = self.batching.result_status is not None or self.batching.result_accepted_when is not None
-        return outcome.verdict is Verdict.ACCEPTED or (judges and answer.status < 500)
+        is_about_rows = answer.status < 500 and outcome.halts is None
+        return outcome.verdict is Verdict.ACCEPTED or (judges and is_about_rows)
 
     def _assign(self, items: list[Any], records: Sequence[Record]) -> list[Any] | None:
         """Return the item of each row: by what names the row, else by its place; None where places do not fit.
@@ -71,16 +73,16 @@ class Reading:
             for name, record in zip(own, records, strict=True)
         ]
 
-    def _judge(self, whole: Outcome, item: Any) -> Outcome:
+    def _judge(self, whole: Outcome, item: Any, record: Record, rows: int) -> Outcome:
         if item is _NOTHING:
-            return _unclear(whole, "the answer says nothing of this row")
+            return _unclear(whole, "the answer says nothing of this row", rows)
         message = clean_text(self.redact(find_message(simplejson.dumps(item).encode()) or ""))[:MESSAGE_AT_MOST]
         judged = whole
         if self.batching.result_status is not None:
             status, _ = find_value(item, parse_path(self.batching.result_status))
             if not isinstance(status, int) or isinstance(status, bool) or not 100 <= status <= 599:
-                return _unclear(whole, "the answer has no status for this row")
-            judged = self._judge_status(whole, status, message)
+                return _unclear(whole, "the answer has no status for this row", rows)
+            judged = self._judge_status(whole, status, message, record)
         condition = self.batching.result_accepted_when
         is_open = self.batching.result_status is None or judged.verdict is Verdict.ACCEPTED
         if condition is not None and is_open:
@@ -90,28 +92,37 @@ class Reading:
             return replace(judged, verdict=Verdict.REJECTED, error=error)
         return judged
 
-    def _judge_status(self, whole: Outcome, status: int, message: str) -> Outcome:
-        verdict = decide_verdict(status, sent=True, complete=True, rules=self.outcomes)
-        if status in HALTS and status not in self.outcomes:
+    def _judge_status(self, whole: Outcome, status: int, message: str, record: Record) -> Outcome:
+        rules = list_rules(self.outcomes, deletes=record.op == "delete")
+        verdict = decide_verdict(status, sent=True, complete=True, rules=rules)
+        if status in HALTS and status not in rules:
             # About this row: the call itself had the right credentials and met its endpoint.
             verdict = Verdict.REJECTED
         error = None if verdict is Verdict.ACCEPTED else f"HTTP {status} for this row: {message}".rstrip(": ")
-        return replace(whole, verdict=verdict, status=status, error=error)
+        return replace(whole, verdict=verdict, status=status, error=error, is_ruled=True)
 
 
 def _for_all(outcome: Outcome, rows: int) -> list[Outcome]:
     """Return an outcome for each row of a call; one of them speaks of the partner."""
-    if outcome.verdict is Verdict.REJECTED and rows > 1:
-        # One bad row must not fail those beside it, and who it is only shows when each goes alone.
-        error = f"{outcome.error}; refused with {rows - 1} others, it goes alone next"
-        outcome = replace(outcome, verdict=Verdict.RETRY_LATER, error=error, alone=True)
+    outcome = _refused_together(outcome, rows)
     return [outcome, *[replace(outcome, speaks="nothing")] * (rows - 1)]
 
 
-def _unclear(outcome: Outcome, error: str) -> Outcome:
-    """Return the outcome of rows that a 2xx says nothing of; what was refused as a whole stays so."""
-    if outcome.verdict is not Verdict.ACCEPTED:
+def _refused_together(outcome: Outcome, rows: int) -> Outcome:
+    """Return the outcome of rows that were refused with others: one bad row must not fail those beside it.
+
+    Who it is only shows when each goes alone.
+    """
+    if outcome.verdict is not Verdict.REJECTED or rows == 1:
         return outcome
+    error = f"{outcome.error}; refused with {rows - 1} others, it goes alone next"
+    return replace(outcome, verdict=Verdict.RETRY_LATER, error=error, alone=True)
+
+
+def _unclear(outcome: Outcome, error: str, rows: int) -> Outcome:
+    """Return the outcome of rows that the answer says nothing of: the partner may have what it did not refuse."""
+    if outcome.verdict is not Verdict.ACCEPTED:
+        return _refused_together(outcome, rows)
     return replace(outcome, verdict=Verdict.AMBIGUOUS, error=error)
 
 

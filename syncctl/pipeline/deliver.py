@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from syncctl.core.outcome import Outcome
@@ -85,9 +85,11 @@ def deliver_batch(
         seconds=stream.lease_seconds,
         worker=worker,
     )
-    if not claim.records:
+    claimed = len(claim.records)
+    if not claimed:
         return Delivery(stream=stream.name)
-    halt = Halt(ledger, stream, partner, token=token)
+    alone = claim.records[0].id if claimed == 1 else None
+    halt = Halt(ledger, stream, partner, token=token, alone=alone)
     margin = decide_margin_seconds(stream.lease_seconds)
 
     def may_wait() -> bool:
@@ -99,21 +101,32 @@ def deliver_batch(
         return wait_for_turn(may_wait) and may_wait()
 
     try:
-        threads = halt.take_permits(sizes.count_threads(len(claim.records))) if halt.may_begin() else 0
+        threads = halt.take_permits(sizes.count_threads(claimed)) if halt.begin() else 0
+        counts: dict[str, int] = {}
+        returned = 0
         if threads:
+            claim, returned = give_back_beyond(ledger, claim, halt.allowed)
             batch, calls, landings = begin_batch(ledger, stream, partner, claim, halt, client)
             counts = write(batch, landings, {})
             sending = send_batch(client, calls, threads=threads, may_start=may_start)
-            counts, returned = write_as_they_come(batch, sending, counts)
+            counts, unsent = write_as_they_come(batch, sending, counts)
+            returned += unsent
         else:
-            ledger.flights.release(claim, [each.id for each in claim.records])
-            counts, returned = {}, len(claim.records)
+            claim, returned = give_back_beyond(ledger, claim, 0)
         waits = not threads or halt.is_set()
     finally:
         halt.close()
-    delivery = Delivery(stream=stream.name, claimed=len(claim.records), returned=returned, waits=waits, **counts)
+    delivery = Delivery(stream=stream.name, claimed=claimed, returned=returned, waits=waits, **counts)
     log.info("deliver", **{name: getattr(delivery, name) for name in delivery.__slots__})
     return delivery
+
+
+def give_back_beyond(ledger: Ledger, claim: Claim, at_most: int | None) -> tuple[Claim, int]:
+    """Return a claim of no more than so many records, and how many were given back."""
+    kept = claim.records if at_most is None else claim.records[:at_most]
+    beyond = claim.records[len(kept) :]
+    ledger.flights.release(claim, [each.id for each in beyond])
+    return replace(claim, records=kept), len(beyond)
 
 
 def begin_batch(

@@ -24,21 +24,26 @@ class Halt:
 
     Args:
         token: The batch's: the one that asks whether a partner is back goes on.
+        alone: The only record of the batch; None where there are several. One alone may ask.
     """
 
-    def __init__(self, ledger: Ledger, stream: Stream, partner: Partner, *, token: str) -> None:
+    def __init__(self, ledger: Ledger, stream: Stream, partner: Partner, *, token: str, alone: str | None) -> None:
         self._ledger = ledger
         self._stream = stream
         self._partner = partner
         self.token = token
+        self._alone = alone
         self._permits_seconds = partner.timeout_seconds + PERMIT_MARGIN_SECONDS
         self.is_probe = False
         """Whether this batch asks if a partner that counts as down is back."""
         self.has_called = False
         """Whether any call was made: one that was has told the breaker what came of it."""
+        self.allowed: int | None = None
+        """How many records may go at once to a partner that is coming back."""
         self.back_at: datetime | None = None
         """When the partner was last called again after a pause or an outage."""
         self._halted = False
+        self._is_down = False
         self._renewed_at = time.monotonic()
         self._lock = threading.Lock()
 
@@ -70,6 +75,18 @@ class Halt:
             self._halted = self._halted or not goes_on
         self._renewed_at = asked_at
 
+    def begin(self) -> bool:
+        """Look whether calls may be made at all; a record that is alone asks whether a partner that is down is back."""
+        if self.may_begin():
+            return self._alone is None or not self.is_probe or self._hold_probe()
+        return self._is_down and self._alone is not None and self._hold_probe()
+
+    def _hold_probe(self) -> bool:
+        self.is_probe = self._ledger.breakers.begin_probe(
+            self._stream.name, token=self.token, record=self._alone or "", seconds=self._permits_seconds
+        )
+        return self.is_probe
+
     def take_permits(self, wanted: int) -> int:
         """Take the right to so many calls at once, or to fewer; return how many."""
         self._renewed_at = time.monotonic()
@@ -94,6 +111,10 @@ class Halt:
         """Look whether the stream and its partner are to be called."""
         gate = self._ledger.streams.load_gate(self._stream.name)
         partner = self._ledger.partners.load_gate(self._stream.partner)
-        self.is_probe = gate.breaker.state is BreakerState.OPEN and gate.breaker.probe == self.token
+        is_open = gate.breaker.state is BreakerState.OPEN
+        self.is_probe = is_open and gate.breaker.probe == self.token
+        self.allowed = gate.breaker.allowed if gate.breaker.state is BreakerState.HALF_OPEN else None
         self.back_at = max(filter(None, (gate.back_at, partner.back_at)), default=None)
-        return not gate.paused and not partner.paused and gate.breaker.admits(self.token)
+        is_paused = gate.paused or partner.paused
+        self._is_down = is_open and not is_paused
+        return not is_paused and gate.breaker.admits(self.token)

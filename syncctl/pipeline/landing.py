@@ -130,7 +130,9 @@ def tell_partner(batch: Batch, outcomes: Sequence[Outcome]) -> None:
     failures = [
         each
         for each in outcomes
-        if each.speaks is None and counts_as_down(each.status, retry_after_seconds=each.retry_after_seconds)
+        if each.speaks is None
+        and not each.is_ruled
+        and counts_as_down(each.status, retry_after_seconds=each.retry_after_seconds)
     ]
     tally = Tally(
         calls=sum(each.speaks != "nothing" for each in outcomes),

@@ -56,18 +56,26 @@ def delivery_slot(stream: str) -> Iterator[bool]:
     of_partner = _locked(directory, f"partner.{partner.name}", slots.per_partner)
     with in_all as any_free, of_partner as partner_free:
         free = any_free and partner_free
-        if not free:
-            (directory / f"waiting.{stream}").touch()
+        waiting = directory / f"waiting.{stream}"
+        if not free and not waiting.exists():
+            waiting.touch()
         yield free
 
 
 def streams_that_wait() -> list[str]:
-    """Return, once, the streams of which a batch was put back because there was no slot for it."""
+    """Return, once, the streams of which a batch was put back because there was no slot for it, the longest first."""
     directory: Path | None = _shared["slots"]
-    waiting = sorted(directory.glob("waiting.*")) if directory is not None else []
+    waiting = sorted(directory.glob("waiting.*"), key=_read_age) if directory is not None else []
     for each in waiting:
         each.unlink(missing_ok=True)
     return [each.name.removeprefix("waiting.") for each in waiting]
+
+
+def _read_age(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 @contextmanager

@@ -170,12 +170,15 @@ class RowServices(Connections):
         return self.ledger.flights.unqueue(ids, batch=token)
 
     def keep_up(self) -> "list[Upkeep]":
-        """Do every stream's upkeep. A Redis that is away is logged: what is due stays due."""
+        """Do every stream's upkeep. A Redis that is away is logged: what is due stays due.
+
+        In any order: what a partner's limits leave is else always taken by the first.
+        """
         from syncctl.pipeline.upkeep import keep_up
 
         self.ledger.ensure_prepared()
         done: list[Upkeep] = []
-        for name in self.settings.stream_names:
+        for name in random.sample(self.settings.stream_names, len(self.settings.stream_names)):
             stream = self.settings.stream(name)
             try:
                 settle_seconds = self.settings.partner(stream.partner).timeout_seconds

@@ -54,6 +54,7 @@ def come_back(ledger: Ledger, database: Any) -> None:
         ([(25, 0)] * 200 + [(25, 25)] * 2, CLOSED),
         ([(25, 0)] * 200 + [(25, 25)] * 3, OPEN),
         ([(25, 12)] * 20, CLOSED),
+        ([(1, 1)] * 9, CLOSED),
     ],
 )
 def test_the_breaker_opens_when_most_calls_of_a_minute_have_failed(
@@ -152,6 +153,28 @@ def test_an_answered_probe_lets_the_pauses_begin_anew(ledger: Ledger, database: 
 def test_a_partner_that_names_a_time_is_asked_then(ledger: Ledger, database: Any, asked_for: float, pause: int) -> None:
     report(ledger, 10, 10, rest=asked_for)
     assert -(-pause_seconds(database, ledger) // 10) * 10 == pause
+
+
+def test_a_breaker_that_asks_for_many_calls_opens_all_the_same(ledger: Ledger) -> None:
+    rules = BreakerRules(calls=100, failures=0.7, pause_seconds=30.0)
+    tally = Tally(calls=1, failures=1, reason="HTTP 503")
+    states = [ledger.breakers.report("erp", tally, token="b", rules=rules) for _ in range(100)]
+    assert states == [CLOSED] * 99 + [OPEN]
+
+
+def test_the_right_to_ask_lasts_for_a_call_from_when_it_begins(ledger: Ledger, database: Any) -> None:
+    report(ledger, 10, 10)
+    assert not ledger.breakers.begin_probe("erp", token="early", record="r", seconds=60.0)
+    wait_over(database)
+    ledger.breakers.acquire_probe("erp", token="p", record="r", seconds=60.0)
+    over = {"$set": {"breaker.probe.until": PAST}}
+    database.streams.update_one({"_id": "erp"}, over)
+    assert ledger.breakers.begin_probe("erp", token="p", record="r", seconds=60.0)
+    assert not ledger.breakers.begin_probe("erp", token="other", record="r", seconds=60.0)
+    database.streams.update_one({"_id": "erp"}, over)
+    assert ledger.breakers.begin_probe("erp", token="other", record="r2", seconds=60.0)
+    assert report(ledger, 1, 0, batch="p") is OPEN
+    assert report(ledger, 1, 0, batch="other") is HALF
 
 
 def test_one_stream_says_nothing_of_another(ledger: Ledger) -> None:

@@ -156,12 +156,6 @@ def test_what_was_not_sent_goes_back_as_if_it_had_not_been_claimed(ledger: Ledge
     assert fly(ledger, ["orders-1"]).records[0].attempt == 1
 
 
-def test_it_may_go_back_for_later(ledger: Ledger, claim: Claim, database: Any) -> None:
-    ledger.flights.release(claim, ["orders-1"], delay_seconds=3600)
-    assert ledger.records.find_due("orders", fresh=True, limit=1) == []
-    assert database.records.find_one()["due_at"] > datetime.now(UTC)
-
-
 def test_what_another_holds_by_now_is_not_given_back(ledger: Ledger, claim: Claim, database: Any) -> None:
     database.records.update_one({}, {"$set": {"lease.token": "another's"}})
     ledger.flights.release(claim, ["orders-1"])

@@ -101,7 +101,6 @@ def make_records() -> list[dict[str, Any]]:
 QUERIES: dict[str, tuple[Callable[[Ledger], Any], str, int]] = {
     "due": (lambda ledger: ledger.records.find_due("orders", fresh=True, limit=100), "due_at", 7),
     "due again": (lambda ledger: ledger.records.find_due("orders", fresh=False, limit=100), "due_at", 7),
-    "due at all": (lambda ledger: ledger.records.has_due("orders"), "due_at", 2),
     "in flight": (lambda ledger: ledger.records.count_in_flight("orders"), "lease.until", 112),
     "expired": (lambda ledger: ledger.returns.find_expired("orders", limit=100), "lease.until", 20),
     "forgotten": (

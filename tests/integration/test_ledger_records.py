@@ -128,8 +128,6 @@ def test_due_is_what_has_come_oldest_first(ledger: Ledger, database: Any) -> Non
     assert ledger.records.find_due("orders", fresh=False, limit=10) == []
     assert ledger.records.find_due("others", fresh=True, limit=10) == []
     assert ledger.records.find_due("orders", fresh=True, limit=0) == []
-    assert ledger.records.has_due("orders")
-    assert not ledger.records.has_due("others")
 
 
 def test_a_seq_is_raised_and_never_lowered(ledger: Ledger, database: Any) -> None:
@@ -153,8 +151,9 @@ def test_the_live_counts_of_a_stream(ledger: Ledger) -> None:
     assert not any(counts["others"].values())
 
 
-def test_unfinished_are_those_on_their_way(ledger: Ledger) -> None:
+def test_records_are_counted_by_their_state(ledger: Ledger) -> None:
     ledger.records.log([new_record(n) for n in range(1, 5)], NOW)
     ledger.flights.queue(["orders-1"], batch="b", seconds=300, exclusive=True)
     ledger.operations.discard(["orders-2"], states=["pending"], who="me", reason="why")
-    assert ledger.records.count_unfinished(["orders-1", "orders-2", "orders-3", "unknown"]) == 2
+    counts = ledger.records.count_by_state(["orders-1", "orders-2", "orders-3", "unknown"])
+    assert counts == {"queued": 1, "discarded": 1, "pending": 1}

@@ -107,13 +107,13 @@ def test_one_dispatch_at_a_time(ledger: Ledger) -> None:
 
 
 def test_a_pause_says_who_and_why_and_ends(ledger: Ledger, database: Any) -> None:
-    assert not ledger.streams.is_paused("new")
+    assert not ledger.streams.load_gate("new").paused
     ledger.streams.pause("new", who=NASTY, reason="$error")
-    assert ledger.streams.is_paused("new")
+    assert ledger.streams.load_gate("new").paused
     assert database.streams.find_one({"_id": "new"})["paused"].items() >= {"by": "$state", "reason": "$error"}.items()
     assert ledger.streams.resume("new")
     assert not ledger.streams.resume("new")
-    assert not ledger.streams.is_paused("new")
+    assert not ledger.streams.load_gate("new").paused
 
 
 def dates_in(value: Any) -> Iterator[datetime]:
@@ -140,7 +140,7 @@ def test_no_lease_and_no_due_time_is_judged_by_this_machines_clock(ledger: Ledge
     ledger.streams.release_dispatch(dispatch)
     ledger.records.find_due("orders", fresh=True, limit=10)
     claim = fly(ledger, ["orders-1", "orders-2"])
-    ledger.flights.release(claim, ["orders-1"], delay_seconds=5)
+    ledger.flights.release(claim, ["orders-1"])
     database.records.update_one({"_id": "orders-2"}, {"$set": {"lease.until": PAST}})
     ledger.returns.return_expired(ledger.returns.find_expired("orders", limit=10))
     ledger.returns.find_forgotten("orders", after_seconds=1, lease_seconds=1, limit=1)

@@ -243,6 +243,45 @@ def test_what_is_said_of_each_row_is_held_to(
     assert (error is None) if told is None else (told in error and len(error) < 300)
 
 
+@pytest.mark.parametrize("listed", [[6], []])
+def test_a_refusal_that_lists_only_the_bad_rows_fails_no_good_one(batches: World, listed: list[int]) -> None:
+    def answer(rows: list[dict[str, Any]]) -> tuple[int, Any]:
+        bad = [row for row in rows if row["id"] == 6]
+        if not bad:
+            return said(rows)
+        return 422, {"results": [{"ref": row["idempotency_key"], "status": 422} for row in bad if row["id"] in listed]}
+
+    with BatchPartner(answer) as partner:
+        meet(batches, partner)
+        for _ in range(3):
+            batches.send_all()
+            batches.let_retries_come()
+    assert [each["key"]["id"] for each in batches.records(state="failed")] == [6]
+    assert len(batches.records(state="delivered")) == 9
+
+
+@pytest.mark.parametrize("status", [403, 410])
+def test_a_rows_status_pauses_nobody_whatever_it_means(batches: World, status: int) -> None:
+    batches.change_stream(outcomes={status: Verdict.RETRY_LATER})
+    with BatchPartner(lambda rows: said(rows, row3=status)) as partner:
+        meet(batches, partner)
+        batches.dispatch()
+        batches.deliver()
+    assert [each["key"]["id"] for each in batches.records(state="pending")] == [3]
+    assert not batches.ledger.partners.load_gate("default").paused
+    assert not batches.ledger.streams.load_gate("orders").paused
+
+
+def test_refused_credentials_are_no_list(batches: World) -> None:
+    batches.change_stream(batching=replace(ITEMS, size=10))
+    with BatchPartner(lambda rows: (401, said(rows)[1])) as partner:
+        meet(batches, partner)
+        batches.send_all()
+        assert len(partner.calls) == 1
+    assert {each["state"] for each in batches.records()} == {"pending"}
+    assert batches.ledger.partners.load_gate("default").paused
+
+
 def test_a_conflict_of_a_row_is_taken_as_the_stream_says(batches: World) -> None:
     batches.change_stream(batching=BY_KEY, outcomes={409: Verdict.ACCEPTED})
     with BatchPartner(answer_each(statuses=lambda _: 409)) as partner:

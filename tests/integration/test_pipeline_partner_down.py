@@ -147,6 +147,53 @@ def test_a_probe_whose_message_is_lost_holds_nobody_for_a_lease(backlog: World) 
     assert (until - backlog.ledger.streams.server_time()).total_seconds() <= PROBE_SECONDS
 
 
+def test_a_probe_that_waited_long_for_a_worker_asks_all_the_same(backlog: World) -> None:
+    with LocalPartner(PartnerConfig(error_rate=1.0)) as server:
+        meet(backlog, server.url)
+        backlog.send_all()
+        end_pause(backlog)
+        backlog.let_retries_come()
+        assert backlog.dispatch() == 1
+        late = backlog.messages.pop()
+        backlog.database.streams.update_one({"_id": "orders"}, {"$set": {"breaker.probe.until": PAST}})
+        server.fix()
+        assert backlog.deliver(late).delivered == 1
+    assert breaker(backlog)["state"] == "half_open"
+
+
+def test_what_was_queued_before_is_no_more_than_a_partner_that_comes_back_is_to_have(backlog: World) -> None:
+    with LocalPartner(PartnerConfig(error_rate=1.0)) as server:
+        meet(backlog, server.url)
+        backlog.change_stream(window=20)
+        backlog.dispatch()
+        old = backlog.messages.pop()
+        backlog.change_stream(window=10)
+        while breaker(backlog).get("state") != "open":
+            backlog.let_retries_come()
+            backlog.dispatch()
+            backlog.deliver()
+        server.fix()
+        end_pause(backlog)
+        backlog.let_retries_come()
+        backlog.dispatch()
+        backlog.deliver()
+        assert breaker(backlog)["state"] == "half_open"
+        calls = len(server.calls())
+        done = backlog.deliver(old)
+    assert (done.claimed, done.delivered, done.returned) == (10, 2, 8)
+    assert len(server.calls()) == calls + 2
+
+
+@pytest.mark.parametrize("meant", [Verdict.REJECTED, Verdict.ACCEPTED, Verdict.RETRY_LATER])
+def test_a_status_that_is_about_the_record_opens_nothing(backlog: World, meant: Verdict) -> None:
+    backlog.change_stream(outcomes={500: meant})
+    with RowPartner(lambda row: 500 if row <= 40 else 201) as server:
+        meet(backlog, server.url)
+        backlog.send_all()
+        assert len(server.calls) == 60
+    assert breaker(backlog).get("state") == "closed"
+
+
 @pytest.mark.parametrize("status", ["429 Slow Down", "503 Later"])
 def test_what_most_calls_are_told_to_wait_for_is_waited_for(backlog: World, status: str) -> None:
     with HostilePartner(answering(status, b"", "Retry-After: 500")) as server:
@@ -231,7 +278,7 @@ def test_a_row_that_is_gone_at_the_partner_needs_no_delete(world: World, source_
         meet(world, server.url)
         world.send_all()
     assert [each["state"] for each in world.records(op="delete")] == ["delivered"]
-    assert not world.ledger.streams.is_paused("orders")
+    assert not world.ledger.streams.load_gate("orders").paused
 
 
 def test_a_worker_waits_for_permits_that_others_hold(backlog: World, partner: LocalPartner) -> None:
@@ -281,7 +328,7 @@ def test_rules_of_a_stream(
         world.dispatch()
         world.deliver()
     assert world.record(1)["state"] == state
-    assert not world.ledger.streams.is_paused("orders")
+    assert not world.ledger.streams.load_gate("orders").paused
     assert not world.ledger.partners.load_gate("default").paused
     if changes.get("ambiguous") == "hold" and state == "failed":
         assert "held, because the partner may have it" in world.record(1)["error"]["message"]

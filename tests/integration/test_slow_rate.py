@@ -55,7 +55,7 @@ def worker(
         for name in ("orders", "stock"):
             made.poll(name)
         for name, token, ids in made.messages:
-            assert made.put_back(token, ids), name
+            assert made.put_back(name, token, ids), name
         made.messages.clear()
         return made
 

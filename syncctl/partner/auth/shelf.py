@@ -53,6 +53,10 @@ class Shared:
 class Unshared:
     """No shelf: this process has its tokens for itself."""
 
+    def is_away(self) -> bool:
+        """Say whether there is a shelf that could not be reached just now."""
+        return False
+
     def read(self, *, insist: bool = False) -> Shared | None:
         """Find nothing."""
         del insist
@@ -91,7 +95,7 @@ class SharedToken(Unshared):
 
     def read(self, *, insist: bool = False) -> Shared | None:
         """Return the token that all share now; with `insist`, ask also a shelf that was away just now."""
-        if self._is_away() and not insist:
+        if self.is_away() and not insist:
             return None
         try:
             found = self._shelf.read(self._name)
@@ -110,7 +114,7 @@ class SharedToken(Unshared):
 
     def write(self, token: Shared) -> None:
         """Let all share a token for what is left of its life."""
-        if self._is_away() or token.left_seconds <= 0:
+        if self.is_away() or token.left_seconds <= 0:
             return
         document = {"text": token.text, "seconds": token.seconds, "replaces": token.replaces}
         sealed = self._fernet.encrypt(json.dumps(document).encode("ascii"))
@@ -121,7 +125,7 @@ class SharedToken(Unshared):
 
     def claim(self) -> str | None:
         """Return the right to ask for the next token; None while another process asks."""
-        if self._is_away():
+        if self.is_away():
             return ""
         try:
             return self._shelf.claim(self._name, seconds=CLAIM_SECONDS)
@@ -131,14 +135,15 @@ class SharedToken(Unshared):
 
     def release(self, claim: str) -> None:
         """Let others ask."""
-        if not claim or self._is_away():
+        if not claim or self.is_away():
             return
         try:
             self._shelf.release(self._name, claim)
         except ServiceUnavailable as error:
             self._leave_alone(error)
 
-    def _is_away(self) -> bool:
+    def is_away(self) -> bool:
+        """Say whether it could not be reached just now."""
         return time.monotonic() < self._away_until
 
     def _leave_alone(self, error: ServiceUnavailable) -> None:

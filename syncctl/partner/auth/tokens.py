@@ -159,13 +159,20 @@ class TokenStore:
         return True
 
     def drop(self, token: str) -> bool:
-        """Let go of a token that was refused; tell whether another one is there, or may be asked for."""
+        """Let go of a token that was refused; tell whether another one is there, or may be asked for.
+
+        Raises:
+            AuthTrouble: that cannot be told: another call still waits for the token endpoint, or processes that cannot
+                share a token may be replacing each other's.
+        """
         if not self._wait():
-            return False
+            raise AuthTrouble("its token was refused, and another call still waits for the next one")
         try:
             if token != self._held.text or self._adopt(insist=True):
                 return True
             if read_clock() - self._replaced_at < REFUSED_AGAIN_AFTER_SECONDS:
+                if self._shared.is_away():
+                    raise AuthTrouble("its token was refused again, and without Redis no token can be shared")
                 return False
             self._replacing, self._held = True, _Held(text=token, asked_at=self._held.asked_at)
             return True

@@ -59,7 +59,7 @@ class Protocol(World, RuleBasedStateMachine):
             "step": 5 if running else 0,
             "kill": 1 if running else 0,
             "operate": 1 if room else 0,
-            "pause_or_resume": 5 if self.ledger.streams.is_paused("orders") else 1,
+            "pause_or_resume": 5 if self.ledger.streams.load_gate("orders").paused else 1,
             "flush_redis": 1 if self.messages else 0,
             "let_leases_end": 2,
             "script_answers": 1,
@@ -121,7 +121,7 @@ class Protocol(World, RuleBasedStateMachine):
         self._advance(self._start(kind, act), draw(STEPS))
 
     def pause_or_resume(self, _draw: Draw) -> None:
-        if self.ledger.streams.is_paused("orders"):
+        if self.ledger.streams.load_gate("orders").paused:
             self.ledger.streams.resume("orders")
         else:
             self.ledger.streams.pause("orders", who="$me", reason="$why")

@@ -1,0 +1,45 @@
+"""A refused token: when the partner has refused our credentials, and when that cannot be told."""
+
+import pytest
+
+from syncctl.partner.auth.base import AuthTrouble
+from syncctl.partner.auth.shelf import Unshared
+from syncctl.partner.auth.tokens import Token, TokenStore
+from syncctl.partner.deadline import trip
+
+
+class AwayShelf(Unshared):
+    def is_away(self) -> bool:
+        return True
+
+
+def take(store: TokenStore, text: str) -> str:
+    return store.take(lambda: Token(text=text, seconds=3600.0))
+
+
+def test_a_second_refusal_is_one_of_the_credentials() -> None:
+    trip.begin(5.0)
+    store = TokenStore(Unshared())
+    take(store, "first")
+    assert store.drop("first")
+    take(store, "second")
+    assert not store.drop("second")
+
+
+def test_while_no_token_can_be_shared_it_may_be_one_that_another_process_replaced() -> None:
+    trip.begin(5.0)
+    store = TokenStore(AwayShelf())
+    take(store, "first")
+    assert store.drop("first")
+    take(store, "second")
+    with pytest.raises(AuthTrouble, match="without Redis no token can be shared"):
+        store.drop("second")
+
+
+def test_a_token_endpoint_that_hangs_is_no_refusal() -> None:
+    store = TokenStore(Unshared())
+    trip.begin(5.0)
+    take(store, "first")
+    trip.begin(0.05)
+    with store._lock, pytest.raises(AuthTrouble, match="still waits for the next one"):
+        store.drop("first")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from syncctl.broker.rate import AT_ONCE_SECONDS
 from syncctl.local.partner import LocalPartner
 from tests.harness.commands import RunningCommand, run_syncctl
 from tests.harness.counting_partner import CountingPartner
@@ -20,8 +21,8 @@ from tests.harness.source_db import SourceDb
 
 Start = Callable[..., RunningCommand]
 
-GAP = 0.2
-"""Calls at 50 a second are never so far apart, in seconds, unless something else than the rate keeps them apart."""
+GAP = AT_ONCE_SECONDS
+"""Turns that nobody takes for longer, in seconds, are not made up for: the machine was elsewhere, or nobody was due."""
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_two_workers_keep_to_a_rate_together(
     assert len(gaps) / (span - stood_still) >= rate * 0.95, told
     # What has piled up while this machine stood still comes with the second that follows.
     assert most <= rate * (1.1 + max(gaps)), told
-    assert stood_still < span / 4, told
+    assert stood_still < span / 2, told
 
 
 @pytest.fixture

@@ -144,7 +144,7 @@ def test_a_caller_that_waits_learns_which(world: World, refusing: LocalPartner) 
         ledger=world.ledger, selection=Selection(), streams={"orders": world.stream}, who="me", replayed_ids=ids
     )
     assert sorted(ids) == sorted(each["_id"] for each in world.records())
-    assert world.ledger.records.count_unfinished(ids) == 2
+    assert world.ledger.records.count_by_state(ids) == {"pending": 2}
 
 
 def test_a_stream_that_left_the_configuration_is_not_replayed(world: World, refusing: LocalPartner) -> None:

@@ -94,6 +94,7 @@ def _preview(services: "Services", streams: Sequence[str], limit: int, *, known:
 def _poll_once(services: "Services", streams: Sequence[str], stop: StopSignal, *, as_json: bool) -> ExitCode:
     runs: list[Run] = []
     held: list[LeaseHeld] = []
+    bugs: list[Exception] = []
     for name in streams:
         if stop.is_set:
             break
@@ -101,6 +102,10 @@ def _poll_once(services: "Services", streams: Sequence[str], stop: StopSignal, *
             runs.append(_poll_with_progress(services, name, stop))
         except LeaseHeld as error:
             held.append(error)
+        except SyncctlError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug that one stream meets keeps no other from being read
+            bugs.append(error)
     if held and not runs and not as_json:
         raise held[0]
     for each in held:
@@ -112,6 +117,8 @@ def _poll_once(services: "Services", streams: Sequence[str], stop: StopSignal, *
     _show_errors(runs)
     if not as_json:
         _name_next_command(runs)
+    if bugs:
+        raise bugs[0]
     return _decide_exit_code(runs, held, stop)
 
 

@@ -21,8 +21,12 @@ class Acknowledgement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Acknowledged:
-    """What became of it. `rows` is how many rows the statement changed: none where the row was edited since."""
+    """What became of it.
+
+    Args:
+        rows: How many rows the statement changed: none where the row was edited since; None where it does not tell.
+    """
 
     id: str
-    rows: int = 0
+    rows: int | None = 0
     error: str | None = None

@@ -34,7 +34,8 @@ def check_stream(examined: Examined, name: str) -> Finding:
     counts = ledger.records.count_states([name])[name]
     now = ledger.streams.server_time()
     poll = _look_at_poll(name, document, now, examined.settings.stream(name).poll_every_seconds)
-    return join_findings([poll, *_look_at_backlog(name, document, counts, now), *_look_at_held(ledger, name)])
+    held, refused = _look_at_held(ledger, name), _look_at_acknowledgements(ledger, name)
+    return join_findings([poll, *_look_at_backlog(name, document, counts, now), *held, *refused])
 
 
 def _look_at_poll(name: str, document: Mapping[str, Any], now: datetime, every_seconds: float) -> Finding:
@@ -85,6 +86,17 @@ def _look_at_held(ledger: "Ledger", name: str) -> Iterator[Finding]:
             f"newer versions of rows are held by {held_by}; {ledger.waiting.count(name):,} wait",
             f"see: syncctl failures --stream {name}; then syncctl replay --stream {name} sends them, "
             "and syncctl discard ID --reason TEXT gives one up",
+        )
+
+
+def _look_at_acknowledgements(ledger: "Ledger", name: str) -> Iterator[Finding]:
+    """Tell of rows that the source could not be told of, in mode flag: their statement fails."""
+    refused = ledger.acknowledgements.find_refused(name)
+    if refused is not None:
+        count, reason = refused
+        yield warned(
+            f"the source could not be told of {say_count(count, 'record')}: {reason}",
+            f"let the login do what streams.{name}.acknowledge does; it is tried again at each poll",
         )
 
 

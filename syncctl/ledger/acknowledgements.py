@@ -64,3 +64,12 @@ class Acknowledgements:
             writes.append(UpdateOne(guard, [{"$set": {"acknowledged": note}}, {"$unset": ["acknowledge"]}]))
         if writes:
             self._records.bulk_write(writes, ordered=False)
+
+    @edge
+    def find_refused(self, stream: str) -> tuple[int, str] | None:
+        """Return how many records the source could not be told of, and one of the reasons; None where there is none."""
+        query = {"stream": stream, "acknowledge": {"$exists": True}, "acknowledge.error": {"$exists": True}}
+        found = self._records.find_one(query, {"acknowledge": True}, hint="to_acknowledge")
+        if found is None:
+            return None
+        return self._records.count_documents(query, hint="to_acknowledge"), str(found["acknowledge"]["error"])

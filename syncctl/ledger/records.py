@@ -231,6 +231,12 @@ class Records:
         return first, self._records.count_documents({**query, "fresh": False}, hint="in_flight")
 
     @edge
+    def column_names(self, stream: str) -> tuple[str, ...]:
+        """Return the key columns of a stream, as its records have them; empty when there is none."""
+        found = self._records.find_one({"stream": stream}, {"key": True})
+        return tuple(found["key"]) if found else ()
+
+    @edge
     def count_by_state(self, ids: Sequence[str]) -> dict[str, int]:
         """Return how many of these records are in which state; states of none are absent."""
         counts: Counter[str] = Counter()

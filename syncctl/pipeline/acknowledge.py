@@ -37,14 +37,14 @@ def acknowledge_finished(
     while rows := ledger.acknowledgements.find(stream.name, failed_too=failed_too, limit=AT_ONCE):
         done = reader.acknowledge(rows)
         settled = {each.id for each in done if each.error is None}
-        changed = {each.id for each in done if each.error is None and each.rows}
+        changed = {each.id for each in done if each.error is None and each.rows != 0}
         # Rows that this poll reads from here on were read after the statement: they count from the next poll on.
         versions = [(key_id(each.key), each.id) for each in rows if each.id in changed]
         ledger.keys.note_acknowledged(stream.name, versions, epoch=lease.epoch)
         ledger.acknowledgements.settle(rows, done)
         told += len(settled)
         for each in done:
-            if each.error is None and not each.rows:
+            if each.error is None and each.rows == 0:
                 log.warning("poll.acknowledged_nothing", stream=stream.name, record=each.id)
             if each.error is not None:
                 log.warning("poll.not_acknowledged", stream=stream.name, record=each.id, error=each.error)

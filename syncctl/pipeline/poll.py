@@ -142,7 +142,9 @@ def read_pages(
             cursor = reader.start_cursor()
             for text in reader.advice:
                 log.warning("poll.first", stream=lease.stream, warning=text)
-            pages.move_cursor(cursor)
+            if stream.start == "now":
+                # Later would be another moment. Any other place is kept once it was read from: it may be none.
+                pages.move_cursor(cursor)
         if stream.mode == "flag":
             acknowledge_finished(ledger=ledger, stream=stream, lease=lease, reader=reader, should_stop=should_stop)
         if stream.mode == "snapshot":
@@ -154,6 +156,8 @@ def read_pages(
             pages.progress.dispatched += dispatch()
             if should_stop():
                 return
+        if pages.progress.cursor is None:
+            pages.move_cursor(cursor)
         if stream.mode == "snapshot" and not sweep(
             ledger=ledger, stream=stream, pages=pages, reader=reader, should_stop=should_stop
         ):

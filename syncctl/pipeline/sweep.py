@@ -73,7 +73,8 @@ def is_too_many(stream: Stream, *, gone: int, known: int) -> bool:
 
     An emptied table, a new filter or a lost right must not be taken for the wish to delete everything at the partner.
     """
-    return gone > FEW_ROWS and gone > known * stream.max_delete_share
+    few = FEW_ROWS if stream.max_delete_share > 0 else 0
+    return gone > few and gone > known * stream.max_delete_share
 
 
 def _too_many(stream: Stream, *, gone: int, known: int, deleted: int) -> SourceError:

@@ -1,6 +1,7 @@
 """The statements of mode flag: they tell the source what became of a row, in the version that was read."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -25,11 +26,14 @@ def acknowledge(reading: Reading, rows: Sequence[Acknowledgement]) -> list[Ackno
 
     def run(connection: sa.Connection) -> list[Acknowledged]:
         connection = connection.execution_options(isolation_level=flavour.transaction_level)
+        counts = _count_all(connection)
         done = []
         for each in rows:
+            counts.clear()
             text = texts[each.ending]
-            changed = 0 if text is None else connection.execute(*_bind(text, columns, each)).rowcount
-            done.append(Acknowledged(id=each.id, rows=max(0, changed)))
+            if text is not None:
+                connection.execute(*_bind(text, columns, each))
+            done.append(Acknowledged(id=each.id, rows=0 if text is None else max(counts, default=None)))
         connection.commit()
         return done
 
@@ -39,6 +43,25 @@ def acknowledge(reading: Reading, rows: Sequence[Acknowledgement]) -> list[Ackno
         if len(rows) == 1:
             return [Acknowledged(id=rows[0].id, error=error.why or str(error))]
     return [done for each in rows for done in acknowledge(reading, [each])]
+
+
+def _count_all(connection: sa.Connection) -> list[int]:
+    """Return a list that takes how many rows each step of a statement has changed, as far as the database tells.
+
+    A procedure, a trigger or several statements give several results, and what goes wrong in a later one is only told
+    when that is asked for (ODBC, "SQLMoreResults").
+    """
+    counts: list[int] = []
+
+    def drain(_: sa.Connection, cursor: Any, *__: Any) -> None:
+        while True:
+            if cursor.rowcount >= 0:
+                counts.append(int(cursor.rowcount))
+            if not (hasattr(cursor, "nextset") and cursor.nextset()):
+                return
+
+    sa.event.listen(connection, "after_cursor_execute", drain)
+    return counts
 
 
 def check_statements(stream: Stream, layout: Layout) -> None:
@@ -61,10 +84,11 @@ def check_statements(stream: Stream, layout: Layout) -> None:
             if missing
             else f":{unknown[0]} is neither in the key nor the cursor"
         )
-        condition = " and ".join(f"{name} = :{name}" for name in wanted)
-        raise ConfigurationError(
-            f"streams.{stream.name}.{setting} is wrong", why=why, hint=f"end it with: where {condition}"
-        )
+        odd = next((name for name in wanted if not name.isidentifier()), None)
+        hint = "end it with: where " + " and ".join(f"{name} = :{name}" for name in wanted)
+        if odd is not None:
+            hint = f'no parameter can be named {odd}; read a query that names it anew: query = "select [{odd}] as ..."'
+        raise ConfigurationError(f"streams.{stream.name}.{setting} is wrong", why=why, hint=hint)
 
 
 def _parameters(layout: Layout) -> dict[str, Column]:

@@ -78,11 +78,16 @@ def _open_sql_server(source: Source, pairs: dict[str, str], setting: str) -> Ope
 
 
 def _read_url(text: str, setting: str) -> sa.URL:
+    why = "it is not an SQLAlchemy URL; a password in it must be percent-encoded"
     try:
-        return sa.make_url(text)
+        url = sa.make_url(text)
     except (exc.ArgumentError, ValueError):
         # The parser's message may hold a piece of the URL, and the URL holds the password.
-        raise _wrong_url(setting, "it is not an SQLAlchemy URL; a password in it must be percent-encoded") from None
+        raise _wrong_url(setting, why) from None
+    if url.host and "@" in url.host:
+        # What stands before it is the end of a password.
+        raise _wrong_url(setting, why)
+    return url
 
 
 def _read_pairs(given: str | sa.URL, setting: str) -> dict[str, str]:

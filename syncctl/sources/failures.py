@@ -70,7 +70,7 @@ def translated(
     """
     try:
         yield
-    except (exc.SQLAlchemyError, sqlite3.Error, OSError) as error:
+    except (exc.SQLAlchemyError, sqlite3.Error, OSError, OverflowError) as error:
         raise explain(error, address, reading, connecting=connecting) from error
 
 

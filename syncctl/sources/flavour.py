@@ -58,6 +58,9 @@ class Flavour(Protocol):
     def read_clock(self, connection: sa.Connection) -> datetime:
         """Return the database's own clock, aware and in UTC."""
 
+    def read_identity(self, connection: sa.Connection, stream: Stream) -> int | None:
+        """Return the last number that a table's identity has given out; None where the database does not tell."""
+
     def is_read_only_copy(self, connection: sa.Connection) -> bool:
         """Say whether this is a copy that others write to elsewhere: a readable secondary, a standby."""
 

@@ -169,5 +169,6 @@ def _changed(stream: str, why: str) -> SourceError:
     return SourceError(
         f"the cursor of {stream} does not fit the stream any more",
         why=why,
-        hint=f"put streams.{stream} back, or configure what it reads now under a new stream name",
+        hint=f"put streams.{stream} back; or read it anew, without what has not changed: "
+        f"syncctl rewind {stream} --to beginning",
     )

@@ -135,6 +135,10 @@ class SqliteFlavour:
         text = connection.exec_driver_sql("select strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')").scalar_one()
         return datetime.fromisoformat(text)
 
+    def read_identity(self, connection: sa.Connection, stream: Stream) -> int | None:  # noqa: ARG002
+        """Return nothing: SQLite gives numbers out anew where the last rows are gone."""
+        return None
+
     def is_read_only_copy(self, connection: sa.Connection) -> bool:  # noqa: ARG002
         """Return False: a file is no copy that others write to elsewhere."""
         return False

@@ -17,10 +17,11 @@ from syncctl.errors import SourceError
 from syncctl.sources.changes import ChangeFeed, SqlServerChanges
 from syncctl.sources.flavour import IsolationLevel, ReadCeiling
 from syncctl.sources.instants import Instant, fit_fraction, join_with_t, parse_instant
+from syncctl.sources.permissions import advise_grant, quote_name
 from syncctl.sources.positions import Raw, show
 from syncctl.sources.sqlserver_types import KINDS, Json
 from syncctl.sources.statements import check_subquery
-from syncctl.sources.tables import Column, Kind, strip_query
+from syncctl.sources.tables import Column, Kind, split_name, strip_query
 
 T = TypeVar("T", int, float, Decimal)
 
@@ -68,7 +69,9 @@ class SqlServerFlavour:
             raise SourceError(
                 f"stream {stream.name} cannot be read",
                 why=f"SQL Server refuses its query: {problem}",
-                hint=f"correct streams.{stream.name}.query",
+                hint=advise_grant(problem, "")
+                if "permission" in problem.lower()
+                else f"correct streams.{stream.name}.query",
             )
         return tuple(
             _make_column(
@@ -142,7 +145,10 @@ class SqlServerFlavour:
         """Return a start as a value of the column's type."""
         match column.kind:
             case Kind.INTEGER:
-                return _parse(int, text, "an integer")
+                number = _parse(int, text, "an integer")
+                if not -(2**63) <= number < 2**63:
+                    raise ValueError(f"{text!r} is beyond what a bigint holds")
+                return number
             case Kind.DECIMAL:
                 return _parse(Decimal, text, "a decimal number")
             case Kind.FLOAT:
@@ -156,6 +162,14 @@ class SqlServerFlavour:
         text = connection.exec_driver_sql("SELECT CONVERT(VARCHAR(33), SYSUTCDATETIME(), 126)").scalar_one()
         instant = parse_instant(text)
         return instant.moment.replace(microsecond=int(f"{instant.fraction:0<6}"[:6]), tzinfo=UTC)
+
+    def read_identity(self, connection: sa.Connection, stream: Stream) -> int | None:
+        """Return IDENT_CURRENT, which a TRUNCATE or a new table sets back."""
+        if stream.table is None:
+            return None
+        name = quote_name(*split_name(stream.table))
+        found = connection.execute(sa.select(sa.func.ident_current(sa.literal(name, sa.Unicode())))).scalar()
+        return None if found is None else int(found)
 
     def is_read_only_copy(self, connection: sa.Connection) -> bool:
         """Say whether the database takes no writes here although nobody has set it read-only."""

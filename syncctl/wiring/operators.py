@@ -180,7 +180,7 @@ class OperatorServices(RowServices):
                     hint=f"write for example syncctl show {id_or_stream} 5",
                 )
             return show_records(ledger=self.ledger, record_id=id_or_stream)
-        names = self.ledger.keys.column_names(id_or_stream)
+        names = self.ledger.keys.column_names(id_or_stream) or self.ledger.records.column_names(id_or_stream)
         if not names:
             raise TroubleFound(
                 f"the ledger knows no row of {id_or_stream}",

@@ -576,6 +576,28 @@ def test_failed_records_that_hold_newer_versions_are_a_warning(
     assert stream["held"] == 2
 
 
+def test_a_source_that_cannot_be_told_is_a_warning(
+    run_syncctl: Run, examine: Callable[..., Checks], settings_dir: Path, source_db: SourceDb, database: Any
+) -> None:
+    source_db.create_orders(2)
+    assert run_syncctl("poll", "orders", "--once", cwd=settings_dir).exit_code == 0
+    refused = {"acknowledge": {"version": "i:1", "error": "the UPDATE permission was denied"}, "state": "delivered"}
+    database.records.update_many({}, {"$set": refused})
+    check = examine("streams")["streams orders"]
+    assert check["status"] == "warn"
+    assert "could not be told of 2 records: the UPDATE permission was denied" in check["detail"]
+    assert "let the login do what streams.orders.acknowledge does" in check["hint"]
+
+
+def test_a_row_of_a_stream_without_keys_can_be_shown(run_syncctl: Run, settings_dir: Path, source_db: SourceDb) -> None:
+    source_db.create_orders(2)
+    toml = settings_dir / "syncctl.toml"
+    toml.write_text(toml.read_text().replace("orders = {", "orders = { append_only = true,"))
+    assert run_syncctl("poll", "orders", "--once", cwd=settings_dir).exit_code == 0
+    shown = run_syncctl("show", "orders", "2", "--json", cwd=settings_dir)
+    assert [each["key"] for each in shown.json["records"]] == [{"id": 2}]
+
+
 def test_a_stream_that_left_the_configuration_is_told_with_what_it_left_behind(
     run_syncctl: Run, settings_dir: Path, source_db: SourceDb
 ) -> None:

@@ -56,6 +56,15 @@ def test_where_deletes_go_is_told_unless_it_is_said(snapshot: World) -> None:
     assert advise() == ()
 
 
+def test_with_a_share_of_nothing_no_row_may_vanish(world: World, source_db: SourceDb) -> None:
+    source_db.create_orders(3)
+    world.change_stream(mode="snapshot", cursor=None, max_delete_share=0.0)
+    world.poll()
+    source_db.execute("delete from orders where id = 2")
+    assert "stopped: 1 of 3 known rows are gone" in str(world.poll().error)
+    assert {each["op"] for each in world.records()} == {"upsert"}
+
+
 def test_a_row_that_comes_back_is_sent_again(snapshot: World, source_db: SourceDb) -> None:
     snapshot.poll()
     source_db.execute("delete from orders where id = 3")

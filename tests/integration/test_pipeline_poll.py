@@ -362,6 +362,22 @@ def test_a_crash_costs_an_append_only_stream_nothing(world: World) -> None:
 # Trouble.
 
 
+@pytest.mark.parametrize(("start", "kept"), [("1700-01-01", None), ("now", "start")])
+def test_a_start_that_cannot_be_read_from_is_not_kept(world: World, start: str, kept: str | None) -> None:
+    """Else what the settings say would never be looked at again, however it is corrected."""
+
+    class RefusingReader(ListReader):
+        def pages(self, _: Any) -> Any:
+            raise ServiceUnavailable("out of range", service="source", why="no such date", hint="correct it")
+            yield
+
+    world.change_stream(start=start)
+    assert world.poll(RefusingReader([])).error == "out of range: no such date"
+    assert (world.ledger.streams.load_cursor("orders") or {}).get("at") == kept
+    assert world.poll(ListReader([])).error is None
+    assert world.cursor() == "start"
+
+
 def test_a_source_that_fails_between_pages_keeps_what_was_logged(world: World) -> None:
     class FailingReader(ListReader):
         def pages(self, cursor: Any) -> Any:

@@ -19,10 +19,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from syncctl.core.rows import Cursor
 from syncctl.core.stream import RetrySchedule, Source, Stream
+from syncctl.errors import SourceRestored
 from syncctl.sources.flavour import ReadCeiling
 from syncctl.sources.modes.gaps import GAPS_AT_MOST
 from syncctl.sources.modes.missing import find_stretches
 from syncctl.sources.reader import SqlReader
+from syncctl.sources.sqlite import SqliteFlavour
 from tests.harness.source_db import SourceDb
 
 LOOKBACK_SECONDS = 60.0
@@ -320,6 +322,24 @@ def test_a_start_now_waits_for_what_is_open_at_that_moment(tmp_path: Path) -> No
     commits.commit(0)
     follower.poll()
     assert set(follower.seen) == {1, 7}, "what was there before the start is no part of the stream"
+    follower.reader.close()
+
+
+def test_numbers_that_begin_anew_stop_the_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = Commits(tmp_path)
+    commits.begin([None] * 9)
+    commits.commit(0)
+    follower = Follower(commits, "identity")
+    follower.poll()
+    for given_out in (None, 9, 12):
+        monkeypatch.setattr(SqliteFlavour, "read_identity", lambda *_, given_out=given_out: given_out)
+        follower.poll()
+    monkeypatch.setattr(SqliteFlavour, "read_identity", lambda *_: 3)
+    with pytest.raises(SourceRestored) as caught:
+        follower.poll()
+    assert caught.value.why == "they stand at 3 and were read up to 9 before"
+    # A start at a number that is still to come is none that was read.
+    Follower(commits, "identity", start="100").poll()
     follower.reader.close()
 
 

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from syncctl.core.stream import RetrySchedule, Source, Stream
+from syncctl.errors import SourceRestored
 from syncctl.sources.engines import open_source
 from syncctl.sources.reader import SqlReader
 
@@ -30,6 +32,23 @@ def insert(connection: sa.Connection, table: str, *regions: str) -> None:
 
 def gaps(cursor: Any) -> list[tuple[int, int]]:
     return [(each["from"], each["to"]) for each in cursor.get("gaps", ())]
+
+
+def test_a_table_that_was_emptied_and_numbered_anew_stops_its_stream(mssql_url: str, mssql_db: Any) -> None:
+    table = mssql_db.create("id bigint identity(1,1) primary key, region nvarchar(10)")
+    source = Source(name="default", url=mssql_url)
+    engine = open_source(source).engine.execution_options(isolation_level="READ COMMITTED")
+    with engine.connect() as writer, SqlReader(source, make_stream(table)) as reader:
+        insert(writer, table, *["EU"] * 5)
+        writer.commit()
+        cursor = list(reader.pages(reader.start_cursor()))[-1].cursor
+        assert list(reader.pages(cursor)) == []
+        writer.exec_driver_sql(f"truncate table {table}")
+        insert(writer, table, "US")
+        writer.commit()
+        with pytest.raises(SourceRestored):
+            list(reader.pages(cursor))
+    engine.dispose()
 
 
 def test_only_numbers_that_no_row_has_are_waited_for(mssql_url: str, mssql_db: Any) -> None:

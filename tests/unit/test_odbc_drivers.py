@@ -188,6 +188,7 @@ def test_a_dsn_decides_itself_and_freetds_checks_no_certificate() -> None:
     ("url", "reason"),
     [
         ("mssql+pyodbc://u:canary@h:port/db", "must be percent-encoded"),
+        ("mssql+pyodbc://u:first@canary@h:1433/db", "must be percent-encoded"),
         ("mssql+pyodbc:///db", "names neither a server nor a DSN"),
         ("PWD=canary;UID=u", "names neither a server nor a DSN"),
         ("Server=s;canary", "keyword 2 has no form"),

@@ -7,6 +7,7 @@ from dataclasses import replace
 import sqlalchemy as sa
 
 from syncctl.core.rows import Cursor, Page, Scanned
+from syncctl.errors import SourceRestored
 from syncctl.sources.flavour import LOOKBACK_KINDS
 from syncctl.sources.instants import parse_instant, step_back
 from syncctl.sources.modes.gaps import Gap, GapMemory, read_memory, show_gaps
@@ -73,10 +74,29 @@ class Increasing:
         if not self._remembers_gaps:
             yield from self._pages_behind(mark)
             return
+        self._check_not_restarted(mark)
         memory = read_memory(cursor, step=self._cursor.increment)
         if memory.gaps:
             memory = yield from self._ask_again(mark, memory)
         yield from self._pages_with_gaps(mark, memory)
+
+    def _check_not_restarted(self, mark: Bookmark) -> None:
+        """Refuse to go on where the numbers of new rows lie behind the cursor: no poll would ever see them.
+
+        Raises:
+            SourceRestored: The table was truncated or made anew, or its identity was set back.
+        """
+        flavour, name = self._reading.opened.flavour, self._stream.name
+        if mark.position.key is None:
+            return
+        given_out = self._reading.ask(lambda connection: flavour.read_identity(connection, self._stream))
+        reached = int(mark.position.value)
+        if given_out is not None and given_out < reached:
+            raise SourceRestored(
+                f"stream {name} cannot go on: the numbers of {self._cursor.name} begin anew",
+                why=f"they stand at {given_out} and were read up to {reached} before",
+                hint=f"if the table was truncated, made anew or restored: syncctl rewind {name} --to beginning",
+            )
 
     def scan(self, cursor: Cursor | None, *, since: Cursor | None = None) -> Iterator[list[Scanned]]:
         """Yield every row, and say which lie behind a cursor, or are read again because they may have come late."""

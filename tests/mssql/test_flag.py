@@ -1,0 +1,52 @@
+"""Mode flag on a live server: what goes wrong in a later step of a statement is told, too."""
+
+from typing import Any
+
+import pytest
+
+from syncctl.core.acknowledgements import Acknowledgement
+from syncctl.core.stream import RetrySchedule, Source, Stream
+from syncctl.sources.reader import SqlReader
+
+READ = "update {table} set exported = 1 where id = :id and edition = :edition"
+
+
+def make_reader(url: str, table: str, statement: str) -> SqlReader:
+    stream = Stream(
+        name="jobs",
+        source="default",
+        partner="default",
+        table=table,
+        key=("id",),
+        mode="flag",
+        cursor="edition",
+        where="exported = 0",
+        acknowledge=statement.format(table=table),
+        retry=RetrySchedule(delays_seconds=()),
+    )
+    return SqlReader(Source(name="default", url=url), stream)
+
+
+@pytest.mark.parametrize(
+    ("statement", "rows", "error"),
+    [
+        (READ, 1, None),
+        ("declare @n int = 1; " + READ, 1, None),
+        (READ + "; raiserror('row is being counted', 16, 1)", 0, "row is being counted"),
+        ("declare @n int = :id, @e int = :edition; raiserror('no such step', 16, 1)", 0, "no such step"),
+    ],
+)
+def test_every_step_of_a_statement_is_heard_out(
+    mssql_url: str, mssql_db: Any, statement: str, rows: int, error: str | None
+) -> None:
+    table = mssql_db.create("id int primary key, exported int, edition int")
+    mssql_db.execute(f"insert into {table} values (1, 0, 5)")  # noqa: S608
+    with make_reader(mssql_url, table, statement) as reader:
+        (row,) = next(reader.pages(reader.start_cursor())).rows
+        (done,) = reader.acknowledge(
+            [Acknowledgement(id="a", key=row.key, version=row.acknowledge or "", ending="delivered")]
+        )
+    assert (done.rows, error is None) == (rows, done.error is None)
+    assert error is None or error in (done.error or "")
+    flagged = mssql_db.rows(f"select exported from {table}")[0][0]  # noqa: S608
+    assert flagged == (1 if error is None else 0)

@@ -94,15 +94,25 @@ def _check_source_url(url: str | None) -> str | None:
     )
 
 
-def _check_partner_url(url: str | None) -> str | None:
-    if url is None:
-        return None
+def _split_web(url: str, advice: str) -> SplitResult:
+    """Return the parts of an address that is called.
+
+    Args:
+        advice: Where a user and a password belong.
+    """
     parts = _split(url)
     if parts.scheme not in ("http", "https"):
         raise ValueError("must begin with https:// or http://")
     _check_host_and_port(parts)
     if parts.username is not None or parts.password is not None:
-        raise ValueError("holds a user or a password; leave them out and set auth")
+        raise ValueError(f"holds a user or a password; {advice}")
+    return parts
+
+
+def _check_partner_url(url: str | None) -> str | None:
+    if url is None:
+        return None
+    parts = _split_web(url, "leave them out and set auth")
     if parts.query:
         raise ValueError(
             'has a ? part; a key in it belongs to auth (type = "api_key", in = "query"), all else behind the path of '
@@ -114,14 +124,8 @@ def _check_partner_url(url: str | None) -> str | None:
 
 
 def _check_token_url(url: str | None) -> str | None:
-    if url is None:
-        return None
-    parts = _split(url)
-    if parts.scheme not in ("http", "https"):
-        raise ValueError("must begin with https:// or http://")
-    _check_host_and_port(parts)
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("holds a user or a password; set client_id and client_secret")
+    if url is not None:
+        _split_web(url, "set client_id and client_secret")
     return url
 
 

@@ -23,6 +23,13 @@ from syncctl.sources.positions import Position
 from syncctl.sources.presence import find_missing, find_rows
 from syncctl.sources.tables import ALIAS, Relation, describe_query, reflect_table
 
+_PLACES: dict[Mode, str] = {
+    "snapshot": 'write "beginning"',
+    "flag": 'write "beginning"',
+    "change_tracking": 'write "beginning", "now" or a version that the database still knows',
+}
+"""What can be named as a place in modes that follow no column."""
+
 
 class SqlReader:
     """Reads one stream; see `syncctl.sources.StreamReader`.
@@ -175,7 +182,7 @@ class SqlReader:
             raise ConfigurationError(
                 what,
                 why=f"{error}; the cursor column {column.name} is {column.kind}",
-                hint='write "beginning", "now" or a value of that column',
+                hint=_PLACES.get(self._reading.layout.mode, 'write "beginning", "now" or a value of that column'),
             ) from None
 
     def _describe(self, connection: sa.Connection) -> Relation:

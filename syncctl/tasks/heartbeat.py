@@ -71,15 +71,27 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
     """Celery's in-memory scheduler that also writes Beat's heartbeat, from Beat's own process.
 
     It keeps no file: every tick is safe to lose and to repeat, so there is nothing to remember. Its connections end
-    with the process: Celery's handler of SIGTERM calls `close` in the middle of whatever a tick is writing.
+    with the process: Celery's handler of SIGTERM calls `close` in the middle of whatever a tick is writing, and what
+    it would let go may be locked by that very tick (celery 5.7.0).
     """
 
     _services: Services | None = None
     _settings = ""
     _beaten = float("-inf")
+    _is_closed = False
+
+    def close(self) -> None:
+        """Let no further tick begin, and close nothing."""
+        self._is_closed = True
 
     def tick(self, *args: Any, **kwargs: Any) -> Any:
-        """Run what is due, and say that Beat is alive."""
+        """Run what is due, and say that Beat is alive.
+
+        Raises:
+            SystemExit: Beat was asked to stop, and what should have ended it then was swallowed on its way.
+        """
+        if self._is_closed:
+            raise SystemExit
         wait = super().tick(*args, **kwargs)
         if time.monotonic() - self._beaten >= EVERY_SECONDS:
             self._beaten = time.monotonic()

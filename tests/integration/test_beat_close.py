@@ -1,0 +1,26 @@
+"""Beat is asked to stop in the middle of a tick: what the tick has locked is left alone, and no other begins."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+CODE = """
+from syncctl.celery_app import app
+from syncctl.tasks.heartbeat import HeartbeatScheduler
+
+scheduler = HeartbeatScheduler(app=app, lazy=True)
+held = scheduler.connection
+scheduler.close()
+assert scheduler.connection is held, "a tick may be publishing over it"
+try:
+    scheduler.tick()
+except SystemExit:
+    print("stopped")
+"""
+
+
+def test_closing_lets_go_of_nothing_and_no_further_tick_begins(settings_dir: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], cwd=settings_dir, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "stopped\n", done.stderr

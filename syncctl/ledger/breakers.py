@@ -21,8 +21,8 @@ from syncctl.ledger.clock import in_future
 
 Doc = dict[str, Any]
 _OPEN, _HALF, _CLOSED = (state.value for state in (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED))
-_FREE = {"$not": [{"$gt": ["$breaker.probe.until", "$$NOW"]}]}
-GATE_FIELDS: Doc = {"breaker": True, "is_probe_due": {"$and": [{"$lte": ["$breaker.until", "$$NOW"]}, _FREE]}}
+_IS_DUE: Doc = {"$and": [{"$lte": ["$breaker.until", "$$NOW"]}, {"$not": [{"$gt": ["$breaker.probe.until", "$$NOW"]}]}]}
+GATE_FIELDS: Doc = {"breaker": True, "is_probe_due": _IS_DUE}
 """What `read_breaker` needs of a stream's document."""
 
 
@@ -89,10 +89,7 @@ class Breakers:
     @edge
     def acquire_probe(self, stream: str, *, token: str, record: str, seconds: float) -> bool:
         """Take the right to ask whether the partner is back; one asks at a time."""
-        due: Doc = {"$expr": {"$and": [{"$lte": ["$breaker.until", "$$NOW"]}, _FREE]}}
-        query = {"_id": stream, "breaker.state": _OPEN, "breaker.until": {"$type": "date"}, **due}
-        probe = {"breaker.probe": {"token": token, "until": in_future(seconds)}, "breaker.last_probe": record}
-        return self._streams.update_one(query, [{"$set": probe}]).modified_count == 1
+        return self._take_probe(stream, _IS_DUE, token=token, record=record, seconds=seconds)
 
     @edge
     def begin_probe(self, stream: str, *, token: str, record: str, seconds: float) -> bool:
@@ -100,10 +97,11 @@ class Breakers:
 
         It may have run out while the message waited: then it is taken again, if nobody else has it.
         """
-        mine = {"$eq": ["$breaker.probe.token", token]}
-        due = {"$and": [{"$lte": ["$breaker.until", "$$NOW"]}, _FREE]}
-        query = {"_id": stream, "breaker.state": _OPEN, "breaker.until": {"$type": "date"}}
-        query["$expr"] = {"$or": [mine, due]}
+        mine_or_due: Doc = {"$or": [{"$eq": ["$breaker.probe.token", token]}, _IS_DUE]}
+        return self._take_probe(stream, mine_or_due, token=token, record=record, seconds=seconds)
+
+    def _take_probe(self, stream: str, condition: Doc, *, token: str, record: str, seconds: float) -> bool:
+        query = {"_id": stream, "breaker.state": _OPEN, "breaker.until": {"$type": "date"}, "$expr": condition}
         probe = {"breaker.probe": {"token": token, "until": in_future(seconds)}, "breaker.last_probe": record}
         return self._streams.update_one(query, [{"$set": probe}]).matched_count == 1
 

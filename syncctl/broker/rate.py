@@ -59,9 +59,9 @@ class SharedRate:
         """Close the connections."""
         self._redis.close()
 
-    def begin(self) -> "Turns":
+    def begin(self) -> "RatePermits":
         """Return the turns of one batch."""
-        return Turns(self)
+        return RatePermits(self)
 
     def take(self) -> tuple[bool, float]:
         """Take the next turn unless it is too far off; return whether it was taken, and how many seconds off it is."""
@@ -81,7 +81,7 @@ class SharedRate:
         return bool(micros <= _micros(WAITED_FOR_SECONDS))
 
 
-class Turns:
+class RatePermits:
     """The turns of one batch, which its threads take one after the other."""
 
     def __init__(self, rate: SharedRate) -> None:

@@ -25,8 +25,8 @@ redis.call('SET', KEYS[1], string.format('%.0f', at + interval), 'PX', expires)
 return {1, wait}
 """
 )
-"""Turns that follow each other by an interval, after the generic cell rate algorithm (ITU-T I.371): what is kept is
-when the next one is due. Turns that were not taken are made up for as far as `slack` reaches back."""
+"""Permits that follow each other by an interval, after the generic cell rate algorithm (ITU-T I.371): what is kept is
+when the next one is due. RatePermits that were not taken are made up for as far as `slack` reaches back."""
 
 ROLLING = (
     _BEGIN

@@ -201,7 +201,7 @@ def _gather_values(
         UsageError: a flag says otherwise than `.env`, and it was not forced.
     """
     from syncctl.settings.env_file import EnvFile
-    from syncctl.settings.masks import find_secrets
+    from syncctl.settings.url_secrets import find_secrets
 
     env = EnvFile(directory)
     values: dict[str, str] = {}

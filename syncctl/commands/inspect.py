@@ -16,9 +16,9 @@ from syncctl.console import out
 from syncctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from syncctl.sources.survey import Survey
-    from syncctl.sources.survey.candidates import Candidate
-    from syncctl.sources.survey.proposal import SurveyedTable
+    from syncctl.sources.catalog import Survey
+    from syncctl.sources.catalog.candidates import Candidate
+    from syncctl.sources.catalog.proposal import SurveyedTable
 
 _WIDTH = 100
 _NAME_AT_MOST = 60

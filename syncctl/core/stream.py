@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from syncctl.core.breaker import BreakerRules
+from syncctl.core.column_masks import Mask
 from syncctl.core.mapping import FieldRule
-from syncctl.core.masking import Mask
 from syncctl.core.outcome import Verdict
 
 Mode = Literal["rowversion", "increasing", "change_tracking", "flag", "snapshot"]

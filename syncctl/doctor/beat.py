@@ -7,7 +7,7 @@ from syncctl.doctor.ages import show_age
 from syncctl.doctor.check import Finding, Unit, failed, passed, warned
 from syncctl.doctor.examined import Examined
 from syncctl.pipeline.status import differs_from
-from syncctl.wiring.settings_mark import mark_settings
+from syncctl.wiring.settings_fingerprint import fingerprint_settings
 
 _HINT = "run: syncctl beat (all on one machine: syncctl worker --beat)"
 
@@ -30,7 +30,7 @@ def check_heartbeat(examined: Examined) -> Finding:
             f"Beat was seen {age} ago, but runs {beat.get('version')} and this is {__version__}",
             f"bring all to one version (pip install syncctl=={__version__}) and restart Beat",
         )
-    if differs_from(mark_settings(examined.settings), beat):
+    if differs_from(fingerprint_settings(examined.settings), beat):
         return warned(
             f"seen {age} ago; it runs with other settings than syncctl.toml: restart it",
             "restart Beat, after each change of the settings",

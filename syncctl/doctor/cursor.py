@@ -9,7 +9,7 @@ from syncctl.doctor.ages import show_age
 from syncctl.doctor.check import Finding, failed, join_findings, passed, skipped, warned
 from syncctl.doctor.examined import Examined
 from syncctl.sources import open_reader
-from syncctl.sources.health import Indexed, Rights, Tracking, Unseen, open_health, open_sql_server
+from syncctl.sources.diagnostics import Indexed, Rights, Tracking, Unseen, open_health, open_sql_server
 
 ROWS_WITHOUT_INDEX = 10_000
 RUNS_LOOKED_AT = 100

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from syncctl.broker.queue import Broker
-from syncctl.broker.shelf import RedisShelf
+from syncctl.broker.token_cache import RedisTokenCache
 from syncctl.core.stream import Partner, Source
 from syncctl.ledger.ledger import Ledger
 from syncctl.settings import Settings
@@ -42,7 +42,7 @@ class Examined:
             return self._broker
 
     @property
-    def shelf(self) -> RedisShelf:
+    def token_cache(self) -> RedisTokenCache:
         """Where the workers keep a partner's token."""
         with self._lock:
             return self._shelf
@@ -57,8 +57,8 @@ class Examined:
         return Broker(self.settings.redis_url, prefix=f"{self.settings.redis_prefix}:")
 
     @cached_property
-    def _shelf(self) -> RedisShelf:
-        return RedisShelf(self.settings.redis_url, prefix=f"{self.settings.redis_prefix}:")
+    def _shelf(self) -> RedisTokenCache:
+        return RedisTokenCache(self.settings.redis_url, prefix=f"{self.settings.redis_prefix}:")
 
     def source(self, name: str) -> Source:
         """Return a source whose deadlines are no longer than a check's.

@@ -22,8 +22,8 @@ def check_partner(examined: Examined, name: str) -> Finding:
     partner = examined.partner(name)
     streams = [settings.stream(each) for each in settings.stream_names if settings.streams[each].partner == name]
     # With a token of its own, it would take theirs from the workers where a partner knows only the newest.
-    shelf = examined.shelf if partner.auth.kind == "oauth2" else None
-    clients = [PartnerClient(partner, stream, max_connections=1, shelf=shelf) for stream in streams]
+    token_cache = examined.token_cache if partner.auth.kind == "oauth2" else None
+    clients = [PartnerClient(partner, stream, max_connections=1, token_cache=token_cache) for stream in streams]
     try:
         probe = clients[0].probe()
     finally:

@@ -8,7 +8,7 @@ from syncctl.doctor.ages import show_age
 from syncctl.doctor.check import Finding, failed, join_findings, passed, skipped, warned
 from syncctl.doctor.examined import Examined
 from syncctl.doctor.mongodb import CLOCKS_APART_SECONDS
-from syncctl.sources.health import (
+from syncctl.sources.diagnostics import (
     Isolation,
     Link,
     OpenTransaction,

@@ -11,7 +11,7 @@ from syncctl.errors import ConfigurationError, ServiceUnavailable
 from syncctl.partner.client import PartnerClient
 from syncctl.pipeline.preview import Sketch, preview_row
 from syncctl.sources import open_reader
-from syncctl.sources.health import is_sqlite
+from syncctl.sources.diagnostics import is_sqlite
 
 
 def list_units(examined: Examined) -> Sequence[Unit]:

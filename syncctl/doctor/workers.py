@@ -12,7 +12,7 @@ from syncctl.doctor.examined import Examined
 from syncctl.ledger.journal import ALIVE_SECONDS
 from syncctl.pipeline.status import differs_from
 from syncctl.wiring import open_services
-from syncctl.wiring.settings_mark import mark_settings
+from syncctl.wiring.settings_fingerprint import fingerprint_settings
 
 # The hop that broke is told before the check's own deadline ends it.
 _ROUND_TRIP_SHARE = 0.8
@@ -63,7 +63,7 @@ def check_versions(examined: Examined) -> Finding:
 
 def check_settings(examined: Examined) -> Finding:
     """Tell whether all workers run with the settings, and the schemas, that are there now."""
-    mark = mark_settings(examined.settings)
+    mark = fingerprint_settings(examined.settings)
     # Another version has other settings by itself, which its own check tells.
     workers = [worker for worker in _load(examined) if worker.get("version") == __version__]
     others = [str(worker["_id"]) for worker in workers if differs_from(mark, worker)]

@@ -7,7 +7,7 @@ Doc = dict[str, Any]
 HISTORY_LENGTH = 50
 ITSELF = "syncctl"
 """Who pauses what refuses the credentials, or is gone."""
-GROUND = ["lease", "in_flight", "exclusive"]
+IN_FLIGHT_FIELDS = ["lease", "in_flight", "exclusive"]
 """The fields of a record on its way; without them it is on the ground."""
 REOPENED: Doc = {"from": "$state", "finished_at": "$finished_at"}
 """What the history entry of a finished record that is opened again says of its end before."""

@@ -92,7 +92,7 @@ class Journal:
         return list(self._audit.find({}, {"_id": False}, sort=[("at", -1)], limit=limit))
 
     @edge
-    def beat_worker(self, name: str, facts: Mapping[str, Any]) -> None:
+    def record_worker_heartbeat(self, name: str, facts: Mapping[str, Any]) -> None:
         """Write a worker's heartbeat."""
         self._workers.update_one({"_id": name}, {"$set": dict(facts), "$currentDate": {"at": True}}, upsert=True)
 
@@ -114,7 +114,7 @@ class Journal:
         return list(self._workers.find({"at": {"$type": "date"}, **fresh}, sort=[("_id", 1)]))
 
     @edge
-    def beat_beat(self, facts: Mapping[str, Any]) -> None:
+    def record_beat_heartbeat(self, facts: Mapping[str, Any]) -> None:
         """Write Beat's heartbeat."""
         self._beat.update_one({"_id": "beat"}, {"$set": dict(facts), "$currentDate": {"at": True}}, upsert=True)
 
@@ -132,7 +132,7 @@ class Journal:
         return {**found, "late": self._beat.find_one(aged, {"_id": True}) is not None}
 
     @edge
-    def acquire_chore(self, name: str, *, seconds: float) -> bool:
+    def acquire_maintenance(self, name: str, *, seconds: float) -> bool:
         """Take one of Beat's chores for some seconds at most; False when another has it."""
         self._beat.update_one({"_id": f"chore:{name}"}, {"$setOnInsert": {"created": True}}, upsert=True)
         free: Doc = {"$or": [{"until": {"$exists": False}}, is_past("until")]}
@@ -140,7 +140,7 @@ class Journal:
         return self._beat.update_one({"_id": f"chore:{name}", **free}, changes).matched_count == 1
 
     @edge
-    def release_chore(self, name: str, *, rest_seconds: float = 0.0) -> None:
-        """Let others do this chore, after a rest."""
+    def release_maintenance(self, name: str, *, rest_seconds: float = 0.0) -> None:
+        """Let others do this maintenance job, after a rest."""
         until = [{"$set": {"until": in_future(rest_seconds)}}]
         self._beat.update_one({"_id": f"chore:{name}"}, until)

@@ -8,18 +8,18 @@ from pymongo.database import Database
 from syncctl.ledger.acknowledgements import Acknowledgements
 from syncctl.ledger.breakers import Breakers
 from syncctl.ledger.client import check_not_refused, connect, describe_hosts, open_database, translated
-from syncctl.ledger.flights import Flights
+from syncctl.ledger.delivery_state import DeliveryStates
 from syncctl.ledger.indexes import compare_indexes, create_indexes
 from syncctl.ledger.journal import Journal
 from syncctl.ledger.keys import Keys
+from syncctl.ledger.lease_rescue import Returns
 from syncctl.ledger.operations import Operations
 from syncctl.ledger.partners import Partners
 from syncctl.ledger.records import Records
 from syncctl.ledger.reports import Reports
-from syncctl.ledger.returns import Returns
 from syncctl.ledger.selections import Selections
+from syncctl.ledger.sequencing import Waiting
 from syncctl.ledger.streams import Streams
-from syncctl.ledger.waiting import Waiting
 
 
 class Ledger:
@@ -41,7 +41,7 @@ class Ledger:
         self.breakers = Breakers(self._database, self.hosts)
         self.partners = Partners(self._database, self.hosts)
         self.records = Records(self._database, self.hosts)
-        self.flights = Flights(self._database, self.hosts)
+        self.delivery_states = DeliveryStates(self._database, self.hosts)
         self.returns = Returns(self._database, self.hosts)
         self.operations = Operations(self._database, self.hosts)
         self.waiting = Waiting(self._database, self.hosts)

@@ -150,7 +150,7 @@ def record_of(document: Mapping[str, Any]) -> Record:
 
 
 class Records:
-    """One document per version of a source row. What changes a state is in `flights` and `operations`."""
+    """One document per version of a source row. What changes a state is in `delivery_states` and `operations`."""
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._records: Collection[Doc] = database["records"]

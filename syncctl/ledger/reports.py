@@ -192,7 +192,7 @@ class Reports:
 
 
 def _net(names: Sequence[str], frozen: datetime) -> Doc:
-    """Group: by stream, what finished in frozen hours less what of it was opened again, then or since."""
+    """Bulk: by stream, what finished in frozen hours less what of it was opened again, then or since."""
     group: Doc = {"_id": "$stream"}
     for name in names:
         then = {"$subtract": [f"${name}", or_zero(f"reopened.{name}")]}

@@ -152,7 +152,7 @@ class Server(ABC):
         self.start()
 
     def freeze(self) -> None:
-        """Halt the server (SIGSTOP): connections stay open, nothing answers."""
+        """DeliveryGate the server (SIGSTOP): connections stay open, nothing answers."""
         self._running_child().send(signal.SIGSTOP)
 
     def thaw(self) -> None:

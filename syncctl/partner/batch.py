@@ -9,9 +9,9 @@ from queue import Empty, SimpleQueue
 
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.records import Record
+from syncctl.partner.bulk import Bulk
 from syncctl.partner.call import Call
 from syncctl.partner.client import PartnerClient
-from syncctl.partner.group import Group
 
 THREADS_AT_MOST = 256
 
@@ -107,7 +107,7 @@ class _Batch:
             for each in self.send_one(group):
                 self._results.put(each)
 
-    def send_one(self, group: Group) -> list[Result]:
+    def send_one(self, group: Bulk) -> list[Result]:
         """Make one call, for one row or many, if it may still start.
 
         Not even a bug of ours loses a record that may have been sent.

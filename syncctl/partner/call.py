@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 if TYPE_CHECKING:
-    from syncctl.partner.auth.base import Proof
+    from syncctl.partner.auth.base import AuthHeaders
 
 
 class Unsendable(Exception):
@@ -35,11 +35,13 @@ class Call:
     body: bytes = field(repr=False)
 
 
-def add_proof(call: Call, proof: "Proof") -> Call:
+def add_proof(call: Call, auth_headers: "AuthHeaders") -> Call:
     """Return a call with what an auth kind adds to it; its body and its `Idempotency-Key` stay as they are."""
     target, url = call.target, call.url
-    if proof.query:
-        added = "&".join(f"{quote(name, safe='')}={quote(value, safe='*')}" for name, value in proof.query.items())
+    if auth_headers.query:
+        added = "&".join(
+            f"{quote(name, safe='')}={quote(value, safe='*')}" for name, value in auth_headers.query.items()
+        )
         mark = "&" if "?" in target else "?"
         target, url = f"{target}{mark}{added}", f"{url}{mark}{added}"
-    return replace(call, target=target, url=url, headers={**call.headers, **proof.headers})
+    return replace(call, target=target, url=url, headers={**call.headers, **auth_headers.headers})

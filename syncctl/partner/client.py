@@ -9,16 +9,16 @@ from syncctl.core.outcome import Outcome, Verdict, decide_verdict, list_rules
 from syncctl.core.records import Record
 from syncctl.core.retry import parse_retry_after
 from syncctl.core.stream import Partner, Stream
-from syncctl.partner.answer import Answer, describe_refusal, make_excerpt, says_accepted
-from syncctl.partner.auth import AuthTrouble, Proof, Shelf, make_auth
+from syncctl.partner.auth import AuthHeaders, AuthTrouble, TokenCache, make_auth
+from syncctl.partner.bulk import Bulk, Planned, count_answer_bytes, make_groups, name_mapping
 from syncctl.partner.call import Call, Unsendable, add_proof
-from syncctl.partner.confidential import collect_secrets
-from syncctl.partner.deadline import trip
-from syncctl.partner.group import Group, Planned, count_answer_bytes, make_groups, name_mapping
+from syncctl.partner.deadline import call_deadline
 from syncctl.partner.headers import HEADER_VALUE, check_auth, make_headers
 from syncctl.partner.redaction import STARS, Redact, extend_redact, make_redact
+from syncctl.partner.request.builder import RequestBuilder
+from syncctl.partner.response import Answer, describe_refusal, make_excerpt, says_accepted
 from syncctl.partner.results import Reading
-from syncctl.partner.shape.shape import Shape
+from syncctl.partner.secrets import collect_secrets
 from syncctl.partner.unverified import warn_unverified
 from syncctl.partner.wire import Wire
 
@@ -44,14 +44,16 @@ class PartnerClient:
 
     Args:
         max_connections: Connections kept open between calls: as many as there are threads.
-        shelf: Where all processes find a token that one of them was given.
+        token cache: Where all processes find a token that one of them was given.
 
     Raises:
         ConfigurationError: a URL, endpoint, header, credential or certificate that no call could be made with.
     """
 
-    def __init__(self, partner: Partner, stream: Stream, *, max_connections: int, shelf: Shelf | None = None) -> None:
-        self._shape = Shape(partner, stream)
+    def __init__(
+        self, partner: Partner, stream: Stream, *, max_connections: int, token_cache: TokenCache | None = None
+    ) -> None:
+        self._shape = RequestBuilder(partner, stream)
         self._endpoint = self._shape.endpoint
         self._partner = partner
         self._batching = stream.batching
@@ -59,7 +61,7 @@ class PartnerClient:
         self._outcomes = stream.outcomes
         self._accepted_when = stream.accepted_when
         self._redact = make_redact(collect_secrets(partner))
-        self._auth = make_auth(partner, self._redact, shelf)
+        self._auth = make_auth(partner, self._redact, token_cache)
         check_auth(partner, self._auth)
         self._headers = self._shape.adopt_headers(make_headers(partner), taken=self._auth.show().headers)
         base = self._endpoint.base
@@ -96,16 +98,16 @@ class PartnerClient:
     def send(self, call: Call) -> Outcome:
         """Make a call and return what it came to, within the partner's deadline for the whole of it.
 
-        Never raises for what a partner or a network does. Sends nothing twice, but after a 401 that another proof of
+        Never raises for what a partner or network does. Sends nothing twice, except after a 401 that new credentials of
         who we are may mend: once, with the same bytes.
         """
         return self._send(call)[0]
 
-    def group(self, planned: Sequence[Planned]) -> list[Group]:
+    def group(self, planned: Sequence[Planned]) -> list[Bulk]:
         """Put the calls together that go in one; each is a group of its own where the stream has no batches."""
         return list(make_groups(planned, self._batching))
 
-    def send_group(self, group: Group) -> list[Outcome]:
+    def send_group(self, group: Bulk) -> list[Outcome]:
         """Make one call for a group and return what it came to for each of its rows; see `send`."""
         deletes = all(each.op == "delete" for each in group.records)
         outcome, answer, redact = self._send(group.call, deletes=deletes)
@@ -116,9 +118,9 @@ class PartnerClient:
 
     def _send(self, call: Call, *, deletes: bool = False) -> tuple[Outcome, Answer | None, Redact]:
         started = time.monotonic()
-        trip.begin(self._partner.timeout_seconds)
+        call_deadline.begin(self._partner.timeout_seconds)
         try:
-            answer, error, proof = self._send_signed(call)
+            answer, error, auth_headers = self._send_signed(call)
         except AuthTrouble as trouble:
             latency_ms = (time.monotonic() - started) * 1000
             outcome = Outcome(
@@ -127,12 +129,12 @@ class PartnerClient:
             return outcome, None, self._redact
         latency_ms = (time.monotonic() - started) * 1000
         if answer is None:
-            verdict = decide_verdict(None, sent=trip.sent, complete=False)
+            verdict = decide_verdict(None, sent=call_deadline.sent, complete=False)
             return Outcome(verdict=verdict, latency_ms=latency_ms, error=error), None, self._redact
         complete = answer.error is None
         rules = list_rules(self._outcomes, deletes=deletes)
         verdict = decide_verdict(answer.status, sent=True, complete=complete, rules=rules)
-        redact = extend_redact(self._redact, proof.secrets)
+        redact = extend_redact(self._redact, auth_headers.secrets)
         excerpt = make_excerpt(answer, redact)
         said = says_accepted(answer, self._accepted_when) if verdict is Verdict.ACCEPTED else None
         if verdict is Verdict.ACCEPTED and not said:
@@ -163,7 +165,7 @@ class PartnerClient:
         headers = {name: value for name, value in self._headers.items() if name.lower() != "content-type"}
         target = self._endpoint.root
         call = Call(method="OPTIONS", url=self._origin + target, target=target, headers=headers, body=b"")
-        trip.begin(self._partner.timeout_seconds)
+        call_deadline.begin(self._partner.timeout_seconds)
         try:
             answer, error, _ = self._send_signed(call)
         except AuthTrouble as trouble:
@@ -187,18 +189,18 @@ class PartnerClient:
         """Close the idle connections; a call that is under way ends by itself."""
         self._wire.close()
 
-    def _send_signed(self, call: Call) -> tuple[Answer | None, str | None, Proof]:
-        """Sign a call and send it; once more where its proof was refused and another one can be had.
+    def _send_signed(self, call: Call) -> tuple[Answer | None, str | None, AuthHeaders]:
+        """Sign a call and send it; once more where its auth headers were refused and another one can be had.
 
         Raises:
             AuthTrouble: it cannot be signed; nothing was sent, or a 401 is all that came of it.
         """
-        proof = self._auth.sign(call)
-        answer, error = self._exchange(add_proof(call, proof))
-        if answer is not None and answer.status == 401 and self._auth.refused(proof):
-            proof = self._auth.sign(call)
-            answer, error = self._exchange(add_proof(call, proof))
-        return answer, error, proof
+        auth_headers = self._auth.sign(call)
+        answer, error = self._exchange(add_proof(call, auth_headers))
+        if answer is not None and answer.status == 401 and self._auth.refused(auth_headers):
+            auth_headers = self._auth.sign(call)
+            answer, error = self._exchange(add_proof(call, auth_headers))
+        return answer, error, auth_headers
 
     def _exchange(self, call: Call) -> tuple[Answer | None, str | None]:
         return self._wire.exchange(call.method, call.target, call.headers, call.body or None)

@@ -18,7 +18,7 @@ Address = tuple[Any, ...]
 TOO_LATE = "the call's deadline has passed"
 
 
-class Trip(threading.local):
+class CallDeadline(threading.local):
     """What the call that this thread is making has come to so far.
 
     `sent` turns true when the first byte of the request may have left; a connection that ends before that has
@@ -34,7 +34,7 @@ class Trip(threading.local):
         self.sent = False
 
 
-trip = Trip()
+call_deadline = CallDeadline()
 
 
 def seconds_until(ends_at: float) -> float:

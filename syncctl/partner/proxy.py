@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 from syncctl.errors import ConfigurationError
 from syncctl.partner.auth.basic import encode_basic
-from syncctl.partner.deadline import TimedSocket, connect_socket, trip
+from syncctl.partner.deadline import TimedSocket, call_deadline, connect_socket
 
 ANSWER_AT_MOST_BYTES = 16 * 1024
 _END = b"\r\n\r\n"
@@ -65,13 +65,13 @@ def spell_proxy_secrets(url: str) -> set[str]:
 
 
 def connect_proxy(proxy: Proxy) -> TimedSocket:
-    """Connect to the proxy itself, within `trip`.
+    """Connect to the proxy itself, within `call_deadline`.
 
     Raises:
         ProxyTrouble: it cannot be reached.
     """
     try:
-        return connect_socket(proxy.host, proxy.port, ends_at=trip.ends_at)
+        return connect_socket(proxy.host, proxy.port, ends_at=call_deadline.ends_at)
     except TimeoutError:
         raise ProxyTrouble(f"no connection to the proxy {proxy.name} in time") from None
     except OSError as error:
@@ -79,7 +79,7 @@ def connect_proxy(proxy: Proxy) -> TimedSocket:
 
 
 def open_tunnel(proxy: Proxy, host: str, port: int) -> TimedSocket:
-    """Return a socket that ends at the partner, within `trip`.
+    """Return a socket that ends at the partner, within `call_deadline`.
 
     Raises:
         ProxyTrouble: the proxy refuses, or does not answer in time.

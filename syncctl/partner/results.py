@@ -10,9 +10,9 @@ from syncctl.core.conditions import find_value, parse_condition, parse_path
 from syncctl.core.outcome import HALTS, Outcome, Verdict, decide_verdict, list_rules
 from syncctl.core.records import Record
 from syncctl.core.stream import Batching
-from syncctl.partner.answer import MESSAGE_AT_MOST, Answer, find_message
-from syncctl.partner.group import Group
+from syncctl.partner.bulk import Bulk
 from syncctl.partner.redaction import Redact, clean_text
+from syncctl.partner.response import MESSAGE_AT_MOST, Answer, find_message
 
 _NOTHING: Any = object()
 """What stands for a row of which the answer says nothing."""
@@ -31,7 +31,7 @@ class Reading:
     redact: Redact = field(kw_only=True)
     outcomes: Mapping[int, Verdict] = field(kw_only=True)
 
-    def split_outcome(self, group: Group, outcome: Outcome, answer: Answer | None) -> list[Outcome]:
+    def split_outcome(self, group: Bulk, outcome: Outcome, answer: Answer | None) -> list[Outcome]:
         """Return what a call came to for each of its rows."""
         outcome = replace(outcome, batch_key=group.call.headers.get("Idempotency-Key"))
         rows = len(group.records)

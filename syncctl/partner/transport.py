@@ -1,7 +1,7 @@
 """How bytes travel: requests' own adapter over connections that keep a deadline for the whole call.
 
 One adapter serves all threads of a process. What a call changes lives in its connection, which one thread
-holds at a time, and in `trip`, which is the thread's own; urllib3's pool between them is made for threads. The
+holds at a time, and in `call_deadline`, which is the thread's own; urllib3's pool between them is made for threads. The
 cookies that make a `requests.Session` unsafe to share are not in an adapter.
 """
 
@@ -18,7 +18,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import Timeout
 
-from syncctl.partner.deadline import connect_socket, trip
+from syncctl.partner.deadline import call_deadline, connect_socket
 from syncctl.partner.proxy import Proxy, connect_proxy, open_tunnel
 
 IDLE_AT_MOST_SECONDS = 4.0
@@ -60,13 +60,13 @@ class PlainConnection(HTTPConnection):
     def _new_conn(self) -> Any:
         if self._route is not None:
             return connect_proxy(self._route)
-        return connect_socket(self._dns_host, self.port, ends_at=trip.ends_at)
+        return connect_socket(self._dns_host, self.port, ends_at=call_deadline.ends_at)
 
     def request(self, *args: Any, **options: Any) -> None:
         """Send head and body as one piece: two would cost twice the system calls and packets."""
         if self.sock is not None:
             # Kept from an earlier call, or a TLS socket, which is another one than was connected.
-            self.sock.ends_at = trip.ends_at  # type: ignore[union-attr]
+            self.sock.ends_at = call_deadline.ends_at  # type: ignore[union-attr]
         held: list[bytes] = []
         self._held = held
         try:
@@ -82,7 +82,7 @@ class PlainConnection(HTTPConnection):
             return
         if self.sock is None:
             self.connect()
-        trip.sent = True
+        call_deadline.sent = True
         super().send(data)
 
     def getresponse(self) -> Any:
@@ -163,10 +163,10 @@ class PartnerAdapter(HTTPAdapter):
         return response
 
     def send_now(self, request: PreparedRequest) -> Response:
-        """Send a request within `trip`; return once the headers are read, and leave the body to the caller.
+        """Send a request within `call_deadline`; return once the headers are read, and leave the body to the caller.
 
         Raises:
-            Exception: whatever requests, urllib3 or the socket raises; `trip.sent` tells if anything left.
+            Exception: whatever requests, urllib3 or the socket raises; `call_deadline.sent` tells if anything left.
         """
         return self.send(request, stream=True, timeout=Timeout(total=None))  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""One host's connections: a request goes out, an answer comes back, within the deadline of `trip`."""
+"""One host's connections: a request goes out, an answer comes back, within the deadline of `call_deadline`."""
 
 import os
 from collections.abc import Mapping
@@ -7,11 +7,11 @@ from urllib.parse import SplitResult
 from requests import PreparedRequest
 
 from syncctl.core.stream import Partner
-from syncctl.partner.answer import BODY_AT_MOST_BYTES, Answer, read_answer
-from syncctl.partner.deadline import trip
+from syncctl.partner.connection_errors import explain_trouble, was_refused_in_handshake
+from syncctl.partner.deadline import call_deadline
 from syncctl.partner.proxy import Proxy, ProxyTrouble, read_proxy
+from syncctl.partner.response import BODY_AT_MOST_BYTES, Answer, read_answer
 from syncctl.partner.transport import PartnerAdapter
-from syncctl.partner.troubles import explain_trouble, was_refused_in_handshake
 from syncctl.partner.trust import make_tls_context
 
 
@@ -53,7 +53,7 @@ class Wire:
             request.headers |= self._via_plain_proxy.headers  # type: ignore[operator]
         answer: Answer | None = None
         error: Exception | None = None
-        trip.sent = False
+        call_deadline.sent = False
         try:
             response = self._open_adapter().send_now(request)
             answer = read_answer(response.raw, response.status_code, self._answer_at_most)
@@ -65,9 +65,9 @@ class Wire:
         if error is None:
             return answer, None
         if isinstance(error, ProxyTrouble) or was_refused_in_handshake(error):
-            trip.sent = False
+            call_deadline.sent = False
         seconds = self._partner.timeout_seconds
-        return answer, explain_trouble(error, host=self.host, seconds=seconds, sent=trip.sent)
+        return answer, explain_trouble(error, host=self.host, seconds=seconds, sent=call_deadline.sent)
 
     @property
     def _via_plain_proxy(self) -> Proxy | None:

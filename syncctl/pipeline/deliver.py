@@ -10,13 +10,13 @@ from syncctl.core.records import Record
 from syncctl.core.states import State
 from syncctl.core.stream import Partner, Stream
 from syncctl.core.windows import Sizes, decide_margin_seconds
-from syncctl.ledger.flights import Claim, Landing
+from syncctl.ledger.delivery_state import Claim, Transition
 from syncctl.ledger.ledger import Ledger
 from syncctl.logs import get_logger
 from syncctl.partner.call import Call, Unsendable
-from syncctl.pipeline.halt import Halt
-from syncctl.pipeline.landing import Batch, decide_landing, write
-from syncctl.pipeline.strict import make_way
+from syncctl.pipeline.delivery_gate import DeliveryGate
+from syncctl.pipeline.outcome_writer import Batch, decide_transition, write
+from syncctl.pipeline.strict_order import make_way
 
 log = get_logger(__name__)
 
@@ -77,7 +77,7 @@ def deliver_batch(
     Raises:
         ServiceUnavailable: MongoDB cannot be reached; leases bring back what was claimed.
     """
-    claim = ledger.flights.claim(
+    claim = ledger.delivery_states.claim(
         stream.name,
         ids,
         batch=token,
@@ -89,7 +89,7 @@ def deliver_batch(
     if not claimed:
         return Delivery(stream=stream.name)
     alone = claim.records[0].id if claimed == 1 else None
-    halt = Halt(ledger, stream, partner, token=token, alone=alone)
+    halt = DeliveryGate(ledger, stream, partner, token=token, alone=alone)
     margin = decide_margin_seconds(stream.lease_seconds)
 
     def may_wait() -> bool:
@@ -106,8 +106,8 @@ def deliver_batch(
         returned = 0
         if threads:
             claim, returned = give_back_beyond(ledger, claim, halt.allowed)
-            batch, calls, landings = begin_batch(ledger, stream, partner, claim, halt, client)
-            counts = write(batch, landings, {})
+            batch, calls, transitions = begin_batch(ledger, stream, partner, claim, halt, client)
+            counts = write(batch, transitions, {})
             sending = send_batch(client, calls, threads=threads, may_start=may_start)
             counts, unsent = write_as_they_come(batch, sending, counts)
             returned += unsent
@@ -125,20 +125,20 @@ def give_back_beyond(ledger: Ledger, claim: Claim, at_most: int | None) -> tuple
     """Return a claim of no more than so many records, and how many were given back."""
     kept = claim.records if at_most is None else claim.records[:at_most]
     beyond = claim.records[len(kept) :]
-    ledger.flights.release(claim, [each.id for each in beyond])
+    ledger.delivery_states.release(claim, [each.id for each in beyond])
     return replace(claim, records=kept), len(beyond)
 
 
 def begin_batch(
-    ledger: Ledger, stream: Stream, partner: Partner, claim: Claim, halt: Halt, client: Client
-) -> tuple[Batch, list[tuple[Record, Call]], list[Landing]]:
+    ledger: Ledger, stream: Stream, partner: Partner, claim: Claim, halt: DeliveryGate, client: Client
+) -> tuple[Batch, list[tuple[Record, Call]], list[Transition]]:
     """Return a claimed batch, its calls, and what lands without one. What stops it here gives all of it back."""
     try:
         known = {} if stream.append_only else ledger.keys.load(stream.name, claim.key_ids.values())
         batch = Batch(ledger=ledger, stream=stream, partner=partner, claim=claim, known=known, halt=halt)
         return batch, *prepare_calls(batch, client)
     except BaseException:
-        ledger.flights.release(claim, [each.id for each in claim.records])
+        ledger.delivery_states.release(claim, [each.id for each in claim.records])
         raise
 
 
@@ -151,14 +151,14 @@ def write_as_they_come(
     """
     new = dict(counts)
     returned: list[str] = []
-    waiting: list[Landing] = []
+    waiting: list[Transition] = []
     written_at = time.monotonic()
 
     def take(record: Record, outcome: Outcome | None) -> None:
         if outcome is None:
             returned.append(record.id)
         else:
-            waiting.append(decide_landing(batch, record, outcome))
+            waiting.append(decide_transition(batch, record, outcome))
 
     try:
         for record, outcome in sending:
@@ -172,27 +172,27 @@ def write_as_they_come(
         for record, outcome in sending:
             take(record, outcome)
         write(batch, waiting, new)
-        batch.ledger.flights.release(batch.claim, returned)
+        batch.ledger.delivery_states.release(batch.claim, returned)
         raise
     new = write(batch, waiting, new)
-    batch.ledger.flights.release(batch.claim, returned)
+    batch.ledger.delivery_states.release(batch.claim, returned)
     return new, len(returned)
 
 
-def prepare_calls(batch: Batch, client: Client) -> tuple[list[tuple[Record, Call]], list[Landing]]:
+def prepare_calls(batch: Batch, client: Client) -> tuple[list[tuple[Record, Call]], list[Transition]]:
     """Turn the records into calls; those that cannot be sent, or need not be any more, land at once."""
     calls: list[tuple[Record, Call]] = []
-    landings: list[Landing] = []
+    transitions: list[Transition] = []
     overtaken = find_overtaken_claims(batch)
     for record in batch.claim.records:
         if record.id in overtaken:
-            landings.append(Landing(record=record, state=State.SUPERSEDED, superseded_by=overtaken[record.id]))
+            transitions.append(Transition(record=record, state=State.SUPERSEDED, superseded_by=overtaken[record.id]))
             continue
         try:
             calls.append((record, client.prepare(record)))
         except Unsendable as error:
-            landings.append(Landing(record=record, state=State.FAILED, reason=error.reason))
-    return calls, landings
+            transitions.append(Transition(record=record, state=State.FAILED, reason=error.reason))
+    return calls, transitions
 
 
 def find_overtaken_claims(batch: Batch) -> Mapping[str, str]:

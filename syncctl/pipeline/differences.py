@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from syncctl.core.rows import Value
-from syncctl.pipeline.second_look import Key, SourceRow, Verdict
+from syncctl.pipeline.recheck import Key, SourceRow, Verdict
 
 SAMPLES_AT_MOST = 10
 

@@ -14,7 +14,7 @@ from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.records import DueRecord
 from syncctl.ledger.streams import Gate
 from syncctl.logs import get_logger
-from syncctl.pipeline.strict import sequence
+from syncctl.pipeline.strict_order import sequence
 
 log = get_logger(__name__)
 
@@ -218,11 +218,11 @@ def send_batch(
     token = token or new_token()
     exclusive = stream.order != "none"
     try:
-        marked = ledger.flights.queue(ids, batch=token, seconds=stream.lease_seconds, exclusive=exclusive)
+        marked = ledger.delivery_states.queue(ids, batch=token, seconds=stream.lease_seconds, exclusive=exclusive)
         if not marked:
             return 0
         publish(stream.name, token, ids)
     except BaseException:
-        ledger.flights.unqueue(ids, batch=token)
+        ledger.delivery_states.unqueue(ids, batch=token)
         raise
     return marked

@@ -11,7 +11,7 @@ from syncctl.ledger.keys import KnownKey, Observation
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.records import NewRecord
 from syncctl.ledger.streams import PollLease
-from syncctl.pipeline.naming import Seen, identify, new_record, restored, settle_duplicates, unused_version
+from syncctl.pipeline.identity import Seen, identify, new_record, restored, settle_duplicates, unused_version
 from syncctl.pipeline.resend import resend_records
 
 COMPARISONS_AT_MOST = 5

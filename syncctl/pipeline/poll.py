@@ -15,8 +15,8 @@ from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import PollLease
 from syncctl.logs import get_logger
 from syncctl.pipeline.acknowledge import acknowledge_finished
+from syncctl.pipeline.delete_detection import begin_round, sweep
 from syncctl.pipeline.page import PageLog
-from syncctl.pipeline.sweep import begin_round, sweep
 
 log = get_logger(__name__)
 

@@ -13,8 +13,8 @@ from syncctl.core.stream import Stream
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.records import record_of, to_document
 from syncctl.partner.client import PartnerClient
-from syncctl.partner.shape.request import Request, show_request
-from syncctl.pipeline.naming import Seen, identify, new_record
+from syncctl.partner.request.curl import Request, show_request
+from syncctl.pipeline.identity import Seen, identify, new_record
 from syncctl.pipeline.poll import Reader
 
 PAGES_AT_MOST = 100

@@ -14,9 +14,9 @@ from syncctl.errors import UsageError
 from syncctl.ledger.ledger import Ledger
 from syncctl.pipeline.differences import Differences, Known, join, read_line, write_key, write_line
 from syncctl.pipeline.merge import SortedLines
+from syncctl.pipeline.recheck import Key, Lookup, SourceRow, Verdict, find_gone, hash_row, recheck
 from syncctl.pipeline.repair import PATIENCE_SECONDS, Repair, repair_rows
 from syncctl.pipeline.rewind import find_place
-from syncctl.pipeline.second_look import Key, Lookup, SourceRow, Verdict, find_gone, hash_row, look_again
 
 KEYS_AT_ONCE = 5000
 LOOKED_AT_ONCE = 500
@@ -207,7 +207,7 @@ class Reconciliation:
     def _look_again(self) -> None:
         suspects, self._suspects = self._suspects, []
         if suspects:
-            verdicts = look_again(self.ledger, self.stream.name, self.reader, suspects)
+            verdicts = recheck(self.ledger, self.stream.name, self.reader, suspects)
             for each, verdict in zip(suspects, verdicts, strict=True):
                 self._count(verdict, each.key)
 

@@ -15,7 +15,7 @@ from syncctl.ledger.streams import PollLease
 from syncctl.pipeline.differences import read_key
 from syncctl.pipeline.page import PageLog
 from syncctl.pipeline.poll import LEASE_SECONDS, end_run, kept_alive
-from syncctl.pipeline.second_look import Key, Lookup, find_readable
+from syncctl.pipeline.recheck import Key, Lookup, find_readable
 
 ROWS_AT_ONCE = 500
 PATIENCE_SECONDS = 30.0

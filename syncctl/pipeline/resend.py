@@ -12,6 +12,6 @@ def resend_records(ledger: Ledger, ids: Sequence[str]) -> set[str]:
     """
     if not ids:
         return set()
-    ledger.flights.resend(ids)
+    ledger.delivery_states.resend(ids)
     # Asked afterwards: until it is due again, a clean-up may remove a delivered record.
     return {each.id for each in ledger.records.load_logged(ids)}

@@ -10,10 +10,10 @@ from syncctl.core.stream import Batching, Partner, RetrySchedule, Source, Stream
 from syncctl.errors import UsageError
 from syncctl.settings.credentials import list_missing, spell_partner_secrets, to_credentials, to_tls
 from syncctl.settings.endpoints import NO_DELETES, split_endpoint
-from syncctl.settings.masks import find_secrets, spell_secret
 from syncctl.settings.model import Settings
 from syncctl.settings.problems import Problem, make_error, suggest
-from syncctl.settings.shape import Path
+from syncctl.settings.schema_paths import Path
+from syncctl.settings.url_secrets import find_secrets, spell_secret
 
 _STOOD_IN_FOR = {("url",), ("auth", "token")}
 """What of a partner another setting may stand in for; anything else that is absent is missing."""

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from syncctl.core.stream import Credentials, Tls
 from syncctl.partner.auth import KINDS
-from syncctl.partner.confidential import spell_header_secrets
 from syncctl.partner.proxy import spell_proxy_secrets
+from syncctl.partner.secrets import spell_header_secrets
 from syncctl.settings.fields import Kind, find_kind
-from syncctl.settings.masks import find_secrets, spell_secret
 from syncctl.settings.problems import Problem
+from syncctl.settings.schema_paths import Path, list_fields, read_key
 from syncctl.settings.sections import AuthSettings, PartnerSettings
-from syncctl.settings.shape import Path, list_fields, read_key
+from syncctl.settings.url_secrets import find_secrets, spell_secret
 
 if TYPE_CHECKING:
     from syncctl.settings.layers import Layers

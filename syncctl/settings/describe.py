@@ -9,9 +9,9 @@ from pydantic.fields import FieldInfo
 from syncctl.core.durations import format_duration
 from syncctl.settings.convert import find_partner_url, find_source_url, find_token
 from syncctl.settings.fields import Kind, find_kind
-from syncctl.settings.masks import MASK, mask_url
 from syncctl.settings.model import Settings
-from syncctl.settings.shape import Path, list_values, read_key
+from syncctl.settings.schema_paths import Path, list_values, read_key
+from syncctl.settings.url_secrets import MASK, mask_url
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from pydantic_core import ErrorDetails
 
 from syncctl.settings.layers import Layers
 from syncctl.settings.problems import Problem, suggest
-from syncctl.settings.shape import Path, find_keys
+from syncctl.settings.schema_paths import Path, find_keys
 
 _START = (
     'is required: write start = "beginning" (every row there is), "now" (only rows from now on) '

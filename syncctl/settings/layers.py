@@ -6,7 +6,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from syncctl.settings.problems import Problem
-from syncctl.settings.shape import Path
+from syncctl.settings.schema_paths import Path
 
 _NEEDED_LATER = ("sources", "partners", "source_url", "partner_url", "partner_token", "mask_secret")
 

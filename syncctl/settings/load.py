@@ -13,12 +13,12 @@ from syncctl.settings.credentials import is_credential
 from syncctl.settings.dotenv_file import ENV_FILE, read_dotenv
 from syncctl.settings.invalid import read_errors
 from syncctl.settings.layers import Layer, Layers, read_flags
-from syncctl.settings.masks import find_secrets, spell_secret
 from syncctl.settings.model import Settings
 from syncctl.settings.names import Names
 from syncctl.settings.problems import make_error
 from syncctl.settings.rules import check_rules
 from syncctl.settings.toml_file import TOML_FILE, TomlLayer, read_toml
+from syncctl.settings.url_secrets import find_secrets, spell_secret
 from syncctl.settings.variables import VariableReader
 
 

@@ -7,7 +7,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from syncctl.core.stream import Partner, Source, Stream
-from syncctl.settings import fields, masking, urls
+from syncctl.settings import fields, mask_fields, urls
 from syncctl.settings.layers import Layer, Layers
 from syncctl.settings.sections import (
     BeatSettings,
@@ -58,7 +58,7 @@ class Settings(BaseSettings):
         None, "the partner's API", sample="https://api.partner.example/v1", secret=True
     )
     partner_token: fields.Token = setting(None, "sent as Authorization: Bearer; empty: no token", secret=True)
-    mask_secret: masking.MaskSecret = setting(
+    mask_secret: mask_fields.MaskSecret = setting(
         None, "what the mask hash is made with; make one, and keep it: openssl rand -hex 32", secret=True
     )
     redis_prefix: fields.Text = setting("syncctl", "begins every key in Redis, so that one Redis can be shared")

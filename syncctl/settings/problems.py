@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from syncctl.errors import ConfigurationError
-from syncctl.settings.masks import redact
+from syncctl.settings.url_secrets import redact
 
 HINT = "correct what is named, then run: syncctl config"
 

@@ -15,8 +15,8 @@ from pydantic_core import PydanticUndefined
 
 from syncctl.settings.dotenv_file import ENV_FILE
 from syncctl.settings.model import Settings
+from syncctl.settings.schema_paths import find_section, is_named, list_fields, list_values
 from syncctl.settings.sections import StreamSettings
-from syncctl.settings.shape import find_section, is_named, list_fields, list_values
 from syncctl.settings.toml_file import TOML_FILE
 
 SAMPLE_STREAM = {"table": "dbo.orders", "start": "beginning", "endpoint": "POST /orders"}

@@ -12,9 +12,9 @@ from syncctl.core.stream import SCANS
 from syncctl.settings.credentials import check_partner
 from syncctl.settings.layers import Layers
 from syncctl.settings.problems import Problem, suggest
+from syncctl.settings.request_fields import check_schema, compile_template
+from syncctl.settings.schema_paths import Path
 from syncctl.settings.sections import BreakerSettings, PartnerSettings, RetrySettings, StreamSettings
-from syncctl.settings.shape import Path
-from syncctl.settings.shaping import check_schema, compile_template
 
 Tree = Mapping[str, Any]
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from syncctl.core.stream import Ambiguous, Decimals, Mode, Order
-from syncctl.settings import endpoints, fields, masking, shaping
+from syncctl.settings import endpoints, fields, mask_fields, request_fields
 from syncctl.settings.outcomes import OutcomeTable
 from syncctl.settings.section import Section, setting
 
@@ -71,7 +71,7 @@ class StreamSettings(Section):
     )
     columns: fields.TextList = setting((), "only these are sent; default: all", sample=["id", "total"])
     exclude: fields.TextList = setting((), "all columns but these", sample=["photo"])
-    mask: masking.MaskTable = setting(
+    mask: mask_fields.MaskTable = setting(
         {}, "drop | hash | last4, by column, before anything is written down", sample={"ssn": "drop", "iban": "last4"}
     )
     decimals: Annotated[Decimals, fields.Lower] = setting(
@@ -100,11 +100,13 @@ class StreamSettings(Section):
         "of rows that are gone; DELETE has no body; none: they are not sent; default: endpoint, with the key",
         sample="DELETE /orders/{id}",
     )
-    content_type: shaping.ContentType = setting(None, "default: application/json", sample="application/vnd.shop+json")
+    content_type: request_fields.ContentType = setting(
+        None, "default: application/json", sample="application/vnd.shop+json"
+    )
     body: fields.OptionalText = setting(
         None, "a Jinja2 template in place of fields", sample='{"order": {{ row.id | json }}}'
     )
-    headers: shaping.HeaderTable = setting(
+    headers: request_fields.HeaderTable = setting(
         None, "more headers; their values are templates", sample={"X-Region": "{{ row.region }}"}
     )
     body_schema: fields.OptionalText = setting(
@@ -133,7 +135,7 @@ class StreamSettings(Section):
     window: fields.Whole = setting(2000, "records in flight per stream")
     lease: fields.Duration = setting("5m", "how long a worker may hold a record; over twice timeout_seconds")
     # The last one: from here on its name hides the module of the types.
-    fields: shaping.FieldTable = setting(
+    fields: request_fields.FieldTable = setting(
         None,
         "the JSON that is sent, place by place; default: every column as it is",
         sample={"order.id": "id", "order.kind": {"const": "order"}},

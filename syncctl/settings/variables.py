@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from syncctl.settings.layers import Layer, Layers
 from syncctl.settings.names import Names, NotReadableError, NotSetError, has_reference
 from syncctl.settings.problems import Problem
-from syncctl.settings.shape import Path, is_table, is_value
-from syncctl.settings.shaping import NO_REFERENCE, takes_no_reference
+from syncctl.settings.request_fields import NO_REFERENCE, takes_no_reference
+from syncctl.settings.schema_paths import Path, is_table, is_value
 
 _PREFIXES = ("STREAMS", "PARTNERS", "SOURCES", "RETENTION", "BEAT", "WORKER", "LOG")
 

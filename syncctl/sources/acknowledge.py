@@ -20,12 +20,12 @@ def acknowledge(reading: Reading, rows: Sequence[Acknowledgement]) -> list[Ackno
     Raises:
         ServiceUnavailable: The source cannot be reached: which of the rows were told of is not known.
     """
-    stream, flavour = reading.stream, reading.opened.flavour
+    stream, dialect = reading.stream, reading.opened.dialect
     columns = _parameters(reading.layout)
     texts = {"delivered": stream.acknowledge, "failed": stream.acknowledge_failed}
 
     def run(connection: sa.Connection) -> list[Acknowledged]:
-        connection = connection.execution_options(isolation_level=flavour.transaction_level)
+        connection = connection.execution_options(isolation_level=dialect.transaction_level)
         counts = _count_all(connection)
         done = []
         for each in rows:

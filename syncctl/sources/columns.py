@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from syncctl.core.masking import Mask, mask_value
+from syncctl.core.column_masks import Mask, mask_value
 from syncctl.core.stream import Stream
 from syncctl.errors import ConfigurationError
 from syncctl.sources.layout import Layout

@@ -9,11 +9,11 @@ from sqlalchemy import exc
 from syncctl.core.stream import Source
 from syncctl.errors import ConfigurationError
 from syncctl.sources import odbc, sqlite
+from syncctl.sources.dialect import Dialect
 from syncctl.sources.encryption import Encryption, read_encryption
 from syncctl.sources.failures import Address
-from syncctl.sources.flavour import Flavour
-from syncctl.sources.sqlite import SqliteFlavour
-from syncctl.sources.sqlserver import SqlServerFlavour
+from syncctl.sources.sqlite import SqliteDialect
+from syncctl.sources.sqlserver import SqlServerDialect
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+._-]*://")
 _EXAMPLES = "mssql+pyodbc://user:password@host:1433/database, sqlite:///file.db or an ODBC connection string"
@@ -28,7 +28,7 @@ class Opened:
 
     engine: sa.Engine
     address: Address
-    flavour: Flavour
+    dialect: Dialect
     driver: str
     warning: str = ""
     encryption: Encryption | None = None
@@ -54,7 +54,7 @@ def open_source(source: Source) -> Opened:
                 query_timeout_seconds=source.query_timeout_seconds,
             )
             engine = sqlite.open_engine(source, url, address)
-            return Opened(engine=engine, address=address, flavour=SqliteFlavour(), driver="sqlite3")
+            return Opened(engine=engine, address=address, dialect=SqliteDialect(), driver="sqlite3")
         case "mssql" | "mssql+pyodbc":
             return _open_sql_server(source, _read_pairs(url, setting), setting)
     raise ConfigurationError(
@@ -70,7 +70,7 @@ def _open_sql_server(source: Source, pairs: dict[str, str], setting: str) -> Ope
     return Opened(
         engine=engine,
         address=address,
-        flavour=SqlServerFlavour(),
+        dialect=SqlServerDialect(),
         driver=f"{driver.name} ({driver.origin})" if driver else f"DSN {pairs['dsn']}",
         warning=driver.warning if driver else "",
         encryption=read_encryption(pairs, is_freetds=driver is not None and driver.is_freetds, is_dsn=driver is None),

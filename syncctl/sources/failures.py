@@ -11,7 +11,7 @@ from sqlalchemy import exc
 
 from syncctl.core.durations import format_duration
 from syncctl.errors import ConfigurationError, ServiceUnavailable, SourceError, SyncctlError
-from syncctl.sources.diagnostics import (
+from syncctl.sources.odbc_diagnostics import (
     CONFLICT,
     LOCKED,
     MOVED,

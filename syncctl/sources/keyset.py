@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from syncctl.sources.flavour import Flavour
+from syncctl.sources.dialect import Dialect
 from syncctl.sources.positions import Position, Raw
 from syncctl.sources.tables import Column
 
@@ -18,7 +18,7 @@ class Keyset:
     `skips_nulls`: the first column is a cursor, and a row without a cursor value has no place in the order.
     """
 
-    flavour: Flavour
+    dialect: Dialect
     columns: Sequence[Column]
     expressions: Sequence[sa.ColumnElement[Any]]
     skips_nulls: bool = True
@@ -46,11 +46,11 @@ class Keyset:
 
     def from_value(self, value: Raw) -> sa.ColumnElement[bool]:
         """Return what is true of the rows of this cursor value and of all behind them."""
-        return self.expressions[0] >= self.flavour.bound(self.columns[0], value)
+        return self.expressions[0] >= self.dialect.bound(self.columns[0], value)
 
     def below(self, value: Raw) -> sa.ColumnElement[bool]:
         """Return what is true of the rows before this cursor value."""
-        return self.expressions[0] < self.flavour.bound(self.columns[0], value)
+        return self.expressions[0] < self.dialect.bound(self.columns[0], value)
 
     def at(self, values: Sequence[Raw]) -> sa.ColumnElement[bool]:
         """Return what is true of the row with these values alone."""
@@ -58,9 +58,9 @@ class Keyset:
 
     def _equals(self, index: int, value: Raw) -> sa.ColumnElement[bool]:
         expression = self.expressions[index]
-        return expression.is_(None) if value is None else expression == self.flavour.bound(self.columns[index], value)
+        return expression.is_(None) if value is None else expression == self.dialect.bound(self.columns[index], value)
 
     def _exceeds(self, index: int, value: Raw) -> sa.ColumnElement[bool]:
         # Both databases order NULL before everything else.
         expression = self.expressions[index]
-        return expression.is_not(None) if value is None else expression > self.flavour.bound(self.columns[index], value)
+        return expression.is_not(None) if value is None else expression > self.dialect.bound(self.columns[index], value)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from syncctl.core.stream import SCANS, Mode, Stream
 from syncctl.errors import ConfigurationError
-from syncctl.sources.flavour import CURSOR_KINDS
+from syncctl.sources.dialect import CURSOR_KINDS
 from syncctl.sources.tables import Column, Kind, Relation, find_name, split_name, suggest
 
 

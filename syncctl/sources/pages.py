@@ -10,12 +10,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.sql.elements import True_
 
-from syncctl.core.masking import Mask, mask_value
+from syncctl.core.column_masks import Mask, mask_value
 from syncctl.core.rows import Row, Value
 from syncctl.core.stream import SCANS, Mode, Stream
 from syncctl.errors import SourceError
 from syncctl.sources.columns import choose_columns, describe_mask
-from syncctl.sources.flavour import Flavour
+from syncctl.sources.dialect import Dialect
 from syncctl.sources.instants import add_offset, load_zone
 from syncctl.sources.keyset import Keyset
 from syncctl.sources.layout import Layout
@@ -40,10 +40,10 @@ class Found:
 class PageReader:
     """Reads rows of one relation in keyset order."""
 
-    def __init__(self, relation: Relation, layout: Layout, flavour: Flavour, *, stream: Stream) -> None:
+    def __init__(self, relation: Relation, layout: Layout, dialect: Dialect, *, stream: Stream) -> None:
         self._stream = stream.name
         self._is_masked = bool(stream.mask)
-        self._flavour = flavour
+        self._flavour = dialect
         self._mode: Mode = layout.mode
         chosen = choose_columns(stream, relation, layout)
         self._columns = chosen.read
@@ -51,7 +51,7 @@ class PageReader:
         plain = [relation.clause.c[name] for name in names]
         # Labels by number: a label of the column's own name would be what T-SQL's ORDER BY sorts by.
         self.shown = [
-            flavour.shown(column, expression).label(f"c{index}")
+            dialect.shown(column, expression).label(f"c{index}")
             for index, (column, expression) in enumerate(zip(chosen.read, plain, strict=True))
         ]
         self.relation = relation.clause
@@ -59,15 +59,15 @@ class PageReader:
         self._order_at = [names.index(column.name) for column in layout.order]
         self._key_at = [names.index(column.name) for column in layout.key]
         self.keyset = Keyset(
-            flavour=flavour,
+            dialect=dialect,
             columns=layout.order,
             expressions=[plain[index] for index in self._order_at],
             skips_nulls=layout.mode not in SCANS,
         )
-        self._by_key = Keyset(flavour=flavour, columns=layout.key, expressions=[plain[index] for index in self._key_at])
+        self._by_key = Keyset(dialect=dialect, columns=layout.key, expressions=[plain[index] for index in self._key_at])
         self._payload_at = [index for index, name in enumerate(names) if name in chosen.sent]
         self._version_at = names.index(layout.cursor.name) if layout.mode == "flag" and layout.cursor else None
-        self._converters = [flavour.converter(column) for column in chosen.read]
+        self._converters = [dialect.converter(column) for column in chosen.read]
         senders = _choose_senders(stream, layout, chosen.read, self._converters)
         self._senders = [
             _hide(send, chosen.masks[name], stream.mask_secret) if name in chosen.masks else send
@@ -94,7 +94,7 @@ class PageReader:
         try:
             raw = connection.execute(self.select(self.shown, where, limit + 1, mark)).all()
         except Exception as error:
-            if not self._flavour.spoils_one_row(error):
+            if not self._flavour.is_row_data_error(error):
                 raise
             return self._read_one_by_one(connection, where, limit, mark)
         found = [self.make_found(each, is_new=mark is None or bool(each[-1])) for each in raw]
@@ -175,7 +175,7 @@ class PageReader:
         try:
             rows = connection.execute(statement).all()
         except Exception as error:
-            if not self._flavour.spoils_one_row(error):
+            if not self._flavour.is_row_data_error(error):
                 raise
             return [self._make_unreadable(values, is_new=is_new, error=error)]
         return [self.make_found(raw, is_new=is_new) for raw in rows]

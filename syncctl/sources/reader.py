@@ -12,15 +12,15 @@ from syncctl.errors import ConfigurationError
 from syncctl.sources.acknowledge import acknowledge, check_statements
 from syncctl.sources.advice import advise
 from syncctl.sources.changes import ChangeFeed
+from syncctl.sources.dialect import ReadCeiling
 from syncctl.sources.engines import open_source
-from syncctl.sources.flavour import ReadCeiling
+from syncctl.sources.key_lookup import find_missing, find_rows
 from syncctl.sources.layout import decide_layout
 from syncctl.sources.modes import MODES
 from syncctl.sources.modes.reading import Reading, connect
 from syncctl.sources.modes.rowversion import Rowversion
 from syncctl.sources.pages import PageReader
 from syncctl.sources.positions import Position
-from syncctl.sources.presence import find_missing, find_rows
 from syncctl.sources.tables import ALIAS, Relation, describe_query, reflect_table
 
 _PLACES: dict[Mode, str] = {
@@ -55,9 +55,9 @@ class SqlReader:
     ) -> None:
         self._stream = stream
         self._opened = open_source(source)
-        flavour = self._opened.flavour
-        read_ceiling = read_ceiling or flavour.read_ceiling
-        changes = changes or flavour.changes
+        dialect = self._opened.dialect
+        read_ceiling = read_ceiling or dialect.read_ceiling
+        changes = changes or dialect.changes
         try:
             with connect(self._opened, f"stream {stream.name} cannot be read") as connection:
                 relation = self._describe(connection)
@@ -68,7 +68,7 @@ class SqlReader:
                 opened=self._opened,
                 relation=relation,
                 layout=layout,
-                pages=PageReader(relation, layout, flavour, stream=stream),
+                pages=PageReader(relation, layout, dialect, stream=stream),
                 read_ceiling=read_ceiling,
                 changes=changes,
             )
@@ -186,11 +186,11 @@ class SqlReader:
             ) from None
 
     def _describe(self, connection: sa.Connection) -> Relation:
-        flavour = self._opened.flavour
+        dialect = self._opened.dialect
         if self._stream.query is not None:
-            return describe_query(self._stream, flavour.query_columns(connection, self._stream))
+            return describe_query(self._stream, dialect.query_columns(connection, self._stream))
         name, schema, reflected, primary_key = reflect_table(connection, self._stream)
-        columns = tuple(flavour.column(each) for each in reflected)
+        columns = tuple(dialect.column(each) for each in reflected)
         table = sa.table(name, *(sa.column(column.name) for column in columns), schema=schema)
         return Relation(
             title=f"table {self._stream.table}",

@@ -18,8 +18,8 @@ from syncctl.core.stream import Source, Stream
 from syncctl.core.values import to_value
 from syncctl.errors import ConfigurationError, ServiceUnavailable
 from syncctl.sources.changes import ChangeFeed
+from syncctl.sources.dialect import IsolationLevel, ReadCeiling
 from syncctl.sources.failures import Address
-from syncctl.sources.flavour import IsolationLevel, ReadCeiling
 from syncctl.sources.instants import parse_instant
 from syncctl.sources.positions import Raw
 from syncctl.sources.tables import Column, Kind, strip_query
@@ -80,7 +80,7 @@ def open_engine(source: Source, url: sa.URL, address: Address) -> sa.Engine:
     )
 
 
-class SqliteFlavour:
+class SqliteDialect:
     """Values are read as they are stored, and compared as what they were read as."""
 
     read_ceiling: ReadCeiling | None = None
@@ -147,7 +147,7 @@ class SqliteFlavour:
         """Return the first time of the calendar."""
         return "0001-01-01"
 
-    def spoils_one_row(self, error: BaseException) -> bool:
+    def is_row_data_error(self, error: BaseException) -> bool:
         """Say whether a text is not UTF-8, or too large for the driver."""
         if isinstance(error, exc.DBAPIError):
             return isinstance(error, exc.DataError) or "Could not decode to UTF-8" in str(error.orig)

@@ -15,7 +15,7 @@ from syncctl.core.stream import Stream
 from syncctl.core.values import shorten_single, to_value
 from syncctl.errors import SourceError
 from syncctl.sources.changes import ChangeFeed, SqlServerChanges
-from syncctl.sources.flavour import IsolationLevel, ReadCeiling
+from syncctl.sources.dialect import IsolationLevel, ReadCeiling
 from syncctl.sources.instants import Instant, fit_fraction, join_with_t, parse_instant
 from syncctl.sources.permissions import advise_grant, quote_name
 from syncctl.sources.positions import Raw, show
@@ -45,7 +45,7 @@ def read_min_active_rowversion(connection: sa.Connection) -> bytes:
     return bytes(connection.exec_driver_sql("SELECT MIN_ACTIVE_ROWVERSION()").scalar_one())
 
 
-class SqlServerFlavour:
+class SqlServerDialect:
     """Times are read as text with all their digits; parameters are cast to the type of their column."""
 
     read_ceiling: ReadCeiling | None = staticmethod(read_min_active_rowversion)
@@ -181,7 +181,7 @@ class SqlServerFlavour:
             return "1900-01-01"
         return "1753-01-01" if isinstance(column.type, mssql.DATETIME) else "0001-01-01"
 
-    def spoils_one_row(self, error: BaseException) -> bool:
+    def is_row_data_error(self, error: BaseException) -> bool:
         """Say whether an error is about a row's content: SQLSTATE class 22, or what the driver cannot convert."""
         if isinstance(error, exc.DBAPIError):
             state = str(error.orig.args[0]) if error.orig is not None and error.orig.args else ""

@@ -11,7 +11,7 @@ from syncctl.tasks import heartbeat
 from syncctl.tasks.add import add, add_and_sign
 from syncctl.tasks.deliver import deliver
 from syncctl.tasks.dispatch import dispatch
+from syncctl.tasks.maintenance import cleanup, roll_up, upkeep
 from syncctl.tasks.poll import poll
-from syncctl.tasks.upkeep import cleanup, roll_up, upkeep
 
 __all__ = ["add", "add_and_sign", "cleanup", "deliver", "dispatch", "heartbeat", "poll", "roll_up", "upkeep"]

@@ -16,7 +16,7 @@ from syncctl.errors import SyncctlError
 from syncctl.logs import get_logger
 from syncctl.wiring import Services
 from syncctl.wiring.connections import SIGN_OF_LIFE_SECONDS
-from syncctl.wiring.settings_mark import mark_settings
+from syncctl.wiring.settings_fingerprint import fingerprint_settings
 
 log = get_logger(__name__)
 
@@ -60,7 +60,7 @@ class WorkerHeartbeat:
         self._tell_of_ledger()
         while True:
             try:
-                self._services.ledger.journal.beat_worker(self._name, self._facts)
+                self._services.ledger.journal.record_worker_heartbeat(self._name, self._facts)
             except SyncctlError as error:
                 log.warning("heartbeat.failed", error=str(error))
             if self._done.wait(EVERY_SECONDS):
@@ -95,10 +95,10 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
         wait = super().tick(*args, **kwargs)
         if time.monotonic() - self._beaten >= EVERY_SECONDS:
             self._beaten = time.monotonic()
-            self._settings = self._settings or mark_settings(settings)
+            self._settings = self._settings or fingerprint_settings(settings)
             facts = {"pid": os.getpid(), "version": __version__, "settings": self._settings}
             try:
-                self._open().ledger.journal.beat_beat(facts)
+                self._open().ledger.journal.record_beat_heartbeat(facts)
             except SyncctlError as error:
                 log.warning("heartbeat.failed", error=str(error))
         return wait
@@ -136,7 +136,7 @@ def _start(sender: Any = None, **_: object) -> None:
         "concurrency": concurrency,
         "queues": queues,
         "version": __version__,
-        "settings": mark_settings(settings),
+        "settings": fingerprint_settings(settings),
         "slots": slots.per_partner if "deliver" in queues else 0,
     }
     heartbeat = WorkerHeartbeat(str(sender.hostname), facts)

@@ -10,7 +10,7 @@ from syncctl.core.stream import Stream
 if TYPE_CHECKING:
     from syncctl.broker.queue import Broker
     from syncctl.broker.rate import SharedRate
-    from syncctl.broker.shelf import RedisShelf
+    from syncctl.broker.token_cache import RedisTokenCache
     from syncctl.core.windows import Sizes
     from syncctl.ledger.ledger import Ledger
     from syncctl.partner.client import PartnerClient
@@ -45,7 +45,7 @@ class Connections:
 
     def close(self) -> None:
         """Close every connection that was opened."""
-        for name in ("ledger", "broker", "shelf"):
+        for name in ("ledger", "broker", "token_cache"):
             if name in self.__dict__:
                 self.__dict__[name].close()
         for client in self._clients.values():
@@ -75,11 +75,11 @@ class Connections:
         return Broker(self.settings.redis_url, prefix=f"{self.settings.redis_prefix}:")
 
     @cached_property
-    def shelf(self) -> "RedisShelf":
+    def token_cache(self) -> "RedisTokenCache":
         """Where all processes find a partner's token."""
-        from syncctl.broker.shelf import RedisShelf
+        from syncctl.broker.token_cache import RedisTokenCache
 
-        return RedisShelf(self.settings.redis_url, prefix=f"{self.settings.redis_prefix}:")
+        return RedisTokenCache(self.settings.redis_url, prefix=f"{self.settings.redis_prefix}:")
 
     def partner_client(self, stream: Stream) -> "PartnerClient":
         """Return the client for a stream's calls, kept between batches."""
@@ -88,8 +88,10 @@ class Connections:
         if stream.name not in self._clients:
             partner = self.settings.partner(stream.partner)
             threads = self.sizes(stream).threads
-            shelf = self.shelf if partner.auth.kind == "oauth2" else None
-            self._clients[stream.name] = PartnerClient(partner, stream, max_connections=threads, shelf=shelf)
+            token_cache = self.token_cache if partner.auth.kind == "oauth2" else None
+            self._clients[stream.name] = PartnerClient(
+                partner, stream, max_connections=threads, token_cache=token_cache
+            )
         return self._clients[stream.name]
 
     def sizes(self, stream: Stream) -> "Sizes":

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from syncctl.pipeline.report import By, Report
     from syncctl.pipeline.selection import Selection
     from syncctl.pipeline.status import Failures, Status
-    from syncctl.sources.survey import Survey
+    from syncctl.sources.catalog import Survey
 
 log = get_logger(__name__)
 
@@ -60,7 +60,7 @@ class OperatorServices(RowServices):
 
     def inspect(self, source: str = "default", table: str | None = None, *, key: Sequence[str] = ()) -> "Survey":
         """Look at the tables of a source, or at one of them; see `sources.survey.survey_source`."""
-        from syncctl.sources.survey import survey_source
+        from syncctl.sources.catalog import survey_source
 
         return survey_source(self.settings.source(source), table, key)
 
@@ -133,7 +133,7 @@ class OperatorServices(RowServices):
     def status(self) -> "Status":
         """Tell where everything stands; a Redis that is away leaves `queue.messages` null."""
         from syncctl.pipeline.status import read_status
-        from syncctl.wiring.settings_mark import mark_settings
+        from syncctl.wiring.settings_fingerprint import fingerprint_settings
 
         self.ledger.ensure_prepared()
         try:
@@ -145,7 +145,7 @@ class OperatorServices(RowServices):
             ledger=self.ledger,
             configured=self._partners_of_streams(),
             messages=messages,
-            settings=mark_settings(self.settings),
+            settings=fingerprint_settings(self.settings),
         )
 
     def _partners_of_streams(self) -> dict[str, str]:
@@ -158,7 +158,7 @@ class OperatorServices(RowServices):
         until: datetime | None = None,
         limit: int = 50,
     ) -> "Failures":
-        """Group failed records by their error."""
+        """Bulk failed records by their error."""
         from syncctl.pipeline.status import group_failures
 
         return group_failures(ledger=self.ledger, streams=streams, since=since, until=until, limit=limit)

@@ -14,8 +14,8 @@ from syncctl.wiring.connections import Connections
 if TYPE_CHECKING:
     from syncctl.broker.rate import SharedRate
     from syncctl.pipeline.deliver import Delivery
+    from syncctl.pipeline.maintenance import Upkeep
     from syncctl.pipeline.poll import Run
-    from syncctl.pipeline.upkeep import Upkeep
 
 log = get_logger(__name__)
 
@@ -167,14 +167,14 @@ class RowServices(Connections):
     def put_back(self, stream: str, token: str, ids: Sequence[str]) -> int:
         """Put a queued batch back that this worker cannot take in hand."""
         self.ledger.breakers.release_probe(stream, token=token)
-        return self.ledger.flights.unqueue(ids, batch=token)
+        return self.ledger.delivery_states.unqueue(ids, batch=token)
 
     def keep_up(self) -> "list[Upkeep]":
         """Do every stream's upkeep. A Redis that is away is logged: what is due stays due.
 
         In any order: what a partner's limits leave is else always taken by the first.
         """
-        from syncctl.pipeline.upkeep import keep_up
+        from syncctl.pipeline.maintenance import keep_up
 
         self.ledger.ensure_prepared()
         done: list[Upkeep] = []
@@ -206,15 +206,15 @@ class RowServices(Connections):
         return roll_up(ledger=self.ledger)
 
     @contextmanager
-    def chore(self, name: str, *, seconds: float) -> Iterator[bool]:
+    def maintenance_lease(self, name: str, *, seconds: float) -> Iterator[bool]:
         """Hold one of Beat's chores; False when another worker is at it, or it rests.
 
-        A chore rests nine times as long as it took, so that it never takes more than a tenth of anybody's time.
+        A maintenance job rests nine times as long as it took, so it takes at most a tenth of a worker's time.
         """
-        mine = self.ledger.journal.acquire_chore(name, seconds=seconds)
+        mine = self.ledger.journal.acquire_maintenance(name, seconds=seconds)
         started = time.monotonic()
         try:
             yield mine
         finally:
             if mine:
-                self.ledger.journal.release_chore(name, rest_seconds=9 * (time.monotonic() - started))
+                self.ledger.journal.release_maintenance(name, rest_seconds=9 * (time.monotonic() - started))

@@ -245,7 +245,7 @@ def test_no_secret_is_left_anywhere(
         "output": "\n".join(told),
     }
     assert "***" in places["ledger"]
-    assert ":shelf:token:" in places["redis"], "the token is there, and not to be read"
+    assert ":token_cache:token:" in places["redis"], "the token is there, and not to be read"
     forms = {form for trace in list_traces() for form in (trace, quote(trace, safe=""), json.dumps(trace)[1:-1])}
     found = [
         (name, text[max(0, text.find(form) - 200) : text.find(form) + 60])

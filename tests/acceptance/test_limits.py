@@ -22,7 +22,7 @@ from tests.harness.source_db import SourceDb
 Start = Callable[..., RunningCommand]
 
 GAP = AT_ONCE_SECONDS
-"""Turns that nobody takes for longer, in seconds, are not made up for: the machine was elsewhere, or nobody was due."""
+"""Permits unused for longer than this, in seconds, are not made up for."""
 
 
 @pytest.fixture

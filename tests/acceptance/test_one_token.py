@@ -58,6 +58,6 @@ def test_two_workers_share_one_token_and_its_renewal(
     assert len({each["history"][0]["worker"] for each in records.find()}) > 1, "several processes have called"
     assert {(each["attempts"], each["history"][0].get("status")) for each in records.find()} == {(1, 200)}
     with Redis.from_url(redis_url) as redis:
-        (kept,) = [redis.get(key) for key in redis.scan_iter(f"{redis_prefix}:shelf:token:*")]
+        (kept,) = [redis.get(key) for key in redis.scan_iter(f"{redis_prefix}:token_cache:token:*")]
     assert kept
     assert desk.good.encode() not in kept

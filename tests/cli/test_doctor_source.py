@@ -17,8 +17,7 @@ from syncctl.doctor.server import (
     judge_server,
     judge_transactions,
 )
-from syncctl.sources.encryption import Encryption
-from syncctl.sources.health import (
+from syncctl.sources.diagnostics import (
     Indexed,
     Isolation,
     Link,
@@ -30,6 +29,7 @@ from syncctl.sources.health import (
     Transactions,
     Unseen,
 )
+from syncctl.sources.encryption import Encryption
 from tests.harness.commands import Completed
 from tests.harness.servers import connect
 from tests.harness.settings_files import write_settings

@@ -8,7 +8,7 @@ import urllib3
 
 from syncctl.core.rows import Row
 from syncctl.core.stream import RetrySchedule, Source, Stream
-from syncctl.partner.answer import BODY_AT_MOST_BYTES, read_answer
+from syncctl.partner.response import BODY_AT_MOST_BYTES, read_answer
 from syncctl.pipeline.page import identify
 from syncctl.sources import open_reader
 from tests.harness.source_db import SourceDb

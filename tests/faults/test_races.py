@@ -268,7 +268,7 @@ def test_once_an_outcome_cannot_be_written_no_further_call_begins(
     world._poll()
     with monkeypatch.context() as broken:
         broken.setattr(deliver, "WRITE_EVERY_RECORDS", 1)
-        broken.setattr(world.ledger.flights, "land", refuse)
+        broken.setattr(world.ledger.delivery_states, "land", refuse)
         with pytest.raises(ServiceUnavailable):
             deliver_next(world)
     assert len(world.partner.log) == 1

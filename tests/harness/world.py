@@ -10,15 +10,15 @@ from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.rows import Cursor, Page, Row, Value
 from syncctl.core.stream import Partner, RetrySchedule, Source, Stream
 from syncctl.core.windows import Sizes
-from syncctl.ledger.flights import Claim
+from syncctl.ledger.delivery_state import Claim
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.records import NewRecord
 from syncctl.partner.batch import send_batch
 from syncctl.partner.client import PartnerClient
 from syncctl.pipeline.deliver import Delivery, deliver_batch
 from syncctl.pipeline.dispatch import dispatch_stream
+from syncctl.pipeline.maintenance import Upkeep, keep_up
 from syncctl.pipeline.poll import Run, poll_stream
-from syncctl.pipeline.upkeep import Upkeep, keep_up
 from syncctl.sources import open_reader
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
@@ -65,8 +65,10 @@ def outcome(verdict: Verdict = Verdict.ACCEPTED, **changes: Any) -> Outcome:
 
 def fly(ledger: Ledger, ids: Sequence[str], *, worker: str = "worker", seconds: float = 300.0) -> Claim:
     """Queue and claim records, as dispatch and a worker do."""
-    ledger.flights.queue(ids, batch="batch", seconds=seconds, exclusive=True)
-    return ledger.flights.claim("orders", ids, batch="batch", mapping_hash="mapping", seconds=seconds, worker=worker)
+    ledger.delivery_states.queue(ids, batch="batch", seconds=seconds, exclusive=True)
+    return ledger.delivery_states.claim(
+        "orders", ids, batch="batch", mapping_hash="mapping", seconds=seconds, worker=worker
+    )
 
 
 @dataclass

@@ -11,7 +11,7 @@ from syncctl.celery_app import app
 import syncctl.tasks
 from syncctl.ledger.journal import Journal
 
-write = Journal.beat_beat
+write = Journal.record_beat_heartbeat
 
 def stopped_meanwhile(self, facts):
     # The driver, too, has something to finish when the signal's handler ends its work.
@@ -20,7 +20,7 @@ def stopped_meanwhile(self, facts):
     finally:
         write(self, facts)
 
-Journal.beat_beat = stopped_meanwhile
+Journal.record_beat_heartbeat = stopped_meanwhile
 Beat(app=app, loglevel="error").run()
 """
 

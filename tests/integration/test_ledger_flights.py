@@ -10,7 +10,7 @@ import pytest
 from syncctl.core.ids import key_id
 from syncctl.core.outcome import Verdict
 from syncctl.core.states import State
-from syncctl.ledger.flights import Claim, Landing
+from syncctl.ledger.delivery_state import Claim, Transition
 from syncctl.ledger.ledger import Ledger
 from tests.harness.world import NASTY, PAST, fly, new_record, outcome
 
@@ -26,7 +26,9 @@ def claim(ledger: Ledger) -> Claim:
 
 def land(ledger: Ledger, claim: Claim, state: State = State.DELIVERED, **changes: Any) -> list[str]:
     """Land the claim's records and return the ids of those that came too late."""
-    late = ledger.flights.land(claim, [Landing(record=each, state=state, **changes) for each in claim.records])
+    late = ledger.delivery_states.land(
+        claim, [Transition(record=each, state=state, **changes) for each in claim.records]
+    )
     return [each.id for each in late]
 
 
@@ -44,8 +46,8 @@ def test_only_what_is_due_is_queued(ledger: Ledger, database: Any) -> None:
     database.records.update_one({"_id": "orders-2"}, {"$set": {"due_at": datetime(2100, 1, 1, tzinfo=UTC)}})
     database.records.update_one({"_id": "orders-3"}, {"$set": {"state": "discarded"}})
     ids = ["orders-1", "orders-2", "orders-3", "unknown"]
-    assert ledger.flights.queue(ids, batch="b", seconds=60, exclusive=True) == 1
-    assert ledger.flights.queue(ids, batch="c", seconds=60, exclusive=True) == 0
+    assert ledger.delivery_states.queue(ids, batch="b", seconds=60, exclusive=True) == 1
+    assert ledger.delivery_states.queue(ids, batch="c", seconds=60, exclusive=True) == 0
     queued = database.records.find_one({"_id": "orders-1"})
     assert (queued["state"], queued["lease"]["token"]) == ("queued", "b")
     assert queued["lease"]["until"] > datetime.now(UTC)
@@ -57,31 +59,31 @@ def test_two_versions_of_a_key_are_never_in_flight_together(ledger: Ledger, data
     versions = [new_record(n, key_id="the key") for n in (1, 2, 3)]
     ledger.records.log([*versions, new_record(4)], PAST)
     ids = [f"orders-{n}" for n in (1, 2, 3, 4)]
-    assert ledger.flights.queue(ids, batch="b", seconds=60, exclusive=True) == 2
-    assert ledger.flights.queue(ids, batch="c", seconds=60, exclusive=True) == 0
+    assert ledger.delivery_states.queue(ids, batch="b", seconds=60, exclusive=True) == 2
+    assert ledger.delivery_states.queue(ids, batch="c", seconds=60, exclusive=True) == 0
     flying = [each["_id"] for each in database.records.find({"in_flight": True}, sort=[("_id", 1)])]
     assert flying == ["orders-1", "orders-4"]
-    ledger.flights.unqueue(flying, batch="b")
-    assert ledger.flights.queue(["orders-2"], batch="d", seconds=60, exclusive=True) == 1
+    ledger.delivery_states.unqueue(flying, batch="b")
+    assert ledger.delivery_states.queue(["orders-2"], batch="d", seconds=60, exclusive=True) == 1
 
 
 def test_where_there_is_no_order_versions_go_side_by_side(ledger: Ledger) -> None:
     ledger.records.log([new_record(n, key_id="the key") for n in (1, 2)], PAST)
-    assert ledger.flights.queue(["orders-1", "orders-2"], batch="b", seconds=60, exclusive=False) == 2
+    assert ledger.delivery_states.queue(["orders-1", "orders-2"], batch="b", seconds=60, exclusive=False) == 2
 
 
 def test_what_could_not_be_published_is_put_back_by_its_own_batch_alone(ledger: Ledger, database: Any) -> None:
     ledger.records.log([new_record(1)], PAST)
     before = database.records.find_one()
-    ledger.flights.queue(["orders-1"], batch="b", seconds=60, exclusive=True)
-    assert ledger.flights.unqueue(["orders-1"], batch="other") == 0
-    assert ledger.flights.unqueue(["orders-1"], batch="b") == 1
+    ledger.delivery_states.queue(["orders-1"], batch="b", seconds=60, exclusive=True)
+    assert ledger.delivery_states.unqueue(["orders-1"], batch="other") == 0
+    assert ledger.delivery_states.unqueue(["orders-1"], batch="b") == 1
     assert database.records.find_one() == before
 
 
 def test_what_is_being_sent_is_not_put_back(ledger: Ledger, claim: Claim, database: Any) -> None:
     database.records.update_one({}, {"$set": {"lease.token": "batch"}})
-    assert ledger.flights.unqueue(["orders-1"], batch="batch") == 0
+    assert ledger.delivery_states.unqueue(["orders-1"], batch="batch") == 0
     assert database.records.find_one()["state"] == "sending"
 
 
@@ -91,10 +93,10 @@ def test_what_is_being_sent_is_not_put_back(ledger: Ledger, claim: Claim, databa
 def test_a_message_that_eight_workers_have_is_claimed_by_one(ledger: Ledger, database: Any) -> None:
     ids = [f"orders-{n}" for n in range(40)]
     ledger.records.log([new_record(n) for n in range(40)], PAST)
-    ledger.flights.queue(ids, batch="b", seconds=60, exclusive=True)
+    ledger.delivery_states.queue(ids, batch="b", seconds=60, exclusive=True)
 
     def claim(number: int) -> Claim:
-        return ledger.flights.claim("orders", ids, batch="b", mapping_hash="m", seconds=60, worker=f"w{number}")
+        return ledger.delivery_states.claim("orders", ids, batch="b", mapping_hash="m", seconds=60, worker=f"w{number}")
 
     with ThreadPoolExecutor(8) as threads:
         claims = list(threads.map(claim, range(8)))
@@ -106,16 +108,18 @@ def test_a_message_that_eight_workers_have_is_claimed_by_one(ledger: Ledger, dat
 
 def test_a_stale_or_doubled_message_claims_nothing(ledger: Ledger, claim: Claim) -> None:
     for batch in ("batch", "stale", claim.token):
-        again = ledger.flights.claim("orders", ["orders-1"], batch=batch, mapping_hash="m", seconds=60, worker="w")
+        again = ledger.delivery_states.claim(
+            "orders", ["orders-1"], batch=batch, mapping_hash="m", seconds=60, worker="w"
+        )
         assert again.records == ()
 
 
 def test_what_was_queued_anew_is_not_claimed_by_its_old_message(ledger: Ledger, database: Any) -> None:
     ledger.records.log([new_record(1)], PAST)
-    ledger.flights.queue(["orders-1"], batch="old", seconds=60, exclusive=True)
-    ledger.flights.unqueue(["orders-1"], batch="old")
-    ledger.flights.queue(["orders-1"], batch="new", seconds=60, exclusive=True)
-    stale = ledger.flights.claim("orders", ["orders-1"], batch="old", mapping_hash="m", seconds=60, worker="w")
+    ledger.delivery_states.queue(["orders-1"], batch="old", seconds=60, exclusive=True)
+    ledger.delivery_states.unqueue(["orders-1"], batch="old")
+    ledger.delivery_states.queue(["orders-1"], batch="new", seconds=60, exclusive=True)
+    stale = ledger.delivery_states.claim("orders", ["orders-1"], batch="old", mapping_hash="m", seconds=60, worker="w")
     assert stale.records == ()
     assert database.records.find_one()["state"] == "queued"
 
@@ -138,10 +142,12 @@ def test_new_bytes_go_under_a_new_key_and_old_bytes_under_the_old_one(ledger: Le
     ledger.records.log([new_record(1)], PAST)
     keys = []
     for mapping in ("old", "old", "new", "new", "old"):
-        ledger.flights.queue(["orders-1"], batch="b", seconds=60, exclusive=True)
-        claim = ledger.flights.claim("orders", ["orders-1"], batch="b", mapping_hash=mapping, seconds=60, worker="w")
+        ledger.delivery_states.queue(["orders-1"], batch="b", seconds=60, exclusive=True)
+        claim = ledger.delivery_states.claim(
+            "orders", ["orders-1"], batch="b", mapping_hash=mapping, seconds=60, worker="w"
+        )
         keys.append(claim.records[0].idempotency_key)
-        ledger.flights.release(claim, ["orders-1"])
+        ledger.delivery_states.release(claim, ["orders-1"])
     assert keys == ["orders-1", "orders-1", "orders-1-2", "orders-1-2", "orders-1-3"]
 
 
@@ -149,7 +155,7 @@ def test_new_bytes_go_under_a_new_key_and_old_bytes_under_the_old_one(ledger: Le
 
 
 def test_what_was_not_sent_goes_back_as_if_it_had_not_been_claimed(ledger: Ledger, claim: Claim, database: Any) -> None:
-    ledger.flights.release(claim, ["orders-1"])
+    ledger.delivery_states.release(claim, ["orders-1"])
     found = database.records.find_one()
     assert (found["state"], found["claims"], found["attempts"], found["due_at"]) == ("pending", 0, 0, PAST)
     assert not GROUNDED & set(found)
@@ -158,7 +164,7 @@ def test_what_was_not_sent_goes_back_as_if_it_had_not_been_claimed(ledger: Ledge
 
 def test_what_another_holds_by_now_is_not_given_back(ledger: Ledger, claim: Claim, database: Any) -> None:
     database.records.update_one({}, {"$set": {"lease.token": "another's"}})
-    ledger.flights.release(claim, ["orders-1"])
+    ledger.delivery_states.release(claim, ["orders-1"])
     assert database.records.find_one()["state"] == "sending"
 
 
@@ -247,7 +253,7 @@ def test_an_outcome_after_its_lease_was_lost_changes_no_state_and_joins_the_hist
     assert (found["state"], found["lease"]["token"], found["attempts"]) == ("sending", second.token, 0)
     late = outcome(Verdict.REJECTED, status=422, error="no")
     for _ in range(2):
-        ledger.flights.add_late(claim, [(claim.records[0], late)])
+        ledger.delivery_states.add_late(claim, [(claim.records[0], late)])
     land(ledger, second, outcome=outcome())
     found = database.records.find_one()
     assert (found["state"], found["attempts"], found["tries"]) == ("delivered", 2, 1)
@@ -274,7 +280,7 @@ def test_the_last_fifty_are_kept_and_all_are_counted(ledger: Ledger, database: A
 
 def test_a_delivered_record_goes_again_under_a_new_key(ledger: Ledger, claim: Claim, database: Any) -> None:
     land(ledger, claim, outcome=outcome())
-    ledger.flights.resend(["orders-1"])
+    ledger.delivery_states.resend(["orders-1"])
     found = database.records.find_one()
     assert (found["state"], found["fresh"], found["history"][-1]["action"]) == ("pending", False, "resent")
     assert "finished_at" not in found
@@ -282,7 +288,7 @@ def test_a_delivered_record_goes_again_under_a_new_key(ledger: Ledger, claim: Cl
 
 
 def test_one_in_flight_goes_once_more_when_it_has_been_accepted(ledger: Ledger, claim: Claim, database: Any) -> None:
-    ledger.flights.resend(["orders-1"])
+    ledger.delivery_states.resend(["orders-1"])
     land(ledger, claim, outcome=outcome())
     found = database.records.find_one()
     assert (found["state"], found["history"][0]["state"]) == ("pending", "pending")
@@ -299,7 +305,7 @@ def test_one_that_was_tried_takes_a_new_key_and_a_new_one_keeps_its_own(
 ) -> None:
     ledger.records.log([new_record(2)], PAST)
     land(ledger, claim, State.PENDING, outcome=outcome(Verdict.RETRY_LATER, error="busy"))
-    ledger.flights.resend(["orders-1", "orders-2"])
+    ledger.delivery_states.resend(["orders-1", "orders-2"])
     assert again(ledger, database).records[0].idempotency_key == "orders-1-2"
     assert fly(ledger, ["orders-2"]).records[0].idempotency_key == "orders-2"
 
@@ -307,7 +313,7 @@ def test_one_that_was_tried_takes_a_new_key_and_a_new_one_keeps_its_own(
 def test_one_that_was_given_up_stays_given_up(ledger: Ledger, claim: Claim, database: Any) -> None:
     land(ledger, claim, State.FAILED, outcome=outcome(Verdict.REJECTED, status=422, error="no"))
     before = database.records.find_one()
-    ledger.flights.resend(["orders-1"])
+    ledger.delivery_states.resend(["orders-1"])
     assert database.records.find_one() == before
 
 
@@ -317,14 +323,14 @@ def test_the_keys_of_rows_make_no_error_of_their_own(ledger: Ledger, database: A
         ledger.records.log([new_record(number, key={"id": name}, key_id=key_id({"id": name}))], PAST)
     claim = fly(ledger, [f"orders-{number}" for number in range(1, 4)])
     refusals = [
-        Landing(
+        Transition(
             record=each,
             state=State.FAILED,
             outcome=outcome(Verdict.REJECTED, status=409, error=f"HTTP 409: {each.key['id']} is closed"),
         )
         for each in claim.records
     ]
-    assert ledger.flights.land(claim, refusals) == []
+    assert ledger.delivery_states.land(claim, refusals) == []
     (group,) = ledger.selections.group_failures(["orders"], {"$exists": True}, limit=5)
     assert (group["count"], group["status"]) == (3, 409)
     entries = [each["history"][-1]["fingerprint"] for each in database.records.find()]

@@ -18,9 +18,9 @@ def test_an_audit_entry_says_who_when_what_and_how_many(ledger: Ledger) -> None:
 
 
 def test_a_worker_is_alive_as_long_as_its_heart_beats(ledger: Ledger, database: Any) -> None:
-    ledger.journal.beat_worker("$one", {"pid": 1, "queues": ["poll"]})
-    ledger.journal.beat_worker("two", {"pid": 2})
-    ledger.journal.beat_worker("two", {"pid": 3})
+    ledger.journal.record_worker_heartbeat("$one", {"pid": 1, "queues": ["poll"]})
+    ledger.journal.record_worker_heartbeat("two", {"pid": 2})
+    ledger.journal.record_worker_heartbeat("two", {"pid": 3})
     assert [(each["_id"], each["pid"]) for each in ledger.journal.load_workers(alive_seconds=60)] == [
         ("$one", 1), ("two", 3),
     ]  # fmt: skip
@@ -44,7 +44,7 @@ def test_a_heartbeat_that_nobody_stamped_is_no_heartbeat(ledger: Ledger, databas
 
 def test_beat_is_late_after_a_minute_of_silence(ledger: Ledger, database: Any) -> None:
     assert ledger.journal.load_beat() is None
-    ledger.journal.beat_beat({"pid": 7})
+    ledger.journal.record_beat_heartbeat({"pid": 7})
     beat = ledger.journal.load_beat()
     assert beat
     assert (beat["pid"], beat["late"]) == (7, False)
@@ -56,14 +56,14 @@ def test_beat_is_late_after_a_minute_of_silence(ledger: Ledger, database: Any) -
 
 def test_a_chore_is_one_workers_until_it_lets_go_or_its_time_is_over(ledger: Ledger, database: Any) -> None:
     with ThreadPoolExecutor(8) as threads:
-        taken = list(threads.map(lambda _: ledger.journal.acquire_chore("roll_up", seconds=60), range(8)))
+        taken = list(threads.map(lambda _: ledger.journal.acquire_maintenance("roll_up", seconds=60), range(8)))
     assert sum(taken) == 1
-    assert ledger.journal.acquire_chore("cleanup", seconds=60)
-    ledger.journal.release_chore("roll_up")
-    assert ledger.journal.acquire_chore("roll_up", seconds=60)
-    assert not ledger.journal.acquire_chore("roll_up", seconds=60)
+    assert ledger.journal.acquire_maintenance("cleanup", seconds=60)
+    ledger.journal.release_maintenance("roll_up")
+    assert ledger.journal.acquire_maintenance("roll_up", seconds=60)
+    assert not ledger.journal.acquire_maintenance("roll_up", seconds=60)
     database.beat.update_one({"_id": "chore:roll_up"}, {"$set": {"until": PAST}})
-    assert ledger.journal.acquire_chore("roll_up", seconds=60)
+    assert ledger.journal.acquire_maintenance("roll_up", seconds=60)
     assert ledger.journal.load_beat() is None
 
 

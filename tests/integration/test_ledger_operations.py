@@ -7,7 +7,7 @@ import pytest
 
 from syncctl.core.outcome import Verdict
 from syncctl.core.states import State
-from syncctl.ledger.flights import Landing
+from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.ledger import Ledger
 from tests.harness.world import NASTY, PAST, fly, new_record, outcome
 
@@ -17,10 +17,10 @@ def finish(ledger: Ledger, number: int, state: State) -> None:
     ledger.records.log([new_record(number)], PAST)
     claim = fly(ledger, [f"orders-{number}"])
     failed = outcome(Verdict.REJECTED, status=422, error="no")
-    landed = Landing(
+    landed = Transition(
         record=claim.records[0], state=state, outcome=failed if state is State.FAILED else outcome(), superseded_by="x"
     )
-    ledger.flights.land(claim, [landed])
+    ledger.delivery_states.land(claim, [landed])
 
 
 def test_a_newer_version_sets_a_waiting_record_aside(ledger: Ledger, database: Any) -> None:
@@ -54,7 +54,7 @@ def test_what_was_delivered_goes_again_under_a_new_key(ledger: Ledger) -> None:
     claim = fly(ledger, ["orders-1"])
     assert claim.records[0].idempotency_key == "orders-1-2"
     failed = outcome(Verdict.REJECTED, status=422, error="no")
-    ledger.flights.land(claim, [Landing(record=claim.records[0], state=State.FAILED, outcome=failed)])
+    ledger.delivery_states.land(claim, [Transition(record=claim.records[0], state=State.FAILED, outcome=failed)])
     ledger.operations.replay(["orders-1"], states=["failed"], who="me")
     assert fly(ledger, ["orders-1"]).records[0].idempotency_key == "orders-1-2"
 

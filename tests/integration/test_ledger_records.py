@@ -109,7 +109,7 @@ def test_an_unacknowledged_log_is_never_taken_for_a_list_of_duplicates(
 
 
 def test_every_write_waits_for_a_majority_and_its_journal(ledger: Ledger) -> None:
-    rooms = [ledger.records, ledger.keys, ledger.streams, ledger.flights, ledger.returns, ledger.operations]
+    rooms = [ledger.records, ledger.keys, ledger.streams, ledger.delivery_states, ledger.returns, ledger.operations]
     collections = [each for room in rooms for each in vars(room).values() if hasattr(each, "write_concern")]
     assert len(collections) >= len(rooms)
     assert all(each.write_concern.document == {"w": "majority", "j": True} for each in collections)
@@ -139,7 +139,7 @@ def test_a_seq_is_raised_and_never_lowered(ledger: Ledger, database: Any) -> Non
 def test_the_live_counts_of_a_stream(ledger: Ledger) -> None:
     ledger.records.log([new_record(n) for n in range(1, 7)], PAST)
     ledger.records.log([new_record(7, payload=None, error="unreadable")], PAST)
-    ledger.flights.queue(["orders-1", "orders-2"], batch="b", seconds=300, exclusive=True)
+    ledger.delivery_states.queue(["orders-1", "orders-2"], batch="b", seconds=300, exclusive=True)
     fly(ledger, ["orders-3"])
     ledger.operations.discard(["orders-4"], states=["pending"], who="me", reason="why")
     counts = ledger.records.count_states(["orders", "others"])
@@ -153,7 +153,7 @@ def test_the_live_counts_of_a_stream(ledger: Ledger) -> None:
 
 def test_records_are_counted_by_their_state(ledger: Ledger) -> None:
     ledger.records.log([new_record(n) for n in range(1, 5)], NOW)
-    ledger.flights.queue(["orders-1"], batch="b", seconds=300, exclusive=True)
+    ledger.delivery_states.queue(["orders-1"], batch="b", seconds=300, exclusive=True)
     ledger.operations.discard(["orders-2"], states=["pending"], who="me", reason="why")
     counts = ledger.records.count_by_state(["orders-1", "orders-2", "orders-3", "unknown"])
     assert counts == {"queued": 1, "discarded": 1, "pending": 1}

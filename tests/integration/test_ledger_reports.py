@@ -9,7 +9,7 @@ import pytest
 from syncctl.core.histogram import bucket_of
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.states import State
-from syncctl.ledger.flights import Landing
+from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.reports import HOUR, HourCounts, floor_hour
 from syncctl.pipeline.report import build_report
@@ -30,7 +30,7 @@ def call(ledger: Ledger, database: Any, number: int, state: State, answer: Outco
     """Make one attempt of a record."""
     database.records.update_one({"_id": f"orders-{number}", "state": "pending"}, {"$set": {"due_at": PAST}})
     (record,) = (claim := fly(ledger, [f"orders-{number}"])).records
-    ledger.flights.land(claim, [Landing(record=record, state=state, outcome=answer)])
+    ledger.delivery_states.land(claim, [Transition(record=record, state=state, outcome=answer)])
 
 
 def deliver(ledger: Ledger, database: Any, number: int) -> None:
@@ -109,7 +109,7 @@ def test_a_row_that_could_not_be_stored_and_poison_are_failures_with_their_error
 def test_a_late_outcome_is_an_attempt_and_no_delivery(ledger: Ledger, database: Any) -> None:
     log(ledger, 1)
     claim = fly(ledger, ["orders-1"])
-    ledger.flights.add_late(claim, [(claim.records[0], TAKEN)])
+    ledger.delivery_states.add_late(claim, [(claim.records[0], TAKEN)])
     roll_up(ledger=ledger)
     assert hour(database)["attempts"] == 1
     assert "delivered" not in hour(database)
@@ -223,7 +223,7 @@ def test_what_was_delivered_in_a_frozen_hour_and_opened_again_is_not_counted_twi
     let_hours_pass(database, 3)
     assert delivered() == 3
     ledger.operations.replay(["orders-1"], states=["delivered"], who="me")
-    ledger.flights.resend(["orders-2"])
+    ledger.delivery_states.resend(["orders-2"])
     assert delivered() == 1
     for number in (1, 2):
         deliver(ledger, database, number)

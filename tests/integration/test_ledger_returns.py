@@ -8,7 +8,7 @@ import pytest
 
 from syncctl.core.outcome import Verdict
 from syncctl.core.states import State
-from syncctl.ledger.flights import Claim, Landing
+from syncctl.ledger.delivery_state import Claim, Transition
 from syncctl.ledger.ledger import Ledger
 from tests.harness.world import NASTY, PAST, fly, new_record, outcome
 
@@ -37,7 +37,7 @@ def test_a_lease_that_ran_out_is_told_with_the_call_that_may_have_been_made(
     ledger: Ledger, claim: Claim, database: Any
 ) -> None:
     ledger.records.log([new_record(2)], PAST)
-    ledger.flights.queue(["orders-2"], batch="b", seconds=60, exclusive=True)
+    ledger.delivery_states.queue(["orders-2"], batch="b", seconds=60, exclusive=True)
     expire(database)
     database.records.update_one({"_id": "orders-1"}, {"$set": {"generation": 1}})
     found = {each.id: (each.state, each.token, each.call) for each in ledger.returns.find_expired("orders", limit=10)}
@@ -52,7 +52,7 @@ def test_a_lease_that_ran_out_is_told_with_the_call_that_may_have_been_made(
 def test_what_was_queued_comes_back_as_it_was(ledger: Ledger, database: Any) -> None:
     ledger.records.log([new_record(1)], PAST)
     before = database.records.find_one()
-    ledger.flights.queue(["orders-1"], batch="b", seconds=60, exclusive=True)
+    ledger.delivery_states.queue(["orders-1"], batch="b", seconds=60, exclusive=True)
     assert bring_back(ledger, database) == 1
     assert database.records.find_one() == before
 
@@ -109,9 +109,9 @@ def test_two_who_look_at_once_return_a_record_once(ledger: Ledger, claim: Claim,
 def test_what_landed_or_was_claimed_meanwhile_is_left_alone(ledger: Ledger, claim: Claim, database: Any) -> None:
     expire(database)
     found = ledger.returns.find_expired("orders", limit=10)
-    ledger.flights.land(
+    ledger.delivery_states.land(
         claim,
-        [Landing(record=claim.records[0], state=State.PENDING, outcome=outcome(Verdict.RETRY_LATER, error="busy"))],
+        [Transition(record=claim.records[0], state=State.PENDING, outcome=outcome(Verdict.RETRY_LATER, error="busy"))],
     )
     assert ledger.returns.return_expired(found) == 0
     second = fly(ledger, ["orders-1"])
@@ -150,8 +150,8 @@ def test_forgotten_is_what_has_been_queued_for_some_time(ledger: Ledger, databas
         return [each.id for each in found]
 
     ledger.records.log([new_record(n) for n in (1, 2, 3)], PAST)
-    ledger.flights.queue(["orders-1"], batch="b", seconds=3600, exclusive=True)
-    ledger.flights.queue(["orders-2"], batch="b", seconds=3000, exclusive=True)
+    ledger.delivery_states.queue(["orders-1"], batch="b", seconds=3600, exclusive=True)
+    ledger.delivery_states.queue(["orders-2"], batch="b", seconds=3000, exclusive=True)
     fly(ledger, ["orders-3"], seconds=3000)
     assert forgotten(300) == ["orders-2"]
     assert sorted(forgotten(0)) == ["orders-1", "orders-2"]

@@ -77,7 +77,7 @@ def test_a_row_that_comes_back_is_sent_again(snapshot: World, source_db: SourceD
 def test_a_long_table_is_read_in_pieces_and_both_halves_go_on_where_they_were(
     snapshot: World, source_db: SourceDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("syncctl.pipeline.sweep.KEYS_AT_ONCE", 10)
+    monkeypatch.setattr("syncctl.pipeline.delete_detection.KEYS_AT_ONCE", 10)
     snapshot.poll()
     source_db.execute("delete from orders where id in (2, 15, 29)")
     phases = []
@@ -186,7 +186,7 @@ def test_a_table_whose_keys_were_all_replaced_deletes_nothing_by_itself(snapshot
 def test_a_table_that_is_emptied_during_the_sweep_stops_it(
     snapshot: World, source_db: SourceDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("syncctl.pipeline.sweep.KEYS_AT_ONCE", 8)
+    monkeypatch.setattr("syncctl.pipeline.delete_detection.KEYS_AT_ONCE", 8)
     snapshot.poll()
     for _ in range(9):
         snapshot.poll(should_stop=lambda: True)

@@ -108,8 +108,8 @@ def test_the_signature_is_that_of_the_specification(monkeypatch: pytest.MonkeyPa
         headers={"Idempotency-Key": "msg_p5jXN8AQM9LWM0D4loKWxJek"},
         body=b'{"test": 2432232314}',
     )
-    proof = WebhookSignature(make_partner("http://localhost", auth=auth), str).sign(call)
-    assert proof.headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    auth_headers = WebhookSignature(make_partner("http://localhost", auth=auth), str).sign(call)
+    assert auth_headers.headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
 def test_while_keys_rotate_either_is_signed_with() -> None:

@@ -11,9 +11,9 @@ from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.records import Record
 from syncctl.local.partner import LocalPartner, PartnerConfig
 from syncctl.partner.batch import send_batch
+from syncctl.partner.bulk import Bulk
 from syncctl.partner.call import Call
 from syncctl.partner.client import PartnerClient
-from syncctl.partner.group import Group
 from tests.integration.hostile_partner import HostilePartner, Peer
 from tests.integration.partner_cases import make_client, make_partner, make_record, make_stream
 
@@ -142,7 +142,7 @@ def test_an_error_of_may_start_comes_after_every_record(partner: LocalPartner, t
 class BrokenClient(PartnerClient):
     """A client with a bug."""
 
-    def send_group(self, group: Group) -> list[Outcome]:
+    def send_group(self, group: Bulk) -> list[Outcome]:
         """Fail as no client should, for one record in three."""
         if int(group.call.headers["Idempotency-Key"][-1], 16) % 3 == 0:
             raise ZeroDivisionError("secret")

@@ -108,7 +108,7 @@ def test_a_client_certificate_opens_the_door(authority: trustme.CA, ca: str, tmp
 
 
 def test_a_certificate_that_is_refused_means_that_nothing_was_taken() -> None:
-    from syncctl.partner.troubles import was_refused_in_handshake
+    from syncctl.partner.connection_errors import was_refused_in_handshake
 
     error = ssl.SSLError(1, "alert")
     error.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED"

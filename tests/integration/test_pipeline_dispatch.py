@@ -9,7 +9,7 @@ import pytest
 from syncctl.core.outcome import Verdict
 from syncctl.core.states import State
 from syncctl.errors import ServiceUnavailable
-from syncctl.ledger.flights import Landing
+from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.keys import Observation
 from tests.harness.world import PAST, ListReader, World, fly, new_record, outcome, version_row
 
@@ -220,8 +220,8 @@ def test_a_record_that_was_never_lost_after_a_retry_travels_with_others(world: W
     log(world, 1, 2)
     claim = fly(world.ledger, [each["_id"] for each in world.records()])
     busy = outcome(Verdict.RETRY_LATER, error="busy")
-    world.ledger.flights.land(
-        claim, [Landing(record=each, state=State.PENDING, outcome=busy) for each in claim.records]
+    world.ledger.delivery_states.land(
+        claim, [Transition(record=each, state=State.PENDING, outcome=busy) for each in claim.records]
     )
     world.dispatch()
     assert [len(ids) for _, ids in world.messages] == [2]

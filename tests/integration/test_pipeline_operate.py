@@ -177,7 +177,7 @@ def test_a_discard_gives_up_with_a_reason(world: World, refusing: LocalPartner) 
 def test_a_waiting_record_can_be_given_up_and_a_flying_one_cannot(world: World) -> None:
     log(world, 1, 2)
     ids = {each["key"]["id"]: each["_id"] for each in world.records()}
-    world.ledger.flights.queue([ids[2]], batch="b", seconds=60, exclusive=True)
+    world.ledger.delivery_states.queue([ids[2]], batch="b", seconds=60, exclusive=True)
     done = discard(world, ids=tuple(ids.values()), states=("failed", "pending"))
     assert (done.matched, done.discarded) == (1, 1)
     assert world.states() == {1: ["discarded"], 2: ["queued"]}
@@ -285,8 +285,8 @@ def test_status_tells_where_each_stream_stands(world: World, refusing: LocalPart
     let_hours_pass(world.database, 0.01)
     world.ledger.streams.ensure("gone")
     world.ledger.streams.pause("orders", who="me", reason=NASTY)
-    world.ledger.journal.beat_worker("w1", {"pid": 7, "queues": ["poll"], "concurrency": 4, "version": "1"})
-    world.ledger.journal.beat_beat({"pid": 1})
+    world.ledger.journal.record_worker_heartbeat("w1", {"pid": 7, "queues": ["poll"], "concurrency": 4, "version": "1"})
+    world.ledger.journal.record_beat_heartbeat({"pid": 1})
     status = read_status(ledger=world.ledger, configured={"orders": "default", "new": "default"}, messages=9)
     orders, new, gone = status.streams
     assert orders["counts"] == {

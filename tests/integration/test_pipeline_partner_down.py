@@ -131,7 +131,7 @@ def test_a_probe_that_found_no_worker_is_asked_by_another_at_once(backlog: World
         token, ids = backlog.messages.pop()
         assert backlog.dispatch() == 0
         backlog.ledger.breakers.release_probe("orders", token=token)
-        backlog.ledger.flights.unqueue(ids, batch=token)
+        backlog.ledger.delivery_states.unqueue(ids, batch=token)
         assert backlog.dispatch() == 1
 
 
@@ -340,7 +340,7 @@ def test_what_a_dead_worker_had_in_sending_is_held_where_the_stream_says_so(worl
     world.change_stream(ambiguous="hold")
     world.dispatch()
     token, ids = world.messages.pop()
-    world.ledger.flights.claim("orders", ids, batch=token, mapping_hash="m", seconds=60.0, worker="dead")
+    world.ledger.delivery_states.claim("orders", ids, batch=token, mapping_hash="m", seconds=60.0, worker="dead")
     world.let_leases_expire()
     world.keep_up()
     assert world.record(1)["state"] == "failed"

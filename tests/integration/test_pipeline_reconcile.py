@@ -15,9 +15,9 @@ from syncctl.errors import LeaseHeld, SourceError, SyncctlError, UsageError
 from syncctl.pipeline import merge
 from syncctl.pipeline.differences import Differences, Known, join, read_line, write_line
 from syncctl.pipeline.merge import SortedLines, open_scratch
+from syncctl.pipeline.recheck import SourceRow
 from syncctl.pipeline.reconcile import Reconciliation
 from syncctl.pipeline.repair import Repair
-from syncctl.pipeline.second_look import SourceRow
 from syncctl.sources import open_reader
 from tests.harness.source_db import SourceDb
 from tests.harness.world import PAST, World

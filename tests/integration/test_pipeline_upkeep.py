@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from syncctl.errors import ServiceUnavailable
-from syncctl.pipeline import upkeep
+from syncctl.pipeline import maintenance
 from tests.harness.world import ListReader, World, fly, version_row
 
 
@@ -18,7 +18,9 @@ def test_leases_that_ran_out_come_back_and_go_out_again(world: World) -> None:
     world.change_stream(batch_size=3)
     world.dispatch()
     ids = world.messages[0][1]
-    world.ledger.flights.claim("orders", ids, batch=world.messages[0][0], mapping_hash="m", seconds=60, worker="w")
+    world.ledger.delivery_states.claim(
+        "orders", ids, batch=world.messages[0][0], mapping_hash="m", seconds=60, worker="w"
+    )
     assert world.keep_up().returned == 0
     world.let_leases_expire()
     world.messages.clear()
@@ -27,7 +29,7 @@ def test_leases_that_ran_out_come_back_and_go_out_again(world: World) -> None:
 
 
 def test_more_than_one_look_takes_come_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "AT_ONCE", 2)
+    monkeypatch.setattr(maintenance, "AT_ONCE", 2)
     log(world, *range(1, 6))
     world.dispatch()
     world.let_leases_expire()
@@ -54,7 +56,7 @@ def test_the_call_of_a_dead_worker_is_unsettled_before_a_newer_version_may_go(wo
         returns = Returns()
         keys = world.ledger.keys
 
-    upkeep.return_leases(ledger=Rooms(), stream=world.stream, settle_seconds=30)  # type: ignore[arg-type]
+    maintenance.return_leases(ledger=Rooms(), stream=world.stream, settle_seconds=30)  # type: ignore[arg-type]
     assert [each["call"] for each in seen] == [world.record(1)["_id"]]
     assert world.record(1)["state"] == "pending"
     log(world, 1, content="b")
@@ -86,7 +88,7 @@ def test_without_an_order_no_call_is_waited_for(world: World, changes: dict[str,
 
 def test_messages_that_redis_has_lost_are_sent_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Invariant 2: Redis was flushed; nobody waits for the leases."""
-    monkeypatch.setattr(upkeep, "FORGOTTEN_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(maintenance, "FORGOTTEN_AFTER_SECONDS", 0.0)
     log(world, 1, 2, 3)
     before = world.records()
     world.dispatch()
@@ -107,7 +109,7 @@ def test_what_was_queued_just_now_is_not_taken_for_lost(world: World) -> None:
 
 
 def test_what_is_being_sent_is_never_taken_for_lost(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "FORGOTTEN_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(maintenance, "FORGOTTEN_AFTER_SECONDS", 0.0)
     log(world, 1)
     fly(world.ledger, [world.record(1)["_id"]])
     assert world.keep_up().forgotten == 0

@@ -60,7 +60,7 @@ def test_turns_are_paced_evenly_over_all_workers(rate: MakeRate) -> None:
     calls, seconds = 100, 4.0
     came = take_turns([rate(calls, 1.0) for _ in range(4)], seconds=seconds, threads=3)
     gaps = [after - before for before, after in pairwise(came)]
-    # Turns that nobody takes for so long are not made up for: this machine was elsewhere.
+    # RatePermits that nobody takes for so long are not made up for: this machine was elsewhere.
     stood_still = sum(gap - AT_ONCE_SECONDS for gap in gaps if gap > AT_ONCE_SECONDS)
     assert len(gaps) / sum(gaps) <= calls * 1.05
     assert len(gaps) / (sum(gaps) - stood_still) >= calls * 0.95

@@ -15,7 +15,7 @@ from syncctl.core.mapping import parse_fields
 from syncctl.core.stream import Batching, Credentials, RetrySchedule
 from syncctl.local.partner import LocalPartner
 from syncctl.partner.client import PartnerClient
-from syncctl.partner.shape.request import show_request
+from syncctl.partner.request.curl import show_request
 from syncctl.pipeline.preview import Preview, Sketch, preview_record, preview_rows
 from syncctl.sources import open_reader
 from tests.harness.source_db import SourceDb

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from syncctl.broker.shelf import RedisShelf
+from syncctl.broker.token_cache import RedisTokenCache
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.errors import ServiceUnavailable
-from syncctl.partner.auth import shelf as shelves
+from syncctl.partner.auth import shared_token as shelves
 from syncctl.partner.auth import tokens
-from syncctl.partner.auth.shelf import derive_name_and_key
+from syncctl.partner.auth.shared_token import derive_name_and_key
 from syncctl.partner.client import PartnerClient
 from tests.integration.hostile_partner import Peer
 from tests.integration.partner_cases import make_partner, make_record, make_stream
@@ -33,14 +33,14 @@ def desk() -> Iterator[TokenDesk]:
 
 @pytest.fixture
 def process(desk: TokenDesk, redis_url: str, redis_prefix: str) -> Iterator[MakeClient]:
-    """Return what makes the client of one more process: it shares a shelf with the others, and no memory."""
+    """Return what makes the client of one more process: it shares a token cache with the others, and no memory."""
     opened: list[Any] = []
 
     def make(url: str = redis_url, *, name: str = "default", timeout_seconds: float = 20.0, **auth: str) -> Any:
-        shelf = RedisShelf(url, prefix=redis_prefix)
+        token_cache = RedisTokenCache(url, prefix=redis_prefix)
         partner = make_partner(desk.partner.url, name=name, auth=desk.auth(**auth), timeout_seconds=timeout_seconds)
-        client = PartnerClient(partner, make_stream(), max_connections=4, shelf=shelf)
-        opened.extend((client, shelf))
+        client = PartnerClient(partner, make_stream(), max_connections=4, token_cache=token_cache)
+        opened.extend((client, token_cache))
         return client
 
     yield make
@@ -155,7 +155,7 @@ def test_who_died_while_it_asked_holds_nobody_up_for_long(
 ) -> None:
     monkeypatch.setattr(shelves, "CLAIM_SECONDS", 0.5)
     name, _ = derive_name_and_key(desk.auth().values)
-    dead = RedisShelf(redis_url, prefix=redis_prefix)
+    dead = RedisTokenCache(redis_url, prefix=redis_prefix)
     assert dead.claim(f"token:{name}", seconds=0.5)
     dead.close()
     assert send(process()).verdict is Verdict.ACCEPTED
@@ -165,7 +165,7 @@ def test_within_a_calls_deadline_there_is_a_token_or_nothing_is_sent(
     process: MakeClient, desk: TokenDesk, redis_url: str, redis_prefix: str
 ) -> None:
     name, _ = derive_name_and_key(desk.auth().values)
-    other = RedisShelf(redis_url, prefix=redis_prefix)
+    other = RedisTokenCache(redis_url, prefix=redis_prefix)
     claim = other.claim(f"token:{name}", seconds=60)
     outcome = send(process(timeout_seconds=0.5))
     assert (outcome.verdict, outcome.status) == (Verdict.RETRY_LATER, None)
@@ -200,18 +200,18 @@ def test_a_redis_that_hangs_costs_a_call_little(process: MakeClient, desk: Token
 def test_once_redis_is_back_an_older_token_does_not_come_back_with_it(
     process: MakeClient, desk: TokenDesk, monkeypatch: Any
 ) -> None:
-    """What was renewed meanwhile is newer than what lies on the shelf."""
+    """What was renewed meanwhile is newer than what lies on the token_cache."""
     one, two = process(), process()
     send(one)
     away = True
-    original = RedisShelf.read
+    original = RedisTokenCache.read
 
-    def read(self: RedisShelf, name: str) -> Any:
+    def read(self: RedisTokenCache, name: str) -> Any:
         if away:
             raise ServiceUnavailable("away", service="redis", why="", hint="")
         return original(self, name)
 
-    monkeypatch.setattr(RedisShelf, "read", read)
+    monkeypatch.setattr(RedisTokenCache, "read", read)
     desk.revoke()
     assert send(one).verdict is Verdict.ACCEPTED
     away = False

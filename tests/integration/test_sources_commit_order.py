@@ -20,11 +20,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from syncctl.core.rows import Cursor
 from syncctl.core.stream import RetrySchedule, Source, Stream
 from syncctl.errors import SourceRestored
-from syncctl.sources.flavour import ReadCeiling
+from syncctl.sources.dialect import ReadCeiling
 from syncctl.sources.modes.gaps import GAPS_AT_MOST
 from syncctl.sources.modes.missing import find_stretches
 from syncctl.sources.reader import SqlReader
-from syncctl.sources.sqlite import SqliteFlavour
+from syncctl.sources.sqlite import SqliteDialect
 from tests.harness.source_db import SourceDb
 
 LOOKBACK_SECONDS = 60.0
@@ -332,9 +332,9 @@ def test_numbers_that_begin_anew_stop_the_stream(tmp_path: Path, monkeypatch: py
     follower = Follower(commits, "identity")
     follower.poll()
     for given_out in (None, 9, 12):
-        monkeypatch.setattr(SqliteFlavour, "read_identity", lambda *_, given_out=given_out: given_out)
+        monkeypatch.setattr(SqliteDialect, "read_identity", lambda *_, given_out=given_out: given_out)
         follower.poll()
-    monkeypatch.setattr(SqliteFlavour, "read_identity", lambda *_: 3)
+    monkeypatch.setattr(SqliteDialect, "read_identity", lambda *_: 3)
     with pytest.raises(SourceRestored) as caught:
         follower.poll()
     assert caught.value.why == "they stand at 3 and were read up to 9 before"

@@ -6,9 +6,9 @@ import pytest
 
 from syncctl.core.stream import Source
 from syncctl.errors import ServiceUnavailable
-from syncctl.sources.health import Unseen, is_sqlite, open_health, open_sql_server
-from syncctl.sources.health.sqlite import SqliteHealth
-from syncctl.sources.health.sqlserver import SqlServerHealth
+from syncctl.sources.diagnostics import Unseen, is_sqlite, open_health, open_sql_server
+from syncctl.sources.diagnostics.sqlite import SqliteHealth
+from syncctl.sources.diagnostics.sqlserver import SqlServerHealth
 from tests.harness.source_db import SourceDb
 from tests.harness.tds_server import Refusal, tds_server
 from tests.integration.test_sources_paging import make_stream

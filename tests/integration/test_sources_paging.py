@@ -18,7 +18,7 @@ from syncctl.sources import StreamReader, open_reader
 from syncctl.sources.layout import decide_layout
 from syncctl.sources.positions import Position
 from syncctl.sources.reader import SqlReader
-from syncctl.sources.sqlite import SqliteFlavour
+from syncctl.sources.sqlite import SqliteDialect
 from syncctl.sources.tables import Column, Kind, Relation
 from tests.harness.source_db import SourceDb
 
@@ -312,7 +312,7 @@ def test_a_read_only_copy_is_refused_in_mode_rowversion(db: SourceDb, monkeypatc
     add_versions(db, (1, 10))
     with open_versions(db, Ceilings(11)) as reader:
         cursor = reader.start_cursor()
-        monkeypatch.setattr(SqliteFlavour, "is_read_only_copy", lambda *_: True)
+        monkeypatch.setattr(SqliteDialect, "is_read_only_copy", lambda *_: True)
         for ask in (lambda: drain(reader, cursor), reader.ceiling, lambda: reader.parse_cursor("now")):
             with pytest.raises(ConfigurationError) as caught:
                 ask()

@@ -7,9 +7,9 @@ import pytest
 from syncctl.core.stream import Source
 from syncctl.errors import ConfigurationError, ServiceUnavailable, SourceError, UsageError
 from syncctl.sources import open_reader
-from syncctl.sources.survey import Survey, survey_source
-from syncctl.sources.survey.candidates import SNAPSHOT_ROWS_AT_MOST
-from syncctl.sources.survey.proposal import SurveyedTable
+from syncctl.sources.catalog import Survey, survey_source
+from syncctl.sources.catalog.candidates import SNAPSHOT_ROWS_AT_MOST
+from syncctl.sources.catalog.proposal import SurveyedTable
 from tests.harness.source_db import SourceDb
 from tests.integration.test_sources_paging import make_stream
 

@@ -7,10 +7,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from syncctl.sources.sqlserver import SqlServerFlavour
-from syncctl.sources.survey.found import FoundTable
-from syncctl.sources.survey.proposal import propose_stream
-from syncctl.sources.survey.sqlserver_catalog import SqlServerCatalog, declare
+from syncctl.sources.catalog.found import FoundTable
+from syncctl.sources.catalog.proposal import propose_stream
+from syncctl.sources.catalog.sqlserver_catalog import SqlServerCatalog, declare
+from syncctl.sources.sqlserver import SqlServerDialect
 from tests.integration.test_sources_survey import modes
 
 # SQL Server's catalog views, as tables of an attached database called sys. What they hold is after Microsoft's
@@ -86,7 +86,7 @@ class StandIn:
         self.connection.commit()
         catalog, unknown = SqlServerCatalog(), list[str]()
         names = [each for each in catalog.list_names(self.connection) if number in (None, each.number)]
-        return catalog.look(self.connection, SqlServerFlavour(), names, unknown), unknown
+        return catalog.look(self.connection, SqlServerDialect(), names, unknown), unknown
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 from syncctl.core.stream import Source
 from syncctl.settings import load_settings
 from syncctl.sources import open_reader
-from syncctl.sources.survey import survey_source
-from syncctl.sources.survey.proposal import SurveyedTable
+from syncctl.sources.catalog import survey_source
+from syncctl.sources.catalog.proposal import SurveyedTable
 from tests.harness.commands import run_syncctl
 from tests.mssql.conftest import MssqlDb
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncctl.core.masking import HIDDEN, MASKS, Mask, mask_value
+from syncctl.core.column_masks import HIDDEN, MASKS, Mask, mask_value
 from syncctl.core.rows import Value
 
 SECRET = "5" * 32

@@ -15,10 +15,10 @@ from syncctl.errors import ConfigurationError
 from syncctl.sources.layout import decide_layout
 from syncctl.sources.pages import PageReader
 from syncctl.sources.positions import Position
-from syncctl.sources.sqlserver import SqlServerFlavour, make_type
+from syncctl.sources.sqlserver import SqlServerDialect, make_type
 from syncctl.sources.tables import ALIAS, Column, Relation, describe_query, escape_colons, make_schema, split_name
 
-FLAVOUR = SqlServerFlavour()
+FLAVOUR = SqlServerDialect()
 QMARK = mssql.dialect(paramstyle="qmark")
 
 

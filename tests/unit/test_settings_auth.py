@@ -9,12 +9,12 @@ import pytest
 from syncctl.core.stream import Credentials, Tls
 from syncctl.errors import ConfigurationError
 from syncctl.partner.auth import KINDS
-from syncctl.partner.confidential import collect_secrets
+from syncctl.partner.secrets import collect_secrets
 from syncctl.settings import Settings, describe_settings, load_settings
 from syncctl.settings.credentials import is_credential
 from syncctl.settings.fields import Kind, find_kind
+from syncctl.settings.schema_paths import list_fields
 from syncctl.settings.sections import AuthSettings, PartnerSettings
-from syncctl.settings.shape import list_fields
 
 NAMES = ("VALUE", "PASSWORD", "CLIENT_SECRET", "SECRET", "OLD_SECRET", "KEY_PASSWORD", "PROXY_PASSWORD", "TENANT")
 ENVIRONMENT = {name: f"cAn4ry-{name.lower().replace('_', '-')}" for name in NAMES}

@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined
 from syncctl.settings import Settings, load_settings
 from syncctl.settings.dotenv_file import read_dotenv
 from syncctl.settings.render import quote_env, render_toml, write_examples
-from syncctl.settings.shape import list_values
+from syncctl.settings.schema_paths import list_values
 
 PROJECT = Path(__file__).parents[2]
 NAMES = {"sources": ("default",), "partners": ("default",), "streams": ("orders",)}

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from syncctl.settings import load_settings
-from syncctl.wiring.settings_mark import mark_settings
+from syncctl.wiring.settings_fingerprint import fingerprint_settings
 from tests.harness.settings_files import write_settings
 
 
@@ -19,7 +19,7 @@ def mark(directory: Path, *, token: str = "", schema: str = "{}", **sections: ob
         sections=sections,
     )
     (directory / "orders.schema.json").write_text(schema)
-    return mark_settings(load_settings(directory=directory))
+    return fingerprint_settings(load_settings(directory=directory))
 
 
 def test_other_settings_and_schemas_have_another_mark(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_no_secret_has_a_part_in_a_mark(tmp_path: Path) -> None:
     before = mark(tmp_path)
     environment = {"SOURCE_URL": "mssql+pyodbc://reader:secret@sqlserver:1433/erp"}
     marks = {
-        mark_settings(load_settings(directory=tmp_path, environment={"SOURCE_URL": url}))
+        fingerprint_settings(load_settings(directory=tmp_path, environment={"SOURCE_URL": url}))
         for url in (environment["SOURCE_URL"], environment["SOURCE_URL"].replace("secret", "other"))
     }
     assert len(marks | {before}) == 2

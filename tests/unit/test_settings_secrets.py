@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from syncctl.errors import ConfigurationError, SyncctlError
 from syncctl.settings import describe_settings, load_settings
-from syncctl.settings.masks import find_literal_secret, find_secrets, mask_url, redact
+from syncctl.settings.url_secrets import find_literal_secret, find_secrets, mask_url, redact
 
 CANARY = "cAn4ry-7f3e"
 URLS = {

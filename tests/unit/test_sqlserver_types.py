@@ -14,12 +14,12 @@ from syncctl.core.stream import Stream
 from syncctl.errors import ConfigurationError
 from syncctl.sources.layout import decide_layout
 from syncctl.sources.pages import PageReader
-from syncctl.sources.sqlserver import SqlServerFlavour, make_type
+from syncctl.sources.sqlserver import SqlServerDialect, make_type
 from syncctl.sources.statements import check_subquery, list_words
 from syncctl.sources.tables import ALIAS, Column, Kind, Relation
 from tests.unit.test_odbc_sql import make_stream, render
 
-FLAVOUR = SqlServerFlavour()
+FLAVOUR = SqlServerDialect()
 FORMLESS = ("sql_variant", "hierarchyid", "geography", "geometry", "vector")
 
 

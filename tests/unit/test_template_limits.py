@@ -5,7 +5,7 @@ import tracemalloc
 import pytest
 
 from syncctl.partner.call import Unsendable
-from syncctl.partner.shape import limits
+from syncctl.partner.request import limits
 from tests.unit.test_templates import render
 
 HUGE = [

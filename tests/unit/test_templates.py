@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncctl.partner.call import Unsendable
-from syncctl.partner.shape.template import TextTemplate
+from syncctl.partner.request.template import TextTemplate
 from tests.integration.partner_cases import make_record
 
 ROW = {"id": 7, "name": 'Ä "x"\n</script>', "amount": Decimal("1.10"), "note": None, "items": "a,b", "ok": True}
@@ -218,7 +218,7 @@ def test_a_text_between_quotes_of_the_template_ends_none_of_them(source: str, na
         ("a\n{{ row.id | nope }}", "line 2: No filter named 'nope'"),
         ("{{ rwo.id }}", "there is no rwo; a template knows row, key, op, stream"),
         ("{{ now() }}", "there is no now"),
-        ("{{ _allowance }}", "there is no _allowance"),
+        ("{{ _quota }}", "there is no _quota"),
         ("{{ lipsum() }}", "there is no lipsum"),
         ("{{ [1, 2] | random }}", "No filter named 'random'"),
         ("{{ row | attr('items') }}", "No filter named 'attr'"),

@@ -3,9 +3,9 @@
 import pytest
 
 from syncctl.partner.auth.base import AuthTrouble
-from syncctl.partner.auth.shelf import Unshared
+from syncctl.partner.auth.shared_token import Unshared
 from syncctl.partner.auth.tokens import Token, TokenStore
-from syncctl.partner.deadline import trip
+from syncctl.partner.deadline import call_deadline
 
 
 class AwayShelf(Unshared):
@@ -18,7 +18,7 @@ def take(store: TokenStore, text: str) -> str:
 
 
 def test_a_second_refusal_is_one_of_the_credentials() -> None:
-    trip.begin(5.0)
+    call_deadline.begin(5.0)
     store = TokenStore(Unshared())
     take(store, "first")
     assert store.drop("first")
@@ -27,7 +27,7 @@ def test_a_second_refusal_is_one_of_the_credentials() -> None:
 
 
 def test_while_no_token_can_be_shared_it_may_be_one_that_another_process_replaced() -> None:
-    trip.begin(5.0)
+    call_deadline.begin(5.0)
     store = TokenStore(AwayShelf())
     take(store, "first")
     assert store.drop("first")
@@ -38,8 +38,8 @@ def test_while_no_token_can_be_shared_it_may_be_one_that_another_process_replace
 
 def test_a_token_endpoint_that_hangs_is_no_refusal() -> None:
     store = TokenStore(Unshared())
-    trip.begin(5.0)
+    call_deadline.begin(5.0)
     take(store, "first")
-    trip.begin(0.05)
+    call_deadline.begin(0.05)
     with store._lock, pytest.raises(AuthTrouble, match="still waits for the next one"):
         store.drop("first")

@@ -4,18 +4,18 @@ from collections.abc import Callable
 
 from syncctl.core.stream import Partner
 from syncctl.partner.auth.api_key import ApiKey
-from syncctl.partner.auth.base import Auth, AuthTrouble, Proof
+from syncctl.partner.auth.base import Auth, AuthHeaders, AuthTrouble
 from syncctl.partner.auth.basic import Basic
 from syncctl.partner.auth.bearer import Bearer
 from syncctl.partner.auth.oauth2 import OAuth2
-from syncctl.partner.auth.shelf import Shelf
+from syncctl.partner.auth.shared_token import TokenCache
 from syncctl.partner.auth.webhook import WebhookSignature
 
-__all__ = ["KINDS", "Auth", "AuthTrouble", "Proof", "Shelf", "make_auth"]
+__all__ = ["KINDS", "Auth", "AuthHeaders", "AuthTrouble", "TokenCache", "make_auth"]
 
 KINDS: dict[str, type[Auth]] = {each.kind: each for each in (Bearer, ApiKey, Basic, OAuth2, WebhookSignature, Auth)}
 
 
-def make_auth(partner: Partner, redact: Callable[[str], str], shelf: Shelf | None = None) -> Auth:
+def make_auth(partner: Partner, redact: Callable[[str], str], token_cache: TokenCache | None = None) -> Auth:
     """Return the auth of a partner."""
-    return KINDS[partner.auth.kind](partner, redact, shelf)
+    return KINDS[partner.auth.kind](partner, redact, token_cache)

@@ -1,6 +1,6 @@
 """api_key: a fixed value in a header or a query parameter that the partner names."""
 
-from syncctl.partner.auth.base import Auth, Proof, Values
+from syncctl.partner.auth.base import Auth, AuthHeaders, Values
 from syncctl.partner.call import Call
 from syncctl.partner.redaction import STARS
 
@@ -12,17 +12,17 @@ class ApiKey(Auth):
     needs = ("name", "value")
     takes = ("in",)
 
-    def sign(self, call: Call) -> Proof:  # noqa: ARG002
+    def sign(self, call: Call) -> AuthHeaders:  # noqa: ARG002
         """Return the key where the partner looks for it."""
         return self._place(self.values["value"])
 
-    def show(self) -> Proof:
+    def show(self) -> AuthHeaders:
         """Return the place without the key."""
         return self._place(STARS)
 
-    def _place(self, value: str) -> Proof:
+    def _place(self, value: str) -> AuthHeaders:
         placed = {self.values["name"]: value}
-        return Proof(query=placed) if self.values.get("in") == "query" else Proof(headers=placed)
+        return AuthHeaders(query=placed) if self.values.get("in") == "query" else AuthHeaders(headers=placed)
 
     @classmethod
     def spell_secrets(cls, values: Values) -> set[str]:

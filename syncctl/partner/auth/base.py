@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from syncctl.core.stream import Partner
-from syncctl.partner.auth.shelf import Shelf
+from syncctl.partner.auth.shared_token import TokenCache
 from syncctl.partner.call import Call
 
 Values = Mapping[str, str]
@@ -13,7 +13,7 @@ Values = Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Proof:
+class AuthHeaders:
     """What a call carries to prove who sends it. The bytes and the `Idempotency-Key` are out of its reach.
 
     `secrets` are those that were made for this call, or lately: `spell_secrets` knows the lasting ones.
@@ -43,7 +43,7 @@ class Auth:
 
     Args:
         redact: Takes every secret of the partner out of a text.
-        shelf: Where other processes find what this one was given, for kinds that are given something.
+        token cache: Where other processes find what this one was given, for kinds that are given something.
 
     Raises:
         ConfigurationError: a value that no call could be made with.
@@ -53,14 +53,14 @@ class Auth:
     needs: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, partner: Partner, redact: Callable[[str], str], shelf: Shelf | None = None) -> None:
+    def __init__(self, partner: Partner, redact: Callable[[str], str], token_cache: TokenCache | None = None) -> None:
         self.partner = partner
         self.redact = redact
-        self.shelf = shelf
+        self.token_cache = token_cache
         self.values: Values = partner.auth.values
 
-    def sign(self, call: Call) -> Proof:
-        """Return what this call carries, made right before it is sent, within the deadline of `trip`.
+    def sign(self, call: Call) -> AuthHeaders:
+        """Return what this call carries, made right before it is sent, within the deadline of `call_deadline`.
 
         Raises:
             AuthTrouble: there is nothing to sign with now.
@@ -68,14 +68,14 @@ class Auth:
         del call
         return self.show()
 
-    def refused(self, proof: Proof) -> bool:
-        """Hear that the partner answered 401; tell whether another proof is worth one more call."""
-        del proof
+    def refused(self, auth_headers: AuthHeaders) -> bool:
+        """Hear that the partner answered 401; tell whether other auth headers are worth one more call."""
+        del auth_headers
         return False
 
-    def show(self) -> Proof:
+    def show(self) -> AuthHeaders:
         """Return the same with stars in place of secrets, made without asking anybody."""
-        return Proof()
+        return AuthHeaders()
 
     @classmethod
     def spell_secrets(cls, values: Values) -> set[str]:

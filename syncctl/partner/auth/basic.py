@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from syncctl.core.stream import Partner
 from syncctl.errors import ConfigurationError
-from syncctl.partner.auth.base import Auth, Proof, Values
-from syncctl.partner.auth.shelf import Shelf
+from syncctl.partner.auth.base import Auth, AuthHeaders, Values
+from syncctl.partner.auth.shared_token import TokenCache
 from syncctl.partner.call import Call
 from syncctl.partner.redaction import STARS
 
@@ -22,8 +22,8 @@ class Basic(Auth):
     kind = "basic"
     needs = ("user", "password")
 
-    def __init__(self, partner: Partner, redact: Callable[[str], str], shelf: Shelf | None = None) -> None:
-        super().__init__(partner, redact, shelf)
+    def __init__(self, partner: Partner, redact: Callable[[str], str], token_cache: TokenCache | None = None) -> None:
+        super().__init__(partner, redact, token_cache)
         if ":" in self.values["user"]:
             raise ConfigurationError(
                 f"partners.{partner.name}.auth.user holds a colon",
@@ -31,13 +31,15 @@ class Basic(Auth):
                 hint="ask the partner for another user name",
             )
 
-    def sign(self, call: Call) -> Proof:  # noqa: ARG002
+    def sign(self, call: Call) -> AuthHeaders:  # noqa: ARG002
         """Return the header."""
-        return Proof(headers={"Authorization": f"Basic {encode_basic(self.values['user'], self.values['password'])}"})
+        return AuthHeaders(
+            headers={"Authorization": f"Basic {encode_basic(self.values['user'], self.values['password'])}"}
+        )
 
-    def show(self) -> Proof:
+    def show(self) -> AuthHeaders:
         """Return the header without the two."""
-        return Proof(headers={"Authorization": f"Basic {STARS}"})
+        return AuthHeaders(headers={"Authorization": f"Basic {STARS}"})
 
     @classmethod
     def spell_secrets(cls, values: Values) -> set[str]:

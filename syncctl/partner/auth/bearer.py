@@ -1,6 +1,6 @@
 """bearer: a token that does not change, as `Authorization: Bearer`."""
 
-from syncctl.partner.auth.base import Auth, Proof, Values
+from syncctl.partner.auth.base import Auth, AuthHeaders, Values
 from syncctl.partner.call import Call
 from syncctl.partner.redaction import STARS
 
@@ -11,13 +11,13 @@ class Bearer(Auth):
     kind = "bearer"
     takes = ("token",)
 
-    def sign(self, call: Call) -> Proof:  # noqa: ARG002
+    def sign(self, call: Call) -> AuthHeaders:  # noqa: ARG002
         """Return the token's header."""
-        return Proof(headers={"Authorization": f"Bearer {self.values['token']}"})
+        return AuthHeaders(headers={"Authorization": f"Bearer {self.values['token']}"})
 
-    def show(self) -> Proof:
+    def show(self) -> AuthHeaders:
         """Return the header without the token."""
-        return Proof(headers={"Authorization": f"Bearer {STARS}"})
+        return AuthHeaders(headers={"Authorization": f"Bearer {STARS}"})
 
     @classmethod
     def spell_secrets(cls, values: Values) -> set[str]:

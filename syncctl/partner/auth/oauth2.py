@@ -10,14 +10,14 @@ import simplejson
 
 from syncctl.core.stream import Partner
 from syncctl.errors import ConfigurationError
-from syncctl.partner.answer import describe_refusal, make_excerpt
-from syncctl.partner.auth.base import Auth, AuthTrouble, Proof, Values
+from syncctl.partner.auth.base import Auth, AuthHeaders, AuthTrouble, Values
 from syncctl.partner.auth.basic import encode_basic
-from syncctl.partner.auth.shelf import Shelf
+from syncctl.partner.auth.shared_token import TokenCache
 from syncctl.partner.auth.tokens import Token, find_store
 from syncctl.partner.call import Call
-from syncctl.partner.deadline import trip
+from syncctl.partner.deadline import call_deadline
 from syncctl.partner.redaction import STARS
+from syncctl.partner.response import describe_refusal, make_excerpt
 
 ASSUMED_SECONDS = 300.0
 """How long a token is taken to last where the endpoint does not say; RFC 6749 leaves it open."""
@@ -35,8 +35,8 @@ class OAuth2(Auth):
     needs = ("token_url", "client_id", "client_secret")
     takes = ("scope", "audience", "client_auth")
 
-    def __init__(self, partner: Partner, redact: Callable[[str], str], shelf: Shelf | None = None) -> None:
-        super().__init__(partner, redact, shelf)
+    def __init__(self, partner: Partner, redact: Callable[[str], str], token_cache: TokenCache | None = None) -> None:
+        super().__init__(partner, redact, token_cache)
         # Behind it stands requests, which the settings, that know the kinds too, do without.
         from syncctl.partner.wire import Wire
 
@@ -44,22 +44,22 @@ class OAuth2(Auth):
         self._wire = Wire(partner, base, max_connections=1)
         self._target = f"{base.path or '/'}?{base.query}" if base.query else base.path or "/"
 
-    def sign(self, call: Call) -> Proof:  # noqa: ARG002
+    def sign(self, call: Call) -> AuthHeaders:  # noqa: ARG002
         """Return the header with a token that is good for this call.
 
         Raises:
             AuthTrouble: the token endpoint gives none, or not in time.
         """
-        token = find_store(self.values, self.shelf).take(self._fetch)
-        return Proof(headers={_AUTHORIZATION: f"Bearer {token}"}, secrets=(token,))
+        token = find_store(self.values, self.token_cache).take(self._fetch)
+        return AuthHeaders(headers={_AUTHORIZATION: f"Bearer {token}"}, secrets=(token,))
 
-    def refused(self, proof: Proof) -> bool:
+    def refused(self, auth_headers: AuthHeaders) -> bool:
         """Drop a token that the partner no longer takes."""
-        return find_store(self.values, self.shelf).drop(proof.secrets[0])
+        return find_store(self.values, self.token_cache).drop(auth_headers.secrets[0])
 
-    def show(self) -> Proof:
+    def show(self) -> AuthHeaders:
         """Return the header without a token."""
-        return Proof(headers={_AUTHORIZATION: f"Bearer {STARS}"})
+        return AuthHeaders(headers={_AUTHORIZATION: f"Bearer {STARS}"})
 
     @classmethod
     def spell_secrets(cls, values: Values) -> set[str]:
@@ -79,7 +79,7 @@ class OAuth2(Auth):
         body = urlencode(form).encode("ascii")
         answer, error = self._wire.exchange("POST", self._target, {**headers, "Content-Length": str(len(body))}, body)
         # Of the record itself nothing has left yet.
-        trip.sent = False
+        call_deadline.sent = False
         self._wire.rest()
         if answer is None or error is not None:
             raise AuthTrouble(f"no token: {error}")

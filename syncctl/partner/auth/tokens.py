@@ -1,4 +1,4 @@
-"""A client's token: in the memory of this process for all its threads, and on a shelf for all processes."""
+"""A client's token: in the memory of this process for all its threads, and on a token cache for all processes."""
 
 import os
 import threading
@@ -7,8 +7,8 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 
 from syncctl.partner.auth.base import AuthTrouble
-from syncctl.partner.auth.shelf import Shared, SharedToken, Shelf, Unshared
-from syncctl.partner.deadline import seconds_until, trip
+from syncctl.partner.auth.shared_token import Shared, SharedToken, TokenCache, Unshared
+from syncctl.partner.deadline import call_deadline, seconds_until
 
 RENEWED_BEFORE_SECONDS = 60.0
 RENEWED_AT_SHARE = 0.8
@@ -64,7 +64,7 @@ class TokenStore:
         """Return a token that is good now; where it ends soon one thread asks for the next, the others go on.
 
         Raises:
-            AuthTrouble: there is none, and none could be had before `trip` ends.
+            AuthTrouble: there is none, and none could be had before `call_deadline` ends.
         """
         held, now = self._held, read_clock()
         if now < held.renew_at:
@@ -82,7 +82,7 @@ class TokenStore:
     def _wait(self) -> bool:
         """Wait for the lock as long as the call may last; return whether this thread has it."""
         try:
-            return self._lock.acquire(timeout=seconds_until(trip.ends_at))
+            return self._lock.acquire(timeout=seconds_until(call_deadline.ends_at))
         except TimeoutError:
             return False
 
@@ -111,7 +111,7 @@ class TokenStore:
         """Return the right to ask for a token; None where there is no need: another process did, or is about to.
 
         Raises:
-            AuthTrouble: another process asks, and is not done before `trip` ends.
+            AuthTrouble: another process asks, and is not done before `call_deadline` ends.
         """
         while not self._adopt_fresh():
             claim = self._shared.claim()
@@ -125,7 +125,7 @@ class TokenStore:
                 self._held = replace(self._held, renew_at=read_clock() + LOOKED_EVERY_SECONDS)
                 return None
             try:
-                time.sleep(min(LOOKED_EVERY_SECONDS, seconds_until(trip.ends_at)))
+                time.sleep(min(LOOKED_EVERY_SECONDS, seconds_until(call_deadline.ends_at)))
             except TimeoutError:
                 raise AuthTrouble("no token in time: another process still waits for the token endpoint") from None
         return None
@@ -184,17 +184,17 @@ _stores: dict[Hashable, TokenStore] = {}
 _stores_lock = threading.Lock()
 
 
-def find_store(values: Mapping[str, str], shelf: Shelf | None = None) -> TokenStore:
+def find_store(values: Mapping[str, str], token_cache: TokenCache | None = None) -> TokenStore:
     """Return the one store of a client in this process.
 
     Args:
         values: The settings of its auth: all of them tell one token from another.
-        shelf: Where other processes find the token; without it this process has its own.
+        token cache: Where other processes find the token; without it this process has its own.
     """
-    identity = (shelf, *sorted(values.items()))
+    identity = (token_cache, *sorted(values.items()))
     with _stores_lock:
         if identity not in _stores:
-            _stores[identity] = TokenStore(Unshared() if shelf is None else SharedToken(shelf, values))
+            _stores[identity] = TokenStore(Unshared() if token_cache is None else SharedToken(token_cache, values))
         return _stores[identity]
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from syncctl.core.stream import Partner
 from syncctl.errors import ConfigurationError
-from syncctl.partner.auth.base import Auth, Proof, Values
-from syncctl.partner.auth.shelf import Shelf
+from syncctl.partner.auth.base import Auth, AuthHeaders, Values
+from syncctl.partner.auth.shared_token import TokenCache
 from syncctl.partner.call import Call
 from syncctl.partner.redaction import STARS
 
@@ -44,8 +44,8 @@ class WebhookSignature(Auth):
     needs = ("secret",)
     takes = ("previous_secret",)
 
-    def __init__(self, partner: Partner, redact: Callable[[str], str], shelf: Shelf | None = None) -> None:
-        super().__init__(partner, redact, shelf)
+    def __init__(self, partner: Partner, redact: Callable[[str], str], token_cache: TokenCache | None = None) -> None:
+        super().__init__(partner, redact, token_cache)
         self._keys = [self._read_key(name) for name in _KEYS if name in self.values]
 
     def _read_key(self, name: str) -> bytes:
@@ -58,15 +58,15 @@ class WebhookSignature(Auth):
                 hint="copy the whole key as the partner shows it",
             ) from None
 
-    def sign(self, call: Call) -> Proof:
+    def sign(self, call: Call) -> AuthHeaders:
         """Return id, time and signatures; a call without an `Idempotency-Key` (a probe) is not signed."""
         message_id = call.headers.get("Idempotency-Key")
         if message_id is None:
-            return Proof()
+            return AuthHeaders()
         timestamp = str(int(read_time()))
         content = f"{message_id}.{timestamp}.".encode("ascii") + call.body
         signatures = [b64encode(hmac.digest(key, content, "sha256")).decode("ascii") for key in self._keys]
-        return Proof(
+        return AuthHeaders(
             headers={
                 "webhook-id": message_id,
                 "webhook-timestamp": timestamp,
@@ -75,10 +75,10 @@ class WebhookSignature(Auth):
             secrets=tuple(signatures),
         )
 
-    def show(self) -> Proof:
+    def show(self) -> AuthHeaders:
         """Return the headers without time and signature."""
         names = ("webhook-id", "webhook-timestamp", "webhook-signature")
-        return Proof(headers=dict.fromkeys(names, STARS))
+        return AuthHeaders(headers=dict.fromkeys(names, STARS))
 
     @classmethod
     def spell_secrets(cls, values: Values) -> set[str]:

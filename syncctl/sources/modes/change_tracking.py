@@ -116,11 +116,11 @@ class ChangeTracking(Scan):
         since = place.version if place.key is None else place.version - 1
         changes = self._feed.since(connection, self._reading.relation, since, tuple(each.name for each in key))
         keyset = Keyset(
-            flavour=self._reading.opened.flavour,
+            dialect=self._reading.opened.dialect,
             columns=(Column(name=VERSION, kind=Kind.INTEGER, nullable=False), *key),
             expressions=[changes.c[VERSION], *(changes.c[each.name] for each in key)],
         )
-        shown = self._reading.opened.flavour.shown
+        shown = self._reading.opened.dialect.shown
         statement = (
             sa.select(
                 changes.c[VERSION],

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from syncctl.core.rows import Cursor, Page, Scanned
 from syncctl.errors import SourceRestored
-from syncctl.sources.flavour import LOOKBACK_KINDS
+from syncctl.sources.dialect import LOOKBACK_KINDS
 from syncctl.sources.instants import parse_instant, step_back
 from syncctl.sources.modes.gaps import Gap, GapMemory, read_memory, show_gaps
 from syncctl.sources.modes.missing import find_stretches
@@ -49,7 +49,7 @@ class Increasing:
                 return self._start_now()
             case _:
                 sample = self._reading.ask(self._reading.pages.read_sample)
-                position = Position(value=self._reading.opened.flavour.parse_start(self._cursor, text, sample))
+                position = Position(value=self._reading.opened.dialect.parse_start(self._cursor, text, sample))
         return self._reading.bookmark(position, None if position.value is None else position).to_cursor()
 
     def _start_now(self) -> Cursor:
@@ -58,7 +58,7 @@ class Increasing:
         bookmark = self._reading.bookmark(position, None if position.value is None else position)
         if position.value is None or not self._remembers_gaps:
             return bookmark.to_cursor()
-        now = self._reading.ask(self._reading.opened.flavour.read_clock)
+        now = self._reading.ask(self._reading.opened.dialect.read_clock)
         step, last = self._cursor.increment, int(position.value)
         begin = max(self._before_all, last - RECENT_NUMBERS * step)
         stretches = find_stretches(self._reading, begin, last, step=step)
@@ -86,10 +86,10 @@ class Increasing:
         Raises:
             SourceRestored: The table was truncated or made anew, or its identity was set back.
         """
-        flavour, name = self._reading.opened.flavour, self._stream.name
+        dialect, name = self._reading.opened.dialect, self._stream.name
         if mark.position.key is None:
             return
-        given_out = self._reading.ask(lambda connection: flavour.read_identity(connection, self._stream))
+        given_out = self._reading.ask(lambda connection: dialect.read_identity(connection, self._stream))
         reached = int(mark.position.value)
         if given_out is not None and given_out < reached:
             raise SourceRestored(
@@ -156,7 +156,7 @@ class Increasing:
             return None
         if self._cursor.kind not in LOOKBACK_KINDS:
             return None
-        earliest = self._reading.opened.flavour.earliest(self._cursor)
+        earliest = self._reading.opened.dialect.earliest(self._cursor)
         try:
             return step_back(position.value, seconds, earliest=earliest)
         except ValueError:
@@ -168,7 +168,7 @@ class Increasing:
         Returns:
             What is still waited for.
         """
-        now = self._reading.ask(self._reading.opened.flavour.read_clock)
+        now = self._reading.ask(self._reading.opened.dialect.read_clock)
         for found in self._reading.walk([self._between(memory.gaps)]):
             memory = memory.fill(_numbers(found))
             yield make_page(found, _with_gaps(mark, memory))
@@ -184,7 +184,7 @@ class Increasing:
         more = True
         notes: tuple[str, ...] = ()
         while more:
-            now = self._reading.ask(self._reading.opened.flavour.read_clock)
+            now = self._reading.ask(self._reading.opened.dialect.read_clock)
             found, more = self._reading.read([self._keyset.after(mark.position)])
             if not found:
                 return
@@ -209,10 +209,10 @@ class Increasing:
         Which numbers are there is asked first: a row that is committed between the two is in the page, and not lost.
         """
         before, last = self._last_number(mark), _numbers(found)[-1]
-        now = self._reading.ask(self._reading.opened.flavour.read_clock)
+        now = self._reading.ask(self._reading.opened.dialect.read_clock)
         step = memory.decide_step(before, _numbers(found))
         stretches = find_stretches(self._reading, before, last, step=step)
-        upto = self._keyset.expressions[0] <= self._reading.opened.flavour.bound(self._cursor, last)
+        upto = self._keyset.expressions[0] <= self._reading.opened.dialect.bound(self._cursor, last)
         found, is_longer = self._reading.read([self._keyset.after(mark.position), upto])
         reached = _numbers(found)[-1] if found else before
         noted = memory.note_stretches([each for each in stretches if each[1] <= reached], now)
@@ -232,7 +232,7 @@ class Increasing:
 
     def _between(self, gaps: Sequence[Gap]) -> sa.ColumnElement[bool]:
         column = self._keyset.expressions[0]
-        bound = self._reading.opened.flavour.bound
+        bound = self._reading.opened.dialect.bound
         return sa.or_(*(column.between(bound(self._cursor, gap.first), bound(self._cursor, gap.last)) for gap in gaps))
 
 

@@ -22,7 +22,7 @@ def find_stretches(reading: Reading, before: int, last: int, *, step: int) -> li
     Returns:
         The highest ones; one more than can be remembered, where there are more.
     """
-    column, bound = reading.pages.keyset.expressions[0], reading.opened.flavour.bound
+    column, bound = reading.pages.keyset.expressions[0], reading.opened.dialect.bound
     cursor = reading.pages.keyset.columns[0]
     previous: sa.ColumnElement[Any] = sa.func.coalesce(sa.func.lag(column).over(order_by=column), bound(cursor, before))
     numbers = (

@@ -13,9 +13,9 @@ from syncctl.core.rows import Cursor, Page, Scanned
 from syncctl.core.stream import Stream
 from syncctl.errors import ServiceUnavailable, SourceError
 from syncctl.sources.changes import ChangeFeed
+from syncctl.sources.dialect import ReadCeiling
 from syncctl.sources.engines import Opened
 from syncctl.sources.failures import is_transient, translated
-from syncctl.sources.flavour import ReadCeiling
 from syncctl.sources.layout import Layout
 from syncctl.sources.pages import UNSPOKEN, Found, PageReader, Where
 from syncctl.sources.positions import Bookmark, Position, read_cursor
@@ -51,7 +51,7 @@ class Reading:
             try:
                 yield connection
             except exc.DBAPIError as error:
-                spoils = isinstance(error, exc.IntegrityError) or self.opened.flavour.spoils_one_row(error)
+                spoils = isinstance(error, exc.IntegrityError) or self.opened.dialect.is_row_data_error(error)
                 if not (self.stream.mask and spoils):
                     raise
                 # Without the driver's error: a traceback would show its words.

@@ -97,7 +97,7 @@ class Rowversion:
     def _refuse_copy(self) -> None:
         """Refuse a readable secondary: it knows nothing of the transactions that are open on the primary."""
         opened, name = self._reading.opened, self._reading.stream.name
-        if self._reading.ask(opened.flavour.is_read_only_copy):
+        if self._reading.ask(opened.dialect.is_read_only_copy):
             raise ConfigurationError(
                 f"stream {name} cannot be read in mode rowversion from a read-only copy",
                 why="MIN_ACTIVE_ROWVERSION() proves nothing there: transactions are open on the primary",

@@ -11,20 +11,20 @@ from syncctl.core.states import State
 from syncctl.core.stream import Partner, RetrySchedule, Stream
 from syncctl.core.windows import Sizes
 from syncctl.errors import LeaseHeld
-from syncctl.ledger.flights import Flights
+from syncctl.ledger.delivery_state import DeliveryStates
 from syncctl.ledger.keys import Keys
+from syncctl.ledger.lease_rescue import Returns
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.operations import Operations
 from syncctl.ledger.records import Records
-from syncctl.ledger.returns import Returns
+from syncctl.ledger.sequencing import Waiting
 from syncctl.ledger.streams import Streams
-from syncctl.ledger.waiting import Waiting
 from syncctl.pipeline.deliver import deliver_batch
 from syncctl.pipeline.dispatch import dispatch_stream
+from syncctl.pipeline.maintenance import keep_up
 from syncctl.pipeline.poll import poll_stream
 from syncctl.pipeline.replay import discard_records, replay_records
 from syncctl.pipeline.selection import Selection
-from syncctl.pipeline.upkeep import keep_up
 
 from .actors import Actor, GatedDatabase, current_actor, gate
 from .strictness import Strictness
@@ -42,7 +42,7 @@ def open_gated_ledger(url: str, database: str) -> Ledger:
     ledger = Ledger(url, database)
     gated: Any = GatedDatabase(ledger._database)
     for name, room in (
-        ("streams", Streams), ("keys", Keys), ("records", Records), ("flights", Flights),
+        ("streams", Streams), ("keys", Keys), ("records", Records), ("delivery_states", DeliveryStates),
         ("returns", Returns), ("operations", Operations), ("waiting", Waiting),
     ):  # fmt: skip
         setattr(ledger, name, room(gated, ledger.hosts))
@@ -50,7 +50,7 @@ def open_gated_ledger(url: str, database: str) -> Ledger:
 
 
 class ScriptedClient:
-    """Turns records into calls; the mapping shapes the bytes."""
+    """RatePermits records into calls; the mapping shapes the bytes."""
 
     def __init__(self, mapping: int) -> None:
         self.mapping_hash = f"mapping-{mapping}"

@@ -1,0 +1,75 @@
+"""A request as people see it: masked, and as a `curl` command that they can run."""
+
+import re
+import shlex
+from dataclasses import dataclass
+
+from syncctl.core.headers import looks_secret
+from syncctl.core.records import Record
+from syncctl.partner.call import Call, Unsendable
+from syncctl.partner.client import PartnerClient
+from syncctl.partner.redaction import STARS
+
+_MADE_BY_CURL = {"content-length"}
+_SPECIAL = re.compile(r'([\\"$`])')
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What a record would be sent as. Where it cannot be sent, `error` says why and the rest is None."""
+
+    method: str | None = None
+    url: str | None = None
+    headers: dict[str, str] | None = None
+    body: str | None = None
+    curl: str | None = None
+    error: str | None = None
+
+
+def show_request(client: PartnerClient, record: Record, *, variable: str | None = None) -> Request:
+    """Return the exact request of a record, with stars in place of secrets. Nothing is sent, nobody is asked.
+
+    Of a stream that sends many rows in one call it is the call of this row alone.
+
+    Args:
+        variable: The environment variable that holds the one secret of the partner's auth, where that is known.
+    """
+    try:
+        call = client.group([(record, client.prepare(record))])[0].call
+    except Unsendable as error:
+        return Request(error=error.reason)
+    own = {name.lower() for name in call.headers}
+    shown = client.show(call)
+    headers = {name: _mask(name, value) for name, value in shown.headers.items()}
+    auth_headers = {name for name in shown.headers if name.lower() not in own}
+    return Request(
+        method=shown.method,
+        url=shown.url,
+        headers=headers,
+        body=shown.body.decode("utf-8") if shown.body else None,
+        curl=_make_curl(shown, headers, {name.lower() for name in auth_headers}, variable),
+    )
+
+
+def _mask(name: str, value: str) -> str:
+    """Return a header's value, without what its name says is a secret."""
+    if not looks_secret(name) or STARS in value or name.lower() == "idempotency-key":
+        return value
+    return STARS
+
+
+def _make_curl(call: Call, headers: dict[str, str], auth_headers: set[str], variable: str | None) -> str:
+    words = ["curl", "--globoff", "-X", call.method, _quote(call.url, variable if not auth_headers else None)]
+    for name, value in headers.items():
+        if name.lower() not in _MADE_BY_CURL:
+            words += ["-H", _quote(f"{name}: {value}", variable if name.lower() in auth_headers else None)]
+    if call.body:
+        words += ["--data-raw", shlex.quote(call.body.decode("utf-8"))]
+    return " ".join(words)
+
+
+def _quote(text: str, variable: str | None) -> str:
+    """Return a word for a shell; its stars become the variable that holds the secret."""
+    if variable is None or STARS not in text:
+        return shlex.quote(text)
+    return '"' + f"${{{variable}}}".join(_SPECIAL.sub(r"\\\1", part) for part in text.split(STARS)) + '"'

@@ -1,4 +1,4 @@
-"""A plant of each test's own: real services, real processes."""
+"""A deployment of each test's own: real services, real processes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from tests.faults.harness.plant import Layout, Plant, open_plant
+from tests.faults.harness.deployment import Deployment, Layout, open_plant
 
 
 @pytest.fixture
-def make_plant(tmp_path: Path) -> Iterator[Callable[..., Plant]]:
-    """Start a plant: `make_plant(lease_seconds=10, ...)`; it ends with the test."""
+def make_plant(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
+    """Start a deployment: `make_plant(lease_seconds=10, ...)`; it ends with the test."""
     with ExitStack() as running:
 
-        def make(**layout: Any) -> Plant:
-            return running.enter_context(open_plant(tmp_path / "plant", Layout(**layout)))
+        def make(**layout: Any) -> Deployment:
+            return running.enter_context(open_plant(tmp_path / "deployment", Layout(**layout)))
 
         yield make

@@ -3,26 +3,26 @@
 from collections.abc import Callable
 
 from syncctl.local.partner import PartnerConfig
-from tests.faults.harness.plant import Plant
+from tests.faults.harness.deployment import Deployment
 
 
 def test_two_workers_two_beats_and_two_pollers_make_one_account(
-    make_plant: Callable[..., Plant], eventually: Callable[..., object]
+    make_plant: Callable[..., Deployment], eventually: Callable[..., object]
 ) -> None:
     mood = PartnerConfig(latency_seconds=0.01, error_rate=0.05, drop_before_rate=0.03, drop_after_rate=0.03)
-    plant = make_plant(partner=mood, concurrency=2, lease_seconds=10)
-    plant.writer.insert(300)
-    for start in (plant.start_worker, plant.start_beat, plant.start_poller):
+    deployment = make_plant(partner=mood, concurrency=2, lease_seconds=10)
+    deployment.writer.insert(300)
+    for start in (deployment.start_worker, deployment.start_beat, deployment.start_poller):
         start()
         start()
-    plant.writer.start(rows=12, pause_seconds=0.1)
-    eventually(lambda: plant.delivered() > 600, 90)
-    plant.writer.stop()
-    plant.wait_until_quiet(90)
-    polled_by = {each["worker"] for each in plant.ledger.records.aggregate(_SENDERS)}
+    deployment.writer.start(rows=12, pause_seconds=0.1)
+    eventually(lambda: deployment.delivered() > 600, 90)
+    deployment.writer.stop()
+    deployment.wait_until_quiet(90)
+    polled_by = {each["worker"] for each in deployment.ledger.records.aggregate(_SENDERS)}
     assert len(polled_by) > 1, "only one worker has sent anything"
-    plant.stop()
-    account = plant.account()
+    deployment.stop()
+    account = deployment.account()
     assert set(account.states) <= {"delivered", "superseded"}
     assert account.lost == account.late == 0
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults.harness.plant import Layout, open_plant
+from tests.faults.harness.deployment import Layout, open_plant
 
 TRIES = 8
 ROWS_OF_AN_HOUR = 60
@@ -14,22 +14,22 @@ def test_a_night_without_the_partner_costs_no_row_and_few_calls(
     tmp_path: Path, eventually: Callable[..., object]
 ) -> None:
     """Each record has eight tries, which would be over within two seconds of the night."""
-    with open_plant(tmp_path / "plant", Layout(concurrency=2, schedule=["200ms"] * (TRIES - 1))) as plant:
-        wire, records = plant.wires["partner"], plant.ledger.records
-        plant.writer.insert(ROWS_OF_AN_HOUR)
-        plant.start_worker()
-        plant.start_beat()
-        eventually(lambda: plant.delivered() == ROWS_OF_AN_HOUR, 120)
+    with open_plant(tmp_path / "deployment", Layout(concurrency=2, schedule=["200ms"] * (TRIES - 1))) as deployment:
+        wire, records = deployment.wires["partner"], deployment.ledger.records
+        deployment.writer.insert(ROWS_OF_AN_HOUR)
+        deployment.start_worker()
+        deployment.start_beat()
+        eventually(lambda: deployment.delivered() == ROWS_OF_AN_HOUR, 120)
 
         wire.set("cut")
         before = wire.struck
         for hour in range(1, HOURS + 1):
             asked = wire.struck
-            plant.writer.insert(ROWS_OF_AN_HOUR)
+            deployment.writer.insert(ROWS_OF_AN_HOUR)
             eventually(lambda rows=(hour + 1) * ROWS_OF_AN_HOUR: records.count_documents({}) == rows, 60)
             # Every hour somebody asks whether it is back.
             eventually(lambda asked=asked: wire.struck > asked, 60)
-        (told,) = plant.run("status", "--json").json["partners"]
+        (told,) = deployment.run("status", "--json").json["partners"]
         calls = wire.struck - before
         assert told["breaker"] == "open"
         assert told["breaker_reason"], told
@@ -39,8 +39,8 @@ def test_a_night_without_the_partner_costs_no_row_and_few_calls(
         assert calls < waiting / 2, "who is down is asked now and then, and not called for each row"
 
         wire.set("open")
-        plant.wait_until_quiet()
-        plant.stop()
-        account = plant.account()
+        deployment.wait_until_quiet()
+        deployment.stop()
+        account = deployment.account()
     assert account.rows == ROWS_OF_AN_HOUR * (HOURS + 1)
     assert account.states == {"delivered": account.rows}, "no record has failed, with eight tries each"

@@ -6,18 +6,18 @@ import pytest
 from redis import Redis
 
 from syncctl.local.partner import PartnerConfig
-from tests.faults.harness.plant import Plant
+from tests.faults.harness.deployment import Deployment
 
 ROWS = 2000
-MakePlant = Callable[..., Plant]
+MakePlant = Callable[..., Deployment]
 
 
-def kill_and_start_empty(plant: Plant) -> None:
-    plant.lose_redis()
+def kill_and_start_empty(deployment: Deployment) -> None:
+    deployment.lose_redis()
 
 
-def flush(plant: Plant) -> None:
-    with Redis.from_url(plant.redis.url()) as redis:
+def flush(deployment: Deployment) -> None:
+    with Redis.from_url(deployment.redis.url()) as redis:
         redis.flushall()
 
 
@@ -25,42 +25,42 @@ def flush(plant: Plant) -> None:
     ("lose", "lease_seconds"), [(kill_and_start_empty, 6), (kill_and_start_empty, 300), (flush, 300)]
 )
 def test_a_lost_redis_loses_no_row_and_no_worker(
-    make_plant: MakePlant, eventually: Callable[..., object], lose: Callable[[Plant], None], lease_seconds: int
+    make_plant: MakePlant, eventually: Callable[..., object], lose: Callable[[Deployment], None], lease_seconds: int
 ) -> None:
     """With long leases only the upkeep's look for messages that are gone can bring the queued records back in time."""
-    plant = make_plant(
+    deployment = make_plant(
         lease_seconds=lease_seconds,
         partner=PartnerConfig(latency_seconds=0.02),
         partner_section={"rate": "500/second"},
     )
-    plant.writer.insert(ROWS)
-    worker = plant.start_worker("--beat")
-    children = plant.pool_children(worker)
-    eventually(lambda: plant.delivered() > ROWS // 10, 60)
-    lose(plant)
-    assert plant.delivered() < ROWS, "the backlog was gone before Redis was"
-    plant.wait_until_quiet(90)
-    assert plant.workers == [worker]
+    deployment.writer.insert(ROWS)
+    worker = deployment.start_worker("--beat")
+    children = deployment.pool_children(worker)
+    eventually(lambda: deployment.delivered() > ROWS // 10, 60)
+    lose(deployment)
+    assert deployment.delivered() < ROWS, "the backlog was gone before Redis was"
+    deployment.wait_until_quiet(90)
+    assert deployment.workers == [worker]
     assert worker.is_running()
-    assert plant.pool_children(worker) == children
-    plant.stop()
-    account = plant.account()
+    assert deployment.pool_children(worker) == children
+    deployment.stop()
+    account = deployment.account()
     assert (account.rows, account.states) == (ROWS, {"delivered": ROWS})
     assert account.repeats == account.lost == 0
 
 
 def test_a_redis_that_hangs_stops_nothing_for_long(make_plant: MakePlant, eventually: Callable[..., object]) -> None:
-    plant = make_plant(partner=PartnerConfig(latency_seconds=0.02), partner_section={"rate": "200/second"})
-    plant.writer.insert(ROWS // 2)
-    worker = plant.start_worker("--beat")
-    eventually(lambda: plant.delivered() > ROWS // 20, 60)
-    plant.redis.freeze()
+    deployment = make_plant(partner=PartnerConfig(latency_seconds=0.02), partner_section={"rate": "200/second"})
+    deployment.writer.insert(ROWS // 2)
+    worker = deployment.start_worker("--beat")
+    eventually(lambda: deployment.delivered() > ROWS // 20, 60)
+    deployment.redis.freeze()
     # Longer than every socket timeout: polls, which need no Redis, still log what is written meanwhile.
-    plant.writer.insert(10)
-    plant.run("poll", "--once")
-    plant.wait_until_read()
-    plant.redis.thaw()
-    plant.wait_until_quiet(90)
+    deployment.writer.insert(10)
+    deployment.run("poll", "--once")
+    deployment.wait_until_read()
+    deployment.redis.thaw()
+    deployment.wait_until_quiet(90)
     assert worker.is_running()
-    plant.stop()
-    assert plant.account().states == {"delivered": ROWS // 2 + 10}
+    deployment.stop()
+    assert deployment.account().states == {"delivered": ROWS // 2 + 10}

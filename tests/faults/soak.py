@@ -1,4 +1,4 @@
-"""Break the protocol and real plants by seed: `python -m tests.faults.soak --runs 40 --steps 20000 --seed 1`."""
+"""Break the protocol and real deployments by seed: `python -m tests.faults.soak --runs 40 --steps 20000 --seed 1`."""
 
 import argparse
 import logging
@@ -55,10 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.steps:
         soak_protocol(tally, first_seed=chosen.seed, steps=chosen.steps)
     for seed in range(chosen.seed, chosen.seed + chosen.runs):
-        tally.attempt(f"plant seed {seed}", partial(break_plant, tally, seed, chosen.verbose))
-    say(
-        f"{tally.steps} steps of the state machine with {tally.calls} calls, {tally.runs} of {chosen.runs} plants exact"
-    )
+        tally.attempt(f"deployment seed {seed}", partial(break_plant, tally, seed, chosen.verbose))
+    say(f"{tally.steps} steps of the state machine with {tally.calls} calls, {tally.runs} of {chosen.runs} runs exact")
     say("faults that took effect: " + ", ".join(f"{kind} {times}" for kind, times in sorted(tally.faults.items())))
     say("what they did: " + ", ".join(f"{mark}={times}" for mark, times in sorted(tally.marks.items())))
     say(f"broken: {', '.join(tally.broken) or 'none'}")
@@ -87,9 +85,9 @@ def break_protocol(tally: Tally, url: str, variant: Variant, seed: int) -> str:
 
 
 def break_plant(tally: Tally, seed: int, verbose: bool) -> str:
-    """Run a plant under the faults of a seed; return what is to be told of it."""
+    """Run a deployment under the faults of a seed; return what is to be told of it."""
     with tempfile.TemporaryDirectory(prefix="syncctl-soak-") as directory:
-        finished = run_seed(seed, Path(directory) / "plant", say if verbose else lambda _: None)
+        finished = run_seed(seed, Path(directory) / "deployment", say if verbose else lambda _: None)
     tally.runs += 1
     tally.faults.update(finished.faults)
     account = finished.account

@@ -8,9 +8,9 @@ from random import Random
 import pytest
 
 from tests.faults.harness import fault as fault_module
+from tests.faults.harness.deployment import Layout
 from tests.faults.harness.fault import Draw, Fault, Timed, play
 from tests.faults.harness.faults import draw_beat, draw_kinds, draw_worker
-from tests.faults.harness.plant import Layout
 from tests.faults.harness.runs import draw_layout
 from tests.faults.harness.service_faults import (
     WIRES,

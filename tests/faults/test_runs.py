@@ -10,6 +10,6 @@ from tests.faults.harness.runs import run_seed
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [1, 2, 3, 15, 29])
 def test_after_faults_the_account_is_exact(tmp_path: Path, seed: int) -> None:
-    finished = run_seed(seed, tmp_path / "plant")
+    finished = run_seed(seed, tmp_path / "deployment")
     assert finished.account.rows > 200
     assert len(finished.faults) >= 7, "each fault that was drawn took effect"

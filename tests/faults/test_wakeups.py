@@ -7,28 +7,28 @@ from typing import Any
 
 import pytest
 
+from tests.faults.harness.deployment import Deployment, Layout, open_plant
 from tests.faults.harness.groups import is_halted
-from tests.faults.harness.plant import Layout, Plant, open_plant
 from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.timeout(600)
 SOON_SECONDS = 120.0
 
 
-def poll(plant: Plant) -> None:
-    done = plant.run("poll", "--once", "--json")
+def poll(deployment: Deployment) -> None:
+    done = deployment.run("poll", "--once", "--json")
     assert done.exit_code == 0, done.stderr
 
 
-def versions(plant: Plant) -> list[dict[str, Any]]:
+def versions(deployment: Deployment) -> list[dict[str, Any]]:
     """Return the records of row 1, the oldest first."""
-    return list(plant.ledger.records.find({"key.id": 1}).sort("seq", 1))
+    return list(deployment.ledger.records.find({"key.id": 1}).sort("seq", 1))
 
 
-def held_body(plant: Plant) -> int:
+def held_body(deployment: Deployment) -> int:
     """Return which version of row 1 the partner holds."""
-    body = plant.partner.rows().get("1", b"")
-    changed = [each.changed for each in plant.writer.versions[1] if f'"changed":{each.changed}}}'.encode() in body]
+    body = deployment.partner.rows().get("1", b"")
+    changed = [each.changed for each in deployment.writer.versions[1] if f'"changed":{each.changed}}}'.encode() in body]
     return changed[0] if changed else 0
 
 
@@ -38,17 +38,17 @@ def test_what_is_due_at_once_needs_no_beat(tmp_path: Path) -> None:
     Fails when a batch does not dispatch at its end, and when a worker counts calls under way against the next batch.
     """
     with open_plant(
-        tmp_path / "plant", Layout(window=40, batch_size=10, lease_seconds=900.0, timeout_seconds=20.0)
-    ) as plant:
-        plant.writer.insert(400)
-        poll(plant)
-        plant.start_worker()
-        plant.wait_until_quiet()
-        plant.writer.update(range(1, 200))
-        poll(plant)
-        plant.wait_until_quiet()
-        plant.stop()
-        account = plant.account()
+        tmp_path / "deployment", Layout(window=40, batch_size=10, lease_seconds=900.0, timeout_seconds=20.0)
+    ) as deployment:
+        deployment.writer.insert(400)
+        poll(deployment)
+        deployment.start_worker()
+        deployment.wait_until_quiet()
+        deployment.writer.update(range(1, 200))
+        poll(deployment)
+        deployment.wait_until_quiet()
+        deployment.stop()
+        account = deployment.account()
     assert account.states == {"delivered": 599}
     assert account.calls == account.distinct_keys == 599
 
@@ -61,38 +61,40 @@ def test_a_call_that_lands_after_a_newer_version_has_that_one_sent_again(tmp_pat
     in deliver, without `note_unsettled` in upkeep, and where an outcome is written without its token.
     """
     layout = Layout(lease_seconds=900.0, timeout_seconds=300.0, concurrency=3, batch_size=1)
-    with open_plant(tmp_path / "plant", layout) as plant:
-        plant.partner.hold("1")
-        plant.writer.insert(1)
-        poll(plant)
-        plant.start_worker()
-        eventually(lambda: plant.partner.held() == 1, SOON_SECONDS)
-        (process,) = plant.find_holders()
+    with open_plant(tmp_path / "deployment", layout) as deployment:
+        deployment.partner.hold("1")
+        deployment.writer.insert(1)
+        poll(deployment)
+        deployment.start_worker()
+        eventually(lambda: deployment.partner.held() == 1, SOON_SECONDS)
+        (process,) = deployment.find_holders()
         os.kill(process, signal.SIGSTOP)
         eventually(lambda: is_halted(process), SOON_SECONDS)
 
-        plant.writer.update([1])
-        poll(plant)
-        assert [each["state"] for each in versions(plant)] == ["sending", "pending"], "never two versions in flight"
-        assert plant.end_record_leases() == 1
-        plant.start_beat()
+        deployment.writer.update([1])
+        poll(deployment)
+        assert [each["state"] for each in versions(deployment)] == ["sending", "pending"], (
+            "never two versions in flight"
+        )
+        assert deployment.end_record_leases() == 1
+        deployment.start_beat()
         # Accepted, and not delivered: the call of v1 may yet land.
-        eventually(lambda: versions(plant)[1]["attempts"] == 1, SOON_SECONDS)
-        older, newer = versions(plant)
+        eventually(lambda: versions(deployment)[1]["attempts"] == 1, SOON_SECONDS)
+        older, newer = versions(deployment)
         assert (older["state"], newer["state"], newer["generation"]) == ("superseded", "pending", 1)
-        plant.end_settling()
-        eventually(lambda: versions(plant)[1]["state"] == "delivered", SOON_SECONDS)
-        assert held_body(plant) == 2
+        deployment.end_settling()
+        eventually(lambda: versions(deployment)[1]["state"] == "delivered", SOON_SECONDS)
+        assert held_body(deployment) == 2
 
         # What nobody expects any more.
-        plant.partner.let_land()
-        eventually(lambda: held_body(plant) == 1, SOON_SECONDS)
+        deployment.partner.let_land()
+        eventually(lambda: held_body(deployment) == 1, SOON_SECONDS)
         os.kill(process, signal.SIGCONT)
-        eventually(lambda: held_body(plant) == 2, SOON_SECONDS)
-        plant.wait_until_quiet()
-        plant.stop()
-        account = plant.account()
-        older, newer = versions(plant)
+        eventually(lambda: held_body(deployment) == 2, SOON_SECONDS)
+        deployment.wait_until_quiet()
+        deployment.stop()
+        account = deployment.account()
+        older, newer = versions(deployment)
     assert (account.late, account.resent, account.lost) == (1, 1, 1)
     assert (older["state"], newer["state"], newer["generation"]) == ("superseded", "delivered", 2)
     assert [each["action"] for each in older["history"]] == ["lost", "attempt"]

@@ -9,7 +9,7 @@ import pytest
 from syncctl.core.stream import Partner, Source
 from syncctl.local.mongod import Mongod
 from tests.harness.source_db import SourceDb
-from tests.harness.world import World
+from tests.harness.testbed import Testbed
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -51,9 +51,9 @@ def ledger(prepared_ledger: "Ledger", database: Any) -> "Ledger":
 
 
 @pytest.fixture
-def world(ledger: "Ledger", database: Any, source_db: SourceDb, partner: "LocalPartner") -> World:
+def testbed(ledger: "Ledger", database: Any, source_db: SourceDb, partner: "LocalPartner") -> Testbed:
     """The stream `orders` from a SQLite file through the ledger to a partner that accepts everything."""
-    return World(
+    return Testbed(
         ledger=ledger,
         database=database,
         source=Source(name="default", url=source_db.url),

@@ -16,7 +16,7 @@ from tests.harness.commands import clean_environment
 from tests.harness.settings_files import write_settings
 from tests.harness.shifting import shift
 from tests.harness.source_db import SourceDb
-from tests.harness.world import PAST
+from tests.harness.testbed import PAST
 from tests.integration.test_broker import run_python
 
 Eventually = Callable[..., Any]

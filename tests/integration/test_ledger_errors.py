@@ -12,7 +12,7 @@ from syncctl.errors import ConfigurationError, ExitCode, ServiceUnavailable
 from syncctl.ledger.client import describe_hosts, translated
 from syncctl.ledger.ledger import Ledger
 from syncctl.local.mongod import Mongod
-from tests.harness.world import new_record
+from tests.harness.testbed import new_record
 
 SECRET = "s3cr3t"
 

@@ -10,7 +10,7 @@ from syncctl.core.states import State
 from syncctl.errors import ConfigurationError
 from syncctl.ledger.indexes import INDEXES
 from syncctl.ledger.ledger import Ledger
-from tests.harness.world import PAST
+from tests.harness.testbed import PAST
 
 NAMES = [f"{index.collection}.{index.name}" for index in INDEXES]
 NOW = datetime.now(UTC)

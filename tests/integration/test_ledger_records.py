@@ -11,7 +11,7 @@ from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.codec import DOCUMENT_BYTES_AT_MOST
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.records import Duplicate
-from tests.harness.world import NASTY, PAST, fly, new_record
+from tests.harness.testbed import NASTY, PAST, fly, new_record
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

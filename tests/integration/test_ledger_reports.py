@@ -15,7 +15,7 @@ from syncctl.ledger.reports import HOUR, HourCounts, floor_hour
 from syncctl.pipeline.report import build_report
 from syncctl.pipeline.roll_up import roll_up
 from tests.harness.shifting import let_hours_pass
-from tests.harness.world import PAST, fly, new_record, outcome
+from tests.harness.testbed import PAST, fly, new_record, outcome
 
 BUSY = outcome(Verdict.RETRY_LATER, status=503, error="busy for 7 s", latency_ms=900.0)
 REFUSED = outcome(Verdict.REJECTED, status=422, error="row 7 is wrong", latency_ms=90.0)

@@ -10,7 +10,7 @@ from syncctl.ledger.ledger import Ledger
 from syncctl.pipeline import selection as selections
 from syncctl.pipeline.replay import DISCARDABLE
 from syncctl.pipeline.selection import Selection, select_records
-from tests.harness.world import PAST, new_record
+from tests.harness.testbed import PAST, new_record
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import PollLease
-from tests.harness.world import NASTY, PAST, fly, new_record
+from tests.harness.testbed import NASTY, PAST, fly, new_record
 
 
 def acquire(ledger: Ledger, **options: Any) -> PollLease:

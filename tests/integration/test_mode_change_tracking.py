@@ -19,7 +19,7 @@ from syncctl.sources.pages import PageReader
 from syncctl.sources.reader import SqlReader
 from syncctl.sources.tables import Relation
 from tests.harness.source_db import SourceDb
-from tests.harness.world import World
+from tests.harness.testbed import Testbed
 
 _ACCOUNT = f"""
 create table tracked (id integer primary key, content text);
@@ -69,31 +69,33 @@ def feed() -> TriggeredChanges:
 
 
 @pytest.fixture
-def tracked(world: World, source_db: SourceDb) -> World:
+def tracked(testbed: Testbed, source_db: SourceDb) -> Testbed:
     with closing(sqlite3.connect(source_db.path)) as connection:
         connection.executescript(_ACCOUNT)
     add(source_db, *range(1, 11))
-    world.change_stream(mode="change_tracking", table="tracked", cursor=None, page_size=3)
-    return world
+    testbed.change_stream(mode="change_tracking", table="tracked", cursor=None, page_size=3)
+    return testbed
 
 
 def add(db: SourceDb, *ids: int) -> None:
     db.execute_many("insert into tracked values (?, 'a')", [(each,) for each in ids])
 
 
-def poll(world: World, feed: TriggeredChanges, **options: Any) -> Any:
-    reader = SqlReader(world.source, world.stream, changes=feed)
-    return world.poll(reader, **options)  # type: ignore[arg-type]
+def poll(testbed: Testbed, feed: TriggeredChanges, **options: Any) -> Any:
+    reader = SqlReader(testbed.source, testbed.stream, changes=feed)
+    return testbed.poll(reader, **options)  # type: ignore[arg-type]
 
 
-def operations(world: World) -> dict[int, list[str]]:
+def operations(testbed: Testbed) -> dict[int, list[str]]:
     found: dict[int, list[str]] = {}
-    for each in world.records():
+    for each in testbed.records():
         found.setdefault(each["key"]["id"], []).append(each["op"])
     return found
 
 
-def test_the_table_is_loaded_and_then_its_changes(tracked: World, feed: TriggeredChanges, source_db: SourceDb) -> None:
+def test_the_table_is_loaded_and_then_its_changes(
+    tracked: Testbed, feed: TriggeredChanges, source_db: SourceDb
+) -> None:
     run = poll(tracked, feed)
     assert (run.read, run.logged, run.error, run.cursor_after) == (10, 10, None, "10")
     source_db.execute("update tracked set content = 'b' where id = 2")
@@ -107,7 +109,7 @@ def test_the_table_is_loaded_and_then_its_changes(tracked: World, feed: Triggere
 
 
 def test_what_was_loaded_and_what_has_changed_is_masked(
-    tracked: World, feed: TriggeredChanges, source_db: SourceDb
+    tracked: Testbed, feed: TriggeredChanges, source_db: SourceDb
 ) -> None:
     tracked.change_stream(mask={"content": "drop"})
     assert poll(tracked, feed).logged == 10
@@ -122,7 +124,7 @@ def test_what_was_loaded_and_what_has_changed_is_masked(
 
 
 def test_what_changes_while_the_table_is_loaded_is_found(
-    tracked: World, feed: TriggeredChanges, source_db: SourceDb
+    tracked: Testbed, feed: TriggeredChanges, source_db: SourceDb
 ) -> None:
     run = poll(tracked, feed, should_stop=lambda: True)
     assert run.read == 3
@@ -138,7 +140,9 @@ def test_what_changes_while_the_table_is_loaded_is_found(
     assert (contents[1], contents[9]) == ("b", "b")
 
 
-def test_pages_of_changes_neither_skip_nor_double(tracked: World, feed: TriggeredChanges, source_db: SourceDb) -> None:
+def test_pages_of_changes_neither_skip_nor_double(
+    tracked: Testbed, feed: TriggeredChanges, source_db: SourceDb
+) -> None:
     poll(tracked, feed)
     source_db.execute("update tracked set content = 'b'")
     # As one transaction does it: all changes have one version.
@@ -150,7 +154,7 @@ def test_pages_of_changes_neither_skip_nor_double(tracked: World, feed: Triggere
 
 
 def test_a_row_that_came_and_went_between_two_polls_is_nobodys(
-    tracked: World, feed: TriggeredChanges, source_db: SourceDb
+    tracked: Testbed, feed: TriggeredChanges, source_db: SourceDb
 ) -> None:
     poll(tracked, feed)
     add(source_db, 20)
@@ -183,7 +187,7 @@ def lose_versions(_: TriggeredChanges, db: SourceDb) -> None:
     ],
 )
 def test_a_lost_place_stops_the_stream_and_names_the_way_back(
-    tracked: World, feed: TriggeredChanges, source_db: SourceDb, lose: Any, why: str
+    tracked: Testbed, feed: TriggeredChanges, source_db: SourceDb, lose: Any, why: str
 ) -> None:
     poll(tracked, feed)
     lose(feed, source_db)
@@ -195,7 +199,7 @@ def test_a_lost_place_stops_the_stream_and_names_the_way_back(
     assert (run.read, run.cursor_after) == (0, "10")
 
 
-def test_what_the_login_may_not_see_any_more_is_no_other_database(tracked: World, feed: TriggeredChanges) -> None:
+def test_what_the_login_may_not_see_any_more_is_no_other_database(tracked: Testbed, feed: TriggeredChanges) -> None:
     feed.identity["fork"] = "abc"
     poll(tracked, feed)
     del feed.identity["fork"]
@@ -206,7 +210,7 @@ def test_what_the_login_may_not_see_any_more_is_no_other_database(tracked: World
     ("current", "what"), [(None, "the database keeps no track of changes"), (5, "tracked is not tracked")]
 )
 def test_a_table_that_is_not_tracked_says_which_statement_changes_that(
-    tracked: World, feed: TriggeredChanges, current: int | None, what: str
+    tracked: Testbed, feed: TriggeredChanges, current: int | None, what: str
 ) -> None:
     feed.read_state = lambda *_: Tracking(current=current, oldest=None, identity={})  # type: ignore[method-assign]
     with SqlReader(tracked.source, tracked.stream, changes=feed) as reader, pytest.raises(ConfigurationError) as caught:
@@ -217,14 +221,14 @@ def test_a_table_that_is_not_tracked_says_which_statement_changes_that(
 
 
 @pytest.mark.parametrize(("start", "read"), [("now", 0), ("7", 3), ("beginning", 10)])
-def test_where_a_stream_starts(tracked: World, feed: TriggeredChanges, start: str, read: int) -> None:
+def test_where_a_stream_starts(tracked: Testbed, feed: TriggeredChanges, start: str, read: int) -> None:
     tracked.change_stream(start=start)
     run = poll(tracked, feed)
     assert (run.read, run.error) == (read, None)
 
 
 @pytest.mark.parametrize("start", ["11", "0x5", "soon"])
-def test_a_start_that_is_no_version_is_refused(tracked: World, feed: TriggeredChanges, start: str) -> None:
+def test_a_start_that_is_no_version_is_refused(tracked: Testbed, feed: TriggeredChanges, start: str) -> None:
     tracked.change_stream(start=start)
     with SqlReader(tracked.source, tracked.stream, changes=feed) as reader, pytest.raises(ConfigurationError) as caught:
         reader.start_cursor()
@@ -232,7 +236,7 @@ def test_a_start_that_is_no_version_is_refused(tracked: World, feed: TriggeredCh
 
 
 def test_the_condition_holds_for_rows_and_lets_deletes_through(
-    tracked: World, feed: TriggeredChanges, source_db: SourceDb
+    tracked: Testbed, feed: TriggeredChanges, source_db: SourceDb
 ) -> None:
     tracked.change_stream(where="id > 5")
     poll(tracked, feed)
@@ -246,7 +250,7 @@ def test_the_condition_holds_for_rows_and_lets_deletes_through(
 
 
 def test_a_row_that_leaves_the_condition_is_gone_for_the_partner(
-    tracked: World, feed: TriggeredChanges, source_db: SourceDb
+    tracked: Testbed, feed: TriggeredChanges, source_db: SourceDb
 ) -> None:
     tracked.change_stream(where="content <> 'closed'")
     poll(tracked, feed)
@@ -256,7 +260,7 @@ def test_a_row_that_leaves_the_condition_is_gone_for_the_partner(
 
 
 def test_a_place_within_a_version_needs_the_version_before(
-    tracked: World, feed: TriggeredChanges, source_db: SourceDb
+    tracked: Testbed, feed: TriggeredChanges, source_db: SourceDb
 ) -> None:
     poll(tracked, feed)
     source_db.execute("update tracked set content = 'b'")
@@ -267,7 +271,7 @@ def test_a_place_within_a_version_needs_the_version_before(
     assert "its place among the changes is lost" in str(poll(tracked, feed).error)
 
 
-def test_a_stream_that_was_read_in_another_mode_says_so(tracked: World, feed: TriggeredChanges) -> None:
+def test_a_stream_that_was_read_in_another_mode_says_so(tracked: Testbed, feed: TriggeredChanges) -> None:
     tracked.change_stream(mode="increasing", cursor="id")
     tracked.poll()
     tracked.change_stream(mode="change_tracking", cursor=None)
@@ -275,7 +279,7 @@ def test_a_stream_that_was_read_in_another_mode_says_so(tracked: World, feed: Tr
 
 
 def test_an_unreadable_row_and_one_that_vanishes_end_no_load(
-    tracked: World, feed: TriggeredChanges, source_db: SourceDb, monkeypatch: pytest.MonkeyPatch
+    tracked: Testbed, feed: TriggeredChanges, source_db: SourceDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source_db.execute("update tracked set content = cast(x'ff' as text) where id = 2")
     read_at = PageReader.read_at

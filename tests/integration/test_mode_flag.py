@@ -11,20 +11,20 @@ from syncctl.local.partner import LocalPartner
 from syncctl.local.partner_account import PartnerConfig
 from syncctl.sources import open_reader
 from tests.harness.source_db import SourceDb
-from tests.harness.world import World
+from tests.harness.testbed import Testbed
 
 TOLD = "update jobs set exported = 1, told = told + 1 where id = :id and edition = :edition"
 GIVEN_UP = "update jobs set exported = 9 where id = :id and edition = :edition"
 
 
 @pytest.fixture
-def flag(world: World, source_db: SourceDb) -> World:
+def flag(testbed: Testbed, source_db: SourceDb) -> Testbed:
     source_db.execute(
         "create table jobs (id integer primary key, content text, exported integer default 0, edition integer,"
         " told integer default 0)"
     )
     source_db.execute_many("insert into jobs (id, content, edition) values (?, 'a', 1)", [(n,) for n in range(1, 8)])
-    world.change_stream(
+    testbed.change_stream(
         mode="flag",
         table="jobs",
         where="exported = 0",
@@ -34,20 +34,20 @@ def flag(world: World, source_db: SourceDb) -> World:
         # A row that is flagged again looks just as it did before.
         exclude=("told",),
     )
-    return world
+    return testbed
 
 
 def flags(db: SourceDb) -> list[tuple[int, ...]]:
     return db.execute("select exported, count(*) from jobs group by exported order by exported")
 
 
-def work(world: World) -> None:
-    world.poll()
-    world.send_all()
-    world.poll()
+def work(testbed: Testbed) -> None:
+    testbed.poll()
+    testbed.send_all()
+    testbed.poll()
 
 
-def test_what_was_delivered_is_told_to_the_source(flag: World, source_db: SourceDb) -> None:
+def test_what_was_delivered_is_told_to_the_source(flag: Testbed, source_db: SourceDb) -> None:
     run = flag.poll()
     assert (run.read, run.logged, run.error) == (7, 7, None)
     assert flags(source_db) == [(0, 7)]
@@ -59,11 +59,11 @@ def test_what_was_delivered_is_told_to_the_source(flag: World, source_db: Source
     assert flag.poll().read == 0
 
 
-def test_what_waits_for_its_delivery_is_logged_once(flag: World) -> None:
+def test_what_waits_for_its_delivery_is_logged_once(flag: Testbed) -> None:
     assert [flag.poll().logged for _ in range(3)] == [7, 0, 0]
 
 
-def test_an_edit_after_the_read_is_not_wiped_out(flag: World, source_db: SourceDb) -> None:
+def test_an_edit_after_the_read_is_not_wiped_out(flag: Testbed, source_db: SourceDb) -> None:
     flag.poll()
     source_db.execute("update jobs set content = 'b', edition = 2 where id = 3")
     flag.send_all()
@@ -75,7 +75,7 @@ def test_an_edit_after_the_read_is_not_wiped_out(flag: World, source_db: SourceD
     assert [each["payload"]["content"] for each in flag.records() if each["key"]["id"] == 3] == ["a", "b"]
 
 
-def test_a_row_that_is_flagged_again_is_sent_again(flag: World, source_db: SourceDb) -> None:
+def test_a_row_that_is_flagged_again_is_sent_again(flag: Testbed, source_db: SourceDb) -> None:
     work(flag)
     source_db.execute("update jobs set exported = 0 where id = 2")
     work(flag)
@@ -84,7 +84,7 @@ def test_a_row_that_is_flagged_again_is_sent_again(flag: World, source_db: Sourc
     assert source_db.execute("select told from jobs where id = 2") == [(2,)]
 
 
-def test_a_poll_that_read_the_row_before_the_source_was_told_sends_nothing_again(flag: World) -> None:
+def test_a_poll_that_read_the_row_before_the_source_was_told_sends_nothing_again(flag: Testbed) -> None:
     """The page was read while the flag stood; that the row looks new is no wish to send it again."""
     flag.poll()
     flag.send_all()
@@ -95,7 +95,7 @@ def test_a_poll_that_read_the_row_before_the_source_was_told_sends_nothing_again
     assert (run.read, run.logged, run.error) == (7, 0, None)
 
 
-def test_final_failures_are_told_where_the_stream_asks_for_it(flag: World, source_db: SourceDb) -> None:
+def test_final_failures_are_told_where_the_stream_asks_for_it(flag: Testbed, source_db: SourceDb) -> None:
     with LocalPartner(PartnerConfig(reject_rate=1.0)) as refusing:
         flag.partner = replace(flag.partner, url=refusing.url)
         work(flag)
@@ -105,7 +105,7 @@ def test_final_failures_are_told_where_the_stream_asks_for_it(flag: World, sourc
     assert flags(source_db) == [(9, 7)]
 
 
-def test_a_failure_that_was_told_and_is_replayed_is_told_anew(flag: World, source_db: SourceDb) -> None:
+def test_a_failure_that_was_told_and_is_replayed_is_told_anew(flag: Testbed, source_db: SourceDb) -> None:
     flag.change_stream(acknowledge_failed=GIVEN_UP)
     mended = flag.partner
     with LocalPartner(PartnerConfig(reject_rate=1.0)) as refusing:
@@ -122,7 +122,7 @@ def test_a_failure_that_was_told_and_is_replayed_is_told_anew(flag: World, sourc
     assert not flag.records(acknowledge={"$exists": True})
 
 
-def test_a_statement_that_fails_is_run_again_and_stops_no_other(flag: World, source_db: SourceDb) -> None:
+def test_a_statement_that_fails_is_run_again_and_stops_no_other(flag: Testbed, source_db: SourceDb) -> None:
     source_db.execute(
         "create trigger locked before update on jobs when old.id = 4"
         " begin select raise(abort, 'row 4 is being counted'); end"
@@ -147,7 +147,7 @@ def test_a_statement_that_fails_is_run_again_and_stops_no_other(flag: World, sou
         ("update jobs set exported = :x where id = :id and edition = :edition", ":x is neither in the key nor"),
     ],
 )
-def test_a_statement_that_could_do_harm_is_refused(flag: World, statement: str, why: str) -> None:
+def test_a_statement_that_could_do_harm_is_refused(flag: Testbed, statement: str, why: str) -> None:
     flag.change_stream(acknowledge=statement)
     with pytest.raises(ConfigurationError) as caught:
         open_reader(flag.source, flag.stream)
@@ -155,13 +155,13 @@ def test_a_statement_that_could_do_harm_is_refused(flag: World, statement: str, 
     assert caught.value.hint == "end it with: where id = :id and edition = :edition"
 
 
-def test_a_long_round_goes_on_where_it_was_stopped(flag: World) -> None:
+def test_a_long_round_goes_on_where_it_was_stopped(flag: Testbed) -> None:
     seen = [flag.poll(should_stop=lambda: True).read for _ in range(4)]
     assert seen == [3, 3, 1, 0]
     assert flag.poll(should_stop=lambda: True).read == 3
 
 
-def test_a_statement_that_changes_nothing_sends_nothing_again(flag: World, source_db: SourceDb) -> None:
+def test_a_statement_that_changes_nothing_sends_nothing_again(flag: Testbed, source_db: SourceDb) -> None:
     flag.change_stream(acknowledge=TOLD + " and content = 'other'")
     for _ in range(3):
         work(flag)
@@ -169,7 +169,7 @@ def test_a_statement_that_changes_nothing_sends_nothing_again(flag: World, sourc
     assert len(flag.records()) == 7
 
 
-def test_a_clean_up_keeps_what_the_source_was_not_told_of(flag: World) -> None:
+def test_a_clean_up_keeps_what_the_source_was_not_told_of(flag: Testbed) -> None:
     flag.poll()
     flag.send_all()
     later = flag.ledger.streams.server_time() + timedelta(days=1)

@@ -5,24 +5,24 @@ import pytest
 from syncctl.core.rows import Cursor
 from syncctl.sources import open_reader
 from tests.harness.source_db import SourceDb
-from tests.harness.world import World
+from tests.harness.testbed import Testbed
 
 
 @pytest.fixture
-def snapshot(world: World, source_db: SourceDb) -> World:
+def snapshot(testbed: Testbed, source_db: SourceDb) -> Testbed:
     source_db.create_orders(30)
-    world.change_stream(mode="snapshot", cursor=None, page_size=7)
-    return world
+    testbed.change_stream(mode="snapshot", cursor=None, page_size=7)
+    return testbed
 
 
-def operations(world: World) -> dict[int, list[str]]:
+def operations(testbed: Testbed) -> dict[int, list[str]]:
     found: dict[int, list[str]] = {}
-    for each in world.records():
+    for each in testbed.records():
         found.setdefault(each["key"]["id"], []).append(each["op"])
     return found
 
 
-def test_inserts_updates_and_deletes_are_found(snapshot: World, source_db: SourceDb) -> None:
+def test_inserts_updates_and_deletes_are_found(snapshot: Testbed, source_db: SourceDb) -> None:
     run = snapshot.poll()
     assert (run.read, run.logged, run.unchanged, run.error) == (30, 30, 0, None)
     source_db.execute("delete from orders where id in (1, 30)")
@@ -35,15 +35,19 @@ def test_inserts_updates_and_deletes_are_found(snapshot: World, source_db: Sourc
     assert snapshot.poll().logged == 0
 
 
-def test_a_key_without_a_form_in_json_is_failed_once_and_never_deleted(world: World, source_db: SourceDb) -> None:
+def test_a_key_without_a_form_in_json_is_failed_once_and_never_deleted(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.execute("create table rates (at real primary key, rate integer)")
     source_db.execute("insert into rates values (1.5, 1), (9e999, 2)")
-    world.change_stream(mode="snapshot", table="rates", key=("at",), cursor=None)
-    assert [(run.logged, run.failed) for run in (world.poll(), world.poll(), world.poll())] == [(2, 1), (0, 0), (0, 0)]
-    assert {each["op"] for each in world.records()} == {"upsert"}
+    testbed.change_stream(mode="snapshot", table="rates", key=("at",), cursor=None)
+    assert [(run.logged, run.failed) for run in (testbed.poll(), testbed.poll(), testbed.poll())] == [
+        (2, 1),
+        (0, 0),
+        (0, 0),
+    ]
+    assert {each["op"] for each in testbed.records()} == {"upsert"}
 
 
-def test_where_deletes_go_is_told_unless_it_is_said(snapshot: World) -> None:
+def test_where_deletes_go_is_told_unless_it_is_said(snapshot: Testbed) -> None:
     def advise() -> tuple[str, ...]:
         with open_reader(snapshot.source, snapshot.stream) as reader:
             return reader.advice
@@ -56,16 +60,16 @@ def test_where_deletes_go_is_told_unless_it_is_said(snapshot: World) -> None:
     assert advise() == ()
 
 
-def test_with_a_share_of_nothing_no_row_may_vanish(world: World, source_db: SourceDb) -> None:
+def test_with_a_share_of_nothing_no_row_may_vanish(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(3)
-    world.change_stream(mode="snapshot", cursor=None, max_delete_share=0.0)
-    world.poll()
+    testbed.change_stream(mode="snapshot", cursor=None, max_delete_share=0.0)
+    testbed.poll()
     source_db.execute("delete from orders where id = 2")
-    assert "stopped: 1 of 3 known rows are gone" in str(world.poll().error)
-    assert {each["op"] for each in world.records()} == {"upsert"}
+    assert "stopped: 1 of 3 known rows are gone" in str(testbed.poll().error)
+    assert {each["op"] for each in testbed.records()} == {"upsert"}
 
 
-def test_a_row_that_comes_back_is_sent_again(snapshot: World, source_db: SourceDb) -> None:
+def test_a_row_that_comes_back_is_sent_again(snapshot: Testbed, source_db: SourceDb) -> None:
     snapshot.poll()
     source_db.execute("delete from orders where id = 3")
     snapshot.poll()
@@ -75,7 +79,7 @@ def test_a_row_that_comes_back_is_sent_again(snapshot: World, source_db: SourceD
 
 
 def test_a_long_table_is_read_in_pieces_and_both_halves_go_on_where_they_were(
-    snapshot: World, source_db: SourceDb, monkeypatch: pytest.MonkeyPatch
+    snapshot: Testbed, source_db: SourceDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("syncctl.pipeline.delete_detection.KEYS_AT_ONCE", 10)
     snapshot.poll()
@@ -94,7 +98,7 @@ def test_a_long_table_is_read_in_pieces_and_both_halves_go_on_where_they_were(
     assert {number for number, ops in operations(snapshot).items() if ops[-1] == "delete"} == {2, 15, 29}
 
 
-def test_an_emptied_table_deletes_nothing_until_somebody_says_so(snapshot: World, source_db: SourceDb) -> None:
+def test_an_emptied_table_deletes_nothing_until_somebody_says_so(snapshot: Testbed, source_db: SourceDb) -> None:
     snapshot.poll()
     source_db.execute("delete from orders where id > 10")
     run = snapshot.poll()
@@ -108,7 +112,7 @@ def test_an_emptied_table_deletes_nothing_until_somebody_says_so(snapshot: World
     assert snapshot.poll().logged == 0
 
 
-def test_a_row_that_is_there_after_all_is_not_deleted(snapshot: World, source_db: SourceDb) -> None:
+def test_a_row_that_is_there_after_all_is_not_deleted(snapshot: Testbed, source_db: SourceDb) -> None:
     """A page is read before the row comes; the delete is only logged once the row itself was asked for."""
     snapshot.poll()
 
@@ -130,7 +134,7 @@ def test_a_row_that_is_there_after_all_is_not_deleted(snapshot: World, source_db
     assert (run.error, run.logged) == (None, 0)
 
 
-def test_deletes_reach_the_partner_after_the_row(snapshot: World, source_db: SourceDb) -> None:
+def test_deletes_reach_the_partner_after_the_row(snapshot: Testbed, source_db: SourceDb) -> None:
     snapshot.poll()
     snapshot.send_all()
     source_db.execute("delete from orders where id = 4")
@@ -140,33 +144,33 @@ def test_deletes_reach_the_partner_after_the_row(snapshot: World, source_db: Sou
     assert (delete["state"], delete["key"]) == ("delivered", {"id": 4})
 
 
-def test_keys_of_every_type_are_asked_for(world: World, source_db: SourceDb) -> None:
+def test_keys_of_every_type_are_asked_for(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.execute("create table keyed (a text, b numeric, c blob, v integer, primary key (a, b, c)) without rowid")
     rows = [("ä'%:x", 1.5, b"\x00\xff", 1), ("", 2, b"", 2), ("x", -1, b"\x01", 3)]
     source_db.execute_many("insert into keyed values (?, ?, ?, ?)", rows)
-    world.change_stream(mode="snapshot", table="keyed", key=(), cursor=None, max_delete_share=1.0)
-    assert world.poll().logged == 3
-    assert world.poll().logged == 0
+    testbed.change_stream(mode="snapshot", table="keyed", key=(), cursor=None, max_delete_share=1.0)
+    assert testbed.poll().logged == 3
+    assert testbed.poll().logged == 0
     source_db.execute("delete from keyed where v = 1")
-    run = world.poll()
+    run = testbed.poll()
     assert (run.error, run.logged) == (None, 1)
-    (delete,) = world.records(op="delete")
+    (delete,) = testbed.records(op="delete")
     assert delete["key"]["a"] == "ä'%:x"
 
 
-def test_a_row_without_a_whole_key_is_failed_and_never_deleted(world: World, source_db: SourceDb) -> None:
+def test_a_row_without_a_whole_key_is_failed_and_never_deleted(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.execute("create table odd (a text, v integer)")
     source_db.execute_many("insert into odd values (?, ?)", [(None, 1), ("x", 2), ("y", 3)])
-    world.change_stream(mode="snapshot", table="odd", key=("a",), cursor=None)
-    run = world.poll()
+    testbed.change_stream(mode="snapshot", table="odd", key=("a",), cursor=None)
+    run = testbed.poll()
     assert (run.read, run.logged, run.failed, run.error) == (3, 3, 1, None)
     source_db.execute("delete from odd where a is null or a = 'y'")
-    run = world.poll()
+    run = testbed.poll()
     assert (run.logged, run.error) == (1, None)
-    assert [each["key"]["a"] for each in world.records(op="delete")] == ["y"]
+    assert [each["key"]["a"] for each in testbed.records(op="delete")] == ["y"]
 
 
-def test_a_table_that_was_empty_for_a_moment_is_read_again(snapshot: World, source_db: SourceDb) -> None:
+def test_a_table_that_was_empty_for_a_moment_is_read_again(snapshot: Testbed, source_db: SourceDb) -> None:
     """A nightly job truncates and reloads: the refusal must not outlive what it was about."""
     snapshot.poll()
     source_db.execute("delete from orders")
@@ -176,7 +180,7 @@ def test_a_table_that_was_empty_for_a_moment_is_read_again(snapshot: World, sour
     assert (run.error, run.read, run.logged) == (None, 30, 30)
 
 
-def test_a_table_whose_keys_were_all_replaced_deletes_nothing_by_itself(snapshot: World, source_db: SourceDb) -> None:
+def test_a_table_whose_keys_were_all_replaced_deletes_nothing_by_itself(snapshot: Testbed, source_db: SourceDb) -> None:
     snapshot.poll()
     source_db.execute("update orders set id = id + 1000")
     assert "30 of 30 known rows are gone" in str(snapshot.poll().error)
@@ -184,7 +188,7 @@ def test_a_table_whose_keys_were_all_replaced_deletes_nothing_by_itself(snapshot
 
 
 def test_a_table_that_is_emptied_during_the_sweep_stops_it(
-    snapshot: World, source_db: SourceDb, monkeypatch: pytest.MonkeyPatch
+    snapshot: Testbed, source_db: SourceDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("syncctl.pipeline.delete_detection.KEYS_AT_ONCE", 8)
     snapshot.poll()

@@ -15,7 +15,7 @@ import pytest
 
 from syncctl.core.stream import RetrySchedule
 from syncctl.local.partner import LocalPartner, PartnerConfig
-from tests.harness.world import ListReader, World, version_row
+from tests.harness.testbed import ListReader, Testbed, version_row
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def moody() -> Iterator[LocalPartner]:
         yield server
 
 
-def update_and_send(world: World, *, seed: int) -> dict[int, list[str]]:
+def update_and_send(testbed: Testbed, *, seed: int) -> dict[int, list[str]]:
     """Update rows at random, polling and sending all the while; return every content that was logged, by row."""
     draw = random.Random(seed)
     logged: dict[int, list[str]] = defaultdict(list)
@@ -46,33 +46,35 @@ def update_and_send(world: World, *, seed: int) -> dict[int, list[str]]:
         rows = draw.sample(range(1, KEYS + 1), min(KEYS // 2, UPDATES - number))
         changes = {row: f"{number + at}" for at, row in enumerate(rows)}
         number += len(rows)
-        run = world.poll(ListReader([version_row(row, content, None) for row, content in changes.items()]))
+        run = testbed.poll(ListReader([version_row(row, content, None) for row, content in changes.items()]))
         assert run.logged == len(changes)
         for row, content in changes.items():
             logged[row].append(content)
         if draw.random() < SENT_AFTER_A_POLL:
-            send_once(world)
+            send_once(testbed)
     for _ in range(ROUNDS_AT_MOST):
-        if not world.database.records.count_documents({"state": {"$in": ["pending", "queued", "sending"]}}):
+        if not testbed.database.records.count_documents({"state": {"$in": ["pending", "queued", "sending"]}}):
             return dict(logged)
-        send_once(world)
+        send_once(testbed)
     raise AssertionError("it never comes to rest")
 
 
-def send_once(world: World) -> None:
+def send_once(testbed: Testbed) -> None:
     # Retries come at once, once what was cut off has settled: it is the order that is judged here, not the schedule.
-    world.let_calls_settle()
-    world.database.records.update_many(
+    testbed.let_calls_settle()
+    testbed.database.records.update_many(
         {"state": "pending", "due_at": {"$exists": True}}, [{"$set": {"due_at": {"$min": ["$due_at", "$$NOW"]}}}]
     )
-    world.dispatch()
-    while world.messages:
-        world.deliver()
+    testbed.dispatch()
+    while testbed.messages:
+        testbed.deliver()
 
 
-def applied(world: World, partner: LocalPartner) -> dict[int, list[str]]:
+def applied(testbed: Testbed, partner: LocalPartner) -> dict[int, list[str]]:
     """Return, by row, the contents in the order in which the partner applied them."""
-    contents = {each["_id"]: (each["key"]["id"], each["payload"]["content"]) for each in world.records(stream="orders")}
+    contents = {
+        each["_id"]: (each["key"]["id"], each["payload"]["content"]) for each in testbed.records(stream="orders")
+    }
     seen: dict[int, list[str]] = defaultdict(list)
     keys: set[str] = set()
     for call in partner.calls():
@@ -89,34 +91,36 @@ def without_repeats(contents: list[str]) -> list[str]:
     return [each for at, each in enumerate(contents) if at == 0 or contents[at - 1] != each]
 
 
-def prepare(world: World, moody: LocalPartner, order: str) -> None:
-    world.partner = type(world.partner)(
-        name="default", url=moody.url, timeout_seconds=20.0, breaker=type(world.partner.breaker)(calls=10**9)
+def prepare(testbed: Testbed, moody: LocalPartner, order: str) -> None:
+    testbed.partner = type(testbed.partner)(
+        name="default", url=moody.url, timeout_seconds=20.0, breaker=type(testbed.partner.breaker)(calls=10**9)
     )
     retry = RetrySchedule(delays_seconds=(0.0,) * 60, jitter=0.0)
-    world.change_stream(order=order, retry=retry, window=200, batch_size=20)
+    testbed.change_stream(order=order, retry=retry, window=200, batch_size=20)
 
 
-def count(world: World, partner: LocalPartner, logged: dict[int, list[str]]) -> str:
+def count(testbed: Testbed, partner: LocalPartner, logged: dict[int, list[str]]) -> str:
     states = {
-        state: world.database.records.count_documents({"state": state})
+        state: testbed.database.records.count_documents({"state": state})
         for state in ("delivered", "superseded", "failed", "discarded")
     }
     return f"{sum(map(len, logged.values()))} versions of {len(logged)} rows, {len(partner.calls())} calls, {states}"
 
 
-def test_under_latest_the_partner_ends_with_the_newest_version_of_each_row(world: World, moody: LocalPartner) -> None:
-    prepare(world, moody, "latest")
-    logged = update_and_send(world, seed=1)
+def test_under_latest_the_partner_ends_with_the_newest_version_of_each_row(
+    testbed: Testbed, moody: LocalPartner
+) -> None:
+    prepare(testbed, moody, "latest")
+    logged = update_and_send(testbed, seed=1)
     held = {int(row): json.loads(body)["content"] for row, body in moody.rows().items()}
     assert held == {row: contents[-1] for row, contents in logged.items()}
-    log.info(count(world, moody, logged))
+    log.info(count(testbed, moody, logged))
 
 
-def test_under_strict_the_partner_has_seen_every_version_in_order(world: World, moody: LocalPartner) -> None:
-    prepare(world, moody, "strict")
-    logged = update_and_send(world, seed=2)
-    assert {row: without_repeats(seen) for row, seen in applied(world, moody).items()} == logged
+def test_under_strict_the_partner_has_seen_every_version_in_order(testbed: Testbed, moody: LocalPartner) -> None:
+    prepare(testbed, moody, "strict")
+    logged = update_and_send(testbed, seed=2)
+    assert {row: without_repeats(seen) for row, seen in applied(testbed, moody).items()} == logged
     assert moody.stats()["calls"] > sum(map(len, logged.values())), "nothing failed"
-    assert not world.database.records.count_documents({"state": {"$ne": "delivered"}})
-    log.info(count(world, moody, logged))
+    assert not testbed.database.records.count_documents({"state": {"$ne": "delivered"}})
+    log.info(count(testbed, moody, logged))

@@ -16,38 +16,38 @@ from syncctl.local.partner import LocalPartner, PartnerConfig
 from syncctl.partner.batch import send_batch
 from syncctl.pipeline.deliver import WRITE_EVERY_RECORDS, Delivery
 from tests.harness.source_db import SourceDb
-from tests.harness.world import PAST, ListReader, World, version_row
+from tests.harness.testbed import PAST, ListReader, Testbed, version_row
 from tests.integration.hostile_partner import HostilePartner, Peer, answering, sending
 
 Result = tuple[Record, Outcome | None]
 
 
-def log(world: World, *numbers: int, content: Any = "a") -> None:
+def log(testbed: Testbed, *numbers: int, content: Any = "a") -> None:
     """Let a poll have seen these rows."""
-    world.poll(ListReader([version_row(number, content, None) for number in numbers]))
+    testbed.poll(ListReader([version_row(number, content, None) for number in numbers]))
 
 
-def send(world: World, *numbers: int) -> Delivery:
+def send(testbed: Testbed, *numbers: int) -> Delivery:
     """Log rows, dispatch them and deliver the one batch."""
-    log(world, *numbers)
-    world.dispatch()
-    return world.deliver()
+    log(testbed, *numbers)
+    testbed.dispatch()
+    return testbed.deliver()
 
 
-def meet(world: World, url: str) -> None:
+def meet(testbed: Testbed, url: str) -> None:
     """Let the stream's partner be another."""
-    world.partner = replace(world.partner, url=url)
+    testbed.partner = replace(testbed.partner, url=url)
 
 
 @pytest.fixture
-def moody(world: World) -> Iterator[Any]:
+def moody(testbed: Testbed) -> Iterator[Any]:
     """Start a partner of these moods and let it be the stream's."""
     started: list[LocalPartner] = []
 
     def start(**moods: Any) -> LocalPartner:
         server = LocalPartner(PartnerConfig(**moods))
         started.append(server)
-        meet(world, server.url)
+        meet(testbed, server.url)
         return server
 
     yield start
@@ -58,21 +58,21 @@ def moody(world: World) -> Iterator[Any]:
 # What becomes of a call.
 
 
-def test_rows_arrive_with_every_digit(world: World, source_db: SourceDb, partner: LocalPartner) -> None:
+def test_rows_arrive_with_every_digit(testbed: Testbed, source_db: SourceDb, partner: LocalPartner) -> None:
     source_db.create_orders(30)
-    world.poll()
-    assert world.dispatch() == 30
-    done = world.deliver()
+    testbed.poll()
+    assert testbed.dispatch() == 30
+    done = testbed.deliver()
     assert done == Delivery(stream="orders", claimed=30, delivered=30)
-    assert {state for states in world.states().values() for state in states} == {"delivered"}
+    assert {state for states in testbed.states().values() for state in states} == {"delivered"}
     body = json.loads(partner.rows()["7"], parse_float=Decimal)
     assert body == {
         "id": 7, "customer": "customer 7", "amount": Decimal("7.07"), "note": "",
         "updated_at": "2026-01-01 00:00:00.000007",
     }  # fmt: skip
-    assert {call.key for call in partner.calls()} == {each["_id"] for each in world.records()}
+    assert {call.key for call in partner.calls()} == {each["_id"] for each in testbed.records()}
     assert {call.attempt for call in partner.calls()} == {1}
-    known = list(world.database.keys.find())
+    known = list(testbed.database.keys.find())
     assert all(each["delivered_seq"] == each["seq"] for each in known)
 
 
@@ -92,11 +92,11 @@ def test_rows_arrive_with_every_digit(world: World, source_db: SourceDb, partner
         ("503 Busy", "pending", "retry_later"),
     ],
 )
-def test_what_an_answer_makes_of_a_record(world: World, status: str, state: str, verdict: str) -> None:
+def test_what_an_answer_makes_of_a_record(testbed: Testbed, status: str, state: str, verdict: str) -> None:
     with HostilePartner(answering(status, b'{"message":"$error"}')) as server:
-        meet(world, server.url)
-        done = send(world, 1)
-    found = world.record(1)
+        meet(testbed, server.url)
+        done = send(testbed, 1)
+    found = testbed.record(1)
     assert (found["state"], found["outcomes"], found["attempts"]) == (state, {verdict: 1}, 1)
     entry = found["history"][0]
     assert (entry["status"], entry["outcome"]) == (int(status[:3]), verdict)
@@ -109,60 +109,60 @@ def test_what_an_answer_makes_of_a_record(world: World, status: str, state: str,
         assert found["error"]["message"].startswith(f"HTTP {status[:3]}")
 
 
-def test_a_cut_connection_is_ambiguous_and_its_call_may_yet_land(world: World) -> None:
+def test_a_cut_connection_is_ambiguous_and_its_call_may_yet_land(testbed: Testbed) -> None:
     with HostilePartner(sending(b"")) as server:
-        meet(world, server.url)
-        send(world, 1)
-    found = world.record(1)
+        meet(testbed, server.url)
+        send(testbed, 1)
+    found = testbed.record(1)
     assert (found["state"], found["outcomes"]) == ("pending", {"ambiguous": 1})
-    (unsettled,) = world.database.keys.find_one()["unsettled"]
+    (unsettled,) = testbed.database.keys.find_one()["unsettled"]
     assert unsettled["call"] == found["_id"]
-    assert unsettled["until"] - found["updated_at"] <= timedelta(seconds=world.partner.timeout_seconds)
+    assert unsettled["until"] - found["updated_at"] <= timedelta(seconds=testbed.partner.timeout_seconds)
 
 
-def test_a_partner_that_is_not_there_is_tried_again_and_nothing_may_have_landed(world: World) -> None:
-    meet(world, "http://127.0.0.1:1")
-    send(world, 1)
-    assert world.record(1)["outcomes"] == {"retry_later": 1}
-    assert "unsettled" not in world.database.keys.find_one()
+def test_a_partner_that_is_not_there_is_tried_again_and_nothing_may_have_landed(testbed: Testbed) -> None:
+    meet(testbed, "http://127.0.0.1:1")
+    send(testbed, 1)
+    assert testbed.record(1)["outcomes"] == {"retry_later": 1}
+    assert "unsettled" not in testbed.database.keys.find_one()
 
 
 # Retries.
 
 
-def test_retries_follow_the_schedule_and_end_with_it(world: World, moody: Any) -> None:
+def test_retries_follow_the_schedule_and_end_with_it(testbed: Testbed, moody: Any) -> None:
     """Invariant 6: when, is in the ledger."""
     server = moody(error_rate=1.0)
-    send(world, 1)
+    send(testbed, 1)
     for delay in (60, 600):
-        found = world.record(1)
+        found = testbed.record(1)
         assert found["state"] == "pending"
         assert found["due_at"] - found["updated_at"] == timedelta(seconds=delay)
-        assert world.dispatch() == 0
-        world.let_retries_come()
-        world.dispatch()
-        world.deliver()
-    found = world.record(1)
+        assert testbed.dispatch() == 0
+        testbed.let_retries_come()
+        testbed.dispatch()
+        testbed.deliver()
+    found = testbed.record(1)
     assert (found["state"], found["attempts"], found["outcomes"]) == ("failed", 3, {"retry_later": 3})
     assert "something broke" in found["error"]["message"]
     assert [(call.attempt, call.key) for call in server.calls()] == [(n, found["_id"]) for n in (1, 2, 3)]
     assert len({call.body_hash for call in server.calls()}) == 1
 
 
-def test_a_retry_is_never_earlier_than_the_partner_asked(world: World, moody: Any) -> None:
+def test_a_retry_is_never_earlier_than_the_partner_asked(testbed: Testbed, moody: Any) -> None:
     moody(too_many_rate=1.0, retry_after_seconds=300)
-    send(world, 1)
-    found = world.record(1)
+    send(testbed, 1)
+    found = testbed.record(1)
     assert found["due_at"] - found["updated_at"] >= timedelta(seconds=300)
 
 
-def test_a_retry_that_succeeds_leaves_no_error(world: World, moody: Any) -> None:
+def test_a_retry_that_succeeds_leaves_no_error(testbed: Testbed, moody: Any) -> None:
     server = moody(error_rate=1.0)
-    send(world, 1)
+    send(testbed, 1)
     server.fix()
-    world.let_retries_come()
-    world.send_all()
-    found = world.record(1)
+    testbed.let_retries_come()
+    testbed.send_all()
+    found = testbed.record(1)
     assert (found["state"], found["outcomes"]) == ("delivered", {"retry_later": 1, "accepted": 1})
     assert "error" not in found
 
@@ -170,248 +170,248 @@ def test_a_retry_that_succeeds_leaves_no_error(world: World, moody: Any) -> None
 # What is not sent.
 
 
-def test_what_cannot_be_turned_into_a_call_is_failed_without_one(world: World, partner: LocalPartner) -> None:
-    world.change_stream(method="PUT", path="/orders/{content}")
-    world.poll(ListReader([version_row(1, None, None), version_row(2, "b", None)]))
-    world.dispatch()
-    assert world.deliver() == Delivery(stream="orders", claimed=2, delivered=1, failed=1)
-    found = world.record(1)
+def test_what_cannot_be_turned_into_a_call_is_failed_without_one(testbed: Testbed, partner: LocalPartner) -> None:
+    testbed.change_stream(method="PUT", path="/orders/{content}")
+    testbed.poll(ListReader([version_row(1, None, None), version_row(2, "b", None)]))
+    testbed.dispatch()
+    assert testbed.deliver() == Delivery(stream="orders", claimed=2, delivered=1, failed=1)
+    found = testbed.record(1)
     assert (found["state"], found["attempts"], found["history"][0]["action"]) == ("failed", 0, "unsendable")
     assert "content" in found["error"]["message"]
     assert [call.path for call in partner.calls()] == ["/orders/b"]
 
 
-def test_a_version_that_was_overtaken_while_it_was_queued_is_not_sent(world: World, partner: LocalPartner) -> None:
-    log(world, 1, 2, content="a")
-    world.dispatch()
-    log(world, 1, content="b")
-    assert world.deliver() == Delivery(stream="orders", claimed=2, delivered=1, superseded=1)
-    assert world.states() == {1: ["superseded", "pending"], 2: ["delivered"]}
-    assert world.records(state="superseded")[0]["superseded_by"] == world.records(state="pending")[0]["_id"]
+def test_a_version_that_was_overtaken_while_it_was_queued_is_not_sent(testbed: Testbed, partner: LocalPartner) -> None:
+    log(testbed, 1, 2, content="a")
+    testbed.dispatch()
+    log(testbed, 1, content="b")
+    assert testbed.deliver() == Delivery(stream="orders", claimed=2, delivered=1, superseded=1)
+    assert testbed.states() == {1: ["superseded", "pending"], 2: ["delivered"]}
+    assert testbed.records(state="superseded")[0]["superseded_by"] == testbed.records(state="pending")[0]["_id"]
     assert [call.row for call in partner.calls()] == ["2"]
 
 
-def test_where_there_is_no_order_it_is_sent(world: World, partner: LocalPartner) -> None:
-    world.change_stream(order="none")
-    log(world, 1, content="a")
-    world.dispatch()
-    log(world, 1, content="b")
-    world.send_all()
-    assert world.states() == {1: ["delivered", "delivered"]}
+def test_where_there_is_no_order_it_is_sent(testbed: Testbed, partner: LocalPartner) -> None:
+    testbed.change_stream(order="none")
+    log(testbed, 1, content="a")
+    testbed.dispatch()
+    log(testbed, 1, content="b")
+    testbed.send_all()
+    assert testbed.states() == {1: ["delivered", "delivered"]}
     assert len(partner.calls()) == 2
 
 
-def test_a_message_delivered_twice_does_nothing_twice(world: World, partner: LocalPartner) -> None:
+def test_a_message_delivered_twice_does_nothing_twice(testbed: Testbed, partner: LocalPartner) -> None:
     """Invariant 3. MongoDB changes many documents one by one: two who claim at once may each get a part, none twice."""
-    world.change_stream(batch_size=50)
-    log(world, *range(1, 51))
-    world.dispatch()
-    message = world.messages.pop()
+    testbed.change_stream(batch_size=50)
+    log(testbed, *range(1, 51))
+    testbed.dispatch()
+    message = testbed.messages.pop()
     with ThreadPoolExecutor(4) as threads:
-        done = list(threads.map(lambda _: world.deliver(message), range(4)))
+        done = list(threads.map(lambda _: testbed.deliver(message), range(4)))
     assert sum(each.claimed for each in done) == 50
-    assert world.deliver(message) == Delivery(stream="orders")
+    assert testbed.deliver(message) == Delivery(stream="orders")
     assert len(partner.calls()) == len({call.key for call in partner.calls()}) == 50
 
 
-def test_a_stop_gives_back_what_was_not_sent(world: World, partner: LocalPartner) -> None:
-    log(world, *range(1, 21))
-    world.dispatch()
-    done = world.deliver(should_stop=lambda: len(partner.calls()) >= 5)
+def test_a_stop_gives_back_what_was_not_sent(testbed: Testbed, partner: LocalPartner) -> None:
+    log(testbed, *range(1, 21))
+    testbed.dispatch()
+    done = testbed.deliver(should_stop=lambda: len(partner.calls()) >= 5)
     assert done.claimed == 20
     assert done.delivered == len(partner.calls()) < 20
     assert done.returned == 20 - done.delivered
-    back = world.records(state="pending")
+    back = testbed.records(state="pending")
     assert len(back) == done.returned
     assert {(each["claims"], each["attempts"], each["fresh"]) for each in back} == {(0, 0, True)}
-    assert sum(each.delivered for each in world.send_all()) == len(back)
+    assert sum(each.delivered for each in testbed.send_all()) == len(back)
     assert {call.attempt for call in partner.calls()} == {1}
 
 
-def test_what_would_outlive_its_lease_goes_back_unsent(world: World, partner: LocalPartner) -> None:
-    world.change_stream(lease_seconds=world.partner.timeout_seconds + 1)
-    assert send(world, 1, 2) == Delivery(stream="orders", claimed=2, returned=2)
+def test_what_would_outlive_its_lease_goes_back_unsent(testbed: Testbed, partner: LocalPartner) -> None:
+    testbed.change_stream(lease_seconds=testbed.partner.timeout_seconds + 1)
+    assert send(testbed, 1, 2) == Delivery(stream="orders", claimed=2, returned=2)
     assert partner.calls() == []
-    assert world.states() == {1: ["pending"], 2: ["pending"]}
+    assert testbed.states() == {1: ["pending"], 2: ["pending"]}
 
 
-def test_what_gets_no_turn_goes_back_unsent(world: World, partner: LocalPartner) -> None:
-    log(world, 1, 2)
-    world.dispatch()
-    assert world.deliver(wait_for_turn=lambda _: False) == Delivery(stream="orders", claimed=2, returned=2)
+def test_what_gets_no_turn_goes_back_unsent(testbed: Testbed, partner: LocalPartner) -> None:
+    log(testbed, 1, 2)
+    testbed.dispatch()
+    assert testbed.deliver(wait_for_turn=lambda _: False) == Delivery(stream="orders", claimed=2, returned=2)
     assert partner.calls() == []
-    assert world.states() == {1: ["pending"], 2: ["pending"]}
+    assert testbed.states() == {1: ["pending"], 2: ["pending"]}
 
 
-def test_a_stream_that_was_paused_meanwhile_sends_nothing(world: World, partner: LocalPartner) -> None:
-    log(world, 1)
-    world.dispatch()
-    world.ledger.streams.pause("orders", who="me", reason="why")
-    assert world.deliver() == Delivery(stream="orders", claimed=1, returned=1, waits=True)
+def test_a_stream_that_was_paused_meanwhile_sends_nothing(testbed: Testbed, partner: LocalPartner) -> None:
+    log(testbed, 1)
+    testbed.dispatch()
+    testbed.ledger.streams.pause("orders", who="me", reason="why")
+    assert testbed.deliver() == Delivery(stream="orders", claimed=1, returned=1, waits=True)
     assert partner.calls() == []
-    assert world.record(1)["state"] == "pending"
+    assert testbed.record(1)["state"] == "pending"
 
 
 # Keys.
 
 
-def test_new_bytes_go_under_a_new_key(world: World, moody: Any) -> None:
+def test_new_bytes_go_under_a_new_key(testbed: Testbed, moody: Any) -> None:
     """Invariant 7: the partner would refuse other bytes under the old one."""
     server = moody(error_rate=1.0)
-    send(world, 1)
+    send(testbed, 1)
     server.fix()
-    world.change_stream(method="PUT", path="/v2/orders/{id}")
-    world.let_retries_come()
-    world.send_all()
-    identity = world.record(1)["_id"]
+    testbed.change_stream(method="PUT", path="/v2/orders/{id}")
+    testbed.let_retries_come()
+    testbed.send_all()
+    identity = testbed.record(1)["_id"]
     assert [(call.key, call.attempt, call.path) for call in server.calls()] == [
         (identity, 1, "/orders"), (f"{identity}-2", 2, "/v2/orders/1"),
     ]  # fmt: skip
-    assert world.record(1)["state"] == "delivered"
+    assert testbed.record(1)["state"] == "delivered"
 
 
-def test_after_an_ambiguous_call_the_newest_version_is_sent_once_it_has_settled(world: World, moody: Any) -> None:
+def test_after_an_ambiguous_call_the_newest_version_is_sent_once_it_has_settled(testbed: Testbed, moody: Any) -> None:
     """Invariant 5: it cannot be called back, so what is accepted before it may have landed goes again."""
     server = moody(drop_after_rate=1.0)
-    send(world, 1)
+    send(testbed, 1)
     server.fix()
-    log(world, 1, content="b")
-    world.send_all()
-    old, new = world.records()
+    log(testbed, 1, content="b")
+    testbed.send_all()
+    old, new = testbed.records()
     assert (old["state"], new["state"], new["outcomes"]) == ("pending", "pending", {"accepted": 1})
-    assert new["due_at"] == world.database.keys.find_one()["unsettled"][0]["until"]
-    world.let_calls_settle()
-    world.let_retries_come()
-    world.send_all()
-    assert world.states() == {1: ["superseded", "delivered"]}
+    assert new["due_at"] == testbed.database.keys.find_one()["unsettled"][0]["until"]
+    testbed.let_calls_settle()
+    testbed.let_retries_come()
+    testbed.send_all()
+    assert testbed.states() == {1: ["superseded", "delivered"]}
     assert [call.key for call in server.calls()] == [old["_id"], new["_id"], f"{new['_id']}-2"]
     assert json.loads(server.rows()["1"])["content"] == "b"
 
 
-def test_an_ambiguous_call_that_is_accepted_at_last_keeps_nobody_waiting(world: World, moody: Any) -> None:
+def test_an_ambiguous_call_that_is_accepted_at_last_keeps_nobody_waiting(testbed: Testbed, moody: Any) -> None:
     server = moody(drop_before_rate=1.0)
-    send(world, 1)
+    send(testbed, 1)
     server.fix()
-    world.let_retries_come()
-    world.send_all()
-    assert world.record(1)["state"] == "delivered"
-    log(world, 1, content="b")
-    world.send_all()
-    assert world.states() == {1: ["delivered", "delivered"]}
+    testbed.let_retries_come()
+    testbed.send_all()
+    assert testbed.record(1)["state"] == "delivered"
+    log(testbed, 1, content="b")
+    testbed.send_all()
+    assert testbed.states() == {1: ["delivered", "delivered"]}
     assert len(server.calls()) == 3
 
 
 # Outcomes that come too late.
 
 
-def test_a_late_outcome_joins_the_history_and_changes_nothing(world: World, partner: LocalPartner) -> None:
-    log(world, 1)
-    world.dispatch()
+def test_a_late_outcome_joins_the_history_and_changes_nothing(testbed: Testbed, partner: LocalPartner) -> None:
+    log(testbed, 1)
+    testbed.dispatch()
 
     def stall(client: Any, calls: Sequence[Any], **options: Any) -> Iterator[Result]:
         for each in send_batch(client, calls, **options):
-            world.let_leases_expire()
-            world.keep_up()
+            testbed.let_leases_expire()
+            testbed.keep_up()
             yield each
 
-    assert world.deliver(send_batch=stall) == Delivery(stream="orders", claimed=1, late=1)
-    found = world.record(1)
+    assert testbed.deliver(send_batch=stall) == Delivery(stream="orders", claimed=1, late=1)
+    found = testbed.record(1)
     assert (found["state"], found["attempts"], found["tries"]) == ("pending", 1, 0)
     assert [(each["action"], each.get("late")) for each in found["history"]] == [("lost", None), ("attempt", True)]
-    world.send_all()
+    testbed.send_all()
     assert [(call.key, call.attempt, call.fate) for call in partner.calls()] == [
         (found["_id"], 1, "applied"), (found["_id"], 2, "repeated"),
     ]  # fmt: skip
-    assert world.record(1)["state"] == "delivered"
+    assert testbed.record(1)["state"] == "delivered"
 
 
-def test_a_call_that_outlived_its_lease_makes_the_newest_go_again(world: World, partner: LocalPartner) -> None:
+def test_a_call_that_outlived_its_lease_makes_the_newest_go_again(testbed: Testbed, partner: LocalPartner) -> None:
     """Invariant 5: it may have landed after the newer version."""
-    log(world, 1, content="old")
-    world.dispatch()
+    log(testbed, 1, content="old")
+    testbed.dispatch()
 
     def stall(client: Any, calls: Sequence[Any], **options: Any) -> Iterator[Result]:
         # It stood still before it sent; meanwhile a newer version was delivered.
-        world.let_leases_expire()
-        world.keep_up()
-        log(world, 1, content="new")
-        world.let_calls_settle()
-        world.send_all()
+        testbed.let_leases_expire()
+        testbed.keep_up()
+        log(testbed, 1, content="new")
+        testbed.let_calls_settle()
+        testbed.send_all()
         assert json.loads(partner.rows()["1"])["content"] == "new"
         yield from send_batch(client, calls, **options)
 
-    assert world.deliver(send_batch=stall).late == 1
+    assert testbed.deliver(send_batch=stall).late == 1
     assert json.loads(partner.rows()["1"])["content"] == "old"
-    old, new = world.records()
+    old, new = testbed.records()
     assert (old["state"], new["state"], new["history"][-1]["action"]) == ("superseded", "pending", "resent")
-    world.send_all()
+    testbed.send_all()
     assert json.loads(partner.rows()["1"])["content"] == "new"
     assert partner.calls()[-1].key == f"{new['_id']}-2"
-    assert world.states() == {1: ["superseded", "delivered"]}
+    assert testbed.states() == {1: ["superseded", "delivered"]}
 
 
 @pytest.mark.parametrize("status", ["422 No", "503 Busy"])
-def test_a_late_refusal_makes_nobody_go_again(world: World, partner: LocalPartner, status: str) -> None:
-    log(world, 1, content="old")
-    world.dispatch()
-    accepting = world.partner
+def test_a_late_refusal_makes_nobody_go_again(testbed: Testbed, partner: LocalPartner, status: str) -> None:
+    log(testbed, 1, content="old")
+    testbed.dispatch()
+    accepting = testbed.partner
 
     def script(peer: Peer) -> None:
         while peer.read_request():
-            world.let_leases_expire()
-            world.keep_up()
-            world.let_calls_settle()
-            world.partner = accepting
-            log(world, 1, content="new")
-            world.send_all()
+            testbed.let_leases_expire()
+            testbed.keep_up()
+            testbed.let_calls_settle()
+            testbed.partner = accepting
+            log(testbed, 1, content="new")
+            testbed.send_all()
             peer.answer(status)
 
     with HostilePartner(script) as server:
-        meet(world, server.url)
-        assert world.deliver().late == 1
-    assert world.states() == {1: ["superseded", "delivered"]}
+        meet(testbed, server.url)
+        assert testbed.deliver().late == 1
+    assert testbed.states() == {1: ["superseded", "delivered"]}
     assert len(partner.calls()) == 1
 
 
 # How outcomes are written.
 
 
-def test_outcomes_are_written_as_they_come(world: World) -> None:
+def test_outcomes_are_written_as_they_come(testbed: Testbed) -> None:
     """Invariant 7: what a crash can cost is a known number."""
-    world.change_stream(batch_size=200)
-    log(world, *range(1, 101))
-    world.dispatch()
+    testbed.change_stream(batch_size=200)
+    log(testbed, *range(1, 101))
+    testbed.dispatch()
     unwritten: list[int] = []
 
     def watch(client: Any, calls: Sequence[Any], **options: Any) -> Iterator[Result]:
         for count, each in enumerate(send_batch(client, calls, **options)):
             yield each
-            unwritten.append(count + 1 - world.database.records.count_documents({"state": "delivered"}))
+            unwritten.append(count + 1 - testbed.database.records.count_documents({"state": "delivered"}))
 
-    assert world.deliver(send_batch=watch).delivered == 100
+    assert testbed.deliver(send_batch=watch).delivered == 100
     assert min(unwritten) >= 0
     assert max(unwritten) < WRITE_EVERY_RECORDS
 
 
-def test_a_stream_that_is_only_appended_to_needs_no_keys(world: World, partner: LocalPartner) -> None:
-    world.change_stream(append_only=True)
-    world.poll(ListReader([version_row(n, "a", None, at=str(n)) for n in (1, 2, 3)]))
-    world.send_all()
+def test_a_stream_that_is_only_appended_to_needs_no_keys(testbed: Testbed, partner: LocalPartner) -> None:
+    testbed.change_stream(append_only=True)
+    testbed.poll(ListReader([version_row(n, "a", None, at=str(n)) for n in (1, 2, 3)]))
+    testbed.send_all()
     assert len(partner.calls()) == 3
-    assert world.database.keys.count_documents({}) == 0
-    assert {each["state"] for each in world.records()} == {"delivered"}
+    assert testbed.database.keys.count_documents({}) == 0
+    assert {each["state"] for each in testbed.records()} == {"delivered"}
 
 
-def test_a_worker_whose_name_is_an_expression(world: World) -> None:
-    log(world, 1)
-    world.dispatch()
-    world.deliver(worker="$$ROOT")
-    assert world.record(1)["history"][0]["worker"] == "$$ROOT"
+def test_a_worker_whose_name_is_an_expression(testbed: Testbed) -> None:
+    log(testbed, 1)
+    testbed.dispatch()
+    testbed.deliver(worker="$$ROOT")
+    assert testbed.record(1)["history"][0]["worker"] == "$$ROOT"
 
 
-def test_what_a_dead_worker_held_is_sent_by_another_under_the_same_key(world: World, partner: LocalPartner) -> None:
-    log(world, 1)
-    world.dispatch()
+def test_what_a_dead_worker_held_is_sent_by_another_under_the_same_key(testbed: Testbed, partner: LocalPartner) -> None:
+    log(testbed, 1)
+    testbed.dispatch()
 
     class Killed(BaseException):
         pass
@@ -422,11 +422,11 @@ def test_what_a_dead_worker_held_is_sent_by_another_under_the_same_key(world: Wo
         yield from ()
 
     with pytest.raises(Killed):
-        world.deliver(send_batch=die)
-    assert world.record(1)["state"] == "sending"
-    assert world.dispatch(messages_waiting=lambda: 0) == 0
-    world.database.records.update_one({}, {"$set": {"lease.until": PAST}})
-    assert world.keep_up().returned == 1
-    world.send_all()
-    assert world.record(1)["state"] == "delivered"
+        testbed.deliver(send_batch=die)
+    assert testbed.record(1)["state"] == "sending"
+    assert testbed.dispatch(messages_waiting=lambda: 0) == 0
+    testbed.database.records.update_one({}, {"$set": {"lease.until": PAST}})
+    assert testbed.keep_up().returned == 1
+    testbed.send_all()
+    assert testbed.record(1)["state"] == "delivered"
     assert [call.fate for call in partner.calls()] == ["applied", "repeated"]

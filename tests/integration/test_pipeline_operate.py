@@ -16,278 +16,282 @@ from syncctl.pipeline.report import build_report
 from syncctl.pipeline.selection import Selection
 from syncctl.pipeline.status import group_failures, read_status, show_records
 from tests.harness.shifting import let_hours_pass
-from tests.harness.world import NASTY, PAST, ListReader, World, new_record, version_row
+from tests.harness.testbed import NASTY, PAST, ListReader, Testbed, new_record, version_row
 
 DAY = 86_400.0
 KEPT = {"delivered": 30 * DAY, "failed": 90 * DAY, "superseded": 7 * DAY, "discarded": 7 * DAY}
 
 
-def log(world: World, *numbers: int, content: Any = "a") -> None:
-    world.poll(ListReader([version_row(number, content, None) for number in numbers]))
+def log(testbed: Testbed, *numbers: int, content: Any = "a") -> None:
+    testbed.poll(ListReader([version_row(number, content, None) for number in numbers]))
 
 
 @pytest.fixture
-def refusing(world: World) -> Iterator[LocalPartner]:
+def refusing(testbed: Testbed) -> Iterator[LocalPartner]:
     """A partner that refuses every row until it is fixed."""
     with LocalPartner(PartnerConfig(reject_rate=1.0)) as server:
-        world.partner = type(world.partner)(name="default", url=server.url, timeout_seconds=20.0)
+        testbed.partner = type(testbed.partner)(name="default", url=server.url, timeout_seconds=20.0)
         yield server
 
 
-def replay(world: World, dry_run: bool = False, new_key: bool = False, **selection: Any) -> Replayed:
+def replay(testbed: Testbed, dry_run: bool = False, new_key: bool = False, **selection: Any) -> Replayed:
     return replay_records(
-        ledger=world.ledger,
+        ledger=testbed.ledger,
         selection=Selection(**selection),
-        streams={"orders": world.stream},
+        streams={"orders": testbed.stream},
         who=NASTY,
         dry_run=dry_run,
         new_key=new_key,
     )
 
 
-def discard(world: World, dry_run: bool = False, **selection: Any) -> Discarded:
+def discard(testbed: Testbed, dry_run: bool = False, **selection: Any) -> Discarded:
     return discard_records(
-        ledger=world.ledger, selection=Selection(**selection), reason="$reason", who=NASTY, dry_run=dry_run
+        ledger=testbed.ledger, selection=Selection(**selection), reason="$reason", who=NASTY, dry_run=dry_run
     )
 
 
 # Replay.
 
 
-def test_what_failed_goes_again_when_its_cause_is_mended(world: World, refusing: LocalPartner) -> None:
-    log(world, 1, 2, 3)
-    world.send_all()
-    assert world.states() == {number: ["failed"] for number in (1, 2, 3)}
-    planned = replay(world, dry_run=True)
+def test_what_failed_goes_again_when_its_cause_is_mended(testbed: Testbed, refusing: LocalPartner) -> None:
+    log(testbed, 1, 2, 3)
+    testbed.send_all()
+    assert testbed.states() == {number: ["failed"] for number in (1, 2, 3)}
+    planned = replay(testbed, dry_run=True)
     assert planned == Replayed(matched=3, replayed=3, skipped=0, dry_run=True)
-    assert world.states() == {number: ["failed"] for number in (1, 2, 3)}
-    assert world.ledger.journal.load_audit(limit=5) == []
-    assert replay(world) == Replayed(matched=3, replayed=3, skipped=0, dry_run=False)
+    assert testbed.states() == {number: ["failed"] for number in (1, 2, 3)}
+    assert testbed.ledger.journal.load_audit(limit=5) == []
+    assert replay(testbed) == Replayed(matched=3, replayed=3, skipped=0, dry_run=False)
     refusing.fix()
-    world.send_all()
-    assert world.states() == {number: ["delivered"] for number in (1, 2, 3)}
+    testbed.send_all()
+    assert testbed.states() == {number: ["delivered"] for number in (1, 2, 3)}
     assert len({call.key for call in refusing.calls()}) == 3
-    (audit,) = world.ledger.journal.load_audit(limit=5)
+    (audit,) = testbed.ledger.journal.load_audit(limit=5)
     assert audit.items() >= {"action": "replay", "who": "$state", "count": 3}.items()
     assert audit["detail"]["states"] == ["failed"]
 
 
-def test_a_replay_of_nothing_leaves_no_trace(world: World) -> None:
-    assert replay(world) == Replayed(matched=0, replayed=0, skipped=0, dry_run=False)
-    assert world.ledger.journal.load_audit(limit=5) == []
+def test_a_replay_of_nothing_leaves_no_trace(testbed: Testbed) -> None:
+    assert replay(testbed) == Replayed(matched=0, replayed=0, skipped=0, dry_run=False)
+    assert testbed.ledger.journal.load_audit(limit=5) == []
 
 
-def test_an_overtaken_record_is_skipped_it_would_make_the_partner_stale(world: World, refusing: LocalPartner) -> None:
-    log(world, 1, content="a")
-    world.send_all()
-    log(world, 1, content="b")
-    assert replay(world, dry_run=True) == Replayed(matched=1, replayed=0, skipped=1, dry_run=True)
-    assert replay(world) == Replayed(matched=1, replayed=0, skipped=1, dry_run=False)
-    world.change_stream(order="none")
-    assert replay(world).replayed == 1
+def test_an_overtaken_record_is_skipped_it_would_make_the_partner_stale(
+    testbed: Testbed, refusing: LocalPartner
+) -> None:
+    log(testbed, 1, content="a")
+    testbed.send_all()
+    log(testbed, 1, content="b")
+    assert replay(testbed, dry_run=True) == Replayed(matched=1, replayed=0, skipped=1, dry_run=True)
+    assert replay(testbed) == Replayed(matched=1, replayed=0, skipped=1, dry_run=False)
+    testbed.change_stream(order="none")
+    assert replay(testbed).replayed == 1
 
 
-def test_a_row_that_could_not_be_read_is_skipped_it_cannot_be_sent(world: World) -> None:
-    world.poll(ListReader([version_row(1, None, None, payload=None, error="column amount: the number is NaN")]))
-    assert replay(world) == Replayed(matched=1, replayed=0, skipped=1, dry_run=False)
+def test_a_row_that_could_not_be_read_is_skipped_it_cannot_be_sent(testbed: Testbed) -> None:
+    testbed.poll(ListReader([version_row(1, None, None, payload=None, error="column amount: the number is NaN")]))
+    assert replay(testbed) == Replayed(matched=1, replayed=0, skipped=1, dry_run=False)
 
 
-def test_a_delete_that_failed_goes_again(world: World, refusing: LocalPartner) -> None:
-    log(world, 1, content="a")
-    world.poll(ListReader([version_row(1, None, "0x1", payload=None, op="delete")]))
-    world.send_all()
-    assert replay(world).replayed == 1
+def test_a_delete_that_failed_goes_again(testbed: Testbed, refusing: LocalPartner) -> None:
+    log(testbed, 1, content="a")
+    testbed.poll(ListReader([version_row(1, None, "0x1", payload=None, op="delete")]))
+    testbed.send_all()
+    assert replay(testbed).replayed == 1
 
 
-def test_what_was_delivered_is_received_again(world: World, partner: LocalPartner) -> None:
-    log(world, 1)
-    world.send_all()
-    assert replay(world, states=("delivered",)).replayed == 1
-    world.send_all()
-    identity = world.record(1)["_id"]
+def test_what_was_delivered_is_received_again(testbed: Testbed, partner: LocalPartner) -> None:
+    log(testbed, 1)
+    testbed.send_all()
+    assert replay(testbed, states=("delivered",)).replayed == 1
+    testbed.send_all()
+    identity = testbed.record(1)["_id"]
     assert [(call.key, call.fate) for call in partner.calls()] == [(identity, "applied"), (f"{identity}-2", "applied")]
 
 
-def test_a_new_key_is_for_a_partner_that_keeps_its_refusal(world: World, refusing: LocalPartner) -> None:
-    log(world, 1, content="a")
-    log(world, 2)
-    world.send_all()
-    log(world, 1, content="b")
-    assert replay(world, new_key=True) == Replayed(matched=2, replayed=1, skipped=1, dry_run=False)
+def test_a_new_key_is_for_a_partner_that_keeps_its_refusal(testbed: Testbed, refusing: LocalPartner) -> None:
+    log(testbed, 1, content="a")
+    log(testbed, 2)
+    testbed.send_all()
+    log(testbed, 1, content="b")
+    assert replay(testbed, new_key=True) == Replayed(matched=2, replayed=1, skipped=1, dry_run=False)
     refusing.fix()
-    world.send_all()
-    identity = world.record(2)["_id"]
+    testbed.send_all()
+    identity = testbed.record(2)["_id"]
     keys = [call.key for call in refusing.calls() if call.key.startswith(identity)]
     assert keys == [identity, f"{identity}-2"]
-    (audit,) = world.ledger.journal.load_audit(limit=5)
+    (audit,) = testbed.ledger.journal.load_audit(limit=5)
     assert audit["detail"].items() >= {"new_key": True, "skipped": 1}.items()
 
 
-def test_only_those_of_one_error_go_again(world: World, refusing: LocalPartner) -> None:
-    log(world, *range(1, 9))
-    world.send_all()
-    world.poll(ListReader([version_row(9, None, None, payload=None, error="column amount: the number is NaN")]))
-    groups = group_failures(ledger=world.ledger).groups
+def test_only_those_of_one_error_go_again(testbed: Testbed, refusing: LocalPartner) -> None:
+    log(testbed, *range(1, 9))
+    testbed.send_all()
+    testbed.poll(ListReader([version_row(9, None, None, payload=None, error="column amount: the number is NaN")]))
+    groups = group_failures(ledger=testbed.ledger).groups
     assert [group["count"] for group in groups] == [8, 1]
-    assert groups[0]["sample_id"] in {each["_id"] for each in world.records()}
+    assert groups[0]["sample_id"] in {each["_id"] for each in testbed.records()}
     assert groups[0]["first_at"] <= groups[0]["last_at"]
     assert groups[0]["streams"] == ["orders"]
-    assert replay(world, error=groups[1]["fingerprint"]).matched == 1
-    assert replay(world, error=groups[0]["fingerprint"]) == Replayed(matched=8, replayed=8, skipped=0, dry_run=False)
+    assert replay(testbed, error=groups[1]["fingerprint"]).matched == 1
+    assert replay(testbed, error=groups[0]["fingerprint"]) == Replayed(matched=8, replayed=8, skipped=0, dry_run=False)
 
 
-def test_a_caller_that_waits_learns_which(world: World, refusing: LocalPartner) -> None:
-    log(world, 1, 2)
-    world.send_all()
+def test_a_caller_that_waits_learns_which(testbed: Testbed, refusing: LocalPartner) -> None:
+    log(testbed, 1, 2)
+    testbed.send_all()
     ids: list[str] = []
     replay_records(
-        ledger=world.ledger, selection=Selection(), streams={"orders": world.stream}, who="me", replayed_ids=ids
+        ledger=testbed.ledger, selection=Selection(), streams={"orders": testbed.stream}, who="me", replayed_ids=ids
     )
-    assert sorted(ids) == sorted(each["_id"] for each in world.records())
-    assert world.ledger.records.count_by_state(ids) == {"pending": 2}
+    assert sorted(ids) == sorted(each["_id"] for each in testbed.records())
+    assert testbed.ledger.records.count_by_state(ids) == {"pending": 2}
 
 
-def test_a_stream_that_left_the_configuration_is_not_replayed(world: World, refusing: LocalPartner) -> None:
+def test_a_stream_that_left_the_configuration_is_not_replayed(testbed: Testbed, refusing: LocalPartner) -> None:
     """Nobody would dispatch what became due: it would wait for ever."""
-    log(world, 1)
-    world.send_all()
-    done = replay_records(ledger=world.ledger, selection=Selection(), streams={}, who="me")
+    log(testbed, 1)
+    testbed.send_all()
+    done = replay_records(ledger=testbed.ledger, selection=Selection(), streams={}, who="me")
     assert (done.matched, done.replayed, done.skipped) == (1, 0, 1)
-    assert [each["state"] for each in world.records()] == ["failed"]
+    assert [each["state"] for each in testbed.records()] == ["failed"]
 
 
 # Discard.
 
 
-def test_a_discard_gives_up_with_a_reason(world: World, refusing: LocalPartner) -> None:
-    log(world, 1, 2)
-    world.send_all()
-    assert discard(world, dry_run=True) == Discarded(matched=2, discarded=2, dry_run=True)
-    assert world.states() == {1: ["failed"], 2: ["failed"]}
-    assert discard(world) == Discarded(matched=2, discarded=2, dry_run=False)
-    assert world.states() == {1: ["discarded"], 2: ["discarded"]}
-    assert world.record(1)["reason"] == "$reason"
-    (audit,) = world.ledger.journal.load_audit(limit=5)
+def test_a_discard_gives_up_with_a_reason(testbed: Testbed, refusing: LocalPartner) -> None:
+    log(testbed, 1, 2)
+    testbed.send_all()
+    assert discard(testbed, dry_run=True) == Discarded(matched=2, discarded=2, dry_run=True)
+    assert testbed.states() == {1: ["failed"], 2: ["failed"]}
+    assert discard(testbed) == Discarded(matched=2, discarded=2, dry_run=False)
+    assert testbed.states() == {1: ["discarded"], 2: ["discarded"]}
+    assert testbed.record(1)["reason"] == "$reason"
+    (audit,) = testbed.ledger.journal.load_audit(limit=5)
     assert (audit["action"], audit["who"], audit["count"], audit["detail"]["reason"]) == (
         "discard", "$state", 2, "$reason",
     )  # fmt: skip
-    assert world.dispatch() == 0
+    assert testbed.dispatch() == 0
 
 
-def test_a_waiting_record_can_be_given_up_and_a_flying_one_cannot(world: World) -> None:
-    log(world, 1, 2)
-    ids = {each["key"]["id"]: each["_id"] for each in world.records()}
-    world.ledger.delivery_states.queue([ids[2]], batch="b", seconds=60, exclusive=True)
-    done = discard(world, ids=tuple(ids.values()), states=("failed", "pending"))
+def test_a_waiting_record_can_be_given_up_and_a_flying_one_cannot(testbed: Testbed) -> None:
+    log(testbed, 1, 2)
+    ids = {each["key"]["id"]: each["_id"] for each in testbed.records()}
+    testbed.ledger.delivery_states.queue([ids[2]], batch="b", seconds=60, exclusive=True)
+    done = discard(testbed, ids=tuple(ids.values()), states=("failed", "pending"))
     assert (done.matched, done.discarded) == (1, 1)
-    assert world.states() == {1: ["discarded"], 2: ["queued"]}
+    assert testbed.states() == {1: ["discarded"], 2: ["queued"]}
 
 
-def test_what_was_delivered_cannot_be_given_up(world: World) -> None:
+def test_what_was_delivered_cannot_be_given_up(testbed: Testbed) -> None:
     with pytest.raises(UsageError, match="'delivered' is not one of failed, pending"):
-        discard(world, states=("delivered",))
+        discard(testbed, states=("delivered",))
 
 
 # Clean up.
 
 
-def test_a_clean_up_removes_what_is_older_than_its_retention(world: World, refusing: LocalPartner) -> None:
-    log(world, 1, 2, 3)
-    world.send_all()
-    discard(world, ids=(world.record(1)["_id"],))
+def test_a_clean_up_removes_what_is_older_than_its_retention(testbed: Testbed, refusing: LocalPartner) -> None:
+    log(testbed, 1, 2, 3)
+    testbed.send_all()
+    discard(testbed, ids=(testbed.record(1)["_id"],))
     refusing.fix()
-    log(world, 4)
-    world.send_all()
-    log(world, 5, content="a")
-    log(world, 5, content="b")
-    world.dispatch()
-    world.messages.clear()
+    log(testbed, 4)
+    testbed.send_all()
+    log(testbed, 5, content="a")
+    log(testbed, 5, content="b")
+    testbed.dispatch()
+    testbed.messages.clear()
 
     def clean(**options: Any) -> Cleaned:
-        return clean_up(ledger=world.ledger, retention_seconds=KEPT, who="$me", **options)
+        return clean_up(ledger=testbed.ledger, retention_seconds=KEPT, who="$me", **options)
 
-    let_hours_pass(world.database, 24 * 8)
+    let_hours_pass(testbed.database, 24 * 8)
     planned = clean(dry_run=True)
     assert planned.deleted == {"delivered": 0, "failed": 0, "superseded": 1, "discarded": 1}
-    assert len(world.records()) == 6
+    assert len(testbed.records()) == 6
     assert clean(streams=["others"]).deleted["discarded"] == 0
     assert clean() == Cleaned(deleted=planned.deleted, archived=0, dry_run=False)
-    let_hours_pass(world.database, 24 * 30)
+    let_hours_pass(testbed.database, 24 * 30)
     assert clean().deleted == {"delivered": 1, "failed": 0, "superseded": 0, "discarded": 0}
-    let_hours_pass(world.database, 24 * 90)
+    let_hours_pass(testbed.database, 24 * 90)
     assert clean().deleted == {"delivered": 0, "failed": 2, "superseded": 0, "discarded": 0}
     # What is not finished stays, however old; and keys stay, or old rows would come in again.
-    assert world.states() == {5: ["queued"]}
-    assert world.database.keys.count_documents({}) == 5
-    assert [each["count"] for each in world.ledger.journal.load_audit(limit=5) if each["action"] == "cleanup"] == [
+    assert testbed.states() == {5: ["queued"]}
+    assert testbed.database.keys.count_documents({}) == 5
+    assert [each["count"] for each in testbed.ledger.journal.load_audit(limit=5) if each["action"] == "cleanup"] == [
         2,
         1,
         2,
     ]
-    log(world, 1, 4)
-    assert world.states() == {5: ["queued"]}
+    log(testbed, 1, 4)
+    assert testbed.states() == {5: ["queued"]}
 
 
-def test_hours_that_are_open_keep_their_records_whatever_the_retention(world: World) -> None:
-    log(world, 1)
-    world.send_all()
-    gone = clean_up(ledger=world.ledger, retention_seconds=dict.fromkeys(KEPT, 0.0), who="me")
+def test_hours_that_are_open_keep_their_records_whatever_the_retention(testbed: Testbed) -> None:
+    log(testbed, 1)
+    testbed.send_all()
+    gone = clean_up(ledger=testbed.ledger, retention_seconds=dict.fromkeys(KEPT, 0.0), who="me")
     assert gone.deleted["delivered"] == 0
-    let_hours_pass(world.database, 3)
-    gone = clean_up(ledger=world.ledger, retention_seconds=dict.fromkeys(KEPT, 0.0), who="me")
+    let_hours_pass(testbed.database, 3)
+    gone = clean_up(ledger=testbed.ledger, retention_seconds=dict.fromkeys(KEPT, 0.0), who="me")
     assert gone.deleted["delivered"] == 1
 
 
-def test_the_report_says_the_same_before_and_after_a_clean_up(world: World) -> None:
-    log(world, *range(1, 6))
-    world.send_all()
-    let_hours_pass(world.database, 24 * 40)
-    since = world.ledger.streams.server_time() - timedelta(days=60)
+def test_the_report_says_the_same_before_and_after_a_clean_up(testbed: Testbed) -> None:
+    log(testbed, *range(1, 6))
+    testbed.send_all()
+    let_hours_pass(testbed.database, 24 * 40)
+    since = testbed.ledger.streams.server_time() - timedelta(days=60)
 
     def totals() -> tuple[Any, int]:
-        status = read_status(ledger=world.ledger, configured={"orders": "default"}, messages=0)
-        return build_report(ledger=world.ledger, since=since).totals, status.streams[0]["counts"]["delivered"]
+        status = read_status(ledger=testbed.ledger, configured={"orders": "default"}, messages=0)
+        return build_report(ledger=testbed.ledger, since=since).totals, status.streams[0]["counts"]["delivered"]
 
     before = totals()
     assert before[0]["delivered"] == before[1] == 5
-    assert clean_up(ledger=world.ledger, retention_seconds=KEPT, who="me").deleted["delivered"] == 5
+    assert clean_up(ledger=testbed.ledger, retention_seconds=KEPT, who="me").deleted["delivered"] == 5
     assert totals() == before
 
 
-def test_a_clean_up_goes_on_until_nothing_is_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clean_up_goes_on_until_nothing_is_left(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cleanup, "AT_ONCE", 2)
-    log(world, *range(1, 6))
-    world.send_all()
-    let_hours_pass(world.database, 24 * 40)
-    assert clean_up(ledger=world.ledger, retention_seconds=KEPT, who="me").deleted["delivered"] == 5
+    log(testbed, *range(1, 6))
+    testbed.send_all()
+    let_hours_pass(testbed.database, 24 * 40)
+    assert clean_up(ledger=testbed.ledger, retention_seconds=KEPT, who="me").deleted["delivered"] == 5
 
 
-def test_a_state_that_is_not_named_is_kept(world: World) -> None:
-    log(world, 1)
-    world.send_all()
-    let_hours_pass(world.database, 24 * 40)
-    gone = clean_up(ledger=world.ledger, retention_seconds={"failed": 0.0}, who="me")
+def test_a_state_that_is_not_named_is_kept(testbed: Testbed) -> None:
+    log(testbed, 1)
+    testbed.send_all()
+    let_hours_pass(testbed.database, 24 * 40)
+    gone = clean_up(ledger=testbed.ledger, retention_seconds={"failed": 0.0}, who="me")
     assert gone.deleted == {"failed": 0}
-    assert world.states() == {1: ["delivered"]}
+    assert testbed.states() == {1: ["delivered"]}
 
 
 # Status, show, failures.
 
 
-def test_status_tells_where_each_stream_stands(world: World, refusing: LocalPartner) -> None:
-    log(world, 1, 2, 3)
-    world.dispatch()
-    world.deliver()
+def test_status_tells_where_each_stream_stands(testbed: Testbed, refusing: LocalPartner) -> None:
+    log(testbed, 1, 2, 3)
+    testbed.dispatch()
+    testbed.deliver()
     refusing.fix()
-    log(world, 4, 5)
-    world.send_all()
-    log(world, 6)
-    let_hours_pass(world.database, 0.01)
-    world.ledger.streams.ensure("gone")
-    world.ledger.streams.pause("orders", who="me", reason=NASTY)
-    world.ledger.journal.record_worker_heartbeat("w1", {"pid": 7, "queues": ["poll"], "concurrency": 4, "version": "1"})
-    world.ledger.journal.record_beat_heartbeat({"pid": 1})
-    status = read_status(ledger=world.ledger, configured={"orders": "default", "new": "default"}, messages=9)
+    log(testbed, 4, 5)
+    testbed.send_all()
+    log(testbed, 6)
+    let_hours_pass(testbed.database, 0.01)
+    testbed.ledger.streams.ensure("gone")
+    testbed.ledger.streams.pause("orders", who="me", reason=NASTY)
+    testbed.ledger.journal.record_worker_heartbeat(
+        "w1", {"pid": 7, "queues": ["poll"], "concurrency": 4, "version": "1"}
+    )
+    testbed.ledger.journal.record_beat_heartbeat({"pid": 1})
+    status = read_status(ledger=testbed.ledger, configured={"orders": "default", "new": "default"}, messages=9)
     orders, new, gone = status.streams
     assert orders["counts"] == {
         "pending": 1, "retrying": 0, "queued": 0, "sending": 0, "delivered": 2, "failed": 3, "superseded": 0,
@@ -304,54 +308,54 @@ def test_status_tells_where_each_stream_stands(world: World, refusing: LocalPart
     assert not status.beat["late"]
 
 
-def test_status_of_an_empty_ledger(world: World) -> None:
-    world.database.streams.delete_many({})
-    status = read_status(ledger=world.ledger, configured={"orders": "default"}, messages=None)
+def test_status_of_an_empty_ledger(testbed: Testbed) -> None:
+    testbed.database.streams.delete_many({})
+    status = read_status(ledger=testbed.ledger, configured={"orders": "default"}, messages=None)
     assert not any(status.streams[0]["counts"].values())
     assert (status.queue, status.workers) == ({"messages": None}, ())
     assert status.beat == {"last_tick_at": None, "late": False, "settings_differ": False}
 
 
-def test_show_tells_all_versions_of_a_row_newest_first(world: World) -> None:
-    log(world, 1, 2, content="a")
-    world.send_all()
-    log(world, 1, content="b")
-    shown = show_records(ledger=world.ledger, stream="orders", key={"id": 1})
+def test_show_tells_all_versions_of_a_row_newest_first(testbed: Testbed) -> None:
+    log(testbed, 1, 2, content="a")
+    testbed.send_all()
+    log(testbed, 1, content="b")
+    shown = show_records(ledger=testbed.ledger, stream="orders", key={"id": 1})
     assert [each["payload"]["content"] for each in shown] == ["b", "a"]
     assert shown[1]["history"][0]["outcome"] == "accepted"
-    assert show_records(ledger=world.ledger, record_id=shown[0]["_id"]) == shown[:1]
+    assert show_records(ledger=testbed.ledger, record_id=shown[0]["_id"]) == shown[:1]
 
 
-def test_show_of_what_is_not_there_says_why(world: World) -> None:
+def test_show_of_what_is_not_there_says_why(testbed: Testbed) -> None:
     with pytest.raises(TroubleFound, match="no record has the id orders-x"):
-        show_records(ledger=world.ledger, record_id="orders-x")
+        show_records(ledger=testbed.ledger, record_id="orders-x")
     with pytest.raises(TroubleFound, match="holds no record of orders id=7,line=2") as caught:
-        show_records(ledger=world.ledger, stream="orders", key={"id": 7, "line": 2})
+        show_records(ledger=testbed.ledger, stream="orders", key={"id": 7, "line": 2})
     assert caught.value.why == "it was never logged, or clean-up has removed it"
 
 
-def test_show_takes_a_beginning_that_no_other_id_has(world: World) -> None:
-    world.ledger.records.log([new_record(n, id=f"orders-abcdef{n}0") for n in (1, 2)], PAST)
-    (found,) = show_records(ledger=world.ledger, record_id="orders-abcdef2")
+def test_show_takes_a_beginning_that_no_other_id_has(testbed: Testbed) -> None:
+    testbed.ledger.records.log([new_record(n, id=f"orders-abcdef{n}0") for n in (1, 2)], PAST)
+    (found,) = show_records(ledger=testbed.ledger, record_id="orders-abcdef2")
     assert found["_id"] == "orders-abcdef20"
     with pytest.raises(UsageError) as caught:
-        show_records(ledger=world.ledger, record_id="orders-abcdef")
+        show_records(ledger=testbed.ledger, record_id="orders-abcdef")
     assert caught.value.why == "such as orders-abcdef10 and orders-abcdef20"
     for text in ("orders-abcde", "orders", "orders-abcde0"):
         with pytest.raises(TroubleFound):
-            show_records(ledger=world.ledger, record_id=text)
+            show_records(ledger=testbed.ledger, record_id=text)
 
 
-def test_failures_are_grouped_by_their_error(world: World, refusing: LocalPartner) -> None:
-    log(world, 1, 2, 3)
-    world.send_all()
-    world.poll(ListReader([version_row(4, None, None, payload=None, error="column amount: the number is NaN")]))
-    groups = group_failures(ledger=world.ledger).groups
+def test_failures_are_grouped_by_their_error(testbed: Testbed, refusing: LocalPartner) -> None:
+    log(testbed, 1, 2, 3)
+    testbed.send_all()
+    testbed.poll(ListReader([version_row(4, None, None, payload=None, error="column amount: the number is NaN")]))
+    groups = group_failures(ledger=testbed.ledger).groups
     assert [(each["count"], each["status"]) for each in groups] == [(3, 422), (1, None)]
     assert "this row is not valid" in groups[0]["message"]
-    assert groups[0]["sample_id"] in {each["_id"] for each in world.records(state=State.FAILED.value)}
-    assert group_failures(ledger=world.ledger, limit=1).groups == groups[:1]
-    assert group_failures(ledger=world.ledger, streams=["others"]).groups == ()
-    later = world.ledger.streams.server_time() + timedelta(hours=1)
-    assert group_failures(ledger=world.ledger, since=later).groups == ()
-    assert len(group_failures(ledger=world.ledger, until=later).groups) == 2
+    assert groups[0]["sample_id"] in {each["_id"] for each in testbed.records(state=State.FAILED.value)}
+    assert group_failures(ledger=testbed.ledger, limit=1).groups == groups[:1]
+    assert group_failures(ledger=testbed.ledger, streams=["others"]).groups == ()
+    later = testbed.ledger.streams.server_time() + timedelta(hours=1)
+    assert group_failures(ledger=testbed.ledger, since=later).groups == ()
+    assert len(group_failures(ledger=testbed.ledger, until=later).groups) == 2

@@ -17,39 +17,39 @@ from syncctl.partner.client import Call, PartnerClient
 from syncctl.pipeline.dispatch import PROBE_SECONDS
 from tests.harness.row_partner import RowPartner
 from tests.harness.source_db import SourceDb
-from tests.harness.world import World
+from tests.harness.testbed import Testbed
 from tests.integration.hostile_partner import HostilePartner, answering
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-def backlog(world: World, source_db: SourceDb) -> World:
+def backlog(testbed: Testbed, source_db: SourceDb) -> Testbed:
     source_db.create_orders(60)
-    world.poll()
-    world.change_stream(batch_size=10, window=10)
-    world.partner = replace(world.partner, breaker=BreakerRules(calls=10))
-    return world
+    testbed.poll()
+    testbed.change_stream(batch_size=10, window=10)
+    testbed.partner = replace(testbed.partner, breaker=BreakerRules(calls=10))
+    return testbed
 
 
-def meet(world: World, url: str) -> None:
-    world.partner = replace(world.partner, url=url)
+def meet(testbed: Testbed, url: str) -> None:
+    testbed.partner = replace(testbed.partner, url=url)
 
 
-def end_pause(world: World) -> None:
-    world.database.streams.update_many({"breaker.until": {"$exists": True}}, {"$set": {"breaker.until": PAST}})
+def end_pause(testbed: Testbed) -> None:
+    testbed.database.streams.update_many({"breaker.until": {"$exists": True}}, {"$set": {"breaker.until": PAST}})
 
 
-def breaker(world: World) -> dict[str, Any]:
-    found: dict[str, Any] = world.database.streams.find_one({"_id": "orders"}).get("breaker", {})
+def breaker(testbed: Testbed) -> dict[str, Any]:
+    found: dict[str, Any] = testbed.database.streams.find_one({"_id": "orders"}).get("breaker", {})
     return found
 
 
-def tries(world: World) -> list[int]:
-    return sorted(each["tries"] for each in world.records())
+def tries(testbed: Testbed) -> list[int]:
+    return sorted(each["tries"] for each in testbed.records())
 
 
-def test_a_partner_that_is_down_is_not_called_and_nobody_behind_uses_up_tries(backlog: World) -> None:
+def test_a_partner_that_is_down_is_not_called_and_nobody_behind_uses_up_tries(backlog: Testbed) -> None:
     with LocalPartner(PartnerConfig(error_rate=1.0)) as down:
         meet(backlog, down.url)
         backlog.send_all()
@@ -75,7 +75,7 @@ def test_a_partner_that_is_down_is_not_called_and_nobody_behind_uses_up_tries(ba
         assert "HTTP 500" in breaker(backlog)["reason"]
 
 
-def test_a_partner_that_is_back_gets_everything_gently(backlog: World) -> None:
+def test_a_partner_that_is_back_gets_everything_gently(backlog: Testbed) -> None:
     with LocalPartner(PartnerConfig(error_rate=1.0)) as server:
         meet(backlog, server.url)
         backlog.send_all()
@@ -94,7 +94,7 @@ def test_a_partner_that_is_back_gets_everything_gently(backlog: World) -> None:
         assert len(server.rows()) == 60
 
 
-def test_records_that_always_fail_do_not_keep_a_partner_down_that_is_back(backlog: World) -> None:
+def test_records_that_always_fail_do_not_keep_a_partner_down_that_is_back(backlog: Testbed) -> None:
     """A fifth of the rows make the partner stumble each time; that is no sign that it is down."""
     sick = True
 
@@ -121,7 +121,7 @@ def test_records_that_always_fail_do_not_keep_a_partner_down_that_is_back(backlo
     assert opened <= 3, "it counted as down, and once or twice by bad luck"
 
 
-def test_a_probe_that_found_no_worker_is_asked_by_another_at_once(backlog: World) -> None:
+def test_a_probe_that_found_no_worker_is_asked_by_another_at_once(backlog: Testbed) -> None:
     with LocalPartner(PartnerConfig(error_rate=1.0)) as down:
         meet(backlog, down.url)
         backlog.send_all()
@@ -135,7 +135,7 @@ def test_a_probe_that_found_no_worker_is_asked_by_another_at_once(backlog: World
         assert backlog.dispatch() == 1
 
 
-def test_a_probe_whose_message_is_lost_holds_nobody_for_a_lease(backlog: World) -> None:
+def test_a_probe_whose_message_is_lost_holds_nobody_for_a_lease(backlog: Testbed) -> None:
     backlog.change_stream(lease_seconds=3600.0)
     with LocalPartner(PartnerConfig(error_rate=1.0)) as down:
         meet(backlog, down.url)
@@ -147,7 +147,7 @@ def test_a_probe_whose_message_is_lost_holds_nobody_for_a_lease(backlog: World) 
     assert (until - backlog.ledger.streams.server_time()).total_seconds() <= PROBE_SECONDS
 
 
-def test_a_probe_that_waited_long_for_a_worker_asks_all_the_same(backlog: World) -> None:
+def test_a_probe_that_waited_long_for_a_worker_asks_all_the_same(backlog: Testbed) -> None:
     with LocalPartner(PartnerConfig(error_rate=1.0)) as server:
         meet(backlog, server.url)
         backlog.send_all()
@@ -161,7 +161,7 @@ def test_a_probe_that_waited_long_for_a_worker_asks_all_the_same(backlog: World)
     assert breaker(backlog)["state"] == "half_open"
 
 
-def test_what_was_queued_before_is_no_more_than_a_partner_that_comes_back_is_to_have(backlog: World) -> None:
+def test_what_was_queued_before_is_no_more_than_a_partner_that_comes_back_is_to_have(backlog: Testbed) -> None:
     with LocalPartner(PartnerConfig(error_rate=1.0)) as server:
         meet(backlog, server.url)
         backlog.change_stream(window=20)
@@ -185,7 +185,7 @@ def test_what_was_queued_before_is_no_more_than_a_partner_that_comes_back_is_to_
 
 
 @pytest.mark.parametrize("meant", [Verdict.REJECTED, Verdict.ACCEPTED, Verdict.RETRY_LATER])
-def test_a_status_that_is_about_the_record_opens_nothing(backlog: World, meant: Verdict) -> None:
+def test_a_status_that_is_about_the_record_opens_nothing(backlog: Testbed, meant: Verdict) -> None:
     backlog.change_stream(outcomes={500: meant})
     with RowPartner(lambda row: 500 if row <= 40 else 201) as server:
         meet(backlog, server.url)
@@ -195,7 +195,7 @@ def test_a_status_that_is_about_the_record_opens_nothing(backlog: World, meant: 
 
 
 @pytest.mark.parametrize("status", ["429 Slow Down", "503 Later"])
-def test_what_most_calls_are_told_to_wait_for_is_waited_for(backlog: World, status: str) -> None:
+def test_what_most_calls_are_told_to_wait_for_is_waited_for(backlog: Testbed, status: str) -> None:
     with HostilePartner(answering(status, b"", "Retry-After: 500")) as server:
         meet(backlog, server.url)
         backlog.send_all()
@@ -213,7 +213,7 @@ def test_what_most_calls_are_told_to_wait_for_is_waited_for(backlog: World, stat
     assert (asked[0]["due_at"].replace(tzinfo=UTC) - backlog.ledger.streams.server_time()).total_seconds() > 400
 
 
-def test_a_batch_under_way_gives_back_what_it_has_not_sent(backlog: World) -> None:
+def test_a_batch_under_way_gives_back_what_it_has_not_sent(backlog: Testbed) -> None:
     backlog.change_stream(batch_size=60, window=60)
     with LocalPartner(PartnerConfig(error_rate=1.0)) as down:
         meet(backlog, down.url)
@@ -226,7 +226,7 @@ def test_a_batch_under_way_gives_back_what_it_has_not_sent(backlog: World) -> No
 
 
 @pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden"])
-def test_refused_credentials_pause_the_partner_and_use_up_nothing(backlog: World, status: str) -> None:
+def test_refused_credentials_pause_the_partner_and_use_up_nothing(backlog: Testbed, status: str) -> None:
     with HostilePartner(answering(status, b'{"message":"token expired"}')) as server:
         meet(backlog, server.url)
         backlog.send_all()
@@ -242,7 +242,7 @@ def test_refused_credentials_pause_the_partner_and_use_up_nothing(backlog: World
         assert len(healthy.rows()) == 60
 
 
-def test_an_endpoint_that_is_gone_pauses_its_stream(backlog: World) -> None:
+def test_an_endpoint_that_is_gone_pauses_its_stream(backlog: Testbed) -> None:
     with HostilePartner(answering("410 Gone")) as server:
         meet(backlog, server.url)
         backlog.send_all()
@@ -251,7 +251,7 @@ def test_an_endpoint_that_is_gone_pauses_its_stream(backlog: World) -> None:
     assert set(tries(backlog)) == {0}
 
 
-def test_what_stops_a_batch_before_its_calls_holds_nothing(backlog: World, partner: LocalPartner) -> None:
+def test_what_stops_a_batch_before_its_calls_holds_nothing(backlog: Testbed, partner: LocalPartner) -> None:
     class Broken(PartnerClient):
         def prepare(self, record: Record) -> Call:  # noqa: ARG002
             raise RuntimeError("a bug")
@@ -267,21 +267,21 @@ def test_what_stops_a_batch_before_its_calls_holds_nothing(backlog: World, partn
     assert len(partner.rows()) == 60
 
 
-def test_a_row_that_is_gone_at_the_partner_needs_no_delete(world: World, source_db: SourceDb) -> None:
+def test_a_row_that_is_gone_at_the_partner_needs_no_delete(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(1)
-    world.change_stream(mode="snapshot", cursor=None, delete_method="DELETE", delete_path="/orders/{id}")
-    world.poll()
-    world.send_all()
+    testbed.change_stream(mode="snapshot", cursor=None, delete_method="DELETE", delete_path="/orders/{id}")
+    testbed.poll()
+    testbed.send_all()
     source_db.execute("delete from orders")
-    world.poll()
+    testbed.poll()
     with HostilePartner(answering("410 Gone")) as server:
-        meet(world, server.url)
-        world.send_all()
-    assert [each["state"] for each in world.records(op="delete")] == ["delivered"]
-    assert not world.ledger.streams.load_gate("orders").paused
+        meet(testbed, server.url)
+        testbed.send_all()
+    assert [each["state"] for each in testbed.records(op="delete")] == ["delivered"]
+    assert not testbed.ledger.streams.load_gate("orders").paused
 
 
-def test_a_worker_waits_for_permits_that_others_hold(backlog: World, partner: LocalPartner) -> None:
+def test_a_worker_waits_for_permits_that_others_hold(backlog: Testbed, partner: LocalPartner) -> None:
     backlog.partner = replace(backlog.partner, max_in_flight=3)
     take = backlog.ledger.partners.acquire_permits
     assert take("default", token="other", wanted=3, at_most=3, seconds=60.0) == 3
@@ -318,84 +318,88 @@ def test_a_worker_waits_for_permits_that_others_hold(backlog: World, partner: Lo
     ],
 )
 def test_rules_of_a_stream(
-    world: World, source_db: SourceDb, changes: dict[str, Any], status: str, body: bytes, state: str
+    testbed: Testbed, source_db: SourceDb, changes: dict[str, Any], status: str, body: bytes, state: str
 ) -> None:
     source_db.create_orders(1)
-    world.poll()
-    world.change_stream(**changes)
+    testbed.poll()
+    testbed.change_stream(**changes)
     with HostilePartner(answering(status, body)) as server:
-        meet(world, server.url)
-        world.dispatch()
-        world.deliver()
-    assert world.record(1)["state"] == state
-    assert not world.ledger.streams.load_gate("orders").paused
-    assert not world.ledger.partners.load_gate("default").paused
+        meet(testbed, server.url)
+        testbed.dispatch()
+        testbed.deliver()
+    assert testbed.record(1)["state"] == state
+    assert not testbed.ledger.streams.load_gate("orders").paused
+    assert not testbed.ledger.partners.load_gate("default").paused
     if changes.get("ambiguous") == "hold" and state == "failed":
-        assert "held, because the partner may have it" in world.record(1)["error"]["message"]
+        assert "held, because the partner may have it" in testbed.record(1)["error"]["message"]
 
 
-def test_what_a_dead_worker_had_in_sending_is_held_where_the_stream_says_so(world: World, source_db: SourceDb) -> None:
+def test_what_a_dead_worker_had_in_sending_is_held_where_the_stream_says_so(
+    testbed: Testbed, source_db: SourceDb
+) -> None:
     source_db.create_orders(1)
-    world.poll()
-    world.change_stream(ambiguous="hold")
-    world.dispatch()
-    token, ids = world.messages.pop()
-    world.ledger.delivery_states.claim("orders", ids, batch=token, mapping_hash="m", seconds=60.0, worker="dead")
-    world.let_leases_expire()
-    world.keep_up()
-    assert world.record(1)["state"] == "failed"
-    assert "held, because the partner may have it" in world.record(1)["error"]["message"]
+    testbed.poll()
+    testbed.change_stream(ambiguous="hold")
+    testbed.dispatch()
+    token, ids = testbed.messages.pop()
+    testbed.ledger.delivery_states.claim("orders", ids, batch=token, mapping_hash="m", seconds=60.0, worker="dead")
+    testbed.let_leases_expire()
+    testbed.keep_up()
+    assert testbed.record(1)["state"] == "failed"
+    assert "held, because the partner may have it" in testbed.record(1)["error"]["message"]
 
 
 @pytest.mark.parametrize(("waited", "state"), [(50.0, "pending"), (101.0, "failed")])
 def test_the_last_delay_is_repeated_until_it_is_time_to_give_up(
-    world: World, source_db: SourceDb, waited: float, state: str, monkeypatch: pytest.MonkeyPatch
+    testbed: Testbed, source_db: SourceDb, waited: float, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source_db.create_orders(1)
-    world.poll()
-    world.change_stream(retry=RetrySchedule(delays_seconds=(1.0,), jitter=0.0, give_up_after_seconds=100.0))
+    testbed.poll()
+    testbed.change_stream(retry=RetrySchedule(delays_seconds=(1.0,), jitter=0.0, give_up_after_seconds=100.0))
     with LocalPartner(PartnerConfig(error_rate=1.0)) as down:
-        meet(world, down.url)
-        age: Callable[[], object] = lambda: world.database.records.update_one(  # noqa: E731
+        meet(testbed, down.url)
+        age: Callable[[], object] = lambda: testbed.database.records.update_one(  # noqa: E731
             {}, [{"$set": {"tried_at": {"$subtract": ["$$NOW", round(waited * 1000)]}}}]
         )
         for _ in range(4):
-            world.let_retries_come()
-            world.send_all()
-        assert (world.record(1)["state"], world.record(1)["tries"]) == ("pending", 4)
+            testbed.let_retries_come()
+            testbed.send_all()
+        assert (testbed.record(1)["state"], testbed.record(1)["tries"]) == ("pending", 4)
         age()
-        world.let_retries_come()
-        world.send_all()
-    assert world.record(1)["state"] == state
+        testbed.let_retries_come()
+        testbed.send_all()
+    assert testbed.record(1)["state"] == state
 
 
-def test_the_time_to_give_up_begins_anew_after_a_pause(world: World, source_db: SourceDb) -> None:
+def test_the_time_to_give_up_begins_anew_after_a_pause(testbed: Testbed, source_db: SourceDb) -> None:
     """Four days in which nobody was called are no four days in which it was tried."""
     source_db.create_orders(1)
-    world.poll()
-    world.change_stream(retry=RetrySchedule(delays_seconds=(1.0,), jitter=0.0, give_up_after_seconds=100.0))
+    testbed.poll()
+    testbed.change_stream(retry=RetrySchedule(delays_seconds=(1.0,), jitter=0.0, give_up_after_seconds=100.0))
     with LocalPartner(PartnerConfig(error_rate=1.0)) as down:
-        meet(world, down.url)
-        world.send_all()
-        world.ledger.streams.pause("orders", who="me", reason="maintenance")
-        world.database.records.update_many({}, {"$set": {"tried_at": PAST}})
-        world.ledger.streams.resume("orders")
-        world.let_retries_come()
-        world.send_all()
-    assert (world.record(1)["state"], world.record(1)["tries"]) == ("pending", 2)
+        meet(testbed, down.url)
+        testbed.send_all()
+        testbed.ledger.streams.pause("orders", who="me", reason="maintenance")
+        testbed.database.records.update_many({}, {"$set": {"tried_at": PAST}})
+        testbed.ledger.streams.resume("orders")
+        testbed.let_retries_come()
+        testbed.send_all()
+    assert (testbed.record(1)["state"], testbed.record(1)["tries"]) == ("pending", 2)
 
 
 @pytest.mark.parametrize("said", [r"bad \ud83d", r"\udcff\ud800", r"tail \u0000"])
-def test_no_text_of_a_partner_keeps_outcomes_from_being_written(world: World, source_db: SourceDb, said: str) -> None:
+def test_no_text_of_a_partner_keeps_outcomes_from_being_written(
+    testbed: Testbed, source_db: SourceDb, said: str
+) -> None:
     """Half of a character has no form in MongoDB, and one bad document keeps all of its bulk out."""
     source_db.create_orders(9)
-    world.poll()
+    testbed.poll()
     with RowPartner(lambda row: 422 if row == 3 else 201, body=b'{"message":"%s"}' % said.encode()) as server:
-        meet(world, server.url)
-        world.send_all()
+        meet(testbed, server.url)
+        testbed.send_all()
         assert len(server.calls) == 9
-    assert {number: states[0] for number, states in world.states().items() if number != 3} == dict.fromkeys(
+    assert {number: states[0] for number, states in testbed.states().items() if number != 3} == dict.fromkeys(
         (1, 2, 4, 5, 6, 7, 8, 9), "delivered"
     )
-    assert world.record(3)["state"] == "failed"
-    assert world.record(3)["error"]["message"].startswith("HTTP 422: ")
+    assert testbed.record(3)["state"] == "failed"
+    assert testbed.record(3)["error"]["message"].startswith("HTTP 422: ")

@@ -10,7 +10,7 @@ from syncctl.core.ids import epoch_of, key_id
 from syncctl.errors import LeaseHeld, ServiceUnavailable
 from syncctl.pipeline import page as pages
 from tests.harness.source_db import SourceDb
-from tests.harness.world import PAST, ListReader, World, id_of, version_row
+from tests.harness.testbed import PAST, ListReader, Testbed, id_of, version_row
 
 
 class Broken(Exception):
@@ -52,41 +52,41 @@ class Rooms:
         self.ensure_prepared = ledger.ensure_prepared
 
 
-def break_at(world: World, room: str, method: str, when: str) -> Rooms:
+def break_at(testbed: Testbed, room: str, method: str, when: str) -> Rooms:
     """Return the ledger that breaks before or after a write."""
 
     def stop() -> None:
         raise Broken
 
     moments: dict[str, Any] = {when: stop}
-    return Rooms(world.ledger, **{room: Room(getattr(world.ledger, room), method, **moments)})
+    return Rooms(testbed.ledger, **{room: Room(getattr(testbed.ledger, room), method, **moments)})
 
 
 # Rows, once each.
 
 
-def test_rows_are_logged_once_with_all_that_is_known_of_them(world: World, source_db: SourceDb) -> None:
+def test_rows_are_logged_once_with_all_that_is_known_of_them(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(250)
-    world.change_stream(start="beginning")
-    run = world.poll()
+    testbed.change_stream(start="beginning")
+    run = testbed.poll()
     assert (run.read, run.logged, run.unchanged, run.failed, run.error) == (250, 250, 0, 0, None)
-    assert (run.cursor_before, run.cursor_after, world.cursor()) == (None, "250", "250")
-    records = world.records()
+    assert (run.cursor_before, run.cursor_after, testbed.cursor()) == (None, "250", "250")
+    records = testbed.records()
     assert [each["key"] for each in records] == [{"id": number} for number in range(1, 251)]
     assert {each["state"] for each in records} == {"pending"}
-    keys = {each["_id"]: each for each in world.database.keys.find()}
+    keys = {each["_id"]: each for each in testbed.database.keys.find()}
     for each in records:
         assert keys[f"orders:{each['key_id']}"].items() >= {"seq": each["seq"], "version": each["_id"]}.items()
-    again = world.poll()
+    again = testbed.poll()
     assert (again.read, again.logged, again.cursor_before, again.cursor_after) == (0, 0, "250", "250")
     source_db.add_orders([251])
-    assert (world.poll().logged, world.cursor()) == (1, "251")
+    assert (testbed.poll().logged, testbed.cursor()) == (1, "251")
 
 
-def test_a_run_is_written_down(world: World, source_db: SourceDb) -> None:
+def test_a_run_is_written_down(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(3)
-    run = world.poll(dispatch=lambda: 2)
-    (note,) = world.ledger.journal.load_runs("orders", limit=5)
+    run = testbed.poll(dispatch=lambda: 2)
+    (note,) = testbed.ledger.journal.load_runs("orders", limit=5)
     for name in (
         "stream",
         "read",
@@ -102,44 +102,44 @@ def test_a_run_is_written_down(world: World, source_db: SourceDb) -> None:
     assert run.dispatched == 2
     assert note["cursors"]["after"]["at"] == "3"
     assert note["duration_ms"] == run.duration_ms > 0
-    health = world.database.streams.find_one()["health"]
+    health = testbed.database.streams.find_one()["health"]
     assert (health["error"], health["last_poll_at"] >= note["started_at"]) == (None, True)
 
 
-def test_a_row_that_comes_back_is_three_records(world: World) -> None:
+def test_a_row_that_comes_back_is_three_records(testbed: Testbed) -> None:
     """A → B → A: where the source has no versions of its own, each chains on what was known before."""
     for content in ("A", "A", "B", "B", "A", "A"):
-        world.poll(ListReader([version_row(1, content, None)]))
-    records = world.records()
+        testbed.poll(ListReader([version_row(1, content, None)]))
+    records = testbed.records()
     assert [each["payload"]["content"] for each in records] == ["A", "B", "A"]
     assert len({each["_id"] for each in records}) == 3
     assert records[0]["hash"] == records[2]["hash"]
 
 
-def test_a_change_is_seen_where_its_source_has_versions(world: World) -> None:
+def test_a_change_is_seen_where_its_source_has_versions(testbed: Testbed) -> None:
     for content, version in (("A", "0x1"), ("A", "0x1"), ("B", "0x2"), ("A", "0x3")):
-        world.poll(ListReader([version_row(1, content, version)]))
-    assert [each["_id"] for each in world.records()] == [id_of(1, v) for v in ("0x1", "0x2", "0x3")]
+        testbed.poll(ListReader([version_row(1, content, version)]))
+    assert [each["_id"] for each in testbed.records()] == [id_of(1, v) for v in ("0x1", "0x2", "0x3")]
 
 
-def test_a_touch_that_changes_nothing_is_no_new_version(world: World) -> None:
-    world.poll(ListReader([version_row(1, "A", "0x1")]))
-    run = world.poll(ListReader([version_row(1, "A", "0x2")]))
+def test_a_touch_that_changes_nothing_is_no_new_version(testbed: Testbed) -> None:
+    testbed.poll(ListReader([version_row(1, "A", "0x1")]))
+    run = testbed.poll(ListReader([version_row(1, "A", "0x2")]))
     assert (run.logged, run.unchanged) == (0, 1)
-    assert epoch_of(world.database.keys.find_one()["seq"]) == 2
-    assert len(world.records()) == 1
+    assert epoch_of(testbed.database.keys.find_one()["seq"]) == 2
+    assert len(testbed.records()) == 1
 
 
-def test_a_delete_is_a_version_too(world: World) -> None:
-    world.poll(ListReader([version_row(1, "A", "0x1")]))
-    world.poll(ListReader([version_row(1, None, "0x2", payload=None, op="delete")]))
-    assert [(each["op"], each["payload"]) for each in world.records()][1] == ("delete", None)
+def test_a_delete_is_a_version_too(testbed: Testbed) -> None:
+    testbed.poll(ListReader([version_row(1, "A", "0x1")]))
+    testbed.poll(ListReader([version_row(1, None, "0x2", payload=None, op="delete")]))
+    assert [(each["op"], each["payload"]) for each in testbed.records()][1] == ("delete", None)
 
 
-def test_of_a_row_that_is_twice_in_a_page_the_last_counts(world: World) -> None:
-    run = world.poll(ListReader([version_row(1, "A", "0x1"), version_row(2, "x", "0x2"), version_row(1, "B", "0x3")]))
+def test_of_a_row_that_is_twice_in_a_page_the_last_counts(testbed: Testbed) -> None:
+    run = testbed.poll(ListReader([version_row(1, "A", "0x1"), version_row(2, "x", "0x2"), version_row(1, "B", "0x3")]))
     assert (run.read, run.logged, run.unchanged) == (3, 2, 1)
-    assert [each["payload"]["content"] for each in world.records()] == ["x", "B"]
+    assert [each["payload"]["content"] for each in testbed.records()] == ["x", "B"]
 
 
 # The order of writes (invariant 1).
@@ -152,46 +152,46 @@ def test_of_a_row_that_is_twice_in_a_page_the_last_counts(world: World) -> None:
 )
 @pytest.mark.parametrize("version", [None, "0x1"], ids=["versions by content", "versions of the source"])
 def test_a_crash_between_two_writes_loses_and_doubles_nothing(
-    world: World, room: str, method: str, when: str, version: str | None
+    testbed: Testbed, room: str, method: str, when: str, version: str | None
 ) -> None:
     rows = [version_row(number, "a", version) for number in (1, 2, 3)]
     with pytest.raises(Broken):
-        world.poll(ListReader(rows), ledger=break_at(world, room, method, when))
-    at = world.cursor()
+        testbed.poll(ListReader(rows), ledger=break_at(testbed, room, method, when))
+    at = testbed.cursor()
     if at not in (None, "start"):
         # Whatever the cursor has passed is in the ledger, and its keys know it.
-        assert world.database.records.count_documents({}) == world.database.keys.count_documents({}) == 3
-    world.database.streams.update_one({}, {"$set": {"poll.until": PAST}})
-    world.poll(ListReader(rows))
-    assert world.states() == {number: ["pending"] for number in (1, 2, 3)}
-    for each in world.records():
-        assert world.database.keys.find_one({"version": each["_id"]})["seq"] >= each["seq"]
-    assert world.dispatch() == 3
+        assert testbed.database.records.count_documents({}) == testbed.database.keys.count_documents({}) == 3
+    testbed.database.streams.update_one({}, {"$set": {"poll.until": PAST}})
+    testbed.poll(ListReader(rows))
+    assert testbed.states() == {number: ["pending"] for number in (1, 2, 3)}
+    for each in testbed.records():
+        assert testbed.database.keys.find_one({"version": each["_id"]})["seq"] >= each["seq"]
+    assert testbed.dispatch() == 3
 
 
-def test_records_whose_keys_were_not_written_are_left_alone_until_a_poll_finds_them(world: World) -> None:
+def test_records_whose_keys_were_not_written_are_left_alone_until_a_poll_finds_them(testbed: Testbed) -> None:
     rows = [version_row(1, "a", "0x1")]
     with pytest.raises(Broken):
-        world.poll(ListReader(rows), ledger=break_at(world, "records", "log", "after"))
-    assert world.states() == {1: ["pending"]}
-    assert world.dispatch() == 0
-    run = world.poll(ListReader(rows))
-    assert (run.logged, world.dispatch()) == (1, 1)
-    assert epoch_of(world.records()[0]["seq"]) == 2
+        testbed.poll(ListReader(rows), ledger=break_at(testbed, "records", "log", "after"))
+    assert testbed.states() == {1: ["pending"]}
+    assert testbed.dispatch() == 0
+    run = testbed.poll(ListReader(rows))
+    assert (run.logged, testbed.dispatch()) == (1, 1)
+    assert epoch_of(testbed.records()[0]["seq"]) == 2
 
 
-def test_a_row_that_changed_after_a_crash_supersedes_what_the_crash_left(world: World) -> None:
+def test_a_row_that_changed_after_a_crash_supersedes_what_the_crash_left(testbed: Testbed) -> None:
     with pytest.raises(Broken):
-        world.poll(ListReader([version_row(1, "a", None)]), ledger=break_at(world, "records", "log", "after"))
-    world.poll(ListReader([version_row(1, "b", None)]))
-    assert world.dispatch() == 1
-    assert world.states() == {1: ["superseded", "queued"]}
+        testbed.poll(ListReader([version_row(1, "a", None)]), ledger=break_at(testbed, "records", "log", "after"))
+    testbed.poll(ListReader([version_row(1, "b", None)]))
+    assert testbed.dispatch() == 1
+    assert testbed.states() == {1: ["superseded", "queued"]}
 
 
-def test_a_bug_of_ours_is_not_told_as_an_interruption(world: World) -> None:
+def test_a_bug_of_ours_is_not_told_as_an_interruption(testbed: Testbed) -> None:
     with pytest.raises(Broken):
-        world.poll(ListReader([version_row(1, "a", None)]), ledger=break_at(world, "records", "log", "before"))
-    (run,) = world.ledger.journal.load_runs("orders", limit=1)
+        testbed.poll(ListReader([version_row(1, "a", None)]), ledger=break_at(testbed, "records", "log", "before"))
+    (run,) = testbed.ledger.journal.load_runs("orders", limit=1)
     assert run["error"] == "a bug in syncctl: Broken"
 
 
@@ -202,168 +202,170 @@ def test_a_bug_of_ours_is_not_told_as_an_interruption(world: World) -> None:
     ("room", "method"), [("keys", "load"), ("records", "log"), ("keys", "observe"), ("streams", "move_cursor")]
 )
 @pytest.mark.parametrize("old", [None, "0x1"], ids=["versions by content", "versions of the source"])
-def test_a_poll_that_was_taken_over_writes_nothing_wrong(world: World, room: str, method: str, old: str | None) -> None:
+def test_a_poll_that_was_taken_over_writes_nothing_wrong(
+    testbed: Testbed, room: str, method: str, old: str | None
+) -> None:
     """It stood still before a write; another poll saw a newer row; then it went on."""
     new = None if old is None else "0x2"
 
     def take_over() -> None:
-        if world.database.streams.find_one({"poll.epoch": 1}):
-            world.database.streams.update_one({}, {"$set": {"poll.until": PAST}})
-            newer = world.poll(ListReader([version_row(1, "new", new, at="9")]))
+        if testbed.database.streams.find_one({"poll.epoch": 1}):
+            testbed.database.streams.update_one({}, {"$set": {"poll.until": PAST}})
+            newer = testbed.poll(ListReader([version_row(1, "new", new, at="9")]))
             assert newer.error is None
 
-    slow = Rooms(world.ledger, **{room: Room(getattr(world.ledger, room), method, before=take_over)})
-    run = world.poll(ListReader([version_row(1, "old", old, at="5")]), ledger=slow)
+    slow = Rooms(testbed.ledger, **{room: Room(getattr(testbed.ledger, room), method, before=take_over)})
+    run = testbed.poll(ListReader([version_row(1, "old", old, at="5")]), ledger=slow)
     assert "taken over" in str(run.error)
-    assert world.cursor() == "9"
-    known = world.ledger.keys.load("orders", [key_id({"id": 1})])[key_id({"id": 1})]
-    newest = world.database.records.find_one({"_id": known.version})
+    assert testbed.cursor() == "9"
+    known = testbed.ledger.keys.load("orders", [key_id({"id": 1})])[key_id({"id": 1})]
+    newest = testbed.database.records.find_one({"_id": known.version})
     assert newest["payload"]["content"] == "new"
-    world.dispatch()
-    assert world.database.records.find_one({"state": "queued"})["_id"] == known.version
+    testbed.dispatch()
+    assert testbed.database.records.find_one({"state": "queued"})["_id"] == known.version
 
 
-def test_a_poll_under_way_refuses_another(world: World) -> None:
-    assert world.ledger.streams.acquire_poll("orders", seconds=60, worker="other")
+def test_a_poll_under_way_refuses_another(testbed: Testbed) -> None:
+    assert testbed.ledger.streams.acquire_poll("orders", seconds=60, worker="other")
     with pytest.raises(LeaseHeld) as caught:
-        world.poll(ListReader([]))
+        testbed.poll(ListReader([]))
     assert caught.value.exit_code == 75
     assert "stream orders is being polled already" in str(caught.value)
 
 
-def test_a_tick_right_after_a_poll_reads_nothing(world: World) -> None:
-    world.change_stream(poll_every_seconds=7200.0)
-    world.poll(ListReader([]))
+def test_a_tick_right_after_a_poll_reads_nothing(testbed: Testbed) -> None:
+    testbed.change_stream(poll_every_seconds=7200.0)
+    testbed.poll(ListReader([]))
     with pytest.raises(LeaseHeld):
-        world.poll(ListReader([]), tick=True)
-    world.poll(ListReader([]))
+        testbed.poll(ListReader([]), tick=True)
+    testbed.poll(ListReader([]))
 
 
-def test_a_slow_page_keeps_its_lease(world: World, eventually: Callable[..., Any]) -> None:
+def test_a_slow_page_keeps_its_lease(testbed: Testbed, eventually: Callable[..., Any]) -> None:
     """The lease is prolonged in the background, however long the source takes."""
 
     class SlowReader(ListReader):
         def pages(self, cursor: Any) -> Any:
-            first = world.database.streams.find_one()["poll"]["until"]
-            eventually(lambda: world.database.streams.find_one()["poll"]["until"] > first)
+            first = testbed.database.streams.find_one()["poll"]["until"]
+            eventually(lambda: testbed.database.streams.find_one()["poll"]["until"] > first)
             yield from super().pages(cursor)
 
-    run = world.poll(SlowReader([version_row(1, "a", None)]), lease_seconds=0.8)
+    run = testbed.poll(SlowReader([version_row(1, "a", None)]), lease_seconds=0.8)
     assert (run.error, run.logged) == (None, 1)
 
 
 # A source that runs backwards.
 
 
-def test_the_same_version_with_other_content_stops_the_stream(world: World) -> None:
-    world.poll(ListReader([version_row(1, "A", "0x1")]))
-    world.database.streams.update_one({}, {"$set": {"cursor": {"at": "before"}}})
-    run = world.poll(ListReader([version_row(2, "x", "0x2"), version_row(1, "B", "0x1")]))
+def test_the_same_version_with_other_content_stops_the_stream(testbed: Testbed) -> None:
+    testbed.poll(ListReader([version_row(1, "A", "0x1")]))
+    testbed.database.streams.update_one({}, {"$set": {"cursor": {"at": "before"}}})
+    run = testbed.poll(ListReader([version_row(2, "x", "0x2"), version_row(1, "B", "0x1")]))
     assert "stream orders stopped: the source's versions run again" in str(run.error)
     assert "row id=1 came back in version 0x1" in str(run.error)
-    assert world.cursor() == "before"
-    assert [each["payload"]["content"] for each in world.records(state="pending", key={"id": 1})] == ["A"]
-    assert world.dispatch() == 1
+    assert testbed.cursor() == "before"
+    assert [each["payload"]["content"] for each in testbed.records(state="pending", key={"id": 1})] == ["A"]
+    assert testbed.dispatch() == 1
 
 
-def test_an_old_version_that_comes_back_stops_the_stream(world: World) -> None:
+def test_an_old_version_that_comes_back_stops_the_stream(testbed: Testbed) -> None:
     for content, version in (("A", "0x1"), ("B", "0x2")):
-        world.poll(ListReader([version_row(1, content, version)]))
-    assert "run again" in str(world.poll(ListReader([version_row(1, "A", "0x1")])).error)
-    assert world.poll(ListReader([version_row(1, "C", "0x3")])).logged == 1
+        testbed.poll(ListReader([version_row(1, content, version)]))
+    assert "run again" in str(testbed.poll(ListReader([version_row(1, "A", "0x1")])).error)
+    assert testbed.poll(ListReader([version_row(1, "C", "0x3")])).logged == 1
 
 
-def test_a_table_that_got_a_column_is_not_taken_for_a_restored_one(world: World) -> None:
-    world.poll(ListReader([version_row(1, "A", "0x1")]))
+def test_a_table_that_got_a_column_is_not_taken_for_a_restored_one(testbed: Testbed) -> None:
+    testbed.poll(ListReader([version_row(1, "A", "0x1")]))
     wider = version_row(1, "A", "0x1", payload={"id": 1, "content": "A", "new": None})
     for logged in (1, 0):
-        run = world.poll(ListReader([wider], shape="wider"))
+        run = testbed.poll(ListReader([wider], shape="wider"))
         assert (run.error, run.logged) == (None, logged)
-    assert [each["payload"].get("new", "none") for each in world.records()] == ["none", None]
-    assert world.dispatch() == 1
+    assert [each["payload"].get("new", "none") for each in testbed.records()] == ["none", None]
+    assert testbed.dispatch() == 1
 
 
-def test_a_row_that_was_cleaned_up_is_still_known(world: World) -> None:
+def test_a_row_that_was_cleaned_up_is_still_known(testbed: Testbed) -> None:
     rows = [version_row(1, "A", "0x1")]
-    world.poll(ListReader(rows))
-    world.database.records.delete_many({})
-    assert world.poll(ListReader(rows)).logged == 0
-    assert world.poll(ListReader([version_row(1, "A", None)])).logged == 0
+    testbed.poll(ListReader(rows))
+    testbed.database.records.delete_many({})
+    assert testbed.poll(ListReader(rows)).logged == 0
+    assert testbed.poll(ListReader([version_row(1, "A", None)])).logged == 0
 
 
 # Rows that cannot be read.
 
 
-def test_a_row_that_json_has_no_form_for_is_failed_and_stops_no_other(world: World, source_db: SourceDb) -> None:
+def test_a_row_that_json_has_no_form_for_is_failed_and_stops_no_other(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(4)
     source_db.execute("update orders set amount = 9e999 where id = 2")
     source_db.execute("update orders set note = cast(x'ff' as text) where id = 3")
-    run = world.poll()
-    assert (run.read, run.logged, run.failed, run.error, world.cursor()) == (4, 4, 2, None, "4")
-    assert world.states() == {1: ["pending"], 2: ["failed"], 3: ["failed"], 4: ["pending"]}
-    assert "amount" in world.record(2)["error"]["message"]
-    assert world.record(2)["payload"] is None
-    assert world.poll().failed == 0
+    run = testbed.poll()
+    assert (run.read, run.logged, run.failed, run.error, testbed.cursor()) == (4, 4, 2, None, "4")
+    assert testbed.states() == {1: ["pending"], 2: ["failed"], 3: ["failed"], 4: ["pending"]}
+    assert "amount" in testbed.record(2)["error"]["message"]
+    assert testbed.record(2)["payload"] is None
+    assert testbed.poll().failed == 0
 
 
-def test_a_row_that_is_too_large_is_failed_and_stops_no_other(world: World, source_db: SourceDb) -> None:
+def test_a_row_that_is_too_large_is_failed_and_stops_no_other(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(3)
     source_db.execute("update orders set note = hex(zeroblob(9000000)) where id = 2")
-    run = world.poll()
-    assert (run.logged, run.failed, world.cursor()) == (3, 1, "3")
-    assert "the ledger stores at most" in world.record(2)["error"]["message"]
+    run = testbed.poll()
+    assert (run.logged, run.failed, testbed.cursor()) == (3, 1, "3")
+    assert "the ledger stores at most" in testbed.record(2)["error"]["message"]
 
 
-def test_a_row_that_was_failed_and_is_put_right_is_a_new_version(world: World) -> None:
-    world.poll(ListReader([version_row(1, None, None, payload=None, error="amount is NaN")]))
-    world.poll(ListReader([version_row(1, "A", None)]))
-    assert world.states() == {1: ["failed", "pending"]}
-    assert world.dispatch() == 1
+def test_a_row_that_was_failed_and_is_put_right_is_a_new_version(testbed: Testbed) -> None:
+    testbed.poll(ListReader([version_row(1, None, None, payload=None, error="amount is NaN")]))
+    testbed.poll(ListReader([version_row(1, "A", None)]))
+    assert testbed.states() == {1: ["failed", "pending"]}
+    assert testbed.dispatch() == 1
 
 
 # Append only.
 
 
-def test_a_table_that_is_only_appended_to_does_without_keys(world: World) -> None:
-    world.change_stream(append_only=True)
+def test_a_table_that_is_only_appended_to_does_without_keys(testbed: Testbed) -> None:
+    testbed.change_stream(append_only=True)
     rows = [version_row(number, "a", None, at=str(number)) for number in (1, 2, 3)]
-    assert world.poll(ListReader(rows)).logged == 3
-    again = world.poll(ListReader(rows))
+    assert testbed.poll(ListReader(rows)).logged == 3
+    again = testbed.poll(ListReader(rows))
     assert (again.logged, again.unchanged) == (0, 3)
-    assert world.database.keys.count_documents({}) == 0
-    assert world.dispatch() == 3
-    run = world.poll(ListReader([version_row(1, "other", None, at="1")]))
+    assert testbed.database.keys.count_documents({}) == 0
+    assert testbed.dispatch() == 3
+    run = testbed.poll(ListReader([version_row(1, "other", None, at="1")]))
     assert "run again" in str(run.error)
 
 
-def test_a_row_that_changes_in_the_lookback_of_an_append_only_stream_stops_no_other(world: World) -> None:
-    world.change_stream(append_only=True)
-    world.poll(ListReader([version_row(number, "a", None, at="1") for number in (1, 2)]))
+def test_a_row_that_changes_in_the_lookback_of_an_append_only_stream_stops_no_other(testbed: Testbed) -> None:
+    testbed.change_stream(append_only=True)
+    testbed.poll(ListReader([version_row(number, "a", None, at="1") for number in (1, 2)]))
     edited = replace(version_row(1, "other", None, at="1"), again=True)
     rows = [edited, replace(version_row(2, "a", None, at="1"), again=True), version_row(3, "a", None, at="2")]
-    run = world.poll(ListReader(rows))
+    run = testbed.poll(ListReader(rows))
     assert (run.logged, run.failed, run.unchanged, run.error) == (2, 1, 1, None)
-    assert (world.poll(ListReader(rows[:2])).unchanged, world.states()[1]) == (2, ["pending", "failed"])
-    failed = next(each for each in world.records() if each["state"] == "failed")
+    assert (testbed.poll(ListReader(rows[:2])).unchanged, testbed.states()[1]) == (2, ["pending", "failed"])
+    failed = next(each for each in testbed.records() if each["state"] == "failed")
     assert "append_only says that rows never are" in failed["error"]["message"]
     assert failed["payload"]["content"] == "other", "an operator may send it as it is"
 
 
-def test_a_crash_costs_an_append_only_stream_nothing(world: World) -> None:
-    world.change_stream(append_only=True)
+def test_a_crash_costs_an_append_only_stream_nothing(testbed: Testbed) -> None:
+    testbed.change_stream(append_only=True)
     rows = [version_row(number, "a", None, at=str(number)) for number in (1, 2, 3)]
     with pytest.raises(Broken):
-        world.poll(ListReader(rows), ledger=break_at(world, "records", "log", "after"))
-    world.poll(ListReader(rows))
-    assert world.states() == {number: ["pending"] for number in (1, 2, 3)}
-    assert world.cursor() == "3"
+        testbed.poll(ListReader(rows), ledger=break_at(testbed, "records", "log", "after"))
+    testbed.poll(ListReader(rows))
+    assert testbed.states() == {number: ["pending"] for number in (1, 2, 3)}
+    assert testbed.cursor() == "3"
 
 
 # Trouble.
 
 
 @pytest.mark.parametrize(("start", "kept"), [("1700-01-01", None), ("now", "start")])
-def test_a_start_that_cannot_be_read_from_is_not_kept(world: World, start: str, kept: str | None) -> None:
+def test_a_start_that_cannot_be_read_from_is_not_kept(testbed: Testbed, start: str, kept: str | None) -> None:
     """Else what the settings say would never be looked at again, however it is corrected."""
 
     class RefusingReader(ListReader):
@@ -371,86 +373,86 @@ def test_a_start_that_cannot_be_read_from_is_not_kept(world: World, start: str, 
             raise ServiceUnavailable("out of range", service="source", why="no such date", hint="correct it")
             yield
 
-    world.change_stream(start=start)
-    assert world.poll(RefusingReader([])).error == "out of range: no such date"
-    assert (world.ledger.streams.load_cursor("orders") or {}).get("at") == kept
-    assert world.poll(ListReader([])).error is None
-    assert world.cursor() == "start"
+    testbed.change_stream(start=start)
+    assert testbed.poll(RefusingReader([])).error == "out of range: no such date"
+    assert (testbed.ledger.streams.load_cursor("orders") or {}).get("at") == kept
+    assert testbed.poll(ListReader([])).error is None
+    assert testbed.cursor() == "start"
 
 
-def test_a_source_that_fails_between_pages_keeps_what_was_logged(world: World) -> None:
+def test_a_source_that_fails_between_pages_keeps_what_was_logged(testbed: Testbed) -> None:
     class FailingReader(ListReader):
         def pages(self, cursor: Any) -> Any:
             yield from super().pages(cursor)
             raise ServiceUnavailable("cannot reach SQL Server at x:1433", service="source", why="$gone", hint="h")
 
     reader = FailingReader([version_row(number, "a", None, at=str(number)) for number in (1, 2, 3)], page_size=2)
-    run = world.poll(reader)
+    run = testbed.poll(reader)
     assert (run.error, run.logged, run.cursor_after) == ("cannot reach SQL Server at x:1433: $gone", 3, "3")
     assert reader.closed
-    document = world.database.streams.find_one()
+    document = testbed.database.streams.find_one()
     assert document["health"]["error"] == run.error
     assert document["cursor"]["at"] == "3"
-    assert world.poll(ListReader([])).error is None
+    assert testbed.poll(ListReader([])).error is None
 
 
-def test_a_table_that_is_not_there_is_the_runs_error(world: World) -> None:
-    run = world.poll()
+def test_a_table_that_is_not_there_is_the_runs_error(testbed: Testbed) -> None:
+    run = testbed.poll()
     assert "orders" in str(run.error)
     assert (run.read, run.logged) == (0, 0)
 
 
-def test_a_mongodb_that_goes_is_told_and_nothing_is_lost(world: World) -> None:
+def test_a_mongodb_that_goes_is_told_and_nothing_is_lost(testbed: Testbed) -> None:
     def go() -> None:
         raise ServiceUnavailable("cannot reach MongoDB", service="mongodb")
 
-    gone = Rooms(world.ledger, keys=Room(world.ledger.keys, "observe", before=go))
+    gone = Rooms(testbed.ledger, keys=Room(testbed.ledger.keys, "observe", before=go))
     rows = [version_row(1, "a", "0x1")]
     with pytest.raises(ServiceUnavailable, match="MongoDB"):
-        world.poll(ListReader(rows), ledger=gone)
-    assert world.poll(ListReader(rows)).logged == 1
+        testbed.poll(ListReader(rows), ledger=gone)
+    assert testbed.poll(ListReader(rows)).logged == 1
 
 
-def test_it_stops_between_pages(world: World) -> None:
+def test_it_stops_between_pages(testbed: Testbed) -> None:
     rows = [version_row(number, "a", None, at=str(number)) for number in (1, 2, 3)]
     reader = ListReader(rows, page_size=1)
-    run = world.poll(reader, should_stop=lambda: True)
+    run = testbed.poll(reader, should_stop=lambda: True)
     assert (run.logged, run.cursor_after, run.error) == (1, "1", None)
     assert reader.closed
 
 
 def test_what_a_stream_does_not_find_is_told_once_when_it_begins(
-    world: World, caplog: pytest.LogCaptureFixture
+    testbed: Testbed, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(2):
-        world.poll(ListReader([version_row(1, "a", None)], advice=("finds new rows only",)))
+        testbed.poll(ListReader([version_row(1, "a", None)], advice=("finds new rows only",)))
     told = [record for record in caplog.records if record.message == "poll.first"]
     assert [(each.levelname, vars(each)["fields"]) for each in told] == [
         ("WARNING", {"stream": "orders", "warning": "finds new rows only"})
     ]
 
 
-def test_what_is_due_is_sent_after_each_page(world: World) -> None:
+def test_what_is_due_is_sent_after_each_page(testbed: Testbed) -> None:
     rows = [version_row(number, "a", None, at=str(number)) for number in (1, 2, 3)]
     seen: list[int] = []
 
     def dispatch() -> int:
-        seen.append(world.database.records.count_documents({}))
+        seen.append(testbed.database.records.count_documents({}))
         return 1
 
-    assert world.poll(ListReader(rows, page_size=1), dispatch=dispatch).dispatched == 3
+    assert testbed.poll(ListReader(rows, page_size=1), dispatch=dispatch).dispatched == 3
     assert seen == [1, 2, 3]
 
 
-def test_keys_that_never_settle_end_the_poll(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_that_never_settle_end_the_poll(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "COMPARISONS_AT_MOST", 2)
 
     class Restless:
         def __init__(self) -> None:
-            self.load = world.ledger.keys.load
+            self.load = testbed.ledger.keys.load
 
         def observe(self, _: str, observations: Any) -> list[str]:
             return [each.key_id for each in observations]
 
-    run = world.poll(ListReader([version_row(1, "a", None)]), ledger=Rooms(world.ledger, keys=Restless()))
+    run = testbed.poll(ListReader([version_row(1, "a", None)]), ledger=Rooms(testbed.ledger, keys=Restless()))
     assert "would not settle" in str(run.error)

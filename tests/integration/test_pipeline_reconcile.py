@@ -20,20 +20,20 @@ from syncctl.pipeline.reconcile import Reconciliation
 from syncctl.pipeline.repair import Repair
 from syncctl.sources import open_reader
 from tests.harness.source_db import SourceDb
-from tests.harness.world import PAST, World
+from tests.harness.testbed import PAST, Testbed
 
 DAY = 86400.0
 
 
 @contextmanager
 def opened(
-    world: World, wrap: Callable[[Any], Any] = lambda reader: reader, **options: Any
+    testbed: Testbed, wrap: Callable[[Any], Any] = lambda reader: reader, **options: Any
 ) -> Iterator[Reconciliation]:
     defaults: dict[str, Any] = {"since": None, "retention_seconds": 30 * DAY, "dispatch": lambda: 0}
-    with open_scratch() as directory, open_reader(world.source, world.stream) as reader:
+    with open_scratch() as directory, open_reader(testbed.source, testbed.stream) as reader:
         yield Reconciliation(
-            ledger=world.ledger,
-            stream=world.stream,
+            ledger=testbed.ledger,
+            stream=testbed.stream,
             reader=wrap(reader),
             directory=directory,
             worker="reconciler",
@@ -42,13 +42,13 @@ def opened(
         )
 
 
-def compare(world: World, wrap: Callable[[Any], Any] = lambda reader: reader, **options: Any) -> Differences:
-    with opened(world, wrap, **options) as work:
+def compare(testbed: Testbed, wrap: Callable[[Any], Any] = lambda reader: reader, **options: Any) -> Differences:
+    with opened(testbed, wrap, **options) as work:
         return work.compare()
 
 
-def repair(world: World, wrap: Callable[[Any], Any] = lambda reader: reader) -> tuple[Differences, Repair]:
-    with opened(world, wrap) as work:
+def repair(testbed: Testbed, wrap: Callable[[Any], Any] = lambda reader: reader) -> tuple[Differences, Repair]:
+    with opened(testbed, wrap) as work:
         work.compare()
         return work.found, work.repair(who="ann@host")
 
@@ -58,18 +58,18 @@ def counts(found: Differences) -> dict[str, int | None]:
     return {name: value for name in names if (value := getattr(found, name)) != 0}
 
 
-def forget(world: World, *numbers: int) -> None:
+def forget(testbed: Testbed, *numbers: int) -> None:
     """Let the ledger never have heard of rows."""
-    for collection in (world.database.records, world.database.keys):
+    for collection in (testbed.database.records, testbed.database.keys):
         collection.delete_many({"key.id": {"$in": list(numbers)}})
 
 
 @pytest.fixture
-def polled(world: World, source_db: SourceDb) -> World:
+def polled(testbed: Testbed, source_db: SourceDb) -> Testbed:
     source_db.create_orders(20)
-    world.change_stream(page_size=7)
-    world.poll()
-    return world
+    testbed.change_stream(page_size=7)
+    testbed.poll()
+    return testbed
 
 
 class Reader:
@@ -90,11 +90,11 @@ class Reader:
 # Compared
 
 
-def test_a_source_that_agrees_is_accounted_for(polled: World) -> None:
+def test_a_source_that_agrees_is_accounted_for(polled: Testbed) -> None:
     assert counts(compare(polled)) == {"source_rows": 20, "accounted": 20}
 
 
-def test_missing_stale_and_extra_rows_are_told_apart(polled: World, source_db: SourceDb) -> None:
+def test_missing_stale_and_extra_rows_are_told_apart(polled: Testbed, source_db: SourceDb) -> None:
     forget(polled, 3, 4)
     source_db.execute("update orders set note = 'changed' where id in (5, 6, 7)")
     source_db.execute("delete from orders where id = 8")
@@ -105,80 +105,80 @@ def test_missing_stale_and_extra_rows_are_told_apart(polled: World, source_db: S
     assert samples == {"missing": [3, 4], "stale": [5, 6, 7], "extra": [8]}
 
 
-def test_deletes_that_are_known_are_no_difference(world: World, source_db: SourceDb) -> None:
+def test_deletes_that_are_known_are_no_difference(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(12)
-    world.change_stream(mode="snapshot", cursor=None)
-    world.poll()
+    testbed.change_stream(mode="snapshot", cursor=None)
+    testbed.poll()
     source_db.execute("delete from orders where id < 3")
-    assert counts(compare(world)) == {"source_rows": 10, "accounted": 10, "extra": 2}
-    world.poll()
-    assert counts(compare(world)) == {"source_rows": 10, "accounted": 10}
+    assert counts(compare(testbed)) == {"source_rows": 10, "accounted": 10, "extra": 2}
+    testbed.poll()
+    assert counts(compare(testbed)) == {"source_rows": 10, "accounted": 10}
     source_db.add_orders([1])
-    assert counts(compare(world)) == {"source_rows": 11, "accounted": 10, "stale": 1}
+    assert counts(compare(testbed)) == {"source_rows": 11, "accounted": 10, "stale": 1}
 
 
-def test_a_stream_that_was_never_polled_has_all_before_it(world: World, source_db: SourceDb) -> None:
+def test_a_stream_that_was_never_polled_has_all_before_it(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(5)
-    assert counts(compare(world)) == {"source_rows": 5, "ahead": 5}
+    assert counts(compare(testbed)) == {"source_rows": 5, "ahead": 5}
 
 
-def test_rows_before_the_start_are_no_part_of_the_stream(world: World, source_db: SourceDb) -> None:
+def test_rows_before_the_start_are_no_part_of_the_stream(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(10)
-    world.change_stream(start="8")
-    world.poll()
-    forget(world, 9)
-    assert counts(compare(world)) == {"source_rows": 3, "accounted": 2, "missing": 1}
+    testbed.change_stream(start="8")
+    testbed.poll()
+    forget(testbed, 9)
+    assert counts(compare(testbed)) == {"source_rows": 3, "accounted": 2, "missing": 1}
 
 
-def test_what_a_lookback_or_a_gap_lets_the_next_poll_find_is_not_missing(world: World, source_db: SourceDb) -> None:
+def test_what_a_lookback_or_a_gap_lets_the_next_poll_find_is_not_missing(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders()
     source_db.add_orders([1, 2, 6])
-    world.poll()
+    testbed.poll()
     source_db.add_orders([4])
-    assert counts(compare(world)) == {"source_rows": 4, "accounted": 3, "ahead": 1}
-    world.change_stream(cursor="updated_at", lookback_seconds=60.0)
-    world.database.streams.update_one({"_id": "orders"}, {"$unset": {"cursor": True}})
-    world.poll()
+    assert counts(compare(testbed)) == {"source_rows": 4, "accounted": 3, "ahead": 1}
+    testbed.change_stream(cursor="updated_at", lookback_seconds=60.0)
+    testbed.database.streams.update_one({"_id": "orders"}, {"$unset": {"cursor": True}})
+    testbed.poll()
     source_db.add_orders([5])
-    assert counts(compare(world)) == {"source_rows": 5, "accounted": 4, "ahead": 1}
+    assert counts(compare(testbed)) == {"source_rows": 5, "accounted": 4, "ahead": 1}
 
 
-def test_mode_flag_counts_no_extra_rows(world: World, source_db: SourceDb) -> None:
+def test_mode_flag_counts_no_extra_rows(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(5)
     acknowledge = "update orders set note = 'sent' where id = :id"
-    world.change_stream(mode="flag", cursor=None, where="note = ''", acknowledge=acknowledge)
-    world.poll()
+    testbed.change_stream(mode="flag", cursor=None, where="note = ''", acknowledge=acknowledge)
+    testbed.poll()
     source_db.execute("update orders set note = 'sent' where id < 3")
-    forget(world, 4)
-    assert counts(compare(world)) == {"source_rows": 3, "accounted": 2, "missing": 1, "extra": None}
+    forget(testbed, 4)
+    assert counts(compare(testbed)) == {"source_rows": 3, "accounted": 2, "missing": 1, "extra": None}
 
 
-def test_keys_of_every_type_survive_the_sort(world: World, source_db: SourceDb) -> None:
+def test_keys_of_every_type_survive_the_sort(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.execute("create table keyed (a text, b numeric, c blob, v integer, primary key (a, b, c)) without rowid")
     rows = [("ä'%:x\n ", 1.5, b"\x00\xff", 1), ("", 2, b"", 2), ("x", -1, b"\x01", 3)]
     source_db.execute_many("insert into keyed values (?, ?, ?, ?)", rows)
-    world.change_stream(mode="snapshot", table="keyed", key=(), cursor=None)
-    world.poll()
-    assert counts(compare(world)) == {"source_rows": 3, "accounted": 3}
-    world.database.keys.delete_many({})
-    world.database.records.delete_many({})
-    found, done = repair(world)
+    testbed.change_stream(mode="snapshot", table="keyed", key=(), cursor=None)
+    testbed.poll()
+    assert counts(compare(testbed)) == {"source_rows": 3, "accounted": 3}
+    testbed.database.keys.delete_many({})
+    testbed.database.records.delete_many({})
+    found, done = repair(testbed)
     assert (found.missing, done.logged) == (3, 3)
-    assert counts(compare(world)) == {"source_rows": 3, "accounted": 3}
+    assert counts(compare(testbed)) == {"source_rows": 3, "accounted": 3}
 
 
-def test_rows_without_a_whole_key_and_unreadable_ones_are_accounted_for(world: World, source_db: SourceDb) -> None:
+def test_rows_without_a_whole_key_and_unreadable_ones_are_accounted_for(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.execute("create table odd (a text, v)")
     source_db.execute_many("insert into odd values (?, ?)", [(None, 1), ("x", 2), ("y", float("inf"))])
-    world.change_stream(mode="snapshot", table="odd", key=("a",), cursor=None)
-    assert world.poll().failed == 2
-    assert counts(compare(world)) == {"source_rows": 3, "accounted": 3}
+    testbed.change_stream(mode="snapshot", table="odd", key=("a",), cursor=None)
+    assert testbed.poll().failed == 2
+    assert counts(compare(testbed)) == {"source_rows": 3, "accounted": 3}
 
 
 # While rows change
 
 
-def test_what_is_polled_while_rows_are_read_is_no_difference(polled: World, source_db: SourceDb) -> None:
+def test_what_is_polled_while_rows_are_read_is_no_difference(polled: Testbed, source_db: SourceDb) -> None:
     polled.change_stream(mode="snapshot", cursor=None)
     polled.database.streams.update_one({"_id": "orders"}, {"$unset": {"cursor": True}})
     polled.poll()
@@ -196,7 +196,7 @@ def test_what_is_polled_while_rows_are_read_is_no_difference(polled: World, sour
     assert counts(late) == {"source_rows": 19, "accounted": 19}
 
 
-def test_what_is_polled_after_it_was_read_is_looked_at_again(polled: World, source_db: SourceDb) -> None:
+def test_what_is_polled_after_it_was_read_is_looked_at_again(polled: Testbed, source_db: SourceDb) -> None:
     source_db.execute("update orders set note = 'new' where id = 5")
     polled.change_stream(mode="snapshot", cursor=None)
     polled.database.streams.update_one({"_id": "orders"}, {"$unset": {"cursor": True}})
@@ -204,27 +204,29 @@ def test_what_is_polled_after_it_was_read_is_looked_at_again(polled: World, sour
     assert counts(found) == {"source_rows": 20, "accounted": 20}
 
 
-def test_a_row_that_goes_or_moves_on_while_rows_are_read_is_no_difference(world: World, source_db: SourceDb) -> None:
+def test_a_row_that_goes_or_moves_on_while_rows_are_read_is_no_difference(
+    testbed: Testbed, source_db: SourceDb
+) -> None:
     source_db.create_orders(6)
-    world.change_stream(cursor="updated_at", lookback_seconds=0.0)
-    world.poll()
-    forget(world, 2, 3)
+    testbed.change_stream(cursor="updated_at", lookback_seconds=0.0)
+    testbed.poll()
+    forget(testbed, 2, 3)
 
     def change() -> None:
         source_db.execute("delete from orders where id = 2")
         source_db.execute("update orders set updated_at = '2026-02-01 00:00:00' where id = 3")
 
-    found = compare(world, lambda reader: Reader(reader, after=change))
+    found = compare(testbed, lambda reader: Reader(reader, after=change))
     assert counts(found) == {"source_rows": 5, "accounted": 4, "ahead": 1}
 
 
-def test_a_row_that_comes_back_while_rows_are_read_is_not_extra(polled: World, source_db: SourceDb) -> None:
+def test_a_row_that_comes_back_while_rows_are_read_is_not_extra(polled: Testbed, source_db: SourceDb) -> None:
     source_db.execute("delete from orders where id = 9")
     found = compare(polled, lambda reader: Reader(reader, after=lambda: source_db.add_orders([9])))
     assert found.extra == 0
 
 
-def test_a_row_that_is_seen_twice_counts_once(polled: World) -> None:
+def test_a_row_that_is_seen_twice_counts_once(polled: Testbed) -> None:
     class Twice(Reader):
         def scan(self, *args: Any, **options: Any) -> Iterator[Any]:
             pages = list(super().scan(*args, **options))
@@ -234,7 +236,7 @@ def test_a_row_that_is_seen_twice_counts_once(polled: World) -> None:
     assert counts(compare(polled, Twice)) == {"source_rows": 20, "accounted": 20}
 
 
-def test_one_row_that_cannot_be_looked_for_stops_no_other(polled: World) -> None:
+def test_one_row_that_cannot_be_looked_for_stops_no_other(polled: Testbed) -> None:
     class Unreadable(Reader):
         def find_rows(self, keys: Sequence[Any]) -> Any:
             if any(key["id"] == 3 for key in keys):
@@ -256,7 +258,7 @@ def _refuse(*_: Any) -> Any:
 # Since
 
 
-def test_since_compares_what_was_read_after_a_time(polled: World, source_db: SourceDb) -> None:
+def test_since_compares_what_was_read_after_a_time(polled: Testbed, source_db: SourceDb) -> None:
     polled.database.runs.update_many({}, {"$set": {"started_at": PAST}})
     source_db.add_orders(range(21, 31))
     polled.poll()
@@ -269,38 +271,40 @@ def test_since_compares_what_was_read_after_a_time(polled: World, source_db: Sou
         compare(polled, since=PAST - timedelta(hours=1))
 
 
-def test_modes_without_a_cursor_column_know_no_since(world: World, source_db: SourceDb) -> None:
+def test_modes_without_a_cursor_column_know_no_since(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(2)
-    world.change_stream(mode="snapshot", cursor=None)
+    testbed.change_stream(mode="snapshot", cursor=None)
     with pytest.raises(UsageError, match="since a time"):
-        compare(world, since=PAST)
+        compare(testbed, since=PAST)
 
 
-def test_a_stream_that_only_appends_is_compared_as_far_as_records_are_kept(world: World, source_db: SourceDb) -> None:
+def test_a_stream_that_only_appends_is_compared_as_far_as_records_are_kept(
+    testbed: Testbed, source_db: SourceDb
+) -> None:
     source_db.create_orders(10)
-    world.change_stream(append_only=True)
-    world.poll()
-    assert world.database.keys.count_documents({}) == 0
-    assert counts(compare(world)) == {"source_rows": 10, "accounted": 10, "extra": None}
-    forget(world, 2)
+    testbed.change_stream(append_only=True)
+    testbed.poll()
+    assert testbed.database.keys.count_documents({}) == 0
+    assert counts(compare(testbed)) == {"source_rows": 10, "accounted": 10, "extra": None}
+    forget(testbed, 2)
     source_db.execute("update orders set note = 'changed' where id = 3")
-    found, done = repair(world)
+    found, done = repair(testbed)
     assert counts(found) == {"source_rows": 10, "accounted": 8, "missing": 1, "stale": 1, "extra": None}
     assert done.logged == 2
-    assert counts(compare(world)) == {"source_rows": 10, "accounted": 10, "extra": None}
+    assert counts(compare(testbed)) == {"source_rows": 10, "accounted": 10, "extra": None}
     # What was read so long ago may have been cleaned up: nothing can be said of it.
-    world.database.runs.update_many({}, {"$set": {"started_at": datetime.now(UTC) - timedelta(days=29.9)}})
+    testbed.database.runs.update_many({}, {"$set": {"started_at": datetime.now(UTC) - timedelta(days=29.9)}})
     source_db.add_orders([11])
-    world.poll()
-    forget(world, 4, 11)
-    found = compare(world, retention_seconds=29 * DAY)
+    testbed.poll()
+    forget(testbed, 4, 11)
+    found = compare(testbed, retention_seconds=29 * DAY)
     assert counts(found) == {"source_rows": 1, "missing": 1, "extra": None}
 
 
 # Repaired
 
 
-def test_a_repair_logs_what_is_missing_or_stale_and_leaves_the_cursor(polled: World, source_db: SourceDb) -> None:
+def test_a_repair_logs_what_is_missing_or_stale_and_leaves_the_cursor(polled: Testbed, source_db: SourceDb) -> None:
     polled.send_all()
     forget(polled, 3)
     source_db.execute("update orders set note = 'changed' where id = 5")
@@ -318,7 +322,7 @@ def test_a_repair_logs_what_is_missing_or_stale_and_leaves_the_cursor(polled: Wo
     assert polled.poll().error is None
 
 
-def test_a_repair_takes_rows_as_they_are_then(polled: World, source_db: SourceDb) -> None:
+def test_a_repair_takes_rows_as_they_are_then(polled: Testbed, source_db: SourceDb) -> None:
     forget(polled, 3, 4)
     with opened(polled) as work:
         assert work.compare().missing == 2
@@ -328,7 +332,7 @@ def test_a_repair_takes_rows_as_they_are_then(polled: World, source_db: SourceDb
     assert polled.record(3)["payload"]["note"] == "newer"
 
 
-def test_a_repair_gives_way_to_a_poll(polled: World) -> None:
+def test_a_repair_gives_way_to_a_poll(polled: Testbed) -> None:
     forget(polled, 3)
     polled.ledger.streams.acquire_poll("orders", seconds=60, worker="other")
     with opened(polled) as work:
@@ -339,24 +343,24 @@ def test_a_repair_gives_way_to_a_poll(polled: World) -> None:
 
 
 def test_a_change_that_the_cursor_did_not_tell_of_is_repaired_under_its_own_version(
-    world: World, source_db: SourceDb
+    testbed: Testbed, source_db: SourceDb
 ) -> None:
     """By rowversion, a query's joined columns may change while the row's own version stays."""
     from syncctl.sources.reader import SqlReader
 
     source_db.execute("create table versions (id integer primary key, name text, rv blob)")
     source_db.execute("insert into versions values (1, 'a', ?)", [(7).to_bytes(8, "big")])
-    world.change_stream(table="versions", mode="rowversion", cursor="rv")
+    testbed.change_stream(table="versions", mode="rowversion", cursor="rv")
 
     def open_versions() -> Any:
-        return SqlReader(world.source, world.stream, read_ceiling=lambda _: (9).to_bytes(8, "big"))
+        return SqlReader(testbed.source, testbed.stream, read_ceiling=lambda _: (9).to_bytes(8, "big"))
 
-    assert world.poll(open_versions()).logged == 1
+    assert testbed.poll(open_versions()).logged == 1
     source_db.execute("update versions set name = 'b'")
     with open_scratch() as directory, open_versions() as reader:
         work = Reconciliation(
-            ledger=world.ledger,
-            stream=world.stream,
+            ledger=testbed.ledger,
+            stream=testbed.stream,
             reader=reader,
             directory=directory,
             since=None,

@@ -12,45 +12,45 @@ from syncctl.pipeline.rewind import Rewound, keep_gaps, plan_rewind, rewind_stre
 from syncctl.sources import open_reader
 from syncctl.sources.reader import SqlReader
 from tests.harness.source_db import SourceDb
-from tests.harness.world import PAST, World
+from tests.harness.testbed import PAST, Testbed
 
 
-def rewind(world: World, to: str | datetime, *, resend: bool = False, reader: SqlReader | None = None) -> Rewound:
-    with reader or open_reader(world.source, world.stream) as opened:
-        plan = plan_rewind(ledger=world.ledger, stream=world.stream, reader=opened, to=to)
-    return rewind_stream(ledger=world.ledger, plan=plan, resend=resend, who="ann@host", worker="rewinder")
+def rewind(testbed: Testbed, to: str | datetime, *, resend: bool = False, reader: SqlReader | None = None) -> Rewound:
+    with reader or open_reader(testbed.source, testbed.stream) as opened:
+        plan = plan_rewind(ledger=testbed.ledger, stream=testbed.stream, reader=opened, to=to)
+    return rewind_stream(ledger=testbed.ledger, plan=plan, resend=resend, who="ann@host", worker="rewinder")
 
 
 @pytest.fixture
-def delivered(world: World, source_db: SourceDb) -> World:
+def delivered(testbed: Testbed, source_db: SourceDb) -> Testbed:
     """Ten rows, delivered in pages of three."""
     source_db.create_orders(10)
-    world.change_stream(page_size=3)
-    world.poll()
-    world.send_all()
-    assert set(map(tuple, world.states().values())) == {("delivered",)}
-    return world
+    testbed.change_stream(page_size=3)
+    testbed.poll()
+    testbed.send_all()
+    assert set(map(tuple, testbed.states().values())) == {("delivered",)}
+    return testbed
 
 
-def generations(world: World) -> dict[int, int]:
-    return {each["key"]["id"]: int(each.get("generation", 0)) for each in world.records()}
+def generations(testbed: Testbed) -> dict[int, int]:
+    return {each["key"]["id"]: int(each.get("generation", 0)) for each in testbed.records()}
 
 
-def set_runs(world: World, *runs: tuple[int, int | None, int]) -> None:
+def set_runs(testbed: Testbed, *runs: tuple[int, int | None, int]) -> None:
     """Write a history: (minute at which a run began, the cursor before it, the cursor after it); each took 10 s."""
-    world.database.runs.delete_many({})
-    with open_reader(world.source, world.stream) as reader:
+    testbed.database.runs.delete_many({})
+    with open_reader(testbed.source, testbed.stream) as reader:
         for minute, before, after in runs:
             cursors = [None if at is None else reader.parse_cursor(str(at)) for at in (before, after)]
             started_at = PAST + timedelta(minutes=minute)
             run = {"stream": "orders", "started_at": started_at, "duration_ms": 10_000.0, "read": 1, "error": None}
-            world.ledger.journal.note_run({**run, "cursors": dict(zip(("before", "after"), cursors, strict=True))})
+            testbed.ledger.journal.note_run({**run, "cursors": dict(zip(("before", "after"), cursors, strict=True))})
 
 
 # What is read again
 
 
-def test_unchanged_rows_are_read_again_and_not_sent_again(delivered: World, source_db: SourceDb) -> None:
+def test_unchanged_rows_are_read_again_and_not_sent_again(delivered: Testbed, source_db: SourceDb) -> None:
     source_db.execute("update orders set note = 'late' where id = 7")
     assert delivered.poll().logged == 0
     done = rewind(delivered, "beginning")
@@ -60,7 +60,7 @@ def test_unchanged_rows_are_read_again_and_not_sent_again(delivered: World, sour
     assert delivered.states()[7] == ["delivered", "pending"]
 
 
-def test_a_rewind_is_in_the_audit_and_in_the_history(delivered: World) -> None:
+def test_a_rewind_is_in_the_audit_and_in_the_history(delivered: Testbed) -> None:
     rewind(delivered, "5", resend=True)
     (entry,) = delivered.ledger.journal.load_audit(limit=1)
     assert (entry["action"], entry["who"], entry["count"]) == ("rewind", "ann@host", 6)
@@ -73,7 +73,7 @@ def test_a_rewind_is_in_the_audit_and_in_the_history(delivered: World) -> None:
     assert kept["cursors"]["after"]["at"] == "5"
 
 
-def test_a_plan_changes_nothing_and_a_stream_under_a_poll_is_left_alone(delivered: World) -> None:
+def test_a_plan_changes_nothing_and_a_stream_under_a_poll_is_left_alone(delivered: Testbed) -> None:
     lease = delivered.ledger.streams.acquire_poll("orders", seconds=60, worker="other")
     assert lease is not None
     with pytest.raises(LeaseHeld):
@@ -85,37 +85,37 @@ def test_a_plan_changes_nothing_and_a_stream_under_a_poll_is_left_alone(delivere
     assert delivered.cursor() == "beginning"
 
 
-def test_a_place_that_no_poll_can_go_on_from_is_refused(delivered: World) -> None:
+def test_a_place_that_no_poll_can_go_on_from_is_refused(delivered: Testbed) -> None:
     delivered.database.runs.update_many({}, {"$set": {"cursors.after.column": "another"}})
     with pytest.raises(SourceError, match="does not fit"):
         rewind(delivered, datetime.now(UTC) + timedelta(minutes=1))
     assert delivered.cursor() == "10"
 
 
-def test_forward_is_a_rewind_that_says_what_it_skips(world: World, source_db: SourceDb) -> None:
+def test_forward_is_a_rewind_that_says_what_it_skips(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(10)
-    world.change_stream(start="4")
-    world.poll()
+    testbed.change_stream(start="4")
+    testbed.poll()
     source_db.add_orders([11, 12, 13])
-    with open_reader(world.source, world.stream) as reader:
-        plan = plan_rewind(ledger=world.ledger, stream=world.stream, reader=reader, to="now")
+    with open_reader(testbed.source, testbed.stream) as reader:
+        plan = plan_rewind(ledger=testbed.ledger, stream=testbed.stream, reader=reader, to="now")
     assert (plan.skipped, plan.rows) == (3, 0)
 
 
 @pytest.mark.parametrize(("to", "floor"), [("7", "4"), ("2", "2"), ("beginning", "beginning")])
 def test_the_start_of_a_stream_moves_back_and_never_forward(
-    world: World, source_db: SourceDb, to: str, floor: str
+    testbed: Testbed, source_db: SourceDb, to: str, floor: str
 ) -> None:
     source_db.create_orders(10)
-    world.change_stream(start="4")
-    world.poll()
-    rewind(world, to)
-    cursor = world.ledger.streams.load_cursor("orders")
+    testbed.change_stream(start="4")
+    testbed.poll()
+    rewind(testbed, to)
+    cursor = testbed.ledger.streams.load_cursor("orders")
     assert cursor is not None
     assert cursor["floor"]["at"] == floor
 
 
-def test_a_stream_that_began_at_the_beginning_has_no_other_start_after_a_rewind(delivered: World) -> None:
+def test_a_stream_that_began_at_the_beginning_has_no_other_start_after_a_rewind(delivered: Testbed) -> None:
     rewind(delivered, "7")
     assert "floor" not in (delivered.ledger.streams.load_cursor("orders") or {})
 
@@ -128,20 +128,20 @@ def test_numbers_that_are_waited_for_before_the_place_stay_waited_for() -> None:
     assert keep_gaps({"at": "30", "gaps": gaps}, {"at": "beginning"}) == {"at": "beginning"}
 
 
-def test_a_row_that_comes_late_is_still_found_after_a_rewind(world: World, source_db: SourceDb) -> None:
+def test_a_row_that_comes_late_is_still_found_after_a_rewind(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders()
     source_db.add_orders([1, 2, 4, 5, 6, 7, 9])
-    world.poll()
-    rewind(world, "6")
+    testbed.poll()
+    rewind(testbed, "6")
     source_db.add_orders([3, 8])
-    world.poll()
-    assert sorted(world.states()) == list(range(1, 10))
+    testbed.poll()
+    assert sorted(testbed.states()) == list(range(1, 10))
 
 
 # To a time
 
 
-def test_a_time_means_where_the_stream_stood_then(delivered: World) -> None:
+def test_a_time_means_where_the_stream_stood_then(delivered: Testbed) -> None:
     set_runs(delivered, (0, None, 3), (10, 3, 6), (20, 6, 9))
     for minute, second, expected in ((1, 0, "3"), (10, 5, "3"), (10, 10, "6"), (19, 0, "6"), (99, 0, "9")):
         assert rewind(delivered, PAST + timedelta(minutes=minute, seconds=second)).cursor_after == expected
@@ -149,7 +149,7 @@ def test_a_time_means_where_the_stream_stood_then(delivered: World) -> None:
 
 
 @pytest.mark.parametrize("ago", [timedelta(hours=1), timedelta(seconds=-5)])
-def test_a_time_before_the_history_is_refused_and_told_from_when_on(delivered: World, ago: timedelta) -> None:
+def test_a_time_before_the_history_is_refused_and_told_from_when_on(delivered: Testbed, ago: timedelta) -> None:
     set_runs(delivered, (0, None, 3), (10, 3, 6))
     with pytest.raises(UsageError) as caught:
         rewind(delivered, PAST - ago)
@@ -157,31 +157,31 @@ def test_a_time_before_the_history_is_refused_and_told_from_when_on(delivered: W
     assert delivered.cursor() == "10"
 
 
-def test_a_stream_without_history_is_refused(world: World, source_db: SourceDb) -> None:
+def test_a_stream_without_history_is_refused(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(1)
     with pytest.raises(UsageError) as caught:
-        rewind(world, PAST)
+        rewind(testbed, PAST)
     assert "no poll" in caught.value.why
 
 
 @pytest.mark.parametrize("mode", ["snapshot", "flag"])
-def test_modes_that_go_round_know_no_place_but_the_beginning(world: World, source_db: SourceDb, mode: Any) -> None:
+def test_modes_that_go_round_know_no_place_but_the_beginning(testbed: Testbed, source_db: SourceDb, mode: Any) -> None:
     source_db.create_orders(5)
     acknowledge = "update orders set note = 'sent' where id = :id" if mode == "flag" else None
-    world.change_stream(mode=mode, cursor=None, where="note = ''", acknowledge=acknowledge)
-    assert world.poll().error is None
+    testbed.change_stream(mode=mode, cursor=None, where="note = ''", acknowledge=acknowledge)
+    assert testbed.poll().error is None
     with pytest.raises(UsageError, match="to a time"):
-        rewind(world, PAST)
+        rewind(testbed, PAST)
     with pytest.raises(UsageError, match="no place"):
-        rewind(world, "3")
-    assert rewind(world, "beginning").rows == 5
+        rewind(testbed, "3")
+    assert rewind(testbed, "beginning").rows == 5
 
 
 # Sent again
 
 
 @pytest.mark.parametrize("append_only", [False, True])
-def test_rows_are_sent_again_once_under_a_new_key(delivered: World, append_only: bool) -> None:
+def test_rows_are_sent_again_once_under_a_new_key(delivered: Testbed, append_only: bool) -> None:
     delivered.change_stream(append_only=append_only)
     if append_only:
         delivered.database.records.delete_many({})
@@ -198,24 +198,24 @@ def test_rows_are_sent_again_once_under_a_new_key(delivered: World, append_only:
     assert max(generations(delivered).values()) == 1
 
 
-def test_once_a_poll_has_read_to_the_end_nothing_is_sent_again(world: World, source_db: SourceDb) -> None:
+def test_once_a_poll_has_read_to_the_end_nothing_is_sent_again(testbed: Testbed, source_db: SourceDb) -> None:
     """Rows that were not behind the rewind are read again later, for another reason."""
     source_db.create_orders(4)
-    world.change_stream(cursor="updated_at", page_size=2)
-    world.poll()
-    world.send_all()
-    rewind(world, "2026-01-01 00:00:00.000003", resend=True)
-    world.poll(should_stop=lambda: True)
-    world.poll()
-    world.send_all()
-    assert generations(world) == {1: 0, 2: 0, 3: 1, 4: 1}
-    world.change_stream(cursor="id")
-    world.database.streams.update_one({"_id": "orders"}, {"$unset": {"cursor": True}})
-    world.poll()
-    assert generations(world) == {1: 0, 2: 0, 3: 1, 4: 1}
+    testbed.change_stream(cursor="updated_at", page_size=2)
+    testbed.poll()
+    testbed.send_all()
+    rewind(testbed, "2026-01-01 00:00:00.000003", resend=True)
+    testbed.poll(should_stop=lambda: True)
+    testbed.poll()
+    testbed.send_all()
+    assert generations(testbed) == {1: 0, 2: 0, 3: 1, 4: 1}
+    testbed.change_stream(cursor="id")
+    testbed.database.streams.update_one({"_id": "orders"}, {"$unset": {"cursor": True}})
+    testbed.poll()
+    assert generations(testbed) == {1: 0, 2: 0, 3: 1, 4: 1}
 
 
-def test_a_row_in_flight_goes_once_more_after_it(delivered: World) -> None:
+def test_a_row_in_flight_goes_once_more_after_it(delivered: Testbed) -> None:
     rewind(delivered, "10", resend=True)
     delivered.database.records.update_one({"key.id": 10}, {"$set": {"state": "pending", "due_at": PAST, "fresh": True}})
     assert delivered.dispatch() == 1
@@ -226,7 +226,7 @@ def test_a_row_in_flight_goes_once_more_after_it(delivered: World) -> None:
     assert generations(delivered)[10] == 1
 
 
-def test_a_record_that_was_cleaned_up_is_logged_anew(delivered: World) -> None:
+def test_a_record_that_was_cleaned_up_is_logged_anew(delivered: Testbed) -> None:
     (old,) = delivered.records(**{"key.id": 9})
     delivered.database.records.delete_one({"_id": old["_id"]})
     rewind(delivered, "9", resend=True)
@@ -254,7 +254,7 @@ class Dying:
         raise ServiceUnavailable("killed", service="mongodb")
 
 
-def test_a_crash_between_sending_again_and_the_keys_repeats_it_and_forgets_nothing(delivered: World) -> None:
+def test_a_crash_between_sending_again_and_the_keys_repeats_it_and_forgets_nothing(delivered: Testbed) -> None:
     delivered.database.records.delete_one({"key.id": 10})
     rewind(delivered, "9", resend=True)
     with pytest.raises(ServiceUnavailable):
@@ -267,7 +267,7 @@ def test_a_crash_between_sending_again_and_the_keys_repeats_it_and_forgets_nothi
     assert set(map(tuple, delivered.states().values())) == {("delivered",)}
 
 
-def test_a_crash_after_the_keys_repeats_nothing(delivered: World) -> None:
+def test_a_crash_after_the_keys_repeats_nothing(delivered: Testbed) -> None:
     rewind(delivered, "9", resend=True)
     with pytest.raises(ServiceUnavailable):
         delivered.poll(ledger=Dying(delivered.ledger, "streams", "move_cursor"))
@@ -298,17 +298,17 @@ def versions() -> Versions:
 
 
 @pytest.fixture
-def restored(world: World, source_db: SourceDb, versions: Versions) -> World:
+def restored(testbed: Testbed, source_db: SourceDb, versions: Versions) -> Testbed:
     """A table by rowversion, whose rows 1 and 2 were changed, read and sent; then a backup came back."""
     source_db.execute("create table versions (id integer primary key, name text, rv blob)")
-    world.change_stream(table="versions", mode="rowversion", cursor="rv", page_size=2)
+    testbed.change_stream(table="versions", mode="rowversion", cursor="rv", page_size=2)
     put(source_db, (1, "old", 10), (2, "old", 11), (3, "old", 12))
-    poll(world, versions)
+    poll(testbed, versions)
     put(source_db, (1, "new", 20), (2, "new", 21))
-    poll(world, versions)
-    world.send_all()
+    poll(testbed, versions)
+    testbed.send_all()
     put(source_db, (1, "old", 10), (2, "old", 11))
-    return world
+    return testbed
 
 
 def put(source_db: SourceDb, *rows: tuple[int, str, int]) -> None:
@@ -318,22 +318,22 @@ def put(source_db: SourceDb, *rows: tuple[int, str, int]) -> None:
     )
 
 
-def open_versions(world: World, versions: Versions) -> SqlReader:
-    return SqlReader(world.source, world.stream, read_ceiling=versions)
+def open_versions(testbed: Testbed, versions: Versions) -> SqlReader:
+    return SqlReader(testbed.source, testbed.stream, read_ceiling=versions)
 
 
-def poll(world: World, versions: Versions) -> Any:
-    run = world.poll(open_versions(world, versions))  # type: ignore[arg-type]
+def poll(testbed: Testbed, versions: Versions) -> Any:
+    run = testbed.poll(open_versions(testbed, versions))  # type: ignore[arg-type]
     assert run.error is None, run.error
     return run
 
 
-def newest(world: World) -> dict[int, str]:
-    return {each["key"]["id"]: each["payload"]["name"] for each in world.records(state="delivered")}
+def newest(testbed: Testbed) -> dict[int, str]:
+    return {each["key"]["id"]: each["payload"]["name"] for each in testbed.records(state="delivered")}
 
 
 def test_a_restored_database_is_read_again_after_a_rewind(
-    restored: World, versions: Versions, source_db: SourceDb
+    restored: Testbed, versions: Versions, source_db: SourceDb
 ) -> None:
     versions.ceiling = 13
     run = restored.poll(open_versions(restored, versions))  # type: ignore[arg-type]
@@ -354,7 +354,7 @@ def test_a_restored_database_is_read_again_after_a_rewind(
 
 
 def test_a_database_that_is_restored_twice_is_read_again_twice(
-    restored: World, versions: Versions, source_db: SourceDb
+    restored: Testbed, versions: Versions, source_db: SourceDb
 ) -> None:
     for _ in range(2):
         rewind(restored, "beginning", reader=open_versions(restored, versions))
@@ -366,7 +366,7 @@ def test_a_database_that_is_restored_twice_is_read_again_twice(
     assert newest(restored) == {1: "new", 2: "new", 3: "old"}
 
 
-def test_without_a_rewind_the_stream_stays_stopped(restored: World, versions: Versions) -> None:
+def test_without_a_rewind_the_stream_stays_stopped(restored: Testbed, versions: Versions) -> None:
     restored.database.streams.update_one({"_id": "orders"}, {"$set": {"cursor.at": f"0x{9:016x}", "cursor.key": None}})
     run = restored.poll(open_versions(restored, versions))  # type: ignore[arg-type]
     assert "run again" in str(run.error)
@@ -375,25 +375,25 @@ def test_without_a_rewind_the_stream_stays_stopped(restored: World, versions: Ve
 
 
 def test_a_restored_table_that_only_appends_is_read_again(
-    world: World, source_db: SourceDb, versions: Versions
+    testbed: Testbed, source_db: SourceDb, versions: Versions
 ) -> None:
     source_db.create_orders(4)
-    world.change_stream(append_only=True)
-    world.poll()
+    testbed.change_stream(append_only=True)
+    testbed.poll()
     source_db.execute("update orders set note = 'another' where id > 2")
-    world.database.streams.update_one({"_id": "orders"}, {"$unset": {"cursor": True}})
-    assert "run again" in str(world.poll().error)
-    rewind(world, "beginning")
-    run = world.poll()
+    testbed.database.streams.update_one({"_id": "orders"}, {"$unset": {"cursor": True}})
+    assert "run again" in str(testbed.poll().error)
+    rewind(testbed, "beginning")
+    run = testbed.poll()
     assert (run.logged, run.unchanged, run.error) == (2, 2, None)
-    rewind(world, "beginning")
-    assert world.poll().unchanged == 4
+    rewind(testbed, "beginning")
+    assert testbed.poll().unchanged == 4
 
 
-def test_a_page_is_read_before_the_cursor_moves(world: World, source_db: SourceDb) -> None:
+def test_a_page_is_read_before_the_cursor_moves(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(3)
     asked: list[Cursor] = []
-    world.poll()
+    testbed.poll()
 
     class Asked:
         mode = "increasing"
@@ -405,6 +405,6 @@ def test_a_page_is_read_before_the_cursor_moves(world: World, source_db: SourceD
             asked.append(cursor)
             return reader.pages(cursor)
 
-    with open_reader(world.source, world.stream) as reader:
-        plan_rewind(ledger=world.ledger, stream=world.stream, reader=Asked(), to="2")  # type: ignore[arg-type]
+    with open_reader(testbed.source, testbed.stream) as reader:
+        plan_rewind(ledger=testbed.ledger, stream=testbed.stream, reader=Asked(), to="2")  # type: ignore[arg-type]
     assert [each["at"] for each in asked] == ["2"]

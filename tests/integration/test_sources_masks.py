@@ -11,7 +11,7 @@ import pytest
 from syncctl.core.rows import Row
 from syncctl.errors import ConfigurationError, SourceError
 from tests.harness.source_db import SourceDb
-from tests.harness.world import World
+from tests.harness.testbed import Testbed
 from tests.integration.test_sources_paging import open_stream, read
 
 CANARY = "078-05-1120-canary"
@@ -135,22 +135,24 @@ def test_an_error_of_the_statement_tells_no_value(db: SourceDb) -> None:
 
 
 @pytest.mark.parametrize(("mask", "logged"), [("drop", 0), ("hash", 1), ("last4", 0)])
-def test_what_a_mask_hides_is_no_change(world: World, source_db: SourceDb, mask: str, logged: int) -> None:
+def test_what_a_mask_hides_is_no_change(testbed: Testbed, source_db: SourceDb, mask: str, logged: int) -> None:
     source_db.create_orders(3)
     source_db.execute("update orders set customer = ?", [CANARY])
-    world.change_stream(mode="snapshot", cursor=None, mask={"customer": mask}, mask_secret=SECRET)
-    assert world.poll().logged == 3
+    testbed.change_stream(mode="snapshot", cursor=None, mask={"customer": mask}, mask_secret=SECRET)
+    assert testbed.poll().logged == 3
     source_db.execute("update orders set customer = 'another ' || customer where id = 2")
-    run = world.poll()
+    run = testbed.poll()
     assert (run.read, run.logged, run.error) == (3, logged, None)
     source_db.execute("update orders set note = 'seen' where id = 2")
-    assert world.poll().logged == 1
+    assert testbed.poll().logged == 1
 
 
-def test_another_secret_or_mask_is_another_content_and_no_restored_source(world: World, source_db: SourceDb) -> None:
+def test_another_secret_or_mask_is_another_content_and_no_restored_source(
+    testbed: Testbed, source_db: SourceDb
+) -> None:
     source_db.create_orders(2)
     for mask, secret in (({}, ""), ({"customer": "hash"}, SECRET), ({"customer": "hash"}, "t" * 32)):
-        world.change_stream(mode="snapshot", cursor=None, mask=mask, mask_secret=secret)
-        run = world.poll()
+        testbed.change_stream(mode="snapshot", cursor=None, mask=mask, mask_secret=secret)
+        run = testbed.poll()
         assert (run.logged, run.error) == (2, None)
-    assert len({each["payload"]["customer"] for each in world.records(key={"id": 1})}) == 3
+    assert len({each["payload"]["customer"] for each in testbed.records(key={"id": 1})}) == 3

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from syncctl.core.stream import Source
 from syncctl.sources.engines import open_source
-from tests.integration.conftest import database, ledger, prepared_ledger, world
+from tests.integration.conftest import database, ledger, prepared_ledger, testbed
 
-__all__ = ["database", "ledger", "prepared_ledger", "world"]
+__all__ = ["database", "ledger", "prepared_ledger", "testbed"]
 
 VARIABLE = "SYNCCTL_TEST_MSSQL_URL"
 

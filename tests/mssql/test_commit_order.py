@@ -21,7 +21,7 @@ from sqlalchemy import exc
 from syncctl.core.stream import Source
 from syncctl.sources.engines import open_source
 from syncctl.sources.reader import SqlReader
-from tests.harness.world import World
+from tests.harness.testbed import Testbed
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -126,13 +126,13 @@ class Kept:
 
 
 @contextlib.contextmanager
-def sending(world: World) -> Iterator[None]:
+def sending(testbed: Testbed) -> Iterator[None]:
     """Send what is due all the while."""
     done = threading.Event()
 
     def send() -> None:
         while not done.wait(0.05):
-            world.send_all()
+            testbed.send_all()
 
     thread = threading.Thread(target=send)
     thread.start()
@@ -145,40 +145,40 @@ def sending(world: World) -> Iterator[None]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_partner_ends_with_exactly_the_rows_of_the_source(
-    world: World, partner: Any, mssql_url: str, mssql_db: Any, mode: str
+    testbed: Testbed, partner: Any, mssql_url: str, mssql_db: Any, mode: str
 ) -> None:
     table = mssql_db.create(
         "id int identity(1,1) primary key, content nvarchar(50), amount decimal(12,2), changed_at datetime2(7),"
         " row_version rowversion"
     )
-    world.source = Source(name="default", url=mssql_url)
-    world.stream = replace(world.stream, table=table, exclude=("row_version",), **{"page_size": 500, **MODES[mode]})
-    writers = Writers(mssql_url, table, updates=world.stream.cursor != "id")
+    testbed.source = Source(name="default", url=mssql_url)
+    testbed.stream = replace(testbed.stream, table=table, exclude=("row_version",), **{"page_size": 500, **MODES[mode]})
+    writers = Writers(mssql_url, table, updates=testbed.stream.cursor != "id")
     polls = 0
-    with SqlReader(world.source, world.stream) as opened:
+    with SqlReader(testbed.source, testbed.stream) as opened:
         reader = Kept(opened)
-        with writing(writers) as threads, sending(world):
+        with writing(writers) as threads, sending(testbed):
             while any(each.is_alive() for each in threads):
-                poll(world, reader)
+                poll(testbed, reader)
                 polls += 1
     assert writers.errors == []
     for _ in range(2):
-        poll(world)
-        world.send_all()
-    condition = world.stream.where or "1 = 1"
+        poll(testbed)
+        testbed.send_all()
+    condition = testbed.stream.where or "1 = 1"
     rows = mssql_db.rows(f"select id, content, amount from {table} where {condition}")  # noqa: S608
     wanted = {row.id: row for row in rows}
     held = {body["id"]: body for body in (json.loads(each, parse_float=Decimal) for each in partner.rows().values())}
     assert set(held) == set(wanted)
     for number, row in wanted.items():
         assert (held[number]["content"], Decimal(held[number]["amount"])) == (row.content, row.amount)
-    assert len(wanted) >= (ROWS if world.stream.where is None else ROWS // 2)
+    assert len(wanted) >= (ROWS if testbed.stream.where is None else ROWS // 2)
     assert writers.rolled_back >= WRITERS
     counts = f"{len(wanted)} rows, {writers.rolled_back} rolled back, {polls} polls, {len(partner.calls())} calls"
     print(f"{mode}: {counts}")  # noqa: T201 - the figures of a run by hand
 
 
-def poll(world: World, reader: Any = None) -> None:
-    run = world.poll(reader)
+def poll(testbed: Testbed, reader: Any = None) -> None:
+    run = testbed.poll(reader)
     assert run.error is None, run.error
     assert run.failed == 0

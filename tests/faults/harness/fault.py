@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from tests.faults.harness.plant import Plant
+from tests.faults.harness.deployment import Deployment
 
 AGAIN_AFTER_SECONDS = 0.05
 TAKES_EFFECT_WITHIN_SECONDS = 90.0
@@ -39,7 +39,7 @@ class Fault:
         return f"{self.kind} ({self.detail})" if self.detail else self.kind
 
 
-Draw = Callable[[Plant, Random], Fault]
+Draw = Callable[[Deployment, Random], Fault]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

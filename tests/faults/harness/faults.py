@@ -5,9 +5,9 @@ import signal
 from collections.abc import Sequence
 from random import Random
 
+from tests.faults.harness.deployment import Deployment, Layout
 from tests.faults.harness.fault import Draw, Fault, Timed
 from tests.faults.harness.groups import group_members, is_halted, signal_group
-from tests.faults.harness.plant import Layout, Plant
 from tests.faults.harness.service_faults import draw_mongodb, draw_partner, draw_redis, draw_source
 from tests.harness.commands import RunningCommand
 from tests.harness.waiting import eventually
@@ -16,86 +16,88 @@ SOON_SECONDS = 60.0
 AT_WORK = ('"action": "deliver"', '"action": "poll"')
 
 
-def kill_worker(plant: Plant, random: Random) -> Fault:
+def kill_worker(deployment: Deployment, random: Random) -> Fault:
     """Kill -9 a worker with its pool, and start another."""
 
     def act() -> bool:
-        worker = random.choice(plant.workers)
+        worker = random.choice(deployment.workers)
         assert worker.is_running(), f"syncctl {worker.name} has ended on its own:\n{worker.log[-3000:]}"
-        plant.kill(worker)
-        plant.start_worker()
+        deployment.kill(worker)
+        deployment.start_worker()
         return True
 
     return Fault(kind="kill worker", first=act)
 
 
-def kill_pool_process(plant: Plant, random: Random) -> Fault:
+def kill_pool_process(deployment: Deployment, random: Random) -> Fault:
     """Kill -9 one process of a worker's pool."""
 
     def act() -> bool:
-        pool = find_pool(plant)
+        pool = find_pool(deployment)
         if not pool:
             return False
         pid = random.choice(pool)
         kill(pid, signal.SIGKILL)
-        eventually(lambda: pid not in find_pool(plant), SOON_SECONDS)
+        eventually(lambda: pid not in find_pool(deployment), SOON_SECONDS)
         return True
 
     return Fault(kind="kill pool process", first=act)
 
 
-def stop_worker(plant: Plant, random: Random) -> Fault:
+def stop_worker(deployment: Deployment, random: Random) -> Fault:
     """SIGTERM a worker, which must end with 0 once all else is well again, and start another."""
 
     def act() -> bool:
         # Until Celery has its handler in place a SIGTERM simply ends it.
-        ready = [each for each in plant.workers if "ready" in each.log and not is_halted(each.pid)]
+        ready = [each for each in deployment.workers if "ready" in each.log and not is_halted(each.pid)]
         if not ready:
             return False
         worker = random.choice(ready)
-        plant.start_worker()
-        plant.let_go(worker)
+        deployment.start_worker()
+        deployment.let_go(worker)
         return True
 
     return Fault(kind="stop worker", first=act)
 
 
-def stall_worker(plant: Plant, random: Random) -> Fault:
+def stall_worker(deployment: Deployment, random: Random) -> Fault:
     """SIGSTOP a worker that has records in hand, with its pool, past its leases, then SIGCONT."""
     halted: list[RunningCommand] = []
 
     def halt() -> bool:
-        holders = plant.find_holders()
-        busy = [each for each in plant.workers if holders & set(group_members(each.pid)) and not is_halted(each.pid)]
+        holders = deployment.find_holders()
+        busy = [
+            each for each in deployment.workers if holders & set(group_members(each.pid)) and not is_halted(each.pid)
+        ]
         if not busy:
             return False
         worker = random.choice(busy)
         signal_group(worker, signal.SIGSTOP)
         eventually(lambda: all(is_halted(each) for each in group_members(worker.pid)), SOON_SECONDS)
-        if not plant.find_holders() & set(group_members(worker.pid)):
+        if not deployment.find_holders() & set(group_members(worker.pid)):
             # It was done with them before it stood still.
             signal_group(worker, signal.SIGCONT)
             return False
         halted.append(worker)
         return True
 
-    seconds = plant.layout.lease_seconds + random.uniform(0.5, 2)
+    seconds = deployment.layout.lease_seconds + random.uniform(0.5, 2)
     return Fault(kind="stall worker", first=halt, then=lambda: go_on(halted), after_seconds=seconds)
 
 
-def stall_pool_process(plant: Plant, random: Random) -> Fault:
+def stall_pool_process(deployment: Deployment, random: Random) -> Fault:
     """SIGSTOP one process of a worker's pool that has records in hand past its leases, then SIGCONT."""
     halted: list[int] = []
 
     def halt() -> bool:
-        busy = sorted(each for each in plant.find_holders() & set(find_pool(plant)) if not is_halted(each))
+        busy = sorted(each for each in deployment.find_holders() & set(find_pool(deployment)) if not is_halted(each))
         if not busy:
             return False
         pid = random.choice(busy)
         kill(pid, signal.SIGSTOP)
         # It may have ended just then.
-        eventually(lambda: is_halted(pid) or pid not in find_pool(plant), SOON_SECONDS)
-        if not is_halted(pid) or pid not in plant.find_holders():
+        eventually(lambda: is_halted(pid) or pid not in find_pool(deployment), SOON_SECONDS)
+        if not is_halted(pid) or pid not in deployment.find_holders():
             kill(pid, signal.SIGCONT)
             return False
         halted.append(pid)
@@ -106,29 +108,29 @@ def stall_pool_process(plant: Plant, random: Random) -> Fault:
             kill(pid, signal.SIGCONT)
         return True
 
-    seconds = plant.layout.lease_seconds + random.uniform(0.5, 2)
+    seconds = deployment.layout.lease_seconds + random.uniform(0.5, 2)
     return Fault(kind="stall pool process", first=halt, then=resume, after_seconds=seconds)
 
 
-def kill_beat(plant: Plant, random: Random) -> Fault:
+def kill_beat(deployment: Deployment, random: Random) -> Fault:
     """Kill -9 Beat, and start another."""
 
     def act() -> bool:
-        beat = random.choice(plant.beats)
+        beat = random.choice(deployment.beats)
         assert beat.is_running(), f"Beat has ended on its own:\n{beat.log[-3000:]}"
-        plant.kill(beat)
-        plant.start_beat()
+        deployment.kill(beat)
+        deployment.start_beat()
         return True
 
     return Fault(kind="kill beat", first=act)
 
 
-def stall_beat(plant: Plant, random: Random) -> Fault:
+def stall_beat(deployment: Deployment, random: Random) -> Fault:
     """SIGSTOP Beat, then SIGCONT."""
     halted: list[RunningCommand] = []
 
     def halt() -> bool:
-        halted.append(random.choice(plant.beats))
+        halted.append(random.choice(deployment.beats))
         signal_group(halted[0], signal.SIGSTOP)
         eventually(lambda: is_halted(halted[0].pid), SOON_SECONDS)
         return True
@@ -164,22 +166,22 @@ def deal(kinds: Sequence[Draw], turn: int, part: str) -> Draw:
     return deck[turn % len(deck)]
 
 
-def draw_script(plant: Plant, random: Random, *, seconds: float) -> list[Timed]:
+def draw_script(deployment: Deployment, random: Random, *, seconds: float) -> list[Timed]:
     """Draw when each fault begins; what befalls one part never overlaps itself, but for the two of workers."""
     script: list[Timed] = []
-    for number, draw in enumerate(draw_kinds(plant.layout, random)):
-        fault = draw(plant, random)
+    for number, draw in enumerate(draw_kinds(deployment.layout, random)):
+        fault = draw(deployment, random)
         script.append(Timed(at_seconds=random.uniform(0, seconds) if number else 0.0, fault=fault))
     return script
 
 
-def find_pool(plant: Plant) -> list[int]:
+def find_pool(deployment: Deployment) -> list[int]:
     """Return the pool processes of all workers that have done something.
 
     A worker whose pool loses a process before its loop has begun ends itself: Celery takes that for a pool which cannot
     be started.
     """
-    at_work = [worker for worker in plant.workers if any(mark in worker.log for mark in AT_WORK)]
+    at_work = [worker for worker in deployment.workers if any(mark in worker.log for mark in AT_WORK)]
     return [pid for worker in at_work for pid in group_members(worker.pid) if pid != worker.pid]
 
 

@@ -1,4 +1,4 @@
-"""A TCP proxy between two parts of a plant, which can refuse, cut, hang and delay what goes through it."""
+"""A TCP proxy between two parts of a deployment, which can refuse, cut, hang and delay what goes through it."""
 
 import asyncio
 import contextlib

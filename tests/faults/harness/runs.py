@@ -1,4 +1,4 @@
-"""One seeded run: a plant under faults, then quiet, then the account."""
+"""One seeded run: a deployment under faults, then quiet, then the account."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from random import Random
 
 from syncctl.local.partner import PartnerConfig
 from tests.faults.harness.account import Account
+from tests.faults.harness.deployment import Deployment, Layout, open_plant
 from tests.faults.harness.fault import play
 from tests.faults.harness.faults import draw_script
-from tests.faults.harness.plant import Layout, Plant, open_plant
 from tests.harness.waiting import eventually
 
 FAULTS_WITHIN_SECONDS = 6.0
@@ -75,41 +75,41 @@ def run_seed(seed: int, directory: Path, note: Callable[[str], None] = lambda _:
         note(line)
 
     note(script[0])
-    with open_plant(directory, layout) as plant:
+    with open_plant(directory, layout) as deployment:
         try:
-            faults, replayed = break_and_mend(plant, random, tell)
-            account = plant.account()
+            faults, replayed = break_and_mend(deployment, random, tell)
+            account = deployment.account()
         except (AssertionError, OSError, TimeoutError) as error:
             raise AssertionError("\n".join([f"seed {seed}", *script, str(error)])) from error
     return Finished(seed=seed, script=tuple(script), faults=faults, replayed=replayed, account=account)
 
 
-def break_and_mend(plant: Plant, random: Random, tell: Callable[[str], None]) -> tuple[tuple[str, ...], int]:
-    """Play the faults, let the plant come to rest, replay what has failed.
+def break_and_mend(deployment: Deployment, random: Random, tell: Callable[[str], None]) -> tuple[tuple[str, ...], int]:
+    """Play the faults, let the deployment come to rest, replay what has failed.
 
     Returns:
         The kinds of the faults that took effect, and how many records were replayed.
     """
-    plant.writer.insert(300)
-    plant.start_worker()
-    plant.start_worker()
-    plant.start_beat()
-    eventually(plant.partner.calls, 120)
-    plant.writer.start(rows=4, pause_seconds=0.1)
-    faults = play(draw_script(plant, random, seconds=FAULTS_WITHIN_SECONDS), tell)
-    plant.writer.stop()
-    plant.wait_for_leaving()
+    deployment.writer.insert(300)
+    deployment.start_worker()
+    deployment.start_worker()
+    deployment.start_beat()
+    eventually(deployment.partner.calls, 120)
+    deployment.writer.start(rows=4, pause_seconds=0.1)
+    faults = play(draw_script(deployment, random, seconds=FAULTS_WITHIN_SECONDS), tell)
+    deployment.writer.stop()
+    deployment.wait_for_leaving()
     tell("quiet")
-    plant.wait_until_quiet()
-    if plant.check_clocks():
-        faults += (f"clock of a worker {'ahead' if plant.layout.clock_seconds > 0 else 'behind'}",)
-    plant.partner.fix()
+    deployment.wait_until_quiet()
+    if deployment.check_clocks():
+        faults += (f"clock of a worker {'ahead' if deployment.layout.clock_seconds > 0 else 'behind'}",)
+    deployment.partner.fix()
     replayed = 0
-    if plant.ledger.records.count_documents({"state": "failed"}):
-        done = plant.run("replay", "--yes", "--wait", "--json")
+    if deployment.ledger.records.count_documents({"state": "failed"}):
+        done = deployment.run("replay", "--yes", "--wait", "--json")
         assert done.exit_code == 0, done.stderr
         replayed = int(done.json["replayed"])
-        plant.wait_until_quiet()
+        deployment.wait_until_quiet()
     tell("stop")
-    plant.stop()
+    deployment.stop()
     return faults, replayed

@@ -10,9 +10,9 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from syncctl.local.server import Server
+from tests.faults.harness.deployment import DATABASE, Deployment, Layout
 from tests.faults.harness.fault import Draw, Fault
 from tests.faults.harness.groups import is_halted, signal_group
-from tests.faults.harness.plant import DATABASE, Layout, Plant
 from tests.faults.harness.proxy import Mood
 from tests.harness.commands import RunningCommand
 from tests.harness.waiting import eventually
@@ -60,38 +60,40 @@ def thaw(server: Server) -> bool:
     return True
 
 
-def lose_redis(plant: Plant, random: Random) -> Fault:
+def lose_redis(deployment: Deployment, random: Random) -> Fault:
     """Kill Redis, and start it empty a little later."""
 
     def start_empty() -> bool:
-        plant.lose_redis()
+        deployment.lose_redis()
         return True
 
     seconds = random.uniform(0.2, 3)
-    return Fault(kind="lose redis", first=lambda: kill_server(plant.redis), then=start_empty, after_seconds=seconds)
+    return Fault(
+        kind="lose redis", first=lambda: kill_server(deployment.redis), then=start_empty, after_seconds=seconds
+    )
 
 
-def restart_redis(plant: Plant, random: Random) -> Fault:
+def restart_redis(deployment: Deployment, random: Random) -> Fault:
     """Kill Redis, and start it with what its append-only file has."""
     return Fault(
         kind="restart redis",
-        first=lambda: kill_server(plant.redis),
-        then=lambda: start_server(plant.redis),
+        first=lambda: kill_server(deployment.redis),
+        then=lambda: start_server(deployment.redis),
         after_seconds=random.uniform(0.2, 3),
     )
 
 
-def flush_redis(plant: Plant, _random: Random) -> Fault:
+def flush_redis(deployment: Deployment, _random: Random) -> Fault:
     """FLUSHALL while a message waits. Workers at rest take each at once, so they stand still until one does."""
     halted: list[RunningCommand] = []
 
     def act() -> bool:
-        for worker in plant.workers:
+        for worker in deployment.workers:
             if worker.is_running() and not is_halted(worker.pid):
                 signal_group(worker, signal.SIGSTOP)
                 halted.append(worker)
         try:
-            with Redis.from_url(plant.redis.url(), socket_timeout=SOON_SECONDS) as redis:
+            with Redis.from_url(deployment.redis.url(), socket_timeout=SOON_SECONDS) as redis:
                 # One after the other, as Redis does it: no message gets in between.
                 waiting = int(redis.eval(FLUSH_MESSAGES, 0))  # type: ignore[arg-type]
         except RedisError:
@@ -115,66 +117,66 @@ return count
 """
 
 
-def freeze_redis(plant: Plant, random: Random) -> Fault:
+def freeze_redis(deployment: Deployment, random: Random) -> Fault:
     """SIGSTOP Redis, then SIGCONT: connections stay open, nothing answers."""
     return Fault(
         kind="freeze redis",
-        first=lambda: freeze(plant.redis),
-        then=lambda: thaw(plant.redis),
+        first=lambda: freeze(deployment.redis),
+        then=lambda: thaw(deployment.redis),
         after_seconds=random.uniform(1, 4),
     )
 
 
-def kill_mongod(plant: Plant, random: Random) -> Fault:
+def kill_mongod(deployment: Deployment, random: Random) -> Fault:
     """Kill -9 MongoDB, and start it again."""
     return Fault(
         kind="kill mongod",
-        first=lambda: kill_server(plant.mongod),
-        then=lambda: start_server(plant.mongod),
+        first=lambda: kill_server(deployment.mongod),
+        then=lambda: start_server(deployment.mongod),
         after_seconds=random.uniform(0.2, 2),
     )
 
 
-def restart_mongod(plant: Plant, _random: Random) -> Fault:
+def restart_mongod(deployment: Deployment, _random: Random) -> Fault:
     """Shut MongoDB down in good order, and start it again."""
 
     def act() -> bool:
-        before = plant.mongod.pid
-        plant.mongod.stop()
-        start_server(plant.mongod)
-        return plant.mongod.pid != before
+        before = deployment.mongod.pid
+        deployment.mongod.stop()
+        start_server(deployment.mongod)
+        return deployment.mongod.pid != before
 
     return Fault(kind="restart mongod", first=act)
 
 
-def freeze_mongod(plant: Plant, random: Random) -> Fault:
+def freeze_mongod(deployment: Deployment, random: Random) -> Fault:
     """SIGSTOP MongoDB, then SIGCONT."""
     return Fault(
         kind="freeze mongod",
-        first=lambda: freeze(plant.mongod),
-        then=lambda: thaw(plant.mongod),
+        first=lambda: freeze(deployment.mongod),
+        then=lambda: thaw(deployment.mongod),
         after_seconds=random.uniform(1, 4),
     )
 
 
-def step_down_mongod(plant: Plant, random: Random) -> Fault:
+def step_down_mongod(deployment: Deployment, random: Random) -> Fault:
     """Let the primary step down: for a while there is none, then it is elected again, in another term."""
     seconds = random.randint(1, 4)
     terms: list[int] = []
 
     def begin() -> bool:
-        terms.append(plant.mongod.read_term()[0])
-        plant.mongod.step_down(seconds=seconds)
+        terms.append(deployment.mongod.read_term()[0])
+        deployment.mongod.step_down(seconds=seconds)
         return True
 
     def end() -> bool:
-        term, is_primary = plant.mongod.read_term()
+        term, is_primary = deployment.mongod.read_term()
         return is_primary and term > terms[0]
 
     return Fault(kind="step mongod down", first=begin, then=end, after_seconds=seconds, detail=f"{seconds} s")
 
 
-def fail_writes(plant: Plant, random: Random) -> Fault:
+def fail_writes(deployment: Deployment, random: Random) -> Fault:
     """Let a few writes of one kind to one collection fail: the connection closes, or no majority has the write."""
     collection, command = random.choice(WRITES)
     how = random.choice(sorted(HOW))
@@ -183,13 +185,13 @@ def fail_writes(plant: Plant, random: Random) -> Fault:
     before: list[int] = []
 
     def begin() -> bool:
-        before.append(plant.mongod.fail(what, times=times))
+        before.append(deployment.mongod.fail(what, times=times))
         return True
 
     def end() -> bool:
-        if plant.mongod.count_failed() == before[0]:
+        if deployment.mongod.count_failed() == before[0]:
             return False
-        plant.mongod.stop_failing()
+        deployment.mongod.stop_failing()
         return True
 
     return Fault(
@@ -201,52 +203,52 @@ def fail_writes(plant: Plant, random: Random) -> Fault:
     )
 
 
-def lock_source(plant: Plant, random: Random) -> Fault:
+def lock_source(deployment: Deployment, random: Random) -> Fault:
     """Hold a transaction of the source that lets nobody read or write, past the time a query may take."""
     epochs: list[int] = []
 
     def begin() -> bool:
-        epoch = plant.read_epoch()
+        epoch = deployment.read_epoch()
         if epoch is None:
             return False
-        plant.source.lock()
+        deployment.source.lock()
         epochs.append(epoch)
         return True
 
     def end() -> bool:
-        epoch = plant.read_epoch()
+        epoch = deployment.read_epoch()
         # A poll that began under the lock can have read nothing.
         if epoch is None or epoch <= epochs[0]:
             return False
-        plant.source.unlock()
+        deployment.source.unlock()
         return True
 
     return Fault(kind="lock source", first=begin, then=end, after_seconds=random.uniform(0.5, 5))
 
 
-def lose_source(plant: Plant, random: Random) -> Fault:
+def lose_source(deployment: Deployment, random: Random) -> Fault:
     """Move the source away, and back once a poll has missed it."""
 
     def begin() -> bool:
-        if plant.read_epoch() is None or plant.read_poll_error() is not None:
+        if deployment.read_epoch() is None or deployment.read_poll_error() is not None:
             return False
-        plant.source.hide()
+        deployment.source.hide()
         return True
 
     def end() -> bool:
-        if plant.read_poll_error() is None:
+        if deployment.read_poll_error() is None:
             return False
-        plant.source.show()
+        deployment.source.show()
         return True
 
     return Fault(kind="lose source", first=begin, then=end, after_seconds=random.uniform(0.5, 4))
 
 
-def break_wire(plant: Plant, random: Random, *, part: str, mood: Mood) -> Fault:
+def break_wire(deployment: Deployment, random: Random, *, part: str, mood: Mood) -> Fault:
     """Refuse, reset, hang or delay all between the workers and one part for a while, until that struck a connection."""
-    wire = plant.wires[part]
+    wire = deployment.wires[part]
     # Half of it each way: with a delay each way a call of the partner comes near its deadline, and beyond.
-    delay = random.uniform(0.05, 0.6) * plant.layout.timeout_seconds
+    delay = random.uniform(0.05, 0.6) * deployment.layout.timeout_seconds
     before: list[int] = []
 
     def begin() -> bool:

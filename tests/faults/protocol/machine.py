@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from .actors import Actor
-from .world import ACTORS_AT_MOST, World
+from .simulation import ACTORS_AT_MOST, Simulation
 
 # Few, so that they meet.
 KEYS = st.sampled_from([1, 1, 2])
@@ -22,7 +22,7 @@ STEPS = st.one_of(st.just(TO_THE_END), st.integers(min_value=1, max_value=25))
 Draw = Callable[[Any], Any]
 
 
-class Protocol(World, RuleBasedStateMachine):
+class Protocol(Simulation, RuleBasedStateMachine):
     """Poll, dispatch, deliver, upkeep and operators, interleaved at every write, killed and stalled anywhere.
 
     There is one rule, which draws among the moves that can be made. As a rule each, Hypothesis would leave most of
@@ -31,7 +31,7 @@ class Protocol(World, RuleBasedStateMachine):
 
     def __init__(self) -> None:
         RuleBasedStateMachine.__init__(self)
-        World.__init__(self)
+        Simulation.__init__(self)
 
     @initialize(contents=st.lists(CONTENTS, max_size=3))
     def begin_with_rows(self, contents: list[str]) -> None:

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import invariant, run_state_machine_as_test
 
 from .machine import Protocol
-from .world import open_gated_ledger
+from .simulation import open_gated_ledger
 
 STEPS_PER_EXAMPLE = 50
 

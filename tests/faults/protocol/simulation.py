@@ -27,8 +27,8 @@ from syncctl.pipeline.replay import discard_records, replay_records
 from syncctl.pipeline.selection import Selection
 
 from .actors import Actor, GatedDatabase, current_actor, gate
+from .simulation_cases import LoggedCall, ScriptedPartner, ScriptedReader, ScriptedSource, call_of
 from .strictness import Strictness
-from .worlds import LoggedCall, ScriptedPartner, ScriptedReader, ScriptedSource, call_of
 
 ACTORS_AT_MOST = 6
 LONG_SECONDS = 10_000.0
@@ -59,7 +59,7 @@ class ScriptedClient:
         return call_of(record)
 
 
-class World:
+class Simulation:
     """One stream, all that happens to it, and what must be true of it."""
 
     ledger: Ledger

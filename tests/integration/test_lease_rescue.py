@@ -10,7 +10,7 @@ from syncctl.core.outcome import Verdict
 from syncctl.core.states import State
 from syncctl.ledger.delivery_state import Claim, Transition
 from syncctl.ledger.ledger import Ledger
-from tests.harness.world import NASTY, PAST, fly, new_record, outcome
+from tests.harness.testbed import NASTY, PAST, fly, new_record, outcome
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from syncctl.partner.request.curl import show_request
 from syncctl.pipeline.preview import Preview, Sketch, preview_record, preview_rows
 from syncctl.sources import open_reader
 from tests.harness.source_db import SourceDb
-from tests.harness.world import World
+from tests.harness.testbed import Testbed
 from tests.integration.hostile_partner import HostilePartner, answering
 from tests.integration.partner_cases import make_partner, make_record, make_stream
 
@@ -30,23 +30,23 @@ CANARY = "c4nary-5e1f"
 
 
 @pytest.fixture
-def shaped(world: World, source_db: SourceDb) -> World:
+def shaped(testbed: Testbed, source_db: SourceDb) -> Testbed:
     source_db.create_orders(5)
-    world.change_stream(fields=FIELDS, path="/orders/{id}")
-    return world
+    testbed.change_stream(fields=FIELDS, path="/orders/{id}")
+    return testbed
 
 
-def make_client(world: World) -> PartnerClient:
-    return PartnerClient(world.partner, world.stream, max_connections=1)
+def make_client(testbed: Testbed) -> PartnerClient:
+    return PartnerClient(testbed.partner, testbed.stream, max_connections=1)
 
 
-def preview(world: World, limit: int = 10) -> list[Preview]:
-    client = make_client(world)
+def preview(testbed: Testbed, limit: int = 10) -> list[Preview]:
+    client = make_client(testbed)
     try:
         return preview_rows(
-            ledger=world.ledger,
-            stream=world.stream,
-            open_reader=lambda stream: open_reader(world.source, stream),
+            ledger=testbed.ledger,
+            stream=testbed.stream,
+            open_reader=lambda stream: open_reader(testbed.source, stream),
             sketch=Sketch(client=client),
             limit=limit,
         )
@@ -54,18 +54,18 @@ def preview(world: World, limit: int = 10) -> list[Preview]:
         client.close()
 
 
-def copy_database(world: World) -> dict[str, Any]:
+def copy_database(testbed: Testbed) -> dict[str, Any]:
     """Return everything that the ledger holds."""
-    names = [name for name in world.database.list_collection_names() if not name.startswith("system.")]
-    return {name: sorted(map(str, world.database[name].find())) for name in names}
+    names = [name for name in testbed.database.list_collection_names() if not name.startswith("system.")]
+    return {name: sorted(map(str, testbed.database[name].find())) for name in names}
 
 
-def send(world: World) -> Any:
-    world.dispatch()
-    return world.deliver()
+def send(testbed: Testbed) -> Any:
+    testbed.dispatch()
+    return testbed.deliver()
 
 
-def test_rows_arrive_in_their_shape(shaped: World, partner: LocalPartner) -> None:
+def test_rows_arrive_in_their_shape(shaped: Testbed, partner: LocalPartner) -> None:
     shaped.poll()
     assert send(shaped).delivered == 5
     bodies = [json.loads(body, parse_float=Decimal) for body in partner.rows().values()]
@@ -73,7 +73,7 @@ def test_rows_arrive_in_their_shape(shaped: World, partner: LocalPartner) -> Non
 
 
 def test_a_row_that_does_not_fit_is_failed_and_no_call_is_made(
-    shaped: World, partner: LocalPartner, tmp_path: Path, source_db: SourceDb
+    shaped: Testbed, partner: LocalPartner, tmp_path: Path, source_db: SourceDb
 ) -> None:
     schema = tmp_path / "s.json"
     schema.write_text('{"properties": {"order": {"properties": {"total": {"maximum": 3}}}}}')
@@ -89,7 +89,7 @@ def test_a_row_that_does_not_fit_is_failed_and_no_call_is_made(
     assert all(each["attempts"] == 0 for each in failed)
 
 
-def test_a_column_that_is_not_there_fails_each_record_and_names_it(shaped: World, partner: LocalPartner) -> None:
+def test_a_column_that_is_not_there_fails_each_record_and_names_it(shaped: Testbed, partner: LocalPartner) -> None:
     shaped.change_stream(fields=parse_fields({"total": "amuont"}))
     shaped.poll()
     assert send(shaped).failed == 5
@@ -97,15 +97,17 @@ def test_a_column_that_is_not_there_fails_each_record_and_names_it(shaped: World
     assert "needs column amuont" in shaped.records()[0]["error"]["message"]
 
 
-def test_other_bytes_go_under_another_key_and_the_same_bytes_under_the_same(world: World, source_db: SourceDb) -> None:
+def test_other_bytes_go_under_another_key_and_the_same_bytes_under_the_same(
+    testbed: Testbed, source_db: SourceDb
+) -> None:
     source_db.create_orders(1)
-    world.poll()
+    testbed.poll()
     with HostilePartner(answering("503 Later")) as server:
-        world.partner = replace(world.partner, url=server.url)
+        testbed.partner = replace(testbed.partner, url=server.url)
         for fields in ((), (), FIELDS, FIELDS):
-            world.change_stream(fields=fields, retry=RetrySchedule(delays_seconds=(60.0,) * 9))
-            world.let_retries_come()
-            send(world)
+            testbed.change_stream(fields=fields, retry=RetrySchedule(delays_seconds=(60.0,) * 9))
+            testbed.let_retries_come()
+            send(testbed)
         requests = [each.partition(b"\r\n\r\n") for each in server.requests]
     keys = [
         next(line for line in head.splitlines() if line.lower().startswith(b"idempotency-key"))
@@ -117,16 +119,16 @@ def test_other_bytes_go_under_another_key_and_the_same_bytes_under_the_same(worl
     assert bodies[0] == bodies[1] != bodies[2] == bodies[3]
 
 
-def test_a_row_that_is_gone_goes_to_its_own_endpoint_without_a_body(world: World, source_db: SourceDb) -> None:
+def test_a_row_that_is_gone_goes_to_its_own_endpoint_without_a_body(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(2)
-    world.change_stream(mode="snapshot", cursor=None, delete_method="DELETE", delete_path="/orders/{id}")
-    world.poll()
+    testbed.change_stream(mode="snapshot", cursor=None, delete_method="DELETE", delete_path="/orders/{id}")
+    testbed.poll()
     with HostilePartner(answering("204 No Content")) as server:
-        world.partner = replace(world.partner, url=server.url + "/v1")
-        send(world)
+        testbed.partner = replace(testbed.partner, url=server.url + "/v1")
+        send(testbed)
         source_db.execute("delete from orders where id = 2")
-        world.poll()
-        assert send(world).delivered == 1
+        testbed.poll()
+        assert send(testbed).delivered == 1
         head, _, body = server.requests[-1].partition(b"\r\n\r\n")
     assert head.splitlines()[0] == b"DELETE /v1/orders/2 HTTP/1.1"
     names = {line.partition(b":")[0].lower() for line in head.splitlines()[1:]}
@@ -134,28 +136,28 @@ def test_a_row_that_is_gone_goes_to_its_own_endpoint_without_a_body(world: World
     assert body == b""
 
 
-def test_a_delete_that_is_not_to_be_sent_is_accounted_for(world: World, source_db: SourceDb) -> None:
+def test_a_delete_that_is_not_to_be_sent_is_accounted_for(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(3)
-    world.change_stream(mode="snapshot", cursor=None, sends_deletes=False)
-    world.poll()
+    testbed.change_stream(mode="snapshot", cursor=None, sends_deletes=False)
+    testbed.poll()
     with HostilePartner(answering("204 No Content")) as server:
-        world.partner = replace(world.partner, url=server.url)
-        send(world)
+        testbed.partner = replace(testbed.partner, url=server.url)
+        send(testbed)
         calls = len(server.requests)
         source_db.execute("delete from orders where id = 2")
-        run = world.poll()
-        assert (run.logged, run.failed, world.dispatch()) == (1, 0, 0)
+        run = testbed.poll()
+        assert (run.logged, run.failed, testbed.dispatch()) == (1, 0, 0)
         source_db.add_orders([2])
-        world.poll()
-        assert send(world).delivered == 1, "a row that comes back is sent"
+        testbed.poll()
+        assert send(testbed).delivered == 1, "a row that comes back is sent"
         assert len(server.requests) == calls + 1
-    (gone,) = world.records(state="discarded")
+    (gone,) = testbed.records(state="discarded")
     assert (gone["op"], gone["key"]) == ("delete", {"id": 2})
     assert "delete_endpoint = none" in gone["reason"]
-    assert world.poll().logged == 0
+    assert testbed.poll().logged == 0
 
 
-def test_a_preview_shows_the_calls_that_follow_and_leaves_no_trace(shaped: World, partner: LocalPartner) -> None:
+def test_a_preview_shows_the_calls_that_follow_and_leaves_no_trace(shaped: Testbed, partner: LocalPartner) -> None:
     before = copy_database(shaped)
     shown = preview(shaped)
     assert copy_database(shaped) == before
@@ -175,7 +177,7 @@ def test_a_preview_shows_the_calls_that_follow_and_leaves_no_trace(shaped: World
     assert sent == {}
 
 
-def test_a_preview_begins_at_the_cursor_and_ends_at_its_limit(shaped: World, source_db: SourceDb) -> None:
+def test_a_preview_begins_at_the_cursor_and_ends_at_its_limit(shaped: Testbed, source_db: SourceDb) -> None:
     assert [each.key["id"] for each in preview(shaped, 2)] == [1, 2]
     shaped.poll()
     assert preview(shaped) == []
@@ -183,7 +185,7 @@ def test_a_preview_begins_at_the_cursor_and_ends_at_its_limit(shaped: World, sou
     assert [each.key["id"] for each in preview(shaped, 2)] == [6, 7]
 
 
-def test_a_preview_of_a_compared_table_leaves_out_what_is_known(shaped: World, source_db: SourceDb) -> None:
+def test_a_preview_of_a_compared_table_leaves_out_what_is_known(shaped: Testbed, source_db: SourceDb) -> None:
     shaped.change_stream(mode="snapshot", cursor=None)
     shaped.poll()
     source_db.execute("update orders set amount = 9 where id = 4")
@@ -191,7 +193,7 @@ def test_a_preview_of_a_compared_table_leaves_out_what_is_known(shaped: World, s
     assert [each.key["id"] for each in preview(shaped, 2)] == [4, 6]
 
 
-def test_a_preview_says_of_each_row_why_it_cannot_be_sent(shaped: World, source_db: SourceDb) -> None:
+def test_a_preview_says_of_each_row_why_it_cannot_be_sent(shaped: Testbed, source_db: SourceDb) -> None:
     source_db.execute("update orders set amount = 9e999 where id = 1")
     shaped.change_stream(path="/{note}/orders")
     source_db.execute("update orders set note = 'n' where id <> 2")
@@ -201,7 +203,7 @@ def test_a_preview_says_of_each_row_why_it_cannot_be_sent(shaped: World, source_
     assert (third.request.error, third.request.method) == (None, "POST")
 
 
-def test_the_request_of_a_record_is_the_one_that_was_sent_and_then_the_next(shaped: World) -> None:
+def test_the_request_of_a_record_is_the_one_that_was_sent_and_then_the_next(shaped: Testbed) -> None:
     shaped.poll()
     client = make_client(shaped)
 
@@ -221,7 +223,7 @@ def test_the_request_of_a_record_is_the_one_that_was_sent_and_then_the_next(shap
 
 
 def test_of_a_stream_with_batches_a_row_is_shown_as_the_call_that_it_is_alone(
-    shaped: World, source_db: SourceDb
+    shaped: Testbed, source_db: SourceDb
 ) -> None:
     source_db.execute("delete from orders where id > 1")
     shaped.change_stream(path="/orders", batching=Batching(size=10, under="rows"))

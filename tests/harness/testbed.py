@@ -100,8 +100,10 @@ def version_row(number: int, content: Value, version: str | None, **changes: Any
 
 
 @dataclass
-class World:
+class Testbed:
     """One stream with its ledger, its source and its partner."""
+
+    __test__ = False  # for pytest: no class of tests
 
     ledger: Ledger
     database: Any

@@ -14,7 +14,7 @@ from syncctl.core.breaker import BreakerRules, BreakerState
 from syncctl.core.outcome import Verdict
 from syncctl.core.stream import Batching, RetrySchedule
 from tests.harness.source_db import SourceDb
-from tests.harness.world import World
+from tests.harness.testbed import Testbed
 
 Answer = Callable[[list[dict[str, Any]]], tuple[int, Any]]
 ITEMS = Batching(size=4, results="results", result_key="ref", result_status="status")
@@ -85,18 +85,18 @@ def said(rows: list[dict[str, Any]], **statuses: int) -> tuple[int, Any]:
 
 
 @pytest.fixture
-def batches(world: World, source_db: SourceDb) -> World:
+def batches(testbed: Testbed, source_db: SourceDb) -> Testbed:
     source_db.create_orders(10)
-    world.poll()
-    world.change_stream(batching=ITEMS)
-    return world
+    testbed.poll()
+    testbed.change_stream(batching=ITEMS)
+    return testbed
 
 
-def meet(world: World, partner: BatchPartner) -> None:
-    world.partner = replace(world.partner, url=partner.url)
+def meet(testbed: Testbed, partner: BatchPartner) -> None:
+    testbed.partner = replace(testbed.partner, url=partner.url)
 
 
-def test_rows_go_together_and_each_has_its_own_outcome(batches: World) -> None:
+def test_rows_go_together_and_each_has_its_own_outcome(batches: Testbed) -> None:
     with BatchPartner(lambda rows: said(rows, row3=422, row7=503, row8=401)) as partner:
         meet(batches, partner)
         batches.dispatch()
@@ -109,7 +109,7 @@ def test_rows_go_together_and_each_has_its_own_outcome(batches: World) -> None:
     assert not batches.ledger.partners.load_gate("default").paused
 
 
-def test_the_key_of_a_call_is_made_of_its_rows_and_theirs_stay_in_the_body(batches: World) -> None:
+def test_the_key_of_a_call_is_made_of_its_rows_and_theirs_stay_in_the_body(batches: Testbed) -> None:
     with BatchPartner(said) as partner:
         meet(batches, partner)
         batches.send_all()
@@ -131,7 +131,7 @@ def test_the_key_of_a_call_is_made_of_its_rows_and_theirs_stay_in_the_body(batch
     assert entry["batch_key"] in keys
 
 
-def test_a_batch_that_is_refused_as_a_whole_fails_no_good_row(batches: World) -> None:
+def test_a_batch_that_is_refused_as_a_whole_fails_no_good_row(batches: Testbed) -> None:
     def refuse(rows: list[dict[str, Any]]) -> tuple[int, Any]:
         bad = any(row["id"] == 6 for row in rows)
         return (400, {"message": "row 6 is bad"}) if bad else said(rows)
@@ -147,7 +147,7 @@ def test_a_batch_that_is_refused_as_a_whole_fails_no_good_row(batches: World) ->
     assert all("solo" not in each for each in batches.records(state="delivered"))
 
 
-def test_a_row_of_which_the_answer_says_nothing_goes_again(batches: World) -> None:
+def test_a_row_of_which_the_answer_says_nothing_goes_again(batches: Testbed) -> None:
     with BatchPartner(lambda rows: said(rows[1:])) as partner:
         meet(batches, partner)
         batches.dispatch()
@@ -157,7 +157,7 @@ def test_a_row_of_which_the_answer_says_nothing_goes_again(batches: World) -> No
 
 
 @pytest.mark.parametrize("answer", [(200, {"fine": True}), (200, "text"), (200, None)])
-def test_an_answer_without_the_list_is_no_acceptance(batches: World, answer: tuple[int, Any]) -> None:
+def test_an_answer_without_the_list_is_no_acceptance(batches: Testbed, answer: tuple[int, Any]) -> None:
     with BatchPartner(lambda _: answer) as partner:
         meet(batches, partner)
         batches.dispatch()
@@ -166,7 +166,7 @@ def test_an_answer_without_the_list_is_no_acceptance(batches: World, answer: tup
     assert batches.record(1)["error"]["message"] == "its JSON has no list at results"
 
 
-def test_what_the_partner_says_nothing_of_is_held_where_it_may_not_go_twice(batches: World) -> None:
+def test_what_the_partner_says_nothing_of_is_held_where_it_may_not_go_twice(batches: Testbed) -> None:
     batches.change_stream(ambiguous="hold")
     with BatchPartner(lambda rows: said(rows[1:])) as partner:
         meet(batches, partner)
@@ -178,7 +178,7 @@ def test_what_the_partner_says_nothing_of_is_held_where_it_may_not_go_twice(batc
 
 
 @pytest.mark.parametrize(("said_of_each", "state"), [(10_000, "delivered"), (30_000, "pending")])
-def test_a_long_answer_is_read_as_far_as_its_rows_need(batches: World, said_of_each: int, state: str) -> None:
+def test_a_long_answer_is_read_as_far_as_its_rows_need(batches: Testbed, said_of_each: int, state: str) -> None:
     """A call of ten rows may be answered with 64 KiB and 4 KiB for each."""
 
     def answer(rows: list[dict[str, Any]]) -> tuple[int, Any]:
@@ -230,7 +230,7 @@ BY_KEY = replace(ITEMS, size=10)
     ],
 )
 def test_what_is_said_of_each_row_is_held_to(
-    batches: World, batching: Batching, answer: Answer, state: str, told: str | None
+    batches: Testbed, batching: Batching, answer: Answer, state: str, told: str | None
 ) -> None:
     batches.change_stream(batching=batching)
     with BatchPartner(answer) as partner:
@@ -244,7 +244,7 @@ def test_what_is_said_of_each_row_is_held_to(
 
 
 @pytest.mark.parametrize("listed", [[6], []])
-def test_a_refusal_that_lists_only_the_bad_rows_fails_no_good_one(batches: World, listed: list[int]) -> None:
+def test_a_refusal_that_lists_only_the_bad_rows_fails_no_good_one(batches: Testbed, listed: list[int]) -> None:
     def answer(rows: list[dict[str, Any]]) -> tuple[int, Any]:
         bad = [row for row in rows if row["id"] == 6]
         if not bad:
@@ -261,7 +261,7 @@ def test_a_refusal_that_lists_only_the_bad_rows_fails_no_good_one(batches: World
 
 
 @pytest.mark.parametrize("status", [403, 410])
-def test_a_rows_status_pauses_nobody_whatever_it_means(batches: World, status: int) -> None:
+def test_a_rows_status_pauses_nobody_whatever_it_means(batches: Testbed, status: int) -> None:
     batches.change_stream(outcomes={status: Verdict.RETRY_LATER})
     with BatchPartner(lambda rows: said(rows, row3=status)) as partner:
         meet(batches, partner)
@@ -272,7 +272,7 @@ def test_a_rows_status_pauses_nobody_whatever_it_means(batches: World, status: i
     assert not batches.ledger.streams.load_gate("orders").paused
 
 
-def test_refused_credentials_are_no_list(batches: World) -> None:
+def test_refused_credentials_are_no_list(batches: Testbed) -> None:
     batches.change_stream(batching=replace(ITEMS, size=10))
     with BatchPartner(lambda rows: (401, said(rows)[1])) as partner:
         meet(batches, partner)
@@ -282,7 +282,7 @@ def test_refused_credentials_are_no_list(batches: World) -> None:
     assert batches.ledger.partners.load_gate("default").paused
 
 
-def test_a_conflict_of_a_row_is_taken_as_the_stream_says(batches: World) -> None:
+def test_a_conflict_of_a_row_is_taken_as_the_stream_says(batches: Testbed) -> None:
     batches.change_stream(batching=BY_KEY, outcomes={409: Verdict.ACCEPTED})
     with BatchPartner(answer_each(statuses=lambda _: 409)) as partner:
         meet(batches, partner)
@@ -290,7 +290,7 @@ def test_a_conflict_of_a_row_is_taken_as_the_stream_says(batches: World) -> None
     assert {each["state"] for each in batches.records()} == {"delivered"}
 
 
-def test_a_row_that_is_to_come_later_comes_no_earlier_than_told(batches: World) -> None:
+def test_a_row_that_is_to_come_later_comes_no_earlier_than_told(batches: Testbed) -> None:
     batches.change_stream(batching=BY_KEY)
     with BatchPartner(answer_each(statuses=lambda _: 429)) as partner:
         partner.headers = {"Retry-After": "900"}
@@ -301,7 +301,7 @@ def test_a_row_that_is_to_come_later_comes_no_earlier_than_told(batches: World) 
     assert (due - batches.ledger.streams.server_time()).total_seconds() > 850
 
 
-def test_a_partner_that_is_down_says_so_whatever_it_lists(batches: World) -> None:
+def test_a_partner_that_is_down_says_so_whatever_it_lists(batches: Testbed) -> None:
     batches.change_stream(batching=replace(ITEMS, size=1))
     batches.change_stream(batching=replace(ITEMS, size=2), batch_size=2, window=2)
     batches.partner = replace(batches.partner, breaker=BreakerRules(calls=3))
@@ -312,7 +312,7 @@ def test_a_partner_that_is_down_says_so_whatever_it_lists(batches: World) -> Non
     assert batches.ledger.streams.load_gate("orders").breaker.state is BreakerState.OPEN
 
 
-def test_a_bad_row_costs_those_beside_it_no_try(batches: World) -> None:
+def test_a_bad_row_costs_those_beside_it_no_try(batches: Testbed) -> None:
     batches.change_stream(batching=BY_KEY, retry=RetrySchedule(delays_seconds=()))
     with BatchPartner(lambda rows: said(rows) if len(rows) == 1 and rows[0]["id"] != 6 else (400, {})) as partner:
         meet(batches, partner)
@@ -321,7 +321,7 @@ def test_a_bad_row_costs_those_beside_it_no_try(batches: World) -> None:
     assert len(batches.records(state="delivered")) == 9
 
 
-def test_what_goes_alone_is_no_list_and_is_not_read_as_one(batches: World, source_db: SourceDb) -> None:
+def test_what_goes_alone_is_no_list_and_is_not_read_as_one(batches: Testbed, source_db: SourceDb) -> None:
     batches.change_stream(
         batching=ITEMS, delete_method="DELETE", delete_path="/orders/{id}", mode="snapshot", cursor=None
     )
@@ -336,7 +336,7 @@ def test_what_goes_alone_is_no_list_and_is_not_read_as_one(batches: World, sourc
     assert [each["state"] for each in batches.records(op="delete")] == ["delivered"] * 2
 
 
-def test_no_secret_that_a_row_echoes_is_kept(batches: World) -> None:
+def test_no_secret_that_a_row_echoes_is_kept(batches: Testbed) -> None:
     batches.change_stream(batching=BY_KEY)
     batches.partner = replace(batches.partner, headers={"X-Api-Key": "s3cr3t-k3y-of-ours"})
     with BatchPartner(answer_each(message="bad key s3cr3t-k3y-of-ours\x1b[31m", statuses=lambda _: 422)) as partner:
@@ -346,7 +346,7 @@ def test_no_secret_that_a_row_echoes_is_kept(batches: World) -> None:
     assert "s3cr3t-k3y-of-ours" not in str(batches.records())
 
 
-def test_rows_are_told_apart_by_their_own_key_too(batches: World) -> None:
+def test_rows_are_told_apart_by_their_own_key_too(batches: Testbed) -> None:
     def answer(rows: list[dict[str, Any]]) -> tuple[int, Any]:
         return 207, {
             "results": [{"order": {"id": row["id"]}, "status": 200 + 222 * (row["id"] == 3)} for row in rows][::-1]
@@ -361,7 +361,7 @@ def test_rows_are_told_apart_by_their_own_key_too(batches: World) -> None:
 
 
 @pytest.mark.parametrize("status", [500, 429])
-def test_a_partner_in_trouble_gets_the_same_rows_together_again(batches: World, status: int) -> None:
+def test_a_partner_in_trouble_gets_the_same_rows_together_again(batches: Testbed, status: int) -> None:
     with BatchPartner(lambda _: (status, {})) as partner:
         meet(batches, partner)
         batches.dispatch()
@@ -376,7 +376,7 @@ def test_a_partner_in_trouble_gets_the_same_rows_together_again(batches: World, 
     assert {each["state"] for each in batches.records()} == {"delivered"}
 
 
-def test_items_in_the_order_of_the_rows_and_a_condition_on_each(batches: World) -> None:
+def test_items_in_the_order_of_the_rows_and_a_condition_on_each(batches: Testbed) -> None:
     batches.change_stream(
         batching=Batching(size=5, under="rows", key="ref", results="$", result_accepted_when="ok=true")
     )
@@ -389,7 +389,7 @@ def test_items_in_the_order_of_the_rows_and_a_condition_on_each(batches: World) 
     assert len(batches.records(state="delivered")) == 9
 
 
-def test_without_results_the_answer_is_about_all_rows(batches: World) -> None:
+def test_without_results_the_answer_is_about_all_rows(batches: Testbed) -> None:
     batches.change_stream(batching=Batching(size=10))
     with BatchPartner(lambda _: (204, None)) as partner:
         meet(batches, partner)
@@ -398,7 +398,7 @@ def test_without_results_the_answer_is_about_all_rows(batches: World) -> None:
     assert {each["state"] for each in batches.records()} == {"delivered"}
 
 
-def test_a_new_shape_of_batches_is_a_new_key(batches: World) -> None:
+def test_a_new_shape_of_batches_is_a_new_key(batches: Testbed) -> None:
     with BatchPartner(lambda _: (500, {})) as partner:
         meet(batches, partner)
         batches.dispatch()
@@ -411,7 +411,7 @@ def test_a_new_shape_of_batches_is_a_new_key(batches: World) -> None:
     assert row["idempotency_key"].endswith("-2")
 
 
-def test_unlike_calls_do_not_go_together(batches: World, source_db: SourceDb) -> None:
+def test_unlike_calls_do_not_go_together(batches: Testbed, source_db: SourceDb) -> None:
     batches.change_stream(batching=ITEMS, delete_method="POST", delete_path="/gone", mode="snapshot", cursor=None)
     with BatchPartner(said) as partner:
         meet(batches, partner)

@@ -11,7 +11,7 @@ from syncctl.sources.catalog.found import FoundTable
 from syncctl.sources.catalog.proposal import propose_stream
 from syncctl.sources.catalog.sqlserver_catalog import SqlServerCatalog, declare
 from syncctl.sources.sqlserver import SqlServerDialect
-from tests.integration.test_sources_survey import modes
+from tests.integration.test_sources_catalog import modes
 
 # SQL Server's catalog views, as tables of an attached database called sys. What they hold is after Microsoft's
 # documents; the statements that read them are the real ones.

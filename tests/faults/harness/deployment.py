@@ -1,4 +1,4 @@
-"""A whole plant: MongoDB, Redis, a source with its writer, a partner, workers and Beat, each a real one."""
+"""A whole deployment: MongoDB, Redis, a source with its writer, a partner, workers and Beat, each a real one."""
 
 import json
 import os
@@ -30,7 +30,7 @@ from tests.harness.commands import Completed, RunningCommand, run_syncctl
 from tests.harness.settings_files import write_settings
 from tests.harness.waiting import eventually
 
-DATABASE = "plant"
+DATABASE = "deployment"
 CLOCK = Path(__file__).parent / "clock"
 CLOCK_TOLERANCE_SECONDS = 60.0
 UNFINISHED = ("pending", "queued", "sending")
@@ -42,7 +42,7 @@ SCHEDULE = ("200ms", "500ms", *["1s"] * 30)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """How a plant is set up. Short leases, so that what a dead worker held comes back within seconds.
+    """How a deployment is set up. Short leases, so that what a dead worker held comes back within seconds.
 
     Args:
         partner_section: More keys of `[partners.default]`, such as the rate.
@@ -83,7 +83,7 @@ class Shifted:
     started_at: float
 
 
-class Plant:
+class Deployment:
     """Everything that takes part, and what can be done to it."""
 
     def __init__(
@@ -157,7 +157,7 @@ class Plant:
         return run_syncctl(*args, cwd=self.directory, timeout=timeout)
 
     def start(self, *args: str, env: Mapping[str, str] | None = None) -> RunningCommand:
-        """Start `syncctl` as a process of this plant; `close` ends it."""
+        """Start `syncctl` as a process of this deployment; `close` ends it."""
         self._started += 1
         log = self._logs / f"{self._started:02}-{args[0]}.log"
         return RunningCommand(*args, cwd=self.directory, log=log, env=env)
@@ -371,17 +371,17 @@ def tail(path: Path, lines: int = 12) -> str:
 
 
 @contextmanager
-def open_plant(directory: Path, layout: Layout | None = None) -> Iterator[Plant]:
-    """Run a plant without workers and Beat; `start_worker` and `start_beat` add them."""
+def open_plant(directory: Path, layout: Layout | None = None) -> Iterator[Deployment]:
+    """Run a deployment without workers and Beat; `start_worker` and `start_beat` add them."""
     layout = layout or Layout()
     directory.mkdir(parents=True, exist_ok=True)
     with ExitStack() as running:
         redis = running.enter_context(servers.serve_redis())
         mongod = running.enter_context(servers.serve_any(FaultyMongod, find_mongod))
         partner = running.enter_context(HoldingPartner(layout.partner))
-        plant = Plant(directory, layout, mongod=mongod, redis=redis, partner=partner)
-        running.callback(plant.close)
-        running.callback(plant.writer.stop)
-        running.callback(plant.source.show)
-        running.callback(plant.source.unlock)
-        yield plant
+        deployment = Deployment(directory, layout, mongod=mongod, redis=redis, partner=partner)
+        running.callback(deployment.close)
+        running.callback(deployment.writer.stop)
+        running.callback(deployment.source.show)
+        running.callback(deployment.source.unlock)
+        yield deployment

@@ -1,0 +1,128 @@
+"""upkeep: what dead workers held comes back, what lost its message is queued anew."""
+
+from typing import Any
+
+import pytest
+
+from syncctl.errors import ServiceUnavailable
+from syncctl.pipeline import maintenance
+from tests.harness.testbed import ListReader, Testbed, fly, version_row
+
+
+def log(testbed: Testbed, *numbers: int, content: str = "a") -> None:
+    testbed.poll(ListReader([version_row(number, content, None) for number in numbers]))
+
+
+def test_leases_that_ran_out_come_back_and_go_out_again(testbed: Testbed) -> None:
+    log(testbed, *range(1, 8))
+    testbed.change_stream(batch_size=3)
+    testbed.dispatch()
+    ids = testbed.messages[0][1]
+    testbed.ledger.delivery_states.claim(
+        "orders", ids, batch=testbed.messages[0][0], mapping_hash="m", seconds=60, worker="w"
+    )
+    assert testbed.keep_up().returned == 0
+    testbed.let_leases_expire()
+    testbed.messages.clear()
+    done = testbed.keep_up(dispatch=testbed.dispatch)
+    assert (done.stream, done.returned, done.forgotten, done.dispatched) == ("orders", 7, 0, 7)
+
+
+def test_more_than_one_look_takes_come_back(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maintenance, "AT_ONCE", 2)
+    log(testbed, *range(1, 6))
+    testbed.dispatch()
+    testbed.let_leases_expire()
+    assert testbed.keep_up().returned == 5
+
+
+def test_the_call_of_a_dead_worker_is_unsettled_before_a_newer_version_may_go(testbed: Testbed) -> None:
+    """Invariant 5: it may have been sent, and land late."""
+    log(testbed, 1)
+    fly(testbed.ledger, [testbed.record(1)["_id"]])
+    testbed.let_leases_expire()
+    seen: list[Any] = []
+    returning = testbed.ledger.returns.return_expired
+
+    class Returns:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(testbed.ledger.returns, name)
+
+        def return_expired(self, *args: Any, **kwargs: Any) -> int:
+            seen.extend(testbed.database.keys.find_one().get("unsettled", []))
+            return returning(*args, **kwargs)
+
+    class Rooms:
+        returns = Returns()
+        keys = testbed.ledger.keys
+
+    maintenance.return_leases(ledger=Rooms(), stream=testbed.stream, settle_seconds=30)  # type: ignore[arg-type]
+    assert [each["call"] for each in seen] == [testbed.record(1)["_id"]]
+    assert testbed.record(1)["state"] == "pending"
+    log(testbed, 1, content="b")
+    testbed.send_all()
+    assert [each["state"] for each in testbed.records()] == ["superseded", "pending"]
+    testbed.let_calls_settle()
+    testbed.let_retries_come()
+    testbed.send_all()
+    assert [each["state"] for each in testbed.records()] == ["superseded", "delivered"]
+
+
+def test_what_was_only_queued_leaves_nothing_unsettled(testbed: Testbed) -> None:
+    log(testbed, 1)
+    testbed.dispatch()
+    testbed.let_leases_expire()
+    testbed.keep_up()
+    assert "unsettled" not in testbed.database.keys.find_one()
+
+
+@pytest.mark.parametrize("changes", [{"order": "none"}, {"append_only": True}])
+def test_without_an_order_no_call_is_waited_for(testbed: Testbed, changes: dict[str, Any]) -> None:
+    testbed.change_stream(**changes)
+    log(testbed, 1)
+    fly(testbed.ledger, [testbed.record(1)["_id"]])
+    testbed.let_leases_expire()
+    assert testbed.keep_up().returned == 1
+    assert testbed.database.keys.count_documents({"unsettled": {"$exists": True}}) == 0
+
+
+def test_messages_that_redis_has_lost_are_sent_anew(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invariant 2: Redis was flushed; nobody waits for the leases."""
+    monkeypatch.setattr(maintenance, "FORGOTTEN_AFTER_SECONDS", 0.0)
+    log(testbed, 1, 2, 3)
+    before = testbed.records()
+    testbed.dispatch()
+    testbed.messages.clear()
+    done = testbed.keep_up(messages_waiting=lambda: 1)
+    assert (done.forgotten, done.returned) == (0, 0)
+    done = testbed.keep_up()
+    assert (done.forgotten, done.returned) == (3, 0)
+    assert testbed.records() == before
+    assert testbed.dispatch() == 3
+
+
+def test_what_was_queued_just_now_is_not_taken_for_lost(testbed: Testbed) -> None:
+    log(testbed, 1)
+    testbed.dispatch()
+    testbed.messages.clear()
+    assert testbed.keep_up().forgotten == 0
+
+
+def test_what_is_being_sent_is_never_taken_for_lost(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maintenance, "FORGOTTEN_AFTER_SECONDS", 0.0)
+    log(testbed, 1)
+    fly(testbed.ledger, [testbed.record(1)["_id"]])
+    assert testbed.keep_up().forgotten == 0
+
+
+def test_without_redis_leases_come_back_all_the_same(testbed: Testbed) -> None:
+    log(testbed, 1)
+    testbed.dispatch()
+    testbed.let_leases_expire()
+
+    def dispatch() -> int:
+        raise ServiceUnavailable("cannot reach Redis", service="redis")
+
+    with pytest.raises(ServiceUnavailable):
+        testbed.keep_up(dispatch=dispatch)
+    assert testbed.record(1)["state"] == "pending"

@@ -18,7 +18,7 @@ from tests.harness.source_db import SourceDb
 if TYPE_CHECKING:
     from pymongo import MongoClient
 
-    from syncctl.local.partner import LocalPartner
+    from syncctl.local.mock_partner import MockPartner
 
 SLOW = {"acceptance", "faults"}
 # How long an example takes says something of the machine, and nothing of the code.
@@ -93,11 +93,11 @@ def source_db(tmp_path: Path) -> SourceDb:
 
 
 @pytest.fixture
-def partner() -> Iterator["LocalPartner"]:
+def partner() -> Iterator["MockPartner"]:
     """A partner's API on the loopback that accepts everything until it is told otherwise."""
-    from syncctl.local.partner import LocalPartner
+    from syncctl.local.mock_partner import MockPartner
 
-    with LocalPartner() as server:
+    with MockPartner() as server:
         yield server
 
 
@@ -108,7 +108,7 @@ def settings_dir(
     redis_url: str,
     redis_prefix: str,
     source_db: SourceDb,
-    partner: "LocalPartner",
+    partner: "MockPartner",
 ) -> Path:
     """A directory whose `.env` and `syncctl.toml` join this test's services with the stream `orders`."""
     return settings_files.write_settings(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from syncctl.broker.rate import AT_ONCE_SECONDS
-from syncctl.local.partner import LocalPartner
+from syncctl.local.mock_partner import MockPartner
 from tests.harness.commands import RunningCommand, run_syncctl
 from tests.harness.counting_partner import CountingPartner
 from tests.harness.settings_files import write_settings
@@ -101,7 +101,7 @@ def test_a_hung_partner_beside_a_healthy_one(
     hung: str, start_syncctl: Start, eventually: Callable[..., Any],
 ) -> None:  # fmt: skip
     source_db.create_orders(300)
-    with LocalPartner() as healthy:
+    with MockPartner() as healthy:
         directory = write_settings(
             tmp_path / "settings",
             mongo_url=mongo_url,

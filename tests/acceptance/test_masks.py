@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis import Redis
 
-from syncctl.local.partner import LocalPartner, PartnerConfig
+from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from tests.harness.settings_files import write_settings
 from tests.harness.source_db import SourceDb
 
@@ -24,15 +24,15 @@ ROWS = 8
 
 
 @pytest.fixture
-def partner() -> Iterator[LocalPartner]:
+def partner() -> Iterator[MockPartner]:
     """A partner that refuses half of the rows."""
-    with LocalPartner(PartnerConfig(reject_rate=0.5, seed=3)) as server:
+    with MockPartner(PartnerConfig(reject_rate=0.5, seed=3)) as server:
         yield server
 
 
 @pytest.fixture
 def masked_dir(
-    tmp_path: Path, mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, partner: LocalPartner
+    tmp_path: Path, mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, partner: MockPartner
 ) -> Path:
     """Settings whose stream masks three columns, and a source with a row that cannot be read."""
     source_db.create_orders(ROWS)

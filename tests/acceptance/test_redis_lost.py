@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
-from syncctl.local.partner import PartnerConfig
+from syncctl.local.mock_partner import PartnerConfig
 from tests.faults.harness.deployment import Deployment
 
 ROWS = 2000

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from syncctl.local.partner import PartnerConfig
+from syncctl.local.mock_partner import PartnerConfig
 from tests.faults.harness.deployment import Deployment
 from tests.faults.harness.groups import group_members
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from syncctl.local.partner import LocalPartner, PartnerConfig
+from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from tests.harness import servers
 from tests.harness.source_db import SourceDb
 
@@ -18,10 +18,10 @@ TOKEN = "canary-7c1e-token"
 
 
 @pytest.fixture
-def partner() -> Iterator[LocalPartner]:
+def partner() -> Iterator[MockPartner]:
     """A partner that asks for a token, refuses some rows until it is fixed, and now and then has a bad moment."""
     mood = PartnerConfig(token=TOKEN, reject_rate=0.05, error_rate=0.05, drop_after_rate=0.05, seed=4)
-    with LocalPartner(mood) as server:
+    with MockPartner(mood) as server:
         yield server
 
 
@@ -46,7 +46,7 @@ def test_from_init_to_the_report(
     run_syncctl: Run,
     start_syncctl: Callable[..., Any],
     source_db: SourceDb,
-    partner: LocalPartner,
+    partner: MockPartner,
     eventually: Callable[..., Any],
 ) -> None:
     told: list[str] = []
@@ -108,7 +108,7 @@ def test_from_init_to_the_report(
     assert TOKEN not in "".join([*told, worker.log])
 
 
-def check_rows(partner: LocalPartner, source_db: SourceDb, total: int) -> None:
+def check_rows(partner: MockPartner, source_db: SourceDb, total: int) -> None:
     """The partner holds each row of the source, value by value, and took each once."""
     stats = partner.stats()
     assert (stats["rows"], stats["distinct_keys"], stats["violation"]) == (total, total, 0)

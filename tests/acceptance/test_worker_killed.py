@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from syncctl.local.partner import PartnerConfig
+from syncctl.local.mock_partner import PartnerConfig
 from tests.faults.harness.deployment import Deployment
 
 ROWS = 1500

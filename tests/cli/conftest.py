@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from syncctl.local.mongod import Mongod
-from syncctl.local.partner import LocalPartner, PartnerConfig
 from syncctl.local.redis_server import RedisServer
 from tests.harness.commands import RunningCommand, run_syncctl
 from tests.harness.settings_files import write_settings
@@ -52,7 +52,7 @@ def settled(tmp_path_factory: pytest.TempPathFactory, mongo_server: Mongod, redi
     path = tmp_path_factory.mktemp("settled")
     source = SourceDb(path / "source.db")
     source.create_orders(ROWS)
-    with LocalPartner(PartnerConfig(reject_rate=0.4)) as partner:
+    with MockPartner(PartnerConfig(reject_rate=0.4)) as partner:
         directory = write_settings(
             path / "settings",
             mongo_url=mongo_server.url(f"settled_{uuid.uuid4().hex[:12]}"),

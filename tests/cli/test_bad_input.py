@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from syncctl.local.mock_partner import MockPartner
 from syncctl.local.mongod import Mongod
-from syncctl.local.partner import LocalPartner
 from syncctl.local.redis_server import RedisServer
 from tests.harness.commands import Completed, run_syncctl
 from tests.harness.settings_files import write_settings
@@ -24,7 +24,7 @@ def make_directory(
     redis_url: str,
     redis_prefix: str,
     source_db: SourceDb,
-    partner: LocalPartner,
+    partner: MockPartner,
 ) -> MakeDirectory:
     """Write settings with something that differs: `make_directory(redis_url="...")`."""
 
@@ -220,7 +220,7 @@ def test_without_a_worker_add_says_which_hop_broke(make_directory: MakeDirectory
 def test_rows_that_cannot_be_sent_are_failed_and_the_rest_arrives(
     make_directory: MakeDirectory,
     source_db: SourceDb,
-    partner: LocalPartner,
+    partner: MockPartner,
     start_syncctl: Callable[..., Any],
     eventually: Callable[..., Any],
 ) -> None:

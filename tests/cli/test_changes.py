@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from syncctl.local.partner import LocalPartner, PartnerConfig
+from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from tests.cli.conftest import Settled
 from tests.harness.commands import clean_environment
 from tests.harness.source_db import SourceDb
@@ -22,9 +22,9 @@ ROWS = 3
 
 
 @pytest.fixture
-def partner() -> Iterator[LocalPartner]:
+def partner() -> Iterator[MockPartner]:
     """A partner that refuses every row until it is fixed."""
-    with LocalPartner(PartnerConfig(reject_rate=1.0)) as server:
+    with MockPartner(PartnerConfig(reject_rate=1.0)) as server:
         yield server
 
 
@@ -130,7 +130,7 @@ def test_cleanup_does_not_guess_a_unit(run_syncctl: Run, settings_dir: Path) -> 
 
 
 def test_a_replay_waits_until_everything_is_delivered(
-    run_syncctl: Run, settings_dir: Path, failed_ids: list[str], partner: LocalPartner
+    run_syncctl: Run, settings_dir: Path, failed_ids: list[str], partner: MockPartner
 ) -> None:
     partner.fix()
     result = run_syncctl("replay", "--stream", "orders", "--yes", "--wait", "--json", cwd=settings_dir)
@@ -186,7 +186,7 @@ def test_a_discard_keeps_the_reason_and_tells_of_unknown_ids(
 
 
 def test_on_a_terminal_it_asks_with_the_exact_count(
-    run_syncctl: Run, settings_dir: Path, failed_ids: list[str], partner: LocalPartner, eventually: Eventually
+    run_syncctl: Run, settings_dir: Path, failed_ids: list[str], partner: MockPartner, eventually: Eventually
 ) -> None:
     refused = answer("n", "replay", cwd=settings_dir)
     assert refused[0] == 1

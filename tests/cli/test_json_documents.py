@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from syncctl.local.partner import LocalPartner, PartnerConfig
+from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from tests.cli.catalogue import flags_of, list_commands
 from tests.cli.json_pages import describes, keys_of, read_page
 from tests.harness.source_db import SourceDb
@@ -16,9 +16,9 @@ ROWS = 20
 
 
 @pytest.fixture
-def partner() -> Iterator[LocalPartner]:
+def partner() -> Iterator[MockPartner]:
     """A partner that refuses some rows for good, and answers 500 to some calls."""
-    with LocalPartner(PartnerConfig(reject_rate=0.3, error_rate=0.3)) as server:
+    with MockPartner(PartnerConfig(reject_rate=0.3, error_rate=0.3)) as server:
         yield server
 
 
@@ -44,7 +44,7 @@ def test_what_commands_print_is_what_the_page_says(
     start_syncctl: Callable[..., Any],
     settings_dir: Path,
     source_db: SourceDb,
-    partner: LocalPartner,
+    partner: MockPartner,
     eventually: Callable[..., Any],
 ) -> None:
     printed: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from syncctl.local.partner import LocalPartner
+from syncctl.local.mock_partner import MockPartner
 from tests.cli.json_pages import keys_of, read_page
 from tests.harness.servers import connect
 from tests.harness.settings_files import write_settings
@@ -24,7 +24,7 @@ STREAM = {
 
 @pytest.fixture
 def shaped_dir(
-    tmp_path: Path, mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, partner: LocalPartner
+    tmp_path: Path, mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, partner: MockPartner
 ) -> Path:
     """A stream with a shape, and a partner with secrets of each kind that a call can carry."""
     source_db.create_orders(3)
@@ -46,7 +46,7 @@ def shaped_dir(
 
 
 def test_a_dry_run_shows_the_next_requests_and_changes_nothing(
-    run_syncctl: Run, shaped_dir: Path, partner: LocalPartner
+    run_syncctl: Run, shaped_dir: Path, partner: MockPartner
 ) -> None:
     result = run_syncctl("poll", "orders", "--once", "--dry-run", "--json", cwd=shaped_dir)
     assert (result.exit_code, result.stderr) == (0, "")
@@ -78,7 +78,7 @@ def test_the_request_of_a_record_is_what_the_dry_run_has_shown(run_syncctl: Run,
     assert by_key.json == by_id.json == {"requests": [shown]}
 
 
-def test_a_person_sees_the_request_and_the_command(run_syncctl: Run, shaped_dir: Path, partner: LocalPartner) -> None:
+def test_a_person_sees_the_request_and_the_command(run_syncctl: Run, shaped_dir: Path, partner: MockPartner) -> None:
     result = run_syncctl("poll", "--dry-run", "--limit", "1", cwd=shaped_dir)
     lines = result.stdout.splitlines()
     assert lines[:2] == ["# orders id=1", f"PUT {partner.url}/orders/1"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from syncctl.local.partner import LocalPartner
+from syncctl.local.mock_partner import MockPartner
 from tests.cli.conftest import ROWS, Settled
 from tests.harness.source_db import SourceDb
 
@@ -120,7 +120,7 @@ def test_a_paused_stream_is_read_and_not_delivered_until_it_is_resumed(
     start_syncctl: Start,
     settings_dir: Path,
     source_db: SourceDb,
-    partner: LocalPartner,
+    partner: MockPartner,
     eventually: Eventually,
 ) -> None:
     partner.fix()

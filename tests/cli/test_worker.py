@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from syncctl.local.partner import LocalPartner, PartnerConfig
+from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from tests.harness.source_db import SourceDb
 
 Run = Callable[..., Any]
@@ -17,9 +17,9 @@ Eventually = Callable[..., Any]
 
 
 @pytest.fixture
-def partner() -> Iterator[LocalPartner]:
+def partner() -> Iterator[MockPartner]:
     """A partner that takes two seconds for each call."""
-    with LocalPartner(PartnerConfig(latency_seconds=2.0)) as server:
+    with MockPartner(PartnerConfig(latency_seconds=2.0)) as server:
         yield server
 
 
@@ -47,7 +47,7 @@ def test_the_first_ctrl_c_lets_calls_end(
     start_syncctl: Start,
     settings_dir: Path,
     source_db: SourceDb,
-    partner: LocalPartner,
+    partner: MockPartner,
     eventually: Eventually,
 ) -> None:
     source_db.create_orders(2)
@@ -68,7 +68,7 @@ def test_the_second_ctrl_c_forces(
     start_syncctl: Start,
     settings_dir: Path,
     source_db: SourceDb,
-    partner: LocalPartner,
+    partner: MockPartner,
     eventually: Eventually,
 ) -> None:
     source_db.create_orders(2)

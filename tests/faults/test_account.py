@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from syncctl.local.partner import ReceivedCall
+from syncctl.local.mock_partner import ReceivedCall
 from tests.faults.harness.account import take_account
 from tests.faults.harness.writer import Version
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pymongo import MongoClient
 
     from syncctl.ledger.ledger import Ledger
-    from syncctl.local.partner import LocalPartner
+    from syncctl.local.mock_partner import MockPartner
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +51,7 @@ def ledger(prepared_ledger: "Ledger", database: Any) -> "Ledger":
 
 
 @pytest.fixture
-def testbed(ledger: "Ledger", database: Any, source_db: SourceDb, partner: "LocalPartner") -> Testbed:
+def testbed(ledger: "Ledger", database: Any, source_db: SourceDb, partner: "MockPartner") -> Testbed:
     """The stream `orders` from a SQLite file through the ledger to a partner that accepts everything."""
     return Testbed(
         ledger=ledger,

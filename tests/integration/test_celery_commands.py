@@ -11,7 +11,7 @@ import pytest
 from pymongo import MongoClient
 
 from syncctl.local.child import Child
-from syncctl.local.partner import LocalPartner
+from syncctl.local.mock_partner import MockPartner
 from tests.harness.commands import clean_environment
 from tests.harness.settings_files import write_settings
 from tests.harness.shifting import shift
@@ -38,7 +38,7 @@ def start_celery(tmp_path: Path) -> Iterator[Callable[..., Child]]:
 
 @pytest.fixture
 def home(
-    tmp_path: Path, mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, partner: LocalPartner
+    tmp_path: Path, mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, partner: MockPartner
 ) -> Path:
     """A directory whose settings let Beat ask often."""
     return write_settings(
@@ -60,7 +60,7 @@ def test_worker_and_beat_do_all_that_the_schedule_names(
     mongo_url: str,
     mongo_client: "MongoClient[dict[str, Any]]",
     source_db: SourceDb,
-    partner: LocalPartner,
+    partner: MockPartner,
 ) -> None:
     database = mongo_client[mongo_url.rpartition("/")[2].partition("?")[0]]
     records = database.records

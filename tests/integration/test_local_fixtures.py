@@ -14,7 +14,7 @@ from tests.harness.servers import connect
 from tests.harness.source_db import SourceDb
 
 if TYPE_CHECKING:
-    from syncctl.local.partner import LocalPartner
+    from syncctl.local.mock_partner import MockPartner
 
 
 @pytest.mark.parametrize("turn", [1, 2])
@@ -28,7 +28,7 @@ def test_each_test_finds_its_databases_empty(mongo_url: str, redis_url: str, tur
 
 
 def test_settings_join_the_services_of_this_test(
-    settings_dir: Path, mongo_url: str, redis_url: str, source_db: SourceDb, partner: "LocalPartner"
+    settings_dir: Path, mongo_url: str, redis_url: str, source_db: SourceDb, partner: "MockPartner"
 ) -> None:
     settings = load_settings(directory=settings_dir)
     settings.check()

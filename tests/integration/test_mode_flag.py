@@ -7,8 +7,8 @@ import pytest
 
 from syncctl.core.states import State
 from syncctl.errors import ConfigurationError
-from syncctl.local.partner import LocalPartner
-from syncctl.local.partner_account import PartnerConfig
+from syncctl.local.mock_partner import MockPartner
+from syncctl.local.mock_partner_account import PartnerConfig
 from syncctl.sources import open_reader
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
@@ -96,7 +96,7 @@ def test_a_poll_that_read_the_row_before_the_source_was_told_sends_nothing_again
 
 
 def test_final_failures_are_told_where_the_stream_asks_for_it(flag: Testbed, source_db: SourceDb) -> None:
-    with LocalPartner(PartnerConfig(reject_rate=1.0)) as refusing:
+    with MockPartner(PartnerConfig(reject_rate=1.0)) as refusing:
         flag.partner = replace(flag.partner, url=refusing.url)
         work(flag)
     assert flags(source_db) == [(0, 7)]
@@ -108,7 +108,7 @@ def test_final_failures_are_told_where_the_stream_asks_for_it(flag: Testbed, sou
 def test_a_failure_that_was_told_and_is_replayed_is_told_anew(flag: Testbed, source_db: SourceDb) -> None:
     flag.change_stream(acknowledge_failed=GIVEN_UP)
     mended = flag.partner
-    with LocalPartner(PartnerConfig(reject_rate=1.0)) as refusing:
+    with MockPartner(PartnerConfig(reject_rate=1.0)) as refusing:
         flag.partner = replace(flag.partner, url=refusing.url)
         work(flag)
     assert flags(source_db) == [(9, 7)]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from syncctl.core.stream import RetrySchedule
-from syncctl.local.partner import LocalPartner, PartnerConfig
+from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from tests.harness.testbed import ListReader, Testbed, version_row
 
 log = logging.getLogger(__name__)
@@ -27,12 +27,12 @@ ROUNDS_AT_MOST = 20 * UPDATES
 
 
 @pytest.fixture
-def moody() -> Iterator[LocalPartner]:
+def moody() -> Iterator[MockPartner]:
     """A partner of whose calls every sixth is answered 429 or 500, or gets its connection cut."""
     config = PartnerConfig(
         seed=7, too_many_rate=0.05, error_rate=0.05, drop_before_rate=0.03, drop_after_rate=0.03, retry_after_seconds=0
     )
-    with LocalPartner(config) as server:
+    with MockPartner(config) as server:
         yield server
 
 
@@ -70,7 +70,7 @@ def send_once(testbed: Testbed) -> None:
         testbed.deliver()
 
 
-def applied(testbed: Testbed, partner: LocalPartner) -> dict[int, list[str]]:
+def applied(testbed: Testbed, partner: MockPartner) -> dict[int, list[str]]:
     """Return, by row, the contents in the order in which the partner applied them."""
     contents = {
         each["_id"]: (each["key"]["id"], each["payload"]["content"]) for each in testbed.records(stream="orders")
@@ -91,7 +91,7 @@ def without_repeats(contents: list[str]) -> list[str]:
     return [each for at, each in enumerate(contents) if at == 0 or contents[at - 1] != each]
 
 
-def prepare(testbed: Testbed, moody: LocalPartner, order: str) -> None:
+def prepare(testbed: Testbed, moody: MockPartner, order: str) -> None:
     testbed.partner = type(testbed.partner)(
         name="default", url=moody.url, timeout_seconds=20.0, breaker=type(testbed.partner.breaker)(calls=10**9)
     )
@@ -99,7 +99,7 @@ def prepare(testbed: Testbed, moody: LocalPartner, order: str) -> None:
     testbed.change_stream(order=order, retry=retry, window=200, batch_size=20)
 
 
-def count(testbed: Testbed, partner: LocalPartner, logged: dict[int, list[str]]) -> str:
+def count(testbed: Testbed, partner: MockPartner, logged: dict[int, list[str]]) -> str:
     states = {
         state: testbed.database.records.count_documents({"state": state})
         for state in ("delivered", "superseded", "failed", "discarded")
@@ -108,7 +108,7 @@ def count(testbed: Testbed, partner: LocalPartner, logged: dict[int, list[str]])
 
 
 def test_under_latest_the_partner_ends_with_the_newest_version_of_each_row(
-    testbed: Testbed, moody: LocalPartner
+    testbed: Testbed, moody: MockPartner
 ) -> None:
     prepare(testbed, moody, "latest")
     logged = update_and_send(testbed, seed=1)
@@ -117,7 +117,7 @@ def test_under_latest_the_partner_ends_with_the_newest_version_of_each_row(
     log.info(count(testbed, moody, logged))
 
 
-def test_under_strict_the_partner_has_seen_every_version_in_order(testbed: Testbed, moody: LocalPartner) -> None:
+def test_under_strict_the_partner_has_seen_every_version_in_order(testbed: Testbed, moody: MockPartner) -> None:
     prepare(testbed, moody, "strict")
     logged = update_and_send(testbed, seed=2)
     assert {row: without_repeats(seen) for row, seen in applied(testbed, moody).items()} == logged

@@ -9,7 +9,7 @@ import pytest
 
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.records import Record
-from syncctl.local.partner import LocalPartner, PartnerConfig
+from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from syncctl.partner.batch import send_batch
 from syncctl.partner.bulk import Bulk
 from syncctl.partner.call import Call
@@ -31,7 +31,7 @@ def always() -> bool:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7, 16])
-def test_every_record_is_sent_once_and_yielded_once(partner: LocalPartner, threads: int) -> None:
+def test_every_record_is_sent_once_and_yielded_once(partner: MockPartner, threads: int) -> None:
     client = make_client(partner.url)
     calls = prepare(client, 100)
     results = list(send_batch(client, calls, threads=threads, may_start=always))
@@ -102,7 +102,7 @@ def test_a_fast_call_is_yielded_before_a_slow_one() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_what_may_not_start_is_yielded_unsent(partner: LocalPartner, threads: int) -> None:
+def test_what_may_not_start_is_yielded_unsent(partner: MockPartner, threads: int) -> None:
     left = iter([True] * 5)
     lock = threading.Lock()
 
@@ -119,7 +119,7 @@ def test_what_may_not_start_is_yielded_unsent(partner: LocalPartner, threads: in
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_an_error_of_may_start_comes_after_every_record(partner: LocalPartner, threads: int) -> None:
+def test_an_error_of_may_start_comes_after_every_record(partner: MockPartner, threads: int) -> None:
     lock = threading.Lock()
     asked = 0
 
@@ -150,7 +150,7 @@ class BrokenClient(PartnerClient):
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_a_bug_loses_no_record(partner: LocalPartner, threads: int) -> None:
+def test_a_bug_loses_no_record(partner: MockPartner, threads: int) -> None:
     client = BrokenClient(make_partner(partner.url), make_stream(), max_connections=4)
     results = list(send_batch(client, prepare(client, 9), threads=threads, may_start=always))
     client.close()
@@ -164,7 +164,7 @@ def test_a_bug_loses_no_record(partner: LocalPartner, threads: int) -> None:
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_a_batch_that_is_left_early_starts_nothing_more(
-    threads: int, partner: LocalPartner, eventually: Callable[..., Any]
+    threads: int, partner: MockPartner, eventually: Callable[..., Any]
 ) -> None:
     left = threading.Event()
     lock = threading.Lock()
@@ -191,7 +191,7 @@ def test_a_batch_that_is_left_early_starts_nothing_more(
     assert 1 <= partner.stats()["calls"] - 1000 <= 5
 
 
-def test_a_batch_that_is_never_begun_sends_nothing(partner: LocalPartner) -> None:
+def test_a_batch_that_is_never_begun_sends_nothing(partner: MockPartner) -> None:
     client = make_client(partner.url)
     send_batch(client, prepare(client, 5), threads=4, may_start=always)
     assert list(send_batch(client, [], threads=4, may_start=always)) == []
@@ -200,7 +200,7 @@ def test_a_batch_that_is_never_begun_sends_nothing(partner: LocalPartner) -> Non
 
 
 def test_threads_are_kept_between_batches() -> None:
-    with LocalPartner(PartnerConfig(latency_seconds=0.005)) as partner:
+    with MockPartner(PartnerConfig(latency_seconds=0.005)) as partner:
         client = make_client(partner.url)
 
         def names() -> set[str]:

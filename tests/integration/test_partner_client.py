@@ -9,14 +9,14 @@ from decimal import Decimal
 import pytest
 
 from syncctl.core.outcome import Verdict
-from syncctl.local.partner import LocalPartner, PartnerConfig
+from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from tests.integration.hostile_partner import HostilePartner, Peer, Script, answering
 from tests.integration.partner_cases import TOKEN, make_client, make_record
 
 pytestmark = pytest.mark.timeout(60)
 
 
-def test_a_record_arrives_with_its_bytes_and_headers(partner: LocalPartner) -> None:
+def test_a_record_arrives_with_its_bytes_and_headers(partner: MockPartner) -> None:
     client = make_client(partner.url + "/v1", "PUT /orders/{id}")
     record = make_record(payload={"id": "a/b", "total": Decimal("10.00")}, attempt=2)
     outcome = client.send(client.prepare(record))
@@ -148,7 +148,7 @@ def test_a_connection_is_not_kept_longer_than_the_partner_says() -> None:
     assert server.connections == 3
 
 
-def test_the_environment_does_not_reroute_calls(partner: LocalPartner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_does_not_reroute_calls(partner: MockPartner, monkeypatch: pytest.MonkeyPatch) -> None:
     with HostilePartner(answering("200 OK")) as proxy:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url)
@@ -175,7 +175,7 @@ def test_a_forked_child_uses_connections_of_its_own() -> None:
     assert server.connections == 2
 
 
-def test_after_close_nothing_is_sent(partner: LocalPartner) -> None:
+def test_after_close_nothing_is_sent(partner: MockPartner) -> None:
     client = make_client(partner.url)
     client.send(client.prepare(make_record(1)))
     client.close()
@@ -185,7 +185,7 @@ def test_after_close_nothing_is_sent(partner: LocalPartner) -> None:
     assert len(partner.calls()) == 1
 
 
-def test_a_probe_changes_nothing(partner: LocalPartner) -> None:
+def test_a_probe_changes_nothing(partner: MockPartner) -> None:
     client = make_client(partner.url)
     probe = client.probe()
     client.close()
@@ -224,7 +224,7 @@ def free_port() -> int:
 
 def test_the_partners_account_agrees_with_the_outcomes() -> None:
     config = PartnerConfig(seed=3, too_many_rate=0.2, error_rate=0.2, drop_before_rate=0.2, drop_after_rate=0.2)
-    with LocalPartner(config) as partner:
+    with MockPartner(config) as partner:
         client = make_client(partner.url)
         seen: set[Verdict] = set()
         for number in range(40):

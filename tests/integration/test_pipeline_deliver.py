@@ -12,7 +12,7 @@ import pytest
 
 from syncctl.core.outcome import Outcome
 from syncctl.core.records import Record
-from syncctl.local.partner import LocalPartner, PartnerConfig
+from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from syncctl.partner.batch import send_batch
 from syncctl.pipeline.deliver import WRITE_EVERY_RECORDS, Delivery
 from tests.harness.source_db import SourceDb
@@ -42,10 +42,10 @@ def meet(testbed: Testbed, url: str) -> None:
 @pytest.fixture
 def moody(testbed: Testbed) -> Iterator[Any]:
     """Start a partner of these moods and let it be the stream's."""
-    started: list[LocalPartner] = []
+    started: list[MockPartner] = []
 
-    def start(**moods: Any) -> LocalPartner:
-        server = LocalPartner(PartnerConfig(**moods))
+    def start(**moods: Any) -> MockPartner:
+        server = MockPartner(PartnerConfig(**moods))
         started.append(server)
         meet(testbed, server.url)
         return server
@@ -58,7 +58,7 @@ def moody(testbed: Testbed) -> Iterator[Any]:
 # What becomes of a call.
 
 
-def test_rows_arrive_with_every_digit(testbed: Testbed, source_db: SourceDb, partner: LocalPartner) -> None:
+def test_rows_arrive_with_every_digit(testbed: Testbed, source_db: SourceDb, partner: MockPartner) -> None:
     source_db.create_orders(30)
     testbed.poll()
     assert testbed.dispatch() == 30
@@ -170,7 +170,7 @@ def test_a_retry_that_succeeds_leaves_no_error(testbed: Testbed, moody: Any) -> 
 # What is not sent.
 
 
-def test_what_cannot_be_turned_into_a_call_is_failed_without_one(testbed: Testbed, partner: LocalPartner) -> None:
+def test_what_cannot_be_turned_into_a_call_is_failed_without_one(testbed: Testbed, partner: MockPartner) -> None:
     testbed.change_stream(method="PUT", path="/orders/{content}")
     testbed.poll(ListReader([version_row(1, None, None), version_row(2, "b", None)]))
     testbed.dispatch()
@@ -181,7 +181,7 @@ def test_what_cannot_be_turned_into_a_call_is_failed_without_one(testbed: Testbe
     assert [call.path for call in partner.calls()] == ["/orders/b"]
 
 
-def test_a_version_that_was_overtaken_while_it_was_queued_is_not_sent(testbed: Testbed, partner: LocalPartner) -> None:
+def test_a_version_that_was_overtaken_while_it_was_queued_is_not_sent(testbed: Testbed, partner: MockPartner) -> None:
     log(testbed, 1, 2, content="a")
     testbed.dispatch()
     log(testbed, 1, content="b")
@@ -191,7 +191,7 @@ def test_a_version_that_was_overtaken_while_it_was_queued_is_not_sent(testbed: T
     assert [call.row for call in partner.calls()] == ["2"]
 
 
-def test_where_there_is_no_order_it_is_sent(testbed: Testbed, partner: LocalPartner) -> None:
+def test_where_there_is_no_order_it_is_sent(testbed: Testbed, partner: MockPartner) -> None:
     testbed.change_stream(order="none")
     log(testbed, 1, content="a")
     testbed.dispatch()
@@ -201,7 +201,7 @@ def test_where_there_is_no_order_it_is_sent(testbed: Testbed, partner: LocalPart
     assert len(partner.calls()) == 2
 
 
-def test_a_message_delivered_twice_does_nothing_twice(testbed: Testbed, partner: LocalPartner) -> None:
+def test_a_message_delivered_twice_does_nothing_twice(testbed: Testbed, partner: MockPartner) -> None:
     """Invariant 3. MongoDB changes many documents one by one: two who claim at once may each get a part, none twice."""
     testbed.change_stream(batch_size=50)
     log(testbed, *range(1, 51))
@@ -214,7 +214,7 @@ def test_a_message_delivered_twice_does_nothing_twice(testbed: Testbed, partner:
     assert len(partner.calls()) == len({call.key for call in partner.calls()}) == 50
 
 
-def test_a_stop_gives_back_what_was_not_sent(testbed: Testbed, partner: LocalPartner) -> None:
+def test_a_stop_gives_back_what_was_not_sent(testbed: Testbed, partner: MockPartner) -> None:
     log(testbed, *range(1, 21))
     testbed.dispatch()
     done = testbed.deliver(should_stop=lambda: len(partner.calls()) >= 5)
@@ -228,14 +228,14 @@ def test_a_stop_gives_back_what_was_not_sent(testbed: Testbed, partner: LocalPar
     assert {call.attempt for call in partner.calls()} == {1}
 
 
-def test_what_would_outlive_its_lease_goes_back_unsent(testbed: Testbed, partner: LocalPartner) -> None:
+def test_what_would_outlive_its_lease_goes_back_unsent(testbed: Testbed, partner: MockPartner) -> None:
     testbed.change_stream(lease_seconds=testbed.partner.timeout_seconds + 1)
     assert send(testbed, 1, 2) == Delivery(stream="orders", claimed=2, returned=2)
     assert partner.calls() == []
     assert testbed.states() == {1: ["pending"], 2: ["pending"]}
 
 
-def test_what_gets_no_turn_goes_back_unsent(testbed: Testbed, partner: LocalPartner) -> None:
+def test_what_gets_no_turn_goes_back_unsent(testbed: Testbed, partner: MockPartner) -> None:
     log(testbed, 1, 2)
     testbed.dispatch()
     assert testbed.deliver(wait_for_turn=lambda _: False) == Delivery(stream="orders", claimed=2, returned=2)
@@ -243,7 +243,7 @@ def test_what_gets_no_turn_goes_back_unsent(testbed: Testbed, partner: LocalPart
     assert testbed.states() == {1: ["pending"], 2: ["pending"]}
 
 
-def test_a_stream_that_was_paused_meanwhile_sends_nothing(testbed: Testbed, partner: LocalPartner) -> None:
+def test_a_stream_that_was_paused_meanwhile_sends_nothing(testbed: Testbed, partner: MockPartner) -> None:
     log(testbed, 1)
     testbed.dispatch()
     testbed.ledger.streams.pause("orders", who="me", reason="why")
@@ -304,7 +304,7 @@ def test_an_ambiguous_call_that_is_accepted_at_last_keeps_nobody_waiting(testbed
 # Outcomes that come too late.
 
 
-def test_a_late_outcome_joins_the_history_and_changes_nothing(testbed: Testbed, partner: LocalPartner) -> None:
+def test_a_late_outcome_joins_the_history_and_changes_nothing(testbed: Testbed, partner: MockPartner) -> None:
     log(testbed, 1)
     testbed.dispatch()
 
@@ -325,7 +325,7 @@ def test_a_late_outcome_joins_the_history_and_changes_nothing(testbed: Testbed, 
     assert testbed.record(1)["state"] == "delivered"
 
 
-def test_a_call_that_outlived_its_lease_makes_the_newest_go_again(testbed: Testbed, partner: LocalPartner) -> None:
+def test_a_call_that_outlived_its_lease_makes_the_newest_go_again(testbed: Testbed, partner: MockPartner) -> None:
     """Invariant 5: it may have landed after the newer version."""
     log(testbed, 1, content="old")
     testbed.dispatch()
@@ -351,7 +351,7 @@ def test_a_call_that_outlived_its_lease_makes_the_newest_go_again(testbed: Testb
 
 
 @pytest.mark.parametrize("status", ["422 No", "503 Busy"])
-def test_a_late_refusal_makes_nobody_go_again(testbed: Testbed, partner: LocalPartner, status: str) -> None:
+def test_a_late_refusal_makes_nobody_go_again(testbed: Testbed, partner: MockPartner, status: str) -> None:
     log(testbed, 1, content="old")
     testbed.dispatch()
     accepting = testbed.partner
@@ -393,7 +393,7 @@ def test_outcomes_are_written_as_they_come(testbed: Testbed) -> None:
     assert max(unwritten) < WRITE_EVERY_RECORDS
 
 
-def test_a_stream_that_is_only_appended_to_needs_no_keys(testbed: Testbed, partner: LocalPartner) -> None:
+def test_a_stream_that_is_only_appended_to_needs_no_keys(testbed: Testbed, partner: MockPartner) -> None:
     testbed.change_stream(append_only=True)
     testbed.poll(ListReader([version_row(n, "a", None, at=str(n)) for n in (1, 2, 3)]))
     testbed.send_all()
@@ -409,7 +409,7 @@ def test_a_worker_whose_name_is_an_expression(testbed: Testbed) -> None:
     assert testbed.record(1)["history"][0]["worker"] == "$$ROOT"
 
 
-def test_what_a_dead_worker_held_is_sent_by_another_under_the_same_key(testbed: Testbed, partner: LocalPartner) -> None:
+def test_what_a_dead_worker_held_is_sent_by_another_under_the_same_key(testbed: Testbed, partner: MockPartner) -> None:
     log(testbed, 1)
     testbed.dispatch()
 

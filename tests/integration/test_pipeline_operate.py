@@ -8,7 +8,7 @@ import pytest
 
 from syncctl.core.states import State
 from syncctl.errors import TroubleFound, UsageError
-from syncctl.local.partner import LocalPartner, PartnerConfig
+from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from syncctl.pipeline import cleanup
 from syncctl.pipeline.cleanup import Cleaned, clean_up
 from syncctl.pipeline.replay import Discarded, Replayed, discard_records, replay_records
@@ -27,9 +27,9 @@ def log(testbed: Testbed, *numbers: int, content: Any = "a") -> None:
 
 
 @pytest.fixture
-def refusing(testbed: Testbed) -> Iterator[LocalPartner]:
+def refusing(testbed: Testbed) -> Iterator[MockPartner]:
     """A partner that refuses every row until it is fixed."""
-    with LocalPartner(PartnerConfig(reject_rate=1.0)) as server:
+    with MockPartner(PartnerConfig(reject_rate=1.0)) as server:
         testbed.partner = type(testbed.partner)(name="default", url=server.url, timeout_seconds=20.0)
         yield server
 
@@ -54,7 +54,7 @@ def discard(testbed: Testbed, dry_run: bool = False, **selection: Any) -> Discar
 # Replay.
 
 
-def test_what_failed_goes_again_when_its_cause_is_mended(testbed: Testbed, refusing: LocalPartner) -> None:
+def test_what_failed_goes_again_when_its_cause_is_mended(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, 1, 2, 3)
     testbed.send_all()
     assert testbed.states() == {number: ["failed"] for number in (1, 2, 3)}
@@ -78,7 +78,7 @@ def test_a_replay_of_nothing_leaves_no_trace(testbed: Testbed) -> None:
 
 
 def test_an_overtaken_record_is_skipped_it_would_make_the_partner_stale(
-    testbed: Testbed, refusing: LocalPartner
+    testbed: Testbed, refusing: MockPartner
 ) -> None:
     log(testbed, 1, content="a")
     testbed.send_all()
@@ -94,14 +94,14 @@ def test_a_row_that_could_not_be_read_is_skipped_it_cannot_be_sent(testbed: Test
     assert replay(testbed) == Replayed(matched=1, replayed=0, skipped=1, dry_run=False)
 
 
-def test_a_delete_that_failed_goes_again(testbed: Testbed, refusing: LocalPartner) -> None:
+def test_a_delete_that_failed_goes_again(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, 1, content="a")
     testbed.poll(ListReader([version_row(1, None, "0x1", payload=None, op="delete")]))
     testbed.send_all()
     assert replay(testbed).replayed == 1
 
 
-def test_what_was_delivered_is_received_again(testbed: Testbed, partner: LocalPartner) -> None:
+def test_what_was_delivered_is_received_again(testbed: Testbed, partner: MockPartner) -> None:
     log(testbed, 1)
     testbed.send_all()
     assert replay(testbed, states=("delivered",)).replayed == 1
@@ -110,7 +110,7 @@ def test_what_was_delivered_is_received_again(testbed: Testbed, partner: LocalPa
     assert [(call.key, call.fate) for call in partner.calls()] == [(identity, "applied"), (f"{identity}-2", "applied")]
 
 
-def test_a_new_key_is_for_a_partner_that_keeps_its_refusal(testbed: Testbed, refusing: LocalPartner) -> None:
+def test_a_new_key_is_for_a_partner_that_keeps_its_refusal(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, 1, content="a")
     log(testbed, 2)
     testbed.send_all()
@@ -125,7 +125,7 @@ def test_a_new_key_is_for_a_partner_that_keeps_its_refusal(testbed: Testbed, ref
     assert audit["detail"].items() >= {"new_key": True, "skipped": 1}.items()
 
 
-def test_only_those_of_one_error_go_again(testbed: Testbed, refusing: LocalPartner) -> None:
+def test_only_those_of_one_error_go_again(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, *range(1, 9))
     testbed.send_all()
     testbed.poll(ListReader([version_row(9, None, None, payload=None, error="column amount: the number is NaN")]))
@@ -138,7 +138,7 @@ def test_only_those_of_one_error_go_again(testbed: Testbed, refusing: LocalPartn
     assert replay(testbed, error=groups[0]["fingerprint"]) == Replayed(matched=8, replayed=8, skipped=0, dry_run=False)
 
 
-def test_a_caller_that_waits_learns_which(testbed: Testbed, refusing: LocalPartner) -> None:
+def test_a_caller_that_waits_learns_which(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, 1, 2)
     testbed.send_all()
     ids: list[str] = []
@@ -149,7 +149,7 @@ def test_a_caller_that_waits_learns_which(testbed: Testbed, refusing: LocalPartn
     assert testbed.ledger.records.count_by_state(ids) == {"pending": 2}
 
 
-def test_a_stream_that_left_the_configuration_is_not_replayed(testbed: Testbed, refusing: LocalPartner) -> None:
+def test_a_stream_that_left_the_configuration_is_not_replayed(testbed: Testbed, refusing: MockPartner) -> None:
     """Nobody would dispatch what became due: it would wait for ever."""
     log(testbed, 1)
     testbed.send_all()
@@ -161,7 +161,7 @@ def test_a_stream_that_left_the_configuration_is_not_replayed(testbed: Testbed, 
 # Discard.
 
 
-def test_a_discard_gives_up_with_a_reason(testbed: Testbed, refusing: LocalPartner) -> None:
+def test_a_discard_gives_up_with_a_reason(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, 1, 2)
     testbed.send_all()
     assert discard(testbed, dry_run=True) == Discarded(matched=2, discarded=2, dry_run=True)
@@ -193,7 +193,7 @@ def test_what_was_delivered_cannot_be_given_up(testbed: Testbed) -> None:
 # Clean up.
 
 
-def test_a_clean_up_removes_what_is_older_than_its_retention(testbed: Testbed, refusing: LocalPartner) -> None:
+def test_a_clean_up_removes_what_is_older_than_its_retention(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, 1, 2, 3)
     testbed.send_all()
     discard(testbed, ids=(testbed.record(1)["_id"],))
@@ -276,7 +276,7 @@ def test_a_state_that_is_not_named_is_kept(testbed: Testbed) -> None:
 # Status, show, failures.
 
 
-def test_status_tells_where_each_stream_stands(testbed: Testbed, refusing: LocalPartner) -> None:
+def test_status_tells_where_each_stream_stands(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, 1, 2, 3)
     testbed.dispatch()
     testbed.deliver()
@@ -346,7 +346,7 @@ def test_show_takes_a_beginning_that_no_other_id_has(testbed: Testbed) -> None:
             show_records(ledger=testbed.ledger, record_id=text)
 
 
-def test_failures_are_grouped_by_their_error(testbed: Testbed, refusing: LocalPartner) -> None:
+def test_failures_are_grouped_by_their_error(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, 1, 2, 3)
     testbed.send_all()
     testbed.poll(ListReader([version_row(4, None, None, payload=None, error="column amount: the number is NaN")]))

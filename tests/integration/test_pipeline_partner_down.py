@@ -11,8 +11,8 @@ from syncctl.core.breaker import BreakerRules
 from syncctl.core.outcome import Verdict
 from syncctl.core.records import Record
 from syncctl.core.stream import RetrySchedule
-from syncctl.local.partner import LocalPartner
-from syncctl.local.partner_account import PartnerConfig
+from syncctl.local.mock_partner import MockPartner
+from syncctl.local.mock_partner_account import PartnerConfig
 from syncctl.partner.client import Call, PartnerClient
 from syncctl.pipeline.dispatch import PROBE_SECONDS
 from tests.harness.row_partner import RowPartner
@@ -50,7 +50,7 @@ def tries(testbed: Testbed) -> list[int]:
 
 
 def test_a_partner_that_is_down_is_not_called_and_nobody_behind_uses_up_tries(backlog: Testbed) -> None:
-    with LocalPartner(PartnerConfig(error_rate=1.0)) as down:
+    with MockPartner(PartnerConfig(error_rate=1.0)) as down:
         meet(backlog, down.url)
         backlog.send_all()
         calls = len(down.calls())
@@ -76,7 +76,7 @@ def test_a_partner_that_is_down_is_not_called_and_nobody_behind_uses_up_tries(ba
 
 
 def test_a_partner_that_is_back_gets_everything_gently(backlog: Testbed) -> None:
-    with LocalPartner(PartnerConfig(error_rate=1.0)) as server:
+    with MockPartner(PartnerConfig(error_rate=1.0)) as server:
         meet(backlog, server.url)
         backlog.send_all()
         server.fix()
@@ -122,7 +122,7 @@ def test_records_that_always_fail_do_not_keep_a_partner_down_that_is_back(backlo
 
 
 def test_a_probe_that_found_no_worker_is_asked_by_another_at_once(backlog: Testbed) -> None:
-    with LocalPartner(PartnerConfig(error_rate=1.0)) as down:
+    with MockPartner(PartnerConfig(error_rate=1.0)) as down:
         meet(backlog, down.url)
         backlog.send_all()
         end_pause(backlog)
@@ -137,7 +137,7 @@ def test_a_probe_that_found_no_worker_is_asked_by_another_at_once(backlog: Testb
 
 def test_a_probe_whose_message_is_lost_holds_nobody_for_a_lease(backlog: Testbed) -> None:
     backlog.change_stream(lease_seconds=3600.0)
-    with LocalPartner(PartnerConfig(error_rate=1.0)) as down:
+    with MockPartner(PartnerConfig(error_rate=1.0)) as down:
         meet(backlog, down.url)
         backlog.send_all()
         end_pause(backlog)
@@ -148,7 +148,7 @@ def test_a_probe_whose_message_is_lost_holds_nobody_for_a_lease(backlog: Testbed
 
 
 def test_a_probe_that_waited_long_for_a_worker_asks_all_the_same(backlog: Testbed) -> None:
-    with LocalPartner(PartnerConfig(error_rate=1.0)) as server:
+    with MockPartner(PartnerConfig(error_rate=1.0)) as server:
         meet(backlog, server.url)
         backlog.send_all()
         end_pause(backlog)
@@ -162,7 +162,7 @@ def test_a_probe_that_waited_long_for_a_worker_asks_all_the_same(backlog: Testbe
 
 
 def test_what_was_queued_before_is_no_more_than_a_partner_that_comes_back_is_to_have(backlog: Testbed) -> None:
-    with LocalPartner(PartnerConfig(error_rate=1.0)) as server:
+    with MockPartner(PartnerConfig(error_rate=1.0)) as server:
         meet(backlog, server.url)
         backlog.change_stream(window=20)
         backlog.dispatch()
@@ -215,7 +215,7 @@ def test_what_most_calls_are_told_to_wait_for_is_waited_for(backlog: Testbed, st
 
 def test_a_batch_under_way_gives_back_what_it_has_not_sent(backlog: Testbed) -> None:
     backlog.change_stream(batch_size=60, window=60)
-    with LocalPartner(PartnerConfig(error_rate=1.0)) as down:
+    with MockPartner(PartnerConfig(error_rate=1.0)) as down:
         meet(backlog, down.url)
         backlog.dispatch()
         done = backlog.deliver()
@@ -235,7 +235,7 @@ def test_refused_credentials_pause_the_partner_and_use_up_nothing(backlog: Testb
     assert (paused["by"], paused["reason"]) == ("syncctl", f"HTTP {status[:3]}: token expired")
     assert set(tries(backlog)) == {0}
     assert {each["state"] for each in backlog.records()} == {"pending"}
-    with LocalPartner() as healthy:
+    with MockPartner() as healthy:
         meet(backlog, healthy.url)
         backlog.ledger.partners.resume("default")
         backlog.send_all()
@@ -251,7 +251,7 @@ def test_an_endpoint_that_is_gone_pauses_its_stream(backlog: Testbed) -> None:
     assert set(tries(backlog)) == {0}
 
 
-def test_what_stops_a_batch_before_its_calls_holds_nothing(backlog: Testbed, partner: LocalPartner) -> None:
+def test_what_stops_a_batch_before_its_calls_holds_nothing(backlog: Testbed, partner: MockPartner) -> None:
     class Broken(PartnerClient):
         def prepare(self, record: Record) -> Call:  # noqa: ARG002
             raise RuntimeError("a bug")
@@ -281,7 +281,7 @@ def test_a_row_that_is_gone_at_the_partner_needs_no_delete(testbed: Testbed, sou
     assert not testbed.ledger.streams.load_gate("orders").paused
 
 
-def test_a_worker_waits_for_permits_that_others_hold(backlog: Testbed, partner: LocalPartner) -> None:
+def test_a_worker_waits_for_permits_that_others_hold(backlog: Testbed, partner: MockPartner) -> None:
     backlog.partner = replace(backlog.partner, max_in_flight=3)
     take = backlog.ledger.partners.acquire_permits
     assert take("default", token="other", wanted=3, at_most=3, seconds=60.0) == 3
@@ -356,7 +356,7 @@ def test_the_last_delay_is_repeated_until_it_is_time_to_give_up(
     source_db.create_orders(1)
     testbed.poll()
     testbed.change_stream(retry=RetrySchedule(delays_seconds=(1.0,), jitter=0.0, give_up_after_seconds=100.0))
-    with LocalPartner(PartnerConfig(error_rate=1.0)) as down:
+    with MockPartner(PartnerConfig(error_rate=1.0)) as down:
         meet(testbed, down.url)
         age: Callable[[], object] = lambda: testbed.database.records.update_one(  # noqa: E731
             {}, [{"$set": {"tried_at": {"$subtract": ["$$NOW", round(waited * 1000)]}}}]
@@ -376,7 +376,7 @@ def test_the_time_to_give_up_begins_anew_after_a_pause(testbed: Testbed, source_
     source_db.create_orders(1)
     testbed.poll()
     testbed.change_stream(retry=RetrySchedule(delays_seconds=(1.0,), jitter=0.0, give_up_after_seconds=100.0))
-    with LocalPartner(PartnerConfig(error_rate=1.0)) as down:
+    with MockPartner(PartnerConfig(error_rate=1.0)) as down:
         meet(testbed, down.url)
         testbed.send_all()
         testbed.ledger.streams.pause("orders", who="me", reason="maintenance")

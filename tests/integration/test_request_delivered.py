@@ -13,7 +13,7 @@ import pytest
 
 from syncctl.core.mapping import parse_fields
 from syncctl.core.stream import Batching, Credentials, RetrySchedule
-from syncctl.local.partner import LocalPartner
+from syncctl.local.mock_partner import MockPartner
 from syncctl.partner.client import PartnerClient
 from syncctl.partner.request.curl import show_request
 from syncctl.pipeline.preview import Preview, Sketch, preview_record, preview_rows
@@ -65,7 +65,7 @@ def send(testbed: Testbed) -> Any:
     return testbed.deliver()
 
 
-def test_rows_arrive_in_their_shape(shaped: Testbed, partner: LocalPartner) -> None:
+def test_rows_arrive_in_their_shape(shaped: Testbed, partner: MockPartner) -> None:
     shaped.poll()
     assert send(shaped).delivered == 5
     bodies = [json.loads(body, parse_float=Decimal) for body in partner.rows().values()]
@@ -73,7 +73,7 @@ def test_rows_arrive_in_their_shape(shaped: Testbed, partner: LocalPartner) -> N
 
 
 def test_a_row_that_does_not_fit_is_failed_and_no_call_is_made(
-    shaped: Testbed, partner: LocalPartner, tmp_path: Path, source_db: SourceDb
+    shaped: Testbed, partner: MockPartner, tmp_path: Path, source_db: SourceDb
 ) -> None:
     schema = tmp_path / "s.json"
     schema.write_text('{"properties": {"order": {"properties": {"total": {"maximum": 3}}}}}')
@@ -89,7 +89,7 @@ def test_a_row_that_does_not_fit_is_failed_and_no_call_is_made(
     assert all(each["attempts"] == 0 for each in failed)
 
 
-def test_a_column_that_is_not_there_fails_each_record_and_names_it(shaped: Testbed, partner: LocalPartner) -> None:
+def test_a_column_that_is_not_there_fails_each_record_and_names_it(shaped: Testbed, partner: MockPartner) -> None:
     shaped.change_stream(fields=parse_fields({"total": "amuont"}))
     shaped.poll()
     assert send(shaped).failed == 5
@@ -157,7 +157,7 @@ def test_a_delete_that_is_not_to_be_sent_is_accounted_for(testbed: Testbed, sour
     assert testbed.poll().logged == 0
 
 
-def test_a_preview_shows_the_calls_that_follow_and_leaves_no_trace(shaped: Testbed, partner: LocalPartner) -> None:
+def test_a_preview_shows_the_calls_that_follow_and_leaves_no_trace(shaped: Testbed, partner: MockPartner) -> None:
     before = copy_database(shaped)
     shown = preview(shaped)
     assert copy_database(shaped) == before

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from syncctl.local.partner import LocalPartner
+from syncctl.local.mock_partner import MockPartner
 from syncctl.settings import load_settings
 from syncctl.wiring import Services
 from tests.harness.settings_files import write_settings
@@ -33,7 +33,7 @@ class Worker(Services):
 
 @pytest.fixture
 def worker(
-    mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, tmp_path: Path, partner: LocalPartner
+    mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, tmp_path: Path, partner: MockPartner
 ) -> Iterator[Callable[..., Worker]]:
     """Return what makes a worker with two streams of ten rows each, polled, to a partner with a rate."""
     source_db.create_orders(10)
@@ -65,7 +65,7 @@ def worker(
 
 
 def test_what_has_no_turn_goes_back_at_once_and_is_not_asked_for_again(
-    worker: Callable[..., Worker], partner: LocalPartner
+    worker: Callable[..., Worker], partner: MockPartner
 ) -> None:
     slow = worker("3/minute")
     while slow.dispatch("orders"):
@@ -100,7 +100,7 @@ def test_streams_of_one_partner_have_its_turns_by_lot(
     assert had == {"orders", "stock"}
 
 
-def test_a_rate_of_a_call_a_second_is_waited_for(worker: Callable[..., Worker], partner: LocalPartner) -> None:
+def test_a_rate_of_a_call_a_second_is_waited_for(worker: Callable[..., Worker], partner: MockPartner) -> None:
     paced = worker("60/minute")
     paced.dispatch("orders")
     name, token, ids = paced.messages[0]

@@ -84,7 +84,7 @@ class Stage:
         """
         self.logs.mkdir()
         (self.directory / "tmp").mkdir()
-        self._start("partner", "syncctl.local.partner", "--end-with-parent", *self._moods())
+        self._start("partner", "syncctl.local.mock_partner", "--end-with-parent", *self._moods())
         self.services.start()
         self.table.create()
         self.partner = PartnerView(self._read_first_line("partner")["url"])

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
-from syncctl.local.partner import ReceivedCall
+from syncctl.local.mock_partner import ReceivedCall
 from tests.faults.harness.writer import Version
 
 Doc = Mapping[str, Any]

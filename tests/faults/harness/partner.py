@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from syncctl.local.partner import LocalPartner, PartnerConfig
-from syncctl.local.partner_account import find_row
-from syncctl.local.partner_http import PartnerProtocol, Reply, Request
+from syncctl.local.mock_partner import MockPartner, PartnerConfig
+from syncctl.local.mock_partner_account import find_row
+from syncctl.local.mock_partner_http import MockPartnerProtocol, Reply, Request
 
 NEVER_SECONDS = 1e6
 
@@ -14,10 +14,10 @@ class Held:
     """A call that has come and has not landed."""
 
     request: Request
-    protocol: PartnerProtocol
+    protocol: MockPartnerProtocol
 
 
-class HoldingPartner(LocalPartner):
+class HoldingPartner(MockPartner):
     """Neither applies nor answers the calls of some rows until they are let go. All others land at once."""
 
     def __init__(self, config: PartnerConfig | None = None) -> None:
@@ -42,11 +42,11 @@ class HoldingPartner(LocalPartner):
             each = self._held.pop(0)
             each.protocol._finish(self.account.receive(each.request), False)
 
-    def _make_protocol(self) -> PartnerProtocol:
-        protocol = PartnerProtocol(lambda request: self._hold_or_receive(request, protocol), self._connections)
+    def _make_protocol(self) -> MockPartnerProtocol:
+        protocol = MockPartnerProtocol(lambda request: self._hold_or_receive(request, protocol), self._connections)
         return protocol
 
-    def _hold_or_receive(self, request: Request, protocol: PartnerProtocol) -> Reply:
+    def _hold_or_receive(self, request: Request, protocol: MockPartnerProtocol) -> Reply:
         row = find_row(request)
         if row not in self._holds:
             return self._receive(request)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from syncctl.local.partner import PartnerConfig
+from syncctl.local.mock_partner import PartnerConfig
 from tests.faults.harness.account import Account
 from tests.faults.harness.deployment import Deployment, Layout, open_plant
 from tests.faults.harness.fault import play

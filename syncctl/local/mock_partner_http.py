@@ -1,4 +1,4 @@
-"""The least of HTTP/1.1 that a partner needs: keep-alive, bodies with a length, one answer after the other."""
+"""The minimum of HTTP/1.1 that the mock partner needs: keep-alive, bodies with a length, no pipelined answers."""
 
 import asyncio
 import time
@@ -10,12 +10,12 @@ from http import HTTPStatus
 HEAD_AT_MOST = 64 * 1024
 BODY_AT_MOST = 64 * 1024 * 1024
 DROPPED = 0
-"""The status of a reply that is never sent: the connection is cut instead."""
+"""The status of a reply that is never sent; the connection is cut instead."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """A request; header names are in lower case."""
+    """A request; header names are lower case."""
 
     method: str
     target: str
@@ -25,7 +25,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """What goes back, and how long it takes."""
+    """An answer and the delay before it."""
 
     status: int
     body: bytes = b""
@@ -34,21 +34,17 @@ class Reply:
 
 
 class BadRequest(Exception):
-    """A request that cannot be understood.
-
-    Args:
-        status: What is answered, before the connection is closed.
-    """
+    """A malformed request; it is answered with `status` and the connection is closed."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
         self.status = status
 
 
-class PartnerProtocol(asyncio.Protocol):
+class MockPartnerProtocol(asyncio.Protocol):
     """One connection. Requests wait in the buffer while an earlier one is being answered."""
 
-    def __init__(self, receive: Callable[[Request], Reply], connections: set["PartnerProtocol"]) -> None:
+    def __init__(self, receive: Callable[[Request], Reply], connections: set["MockPartnerProtocol"]) -> None:
         self._receive = receive
         self._connections = connections
         self._buffer = bytearray()
@@ -69,7 +65,7 @@ class PartnerProtocol(asyncio.Protocol):
         self._connections.discard(self)
 
     def data_received(self, data: bytes) -> None:
-        """Answer every request that is whole."""
+        """Answer every complete request."""
         self._buffer += data
         self._answer_waiting()
 
@@ -97,7 +93,7 @@ class PartnerProtocol(asyncio.Protocol):
         self._answer_waiting()
 
     def _take_request(self) -> Request | None:
-        """Take the first request off the buffer; None while it is not whole."""
+        """Take the first request off the buffer; None while it is incomplete."""
         end = self._buffer.find(b"\r\n\r\n")
         if end < 0:
             if len(self._buffer) > HEAD_AT_MOST:
@@ -135,7 +131,7 @@ def parse_head(head: bytes) -> tuple[str, str, dict[str, str]]:
     """Return method, target and headers.
 
     Raises:
-        BadRequest: it is not HTTP/1.
+        BadRequest: the request is not HTTP/1.
     """
     lines = head.decode("latin-1").split("\r\n")
     words = lines[0].split(" ")
@@ -151,10 +147,10 @@ def parse_head(head: bytes) -> tuple[str, str, dict[str, str]]:
 
 
 def find_length(headers: Mapping[str, str]) -> int:
-    """Return how long the body is.
+    """Return the length of the body.
 
     Raises:
-        BadRequest: its length is unknown, or too large.
+        BadRequest: the length is unknown or too large.
     """
     if "transfer-encoding" in headers:
         raise BadRequest(411)

@@ -1,4 +1,4 @@
-"""What the demo's partner decides, applies and remembers: its own account of every call."""
+"""The mock partner's decisions and memory: the fate of each call, and the rows it has applied."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
-from syncctl.local.partner_http import DROPPED, Reply, Request
+from syncctl.local.mock_partner_http import DROPPED, Reply, Request
 
 Fate = Literal[
     "applied",
@@ -23,40 +23,38 @@ Fate = Literal[
     "dropped_before",
     "dropped_after",
 ]
-"""What became of a call. `dropped_after` was applied (or was a repeat), and its answer never left."""
+"""What became of a call. A `dropped_after` call was applied (or was a repeat), but its answer was never sent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartnerConfig:
-    """How the partner behaves. A rate is a share of calls, from 0 to 1; the same seed gives the same failures.
+    """How the mock partner behaves. A rate is a share of calls, from 0 to 1."""
 
-    Args:
-        port: 0 takes a free one.
-        latency_seconds: Between a request and its answer.
-        too_many_rate: Answered 429 with `Retry-After: retry_after_seconds`.
-        error_rate: Answered 500.
-        drop_before_rate: Connections cut before the call is applied.
-        drop_after_rate: Connections cut after the call was applied.
-        reject_rate: Share of rows answered 422 each time, until `fix`.
-        token: The bearer token that is asked for; empty asks for none.
-        require_key: Refuse a call without an `Idempotency-Key`.
-    """
-
+    #: 0 picks a free one.
     port: int = 0
+    #: The same seed produces the same failures.
     seed: int = 0
+    #: Between a request and its answer.
     latency_seconds: float = 0.0
+    #: Calls answered 429 with `Retry-After: retry_after_seconds`.
     too_many_rate: float = 0.0
     retry_after_seconds: int = 1
+    #: Calls answered 500.
     error_rate: float = 0.0
+    #: Connections cut before the call is applied.
     drop_before_rate: float = 0.0
+    #: Connections cut after the call was applied.
     drop_after_rate: float = 0.0
+    #: Share of rows answered 422 every time, until `fix`.
     reject_rate: float = 0.0
+    #: The bearer token every call must carry; empty accepts any call.
     token: str = field(default="", repr=False)
+    #: Reject calls without an `Idempotency-Key`.
     require_key: bool = True
 
 
 class ReceivedCall(NamedTuple):
-    """One call as the partner saw it; `status` is None where it cut the connection."""
+    """One call as the mock partner saw it; `status` is None if it cut the connection."""
 
     at: float
     method: str
@@ -70,7 +68,7 @@ class ReceivedCall(NamedTuple):
 
 
 class Account:
-    """The partner's memory. Written by the server's thread alone; reading it from another is safe."""
+    """The mock partner's memory. Only the server's thread writes it; any thread may read it."""
 
     def __init__(self, config: PartnerConfig) -> None:
         self.config = config
@@ -82,7 +80,7 @@ class Account:
         self._applied: dict[str, int] = {}
 
     def receive(self, request: Request) -> Reply:
-        """Decide a call, remember it, and return what goes back."""
+        """Decide a call, record it, and return the reply."""
         digest = hashlib.sha256(request.body).hexdigest()[:16]
         row = find_row(request)
         key = request.headers.get("idempotency-key", "")
@@ -130,7 +128,7 @@ class Account:
         return ("repeated" if repeated else "applied"), status
 
     def _draw(self, key: str, attempt: str, row: str) -> Fate:
-        """Draw lots from the seed and the call, so that a run can be had again."""
+        """Choose by the seed and the call, so that a run can be repeated."""
         config = self.config
         if self._chance("row", row) < config.reject_rate:
             return "rejected"
@@ -172,7 +170,7 @@ _BODIES: Mapping[Fate, bytes] = {
 
 
 def find_row(request: Request) -> str:
-    """Return which row a call is about: the body's `id`, else the path."""
+    """Return the row that a call is about: the body's `id`, or the path if there is none."""
     try:
         document = json.loads(request.body)
     except (ValueError, RecursionError):
@@ -183,13 +181,13 @@ def find_row(request: Request) -> str:
 
 
 def show_call(call: ReceivedCall) -> dict[str, Any]:
-    """Return a call as JSON shows it."""
+    """Return a call as a JSON document."""
     at = datetime.fromtimestamp(call.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return {**call._asdict(), "at": at}
 
 
 def show_rows(rows: Mapping[str, bytes]) -> bytes:
-    """Return the rows as one JSON document, each body with exactly the digits it came with."""
+    """Return the rows as one JSON document, each body exactly as it was received."""
     members = (json.dumps(row).encode() + b":" + _as_json(body) for row, body in dict(rows).items())
     return b"{" + b",".join(members) + b"}"
 

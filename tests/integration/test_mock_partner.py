@@ -1,4 +1,4 @@
-"""The local partner: what it answers, what it remembers, how it ends."""
+"""The mock partner: what it answers, what it remembers, how it ends."""
 
 import json
 import os
@@ -16,18 +16,18 @@ from typing import Any
 import pytest
 import requests
 
-from syncctl.local.partner import LocalPartner, PartnerConfig, main
+from syncctl.local.mock_partner import MockPartner, PartnerConfig, main
 
 pytestmark = pytest.mark.timeout(60)
 
 
-def post(partner: LocalPartner, body: str, key: str = "k-1", attempt: int = 1, **headers: str) -> requests.Response:
+def post(partner: MockPartner, body: str, key: str = "k-1", attempt: int = 1, **headers: str) -> requests.Response:
     """Send one call as a partner's user would."""
     ours = {"Idempotency-Key": key, "Syncctl-Attempt": str(attempt)}
     return requests.post(f"{partner.url}/orders", data=body, headers={**ours, **headers}, timeout=10)
 
 
-def test_a_key_is_applied_once(partner: LocalPartner) -> None:
+def test_a_key_is_applied_once(partner: MockPartner) -> None:
     first, second = post(partner, '{"id":1,"v":1}'), post(partner, '{"id":1,"v":1}', attempt=2)
     assert (first.status_code, second.status_code) == (201, 201)
     assert second.headers["Idempotent-Replayed"] == "true"
@@ -35,14 +35,14 @@ def test_a_key_is_applied_once(partner: LocalPartner) -> None:
     assert (stats["calls"], stats["distinct_keys"], stats["applied"], stats["repeated"]) == (2, 1, 1, 1)
 
 
-def test_the_latest_version_of_a_row_is_kept(partner: LocalPartner) -> None:
+def test_the_latest_version_of_a_row_is_kept(partner: MockPartner) -> None:
     assert post(partner, '{"id":1,"v":1}', "k-1").status_code == 201
     assert post(partner, '{"id":1,"v":2.50}', "k-2").status_code == 200
     assert post(partner, '{"id":1,"v":1}', "k-1").status_code == 201
     assert partner.rows() == {"1": b'{"id":1,"v":2.50}'}
 
 
-def test_other_bytes_under_a_key_are_a_violation(partner: LocalPartner) -> None:
+def test_other_bytes_under_a_key_are_a_violation(partner: MockPartner) -> None:
     post(partner, '{"id":1,"v":1}')
     answer = post(partner, '{"id":1,"v":2}')
     assert answer.status_code == 422
@@ -53,14 +53,14 @@ def test_other_bytes_under_a_key_are_a_violation(partner: LocalPartner) -> None:
 
 
 def test_other_bytes_are_a_violation_even_if_the_first_were_refused() -> None:
-    with LocalPartner(PartnerConfig(error_rate=1.0)) as partner:
+    with MockPartner(PartnerConfig(error_rate=1.0)) as partner:
         assert post(partner, '{"id":1,"v":1}').status_code == 500
         partner.fix()
         assert post(partner, '{"id":1,"v":2}', attempt=2).status_code == 422
         assert partner.stats()["violation"] == 1
 
 
-def test_without_an_id_the_path_is_the_row(partner: LocalPartner) -> None:
+def test_without_an_id_the_path_is_the_row(partner: MockPartner) -> None:
     url = f"{partner.url}/orders/a%2Fb"
     requests.put(url, data="not json", headers={"Idempotency-Key": "k-1"}, timeout=10)
     assert partner.rows() == {"/orders/a%2Fb": b"not json"}
@@ -71,7 +71,7 @@ def test_without_an_id_the_path_is_the_row(partner: LocalPartner) -> None:
     [("too_many_rate", 429, "too_many"), ("error_rate", 500, "error"), ("reject_rate", 422, "rejected")],
 )
 def test_a_failure_is_answered_counted_and_ends_when_fixed(rate: str, status: int, fate: str) -> None:
-    with LocalPartner(PartnerConfig(retry_after_seconds=7, **{rate: 1.0})) as partner:  # type: ignore[arg-type]
+    with MockPartner(PartnerConfig(retry_after_seconds=7, **{rate: 1.0})) as partner:  # type: ignore[arg-type]
         answer = post(partner, '{"id":1}')
         assert answer.status_code == status
         assert answer.headers.get("Retry-After") == ("7" if status == 429 else None)
@@ -83,7 +83,7 @@ def test_a_failure_is_answered_counted_and_ends_when_fixed(rate: str, status: in
 
 @pytest.mark.parametrize(("rate", "applied"), [("drop_before_rate", 0), ("drop_after_rate", 1)])
 def test_a_cut_connection_comes_before_or_after_applying(rate: str, applied: int) -> None:
-    with LocalPartner(PartnerConfig(**{rate: 1.0})) as partner:  # type: ignore[arg-type]
+    with MockPartner(PartnerConfig(**{rate: 1.0})) as partner:  # type: ignore[arg-type]
         with pytest.raises(requests.ConnectionError):
             post(partner, '{"id":1}')
         assert partner.stats()["distinct_keys"] == applied
@@ -96,7 +96,7 @@ def test_a_cut_connection_comes_before_or_after_applying(rate: str, applied: int
 def test_the_same_seed_gives_the_same_failures() -> None:
     def statuses(seed: int) -> list[int]:
         config = PartnerConfig(seed=seed, too_many_rate=0.2, error_rate=0.2, reject_rate=0.2)
-        with LocalPartner(config) as partner:
+        with MockPartner(config) as partner:
             return [post(partner, f'{{"id":{n}}}', f"k-{n}").status_code for n in range(60)]
 
     first = statuses(1)
@@ -106,7 +106,7 @@ def test_the_same_seed_gives_the_same_failures() -> None:
 
 
 def test_a_rejected_row_stays_rejected_until_fixed() -> None:
-    with LocalPartner(PartnerConfig(reject_rate=0.3)) as partner:
+    with MockPartner(PartnerConfig(reject_rate=0.3)) as partner:
         rounds = [[post(partner, f'{{"id":{n}}}', f"k-{n}", a).status_code for n in range(40)] for a in (1, 2, 3)]
     rejected = [{n for n, status in enumerate(each) if status == 422} for each in rounds]
     assert rejected[0] == rejected[1] == rejected[2]
@@ -114,7 +114,7 @@ def test_a_rejected_row_stays_rejected_until_fixed() -> None:
 
 
 def test_the_token_is_asked_for() -> None:
-    with LocalPartner(PartnerConfig(token="t-1")) as partner:
+    with MockPartner(PartnerConfig(token="t-1")) as partner:
         assert post(partner, "{}").status_code == 401
         assert post(partner, "{}", Authorization="Bearer t-2").status_code == 401
         assert post(partner, "{}", Authorization="Bearer t-1").status_code == 201
@@ -122,14 +122,14 @@ def test_the_token_is_asked_for() -> None:
 
 
 def test_a_key_is_asked_for_unless_it_is_not() -> None:
-    with LocalPartner() as strict, LocalPartner(PartnerConfig(require_key=False)) as easy:
+    with MockPartner() as strict, MockPartner(PartnerConfig(require_key=False)) as easy:
         answers = [requests.post(each.url, data='{"id":1}', timeout=10).status_code for each in (strict, easy, easy)]
         assert answers == [400, 201, 200]
         assert easy.stats()["applied"] == 2
 
 
 def test_the_account_can_be_asked_for_over_http() -> None:
-    with LocalPartner(PartnerConfig(reject_rate=1.0)) as partner:
+    with MockPartner(PartnerConfig(reject_rate=1.0)) as partner:
         post(partner, '{"id":1}', "k-1")
         assert requests.post(f"{partner.url}/_partner/fix", timeout=10).json()["fixed"] is True
         post(partner, '{"id":1,"total":1.10}', "k-2", attempt=3)
@@ -149,7 +149,7 @@ def test_requests_on_one_connection_are_answered_in_order() -> None:
         body = b'{"id":%d}' % number
         return b"POST / HTTP/1.1\r\nIdempotency-Key: k-%d\r\nContent-Length: %d\r\n\r\n%s" % (number, len(body), body)
 
-    with LocalPartner(PartnerConfig(latency_seconds=0.01)) as partner:
+    with MockPartner(PartnerConfig(latency_seconds=0.01)) as partner:
         port = int(partner.url.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
             sock.sendall(request(1) + request(2) + request(1)[:20])
@@ -173,7 +173,7 @@ def test_requests_on_one_connection_are_answered_in_order() -> None:
     ],
 )
 def test_a_bad_request_is_refused_and_the_connection_closed(
-    partner: LocalPartner, request_bytes: bytes, status: int
+    partner: MockPartner, request_bytes: bytes, status: int
 ) -> None:
     port = int(partner.url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
@@ -186,7 +186,7 @@ def test_a_bad_request_is_refused_and_the_connection_closed(
 
 
 def test_stop_cuts_open_connections_and_may_be_repeated() -> None:
-    partner = LocalPartner(PartnerConfig(latency_seconds=60))
+    partner = MockPartner(PartnerConfig(latency_seconds=60))
     with requests.Session() as session:
         failed = threading.Event()
 
@@ -209,7 +209,7 @@ def test_stop_cuts_open_connections_and_may_be_repeated() -> None:
 @contextmanager
 def running(*arguments: str, **options: Any) -> Iterator["tuple[subprocess.Popen[str], str]"]:
     """Run the partner as a program; yield it and its URL."""
-    command = [sys.executable, "-m", "syncctl.local.partner", *arguments]
+    command = [sys.executable, "-m", "syncctl.local.mock_partner", *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options) as program:
         assert program.stdout is not None
         try:
@@ -242,7 +242,7 @@ def leave_behind(log: Path, *arguments: str) -> tuple[int, str]:
     code = (
         "import os, subprocess, sys\n"
         "log = open(sys.argv[1], 'w')\n"
-        "child = subprocess.Popen([sys.executable, '-m', 'syncctl.local.partner', *sys.argv[2:]],"
+        "child = subprocess.Popen([sys.executable, '-m', 'syncctl.local.mock_partner', *sys.argv[2:]],"
         " stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)\n"
         "sys.stdout.write(child.stdout.readline().decode()); sys.stdout.flush(); os._exit(0)"
     )
@@ -265,7 +265,7 @@ def test_the_program_ends_with_its_parent_where_that_is_asked_for_and_says_so(
 ) -> None:
     pid, _ = leave_behind(tmp_path / "log", "--end-with-parent")
     eventually(lambda: is_gone(pid))
-    assert (tmp_path / "log").read_text() == "stopped: the parent has ended (--end-with-parent)\n"
+    assert (tmp_path / "log").read_text() == "stopped: the parent process has ended (--end-with-parent)\n"
 
 
 def test_the_program_outlives_the_shell_that_started_it(tmp_path: Path, eventually: Callable[..., Any]) -> None:
@@ -287,8 +287,8 @@ def _is_zombie(pid: int) -> bool:
 @pytest.mark.parametrize(
     ("flag", "value", "told"),
     [
-        ("--error", "5", "'5' is not a share of calls: write a number from 0 to 1"),
-        ("--error", "often", "'often' is not a share of calls"),
+        ("--error", "5", "'5' is not a share: use a number from 0 to 1"),
+        ("--error", "often", "'often' is not a share"),
         ("--latency", "5x", "'5x' is not a duration; write a number and a unit: 500ms, 5s"),
         ("--port", "80990", "'80990' is not a port"),
     ],
@@ -300,15 +300,22 @@ def test_a_wrong_value_is_told_in_words(flag: str, value: str, told: str, capsys
     assert f"argument {flag}: {told}" in capsys.readouterr().err
 
 
-def test_a_port_that_is_taken_is_one_line(partner: LocalPartner) -> None:
+def test_a_port_that_is_taken_is_one_line(partner: MockPartner) -> None:
     port = partner.url.rpartition(":")[2]
-    command = [sys.executable, "-m", "syncctl.local.partner", "--port", port]
+    command = [sys.executable, "-m", "syncctl.local.mock_partner", "--port", port]
     program = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert (program.returncode, program.stdout) == (69, "")
-    assert program.stderr == f"error: port {port} is taken; --port 0 takes a free one\n"
+    assert program.stderr == f"error: port {port} is already in use; --port 0 picks a free one\n"
 
 
 def test_its_help_says_which_token_it_asks_for(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "PARTNER_TOKEN" in capsys.readouterr().out
+
+
+def test_the_former_module_name_still_runs_with_a_deprecation_warning() -> None:
+    command = [sys.executable, "-m", "syncctl.local.partner", "--help"]
+    program = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    assert "python -m syncctl.local.mock_partner" in program.stdout
+    assert program.stderr.startswith("warning: syncctl.local.partner is deprecated")

@@ -1,11 +1,20 @@
-"""When a partner counts as down: rules; the state is in the ledger, shared by all workers."""
+"""The circuit breaker's rules: when a partner is down. Its state is in the ledger, shared by all workers."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
+WINDOW_SECONDS = 60.0
+REMEMBERED_CALLS = 50
+"""Caps how many earlier calls count, so that on a busy partner past successes don't hide a fresh outage."""
+TOO_MANY_REQUESTS = 429
+HALF_OPEN_STARTS_AT = 2
+"""How many records may be in flight when the breaker becomes half-open."""
+HALF_OPEN_ENDS_AT = 64
+"""How many may be in flight when it closes; the number doubles after each stage without trouble."""
+
 
 class BreakerState(StrEnum):
-    """Closed: calls go out. Open: none but a probe. Half open: few at first, more after each good batch."""
+    """Closed: all calls are made. Open: only a probe. Half-open: few at first, more after each good batch."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -14,34 +23,21 @@ class BreakerState(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BreakerRules:
-    """When to stop calling a partner, and when to ask whether it is back.
+    """When the breaker opens, and when it lets a probe through."""
 
-    Args:
-        calls: So many within a minute must have been made before their failures tell anything.
-        failures: The share of them that must have failed: no answer, or a 5xx.
-        pause_seconds: Until the first probe; twice as long after each that fails.
-        longest_pause_seconds: It is never longer than this.
+    #: Minimum calls within a minute before the failure rate is judged.
+    minimum_calls: int = 10
+    #: The share of those calls that must have failed: without an answer, or with a 5xx.
+    failure_rate: float = 0.7
+    #: How long the breaker stays open before the first probe; doubles after each probe that fails.
+    open_seconds: float = 30.0
+    #: The limit of that doubling.
+    longest_open_seconds: float = 600.0
+
+
+def is_breaker_failure(status: int | None, *, retry_after_seconds: float | None = None) -> bool:
+    """Tell whether an attempt shows that the partner is down: no answer, a 5xx, or a 429 with a `Retry-After`.
+
+    A 429 that names a time says that calling on is of no use; one without it may be about this call alone.
     """
-
-    calls: int = 10
-    failures: float = 0.7
-    pause_seconds: float = 30.0
-    longest_pause_seconds: float = 600.0
-
-
-WINDOW_SECONDS = 60.0
-REMEMBERED_CALLS = 50
-"""What weighs against the newest calls: of a partner that is called often, else thousands that went well in the same
-minute would."""
-TOO_MANY = 429
-FIRST_ALLOWED = 2
-CLOSED_AT = 64
-"""Half open, so many records may be on their way at first; at so many the breaker is closed again."""
-
-
-def counts_as_down(status: int | None, *, retry_after_seconds: float | None = None) -> bool:
-    """Tell whether an attempt speaks for a partner that is down: no answer came, or one that says so.
-
-    So does a 429 that names a time: where most calls get one, calling on is no use.
-    """
-    return status is None or status >= 500 or (status == TOO_MANY and retry_after_seconds is not None)
+    return status is None or status >= 500 or (status == TOO_MANY_REQUESTS and retry_after_seconds is not None)

@@ -1,4 +1,4 @@
-"""What one attempt came to. A partner's answer is a value, never an exception."""
+"""The outcome of one attempt. A partner's response is a value, never an exception."""
 
 import time
 from collections.abc import Mapping
@@ -7,18 +7,16 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Literal
 
-Halts = Literal["partner", "stream"]
+Pauses = Literal["partner", "stream"]
 
 CONFLICT, GONE = 409, 410
 
 GIVEN_UP_STATUSES = frozenset({408, 502, 504})
-"""What a proxy answers that no longer waits: what stands behind it may still be at work (RFC 9110)."""
+"""A proxy answers these when it stops waiting; the server behind it may still be at work (RFC 9110)."""
 RETRIED_STATUSES = frozenset({408, 425, 429})
-"""The 4xx that say "later": request timeout, too early, too many requests (RFC 9110, 8470, 6585)."""
-
-
-HALTS: dict[int, Halts] = {401: "partner", 403: "partner", GONE: "stream"}
-"""What no other record of the partner, or the stream, would fare better with: credentials, an endpoint that is gone."""
+"""The 4xx that mean "later": request timeout, too early, too many requests (RFC 9110, 8470, 6585)."""
+PAUSING_STATUSES: dict[int, Pauses] = {401: "partner", 403: "partner", GONE: "stream"}
+"""Refused credentials, or an endpoint that no longer exists: every other record would meet the same answer."""
 
 
 class Verdict(StrEnum):
@@ -34,67 +32,63 @@ NO_RULES: Mapping[int, Verdict] = MappingProxyType({})
 
 
 def list_rules(outcomes: Mapping[int, Verdict], *, deletes: bool) -> Mapping[int, Verdict]:
-    """Return what statuses mean, where not the usual: a 410 of a delete says that the row is gone, as it should be."""
+    """Return the stream's own verdicts by status; a 410 to a delete is accepted: the row is gone."""
     return {GONE: Verdict.ACCEPTED, **outcomes} if deletes else outcomes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What one attempt came to.
-
-    Args:
-        verdict: What follows from it.
-        status: The HTTP status, None where no answer came.
-        latency_ms: The whole call: connecting where that was needed, sending, and reading the answer.
-        error: One line for people; None when accepted.
-        excerpt: The beginning of the response body, capped and redacted.
-        retry_after_seconds: What the partner asked for, bounded; None where it did not.
-        batch_key: The `Idempotency-Key` of a call of many rows; None for a call of one.
-        speaks: What it says of the partner as a whole, where the status is not it: of a call of many rows one speaks.
-        alone: It was refused together with others, and is to go alone the next time.
-        is_ruled: The stream itself says what its status means: then it is about the record alone.
-        ended: When the call ended, by this machine's monotonic clock.
-    """
+    """The outcome of one attempt."""
 
     verdict: Verdict
+    #: The whole call: connecting where needed, sending, and reading the response.
     latency_ms: float
+    #: The HTTP status; None where no response came.
     status: int | None = None
+    #: One line for people; None when accepted.
     error: str | None = None
+    #: The beginning of the response body, capped and redacted.
     excerpt: str = ""
+    #: The delay that the partner asked for, bounded; None where it did not ask.
     retry_after_seconds: float | None = None
+    #: The `Idempotency-Key` of a call with many rows; None for a call with one.
     batch_key: str | None = None
-    speaks: Literal["up", "nothing"] | None = None
-    alone: bool = False
-    is_ruled: bool = False
+    #: How the circuit breaker takes it; None: by the status. Of a call with many rows only one outcome has a say.
+    breaker_signal: Literal["up", "none"] | None = None
+    #: It was rejected together with other rows and must be sent alone next time.
+    send_alone: bool = False
+    #: The stream's `outcomes` say what its status means, so that it is about this record alone.
+    has_own_rule: bool = False
+    #: When the call ended, by this machine's monotonic clock.
     ended: float = field(default_factory=time.monotonic)
 
     @property
-    def halts(self) -> Halts | None:
-        """Say what has to stop until an operator looks, because of this answer."""
-        is_usual = self.verdict is Verdict.RETRY_LATER and not self.is_ruled
-        return HALTS.get(self.status or 0) if is_usual else None
+    def pauses(self) -> Pauses | None:
+        """The partner or the stream, where this outcome pauses it until an operator looks."""
+        is_usual = self.verdict is Verdict.RETRY_LATER and not self.has_own_rule
+        return PAUSING_STATUSES.get(self.status or 0) if is_usual else None
 
     @property
-    def may_land_later(self) -> bool:
-        """Tell whether the partner may yet act on this call: it gave no answer, or something before it gave up."""
+    def may_take_effect_later(self) -> bool:
+        """Whether the partner may still act on this call: it did not answer, or a proxy before it stopped waiting."""
         return self.verdict is Verdict.AMBIGUOUS or self.status in GIVEN_UP_STATUSES
 
 
 def decide_verdict(
     status: int | None, *, sent: bool, complete: bool, rules: Mapping[int, Verdict] = NO_RULES
 ) -> Verdict:
-    """Decide what follows from an attempt.
+    """Decide the verdict of an attempt.
 
     A 2xx whose body broke off is accepted: a server writes its status line once it has decided, so the status
-    is the answer and the body a remark. Of any other status only a complete answer counts: what broke off may
-    come from something between us and a partner that did the work. Sending that again is safe, because the
-    key and the bytes stay the same.
+    is the answer and the body a remark. Any other status needs a complete response: a broken one may come from
+    a proxy in front of a partner that did the work. Sending again is safe, because the key and the bytes stay
+    the same (invariant 7).
 
     Args:
         status: The final HTTP status, None where none came.
         sent: Whether a byte of the request may have left this machine.
-        complete: Whether the answer was read to its end, or up to the cap on its size.
-        rules: What a stream has a status mean.
+        complete: Whether the response was read to its end, or up to the cap on its size.
+        rules: The stream's own verdicts by status.
     """
     if status is None:
         return Verdict.AMBIGUOUS if sent else Verdict.RETRY_LATER
@@ -104,6 +98,6 @@ def decide_verdict(
         return Verdict.AMBIGUOUS
     if status in rules:
         return rules[status]
-    if status >= 500 or status in RETRIED_STATUSES or status in HALTS:
+    if status >= 500 or status in RETRIED_STATUSES or status in PAUSING_STATUSES:
         return Verdict.RETRY_LATER
     return Verdict.REJECTED

@@ -11,32 +11,29 @@ from syncctl.core.states import State
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """What delivery needs to know of a record.
+    """A record as delivery needs it."""
 
-    Args:
-        id: Deterministic from stream, key and version.
-        seq: Decides newer or older among the versions of one key.
-        tried_since: When the first of those calls was made; None before it.
-        generation: 0, and one more each time the record must go under a new `Idempotency-Key`.
-        attempt: The number of the attempt that is about to be made, from 1; sent as a header.
-        tries: Calls since it was logged or last replayed: the position in the retry schedule.
-    """
-
+    #: Deterministic from stream, key and version.
     id: str
     stream: str
     key: Mapping[str, Value]
+    #: Decides which of two versions of a key is newer.
     seq: int
     op: Operation
     payload: Mapping[str, Value] | None
     state: State
+    #: The number of the attempt that is about to be made, from 1; sent as a header.
     attempt: int = 1
+    #: Calls since it was logged or last replayed: the position in the retry schedule.
     tries: int = 0
+    #: When the first of those calls was made; None before it.
     tried_since: datetime | None = None
+    #: 0, and one more each time the record must go under a new `Idempotency-Key`.
     generation: int = 0
 
     @property
     def idempotency_key(self) -> str:
-        """Name this record to the partner; it stays the same as long as the bytes do (IETF draft-07)."""
+        """The record's name for the partner; it changes only when the bytes do (IETF draft-07, invariant 7)."""
         return idempotency_key(self.id, self.generation)
 
 

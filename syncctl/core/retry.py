@@ -1,4 +1,4 @@
-"""When a call is repeated: the stream's schedule, spread by jitter, never earlier than the partner asked."""
+"""Backoff: the stream's retry schedule, spread by jitter, never earlier than the partner asked."""
 
 import re
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 from syncctl.core.stream import RetrySchedule
 
 RETRY_AFTER_AT_MOST_SECONDS = 24 * 3600.0
-"""Whoever asks for more is asked again after a day: a mistyped header must not park a record for years."""
+"""A longer `Retry-After` is cut to a day: a mistyped header must not park a record for years."""
 
 _SECONDS = re.compile(r"(\d{1,12})(\.\d{1,9})?", re.ASCII)
 
@@ -20,16 +20,16 @@ def decide_delay(
     random: float,
     elapsed_seconds: float = 0.0,
 ) -> float | None:
-    """Return the seconds until the next try; None when the schedule is used up, or it is time to give up.
+    """Return the seconds until the next attempt; None when the schedule is used up, or it is time to give up.
 
-    A delay varies by the schedule's jitter in both directions. Where the partner named a time, the jitter only
-    adds to it, so that records which were told the same time do not all come back in the same instant.
+    Jitter changes a delay in both directions. To a `Retry-After` it only adds, so that records that were given the
+    same time do not all come back in the same instant.
 
     Args:
         tries: Calls made so far, from 1.
-        retry_after_seconds: What the partner asked for; None where it did not.
+        retry_after_seconds: The delay that the partner asked for; None where it did not ask.
         random: A number in [0, 1).
-        elapsed_seconds: Since the first try.
+        elapsed_seconds: Since the first attempt.
     """
     if tries < 1 or not schedule.delays_seconds:
         return None
@@ -48,10 +48,10 @@ def decide_delay(
 def parse_retry_after(value: str | None, *, answered_at: str | None, now: datetime) -> float | None:
     """Return the seconds that a `Retry-After` header asks for, within [0, one day] (RFC 9110, 10.2.3).
 
-    A date is held against the response's own `Date`, so that a wrong clock on this side does no harm.
+    A date is compared with the response's own `Date`, so that a wrong clock on this machine does no harm.
 
     Args:
-        value: The header; None where there is none. What is neither seconds nor a date is ignored.
+        value: The header, None where there is none. A value that is neither seconds nor a date is ignored.
         answered_at: The response's `Date` header.
         now: The time on this machine, for a response without a readable `Date`.
     """

@@ -9,8 +9,8 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from syncctl.core.breaker import (
-    CLOSED_AT,
-    FIRST_ALLOWED,
+    HALF_OPEN_ENDS_AT,
+    HALF_OPEN_STARTS_AT,
     REMEMBERED_CALLS,
     WINDOW_SECONDS,
     BreakerRules,
@@ -156,8 +156,13 @@ def _judge_closed(tally: Tally, rules: BreakerRules) -> Doc:
     is_over = {"$lte": [began, {"$subtract": ["$$NOW", round(WINDOW_SECONDS * 1000)]}]}
     calls = {"$cond": [is_over, tally.calls, _counted("calls", tally.calls)]}
     failures = {"$cond": [is_over, tally.failures, _counted("failures", tally.failures)]}
-    is_down = {"$and": [{"$gte": [calls, rules.calls]}, {"$gte": [failures, {"$multiply": [calls, rules.failures]}]}]}
-    weight = {"$min": [1, {"$divide": [max(REMEMBERED_CALLS, rules.calls), {"$max": [1, calls]}]}]}
+    is_down = {
+        "$and": [
+            {"$gte": [calls, rules.minimum_calls]},
+            {"$gte": [failures, {"$multiply": [calls, rules.failure_rate]}]},
+        ]
+    }
+    weight = {"$min": [1, {"$divide": [max(REMEMBERED_CALLS, rules.minimum_calls), {"$max": [1, calls]}]}]}
     closed = {
         "state": _CLOSED,
         "window_start": {"$cond": [is_over, "$$NOW", began]},
@@ -170,12 +175,11 @@ def _judge_closed(tally: Tally, rules: BreakerRules) -> Doc:
 def _judge_half_open(tally: Tally, rules: BreakerRules) -> Doc:
     """Judge so many calls as may be on their way: let twice as many go, or as many again, or open again."""
     calls, failures = _counted("calls", tally.calls), _counted("failures", tally.failures)
-    is_down = {"$gte": [failures, {"$multiply": [calls, rules.failures]}]}
+    is_down = {"$gte": [failures, {"$multiply": [calls, rules.failure_rate]}]}
     is_well = {"$lt": [{"$multiply": [2, failures]}, calls]}
     allowed = {"$multiply": ["$breaker.allowed", 2]}
-    grown = {"$cond": [
-        {"$gte": [allowed, CLOSED_AT]}, {"state": _CLOSED}, {"$mergeObjects": ["$breaker", _next_stage(allowed)]},
-    ]}  # fmt: skip
+    next_stage = {"$mergeObjects": ["$breaker", _next_stage(allowed)]}
+    grown = {"$cond": [{"$gte": [allowed, HALF_OPEN_ENDS_AT]}, {"state": _CLOSED}, next_stage]}
     return {
         "$switch": {
             "branches": [
@@ -201,8 +205,8 @@ def _next_stage(allowed: Any) -> Doc:
 
 def _opened(tally: Tally, rules: BreakerRules) -> Doc:
     times = {"$ifNull": ["$breaker.times", 0]}
-    longest = round(rules.longest_pause_seconds * 1000)
-    doubled = {"$multiply": [round(rules.pause_seconds * 1000), {"$pow": [2, {"$min": [times, 20]}]}]}
+    longest = round(rules.longest_open_seconds * 1000)
+    doubled = {"$multiply": [round(rules.open_seconds * 1000), {"$pow": [2, {"$min": [times, 20]}]}]}
     pause: Any = doubled if tally.rest_seconds is None else round(tally.rest_seconds * 1000)
     is_open = {"$in": [{"$ifNull": ["$breaker.state", _CLOSED]}, [_OPEN, _HALF]]}
     return {
@@ -217,4 +221,4 @@ def _opened(tally: Tally, rules: BreakerRules) -> Doc:
 
 def _half_opened() -> Doc:
     """The partner has answered: the pauses begin anew with the shortest."""
-    return {"state": _HALF, "since": "$breaker.since", "reason": "$breaker.reason", **_next_stage(FIRST_ALLOWED)}
+    return {"state": _HALF, "since": "$breaker.since", "reason": "$breaker.reason", **_next_stage(HALF_OPEN_STARTS_AT)}

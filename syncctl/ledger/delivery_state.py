@@ -237,7 +237,7 @@ class DeliveryStates:
             "tries": {"$add": [or_zero("tries"), 0 if transition.counts_as_attempt_only else 1]},
             "tried_at": {"$cond": [{"$gt": [or_zero("tries"), 0]}, {"$ifNull": ["$tried_at", "$$NOW"]}, "$$NOW"]},
         }
-        if outcome.alone:
+        if outcome.send_alone:
             changes["solo"] = True
         if outcome.error is not None:
             error = {"fingerprint": entry["fingerprint"], "status": outcome.status, "message": outcome.error}

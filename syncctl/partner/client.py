@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from syncctl.core.outcome import Outcome, Verdict, decide_verdict, list_rules
 from syncctl.core.records import Record
+from syncctl.core.redaction import REDACTED, Redact, extend_redact, make_redact
 from syncctl.core.retry import parse_retry_after
 from syncctl.core.stream import Partner, Stream
 from syncctl.partner.auth import AuthHeaders, AuthTrouble, TokenCache, make_auth
@@ -14,7 +15,6 @@ from syncctl.partner.bulk import Bulk, Planned, count_answer_bytes, make_groups,
 from syncctl.partner.call import Call, Unsendable, add_proof
 from syncctl.partner.deadline import call_deadline
 from syncctl.partner.headers import HEADER_VALUE, check_auth, make_headers
-from syncctl.partner.redaction import STARS, Redact, extend_redact, make_redact
 from syncctl.partner.request.builder import RequestBuilder
 from syncctl.partner.response import Answer, describe_refusal, make_excerpt, says_accepted
 from syncctl.partner.results import Reading
@@ -150,7 +150,7 @@ class PartnerClient:
             status=answer.status,
             error=None if verdict is Verdict.ACCEPTED else error,
             excerpt=excerpt,
-            is_ruled=answer.status in rules,
+            has_own_rule=answer.status in rules,
             retry_after_seconds=parse_retry_after(
                 answer.headers.get("Retry-After"),
                 answered_at=answer.headers.get("Date"),
@@ -182,7 +182,7 @@ class PartnerClient:
     def show(self, call: Call) -> Call:
         """Return a call as it would be sent, with stars in place of secrets: for people."""
         own = {name.lower() for name in self._partner.headers}
-        headers = {name: STARS if name.lower() in own else value for name, value in call.headers.items()}
+        headers = {name: REDACTED if name.lower() in own else value for name, value in call.headers.items()}
         return add_proof(replace(call, headers=headers), self._auth.show())
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import simplejson
 
 from syncctl.core.conditions import parse_condition
-from syncctl.partner.redaction import Redact, clean_text
+from syncctl.core.redaction import Redact, clean_text
 
 BODY_AT_MOST_BYTES = 64 * 1024
 RESULT_AT_MOST_BYTES = 4 * 1024

@@ -7,11 +7,11 @@ from typing import Any
 import simplejson
 
 from syncctl.core.conditions import find_value, parse_condition, parse_path
-from syncctl.core.outcome import HALTS, Outcome, Verdict, decide_verdict, list_rules
+from syncctl.core.outcome import PAUSING_STATUSES, Outcome, Verdict, decide_verdict, list_rules
 from syncctl.core.records import Record
+from syncctl.core.redaction import Redact, clean_text
 from syncctl.core.stream import Batching
 from syncctl.partner.bulk import Bulk
-from syncctl.partner.redaction import Redact, clean_text
 from syncctl.partner.response import MESSAGE_AT_MOST, Answer, find_message
 
 _NOTHING: Any = object()
@@ -44,7 +44,7 @@ class Reading:
             error = _explain(answer, items, self.batching.results, rows)
             return _for_all(_unclear(outcome, error, rows), rows)
         return [
-            self._judge(replace(outcome, speaks="nothing" if place else "up"), item, record, rows)
+            self._judge(replace(outcome, breaker_signal="none" if place else "up"), item, record, rows)
             for place, (item, record) in enumerate(zip(found, group.records, strict=True))
         ]
 
@@ -54,7 +54,7 @@ class Reading:
         So are refused credentials, and a refusal where a row's item has nothing to judge it by.
         """
         judges = self.batching.result_status is not None or self.batching.result_accepted_when is not None
-        is_about_rows = answer.status < 500 and outcome.halts is None
+        is_about_rows = answer.status < 500 and outcome.pauses is None
         return outcome.verdict is Verdict.ACCEPTED or (judges and is_about_rows)
 
     def _assign(self, items: list[Any], records: Sequence[Record]) -> list[Any] | None:
@@ -95,17 +95,17 @@ class Reading:
     def _judge_status(self, whole: Outcome, status: int, message: str, record: Record) -> Outcome:
         rules = list_rules(self.outcomes, deletes=record.op == "delete")
         verdict = decide_verdict(status, sent=True, complete=True, rules=rules)
-        if status in HALTS and status not in rules:
+        if status in PAUSING_STATUSES and status not in rules:
             # About this row: the call itself had the right credentials and met its endpoint.
             verdict = Verdict.REJECTED
         error = None if verdict is Verdict.ACCEPTED else f"HTTP {status} for this row: {message}".rstrip(": ")
-        return replace(whole, verdict=verdict, status=status, error=error, is_ruled=True)
+        return replace(whole, verdict=verdict, status=status, error=error, has_own_rule=True)
 
 
 def _for_all(outcome: Outcome, rows: int) -> list[Outcome]:
     """Return an outcome for each row of a call; one of them speaks of the partner."""
     outcome = _refused_together(outcome, rows)
-    return [outcome, *[replace(outcome, speaks="nothing")] * (rows - 1)]
+    return [outcome, *[replace(outcome, breaker_signal="none")] * (rows - 1)]
 
 
 def _refused_together(outcome: Outcome, rows: int) -> Outcome:
@@ -116,7 +116,7 @@ def _refused_together(outcome: Outcome, rows: int) -> Outcome:
     if outcome.verdict is not Verdict.REJECTED or rows == 1:
         return outcome
     error = f"{outcome.error}; refused with {rows - 1} others, it goes alone next"
-    return replace(outcome, verdict=Verdict.RETRY_LATER, error=error, alone=True)
+    return replace(outcome, verdict=Verdict.RETRY_LATER, error=error, send_alone=True)
 
 
 def _unclear(outcome: Outcome, error: str, rows: int) -> Outcome:

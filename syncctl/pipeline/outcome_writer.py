@@ -4,7 +4,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from syncctl.core.breaker import BreakerState, counts_as_down
+from syncctl.core.breaker import BreakerState, is_breaker_failure
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.records import Record
 from syncctl.core.retry import decide_delay
@@ -39,10 +39,10 @@ def decide_transition(batch: Batch, record: Record, outcome: Outcome) -> Transit
         return _accepted(batch, record, outcome)
     if outcome.verdict is Verdict.REJECTED:
         return Transition(record=record, state=State.FAILED, outcome=outcome)
-    if outcome.may_land_later and batch.stream.ambiguous == "hold":
+    if outcome.may_take_effect_later and batch.stream.ambiguous == "hold":
         held = f"{outcome.error or 'no answer'}; held, because the partner may have it"
         return Transition(record=record, state=State.FAILED, outcome=replace(outcome, error=held))
-    if outcome.halts or batch.halt.is_probe or outcome.alone:
+    if outcome.pauses or batch.halt.is_probe or outcome.send_alone:
         # Nobody's tries are used up for what is wrong with the partner as a whole, or with another row of a batch.
         wait = outcome.retry_after_seconds or 0.0
         return Transition(
@@ -89,7 +89,9 @@ def write(batch: Batch, transitions: Sequence[Transition], counts: Mapping[str, 
         sent = [each for each in transitions if each.outcome is not None]
         accepted = [_call(claim, each) for each in sent if _is(each, Verdict.ACCEPTED)]
         ledger.keys.note_delivered(stream.name, accepted)
-        unsettled = [_call(claim, each) for each in sent if each.outcome is not None and each.outcome.may_land_later]
+        unsettled = [
+            _call(claim, each) for each in sent if each.outcome is not None and each.outcome.may_take_effect_later
+        ]
         ledger.keys.note_unsettled(stream.name, unsettled, seconds=batch.partner.timeout_seconds)
     late = {each.id for each in ledger.delivery_states.land(claim, transitions)}
     if late:
@@ -119,25 +121,25 @@ def tell_partner(batch: Batch, outcomes: Sequence[Outcome]) -> None:
     ledger, stream, partner = batch.ledger, batch.stream, batch.partner
     batch.halt.has_called = True
     for each in outcomes:
-        if each.halts is None:
+        if each.pauses is None:
             continue
         batch.halt.set()
         reason = each.error or f"HTTP {each.status}"
-        if each.halts == "partner":
+        if each.pauses == "partner":
             ledger.partners.pause(partner.name, who="syncctl", reason=reason)
         else:
             ledger.streams.pause(stream.name, who="syncctl", reason=reason)
-        log.error("deliver.paused", **{each.halts: getattr(stream, "name" if each.halts == "stream" else "partner")})
+        log.error("deliver.paused", **{each.pauses: getattr(stream, "name" if each.pauses == "stream" else "partner")})
         break
     failures = [
         each
         for each in outcomes
-        if each.speaks is None
-        and not each.is_ruled
-        and counts_as_down(each.status, retry_after_seconds=each.retry_after_seconds)
+        if each.breaker_signal is None
+        and not each.has_own_rule
+        and is_breaker_failure(each.status, retry_after_seconds=each.retry_after_seconds)
     ]
     tally = Tally(
-        calls=sum(each.speaks != "nothing" for each in outcomes),
+        calls=sum(each.breaker_signal != "none" for each in outcomes),
         failures=len(failures),
         reason=(failures[-1].error or "no answer") if failures else "",
         rest_seconds=max((each.retry_after_seconds for each in failures if each.retry_after_seconds), default=None),
@@ -166,7 +168,7 @@ def write_late(batch: Batch, transitions: Sequence[Transition]) -> None:
         newest = []
         for each in transitions:
             key = known.get(claim.key_ids[each.record.id])
-            landed = _is(each, Verdict.ACCEPTED) or (each.outcome is not None and each.outcome.may_land_later)
+            landed = _is(each, Verdict.ACCEPTED) or (each.outcome is not None and each.outcome.may_take_effect_later)
             if key is not None and landed and key.version != each.record.id:
                 newest.append(key.version)
                 if stream.order == "strict":

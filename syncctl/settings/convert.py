@@ -50,10 +50,10 @@ def to_partner(settings: Settings, name: str) -> Partner:
         rate=parse_rate(partner.rate) if partner.rate else None,
         max_in_flight=partner.max_in_flight,
         breaker=BreakerRules(
-            calls=partner.breaker.calls,
-            failures=partner.breaker.failures,
-            pause_seconds=partner.breaker.pause,
-            longest_pause_seconds=partner.breaker.longest_pause,
+            minimum_calls=partner.breaker.calls,
+            failure_rate=partner.breaker.failures,
+            open_seconds=partner.breaker.pause,
+            longest_open_seconds=partner.breaker.longest_pause,
         ),
     )
 

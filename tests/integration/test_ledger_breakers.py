@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from syncctl.core.breaker import CLOSED_AT, FIRST_ALLOWED, BreakerRules, BreakerState
+from syncctl.core.breaker import HALF_OPEN_ENDS_AT, HALF_OPEN_STARTS_AT, BreakerRules, BreakerState
 from syncctl.ledger.breakers import BreakerGate, Tally
 from syncctl.ledger.ledger import Ledger
 
-RULES = BreakerRules(calls=10, failures=0.7, pause_seconds=30.0, longest_pause_seconds=100.0)
+RULES = BreakerRules(minimum_calls=10, failure_rate=0.7, open_seconds=30.0, longest_open_seconds=100.0)
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 OPEN, HALF, CLOSED = BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED
 
@@ -108,8 +108,8 @@ def test_a_partner_that_is_back_is_called_gently(ledger: Ledger, database: Any) 
     allowed = [load(ledger).allowed]
     while report(ledger, allowed[-1], 0) is HALF:
         allowed.append(load(ledger).allowed)
-    assert allowed == [FIRST_ALLOWED * 2**n for n in range(len(allowed))]
-    assert allowed[-1] < CLOSED_AT
+    assert allowed == [HALF_OPEN_STARTS_AT * 2**n for n in range(len(allowed))]
+    assert allowed[-1] < HALF_OPEN_ENDS_AT
     assert load(ledger).state is CLOSED
 
 
@@ -156,7 +156,7 @@ def test_a_partner_that_names_a_time_is_asked_then(ledger: Ledger, database: Any
 
 
 def test_a_breaker_that_asks_for_many_calls_opens_all_the_same(ledger: Ledger) -> None:
-    rules = BreakerRules(calls=100, failures=0.7, pause_seconds=30.0)
+    rules = BreakerRules(minimum_calls=100, failure_rate=0.7, open_seconds=30.0)
     tally = Tally(calls=1, failures=1, reason="HTTP 503")
     states = [ledger.breakers.report("erp", tally, token="b", rules=rules) for _ in range(100)]
     assert states == [CLOSED] * 99 + [OPEN]

@@ -304,7 +304,7 @@ def test_a_row_that_is_to_come_later_comes_no_earlier_than_told(batches: Testbed
 def test_a_partner_that_is_down_says_so_whatever_it_lists(batches: Testbed) -> None:
     batches.change_stream(batching=replace(ITEMS, size=1))
     batches.change_stream(batching=replace(ITEMS, size=2), batch_size=2, window=2)
-    batches.partner = replace(batches.partner, breaker=BreakerRules(calls=3))
+    batches.partner = replace(batches.partner, breaker=BreakerRules(minimum_calls=3))
     with BatchPartner(lambda _: (503, {"results": []})) as partner:
         meet(batches, partner)
         batches.send_all()

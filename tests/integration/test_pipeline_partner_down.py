@@ -28,7 +28,7 @@ def backlog(testbed: Testbed, source_db: SourceDb) -> Testbed:
     source_db.create_orders(60)
     testbed.poll()
     testbed.change_stream(batch_size=10, window=10)
-    testbed.partner = replace(testbed.partner, breaker=BreakerRules(calls=10))
+    testbed.partner = replace(testbed.partner, breaker=BreakerRules(minimum_calls=10))
     return testbed
 
 

@@ -45,4 +45,4 @@ def test_a_conflict_is_accepted_where_the_stream_says_so() -> None:
 )
 def test_what_no_other_record_would_fare_better_with_halts_them_all(status: int | None, halts: str | None) -> None:
     verdict = decide_verdict(status, sent=True, complete=True)
-    assert Outcome(verdict=verdict, latency_ms=1.0, status=status).halts == halts
+    assert Outcome(verdict=verdict, latency_ms=1.0, status=status).pauses == halts

@@ -7,7 +7,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from syncctl.partner.redaction import STARS, extend_redact, make_redact
+from syncctl.core.redaction import REDACTED, extend_redact, make_redact
 
 TOKEN = "abc/def+gh=="
 
@@ -34,9 +34,9 @@ AWKWARD = "a b/c+d&e\"f'g<h>%i\\j=é🚚"
 )
 def test_an_awkward_secret_is_found_however_often_it_was_escaped(echo: str) -> None:
     shown = make_redact([AWKWARD])(f"<{echo}>")
-    assert STARS in shown
+    assert REDACTED in shown
     assert "h>" not in shown.removesuffix(">")
-    assert len(shown) < 20 or shown == json.dumps(json.dumps({"echo": STARS})).join("<>")
+    assert len(shown) < 20 or shown == json.dumps(json.dumps({"echo": REDACTED})).join("<>")
 
 
 def test_a_text_of_backslashes_is_searched_in_no_time() -> None:
@@ -46,7 +46,7 @@ def test_a_text_of_backslashes_is_searched_in_no_time() -> None:
 
 def test_a_secret_of_one_call_is_known_beside_the_lasting_ones() -> None:
     redact = extend_redact(make_redact(["lasting"]), ["young/one", "other"])
-    assert redact(r"lasting young\/one and another") == f"{STARS} {STARS} and an{STARS}"
+    assert redact(r"lasting young\/one and another") == f"{REDACTED} {REDACTED} and an{REDACTED}"
     assert redact("nothing") == "nothing"
 
 
@@ -56,4 +56,4 @@ def test_a_secret_of_one_call_is_known_beside_the_lasting_ones() -> None:
     ids=["as it is", "json", "json with its slash escaped", "in a query", "in a path"],
 )
 def test_a_secret_is_found_in_every_spelling(echo: str) -> None:
-    assert make_redact([TOKEN])(f"Bearer {echo} is not valid") == f"Bearer {STARS} is not valid"
+    assert make_redact([TOKEN])(f"Bearer {echo} is not valid") == f"Bearer {REDACTED} is not valid"

@@ -1,8 +1,8 @@
 """api_key: a fixed value in a header or a query parameter that the partner names."""
 
+from syncctl.core.redaction import REDACTED
 from syncctl.partner.auth.base import Auth, AuthHeaders, Values
 from syncctl.partner.call import Call
-from syncctl.partner.redaction import STARS
 
 
 class ApiKey(Auth):
@@ -18,7 +18,7 @@ class ApiKey(Auth):
 
     def show(self) -> AuthHeaders:
         """Return the place without the key."""
-        return self._place(STARS)
+        return self._place(REDACTED)
 
     def _place(self, value: str) -> AuthHeaders:
         placed = {self.values["name"]: value}

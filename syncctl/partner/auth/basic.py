@@ -3,12 +3,12 @@
 from base64 import b64encode
 from collections.abc import Callable
 
+from syncctl.core.redaction import REDACTED
 from syncctl.core.stream import Partner
 from syncctl.errors import ConfigurationError
 from syncctl.partner.auth.base import Auth, AuthHeaders, Values
 from syncctl.partner.auth.shared_token import TokenCache
 from syncctl.partner.call import Call
-from syncctl.partner.redaction import STARS
 
 
 def encode_basic(user: str, password: str) -> str:
@@ -39,7 +39,7 @@ class Basic(Auth):
 
     def show(self) -> AuthHeaders:
         """Return the header without the two."""
-        return AuthHeaders(headers={"Authorization": f"Basic {STARS}"})
+        return AuthHeaders(headers={"Authorization": f"Basic {REDACTED}"})
 
     @classmethod
     def spell_secrets(cls, values: Values) -> set[str]:

@@ -1,8 +1,8 @@
 """bearer: a token that does not change, as `Authorization: Bearer`."""
 
+from syncctl.core.redaction import REDACTED
 from syncctl.partner.auth.base import Auth, AuthHeaders, Values
 from syncctl.partner.call import Call
-from syncctl.partner.redaction import STARS
 
 
 class Bearer(Auth):
@@ -17,7 +17,7 @@ class Bearer(Auth):
 
     def show(self) -> AuthHeaders:
         """Return the header without the token."""
-        return AuthHeaders(headers={"Authorization": f"Bearer {STARS}"})
+        return AuthHeaders(headers={"Authorization": f"Bearer {REDACTED}"})
 
     @classmethod
     def spell_secrets(cls, values: Values) -> set[str]:

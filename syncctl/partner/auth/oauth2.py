@@ -8,6 +8,7 @@ from urllib.parse import SplitResult, quote_plus, urlencode, urlsplit
 
 import simplejson
 
+from syncctl.core.redaction import REDACTED
 from syncctl.core.stream import Partner
 from syncctl.errors import ConfigurationError
 from syncctl.partner.auth.base import Auth, AuthHeaders, AuthTrouble, Values
@@ -16,7 +17,6 @@ from syncctl.partner.auth.shared_token import TokenCache
 from syncctl.partner.auth.tokens import Token, find_store
 from syncctl.partner.call import Call
 from syncctl.partner.deadline import call_deadline
-from syncctl.partner.redaction import STARS
 from syncctl.partner.response import describe_refusal, make_excerpt
 
 ASSUMED_SECONDS = 300.0
@@ -59,7 +59,7 @@ class OAuth2(Auth):
 
     def show(self) -> AuthHeaders:
         """Return the header without a token."""
-        return AuthHeaders(headers={_AUTHORIZATION: f"Bearer {STARS}"})
+        return AuthHeaders(headers={_AUTHORIZATION: f"Bearer {REDACTED}"})
 
     @classmethod
     def spell_secrets(cls, values: Values) -> set[str]:

@@ -9,12 +9,12 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 
+from syncctl.core.redaction import REDACTED
 from syncctl.core.stream import Partner
 from syncctl.errors import ConfigurationError
 from syncctl.partner.auth.base import Auth, AuthHeaders, Values
 from syncctl.partner.auth.shared_token import TokenCache
 from syncctl.partner.call import Call
-from syncctl.partner.redaction import STARS
 
 _PREFIX = "whsec_"
 _KEYS = ("secret", "previous_secret")
@@ -78,7 +78,7 @@ class WebhookSignature(Auth):
     def show(self) -> AuthHeaders:
         """Return the headers without time and signature."""
         names = ("webhook-id", "webhook-timestamp", "webhook-signature")
-        return AuthHeaders(headers=dict.fromkeys(names, STARS))
+        return AuthHeaders(headers=dict.fromkeys(names, REDACTED))
 
     @classmethod
     def spell_secrets(cls, values: Values) -> set[str]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from syncctl.core.headers import looks_secret
 from syncctl.core.records import Record
+from syncctl.core.redaction import REDACTED
 from syncctl.partner.call import Call, Unsendable
 from syncctl.partner.client import PartnerClient
-from syncctl.partner.redaction import STARS
 
 _MADE_BY_CURL = {"content-length"}
 _SPECIAL = re.compile(r'([\\"$`])')
@@ -53,9 +53,9 @@ def show_request(client: PartnerClient, record: Record, *, variable: str | None 
 
 def _mask(name: str, value: str) -> str:
     """Return a header's value, without what its name says is a secret."""
-    if not looks_secret(name) or STARS in value or name.lower() == "idempotency-key":
+    if not looks_secret(name) or REDACTED in value or name.lower() == "idempotency-key":
         return value
-    return STARS
+    return REDACTED
 
 
 def _make_curl(call: Call, headers: dict[str, str], auth_headers: set[str], variable: str | None) -> str:
@@ -70,6 +70,6 @@ def _make_curl(call: Call, headers: dict[str, str], auth_headers: set[str], vari
 
 def _quote(text: str, variable: str | None) -> str:
     """Return a word for a shell; its stars become the variable that holds the secret."""
-    if variable is None or STARS not in text:
+    if variable is None or REDACTED not in text:
         return shlex.quote(text)
-    return '"' + f"${{{variable}}}".join(_SPECIAL.sub(r"\\\1", part) for part in text.split(STARS)) + '"'
+    return '"' + f"${{{variable}}}".join(_SPECIAL.sub(r"\\\1", part) for part in text.split(REDACTED)) + '"'

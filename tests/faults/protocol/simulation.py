@@ -84,7 +84,7 @@ class Simulation:
             timeout_seconds=SETTLE_SECONDS,
             # Permits of killed actors last for real seconds, and so would an open breaker.
             max_in_flight=10**6,
-            breaker=BreakerRules(calls=10**6),
+            breaker=BreakerRules(minimum_calls=10**6),
         )
         self.sizes = Sizes(batch=3, window=4, retries=2, threads=1, messages=4)
         self.source = ScriptedSource(versioned=self.versioned)

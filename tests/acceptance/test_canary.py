@@ -12,9 +12,9 @@ import pytest
 from redis import Redis
 
 from tests.harness.connect_proxy import ConnectProxy
+from tests.harness.hostile_partner import HostilePartner, Peer
 from tests.harness.settings_files import write_settings
 from tests.harness.source_db import SourceDb
-from tests.integration.hostile_partner import HostilePartner, Peer
 
 pytestmark = pytest.mark.timeout(170)
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from syncctl.local.binaries import find_mongod, find_redis_server
-from tests.cli.json_pages import describes, keys_of, read_page
 from tests.harness.commands import Completed, RunningCommand
+from tests.harness.json_pages import describes, keys_of, read_page
 
 Run = Callable[..., Completed]
 Start = Callable[..., RunningCommand]

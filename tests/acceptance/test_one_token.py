@@ -10,7 +10,7 @@ from redis import Redis
 from tests.harness.commands import RunningCommand, run_syncctl
 from tests.harness.settings_files import write_settings
 from tests.harness.source_db import SourceDb
-from tests.integration.token_endpoint import CLIENT_SECRET, TokenDesk
+from tests.harness.token_endpoint import CLIENT_SECRET, TokenDesk
 
 ROWS = 200
 

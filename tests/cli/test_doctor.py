@@ -20,10 +20,10 @@ from syncctl.local.ports import find_port
 from syncctl.local.redis_server import RedisServer
 from tests.cli.catalogue import find_command
 from tests.harness.commands import Completed
+from tests.harness.hostile_partner import HostilePartner, Peer
 from tests.harness.servers import connect
 from tests.harness.settings_files import write_settings
 from tests.harness.source_db import SourceDb
-from tests.integration.hostile_partner import HostilePartner, Peer
 
 Run = Callable[..., Completed]
 Checks = dict[str, dict[str, Any]]

@@ -8,7 +8,7 @@ import pytest
 
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from tests.cli.catalogue import flags_of, list_commands
-from tests.cli.json_pages import describes, keys_of, read_page
+from tests.harness.json_pages import describes, keys_of, read_page
 from tests.harness.source_db import SourceDb
 
 Run = Callable[..., Any]

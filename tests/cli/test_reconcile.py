@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.cli.json_pages import describes, keys_of, read_page
 from tests.cli.test_changes import answer
 from tests.harness.commands import clean_environment
+from tests.harness.json_pages import describes, keys_of, read_page
 from tests.harness.source_db import SourceDb
 
 Run = Callable[..., Any]

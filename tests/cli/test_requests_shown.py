@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from syncctl.local.mock_partner import MockPartner
-from tests.cli.json_pages import keys_of, read_page
+from tests.harness.json_pages import keys_of, read_page
 from tests.harness.servers import connect
 from tests.harness.settings_files import write_settings
 from tests.harness.source_db import SourceDb

@@ -9,7 +9,7 @@ import pytest
 
 from syncctl.commands.rewind import parse_place
 from syncctl.errors import UsageError
-from tests.cli.json_pages import describes, keys_of, read_page
+from tests.harness.json_pages import describes, keys_of, read_page
 from tests.harness.source_db import SourceDb
 
 Run = Callable[..., Any]

@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from tests.integration.hostile_partner import HostilePartner, Peer
+from tests.harness.hostile_partner import HostilePartner, Peer
 
 _CONNECT = re.compile(rb"CONNECT (\S+):(\d+) HTTP/1\.1\r\n")
 _WHOLE_URL = re.compile(rb"([A-Z]+) http://([^/:\s]+):(\d+)(/\S*) HTTP/1\.1\r\n")

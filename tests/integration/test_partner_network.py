@@ -14,9 +14,9 @@ from syncctl.core.stream import Tls
 from syncctl.errors import ConfigurationError
 from syncctl.partner import unverified
 from tests.harness.connect_proxy import ConnectProxy
-from tests.integration.hostile_partner import HostilePartner, Peer, answering
-from tests.integration.partner_cases import TOKEN, make_client, make_record
-from tests.integration.token_endpoint import TokenDesk
+from tests.harness.hostile_partner import HostilePartner, Peer, answering
+from tests.harness.partner_cases import TOKEN, make_client, make_record
+from tests.harness.token_endpoint import TokenDesk
 
 pytestmark = pytest.mark.timeout(60)
 

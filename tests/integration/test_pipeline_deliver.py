@@ -15,9 +15,9 @@ from syncctl.core.records import Record
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from syncctl.partner.batch import send_batch
 from syncctl.pipeline.deliver import WRITE_EVERY_RECORDS, Delivery
+from tests.harness.hostile_partner import HostilePartner, Peer, answering, sending
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import PAST, ListReader, Testbed, version_row
-from tests.integration.hostile_partner import HostilePartner, Peer, answering, sending
 
 Result = tuple[Record, Outcome | None]
 

@@ -15,10 +15,10 @@ from syncctl.local.mock_partner import MockPartner
 from syncctl.local.mock_partner_account import PartnerConfig
 from syncctl.partner.client import Call, PartnerClient
 from syncctl.pipeline.dispatch import PROBE_SECONDS
+from tests.harness.hostile_partner import HostilePartner, answering
 from tests.harness.row_partner import RowPartner
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
-from tests.integration.hostile_partner import HostilePartner, answering
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 

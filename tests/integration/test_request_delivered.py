@@ -18,10 +18,10 @@ from syncctl.partner.client import PartnerClient
 from syncctl.partner.request.curl import show_request
 from syncctl.pipeline.preview import Preview, Sketch, preview_record, preview_rows
 from syncctl.sources import open_reader
+from tests.harness.hostile_partner import HostilePartner, answering
+from tests.harness.partner_cases import make_partner, make_record, make_stream
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
-from tests.integration.hostile_partner import HostilePartner, answering
-from tests.integration.partner_cases import make_partner, make_record, make_stream
 
 pytestmark = pytest.mark.timeout(60)
 FIELDS = parse_fields({"order.id": "id", "order.total": "amount", "kind": {"const": "order"}})

@@ -9,7 +9,7 @@ from typing import Any, Self
 from urllib.parse import parse_qsl
 
 from syncctl.core.stream import Credentials
-from tests.integration.hostile_partner import HostilePartner, Peer
+from tests.harness.hostile_partner import HostilePartner, Peer
 
 CLIENT_SECRET = "cl1ent/s+cret"
 

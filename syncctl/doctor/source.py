@@ -38,7 +38,7 @@ def check_stream(examined: Examined, name: str) -> Finding:
     stream = examined.settings.stream(name)
     hint = f"correct streams.{name} in syncctl.toml, or what it reads"
     with open_reader(examined.source(stream.source), stream) as reader:
-        row, shape = reader.first_row(), reader.shape
+        row, columns_fingerprint = reader.first_row(), reader.columns_fingerprint
         column = reader.start_cursor().get("column")
         driver = getattr(reader, "driver", "")
         how = f"{reader.mode} by {column}, key {', '.join(reader.key_columns)}" + (f"; {driver}" if driver else "")
@@ -48,12 +48,12 @@ def check_stream(examined: Examined, name: str) -> Finding:
         findings = [warned(text, hint + safer) for text in reader.warnings()]
     if row is None:
         return join_findings([passed(f"read as {how}; it has no row yet"), *findings])
-    if reason := _find_fault(examined, stream, row, shape):
+    if reason := _find_fault(examined, stream, row, columns_fingerprint):
         findings.insert(0, warned(reason, hint))
     return join_findings([passed(f"read one row as {how}"), *findings])
 
 
-def _find_fault(examined: Examined, stream: Stream, row: Row, shape: str) -> str | None:
+def _find_fault(examined: Examined, stream: Stream, row: Row, columns_fingerprint: str) -> str | None:
     """Return why a row could not be sent, by the request that it would be; nothing is sent, and no ledger is asked."""
     if row.error:
         return f"its first row would be logged as failed: {row.error}"
@@ -63,7 +63,7 @@ def _find_fault(examined: Examined, stream: Stream, row: Row, shape: str) -> str
         # No call could be made at all, which the partner's own check tells.
         return None
     try:
-        error = preview_row(stream, row, shape, Sketch(client=client)).request.error
+        error = preview_row(stream, row, columns_fingerprint, Sketch(client=client)).request.error
     finally:
         client.close()
     return f"its first row could not be sent: {error}" if error else None

@@ -36,7 +36,7 @@ class NewRecord:
     seq: int
     version: str
     hash: str
-    shape: str
+    columns_fingerprint: str
     op: Operation
     payload: Mapping[str, Value] | None
     error: str | None = None
@@ -51,7 +51,7 @@ class Duplicate:
     id: str
     seq: int
     hash: str
-    shape: str
+    columns_fingerprint: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +77,7 @@ def to_document(new: NewRecord, now: datetime) -> Doc:
         "seq": new.seq,
         "version": new.version,
         "hash": new.hash,
-        "shape": new.shape,
+        "shape": new.columns_fingerprint,
         "op": new.op,
         "payload": None if new.payload is None else encode_values(new.payload),
         "logged_at": now,
@@ -189,7 +189,9 @@ class Records:
             return []
         fields = {"seq": True, "hash": True, "shape": True}
         return [
-            Duplicate(id=found["_id"], seq=int(found["seq"]), hash=found["hash"], shape=found.get("shape", ""))
+            Duplicate(
+                id=found["_id"], seq=int(found["seq"]), hash=found["hash"], columns_fingerprint=found.get("shape", "")
+            )
             for found in self._records.find({"_id": {"$in": list(ids)}}, fields)
         ]
 

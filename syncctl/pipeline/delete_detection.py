@@ -18,7 +18,7 @@ class Presence(Protocol):
     """What the sweep needs of a source."""
 
     @property
-    def shape(self) -> str:
+    def columns_fingerprint(self) -> str:
         """A short hash of the column names."""
 
     def start_cursor(self) -> Cursor:
@@ -55,7 +55,7 @@ def sweep(*, ledger: Ledger, stream: Stream, pages: PageLog, reader: Presence, s
         cursor = {**cursor, "swept": known[-1][0], "deleted": deleted}
         pages.log(
             Page(rows=tuple(Row(key=key, payload=None, op="delete") for key in gone), cursor=cursor),
-            shape=reader.shape,
+            columns_fingerprint=reader.columns_fingerprint,
         )
         if should_stop():
             return False

@@ -69,14 +69,14 @@ def settle_duplicates(
         elif before is None or duplicate.seq > before.seq:
             # No key ever knew it: an interrupted poll saw the row while what it is joined with was another.
             version = f"{record.version}/{record.hash}"
-            renamed[each.key_id] = new_record(stream, each, before, record.shape, version)
+            renamed[each.key_id] = new_record(stream, each, before, record.columns_fingerprint, version)
         elif epoch_of(duplicate.seq) < rewound_epoch or (stream.query is not None and before.version == record.id):
             # Read again in the version that its key knows, while what it is joined with has changed.
             version = unused_version(each, before, record.version)
-            renamed[each.key_id] = new_record(stream, each, before, record.shape, version)
-        elif duplicate.shape != record.shape:
-            version = f"{record.version}/{record.shape}"
-            renamed[each.key_id] = new_record(stream, each, before, record.shape, version)
+            renamed[each.key_id] = new_record(stream, each, before, record.columns_fingerprint, version)
+        elif duplicate.columns_fingerprint != record.columns_fingerprint:
+            version = f"{record.version}/{record.columns_fingerprint}"
+            renamed[each.key_id] = new_record(stream, each, before, record.columns_fingerprint, version)
         else:
             raise restored(stream, each.row.key, record.version)
     return adopted, renamed
@@ -89,7 +89,7 @@ def unused_version(each: Seen, before: KnownKey | None, version: str | None) -> 
 
 
 def new_record(
-    stream: Stream, each: Seen, before: KnownKey | None, shape: str, version: str | None = None
+    stream: Stream, each: Seen, before: KnownKey | None, columns_fingerprint: str, version: str | None = None
 ) -> NewRecord:
     """Return the record of a row: in the version that the source keeps, or one chained on what was known before."""
     row = each.row
@@ -102,7 +102,7 @@ def new_record(
         seq=each.seq,
         version=version,
         hash=each.hash,
-        shape=shape,
+        columns_fingerprint=columns_fingerprint,
         op=row.op,
         payload=row.payload,
         error=row.error,

@@ -49,24 +49,24 @@ class PageLog:
         self._lease = lease
         self._lease_seconds = lease_seconds
 
-    def log(self, page: Page, *, shape: str) -> None:
+    def log(self, page: Page, *, columns_fingerprint: str) -> None:
         """Log a page; safe to repeat.
 
         Raises:
             LeaseHeld: Somebody has taken this poll over.
             SourceRestored: Versions of the source run again.
         """
-        self.log_rows(page.rows, shape=shape)
+        self.log_rows(page.rows, columns_fingerprint=columns_fingerprint)
         self.move_cursor(page.cursor)
 
-    def log_rows(self, rows: Sequence[Row], *, shape: str) -> None:
+    def log_rows(self, rows: Sequence[Row], *, columns_fingerprint: str) -> None:
         """Log rows and leave the cursor where it is; as `log` does."""
         seen = self._name(rows)
         self.progress.read += len(seen)
         if self._stream.append_only:
-            self._log_append_only(seen, shape)
+            self._log_append_only(seen, columns_fingerprint)
         else:
-            self._log_with_keys(seen, shape)
+            self._log_with_keys(seen, columns_fingerprint)
 
     def move_cursor(self, cursor: Cursor) -> None:
         """Move the cursor, unless somebody has taken this poll over."""
@@ -92,7 +92,7 @@ class PageLog:
             named.append(Seen(row=row, key_id=key, hash=content, seq=seq))
         return named
 
-    def _log_with_keys(self, seen: Sequence[Seen], shape: str) -> None:
+    def _log_with_keys(self, seen: Sequence[Seen], columns_fingerprint: str) -> None:
         remaining = list({each.key_id: each for each in seen}.values())
         self.progress.unchanged += len(seen) - len(remaining)
         for _ in range(COMPARISONS_AT_MOST):
@@ -102,7 +102,7 @@ class PageLog:
             # Only a later poll gives a higher seq. What it saw is newer than this page, however late that was read.
             if any(each.key_id in known and known[each.key_id].seq > each.seq for each in remaining):
                 raise self._taken_over()
-            conflicts = set(self._log_changes(remaining, known, shape))
+            conflicts = set(self._log_changes(remaining, known, columns_fingerprint))
             # Somebody else wrote these keys since they were read: either this poll was taken over, or they were.
             remaining = [each for each in remaining if each.key_id in conflicts]
             if remaining and not self._ledger.streams.renew_poll(self._lease, seconds=self._lease_seconds):
@@ -111,7 +111,7 @@ class PageLog:
             what = f"{len(remaining)} keys of {self._stream.name} would not settle"
             raise InternalError(what, why="they changed on each look")
 
-    def _log_changes(self, seen: Sequence[Seen], known: Mapping[str, KnownKey], shape: str) -> list[str]:
+    def _log_changes(self, seen: Sequence[Seen], known: Mapping[str, KnownKey], columns_fingerprint: str) -> list[str]:
         """Log the rows that are new or changed, then tell their keys; return the keys to compare anew."""
         changed: list[tuple[Seen, NewRecord]] = []
         observations: list[Observation] = []
@@ -121,7 +121,7 @@ class PageLog:
             if before is None and each.row.op == "delete":
                 # Nobody was told of this row. Its key says that it is gone to whoever still holds a version of it.
                 self.progress.unchanged += 1
-                observations.append(_observe(each, None, new_record(self._stream, each, None, shape).id))
+                observations.append(_observe(each, None, new_record(self._stream, each, None, columns_fingerprint).id))
                 continue
             is_same = before is not None and before.hash == each.hash and each.key_id not in removed
             if before is not None and is_same and not self._is_flagged_again(before):
@@ -132,7 +132,7 @@ class PageLog:
                     observations.append(_observe(each, before, before.version))
                 continue
             version = unused_version(each, before, each.row.version) if each.key_id in removed else None
-            record = new_record(self._stream, each, before, shape, version)
+            record = new_record(self._stream, each, before, columns_fingerprint, version)
             changed.append((each, record))
             observations.append(_observe(each, before, record.id))
         renamed = self._log_records(changed, known)
@@ -182,19 +182,21 @@ class PageLog:
         self.progress.failed += failed
         return renamed
 
-    def _log_append_only(self, seen: Sequence[Seen], shape: str) -> None:
+    def _log_append_only(self, seen: Sequence[Seen], columns_fingerprint: str) -> None:
         """Log rows of a table that is only ever appended to: no keys; a row is known by its key and cursor value."""
-        new = [new_record(self._stream, each, None, shape, each.row.version or each.row.at) for each in seen]
+        new = [
+            new_record(self._stream, each, None, columns_fingerprint, each.row.version or each.row.at) for each in seen
+        ]
         sent, failed, duplicates = self._ledger.records.log(new, self._lease.clock.now())
         by_id = {record.id: (each, record) for each, record in zip(seen, new, strict=True)}
         renamed: list[NewRecord] = []
         for duplicate in duplicates:
             each, record = by_id[duplicate.id]
-            if duplicate.hash != record.hash and duplicate.shape == record.shape:
+            if duplicate.hash != record.hash and duplicate.columns_fingerprint == record.columns_fingerprint:
                 is_rewound = epoch_of(duplicate.seq) < self._lease.rewound_epoch
                 if not is_rewound and not each.row.again:
                     raise restored(self._stream, each.row.key, record.version)
-                other = new_record(self._stream, each, None, shape, f"{record.version}/{record.hash}")
+                other = new_record(self._stream, each, None, columns_fingerprint, f"{record.version}/{record.hash}")
                 renamed.append(other if is_rewound or other.error else replace(other, error=CHANGED))
         more_sent, more_failed, again = self._ledger.records.log(renamed, self._lease.clock.now())
         others = {each.key_id for each in renamed}

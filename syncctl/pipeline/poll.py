@@ -27,7 +27,7 @@ class Reader(Protocol):
     """What poll needs of a source (sources/reader.py)."""
 
     @property
-    def shape(self) -> str:
+    def columns_fingerprint(self) -> str:
         """A short hash of the column names."""
 
     @property
@@ -150,7 +150,7 @@ def read_pages(
         if stream.mode == "snapshot":
             cursor = begin_round(ledger, stream, cursor)
         for page in reader.pages(cursor):
-            pages.log(page, shape=reader.shape)
+            pages.log(page, columns_fingerprint=reader.columns_fingerprint)
             for text in page.notes:
                 log.warning("poll.note", stream=lease.stream, note=text)
             pages.progress.dispatched += dispatch()

@@ -91,20 +91,20 @@ def preview_rows(
         pages = reader.pages(reader.start_cursor() if cursor is None else cursor)
         for _, page in zip(range(PAGES_AT_MOST), pages, strict=False):
             for seen, version in _find_changed(ledger, stream, page.rows):
-                found.append(_preview_row(stream, seen, version, reader.shape, sketch))
+                found.append(_preview_row(stream, seen, version, reader.columns_fingerprint, sketch))
                 if len(found) >= limit:
                     return found
         row = reader.first_row() if known and not found else None
-        return found if row is None else [preview_row(stream, row, reader.shape, sketch)]
+        return found if row is None else [preview_row(stream, row, reader.columns_fingerprint, sketch)]
     finally:
         reader.close()
 
 
-def preview_row(stream: Stream, row: Row, shape: str, sketch: Sketch) -> Preview:
+def preview_row(stream: Stream, row: Row, columns_fingerprint: str, sketch: Sketch) -> Preview:
     """Show what a row would be sent as if nothing were known of it; asks no ledger."""
     row, key = identify(row)
     seen = Seen(row=row, key_id=key, hash=content_hash(row.payload, row.op, row.error), seq=make_seq(0, 1))
-    return _preview_row(stream, seen, None, shape, sketch)
+    return _preview_row(stream, seen, None, columns_fingerprint, sketch)
 
 
 def _find_changed(ledger: Ledger, stream: Stream, rows: Sequence[Row]) -> Iterator[tuple[Seen, Any]]:
@@ -123,9 +123,9 @@ def _find_changed(ledger: Ledger, stream: Stream, rows: Sequence[Row]) -> Iterat
             yield seen, before
 
 
-def _preview_row(stream: Stream, seen: Seen, before: Any, shape: str, sketch: Sketch) -> Preview:
+def _preview_row(stream: Stream, seen: Seen, before: Any, columns_fingerprint: str, sketch: Sketch) -> Preview:
     version = (seen.row.version or seen.row.at) if stream.append_only else None
-    new = new_record(stream, seen, before, shape, version)
+    new = new_record(stream, seen, before, columns_fingerprint, version)
     document = to_document(new, datetime.now(UTC))
     if document["state"] == State.PENDING:
         request = sketch.show(record_of(document))

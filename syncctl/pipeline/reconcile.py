@@ -32,7 +32,7 @@ class Reader(Lookup, Protocol):
         """How the stream is followed."""
 
     @property
-    def shape(self) -> str:
+    def columns_fingerprint(self) -> str:
         """A short hash of the column names."""
 
     def scan(self, cursor: Cursor | None, *, since: Cursor | None = None) -> Iterator[list[Scanned]]:
@@ -179,7 +179,9 @@ class Reconciliation:
             }
             for (_, each), (first, renamed) in zip(page, names, strict=True):
                 found = logged.get(first)
-                is_same = found is not None and (found.hash == each.hash or found.shape != self.reader.shape)
+                is_same = found is not None and (
+                    found.hash == each.hash or found.columns_fingerprint != self.reader.columns_fingerprint
+                )
                 self.found.source_rows += 1
                 verdict: Verdict = "missing" if found is None else "stale"
                 if is_same or renamed in logged:

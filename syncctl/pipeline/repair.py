@@ -26,7 +26,7 @@ class Shaped(Lookup, Protocol):
     """What a repair needs of a source."""
 
     @property
-    def shape(self) -> str:
+    def columns_fingerprint(self) -> str:
         """A short hash of the column names."""
 
 
@@ -71,7 +71,7 @@ def repair_rows(
             for some in _read_keys(keys):
                 rows, failed = find_readable(reader, some)
                 unreadable += len(failed)
-                log.log_rows(rows, shape=reader.shape)
+                log.log_rows(rows, columns_fingerprint=reader.columns_fingerprint)
                 log.progress.dispatched += dispatch()
         error = None
     except SyncctlError as caught:

@@ -14,7 +14,7 @@ class StreamReader(Protocol):
     key_columns: tuple[str, ...]
     cursor_column: str
     mode: Mode
-    shape: str
+    columns_fingerprint: str
     """A short hash of what a payload looks like: another one when a column comes or goes, or `timezone` changes."""
     advice: tuple[str, ...]
     """Those of its warnings that are known without another query."""

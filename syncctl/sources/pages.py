@@ -78,7 +78,9 @@ class PageReader:
         described += [
             f"{name}={describe_mask(mask, stream.mask_secret)}" for name, mask in sorted(chosen.masks.items())
         ]
-        self.shape = hashlib.sha256("\x1f".join(described).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        self.columns_fingerprint = hashlib.sha256("\x1f".join(described).encode("utf-8", "surrogatepass")).hexdigest()[
+            :12
+        ]
 
     def read(
         self, connection: sa.Connection, where: Where, limit: int, *, mark: Position | None = None

@@ -81,7 +81,7 @@ class SqlReader:
         self.mode: Mode = layout.mode
         self.key_columns = tuple(column.name for column in layout.key)
         self.cursor_column = layout.cursor_name
-        self.shape = self._reading.pages.shape
+        self.columns_fingerprint = self._reading.pages.columns_fingerprint
 
     @property
     def address(self) -> str:

@@ -51,7 +51,7 @@ def new_record(number: int, content: Value = "a", **changes: Any) -> NewRecord:
         "seq": number,
         "version": str(number),
         "hash": content_hash(payload, "upsert"),
-        "shape": "shape",
+        "columns_fingerprint": "columns",
         "op": "upsert",
         "payload": payload,
     }
@@ -76,7 +76,7 @@ class ListReader:
     """A source that keeps versions of its own, of which only the last page of rows matters."""
 
     rows: Sequence[Row]
-    shape: str = "shape"
+    columns_fingerprint: str = "columns"
     advice: tuple[str, ...] = ()
     page_size: int = 100
     closed: bool = False

@@ -279,7 +279,7 @@ def test_a_table_that_got_a_column_is_not_taken_for_a_restored_one(testbed: Test
     testbed.poll(ListReader([version_row(1, "A", "0x1")]))
     wider = version_row(1, "A", "0x1", payload={"id": 1, "content": "A", "new": None})
     for logged in (1, 0):
-        run = testbed.poll(ListReader([wider], shape="wider"))
+        run = testbed.poll(ListReader([wider], columns_fingerprint="wider"))
         assert (run.error, run.logged) == (None, logged)
     assert [each["payload"].get("new", "none") for each in testbed.records()] == ["none", None]
     assert testbed.dispatch() == 1

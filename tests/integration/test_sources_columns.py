@@ -129,9 +129,9 @@ def test_a_query_may_hold_a_with_an_order_and_values_that_look_like_parameters(d
 
 def test_the_shape_tells_what_is_sent_and_in_which_zone(db: SourceDb) -> None:
     db.create_orders(1)
-    shapes = set()
+    fingerprints = set()
     others = {"exclude": ("id",)}, {"exclude": ("note",)}, {"timezone": "Europe/Berlin"}
     for stream in ({}, {"where": "id > 0"}, *others):
         with open_stream(db, **stream) as reader:
-            shapes.add(reader.shape)
-    assert len(shapes) == 4
+            fingerprints.add(reader.columns_fingerprint)
+    assert len(fingerprints) == 4

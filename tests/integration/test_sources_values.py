@@ -125,13 +125,13 @@ def test_a_key_that_json_has_no_form_for_still_names_its_row(db: SourceDb) -> No
 def test_the_shape_changes_with_the_columns_and_nothing_else(db: SourceDb) -> None:
     db.create_orders(1)
     with open_stream(db) as reader:
-        shape = reader.shape
+        columns_fingerprint = reader.columns_fingerprint
     db.add_orders([2])
     with open_stream(db) as reader:
-        assert reader.shape == shape
+        assert reader.columns_fingerprint == columns_fingerprint
     db.execute("alter table orders add column extra text")
     with open_stream(db) as reader:
-        assert reader.shape != shape
+        assert reader.columns_fingerprint != columns_fingerprint
 
 
 def test_rows_without_a_cursor_value_are_told_of(db: SourceDb) -> None:

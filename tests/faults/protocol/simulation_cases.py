@@ -59,7 +59,7 @@ class ScriptedSource:
 class ScriptedReader:
     """Reads a scripted source page by page, as sources/reader.py does."""
 
-    shape = "scripted"
+    columns_fingerprint = "scripted"
     advice = ()
 
     def __init__(self, source: ScriptedSource, *, page_size: int) -> None:

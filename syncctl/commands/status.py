@@ -11,7 +11,7 @@ from syncctl.commands.session import open_session
 from syncctl.commands.stopping import StopSignal
 from syncctl.console import out
 from syncctl.console.counts import say_count
-from syncctl.core.durations import format_duration
+from syncctl.core.durations import format_age
 from syncctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _show(found: "Status") -> None:
             why = each["paused_reason"] or "no reason given"
             out.show(f"stream   {each['stream']} is paused: {why}; syncctl resume {each['stream']}")
         if each["breaker"] == "open" and each["partner"] not in down:
-            left = _describe_seconds(max((each["next_probe_at"] - now).total_seconds(), 0.0))
+            left = format_age(max((each["next_probe_at"] - now).total_seconds(), 0.0))
             out.show(
                 f"stream   {each['stream']} fails at its endpoint: {each['breaker_reason']}; asked again in {left}"
             )
@@ -118,7 +118,7 @@ def _describe_stream(stream: Mapping[str, Any]) -> dict[str, Any]:
     name = stream["stream"] + (f" ({', '.join(marks)})" if marks else "")
     at, oldest = stream["last_poll_at"], stream["oldest_due_seconds"]
     last_poll = _describe_age(at, datetime.now(UTC)) if at else None
-    oldest_due = None if oldest is None else _describe_seconds(oldest)
+    oldest_due = None if oldest is None else format_age(oldest)
     return {
         "stream": name,
         "cursor": stream["cursor"],
@@ -138,7 +138,7 @@ def _describe_partner(partner: Mapping[str, Any], now: datetime) -> str:
     if partner["breaker"] == "half_open":
         return f"{name} is back and is called gently"
     left = max((partner["next_probe_at"] - now).total_seconds(), 0.0)
-    return f"{name} counts as down{reason}; one record asks again in {_describe_seconds(left)}"
+    return f"{name} counts as down{reason}; one record asks again in {format_age(left)}"
 
 
 def _describe_beat(beat: Mapping[str, Any], now: datetime) -> str:
@@ -148,12 +148,4 @@ def _describe_beat(beat: Mapping[str, Any], now: datetime) -> str:
 
 
 def _describe_age(at: datetime, now: datetime) -> str:
-    return f"{_describe_seconds(max((now - at).total_seconds(), 0.0))} ago"
-
-
-def _describe_seconds(seconds: float) -> str:
-    """Return a duration as people say it: one unit, no fractions."""
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * size:
-            return f"{int(seconds // size)}{unit}"
-    return format_duration(int(seconds))
+    return f"{format_age(max((now - at).total_seconds(), 0.0))} ago"

@@ -38,6 +38,14 @@ def format_duration(seconds: float) -> str:
     return f"{int(milliseconds)}ms" if milliseconds == int(milliseconds) else f"{Decimal(repr(seconds)):f}s"
 
 
+def format_age(seconds: float) -> str:
+    """Return an age for people, in one unit and rounded down: `90s`, `5m`, `3h`, `12d`."""
+    for unit in ("d", "h", "m"):
+        if seconds >= 2 * _UNITS[unit]:
+            return f"{int(seconds // _UNITS[unit])}{unit}"
+    return format_duration(max(0, int(seconds)))
+
+
 def parse_rate(text: str) -> tuple[int, float]:
     """Return (calls, per how many seconds) for `50/second`, `600/minute`, `10000/day`.
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from syncctl import __version__
-from syncctl.doctor.ages import show_age
+from syncctl.core.durations import format_age
 from syncctl.doctor.check import Finding, Unit, failed, passed, warned
 from syncctl.doctor.examined import Examined
 from syncctl.pipeline.status import differs_from
@@ -22,7 +22,7 @@ def check_heartbeat(examined: Examined) -> Finding:
     beat = examined.ledger.journal.load_beat()
     if beat is None:
         return failed("Beat was never seen here, so nothing is polled, retried or cleaned up by itself", _HINT)
-    age = show_age((examined.ledger.streams.server_time() - beat["at"]).total_seconds())
+    age = format_age((examined.ledger.streams.server_time() - beat["at"]).total_seconds())
     if beat["late"]:
         return failed(f"Beat's last sign of life is {age} old, so nothing is polled or retried by itself", _HINT)
     if beat.get("version") != __version__:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from syncctl.core.breaker import BreakerState
-from syncctl.core.durations import format_duration
+from syncctl.core.durations import format_age
 from syncctl.doctor.check import Finding, Unit, join_findings, passed, warned
 from syncctl.doctor.examined import Examined
 
@@ -36,7 +36,7 @@ def _look_at_breaker(stream: str, breaker: Mapping[str, Any], now: datetime) -> 
     state = breaker.get("state", BreakerState.CLOSED.value)
     if state == BreakerState.OPEN.value:
         seconds = (now - breaker["since"]).total_seconds()
-        since = format_duration(int(max(seconds, 1)))
+        since = format_age(max(seconds, 1))
         return warned(
             f"stream {stream}: counts as down since {since} ago: {breaker.get('reason') or 'no answer'}",
             f"ask the partner; one record asks again by itself, or run: syncctl resume {stream}",

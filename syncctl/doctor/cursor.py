@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from syncctl.core.durations import format_age
 from syncctl.core.stream import Stream
-from syncctl.doctor.ages import show_age
 from syncctl.doctor.check import Finding, failed, join_findings, passed, skipped, warned
 from syncctl.doctor.examined import Examined
 from syncctl.sources import open_reader
@@ -99,11 +99,11 @@ def judge_tracking(found: Tracking, stream: str, cursor: Mapping[str, Any] | Non
     kept = found.retention_seconds
     if kept is None:
         return passed("changes are kept for ever")
-    detail = f"changes are kept for {show_age(kept)}"
+    detail = f"changes are kept for {format_age(kept)}"
     longer = f"ALTER DATABASE [{found.database.replace(']', ']]')}] SET CHANGE_TRACKING (CHANGE_RETENTION = 14 DAYS)"
     if version is None or age is None:
         return passed(f"{detail}; it was never read to the end")
-    detail += f", its last complete poll was {show_age(age)} ago"
+    detail += f", its last complete poll was {format_age(age)} ago"
     if age > kept:
         return failed(f"{detail}: changes may be gone", rewind)
     if age > kept / 2:

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
+from syncctl.core.durations import format_age
 from syncctl.core.stream import Stream
-from syncctl.doctor.ages import show_age
 from syncctl.doctor.check import Finding, failed, join_findings, passed, skipped, warned
 from syncctl.doctor.examined import Examined
 from syncctl.doctor.mongodb import CLOCKS_APART_SECONDS
@@ -171,7 +171,7 @@ def _show(transaction: OpenTransaction) -> str:
     who += [f"login {transaction.login}"] if transaction.login else []
     who += [f"host {transaction.host}"] if transaction.host else []
     who += [f"program {transaction.program}"] if transaction.program else []
-    return f"open for {show_age(transaction.age_seconds)}, since {transaction.began} of its clock ({', '.join(who)})"
+    return f"open for {format_age(transaction.age_seconds)}, since {transaction.began} of its clock ({', '.join(who)})"
 
 
 def _bracket(name: str) -> str:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from syncctl.console.counts import say_count
-from syncctl.doctor.ages import show_age
+from syncctl.core.durations import format_age
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, warned
 from syncctl.doctor.examined import Examined
 
@@ -44,7 +44,7 @@ def _look_at_poll(name: str, document: Mapping[str, Any], now: datetime, every_s
     if at is None:
         return warned("never polled", f"run: syncctl poll {name} --once, or let Beat do it: syncctl worker --beat")
     seconds = (now - at).total_seconds()
-    age = show_age(seconds)
+    age = format_age(seconds)
     if health.get("error"):
         return failed(
             f"its last poll, {age} ago, failed: {health['error']}",
@@ -68,7 +68,7 @@ def _look_at_backlog(
     if oldest > STUCK_SECONDS and not on_their_way and not paused:
         waiting = say_count(unfinished, "record")
         yield warned(
-            f"{waiting} to deliver and none is on its way; the oldest has been due for {show_age(oldest)}",
+            f"{waiting} to deliver and none is on its way; the oldest has been due for {format_age(oldest)}",
             "see that Beat, a worker and Redis run: syncctl doctor beat workers queue",
         )
     elif unfinished:

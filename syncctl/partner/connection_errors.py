@@ -4,10 +4,10 @@ import http.client
 import re
 import socket
 import ssl
-from collections.abc import Iterator
 
 from urllib3.exceptions import ClosedPoolError
 
+from syncctl.core.causes import walk_causes
 from syncctl.partner.proxy import ProxyTrouble
 
 _CLOSED = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
@@ -24,7 +24,7 @@ def was_refused_in_handshake(error: BaseException) -> bool:
     """Tell whether the other side ended TLS over who we are: it took nothing of the request."""
     return any(
         isinstance(cause, ssl.SSLError) and _REFUSED_IN_HANDSHAKE.search(cause.reason or "")
-        for cause in _walk_causes(error)
+        for cause in walk_causes(error)
     )
 
 
@@ -36,7 +36,7 @@ def explain_trouble(error: BaseException, *, host: str, seconds: float, sent: bo
         seconds: The deadline of the whole call.
         sent: Whether a byte of the request may have left.
     """
-    causes = tuple(_walk_causes(error))
+    causes = tuple(walk_causes(error))
     for cause in causes:
         if isinstance(cause, ProxyTrouble):
             return str(cause)
@@ -44,18 +44,6 @@ def explain_trouble(error: BaseException, *, host: str, seconds: float, sent: bo
         if text:
             return text
     return f"the call to {host} failed: {type(causes[-1]).__name__}"
-
-
-def _walk_causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and all behind it, however its library passes them on: as cause, reason or argument."""
-    seen: set[int] = set()
-    waiting: list[object] = [error]
-    while waiting:
-        each = waiting.pop(0)
-        if isinstance(each, BaseException) and id(each) not in seen:
-            seen.add(id(each))
-            yield each
-            waiting += [getattr(each, "reason", None), *each.args, each.__cause__, each.__context__]
 
 
 def _explain_connecting(error: BaseException, host: str, seconds: float) -> str:

@@ -6,12 +6,13 @@ from syncctl.core.breaker import BreakerRules
 from syncctl.core.durations import parse_rate
 from syncctl.core.mapping import parse_fields
 from syncctl.core.outcome import CONFLICT, Verdict
+from syncctl.core.spelling import suggest
 from syncctl.core.stream import Batching, Partner, RetrySchedule, Source, Stream
 from syncctl.errors import UsageError
 from syncctl.settings.credentials import list_missing, spell_partner_secrets, to_credentials, to_tls
 from syncctl.settings.endpoints import NO_DELETES, split_endpoint
 from syncctl.settings.model import Settings
-from syncctl.settings.problems import Problem, make_error, suggest
+from syncctl.settings.problems import Problem, make_error
 from syncctl.settings.schema_paths import Path
 from syncctl.settings.url_secrets import find_secrets, spell_secret
 

@@ -6,8 +6,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from syncctl.core.spelling import suggest
 from syncctl.settings.layers import Layers
-from syncctl.settings.problems import Problem, suggest
+from syncctl.settings.problems import Problem
 from syncctl.settings.schema_paths import Path, find_keys
 
 _START = (

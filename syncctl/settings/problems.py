@@ -1,8 +1,7 @@
 """Wrong settings as lines for people: the key, where its value stands, and the fix."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 
 from syncctl.errors import ConfigurationError
 from syncctl.settings.url_secrets import redact
@@ -38,11 +37,3 @@ def make_error(problems: Iterable[Problem], *, secrets: Iterable[str] = ()) -> C
     lines = list(dict.fromkeys(str(problem.without(hidden)) for problem in problems))
     count = "a setting is wrong" if len(lines) == 1 else f"{len(lines)} settings are wrong"
     return ConfigurationError(count, why="\n".join(lines), hint=HINT)
-
-
-def suggest(word: str, known: Sequence[str]) -> str:
-    """Return `did you mean ...?`, or the list of what is known where nothing is near."""
-    near = get_close_matches(word.lower(), known, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean {near[0]}?"
-    return f"known: {', '.join(known)}" if known else "there are none"

@@ -8,10 +8,11 @@ from pydantic import BaseModel, ValidationError
 
 from syncctl.core.content_types import is_json
 from syncctl.core.durations import format_duration
+from syncctl.core.spelling import suggest
 from syncctl.core.stream import SCANS
 from syncctl.settings.credentials import check_partner
 from syncctl.settings.layers import Layers
-from syncctl.settings.problems import Problem, suggest
+from syncctl.settings.problems import Problem
 from syncctl.settings.request_fields import check_schema, compile_template
 from syncctl.settings.schema_paths import Path
 from syncctl.settings.sections import BreakerSettings, PartnerSettings, RetrySettings, StreamSettings

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from syncctl.core.column_masks import Mask, mask_value
+from syncctl.core.spelling import suggest
 from syncctl.core.stream import Stream
 from syncctl.errors import ConfigurationError
 from syncctl.sources.layout import Layout
-from syncctl.sources.tables import Column, Kind, Relation, find_name, suggest
+from syncctl.sources.tables import Column, Kind, Relation, find_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import exc
 
+from syncctl.core.causes import walk_causes
 from syncctl.core.durations import format_duration
 from syncctl.errors import ConfigurationError, ServiceUnavailable, SourceError, SyncctlError
 from syncctl.sources.odbc_diagnostics import (
@@ -93,13 +94,8 @@ def _find_cause(error: BaseException) -> BaseException:
     SQLAlchemy asks a new connection for the server's version, closes it when that fails, and then stumbles over the
     closed one: what failed is only the context of what it raises.
     """
-    seen: BaseException | None = error
-    while seen is not None:
-        wrapped = getattr(seen, "orig", None)
-        if isinstance(wrapped, BaseException):
-            return wrapped
-        seen = seen.__context__
-    return error
+    wrapped = (getattr(cause, "orig", None) for cause in walk_causes(error))
+    return next((driver_error for driver_error in wrapped if isinstance(driver_error, BaseException)), error)
 
 
 def clean_reason(cause: BaseException, address: Address) -> str:

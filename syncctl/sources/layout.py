@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+from syncctl.core.spelling import suggest
 from syncctl.core.stream import SCANS, Mode, Stream
 from syncctl.errors import ConfigurationError
 from syncctl.sources.dialect import CURSOR_KINDS
-from syncctl.sources.tables import Column, Kind, Relation, find_name, split_name, suggest
+from syncctl.sources.tables import Column, Kind, Relation, find_name, split_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

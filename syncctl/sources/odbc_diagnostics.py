@@ -5,8 +5,9 @@ learn.microsoft.com/sql/relational-databases/errors-events/database-engine-event
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
+
+from syncctl.core.causes import walk_causes
 
 DEADLOCK = frozenset({1205})
 CONFLICT = frozenset({3960})
@@ -78,15 +79,4 @@ def is_transient(error: BaseException) -> bool:
     Args:
         error: A driver's error, SQLAlchemy's around it, or ours that was raised from either.
     """
-    return any(found is not None and found.is_transient for found in map(read_diagnostic, _list_causes(error)))
-
-
-def _list_causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what it was raised from, SQLAlchemy's own wrapping included."""
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        yield cause
-        wrapped = getattr(cause, "orig", None)
-        cause = wrapped if isinstance(wrapped, BaseException) else cause.__cause__ or cause.__context__
+    return any(found is not None and found.is_transient for found in map(read_diagnostic, walk_causes(error)))

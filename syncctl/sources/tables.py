@@ -1,6 +1,5 @@
 """What a stream reads: a table, a view or a query, with its columns."""
 
-import difflib
 import re
 import warnings
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.sql.selectable import FromClause
 
+from syncctl.core.spelling import suggest
 from syncctl.core.stream import Stream
 from syncctl.errors import ConfigurationError, SourceError
 
@@ -93,20 +93,6 @@ def find_name(wanted: str, names: Sequence[str]) -> str | None:
     return alike[0] if len(alike) == 1 else None
 
 
-def suggest(wanted: str, names: Sequence[str]) -> str:
-    """Say which of the names come near, or else which there are."""
-    folded = {name.casefold(): name for name in names}
-    near = [folded[each] for each in difflib.get_close_matches(wanted.casefold(), list(folded), n=3)]
-    if wanted.casefold() in folded:
-        near = [folded[wanted.casefold()]]
-    if near:
-        return f"did you mean {' or '.join(near)}?"
-    if not names:
-        return ""
-    rest = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return f"there are {', '.join(names[:10])}{rest}"
-
-
 def make_schema(parts: Sequence[str]) -> str | None:
     """Return the schema as SQLAlchemy takes it: `dbo`, or `erp.dbo` for a schema of another database."""
     if not parts:
@@ -177,7 +163,7 @@ def _missing_table(stream: Stream, name: str, names: Sequence[str]) -> SourceErr
     return SourceError(
         f"stream {stream.name} cannot be read",
         why=f"there is no table {stream.table}, or its login may not see it",
-        hint=f"set streams.{stream.name}.table" + (f"; {near}" if (near := suggest(name, names)) else ""),
+        hint=f"set streams.{stream.name}.table" + (f"; {suggest(name, names, at_most=10)}" if names else ""),
     )
 
 

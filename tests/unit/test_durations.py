@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncctl.core.durations import format_duration, parse_duration, parse_rate
+from syncctl.core.durations import format_age, format_duration, parse_duration, parse_rate
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,11 @@ def test_rates(text: str, rate: tuple[int, float]) -> None:
 def test_what_is_no_rate_is_told_with_the_forms_that_are(text: str) -> None:
     with pytest.raises(ValueError, match="50/second, 600/minute or 10000/day"):
         parse_rate(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-3, "0s"), (0, "0s"), (59.9, "59s"), (119, "119s"), (120, "2m"), (7199, "119m"), (7200, "2h"), (10**6, "11d")],
+)
+def test_an_age_is_shown_in_one_unit_and_rounded_down(seconds: float, text: str) -> None:
+    assert format_age(seconds) == text

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from syncctl.core.spelling import suggest
 from syncctl.core.stream import Source
 from syncctl.errors import ConfigurationError, UsageError
 from syncctl.sources.catalog.found import Catalog, Name
@@ -11,7 +12,7 @@ from syncctl.sources.catalog.sqlite_catalog import SqliteCatalog
 from syncctl.sources.catalog.sqlserver_catalog import SqlServerCatalog
 from syncctl.sources.engines import open_source
 from syncctl.sources.failures import translated
-from syncctl.sources.tables import find_name, split_name, suggest
+from syncctl.sources.tables import find_name, split_name
 
 CATALOGS: Mapping[str, Catalog] = {"mssql": SqlServerCatalog(), "sqlite": SqliteCatalog()}
 
@@ -94,7 +95,7 @@ def _choose(table: str, names: Sequence[Name], schema: str | None) -> Name:
 def _missing(table: str, wanted: str, names: Sequence[Name]) -> UsageError:
     titles = {quote_name(each): each.name for each in names}
     same = [title for title, name in titles.items() if name.casefold() == wanted.casefold()]
-    near = suggest(table, list(titles))
+    near = suggest(table, list(titles), at_most=10)
     if same:
         near = f"did you mean {' or '.join(same)}?"
     elif not near.startswith("did you mean"):
@@ -103,6 +104,6 @@ def _missing(table: str, wanted: str, names: Sequence[Name]) -> UsageError:
         near = bare if bare.startswith("did you mean") else near
     return UsageError(
         f"there is no table {table}, or the login may not see it",
-        why=near or "the login sees no table at all",
+        why=near if names else "the login sees no table at all",
         hint="run: syncctl inspect",
     )

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from syncctl.core.spelling import suggest
 from syncctl.errors import UsageError
 from syncctl.sources.catalog.candidates import Candidate, rank_candidates
 from syncctl.sources.catalog.found import FoundColumn, FoundTable, Name
-from syncctl.sources.tables import Kind, find_name, suggest
+from syncctl.sources.tables import Kind, find_name
 
 _PLAIN = re.compile(r"[^\W\d]\w*")
 

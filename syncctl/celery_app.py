@@ -13,8 +13,8 @@ from celery import Celery, signals
 from celery.platforms import SecurityWarning
 from kombu import Queue
 
+from syncctl.broker.kombu_transport import harden_transport
 from syncctl.broker.queue import CONTROL, DELIVER, POLL, QUEUES, SOCKET_TIMEOUT_SECONDS
-from syncctl.broker.transport import harden_transport
 from syncctl.logs import configure_logging, get_logger
 from syncctl.partner.unverified import warn_unverified
 from syncctl.settings import Settings, load_settings

@@ -1,1 +1,1 @@
-"""Redis beside Celery: queue depth and shared limits."""
+"""The Redis that Celery uses: queue depth, rate limits, the token cache."""

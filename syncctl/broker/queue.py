@@ -1,18 +1,20 @@
-"""What Redis holds of Celery's queues, and how Redis is set up."""
+"""Celery's queues in Redis, the connection to Redis, and the translation of its errors."""
 
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from syncctl.core.redaction import REDACTED
 from syncctl.errors import ServiceUnavailable
 
-P = ParamSpec("P")
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from celery import Celery
 
 DELIVER, POLL, CONTROL = "deliver", "poll", "control"
 QUEUES = (DELIVER, POLL, CONTROL)
@@ -20,15 +22,15 @@ SOCKET_TIMEOUT_SECONDS = 10.0
 
 
 def retry_once() -> Retry:
-    """Return when the driver repeats a command: once on a connection that was cut, never on one that hangs.
+    """Return when the driver repeats a command: once after a broken connection, never after one that hangs.
 
-    The driver repeats both a command and the connecting within it: each timeout would be waited for four times.
+    The driver repeats both a command and the connecting within it, so it would wait for each timeout four times.
     """
     return Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
 
 
 def connect(url: str, *, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) -> Any:
-    """Return a client of this Redis; it connects when it is first asked something."""
+    """Return a client of this Redis; it connects with its first command."""
     return redis.Redis.from_url(
         url,
         socket_timeout=timeout_seconds,
@@ -48,30 +50,26 @@ def unavailable(url: str, error: Exception) -> ServiceUnavailable:
     return ServiceUnavailable(
         f"cannot reach Redis at {where}",
         service="redis",
-        why=cause.replace(parts.password, "***") if parts.password else cause,
+        why=cause.replace(parts.password, REDACTED) if parts.password else cause,
         hint="check REDIS_URL, then run: syncctl doctor redis",
     )
 
 
-def _edge(function: "Callable[Concatenate[Broker, P], T]") -> "Callable[Concatenate[Broker, P], T]":
-    """Translate the driver's errors of a broker method."""
-
-    @wraps(function)
-    def call(self: "Broker", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return function(self, *args, **kwargs)
-        except (redis.RedisError, OSError) as error:
-            raise unavailable(self.url, error) from error
-
-    return call
+@contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Turn the driver's errors into `ServiceUnavailable`."""
+    try:
+        yield
+    except (redis.RedisError, OSError) as error:
+        raise unavailable(url, error) from error
 
 
 class Broker:
-    """Redis beside Celery.
+    """The Redis that Celery uses.
 
     Args:
         url: `redis://…`, a secret.
-        prefix: What begins every key, so that one Redis can be shared.
+        prefix: The beginning of every key, so that several installations can share one Redis.
     """
 
     def __init__(self, url: str, *, prefix: str) -> None:
@@ -89,19 +87,19 @@ class Broker:
         """Close the connections."""
         self._redis.close()
 
-    @_edge
     def count_waiting(self, queue: str = DELIVER) -> int:
         """Return how many messages wait in a queue."""
-        return int(self._redis.llen(f"{self.prefix}{queue}"))
+        with translated(self.url):
+            return int(self._redis.llen(f"{self.prefix}{queue}"))
 
-    @_edge
     def describe_server(self) -> dict[str, Any]:
         """Return version, eviction policy, persistence and memory, for `doctor`."""
-        info = self._redis.info()
-        try:
-            policy = self._redis.config_get("maxmemory-policy").get("maxmemory-policy")
-        except redis.ResponseError:
-            policy = info.get("maxmemory_policy")
+        with translated(self.url):
+            info = self._redis.info()
+            try:
+                policy = self._redis.config_get("maxmemory-policy").get("maxmemory-policy")
+            except redis.ResponseError:
+                policy = info.get("maxmemory_policy")
         return {
             "version": info.get("redis_version"),
             "maxmemory_policy": policy or info.get("maxmemory_policy"),
@@ -110,3 +108,45 @@ class Broker:
             "used_memory_bytes": info.get("used_memory"),
             "maxmemory_bytes": info.get("maxmemory"),
         }
+
+
+def add_through_queue(app: "Celery", broker: Broker, x: float, y: float, *, timeout_seconds: float) -> dict[str, Any]:
+    """Send two numbers through broker, worker and result backend (`syncctl add`); return the fields of the round trip.
+
+    Raises:
+        ServiceUnavailable: It names the hop that broke. Broker: Redis cannot be reached. Worker: no worker took the
+            task. Result: a worker took it and no result came back.
+    """
+    from celery.exceptions import TimeoutError as NoResult
+    from kombu.exceptions import OperationalError
+
+    started = time.monotonic()
+    broker.count_waiting(CONTROL)
+    try:
+        sent = app.send_task("syncctl.add_and_sign", args=[x, y], queue=CONTROL, ignore_result=False)
+        try:
+            result = sent.get(timeout=timeout_seconds)
+        except NoResult:
+            sent.forget()
+            raise _explain_missing_result(broker, timeout_seconds) from None
+    except (OperationalError, redis.RedisError, OSError) as error:
+        raise unavailable(broker.url, error) from error
+    elapsed = round((time.monotonic() - started) * 1000, 1)
+    return {"x": x, "y": y, "sum": result["sum"], "round_trip_ms": elapsed, "worker": result["worker"]}
+
+
+def _explain_missing_result(broker: Broker, timeout_seconds: float) -> ServiceUnavailable:
+    """Tell a task that no worker took from one whose result did not come back."""
+    if broker.count_waiting(CONTROL) > 0:
+        return ServiceUnavailable(
+            "broker: reached; worker: did not take the task",
+            service="worker",
+            why=f"the task still waits in the queue {CONTROL} after {timeout_seconds:g} s",
+            hint="start one: syncctl worker",
+        )
+    return ServiceUnavailable(
+        "broker: reached; worker: took the task; result: did not come back",
+        service="result",
+        why=f"no result within {timeout_seconds:g} s: the worker is busy, died, or writes to another Redis",
+        hint="read the worker's log, and compare its REDIS_URL with this one",
+    )

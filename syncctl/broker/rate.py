@@ -1,4 +1,4 @@
-"""A partner's `rate`, shared by all workers through Redis and judged by Redis's clock alone."""
+"""A partner's rate limit: permits that all workers share through Redis, judged by Redis's clock alone."""
 
 import random
 import threading
@@ -8,45 +8,92 @@ from typing import Any
 
 import redis
 
-from syncctl.broker.queue import connect, unavailable
-from syncctl.broker.scripts import PACED, ROLLING
+from syncctl.broker.queue import connect, translated
 from syncctl.logs import get_logger
 
 log = get_logger(__name__)
 
-WAITED_FOR_SECONDS = 1.0
-"""A turn that is further off is not waited for: who waits keeps a place in the worker from others."""
+WAIT_AT_MOST_SECONDS = 1.0
+"""A batch gives up rather than wait longer for a permit: waiting would block a place in the worker for others."""
 AHEAD_SECONDS = 0.1
-"""A turn is given out so long before it comes; whose turn it is sleeps until then."""
+"""A permit may be taken this long before it is valid; the thread that takes it sleeps until then."""
 AT_ONCE_SECONDS = 0.1
-"""The calls of so much time, and one at least, may be made at once after a rest."""
+"""After a rest, the calls of this much time, and at least one, may be made at once."""
 ARRIVES_WITHIN_SECONDS = 0.5
-"""A call may take so much longer to arrive than a later one: a partner that counts a span must not see one too many."""
-LOOKED_EVERY_SECONDS = 0.25
+"""A call may take this much longer than a later one to arrive; the partner's own count must not exceed its limit."""
+CHECKED_EVERY_SECONDS = 0.25
+
+# The scripts run in Redis, in one step and by one clock. Each returns whether a permit was taken, and in how many
+# microseconds it is valid. A permit further off than `ahead` is not taken; with `take` 0 none is.
+_BEGIN = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local first, second, ahead, take = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
+"""
+
+_PACED = (
+    _BEGIN
+    + """
+local interval, slack = first, second
+local due = tonumber(redis.call('GET', KEYS[1]) or 0)
+-- Nothing is ever due later: this clock was set back, or the rate was slower before.
+if due > now + ahead + interval then due = now end
+local at = math.max(due, now - slack)
+local wait = math.max(0, at - now)
+if wait > ahead or not take then return {0, wait} end
+local expires = math.ceil((at + interval + slack - now) / 1000) + 1
+redis.call('SET', KEYS[1], string.format('%.0f', at + interval), 'PX', expires)
+return {1, wait}
+"""
+)
+"""Permits an interval apart, by the generic cell rate algorithm (ITU-T I.371): the key holds when the next one is due.
+Permits that were not taken are made up for as far as `slack` reaches back."""
+
+_ROLLING = (
+    _BEGIN
+    + """
+local most, span = first, second
+local kept = redis.call('LLEN', KEYS[1])
+-- This clock was set back: as if all of them had been made just now.
+if kept > 0 and tonumber(redis.call('LINDEX', KEYS[1], 0)) > now + ahead then
+    redis.call('DEL', KEYS[1])
+    for _ = 1, kept do redis.call('LPUSH', KEYS[1], string.format('%.0f', now)) end
+    redis.call('PEXPIRE', KEYS[1], math.ceil(span / 1000) + 1)
+end
+local wait = 0
+if kept >= most then wait = math.max(0, tonumber(redis.call('LINDEX', KEYS[1], most - 1)) + span - now) end
+if wait > ahead or not take then return {0, wait} end
+redis.call('LPUSH', KEYS[1], string.format('%.0f', now + wait))
+redis.call('LTRIM', KEYS[1], 0, most - 1)
+redis.call('PEXPIRE', KEYS[1], math.ceil((wait + span) / 1000) + 1)
+return {1, wait}
+"""
+)
+"""At most `most` permits in any span: the key holds the times of the latest ones."""
 
 
 class SharedRate:
-    """At most so many calls per span over all workers.
+    """A limit on calls per span over all workers.
 
-    From one call a second on, calls are paced evenly. A slower rate lets as many calls as it names come together, and
-    never more of them in any span, wherever that begins.
+    From one call a second on, calls are paced evenly. A slower rate allows all calls of a span together, and never
+    more of them in any span, wherever the span begins.
 
     Args:
         name: The partner's name.
-        calls: How many.
-        seconds: In how many seconds.
+        calls: How many calls.
+        seconds: The span.
     """
 
     def __init__(self, url: str, *, prefix: str, name: str, calls: int, seconds: float) -> None:
         self.name = name
         self.is_slow = calls < seconds
-        """Whether its next turn may be further off than is waited for."""
+        """Whether the next permit may be too far off to wait for."""
         self._url = url
         self._redis: Any = connect(url)
-        # Each way of counting has a key of its own: a changed rate must not find what it cannot read.
-        way = "rolling" if self.is_slow else "paced"
-        self._key = f"{prefix}rate:{way}:{name}"
-        self._script = self._redis.register_script(ROLLING if self.is_slow else PACED)
+        # Each algorithm has a key of its own: after a change of the rate it must not find what it cannot read.
+        algorithm = "rolling" if self.is_slow else "paced"
+        self._key = f"{prefix}rate:{algorithm}:{name}"
+        self._script = self._redis.register_script(_ROLLING if self.is_slow else _PACED)
         interval = seconds / calls
         first, second = (
             (calls, _micros(seconds + ARRIVES_WITHIN_SECONDS))
@@ -59,45 +106,43 @@ class SharedRate:
         """Close the connections."""
         self._redis.close()
 
-    def begin(self) -> "RatePermits":
-        """Return the turns of one batch."""
+    def permits(self) -> "RatePermits":
+        """Return the permits for one batch."""
         return RatePermits(self)
 
     def take(self) -> tuple[bool, float]:
-        """Take the next turn unless it is too far off; return whether it was taken, and how many seconds off it is."""
+        """Take the next permit unless it is too far off; return whether it was taken, and in how many seconds."""
         taken, micros = self._script(keys=[self._key], args=[*self._args, 1])
         return bool(taken), micros / 1_000_000
 
-    def is_turn_near(self) -> bool:
-        """Tell whether a turn would come before it is given up; takes none.
+    def is_permit_near(self) -> bool:
+        """Tell whether a batch would get a permit before it gives up; takes none.
 
         Raises:
             ServiceUnavailable: Redis cannot be reached.
         """
-        try:
+        with translated(self._url):
             _, micros = self._script(keys=[self._key], args=[*self._args, 0])
-        except (redis.RedisError, OSError) as error:
-            raise unavailable(self._url, error) from error
-        return bool(micros <= _micros(WAITED_FOR_SECONDS))
+        return bool(micros <= _micros(WAIT_AT_MOST_SECONDS))
 
 
 class RatePermits:
-    """The turns of one batch, which its threads take one after the other."""
+    """The permits for one batch; its threads take them one after the other."""
 
     def __init__(self, rate: SharedRate) -> None:
         self._rate = rate
         self._lock = threading.Lock()
         self.given_up = False
-        """Whether a turn was too far off, or not to be had: what is left of the batch makes room for others."""
+        """Whether a permit was too far off, or Redis away: the rest of the batch makes room for others."""
 
     def wait(self, may_wait: Callable[[], bool]) -> bool:
-        """Wait for a turn; False once `may_wait` says no, or when it is given up.
+        """Wait for a permit; False once `may_wait` says no, or when the batch gives up.
 
-        It is given up when it does not come within about a second, and when Redis is away: without it the rate cannot
-        be kept.
+        It gives up when no permit is near within about a second, and when Redis is away: without Redis the rate
+        cannot be kept.
         """
         while not self.given_up and may_wait():
-            if self._lock.acquire(timeout=LOOKED_EVERY_SECONDS):
+            if self._lock.acquire(timeout=CHECKED_EVERY_SECONDS):
                 try:
                     return not self.given_up and self._take(may_wait)
                 finally:
@@ -117,11 +162,11 @@ class RatePermits:
                 time.sleep(seconds)
                 return True
             waited = time.monotonic() - began
-            if seconds > WAITED_FOR_SECONDS + AHEAD_SECONDS or waited > WAITED_FOR_SECONDS:
+            if seconds > WAIT_AT_MOST_SECONDS + AHEAD_SECONDS or waited > WAIT_AT_MOST_SECONDS:
                 self.given_up = True
                 return False
-            # By chance, so that of several batches now one and now the other is first.
-            time.sleep(min(seconds - AHEAD_SECONDS * random.random(), LOOKED_EVERY_SECONDS))  # noqa: S311
+            # A random part, so that no batch is always the first to ask.
+            time.sleep(min(seconds - AHEAD_SECONDS * random.random(), CHECKED_EVERY_SECONDS))  # noqa: S311
         return False
 
 

@@ -65,14 +65,14 @@ def deliver_batch(
     ids: Sequence[str],
     worker: str,
     should_stop: Callable[[], bool] = lambda: False,
-    wait_for_turn: Callable[[Callable[[], bool]], bool] = lambda may_wait: may_wait(),
+    wait_for_permit: Callable[[Callable[[], bool]], bool] = lambda may_wait: may_wait(),
 ) -> Delivery:
     """Deliver one queued batch; a stale or doubled message claims nothing and does nothing (invariant 3).
 
     Args:
         token: The batch's token, as dispatch wrote it.
         should_stop: Asked before each call; once true, what was not sent goes back.
-        wait_for_turn: Waits for the partner's rate before each call, as long as what it is given says yes.
+        wait_for_permit: Waits for the partner's rate before each call, as long as what it is given says yes.
 
     Raises:
         ServiceUnavailable: MongoDB cannot be reached; leases bring back what was claimed.
@@ -98,7 +98,7 @@ def deliver_batch(
 
     def may_start() -> bool:
         # Asked again after the wait: the lease went on while it lasted.
-        return wait_for_turn(may_wait) and may_wait()
+        return wait_for_permit(may_wait) and may_wait()
 
     try:
         threads = halt.take_permits(sizes.count_threads(claimed)) if halt.begin() else 0

@@ -53,7 +53,7 @@ class OperatorServices(RowServices):
         Raises:
             ServiceUnavailable: The broker, the worker or the result did not answer within `timeout_seconds`.
         """
-        from syncctl.broker.round_trip import add_through_queue
+        from syncctl.broker.queue import add_through_queue
         from syncctl.celery_app import app
 
         return RoundTrip(**add_through_queue(app, self.broker, x, y, timeout_seconds=timeout_seconds))

@@ -63,15 +63,15 @@ class RowServices(Connections):
     def dispatch(self, name: str) -> int:
         """Queue what is due of one stream; see `pipeline.dispatch.dispatch_stream`.
 
-        Under a slow rate nothing is queued before its next turn is near, and then it goes by lot which of the partner's
-        streams has it: else the one that always asks first would have all of them.
+        Under a slow rate nothing is queued before its next permit is near, and then the partner's streams are asked in
+        random order: otherwise the stream that always asks first would take all permits.
         """
         self.ledger.ensure_prepared()
         stream = self.settings.stream(name)
         rate = self._find_rate(stream)
         if rate is None or not rate.is_slow:
             return self._dispatch(stream)
-        if not rate.is_turn_near():
+        if not rate.is_permit_near():
             return 0
         streams = self.settings.streams
         names = [each for each in self.settings.stream_names if streams[each].partner == stream.partner]
@@ -134,7 +134,7 @@ class RowServices(Connections):
 
         stream = self.settings.stream(name)
         rate = self._find_rate(stream)
-        turns = rate.begin() if rate is not None else None
+        permits = rate.permits() if rate is not None else None
         delivery = deliver_batch(
             ledger=self.ledger,
             stream=stream,
@@ -142,14 +142,14 @@ class RowServices(Connections):
             client=self.partner_client(stream),
             send_batch=send_batch,
             sizes=self.sizes(stream),
-            wait_for_turn=turns.wait if turns is not None else lambda may_wait: may_wait(),
+            wait_for_permit=permits.wait if permits is not None else lambda may_wait: may_wait(),
             token=token,
             ids=ids,
             worker=self.worker,
             should_stop=should_stop,
         )
         # More would be queued only to wait as well: upkeep asks again, and others' batches do at their end.
-        return replace(delivery, waits=delivery.waits or (turns is not None and turns.given_up))
+        return replace(delivery, waits=delivery.waits or (permits is not None and permits.given_up))
 
     def _find_rate(self, stream: Stream) -> "SharedRate | None":
         """Return the partner's rate, which Redis keeps; None where it has none."""

@@ -214,7 +214,7 @@ def test_a_wrong_password_of_mongodb_is_told_without_it(own_mongod: Mongod, make
 
 def test_without_a_worker_add_says_which_hop_broke(make_directory: MakeDirectory) -> None:
     done = run(make_directory(), "add", "2", "3", "--timeout", "1s")
-    expect_error(done, 69, "broker: reached", "worker: nobody took the task", "syncctl worker")
+    expect_error(done, 69, "broker: reached", "worker: did not take the task", "syncctl worker")
 
 
 def test_rows_that_cannot_be_sent_are_failed_and_the_rest_arrives(

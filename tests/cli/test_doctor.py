@@ -262,7 +262,7 @@ def test_a_worker_on_another_redis_is_found_by_the_round_trip(examine: Callable[
     give_sign_of_life(database, "celery@elsewhere")
     check = examine("workers", "redis", "queue", "--timeout", "5s")["queue"]
     assert check["status"] == "fail"
-    assert "nobody took the task" in check["detail"]
+    assert "did not take the task" in check["detail"]
 
 
 def test_beat_that_is_late_or_of_another_version(examine: Callable[..., Checks], database: Any) -> None:

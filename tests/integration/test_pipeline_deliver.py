@@ -238,7 +238,7 @@ def test_what_would_outlive_its_lease_goes_back_unsent(testbed: Testbed, partner
 def test_what_gets_no_turn_goes_back_unsent(testbed: Testbed, partner: MockPartner) -> None:
     log(testbed, 1, 2)
     testbed.dispatch()
-    assert testbed.deliver(wait_for_turn=lambda _: False) == Delivery(stream="orders", claimed=2, returned=2)
+    assert testbed.deliver(wait_for_permit=lambda _: False) == Delivery(stream="orders", claimed=2, returned=2)
     assert partner.calls() == []
     assert testbed.states() == {1: ["pending"], 2: ["pending"]}
 

@@ -1,4 +1,4 @@
-"""A partner's rate, which all workers share: turns by Redis's clock, evenly paced, or never too many in a span."""
+"""A partner's rate, which all workers share: permits by Redis's clock, evenly paced, or never too many in a span."""
 
 import threading
 import time
@@ -37,16 +37,16 @@ def patience(looks: int) -> Any:
     return lambda: next(left, False)
 
 
-def take_turns(rates: list[SharedRate], *, seconds: float, threads: int) -> list[float]:
-    """Return when turns came to the batches of several workers, each with several threads, sorted."""
+def take_permits(rates: list[SharedRate], *, seconds: float, threads: int) -> list[float]:
+    """Return when permits came to the batches of several workers, each with several threads, sorted."""
     ends_at = time.monotonic() + seconds
     came: list[float] = []
 
-    def run(turns: Any) -> None:
-        while turns.wait(lambda: time.monotonic() < ends_at):
+    def run(permits: Any) -> None:
+        while permits.wait(lambda: time.monotonic() < ends_at):
             came.append(time.monotonic())
 
-    batches = [each.begin() for each in rates]
+    batches = [each.permits() for each in rates]
     with ThreadPoolExecutor(len(batches) * threads) as pool:
         list(pool.map(run, batches * threads))
     return sorted(came)
@@ -56,11 +56,11 @@ def most_within(came: list[float], seconds: float) -> int:
     return max(sum(1 for other in came if each <= other < each + seconds) for each in came)
 
 
-def test_turns_are_paced_evenly_over_all_workers(rate: MakeRate) -> None:
+def test_permits_are_paced_evenly_over_all_workers(rate: MakeRate) -> None:
     calls, seconds = 100, 4.0
-    came = take_turns([rate(calls, 1.0) for _ in range(4)], seconds=seconds, threads=3)
+    came = take_permits([rate(calls, 1.0) for _ in range(4)], seconds=seconds, threads=3)
     gaps = [after - before for before, after in pairwise(came)]
-    # RatePermits that nobody takes for so long are not made up for: this machine was elsewhere.
+    # Permits that no thread takes for that long are not made up for: this machine was elsewhere.
     stood_still = sum(gap - AT_ONCE_SECONDS for gap in gaps if gap > AT_ONCE_SECONDS)
     assert len(gaps) / sum(gaps) <= calls * 1.05
     assert len(gaps) / (sum(gaps) - stood_still) >= calls * 0.95
@@ -84,7 +84,7 @@ def test_after_a_rest_no_more_than_a_tenth_of_a_second_comes_at_once(rate: MakeR
             time.sleep(0.02)
 
 
-def test_a_turn_is_given_out_a_little_before_it_comes(rate: MakeRate) -> None:
+def test_a_permit_is_given_out_a_little_before_it_comes(rate: MakeRate) -> None:
     paced = rate(50, 1.0)
     began = time.monotonic()
     waits = [paced.take() for _ in range(50)]
@@ -96,14 +96,14 @@ def test_a_turn_is_given_out_a_little_before_it_comes(rate: MakeRate) -> None:
 @pytest.mark.parametrize("most", [1, 7])
 def test_a_slow_rate_is_kept_in_every_span(rate: MakeRate, most: int) -> None:
     """Three workers, thirty calls: those that the span holds come at once, and no more for the rest of it."""
-    workers = [rate(most, DAY).begin() for _ in range(3)]
+    workers = [rate(most, DAY).permits() for _ in range(3)]
     with ThreadPoolExecutor(3) as threads:
-        turns = list(threads.map(lambda n: workers[n % 3].wait(patience(2)), range(30)))
-    assert sum(turns) == most
-    assert rate(1, DAY, name="another").begin().wait(patience(2))
+        permits = list(threads.map(lambda n: workers[n % 3].wait(patience(2)), range(30)))
+    assert sum(permits) == most
+    assert rate(1, DAY, name="another").permits().wait(patience(2))
 
 
-def test_and_a_span_begins_wherever_a_turn_was(rate: MakeRate, redis_url: str, redis_prefix: str) -> None:
+def test_and_a_span_begins_wherever_a_permit_was(rate: MakeRate, redis_url: str, redis_prefix: str) -> None:
     slow = rate(2, 60.0)
     assert [slow.take()[0] for _ in range(3)] == [True, True, False]
     key = f"{redis_prefix}rate:rolling:default"
@@ -115,55 +115,55 @@ def test_and_a_span_begins_wherever_a_turn_was(rate: MakeRate, redis_url: str, r
         assert 0 < redis.pttl(key) <= 60_602
 
 
-def test_a_turn_that_is_far_off_is_given_up_at_once(rate: MakeRate) -> None:
+def test_a_permit_that_is_far_off_is_given_up_at_once(rate: MakeRate) -> None:
     slow = rate(1, 60.0)
-    turns = slow.begin()
-    assert slow.is_turn_near()
-    assert turns.wait(lambda: True)
-    assert not slow.is_turn_near()
+    permits = slow.permits()
+    assert slow.is_permit_near()
+    assert permits.wait(lambda: True)
+    assert not slow.is_permit_near()
     # As long as it may wait: else this would never end.
-    assert not turns.wait(lambda: True)
-    assert turns.given_up
-    assert not turns.wait(pytest.fail)
+    assert not permits.wait(lambda: True)
+    assert permits.given_up
+    assert not permits.wait(pytest.fail)
 
 
-def test_a_turn_that_is_near_is_waited_for(rate: MakeRate) -> None:
-    turns = rate(1, 1.0).begin()
+def test_a_permit_that_is_near_is_waited_for(rate: MakeRate) -> None:
+    permits = rate(1, 1.0).permits()
     began = time.monotonic()
-    assert [turns.wait(lambda: True) for _ in range(3)] == [True] * 3
+    assert [permits.wait(lambda: True) for _ in range(3)] == [True] * 3
     assert time.monotonic() - began >= 2.0
-    assert not turns.given_up
+    assert not permits.given_up
 
 
 def test_who_comes_too_late_again_and_again_makes_room(rate: MakeRate) -> None:
     """At two calls a second ten batches would wait five seconds each: some go, and the rate is used all the same."""
-    batches = [rate(2, 1.0).begin() for _ in range(10)]
+    batches = [rate(2, 1.0).permits() for _ in range(10)]
     ends_at = time.monotonic() + 6
-    turns: list[bool] = []
+    permits: list[bool] = []
 
     def run(batch: Any) -> None:
         while batch.wait(lambda: time.monotonic() < ends_at):
-            turns.append(True)
+            permits.append(True)
 
     with ThreadPoolExecutor(10) as pool:
         list(pool.map(run, batches))
     assert 0 < sum(batch.given_up for batch in batches) < 10
-    assert 11 <= len(turns) <= 13
+    assert 11 <= len(permits) <= 13
 
 
-def test_who_may_not_wait_gets_no_turn_and_has_not_given_up(rate: MakeRate) -> None:
-    turns = rate(1, DAY).begin()
-    assert not turns.wait(lambda: False)
-    assert not turns.given_up
-    assert turns.wait(patience(2))
+def test_who_may_not_wait_gets_no_permit_and_has_not_given_up(rate: MakeRate) -> None:
+    permits = rate(1, DAY).permits()
+    assert not permits.wait(lambda: False)
+    assert not permits.given_up
+    assert permits.wait(patience(2))
 
 
 def test_while_one_thread_waits_another_hears_that_it_may_not(rate: MakeRate) -> None:
-    turns = rate(1, 1.0).begin()
-    assert turns.wait(lambda: True)
+    permits = rate(1, 1.0).permits()
+    assert permits.wait(lambda: True)
     stopped = threading.Event()
     with ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(turns.wait, lambda: not stopped.is_set()) for _ in range(2)]
+        waiting = [pool.submit(permits.wait, lambda: not stopped.is_set()) for _ in range(2)]
         stopped.set()
         assert [each.result(timeout=20) for each in waiting] == [False, False]
 
@@ -188,13 +188,13 @@ def test_a_clock_of_redis_that_was_set_back_stops_nobody_for_long(
         assert limited.take()[1] <= seconds + 0.5
 
 
-def test_without_redis_nobody_gets_a_turn(redis_prefix: str) -> None:
+def test_without_redis_nobody_gets_a_permit(redis_prefix: str) -> None:
     """Without it the rate cannot be kept."""
     for calls, seconds in ((1000, 1.0), (1, 60.0)):
         away = SharedRate("redis://localhost:1/0", prefix=redis_prefix, name="p", calls=calls, seconds=seconds)
-        turns = away.begin()
-        assert not turns.wait(lambda: True)
-        assert turns.given_up
+        permits = away.permits()
+        assert not permits.wait(lambda: True)
+        assert permits.given_up
         with pytest.raises(ServiceUnavailable, match="cannot reach Redis"):
-            away.is_turn_near()
+            away.is_permit_near()
         away.close()

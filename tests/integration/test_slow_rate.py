@@ -1,4 +1,4 @@
-"""A rate of less than a call a second: nobody waits for it in a worker, and streams share it by lot."""
+"""A rate of less than a call a second: nobody waits for it in a worker, and streams share it in random order."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_what_has_no_turn_goes_back_at_once_and_is_not_asked_for_again(
     assert sum(counts[name]["sending"] + counts[name]["queued"] for name in counts) == 0
 
 
-def test_streams_of_one_partner_have_its_turns_by_lot(
+def test_streams_of_one_partner_share_its_permits_at_random(
     worker: Callable[..., Worker], redis_url: str, redis_prefix: str
 ) -> None:
     slow = worker("1/minute")

@@ -7,7 +7,7 @@ import pytest
 from kombu import Connection, Queue
 from kombu.transport import redis
 
-from syncctl.broker.transport import harden_transport
+from syncctl.broker.kombu_transport import harden_transport
 
 
 @pytest.fixture
@@ -45,6 +45,6 @@ def test_what_is_held_is_let_go_without_an_error(message: Any, act: Callable[[An
 
 def test_without_that_an_acknowledgement_would_end_the_worker(message: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kombu's own, which this stands in for: once it raises no more, this can go."""
-    monkeypatch.setattr(message.channel.qos, "_is_cut_off", lambda: False)
+    monkeypatch.setattr(message.channel.qos, "_is_disconnected", lambda: False)
     with pytest.raises(AttributeError):
         message.ack()

@@ -118,7 +118,7 @@ def run(args: Sequence[str]) -> int:
 
 def _report(error: SyncctlError, invocation: Invocation) -> int:
     """Show an error without its secrets, and with its traceback when asked for."""
-    from syncctl.logs import redact
+    from syncctl.core.redaction import redact
 
     secrets = invocation.secrets()
     if invocation.debug and not isinstance(error, UsageError):

@@ -10,12 +10,11 @@ import sys
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
-from urllib.parse import quote, quote_plus
+
+from syncctl.core.redaction import make_redact
 
 Format = Literal["auto", "text", "json", "short"]
-REDACTED = "[redacted]"
 
-_SHORTEST_SECRET = 4
 _RESERVED = frozenset({"at", "level", "action", "pid", "logger", "message", "traceback"})
 _CHATTY = ("pymongo", "urllib3", "sqlalchemy", "asyncio", "kombu", "amqp")
 
@@ -84,19 +83,12 @@ def configure_logging(
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 
-def redact(text: str, secrets: Collection[str]) -> str:
-    """Replace every secret of four characters or more in a text, also in its URL-encoded forms."""
-    for secret in _spell_out(secrets):
-        text = text.replace(secret, REDACTED)
-    return text
-
-
 class _LineFormatter(logging.Formatter):
     """Collect a record's fields in order, redacted."""
 
     def __init__(self, secrets: Collection[str]) -> None:
         super().__init__()
-        self._secrets = _spell_out(secrets)
+        self._redact = make_redact(secrets)
 
     def collect(self, record: logging.LogRecord) -> dict[str, Any]:
         """Return the fields of a line; lines of other libraries carry their logger's name as the action."""
@@ -122,10 +114,7 @@ class _LineFormatter(logging.Formatter):
             return value
         if isinstance(value, list | tuple | set | frozenset):
             return [self.clean(inner) for inner in value]
-        text = _format_time(value.timestamp()) if isinstance(value, datetime) else str(value)
-        for secret in self._secrets:
-            text = text.replace(secret, REDACTED)
-        return text
+        return self._redact(_format_time(value.timestamp()) if isinstance(value, datetime) else str(value))
 
 
 class JsonFormatter(_LineFormatter):
@@ -183,13 +172,6 @@ class _StderrHandler(logging.StreamHandler[Any]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name is logging's)
         if not isinstance(sys.exc_info()[1], BrokenPipeError | ValueError):
             super().handleError(record)
-
-
-def _spell_out(secrets: Collection[str]) -> tuple[str, ...]:
-    """Return every form in which the secrets may turn up, longest first."""
-    long_enough = [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
-    forms = {form for secret in long_enough for form in (secret, quote(secret, safe=""), quote_plus(secret))}
-    return tuple(sorted(forms, key=len, reverse=True))
 
 
 def _format_time(timestamp: float) -> str:

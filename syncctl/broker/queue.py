@@ -10,7 +10,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from syncctl.core.redaction import REDACTED
+from syncctl.core.redaction import find_secrets, redact
 from syncctl.errors import ServiceUnavailable
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def unavailable(url: str, error: Exception) -> ServiceUnavailable:
     return ServiceUnavailable(
         f"cannot reach Redis at {where}",
         service="redis",
-        why=cause.replace(parts.password, REDACTED) if parts.password else cause,
+        why=redact(cause, find_secrets(url)),
         hint="check REDIS_URL, then run: syncctl doctor redis",
     )
 

@@ -200,8 +200,8 @@ def _gather_values(
     Raises:
         UsageError: a flag says otherwise than `.env`, and it was not forced.
     """
+    from syncctl.core.redaction import find_secrets
     from syncctl.settings.env_file import EnvFile
-    from syncctl.settings.url_secrets import find_secrets
 
     env = EnvFile(directory)
     values: dict[str, str] = {}

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from syncctl.core.redaction import redact
 from syncctl.doctor import beat, calls, configuration, mongodb, partner, redis_server, source, streams, workers
 from syncctl.doctor.check import Check, Unit
 from syncctl.doctor.examined import Examined
 from syncctl.doctor.groups import GROUPS, group_of, is_chosen, settle_names
 from syncctl.doctor.runner import Runner
-from syncctl.logs import redact
 from syncctl.settings import Settings
 
 

@@ -6,6 +6,7 @@ from syncctl.core.breaker import BreakerRules
 from syncctl.core.durations import parse_rate
 from syncctl.core.mapping import parse_fields
 from syncctl.core.outcome import CONFLICT, Verdict
+from syncctl.core.redaction import find_secrets, spell_secret
 from syncctl.core.spelling import suggest
 from syncctl.core.stream import Batching, Partner, RetrySchedule, Source, Stream
 from syncctl.errors import UsageError
@@ -14,7 +15,6 @@ from syncctl.settings.endpoints import NO_DELETES, split_endpoint
 from syncctl.settings.model import Settings
 from syncctl.settings.problems import Problem, make_error
 from syncctl.settings.schema_paths import Path
-from syncctl.settings.url_secrets import find_secrets, spell_secret
 
 _STOOD_IN_FOR = {("url",), ("auth", "token")}
 """What of a partner another setting may stand in for; anything else that is absent is missing."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from syncctl.core.redaction import find_secrets, spell_secret
 from syncctl.core.stream import Credentials, Tls
 from syncctl.partner.auth import KINDS
 from syncctl.partner.proxy import spell_proxy_secrets
@@ -11,7 +12,6 @@ from syncctl.settings.fields import Kind, find_kind
 from syncctl.settings.problems import Problem
 from syncctl.settings.schema_paths import Path, list_fields, read_key
 from syncctl.settings.sections import AuthSettings, PartnerSettings
-from syncctl.settings.url_secrets import find_secrets, spell_secret
 
 if TYPE_CHECKING:
     from syncctl.settings.layers import Layers

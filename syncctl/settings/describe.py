@@ -7,11 +7,11 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from syncctl.core.durations import format_duration
+from syncctl.core.redaction import REDACTED, mask_url
 from syncctl.settings.convert import find_partner_url, find_source_url, find_token
 from syncctl.settings.fields import Kind, find_kind
 from syncctl.settings.model import Settings
 from syncctl.settings.schema_paths import Path, list_values, read_key
-from syncctl.settings.url_secrets import MASK, mask_url
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +71,7 @@ def show_value(value: Any, field: FieldInfo) -> Any:
     if value is None:
         return None
     if kind is Kind.CREDENTIAL:
-        return dict.fromkeys(value, MASK) if isinstance(value, dict) else MASK
+        return dict.fromkeys(value, REDACTED) if isinstance(value, dict) else REDACTED
     if kind is Kind.URL:
         return mask_url(value)
     if kind is Kind.DURATION:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from syncctl.core.redaction import find_secrets, spell_secret
 from syncctl.errors import UsageError
 from syncctl.settings.credentials import is_credential
 from syncctl.settings.dotenv_file import ENV_FILE, read_dotenv
@@ -18,7 +19,6 @@ from syncctl.settings.names import Names
 from syncctl.settings.problems import make_error
 from syncctl.settings.rules import check_rules
 from syncctl.settings.toml_file import TOML_FILE, TomlLayer, read_toml
-from syncctl.settings.url_secrets import find_secrets, spell_secret
 from syncctl.settings.variables import VariableReader
 
 

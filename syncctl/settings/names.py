@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from syncctl.core.redaction import find_secret_spans
+
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_REFERENCES = re.compile(r"\{?(\$\{[A-Za-z_][A-Za-z0-9_]*\})+\}?")
 _LARGEST_FILE_BYTES = 65536
 
 
@@ -15,6 +18,17 @@ def has_reference(value: object) -> bool:
     if isinstance(value, list | dict):
         return any(has_reference(one) for one in (value.values() if isinstance(value, dict) else value))
     return isinstance(value, str) and any(match[0] != "$${" for match in _REFERENCE.finditer(value))
+
+
+def is_reference(text: str) -> bool:
+    """Tell whether a text is `${NAME}` and nothing else."""
+    return _REFERENCES.fullmatch(text) is not None
+
+
+def find_literal_secret(url: str) -> str | None:
+    """Return a secret that is written out in a URL, None where `${NAME}` stands for every secret."""
+    secrets = (url[start:end] for start, end in find_secret_spans(url))
+    return next((secret for secret in secrets if not is_reference(secret)), None)
 
 
 class NotSetError(Exception):

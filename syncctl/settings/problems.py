@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from syncctl.core.redaction import redact
 from syncctl.errors import ConfigurationError
-from syncctl.settings.url_secrets import redact
 
 HINT = "correct what is named, then run: syncctl config"
 

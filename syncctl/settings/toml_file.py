@@ -10,11 +10,17 @@ from typing import Any
 from syncctl.errors import ConfigurationError
 from syncctl.settings.credentials import is_credential
 from syncctl.settings.layers import Layer, Layers
-from syncctl.settings.names import Names, NotReadableError, NotSetError, has_reference
+from syncctl.settings.names import (
+    Names,
+    NotReadableError,
+    NotSetError,
+    find_literal_secret,
+    has_reference,
+    is_reference,
+)
 from syncctl.settings.problems import HINT, Problem
 from syncctl.settings.request_fields import NO_REFERENCE, takes_no_reference
 from syncctl.settings.schema_paths import Path
-from syncctl.settings.url_secrets import find_literal_secret, is_reference
 
 TOML_FILE = "syncctl.toml"
 _POSITION = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)

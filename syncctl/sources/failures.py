@@ -11,6 +11,7 @@ from sqlalchemy import exc
 
 from syncctl.core.causes import walk_causes
 from syncctl.core.durations import format_duration
+from syncctl.core.redaction import redact
 from syncctl.errors import ConfigurationError, ServiceUnavailable, SourceError, SyncctlError
 from syncctl.sources.odbc_diagnostics import (
     CONFLICT,
@@ -31,7 +32,6 @@ _PREFIX = re.compile(r"^(?:\s*\[[^\]]*\])+\s*")
 _SUFFIX = re.compile(r"\s*\(-?\d+\)(?:\s*\(SQL[\w()]+\))?\s*$")
 _REASON_AT_MOST = 300
 _PROBE_SECONDS = 2.0
-_SECRET_AT_LEAST = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,10 +53,7 @@ class Address:
 
     def redact(self, text: str) -> str:
         """Return a text without the secrets of this source."""
-        for secret in sorted(self.secrets, key=len, reverse=True):
-            if len(secret) >= _SECRET_AT_LEAST:
-                text = text.replace(secret, "***")
-        return text
+        return redact(text, self.secrets)
 
 
 @contextmanager

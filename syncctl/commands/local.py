@@ -1,4 +1,4 @@
-"""`syncctl local up|down|status`: MongoDB and Redis for a try on this machine."""
+"""`syncctl local up|down|status`: run MongoDB and Redis on this machine to try syncctl."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from syncctl.commands.options import AsJson, Yes
 from syncctl.console import out
 from syncctl.errors import ExitCode, UsageError
 
@@ -17,18 +18,16 @@ DIRECTORY = ".syncctl"
 app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="""Start, stop and look at MongoDB and Redis for a try on this machine.
+    help="""Start and stop MongoDB and Redis on this machine, to try syncctl.
 
-    They are real servers, on the loopback only, and keep their files in .syncctl of the directory.
+    They are real servers that listen only on the loopback, and keep their files in .syncctl of the directory.
 
     Examples:
       syncctl local up          start both, and print their URLs for .env
-      syncctl local status      exit code 0 when both are up, 1 when not
-      syncctl local down        stop both; their files stay
+      syncctl local status      exit code 0 if both are up, 1 if not
+      syncctl local down        stop both; their data stays
     """,
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.command(short_help="Start both and leave them running")
@@ -41,53 +40,53 @@ def up(
             metavar="PORT",
             min=0,
             max=65535,
-            help="Port of MongoDB (27017); 0 takes a free one.",
+            help="MongoDB's port, 27017 by default; 0 picks a free one.",
         ),
     ] = None,
     redis_port: Annotated[
         int | None,
         typer.Option(
-            "--redis-port", metavar="PORT", min=0, max=65535, help="Port of Redis (6379); 0 takes a free one."
+            "--redis-port", metavar="PORT", min=0, max=65535, help="Redis's port, 6379 by default; 0 picks a free one."
         ),
     ] = None,
-    json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Start MongoDB and Redis, leave them running, and print their URLs as .env takes them.
 
-    What runs already stays as it is. Files and logs are in .syncctl.
+    A server that already runs is left alone. Data and logs are in .syncctl.
 
     Examples:
       syncctl local up
       syncctl local up --mongo-port 0 --redis-port 0     on free ports
-      syncctl local up >> .env                           and keep their URLs
+      syncctl local up >> .env                           add their URLs to .env
     """
     from syncctl.local.daemons import start_daemons
 
     out.say("starting MongoDB and Redis ...")
     daemons = start_daemons(_directory(ctx), mongo_port=mongo_port, redis_port=redis_port)
-    if json:
+    if as_json:
         out.print_json(daemons)
         return
     for service in daemons.services:
-        state = "started" if service.started else "already up"
+        state = "started" if service.started else "already running"
         out.say(f"{service.name} {state}: port {service.port}, pid {service.pid}")
-    out.say("for .env:")
+    out.say("add these lines to .env:")
     out.show(f"MONGO_URL={daemons.mongo_url}\nREDIS_URL={daemons.redis_url}")
     out.say(f"next: {_decide_next(ctx, daemons)}")
 
 
-@app.command(short_help="Stop both; what they have stored stays")
+@app.command(short_help="Stop both; their data stays")
 def down(
     ctx: typer.Context,
-    wipe: Annotated[bool, typer.Option("--wipe", help="Remove their files too: all they have stored.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before files are removed.")] = False,
-    json: Json = False,
+    wipe: Annotated[bool, typer.Option("--wipe", help="Also remove all their data.")] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
 ) -> ExitCode:
-    """Stop MongoDB and Redis and wait for their end; what they have stored stays.
+    """Stop MongoDB and Redis and wait until they have ended; their data stays.
 
     Examples:
       syncctl local down
-      syncctl local down --wipe --yes     and remove all they have stored
+      syncctl local down --wipe --yes     and remove all their data
     """
     from syncctl.local.daemons import stop_daemons
 
@@ -97,34 +96,37 @@ def down(
         return ExitCode.TROUBLE
     out.say("stopping MongoDB and Redis ...")
     stopped = stop_daemons(directory, wipe=wipe)
-    if json:
+    if as_json:
         out.print_json(stopped)
         return ExitCode.DONE
-    out.say(f"stopped: {', '.join(stopped.stopped)}" if stopped.stopped else "both were down already")
+    out.say(f"stopped: {', '.join(stopped.stopped)}" if stopped.stopped else "neither is running")
     if stopped.wiped:
-        out.say(f"removed: their files in {directory}")
+        out.say(f"removed their data in {directory}")
     elif stopped.stopped:
-        out.say("what they have stored is kept; to go on with it: syncctl local up")
+        out.say("their data is kept; next: syncctl local up")
     return ExitCode.DONE
 
 
 @app.command(short_help="Show whether both are up")
-def status(ctx: typer.Context, json: Json = False) -> ExitCode:
-    """Show whether MongoDB and Redis are up; exit code 0 when both are, 1 when not.
+def status(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
+    """Show whether MongoDB and Redis are up; exit code 0 if both are, 1 if not.
 
     Examples:
       syncctl local status
       syncctl local status --json
     """
-    from syncctl.local.daemons import look_at_daemons
+    from syncctl.local.daemons import inspect_daemons
 
-    daemons = look_at_daemons(_directory(ctx))
-    if json:
+    daemons = inspect_daemons(_directory(ctx))
+    if as_json:
         out.print_json(daemons)
     else:
         out.table(
             ("service", "state", "port", "pid", "url"),
-            [(one.name, "up" if one.up else "down", one.port, one.pid, one.url) for one in daemons.services],
+            [
+                (service.name, "up" if service.up else "down", service.port, service.pid, service.url)
+                for service in daemons.services
+            ],
         )
     if not daemons.up:
         out.say("next: syncctl local up")
@@ -132,7 +134,7 @@ def status(ctx: typer.Context, json: Json = False) -> ExitCode:
 
 
 def _decide_next(ctx: typer.Context, daemons: "Daemons") -> str:
-    """Return the next useful command: to keep the URLs, unless the settings have them."""
+    """Return the next useful command: to save the URLs, unless the settings have them."""
     from syncctl.commandline import Invocation
     from syncctl.errors import ConfigurationError
     from syncctl.settings.env_file import EnvFile
@@ -149,12 +151,12 @@ def _decide_next(ctx: typer.Context, daemons: "Daemons") -> str:
         return "syncctl init, or syncctl doctor"
     taken = [name for name in others if env.find(name)]
     if taken:
-        return f"put {' and '.join(others)} into .env, which says otherwise"
-    return "syncctl local up >> .env, so that all commands find them; then syncctl init"
+        return f"set {' and '.join(others)} in .env, which has other values"
+    return "syncctl local up >> .env, so that every command finds them; then syncctl init"
 
 
 def _find_place(url: str) -> str:
-    """Return the host and the port of a URL; the loopback has two names."""
+    """Return the host and the port of a URL; both names of the loopback give the same result."""
     return urlsplit(url).netloc.rpartition("@")[2].replace("127.0.0.1", "localhost")
 
 
@@ -162,14 +164,14 @@ def _ask_wipe(directory: Path) -> bool:
     from syncctl.local.daemons import measure_files
 
     megabytes = measure_files(directory) / 1_000_000
-    what = f"all that MongoDB and Redis have stored in {directory} ({megabytes:.0f} MB)"
+    data = f"all data of MongoDB and Redis in {directory} ({megabytes:.0f} MB)"
     if not out.is_interactive():
         raise UsageError(
-            "--wipe needs --yes where nobody can be asked",
-            why=f"it would remove {what}",
+            "--wipe needs --yes",
+            why=f"this is not a terminal, so syncctl cannot ask before it removes {data}",
             hint="run: syncctl local down --wipe --yes",
         )
-    return out.confirm(f"Stop both and remove {what}?")
+    return out.confirm(f"Stop both and remove {data}?")
 
 
 def _directory(ctx: typer.Context) -> Path:

@@ -1,1 +1,1 @@
-"""Embedded MongoDB and Redis, and the source and partner of the demo."""
+"""MongoDB and Redis on this machine, and the demo with its source and its mock partner."""

@@ -1,4 +1,4 @@
-"""A program that runs as a child: in a session of its own, watched, stopped with everything it started."""
+"""A child process in its own session, stopped together with everything it started."""
 
 import os
 import signal
@@ -7,17 +7,20 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from syncctl.local.watchdog import Watchdog
+# The script waits for the end of its input: the parent closes it, or dies. The kernel's own mechanism
+# (PR_SET_PDEATHSIG) does not fit: it fires when the *thread* that started the child ends, and it needs code that runs
+# between fork and exec.
+_WATCHDOG = 'group=; while read -r line; do group=$line; done; [ -z "$group" ] || kill -s KILL -- "-$group"'
 
 
 class Child:
     """A running program whose output goes to a log file.
 
-    It has a session of its own, so that Ctrl-C reaches it only through its parent.
+    It has its own session, so that Ctrl-C reaches it only through its parent.
 
     Args:
-        log: Takes stdout and stderr; what an earlier run left there moves to `<log>.1`.
-        guarded: Kill it, with everything it started, when this process dies.
+        log: Receives stdout and stderr; the log of an earlier run is moved to `<log>.1`.
+        guarded: Kill the program and everything it started when this process dies, however it dies.
 
     Raises:
         OSError: the program cannot be started.
@@ -33,11 +36,11 @@ class Child:
         guarded: bool = True,
     ) -> None:
         self.log = log
-        self._watchdog = Watchdog() if guarded else None
+        self._watchdog = _Watchdog() if guarded else None
         try:
             self._popen = self._start([str(part) for part in command], cwd, env)
         except BaseException:
-            self._let_watchdog_go()
+            self._release_watchdog()
             raise
         if self._watchdog is not None:
             self._watchdog.guard(self._popen.pid)
@@ -64,7 +67,7 @@ class Child:
         return self._popen.pid
 
     def exit_code(self) -> int | None:
-        """Return the exit code (minus the signal's number when a signal ended it), None while it runs."""
+        """Return the exit code (the negative number of the signal that ended it), None while it runs."""
         return self._popen.poll()
 
     def is_running(self) -> bool:
@@ -76,7 +79,7 @@ class Child:
         return self.log.read_text(errors="replace")
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the program alone, not to what it started; nothing when it has ended."""
+        """Send a signal to the program, not to what it started; do nothing if it has ended."""
         self._popen.send_signal(number)
 
     def wait(self, timeout_seconds: float) -> int:
@@ -89,11 +92,11 @@ class Child:
             code = self._popen.wait(timeout_seconds)
         except subprocess.TimeoutExpired as error:
             raise TimeoutError(f"process {self.pid} still runs after {timeout_seconds:g} s") from error
-        self._sweep()
+        self._kill_descendants()
         return code
 
     def stop(self, *, timeout_seconds: float = 20.0) -> int:
-        """Ask it to end (SIGTERM), kill it when it takes too long, return its exit code. Safe to repeat."""
+        """Ask it to end (SIGTERM), kill it if it takes too long, and return its exit code. Safe to repeat."""
         self.send(signal.SIGTERM)
         self.send(signal.SIGCONT)
         try:
@@ -109,18 +112,50 @@ class Child:
         return self.wait(timeout_seconds=60)
 
     def release(self) -> None:
-        """Let it live on without this process."""
-        self._let_watchdog_go()
+        """Let it outlive this process."""
+        self._release_watchdog()
         # Popen warns, and remembers the child, when it is collected before the child has ended.
         self._popen.returncode = 0
 
-    def _sweep(self) -> None:
-        """Kill what it started and left behind."""
-        self._let_watchdog_go()
+    def _kill_descendants(self) -> None:
+        self._release_watchdog()
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
-    def _let_watchdog_go(self) -> None:
+    def _release_watchdog(self) -> None:
         if self._watchdog is not None:
             self._watchdog.release()
             self._watchdog = None
+
+
+class _Watchdog:
+    """A small process that kills a process group when this process dies, however it dies."""
+
+    def __init__(self) -> None:
+        self._shell = subprocess.Popen(
+            ["/bin/sh", "-c", _WATCHDOG],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            text=True,
+        )
+
+    def guard(self, group: int) -> None:
+        """Kill this process group when the parent dies."""
+        self._write(str(group))
+
+    def release(self) -> None:
+        """Stop watching; the group may outlive the parent. Safe to repeat."""
+        self._write("")
+        if self._shell.stdin is not None:
+            with suppress(BrokenPipeError):
+                self._shell.stdin.close()
+        self._shell.wait()
+
+    def _write(self, line: str) -> None:
+        if self._shell.stdin is None or self._shell.stdin.closed:
+            return
+        with suppress(BrokenPipeError):
+            self._shell.stdin.write(line + "\n")
+            self._shell.stdin.flush()

@@ -1,7 +1,7 @@
-"""MongoDB and Redis that stay when the command has ended: `syncctl local`."""
+"""MongoDB and Redis that keep running after the command has ended, for `syncctl local`."""
 
 import fcntl
-import os
+import json
 import shutil
 import signal
 import time
@@ -12,9 +12,18 @@ from pathlib import Path
 
 from syncctl.errors import LeaseHeld, ServiceUnavailable, TroubleFound, UsageError
 from syncctl.local.mongod import Mongod
-from syncctl.local.pids import Running, read_pid_file
-from syncctl.local.ports import is_listening, why_taken
 from syncctl.local.redis_server import RedisServer
+from syncctl.local.server import is_listening, why_taken
+
+try:
+    import psutil
+except ImportError as error:
+    raise ServiceUnavailable(
+        "cannot tell which local servers run",
+        service="mongodb",
+        why="psutil is not installed",
+        hint='run: pip install "syncctl[local]"',
+    ) from error
 
 _STOP_SECONDS = 30.0
 _POLL_SECONDS = 0.02
@@ -25,7 +34,7 @@ LocalServer = Mongod | RedisServer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DaemonState:
-    """One server as it is now. `started`: this call started it."""
+    """The state of one server. `started`: this call started it."""
 
     name: str
     up: bool
@@ -37,7 +46,7 @@ class DaemonState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Daemons:
-    """Both servers as they are now, and their URLs as `.env` takes them (null while down)."""
+    """The state of both servers, and their URLs as `.env` takes them (None while down)."""
 
     up: bool
     directory: str
@@ -48,33 +57,41 @@ class Daemons:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stopped:
-    """What `stop_daemons` ended, and whether the files are gone."""
+    """The servers that `stop_daemons` stopped, and whether it removed their files."""
 
     stopped: tuple[str, ...]
     wiped: bool
 
 
-def look_at_daemons(directory: Path) -> Daemons:
-    """Return how both servers are."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Running:
+    """The process that serves a directory, and its port."""
+
+    process: psutil.Process
+    port: int
+
+
+def inspect_daemons(directory: Path) -> Daemons:
+    """Return the state of both servers."""
     return _summarize(directory, started=())
 
 
 def start_daemons(directory: Path, *, mongo_port: int | None, redis_port: int | None) -> Daemons:
-    """Start what is down and leave it running. Safe to repeat.
+    """Start the servers that are down and leave them running. Safe to repeat.
 
     Args:
-        mongo_port, redis_port: 0 takes a free one, None the usual one. One that runs already keeps its port.
+        mongo_port, redis_port: 0 picks a free one, None the usual one. A server that already runs keeps its port.
 
     Raises:
-        UsageError: a port is taken, or the server runs on another one.
-        ServiceUnavailable: a server did not start; what this call had started is stopped again.
-        LeaseHeld: another `syncctl local` is at work here.
+        UsageError: a port is taken, or the server already runs on another one.
+        ServiceUnavailable: a server did not start; a server that this call had started is stopped again.
+        LeaseHeld: another `syncctl local` is changing this directory.
     """
     wanted: list[tuple[LocalServer, int | None, int]] = [
         (RedisServer(directory / "redis", guarded=False), redis_port, 6379),
         (Mongod(directory / "mongodb", guarded=False), mongo_port, 27017),
     ]
-    with _only_one(directory):
+    with _lock(directory):
         missing = [server for server, port, usual in wanted if _needs_start(server, port, usual)]
         try:
             for server in missing:
@@ -89,7 +106,7 @@ def start_daemons(directory: Path, *, mongo_port: int | None, redis_port: int | 
     for state in daemons.services:
         if not state.up:
             raise ServiceUnavailable(
-                f"{state.name} runs, but does not answer",
+                f"{state.name} is running but does not answer",
                 service=state.name,
                 why=f"process {state.pid} does not accept connections on port {state.port}",
                 hint="run: syncctl local down, then syncctl local up",
@@ -98,31 +115,28 @@ def start_daemons(directory: Path, *, mongo_port: int | None, redis_port: int | 
 
 
 def stop_daemons(directory: Path, *, wipe: bool) -> Stopped:
-    """Stop both servers, wait for their end, and remove their files when `wipe`. Safe to repeat.
+    """Stop both servers, wait until they have ended, and with `wipe` remove their files. Safe to repeat.
 
     Raises:
-        TroubleFound: one does not end, not even when it is killed.
-        LeaseHeld: another `syncctl local` is at work here.
+        TroubleFound: a server does not end, even after SIGKILL.
+        LeaseHeld: another `syncctl local` is changing this directory.
     """
     if not directory.is_dir():
         return Stopped(stopped=(), wiped=False)
-    with _only_one(directory):
-        running = [(server, found) for server in _servers(directory) if (found := read_pid_file(server.pid_file))]
-        for _, found in running:
-            _signal(found, signal.SIGTERM)
-        for server, found in running:
-            _wait_for_end(server, found)
+    with _lock(directory):
+        running = [server for server in _servers(directory) if _find_running(server)]
+        _end(running)
         for server in _servers(directory):
             server.pid_file.unlink(missing_ok=True)
             if wipe:
                 shutil.rmtree(server.directory, ignore_errors=True)
     if wipe:
-        _remove_if_ours_alone(directory)
-    return Stopped(stopped=tuple(server.service for server, _ in running), wiped=wipe)
+        _remove_if_empty(directory)
+    return Stopped(stopped=tuple(server.service for server in running), wiped=wipe)
 
 
 def measure_files(directory: Path) -> int:
-    """Return how many bytes the servers' files take."""
+    """Return the size of the servers' files on disk, in bytes."""
     total = 0
     for server in _servers(directory):
         for path in server.directory.rglob("*"):
@@ -136,15 +150,15 @@ def _servers(directory: Path) -> tuple[LocalServer, LocalServer]:
 
 
 def _needs_start(server: LocalServer, port: int | None, usual: int) -> bool:
-    """Decide whether to start a server, and give it its port."""
-    running = read_pid_file(server.pid_file)
+    """Decide whether to start a server, and set its port."""
+    running = _find_running(server)
     flag = _FLAGS[server.service]
     if running is not None:
         if port and port != running.port:
             raise UsageError(
-                f"{server.name} is up on port {running.port}, not on {port}",
-                why=f"{flag} cannot move a server that runs",
-                hint="run: syncctl local down, then this again",
+                f"{server.name} is already running on port {running.port}, not on {port}",
+                why=f"{flag} cannot move a running server",
+                hint="run: syncctl local down, then run this command again",
             )
         return False
     server.port = usual if port is None else port
@@ -153,13 +167,13 @@ def _needs_start(server: LocalServer, port: int | None, usual: int) -> bool:
         raise UsageError(
             f"cannot start {server.name} on port {server.port}",
             why=taken,
-            hint=f"choose another with {flag}; {flag} 0 takes a free one",
+            hint=f"choose another port with {flag}; {flag} 0 picks a free one",
         )
     return True
 
 
 def _summarize(directory: Path, *, started: Sequence[str]) -> Daemons:
-    states = tuple(_look_at(server, started) for server in _servers(directory))
+    states = tuple(_inspect(server, started) for server in _servers(directory))
     urls = {state.name: state.url for state in states}
     return Daemons(
         up=all(state.up for state in states),
@@ -170,8 +184,8 @@ def _summarize(directory: Path, *, started: Sequence[str]) -> Daemons:
     )
 
 
-def _look_at(server: LocalServer, started: Sequence[str]) -> DaemonState:
-    running = read_pid_file(server.pid_file)
+def _inspect(server: LocalServer, started: Sequence[str]) -> DaemonState:
+    running = _find_running(server)
     up = running is not None and is_listening(running.port)
     if running is not None:
         server.port = running.port
@@ -179,53 +193,73 @@ def _look_at(server: LocalServer, started: Sequence[str]) -> DaemonState:
         name=server.service,
         up=up,
         started=server.service in started,
-        pid=running.pid if running else None,
+        pid=running.process.pid if running else None,
         port=running.port if running else None,
         url=server.url() if up else None,
     )
 
 
-def _signal(running: Running, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(running.pid, number)
+def _find_running(server: LocalServer) -> _Running | None:
+    """Return the process of a server's pid file, None if it has ended.
+
+    The pid alone proves nothing: the system may since have given it to another program. The process must also bear
+    the server's name and work in the server's directory.
+    """
+    try:
+        document = json.loads(server.pid_file.read_text())
+        process = psutil.Process(document["pid"])
+        is_ours = server.name in " ".join(process.cmdline()) and Path(process.cwd()).is_relative_to(
+            server.directory.resolve()
+        )
+        return _Running(process=process, port=document["port"]) if is_ours else None
+    except (OSError, ValueError, TypeError, KeyError, psutil.Error):
+        return None
 
 
-def _wait_for_end(server: LocalServer, running: Running) -> None:
-    """Wait until the server has ended; kill it when it takes too long."""
-    for number in (None, signal.SIGKILL):
-        if number is not None:
-            _signal(running, number)
+def _end(servers: Sequence[LocalServer]) -> None:
+    """Ask servers to end, wait for them, and kill those that take too long."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for server in servers:
+            if running := _find_running(server):
+                with suppress(psutil.NoSuchProcess):
+                    running.process.send_signal(number)
         until = time.monotonic() + _STOP_SECONDS
-        while time.monotonic() < until:
-            if read_pid_file(server.pid_file) != running:
-                return
+        while remaining := [server for server in servers if _find_running(server)]:
+            if time.monotonic() > until:
+                break
             time.sleep(_POLL_SECONDS)
+        if not remaining:
+            return
     raise TroubleFound(
-        f"cannot stop {server.name}",
-        why=f"process {running.pid} does not end, not even by SIGKILL",
-        hint="look at what it waits for: a disk that hangs?",
+        f"cannot stop {remaining[0].name}",
+        why="its process does not end, even after SIGKILL",
+        hint="find out what it waits for, for example a disk that does not respond",
     )
 
 
 @contextmanager
-def _only_one(directory: Path) -> Iterator[None]:
-    """Keep a second `syncctl local` out while this one works here."""
+def _lock(directory: Path) -> Iterator[None]:
+    """Keep another `syncctl local` out of this directory.
+
+    Raises:
+        LeaseHeld: another one is changing it.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    # Nothing in here is for version control.
+    # None of these files belong in version control.
     (directory / ".gitignore").write_text("*\n")
     with (directory / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise LeaseHeld(
-                f"another syncctl local is at work in {directory}",
+                f"another syncctl local is running in {directory}",
                 why="it holds the lock file",
-                hint="wait for it, then try again",
+                hint="wait until it has finished, then try again",
             ) from error
         yield
 
 
-def _remove_if_ours_alone(directory: Path) -> None:
+def _remove_if_empty(directory: Path) -> None:
     for name in ("lock", ".gitignore"):
         (directory / name).unlink(missing_ok=True)
     with suppress(OSError):

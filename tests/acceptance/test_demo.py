@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from syncctl.local.binaries import find_mongod, find_redis_server
+from syncctl.local.mongod import find_mongod
+from syncctl.local.redis_server import find_redis_server
 from tests.harness.commands import Completed, RunningCommand
 from tests.harness.json_pages import describes, keys_of, read_page
 
@@ -140,7 +141,7 @@ def test_a_worker_that_dies_is_an_error_with_its_last_words(
     demo = start_demo()
     os.kill(find_child(demo.pid, "syncctl worker"), signal.SIGKILL)
     assert demo.wait(timeout=60) == 1
-    assert "error: the demo's worker ended by itself, killed by SIGKILL" in demo.log
+    assert "error: the demo's worker ended unexpectedly, killed by SIGKILL" in demo.log
     assert "cause: its last line: 20" in demo.log
     assert "| 20" in demo.log
     eventually(lambda: is_clean(home), timeout=30)

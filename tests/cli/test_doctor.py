@@ -16,8 +16,8 @@ from redis import Redis
 from syncctl import __version__
 from syncctl.doctor.groups import GROUPS
 from syncctl.local.mongod import Mongod
-from syncctl.local.ports import find_port
 from syncctl.local.redis_server import RedisServer
+from syncctl.local.server import find_port
 from tests.cli.catalogue import find_command
 from tests.harness.commands import Completed
 from tests.harness.hostile_partner import HostilePartner, Peer

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 
 from syncctl.errors import ServiceUnavailable
-from syncctl.local.binaries import find_mongod, find_redis_server
-from syncctl.local.mongod import Mongod
-from syncctl.local.redis_server import RedisServer
+from syncctl.local.mongod import Mongod, find_mongod
+from syncctl.local.redis_server import RedisServer, find_redis_server
 from syncctl.local.server import Server
 
 if TYPE_CHECKING:

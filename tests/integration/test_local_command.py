@@ -1,5 +1,6 @@
 """`syncctl local up|down|status`, through the installed command."""
 
+import importlib
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from syncctl.errors import ServiceUnavailable
 from tests.harness.commands import Completed
 from tests.harness.servers import connect, in_ci
 
@@ -66,7 +68,7 @@ def test_up_again_starts_nothing_and_prints_lines_for_env(up: dict[str, Any], lo
     again = local("up")
     assert again.exit_code == 0
     assert again.stdout == f"MONGO_URL={up['mongo_url']}\nREDIS_URL={up['redis_url']}\n"
-    assert again.stderr.count("already up") == 2
+    assert again.stderr.count("already running") == 2
     assert find_pids(local("status", "--json").json) == find_pids(up)
 
 
@@ -107,7 +109,7 @@ def test_down_twice_and_status_of_nothing(local: Run) -> None:
     assert local("status").exit_code == 1
     down = local("down")
     assert down.exit_code == 0
-    assert "down already" in down.stderr
+    assert "neither is running" in down.stderr
     assert "syncctl local up" not in down.stderr
     assert down.stdout == ""
 
@@ -159,13 +161,21 @@ def test_another_programs_pid_is_never_signalled(
     eventually(lambda: local("status").exit_code == 1, timeout=20)
     pid_file = tmp_path / ".syncctl" / "redis" / "redis-server.pid"
     written = json.loads(pid_file.read_text())
-    # Its command line even holds the server's name: the time of its start gives it away.
+    # Its command line even contains the server's name, but it works in another directory.
     with subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdin.read()", "redis-server"], stdin=subprocess.PIPE
     ) as bystander:
         pid_file.write_text(json.dumps({**written, "pid": bystander.pid}))
         assert local("down").exit_code == 0
         assert bystander.poll() is None
+
+
+def test_without_psutil_the_hint_is_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    monkeypatch.delitem(sys.modules, "syncctl.local.daemons", raising=False)
+    with pytest.raises(ServiceUnavailable) as caught:
+        importlib.import_module("syncctl.local.daemons")
+    assert 'pip install "syncctl[local]"' in caught.value.hint
 
 
 def test_two_at_once_do_not_start_two_pairs(tmp_path: Path, local: Run) -> None:
@@ -202,4 +212,4 @@ def test_up_says_how_to_keep_urls_that_the_settings_do_not_have(up: dict[str, An
     (tmp_path / ".env").write_text(unknown.stdout)
     assert local("up").stderr.splitlines()[-1] == "next: syncctl init, or syncctl doctor"
     (tmp_path / ".env").write_text(unknown.stdout.replace(str(up["services"][0]["port"]), "1"))
-    assert local("up").stderr.splitlines()[-1].endswith("into .env, which says otherwise")
+    assert local("up").stderr.splitlines()[-1].endswith("in .env, which has other values")

@@ -15,13 +15,11 @@ from pymongo.write_concern import WriteConcern
 from redis import Redis
 
 from syncctl.errors import ExitCode, ServiceUnavailable
-from syncctl.local import binaries
-from syncctl.local.diagnosis import diagnose
-from syncctl.local.mongod import Mongod
-from syncctl.local.ports import find_port, why_taken
-from syncctl.local.redis_server import RedisServer
-from syncctl.local.server import Server
-from syncctl.local.services import LocalServices
+from syncctl.local import server as server_module
+from syncctl.local.demo.environment import LocalServices
+from syncctl.local.mongod import Mongod, find_mongod
+from syncctl.local.redis_server import RedisServer, find_redis_server
+from syncctl.local.server import Server, diagnose, find_port, why_taken
 from tests.harness.servers import connect
 
 LOADING = "mongod: error while loading shared libraries:"
@@ -157,7 +155,7 @@ def test_servers_never_outlive_their_parent(
     code = """
         import sys, threading, time
         from pathlib import Path
-        from syncctl.local.services import LocalServices
+        from syncctl.local.demo.environment import LocalServices
         services = LocalServices(Path(sys.argv[1]))
         starter = threading.Thread(target=services.start)
         starter.start()
@@ -197,9 +195,9 @@ def test_ports_are_free_and_outside_the_range_of_outgoing_connections() -> None:
 
 def test_without_binaries_the_hint_is_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", os.devnull)
-    monkeypatch.setattr(binaries, "find_spec", lambda _name: None)
+    monkeypatch.setattr(server_module, "find_spec", lambda _name: None)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    for find, service in ((binaries.find_mongod, "mongodb"), (binaries.find_redis_server, "redis")):
+    for find, service in ((find_mongod, "mongodb"), (find_redis_server, "redis")):
         with pytest.raises(ServiceUnavailable) as caught:
             find()
         assert caught.value.service == service
@@ -210,7 +208,7 @@ def test_without_binaries_the_hint_is_the_extra(monkeypatch: pytest.MonkeyPatch)
 def test_a_program_on_path_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = make_failing_program(tmp_path / "redis-server", message="", exit_code=0)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert binaries.find_redis_server() == program
+    assert find_redis_server() == program
 
 
 @pytest.mark.parametrize(
@@ -244,7 +242,7 @@ def test_a_server_that_never_gets_ready_is_killed_at_the_deadline(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     server = RedisServer(tmp_path / "directory")
-    with pytest.raises(ServiceUnavailable, match="still runs, but is not ready"):
+    with pytest.raises(ServiceUnavailable, match="it runs, but did not become ready"):
         server.start(timeout_seconds=0.5)
     assert not is_alive(int(server.log.read_text()))
 

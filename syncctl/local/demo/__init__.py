@@ -1,1 +1,1 @@
-"""`syncctl demo`: the whole way of a row on this machine, with a partner that fails, and an account at the end."""
+"""`syncctl demo`: every step of a row on this machine, with an unreliable partner and an account at the end."""

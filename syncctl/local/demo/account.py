@@ -1,4 +1,4 @@
-"""The account: what the source holds against what the partner says it received, row by row and call by call."""
+"""The demo's account: the source's rows compared with the partner's rows, and the partner's calls counted."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,48 +11,43 @@ SAMPLES = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowCounts:
-    """Source rows against the partner's rows.
-
-    Args:
-        delivered: Rows whose newest content the partner holds, value by value.
-        lost: Rows whose newest content it does not hold; `stale` of them with older content.
-        extra: Rows that it holds and the source does not.
-        samples: Some rows that differ, in words.
-    """
+    """The source's rows compared with the partner's."""
 
     source_rows: int
+    #: Rows whose newest content the partner has, value by value.
     delivered: int
+    #: Rows whose newest content the partner does not have.
     lost: int
+    #: Lost rows of which the partner has older content.
     stale: int
+    #: Rows that the partner has and the source does not.
     extra: int
+    #: Descriptions of some rows that differ.
     samples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CallCounts:
-    """What the partner says of its calls.
-
-    Args:
-        distinct_keys: Idempotency-Keys that it has applied.
-        repeated_calls: Calls that came under a key which a call before them had.
-        applied_before: Those of them that had been applied already, and so did nothing.
-        resent: Contents that were applied once more under a new key, since an older version might have landed later.
-        violations: Calls whose bytes differ from an earlier call's under the same key.
-        duplicated_effects: Calls that were applied although their key had been.
-    """
+    """The calls in the partner's log, counted."""
 
     calls: int
+    #: Idempotency-Keys that the partner has applied.
     distinct_keys: int
+    #: Calls with the key of an earlier call.
     repeated_calls: int
+    #: Repeated calls that had already been applied and so had no effect.
     applied_before: int
+    #: Contents applied again under a new key, because an older version might have arrived after them.
     resent: int
+    #: Calls whose bytes differ from those of an earlier call with the same key.
     violations: int
+    #: Calls that were applied although their key had been applied before.
     duplicated_effects: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Account:
-    """The demo's last word; `--json` prints it. `differences` says why it is not exact."""
+    """The demo's result, which `--json` prints. `differences` says why it is not exact."""
 
     rows: int
     source_rows: int
@@ -82,13 +77,13 @@ class Account:
 
 
 def compare_rows(source: Rows, partner: Rows) -> RowCounts:
-    """Hold every value of every row of the source against what the partner holds."""
+    """Compare every value of every row of the source with the partner's rows."""
     missing = [row for row in source if row not in partner]
     stale = [row for row, values in source.items() if row in partner and partner[row] != values]
     extra = [row for row in partner if row not in source]
-    samples = [f"row {row} is missing at the partner" for row in missing[:SAMPLES]]
+    samples = [f"the partner does not have row {row}" for row in missing[:SAMPLES]]
     samples += [f"row {row} differs in {_name_differences(source[row], partner[row])}" for row in stale[:SAMPLES]]
-    samples += [f"row {row} is not in the source" for row in extra[:SAMPLES]]
+    samples += [f"the source does not have row {row}" for row in extra[:SAMPLES]]
     lost = len(missing) + len(stale)
     return RowCounts(
         source_rows=len(source),
@@ -101,7 +96,7 @@ def compare_rows(source: Rows, partner: Rows) -> RowCounts:
 
 
 def count_calls(calls: Iterable[Mapping[str, Any]]) -> CallCounts:
-    """Count the partner's calls by their keys, in the order in which they came."""
+    """Count the partner's calls by their keys, in order of arrival."""
     bodies: dict[str, str] = {}
     applied: set[str] = set()
     contents: Counter[tuple[str, str]] = Counter()
@@ -124,27 +119,27 @@ def count_calls(calls: Iterable[Mapping[str, Any]]) -> CallCounts:
 def find_differences(
     *, rows: int, compared: RowCounts, called: CallCounts, keys_applied: int, unfinished: int, still_failed: int
 ) -> Sequence[str]:
-    """Return, in words, everything that keeps the account from being exact.
+    """Return a description of everything that keeps the account from being exact.
 
     Args:
         keys_applied: The partner's own count of the keys it has applied.
-        unfinished: Records that are still on their way.
-        still_failed: Failed records that no newer version has overtaken.
+        unfinished: Records that are not yet delivered, superseded or failed.
+        still_failed: Failed records that are not superseded by a newer version.
     """
-    found = [
+    checks = [
         (compared.source_rows != rows, f"the source has {compared.source_rows} rows, not {rows}"),
         (compared.lost, f"lost {compared.lost} rows, {compared.stale} of them stale"),
-        (compared.extra, f"the partner holds {compared.extra} rows that the source does not have"),
-        (called.violations, f"{called.violations} calls had other bytes under the same Idempotency-Key"),
+        (compared.extra, f"the partner has {compared.extra} rows that the source does not have"),
+        (called.violations, f"{called.violations} calls had different bytes under the same Idempotency-Key"),
         (called.duplicated_effects, f"{called.duplicated_effects} calls were applied twice"),
         (
             called.distinct_keys != keys_applied,
-            f"the partner counts {keys_applied} applied keys, and its log has {called.distinct_keys}",
+            f"the partner counts {keys_applied} applied keys, but its log has {called.distinct_keys}",
         ),
-        (unfinished, f"{unfinished} records are still on their way"),
-        (still_failed, f"{still_failed} records are failed, and no newer version has overtaken them"),
+        (unfinished, f"{unfinished} records are not finished"),
+        (still_failed, f"{still_failed} records are failed, with no newer version"),
     ]
-    return [text for is_wrong, text in found if is_wrong] + list(compared.samples)
+    return [text for is_wrong, text in checks if is_wrong] + list(compared.samples)
 
 
 def _name_differences(source: Mapping[str, Any], partner: Mapping[str, Any]) -> str:

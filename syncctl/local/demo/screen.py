@@ -1,18 +1,22 @@
-"""How the demo looks: one live screen on a terminal, a line every other second elsewhere."""
+"""How the demo looks: one live screen on a terminal, elsewhere a line every other second."""
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from syncctl.console import out
 from syncctl.console.terminal import can_redraw, decide_colour, make_safe
-from syncctl.local.demo.snapshot import STATES, UNFINISHED, Snapshot
+from syncctl.local.demo.environment import STREAM
+from syncctl.local.demo.scenario import STATES, UNFINISHED, Snapshot
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
     from rich.table import Table
     from rich.text import Text
+
+    from syncctl.pipeline.report import Report
 
 LINE_EVERY_SECONDS = 2.0
 _STYLES = {"retrying": "yellow", "delivered": "green", "failed": "red", "superseded": "dim"}
@@ -24,67 +28,62 @@ _SHORT = {
     "cut_after_applied": "cut after",
     "refused_422": "422",
 }
+_FAILURE_COLUMNS = ("count", "status", "message", "fingerprint")
+_REPORT_COLUMNS = ("logged", "delivered", "failed", "superseded", "attempts", "retries", "p95_ms")
 
 
-class Screen(Protocol):
-    """Where the demo is drawn, on stderr."""
+class DemoDisplay:
+    """Shows the demo to a person: progress on stderr, tables on stdout.
 
-    def show(self, snapshot: Snapshot) -> None:
-        """Draw how it stands."""
+    Args:
+        as_json: Print no tables; stdout is reserved for the account.
+    """
 
-    def rest(self) -> None:
-        """Leave what is drawn as it is; other text follows. Safe to repeat."""
-
-
-def open_screen() -> Screen:
-    """Return the best screen that stderr can show."""
-    if out.quiet:
-        return NoScreen()
-    encoding = (getattr(sys.stderr, "encoding", None) or "").lower()
-    return LiveScreen() if can_redraw(sys.stderr) and encoding.startswith("utf") else LineScreen()
-
-
-class NoScreen:
-    """Nothing, for `--quiet`."""
-
-    def show(self, snapshot: Snapshot) -> None:
-        """Draw nothing."""
-
-    def rest(self) -> None:
-        """Do nothing."""
-
-
-class LineScreen:
-    """A line every other second."""
-
-    def __init__(self) -> None:
-        self._shown_at = float("-inf")
-
-    def show(self, snapshot: Snapshot) -> None:
-        """Write a line when it is time for one."""
-        if time.monotonic() - self._shown_at < LINE_EVERY_SECONDS:
-            return
-        self._shown_at = time.monotonic()
-        counts = ", ".join(f"{snapshot.counts[state]:,} {state}" for state in STATES if snapshot.counts[state])
-        out.say(
-            f"{snapshot.elapsed_seconds:6.1f} s  source {snapshot.source_rows:,} rows | "
-            f"ledger {counts or 'empty'} | "
-            f"partner {snapshot.partner['calls']:,} calls, {snapshot.calls_per_second:,.0f}/s"
-        )
-
-    def rest(self) -> None:
-        """Show the next look at once."""
-        self._shown_at = float("-inf")
-
-
-class LiveScreen:
-    """One screen that is drawn over."""
-
-    def __init__(self) -> None:
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        encoding = (getattr(sys.stderr, "encoding", None) or "").lower()
+        self._can_redraw = can_redraw(sys.stderr) and encoding.startswith("utf")
         self._live: Live | None = None
+        self._line_at = float("-inf")
+
+    def say(self, text: str) -> None:
+        """Say what happens now."""
+        self.pause()
+        out.say(text)
 
     def show(self, snapshot: Snapshot) -> None:
-        """Draw it anew."""
+        """Show the progress."""
+        if out.quiet:
+            return
+        if self._can_redraw:
+            self._redraw(snapshot)
+        elif time.monotonic() - self._line_at >= LINE_EVERY_SECONDS:
+            self._line_at = time.monotonic()
+            _write_line(snapshot)
+
+    def show_failures(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """List failed records by their error, as `syncctl failures` does."""
+        self.pause()
+        if not self._as_json:
+            rows = [[group[name] for name in _FAILURE_COLUMNS] for group in groups]
+            out.table(_FAILURE_COLUMNS, rows, title="failed records by error", count="red")
+
+    def show_report(self, report: "Report") -> None:
+        """Show the report, as `syncctl report` does."""
+        self.pause()
+        if not self._as_json:
+            rows = [[row.get(name) for name in _REPORT_COLUMNS] for row in report.rows]
+            names = [name.replace("_", " ") for name in _REPORT_COLUMNS]
+            out.table(names, rows, title=f"report of {STREAM}", delivered="green", failed="red")
+
+    def pause(self) -> None:
+        """Leave the last picture in place, because other text follows. Safe to repeat."""
+        self._line_at = float("-inf")
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _redraw(self, snapshot: Snapshot) -> None:
         if self._live is None:
             from rich.console import Console
             from rich.live import Live
@@ -92,17 +91,20 @@ class LiveScreen:
             terminal = Console(file=sys.stderr, no_color=not decide_colour(sys.stderr), highlight=False, markup=False)
             self._live = Live(console=terminal, auto_refresh=False, redirect_stdout=False)
             self._live.start()
-        self._live.update(draw(snapshot), refresh=True)
-
-    def rest(self) -> None:
-        """Leave the last picture standing."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        self._live.update(_draw(snapshot), refresh=True)
 
 
-def draw(snapshot: Snapshot) -> "RenderableType":
-    """Return the picture of one look."""
+def _write_line(snapshot: Snapshot) -> None:
+    counts = ", ".join(f"{snapshot.counts[state]:,} {state}" for state in STATES if snapshot.counts[state])
+    out.say(
+        f"{snapshot.elapsed_seconds:6.1f} s  source {snapshot.source_rows:,} rows | "
+        f"ledger {counts or 'empty'} | "
+        f"partner {snapshot.partner['calls']:,} calls, {snapshot.calls_per_second:,.0f}/s"
+    )
+
+
+def _draw(snapshot: Snapshot) -> "RenderableType":
+    """Return the picture of one snapshot."""
     from rich.console import Group
     from rich.panel import Panel
     from rich.text import Text
@@ -118,7 +120,7 @@ def _draw_flow(snapshot: Snapshot) -> "Table":
     queue = "?" if snapshot.messages is None else f"{snapshot.messages:,}"
     flow = (
         ("source", "SQLite", f"{snapshot.source_rows:,} rows", f"of {snapshot.rows_wanted:,}"),
-        ("ledger", "MongoDB", f"{snapshot.records:,} records", f"{snapshot.unfinished:,} under way"),
+        ("ledger", "MongoDB", f"{snapshot.records:,} records", f"{snapshot.unfinished:,} unfinished"),
         ("queue", "Redis", f"{queue} messages", f"{snapshot.workers} worker{'' if snapshot.workers == 1 else 's'}"),
         ("partner", "HTTP API", f"{snapshot.partner['calls']:,} calls", f"{snapshot.partner['rows']:,} rows"),
     )

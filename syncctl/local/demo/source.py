@@ -1,8 +1,8 @@
-"""The demo's source: a table `orders` in SQLite, and the shop that writes to it while it is read.
+"""The demo's source: a table `orders` in SQLite, and the program that writes to it while it is read.
 
     python -m syncctl.local.demo.source orders.db --rows 2000 --seconds 5
 
-prints {"inserted": N, "updated": N} when it has written everything.
+prints {"inserted": N, "updated": N} after it has written everything.
 """
 
 import argparse
@@ -50,14 +50,14 @@ _NOTES = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceSize:
-    """How many rows the table has, and its newest stamp."""
+    """The number of rows in the table, and its newest timestamp."""
 
     rows: int
     newest: str | None
 
 
 class OrdersTable:
-    """The table, for those who look at it or write to it beside syncctl."""
+    """The table, as the demo reads and writes it alongside syncctl."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -70,16 +70,16 @@ class OrdersTable:
     def create(self) -> None:
         """Create the empty table."""
         with closing(self.connect()) as connection:
-            # A reader never waits for the writer, nor the other way round.
+            # Readers and the writer never wait for each other.
             connection.execute("pragma journal_mode = wal")
             connection.executescript(_SCHEMA)
 
     def connect(self) -> sqlite3.Connection:
-        """Return a connection whose transactions are begun by hand."""
+        """Return a connection in autocommit mode; transactions are begun explicitly."""
         return sqlite3.connect(self.path, timeout=30, isolation_level=None)
 
     def measure(self) -> SourceSize:
-        """Return how large the table is now."""
+        """Return the current size of the table."""
         with closing(self.connect()) as connection:
             rows, newest = connection.execute("select count(*), max(updated_at) from orders").fetchone()
         return SourceSize(rows=rows, newest=newest)
@@ -87,13 +87,13 @@ class OrdersTable:
     def read_rows(self) -> dict[str, dict[str, Any]]:
         """Return every row by its id, amounts as exact decimals."""
         with closing(self.connect()) as connection:
-            found = connection.execute(f"select {', '.join(COLUMNS)} from orders").fetchall()  # noqa: S608
-        rows = (dict(zip(COLUMNS, values, strict=True)) for values in found)
+            tuples = connection.execute(f"select {', '.join(COLUMNS)} from orders").fetchall()  # noqa: S608
+        rows = (dict(zip(COLUMNS, values, strict=True)) for values in tuples)
         return {str(row["id"]): {**row, "amount": Decimal(str(row["amount"]))} for row in rows}
 
 
-class Shop:
-    """Takes orders and changes them. Each batch is one transaction; no stamp is ever older than one before it."""
+class OrderWriter:
+    """Inserts and updates orders. Each batch is one transaction; timestamps never go back."""
 
     def __init__(self, table: OrdersTable, *, rows: int, seconds: float, seed: int) -> None:
         self._rows = rows
@@ -104,7 +104,7 @@ class Shop:
         self.inserted = 0
         self.updated = 0
 
-    def trade(self) -> None:
+    def write(self) -> None:
         """Write everything, batch by batch."""
         begun = time.monotonic()
         with closing(self._table.connect()) as connection:
@@ -126,7 +126,7 @@ class Shop:
         self.inserted = until
 
     def _update(self, connection: sqlite3.Connection, until: int) -> None:
-        """Change rows, all under one stamp: rows that share a cursor value must not be skipped."""
+        """Update rows, all with one timestamp: rows that share a cursor value must not be skipped."""
         stamp = self._next_stamp()
         ids = self._random.sample(range(1, self.inserted + 1), min(until - self.updated, self.inserted))
         rows = [(*self._content(), stamp, number) for number in ids]
@@ -143,16 +143,16 @@ class Shop:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write to an existing table and say how much was written."""
+    """Write to an existing table and print how much was written."""
     parser = argparse.ArgumentParser(prog="python -m syncctl.local.demo.source", description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--rows", type=int, required=True)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
-    shop = Shop(OrdersTable(chosen.file), rows=chosen.rows, seconds=chosen.seconds, seed=chosen.seed)
-    shop.trade()
-    sys.stdout.write(json.dumps({"inserted": shop.inserted, "updated": shop.updated}) + "\n")
+    writer = OrderWriter(OrdersTable(chosen.file), rows=chosen.rows, seconds=chosen.seconds, seed=chosen.seed)
+    writer.write()
+    sys.stdout.write(json.dumps({"inserted": writer.inserted, "updated": writer.updated}) + "\n")
     return 0
 
 

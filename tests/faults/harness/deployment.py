@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from pymongo.errors import PyMongoError
 
-from syncctl.local.binaries import find_mongod
 from syncctl.local.mock_partner import PartnerConfig
+from syncctl.local.mongod import find_mongod
 from syncctl.local.redis_server import RedisServer
 from tests.faults.harness.account import Account, take_account
 from tests.faults.harness.groups import group_members, signal_group

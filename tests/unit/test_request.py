@@ -22,7 +22,7 @@ from syncctl.partner.client import PartnerClient
 from syncctl.settings import load_settings
 from tests.harness.partner_cases import make_partner, make_record, make_stream
 
-PAGE = Path(__file__).parents[2] / "docs" / "shape.md"
+PAGE = Path(__file__).parents[2] / "docs" / "request.md"
 BASE = "https://api.partner.example/v1"
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ENVIRONMENT = {"SOURCE_URL": "sqlite:///x", "PARTNER_URL": BASE, "PARTNER_TOKEN": "tok-5f1c0a7e"}

@@ -1,5 +1,7 @@
-"""Documents that are true: links resolve, the README's commands parse, the drawn folders are those of the package."""
+"""The documents are true: links resolve, commands parse, and the files, names, folders and tests they mention exist."""
 
+import ast
+import functools
 import re
 import shlex
 from collections.abc import Iterator
@@ -24,6 +26,9 @@ _FENCE = re.compile(r"^```([\w-]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _DRAWN = re.compile(r"^( {2,})([\w.]+/?) {2,}\S", re.MULTILINE)
+_MENTION = re.compile(r"(?<![\w/.-])((?:[\w-]+/)*[a-z_]\w*\.py)(?::([A-Za-z_][\w.]*))?")
+_MORE_NAMES = re.compile(r"`[\w/]+\.py:\w[\w.]*`((?:, `[A-Za-z_][\w.]*`)+)")
+_TEST = re.compile(r"`(test_\w+)`")
 
 
 def read(page: Path) -> str:
@@ -134,3 +139,63 @@ def test_the_readme_leads_to_every_page() -> None:
     root = Path(__file__).parents[2]
     linked = set(re.findall(r"\]\(docs/([a-z]+\.md)\)", (root / "README.md").read_text()))
     assert linked == {page.name for page in (root / "docs").glob("[a-z]*.md")}
+
+
+def list_names(node: ast.AST, inside: str = "") -> Iterator[str]:
+    """Yield the dotted names of what a module defines: its functions and classes, theirs, and what both assign to."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.ClassDef):
+            yield f"{inside}{child.name}"
+            yield from list_names(child, f"{inside}{child.name}.")
+        elif isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
+            yield f"{inside}{child.id}"
+        elif not isinstance(child, ast.expr | ast.arguments):
+            yield from list_names(child, inside)
+
+
+@functools.cache
+def names_of(path: Path) -> frozenset[str]:
+    """Return every name that a file defines, also without the names of what it is inside of."""
+    names = list_names(ast.parse(path.read_text(encoding="utf-8")))
+    parts = [name.split(".") for name in names]
+    return frozenset(".".join(words[start:]) for words in parts for start in range(len(words)))
+
+
+@functools.cache
+def list_files() -> tuple[Path, ...]:
+    """Return the Python files of the package and of its tests."""
+    return (*PACKAGE.rglob("*.py"), *(PROJECT / "tests").rglob("*.py"))
+
+
+def find_mentions(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the files that a page mentions, each with a name in it, or with an empty one."""
+    yield from _MENTION.findall(text)
+    for mention in _MORE_NAMES.finditer(text):
+        file = mention[0].strip("`").partition(":")[0]
+        yield from ((file, name) for name in re.findall(r"`([\w.]+)`", mention[1]))
+
+
+def is_in_the_code(file: str, name: str) -> bool:
+    """Tell whether a file of that path, or of that last part of a path, exists and defines the name."""
+    candidates = [path for path in list_files() if path.as_posix().endswith(f"/{file}")]
+    return any(not name or name in names_of(path) for path in candidates)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_file_and_name_that_a_page_mentions_exists(page: Path) -> None:
+    unknown = {f"{file}:{name}" for file, name in find_mentions(read(page)) if not is_in_the_code(file, name)}
+    assert unknown == set()
+
+
+def test_every_test_that_a_page_mentions_exists() -> None:
+    tests = {name for path in (PROJECT / "tests").rglob("test_*.py") for name in (path.stem, *names_of(path))}
+    mentioned = {name for page in PAGES for name in _TEST.findall(read(page))}
+    assert mentioned - tests == set()
+
+
+@pytest.mark.parametrize(
+    "mention",
+    ["`poll.py:no_such_function`", "`no_such_file.py`", "`poll.py:read_pages`, `no_such_name`", "`oll.py:read_pages`"],
+)
+def test_a_name_that_does_not_exist_would_be_noticed(mention: str) -> None:
+    assert not all(is_in_the_code(file, name) for file, name in find_mentions(mention))

@@ -7,11 +7,10 @@ from itertools import islice
 import urllib3
 
 from syncctl.core.rows import Row
-from syncctl.core.stream import RetrySchedule, Source, Stream
 from syncctl.partner.response import BODY_AT_MOST_BYTES, read_answer
 from syncctl.pipeline.page import identify
-from syncctl.sources import open_reader
 from tests.harness.source_db import SourceDb
+from tests.harness.source_reading import open_stream
 
 
 def test_rows_whose_key_holds_a_null_are_failed_rows_and_no_versions_of_one_another() -> None:
@@ -37,9 +36,7 @@ def test_a_page_costs_the_memory_of_a_page(source_db: SourceDb) -> None:
     """Invariant 11: however long the table is. Fails without the limit of the statement."""
     source_db.create_orders()
     source_db.add_orders(range(1, 5001), note="x" * 2000)
-    retry = RetrySchedule(delays_seconds=())
-    stream = Stream(name="orders", source="default", partner="default", retry=retry, table="orders", page_size=50)
-    with open_reader(Source(name="default", url=source_db.url), stream) as reader:
+    with open_stream(source_db, page_size=50) as reader:
         pages = reader.pages(reader.start_cursor())
         assert len(next(pages).rows) == 50
         tracemalloc.start()

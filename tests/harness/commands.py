@@ -82,6 +82,16 @@ def run_syncctl(
     return Completed(args=texts, exit_code=popen.returncode, stdout=stdout, stderr=stderr)
 
 
+def run_python(code: str, cwd: Path) -> str:
+    """Run Python code in a directory with a `.env`."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=cwd, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 class RunningCommand:
     """A `syncctl` that runs until it is stopped, such as `worker` or `beat`."""
 

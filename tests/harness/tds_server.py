@@ -3,12 +3,18 @@
 Microsoft's own driver talks to it, so what it makes of silence and of errors is seen as users see it.
 """
 
+import ctypes.util
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+
+import pytest
+
+from syncctl.sources.odbc import find_packaged_driver
 
 # Kinds of messages and tokens: learn.microsoft.com/openspecs/windows_protocols/ms-tds.
 _PRELOGIN, _LOGIN, _REPLY = 0x12, 0x10, 0x04
@@ -20,6 +26,11 @@ AFTER_LOGIN = _CALL
 _DONE = struct.pack("<BHHQ", 0xFD, 0, 0, 0)
 _DONE_WITH_ERROR = struct.pack("<BHHQ", 0xFD, 2, 0, 0)
 _CANCELLED = struct.pack("<BHHQ", 0xFD, 0x20, 0, 0)
+
+needs_driver = pytest.mark.skipif(
+    sys.platform != "linux" or ctypes.util.find_library("odbc") is None or find_packaged_driver() is None,
+    reason="needs libodbc (apt-get install unixodbc) and Microsoft's driver (pip install 'syncctl[mssql]')",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -184,7 +184,7 @@ def follow_setting(tracer: WayTracer, *, value: object = None) -> Way:
     """
     from syncctl.core.windows import decide_sizes
     from syncctl.settings import load_settings
-    from tests.harness.partner_cases import make_partner
+    from tests.harness.cases import make_partner
 
     partner = make_partner("https://partner.example")
     with tempfile.TemporaryDirectory(prefix="syncctl-ways-") as directory:
@@ -201,7 +201,7 @@ def follow_setting(tracer: WayTracer, *, value: object = None) -> Way:
 def follow_body(tracer: WayTracer) -> Way:
     """Follow a body template from the stream's settings to the bytes of one record."""
     from syncctl.partner.request.builder import RequestBuilder
-    from tests.harness.partner_cases import make_partner, make_record, make_stream
+    from tests.harness.cases import make_partner, make_record, make_stream
 
     partner, stream, record = make_partner("https://partner.example"), make_stream(body=BODY), make_record()
     with tracer.follow() as way:

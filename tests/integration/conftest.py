@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from syncctl.core.stream import Partner, Source
+from syncctl.core.stream import Partner
 from syncctl.local.mongod import Mongod
+from tests.harness.cases import make_source
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
 
@@ -56,6 +57,6 @@ def testbed(ledger: "Ledger", database: Any, source_db: SourceDb, partner: "Mock
     return Testbed(
         ledger=ledger,
         database=database,
-        source=Source(name="default", url=source_db.url),
+        source=make_source(source_db.url),
         partner=Partner(name="default", url=partner.url, timeout_seconds=20.0),
     )

@@ -1,8 +1,6 @@
 """Redis beside Celery: what waits in the queues."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from redis import Redis
 
 from syncctl.broker.queue import Broker
 from syncctl.errors import ServiceUnavailable
-from tests.harness.commands import clean_environment
+from tests.harness.commands import run_python
 
 PUBLISH = """
 from syncctl.settings import load_settings
@@ -27,16 +25,6 @@ with open_services(load_settings()) as services:
 def broker(redis_url: str, redis_prefix: str) -> Iterator[Broker]:
     with Broker(redis_url, prefix=f"{redis_prefix}:") as opened:
         yield opened
-
-
-def run_python(code: str, cwd: Path) -> str:
-    """Run Python code in a directory with a `.env`."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=cwd, env=clean_environment(), capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_messages_are_counted_where_celery_puts_them(broker: Broker, settings_dir: Path, redis_url: str) -> None:

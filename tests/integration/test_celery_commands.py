@@ -12,12 +12,11 @@ from pymongo import MongoClient
 
 from syncctl.local.child import Child
 from syncctl.local.mock_partner import MockPartner
-from tests.harness.commands import clean_environment
+from tests.harness.commands import clean_environment, run_python
 from tests.harness.settings_files import write_settings
 from tests.harness.shifting import shift
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import PAST
-from tests.integration.test_broker import run_python
 
 Eventually = Callable[..., Any]
 

@@ -7,8 +7,8 @@ from email.utils import format_datetime
 import pytest
 
 from syncctl.core.outcome import Outcome, Verdict
+from tests.harness.cases import TOKEN, make_client, make_record
 from tests.harness.hostile_partner import HostilePartner, Peer, Script, answering, sending
-from tests.harness.partner_cases import TOKEN, make_client, make_record
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -11,8 +11,8 @@ from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.stream import Credentials
 from syncctl.errors import ConfigurationError
 from syncctl.partner.auth import KINDS
+from tests.harness.cases import make_client, make_record
 from tests.harness.hostile_partner import HostilePartner, Peer, answering
-from tests.harness.partner_cases import make_client, make_record
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -97,7 +97,7 @@ def test_the_signature_is_that_of_the_specification(monkeypatch: pytest.MonkeyPa
     """The example of https://github.com/standard-webhooks/standard-webhooks, made with its own libraries."""
     from syncctl.partner.auth.webhook import WebhookSignature
     from syncctl.partner.call import Call
-    from tests.harness.partner_cases import make_partner
+    from tests.harness.cases import make_partner
 
     auth = with_auth("hmac", secret="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     monkeypatch.setattr("syncctl.partner.auth.webhook.read_time", lambda: 1614265330.9)

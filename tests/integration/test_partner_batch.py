@@ -14,8 +14,8 @@ from syncctl.partner.batch import send_batch
 from syncctl.partner.bulk import Bulk
 from syncctl.partner.call import Call
 from syncctl.partner.client import PartnerClient
+from tests.harness.cases import make_client, make_partner, make_record, make_stream
 from tests.harness.hostile_partner import HostilePartner, Peer
-from tests.harness.partner_cases import make_client, make_partner, make_record, make_stream
 
 pytestmark = pytest.mark.timeout(60)
 

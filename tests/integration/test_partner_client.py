@@ -10,8 +10,8 @@ import pytest
 
 from syncctl.core.outcome import Verdict
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
+from tests.harness.cases import TOKEN, make_client, make_record
 from tests.harness.hostile_partner import HostilePartner, Peer, Script, answering
-from tests.harness.partner_cases import TOKEN, make_client, make_record
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -9,8 +9,8 @@ import pytest
 
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.partner import deadline
+from tests.harness.cases import make_client, make_record
 from tests.harness.hostile_partner import HostilePartner, Peer
-from tests.harness.partner_cases import make_client, make_record
 
 pytestmark = pytest.mark.timeout(60)
 

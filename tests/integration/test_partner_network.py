@@ -13,9 +13,9 @@ from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.stream import Tls
 from syncctl.errors import ConfigurationError
 from syncctl.partner import unverified
+from tests.harness.cases import TOKEN, make_client, make_record
 from tests.harness.connect_proxy import ConnectProxy
 from tests.harness.hostile_partner import HostilePartner, Peer, answering
-from tests.harness.partner_cases import TOKEN, make_client, make_record
 from tests.harness.token_endpoint import TokenDesk
 
 pytestmark = pytest.mark.timeout(60)

@@ -11,8 +11,8 @@ import pytest
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.partner.auth import tokens
 from syncctl.partner.client import PartnerClient
+from tests.harness.cases import make_client, make_partner, make_record, make_stream
 from tests.harness.hostile_partner import HostilePartner, Peer, answering
-from tests.harness.partner_cases import make_client, make_partner, make_record, make_stream
 from tests.harness.token_endpoint import CLIENT_SECRET, TokenDesk
 
 pytestmark = pytest.mark.timeout(60)

@@ -7,8 +7,8 @@ import pytest
 import trustme
 
 from syncctl.core.outcome import Outcome, Verdict
+from tests.harness.cases import make_client, make_record
 from tests.harness.hostile_partner import HostilePartner, Peer
-from tests.harness.partner_cases import make_client, make_record
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -18,8 +18,8 @@ from syncctl.partner.client import PartnerClient
 from syncctl.partner.request.curl import show_request
 from syncctl.pipeline.preview import Preview, Sketch, preview_record, preview_rows
 from syncctl.sources import open_reader
+from tests.harness.cases import make_partner, make_record, make_stream
 from tests.harness.hostile_partner import HostilePartner, answering
-from tests.harness.partner_cases import make_partner, make_record, make_stream
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
 

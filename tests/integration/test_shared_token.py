@@ -15,8 +15,8 @@ from syncctl.partner.auth import shared_token as shelves
 from syncctl.partner.auth import tokens
 from syncctl.partner.auth.shared_token import derive_name_and_key
 from syncctl.partner.client import PartnerClient
+from tests.harness.cases import make_partner, make_record, make_stream
 from tests.harness.hostile_partner import Peer
-from tests.harness.partner_cases import make_partner, make_record, make_stream
 from tests.harness.token_endpoint import CLIENT_SECRET, TokenDesk
 
 pytestmark = pytest.mark.timeout(60)

@@ -5,14 +5,12 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from syncctl.core.stream import Source
 from syncctl.errors import ServiceUnavailable, SourceError, SyncctlError
 from syncctl.sources import open_reader
 from syncctl.sources.failures import is_transient
 from syncctl.sources.odbc import load_pyodbc
-from tests.harness.tds_server import AFTER_LOGIN, Refusal, tds_server
-from tests.integration.test_sources_paging import make_stream
-from tests.integration.test_sources_sqlserver import needs_driver
+from tests.harness.cases import make_source, make_stream
+from tests.harness.tds_server import AFTER_LOGIN, Refusal, needs_driver, tds_server
 
 # The deadline that a hanging driver would break; those under test are a second or two.
 pytestmark = [needs_driver, pytest.mark.timeout(60)]
@@ -22,7 +20,7 @@ def refuse(server: AbstractContextManager[int]) -> SyncctlError:
     """Open a stream at a server and return the error that this must raise."""
     with server as port:
         url = f"Server=127.0.0.1,{port};Database=erp;Uid=reader;Pwd=canary-1;Encrypt=no"
-        source = Source(name="default", url=url, login_timeout_seconds=1.0, query_timeout_seconds=1.0)
+        source = make_source(url, login_timeout_seconds=1.0, query_timeout_seconds=1.0)
         with pytest.raises(SyncctlError) as caught:
             open_reader(source, make_stream())
     return caught.value

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from syncctl.core.stream import Source
 from syncctl.errors import ConfigurationError, ServiceUnavailable, SourceError, UsageError
 from syncctl.sources import open_reader
 from syncctl.sources.catalog import Survey, survey_source
 from syncctl.sources.catalog.candidates import SNAPSHOT_ROWS_AT_MOST
 from syncctl.sources.catalog.proposal import SurveyedTable
+from tests.harness.cases import make_source, make_stream
 from tests.harness.source_db import SourceDb
-from tests.integration.test_sources_paging import make_stream
 
 
 @pytest.fixture
@@ -20,7 +19,7 @@ def db(tmp_path: Path) -> SourceDb:
 
 
 def survey(db: SourceDb, table: str | None = None, key: tuple[str, ...] = ()) -> Survey:
-    return survey_source(Source(name="default", url=db.url), table, key)
+    return survey_source(make_source(db.url), table, key)
 
 
 def look_at(db: SourceDb, *statements: str, table: str = "orders", key: tuple[str, ...] = ()) -> SurveyedTable:
@@ -149,10 +148,10 @@ def test_a_name_is_found_in_any_case_and_a_slip_is_understood(db: SourceDb) -> N
 
 def test_a_source_that_is_not_there_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(ServiceUnavailable, match="cannot open"):
-        survey_source(Source(name="default", url=f"sqlite:///{tmp_path / 'none.db'}"))
+        survey_source(make_source(f"sqlite:///{tmp_path / 'none.db'}"))
     (tmp_path / "text.db").write_text("this is no database at all, whatever its name may say " * 20)
     with pytest.raises(SourceError, match="catalog"):
-        survey_source(Source(name="default", url=f"sqlite:///{tmp_path / 'text.db'}"))
+        survey_source(make_source(f"sqlite:///{tmp_path / 'text.db'}"))
 
 
 READABLE = [
@@ -173,7 +172,7 @@ def test_every_candidate_is_a_stream_that_can_be_read(db: SourceDb, statement: s
     )
     for candidate in found.candidates:
         stream = make_stream(table=found.table, key=found.key, mode=candidate.mode, cursor=candidate.cursor)
-        with open_reader(Source(name="default", url=db.url), stream) as reader:
+        with open_reader(make_source(db.url), stream) as reader:
             assert reader.mode == candidate.mode
             rows = [row for page in reader.pages(reader.start_cursor()) for row in page.rows]
         assert [row.payload for row in rows] != []

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from syncctl.errors import ConfigurationError
 from tests.harness.source_db import SourceDb
-from tests.integration.test_sources_paging import open_stream, read
+from tests.harness.source_reading import open_stream, read
 
 ODD_NAMES = (
     "Order Id",

@@ -18,32 +18,25 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from syncctl.core.rows import Cursor
-from syncctl.core.stream import RetrySchedule, Source, Stream
+from syncctl.core.stream import Stream
 from syncctl.errors import SourceRestored
 from syncctl.sources.dialect import ReadCeiling
 from syncctl.sources.modes.gaps import GAPS_AT_MOST
 from syncctl.sources.modes.missing import find_stretches
 from syncctl.sources.reader import SqlReader
 from syncctl.sources.sqlite import SqliteDialect
+from tests.harness.cases import make_source, make_stream
 from tests.harness.source_db import SourceDb
 
 LOOKBACK_SECONDS = 60.0
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def make_stream(mode: str, **changes: Any) -> Stream:
+def make_rows_stream(mode: str, **changes: Any) -> Stream:
     cursor = {"identity": "id", "time": "changed_at", "rowversion": "rv"}[mode]
-    return Stream(
-        name="rows",
-        source="default",
-        partner="default",
-        table="rows",
-        key=("id",),
-        mode="rowversion" if mode == "rowversion" else "increasing",
-        cursor=cursor,
-        retry=RetrySchedule(delays_seconds=()),
-        **{"page_size": 3, "lookback_seconds": LOOKBACK_SECONDS, **changes},
-    )
+    mode = "rowversion" if mode == "rowversion" else "increasing"
+    settings = {"mode": mode, "cursor": cursor, "page_size": 3, "lookback_seconds": LOOKBACK_SECONDS, **changes}
+    return make_stream(table="rows", key=("id",), **settings)
 
 
 class Commits:
@@ -90,8 +83,8 @@ class Follower:
     """A reader that polls, and what it has seen last of each row."""
 
     def __init__(self, commits: Commits, mode: str, *, ceiling: ReadCeiling | None = None, **changes: Any) -> None:
-        source = Source(name="default", url=commits.db.url)
-        self.reader = SqlReader(source, make_stream(mode, **changes), read_ceiling=ceiling or commits.read_ceiling)
+        source = make_source(commits.db.url)
+        self.reader = SqlReader(source, make_rows_stream(mode, **changes), read_ceiling=ceiling or commits.read_ceiling)
         self.cursor: Cursor = self.reader.start_cursor()
         self.seen: dict[Any, Any] = {}
 

@@ -4,15 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from syncctl.core.stream import Source
 from syncctl.errors import ServiceUnavailable
 from syncctl.sources.diagnostics import Unseen, is_sqlite, open_health, open_sql_server
 from syncctl.sources.diagnostics.sqlite import SqliteHealth
 from syncctl.sources.diagnostics.sqlserver import SqlServerHealth
+from tests.harness.cases import make_source, make_stream
 from tests.harness.source_db import SourceDb
-from tests.harness.tds_server import Refusal, tds_server
-from tests.integration.test_sources_paging import make_stream
-from tests.integration.test_sources_sqlserver import needs_driver
+from tests.harness.tds_server import Refusal, needs_driver, tds_server
 
 
 @pytest.fixture
@@ -23,7 +21,7 @@ def db(tmp_path: Path) -> SourceDb:
 
 
 def ask_sqlite(db: SourceDb) -> SqliteHealth:
-    health = open_health(Source(name="default", url=db.url))
+    health = open_health(make_source(db.url))
     assert isinstance(health, SqliteHealth)
     return health
 
@@ -38,7 +36,7 @@ def ask_sqlite(db: SourceDb) -> SqliteHealth:
     ],
 )
 def test_the_kind_of_a_source_is_known_from_its_url(url: str, expected: bool) -> None:
-    assert is_sqlite(Source(name="default", url=url)) is expected
+    assert is_sqlite(make_source(url)) is expected
 
 
 def test_sqlite_tells_its_version(db: SourceDb) -> None:
@@ -71,7 +69,7 @@ def test_a_view_and_a_query_tell_no_index(db: SourceDb) -> None:
 
 def open_refusing(port: int) -> SqlServerHealth:
     url = f"Server=127.0.0.1,{port};Database=erp;Uid=reader;Pwd=canary-1;Encrypt=no"
-    source = Source(name="default", url=url, login_timeout_seconds=5.0, query_timeout_seconds=5.0)
+    source = make_source(url, login_timeout_seconds=5.0, query_timeout_seconds=5.0)
     health = open_sql_server(source)
     # What SQLAlchemy asks a new connection would be refused, too.
     health._opened.engine.dialect.initialize = lambda _: None  # type: ignore[assignment, method-assign]

@@ -11,8 +11,8 @@ import pytest
 from syncctl.core.rows import Row
 from syncctl.errors import ConfigurationError, SourceError
 from tests.harness.source_db import SourceDb
+from tests.harness.source_reading import open_stream, read
 from tests.harness.testbed import Testbed
-from tests.integration.test_sources_paging import open_stream, read
 
 CANARY = "078-05-1120-canary"
 SECRET = "s" * 32

@@ -1,6 +1,5 @@
 """Pages over real SQLite files: every row once, in order, whatever the page size and the ties."""
 
-from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,48 +10,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.dialects import mssql
 
-from syncctl.core.rows import Cursor, Page, Row
-from syncctl.core.stream import RetrySchedule, Source, Stream
+from syncctl.core.rows import Cursor, Page
 from syncctl.errors import ConfigurationError, SourceError, SourceRestored
-from syncctl.sources import StreamReader, open_reader
 from syncctl.sources.layout import decide_layout
 from syncctl.sources.positions import Position
 from syncctl.sources.reader import SqlReader
 from syncctl.sources.sqlite import SqliteDialect
 from syncctl.sources.tables import Column, Kind, Relation
+from tests.harness.cases import make_source, make_stream
 from tests.harness.source_db import SourceDb
-
-
-def make_stream(**settings: Any) -> Stream:
-    settings = {"table": None if "query" in settings else "orders", **settings}
-    return Stream(
-        name="orders", source="default", partner="default", retry=RetrySchedule(delays_seconds=()), **settings
-    )
-
-
-def make_source(db: SourceDb, **settings: Any) -> Source:
-    return Source(name="default", url=db.url, **settings)
-
-
-def open_stream(db: SourceDb, **settings: Any) -> StreamReader:
-    return open_reader(make_source(db), make_stream(**settings))
-
-
-def read(db: SourceDb, after: Cursor | None = None, /, **settings: Any) -> tuple[list[Row], Cursor]:
-    """Read all pages once; return the rows and the last cursor."""
-    with open_stream(db, **settings) as reader:
-        cursor = reader.start_cursor() if after is None else after
-        rows: list[Row] = []
-        for page in reader.pages(cursor):
-            assert page.rows
-            assert len(page.rows) <= settings.get("page_size", 1000)
-            rows += page.rows
-            cursor = page.cursor
-    return rows, cursor
-
-
-def ids(rows: Iterable[Row]) -> list[Any]:
-    return [row.key["id"] for row in rows]
+from tests.harness.source_reading import list_ids, open_stream, read
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +104,7 @@ def test_without_lookback_a_poll_reads_nothing_again(db: SourceDb) -> None:
     _, cursor = read(db, page_size=3)
     assert read(db, cursor, page_size=3) == ([], cursor)
     db.add_orders([11, 12])
-    assert ids(read(db, cursor, page_size=3)[0]) == [11, 12]
+    assert list_ids(read(db, cursor, page_size=3)[0]) == [11, 12]
 
 
 def test_rows_inserted_between_pages_are_read_in_the_same_poll(db: SourceDb) -> None:
@@ -146,8 +113,8 @@ def test_rows_inserted_between_pages_are_read_in_the_same_poll(db: SourceDb) -> 
         pages = reader.pages(reader.start_cursor())
         first = next(pages)
         db.add_orders([5, 6])
-        assert ids(first.rows) == [1, 2]
-        assert [ids(page.rows) for page in pages] == [[3, 4], [5, 6]]
+        assert list_ids(first.rows) == [1, 2]
+        assert [list_ids(page.rows) for page in pages] == [[3, 4], [5, 6]]
 
 
 def test_a_reader_keeps_no_transaction_open_between_pages(db: SourceDb) -> None:
@@ -178,16 +145,16 @@ def test_now_skips_what_is_there_and_nothing_else(db: SourceDb) -> None:
     # The same second, and behind by its key.
     db.execute("insert into events values ('c', '2026-01-01 00:00:05')")
     found, cursor = read(db, cursor, **stream)
-    assert ids(found) == ["c"]
+    assert list_ids(found) == ["c"]
     # A lookback never reaches before the start.
-    assert ids(read(db, cursor, **stream)[0]) == ["c"]
+    assert list_ids(read(db, cursor, **stream)[0]) == ["c"]
 
 
 def test_now_on_an_empty_table_reads_all_that_comes(db: SourceDb) -> None:
     db.create_orders()
     _, cursor = read(db, start="now")
     db.add_orders([1])
-    assert ids(read(db, cursor, start="now")[0]) == [1]
+    assert list_ids(read(db, cursor, start="now")[0]) == [1]
 
 
 @pytest.mark.parametrize(
@@ -206,13 +173,13 @@ def test_a_start_at_a_value_includes_it_and_nothing_before(db: SourceDb, start: 
     )
     stream = {"table": "events", "cursor": "at", "start": start, "lookback_seconds": 3600.0}
     rows, cursor = read(db, **stream)
-    assert ids(rows) == expected
-    assert ids(read(db, cursor, **stream)[0]) == expected
+    assert list_ids(rows) == expected
+    assert list_ids(read(db, cursor, **stream)[0]) == expected
 
 
 def test_a_start_at_a_number_includes_it(db: SourceDb) -> None:
     db.create_orders(5)
-    assert ids(read(db, start="4")[0]) == [4, 5]
+    assert list_ids(read(db, start="4")[0]) == [4, 5]
 
 
 def test_an_integer_cursor_ignores_the_lookback(db: SourceDb) -> None:
@@ -262,7 +229,7 @@ class Ceilings:
 
 def open_versions(db: SourceDb, ceiling: Ceilings, **settings: Any) -> SqlReader:
     stream = make_stream(table="versions", mode="rowversion", cursor="rv", **settings)
-    return SqlReader(make_source(db), stream, read_ceiling=ceiling)
+    return SqlReader(make_source(db.url), stream, read_ceiling=ceiling)
 
 
 def add_versions(db: SourceDb, *versions: tuple[int, int]) -> None:
@@ -280,9 +247,9 @@ def test_rowversions_are_read_up_to_the_ceiling_of_each_page(db: SourceDb) -> No
     add_versions(db, (1, 10), (2, 20), (3, 30), (4, 40))
     with open_versions(db, Ceilings(20, 40, 40), page_size=1) as reader:
         pages = drain(reader, reader.start_cursor())
-        assert [ids(page.rows) for page in pages] == [[1]]
+        assert [list_ids(page.rows) for page in pages] == [[1]]
         more = drain(reader, pages[-1].cursor)
-    assert [ids(page.rows) for page in more] == [[2], [3]]
+    assert [list_ids(page.rows) for page in more] == [[2], [3]]
     row = more[-1].rows[0]
     assert row.version == row.at == more[-1].cursor["at"] == "0x000000000000001e"
     # The version is not content: a touch that changes nothing is no change.
@@ -292,7 +259,7 @@ def test_rowversions_are_read_up_to_the_ceiling_of_each_page(db: SourceDb) -> No
 def test_rows_of_one_rowversion_are_told_apart_by_their_key(db: SourceDb) -> None:
     add_versions(db, (1, 10), (2, 10), (3, 10))
     with open_versions(db, Ceilings(11), page_size=1) as reader:
-        assert [ids(page.rows) for page in drain(reader, reader.start_cursor())] == [[1], [2], [3]]
+        assert [list_ids(page.rows) for page in drain(reader, reader.start_cursor())] == [[1], [2], [3]]
 
 
 def test_a_ceiling_below_the_cursor_means_restored(db: SourceDb) -> None:
@@ -335,14 +302,14 @@ def test_now_in_mode_rowversion_is_the_ceiling(db: SourceDb) -> None:
     with open_versions(db, Ceilings(12, 12, 15), start="now") as reader:
         cursor = reader.start_cursor()
         assert drain(reader, cursor) == []
-        assert [ids(page.rows) for page in drain(reader, cursor)] == [[2]]
+        assert [list_ids(page.rows) for page in drain(reader, cursor)] == [[2]]
         assert reader.ceiling() == "0x000000000000000f"
 
 
 def test_a_start_at_a_rowversion_includes_it(db: SourceDb) -> None:
     add_versions(db, (1, 10), (2, 12))
     with open_versions(db, Ceilings(15), start="0xc") as reader:
-        assert [ids(page.rows) for page in drain(reader, reader.start_cursor())] == [[2]]
+        assert [list_ids(page.rows) for page in drain(reader, reader.start_cursor())] == [[2]]
 
 
 def test_of_the_beginning_a_scan_asks_sql_server_for_no_bare_truth(db: SourceDb) -> None:

@@ -6,10 +6,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from syncctl.core.stream import RetrySchedule, Source, Stream
 from syncctl.errors import ServiceUnavailable, SourceError
 from syncctl.sources.modes import reading
 from syncctl.sources.reader import SqlReader
+from tests.harness.cases import make_source, make_stream
 from tests.harness.source_db import SourceDb
 
 DEADLOCK = (
@@ -42,10 +42,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SqlReader:
     monkeypatch.setattr(reading, "PAUSES_SECONDS", (0.0, 0.0))
     db = SourceDb(tmp_path / "source.db")
     db.create_orders(1)
-    stream = Stream(
-        name="orders", source="default", partner="default", table="orders", retry=RetrySchedule(delays_seconds=())
-    )
-    return SqlReader(Source(name="default", url=db.url), stream)
+    return SqlReader(make_source(db.url), make_stream())
 
 
 def test_a_deadlock_victim_asks_again(reader: SqlReader) -> None:

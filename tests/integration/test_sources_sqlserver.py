@@ -1,8 +1,6 @@
 """SQL Server that does not answer, does not listen, or refuses: Microsoft's own driver over loopback."""
 
-import ctypes.util
 import socket
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,12 +8,11 @@ from contextlib import closing
 import pytest
 from sqlalchemy import exc
 
-from syncctl.core.stream import Source
 from syncctl.errors import ConfigurationError, ServiceUnavailable, SourceError, SyncctlError
 from syncctl.sources import open_reader
 from syncctl.sources.failures import Address, explain
-from syncctl.sources.odbc import find_packaged_driver
-from tests.integration.test_sources_paging import make_stream
+from tests.harness.cases import make_source, make_stream
+from tests.harness.tds_server import needs_driver
 
 CANARY = "canary-7Zq!"
 ADDRESS = Address(
@@ -23,11 +20,6 @@ ADDRESS = Address(
     setting="SOURCE_URL",
     user="reader",
     secrets=frozenset({CANARY}),
-)
-
-needs_driver = pytest.mark.skipif(
-    sys.platform != "linux" or ctypes.util.find_library("odbc") is None or find_packaged_driver() is None,
-    reason="needs libodbc (apt-get install unixodbc) and Microsoft's driver (pip install 'syncctl[mssql]')",
 )
 
 
@@ -47,7 +39,7 @@ def closed_port() -> int:
 def open_at(server: str) -> SyncctlError:
     url = f"Server={server};Database=erp;Uid=reader;Pwd={CANARY}"
     with pytest.raises(SyncctlError) as caught:
-        open_reader(Source(name="default", url=url, login_timeout_seconds=1.0), make_stream())
+        open_reader(make_source(url, login_timeout_seconds=1.0), make_stream())
     assert CANARY not in "".join(traceback.format_exception(caught.value))
     return caught.value
 
@@ -74,7 +66,7 @@ def test_a_closed_port_is_told_from_a_server_that_is_slow(closed_port: int) -> N
 def test_a_url_takes_the_same_way_as_a_connection_string(closed_port: int) -> None:
     url = f"mssql+pyodbc://reader:{CANARY}@127.0.0.1:{closed_port}/erp"
     with pytest.raises(ServiceUnavailable) as caught:
-        open_reader(Source(name="default", url=url, login_timeout_seconds=1.0), make_stream())
+        open_reader(make_source(url, login_timeout_seconds=1.0), make_stream())
     assert caught.value.what == f"cannot reach SQL Server at 127.0.0.1:{closed_port}"
     assert CANARY not in "".join(traceback.format_exception(caught.value))
 
@@ -83,7 +75,7 @@ def test_a_url_takes_the_same_way_as_a_connection_string(closed_port: int) -> No
 def test_a_driver_that_is_not_there_is_a_wrong_setting() -> None:
     url = f"Driver=/no/such/driver.so;Server=127.0.0.1;Pwd={CANARY}"
     with pytest.raises(ConfigurationError) as caught:
-        open_reader(Source(name="default", url=url), make_stream())
+        open_reader(make_source(url), make_stream())
     assert "/no/such/driver.so" in caught.value.why
     assert CANARY not in "".join(traceback.format_exception(caught.value))
 
@@ -92,7 +84,7 @@ def test_a_driver_that_is_not_there_is_a_wrong_setting() -> None:
 def test_a_keyword_that_the_driver_refuses_is_a_wrong_setting() -> None:
     url = f"Server=127.0.0.1,1;Encrypt=perhaps;Pwd={CANARY}"
     with pytest.raises(ConfigurationError) as caught:
-        open_reader(Source(name="default", url=url, login_timeout_seconds=1.0), make_stream())
+        open_reader(make_source(url, login_timeout_seconds=1.0), make_stream())
     assert "'ENCRYPT'" in caught.value.why
 
 

@@ -15,7 +15,7 @@ from syncctl.core.states import State
 from syncctl.core.stream import Decimals
 from syncctl.partner.encoding import encode_body
 from tests.harness.source_db import SourceDb
-from tests.integration.test_sources_paging import open_stream, read
+from tests.harness.source_reading import open_stream, read
 
 
 @pytest.fixture

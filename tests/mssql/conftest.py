@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from syncctl.core.stream import Source
 from syncctl.sources.engines import open_source
+from tests.harness.cases import make_source
 from tests.integration.conftest import database, ledger, prepared_ledger, testbed
 
 __all__ = ["database", "ledger", "prepared_ledger", "testbed"]
@@ -59,7 +59,7 @@ def mssql_url() -> str:
 @pytest.fixture
 def mssql_db(mssql_url: str) -> Iterator[MssqlDb]:
     """A place for tables on the live server."""
-    engine = open_source(Source(name="default", url=mssql_url)).engine
+    engine = open_source(make_source(mssql_url)).engine
     db = MssqlDb(engine)
     try:
         yield db

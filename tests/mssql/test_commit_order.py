@@ -18,9 +18,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from syncctl.core.stream import Source
 from syncctl.sources.engines import open_source
 from syncctl.sources.reader import SqlReader
+from tests.harness.cases import make_source
 from tests.harness.testbed import Testbed
 
 pytestmark = pytest.mark.timeout(1800)
@@ -51,7 +51,7 @@ class Writers:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, seed: int) -> None:
-        engine = open_source(Source(name="default", url=self.url)).engine
+        engine = open_source(make_source(self.url)).engine
         try:
             with engine.execution_options(isolation_level="READ COMMITTED").connect() as connection:
                 chance = random.Random(seed)
@@ -151,7 +151,7 @@ def test_the_partner_ends_with_exactly_the_rows_of_the_source(
         "id int identity(1,1) primary key, content nvarchar(50), amount decimal(12,2), changed_at datetime2(7),"
         " row_version rowversion"
     )
-    testbed.source = Source(name="default", url=mssql_url)
+    testbed.source = make_source(mssql_url)
     testbed.stream = replace(testbed.stream, table=table, exclude=("row_version",), **{"page_size": 500, **MODES[mode]})
     writers = Writers(mssql_url, table, updates=testbed.stream.cursor != "id")
     polls = 0

@@ -5,26 +5,22 @@ from typing import Any
 import pytest
 
 from syncctl.core.acknowledgements import Acknowledgement
-from syncctl.core.stream import RetrySchedule, Source, Stream
 from syncctl.sources.reader import SqlReader
+from tests.harness.cases import make_source, make_stream
 
 READ = "update {table} set exported = 1 where id = :id and edition = :edition"
 
 
 def make_reader(url: str, table: str, statement: str) -> SqlReader:
-    stream = Stream(
-        name="jobs",
-        source="default",
-        partner="default",
+    stream = make_stream(
         table=table,
         key=("id",),
         mode="flag",
         cursor="edition",
         where="exported = 0",
         acknowledge=statement.format(table=table),
-        retry=RetrySchedule(delays_seconds=()),
     )
-    return SqlReader(Source(name="default", url=url), stream)
+    return SqlReader(make_source(url), stream)
 
 
 @pytest.mark.parametrize(

@@ -5,24 +5,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from syncctl.core.stream import RetrySchedule, Source, Stream
+from syncctl.core.stream import Stream
 from syncctl.errors import SourceRestored
 from syncctl.sources.engines import open_source
 from syncctl.sources.reader import SqlReader
+from tests.harness.cases import make_source, make_stream
 
 
-def make_stream(table: str, **changes: Any) -> Stream:
-    return Stream(
-        name="rows",
-        source="default",
-        partner="default",
-        table=table,
-        mode="increasing",
-        key=("id",),
-        cursor="id",
-        retry=RetrySchedule(delays_seconds=()),
-        **changes,
-    )
+def make_rows_stream(table: str, **changes: Any) -> Stream:
+    return make_stream(table=table, mode="increasing", key=("id",), cursor="id", **changes)
 
 
 def insert(connection: sa.Connection, table: str, *regions: str) -> None:
@@ -36,9 +27,9 @@ def gaps(cursor: Any) -> list[tuple[int, int]]:
 
 def test_a_table_that_was_emptied_and_numbered_anew_stops_its_stream(mssql_url: str, mssql_db: Any) -> None:
     table = mssql_db.create("id bigint identity(1,1) primary key, region nvarchar(10)")
-    source = Source(name="default", url=mssql_url)
+    source = make_source(mssql_url)
     engine = open_source(source).engine.execution_options(isolation_level="READ COMMITTED")
-    with engine.connect() as writer, SqlReader(source, make_stream(table)) as reader:
+    with engine.connect() as writer, SqlReader(source, make_rows_stream(table)) as reader:
         insert(writer, table, *["EU"] * 5)
         writer.commit()
         cursor = list(reader.pages(reader.start_cursor()))[-1].cursor
@@ -53,7 +44,7 @@ def test_a_table_that_was_emptied_and_numbered_anew_stops_its_stream(mssql_url: 
 
 def test_only_numbers_that_no_row_has_are_waited_for(mssql_url: str, mssql_db: Any) -> None:
     table = mssql_db.create("id bigint identity(1,1) primary key, region nvarchar(10)")
-    source = Source(name="default", url=mssql_url)
+    source = make_source(mssql_url)
     engine = open_source(source).engine.execution_options(isolation_level="READ COMMITTED")
     with engine.connect() as late, engine.connect() as other:
         insert(other, table, "EU", "US", "EU")

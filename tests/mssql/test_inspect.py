@@ -3,11 +3,11 @@
 import tomllib
 from pathlib import Path
 
-from syncctl.core.stream import Source
 from syncctl.settings import load_settings
 from syncctl.sources import open_reader
 from syncctl.sources.catalog import survey_source
 from syncctl.sources.catalog.proposal import SurveyedTable
+from tests.harness.cases import make_source
 from tests.harness.commands import run_syncctl
 from tests.mssql.conftest import MssqlDb
 
@@ -18,7 +18,7 @@ ORDERS = (
 
 
 def look_at(url: str, table: str) -> SurveyedTable:
-    return survey_source(Source(name="default", url=url), table).tables[0]
+    return survey_source(make_source(url), table).tables[0]
 
 
 def test_a_rowversion_goes_first_and_what_has_no_form_in_json_is_left_out(mssql_url: str, mssql_db: MssqlDb) -> None:

@@ -15,7 +15,7 @@ from syncctl.errors import ConfigurationError
 from syncctl.partner.call import Unsendable
 from syncctl.partner.client import PartnerClient
 from syncctl.partner.endpoint import Endpoint
-from tests.harness.partner_cases import make_partner, make_record, make_stream
+from tests.harness.cases import make_partner, make_record, make_stream
 
 BASE = "https://api.partner.example/v1"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from syncctl.core.mapping import FieldRule, parse_fields
 from syncctl.partner.call import Unsendable
 from syncctl.partner.request.fields import FieldMap
-from tests.harness.partner_cases import make_record
+from tests.harness.cases import make_record
 
 ROW = {"id": 7, "amount": Decimal("10.50"), "note": None}
 

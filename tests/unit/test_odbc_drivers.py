@@ -25,13 +25,14 @@ from syncctl.sources.odbc import (
     read_datetimeoffset,
     read_url,
 )
+from tests.harness.cases import make_source
 
 PACKAGED = Path("/packages/libmsodbcsql-18.6.so.2.1")
 SECRET = "canary;{}=@:/ 7"
 
 
 def source(url: str) -> Source:
-    return Source(name="default", url=url)
+    return make_source(url)
 
 
 @pytest.mark.parametrize(

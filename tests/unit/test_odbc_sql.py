@@ -10,23 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.dialects import mssql
 
-from syncctl.core.stream import RetrySchedule, Stream
 from syncctl.errors import ConfigurationError
 from syncctl.sources.layout import decide_layout
 from syncctl.sources.pages import PageReader
 from syncctl.sources.positions import Position
 from syncctl.sources.sqlserver import SqlServerDialect, make_type
 from syncctl.sources.tables import ALIAS, Column, Relation, describe_query, escape_colons, make_schema, split_name
+from tests.harness.cases import make_stream
 
 FLAVOUR = SqlServerDialect()
 QMARK = mssql.dialect(paramstyle="qmark")
-
-
-def make_stream(**settings: Any) -> Stream:
-    settings = {"table": "dbo.orders", **settings}
-    return Stream(
-        name="orders", source="default", partner="default", retry=RetrySchedule(delays_seconds=()), **settings
-    )
 
 
 def make_columns(**types: Any) -> tuple[Column, ...]:
@@ -38,7 +31,7 @@ def make_columns(**types: Any) -> tuple[Column, ...]:
 def make_pages(columns: tuple[Column, ...], primary_key: tuple[str, ...], **settings: Any) -> PageReader:
     table = sa.table("orders", *(sa.column(column.name) for column in columns), schema="dbo")
     relation = Relation(title="t", clause=table.alias(ALIAS), columns=columns, primary_key=primary_key)
-    stream = make_stream(**settings)
+    stream = make_stream(**{"table": "dbo.orders", **settings})
     return PageReader(relation, decide_layout(stream, relation, has_rowversions=True), FLAVOUR, stream=stream)
 
 

@@ -20,7 +20,7 @@ from syncctl.errors import ConfigurationError
 from syncctl.partner.call import Call, Unsendable
 from syncctl.partner.client import PartnerClient
 from syncctl.settings import load_settings
-from tests.harness.partner_cases import make_partner, make_record, make_stream
+from tests.harness.cases import make_partner, make_record, make_stream
 
 PAGE = Path(__file__).parents[2] / "docs" / "request.md"
 BASE = "https://api.partner.example/v1"

@@ -17,7 +17,8 @@ from syncctl.sources.pages import PageReader
 from syncctl.sources.sqlserver import SqlServerDialect, make_type
 from syncctl.sources.statements import check_subquery, list_words
 from syncctl.sources.tables import ALIAS, Column, Kind, Relation
-from tests.unit.test_odbc_sql import make_stream, render
+from tests.harness.cases import make_stream
+from tests.unit.test_odbc_sql import render
 
 FLAVOUR = SqlServerDialect()
 FORMLESS = ("sql_variant", "hierarchyid", "geography", "geometry", "vector")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from syncctl.partner.call import Unsendable
 from syncctl.partner.request.template import TextTemplate
-from tests.harness.partner_cases import make_record
+from tests.harness.cases import make_record
 
 ROW = {"id": 7, "name": 'Ä "x"\n</script>', "amount": Decimal("1.10"), "note": None, "items": "a,b", "ok": True}
 

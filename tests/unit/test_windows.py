@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncctl.core.stream import Batching, Partner, RetrySchedule, Stream
+from syncctl.core.stream import Batching
 from syncctl.core.windows import Sizes, decide_margin_seconds, decide_sizes, decide_slots, shorten_batch
+from tests.harness.cases import make_partner, make_stream
 
 RATES = st.none() | st.tuples(st.integers(1, 10_000), st.sampled_from([1.0, 60.0, 3600.0, 86400.0]))
 SETTINGS = st.fixed_dictionaries(
@@ -30,14 +31,9 @@ def sizes(**changes: Any) -> Sizes:
         "batch_size": 100, "window": 2000, "lease_seconds": 300.0, "timeout_seconds": 30.0, "max_in_flight": 32,
         "rate": None, "processes": 4, "streams": 1, **changes,
     }  # fmt: skip
-    stream = Stream(
-        name="orders", source="s", partner="p", retry=RetrySchedule(delays_seconds=(1.0,)),
-        batch_size=chosen["batch_size"], window=chosen["window"], lease_seconds=chosen["lease_seconds"],
-    )  # fmt: skip
-    partner = Partner(
-        name="p", url="http://p", timeout_seconds=chosen["timeout_seconds"], max_in_flight=chosen["max_in_flight"],
-        rate=chosen["rate"],
-    )  # fmt: skip
+    of_stream, of_partner = ("batch_size", "window", "lease_seconds"), ("timeout_seconds", "max_in_flight", "rate")
+    stream = make_stream(**{name: chosen[name] for name in of_stream})
+    partner = make_partner("http://p", **{name: chosen[name] for name in of_partner})
     return decide_sizes(stream, partner, processes=chosen["processes"], streams=chosen["streams"])
 
 
@@ -116,9 +112,7 @@ def test_and_one_for_the_other_partners(concurrency: int, partners: int) -> None
     ("rate", "rows", "batch"), [((50, 1.0), 1, 100), ((2, 1.0), 1, 10), ((2, 1.0), 5, 50), ((59, 60.0), 1, 100)]
 )
 def test_a_batch_under_a_rate_soon_gives_its_place_to_others(rate: tuple[int, float], rows: int, batch: int) -> None:
-    stream = Stream(
-        name="orders", source="s", partner="p", retry=RetrySchedule(delays_seconds=(1.0,)), batching=Batching(size=rows)
-    )
+    stream = make_stream(batching=Batching(size=rows))
     found = shorten_batch(sizes(timeout_seconds=1.0), stream, rate)
     assert (found.batch, found.window) == (batch, 2000)
     assert shorten_batch(found, stream, None) == found

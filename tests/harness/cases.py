@@ -1,4 +1,4 @@
-"""Records, partners and streams for the partner's tests."""
+"""A record, a stream, a source and a partner for tests: what a test does not care for is filled in."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from syncctl.core.records import Record
 from syncctl.core.rows import Value
 from syncctl.core.states import State
-from syncctl.core.stream import Credentials, Partner, RetrySchedule, Stream
+from syncctl.core.stream import Credentials, Partner, RetrySchedule, Source, Stream
 from syncctl.partner.client import PartnerClient
 
 TOKEN = "tok-5f1c0a7e"
@@ -27,18 +27,23 @@ def make_record(number: int = 7, payload: Mapping[str, Value] | None = None, **c
 
 
 def make_stream(endpoint: str = "POST /orders", **changes: Any) -> Stream:
-    """Return the stream `orders` with this endpoint."""
+    """Return the stream `orders` of the table `orders`, or of the query among the changes, to this endpoint."""
     method, _, path = endpoint.partition(" ")
     fields: dict[str, Any] = {
         "name": "orders",
         "source": "default",
         "partner": "default",
-        "table": "orders",
+        "table": None if "query" in changes else "orders",
         "method": method,
         "path": path,
         "retry": RetrySchedule(delays_seconds=(1.0,)),
     }
     return Stream(**{**fields, **changes})
+
+
+def make_source(url: str, **changes: Any) -> Source:
+    """Return the source `default` at this URL."""
+    return Source(**{"name": "default", "url": url, **changes})
 
 
 def make_partner(url: str, **changes: Any) -> Partner:

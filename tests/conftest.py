@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from syncctl.core.stream import Partner
 from syncctl.local.mongod import Mongod
 from syncctl.local.redis_server import RedisServer
 from tests.harness import commands, servers, settings_files, waiting
+from tests.harness.cases import make_source
 from tests.harness.source_db import SourceDb
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
 
+    from syncctl.ledger.ledger import Ledger
     from syncctl.local.mock_partner import MockPartner
+    from tests.harness.testbed import Testbed
 
 SLOW = {"acceptance", "faults"}
 # How long an example takes says something of the machine, and nothing of the code.
@@ -46,6 +50,57 @@ def mongo_url(mongo_server: Mongod, mongo_client: "MongoClient[dict[str, Any]]")
     database = f"test_{uuid.uuid4().hex[:12]}"
     yield mongo_server.url(database)
     mongo_client.drop_database(database)
+
+
+@pytest.fixture
+def mongo_database(mongo_client: "MongoClient[dict[str, Any]]", mongo_url: str) -> Any:
+    """The database of `mongo_url`, to look into."""
+    return mongo_client[servers.name_database(mongo_url)]
+
+
+@pytest.fixture(scope="session")
+def prepared_ledger(mongo_server: Mongod, mongo_client: "MongoClient[dict[str, Any]]") -> Iterator["Ledger"]:
+    """A ledger whose indexes are there: making them takes longer than most tests. Take `ledger`."""
+    from syncctl.ledger.ledger import Ledger
+
+    name = f"ledger_{uuid.uuid4().hex[:12]}"
+    with Ledger(mongo_server.url(name), name) as opened:
+        opened.prepare()
+        yield opened
+    mongo_client.drop_database(name)
+
+
+@pytest.fixture
+def database(prepared_ledger: "Ledger", mongo_client: "MongoClient[dict[str, Any]]") -> Any:
+    """The database of `ledger`, emptied, for a test to look into and to let time pass in."""
+    database = mongo_client[prepared_ledger._database.name]
+    database.command("profile", 0)
+    for name in database.list_collection_names():
+        if name == "system.profile":
+            database.drop_collection(name)
+        else:
+            database[name].delete_many({})
+    return database
+
+
+@pytest.fixture
+def ledger(prepared_ledger: "Ledger", database: Any) -> "Ledger":
+    """An empty ledger with its indexes that knows the stream `orders`."""
+    prepared_ledger.streams.ensure("orders")
+    return prepared_ledger
+
+
+@pytest.fixture
+def testbed(ledger: "Ledger", database: Any, source_db: SourceDb, partner: "MockPartner") -> "Testbed":
+    """The stream `orders` from a SQLite file through the ledger to a partner that accepts everything."""
+    from tests.harness.testbed import Testbed
+
+    return Testbed(
+        ledger=ledger,
+        database=database,
+        source=make_source(source_db.url),
+        partner=Partner(name="default", url=partner.url, timeout_seconds=20.0),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -102,23 +157,31 @@ def partner() -> Iterator["MockPartner"]:
 
 
 @pytest.fixture
-def settings_dir(
-    tmp_path: Path,
-    mongo_url: str,
-    redis_url: str,
-    redis_prefix: str,
-    source_db: SourceDb,
-    partner: "MockPartner",
-) -> Path:
+def make_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Path]:
+    """Write `.env` and `syncctl.toml` that join this test's services with the stream `orders`; return their directory.
+
+    `make_settings(stream={"order": "strict"}, partner_url=...)`: a service for which something else is named is not
+    started.
+    """
+    services: dict[str, Callable[[], str]] = {
+        "mongo_url": lambda: request.getfixturevalue("mongo_url"),
+        "redis_url": lambda: request.getfixturevalue("redis_url"),
+        "redis_prefix": lambda: request.getfixturevalue("redis_prefix"),
+        "source_url": lambda: request.getfixturevalue("source_db").url,
+        "partner_url": lambda: request.getfixturevalue("partner").url,
+    }
+
+    def make(**changes: Any) -> Path:
+        own = {name: find() for name, find in services.items() if name not in changes}
+        return settings_files.write_settings(tmp_path / "settings", **own, **changes)
+
+    return make
+
+
+@pytest.fixture
+def settings_dir(make_settings: Callable[..., Path]) -> Path:
     """A directory whose `.env` and `syncctl.toml` join this test's services with the stream `orders`."""
-    return settings_files.write_settings(
-        tmp_path / "settings",
-        mongo_url=mongo_url,
-        redis_url=redis_url,
-        redis_prefix=redis_prefix,
-        source_url=source_db.url,
-        partner_url=partner.url,
-    )
+    return make_settings()
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from redis import Redis
 
 from tests.harness.connect_proxy import ConnectProxy
 from tests.harness.hostile_partner import HostilePartner, Peer
-from tests.harness.settings_files import write_settings
 from tests.harness.source_db import SourceDb
 
 pytestmark = pytest.mark.timeout(170)
@@ -120,9 +119,7 @@ def servers() -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture
-def directory(
-    tmp_path: Path, mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, servers: dict[str, Any]
-) -> Path:
+def directory(make_settings: Callable[..., Path], servers: dict[str, Any]) -> Path:
     """Settings with a partner and a stream for each auth kind."""
     common = {
         "url": servers["partner"].url,
@@ -146,12 +143,7 @@ def directory(
         "endpoint": "POST /orders",
         "retry": {"schedule": ["100ms"], "jitter": 0},
     }
-    return write_settings(
-        tmp_path / "settings",
-        mongo_url=mongo_url,
-        redis_url=redis_url,
-        redis_prefix=redis_prefix,
-        source_url=source_db.url,
+    return make_settings(
         partner_url=servers["partner"].url,
         stream={**stream, "partner": "bearer"},
         sections={
@@ -161,14 +153,8 @@ def directory(
     )
 
 
-def find_database(mongo_client: Any, mongo_url: str) -> Any:
-    """Return the ledger's database."""
-    return mongo_client[mongo_url.rpartition("/")[2].partition("?")[0]]
-
-
-def dump_ledger(mongo_client: Any, mongo_url: str) -> str:
+def dump_ledger(database: Any) -> str:
     """Return every document of every collection as text."""
-    database = find_database(mongo_client, mongo_url)
     names = database.list_collection_names()
     assert {"records", "runs", "streams"} <= set(names)
     return "\n".join(str(document) for name in names for document in database[name].find())
@@ -191,8 +177,7 @@ def test_no_secret_is_left_anywhere(
     directory: Path,
     servers: dict[str, Any],
     source_db: SourceDb,
-    mongo_client: Any,
-    mongo_url: str,
+    mongo_database: Any,
     redis_url: str,
     run_syncctl: Callable[..., Any],
     start_syncctl: Callable[..., Any],
@@ -211,10 +196,10 @@ def test_no_secret_is_left_anywhere(
 
     def look() -> bool:
         query = {"stream": {"$ne": "deskless"}, "state": {"$in": ["delivered", "failed"]}}
-        return find_database(mongo_client, mongo_url).records.count_documents(query) == ROWS * (len(AUTHS) - 1)
+        return mongo_database.records.count_documents(query) == ROWS * (len(AUTHS) - 1)
 
     eventually(look, timeout=120)
-    eventually(lambda: "no token from" in dump_ledger(mongo_client, mongo_url), timeout=60)
+    eventually(lambda: "no token from" in dump_ledger(mongo_database), timeout=60)
     worker.terminate()
     worker.wait()
     told.append(worker.log)
@@ -240,12 +225,12 @@ def test_no_secret_is_left_anywhere(
     assert {trace for trace in list_sent() if trace not in sent} == set()
 
     places = {
-        "ledger": dump_ledger(mongo_client, mongo_url),
+        "ledger": dump_ledger(mongo_database),
         "redis": dump_redis(redis_url),
         "output": "\n".join(told),
     }
     assert "***" in places["ledger"]
-    assert ":token_cache:token:" in places["redis"], "the token is there, and not to be read"
+    assert ":shelf:token:" in places["redis"], "the token is there, and not to be read"
     forms = {form for trace in list_traces() for form in (trace, quote(trace, safe=""), json.dumps(trace)[1:-1])}
     found = [
         (name, text[max(0, text.find(form) - 200) : text.find(form) + 60])

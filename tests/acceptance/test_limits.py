@@ -16,30 +16,22 @@ from syncctl.broker.rate import AT_ONCE_SECONDS
 from syncctl.local.mock_partner import MockPartner
 from tests.harness.commands import RunningCommand, run_syncctl
 from tests.harness.counting_partner import CountingPartner
-from tests.harness.settings_files import write_settings
 from tests.harness.source_db import SourceDb
 
 Start = Callable[..., RunningCommand]
+MakeSettings = Callable[..., Path]
 
 GAP = AT_ONCE_SECONDS
 """Permits unused for longer than this, in seconds, are not made up for."""
 
 
 @pytest.fixture
-def write(mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, tmp_path: Path) -> Any:
-    """Return what writes settings for a partner with limits."""
+def write(make_settings: MakeSettings) -> Callable[..., Path]:
+    """Write settings for a partner with limits."""
 
-    def write(partner_url: str, **partner: Any) -> Path:
-        return write_settings(
-            tmp_path / "settings",
-            mongo_url=mongo_url,
-            redis_url=redis_url,
-            redis_prefix=redis_prefix,
-            source_url=source_db.url,
-            partner_url=partner_url,
-            stream={"batch_size": 20},
-            sections={"partners": {"default": partner}},
-        )
+    def write(partner_url: str, **limits: Any) -> Path:
+        sections = {"partners": {"default": limits}}
+        return make_settings(partner_url=partner_url, stream={"batch_size": 20}, sections=sections)
 
     return write
 
@@ -97,17 +89,11 @@ def hung() -> Iterator[str]:
 
 
 def test_a_hung_partner_beside_a_healthy_one(
-    mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, tmp_path: Path,
-    hung: str, start_syncctl: Start, eventually: Callable[..., Any],
+    make_settings: MakeSettings, source_db: SourceDb, hung: str, start_syncctl: Start, eventually: Callable[..., Any],
 ) -> None:  # fmt: skip
     source_db.create_orders(300)
     with MockPartner() as healthy:
-        directory = write_settings(
-            tmp_path / "settings",
-            mongo_url=mongo_url,
-            redis_url=redis_url,
-            redis_prefix=redis_prefix,
-            source_url=source_db.url,
+        directory = make_settings(
             partner_url=healthy.url,
             sections={
                 "partners": {"default": {}, "dead": {"url": hung, "timeout_seconds": 20}},
@@ -134,8 +120,8 @@ def test_a_hung_partner_beside_a_healthy_one(
 
 @pytest.mark.parametrize("others", ["slow", "hung"])
 def test_two_partners_that_keep_their_batches_waiting_beside_a_healthy_one(
-    mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, tmp_path: Path,
-    hung: str, start_syncctl: Start, eventually: Callable[..., Any], others: str,
+    make_settings: MakeSettings, source_db: SourceDb, hung: str, start_syncctl: Start,
+    eventually: Callable[..., Any], others: str,
 ) -> None:  # fmt: skip
     """With a worker as it is by default. They are idle at first: so long does the healthy one take alone."""
     batch = 300
@@ -144,12 +130,7 @@ def test_two_partners_that_keep_their_batches_waiting_beside_a_healthy_one(
     stream = {"table": "others", "cursor": "id", "key": ["id"], "start": "beginning", "poll_every": "1s"}
     with CountingPartner(latency_seconds=0.01) as healthy, CountingPartner(latency_seconds=0.01) as slow:
         partner = {"url": hung, "timeout_seconds": 25} if others == "hung" else {"url": slow.url, "rate": "1/minute"}
-        directory = write_settings(
-            tmp_path / "settings",
-            mongo_url=mongo_url,
-            redis_url=redis_url,
-            redis_prefix=redis_prefix,
-            source_url=source_db.url,
+        directory = make_settings(
             partner_url=healthy.url,
             sections={
                 "partners": {"default": {}, "one": partner, "two": partner},

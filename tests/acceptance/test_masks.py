@@ -10,7 +10,6 @@ import pytest
 from redis import Redis
 
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
-from tests.harness.settings_files import write_settings
 from tests.harness.source_db import SourceDb
 
 if TYPE_CHECKING:
@@ -31,23 +30,13 @@ def partner() -> Iterator[MockPartner]:
 
 
 @pytest.fixture
-def masked_dir(
-    tmp_path: Path, mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, partner: MockPartner
-) -> Path:
+def masked_dir(make_settings: Callable[..., Path], source_db: SourceDb) -> Path:
     """Settings whose stream masks three columns, and a source with a row that cannot be read."""
     source_db.create_orders(ROWS)
     source_db.execute("alter table orders add column phone text")
     source_db.execute("update orders set customer = ?, note = ?, phone = ?", [CANARY, CANARY, f"{CANARY}+7788"])
     source_db.execute("update orders set phone = cast(x'ff' || ? as text) where id = 1", [CANARY])
-    directory = write_settings(
-        tmp_path / "settings",
-        mongo_url=mongo_url,
-        redis_url=redis_url,
-        redis_prefix=redis_prefix,
-        source_url=source_db.url,
-        partner_url=partner.url,
-        stream={"mask": MASK},
-    )
+    directory = make_settings(stream={"mask": MASK})
     with (directory / ".env").open("a") as file:
         file.write(f"MASK_SECRET={SECRET}\n")
     return directory

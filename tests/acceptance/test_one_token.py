@@ -8,7 +8,6 @@ import pytest
 from redis import Redis
 
 from tests.harness.commands import RunningCommand, run_syncctl
-from tests.harness.settings_files import write_settings
 from tests.harness.source_db import SourceDb
 from tests.harness.token_endpoint import CLIENT_SECRET, TokenDesk
 
@@ -22,27 +21,19 @@ def desk() -> Iterator[TokenDesk]:
 
 
 def test_two_workers_share_one_token_and_its_renewal(
-    desk: TokenDesk, mongo_url: str, mongo_client: Any, redis_url: str, redis_prefix: str, source_db: SourceDb,
-    tmp_path: Path, start_syncctl: Callable[..., RunningCommand], eventually: Callable[..., Any],
+    desk: TokenDesk, make_settings: Callable[..., Path], mongo_database: Any, redis_url: str, redis_prefix: str,
+    source_db: SourceDb, start_syncctl: Callable[..., RunningCommand], eventually: Callable[..., Any],
 ) -> None:  # fmt: skip
     source_db.create_orders(ROWS)
     auth = {**desk.auth().values, "type": "oauth2", "client_secret": "${CLIENT_SECRET}"}
-    directory = write_settings(
-        tmp_path / "settings",
-        mongo_url=mongo_url,
-        redis_url=redis_url,
-        redis_prefix=redis_prefix,
-        source_url=source_db.url,
-        partner_url=desk.partner.url,
-        stream={"batch_size": 5},
-        sections={"partners": {"default": {"auth": auth}}},
-    )
+    sections = {"partners": {"default": {"auth": auth}}}
+    directory = make_settings(partner_url=desk.partner.url, stream={"batch_size": 5}, sections=sections)
     env = {"CLIENT_SECRET": CLIENT_SECRET}
     assert run_syncctl("poll", "--once", cwd=directory, env=env).exit_code == 0
     for name in ("one", "two"):
         start_syncctl("worker", "--name", name, cwd=directory, env=env)
     start_syncctl("beat", cwd=directory, env=env)
-    records = mongo_client[mongo_url.rpartition("/")[2].partition("?")[0]].records
+    records = mongo_database.records
 
     def count(state: str) -> int:
         return int(records.count_documents({"stream": "orders", "state": state}))
@@ -58,6 +49,6 @@ def test_two_workers_share_one_token_and_its_renewal(
     assert len({each["history"][0]["worker"] for each in records.find()}) > 1, "several processes have called"
     assert {(each["attempts"], each["history"][0].get("status")) for each in records.find()} == {(1, 200)}
     with Redis.from_url(redis_url) as redis:
-        (kept,) = [redis.get(key) for key in redis.scan_iter(f"{redis_prefix}:token_cache:token:*")]
+        (kept,) = [redis.get(key) for key in redis.scan_iter(f"{redis_prefix}:shelf:token:*")]
     assert kept
     assert desk.good.encode() not in kept

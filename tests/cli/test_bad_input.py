@@ -1,6 +1,7 @@
 """Bad input: an error of three lines and its exit code, or a `failed` record; the stream goes on; no secret shown."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from syncctl.local.mock_partner import MockPartner
 from syncctl.local.mongod import Mongod
 from syncctl.local.redis_server import RedisServer
 from tests.harness.commands import Completed, run_syncctl
-from tests.harness.settings_files import write_settings
 from tests.harness.source_db import SourceDb
 
 CANARY = "canary-5d0c-secret"
@@ -18,28 +18,9 @@ MakeDirectory = Callable[..., Path]
 
 
 @pytest.fixture
-def make_directory(
-    tmp_path: Path,
-    mongo_url: str,
-    redis_url: str,
-    redis_prefix: str,
-    source_db: SourceDb,
-    partner: MockPartner,
-) -> MakeDirectory:
-    """Write settings with something that differs: `make_directory(redis_url="...")`."""
-
-    def make(**differs: Any) -> Path:
-        given: dict[str, Any] = {
-            "mongo_url": mongo_url,
-            "redis_url": redis_url,
-            "source_url": source_db.url,
-            "partner_url": partner.url,
-            "redis_prefix": redis_prefix,
-            "partner_token": CANARY,
-        }
-        return write_settings(tmp_path / "settings", **{**given, **differs})
-
-    return make
+def make_directory(make_settings: MakeDirectory) -> MakeDirectory:
+    """Write settings with a token and something that differs: `make_directory(redis_url="...")`."""
+    return partial(make_settings, partner_token=CANARY)
 
 
 def run(directory: Path, *args: str) -> Completed:

@@ -22,10 +22,11 @@ from tests.cli.catalogue import find_command
 from tests.harness.commands import Completed
 from tests.harness.hostile_partner import HostilePartner, Peer
 from tests.harness.servers import connect
-from tests.harness.settings_files import write_settings
+from tests.harness.settings_files import NOWHERE
 from tests.harness.source_db import SourceDb
 
 Run = Callable[..., Completed]
+MakeSettings = Callable[..., Path]
 Checks = dict[str, dict[str, Any]]
 CANARY = "canary-7f3a91"
 
@@ -101,14 +102,10 @@ def test_all_is_well(
     assert done.stderr == f"{len(checks)} ok; next: syncctl status\n"
 
 
-def test_everything_is_down_and_it_still_answers_in_one_document(run_syncctl: Run, tmp_path: Path) -> None:
-    settings = write_settings(
-        tmp_path / "settings",
-        mongo_url=f"mongodb://127.0.0.1:{find_port()}/ledger",
-        redis_url=f"redis://127.0.0.1:{find_port()}/0",
-        source_url=f"sqlite:///{tmp_path}/missing/source.db",
-        partner_url=f"http://127.0.0.1:{find_port()}",
-    )
+def test_everything_is_down_and_it_still_answers_in_one_document(
+    run_syncctl: Run, tmp_path: Path, make_settings: MakeSettings
+) -> None:
+    settings = make_settings(**NOWHERE, source_url=f"sqlite:///{tmp_path}/missing/source.db")
     done = run_syncctl("doctor", "--json", "--timeout", "2s", cwd=settings, timeout=45)
     checks = read_checks(done)
     assert done.exit_code == 1
@@ -614,10 +611,9 @@ def test_a_stream_that_left_the_configuration_is_told_with_what_it_left_behind(
 
 @pytest.mark.parametrize("flags", [(), ("--json",), ("--debug",)], ids=["text", "json", "debug"])
 def test_no_secret_is_ever_shown(
-    flags: tuple[str, ...], redis_url: str, mongo_url: str, run_syncctl: Run, tmp_path: Path
+    flags: tuple[str, ...], redis_url: str, mongo_url: str, run_syncctl: Run, make_settings: MakeSettings
 ) -> None:
-    settings = write_settings(
-        tmp_path / "settings",
+    settings = make_settings(
         mongo_url=mongo_url.replace("://", f"://root:{CANARY}-1@"),
         redis_url=redis_url.replace("://", f"://user:{CANARY}-2@"),
         source_url=f"mssql+pyodbc://reader:{CANARY}-3@127.0.0.1:{find_port()}/erp",
@@ -651,14 +647,10 @@ def test_a_login_that_redis_refuses_is_told_from_a_redis_that_is_down(
     assert (check["status"], check["hint"]) == ("fail", "check the user and password in REDIS_URL")
 
 
-def test_what_fails_is_readable_without_colour_and_without_unicode(run_syncctl: Run, tmp_path: Path) -> None:
-    settings = write_settings(
-        tmp_path / "settings",
-        mongo_url=f"mongodb://127.0.0.1:{find_port()}/ledger",
-        redis_url=f"redis://127.0.0.1:{find_port()}/0",
-        source_url="sqlite:///missing.db",
-        partner_url="http://127.0.0.1:1",
-    )
+def test_what_fails_is_readable_without_colour_and_without_unicode(
+    run_syncctl: Run, make_settings: MakeSettings
+) -> None:
+    settings = make_settings(**NOWHERE, source_url="sqlite:///missing.db")
     plain = run_syncctl("doctor", "redis", cwd=settings, env={"PYTHONIOENCODING": "ascii"})
     assert plain.exit_code == 1
     lines = plain.stdout.splitlines()

@@ -32,7 +32,7 @@ from syncctl.sources.diagnostics import (
 from syncctl.sources.encryption import Encryption
 from tests.harness.commands import Completed
 from tests.harness.servers import connect
-from tests.harness.settings_files import write_settings
+from tests.harness.settings_files import NOWHERE
 from tests.harness.source_db import SourceDb
 
 Run = Callable[..., Completed]
@@ -261,17 +261,10 @@ def test_a_first_row_that_could_not_be_sent_is_a_warning_with_the_reason_and_no_
 
 
 def test_a_layout_that_nobody_chose_points_to_what_is_safer(
-    run_syncctl: Run, tmp_path: Path, source_db: SourceDb
+    run_syncctl: Run, make_settings: Callable[..., Path], source_db: SourceDb
 ) -> None:
     source_db.create_orders(2)
-    directory = write_settings(
-        tmp_path / "settings",
-        mongo_url="mongodb://127.0.0.1:1/ledger",
-        redis_url="redis://127.0.0.1:1/0",
-        source_url=source_db.url,
-        partner_url="http://127.0.0.1:1",
-        stream={"mode": None, "cursor": None},
-    )
+    directory = make_settings(**NOWHERE, stream={"mode": None, "cursor": None})
     check = look(run_syncctl, directory, "source", "orders")["source orders"]
     assert check["status"] == "warn"
     assert check["hint"].endswith("see which mode is safer: syncctl inspect orders")

@@ -10,7 +10,6 @@ from syncctl.ledger.ledger import Ledger
 from syncctl.local.mongod import Mongod
 from syncctl.local.redis_server import RedisServer
 from syncctl.settings import load_settings
-from tests.harness.settings_files import write_settings
 from tests.harness.source_db import SourceDb
 
 Run = Callable[..., Any]
@@ -98,18 +97,14 @@ def test_sigterm_stops_it_too(start_syncctl: Start, settings_dir: Path, source_d
 def test_it_outlives_a_service_that_is_away(
     service: str,
     start_syncctl: Start,
-    tmp_path: Path,
+    make_settings: Callable[..., Path],
     own_mongod: Mongod,
     own_redis: RedisServer,
     source_db: SourceDb,
 ) -> None:
     source_db.create_orders(1)
-    directory = write_settings(
-        tmp_path / "settings",
-        mongo_url=own_mongod.url("celery_logs"),
-        redis_url=own_redis.url(),
-        source_url=source_db.url,
-        partner_url="http://localhost:1",
+    directory = make_settings(
+        mongo_url=own_mongod.url("celery_logs"), redis_url=own_redis.url(), partner_url="http://localhost:1"
     )
     poll = start_syncctl("poll", cwd=directory)
     poll.wait_for_log("logged=1")

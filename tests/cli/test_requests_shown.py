@@ -10,7 +10,6 @@ import pytest
 from syncctl.local.mock_partner import MockPartner
 from tests.harness.json_pages import keys_of, read_page
 from tests.harness.servers import connect
-from tests.harness.settings_files import write_settings
 from tests.harness.source_db import SourceDb
 
 Run = Callable[..., Any]
@@ -23,23 +22,11 @@ STREAM = {
 
 
 @pytest.fixture
-def shaped_dir(
-    tmp_path: Path, mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, partner: MockPartner
-) -> Path:
+def shaped_dir(make_settings: Callable[..., Path], source_db: SourceDb) -> Path:
     """A stream with a shape, and a partner with secrets of each kind that a call can carry."""
     source_db.create_orders(3)
     sections = {"partners": {"default": {"headers": {"X-Tenant": "${TENANT}"}}}}
-    directory = write_settings(
-        tmp_path / "settings",
-        mongo_url=mongo_url,
-        redis_url=redis_url,
-        redis_prefix=redis_prefix,
-        source_url=source_db.url,
-        partner_url=partner.url,
-        partner_token=f"{CANARY}-token",
-        stream=STREAM,
-        sections=sections,
-    )
+    directory = make_settings(partner_token=f"{CANARY}-token", stream=STREAM, sections=sections)
     with (directory / ".env").open("a") as file:
         file.write(f"TENANT={CANARY}-tenant\n")
     return directory

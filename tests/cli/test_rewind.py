@@ -102,10 +102,8 @@ def test_a_time_goes_by_the_history_and_before_it_there_is_an_error(
     assert "it begins at" in early.stderr
 
 
-def test_while_a_poll_is_under_way_it_is_exit_code_75(
-    run_syncctl: Run, polled: Path, mongo_client: Any, mongo_url: str
-) -> None:
-    streams = mongo_client[mongo_url.rpartition("/")[2].partition("?")[0]].streams
+def test_while_a_poll_is_under_way_it_is_exit_code_75(run_syncctl: Run, polled: Path, mongo_database: Any) -> None:
+    streams = mongo_database.streams
     later = datetime.now(UTC) + timedelta(hours=1)
     streams.update_one({"_id": "orders"}, {"$set": {"poll.token": "other", "poll.until": later}})
     result = run_syncctl("rewind", "orders", "--to", "beginning", "--yes", cwd=polled)

@@ -6,6 +6,7 @@ import pytest
 
 from syncctl.errors import ServiceUnavailable
 from syncctl.pipeline import deliver, dispatch
+from tests.harness.servers import name_database
 
 from .protocol.simulation import LONG_SECONDS, Simulation, open_gated_ledger
 
@@ -29,7 +30,7 @@ def versioned_simulation(mongo_url: str) -> Iterator[Simulation]:
 
 
 def _open(mongo_url: str, *, versioned: bool) -> Iterator[Simulation]:
-    with open_gated_ledger(mongo_url, mongo_url.rpartition("/")[2].partition("?")[0]) as opened:
+    with open_gated_ledger(mongo_url, name_database(mongo_url)) as opened:
 
         class Here(Simulation):
             ledger = opened

@@ -63,6 +63,11 @@ def _skip_or_fail(error: ServiceUnavailable) -> None:
     pytest.skip(message)
 
 
+def name_database(url: str) -> str:
+    """Return the database that the URL of a mongod names."""
+    return url.rpartition("/")[2].partition("?")[0]
+
+
 def connect(url: str) -> "MongoClient[dict[str, Any]]":
     """Return a client to look with; every operation has a deadline."""
     from pymongo import MongoClient

@@ -15,6 +15,12 @@ ORDERS: Mapping[str, Any] = {
     "endpoint": "POST /orders",
     "retry": {"schedule": ["200ms", "500ms", "1s"], "jitter": 0.2},
 }
+NOWHERE: Mapping[str, str] = {
+    "mongo_url": "mongodb://127.0.0.1:1/ledger",
+    "redis_url": "redis://127.0.0.1:1/0",
+    "partner_url": "http://127.0.0.1:1",
+}
+"""Services that nothing answers for."""
 BEAT: Mapping[str, Any] = {"upkeep_every": "1s", "roll_up_every": "2s"}
 
 

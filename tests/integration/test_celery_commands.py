@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
 
 from syncctl.local.child import Child
 from syncctl.local.mock_partner import MockPartner
 from tests.harness.commands import clean_environment, run_python
-from tests.harness.settings_files import write_settings
 from tests.harness.shifting import shift
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import PAST
@@ -36,33 +34,21 @@ def start_celery(tmp_path: Path) -> Iterator[Callable[..., Child]]:
 
 
 @pytest.fixture
-def home(
-    tmp_path: Path, mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, partner: MockPartner
-) -> Path:
+def home(make_settings: Callable[..., Path]) -> Path:
     """A directory whose settings let Beat ask often."""
-    return write_settings(
-        tmp_path / "home",
-        mongo_url=mongo_url,
-        redis_url=redis_url,
-        redis_prefix=redis_prefix,
-        source_url=source_db.url,
-        partner_url=partner.url,
-        stream={"poll_every": "500ms"},
-        sections={"beat": {"upkeep_every": "500ms", "roll_up_every": "500ms", "cleanup_every": "500ms"}},
-    )
+    often = dict.fromkeys(("upkeep_every", "roll_up_every", "cleanup_every"), "500ms")
+    return make_settings(stream={"poll_every": "500ms"}, sections={"beat": often})
 
 
 def test_worker_and_beat_do_all_that_the_schedule_names(
     home: Path,
     start_celery: Callable[..., Child],
     eventually: Eventually,
-    mongo_url: str,
-    mongo_client: "MongoClient[dict[str, Any]]",
+    mongo_database: Any,
     source_db: SourceDb,
     partner: MockPartner,
 ) -> None:
-    database = mongo_client[mongo_url.rpartition("/")[2].partition("?")[0]]
-    records = database.records
+    records = mongo_database.records
     source_db.create_orders(5)
     worker = start_celery("worker", "--concurrency", "2", cwd=home)
     beat = start_celery("beat", cwd=home)
@@ -83,7 +69,7 @@ def test_worker_and_beat_do_all_that_the_schedule_names(
     source_db.add_orders([6])
     see(lambda: records.count_documents({"state": "delivered"}) == 6, "a later row is delivered")
     assert len(partner.rows()) == 6
-    assert database.runs.count_documents({}) >= 2
+    assert mongo_database.runs.count_documents({}) >= 2
 
     # Upkeep: a lease that ran out comes back, and the record goes again.
     lost = records.find_one({"key.id": 1})
@@ -96,19 +82,22 @@ def test_worker_and_beat_do_all_that_the_schedule_names(
     )
 
     # The roll-up, and the clean-up; a row that was cleaned up does not come in again.
-    see(lambda: database.reports.find_one({"stream": "orders", "logged": 6}), "hours are rolled up")
-    see(lambda: database.beat.find_one({"_id": "chore:roll_up"}), "roll-up has an entry of its own")
+    see(lambda: mongo_database.reports.find_one({"stream": "orders", "logged": 6}), "hours are rolled up")
+    see(lambda: mongo_database.beat.find_one({"_id": "chore:roll_up"}), "roll-up has an entry of its own")
     old = records.find_one({"key.id": 2})
     assert old
     records.replace_one({"_id": old["_id"]}, shift(old, timedelta(days=-40)))
     see(lambda: records.find_one({"_id": old["_id"]}) is None, "old records are removed")
-    assert see(lambda: database.audit.find_one({"action": "cleanup"}), "the clean-up is written down")["who"] == "beat"
-    assert database["keys"].count_documents({}) == 6
+    assert (
+        see(lambda: mongo_database.audit.find_one({"action": "cleanup"}), "the clean-up is written down")["who"]
+        == "beat"
+    )
+    assert mongo_database["keys"].count_documents({}) == 6
 
     # Heartbeats, each of its own process.
-    (alive,) = database.workers.find()
+    (alive,) = mongo_database.workers.find()
     assert (alive["pid"], alive["concurrency"], alive["queues"]) == (worker.pid, 2, ["control", "deliver", "poll"])
-    assert database.beat.find_one({"_id": "beat"})["pid"] == beat.pid
+    assert mongo_database.beat.find_one({"_id": "beat"})["pid"] == beat.pid
     assert datetime.now(UTC) - alive["at"] < timedelta(minutes=1)
 
     # A number goes through the queue and a worker and comes back.

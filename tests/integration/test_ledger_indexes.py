@@ -10,6 +10,7 @@ from syncctl.core.states import State
 from syncctl.errors import ConfigurationError
 from syncctl.ledger.indexes import INDEXES
 from syncctl.ledger.ledger import Ledger
+from tests.harness.servers import name_database
 from tests.harness.testbed import PAST
 
 NAMES = [f"{index.collection}.{index.name}" for index in INDEXES]
@@ -20,7 +21,7 @@ LATER = NOW + timedelta(days=1)
 @pytest.fixture
 def fresh(mongo_url: str) -> Any:
     """A ledger whose indexes nobody has made."""
-    with Ledger(mongo_url, mongo_url.rpartition("/")[2].partition("?")[0]) as opened:
+    with Ledger(mongo_url, name_database(mongo_url)) as opened:
         yield opened
 
 

@@ -10,7 +10,6 @@ from redis import Redis
 from syncctl.local.mock_partner import MockPartner
 from syncctl.settings import load_settings
 from syncctl.wiring import Services
-from tests.harness.settings_files import write_settings
 from tests.harness.source_db import SourceDb
 
 Message = tuple[str, str, Sequence[str]]
@@ -32,23 +31,15 @@ class Worker(Services):
 
 
 @pytest.fixture
-def worker(
-    mongo_url: str, redis_url: str, redis_prefix: str, source_db: SourceDb, tmp_path: Path, partner: MockPartner
-) -> Iterator[Callable[..., Worker]]:
+def worker(make_settings: Callable[..., Path], source_db: SourceDb) -> Iterator[Callable[..., Worker]]:
     """Return what makes a worker with two streams of ten rows each, polled, to a partner with a rate."""
     source_db.create_orders(10)
     opened: list[Worker] = []
 
     def make(rate: str) -> Worker:
         stream = {"table": "orders", "key": ["id"], "mode": "increasing", "cursor": "id", "start": "beginning"}
-        directory = write_settings(
-            tmp_path / "settings",
-            mongo_url=mongo_url,
-            redis_url=redis_url,
-            redis_prefix=redis_prefix,
-            source_url=source_db.url,
-            partner_url=partner.url,
-            sections={"partners": {"default": {"rate": rate}}, "streams": {"stock": {**stream, "endpoint": "POST /x"}}},
+        directory = make_settings(
+            sections={"partners": {"default": {"rate": rate}}, "streams": {"stock": {**stream, "endpoint": "POST /x"}}}
         )
         made = Worker(load_settings(directory=directory, environment={}))
         opened.append(made)

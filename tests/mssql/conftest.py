@@ -10,9 +10,6 @@ import sqlalchemy as sa
 
 from syncctl.sources.engines import open_source
 from tests.harness.cases import make_source
-from tests.integration.conftest import database, ledger, prepared_ledger, testbed
-
-__all__ = ["database", "ledger", "prepared_ledger", "testbed"]
 
 VARIABLE = "SYNCCTL_TEST_MSSQL_URL"
 

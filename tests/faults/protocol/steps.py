@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import invariant, run_state_machine_as_test
 
+from tests.harness.servers import name_database
+
 from .machine import Protocol
 from .simulation import open_gated_ledger
 
@@ -53,7 +55,7 @@ def take_steps(mongo_url: str, variant: Variant, *, seed_number: int, examples: 
     Raises:
         AssertionError: an invariant was broken; with the rules that led there.
     """
-    database = mongo_url.rpartition("/")[2].partition("?")[0]
+    database = name_database(mongo_url)
     with open_gated_ledger(mongo_url, database) as opened:
 
         class Machine(Protocol):

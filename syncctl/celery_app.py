@@ -1,6 +1,7 @@
 """The Celery app: broker, backend, queues, schedule. No business.
 
-`celery -A syncctl.celery_app worker` and `beat` work in a directory with a `.env`.
+`celery -A syncctl.celery_app worker`, `beat` and `inspect` work in a directory with a `.env`: they ask this module for
+its `app`, which is then made from the settings of the working directory. Importing the module reads no settings.
 """
 
 import logging
@@ -10,6 +11,7 @@ import warnings
 from typing import Any
 
 from celery import Celery, signals
+from celery.app import default_app
 from celery.platforms import SecurityWarning
 from kombu import Queue
 
@@ -19,8 +21,6 @@ from syncctl.logs import configure_logging, get_logger
 from syncctl.partner.unverified import warn_unverified
 from syncctl.settings import Settings, load_settings
 
-log = get_logger(__name__)
-
 SOFT_SHUTDOWN_MARGIN_SECONDS = 10.0
 CELERY_VARIABLES = (
     "CELERY_BROKER_URL",
@@ -28,7 +28,7 @@ CELERY_VARIABLES = (
     "CELERY_BROKER_WRITE_URL",
     "CELERY_RESULT_BACKEND",
 )
-"""Celery puts these before what an app says; tasks would go to another Redis than the one that everything else asks."""
+"""Celery prefers these to what an app says; tasks would go to another Redis than the one that everything else uses."""
 
 log = get_logger(__name__)
 
@@ -54,12 +54,18 @@ def make_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def make_app(settings: Settings) -> Celery:
-    """Return the Celery app for these settings. It connects to nothing yet."""
+    """Return the Celery app for these settings, which are its attribute `settings`; it connects to nothing yet.
+
+    It is this process's app from then on: the tasks of `syncctl.tasks` go through the newest one.
+    """
     harden_transport()
     for name in CELERY_VARIABLES:
         if os.environ.pop(name, None) is not None:
             log.warning("celery.variable_ignored", variable=name, hint="syncctl goes by REDIS_URL")
     app = Celery("syncctl", broker=settings.redis_url, backend=settings.redis_url)
+    app.settings = settings
+    # Celery knows a current app in the thread that made it alone; the others take the default one.
+    app.set_default()
     timeouts = {
         "socket_timeout": SOCKET_TIMEOUT_SECONDS,
         "socket_connect_timeout": 5.0,
@@ -110,29 +116,44 @@ def longest_call_seconds(settings: Settings) -> float:
     return max((each.timeout_seconds for each in settings.partners.values()), default=30.0)
 
 
-settings = load_settings()
-app = make_app(settings)
+def find_app() -> Celery:
+    """Return this process's app; where there is none, make it from the settings of the working directory.
+
+    Raises:
+        ConfigurationError: A setting is missing, unknown or wrong.
+    """
+    if not hasattr(default_app, "settings"):
+        return make_app(load_settings())
+    return default_app._get_current_object()
+
+
+def __getattr__(name: str) -> Celery:
+    """Make `app` when it is first asked for, as `celery -A syncctl.celery_app` does."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return find_app()
 
 
 @signals.setup_logging.connect(weak=False)
 def set_up_logging(loglevel: int | str | None = None, **_: object) -> None:
     """Log in our own form, with secrets left out, instead of Celery's."""
+    settings: Settings = find_app().settings
     level = loglevel if isinstance(loglevel, str) else settings.log.level
     configure_logging(level=level, format=settings.log.format, secrets=settings.secrets())
     if level.lower() != "debug":
-        # Celery tells of every message it takes and sends; ours tell what came of it.
+        # Celery logs every message that it takes and sends; our own lines say what came of it.
         for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
             logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @signals.celeryd_init.connect(weak=False)
 def accept_superuser(**_: object) -> None:
-    """Drop Celery's warning of pickle, which is not accepted here; `tell_of_superuser` says what is left of it."""
+    """Drop Celery's warning of pickle, which is not accepted here; `warn_of_superuser` says what is left of it."""
     warnings.filterwarnings("ignore", category=SecurityWarning)
 
 
 @signals.worker_ready.connect(weak=False)
-def tell_of_superuser(**_: object) -> None:
+def warn_of_superuser(**_: object) -> None:
     """Say in one line that a worker has rights that it does not need, unless C_FORCE_ROOT says that this is meant."""
     if os.geteuid() == 0 and not os.environ.get("C_FORCE_ROOT"):
         log.warning("worker.superuser", hint="run it as a user of its own; C_FORCE_ROOT=1 says that root is meant")
@@ -140,6 +161,6 @@ def tell_of_superuser(**_: object) -> None:
 
 @signals.worker_ready.connect(weak=False)
 @signals.beat_init.connect(weak=False)
-def tell_of_unverified(**_: object) -> None:
-    """Say in each run whose certificates are not looked at."""
-    warn_unverified(settings.partners_in_use())
+def warn_of_unverified_partners(sender: Any, **_: object) -> None:
+    """Say in each run which partners' certificates are not checked."""
+    warn_unverified(sender.app.settings.partners_in_use())

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
@@ -110,8 +111,19 @@ class Broker:
         }
 
 
-def add_through_queue(app: "Celery", broker: Broker, x: float, y: float, *, timeout_seconds: float) -> dict[str, Any]:
-    """Send two numbers through broker, worker and result backend (`syncctl add`); return the fields of the round trip.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundTrip:
+    """Two numbers that went through the queue and a worker, and their sum that came back."""
+
+    x: float
+    y: float
+    sum: float
+    round_trip_ms: float
+    worker: str
+
+
+def add_through_queue(app: "Celery", broker: Broker, x: float, y: float, *, timeout_seconds: float) -> RoundTrip:
+    """Send two numbers through broker, worker and result backend, and return what came back (`syncctl add`).
 
     Raises:
         ServiceUnavailable: It names the hop that broke. Broker: Redis cannot be reached. Worker: no worker took the
@@ -132,7 +144,7 @@ def add_through_queue(app: "Celery", broker: Broker, x: float, y: float, *, time
     except (OperationalError, redis.RedisError, OSError) as error:
         raise unavailable(broker.url, error) from error
     elapsed = round((time.monotonic() - started) * 1000, 1)
-    return {"x": x, "y": y, "sum": result["sum"], "round_trip_ms": elapsed, "worker": result["worker"]}
+    return RoundTrip(x=x, y=y, sum=result["sum"], round_trip_ms=elapsed, worker=result["worker"])
 
 
 def _explain_missing_result(broker: Broker, timeout_seconds: float) -> ServiceUnavailable:

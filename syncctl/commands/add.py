@@ -33,9 +33,11 @@ def add(
     """
     first, second = parse_number(x, "X"), parse_number(y, "Y")
     seconds = parse_seconds(timeout, flag="--timeout")
-    with open_session(ctx) as services:
+    with open_session(ctx) as connections:
+        from syncctl.broker.queue import add_through_queue
+
         try:
-            trip = services.add(first, second, timeout_seconds=seconds)
+            trip = add_through_queue(connections.celery_app, connections.broker, first, second, timeout_seconds=seconds)
         except ServiceUnavailable as error:
             if error.service == "redis":
                 raise ServiceUnavailable(

@@ -44,8 +44,9 @@ def run_celery(program: str, arguments: Sequence[str], *, settings: "Settings", 
     from celery.signals import worker_shutting_down
     from click.exceptions import ClickException
 
-    from syncctl.celery_app import app
+    from syncctl.celery_app import make_app
 
+    app = make_app(settings)
     # Celery's Beat cannot be stopped while it imports these for the first time: its handler runs into the import.
     app.loader.import_default_modules()
     _ = app.backend

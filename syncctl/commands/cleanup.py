@@ -1,5 +1,6 @@
 """`syncctl cleanup`: delete finished records that are older than their retention."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,18 +40,23 @@ def cleanup(
         syncctl cleanup --yes --json
         syncctl cleanup --stream orders --older-than 7d
     """
-    ages = None
+    from syncctl.pipeline.cleanup import clean_up
+    from syncctl.wiring.operators import retention_seconds
+
+    ages: Mapping[str, float] | None = None
     if older_than is not None:
         ages = dict.fromkeys((state.value for state in TERMINAL), parse_age(older_than, flag="--older-than"))
-    with open_session(ctx) as services:
-        streams = choose_known(services, stream)
-        plan = services.cleanup(dry_run=True, older_than_seconds=ages, streams=streams, who=name_operator())
+    with open_session(ctx) as connections:
+        streams = choose_known(connections, stream)
+        kept = ages or retention_seconds(connections.settings)
+        ledger, who = connections.ledger, name_operator()
+        plan = clean_up(ledger=ledger, retention_seconds=kept, streams=streams, who=who, dry_run=True)
         total = sum(plan.deleted.values())
         if dry_run or not total:
             return _report(plan, as_json=as_json)
         if not ask_consent(f"delete {say_count(total, 'finished record')} for good?", yes=yes):
             return ExitCode.TROUBLE
-        done = services.cleanup(dry_run=False, older_than_seconds=ages, streams=streams, who=name_operator())
+        done = clean_up(ledger=ledger, retention_seconds=kept, streams=streams, who=who)
     return _report(done, as_json=as_json)
 
 

@@ -30,17 +30,19 @@ def discard(
         syncctl discard ID ID --reason "test data" --yes --json
         syncctl discard ID --reason "test data" --dry-run
     """
+    from syncctl.pipeline.replay import discard_records
     from syncctl.pipeline.selection import Selection
 
     if not reason.strip():
         raise UsageError("--reason is empty", why="a month later nobody would know why", hint="say why in a few words")
-    with open_session(ctx) as services:
+    with open_session(ctx) as connections:
         selection = Selection(ids=tuple(dict.fromkeys(ids)), states=("failed", "pending"))
-        result = services.discard(selection, reason=reason, dry_run=True, who=name_operator())
+        ledger, who = connections.ledger, name_operator()
+        result = discard_records(ledger=ledger, selection=selection, reason=reason, who=who, dry_run=True)
         if result.matched and not dry_run:
             if not ask_consent(f"discard {say_count(result.matched, 'record')} for good?", yes=yes):
                 return ExitCode.TROUBLE
-            result = services.discard(selection, reason=reason, dry_run=False, who=name_operator())
+            result = discard_records(ledger=ledger, selection=selection, reason=reason, who=who)
     if as_json:
         out.print_json({"matched": result.matched, "discarded": result.discarded, "dry_run": result.dry_run})
     elif result.dry_run:

@@ -33,8 +33,11 @@ def failures(
         syncctl failures --json
     """
     begin, end = parse_window(since, until)
-    with open_session(ctx) as services:
-        found = services.failures(choose_known(services, stream), since=begin, until=end, limit=limit)
+    from syncctl.pipeline.status import group_failures
+
+    with open_session(ctx) as connections:
+        streams = choose_known(connections, stream)
+        found = group_failures(ledger=connections.ledger, streams=streams, since=begin, until=end, limit=limit)
     if as_json:
         out.print_json(found)
     elif found.groups:

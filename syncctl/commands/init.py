@@ -253,8 +253,8 @@ def _create_indexes(ctx: typer.Context, done: Initialised) -> ExitCode:
     from syncctl.commands.session import open_session
 
     try:
-        with open_session(ctx) as services:
-            done.indexes = list(services.prepare_ledger())
+        with open_session(ctx) as connections:
+            done.indexes = connections.ledger.prepare()
     except ServiceUnavailable as error:
         done.warn(f"no indexes were created: {error}")
         return ExitCode.UNAVAILABLE

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from syncctl.commands.options import AsJson
-from syncctl.commands.session import open_session
+from syncctl.commands.session import load
 from syncctl.console import out
 from syncctl.errors import ExitCode, UsageError
 
@@ -63,8 +63,9 @@ def inspect(
         syncctl inspect --source erp
     """
     _check_flags(table, key=key, stream=stream, start=start, write=write)
-    with open_session(ctx) as services:
-        survey = services.inspect(source, table, key=key or ())
+    from syncctl.sources.catalog import survey_source
+
+    survey = survey_source(load(ctx).source(source), table, key or ())
     blocks = [_render_block(each, survey.source, stream=stream, start=start) for each in survey.tables]
     written = None
     if write:

@@ -13,8 +13,8 @@ from syncctl.core.spelling import find_near
 from syncctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from syncctl.wiring import Services
-    from syncctl.wiring.operators import Resumed
+    from syncctl.pipeline.pause import Resumed
+    from syncctl.wiring.connections import Connections
 
 _Names = Annotated[list[str] | None, typer.Argument(metavar="STREAM", help="Which streams.")]
 _Partners = Annotated[
@@ -40,9 +40,17 @@ def pause(
         syncctl pause --partner default --reason "maintenance until 06:00"
         syncctl pause orders invoices --json
     """
-    with open_session(ctx) as services:
-        chosen = _choose(services, streams, partner)
-        services.pause(chosen.streams, partners=chosen.partners, who=name_operator(), reason=reason)
+    from syncctl.pipeline.pause import pause_delivery
+
+    with open_session(ctx) as connections:
+        chosen = _choose(connections, streams, partner)
+        pause_delivery(
+            ledger=connections.ledger,
+            streams=chosen.streams,
+            partners=chosen.partners,
+            who=name_operator(),
+            reason=reason,
+        )
     if as_json:
         out.print_json(
             {
@@ -70,9 +78,11 @@ def resume(
         syncctl resume --partner default
         syncctl resume orders invoices --json
     """
-    with open_session(ctx) as services:
-        chosen = _choose(services, streams, partner)
-        done = services.resume(chosen.streams, partners=chosen.partners, who=name_operator())
+    from syncctl.wiring import operators
+
+    with open_session(ctx) as connections:
+        chosen = _choose(connections, streams, partner)
+        done = operators.resume(connections, chosen.streams, partners=chosen.partners, who=name_operator())
     if as_json:
         out.print_json(
             {
@@ -111,7 +121,7 @@ class _Chosen:
     partners: tuple[str, ...]
 
 
-def _choose(services: "Services", streams: list[str] | None, partners: list[str] | None) -> _Chosen:
+def _choose(connections: "Connections", streams: list[str] | None, partners: list[str] | None) -> _Chosen:
     """Return what is named; nothing at all would mean everything, which nobody wants by a slip.
 
     Raises:
@@ -121,19 +131,19 @@ def _choose(services: "Services", streams: list[str] | None, partners: list[str]
         raise UsageError(
             "no stream and no partner is named",
             why="nothing is chosen by itself",
-            hint=f"name streams ({', '.join(services.settings.streams)}), or add --partner NAME",
+            hint=f"name streams ({', '.join(connections.settings.streams)}), or add --partner NAME",
         )
     for name in partners or ():
-        if name not in services.settings.partners:
-            raise _no_such_partner(services, name)
+        if name not in connections.settings.partners:
+            raise _no_such_partner(connections, name)
     named = tuple(dict.fromkeys(partners or ()))
-    return _Chosen(streams=choose_known(services, streams) if streams else (), partners=named)
+    return _Chosen(streams=choose_known(connections, streams) if streams else (), partners=named)
 
 
-def _no_such_partner(services: "Services", name: str) -> UsageError:
-    known = sorted(services.settings.partners)
+def _no_such_partner(connections: "Connections", name: str) -> UsageError:
+    known = sorted(connections.settings.partners)
     near = find_near(name, known)
-    if name in services.settings.streams:
+    if name in connections.settings.streams:
         hint = f"{name} is a stream, which is named without --partner"
     elif near or len(known) == 1:
         hint = f"write --partner {near or known[0]}"

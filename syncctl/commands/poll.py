@@ -16,7 +16,7 @@ from syncctl.partner.unverified import warn_unverified
 
 if TYPE_CHECKING:
     from syncctl.pipeline.poll import Run
-    from syncctl.wiring import Services
+    from syncctl.wiring.connections import Connections
 
 _COLUMNS = ("stream", "read", "logged", "unchanged", "failed", "dispatched", "cursor", "ms", "error")
 
@@ -65,25 +65,27 @@ def poll(
                 hint=f"add --dry-run, or leave {flag} out",
             )
     if dry_run:
-        with open_session(ctx) as services:
-            chosen = choose_configured(services.settings, streams)
-            return _preview(services, chosen, limit or 10, known=known, as_json=as_json)
+        with open_session(ctx) as connections:
+            chosen = choose_configured(connections.settings, streams)
+            return _preview(connections, chosen, limit or 10, known=known, as_json=as_json)
     if as_json and not once:
         raise UsageError(
             "--json needs --once",
             why="stdout carries one document, and polling has no end",
             hint="add --once, or leave --json out",
         )
-    with open_session(ctx) as services, StopSignal() as stop:
-        chosen = choose_configured(services.settings, streams)
-        warn_unverified(services.settings.partners_in_use())
+    with open_session(ctx) as connections, StopSignal() as stop:
+        chosen = choose_configured(connections.settings, streams)
+        warn_unverified(connections.settings.partners_in_use())
         if once:
-            return _poll_once(services, chosen, stop, as_json=as_json)
-        return _keep_polling(services, chosen, stop)
+            return _poll_once(connections, chosen, stop, as_json=as_json)
+        return _keep_polling(connections, chosen, stop)
 
 
-def _preview(services: "Services", streams: Sequence[str], limit: int, *, known: bool, as_json: bool) -> ExitCode:
-    previews = [each for name in streams for each in services.preview_poll(name, limit=limit, known=known)]
+def _preview(connections: "Connections", streams: Sequence[str], limit: int, *, known: bool, as_json: bool) -> ExitCode:
+    from syncctl.wiring.operators import preview_poll
+
+    previews = [preview for name in streams for preview in preview_poll(connections, name, limit=limit, known=known)]
     if not previews and known:
         out.say("no row is there")
     elif not previews:
@@ -91,7 +93,7 @@ def _preview(services: "Services", streams: Sequence[str], limit: int, *, known:
     return show_requests(previews, as_json=as_json)
 
 
-def _poll_once(services: "Services", streams: Sequence[str], stop: StopSignal, *, as_json: bool) -> ExitCode:
+def _poll_once(connections: "Connections", streams: Sequence[str], stop: StopSignal, *, as_json: bool) -> ExitCode:
     runs: list[Run] = []
     held: list[LeaseHeld] = []
     bugs: list[Exception] = []
@@ -99,7 +101,7 @@ def _poll_once(services: "Services", streams: Sequence[str], stop: StopSignal, *
         if stop.is_set:
             break
         try:
-            runs.append(_poll_with_progress(services, name, stop))
+            runs.append(_poll_with_progress(connections, name, stop))
         except LeaseHeld as error:
             held.append(error)
         except SyncctlError:
@@ -122,7 +124,9 @@ def _poll_once(services: "Services", streams: Sequence[str], stop: StopSignal, *
     return _decide_exit_code(runs, held, stop)
 
 
-def _poll_with_progress(services: "Services", name: str, stop: StopSignal) -> "Run":
+def _poll_with_progress(connections: "Connections", name: str, stop: StopSignal) -> "Run":
+    from syncctl.wiring import rows
+
     with out.progress(f"pages of {name}") as show:
         pages = 0
 
@@ -132,12 +136,14 @@ def _poll_with_progress(services: "Services", name: str, stop: StopSignal) -> "R
             show(pages)
             return stop.is_set
 
-        return services.poll(name, should_stop=is_to_stop)
+        return rows.poll(connections, name, should_stop=is_to_stop)
 
 
-def _keep_polling(services: "Services", streams: Sequence[str], stop: StopSignal) -> ExitCode:
+def _keep_polling(connections: "Connections", streams: Sequence[str], stop: StopSignal) -> ExitCode:
     """Poll each stream at its interval; one that is held or fails is tried again at its next turn."""
-    every = {name: services.settings.stream(name).poll_every_seconds for name in streams}
+    from syncctl.wiring import rows
+
+    every = {name: connections.settings.stream(name).poll_every_seconds for name in streams}
     due_at = dict.fromkeys(streams, time.monotonic())
     out.say(f"polling {', '.join(streams)}; stop with Ctrl-C")
     while not stop.is_set and not out.reader_gone:
@@ -146,7 +152,7 @@ def _keep_polling(services: "Services", streams: Sequence[str], stop: StopSignal
             break
         due_at[name] = time.monotonic() + every[name]
         try:
-            run = services.poll(name, should_stop=lambda: stop.is_set)
+            run = rows.poll(connections, name, should_stop=lambda: stop.is_set)
         except (LeaseHeld, ServiceUnavailable) as error:
             out.warn(str(error))
             continue

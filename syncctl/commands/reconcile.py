@@ -50,9 +50,11 @@ def reconcile(
     if repair and not (dry_run or yes or out.is_interactive()):
         # Before all rows are read, for nobody will be there to answer.
         ask_consent("log and send the rows that are missing or stale", yes=False)
-    with open_session(ctx) as services:
-        (name,) = choose_configured(services.settings, [stream])
-        with services.reconciliation(name, since=begin) as work:
+    with open_session(ctx) as connections:
+        (name,) = choose_configured(connections.settings, [stream])
+        from syncctl.wiring.operators import open_reconciliation
+
+        with open_reconciliation(connections, name, since=begin) as work:
             with out.progress(f"rows of {name}") as work.show:
                 found = work.compare()
             if not repair or dry_run or not found.repairable:

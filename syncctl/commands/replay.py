@@ -17,7 +17,7 @@ from syncctl.errors import ExitCode, TroubleFound, UsageError
 if TYPE_CHECKING:
     from syncctl.pipeline.replay import Replayed
     from syncctl.pipeline.selection import Selection
-    from syncctl.wiring import Services
+    from syncctl.wiring.connections import Connections
 
 _POLL_SECONDS = 0.5
 _LOOK_SECONDS = 5.0
@@ -67,20 +67,24 @@ def replay(
         syncctl replay --error 4f1d2c77b05e --new-key     the partner keeps its refusal by the old key
     """
     from syncctl.pipeline.selection import Selection
+    from syncctl.pipeline.status import group_failures
+    from syncctl.wiring import operators
 
     states = _choose_states(state)
     mark = None if error is None else _read_fingerprint(error, states)
     begin, end = parse_window(since, until)
     seconds = parse_seconds(timeout, flag="--timeout")
-    with open_session(ctx) as services:
-        names = choose_known(services, stream)
+    with open_session(ctx) as connections:
+        names = choose_known(connections, stream)
         if mark is not None and len(mark) < FINGERPRINT_DIGITS:
-            groups = services.failures(names, since=begin, until=end, limit=_ERRORS_AT_MOST).groups
-            mark = _complete_fingerprint(mark, [group["fingerprint"] for group in groups])
+            found = group_failures(
+                ledger=connections.ledger, streams=names, since=begin, until=end, limit=_ERRORS_AT_MOST
+            )
+            mark = _complete_fingerprint(mark, [group["fingerprint"] for group in found.groups])
         selection = Selection(
             ids=tuple(record_id or ()), streams=names, states=states, since=begin, until=end, error=mark
         )
-        plan = services.replay(selection, dry_run=True, who=name_operator())
+        plan = operators.replay(connections, selection, dry_run=True, who=name_operator())
         if dry_run or plan.matched == plan.skipped:
             _report(plan, as_json=as_json, nothing=not dry_run)
             if not plan.matched:
@@ -90,9 +94,9 @@ def replay(
         if not ask_consent(f"replay {count:,} {'/'.join(selection.states)} records?", yes=yes):
             return ExitCode.TROUBLE
         ids: list[str] = []
-        done = services.replay(selection, dry_run=False, who=name_operator(), new_key=new_key, replayed_ids=ids)
+        done = operators.replay(connections, selection, who=name_operator(), new_key=new_key, replayed_ids=ids)
         _report(done, as_json=as_json)
-        code = _wait_until_finished(services, ids, seconds=seconds) if wait else ExitCode.DONE
+        code = _wait_until_finished(connections, ids, seconds=seconds) if wait else ExitCode.DONE
     if ids and code is ExitCode.DONE:
         out.say("next: syncctl status")
     return code
@@ -164,7 +168,7 @@ def _explain_nothing(selection: "Selection") -> None:
         out.say("next: syncctl failures")
 
 
-def _wait_until_finished(services: "Services", ids: list[str], *, seconds: float) -> ExitCode:
+def _wait_until_finished(connections: "Connections", ids: list[str], *, seconds: float) -> ExitCode:
     """Wait until none of the records is on its way, and tell what became of them; failed again is trouble.
 
     What they wait for is told when it changes.
@@ -178,11 +182,13 @@ def _wait_until_finished(services: "Services", ids: list[str], *, seconds: float
         StopSignal(notice="not waiting any longer; the records go on") as stop,
         out.progress("replay", total=len(ids)) as show,
     ):
-        while (left := _count_left(counts := services.count_by_state(ids))) and time.monotonic() < until:
+        while (
+            left := _count_left(counts := connections.ledger.records.count_by_state(ids))
+        ) and time.monotonic() < until:
             show(len(ids) - left)
             if looked_at is None or time.monotonic() - looked_at > _LOOK_SECONDS:
                 looked_at = time.monotonic()
-                if (found := _find_hold(services, streams)) != hold:
+                if (found := _find_hold(connections, streams)) != hold:
                     hold = found
                     out.say(f"{left:,} to go; {hold}" if hold else f"{left:,} to go")
             if stop.wait(_POLL_SECONDS):
@@ -206,9 +212,11 @@ def _count_left(counts: Mapping[str, int]) -> int:
     return sum(count for state, count in counts.items() if State(state) not in TERMINAL)
 
 
-def _find_hold(services: "Services", streams: Collection[str]) -> str | None:
+def _find_hold(connections: "Connections", streams: Collection[str]) -> str | None:
     """Return what keeps records of these streams from being sent, in words; None where nothing does."""
-    status = services.status()
+    from syncctl.wiring.operators import read_status
+
+    status = read_status(connections)
     meant = [each for each in status.streams if each["stream"] in streams]
     partners = {each["partner"] for each in meant}
     for partner in (each for each in status.partners if each["partner"] in partners):

@@ -52,14 +52,23 @@ def report(
     require_one_form(json=as_json, csv=as_csv)
     begin, end = parse_window(since, until)
     failed_now = 0
-    with open_session(ctx) as services:
-        streams = choose_known(services, stream)
-        found = services.report(
-            since=begin or datetime.now(UTC) - timedelta(days=1), until=end, by=by.value, streams=streams
+    from syncctl.pipeline.report import build_report
+    from syncctl.pipeline.status import group_failures
+
+    with open_session(ctx) as connections:
+        streams = choose_known(connections, stream)
+        found = build_report(
+            ledger=connections.ledger,
+            since=begin or datetime.now(UTC) - timedelta(days=1),
+            until=end,
+            by=by.value,
+            streams=streams,
         )
         if found.totals["failed"] and not as_json and not as_csv:
-            groups = services.failures(streams, since=found.since, until=found.until, limit=_EVERY_GROUP).groups
-            failed_now = sum(int(group["count"]) for group in groups)
+            failures = group_failures(
+                ledger=connections.ledger, streams=streams, since=found.since, until=found.until, limit=_EVERY_GROUP
+            )
+            failed_now = sum(int(group["count"]) for group in failures.groups)
     if as_json:
         out.print_json(found)
     elif as_csv:

@@ -43,16 +43,19 @@ def rewind(
         syncctl rewind orders --to beginning --resend
     """
     place = parse_place(to)
-    with open_session(ctx) as services:
-        (name,) = choose_configured(services.settings, [stream])
-        plan = services.plan_rewind(name, place)
-        if dry_run:
-            from syncctl.pipeline.rewind import show_plan
+    from syncctl.pipeline.rewind import rewind_stream, show_plan
+    from syncctl.wiring.operators import plan_rewind
 
+    with open_session(ctx) as connections:
+        (name,) = choose_configured(connections.settings, [stream])
+        plan = plan_rewind(connections, name, place)
+        if dry_run:
             return _report(show_plan(plan, resend=resend, dry_run=True), plan, as_json=as_json)
         if not ask_consent(_question(plan, resend=resend), yes=yes):
             return ExitCode.TROUBLE
-        done = services.rewind(plan, resend=resend, who=name_operator())
+        done = rewind_stream(
+            ledger=connections.ledger, plan=plan, resend=resend, who=name_operator(), worker=connections.worker
+        )
     code = _report(done, plan, as_json=as_json)
     out.say(f"next: syncctl poll {name} --once")
     return code

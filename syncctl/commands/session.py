@@ -1,4 +1,4 @@
-"""What a command needs around its one pipeline function: settings, services, who asks, and consent."""
+"""What a command needs around its one pipeline function: settings, connections, who asks, and consent."""
 
 import getpass
 import socket
@@ -15,7 +15,7 @@ from syncctl.errors import UsageError
 
 if TYPE_CHECKING:
     from syncctl.settings import Settings
-    from syncctl.wiring import Services
+    from syncctl.wiring.connections import Connections
 
 
 def load(ctx: typer.Context) -> "Settings":
@@ -31,17 +31,17 @@ def load(ctx: typer.Context) -> "Settings":
 
 
 @contextmanager
-def open_session(ctx: typer.Context) -> Iterator["Services"]:
-    """Open the services for one command; each is connected to when it is first used.
+def open_session(ctx: typer.Context) -> Iterator["Connections"]:
+    """Open the connections of one command; each connects at its first use.
 
     Raises:
         ConfigurationError: a setting is missing, unknown or wrong.
     """
     settings = load(ctx)
-    from syncctl.wiring import open_services
+    from syncctl.wiring.operators import open_connections
 
-    with open_services(settings) as services:
-        yield services
+    with open_connections(settings) as connections:
+        yield connections
 
 
 def choose_configured(settings: "Settings", names: Sequence[str] | None) -> tuple[str, ...]:
@@ -63,15 +63,17 @@ def choose_configured(settings: "Settings", names: Sequence[str] | None) -> tupl
     return chosen
 
 
-def choose_known(services: "Services", names: Sequence[str] | None) -> tuple[str, ...]:
+def choose_known(connections: "Connections", names: Sequence[str] | None) -> tuple[str, ...]:
     """Return the named streams, which may have left the configuration; empty means every stream.
 
     Raises:
         UsageError: neither the configuration nor the ledger knows a stream of that name.
     """
-    unknown = [name for name in names or () if name not in services.settings.streams]
+    unknown = [name for name in names or () if name not in connections.settings.streams]
     if unknown:
-        known = {each["stream"] for each in services.status().streams} | set(services.settings.streams)
+        from syncctl.wiring.operators import read_status
+
+        known = {stream["stream"] for stream in read_status(connections).streams} | set(connections.settings.streams)
         for name in unknown:
             if name not in known:
                 raise _no_such_stream(name, known)

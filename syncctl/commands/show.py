@@ -15,7 +15,7 @@ from syncctl.core.records import idempotency_key
 from syncctl.errors import ExitCode
 
 if TYPE_CHECKING:
-    from syncctl.wiring import Services
+    from syncctl.wiring.connections import Connections
 
 _FIELDS = (
     "stream", "key", "version", "seq", "op", "state", "error", "reason", "attempts", "outcomes", "replays", "claims",
@@ -55,13 +55,19 @@ def show(
         syncctl show orders 5 --request
     """
     if request:
-        with open_session(ctx) as services:
-            _check_stream(services, record, key)
-            previews = services.preview_records(record, key)
+        from syncctl.wiring.operators import preview_records
+
+        with open_session(ctx) as connections:
+            _check_stream(connections, record, key)
+            previews = preview_records(connections, record, key)
         return show_requests(previews, as_json=as_json)
-    with open_session(ctx) as services:
-        _check_stream(services, record, key)
-        records = services.show(record, key)
+    from syncctl.pipeline.show import show_records
+
+    with open_session(ctx) as connections:
+        _check_stream(connections, record, key)
+        records = show_records(
+            ledger=connections.ledger, id_or_stream=record, key=key, configured=connections.settings.streams
+        )
     if as_json:
         out.print_json({"records": [_to_public(each) for each in records]})
         return ExitCode.DONE
@@ -75,14 +81,14 @@ def show(
     return ExitCode.DONE
 
 
-def _check_stream(services: "Services", name: str, key: str | None) -> None:
+def _check_stream(connections: "Connections", name: str, key: str | None) -> None:
     """Check that what stands before a key is a stream.
 
     Raises:
         UsageError: neither the configuration nor the ledger knows a stream of that name.
     """
     if key is not None:
-        choose_known(services, [name])
+        choose_known(connections, [name])
 
 
 def _to_public(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,9 +43,11 @@ def status(
         raise UsageError(
             "--json and --watch exclude each other", why="stdout carries one document", hint="leave one out"
         )
-    with open_session(ctx) as services:
+    with open_session(ctx) as connections:
+        from syncctl.wiring.operators import read_status
+
         if not watch:
-            found = services.status()
+            found = read_status(connections)
             if as_json:
                 out.print_json(found)
             else:
@@ -53,7 +55,7 @@ def status(
             return ExitCode.DONE
         with StopSignal(notice="") as stop:
             while not stop.is_set and not out.reader_gone:
-                found = services.status()
+                found = read_status(connections)
                 out.clear()
                 _show(found)
                 stop.wait(_WATCH_SECONDS)

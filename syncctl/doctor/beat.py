@@ -7,7 +7,7 @@ from syncctl.core.durations import format_age
 from syncctl.doctor.check import Finding, Unit, failed, passed, warned
 from syncctl.doctor.examined import Examined
 from syncctl.pipeline.status import differs_from
-from syncctl.wiring.settings_fingerprint import fingerprint_settings
+from syncctl.settings.describe import fingerprint_settings
 
 _HINT = "run: syncctl beat (all on one machine: syncctl worker --beat)"
 

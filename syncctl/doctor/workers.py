@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 from syncctl import __version__
@@ -11,8 +10,7 @@ from syncctl.doctor.check import Finding, Unit, failed, passed, warned
 from syncctl.doctor.examined import Examined
 from syncctl.ledger.journal import ALIVE_SECONDS
 from syncctl.pipeline.status import differs_from
-from syncctl.wiring import open_services
-from syncctl.wiring.settings_fingerprint import fingerprint_settings
+from syncctl.settings.describe import fingerprint_settings
 
 # The hop that broke is told before the check's own deadline ends it.
 _ROUND_TRIP_SHARE = 0.8
@@ -76,11 +74,13 @@ def check_settings(examined: Examined) -> Finding:
 def check_round_trip(examined: Examined) -> Finding:
     """Send two numbers through the queue and a worker and back, as `syncctl add` does."""
     started = time.monotonic()
-    # On a busy machine this import takes a good part of the check's time.
-    import_module("syncctl.celery_app")
+    # On a busy machine these imports take a good part of the check's time.
+    from syncctl.broker.queue import add_through_queue
+    from syncctl.celery_app import make_app
+
+    app = make_app(examined.settings)
     left = _ROUND_TRIP_SHARE * examined.timeout_seconds - (time.monotonic() - started)
-    with open_services(examined.settings) as services:
-        trip = services.add(2, 3, timeout_seconds=max(0.1, left))
+    trip = add_through_queue(app, examined.broker, 2, 3, timeout_seconds=max(0.1, left))
     return passed(f"{trip.x} + {trip.y} = {trip.sum} in {trip.round_trip_ms:.0f} ms, by {trip.worker}")
 
 

@@ -121,6 +121,12 @@ def deliver_batch(
     return delivery
 
 
+def put_back_batch(*, ledger: Ledger, stream: str, token: str, ids: Sequence[str]) -> int:
+    """Put a queued batch back that this worker has no free slot for; return how many records."""
+    ledger.breakers.release_probe(stream, token=token)
+    return ledger.delivery_states.unqueue(ids, batch=token)
+
+
 def give_back_beyond(ledger: Ledger, claim: Claim, at_most: int | None) -> tuple[Claim, int]:
     """Return a claim of no more than so many records, and how many were given back."""
     kept = claim.records if at_most is None else claim.records[:at_most]

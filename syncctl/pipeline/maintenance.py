@@ -1,6 +1,8 @@
-"""upkeep: what Beat has done at short intervals: bring back what dead workers held, dispatch what is due."""
+"""Maintenance, which Beat has done at short intervals: bring back what dead workers held, dispatch due records."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from syncctl.core.states import State
@@ -12,7 +14,7 @@ from syncctl.logs import get_logger
 log = get_logger(__name__)
 
 AT_ONCE = 500
-SWEPT_AT_ONCE = 2000
+WAITING_AT_ONCE = 2000
 FORGOTTEN_AFTER_SECONDS = 15.0
 """How long records may be queued while no message waits in Redis, before they are queued anew.
 
@@ -21,8 +23,8 @@ nothing. Counting fetched messages instead would count those of dead workers, fo
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Upkeep:
-    """What one upkeep of a stream has moved."""
+class Maintained:
+    """How many records of a stream one maintenance has moved."""
 
     stream: str
     returned: int = 0
@@ -77,19 +79,19 @@ def release_waiting(*, ledger: Ledger, stream: Stream) -> int:
     record that was cleaned up or has held for long enough, and for a stream whose order is not strict any more.
     """
     if stream.order == "strict":
-        return ledger.waiting.sweep(stream.name, hold_seconds=stream.strict_hold_seconds, limit=SWEPT_AT_ONCE)
-    return ledger.waiting.release_all(stream.name, limit=SWEPT_AT_ONCE)
+        return ledger.waiting.sweep(stream.name, hold_seconds=stream.strict_hold_seconds, limit=WAITING_AT_ONCE)
+    return ledger.waiting.release_all(stream.name, limit=WAITING_AT_ONCE)
 
 
-def keep_up(
+def maintain_stream(
     *,
     ledger: Ledger,
     stream: Stream,
     settle_seconds: float,
     messages_waiting: Callable[[], int],
     dispatch: Callable[[], int],
-) -> Upkeep:
-    """Do one stream's upkeep: leases, lost messages, what waits for nothing, dispatch.
+) -> Maintained:
+    """Do one stream's maintenance: expired leases, lost messages, records that wait for nothing any more, dispatch.
 
     Raises:
         ServiceUnavailable: Redis is away (leases have been returned all the same), or MongoDB is.
@@ -97,4 +99,21 @@ def keep_up(
     returned = return_leases(ledger=ledger, stream=stream, settle_seconds=settle_seconds)
     forgotten = return_forgotten(ledger=ledger, stream=stream, messages_waiting=messages_waiting)
     released = release_waiting(ledger=ledger, stream=stream)
-    return Upkeep(stream=stream.name, returned=returned, forgotten=forgotten, released=released, dispatched=dispatch())
+    return Maintained(
+        stream=stream.name, returned=returned, forgotten=forgotten, released=released, dispatched=dispatch()
+    )
+
+
+@contextmanager
+def maintenance_lease(ledger: Ledger, name: str, *, seconds: float) -> Iterator[bool]:
+    """Hold the lease of one of Beat's jobs; False when another worker holds it, or the job rests.
+
+    A job rests nine times as long as it took, so that it takes at most a tenth of a worker's time.
+    """
+    is_held = ledger.journal.acquire_maintenance(name, seconds=seconds)
+    started = time.monotonic()
+    try:
+        yield is_held
+    finally:
+        if is_held:
+            ledger.journal.release_maintenance(name, rest_seconds=9 * (time.monotonic() - started))

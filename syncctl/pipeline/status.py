@@ -1,20 +1,15 @@
-"""status, show, failures: where everything stands, and why."""
+"""status and failures: where every stream and partner stands, and why."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from syncctl.core.breaker import BreakerState
-from syncctl.core.ids import key_id
-from syncctl.core.rows import Value
-from syncctl.errors import TroubleFound, UsageError
 from syncctl.ledger.ledger import Ledger
 from syncctl.pipeline.selection import ends_between
 
 BREAKERS_BEST_FIRST = (BreakerState.CLOSED.value, BreakerState.HALF_OPEN.value, BreakerState.OPEN.value)
-_BEGINNING = re.compile(r".+-[0-9a-f]{6,31}")
 STATES = ("pending", "retrying", "queued", "sending", "delivered", "failed", "superseded", "discarded")
 
 
@@ -140,46 +135,6 @@ def _partner(
         **min(breakers, key=lambda each: BREAKERS_BEST_FIRST.index(each["breaker"])),
         "in_flight": sum(int(each["calls"]) for each in document.get("permits", ()) if each["until"] > now),
     }
-
-
-def show_records(
-    *,
-    ledger: Ledger,
-    record_id: str | None = None,
-    stream: str | None = None,
-    key: Mapping[str, Value] | None = None,
-) -> list[dict[str, Any]]:
-    """Return one record by id, or all versions of a row, newest first, with their full history.
-
-    Args:
-        record_id: The id, or a beginning of it that no other has: the stream and six hex digits at least.
-
-    Raises:
-        TroubleFound: There is none.
-        UsageError: Several begin so.
-    """
-    if record_id is not None:
-        found = ledger.records.find(record_id=record_id) or _find_beginning(ledger, record_id)
-        what = f"no record has the id {record_id}"
-    else:
-        found = ledger.records.find(stream=stream, key_id=key_id(key or {}))
-        shown = ",".join(f"{name}={value}" for name, value in (key or {}).items())
-        what = f"the ledger holds no record of {stream} {shown}"
-    if not found:
-        raise TroubleFound(what, why="it was never logged, or clean-up has removed it", hint="look at: syncctl status")
-    return found
-
-
-def _find_beginning(ledger: Ledger, text: str) -> list[dict[str, Any]]:
-    """Return the one record whose id begins so; none where that is no beginning of an id."""
-    if _BEGINNING.fullmatch(text) is None:
-        return []
-    ids = ledger.records.find_beginning(text, limit=2)
-    if len(ids) > 1:
-        raise UsageError(
-            f"more than one id begins with {text}", why=f"such as {' and '.join(ids)}", hint="write more of it"
-        )
-    return ledger.records.find(record_id=ids[0]) if ids else []
 
 
 def group_failures(

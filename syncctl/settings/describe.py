@@ -1,5 +1,7 @@
-"""The settings in force: every key, its value with secrets masked, and where it stands."""
+"""The settings in force: every key, its value with secrets masked, and where it stands; and their fingerprint."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -77,3 +79,32 @@ def show_value(value: Any, field: FieldInfo) -> Any:
     if kind is Kind.DURATION:
         return [format_duration(one) for one in value] if isinstance(value, tuple) else format_duration(value)
     return list(value) if isinstance(value, tuple) else value
+
+
+PER_MACHINE = ("mongo_url", "redis_url", "worker", "log")
+"""Settings that each machine may have of its own; whoever reads a heartbeat is on the same ledger anyway."""
+FINGERPRINT_LENGTH = 8
+
+
+def fingerprint_settings(settings: Settings) -> str:
+    """Return eight hex digits by which a process tells that another runs with other settings, or another schema.
+
+    Secrets have no part in it, not even as a hash: a weak one could be found by trying.
+    """
+    values = {
+        entry.key: entry.value for entry in describe_settings(settings) if entry.key.split(".")[0] not in PER_MACHINE
+    }
+    schemas = {
+        name: _hash_schema(settings, stream.body_schema)
+        for name, stream in settings.streams.items()
+        if stream.body_schema
+    }
+    text = json.dumps([values, schemas], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:FINGERPRINT_LENGTH]
+
+
+def _hash_schema(settings: Settings, path: str) -> str:
+    try:
+        return hashlib.sha256((settings.layers.directory / path).read_bytes()).hexdigest()
+    except OSError:
+        return "unreadable"

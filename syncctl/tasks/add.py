@@ -1,17 +1,15 @@
 """The connectivity check: a number goes through the queue and a worker and comes back."""
 
-from celery import Task
-
-from syncctl.celery_app import app
+from celery import Task, shared_task
 
 
-@app.task(name="syncctl.add", ignore_result=False)
+@shared_task(name="syncctl.add", ignore_result=False)
 def add(x: float, y: float) -> float:
     """Return x + y."""
     return x + y
 
 
-@app.task(name="syncctl.add_and_sign", ignore_result=False, bind=True)
+@shared_task(name="syncctl.add_and_sign", ignore_result=False, bind=True)
 def add_and_sign(self: Task, x: float, y: float) -> dict[str, object]:
     """Return x + y, and the name of the worker that added them."""
     return {"sum": x + y, "worker": self.request.hostname}

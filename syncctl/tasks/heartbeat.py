@@ -3,36 +3,37 @@
 import os
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import signals
 from celery.beat import Scheduler
 
 from syncctl import __version__
 from syncctl.broker.queue import CONTROL
-from syncctl.celery_app import settings
 from syncctl.core.windows import decide_slots
 from syncctl.errors import SyncctlError
 from syncctl.logs import get_logger
-from syncctl.wiring import Services
-from syncctl.wiring.connections import SIGN_OF_LIFE_SECONDS
-from syncctl.wiring.settings_fingerprint import fingerprint_settings
+from syncctl.settings.describe import fingerprint_settings
+from syncctl.wiring.connections import SIGN_OF_LIFE_SECONDS, Connections
+
+if TYPE_CHECKING:
+    from syncctl.settings import Settings
 
 log = get_logger(__name__)
 
 EVERY_SECONDS = 5.0
 TICKS_PER_ENTRY = 2
-"""How many ticks of each entry may wait in a queue while no worker takes them."""
+"""How many ticks of each entry may wait in a queue before further ones are left out."""
 
 
 class WorkerHeartbeat:
     """A thread of the worker's main process that writes its heartbeat."""
 
-    def __init__(self, name: str, facts: dict[str, Any]) -> None:
+    def __init__(self, name: str, facts: dict[str, Any], settings: "Settings") -> None:
         self._name = name
         self._facts = facts
         self._done = threading.Event()
-        self._services = Services(settings)
+        self._connections = Connections(settings)
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -44,23 +45,23 @@ class WorkerHeartbeat:
         self._done.set()
         self._thread.join(timeout=EVERY_SECONDS)
         try:
-            self._services.ledger.journal.forget_worker(self._name)
+            self._connections.ledger.journal.forget_worker(self._name)
         except SyncctlError as error:
             log.warning("heartbeat.not_removed", error=str(error))
-        self._services.close()
+        self._connections.close()
 
-    def _tell_of_ledger(self) -> None:
-        """Say at once that the ledger is away: an operation gives it far more time."""
+    def _warn_of_missing_ledger(self) -> None:
+        """Log at once that the ledger cannot be reached: an operation waits far longer for it."""
         try:
-            self._services.ledger.check_reachable(timeout_seconds=SIGN_OF_LIFE_SECONDS)
+            self._connections.ledger.check_reachable(timeout_seconds=SIGN_OF_LIFE_SECONDS)
         except SyncctlError as error:
             log.warning("worker.ledger_away", error=str(error), hint=error.hint)
 
     def _run(self) -> None:
-        self._tell_of_ledger()
+        self._warn_of_missing_ledger()
         while True:
             try:
-                self._services.ledger.journal.record_worker_heartbeat(self._name, self._facts)
+                self._connections.ledger.journal.record_worker_heartbeat(self._name, self._facts)
             except SyncctlError as error:
                 log.warning("heartbeat.failed", error=str(error))
             if self._done.wait(EVERY_SECONDS):
@@ -75,9 +76,9 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
     it would let go may be locked by that very tick (celery 5.7.0).
     """
 
-    _services: Services | None = None
-    _settings = ""
-    _beaten = float("-inf")
+    _connections: Connections | None = None
+    _fingerprint = ""
+    _beaten_at = float("-inf")
     _is_closed = False
 
     def close(self) -> None:
@@ -85,18 +86,18 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
         self._is_closed = True
 
     def tick(self, *args: Any, **kwargs: Any) -> Any:
-        """Run what is due, and say that Beat is alive.
+        """Send the ticks whose time has come, and record that Beat is alive.
 
         Raises:
-            SystemExit: Beat was asked to stop, and what should have ended it then was swallowed on its way.
+            SystemExit: Beat was asked to stop, and the exception that should have ended it was swallowed on its way.
         """
         if self._is_closed:
             raise SystemExit
         wait = super().tick(*args, **kwargs)
-        if time.monotonic() - self._beaten >= EVERY_SECONDS:
-            self._beaten = time.monotonic()
-            self._settings = self._settings or fingerprint_settings(settings)
-            facts = {"pid": os.getpid(), "version": __version__, "settings": self._settings}
+        if time.monotonic() - self._beaten_at >= EVERY_SECONDS:
+            self._beaten_at = time.monotonic()
+            self._fingerprint = self._fingerprint or fingerprint_settings(self.app.settings)
+            facts = {"pid": os.getpid(), "version": __version__, "settings": self._fingerprint}
             try:
                 self._open().ledger.journal.record_beat_heartbeat(facts)
             except SyncctlError as error:
@@ -104,7 +105,7 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
         return wait
 
     def apply_entry(self, entry: Any, producer: Any = None) -> None:
-        """Send a tick, unless so many wait already that nobody can be at work on them."""
+        """Send a tick, unless so many wait already that no worker can be taking them."""
         queue = entry.options.get("queue", CONTROL)
         try:
             if self._open().broker.count_waiting(queue) >= TICKS_PER_ENTRY * len(self.schedule):
@@ -115,10 +116,10 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
             return
         super().apply_entry(entry, producer)
 
-    def _open(self) -> Services:
-        if self._services is None:
-            self._services = Services(settings)
-        return self._services
+    def _open(self) -> Connections:
+        if self._connections is None:
+            self._connections = Connections(self.app.settings)
+        return self._connections
 
 
 _heartbeats: list[WorkerHeartbeat] = []
@@ -126,10 +127,11 @@ _heartbeats: list[WorkerHeartbeat] = []
 
 @signals.worker_ready.connect(weak=False)
 def _start(sender: Any = None, **_: object) -> None:
+    settings: Settings = sender.app.settings
     controller = sender.controller if hasattr(sender, "controller") else sender
     concurrency = int(getattr(controller, "concurrency", None) or 1)
     queues = sorted(queue.name for queue in sender.task_consumer.queues) if sender.task_consumer else []
-    partners = {each.partner for each in settings.streams.values()}
+    partners = {section.partner for section in settings.streams.values()}
     slots = decide_slots(concurrency=concurrency, partners=len(partners), max_in_flight=concurrency)
     facts = {
         "pid": os.getpid(),
@@ -139,7 +141,7 @@ def _start(sender: Any = None, **_: object) -> None:
         "settings": fingerprint_settings(settings),
         "slots": slots.per_partner if "deliver" in queues else 0,
     }
-    heartbeat = WorkerHeartbeat(str(sender.hostname), facts)
+    heartbeat = WorkerHeartbeat(str(sender.hostname), facts, settings)
     _heartbeats.append(heartbeat)
     heartbeat.start()
 

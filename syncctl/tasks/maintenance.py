@@ -1,29 +1,35 @@
-"""What Beat has done at intervals: upkeep, roll-up, clean-up."""
+"""Beat's tasks at intervals: maintenance of the streams, roll-up, clean-up."""
 
 from dataclasses import asdict
 from typing import Any
 
-from syncctl.tasks.define import task
-from syncctl.tasks.process import services
+from syncctl.pipeline.cleanup import clean_up
+from syncctl.pipeline.maintenance import maintenance_lease
+from syncctl.pipeline.roll_up import roll_up as roll_up_hours
+from syncctl.tasks.process import connections, task
+from syncctl.wiring.operators import retention_seconds
+from syncctl.wiring.rows import maintain_streams
 
-CHORE_SECONDS = 900.0
+LEASE_SECONDS = 900.0
 
 
 @task("syncctl.upkeep")
 def upkeep() -> dict[str, Any]:
-    """Bring back what dead workers held, and dispatch what is due, for every stream."""
-    return {"streams": [asdict(each) for each in services().keep_up()]}
+    """Bring back what dead workers held, and dispatch due records, for every stream."""
+    return {"streams": [asdict(maintained) for maintained in maintain_streams(connections())]}
 
 
 @task("syncctl.roll_up")
 def roll_up() -> dict[str, Any]:
     """Recompute the open hours of the reports."""
-    with services().maintenance_lease("roll_up", seconds=CHORE_SECONDS) as mine:
-        return {"hours": services().roll_up() if mine else 0}
+    ledger = connections().ledger
+    with maintenance_lease(ledger, "roll_up", seconds=LEASE_SECONDS) as is_held:
+        return {"hours": roll_up_hours(ledger=ledger) if is_held else 0}
 
 
 @task("syncctl.cleanup")
 def cleanup() -> dict[str, Any]:
-    """Remove what the retention no longer keeps."""
-    with services().maintenance_lease("cleanup", seconds=CHORE_SECONDS) as mine:
-        return asdict(services().cleanup(who="beat")) if mine else {}
+    """Remove records that the retention no longer keeps."""
+    ledger, kept = connections().ledger, retention_seconds(connections().settings)
+    with maintenance_lease(ledger, "cleanup", seconds=LEASE_SECONDS) as is_held:
+        return asdict(clean_up(ledger=ledger, retention_seconds=kept, who="beat")) if is_held else {}

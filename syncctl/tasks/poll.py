@@ -6,8 +6,8 @@ from typing import Any
 
 from syncctl.errors import LeaseHeld
 from syncctl.logs import get_logger
-from syncctl.tasks.define import task
-from syncctl.tasks.process import services, stopping
+from syncctl.tasks.process import connections, stopping, task
+from syncctl.wiring import rows
 
 log = get_logger(__name__)
 
@@ -20,7 +20,7 @@ def poll(stream: str) -> dict[str, Any]:
     """Poll one stream, unless somebody does already or it was polled just now."""
     try:
         enough = time.monotonic() + POLL_AT_MOST_SECONDS
-        run = services().poll(stream, tick=True, should_stop=lambda: stopping() or time.monotonic() > enough)
+        run = rows.poll(connections(), stream, tick=True, should_stop=lambda: stopping() or time.monotonic() > enough)
     except LeaseHeld:
         return {"stream": stream, "skipped": True}
     tell = log.warning if run.error else log.info if run.logged else log.debug

@@ -1,36 +1,65 @@
-"""What a worker's processes share: services per process, the wish to stop, and the slots for deliveries."""
+"""How a use case becomes a Celery task, and what a worker's processes share: the wish to stop, and delivery slots."""
 
 import fcntl
 import multiprocessing
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
-from celery import signals
+from celery import shared_task, signals
 
-from syncctl.celery_app import settings
+from syncctl.celery_app import find_app
 from syncctl.core.windows import decide_slots
-from syncctl.wiring import Services
+from syncctl.errors import SyncctlError
+from syncctl.logs import get_logger
+from syncctl.wiring.connections import Connections
 
-_services: dict[int, Services] = {}
+log = get_logger(__name__)
+
+P = ParamSpec("P")
+
+_connections: dict[int, Connections] = {}
 _shared: dict[str, Any] = {"stopping": None, "slots": None, "count": 0}
 
 
-def services() -> Services:
-    """Return this process's services; a connection never crosses a fork."""
-    mine = _services.get(os.getpid())
-    if mine is None:
-        _services.clear()
-        mine = _services[os.getpid()] = Services(settings, processes=_shared["count"])
-    return mine
+def task(name: str) -> Callable[[Callable[P, dict[str, Any]]], Callable[P, dict[str, Any]]]:
+    """Return a decorator that makes a task whose known errors are one line in the log.
+
+    The error does not cross the broker, and nothing is lost by it: leases and due times bring the work back.
+    """
+
+    def decorate(function: Callable[P, dict[str, Any]]) -> Callable[P, dict[str, Any]]:
+        @wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
+            try:
+                return function(*args, **kwargs)
+            except SyncctlError as error:
+                log.warning("task.failed", task=name, args=list(args[:1]), error=str(error), hint=error.hint)
+                return {"error": str(error)}
+
+        made: Callable[P, dict[str, Any]] = shared_task(name=name)(run)
+        return made
+
+    return decorate
+
+
+def connections() -> Connections:
+    """Return this process's connections; none of them crosses a fork."""
+    own = _connections.get(os.getpid())
+    if own is None:
+        _connections.clear()
+        app = find_app()
+        own = _connections[os.getpid()] = Connections(app.settings, processes=_shared["count"], celery_app=app)
+    return own
 
 
 def stopping() -> bool:
-    """Tell whether this worker was asked to stop: batches then give back what they have not sent."""
+    """Return whether this worker was asked to stop: batches then give back what they have not sent."""
     flag = _shared["stopping"]
     return flag is not None and bool(flag.value)
 
@@ -39,16 +68,17 @@ def stopping() -> bool:
 def delivery_slot(stream: str) -> Iterator[bool]:
     """Hold one of this worker's slots for a delivery to the stream's partner; False when there is none.
 
-    A worker with several processes keeps one free for polls and upkeep and, with several partners, one for the others,
-    so that a partner that hangs keeps nobody else waiting; nor does a partner get more of them than calls at once. A
-    slot is a file lock: it ends with its process.
+    A worker with several processes keeps one free for polls and maintenance and, with several partners, one for the
+    others, so that a partner that hangs keeps no other waiting; nor does a partner get more of them than calls at once.
+    A slot is a file lock: it ends with its process.
     """
     directory: Path | None = _shared["slots"]
     if directory is None:
         yield True
         return
+    settings = connections().settings
     partner = settings.partner(settings.stream(stream).partner)
-    partners = {each.partner for each in settings.streams.values()}
+    partners = {section.partner for section in settings.streams.values()}
     slots = decide_slots(concurrency=_shared["count"], partners=len(partners), max_in_flight=partner.max_in_flight)
     # What cleans /tmp may have taken it away: a stream may rest for weeks.
     directory.mkdir(exist_ok=True)
@@ -66,9 +96,9 @@ def streams_that_wait() -> list[str]:
     """Return, once, the streams of which a batch was put back because there was no slot for it, the longest first."""
     directory: Path | None = _shared["slots"]
     waiting = sorted(directory.glob("waiting.*"), key=_read_age) if directory is not None else []
-    for each in waiting:
-        each.unlink(missing_ok=True)
-    return [each.name.removeprefix("waiting.") for each in waiting]
+    for path in waiting:
+        path.unlink(missing_ok=True)
+    return [path.name.removeprefix("waiting.") for path in waiting]
 
 
 def _read_age(path: Path) -> float:

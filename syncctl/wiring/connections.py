@@ -1,9 +1,11 @@
-"""What everything else is made from: the ledger, Redis and the partners' clients of one process."""
+"""The connections of one process, made from its settings: the ledger, Redis, Celery, the partners' clients."""
 
 import os
 import socket
+import time
+from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from syncctl.core.stream import Stream
 
@@ -17,22 +19,34 @@ if TYPE_CHECKING:
     from syncctl.settings import Settings
 
 SIGN_OF_LIFE_SECONDS = 3.0
+WORKERS_COUNTED_EVERY_SECONDS = 5.0
 
 
 class Connections:
-    """Everything a use case needs, made from the settings. One per process: connections do not cross a fork.
+    """Everything that a use case talks to; each connection is opened at its first use and kept.
+
+    One per process: connections do not cross a fork.
 
     Args:
-        for_person: Somebody waits at a terminal: ask MongoDB for a sign of life before anything that takes long.
-        processes: How many processes or threads of this worker share a partner's `max_in_flight`; None means as many
-            as the settings say.
+        for_person: A person waits at a terminal: check that MongoDB answers before anything that takes long.
+        processes: How many processes or threads of this worker share a partner's `max_in_flight`; None takes the
+            number from the settings.
+        celery_app: The app that sends this process's messages; None makes one for these settings.
     """
 
-    def __init__(self, settings: "Settings", *, for_person: bool = False, processes: int | None = None) -> None:
+    def __init__(
+        self,
+        settings: "Settings",
+        *,
+        for_person: bool = False,
+        processes: int | None = None,
+        celery_app: Any = None,
+    ) -> None:
         self.settings = settings
+        self.worker = f"{socket.gethostname()}:{os.getpid()}"
         self._processes = processes or settings.worker.concurrency
         self._for_person = for_person
-        self.worker = f"{socket.gethostname()}:{os.getpid()}"
+        self._celery_app = celery_app
         self._clients: dict[str, PartnerClient] = {}
         self._rates: dict[str, SharedRate] = {}
         self._slots: tuple[float, int] = (float("-inf"), 0)
@@ -76,28 +90,76 @@ class Connections:
 
     @cached_property
     def token_cache(self) -> "RedisTokenCache":
-        """Where all processes find a partner's token."""
+        """Redis, where all processes find a partner's token."""
         from syncctl.broker.token_cache import RedisTokenCache
 
         return RedisTokenCache(self.settings.redis_url, prefix=f"{self.settings.redis_prefix}:")
 
+    @cached_property
+    def celery_app(self) -> Any:
+        """The Celery app that messages are sent with."""
+        if self._celery_app is not None:
+            return self._celery_app
+        from syncctl.celery_app import make_app
+
+        return make_app(self.settings)
+
+    def publish(self, stream: str, token: str, ids: Sequence[str]) -> None:
+        """Send the message that tells a worker of one batch: ids only, never a payload.
+
+        Raises:
+            ServiceUnavailable: Redis cannot be reached.
+        """
+        from kombu.exceptions import OperationalError
+
+        from syncctl.broker.queue import DELIVER, unavailable
+
+        try:
+            self.celery_app.send_task(
+                "syncctl.deliver", args=[stream, token, list(ids)], queue=DELIVER, ignore_result=True
+            )
+        except (OperationalError, OSError) as error:
+            raise unavailable(self.settings.redis_url, error) from error
+
     def partner_client(self, stream: Stream) -> "PartnerClient":
-        """Return the client for a stream's calls, kept between batches."""
+        """Return the client for a stream's calls, which is kept between batches."""
         from syncctl.partner.client import PartnerClient
 
         if stream.name not in self._clients:
             partner = self.settings.partner(stream.partner)
-            threads = self.sizes(stream).threads
-            token_cache = self.token_cache if partner.auth.kind == "oauth2" else None
             self._clients[stream.name] = PartnerClient(
-                partner, stream, max_connections=threads, token_cache=token_cache
+                partner,
+                stream,
+                max_connections=self.sizes(stream).threads,
+                token_cache=self.token_cache if partner.auth.kind == "oauth2" else None,
             )
         return self._clients[stream.name]
 
+    def partner_rate(self, stream: Stream) -> "SharedRate | None":
+        """Return the rate of a stream's partner, which all workers share; None where it has none."""
+        from syncctl.broker.rate import SharedRate
+
+        partner = self.settings.partner(stream.partner)
+        if partner.rate is None:
+            return None
+        if partner.name not in self._rates:
+            calls, seconds = partner.rate
+            url, prefix = self.settings.redis_url, f"{self.settings.redis_prefix}:"
+            self._rates[partner.name] = SharedRate(url, prefix=prefix, name=partner.name, calls=calls, seconds=seconds)
+        return self._rates[partner.name]
+
     def sizes(self, stream: Stream) -> "Sizes":
-        """Return how much of this stream may be on its way."""
+        """Return how many of this stream's records may be in flight, in a batch, and in one call."""
         from syncctl.core.windows import decide_sizes, decide_slots
 
         partner = self.settings.partner(stream.partner)
         slots = decide_slots(concurrency=self._processes, partners=1, max_in_flight=partner.max_in_flight)
         return decide_sizes(stream, partner, processes=slots.all, streams=len(self.settings.stream_names))
+
+    def count_delivery_slots(self) -> int:
+        """Return how many batches of one stream the live workers deliver at once; 0 when none is known."""
+        counted_at, slots = self._slots
+        if time.monotonic() - counted_at > WORKERS_COUNTED_EVERY_SECONDS:
+            slots = sum(int(worker.get("slots", 0)) for worker in self.ledger.journal.load_workers())
+            self._slots = (time.monotonic(), slots)
+        return slots

@@ -155,13 +155,13 @@ def test_a_call_that_outlived_its_lease_has_the_newest_sent_again(simulation: Si
     _, token, ids = simulation.messages.pop(0)
     stalled = simulation._start("deliver", lambda: simulation._deliver(token, ids)).step_until("before call")
     simulation.end_leases("records")
-    simulation._keep_up()
+    simulation._maintain()
     write(simulation, 1, "b")
     simulation._poll()
     while simulation.messages:
         deliver_next(simulation)
     simulation.settle_calls()
-    simulation._keep_up()
+    simulation._maintain()
     while simulation.messages:
         deliver_next(simulation)
     assert simulation.partner.holds[1] == "b"
@@ -199,7 +199,7 @@ def test_a_lost_call_that_lands_late_has_the_newest_sent_again(simulation: Simul
     simulation.end_leases("records")
     write(simulation, 1, "b")
     simulation._poll()
-    simulation._keep_up()
+    simulation._maintain()
     while simulation.messages:
         deliver_next(simulation)
     assert simulation.partner.holds[1] == "b"
@@ -215,7 +215,7 @@ def test_an_outcome_without_its_lease_never_sets_the_state(simulation: Simulatio
     simulation.partner.answers = ["reject"]
     stalled = simulation._start("deliver", lambda: simulation._deliver(token, ids)).step_until("after call")
     simulation.end_leases("records")
-    simulation._keep_up()
+    simulation._maintain()
     while simulation.messages:
         deliver_next(simulation)
     assert records(simulation)[0]["state"] == "delivered"
@@ -306,7 +306,7 @@ def test_a_record_that_kills_its_worker_each_time_is_poison(simulation: Simulati
             else:
                 actor.finish()
         simulation.end_leases("records")
-        simulation._keep_up()
+        simulation._maintain()
     assert losses == 3
     assert records(simulation)[0]["state"] == "failed"
     assert records(simulation, key=2)[0]["state"] == "delivered"
@@ -330,7 +330,7 @@ def test_a_dispatcher_paused_after_reading_does_not_send_what_changed_since(simu
     simulation._poll()
     simulation.messages.clear()
     simulation.end_leases("records")
-    simulation._keep_up()
+    simulation._maintain()
     simulation.messages.clear()
     simulation.end_leases("records")
     simulation.run_now(
@@ -528,7 +528,7 @@ def test_what_was_lost_does_not_wait_for_the_end_of_a_backlog(simulation: Simula
     simulation._poll()
     simulation.messages.clear()
     simulation.end_leases("records")
-    simulation._keep_up()
+    simulation._maintain()
     assert any(ids == [records(simulation)[0]["_id"]] for _, _, ids in simulation.messages)
 
 

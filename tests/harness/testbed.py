@@ -17,7 +17,7 @@ from syncctl.partner.batch import send_batch
 from syncctl.partner.client import PartnerClient
 from syncctl.pipeline.deliver import Delivery, deliver_batch
 from syncctl.pipeline.dispatch import dispatch_stream
-from syncctl.pipeline.maintenance import Upkeep, keep_up
+from syncctl.pipeline.maintenance import Maintained, maintain_stream
 from syncctl.pipeline.poll import Run, poll_stream
 from syncctl.sources import open_reader
 
@@ -184,14 +184,14 @@ class Testbed:
                 done.append(self.deliver())
         return done
 
-    def keep_up(self, **changes: Any) -> Upkeep:
-        """Do the stream's upkeep."""
+    def maintain(self, **changes: Any) -> Maintained:
+        """Do the maintenance of the stream."""
         options: dict[str, Any] = {
             "settle_seconds": self.partner.timeout_seconds,
             "messages_waiting": lambda: len(self.messages),
             "dispatch": lambda: 0,
         }
-        return keep_up(ledger=self.ledger, stream=self.stream, **{**options, **changes})
+        return maintain_stream(ledger=self.ledger, stream=self.stream, **{**options, **changes})
 
     # Time, as the ledger knows it.
 

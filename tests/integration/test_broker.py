@@ -14,10 +14,10 @@ from tests.harness.commands import run_python
 
 PUBLISH = """
 from syncctl.settings import load_settings
-from syncctl.wiring import open_services
-with open_services(load_settings()) as services:
+from syncctl.wiring.connections import Connections
+with Connections(load_settings()) as connections:
     for batch in ("one", "two"):
-        services.publish("orders", batch, ["orders-1", "orders-2"])
+        connections.publish("orders", batch, ["orders-1", "orders-2"])
 """
 
 

@@ -311,7 +311,7 @@ def test_a_late_outcome_joins_the_history_and_changes_nothing(testbed: Testbed, 
     def stall(client: Any, calls: Sequence[Any], **options: Any) -> Iterator[Result]:
         for each in send_batch(client, calls, **options):
             testbed.let_leases_expire()
-            testbed.keep_up()
+            testbed.maintain()
             yield each
 
     assert testbed.deliver(send_batch=stall) == Delivery(stream="orders", claimed=1, late=1)
@@ -333,7 +333,7 @@ def test_a_call_that_outlived_its_lease_makes_the_newest_go_again(testbed: Testb
     def stall(client: Any, calls: Sequence[Any], **options: Any) -> Iterator[Result]:
         # It stood still before it sent; meanwhile a newer version was delivered.
         testbed.let_leases_expire()
-        testbed.keep_up()
+        testbed.maintain()
         log(testbed, 1, content="new")
         testbed.let_calls_settle()
         testbed.send_all()
@@ -359,7 +359,7 @@ def test_a_late_refusal_makes_nobody_go_again(testbed: Testbed, partner: MockPar
     def script(peer: Peer) -> None:
         while peer.read_request():
             testbed.let_leases_expire()
-            testbed.keep_up()
+            testbed.maintain()
             testbed.let_calls_settle()
             testbed.partner = accepting
             log(testbed, 1, content="new")
@@ -426,7 +426,7 @@ def test_what_a_dead_worker_held_is_sent_by_another_under_the_same_key(testbed: 
     assert testbed.record(1)["state"] == "sending"
     assert testbed.dispatch(messages_waiting=lambda: 0) == 0
     testbed.database.records.update_one({}, {"$set": {"lease.until": PAST}})
-    assert testbed.keep_up().returned == 1
+    assert testbed.maintain().returned == 1
     testbed.send_all()
     assert testbed.record(1)["state"] == "delivered"
     assert [call.fate for call in partner.calls()] == ["applied", "repeated"]

@@ -208,7 +208,7 @@ def test_a_record_that_was_lost_in_sending_travels_alone(testbed: Testbed) -> No
     ids = {each["key"]["id"]: each["_id"] for each in testbed.records()}
     fly(testbed.ledger, [ids[1], ids[2]])
     testbed.let_leases_expire()
-    testbed.keep_up()
+    testbed.maintain()
     log(testbed, 4)
     testbed.dispatch()
     assert sorted(sorted(each) for _, each in testbed.messages) == sorted(

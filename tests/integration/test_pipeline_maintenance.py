@@ -21,10 +21,10 @@ def test_leases_that_ran_out_come_back_and_go_out_again(testbed: Testbed) -> Non
     testbed.ledger.delivery_states.claim(
         "orders", ids, batch=testbed.messages[0][0], mapping_hash="m", seconds=60, worker="w"
     )
-    assert testbed.keep_up().returned == 0
+    assert testbed.maintain().returned == 0
     testbed.let_leases_expire()
     testbed.messages.clear()
-    done = testbed.keep_up(dispatch=testbed.dispatch)
+    done = testbed.maintain(dispatch=testbed.dispatch)
     assert (done.stream, done.returned, done.forgotten, done.dispatched) == ("orders", 7, 0, 7)
 
 
@@ -33,7 +33,7 @@ def test_more_than_one_look_takes_come_back(testbed: Testbed, monkeypatch: pytes
     log(testbed, *range(1, 6))
     testbed.dispatch()
     testbed.let_leases_expire()
-    assert testbed.keep_up().returned == 5
+    assert testbed.maintain().returned == 5
 
 
 def test_the_call_of_a_dead_worker_is_unsettled_before_a_newer_version_may_go(testbed: Testbed) -> None:
@@ -72,7 +72,7 @@ def test_what_was_only_queued_leaves_nothing_unsettled(testbed: Testbed) -> None
     log(testbed, 1)
     testbed.dispatch()
     testbed.let_leases_expire()
-    testbed.keep_up()
+    testbed.maintain()
     assert "unsettled" not in testbed.database.keys.find_one()
 
 
@@ -82,7 +82,7 @@ def test_without_an_order_no_call_is_waited_for(testbed: Testbed, changes: dict[
     log(testbed, 1)
     fly(testbed.ledger, [testbed.record(1)["_id"]])
     testbed.let_leases_expire()
-    assert testbed.keep_up().returned == 1
+    assert testbed.maintain().returned == 1
     assert testbed.database.keys.count_documents({"unsettled": {"$exists": True}}) == 0
 
 
@@ -93,9 +93,9 @@ def test_messages_that_redis_has_lost_are_sent_anew(testbed: Testbed, monkeypatc
     before = testbed.records()
     testbed.dispatch()
     testbed.messages.clear()
-    done = testbed.keep_up(messages_waiting=lambda: 1)
+    done = testbed.maintain(messages_waiting=lambda: 1)
     assert (done.forgotten, done.returned) == (0, 0)
-    done = testbed.keep_up()
+    done = testbed.maintain()
     assert (done.forgotten, done.returned) == (3, 0)
     assert testbed.records() == before
     assert testbed.dispatch() == 3
@@ -105,14 +105,14 @@ def test_what_was_queued_just_now_is_not_taken_for_lost(testbed: Testbed) -> Non
     log(testbed, 1)
     testbed.dispatch()
     testbed.messages.clear()
-    assert testbed.keep_up().forgotten == 0
+    assert testbed.maintain().forgotten == 0
 
 
 def test_what_is_being_sent_is_never_taken_for_lost(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "FORGOTTEN_AFTER_SECONDS", 0.0)
     log(testbed, 1)
     fly(testbed.ledger, [testbed.record(1)["_id"]])
-    assert testbed.keep_up().forgotten == 0
+    assert testbed.maintain().forgotten == 0
 
 
 def test_without_redis_leases_come_back_all_the_same(testbed: Testbed) -> None:
@@ -124,5 +124,5 @@ def test_without_redis_leases_come_back_all_the_same(testbed: Testbed) -> None:
         raise ServiceUnavailable("cannot reach Redis", service="redis")
 
     with pytest.raises(ServiceUnavailable):
-        testbed.keep_up(dispatch=dispatch)
+        testbed.maintain(dispatch=dispatch)
     assert testbed.record(1)["state"] == "pending"

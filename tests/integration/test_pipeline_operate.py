@@ -14,7 +14,8 @@ from syncctl.pipeline.cleanup import Cleaned, clean_up
 from syncctl.pipeline.replay import Discarded, Replayed, discard_records, replay_records
 from syncctl.pipeline.report import build_report
 from syncctl.pipeline.selection import Selection
-from syncctl.pipeline.status import group_failures, read_status, show_records
+from syncctl.pipeline.show import find_record, find_versions
+from syncctl.pipeline.status import group_failures, read_status
 from tests.harness.shifting import let_hours_pass
 from tests.harness.testbed import NASTY, PAST, ListReader, Testbed, new_record, version_row
 
@@ -320,30 +321,30 @@ def test_show_tells_all_versions_of_a_row_newest_first(testbed: Testbed) -> None
     log(testbed, 1, 2, content="a")
     testbed.send_all()
     log(testbed, 1, content="b")
-    shown = show_records(ledger=testbed.ledger, stream="orders", key={"id": 1})
+    shown = find_versions(testbed.ledger, "orders", {"id": 1})
     assert [each["payload"]["content"] for each in shown] == ["b", "a"]
     assert shown[1]["history"][0]["outcome"] == "accepted"
-    assert show_records(ledger=testbed.ledger, record_id=shown[0]["_id"]) == shown[:1]
+    assert find_record(testbed.ledger, shown[0]["_id"]) == shown[:1]
 
 
 def test_show_of_what_is_not_there_says_why(testbed: Testbed) -> None:
     with pytest.raises(TroubleFound, match="no record has the id orders-x"):
-        show_records(ledger=testbed.ledger, record_id="orders-x")
+        find_record(testbed.ledger, "orders-x")
     with pytest.raises(TroubleFound, match="holds no record of orders id=7,line=2") as caught:
-        show_records(ledger=testbed.ledger, stream="orders", key={"id": 7, "line": 2})
+        find_versions(testbed.ledger, "orders", {"id": 7, "line": 2})
     assert caught.value.why == "it was never logged, or clean-up has removed it"
 
 
 def test_show_takes_a_beginning_that_no_other_id_has(testbed: Testbed) -> None:
     testbed.ledger.records.log([new_record(n, id=f"orders-abcdef{n}0") for n in (1, 2)], PAST)
-    (found,) = show_records(ledger=testbed.ledger, record_id="orders-abcdef2")
+    (found,) = find_record(testbed.ledger, "orders-abcdef2")
     assert found["_id"] == "orders-abcdef20"
     with pytest.raises(UsageError) as caught:
-        show_records(ledger=testbed.ledger, record_id="orders-abcdef")
+        find_record(testbed.ledger, "orders-abcdef")
     assert caught.value.why == "such as orders-abcdef10 and orders-abcdef20"
     for text in ("orders-abcde", "orders", "orders-abcde0"):
         with pytest.raises(TroubleFound):
-            show_records(ledger=testbed.ledger, record_id=text)
+            find_record(testbed.ledger, text)
 
 
 def test_failures_are_grouped_by_their_error(testbed: Testbed, refusing: MockPartner) -> None:

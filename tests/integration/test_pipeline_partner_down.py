@@ -344,7 +344,7 @@ def test_what_a_dead_worker_had_in_sending_is_held_where_the_stream_says_so(
     token, ids = testbed.messages.pop()
     testbed.ledger.delivery_states.claim("orders", ids, batch=token, mapping_hash="m", seconds=60.0, worker="dead")
     testbed.let_leases_expire()
-    testbed.keep_up()
+    testbed.maintain()
     assert testbed.record(1)["state"] == "failed"
     assert "held, because the partner may have it" in testbed.record(1)["error"]["message"]
 

@@ -122,7 +122,7 @@ def test_a_failed_version_holds_until_it_is_replayed(testbed: Testbed, answers: 
     run(testbed, answers)
     log(testbed, 1, contents="d")
     run(testbed, answers)
-    testbed.keep_up()
+    testbed.maintain()
     run(testbed, answers)
     assert testbed.states() == {1: ["failed", "pending", "pending", "pending"]}
     assert answers.contents() == "a"
@@ -181,9 +181,9 @@ def test_with_strict_hold_a_failed_version_holds_so_long(testbed: Testbed, answe
     log(testbed, 1, contents="ab")
     run(testbed, answers)
     fail_long_ago(testbed, seconds=HOUR - 60)
-    assert testbed.keep_up().released == 0
+    assert testbed.maintain().released == 0
     fail_long_ago(testbed, seconds=HOUR + 1)
-    assert testbed.keep_up().released == 1
+    assert testbed.maintain().released == 1
     run(testbed, answers)
     log(testbed, 1, contents="c")
     run(testbed, answers)
@@ -195,7 +195,7 @@ def test_without_strict_hold_a_failed_version_holds_for_ever(testbed: Testbed, a
     log(testbed, 1, contents="ab")
     run(testbed, answers)
     fail_long_ago(testbed, seconds=1000 * HOUR)
-    assert testbed.keep_up().released == 0
+    assert testbed.maintain().released == 0
     assert waiting(testbed) == {"b": "a"}
 
 
@@ -207,7 +207,7 @@ def test_a_replay_of_what_a_newer_delivered_version_has_overtaken_is_skipped(
     log(testbed, 1, contents="ab")
     run(testbed, answers)
     fail_long_ago(testbed, seconds=2 * HOUR)
-    testbed.keep_up()
+    testbed.maintain()
     run(testbed, answers)
     done = replay(testbed, streams=("orders",))
     assert (done.matched, done.replayed, done.skipped) == (1, 0, 1)
@@ -223,7 +223,7 @@ def test_a_newer_version_that_may_have_landed_goes_under_a_new_key_after_an_olde
     log(testbed, 1, contents="ab")
     run(testbed, answers)
     fail_long_ago(testbed, seconds=2 * HOUR)
-    testbed.keep_up()
+    testbed.maintain()
     run(testbed, answers)
     answers.refused, answers.unanswered = set(), set()
     assert replay(testbed, streams=("orders",)).replayed == 1
@@ -257,7 +257,7 @@ def test_a_crash_between_landing_and_release_is_mended_by_upkeep(testbed: Testbe
         {"_id": id_of(testbed, "b")}, {"$set": {"waits_for": id_of(testbed, "a")}, "$unset": {"due_at": True}}
     )
     assert testbed.dispatch() == 0
-    assert testbed.keep_up().released == 1
+    assert testbed.maintain().released == 1
     run(testbed, answers)
     assert answers.contents() == "ab"
 
@@ -267,7 +267,7 @@ def test_what_waits_for_a_record_that_was_cleaned_up_goes(testbed: Testbed, answ
     log(testbed, 1, contents="ab")
     run(testbed, answers)
     testbed.database.records.delete_one({"_id": id_of(testbed, "a")})
-    assert testbed.keep_up().released == 1
+    assert testbed.maintain().released == 1
     run(testbed, answers)
     assert answers.contents() == "ab"
 
@@ -296,7 +296,7 @@ def test_nothing_waits_in_a_stream_whose_order_is_not_strict_any_more(testbed: T
     log(testbed, 1, contents="abc")
     run(testbed, answers)
     testbed.change_stream(order="latest")
-    assert testbed.keep_up().released == 2
+    assert testbed.maintain().released == 2
     run(testbed, answers)
     assert answers.contents() == "ac"
     assert testbed.states() == {1: ["failed", "superseded", "delivered"]}

@@ -8,14 +8,16 @@ import pytest
 from redis import Redis
 
 from syncctl.local.mock_partner import MockPartner
+from syncctl.pipeline.deliver import put_back_batch
 from syncctl.settings import load_settings
-from syncctl.wiring import Services
+from syncctl.wiring import rows
+from syncctl.wiring.connections import Connections
 from tests.harness.source_db import SourceDb
 
 Message = tuple[str, str, Sequence[str]]
 
 
-class Worker(Services):
+class Worker(Connections):
     """A worker whose messages a test takes in hand."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -27,7 +29,7 @@ class Worker(Services):
 
     def deliver_all(self) -> list[Any]:
         messages, self.messages = self.messages, []
-        return [self.deliver(*each) for each in messages]
+        return [rows.deliver(self, *each) for each in messages]
 
 
 @pytest.fixture
@@ -44,9 +46,9 @@ def worker(make_settings: Callable[..., Path], source_db: SourceDb) -> Iterator[
         made = Worker(load_settings(directory=directory, environment={}))
         opened.append(made)
         for name in ("orders", "stock"):
-            made.poll(name)
+            rows.poll(made, name)
         for name, token, ids in made.messages:
-            assert made.put_back(name, token, ids), name
+            assert put_back_batch(ledger=made.ledger, stream=name, token=token, ids=ids), name
         made.messages.clear()
         return made
 
@@ -59,7 +61,7 @@ def test_what_has_no_turn_goes_back_at_once_and_is_not_asked_for_again(
     worker: Callable[..., Worker], partner: MockPartner
 ) -> None:
     slow = worker("3/minute")
-    while slow.dispatch("orders"):
+    while rows.dispatch(slow, "orders"):
         pass
     assert sum(len(ids) for _, _, ids in slow.messages) > 3
     done = slow.deliver_all()
@@ -67,7 +69,7 @@ def test_what_has_no_turn_goes_back_at_once_and_is_not_asked_for_again(
     assert any(each.waits for each in done)
     assert all(each.waits for each in done if each.returned)
     assert len(partner.calls()) == 3
-    assert (slow.dispatch("orders"), slow.messages) == (0, [])
+    assert (rows.dispatch(slow, "orders"), slow.messages) == (0, [])
     counts = slow.ledger.records.count_states(["orders", "stock"])
     assert sum(counts[name]["pending"] for name in counts) == 17
     assert sum(counts[name]["sending"] + counts[name]["queued"] for name in counts) == 0
@@ -80,7 +82,7 @@ def test_streams_of_one_partner_share_its_permits_at_random(
     had = set()
     with Redis.from_url(redis_url) as redis:
         for _ in range(60):
-            slow.dispatch("orders")
+            rows.dispatch(slow, "orders")
             names = {name for name, _, _ in slow.messages}
             assert len(names) == 1
             had |= names
@@ -93,7 +95,7 @@ def test_streams_of_one_partner_share_its_permits_at_random(
 
 def test_a_rate_of_a_call_a_second_is_waited_for(worker: Callable[..., Worker], partner: MockPartner) -> None:
     paced = worker("60/minute")
-    paced.dispatch("orders")
+    rows.dispatch(paced, "orders")
     name, token, ids = paced.messages[0]
     assert len(ids) == 5, "no more than a few seconds' worth"
-    assert paced.deliver(name, token, ids).delivered == 5
+    assert rows.deliver(paced, name, token, ids).delivered == 5

@@ -1,6 +1,5 @@
 """`syncctl poll --once`: what one stream meets keeps no other from being read."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,13 +9,16 @@ from syncctl.commands.stopping import StopSignal
 from syncctl.pipeline.poll import Run
 
 
-def test_a_bug_that_one_stream_meets_keeps_no_other_from_being_read(capsys: pytest.CaptureFixture[str]) -> None:
-    def poll(name: str, **_: Any) -> Run:
+def test_a_bug_that_one_stream_meets_keeps_no_other_from_being_read(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poll(_connections: object, name: str, **_: Any) -> Run:
         if name == "first":
             raise ZeroDivisionError("a bug")
         return Run(stream=name, read=3)
 
-    services: Any = SimpleNamespace(poll=poll)
+    monkeypatch.setattr("syncctl.wiring.rows.poll", poll)
+    connections: Any = None
     with StopSignal() as stop, pytest.raises(ZeroDivisionError):
-        _poll_once(services, ["first", "second"], stop, as_json=True)
+        _poll_once(connections, ["first", "second"], stop, as_json=True)
     assert '"stream": "second"' in capsys.readouterr().out

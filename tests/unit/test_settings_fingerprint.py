@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from syncctl.settings import load_settings
-from syncctl.wiring.settings_fingerprint import fingerprint_settings
+from syncctl.settings.describe import fingerprint_settings
 from tests.harness.settings_files import write_settings
 
 

@@ -13,7 +13,7 @@ from syncctl.local.demo.environment import STREAM, DemoEnvironment, isolated_set
 
 if TYPE_CHECKING:
     from syncctl.local.demo.screen import DemoDisplay
-    from syncctl.wiring import Services
+    from syncctl.wiring.connections import Connections
 
 UNFINISHED = ("pending", "retrying", "queued", "sending")
 STATES = (*UNFINISHED, "delivered", "superseded", "failed")
@@ -116,15 +116,15 @@ def run_demo(
     environment.start_services()
     with isolated_settings(environment.directory):
         from syncctl.settings import load_settings
-        from syncctl.wiring import open_services
+        from syncctl.wiring.operators import open_connections
 
-        with open_services(load_settings()) as services:
+        with open_connections(load_settings()) as connections:
             if wait(0):
                 raise Stopped
             display.say("starting an unreliable partner, a worker and Beat ...")
-            services.prepare_ledger()
+            connections.ledger.prepare()
             environment.start_programs()
-            return _Scenario(environment, services, display, rows=rows, wait=wait).run()
+            return _Scenario(environment, connections, display, rows=rows, wait=wait).run()
 
 
 class _Scenario:
@@ -133,14 +133,14 @@ class _Scenario:
     def __init__(
         self,
         environment: DemoEnvironment,
-        services: "Services",
+        connections: "Connections",
         display: "DemoDisplay",
         *,
         rows: int,
         wait: Callable[[float], bool],
     ) -> None:
         self._environment = environment
-        self._services = services
+        self._connections = connections
         self._display = display
         self._rows = rows
         self._wait = wait
@@ -151,24 +151,30 @@ class _Scenario:
 
     def run(self) -> Account:
         """Deliver, fix the partner, replay, and count."""
+        from syncctl.pipeline.report import build_report
         from syncctl.pipeline.selection import Selection
+        from syncctl.pipeline.status import group_failures
+        from syncctl.wiring.operators import replay
 
+        ledger = self._connections.ledger
         self._watch("waiting for the worker and Beat", self._has_started)
         self._begun = time.monotonic()
         self._environment.start_writer()
         delivered = self._watch("delivering rows to an unreliable partner", self._is_all_read)
         failed = delivered.counts["failed"]
         if failed:
-            self._display.show_failures(self._services.failures(limit=5).groups)
+            self._display.show_failures(group_failures(ledger=ledger, limit=5).groups)
             self._display.say(f"the partner is fixed; replaying {failed} failed records ...")
         self._environment.partner.fix()
         selection = Selection(streams=(STREAM,))
-        replayed = self._services.replay(selection, who=WHO)
+        replayed = replay(self._connections, selection, who=WHO)
         ended = self._watch("replaying failed records", lambda: True)
         seconds = time.monotonic() - self._begun
-        self._display.show_report(self._services.report(datetime.now(UTC) - timedelta(hours=1), by="stream"))
+        self._display.show_report(
+            build_report(ledger=ledger, since=datetime.now(UTC) - timedelta(hours=1), by="stream")
+        )
         self._display.say("comparing every row of the source with the partner's rows ...")
-        still_failed = self._services.replay(selection, dry_run=True, who=WHO).replayed
+        still_failed = replay(self._connections, selection, dry_run=True, who=WHO).replayed
         return self._settle(
             ended,
             seconds=seconds,
@@ -240,7 +246,9 @@ class _Scenario:
 
     def _has_started(self) -> bool:
         """Tell whether worker and Beat run, so that the source is read while it is written to."""
-        status = self._services.status()
+        from syncctl.wiring.operators import read_status
+
+        status = read_status(self._connections)
         return bool(status.workers) and status.beat["last_tick_at"] is not None
 
     def _is_all_read(self) -> bool:
@@ -248,14 +256,17 @@ class _Scenario:
         written = self._environment.read_written()
         if written is None:
             return False
-        ledger = self._services.ledger
+        ledger = self._connections.ledger
         if self._written_at is None:
             self._written, self._written_at = written, ledger.streams.server_time()
         runs = ledger.journal.load_runs(STREAM, limit=3)
         return any(run["started_at"] >= self._written_at and run["error"] is None for run in runs)
 
     def _look(self, phase: str) -> Snapshot:
-        status = self._services.status()
+        from syncctl.pipeline.status import group_failures
+        from syncctl.wiring.operators import read_status
+
+        status = read_status(self._connections)
         stream = status.streams[0]
         stats = self._environment.partner.stats()
         source = self._environment.table.measure()
@@ -272,7 +283,7 @@ class _Scenario:
             workers=len(status.workers),
             partner=stats,
             calls_per_second=self._rate.measure(now, stats["calls"]),
-            failures=self._services.failures(limit=3).groups if failed else (),
+            failures=group_failures(ledger=self._connections.ledger, limit=3).groups if failed else (),
             last_error=stream["last_error"],
         )
 

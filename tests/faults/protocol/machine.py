@@ -95,7 +95,7 @@ class Protocol(Simulation, RuleBasedStateMachine):
 
     def start(self, draw: Draw) -> None:
         kind = draw(st.sampled_from(["poll", "poll", "poll", "upkeep", "upkeep", "dispatch"]))
-        acts = {"poll": self._poll, "dispatch": self._dispatch, "upkeep": self._keep_up}
+        acts = {"poll": self._poll, "dispatch": self._dispatch, "upkeep": self._maintain}
         self._advance(self._start(kind, acts[kind]), draw(STEPS))
 
     def write_and_poll(self, draw: Draw) -> None:

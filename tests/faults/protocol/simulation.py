@@ -21,7 +21,7 @@ from syncctl.ledger.sequencing import Waiting
 from syncctl.ledger.streams import Streams
 from syncctl.pipeline.deliver import deliver_batch
 from syncctl.pipeline.dispatch import dispatch_stream
-from syncctl.pipeline.maintenance import keep_up
+from syncctl.pipeline.maintenance import maintain_stream
 from syncctl.pipeline.poll import poll_stream
 from syncctl.pipeline.replay import discard_records, replay_records
 from syncctl.pipeline.selection import Selection
@@ -188,8 +188,8 @@ class Simulation:
         if self.order == "strict":
             self.strictness.check_call(found, key)
 
-    def _keep_up(self) -> None:
-        keep_up(
+    def _maintain(self) -> None:
+        maintain_stream(
             ledger=self.ledger,
             stream=self.stream,
             settle_seconds=SETTLE_SECONDS,
@@ -243,7 +243,7 @@ class Simulation:
             self.end_leases("records")
             self.settle_calls()
             self.run_now(self._poll)
-            self.run_now(self._keep_up)
+            self.run_now(self._maintain)
             while self.messages:
                 _, token, ids = self.messages.pop(0)
                 self.run_now(lambda token=token, ids=ids: self._deliver(token, ids))  # type: ignore[misc]

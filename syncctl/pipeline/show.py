@@ -1,0 +1,122 @@
+"""show: one record by its id, or every version of a row by its key, with the full history."""
+
+import re
+from collections.abc import Container, Iterator, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from syncctl.core.ids import key_id
+from syncctl.core.rows import Value
+from syncctl.errors import TroubleFound, UsageError
+from syncctl.ledger.ledger import Ledger
+
+_ID_PREFIX = re.compile(r".+-[0-9a-f]{6,31}")
+
+
+def show_records(
+    *, ledger: Ledger, id_or_stream: str, key: str | None, configured: Container[str]
+) -> list[dict[str, Any]]:
+    """Return a record by its id, or every version of a row by its stream and key (`5`, or `a=1,b=2`), newest first.
+
+    Args:
+        configured: The names of the configured streams.
+
+    Raises:
+        TroubleFound: There is no such record.
+        UsageError: The key does not have the stream's columns, or a stream was named without a key.
+    """
+    if key is None:
+        if id_or_stream in configured or id_or_stream in ledger.streams.load_all():
+            raise UsageError(
+                f"{id_or_stream} is a stream, and a key is missing",
+                why="a record is shown by its id, or by its stream and the key of its row",
+                hint=f"write for example syncctl show {id_or_stream} 5",
+            )
+        return find_record(ledger, id_or_stream)
+    names = ledger.keys.column_names(id_or_stream) or ledger.records.column_names(id_or_stream)
+    if not names:
+        raise TroubleFound(
+            f"the ledger knows no row of {id_or_stream}",
+            why="it was never polled",
+            hint=f"syncctl poll {id_or_stream} --once",
+        )
+    error: TroubleFound | None = None
+    for reading in read_key(key, names):
+        try:
+            return find_versions(ledger, id_or_stream, reading)
+        except TroubleFound as caught:
+            error = error or caught
+    assert error is not None  # noqa: S101 - read_key gives at least one reading
+    raise error
+
+
+def find_record(ledger: Ledger, record_id: str) -> list[dict[str, Any]]:
+    """Return the one record with an id.
+
+    Args:
+        record_id: The id, or a unique prefix of it: the stream and at least six hex digits.
+
+    Raises:
+        TroubleFound: There is no such record.
+        UsageError: Several ids begin with it.
+    """
+    found = ledger.records.find(record_id=record_id) or _find_by_prefix(ledger, record_id)
+    return _require(found, f"no record has the id {record_id}")
+
+
+def find_versions(ledger: Ledger, stream: str, key: Mapping[str, Value]) -> list[dict[str, Any]]:
+    """Return all versions of a row, newest first.
+
+    Raises:
+        TroubleFound: There is none.
+    """
+    shown = ",".join(f"{name}={value}" for name, value in key.items())
+    found = ledger.records.find(stream=stream, key_id=key_id(key))
+    return _require(found, f"the ledger holds no record of {stream} {shown}")
+
+
+def _require(found: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
+    if not found:
+        raise TroubleFound(what, why="it was never logged, or clean-up has removed it", hint="look at: syncctl status")
+    return found
+
+
+def _find_by_prefix(ledger: Ledger, text: str) -> list[dict[str, Any]]:
+    if _ID_PREFIX.fullmatch(text) is None:
+        return []
+    ids = ledger.records.find_beginning(text, limit=2)
+    if len(ids) > 1:
+        raise UsageError(
+            f"more than one id begins with {text}", why=f"such as {' and '.join(ids)}", hint="write more of it"
+        )
+    return ledger.records.find(record_id=ids[0]) if ids else []
+
+
+def read_key(text: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield the keys that a text may mean: its values as whole numbers, as text, as decimals.
+
+    Raises:
+        UsageError: It does not name the stream's key columns.
+    """
+    pairs = [part.partition("=") for part in text.split(",")] if "=" in text else []
+    values = {name.strip(): value.strip() for name, _, value in pairs} or {names[0]: text}
+    if sorted(values) != sorted(names):
+        shown = ",".join(f"{name}=…" for name in names)
+        raise UsageError(
+            f"{text} is not a key of this stream",
+            why=f"its key columns are {', '.join(names)}",
+            hint=f"write {shown}",
+        )
+    for read in (_read_whole_number, str, _read_decimal):
+        yield {name: read(value) for name, value in values.items()}
+
+
+def _read_whole_number(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def _read_decimal(text: str) -> Decimal | str:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return text

@@ -14,7 +14,7 @@ from syncctl.partner.auth import AuthHeaders, AuthTrouble, TokenCache, make_auth
 from syncctl.partner.bulk import Bulk, Planned, count_answer_bytes, make_groups, name_mapping
 from syncctl.partner.call import Call, Unsendable, add_proof
 from syncctl.partner.deadline import call_deadline
-from syncctl.partner.headers import HEADER_VALUE, check_auth, make_headers
+from syncctl.partner.headers import check_auth_headers, is_header_value, make_common_headers
 from syncctl.partner.request.builder import RequestBuilder
 from syncctl.partner.response import Answer, describe_refusal, make_excerpt, says_accepted
 from syncctl.partner.results import Reading
@@ -53,17 +53,19 @@ class PartnerClient:
     def __init__(
         self, partner: Partner, stream: Stream, *, max_connections: int, token_cache: TokenCache | None = None
     ) -> None:
-        self._shape = RequestBuilder(partner, stream)
-        self._endpoint = self._shape.endpoint
+        self._builder = RequestBuilder(partner, stream)
+        self._endpoint = self._builder.endpoint
         self._partner = partner
         self._batching = stream.batching
-        self._mapping_hash = name_mapping(self._shape.mapping_hash, stream.batching)
+        self._mapping_hash = name_mapping(self._builder.mapping_hash, stream.batching)
         self._outcomes = stream.outcomes
         self._accepted_when = stream.accepted_when
         self._redact = make_redact(collect_secrets(partner))
         self._auth = make_auth(partner, self._redact, token_cache)
-        check_auth(partner, self._auth)
-        self._headers = self._shape.adopt_headers(make_headers(partner), taken=self._auth.show().headers)
+        check_auth_headers(partner, self._auth)
+        self._headers = self._builder.add_content_type(
+            make_common_headers(partner), auth_headers=self._auth.show().headers
+        )
         base = self._endpoint.base
         answer_at_most = count_answer_bytes(stream.batching)
         self._wire = Wire(partner, base, max_connections=max_connections, answer_at_most=answer_at_most)
@@ -82,12 +84,12 @@ class PartnerClient:
         Raises:
             Unsendable: the record cannot be turned into a call; sending it again would not help.
         """
-        if HEADER_VALUE.fullmatch(record.idempotency_key) is None:
+        if not is_header_value(record.idempotency_key):
             raise Unsendable("the record's id holds characters that a header has no form for")
-        endpoint = self._shape.choose_endpoint(record)
+        endpoint = self._builder.choose_endpoint(record)
         target = endpoint.fill(record)
-        body = self._shape.make_body(record)
-        headers = self._shape.make_headers(record, self._headers, has_body=body is not None)
+        body = self._builder.make_body(record)
+        headers = self._builder.make_headers(record, self._headers, has_body=body is not None)
         headers["Idempotency-Key"] = record.idempotency_key
         headers["Syncctl-Attempt"] = str(record.attempt)
         if body is not None:

@@ -1,10 +1,13 @@
-"""How a record becomes bytes: exact values, and the same bytes each time."""
+"""JSON bodies: the row as it is or by the mapping of `fields`, exact, and the same bytes each time (invariant 7)."""
 
-from collections.abc import Mapping
+import decimal
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from typing import Any
 
 import simplejson
 
+from syncctl.core.mapping import REST, FieldRule, Target
 from syncctl.core.records import Record
 from syncctl.core.rows import Value
 from syncctl.core.stream import Decimals
@@ -12,13 +15,15 @@ from syncctl.partner.call import Unsendable
 
 ENCODING_VERSION = 1
 """Raise it whenever the same record would become other bytes: its keys then change with them."""
+EXACT = decimal.Context(prec=100)
+"""For decimals in templates and schemas: those of 38 digits stay exact in a sum or a product, in every process."""
 
 _encoder = simplejson.JSONEncoder(
     separators=(",", ":"),
     ensure_ascii=False,
     use_decimal=True,
     allow_nan=False,
-    encoding=None,  # type: ignore[arg-type]  # None refuses bytes, which it would else take for UTF-8 text
+    encoding=None,  # type: ignore[arg-type]  # None refuses bytes; the default would take them for UTF-8 text
 )
 
 
@@ -34,28 +39,12 @@ def encode_body(record: Record, decimals: Decimals = "number") -> bytes:
     Raises:
         Unsendable: a value that JSON has no form for; names its column.
     """
-    return encode_values(show_values(choose_values(record), decimals))
+    return _encode_values(_prepare_values(choose_values(record), decimals))
 
 
 def choose_values(record: Record) -> Mapping[str, Value]:
-    """Return the columns that a call is made of: the row, or the key where there is no row (a delete)."""
+    """Return the columns that a call is made from: the row, or the key where there is no row (a delete)."""
     return record.key if record.payload is None else record.payload
-
-
-def show_values(values: Mapping[str, Value], decimals: Decimals) -> dict[str, Value]:
-    """Return columns as JSON takes them.
-
-    Raises:
-        Unsendable: a decimal that JSON has no form for; names its column.
-    """
-    shown = dict(values)
-    for column, value in shown.items():
-        # The encoder writes a decimal as its text, and would let NaN and Infinity through.
-        if isinstance(value, Decimal) and not value.is_finite():
-            raise Unsendable(f"column {column} is {value}, which JSON has no form for")
-        if decimals == "string" and isinstance(value, Decimal):
-            shown[column] = f"{value:f}"
-    return shown
 
 
 def encode_text(value: object) -> str:
@@ -67,19 +56,96 @@ def encode_text(value: object) -> str:
     return _encoder.encode(value)
 
 
-def encode_values(values: Mapping[str, object]) -> bytes:
-    """Return the bytes of a JSON object.
+def check_json(text: str) -> None:
+    """Check that a text is one JSON document.
 
     Raises:
-        Unsendable: a value that JSON has no form for; names what holds it.
+        Unsendable: it is not; names the place, and never shows the text there.
     """
+    try:
+        # Numbers stay text: a partner may take larger ones than Python.
+        simplejson.loads(text, parse_int=str, parse_float=str)
+    except simplejson.JSONDecodeError as error:
+        # The library's message is a pattern; from the percent sign on it would show a character of the body.
+        wrong = str(error.msg).partition("%")[0].strip()
+        raise Unsendable(f"the body is not JSON: line {error.lineno}, column {error.colno}: {wrong}") from error
+    except RecursionError as error:
+        raise Unsendable("the body is not JSON: it is nested too deeply") from error
+
+
+class FieldMap:
+    """A stream's mapping of `fields`: columns selected, renamed, nested, with constants, in the order of the rules."""
+
+    def __init__(self, rules: Sequence[FieldRule], decimals: Decimals) -> None:
+        self._rules = tuple(rules)
+        self._decimals = decimals
+        self._named = {rule.column for rule in rules}
+
+    def encode(self, record: Record) -> bytes:
+        """Return the JSON of a record. Safe to repeat: the same record gives the same bytes.
+
+        A record without a row (a delete) has only the columns of its key: fields of other columns are left out.
+
+        Raises:
+            Unsendable: a column that the row does not have, or a value that JSON has no form for.
+        """
+        values = _prepare_values(choose_values(record), self._decimals)
+        document: dict[str, Any] = {}
+        for rule in self._rules:
+            if rule.column == REST:
+                self._put_rest(document, rule.target, values)
+            elif rule.column is None:
+                _find_object(document, rule.target[:-1])[rule.target[-1]] = rule.constant
+            elif rule.column in values:
+                _find_object(document, rule.target[:-1])[rule.target[-1]] = values[rule.column]
+            elif record.payload is not None:
+                field = ".".join(rule.target)
+                raise Unsendable(f"field {field} needs column {rule.column}, which the row does not have")
+        return _encode_values(document)
+
+    def _put_rest(self, document: dict[str, Any], target: Target, values: Mapping[str, Value]) -> None:
+        """Add the columns that no rule names; a rule for the same field takes precedence."""
+        depth = len(target)
+        inner = [rule.target for rule in self._rules if len(rule.target) > depth and rule.target[:depth] == target]
+        taken = {field[depth] for field in inner}
+        inside = _find_object(document, target)
+        for column, value in values.items():
+            if column not in self._named and column not in taken:
+                inside[column] = value
+
+
+def _find_object(document: dict[str, Any], path: Target) -> dict[str, Any]:
+    """Return the object at a path, made where there is none."""
+    for name in path:
+        document = document.setdefault(name, {})
+    return document
+
+
+def _prepare_values(values: Mapping[str, Value], decimals: Decimals) -> dict[str, Value]:
+    """Return columns as the encoder takes them.
+
+    Raises:
+        Unsendable: a decimal that JSON has no form for; names its column.
+    """
+    prepared = dict(values)
+    for column, value in prepared.items():
+        # The encoder writes a decimal as its text, and would let NaN and Infinity through.
+        if isinstance(value, Decimal) and not value.is_finite():
+            raise Unsendable(f"column {column} is {value}, which JSON has no form for")
+        if decimals == "string" and isinstance(value, Decimal):
+            prepared[column] = f"{value:f}"
+    return prepared
+
+
+def _encode_values(values: Mapping[str, object]) -> bytes:
     try:
         return _encoder.encode(values).encode("utf-8")
     except (ValueError, TypeError, OverflowError) as error:
-        raise Unsendable(_blame_column(values, error)) from error
+        raise Unsendable(_explain_unencodable(values, error)) from error
 
 
-def _blame_column(values: Mapping[str, object], error: Exception) -> str:
+def _explain_unencodable(values: Mapping[str, object], error: Exception) -> str:
+    """Name the column that cannot be encoded."""
     for column, value in values.items():
         try:
             _encoder.encode({column: value}).encode("utf-8")

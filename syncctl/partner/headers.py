@@ -1,45 +1,93 @@
-"""The headers of every call to a partner, and what may not be said twice."""
+"""HTTP headers of a call: the rules for names and values, those of every call, and a stream's own."""
 
 import re
+from collections.abc import Iterable, Mapping
 
 from syncctl import __version__
-from syncctl.core.stream import Partner
+from syncctl.core.records import Record
+from syncctl.core.stream import Decimals, Partner
 from syncctl.errors import ConfigurationError
 from syncctl.partner.auth import Auth
+from syncctl.partner.call import Unsendable
 
-HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?")
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-OUR_HEADERS = frozenset(
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?")
+_SET_BY_SYNCCTL = frozenset(
     {"idempotency-key", "syncctl-attempt", "content-length", "transfer-encoding", "connection", "host"}
+)
+"""Headers that neither a partner nor a stream may set."""
+_NOT_OF_A_STREAM = _SET_BY_SYNCCTL | {
+    "authorization", "content-encoding", "content-type", "cookie", "date", "expect", "keep-alive", "te", "trailer",
+    "upgrade", "webhook-id", "webhook-signature", "webhook-timestamp",
+}  # fmt: skip
+_REPLACEABLE = {"accept", "user-agent"}
+"""Headers of every call that a stream may replace."""
+_SECRET = re.compile(
+    r"auth|cookie|credential|passw|secret|signature|token|api-?key|access-?key|subscription-?key", re.IGNORECASE
 )
 
 
-def make_headers(partner: Partner) -> dict[str, str]:
-    """Return what every call to a partner carries; the partner's own headers replace ours of the same name.
+def is_header_name(text: str) -> bool:
+    """Tell whether HTTP allows a name (RFC 9110, 5.6.2)."""
+    return _NAME.fullmatch(text) is not None
+
+
+def is_header_value(text: str) -> bool:
+    """Tell whether a value can be sent as it is: printable ASCII, so that no line break makes two headers of it."""
+    return _VALUE.fullmatch(text) is not None
+
+
+def is_reserved(name: str) -> bool:
+    """Tell whether only syncctl or the partner's auth sets a header, never a stream."""
+    return name.lower() in _NOT_OF_A_STREAM or name.lower().startswith("proxy-")
+
+
+def looks_secret(name: str) -> bool:
+    """Tell whether a header's name says that its value is a secret."""
+    return _SECRET.search(name) is not None
+
+
+def is_json(content_type: str) -> bool:
+    """Tell whether a body of this content type is JSON."""
+    media_type = _read_media_type(content_type)
+    return media_type == "application/json" or media_type.endswith("+json")
+
+
+def is_markup(content_type: str) -> bool:
+    """Tell whether a body of this content type is XML or HTML."""
+    return _read_media_type(content_type).endswith(("/xml", "+xml", "/html"))
+
+
+def _read_media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def make_common_headers(partner: Partner) -> dict[str, str]:
+    """Return the headers of every call to a partner; the partner's own replace the defaults of the same name.
 
     Raises:
-        ConfigurationError: a header that HTTP does not allow, or that is ours to set. Never shows a value.
+        ConfigurationError: a header that HTTP does not allow, or that syncctl sets. Never shows a value.
     """
     headers = {
         "Content-Type": "application/json",
         "Accept": "application/json, */*;q=0.5",
         "User-Agent": f"syncctl/{__version__}",
     }
-    ours = {name.lower(): name for name in headers}
+    defaults = {name.lower(): name for name in headers}
     for name, value in partner.headers.items():
         key = f"partners.{partner.name}.headers.{name}"
         check_header(key, name, value)
-        _check_free(key, name)
-        headers.pop(ours.get(name.lower(), ""), None)
+        _check_not_reserved(key, name)
+        headers.pop(defaults.get(name.lower(), ""), None)
         headers[name] = value
     return headers
 
 
-def check_auth(partner: Partner, auth: Auth) -> None:
-    """Check that what the auth kind adds can be sent, and contradicts no header.
+def check_auth_headers(partner: Partner, auth: Auth) -> None:
+    """Check that the headers of the partner's auth can be sent, and contradict no other header.
 
     Raises:
-        ConfigurationError: it cannot. Never shows a value.
+        ConfigurationError: they cannot. Never shows a value.
     """
     prefix = f"partners.{partner.name}"
     own = {name.lower(): name for name in partner.headers}
@@ -47,18 +95,17 @@ def check_auth(partner: Partner, auth: Auth) -> None:
         if name.lower() in own:
             key = f"{prefix}.headers.{own[name.lower()]}"
             why = "two values would contradict each other"
-            raise ConfigurationError(
-                f"{key} is set by auth", why=why, hint=f'remove it, or set {prefix}.auth type = "none"'
-            )
-        _check_free(f"{prefix}.auth.name", name)
+            hint = f'remove it, or set {prefix}.auth type = "none"'
+            raise ConfigurationError(f"{key} is set by auth", why=why, hint=hint)
+        _check_not_reserved(f"{prefix}.auth.name", name)
         check_header(f"{prefix}.auth.name", name, "x")
     for key, value in partner.auth.values.items():
         if key in {"token", "value"} and not auth.show().query:
             check_header(f"{prefix}.auth.{key}", "x", value)
 
 
-def _check_free(key: str, name: str) -> None:
-    if name.lower() in OUR_HEADERS:
+def _check_not_reserved(key: str, name: str) -> None:
+    if name.lower() in _SET_BY_SYNCCTL:
         why = "two values would contradict each other"
         raise ConfigurationError(f"{key} is a header that syncctl sets", why=why, hint="remove it")
 
@@ -69,10 +116,50 @@ def check_header(key: str, name: str, value: str) -> None:
     Raises:
         ConfigurationError: it does not. Never shows the value.
     """
-    if _HEADER_NAME.fullmatch(name) and HEADER_VALUE.fullmatch(value):
+    if is_header_name(name) and is_header_value(value):
         return
     raise ConfigurationError(
         f"{key} cannot be sent as a header",
         why="it is empty, or holds a line break, a character beyond ASCII, or a blank at an end",
         hint="look for a line break or a blank at the end of the value, or of the file it comes from",
     )
+
+
+class HeaderTemplates:
+    """The headers that a stream adds to its calls: templates, whose values cannot add another header."""
+
+    def __init__(self, templates: Mapping[str, str], decimals: Decimals) -> None:
+        # Brings Jinja2, which a stream without templates does without.
+        from syncctl.partner.request.template import TextTemplate
+
+        self._templates = {
+            name: TextTemplate(source, title=f"header {name}", decimals=decimals) for name, source in templates.items()
+        }
+
+    def refuse_duplicates(self, taken: Iterable[str], *, key: str) -> None:
+        """Refuse a header that each call carries already.
+
+        Raises:
+            ConfigurationError: two values would contradict each other.
+        """
+        others = {name.lower() for name in taken} - _REPLACEABLE
+        for name in self._templates:
+            if name.lower() in others:
+                why = "the partner's settings set it for all of its streams"
+                raise ConfigurationError(f"{key}.{name} is set already", why=why, hint="remove one of the two")
+
+    def render(self, record: Record) -> dict[str, str]:
+        """Return the headers of a record, without those whose text is empty.
+
+        Raises:
+            Unsendable: a value that a header has no form for.
+        """
+        headers = {}
+        for name, template in self._templates.items():
+            text = template.render(record).strip(" ")
+            if not text:
+                continue
+            if not is_header_value(text):
+                raise Unsendable(f"header {name} would hold a line break or a character beyond ASCII")
+            headers[name] = text
+        return headers

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
-from syncctl.core.content_types import is_json
-from syncctl.core.headers import is_header_name, is_ours, looks_secret
 from syncctl.core.mapping import parse_fields
 from syncctl.errors import ConfigurationError
+from syncctl.partner.headers import is_header_name, is_json, is_reserved, looks_secret
 from syncctl.settings.fields import OptionalText
 
 SHAPING = ("endpoint", "delete_endpoint", "fields", "body", "headers", "content_type", "body_schema")
@@ -55,7 +54,7 @@ def _check_headers(headers: Mapping[str, str] | None) -> Mapping[str, str] | Non
     for name, source in (headers or {}).items():
         if not is_header_name(name):
             raise ValueError(f"{name!r} cannot be the name of a header")
-        if is_ours(name):
+        if is_reserved(name):
             raise ValueError(
                 f"{name} is set by syncctl or by the partner's auth; leave it out (there is content_type, and auth)"
             )

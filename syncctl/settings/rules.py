@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from syncctl.core.content_types import is_json
 from syncctl.core.durations import format_duration
 from syncctl.core.spelling import suggest
 from syncctl.core.stream import SCANS
+from syncctl.partner.headers import is_json
 from syncctl.settings.credentials import check_partner
 from syncctl.settings.layers import Layers
 from syncctl.settings.problems import Problem

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from syncctl.core.mapping import FieldRule, parse_fields
 from syncctl.partner.call import Unsendable
-from syncctl.partner.request.fields import FieldMap
+from syncctl.partner.encoding import FieldMap
 from tests.harness.cases import make_record
 
 ROW = {"id": 7, "amount": Decimal("10.50"), "note": None}

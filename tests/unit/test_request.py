@@ -108,7 +108,7 @@ def test_everything_that_shapes_a_call_is_in_the_mapping_hash(tmp_path: Path) ->
 def test_a_stream_without_a_shape_keeps_the_hash_that_its_records_have() -> None:
     assert (
         name_mapping()
-        == PartnerClient(make_partner(BASE), make_stream(), max_connections=1)._shape.endpoint.mapping_hash
+        == PartnerClient(make_partner(BASE), make_stream(), max_connections=1)._builder.endpoint.mapping_hash
     )
 
 

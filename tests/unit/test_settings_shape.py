@@ -83,7 +83,7 @@ def test_a_schema_lies_beside_the_settings(tmp_path: Path) -> None:
         ('{"properties": {"a": {"$ref": "#/$defs/nope"}}}', "it refers to #/$defs/nope, which is not in it"),
         ('{"properties": {"a": {"$ref": "#nope"}}}', "it refers to #nope, which is not in it"),
         ('{"$ref": "https://127.0.0.1:1/x.json"}', "it refers to https://127.0.0.1:1/x.json, and nothing is fetched"),
-        ('{"$ref": "#"}', "it refers to itself without an end"),
+        ('{"$ref": "#"}', "it refers to itself without end"),
         ("[" * 100_000, "it is nested too deeply"),
         ('{"not":' * 20_000 + "{}" + "}" * 20_000, "nested too deeply"),
     ],

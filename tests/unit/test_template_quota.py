@@ -1,11 +1,13 @@
 """Templates: neither a slip in one nor a value of a row fills the memory, and ordinary sizes are left alone."""
 
+import re
 import tracemalloc
 
 import pytest
 
 from syncctl.partner.call import Unsendable
-from syncctl.partner.request import limits
+from syncctl.partner.request import quota
+from syncctl.partner.request.template import TextTemplate
 from tests.unit.test_templates import render
 
 HUGE = [
@@ -20,25 +22,13 @@ HUGE = [
     "{{ '%*d' | format(99999999, 1) }}",
     "{{ '%99999999d' % 1 }}",
     "{{ '%.*f' % (99999999, 1.5) }}",
-    "{{ '{:99999999}'.format(1) }}",
-    "{{ '{:{}}'.format(1, 99999999) }}",
-    "{{ '{a:{b}}'.format_map({'a': 1, 'b': 99999999}) }}",
-    "{{ row.name | center(99999999) }}",
     "{{ row.name.center(99999999) }}",
     "{{ row.name.ljust(99999999) }}",
     "{{ row.name.zfill(99999999) }}",
-    "{{ '\t'.expandtabs(99999999) }}",
-    "{{ '\t'.expandtabs(tabsize=99999999) }}",
-    "{{ row.name | indent(99999999, true) }}",
-    "{{ (7).to_bytes(99999999, 'big') | length }}",
     "{{ 1 | round(99999999, 'floor') }}",
-    "{{ [1] | batch(99999999, 0) | list | length }}",
-    "{{ [1] | slice(99999999) | list | length }}",
     "{% set x = 'x' * 10000 %}{{ x | replace('x', x) }}",
     "{% set x = 'x' * 10000 %}{{ x.replace('x', x) }}",
     "{% set x = 'x' * 10000 %}{{ range(10000) | join(x) }}",
-    "{% set x = 'x' * 10000 %}{{ x.join(x | list) }}",
-    "{% set x = 'x' * 10000 %}{{ x.translate({120: x}) }}",
     "{% set n = namespace(x='x') %}{% for _ in range(40) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
     "{% set n = namespace(x='x') %}{% for _ in range(40) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x }}",
     "{% set n = namespace(x=[1]) %}{% for _ in range(40) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x | length }}",
@@ -48,16 +38,76 @@ HUGE = [
     "{% macro f() %}{% for a in range(9**5) %}{% for b in range(9**5) %}x{% endfor %}{% endfor %}{% endmacro %}{{f()}}",
     "{% set x = 'x' * 1000000 %}" + "{{ x }}" * 17,
     "{{ range(10**9) | list | length }}",
+    "{% set n = namespace(x='x') %}{% for _ in range(40) %}{% set n.x %}{{ n.x }}{{ n.x }}{% endset %}{% endfor %}",
+    "{% macro f(n) %}{{ f(n - 1) if n }}{{ f(n - 1) if n }}x{% endmacro %}{{ f(40) | length }}",
+    "{% macro f(n) %}{{ f(n - 1) if n }}{{ f(n - 1) if n }}{% endmacro %}{{ f(40) | length }}",
+    "{% for x in [1] recursive %}{{ loop([1] * 50000) if loop.depth < 4 }}{% endfor %}",
+    (
+        "{% set x = 'x' * 1000000 %}{% set n = namespace(x=[]) %}"
+        "{% for i in range(900) %}{% set n.x = n.x + [x[i:]] %}{% endfor %}{{ n.x | length }}"
+    ),
+    (
+        "{% set x = 'x' * 1000000 %}{% set n = namespace(x=[]) %}"
+        "{% for i in range(900) %}{% set n.x = n.x + [x | upper] %}{% endfor %}{{ n.x | length }}"
+    ),
+    "{{ ([[1] * 1000] * 1000) | sum(start=[]) | length }}",
+    "{{ ([['x' * 100000] * 1000] * 1000) | join | length }}",
+    "{{ ([['x' * 100000] * 1000] * 1000) | string | length }}",
+    "{{ '' ~ ([['x' * 100000] * 1000] * 1000) }}",
+    "{{ ('%s' * 1000) | format(*(['x' * 100000] * 1000)) }}",
+    "{{ ('%(a)s' * 1000) % {'a': 'x' * 100000} }}",
+    "{{ ([{'x' * 100000: 1}] * 1000) | json }}",
+    "{{ ('x' * 60000000) | list | length }}",
+    "{{ ('x' * 4000000) | sort | length }}",
+    "{% set n = namespace(x=[]) %}{% for _ in range(40) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x | join }}",
 ]
+
+REFUSED = [
+    ("{{ '{:99999999}'.format(1) }}", "a template cannot call .format(); use ~ or the filter format"),
+    ("{{ '{a:{b}}'.format_map({'a': 1, 'b': 9}) }}", "cannot call .format_map()"),
+    ("{{ '\\t'.expandtabs(99999999) }}", "cannot call .expandtabs()"),
+    ("{{ (7).to_bytes(99999999, 'big') | length }}", "cannot call .to_bytes()"),
+    ("{{ 'x'.join(['a']) }}", "cannot call .join(); use the filter join"),
+    ("{{ 'x'.translate({120: 'y'}) }}", "cannot call .translate(); docs/"),
+    ("{{ row.name | center(99999999) }}", "No filter named 'center'"),
+    ("{{ row.name | indent(99999999, true) }}", "No filter named 'indent'"),
+    ("{{ [1] | batch(99999999, 0) | list | length }}", "No filter named 'batch'"),
+    ("{{ [1] | slice(99999999) | list | length }}", "No filter named 'slice'"),
+]
+
+
+@pytest.mark.parametrize(("source", "text"), REFUSED)
+def test_a_filter_or_method_beyond_the_list_is_refused_when_settings_are_read(source: str, text: str) -> None:
+    with pytest.raises(ValueError, match=rf"^line 1: .*{re.escape(text)}"):
+        TextTemplate(source, title="body")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% set f = '{:9}'.format %}{{ f(1) }}",
+        "{{ 'x'['translate']({120: 'y'}) }}",
+        "{% set f = row.id.to_bytes %}{{ f(9, 'big') }}",
+        "{% set f = dict.fromkeys %}{{ f([1]) | json }}",
+        "{{ ['a'] | map(attribute='expandtabs') | join }}",
+    ],
+)
+def test_nor_is_it_reached_by_another_way(source: str) -> None:
+    with pytest.raises(Unsendable, match=r"^body, line 1: (access to attribute|'int object' has no)"):
+        render(source)
+
+
+EXCEEDED = r"(it (makes|loops|writes|rounds) |Range too big|sum adds numbers)"
 
 
 @pytest.mark.parametrize("source", HUGE)
 def test_no_template_fills_the_memory(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # A sixteenth of what is allowed: to come to all of it may take a minute, when every object is traced.
-    monkeypatch.setattr(limits, "MADE_AT_MOST", limits.MADE_AT_MOST // 16)
+    monkeypatch.setattr(quota, "MADE_AT_MOST", quota.MADE_AT_MOST // 16)
+    monkeypatch.setattr(quota, "ROUNDS_AT_MOST", quota.ROUNDS_AT_MOST // 16)
     tracemalloc.start()
     try:
-        with pytest.raises(Unsendable, match=r"^body, line 1: (it (makes|loops|writes|rounds) |Range too big)"):
+        with pytest.raises(Unsendable, match=rf"^body, line 1: {EXCEEDED}"):
             render(source)
         assert tracemalloc.get_traced_memory()[1] < 100_000_000
     finally:
@@ -67,15 +117,23 @@ def test_no_template_fills_the_memory(source: str, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("source", "text"),
     [
-        ("{{ ('-' * 3) ~ '%05d' | format(row.id) ~ '{:>4}'.format(row.id) }}", "---00007   7"),
-        ("{{ 'Order 20240101123456 {} {}'.format(1, 2) }}", "Order 20240101123456 1 2"),
+        ("{{ ('-' * 3) ~ '%05d' | format(row.id) ~ (row.id | string).rjust(4) }}", "---00007   7"),
+        ("{{ 'Order 20240101123456 %s %(20240101)s' | replace('%', '') }}", "Order 20240101123456 s (20240101)s"),
+        ("{{ '%(20240101)s %.2f' | format(**{'20240101': 7}) if false else '%.2f' | format(1.234) }}", "1.23"),
         ("{{ '20240101123456 %s' % 'a' }}", "20240101123456 a"),
         ("{{ 2 ** 10 }} {{ 2 * 3 }} {{ ([1] + [2]) | join }}", "1024 6 12"),
         ("{% for x in [1, 2] %}{{ loop.length }}{{ loop.last }}{% else %}-{% endfor %}", "2false2true"),
         ("{% for x in [] %}{{ x }}{% else %}-{% endfor %}", "-"),
         ("{{ [1, 2] | map('string') | join(',') }}{{ ['b'] | join(d='-') }}", "1,2b"),
-        ("{{ 'a\nb' | indent(2) }}|{{ 'a' | center(3) }}|{{ 'aXb' | replace('X', '-') }}", "a\n  b| a |a-b"),
-        ("{{ [1, 2, 3] | batch(2) | list | length }}{{ 1.25 | round(1) }}", "21.2"),
+        ("{{ 'a'.center(3) }}|{{ 'aXb' | replace('X', '-') }}|{{ 'aXb'.replace('X', '-') }}", " a |a-b|a-b"),
+        ("{{ [1, 2, 3] | sum }}{{ 1.25 | round(1) }}{{ 'abc'[1:] }}{{ [1, 2, 3][:2] | join }}", "61.2bc12"),
+        ("{% set x %}a{{ row.id }}{% endset %}{{ x }}{% set y | upper %}b{{ x }}{% endset %}{{ y }}", "a7BA7"),
+        ("{% for x in [[1, [2]]] recursive %}{{ loop(x) if x is iterable else x }}{% endfor %}", "12"),
+        (
+            "{% for g in [{'a': 1}, {'a': 2}] | groupby('a') %}{{ g.grouper }}:{{ g.list | length }} {% endfor %}",
+            "1:1 2:1 ",
+        ),
+        ("{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{{ {'a': 1}.get('a') }}", "ab1"),
         ("{{ 'x' * 1000000 }}", "x" * 1_000_000),
     ],
 )

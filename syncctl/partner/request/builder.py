@@ -1,4 +1,4 @@
-"""The shape of a stream's calls: from a record to method, target, headers and bytes."""
+"""The builder of a stream's requests: from a record to endpoint, headers and body."""
 
 import hashlib
 import json
@@ -6,21 +6,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from syncctl.core.content_types import is_json, is_markup
 from syncctl.core.records import Record
 from syncctl.core.stream import Partner, Stream
 from syncctl.errors import ConfigurationError
 from syncctl.partner.call import Unsendable
-from syncctl.partner.encoding import encode_body
+from syncctl.partner.encoding import FieldMap, check_json, encode_body
 from syncctl.partner.endpoint import Endpoint
-from syncctl.partner.request.fields import FieldMap
-from syncctl.partner.request.json_text import check_json
+from syncctl.partner.headers import HeaderTemplates, is_json, is_markup
 
 JSON = "application/json"
 
 
 class RequestBuilder:
-    """What a stream's settings make of a record. The same record gives the same bytes, in every process.
+    """Builds requests by a stream's settings. The same record gives the same bytes, in every process (invariant 7).
 
     Raises:
         ConfigurationError: an endpoint, a template or a schema that no call could be made with.
@@ -32,14 +30,14 @@ class RequestBuilder:
         self._content_type = stream.content_type or JSON
         self._is_json = is_json(self._content_type)
         self._fields = FieldMap(stream.fields, stream.decimals) if stream.fields else None
-        self._parts = _name_parts(stream)
+        self._parts = _list_mapping(stream)
         key = f"streams.{stream.name}"
         self._body = self._headers = self._schema = self._delete = None
         if stream.delete_method is not None:
             self._delete = Endpoint(partner, replace(stream, method=stream.delete_method, path=stream.delete_path))
         try:
-            # Each of these brings a library of its own, which a stream without it does not wait for.
             if stream.body is not None:
+                # Imports Jinja2, and the schema below jsonschema: streams without them don't wait for the imports.
                 from syncctl.partner.request.template import TextTemplate
 
                 markup = is_markup(self._content_type)
@@ -47,8 +45,6 @@ class RequestBuilder:
                     stream.body, title="body", decimals=stream.decimals, is_json=self._is_json, is_markup=markup
                 )
             if stream.headers:
-                from syncctl.partner.request.headers import HeaderTemplates
-
                 self._headers = HeaderTemplates(stream.headers, stream.decimals)
         except ValueError as error:
             raise ConfigurationError(f"{key} has a template that cannot be used", why=str(error)) from None
@@ -60,7 +56,7 @@ class RequestBuilder:
 
     @property
     def mapping_hash(self) -> str:
-        """Name everything that shapes a call for the same record (12 hex digits).
+        """Name everything that shapes a request for the same record (12 hex digits).
 
         The schema is left out: it changes no byte, and a record that it lets through now keeps its key.
         """
@@ -70,40 +66,40 @@ class RequestBuilder:
         parts = [own, "" if self._delete is None else self._delete.mapping_hash, *self._parts]
         return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
-    def adopt_headers(self, headers: Mapping[str, str], *, taken: Iterable[str]) -> dict[str, str]:
-        """Return what every call of the partner carries, with the stream's content type.
+    def add_content_type(self, headers: Mapping[str, str], *, auth_headers: Iterable[str]) -> dict[str, str]:
+        """Return the headers of every call of the partner with the stream's content type.
 
         Args:
-            taken: The names of the headers that the partner's auth adds.
+            auth_headers: The names of the headers that the partner's auth adds.
 
         Raises:
             ConfigurationError: the stream sets one of them too.
         """
         if self._headers is not None:
-            self._headers.refuse_rivals({*headers, *taken}, key=f"{self._key}.headers")
+            self._headers.refuse_duplicates({*headers, *auth_headers}, key=f"{self._key}.headers")
         if self._content_type == JSON:
             return dict(headers)
-        kept = {name: value for name, value in headers.items() if name.lower() != "content-type"}
-        return {"Content-Type": self._content_type, **kept}
+        others = {name: value for name, value in headers.items() if name.lower() != "content-type"}
+        return {"Content-Type": self._content_type, **others}
 
     def choose_endpoint(self, record: Record) -> Endpoint:
-        """Return where a record goes: a row that is gone may have an endpoint of its own."""
+        """Return the endpoint of a record: deletes may have their own."""
         return self._delete if self._delete is not None and record.op == "delete" else self.endpoint
 
     def make_body(self, record: Record) -> bytes | None:
         """Return the bytes of a record; None for a call without a body.
 
         Raises:
-            Unsendable: they cannot be made, are not JSON where JSON is said, or do not fit the schema.
+            Unsendable: they cannot be made, are not the JSON that the content type says, or do not fit the schema.
         """
         if self._delete is not None and record.op == "delete" and self._delete.method == "DELETE":
             return None
-        body = self._render(record)
+        body = self._encode(record)
         if self._schema is not None and record.op != "delete":
             self._schema.check(body)
         return body
 
-    def _render(self, record: Record) -> bytes:
+    def _encode(self, record: Record) -> bytes:
         if self._fields is not None:
             return self._fields.encode(record)
         if self._body is None:
@@ -117,18 +113,18 @@ class RequestBuilder:
             raise Unsendable("the body holds half a surrogate pair, which UTF-8 has no form for") from error
 
     def make_headers(self, record: Record, common: Mapping[str, str], *, has_body: bool) -> dict[str, str]:
-        """Return the headers of a record: those of every call, and the stream's own.
+        """Return the headers of a record: the common ones, and the stream's own.
 
         Raises:
             Unsendable: a value that a header has no form for.
         """
         own = {} if self._headers is None else self._headers.render(record)
-        gone = {name.lower() for name in own} | (set() if has_body else {"content-type"})
-        return {name: value for name, value in common.items() if name.lower() not in gone} | own
+        replaced = {name.lower() for name in own} | (set() if has_body else {"content-type"})
+        return {name: value for name, value in common.items() if name.lower() not in replaced} | own
 
 
-def _name_parts(stream: Stream) -> list[str]:
-    """Return what shapes the bytes and the headers, as texts; empty where the row goes as it is."""
+def _list_mapping(stream: Stream) -> list[str]:
+    """Return the settings that shape body and headers, as text; empty where the row is sent as it is."""
     fields = [[list(rule.target), rule.column, rule.constant] for rule in stream.fields]
     if not (fields or stream.body or stream.headers or stream.content_type):
         return []

@@ -4,11 +4,11 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from syncctl.core.headers import looks_secret
 from syncctl.core.records import Record
 from syncctl.core.redaction import REDACTED
 from syncctl.partner.call import Call, Unsendable
 from syncctl.partner.client import PartnerClient
+from syncctl.partner.headers import looks_secret
 
 _MADE_BY_CURL = {"content-length"}
 _SPECIAL = re.compile(r'([\\"$`])')

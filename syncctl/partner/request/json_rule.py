@@ -1,28 +1,34 @@
-"""The rule of a JSON body: what a template writes is its own text, or has gone through `| json`."""
+"""The rule for a template of JSON: it writes its own text, and values that have gone through `| json`."""
 
 from collections.abc import Iterator
 
 from jinja2 import nodes
 
-from syncctl.partner.request.quotes import JSON_FILTERS, is_joiner, mark_quoted
+JSON_FILTERS = ("json", "tojson")
+QUOTED = "_json_in_quotes"
+"""The filter that replaces `json` where a value stands between quotes of the template."""
 
 _HINT = "as in {{ row.name | json }}"
+_OUTSIDE, _INSIDE, _ESCAPED = range(3)
+"""Where the text is: outside of JSON's quotes, between them, or behind a backslash between them."""
+_START = frozenset({_OUTSIDE})
+_Places = frozenset[int]
 
 
 def check_json_rule(tree: nodes.Template) -> None:
-    """Check a template, and mark the values that stand between quotes.
+    """Check a template, and mark the values between quotes.
 
     Raises:
-        ValueError: A value could be written without its JSON; names the line.
+        ValueError: A value could be written without its JSON, or quotes surround JSON; names the line.
     """
     for block in tree.find_all((nodes.FilterBlock, nodes.EvalContextModifier)):
         tag = "filter" if isinstance(block, nodes.FilterBlock) else "autoescape"
         raise ValueError(f"line {block.lineno}: the body is JSON, which {tag} would change; leave {{% {tag} %}} out")
-    known = _find_harmless(tree)
-    for each in _list_written(tree):
-        if not _is_json(each, *known):
-            raise ValueError(f"line {each.lineno}: the body is JSON, so each value must end in | json, {_HINT}")
-    mark_quoted(tree)
+    macros, joiners = _find_safe_names(tree)
+    for expression in _list_written(tree):
+        if not _is_json(expression, macros, joiners):
+            raise ValueError(f"line {expression.lineno}: the body is JSON, so each value must end in | json, {_HINT}")
+    _mark_quoted(tree)
 
 
 def _list_written(tree: nodes.Template) -> Iterator[nodes.Expr]:
@@ -32,22 +38,35 @@ def _list_written(tree: nodes.Template) -> Iterator[nodes.Expr]:
         yield block.call
 
 
-def _find_harmless(tree: nodes.Template) -> tuple[set[str], set[str]]:
-    """Return the names that can be nothing but a macro of the template, and nothing but a joiner of its own text."""
+def _find_safe_names(tree: nodes.Template) -> tuple[set[str], set[str]]:
+    """Return the names that can only be macros of the template, and those that can only be its joiners."""
     macros = {macro.name for macro in tree.find_all(nodes.Macro)}
-    joiners = [each.target for each in tree.find_all(nodes.Assign) if is_joiner(each)]
-    named = {target.name for target in joiners if isinstance(target, nodes.Name)}
-    # By identity: two nodes of the same text are equal, and one of them may be given anything.
-    places = {id(target) for target in joiners}
-    given = {name.name for name in tree.find_all(nodes.Name) if name.ctx != "load" and id(name) not in places}
-    can_join = "joiner" not in given | macros | named
-    return (macros | {"caller", "loop"}) - given - named, named - given - macros if can_join else set()
+    targets = [assignment.target for assignment in tree.find_all(nodes.Assign) if _is_joiner(assignment)]
+    joiners = {target.name for target in targets if isinstance(target, nodes.Name)}
+    # By identity: two nodes with the same text are equal, and the other one may be assigned anything.
+    places = {id(target) for target in targets}
+    assigned = {name.name for name in tree.find_all(nodes.Name) if name.ctx != "load" and id(name) not in places}
+    can_join = "joiner" not in assigned | macros | joiners
+    return (macros | {"caller", "loop"}) - assigned - joiners, joiners - assigned - macros if can_join else set()
+
+
+def _is_joiner(assignment: nodes.Assign) -> bool:
+    """Tell whether an assignment is `{% set name = joiner("text") %}`."""
+    call = assignment.node
+    return (
+        isinstance(assignment.target, nodes.Name)
+        and isinstance(call, nodes.Call)
+        and isinstance(call.node, nodes.Name)
+        and call.node.name == "joiner"
+        and not (call.dyn_args or call.dyn_kwargs)
+        and all(isinstance(value, nodes.Const) for value in [*call.args, *(pair.value for pair in call.kwargs)])
+    )
 
 
 def _is_json(expression: nodes.Expr | None, macros: set[str], joiners: set[str]) -> bool:
-    """Tell whether an expression writes JSON, or text of the template itself; a value of the row must be encoded."""
+    """Tell whether an expression writes JSON, or the template's own text; a value of the row must be encoded."""
     if isinstance(expression, nodes.CondExpr):
-        return all(_is_json(each, macros, joiners) for each in (expression.expr1, expression.expr2))
+        return all(_is_json(branch, macros, joiners) for branch in (expression.expr1, expression.expr2))
     if isinstance(expression, nodes.Filter):
         return expression.name in JSON_FILTERS
     if isinstance(expression, nodes.Call):
@@ -56,7 +75,83 @@ def _is_json(expression: nodes.Expr | None, macros: set[str], joiners: set[str])
 
 
 def _writes_own_text(call: nodes.Call, macros: set[str], joiners: set[str]) -> bool:
-    """Tell whether a call writes what the rule holds for already. A macro's `caller` could be any method of a text."""
-    if not isinstance(call.node, nodes.Name) or call.dyn_kwargs or any(each.key == "caller" for each in call.kwargs):
+    """Tell whether a call writes text that the rule has checked. A macro's `caller` could be any method of a text."""
+    if not isinstance(call.node, nodes.Name) or call.dyn_kwargs or any(pair.key == "caller" for pair in call.kwargs):
         return False
     return call.node.name in macros or (call.node.name in joiners and not (call.args or call.kwargs or call.dyn_args))
+
+
+def _mark_quoted(tree: nodes.Template) -> None:
+    """Give values between quotes the filter that refuses text; numbers, true, false and null may stand there.
+
+    A template whose macros open quotes that others close is left as it is.
+
+    Raises:
+        ValueError: Quotes surround a call that writes JSON.
+    """
+    macros = list(tree.find_all(nodes.Macro))
+    blocks: list[nodes.Macro | nodes.CallBlock] = [*macros, *tree.find_all(nodes.CallBlock)]
+    joiners = [assignment for assignment in tree.find_all(nodes.Assign) if _is_joiner(assignment)]
+    texts = [str(const.value) for joiner in joiners for const in joiner.find_all(nodes.Const)]
+    writers = {macro.name for macro in macros if any(one.name in JSON_FILTERS for one in macro.find_all(nodes.Filter))}
+    quotes = _Quotes(writers | {"caller", "loop"})
+    is_whole = all(quotes.follow(block.body, _START) == _START for block in blocks)
+    if is_whole and not any('"' in text for text in texts):
+        quotes.follow(tree.body, _START)
+
+
+class _Quotes:
+    """Follows the text that a template writes, through its branches and loops.
+
+    Args:
+        writers: The names whose call writes JSON.
+    """
+
+    def __init__(self, writers: set[str]) -> None:
+        self._writers = writers
+
+    def follow(self, body: list[nodes.Node], places: _Places) -> _Places:
+        """Return the places where the text can be after a part of the template."""
+        for node in body:
+            match node:
+                case nodes.Output():
+                    for expression in node.nodes:
+                        places = self._follow_written(expression, places)
+                case nodes.If():
+                    ways = [self.follow(branch, places) for branch in (node.body, node.else_)]
+                    others = [self.follow(branch.body, places) for branch in node.elif_]
+                    places = frozenset[int]().union(*ways, *others)
+                case nodes.For():
+                    once = places | self.follow(node.body, places)
+                    places = once | self.follow(node.body, once) | self.follow(node.else_, places)
+                case nodes.CallBlock(call=nodes.Call() as call):
+                    places = self._follow_written(call, places)
+                case nodes.With() | nodes.Block() | nodes.Scope():
+                    places = self.follow(node.body, places)
+        return places
+
+    def _follow_written(self, expression: nodes.Expr, places: _Places) -> _Places:
+        match expression:
+            case nodes.TemplateData(data=str(text)) | nodes.Const(value=str(text)):
+                return frozenset(_scan(text, place) for place in places)
+            case nodes.CondExpr():
+                other = places if expression.expr2 is None else self._follow_written(expression.expr2, places)
+                return self._follow_written(expression.expr1, places) | other
+            case nodes.Call(node=nodes.Name(name=name)) if _OUTSIDE not in places and name in self._writers:
+                raise ValueError(
+                    f"line {expression.lineno}: quotes stand around {name}(), which writes JSON; leave them out"
+                )
+            case nodes.Filter() if _OUTSIDE not in places:
+                expression.name = QUOTED
+        return places
+
+
+def _scan(text: str, place: int) -> int:
+    for letter in text:
+        if place == _ESCAPED:
+            place = _INSIDE
+        elif letter == '"':
+            place = _INSIDE if place == _OUTSIDE else _OUTSIDE
+        elif letter == "\\" and place == _INSIDE:
+            place = _ESCAPED
+    return place

@@ -1,7 +1,8 @@
-"""The check of a body against a JSON Schema, before anything is sent."""
+"""The check of a body against a JSON Schema, before it is sent. Nothing that the schema refers to is fetched."""
 
 import decimal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +11,29 @@ import simplejson
 from jsonschema.protocols import Validator
 from jsonschema.validators import extend, validator_for
 from jsonschema_specifications import REGISTRY
+from referencing import Resource
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012, specification_with
 
 from syncctl.errors import ConfigurationError
 from syncctl.partner.call import Unsendable
-from syncctl.partner.request.json_text import read_exact
-from syncctl.partner.request.references import find_dead_references
-from syncctl.partner.request.sandbox import exact
+from syncctl.partner.encoding import EXACT
 
 _LONGEST = 80
+_WHOLE_DIGITS_AT_MOST = 1000
+"""Longer whole numbers stay decimals: Python refuses to write integers of some thousand digits."""
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 
 
 class BodySchema:
-    """A JSON Schema of one stream. What it refers to elsewhere is never fetched.
+    """The JSON Schema of one stream.
 
     Args:
-        path: The file; `key` is what errors call its setting.
+        path: The file.
+        key: The name of its setting in errors.
 
     Raises:
-        ConfigurationError: It cannot be read, is no JSON Schema, or refers to what is not in it.
+        ConfigurationError: It cannot be read, is not a JSON Schema, or refers to a schema outside of it.
     """
 
     def __init__(self, path: Path, *, key: str) -> None:
@@ -35,68 +41,55 @@ class BodySchema:
         dialect = validator_for(schema, default=jsonschema.Draft202012Validator)
         numbers = dialect.TYPE_CHECKER.redefine("integer", lambda _, value: _is_integer(value))
         checked = extend(dialect, type_checker=numbers)  # type: ignore[no-untyped-call]
-        # Decimals on both sides, so that multipleOf = 0.01 is exact; a registry of its own, which fetches nothing.
+        # Decimals on both sides, so that multipleOf = 0.01 is exact; its own registry fetches nothing.
         self._validator: Validator = checked(schema, registry=REGISTRY)
         try:
             dialect.check_schema(schema)
-            for reference, why in find_dead_references(schema, dialect):
-                raise _wrong(path, key, f"it refers to {_shorten(reference)}, {why}")
+            for reference, why in _find_dead_references(schema, dialect):
+                raise _make_error(path, key, f"it refers to {_shorten(reference)}, {why}")
             # A circle of references shows with any value.
             list(self._validator.iter_errors({}))
         except jsonschema.SchemaError as error:
-            raise _wrong(path, key, f"{error.json_path}: {_shorten(error.message)}") from None
+            raise _make_error(path, key, f"{error.json_path}: {_shorten(error.message)}") from None
         except RecursionError:
-            raise _wrong(path, key, "it refers to itself without an end, or is nested too deeply") from None
+            raise _make_error(path, key, "it refers to itself without end, or is nested too deeply") from None
 
     def check(self, body: bytes) -> None:
         """Check the bytes of a body that is JSON.
 
         Raises:
-            Unsendable: It does not fit; names the place, and what is asked for there, never the value.
+            Unsendable: It does not fit; names the place and the rule there, never the value.
         """
         try:
-            with decimal.localcontext(exact):
-                errors = sorted(self._validator.iter_errors(read_exact(body)), key=lambda each: each.json_path)
-            told = _explain(errors[0]) if errors else ""
+            with decimal.localcontext(EXACT):
+                errors = sorted(self._validator.iter_errors(read_exact(body)), key=lambda error: error.json_path)
+            reason = _explain(errors[0]) if errors else ""
         except Exception as error:
-            # Whatever a schema and a value do to each other is about this one row.
+            # Whatever a schema and a value do to each other is about this one row (invariant 9).
             raise Unsendable(f"the schema cannot be checked: {type(error).__name__}") from error
         if errors:
             more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-            raise Unsendable(f"the body does not fit the schema: {errors[0].json_path} {told}{more}")
+            raise Unsendable(f"the body does not fit the schema: {errors[0].json_path} {reason}{more}")
 
 
-def _explain(error: jsonschema.ValidationError) -> str:
-    """Say what a schema asks for, without the value that does not fit."""
-    asked: Any = error.validator_value
-    match error.validator:
-        case "required":
-            missing = [name for name in asked if isinstance(error.instance, Mapping) and name not in error.instance]
-            return f"lacks {_shorten(', '.join(missing))}"
-        case "type":
-            return f"must be of type {asked if isinstance(asked, str) else ' or '.join(asked)}"
-        case "enum":
-            return f"must be one of {_show(asked)}"
-        case "const":
-            return f"must be {_show(asked)}"
-        case "additionalProperties" | "unevaluatedProperties":
-            return "holds a field that the schema does not know"
-        case None:
-            return "holds a field that is not allowed"
-        case _:
-            return f"breaks {error.validator}: {_show(asked)}"
+def read_exact(text: str | bytes) -> Any:
+    """Return a JSON document with all digits: whole numbers as integers, also those written as 2.0, others as decimals.
+
+    Raises:
+        ValueError, ArithmeticError, RecursionError: it is not JSON, or too large to be read.
+    """
+    return simplejson.loads(text, parse_int=_read_number, parse_float=_read_number)
 
 
-def _show(asked: Any) -> str:
-    return _shorten(simplejson.dumps(asked, use_decimal=True, ensure_ascii=False))
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+def _read_number(text: str) -> int | Decimal:
+    number = Decimal(text)
+    if number.adjusted() < _WHOLE_DIGITS_AT_MOST and number == number.to_integral_value():
+        return int(number)
+    return number
 
 
 def _is_integer(value: object) -> bool:
-    if isinstance(value, decimal.Decimal):
+    if isinstance(value, Decimal):
         return value == value.to_integral_value()
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -105,19 +98,95 @@ def _read_schema(path: Path, key: str) -> Any:
     try:
         schema = read_exact(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
-        raise _wrong(path, key, error.strerror or "it cannot be read") from error
+        raise _make_error(path, key, error.strerror or "it cannot be read") from error
     except (ValueError, ArithmeticError) as error:
-        raise _wrong(path, key, f"it is not JSON: {error}") from error
+        raise _make_error(path, key, f"it is not JSON: {error}") from error
     except RecursionError as error:
-        raise _wrong(path, key, "it is nested too deeply") from error
+        raise _make_error(path, key, "it is nested too deeply") from error
     if not isinstance(schema, dict | bool):
-        raise _wrong(path, key, "a schema is an object, or true or false")
+        raise _make_error(path, key, "a schema is an object, or true or false")
     return schema
 
 
-def _wrong(path: Path, key: str, why: str) -> ConfigurationError:
+def _make_error(path: Path, key: str, why: str) -> ConfigurationError:
     return ConfigurationError(
         f"{key} cannot be used: {path.name}",
         why=why,
         hint=f"{key} is the path of a JSON Schema file, beside syncctl.toml",
     )
+
+
+def _find_dead_references(schema: Any, dialect: type[Validator]) -> Iterator[tuple[str, str]]:
+    """Yield each reference that does not lead to a schema, and why.
+
+    Only where the dialect has a schema is a reference one: in `const`, `enum` or `examples` it is a value.
+
+    Args:
+        dialect: The validator's class for the schema as a whole.
+    """
+    specification = specification_with(str(dialect.META_SCHEMA.get("$schema")), default=DRAFT202012)
+    root = specification.create_resource(schema)
+    waiting = [(root, REGISTRY.resolver_with_root(root))]
+    seen: set[int] = set()
+    while waiting:
+        resource, resolver = waiting.pop()
+        contents = resource.contents
+        if not isinstance(contents, Mapping) or id(contents) in seen:
+            continue
+        seen.add(id(contents))
+        for reference in (contents.get(keyword) for keyword in _REFERENCES):
+            if not isinstance(reference, str):
+                continue
+            try:
+                resolved = resolver.lookup(reference)
+            except (Unresolvable, ValueError, TypeError) as error:
+                # Its subclasses are about places within a document that exists.
+                is_elsewhere = type(error) is Unresolvable
+                yield reference, "and nothing is fetched: put that into $defs" if is_elsewhere else "which is not in it"
+                continue
+            if _is_schema(resolved.contents, dialect):
+                target = Resource.from_contents(resolved.contents, default_specification=specification)
+                waiting.append((target, resolved.resolver))
+            else:
+                yield reference, "which is not a schema"
+        waiting += [(inner, resolver.in_subresource(inner)) for inner in resource.subresources()]
+
+
+def _is_schema(target: Any, dialect: type[Validator]) -> bool:
+    """Tell whether the target of a reference is a schema: it may stand where the dialect looks for none."""
+    if not isinstance(target, Mapping | bool):
+        return False
+    try:
+        validator_for(target, default=dialect).check_schema(target)  # type: ignore[arg-type]  # true and false are too
+    except jsonschema.SchemaError:
+        return False
+    return True
+
+
+def _explain(error: jsonschema.ValidationError) -> str:
+    """Return the rule of the schema that the body breaks, without the value."""
+    rule: Any = error.validator_value
+    match error.validator:
+        case "required":
+            missing = [name for name in rule if isinstance(error.instance, Mapping) and name not in error.instance]
+            return f"lacks {_shorten(', '.join(missing))}"
+        case "type":
+            return f"must be of type {rule if isinstance(rule, str) else ' or '.join(rule)}"
+        case "enum":
+            return f"must be one of {_show(rule)}"
+        case "const":
+            return f"must be {_show(rule)}"
+        case "additionalProperties" | "unevaluatedProperties":
+            return "holds a field that the schema does not know"
+        case None:
+            return "holds a field that is not allowed"
+        case _:
+            return f"breaks {error.validator}: {_show(rule)}"
+
+
+def _show(rule: Any) -> str:
+    return _shorten(simplejson.dumps(rule, use_decimal=True, ensure_ascii=False))
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

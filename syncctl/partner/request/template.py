@@ -1,34 +1,78 @@
-"""Templates: text made of a record, the same in every process."""
+"""Templates: text made from a record, the same in every process (invariant 7).
+
+A template runs in Jinja2's sandbox, with a short list of filters and methods. It sees its record and nothing else: no
+clock, no random numbers, no files, no internals of Python.
+"""
 
 import decimal
 import re
 import traceback
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
-from jinja2 import TemplateSyntaxError, meta, nodes
+from jinja2 import StrictUndefined, TemplateSyntaxError, Undefined, meta, nodes, pass_context
 from jinja2.exceptions import SecurityError, UndefinedError
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
+from jinja2.utils import Cycler, Joiner, Namespace
 
 from syncctl.core.records import Record
 from syncctl.core.stream import Decimals
 from syncctl.partner.call import Unsendable
-from syncctl.partner.encoding import choose_values
-from syncctl.partner.request.bounds import QUOTA, bound_tree
-from syncctl.partner.request.json_rule import check_json_rule
-from syncctl.partner.request.limits import TEXT_AT_MOST, Quota, TooMuch
-from syncctl.partner.request.sandbox import GLOBALS, Columns, exact, open_sandbox
+from syncctl.partner.encoding import EXACT, choose_values, encode_text
+from syncctl.partner.request.json_rule import JSON_FILTERS, QUOTED, check_json_rule
+from syncctl.partner.request.quota import (
+    QUOTA,
+    TEXT_AT_MOST,
+    Quota,
+    QuotaExceeded,
+    call_counted,
+    count_tree,
+    find_quota,
+    make_filters,
+)
 
 NAMES = ("row", "key", "op", "stream")
+FILTERS = (
+    "abs", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "format", "groupby",
+    "int", "items", "join", "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "replace",
+    "reverse", "round", "safe", "select", "selectattr", "sort", "string", "sum", "title", "trim", "truncate", "unique",
+    "upper", "urlencode", "wordcount",
+)  # fmt: skip
+"""Filters that give the same text in every process."""
+TEXT_METHODS = frozenset({
+    "capitalize", "casefold", "center", "count", "endswith", "find", "isalnum", "isalpha", "isdecimal", "isdigit",
+    "islower", "isnumeric", "isspace", "isupper", "ljust", "lower", "lstrip", "partition", "removeprefix",
+    "removesuffix", "replace", "rfind", "rjust", "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith",
+    "strip", "title", "upper", "zfill",
+})  # fmt: skip
+LIST_ATTRIBUTES = frozenset({"count", "index", "grouper", "list"})
+"""The last two are of the filter `groupby`."""
+OBJECT_METHODS = frozenset({"get", "items", "keys", "values"})
+_OTHER_METHODS = frozenset({"changed", "cycle", "next", "reset"})
+"""Those of `loop` and `cycler`."""
+_INSTEAD = {"format": "use ~ or the filter format", "join": "use the filter join"}
+GLOBALS: Mapping[str, Any] = {
+    "range": safe_range, "dict": dict, "namespace": Namespace, "joiner": Joiner, "cycler": Cycler,
+}  # fmt: skip
+
+JsonFilter = Callable[[Context, Any], str]
+
 _ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]{4,}")
-_TOLD = (UndefinedError, SecurityError, TypeError, ZeroDivisionError, OverflowError)
-_ELSEWHERE = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
+_SHOWN = (UndefinedError, SecurityError, TypeError, ZeroDivisionError, OverflowError)
+"""Errors whose text goes into the record; other texts could hold a value."""
+_OTHER_TEMPLATES = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 
 
 class TextTemplate:
-    """A template of one setting, compiled.
+    """The template of one setting, compiled.
 
     Args:
-        title: What errors call it: `body`, or `header X-Region`.
-        is_json: Whether it writes JSON, so that each value must go through `| json`.
+        title: Its name in errors: `body`, or `header X-Region`.
+        is_json: It writes JSON, so that each value must go through `| json`.
+        is_markup: It writes XML or HTML, so that values are escaped.
 
     Raises:
         ValueError: It cannot be used; the text says where and why.
@@ -41,10 +85,11 @@ class TextTemplate:
         sandbox = open_sandbox(decimals, is_markup=is_markup)
         try:
             tree = sandbox.parse(source)
-            _check(tree)
+            _check_names(tree)
             if is_json:
                 check_json_rule(tree)
-            self._template = sandbox.from_string(bound_tree(tree))
+            _check_methods(tree)
+            self._template = sandbox.from_string(count_tree(tree))
         except TemplateSyntaxError as error:
             raise ValueError(f"line {error.lineno}: {error.message}") from None
         except RecursionError:
@@ -57,39 +102,169 @@ class TextTemplate:
         """Return the text of a record. Safe to repeat: the same record gives the same text.
 
         Raises:
-            Unsendable: A column that is not there, a value that cannot be written so, or more than a call may hold.
+            Unsendable: A column that does not exist, a value that cannot be written, or more than the quota allows.
         """
         row = Columns(choose_values(record))
         names = {"row": row, "key": Columns(record.key), "op": record.op, "stream": record.stream}
         try:
-            with decimal.localcontext(exact):
+            with decimal.localcontext(EXACT):
                 text = self._write(names)
         except Exception as error:
-            told = str(error) if isinstance(error, _TOLD) else type(error).__name__
-            raise Unsendable(f"{self._title}, line {_find_line(error)}: {told}") from error
+            reason = str(error) if isinstance(error, _SHOWN) else type(error).__name__
+            raise Unsendable(f"{self._title}, line {_find_line(error)}: {reason}") from error
         if _ADDRESS.search(text) and not any(_ADDRESS.search(str(value)) for value in row.values()):
-            raise Unsendable(f"{self._title} writes an object of Python, whose text is another in each process")
+            raise Unsendable(f"{self._title} writes a Python object, whose text differs from process to process")
         return text
 
     def _write(self, names: dict[str, Any]) -> str:
-        """Return what the template writes, as it is written: what is too long is not made first."""
+        """Return the text of the template, and stop as soon as it is too long."""
         parts, left = [], TEXT_AT_MOST
         for part in self._template.generate({**names, QUOTA: Quota()}):
             left -= len(part)
             if left < 0:
-                raise TooMuch(f"it writes more than {TEXT_AT_MOST:,} characters")
+                raise QuotaExceeded(f"it writes more than {TEXT_AT_MOST:,} characters")
             parts.append(part)
         return "".join(parts)
 
 
-def _check(tree: nodes.Template) -> None:
-    for elsewhere in tree.find_all(_ELSEWHERE):
-        raise ValueError(f"line {elsewhere.lineno}: a template stands alone; it cannot include or import another")
+def _check_names(tree: nodes.Template) -> None:
+    for statement in tree.find_all(_OTHER_TEMPLATES):
+        raise ValueError(f"line {statement.lineno}: a template stands alone; it cannot include or import another")
     unknown = sorted(meta.find_undeclared_variables(tree) - {*NAMES, *GLOBALS})
     if unknown:
         raise ValueError(f"there is no {unknown[0]}; a template knows {', '.join(NAMES)}, as in {{{{ row.id }}}}")
 
 
+def _check_methods(tree: nodes.Template) -> None:
+    """Refuse a method before the first record; the sandbox refuses it where it hides behind a variable."""
+    allowed = TEXT_METHODS | LIST_ATTRIBUTES | OBJECT_METHODS | _OTHER_METHODS
+    for call in tree.find_all(nodes.Call):
+        method = call.node
+        if not isinstance(method, nodes.Getattr) or method.attr in allowed:
+            continue
+        if not (isinstance(method.node, nodes.Name) and method.node.name == "self"):  # {{ self.block() }}
+            hint = _INSTEAD.get(method.attr, "docs/shape.md lists the methods")
+            raise ValueError(f"line {call.lineno}: a template cannot call .{method.attr}(); {hint}")
+
+
 def _find_line(error: BaseException) -> int:
     lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == "<template>"]
     return lines[-1] if lines else 1
+
+
+class Columns(dict[str, Any]):
+    """Columns of a record: `row.name` and `row["name"]` are values, never a dictionary's methods."""
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja2's sandbox with columns, an allow-list of methods, and a quota; an unknown column is an error."""
+
+    intercepted_binops = frozenset({"*", "**", "+", "%"})
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Apply an operator within the quota."""
+        find_quota(context).check_operator(operator, left, right)
+        return super().call_binop(context, operator, left, right)
+
+    def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function that the sandbox allows, within the quota."""
+        return call_counted(context, super().call, function, args, kwargs)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Tell whether a template may use an attribute: of values only the listed methods."""
+        match obj:
+            case str():
+                return attr in TEXT_METHODS
+            case list() | tuple():
+                return attr in LIST_ATTRIBUTES
+            case Mapping():
+                return attr in OBJECT_METHODS
+            case None | int() | float() | Decimal() | type():
+                return False
+            case _:
+                return super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> None:
+        """Leave `format` to `is_safe_attribute`, which refuses it."""
+        del value
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Return a column, or an attribute that the sandbox allows."""
+        return self._find_column(obj, attribute) if isinstance(obj, Columns) else super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """Return a column, or an item or attribute that the sandbox allows."""
+        return self._find_column(obj, argument) if isinstance(obj, Columns) else super().getitem(obj, argument)
+
+    def _find_column(self, columns: Columns, name: Any) -> Any:
+        return columns[name] if name in columns else self.undefined(f"the record has no column {name}")
+
+
+@lru_cache
+def open_sandbox(decimals: Decimals, *, is_markup: bool = False) -> Sandbox:
+    """Return the sandbox for templates; with `is_markup` it escapes values for XML and HTML."""
+    sandbox = Sandbox(
+        undefined=StrictUndefined, autoescape=is_markup, finalize=show_text, trim_blocks=True, lstrip_blocks=True
+    )
+    to_json = make_json_filter(decimals)
+    sandbox.filters = {**make_filters(FILTERS), **dict.fromkeys(JSON_FILTERS, to_json), QUOTED: in_quotes(to_json)}
+    sandbox.globals = dict(GLOBALS)
+    return sandbox
+
+
+def show_text(value: Any) -> Any:
+    """Return the text that `{{ value }}` writes: nothing for NULL, all digits of a decimal.
+
+    Raises:
+        TypeError: A list or an object, whose text would be Python's, and not the same in every process.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, str | int | float | Undefined):
+        return value
+    raise TypeError(f"a {type(value).__name__} has no text; write it with | json or | join")
+
+
+def make_json_filter(decimals: Decimals) -> JsonFilter:
+    """Return the filter `json`: text, NULL, exact numbers, lists and objects, as JSON."""
+
+    @pass_context
+    def to_json(context: Context, value: Any) -> str:
+        return encode_text(_simplify(value, decimals, find_quota(context)))
+
+    return to_json
+
+
+def in_quotes(to_json: JsonFilter) -> JsonFilter:
+    """Return `json` for a value between the template's own quotes, which a text would end."""
+
+    @pass_context
+    def to_quoted(context: Context, value: Any) -> str:
+        text = to_json(context, value)
+        if '"' in text:
+            raise TypeError('a text stands between quotes; leave them out, as in "name": {{ row.name | json }}')
+        return text
+
+    return to_quoted
+
+
+def _simplify(value: Any, decimals: Decimals, quota: Quota) -> Any:
+    """Return a value as the JSON encoder takes it, counted."""
+    quota.take_value(value)
+    if isinstance(value, Undefined):
+        # Its text is the error that names the unknown column.
+        return str(value)
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            raise TypeError(f"JSON has no form for {value}")
+        return f"{value:f}" if decimals == "string" else value
+    if isinstance(value, Mapping):
+        quota.take_text_of(*value)
+        return {str(name): _simplify(inner, decimals, quota) for name, inner in value.items()}
+    if isinstance(value, list | tuple | Iterator | range):
+        return [_simplify(inner, decimals, quota) for inner in value]
+    return value

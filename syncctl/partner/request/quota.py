@@ -1,0 +1,279 @@
+"""A template's quota: neither a slip in it nor a value of a row fills a worker's memory (invariants 11 and 14).
+
+Every construct of a template that makes text or a list counts what it makes, and every loop its rounds. Constructs
+that make more than they are given (`*`, `replace`, `join`, a field's width) are counted before they run.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, cast
+
+from jinja2 import nodes, pass_context
+from jinja2.exceptions import SecurityError
+from jinja2.filters import FILTERS
+from jinja2.runtime import Context, LoopContext, Macro, markup_join, str_join
+from jinja2.visitor import NodeTransformer
+
+TEXT_AT_MOST = 16 * 1024 * 1024
+"""Characters that a template writes."""
+MADE_AT_MOST = 4 * TEXT_AT_MOST
+"""Characters that it makes on the way."""
+ROUNDS_AT_MOST = 100_000
+"""Rounds of all its loops, and calls of its macros."""
+QUOTA = "_quota"
+"""The name of a rendering's quota among its variables; a template that names it is refused."""
+
+# Filters of the quota's own. A template cannot name them: no name has a blank.
+_COUNTED, _JOINED, _ROUNDS, _PLAIN = "count text", "join texts", "count rounds", "plain "
+
+_CHARACTERS_OF_AN_ELEMENT = 8
+_CHARACTERS_OF_A_VALUE = 64
+"""The memory of a value that is not text, even where it is written as 1."""
+_BITS_AT_MOST = 10_000
+_PRECISION_AT_MOST = 100
+_WIDTH_AT_MOST = 999
+_TOO_WIDE = re.compile(r"%(?:\([^)]*\))?[-#0 +]*(?:\*|\d{4,}|\d*\.(?:\*|\d{4,}))")
+_PADDING = frozenset({"center", "ljust", "rjust", "zfill"})
+_TEXT_FILTERS = frozenset(
+    {"capitalize", "e", "escape", "lower", "safe", "string", "title", "trim", "truncate", "upper", "urlencode"}
+)
+
+
+class QuotaExceeded(SecurityError):
+    """A template would make more than its quota allows."""
+
+
+class Quota:
+    """The rest of the quota in one rendering."""
+
+    def __init__(self) -> None:
+        self._characters = MADE_AT_MOST
+        self._rounds = ROUNDS_AT_MOST
+
+    def take(self, characters: int) -> None:
+        """Count text that is about to be made.
+
+        Raises:
+            QuotaExceeded: it is more than the rest.
+        """
+        self._characters -= max(0, characters)
+        if self._characters < 0:
+            raise QuotaExceeded(f"it makes more than {MADE_AT_MOST:,} characters of text and lists")
+
+    def take_result(self, result: Any) -> None:
+        """Count a text or a list that was made."""
+        if isinstance(result, str | list | tuple):
+            self.take(_size(result))
+
+    def take_value(self, value: Any) -> None:
+        """Count the text of a single value."""
+        if isinstance(value, str):
+            self.take(len(value))
+        else:
+            self.take(_CHARACTERS_OF_A_VALUE + (value.bit_length() // 3 if isinstance(value, int) else 0))
+
+    def take_text_of(self, *values: Any) -> int:
+        """Count the text of values, also of those inside lists and objects; return how much it is."""
+        before = self._characters
+        for value in values:
+            self.take_value(value)
+            if isinstance(value, Mapping):
+                self.take_text_of(*value.keys(), *value.values())
+            elif isinstance(value, list | tuple):
+                self.take_text_of(*value)
+        return before - self._characters
+
+    def take_round(self) -> None:
+        """Count a round of a loop, or a call of a macro."""
+        self._rounds -= 1
+        if self._rounds < 0:
+            raise QuotaExceeded(f"it loops more than {ROUNDS_AT_MOST:,} times")
+
+    def count_rounds(self, values: Iterable[Any]) -> Iterator[Any]:
+        """Yield the values of a loop, as long as rounds are left."""
+        for value in values:
+            self.take_round()
+            yield value
+
+    def check_operator(self, operator: str, left: Any, right: Any) -> None:
+        """Count what an operator is about to make."""
+        match operator:
+            case "*":
+                self._take_product(left, right)
+                self._take_product(right, left)
+            case "**" if isinstance(left, int) and isinstance(right, int):
+                _check_bits(left.bit_length() * right)
+            case "+" if isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
+                self.take(_size(left) + _size(right))
+            case "%" if isinstance(left, str):
+                self.check_format(left, right)
+
+    def _take_product(self, value: Any, times: Any) -> None:
+        if not isinstance(times, int):
+            return
+        if isinstance(value, str | list | tuple):
+            self.take(_size(value) * times)
+        elif isinstance(value, int):
+            _check_bits(value.bit_length() + times.bit_length())
+
+    def check_format(self, text: Any, *values: Any, **named: Any) -> None:
+        """Count what `text % values` is about to make."""
+        text = str(text)
+        if _TOO_WIDE.search(text):
+            raise QuotaExceeded(f"it makes a field of more than {_WIDTH_AT_MOST} characters")
+        self.take(len(text) + text.count("%") * (_WIDTH_AT_MOST + self.take_text_of(*values, *named.values())))
+
+    def check_replace(self, text: Any, old: Any, new: Any, *_: Any) -> None:
+        """Count what `replace` is about to make."""
+        self.take_text_of(text)
+        self.take(str(text).count(str(old)) * len(str(new)))
+
+    def check_join(self, values: Any, separator: Any = "", *_: Any, **named: Any) -> None:
+        """Count what `join` is about to make."""
+        self.take(len(values) * len(str(named.get("d", separator))))
+        self.take_text_of(*values)
+
+    def check_call(self, function: Any, *values: Any) -> None:
+        """Count what a call is about to make: a method of a text, or a macro."""
+        if isinstance(function, Macro):
+            self.take_round()
+        text = getattr(function, "__self__", None)
+        if isinstance(text, str) and function.__name__ in _PADDING:
+            self.take(sum(abs(value) for value in values if isinstance(value, int)))
+        elif isinstance(text, str) and function.__name__ == "replace":
+            self.check_replace(text, *values)
+
+
+def _size(value: str | list[Any] | tuple[Any, ...]) -> int:
+    return len(value) if isinstance(value, str) else len(value) * _CHARACTERS_OF_AN_ELEMENT
+
+
+def _check_bits(bits: int) -> None:
+    if bits > _BITS_AT_MOST:
+        raise QuotaExceeded(f"it makes a number of more than {_BITS_AT_MOST:,} bits")
+
+
+def _check_round(_quota: Quota, _value: Any, precision: int = 0, *_: Any, **__: Any) -> None:
+    if abs(precision) > _PRECISION_AT_MOST:
+        raise QuotaExceeded(f"it rounds to more than {_PRECISION_AT_MOST} places")
+
+
+def _check_sum(_quota: Quota, _value: Any, _attribute: Any = None, start: Any = 0, **_: Any) -> None:
+    if isinstance(start, list | tuple):
+        raise TypeError("sum adds numbers, not lists")
+
+
+def _check_text(quota: Quota, value: Any, *_: Any, **__: Any) -> None:
+    """Count a value that a filter makes text from."""
+    quota.take_text_of(value)
+
+
+def _check_characters(quota: Quota, value: Any, *_: Any, **__: Any) -> None:
+    """Count a text that a filter takes apart into its characters."""
+    if isinstance(value, str):
+        quota.take(len(value) * _CHARACTERS_OF_AN_ELEMENT)
+
+
+_CHECKS: Mapping[str, Callable[..., Any]] = {
+    **dict.fromkeys(_TEXT_FILTERS, _check_text),
+    "format": Quota.check_format,
+    "replace": Quota.check_replace,
+    "join": Quota.check_join,
+    "round": _check_round,
+    "sum": _check_sum,
+}
+
+
+def find_quota(context: Context) -> Quota:
+    """Return the quota of a rendering."""
+    quota: Quota = context.parent[QUOTA]
+    return quota
+
+
+def make_filters(names: Iterable[str]) -> dict[str, Callable[..., Any]]:
+    """Return filters of Jinja2, each counting what it makes, and the quota's own."""
+    filters: dict[str, Callable[..., Any]] = {_COUNTED: _count, _JOINED: _join, _ROUNDS: _count_rounds}
+    for name in names:
+        filters[name] = _make_counted(name)
+        filters[_PLAIN + name] = FILTERS[name]
+    return filters
+
+
+def _make_counted(name: str) -> Callable[..., Any]:
+    check: Callable[..., Any] = _CHECKS.get(name, _check_characters)
+
+    @pass_context
+    def counted(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
+        quota = find_quota(context)
+        if name == "join":
+            _check_characters(quota, value)
+            value = list(value)
+        check(quota, value, *args, **kwargs)
+        result = context.environment.call_filter(_PLAIN + name, value, args, kwargs, context=context)
+        if isinstance(result, list):
+            quota.take_result(result)
+        return result
+
+    return counted
+
+
+@pass_context
+def _count(context: Context, value: Any) -> Any:
+    find_quota(context).take_result(value)
+    return value
+
+
+@pass_context
+def _join(context: Context, values: list[Any]) -> str:
+    find_quota(context).take_text_of(*values)
+    return markup_join(values) if context.eval_ctx.autoescape else str_join(values)
+
+
+@pass_context
+def _count_rounds(context: Context, values: Iterable[Any]) -> Iterator[Any]:
+    return find_quota(context).count_rounds(values)
+
+
+def call_counted(context: Context, call: Callable[..., Any], function: Any, args: Any, kwargs: Any) -> Any:
+    """Return what a call of a template returns, counted."""
+    quota = find_quota(context)
+    if isinstance(function, LoopContext):
+        # The next level of a recursive loop.
+        args = [quota.count_rounds(values) for values in args]
+    else:
+        quota.check_call(function, *args, *kwargs.values())
+    result = call(context, function, *args, **kwargs)
+    quota.take_result(result)
+    return result
+
+
+def count_tree(tree: nodes.Template) -> nodes.Template:
+    """Return a template whose loops, `~`, slices and set blocks count. The text that it writes stays the same."""
+    counted: nodes.Template = _Counter().visit(tree)
+    counted.set_environment(tree.environment)  # type: ignore[arg-type]
+    return counted
+
+
+class _Counter(NodeTransformer):
+    def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802 - the name of the node
+        self.generic_visit(node)
+        node.iter = _filter(_ROUNDS, cast("nodes.Expr", node.iter), node.lineno)
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:  # noqa: N802
+        self.generic_visit(node)
+        return _filter(_JOINED, nodes.List(node.nodes, lineno=node.lineno), node.lineno)
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:  # noqa: N802
+        self.generic_visit(node)
+        return _filter(_COUNTED, node, node.lineno) if isinstance(node.arg, nodes.Slice) else node
+
+    def visit_AssignBlock(self, node: nodes.AssignBlock) -> nodes.AssignBlock:  # noqa: N802
+        self.generic_visit(node)
+        # A filter without a value takes the text of the block.
+        node.filter = _filter(_COUNTED, node.filter, node.lineno)
+        return node
+
+
+def _filter(name: str, value: nodes.Expr | None, line: int) -> nodes.Filter:
+    return nodes.Filter(value, name, [], [], None, None, lineno=line)

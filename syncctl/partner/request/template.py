@@ -143,7 +143,7 @@ def _check_methods(tree: nodes.Template) -> None:
         if not isinstance(method, nodes.Getattr) or method.attr in allowed:
             continue
         if not (isinstance(method.node, nodes.Name) and method.node.name == "self"):  # {{ self.block() }}
-            hint = _INSTEAD.get(method.attr, "docs/shape.md lists the methods")
+            hint = _INSTEAD.get(method.attr, "docs/request.md lists the methods")
             raise ValueError(f"line {call.lineno}: a template cannot call .{method.attr}(); {hint}")
 
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from tests.faults.harness.deployment import Deployment, Layout, open_plant
+from tests.harness.deployment import Deployment, Layout, open_deployment
 
 
 @pytest.fixture
-def make_plant(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
-    """Start a deployment: `make_plant(lease_seconds=10, ...)`; it ends with the test."""
+def make_deployment(tmp_path: Path) -> Iterator[Callable[..., Deployment]]:
+    """Start a deployment: `make_deployment(lease_seconds=10, ...)`; it ends with the test."""
     with ExitStack() as running:
 
         def make(**layout: Any) -> Deployment:
-            return running.enter_context(open_plant(tmp_path / "deployment", Layout(**layout)))
+            return running.enter_context(open_deployment(tmp_path / "deployment", Layout(**layout)))
 
         yield make

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 
 from syncctl.local.mock_partner import PartnerConfig
-from tests.faults.harness.deployment import Deployment
+from tests.harness.deployment import Deployment
 
 
 def test_two_workers_two_beats_and_two_pollers_make_one_account(
-    make_plant: Callable[..., Deployment], eventually: Callable[..., object]
+    make_deployment: Callable[..., Deployment], eventually: Callable[..., object]
 ) -> None:
     mood = PartnerConfig(latency_seconds=0.01, error_rate=0.05, drop_before_rate=0.03, drop_after_rate=0.03)
-    deployment = make_plant(partner=mood, concurrency=2, lease_seconds=10)
+    deployment = make_deployment(partner=mood, concurrency=2, lease_seconds=10)
     deployment.writer.insert(300)
     for start in (deployment.start_worker, deployment.start_beat, deployment.start_poller):
         start()

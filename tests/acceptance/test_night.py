@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults.harness.deployment import Layout, open_plant
+from tests.harness.deployment import Layout, open_deployment
 
 TRIES = 8
 ROWS_OF_AN_HOUR = 60
@@ -14,7 +14,9 @@ def test_a_night_without_the_partner_costs_no_row_and_few_calls(
     tmp_path: Path, eventually: Callable[..., object]
 ) -> None:
     """Each record has eight tries, which would be over within two seconds of the night."""
-    with open_plant(tmp_path / "deployment", Layout(concurrency=2, schedule=["200ms"] * (TRIES - 1))) as deployment:
+    with open_deployment(
+        tmp_path / "deployment", Layout(concurrency=2, schedule=["200ms"] * (TRIES - 1))
+    ) as deployment:
         wire, records = deployment.wires["partner"], deployment.ledger.records
         deployment.writer.insert(ROWS_OF_AN_HOUR)
         deployment.start_worker()

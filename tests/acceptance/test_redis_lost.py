@@ -6,7 +6,7 @@ import pytest
 from redis import Redis
 
 from syncctl.local.mock_partner import PartnerConfig
-from tests.faults.harness.deployment import Deployment
+from tests.harness.deployment import Deployment
 
 ROWS = 2000
 MakePlant = Callable[..., Deployment]
@@ -25,10 +25,13 @@ def flush(deployment: Deployment) -> None:
     ("lose", "lease_seconds"), [(kill_and_start_empty, 6), (kill_and_start_empty, 300), (flush, 300)]
 )
 def test_a_lost_redis_loses_no_row_and_no_worker(
-    make_plant: MakePlant, eventually: Callable[..., object], lose: Callable[[Deployment], None], lease_seconds: int
+    make_deployment: MakePlant,
+    eventually: Callable[..., object],
+    lose: Callable[[Deployment], None],
+    lease_seconds: int,
 ) -> None:
     """With long leases only the upkeep's look for messages that are gone can bring the queued records back in time."""
-    deployment = make_plant(
+    deployment = make_deployment(
         lease_seconds=lease_seconds,
         partner=PartnerConfig(latency_seconds=0.02),
         partner_section={"rate": "500/second"},
@@ -49,8 +52,10 @@ def test_a_lost_redis_loses_no_row_and_no_worker(
     assert account.repeats == account.lost == 0
 
 
-def test_a_redis_that_hangs_stops_nothing_for_long(make_plant: MakePlant, eventually: Callable[..., object]) -> None:
-    deployment = make_plant(partner=PartnerConfig(latency_seconds=0.02), partner_section={"rate": "200/second"})
+def test_a_redis_that_hangs_stops_nothing_for_long(
+    make_deployment: MakePlant, eventually: Callable[..., object]
+) -> None:
+    deployment = make_deployment(partner=PartnerConfig(latency_seconds=0.02), partner_section={"rate": "200/second"})
     deployment.writer.insert(ROWS // 2)
     worker = deployment.start_worker("--beat")
     eventually(lambda: deployment.delivered() > ROWS // 20, 60)

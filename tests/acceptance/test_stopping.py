@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from syncctl.local.mock_partner import PartnerConfig
-from tests.faults.harness.deployment import Deployment
-from tests.faults.harness.groups import group_members
+from tests.harness.deployment import Deployment
+from tests.harness.process_groups import group_members
 
 MakePlant = Callable[..., Deployment]
 Eventually = Callable[..., object]
@@ -15,9 +15,9 @@ Eventually = Callable[..., object]
 
 @pytest.mark.parametrize("how", ["terminate", "interrupt"])
 def test_a_graceful_stop_in_a_backlog_gives_back_what_was_not_sent(
-    make_plant: MakePlant, eventually: Eventually, how: str
+    make_deployment: MakePlant, eventually: Eventually, how: str
 ) -> None:
-    deployment = make_plant(
+    deployment = make_deployment(
         lease_seconds=60, timeout_seconds=5, batch_size=100, partner=PartnerConfig(latency_seconds=0.3)
     )
     deployment.writer.insert(300)
@@ -42,9 +42,9 @@ def test_a_graceful_stop_in_a_backlog_gives_back_what_was_not_sent(
 
 
 def test_the_second_ctrl_c_ends_it_at_once_and_the_leases_bring_back_the_rest(
-    make_plant: MakePlant, eventually: Eventually
+    make_deployment: MakePlant, eventually: Eventually
 ) -> None:
-    deployment = make_plant(timeout_seconds=2.5, partner=PartnerConfig(latency_seconds=2))
+    deployment = make_deployment(timeout_seconds=2.5, partner=PartnerConfig(latency_seconds=2))
     deployment.writer.insert(60)
     worker = deployment.start_worker("--beat")
     eventually(deployment.partner.calls, 60)

@@ -3,16 +3,16 @@
 from collections.abc import Callable
 
 from syncctl.local.mock_partner import PartnerConfig
-from tests.faults.harness.deployment import Deployment
+from tests.harness.deployment import Deployment
 
 ROWS = 1500
 KILLS = 5
 
 
 def test_five_killed_workers_lose_no_row_and_repeat_no_more_than_was_in_flight(
-    make_plant: Callable[..., Deployment], eventually: Callable[..., object]
+    make_deployment: Callable[..., Deployment], eventually: Callable[..., object]
 ) -> None:
-    deployment = make_plant(lease_seconds=10, timeout_seconds=2, partner=PartnerConfig(latency_seconds=0.05))
+    deployment = make_deployment(lease_seconds=10, timeout_seconds=2, partner=PartnerConfig(latency_seconds=0.05))
     deployment.writer.insert(ROWS)
     assert deployment.run("poll", "--once").exit_code == 0
     deployment.start_beat()

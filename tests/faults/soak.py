@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from tests.faults.harness.runs import run_seed
 from tests.faults.protocol.steps import STEPS_PER_EXAMPLE, VARIANTS, Variant, take_steps
+from tests.faults.seeded_runs import run_seed
 from tests.harness import servers
 
 EXAMPLES_PER_RUN = 20
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.steps:
         soak_protocol(tally, first_seed=chosen.seed, steps=chosen.steps)
     for seed in range(chosen.seed, chosen.seed + chosen.runs):
-        tally.attempt(f"deployment seed {seed}", partial(break_plant, tally, seed, chosen.verbose))
+        tally.attempt(f"deployment seed {seed}", partial(break_deployment, tally, seed, chosen.verbose))
     say(f"{tally.steps} steps of the state machine with {tally.calls} calls, {tally.runs} of {chosen.runs} runs exact")
     say("faults that took effect: " + ", ".join(f"{kind} {times}" for kind, times in sorted(tally.faults.items())))
     say("what they did: " + ", ".join(f"{mark}={times}" for mark, times in sorted(tally.marks.items())))
@@ -84,7 +84,7 @@ def break_protocol(tally: Tally, url: str, variant: Variant, seed: int) -> str:
     return f"steps={taken.steps} calls={taken.calls}"
 
 
-def break_plant(tally: Tally, seed: int, verbose: bool) -> str:
+def break_deployment(tally: Tally, seed: int, verbose: bool) -> str:
     """Run a deployment under the faults of a seed; return what is to be told of it."""
     with tempfile.TemporaryDirectory(prefix="syncctl-soak-") as directory:
         finished = run_seed(seed, Path(directory) / "deployment", say if verbose else lambda _: None)

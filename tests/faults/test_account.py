@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from syncctl.local.mock_partner import ReceivedCall
-from tests.faults.harness.account import take_account
-from tests.faults.harness.writer import Version
+from tests.harness.account import take_account
+from tests.harness.written_source import Version
 
 OLD = Version(1, "customer 1", Decimal("1.10"), "", 1)
 NEW = Version(1, "customer 1", Decimal("2.20"), "ü", 2)

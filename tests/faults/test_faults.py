@@ -7,12 +7,11 @@ from random import Random
 
 import pytest
 
-from tests.faults.harness import fault as fault_module
-from tests.faults.harness.deployment import Layout
-from tests.faults.harness.fault import Draw, Fault, Timed, play
-from tests.faults.harness.faults import draw_beat, draw_kinds, draw_worker
-from tests.faults.harness.runs import draw_layout
-from tests.faults.harness.service_faults import (
+from tests.faults import fault as fault_module
+from tests.faults.fault import Draw, Fault, Timed, play
+from tests.faults.process_faults import draw_beat, draw_kinds, draw_worker
+from tests.faults.seeded_runs import draw_layout
+from tests.faults.service_faults import (
     WIRES,
     WRITES,
     draw_mongodb,
@@ -21,7 +20,8 @@ from tests.faults.harness.service_faults import (
     draw_source,
     lock_source,
 )
-from tests.faults.harness.source import FaultySource
+from tests.harness.deployment import Layout
+from tests.harness.written_source import FaultySource
 
 ALL = Layout(wired=True, journal="delete", pool="prefork")
 DRAWS = (draw_worker, draw_beat, draw_redis, draw_mongodb, draw_source, draw_partner)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.harness.proxy import Proxy
+from tests.harness.tcp_proxy import Proxy
 
 
 class Echo(socketserver.BaseRequestHandler):

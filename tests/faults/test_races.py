@@ -54,7 +54,7 @@ def write(simulation: Simulation, key: int, content: str | None) -> None:
 
 
 def deliver_next(simulation: Simulation) -> None:
-    _, token, ids = simulation.messages.pop(0)
+    token, ids = simulation.messages.pop(0)
     simulation._deliver(token, ids)
 
 
@@ -152,7 +152,7 @@ def test_a_call_that_outlived_its_lease_has_the_newest_sent_again(simulation: Si
     """Invariant 5: the call of v1 lands after v2 was delivered, and says so late. Fails without `resend`."""
     write(simulation, 1, "a")
     simulation._poll()
-    _, token, ids = simulation.messages.pop(0)
+    token, ids = simulation.messages.pop(0)
     stalled = simulation._start("deliver", lambda: simulation._deliver(token, ids)).step_until("before call")
     simulation.end_leases("records")
     simulation._maintain()
@@ -194,7 +194,7 @@ def test_a_lost_call_that_lands_late_has_the_newest_sent_again(simulation: Simul
     write(simulation, 1, "a")
     simulation._poll()
     simulation.partner.answers = ["delayed"]
-    _, token, ids = simulation.messages.pop(0)
+    token, ids = simulation.messages.pop(0)
     simulation._start("deliver", lambda: simulation._deliver(token, ids)).step_until("after call").kill()
     simulation.end_leases("records")
     write(simulation, 1, "b")
@@ -211,7 +211,7 @@ def test_an_outcome_without_its_lease_never_sets_the_state(simulation: Simulatio
     """Invariant 3. Fails when outcomes are written without the token."""
     write(simulation, 1, "a")
     simulation._poll()
-    _, token, ids = simulation.messages.pop(0)
+    token, ids = simulation.messages.pop(0)
     simulation.partner.answers = ["reject"]
     stalled = simulation._start("deliver", lambda: simulation._deliver(token, ids)).step_until("after call")
     simulation.end_leases("records")
@@ -237,7 +237,7 @@ def test_a_claim_that_dies_before_its_first_call_costs_no_call(simulation: Simul
     """Invariant 7: nothing was sent, so nothing is repeated; the claim is on record as lost."""
     write(simulation, 1, "a")
     simulation._poll()
-    _, token, ids = simulation.messages.pop(0)
+    token, ids = simulation.messages.pop(0)
     simulation._start("deliver", lambda: simulation._deliver(token, ids)).step_until("before call").kill()
     settle_account(simulation)
     assert len(simulation.partner.log) == 1
@@ -248,7 +248,7 @@ def test_a_claim_that_dies_after_the_answer_repeats_the_same_call(simulation: Si
     """Invariant 7: at worst the call comes twice, under the same key and with the same bytes."""
     write(simulation, 1, "a")
     simulation._poll()
-    _, token, ids = simulation.messages.pop(0)
+    token, ids = simulation.messages.pop(0)
     simulation._start("deliver", lambda: simulation._deliver(token, ids)).step_until("after call").kill()
     settle_account(simulation)
     assert len(simulation.partner.log) == 2
@@ -281,7 +281,7 @@ def test_a_mapping_that_changed_after_a_crash_takes_a_new_key(simulation: Simula
     """Invariant 7: other bytes never go under an old key. Fails without the mapping's hash in the claim."""
     write(simulation, 1, "a")
     simulation._poll()
-    _, token, ids = simulation.messages.pop(0)
+    token, ids = simulation.messages.pop(0)
     simulation._start("deliver", lambda: simulation._deliver(token, ids)).step_until("after call").kill()
     simulation.mapping += 1
     settle_account(simulation)
@@ -296,7 +296,7 @@ def test_a_record_that_kills_its_worker_each_time_is_poison(simulation: Simulati
     losses = 0
     for _ in range(10):
         while simulation.messages:
-            _, token, ids = simulation.messages.pop(0)
+            token, ids = simulation.messages.pop(0)
             poisoned = records(simulation)[0]["_id"] in ids
             actor = simulation._start("deliver", lambda token=token, ids=ids: simulation._deliver(token, ids))  # type: ignore[misc]
             if poisoned:
@@ -449,7 +449,7 @@ def test_a_newer_version_waits_while_an_older_one_is_in_flight(simulation: Simul
     """Invariant 5. Fails without the unique index on what is in flight."""
     write(simulation, 1, "a")
     simulation._poll()
-    _, token, ids = simulation.messages.pop(0)
+    token, ids = simulation.messages.pop(0)
     flying = simulation._start("deliver", lambda: simulation._deliver(token, ids)).step_until("before call")
     write(simulation, 1, "b")
     simulation._poll()
@@ -465,7 +465,7 @@ def test_an_old_version_that_waits_makes_way_for_a_newer_one(simulation: Simulat
     write(simulation, 1, "a")
     simulation._poll()
     simulation.partner.answers = ["later"]
-    _, token, ids = simulation.messages.pop(0)
+    token, ids = simulation.messages.pop(0)
     simulation._start("deliver", lambda: simulation._deliver(token, ids)).step_until("after records.bulk_write").kill()
     write(simulation, 1, "b")
     simulation._poll()
@@ -510,7 +510,7 @@ def test_a_poll_that_was_stopped_between_pages_has_not_seen_the_rest(simulation:
     simulation._poll()
     simulation._dispatch()
     assert simulation.messages
-    assert all(records(simulation)[0]["_id"] not in ids for _, _, ids in simulation.messages)
+    assert all(records(simulation)[0]["_id"] not in ids for _, ids in simulation.messages)
     simulation.stopping = False
     settle_account(simulation)
     assert [call.content for call in simulation.partner.log if call.key == 1] == ["b"]
@@ -521,7 +521,7 @@ def test_what_was_lost_does_not_wait_for_the_end_of_a_backlog(simulation: Simula
     alone after all that travels together."""
     write(simulation, 1, "a")
     simulation._poll()
-    _, token, ids = simulation.messages.pop(0)
+    token, ids = simulation.messages.pop(0)
     simulation._start("deliver", lambda: simulation._deliver(token, ids)).step_until("before call").kill()
     for key in range(2, 12):
         write(simulation, key, "a")
@@ -529,7 +529,7 @@ def test_what_was_lost_does_not_wait_for_the_end_of_a_backlog(simulation: Simula
     simulation.messages.clear()
     simulation.end_leases("records")
     simulation._maintain()
-    assert any(ids == [records(simulation)[0]["_id"]] for _, _, ids in simulation.messages)
+    assert any(ids == [records(simulation)[0]["_id"]] for _, ids in simulation.messages)
 
 
 def test_a_proxy_that_gave_up_counts_as_a_call_that_may_land(simulation: Simulation) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.harness.runs import run_seed
+from tests.faults.seeded_runs import run_seed
 
 
 @pytest.mark.timeout(900)

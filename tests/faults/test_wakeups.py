@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.faults.harness.deployment import Deployment, Layout, open_plant
-from tests.faults.harness.groups import is_halted
+from tests.harness.deployment import Deployment, Layout, open_deployment
+from tests.harness.passing_time import expire_record_leases, make_retries_due, settle_calls
+from tests.harness.process_groups import is_halted
 from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.timeout(600)
@@ -37,7 +38,7 @@ def test_what_is_due_at_once_needs_no_beat(tmp_path: Path) -> None:
 
     Fails when a batch does not dispatch at its end, and when a worker counts calls under way against the next batch.
     """
-    with open_plant(
+    with open_deployment(
         tmp_path / "deployment", Layout(window=40, batch_size=10, lease_seconds=900.0, timeout_seconds=20.0)
     ) as deployment:
         deployment.writer.insert(400)
@@ -61,7 +62,7 @@ def test_a_call_that_lands_after_a_newer_version_has_that_one_sent_again(tmp_pat
     in deliver, without `note_unsettled` in upkeep, and where an outcome is written without its token.
     """
     layout = Layout(lease_seconds=900.0, timeout_seconds=300.0, concurrency=3, batch_size=1)
-    with open_plant(tmp_path / "deployment", layout) as deployment:
+    with open_deployment(tmp_path / "deployment", layout) as deployment:
         deployment.partner.hold("1")
         deployment.writer.insert(1)
         poll(deployment)
@@ -76,13 +77,14 @@ def test_a_call_that_lands_after_a_newer_version_has_that_one_sent_again(tmp_pat
         assert [each["state"] for each in versions(deployment)] == ["sending", "pending"], (
             "never two versions in flight"
         )
-        assert deployment.end_record_leases() == 1
+        assert expire_record_leases(deployment.ledger) == 1
         deployment.start_beat()
         # Accepted, and not delivered: the call of v1 may yet land.
         eventually(lambda: versions(deployment)[1]["attempts"] == 1, SOON_SECONDS)
         older, newer = versions(deployment)
         assert (older["state"], newer["state"], newer["generation"]) == ("superseded", "pending", 1)
-        deployment.end_settling()
+        settle_calls(deployment.ledger)
+        make_retries_due(deployment.ledger)
         eventually(lambda: versions(deployment)[1]["state"] == "delivered", SOON_SECONDS)
         assert held_body(deployment) == 2
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from syncctl.core.ids import content_hash, key_id, record_id
@@ -20,21 +19,16 @@ from syncctl.pipeline.dispatch import dispatch_stream
 from syncctl.pipeline.maintenance import Maintained, maintain_stream
 from syncctl.pipeline.poll import Run, poll_stream
 from syncctl.sources import open_reader
+from tests.harness import passing_time
+from tests.harness.cases import make_stream
 
-PAST = datetime(2020, 1, 1, tzinfo=UTC)
 NASTY = "$state"
 """A text that MongoDB takes for a field path unless it is told that it is a text."""
 
-STREAM = Stream(
-    name="orders",
-    source="default",
-    partner="default",
-    table="orders",
+STREAM = make_stream(
     key=("id",),
     mode="increasing",
     cursor="id",
-    method="POST",
-    path="/orders",
     retry=RetrySchedule(delays_seconds=(60.0, 600.0), jitter=0.0),
     page_size=100,
 )
@@ -63,7 +57,7 @@ def outcome(verdict: Verdict = Verdict.ACCEPTED, **changes: Any) -> Outcome:
     return Outcome(**{"verdict": verdict, "latency_ms": 12.0, **changes})
 
 
-def fly(ledger: Ledger, ids: Sequence[str], *, worker: str = "worker", seconds: float = 300.0) -> Claim:
+def claim_records(ledger: Ledger, ids: Sequence[str], *, worker: str = "worker", seconds: float = 300.0) -> Claim:
     """Queue and claim records, as dispatch and a worker do."""
     ledger.delivery_states.queue(ids, batch="batch", seconds=seconds, exclusive=True)
     return ledger.delivery_states.claim(
@@ -101,26 +95,27 @@ def version_row(number: int, content: Value, version: str | None, **changes: Any
 
 @dataclass
 class Testbed:
-    """One stream with its ledger, its source and its partner."""
+    """One stream with its ledger, its source and its partner: what a worker does, one step at a time."""
 
     __test__ = False  # for pytest: no class of tests
 
     ledger: Ledger
     database: Any
-    source: Source
     partner: Partner
+    source: Source | None = None
     stream: Stream = STREAM
+    threads: int = 2
     messages: list[tuple[str, list[str]]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
 
     @property
     def sizes(self) -> Sizes:
-        """The stream's own sizes, two threads."""
+        """The stream's own sizes."""
         return Sizes(
             batch=self.stream.batch_size,
             window=self.stream.window,
             retries=max(1, self.stream.window // 2),
-            threads=2,
+            threads=self.threads,
             messages=max(1, -(-self.stream.window // self.stream.batch_size)),
             rows=self.stream.batching.size,
         )
@@ -131,17 +126,17 @@ class Testbed:
 
     def poll(
         self,
-        reader: ListReader | None = None,
+        reader: Any = None,
         *,
         ledger: Any = None,
         dispatch: Callable[[], int] = lambda: 0,
         **options: Any,
     ) -> Run:
-        """Poll the stream: the real SQLite file, or what a reader holds; dispatch nothing unless asked to."""
+        """Poll the stream from its source, or from this reader; dispatch nothing unless asked to."""
         return poll_stream(
             ledger=ledger or self.ledger,
             stream=self.stream,
-            open_reader=lambda stream: reader or open_reader(self.source, stream),  # type: ignore[arg-type,return-value]
+            open_reader=lambda stream: reader or open_reader(self.source, stream),  # type: ignore[arg-type]
             dispatch=dispatch,
             worker="poller",
             **options,
@@ -153,15 +148,18 @@ class Testbed:
 
     def dispatch(self, **changes: Any) -> int:
         """Dispatch the stream; messages are kept until they are delivered."""
-        options: dict[str, Any] = {"publish": self.publish, "messages_waiting": lambda: len(self.messages)}
-        return dispatch_stream(
-            ledger=self.ledger, stream=self.stream, sizes=self.sizes, worker="dispatcher", **{**options, **changes}
-        )
+        options: dict[str, Any] = {
+            "sizes": self.sizes,
+            "publish": self.publish,
+            "messages_waiting": lambda: len(self.messages),
+            "worker": "dispatcher",
+        }
+        return dispatch_stream(ledger=self.ledger, stream=self.stream, **{**options, **changes})
 
     def deliver(self, message: tuple[str, list[str]] | None = None, **changes: Any) -> Delivery:
-        """Deliver the oldest message with the real client."""
+        """Deliver the oldest message, or this one, with the real client unless another is given."""
         token, ids = message or self.messages.pop(0)
-        client = PartnerClient(self.partner, self.stream, max_connections=2)
+        client = changes.get("client") or PartnerClient(self.partner, self.stream, max_connections=2)
         options: dict[str, Any] = {"client": client, "send_batch": send_batch, "worker": "worker"}
         try:
             return deliver_batch(
@@ -174,7 +172,8 @@ class Testbed:
                 **{**options, **changes},
             )
         finally:
-            client.close()
+            if "client" not in changes:
+                client.close()
 
     def send_all(self) -> list[Delivery]:
         """Dispatch and deliver until nothing is due."""
@@ -193,21 +192,17 @@ class Testbed:
         }
         return maintain_stream(ledger=self.ledger, stream=self.stream, **{**options, **changes})
 
-    # Time, as the ledger knows it.
+    def expire_leases(self) -> None:
+        """Let the leases of all records run out."""
+        passing_time.expire_record_leases(self.database)
 
-    def let_leases_expire(self) -> None:
-        """Let all leases of records have run out."""
-        self.database.records.update_many({"in_flight": True}, {"$set": {"lease.until": PAST}})
-
-    def let_retries_come(self) -> None:
+    def make_retries_due(self) -> None:
         """Let all due times have come."""
-        self.database.records.update_many({"state": "pending"}, {"$set": {"due_at": PAST}})
+        passing_time.make_retries_due(self.database)
 
-    def let_calls_settle(self) -> None:
-        """Let all calls that may yet land have landed."""
-        self.database.keys.update_many({}, {"$unset": {"unsettled": True}})
-
-    # What the ledger says.
+    def settle_calls(self) -> None:
+        """Let the time run out in which calls without an answer may still take effect."""
+        passing_time.settle_calls(self.database)
 
     def records(self, **query: Any) -> list[dict[str, Any]]:
         """Return the stored records, in the order in which they were observed."""

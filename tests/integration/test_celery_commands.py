@@ -12,9 +12,8 @@ import pytest
 from syncctl.local.child import Child
 from syncctl.local.mock_partner import MockPartner
 from tests.harness.commands import clean_environment, run_python
-from tests.harness.shifting import shift
+from tests.harness.passing_time import PAST, shift
 from tests.harness.source_db import SourceDb
-from tests.harness.testbed import PAST
 
 Eventually = Callable[..., Any]
 

@@ -12,7 +12,8 @@ from syncctl.core.outcome import Verdict
 from syncctl.core.states import State
 from syncctl.ledger.delivery_state import Claim, Transition
 from syncctl.ledger.ledger import Ledger
-from tests.harness.testbed import NASTY, PAST, fly, new_record, outcome
+from tests.harness.passing_time import PAST
+from tests.harness.testbed import NASTY, claim_records, new_record, outcome
 
 GROUNDED = {"lease", "in_flight", "exclusive"}
 
@@ -21,7 +22,7 @@ GROUNDED = {"lease", "in_flight", "exclusive"}
 def claim(ledger: Ledger) -> Claim:
     """One claimed record."""
     ledger.records.log([new_record(1)], PAST)
-    return fly(ledger, ["orders-1"])
+    return claim_records(ledger, ["orders-1"])
 
 
 def land(ledger: Ledger, claim: Claim, state: State = State.DELIVERED, **changes: Any) -> list[str]:
@@ -35,7 +36,7 @@ def land(ledger: Ledger, claim: Claim, state: State = State.DELIVERED, **changes
 def again(ledger: Ledger, database: Any) -> Claim:
     """Claim the one record once more, as soon as it is due."""
     database.records.update_one({}, {"$set": {"due_at": PAST}})
-    return fly(ledger, ["orders-1"])
+    return claim_records(ledger, ["orders-1"])
 
 
 # Queue.
@@ -126,13 +127,13 @@ def test_what_was_queued_anew_is_not_claimed_by_its_old_message(ledger: Ledger, 
 
 def test_a_lease_names_its_worker_literally(ledger: Ledger, database: Any) -> None:
     ledger.records.log([new_record(1)], PAST)
-    fly(ledger, ["orders-1"], worker=NASTY)
+    claim_records(ledger, ["orders-1"], worker=NASTY)
     assert database.records.find_one()["lease"]["worker"] == "$state"
 
 
 def test_a_claim_gives_the_records_in_the_order_in_which_they_were_observed(ledger: Ledger) -> None:
     ledger.records.log([new_record(n, seq=10 - n) for n in range(1, 6)], PAST)
-    claim = fly(ledger, [f"orders-{n}" for n in range(1, 6)])
+    claim = claim_records(ledger, [f"orders-{n}" for n in range(1, 6)])
     assert [each.seq for each in claim.records] == [5, 6, 7, 8, 9]
     assert [each.attempt for each in claim.records] == [1] * 5
 
@@ -159,7 +160,7 @@ def test_what_was_not_sent_goes_back_as_if_it_had_not_been_claimed(ledger: Ledge
     found = database.records.find_one()
     assert (found["state"], found["claims"], found["attempts"], found["due_at"]) == ("pending", 0, 0, PAST)
     assert not GROUNDED & set(found)
-    assert fly(ledger, ["orders-1"]).records[0].attempt == 1
+    assert claim_records(ledger, ["orders-1"]).records[0].attempt == 1
 
 
 def test_what_another_holds_by_now_is_not_given_back(ledger: Ledger, claim: Claim, database: Any) -> None:
@@ -188,7 +189,7 @@ def test_delivered(ledger: Ledger, claim: Claim, database: Any) -> None:
 
 def test_rejected_is_failed_with_why_and_nothing_in_it_is_an_expression(ledger: Ledger, database: Any) -> None:
     ledger.records.log([new_record(1, NASTY)], PAST)
-    claim = fly(ledger, ["orders-1"], worker="$worker")
+    claim = claim_records(ledger, ["orders-1"], worker="$worker")
     refusal = outcome(Verdict.REJECTED, status=422, error="$error {'$ne': 1}", excerpt="$$ROOT")
     land(ledger, claim, State.FAILED, outcome=refusal)
     found = database.records.find_one()
@@ -247,7 +248,7 @@ def test_an_outcome_after_its_lease_was_lost_changes_no_state_and_joins_the_hist
     """Invariant 3."""
     database.records.update_one({}, {"$set": {"lease.until": PAST}})
     ledger.returns.return_expired(ledger.returns.find_expired("orders", limit=1))
-    second = fly(ledger, ["orders-1"])
+    second = claim_records(ledger, ["orders-1"])
     assert land(ledger, claim, State.FAILED, outcome=outcome(Verdict.REJECTED, status=422, error="no")) == ["orders-1"]
     found = database.records.find_one()
     assert (found["state"], found["lease"]["token"], found["attempts"]) == ("sending", second.token, 0)
@@ -284,7 +285,7 @@ def test_a_delivered_record_goes_again_under_a_new_key(ledger: Ledger, claim: Cl
     found = database.records.find_one()
     assert (found["state"], found["fresh"], found["history"][-1]["action"]) == ("pending", False, "resent")
     assert "finished_at" not in found
-    assert fly(ledger, ["orders-1"]).records[0].idempotency_key == "orders-1-2"
+    assert claim_records(ledger, ["orders-1"]).records[0].idempotency_key == "orders-1-2"
 
 
 def test_one_in_flight_goes_once_more_when_it_has_been_accepted(ledger: Ledger, claim: Claim, database: Any) -> None:
@@ -294,7 +295,7 @@ def test_one_in_flight_goes_once_more_when_it_has_been_accepted(ledger: Ledger, 
     assert (found["state"], found["history"][0]["state"]) == ("pending", "pending")
     assert "resend" not in found
     assert "finished_at" not in found
-    second = fly(ledger, ["orders-1"])
+    second = claim_records(ledger, ["orders-1"])
     assert second.records[0].idempotency_key == "orders-1-2"
     land(ledger, second, outcome=outcome())
     assert database.records.find_one()["state"] == "delivered"
@@ -307,7 +308,7 @@ def test_one_that_was_tried_takes_a_new_key_and_a_new_one_keeps_its_own(
     land(ledger, claim, State.PENDING, outcome=outcome(Verdict.RETRY_LATER, error="busy"))
     ledger.delivery_states.resend(["orders-1", "orders-2"])
     assert again(ledger, database).records[0].idempotency_key == "orders-1-2"
-    assert fly(ledger, ["orders-2"]).records[0].idempotency_key == "orders-2"
+    assert claim_records(ledger, ["orders-2"]).records[0].idempotency_key == "orders-2"
 
 
 def test_one_that_was_given_up_stays_given_up(ledger: Ledger, claim: Claim, database: Any) -> None:
@@ -321,7 +322,7 @@ def test_the_keys_of_rows_make_no_error_of_their_own(ledger: Ledger, database: A
     names = ("north", "Zürich-2", "old town")
     for number, name in enumerate(names, start=1):
         ledger.records.log([new_record(number, key={"id": name}, key_id=key_id({"id": name}))], PAST)
-    claim = fly(ledger, [f"orders-{number}" for number in range(1, 4)])
+    claim = claim_records(ledger, [f"orders-{number}" for number in range(1, 4)])
     refusals = [
         Transition(
             record=each,

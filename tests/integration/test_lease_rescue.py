@@ -10,14 +10,15 @@ from syncctl.core.outcome import Verdict
 from syncctl.core.states import State
 from syncctl.ledger.delivery_state import Claim, Transition
 from syncctl.ledger.ledger import Ledger
-from tests.harness.testbed import NASTY, PAST, fly, new_record, outcome
+from tests.harness.passing_time import PAST
+from tests.harness.testbed import NASTY, claim_records, new_record, outcome
 
 
 @pytest.fixture
 def claim(ledger: Ledger) -> Claim:
     """One claimed record."""
     ledger.records.log([new_record(1)], PAST)
-    return fly(ledger, ["orders-1"], worker=NASTY)
+    return claim_records(ledger, ["orders-1"], worker=NASTY)
 
 
 def expire(database: Any) -> None:
@@ -66,13 +67,13 @@ def test_what_was_being_sent_comes_back_with_a_note_and_travels_alone(
     assert not {"lease", "in_flight", "exclusive", "error", "failed_at", "finished_at"} & set(found)
     assert found["history"][0].items() >= {"action": "lost", "n": 1, "worker": "$state", "claim": claim.token}.items()
     assert [each.alone for each in ledger.records.find_due("orders", fresh=False, limit=10)] == [True]
-    assert fly(ledger, ["orders-1"]).records[0].attempt == 2
+    assert claim_records(ledger, ["orders-1"]).records[0].attempt == 2
 
 
 def test_what_kills_its_worker_three_times_is_poison(ledger: Ledger, database: Any) -> None:
     ledger.records.log([new_record(1)], PAST)
     for _ in range(3):
-        fly(ledger, ["orders-1"], worker=NASTY)
+        claim_records(ledger, ["orders-1"], worker=NASTY)
         bring_back(ledger, database)
     found = database.records.find_one()
     assert (found["state"], found["losses"]) == ("failed", 3)
@@ -89,10 +90,10 @@ def test_what_kills_its_worker_three_times_is_poison(ledger: Ledger, database: A
 def test_a_replay_of_poison_is_given_three_more_tries(ledger: Ledger, database: Any) -> None:
     ledger.records.log([new_record(1)], PAST)
     for _ in range(3):
-        fly(ledger, ["orders-1"])
+        claim_records(ledger, ["orders-1"])
         bring_back(ledger, database)
     ledger.operations.replay(["orders-1"], states=["failed"], who="me")
-    fly(ledger, ["orders-1"])
+    claim_records(ledger, ["orders-1"])
     bring_back(ledger, database)
     assert database.records.find_one()["state"] == "pending"
 
@@ -114,7 +115,7 @@ def test_what_landed_or_was_claimed_meanwhile_is_left_alone(ledger: Ledger, clai
         [Transition(record=claim.records[0], state=State.PENDING, outcome=outcome(Verdict.RETRY_LATER, error="busy"))],
     )
     assert ledger.returns.return_expired(found) == 0
-    second = fly(ledger, ["orders-1"])
+    second = claim_records(ledger, ["orders-1"])
     assert ledger.returns.return_expired(found) == 0
     assert database.records.find_one()["lease"]["token"] == second.token
 
@@ -123,7 +124,7 @@ def test_a_second_loss_is_not_counted_by_who_saw_the_first(ledger: Ledger, claim
     expire(database)
     first = ledger.returns.find_expired("orders", limit=10)
     ledger.returns.return_expired(first)
-    fly(ledger, ["orders-1"])
+    claim_records(ledger, ["orders-1"])
     expire(database)
     assert ledger.returns.return_expired(first) == 0
     assert database.records.find_one()["losses"] == 1
@@ -152,7 +153,7 @@ def test_forgotten_is_what_has_been_queued_for_some_time(ledger: Ledger, databas
     ledger.records.log([new_record(n) for n in (1, 2, 3)], PAST)
     ledger.delivery_states.queue(["orders-1"], batch="b", seconds=3600, exclusive=True)
     ledger.delivery_states.queue(["orders-2"], batch="b", seconds=3000, exclusive=True)
-    fly(ledger, ["orders-3"], seconds=3000)
+    claim_records(ledger, ["orders-3"], seconds=3000)
     assert forgotten(300) == ["orders-2"]
     assert sorted(forgotten(0)) == ["orders-1", "orders-2"]
     assert forgotten(900) == []

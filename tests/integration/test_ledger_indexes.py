@@ -10,8 +10,8 @@ from syncctl.core.states import State
 from syncctl.errors import ConfigurationError
 from syncctl.ledger.indexes import INDEXES
 from syncctl.ledger.ledger import Ledger
+from tests.harness.passing_time import PAST
 from tests.harness.servers import name_database
-from tests.harness.testbed import PAST
 
 NAMES = [f"{index.collection}.{index.name}" for index in INDEXES]
 NOW = datetime.now(UTC)

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from syncctl.ledger.ledger import Ledger
-from tests.harness.testbed import NASTY, PAST
+from tests.harness.passing_time import PAST
+from tests.harness.testbed import NASTY
 
 
 def test_an_audit_entry_says_who_when_what_and_how_many(ledger: Ledger) -> None:

@@ -11,7 +11,7 @@ from pymongo.write_concern import WriteConcern
 from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.keys import Observation
 from syncctl.ledger.ledger import Ledger
-from tests.harness.testbed import PAST
+from tests.harness.passing_time import PAST
 
 
 def observation(number: int, *, before: int | None = None, seq: int = 1, version: str = "v1") -> Observation:

@@ -9,13 +9,14 @@ from syncctl.core.outcome import Verdict
 from syncctl.core.states import State
 from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.ledger import Ledger
-from tests.harness.testbed import NASTY, PAST, fly, new_record, outcome
+from tests.harness.passing_time import PAST
+from tests.harness.testbed import NASTY, claim_records, new_record, outcome
 
 
 def finish(ledger: Ledger, number: int, state: State) -> None:
     """Log a record and bring it to its end."""
     ledger.records.log([new_record(number)], PAST)
-    claim = fly(ledger, [f"orders-{number}"])
+    claim = claim_records(ledger, [f"orders-{number}"])
     failed = outcome(Verdict.REJECTED, status=422, error="no")
     landed = Transition(
         record=claim.records[0], state=state, outcome=failed if state is State.FAILED else outcome(), superseded_by="x"
@@ -25,7 +26,7 @@ def finish(ledger: Ledger, number: int, state: State) -> None:
 
 def test_a_newer_version_sets_a_waiting_record_aside(ledger: Ledger, database: Any) -> None:
     ledger.records.log([new_record(1), new_record(2)], PAST)
-    fly(ledger, ["orders-2"])
+    claim_records(ledger, ["orders-2"])
     assert ledger.operations.supersede({"orders-1": "orders-9", "orders-2": "orders-9"}) == 1
     found = database.records.find_one({"_id": "orders-1"})
     assert (found["state"], found["superseded_by"]) == ("superseded", "orders-9")
@@ -43,7 +44,7 @@ def test_a_replay_starts_from_the_beginning_under_the_same_key(ledger: Ledger, d
     assert (found["attempts"], found["claims"]) == (1, 1)
     assert not {"error", "failed_at", "finished_at"} & set(found)
     assert found["history"][-1].items() >= {"action": "replayed", "by": "$state", "from": "failed"}.items()
-    sent = fly(ledger, ["orders-1"]).records[0]
+    sent = claim_records(ledger, ["orders-1"]).records[0]
     assert (sent.idempotency_key, sent.attempt, sent.tries) == ("orders-1", 2, 0)
 
 
@@ -51,19 +52,19 @@ def test_what_was_delivered_goes_again_under_a_new_key(ledger: Ledger) -> None:
     """Under the old one its partner would do nothing."""
     finish(ledger, 1, State.DELIVERED)
     ledger.operations.replay(["orders-1"], states=["delivered"], who="me")
-    claim = fly(ledger, ["orders-1"])
+    claim = claim_records(ledger, ["orders-1"])
     assert claim.records[0].idempotency_key == "orders-1-2"
     failed = outcome(Verdict.REJECTED, status=422, error="no")
     ledger.delivery_states.land(claim, [Transition(record=claim.records[0], state=State.FAILED, outcome=failed)])
     ledger.operations.replay(["orders-1"], states=["failed"], who="me")
-    assert fly(ledger, ["orders-1"]).records[0].idempotency_key == "orders-1-2"
+    assert claim_records(ledger, ["orders-1"]).records[0].idempotency_key == "orders-1-2"
 
 
 @pytest.mark.parametrize("state", [State.FAILED, State.DELIVERED])
 def test_a_new_key_may_be_asked_for(ledger: Ledger, state: State) -> None:
     finish(ledger, 1, state)
     ledger.operations.replay(["orders-1"], states=[state.value], who="me", new_key=True)
-    assert fly(ledger, ["orders-1"]).records[0].idempotency_key == "orders-1-2"
+    assert claim_records(ledger, ["orders-1"]).records[0].idempotency_key == "orders-1-2"
 
 
 def test_a_replay_leaves_what_is_not_meant(ledger: Ledger, database: Any) -> None:
@@ -88,7 +89,7 @@ def test_a_discard_says_who_and_why(ledger: Ledger, database: Any) -> None:
 
 def test_what_is_being_sent_cannot_be_given_up(ledger: Ledger, database: Any) -> None:
     ledger.records.log([new_record(1)], PAST)
-    fly(ledger, ["orders-1"])
+    claim_records(ledger, ["orders-1"])
     assert ledger.operations.discard(["orders-1"], states=["failed", "pending"], who="me", reason="why") == 0
 
 

@@ -11,7 +11,8 @@ from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.codec import DOCUMENT_BYTES_AT_MOST
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.records import Duplicate
-from tests.harness.testbed import NASTY, PAST, fly, new_record
+from tests.harness.passing_time import PAST
+from tests.harness.testbed import NASTY, claim_records, new_record
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -80,7 +81,7 @@ def test_every_value_survives_to_the_one_who_sends_it(ledger: Ledger) -> None:
         "$price": NASTY, "a.b": "$$NOW", "": None, "true": True, "Ærø": "日本語 \0 \U0001f600",
     }  # fmt: skip
     ledger.records.log([new_record(1, payload=payload, key={"id": Decimal("1" * 38)})], NOW)
-    (sent,) = fly(ledger, ["orders-1"]).records
+    (sent,) = claim_records(ledger, ["orders-1"]).records
     (shown,) = ledger.records.find(record_id="orders-1")
     for found in (sent.payload, shown["payload"]):
         assert {name: (type(each), each) for name, each in found.items()} == {
@@ -92,7 +93,7 @@ def test_every_value_survives_to_the_one_who_sends_it(ledger: Ledger) -> None:
 
 def test_a_delete_has_no_payload(ledger: Ledger) -> None:
     ledger.records.log([new_record(1, payload=None, op="delete")], NOW)
-    (sent,) = fly(ledger, ["orders-1"]).records
+    (sent,) = claim_records(ledger, ["orders-1"]).records
     assert (sent.op, sent.payload, sent.key) == ("delete", None, {"id": 1})
 
 
@@ -140,7 +141,7 @@ def test_the_live_counts_of_a_stream(ledger: Ledger) -> None:
     ledger.records.log([new_record(n) for n in range(1, 7)], PAST)
     ledger.records.log([new_record(7, payload=None, error="unreadable")], PAST)
     ledger.delivery_states.queue(["orders-1", "orders-2"], batch="b", seconds=300, exclusive=True)
-    fly(ledger, ["orders-3"])
+    claim_records(ledger, ["orders-3"])
     ledger.operations.discard(["orders-4"], states=["pending"], who="me", reason="why")
     counts = ledger.records.count_states(["orders", "others"])
     oldest = counts["orders"].pop("oldest_due_at")

@@ -14,8 +14,8 @@ from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.reports import HOUR, HourCounts, floor_hour
 from syncctl.pipeline.report import build_report
 from syncctl.pipeline.roll_up import roll_up
-from tests.harness.shifting import let_hours_pass
-from tests.harness.testbed import PAST, fly, new_record, outcome
+from tests.harness.passing_time import PAST, let_hours_pass
+from tests.harness.testbed import claim_records, new_record, outcome
 
 BUSY = outcome(Verdict.RETRY_LATER, status=503, error="busy for 7 s", latency_ms=900.0)
 REFUSED = outcome(Verdict.REJECTED, status=422, error="row 7 is wrong", latency_ms=90.0)
@@ -29,7 +29,7 @@ def log(ledger: Ledger, *numbers: int, **changes: Any) -> None:
 def call(ledger: Ledger, database: Any, number: int, state: State, answer: Outcome) -> None:
     """Make one attempt of a record."""
     database.records.update_one({"_id": f"orders-{number}", "state": "pending"}, {"$set": {"due_at": PAST}})
-    (record,) = (claim := fly(ledger, [f"orders-{number}"])).records
+    (record,) = (claim := claim_records(ledger, [f"orders-{number}"])).records
     ledger.delivery_states.land(claim, [Transition(record=record, state=state, outcome=answer)])
 
 
@@ -95,7 +95,7 @@ def test_a_row_that_could_not_be_stored_and_poison_are_failures_with_their_error
     log(ledger, 1, payload=None, error="column amount: the number is NaN")
     log(ledger, 2)
     for _ in range(3):
-        fly(ledger, ["orders-2"])
+        claim_records(ledger, ["orders-2"])
         database.records.update_many({"in_flight": True}, {"$set": {"lease.until": PAST}})
         ledger.returns.return_expired(ledger.returns.find_expired("orders", limit=1))
     roll_up(ledger=ledger)
@@ -108,7 +108,7 @@ def test_a_row_that_could_not_be_stored_and_poison_are_failures_with_their_error
 
 def test_a_late_outcome_is_an_attempt_and_no_delivery(ledger: Ledger, database: Any) -> None:
     log(ledger, 1)
-    claim = fly(ledger, ["orders-1"])
+    claim = claim_records(ledger, ["orders-1"])
     ledger.delivery_states.add_late(claim, [(claim.records[0], TAKEN)])
     roll_up(ledger=ledger)
     assert hour(database)["attempts"] == 1

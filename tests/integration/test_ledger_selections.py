@@ -10,7 +10,8 @@ from syncctl.ledger.ledger import Ledger
 from syncctl.pipeline import selection as selections
 from syncctl.pipeline.replay import DISCARDABLE
 from syncctl.pipeline.selection import Selection, select_records
-from tests.harness.testbed import PAST, new_record
+from tests.harness.passing_time import PAST
+from tests.harness.testbed import new_record
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from typing import Any
 
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import PollLease
-from tests.harness.testbed import NASTY, PAST, fly, new_record
+from tests.harness.passing_time import PAST
+from tests.harness.testbed import NASTY, claim_records, new_record
 
 
 def acquire(ledger: Ledger, **options: Any) -> PollLease:
@@ -139,7 +140,7 @@ def test_no_lease_and_no_due_time_is_judged_by_this_machines_clock(ledger: Ledge
     assert dispatch
     ledger.streams.release_dispatch(dispatch)
     ledger.records.find_due("orders", fresh=True, limit=10)
-    claim = fly(ledger, ["orders-1", "orders-2"])
+    claim = claim_records(ledger, ["orders-1", "orders-2"])
     ledger.delivery_states.release(claim, ["orders-1"])
     database.records.update_one({"_id": "orders-2"}, {"$set": {"lease.until": PAST}})
     ledger.returns.return_expired(ledger.returns.find_expired("orders", limit=10))

@@ -10,9 +10,11 @@ import os
 import random
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from syncctl.core.breaker import BreakerRules
 from syncctl.core.stream import RetrySchedule
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from tests.harness.testbed import ListReader, Testbed, version_row
@@ -61,10 +63,8 @@ def update_and_send(testbed: Testbed, *, seed: int) -> dict[int, list[str]]:
 
 def send_once(testbed: Testbed) -> None:
     # Retries come at once, once what was cut off has settled: it is the order that is judged here, not the schedule.
-    testbed.let_calls_settle()
-    testbed.database.records.update_many(
-        {"state": "pending", "due_at": {"$exists": True}}, [{"$set": {"due_at": {"$min": ["$due_at", "$$NOW"]}}}]
-    )
+    testbed.settle_calls()
+    testbed.make_retries_due()
     testbed.dispatch()
     while testbed.messages:
         testbed.deliver()
@@ -92,9 +92,7 @@ def without_repeats(contents: list[str]) -> list[str]:
 
 
 def prepare(testbed: Testbed, moody: MockPartner, order: str) -> None:
-    testbed.partner = type(testbed.partner)(
-        name="default", url=moody.url, timeout_seconds=20.0, breaker=type(testbed.partner.breaker)(calls=10**9)
-    )
+    testbed.partner = replace(testbed.partner, url=moody.url, breaker=BreakerRules(minimum_calls=10**9))
     retry = RetrySchedule(delays_seconds=(0.0,) * 60, jitter=0.0)
     testbed.change_stream(order=order, retry=retry, window=200, batch_size=20)
 

@@ -140,7 +140,7 @@ def test_a_batch_that_is_refused_as_a_whole_fails_no_good_row(batches: Testbed) 
         meet(batches, partner)
         for _ in range(3):
             batches.send_all()
-            batches.let_retries_come()
+            batches.make_retries_due()
     assert sorted(partner.rows()[3:]) == [[5], [6], [7], [8]]
     assert {batches.record(n)["state"] for n in range(1, 11) if n != 6} == {"delivered"}
     assert batches.record(6)["state"] == "failed"
@@ -255,7 +255,7 @@ def test_a_refusal_that_lists_only_the_bad_rows_fails_no_good_one(batches: Testb
         meet(batches, partner)
         for _ in range(3):
             batches.send_all()
-            batches.let_retries_come()
+            batches.make_retries_due()
     assert [each["key"]["id"] for each in batches.records(state="failed")] == [6]
     assert len(batches.records(state="delivered")) == 9
 
@@ -368,7 +368,7 @@ def test_a_partner_in_trouble_gets_the_same_rows_together_again(batches: Testbed
         batches.deliver()
         assert {each["state"] for each in batches.records()} == {"pending"}
         partner.answer = said
-        batches.let_retries_come()
+        batches.make_retries_due()
         batches.send_all()
     assert sorted(partner.calls[:3]) == sorted(partner.calls[3:])
     # A call of many rows is one call to the breaker.
@@ -405,7 +405,7 @@ def test_a_new_shape_of_batches_is_a_new_key(batches: Testbed) -> None:
         batches.deliver()
         batches.change_stream(batching=replace(ITEMS, under="rows"))
         partner.answer = said
-        batches.let_retries_come()
+        batches.make_retries_due()
         batches.send_all()
     row = json.loads(partner.calls[-1][1])["rows"][0]
     assert row["idempotency_key"].endswith("-2")

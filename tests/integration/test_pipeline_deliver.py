@@ -16,8 +16,9 @@ from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from syncctl.partner.batch import send_batch
 from syncctl.pipeline.deliver import WRITE_EVERY_RECORDS, Delivery
 from tests.harness.hostile_partner import HostilePartner, Peer, answering, sending
+from tests.harness.passing_time import PAST
 from tests.harness.source_db import SourceDb
-from tests.harness.testbed import PAST, ListReader, Testbed, version_row
+from tests.harness.testbed import ListReader, Testbed, version_row
 
 Result = tuple[Record, Outcome | None]
 
@@ -139,7 +140,7 @@ def test_retries_follow_the_schedule_and_end_with_it(testbed: Testbed, moody: An
         assert found["state"] == "pending"
         assert found["due_at"] - found["updated_at"] == timedelta(seconds=delay)
         assert testbed.dispatch() == 0
-        testbed.let_retries_come()
+        testbed.make_retries_due()
         testbed.dispatch()
         testbed.deliver()
     found = testbed.record(1)
@@ -160,7 +161,7 @@ def test_a_retry_that_succeeds_leaves_no_error(testbed: Testbed, moody: Any) -> 
     server = moody(error_rate=1.0)
     send(testbed, 1)
     server.fix()
-    testbed.let_retries_come()
+    testbed.make_retries_due()
     testbed.send_all()
     found = testbed.record(1)
     assert (found["state"], found["outcomes"]) == ("delivered", {"retry_later": 1, "accepted": 1})
@@ -261,7 +262,7 @@ def test_new_bytes_go_under_a_new_key(testbed: Testbed, moody: Any) -> None:
     send(testbed, 1)
     server.fix()
     testbed.change_stream(method="PUT", path="/v2/orders/{id}")
-    testbed.let_retries_come()
+    testbed.make_retries_due()
     testbed.send_all()
     identity = testbed.record(1)["_id"]
     assert [(call.key, call.attempt, call.path) for call in server.calls()] == [
@@ -280,8 +281,8 @@ def test_after_an_ambiguous_call_the_newest_version_is_sent_once_it_has_settled(
     old, new = testbed.records()
     assert (old["state"], new["state"], new["outcomes"]) == ("pending", "pending", {"accepted": 1})
     assert new["due_at"] == testbed.database.keys.find_one()["unsettled"][0]["until"]
-    testbed.let_calls_settle()
-    testbed.let_retries_come()
+    testbed.settle_calls()
+    testbed.make_retries_due()
     testbed.send_all()
     assert testbed.states() == {1: ["superseded", "delivered"]}
     assert [call.key for call in server.calls()] == [old["_id"], new["_id"], f"{new['_id']}-2"]
@@ -292,7 +293,7 @@ def test_an_ambiguous_call_that_is_accepted_at_last_keeps_nobody_waiting(testbed
     server = moody(drop_before_rate=1.0)
     send(testbed, 1)
     server.fix()
-    testbed.let_retries_come()
+    testbed.make_retries_due()
     testbed.send_all()
     assert testbed.record(1)["state"] == "delivered"
     log(testbed, 1, content="b")
@@ -310,7 +311,7 @@ def test_a_late_outcome_joins_the_history_and_changes_nothing(testbed: Testbed, 
 
     def stall(client: Any, calls: Sequence[Any], **options: Any) -> Iterator[Result]:
         for each in send_batch(client, calls, **options):
-            testbed.let_leases_expire()
+            testbed.expire_leases()
             testbed.maintain()
             yield each
 
@@ -332,10 +333,10 @@ def test_a_call_that_outlived_its_lease_makes_the_newest_go_again(testbed: Testb
 
     def stall(client: Any, calls: Sequence[Any], **options: Any) -> Iterator[Result]:
         # It stood still before it sent; meanwhile a newer version was delivered.
-        testbed.let_leases_expire()
+        testbed.expire_leases()
         testbed.maintain()
         log(testbed, 1, content="new")
-        testbed.let_calls_settle()
+        testbed.settle_calls()
         testbed.send_all()
         assert json.loads(partner.rows()["1"])["content"] == "new"
         yield from send_batch(client, calls, **options)
@@ -358,9 +359,9 @@ def test_a_late_refusal_makes_nobody_go_again(testbed: Testbed, partner: MockPar
 
     def script(peer: Peer) -> None:
         while peer.read_request():
-            testbed.let_leases_expire()
+            testbed.expire_leases()
             testbed.maintain()
-            testbed.let_calls_settle()
+            testbed.settle_calls()
             testbed.partner = accepting
             log(testbed, 1, content="new")
             testbed.send_all()

@@ -11,7 +11,8 @@ from syncctl.core.states import State
 from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.keys import Observation
-from tests.harness.testbed import PAST, ListReader, Testbed, fly, new_record, outcome, version_row
+from tests.harness.passing_time import PAST
+from tests.harness.testbed import ListReader, Testbed, claim_records, new_record, outcome, version_row
 
 
 def log(testbed: Testbed, *numbers: int, content: str = "a") -> None:
@@ -206,8 +207,8 @@ def test_a_paused_stream_sends_nothing_and_goes_on_logging(testbed: Testbed) -> 
 def test_a_record_that_was_lost_in_sending_travels_alone(testbed: Testbed) -> None:
     log(testbed, 1, 2, 3)
     ids = {each["key"]["id"]: each["_id"] for each in testbed.records()}
-    fly(testbed.ledger, [ids[1], ids[2]])
-    testbed.let_leases_expire()
+    claim_records(testbed.ledger, [ids[1], ids[2]])
+    testbed.expire_leases()
     testbed.maintain()
     log(testbed, 4)
     testbed.dispatch()
@@ -218,7 +219,7 @@ def test_a_record_that_was_lost_in_sending_travels_alone(testbed: Testbed) -> No
 
 def test_a_record_that_was_never_lost_after_a_retry_travels_with_others(testbed: Testbed) -> None:
     log(testbed, 1, 2)
-    claim = fly(testbed.ledger, [each["_id"] for each in testbed.records()])
+    claim = claim_records(testbed.ledger, [each["_id"] for each in testbed.records()])
     busy = outcome(Verdict.RETRY_LATER, error="busy")
     testbed.ledger.delivery_states.land(
         claim, [Transition(record=each, state=State.PENDING, outcome=busy) for each in claim.records]

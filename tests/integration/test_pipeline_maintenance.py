@@ -6,7 +6,7 @@ import pytest
 
 from syncctl.errors import ServiceUnavailable
 from syncctl.pipeline import maintenance
-from tests.harness.testbed import ListReader, Testbed, fly, version_row
+from tests.harness.testbed import ListReader, Testbed, claim_records, version_row
 
 
 def log(testbed: Testbed, *numbers: int, content: str = "a") -> None:
@@ -22,7 +22,7 @@ def test_leases_that_ran_out_come_back_and_go_out_again(testbed: Testbed) -> Non
         "orders", ids, batch=testbed.messages[0][0], mapping_hash="m", seconds=60, worker="w"
     )
     assert testbed.maintain().returned == 0
-    testbed.let_leases_expire()
+    testbed.expire_leases()
     testbed.messages.clear()
     done = testbed.maintain(dispatch=testbed.dispatch)
     assert (done.stream, done.returned, done.forgotten, done.dispatched) == ("orders", 7, 0, 7)
@@ -32,15 +32,15 @@ def test_more_than_one_look_takes_come_back(testbed: Testbed, monkeypatch: pytes
     monkeypatch.setattr(maintenance, "AT_ONCE", 2)
     log(testbed, *range(1, 6))
     testbed.dispatch()
-    testbed.let_leases_expire()
+    testbed.expire_leases()
     assert testbed.maintain().returned == 5
 
 
 def test_the_call_of_a_dead_worker_is_unsettled_before_a_newer_version_may_go(testbed: Testbed) -> None:
     """Invariant 5: it may have been sent, and land late."""
     log(testbed, 1)
-    fly(testbed.ledger, [testbed.record(1)["_id"]])
-    testbed.let_leases_expire()
+    claim_records(testbed.ledger, [testbed.record(1)["_id"]])
+    testbed.expire_leases()
     seen: list[Any] = []
     returning = testbed.ledger.returns.return_expired
 
@@ -62,8 +62,8 @@ def test_the_call_of_a_dead_worker_is_unsettled_before_a_newer_version_may_go(te
     log(testbed, 1, content="b")
     testbed.send_all()
     assert [each["state"] for each in testbed.records()] == ["superseded", "pending"]
-    testbed.let_calls_settle()
-    testbed.let_retries_come()
+    testbed.settle_calls()
+    testbed.make_retries_due()
     testbed.send_all()
     assert [each["state"] for each in testbed.records()] == ["superseded", "delivered"]
 
@@ -71,7 +71,7 @@ def test_the_call_of_a_dead_worker_is_unsettled_before_a_newer_version_may_go(te
 def test_what_was_only_queued_leaves_nothing_unsettled(testbed: Testbed) -> None:
     log(testbed, 1)
     testbed.dispatch()
-    testbed.let_leases_expire()
+    testbed.expire_leases()
     testbed.maintain()
     assert "unsettled" not in testbed.database.keys.find_one()
 
@@ -80,8 +80,8 @@ def test_what_was_only_queued_leaves_nothing_unsettled(testbed: Testbed) -> None
 def test_without_an_order_no_call_is_waited_for(testbed: Testbed, changes: dict[str, Any]) -> None:
     testbed.change_stream(**changes)
     log(testbed, 1)
-    fly(testbed.ledger, [testbed.record(1)["_id"]])
-    testbed.let_leases_expire()
+    claim_records(testbed.ledger, [testbed.record(1)["_id"]])
+    testbed.expire_leases()
     assert testbed.maintain().returned == 1
     assert testbed.database.keys.count_documents({"unsettled": {"$exists": True}}) == 0
 
@@ -111,14 +111,14 @@ def test_what_was_queued_just_now_is_not_taken_for_lost(testbed: Testbed) -> Non
 def test_what_is_being_sent_is_never_taken_for_lost(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "FORGOTTEN_AFTER_SECONDS", 0.0)
     log(testbed, 1)
-    fly(testbed.ledger, [testbed.record(1)["_id"]])
+    claim_records(testbed.ledger, [testbed.record(1)["_id"]])
     assert testbed.maintain().forgotten == 0
 
 
 def test_without_redis_leases_come_back_all_the_same(testbed: Testbed) -> None:
     log(testbed, 1)
     testbed.dispatch()
-    testbed.let_leases_expire()
+    testbed.expire_leases()
 
     def dispatch() -> int:
         raise ServiceUnavailable("cannot reach Redis", service="redis")

@@ -16,8 +16,8 @@ from syncctl.pipeline.report import build_report
 from syncctl.pipeline.selection import Selection
 from syncctl.pipeline.show import find_record, find_versions
 from syncctl.pipeline.status import group_failures, read_status
-from tests.harness.shifting import let_hours_pass
-from tests.harness.testbed import NASTY, PAST, ListReader, Testbed, new_record, version_row
+from tests.harness.passing_time import PAST, let_hours_pass
+from tests.harness.testbed import NASTY, ListReader, Testbed, new_record, version_row
 
 DAY = 86_400.0
 KEPT = {"delivered": 30 * DAY, "failed": 90 * DAY, "superseded": 7 * DAY, "discarded": 7 * DAY}

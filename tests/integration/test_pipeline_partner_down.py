@@ -56,14 +56,14 @@ def test_a_partner_that_is_down_is_not_called_and_nobody_behind_uses_up_tries(ba
         calls = len(down.calls())
         assert breaker(backlog)["state"] == "open"
         assert 10 <= calls <= 20
-        backlog.let_retries_come()
+        backlog.make_retries_due()
         assert backlog.dispatch() == 0
         assert len(down.calls()) == calls
         before = tries(backlog)
         asked = []
         for _ in range(3):
             end_pause(backlog)
-            backlog.let_retries_come()
+            backlog.make_retries_due()
             assert backlog.dispatch() == 1
             assert backlog.dispatch() == 0
             backlog.deliver()
@@ -81,13 +81,13 @@ def test_a_partner_that_is_back_gets_everything_gently(backlog: Testbed) -> None
         backlog.send_all()
         server.fix()
         end_pause(backlog)
-        backlog.let_retries_come()
+        backlog.make_retries_due()
         queued = []
         while count := backlog.dispatch():
             queued.append(count)
             while backlog.messages:
                 backlog.deliver()
-            backlog.let_retries_come()
+            backlog.make_retries_due()
         assert queued[:4] == [1, 2, 4, 8]
         assert max(queued) <= 10
         assert {each["state"] for each in backlog.records()} == {"delivered"}
@@ -113,7 +113,7 @@ def test_records_that_always_fail_do_not_keep_a_partner_down_that_is_back(backlo
                 opened += 1
                 end_pause(backlog)
             # A minute goes by: what failed in it is due again.
-            backlog.let_retries_come()
+            backlog.make_retries_due()
             backlog.send_all()
             if len(backlog.records(state="delivered")) == 48:
                 break
@@ -126,7 +126,7 @@ def test_a_probe_that_found_no_worker_is_asked_by_another_at_once(backlog: Testb
         meet(backlog, down.url)
         backlog.send_all()
         end_pause(backlog)
-        backlog.let_retries_come()
+        backlog.make_retries_due()
         assert backlog.dispatch() == 1
         token, ids = backlog.messages.pop()
         assert backlog.dispatch() == 0
@@ -141,7 +141,7 @@ def test_a_probe_whose_message_is_lost_holds_nobody_for_a_lease(backlog: Testbed
         meet(backlog, down.url)
         backlog.send_all()
         end_pause(backlog)
-        backlog.let_retries_come()
+        backlog.make_retries_due()
         assert backlog.dispatch() == 1
     until = breaker(backlog)["probe"]["until"].replace(tzinfo=UTC)
     assert (until - backlog.ledger.streams.server_time()).total_seconds() <= PROBE_SECONDS
@@ -152,7 +152,7 @@ def test_a_probe_that_waited_long_for_a_worker_asks_all_the_same(backlog: Testbe
         meet(backlog, server.url)
         backlog.send_all()
         end_pause(backlog)
-        backlog.let_retries_come()
+        backlog.make_retries_due()
         assert backlog.dispatch() == 1
         late = backlog.messages.pop()
         backlog.database.streams.update_one({"_id": "orders"}, {"$set": {"breaker.probe.until": PAST}})
@@ -169,12 +169,12 @@ def test_what_was_queued_before_is_no_more_than_a_partner_that_comes_back_is_to_
         old = backlog.messages.pop()
         backlog.change_stream(window=10)
         while breaker(backlog).get("state") != "open":
-            backlog.let_retries_come()
+            backlog.make_retries_due()
             backlog.dispatch()
             backlog.deliver()
         server.fix()
         end_pause(backlog)
-        backlog.let_retries_come()
+        backlog.make_retries_due()
         backlog.dispatch()
         backlog.deliver()
         assert breaker(backlog)["state"] == "half_open"
@@ -205,7 +205,7 @@ def test_what_most_calls_are_told_to_wait_for_is_waited_for(backlog: Testbed, st
         left = (breaker(backlog)["until"].replace(tzinfo=UTC) - backlog.ledger.streams.server_time()).total_seconds()
         assert 400 < left <= 500
         end_pause(backlog)
-        backlog.let_retries_come()
+        backlog.make_retries_due()
         backlog.send_all()
         asked = [each for each in backlog.records() if each["attempts"] > 0 and each["tries"] < each["attempts"]]
     # The one that asked is not called again before it was told to.
@@ -343,7 +343,7 @@ def test_what_a_dead_worker_had_in_sending_is_held_where_the_stream_says_so(
     testbed.dispatch()
     token, ids = testbed.messages.pop()
     testbed.ledger.delivery_states.claim("orders", ids, batch=token, mapping_hash="m", seconds=60.0, worker="dead")
-    testbed.let_leases_expire()
+    testbed.expire_leases()
     testbed.maintain()
     assert testbed.record(1)["state"] == "failed"
     assert "held, because the partner may have it" in testbed.record(1)["error"]["message"]
@@ -362,11 +362,11 @@ def test_the_last_delay_is_repeated_until_it_is_time_to_give_up(
             {}, [{"$set": {"tried_at": {"$subtract": ["$$NOW", round(waited * 1000)]}}}]
         )
         for _ in range(4):
-            testbed.let_retries_come()
+            testbed.make_retries_due()
             testbed.send_all()
         assert (testbed.record(1)["state"], testbed.record(1)["tries"]) == ("pending", 4)
         age()
-        testbed.let_retries_come()
+        testbed.make_retries_due()
         testbed.send_all()
     assert testbed.record(1)["state"] == state
 
@@ -382,7 +382,7 @@ def test_the_time_to_give_up_begins_anew_after_a_pause(testbed: Testbed, source_
         testbed.ledger.streams.pause("orders", who="me", reason="maintenance")
         testbed.database.records.update_many({}, {"$set": {"tried_at": PAST}})
         testbed.ledger.streams.resume("orders")
-        testbed.let_retries_come()
+        testbed.make_retries_due()
         testbed.send_all()
     assert (testbed.record(1)["state"], testbed.record(1)["tries"]) == ("pending", 2)
 

@@ -9,8 +9,9 @@ import pytest
 from syncctl.core.ids import epoch_of, key_id
 from syncctl.errors import LeaseHeld, ServiceUnavailable
 from syncctl.pipeline import page as pages
+from tests.harness.passing_time import PAST
 from tests.harness.source_db import SourceDb
-from tests.harness.testbed import PAST, ListReader, Testbed, id_of, version_row
+from tests.harness.testbed import ListReader, Testbed, id_of, version_row
 
 
 class Broken(Exception):

@@ -19,8 +19,9 @@ from syncctl.pipeline.recheck import SourceRow
 from syncctl.pipeline.reconcile import Reconciliation
 from syncctl.pipeline.repair import Repair
 from syncctl.sources import open_reader
+from tests.harness.passing_time import PAST
 from tests.harness.source_db import SourceDb
-from tests.harness.testbed import PAST, Testbed
+from tests.harness.testbed import Testbed
 
 DAY = 86400.0
 

@@ -11,8 +11,9 @@ from syncctl.errors import LeaseHeld, ServiceUnavailable, SourceError, UsageErro
 from syncctl.pipeline.rewind import Rewound, keep_gaps, plan_rewind, rewind_stream
 from syncctl.sources import open_reader
 from syncctl.sources.reader import SqlReader
+from tests.harness.passing_time import PAST
 from tests.harness.source_db import SourceDb
-from tests.harness.testbed import PAST, Testbed
+from tests.harness.testbed import Testbed
 
 
 def rewind(testbed: Testbed, to: str | datetime, *, resend: bool = False, reader: SqlReader | None = None) -> Rewound:

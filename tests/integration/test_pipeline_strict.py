@@ -11,7 +11,8 @@ from syncctl.core.records import Record
 from syncctl.pipeline.replay import Discarded, Replayed, discard_records, replay_records
 from syncctl.pipeline.selection import Selection
 from syncctl.pipeline.status import read_status
-from tests.harness.testbed import PAST, ListReader, Testbed, outcome, version_row
+from tests.harness.passing_time import PAST
+from tests.harness.testbed import ListReader, Testbed, outcome, version_row
 
 HOUR = 3600.0
 

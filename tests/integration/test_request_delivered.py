@@ -106,7 +106,7 @@ def test_other_bytes_go_under_another_key_and_the_same_bytes_under_the_same(
         testbed.partner = replace(testbed.partner, url=server.url)
         for fields in ((), (), FIELDS, FIELDS):
             testbed.change_stream(fields=fields, retry=RetrySchedule(delays_seconds=(60.0,) * 9))
-            testbed.let_retries_come()
+            testbed.make_retries_due()
             send(testbed)
         requests = [each.partition(b"\r\n\r\n") for each in server.requests]
     keys = [

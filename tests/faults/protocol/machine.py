@@ -105,7 +105,7 @@ class Protocol(Simulation, RuleBasedStateMachine):
     def deliver(self, draw: Draw) -> None:
         """Take a message, any of them (late ones come after newer ones), sometimes leaving a double behind."""
         index = draw(st.integers(min_value=0, max_value=3)) % len(self.messages)
-        _, token, ids = self.messages[index]
+        token, ids = self.messages[index]
         if draw(st.sampled_from([True, True, True, False])):
             self.messages.pop(index)
         if draw(st.booleans()):

@@ -1,6 +1,7 @@
 """Everything around the ledger: a source, a partner, a queue of messages, and the actors that work between them."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,8 +9,7 @@ from syncctl.core.breaker import BreakerRules
 from syncctl.core.outcome import Outcome
 from syncctl.core.records import Record
 from syncctl.core.states import State
-from syncctl.core.stream import Partner, RetrySchedule, Stream
-from syncctl.core.windows import Sizes
+from syncctl.core.stream import Partner, RetrySchedule
 from syncctl.errors import LeaseHeld
 from syncctl.ledger.delivery_state import DeliveryStates
 from syncctl.ledger.keys import Keys
@@ -19,12 +19,11 @@ from syncctl.ledger.operations import Operations
 from syncctl.ledger.records import Records
 from syncctl.ledger.sequencing import Waiting
 from syncctl.ledger.streams import Streams
-from syncctl.pipeline.deliver import deliver_batch
-from syncctl.pipeline.dispatch import dispatch_stream
-from syncctl.pipeline.maintenance import maintain_stream
-from syncctl.pipeline.poll import poll_stream
 from syncctl.pipeline.replay import discard_records, replay_records
 from syncctl.pipeline.selection import Selection
+from tests.harness import passing_time
+from tests.harness.cases import make_stream
+from tests.harness.testbed import Testbed
 
 from .actors import Actor, GatedDatabase, current_actor, gate
 from .simulation_cases import LoggedCall, ScriptedPartner, ScriptedReader, ScriptedSource, call_of
@@ -33,7 +32,6 @@ from .strictness import Strictness
 ACTORS_AT_MOST = 6
 LONG_SECONDS = 10_000.0
 SETTLE_SECONDS = 1000.0
-PAST = datetime(2020, 1, 1, tzinfo=UTC)
 ROUNDS_TO_QUIET = 60
 
 
@@ -67,34 +65,31 @@ class Simulation:
     versioned: bool = True
 
     def __init__(self) -> None:
-        self.stream = Stream(
-            name="orders",
-            source="source",
-            partner="partner",
+        stream = make_stream(
             retry=RetrySchedule(delays_seconds=(0.0,) * 6, jitter=0.0),
-            order=self.order,  # type: ignore[arg-type]
+            order=self.order,
             window=4,
             batch_size=3,
             page_size=3,
             lease_seconds=LONG_SECONDS,
         )
-        self.partner_settings = Partner(
-            name="partner",
+        partner = Partner(
+            name="default",
             url="http://partner",
             timeout_seconds=SETTLE_SECONDS,
-            # Permits of killed actors last for real seconds, and so would an open breaker.
+            # Permits of killed actors last for real seconds, and so would an open circuit.
             max_in_flight=10**6,
             breaker=BreakerRules(minimum_calls=10**6),
         )
-        self.sizes = Sizes(batch=3, window=4, retries=2, threads=1, messages=4)
+        self.database: Any = self.ledger._database
+        self.testbed = Testbed(ledger=self.ledger, database=self.database, partner=partner, stream=stream, threads=1)
+        self.messages = self.testbed.messages
         self.source = ScriptedSource(versioned=self.versioned)
         self.partner = ScriptedPartner()
-        self.messages: list[tuple[str, str, list[str]]] = []
         self.actors: list[Actor] = []
         self.mapping = 0
         self.settles = 0
         self.stopping = False
-        self.database: Any = self.ledger._database
         self.strictness = Strictness(self.database)
 
     def empty_the_ledger(self) -> None:
@@ -114,12 +109,9 @@ class Simulation:
 
     def _poll(self) -> None:
         try:
-            run = poll_stream(
-                ledger=self.ledger,
-                stream=self.stream,
-                open_reader=lambda stream: ScriptedReader(self.source, page_size=stream.page_size),
+            run = self.testbed.poll(
+                ScriptedReader(self.source, page_size=self.testbed.stream.page_size),
                 dispatch=self._dispatch,
-                worker="poller",
                 should_stop=lambda: self.stopping,
                 lease_seconds=LONG_SECONDS,
             )
@@ -128,32 +120,16 @@ class Simulation:
         assert run.error is None or "taken over" in run.error, run.error
 
     def _dispatch(self) -> int:
-        return dispatch_stream(
-            ledger=self.ledger,
-            stream=self.stream,
-            sizes=self.sizes,
-            publish=self._publish,
-            messages_waiting=lambda: len(self.messages),
-            worker="dispatcher",
-        )
+        return self.testbed.dispatch(publish=self._publish, sizes=replace(self.testbed.sizes, messages=4))
 
     def _publish(self, stream: str, token: str, ids: Sequence[str]) -> None:
         gate("before publish")
-        self.messages.append((stream, token, list(ids)))
+        self.testbed.publish(stream, token, ids)
         gate("after publish")
 
     def _deliver(self, token: str, ids: list[str]) -> None:
-        deliver_batch(
-            ledger=self.ledger,
-            stream=self.stream,
-            partner=self.partner_settings,
-            client=ScriptedClient(self.mapping),  # type: ignore[arg-type]
-            send_batch=self._send_batch,
-            sizes=self.sizes,
-            token=token,
-            ids=ids,
-            worker="$worker",
-        )
+        client = ScriptedClient(self.mapping)
+        self.testbed.deliver((token, ids), client=client, send_batch=self._send_batch, worker="$worker")
         self._dispatch()
 
     def _send_batch(self, _client: Any, calls: Any, *, may_start: Any, **_: Any) -> Any:
@@ -177,7 +153,7 @@ class Simulation:
             found
             and found["state"] == "sending"
             and found["claims"] == record.attempt
-            and found["lease"]["until"] > PAST
+            and found["lease"]["until"] > passing_time.PAST
         )
         if not holds or self.order == "none":
             return
@@ -189,16 +165,10 @@ class Simulation:
             self.strictness.check_call(found, key)
 
     def _maintain(self) -> None:
-        maintain_stream(
-            ledger=self.ledger,
-            stream=self.stream,
-            settle_seconds=SETTLE_SECONDS,
-            messages_waiting=lambda: len(self.messages),
-            dispatch=self._dispatch,
-        )
+        self.testbed.maintain(dispatch=self._dispatch)
 
     def _replay(self, states: tuple[str, ...]) -> None:
-        streams = {self.stream.name: self.stream}
+        streams = {self.testbed.stream.name: self.testbed.stream}
         replay_records(ledger=self.ledger, selection=Selection(states=states), streams=streams, who="operator")
 
     def _discard(self) -> None:
@@ -212,22 +182,17 @@ class Simulation:
     def end_leases(self, what: str) -> None:
         """Let time pass: leases end, whether or not their holders stand still."""
         if what == "records":
-            self.database.records.update_many({"in_flight": True}, {"$set": {"lease.until": PAST}})
+            passing_time.expire_record_leases(self.database)
         else:
-            self.database.streams.update_many({f"{what}.until": {"$exists": True}}, {"$set": {f"{what}.until": PAST}})
+            passing_time.expire_stream_lease(self.database, what)
 
     def settle_calls(self) -> None:
         """Let so much time pass that every call under way lands, or never will."""
         while self.partner.delayed:
             self.partner.land(self.partner.delayed.pop(0))
         self.settles += 1
-        self._end_settling()
-
-    def _end_settling(self) -> None:
-        self.database.keys.update_many({"unsettled": {"$exists": True}}, {"$set": {"unsettled.$[].until": PAST}})
-        self.database.records.update_many(
-            {"state": "pending", "due_at": {"$exists": True}}, [{"$set": {"due_at": {"$min": ["$due_at", "$$NOW"]}}}]
-        )
+        passing_time.settle_calls(self.database)
+        passing_time.make_retries_due(self.database)
 
     def quiesce(self) -> None:
         """Let everything run out without further faults, until nothing is on its way."""
@@ -245,7 +210,7 @@ class Simulation:
             self.run_now(self._poll)
             self.run_now(self._maintain)
             while self.messages:
-                _, token, ids = self.messages.pop(0)
+                token, ids = self.messages.pop(0)
                 self.run_now(lambda token=token, ids=ids: self._deliver(token, ids))  # type: ignore[misc]
             unfinished = {"state": {"$in": ["pending", "queued", "sending"]}}
             if not self.database.records.count_documents(unfinished):

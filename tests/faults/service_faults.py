@@ -10,11 +10,11 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from syncctl.local.server import Server
-from tests.faults.harness.deployment import DATABASE, Deployment, Layout
-from tests.faults.harness.fault import Draw, Fault
-from tests.faults.harness.groups import is_halted, signal_group
-from tests.faults.harness.proxy import Mood
+from tests.faults.fault import Draw, Fault
 from tests.harness.commands import RunningCommand
+from tests.harness.deployment import DATABASE, Deployment, Layout
+from tests.harness.process_groups import is_halted, signal_group
+from tests.harness.tcp_proxy import Mood
 from tests.harness.waiting import eventually
 
 SOON_SECONDS = 60.0

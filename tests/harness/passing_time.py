@@ -1,7 +1,30 @@
 """Time that has passed, as a ledger's documents tell it."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
+
+PAST = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def expire_record_leases(database: Any) -> int:
+    """Let the leases of all records in flight run out; return how many there were."""
+    return int(database.records.update_many({"in_flight": True}, {"$set": {"lease.until": PAST}}).modified_count)
+
+
+def expire_stream_lease(database: Any, kind: str) -> None:
+    """Let the lease of each poll, or of each dispatch, run out."""
+    database.streams.update_many({f"{kind}.until": {"$exists": True}}, {"$set": {f"{kind}.until": PAST}})
+
+
+def settle_calls(database: Any) -> None:
+    """Let the time run out in which a call without an answer may still take effect."""
+    database["keys"].update_many({"unsettled": {"$exists": True}}, {"$set": {"unsettled.$[].until": PAST}})
+
+
+def make_retries_due(database: Any) -> None:
+    """Let the due time of every pending record have come."""
+    due_now = [{"$set": {"due_at": {"$min": ["$due_at", "$$NOW"]}}}]
+    database.records.update_many({"state": "pending", "due_at": {"$type": "date"}}, due_now)
 
 
 def shift(value: Any, by: timedelta) -> Any:

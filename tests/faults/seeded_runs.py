@@ -6,10 +6,10 @@ from pathlib import Path
 from random import Random
 
 from syncctl.local.mock_partner import PartnerConfig
-from tests.faults.harness.account import Account
-from tests.faults.harness.deployment import Deployment, Layout, open_plant
-from tests.faults.harness.fault import play
-from tests.faults.harness.faults import draw_script
+from tests.faults.fault import play
+from tests.faults.process_faults import draw_script
+from tests.harness.account import Account
+from tests.harness.deployment import Deployment, Layout, open_deployment
 from tests.harness.waiting import eventually
 
 FAULTS_WITHIN_SECONDS = 6.0
@@ -75,7 +75,7 @@ def run_seed(seed: int, directory: Path, note: Callable[[str], None] = lambda _:
         note(line)
 
     note(script[0])
-    with open_plant(directory, layout) as deployment:
+    with open_deployment(directory, layout) as deployment:
         try:
             faults, replayed = break_and_mend(deployment, random, tell)
             account = deployment.account()

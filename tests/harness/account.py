@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from syncctl.local.mock_partner import ReceivedCall
-from tests.faults.harness.writer import Version
+from tests.harness.written_source import Version
 
 Doc = Mapping[str, Any]
 TERMINAL = {"delivered", "failed", "superseded", "discarded"}

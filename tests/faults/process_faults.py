@@ -5,11 +5,11 @@ import signal
 from collections.abc import Sequence
 from random import Random
 
-from tests.faults.harness.deployment import Deployment, Layout
-from tests.faults.harness.fault import Draw, Fault, Timed
-from tests.faults.harness.groups import group_members, is_halted, signal_group
-from tests.faults.harness.service_faults import draw_mongodb, draw_partner, draw_redis, draw_source
+from tests.faults.fault import Draw, Fault, Timed
+from tests.faults.service_faults import draw_mongodb, draw_partner, draw_redis, draw_source
 from tests.harness.commands import RunningCommand
+from tests.harness.deployment import Deployment, Layout
+from tests.harness.process_groups import group_members, is_halted, signal_group
 from tests.harness.waiting import eventually
 
 SOON_SECONDS = 60.0

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,17 +18,16 @@ from pymongo.errors import PyMongoError
 from syncctl.local.mock_partner import PartnerConfig
 from syncctl.local.mongod import find_mongod
 from syncctl.local.redis_server import RedisServer
-from tests.faults.harness.account import Account, take_account
-from tests.faults.harness.groups import group_members, signal_group
-from tests.faults.harness.mongod import FaultyMongod
-from tests.faults.harness.partner import HoldingPartner
-from tests.faults.harness.proxy import Proxy
-from tests.faults.harness.source import FaultySource
-from tests.faults.harness.writer import Writer
 from tests.harness import servers
+from tests.harness.account import Account, take_account
 from tests.harness.commands import Completed, RunningCommand, run_syncctl
+from tests.harness.faulty_mongod import FaultyMongod
+from tests.harness.holding_partner import HoldingPartner
+from tests.harness.process_groups import group_members, signal_group
 from tests.harness.settings_files import write_settings
+from tests.harness.tcp_proxy import Proxy
 from tests.harness.waiting import eventually
+from tests.harness.written_source import FaultySource, Writer
 
 DATABASE = "deployment"
 CLOCK = Path(__file__).parent / "clock"
@@ -201,18 +200,6 @@ class Deployment:
             assert not wrong, f"the clock of {each.worker.name} is not {each.ahead_seconds:g} s ahead: {wrong[:3]}"
         return len(self._shifted)
 
-    def end_record_leases(self) -> int:
-        """Let time pass until the lease of each record in flight is over; return how many that are."""
-        past = {"$set": {"lease.until": datetime(2020, 1, 1, tzinfo=UTC)}}
-        return self.ledger.records.update_many({"in_flight": True}, past).modified_count
-
-    def end_settling(self) -> None:
-        """Let time pass until no call can land any more, for all that the ledger knows."""
-        past = {"$set": {"unsettled.$[].until": datetime(2020, 1, 1, tzinfo=UTC)}}
-        self.ledger["keys"].update_many({"unsettled": {"$exists": True}}, past)
-        due = [{"$set": {"due_at": {"$min": ["$due_at", "$$NOW"]}}}]
-        self.ledger.records.update_many({"state": "pending", "due_at": {"$type": "date"}}, due)
-
     def find_holders(self) -> set[int]:
         """Return the processes that have records in hand; none while MongoDB does not tell."""
         try:
@@ -371,7 +358,7 @@ def tail(path: Path, lines: int = 12) -> str:
 
 
 @contextmanager
-def open_plant(directory: Path, layout: Layout | None = None) -> Iterator[Deployment]:
+def open_deployment(directory: Path, layout: Layout | None = None) -> Iterator[Deployment]:
     """Run a deployment without workers and Beat; `start_worker` and `start_beat` add them."""
     layout = layout or Layout()
     directory.mkdir(parents=True, exist_ok=True)

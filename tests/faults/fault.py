@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from tests.faults.harness.deployment import Deployment
+from tests.harness.deployment import Deployment
 
 AGAIN_AFTER_SECONDS = 0.05
 TAKES_EFFECT_WITHIN_SECONDS = 90.0

@@ -15,7 +15,7 @@ from syncctl.errors import ConfigurationError, ExitCode, ServiceUnavailable, Usa
 
 if TYPE_CHECKING:
     from syncctl.settings import Settings
-    from syncctl.settings.env_file import EnvFile
+    from syncctl.settings.dotenv_file import DotenvFile
 
 _STREAM_FLAGS = ("table", "cursor", "mode", "key", "start", "endpoint")
 
@@ -133,7 +133,7 @@ def _gather_stream(name: str | None, **flags: Any) -> dict[str, dict[str, Any]]:
     Raises:
         UsageError: for flags of a stream without a stream, a name that is none, a stream without its start.
     """
-    from syncctl.settings.fields import check_name
+    from syncctl.settings.field_types import check_name
 
     given = {key: flags[key] for key in _STREAM_FLAGS if flags[key]}
     if name is None:
@@ -171,7 +171,7 @@ def _write_files(
         ConfigurationError: a value is wrong.
         UsageError: a flag says otherwise than a file, or the directory cannot be written.
     """
-    from syncctl.settings.setup import draft_setup, write_setup
+    from syncctl.settings.setup_files import draft_setup, write_setup
     from syncctl.settings.toml_file import TOML_FILE
 
     if streams and (directory / TOML_FILE).exists() and not force:
@@ -201,9 +201,9 @@ def _gather_values(
         UsageError: a flag says otherwise than `.env`, and it was not forced.
     """
     from syncctl.core.redaction import find_secrets
-    from syncctl.settings.env_file import EnvFile
+    from syncctl.settings.dotenv_file import DotenvFile
 
-    env = EnvFile(directory)
+    env = DotenvFile(directory)
     values: dict[str, str] = {}
     for key, given in flags.items():
         flag, name = f"--{key.replace('_', '-')}", key.upper()
@@ -218,7 +218,7 @@ def _gather_values(
     return values
 
 
-def _check_agreement(env: "EnvFile", flag: str, name: str, value: str, *, force: bool) -> None:
+def _check_agreement(env: "DotenvFile", flag: str, name: str, value: str, *, force: bool) -> None:
     """Check that a flag does not say otherwise than `.env`, unless it is meant to.
 
     Raises:

@@ -97,7 +97,7 @@ def _check_flags(table: str | None, *, write: bool, start: str | None, **flags: 
     Raises:
         UsageError: that one is not given.
     """
-    from syncctl.settings.fields import check_name
+    from syncctl.settings.field_types import check_name
 
     given = [name for name, value in {**flags, "start": start, "write": write}.items() if value]
     if table is None and given:
@@ -157,7 +157,7 @@ def _render_block(table: "SurveyedTable", source: str, *, stream: str | None, st
 
 
 def _write(directory: Path, table: "SurveyedTable", name: str, block: str) -> Path:
-    from syncctl.settings.append import append_stream
+    from syncctl.settings.setup_files import append_stream
 
     if not table.key:
         raise UsageError(

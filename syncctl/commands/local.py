@@ -137,12 +137,12 @@ def _decide_next(ctx: typer.Context, daemons: "Daemons") -> str:
     """Return the next useful command: to save the URLs, unless the settings have them."""
     from syncctl.commandline import Invocation
     from syncctl.errors import ConfigurationError
-    from syncctl.settings.env_file import EnvFile
+    from syncctl.settings.dotenv_file import DotenvFile
 
     invocation = ctx.find_object(Invocation) or Invocation()
     try:
         settings = invocation.settings()
-        env = EnvFile(invocation.directory)
+        env = DotenvFile(invocation.directory)
     except ConfigurationError:
         return "syncctl doctor"
     urls = {"MONGO_URL": (settings.mongo_url, daemons.mongo_url), "REDIS_URL": (settings.redis_url, daemons.redis_url)}

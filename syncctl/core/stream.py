@@ -1,4 +1,4 @@
-"""What a source, a partner and a stream are, once the settings are read and checked."""
+"""Sources, partners and streams: the values that the pipeline gets from the settings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from syncctl.core.outcome import Verdict
 
 Mode = Literal["rowversion", "increasing", "change_tracking", "flag", "snapshot"]
 SCANS: frozenset[Mode] = frozenset({"change_tracking", "flag", "snapshot"})
-"""The modes that follow no cursor column: they go through rows in the order of the key."""
+"""The modes without a cursor column: they read rows in the order of the key."""
 Decimals = Literal["number", "string"]
 Ambiguous = Literal["retry", "hold"]
 Order = Literal["latest", "strict", "none"]
@@ -19,12 +19,10 @@ Order = Literal["latest", "strict", "none"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """A SQL database that is read.
-
-    `url` is an SQLAlchemy URL or a raw ODBC connection string, and a secret.
-    """
+    """A SQL database that is read."""
 
     name: str
+    #: An SQLAlchemy URL or an ODBC connection string; a secret.
     url: str = field(repr=False)
     login_timeout_seconds: float = 10.0
     query_timeout_seconds: float = 60.0
@@ -32,18 +30,22 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Credentials:
-    """How a partner knows us: a kind of `partner/auth`, and its settings, which are secrets."""
+    """How syncctl authenticates to a partner."""
 
+    #: A kind of `partner/auth`.
     kind: str = "none"
+    #: The settings of this kind, by key; secrets.
     values: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tls:
-    """Whom a TLS connection trusts and who we are on it: paths of PEM files, empty where there is none."""
+    """The TLS connections to a partner: paths of PEM files, empty if there is none."""
 
+    #: The only certificate authorities to trust.
     ca: str = ""
     client_cert: str = ""
+    #: Empty: in `client_cert`.
     client_key: str = ""
     client_key_password: str = field(default="", repr=False)
     verify: bool = True
@@ -51,108 +53,117 @@ class Tls:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Partner:
-    """An HTTP API that is written to.
-
-    `timeout_seconds` bounds a whole call. `rate` is (calls, seconds) or None. `headers` and `proxy` hold secrets.
-    """
+    """An HTTP API that is written to."""
 
     name: str
+    #: The base of each stream's path.
     url: str
     auth: Credentials = Credentials()
     tls: Tls = Tls()
+    #: The URL of an HTTP proxy, empty if there is none; may hold a password.
     proxy: str = field(default="", repr=False)
+    #: Headers of every call; their values are secrets.
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: The deadline of a whole call.
     timeout_seconds: float = 30.0
+    #: Calls in so many seconds, of all workers together; None: no limit.
     rate: tuple[int, float] | None = None
+    #: Concurrent calls of all workers together.
     max_in_flight: int = 32
     breaker: BreakerRules = field(default_factory=BreakerRules)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetrySchedule:
-    """When a call that may be repeated is repeated: delays in seconds, and the share they vary by.
-
-    With `give_up_after_seconds` the last delay is repeated until the first try lies so far back; without it, the end of
-    the delays is the end.
-    """
+    """When a call that may be repeated is repeated."""
 
     delays_seconds: tuple[float, ...]
+    #: The share by which a delay varies at random.
     jitter: float = 0.2
+    #: Repeat the last delay until this long after the first try; None: stop at the end of the delays.
     give_up_after_seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batching:
-    """How many rows go in one call, and where its answer tells what became of each.
-
-    `under` is the field of the body that holds the rows; None: the body is the list. `key` is the field of a row that
-    holds its own `Idempotency-Key`. `results` is the path to the answer's list, `$` where it is the answer itself;
-    None: the answer is about all rows alike. `result_key`, `result_status` and `result_accepted_when` are about its
-    items; without a `result_key` they stand in the order of the rows.
-    """
+    """How many rows are sent in one call, and where its answer has the result of each."""
 
     size: int = 1
+    #: The field of the body that holds the rows; None: the body is the list.
     under: str | None = None
+    #: The field of a row that holds its `Idempotency-Key`.
     key: str = "idempotency_key"
+    #: The path to the answer's list of results, `$` for the answer itself; None: one result for all rows.
     results: str | None = None
+    #: The path in a result to the key of its row; None: results are in the order of the rows.
     result_key: str | None = None
+    #: The path in a result to a status like those of HTTP.
     result_status: str | None = None
+    #: The condition on a result for its row to be accepted.
     result_accepted_when: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stream:
-    """A named flow from one table of a source to one endpoint of a partner.
-
-    Exactly one of `table` and `query` is set. `key` empty means: the table's primary key. `mode` and `cursor` None
-    mean: the safest the table allows. `start` is `beginning`, `now` or a cursor value as text.
-    `columns` empty means all but those of `exclude`. `where` is a condition in SQL.
-    `mask` says by column what must not leave the source; `mask_secret` is what hashes are made with.
-    `acknowledge` is the statement of mode flag that runs in the source once a row was delivered, `acknowledge_failed`
-    the one once it failed for good. `timezone` is the IANA name of the zone that times without an offset are in.
-    `outcomes`: what a status means, where not the usual. `accepted_when`: what a 2xx's JSON must say to count.
-    `ambiguous`: what becomes of a record that was sent and not answered.
-    `strict_hold_seconds`: under order strict, how long a failed version holds the newer ones; None means for ever.
-    `method` and `path` are the endpoint; the path may hold `{column}` placeholders. `delete_method` and `delete_path`
-    are that of rows that are gone, where they have one of their own; without `sends_deletes` nobody is told of these.
-    `fields` empty means: the row as it is. `body` and the values of `headers` are templates. `body_schema` is the path
-    of a JSON Schema file.
-    """
+    """A named flow from one table of a source to one endpoint of a partner."""
 
     name: str
     source: str
     partner: str
+
+    #: Either `table` or `query` is set.
     table: str | None = None
     query: str | None = None
+    #: Empty: the table's primary key.
     key: tuple[str, ...] = ()
+    #: None: the safest mode that the table allows.
     mode: Mode | None = None
+    #: None: what the mode finds.
     cursor: str | None = None
+    #: `beginning`, `now`, or a cursor value as text.
     start: str = "beginning"
     lookback_seconds: float = 0.0
     gap_timeout_seconds: float = 3600.0
+    #: Empty: all columns but those of `exclude`.
     columns: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    #: A condition in SQL.
     where: str | None = None
+    #: How the values of a column are masked before they leave the source.
     mask: Mapping[str, Mask] = field(default_factory=dict)
+    #: The key of the hashes of `mask`.
     mask_secret: str = field(default="", repr=False)
+    #: Mode flag: the statement to run in the source after a row was delivered.
     acknowledge: str | None = None
+    #: Mode flag: the statement to run in the source after a row has failed for good.
     acknowledge_failed: str | None = None
     max_delete_share: float = 0.5
     decimals: Decimals = "number"
+    #: The IANA name of the time zone of times without an offset.
     timezone: str | None = None
     poll_every_seconds: float = 5.0
     page_size: int = 1000
+
     method: str = "POST"
+    #: May hold `{column}` placeholders.
     path: str = "/"
+    #: None: deleted rows are sent to `method` and `path`.
     delete_method: str | None = None
     delete_path: str = "/"
+    #: False: deleted rows are not sent.
     sends_deletes: bool = True
     content_type: str | None = None
+    #: Empty: the row as it is.
     fields: tuple[FieldRule, ...] = ()
+    #: A template in place of `fields`.
     body: str | None = None
+    #: Templates, by the names of their headers.
     headers: Mapping[str, str] = field(default_factory=dict)
+    #: The path of a JSON Schema file.
     body_schema: str | None = None
+
     order: Order = "latest"
+    #: Order strict: how long a failed version holds back newer ones; None: forever.
     strict_hold_seconds: float | None = None
     retry: RetrySchedule
     batch_size: int = 100
@@ -160,6 +171,9 @@ class Stream:
     window: int = 2000
     lease_seconds: float = 300.0
     append_only: bool = False
+    #: What a status means, if not the usual.
     outcomes: Mapping[int, Verdict] = field(default_factory=dict)
+    #: The condition on the JSON of a 2xx answer for a record to be accepted.
     accepted_when: str | None = None
+    #: What happens to a record after a call without an answer.
     ambiguous: Ambiguous = "retry"

@@ -10,23 +10,19 @@ from pydantic.fields import FieldInfo
 
 from syncctl.core.durations import format_duration
 from syncctl.core.redaction import REDACTED, mask_url
-from syncctl.settings.convert import find_partner_url, find_source_url, find_token
-from syncctl.settings.fields import Kind, find_kind
+from syncctl.settings.field_types import Kind, find_kind
 from syncctl.settings.model import Settings
-from syncctl.settings.schema_paths import Path, list_values, read_key
+from syncctl.settings.schema_paths import FILLED_IN, Path, list_values, read_value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One setting in force.
-
-    Args:
-        value: JSON-safe, secrets masked, durations as text; None where it is not set.
-        origin: `environment`, `.env line 3`, `syncctl.toml line 12`, `command line` or `default`.
-    """
+    """One setting in force."""
 
     key: str
+    #: JSON-safe, with secrets masked and durations as text; None if it is not set.
     value: Any
+    #: `environment`, `.env line 3`, `syncctl.toml line 12`, `command line` or `default`.
     origin: str
 
 
@@ -36,40 +32,23 @@ def describe_settings(settings: Settings) -> list[Entry]:
 
 
 def _list_entries(settings: Settings) -> Iterator[Entry]:
-    named = {name: tuple(getattr(settings, name)) for name in ("sources", "partners", "streams")}
-    for path, field in list_values(Settings, named):
-        value, stands_at = _find_value(settings, path)
-        yield Entry(
-            key=".".join(path),
-            value=show_value(value, field),
-            origin=_find_origin(settings, path, stands_at, is_set=value is not None),
-        )
+    for path, field in list_values(Settings, settings.section_names()):
+        value = read_value(settings, path)
+        origin = _find_origin(settings, path, is_set=value is not None)
+        yield Entry(key=".".join(path), value=show_value(value, field), origin=origin)
 
 
-def _find_value(settings: Settings, path: Path) -> tuple[Any, Path]:
-    """Return a value and the path it stands at: a shared URL or token stands in for one that is not set."""
-    value: Any = settings
-    for key in path:
-        value = value[key] if isinstance(value, dict) else read_key(value, key)
-    if value is None and path[:2] == ("sources", "default") and path[2:] == ("url",):
-        return find_source_url(settings, "default"), ("source_url",)
-    if value is None and path[:2] == ("partners", "default"):
-        if path[2:] == ("url",):
-            return find_partner_url(settings, "default"), ("partner_url",)
-        if path[2:] == ("auth", "token"):
-            return find_token(settings, "default"), ("partner_token",)
-    return value, path
-
-
-def _find_origin(settings: Settings, path: Path, stands_at: Path, *, is_set: bool) -> str:
-    if stands_at != path and is_set:
-        return f"{settings.layers.find_origin(stands_at)} ({stands_at[0].upper()})"
-    return settings.layers.find_origin(path) or "default"
+def _find_origin(settings: Settings, path: Path, *, is_set: bool) -> str:
+    origin = settings.layers.find_origin(path)
+    shared = FILLED_IN.get(path)
+    if origin is None and is_set and shared is not None:
+        return f"{settings.layers.find_origin((shared,))} ({shared.upper()})"
+    return origin or "default"
 
 
 def show_value(value: Any, field: FieldInfo) -> Any:
-    """Return a value as people may see it."""
-    kind = find_kind(field.metadata, field.annotation)
+    """Return a value in the form that may be shown."""
+    kind = find_kind(field)
     if value is None:
         return None
     if kind is Kind.CREDENTIAL:

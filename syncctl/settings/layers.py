@@ -1,25 +1,27 @@
-"""The layers that settings come from, each value with the place where it stands."""
+"""Layers: the values of each place that settings come from, and where in it each value stands."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
+from syncctl.core.redaction import find_secrets, spell_secret
+from syncctl.settings.model import Settings
 from syncctl.settings.problems import Problem
-from syncctl.settings.schema_paths import Path
+from syncctl.settings.schema_paths import Path, is_credential
 
 _NEEDED_LATER = ("sources", "partners", "source_url", "partner_url", "partner_token", "mask_secret")
 
 
 @dataclass(kw_only=True)
 class Layer:
-    """Values of one rank, and where each of them and each table above it stands."""
+    """The values of one place, and the origin of each value and of each table above it."""
 
     tree: dict[str, Any] = field(default_factory=dict, repr=False)
     origins: dict[Path, str] = field(default_factory=dict)
 
     def put(self, path: Path, value: Any, origin: str) -> bool:
-        """Set a value and note its origin; False where table and value collide."""
+        """Set a value and note its origin; return False if a table and a value collide."""
         table = self.open_table(path[:-1], origin)
         if table is None or (isinstance(table.get(path[-1]), dict) and not isinstance(value, dict)):
             return False
@@ -31,7 +33,7 @@ class Layer:
         return True
 
     def open_table(self, path: Path, origin: str) -> dict[str, Any] | None:
-        """Return the table at a path, made where there is none; None where a value is in the way."""
+        """Return the table at a path, made if there is none; None if a value is in the way."""
         table = self.tree
         for depth, key in enumerate(path, start=1):
             inner = table.setdefault(key, {})
@@ -44,21 +46,19 @@ class Layer:
 
 @dataclass(kw_only=True)
 class Layers:
-    """All layers, the first the strongest, and what was found wrong while they were read.
-
-    Args:
-        absent: Values of sources and partners whose `${NAME}` is set nowhere: wrong only once needed.
-        hidden: Texts that no error may show.
-        named: Values that came by `${NAME}`, and that name.
-        directory: Where relative paths in settings begin.
-    """
+    """All layers, the strongest first, and the errors that were found while they were read."""
 
     layers: tuple[Layer, ...] = ()
     problems: list[Problem] = field(default_factory=list)
+    #: Values of sources and partners that refer to a `${NAME}` that is not set: errors only once they are needed.
     absent: dict[Path, Problem] = field(default_factory=dict)
+    #: Secrets that were refused where they stood: no error may show them.
     hidden: set[str] = field(default_factory=set, repr=False)
+    #: The names of the files that were read.
     files: tuple[str, ...] = ()
-    named: dict[str, str] = field(default_factory=dict, repr=False)
+    #: The values that were filled in, each with its `${NAME}`.
+    named: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: Where relative paths in settings begin.
     directory: FilePath = FilePath()
 
     def merge(self) -> dict[str, Any]:
@@ -68,27 +68,37 @@ class Layers:
             _merge_into(merged, layer.tree)
         return merged
 
+    def find_hidden(self) -> set[str]:
+        """Return the texts that no error may show: credentials, and the secrets in URLs wherever they stand."""
+        hidden = self.hidden | self.named.keys()
+        for layer in self.layers:
+            hidden |= _find_hidden(layer.tree, ())
+        return hidden
+
+    def complain(self, path: Path, origin: str, text: str) -> None:
+        """Note an error."""
+        self.problems.append(Problem(key=".".join(path), origin=origin, text=text))
+
     def find_origin(self, path: Path) -> str | None:
-        """Return where the value at exactly this path stands, None for a default."""
+        """Return where the value at exactly this path stands; None for a default."""
         return next((layer.origins[path] for layer in self.layers if path in layer.origins), None)
 
     def find_nearest_origin(self, path: Path) -> str:
-        """Return where a path or the nearest table above it stands; of several by name, its own alone."""
+        """Return where a path or the nearest table above it stands, but not one that holds other names too."""
         for length in range(len(path), min(len(path), 2) - 1, -1):
             if origin := self.find_origin(path[:length]):
                 return origin
         return "default"
 
     def note_absent(self, path: Path, origin: str, text: str) -> None:
-        """Note a value whose `${NAME}` is set nowhere; a source's or a partner's may never be needed."""
-        problem = Problem(key=".".join(path), origin=origin, text=text)
+        """Note a value whose `${NAME}` is not set; that of a source or a partner may never be needed."""
         if path[0] in _NEEDED_LATER:
-            self.absent[path] = problem
+            self.absent[path] = Problem(key=".".join(path), origin=origin, text=text)
         else:
-            self.problems.append(problem)
+            self.complain(path, origin, text)
 
     def find_absent(self, path: Path) -> Problem | None:
-        """Return why a value is absent, None when a stronger layer sets it after all."""
+        """Return why a value is absent; None if another layer sets it."""
         problem = self.absent.get(path)
         return problem if problem and not any(_holds(layer.tree, path) for layer in self.layers) else None
 
@@ -104,6 +114,18 @@ def _merge_into(merged: dict[str, Any], tree: Mapping[str, Any]) -> None:
             merged[key] = value
 
 
+def _find_hidden(tree: Mapping[str, Any], above: Path) -> set[str]:
+    hidden: set[str] = set()
+    for key, value in tree.items():
+        path = (*above, key)
+        if isinstance(value, dict):
+            hidden |= _find_hidden(value, path)
+        elif isinstance(value, str):
+            hidden |= find_secrets(value)
+            hidden |= spell_secret(value) if is_credential(Settings, path) or "headers" in path[2:3] else set()
+    return hidden
+
+
 def _holds(tree: Mapping[str, Any], path: Path) -> bool:
     inner: Any = tree
     for key in path:
@@ -114,7 +136,7 @@ def _holds(tree: Mapping[str, Any], path: Path) -> bool:
 
 
 def read_flags(flags: Mapping[str, Any], origins: Mapping[str, str]) -> Layer:
-    """Return the layer of the command line, as in `{"worker.concurrency": 8}`; None: not given."""
+    """Return the layer of the command line, as in `{"worker.concurrency": 8}`; None is a flag that was not given."""
     layer = Layer()
     for key, value in flags.items():
         if value is not None:

@@ -1,104 +1,166 @@
-"""The settings model: the keys that stand above the sections, and what can be asked of it all."""
+"""The settings model: the keys above the sections, the small sections, and the values that the pipeline gets."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import PrivateAttr
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import PrivateAttr, ValidationInfo, field_validator
 
+from syncctl.core.durations import format_duration
+from syncctl.core.redaction import find_secrets, spell_secret
+from syncctl.core.spelling import suggest
 from syncctl.core.stream import Partner, Source, Stream
-from syncctl.settings import fields, mask_fields, urls
-from syncctl.settings.layers import Layer, Layers
-from syncctl.settings.sections import (
-    BeatSettings,
-    LogSettings,
-    PartnerSettings,
-    RetentionSettings,
-    SourceSettings,
-    StreamSettings,
-    WorkerSettings,
-    setting,
-)
+from syncctl.errors import UsageError
+from syncctl.partner.auth import KINDS
+from syncctl.partner.proxy import spell_proxy_secrets
+from syncctl.partner.secrets import spell_header_secrets
+from syncctl.settings import missing
+from syncctl.settings.field_types import Duration, Kind, Lower, MaskSecret, Name, Text, Token, Whole, find_kind
+from syncctl.settings.partner_section import PartnerSettings
+from syncctl.settings.problems import make_error
+from syncctl.settings.schema_paths import list_values, read_value
+from syncctl.settings.section import Broken, Section, rule, setting
+from syncctl.settings.stream_section import StreamSettings
+from syncctl.settings.url_types import MongoUrl, PartnerUrl, RedisUrl, SourceUrl, find_mongo_database
+
+if TYPE_CHECKING:
+    from syncctl.settings.layers import Layers
+
+T = TypeVar("T", bound=Section)
 
 
-class LayerSource(PydanticBaseSettingsSource):
-    """One layer of settings, as pydantic-settings takes them: the first source wins."""
+class SourceSettings(Section):
+    """A SQL database that is read."""
 
-    def __init__(self, settings_cls: type[BaseSettings], layer: Layer) -> None:
-        super().__init__(settings_cls)
-        self.layer = layer
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
-        """Return nothing: a layer is handed over whole."""
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        """Return the layer's values."""
-        return self.layer.tree
-
-
-class Settings(BaseSettings):
-    """Everything an operator can set. Made by `load_settings`."""
-
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
-
-    redis_url: urls.RedisUrl = setting("redis://localhost:6379/0", "Redis: redis:// or rediss:// (TLS)", secret=True)
-    mongo_url: urls.MongoUrl = setting(
-        "mongodb://localhost:27017/celery_logs",
-        "MongoDB; the path names the database of the ledger",
+    url: SourceUrl = setting(
+        None,
+        "SQLAlchemy URL or ODBC connection string; default: SOURCE_URL",
+        sample="${SOURCE_URL}",
         secret=True,
     )
-    source_url: urls.SourceUrl = setting(
+    login_timeout: Duration = setting("10s", "maximum time to connect")
+    query_timeout: Duration = setting("60s", "maximum time of a query")
+
+
+class RetentionSettings(Section):
+    """How long finished records are kept."""
+
+    delivered: Duration = setting("30d", "records that the partner accepted")
+    failed: Duration = setting("90d", "records that the partner refused, or whose schedule was used up")
+    superseded: Duration = setting("7d", "records that a newer version replaced")
+    discarded: Duration = setting("90d", "records that an operator gave up")
+
+
+class BeatSettings(Section):
+    """How often Beat starts the standing work."""
+
+    upkeep_every: Duration = setting("5s", "return expired leases, dispatch due records")
+    roll_up_every: Duration = setting("1m", "recompute the open hours of the reports")
+    cleanup_every: Duration = setting("10m", "delete records after the time in [retention]")
+
+
+class WorkerSettings(Section):
+    """What `syncctl worker` starts unless a flag says otherwise."""
+
+    pool: Annotated[Literal["prefork", "threads", "solo"], Lower] = setting("prefork", "prefork | threads | solo")
+    concurrency: Whole = setting(4, "processes or threads of one worker")
+
+
+class LogSettings(Section):
+    """What is logged, and how."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], Lower] = setting(
+        "info", "debug | info | warning | error"
+    )
+    format: Annotated[Literal["auto", "text", "json"], Lower] = setting(
+        "auto", "auto | text | json; auto: text on a terminal, otherwise json"
+    )
+
+
+class Settings(Section):
+    """Everything an operator can set. Made by `load_settings`."""
+
+    redis_url: RedisUrl = setting("redis://localhost:6379/0", "Redis: redis:// or rediss:// (TLS)", secret=True)
+    mongo_url: MongoUrl = setting(
+        "mongodb://localhost:27017/celery_logs",
+        "MongoDB; the path is the name of the ledger's database",
+        secret=True,
+    )
+    source_url: SourceUrl = setting(
         None,
-        "SQL Server: an SQLAlchemy URL or a raw ODBC connection string",
+        "SQL Server: an SQLAlchemy URL or an ODBC connection string",
         sample="mssql+pyodbc://reader:secret@sqlserver:1433/erp",
         secret=True,
     )
-    partner_url: urls.PartnerUrl = setting(
-        None, "the partner's API", sample="https://api.partner.example/v1", secret=True
+    partner_url: PartnerUrl = setting(
+        None, "base URL of the partner's API", sample="https://api.partner.example/v1", secret=True
     )
-    partner_token: fields.Token = setting(None, "sent as Authorization: Bearer; empty: no token", secret=True)
-    mask_secret: mask_fields.MaskSecret = setting(
-        None, "what the mask hash is made with; make one, and keep it: openssl rand -hex 32", secret=True
+    partner_token: Token = setting(None, "sent as Authorization: Bearer; empty: no token", secret=True)
+    mask_secret: MaskSecret = setting(
+        None, "key of the mask hash; create one and keep it: openssl rand -hex 32", secret=True
     )
-    redis_prefix: fields.Text = setting("syncctl", "begins every key in Redis, so that one Redis can be shared")
+    redis_prefix: Text = setting("syncctl", "prefix of every key in Redis, so that installations can share one Redis")
 
-    sources: dict[fields.Name, SourceSettings] = setting({}, "a second source is a second named table")
-    partners: dict[fields.Name, PartnerSettings] = setting({}, "a second partner is a second named table")
-    streams: dict[fields.Name, StreamSettings] = setting({}, "one table per stream")
-    retention: RetentionSettings = setting({}, "")
-    beat: BeatSettings = setting({}, "")
-    worker: WorkerSettings = setting({}, "")
-    log: LogSettings = setting({}, "")
+    sources: dict[Name, SourceSettings] = setting({}, "one table per source")
+    partners: dict[Name, PartnerSettings] = setting({}, "one table per partner")
+    streams: dict[Name, StreamSettings] = setting({}, "one table per stream")
+    retention: RetentionSettings = setting({})
+    beat: BeatSettings = setting({})
+    worker: WorkerSettings = setting({})
+    log: LogSettings = setting({})
 
-    _layers: Layers = PrivateAttr(default_factory=Layers)
+    _layers: "Layers" = PrivateAttr()
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take our layers in place of what pydantic-settings reads: they know where each value stands."""
-        layers: Layers = init_settings().get("layers", Layers())
-        return tuple(LayerSource(settings_cls, layer) for layer in layers.layers)
-
-    def __init__(self, *, layers: Layers) -> None:
-        super().__init__(layers=layers)
+    def model_post_init(self, layers: Any, /) -> None:
+        """Keep the layers that the settings were read from."""
         self._layers = layers
 
+    @field_validator("sources")
+    @classmethod
+    def _fill_in_source(cls, sources: dict[str, SourceSettings], info: ValidationInfo) -> dict[str, SourceSettings]:
+        """Let `source_url` stand in for the URL of the source `default`."""
+        return {**sources, "default": _fill_in(sources["default"], url=info.data.get("source_url"))}
+
+    @field_validator("partners")
+    @classmethod
+    def _fill_in_partner(cls, partners: dict[str, PartnerSettings], info: ValidationInfo) -> dict[str, PartnerSettings]:
+        """Let `partner_url` and `partner_token` stand in for those of the partner `default`."""
+        default = _fill_in(partners["default"], url=info.data.get("partner_url"))
+        if default.auth.type == "bearer":
+            auth = _fill_in(default.auth, token=info.data.get("partner_token"))
+            default = default.model_copy(update={"auth": auth})
+        return {**partners, "default": default}
+
+    @rule("sources", "source", "partners", "partner")
+    def _check_names(self) -> Broken:
+        for name, stream in self.streams.items():
+            for kind, known in (("source", self.sources), ("partner", self.partners)):
+                wanted = getattr(stream, kind)
+                if wanted not in known:
+                    yield f"streams.{name}.{kind}", f"there is no [{kind}s.{wanted}]; {suggest(wanted, tuple(known))}"
+
+    @rule("lease", "partner", "timeout_seconds")
+    def _check_leases(self) -> Broken:
+        """Require that a lease outlasts a call that began late: twice the deadline of a call."""
+        for name, stream in self.streams.items():
+            partner = self.partners.get(stream.partner)
+            if partner is not None and stream.lease <= 2 * partner.timeout_seconds:
+                lease, timeout = format_duration(stream.lease), partner.timeout_seconds
+                text = (
+                    f"{lease} is not more than twice partners.{stream.partner}.timeout_seconds "
+                    f"(2 x {timeout:g} s = {2 * timeout:g} s), so a call could outlive its lease; "
+                    f"raise lease above {2 * timeout:g}s or lower timeout_seconds below {stream.lease / 2:g}"
+                )
+                yield f"streams.{name}.lease", text
+
     @property
-    def layers(self) -> Layers:
+    def layers(self) -> "Layers":
         """Return where the values come from."""
         return self._layers
 
     @property
     def mongo_database(self) -> str:
-        """Return the ledger's database: the path of `mongo_url`, `celery_logs` where it has none."""
-        return urls.find_mongo_database(self.mongo_url)
+        """Return the ledger's database: the path of `mongo_url`, `celery_logs` if it has none."""
+        return find_mongo_database(self.mongo_url)
 
     @property
     def stream_names(self) -> tuple[str, ...]:
@@ -112,32 +174,27 @@ class Settings(BaseSettings):
             UsageError: for a name that is not configured.
             ConfigurationError: when its URL is not set.
         """
-        from syncctl.settings import convert
-
-        return convert.to_source(self, name)
+        section = _find("source", name, self.sources)
+        if problems := missing.list_missing_of_source(self, name):
+            raise make_error(problems)
+        return section.build(Source, name=name)
 
     def partner(self, name: str) -> Partner:
         """Return a partner.
 
         Raises:
             UsageError: for a name that is not configured.
-            ConfigurationError: when its URL or its token is not set.
+            ConfigurationError: when its URL or a credential is not set.
         """
-        from syncctl.settings import convert
-
-        return convert.to_partner(self, name)
+        section = _find("partner", name, self.partners)
+        if problems := missing.list_missing_of_partner(self, name):
+            raise make_error(problems)
+        return section.make_partner(name)
 
     def partners_in_use(self) -> list[Partner]:
-        """Return the partners that streams name and that can be called: those whose settings are complete."""
-        from syncctl.settings import convert
-
-        return convert.to_partners_in_use(self)
-
-    def find_secret_name(self, name: str) -> str | None:
-        """Return the variable that holds the one secret of a partner's auth; None where that is not known."""
-        from syncctl.settings import convert
-
-        return convert.find_secret_name(self, name)
+        """Return the partners of streams, without those whose settings are incomplete."""
+        names = dict.fromkeys(stream.partner for stream in self.streams.values())
+        return [self.partner(name) for name in names if not missing.list_missing_of_partner(self, name)]
 
     def stream(self, name: str) -> Stream:
         """Return a stream.
@@ -145,22 +202,59 @@ class Settings(BaseSettings):
         Raises:
             UsageError: for a name that is not configured.
         """
-        from syncctl.settings import convert
-
-        return convert.to_stream(self, name)
+        section = _find("stream", name, self.streams)
+        return section.make_stream(name, mask_secret=self.mask_secret or "", directory=self.layers.directory)
 
     def check(self) -> None:
-        """Check that everything the streams need is set.
+        """Check that everything that the streams need is set.
 
         Raises:
-            ConfigurationError: with one line for each thing that is missing.
+            ConfigurationError: with one line for each missing setting.
         """
-        from syncctl.settings import convert
+        if problems := missing.list_missing(self):
+            raise make_error(problems)
 
-        convert.check_complete(self)
+    def find_secret_name(self, name: str) -> str | None:
+        """Return the variable that holds the one secret of a partner's auth; None if that is not known."""
+        auth = self.partners[name].auth
+        secret = {"bearer": auth.token, "api_key": auth.value}.get(auth.type)
+        if not secret:
+            return None
+        shared = "PARTNER_TOKEN" if name == "default" and secret == self.partner_token else None
+        return self.layers.named.get(secret) or shared
 
     def secrets(self) -> frozenset[str]:
-        """Return the passwords and tokens in use, in every spelling, to be masked wherever text goes out."""
-        from syncctl.settings import convert
+        """Return the passwords and tokens in use, in every spelling: they are masked wherever text goes out."""
+        found: set[str] = set()
+        for path, field in list_values(Settings, self.section_names()):
+            kind, value = find_kind(field), read_value(self, path)
+            if value and kind is Kind.URL:
+                found |= find_secrets(value)
+            elif value and kind is Kind.CREDENTIAL:
+                texts = spell_header_secrets(value) if isinstance(value, Mapping) else [value]
+                found |= {spelling for text in texts for spelling in spell_secret(text)}
+        for partner in self.partners.values():
+            found |= KINDS[partner.auth.type].spell_secrets(partner.auth.list_values())
+            found |= spell_proxy_secrets(partner.proxy or "")
+        return frozenset(found)
 
-        return convert.collect_secrets(self)
+    def section_names(self) -> dict[str, tuple[str, ...]]:
+        """Return the names under `sources`, `partners` and `streams`."""
+        return {"sources": tuple(self.sources), "partners": tuple(self.partners), "streams": tuple(self.streams)}
+
+
+def _fill_in(section: T, **shared: str | None) -> T:
+    """Return a section with shared values for the keys that it leaves out."""
+    update = {key: value for key, value in shared.items() if value is not None and getattr(section, key) is None}
+    return section.model_copy(update=update) if update else section
+
+
+def _find(kind: str, name: str, known: Mapping[str, T]) -> T:
+    if name in known:
+        return known[name]
+    names = ", ".join(known)
+    raise UsageError(
+        f"there is no {kind} {name!r}",
+        why=f"configured: {names}" if names else f"no {kind} is configured",
+        hint=suggest(name, tuple(known)) if names else f"add [{kind}s.{name}] to syncctl.toml",
+    )

@@ -4,7 +4,6 @@ Run `python -m syncctl.settings.render` in the project to write the examples and
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,34 +12,33 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from syncctl.settings.dotenv_file import ENV_FILE
+from syncctl.settings.dotenv_file import ENV_FILE, quote_env
+from syncctl.settings.field_types import show_toml
 from syncctl.settings.model import Settings
 from syncctl.settings.schema_paths import find_section, is_named, list_fields, list_values
-from syncctl.settings.sections import StreamSettings
+from syncctl.settings.stream_section import StreamSettings
 from syncctl.settings.toml_file import TOML_FILE
 
 SAMPLE_STREAM = {"table": "dbo.orders", "start": "beginning", "endpoint": "POST /orders"}
 _SAMPLE_NAMES = {"sources": ("default",), "partners": ("default",), "streams": ("orders",)}
 CONNECTIONS = ("redis_url", "mongo_url", "source_url", "partner_url", "partner_token")
-_PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,~?&=!*;\[\]|^-]*")
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _MARK = "<!-- from the settings model: python -m syncctl.settings.render -->"
 _COMMENT_COLUMN = 41
-_INLINE_AT_MOST = 6
-"""A section within another with more keys than this has a line for each of them."""
+_LINE_AT_MOST = 120
 
 _ENV_HEAD = """\
-# Read by every syncctl command and by Celery from the directory they run in.
-# flag > environment > .env > syncctl.toml > default. Keep this file to yourself: it holds secrets.
-# NAME_FILE=/path in place of NAME takes the value from a file, ${NAME} in a value takes that of another.
+# Read by every syncctl command, and by Celery, in the directory they run in.
+# Precedence: flag > environment > .env > syncctl.toml > default. This file holds secrets: keep it private.
+# NAME_FILE=/path reads the value of NAME from a file; ${NAME} in a value is replaced by the value of NAME.
 """
 _ENV_STREAM = """\
-# A single stream needs no syncctl.toml: the rest can stand here too. Without a # it counts.
+# With a single stream you do not need a syncctl.toml: every setting can be set here. Uncomment a line to set it.
 """
 _TOML_HEAD = """\
-# Read by every syncctl command and by Celery from the directory they run in.
-# flag > environment > .env > syncctl.toml > default. Lines that begin with # show the default or a sample.
-# No secrets here: "${NAME}" takes a value from the environment, from .env, or from the file of NAME_FILE.
+# Read by every syncctl command, and by Celery, in the directory they run in.
+# Precedence: flag > environment > .env > syncctl.toml > default. Commented lines show the default or a sample:
+# uncomment a line to set it. No secrets here: "${NAME}" is replaced by the value of NAME in the environment, in .env,
+# or in the file that NAME_FILE names.
 """
 
 
@@ -77,15 +75,15 @@ def render_toml(streams: Mapping[str, Mapping[str, Any]]) -> str:
         section = find_section(field)
         if section is None:
             sample = field.default or f"${{{name.upper()}}}"
-            lines += _comment(f"#{name} = {_show_toml(sample)}", field)
+            lines += _comment(f"#{name} = {show_toml(sample)}", field)
         elif name == "streams":
             for stream, values in streams.items():
-                lines += ["", f"[streams.{stream}]", *_list_lines(section, values)]
+                lines += [*_begin(section, f"[streams.{stream}]"), *_list_lines(section, values)]
             if not streams:
-                lines += ["", "#[streams.orders]", *_list_lines(section, {})]
+                lines += [*_begin(section, "#[streams.orders]"), *_list_lines(section, {})]
         else:
-            header = f"{name}.default" if is_named(field) else name
-            lines += ["", f"[{header}]", *_list_lines(section, {})]
+            header = f"[{name}.default]" if is_named(field) else f"[{name}]"
+            lines += [*_begin(section, header), *_list_lines(section, {})]
     return "\n".join(lines) + "\n"
 
 
@@ -99,7 +97,7 @@ def render_stream(name: str, values: Mapping[str, Any], remarks: Mapping[str, st
     fields = StreamSettings.model_fields
     lines = [f"[streams.{name}]"]
     for key in [*values, *(key for key in remarks if key not in values)]:
-        line = f"{key} = {_show_toml(values[key])}" if key in values else f"#{key} = {_show_toml(_sample(fields[key]))}"
+        line = f"{key} = {show_toml(values[key])}" if key in values else f"#{key} = {show_toml(_sample(fields[key]))}"
         lines.append(f"{line:<{_COMMENT_COLUMN}}# {remarks[key]}" if key in remarks else line)
     return "\n".join(lines) + "\n"
 
@@ -121,19 +119,12 @@ def render_reference() -> str:
 
 
 def _list_rows(key: str, field: FieldInfo) -> list[str]:
-    large = _find_large(field)
-    default = "" if large else _show_default(field)
+    section = find_section(field)
+    default = "" if section else _show_default(field)
     rows = [f"| `{key}` | {default} | {_escape(field.description or '')} |"]
-    for name, inner in list_fields(large).items() if large else ():
+    for name, inner in list_fields(section).items() if section else ():
         rows += _list_rows(f"{key}.{name}", inner)
     return rows
-
-
-def quote_env(value: str) -> str:
-    """Return a value as `.env` takes it: as it is, or in single quotes."""
-    if _PLAIN.fullmatch(value):
-        return value
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _list_plain(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
@@ -142,25 +133,17 @@ def _list_plain(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
 
 def _list_lines(section: type[BaseModel], values: Mapping[str, Any], above: str = "") -> Iterator[str]:
     for key, field in list_fields(section).items():
-        if key not in values and (inner := _find_large(field)):
+        inner = find_section(field)
+        if inner is not None and key not in values:
             yield f"# {key}: {field.description}"
             yield from _list_lines(inner, {}, above=f"{above}{key}.")
-            continue
-        begin, value = ("", values[key]) if key in values else ("#", _sample(field))
-        yield from _comment(f"{begin}{above}{key} = {_show_toml(value)}", field)
-
-
-def _find_large(field: FieldInfo) -> type[BaseModel] | None:
-    """Return the section that a field holds where it is too large for a single line."""
-    section = find_section(field)
-    return section if section is not None and len(section.model_fields) > _INLINE_AT_MOST else None
+        else:
+            begin, value = ("", values[key]) if key in values else ("#", _sample(field))
+            yield from _comment(f"{begin}{above}{key} = {show_toml(value)}", field)
 
 
 def _sample(field: FieldInfo) -> Any:
-    """Return the default of a field; where that is nothing, its sample."""
-    section = find_section(field)
-    if section is not None:
-        return {key: _sample(inner) for key, inner in list_fields(section).items()}
+    """Return the default of a field; if that is nothing, its sample."""
     if field.default in (None, (), {}, PydanticUndefined):
         return field.examples[0] if field.examples else ""
     return field.default
@@ -170,10 +153,15 @@ def _pick_sample(path: tuple[str, ...], field: FieldInfo) -> Any:
     return SAMPLE_STREAM.get(path[-1], _sample(field)) if path[0] == "streams" else _sample(field)
 
 
+def _begin(section: type[BaseModel], header: str) -> list[str]:
+    return ["", f"# {section.__doc__}", header]
+
+
 def _comment(line: str, field: FieldInfo) -> list[str]:
-    """Return a line with what it is for: behind it, or above where it is long."""
-    if len(line) < _COMMENT_COLUMN:
-        return [f"{line:<{_COMMENT_COLUMN}}# {field.description}"]
+    """Return a line with its explanation: after it, or above it if that would be too long."""
+    joined = f"{line:<{_COMMENT_COLUMN}}# {field.description}"
+    if len(line) < _COMMENT_COLUMN and len(joined) <= _LINE_AT_MOST:
+        return [joined]
     return [f"# {field.description}", line]
 
 
@@ -182,34 +170,18 @@ def _sentence(field: FieldInfo) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _show_toml(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{_show_key(key)} = {_show_toml(inner)}" for key, inner in value.items()) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_show_toml(inner) for inner in value) + "]"
-    if isinstance(value, float):
-        return f"{value:g}"
-    # JSON's text is TOML's, but for DEL, which TOML wants escaped.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _show_key(key: str) -> str:
-    return key if _BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
-
-
 def _show_env(value: Any) -> str:
     if isinstance(value, Mapping):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list | tuple):
         return ",".join(str(inner) for inner in value)
-    return value if isinstance(value, str) else _show_toml(value)
+    return value if isinstance(value, str) else show_toml(value)
 
 
 def _show_default(field: FieldInfo) -> str:
-    if find_section(field) is not None or field.default is not PydanticUndefined:
-        value = _sample(field) if find_section(field) else field.default
-        return "" if value in (None, (), {}) else f"`{_escape(_show_toml(value))}`"
-    return "required"
+    if field.default is PydanticUndefined:
+        return "required"
+    return "" if field.default in (None, (), {}) else f"`{_escape(show_toml(field.default))}`"
 
 
 def _escape(text: str) -> str:

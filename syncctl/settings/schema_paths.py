@@ -1,4 +1,4 @@
-"""The shape of the settings model: which keys exist, and where."""
+"""Paths in the settings model: which keys exist, where, and which of them are secret."""
 
 import typing
 from collections.abc import Iterator
@@ -7,7 +7,18 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from syncctl.settings.field_types import Kind, find_kind
+
 Path = tuple[str, ...]
+
+FILLED_IN = {
+    ("sources", "default", "url"): "source_url",
+    ("partners", "default", "url"): "partner_url",
+    ("partners", "default", "auth", "token"): "partner_token",
+}
+"""Settings of the source and the partner `default` that take the value of another one if they are not set."""
+
+_SECRET_HEADERS = ("auth", "token", "secret", "key", "password", "cookie", "signature", "credential", "session")
 
 
 def list_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
@@ -19,6 +30,14 @@ def read_key(section: BaseModel, key: str) -> Any:
     """Return the value that is written under a key."""
     names = {field.alias: name for name, field in type(section).model_fields.items() if field.alias}
     return getattr(section, names.get(key, key))
+
+
+def read_value(section: BaseModel, path: Path) -> Any:
+    """Return the value at a path."""
+    value: Any = section
+    for key in path:
+        value = value[key] if isinstance(value, dict) else read_key(value, key)
+    return value
 
 
 def find_section(field: FieldInfo) -> type[BaseModel] | None:
@@ -68,6 +87,20 @@ def is_table(model: type[BaseModel], path: Path) -> bool:
         return True
     field = find_field(model, path)
     return field is not None and find_section(field) is not None
+
+
+def is_credential(model: type[BaseModel], path: Path) -> bool:
+    """Tell whether a secret stands at a path: it is never shown, and never written out in syncctl.toml.
+
+    Of a partner's headers, those are whose name says so.
+    """
+    match path:
+        case ("partners", _, "headers"):
+            return False
+        case ("partners", _, "headers", name):
+            return any(word in name.lower() for word in _SECRET_HEADERS)
+    field = find_field(model, path)
+    return field is not None and find_kind(field) is Kind.CREDENTIAL
 
 
 def list_values(model: type[BaseModel], named: dict[str, Any]) -> Iterator[tuple[Path, FieldInfo]]:

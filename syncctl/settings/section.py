@@ -1,41 +1,122 @@
-"""What every section of the settings is made of."""
+"""A section of the settings: its keys, the rules between them, and the value that the pipeline gets from it."""
 
-import json
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import ErrorDetails, InitErrorDetails
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+Location = tuple[int | str, ...]
+Broken = Iterator[tuple[str, str]]
+"""Keys that break a rule, each with the text of its error; a key in a table within the section has dots."""
 
 
-def setting(default: Any, text: str, *, sample: Any = None, secret: bool = False, written_as: str | None = None) -> Any:
-    """Declare a setting: its default, what it is for, a sample where the default is none.
+def setting(
+    default: Any = ..., text: str = "", *, sample: Any = None, secret: bool = False, written_as: str | None = None
+) -> Any:
+    """Declare a setting.
 
     Args:
-        written_as: Its key, where that is a word that Python keeps for itself.
+        default: Without one the setting is required.
+        text: What it is for, as the examples and the documentation show it.
+        sample: What the examples show if the default is nothing.
+        written_as: Its key, if that is a reserved word of Python.
     """
     examples = None if sample is None else [sample]
     return Field(default, description=text, examples=examples, repr=not secret, alias=written_as)
 
 
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A rule between keys of a section."""
+
+    keys: frozenset[str]
+    check: Callable[[Any], Broken]
+
+
+def rule(*keys: str) -> Callable[[Callable[[Any], Broken]], Rule]:
+    """Make a method of a section a rule between these keys.
+
+    The rule is skipped if one of the keys has an error of its own, so that one wrong value gives one error.
+    """
+    return lambda check: Rule(keys=frozenset(keys), check=check)
+
+
 class Section(BaseModel):
     """A table of settings: unknown keys are errors, values never change, errors show no input."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True, ignored_types=(Rule,)
+    )
 
-
-def read_table(value: object, told: str) -> dict[Any, Any]:
-    """Return a table, also from JSON text of one (the form for environment variables).
-
-    Args:
-        told: What the error says.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if isinstance(value, str):
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check_rules(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Check the rules between the keys too, also if a key has an error of its own: all errors come at once."""
+        errors: list[ErrorDetails] = []
         try:
-            value = json.loads(value) if value.strip() else {}
-        except ValueError:
-            value = None
-    if not isinstance(value, dict):
-        raise ValueError(told)  # noqa: TRY004 - pydantic takes this one for a wrong value
-    return value
+            section: Self | None = handler(data)
+        except ValidationError as error:
+            errors = error.errors(include_url=False, include_input=False)
+            section = cls._read_the_rest(data, errors, handler)
+        lines = [_copy_error(error) for error in errors]
+        wrong = {part for error in errors for part in error["loc"]}
+        for value in vars(cls).values():
+            if isinstance(value, Rule) and section is not None and not value.keys & wrong:
+                lines += [_make_error(key, text) for key, text in value.check(section)]
+        if section is None or lines:
+            raise ValidationError.from_exception_data(cls.__name__, lines, hide_input=True)
+        return section
+
+    @classmethod
+    def _read_the_rest(
+        cls, data: Any, errors: Iterable[ErrorDetails], handler: ModelWrapValidatorHandler[Self]
+    ) -> Self | None:
+        """Return the section without the values that have errors; None if that is no section either."""
+        if not isinstance(data, Mapping):
+            return None
+        rest = _leave_out(data, [error["loc"] for error in errors])
+        for key, field in cls.model_fields.items():
+            if field.is_required() and field.examples:
+                rest.setdefault(key, field.examples[0])
+        try:
+            return handler(rest)
+        except ValidationError:
+            return None
+
+    def build(self, kind: type[T], /, **derived: Any) -> T:
+        """Return a value for the pipeline: each of its fields is one of `derived`, or the setting of the same name.
+
+        `lease_seconds` is the setting `lease`. A setting that is not set leaves the field at its default.
+        """
+        values = dict(derived)
+        for field in dataclasses.fields(kind):
+            if field.name not in values:
+                key = field.name if hasattr(self, field.name) else field.name.removesuffix("_seconds")
+                if (value := getattr(self, key)) is not None:
+                    values[field.name] = value
+        return kind(**values)
+
+
+def _leave_out(table: Mapping[str, Any], locations: Iterable[Location]) -> dict[str, Any]:
+    """Return a table without the values at these places."""
+    kept = dict(table)
+    for first, *rest in locations:
+        below = tuple(part for part in rest if isinstance(part, str) and part != "[key]")
+        inner = kept.pop(str(first), None)
+        if below and isinstance(inner, Mapping):
+            kept[str(first)] = _leave_out(inner, [below])
+    return kept
+
+
+def _copy_error(error: ErrorDetails) -> InitErrorDetails:
+    return InitErrorDetails(type=error["type"], loc=error["loc"], input=None, ctx=error.get("ctx", {}))
+
+
+def _make_error(key: str, text: str) -> InitErrorDetails:
+    return InitErrorDetails(type="value_error", loc=tuple(key.split(".")), input=None, ctx={"error": ValueError(text)})

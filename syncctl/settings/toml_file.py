@@ -8,29 +8,29 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from syncctl.errors import ConfigurationError
-from syncctl.settings.credentials import is_credential
 from syncctl.settings.layers import Layer, Layers
-from syncctl.settings.names import (
-    Names,
+from syncctl.settings.model import Settings
+from syncctl.settings.problems import HINT
+from syncctl.settings.request_types import NO_REFERENCE, takes_no_reference
+from syncctl.settings.schema_paths import Path, is_credential
+from syncctl.settings.variables import (
     NotReadableError,
     NotSetError,
+    Variables,
     find_literal_secret,
     has_reference,
     is_reference,
 )
-from syncctl.settings.problems import HINT, Problem
-from syncctl.settings.request_fields import NO_REFERENCE, takes_no_reference
-from syncctl.settings.schema_paths import Path
 
 TOML_FILE = "syncctl.toml"
 _POSITION = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
 _ENDS_IN_REFERENCE = re.compile(r"^(\w+ )?\$\{\w+\}$")
-"""A header may hold a scheme in plain sight: `Basic ${NAME}`."""
+"""A header may show its scheme: `Basic ${NAME}`."""
 _URLS = ("url", "redis_url", "mongo_url", "source_url", "partner_url", "proxy")
 
 
 def read_toml(path: FilePath) -> tuple[dict[str, Any], dict[Path, int]]:
-    """Return what a TOML file holds, and the line of each key and table; a missing file is empty.
+    """Return the content of a TOML file, and the line of each key and table; a missing file is empty.
 
     Raises:
         ConfigurationError: when the file cannot be read, or is not TOML: with line and column.
@@ -63,14 +63,14 @@ def _make_syntax_error(message: str, line: int, column: int) -> ConfigurationErr
     return ConfigurationError(
         f"{TOML_FILE} is not valid TOML",
         why=f"{TOML_FILE} line {line}, column {column}: {message}",
-        hint='text stands in quotes, as in start = "beginning"; correct the line, then run: syncctl config',
+        hint='put text in quotes, as in start = "beginning"; correct the line, then run: syncctl config',
     )
 
 
 def _find_lines(text: str) -> Iterator[tuple[Path, int]]:
     """Yield each path with its line.
 
-    tomllib tells no positions. A statement ends at the first line end at which it is TOML on its own.
+    tomllib does not report positions. A statement ends at the first line end at which it is TOML on its own.
     """
     header: Path = ()
     begun, statement = 1, ""
@@ -96,28 +96,25 @@ def _list_paths(tree: Mapping[str, Any], above: Path) -> Iterator[Path]:
             yield from _list_paths(value, (*above, key))
 
 
-class TomlLayer:
-    """Turn what a TOML file holds into a layer: `${NAME}` filled in, secrets in plain sight refused."""
+class TomlReader:
+    """Reads settings from the content of a TOML file: fills in `${NAME}`, and refuses secrets that are written out."""
 
-    def __init__(self, lines: Mapping[Path, int], names: Names, layers: Layers) -> None:
+    def __init__(self, lines: Mapping[Path, int], variables: Variables, layers: Layers) -> None:
         self.lines = lines
-        self.names = names
+        self.variables = variables
         self.layers = layers
         self.layer = Layer()
 
-    def read(self, tree: Mapping[str, Any]) -> Layer:
-        """Return the layer of a whole file."""
-        self._walk(tree, ())
-        return self.layer
-
-    def _walk(self, table: Mapping[str, Any], above: Path) -> None:
-        for key, value in table.items():
+    def read(self, tree: Mapping[str, Any], above: Path = ()) -> Layer:
+        """Return the layer of a whole file, or of a table in it."""
+        for key, value in tree.items():
             path = (*above, key)
             if isinstance(value, dict):
                 self.layer.open_table(path, self._locate(path))
-                self._walk(value, path)
+                self.read(value, path)
             elif not self._holds_secret(path, value):
                 self._put(path, value)
+        return self.layer
 
     def _locate(self, path: Path) -> str:
         for length in range(len(path), 0, -1):
@@ -138,43 +135,43 @@ class TomlLayer:
 
     def _fill(self, value: Any) -> Any:
         if isinstance(value, str):
-            return self.names.fill(value)
+            return self.variables.fill(value)
         if isinstance(value, list):
-            return [self._fill(one) for one in value]
+            return [self._fill(inner) for inner in value]
         if isinstance(value, dict):
-            return {key: self._fill(one) for key, one in value.items()}
+            return {key: self._fill(inner) for key, inner in value.items()}
         return value.isoformat() if isinstance(value, datetime | date | time) else value
 
     def _holds_secret(self, path: Path, value: Any) -> bool:
         """Refuse a password or a token in a file that people commit."""
         if not isinstance(value, str) or not value:
             return False
-        name = self._suggest_name(path)
+        name = _suggest_name(path)
         is_header = path[2:3] == ("headers",)
-        if is_credential(path) and not is_reference(value) and not (is_header and _ENDS_IN_REFERENCE.search(value)):
+        if (
+            is_credential(Settings, path)
+            and not is_reference(value)
+            and not (is_header and _ENDS_IN_REFERENCE.search(value))
+        ):
             kind = "token" if path[-1] in ("token", "partner_token") else "secret"
             self.layers.hidden.add(value)
-            self._complain(
-                path,
-                f'the {kind} is written out; write "${{{name}}}" and set {name} in .env or the environment',
-            )
+            fix = f'write "${{{name}}}" and set {name} in .env or the environment'
+            self._complain(path, f"the {kind} is written out; {fix}")
             return True
         secret = find_literal_secret(value) if path[-1] in _URLS else None
         if secret is not None:
             self.layers.hidden.add(secret)
-            self._complain(
-                path,
-                f'the password is written out; write "${{{name}}}" for the whole URL, or ${{NAME}} for the '
-                f"password, and set it in .env or the environment",
-            )
+            fix = f'write "${{{name}}}" for the whole URL, or ${{NAME}} for the password'
+            self._complain(path, f"the password is written out; {fix}, and set it in .env or the environment")
         return secret is not None
 
-    def _suggest_name(self, path: Path) -> str:
-        if len(path) == 1:
-            return path[0].upper()
-        kind = path[0].removesuffix("s").upper()
-        name = "" if path[1] == "default" else f"{path[1].replace('-', '_').upper()}_"
-        return f"{name or kind + '_'}{path[-1].replace('-', '_').upper()}"
-
     def _complain(self, path: Path, text: str) -> None:
-        self.layers.problems.append(Problem(key=".".join(path), origin=self._locate(path), text=text))
+        self.layers.complain(path, self._locate(path), text)
+
+
+def _suggest_name(path: Path) -> str:
+    if len(path) == 1:
+        return path[0].upper()
+    kind = path[0].removesuffix("s").upper()
+    name = "" if path[1] == "default" else f"{path[1].replace('-', '_').upper()}_"
+    return f"{name or kind + '_'}{path[-1].replace('-', '_').upper()}"

@@ -11,10 +11,9 @@ from syncctl.errors import ConfigurationError
 from syncctl.partner.auth import KINDS
 from syncctl.partner.secrets import collect_secrets
 from syncctl.settings import Settings, describe_settings, load_settings
-from syncctl.settings.credentials import is_credential
-from syncctl.settings.fields import Kind, find_kind
-from syncctl.settings.schema_paths import list_fields
-from syncctl.settings.sections import AuthSettings, PartnerSettings
+from syncctl.settings.field_types import Kind, find_kind
+from syncctl.settings.partner_section import AuthSettings, PartnerSettings
+from syncctl.settings.schema_paths import is_credential, list_fields
 
 NAMES = ("VALUE", "PASSWORD", "CLIENT_SECRET", "SECRET", "OLD_SECRET", "KEY_PASSWORD", "PROXY_PASSWORD", "TENANT")
 ENVIRONMENT = {name: f"cAn4ry-{name.lower().replace('_', '-')}" for name in NAMES}
@@ -84,7 +83,7 @@ def test_a_missing_key_is_one_line_with_its_variable(tmp_path: Path, kind: str) 
 
 
 WRONG = [
-    ('auth = { user = "me" }', "partners.acme.auth.user", 'is for type basic; set type = "basic" or leave it out'),
+    ('auth = { user = "me" }', "partners.acme.auth.user", 'is for type basic; set type = "basic" or remove it'),
     ('auth = { type = "hmac", client_id = "me" }', "partners.acme.auth.client_id", "is for type oauth2"),
     ('auth = { type = "api_key", in = "cookie" }', "partners.acme.auth.in", 'must be one of "header", "query"'),
     ('auth = { type = "oauth2", token_url = "login" }', "partners.acme.auth.token_url", "must begin with https://"),
@@ -92,10 +91,10 @@ WRONG = [
     ('auth = { type = "basic", inn = "x" }', "partners.acme.auth.inn", "is unknown; did you mean in?"),
     ('proxy = "socks5://h:1"', "partners.acme.proxy", "must begin with http://"),
     ('proxy = "http://h:1/path"', "partners.acme.proxy", "must end with the port"),
-    ('client_key = "/k.pem"', "partners.acme.client_cert", "is required beside client_key"),
-    ('ca = "/ca.pem"\nverify = false', "partners.acme.verify", "is false beside ca"),
-    ("headers = { X-A = 1 }", "partners.acme.headers", "must be a table of texts"),
-    ('headers = "X-A: b"', "partners.acme.headers", "must be a table of texts"),
+    ('client_key = "/k.pem"', "partners.acme.client_cert", "is required with client_key"),
+    ('ca = "/ca.pem"\nverify = false', "partners.acme.verify", "is false, so ca has no effect"),
+    ("headers = { X-A = 1 }", "partners.acme.headers.X-A", "must be text in quotes"),
+    ('headers = "X-A: b"', "partners.acme.headers", "must be a table, as in { X-Tenant = "),
 ]
 
 
@@ -160,8 +159,8 @@ def test_a_secret_is_known_as_it_travels_too(kind: str, values: dict[str, Any], 
 def test_each_credential_is_marked_and_each_kinds_keys_exist() -> None:
     for model, above in ((AuthSettings, ("partners", "a", "auth")), (PartnerSettings, ("partners", "a"))):
         for key, field in list_fields(model).items():
-            marked = find_kind(field.metadata) is Kind.CREDENTIAL and key != "headers"
-            assert is_credential((*above, key)) == marked
+            marked = find_kind(field) is Kind.CREDENTIAL and key != "headers"
+            assert is_credential(Settings, (*above, key)) == marked
             assert not (marked and field.repr)
     for kind in KINDS.values():
         assert {*kind.needs, *kind.takes} <= set(list_fields(AuthSettings))

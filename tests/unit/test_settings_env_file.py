@@ -6,16 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncctl.settings.dotenv_file import read_dotenv
-from syncctl.settings.env_file import EnvFile
-from syncctl.settings.setup import draft_setup, write_setup
+from syncctl.settings.dotenv_file import DotenvFile, read_dotenv
+from syncctl.settings.setup_files import draft_setup, merge_env, write_setup
 
 ALL = "REDIS_URL=redis://h/1\nMONGO_URL=mongodb://h/d\nSOURCE_URL=\nPARTNER_URL=\nPARTNER_TOKEN=\n"
 
 
-def read(directory: Path, text: str) -> EnvFile:
+def read(directory: Path, text: str) -> DotenvFile:
     (directory / ".env").write_bytes(text.encode())
-    return EnvFile(directory)
+    return DotenvFile(directory)
 
 
 @pytest.mark.parametrize(
@@ -35,11 +34,11 @@ def read(directory: Path, text: str) -> EnvFile:
 def test_a_value_is_changed_where_it_stands(tmp_path: Path, before: str, after: str, end: str) -> None:
     rest = ALL.replace("SOURCE_URL=\n", "")
     env = read(tmp_path, f"# top\n\n{before}\n# below\n{rest}".replace("\n", end))
-    assert env.merge({"SOURCE_URL": "sqlite:///new"}) == f"# top\n\n{after}\n# below\n{rest}".replace("\n", end)
+    assert merge_env(env, {"SOURCE_URL": "sqlite:///new"}) == f"# top\n\n{after}\n# below\n{rest}".replace("\n", end)
 
 
 def test_what_is_missing_is_added_at_the_end(tmp_path: Path) -> None:
-    merged = read(tmp_path, "# mine\nMONGO_URL=mongodb://h/d").merge({"PARTNER_URL": "https://new"})
+    merged = merge_env(read(tmp_path, "# mine\nMONGO_URL=mongodb://h/d"), {"PARTNER_URL": "https://new"})
     lines = merged.splitlines()
     assert lines[:2] == ["# mine", "MONGO_URL=mongodb://h/d"]
     assert [line for line in lines[2:] if not line.startswith("# ")] == [
@@ -52,8 +51,8 @@ def test_what_is_missing_is_added_at_the_end(tmp_path: Path) -> None:
 
 def test_what_a_file_or_syncctl_toml_sets_is_not_missing(tmp_path: Path) -> None:
     env = read(tmp_path, "PARTNER_TOKEN_FILE=token\n")
-    assert "PARTNER_TOKEN=" not in env.merge({})
-    assert "MONGO_URL=" not in env.merge({}, elsewhere={"mongo_url"})
+    assert "PARTNER_TOKEN=" not in merge_env(env, {})
+    assert "MONGO_URL=" not in merge_env(env, {}, elsewhere={"mongo_url"})
     assert env.find("PARTNER_TOKEN") == "PARTNER_TOKEN_FILE"
     assert env.find("MONGO_URL") is None
 
@@ -62,9 +61,9 @@ def test_what_a_file_or_syncctl_toml_sets_is_not_missing(tmp_path: Path) -> None
 def test_a_file_that_lacks_nothing_stays_byte_for_byte(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     directory = tmp_path_factory.mktemp("env")
     env = read(directory, f"{ALL}{text}")
-    assert env.merge({}) == env.text == f"{ALL}{text}"
+    assert merge_env(env, {}) == env.text == f"{ALL}{text}"
     if not read_dotenv(directory / ".env")[2]:
-        (directory / ".env").write_bytes(env.merge({"PARTNER_URL": "https://new"}).encode())
+        (directory / ".env").write_bytes(merge_env(env, {"PARTNER_URL": "https://new"}).encode())
         assert read_dotenv(directory / ".env")[0]["PARTNER_URL"] == "https://new"
 
 

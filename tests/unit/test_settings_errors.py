@@ -23,8 +23,8 @@ def fail(directory: Path, *, toml: str = "", env: str = "", environment: dict[st
 
 
 WRONG_IN_STREAM = [
-    ('start = ""', "start", 'write "beginning", "now" or a cursor value in quotes'),
-    ("start = true", "start", 'write "beginning", "now" or a cursor value in quotes'),
+    ('start = ""', "start", 'must be "beginning", "now" or a cursor value in quotes'),
+    ("start = true", "start", 'must be "beginning", "now" or a cursor value in quotes'),
     ("start = 1.5", "start", "in quotes"),
     ("page_siz = 5", "page_siz", "is unknown; did you mean page_size?"),
     ("dialect = 5", "dialect", "is unknown; known: source, partner, table"),
@@ -32,7 +32,7 @@ WRONG_IN_STREAM = [
     ('decimals = "text"', "decimals", 'must be one of "number", "string"'),
     ('timezone = "Mars/Base"', "timezone", "'Mars/Base' is not a time zone; write an IANA name such as Europe/Berlin"),
     ("max_delete_share = 2", "max_delete_share", "must be between 0 and 1"),
-    ('mask = "drop"', "mask", 'must be a table, as in { ssn = "drop" }'),
+    ('mask = "drop"', "mask", 'must be a table, as in { ssn = "drop", iban = "last4" }; as a variable'),
     ('mask = { ssn = "drop", iban = "shorten" }', "mask", 'iban must be one of "drop", "hash", "last4"'),
     ("page_size = 0", "page_size", "must be greater than 0"),
     ("page_size = -1", "page_size", "must be greater than 0"),
@@ -40,21 +40,21 @@ WRONG_IN_STREAM = [
     ("page_size = true", "page_size", "must be a whole number"),
     ('page_size = "many"', "page_size", "must be a whole number"),
     ("table = 5", "table", "must be text in quotes"),
-    ('query = "select 1"', "query", "stands beside table; keep one of the two"),
+    ('query = "select 1"', "query", "cannot be combined with table; remove one"),
     ("key = 5", "key", 'must be a list: ["id", "line"]'),
     ("key = [5]", "key[0]", "must be text in quotes"),
     ('key = "[oops"', "key", "is not a JSON list"),
-    ('acknowledge = "update t"', "acknowledge", 'is for mode flag; set mode = "flag" or leave it out'),
+    ('acknowledge = "update t"', "acknowledge", 'is for mode flag; set mode = "flag" or remove it'),
     ('mode = "newest"', "mode", 'must be one of "rowversion", "increasing"'),
-    ('order = "strict"\nappend_only = true', "order", "strict has no use beside append_only"),
-    ('strict_hold = "1h"', "strict_hold", 'is for order strict; set order = "strict" or leave it out'),
+    ('order = "strict"\nappend_only = true', "order", "strict has no effect with append_only"),
+    ('strict_hold = "1h"', "strict_hold", 'is for order strict; set order = "strict" or remove it'),
     ('order = "any"', "order", 'must be one of "latest", "strict", "none"'),
     ('poll_every = "5 parsecs"', "poll_every", "'5 parsecs' is not a duration; write a number and a unit: 500ms, 5s"),
     ('poll_every = "0s"', "poll_every", "must be greater than 0"),
     ("poll_every = -5", "poll_every", "a duration is not negative"),
     ("poll_every = true", "poll_every", "is not a duration"),
-    ("poll_every = inf", "poll_every", "must end within 100 years"),
-    ("poll_every = nan", "poll_every", "must end within 100 years"),
+    ("poll_every = inf", "poll_every", "must be at most 100 years"),
+    ("poll_every = nan", "poll_every", "must be at most 100 years"),
     ('poll_every = ["5s"]', "poll_every", "is not a duration"),
     ('lookback = "soon"', "lookback", "'soon' is not a duration"),
     ('lease = "60s"', "lease", "(2 x 30 s = 60 s), so a call could outlive its lease; raise lease above 60s"),
@@ -65,13 +65,13 @@ WRONG_IN_STREAM = [
     ('endpoint = "GET /orders"', "endpoint", "'GET /orders' is not an endpoint; write POST, PUT, PATCH or DELETE"),
     ('endpoint = "/orders"', "endpoint", "is not an endpoint"),
     ('endpoint = "POST orders"', "endpoint", "is not an endpoint"),
-    ('endpoint = "POST /orders/{id"', "endpoint", "has an odd brace"),
-    ('endpoint = "POST /orders/{}"', "endpoint", "has an odd brace"),
+    ('endpoint = "POST /orders/{id"', "endpoint", "has an unpaired brace"),
+    ('endpoint = "POST /orders/{}"', "endpoint", "has an unpaired brace"),
     ('endpoint = "POST /a/../b"', "endpoint", "has a segment . or .., which servers resolve; write the path that is"),
     ('endpoint = "POST /./{id}"', "endpoint", "has a segment . or .."),
     ('endpoint = "POST /a/%2E%2e/b"', "endpoint", "has a segment . or .."),
     ('endpoint = "POST /a/.."', "endpoint", "has a segment . or .."),
-    ('endpoint = "POST /a#b"', "endpoint", "has a #, and what follows it is never sent"),
+    ('endpoint = "POST /a#b"', "endpoint", "has a #, and the text after it is never sent"),
     ('delete_endpoint = "DELETE /../{id}"', "delete_endpoint", "has a segment . or .."),
     (
         'retry = { schedule = [], give_up_after = "3d" }',
@@ -83,7 +83,7 @@ WRONG_IN_STREAM = [
     (
         "batch_shape = { under = 'rows' }",
         "batch_shape",
-        "is for calls of many rows; set batch to more than 1, or leave",
+        "is for calls of several rows; set batch to more than 1, or",
     ),
     ('append_only = "maybe"', "append_only", "must be true or false"),
     ('retry = { schedule = ["5x"] }', "retry.schedule[0]", "'5x' is not a duration"),
@@ -94,8 +94,8 @@ WRONG_IN_STREAM = [
     ('source = "defualt"', "source", "there is no [sources.defualt]; did you mean default?"),
     ('partner = "acme"', "partner", "there is no [partners.acme]; known: default"),
     ('cursor = "${NOWHERE}"', "cursor", "${NOWHERE} is not set; set NOWHERE in the environment or in .env, or name"),
-    ('cursor = "${NO WHERE}"', "cursor", "has a ${ that no NAME} follows; write $${ for a plain ${"),
-    ('cursor = "${OPEN"', "cursor", "has a ${ that no NAME} follows"),
+    ('cursor = "${NO WHERE}"', "cursor", "has a ${ without NAME} after it; write $${ for a plain ${"),
+    ('cursor = "${OPEN"', "cursor", "has a ${ without NAME} after it"),
 ]
 
 
@@ -123,19 +123,19 @@ def test_a_wrong_value_of_a_stream(tmp_path: Path, line: str, key: str, text: st
         ),
         (
             ['mode = "snapshot"', 'start = "5"', "append_only = true"],
-            {"start": 'must be "beginning" in mode snapshot', "append_only": "has no use in mode snapshot"},
+            {"start": 'must be "beginning" in mode snapshot', "append_only": "cannot be used in mode snapshot"},
         ),
         (
             ['start = "now"', 'columns = ["a"]', 'exclude = ["b"]'],
-            {"exclude": "stands beside columns; keep one of the two"},
+            {"exclude": "cannot be combined with columns; remove one of the two"},
         ),
         (
             ['start = "now"', 'key = ["Id", "line"]', 'mask = { id = "drop", ssn = "drop" }'],
-            {"mask": "id is in the key, which the ledger must know as it is; leave it out of mask"},
+            {"mask": "id is in the key, which must stay unmasked; remove it from mask"},
         ),
         (
             ['start = "now"', 'cursor = "updated_at"', 'mask = { updated_at = "last4" }'],
-            {"mask": "updated_at is in the cursor, which the ledger must know as it is; leave it out of mask"},
+            {"mask": "updated_at is in the cursor, which must stay unmasked; remove it from mask"},
         ),
     ],
 )
@@ -150,7 +150,7 @@ def test_settings_that_do_not_go_together(tmp_path: Path, lines: list[str], expe
 @pytest.mark.parametrize("mode", ["change_tracking", "snapshot", "flag"])
 def test_a_query_needs_no_cursor_in_modes_that_follow_none(tmp_path: Path, mode: str) -> None:
     told = fail(tmp_path, toml=f'[streams.orders]\nquery = "select 1"\nstart = "beginning"\nmode = "{mode}"\n')
-    beside_query = [each for each in told if "beside query" in each]
+    beside_query = [each for each in told if "required with query" in each]
     assert [each.split(" ")[0] for each in beside_query] == ["streams.orders.key"]
     assert any("cannot be read in mode change_tracking" in each for each in told) == (mode == "change_tracking")
 
@@ -164,14 +164,14 @@ WRONG_ELSEWHERE = [
     ("[log]\nlevel = 'loud'", 'log.level (syncctl.toml line 2): must be one of "debug", "info", "warning", "error"'),
     ("[stream.orders]\ntable = 'x'", "stream (syncctl.toml line 1): is unknown; did you mean streams?"),
     ("[zzz]\na = 1", "zzz (syncctl.toml line 1): is unknown; known: redis_url, mongo_url"),
-    ("streams = 5", "streams (syncctl.toml line 1): must hold tables by name, as in [streams.orders]"),
+    ("streams = 5", "streams (syncctl.toml line 1): must hold tables by name, as in [streams.NAME]"),
     ("[streams]\norders = 5", "streams.orders (syncctl.toml line 2): must be a table with keys of its own"),
     ("worker = 5", "worker (syncctl.toml line 1): must be a table with keys of its own"),
     ("mask_secret = 'm4sk-canary'", "mask_secret (syncctl.toml line 1): the secret is written out; write"),
     ("redis_prefix = ''", "redis_prefix (syncctl.toml line 1): is empty"),
     ("redis_url = 'localhost:6379'", "redis_url (syncctl.toml line 1): must begin with redis:// or rediss://"),
-    ("redis_url = 'redis://'", "redis_url (syncctl.toml line 1): names no host"),
-    ("redis_url = 'redis://h:99999/0'", "redis_url (syncctl.toml line 1): has a port that is no number up to 65535"),
+    ("redis_url = 'redis://'", "redis_url (syncctl.toml line 1): has no host"),
+    ("redis_url = 'redis://h:99999/0'", "redis_url (syncctl.toml line 1): has a port that is not a number up to 65535"),
     ("redis_url = 'redis://h/zero'", "redis_url (syncctl.toml line 1): must end in the number of a database"),
     (
         "redis_url = 'unix:///run/redis.sock?db=0'",
@@ -179,21 +179,21 @@ WRONG_ELSEWHERE = [
     ),
     (
         "redis_url = 'redis://h/0?db=3'",
-        "redis_url (syncctl.toml line 1): has a ? part that Celery does not take; write",
+        "redis_url (syncctl.toml line 1): has a query that Celery does not support; write",
     ),
-    ("redis_url = 'redis://h/0?ssl_ca_certs=x'", "redis_url (syncctl.toml line 1): has a ? part that Celery does not"),
-    ("redis_url = 'rediss://h/0?protocol=3'", "redis_url (syncctl.toml line 1): has a ? part that Celery does not"),
+    ("redis_url = 'redis://h/0?ssl_ca_certs=x'", "redis_url (syncctl.toml line 1): has a query that Celery does not"),
+    ("redis_url = 'rediss://h/0?protocol=3'", "redis_url (syncctl.toml line 1): has a query that Celery does not"),
     ("mongo_url = 'mongo://h/db'", "mongo_url (syncctl.toml line 1): must begin with mongodb:// or mongodb+srv://"),
-    ("mongo_url = 'mongodb:///db'", "mongo_url (syncctl.toml line 1): names no host"),
+    ("mongo_url = 'mongodb:///db'", "mongo_url (syncctl.toml line 1): has no host"),
     ("mongo_url = 'mongodb://h/a b'", "mongo_url (syncctl.toml line 1): must end in the name of a database"),
     ("source_url = 'sqlserver'", "source_url (syncctl.toml line 1): is neither an SQLAlchemy URL"),
     ("partner_url = 'api.example'", "partner_url (syncctl.toml line 1): must begin with https:// or http://"),
-    ("partner_url = 'https://'", "partner_url (syncctl.toml line 1): names no host"),
+    ("partner_url = 'https://'", "partner_url (syncctl.toml line 1): has no host"),
     ("partner_url = 'https://h:0/'", "partner_url (syncctl.toml line 1): has port 0"),
     ("partner_url = 'https://[::1/'", "partner_url (syncctl.toml line 1): is not a URL"),
     ("partner_url = 'https://h/#a'", "partner_url (syncctl.toml line 1): has a # in it"),
-    ("partner_url = 'https://u@h/'", "partner_url (syncctl.toml line 1): holds a user or a password; leave them out"),
-    ("partner_url = 'https://h/?a=1'", "partner_url (syncctl.toml line 1): has a ? part; a key in it belongs to auth"),
+    ("partner_url = 'https://u@h/'", "partner_url (syncctl.toml line 1): contains a user or a password; remove them"),
+    ("partner_url = 'https://h/?a=1'", "partner_url (syncctl.toml line 1): has a query; put a key into auth"),
     ("partner_url = 'https://h/a/../b'", "partner_url (syncctl.toml line 1): has a . or .. in its path"),
     (
         "[partners.default]\nbreaker.failures = 0",
@@ -206,13 +206,13 @@ WRONG_ELSEWHERE = [
     ("[partners.default]\nbreaker.calls = 0", "partners.default.breaker.calls (syncctl.toml line 2): must be greater"),
     (
         "[partners.default.breaker]\npause = '1m'\nlongest_pause = '30s'",
-        "partners.default.breaker.longest_pause (syncctl.toml line 3): 30s is shorter than pause (1m), with which",
+        "partners.default.breaker.longest_pause (syncctl.toml line 3): 30s is shorter than pause (1m), which is the",
     ),
     (
         "[partners.default.breaker]\npause = '1h'",
         "partners.default.breaker.longest_pause (syncctl.toml line 1): 10m is shorter than pause (1h)",
     ),
-    ("mongo_url = 'mongodb://h:x/db'", "mongo_url (syncctl.toml line 1): names no host:port that can be read"),
+    ("mongo_url = 'mongodb://h:x/db'", "mongo_url (syncctl.toml line 1): has a host:port that cannot be read"),
     ("[partners.default]\nrate = '50'", "partners.default.rate (syncctl.toml line 2): '50' is not a rate; write"),
     ("[partners.default]\nrate = '0/second'", "partners.default.rate (syncctl.toml line 2): '0/second' is not a rate"),
     ("[partners.default]\ntimeout_seconds = 0", "partners.default.timeout_seconds (syncctl.toml line 2): must be gr"),
@@ -250,7 +250,7 @@ WRONG_VARIABLES = [
     ("WORKER__CONCURRENCY", "four", "worker.concurrency ({}): must be a whole number"),
     ("LOG__LEVL", "info", "log.levl ({}): is unknown; did you mean level?"),
     ("STREAMS__ORDERS__MASK", "ssn", "streams.orders.mask ({}): must be a table"),
-    ("MASK_SECRET", "short", "mask_secret ({}): has less than 32 characters"),
+    ("MASK_SECRET", "short", "mask_secret ({}): has fewer than 32 characters"),
     ("REDIS_URL", "localhost", "redis_url ({}): must begin with redis://"),
     ("MONGO_URL_FILE", "gone", "mongo_url ({}): the file that MONGO_URL_FILE names cannot be read: No such file"),
     ("PARTNER_TOKEN_FILE", ".", "partner_token ({}): the file that PARTNER_TOKEN_FILE names cannot be read: Is a dir"),
@@ -340,7 +340,7 @@ def test_a_batch_as_large_as_the_window_is_right(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [
-        ('result_status = "s"', {"result_status": 'is about an item of results; write results = "PATH" beside it'}),
+        ('result_status = "s"', {"result_status": 'is about an item of results; write results = "PATH" too'}),
         ('result_accepted_when = "ok=true"', {"result_accepted_when": "is about an item of results"}),
         (
             'result_key = "k", result_status = "s"',
@@ -348,9 +348,9 @@ def test_a_batch_as_large_as_the_window_is_right(tmp_path: Path) -> None:
         ),
         (
             'results = "r"',
-            {"results": 'does not tell what became of a row; write result_status = "PATH" or result_acc'},
+            {"results": 'does not say which rows were accepted; write result_status = "PATH" or'},
         ),
-        ('results = "r", result_key = "k"', {"results": "does not tell what became of a row"}),
+        ('results = "r", result_key = "k"', {"results": "does not say which rows were accepted"}),
         ('results = "r", result_key = "k", result_status = "s"', {}),
         ('results = "$", result_accepted_when = "ok=true"', {}),
         ('under = "rows", key = "ref"', {}),

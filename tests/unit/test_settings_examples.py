@@ -9,8 +9,8 @@ import pytest
 from pydantic_core import PydanticUndefined
 
 from syncctl.settings import Settings, load_settings
-from syncctl.settings.dotenv_file import read_dotenv
-from syncctl.settings.render import quote_env, render_toml, write_examples
+from syncctl.settings.dotenv_file import quote_env, read_dotenv
+from syncctl.settings.render import render_toml, write_examples
 from syncctl.settings.schema_paths import list_values
 
 PROJECT = Path(__file__).parents[2]

@@ -30,10 +30,10 @@ def test_an_empty_directory_has_the_defaults(tmp_path: Path) -> None:
     assert settings.mongo_url == "mongodb://localhost:27017/celery_logs"
     assert settings.redis_prefix == "syncctl"
     assert settings.stream_names == ()
-    assert settings.retention.delivered_seconds == 30 * 86400
-    assert settings.retention.failed_seconds == 90 * 86400
-    assert settings.retention.superseded_seconds == 7 * 86400
-    assert settings.beat.upkeep_every_seconds == 5
+    assert settings.retention.delivered == 30 * 86400
+    assert settings.retention.failed == 90 * 86400
+    assert settings.retention.superseded == 7 * 86400
+    assert settings.beat.upkeep_every == 5
     assert (settings.worker.pool, settings.worker.concurrency) == ("prefork", 4)
     assert (settings.log.level, settings.log.format) == ("info", "auto")
 
@@ -90,7 +90,7 @@ RETENTION__DELIVERED=10d
     assert (stream.table, stream.start, stream.key) == ("dbo.orders", "41100", ("id", "line"))
     assert (stream.mode, stream.cursor, stream.method, stream.path) == ("increasing", "id", "PUT", "/orders/{id}")
     assert stream.retry.delays_seconds == (5.0, 60.0)
-    assert settings.retention.delivered_seconds == 10 * 86400
+    assert settings.retention.delivered == 10 * 86400
     assert settings.source("default").url == "Driver=x;Server=tcp:sql,1433;UID=reader;PWD={p;w}"
     assert settings.partner("default").auth.values["token"] == "token-1"
     assert origin_of(settings, "streams.orders.table") == ".env line 5"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from syncctl.core.redaction import find_secrets, mask_url, redact
 from syncctl.errors import ConfigurationError, SyncctlError
 from syncctl.settings import describe_settings, load_settings
-from syncctl.settings.names import find_literal_secret
+from syncctl.settings.variables import find_literal_secret
 
 CANARY = "cAn4ry-7f3e"
 URLS = {

@@ -10,7 +10,7 @@ from syncctl.core.mapping import FieldRule
 from syncctl.core.outcome import Verdict
 from syncctl.errors import ConfigurationError
 from syncctl.settings import Settings, describe_settings, load_settings
-from syncctl.settings.append import append_stream
+from syncctl.settings.setup_files import append_stream
 
 HEAD = '[streams.orders]\ntable = "orders"\nstart = "now"\n'
 ENVIRONMENT = {"SOURCE_URL": "sqlite:///x", "PARTNER_URL": "https://h", "API_KEY": "k-998877"}
@@ -119,12 +119,12 @@ def test_the_schema_of_a_body_that_is_not_json_is_not_read(tmp_path: Path) -> No
     [
         ("fields = { }\n[streams.orders.fields]\n", None),
         ('fields = { a = 1 }', "streams.orders.fields (syncctl.toml line 4): 'a' is neither a column nor a constant"),
-        ('fields = "id"', "streams.orders.fields (syncctl.toml line 4): is not a table; write { "),
+        ('fields = "id"', 'streams.orders.fields (syncctl.toml line 4): must be a table, as in { "order.id" = "id"'),
         ('body = "{{ row.id }}"', "streams.orders.body (syncctl.toml line 4): line 1: the body is JSON"),
         ('body = "{{ row.id"', "streams.orders.body (syncctl.toml line 4): line 1: unexpected end of template"),
         ('body = "{{ now() | json }}"', "streams.orders.body (syncctl.toml line 4): there is no now"),
-        ('body = "1"\nfields = { a = "b" }', "streams.orders.body (syncctl.toml line 4): stands beside fields"),
-        ('content_type = "text/csv"', "streams.orders.content_type (syncctl.toml line 4): is text/csv, and the row"),
+        ('body = "1"\nfields = { a = "b" }', "streams.orders.body (syncctl.toml line 4): cannot be combined"),
+        ('content_type = "text/csv"', "streams.orders.content_type (syncctl.toml line 4): is text/csv, but the row"),
         ('content_type = "json"', "streams.orders.content_type (syncctl.toml line 4): 'json' is not a content type"),
         (
             'content_type = "text/csv"\nbody = "{{ row.id }}"\nbody_schema = "x"',
@@ -135,19 +135,19 @@ def test_the_schema_of_a_body_that_is_not_json_is_not_read(tmp_path: Path) -> No
         ('headers = { idempotency-key = "1" }', "idempotency-key is set by syncctl or by the partner's auth"),
         ('headers = { Authorization = "{{ row.id }}" }', "Authorization is set by syncctl or by the partner's auth"),
         ('headers = { webhook-signature = "1" }', "webhook-signature is set by syncctl"),
-        ('headers = { Content-Type = "1" }', "there is content_type"),
+        ('headers = { Content-Type = "1" }', "use content_type"),
         ('headers = { X-Api-Key = "k-998877" }', "X-Api-Key looks like a secret; set it as the partner's auth"),
         ('headers = { X-A = "{{ nope }}" }', "streams.orders.headers (syncctl.toml line 4): X-A: there is no nope"),
-        ('headers = { X-A = "${API_KEY}" }', "streams.orders.headers.X-A (syncctl.toml line 4): takes no ${NAME}"),
-        ('fields = { a = { const = "${API_KEY}" } }', "takes no ${NAME}"),
-        ('fields = { a = { const = ["${API_KEY}"] } }', "takes no ${NAME}"),
-        ('fields = { a = { const = [{ b = "${API_KEY}" }] } }', "takes no ${NAME}"),
-        ('endpoint = "POST /o?k=${API_KEY}"', "streams.orders.endpoint (syncctl.toml line 4): takes no ${NAME}"),
+        ('headers = { X-A = "${API_KEY}" }', "streams.orders.headers.X-A (syncctl.toml line 4): cannot contain ${NAME}"),
+        ('fields = { a = { const = "${API_KEY}" } }', "cannot contain ${NAME}"),
+        ('fields = { a = { const = ["${API_KEY}"] } }', "cannot contain ${NAME}"),
+        ('fields = { a = { const = [{ b = "${API_KEY}" }] } }', "cannot contain ${NAME}"),
+        ('endpoint = "POST /o?k=${API_KEY}"', "streams.orders.endpoint (syncctl.toml line 4): cannot contain ${NAME}"),
         (
             'delete_endpoint = "DELETE /${API_KEY}/{id}"',
-            "and shown in clear; a secret belongs to the partner's auth or headers",
+            "is shown unmasked; put a secret into the partner's auth or headers",
         ),
-        ('body = "\'${API_KEY}\'"', "streams.orders.body (syncctl.toml line 4): takes no ${NAME}"),
+        ('body = "\'${API_KEY}\'"', "streams.orders.body (syncctl.toml line 4): cannot contain ${NAME}"),
         ('schema = "x.json"', "streams.orders.schema (syncctl.toml line 4): is unknown; did you mean body_schema?"),
     ],
 )  # fmt: skip
@@ -162,7 +162,7 @@ def test_an_error_names_the_key_the_line_and_the_fix(tmp_path: Path, text: str, 
 
 def test_a_reference_in_dotenv_is_refused_too(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("STREAMS__ORDERS__BODY='\"${API_KEY}\"'\n")
-    assert "streams.orders.body (.env line 1): takes no ${NAME}" in complaint(tmp_path, "")
+    assert "streams.orders.body (.env line 1): cannot contain ${NAME}" in complaint(tmp_path, "")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_reference_in_dotenv_is_refused_too(tmp_path: Path) -> None:
 )
 def test_a_reference_in_the_environment_is_refused_too(tmp_path: Path, name: str, value: str) -> None:
     told = complaint(tmp_path, "", **{f"STREAMS__ORDERS__{name}": value})
-    assert told.startswith(f"streams.orders.{name.lower()} (environment): takes no ${{NAME}}")
+    assert told.startswith(f"streams.orders.{name.lower()} (environment): cannot contain ${{NAME}}")
     assert "\n" not in told
 
 
@@ -218,9 +218,9 @@ def test_what_a_status_means_can_be_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("outcomes", "told"),
     [
-        ('{ 99 = "accepted" }', "99 is no HTTP status from 200 to 599"),
-        ('{ 4xx = "accepted" }', "4xx is no HTTP status"),
-        ('{ 403 = "ignore" }', "403 must be one of accepted, retry_later, rejected"),
+        ('{ 99 = "accepted" }', "99 is not an HTTP status from 200 to 599"),
+        ('{ 4xx = "accepted" }', "4xx is not an HTTP status"),
+        ('{ 403 = "ignore" }', '403 must be one of "accepted", "retry_later", "rejected"'),
         ('"403"', "must be a table, as in"),
     ],
 )

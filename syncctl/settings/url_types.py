@@ -1,16 +1,21 @@
-"""The types of the settings that are URLs."""
+"""The types of the settings that are URLs: of Redis, MongoDB, sources, partners, token endpoints and proxies."""
 
 import re
 from typing import Annotated
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator
 
-from syncctl.settings.fields import Kind, is_dots, read_absent
+from syncctl.settings.field_types import Kind, OptionalText
 
 _MONGO_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+)(:\d{1,5})?")
 _REDIS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")
 _SQLALCHEMY = re.compile(r"[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://", re.IGNORECASE)
+
+
+def is_dots(segment: str) -> bool:
+    """Tell whether a segment of a path is `.` or `..`, also encoded: servers and proxies resolve it."""
+    return unquote(segment) in (".", "..")
 
 
 def _split(url: str) -> SplitResult:
@@ -30,10 +35,10 @@ def _check_host_and_port(parts: SplitResult) -> None:
         port = parts.port
     except ValueError:
         raise ValueError(
-            "has a port that is no number up to 65535; percent-encode special characters of user and password"
+            "has a port that is not a number up to 65535; percent-encode special characters of user and password"
         ) from None
     if not parts.hostname:
-        raise ValueError("names no host")
+        raise ValueError("has no host")
     if port == 0:
         raise ValueError("has port 0")
 
@@ -42,24 +47,24 @@ def _check_redis_url(url: str) -> str:
     parts = _split(url)
     if parts.scheme == "unix":
         raise ValueError(
-            "is a socket, which Celery does not take; let Redis listen on a port: redis://localhost:6379/0"
+            "is a socket, which Celery does not support; let Redis listen on a port: redis://localhost:6379/0"
         )
     if parts.scheme not in ("redis", "rediss"):
         raise ValueError("must begin with redis:// or rediss://")
     _check_host_and_port(parts)
     _check_redis_options(parts)
     if re.fullmatch(r"/?\d*", parts.path) is None:
-        raise ValueError("must end in the number of a database: redis://localhost:6379/0")
+        raise ValueError("must end in the number of a database, as in redis://localhost:6379/0")
     return url
 
 
 def _check_redis_options(parts: SplitResult) -> None:
-    """Refuse what Celery and our own client do not both read behind the ?."""
+    """Refuse a query that Celery and our own client do not read alike."""
     for name, _ in parse_qsl(parts.query, keep_blank_values=True):
         if parts.scheme == "redis" or name not in _REDIS_OPTIONS:
             raise ValueError(
-                "has a ? part that Celery does not take; write redis://user:password@host:6379/0, where only rediss:// "
-                f"may have {', '.join(_REDIS_OPTIONS)} behind a ?"
+                "has a query that Celery does not support; write redis://user:password@host:6379/0; only rediss:// may "
+                f"have a query, with {', '.join(_REDIS_OPTIONS)}"
             )
 
 
@@ -69,14 +74,14 @@ def _check_mongo_url(url: str) -> str:
         raise ValueError("must begin with mongodb:// or mongodb+srv://")
     hosts = parts.netloc.rpartition("@")[2]
     if not hosts:
-        raise ValueError("names no host")
+        raise ValueError("has no host")
     if not all(_MONGO_HOST.fullmatch(host) for host in hosts.split(",")):
-        raise ValueError("names no host:port that can be read; percent-encode special characters of user and password")
+        raise ValueError("has a host:port that cannot be read; percent-encode special characters of user and password")
     database = find_mongo_database(url)
     if "@" in database or "/" in database:
         raise ValueError("has a password or a path that must be percent-encoded")
     if len(database.encode()) > 63 or set('\\. "$*<>:|?\0') & set(database):
-        raise ValueError("must end in the name of a database: mongodb://localhost:27017/celery_logs")
+        raise ValueError("must end in the name of a database, as in mongodb://localhost:27017/celery_logs")
     return url
 
 
@@ -105,18 +110,18 @@ def _split_web(url: str, advice: str) -> SplitResult:
         raise ValueError("must begin with https:// or http://")
     _check_host_and_port(parts)
     if parts.username is not None or parts.password is not None:
-        raise ValueError(f"holds a user or a password; {advice}")
+        raise ValueError(f"contains a user or a password; {advice}")
     return parts
 
 
 def _check_partner_url(url: str | None) -> str | None:
     if url is None:
         return None
-    parts = _split_web(url, "leave them out and set auth")
+    parts = _split_web(url, "remove them and set auth")
     if parts.query:
         raise ValueError(
-            'has a ? part; a key in it belongs to auth (type = "api_key", in = "query"), all else behind the path of '
-            "each endpoint"
+            'has a query; put a key into auth (type = "api_key", in = "query"), and the rest into the path of each '
+            "endpoint"
         )
     if any(is_dots(segment) for segment in parts.path.split("/")):
         raise ValueError("has a . or .. in its path, which servers resolve; write the path that is meant")
@@ -143,7 +148,7 @@ def _check_proxy(url: str | None) -> str | None:
 
 RedisUrl = Annotated[str, AfterValidator(_check_redis_url), Kind.URL]
 MongoUrl = Annotated[str, AfterValidator(_check_mongo_url), Kind.URL]
-SourceUrl = Annotated[str | None, BeforeValidator(read_absent), AfterValidator(_check_source_url), Kind.URL]
-PartnerUrl = Annotated[str | None, BeforeValidator(read_absent), AfterValidator(_check_partner_url), Kind.URL]
-TokenUrl = Annotated[str | None, BeforeValidator(read_absent), AfterValidator(_check_token_url), Kind.URL]
-ProxyUrl = Annotated[str | None, BeforeValidator(read_absent), AfterValidator(_check_proxy), Kind.URL]
+SourceUrl = Annotated[OptionalText, AfterValidator(_check_source_url), Kind.URL]
+PartnerUrl = Annotated[OptionalText, AfterValidator(_check_partner_url), Kind.URL]
+TokenUrl = Annotated[OptionalText, AfterValidator(_check_token_url), Kind.URL]
+ProxyUrl = Annotated[OptionalText, AfterValidator(_check_proxy), Kind.URL]

@@ -1,0 +1,222 @@
+"""The types of single settings: how each value is read, checked and shown."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic.fields import FieldInfo
+
+from syncctl.core.column_masks import MASKS, Mask
+from syncctl.core.conditions import parse_condition, parse_path
+from syncctl.core.durations import parse_duration, parse_rate
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_LONGEST_SECONDS = 100 * 365 * 86400.0
+_SHORTEST_MASK_SECRET = 32
+
+
+class Kind(Enum):
+    """How a value is shown: a duration with its unit, a URL and a credential without what is secret."""
+
+    DURATION = "duration"
+    URL = "url"
+    CREDENTIAL = "credential"
+
+
+def find_kind(field: FieldInfo) -> Kind | None:
+    """Return the kind of a field; a list of durations is of the kind of its durations."""
+    return next((mark for mark in field.metadata if isinstance(mark, Kind)), None)
+
+
+def show_toml(value: Any) -> str:
+    """Return a value as TOML on one line."""
+    if isinstance(value, Mapping):
+        pairs = (f"{_show_key(key)} = {show_toml(inner)}" for key, inner in value.items())
+        return f"{{ {', '.join(pairs)} }}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(show_toml, value))}]"
+    if isinstance(value, float):
+        return f"{value:g}"
+    # A text in JSON is one in TOML too, except for DEL, which TOML wants escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _show_key(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
+
+
+def check_name(name: str) -> str:
+    """Return the name of a stream, a source or a partner.
+
+    Raises:
+        ValueError: with the rule for names.
+    """
+    if _NAME.fullmatch(name) is None or len(name) > 60:
+        raise ValueError("is not a name; use a small letter, then small letters, digits, _ or -, at most 60 in all")
+    return name
+
+
+def read_absent(value: object) -> object:
+    """Read empty text as not set: composed environments often pass variables that are empty."""
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def read_table(value: object) -> object:
+    """Read a table, or JSON text of one (the form for variables), as in `{"ssn": "drop"}`."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value) if value.strip() else {}
+        except ValueError:
+            return value
+    return value
+
+
+def read_choices(table: object, choices: Iterable[str]) -> object:
+    """Read a table whose values are words of a list, in any case.
+
+    Raises:
+        ValueError: with the first value that is none of them.
+    """
+    if not isinstance(table, dict):
+        return table
+    known = ", ".join(f'"{choice}"' for choice in choices)
+    words = {str(key): word.strip().lower() if isinstance(word, str) else word for key, word in table.items()}
+    for key, word in words.items():
+        if word not in choices:
+            raise ValueError(f"{key} must be one of {known}")
+    return words
+
+
+def _read_duration(value: object) -> float:
+    seconds = parse_duration(value if isinstance(value, str | int | float) else str(value))
+    if not math.isfinite(seconds) or seconds > _LONGEST_SECONDS:
+        raise ValueError("must be at most 100 years")
+    return seconds
+
+
+def _read_whole(value: object) -> object:
+    """Read true and false as text, which is no number: Python would take them for 1 and 0."""
+    return str(value) if isinstance(value, bool) else value
+
+
+def _read_number(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return _read_whole(value)
+
+
+def _read_list(value: object) -> object:
+    """Read a list, JSON text of one, or text with commas (the forms for variables)."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError('is not a JSON list; write ["id", "line"] or id,line') from None
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _read_start(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError('must be "beginning", "now" or a cursor value in quotes')
+    text = value.strip()
+    return text.lower() if text.lower() in ("beginning", "now") else text
+
+
+def _read_lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _read_masks(value: object) -> object:
+    return read_choices(read_table(value), MASKS)
+
+
+def _check_text(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    return text.strip()
+
+
+def _check_share(value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError("must be between 0 and 1")
+    return value
+
+
+def _check_failure_rate(value: float) -> float:
+    if not 0 < value <= 1:
+        raise ValueError("must be greater than 0 and at most 1")
+    return value
+
+
+def _check_rate(text: str | None) -> str | None:
+    if text is not None:
+        parse_rate(text)
+    return text
+
+
+def _check_time_zone(name: str | None) -> str | None:
+    if name is None:
+        return None
+    try:
+        ZoneInfo(name.strip())
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        raise ValueError(f"{name!r} is not a time zone; write an IANA name such as Europe/Berlin or UTC") from None
+    return name.strip()
+
+
+def _check_path(text: str | None) -> str | None:
+    if text is not None and text != "$":
+        parse_path(text)
+    return text
+
+
+def _check_condition(text: str | None) -> str | None:
+    if text is not None:
+        parse_condition(text)
+    return text
+
+
+def _check_mask_secret(secret: str | None) -> str | None:
+    if secret is not None and len(secret.strip()) < _SHORTEST_MASK_SECRET:
+        raise ValueError(
+            f"has fewer than {_SHORTEST_MASK_SECRET} characters, so hashes could be reversed by trying; "
+            "create one with: openssl rand -hex 32"
+        )
+    return None if secret is None else secret.strip()
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+Text = Annotated[str, AfterValidator(_check_text)]
+OptionalText = Annotated[str | None, BeforeValidator(read_absent)]
+TextList = Annotated[tuple[Text, ...], BeforeValidator(_read_list)]
+Start = Annotated[str, BeforeValidator(_read_start)]
+Lower = BeforeValidator(_read_lower)
+
+Span = Annotated[float, BeforeValidator(_read_duration), Kind.DURATION]
+Duration = Annotated[Span, Field(gt=0)]
+OptionalSpan = Annotated[Span | None, BeforeValidator(read_absent), Kind.DURATION]
+OptionalDuration = Annotated[Duration | None, BeforeValidator(read_absent), Kind.DURATION]
+Spans = Annotated[tuple[Span, ...], BeforeValidator(_read_list), Kind.DURATION]
+Whole = Annotated[int, BeforeValidator(_read_whole), Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(_read_number), Field(gt=0)]
+Share = Annotated[float, BeforeValidator(_read_number), AfterValidator(_check_share)]
+FailureRate = Annotated[float, BeforeValidator(_read_number), AfterValidator(_check_failure_rate)]
+Rate = Annotated[OptionalText, AfterValidator(_check_rate)]
+
+JsonPath = Annotated[OptionalText, AfterValidator(_check_path)]
+Condition = Annotated[OptionalText, AfterValidator(_check_condition)]
+TimeZone = Annotated[OptionalText, AfterValidator(_check_time_zone)]
+
+Token = Annotated[OptionalText, Kind.CREDENTIAL]
+MaskSecret = Annotated[Token, AfterValidator(_check_mask_secret)]
+Masks = Annotated[dict[str, Mask], BeforeValidator(_read_masks)]

@@ -1,0 +1,153 @@
+"""The types of the settings that make a request: endpoint, fields, templates, headers, content type, statuses."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, ValidationInfo
+
+from syncctl.core.mapping import parse_fields
+from syncctl.core.outcome import Verdict
+from syncctl.errors import ConfigurationError
+from syncctl.partner.headers import is_header_name, is_json, is_reserved, looks_secret
+from syncctl.settings.field_types import OptionalText, read_absent, read_choices, read_table
+from syncctl.settings.url_types import is_dots
+
+NO_DELETES = "none"
+WITHOUT_REFERENCES = ("endpoint", "delete_endpoint", "fields", "body", "headers", "content_type", "body_schema")
+"""Settings of a stream that are the same on every machine: they take no `${NAME}`, and hold no secret."""
+NO_REFERENCE = (
+    "cannot contain ${NAME}: it is the same on every machine and is shown unmasked; put a secret into the partner's auth or "
+    "headers, or write $${ for a plain ${"
+)
+_ENDPOINT = re.compile(r"(POST|PUT|PATCH|DELETE)[ \t]+(/\S*)", re.IGNORECASE)
+_BRACES = re.compile(r"\{[^{}/]+\}")
+_CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(; ?[A-Za-z0-9_-]+=[A-Za-z0-9_.-]+)*")
+_VERDICTS = tuple(verdict.value for verdict in (Verdict.ACCEPTED, Verdict.RETRY_LATER, Verdict.REJECTED))
+
+
+def takes_no_reference(path: Sequence[str]) -> bool:
+    """Tell whether a setting takes no `${NAME}`."""
+    return len(path) > 2 and path[0] == "streams" and path[2] in WITHOUT_REFERENCES
+
+
+def split_endpoint(text: str) -> tuple[str, str]:
+    """Return (method, path) of `POST /orders` or `PUT /orders/{id}`.
+
+    Raises:
+        ValueError: with the form that is allowed.
+    """
+    match = _ENDPOINT.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(
+            f'{text!r} is not an endpoint; write POST, PUT, PATCH or DELETE and a path, as in "POST /orders"'
+        )
+    if set("{}") & set(_BRACES.sub("", match[2])):
+        raise ValueError(f'{match[2]!r} has an unpaired brace; write a column as in "PUT /orders/{{id}}"')
+    path = match[2].partition("?")[0]
+    if any(is_dots(segment) for segment in path.split("/")):
+        raise ValueError(f"{match[2]!r} has a segment . or .., which servers resolve; write the path that is meant")
+    if "#" in match[2]:
+        raise ValueError(f"{match[2]!r} has a #, and the text after it is never sent; remove it, or write %23")
+    return match[1].upper(), match[2]
+
+
+def check_body(template: str | None, info: ValidationInfo) -> str | None:
+    """Check the template of a body of the stream's content type."""
+    if template is not None:
+        _compile_template(template, content_type=get_content_type(info))
+    return template
+
+
+def check_body_schema(file: str | None, info: ValidationInfo) -> str | None:
+    """Check a JSON Schema file; its path is relative to the directory of the settings."""
+    if file is None:
+        return None
+    content_type = get_content_type(info)
+    if not is_json(content_type):
+        raise ValueError(f"checks JSON, and content_type is {content_type}; remove one of the two")
+    from syncctl.partner.request.schema import BodySchema
+
+    layers: Any = info.context
+    path: Path = layers.directory / file
+    try:
+        BodySchema(path, key="body_schema")
+    except ConfigurationError as error:
+        raise ValueError(f"{path.name} cannot be used: {' '.join(error.why.split())}; {error.hint}") from None
+    return file
+
+
+def get_content_type(info: ValidationInfo) -> str:
+    """Return the content type of the stream that is being checked."""
+    return info.data.get("content_type") or "application/json"
+
+
+def _compile_template(source: str, *, where: str = "", content_type: str = "text/plain") -> None:
+    from syncctl.partner.request.template import TextTemplate
+
+    try:
+        TextTemplate(source, title="template", is_json=is_json(content_type))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}" if where else str(error)) from None
+
+
+def _check_endpoint(text: str) -> str:
+    return " ".join(split_endpoint(text))
+
+
+def _check_delete_endpoint(text: str | None) -> str | None:
+    if text is None or text.strip().lower() == NO_DELETES:
+        return None if text is None else NO_DELETES
+    return " ".join(split_endpoint(text))
+
+
+def _check_fields(table: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if table is not None:
+        parse_fields(table)
+    return table
+
+
+def _check_headers(headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    for name, template in (headers or {}).items():
+        if not is_header_name(name):
+            raise ValueError(f"{name!r} cannot be the name of a header")
+        if is_reserved(name):
+            raise ValueError(
+                f"{name} is set by syncctl or by the partner's auth; remove it (use content_type, or auth)"
+            )
+        if looks_secret(name) and "{{" not in template:
+            raise ValueError(f"{name} looks like a secret; set it as the partner's auth, type api_key")
+        _compile_template(template, where=name)
+    return headers
+
+
+def _check_content_type(text: str | None) -> str | None:
+    if text is not None and _CONTENT_TYPE.fullmatch(text.strip()) is None:
+        raise ValueError(f"{text!r} is not a content type; write for example application/json")
+    return None if text is None else text.strip()
+
+
+def _check_outcomes(outcomes: dict[str, str]) -> dict[str, str]:
+    for status in outcomes:
+        if not (status.isascii() and status.isdigit() and 200 <= int(status) <= 599):
+            raise ValueError(f"{status} is not an HTTP status from 200 to 599")
+    return outcomes
+
+
+def _read_outcomes(value: object) -> object:
+    return read_choices(read_table(value), _VERDICTS)
+
+
+Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
+DeleteEndpoint = Annotated[OptionalText, AfterValidator(_check_delete_endpoint)]
+Fields = Annotated[
+    dict[str, Any] | None, BeforeValidator(read_table), BeforeValidator(read_absent), AfterValidator(_check_fields)
+]
+ContentType = Annotated[OptionalText, AfterValidator(_check_content_type)]
+Body = Annotated[OptionalText, AfterValidator(check_body)]
+BodySchemaFile = Annotated[OptionalText, AfterValidator(check_body_schema)]
+Headers = Annotated[
+    dict[str, str] | None, BeforeValidator(read_table), BeforeValidator(read_absent), AfterValidator(_check_headers)
+]
+Outcomes = Annotated[dict[str, str], BeforeValidator(_read_outcomes), AfterValidator(_check_outcomes)]

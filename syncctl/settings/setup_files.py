@@ -1,0 +1,184 @@
+"""The files of a set-up: `init` writes `.env` and `syncctl.toml` together, `inspect --write` appends a stream."""
+
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from syncctl.errors import ConfigurationError, UsageError
+from syncctl.settings.dotenv_file import ENV_FILE, DotenvFile
+from syncctl.settings.load import load_settings
+from syncctl.settings.render import CONNECTIONS, render_connection, render_env, render_toml
+from syncctl.settings.toml_file import TOML_FILE, read_toml
+
+Streams = Mapping[str, Mapping[str, Any]]
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def draft_setup(directory: Path, values: Mapping[str, str], streams: Streams) -> dict[str, str]:
+    """Return the files that differ from what is there, by name.
+
+    Args:
+        values: Variables for `.env`; its other variables stay, and missing ones are added.
+        streams: The streams of `syncctl.toml`; without any, an existing file stays as it is.
+
+    Raises:
+        ConfigurationError: an existing file cannot be read, or a value is wrong.
+    """
+    env = DotenvFile(directory)
+    keeps = (directory / TOML_FILE).exists() and not streams
+    texts = {ENV_FILE: merge_env(env, values, elsewhere=read_toml(directory / TOML_FILE)[0].keys() if keeps else ())}
+    if not keeps:
+        texts[TOML_FILE] = render_toml(streams)
+    with _refuse_wrong("nothing was written; correct these settings and run syncctl init again"):
+        _load_flags(values, streams)
+        with tempfile.TemporaryDirectory(prefix="syncctl-init-") as draft:
+            if keeps:
+                shutil.copyfile(directory / TOML_FILE, Path(draft) / TOML_FILE)
+            for name, text in texts.items():
+                (Path(draft) / name).write_text(text, encoding="utf-8", newline="")
+            load_settings(directory=draft, environment=_find_references(Path(draft)), files_from=directory.absolute())
+    return {name: text for name, text in texts.items() if name != ENV_FILE or text != env.text}
+
+
+def merge_env(env: DotenvFile, given: Mapping[str, str], *, elsewhere: Collection[str] = ()) -> str:
+    """Return the text of a `.env` with these values, and with every connection that it lacks.
+
+    Args:
+        given: By name; they replace the values of the file.
+        elsewhere: Connections that another file sets: a default in `.env` would override them.
+    """
+    if env.text is None:
+        return render_env({name: value for name, value in given.items() if value})
+    text = env.change(given)
+    end = "\r\n" if "\r\n" in text else "\n"
+    lines: list[str] = []
+    for key in CONNECTIONS:
+        name = key.upper()
+        if name in given and not env.has(name):
+            lines += render_connection(key, given[name])
+        elif not env.has(name) and env.find(name) is None and key not in elsewhere:
+            lines += render_connection(key, None)
+    if text and lines and not text.endswith(("\n", "\r")):
+        text += end
+    return text + "".join(f"{line}{end}" for line in lines)
+
+
+def _load_flags(values: Mapping[str, str], streams: Streams) -> None:
+    """Load the values alone, so that errors name the flags that they come from."""
+    given: dict[str, Any] = {name.lower(): value for name, value in values.items() if value}
+    names = {key: f"--{key.replace('_', '-')}" for key in given}
+    for stream, keys in streams.items():
+        given[f"streams.{stream}"], names[f"streams.{stream}"] = {}, "--stream"
+        given |= {f"streams.{stream}.{key}": value for key, value in keys.items()}
+        names |= {f"streams.{stream}.{key}": f"--{key}" for key in keys}
+    with tempfile.TemporaryDirectory(prefix="syncctl-init-") as empty:
+        load_settings(directory=empty, flags=given, flag_names=names, environment={})
+
+
+def _find_references(directory: Path) -> dict[str, str]:
+    """Return the variables of the environment that the files in a directory refer to, as `${NAME}`."""
+    texts = "".join(path.read_text(encoding="utf-8-sig", errors="replace") for path in directory.iterdir())
+    names = {name for reference in _REFERENCE.findall(texts) for name in (reference, f"{reference}_FILE")}
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def write_setup(directory: Path, texts: Mapping[str, str]) -> None:
+    """Write all of these files, or none; an existing `syncctl.toml` is kept as `syncctl.toml.old`.
+
+    Raises:
+        UsageError: the directory cannot be written.
+    """
+    drafts: dict[Path, Path] = {}
+    try:
+        for name, text in texts.items():
+            # A .env that is a link stays one: the file that it leads to is replaced.
+            path = (directory / name).resolve() if name == ENV_FILE else directory / name
+            drafts[path] = _write_draft(path, text, mode=0o600 if name == ENV_FILE else 0o644)
+        if TOML_FILE in texts and (directory / TOML_FILE).exists():
+            (directory / TOML_FILE).replace(directory / f"{TOML_FILE}.old")
+        for path, draft in drafts.items():
+            draft.replace(path)
+    except OSError as error:
+        raise _make_write_error(directory.absolute(), error) from error
+    finally:
+        for draft in drafts.values():
+            draft.unlink(missing_ok=True)
+
+
+def append_stream(directory: Path, name: str, block: str) -> Path:
+    """Append a stream's section to `syncctl.toml`, which is created if there is none; return its path.
+
+    The file stays as it is, byte for byte, before the section. Nothing is written unless the settings load with it.
+
+    Raises:
+        UsageError: the stream exists already, or the directory cannot be written.
+        ConfigurationError: the settings would not load with it.
+    """
+    path = (directory / TOML_FILE).resolve()
+    text = path.read_bytes().decode("utf-8") if path.is_file() else ""
+    end = "\r\n" if "\r\n" in text else "\n"
+    gap = "" if not text.strip("\ufeff") else end if text.endswith(("\n", "\r")) else end * 2
+    longer = text + gap + block.replace("\n", end)
+    if name in load_settings(directory=directory).layers.merge().get("streams", {}):
+        raise UsageError(
+            f"there is a stream {name} already",
+            why="a name belongs to one stream, and to its cursor in the ledger",
+            hint="add --stream with another name",
+        )
+    with (
+        _refuse_wrong("nothing was written; correct these settings and run it again"),
+        tempfile.TemporaryDirectory(prefix="syncctl-append-") as draft,
+    ):
+        if (directory / ENV_FILE).is_file():
+            shutil.copyfile(directory / ENV_FILE, Path(draft) / ENV_FILE)
+        (Path(draft) / TOML_FILE).write_text(longer, encoding="utf-8", newline="")
+        load_settings(directory=draft, environment=os.environ, files_from=directory.absolute())
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
+        _write_draft(path, longer, mode=mode).replace(path)
+    except OSError as error:
+        raise _make_write_error(path, error) from error
+    return directory / TOML_FILE
+
+
+@contextmanager
+def _refuse_wrong(hint: str) -> Iterator[None]:
+    """Let errors of the settings say that nothing was written."""
+    try:
+        yield
+    except ConfigurationError as error:
+        # `streams = { ... }` on one line is closed: TOML lets no section add to it.
+        is_closed = "TOML" in error.what
+        error.hint = "nothing was written; write streams as [streams.NAME], then run it again" if is_closed else hint
+        raise
+
+
+def _make_write_error(path: Path, error: OSError) -> UsageError:
+    hint = "check the directory and its permissions"
+    return UsageError(f"cannot write to {path}", why=error.strerror or "", hint=hint)
+
+
+def _write_draft(path: Path, text: str, *, mode: int) -> Path:
+    """Write a file beside its final place, so that no reader sees half of it, or a secret that is not theirs.
+
+    Raises:
+        OSError: the directory cannot be written; nothing is left behind.
+    """
+    number, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+    draft = Path(name)
+    try:
+        with os.fdopen(number, "w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.chmod(mode)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+    return draft

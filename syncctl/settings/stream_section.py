@@ -1,0 +1,321 @@
+"""The section of a stream: what is read, the requests that are sent, and how they are repeated."""
+
+from pathlib import Path
+from typing import Annotated
+
+from syncctl.core.mapping import parse_fields
+from syncctl.core.outcome import CONFLICT, Verdict
+from syncctl.core.stream import SCANS, Ambiguous, Batching, Decimals, Mode, Order, RetrySchedule, Stream
+from syncctl.partner.headers import is_json
+from syncctl.settings import request_types
+from syncctl.settings.field_types import (
+    Condition,
+    Duration,
+    JsonPath,
+    Lower,
+    Masks,
+    OptionalDuration,
+    OptionalSpan,
+    OptionalText,
+    Share,
+    Span,
+    Spans,
+    Start,
+    Text,
+    TextList,
+    TimeZone,
+    Whole,
+)
+from syncctl.settings.section import Broken, Section, rule, setting
+
+_SCHEDULE = ("5s", "1m", "5m", "30m", "2h", "6h", "12h", "24h")
+
+
+class RetrySettings(Section):
+    """When a call that may be repeated is repeated."""
+
+    schedule: Spans = setting(_SCHEDULE, "delays between attempts; the record fails after the last one")
+    give_up_after: OptionalDuration = setting(
+        None,
+        "repeat the last delay until this long after the first attempt; default: stop at the end of the schedule",
+        sample="3d",
+    )
+    jitter: Share = setting(0.2, "random variation of each delay, 0 to 1")
+
+    @rule("schedule", "give_up_after")
+    def _check_last_delay(self) -> Broken:
+        if self.give_up_after and not self.schedule:
+            text = 'write schedule = ["1m"], or remove give_up_after'
+            yield "schedule", f"is empty, and give_up_after repeats its last delay; {text}"
+        elif self.give_up_after and self.schedule[-1] == 0:
+            text = "end it with a delay such as 1m"
+            yield "schedule", f"ends in 0s, which give_up_after would repeat without a pause; {text}"
+
+
+class BatchShapeSettings(Section):
+    """The request of a call of several rows, and where its answer has the result of each row."""
+
+    under: OptionalText = setting(
+        None, "field of the body that holds the rows; default: the body is the list", sample="rows"
+    )
+    key: Text = setting("idempotency_key", "field of a row that holds its Idempotency-Key")
+    results: JsonPath = setting(
+        None,
+        "path to the list of results in the answer, $ for the answer itself; default: one result for all rows",
+        sample="results",
+    )
+    result_key: JsonPath = setting(
+        None,
+        "path in a result to the key of its row; default: results are in the order of the rows",
+        sample="idempotency_key",
+    )
+    result_status: JsonPath = setting(None, "path in a result to a status like those of HTTP", sample="status")
+    result_accepted_when: Condition = setting(
+        None, "condition on a result for its row to be accepted", sample="result=ok"
+    )
+
+    @rule("results", "result_key", "result_status", "result_accepted_when")
+    def _check_results(self) -> Broken:
+        if self.results is None:
+            for key in ("result_accepted_when", "result_key", "result_status"):
+                if getattr(self, key) is not None:
+                    yield key, 'is about an item of results; write results = "PATH" too, or remove it'
+        elif self.result_status is None and self.result_accepted_when is None:
+            text = 'write result_status = "PATH" or result_accepted_when too'
+            yield "results", f"does not say which rows were accepted; {text}"
+
+
+class StreamSettings(Section):
+    """A named flow from one table or query of a source to one endpoint of a partner."""
+
+    source: Text = setting("default", "name of the source under [sources]")
+    partner: Text = setting("default", "name of the partner under [partners]")
+    table: OptionalText = setting(None, "table to read; set either this or query", sample="dbo.orders")
+    query: OptionalText = setting(
+        None,
+        "query to read in place of a table; needs key, mode, and the keys that the mode needs",
+        sample="select * from dbo.orders where region = 'EU'",
+    )
+    start: Start = setting(..., "required: beginning | now | a cursor value", sample="beginning")
+    key: TextList = setting((), "columns of the key; default: the primary key", sample=["id"])
+    mode: Annotated[Mode | None, Lower] = setting(
+        None,
+        "rowversion | increasing | change_tracking | flag | snapshot; default: rowversion, otherwise increasing by key",
+        sample="rowversion",
+    )
+    cursor: OptionalText = setting(
+        None, "column that orders changes; default: chosen by the mode", sample="row_version"
+    )
+    lookback: Span = setting("5m", "mode increasing on a time: read this much again, to catch late commits")
+    gap_timeout: Span = setting("1h", "mode increasing on an identity: how long to wait for missing numbers")
+    where: OptionalText = setting(
+        None, "SQL condition that selects rows; mode flag: the rows that are not yet delivered", sample="exported = 0"
+    )
+    columns: TextList = setting((), "send only these columns; default: all", sample=["id", "total"])
+    exclude: TextList = setting((), "send all columns except these", sample=["photo"])
+    mask: Masks = setting(
+        {},
+        "drop | hash | last4 for each column, applied before anything is stored",
+        sample={"ssn": "drop", "iban": "last4"},
+    )
+    decimals: Annotated[Decimals, Lower] = setting(
+        "number", "number | string: how decimals are written in JSON; both are exact"
+    )
+    timezone: TimeZone = setting(
+        None, "time zone of times without an offset; the offset is added", sample="Europe/Berlin"
+    )
+    acknowledge: OptionalText = setting(
+        None,
+        "mode flag: statement to run in the source after delivery; must test the version that was read",
+        sample="update dbo.orders set exported = 1 where id = :id and row_version = :row_version",
+    )
+    acknowledge_failed: OptionalText = setting(
+        None,
+        "mode flag: statement to run in the source after a record has failed for good",
+        sample="update dbo.orders set exported = 9 where id = :id and row_version = :row_version",
+    )
+    max_delete_share: Share = setting(0.5, "mode snapshot: stop if more than this share of the known rows is gone")
+    append_only: bool = setting(False, "true if rows are only added and never changed")
+    poll_every: Duration = setting("5s", "pause between two polls")
+    page_size: Whole = setting(1000, "rows per query")
+    endpoint: request_types.Endpoint = setting(
+        "POST /", "method and path; {column} is replaced by the value of the column", sample="POST /orders"
+    )
+    delete_endpoint: request_types.DeleteEndpoint = setting(
+        None,
+        "for deleted rows; DELETE has no body; none: send nothing; default: endpoint, with only the key",
+        sample="DELETE /orders/{id}",
+    )
+    fields: request_types.Fields = setting(
+        None,
+        "the JSON to send, place by place; default: every column under its own name",
+        sample={"order.id": "id", "order.kind": {"const": "order"}},
+    )
+    content_type: request_types.ContentType = setting(
+        None, "default: application/json", sample="application/vnd.shop+json"
+    )
+    body: request_types.Body = setting(
+        None, "Jinja2 template in place of fields", sample='{"order": {{ row.id | json }}}'
+    )
+    headers: request_types.Headers = setting(
+        None, "additional headers; values are Jinja2 templates", sample={"X-Region": "{{ row.region }}"}
+    )
+    body_schema: request_types.BodySchemaFile = setting(
+        None, "JSON Schema file; a row that does not match it fails and is not sent", sample="orders.schema.json"
+    )
+    accept_conflict: bool = setting(False, "true: a 409 means that the partner already has the record")
+    outcomes: request_types.Outcomes = setting(
+        {},
+        "what a status means, if not the usual: accepted | retry_later | rejected",
+        sample={"403": "rejected"},
+    )
+    accepted_when: Condition = setting(
+        None, "condition on the JSON of a 2xx answer for the record to be accepted", sample="result.status=ok"
+    )
+    ambiguous: Annotated[Ambiguous, Lower] = setting(
+        "retry", "after a call without an answer: retry with the same Idempotency-Key | hold as failed"
+    )
+    order: Annotated[Order, Lower] = setting(
+        "latest", "latest: never an older version after a newer one | strict: every version, one after another | none"
+    )
+    strict_hold: OptionalSpan = setting(
+        None, "order strict: how long a failed version holds back newer ones of its row; default: forever", sample="1h"
+    )
+    retry: RetrySettings = setting({}, "when calls are repeated; the record fails at the end of the schedule")
+    batch: Whole = setting(1, "rows per call; more than 1 needs an endpoint that accepts a list")
+    batch_shape: BatchShapeSettings = setting({}, "the request and the answer of a call of several rows")
+    batch_size: Whole = setting(100, "records per message")
+    window: Whole = setting(2000, "records in flight per stream")
+    lease: Duration = setting("5m", "how long a worker may hold a record; must exceed twice timeout_seconds")
+
+    @rule("table", "query")
+    def _check_origin(self) -> Broken:
+        if self.table and self.query:
+            yield "query", "cannot be combined with table; remove one of the two"
+        elif not self.table and not self.query:
+            yield "table", 'is missing; write table = "dbo.orders", or query = "select ..."'
+
+    @rule("table", "query", "key", "mode", "cursor")
+    def _check_query(self) -> Broken:
+        needed = {"key": '["id"]', "cursor": '"updated_at"', "mode": '"increasing"'}
+        if self.mode in SCANS:
+            del needed["cursor"]
+        for key, sample in needed.items():
+            if self.query and not self.table and not getattr(self, key):
+                yield key, f"is required with query; write {key} = {sample}"
+        if self.query and self.mode == "change_tracking":
+            yield "query", "cannot be read in mode change_tracking, which follows a table; set table"
+
+    @rule("mode", "start")
+    def _check_start(self) -> Broken:
+        if self.mode in ("flag", "snapshot") and self.start != "beginning":
+            yield "start", f'must be "beginning" in mode {self.mode}, which has no cursor to start at'
+
+    @rule("mode", "append_only")
+    def _check_append_only(self) -> Broken:
+        if self.mode in SCANS and self.append_only:
+            yield "append_only", f"cannot be used in mode {self.mode}, which must know every row; remove it"
+
+    @rule("mode", "where", "acknowledge", "acknowledge_failed", "cursor")
+    def _check_flag(self) -> Broken:
+        samples = {
+            "where": "exported = 0",
+            "acknowledge": "update ... set exported = 1 where id = :id and row_version = :row_version",
+            "cursor": "row_version",
+        }
+        for key, sample in samples.items() if self.mode == "flag" else ():
+            if not getattr(self, key):
+                yield key, f'is required in mode flag; write {key} = "{sample}"'
+        for key in ("acknowledge", "acknowledge_failed") if self.mode != "flag" else ():
+            if getattr(self, key):
+                yield key, 'is for mode flag; set mode = "flag" or remove it'
+
+    @rule("columns", "exclude")
+    def _check_columns(self) -> Broken:
+        if self.columns and self.exclude:
+            yield "exclude", "cannot be combined with columns; remove one of the two"
+
+    @rule("mask", "key", "cursor")
+    def _check_mask(self) -> Broken:
+        for place, columns in (("key", self.key), ("cursor", (self.cursor or "",))):
+            for masked in self.mask:
+                if masked.casefold() in {column.strip().casefold() for column in columns}:
+                    yield (
+                        "mask",
+                        f"{masked} is in the {place}, which must stay unmasked; remove it from mask",
+                    )
+
+    @rule("fields", "body")
+    def _check_body(self) -> Broken:
+        if self.fields and self.body:
+            yield "body", "cannot be combined with fields; remove one of the two"
+
+    @rule("content_type", "body")
+    def _check_content_type(self) -> Broken:
+        if not self._is_json() and not self.body:
+            yield (
+                "content_type",
+                f"is {self.content_type}, but the row is sent as JSON; write body, a template of that type",
+            )
+
+    @rule("batch", "batch_size", "window")
+    def _check_sizes(self) -> Broken:
+        if self.batch_size > self.window:
+            shown = f"{self.batch_size} is more than the window of {self.window} records"
+            yield "batch_size", f"{shown}; lower batch_size or raise window"
+        if self.batch > self.batch_size:
+            shown = f"{self.batch} is more than the {self.batch_size} records of a message"
+            yield "batch", f"{shown}; lower batch or raise batch_size"
+
+    @rule("batch", "endpoint", "content_type")
+    def _check_batch(self) -> Broken:
+        if self.batch > 1 and "{" in self.endpoint:
+            yield "endpoint", "has a column in its path, but a batch is one call for several rows; remove the column"
+        if self.batch > 1 and not self._is_json():
+            yield "batch", "needs JSON; remove content_type or batch"
+
+    @rule("batch", "batch_shape")
+    def _check_batch_shape(self) -> Broken:
+        shape = self.batch_shape
+        if self.batch == 1 and any(getattr(shape, key) for key in shape.model_fields_set):
+            yield "batch_shape", "is for calls of several rows; set batch to more than 1, or remove it"
+
+    @rule("order", "append_only", "strict_hold")
+    def _check_order(self) -> Broken:
+        if self.order == "strict" and self.append_only:
+            yield "order", "strict has no effect with append_only, which knows one version of a row; remove one of them"
+        if self.order != "strict" and self.strict_hold is not None:
+            yield "strict_hold", 'is for order strict; set order = "strict" or remove it'
+
+    def _is_json(self) -> bool:
+        return is_json(self.content_type or "application/json")
+
+    def make_stream(self, name: str, *, mask_secret: str, directory: Path) -> Stream:
+        """Return the stream that is polled and delivered.
+
+        Args:
+            directory: Where the relative path of `body_schema` begins.
+        """
+        method, path = request_types.split_endpoint(self.endpoint)
+        sends_deletes = self.delete_endpoint != request_types.NO_DELETES
+        delete_method, delete_path = None, "/"
+        if self.delete_endpoint and sends_deletes:
+            delete_method, delete_path = request_types.split_endpoint(self.delete_endpoint)
+        return self.build(
+            Stream,
+            name=name,
+            mask_secret=mask_secret,
+            method=method,
+            path=path,
+            delete_method=delete_method,
+            delete_path=delete_path,
+            sends_deletes=sends_deletes,
+            fields=parse_fields(self.fields) if self.fields else (),
+            body_schema=str(directory / self.body_schema) if self.body_schema else None,
+            retry=self.retry.build(RetrySchedule, delays_seconds=self.retry.schedule),
+            outcomes={
+                **({CONFLICT: Verdict.ACCEPTED} if self.accept_conflict else {}),
+                **{int(status): Verdict(meant) for status, meant in self.outcomes.items()},
+            },
+            batching=self.batch_shape.build(Batching, size=self.batch),
+        )

@@ -58,7 +58,9 @@ def check_name(name: str) -> str:
         ValueError: with the rule for names.
     """
     if _NAME.fullmatch(name) is None or len(name) > 60:
-        raise ValueError("is not a name; use a small letter, then small letters, digits, _ or -, at most 60 in all")
+        raise ValueError(
+            "is not a name; use a lower-case letter, then lower-case letters, digits, _ or -, at most 60 in all"
+        )
     return name
 
 

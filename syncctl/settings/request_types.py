@@ -18,8 +18,8 @@ NO_DELETES = "none"
 WITHOUT_REFERENCES = ("endpoint", "delete_endpoint", "fields", "body", "headers", "content_type", "body_schema")
 """Settings of a stream that are the same on every machine: they take no `${NAME}`, and hold no secret."""
 NO_REFERENCE = (
-    "cannot contain ${NAME}: it is the same on every machine and is shown unmasked; put a secret into the partner's auth or "
-    "headers, or write $${ for a plain ${"
+    "cannot contain ${NAME}: it is the same on every machine and is shown unmasked; put a secret into the partner's "
+    "auth or headers, or write $${ for a plain ${"
 )
 _ENDPOINT = re.compile(r"(POST|PUT|PATCH|DELETE)[ \t]+(/\S*)", re.IGNORECASE)
 _BRACES = re.compile(r"\{[^{}/]+\}")

@@ -154,8 +154,9 @@ def _refuse_wrong(hint: str) -> Iterator[None]:
         yield
     except ConfigurationError as error:
         # `streams = { ... }` on one line is closed: TOML lets no section add to it.
-        is_closed = "TOML" in error.what
-        error.hint = "nothing was written; write streams as [streams.NAME], then run it again" if is_closed else hint
+        if "TOML" in error.what:
+            hint = "nothing was written; write streams in syncctl.toml as [streams.NAME], then run it again"
+        error.hint = hint
         raise
 
 

@@ -130,7 +130,7 @@ WRONG = [
     (("--source-url", "nonsense"), "source_url (--source-url): is neither an SQLAlchemy URL"),
     ((*STREAM, "--mode", "newest"), "streams.orders.mode (--mode): must be one of"),
     ((*STREAM, "--endpoint", "GET /"), "streams.orders.endpoint (--endpoint): 'GET /' is not an endpoint"),
-    (("--stream", "Big", "--table", "t", "--start", "now"), "--stream 'Big' is not a name; use a small letter"),
+    (("--stream", "Big", "--table", "t", "--start", "now"), "--stream 'Big' is not a name; use a lower-case letter"),
     (("--stream", "a.b", "--table", "t", "--start", "now"), "--stream 'a.b' is not a name"),
     (("--stream", "orders", "--table", "t"), "--stream orders needs --start"),
     (("--stream", "orders", "--start", "now"), "--stream orders needs --table"),

@@ -223,7 +223,10 @@ WRONG_ELSEWHERE = [
         "partners.default.auth.type (syncctl.toml line 2): must be one of",
     ),
     ("[sources.default]\nulr = 'x'", "sources.default.ulr (syncctl.toml line 2): is unknown; did you mean url?"),
-    ("[sources.Big]\nlogin_timeout = '1s'", "sources.Big (syncctl.toml line 1): is not a name; use a small letter"),
+    (
+        "[sources.Big]\nlogin_timeout = '1s'",
+        "sources.Big (syncctl.toml line 1): is not a name; use a lower-case letter",
+    ),
     (f"[sources.a{'b' * 60}]", f"sources.a{'b' * 60} (syncctl.toml line 1): is not a name"),
 ]
 
@@ -311,7 +314,7 @@ def test_a_query_needs_key_cursor_and_mode(tmp_path: Path) -> None:
 def test_a_stream_name_is_a_name(tmp_path: Path, name: str) -> None:
     lines = fail(tmp_path, toml=f'[streams."{name}"]\ntable = "t"\nstart = "now"\n')
     assert len(lines) == 1
-    assert lines[0].startswith(f"streams.{name} (syncctl.toml line 1): is not a name; use a small letter")
+    assert lines[0].startswith(f"streams.{name} (syncctl.toml line 1): is not a name; use a lower-case letter")
 
 
 def test_sixty_letters_are_a_name(tmp_path: Path) -> None:

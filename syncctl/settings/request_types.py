@@ -10,9 +10,9 @@ from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 from syncctl.core.mapping import parse_fields
 from syncctl.core.outcome import Verdict
 from syncctl.errors import ConfigurationError
+from syncctl.partner.address import parse_endpoint
 from syncctl.partner.headers import is_header_name, is_json, is_reserved, looks_secret
 from syncctl.settings.field_types import OptionalText, read_absent, read_choices, read_table
-from syncctl.settings.url_types import is_dots
 
 NO_DELETES = "none"
 WITHOUT_REFERENCES = ("endpoint", "delete_endpoint", "fields", "body", "headers", "content_type", "body_schema")
@@ -21,8 +21,6 @@ NO_REFERENCE = (
     "cannot contain ${NAME}: it is the same on every machine and is shown unmasked; put a secret into the partner's "
     "auth or headers, or write $${ for a plain ${"
 )
-_ENDPOINT = re.compile(r"(POST|PUT|PATCH|DELETE)[ \t]+(/\S*)", re.IGNORECASE)
-_BRACES = re.compile(r"\{[^{}/]+\}")
 _CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(; ?[A-Za-z0-9_-]+=[A-Za-z0-9_.-]+)*")
 _VERDICTS = tuple(verdict.value for verdict in (Verdict.ACCEPTED, Verdict.RETRY_LATER, Verdict.REJECTED))
 
@@ -30,27 +28,6 @@ _VERDICTS = tuple(verdict.value for verdict in (Verdict.ACCEPTED, Verdict.RETRY_
 def takes_no_reference(path: Sequence[str]) -> bool:
     """Tell whether a setting takes no `${NAME}`."""
     return len(path) > 2 and path[0] == "streams" and path[2] in WITHOUT_REFERENCES
-
-
-def split_endpoint(text: str) -> tuple[str, str]:
-    """Return (method, path) of `POST /orders` or `PUT /orders/{id}`.
-
-    Raises:
-        ValueError: with the form that is allowed.
-    """
-    match = _ENDPOINT.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(
-            f'{text!r} is not an endpoint; write POST, PUT, PATCH or DELETE and a path, as in "POST /orders"'
-        )
-    if set("{}") & set(_BRACES.sub("", match[2])):
-        raise ValueError(f'{match[2]!r} has an unpaired brace; write a column as in "PUT /orders/{{id}}"')
-    path = match[2].partition("?")[0]
-    if any(is_dots(segment) for segment in path.split("/")):
-        raise ValueError(f"{match[2]!r} has a segment . or .., which servers resolve; write the path that is meant")
-    if "#" in match[2]:
-        raise ValueError(f"{match[2]!r} has a #, and the text after it is never sent; remove it, or write %23")
-    return match[1].upper(), match[2]
 
 
 def check_body(template: str | None, info: ValidationInfo) -> str | None:
@@ -93,13 +70,13 @@ def _compile_template(source: str, *, where: str = "", content_type: str = "text
 
 
 def _check_endpoint(text: str) -> str:
-    return " ".join(split_endpoint(text))
+    return " ".join(parse_endpoint(text))
 
 
 def _check_delete_endpoint(text: str | None) -> str | None:
     if text is None or text.strip().lower() == NO_DELETES:
         return None if text is None else NO_DELETES
-    return " ".join(split_endpoint(text))
+    return " ".join(parse_endpoint(text))
 
 
 def _check_fields(table: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

@@ -6,6 +6,7 @@ from typing import Annotated
 from syncctl.core.mapping import parse_fields
 from syncctl.core.outcome import CONFLICT, Verdict
 from syncctl.core.stream import SCANS, Ambiguous, Batching, Decimals, Mode, Order, RetrySchedule, Stream
+from syncctl.partner.address import parse_endpoint
 from syncctl.partner.headers import is_json
 from syncctl.settings import request_types
 from syncctl.settings.field_types import (
@@ -296,11 +297,11 @@ class StreamSettings(Section):
         Args:
             directory: Where the relative path of `body_schema` begins.
         """
-        method, path = request_types.split_endpoint(self.endpoint)
+        method, path = parse_endpoint(self.endpoint)
         sends_deletes = self.delete_endpoint != request_types.NO_DELETES
         delete_method, delete_path = None, "/"
         if self.delete_endpoint and sends_deletes:
-            delete_method, delete_path = request_types.split_endpoint(self.delete_endpoint)
+            delete_method, delete_path = parse_endpoint(self.delete_endpoint)
         return self.build(
             Stream,
             name=name,

@@ -1,11 +1,13 @@
 """The types of the settings that are URLs: of Redis, MongoDB, sources, partners, token endpoints and proxies."""
 
 import re
+from collections.abc import Callable
 from typing import Annotated
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pydantic import AfterValidator
 
+from syncctl.partner.address import check_host_and_port, parse_base_url, parse_proxy_url, parse_token_url, split_url
 from syncctl.settings.field_types import Kind, OptionalText
 
 _MONGO_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+)(:\d{1,5})?")
@@ -13,45 +15,15 @@ _REDIS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs"
 _SQLALCHEMY = re.compile(r"[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://", re.IGNORECASE)
 
 
-def is_dots(segment: str) -> bool:
-    """Tell whether a segment of a path is `.` or `..`, also encoded: servers and proxies resolve it."""
-    return unquote(segment) in (".", "..")
-
-
-def _split(url: str) -> SplitResult:
-    # The text of these errors can hold the password, so nothing of them is passed on.
-    try:
-        parts = urlsplit(url)
-        _ = parts.hostname
-    except ValueError:
-        raise ValueError("is not a URL; percent-encode special characters of user and password") from None
-    if parts.fragment:
-        raise ValueError("has a # in it; percent-encode special characters of user and password")
-    return parts
-
-
-def _check_host_and_port(parts: SplitResult) -> None:
-    try:
-        port = parts.port
-    except ValueError:
-        raise ValueError(
-            "has a port that is not a number up to 65535; percent-encode special characters of user and password"
-        ) from None
-    if not parts.hostname:
-        raise ValueError("has no host")
-    if port == 0:
-        raise ValueError("has port 0")
-
-
 def _check_redis_url(url: str) -> str:
-    parts = _split(url)
+    parts = split_url(url)
     if parts.scheme == "unix":
         raise ValueError(
             "is a socket, which Celery does not support; let Redis listen on a port: redis://localhost:6379/0"
         )
     if parts.scheme not in ("redis", "rediss"):
         raise ValueError("must begin with redis:// or rediss://")
-    _check_host_and_port(parts)
+    check_host_and_port(parts)
     _check_redis_options(parts)
     if re.fullmatch(r"/?\d*", parts.path) is None:
         raise ValueError("must end in the number of a database, as in redis://localhost:6379/0")
@@ -69,7 +41,7 @@ def _check_redis_options(parts: SplitResult) -> None:
 
 
 def _check_mongo_url(url: str) -> str:
-    parts = _split(url)
+    parts = split_url(url)
     if parts.scheme not in ("mongodb", "mongodb+srv"):
         raise ValueError("must begin with mongodb:// or mongodb+srv://")
     hosts = parts.netloc.rpartition("@")[2]
@@ -99,56 +71,20 @@ def _check_source_url(url: str | None) -> str | None:
     )
 
 
-def _split_web(url: str, advice: str) -> SplitResult:
-    """Return the parts of an address that is called.
+def _check_with(parse: Callable[[str], object]) -> AfterValidator:
+    """Return a validator that refuses what the partner's client could not read."""
 
-    Args:
-        advice: Where a user and a password belong.
-    """
-    parts = _split(url)
-    if parts.scheme not in ("http", "https"):
-        raise ValueError("must begin with https:// or http://")
-    _check_host_and_port(parts)
-    if parts.username is not None or parts.password is not None:
-        raise ValueError(f"contains a user or a password; {advice}")
-    return parts
+    def check(url: str | None) -> str | None:
+        if url is not None:
+            parse(url)
+        return url
 
-
-def _check_partner_url(url: str | None) -> str | None:
-    if url is None:
-        return None
-    parts = _split_web(url, "remove them and set auth")
-    if parts.query:
-        raise ValueError(
-            'has a query; put a key into auth (type = "api_key", in = "query"), and the rest into the path of each '
-            "endpoint"
-        )
-    if any(is_dots(segment) for segment in parts.path.split("/")):
-        raise ValueError("has a . or .. in its path, which servers resolve; write the path that is meant")
-    return url
-
-
-def _check_token_url(url: str | None) -> str | None:
-    if url is not None:
-        _split_web(url, "set client_id and client_secret")
-    return url
-
-
-def _check_proxy(url: str | None) -> str | None:
-    if url is None:
-        return None
-    parts = _split(url)
-    if parts.scheme != "http":
-        raise ValueError("must begin with http://, as in http://user:password@proxy.example:3128")
-    _check_host_and_port(parts)
-    if parts.path.strip("/") or parts.query:
-        raise ValueError("must end with the port, as in http://user:password@proxy.example:3128")
-    return url
+    return AfterValidator(check)
 
 
 RedisUrl = Annotated[str, AfterValidator(_check_redis_url), Kind.URL]
 MongoUrl = Annotated[str, AfterValidator(_check_mongo_url), Kind.URL]
 SourceUrl = Annotated[OptionalText, AfterValidator(_check_source_url), Kind.URL]
-PartnerUrl = Annotated[OptionalText, AfterValidator(_check_partner_url), Kind.URL]
-TokenUrl = Annotated[OptionalText, AfterValidator(_check_token_url), Kind.URL]
-ProxyUrl = Annotated[OptionalText, AfterValidator(_check_proxy), Kind.URL]
+PartnerUrl = Annotated[OptionalText, _check_with(parse_base_url), Kind.URL]
+TokenUrl = Annotated[OptionalText, _check_with(parse_token_url), Kind.URL]
+ProxyUrl = Annotated[OptionalText, _check_with(parse_proxy_url), Kind.URL]

@@ -1,0 +1,149 @@
+"""Addresses: the rules for a partner's URL, its token endpoint and its proxy, and for the endpoint of a stream.
+
+Settings are checked with the functions that the client reads the same values with.
+"""
+
+import re
+from collections.abc import Callable
+from typing import TypeVar
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from syncctl.errors import ConfigurationError
+
+T = TypeVar("T")
+
+METHODS = ("POST", "PUT", "PATCH", "DELETE")
+_ENDPOINT = re.compile(rf"({'|'.join(METHODS)})[ \t]+(/\S*)", re.IGNORECASE)
+_PLACEHOLDER = re.compile(r"\{[^{}/]+\}")
+_ENCODE = "percent-encode special characters of user and password"
+
+
+def split_url(url: str) -> SplitResult:
+    """Return the parts of a URL.
+
+    Raises:
+        ValueError: it has none, or a #. The text does not show the URL, which may hold a password.
+    """
+    try:
+        parts = urlsplit(url)
+        _ = parts.hostname
+    except ValueError:
+        raise ValueError(f"is not a URL; {_ENCODE}") from None
+    if parts.fragment:
+        raise ValueError(f"has a # in it; {_ENCODE}")
+    return parts
+
+
+def check_host_and_port(parts: SplitResult) -> None:
+    """Check that a URL leads to a server.
+
+    Raises:
+        ValueError: it has no host, or no port that can be used.
+    """
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"has a port that is not a number up to 65535; {_ENCODE}") from None
+    if not parts.hostname:
+        raise ValueError("has no host")
+    if port == 0:
+        raise ValueError("has port 0")
+
+
+def parse_base_url(url: str) -> SplitResult:
+    """Return the parts of a partner's URL.
+
+    Raises:
+        ValueError: no call can be made with it; the text does not show it.
+    """
+    parts = _parse_web_url(url, "remove them and set auth")
+    if parts.query:
+        raise ValueError(
+            'has a query; put a key into auth (type = "api_key", in = "query"), and the rest into the path of each '
+            "endpoint"
+        )
+    if any(is_dots(segment) for segment in parts.path.split("/")):
+        raise ValueError("has a . or .. in its path, which servers resolve; write the path that is meant")
+    return parts
+
+
+def parse_token_url(url: str) -> SplitResult:
+    """Return the parts of a token endpoint's URL.
+
+    Raises:
+        ValueError: no call can be made with it; the text does not show it.
+    """
+    return _parse_web_url(url, "set client_id and client_secret")
+
+
+def parse_proxy_url(url: str) -> SplitResult:
+    """Return the parts of a proxy's URL.
+
+    Raises:
+        ValueError: it is not one of an HTTP proxy; the text does not show it.
+    """
+    parts = split_url(url)
+    if parts.scheme != "http":
+        raise ValueError("must begin with http://, as in http://user:password@proxy.example:3128")
+    check_host_and_port(parts)
+    if parts.path.strip("/") or parts.query:
+        raise ValueError("must end with the port, as in http://user:password@proxy.example:3128")
+    return parts
+
+
+def _parse_web_url(url: str, advice: str) -> SplitResult:
+    parts = split_url(url)
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("must begin with https:// or http://")
+    check_host_and_port(parts)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError(f"contains a user or a password; {advice}")
+    return parts
+
+
+def parse_endpoint(text: str) -> tuple[str, str]:
+    """Return (method, path) of `POST /orders` or `PUT /orders/{id}`.
+
+    Raises:
+        ValueError: with the form that is allowed.
+    """
+    match = _ENDPOINT.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(
+            f'{text!r} is not an endpoint; write POST, PUT, PATCH or DELETE and a path, as in "POST /orders"'
+        )
+    check_path(match[2])
+    return match[1].upper(), match[2]
+
+
+def check_path(path: str) -> None:
+    """Check the path of an endpoint.
+
+    Raises:
+        ValueError: servers would read another path than the one that is written.
+    """
+    if set("{}") & set(_PLACEHOLDER.sub("", path)):
+        raise ValueError(f'{path!r} has an unpaired brace; write a column as in "PUT /orders/{{id}}"')
+    if any(is_dots(segment) for segment in path.partition("?")[0].split("/")):
+        raise ValueError(f"{path!r} has a segment . or .., which servers resolve; write the path that is meant")
+    if "#" in path:
+        raise ValueError(f"{path!r} has a #, and the text after it is never sent; remove it, or write %23")
+
+
+def is_dots(segment: str) -> bool:
+    """Tell whether a segment of a path is `.` or `..`, also encoded: servers and proxies resolve it."""
+    return unquote(segment) in (".", "..")
+
+
+def read_setting(key: str, text: str, parse: Callable[[str], T]) -> T:
+    """Return what one of these functions reads.
+
+    Raises:
+        ConfigurationError: for its ValueError; names the setting and does not show a URL.
+    """
+    try:
+        return parse(text)
+    except ValueError as error:
+        what, _, hint = str(error).partition("; ")
+        why = "no call can be made with it"
+        raise ConfigurationError(f"{key} {what}", why=why, hint=hint or f"correct {key}") from None

@@ -18,7 +18,7 @@ from kombu import Queue
 from syncctl.broker.kombu_transport import harden_transport
 from syncctl.broker.queue import CONTROL, DELIVER, POLL, QUEUES, SOCKET_TIMEOUT_SECONDS
 from syncctl.logs import configure_logging, get_logger
-from syncctl.partner.unverified import warn_unverified
+from syncctl.partner.tls import warn_unverified
 from syncctl.settings import Settings, load_settings
 
 SOFT_SHUTDOWN_MARGIN_SECONDS = 10.0

@@ -12,7 +12,7 @@ from syncctl.commands.session import choose_configured, open_session
 from syncctl.commands.stopping import StopSignal
 from syncctl.console import out
 from syncctl.errors import ExitCode, LeaseHeld, ServiceUnavailable, SyncctlError, UsageError
-from syncctl.partner.unverified import warn_unverified
+from syncctl.partner.tls import warn_unverified
 
 if TYPE_CHECKING:
     from syncctl.pipeline.poll import Run

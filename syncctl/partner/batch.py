@@ -1,4 +1,4 @@
-"""Sending a batch: calls side by side, outcomes as they come."""
+"""Sending a batch: concurrent calls, and their outcomes as they come."""
 
 import os
 import threading
@@ -9,45 +9,43 @@ from queue import Empty, SimpleQueue
 
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.records import Record
-from syncctl.partner.bulk import Bulk
-from syncctl.partner.call import Call
+from syncctl.partner.bulk import BulkCall, PlannedCall
 from syncctl.partner.client import PartnerClient
 
 THREADS_AT_MOST = 256
 
 FIRST_THREADS = 2
 SLOW_SECONDS = 0.001
-"""A batch begins with few threads, and doubles them whenever a call takes longer than this. Where calls are
-faster, more threads only fight for the interpreter: 16 did a third less than two, for half as much CPU again."""
+"""A batch begins with few threads, and doubles them whenever a call takes longer than this. For faster calls more
+threads only compete for the interpreter: 16 of them sent a third less than two, and used half as much CPU again."""
 
-Planned = tuple[Record, Call]
 Result = tuple[Record, Outcome | None]
 
 
 def send_batch(
     client: PartnerClient,
-    calls: Sequence[Planned],
+    calls: Sequence[PlannedCall],
     *,
     threads: int,
     may_start: Callable[[], bool],
 ) -> Iterator[Result]:
-    """Send calls side by side and yield each record with its outcome, in the order in which they end.
+    """Send calls concurrently and yield each record with its outcome, in the order in which the calls end.
 
-    Every record is yielded exactly once. When the generator is closed early, no further call starts; those
-    that are under way end by themselves and their outcomes are dropped.
+    Every record is yielded exactly once. When the generator is closed early, no further call starts; calls in
+    progress end by themselves, and their outcomes are dropped.
 
     Args:
-        threads: Calls under way at once.
-        may_start: Asked right before each call, from many threads at once. Once it says no, the rest is
-            yielded with None: never sent. What it raises is raised here, after all records were yielded.
+        threads: Calls at once.
+        may_start: Called right before each call, from many threads at once. Once it returns False, the other records
+            are yielded with None: not sent. Its errors are raised here, after all records were yielded.
     """
     batch = _Batch(client, calls, may_start)
     try:
-        if threads <= 1 or len(batch.groups) <= 1:
-            for group in batch.groups:
-                yield from batch.send_one(group)
+        if threads <= 1 or len(batch.bulk_calls) <= 1:
+            for bulk in batch.bulk_calls:
+                yield from batch.send_one(bulk)
         else:
-            yield from _send_in_threads(batch, min(threads, len(batch.groups)))
+            yield from _send_in_threads(batch, min(threads, len(batch.bulk_calls)))
     finally:
         batch.stopped = True
     if batch.error is not None:
@@ -71,63 +69,63 @@ def _was_slow(result: Result) -> bool:
 
 
 class _Batch:
-    """The calls of one batch, and the threads' common view of how far they are."""
+    """The calls of one batch, shared by its threads."""
 
-    def __init__(self, client: PartnerClient, calls: Sequence[Planned], may_start: Callable[[], bool]) -> None:
+    def __init__(self, client: PartnerClient, calls: Sequence[PlannedCall], may_start: Callable[[], bool]) -> None:
         self.size = len(calls)
         self.stopped = False
         self.error: Exception | None = None
         self._client = client
         self._may_start = may_start
-        self.groups = client.group(calls)
-        self._waiting = iter(self.groups)
+        self.bulk_calls = client.combine(calls)
+        self._waiting = iter(self.bulk_calls)
         self._lock = threading.Lock()
         self._results: SimpleQueue[Result] = SimpleQueue()
 
     def start(self, threads: int) -> int:
-        """Let more threads work on the batch, and return how many."""
+        """Start more threads for the batch, and return how many."""
         for _ in range(threads):
             _threads().submit(self.run)
         return threads
 
     def take(self, *, timeout: float | None) -> Result | None:
-        """Return the next result, None when none comes in time."""
+        """Return the next result; None when none comes in time."""
         try:
             return self._results.get(timeout=timeout)
         except Empty:
             return None
 
     def run(self) -> None:
-        """Take one call after the other until none is left; runs in several threads at once."""
+        """Make one call after the other until none is left; runs in several threads at once."""
         while True:
             with self._lock:
-                group = next(self._waiting, None)
-            if group is None:
+                bulk = next(self._waiting, None)
+            if bulk is None:
                 return
-            for each in self.send_one(group):
-                self._results.put(each)
+            for result in self.send_one(bulk):
+                self._results.put(result)
 
-    def send_one(self, group: Bulk) -> list[Result]:
+    def send_one(self, bulk: BulkCall) -> list[Result]:
         """Make one call, for one row or many, if it may still start.
 
-        Not even a bug of ours loses a record that may have been sent.
+        Even a bug in syncctl loses no record that may have been sent: its outcome is ambiguous.
         """
         try:
-            # Asked twice, because waiting for a permission may take its time.
+            # Checked twice, because `may_start` may wait for a permit.
             if self.stopped or not self._may_start() or self.stopped:
                 self.stopped = True
-                return [(record, None) for record in group.records]
+                return [(record, None) for record in bulk.records]
         except Exception as error:  # noqa: BLE001 - raised by send_batch, once every record is accounted for
             self.error, self.stopped = error, True
-            return [(record, None) for record in group.records]
+            return [(record, None) for record in bulk.records]
         started = time.monotonic()
         try:
-            outcomes = self._client.send_group(group)
+            outcomes = self._client.send_bulk(bulk)
         except Exception as error:  # noqa: BLE001
             latency_ms = (time.monotonic() - started) * 1000
             text = f"a bug in syncctl: {type(error).__name__}"
-            outcomes = [Outcome(verdict=Verdict.AMBIGUOUS, latency_ms=latency_ms, error=text)] * len(group.records)
-        return list(zip(group.records, outcomes, strict=True))
+            outcomes = [Outcome(verdict=Verdict.AMBIGUOUS, latency_ms=latency_ms, error=text)] * len(bulk.records)
+        return list(zip(bulk.records, outcomes, strict=True))
 
 
 _pool: ThreadPoolExecutor | None = None
@@ -135,7 +133,7 @@ _pool_lock = threading.Lock()
 
 
 def _threads() -> ThreadPoolExecutor:
-    """Return the process's threads, which are kept between batches and made as they are needed."""
+    """Return the process's thread pool, which is kept between batches and grows as needed."""
     global _pool
     with _pool_lock:
         if _pool is None:
@@ -144,7 +142,7 @@ def _threads() -> ThreadPoolExecutor:
 
 
 def _forget_threads() -> None:
-    """Begin anew in a forked child: threads do not survive a fork, and a lock may have been held."""
+    """Start afresh in a forked child: threads do not survive a fork, and a lock may have been held."""
     global _pool, _pool_lock
     _pool, _pool_lock = None, threading.Lock()
 

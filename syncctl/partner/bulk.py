@@ -1,80 +1,90 @@
-"""Calls of many rows: one request with a key of its own."""
+"""Bulk calls: one request for many rows, under a key of its own, and the result of each row in its response."""
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import simplejson
+
+from syncctl.core.conditions import find_value, parse_condition, parse_path
+from syncctl.core.outcome import PAUSING_STATUSES, Outcome, Verdict, decide_verdict, list_rules
 from syncctl.core.records import Record
+from syncctl.core.redaction import Redact, clean_text
 from syncctl.core.stream import Batching
 from syncctl.partner.call import Call
 from syncctl.partner.response import (
     BODY_AT_MOST_BYTES,
+    MESSAGE_AT_MOST,
     RESULT_AT_MOST_BYTES,
     RESULTS_AT_MOST_BYTES,
+    Response,
+    find_message,
 )
 
-Planned = tuple[Record, Call]
-_OWN = ("Idempotency-Key", "Syncctl-Attempt", "Content-Length")
+PlannedCall = tuple[Record, Call]
+_HEADERS_OF_A_CALL = ("Idempotency-Key", "Syncctl-Attempt", "Content-Length")
+_MISSING: Any = object()
+"""The result of a row that the response does not mention."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Bulk:
-    """Records that go in one call. `is_joined`: their rows stand in a list, as the answer's results do."""
+class BulkCall:
+    """The call for one record or for many."""
 
     records: tuple[Record, ...]
     call: Call
-    is_joined: bool = False
+    #: The body is a list of rows, and the response may hold a list of results.
+    is_list: bool = False
 
 
-def name_mapping(own: str, batching: Batching) -> str:
-    """Return the name of what shapes a row's bytes: in a batch they stand among others, under another key."""
+def hash_bulk_mapping(mapping_hash: str, batching: Batching) -> str:
+    """Return the name of a mapping whose rows go in bulk calls: there the same row has other bytes."""
     if batching.size <= 1:
-        return own
-    parts = (own, batching.under or "", batching.key)
+        return mapping_hash
+    parts = (mapping_hash, batching.under or "", batching.key)
     return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
-def count_answer_bytes(batching: Batching) -> int:
-    """Return how much of an answer is read: with results it grows with the rows of a call."""
+def limit_response_bytes(batching: Batching) -> int:
+    """Return how much of a response is read; with results it grows with the rows of a call."""
     if batching.results is None:
         return BODY_AT_MOST_BYTES
     return min(BODY_AT_MOST_BYTES + batching.size * RESULT_AT_MOST_BYTES, RESULTS_AT_MOST_BYTES)
 
 
-def make_groups(planned: Sequence[Planned], batching: Batching) -> Iterator[Bulk]:
-    """Put calls that differ in nothing but their row together, in their order, up to the size of a batch."""
+def combine_calls(planned: Sequence[PlannedCall], batching: Batching) -> Iterator[BulkCall]:
+    """Combine calls that differ only in their row, in their order, up to the size of a batch."""
     if batching.size <= 1:
         for record, call in planned:
-            yield Bulk(records=(record,), call=call)
+            yield BulkCall(records=(record,), call=call)
         return
-    waiting: dict[tuple[Any, ...], list[Planned]] = {}
-    for each in planned:
-        alike = waiting.setdefault(_likeness(each), [])
-        alike.append(each)
+    waiting: dict[tuple[Any, ...], list[PlannedCall]] = {}
+    for record, call in planned:
+        alike = waiting.setdefault(_name_likeness(record, call), [])
+        alike.append((record, call))
         if len(alike) == batching.size:
-            yield join(alike, batching)
+            yield _join_calls(alike, batching)
             alike.clear()
-    yield from (join(alike, batching) for alike in waiting.values() if alike)
+    yield from (_join_calls(alike, batching) for alike in waiting.values() if alike)
 
 
-def _likeness(planned: Planned) -> tuple[Any, ...]:
-    """Return what must be the same in all calls of a group; a call that is no JSON object is like no other."""
-    record, call = planned
+def _name_likeness(record: Record, call: Call) -> tuple[Any, ...]:
+    """Return what must be the same in all calls of a bulk call; a body that is not a JSON object goes alone."""
     if not call.body.startswith(b"{"):
         return (record.id,)
-    headers = tuple(sorted((name, value) for name, value in call.headers.items() if name not in _OWN))
+    headers = tuple(sorted((name, value) for name, value in call.headers.items() if name not in _HEADERS_OF_A_CALL))
     return call.method, call.target, headers
 
 
-def join(planned: Sequence[Planned], batching: Batching) -> Bulk:
-    """Return one call for several: the same rows under the same keys give the same bytes under the same key."""
+def _join_calls(planned: Sequence[PlannedCall], batching: Batching) -> BulkCall:
+    """Return one call for several; the same rows under the same keys give the same bytes under the same key."""
     records = tuple(record for record, _ in planned)
     first = planned[0][1]
     if not first.body.startswith(b"{"):
-        return Bulk(records=records, call=first)
-    rows = b"[" + b",".join(_name_row(record, call.body, batching) for record, call in planned) + b"]"
+        return BulkCall(records=records, call=first)
+    rows = b"[" + b",".join(_add_key(record, call.body, batching) for record, call in planned) + b"]"
     body = rows if batching.under is None else b"{" + json.dumps(batching.under).encode() + b":" + rows + b"}"
     keys = "\x1f".join(record.idempotency_key for record in records)
     headers = {
@@ -83,11 +93,147 @@ def join(planned: Sequence[Planned], batching: Batching) -> Bulk:
         "Syncctl-Attempt": str(max(record.attempt for record in records)),
         "Content-Length": str(len(body)),
     }
-    return Bulk(records=records, call=replace(first, headers=headers, body=body), is_joined=True)
+    return BulkCall(records=records, call=replace(first, headers=headers, body=body), is_list=True)
 
 
-def _name_row(record: Record, body: bytes, batching: Batching) -> bytes:
-    """Return a row with its own key as its first field, by which the partner tells repeats."""
-    name = json.dumps(batching.key).encode() + b":" + json.dumps(record.idempotency_key).encode()
+def _add_key(record: Record, body: bytes, batching: Batching) -> bytes:
+    """Return a row with its own key as its first field, by which the partner recognizes repeats."""
+    key = json.dumps(batching.key).encode() + b":" + json.dumps(record.idempotency_key).encode()
     rest = body[1:].lstrip()
-    return b"{" + name + (b"" if rest.startswith(b"}") else b",") + rest
+    return b"{" + key + (b"" if rest.startswith(b"}") else b",") + rest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResultReader:
+    """Reads the results of rows in the responses to a stream's bulk calls."""
+
+    batching: Batching
+    redact: Redact
+    #: The stream's own verdicts by status.
+    outcomes: Mapping[int, Verdict] = field(default_factory=dict)
+
+    def split_outcome(self, bulk: BulkCall, outcome: Outcome, response: Response | None) -> list[Outcome]:
+        """Return the outcome of each row of a call."""
+        outcome = replace(outcome, batch_key=bulk.call.headers.get("Idempotency-Key"))
+        rows = len(bulk.records)
+        if response is None or self.batching.results is None or not self._has_results(outcome, response):
+            return _repeat_for_rows(outcome, rows)
+        results = _read_results(response, self.batching.results)
+        by_row = None if results is None else self._assign(results, bulk.records)
+        if by_row is None:
+            # The partner may have the rows, and its response cannot be read.
+            error = _explain_unreadable(response, results, self.batching.results, rows)
+            return _repeat_for_rows(_make_ambiguous(outcome, error, rows), rows)
+        return [
+            self._judge(replace(outcome, breaker_signal="none" if place else "up"), result, record, rows)
+            for place, (result, record) in enumerate(zip(by_row, bulk.records, strict=True))
+        ]
+
+    def _has_results(self, outcome: Outcome, response: Response) -> bool:
+        """Tell whether to look for results: a 5xx or refused credentials are about the call, whatever the body lists.
+
+        So is a rejection, where the results have neither a status nor a condition to judge a row by.
+        """
+        judges_rows = self.batching.result_status is not None or self.batching.result_accepted_when is not None
+        is_about_rows = response.status < 500 and outcome.pauses is None
+        return outcome.verdict is Verdict.ACCEPTED or (judges_rows and is_about_rows)
+
+    def _assign(self, results: list[Any], records: Sequence[Record]) -> list[Any] | None:
+        """Return the result of each row: by the name of the row, or else by its place; None where places do not fit.
+
+        The name is a row's `Idempotency-Key`; or its key where that is one column and every name in the results is
+        such a key. A partner may name rows by its own ids.
+        """
+        if self.batching.result_key is None:
+            return results if len(results) == len(records) else None
+        by_name = dict(_name_results(results, parse_path(self.batching.result_key)))
+        keys = [_show_key(record) for record in records]
+        uses_keys = len(set(keys)) == len(records) and bool(by_name) and by_name.keys() <= set(keys)
+        return [
+            by_name.get(key if uses_keys and key is not None else record.idempotency_key, _MISSING)
+            for key, record in zip(keys, records, strict=True)
+        ]
+
+    def _judge(self, whole: Outcome, result: Any, record: Record, rows: int) -> Outcome:
+        """Return the outcome of one row."""
+        if result is _MISSING:
+            return _make_ambiguous(whole, "the response does not mention this row", rows)
+        message = clean_text(self.redact(find_message(simplejson.dumps(result).encode()) or ""))[:MESSAGE_AT_MOST]
+        judged = whole
+        if self.batching.result_status is not None:
+            status, _ = find_value(result, parse_path(self.batching.result_status))
+            if not isinstance(status, int) or isinstance(status, bool) or not 100 <= status <= 599:
+                return _make_ambiguous(whole, "the response has no status for this row", rows)
+            judged = self._judge_status(whole, status, message, record)
+        condition = self.batching.result_accepted_when
+        is_open = self.batching.result_status is None or judged.verdict is Verdict.ACCEPTED
+        if condition is not None and is_open:
+            if parse_condition(condition).holds(result):
+                return replace(judged, verdict=Verdict.ACCEPTED, error=None)
+            error = f"this row was refused: {message}".rstrip(": ")
+            return replace(judged, verdict=Verdict.REJECTED, error=error)
+        return judged
+
+    def _judge_status(self, whole: Outcome, status: int, message: str, record: Record) -> Outcome:
+        rules = list_rules(self.outcomes, deletes=record.op == "delete")
+        verdict = decide_verdict(status, sent=True, complete=True, rules=rules)
+        if status in PAUSING_STATUSES and status not in rules:
+            # About this row: the call itself had the right credentials and reached its endpoint.
+            verdict = Verdict.REJECTED
+        error = None if verdict is Verdict.ACCEPTED else f"HTTP {status} for this row: {message}".rstrip(": ")
+        return replace(whole, verdict=verdict, status=status, error=error, has_own_rule=True)
+
+
+def _repeat_for_rows(outcome: Outcome, rows: int) -> list[Outcome]:
+    """Return an outcome for each row of a call; only one of them reaches the circuit breaker."""
+    outcome = _send_alone_if_rejected(outcome, rows)
+    return [outcome, *[replace(outcome, breaker_signal="none")] * (rows - 1)]
+
+
+def _send_alone_if_rejected(outcome: Outcome, rows: int) -> Outcome:
+    """Return the outcome of rows that were rejected together: one bad row must not fail the others (invariant 12).
+
+    Which row it is only shows when each is sent alone.
+    """
+    if outcome.verdict is not Verdict.REJECTED or rows == 1:
+        return outcome
+    error = f"{outcome.error}; refused with {rows - 1} others, will be sent alone next"
+    return replace(outcome, verdict=Verdict.RETRY_LATER, error=error, send_alone=True)
+
+
+def _make_ambiguous(outcome: Outcome, error: str, rows: int) -> Outcome:
+    """Return the outcome of rows without a result: unless the call was refused, the partner may have them."""
+    if outcome.verdict is not Verdict.ACCEPTED:
+        return _send_alone_if_rejected(outcome, rows)
+    return replace(outcome, verdict=Verdict.AMBIGUOUS, error=error)
+
+
+def _explain_unreadable(response: Response, results: list[Any] | None, path: str, rows: int) -> str:
+    if results is not None:
+        return f"its list at {path} has {len(results)} items for {rows} rows"
+    if response.is_capped:
+        return f"its response is longer than {len(response.body):,} bytes: lower batch"
+    return f"its JSON has no list at {path}"
+
+
+def _read_results(response: Response, path: str) -> list[Any] | None:
+    """Return the list of results in a response; None where there is none."""
+    try:
+        document = simplejson.loads(response.body)
+    except (ValueError, RecursionError):
+        return None
+    results = document if path == "$" else find_value(document, parse_path(path))[0]
+    return results if isinstance(results, list) else None
+
+
+def _name_results(results: Sequence[Any], path: tuple[str | int, ...]) -> Iterator[tuple[str, Any]]:
+    """Yield results with the name of the row that each is about."""
+    for result in results:
+        name, _ = find_value(result, path)
+        if isinstance(name, str | int) and not isinstance(name, bool):
+            yield str(name), result
+
+
+def _show_key(record: Record) -> str | None:
+    """Return a record's key as text, where it is one column."""
+    return str(next(iter(record.key.values()))) if len(record.key) == 1 else None

@@ -1,4 +1,4 @@
-"""A call: one record, turned into the request that is sent for it."""
+"""A call: the HTTP request for one record, or for many."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Unsendable(Exception):
-    """A record that cannot be turned into a call: it has failed without one.
+    """A record that cannot be turned into a call: it fails without one (invariant 9).
 
     Args:
         reason: One line for people; never holds a secret.
@@ -23,20 +23,20 @@ class Unsendable(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """One HTTP request, ready to be sent.
-
-    `target` is the path (and query) as it goes over the wire; `headers` and, once it is signed, `target` hold secrets.
-    """
+    """One HTTP request, ready to be sent."""
 
     method: str
+    #: The whole URL; a secret once it is signed.
     url: str = field(repr=False)
+    #: Path and query as they are sent; a secret once it is signed.
     target: str = field(repr=False)
+    #: Holds secrets.
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
 
 
-def add_proof(call: Call, auth_headers: "AuthHeaders") -> Call:
-    """Return a call with what an auth kind adds to it; its body and its `Idempotency-Key` stay as they are."""
+def add_auth_headers(call: Call, auth_headers: "AuthHeaders") -> Call:
+    """Return a call signed by an auth kind; its body and its `Idempotency-Key` stay as they are (invariant 7)."""
     target, url = call.target, call.url
     if auth_headers.query:
         added = "&".join(

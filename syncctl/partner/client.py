@@ -10,32 +10,38 @@ from syncctl.core.records import Record
 from syncctl.core.redaction import REDACTED, Redact, extend_redact, make_redact
 from syncctl.core.retry import parse_retry_after
 from syncctl.core.stream import Partner, Stream
-from syncctl.partner.auth import AuthHeaders, AuthTrouble, TokenCache, make_auth
-from syncctl.partner.bulk import Bulk, Planned, count_answer_bytes, make_groups, name_mapping
-from syncctl.partner.call import Call, Unsendable, add_proof
+from syncctl.partner.auth import AuthError, AuthHeaders, TokenCache, make_auth
+from syncctl.partner.bulk import (
+    BulkCall,
+    PlannedCall,
+    ResultReader,
+    combine_calls,
+    hash_bulk_mapping,
+    limit_response_bytes,
+)
+from syncctl.partner.call import Call, Unsendable, add_auth_headers
 from syncctl.partner.deadline import call_deadline
 from syncctl.partner.headers import check_auth_headers, is_header_value, make_common_headers
 from syncctl.partner.request.builder import RequestBuilder
-from syncctl.partner.response import Answer, describe_refusal, make_excerpt, says_accepted
-from syncctl.partner.results import Reading
+from syncctl.partner.response import Response, describe_refusal, is_accepted, make_excerpt
 from syncctl.partner.secrets import collect_secrets
-from syncctl.partner.unverified import warn_unverified
-from syncctl.partner.wire import Wire
+from syncctl.partner.tls import warn_unverified
+from syncctl.partner.transport import Transport
 
 __all__ = ["Call", "PartnerClient", "Probe", "Unsendable"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """Whether a partner can be reached. Any HTTP answer counts; `detail` is one line for people.
+    """Whether a partner can be reached."""
 
-    Without `is_signed` there was nothing to show who we are with, and the partner was not called.
-    """
-
+    #: True for any HTTP response.
     reachable: bool
     status: int | None
+    #: One line for people.
     detail: str
     duration_ms: float
+    #: False where the auth could not sign the call, so that the partner was not called.
     is_signed: bool = True
 
 
@@ -44,7 +50,7 @@ class PartnerClient:
 
     Args:
         max_connections: Connections kept open between calls: as many as there are threads.
-        token cache: Where all processes find a token that one of them was given.
+        token_cache: Shares OAuth2 tokens between processes.
 
     Raises:
         ConfigurationError: a URL, endpoint, header, credential or certificate that no call could be made with.
@@ -54,29 +60,23 @@ class PartnerClient:
         self, partner: Partner, stream: Stream, *, max_connections: int, token_cache: TokenCache | None = None
     ) -> None:
         self._builder = RequestBuilder(partner, stream)
-        self._endpoint = self._builder.endpoint
         self._partner = partner
         self._batching = stream.batching
-        self._mapping_hash = name_mapping(self._builder.mapping_hash, stream.batching)
-        self._outcomes = stream.outcomes
         self._accepted_when = stream.accepted_when
+        self._rules = {deletes: list_rules(stream.outcomes, deletes=deletes) for deletes in (False, True)}
+        self._outcomes = stream.outcomes
         self._redact = make_redact(collect_secrets(partner))
         self._auth = make_auth(partner, self._redact, token_cache)
         check_auth_headers(partner, self._auth)
-        self._headers = self._builder.add_content_type(
-            make_common_headers(partner), auth_headers=self._auth.show().headers
-        )
-        base = self._endpoint.base
-        answer_at_most = count_answer_bytes(stream.batching)
-        self._wire = Wire(partner, base, max_connections=max_connections, answer_at_most=answer_at_most)
-        self._host = self._wire.host
+        common = make_common_headers(partner)
+        self._headers = self._builder.add_content_type(common, auth_headers=self._auth.show().headers)
+        base = self._builder.endpoint.base
+        response_at_most = limit_response_bytes(stream.batching)
+        self._transport = Transport(partner, base, max_connections=max_connections, response_at_most=response_at_most)
         self._origin = f"{base.scheme}://{base.netloc}"
+        self.mapping_hash = hash_bulk_mapping(self._builder.mapping_hash, stream.batching)
+        """The name of everything that shapes a call for the same record; holds no secret."""
         warn_unverified([partner])
-
-    @property
-    def mapping_hash(self) -> str:
-        """Name everything that shapes a call for the same record; holds no secret."""
-        return self._mapping_hash
 
     def prepare(self, record: Record) -> Call:
         """Turn a record into a call. Safe to repeat: the same record gives the same bytes under the same key.
@@ -98,111 +98,112 @@ class PartnerClient:
         return Call(method=endpoint.method, url=url, target=target, headers=headers, body=body or b"")
 
     def send(self, call: Call) -> Outcome:
-        """Make a call and return what it came to, within the partner's deadline for the whole of it.
+        """Make a call and return its outcome, within the partner's deadline for the whole of it.
 
-        Never raises for what a partner or network does. Sends nothing twice, except after a 401 that new credentials of
-        who we are may mend: once, with the same bytes.
+        Never raises for errors of the partner or the network. Sends nothing twice, except after a 401 that new
+        credentials may fix: once, with the same bytes.
         """
         return self._send(call)[0]
 
-    def group(self, planned: Sequence[Planned]) -> list[Bulk]:
-        """Put the calls together that go in one; each is a group of its own where the stream has no batches."""
-        return list(make_groups(planned, self._batching))
+    def combine(self, planned: Sequence[PlannedCall]) -> list[BulkCall]:
+        """Combine calls into bulk calls; without `batch` each stays alone."""
+        return list(combine_calls(planned, self._batching))
 
-    def send_group(self, group: Bulk) -> list[Outcome]:
-        """Make one call for a group and return what it came to for each of its rows; see `send`."""
-        deletes = all(each.op == "delete" for each in group.records)
-        outcome, answer, redact = self._send(group.call, deletes=deletes)
-        if not group.is_joined:
+    def send_bulk(self, bulk: BulkCall) -> list[Outcome]:
+        """Make a bulk call and return the outcome of each row; see `send`."""
+        deletes = all(record.op == "delete" for record in bulk.records)
+        outcome, response, redact = self._send(bulk.call, deletes=deletes)
+        if not bulk.is_list:
             return [outcome]
-        reading = Reading(self._batching, redact=redact, outcomes=self._outcomes)
-        return reading.split_outcome(group, outcome, answer)
+        reader = ResultReader(batching=self._batching, redact=redact, outcomes=self._outcomes)
+        return reader.split_outcome(bulk, outcome, response)
 
-    def _send(self, call: Call, *, deletes: bool = False) -> tuple[Outcome, Answer | None, Redact]:
+    def _send(self, call: Call, *, deletes: bool = False) -> tuple[Outcome, Response | None, Redact]:
         started = time.monotonic()
         call_deadline.begin(self._partner.timeout_seconds)
         try:
-            answer, error, auth_headers = self._send_signed(call)
-        except AuthTrouble as trouble:
+            response, error, auth_headers = self._send_signed(call)
+        except AuthError as cause:
             latency_ms = (time.monotonic() - started) * 1000
-            outcome = Outcome(
-                verdict=Verdict.RETRY_LATER, latency_ms=latency_ms, status=trouble.status, error=trouble.text
-            )
+            outcome = Outcome(verdict=Verdict.RETRY_LATER, latency_ms=latency_ms, status=cause.status, error=cause.text)
             return outcome, None, self._redact
         latency_ms = (time.monotonic() - started) * 1000
-        if answer is None:
+        if response is None:
             verdict = decide_verdict(None, sent=call_deadline.sent, complete=False)
             return Outcome(verdict=verdict, latency_ms=latency_ms, error=error), None, self._redact
-        complete = answer.error is None
-        rules = list_rules(self._outcomes, deletes=deletes)
-        verdict = decide_verdict(answer.status, sent=True, complete=complete, rules=rules)
         redact = extend_redact(self._redact, auth_headers.secrets)
-        excerpt = make_excerpt(answer, redact)
-        said = says_accepted(answer, self._accepted_when) if verdict is Verdict.ACCEPTED else None
-        if verdict is Verdict.ACCEPTED and not said:
-            # Where it could not be read to its end, the partner may have the record.
-            verdict = Verdict.AMBIGUOUS if said is None else Verdict.RETRY_LATER
+        return self._judge(response, error, latency_ms, redact, deletes=deletes), response, redact
+
+    def _judge(
+        self, response: Response, error: str | None, latency_ms: float, redact: Redact, *, deletes: bool
+    ) -> Outcome:
+        rules = self._rules[deletes]
+        verdict = decide_verdict(response.status, sent=True, complete=response.error is None, rules=rules)
+        excerpt = make_excerpt(response, redact)
+        accepted = is_accepted(response, self._accepted_when) if verdict is Verdict.ACCEPTED else None
+        if verdict is Verdict.ACCEPTED and not accepted:
+            # Where the response could not be read to its end, the partner may have the record.
+            verdict = Verdict.AMBIGUOUS if accepted is None else Verdict.RETRY_LATER
             error = f"its JSON does not say {self._accepted_when}"
         if verdict is not Verdict.ACCEPTED:
-            refusal = describe_refusal(answer, excerpt, redact)
+            refusal = describe_refusal(response, excerpt, redact)
             error = f"{refusal} ({error})" if error else refusal
-        outcome = Outcome(
+        return Outcome(
             verdict=verdict,
             latency_ms=latency_ms,
-            status=answer.status,
+            status=response.status,
             error=None if verdict is Verdict.ACCEPTED else error,
             excerpt=excerpt,
-            has_own_rule=answer.status in rules,
+            has_own_rule=response.status in rules,
             retry_after_seconds=parse_retry_after(
-                answer.headers.get("Retry-After"),
-                answered_at=answer.headers.get("Date"),
+                response.headers.get("Retry-After"),
+                answered_at=response.headers.get("Date"),
                 now=datetime.now(UTC),
             ),
         )
-        return outcome, answer, redact
 
     def probe(self) -> Probe:
-        """Ask whether the partner can be reached, with an OPTIONS to its base URL: nothing changes there."""
+        """Tell whether the partner can be reached, by an OPTIONS to its base URL, which changes nothing there."""
         started = time.monotonic()
         headers = {name: value for name, value in self._headers.items() if name.lower() != "content-type"}
-        target = self._endpoint.root
+        target = self._builder.endpoint.root
         call = Call(method="OPTIONS", url=self._origin + target, target=target, headers=headers, body=b"")
         call_deadline.begin(self._partner.timeout_seconds)
         try:
-            answer, error, _ = self._send_signed(call)
-        except AuthTrouble as trouble:
+            response, error, _ = self._send_signed(call)
+        except AuthError as cause:
             duration_ms = (time.monotonic() - started) * 1000
-            return Probe(reachable=False, status=None, detail=trouble.text, duration_ms=duration_ms, is_signed=False)
+            return Probe(reachable=False, status=None, detail=cause.text, duration_ms=duration_ms, is_signed=False)
         duration_ms = (time.monotonic() - started) * 1000
-        if answer is None:
+        if response is None:
             return Probe(reachable=False, status=None, detail=error or "no answer", duration_ms=duration_ms)
-        detail = f"{self._host} answered HTTP {answer.status} to OPTIONS"
-        if answer.status in {401, 403}:
+        detail = f"{self._transport.host} answered HTTP {response.status} to OPTIONS"
+        if response.status in {401, 403}:
             detail += "; it may not accept the credentials"
-        return Probe(reachable=True, status=answer.status, detail=detail, duration_ms=duration_ms)
+        return Probe(reachable=True, status=response.status, detail=detail, duration_ms=duration_ms)
 
     def show(self, call: Call) -> Call:
-        """Return a call as it would be sent, with stars in place of secrets: for people."""
+        """Return a call for people: as it would be sent, with its secrets replaced."""
         own = {name.lower() for name in self._partner.headers}
         headers = {name: REDACTED if name.lower() in own else value for name, value in call.headers.items()}
-        return add_proof(replace(call, headers=headers), self._auth.show())
+        return add_auth_headers(replace(call, headers=headers), self._auth.show())
 
     def close(self) -> None:
-        """Close the idle connections; a call that is under way ends by itself."""
-        self._wire.close()
+        """Close the idle connections; a call in progress ends by itself."""
+        self._transport.close()
 
-    def _send_signed(self, call: Call) -> tuple[Answer | None, str | None, AuthHeaders]:
-        """Sign a call and send it; once more where its auth headers were refused and another one can be had.
+    def _send_signed(self, call: Call) -> tuple[Response | None, str | None, AuthHeaders]:
+        """Sign a call and send it; once more where the partner refused the signature and there is another one.
 
         Raises:
-            AuthTrouble: it cannot be signed; nothing was sent, or a 401 is all that came of it.
+            AuthError: it cannot be signed; nothing was sent, or only a call that the partner answered with 401.
         """
         auth_headers = self._auth.sign(call)
-        answer, error = self._exchange(add_proof(call, auth_headers))
-        if answer is not None and answer.status == 401 and self._auth.refused(auth_headers):
+        response, error = self._exchange(add_auth_headers(call, auth_headers))
+        if response is not None and response.status == 401 and self._auth.refused(auth_headers):
             auth_headers = self._auth.sign(call)
-            answer, error = self._exchange(add_proof(call, auth_headers))
-        return answer, error, auth_headers
+            response, error = self._exchange(add_auth_headers(call, auth_headers))
+        return response, error, auth_headers
 
-    def _exchange(self, call: Call) -> tuple[Answer | None, str | None]:
-        return self._wire.exchange(call.method, call.target, call.headers, call.body or None)
+    def _exchange(self, call: Call) -> tuple[Response | None, str | None]:
+        return self._transport.exchange(call.method, call.target, call.headers, call.body or None)

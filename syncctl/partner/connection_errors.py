@@ -1,4 +1,4 @@
-"""What went wrong on the way to a partner: one line, without secrets and without the partner's own bytes."""
+"""The error of a call that got no response: one line, without secrets and without bytes from the partner."""
 
 import http.client
 import re
@@ -8,27 +8,23 @@ import ssl
 from urllib3.exceptions import ClosedPoolError
 
 from syncctl.core.causes import walk_causes
-from syncctl.partner.proxy import ProxyTrouble
-
-_CLOSED = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
-"""The first includes http.client's RemoteDisconnected."""
-
+from syncctl.partner.proxy import ProxyError
 
 _REFUSED_IN_HANDSHAKE = re.compile(
     r"ALERT_(CERTIFICATE_REQUIRED|BAD_CERTIFICATE|CERTIFICATE_\w+|UNKNOWN_CA|ACCESS_DENIED|HANDSHAKE_FAILURE)"
 )
-"""TLS 1.3 tells us that it refuses our certificate once we have sent the request; nobody has read that, then."""
+"""With TLS 1.3 the refusal of our certificate arrives after we have sent the request, which is then not read."""
 
 
 def was_refused_in_handshake(error: BaseException) -> bool:
-    """Tell whether the other side ended TLS over who we are: it took nothing of the request."""
+    """Tell whether the partner ended TLS because of our certificate: it took nothing of the request."""
     return any(
         isinstance(cause, ssl.SSLError) and _REFUSED_IN_HANDSHAKE.search(cause.reason or "")
         for cause in walk_causes(error)
     )
 
 
-def explain_trouble(error: BaseException, *, host: str, seconds: float, sent: bool) -> str:
+def explain_error(error: BaseException, *, host: str, seconds: float, sent: bool) -> str:
     """Return the root cause of a failed call.
 
     Args:
@@ -38,7 +34,7 @@ def explain_trouble(error: BaseException, *, host: str, seconds: float, sent: bo
     """
     causes = tuple(walk_causes(error))
     for cause in causes:
-        if isinstance(cause, ProxyTrouble):
+        if isinstance(cause, ProxyError):
             return str(cause)
         text = _explain_sending(cause, host, seconds) if sent else _explain_connecting(cause, host, seconds)
         if text:
@@ -53,7 +49,7 @@ def _explain_connecting(error: BaseException, host: str, seconds: float) -> str:
         case ssl.SSLCertVerificationError():
             return f"the certificate of {host} is not trusted: {error.verify_message}"
         case ssl.SSLError():
-            return f"TLS with {host} failed: {(error.reason or 'no reason given').replace('_', ' ').lower()}"
+            return f"TLS with {host} failed: {_show_reason(error)}"
         case TimeoutError():
             return f"no connection to {host} within {seconds:g} s"
         case ConnectionRefusedError():
@@ -68,14 +64,19 @@ def _explain_connecting(error: BaseException, host: str, seconds: float) -> str:
 
 
 def _explain_sending(error: BaseException, host: str, seconds: float) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no full answer from {host} within {seconds:g} s"
-    if isinstance(error, _CLOSED):
-        return f"{host} closed the connection without an answer"
-    if isinstance(error, http.client.IncompleteRead):
-        return f"the answer of {host} broke off"
-    if isinstance(error, http.client.HTTPException):
-        return f"what {host} answered is not HTTP"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS with {host} broke: {(error.reason or 'no reason given').replace('_', ' ').lower()}"
+    match error:
+        case TimeoutError():
+            return f"no full answer from {host} within {seconds:g} s"
+        case ConnectionResetError() | ConnectionAbortedError() | BrokenPipeError():  # and RemoteDisconnected
+            return f"{host} closed the connection without an answer"
+        case http.client.IncompleteRead():
+            return f"the answer of {host} broke off"
+        case http.client.HTTPException():
+            return f"the answer of {host} is not HTTP"
+        case ssl.SSLError():
+            return f"TLS with {host} broke: {_show_reason(error)}"
     return ""
+
+
+def _show_reason(error: ssl.SSLError) -> str:
+    return (error.reason or "no reason given").replace("_", " ").lower()

@@ -1,7 +1,7 @@
-"""A deadline that holds for a whole call: name lookup, connecting, TLS, sending and every read of the answer.
+"""The deadline of a whole call: name lookup, connecting, TLS, sending and every read of the response.
 
-A socket's own timeout starts anew with each read, so a partner that sends one byte a second is never late.
-The sockets here know the instant the call must end and take what is left of it before each step.
+A socket's own timeout starts anew with each read, so a partner that sends one byte a second would never be late.
+The sockets here know when the call must end, and give each step the time that is left until then.
 """
 
 import ipaddress
@@ -19,13 +19,10 @@ TOO_LATE = "the call's deadline has passed"
 
 
 class CallDeadline(threading.local):
-    """What the call that this thread is making has come to so far.
-
-    `sent` turns true when the first byte of the request may have left; a connection that ends before that has
-    brought nothing to the partner.
-    """
+    """The deadline of the call that this thread is making."""
 
     ends_at: float = 0.0
+    #: Whether the first byte of the request may have left; before that the partner has received nothing.
     sent: bool = False
 
     def begin(self, seconds: float) -> None:
@@ -38,10 +35,10 @@ call_deadline = CallDeadline()
 
 
 def seconds_until(ends_at: float) -> float:
-    """Return what is left, always above zero (zero would mean "do not wait at all").
+    """Return the time that is left, always above zero (zero would mean "do not wait at all").
 
     Raises:
-        TimeoutError: nothing is left.
+        TimeoutError: no time is left.
     """
     left = ends_at - time.monotonic()
     if left <= 0:
@@ -50,33 +47,33 @@ def seconds_until(ends_at: float) -> float:
 
 
 class TimedSocket(socket.socket):
-    """A socket whose every step ends when its call must end."""
+    """A socket whose every step ends by the deadline of its call."""
 
     ends_at: float = 0.0
 
     def recv_into(self, *args: Any, **options: Any) -> int:
-        """Read within what is left."""
+        """Read within the time that is left."""
         self.settimeout(seconds_until(self.ends_at))
         return super().recv_into(*args, **options)
 
     def sendall(self, *args: Any, **options: Any) -> None:
-        """Send everything within what is left: a plain socket counts its timeout over the whole of it."""
+        """Send everything within the time that is left; a plain socket counts its timeout over the whole."""
         self.settimeout(seconds_until(self.ends_at))
         super().sendall(*args, **options)
 
 
 class TimedTLSSocket(ssl.SSLSocket):
-    """The same over TLS, where sending everything is a loop of sends, each with a timeout of its own."""
+    """The same over TLS, where sending everything is a loop of sends, each with its own timeout."""
 
     ends_at: float = 0.0
 
     def recv_into(self, *args: Any, **options: Any) -> int:
-        """Read within what is left."""
+        """Read within the time that is left."""
         self.settimeout(seconds_until(self.ends_at))
         return super().recv_into(*args, **options)
 
     def send(self, *args: Any, **options: Any) -> int:
-        """Send a piece within what is left."""
+        """Send a piece within the time that is left."""
         self.settimeout(seconds_until(self.ends_at))
         return super().send(*args, **options)
 
@@ -84,7 +81,7 @@ class TimedTLSSocket(ssl.SSLSocket):
 def connect_socket(host: str, port: int, *, ends_at: float) -> TimedSocket:
     """Connect to the first address of a host that answers, each with a fair share of the time that is left.
 
-    The socket keeps what is left as its timeout, so that a TLS handshake on it ends in time too.
+    The socket keeps the time that is left as its timeout, so that a TLS handshake on it ends in time too.
 
     Raises:
         OSError: the last address's error; `socket.gaierror`: unknown name; TimeoutError: too late.
@@ -112,7 +109,7 @@ def connect_socket(host: str, port: int, *, ends_at: float) -> TimedSocket:
 
 
 def resolve_host(host: str, port: int, *, ends_at: float) -> list[Address]:
-    """Look a name up, in a thread of its own: the C library's resolver takes no timeout.
+    """Look up a name, in a separate thread: the C library's resolver takes no timeout.
 
     Raises:
         socket.gaierror: the name is unknown.

@@ -1,4 +1,4 @@
-"""The way through a proxy: `CONNECT` for https, the whole URL in the request for http (RFC 9110, 9.3.6)."""
+"""The proxy to a partner: a `CONNECT` tunnel for https, the whole URL in the request for http (RFC 9110, 9.3.6)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,17 +8,17 @@ from syncctl.errors import ConfigurationError
 from syncctl.partner.auth.basic import encode_basic
 from syncctl.partner.deadline import TimedSocket, call_deadline, connect_socket
 
-ANSWER_AT_MOST_BYTES = 16 * 1024
+HEAD_AT_MOST_BYTES = 16 * 1024
 _END = b"\r\n\r\n"
 
 
-class ProxyTrouble(Exception):
-    """A proxy that lets nothing through: nothing reached the partner. The text is one line, without a secret."""
+class ProxyError(Exception):
+    """The proxy refused or failed: nothing reached the partner. The text is one line, without a secret."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proxy:
-    """Where the proxy is, and the header that it knows us by."""
+    """The address of a proxy, and the header with our credentials for it."""
 
     host: str
     port: int
@@ -31,7 +31,7 @@ class Proxy:
 
 
 def read_proxy(url: str, key: str) -> Proxy | None:
-    """Return the proxy of a setting, None where it is empty.
+    """Return the proxy that a setting names; None where it is empty.
 
     Raises:
         ConfigurationError: not the URL of an http proxy; never shows it.
@@ -53,7 +53,7 @@ def read_proxy(url: str, key: str) -> Proxy | None:
 
 
 def spell_proxy_secrets(url: str) -> set[str]:
-    """Return a proxy's password in every form that travels; empty where the URL cannot be read."""
+    """Return a proxy's password in every form in which it is sent; empty where the URL cannot be read."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -68,21 +68,21 @@ def connect_proxy(proxy: Proxy) -> TimedSocket:
     """Connect to the proxy itself, within `call_deadline`.
 
     Raises:
-        ProxyTrouble: it cannot be reached.
+        ProxyError: it cannot be reached.
     """
     try:
         return connect_socket(proxy.host, proxy.port, ends_at=call_deadline.ends_at)
     except TimeoutError:
-        raise ProxyTrouble(f"no connection to the proxy {proxy.name} in time") from None
+        raise ProxyError(f"no connection to the proxy {proxy.name} in time") from None
     except OSError as error:
-        raise ProxyTrouble(f"cannot connect to the proxy {proxy.name}: {error.strerror or 'unknown name'}") from error
+        raise ProxyError(f"cannot connect to the proxy {proxy.name}: {error.strerror or 'unknown name'}") from error
 
 
 def open_tunnel(proxy: Proxy, host: str, port: int) -> TimedSocket:
-    """Return a socket that ends at the partner, within `call_deadline`.
+    """Return a socket to the partner through the proxy, within `call_deadline`.
 
     Raises:
-        ProxyTrouble: the proxy refuses, or does not answer in time.
+        ProxyError: the proxy refuses, or does not answer in time.
     """
     sock = connect_proxy(proxy)
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -96,13 +96,13 @@ def open_tunnel(proxy: Proxy, host: str, port: int) -> TimedSocket:
         status = _read_status(sock)
         if not 200 <= status <= 299:
             advice = ": check its user and password" if status == 407 else ""
-            raise ProxyTrouble(f"the proxy {proxy.name} refused {target} with HTTP {status}{advice}")
+            raise ProxyError(f"the proxy {proxy.name} refused {target} with HTTP {status}{advice}")
     except TimeoutError:
         sock.close()
-        raise ProxyTrouble(f"no answer from the proxy {proxy.name} in time") from None
+        raise ProxyError(f"no answer from the proxy {proxy.name} in time") from None
     except OSError as error:
         sock.close()
-        raise ProxyTrouble(f"the proxy {proxy.name} closed the connection") from error
+        raise ProxyError(f"the proxy {proxy.name} closed the connection") from error
     except BaseException:
         sock.close()
         raise
@@ -110,19 +110,19 @@ def open_tunnel(proxy: Proxy, host: str, port: int) -> TimedSocket:
 
 
 def _read_status(sock: TimedSocket) -> int:
-    """Read the head of the proxy's answer and return its status; what follows belongs to the partner.
+    """Read the head of the proxy's response and return its status; the bytes behind it are the partner's.
 
     Raises:
-        ProxyTrouble: it is not HTTP, or endless.
+        ProxyError: it is not HTTP, or endless.
     """
     head = b""
     piece = bytearray(1)
     while not head.endswith(_END):
-        # Byte by byte, once for each connection: nothing that the partner says is read away.
-        if sock.recv_into(piece) == 0 or len(head) > ANSWER_AT_MOST_BYTES:
-            raise ProxyTrouble("the proxy did not answer in HTTP")
+        # Byte by byte, once for each connection, so that no byte of the partner is consumed.
+        if sock.recv_into(piece) == 0 or len(head) > HEAD_AT_MOST_BYTES:
+            raise ProxyError("the proxy did not answer in HTTP")
         head += piece
     words = head.split(None, 2)
     if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not words[1].isdigit():
-        raise ProxyTrouble("the proxy did not answer in HTTP")
+        raise ProxyError("the proxy did not answer in HTTP")
     return int(words[1])

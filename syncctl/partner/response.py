@@ -1,4 +1,4 @@
-"""Reading a partner's answer: capped, and turned into one line for people where it is a refusal."""
+"""A partner's response: read up to a cap, and described in one line where it is a refusal."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,13 +13,13 @@ from syncctl.core.redaction import Redact, clean_text
 
 BODY_AT_MOST_BYTES = 64 * 1024
 RESULT_AT_MOST_BYTES = 4 * 1024
-"""What the answer to a call of many rows may say of each."""
+"""The share of each row in the response to a bulk call."""
 RESULTS_AT_MOST_BYTES = 16 * 1024 * 1024
 EXCERPT_AT_MOST = 500
 MESSAGE_AT_MOST = 200
 
-# Where APIs keep what they have to say, RFC 9457 (problem details) and OAuth among them.
-_TELLING = (
+# The fields in which APIs explain a refusal, among them those of RFC 9457 (problem details) and OAuth.
+_MESSAGE_FIELDS = (
     "message",
     "error_description",
     "detail",
@@ -34,21 +34,20 @@ _TITLE = re.compile(r"<title[^>]*>([^<]*)</title>", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """A partner's answer as far as it was read; `error` is why it could not be read to its end.
-
-    `is_capped`: it is longer than what was read.
-    """
+class Response:
+    """A partner's response as far as it was read."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    #: Why it could not be read to its end.
     error: Exception | None = None
+    #: It is longer than the cap.
     is_capped: bool = False
 
 
-def read_answer(raw: Any, status: int, at_most: int = BODY_AT_MOST_BYTES) -> Answer:
-    """Read a body up to the cap; its connection goes back to the pool at its end, and is closed otherwise."""
+def read_response(raw: Any, status: int, at_most: int = BODY_AT_MOST_BYTES) -> Response:
+    """Read a body up to the cap; at its end the connection returns to the pool, otherwise it is closed."""
     body = bytearray()
     error: Exception | None = None
     try:
@@ -64,44 +63,45 @@ def read_answer(raw: Any, status: int, at_most: int = BODY_AT_MOST_BYTES) -> Ans
     is_capped = len(body) > at_most
     if error is not None or is_capped:
         raw.close()
-    return Answer(status=status, headers=raw.headers, body=bytes(body[:at_most]), error=error, is_capped=is_capped)
+    return Response(status=status, headers=raw.headers, body=bytes(body[:at_most]), error=error, is_capped=is_capped)
 
 
-def says_accepted(answer: Answer, condition: str | None) -> bool | None:
-    """Tell whether a 2xx is meant: where the stream asks for it, its JSON must say so. A 409 is meant as it is.
+def is_accepted(response: Response, condition: str | None) -> bool | None:
+    """Tell whether a 2xx is an acceptance: if the stream has a condition (`accepted_when`), its JSON must meet it.
 
     Returns:
-        None where the answer could not be read to its end: what it would have said is not known.
+        None where the response could not be read to its end, so that the condition is not known.
     """
-    if condition is None or not 200 <= answer.status <= 299:
+    if condition is None or not 200 <= response.status <= 299:
         return True
     try:
-        return parse_condition(condition).holds(simplejson.loads(answer.body))
+        return parse_condition(condition).holds(simplejson.loads(response.body))
     except (ValueError, RecursionError):
-        return None if answer.error is not None or answer.is_capped else False
+        return None if response.error is not None or response.is_capped else False
 
 
-def make_excerpt(answer: Answer, redact: Redact) -> str:
-    """Return the beginning of the body as safe text; secrets go first, so that none is cut in half."""
-    if not answer.body:
+def make_excerpt(response: Response, redact: Redact) -> str:
+    """Return the beginning of the body as safe text; secrets are replaced first, so that none is cut in half."""
+    if not response.body:
         return ""
-    encoding = answer.headers.get("Content-Encoding", "identity")
+    encoding = response.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
-        return f"({clean_text(redact(encoding))[:20]}-encoded, {len(answer.body)} bytes)"
-    return clean_text(redact(answer.body.decode("utf-8", "replace")))[:EXCERPT_AT_MOST]
+        return f"({clean_text(redact(encoding))[:20]}-encoded, {len(response.body)} bytes)"
+    return clean_text(redact(response.body.decode("utf-8", "replace")))[:EXCERPT_AT_MOST]
 
 
-def describe_refusal(answer: Answer, excerpt: str, redact: Redact) -> str:
-    """Return one line that says what the partner refused, in its own words where it has any."""
-    if 300 <= answer.status <= 399:
-        return f"HTTP {answer.status}: points to {_find_target(answer, redact)}; redirects are never followed"
-    message = clean_text(redact(find_message(answer.body) or "")) or excerpt
-    return f"HTTP {answer.status}: {message[:MESSAGE_AT_MOST]}" if message else f"HTTP {answer.status}"
+def describe_refusal(response: Response, excerpt: str, redact: Redact) -> str:
+    """Return one line about a refusal, in the partner's own words where it has any."""
+    if 300 <= response.status <= 399:
+        target = _describe_redirect(response, redact)
+        return f"HTTP {response.status}: points to {target}; redirects are never followed"
+    message = clean_text(redact(find_message(response.body) or "")) or excerpt
+    return f"HTTP {response.status}: {message[:MESSAGE_AT_MOST]}" if message else f"HTTP {response.status}"
 
 
-def _find_target(answer: Answer, redact: Redact) -> str:
+def _describe_redirect(response: Response, redact: Redact) -> str:
     """Return the host alone: the rest of a Location may hold a session or a token."""
-    location = answer.headers.get("Location")
+    location = response.headers.get("Location")
     if not location:
         return "nowhere"
     try:
@@ -112,7 +112,7 @@ def _find_target(answer: Answer, redact: Redact) -> str:
 
 
 def find_message(body: bytes) -> str | None:
-    """Return what a body says in words, where it says it under a telling name."""
+    """Return the explanation in a body, where one of the usual fields or a title holds it."""
     if body[:1] in {b"{", b"["}:
         try:
             return next(_walk_messages(simplejson.loads(body), 0), None)
@@ -125,18 +125,18 @@ def find_message(body: bytes) -> str | None:
 
 
 def _walk_messages(value: object, depth: int) -> Iterator[str]:
-    """Yield texts under telling names, outer ones first within each branch."""
+    """Yield explanations, outer ones first within each branch."""
     if depth > 4:
         return
     if isinstance(value, dict):
-        for name in _TELLING:
+        for name in _MESSAGE_FIELDS:
             if isinstance(value.get(name), str) and value[name].strip():
                 yield value[name]
         for name in ("error", "errors", "message", "detail", "details"):
             yield from _walk_messages(value.get(name), depth + 1)
     elif isinstance(value, list):
-        for each in value[:3]:
-            if isinstance(each, str) and depth > 0 and each.strip():
-                yield each
+        for item in value[:3]:
+            if isinstance(item, str) and depth > 0 and item.strip():
+                yield item
             else:
-                yield from _walk_messages(each, depth + 1)
+                yield from _walk_messages(item, depth + 1)

@@ -1,4 +1,4 @@
-"""What of a partner is secret, in every form in which it travels."""
+"""A partner's secrets, in every form in which they are sent (invariant 10)."""
 
 from collections.abc import Mapping
 
@@ -7,21 +7,21 @@ from syncctl.partner.auth import KINDS
 from syncctl.partner.proxy import spell_proxy_secrets
 
 SHORTEST_SECRET = 6
-"""Shorter header values ("2", "gzip") are no secrets, and would blank out half of what a partner says."""
+"""Shorter header values ("2", "gzip") are not secrets; redacting them would make responses unreadable."""
 
 
 def collect_secrets(partner: Partner) -> frozenset[str]:
-    """Return what must never be shown: credentials, the proxy's and the key's password, the values of own headers."""
+    """Return credentials, the passwords of the proxy and of the client key, and the values of the partner's headers."""
     secrets = KINDS[partner.auth.kind].spell_secrets(partner.auth.values)
     secrets |= spell_proxy_secrets(partner.proxy) | {partner.tls.client_key_password}
     return frozenset(filter(None, secrets)) | spell_header_secrets(partner.headers)
 
 
 def spell_header_secrets(headers: Mapping[str, str]) -> frozenset[str]:
-    """Return the values of headers, and what follows the scheme in those that hold credentials."""
+    """Return the values of headers, and of `Authorization` headers also the part after the scheme."""
     secrets = set()
     for name, value in headers.items():
         secrets.add(value.strip())
         if name.lower() in {"authorization", "proxy-authorization"}:
             secrets.update(value.split()[1:])
-    return frozenset(each for each in secrets if len(each) >= SHORTEST_SECRET)
+    return frozenset(secret for secret in secrets if len(secret) >= SHORTEST_SECRET)

@@ -7,7 +7,7 @@ from itertools import islice
 import urllib3
 
 from syncctl.core.rows import Row
-from syncctl.partner.response import BODY_AT_MOST_BYTES, read_answer
+from syncctl.partner.response import BODY_AT_MOST_BYTES, read_response
 from syncctl.pipeline.page import identify
 from tests.harness.source_db import SourceDb
 from tests.harness.source_reading import open_stream
@@ -26,7 +26,7 @@ def test_rows_whose_key_holds_a_null_are_failed_rows_and_no_versions_of_one_anot
 def test_an_answer_is_read_up_to_its_cap_and_its_connection_closed() -> None:
     """Invariant 11: a partner's answer without end takes no memory without end. Fails without the cap."""
     raw = urllib3.HTTPResponse(body=BytesIO(b"x" * 8_000_000), status=200, preload_content=False)
-    answer = read_answer(raw, 200)
+    answer = read_response(raw, 200)
     assert BODY_AT_MOST_BYTES <= 1_000_000
     assert len(answer.body) == BODY_AT_MOST_BYTES
     assert raw.closed

@@ -11,7 +11,7 @@ from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.records import Record
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from syncctl.partner.batch import send_batch
-from syncctl.partner.bulk import Bulk
+from syncctl.partner.bulk import BulkCall
 from syncctl.partner.call import Call
 from syncctl.partner.client import PartnerClient
 from tests.harness.cases import make_client, make_partner, make_record, make_stream
@@ -142,11 +142,11 @@ def test_an_error_of_may_start_comes_after_every_record(partner: MockPartner, th
 class BrokenClient(PartnerClient):
     """A client with a bug."""
 
-    def send_group(self, group: Bulk) -> list[Outcome]:
+    def send_bulk(self, group: BulkCall) -> list[Outcome]:
         """Fail as no client should, for one record in three."""
         if int(group.call.headers["Idempotency-Key"][-1], 16) % 3 == 0:
             raise ZeroDivisionError("secret")
-        return super().send_group(group)
+        return super().send_bulk(group)
 
 
 @pytest.mark.parametrize("threads", [1, 4])

@@ -153,7 +153,7 @@ def test_a_row_of_which_the_answer_says_nothing_goes_again(batches: Testbed) -> 
         batches.dispatch()
         batches.deliver()
     assert sorted(each["key"]["id"] for each in batches.records(state="pending")) == [1, 5, 9]
-    assert batches.record(1)["error"]["message"] == "the answer says nothing of this row"
+    assert batches.record(1)["error"]["message"] == "the response does not mention this row"
 
 
 @pytest.mark.parametrize("answer", [(200, {"fine": True}), (200, "text"), (200, None)])
@@ -174,7 +174,9 @@ def test_what_the_partner_says_nothing_of_is_held_where_it_may_not_go_twice(batc
         batches.deliver()
     held = batches.records(state="failed")
     assert sorted(each["key"]["id"] for each in held) == [1, 5, 9]
-    assert held[0]["error"]["message"] == ("the answer says nothing of this row; held, because the partner may have it")
+    assert held[0]["error"]["message"] == (
+        "the response does not mention this row; held, because the partner may have it"
+    )
 
 
 @pytest.mark.parametrize(("said_of_each", "state"), [(10_000, "delivered"), (30_000, "pending")])
@@ -192,7 +194,7 @@ def test_a_long_answer_is_read_as_far_as_its_rows_need(batches: Testbed, said_of
         batches.deliver()
     assert {each["state"] for each in batches.records()} == {state}
     if state == "pending":
-        assert batches.record(1)["error"]["message"] == "its answer is longer than 106,496 bytes: lower batch"
+        assert batches.record(1)["error"]["message"] == "its response is longer than 106,496 bytes: lower batch"
 
 
 def answer_each(
@@ -216,8 +218,8 @@ BY_KEY = replace(ITEMS, size=10)
         (replace(BY_PLACE, result_status=None), answer_each(status=400), "pending", "refused with 9 others"),
         (replace(BY_PLACE, result_status=None), answer_each(status=500), "pending", "HTTP 500"),
         (BY_KEY, answer_each(status=500), "pending", "HTTP 500"),
-        (BY_KEY, answer_each(statuses=lambda _: 10**20), "pending", "the answer has no status for this row"),
-        (BY_KEY, answer_each(statuses=lambda _: True), "pending", "the answer has no status for this row"),
+        (BY_KEY, answer_each(statuses=lambda _: 10**20), "pending", "the response has no status for this row"),
+        (BY_KEY, answer_each(statuses=lambda _: True), "pending", "the response has no status for this row"),
         (replace(BY_KEY, result_accepted_when="ok=true"), answer_each(ok=False), "failed", "this row was refused"),
         (replace(BY_KEY, result_accepted_when="ok=true"), answer_each(ok=True), "delivered", None),
         (BY_KEY, answer_each(message="half \ud83d of it", statuses=lambda _: 422), "failed", "half ? of it"),

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.stream import Tls
 from syncctl.errors import ConfigurationError
-from syncctl.partner import unverified
+from syncctl.partner import tls
 from tests.harness.cases import TOKEN, make_client, make_record
 from tests.harness.connect_proxy import ConnectProxy
 from tests.harness.hostile_partner import HostilePartner, Peer, answering
@@ -136,7 +136,7 @@ def test_a_file_that_is_missing_or_wrong_is_named_with_its_key(key: str, content
 def test_without_verification_anybody_is_called_and_the_log_says_so_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unverified, "_told", set())
+    monkeypatch.setattr(tls, "_warned", set())
     with caplog.at_level(logging.WARNING), HostilePartner(answering("200 OK"), tls=serve_as(trustme.CA())) as server:
         for _ in range(2):
             assert send_to(server.url, tls=Tls(verify=False))[0].verdict is Verdict.ACCEPTED

@@ -11,8 +11,7 @@ from redis import Redis
 from syncctl.broker.token_cache import RedisTokenCache
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.errors import ServiceUnavailable
-from syncctl.partner.auth import shared_token as shelves
-from syncctl.partner.auth import tokens
+from syncctl.partner.auth import shared_token, tokens
 from syncctl.partner.auth.shared_token import derive_name_and_key
 from syncctl.partner.client import PartnerClient
 from tests.harness.cases import make_partner, make_record, make_stream
@@ -153,7 +152,7 @@ def test_a_partner_that_takes_no_token_is_asked_for_one_more_by_one_process_only
 def test_who_died_while_it_asked_holds_nobody_up_for_long(
     process: MakeClient, desk: TokenDesk, redis_url: str, redis_prefix: str, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(shelves, "CLAIM_SECONDS", 0.5)
+    monkeypatch.setattr(shared_token, "CLAIM_SECONDS", 0.5)
     name, _ = derive_name_and_key(desk.auth().values)
     dead = RedisTokenCache(redis_url, prefix=redis_prefix)
     assert dead.claim(f"token:{name}", seconds=0.5)
@@ -200,7 +199,7 @@ def test_a_redis_that_hangs_costs_a_call_little(process: MakeClient, desk: Token
 def test_once_redis_is_back_an_older_token_does_not_come_back_with_it(
     process: MakeClient, desk: TokenDesk, monkeypatch: Any
 ) -> None:
-    """What was renewed meanwhile is newer than what lies on the token_cache."""
+    """What was renewed meanwhile is newer than what is in the token cache."""
     one, two = process(), process()
     send(one)
     away = True

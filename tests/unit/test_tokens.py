@@ -2,13 +2,13 @@
 
 import pytest
 
-from syncctl.partner.auth.base import AuthTrouble
-from syncctl.partner.auth.shared_token import Unshared
+from syncctl.partner.auth.base import AuthError
+from syncctl.partner.auth.shared_token import NoSharedToken
 from syncctl.partner.auth.tokens import Token, TokenStore
 from syncctl.partner.deadline import call_deadline
 
 
-class AwayShelf(Unshared):
+class UnreachableCache(NoSharedToken):
     def is_away(self) -> bool:
         return True
 
@@ -19,7 +19,7 @@ def take(store: TokenStore, text: str) -> str:
 
 def test_a_second_refusal_is_one_of_the_credentials() -> None:
     call_deadline.begin(5.0)
-    store = TokenStore(Unshared())
+    store = TokenStore(NoSharedToken())
     take(store, "first")
     assert store.drop("first")
     take(store, "second")
@@ -28,18 +28,18 @@ def test_a_second_refusal_is_one_of_the_credentials() -> None:
 
 def test_while_no_token_can_be_shared_it_may_be_one_that_another_process_replaced() -> None:
     call_deadline.begin(5.0)
-    store = TokenStore(AwayShelf())
+    store = TokenStore(UnreachableCache())
     take(store, "first")
     assert store.drop("first")
     take(store, "second")
-    with pytest.raises(AuthTrouble, match="without Redis no token can be shared"):
+    with pytest.raises(AuthError, match="without Redis no token can be shared"):
         store.drop("second")
 
 
 def test_a_token_endpoint_that_hangs_is_no_refusal() -> None:
-    store = TokenStore(Unshared())
+    store = TokenStore(NoSharedToken())
     call_deadline.begin(5.0)
     take(store, "first")
     call_deadline.begin(0.05)
-    with store._lock, pytest.raises(AuthTrouble, match="still waits for the next one"):
+    with store._lock, pytest.raises(AuthError, match="still waits for the next one"):
         store.drop("first")

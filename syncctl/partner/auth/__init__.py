@@ -1,19 +1,19 @@
-"""How a partner knows us: one file for each kind, and this list of them."""
+"""Authentication at a partner: one file per kind, and the list of kinds."""
 
 from collections.abc import Callable
 
 from syncctl.core.stream import Partner
 from syncctl.partner.auth.api_key import ApiKey
-from syncctl.partner.auth.base import Auth, AuthHeaders, AuthTrouble
+from syncctl.partner.auth.base import Auth, AuthError, AuthHeaders
 from syncctl.partner.auth.basic import Basic
 from syncctl.partner.auth.bearer import Bearer
 from syncctl.partner.auth.oauth2 import OAuth2
 from syncctl.partner.auth.shared_token import TokenCache
 from syncctl.partner.auth.webhook import WebhookSignature
 
-__all__ = ["KINDS", "Auth", "AuthHeaders", "AuthTrouble", "TokenCache", "make_auth"]
+__all__ = ["KINDS", "Auth", "AuthError", "AuthHeaders", "TokenCache", "make_auth"]
 
-KINDS: dict[str, type[Auth]] = {each.kind: each for each in (Bearer, ApiKey, Basic, OAuth2, WebhookSignature, Auth)}
+KINDS: dict[str, type[Auth]] = {kind.kind: kind for kind in (Bearer, ApiKey, Basic, OAuth2, WebhookSignature, Auth)}
 
 
 def make_auth(partner: Partner, redact: Callable[[str], str], token_cache: TokenCache | None = None) -> Auth:

@@ -1,4 +1,4 @@
-"""api_key: a fixed value in a header or a query parameter that the partner names."""
+"""api_key: a fixed value in a header or query parameter."""
 
 from syncctl.core.redaction import REDACTED
 from syncctl.partner.auth.base import Auth, AuthHeaders, Values
@@ -13,11 +13,11 @@ class ApiKey(Auth):
     takes = ("in",)
 
     def sign(self, call: Call) -> AuthHeaders:  # noqa: ARG002
-        """Return the key where the partner looks for it."""
+        """Return the key in its header or parameter."""
         return self._place(self.values["value"])
 
     def show(self) -> AuthHeaders:
-        """Return the place without the key."""
+        """Return the header or parameter without the key."""
         return self._place(REDACTED)
 
     def _place(self, value: str) -> AuthHeaders:

@@ -1,4 +1,4 @@
-"""What every auth kind is: it adds headers or query parameters to a call, and to nothing else of it."""
+"""The base of the auth kinds: each adds headers or query parameters to a call, and changes nothing else of it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,27 +9,25 @@ from syncctl.partner.auth.shared_token import TokenCache
 from syncctl.partner.call import Call
 
 Values = Mapping[str, str]
-"""The kind's settings by key: those of `partners.NAME.auth` that are set."""
+"""The settings of a kind by key, those of `partners.NAME.auth` that are set."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuthHeaders:
-    """What a call carries to prove who sends it. The bytes and the `Idempotency-Key` are out of its reach.
-
-    `secrets` are those that were made for this call, or lately: `spell_secrets` knows the lasting ones.
-    """
+    """The headers and query parameters that authenticate a call."""
 
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     query: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: Secrets made for this call, or recently (a token, a signature); `spell_secrets` returns the permanent ones.
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
-class AuthTrouble(Exception):
-    """A call that cannot be signed now: nothing was sent.
+class AuthError(Exception):
+    """A call that cannot be signed now; it was not sent.
 
     Args:
         text: One line for people; never holds a secret.
-        status: 401 where our credentials were refused, None where asking again may help.
+        status: 401 where our credentials were refused; None where another attempt may help.
     """
 
     def __init__(self, text: str, *, status: int | None = None) -> None:
@@ -39,11 +37,11 @@ class AuthTrouble(Exception):
 
 
 class Auth:
-    """No auth, and the seam for all others; safe to use from many threads, and after a fork.
+    """No auth, and the base of the other kinds; safe to use from many threads, and after a fork.
 
     Args:
-        redact: Takes every secret of the partner out of a text.
-        token cache: Where other processes find what this one was given, for kinds that are given something.
+        redact: Replaces every secret of the partner in a text.
+        token_cache: Shares tokens between processes, for kinds that fetch them.
 
     Raises:
         ConfigurationError: a value that no call could be made with.
@@ -60,25 +58,25 @@ class Auth:
         self.values: Values = partner.auth.values
 
     def sign(self, call: Call) -> AuthHeaders:
-        """Return what this call carries, made right before it is sent, within the deadline of `call_deadline`.
+        """Authenticate a call, right before it is sent and within the deadline of `call_deadline`.
 
         Raises:
-            AuthTrouble: there is nothing to sign with now.
+            AuthError: it cannot be authenticated now.
         """
         del call
         return self.show()
 
     def refused(self, auth_headers: AuthHeaders) -> bool:
-        """Hear that the partner answered 401; tell whether other auth headers are worth one more call."""
+        """Take note of a 401 to a call; tell whether other auth headers are worth one more call."""
         del auth_headers
         return False
 
     def show(self) -> AuthHeaders:
-        """Return the same with stars in place of secrets, made without asking anybody."""
+        """Return the auth headers for people: secrets replaced, and without a call to any server."""
         return AuthHeaders()
 
     @classmethod
     def spell_secrets(cls, values: Values) -> set[str]:
-        """Return what must never be shown, in every form that travels."""
+        """Return the permanent secrets, in every form in which they are sent."""
         del values
         return set()

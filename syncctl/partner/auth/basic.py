@@ -12,7 +12,7 @@ from syncctl.partner.call import Call
 
 
 def encode_basic(user: str, password: str) -> str:
-    """Return what follows `Basic` in the header."""
+    """Return the value that follows `Basic` in the header."""
     return b64encode(f"{user}:{password}".encode("utf-8", "surrogatepass")).decode("ascii")
 
 
@@ -27,7 +27,7 @@ class Basic(Auth):
         if ":" in self.values["user"]:
             raise ConfigurationError(
                 f"partners.{partner.name}.auth.user holds a colon",
-                why="the password begins behind the first colon",
+                why="the password begins after the first colon",
                 hint="ask the partner for another user name",
             )
 
@@ -38,12 +38,12 @@ class Basic(Auth):
         )
 
     def show(self) -> AuthHeaders:
-        """Return the header without the two."""
+        """Return the header without user and password."""
         return AuthHeaders(headers={"Authorization": f"Basic {REDACTED}"})
 
     @classmethod
     def spell_secrets(cls, values: Values) -> set[str]:
-        """Return the password, alone and as it travels."""
+        """Return the password, plain and as it is sent."""
         if "password" not in values:
             return set()
         return {values["password"], encode_basic(values.get("user", ""), values["password"])}

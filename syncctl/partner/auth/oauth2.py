@@ -1,6 +1,6 @@
 """oauth2: a token from the partner's token endpoint by client credentials (RFC 6749, 4.4).
 
-A client has one token for all its calls: a partner may take none but the newest.
+A client has one token for all its calls: a partner may accept only the newest.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import simplejson
 from syncctl.core.redaction import REDACTED
 from syncctl.core.stream import Partner
 from syncctl.errors import ConfigurationError
-from syncctl.partner.auth.base import Auth, AuthHeaders, AuthTrouble, Values
+from syncctl.partner.auth.base import Auth, AuthError, AuthHeaders, Values
 from syncctl.partner.auth.basic import encode_basic
 from syncctl.partner.auth.shared_token import TokenCache
 from syncctl.partner.auth.tokens import Token, find_store
@@ -20,16 +20,16 @@ from syncctl.partner.deadline import call_deadline
 from syncctl.partner.response import describe_refusal, make_excerpt
 
 ASSUMED_SECONDS = 300.0
-"""How long a token is taken to last where the endpoint does not say; RFC 6749 leaves it open."""
+"""The assumed lifetime of a token where the endpoint does not say; RFC 6749 leaves it open."""
 LONGEST_SECONDS = 30 * 86400.0
 
 _WRONG_CREDENTIALS = {400, 401, 403}
-"""RFC 6749, 5.2: what a token endpoint answers to a client that it does not know, or does not allow this."""
+"""The answers of a token endpoint to a client that it does not know or does not allow (RFC 6749, 5.2)."""
 _AUTHORIZATION = "Authorization"
 
 
 class OAuth2(Auth):
-    """A token that is asked for, kept, and renewed before it ends or once it is refused."""
+    """A token that is fetched, kept, and renewed before it expires or when it is refused."""
 
     kind = "oauth2"
     needs = ("token_url", "client_id", "client_secret")
@@ -37,24 +37,24 @@ class OAuth2(Auth):
 
     def __init__(self, partner: Partner, redact: Callable[[str], str], token_cache: TokenCache | None = None) -> None:
         super().__init__(partner, redact, token_cache)
-        # Behind it stands requests, which the settings, that know the kinds too, do without.
-        from syncctl.partner.wire import Wire
+        # Imports requests, which the settings, that import this module too, do without.
+        from syncctl.partner.transport import Transport
 
         base = split_token_url(self.values["token_url"], f"partners.{partner.name}.auth.token_url")
-        self._wire = Wire(partner, base, max_connections=1)
+        self._transport = Transport(partner, base, max_connections=1)
         self._target = f"{base.path or '/'}?{base.query}" if base.query else base.path or "/"
 
     def sign(self, call: Call) -> AuthHeaders:  # noqa: ARG002
-        """Return the header with a token that is good for this call.
+        """Return the header with a valid token.
 
         Raises:
-            AuthTrouble: the token endpoint gives none, or not in time.
+            AuthError: the token endpoint gives no token, or not in time.
         """
         token = find_store(self.values, self.token_cache).take(self._fetch)
         return AuthHeaders(headers={_AUTHORIZATION: f"Bearer {token}"}, secrets=(token,))
 
     def refused(self, auth_headers: AuthHeaders) -> bool:
-        """Drop a token that the partner no longer takes."""
+        """Drop a token that the partner no longer accepts."""
         return find_store(self.values, self.token_cache).drop(auth_headers.secrets[0])
 
     def show(self) -> AuthHeaders:
@@ -63,7 +63,7 @@ class OAuth2(Auth):
 
     @classmethod
     def spell_secrets(cls, values: Values) -> set[str]:
-        """Return the client's secret, alone and as it travels; tokens are known where they are used."""
+        """Return the client's secret, plain and as it is sent; tokens are in the `secrets` of their calls."""
         if "client_secret" not in values:
             return set()
         return {values["client_secret"], _encode_client(values)}
@@ -77,17 +77,18 @@ class OAuth2(Auth):
         else:
             headers[_AUTHORIZATION] = f"Basic {_encode_client(self.values)}"
         body = urlencode(form).encode("ascii")
-        answer, error = self._wire.exchange("POST", self._target, {**headers, "Content-Length": str(len(body))}, body)
-        # Of the record itself nothing has left yet.
+        headers["Content-Length"] = str(len(body))
+        response, error = self._transport.exchange("POST", self._target, headers, body)
+        # Nothing of the record itself has been sent yet.
         call_deadline.sent = False
-        self._wire.rest()
-        if answer is None or error is not None:
-            raise AuthTrouble(f"no token: {error}")
-        if not 200 <= answer.status <= 299:
-            refusal = describe_refusal(answer, make_excerpt(answer, self.redact), self.redact)
-            status = 401 if answer.status in _WRONG_CREDENTIALS else None
-            raise AuthTrouble(f"no token from {self._wire.host}: {refusal}", status=status)
-        return _read_token(answer.body, self._wire.host)
+        self._transport.close_idle()
+        if response is None or error is not None:
+            raise AuthError(f"no token: {error}")
+        if not 200 <= response.status <= 299:
+            refusal = describe_refusal(response, make_excerpt(response, self.redact), self.redact)
+            status = 401 if response.status in _WRONG_CREDENTIALS else None
+            raise AuthError(f"no token from {self._transport.host}: {refusal}", status=status)
+        return _read_token(response.body, self._transport.host)
 
 
 def split_token_url(url: str, key: str) -> SplitResult:
@@ -113,23 +114,23 @@ def _encode_client(values: Values) -> str:
 
 
 def _read_token(body: bytes, host: str) -> Token:
-    """Return the token of an answer.
+    """Return the token in a response.
 
     Raises:
-        AuthTrouble: it holds none that could be sent; never shows any of it.
+        AuthError: it holds no token that could be sent; never shows any of it.
     """
     try:
         document = simplejson.loads(body)
     except (ValueError, RecursionError):
         document = None
-    found = document if isinstance(document, dict) else {}
-    text, kind = found.get("access_token"), found.get("token_type", "Bearer")
+    fields = document if isinstance(document, dict) else {}
+    text, kind = fields.get("access_token"), fields.get("token_type", "Bearer")
     if not isinstance(text, str) or not text or not text.isascii() or not text.isprintable() or " " in text:
-        raise AuthTrouble(f"no token from {host}: its answer holds no access_token that could be sent")
+        raise AuthError(f"no token from {host}: its answer holds no access_token that could be sent")
     if not isinstance(kind, str) or kind.lower() != "bearer":
-        raise AuthTrouble(f"no token from {host}: its token is not of the type Bearer")
+        raise AuthError(f"no token from {host}: its token is not of the type Bearer")
     try:
-        seconds = float(found.get("expires_in", ASSUMED_SECONDS))
+        seconds = float(fields.get("expires_in", ASSUMED_SECONDS))
     except (TypeError, ValueError):
         seconds = ASSUMED_SECONDS
     return Token(text=text, seconds=min(max(seconds, 0.0), LONGEST_SECONDS))

@@ -1,4 +1,4 @@
-"""One token for all processes and machines: sealed with a key that only those have who know the client's secret."""
+"""A client's token in the cache that all processes share, sealed with a key derived from the client's secret."""
 
 import json
 import time
@@ -12,74 +12,73 @@ from syncctl.logs import get_logger
 log = get_logger(__name__)
 
 CLAIM_SECONDS = 10.0
-"""How long one process alone may ask for the next token; one that died in between holds others up so long."""
-LEFT_ALONE_SECONDS = 10.0
-"""How long a token cache that could not be reached is done without: a call is not to wait for it again and again."""
+"""How long one process alone may fetch the next token; when it dies, the others wait this long."""
+AVOIDED_SECONDS = 10.0
+"""After a cache could not be reached, calls do without it for this long instead of waiting for it again and again."""
 
 
 class TokenCache(Protocol):
-    """Where all processes find what is kept under a name for a while (broker/token_cache.py). It never sees a secret.
+    """Sealed texts that all processes share (broker/token_cache.py); it never sees a secret.
 
-    Each raises ServiceUnavailable when it cannot be reached.
+    Every method raises ServiceUnavailable when the cache cannot be reached.
     """
 
     def read(self, name: str) -> tuple[bytes, float] | None:
-        """Return what is kept under a name and for how many seconds still."""
+        """Return the text under a name and the seconds until it expires."""
 
     def write(self, name: str, text: bytes, *, seconds: float) -> None:
-        """Keep a text under a name for a while."""
+        """Keep a text under a name until it expires."""
 
     def claim(self, name: str, *, seconds: float) -> str | None:
-        """Return the right to make what is kept next; None while another has it."""
+        """Return a claim to fetch the next text; None while another process holds it."""
 
     def release(self, name: str, claim: str) -> None:
-        """Give that right back."""
+        """Release a claim."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Shared:
-    """A token that another process may have asked for.
-
-    `seconds` is its whole life, `left_seconds` what is left of it. `replaces`: it was asked for because the one before
-    was refused.
-    """
+class CachedToken:
+    """A token that this process or another one fetched."""
 
     text: str = field(repr=False)
+    #: Its whole lifetime.
     seconds: float
+    #: The rest of its lifetime.
     left_seconds: float
+    #: It was fetched because the one before was refused.
     replaces: bool
 
 
-class Unshared:
-    """No token cache: this process has its tokens for itself."""
+class NoSharedToken:
+    """The seam for a process without a token cache: it keeps its tokens for itself."""
 
     def is_away(self) -> bool:
-        """Say whether there is a token cache that could not be reached just now."""
+        """Tell whether there is a cache that could not be reached recently."""
         return False
 
-    def read(self, *, insist: bool = False) -> Shared | None:
-        """Find nothing."""
+    def read(self, *, insist: bool = False) -> CachedToken | None:
+        """Find no token."""
         del insist
         return None
 
-    def write(self, token: Shared) -> None:
+    def write(self, token: CachedToken) -> None:
         """Keep nothing."""
         del token
 
     def claim(self) -> str | None:
-        """Let this process ask for a token."""
+        """Let this process fetch a token."""
         return ""
 
     def release(self, claim: str) -> None:
-        """Give back what nobody else asks for."""
+        """Do nothing."""
         del claim
 
 
-class SharedToken(Unshared):
-    """The token of one client on a token_cache. Where that cannot be reached, this process goes on for itself.
+class SharedToken(NoSharedToken):
+    """The token of one client in a token cache. While the cache cannot be reached, this process goes on alone.
 
     Args:
-        values: The kind's settings: together they are the name, and the secret among them makes the key.
+        values: The settings of the auth: together they name the token, and the secret among them gives the key.
     """
 
     def __init__(self, token_cache: TokenCache, values: Mapping[str, str]) -> None:
@@ -87,74 +86,74 @@ class SharedToken(Unshared):
         from cryptography.fernet import Fernet, InvalidToken
 
         name, key = derive_name_and_key(values)
-        self._shelf = token_cache
+        self._cache = token_cache
         self._name = f"token:{name}"
         self._fernet = Fernet(key)
         self._unreadable = InvalidToken
         self._away_until = float("-inf")
 
-    def read(self, *, insist: bool = False) -> Shared | None:
-        """Return the token that all share now; with `insist`, ask also a token cache that was away just now."""
+    def read(self, *, insist: bool = False) -> CachedToken | None:
+        """Return the shared token; with `insist` also ask a cache that could not be reached recently."""
         if self.is_away() and not insist:
             return None
         try:
-            found = self._shelf.read(self._name)
+            cached = self._cache.read(self._name)
         except ServiceUnavailable as error:
-            self._leave_alone(error)
+            self._avoid(error)
             return None
-        if found is None:
+        if cached is None:
             return None
-        sealed, left_seconds = found
+        sealed, left_seconds = cached
         try:
             document = json.loads(self._fernet.decrypt(sealed))
-            return Shared(left_seconds=left_seconds, **document)
+            return CachedToken(left_seconds=left_seconds, **document)
         except (self._unreadable, ValueError, TypeError):
             log.warning("auth.shared_token_unreadable")
             return None
 
-    def write(self, token: Shared) -> None:
-        """Let all share a token for what is left of its life."""
+    def write(self, token: CachedToken) -> None:
+        """Share a token for the rest of its lifetime."""
         if self.is_away() or token.left_seconds <= 0:
             return
         document = {"text": token.text, "seconds": token.seconds, "replaces": token.replaces}
         sealed = self._fernet.encrypt(json.dumps(document).encode("ascii"))
         try:
-            self._shelf.write(self._name, sealed, seconds=token.left_seconds)
+            self._cache.write(self._name, sealed, seconds=token.left_seconds)
         except ServiceUnavailable as error:
-            self._leave_alone(error)
+            self._avoid(error)
 
     def claim(self) -> str | None:
-        """Return the right to ask for the next token; None while another process asks."""
+        """Return a claim to fetch the next token; None while another process holds it."""
         if self.is_away():
             return ""
         try:
-            return self._shelf.claim(self._name, seconds=CLAIM_SECONDS)
+            return self._cache.claim(self._name, seconds=CLAIM_SECONDS)
         except ServiceUnavailable as error:
-            self._leave_alone(error)
+            self._avoid(error)
             return ""
 
     def release(self, claim: str) -> None:
-        """Let others ask."""
+        """Let other processes fetch a token."""
         if not claim or self.is_away():
             return
         try:
-            self._shelf.release(self._name, claim)
+            self._cache.release(self._name, claim)
         except ServiceUnavailable as error:
-            self._leave_alone(error)
+            self._avoid(error)
 
     def is_away(self) -> bool:
-        """Say whether it could not be reached just now."""
+        """Tell whether the cache could not be reached recently."""
         return time.monotonic() < self._away_until
 
-    def _leave_alone(self, error: ServiceUnavailable) -> None:
-        self._away_until = time.monotonic() + LEFT_ALONE_SECONDS
+    def _avoid(self, error: ServiceUnavailable) -> None:
+        self._away_until = time.monotonic() + AVOIDED_SECONDS
         log.warning("auth.token_not_shared", error=str(error))
 
 
 def derive_name_and_key(values: Mapping[str, str]) -> tuple[str, bytes]:
-    """Return what a client's token is kept under, and the key that it is sealed with.
+    """Return the name that a client's token is kept under, and the key that seals it.
 
-    HKDF (RFC 5869) over the client's secret, bound to everything else that tells one token from another.
+    HKDF (RFC 5869) over the client's secret, bound to all other settings that distinguish one token from another.
     """
     from base64 import urlsafe_b64encode
 

@@ -1,7 +1,7 @@
-"""hmac: each call is signed after Standard Webhooks (https://www.standardwebhooks.com, "Signature scheme").
+"""hmac: each call is signed by Standard Webhooks (https://www.standardwebhooks.com, "Signature scheme").
 
 The id is the `Idempotency-Key` and stays; the timestamp is that of the attempt. Neither is part of the body, so the
-bytes under a key stay the same. While keys rotate each call carries a signature of either.
+bytes under a key stay the same (invariant 7). While keys rotate each call carries a signature by either key.
 """
 
 import hmac
@@ -23,10 +23,10 @@ read_time = time.time
 
 
 def decode_secret(secret: str) -> bytes:
-    """Return the key's bytes: those that follow `whsec_` in base64, else the text itself.
+    """Return the bytes of a key: after `whsec_` in base64, otherwise the text itself.
 
     Raises:
-        ValueError: what follows `whsec_` is not base64, or nothing does.
+        ValueError: the part after `whsec_` is not base64, or empty.
     """
     if not secret.startswith(_PREFIX):
         return secret.encode("utf-8", "surrogatepass")
@@ -54,7 +54,7 @@ class WebhookSignature(Auth):
         except ValueError:
             raise ConfigurationError(
                 f"partners.{self.partner.name}.auth.{name} is not a key",
-                why="what follows whsec_ must be base64",
+                why="the part after whsec_ must be base64",
                 hint="copy the whole key as the partner shows it",
             ) from None
 
@@ -70,7 +70,7 @@ class WebhookSignature(Auth):
             headers={
                 "webhook-id": message_id,
                 "webhook-timestamp": timestamp,
-                "webhook-signature": " ".join(f"v1,{each}" for each in signatures),
+                "webhook-signature": " ".join(f"v1,{signature}" for signature in signatures),
             },
             secrets=tuple(signatures),
         )
@@ -82,12 +82,12 @@ class WebhookSignature(Auth):
 
     @classmethod
     def spell_secrets(cls, values: Values) -> set[str]:
-        """Return the keys as they are written, without the prefix, and decoded where that is text."""
-        found = set()
+        """Return the keys as they are configured, without the prefix, and decoded where that is text."""
+        spellings = set()
         for secret in (values[name] for name in _KEYS if name in values):
-            found |= {secret, secret.removeprefix(_PREFIX)}
+            spellings |= {secret, secret.removeprefix(_PREFIX)}
             try:
-                found.add(decode_secret(secret).decode("utf-8"))
+                spellings.add(decode_secret(secret).decode("utf-8"))
             except ValueError:
                 continue
-        return found
+        return spellings

@@ -1,4 +1,4 @@
-"""A request as people see it: masked, and as a `curl` command that they can run."""
+"""A request shown to people: its secrets replaced, and as a `curl` command that they can run."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ _SPECIAL = re.compile(r'([\\"$`])')
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """What a record would be sent as. Where it cannot be sent, `error` says why and the rest is None."""
+    """The request for a record. Where there is none, `error` says why and the rest is None."""
 
     method: str | None = None
     url: str | None = None
@@ -27,15 +27,15 @@ class Request:
 
 
 def show_request(client: PartnerClient, record: Record, *, variable: str | None = None) -> Request:
-    """Return the exact request of a record, with stars in place of secrets. Nothing is sent, nobody is asked.
+    """Return the exact request for a record, with its secrets replaced. Nothing is sent.
 
-    Of a stream that sends many rows in one call it is the call of this row alone.
+    For a stream with bulk calls it is a call with this row alone.
 
     Args:
         variable: The environment variable that holds the one secret of the partner's auth, where that is known.
     """
     try:
-        call = client.group([(record, client.prepare(record))])[0].call
+        call = client.combine([(record, client.prepare(record))])[0].call
     except Unsendable as error:
         return Request(error=error.reason)
     own = {name.lower() for name in call.headers}
@@ -52,7 +52,7 @@ def show_request(client: PartnerClient, record: Record, *, variable: str | None 
 
 
 def _mask(name: str, value: str) -> str:
-    """Return a header's value, without what its name says is a secret."""
+    """Return a header's value, replaced where its name says that it is a secret."""
     if not looks_secret(name) or REDACTED in value or name.lower() == "idempotency-key":
         return value
     return REDACTED

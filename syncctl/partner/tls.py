@@ -1,24 +1,31 @@
-"""Whom a TLS connection trusts, and who we are on it."""
+"""TLS with a partner: the certificates that are trusted, and the one that we present."""
 
 import ssl
+from collections.abc import Iterable
 from pathlib import Path
-
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from syncctl.core.stream import Partner
 from syncctl.errors import ConfigurationError
+from syncctl.logs import get_logger
 from syncctl.partner.deadline import TimedTLSSocket
+
+log = get_logger(__name__)
+
+_warned: set[str] = set()
 
 
 def make_tls_context(partner: Partner) -> ssl.SSLContext:
     """Return the context for a partner's connections.
 
-    Trusted is the partner's own bundle alone, where it has one; else the authorities of the system (or those of
+    It trusts the partner's own bundle alone, where there is one; otherwise the authorities of the system (or those of
     SSL_CERT_FILE) and those of requests.
 
     Raises:
         ConfigurationError: a file that is missing, cannot be read, or does not hold what it should.
     """
+    # Only a client of a partner needs requests; the warning below is for every process.
+    from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
     tls, prefix = partner.tls, f"partners.{partner.name}"
     if tls.ca:
         path = _check_readable(f"{prefix}.ca", tls.ca)
@@ -30,7 +37,7 @@ def make_tls_context(partner: Partner) -> ssl.SSLContext:
         context = ssl.create_default_context()
         context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
     if tls.client_cert:
-        _load_client(context, partner)
+        _load_client_certificate(context, partner)
     if not tls.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -38,7 +45,7 @@ def make_tls_context(partner: Partner) -> ssl.SSLContext:
     return context
 
 
-def _load_client(context: ssl.SSLContext, partner: Partner) -> None:
+def _load_client_certificate(context: ssl.SSLContext, partner: Partner) -> None:
     tls, prefix = partner.tls, f"partners.{partner.name}"
     certificate = _check_readable(f"{prefix}.client_cert", tls.client_cert)
     key = _check_readable(f"{prefix}.client_key", tls.client_key) if tls.client_key else None
@@ -62,3 +69,12 @@ def _check_readable(key: str, file: str) -> str:
 def _make_error(key: str, why: str) -> ConfigurationError:
     hint = f"set {key} to the path of a PEM file that this user may read"
     return ConfigurationError(f"{key} cannot be used", why=why, hint=hint)
+
+
+def warn_unverified(partners: Iterable[Partner]) -> None:
+    """Warn, once per process and partner, of disabled certificate checks: anyone can impersonate the partner."""
+    for partner in partners:
+        if not partner.tls.verify and partner.name not in _warned:
+            _warned.add(partner.name)
+            hint = f"set partners.{partner.name}.ca in place of verify = false"
+            log.warning("partner.unverified", partner=partner.name, hint=hint)

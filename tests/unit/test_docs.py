@@ -29,6 +29,11 @@ _DRAWN = re.compile(r"^( {2,})([\w.]+/?) {2,}\S", re.MULTILINE)
 _MENTION = re.compile(r"(?<![\w/.-])((?:[\w-]+/)*[a-z_]\w*\.py)(?::([A-Za-z_][\w.]*))?")
 _MORE_NAMES = re.compile(r"`[\w/]+\.py:\w[\w.]*`((?:, `[A-Za-z_][\w.]*`)+)")
 _TEST = re.compile(r"`(test_\w+)`")
+_PRIVATE_WORDS = re.compile(
+    r"\b(nobody|anybody|so many|counts? as|(?:is|are) told|what is due|by lot|under way|upkeep|chores?|shelf|flights"
+    r"|second look|held against|on the ground|come upon|practice partner|the way of a)\b",
+    re.IGNORECASE,
+)
 
 
 def read(page: Path) -> str:
@@ -199,3 +204,13 @@ def test_every_test_that_a_page_mentions_exists() -> None:
 )
 def test_a_name_that_does_not_exist_would_be_noticed(mention: str) -> None:
     assert not all(is_in_the_code(file, name) for file, name in find_mentions(mention))
+
+
+def read_prose(page: Path) -> str:
+    """Return the text of a page without code."""
+    return re.sub(r"`[^`]*`", "``", _FENCE.sub("", read(page)))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_no_page_uses_a_private_word(page: Path) -> None:
+    assert _PRIVATE_WORDS.findall(read_prose(page)) == []

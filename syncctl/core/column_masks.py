@@ -1,4 +1,4 @@
-"""Masks: what is left of a value that must not leave the source."""
+"""Column masks: what is sent in place of a value that must not leave the source."""
 
 import hashlib
 import hmac
@@ -9,16 +9,17 @@ from syncctl.core.rows import Value
 Mask = Literal["drop", "hash", "last4"]
 MASKS: tuple[Mask, ...] = get_args(Mask)
 HIDDEN = "****"
+"""Replaces a masked value in a record; stored and sent, so it never changes."""
 _SHOWN = 4
 _SHOWN_FROM = 8
-"""A text is at least twice as long as what is shown of it."""
+"""The last characters are shown only of a text that is at least twice as long."""
 
 
 def mask_value(value: Value, mask: Mask, secret: str) -> Value:
     """Return what is sent in place of a value; NULL stays NULL.
 
     Args:
-        secret: What hashes are made with: without it, an identity number is found by trying them all.
+        secret: The key of the hashes: without it, an identity number could be found by trying them all.
     """
     if value is None:
         return None

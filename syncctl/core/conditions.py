@@ -1,4 +1,4 @@
-"""What an answer's JSON must say: a path, and the value that stands there."""
+"""Conditions on the JSON of an answer: a path, and the value that must stand at it."""
 
 import json
 import re
@@ -10,27 +10,29 @@ _STEP = re.compile(r"([^.\[\]=\s]+)|\[(\d+)\]")
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """`path` leads to a value. Where `wants_value`, it must equal `value`; else it must not be false, null or empty."""
+    """A condition on a JSON document."""
 
     path: tuple[str | int, ...]
+    #: True: the value at the path must equal `value`. False: it must not be false, null, zero or empty.
     wants_value: bool = False
     value: Any = None
 
     def holds(self, document: Any) -> bool:
-        """Tell whether a JSON document says so."""
-        found, there = find_value(document, self.path)
-        if not there:
+        """Tell whether a JSON document meets the condition."""
+        value, exists = find_value(document, self.path)
+        if not exists:
             return False
         if not self.wants_value:
-            return bool(found)
-        return type(found) is type(self.value) and bool(found == self.value)
+            return bool(value)
+        return type(value) is type(self.value) and bool(value == self.value)
 
 
 def find_value(document: Any, path: tuple[str | int, ...]) -> tuple[Any, bool]:
-    """Return the value that a path leads to, and whether there is one."""
+    """Return the value at a path, and whether there is one."""
     for step in path:
-        is_there = step < len(document) if isinstance(step, int) and isinstance(document, list) else False
-        if not is_there and not (isinstance(step, str) and isinstance(document, dict) and step in document):
+        in_list = isinstance(step, int) and isinstance(document, list) and step < len(document)
+        in_table = isinstance(step, str) and isinstance(document, dict) and step in document
+        if not in_list and not in_table:
             return None, False
         document = document[step]
     return document, True
@@ -40,7 +42,7 @@ def parse_path(text: str) -> tuple[str | int, ...]:
     """Read `result.items[0].id`.
 
     Raises:
-        ValueError: It is no path.
+        ValueError: It is not a path.
     """
     steps: list[str | int] = []
     at = 0
@@ -59,10 +61,10 @@ def parse_path(text: str) -> tuple[str | int, ...]:
 
 
 def parse_condition(text: str) -> Condition:
-    """Read `success`, `result.status=ok` or `errors[0].code=0`; a value that is no JSON is a text.
+    """Read `success`, `result.status=ok` or `errors[0].code=0`; a value that is not JSON is a text.
 
     Raises:
-        ValueError: It is no condition.
+        ValueError: It is not a condition.
     """
     path, equals, wanted = text.partition("=")
     if not equals:

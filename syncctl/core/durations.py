@@ -17,7 +17,7 @@ def parse_duration(text: str | float) -> float:
     """
     if isinstance(text, int | float) and not isinstance(text, bool):
         if text < 0:
-            raise ValueError("a duration is not negative")
+            raise ValueError("a duration cannot be negative")
         return float(text)
     match = _DURATION.fullmatch(str(text).strip())
     if match is None:

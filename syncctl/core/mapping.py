@@ -1,4 +1,4 @@
-"""A mapping of fields: which column, or which constant, stands where in the JSON that is sent."""
+"""The mapping of fields: which column or constant stands where in the JSON that is sent."""
 
 import math
 import re
@@ -17,12 +17,11 @@ Target = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class FieldRule:
-    """One field of the JSON: its place, and the column or the constant that stands there.
+    """One field of the JSON."""
 
-    `column` is `*` for every column that no other rule names; the place is then that of the object they stand in.
-    """
-
+    #: Where the field stands; for the column `*`, the object that the columns stand in.
     target: Target
+    #: The column to send; `*` for every column that no other rule names; None for a constant.
     column: str | None = None
     constant: Any = None
 
@@ -31,7 +30,7 @@ def parse_fields(table: Mapping[str, Any]) -> tuple[FieldRule, ...]:
     r"""Read a mapping: dotted places (`\.` is a dot in a name) or nested tables, each with a column or a constant.
 
     Raises:
-        ValueError: It is no mapping; the text says what to write.
+        ValueError: It is not a mapping; the text says what to write.
     """
     rules = tuple(_walk(table, ()))
     if not rules:
@@ -77,7 +76,7 @@ def _check_constant(name: str, value: Any) -> None:
         for inner in value:
             _check_constant(name, inner)
     elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"the constant of {name!r} is {value}, which JSON has no form for")
+        raise ValueError(f"the constant of {name!r} is {value}, which JSON cannot express")
 
 
 def _check_places(rules: tuple[FieldRule, ...]) -> None:

@@ -56,7 +56,7 @@ def show_value(value: Any, field: FieldInfo) -> Any:
     if kind is Kind.URL:
         return mask_url(value)
     if kind is Kind.DURATION:
-        return [format_duration(one) for one in value] if isinstance(value, tuple) else format_duration(value)
+        return [format_duration(item) for item in value] if isinstance(value, tuple) else format_duration(value)
     return list(value) if isinstance(value, tuple) else value
 
 

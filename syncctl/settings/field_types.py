@@ -103,7 +103,7 @@ def _read_duration(value: object) -> float:
 
 
 def _read_whole(value: object) -> object:
-    """Read true and false as text, which is no number: Python would take them for 1 and 0."""
+    """Read true and false as text, which is not a number: Python would take them for 1 and 0."""
     return str(value) if isinstance(value, bool) else value
 
 

@@ -68,6 +68,10 @@ class Layers:
             _merge_into(merged, layer.tree)
         return merged
 
+    def list_names(self, kind: str) -> tuple[str, ...]:
+        """Return the names of the sections of a kind, as in `[streams.orders]`."""
+        return tuple(self.merge().get(kind, ()))
+
     def find_hidden(self) -> set[str]:
         """Return the texts that no error may show: credentials, and the secrets in URLs wherever they stand."""
         hidden = self.hidden | self.named.keys()

@@ -118,35 +118,30 @@ class Settings(Section):
     @classmethod
     def _fill_in_source(cls, sources: dict[str, SourceSettings], info: ValidationInfo) -> dict[str, SourceSettings]:
         """Let `source_url` stand in for the URL of the source `default`."""
-        return {**sources, "default": _fill_in(sources["default"], url=info.data.get("source_url"))}
+        url = info.data.get("source_url")
+        return {name: _fill_in(source, url=url) if name == "default" else source for name, source in sources.items()}
 
     @field_validator("partners")
     @classmethod
     def _fill_in_partner(cls, partners: dict[str, PartnerSettings], info: ValidationInfo) -> dict[str, PartnerSettings]:
         """Let `partner_url` and `partner_token` stand in for those of the partner `default`."""
-        default = _fill_in(partners["default"], url=info.data.get("partner_url"))
-        if default.auth.type == "bearer":
-            auth = _fill_in(default.auth, token=info.data.get("partner_token"))
-            default = default.model_copy(update={"auth": auth})
-        return {**partners, "default": default}
+        url, token = info.data.get("partner_url"), info.data.get("partner_token")
+        filled = dict(partners)
+        if "default" in partners:
+            default = _fill_in(partners["default"], url=url)
+            if default.auth.type == "bearer":
+                default = default.model_copy(update={"auth": _fill_in(default.auth, token=token)})
+            filled["default"] = default
+        return filled
 
-    @rule("sources", "source", "partners", "partner")
-    def _check_names(self) -> Broken:
-        for name, stream in self.streams.items():
-            for kind, known in (("source", self.sources), ("partner", self.partners)):
-                wanted = getattr(stream, kind)
-                if wanted not in known:
-                    yield f"streams.{name}.{kind}", f"there is no [{kind}s.{wanted}]; {suggest(wanted, tuple(known))}"
-
-    @rule("lease", "partner", "timeout_seconds")
+    @rule("partners", "streams")
     def _check_leases(self) -> Broken:
         """Require that a lease outlasts a call that began late: twice the deadline of a call."""
         for name, stream in self.streams.items():
-            partner = self.partners.get(stream.partner)
-            if partner is not None and stream.lease <= 2 * partner.timeout_seconds:
-                lease, timeout = format_duration(stream.lease), partner.timeout_seconds
+            timeout = self.partners[stream.partner].timeout_seconds
+            if stream.lease <= 2 * timeout:
                 text = (
-                    f"{lease} is not more than twice partners.{stream.partner}.timeout_seconds "
+                    f"{format_duration(stream.lease)} is not more than twice partners.{stream.partner}.timeout_seconds "
                     f"(2 x {timeout:g} s = {2 * timeout:g} s), so a call could outlive its lease; "
                     f"raise lease above {2 * timeout:g}s or lower timeout_seconds below {stream.lease / 2:g}"
                 )

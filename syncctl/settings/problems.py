@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 HINT = "correct these settings, then run: syncctl config"
 _START = (
-    'is required: write start = "beginning" (every row there is), "now" (only rows from now on) '
-    "or a cursor value; nobody posts five years of orders by accident"
+    'is required: write start = "beginning" (all existing rows), "now" (only rows from now on) or a cursor value; '
+    "it has no default, so that old rows are never sent by accident"
 )
 _TEXTS = {
     "missing": "is required",
@@ -59,7 +59,7 @@ class Problem:
 def make_error(problems: Iterable[Problem], *, secrets: Iterable[str] = ()) -> ConfigurationError:
     """Return one error with a line for each problem, with every known secret masked."""
     hidden = tuple(secrets)
-    lines = list(dict.fromkeys(str(replace(each, text=redact(each.text, hidden))) for each in problems))
+    lines = list(dict.fromkeys(str(replace(problem, text=redact(problem.text, hidden))) for problem in problems))
     count = "a setting is wrong" if len(lines) == 1 else f"{len(lines)} settings are wrong"
     return ConfigurationError(count, why="\n".join(lines), hint=HINT)
 

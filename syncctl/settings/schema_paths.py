@@ -114,7 +114,7 @@ def list_values(model: type[BaseModel], named: dict[str, Any]) -> Iterator[tuple
         if section is None:
             yield (name,), field
         elif is_named(field):
-            for one in named.get(name, ()):
-                yield from (((name, one, *path), inner) for path, inner in list_values(section, {}))
+            for section_name in named.get(name, ()):
+                yield from (((name, section_name, *path), inner) for path, inner in list_values(section, {}))
         else:
             yield from (((name, *path), inner) for path, inner in list_values(section, {}))

@@ -1,7 +1,7 @@
 """A section of the settings: its keys, the rules between them, and the value that the pipeline gets from it."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
-Location = tuple[int | str, ...]
 Broken = Iterator[tuple[str, str]]
 """Keys that break a rule, each with the text of its error; a key in a table within the section has dots."""
 
@@ -63,9 +62,11 @@ class Section(BaseModel):
             section: Self | None = handler(data)
         except ValidationError as error:
             errors = error.errors(include_url=False, include_input=False)
-            section = cls._read_the_rest(data, errors, handler)
+            section = None
+        wrong = {str(error["loc"][0]) for error in errors if error["loc"]}
+        if section is None and isinstance(data, Mapping):
+            section = cls._read_without(wrong, data, handler)
         lines = [_copy_error(error) for error in errors]
-        wrong = {part for error in errors for part in error["loc"]}
         for value in vars(cls).values():
             if isinstance(value, Rule) and section is not None and not value.keys & wrong:
                 lines += [_make_error(key, text) for key, text in value.check(section)]
@@ -74,13 +75,11 @@ class Section(BaseModel):
         return section
 
     @classmethod
-    def _read_the_rest(
-        cls, data: Any, errors: Iterable[ErrorDetails], handler: ModelWrapValidatorHandler[Self]
+    def _read_without(
+        cls, wrong: set[str], data: Mapping[str, Any], handler: ModelWrapValidatorHandler[Self]
     ) -> Self | None:
-        """Return the section without the values that have errors; None if that is no section either."""
-        if not isinstance(data, Mapping):
-            return None
-        rest = _leave_out(data, [error["loc"] for error in errors])
+        """Return the section without these keys, for the rules between the others."""
+        rest = {key: value for key, value in data.items() if key not in wrong}
         for key, field in cls.model_fields.items():
             if field.is_required() and field.examples:
                 rest.setdefault(key, field.examples[0])
@@ -101,17 +100,6 @@ class Section(BaseModel):
                 if (value := getattr(self, key)) is not None:
                     values[field.name] = value
         return kind(**values)
-
-
-def _leave_out(table: Mapping[str, Any], locations: Iterable[Location]) -> dict[str, Any]:
-    """Return a table without the values at these places."""
-    kept = dict(table)
-    for first, *rest in locations:
-        below = tuple(part for part in rest if isinstance(part, str) and part != "[key]")
-        inner = kept.pop(str(first), None)
-        if below and isinstance(inner, Mapping):
-            kept[str(first)] = _leave_out(inner, [below])
-    return kept
 
 
 def _copy_error(error: ErrorDetails) -> InitErrorDetails:

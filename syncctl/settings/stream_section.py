@@ -1,10 +1,13 @@
 """The section of a stream: what is read, the requests that are sent, and how they are repeated."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ValidationInfo
 
 from syncctl.core.mapping import parse_fields
 from syncctl.core.outcome import CONFLICT, Verdict
+from syncctl.core.spelling import suggest
 from syncctl.core.stream import SCANS, Ambiguous, Batching, Decimals, Mode, Order, RetrySchedule, Stream
 from syncctl.partner.address import parse_endpoint
 from syncctl.partner.headers import is_json
@@ -30,6 +33,19 @@ from syncctl.settings.field_types import (
 from syncctl.settings.section import Broken, Section, rule, setting
 
 _SCHEDULE = ("5s", "1m", "5m", "30m", "2h", "6h", "12h", "24h")
+
+
+def _known_in(kind: str) -> AfterValidator:
+    """Return a validator that refuses the name of a section that does not exist."""
+
+    def check(name: str, info: ValidationInfo) -> str:
+        layers: Any = info.context
+        known = layers.list_names(kind)
+        if name not in known:
+            raise ValueError(f"there is no [{kind}.{name}]; {suggest(name, known)}")
+        return name
+
+    return AfterValidator(check)
 
 
 class RetrySettings(Section):
@@ -89,8 +105,8 @@ class BatchShapeSettings(Section):
 class StreamSettings(Section):
     """A named flow from one table or query of a source to one endpoint of a partner."""
 
-    source: Text = setting("default", "name of the source under [sources]")
-    partner: Text = setting("default", "name of the partner under [partners]")
+    source: Annotated[Text, _known_in("sources")] = setting("default", "name of the source under [sources]")
+    partner: Annotated[Text, _known_in("partners")] = setting("default", "name of the partner under [partners]")
     table: OptionalText = setting(None, "table to read; set either this or query", sample="dbo.orders")
     query: OptionalText = setting(
         None,

@@ -58,7 +58,7 @@ def _check_mongo_url(url: str) -> str:
 
 
 def find_mongo_database(url: str) -> str:
-    """Return the database that the path of a MongoDB URL names, `celery_logs` where it names none."""
+    """Return the database that the path of a MongoDB URL names, `celery_logs` if it names none."""
     return unquote(urlsplit(url).path.lstrip("/")) or "celery_logs"
 
 

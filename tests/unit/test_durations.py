@@ -28,7 +28,7 @@ def test_what_is_no_duration_is_told_with_the_forms_that_are(text: str) -> None:
 
 @pytest.mark.parametrize("seconds", [-1, -0.001])
 def test_a_duration_is_not_negative(seconds: float) -> None:
-    with pytest.raises(ValueError, match="not negative"):
+    with pytest.raises(ValueError, match="cannot be negative"):
         parse_duration(seconds)
 
 

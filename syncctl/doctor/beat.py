@@ -19,7 +19,7 @@ def list_units(examined: Examined) -> Sequence[Unit]:
 
 def check_heartbeat(examined: Examined) -> Finding:
     """Tell when Beat last gave a sign of life, by MongoDB's clock."""
-    beat = examined.ledger.journal.load_beat()
+    beat = examined.ledger.heartbeats.load_beat()
     if beat is None:
         return failed("Beat was never seen here, so nothing is polled, retried or cleaned up by itself", _HINT)
     age = format_age((examined.ledger.streams.server_time() - beat["at"]).total_seconds())

@@ -130,7 +130,7 @@ def _find_last_poll(examined: Examined, stream: str, document: Mapping[str, Any]
     health = document.get("health", {})
     if health.get("last_poll_at") and not health.get("error"):
         return health["last_poll_at"]  # type: ignore[no-any-return]
-    runs = examined.ledger.journal.load_runs(stream, limit=RUNS_LOOKED_AT)
+    runs = examined.ledger.runs.load(stream, limit=RUNS_LOOKED_AT)
     return next((run["started_at"] for run in runs if not run.get("error")), None)
 
 

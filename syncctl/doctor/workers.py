@@ -8,7 +8,7 @@ from syncctl import __version__
 from syncctl.broker.queue import QUEUES
 from syncctl.doctor.check import Finding, Unit, failed, passed, warned
 from syncctl.doctor.examined import Examined
-from syncctl.ledger.journal import ALIVE_SECONDS
+from syncctl.ledger.heartbeats import ALIVE_SECONDS
 from syncctl.pipeline.status import differs_from
 from syncctl.settings.describe import fingerprint_settings
 
@@ -85,4 +85,4 @@ def check_round_trip(examined: Examined) -> Finding:
 
 
 def _load(examined: Examined) -> list[dict[str, Any]]:
-    return examined.ledger.journal.load_workers()
+    return examined.ledger.heartbeats.load_workers()

@@ -10,8 +10,8 @@ from pymongo.database import Database
 from syncctl.core.acknowledgements import Acknowledged, Acknowledgement
 from syncctl.core.states import State
 from syncctl.ledger.client import edge
-from syncctl.ledger.clock import in_future
 from syncctl.ledger.codec import decode_values
+from syncctl.ledger.expressions import in_future
 
 Doc = dict[str, Any]
 AGAIN_SECONDS = 60.0

@@ -17,7 +17,7 @@ from syncctl.core.breaker import (
     BreakerState,
 )
 from syncctl.ledger.client import edge
-from syncctl.ledger.clock import in_future
+from syncctl.ledger.expressions import in_future
 
 Doc = dict[str, Any]
 _OPEN, _HALF, _CLOSED = (state.value for state in (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED))

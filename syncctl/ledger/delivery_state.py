@@ -16,8 +16,7 @@ from syncctl.core.outcome import Outcome
 from syncctl.core.records import Record
 from syncctl.core.states import State
 from syncctl.ledger.client import edge, is_only_duplicates, new_token, update_many_safely
-from syncctl.ledger.clock import ClockReading, in_future, is_past
-from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, REOPENED, grown, or_zero
+from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, REOPENED, ClockReading, grown, in_future, is_past, or_zero
 from syncctl.ledger.records import record_of
 
 Doc = dict[str, Any]

@@ -1,16 +1,51 @@
-"""Pieces of MongoDB expressions that several writes share."""
+"""MongoDB's clock, and the expressions that several writes share.
 
+No lease and no due time is ever judged by a worker's own clock (invariant 8).
+"""
+
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 Doc = dict[str, Any]
 
 HISTORY_LENGTH = 50
-ITSELF = "syncctl"
-"""Who pauses what refuses the credentials, or is gone."""
+SYNCCTL = "syncctl"
+"""The name under which syncctl itself pauses a partner that refuses the credentials, or an endpoint that is gone."""
 IN_FLIGHT_FIELDS = ["lease", "in_flight", "exclusive"]
-"""The fields of a record on its way; without them it is on the ground."""
+"""Fields that are set only while a record is in flight."""
 REOPENED: Doc = {"from": "$state", "finished_at": "$finished_at"}
-"""What the history entry of a finished record that is opened again says of its end before."""
+"""What the history entry of a reopened record keeps of how and when it had finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClockReading:
+    """A reading of MongoDB's clock, carried on by this machine's monotonic clock."""
+
+    #: MongoDB's time.
+    at: datetime
+    #: This machine's monotonic time, taken after the answer has arrived: a time that follows from the two is never
+    #: ahead of MongoDB's clock, so that a record that is due at once is due when the next query runs.
+    monotonic: float
+
+    def now(self) -> datetime:
+        """Return MongoDB's present time, at most the round trip of the reading too early."""
+        return self.at_monotonic(time.monotonic())
+
+    def at_monotonic(self, monotonic: float) -> datetime:
+        """Return MongoDB's time at an instant of this machine's monotonic clock."""
+        return self.at + timedelta(seconds=monotonic - self.monotonic)
+
+
+def in_future(seconds: float) -> dict[str, Any]:
+    """Return the expression for MongoDB's now plus some seconds."""
+    return {"$add": ["$$NOW", round(seconds * 1000)]}
+
+
+def is_past(field: str) -> dict[str, Any]:
+    """Return the filter for a date that has passed; `$expr` alone would also take a missing date for past."""
+    return {field: {"$type": "date"}, "$expr": {"$lte": [f"${field}", "$$NOW"]}}
 
 
 def or_zero(field: str) -> Doc:
@@ -19,21 +54,18 @@ def or_zero(field: str) -> Doc:
 
 
 def grown(entry: Doc, **computed: Any) -> Doc:
-    """Return the expression for the history with one entry more, stamped by MongoDB, the oldest beyond the cap dropped.
+    """Return the expression for the history with one more entry, stamped by MongoDB; only the newest entries are kept.
 
     Args:
-        entry: Taken literally, whatever a partner or a source has put into it.
-        computed: Fields that are expressions themselves.
+        entry: Taken literally, whatever text of a partner or a source it contains.
+        computed: Fields whose values are expressions.
     """
     stamped = {"$mergeObjects": [{"$literal": entry}, {"at": "$$NOW", **computed}]}
     return {"$slice": [{"$concatArrays": [{"$ifNull": ["$history", []]}, [stamped]]}, -HISTORY_LENGTH]}
 
 
 def paused_by(who: str, reason: str) -> Doc:
-    """Return the expression for `paused`: what an operator says stands, whatever syncctl finds later.
-
-    Who says nothing takes back no reason that was given before.
-    """
+    """Return the expression for `paused`: syncctl keeps an older pause, and an empty reason keeps the older reason."""
     why = {"$literal": reason} if reason else {"$ifNull": ["$paused.reason", ""]}
-    said = {"by": {"$literal": who}, "reason": why, "at": "$$NOW"}
-    return {"$ifNull": ["$paused", said]} if who == ITSELF else said
+    pause = {"by": {"$literal": who}, "reason": why, "at": "$$NOW"}
+    return {"$ifNull": ["$paused", pause]} if who == SYNCCTL else pause

@@ -17,8 +17,8 @@ from pymongo.errors import BulkWriteError
 
 from syncctl.core.rows import Operation, Value
 from syncctl.ledger.client import edge, is_only_duplicates
-from syncctl.ledger.clock import in_future
 from syncctl.ledger.codec import decode_values, encode_values
+from syncctl.ledger.expressions import in_future
 
 Doc = dict[str, Any]
 

@@ -12,8 +12,7 @@ from syncctl.core.fingerprint import fingerprint
 from syncctl.core.records import idempotency_key
 from syncctl.core.states import IN_FLIGHT, State
 from syncctl.ledger.client import edge
-from syncctl.ledger.clock import in_future, is_past
-from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, grown, or_zero
+from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, grown, in_future, is_past, or_zero
 
 Doc = dict[str, Any]
 LOSSES_AT_MOST = 3

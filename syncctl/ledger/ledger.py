@@ -6,18 +6,19 @@ import pymongo
 from pymongo.database import Database
 
 from syncctl.ledger.acknowledgements import Acknowledgements
+from syncctl.ledger.audit import Audit
 from syncctl.ledger.breakers import Breakers
 from syncctl.ledger.client import check_not_refused, connect, describe_hosts, open_database, translated
 from syncctl.ledger.delivery_state import DeliveryStates
+from syncctl.ledger.heartbeats import Heartbeats, MaintenanceLeases
 from syncctl.ledger.indexes import compare_indexes, create_indexes
-from syncctl.ledger.journal import Journal
 from syncctl.ledger.keys import Keys
 from syncctl.ledger.lease_rescue import Returns
 from syncctl.ledger.operations import Operations
 from syncctl.ledger.partners import Partners
 from syncctl.ledger.records import Records
 from syncctl.ledger.reports import Reports
-from syncctl.ledger.selections import Selections
+from syncctl.ledger.runs import Runs
 from syncctl.ledger.sequencing import Waiting
 from syncctl.ledger.streams import Streams
 
@@ -46,8 +47,10 @@ class Ledger:
         self.operations = Operations(self._database, self.hosts)
         self.waiting = Waiting(self._database, self.hosts)
         self.acknowledgements = Acknowledgements(self._database, self.hosts)
-        self.selections = Selections(self._database, self.hosts)
-        self.journal = Journal(self._database, self.hosts)
+        self.runs = Runs(self._database, self.hosts)
+        self.audit = Audit(self._database, self.hosts)
+        self.heartbeats = Heartbeats(self._database, self.hosts)
+        self.maintenance = MaintenanceLeases(self._database, self.hosts)
         self.reports = Reports(self._database, self.hosts)
         self._prepared = False
 

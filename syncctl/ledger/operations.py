@@ -1,4 +1,4 @@
-"""What an operator, or a newer version, does to records that are not in flight: supersede, replay, discard, remove."""
+"""Operations on records that are not in flight: select, supersede, replay, discard and remove them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -13,28 +13,123 @@ from syncctl.ledger.client import edge
 from syncctl.ledger.expressions import REOPENED, grown
 
 Doc = dict[str, Any]
+_SELECTED_FIELDS: Doc = {
+    "stream": True,
+    "key_id": True,
+    "seq": True,
+    "state": True,
+    "op": True,
+    "finished_at": True,
+    "no_payload": {"$eq": ["$payload", None]},
+}
+
+
+def _criteria(*, since: datetime | None, until: datetime | None, error: str | None = None) -> Doc:
+    """Return the filter for when records finished (`until` excluded) and for the fingerprint of their error."""
+    criteria: Doc = {}
+    if ended := {name: at for name, at in (("$gte", since), ("$lt", until)) if at is not None}:
+        criteria["finished_at"] = ended
+    if error:
+        criteria["error.fingerprint"] = error
+    return criteria
 
 
 class Operations:
-    """Guarded by the state: what changed meanwhile stays as it is."""
+    """Every change is guarded by the state: a record that changed meanwhile stays as it is.
+
+    Each page of a selection is a query of its own, so that a change between two pages loses none of the rest.
+    """
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._records: Collection[Doc] = database["records"]
         self.hosts = hosts
 
     @edge
+    def select_ids(
+        self,
+        ids: Sequence[str],
+        *,
+        states: Sequence[State],
+        streams: Sequence[str] = (),
+        since: datetime | None = None,
+        until: datetime | None = None,
+        error: str | None = None,
+    ) -> list[Doc]:
+        """Return those of these records that are in one of the states and meet the other criteria."""
+        query: Doc = {
+            **_criteria(since=since, until=until, error=error),
+            "_id": {"$in": list(ids)},
+            "state": {"$in": [state.value for state in states]},
+        }
+        if streams:
+            query["stream"] = {"$in": list(streams)}
+        return list(self._records.find(query, _SELECTED_FIELDS))
+
+    @edge
+    def select_finished(
+        self,
+        stream: str,
+        state: State,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        error: str | None = None,
+        after: tuple[datetime, str] | None,
+        limit: int,
+    ) -> list[Doc]:
+        """Return a stream's finished records in a state, in the order of their end and id.
+
+        Args:
+            after: The end and the id of the last record of the previous page.
+        """
+        query: Doc = {**_criteria(since=since, until=until, error=error), "stream": stream, "state": state.value}
+        query.setdefault("finished_at", {"$exists": True})
+        if after is not None:
+            ended, last = after
+            further = [{"finished_at": {"$gt": ended}}, {"finished_at": ended, "_id": {"$gt": last}}]
+            query = {**query, "$and": [{"finished_at": {"$gte": ended}}, {"$or": further}]}
+        order = [("finished_at", 1), ("_id", 1)]
+        return list(self._records.find(query, _SELECTED_FIELDS, sort=order, limit=limit, hint="finished"))
+
+    @edge
+    def group_failures(
+        self, streams: Sequence[str], *, since: datetime | None = None, until: datetime | None = None, limit: int
+    ) -> list[Doc]:
+        """Return failed records grouped by the fingerprint of their error, the most frequent first."""
+        query: Doc = {"stream": {"$in": list(streams)}, "state": State.FAILED.value}
+        query |= _criteria(since=since, until=until) or {"finished_at": {"$exists": True}}
+        group = {
+            "_id": "$error.fingerprint",
+            "status": {"$first": "$error.status"},
+            "message": {"$first": "$error.message"},
+            "count": {"$sum": 1},
+            "first_at": {"$min": "$failed_at"},
+            "last_at": {"$max": "$failed_at"},
+            "sample_id": {"$first": "$_id"},
+            "streams": {"$addToSet": "$stream"},
+        }
+        pipeline: list[Doc] = [
+            {"$match": query},
+            {"$group": group},
+            {"$sort": {"count": -1, "_id": 1}},
+            {"$limit": limit},
+        ]
+        groups = self._records.aggregate(pipeline, hint="finished")
+        return [{"fingerprint": group.pop("_id"), **group, "streams": sorted(group["streams"])} for group in groups]
+
+    @edge
     def supersede(self, newer: Mapping[str, str]) -> int:
-        """Set waiting records (id → the newer record's id) aside; return how many."""
+        """Mark pending records (id → the newer record's id) superseded; return how many."""
         writes = [
             UpdateOne(
-                {"_id": each, "state": State.PENDING.value},
+                {"_id": record, "state": State.PENDING.value},
                 [
                     {"$set": {"state": State.SUPERSEDED.value, "superseded_by": by, "superseded_at": "$$NOW",
                               "finished_at": "$$NOW", "updated_at": "$$NOW"}},
                     {"$unset": ["due_at", "waits_for"]},
                 ],
             )
-            for each, by in newer.items()
+            for record, by in newer.items()
         ]  # fmt: skip
         return self._records.bulk_write(writes, ordered=False).modified_count if writes else 0
 
@@ -42,10 +137,10 @@ class Operations:
     def replay(self, ids: Iterable[str], *, states: Sequence[str], who: str, new_key: bool = False) -> int:
         """Make finished records due now; return how many.
 
-        One that was delivered before takes a new `Idempotency-Key`: under the old one the partner would do nothing.
+        A record that was delivered before takes a new `Idempotency-Key`: the partner would ignore the old one.
 
         Args:
-            new_key: The others take a new one too.
+            new_key: All other records take a new one too.
         """
         was_delivered = {"$ne": [{"$type": "$delivered_at"}, "missing"]}
         changes = {
@@ -61,7 +156,7 @@ class Operations:
             "losses": 0,
             "due_at": "$$NOW",
             "updated_at": "$$NOW",
-            # In mode flag: the source was told that it had failed, and is to learn how this ends.
+            # In mode flag the source has been told of the failure, so it is told again how this attempt ends.
             "acknowledge": {"$cond": [
                 {"$eq": ["$acknowledged.ending", "failed"]},
                 {"version": "$acknowledged.version"},
@@ -94,7 +189,7 @@ class Operations:
         return self._change(ids, states, [{"$set": changes}, {"$unset": ["due_at", "waits_for"]}])
 
     def _change(self, ids: Iterable[str], states: Sequence[str], changes: list[Doc]) -> int:
-        writes = [UpdateOne({"_id": each, "state": {"$in": list(states)}}, changes) for each in ids]
+        writes = [UpdateOne({"_id": record, "state": {"$in": list(states)}}, changes) for record in ids]
         return self._records.bulk_write(writes, ordered=False).modified_count if writes else 0
 
     def finished_before(self, stream: str, state: State, before: datetime) -> Doc:
@@ -103,7 +198,7 @@ class Operations:
             raise ValueError(f"{state} is not a terminal state")
         query: Doc = {"stream": stream, "state": state.value, "finished_at": {"$lt": before}}
         if state is State.DELIVERED:
-            # In mode flag: the source was not told of it yet.
+            # In mode flag the source has not been told of it yet.
             query["acknowledge"] = {"$exists": False}
         return query
 
@@ -117,7 +212,7 @@ class Operations:
         """Remove at most `limit` finished records, the oldest first; return how many. Their keys stay."""
         query = self.finished_before(stream, state, before)
         found = self._records.find(query, {"_id": True}, sort=[("finished_at", 1)], limit=limit, hint="finished")
-        ids = [each["_id"] for each in found]
+        ids = [record["_id"] for record in found]
         if not ids:
             return 0
         return self._records.delete_many(

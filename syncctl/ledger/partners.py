@@ -10,8 +10,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from syncctl.ledger.client import edge
-from syncctl.ledger.clock import in_future
-from syncctl.ledger.expressions import paused_by
+from syncctl.ledger.expressions import in_future, paused_by
 
 Doc = dict[str, Any]
 

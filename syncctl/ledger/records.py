@@ -16,8 +16,8 @@ from syncctl.core.records import Record
 from syncctl.core.rows import Operation, Value
 from syncctl.core.states import State
 from syncctl.ledger.client import edge, is_only_duplicates
-from syncctl.ledger.clock import is_past
 from syncctl.ledger.codec import decode_values, encode_values, why_not_storable
+from syncctl.ledger.expressions import is_past
 
 Doc = dict[str, Any]
 

@@ -10,8 +10,7 @@ from pymongo.database import Database
 
 from syncctl.core.states import UNFINISHED, State
 from syncctl.ledger.client import edge, update_many_safely
-from syncctl.ledger.clock import in_future
-from syncctl.ledger.expressions import or_zero
+from syncctl.ledger.expressions import in_future, or_zero
 
 Doc = dict[str, Any]
 Place = tuple[str, str]

@@ -13,8 +13,7 @@ from pymongo.database import Database
 from syncctl.core.rows import Cursor
 from syncctl.ledger.breakers import GATE_FIELDS, BreakerGate, read_breaker
 from syncctl.ledger.client import edge, new_token
-from syncctl.ledger.clock import ClockReading, in_future, is_past
-from syncctl.ledger.expressions import paused_by
+from syncctl.ledger.expressions import ClockReading, in_future, is_past, paused_by
 
 Doc = dict[str, Any]
 

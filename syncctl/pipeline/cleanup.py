@@ -57,11 +57,9 @@ def clean_up(
             while removed := ledger.operations.remove_finished(stream, State(state), before, limit=AT_ONCE):
                 deleted[state] += removed
     if not dry_run:
-        ledger.journal.remove_runs(before=now - RUNS_KEPT, empty_before=now - EMPTY_RUNS_KEPT)
-        ledger.journal.forget_silent_workers(seconds=SILENT_WORKERS_KEPT_SECONDS)
+        ledger.runs.remove(before=now - RUNS_KEPT, empty_before=now - EMPTY_RUNS_KEPT)
+        ledger.heartbeats.forget_silent_workers(seconds=SILENT_WORKERS_KEPT_SECONDS)
         if any(deleted.values()):
-            ledger.journal.note_audit(
-                action="cleanup", who=who, count=sum(deleted.values()), detail={"deleted": deleted}
-            )
+            ledger.audit.add(action="cleanup", who=who, count=sum(deleted.values()), detail={"deleted": deleted})
             log.info("cleanup", **deleted)
     return Cleaned(deleted=deleted, archived=0, dry_run=dry_run)

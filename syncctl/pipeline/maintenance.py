@@ -110,10 +110,10 @@ def maintenance_lease(ledger: Ledger, name: str, *, seconds: float) -> Iterator[
 
     A job rests nine times as long as it took, so that it takes at most a tenth of a worker's time.
     """
-    is_held = ledger.journal.acquire_maintenance(name, seconds=seconds)
+    is_held = ledger.maintenance.acquire(name, seconds=seconds)
     started = time.monotonic()
     try:
         yield is_held
     finally:
         if is_held:
-            ledger.journal.release_maintenance(name, rest_seconds=9 * (time.monotonic() - started))
+            ledger.maintenance.release(name, rest_seconds=9 * (time.monotonic() - started))

@@ -23,7 +23,7 @@ def pause_delivery(
     for name in partners:
         ledger.partners.pause(name, who=who, reason=reason)
     detail = {"streams": list(streams), "partners": list(partners), "reason": reason}
-    ledger.journal.note_audit(action="pause", who=who, count=len(streams) + len(partners), detail=detail)
+    ledger.audit.add(action="pause", who=who, count=len(streams) + len(partners), detail=detail)
 
 
 def resume_delivery(
@@ -46,7 +46,7 @@ def resume_delivery(
     paused = {name for name in streams if ledger.streams.resume(name)}
     refused = {name for name in partners if ledger.partners.resume(name)}
     detail = {"streams": list(streams), "partners": list(partners)}
-    ledger.journal.note_audit(action="resume", who=who, count=len(closed | paused) + len(refused), detail=detail)
+    ledger.audit.add(action="resume", who=who, count=len(closed | paused) + len(refused), detail=detail)
     for name in again:
         dispatch(name)
     back = refused | {again[name] for name in closed}

@@ -210,7 +210,7 @@ def end_run(ledger: Ledger, pages: PageLog, lease: PollLease, *, error: SyncctlE
     note |= {"cursors": {"before": forget_gaps(lease.cursor), "after": forget_gaps(progress.cursor)}}
     try:
         ledger.streams.release_poll(lease, error=run.error, complete=progress.complete)
-        ledger.journal.note_run(note)
+        ledger.runs.add(note)
     except SyncctlError as lost:
         log.warning("poll.unreleased", stream=lease.stream, error=str(lost))
     return run

@@ -122,7 +122,7 @@ class Reconciliation:
             kept = max(0.0, self.retention_seconds - RETENTION_MARGIN_SECONDS)
             kept_since = self.ledger.streams.server_time() - timedelta(seconds=kept)
             if at is None or at < kept_since:
-                return self.ledger.journal.find_cursor(name, kept_since) or self.ledger.journal.find_first_cursor(name)
+                return self.ledger.runs.find_cursor(name, kept_since) or self.ledger.runs.find_first_cursor(name)
         return None if at is None else find_place(self.ledger, self.stream, self.reader.mode, at)
 
     def _read(self, pages: Iterator[list[Scanned]]) -> Iterator[list[tuple[Row, SourceRow]]]:

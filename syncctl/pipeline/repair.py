@@ -83,7 +83,7 @@ def repair_rows(
     finally:
         end_run(ledger, log, lease, error=error, started=started)
         detail = {"stream": stream.name, "unreadable": unreadable, "complete": error is None}
-        ledger.journal.note_audit(action="repair", who=who, count=log.progress.logged, detail=detail)
+        ledger.audit.add(action="repair", who=who, count=log.progress.logged, detail=detail)
     return Repair(logged=log.progress.logged, failed=log.progress.failed, unreadable=unreadable)
 
 

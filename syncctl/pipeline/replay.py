@@ -63,7 +63,7 @@ def replay_records(
             replayed_ids += ids
     if not dry_run and matched:
         detail = _describe(selection) | {"skipped": matched - replayed} | ({"new_key": True} if new_key else {})
-        ledger.journal.note_audit(action="replay", who=who, count=replayed, detail=detail)
+        ledger.audit.add(action="replay", who=who, count=replayed, detail=detail)
     return Replayed(matched=matched, replayed=replayed, skipped=matched - replayed, dry_run=dry_run)
 
 
@@ -107,7 +107,7 @@ def discard_records(*, ledger: Ledger, selection: Selection, reason: str, who: s
                 ledger.waiting.release(stream, [each["_id"] for each in found if each["stream"] == stream])
     if not dry_run and matched:
         detail = _describe(selection) | {"reason": reason}
-        ledger.journal.note_audit(action="discard", who=who, count=discarded, detail=detail)
+        ledger.audit.add(action="discard", who=who, count=discarded, detail=detail)
     return Discarded(matched=matched, discarded=matched if dry_run else discarded, dry_run=dry_run)
 
 

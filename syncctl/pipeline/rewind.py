@@ -98,9 +98,9 @@ def find_place(ledger: Ledger, stream: Stream, mode: Mode, at: datetime) -> Curs
             why=f"mode {mode} reads the same rows round after round",
             hint=f"run: syncctl rewind {stream.name} --to beginning",
         )
-    found = ledger.journal.find_cursor(stream.name, at)
+    found = ledger.runs.find_cursor(stream.name, at)
     if found is None:
-        since = ledger.journal.find_history_start(stream.name)
+        since = ledger.runs.find_history_start(stream.name)
         known = "no poll of it has ended yet" if since is None else f"it begins at {since:%Y-%m-%dT%H:%M:%SZ}"
         raise UsageError(
             f"the history of {stream.name} does not reach back to {at:%Y-%m-%dT%H:%M:%SZ}",
@@ -132,9 +132,9 @@ def rewind_stream(
         )
     done = show_plan(plan, resend=resend, dry_run=False, before=lease.cursor)
     detail: dict[str, Any] = {"stream": plan.stream, "from": done.cursor_before, "to": done.cursor_after}
-    ledger.journal.note_audit(action="rewind", who=who, count=plan.rows or 0, detail=detail | {"resend": resend})
+    ledger.audit.add(action="rewind", who=who, count=plan.rows or 0, detail=detail | {"resend": resend})
     counts = dict.fromkeys(("read", "logged", "unchanged", "failed", "dispatched"), 0)
-    ledger.journal.note_run({
+    ledger.runs.add({
         "stream": plan.stream, "action": "rewind", "started_at": lease.clock.at, "duration_ms": 0.0, "error": None,
         "epoch": lease.epoch, "cursor_before": done.cursor_before, "cursor_after": done.cursor_after,
         "cursors": {"before": forget_gaps(lease.cursor), "after": forget_gaps(plan.after)}, **counts,

@@ -7,7 +7,6 @@ from typing import Any
 
 from syncctl.core.breaker import BreakerState
 from syncctl.ledger.ledger import Ledger
-from syncctl.pipeline.selection import ends_between
 
 BREAKERS_BEST_FIRST = (BreakerState.CLOSED.value, BreakerState.HALF_OPEN.value, BreakerState.OPEN.value)
 STATES = ("pending", "retrying", "queued", "sending", "delivered", "failed", "superseded", "discarded")
@@ -59,9 +58,9 @@ def read_status(
     workers = tuple(
         {"worker": each["_id"], **{name: each.get(name) for name in ("at", "concurrency", "queues", "pid", "version")}}
         | {"settings_differ": differs_from(settings, each)}
-        for each in ledger.journal.load_workers()
+        for each in ledger.heartbeats.load_workers()
     )
-    beat = ledger.journal.load_beat()
+    beat = ledger.heartbeats.load_beat()
     return Status(
         streams=streams,
         partners=tuple(partners.values()),
@@ -146,6 +145,6 @@ def group_failures(
     limit: int = 50,
 ) -> Failures:
     """Return the failed records grouped by the fingerprint of their error."""
-    ended = ends_between(since, until) or {"$exists": True}
     names = streams or sorted(ledger.streams.load_all())
-    return Failures(groups=tuple(ledger.selections.group_failures(names, ended, limit=limit)))
+    groups = ledger.operations.group_failures(names, since=since, until=until, limit=limit)
+    return Failures(groups=tuple(groups))

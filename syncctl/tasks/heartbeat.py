@@ -45,7 +45,7 @@ class WorkerHeartbeat:
         self._done.set()
         self._thread.join(timeout=EVERY_SECONDS)
         try:
-            self._connections.ledger.journal.forget_worker(self._name)
+            self._connections.ledger.heartbeats.forget_worker(self._name)
         except SyncctlError as error:
             log.warning("heartbeat.not_removed", error=str(error))
         self._connections.close()
@@ -61,7 +61,7 @@ class WorkerHeartbeat:
         self._warn_of_missing_ledger()
         while True:
             try:
-                self._connections.ledger.journal.record_worker_heartbeat(self._name, self._facts)
+                self._connections.ledger.heartbeats.record_worker(self._name, self._facts)
             except SyncctlError as error:
                 log.warning("heartbeat.failed", error=str(error))
             if self._done.wait(EVERY_SECONDS):
@@ -99,7 +99,7 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
             self._fingerprint = self._fingerprint or fingerprint_settings(self.app.settings)
             facts = {"pid": os.getpid(), "version": __version__, "settings": self._fingerprint}
             try:
-                self._open().ledger.journal.record_beat_heartbeat(facts)
+                self._open().ledger.heartbeats.record_beat(facts)
             except SyncctlError as error:
                 log.warning("heartbeat.failed", error=str(error))
         return wait

@@ -160,6 +160,6 @@ class Connections:
         """Return how many batches of one stream the live workers deliver at once; 0 when none is known."""
         counted_at, slots = self._slots
         if time.monotonic() - counted_at > WORKERS_COUNTED_EVERY_SECONDS:
-            slots = sum(int(worker.get("slots", 0)) for worker in self.ledger.journal.load_workers())
+            slots = sum(int(worker.get("slots", 0)) for worker in self.ledger.heartbeats.load_workers())
             self._slots = (time.monotonic(), slots)
         return slots

@@ -332,7 +332,7 @@ def test_the_keys_of_rows_make_no_error_of_their_own(ledger: Ledger, database: A
         for each in claim.records
     ]
     assert ledger.delivery_states.land(claim, refusals) == []
-    (group,) = ledger.selections.group_failures(["orders"], {"$exists": True}, limit=5)
+    (group,) = ledger.operations.group_failures(["orders"], limit=5)
     assert (group["count"], group["status"]) == (3, 409)
     entries = [each["history"][-1]["fingerprint"] for each in database.records.find()]
     assert entries == [group["fingerprint"]] * 3

@@ -9,9 +9,9 @@ import os, signal
 from celery.apps.beat import Beat
 from syncctl.celery_app import app
 import syncctl.tasks
-from syncctl.ledger.journal import Journal
+from syncctl.ledger.heartbeats import Heartbeats
 
-write = Journal.record_beat_heartbeat
+write = Heartbeats.record_beat
 
 def stopped_meanwhile(self, facts):
     # The driver, too, has something to finish when the signal's handler ends its work.
@@ -20,7 +20,7 @@ def stopped_meanwhile(self, facts):
     finally:
         write(self, facts)
 
-Journal.record_beat_heartbeat = stopped_meanwhile
+Heartbeats.record_beat = stopped_meanwhile
 Beat(app=app, loglevel="error").run()
 """
 

@@ -121,19 +121,19 @@ QUERIES: dict[str, tuple[Callable[[Ledger], Any], str, int]] = {
         7,
     ),
     "selection": (
-        lambda ledger: ledger.selections.load_finished("orders", State.FAILED, {}, after=None, limit=100),
+        lambda ledger: ledger.operations.select_finished("orders", State.FAILED, after=None, limit=100),
         "finished_at",
         7,
     ),
     "next page of a selection": (
-        lambda ledger: ledger.selections.load_finished(
-            "orders", State.DELIVERED, {}, after=(PAST, "orders-999"), limit=100
+        lambda ledger: ledger.operations.select_finished(
+            "orders", State.DELIVERED, after=(PAST, "orders-999"), limit=100
         ),
         "finished_at",
         410,
     ),
     "failures": (
-        lambda ledger: ledger.selections.group_failures(["orders"], {"$exists": True}, limit=10),
+        lambda ledger: ledger.operations.group_failures(["orders"], limit=10),
         "finished_at",
         7,
     ),
@@ -172,12 +172,12 @@ def test_runs_and_reports_are_read_by_index(ledger: Ledger, database: Any) -> No
     database.runs.insert_many({"stream": name, "started_at": at, "read": 0, "error": None} for name, at in hours)
     database.reports.insert_many({"stream": name, "window_start": at} for name, at in hours)
     database.command("profile", 2)
-    assert [each["started_at"] for each in ledger.journal.load_runs("s4", limit=2)] == [
+    assert [each["started_at"] for each in ledger.runs.load("s4", limit=2)] == [
         PAST + timedelta(hours=49), PAST + timedelta(hours=44),
     ]  # fmt: skip
     assert len(ledger.reports.load(PAST, PAST + timedelta(hours=10))) == 10
-    ledger.journal.remove_runs(before=PAST + timedelta(hours=3), empty_before=PAST + timedelta(hours=4))
-    ledger.journal.load_audit(limit=5)
+    ledger.runs.remove(before=PAST + timedelta(hours=3), empty_before=PAST + timedelta(hours=4))
+    ledger.audit.load(limit=5)
     database.command("profile", 0)
     plans = [each["planSummary"] for each in database["system.profile"].find({"planSummary": {"$exists": True}})]
     assert len(plans) == 5

@@ -89,11 +89,11 @@ def test_what_waits_is_chosen_by_id_alone(ledger: Ledger) -> None:
 
 
 def test_failures_are_grouped_the_most_frequent_first(ledger: Ledger, failed: list[str]) -> None:
-    groups = ledger.selections.group_failures(["orders", "returns"], {"$exists": True}, limit=10)
+    groups = ledger.operations.group_failures(["orders", "returns"], limit=10)
     assert [each["count"] for each in groups] == [3, 2, 2]
     assert groups[0]["streams"] == ["orders", "returns"]
     assert groups[0]["message"] == "column b cannot be read"
     assert groups[0]["first_at"] == PAST
     assert groups[0]["last_at"] == PAST + timedelta(days=3)
     assert groups[0]["sample_id"] in {"id-1", "id-4", "id-7"}
-    assert len(ledger.selections.group_failures(["orders"], {"$exists": True}, limit=1)) == 1
+    assert len(ledger.operations.group_failures(["orders"], limit=1)) == 1

@@ -146,8 +146,8 @@ def test_no_lease_and_no_due_time_is_judged_by_this_machines_clock(ledger: Ledge
     ledger.returns.return_expired(ledger.returns.find_expired("orders", limit=10))
     ledger.returns.find_forgotten("orders", after_seconds=1, lease_seconds=1, limit=1)
     ledger.keys.note_unsettled("orders", [("k", 1, "call")], seconds=30)
-    ledger.journal.load_workers(alive_seconds=1)
-    ledger.journal.acquire_maintenance("roll_up", seconds=1)
+    ledger.heartbeats.load_workers(alive_seconds=1)
+    ledger.maintenance.acquire("roll_up", seconds=1)
     database.command("profile", 0)
     asked = list(database["system.profile"].find({"op": {"$in": ["update", "query", "command"]}}))
     assert len(asked) > 12

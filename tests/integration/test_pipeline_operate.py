@@ -62,20 +62,20 @@ def test_what_failed_goes_again_when_its_cause_is_mended(testbed: Testbed, refus
     planned = replay(testbed, dry_run=True)
     assert planned == Replayed(matched=3, replayed=3, skipped=0, dry_run=True)
     assert testbed.states() == {number: ["failed"] for number in (1, 2, 3)}
-    assert testbed.ledger.journal.load_audit(limit=5) == []
+    assert testbed.ledger.audit.load(limit=5) == []
     assert replay(testbed) == Replayed(matched=3, replayed=3, skipped=0, dry_run=False)
     refusing.fix()
     testbed.send_all()
     assert testbed.states() == {number: ["delivered"] for number in (1, 2, 3)}
     assert len({call.key for call in refusing.calls()}) == 3
-    (audit,) = testbed.ledger.journal.load_audit(limit=5)
+    (audit,) = testbed.ledger.audit.load(limit=5)
     assert audit.items() >= {"action": "replay", "who": "$state", "count": 3}.items()
     assert audit["detail"]["states"] == ["failed"]
 
 
 def test_a_replay_of_nothing_leaves_no_trace(testbed: Testbed) -> None:
     assert replay(testbed) == Replayed(matched=0, replayed=0, skipped=0, dry_run=False)
-    assert testbed.ledger.journal.load_audit(limit=5) == []
+    assert testbed.ledger.audit.load(limit=5) == []
 
 
 def test_an_overtaken_record_is_skipped_it_would_make_the_partner_stale(
@@ -122,7 +122,7 @@ def test_a_new_key_is_for_a_partner_that_keeps_its_refusal(testbed: Testbed, ref
     identity = testbed.record(2)["_id"]
     keys = [call.key for call in refusing.calls() if call.key.startswith(identity)]
     assert keys == [identity, f"{identity}-2"]
-    (audit,) = testbed.ledger.journal.load_audit(limit=5)
+    (audit,) = testbed.ledger.audit.load(limit=5)
     assert audit["detail"].items() >= {"new_key": True, "skipped": 1}.items()
 
 
@@ -170,7 +170,7 @@ def test_a_discard_gives_up_with_a_reason(testbed: Testbed, refusing: MockPartne
     assert discard(testbed) == Discarded(matched=2, discarded=2, dry_run=False)
     assert testbed.states() == {1: ["discarded"], 2: ["discarded"]}
     assert testbed.record(1)["reason"] == "$reason"
-    (audit,) = testbed.ledger.journal.load_audit(limit=5)
+    (audit,) = testbed.ledger.audit.load(limit=5)
     assert (audit["action"], audit["who"], audit["count"], audit["detail"]["reason"]) == (
         "discard", "$state", 2, "$reason",
     )  # fmt: skip
@@ -222,7 +222,7 @@ def test_a_clean_up_removes_what_is_older_than_its_retention(testbed: Testbed, r
     # What is not finished stays, however old; and keys stay, or old rows would come in again.
     assert testbed.states() == {5: ["queued"]}
     assert testbed.database.keys.count_documents({}) == 5
-    assert [each["count"] for each in testbed.ledger.journal.load_audit(limit=5) if each["action"] == "cleanup"] == [
+    assert [each["count"] for each in testbed.ledger.audit.load(limit=5) if each["action"] == "cleanup"] == [
         2,
         1,
         2,
@@ -288,10 +288,8 @@ def test_status_tells_where_each_stream_stands(testbed: Testbed, refusing: MockP
     let_hours_pass(testbed.database, 0.01)
     testbed.ledger.streams.ensure("gone")
     testbed.ledger.streams.pause("orders", who="me", reason=NASTY)
-    testbed.ledger.journal.record_worker_heartbeat(
-        "w1", {"pid": 7, "queues": ["poll"], "concurrency": 4, "version": "1"}
-    )
-    testbed.ledger.journal.record_beat_heartbeat({"pid": 1})
+    testbed.ledger.heartbeats.record_worker("w1", {"pid": 7, "queues": ["poll"], "concurrency": 4, "version": "1"})
+    testbed.ledger.heartbeats.record_beat({"pid": 1})
     status = read_status(ledger=testbed.ledger, configured={"orders": "default", "new": "default"}, messages=9)
     orders, new, gone = status.streams
     assert orders["counts"] == {

@@ -87,7 +87,7 @@ def test_rows_are_logged_once_with_all_that_is_known_of_them(testbed: Testbed, s
 def test_a_run_is_written_down(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(3)
     run = testbed.poll(dispatch=lambda: 2)
-    (note,) = testbed.ledger.journal.load_runs("orders", limit=5)
+    (note,) = testbed.ledger.runs.load("orders", limit=5)
     for name in (
         "stream",
         "read",
@@ -192,7 +192,7 @@ def test_a_row_that_changed_after_a_crash_supersedes_what_the_crash_left(testbed
 def test_a_bug_of_ours_is_not_told_as_an_interruption(testbed: Testbed) -> None:
     with pytest.raises(Broken):
         testbed.poll(ListReader([version_row(1, "a", None)]), ledger=break_at(testbed, "records", "log", "before"))
-    (run,) = testbed.ledger.journal.load_runs("orders", limit=1)
+    (run,) = testbed.ledger.runs.load("orders", limit=1)
     assert run["error"] == "a bug in syncctl: Broken"
 
 

@@ -318,7 +318,7 @@ def test_a_repair_logs_what_is_missing_or_stale_and_leaves_the_cursor(polled: Te
     assert polled.states()[5] == ["delivered", "pending"]
     polled.send_all()
     assert counts(compare(polled)) == {"source_rows": 20, "accounted": 20}
-    (entry,) = polled.ledger.journal.load_audit(limit=1)
+    (entry,) = polled.ledger.audit.load(limit=1)
     assert (entry["action"], entry["who"], entry["count"]) == ("repair", "ann@host", 2)
     assert polled.poll().error is None
 

@@ -45,7 +45,7 @@ def set_runs(testbed: Testbed, *runs: tuple[int, int | None, int]) -> None:
             cursors = [None if at is None else reader.parse_cursor(str(at)) for at in (before, after)]
             started_at = PAST + timedelta(minutes=minute)
             run = {"stream": "orders", "started_at": started_at, "duration_ms": 10_000.0, "read": 1, "error": None}
-            testbed.ledger.journal.note_run({**run, "cursors": dict(zip(("before", "after"), cursors, strict=True))})
+            testbed.ledger.runs.add({**run, "cursors": dict(zip(("before", "after"), cursors, strict=True))})
 
 
 # What is read again
@@ -63,14 +63,14 @@ def test_unchanged_rows_are_read_again_and_not_sent_again(delivered: Testbed, so
 
 def test_a_rewind_is_in_the_audit_and_in_the_history(delivered: Testbed) -> None:
     rewind(delivered, "5", resend=True)
-    (entry,) = delivered.ledger.journal.load_audit(limit=1)
+    (entry,) = delivered.ledger.audit.load(limit=1)
     assert (entry["action"], entry["who"], entry["count"]) == ("rewind", "ann@host", 6)
     assert entry["detail"] == {"stream": "orders", "from": "10", "to": "5", "resend": True}
-    (run,) = delivered.ledger.journal.load_runs("orders", limit=1)
+    (run,) = delivered.ledger.runs.load("orders", limit=1)
     assert (run["action"], run["cursor_before"], run["cursor_after"]) == ("rewind", "10", "5")
     later = datetime.now(UTC) + timedelta(days=2)
-    delivered.ledger.journal.remove_runs(before=PAST, empty_before=later)
-    (kept,) = (each for each in delivered.ledger.journal.load_runs("orders", limit=9) if each.get("action"))
+    delivered.ledger.runs.remove(before=PAST, empty_before=later)
+    (kept,) = (each for each in delivered.ledger.runs.load("orders", limit=9) if each.get("action"))
     assert kept["cursors"]["after"]["at"] == "5"
 
 
@@ -80,7 +80,7 @@ def test_a_plan_changes_nothing_and_a_stream_under_a_poll_is_left_alone(delivere
     with pytest.raises(LeaseHeld):
         rewind(delivered, "beginning")
     assert delivered.cursor() == "10"
-    assert delivered.ledger.journal.load_audit(limit=1) == []
+    assert delivered.ledger.audit.load(limit=1) == []
     assert delivered.ledger.streams.release_poll(lease, error=None)
     rewind(delivered, "beginning")
     assert delivered.cursor() == "beginning"

@@ -259,7 +259,7 @@ class _Scenario:
         ledger = self._connections.ledger
         if self._written_at is None:
             self._written, self._written_at = written, ledger.streams.server_time()
-        runs = ledger.journal.load_runs(STREAM, limit=3)
+        runs = ledger.runs.load(STREAM, limit=3)
         return any(run["started_at"] >= self._written_at and run["error"] is None for run in runs)
 
     def _look(self, phase: str) -> Snapshot:

@@ -1,0 +1,86 @@
+"""Heartbeats of workers and of Beat, and the leases of the jobs that Beat asks for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pymongo.collection import Collection
+from pymongo.database import Database
+
+from syncctl.ledger.client import edge
+from syncctl.ledger.expressions import in_future, is_past
+
+Doc = dict[str, Any]
+
+ALIVE_SECONDS = 20.0
+"""The age up to which a worker's heartbeat shows that the worker is alive."""
+
+
+class Heartbeats:
+    """One document per worker, and one of Beat; ages are judged by MongoDB's clock (invariant 8)."""
+
+    def __init__(self, database: Database[Doc], hosts: str) -> None:
+        self._workers: Collection[Doc] = database["workers"]
+        self._beat: Collection[Doc] = database["beat"]
+        self.hosts = hosts
+
+    @edge
+    def record_worker(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Write a worker's heartbeat."""
+        self._workers.update_one({"_id": name}, {"$set": dict(facts), "$currentDate": {"at": True}}, upsert=True)
+
+    @edge
+    def forget_worker(self, name: str) -> None:
+        """Remove the heartbeat of a worker that has stopped."""
+        self._workers.delete_one({"_id": name})
+
+    @edge
+    def forget_silent_workers(self, *, seconds: float) -> None:
+        """Remove heartbeats of workers that died long ago."""
+        aged = {"$expr": {"$lt": [{"$add": ["$at", round(seconds * 1000)]}, "$$NOW"]}}
+        self._workers.delete_many({"at": {"$type": "date"}, **aged})
+
+    @edge
+    def load_workers(self, *, alive_seconds: float = ALIVE_SECONDS) -> list[Doc]:
+        """Return the workers whose heartbeat is at most this old by MongoDB's clock."""
+        fresh = {"$expr": {"$gte": [{"$add": ["$at", round(alive_seconds * 1000)]}, "$$NOW"]}}
+        return list(self._workers.find({"at": {"$type": "date"}, **fresh}, sort=[("_id", 1)]))
+
+    @edge
+    def record_beat(self, facts: Mapping[str, Any]) -> None:
+        """Write Beat's heartbeat."""
+        self._beat.update_one({"_id": "beat"}, {"$set": dict(facts), "$currentDate": {"at": True}}, upsert=True)
+
+    @edge
+    def load_beat(self) -> Doc | None:
+        """Return Beat's last heartbeat; `late` tells whether it is older than a minute by MongoDB's clock."""
+        found = self._beat.find_one({"_id": "beat"})
+        if found is None:
+            return None
+        aged = {
+            "_id": "beat",
+            "$expr": {"$lt": [{"$add": ["$at", 60_000]}, "$$NOW"]},
+            "at": {"$type": "date"},
+        }
+        return {**found, "late": self._beat.find_one(aged, {"_id": True}) is not None}
+
+
+class MaintenanceLeases:
+    """The right to do one of Beat's jobs, such as the roll-up; beside Beat's heartbeat in the `beat` collection."""
+
+    def __init__(self, database: Database[Doc], hosts: str) -> None:
+        self._beat: Collection[Doc] = database["beat"]
+        self.hosts = hosts
+
+    @edge
+    def acquire(self, name: str, *, seconds: float) -> bool:
+        """Take a job for at most some seconds; False when another worker has it, or it rests."""
+        self._beat.update_one({"_id": f"chore:{name}"}, {"$setOnInsert": {"created": True}}, upsert=True)
+        free: Doc = {"$or": [{"until": {"$exists": False}}, is_past("until")]}
+        changes = [{"$set": {"until": in_future(seconds)}}]
+        return self._beat.update_one({"_id": f"chore:{name}", **free}, changes).matched_count == 1
+
+    @edge
+    def release(self, name: str, *, rest_seconds: float = 0.0) -> None:
+        """Let any worker take the job again, after a rest."""
+        until = [{"$set": {"until": in_future(rest_seconds)}}]
+        self._beat.update_one({"_id": f"chore:{name}"}, until)

@@ -79,11 +79,11 @@ def _look_at_backlog(
 
 def _look_at_held(ledger: "Ledger", name: str) -> Iterator[Finding]:
     """Tell of failed records that hold newer versions of their rows, which order strict asks for."""
-    holders = ledger.waiting.count_failed_holders(name)
+    holders = ledger.sequencing.count_failed_holders(name)
     if holders:
         held_by = say_count(holders, "failed record")
         yield warned(
-            f"newer versions of rows are held by {held_by}; {ledger.waiting.count(name):,} wait",
+            f"newer versions of rows are held by {held_by}; {ledger.sequencing.count(name):,} wait",
             f"see: syncctl failures --stream {name}; then syncctl replay --stream {name} sends them, "
             "and syncctl discard ID --reason TEXT gives one up",
         )

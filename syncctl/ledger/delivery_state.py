@@ -1,4 +1,4 @@
-"""What moves a record through its delivery: queue, claim, outcome. Each write is guarded by a token."""
+"""The writes that move a record through its delivery: queue, claim, outcome. Each is guarded by a token."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -24,45 +24,39 @@ Doc = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """A batch of records that this worker alone may send, until its lease ends.
-
-    Args:
-        ends_at: The end by this machine's monotonic clock, taken before MongoDB was asked: never too late.
-        key_ids: The key id of each record, by record id.
-    """
+    """A batch of records that this worker alone may send, until its lease ends (invariant 3)."""
 
     stream: str
     token: str
     worker: str
     records: tuple[Record, ...]
+    #: The key id of each record, by record id.
     key_ids: Mapping[str, str]
+    #: The lease's end by this machine's monotonic clock, measured from before MongoDB was asked: never too late.
     ends_at: float
     clock: ClockReading
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Transition:
-    """What becomes of a claimed record.
-
-    Args:
-        state: PENDING to be sent again, DELIVERED, FAILED or SUPERSEDED.
-        outcome: The call's outcome; None where no call was made.
-        delay_seconds: For PENDING: how long from now, by MongoDB's clock.
-        due_at: For PENDING: instead of a delay, when exactly.
-        new_key: Send it under a new Idempotency-Key from now on.
-        counts_as_attempt_only: Count the call as an attempt, not as a try of the schedule: the record is not to blame.
-        superseded_by: For SUPERSEDED: the newer record.
-        reason: Why it failed where there is no outcome.
-    """
+    """The change of state of a claimed record."""
 
     record: Record
+    #: PENDING to be sent again, DELIVERED, FAILED or SUPERSEDED.
     state: State
+    #: The call's outcome; None where no call was made.
     outcome: Outcome | None = None
+    #: For PENDING: how long from now it is due, by MongoDB's clock.
     delay_seconds: float = 0.0
+    #: For PENDING: when it is due, instead of a delay.
     due_at: datetime | None = None
+    #: Send it under a new `Idempotency-Key` from now on.
     new_key: bool = False
+    #: Count the call as an attempt, but not as a try of the retry schedule: the record is not to blame.
     counts_as_attempt_only: bool = False
+    #: For SUPERSEDED: the newer record.
     superseded_by: str | None = None
+    #: For FAILED without an outcome: why.
     reason: str | None = None
 
 
@@ -81,7 +75,8 @@ class DeliveryStates:
     def queue(self, ids: Sequence[str], *, batch: str, seconds: float, exclusive: bool) -> int:
         """Mark due records as queued under the batch's token; return how many are.
 
-        With `exclusive`, a record whose key has another version in flight is refused by the unique index and stays.
+        With `exclusive`, the unique index refuses a record whose key has another version in flight (invariant 5); it
+        stays due. Whether a record is due is judged by MongoDB's clock (invariants 6 and 8).
         """
         changes: Doc = {
             "state": State.QUEUED.value,
@@ -95,7 +90,7 @@ class DeliveryStates:
             return self._records.update_many({"_id": {"$in": list(ids)}, **due}, [{"$set": changes}]).modified_count
         except (DuplicateKeyError, AutoReconnect):
             # One by one, which the driver repeats where it must: a key in flight keeps only its own record back.
-            self._queue_each([UpdateOne({"_id": each, **due}, [{"$set": changes}]) for each in ids])
+            self._queue_each([UpdateOne({"_id": record, **due}, [{"$set": changes}]) for record in ids])
         return self._records.count_documents({"_id": {"$in": list(ids)}, "lease.token": batch})
 
     def _queue_each(self, writes: Sequence[UpdateOne]) -> None:
@@ -107,7 +102,7 @@ class DeliveryStates:
 
     @edge
     def unqueue(self, ids: Sequence[str], *, batch: str) -> int:
-        """Put queued records back at once: their message could not be published."""
+        """Put queued records back at once, because their message could not be sent or taken."""
         guard = {"_id": {"$in": list(ids)}, "lease.token": batch, "state": State.QUEUED.value}
         changes: list[Doc] = [{"$set": {"state": State.PENDING.value}}, {"$unset": IN_FLIGHT_FIELDS}]
         return update_many_safely(self._records, guard, changes)
@@ -116,9 +111,10 @@ class DeliveryStates:
     def claim(
         self, stream: str, ids: Sequence[str], *, batch: str, mapping_hash: str, seconds: float, worker: str
     ) -> Claim:
-        """Take a queued batch with one write, and load it with one read. Safe to repeat; a stale batch gives nothing.
+        """Claim a queued batch with one write, and load it with one read. Safe to repeat; a stale batch gives nothing.
 
-        Where the mapping has changed since a record's first claim, its bytes have too: it goes under a new key.
+        Where the mapping has changed since a record's first claim, its bytes have too, so that it takes a new
+        `Idempotency-Key` (invariant 7).
         """
         token = new_token()
         started = time.monotonic()
@@ -130,6 +126,7 @@ class DeliveryStates:
             "generation": {"$add": [or_zero("generation"), {"$cond": [remapped, 1, 0]}]},
             "mapping_hash": mapping_hash,
         }
+        # Invariant 3: only records that are still queued under this batch's token.
         guard = {"_id": {"$in": list(ids)}, "lease.token": batch, "state": State.QUEUED.value}
         update_many_safely(self._records, guard, [{"$set": changes}])
         fields = {"history": False, "error": False}
@@ -140,8 +137,8 @@ class DeliveryStates:
             stream=stream,
             token=token,
             worker=worker,
-            records=tuple(record_of(each) for each in found),
-            key_ids={each["_id"]: each["key_id"] for each in found},
+            records=tuple(record_of(document) for document in found),
+            key_ids={document["_id"]: document["key_id"] for document in found},
             ends_at=started + seconds,
             clock=ClockReading(at, time.monotonic()),
         )
@@ -155,28 +152,32 @@ class DeliveryStates:
             update_many_safely(self._records, guard, [{"$set": changes}, {"$unset": IN_FLIGHT_FIELDS}])
 
     @edge
-    def land(self, claim: Claim, transitions: Sequence[Transition]) -> list[Record]:
-        """Write outcomes in one bulk; return the records whose lease was lost before.
+    def write_transitions(self, claim: Claim, transitions: Sequence[Transition]) -> list[Record]:
+        """Write transitions in one bulk; return the records whose lease was lost before. Safe to repeat.
 
-        Guarded by the claim's token: an outcome that comes too late changes no state. Safe to repeat.
+        Guarded by the claim's token: a late outcome changes no state (invariant 3).
         """
         if not transitions:
             return []
         writes = [
-            UpdateOne({"_id": each.record.id, "lease.token": claim.token}, self._landing(claim, each))
-            for each in transitions
+            UpdateOne({"_id": transition.record.id, "lease.token": claim.token}, self._changes(claim, transition))
+            for transition in transitions
         ]
         if self._records.bulk_write(writes, ordered=False).matched_count == len(writes):
             return []
-        ids = [each.record.id for each in transitions]
-        # A written transition is one whose claim is in the history, or which needed no entry and holds no lease.
+        ids = [transition.record.id for transition in transitions]
+        # A transition was written if its claim is in the history, or if it needed no entry.
         called = {"$elemMatch": {"claim": claim.token, "action": {"$ne": "lost"}}}
         written = {
             found["_id"] for found in self._records.find({"_id": {"$in": ids}, "history": called}, {"_id": True})
         }
-        return [each.record for each in transitions if each.record.id not in written and each.outcome is not None]
+        return [
+            transition.record
+            for transition in transitions
+            if transition.record.id not in written and transition.outcome is not None
+        ]
 
-    def _landing(self, claim: Claim, transition: Transition) -> list[Doc]:
+    def _changes(self, claim: Claim, transition: Transition) -> list[Doc]:
         state, outcome = transition.state, transition.outcome
         changes: Doc = {"state": state.value, "updated_at": "$$NOW"}
         gone = list(IN_FLIGHT_FIELDS)
@@ -212,8 +213,7 @@ class DeliveryStates:
 
     @staticmethod
     def _delivered() -> Doc:
-        """Finish a record; where `resend` was asked for while it was in flight, it goes once more under a new key."""
-
+        """Finish a record; one that got `resend` in flight is sent once more under a new key (invariant 5)."""
         return {
             "state": _unless_resent(State.DELIVERED.value, State.PENDING.value),
             "delivered_at": "$$NOW",
@@ -244,8 +244,8 @@ class DeliveryStates:
         return changes
 
     @edge
-    def add_late(self, claim: Claim, late: Sequence[tuple[Record, Outcome]]) -> None:
-        """Add outcomes that came after their lease was lost to the history, never to the state. Safe to repeat."""
+    def add_late_outcomes(self, claim: Claim, late: Sequence[tuple[Record, Outcome]]) -> None:
+        """Add late outcomes to the history, never to the state (invariant 3). Safe to repeat."""
         writes = []
         for record, outcome in late:
             guard = {
@@ -260,10 +260,10 @@ class DeliveryStates:
 
     @edge
     def resend(self, ids: Sequence[str]) -> None:
-        """Send the newest version again under a new Idempotency-Key: an older call may have landed after it.
+        """Send records again under a new key: an older call may have taken effect after theirs (invariant 5).
 
-        One that is delivered becomes due; one that was tried before takes a new key; one in flight goes once more
-        after it has been accepted.
+        A delivered record becomes due; a pending one that was tried before takes a new key; a record in flight is sent
+        once more after it has been accepted.
         """
         is_delivered = {"$eq": ["$state", State.DELIVERED.value]}
         was_tried = {"$and": [{"$eq": ["$state", State.PENDING.value]}, {"$gt": [or_zero("claims"), 0]}]}
@@ -283,11 +283,11 @@ class DeliveryStates:
         }
         # One write each, which judges the state and changes it at once, and which the driver repeats where it must.
         if ids:
-            self._records.bulk_write([UpdateOne({"_id": each}, [{"$set": changes}]) for each in ids], ordered=False)
+            self._records.bulk_write([UpdateOne({"_id": record}, [{"$set": changes}]) for record in ids], ordered=False)
 
 
 def counted(outcome: Outcome) -> Doc:
-    """Return the changes that count one call, so that it still counts when the history has dropped it (invariant 4)."""
+    """Return the changes that count one call, also for when the history has dropped its entry (invariant 4)."""
     verdict = f"outcomes.{outcome.verdict.value}"
     return {
         "attempts": {"$add": [or_zero("attempts"), 1]},

@@ -1,4 +1,4 @@
-"""What brings back the records of dead and stalled workers, and those whose message is gone."""
+"""Bringing back records of dead and stalled workers, and queued records whose message is gone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,77 +19,82 @@ LOSSES_AT_MOST = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Expired:
-    """A record whose lease ran out."""
+class ExpiredLease:
+    """The lease of a record that ran out."""
 
     id: str
     key_id: str
     seq: int
     token: str
     state: State
+    #: The `Idempotency-Key` of the call that may have been made.
     call: str
 
 
-class Returns:
-    """Guarded by the token whose lease ran out, so that two who look at once return a record once."""
+class LeaseRescue:
+    """Every write is guarded by the token whose lease ran out, so that two workers bring a record back once."""
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._records: Collection[Doc] = database["records"]
         self.hosts = hosts
 
     @edge
-    def find_expired(self, stream: str, *, limit: int) -> list[Expired]:
-        """Return records whose lease ran out by MongoDB's clock."""
+    def find_expired(self, stream: str, *, limit: int) -> list[ExpiredLease]:
+        """Return the leases that ran out by MongoDB's clock (invariant 8), at most `limit` (invariant 11)."""
         return self._find({"stream": stream, "fresh": {"$in": [True, False]}, **is_past("lease.until")}, limit=limit)
 
     @edge
-    def find_forgotten(self, stream: str, *, after_seconds: float, lease_seconds: float, limit: int) -> list[Expired]:
-        """Return records queued for some time; where Redis holds no message at all, theirs are gone."""
+    def find_forgotten(
+        self, stream: str, *, after_seconds: float, lease_seconds: float, limit: int
+    ) -> list[ExpiredLease]:
+        """Return the leases of records queued for some time; if Redis holds no message at all, theirs are lost."""
         gone = {"$lte": ["$lease.until", in_future(lease_seconds - after_seconds)]}
         query = {"stream": stream, "state": State.QUEUED.value, "fresh": {"$in": [True, False]}}
         query |= {"lease.until": {"$type": "date"}, "$expr": gone}
         return self._find(query, limit=limit)
 
-    def _find(self, query: Doc, *, limit: int) -> list[Expired]:
+    def _find(self, query: Doc, *, limit: int) -> list[ExpiredLease]:
         fields = {"key_id": True, "seq": True, "lease.token": True, "state": True, "generation": True}
         query = {"state": {"$in": [state.value for state in IN_FLIGHT]}, **query, "in_flight": True}
         found = self._records.find(query, fields, limit=limit, hint="in_flight")
         return [
-            Expired(
-                id=each["_id"],
-                key_id=each["key_id"],
-                seq=int(each["seq"]),
-                token=each["lease"]["token"],
-                state=State(each["state"]),
-                call=idempotency_key(each["_id"], int(each.get("generation", 0))),
+            ExpiredLease(
+                id=record["_id"],
+                key_id=record["key_id"],
+                seq=int(record["seq"]),
+                token=record["lease"]["token"],
+                state=State(record["state"]),
+                call=idempotency_key(record["_id"], int(record.get("generation", 0))),
             )
-            for each in found
+            for record in found
         ]
 
     @edge
-    def return_expired(self, expired: Sequence[Expired], *, even_unexpired: bool = False, hold: bool = False) -> int:
-        """Bring back what a dead or stalled worker held; the third loss in sending makes a record failed (poison).
+    def bring_back(self, expired: Sequence[ExpiredLease], *, even_unexpired: bool = False, hold: bool = False) -> int:
+        """Bring back records that a dead or stalled worker held; return how many.
 
-        The call of a record that was being sent may have been made: this is noted in its history as `lost`.
+        The call of a record in `sending` may have been made: its history notes it as `lost` (invariant 4). The third
+        loss makes the record failed, because it may be what kills its worker (invariant 7).
 
         Args:
-            hold: The first loss in sending makes a record failed: its call may have been made, and is not repeated.
+            hold: The first loss makes a record failed: its call may have been made, and must not be repeated.
         """
         losses = 1 if hold else LOSSES_AT_MOST
         past: Doc = {} if even_unexpired else is_past("lease.until")
         writes = [
             UpdateOne(
-                {"_id": each.id, "lease.token": each.token, "state": each.state.value, **past},
-                self._lost(each, losses) if each.state is State.SENDING else [
+                # Invariant 3: another holder's record, or one in another state by now, is left alone.
+                {"_id": lease.id, "lease.token": lease.token, "state": lease.state.value, **past},
+                self._lost(lease, losses) if lease.state is State.SENDING else [
                     {"$set": {"state": State.PENDING.value}}, {"$unset": IN_FLIGHT_FIELDS},
                 ],
             )
-            for each in expired
+            for lease in expired
         ]  # fmt: skip
         return self._records.bulk_write(writes, ordered=False).modified_count if writes else 0
 
     @staticmethod
-    def _lost(each: Expired, losses: int) -> list[Doc]:
+    def _lost(lease: ExpiredLease, losses: int) -> list[Doc]:
         message = f"its worker died or stalled {losses} times while sending it"
         if losses == 1:
             message = "its worker died or stalled while sending it: held, because the partner may have it"
@@ -99,11 +104,11 @@ class Returns:
             "n": "$claims",
             "worker": "$lease.worker",
             "state": "$state",
-            # With a fingerprint, so that the report counts what failed among its errors.
+            # With a fingerprint, so that the report counts a failed record among its errors.
             "error": {"$cond": [poison, message, "the worker's lease ran out"]},
             "fingerprint": {"$cond": [poison, error["fingerprint"], "$$REMOVE"]},
         }
-        entry = {"action": "lost", "claim": each.token}
+        entry = {"action": "lost", "claim": lease.token}
         return [
             {"$set": {"losses": {"$add": [or_zero("losses"), 1]}, "updated_at": "$$NOW"}},
             {"$set": {

@@ -1,4 +1,4 @@
-"""The ledger as one object: a room for each concern."""
+"""The ledger in MongoDB as one object, with an attribute for each collection or concern."""
 
 from typing import Any, Self
 
@@ -13,13 +13,13 @@ from syncctl.ledger.delivery_state import DeliveryStates
 from syncctl.ledger.heartbeats import Heartbeats, MaintenanceLeases
 from syncctl.ledger.indexes import compare_indexes, create_indexes
 from syncctl.ledger.keys import Keys
-from syncctl.ledger.lease_rescue import Returns
+from syncctl.ledger.lease_rescue import LeaseRescue
 from syncctl.ledger.operations import Operations
 from syncctl.ledger.partners import Partners
 from syncctl.ledger.records import Records
 from syncctl.ledger.reports import Reports
 from syncctl.ledger.runs import Runs
-from syncctl.ledger.sequencing import Waiting
+from syncctl.ledger.sequencing import Sequencing
 from syncctl.ledger.streams import Streams
 
 
@@ -43,9 +43,9 @@ class Ledger:
         self.partners = Partners(self._database, self.hosts)
         self.records = Records(self._database, self.hosts)
         self.delivery_states = DeliveryStates(self._database, self.hosts)
-        self.returns = Returns(self._database, self.hosts)
+        self.lease_rescue = LeaseRescue(self._database, self.hosts)
         self.operations = Operations(self._database, self.hosts)
-        self.waiting = Waiting(self._database, self.hosts)
+        self.sequencing = Sequencing(self._database, self.hosts)
         self.acknowledgements = Acknowledgements(self._database, self.hosts)
         self.runs = Runs(self._database, self.hosts)
         self.audit = Audit(self._database, self.hosts)

@@ -1,4 +1,4 @@
-"""Order `strict`: records that wait for an older version of their key. They have `waits_for` and are never due."""
+"""Order `strict`: records that wait for an older version of their key. They have `waits_for` and are not due."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,25 +14,25 @@ from syncctl.ledger.expressions import in_future, or_zero
 
 Doc = dict[str, Any]
 Place = tuple[str, str]
-"""Where a sweep stands: the id that a record waits for, and the record's own."""
+"""Where `release_unheld` stopped: the id that a record waits for, and the record's own id."""
 
 HOLDING = (*UNFINISHED, State.FAILED)
-FAILED_AT_MOST = 10_000
+WAITING_COUNTED_AT_MOST = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Holder:
-    """The oldest version of a key that is neither delivered nor given up: those behind it wait."""
+    """The oldest version of a key that is neither delivered nor given up; newer versions wait for it."""
 
     id: str
     seq: int
 
 
 def _holds(hold_seconds: float | None, *, of: str = "") -> list[Doc]:
-    """Return the conditions under which a version holds what is newer; a failed one only for so long.
+    """Return the conditions under which a version holds newer ones back.
 
     Args:
-        hold_seconds: None means for ever.
+        hold_seconds: How long a failed version holds others; None means for ever.
         of: The path to its document.
     """
     conditions: list[Doc] = [{"$in": [f"${of}state", [state.value for state in HOLDING]]}]
@@ -43,8 +43,8 @@ def _holds(hold_seconds: float | None, *, of: str = "") -> list[Doc]:
     return conditions
 
 
-class Waiting:
-    """Guarded by the state: only a pending record waits. Releasing is safe to repeat: dispatch looks again."""
+class Sequencing:
+    """Guarded by the state: only a pending record waits. A release is safe to repeat: dispatch judges anew."""
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._records: Collection[Doc] = database["records"]
@@ -54,12 +54,12 @@ class Waiting:
 
     @edge
     def find_holders(self, stream: str, key_ids: Sequence[str], *, hold_seconds: float | None) -> dict[str, Holder]:
-        """Return, by key id, the oldest version that holds those behind it.
+        """Return, by key id, the oldest version that holds newer ones back.
 
-        Only versions from the newest delivered one on are looked at, so that the cost does not grow with what is
-        finished.
+        Only versions from the newest delivered one on are read, so that the cost does not grow with finished records
+        (invariant 11).
         """
-        wanted = [f"{stream}:{each}" for each in sorted(set(key_ids))]
+        wanted = [f"{stream}:{key_id}" for key_id in sorted(set(key_ids))]
         of_key = [{"$eq": ["$key_id", "$$key"]}, {"$gte": ["$seq", "$$delivered"]}]
         oldest = [
             {"$match": {"stream": stream, "$expr": {"$and": of_key}}},
@@ -68,10 +68,10 @@ class Waiting:
             {"$limit": 1},
             {"$project": {"seq": True}},
         ]
-        key = {"$substrCP": ["$_id", len(stream) + 1, {"$strLenCP": "$_id"}]}
+        key_id = {"$substrCP": ["$_id", len(stream) + 1, {"$strLenCP": "$_id"}]}
         lookup = {
             "from": self._records.name,
-            "let": {"key": key, "delivered": or_zero("delivered_seq")},
+            "let": {"key": key_id, "delivered": or_zero("delivered_seq")},
             "pipeline": oldest,
             "as": "holder",
         }
@@ -84,59 +84,60 @@ class Waiting:
             ]
         )
         return {
-            each["_id"].partition(":")[2]: Holder(id=each["holder"]["_id"], seq=int(each["holder"]["seq"]))
-            for each in found
+            key["_id"].partition(":")[2]: Holder(id=key["holder"]["_id"], seq=int(key["holder"]["seq"]))
+            for key in found
         }
 
     @edge
     def hold(self, behind: Mapping[str, str]) -> int:
-        """Let due records (id → the id it waits for) wait; return how many do. They are due no more."""
+        """Let due records (id → the id that it waits for) wait instead of being due; return how many do."""
         writes = [
             UpdateOne(
-                {"_id": each, "state": State.PENDING.value, "due_at": {"$type": "date"}},
+                {"_id": record, "state": State.PENDING.value, "due_at": {"$type": "date"}},
                 [{"$set": {"waits_for": holder}}, {"$unset": ["due_at"]}],
             )
-            for each, holder in behind.items()
+            for record, holder in behind.items()
         ]
         return self._records.bulk_write(writes, ordered=False).modified_count if writes else 0
 
     @edge
     def release(self, stream: str, holders: Sequence[str]) -> int:
-        """Make due what waits for these records; return how many."""
+        """Make the records due that wait for these ones; return how many."""
         if not holders:
             return 0
         return self._release({"stream": stream, "waits_for": {"$in": list(holders)}}, hint="waiting")
 
     @edge
     def release_all(self, stream: str, *, limit: int) -> int:
-        """Make due what waits in a stream that is not strict any more, at most so many; return how many."""
+        """Make waiting records due in a stream that is not strict any more, at most `limit`; return how many."""
         query = {"stream": stream, "waits_for": {"$gt": ""}}
         found = self._records.find(query, {"_id": True}, limit=limit, hint="waiting")
-        ids = [each["_id"] for each in found]
+        ids = [record["_id"] for record in found]
         return self._release({"_id": {"$in": ids}}) if ids else 0
 
     @edge
     def release_if_free(self, stream: str, holders: Sequence[str], *, hold_seconds: float | None) -> int:
-        """Make due what waits for those of these records that hold nothing any more; return how many."""
+        """Make the records due that wait for those of these records that hold none back any more; return how many."""
         if not holders:
             return 0
         waiting = {"stream": stream, "waits_for": {"$in": list(holders)}}
-        ids = [each["_id"] for each in self._look(waiting, hold_seconds) if not each["held"]]
+        ids = [record["_id"] for record in self._load_waiting(waiting, hold_seconds) if not record["held"]]
         return self._release({"_id": {"$in": ids}}) if ids else 0
 
     @edge
-    def sweep(self, stream: str, *, hold_seconds: float | None, limit: int) -> int:
-        """Make due what waits for nothing any more, looking at so many records where the last sweep ended.
+    def release_unheld(self, stream: str, *, hold_seconds: float | None, limit: int) -> int:
+        """Make waiting records due that no older version holds any more; return how many.
 
-        For those whose release was lost in a crash, whose holder was cleaned up, or has been failed for long enough.
+        For records whose release was lost in a crash, and for those whose holder was cleaned up or has been failed
+        for long enough. Each call judges `limit` records, from where the last call stopped (invariant 11).
         """
         query: Doc = {"stream": stream, "waits_for": {"$gt": ""}}
         place = self._load_place(stream)
         if place is not None:
             further = [{"waits_for": {"$gt": place[0]}}, {"waits_for": place[0], "_id": {"$gt": place[1]}}]
             query |= {"waits_for": {"$gte": place[0]}, "$or": further}
-        found = self._look(query, hold_seconds, limit=limit)
-        ids = [each["_id"] for each in found if not each["held"]]
+        found = self._load_waiting(query, hold_seconds, limit=limit)
+        ids = [record["_id"] for record in found if not record["held"]]
         released = self._release({"_id": {"$in": ids}}) if ids else 0
         after = (found[-1]["waits_for"], found[-1]["_id"]) if len(found) == limit else None
         if after != place:
@@ -148,8 +149,8 @@ class Waiting:
         found = (self._streams.find_one({"_id": stream}, {"swept": True}) or {}).get("swept")
         return (found[0], found[1]) if found else None
 
-    def _look(self, waiting: Doc, hold_seconds: float | None, *, limit: int = 0) -> list[Doc]:
-        """Return waiting records, and whether what they wait for holds them: it is older, and not overtaken."""
+    def _load_waiting(self, waiting: Doc, hold_seconds: float | None, *, limit: int = 0) -> list[Doc]:
+        """Return waiting records, each with `held`: whether its holder is older, not overtaken, and unfinished."""
         holder: Doc = {"from": self._records.name, "localField": "waits_for", "foreignField": "_id", "as": "holder"}
         key = {"$concat": ["$stream", ":", "$key_id"]}
         known: Doc = {
@@ -179,24 +180,24 @@ class Waiting:
         return update_many_safely(self._records, still, changes, hint=hint)
 
     @edge
-    def renew(self, overtakers: Sequence[tuple[str, str, int]]) -> None:
-        """Give what was tried before of each (stream, key id, seq), and is newer, a new `Idempotency-Key`.
+    def renew_keys_of_newer(self, sent_again: Sequence[tuple[str, str, int]]) -> None:
+        """Give versions newer than each (stream, key id, seq) that were tried before a new `Idempotency-Key`.
 
-        An older version is sent once more: the partner must take the newer one for a call it has not seen.
+        The older version is sent once more: the partner must take the newer one's next call for one it has not seen.
         """
         writes = [
-            UpdateOne({"_id": each["_id"]}, [{"$set": {"generation": {"$add": [or_zero("generation"), 1]}}}])
-            for stream, key_id, seq in overtakers
-            for each in self._records.find(self._tried(stream, key_id, seq), {"_id": True})
+            UpdateOne({"_id": newer["_id"]}, [{"$set": {"generation": {"$add": [or_zero("generation"), 1]}}}])
+            for stream, key_id, seq in sent_again
+            for newer in self._records.find(self._tried(stream, key_id, seq), {"_id": True})
         ]
         if writes:
             self._records.bulk_write(writes, ordered=False)
 
     @edge
     def find_tried(self, stream: str, key_id: str, *, from_seq: int) -> list[str]:
-        """Return the versions of a key, from one on, that may have reached the partner."""
+        """Return the versions of a key, from a seq on, that may have reached the partner."""
         query = {"stream": stream, "key_id": key_id, "seq": {"$gte": from_seq}, "claims": {"$gt": 0}}
-        return [each["_id"] for each in self._records.find(query, {"_id": True})]
+        return [record["_id"] for record in self._records.find(query, {"_id": True})]
 
     @staticmethod
     def _tried(stream: str, key_id: str, seq: int) -> Doc:
@@ -212,11 +213,11 @@ class Waiting:
 
     @edge
     def count_failed_holders(self, stream: str) -> int:
-        """Return how many failed records hold others, among the first that wait."""
+        """Return how many failed records hold others back, counted over the first that wait."""
         holder: Doc = {"from": self._records.name, "localField": "_id", "foreignField": "_id", "as": "holder"}
         stages: list[Doc] = [
             {"$match": {"stream": stream, "waits_for": {"$gt": ""}}},
-            {"$limit": FAILED_AT_MOST},
+            {"$limit": WAITING_COUNTED_AT_MOST},
             {"$group": {"_id": "$waits_for"}},
             {"$lookup": holder},
             {"$match": {"holder.state": State.FAILED.value}},

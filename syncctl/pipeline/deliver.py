@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from syncctl.core.outcome import Outcome
 from syncctl.core.records import Record
@@ -14,33 +14,25 @@ from syncctl.ledger.delivery_state import Claim, Transition
 from syncctl.ledger.ledger import Ledger
 from syncctl.logs import get_logger
 from syncctl.partner.call import Call, Unsendable
+from syncctl.pipeline import strict_order
 from syncctl.pipeline.delivery_gate import DeliveryGate
-from syncctl.pipeline.outcome_writer import Batch, decide_transition, write
-from syncctl.pipeline.strict_order import make_way
+from syncctl.pipeline.outcome_writer import Batch, decide_transition, write_transitions
+
+if TYPE_CHECKING:
+    from syncctl.partner.client import PartnerClient
 
 log = get_logger(__name__)
 
 WRITE_EVERY_RECORDS = 25
 WRITE_EVERY_SECONDS = 0.5
 
-
-class Client(Protocol):
-    """What deliver needs of a partner (partner/client.py)."""
-
-    @property
-    def mapping_hash(self) -> str:
-        """Names everything that shapes the bytes of a call."""
-
-    def prepare(self, record: Record) -> Call:
-        """Turn a record into a call; raises Unsendable."""
-
-
 SendBatch = Callable[..., Iterator[tuple[Record, Outcome | None]]]
+"""See `partner.batch.send_batch`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery:
-    """What became of one batch. `waits`: the partner is not to be called now; asking for more at once is no use."""
+    """How many records of one batch ended in which way."""
 
     stream: str
     claimed: int = 0
@@ -48,8 +40,11 @@ class Delivery:
     retrying: int = 0
     failed: int = 0
     superseded: int = 0
+    #: Given back without a call.
     returned: int = 0
+    #: Their outcome came after their lease had been lost.
     late: int = 0
+    #: The partner must not be called now, so that asking for more records at once is of no use.
     waits: bool = False
 
 
@@ -58,7 +53,7 @@ def deliver_batch(
     ledger: Ledger,
     stream: Stream,
     partner: Partner,
-    client: Client,
+    client: "PartnerClient",
     send_batch: SendBatch,
     sizes: Sizes,
     token: str,
@@ -67,15 +62,15 @@ def deliver_batch(
     should_stop: Callable[[], bool] = lambda: False,
     wait_for_permit: Callable[[Callable[[], bool]], bool] = lambda may_wait: may_wait(),
 ) -> Delivery:
-    """Deliver one queued batch; a stale or doubled message claims nothing and does nothing (invariant 3).
+    """Deliver one queued batch; a stale or repeated message claims nothing and does nothing (invariant 3).
 
     Args:
         token: The batch's token, as dispatch wrote it.
-        should_stop: Asked before each call; once true, what was not sent goes back.
-        wait_for_permit: Waits for the partner's rate before each call, as long as what it is given says yes.
+        should_stop: Asked before each call; once it returns true, the remaining records go back unsent.
+        wait_for_permit: Waits for a permit of the partner's rate before each call, while its argument returns true.
 
     Raises:
-        ServiceUnavailable: MongoDB cannot be reached; leases bring back what was claimed.
+        ServiceUnavailable: MongoDB cannot be reached; expired leases bring back the claimed records.
     """
     claim = ledger.delivery_states.claim(
         stream.name,
@@ -88,72 +83,72 @@ def deliver_batch(
     claimed = len(claim.records)
     if not claimed:
         return Delivery(stream=stream.name)
-    alone = claim.records[0].id if claimed == 1 else None
-    halt = DeliveryGate(ledger, stream, partner, token=token, alone=alone)
+    only_record = claim.records[0].id if claimed == 1 else None
+    gate = DeliveryGate(ledger, stream, partner, token=token, only_record=only_record)
     margin = decide_margin_seconds(stream.lease_seconds)
 
     def may_wait() -> bool:
+        # Invariants 3 and 7: a call that might outlive its lease is not made.
         left = claim.ends_at - time.monotonic()
-        return not should_stop() and not halt.is_set() and left > partner.timeout_seconds + margin
+        return not should_stop() and not gate.is_shut() and left > partner.timeout_seconds + margin
 
     def may_start() -> bool:
-        # Asked again after the wait: the lease went on while it lasted.
+        # Asked again after the wait, in which part of the lease has passed.
         return wait_for_permit(may_wait) and may_wait()
 
     try:
-        threads = halt.take_permits(sizes.count_threads(claimed)) if halt.begin() else 0
+        threads = gate.take_permits(sizes.count_threads(claimed)) if gate.open() else 0
         counts: dict[str, int] = {}
-        returned = 0
         if threads:
-            claim, returned = give_back_beyond(ledger, claim, halt.allowed)
-            batch, calls, transitions = begin_batch(ledger, stream, partner, claim, halt, client)
-            counts = write(batch, transitions, {})
+            claim, returned = release_beyond(ledger, claim, gate.records_at_most)
+            batch, calls, transitions = prepare_batch(ledger, stream, partner, claim, gate, client)
+            counts = write_transitions(batch, transitions, {})
             sending = send_batch(client, calls, threads=threads, may_start=may_start)
             counts, unsent = write_as_they_come(batch, sending, counts)
             returned += unsent
         else:
-            claim, returned = give_back_beyond(ledger, claim, 0)
-        waits = not threads or halt.is_set()
+            claim, returned = release_beyond(ledger, claim, 0)
+        waits = not threads or gate.is_shut()
     finally:
-        halt.close()
+        gate.release()
     delivery = Delivery(stream=stream.name, claimed=claimed, returned=returned, waits=waits, **counts)
     log.info("deliver", **{name: getattr(delivery, name) for name in delivery.__slots__})
     return delivery
 
 
 def put_back_batch(*, ledger: Ledger, stream: str, token: str, ids: Sequence[str]) -> int:
-    """Put a queued batch back that this worker has no free slot for; return how many records."""
+    """Put back a queued batch that this worker has no free slot for; return how many records."""
     ledger.breakers.release_probe(stream, token=token)
     return ledger.delivery_states.unqueue(ids, batch=token)
 
 
-def give_back_beyond(ledger: Ledger, claim: Claim, at_most: int | None) -> tuple[Claim, int]:
-    """Return a claim of no more than so many records, and how many were given back."""
+def release_beyond(ledger: Ledger, claim: Claim, at_most: int | None) -> tuple[Claim, int]:
+    """Return the claim cut to at most some records, and how many others were given back."""
     kept = claim.records if at_most is None else claim.records[:at_most]
-    beyond = claim.records[len(kept) :]
-    ledger.delivery_states.release(claim, [each.id for each in beyond])
-    return replace(claim, records=kept), len(beyond)
+    others = claim.records[len(kept) :]
+    ledger.delivery_states.release(claim, [record.id for record in others])
+    return replace(claim, records=kept), len(others)
 
 
-def begin_batch(
-    ledger: Ledger, stream: Stream, partner: Partner, claim: Claim, halt: DeliveryGate, client: Client
+def prepare_batch(
+    ledger: Ledger, stream: Stream, partner: Partner, claim: Claim, gate: DeliveryGate, client: "PartnerClient"
 ) -> tuple[Batch, list[tuple[Record, Call]], list[Transition]]:
-    """Return a claimed batch, its calls, and what lands without one. What stops it here gives all of it back."""
+    """Return a claimed batch, its calls, and the transitions of records that need none; an error gives all back."""
     try:
         known = {} if stream.append_only else ledger.keys.load(stream.name, claim.key_ids.values())
-        batch = Batch(ledger=ledger, stream=stream, partner=partner, claim=claim, known=known, halt=halt)
+        batch = Batch(ledger=ledger, stream=stream, partner=partner, claim=claim, known=known, gate=gate)
         return batch, *prepare_calls(batch, client)
     except BaseException:
-        ledger.delivery_states.release(claim, [each.id for each in claim.records])
+        ledger.delivery_states.release(claim, [record.id for record in claim.records])
         raise
 
 
 def write_as_they_come(
     batch: Batch, sending: Iterator[tuple[Record, Outcome | None]], counts: Mapping[str, int]
 ) -> tuple[dict[str, int], int]:
-    """Write outcomes in bulks as they come, and give back what was not sent; return the counts and how many those are.
+    """Write outcomes in bulks as they come, and give back unsent records; return the counts and how many were unsent.
 
-    Whatever ends it, what was answered is written: a call whose outcome is not on record would be made again.
+    Every outcome is written, however this ends: a call whose outcome is lost would be made again (invariant 7).
     """
     new = dict(counts)
     returned: list[str] = []
@@ -170,23 +165,23 @@ def write_as_they_come(
         for record, outcome in sending:
             take(record, outcome)
             if len(waiting) >= WRITE_EVERY_RECORDS or time.monotonic() - written_at > WRITE_EVERY_SECONDS:
-                new = write(batch, waiting, new)
+                new = write_transitions(batch, waiting, new)
                 waiting, written_at = [], time.monotonic()
     except BaseException:
-        # MongoDB does not take outcomes: no further call begins, and those under way are still heard out.
-        batch.halt.set()
+        # MongoDB takes no outcomes: no further call may begin, and the outcomes of calls under way are still collected.
+        batch.gate.shut()
         for record, outcome in sending:
             take(record, outcome)
-        write(batch, waiting, new)
+        write_transitions(batch, waiting, new)
         batch.ledger.delivery_states.release(batch.claim, returned)
         raise
-    new = write(batch, waiting, new)
+    new = write_transitions(batch, waiting, new)
     batch.ledger.delivery_states.release(batch.claim, returned)
     return new, len(returned)
 
 
-def prepare_calls(batch: Batch, client: Client) -> tuple[list[tuple[Record, Call]], list[Transition]]:
-    """Turn the records into calls; those that cannot be sent, or need not be any more, land at once."""
+def prepare_calls(batch: Batch, client: "PartnerClient") -> tuple[list[tuple[Record, Call]], list[Transition]]:
+    """Turn records into calls; return with them the transitions of overtaken and unsendable records."""
     calls: list[tuple[Record, Call]] = []
     transitions: list[Transition] = []
     overtaken = find_overtaken_claims(batch)
@@ -197,20 +192,22 @@ def prepare_calls(batch: Batch, client: Client) -> tuple[list[tuple[Record, Call
         try:
             calls.append((record, client.prepare(record)))
         except Unsendable as error:
+            # Invariant 9: it keeps no other record from being sent.
             transitions.append(Transition(record=record, state=State.FAILED, reason=error.reason))
     return calls, transitions
 
 
 def find_overtaken_claims(batch: Batch) -> Mapping[str, str]:
-    """Return which of the claimed records (id → by) a newer version has made pointless, by the stream's order."""
+    """Return the claimed records (id → newer record) that must not be sent any more by the stream's order."""
     claim, known = batch.claim, batch.known
     if batch.stream.order == "strict":
-        return make_way(batch.ledger, batch.stream, claim.records, claim.key_ids, known)
+        return strict_order.find_overtaken_claims(batch.ledger, batch.stream, claim.records, claim.key_ids, known)
     if batch.stream.order == "none":
         return {}
-    keys = {each.id: known.get(claim.key_ids[each.id]) for each in claim.records}
+    # Invariant 5: under `latest`, only the newest version of a key is sent.
+    keys = {record.id: known.get(claim.key_ids[record.id]) for record in claim.records}
     return {
-        each.id: key.version
-        for each in claim.records
-        if (key := keys[each.id]) is not None and key.version != each.id and key.seq > each.seq
+        record.id: key.version
+        for record in claim.records
+        if (key := keys[record.id]) is not None and key.version != record.id and key.seq > record.seq
     }

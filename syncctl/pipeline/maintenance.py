@@ -1,25 +1,25 @@
 """Maintenance, which Beat has done at short intervals: bring back what dead workers held, dispatch due records."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from syncctl.core.states import State
 from syncctl.core.stream import Stream
-from syncctl.ledger.lease_rescue import Expired
+from syncctl.ledger.lease_rescue import ExpiredLease
 from syncctl.ledger.ledger import Ledger
 from syncctl.logs import get_logger
 
 log = get_logger(__name__)
 
-AT_ONCE = 500
-WAITING_AT_ONCE = 2000
+RECORDS_AT_ONCE = 500
+HELD_AT_ONCE = 2000
 FORGOTTEN_AFTER_SECONDS = 15.0
-"""How long records may be queued while no message waits in Redis, before they are queued anew.
+"""How long records may be queued while Redis holds no message, before they are queued anew.
 
-A worker may have fetched the message and not begun it: then the batch is queued once more, and the old message claims
-nothing. Counting fetched messages instead would count those of dead workers, for an hour."""
+If a worker has fetched the message and not begun it, the batch is queued once more, and the old message claims nothing.
+Counting fetched messages too would count those of dead workers, for an hour."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,60 +27,13 @@ class Maintained:
     """How many records of a stream one maintenance has moved."""
 
     stream: str
+    #: Their lease had run out.
     returned: int = 0
+    #: Their message was lost.
     forgotten: int = 0
+    #: They waited for a record that holds them no longer.
     released: int = 0
     dispatched: int = 0
-
-
-def return_leases(*, ledger: Ledger, stream: Stream, settle_seconds: float) -> int:
-    """Bring back the records of a stream whose lease ran out; return how many. Safe to repeat, also by several.
-
-    Args:
-        settle_seconds: How long a call that a dead worker had begun may still take to land at the partner.
-    """
-    returned = 0
-    while expired := ledger.returns.find_expired(stream.name, limit=AT_ONCE):
-        returned += _bring_back(ledger, stream, expired, settle_seconds=settle_seconds)
-        if len(expired) < AT_ONCE:
-            break
-    if returned:
-        log.warning("upkeep.leases_returned", stream=stream.name, records=returned)
-    return returned
-
-
-def _bring_back(ledger: Ledger, stream: Stream, expired: list[Expired], *, settle_seconds: float) -> int:
-    if stream.order != "none" and not stream.append_only:
-        # Before the state changes: whoever sends a newer version from then on must know of this call.
-        sending = [(each.key_id, each.seq, each.call) for each in expired if each.state is State.SENDING]
-        ledger.keys.note_unsettled(stream.name, sending, seconds=settle_seconds)
-    return ledger.returns.return_expired(expired, hold=stream.ambiguous == "hold")
-
-
-def return_forgotten(*, ledger: Ledger, stream: Stream, messages_waiting: Callable[[], int]) -> int:
-    """Bring back queued records whose message is gone, for Redis was flushed or lost; return how many."""
-    forgotten = ledger.returns.find_forgotten(
-        stream.name,
-        after_seconds=FORGOTTEN_AFTER_SECONDS,
-        lease_seconds=stream.lease_seconds,
-        limit=stream.window,
-    )
-    if not forgotten or messages_waiting() > 0:
-        return 0
-    returned = ledger.returns.return_expired(forgotten, even_unexpired=True)
-    log.warning("upkeep.messages_lost", stream=stream.name, records=returned)
-    return returned
-
-
-def release_waiting(*, ledger: Ledger, stream: Stream) -> int:
-    """Make due what waits for nothing any more; return how many. Safe to repeat, also by several.
-
-    What a worker releases when a record lands is all that is usual; this is for one that died in between, for a failed
-    record that was cleaned up or has held for long enough, and for a stream whose order is not strict any more.
-    """
-    if stream.order == "strict":
-        return ledger.waiting.sweep(stream.name, hold_seconds=stream.strict_hold_seconds, limit=WAITING_AT_ONCE)
-    return ledger.waiting.release_all(stream.name, limit=WAITING_AT_ONCE)
 
 
 def maintain_stream(
@@ -91,17 +44,69 @@ def maintain_stream(
     messages_waiting: Callable[[], int],
     dispatch: Callable[[], int],
 ) -> Maintained:
-    """Do one stream's maintenance: expired leases, lost messages, records that wait for nothing any more, dispatch.
+    """Do one stream's maintenance: expired leases, lost messages, held records, dispatch. Safe to repeat.
 
     Raises:
-        ServiceUnavailable: Redis is away (leases have been returned all the same), or MongoDB is.
+        ServiceUnavailable: Redis is away (expired leases have been returned all the same), or MongoDB is.
     """
-    returned = return_leases(ledger=ledger, stream=stream, settle_seconds=settle_seconds)
-    forgotten = return_forgotten(ledger=ledger, stream=stream, messages_waiting=messages_waiting)
-    released = release_waiting(ledger=ledger, stream=stream)
+    returned = return_expired_leases(ledger=ledger, stream=stream, settle_seconds=settle_seconds)
+    forgotten = requeue_forgotten(ledger=ledger, stream=stream, messages_waiting=messages_waiting)
+    released = release_held(ledger=ledger, stream=stream)
     return Maintained(
         stream=stream.name, returned=returned, forgotten=forgotten, released=released, dispatched=dispatch()
     )
+
+
+def return_expired_leases(*, ledger: Ledger, stream: Stream, settle_seconds: float) -> int:
+    """Bring back the records of a stream whose lease ran out; return how many. Safe to repeat, also by several.
+
+    Args:
+        settle_seconds: How long a call that a dead worker had begun may still take effect at the partner.
+    """
+    returned = 0
+    while expired := ledger.lease_rescue.find_expired(stream.name, limit=RECORDS_AT_ONCE):
+        returned += _bring_back(ledger, stream, expired, settle_seconds=settle_seconds)
+        if len(expired) < RECORDS_AT_ONCE:
+            break
+    if returned:
+        log.warning("upkeep.leases_returned", stream=stream.name, records=returned)
+    return returned
+
+
+def _bring_back(ledger: Ledger, stream: Stream, expired: Sequence[ExpiredLease], *, settle_seconds: float) -> int:
+    if stream.order != "none" and not stream.append_only:
+        # Invariant 5: before the state changes, so that the sender of a newer version knows of these calls.
+        calls = [(lease.key_id, lease.seq, lease.call) for lease in expired if lease.state is State.SENDING]
+        ledger.keys.note_unsettled(stream.name, calls, seconds=settle_seconds)
+    return ledger.lease_rescue.bring_back(expired, hold=stream.ambiguous == "hold")
+
+
+def requeue_forgotten(*, ledger: Ledger, stream: Stream, messages_waiting: Callable[[], int]) -> int:
+    """Queue records anew whose message is gone, because Redis was flushed or lost (invariant 2); return how many."""
+    forgotten = ledger.lease_rescue.find_forgotten(
+        stream.name,
+        after_seconds=FORGOTTEN_AFTER_SECONDS,
+        lease_seconds=stream.lease_seconds,
+        limit=stream.window,
+    )
+    if not forgotten or messages_waiting() > 0:
+        return 0
+    returned = ledger.lease_rescue.bring_back(forgotten, even_unexpired=True)
+    log.warning("upkeep.messages_lost", stream=stream.name, records=returned)
+    return returned
+
+
+def release_held(*, ledger: Ledger, stream: Stream) -> int:
+    """Make records due that wait for another one without need; return how many. Safe to repeat, also by several.
+
+    Normally a worker releases them when the older record is finished. This is for a worker that died in between, for a
+    failed record that was cleaned up or has held others for long enough, and for a stream that is not strict any more.
+    """
+    if stream.order == "strict":
+        return ledger.sequencing.release_unheld(
+            stream.name, hold_seconds=stream.strict_hold_seconds, limit=HELD_AT_ONCE
+        )
+    return ledger.sequencing.release_all(stream.name, limit=HELD_AT_ONCE)
 
 
 @contextmanager

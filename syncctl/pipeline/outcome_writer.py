@@ -1,4 +1,4 @@
-"""What follows from the outcome of each call, and how it is written down: keys first, then records, with the token."""
+"""The transition that follows from each call's outcome, and its write: keys first, then records, under the token."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -16,34 +16,42 @@ from syncctl.ledger.keys import KnownKey
 from syncctl.ledger.ledger import Ledger
 from syncctl.logs import get_logger
 from syncctl.pipeline.delivery_gate import DeliveryGate
-from syncctl.pipeline.strict_order import find_reached
+from syncctl.pipeline.strict_order import find_overwritten
 
 log = get_logger(__name__)
+
+COUNTED_AS = {
+    State.DELIVERED: "delivered",
+    State.PENDING: "retrying",
+    State.FAILED: "failed",
+    State.SUPERSEDED: "superseded",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """A claimed batch and all that its delivery needs."""
+    """A claimed batch and everything that its delivery needs."""
 
     ledger: Ledger
     stream: Stream
     partner: Partner
     claim: Claim
+    #: The keys of the claimed records, by key id.
     known: Mapping[str, KnownKey]
-    halt: DeliveryGate
+    gate: DeliveryGate
 
 
 def decide_transition(batch: Batch, record: Record, outcome: Outcome) -> Transition:
     """Decide what follows from a call's outcome."""
     if outcome.verdict is Verdict.ACCEPTED:
-        return _accepted(batch, record, outcome)
+        return _decide_accepted(batch, record, outcome)
     if outcome.verdict is Verdict.REJECTED:
         return Transition(record=record, state=State.FAILED, outcome=outcome)
     if outcome.may_take_effect_later and batch.stream.ambiguous == "hold":
         held = f"{outcome.error or 'no answer'}; held, because the partner may have it"
         return Transition(record=record, state=State.FAILED, outcome=replace(outcome, error=held))
-    if outcome.pauses or batch.halt.is_probe or outcome.send_alone:
-        # Nobody's tries are used up for what is wrong with the partner as a whole, or with another row of a batch.
+    if outcome.pauses or batch.gate.is_probe or outcome.send_alone:
+        # The fault is the partner's or another row's of the batch, so that it uses up none of this record's tries.
         wait = outcome.retry_after_seconds or 0.0
         return Transition(
             record=record, state=State.PENDING, outcome=outcome, counts_as_attempt_only=True, delay_seconds=wait
@@ -61,119 +69,132 @@ def decide_transition(batch: Batch, record: Record, outcome: Outcome) -> Transit
 
 
 def _elapsed_seconds(batch: Batch, record: Record) -> float:
-    """Return how long ago the first try was; a pause or an outage lets the time begin anew."""
+    """Return how long ago the first try was; the time starts anew after a pause or an outage."""
     if record.tries == 0 or record.tried_since is None:
         return 0.0
-    since = max(filter(None, (record.tried_since, batch.halt.back_at)))
+    since = max(filter(None, (record.tried_since, batch.gate.back_at)))
     return (batch.claim.clock.now() - since).total_seconds()
 
 
-def _accepted(batch: Batch, record: Record, outcome: Outcome) -> Transition:
-    """Accepted means delivered, unless a call of an older version may yet land after this one (invariant 5)."""
+def _decide_accepted(batch: Batch, record: Record, outcome: Outcome) -> Transition:
+    # Invariant 5: while a call of an older version may still take effect after this one, the record is not delivered;
+    # it is sent again under a new key once that time is over.
     key = batch.known.get(batch.claim.key_ids[record.id])
     called_at = batch.claim.clock.at_monotonic(outcome.ended).timestamp() - outcome.latency_ms / 1000
     if batch.stream.order != "none" and key is not None:
-        older = [each.until for each in key.unsettled if each.seq < record.seq and each.until.timestamp() > called_at]
+        older = [call.until for call in key.unsettled if call.seq < record.seq and call.until.timestamp() > called_at]
         if older:
             return Transition(record=record, state=State.PENDING, outcome=outcome, due_at=max(older), new_key=True)
     return Transition(record=record, state=State.DELIVERED, outcome=outcome)
 
 
-def write(batch: Batch, transitions: Sequence[Transition], counts: Mapping[str, int]) -> dict[str, int]:
-    """Write outcomes: what may have reached the partner to the keys first, then the records; return the new counts."""
+def write_transitions(batch: Batch, transitions: Sequence[Transition], counts: Mapping[str, int]) -> dict[str, int]:
+    """Write transitions: first what may have reached the partner to the keys, then the records; return new counts."""
     if not transitions:
         return dict(counts)
     ledger, stream, claim = batch.ledger, batch.stream, batch.claim
-    tell_partner(batch, [each.outcome for each in transitions if each.outcome is not None])
+    report_outcomes(batch, [transition.outcome for transition in transitions if transition.outcome is not None])
     if not stream.append_only:
-        sent = [each for each in transitions if each.outcome is not None]
-        accepted = [_call(claim, each) for each in sent if _is(each, Verdict.ACCEPTED)]
+        # Invariant 5: before the state changes, so that the sender of a newer version knows of these calls.
+        accepted = [_describe_call(claim, transition) for transition in transitions if _is_accepted(transition)]
         ledger.keys.note_delivered(stream.name, accepted)
-        unsettled = [
-            _call(claim, each) for each in sent if each.outcome is not None and each.outcome.may_take_effect_later
-        ]
+        unsettled = [_describe_call(claim, transition) for transition in transitions if _is_unsettled(transition)]
         ledger.keys.note_unsettled(stream.name, unsettled, seconds=batch.partner.timeout_seconds)
-    late = {each.id for each in ledger.delivery_states.land(claim, transitions)}
+    late = {record.id for record in ledger.delivery_states.write_transitions(claim, transitions)}
     if late:
-        write_late(batch, [each for each in transitions if each.record.id in late])
-    on_time = [each for each in transitions if each.record.id not in late]
+        write_late(batch, [transition for transition in transitions if transition.record.id in late])
+    on_time = [transition for transition in transitions if transition.record.id not in late]
     if stream.order == "strict":
-        finished = [each.record.id for each in on_time if each.state in (State.DELIVERED, State.SUPERSEDED)]
-        ledger.waiting.release(stream.name, finished)
-    names = {
-        State.DELIVERED: "delivered",
-        State.PENDING: "retrying",
-        State.FAILED: "failed",
-        State.SUPERSEDED: "superseded",
-    }
+        done = (State.DELIVERED, State.SUPERSEDED)
+        ledger.sequencing.release(
+            stream.name, [transition.record.id for transition in on_time if transition.state in done]
+        )
     new = dict(counts)
-    for each in on_time:
-        new[names[each.state]] = new.get(names[each.state], 0) + 1
+    for transition in on_time:
+        name = COUNTED_AS[transition.state]
+        new[name] = new.get(name, 0) + 1
     if late:
         new["late"] = new.get("late", 0) + len(late)
     return new
 
 
-def tell_partner(batch: Batch, outcomes: Sequence[Outcome]) -> None:
-    """Tell all workers what these calls say of the partner, before anything of it is due again."""
+def report_outcomes(batch: Batch, outcomes: Sequence[Outcome]) -> None:
+    """Pause the partner or the stream where an outcome demands it, and report all outcomes to the circuit breaker.
+
+    This precedes the transitions: no record is due again before all workers can know of it.
+    """
     if not outcomes:
         return
     ledger, stream, partner = batch.ledger, batch.stream, batch.partner
-    batch.halt.has_called = True
-    for each in outcomes:
-        if each.pauses is None:
+    batch.gate.has_called = True
+    for outcome in outcomes:
+        if outcome.pauses is None:
             continue
-        batch.halt.set()
-        reason = each.error or f"HTTP {each.status}"
-        if each.pauses == "partner":
+        batch.gate.shut()
+        reason = outcome.error or f"HTTP {outcome.status}"
+        if outcome.pauses == "partner":
             ledger.partners.pause(partner.name, who="syncctl", reason=reason)
+            log.error("deliver.paused", partner=stream.partner)
         else:
             ledger.streams.pause(stream.name, who="syncctl", reason=reason)
-        log.error("deliver.paused", **{each.pauses: getattr(stream, "name" if each.pauses == "stream" else "partner")})
+            log.error("deliver.paused", stream=stream.name)
         break
     failures = [
-        each
-        for each in outcomes
-        if each.breaker_signal is None
-        and not each.has_own_rule
-        and is_breaker_failure(each.status, retry_after_seconds=each.retry_after_seconds)
+        outcome
+        for outcome in outcomes
+        if outcome.breaker_signal is None
+        and not outcome.has_own_rule
+        and is_breaker_failure(outcome.status, retry_after_seconds=outcome.retry_after_seconds)
     ]
     tally = Tally(
-        calls=sum(each.breaker_signal != "none" for each in outcomes),
+        calls=sum(outcome.breaker_signal != "none" for outcome in outcomes),
         failures=len(failures),
         reason=(failures[-1].error or "no answer") if failures else "",
-        rest_seconds=max((each.retry_after_seconds for each in failures if each.retry_after_seconds), default=None),
+        rest_seconds=max(
+            (failure.retry_after_seconds for failure in failures if failure.retry_after_seconds), default=None
+        ),
     )
-    state = ledger.breakers.report(stream.name, tally, token=batch.halt.token, rules=partner.breaker)
+    state = ledger.breakers.report(stream.name, tally, token=batch.gate.token, rules=partner.breaker)
     if state is BreakerState.OPEN:
-        batch.halt.set()
+        batch.gate.shut()
         log.warning("deliver.partner_down", partner=partner.name, stream=stream.name, reason=tally.reason)
 
 
-def _call(claim: Claim, transition: Transition) -> tuple[str, int, str]:
+def _describe_call(claim: Claim, transition: Transition) -> tuple[str, int, str]:
+    """Return key id, seq and `Idempotency-Key` of a call."""
     record = transition.record
     return claim.key_ids[record.id], record.seq, record.idempotency_key
 
 
-def _is(transition: Transition, verdict: Verdict) -> bool:
-    return transition.outcome is not None and transition.outcome.verdict is verdict
+def _is_accepted(transition: Transition) -> bool:
+    return transition.outcome is not None and transition.outcome.verdict is Verdict.ACCEPTED
+
+
+def _is_unsettled(transition: Transition) -> bool:
+    return transition.outcome is not None and transition.outcome.may_take_effect_later
 
 
 def write_late(batch: Batch, transitions: Sequence[Transition]) -> None:
-    """Add outcomes that came too late to the history; a newer version that the call may have overwritten goes again."""
+    """Add late outcomes to the history, never to the state (invariant 3), and send overwritten versions again.
+
+    A call that outlived its lease may have overwritten a newer version at the partner: that one goes again under a new
+    key (invariant 5).
+    """
     ledger, stream, claim = batch.ledger, batch.stream, batch.claim
     log.warning("deliver.late", stream=stream.name, records=len(transitions))
     if stream.order != "none" and not stream.append_only:
-        known = ledger.keys.load(stream.name, [claim.key_ids[each.record.id] for each in transitions])
+        known = ledger.keys.load(stream.name, [claim.key_ids[transition.record.id] for transition in transitions])
         newest = []
-        for each in transitions:
-            key = known.get(claim.key_ids[each.record.id])
-            landed = _is(each, Verdict.ACCEPTED) or (each.outcome is not None and each.outcome.may_take_effect_later)
-            if key is not None and landed and key.version != each.record.id:
+        for transition in transitions:
+            record = transition.record
+            key = known.get(claim.key_ids[record.id])
+            may_have_landed = _is_accepted(transition) or _is_unsettled(transition)
+            if key is not None and may_have_landed and key.version != record.id:
                 newest.append(key.version)
                 if stream.order == "strict":
-                    newest += find_reached(ledger, stream, each.record, key)
+                    newest += find_overwritten(ledger, stream, record, key)
         ledger.delivery_states.resend(newest)
-    ledger.delivery_states.add_late(
-        claim, [(each.record, each.outcome) for each in transitions if each.outcome is not None]
+    ledger.delivery_states.add_late_outcomes(
+        claim,
+        [(transition.record, transition.outcome) for transition in transitions if transition.outcome is not None],
     )

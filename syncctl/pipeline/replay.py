@@ -104,7 +104,7 @@ def discard_records(*, ledger: Ledger, selection: Selection, reason: str, who: s
             discarded += ledger.operations.discard(ids, states=selection.states, who=who, reason=reason)
             for stream in {each["stream"] for each in found}:
                 # What waited for them is due. A record that was not discarded after all holds it anew.
-                ledger.waiting.release(stream, [each["_id"] for each in found if each["stream"] == stream])
+                ledger.sequencing.release(stream, [each["_id"] for each in found if each["stream"] == stream])
     if not dry_run and matched:
         detail = _describe(selection) | {"reason": reason}
         ledger.audit.add(action="discard", who=who, count=discarded, detail=detail)

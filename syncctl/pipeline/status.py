@@ -52,7 +52,7 @@ def read_status(
     }
     streams = tuple(
         _stream(name, documents.get(name, {}), live[name], totals[name], now, partners.get(configured.get(name, "")))
-        | {"held": ledger.waiting.count(name)}
+        | {"held": ledger.sequencing.count(name)}
         for name in names
     )
     workers = tuple(

@@ -1,4 +1,4 @@
-"""Order `strict`: every version of a key is sent, one after another; each waits until those before it are done."""
+"""Order `strict`: every version of a key is sent, one after another; each waits until the older ones are done."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,85 +14,95 @@ Version = tuple[str, str, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sequenced:
-    """Which of the due records go, which are overtaken (id → by), and which wait (id → for)."""
+class OrderSplit:
+    """Due records, split by what the stream's order allows."""
 
-    send: tuple[DueRecord, ...] = ()
+    #: Records that may be sent now.
+    sendable: tuple[DueRecord, ...] = ()
+    #: Overtaken records: id → the newer record's id.
     superseded: Mapping[str, str] = field(default_factory=dict)
+    #: Under order strict, records that must wait: id → the id of the record they wait for.
     held: Mapping[str, str] = field(default_factory=dict)
 
 
-def sequence(ledger: Ledger, stream: Stream, due: Sequence[DueRecord], known: Mapping[str, KnownKey]) -> Sequenced:
-    """Let the oldest version of each key go, unless an older one is on its way or has failed; the others wait."""
-    overtaken = find_overtaken(ledger, [(each.id, each.key_id, each.seq) for each in due], known)
-    left = [each for each in due if each.id not in overtaken]
-    if not left:
-        return Sequenced(superseded=overtaken)
-    holders = ledger.waiting.find_holders(
-        stream.name, [each.key_id for each in left], hold_seconds=stream.strict_hold_seconds
+def split_by_sequence(
+    ledger: Ledger, stream: Stream, due: Sequence[DueRecord], known: Mapping[str, KnownKey]
+) -> OrderSplit:
+    """Let the oldest version of each key be sent, unless an older one is in flight or has failed; the others wait."""
+    overtaken = find_overtaken(ledger, [(record.id, record.key_id, record.seq) for record in due], known)
+    remaining = [record for record in due if record.id not in overtaken]
+    if not remaining:
+        return OrderSplit(superseded=overtaken)
+    holders = ledger.sequencing.find_holders(
+        stream.name, [record.key_id for record in remaining], hold_seconds=stream.strict_hold_seconds
     )
     held: dict[str, str] = {}
-    ahead: dict[str, str] = {key: holder.id for key, holder in holders.items()}
-    oldest_first = {key: holder.seq for key, holder in holders.items()}
-    for each in sorted(left, key=lambda each: each.seq):
-        before = ahead.get(each.key_id)
-        if before is not None and before != each.id and oldest_first[each.key_id] < each.seq:
-            held[each.id] = before
-        ahead[each.key_id], oldest_first[each.key_id] = each.id, each.seq
-    return Sequenced(send=tuple(each for each in left if each.id not in held), superseded=overtaken, held=held)
+    newest_before: dict[str, str] = {key_id: holder.id for key_id, holder in holders.items()}
+    newest_seq = {key_id: holder.seq for key_id, holder in holders.items()}
+    for record in sorted(remaining, key=lambda record: record.seq):
+        before = newest_before.get(record.key_id)
+        if before is not None and before != record.id and newest_seq[record.key_id] < record.seq:
+            held[record.id] = before
+        newest_before[record.key_id], newest_seq[record.key_id] = record.id, record.seq
+    sendable = tuple(record for record in remaining if record.id not in held)
+    return OrderSplit(sendable=sendable, superseded=overtaken, held=held)
 
 
 def find_overtaken(ledger: Ledger, versions: Iterable[Version], known: Mapping[str, KnownKey]) -> dict[str, str]:
-    """Return the versions (id → the newest of the key) that must not be sent any more.
+    """Return the versions (id → the newest version of the key) that must not be sent any more.
 
-    Those older than one that was delivered; and those that only an interrupted poll has seen, where the row went back
-    to what it was before.
-    """
-    passed: dict[str, str] = {}
-    others: list[Version] = []
-    for each in versions:
-        record, key_id, seq = each
-        key = known.get(key_id)
-        if key is None or key.version == record or key.seq <= seq:
-            continue
-        if key.delivered_seq > seq:
-            passed[record] = key.version
-        else:
-            others.append(each)
-    newest = {each.id: each.seq for each in ledger.records.load_logged([known[key].version for _, key, _ in others])}
-    passed |= {record: known[key].version for record, key, seq in others if newest.get(known[key].version, 0) < seq}
-    return passed
-
-
-def make_way(
-    ledger: Ledger, stream: Stream, claimed: Sequence[Record], keys: Mapping[str, str], known: Mapping[str, KnownKey]
-) -> dict[str, str]:
-    """Look, before claimed records are called, where a newer version may have reached the partner already.
-
-    A record that comes too late for its first call is overtaken. Where an operator sends an older version again, what
-    was tried of the newer ones goes under a new key, or the partner would take it for a repeat and keep the older.
-
-    Args:
-        keys: The key id of each record, by record id. While it is claimed, no other version of its key is in flight.
-
-    Returns:
-        The overtaken ones: id → the newest version.
+    These are versions older than a delivered one; and versions that only an interrupted poll has seen, where the row
+    has since gone back to its earlier content.
     """
     overtaken: dict[str, str] = {}
-    renewed: list[tuple[str, str, int]] = []
-    for each in claimed:
-        key = known.get(keys[each.id])
-        if key is None or key.version == each.id:
+    others: list[Version] = []
+    for version in versions:
+        record_id, key_id, seq = version
+        key = known.get(key_id)
+        if key is None or key.version == record_id or key.seq <= seq:
             continue
-        if key.delivered_seq > each.seq or (key.reached_seq > each.seq and each.attempt == 1):
-            overtaken[each.id] = key.version
-        elif key.reached_seq > each.seq:
-            renewed.append((stream.name, keys[each.id], each.seq))
-    ledger.waiting.renew(renewed)
+        if key.delivered_seq > seq:
+            overtaken[record_id] = key.version
+        else:
+            others.append(version)
+    newest_ids = [known[key_id].version for _, key_id, _ in others]
+    newest_seq = {record.id: record.seq for record in ledger.records.load_logged(newest_ids)}
+    for record_id, key_id, seq in others:
+        if newest_seq.get(known[key_id].version, 0) < seq:
+            overtaken[record_id] = known[key_id].version
     return overtaken
 
 
-def find_reached(ledger: Ledger, stream: Stream, late: Record, key: KnownKey) -> list[str]:
-    """Return what a call that landed late may have overwritten: the newest delivered version, and those being tried."""
-    ledger.waiting.renew([(stream.name, key.key_id, late.seq)])
-    return ledger.waiting.find_tried(stream.name, key.key_id, from_seq=max(late.seq + 1, key.delivered_seq))
+def find_overtaken_claims(
+    ledger: Ledger,
+    stream: Stream,
+    claimed: Sequence[Record],
+    key_ids: Mapping[str, str],
+    known: Mapping[str, KnownKey],
+) -> dict[str, str]:
+    """Return the claimed records (id → the newest version) that a newer version has overtaken before their first call.
+
+    Where an operator sends an older version again, newer versions that were tried before take a new `Idempotency-Key`
+    (invariant 5): otherwise the partner would take their next call for a repeat and keep the older version.
+
+    Args:
+        key_ids: The key id of each record, by record id. While it is claimed, no other version of its key is in flight.
+    """
+    overtaken: dict[str, str] = {}
+    sent_again: list[tuple[str, str, int]] = []
+    for record in claimed:
+        key = known.get(key_ids[record.id])
+        if key is None or key.version == record.id:
+            continue
+        if key.delivered_seq > record.seq or (key.reached_seq > record.seq and record.attempt == 1):
+            overtaken[record.id] = key.version
+        elif key.reached_seq > record.seq:
+            sent_again.append((stream.name, key_ids[record.id], record.seq))
+    ledger.sequencing.renew_keys_of_newer(sent_again)
+    return overtaken
+
+
+def find_overwritten(ledger: Ledger, stream: Stream, late: Record, key: KnownKey) -> list[str]:
+    """Return the versions that a late call may have overwritten: the newest delivered one and those being tried."""
+    ledger.sequencing.renew_keys_of_newer([(stream.name, key.key_id, late.seq)])
+    return ledger.sequencing.find_tried(stream.name, key.key_id, from_seq=max(late.seq + 1, key.delivered_seq))

@@ -259,7 +259,7 @@ def test_a_claim_that_dies_after_the_answer_repeats_the_same_call(simulation: Si
 def test_once_an_outcome_cannot_be_written_no_further_call_begins(
     simulation: Simulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Invariant 7: only so many calls are repeated as were under way. Fails without `halt` in deliver."""
+    """Invariant 7: only so many calls are repeated as were under way. Fails without `gate.shut` in deliver."""
 
     def refuse(*_: object) -> None:
         raise ServiceUnavailable("cannot reach MongoDB", service="mongodb")
@@ -269,7 +269,7 @@ def test_once_an_outcome_cannot_be_written_no_further_call_begins(
     simulation._poll()
     with monkeypatch.context() as broken:
         broken.setattr(deliver, "WRITE_EVERY_RECORDS", 1)
-        broken.setattr(simulation.ledger.delivery_states, "land", refuse)
+        broken.setattr(simulation.ledger.delivery_states, "write_transitions", refuse)
         with pytest.raises(ServiceUnavailable):
             deliver_next(simulation)
     assert len(simulation.partner.log) == 1
@@ -334,7 +334,9 @@ def test_a_dispatcher_paused_after_reading_does_not_send_what_changed_since(simu
     simulation.messages.clear()
     simulation.end_leases("records")
     simulation.run_now(
-        lambda: simulation.ledger.returns.return_expired(simulation.ledger.returns.find_expired("orders", limit=9))
+        lambda: simulation.ledger.lease_rescue.bring_back(
+            simulation.ledger.lease_rescue.find_expired("orders", limit=9)
+        )
     )
     paused = simulation._start("dispatch", simulation._dispatch).step_until("before records.update_many")
     simulation.end_leases("dispatch")

@@ -27,7 +27,7 @@ def claim(ledger: Ledger) -> Claim:
 
 def land(ledger: Ledger, claim: Claim, state: State = State.DELIVERED, **changes: Any) -> list[str]:
     """Land the claim's records and return the ids of those that came too late."""
-    late = ledger.delivery_states.land(
+    late = ledger.delivery_states.write_transitions(
         claim, [Transition(record=each, state=state, **changes) for each in claim.records]
     )
     return [each.id for each in late]
@@ -247,14 +247,14 @@ def test_an_outcome_after_its_lease_was_lost_changes_no_state_and_joins_the_hist
 ) -> None:
     """Invariant 3."""
     database.records.update_one({}, {"$set": {"lease.until": PAST}})
-    ledger.returns.return_expired(ledger.returns.find_expired("orders", limit=1))
+    ledger.lease_rescue.bring_back(ledger.lease_rescue.find_expired("orders", limit=1))
     second = claim_records(ledger, ["orders-1"])
     assert land(ledger, claim, State.FAILED, outcome=outcome(Verdict.REJECTED, status=422, error="no")) == ["orders-1"]
     found = database.records.find_one()
     assert (found["state"], found["lease"]["token"], found["attempts"]) == ("sending", second.token, 0)
     late = outcome(Verdict.REJECTED, status=422, error="no")
     for _ in range(2):
-        ledger.delivery_states.add_late(claim, [(claim.records[0], late)])
+        ledger.delivery_states.add_late_outcomes(claim, [(claim.records[0], late)])
     land(ledger, second, outcome=outcome())
     found = database.records.find_one()
     assert (found["state"], found["attempts"], found["tries"]) == ("delivered", 2, 1)
@@ -331,7 +331,7 @@ def test_the_keys_of_rows_make_no_error_of_their_own(ledger: Ledger, database: A
         )
         for each in claim.records
     ]
-    assert ledger.delivery_states.land(claim, refusals) == []
+    assert ledger.delivery_states.write_transitions(claim, refusals) == []
     (group,) = ledger.operations.group_failures(["orders"], limit=5)
     assert (group["count"], group["status"]) == (3, 409)
     entries = [each["history"][-1]["fingerprint"] for each in database.records.find()]

@@ -27,11 +27,11 @@ def expire(database: Any) -> None:
 
 def bring_back(ledger: Ledger, database: Any) -> int:
     expire(database)
-    return ledger.returns.return_expired(ledger.returns.find_expired("orders", limit=10))
+    return ledger.lease_rescue.bring_back(ledger.lease_rescue.find_expired("orders", limit=10))
 
 
 def test_a_lease_that_runs_is_left_alone(ledger: Ledger, claim: Claim) -> None:
-    assert ledger.returns.find_expired("orders", limit=10) == []
+    assert ledger.lease_rescue.find_expired("orders", limit=10) == []
 
 
 def test_a_lease_that_ran_out_is_told_with_the_call_that_may_have_been_made(
@@ -41,13 +41,15 @@ def test_a_lease_that_ran_out_is_told_with_the_call_that_may_have_been_made(
     ledger.delivery_states.queue(["orders-2"], batch="b", seconds=60, exclusive=True)
     expire(database)
     database.records.update_one({"_id": "orders-1"}, {"$set": {"generation": 1}})
-    found = {each.id: (each.state, each.token, each.call) for each in ledger.returns.find_expired("orders", limit=10)}
+    found = {
+        each.id: (each.state, each.token, each.call) for each in ledger.lease_rescue.find_expired("orders", limit=10)
+    }
     assert found == {
         "orders-1": (State.SENDING, claim.token, "orders-1-2"),
         "orders-2": (State.QUEUED, "b", "orders-2"),
     }
-    assert ledger.returns.find_expired("others", limit=10) == []
-    assert len(ledger.returns.find_expired("orders", limit=1)) == 1
+    assert ledger.lease_rescue.find_expired("others", limit=10) == []
+    assert len(ledger.lease_rescue.find_expired("orders", limit=1)) == 1
 
 
 def test_what_was_queued_comes_back_as_it_was(ledger: Ledger, database: Any) -> None:
@@ -100,33 +102,33 @@ def test_a_replay_of_poison_is_given_three_more_tries(ledger: Ledger, database: 
 
 def test_two_who_look_at_once_return_a_record_once(ledger: Ledger, claim: Claim, database: Any) -> None:
     expire(database)
-    found = ledger.returns.find_expired("orders", limit=10)
+    found = ledger.lease_rescue.find_expired("orders", limit=10)
     with ThreadPoolExecutor(8) as threads:
-        returned = list(threads.map(lambda _: ledger.returns.return_expired(found), range(8)))
+        returned = list(threads.map(lambda _: ledger.lease_rescue.bring_back(found), range(8)))
     assert sum(returned) == 1
     assert database.records.find_one()["losses"] == 1
 
 
 def test_what_landed_or_was_claimed_meanwhile_is_left_alone(ledger: Ledger, claim: Claim, database: Any) -> None:
     expire(database)
-    found = ledger.returns.find_expired("orders", limit=10)
-    ledger.delivery_states.land(
+    found = ledger.lease_rescue.find_expired("orders", limit=10)
+    ledger.delivery_states.write_transitions(
         claim,
         [Transition(record=claim.records[0], state=State.PENDING, outcome=outcome(Verdict.RETRY_LATER, error="busy"))],
     )
-    assert ledger.returns.return_expired(found) == 0
+    assert ledger.lease_rescue.bring_back(found) == 0
     second = claim_records(ledger, ["orders-1"])
-    assert ledger.returns.return_expired(found) == 0
+    assert ledger.lease_rescue.bring_back(found) == 0
     assert database.records.find_one()["lease"]["token"] == second.token
 
 
 def test_a_second_loss_is_not_counted_by_who_saw_the_first(ledger: Ledger, claim: Claim, database: Any) -> None:
     expire(database)
-    first = ledger.returns.find_expired("orders", limit=10)
-    ledger.returns.return_expired(first)
+    first = ledger.lease_rescue.find_expired("orders", limit=10)
+    ledger.lease_rescue.bring_back(first)
     claim_records(ledger, ["orders-1"])
     expire(database)
-    assert ledger.returns.return_expired(first) == 0
+    assert ledger.lease_rescue.bring_back(first) == 0
     assert database.records.find_one()["losses"] == 1
 
 
@@ -134,20 +136,20 @@ def test_a_lease_that_was_found_to_be_over_and_is_not_is_left_alone(
     ledger: Ledger, claim: Claim, database: Any
 ) -> None:
     expire(database)
-    found = ledger.returns.find_expired("orders", limit=10)
+    found = ledger.lease_rescue.find_expired("orders", limit=10)
     database.records.update_one({}, {"$set": {"lease.until": datetime(2100, 1, 1, tzinfo=UTC)}})
-    assert ledger.returns.return_expired(found) == 0
-    assert ledger.returns.return_expired(found, even_unexpired=True) == 1
+    assert ledger.lease_rescue.bring_back(found) == 0
+    assert ledger.lease_rescue.bring_back(found, even_unexpired=True) == 1
 
 
 def test_a_record_without_an_end_of_its_lease_is_not_over(ledger: Ledger, claim: Claim, database: Any) -> None:
     database.records.update_one({}, {"$unset": {"lease.until": True}})
-    assert ledger.returns.find_expired("orders", limit=10) == []
+    assert ledger.lease_rescue.find_expired("orders", limit=10) == []
 
 
 def test_forgotten_is_what_has_been_queued_for_some_time(ledger: Ledger, database: Any) -> None:
     def forgotten(after_seconds: float) -> list[str]:
-        found = ledger.returns.find_forgotten("orders", after_seconds=after_seconds, lease_seconds=3600, limit=10)
+        found = ledger.lease_rescue.find_forgotten("orders", after_seconds=after_seconds, lease_seconds=3600, limit=10)
         return [each.id for each in found]
 
     ledger.records.log([new_record(n) for n in (1, 2, 3)], PAST)

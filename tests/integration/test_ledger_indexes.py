@@ -103,9 +103,9 @@ QUERIES: dict[str, tuple[Callable[[Ledger], Any], str, int]] = {
     "due": (lambda ledger: ledger.records.find_due("orders", fresh=True, limit=100), "due_at", 7),
     "due again": (lambda ledger: ledger.records.find_due("orders", fresh=False, limit=100), "due_at", 7),
     "in flight": (lambda ledger: ledger.records.count_in_flight("orders"), "lease.until", 112),
-    "expired": (lambda ledger: ledger.returns.find_expired("orders", limit=100), "lease.until", 20),
+    "expired": (lambda ledger: ledger.lease_rescue.find_expired("orders", limit=100), "lease.until", 20),
     "forgotten": (
-        lambda ledger: ledger.returns.find_forgotten("orders", after_seconds=1, lease_seconds=1, limit=100),
+        lambda ledger: ledger.lease_rescue.find_forgotten("orders", after_seconds=1, lease_seconds=1, limit=100),
         "lease.until",
         120,
     ),

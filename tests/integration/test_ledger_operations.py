@@ -21,7 +21,7 @@ def finish(ledger: Ledger, number: int, state: State) -> None:
     landed = Transition(
         record=claim.records[0], state=state, outcome=failed if state is State.FAILED else outcome(), superseded_by="x"
     )
-    ledger.delivery_states.land(claim, [landed])
+    ledger.delivery_states.write_transitions(claim, [landed])
 
 
 def test_a_newer_version_sets_a_waiting_record_aside(ledger: Ledger, database: Any) -> None:
@@ -55,7 +55,9 @@ def test_what_was_delivered_goes_again_under_a_new_key(ledger: Ledger) -> None:
     claim = claim_records(ledger, ["orders-1"])
     assert claim.records[0].idempotency_key == "orders-1-2"
     failed = outcome(Verdict.REJECTED, status=422, error="no")
-    ledger.delivery_states.land(claim, [Transition(record=claim.records[0], state=State.FAILED, outcome=failed)])
+    ledger.delivery_states.write_transitions(
+        claim, [Transition(record=claim.records[0], state=State.FAILED, outcome=failed)]
+    )
     ledger.operations.replay(["orders-1"], states=["failed"], who="me")
     assert claim_records(ledger, ["orders-1"]).records[0].idempotency_key == "orders-1-2"
 

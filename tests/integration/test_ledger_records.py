@@ -110,7 +110,14 @@ def test_an_unacknowledged_log_is_never_taken_for_a_list_of_duplicates(
 
 
 def test_every_write_waits_for_a_majority_and_its_journal(ledger: Ledger) -> None:
-    rooms = [ledger.records, ledger.keys, ledger.streams, ledger.delivery_states, ledger.returns, ledger.operations]
+    rooms = [
+        ledger.records,
+        ledger.keys,
+        ledger.streams,
+        ledger.delivery_states,
+        ledger.lease_rescue,
+        ledger.operations,
+    ]
     collections = [each for room in rooms for each in vars(room).values() if hasattr(each, "write_concern")]
     assert len(collections) >= len(rooms)
     assert all(each.write_concern.document == {"w": "majority", "j": True} for each in collections)

@@ -30,7 +30,7 @@ def call(ledger: Ledger, database: Any, number: int, state: State, answer: Outco
     """Make one attempt of a record."""
     database.records.update_one({"_id": f"orders-{number}", "state": "pending"}, {"$set": {"due_at": PAST}})
     (record,) = (claim := claim_records(ledger, [f"orders-{number}"])).records
-    ledger.delivery_states.land(claim, [Transition(record=record, state=state, outcome=answer)])
+    ledger.delivery_states.write_transitions(claim, [Transition(record=record, state=state, outcome=answer)])
 
 
 def deliver(ledger: Ledger, database: Any, number: int) -> None:
@@ -97,7 +97,7 @@ def test_a_row_that_could_not_be_stored_and_poison_are_failures_with_their_error
     for _ in range(3):
         claim_records(ledger, ["orders-2"])
         database.records.update_many({"in_flight": True}, {"$set": {"lease.until": PAST}})
-        ledger.returns.return_expired(ledger.returns.find_expired("orders", limit=1))
+        ledger.lease_rescue.bring_back(ledger.lease_rescue.find_expired("orders", limit=1))
     roll_up(ledger=ledger)
     now = hour(database)
     assert (now["failed"], now["logged"]) == (2, 2)
@@ -109,7 +109,7 @@ def test_a_row_that_could_not_be_stored_and_poison_are_failures_with_their_error
 def test_a_late_outcome_is_an_attempt_and_no_delivery(ledger: Ledger, database: Any) -> None:
     log(ledger, 1)
     claim = claim_records(ledger, ["orders-1"])
-    ledger.delivery_states.add_late(claim, [(claim.records[0], TAKEN)])
+    ledger.delivery_states.add_late_outcomes(claim, [(claim.records[0], TAKEN)])
     roll_up(ledger=ledger)
     assert hour(database)["attempts"] == 1
     assert "delivered" not in hour(database)

@@ -221,7 +221,7 @@ def test_a_record_that_was_never_lost_after_a_retry_travels_with_others(testbed:
     log(testbed, 1, 2)
     claim = claim_records(testbed.ledger, [each["_id"] for each in testbed.records()])
     busy = outcome(Verdict.RETRY_LATER, error="busy")
-    testbed.ledger.delivery_states.land(
+    testbed.ledger.delivery_states.write_transitions(
         claim, [Transition(record=each, state=State.PENDING, outcome=busy) for each in claim.records]
     )
     testbed.dispatch()

@@ -29,7 +29,7 @@ def test_leases_that_ran_out_come_back_and_go_out_again(testbed: Testbed) -> Non
 
 
 def test_more_than_one_look_takes_come_back(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maintenance, "AT_ONCE", 2)
+    monkeypatch.setattr(maintenance, "RECORDS_AT_ONCE", 2)
     log(testbed, *range(1, 6))
     testbed.dispatch()
     testbed.expire_leases()
@@ -42,21 +42,21 @@ def test_the_call_of_a_dead_worker_is_unsettled_before_a_newer_version_may_go(te
     claim_records(testbed.ledger, [testbed.record(1)["_id"]])
     testbed.expire_leases()
     seen: list[Any] = []
-    returning = testbed.ledger.returns.return_expired
+    bring_back = testbed.ledger.lease_rescue.bring_back
 
-    class Returns:
+    class WatchedRescue:
         def __getattr__(self, name: str) -> Any:
-            return getattr(testbed.ledger.returns, name)
+            return getattr(testbed.ledger.lease_rescue, name)
 
-        def return_expired(self, *args: Any, **kwargs: Any) -> int:
+        def bring_back(self, *args: Any, **kwargs: Any) -> int:
             seen.extend(testbed.database.keys.find_one().get("unsettled", []))
-            return returning(*args, **kwargs)
+            return bring_back(*args, **kwargs)
 
-    class Rooms:
-        returns = Returns()
+    class WatchedLedger:
+        lease_rescue = WatchedRescue()
         keys = testbed.ledger.keys
 
-    maintenance.return_leases(ledger=Rooms(), stream=testbed.stream, settle_seconds=30)  # type: ignore[arg-type]
+    maintenance.return_expired_leases(ledger=WatchedLedger(), stream=testbed.stream, settle_seconds=30)  # type: ignore[arg-type]
     assert [each["call"] for each in seen] == [testbed.record(1)["_id"]]
     assert testbed.record(1)["state"] == "pending"
     log(testbed, 1, content="b")

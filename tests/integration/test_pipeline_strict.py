@@ -164,7 +164,7 @@ def test_rows_held_so_keep_no_other_rows_waiting(testbed: Testbed, answers: Answ
     log(testbed, 9)
     run(testbed, answers)
     assert answers.contents(9) == "a"
-    assert testbed.ledger.waiting.count("orders") == 4 * 8
+    assert testbed.ledger.sequencing.count("orders") == 4 * 8
     due = [testbed.ledger.records.find_due("orders", fresh=fresh, limit=1) for fresh in (True, False)]
     assert due == [[], []], "what is held must not be looked at again and again"
 
@@ -278,7 +278,7 @@ def test_the_sweep_goes_on_where_it_ended(testbed: Testbed, answers: Answers) ->
     log(testbed, *range(1, 8), contents="ab")
     run(testbed, answers)
     testbed.database.records.delete_many({"state": "failed"})
-    released = [testbed.ledger.waiting.sweep("orders", hold_seconds=None, limit=3) for _ in range(4)]
+    released = [testbed.ledger.sequencing.release_unheld("orders", hold_seconds=None, limit=3) for _ in range(4)]
     assert sorted(released) == [0, 1, 3, 3]
 
 
@@ -288,7 +288,7 @@ def test_the_sweep_comes_to_those_behind_many_that_still_wait(testbed: Testbed, 
     run(testbed, answers)
     last = max(testbed.records(state="failed"), key=lambda each: str(each["_id"]))
     testbed.database.records.delete_one({"_id": last["_id"]})
-    released = [testbed.ledger.waiting.sweep("orders", hold_seconds=None, limit=2) for _ in range(4)]
+    released = [testbed.ledger.sequencing.release_unheld("orders", hold_seconds=None, limit=2) for _ in range(4)]
     assert sum(released) == 1
 
 
@@ -309,8 +309,8 @@ def test_the_wait_ends_where_the_holder_landed_between_the_look_and_the_write(
     log(testbed, 1, contents="a")
     run(testbed, answers)
     log(testbed, 1, contents="b")
-    assert testbed.ledger.waiting.hold({id_of(testbed, "b"): id_of(testbed, "a")}) == 1
-    assert testbed.ledger.waiting.release_if_free("orders", [id_of(testbed, "a")], hold_seconds=None) == 1
+    assert testbed.ledger.sequencing.hold({id_of(testbed, "b"): id_of(testbed, "a")}) == 1
+    assert testbed.ledger.sequencing.release_if_free("orders", [id_of(testbed, "a")], hold_seconds=None) == 1
     run(testbed, answers)
     assert answers.contents() == "ab"
 
@@ -323,7 +323,7 @@ def test_status_counts_what_is_held(testbed: Testbed, answers: Answers) -> None:
     (stream,) = status.streams
     assert stream["held"] == 4
     assert stream["counts"]["pending"] == 4
-    assert testbed.ledger.waiting.count_failed_holders("orders") == 2
+    assert testbed.ledger.sequencing.count_failed_holders("orders") == 2
 
 
 def test_a_look_costs_the_same_however_many_versions_are_finished(testbed: Testbed, answers: Answers) -> None:

@@ -13,11 +13,11 @@ from syncctl.core.stream import Partner, RetrySchedule
 from syncctl.errors import LeaseHeld
 from syncctl.ledger.delivery_state import DeliveryStates
 from syncctl.ledger.keys import Keys
-from syncctl.ledger.lease_rescue import Returns
+from syncctl.ledger.lease_rescue import LeaseRescue
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.operations import Operations
 from syncctl.ledger.records import Records
-from syncctl.ledger.sequencing import Waiting
+from syncctl.ledger.sequencing import Sequencing
 from syncctl.ledger.streams import Streams
 from syncctl.pipeline.replay import discard_records, replay_records
 from syncctl.pipeline.selection import Selection
@@ -41,7 +41,7 @@ def open_gated_ledger(url: str, database: str) -> Ledger:
     gated: Any = GatedDatabase(ledger._database)
     for name, room in (
         ("streams", Streams), ("keys", Keys), ("records", Records), ("delivery_states", DeliveryStates),
-        ("returns", Returns), ("operations", Operations), ("waiting", Waiting),
+        ("lease_rescue", LeaseRescue), ("operations", Operations), ("sequencing", Sequencing),
     ):  # fmt: skip
         setattr(ledger, name, room(gated, ledger.hosts))
     return ledger

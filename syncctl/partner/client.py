@@ -144,7 +144,7 @@ class PartnerClient:
         if verdict is Verdict.ACCEPTED and not accepted:
             # Where the response could not be read to its end, the partner may have the record.
             verdict = Verdict.AMBIGUOUS if accepted is None else Verdict.RETRY_LATER
-            error = f"its JSON does not say {self._accepted_when}"
+            error = f"its JSON does not meet {self._accepted_when}"
         if verdict is not Verdict.ACCEPTED:
             refusal = describe_refusal(response, excerpt, redact)
             error = f"{refusal} ({error})" if error else refusal

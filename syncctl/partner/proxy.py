@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
-from syncctl.errors import ConfigurationError
+from syncctl.partner.address import parse_proxy_url, read_setting
 from syncctl.partner.auth.basic import encode_basic
 from syncctl.partner.deadline import TimedSocket, call_deadline, connect_socket
 
@@ -34,22 +34,15 @@ def read_proxy(url: str, key: str) -> Proxy | None:
     """Return the proxy that a setting names; None where it is empty.
 
     Raises:
-        ConfigurationError: not the URL of an http proxy; never shows it.
+        ConfigurationError: it is not the URL of an HTTP proxy; never shows it.
     """
     if not url:
         return None
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        parts, port = urlsplit(""), None
-    if parts.scheme != "http" or not parts.hostname:
-        hint = f"set {key} to a form such as http://user:password@proxy.example:3128"
-        raise ConfigurationError(f"{key} is not the URL of an http proxy", why="it cannot be read", hint=hint)
+    parts = read_setting(key, url, parse_proxy_url)
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     credentials = f"Basic {encode_basic(user, password)}"
     headers = {"Proxy-Authorization": credentials} if user or password else {}
-    return Proxy(host=parts.hostname, port=port or 80, headers=headers)
+    return Proxy(host=parts.hostname or "", port=parts.port or 80, headers=headers)
 
 
 def spell_proxy_secrets(url: str) -> set[str]:

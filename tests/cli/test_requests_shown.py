@@ -150,7 +150,7 @@ def test_a_template_that_cannot_be_is_told_at_once(run_syncctl: Run, shaped_dir:
         "poll", "--dry-run", cwd=shaped_dir, env={"STREAMS__ORDERS__HEADERS": '{"X-A": "{{ now() }}"}'}
     )
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "streams.orders.headers (environment): X-A: there is no now" in result.stderr
+    assert "streams.orders.headers (environment): X-A: now is not defined" in result.stderr
 
 
 def test_limit_is_for_a_dry_run(run_syncctl: Run, shaped_dir: Path) -> None:

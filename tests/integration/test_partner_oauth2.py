@@ -237,6 +237,8 @@ def test_a_token_url_that_is_none_is_refused() -> None:
 
     with HostilePartner(answering("200 OK")) as server, TokenDesk() as desk:
         for url in ("ftp://h/token", "http://u:c4nary@h/token", "https:///token"):
-            with pytest.raises(ConfigurationError, match=r"auth\.token_url is not") as caught:
+            with pytest.raises(
+                ConfigurationError, match=r"auth\.token_url (must begin|contains a user|has no host)"
+            ) as caught:
                 make_client(server.url, auth=desk.auth(token_url=url))
             assert "c4nary" not in str(caught.value)

@@ -180,10 +180,10 @@ def test_a_template_of_json_that_forgets_the_filter_is_refused(source: str) -> N
             "line 1: the body is JSON, which filter would change",
         ),
         ("{% autoescape row.ok %}{{ row.name | json }}{% endautoescape %}", "which autoescape would change"),
-        ('{% macro f(x) %}{{ x | json }}{% endmacro %}["{{ f(row.name) }}"]', "line 1: quotes stand around f()"),
+        ('{% macro f(x) %}{{ x | json }}{% endmacro %}["{{ f(row.name) }}"]', "line 1: f() writes JSON"),
         (
             '{% macro f() %}{{ caller() }}{{ 1 | json }}{% endmacro %}["{% call f() %}{% endcall %}"]',
-            "quotes stand around",
+            "f() writes JSON, with quotes",
         ),
     ],
 )
@@ -207,7 +207,7 @@ def test_what_changes_the_text_of_json_is_refused(source: str, told: str) -> Non
 )
 @pytest.mark.parametrize("name", [",1,", "a"])
 def test_a_text_between_quotes_of_the_template_ends_none_of_them(source: str, name: str) -> None:
-    with pytest.raises(Unsendable, match="a text stands between quotes; leave them out"):
+    with pytest.raises(Unsendable, match="the filter json puts quotes around a text; leave yours out"):
         render(source, {"name": name, "ok": True}, json=True)
 
 
@@ -216,10 +216,10 @@ def test_a_text_between_quotes_of_the_template_ends_none_of_them(source: str, na
     [
         ("{{ row.id", "line 1: unexpected end of template"),
         ("a\n{{ row.id | nope }}", "line 2: No filter named 'nope'"),
-        ("{{ rwo.id }}", "there is no rwo; a template knows row, key, op, stream"),
-        ("{{ now() }}", "there is no now"),
-        ("{{ _quota }}", "there is no _quota"),
-        ("{{ lipsum() }}", "there is no lipsum"),
+        ("{{ rwo.id }}", "rwo is not defined; a template has row, key, op, stream"),
+        ("{{ now() }}", "now is not defined"),
+        ("{{ _quota }}", "_quota is not defined"),
+        ("{{ lipsum() }}", "lipsum is not defined"),
         ("{{ [1, 2] | random }}", "No filter named 'random'"),
         ("{{ row | attr('items') }}", "No filter named 'attr'"),
         ("{{ row | pprint }}", "No filter named 'pprint'"),

@@ -4,13 +4,13 @@ A client has one token for all its calls: a partner may accept only the newest.
 """
 
 from collections.abc import Callable
-from urllib.parse import SplitResult, quote_plus, urlencode, urlsplit
+from urllib.parse import quote_plus, urlencode
 
 import simplejson
 
 from syncctl.core.redaction import REDACTED
 from syncctl.core.stream import Partner
-from syncctl.errors import ConfigurationError
+from syncctl.partner.address import parse_token_url, read_setting
 from syncctl.partner.auth.base import Auth, AuthError, AuthHeaders, Values
 from syncctl.partner.auth.basic import encode_basic
 from syncctl.partner.auth.shared_token import TokenCache
@@ -40,7 +40,7 @@ class OAuth2(Auth):
         # Imports requests, which the settings, that import this module too, do without.
         from syncctl.partner.transport import Transport
 
-        base = split_token_url(self.values["token_url"], f"partners.{partner.name}.auth.token_url")
+        base = read_setting(f"partners.{partner.name}.auth.token_url", self.values["token_url"], parse_token_url)
         self._transport = Transport(partner, base, max_connections=1)
         self._target = f"{base.path or '/'}?{base.query}" if base.query else base.path or "/"
 
@@ -89,23 +89,6 @@ class OAuth2(Auth):
             status = 401 if response.status in _WRONG_CREDENTIALS else None
             raise AuthError(f"no token from {self._transport.host}: {refusal}", status=status)
         return _read_token(response.body, self._transport.host)
-
-
-def split_token_url(url: str, key: str) -> SplitResult:
-    """Return the parts of the token endpoint's URL.
-
-    Raises:
-        ConfigurationError: not an http(s) URL; never shows it.
-    """
-    hint = f"set {key} to a form such as https://login.partner.example/oauth2/token"
-    try:
-        base = urlsplit(url)
-        usable = base.scheme in {"http", "https"} and bool(base.hostname) and base.port != 0
-    except ValueError:
-        usable = False
-    if not usable or base.username is not None or base.fragment:
-        raise ConfigurationError(f"{key} is not an http or https URL", why="or it holds a user or a #", hint=hint)
-    return base
 
 
 def _encode_client(values: Values) -> str:

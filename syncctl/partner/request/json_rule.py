@@ -6,7 +6,7 @@ from jinja2 import nodes
 
 JSON_FILTERS = ("json", "tojson")
 QUOTED = "_json_in_quotes"
-"""The filter that replaces `json` where a value stands between quotes of the template."""
+"""The filter that replaces `json` where a value is between quotes of the template."""
 
 _HINT = "as in {{ row.name | json }}"
 _OUTSIDE, _INSIDE, _ESCAPED = range(3)
@@ -139,7 +139,7 @@ class _Quotes:
                 return self._follow_written(expression.expr1, places) | other
             case nodes.Call(node=nodes.Name(name=name)) if _OUTSIDE not in places and name in self._writers:
                 raise ValueError(
-                    f"line {expression.lineno}: quotes stand around {name}(), which writes JSON; leave them out"
+                    f"line {expression.lineno}: {name}() writes JSON, with quotes around a text; leave yours out"
                 )
             case nodes.Filter() if _OUTSIDE not in places:
                 expression.name = QUOTED

@@ -132,7 +132,7 @@ def _check_names(tree: nodes.Template) -> None:
         raise ValueError(f"line {statement.lineno}: a template stands alone; it cannot include or import another")
     unknown = sorted(meta.find_undeclared_variables(tree) - {*NAMES, *GLOBALS})
     if unknown:
-        raise ValueError(f"there is no {unknown[0]}; a template knows {', '.join(NAMES)}, as in {{{{ row.id }}}}")
+        raise ValueError(f"{unknown[0]} is not defined; a template has {', '.join(NAMES)}, as in {{{{ row.id }}}}")
 
 
 def _check_methods(tree: nodes.Template) -> None:
@@ -246,7 +246,9 @@ def in_quotes(to_json: JsonFilter) -> JsonFilter:
     def to_quoted(context: Context, value: Any) -> str:
         text = to_json(context, value)
         if '"' in text:
-            raise TypeError('a text stands between quotes; leave them out, as in "name": {{ row.name | json }}')
+            raise TypeError(
+                'the filter json puts quotes around a text; leave yours out, as in "name": {{ row.name | json }}'
+            )
         return text
 
     return to_quoted

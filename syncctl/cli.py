@@ -1,4 +1,4 @@
-"""The `syncctl` command: global options, one line per command; errors become exit codes here."""
+"""The `syncctl` command: its global options and its list of commands; errors become exit codes here."""
 
 import signal
 import sys
@@ -17,27 +17,27 @@ from syncctl.console import out
 from syncctl.errors import ExitCode, InternalError, SyncctlError, UsageError
 
 COMMANDS = {
-    "demo": "Watch rows travel on this machine, and prove that none was lost",
+    "demo": "Watch rows being delivered on this machine, and prove that none is lost",
     "init": "Write .env and syncctl.toml, and create the ledger's indexes",
-    "doctor": "Check everything it needs, and name the fix of what fails",
+    "doctor": "Check everything syncctl needs, and name a fix for each problem",
     "worker": "Run a Celery worker, which polls and delivers",
-    "beat": "Run Celery Beat, which starts what is due on time",
+    "beat": "Run Celery Beat, which starts scheduled work",
     "poll": "Read new rows into the ledger and dispatch them",
     "add": "Send two numbers through broker, worker and result backend",
-    "status": "Show streams, queue, workers and beat as they are now",
+    "status": "Show the current state of streams, queue, workers and Beat",
     "report": "Show what was delivered and what failed",
     "failures": "Show failed records, grouped by error",
     "show": "Show one record, or every version of one key, with full history",
     "replay": "Send existing records again",
-    "discard": "Give failed records up, with a reason",
-    "pause": "Stop delivering a stream; its rows are still read",
-    "resume": "Let a paused stream go on",
-    "cleanup": "Delete finished records that are older than their retention",
-    "rewind": "Read rows again from an earlier place on",
-    "reconcile": "Compare the source with the ledger, and log what it lacks",
-    "inspect": "List a source's tables, or tell how one is best read",
+    "discard": "Give up on failed records, with a reason",
+    "pause": "Pause the delivery of a stream; its rows are still read",
+    "resume": "Resume a paused stream",
+    "cleanup": "Delete finished records that are older than their retention period",
+    "rewind": "Read rows again from an earlier point",
+    "reconcile": "Compare the source with the ledger, and log rows it lacks",
+    "inspect": "List a source's tables, or show how best to read one",
     "config": "Show every setting and where it comes from",
-    "local": "Run MongoDB and Redis on this machine, for a try",
+    "local": "Run MongoDB and Redis on this machine, to try syncctl",
 }
 MODULES = {"resume": "pause"}
 
@@ -63,10 +63,10 @@ def syncctl(
     ctx: typer.Context,
     directory: Annotated[
         Path,
-        typer.Option("--directory", "-C", metavar="PATH", help="Where .env and syncctl.toml are."),
+        typer.Option("--directory", "-C", metavar="PATH", help="The directory with .env and syncctl.toml."),
     ] = Path(),
     debug: Annotated[bool, typer.Option("--debug", help="Log everything, and show the traceback of an error.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing on stderr but warnings and errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Write only warnings and errors to stderr.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> ExitCode | None:
     """Every row of your SQL Server table reaches your partner's API.
@@ -74,12 +74,12 @@ def syncctl(
     None lost, none stale, each one accounted for.
 
     Examples:
-      syncctl demo                           see it work, on this machine alone
+      syncctl demo                           see it work on this machine alone
       syncctl init                           set up this directory
       syncctl doctor                         check everything it needs
       syncctl worker --beat                  run it, all on one machine
-      syncctl status                         see how it stands
-      syncctl report --since 24h --by day    account for it
+      syncctl status                         see the current state
+      syncctl report --since 24h --by day    account for every row
     """
     invocation: Invocation = ctx.obj
     invocation.adopt({"directory": directory, "debug": debug, "quiet": quiet})
@@ -98,7 +98,7 @@ def main() -> NoReturn:
 
 
 def run(args: Sequence[str]) -> int:
-    """Run one command and return its exit code; every error has been shown by then."""
+    """Run one command and return its exit code, after showing any error."""
     invocation = Invocation()
     signal.signal(signal.SIGTERM, _stop_on_sigterm)
     try:
@@ -117,21 +117,20 @@ def run(args: Sequence[str]) -> int:
 
 
 def _report(error: SyncctlError, invocation: Invocation) -> int:
-    """Show an error without its secrets, and with its traceback when asked for."""
+    """Show an error with its secrets redacted, and with its traceback if `--debug` was given."""
     from syncctl.core.redaction import redact
 
     secrets = invocation.secrets()
     if invocation.debug and not isinstance(error, UsageError):
         cause = error.__cause__ if isinstance(error, InternalError) and error.__cause__ else error
         sys.stderr.write(redact("".join(traceback.format_exception(cause)), secrets))
-    texts = (redact(text, secrets) for text in (error.what, error.why, error.hint))
-    what, why, hint = texts
+    what, why, hint = (redact(text, secrets) for text in (error.what, error.why, error.hint))
     out.error(SyncctlError(what, why=why, hint=hint))
     return error.exit_code
 
 
 def _translate_usage(error: TyperException) -> UsageError:
-    """Turn an error of the option parser into ours: what is wrong, the usage, and what was probably meant."""
+    """Turn an error of the option parser into ours, with the usage and the option that was probably meant."""
     ctx: Any = getattr(error, "ctx", None)
     path = ctx.command_path if ctx is not None else "syncctl"
     usage = " ".join(ctx.get_usage().split()).removeprefix("Usage: ") if ctx is not None else ""
@@ -140,7 +139,7 @@ def _translate_usage(error: TyperException) -> UsageError:
     message = " ".join(message.replace("Value error, ", "").split()).rstrip(".")
     hint = f"run: {path} --help"
     if possibilities:
-        hint = f"did you mean {possibilities[0]}? Else {hint}"
+        hint = f"did you mean {possibilities[0]}? Otherwise {hint}"
     return UsageError(message[:1].lower() + message[1:], why=f"usage: {usage}" if usage else "", hint=hint)
 
 
@@ -151,7 +150,7 @@ def _format_message(error: TyperException) -> str:
 
 def _translate_bug(error: Exception) -> InternalError:
     bug = InternalError(
-        "syncctl came upon a bug of its own",
+        "internal error: this is a bug in syncctl",
         why=f"{type(error).__name__}: {error}",
         hint="run the same command with --debug and report the traceback",
     )

@@ -1,4 +1,4 @@
-"""What syncctl adds to Typer: lazy commands, help that begins with examples, global options in any place."""
+"""Extensions to Typer: lazy commands, help that begins with examples, global options in any position."""
 
 import inspect
 import os
@@ -30,9 +30,9 @@ _EXAMPLES = re.compile(r"^Examples:\n((?:[ \t]+\S.*\n?|\n(?=[ \t]))+)", re.MULTI
 
 @dataclass(kw_only=True, slots=True)
 class Invocation:
-    """The global options of this call, and the settings once they were asked for.
+    """The global options of this call, and the settings once they have been read.
 
-    `directory` is where `.env` and `syncctl.toml` are: the working directory, once `--directory` was followed.
+    `directory` holds `.env` and `syncctl.toml`; it is the working directory, after `--directory` was applied.
     """
 
     directory: Path = field(default_factory=Path)
@@ -41,7 +41,7 @@ class Invocation:
     _settings: "Settings | None" = None
 
     def settings(self) -> "Settings":
-        """Read the settings, once.
+        """Read the settings the first time, and return them.
 
         Raises:
             ConfigurationError: a setting is missing, unknown or wrong.
@@ -53,7 +53,7 @@ class Invocation:
         return self._settings
 
     def configure_logging(self) -> None:
-        """Show only warnings while a command runs, which says itself what it does; everything with `--debug`."""
+        """Show only warnings, because a command reports its own progress; with `--debug` show everything."""
         from syncctl.logs import configure_logging
 
         if self.debug:
@@ -62,11 +62,11 @@ class Invocation:
             configure_logging(level="warning", format="short", secrets=self.secrets())
 
     def secrets(self) -> frozenset[str]:
-        """Return what must not be shown, as far as it is known by now."""
+        """Return the secrets that must not be shown; empty before the settings have been read."""
         return self._settings.secrets() if self._settings is not None else frozenset()
 
     def adopt(self, options: Mapping[str, Any]) -> None:
-        """Take over global options that were given on the command line."""
+        """Apply global options given on the command line."""
         self.debug |= bool(options.get("debug"))
         self.quiet |= bool(options.get("quiet"))
         out.quiet = self.quiet
@@ -75,7 +75,7 @@ class Invocation:
         self.configure_logging()
 
     def _enter(self, directory: Path) -> None:
-        """Change to a directory, as `git -C` does: Celery and relative paths in the settings begin there too."""
+        """Change to a directory, as `git -C` does, so that Celery and relative paths in the settings use it too."""
         try:
             os.chdir(directory)
         except OSError as error:
@@ -87,23 +87,23 @@ class Invocation:
 
 
 class Command(TyperCommand):
-    """A command whose help begins with examples and which takes global options too."""
+    """A command whose help begins with examples and that also takes the global options."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the command's own parameters and the global options that it does not use itself."""
+        """Return the command's own parameters and the global options that it does not redefine."""
         own = super().get_params(ctx)
         taken = {opt for param in own for opt in (param.name, *param.opts)}
         return own + [param for param in _global_params(ctx) if not taken & {param.name, *param.opts}]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse; numbers below zero are values, and global options go to the invocation."""
+        """Parse the arguments; negative numbers are values, and global options go to the invocation."""
         rest = super().parse_args(ctx, _protect_negatives(args))
         ctx.params = {name: _restore_negatives(value) for name, value in ctx.params.items()}
         _adopt_globals(ctx, own={param.name for param in self.params})
         return rest
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the pieces of the usage line; what is required stands without braces."""
+        """Return the pieces of the usage line, required arguments without braces."""
         return [_BRACES.sub(r"\1\2", piece) for piece in super().collect_usage_pieces(ctx)]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -129,7 +129,7 @@ class Command(TyperCommand):
 
 
 class SubGroup(TyperGroup):
-    """A command with commands of its own, as `syncctl local up`."""
+    """A command with subcommands, such as `syncctl local up`."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the examples, then the usage, the text and the commands."""
@@ -137,9 +137,9 @@ class SubGroup(TyperGroup):
 
 
 class LazyGroup(TyperGroup):
-    """The commands of syncctl; the module of one is imported when it is called, not before.
+    """The commands of syncctl; a command's module is imported only when the command is called.
 
-    `catalogue` maps each command to its one-line help; `modules` names the module of those that share one.
+    `catalogue` maps each command to its one-line help; `modules` names the module of commands that share one.
     The command `x` is the function `x` of its module, or the module's Typer app `app`.
     """
 
@@ -151,7 +151,7 @@ class LazyGroup(TyperGroup):
         return list(self.catalogue)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 (Typer's signature)
-        """Import and return a command, None where there is none of that name."""
+        """Import and return a command, None if no command has that name."""
         if cmd_name not in self.catalogue:
             return None
         if cmd_name not in self.commands:
@@ -163,13 +163,13 @@ class LazyGroup(TyperGroup):
         """Find the command that the arguments begin with.
 
         Raises:
-            UsageError: with the command that was probably meant.
+            UsageError: there is no such command; the error suggests the one that was probably meant.
         """
         if not args[0].startswith("-") and args[0] not in self.catalogue:
             near = find_near(args[0], self.catalogue)
             raise UsageError(
                 f"no such command: {args[0]}",
-                why=f"did you mean: syncctl {near}" if near else "it is not one of syncctl's commands",
+                why=f"did you mean: syncctl {near}" if near else "syncctl has no command of that name",
                 hint="run: syncctl --help",
             )
         return super().resolve_command(ctx, args)
@@ -179,7 +179,7 @@ class LazyGroup(TyperGroup):
         _format_help(self, ctx, formatter)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 (Typer's signature)
-        """Write one line per command without importing any of them."""
+        """Write one line per command without importing the commands."""
         with formatter.section("Commands"):
             formatter.write_dl(list(self.catalogue.items()))
 
@@ -187,7 +187,7 @@ class LazyGroup(TyperGroup):
 def build_command(name: str, module: Any) -> Any:
     """Build the command of a module: its function of the command's name, or its Typer app.
 
-    An app of one command is a group all the same.
+    An app with a single command is still a group.
     """
     function = getattr(module, name.replace("-", "_"), None)
     if callable(function) and not isinstance(function, typer.Typer):
@@ -223,7 +223,7 @@ def _adopt_globals(ctx: Any, *, own: set[str]) -> None:
 
 
 def _protect_negatives(args: list[str]) -> list[str]:
-    """Write numbers below zero with a minus sign that the option parser does not take for a flag."""
+    """Replace the hyphen of negative numbers by a minus sign, which the option parser does not take for a flag."""
     end = args.index("--") if "--" in args else len(args)
     return [_NEGATIVE.sub(_MINUS, arg, count=1) if _NEGATIVE.match(arg) else arg for arg in args[:end]] + args[end:]
 

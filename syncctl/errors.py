@@ -1,14 +1,14 @@
-"""Every error syncctl raises on purpose.
+"""Every error that syncctl raises on purpose.
 
 SyncctlError                     what · why · hint · exit_code
-├── TroubleFound            (1)  it ran, and found trouble
+├── TroubleFound            (1)  the command ran and found a problem
 │   └── SourceError         (1)  a stream's table cannot be read as configured
-│       └── SourceRestored  (1)  versions of the source run again: it was restored
+│       └── SourceRestored  (1)  the source's versions went back: the database was restored
 ├── UsageError              (2)  the command line asks for something impossible
 │   └── ConfigurationError  (2)  a setting is missing, unknown or wrong
 ├── ServiceUnavailable     (69)  MongoDB, Redis, the source or the partner cannot be reached
-├── InternalError          (70)  a bug of ours
-└── LeaseHeld              (75)  somebody else is doing this right now
+├── InternalError          (70)  a bug in syncctl
+└── LeaseHeld              (75)  another process is doing this right now
 
 A partner's answer is never an exception: it is an `Outcome` (core/outcome.py).
 """
@@ -17,7 +17,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit codes of every command, after sysexits.h where it has one."""
+    """The exit codes of every command; sysexits.h defines those from 64 to 78."""
 
     DONE = 0
     TROUBLE = 1
@@ -30,12 +30,12 @@ class ExitCode(IntEnum):
 
 
 class SyncctlError(Exception):
-    """An error with a way out.
+    """An error that says what to do next.
 
     Args:
         what: One line: what could not be done.
-        why: One line: the cause, as near to the root as is known. Never holds a secret.
-        hint: One line: what the operator does next.
+        why: One line: the cause, as close to the root as known. It never contains a secret.
+        hint: One line: what the operator should do next.
     """
 
     exit_code: ExitCode = ExitCode.TROUBLE
@@ -51,7 +51,7 @@ class SyncctlError(Exception):
 
 
 class TroubleFound(SyncctlError):
-    """It ran, and found trouble."""
+    """The command ran and found a problem."""
 
 
 class SourceError(TroubleFound):
@@ -59,7 +59,7 @@ class SourceError(TroubleFound):
 
 
 class SourceRestored(SourceError):
-    """The versions of a source run again: somebody restored the database."""
+    """The source's versions went back: the database was restored."""
 
 
 class UsageError(SyncctlError):
@@ -73,7 +73,7 @@ class ConfigurationError(UsageError):
 
 
 class ServiceUnavailable(SyncctlError):
-    """A service that is needed cannot be reached.
+    """A required service cannot be reached.
 
     Args:
         service: `redis`, `mongodb`, `source` or `partner`; the name of its doctor check.
@@ -87,12 +87,12 @@ class ServiceUnavailable(SyncctlError):
 
 
 class InternalError(SyncctlError):
-    """A bug of ours."""
+    """A bug in syncctl."""
 
     exit_code = ExitCode.BUG
 
 
 class LeaseHeld(SyncctlError):
-    """Somebody else is doing this right now; trying later is right."""
+    """Another process is doing this right now; try again later."""
 
     exit_code = ExitCode.LEASE_HELD

@@ -1,4 +1,4 @@
-"""Structured log lines on stderr, each with a stable `action` key and without a secret.
+"""Structured log lines on stderr, each with a stable `action` key and with secrets redacted.
 
 log = get_logger(__name__)
 log.info("poll.page", stream="orders", read=1000)
@@ -26,23 +26,23 @@ class ActionLogger:
         self._logger = logging.getLogger(name)
 
     def debug(self, action: str, /, **fields: Any) -> None:
-        """Log what only a developer wants to read."""
+        """Log a detail for developers."""
         self._log(logging.DEBUG, action, fields)
 
     def info(self, action: str, /, **fields: Any) -> None:
-        """Log what happened."""
+        """Log an ordinary event."""
         self._log(logging.INFO, action, fields)
 
     def warning(self, action: str, /, **fields: Any) -> None:
-        """Log what an operator should look at some time."""
+        """Log a problem that an operator should look at eventually."""
         self._log(logging.WARNING, action, fields)
 
     def error(self, action: str, /, **fields: Any) -> None:
-        """Log what an operator should look at now."""
+        """Log a problem that an operator should look at now."""
         self._log(logging.ERROR, action, fields)
 
     def exception(self, action: str, /, **fields: Any) -> None:
-        """Log an error with the traceback of the exception that is being handled."""
+        """Log an error with the traceback of the current exception."""
         self._log(logging.ERROR, action, fields, with_traceback=True)
 
     def _log(self, level: int, action: str, fields: Mapping[str, Any], *, with_traceback: bool = False) -> None:
@@ -61,13 +61,13 @@ def configure_logging(
     format: Format = "auto",  # noqa: A002
     secrets: Collection[str] = (),
 ) -> None:
-    """Send every log line of this process to stderr; safe to repeat, the last call holds.
+    """Send every log line of this process to stderr. Safe to repeat; the last call wins.
 
     Args:
         level: `debug`, `info`, `warning` or `error`.
         format: `text` for people, `json` for machines, `auto` for text on a terminal and JSON elsewhere, `short`
-            for a command that runs for a moment.
-        secrets: Values that are replaced wherever they turn up, in messages, fields and tracebacks.
+            for commands that run briefly.
+        secrets: Values that are redacted in messages, fields and tracebacks.
     """
     if format == "auto":
         format = "text" if sys.stderr.isatty() else "json"  # noqa: A001
@@ -91,7 +91,7 @@ class _LineFormatter(logging.Formatter):
         self._redact = make_redact(secrets)
 
     def collect(self, record: logging.LogRecord) -> dict[str, Any]:
-        """Return the fields of a line; lines of other libraries carry their logger's name as the action."""
+        """Return the fields of a line; a line of another library has its logger's name as the action."""
         line: dict[str, Any] = {"at": _format_time(record.created), "level": record.levelname.lower()}
         action = getattr(record, "action", None)
         if action is None:
@@ -103,13 +103,13 @@ class _LineFormatter(logging.Formatter):
         return line
 
     def traceback(self, record: logging.LogRecord) -> str:
-        """Return the redacted traceback, empty where there is none."""
+        """Return the redacted traceback, or an empty text."""
         if record.exc_info and record.exc_info[0] is not None:
             return str(self.clean(self.formatException(record.exc_info)))
         return str(self.clean(record.exc_text)) if record.exc_text else ""
 
     def clean(self, value: Any) -> Any:
-        """Return a value that JSON has a form for, with every secret replaced."""
+        """Return a value that JSON can represent, with every secret redacted."""
         if value is None or isinstance(value, bool | int | float):
             return value
         if isinstance(value, list | tuple | set | frozenset):
@@ -118,7 +118,7 @@ class _LineFormatter(logging.Formatter):
 
 
 class JsonFormatter(_LineFormatter):
-    """One JSON document a line."""
+    """One JSON document per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -141,7 +141,7 @@ class TextFormatter(_LineFormatter):
 
 
 class ShortFormatter(_LineFormatter):
-    """`warning: action key=value`, as a command says it."""
+    """`warning: action key=value`, as commands write it."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -160,7 +160,7 @@ _FORMATTERS: dict[str, type[_LineFormatter]] = {
 
 
 class _StderrHandler(logging.StreamHandler[Any]):
-    """Write to whatever stderr is now; a reader that has gone away is no error."""
+    """Write to the current stderr; ignore a reader that has gone away."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
@@ -180,7 +180,7 @@ def _format_time(timestamp: float) -> str:
 
 
 def _quote_value(value: Any) -> str:
-    """Return a value as logfmt writes it: bare where it is one plain word."""
+    """Return a value in logfmt; a single plain word is not quoted."""
     if isinstance(value, float):
         return f"{value:g}" if abs(value) < 1e6 else str(value)
     if not isinstance(value, str):

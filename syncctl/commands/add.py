@@ -1,4 +1,4 @@
-"""`syncctl add`: two numbers through broker, worker and result backend, and back."""
+"""`syncctl add`: send two numbers through broker, worker and result backend, and get their sum back."""
 
 import math
 from typing import Annotated
@@ -21,10 +21,10 @@ def add(
     ] = "10s",
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Send two numbers through broker, worker and result backend, and back.
+    """Send two numbers through broker, worker and result backend, and get their sum back.
 
-    It shows that a task gets from here into the queue, that a live worker takes it, and that the result
-    comes back; when it does not, it says which hop broke. Exit code 69: a hop is broken.
+    This proves that a task reaches the queue, that a running worker takes it, and that the result comes back;
+    if not, the error names the part that failed. Exit code 69: a part does not work.
 
     Examples:
         syncctl add 2 3
@@ -48,15 +48,15 @@ def add(
         out.print_json(trip)
     else:
         out.show(f"{trip.x} + {trip.y} = {trip.sum}")
-        out.say(f"{trip.round_trip_ms:.0f} ms there and back, by {trip.worker}")
+        out.say(f"round trip {trip.round_trip_ms:.0f} ms, worker {trip.worker}")
     return ExitCode.DONE
 
 
 def parse_number(text: str, name: str) -> int | float:
-    """Return an int for a whole number, a float for any other.
+    """Parse a whole number as int, any other as float.
 
     Raises:
-        UsageError: it is not a finite number.
+        UsageError: the text is not a finite number.
     """
     for read in (int, float):
         try:

@@ -14,13 +14,13 @@ def beat(
     *,
     celery_args: Annotated[
         list[str] | None,
-        typer.Argument(metavar="-- CELERY", help="Passed to Celery as they are."),
+        typer.Argument(metavar="-- CELERY", help="Arguments passed on to Celery."),
     ] = None,
 ) -> ExitCode:
-    """Run Celery Beat, which starts polls, upkeep, roll-up and cleanup on time, until Ctrl-C.
+    """Run Celery Beat, which schedules polls, maintenance, roll-up and cleanup, until Ctrl-C.
 
-    One is enough; two do no harm, since every task it starts takes a lease first. On one machine `syncctl
-    worker --beat` does the same inside the worker. Exit code 0 after Ctrl-C or SIGTERM.
+    One Beat is enough. A second one does no harm, because every task takes a lease first. On a single machine,
+    `syncctl worker --beat` runs Beat inside the worker. Exit code 0 after Ctrl-C or SIGTERM.
 
     Examples:
         syncctl beat

@@ -1,4 +1,4 @@
-"""Running Celery's own worker and Beat in this process, for `syncctl worker` and `syncctl beat`."""
+"""Run Celery's worker or Beat in this process, for `syncctl worker` and `syncctl beat`."""
 
 import os
 import signal
@@ -20,26 +20,26 @@ log = get_logger(__name__)
 
 
 def run_celery(program: str, arguments: Sequence[str], *, settings: "Settings", debug: bool) -> ExitCode:
-    """Run `worker` or `beat` until it is told to stop.
+    """Run `worker` or `beat` until it is asked to stop.
 
-    The first Ctrl-C or SIGTERM lets the calls under way end; the second kills the worker and its processes, which is
-    safe (their leases run out) and ends this process with 130 or 143.
+    The first Ctrl-C or SIGTERM lets the calls in progress finish. The second kills the worker and its processes, which
+    is safe because their leases expire, and ends this process with 130 or 143.
 
     Args:
         program: `worker` or `beat`.
-        arguments: As Celery's command line takes them.
+        arguments: Arguments for Celery's command line.
 
     Returns:
         0 after a graceful stop.
 
     Raises:
-        UsageError: Celery does not know an argument.
-        InternalError: Celery ended on its own.
+        UsageError: Celery rejects an argument.
+        InternalError: Celery ended unexpectedly.
     """
     level = "debug" if debug else settings.log.level
     configure_logging(level=level, format=settings.log.format, secrets=settings.secrets())
     log.info(f"{program}.start", arguments=" ".join(arguments))
-    # Until Celery has put its own handler in place, SIGTERM simply ends this process.
+    # Until Celery has installed its own handler, SIGTERM simply ends this process.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     from celery.signals import worker_shutting_down
     from click.exceptions import ClickException
@@ -47,35 +47,35 @@ def run_celery(program: str, arguments: Sequence[str], *, settings: "Settings", 
     from syncctl.celery_app import make_app
 
     app = make_app(settings)
-    # Celery's Beat cannot be stopped while it imports these for the first time: its handler runs into the import.
+    # Celery's Beat cannot be stopped while it first imports these modules: its handler would re-enter the import.
     app.loader.import_default_modules()
     _ = app.backend
-    worker_shutting_down.connect(_force_next_time, weak=False)
-    # Celery writes a banner and what it does on Ctrl-C to stdout.
+    worker_shutting_down.connect(_force_on_next_signal, weak=False)
+    # Celery writes a banner and its messages on Ctrl-C to stdout.
     sys.__stdout__ = Path(os.devnull).open("w")  # type: ignore[misc]  # noqa: SIM115
     try:
         code = app.start(argv=["--quiet", program, f"--loglevel={level}", *arguments])
     except ClickException as error:
         raise UsageError(
-            f"Celery refused the arguments of its {program}",
+            f"Celery rejected the arguments for its {program}",
             why=error.format_message(),
-            hint=f"see what it takes: celery {program} --help",
+            hint=f"run: celery {program} --help",
         ) from error
     except SystemExit as error:
         code = error.code
     if code in (None, 0):
         return ExitCode.DONE
-    raise InternalError(f"the {program} ended on its own", why=f"Celery says: {code}", hint="read its log just above")
+    raise InternalError(f"the {program} ended unexpectedly", why=f"Celery says: {code}", hint="read its log above")
 
 
-def _force_next_time(**_: object) -> None:
-    out.say("stopping when the calls under way have ended; once more to stop at once")
+def _force_on_next_signal(**_: object) -> None:
+    out.say("stopping after the calls in progress; press Ctrl-C again to stop at once")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _force)
 
 
 def _force(number: int, _frame: FrameType | None) -> NoReturn:
-    """Kill the worker's processes and end; what they held comes back when its leases run out."""
+    """Kill the worker's processes and end; their records are sent again once their leases have expired."""
     from billiard import active_children
 
     for child in active_children():

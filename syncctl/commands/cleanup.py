@@ -1,4 +1,4 @@
-"""`syncctl cleanup`: delete finished records that are older than their retention."""
+"""`syncctl cleanup`: delete finished records that are older than their retention period."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
@@ -7,8 +7,7 @@ import typer
 
 from syncctl.commands.options import AsJson, DryRun, Streams, Yes, parse_age
 from syncctl.commands.session import ask_consent, choose_known, name_operator, open_session
-from syncctl.console import out
-from syncctl.console.counts import say_count
+from syncctl.console import format_count, out
 from syncctl.core.states import TERMINAL
 from syncctl.errors import ExitCode
 
@@ -23,17 +22,19 @@ def cleanup(
     older_than: Annotated[
         str | None,
         typer.Option(
-            "--older-than", metavar="DURATION", help="This age, such as 7d, for every state, not [retention]."
+            "--older-than",
+            metavar="DURATION",
+            help="Delete records older than this, such as 7d, instead of by [retention].",
         ),
     ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Delete finished records that are older than their retention.
+    """Delete finished records that are older than their retention period.
 
-    Beat does the same on its own, by [retention] in syncctl.toml. What happened stays in the reports, and
-    the newest version of every row stays known, so that no old row is taken for a new one.
+    Beat does this automatically, by [retention] in syncctl.toml. Reports keep their counts, and the ledger still
+    knows the newest version of every row, so that it never takes an old row for a new one.
 
     Examples:
         syncctl cleanup --dry-run
@@ -54,7 +55,7 @@ def cleanup(
         total = sum(plan.deleted.values())
         if dry_run or not total:
             return _report(plan, as_json=as_json)
-        if not ask_consent(f"delete {say_count(total, 'finished record')} for good?", yes=yes):
+        if not ask_consent(f"permanently delete {format_count(total, 'finished record')}?", yes=yes):
             return ExitCode.TROUBLE
         done = clean_up(ledger=ledger, retention_seconds=kept, streams=streams, who=who)
     return _report(done, as_json=as_json)
@@ -66,7 +67,7 @@ def _report(result: "Cleaned", *, as_json: bool) -> ExitCode:
         return ExitCode.DONE
     verb = "would delete" if result.dry_run else "deleted"
     counts = [f"{count:,} {state}" for state, count in result.deleted.items() if count]
-    total = say_count(sum(result.deleted.values()), "record")
+    total = format_count(sum(result.deleted.values()), "record")
     out.show(f"{verb} {total}" + (f": {', '.join(counts)}" if counts else ""))
     if counts and not result.dry_run:
         out.say("next: syncctl status")

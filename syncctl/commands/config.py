@@ -1,4 +1,4 @@
-"""`syncctl config`: every setting in force, and where it comes from."""
+"""`syncctl config`: every setting in effect, and where it comes from."""
 
 from typing import Any
 
@@ -13,7 +13,8 @@ from syncctl.errors import ConfigurationError, ExitCode
 def config(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
     """Show every setting and where it comes from; secrets are masked.
 
-    Flag > environment > .env > syncctl.toml > default. What streams need and is not set comes as a warning.
+    Flags override the environment, which overrides .env, syncctl.toml and the defaults, in this order. A setting
+    that a stream needs but lacks is shown as a warning.
 
     Examples:
         syncctl config
@@ -37,7 +38,7 @@ def config(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
     for line in missing:
         out.warn(line)
     if not settings.layers.files:
-        out.say(f"neither .env nor syncctl.toml is in {ctx.obj.directory.absolute()}; next: syncctl init")
+        out.say(f"{ctx.obj.directory.absolute()} has neither .env nor syncctl.toml; next: syncctl init")
     return ExitCode.DONE
 
 
@@ -51,8 +52,8 @@ def _list_missing(settings: Any) -> list[str]:
 
 def _show(value: Any) -> Any:
     if isinstance(value, list):
-        return ", ".join(str(one) for one in value) or None
+        return ", ".join(map(str, value)) or None
     if isinstance(value, dict):
         return to_line(value) if value else None
-    # Text, so that a column of mixed kinds keeps its values as they were written.
+    # As text, so that a column of mixed types shows its values as they were written.
     return value if value is None or isinstance(value, bool | str) else f"{value:g}"

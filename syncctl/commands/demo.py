@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from syncctl.commands.options import AsJson
-from syncctl.commands.stopping import StopSignal
+from syncctl.commands.stop_signal import StopSignal
 from syncctl.console import out
 from syncctl.errors import ExitCode, TroubleFound
 

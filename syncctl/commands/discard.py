@@ -1,4 +1,4 @@
-"""`syncctl discard`: give failed records up, with a reason."""
+"""`syncctl discard`: give up on failed records, with a reason."""
 
 from typing import Annotated
 
@@ -6,24 +6,23 @@ import typer
 
 from syncctl.commands.options import AsJson, DryRun, Yes
 from syncctl.commands.session import ask_consent, name_operator, open_session
-from syncctl.console import out
-from syncctl.console.counts import say_count
+from syncctl.console import format_count, out
 from syncctl.errors import ExitCode, UsageError
 
 
 def discard(
     ctx: typer.Context,
     *,
-    ids: Annotated[list[str], typer.Argument(metavar="ID", help="The records to give up, each by its whole id.")],
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is kept on the record.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="The full ids of the records.")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="The reason, which is kept on the record.")],
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Give failed records up, with a reason.
+    """Give up on failed records, with a reason.
 
-    A discarded record is not sent any more. The reason, who gave it and when stay on the record and in
-    the audit; `syncctl replay --state discarded --id ID` takes it back.
+    A discarded record is never sent. The record and the audit log keep the reason, the user and the time.
+    `syncctl replay --state discarded --id ID` undoes it.
 
     Examples:
         syncctl discard orders-55035ac55ea06537bed3570e65c02747 --reason "order was cancelled"
@@ -34,24 +33,26 @@ def discard(
     from syncctl.pipeline.selection import Selection
 
     if not reason.strip():
-        raise UsageError("--reason is empty", why="a month later nobody would know why", hint="say why in a few words")
+        raise UsageError(
+            "--reason is empty", why="the audit log would not say why", hint="give the reason in a few words"
+        )
     with open_session(ctx) as connections:
         selection = Selection(ids=tuple(dict.fromkeys(ids)), states=("failed", "pending"))
         ledger, who = connections.ledger, name_operator()
         result = discard_records(ledger=ledger, selection=selection, reason=reason, who=who, dry_run=True)
         if result.matched and not dry_run:
-            if not ask_consent(f"discard {say_count(result.matched, 'record')} for good?", yes=yes):
+            if not ask_consent(f"discard {format_count(result.matched, 'record')}?", yes=yes):
                 return ExitCode.TROUBLE
             result = discard_records(ledger=ledger, selection=selection, reason=reason, who=who)
     if as_json:
         out.print_json({"matched": result.matched, "discarded": result.discarded, "dry_run": result.dry_run})
     elif result.dry_run:
-        out.show(f"would discard {say_count(result.matched, 'record')}")
+        out.show(f"would discard {format_count(result.matched, 'record')}")
     else:
-        out.show(f"discarded {result.discarded:,} of {say_count(result.matched, 'record')}")
+        out.show(f"discarded {result.discarded:,} of {format_count(result.matched, 'record')}")
     if result.matched < len(selection.ids):
         missed = len(selection.ids) - result.matched
-        out.warn(f"not failed or waiting: {missed:,} of {say_count(len(selection.ids), 'id')}; see: syncctl show ID")
+        out.warn(f"{missed:,} of {format_count(len(selection.ids), 'id')} not failed or pending; run: syncctl show ID")
         return ExitCode.TROUBLE
     if result.discarded and not result.dry_run:
         out.say("next: syncctl failures")

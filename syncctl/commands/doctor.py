@@ -1,4 +1,4 @@
-"""`syncctl doctor`: check everything syncctl needs, and name the fix of what fails."""
+"""`syncctl doctor`: check everything syncctl needs, and name a fix for each problem."""
 
 import sys
 from collections import Counter
@@ -28,18 +28,20 @@ def doctor(
         list[str] | None,
         typer.Argument(
             metavar="CHECK",
-            help="Only these: configuration, redis, mongodb, indexes, source, partner, workers, queue, beat, streams."
-            " Or one check by the name that is shown.",
+            help="Only these: configuration, redis, mongodb, indexes, source, partner, workers, queue, beat, streams,"
+            " or a single check by its displayed name.",
         ),
     ] = None,
-    timeout: Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long one check may take.")] = "10s",
+    timeout: Annotated[
+        str, typer.Option("--timeout", metavar="DURATION", help="How long each check may take.")
+    ] = "10s",
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Check everything syncctl needs, and name the fix of what fails.
+    """Check everything syncctl needs, and name a fix for each problem.
 
-    All checks run at once, and each runs even when others fail; one whose ground is missing is skipped and
-    says why. Nothing is changed anywhere. Exit code 0: all is well, or a warning; 1: a check failed; 2: the
-    settings cannot be read.
+    All checks run in parallel, and each runs even if others fail; a check whose prerequisite fails is skipped and says
+    why. Nothing is changed. Exit code 0: no check failed, warnings allowed; 1: a check failed; 2: the settings cannot
+    be read.
 
     Examples:
         syncctl doctor
@@ -54,24 +56,24 @@ def doctor(
     chosen = choose_checks(checks or ())
     seconds = _parse_timeout(timeout)
     try:
-        found = _examine(ctx, chosen, seconds)
+        results = _examine(ctx, chosen, seconds)
         broken = ExitCode.TROUBLE
     except ConfigurationError as error:
-        found = refuse(error, chosen)
+        results = refuse(error, chosen)
         broken = ExitCode.USAGE
-    ok = all(check.status != "fail" for check in found)
+    ok = all(check.status != "fail" for check in results)
     if as_json:
-        out.print_json({"ok": ok, "checks": found})
+        out.print_json({"ok": ok, "checks": results})
     else:
-        _show(found)
-    _say_next(found)
+        _show(results)
+    _say_next(results)
     return ExitCode.DONE if ok else broken
 
 
 def _parse_timeout(text: str) -> float:
     seconds = parse_seconds(text, flag="--timeout")
     if seconds <= 0:
-        raise UsageError("--timeout is zero", why="no check could ever pass", hint="write for example --timeout 10s")
+        raise UsageError("--timeout is zero", why="no check could ever pass", hint="for example: --timeout 10s")
     return seconds
 
 
@@ -80,7 +82,7 @@ def _examine(ctx: typer.Context, chosen: Sequence[str], timeout_seconds: float) 
 
     Raises:
         ConfigurationError: the settings cannot be read.
-        UsageError: there is no check of such a name.
+        UsageError: there is no check of that name.
     """
     settings = load(ctx)
     from syncctl.doctor.examination import Examination
@@ -91,19 +93,19 @@ def _examine(ctx: typer.Context, chosen: Sequence[str], timeout_seconds: float) 
 
 
 def _show(checks: "Sequence[Check]") -> None:
-    """Write a line for each check; what else there is to say of it, and its hint, stand below it."""
+    """Write a line for each check, with its details and its hint below."""
     from syncctl.console.terminal import decide_colour
 
     colour = decide_colour(sys.stdout)
     signs = _SIGNS if _can_carry(sys.stdout, "".join(_SIGNS.values())) else _PLAIN_SIGNS
     width = max(len(check.name) for check in checks)
-    told: set[str] = set()
+    hints: set[str] = set()
     for check in checks:
         mark = f"{signs[check.status]} {check.status.value:4}"
         first, *others = check.detail.splitlines() or [""]
-        if check.hint and check.hint not in told:
+        if check.hint and check.hint not in hints:
             others.append(f"hint: {check.hint}")
-            told.add(check.hint)
+            hints.add(check.hint)
         _write(mark, f"  {check.name:{width}}  {first}", style=_STYLES[check.status] if colour else "")
         for line in others:
             _write("", f"{' ' * len(mark)}  {' ' * width}  {line}")
@@ -129,7 +131,7 @@ def _can_carry(stream: TextIO, text: str) -> bool:
 
 
 def _say_next(checks: "Sequence[Check]") -> None:
-    """Say how many checks ended how, and what to do next."""
+    """Count the results, and say what to do next."""
     counts = Counter(check.status.value for check in checks)
     summary = ", ".join(f"{counts[status]} {word}" for status, word in _WORDS.items() if counts[status])
     failure = next((check for check in checks if check.status == "fail"), None)

@@ -19,13 +19,13 @@ def failures(
     stream: Streams = None,
     since: Since = None,
     until: Until = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="At most so many groups.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Show at most N groups.")] = 20,
     as_json: AsJson = False,
 ) -> ExitCode:
     """Show failed records grouped by error, the most frequent first.
 
-    Errors that differ only in numbers, ids and the like are one group with one fingerprint, which
-    `syncctl replay --error` takes. Exit code 1: there are failed records.
+    Errors that differ only in numbers, ids and similar details form one group with one fingerprint, which
+    `syncctl replay --error` accepts. Exit code 1: there are failed records.
 
     Examples:
         syncctl failures
@@ -37,21 +37,21 @@ def failures(
 
     with open_session(ctx) as connections:
         streams = choose_known(connections, stream)
-        found = group_failures(ledger=connections.ledger, streams=streams, since=begin, until=end, limit=limit)
+        grouped = group_failures(ledger=connections.ledger, streams=streams, since=begin, until=end, limit=limit)
     if as_json:
-        out.print_json(found)
-    elif found.groups:
-        # A person at a terminal of 80 columns gets the sample of the first group below the table.
+        out.print_json(grouped)
+    elif grouped.groups:
+        # 80 columns have no room for the samples; that of the first group is shown below the table.
         columns = _SHORT_COLUMNS if out.is_watched() else _COLUMNS
         rows = [
             [" ".join(group["streams"]) if name == "streams" else group[name] for name in columns]
-            for group in found.groups
+            for group in grouped.groups
         ]
         out.table([name.replace("_", " ") for name in columns], rows, count="red")
     else:
         out.show("no failed records")
-    if found.groups:
-        first = found.groups[0]
+    if grouped.groups:
+        first = grouped.groups[0]
         out.say(f"next: syncctl show {first['sample_id']}")
         out.say(f"      syncctl replay --error {first['fingerprint']} --dry-run")
         return ExitCode.TROUBLE

@@ -22,7 +22,7 @@ _STREAM_FLAGS = ("table", "cursor", "mode", "key", "start", "endpoint")
 
 @dataclass(kw_only=True, slots=True)
 class Initialised:
-    """What `init` did. `indexes` is None where it did not get to the ledger."""
+    """The result of `init`. `indexes` is None if it did not reach the ledger."""
 
     directory: str
     written: list[str] = field(default_factory=list)
@@ -30,7 +30,7 @@ class Initialised:
     warnings: list[str] = field(default_factory=list)
 
     def warn(self, text: str) -> None:
-        """Say what needs the operator's attention, and keep it for the JSON document."""
+        """Show a warning, and keep it for the JSON document."""
         self.warnings.append(text)
         out.warn(text)
 
@@ -39,58 +39,61 @@ def init(
     ctx: typer.Context,
     source_url: Annotated[
         str | None,
-        typer.Option("--source-url", metavar="URL", help="SQL Server; - asks for it. Default: $SOURCE_URL."),
+        typer.Option("--source-url", metavar="URL", help="SQL Server's URL; - prompts for it. Default: $SOURCE_URL."),
     ] = None,
     partner_url: Annotated[
         str | None,
-        typer.Option("--partner-url", metavar="URL", help="The partner's API. Default: $PARTNER_URL."),
+        typer.Option("--partner-url", metavar="URL", help="The URL of the partner's API. Default: $PARTNER_URL."),
     ] = None,
     partner_token: Annotated[
         str | None,
-        typer.Option("--partner-token", metavar="TOKEN", help="- asks for it, unseen. Default: $PARTNER_TOKEN."),
+        typer.Option(
+            "--partner-token", metavar="TOKEN", help="The partner's token; - prompts for it. Default: $PARTNER_TOKEN."
+        ),
     ] = None,
     mongo_url: Annotated[
         str | None,
-        typer.Option("--mongo-url", metavar="URL", help="MongoDB. Default: $MONGO_URL, else local."),
+        typer.Option("--mongo-url", metavar="URL", help="MongoDB's URL. Default: $MONGO_URL, or this machine."),
     ] = None,
     redis_url: Annotated[
-        str | None, typer.Option("--redis-url", metavar="URL", help="Redis. Default: $REDIS_URL, else local.")
+        str | None,
+        typer.Option("--redis-url", metavar="URL", help="Redis's URL. Default: $REDIS_URL, or this machine."),
     ] = None,
     stream: Annotated[
         str | None,
-        typer.Option("--stream", metavar="NAME", help="A first stream; needs --table and --start."),
+        typer.Option("--stream", metavar="NAME", help="The name of a first stream; needs --table and --start."),
     ] = None,
     table: Annotated[
-        str | None, typer.Option("--table", metavar="TABLE", help="The table it reads: dbo.orders.")
+        str | None, typer.Option("--table", metavar="TABLE", help="The table it reads, such as dbo.orders.")
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option("--start", metavar="START", help="Where it begins: beginning, now or a cursor value."),
+        typer.Option("--start", metavar="START", help="Where it starts: beginning, now or a cursor value."),
     ] = None,
     endpoint: Annotated[
-        str | None, typer.Option("--endpoint", metavar="ENDPOINT", help='Default: "POST /NAME".')
+        str | None, typer.Option("--endpoint", metavar="ENDPOINT", help='The endpoint it calls. Default: "POST /NAME".')
     ] = None,
     key: Annotated[
         list[str] | None,
-        typer.Option("--key", metavar="COLUMN", help="Default: the primary key; may be repeated."),
+        typer.Option("--key", metavar="COLUMN", help="A key column; may be repeated. Default: the primary key."),
     ] = None,
     mode: Annotated[
         str | None,
         typer.Option(
             "--mode",
             metavar="MODE",
-            help="rowversion, increasing, change_tracking, flag or snapshot. Default: rowversion where there is such a"
-            " column, else increasing; syncctl inspect TABLE names the safest.",
+            help="rowversion, increasing, change_tracking, flag or snapshot. Default: rowversion if the table has such"
+            " a column, otherwise increasing. syncctl inspect TABLE names the safest mode.",
         ),
     ] = None,
     cursor: Annotated[
-        str | None, typer.Option("--cursor", metavar="COLUMN", help="The column that tells new from old.")
+        str | None, typer.Option("--cursor", metavar="COLUMN", help="The column that shows which rows are new.")
     ] = None,
     force: Annotated[
         bool,
         typer.Option(
             "--force",
-            help="Let a flag replace what .env says, and --stream replace syncctl.toml (moved to syncctl.toml.old).",
+            help="Let flags replace values in .env, and --stream replace syncctl.toml (moved to syncctl.toml.old).",
         ),
     ] = False,
     indexes: Annotated[
@@ -101,10 +104,10 @@ def init(
 ) -> ExitCode:
     """Write .env and syncctl.toml, and create the ledger's indexes.
 
-    A .env that is there keeps what it says, its comments and its order; what is missing is added. A
-    syncctl.toml that is there stays as it is. Where a flag says otherwise than a file, nothing is written
-    (exit code 2) unless --force is given, nor when a value is wrong. Give secrets in the environment or with
-    -, so that they stay out of the shell's history. Exit code 69: the files are written, and MongoDB is away.
+    An existing .env keeps its values, comments and order; missing values are added. An existing syncctl.toml is not
+    changed. If a flag contradicts a file and --force is not given, or if a value is invalid, nothing is written (exit
+    code 2). Pass secrets in the environment or with -, so that they stay out of the shell's history. Exit code 69: the
+    files are written, but MongoDB cannot be reached.
 
     Examples:
         syncctl init
@@ -128,10 +131,10 @@ def init(
 
 
 def _gather_stream(name: str | None, **flags: Any) -> dict[str, dict[str, Any]]:
-    """Return the stream that the flags describe, by its name; nothing where none is named.
+    """Return the stream that the flags describe, by its name; empty if --stream is not given.
 
     Raises:
-        UsageError: for flags of a stream without a stream, a name that is none, a stream without its start.
+        UsageError: --stream is missing, its name is invalid, or its table or start is missing.
     """
     from syncctl.settings.field_types import check_name
 
@@ -140,18 +143,20 @@ def _gather_stream(name: str | None, **flags: Any) -> dict[str, dict[str, Any]]:
         if given:
             flag = next(iter(given))
             raise UsageError(
-                f"--{flag} needs a stream", why="no --stream was given", hint=f"add --stream NAME to --{flag}"
+                f"--{flag} needs --stream", why="it describes a stream", hint=f"add --stream NAME to --{flag}"
             )
         return {}
     try:
         check_name(name)
     except ValueError as error:
-        raise UsageError(f"--stream {name!r} {error}", hint="write for example --stream orders") from None
-    for flag, sample in (("table", "dbo.orders"), ("start", "beginning, or --start now, or a cursor value")):
+        raise UsageError(f"--stream {name!r} {error}", hint="for example: --stream orders") from None
+    for flag, sample in (("table", "dbo.orders"), ("start", "beginning, --start now or --start with a cursor value")):
         if flag not in given:
             raise UsageError(
                 f"--stream {name} needs --{flag}",
-                why="nobody posts five years of orders by accident" if flag == "start" else "a stream reads a table",
+                why="a stream must not post years of old rows by accident"
+                if flag == "start"
+                else "a stream reads a table",
                 hint=f"add --{flag} {sample}",
             )
     return {name: {"endpoint": f"POST /{name}", **given}}
@@ -165,19 +170,19 @@ def _write_files(
     force: bool,
     done: Initialised,
 ) -> None:
-    """Write what is missing, in both files or in neither.
+    """Write missing values, to both files or to neither.
 
     Raises:
-        ConfigurationError: a value is wrong.
-        UsageError: a flag says otherwise than a file, or the directory cannot be written.
+        ConfigurationError: a value is invalid.
+        UsageError: a flag contradicts a file, or the directory cannot be written.
     """
     from syncctl.settings.setup_files import draft_setup, write_setup
     from syncctl.settings.toml_file import TOML_FILE
 
     if streams and (directory / TOML_FILE).exists() and not force:
         raise UsageError(
-            f"{TOML_FILE} is there already",
-            why=f"in {directory.absolute()}, and init replaces no stream unasked",
+            f"{TOML_FILE} already exists",
+            why=f"it is in {directory.absolute()}, and init does not replace streams unless asked",
             hint=f"add [streams.{next(iter(streams))}] to it yourself, or add --force to replace it",
         )
     values = _gather_values(directory, flags, force=force, done=done)
@@ -187,18 +192,18 @@ def _write_files(
     write_setup(directory, texts)
     done.written = list(texts)
     for name in done.written:
-        out.say(f"{'added what was missing to' if name in added else 'wrote'} {directory / name}")
+        out.say(f"{'added missing values to' if name in added else 'wrote'} {directory / name}")
     for name in kept:
-        out.say(f"kept {directory / name} as it is")
+        out.say(f"left {directory / name} unchanged")
 
 
 def _gather_values(
     directory: Path, flags: Mapping[str, str | None], *, force: bool, done: Initialised
 ) -> dict[str, str]:
-    """Return what `.env` is to hold anew: what flags say, and of the environment what it lacks.
+    """Return the values to write to `.env`: those of flags, and those of the environment that it lacks.
 
     Raises:
-        UsageError: a flag says otherwise than `.env`, and it was not forced.
+        UsageError: a flag contradicts `.env`, and --force was not given.
     """
     from syncctl.core.redaction import find_secrets
     from syncctl.settings.dotenv_file import DotenvFile
@@ -210,7 +215,9 @@ def _gather_values(
         if given is not None:
             values[name] = _ask(flag) if given == "-" else given
             if given != "-" and (key == "partner_token" or find_secrets(given)):
-                done.warn(f"the secret in {flag} is in the shell's history now; {flag} - asks for it instead")
+                done.warn(
+                    f"the secret in {flag} is now in the shell's history; next time use {flag} -, which prompts for it"
+                )
             _check_agreement(env, flag, name, values[name], force=force)
         elif os.environ.get(name) and env.find(name) is None:
             values[name] = os.environ[name]
@@ -219,29 +226,27 @@ def _gather_values(
 
 
 def _check_agreement(env: "DotenvFile", flag: str, name: str, value: str, *, force: bool) -> None:
-    """Check that a flag does not say otherwise than `.env`, unless it is meant to.
+    """Check that a flag does not contradict `.env`, unless forced.
 
     Raises:
-        UsageError: it does.
+        UsageError: it contradicts it.
     """
     variable = env.find(name)
     if variable is None or (variable.upper() == name and (force or env.get(variable) == value)):
         return
     if variable.upper() == name:
-        hint = f"leave {flag} out to keep that value, or add --force to replace it"
+        hint = f"omit {flag} to keep that value, or add --force to replace it"
     else:
-        hint = f"leave {flag} out, or take {variable} out of .env"
-    raise UsageError(
-        f"{flag} says otherwise than .env", why=f"{env.locate(variable)} sets {variable} already", hint=hint
-    )
+        hint = f"omit {flag}, or remove {variable} from .env"
+    raise UsageError(f"{flag} contradicts .env", why=f"{env.locate(variable)} already sets {variable}", hint=hint)
 
 
 def _ask(flag: str) -> str:
-    """Read a secret: unseen from a terminal, else one line of stdin."""
+    """Read a secret: from a terminal without echo, otherwise one line of stdin."""
     if not out.is_interactive():
         line = sys.stdin.readline()
         if not line.strip():
-            raise UsageError(f"{flag} - found nothing to read", why="stdin is empty", hint="write one line to stdin")
+            raise UsageError(f"{flag} - has nothing to read", why="stdin is empty", hint="write one line to stdin")
         return line.rstrip("\r\n")
     from getpass import getpass
 
@@ -258,19 +263,19 @@ def _create_indexes(ctx: typer.Context, done: Initialised) -> ExitCode:
     except ServiceUnavailable as error:
         done.warn(f"no indexes were created: {error}")
         return ExitCode.UNAVAILABLE
-    out.say(f"the ledger has its indexes: {len(done.indexes)} created")
+    out.say(f"the ledger's indexes are in place: {len(done.indexes)} created")
     return ExitCode.DONE
 
 
 def _say_next(ctx: typer.Context, *, without_mongodb: bool) -> None:
-    """Say what is left to do before everything can be checked."""
+    """Say what remains to be done before everything can be checked."""
     try:
         settings: Settings = ctx.obj.settings()
     except ConfigurationError:
         out.say("next: syncctl doctor")
         return
-    sources = (settings.source_url, *(each.url for each in settings.sources.values()))
-    partners = (settings.partner_url, *(each.url for each in settings.partners.values()))
+    sources = (settings.source_url, *(source.url for source in settings.sources.values()))
+    partners = (settings.partner_url, *(partner.url for partner in settings.partners.values()))
     missing = [name for name, urls in (("SOURCE_URL", sources), ("PARTNER_URL", partners)) if not any(urls)]
     steps = [f"set {' and '.join(missing)} in .env"] if missing else []
     steps += [] if settings.streams else ["add a stream to syncctl.toml"]

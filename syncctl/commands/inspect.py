@@ -1,4 +1,4 @@
-"""`syncctl inspect`: what a source holds, how each table is best read, and the settings for it."""
+"""`syncctl inspect`: a source's tables, the best way to read each, and the settings for it."""
 
 import re
 import shlex
@@ -29,31 +29,34 @@ def inspect(
     ctx: typer.Context,
     *,
     table: Annotated[
-        str | None, typer.Argument(metavar="[TABLE]", help="One table or view; default: list all.")
+        str | None, typer.Argument(metavar="[TABLE]", help="A table or view; by default all are listed.")
     ] = None,
-    source: Annotated[str, typer.Option("--source", metavar="NAME", help="The name under [sources].")] = "default",
+    source: Annotated[
+        str, typer.Option("--source", metavar="NAME", help="A source's name under [sources].")
+    ] = "default",
     key: Annotated[
         list[str] | None,
-        typer.Option("--key", metavar="COLUMN", help="What tells rows apart; default: the table's own key."),
+        typer.Option("--key", metavar="COLUMN", help="A key column; may be repeated. Default: the table's own key."),
     ] = None,
     stream: Annotated[
-        str | None, typer.Option("--stream", metavar="NAME", help="The stream's name; default: after the table.")
+        str | None,
+        typer.Option("--stream", metavar="NAME", help="The stream's name. Default: derived from the table's."),
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option("--start", metavar="START", help="Where it begins: beginning, now or a cursor value."),
+        typer.Option("--start", metavar="START", help="Where it starts: beginning, now or a cursor value."),
     ] = None,
     write: Annotated[
         bool, typer.Option("--write", help="Append the stream to syncctl.toml; needs TABLE and --start.")
     ] = False,
     as_json: AsJson = False,
 ) -> ExitCode:
-    """List a source's tables, or tell how one is best read and write the settings for it.
+    """List a source's tables, or show how best to read one and write the settings for it.
 
-    For a table: its key, the cursors it has, the safest mode and why, its rows, whether an index serves the cursor,
-    and a [streams.NAME] section. What is shown is TOML as a whole: the rest of it are comments. The source is asked
-    for its catalog; SQL Server's tables are not read. With --write the section is appended to syncctl.toml, unless
-    the settings would not load with it or the name is taken (exit code 2).
+    For a table it shows its key, its possible cursors, the safest mode and why, its number of rows, whether the cursor
+    has an index, and a [streams.NAME] section. The output is valid TOML; all but the section are comments. Only the
+    source's catalog is read, not SQL Server's tables. With --write the section is appended to syncctl.toml, unless the
+    name is taken or the settings would become invalid (exit code 2).
 
     Examples:
         syncctl inspect
@@ -66,12 +69,14 @@ def inspect(
     from syncctl.sources.catalog import survey_source
 
     survey = survey_source(load(ctx).source(source), table, key or ())
-    blocks = [_render_block(each, survey.source, stream=stream, start=start) for each in survey.tables]
+    blocks = [_render_block(surveyed, survey.source, stream=stream, start=start) for surveyed in survey.tables]
     written = None
     if write:
         written = _write(ctx.obj.directory.absolute(), survey.tables[0], *blocks[0])
     if as_json:
-        documents = [_to_document(each, block, table) for each, (_, block) in zip(survey.tables, blocks, strict=True)]
+        documents = [
+            _to_document(surveyed, block, table) for surveyed, (_, block) in zip(survey.tables, blocks, strict=True)
+        ]
         name = blocks[0][0] if written else None
         out.print_json(
             {
@@ -92,33 +97,35 @@ def inspect(
 
 
 def _check_flags(table: str | None, *, write: bool, start: str | None, **flags: Any) -> None:
-    """Refuse flags that need another one.
+    """Check that flags come with the argument or flag that they need.
 
     Raises:
-        UsageError: that one is not given.
+        UsageError: it is missing.
     """
     from syncctl.settings.field_types import check_name
 
     given = [name for name, value in {**flags, "start": start, "write": write}.items() if value]
     if table is None and given:
         raise UsageError(
-            f"--{given[0]} needs a table", why="no TABLE was given", hint=f"syncctl inspect dbo.orders --{given[0]} ..."
+            f"--{given[0]} needs a table",
+            why="no TABLE was given",
+            hint=f"for example: syncctl inspect dbo.orders --{given[0]} ...",
         )
     if write and not start:
         raise UsageError(
             "--write needs --start",
-            why="nobody posts five years of orders by accident",
-            hint="add --start now, or --start beginning, which posts every row there is",
+            why="a stream must not post years of old rows by accident",
+            hint="add --start now, or --start beginning, which posts every existing row",
         )
     if flags["stream"] is not None:
         try:
             check_name(flags["stream"])
         except ValueError as error:
-            raise UsageError(f"--stream {flags['stream']!r} {error}", hint="for example --stream orders") from None
+            raise UsageError(f"--stream {flags['stream']!r} {error}", hint="for example: --stream orders") from None
 
 
 def name_stream(table: str) -> str:
-    """Return a stream's name made of a table's: `OrderLines` and `[order lines]` become `order_lines`."""
+    """Derive a stream's name from a table's: `OrderLines` and `[order lines]` become `order_lines`."""
     plain = unicodedata.normalize("NFKD", table).encode("ascii", "ignore").decode()
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", plain)
     name = re.sub(r"[^a-z0-9-]+", "_", apart.lower()).strip("_-")
@@ -127,30 +134,30 @@ def name_stream(table: str) -> str:
 
 
 def _render_block(table: "SurveyedTable", source: str, *, stream: str | None, start: str | None) -> tuple[str, str]:
-    """Return the name of the stream that is proposed, and its section.
+    """Return the name of the proposed stream and its section.
 
     Raises:
-        UsageError: the mode knows no such start.
+        UsageError: the mode does not support the start.
     """
     from syncctl.settings.render import render_stream
 
     name = stream or name_stream(table.name)
     mode, remarks = str(table.settings["mode"]), dict(table.remarks)
-    every = "every row there is" if table.rows is None else f"every row there is ({table.rows:,})"
+    every = "every existing row" if table.rows is None else f"every existing row ({table.rows:,})"
     if mode in _ONLY_FROM_BEGINNING:
         if start is not None and start.strip().lower() != "beginning":
             raise UsageError(
-                f"--start {start} does not go with mode {mode}",
-                why=f"mode {mode} has no cursor to start at: its first poll posts {every}",
-                hint="add --start beginning, or give the table a rowversion or a column that every change sets",
+                f"mode {mode} does not support --start {start}",
+                why=f"it has no cursor to start at: its first poll posts {every}",
+                hint="use --start beginning, or add a rowversion column or a column that every change updates",
             )
-        begin, remarks["start"] = "beginning", f"posts {every}; mode {mode} knows no other"
+        begin, remarks["start"] = "beginning", f"posts {every}; mode {mode} has no other start"
     else:
         begin = start or "now"
         if start is None:
             remarks["start"] = f'"beginning" posts {every}'
     if not table.key:
-        remarks["key"] = "required: the columns that tell rows apart"
+        remarks["key"] = "required: the columns that identify a row"
     origin = {} if source == "default" else {"source": source}
     values = {**origin, **table.settings, "start": begin, "endpoint": f"POST /{name}"}
     return name, render_stream(name, values, remarks)
@@ -162,7 +169,7 @@ def _write(directory: Path, table: "SurveyedTable", name: str, block: str) -> Pa
     if not table.key:
         raise UsageError(
             f"nothing was written: {table.table} has no key",
-            why="a stream needs the columns that tell its rows apart, and the catalog names none",
+            why="a stream needs the columns that identify a row, and the catalog has none",
             hint=f"name them: syncctl inspect {shlex.quote(table.table)} --key COLUMN --start ... --write",
         )
     return append_stream(directory, name, block)
@@ -177,8 +184,13 @@ def _to_document(table: "SurveyedTable", block: str, wanted: str | None) -> dict
         "columns": None if wanted is None else table.columns,
         "mode": table.candidates[0].mode,
         "candidates": [
-            {"mode": each.mode, "cursor": each.cursor, "why": each.why, "indexed": each.indexed}
-            for each in table.candidates
+            {
+                "mode": candidate.mode,
+                "cursor": candidate.cursor,
+                "why": candidate.why,
+                "indexed": candidate.indexed,
+            }
+            for candidate in table.candidates
         ],
         "advice": table.advice,
         "block": block,
@@ -206,7 +218,7 @@ def _title(candidate: "Candidate") -> str:
 
 
 def _describe(table: "SurveyedTable") -> str:
-    """Return what is known of a table, as comments in TOML."""
+    """Describe a table in TOML comments."""
     return "\n".join(f"# {line}".rstrip() for line in _list_lines(table))
 
 
@@ -215,7 +227,8 @@ def _list_lines(table: "SurveyedTable") -> Iterator[str]:
     yield f"{table.table}: {'view' if table.is_view else 'table'}, {count}"
     yield f"key: {', '.join(table.key)} ({table.key_origin})" if table.key else "key: none"
     columns = ", ".join(
-        f"{each.name} {each.type}{' null' if each.nullable else ''}".replace("  ", " ") for each in table.columns
+        f"{column.name} {column.type}{' null' if column.nullable else ''}".replace("  ", " ")
+        for column in table.columns
     )
     yield from _wrap(f"columns: {columns}", "  ")
     yield ""
@@ -224,11 +237,11 @@ def _list_lines(table: "SurveyedTable") -> Iterator[str]:
         yield f"{'safest: ' if at == 0 else '   also: '}{_title(candidate)}{index}"
         yield from _wrap(f"          {candidate.why}", "          ")
     yield from _wrap(
-        "   also: flag, where a column says what is left to deliver and a statement may set it",
+        "   also: flag, if a column marks undelivered rows and syncctl may run a statement that sets it",
         "          ",
     )
     if table.advice:
-        # Not wrapped: a statement in it can be copied.
+        # Not wrapped, so that a statement in it can be copied.
         yield from ("", *table.advice)
 
 
@@ -237,7 +250,7 @@ def _wrap(text: str, indent: str) -> list[str]:
 
 
 def _say_next(survey: "Survey", table: str | None, blocks: list[tuple[str, str]], written: Path | None) -> None:
-    """Say what was done, and what the next useful command is."""
+    """Say what was done, and name the next useful command."""
     if written is not None:
         out.say(f"appended [streams.{blocks[0][0]}] to {written}")
         out.say(f"next: syncctl doctor source {blocks[0][0]}")

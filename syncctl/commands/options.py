@@ -1,4 +1,4 @@
-"""The flags that mean the same in every command, and how their values are read."""
+"""The flags that several commands share, and the parsing of their values."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -9,22 +9,22 @@ from syncctl.core.durations import parse_duration
 from syncctl.errors import UsageError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on stdout.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan, change nothing.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would change, but change nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 Streams = Annotated[
     list[str] | None, typer.Option("--stream", metavar="STREAM", help="Only this stream; may be repeated.")
 ]
 Since = Annotated[
     str | None,
-    typer.Option("--since", metavar="TIME", help="From this time on: 24h, 7d, or 2026-01-31T08:00Z."),
+    typer.Option("--since", metavar="TIME", help="Start of the period: 24h (ago), 7d, or 2026-01-31T08:00Z."),
 ]
 Until = Annotated[
-    str | None, typer.Option("--until", metavar="TIME", help="Up to this time: 1h, or 2026-01-31T09:00Z.")
+    str | None, typer.Option("--until", metavar="TIME", help="End of the period: 1h (ago), or 2026-01-31T09:00Z.")
 ]
 
 
 def parse_time(text: str, *, flag: str, now: datetime | None = None) -> datetime:
-    """Return the time that an age (`24h`: so long ago), a date or an ISO 8601 time means; UTC without a zone.
+    """Return the time for an age (`24h` means 24 hours ago), a date or an ISO 8601 time; without a zone it is UTC.
 
     Raises:
         UsageError: it is none of these.
@@ -39,16 +39,16 @@ def parse_time(text: str, *, flag: str, now: datetime | None = None) -> datetime
     except (ValueError, OverflowError):
         raise UsageError(
             f"{flag} {text!r} is not a time",
-            why="it is neither an age nor a date nor an ISO 8601 time",
-            hint=f"write for example {flag} 24h, {flag} 2026-01-31 or {flag} 2026-01-31T08:00:00Z",
+            why="it is not an age, a date or an ISO 8601 time",
+            hint=f"for example: {flag} 24h, {flag} 2026-01-31 or {flag} 2026-01-31T08:00:00Z",
         ) from None
 
 
 def parse_window(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
-    """Return both ends of a window of time, None where it is open.
+    """Return the start and the end of a period, None where it is open.
 
     Raises:
-        UsageError: an end is not a time, or the window ends before it begins.
+        UsageError: a value is not a time, or the period ends before it begins.
     """
     now = datetime.now(UTC)
     begin = parse_time(since, flag="--since", now=now) if since else None
@@ -56,14 +56,14 @@ def parse_window(since: str | None, until: str | None) -> tuple[datetime | None,
     if begin and end and begin >= end:
         raise UsageError(
             f"--since {since} is not before --until {until}",
-            why="no time lies between them",
-            hint="swap them, or write a longer age after --since",
+            why="the period between them is empty",
+            hint="swap them, or give --since a longer age",
         )
     return begin, end
 
 
 def parse_seconds(text: str, *, flag: str) -> float:
-    """Return the seconds of how long to wait, such as `90s` or `2m`; a bare number is seconds.
+    """Return a timeout such as `90s` or `2m` in seconds; a bare number is seconds.
 
     Raises:
         UsageError: it is not a duration.
@@ -72,7 +72,7 @@ def parse_seconds(text: str, *, flag: str) -> float:
 
 
 def parse_age(text: str, *, flag: str) -> float:
-    """Return the seconds of an age such as `90s` or `7d`. It needs its unit: whoever writes 5 may mean days.
+    """Return an age such as `90s` or `7d` in seconds. The unit is required: a user who writes 5 may mean days.
 
     Raises:
         UsageError: it is not a duration.
@@ -83,15 +83,17 @@ def parse_age(text: str, *, flag: str) -> float:
         raise UsageError(
             f"{flag} {text!r} is not a duration",
             why=str(error),
-            hint=f"write for example {flag} 30s or {flag} 7d",
+            hint=f"for example: {flag} 30s or {flag} 7d",
         ) from None
 
 
 def require_one_form(*, json: bool, csv: bool) -> None:
-    """Refuse two output formats at once.
+    """Check that at most one output format is given.
 
     Raises:
-        UsageError: both are asked for.
+        UsageError: both are given.
     """
     if json and csv:
-        raise UsageError("--json and --csv exclude each other", why="stdout carries one document", hint="leave one out")
+        raise UsageError(
+            "--json and --csv cannot be combined", why="stdout carries one document", hint="omit one of them"
+        )

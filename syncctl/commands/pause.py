@@ -1,4 +1,4 @@
-"""`syncctl pause` and `syncctl resume`: stop a stream or a partner, and let it go on."""
+"""`syncctl pause` and `syncctl resume`: stop delivering a stream or to a partner, and start again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from syncctl.pipeline.pause import Resumed
     from syncctl.wiring.connections import Connections
 
-_Names = Annotated[list[str] | None, typer.Argument(metavar="STREAM", help="Which streams.")]
+_Names = Annotated[list[str] | None, typer.Argument(metavar="STREAM", help="The streams.")]
 _Partners = Annotated[
-    list[str] | None, typer.Option("--partner", metavar="PARTNER", help="A partner with all its streams; repeatable.")
+    list[str] | None,
+    typer.Option("--partner", metavar="PARTNER", help="A partner with all its streams; may be repeated."),
 ]
 
 
@@ -27,13 +28,15 @@ def pause(
     *,
     streams: _Names = None,
     partner: _Partners = None,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is kept in the audit.")] = "",
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="The reason, which is kept in the audit log.")
+    ] = "",
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Stop delivering a stream, or all streams of a partner; rows are still read.
+    """Pause the delivery of a stream, or of all streams of a partner; rows are still read.
 
-    Calls that are under way finish; nothing else is sent until `syncctl resume`. New rows are logged meanwhile
-    and wait in the ledger.
+    Calls in progress finish; nothing else is sent until `syncctl resume`. New rows are logged in the meantime and wait
+    in the ledger.
 
     Examples:
         syncctl pause orders --reason "price list is wrong"
@@ -61,17 +64,17 @@ def pause(
     else:
         out.show(f"paused {_name(chosen.streams, chosen.partners)}")
     again = " ".join([*chosen.streams, *(f"--partner {name}" for name in chosen.partners)])
-    out.say(f"next: syncctl resume {again}, once it may go on")
+    out.say(f"next: syncctl resume {again}, when delivery may continue")
     return ExitCode.DONE
 
 
 def resume(
     ctx: typer.Context, *, streams: _Names = None, partner: _Partners = None, as_json: AsJson = False
 ) -> ExitCode:
-    """Let a paused stream or partner go on.
+    """Resume a paused stream or partner.
 
-    It goes on where it stood: every record that became due meanwhile is sent, the oldest first. A partner that
-    counts as down is called again at once.
+    Delivery continues where it stopped: every record that has become due is sent, the oldest first. If the partner's
+    circuit is open, the partner is called again at once.
 
     Examples:
         syncctl resume orders
@@ -122,15 +125,15 @@ class _Chosen:
 
 
 def _choose(connections: "Connections", streams: list[str] | None, partners: list[str] | None) -> _Chosen:
-    """Return what is named; nothing at all would mean everything, which nobody wants by a slip.
+    """Return the named streams and partners; an empty choice must not mean all of them by mistake.
 
     Raises:
-        UsageError: nothing is named, or what nobody knows.
+        UsageError: none is named, or one does not exist.
     """
     if not streams and not partners:
         raise UsageError(
-            "no stream and no partner is named",
-            why="nothing is chosen by itself",
+            "no stream or partner was named",
+            why="this command has no default",
             hint=f"name streams ({', '.join(connections.settings.streams)}), or add --partner NAME",
         )
     for name in partners or ():
@@ -144,9 +147,9 @@ def _no_such_partner(connections: "Connections", name: str) -> UsageError:
     known = sorted(connections.settings.partners)
     near = find_near(name, known)
     if name in connections.settings.streams:
-        hint = f"{name} is a stream, which is named without --partner"
+        hint = f"{name} is a stream: name it without --partner"
     elif near or len(known) == 1:
-        hint = f"write --partner {near or known[0]}"
+        hint = f"use --partner {near or known[0]}"
     else:
-        hint = "see which stream has which partner: syncctl status --json"
-    return UsageError(f"no such partner: {name}", why=f"there is {', '.join(known)}", hint=hint)
+        hint = "run: syncctl status --json, which shows the partner of each stream"
+    return UsageError(f"no such partner: {name}", why=f"the partners are {', '.join(known)}", hint=hint)

@@ -9,7 +9,7 @@ import typer
 from syncctl.commands.options import AsJson
 from syncctl.commands.previews import show_requests
 from syncctl.commands.session import choose_configured, open_session
-from syncctl.commands.stopping import StopSignal
+from syncctl.commands.stop_signal import StopSignal
 from syncctl.console import out
 from syncctl.errors import ExitCode, LeaseHeld, ServiceUnavailable, SyncctlError, UsageError
 from syncctl.partner.tls import warn_unverified
@@ -26,43 +26,43 @@ def poll(
     *,
     streams: Annotated[
         list[str] | None,
-        typer.Argument(metavar="STREAM", help="Which streams; all where none is named."),
+        typer.Argument(metavar="STREAM", help="The streams; by default all."),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Poll each stream once, then exit.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the next rows' requests; write and send nothing.")
+        bool, typer.Option("--dry-run", help="Show the requests of the next rows, but write and send nothing.")
     ] = False,
     limit: Annotated[
-        int | None, typer.Option("--limit", metavar="N", min=1, help="With --dry-run: how many rows; 10 by default.")
+        int | None,
+        typer.Option("--limit", metavar="N", min=1, help="With --dry-run: show at most N rows, 10 by default."),
     ] = None,
     known: Annotated[
-        bool, typer.Option("--known", help="With --dry-run: where no row is new, show the first of the table.")
+        bool, typer.Option("--known", help="With --dry-run: if no row is new, show the first rows of the table.")
     ] = False,
     as_json: AsJson = False,
 ) -> ExitCode:
     """Read new rows into the ledger and dispatch them.
 
-    Without --once it keeps polling, each stream at its own interval, until Ctrl-C. Rows are read page by
-    page after the stream's cursor; a row that cannot be read or encoded is logged as failed and stops
-    nothing. Exit code 1: a row or a stream failed. 75: somebody else is polling the stream.
+    Without --once it keeps polling, each stream at its own interval, until Ctrl-C. Rows after the stream's cursor are
+    read page by page; a row that cannot be read or encoded is logged as failed and does not stop the others. Exit code
+    1: a row or a stream failed. 75: another process is polling the stream.
 
-    With --dry-run it reads the next rows and shows the request that each would be sent as, secrets masked, and
-    as a curl command. No lease is taken, nothing is logged or sent, the cursor stays. Exit code 1: a row cannot
-    be sent.
+    With --dry-run it reads the next rows and shows the request for each, with secrets masked, also as a curl command.
+    It takes no lease, logs and sends nothing, and does not move the cursor. Exit code 1: a row cannot be sent.
 
     Examples:
         syncctl poll --once                  every stream, once
         syncctl poll orders --once --json    one stream, as JSON
         syncctl poll                         keep polling until Ctrl-C
         syncctl poll orders --once --dry-run --limit 1
-        syncctl poll orders --once --dry-run --known    try a mapping on a row that was read before
+        syncctl poll orders --once --dry-run --known    test a mapping on a row that was already read
     """
     for flag, given in (("--limit", limit is not None), ("--known", known)):
         if given and not dry_run:
             raise UsageError(
                 f"{flag} needs --dry-run",
-                why="a poll reads all that is new",
-                hint=f"add --dry-run, or leave {flag} out",
+                why="without it a poll reads every new row",
+                hint=f"add --dry-run, or omit {flag}",
             )
     if dry_run:
         with open_session(ctx) as connections:
@@ -71,8 +71,8 @@ def poll(
     if as_json and not once:
         raise UsageError(
             "--json needs --once",
-            why="stdout carries one document, and polling has no end",
-            hint="add --once, or leave --json out",
+            why="stdout carries one document, and polling does not end",
+            hint="add --once, or omit --json",
         )
     with open_session(ctx) as connections, StopSignal() as stop:
         chosen = choose_configured(connections.settings, streams)
@@ -87,9 +87,9 @@ def _preview(connections: "Connections", streams: Sequence[str], limit: int, *, 
 
     previews = [preview for name in streams for preview in preview_poll(connections, name, limit=limit, known=known)]
     if not previews and known:
-        out.say("no row is there")
+        out.say("the table has no rows")
     elif not previews:
-        out.say(f"no row is new or changed; try a known one: syncctl show {streams[0]} KEY --request, or --known here")
+        out.say(f"no row is new or changed; next: add --known, or run syncctl show {streams[0]} KEY --request")
     return show_requests(previews, as_json=as_json)
 
 
@@ -106,12 +106,12 @@ def _poll_once(connections: "Connections", streams: Sequence[str], stop: StopSig
             held.append(error)
         except SyncctlError:
             raise
-        except Exception as error:  # noqa: BLE001 - a bug that one stream meets keeps no other from being read
+        except Exception as error:  # noqa: BLE001 - a bug in one stream must not stop the others
             bugs.append(error)
     if held and not runs and not as_json:
         raise held[0]
-    for each in held:
-        out.warn(str(each))
+    for lease in held:
+        out.warn(str(lease))
     if as_json:
         out.print_json({"runs": runs})
     else:
@@ -130,24 +130,24 @@ def _poll_with_progress(connections: "Connections", name: str, stop: StopSignal)
     with out.progress(f"pages of {name}") as show:
         pages = 0
 
-        def is_to_stop() -> bool:
+        def should_stop() -> bool:
             nonlocal pages
             pages += 1
             show(pages)
             return stop.is_set
 
-        return rows.poll(connections, name, should_stop=is_to_stop)
+        return rows.poll(connections, name, should_stop=should_stop)
 
 
 def _keep_polling(connections: "Connections", streams: Sequence[str], stop: StopSignal) -> ExitCode:
-    """Poll each stream at its interval; one that is held or fails is tried again at its next turn."""
+    """Poll each stream at its interval; a stream that is leased elsewhere or fails is polled again at its next one."""
     from syncctl.wiring import rows
 
     every = {name: connections.settings.stream(name).poll_every_seconds for name in streams}
     due_at = dict.fromkeys(streams, time.monotonic())
-    out.say(f"polling {', '.join(streams)}; stop with Ctrl-C")
+    out.say(f"polling {', '.join(streams)}; press Ctrl-C to stop")
     while not stop.is_set and not out.reader_gone:
-        name = min(due_at, key=lambda each: due_at[each])
+        name = min(due_at, key=lambda stream: due_at[stream])
         if stop.wait(due_at[name] - time.monotonic()):
             break
         due_at[name] = time.monotonic() + every[name]
@@ -164,8 +164,8 @@ def _keep_polling(connections: "Connections", streams: Sequence[str], stop: Stop
 
 def _describe(run: "Run") -> str:
     counts = ("read", "logged", "unchanged", "failed", "dispatched")
-    told = " ".join(f"{name}={getattr(run, name)}" for name in counts)
-    return f"{run.stream} {told} cursor={run.cursor_after} ms={run.duration_ms:.0f}"
+    shown = " ".join(f"{name}={getattr(run, name)}" for name in counts)
+    return f"{run.stream} {shown} cursor={run.cursor_after} ms={run.duration_ms:.0f}"
 
 
 def _show_runs(runs: "Sequence[Run]") -> None:
@@ -191,7 +191,7 @@ def _show_errors(runs: "Sequence[Run]") -> None:
     for run in runs:
         if run.error:
             hint = run.hint or f"run: syncctl doctor source {run.stream}"
-            out.error(SyncctlError(f"stream {run.stream} could not be polled", why=run.error, hint=hint))
+            out.error(SyncctlError(f"cannot poll stream {run.stream}", why=run.error, hint=hint))
 
 
 def _name_next_command(runs: "Sequence[Run]") -> None:

@@ -1,4 +1,4 @@
-"""How a request is shown: on a terminal as HTTP and as `curl`, in JSON as one object."""
+"""Show previewed requests: as HTTP and `curl` for a person, as one object each in JSON."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 
 def show_requests(previews: "Sequence[Preview]", *, as_json: bool) -> ExitCode:
-    """Write requests to stdout; trouble when one of them cannot be made."""
+    """Write requests to stdout; the exit code says whether all of them can be built."""
     if as_json:
-        out.print_json({"requests": [_to_public(each) for each in previews]})
+        out.print_json({"requests": [_to_public(preview) for preview in previews]})
     else:
-        for at, each in enumerate(previews):
-            if at:
+        for number, preview in enumerate(previews):
+            if number:
                 out.show("")
-            _show(each)
-    return ExitCode.TROUBLE if any(each.request.error for each in previews) else ExitCode.DONE
+            _show(preview)
+    return ExitCode.TROUBLE if any(preview.request.error for preview in previews) else ExitCode.DONE
 
 
 def _to_public(preview: "Preview") -> dict[str, Any]:
@@ -47,7 +47,7 @@ def _show(preview: "Preview") -> None:
     deleted = " (deleted)" if preview.op == "delete" else ""
     out.show(f"# {preview.stream} {key}{deleted}")
     if preview.mapping_changed:
-        out.show("# the mapping has changed since: this was never sent; a replay would send it")
+        out.show("# the mapping has changed since: this request was never sent, but a replay would send it")
     if request.error:
         out.show(f"# cannot be sent: {request.error}")
         if request.body:

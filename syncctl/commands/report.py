@@ -21,7 +21,7 @@ _ERROR_COLUMNS = ("fingerprint", "status", "message", "count", "sample_id")
 
 
 class By(StrEnum):
-    """What one row of the report stands for."""
+    """What one row of the report summarises."""
 
     HOUR = "hour"
     DAY = "day"
@@ -34,14 +34,14 @@ def report(
     *,
     since: Since = "24h",
     until: Until = None,
-    by: Annotated[By, typer.Option("--by", help="What one row stands for.")] = By.STREAM,
+    by: Annotated[By, typer.Option("--by", help="What one row summarises.")] = By.STREAM,
     stream: Streams = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header on stdout.")] = False,
 ) -> ExitCode:
     """Show what was delivered and what failed, by hour, day, stream or error.
 
-    Events count in the hour in which they happened, in UTC. The percentiles are of the partner's answers.
+    Events are counted in the hour (UTC) in which they happened. The percentiles are latencies of the partner's answers.
 
     Examples:
         syncctl report                           each stream over the last 24 hours
@@ -57,69 +57,69 @@ def report(
 
     with open_session(ctx) as connections:
         streams = choose_known(connections, stream)
-        found = build_report(
+        result = build_report(
             ledger=connections.ledger,
             since=begin or datetime.now(UTC) - timedelta(days=1),
             until=end,
             by=by.value,
             streams=streams,
         )
-        if found.totals["failed"] and not as_json and not as_csv:
+        if result.totals["failed"] and not as_json and not as_csv:
             failures = group_failures(
-                ledger=connections.ledger, streams=streams, since=found.since, until=found.until, limit=_EVERY_GROUP
+                ledger=connections.ledger, streams=streams, since=result.since, until=result.until, limit=_EVERY_GROUP
             )
             failed_now = sum(int(group["count"]) for group in failures.groups)
     if as_json:
-        out.print_json(found)
+        out.print_json(result)
     elif as_csv:
-        _print_csv(found, by)
+        _print_csv(result, by)
     else:
-        _show(found, by, failed_now=failed_now)
+        _show(result, by, failed_now=failed_now)
     return ExitCode.DONE
 
 
-def _print_csv(found: "Report", by: By) -> None:
+def _print_csv(result: "Report", by: By) -> None:
     columns = _ERROR_COLUMNS if by is By.ERROR else _COLUMNS
-    out.print_csv(columns, [[row.get(name) for name in columns] for row in found.rows])
+    out.print_csv(columns, [[row.get(name) for name in columns] for row in result.rows])
 
 
-def _show(found: "Report", by: By, *, failed_now: int) -> None:
-    """Write the tables, and below them what a reader would take amiss.
+def _show(result: "Report", by: By, *, failed_now: int) -> None:
+    """Write the tables, and below them a note on failures that no longer exist.
 
     Args:
-        failed_now: How many of the records that failed in this time have not been replayed or given up since.
+        failed_now: How many of the records that failed in this period are still failed.
     """
-    out.say(f"{format_cell(found.since)} to {format_cell(found.until)}, by {by}")
+    out.say(f"{format_cell(result.since)} to {format_cell(result.until)}, by {by}")
     if by is not By.ERROR:
-        _show_rows(found, by)
-    errors = found.rows if by is By.ERROR else found.top_errors
+        _show_rows(result, by)
+    errors = result.rows if by is By.ERROR else result.top_errors
     if errors:
         if by is not By.ERROR:
             out.show("")
-        # A person at a terminal of 80 columns finds the sample in `syncctl failures`.
+        # 80 columns have no room for the samples; `syncctl failures` shows them.
         columns = [name for name in _ERROR_COLUMNS if name != "sample_id" or not out.is_watched()]
         cells = [[error.get(name) for name in columns] for error in errors]
         out.table([name.replace("_", " ") for name in columns], cells, count="red")
     elif by is By.ERROR:
-        out.show("no errors in this time")
-    if found.totals["failed"] > failed_now:
-        out.say(f"failures count in the hour in which they happened; still failed: {failed_now:,}")
+        out.show("no errors in this period")
+    if result.totals["failed"] > failed_now:
+        out.say(f"failures are counted in the hour in which they happened; still failed: {failed_now:,}")
     if failed_now:
         out.say("next: syncctl failures")
 
 
-def _show_rows(found: "Report", by: By) -> None:
+def _show_rows(result: "Report", by: By) -> None:
     hidden = {"window_start"} if by is By.STREAM else set[str]()
     if out.is_watched():
-        # What a terminal of 80 columns has room for.
+        # 80 columns have no room for these.
         hidden |= set() if by is By.STREAM else {"attempts", "p99_ms"}
-        hidden |= set() if found.totals.get("superseded") else {"superseded"}
+        hidden |= set() if result.totals.get("superseded") else {"superseded"}
     columns = [name for name in _COLUMNS if name not in hidden]
-    rows = [[row.get(name) for name in columns] for row in found.rows]
+    rows = [[row.get(name) for name in columns] for row in result.rows]
     if len(rows) > 1:
-        totals = {"stream": "total", **found.totals}
+        totals = {"stream": "total", **result.totals}
         rows.append([totals.get(name) for name in columns])
     if rows:
         out.table([name.replace("_", " ") for name in columns], rows, delivered="green", failed="red")
     else:
-        out.show("nothing happened in this time")
+        out.show("nothing happened in this period")

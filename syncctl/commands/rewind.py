@@ -1,4 +1,4 @@
-"""`syncctl rewind`: read rows again from an earlier place on."""
+"""`syncctl rewind`: read rows again from an earlier point."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -19,22 +19,26 @@ _CURSOR = "cursor:"
 def rewind(
     ctx: typer.Context,
     *,
-    stream: Annotated[str, typer.Argument(metavar="STREAM", help="Which stream.")],
+    stream: Annotated[str, typer.Argument(metavar="STREAM", help="The stream.")],
     to: Annotated[
         str,
-        typer.Option("--to", metavar="TIME|CURSOR", help="2h, 2026-01-31T08:00Z, 4711, 0x7D1, or beginning."),
+        typer.Option(
+            "--to",
+            metavar="TIME|CURSOR",
+            help="A time or a cursor value: 2h, 2026-01-31T08:00Z, 4711, 0x7D1, or beginning.",
+        ),
     ],
     resend: Annotated[
-        bool, typer.Option("--resend", help="Send rows that are read again once more, changed or not.")
+        bool, typer.Option("--resend", help="Send every row that is read again, even if it has not changed.")
     ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Read rows again from an earlier place on.
+    """Read rows again from an earlier point.
 
-    Rows that have not changed since are not sent again, unless --resend is given. A time means the place where
-    the stream stood then. Nothing is read yet: the next poll does that. Exit code 75: a poll is under way.
+    Unchanged rows are not sent again, unless --resend is given. A time means the cursor that the stream had then. This
+    command reads no rows: the next poll does. Exit code 75: a poll is in progress.
 
     Examples:
         syncctl rewind orders --to 2h --dry-run
@@ -62,12 +66,12 @@ def rewind(
 
 
 def parse_place(text: str, *, now: datetime | None = None) -> str | datetime:
-    """Return what `--to` means: a time where the text is one, else a cursor value.
+    """Return the meaning of `--to`: a time if the text is one, otherwise a cursor value.
 
-    A number, what begins with 0x, and what follows `cursor:` is never taken for a time.
+    A number, a text that begins with 0x and a text after `cursor:` are always cursor values.
 
     Raises:
-        UsageError: the time is yet to come.
+        UsageError: the time is in the future.
     """
     text = text.strip()
     if text.startswith(_CURSOR):
@@ -81,15 +85,15 @@ def parse_place(text: str, *, now: datetime | None = None) -> str | datetime:
         return text
     if at > now:
         raise UsageError(
-            f"--to {text} is yet to come",
-            why="a stream is rewound to where it stood at a time",
-            hint=f"if it is a value of the cursor column, write: --to {_CURSOR}{text}",
+            f"--to {text} is in the future",
+            why="a stream is rewound to the cursor that it had at a time",
+            hint=f"if it is a value of the cursor column, use: --to {_CURSOR}{text}",
         )
     return at
 
 
 def _question(plan: "Plan", *, resend: bool) -> str:
-    rows = "the rows behind it" if plan.rows is None else f"{plan.rows:,} rows"
+    rows = "the rows after it" if plan.rows is None else f"{plan.rows:,} rows"
     sending = "send them all again" if resend else "send those that have changed"
     skipping = f" and never read {plan.skipped:,} rows" if plan.skipped else ""
     return f"rewind {plan.stream} to {plan.after['at']}{skipping}, read {rows} again and {sending}?"
@@ -102,9 +106,9 @@ def _report(done: "Rewound", plan: "Plan", *, as_json: bool) -> ExitCode:
         verb = "would rewind" if done.dry_run else "rewound"
         before = "its start" if done.cursor_before is None else done.cursor_before
         rows = "an unknown number of" if done.rows is None else f"{done.rows:,}"
-        out.show(f"{verb} {done.stream} from {before} to {done.cursor_after}: {rows} rows lie behind it")
+        out.show(f"{verb} {done.stream} from {before} to {done.cursor_after}: {rows} rows come after it")
         if not done.resend:
-            out.say("rows that have not changed are not sent again; --resend sends them too")
+            out.say("unchanged rows are not sent again; add --resend to send them too")
     if plan.skipped:
-        out.warn(f"{plan.skipped:,} rows lie before that place and were never read: they are skipped")
+        out.warn(f"{plan.skipped:,} rows before that point were never read, and are skipped")
     return ExitCode.DONE

@@ -1,4 +1,4 @@
-"""What a command needs around its one pipeline function: settings, connections, who asks, and consent."""
+"""Shared parts of commands: settings, connections, the choice of streams, the operator's name and consent."""
 
 import getpass
 import socket
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def load(ctx: typer.Context) -> "Settings":
-    """Read the settings of this call, and keep their secrets out of the log from here on.
+    """Read the settings of this call, and redact their secrets in the log from now on.
 
     Raises:
         ConfigurationError: a setting is missing, unknown or wrong.
@@ -45,10 +45,10 @@ def open_session(ctx: typer.Context) -> Iterator["Connections"]:
 
 
 def choose_configured(settings: "Settings", names: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the named streams, or every configured one where none is named.
+    """Return the named streams, or every configured stream if none is named.
 
     Raises:
-        UsageError: there is no stream of that name, or none at all.
+        UsageError: a stream does not exist, or none is configured.
     """
     for name in names or ():
         if name not in settings.streams:
@@ -57,17 +57,17 @@ def choose_configured(settings: "Settings", names: Sequence[str] | None) -> tupl
     if not chosen:
         raise UsageError(
             "no stream is configured",
-            why="neither syncctl.toml nor the environment names one",
+            why="neither syncctl.toml nor the environment defines one",
             hint="add [streams.NAME] to syncctl.toml, or run: syncctl init --help",
         )
     return chosen
 
 
 def choose_known(connections: "Connections", names: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the named streams, which may have left the configuration; empty means every stream.
+    """Return the named streams, including those no longer configured; an empty result means every stream.
 
     Raises:
-        UsageError: neither the configuration nor the ledger knows a stream of that name.
+        UsageError: neither the configuration nor the ledger has a stream of that name.
     """
     unknown = [name for name in names or () if name not in connections.settings.streams]
     if unknown:
@@ -81,7 +81,7 @@ def choose_known(connections: "Connections", names: Sequence[str] | None) -> tup
 
 
 def name_operator() -> str:
-    """Return `user@host` for the audit."""
+    """Return `user@host` for the audit log."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
@@ -90,16 +90,16 @@ def name_operator() -> str:
 
 
 def ask_consent(question: str, *, yes: bool) -> bool:
-    """Ask before a change in bulk; say so when the answer is no.
+    """Ask before a bulk change, and say that nothing was changed if the answer is no.
 
     Raises:
-        UsageError: there is nobody to ask, and `--yes` was not given.
+        UsageError: this is not a terminal, and `--yes` was not given.
     """
     if yes:
         return True
     if not out.is_interactive():
         raise UsageError(
-            f"not asked, so not done: {question}",
+            f"confirmation needed: {question}",
             why="this is not a terminal, and --yes was not given",
             hint="add --yes to do it, or --dry-run to see what would change",
         )
@@ -114,6 +114,6 @@ def _no_such_stream(name: str, known: Iterable[str]) -> UsageError:
     near = find_near(name, names)
     return UsageError(
         f"no such stream: {name}",
-        why=f"did you mean {near}?" if near else f"there is {', '.join(names) or 'none'}",
+        why=f"did you mean {near}?" if near else f"the streams are {', '.join(names)}" if names else "there are none",
         hint="run: syncctl status",
     )

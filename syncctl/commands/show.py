@@ -25,28 +25,30 @@ _FIELDS = (
 _EVENT_COLUMNS = ("at", "event", "state", "status", "ms", "what")
 _NAME_WIDTH = 15
 _LONGEST = 2000
-_TOLD = ("outcome", "error", "by", "reason", "from", "late", "excerpt", "worker", "idempotency_key")
+_OTHER_FIELDS = ("outcome", "error", "by", "reason", "from", "late", "excerpt", "worker", "idempotency_key")
 
 
 def show(
     ctx: typer.Context,
     *,
-    record: Annotated[str, typer.Argument(metavar="ID|STREAM", help="A record's id or its beginning, or a stream.")],
+    record: Annotated[
+        str, typer.Argument(metavar="ID|STREAM", help="A record's id or the beginning of one, or a stream.")
+    ],
     key: Annotated[
-        str | None, typer.Argument(metavar="KEY", help="With a stream: the row's key, 5 or a=1,b=2.")
+        str | None, typer.Argument(metavar="KEY", help="With a stream: the row's key, such as 5 or a=1,b=2.")
     ] = None,
-    request: Annotated[bool, typer.Option("--request", help="Show the exact request, secrets masked.")] = False,
+    request: Annotated[bool, typer.Option("--request", help="Show the exact request, with secrets masked.")] = False,
     as_json: AsJson = False,
 ) -> ExitCode:
     """Show one record, or every version of one key, with full history.
 
-    The history has every attempt: when, by which worker, what the partner answered, how long it took. The
-    newest version of a key comes first. Of an id six hex digits are enough where no other begins so. Exit code
-    1: there is no such record.
+    The history lists every attempt: its time, its worker, the partner's answer and the latency. The newest version of
+    a key comes first. The first six hex digits of an id are enough if they are unique. Exit code 1: there is no such
+    record.
 
-    With --request it shows the HTTP request instead, and the curl command that makes the same call: the next
-    one, or the last one of a finished record. Where the mapping has changed since, it is what a replay would
-    send. Nothing is sent. Exit code 1 also when it cannot be sent.
+    With --request it shows the HTTP request instead, also as a curl command: the next request, or the last one of a
+    finished record. If the mapping has changed since, it shows what a replay would send. Nothing is sent. Exit code 1:
+    there is no such record, or it cannot be sent.
 
     Examples:
         syncctl show orders-3f2a9c
@@ -69,50 +71,50 @@ def show(
             ledger=connections.ledger, id_or_stream=record, key=key, configured=connections.settings.streams
         )
     if as_json:
-        out.print_json({"records": [_to_public(each) for each in records]})
+        out.print_json({"records": [_to_public(record) for record in records]})
         return ExitCode.DONE
-    for at, each in enumerate(records):
-        if at:
+    for number, version in enumerate(records):
+        if number:
             out.show("")
-        _show_record(each)
-    failed = [each for each in records if each["state"] == "failed"]
+        _show_record(version)
+    failed = next((version["_id"] for version in records if version["state"] == "failed"), None)
     if failed:
-        out.say(f"next: syncctl replay --id {failed[0]['_id']}")
+        out.say(f"next: syncctl replay --id {failed}")
     return ExitCode.DONE
 
 
 def _check_stream(connections: "Connections", name: str, key: str | None) -> None:
-    """Check that what stands before a key is a stream.
+    """Check that a key is preceded by the name of a stream.
 
     Raises:
-        UsageError: neither the configuration nor the ledger knows a stream of that name.
+        UsageError: neither the configuration nor the ledger has a stream of that name.
     """
     if key is not None:
         choose_known(connections, [name])
 
 
 def _to_public(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what scripts may rely on: always the same keys, null where a record has no such thing."""
+    """Return the JSON document of a record; it always has the same keys, null if a record lacks a field."""
     fields = {name: record.get(name) for name in _FIELDS} | {"idempotency_key": _name_key(record)}
     return {"id": record["_id"], **fields, "history": record.get("history", [])}
 
 
 def _name_key(record: Mapping[str, Any]) -> str:
-    """Return the Idempotency-Key that its last call went under, or its next one will, unless the mapping changes."""
+    """Return the Idempotency-Key of its last call, or of its next one unless the mapping changes."""
     return idempotency_key(record["_id"], int(record.get("generation") or 0))
 
 
 def _show_record(record: Mapping[str, Any]) -> None:
     out.show(f"record {record['_id']}")
-    told = {**record, "seq": format_seq(int(record["seq"])), "idempotency_key": _name_key(record)}
-    _show_fields([(name, _describe(told[name])) for name in _FIELDS if told.get(name) not in (None, "", {}, [])])
+    fields = {**record, "seq": format_seq(int(record["seq"])), "idempotency_key": _name_key(record)}
+    _show_fields([(name, _describe(fields[name])) for name in _FIELDS if fields.get(name) not in (None, "", {}, [])])
     history = record.get("history") or []
     if history:
         out.table(_EVENT_COLUMNS, [_describe_event(event, of=record["_id"]) for event in history])
 
 
 def _show_fields(fields: Sequence[tuple[str, str]]) -> None:
-    """Write names and values; on a terminal a long value is folded beside its name, and a very long one cut."""
+    """Write names and values; on a terminal a long value is wrapped beside its name, and a very long one truncated."""
     if not out.is_watched():
         for name, text in fields:
             out.show(f"  {name:{_NAME_WIDTH}} {text}")
@@ -133,11 +135,11 @@ def _show_fields(fields: Sequence[tuple[str, str]]) -> None:
 
 
 def _describe_event(event: Mapping[str, Any], *, of: str) -> Sequence[Any]:
-    """Return an attempt or an operator's act as one line; what has no column of its own goes to the end."""
+    """Return an attempt or an operator's action as a row; fields without a column go to the last one."""
     name = " ".join(str(event[part]) for part in ("action", "n") if event.get(part) is not None)
-    rest = {field: event[field] for field in _TOLD if event.get(field) not in (None, "", of)}
-    told = " ".join(f"{field}={_describe(value)}" for field, value in rest.items())
-    return event.get("at"), name, event.get("state"), event.get("status"), event.get("latency_ms"), told
+    others = {field: event[field] for field in _OTHER_FIELDS if event.get(field) not in (None, "", of)}
+    text = " ".join(f"{field}={_describe(value)}" for field, value in others.items())
+    return event.get("at"), name, event.get("state"), event.get("status"), event.get("latency_ms"), text
 
 
 def _describe(value: Any) -> str:

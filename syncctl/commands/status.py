@@ -1,4 +1,4 @@
-"""`syncctl status`: streams, queue, workers and beat as they are now."""
+"""`syncctl status`: the current state of streams, queue, workers and Beat."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -8,9 +8,8 @@ import typer
 
 from syncctl.commands.options import AsJson
 from syncctl.commands.session import open_session
-from syncctl.commands.stopping import StopSignal
-from syncctl.console import out
-from syncctl.console.counts import say_count
+from syncctl.commands.stop_signal import StopSignal
+from syncctl.console import format_count, out
 from syncctl.core.durations import format_age
 from syncctl.errors import ExitCode, UsageError
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 _COUNTS = ("pending", "retrying", "queued", "sending", "delivered", "failed", "superseded", "discarded")
 COLUMNS = ("stream", "cursor", "last poll", "oldest due", *_COUNTS, "held", "breaker")
-_SOMETIMES = ("oldest due", "held", "queued", "sending", "superseded", "discarded", "breaker")
+_OPTIONAL = ("oldest due", "held", "queued", "sending", "superseded", "discarded", "breaker")
 _UNREMARKABLE = (None, 0, "closed")
 _WATCH_SECONDS = 2.0
 
@@ -28,11 +27,11 @@ def status(
     ctx: typer.Context,
     *,
     as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every 2 seconds until Ctrl-C.")] = False,
 ) -> ExitCode:
-    """Show streams, queue, workers and beat as they are now.
+    """Show the current state of streams, queue, workers and Beat.
 
-    Counts of finished records come from the reports and may be a minute behind; all others are counted now.
+    Counts of finished records come from the reports and may be a minute old; all others are current.
 
     Examples:
         syncctl status
@@ -41,7 +40,7 @@ def status(
     """
     if as_json and watch:
         raise UsageError(
-            "--json and --watch exclude each other", why="stdout carries one document", hint="leave one out"
+            "--json and --watch cannot be combined", why="stdout carries one document", hint="omit one of them"
         )
     with open_session(ctx) as connections:
         from syncctl.wiring.operators import read_status
@@ -62,13 +61,13 @@ def status(
         return stop.exit_code
 
 
-def _show(found: "Status") -> None:
-    rows = [_describe_stream(each) for each in found.streams]
-    # A person at a terminal of 80 columns sees the counts that say something.
+def _show(current: "Status") -> None:
+    rows = [_describe_stream(stream) for stream in current.streams]
+    # On a terminal, hide optional columns without a remarkable value.
     columns = [
         name
         for name in COLUMNS
-        if name not in _SOMETIMES or not out.is_watched() or any(row[name] not in _UNREMARKABLE for row in rows)
+        if name not in _OPTIONAL or not out.is_watched() or any(row[name] not in _UNREMARKABLE for row in rows)
     ]
     if rows:
         shown = [[row[name] for name in columns] for row in rows]
@@ -76,40 +75,39 @@ def _show(found: "Status") -> None:
     else:
         out.show("no streams yet; add one to syncctl.toml, or run: syncctl init --help")
     now = datetime.now(UTC)
-    messages = found.queue["messages"]
-    out.show(f"queue    {'unknown: Redis cannot be reached' if messages is None else say_count(messages, 'message')}")
-    for each in found.partners:
-        if each["paused"] or each["breaker"] != "closed":
-            out.show(f"partner  {_describe_partner(each, now)}")
-    down = {each["partner"] for each in found.partners if each["paused"] or each["breaker"] == "open"}
-    for each in found.streams:
-        if each["paused"]:
-            why = each["paused_reason"] or "no reason given"
-            out.show(f"stream   {each['stream']} is paused: {why}; syncctl resume {each['stream']}")
-        if each["breaker"] == "open" and each["partner"] not in down:
-            left = format_age(max((each["next_probe_at"] - now).total_seconds(), 0.0))
-            out.show(
-                f"stream   {each['stream']} fails at its endpoint: {each['breaker_reason']}; asked again in {left}"
-            )
-    names = [str(worker["worker"]) for worker in found.workers]
+    messages = current.queue["messages"]
+    out.show(f"queue    {'unknown: cannot reach Redis' if messages is None else format_count(messages, 'message')}")
+    for partner in current.partners:
+        if partner["paused"] or partner["breaker"] != "closed":
+            out.show(f"partner  {_describe_partner(partner, now)}")
+    down = {partner["partner"] for partner in current.partners if partner["paused"] or partner["breaker"] == "open"}
+    for stream in current.streams:
+        name = stream["stream"]
+        if stream["paused"]:
+            why = stream["paused_reason"] or "no reason given"
+            out.show(f"stream   {name} is paused: {why}; syncctl resume {name}")
+        if stream["breaker"] == "open" and stream["partner"] not in down:
+            reason, probe = stream["breaker_reason"], _describe_probe(stream, now)
+            out.show(f"stream   the endpoint of {name} is down (circuit open): {reason}; {probe}")
+    names = [str(worker["worker"]) for worker in current.workers]
     out.show(f"workers  {f'{len(names)}: ' + ', '.join(names) if names else 'none; run: syncctl worker'}")
-    out.show(f"beat     {_describe_beat(found.beat, now)}")
-    stale = [str(worker["worker"]) for worker in found.workers if worker["settings_differ"]]
-    for name in [*stale, *(["beat"] if found.beat["settings_differ"] and not found.beat["late"] else [])]:
-        out.warn(f"{name} runs with other settings than syncctl.toml: restart it")
-    for each in found.streams:
-        if each.get("last_error"):
-            out.warn(f"{each['stream']}: {each['last_error']}")
-    for at, step in enumerate(_list_steps(found)):
-        out.say(f"{'next:' if at == 0 else '     '} {step}")
+    out.show(f"beat     {_describe_beat(current.beat, now)}")
+    stale = [str(worker["worker"]) for worker in current.workers if worker["settings_differ"]]
+    for name in [*stale, *(["beat"] if current.beat["settings_differ"] and not current.beat["late"] else [])]:
+        out.warn(f"{name} runs with settings that differ from syncctl.toml: restart it")
+    for stream in current.streams:
+        if stream.get("last_error"):
+            out.warn(f"{stream['stream']}: {stream['last_error']}")
+    for number, step in enumerate(_list_steps(current)):
+        out.say(f"{'next:' if number == 0 else '     '} {step}")
 
 
-def _list_steps(found: "Status") -> list[str]:
-    """Return the useful commands, the one without which the others do little first."""
-    steps = [f"syncctl resume --partner {each['partner']}" for each in found.partners if each["paused"]]
-    paused = [each["stream"] for each in found.streams if each["paused"]]
+def _list_steps(current: "Status") -> list[str]:
+    """Return the useful commands; the first is the one that the others depend on."""
+    steps = [f"syncctl resume --partner {partner['partner']}" for partner in current.partners if partner["paused"]]
+    paused = [stream["stream"] for stream in current.streams if stream["paused"]]
     steps += [f"syncctl resume {' '.join(paused)}"] if paused else []
-    steps += ["syncctl failures"] if any(each["counts"]["failed"] for each in found.streams) else []
+    steps += ["syncctl failures"] if any(stream["counts"]["failed"] for stream in current.streams) else []
     return steps
 
 
@@ -138,15 +136,18 @@ def _describe_partner(partner: Mapping[str, Any], now: datetime) -> str:
         return f"{name} is paused: {partner['paused_reason'] or 'no reason given'}; syncctl resume --partner {name}"
     reason = f": {partner['breaker_reason']}" if partner["breaker_reason"] else ""
     if partner["breaker"] == "half_open":
-        return f"{name} is back and is called gently"
-    left = max((partner["next_probe_at"] - now).total_seconds(), 0.0)
-    return f"{name} counts as down{reason}; one record asks again in {format_age(left)}"
+        return f"{name} is recovering: circuit half-open, limited calls"
+    return f"{name} is down (circuit open){reason}; {_describe_probe(partner, now)}"
+
+
+def _describe_probe(breaker: Mapping[str, Any], now: datetime) -> str:
+    return f"next probe in {format_age(max((breaker['next_probe_at'] - now).total_seconds(), 0.0))}"
 
 
 def _describe_beat(beat: Mapping[str, Any], now: datetime) -> str:
     if beat["last_tick_at"] is None:
         return "never seen; run: syncctl beat"
-    return _describe_age(beat["last_tick_at"], now) + ("; it is late, run: syncctl beat" if beat["late"] else "")
+    return _describe_age(beat["last_tick_at"], now) + ("; it is late; run: syncctl beat" if beat["late"] else "")
 
 
 def _describe_age(at: datetime, now: datetime) -> str:

@@ -32,28 +32,27 @@ def worker(
         typer.Option("--concurrency", min=1, metavar="N", help="Tasks at a time. [default: worker.concurrency]"),
     ] = None,
     queues: Annotated[
-        str, typer.Option("--queues", metavar="LIST", help="Only these of deliver, poll and control.")
+        str, typer.Option("--queues", metavar="LIST", help="Serve only these queues: deliver, poll, control.")
     ] = ",".join(QUEUES),
-    beat: Annotated[bool, typer.Option("--beat", help="Run Beat inside, for one machine.")] = False,
+    beat: Annotated[bool, typer.Option("--beat", help="Also run Beat, for a single machine.")] = False,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="The worker's name; its host is added.")
+        str | None, typer.Option("--name", metavar="NAME", help="The worker's name; the host is appended.")
     ] = None,
     celery_args: Annotated[
         list[str] | None,
-        typer.Argument(metavar="-- CELERY", help="Passed to Celery as they are."),
+        typer.Argument(metavar="-- CELERY", help="Arguments passed on to Celery."),
     ] = None,
 ) -> ExitCode:
     """Run a Celery worker that polls and delivers, until Ctrl-C.
 
-    The first Ctrl-C or SIGTERM lets calls under way finish, and the exit code is 0; the second stops at
-    once. Any number of workers may run, on any number of machines. One of them, or `syncctl beat`, must
-    run Beat.
+    The first Ctrl-C or SIGTERM lets calls in progress finish, with exit code 0; the second stops at once. Any number of
+    workers may run, on any number of machines. Either one of them or `syncctl beat` must run Beat.
 
     Examples:
         syncctl worker --beat                            everything on one machine
         syncctl worker --pool threads --concurrency 8
         syncctl worker --queues deliver --name sender
-        syncctl worker -- --max-tasks-per-child 1000     what follows -- goes to Celery
+        syncctl worker -- --max-tasks-per-child 1000     arguments after -- go to Celery
     """
     settings = load(ctx)
     arguments = [
@@ -72,17 +71,17 @@ def worker(
 
 
 def _check_queues(text: str) -> str:
-    """Return the list of queues.
+    """Check and return a list of queues.
 
     Raises:
-        UsageError: one of them does not exist, so that nothing would ever arrive.
+        UsageError: a queue does not exist, so the worker would receive nothing from it.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in QUEUES]
     if unknown or not names:
         raise UsageError(
             f"no such queue: {', '.join(unknown) or text!r}",
-            why=f"syncctl uses {', '.join(QUEUES)}",
-            hint="leave --queues out to serve all of them",
+            why=f"the queues are {', '.join(QUEUES)}",
+            hint="omit --queues to serve all of them",
         )
     return ",".join(dict.fromkeys(names))

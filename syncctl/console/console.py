@@ -1,4 +1,4 @@
-"""One console: the answer on stdout, everything else on stderr."""
+"""The console: the answer of a command on stdout, everything else on stderr."""
 
 import os
 import sys
@@ -15,8 +15,8 @@ from syncctl.errors import SyncctlError
 class Console:
     """Write answers to stdout and everything else to stderr.
 
-    The streams are looked up at each call, so a test or a redirection may replace them. When the reader of
-    stdout has gone away the rest is dropped without a word: the exit code still tells what the command did.
+    The streams are looked up at each call, so that a test or a redirection can replace them. If the reader of stdout
+    has gone away, the rest of the output is dropped silently; the exit code still says what the command did.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Console:
         self.reader_gone = False
 
     def show(self, renderable: Any) -> None:
-        """Write text, a `Table` or anything rich can draw to stdout."""
+        """Write text, a `Table` or anything that rich can draw to stdout."""
         if isinstance(renderable, str):
             self._write_out(make_safe(renderable) + "\n")
         elif isinstance(renderable, Table) and not is_terminal(sys.stdout):
@@ -33,7 +33,7 @@ class Console:
             self._draw(to_rich(renderable) if isinstance(renderable, Table) else renderable)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", **styles: str) -> None:
-        """Write a table to stdout; `styles` names the colour of a column's cells, as in `failed="red"`."""
+        """Write a table to stdout; `styles` maps a column to the colour of its cells, as in `failed="red"`."""
         self.show(Table(columns=columns, rows=list(rows), title=title, styles=tuple(styles.items())))
 
     def print_json(self, document: Any) -> None:
@@ -45,11 +45,11 @@ class Console:
         self._write_out(to_csv(columns, rows))
 
     def is_watched(self) -> bool:
-        """Tell whether a person reads stdout, to whom less is more; a pipe gets every column."""
+        """Tell whether stdout is a terminal; a person gets fewer columns, a pipe gets all."""
         return is_terminal(sys.stdout)
 
     def clear(self) -> None:
-        """Begin the screen anew where stdout is a terminal; elsewhere an empty line parts two answers."""
+        """Clear the screen if stdout is a terminal, otherwise write an empty line between two answers."""
         self._write_out("\x1b[H\x1b[2J" if can_redraw(sys.stdout) else "\n")
 
     def _draw(self, renderable: Any) -> None:
@@ -77,22 +77,22 @@ class Console:
             sys.stdout.flush()
         except BrokenPipeError:
             self.reader_gone = True
-            # What is left in the buffer would fail again, loudly, when Python flushes at exit.
+            # Otherwise Python would fail loudly on the rest of the buffer when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def say(self, text: str = "") -> None:
-        """Write a line for the person to stderr; `--quiet` drops it."""
+        """Write a line for the user to stderr; `--quiet` suppresses it."""
         if not self.quiet:
             self._write_err(make_safe(text) + "\n")
 
     def warn(self, text: str) -> None:
-        """Write `warning: ...` to stderr, also when quiet."""
+        """Write `warning: ...` to stderr, even with `--quiet`."""
         self._write_err(f"{self._paint('warning:', 'yellow')} {make_safe(text)}\n")
 
     def error(self, error: SyncctlError) -> None:
-        """Write what went wrong, why, and what to do next: three lines on stderr, also when quiet.
+        """Write what went wrong, why, and what to do next as three lines to stderr, even with `--quiet`.
 
-        A cause of several lines (several wrong settings) keeps a line for each.
+        A cause of several lines, such as several wrong settings, keeps its lines.
         """
         lines = [f"{self._paint('error:', 'red')} {_one_line(error.what)}"]
         if error.why:
@@ -104,11 +104,11 @@ class Console:
         self._write_err("\n".join(lines) + "\n")
 
     def is_interactive(self) -> bool:
-        """Tell whether a question would reach a person: stdin and stderr are both terminals."""
+        """Tell whether a person can answer a question: stdin and stderr are both terminals."""
         return is_terminal(sys.stdin) and is_terminal(sys.stderr)
 
     def confirm(self, question: str) -> bool:
-        """Ask on stderr; only `y` or `yes` is a yes. Off a terminal nobody is asked and the answer is no."""
+        """Ask on stderr and return true only for `y` or `yes`; without a terminal return false."""
         if not self.is_interactive():
             return False
         self._write_err(f"{make_safe(question)} [y/N] ")
@@ -116,7 +116,7 @@ class Console:
 
     @contextmanager
     def progress(self, label: str, *, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """Show progress on stderr while a terminal watches; yields a function that takes the count done."""
+        """Show progress on stderr if it is a terminal; yield a function that takes the count done so far."""
         if self.quiet or not can_redraw(sys.stderr):
             yield lambda _done: None
             return
@@ -137,7 +137,7 @@ class Console:
             sys.stderr.write(_fit(text, sys.stderr))
             sys.stderr.flush()
         except (BrokenPipeError, ValueError):
-            # Nobody reads stderr any more; there is nowhere left to say so.
+            # The reader of stderr has gone away, so there is nowhere to report it.
             return
 
 
@@ -146,6 +146,6 @@ def _one_line(text: str) -> str:
 
 
 def _fit(text: str, stream: TextIO) -> str:
-    """Return the text with what the stream's encoding cannot carry written as escapes."""
+    """Return the text with characters that the stream's encoding lacks replaced by escapes."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, errors="backslashreplace").decode(encoding)

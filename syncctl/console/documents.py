@@ -1,4 +1,4 @@
-"""JSON as every command prints it: snake_case keys, RFC 3339 UTC times, exact decimals."""
+"""The JSON documents that commands print: snake_case keys, RFC 3339 times in UTC, exact decimals."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ def format_time(at: datetime) -> str:
     """Return an aware time as RFC 3339 in UTC with milliseconds and `Z`.
 
     Raises:
-        ValueError: for a time without a zone, which would be a guess.
+        ValueError: the time has no zone, so UTC would be a guess.
     """
     if at.tzinfo is None:
         raise ValueError(f"{at!r} has no time zone")
@@ -23,7 +23,7 @@ def format_time(at: datetime) -> str:
 
 
 def to_document(value: Any) -> Any:
-    """Turn dataclasses, times, decimals and enumerations into what JSON has a form for."""
+    """Convert dataclasses, times, decimals and enumerations to types that JSON can represent."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_document(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -44,11 +44,11 @@ def to_document(value: Any) -> Any:
         return sorted(to_document(inner) for inner in value)
     if value is None or isinstance(value, bool | int | str):
         return value
-    raise TypeError(f"no JSON form for {type(value).__name__}")
+    raise TypeError(f"cannot represent {type(value).__name__} in JSON")
 
 
 def to_json(value: Any, *, encoding: str = "utf-8", indent: int | None = 2) -> str:
-    """Return one JSON document as text that `encoding` can carry."""
+    """Return one JSON document as text that `encoding` can represent."""
     document = to_document(value)
     text = json.dumps(document, ensure_ascii=False, indent=indent, allow_nan=False)
     try:
@@ -59,7 +59,7 @@ def to_json(value: Any, *, encoding: str = "utf-8", indent: int | None = 2) -> s
 
 
 def to_line(value: Any) -> str:
-    """Return a value as one line for a person: as JSON, decimals as the numbers that a partner gets."""
+    """Return a value as one line of JSON for a person, decimals as the numbers that a partner receives."""
     from simplejson import dumps
 
     return dumps(value, use_decimal=True, ignore_nan=True, ensure_ascii=False, default=to_document)

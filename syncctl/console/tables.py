@@ -1,4 +1,4 @@
-"""Tables: drawn by rich for a person, plain text that is never cut for a pipe, CSV for a spreadsheet."""
+"""Tables: drawn by rich for a person, plain text that is never truncated for a pipe, CSV for a spreadsheet."""
 
 import csv
 import io
@@ -16,29 +16,31 @@ from syncctl.console.terminal import make_safe
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """Columns and rows. A column whose cells are all numbers is aligned to the right.
-
-    Args:
-        styles: For a column name, the colour of its cells that are neither empty nor zero.
-    """
+    """Columns and rows. A column whose cells are all numbers is aligned to the right."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     title: str = ""
+    #: Pairs of a column and the colour of its cells that are neither empty nor zero.
     styles: tuple[tuple[str, str], ...] = ()
 
     def cells(self) -> list[list[str]]:
-        """Return the rows as text of one line each."""
+        """Return the rows as cells of one line of text."""
         return [[format_cell(value) for value in row] for row in self.rows]
 
     def is_numeric(self, column: int) -> bool:
-        """Tell whether a column holds only numbers and gaps, and at least one number."""
-        kinds = [row[column] for row in self.rows if row[column] is not None]
-        return bool(kinds) and all(isinstance(value, int | float | Decimal) for value in kinds)
+        """Tell whether a column has only numbers and gaps, and at least one number."""
+        values = [row[column] for row in self.rows if row[column] is not None]
+        return bool(values) and all(isinstance(value, int | float | Decimal) for value in values)
+
+
+def format_count(number: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 record` or `2,000 records`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def format_cell(value: Any) -> str:
-    """Return a value as people read it in a table."""
+    """Return a value as a table shows it."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -51,7 +53,7 @@ def format_cell(value: Any) -> str:
 
 
 def to_plain(table: Table) -> str:
-    """Return the table as aligned text, two spaces between columns, nothing cut."""
+    """Return the table as aligned text, two spaces between columns, nothing truncated."""
     body = table.cells()
     lines = [[name.upper() for name in table.columns], *body]
     widths = [max(_width(line[at]) for line in lines) for at in range(len(table.columns))]
@@ -61,7 +63,7 @@ def to_plain(table: Table) -> str:
 
 
 def to_rich(table: Table) -> Any:
-    """Return the table as rich draws it; long cells fold, so that an id can still be copied."""
+    """Return the table for rich to draw; long cells wrap, so that an id can still be copied."""
     from rich.table import Table as RichTable
     from rich.text import Text
 
@@ -93,7 +95,7 @@ def to_rich(table: Table) -> Any:
 
 
 def to_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return RFC 4180 text with a header line; a gap is an empty field."""
+    """Return CSV (RFC 4180) with a header line; a gap is an empty field."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\r\n")
     writer.writerow(columns)
@@ -103,7 +105,7 @@ def to_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _csv_field(value: Any) -> str:
-    """Return a field; text that a spreadsheet would run as a formula is quoted (OWASP, CSV injection)."""
+    """Return a field; text that a spreadsheet would run as a formula gets a leading quote (OWASP, CSV injection)."""
     if isinstance(value, datetime):
         return format_time(value)
     text = str(value)

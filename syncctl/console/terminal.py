@@ -1,4 +1,4 @@
-"""What the terminal on the other side can do, decided for each stream on its own."""
+"""The abilities of the terminal behind each stream: colour, redrawing, and safe text."""
 
 import os
 import re
@@ -9,7 +9,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Tell whether a person watches this stream; a closed stream is nobody's."""
+    """Tell whether this stream is an open terminal."""
     try:
         return stream is not None and stream.isatty()
     except ValueError:
@@ -17,7 +17,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def decide_colour(stream: TextIO | None) -> bool:
-    """Tell whether to colour: NO_COLOR, then FORCE_COLOR, then TERM=dumb, then whether it is a terminal."""
+    """Decide whether to use colour: by NO_COLOR, FORCE_COLOR, TERM=dumb, then by whether it is a terminal."""
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR", "") not in ("", "0"):
@@ -26,12 +26,12 @@ def decide_colour(stream: TextIO | None) -> bool:
 
 
 def can_redraw(stream: TextIO | None) -> bool:
-    """Tell whether lines on this stream can be drawn over, as progress needs."""
+    """Tell whether lines on this stream can be overwritten, as progress needs."""
     return is_terminal(stream) and os.environ.get("TERM") != "dumb"
 
 
 def paint(text: str, style: str, *, colour: bool) -> str:
-    """Return the text in a style such as `red` or `bold`, unchanged where there is no colour."""
+    """Return the text in a style such as `red` or `bold`, unchanged without colour."""
     return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if colour else text
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from syncctl.console.counts import say_count
+from syncctl.console import format_count
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, warned
 from syncctl.doctor.examined import Examined
 from syncctl.errors import ConfigurationError
@@ -34,7 +34,7 @@ def check_settings(examined: Examined) -> Finding:
     if not names:
         return warned("no stream is configured", "add [streams.NAME] to syncctl.toml, or run: syncctl init --help")
     files = " and ".join(settings.layers.files) or "the environment alone"
-    return passed(f"{say_count(len(names), 'stream')} from {files}: {', '.join(names)}")
+    return passed(f"{format_count(len(names), 'stream')} from {files}: {', '.join(names)}")
 
 
 def check_secrets(examined: Examined, directory: Path) -> Finding:

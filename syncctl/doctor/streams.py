@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from syncctl.console.counts import say_count
+from syncctl.console import format_count
 from syncctl.core.durations import format_age
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, warned
 from syncctl.doctor.examined import Examined
@@ -66,22 +66,22 @@ def _look_at_backlog(
     on_their_way = counts["queued"] + counts["sending"]
     oldest = (now - counts["oldest_due_at"]).total_seconds() if counts["oldest_due_at"] else 0.0
     if oldest > STUCK_SECONDS and not on_their_way and not paused:
-        waiting = say_count(unfinished, "record")
+        waiting = format_count(unfinished, "record")
         yield warned(
             f"{waiting} to deliver and none is on its way; the oldest has been due for {format_age(oldest)}",
             "see that Beat, a worker and Redis run: syncctl doctor beat workers queue",
         )
     elif unfinished:
-        yield passed(f"{say_count(unfinished, 'record')} to deliver, {on_their_way:,} of them on their way")
+        yield passed(f"{format_count(unfinished, 'record')} to deliver, {on_their_way:,} of them on their way")
     if counts["failed"]:
-        yield passed(f"{say_count(counts['failed'], 'failed record')}; see: syncctl failures --stream {name}")
+        yield passed(f"{format_count(counts['failed'], 'failed record')}; see: syncctl failures --stream {name}")
 
 
 def _look_at_held(ledger: "Ledger", name: str) -> Iterator[Finding]:
     """Tell of failed records that hold newer versions of their rows, which order strict asks for."""
     holders = ledger.sequencing.count_failed_holders(name)
     if holders:
-        held_by = say_count(holders, "failed record")
+        held_by = format_count(holders, "failed record")
         yield warned(
             f"newer versions of rows are held by {held_by}; {ledger.sequencing.count(name):,} wait",
             f"see: syncctl failures --stream {name}; then syncctl replay --stream {name} sends them, "
@@ -95,7 +95,7 @@ def _look_at_acknowledgements(ledger: "Ledger", name: str) -> Iterator[Finding]:
     if refused is not None:
         count, reason = refused
         yield warned(
-            f"the source could not be told of {say_count(count, 'record')}: {reason}",
+            f"the source could not be told of {format_count(count, 'record')}: {reason}",
             f"let the login do what streams.{name}.acknowledge does; it is tried again at each poll",
         )
 
@@ -110,5 +110,5 @@ def check_removed(examined: Examined) -> Finding:
     lines = []
     for name in names:
         unfinished = sum(counts[name][state] for state in _UNFINISHED)
-        lines.append(f"{name} is no longer configured; {say_count(unfinished, 'record')} of it not delivered")
+        lines.append(f"{name} is no longer configured; {format_count(unfinished, 'record')} of it not delivered")
     return warned("\n".join(lines), f"put [streams.{names[0]}] back to go on; else its records stay as they are")

@@ -2,9 +2,9 @@
 
 import pytest
 
-from syncctl.console.counts import say_count
+from syncctl.console import format_count
 
 
 @pytest.mark.parametrize(("number", "said"), [(0, "0 records"), (1, "1 record"), (2000, "2,000 records")])
 def test_one_thing_is_not_many(number: int, said: str) -> None:
-    assert say_count(number, "record") == said
+    assert format_count(number, "record") == said

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from syncctl.commands.poll import _poll_once
-from syncctl.commands.stopping import StopSignal
+from syncctl.commands.stop_signal import StopSignal
 from syncctl.pipeline.poll import Run
 
 

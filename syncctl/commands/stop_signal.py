@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM for commands that run for long: the first stops safely, the second forces."""
+"""Ctrl-C and SIGTERM in long-running commands: the first stops safely, the second at once."""
 
 import signal
 import threading
@@ -10,13 +10,13 @@ from syncctl.errors import ExitCode
 
 
 class StopSignal:
-    """Note the first signal and let the second one through; the old handlers come back at the end.
+    """Record the first signal and act on the second one; restore the previous handlers at the end.
 
     Args:
-        notice: What the first signal says on stderr; empty says nothing.
+        notice: Text written to stderr at the first signal; empty writes nothing.
     """
 
-    def __init__(self, *, notice: str = "stopping after this page; once more to stop now") -> None:
+    def __init__(self, *, notice: str = "stopping after this page; press Ctrl-C again to stop at once") -> None:
         self._notice = notice
         self._event = threading.Event()
         self._received = 0
@@ -35,18 +35,18 @@ class StopSignal:
 
     @property
     def is_set(self) -> bool:
-        """Tell whether somebody asked to stop."""
+        """Tell whether a signal asked to stop."""
         return self._event.is_set()
 
     @property
     def exit_code(self) -> ExitCode:
-        """The exit code that tells which signal it was."""
+        """The exit code for the signal received."""
         if not self.is_set:
             return ExitCode.DONE
         return ExitCode.TERMINATED if self._received == signal.SIGTERM else ExitCode.INTERRUPTED
 
     def wait(self, seconds: float) -> bool:
-        """Wait until somebody asks to stop, at most so long; tell whether they did."""
+        """Wait for a signal for at most this long; tell whether one asked to stop."""
         return self._event.wait(max(seconds, 0.0))
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:

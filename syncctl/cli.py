@@ -17,7 +17,7 @@ from syncctl.console import out
 from syncctl.errors import ExitCode, InternalError, SyncctlError, UsageError
 
 COMMANDS = {
-    "demo": "Watch rows being delivered on this machine, and prove that none is lost",
+    "demo": "Watch rows arrive on this machine, and prove that none is lost",
     "init": "Write .env and syncctl.toml, and create the ledger's indexes",
     "doctor": "Check everything syncctl needs, and name a fix for each problem",
     "worker": "Run a Celery worker, which polls and delivers",
@@ -32,7 +32,7 @@ COMMANDS = {
     "discard": "Give up on failed records, with a reason",
     "pause": "Pause the delivery of a stream; its rows are still read",
     "resume": "Resume a paused stream",
-    "cleanup": "Delete finished records that are older than their retention period",
+    "cleanup": "Delete finished records older than their retention period",
     "rewind": "Read rows again from an earlier point",
     "reconcile": "Compare the source with the ledger, and log rows it lacks",
     "inspect": "List a source's tables, or show how best to read one",
@@ -76,8 +76,8 @@ def syncctl(
     Examples:
       syncctl demo                           see it work on this machine alone
       syncctl init                           set up this directory
-      syncctl doctor                         check everything it needs
-      syncctl worker --beat                  run it, all on one machine
+      syncctl doctor                         check everything syncctl needs
+      syncctl worker --beat                  run everything on one machine
       syncctl status                         see the current state
       syncctl report --since 24h --by day    account for every row
     """

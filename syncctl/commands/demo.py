@@ -30,7 +30,7 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the directory so that you can look around.")] = False,
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Watch rows being delivered on this machine, and prove that none is lost.
+    """Watch rows arrive on this machine, and prove that none is lost.
 
     Starts a real MongoDB and Redis, a worker and Beat in a temporary directory, and fills a SQL table while syncctl
     reads it. The partner answers slowly, with 429, 500, cut connections and a few permanent 422s. Then the partner is

@@ -32,7 +32,7 @@ def check_heartbeat(examined: Examined) -> Finding:
         )
     if differs_from(fingerprint_settings(examined.settings), beat):
         return warned(
-            f"seen {age} ago; it runs with other settings than syncctl.toml: restart it",
+            f"seen {age} ago; it runs with settings that differ from syncctl.toml: restart it",
             "restart Beat, after each change of the settings",
         )
     return passed(f"seen {age} ago")

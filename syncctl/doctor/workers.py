@@ -67,7 +67,7 @@ def check_settings(examined: Examined) -> Finding:
     others = [str(worker["_id"]) for worker in workers if differs_from(mark, worker)]
     if not others:
         return passed("all run with these settings")
-    detail = "\n".join(f"{name} runs with other settings than syncctl.toml: restart it" for name in others)
+    detail = "\n".join(f"{name} runs with settings that differ from syncctl.toml: restart it" for name in others)
     return warned(detail, "restart the workers, after each change of the settings or of a schema")
 
 

@@ -49,7 +49,7 @@ def test_the_second_ctrl_c_ends_it_at_once_and_the_leases_bring_back_the_rest(
     worker = deployment.start_worker("--beat")
     eventually(deployment.partner.calls, 60)
     worker.interrupt()
-    worker.wait_for_log("once more to stop at once")
+    worker.wait_for_log("press Ctrl-C again to stop at once")
     worker.interrupt()
     assert worker.wait() == 128 + signal.SIGINT
     eventually(lambda: group_members(worker.pid) == [], 60)

@@ -21,7 +21,7 @@ def test_numbers_come_back_as_they_are(run_syncctl: Run, start_syncctl: Start, s
         assert result.json["worker"].startswith("adder@")
     shown = run_syncctl("add", "2", "3", cwd=settings_dir)
     assert shown.stdout == "2 + 3 = 5\n"
-    assert "by adder@" in shown.stderr
+    assert "worker adder@" in shown.stderr
 
 
 def test_without_a_worker_it_names_that_hop_and_the_fix(run_syncctl: Run, settings_dir: Path) -> None:

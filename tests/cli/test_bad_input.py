@@ -46,7 +46,7 @@ def expect_failed_run(done: Completed, *words: str) -> None:
     """The stream could not be read: exit code 1, the reason in the table and in three lines, and the next command."""
     assert done.exit_code == 1, done.stderr
     *_, error, cause, hint, last = done.stderr.splitlines()
-    assert error == "error: stream orders could not be polled"
+    assert error == "error: cannot poll stream orders"
     assert hint.startswith("   hint: ")
     assert last == "next: syncctl doctor source orders"
     for word in words:

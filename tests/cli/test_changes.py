@@ -93,16 +93,16 @@ def test_an_error_that_no_record_has_is_said(run_syncctl: Run, settled: Settled,
     for flags in (("--dry-run",), ("--yes",)):
         result = run_syncctl("replay", "--error", error, *flags, "--json", cwd=settled.directory)
         assert (result.exit_code, result.json["matched"]) == (0, 0)
-        assert f"no failed record that is meant has the error {error}\nnext: syncctl failures\n" in result.stderr
+        assert f"no selected failed record has the error {error}\nnext: syncctl failures\n" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (("--error", "4f1d2"), "--error 4f1d2 is no fingerprint of an error"),
-        (("--error", "4f1d2c77b05e1"), "one has 12 digits, 0 to 9 and a to f"),
+        (("--error", "4f1d2"), "--error 4f1d2 is not the fingerprint of an error"),
+        (("--error", "4f1d2c77b05e1"), "a fingerprint has 12 digits, 0 to 9 and a to f"),
         (("--error", "HTTP 422"), "run: syncctl failures"),
-        (("--error", "4f1d2c", "--state", "delivered"), "write all 12 digits"),
+        (("--error", "4f1d2c", "--state", "delivered"), "give all 12 digits"),
     ],
 )
 def test_what_is_no_fingerprint_is_refused(
@@ -136,7 +136,7 @@ def test_a_replay_waits_until_everything_is_delivered(
     result = run_syncctl("replay", "--stream", "orders", "--yes", "--wait", "--json", cwd=settings_dir)
     assert result.exit_code == 0, result.stderr
     assert result.json == {"matched": ROWS, "replayed": ROWS, "skipped": 0, "dry_run": False}
-    assert result.stderr.endswith(f"all {ROWS} are finished: {ROWS} delivered\nnext: syncctl status\n")
+    assert result.stderr.endswith(f"all {ROWS} records are finished: {ROWS} delivered\nnext: syncctl status\n")
     assert len(partner.rows()) == ROWS
     records = [run_syncctl("show", each, "--json", cwd=settings_dir).json["records"][0] for each in failed_ids]
     assert {record["state"] for record in records} == {"delivered"}
@@ -151,7 +151,7 @@ def test_a_replay_whose_records_fail_again_is_exit_code_1(
 ) -> None:
     result = run_syncctl("replay", "--yes", "--wait", cwd=settings_dir)
     assert result.exit_code == 1
-    assert result.stderr.endswith(f"all {ROWS} are finished: {ROWS} failed\nnext: syncctl failures\n")
+    assert result.stderr.endswith(f"all {ROWS} records are finished: {ROWS} failed\nnext: syncctl failures\n")
 
 
 def test_a_replay_that_does_not_finish_in_time_is_exit_code_1(

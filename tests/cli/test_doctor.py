@@ -701,7 +701,7 @@ def test_workers_and_beat_with_old_settings_are_a_warning(
     toml = settings_dir / "syncctl.toml"
     toml.write_text(toml.read_text().replace('"POST /orders"', '"POST /orders/new"'))
     name = status["workers"][0]["worker"]
-    told = "runs with other settings than syncctl.toml: restart it"
+    told = "runs with settings that differ from syncctl.toml: restart it"
     shown = run_syncctl("status", cwd=settings_dir).stderr
     assert f"warning: {name} {told}\nwarning: beat {told}\n" in shown
     checks = examine("workers", "beat")

@@ -62,7 +62,7 @@ def test_init_after_local_up_keeps_what_it_put_into_env(tmp_path: Path) -> None:
     done = run_syncctl("init", "--no-indexes", "--json", *STREAM, cwd=tmp_path, env={"MONGO_URL": "mongodb://other/x"})
     assert done.exit_code == 0, done.stderr
     assert done.json["written"] == [".env", "syncctl.toml"]
-    assert "added what was missing to" in done.stderr
+    assert "added missing values to" in done.stderr
     text = (tmp_path / ".env").read_text()
     assert text.startswith(
         "# of local up\nMONGO_URL=mongodb://localhost:4711/here\nREDIS_URL=redis://h/3\n# SQL Server: "
@@ -76,13 +76,13 @@ def test_init_after_local_up_keeps_what_it_put_into_env(tmp_path: Path) -> None:
 
 
 OTHERWISE = [
-    (("--mongo-url", "mongodb://new/db"), "--mongo-url says otherwise than .env", ".env line 2 sets MONGO_URL already"),
+    (("--mongo-url", "mongodb://new/db"), "--mongo-url contradicts .env", ".env line 2 already sets MONGO_URL"),
     (
         ("--partner-token", "x"),
-        "--partner-token says otherwise than .env",
-        ".env line 3 sets PARTNER_TOKEN_FILE already",
+        "--partner-token contradicts .env",
+        ".env line 3 already sets PARTNER_TOKEN_FILE",
     ),
-    (STREAM, "syncctl.toml is there already", "init replaces no stream unasked"),
+    (STREAM, "syncctl.toml already exists", "init does not replace streams unless asked"),
 ]
 
 
@@ -120,7 +120,7 @@ def test_force_without_a_stream_leaves_the_streams_alone(tmp_path: Path) -> None
     (tmp_path / "syncctl.toml").write_text(toml)
     done = run_syncctl("init", "--no-indexes", "--force", "--redis-url", "redis://h/1", cwd=tmp_path)
     assert done.exit_code == 0, done.stderr
-    assert "kept syncctl.toml as it is" in done.stderr
+    assert "left syncctl.toml unchanged" in done.stderr
     assert done.stderr.endswith("next: set SOURCE_URL and PARTNER_URL in .env; then run: syncctl doctor\n")
     assert (tmp_path / "syncctl.toml").read_text() == toml
 
@@ -134,8 +134,8 @@ WRONG = [
     (("--stream", "a.b", "--table", "t", "--start", "now"), "--stream 'a.b' is not a name"),
     (("--stream", "orders", "--table", "t"), "--stream orders needs --start"),
     (("--stream", "orders", "--start", "now"), "--stream orders needs --table"),
-    (("--table", "t"), "--table needs a stream"),
-    (("--partner-token", "-"), "--partner-token - found nothing to read"),
+    (("--table", "t"), "--table needs --stream"),
+    (("--partner-token", "-"), "--partner-token - has nothing to read"),
 ]
 
 
@@ -162,7 +162,7 @@ def test_a_secret_can_come_from_stdin(tmp_path: Path) -> None:
 
 def test_a_secret_in_a_flag_warns_of_the_history(tmp_path: Path) -> None:
     done = run_syncctl("init", "--no-indexes", "--json", "--partner-token", CANARY, cwd=tmp_path)
-    assert "warning: the secret in --partner-token is in the shell's history now" in done.stderr
+    assert "warning: the secret in --partner-token is now in the shell's history" in done.stderr
     assert len(done.json["warnings"]) == 1
     assert CANARY not in done.stderr + done.stdout
 
@@ -178,7 +178,7 @@ def test_init_creates_the_indexes(tmp_path: Path, mongo_url: str) -> None:
     assert done.exit_code == 0
     assert done.json["indexes"]
     told = done.stderr.splitlines()
-    assert told[-2].startswith("the ledger has its indexes: ")
+    assert told[-2].startswith("the ledger's indexes are in place: ")
     assert told[-1].startswith("next: ")
     again = run_syncctl("init", "--indexes", "--json", cwd=tmp_path)
     assert (again.exit_code, again.json["written"], again.json["indexes"]) == (0, [], [])

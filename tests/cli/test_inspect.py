@@ -52,7 +52,7 @@ def test_what_is_shown_of_a_table_is_a_stream_in_toml(run_syncctl: Run, home: Pa
     assert "# key: id (primary key)" in done.stdout
     assert "# safest: increasing on updated_at, no index" in done.stdout
     assert "CREATE INDEX ix_orders_updated_at ON orders (updated_at)" in done.stdout
-    assert '"beginning" posts every row there is (1)' in done.stdout
+    assert '"beginning" posts every existing row (1)' in done.stdout
     assert tomllib.loads(done.stdout) == {
         "streams": {
             "orders": {
@@ -125,7 +125,7 @@ WRONG = [
     (("--write", "--start", "now"), "--start needs a table"),
     (("--key", "id"), "--key needs a table"),
     (("orders", "--stream", "No Name"), "is not a name"),
-    (("stock", "--write", "--start", "now"), "--start now does not go with mode snapshot"),
+    (("stock", "--write", "--start", "now"), "mode snapshot does not support --start now"),
     (("heavy", "--write", "--start", "beginning"), "heavy has no key"),
     (("orders", "--key", "idd"), "did you mean id?"),
     (("ordres",), "did you mean orders?"),
@@ -145,7 +145,7 @@ def test_what_cannot_be_done_is_said_and_nothing_is_written(
 
 def test_a_view_is_written_with_the_key_that_is_named(run_syncctl: Run, home: Path) -> None:
     shown = run_syncctl("inspect", "heavy", cwd=home)
-    assert "# required: the columns that tell rows apart" in shown.stdout
+    assert "# required: the columns that identify a row" in shown.stdout
     assert "--key COLUMN" in shown.stderr
     done = run_syncctl("inspect", "heavy", "--key", "id", "--write", "--start", "beginning", cwd=home)
     assert done.exit_code == 0, done.stderr

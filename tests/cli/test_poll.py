@@ -48,7 +48,7 @@ def test_a_table_that_is_missing_is_exit_code_1_and_the_runs_error(run_syncctl: 
     result = run_syncctl("poll", "--once", "--json", cwd=settings_dir)
     assert result.exit_code == 1
     assert "orders" in result.json["runs"][0]["error"]
-    assert result.stderr.startswith("error: stream orders could not be polled\n  cause: ")
+    assert result.stderr.startswith("error: cannot poll stream orders\n  cause: ")
 
 
 def test_without_redis_rows_are_logged_with_a_warning(

@@ -42,7 +42,7 @@ def test_differences_are_exit_code_1_and_the_next_command_is_named(
     assert result.exit_code == 1
     assert "id=4; id=5" in result.stdout or "id=5; id=4" in result.stdout
     assert "next: syncctl reconcile orders --repair" in result.stderr
-    assert "extra rows are left as they are: 1" in result.stderr
+    assert "extra rows are not changed: 1" in result.stderr
 
 
 def test_a_repair_is_asked_for_and_done(run_syncctl: Run, polled: Path, source_db: SourceDb) -> None:
@@ -72,10 +72,10 @@ def test_on_a_terminal_a_repair_shows_what_it_found_and_asks_with_the_count(
         source_db.execute(change)
     code, shown = answer("n", "reconcile", "orders", "--repair", cwd=polled)
     assert code == 1
-    assert shown.index("with another content: id=") < shown.index("log and send 2 rows of orders? [y/N]")
+    assert shown.index("with different content: id=") < shown.index("log and send 2 rows of orders? [y/N]")
     assert shown.rstrip().endswith("nothing was changed")
     code, shown = answer("y", "reconcile", "orders", "--repair", cwd=polled)
-    assert (code, shown.count("with another content")) == (1, 1)
+    assert (code, shown.count("with different content")) == (1, 1)
     assert "logged 2 rows" in shown
 
 

@@ -51,7 +51,7 @@ def test_a_dry_run_shows_the_next_requests_and_changes_nothing(
     assert (run["logged"], run["cursor_before"]) == (3, None)
     again = run_syncctl("poll", "--dry-run", cwd=shaped_dir)
     assert (again.exit_code, again.stdout) == (0, "")
-    told = "no row is new or changed; try a known one: syncctl show orders KEY --request, or --known here\n"
+    told = "no row is new or changed; next: add --known, or run syncctl show orders KEY --request\n"
     assert again.stderr == told
     known = run_syncctl("poll", "--dry-run", "--known", "--json", cwd=shaped_dir)
     assert (known.exit_code, known.json["requests"]) == (0, [first])
@@ -114,7 +114,7 @@ def test_a_mapping_that_has_changed_since_is_told(
         records = client.get_default_database().records
         records.update_one({"key.id": 1}, {"$set": {"state": "delivered", "mapping_hash": "before"}})
         records.update_one({"key.id": 2}, {"$set": {"mapping_hash": "before"}})
-    note = "# the mapping has changed since: this was never sent; a replay would send it"
+    note = "# the mapping has changed since: this request was never sent, but a replay would send it"
     finished = run_syncctl("show", "orders", "1", "--request", cwd=shaped_dir).stdout.splitlines()
     assert finished[:2] == ["# orders id=1", note]
     waiting = run_syncctl("show", "orders", "2", "--request", cwd=shaped_dir).stdout

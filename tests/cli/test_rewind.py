@@ -52,14 +52,14 @@ def test_a_text_is_a_time_only_where_it_reads_as_one(text: str, place: object) -
 
 
 def test_a_time_to_come_is_refused() -> None:
-    with pytest.raises(UsageError, match="yet to come") as caught:
+    with pytest.raises(UsageError, match="in the future") as caught:
         parse_place("2026-05-02", now=NOW)
     assert "cursor:2026-05-02" in caught.value.hint
 
 
 def test_a_dry_run_is_the_plan_and_changes_nothing(run_syncctl: Run, polled: Path) -> None:
     plan = run_syncctl("rewind", "orders", "--to", "4", "--dry-run", cwd=polled)
-    assert (plan.exit_code, plan.stdout) == (0, f"would rewind orders from {ROWS} to 4: 6 rows lie behind it\n")
+    assert (plan.exit_code, plan.stdout) == (0, f"would rewind orders from {ROWS} to 4: 6 rows come after it\n")
     assert "--resend" in plan.stderr
     assert cursor(run_syncctl, polled) == str(ROWS)
 
@@ -73,7 +73,7 @@ def test_off_a_terminal_it_needs_yes(run_syncctl: Run, polled: Path) -> None:
 
 def test_it_names_the_next_command_and_the_poll_reads_again(run_syncctl: Run, polled: Path) -> None:
     done = run_syncctl("rewind", "orders", "--to", "beginning", "--yes", cwd=polled)
-    assert (done.exit_code, done.stdout) == (0, f"rewound orders from {ROWS} to beginning: {ROWS} rows lie behind it\n")
+    assert (done.exit_code, done.stdout) == (0, f"rewound orders from {ROWS} to beginning: {ROWS} rows come after it\n")
     assert done.stderr.endswith("next: syncctl poll orders --once\n")
     (run,) = run_syncctl("poll", "orders", "--once", "--json", cwd=polled).json["runs"]
     assert (run["read"], run["logged"], run["unchanged"]) == (ROWS, 0, ROWS)

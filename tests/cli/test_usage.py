@@ -10,21 +10,21 @@ Run = Callable[..., Any]
 
 REFUSED = {
     ("reprot",): ("no such command: reprot", "did you mean: syncctl report", "syncctl --help"),
-    ("xyzzy",): ("no such command: xyzzy", "not one of syncctl's commands", "syncctl --help"),
+    ("xyzzy",): ("no such command: xyzzy", "no command of that name", "syncctl --help"),
     ("--versoin",): ("no such option: --versoin", "usage: syncctl", "did you mean --version?"),
     ("poll", "--onec"): ("no such option: --onec", "usage: syncctl poll", "did you mean --once?"),
-    ("poll", "--json"): ("--json needs --once", "has no end", "--once"),
+    ("poll", "--json"): ("--json needs --once", "polling does not end", "--once"),
     ("add", "2"): ("missing argument 'Y'", "usage: syncctl add [OPTIONS] X Y", "syncctl add --help"),
     ("add", "2", "three"): ("Y is not a number: three", "finite", "syncctl add 2 3"),
     ("add", "2", "inf"): ("Y is not a number: inf", "finite", "syncctl add 2 3"),
     ("add", "2", "3", "--timeout", "soon"): ("--timeout 'soon' is not a duration", "", "--timeout 30s"),
     ("discard", "abc"): ("missing option '--reason'", "usage: syncctl discard", "syncctl discard --help"),
-    ("discard", "abc", "--reason", " "): ("--reason is empty", "", "say why"),
+    ("discard", "abc", "--reason", " "): ("--reason is empty", "", "give the reason"),
     ("replay", "--since", "yesterday"): ("--since 'yesterday' is not a time", "", "--since 24h"),
     ("replay", "--since", "1h", "--until", "2h"): ("--since 1h is not before --until 2h", "", "swap"),
     ("report", "--by", "week"): ("invalid value for '--by'", "usage: syncctl report", "syncctl report --help"),
-    ("report", "--json", "--csv"): ("--json and --csv exclude each other", "one document", ""),
-    ("status", "--json", "--watch"): ("--json and --watch exclude each other", "one document", ""),
+    ("report", "--json", "--csv"): ("--json and --csv cannot be combined", "one document", ""),
+    ("status", "--json", "--watch"): ("--json and --watch cannot be combined", "one document", ""),
     ("local", "upp"): ("no such command 'upp'", "", ""),
     ("--directory", "no/such/place", "status"): ("cannot enter the directory no/such/place", "", "--directory"),
     ("status", "--directory", "no/such/place"): ("cannot enter the directory no/such/place", "", "--directory"),
@@ -69,10 +69,10 @@ def test_a_queue_that_does_not_exist_is_refused(queues: str, run_syncctl: Run, s
 def test_an_argument_that_celery_refuses_is_three_lines(run_syncctl: Run, settings_dir: Path) -> None:
     result = run_syncctl("worker", "--", "--no-such-celery-flag", cwd=settings_dir)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "Celery refused the arguments of its worker" in result.stderr
+    assert "Celery rejected the arguments for its worker" in result.stderr
     assert "--no-such-celery-flag" in result.stderr
 
 
 def test_a_directory_is_where_the_settings_are(run_syncctl: Run, settings_dir: Path, tmp_path: Path) -> None:
     for args in (("-C", settings_dir, "poll", "x", "--once"), ("poll", "x", "--once", "--directory", settings_dir)):
-        assert "there is orders" in run_syncctl(*args, cwd=tmp_path).stderr
+        assert "the streams are orders" in run_syncctl(*args, cwd=tmp_path).stderr

@@ -36,7 +36,7 @@ def test_reports_agree_with_each_other(run_syncctl: Run, settled: Settled) -> No
 
 def test_a_report_of_another_time_is_empty(run_syncctl: Run, settled: Settled) -> None:
     result = run_syncctl("report", "--since", "2020-01-01", "--until", "2020-02-01", cwd=settled.directory)
-    assert result.stdout == "nothing happened in this time\n"
+    assert result.stdout == "nothing happened in this period\n"
     report = run_syncctl(
         "report", "--since", "2020-01-01", "--until", "2020-02-01", "--json", cwd=settled.directory
     ).json
@@ -127,7 +127,7 @@ def test_a_paused_stream_is_read_and_not_delivered_until_it_is_resumed(
     source_db.create_orders(2)
     paused = run_syncctl("pause", "orders", "--reason", "maintenance", "--json", cwd=settings_dir)
     assert paused.json == {"streams": [{"stream": "orders", "paused": True}], "partners": []}
-    assert paused.stderr == "next: syncctl resume orders, once it may go on\n"
+    assert paused.stderr == "next: syncctl resume orders, when delivery may continue\n"
     start_syncctl("worker", "--pool", "threads", "--beat", cwd=settings_dir)
     look = lambda: run_syncctl("status", "--json", cwd=settings_dir).json["streams"][0]  # noqa: E731
     eventually(lambda: look()["counts"]["pending"] == 2)
@@ -152,10 +152,12 @@ def test_what_was_not_paused_is_not_resumed(run_syncctl: Run, settings_dir: Path
 
 
 def test_a_partner_that_nobody_knows_is_refused(run_syncctl: Run, settings_dir: Path) -> None:
-    for name, hint in (("acme", "write --partner default"), ("orders", "orders is a stream")):
+    for name, hint in (("acme", "use --partner default"), ("orders", "orders is a stream")):
         result = run_syncctl("pause", "--partner", name, cwd=settings_dir)
         assert (result.exit_code, result.stdout) == (2, "")
-        assert result.stderr.startswith(f"error: no such partner: {name}\n  cause: there is default\n   hint: {hint}")
+        assert result.stderr.startswith(
+            f"error: no such partner: {name}\n  cause: the partners are default\n   hint: {hint}"
+        )
 
 
 def test_a_stream_that_nobody_knows_is_refused(run_syncctl: Run, settings_dir: Path) -> None:

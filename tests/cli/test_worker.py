@@ -76,7 +76,7 @@ def test_the_second_ctrl_c_forces(
     worker = start_syncctl("worker", "--pool", pool, cwd=settings_dir)
     eventually(partner.calls)
     worker.interrupt()
-    worker.wait_for_log("once more to stop at once")
+    worker.wait_for_log("press Ctrl-C again to stop at once")
     worker.interrupt()
     assert worker.wait() == 130
     counts = run_syncctl("status", "--json", cwd=settings_dir).json["streams"][0]["counts"]

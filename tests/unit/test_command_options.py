@@ -57,7 +57,7 @@ def test_an_age_needs_its_unit(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_age(text, flag="--older-than")
     assert caught.value.what == f"--older-than {text!r} is not a duration"
-    assert caught.value.hint == "write for example --older-than 30s or --older-than 7d"
+    assert caught.value.hint == "for example: --older-than 30s or --older-than 7d"
     assert parse_age(f"{text}d", flag="--older-than") == float(text) * 86400
 
 

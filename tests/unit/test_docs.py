@@ -108,7 +108,7 @@ def test_the_readme_shows_the_way() -> None:
 
 def test_the_readme_shows_what_the_commands_print() -> None:
     text = read(Path("README.md"))
-    assert f"the ledger has its indexes: {len(INDEXES)} created\n" in text
+    assert f"the ledger's indexes are in place: {len(INDEXES)} created\n" in text
     assert "  ".join(COLUMNS).upper() + "\n" in text
 
 

@@ -16,6 +16,6 @@ def test_first_digits_mean_the_one_error_that_begins_so() -> None:
     assert _complete_fingerprint("012345", known) == "0123456789ab"
     assert _complete_fingerprint("4f1d2c7", known) == "4f1d2c77b05e"
     assert _complete_fingerprint("ffffff", known) == "ffffff"
-    with pytest.raises(UsageError, match="the beginning of 2 errors") as error:
+    with pytest.raises(UsageError, match="ambiguous: 2 errors begin with it") as error:
         _complete_fingerprint("4f1d2c", known)
     assert error.value.why == "4f1d2c77b05e, 4f1d2c88b05e"

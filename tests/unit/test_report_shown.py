@@ -32,10 +32,10 @@ def show(capsys: pytest.CaptureFixture[str], *, failed: int, failed_now: int, by
 def test_failures_that_were_replayed_are_told_from_those_of_now(capsys: pytest.CaptureFixture[str], by: By) -> None:
     assert show(capsys, failed=14, failed_now=0, by=by) == [
         f"2026-01-01T03:00Z to 2026-01-02T04:00Z, by {by}",
-        "failures count in the hour in which they happened; still failed: 0",
+        "failures are counted in the hour in which they happened; still failed: 0",
     ]
     assert show(capsys, failed=14, failed_now=3, by=by)[1:] == [
-        "failures count in the hour in which they happened; still failed: 3",
+        "failures are counted in the hour in which they happened; still failed: 3",
         "next: syncctl failures",
     ]
 

@@ -1,4 +1,7 @@
-"""JSON bodies: the row as it is or by the mapping of `fields`, exact, and the same bytes each time (invariant 7)."""
+"""Bodies: content types, and the JSON of a row, as it is or by the mapping of `fields`.
+
+Values are exact, and the same record gives the same bytes each time (invariant 7).
+"""
 
 import decimal
 from collections.abc import Mapping, Sequence
@@ -25,6 +28,21 @@ _encoder = simplejson.JSONEncoder(
     allow_nan=False,
     encoding=None,  # type: ignore[arg-type]  # None refuses bytes; the default would take them for UTF-8 text
 )
+
+
+def is_json(content_type: str) -> bool:
+    """Tell whether a body of this content type is JSON."""
+    media_type = _read_media_type(content_type)
+    return media_type == "application/json" or media_type.endswith("+json")
+
+
+def is_markup(content_type: str) -> bool:
+    """Tell whether a body of this content type is XML or HTML."""
+    return _read_media_type(content_type).endswith(("/xml", "+xml", "/html"))
+
+
+def _read_media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 def encode_body(record: Record, decimals: Decimals = "number") -> bytes:

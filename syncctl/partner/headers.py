@@ -47,21 +47,6 @@ def looks_secret(name: str) -> bool:
     return _SECRET.search(name) is not None
 
 
-def is_json(content_type: str) -> bool:
-    """Tell whether a body of this content type is JSON."""
-    media_type = _read_media_type(content_type)
-    return media_type == "application/json" or media_type.endswith("+json")
-
-
-def is_markup(content_type: str) -> bool:
-    """Tell whether a body of this content type is XML or HTML."""
-    return _read_media_type(content_type).endswith(("/xml", "+xml", "/html"))
-
-
-def _read_media_type(content_type: str) -> str:
-    return content_type.partition(";")[0].strip().lower()
-
-
 def make_common_headers(partner: Partner) -> dict[str, str]:
     """Return the headers of every call to a partner; the partner's own replace the defaults of the same name.
 

@@ -11,7 +11,8 @@ from syncctl.core.mapping import parse_fields
 from syncctl.core.outcome import Verdict
 from syncctl.errors import ConfigurationError
 from syncctl.partner.address import parse_endpoint
-from syncctl.partner.headers import is_header_name, is_json, is_reserved, looks_secret
+from syncctl.partner.encoding import is_json
+from syncctl.partner.headers import is_header_name, is_reserved, looks_secret
 from syncctl.settings.field_types import OptionalText, read_absent, read_choices, read_table
 
 NO_DELETES = "none"

@@ -10,7 +10,7 @@ from syncctl.core.outcome import CONFLICT, Verdict
 from syncctl.core.spelling import suggest
 from syncctl.core.stream import SCANS, Ambiguous, Batching, Decimals, Mode, Order, RetrySchedule, Stream
 from syncctl.partner.address import parse_endpoint
-from syncctl.partner.headers import is_json
+from syncctl.partner.encoding import is_json
 from syncctl.settings import request_types
 from syncctl.settings.field_types import (
     Condition,

@@ -1,1 +1,1 @@
-"""The shape of a call: fields, templates, the check of what is sent, and how a request is shown."""
+"""Building requests: the builder, templates, the JSON Schema, and the request as it is shown."""

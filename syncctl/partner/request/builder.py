@@ -10,9 +10,9 @@ from syncctl.core.records import Record
 from syncctl.core.stream import Partner, Stream
 from syncctl.errors import ConfigurationError
 from syncctl.partner.call import Unsendable
-from syncctl.partner.encoding import FieldMap, check_json, encode_body
+from syncctl.partner.encoding import FieldMap, check_json, encode_body, is_json, is_markup
 from syncctl.partner.endpoint import Endpoint
-from syncctl.partner.headers import HeaderTemplates, is_json, is_markup
+from syncctl.partner.headers import HeaderTemplates
 
 JSON = "application/json"
 

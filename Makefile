@@ -42,7 +42,7 @@ soak: $(VENV)/.dev libcurl  ## Inject seeded faults into the protocol and real d
 	@$(BIN)/python -m tests.faults.soak $(SOAK_FLAGS)
 
 check: $(VENV)/.dev libodbc  ## Check style, format, types and layers, in seconds
-	@failed=0; for tool in "ruff check ." "ruff format --check ." mypy lint-imports; do \
+	@failed=0; for tool in "ruff check ." "ruff format --check ." mypy lint-imports vulture; do \
 		echo "== $$tool"; $(BIN)/$$tool || failed=1; done; exit $$failed
 
 format: $(VENV)/.dev  ## Format the code the way check wants it

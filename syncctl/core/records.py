@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from syncctl.core.rows import Operation, Value
 from syncctl.core.states import State
@@ -40,7 +39,3 @@ class Record:
 def idempotency_key(record_id: str, generation: int) -> str:
     """Return the `Idempotency-Key` of a record in one of its generations."""
     return record_id if generation == 0 else f"{record_id}-{generation + 1}"
-
-
-Document = Mapping[str, Any]
-"""A ledger document as commands show it: JSON-safe, times as aware UTC datetimes."""

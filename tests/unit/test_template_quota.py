@@ -42,6 +42,7 @@ HUGE = [
     "{% macro f(n) %}{{ f(n - 1) if n }}{{ f(n - 1) if n }}x{% endmacro %}{{ f(40) | length }}",
     "{% macro f(n) %}{{ f(n - 1) if n }}{{ f(n - 1) if n }}{% endmacro %}{{ f(40) | length }}",
     "{% for x in [1] recursive %}{{ loop([1] * 50000) if loop.depth < 4 }}{% endfor %}",
+    "{% for x in [1] recursive %}{{ loop(iterable=[1] * 50000) if loop.depth < 4 }}{% endfor %}",
     (
         "{% set x = 'x' * 1000000 %}{% set n = namespace(x=[]) %}"
         "{% for i in range(900) %}{% set n.x = n.x + [x[i:]] %}{% endfor %}{{ n.x | length }}"
@@ -127,6 +128,11 @@ def test_no_template_fills_the_memory(source: str, monkeypatch: pytest.MonkeyPat
         ("{{ [1, 2] | map('string') | join(',') }}{{ ['b'] | join(d='-') }}", "1,2b"),
         ("{{ 'a'.center(3) }}|{{ 'aXb' | replace('X', '-') }}|{{ 'aXb'.replace('X', '-') }}", " a |a-b|a-b"),
         ("{{ [1, 2, 3] | sum }}{{ 1.25 | round(1) }}{{ 'abc'[1:] }}{{ [1, 2, 3][:2] | join }}", "61.2bc12"),
+        ("{{ 'aa' | replace('a', 'b', count=1) }}{{ 'aa' | replace(old='a', new='b') }}", "babb"),
+        ("{{ '%(a)s %(text)s' | format(a=1, text=2) }}{{ [1, 2] | sum(start=3) }}", "1 26"),
+        ("{{ [{'a': 1}, {'a': 2}] | sum(attribute='a') }}{{ [{'a': 1}] | join(d='-', attribute='a') }}", "31"),
+        ("{{ 1.25 | round(precision=1, method='floor') }}{{ 'abcdef' | truncate(length=4, leeway=0) }}", "1.2a..."),
+        ("{{ [1, 2] | map('string') | map('replace', '1', 'x') | join }}{{ none | default(value=3) if false }}", "x2"),
         ("{% set x %}a{{ row.id }}{% endset %}{{ x }}{% set y | upper %}b{{ x }}{% endset %}{{ y }}", "a7BA7"),
         ("{% for x in [[1, [2]]] recursive %}{{ loop(x) if x is iterable else x }}{% endfor %}", "12"),
         (

@@ -116,19 +116,19 @@ class Quota:
         elif isinstance(value, int):
             _check_bits(value.bit_length() + times.bit_length())
 
-    def check_format(self, text: Any, *values: Any, **named: Any) -> None:
+    def check_format(self, text: Any, /, *values: Any, **named: Any) -> None:
         """Count what `text % values` is about to make."""
         text = str(text)
         if _TOO_WIDE.search(text):
             raise QuotaExceeded(f"it makes a field of more than {_WIDTH_AT_MOST} characters")
         self.take(len(text) + text.count("%") * (_WIDTH_AT_MOST + self.take_text_of(*values, *named.values())))
 
-    def check_replace(self, text: Any, old: Any, new: Any, *_: Any) -> None:
+    def check_replace(self, text: Any, /, old: Any, new: Any, *_: Any, **__: Any) -> None:
         """Count what `replace` is about to make."""
         self.take_text_of(text)
         self.take(str(text).count(str(old)) * len(str(new)))
 
-    def check_join(self, values: Any, separator: Any = "", *_: Any, **named: Any) -> None:
+    def check_join(self, values: Any, separator: Any = "", /, *_: Any, **named: Any) -> None:
         """Count what `join` is about to make."""
         self.take(len(values) * len(str(named.get("d", separator))))
         self.take_text_of(*values)
@@ -153,22 +153,22 @@ def _check_bits(bits: int) -> None:
         raise QuotaExceeded(f"it makes a number of more than {_BITS_AT_MOST:,} bits")
 
 
-def _check_round(_quota: Quota, _value: Any, precision: int = 0, *_: Any, **__: Any) -> None:
+def _check_round(_quota: Quota, _value: Any, /, precision: int = 0, *_: Any, **__: Any) -> None:
     if abs(precision) > _PRECISION_AT_MOST:
         raise QuotaExceeded(f"it rounds to more than {_PRECISION_AT_MOST} places")
 
 
-def _check_sum(_quota: Quota, _value: Any, _attribute: Any = None, start: Any = 0, **_: Any) -> None:
+def _check_sum(_quota: Quota, _value: Any, _attribute: Any = None, /, start: Any = 0, **_: Any) -> None:
     if isinstance(start, list | tuple):
         raise TypeError("sum adds numbers, not lists")
 
 
-def _check_text(quota: Quota, value: Any, *_: Any, **__: Any) -> None:
+def _check_text(quota: Quota, value: Any, /, *_: Any, **__: Any) -> None:
     """Count a value that a filter makes text from."""
     quota.take_text_of(value)
 
 
-def _check_characters(quota: Quota, value: Any, *_: Any, **__: Any) -> None:
+def _check_characters(quota: Quota, value: Any, /, *_: Any, **__: Any) -> None:
     """Count a text that a filter takes apart into its characters."""
     if isinstance(value, str):
         quota.take(len(value) * _CHARACTERS_OF_AN_ELEMENT)
@@ -203,7 +203,7 @@ def _make_counted(name: str) -> Callable[..., Any]:
     check: Callable[..., Any] = _CHECKS.get(name, _check_characters)
 
     @pass_context
-    def counted(context: Context, value: Any, *args: Any, **kwargs: Any) -> Any:
+    def counted(context: Context, value: Any, /, *args: Any, **kwargs: Any) -> Any:
         quota = find_quota(context)
         if name == "join":
             _check_characters(quota, value)
@@ -239,7 +239,8 @@ def call_counted(context: Context, call: Callable[..., Any], function: Any, args
     quota = find_quota(context)
     if isinstance(function, LoopContext):
         # The next level of a recursive loop.
-        args = [quota.count_rounds(values) for values in args]
+        values = kwargs.pop("iterable") if "iterable" in kwargs else args[0]
+        args = [quota.count_rounds(values)]
     else:
         quota.check_call(function, *args, *kwargs.values())
     result = call(context, function, *args, **kwargs)

@@ -1,85 +1,114 @@
-"""Which columns of a relation are read, and which of them are sent."""
+"""The columns of a stream: which are read, which are sent, and how their values become the payload."""
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from syncctl.core.column_masks import Mask, mask_value
+from syncctl.core.rows import Value
 from syncctl.core.spelling import suggest
 from syncctl.core.stream import Stream
 from syncctl.errors import ConfigurationError
+from syncctl.sources.catalog.relation import Column, Kind, Relation, find_name
+from syncctl.sources.cursor import Raw
+from syncctl.sources.dialect import Dialect
+from syncctl.sources.instants import add_offset, load_zone
 from syncctl.sources.layout import Layout
-from syncctl.sources.tables import Column, Kind, Relation, find_name
+
+Converter = Callable[[Raw], Value]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Chosen:
-    """`read`: the columns of a page, in the relation's order. `sent`: the names of those in the payload.
+class Columns:
+    """The columns of a page."""
 
-    `masks` are those of columns that are sent under one.
-    `refusal` says why no row can be sent: a column that should be has no form in JSON. None where there is none.
-    """
-
+    #: In the relation's order.
     read: tuple[Column, ...]
+    #: The names of those in the payload.
     sent: frozenset[str]
-    masks: Mapping[str, Mask] = field(default_factory=dict)
+    #: One for each column that is read: its value for the key.
+    converters: tuple[Converter, ...]
+    #: One for each column that is read: its value for the payload, masked and with an offset where the stream says so.
+    payload_converters: tuple[Converter, ...]
+    #: A short hash of everything that decides how a payload looks.
+    fingerprint: str
+    #: Why no row can be sent: a column that should be sent has no form in JSON. None if rows can be sent.
     refusal: str | None = None
 
 
-def choose_columns(stream: Stream, relation: Relation, layout: Layout) -> Chosen:
-    """Choose what `columns` or `exclude` say; key and cursor are always read, sent or not.
+def choose_columns(stream: Stream, relation: Relation, layout: Layout, dialect: Dialect) -> Columns:
+    """Choose the columns that `columns` or `exclude` name; key and cursor are always read, sent or not.
 
     Raises:
-        ConfigurationError: The stream names a column that is not there, or masks one that must be known as it is.
+        ConfigurationError: The stream names a column that does not exist, or masks one that the ledger must know.
     """
     names = [column.name for column in relation.columns]
     wanted = _resolve(stream, "columns", stream.columns, names)
     unwanted = _resolve(stream, "exclude", stream.exclude, names)
     sent = {name for name in names if (name in wanted if wanted else name not in unwanted)}
     if layout.mode == "rowversion" and layout.cursor is not None:
-        # It is the record's version: it changes with every touch, also with one that changes nothing.
+        # It is the record's version: it changes with every update, even one that changes no other column.
         sent.discard(layout.cursor.name)
     masks = _resolve_masks(stream, layout, names)
-    # What is dropped is not even read: no error of the database can then hold it.
+    # A dropped column is not even read, so that no database error can contain it.
     sent -= {name for name, mask in masks.items() if mask == "drop"}
     formless = [column for column in relation.columns if column.name in sent and column.kind is Kind.FORMLESS]
     sent -= {column.name for column in formless}
     needed = {column.name for column in (*layout.order, *layout.key)} | {layout.cursor_name}
     read = tuple(column for column in relation.columns if column.name in sent | needed)
     masks = {name: mask for name, mask in masks.items() if name in sent}
-    return Chosen(read=read, sent=frozenset(sent), masks=masks, refusal=_refuse(stream, formless))
+    refusal = _refuse(stream, formless)
+    converters = tuple(dialect.converter(column) for column in read)
+    return Columns(
+        read=read,
+        sent=frozenset(sent),
+        converters=converters,
+        payload_converters=tuple(_convert_payload(stream, layout, read, converters, masks)),
+        fingerprint=_fingerprint(stream, [column.name for column in read if column.name in sent], masks, refusal),
+        refusal=refusal,
+    )
 
 
-def describe_mask(mask: Mask, secret: str) -> str:
-    """Return a text that differs where a column's masked values do: another mask, or another secret."""
-    return f"{mask}:{mask_value('', mask, secret)}"
+def _resolve(stream: Stream, setting: str, given: Sequence[str], names: Sequence[str]) -> frozenset[str]:
+    resolved = set()
+    for column in given:
+        name = find_name(column, names)
+        if name is None:
+            raise ConfigurationError(
+                f"streams.{stream.name}.{setting} is wrong",
+                why=f"there is no column {column}",
+                hint=suggest(column, names),
+            )
+        resolved.add(name)
+    return frozenset(resolved)
 
 
 def _resolve_masks(stream: Stream, layout: Layout, names: Sequence[str]) -> dict[str, Mask]:
-    found: dict[str, Mask] = {}
+    masks: dict[str, Mask] = {}
     for given, mask in stream.mask.items():
         (name,) = _resolve(stream, "mask", (given,), names)
-        found[name] = mask
-    kinds = {column.name: "cursor" for column in (*layout.order, layout.cursor) if column is not None}
-    kinds |= {column.name: "key" for column in layout.key}
-    for name in found:
-        if name in kinds:
+        masks[name] = mask
+    roles = {column.name: "cursor" for column in (*layout.order, layout.cursor) if column is not None}
+    roles |= {column.name: "key" for column in layout.key}
+    for name in masks:
+        if name in roles:
             raise ConfigurationError(
                 f"streams.{stream.name}.mask is wrong",
-                why=f"{name} is in the {kinds[name]}, which the ledger must know as it is",
-                hint="leave it out of mask; or read a query whose key and cursor tell nothing of a person",
+                why=f"{name} is in the {roles[name]}, which the ledger must know as it is",
+                hint="leave it out of mask; or read a query whose key and cursor tell nothing about a person",
             )
-    if "hash" in found.values() and not stream.mask_secret:
+    if "hash" in masks.values() and not stream.mask_secret:
         raise ConfigurationError(
             f"stream {stream.name} has a mask that is hash, and MASK_SECRET is not set",
             why="a plain hash of an identity number is reversed by trying them all",
             hint="make a secret with: openssl rand -hex 32, and set MASK_SECRET in .env or the environment",
         )
-    return found
+    return masks
 
 
 def _refuse(stream: Stream, formless: Sequence[Column]) -> str | None:
-    """Say why rows with these columns fail. They are not even read: a driver fails over their values, row by row."""
+    """Return why rows with these columns fail. The columns are not even read: a driver fails on their values."""
     if not formless:
         return None
     them = "it" if len(formless) == 1 else "them"
@@ -90,15 +119,43 @@ def _refuse(stream: Stream, formless: Sequence[Column]) -> str | None:
     return f"{reason}; leave {them} out: exclude = {json.dumps(names, ensure_ascii=False)}"
 
 
-def _resolve(stream: Stream, setting: str, given: Sequence[str], names: Sequence[str]) -> frozenset[str]:
-    found = set()
-    for each in given:
-        name = find_name(each, names)
-        if name is None:
-            raise ConfigurationError(
-                f"streams.{stream.name}.{setting} is wrong",
-                why=f"there is no column {each}",
-                hint=suggest(each, names),
+def _convert_payload(
+    stream: Stream,
+    layout: Layout,
+    columns: Sequence[Column],
+    converters: Sequence[Converter],
+    masks: Mapping[str, Mask],
+) -> list[Converter]:
+    """Return the converters of the payload: times without an offset get one if the stream names their zone.
+
+    A key stays as it is: the payload of an upsert, the path of its call and a later delete name the row alike.
+    """
+    zone = None if stream.timezone is None else load_zone(stream.timezone, f"streams.{stream.name}.timezone")
+    payload = list(converters)
+    for index, column in enumerate(columns):
+        convert = converters[index]
+        if zone is not None and column.kind is Kind.TIME and column not in layout.key:
+            payload[index] = lambda raw, convert=convert: (  # type: ignore[misc]
+                add_offset(value, zone) if isinstance(value := convert(raw), str) else value
             )
-        found.add(name)
-    return frozenset(found)
+        if column.name in masks:
+            payload[index] = _mask(payload[index], masks[column.name], stream.mask_secret)
+    return payload
+
+
+def _mask(convert: Converter, mask: Mask, secret: str) -> Converter:
+    def convert_masked(raw: Raw) -> Value:
+        try:
+            value = convert(raw)
+        except ValueError:
+            raise ValueError("JSON has no form for its value, which is masked") from None
+        return mask_value(value, mask, secret)
+
+    return convert_masked
+
+
+def _fingerprint(stream: Stream, sent: Sequence[str], masks: Mapping[str, Mask], refusal: str | None) -> str:
+    """Return a hash that changes when a column comes or goes, or the time zone, a mask or its secret changes."""
+    parts = [*sent, "", stream.timezone or "", refusal or ""]
+    parts += [f"{name}={mask}:{mask_value('', mask, stream.mask_secret)}" for name, mask in sorted(masks.items())]
+    return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:12]

@@ -1,6 +1,8 @@
-"""From a source's URL to an engine and what is particular about its database."""
+"""From a source's URL to an open source: its engine, its dialect, and its connections."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -9,9 +11,11 @@ from sqlalchemy import exc
 from syncctl.core.stream import Source
 from syncctl.errors import ConfigurationError
 from syncctl.sources import odbc, sqlite
+from syncctl.sources.catalog import Catalog
+from syncctl.sources.catalog.sqlite_catalog import SqliteCatalog
+from syncctl.sources.catalog.sqlserver_catalog import SqlServerCatalog
 from syncctl.sources.dialect import Dialect
-from syncctl.sources.encryption import Encryption, read_encryption
-from syncctl.sources.failures import Address
+from syncctl.sources.driver_errors import Address, translated
 from syncctl.sources.sqlite import SqliteDialect
 from syncctl.sources.sqlserver import SqlServerDialect
 
@@ -20,22 +24,22 @@ _EXAMPLES = "mssql+pyodbc://user:password@host:1433/database, sqlite:///file.db 
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Opened:
-    """A source that can be read; nothing is connected yet. `warning` is about its driver.
-
-    `encryption` is None where nothing goes over a network.
-    """
+class OpenSource:
+    """A source that can be read; the first connection is made when it is used."""
 
     engine: sa.Engine
     address: Address
     dialect: Dialect
+    catalog: Catalog
     driver: str
+    #: About the driver.
     warning: str = ""
-    encryption: Encryption | None = None
+    #: None if nothing goes over a network.
+    encryption: odbc.Encryption | None = None
 
 
-def open_source(source: Source) -> Opened:
-    """Return a source's engine; the first connection is made when it is used.
+def open_source(source: Source) -> OpenSource:
+    """Open a source; the first connection is made when it is used.
 
     Raises:
         ConfigurationError: The URL is wrong, or a driver is missing.
@@ -54,26 +58,49 @@ def open_source(source: Source) -> Opened:
                 query_timeout_seconds=source.query_timeout_seconds,
             )
             engine = sqlite.open_engine(source, url, address)
-            return Opened(engine=engine, address=address, dialect=SqliteDialect(), driver="sqlite3")
+            return OpenSource(
+                engine=engine, address=address, dialect=SqliteDialect(), catalog=SqliteCatalog(), driver="sqlite3"
+            )
         case "mssql" | "mssql+pyodbc":
             return _open_sql_server(source, _read_pairs(url, setting), setting)
     raise ConfigurationError(
         f"{setting} names a database that syncctl does not read",
-        why=f"{url.drivername} is not among mssql+pyodbc and sqlite",
+        why=f"{url.drivername} is neither mssql+pyodbc nor sqlite",
         hint=f"write {_EXAMPLES}",
     )
 
 
-def _open_sql_server(source: Source, pairs: dict[str, str], setting: str) -> Opened:
+@contextmanager
+def connect(source: OpenSource, reading: str) -> Iterator[sa.Connection]:
+    """Give a pooled connection that is alive; driver errors become ours.
+
+    Args:
+        reading: What an error prevents, such as `stream orders cannot be read`.
+
+    Raises:
+        ServiceUnavailable: The source cannot be reached.
+        ConfigurationError: The source refuses the login.
+        SourceError: A statement of the block failed.
+    """
+    with translated(source.address, connecting=True):
+        connection = source.engine.connect()
+    with connection, translated(source.address, reading):
+        yield connection
+
+
+def _open_sql_server(source: Source, pairs: dict[str, str], setting: str) -> OpenSource:
     address = odbc.locate(pairs, source, setting)
     engine, driver = odbc.open_engine(source, pairs)
-    return Opened(
+    return OpenSource(
         engine=engine,
         address=address,
         dialect=SqlServerDialect(),
+        catalog=SqlServerCatalog(),
         driver=f"{driver.name} ({driver.origin})" if driver else f"DSN {pairs['dsn']}",
         warning=driver.warning if driver else "",
-        encryption=read_encryption(pairs, is_freetds=driver is not None and driver.is_freetds, is_dsn=driver is None),
+        encryption=odbc.read_encryption(
+            pairs, is_freetds=driver is not None and driver.is_freetds, is_dsn=driver is None
+        ),
     )
 
 
@@ -85,7 +112,7 @@ def _read_url(text: str, setting: str) -> sa.URL:
         # The parser's message may hold a piece of the URL, and the URL holds the password.
         raise _wrong_url(setting, why) from None
     if url.host and "@" in url.host:
-        # What stands before it is the end of a password.
+        # The part before the @ is the end of a password.
         raise _wrong_url(setting, why)
     return url
 

@@ -1,47 +1,53 @@
-"""Which columns make the key, which the cursor, and in which mode a stream is read."""
+"""The layout of a stream: its key, its cursor column and its mode, and what the chosen layout leaves out."""
 
+import re
 from dataclasses import dataclass
 
 from syncctl.core.spelling import suggest
 from syncctl.core.stream import SCANS, Mode, Stream
 from syncctl.errors import ConfigurationError
-from syncctl.sources.dialect import CURSOR_KINDS
-from syncctl.sources.tables import Column, Kind, Relation, find_name, split_name
+from syncctl.sources.catalog.relation import Column, Kind, Relation, find_name, split_name
+
+CURSOR_KINDS = frozenset({Kind.INTEGER, Kind.DECIMAL, Kind.FLOAT, Kind.TIME, Kind.DATE, Kind.TEXT, Kind.OTHER})
+"""The kinds of columns that mode increasing can follow. OTHER: the database does not tell the column's type."""
+
+_CHANGE = r"(?<!ex)(?:updated?|modif(?:y|ied|ication)|changed?)"
+_WHEN = r"(?:at|on|date|time|datetime|timestamp|stamp|ts|utc)"
+_NAMES_A_CHANGE = re.compile(rf"{_CHANGE}(?:[ _]?{_WHEN})*$|{_WHEN}[ _]?{_CHANGE}$|^mtime$", re.IGNORECASE)
+# A text column may hold anything: its name must speak of a time.
+_NAMES_A_TIME = re.compile(rf"{_WHEN}$|{_WHEN}[ _]?{_CHANGE}$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """How a relation is read.
-
-    `cursor` is the column that a stream is followed by; in mode flag the one that tells versions apart; else None.
-    `ties` are the key's columns beside the cursor column: they order its equal values.
-    """
+    """How a relation is read."""
 
     mode: Mode
+    #: The column that the stream follows, or in mode flag the one that distinguishes versions; None in other modes.
     cursor: Column | None
     key: tuple[Column, ...]
 
     @property
     def ties(self) -> tuple[Column, ...]:
-        """The key's columns beside the cursor column."""
+        """The key's columns beside the cursor column: they order equal cursor values."""
         return tuple(column for column in self.key if column != self.cursor)
 
     @property
     def order(self) -> tuple[Column, ...]:
-        """The columns that rows are ordered by: the key where a mode goes through all rows, else the cursor first."""
+        """The columns that rows are ordered by: the key in a mode that reads all rows, else the cursor first."""
         return self.key if self.mode in SCANS or self.cursor is None else (self.cursor, *self.ties)
 
     @property
     def cursor_name(self) -> str:
-        """What cursor documents call the column that is followed."""
+        """The name of the followed column in cursor documents."""
         return self.order[0].name if self.cursor is None else self.cursor.name
 
 
 def decide_layout(stream: Stream, relation: Relation, *, has_rowversions: bool, has_changes: bool = False) -> Layout:
-    """Decide key, cursor and mode: what the stream says, else the safest that the table allows.
+    """Decide key, cursor and mode: as the stream sets them, or else the safest that the table allows.
 
     Raises:
-        ConfigurationError: The stream names a column that is not there, or leaves open what the table does not tell.
+        ConfigurationError: The stream names a column that does not exist, or leaves out a setting that is needed.
     """
     key = _decide_key(stream, relation)
     if stream.mode == "change_tracking" and not has_changes:
@@ -84,7 +90,7 @@ def _decide_key(stream: Stream, relation: Relation) -> tuple[Column, ...]:
         raise ConfigurationError(
             f"stream {stream.name} has no key",
             why=f"{relation.title} has no primary key" if stream.query is None else "a query has no primary key",
-            hint=f'name the columns that tell its rows apart: streams.{stream.name}.key = ["id"]',
+            hint=f'name the columns that identify its rows: streams.{stream.name}.key = ["id"]',
         )
     key = tuple(_find_column(stream, relation, name, "key") for name in wanted)
     if len(set(key)) < len(key):
@@ -111,13 +117,13 @@ def _decide_cursor(stream: Stream, relation: Relation, key: tuple[Column, ...], 
             stream,
             "cursor",
             f"{relation.title} has no rowversion column",
-            "add one (ALTER TABLE ... ADD row_version rowversion), or set mode and cursor to what grows with each row",
+            "add one (ALTER TABLE ... ADD row_version rowversion), or set another mode, and cursor to a column that grows",
         )
     if stream.query is None and len(key) == 1 and key[0].kind is Kind.INTEGER:
         return key[0]
     raise ConfigurationError(
         f"stream {stream.name} has no cursor",
-        why=f"{relation.title} does not tell in which order its rows come",
+        why=f"nothing in {relation.title} says in which order its rows come",
         hint=f'name the column that grows with each new or changed row: streams.{stream.name}.cursor = "updated_at"',
     )
 
@@ -139,7 +145,7 @@ def _check_own_database(stream: Stream, function: str) -> None:
         raise _wrong(
             stream,
             "table",
-            f"{function} answers for the database of the connection, and this table is in another",
+            f"{function} answers for the database of the connection, but this table is in another",
             "configure that database as a source of its own, and leave its name out of the table",
         )
 
@@ -151,10 +157,10 @@ def _check_database(stream: Stream, *, has_rowversions: bool) -> None:
 
 def _find_column(stream: Stream, relation: Relation, name: str, setting: str) -> Column:
     names = [column.name for column in relation.columns]
-    found = find_name(name, names)
-    if found is None:
+    spelled = find_name(name, names)
+    if spelled is None:
         raise _wrong(stream, setting, f"{relation.title} has no column {name}", suggest(name, names))
-    column = relation.columns[names.index(found)]
+    column = relation.columns[names.index(spelled)]
     if column.kind is Kind.FORMLESS:
         hint = "name other columns, or read a query that casts it: cast(path as nvarchar(4000)) as path"
         raise _wrong(
@@ -165,3 +171,32 @@ def _find_column(stream: Stream, relation: Relation, name: str, setting: str) ->
 
 def _wrong(stream: Stream, setting: str, why: str, hint: str) -> ConfigurationError:
     return ConfigurationError(f"streams.{stream.name}.{setting} is wrong", why=why, hint=hint)
+
+
+def advise(stream: Stream, relation: Relation, layout: Layout, *, has_rowversions: bool) -> tuple[str, ...]:
+    """Return a warning about changes that the layout does not find, or about deletes without an endpoint.
+
+    A table without a better cursor is followed by its primary key, which finds new rows only. There is no warning if
+    the stream names its cursor, or says that rows never change (`append_only`).
+    """
+    if layout.mode in ("change_tracking", "snapshot") and stream.sends_deletes and stream.delete_method is None:
+        found = f"finds deleted rows too, and sends only their key to {stream.method} {stream.path}"
+        ways = 'delete_endpoint = "DELETE /.../{id}", or "none" to send no deletes'
+        return (f"{found}; in streams.{stream.name} set {ways}",)
+    if stream.cursor is not None or stream.append_only or layout.mode != "increasing":
+        return ()
+    changed = next((column for column in relation.columns if may_be_change_time(column)), None)
+    if changed is not None:
+        way = f'cursor = "{changed.name}" if every change sets it'
+    else:
+        way = "cursor to a column that every change moves forward"
+        way += " (or add a rowversion column to the table)" if has_rowversions else ""
+    ways = f"{way}, or append_only = true if rows never change"
+    return (f"finds new rows only, no changed ones; in streams.{stream.name} set {ways}",)
+
+
+def may_be_change_time(column: Column) -> bool:
+    """Tell whether a column may be the time of the last change: it has a name such as `updated_at`."""
+    if column.kind not in (Kind.TIME, Kind.DATE, Kind.TEXT, Kind.OTHER) or not _NAMES_A_CHANGE.search(column.name):
+        return False
+    return column.kind in (Kind.TIME, Kind.DATE) or _NAMES_A_TIME.search(column.name) is not None

@@ -1,12 +1,14 @@
-"""ODBC: which driver, what it is told, and how a connection is made."""
+"""ODBC: the driver, the connection string and the encryption it asks for, and the connection."""
 
 import importlib.util
 import math
 import platform
+import queue
 import re
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,7 @@ import sqlalchemy as sa
 
 from syncctl.core.stream import Source
 from syncctl.errors import ConfigurationError
-from syncctl.sources.deadline import run_within
-from syncctl.sources.encryption import ask_for_encryption
-from syncctl.sources.failures import Address
+from syncctl.sources.driver_errors import Address
 
 DEFAULT_PORT = 1433
 _MICROSOFT = re.compile(r"ODBC Driver (\d+(?:\.\d+)?) for SQL Server", re.IGNORECASE)
@@ -25,6 +25,11 @@ _PAIR = re.compile(r"\s*([^=;{}]+?)\s*=\s*(?:\{((?:[^}]|\}\})*)\}|([^;]*))\s*(?:
 _SERVER = re.compile(r"(?:(?:tcp|np|lpc|admin):)?([^,\\]+)(\\[^,]+)?(?:,\s*(\d+))?", re.IGNORECASE)
 _ALIASES = {"address": "server", "addr": "server", "network address": "server", "user": "uid", "user id": "uid"}
 _ALIASES |= {"password": "pwd", "initial catalog": "database", "application name": "app"}
+_OFF = frozenset({"no", "optional", "false", "0", "off", "request"})
+_YES = frozenset({"yes", "true", "1"})
+# FreeTDS ignores Encrypt, and refuses a word that it does not know. Its `request` is what Microsoft's driver does with
+# Encrypt=no: only the login is encrypted, and everything if the server insists.
+_FREETDS_WORDS = {"strict": "strict", "off": "off", "request": "request"}
 _DATETIMEOFFSET = -155
 _UDT = -151
 
@@ -39,12 +44,24 @@ class Driver:
 
     @property
     def is_freetds(self) -> bool:
-        """Tell FreeTDS, which knows other keywords and fewer types."""
+        """Tell whether it is FreeTDS, which has other keywords and fewer types."""
         return "tds" in self.name.rpartition("/")[2].lower()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Encryption:
+    """The encryption that a connection string asks for."""
+
+    #: None if a DSN of the driver manager decides.
+    is_asked: bool | None
+    #: Whether the connection fails on a server that only pretends to be the right one.
+    is_certificate_checked: bool
+    #: The part of the connection string that says so; empty for the default.
+    setting: str = ""
+
+
 def load_pyodbc() -> Any:
-    """Return pyodbc with its own pooling off: SQLAlchemy pools, and knows a dead connection when it meets one.
+    """Return pyodbc with its own pooling off: SQLAlchemy pools, and recognises a dead connection.
 
     Raises:
         ConfigurationError: The ODBC library of the system is missing.
@@ -94,14 +111,14 @@ def _name_linux() -> str:
 
 
 def choose_driver(named: str | None, *, installed: Sequence[str], packaged: Path | None) -> Driver:
-    """Choose the driver: what the URL names, else Microsoft's newest, else the packaged one, else FreeTDS.
+    """Choose the driver: the one that the URL names, else Microsoft's newest, else the packaged one, else FreeTDS.
 
     Args:
-        named: What the URL or the connection string names.
+        named: The driver that the URL or the connection string names.
         installed: The drivers that the ODBC driver manager knows.
 
     Raises:
-        ConfigurationError: There is none.
+        ConfigurationError: No driver is installed.
     """
     if named:
         return Driver(name=named, origin="named by the URL")
@@ -121,7 +138,7 @@ def choose_driver(named: str | None, *, installed: Sequence[str], packaged: Path
         )
     raise ConfigurationError(
         "there is no ODBC driver for SQL Server",
-        why=f"installed: {', '.join(installed)}" if installed else "the driver manager knows none",
+        why=f"installed: {', '.join(installed)}" if installed else "none is installed",
         hint="run: pip install 'syncctl[mssql]'",
     )
 
@@ -130,14 +147,14 @@ def parse_pairs(text: str) -> dict[str, str]:
     """Return the keywords (lower case, one name for each meaning) and values of an ODBC connection string.
 
     Raises:
-        ValueError: It is none; the message holds nothing of it.
+        ValueError: The text is not a connection string; the message holds nothing of it.
     """
     pairs: dict[str, str] = {}
     position = 0
     while text[position:].strip("; \t\r\n"):
         match = _PAIR.match(text, position)
         if match is None:
-            raise ValueError(f"keyword {len(pairs) + 1} has no form like Name=value or Name={{value}}")
+            raise ValueError(f"keyword {len(pairs) + 1} is not written like Name=value or Name={{value}}")
         keyword = match[1].strip().lower()
         value = match[2].replace("}}", "}") if match[2] is not None else match[3].strip()
         # The first of two wins, as in the driver manager.
@@ -149,7 +166,7 @@ def parse_pairs(text: str) -> dict[str, str]:
 
 
 def format_pairs(pairs: Mapping[str, str]) -> str:
-    """Return the connection string of keywords and values; each value is quoted where it must be."""
+    """Return the connection string of keywords and values, with quotes around values that need them."""
     return ";".join(f"{name.upper()}={_quote(name, value)}" for name, value in pairs.items())
 
 
@@ -182,7 +199,7 @@ def read_url(url: sa.URL) -> dict[str, str]:
 
 
 def locate(pairs: Mapping[str, str], source: Source, setting: str) -> Address:
-    """Return where a connection goes, as errors name it."""
+    """Return the address of a connection, for error messages."""
     host, port = "", 0
     server = pairs.get("server", "")
     title = f"SQL Server at {server}" if server else f"SQL Server (DSN {pairs.get('dsn', '')})"
@@ -206,7 +223,7 @@ def locate(pairs: Mapping[str, str], source: Source, setting: str) -> Address:
 
 
 def complete(pairs: Mapping[str, str], driver: Driver | None) -> dict[str, str]:
-    """Add to a connection string what it leaves open: the driver, encryption, and who is asking."""
+    """Add the driver, the encryption and the application's name, unless the connection string has them."""
     full = dict(pairs)
     if driver is None:
         return {"app": "syncctl", **full}
@@ -220,11 +237,39 @@ def complete(pairs: Mapping[str, str], driver: Driver | None) -> dict[str, str]:
     return full | ask_for_encryption(full, is_freetds=driver.is_freetds)
 
 
+def ask_for_encryption(pairs: Mapping[str, str], *, is_freetds: bool) -> dict[str, str]:
+    """Return the keywords that make a driver encrypt, unless the connection string says otherwise."""
+    if not is_freetds:
+        return {"encrypt": pairs.get("encrypt", "yes")}
+    wanted = pairs.get("encryption") or pairs.get("encrypt", "yes")
+    word = _FREETDS_WORDS.get(wanted.lower(), "request" if wanted.lower() in _OFF else "require")
+    return {"encryption": word}
+
+
+def read_encryption(pairs: Mapping[str, str], *, is_freetds: bool, is_dsn: bool) -> Encryption:
+    """Return the encryption that a connection string asks for.
+
+    Args:
+        is_dsn: A DSN names the driver and its settings.
+    """
+    name = "Encryption" if is_freetds and "encryption" in pairs else "Encrypt"
+    given = pairs.get(name.lower(), "")
+    is_asked = None if is_dsn and not given else (given or "yes").lower() not in _OFF
+    trusted = pairs.get("trustservercertificate", "")
+    if is_asked is False or not trusted:
+        setting = f"{name}={given}" if given else ""
+    else:
+        setting = f"TrustServerCertificate={trusted}"
+    # FreeTDS checks a certificate only against an authority that freetds.conf names; Strict ignores the trust setting.
+    is_checked = not is_freetds and (given.lower() == "strict" or trusted.lower() not in _YES)
+    return Encryption(is_asked=is_asked, is_certificate_checked=is_checked, setting=setting)
+
+
 def open_engine(source: Source, pairs: Mapping[str, str]) -> tuple[sa.Engine, Driver | None]:
-    """Return an engine on SQL Server and the driver it uses (None where a DSN names its own).
+    """Return an engine on SQL Server and the driver it uses (None if a DSN names its own).
 
     Raises:
-        ConfigurationError: There is no driver, or no ODBC library.
+        ConfigurationError: No driver or no ODBC library is installed.
     """
     pyodbc = load_pyodbc()
     driver = None
@@ -236,7 +281,7 @@ def open_engine(source: Source, pairs: Mapping[str, str]) -> tuple[sa.Engine, Dr
 
     def connect() -> Any:
         try:
-            connection = run_within(
+            connection = _run_within(
                 2.0 * login_seconds, lambda: pyodbc.connect(text, autocommit=True, timeout=login_seconds)
             )
         except TimeoutError:
@@ -259,8 +304,35 @@ def open_engine(source: Source, pairs: Mapping[str, str]) -> tuple[sa.Engine, Dr
     return engine, driver
 
 
+def _run_within(seconds: float, connect: Callable[[], Any]) -> Any:
+    """Connect in a thread, which is left behind if it takes too long.
+
+    pyodbc asks the server for its types before any timeout but the login's can be set: a server that accepts the login
+    and then falls silent would hold it for ever.
+
+    Raises:
+        TimeoutError: It took longer.
+    """
+    answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answers.put((connect(), None))
+        except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
+            answers.put((None, error))
+
+    threading.Thread(target=run, name="odbc connect", daemon=True).start()
+    try:
+        connection, error = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no connection within {seconds:g} s") from None
+    if error is not None:
+        raise error
+    return connection
+
+
 def _convert_odd_types(connection: Any, _record: object) -> None:
-    """Read types that pyodbc has no form for; registered last, because SQLAlchemy's own form drops a digit."""
+    """Read types that pyodbc cannot; registered last, because SQLAlchemy's own converter drops a digit."""
     connection.add_output_converter(_DATETIMEOFFSET, read_datetimeoffset)
     connection.add_output_converter(_UDT, lambda raw: raw)
 

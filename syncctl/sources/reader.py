@@ -1,49 +1,56 @@
-"""The one reader of SQL sources: it opens a source, looks at what a stream reads, and follows it in its mode."""
+"""The reader of a stream: opens its source, decides how it is read, and follows it in its mode."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
-import sqlalchemy as sa
-
 from syncctl.core.acknowledgements import Acknowledged, Acknowledgement
 from syncctl.core.rows import Cursor, Page, Row, Scanned, Value
 from syncctl.core.stream import Mode, Source, Stream
-from syncctl.errors import ConfigurationError
-from syncctl.sources.acknowledge import acknowledge, check_statements
-from syncctl.sources.advice import advise
-from syncctl.sources.changes import ChangeFeed
+from syncctl.errors import ConfigurationError, SourceError
+from syncctl.sources.catalog.relation import describe_relation
+from syncctl.sources.cursor import Position
 from syncctl.sources.dialect import ReadCeiling
-from syncctl.sources.engines import open_source
-from syncctl.sources.key_lookup import find_missing, find_rows
-from syncctl.sources.layout import decide_layout
+from syncctl.sources.engines import connect, open_source
+from syncctl.sources.layout import advise, decide_layout
 from syncctl.sources.modes import MODES
-from syncctl.sources.modes.reading import Reading, connect
+from syncctl.sources.modes.change_tracking import ChangeFeed
+from syncctl.sources.modes.flag import acknowledge
 from syncctl.sources.modes.rowversion import Rowversion
+from syncctl.sources.open_stream import OpenStream
 from syncctl.sources.pages import PageReader
-from syncctl.sources.positions import Position
-from syncctl.sources.tables import ALIAS, Relation, describe_query, reflect_table
+
+Key = Mapping[str, Value]
+PARAMETERS_AT_MOST = 1000
+"""In one statement; SQL Server accepts 2,100."""
 
 _PLACES: dict[Mode, str] = {
     "snapshot": 'write "beginning"',
     "flag": 'write "beginning"',
     "change_tracking": 'write "beginning", "now" or a version that the database still knows',
 }
-"""What can be named as a place in modes that follow no column."""
+"""The places that modes without a cursor column have."""
 
 
-class SqlReader:
-    """Reads one stream; see `syncctl.sources.StreamReader`.
+class StreamReader:
+    """Reads one stream of one source; close it, or use it as a context manager.
 
     Args:
-        read_ceiling: Where mode rowversion learns below which value no transaction is open; the database's own by
-            default.
-        changes: Where mode change_tracking learns what has changed; the database's own by default.
+        read_ceiling: Reads the rowversion below which no transaction is open; by default as the database does.
+        changes: The record of changes for mode change_tracking; by default the database's own.
 
     Raises:
         ServiceUnavailable: The source cannot be reached.
         ConfigurationError: The URL, the login, the key, the cursor or the mode is wrong.
         SourceError: The table or the query cannot be read.
     """
+
+    key_columns: tuple[str, ...]
+    cursor_column: str
+    mode: Mode
+    #: A short hash that changes when a column comes or goes, or when `timezone` or a mask changes.
+    columns_fingerprint: str
+    #: The warnings that are known without another query.
+    advice: tuple[str, ...]
 
     def __init__(
         self,
@@ -54,50 +61,44 @@ class SqlReader:
         changes: ChangeFeed | None = None,
     ) -> None:
         self._stream = stream
-        self._opened = open_source(source)
-        dialect = self._opened.dialect
+        self._source = open_source(source)
+        dialect = self._source.dialect
         read_ceiling = read_ceiling or dialect.read_ceiling
-        changes = changes or dialect.changes
+        changes = changes or (ChangeFeed() if dialect.has_change_tracking else None)
+        has_rowversions = read_ceiling is not None
         try:
-            with connect(self._opened, f"stream {stream.name} cannot be read") as connection:
-                relation = self._describe(connection)
-            has_rowversions = read_ceiling is not None
+            with connect(self._source, f"stream {stream.name} cannot be read") as connection:
+                relation = describe_relation(connection, stream, dialect)
             layout = decide_layout(stream, relation, has_rowversions=has_rowversions, has_changes=changes is not None)
-            self._reading = Reading(
+            self._opened = OpenStream(
                 stream=stream,
-                opened=self._opened,
+                source=self._source,
                 relation=relation,
                 layout=layout,
                 pages=PageReader(relation, layout, dialect, stream=stream),
                 read_ceiling=read_ceiling,
                 changes=changes,
             )
-            check_statements(stream, layout)
-            self._mode = MODES[layout.mode](self._reading)
+            self._mode = MODES[layout.mode](self._opened)
         except BaseException:
             self.close()
             raise
         self.advice = advise(stream, relation, layout, has_rowversions=has_rowversions)
-        self.mode: Mode = layout.mode
+        self.mode = layout.mode
         self.key_columns = tuple(column.name for column in layout.key)
         self.cursor_column = layout.cursor_name
-        self.columns_fingerprint = self._reading.pages.columns_fingerprint
-
-    @property
-    def address(self) -> str:
-        """The source as people call it: `SQL Server at sqlserver:1433`."""
-        return self._opened.address.title
+        self.columns_fingerprint = self._opened.pages.columns_fingerprint
 
     @property
     def driver(self) -> str:
         """The driver, and where it comes from."""
-        return self._opened.driver
+        return self._source.driver
 
     def start_cursor(self) -> Cursor:
-        """Return where a stream begins that was never read: before all rows, behind all, or at a value.
+        """Return the cursor of a stream that was never read, from its `start`.
 
         Raises:
-            ConfigurationError: `start` is no value of the cursor column.
+            ConfigurationError: `start` is not a value of the cursor column.
         """
         return self._parse(self._stream.start, f"streams.{self._stream.name}.start is wrong")
 
@@ -105,68 +106,89 @@ class SqlReader:
         """Return the cursor at `beginning`, `now`, or a value of the cursor column.
 
         Raises:
-            ConfigurationError: It is no place in this stream.
+            ConfigurationError: The text is not a place in this stream.
         """
         return self._parse(text, f"stream {self._stream.name} has no place {text!r}")
 
     def pages(self, cursor: Cursor) -> Iterator[Page]:
-        """Yield the pages behind a cursor until one is short; nothing where there is no row.
+        """Yield the pages after a cursor until one is short; none if there is no row.
 
-        Each page is a statement of its own on a pooled connection, run when the page is asked for. What a mode asks
-        for again comes first; the cursor stays where it was until rows behind it come.
+        Each page is a statement of its own on a pooled connection, run when the page is asked for. Rows that a mode
+        asks for again come first; the cursor stays where it was until rows after it come.
 
         Raises:
-            SourceError: The cursor belongs to another mode or column, or a key does not tell rows apart.
+            SourceError: The cursor belongs to another mode or column, or the key does not identify each row.
             SourceRestored: The database was restored, or the place is not known any more.
             ServiceUnavailable: The source cannot be reached, or does not answer in time.
         """
         return self._mode.pages(cursor)
 
     def scan(self, cursor: Cursor | None, *, since: Cursor | None = None) -> Iterator[list[Scanned]]:
-        """Yield every row there is, page by page, and say which of them the next poll will read anyway.
+        """Yield every row there is, page by page, and tell which of them the next poll will read anyway.
 
         Args:
-            since: Only the rows behind this cursor; modes without a cursor column yield all.
+            since: Only the rows after this cursor; modes without a cursor column yield all.
         """
         return self._mode.scan(cursor, since=since)
 
     def count_behind(self, cursor: Cursor) -> int | None:
-        """Return how many rows lie behind a cursor; None where the mode cannot tell."""
+        """Return how many rows come after a cursor; None if the mode cannot tell."""
         return self._mode.count_behind(cursor)
 
-    def find_rows(self, keys: Sequence[Mapping[str, Value]]) -> list[Row]:
-        """Return the rows that have one of these keys now."""
-        return find_rows(self._reading, keys)
+    def find_rows(self, keys: Sequence[Key]) -> list[Row]:
+        """Return the rows that have one of these keys now.
 
-    def find_missing(self, keys: Sequence[Mapping[str, Value]]) -> list[Mapping[str, Value]]:
-        """Return the keys that no row has now; each was asked for by itself before it counts as missing."""
-        return find_missing(self._reading, keys)
+        Raises:
+            SourceError: A key does not fit this stream's key columns.
+        """
+        rows: list[Row] = []
+        size = max(1, PARAMETERS_AT_MOST // len(self.key_columns))
+        for start in range(0, len(keys), size):
+            some = keys[start : start + size]
+            try:
+                rows += self._opened.run(lambda connection, some=some: self._opened.pages.find(connection, some))  # type: ignore[misc]
+            except (ValueError, KeyError) as error:
+                name = self._stream.name
+                raise SourceError(
+                    f"stream {name} cannot look up rows by their key",
+                    why=f"the ledger has keys that do not fit this table: {error}",
+                    hint=f"if streams.{name}.key was changed, undo it, or read the table under a new stream name",
+                ) from error
+        return rows
+
+    def find_missing(self, keys: Sequence[Key]) -> list[Key]:
+        """Return the keys that no row has now.
+
+        The database compares texts by its own rules, so a key that came back in another spelling is looked up alone.
+        """
+        there = {_spell(row.key) for row in self.find_rows(keys)}
+        return [key for key in keys if _spell(key) not in there and not self.find_rows([key])]
 
     def acknowledge(self, rows: Sequence[Acknowledgement]) -> list[Acknowledged]:
-        """Run the statement of mode flag for rows that were delivered, or have failed for good."""
-        return acknowledge(self._reading, rows)
+        """Run the statement of mode flag for rows that were delivered, or have failed for good. Safe to repeat."""
+        return acknowledge(self._opened, rows)
 
     def first_row(self) -> Row | None:
-        """Return the first row in cursor order, None where there is none."""
-        pages = self._reading.pages
-        found, _ = self._reading.ask(lambda connection: pages.read(connection, [pages.keyset.after(Position())], 1))
-        return found[0].row if found else None
+        """Return the first row in cursor order; None if there is no row."""
+        pages = self._opened.pages
+        rows, _ = self._opened.run(lambda connection: pages.read(connection, [pages.keyset.after(Position())], 1))
+        return rows[0].row if rows else None
 
     def warnings(self) -> tuple[str, ...]:
-        """Return what an operator should know, one line each; it may scan an unindexed cursor column."""
-        found = [*([self._opened.warning] if self._opened.warning else []), *self.advice]
-        if self._reading.ask(self._reading.pages.has_null_cursor):
+        """Return what an operator should know of this stream, one line each; may scan an unindexed column."""
+        warnings = [*([self._source.warning] if self._source.warning else []), *self.advice]
+        if self._opened.run(self._opened.pages.has_null_cursor):
             name = self.cursor_column
-            found.append(f"rows without a {name} are never read: give the column a value in each row")
-        return (*found, *self._mode.warnings())
+            warnings.append(f"rows without a {name} are never read: give the column a value in each row")
+        return (*warnings, *self._mode.warnings())
 
     def ceiling(self) -> str | None:
-        """Return the rowversion below which no transaction is open; None in other modes."""
+        """Return the rowversion below which no transaction is open (0x-hex); None in other modes."""
         return self._mode.ceiling() if isinstance(self._mode, Rowversion) else None
 
     def close(self) -> None:
-        """Let go of the source's connections; safe to repeat."""
-        self._opened.engine.dispose()
+        """Close the source's connections; safe to repeat."""
+        self._source.engine.dispose()
 
     def __enter__(self) -> Self:
         return self
@@ -178,23 +200,14 @@ class SqlReader:
         try:
             return self._mode.parse_cursor(text)
         except ValueError as error:
-            column = self._reading.layout.cursor or self._reading.layout.order[0]
+            layout = self._opened.layout
+            column = layout.cursor or layout.order[0]
             raise ConfigurationError(
                 what,
                 why=f"{error}; the cursor column {column.name} is {column.kind}",
-                hint=_PLACES.get(self._reading.layout.mode, 'write "beginning", "now" or a value of that column'),
+                hint=_PLACES.get(layout.mode, 'write "beginning", "now" or a value of that column'),
             ) from None
 
-    def _describe(self, connection: sa.Connection) -> Relation:
-        dialect = self._opened.dialect
-        if self._stream.query is not None:
-            return describe_query(self._stream, dialect.query_columns(connection, self._stream))
-        name, schema, reflected, primary_key = reflect_table(connection, self._stream)
-        columns = tuple(dialect.column(each) for each in reflected)
-        table = sa.table(name, *(sa.column(column.name) for column in columns), schema=schema)
-        return Relation(
-            title=f"table {self._stream.table}",
-            clause=table.alias(ALIAS),
-            columns=columns,
-            primary_key=tuple(primary_key),
-        )
+
+def _spell(key: Key) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((name, repr(value)) for name, value in key.items()))

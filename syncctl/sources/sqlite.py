@@ -17,12 +17,11 @@ from syncctl.core.rows import Value
 from syncctl.core.stream import Source, Stream
 from syncctl.core.values import to_value
 from syncctl.errors import ConfigurationError, ServiceUnavailable
-from syncctl.sources.changes import ChangeFeed
+from syncctl.sources.catalog.relation import Column, Kind, strip_query
+from syncctl.sources.cursor import Raw
 from syncctl.sources.dialect import IsolationLevel, ReadCeiling
-from syncctl.sources.failures import Address
+from syncctl.sources.driver_errors import Address
 from syncctl.sources.instants import parse_instant
-from syncctl.sources.positions import Raw
-from syncctl.sources.tables import Column, Kind, strip_query
 
 _NUMBERED = re.compile(r":\d+$")
 _KINDS: tuple[tuple[type[t.TypeEngine[Any]], Kind], ...] = (
@@ -39,16 +38,16 @@ _KINDS: tuple[tuple[type[t.TypeEngine[Any]], Kind], ...] = (
 
 
 def open_engine(source: Source, url: sa.URL, address: Address) -> sa.Engine:
-    """Return an engine that reads a file which exists; it never makes one.
+    """Return an engine that reads an existing file; it never creates one.
 
     Raises:
         ConfigurationError: The URL names no file.
-        ServiceUnavailable: There is no such file.
+        ServiceUnavailable: The file does not exist.
     """
     if not url.database or url.database == ":memory:":
         raise ConfigurationError(
             f"{address.setting} names no file",
-            why="a database in memory is empty for everyone but its maker",
+            why="a database in memory is empty for every program but the one that created it",
             hint="write sqlite:///orders.db, or sqlite:////full/path/orders.db",
         )
     path = Path(url.database)
@@ -61,7 +60,7 @@ def open_engine(source: Source, url: sa.URL, address: Address) -> sa.Engine:
         )
 
     def connect() -> sqlite3.Connection:
-        # mode=rw makes no file, and lets a reader open a database in write-ahead logging.
+        # mode=rw creates no file, and lets a reader open a database in write-ahead logging.
         return sqlite3.connect(
             f"file:{quote(str(path.absolute()))}?mode=rw",
             uri=True,
@@ -84,21 +83,21 @@ class SqliteDialect:
     """Values are read as they are stored, and compared as what they were read as."""
 
     read_ceiling: ReadCeiling | None = None
-    changes: ChangeFeed | None = None
     transaction_level: IsolationLevel = "SERIALIZABLE"
+    has_change_tracking = False
 
     def column(self, reflected: dict[str, Any]) -> Column:
-        """Return a column; its declared type says what is meant, not what is stored."""
+        """Return a column; its declared type says what is intended, not what is stored."""
         kind = next((kind for parent, kind in _KINDS if isinstance(reflected["type"], parent)), Kind.OTHER)
         return Column(name=reflected["name"], kind=kind, type=reflected["type"], nullable=reflected["nullable"])
 
     def query_columns(self, connection: sa.Connection, stream: Stream) -> tuple[Column, ...]:
-        """Return the columns of a query; SQLite tells their names alone."""
+        """Return the columns of a query; SQLite tells only their names."""
         inner = strip_query(stream.query or "")
         names = _read_names(connection, f"select * from ({inner}\n) limit 0")  # noqa: S608
         if any(_NUMBERED.search(name) for name in names):
-            # A subquery's second column of one name is called `id:1`. The query itself says what it is called, but
-            # SQLite looks for its first row then.
+            # In a subquery the second column of the same name is called `id:1`. The query itself has the real name, but
+            # to run it SQLite looks for its first row.
             names = _read_names(connection, inner)
         return tuple(Column(name=name, kind=Kind.OTHER) for name in names)
 
@@ -111,7 +110,7 @@ class SqliteDialect:
         return sa.literal(raw)
 
     def converter(self, column: Column) -> Callable[[Raw], Value]:
-        """Return `to_value`, but for declared decimals and booleans, which SQLite stores as other numbers."""
+        """Return `to_value`, except for declared decimals and booleans, which SQLite stores as other numbers."""
         if column.kind is Kind.BOOLEAN:
             return lambda raw: bool(raw) if raw in (0, 1) else to_value(raw)
         if column.kind is Kind.DECIMAL:
@@ -136,11 +135,11 @@ class SqliteDialect:
         return datetime.fromisoformat(text)
 
     def read_identity(self, connection: sa.Connection, stream: Stream) -> int | None:  # noqa: ARG002
-        """Return nothing: SQLite gives numbers out anew where the last rows are gone."""
+        """Return None: SQLite gives the numbers of deleted last rows out again."""
         return None
 
     def is_read_only_copy(self, connection: sa.Connection) -> bool:  # noqa: ARG002
-        """Return False: a file is no copy that others write to elsewhere."""
+        """Return False: a file is not a copy of a database elsewhere."""
         return False
 
     def earliest(self, column: Column) -> str:  # noqa: ARG002
@@ -148,7 +147,7 @@ class SqliteDialect:
         return "0001-01-01"
 
     def is_row_data_error(self, error: BaseException) -> bool:
-        """Say whether a text is not UTF-8, or too large for the driver."""
+        """Tell whether a text is not UTF-8, or too large for the driver."""
         if isinstance(error, exc.DBAPIError):
             return isinstance(error, exc.DataError) or "Could not decode to UTF-8" in str(error.orig)
         return isinstance(error, ValueError | ArithmeticError)
@@ -187,7 +186,7 @@ def _parse_number(text: str) -> int | float:
 
 
 def _write_like(text: str, sample: Raw) -> str:
-    """Write a time with the T or the space of the stored ones: SQLite compares them as text."""
+    """Return a time with the T or the space of the stored ones: SQLite compares them as text."""
     try:
         like, wanted = parse_instant(str(sample)), parse_instant(text)
     except ValueError:

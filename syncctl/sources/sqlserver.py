@@ -1,9 +1,11 @@
 """Microsoft SQL Server: types, exact reading, comparison in the column's own type, rowversions."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -13,35 +15,24 @@ from sqlalchemy.dialects import mssql
 from syncctl.core.rows import Value
 from syncctl.core.stream import Stream
 from syncctl.core.values import shorten_single, to_value
-from syncctl.errors import SourceError
-from syncctl.sources.changes import ChangeFeed, SqlServerChanges
+from syncctl.errors import ConfigurationError, SourceError
+from syncctl.sources.catalog.relation import Column, Kind, quote_name, split_name, strip_query
+from syncctl.sources.catalog.sqlserver_catalog import DESCRIBE_QUERY, ROLE
+from syncctl.sources.catalog.sqlserver_types import KINDS, Json, make_type
+from syncctl.sources.cursor import Raw, to_text
 from syncctl.sources.dialect import IsolationLevel, ReadCeiling
+from syncctl.sources.driver_errors import advise_grant
 from syncctl.sources.instants import Instant, fit_fraction, join_with_t, parse_instant
-from syncctl.sources.permissions import advise_grant, quote_name
-from syncctl.sources.positions import Raw, show
-from syncctl.sources.sqlserver_types import KINDS, Json
-from syncctl.sources.statements import check_subquery
-from syncctl.sources.tables import Column, Kind, split_name, strip_query
 
 T = TypeVar("T", int, float, Decimal)
 
-_DESCRIBE = sa.text(
-    "SELECT name, COALESCE(system_type_name, user_type_name) AS type_name, is_nullable, collation_name, error_message"
-    " FROM sys.dm_exec_describe_first_result_set(:statement, NULL, 0)"
-    " WHERE is_hidden = 0 OR error_message IS NOT NULL ORDER BY column_ordinal"
-).bindparams(sa.bindparam("statement", type_=sa.UnicodeText()))
-
-
-# A readable secondary and a standby of log shipping take no writes. A database that was set read-only takes none
-# either, and is no copy of anything.
-_IS_COPY = (
-    "SELECT 1 FROM sys.databases WHERE database_id = DB_ID() AND (is_in_standby = 1 OR"
-    " (is_read_only = 0 AND CAST(DATABASEPROPERTYEX(DB_NAME(), 'Updateability') AS NVARCHAR(20)) = N'READ_ONLY'))"
+_QUERY_PART = re.compile(
+    r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\[(?:[^\]]|\]\])*\]|[()]|[^\W\d][\w@#$]*", re.DOTALL
 )
 
 
 def read_min_active_rowversion(connection: sa.Connection) -> bytes:
-    """Return the rowversion below which every transaction has ended (in a statement of its own, before the page)."""
+    """Return the rowversion below which every transaction has ended (a statement of its own, before the page)."""
     return bytes(connection.exec_driver_sql("SELECT MIN_ACTIVE_ROWVERSION()").scalar_one())
 
 
@@ -49,8 +40,8 @@ class SqlServerDialect:
     """Times are read as text with all their digits; parameters are cast to the type of their column."""
 
     read_ceiling: ReadCeiling | None = staticmethod(read_min_active_rowversion)
-    changes: ChangeFeed | None = SqlServerChanges()
     transaction_level: IsolationLevel = "READ COMMITTED"
+    has_change_tracking = True
 
     def column(self, reflected: dict[str, Any]) -> Column:
         """Return a column as the catalog declares it."""
@@ -63,7 +54,8 @@ class SqlServerDialect:
     def query_columns(self, connection: sa.Connection, stream: Stream) -> tuple[Column, ...]:
         """Ask the server to describe a query; it compiles it and does not run it."""
         check_subquery(stream)
-        rows = connection.execute(_DESCRIBE, {"statement": strip_query(stream.query or "")}).all()
+        statement = sa.text(DESCRIBE_QUERY).bindparams(sa.bindparam("statement", type_=sa.UnicodeText()))
+        rows = connection.execute(statement, {"statement": strip_query(stream.query or "")}).all()
         problem = next((row.error_message for row in rows if row.error_message), None)
         if problem is not None:
             raise SourceError(
@@ -85,8 +77,8 @@ class SqlServerDialect:
     def shown(self, column: Column, expression: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
         """Return times as text: the driver's own types drop the seventh digit.
 
-        Style 121 writes each digit of `datetime2` and `datetimeoffset`, where 126 leaves zeros out; 126 is the one that
-        `datetime` and `smalldatetime` are read back from alike in every language.
+        Style 121 writes every digit of `datetime2` and `datetimeoffset`, while 126 drops zeros. Only 126 is read back
+        as `datetime` and `smalldatetime` in the same way in every language.
         """
         if isinstance(column.type, Json):
             return sa.cast(expression, sa.NVARCHAR())
@@ -104,15 +96,15 @@ class SqlServerDialect:
     def bound(self, column: Column, raw: Raw) -> sa.ColumnElement[Any]:
         """Return a parameter cast to the column's type.
 
-        Else SQL Server would convert the column: it would compare `datetime` in another precision and `varchar` in
-        another sort order than it was read in, and use no index.
+        Without the cast SQL Server would convert the column instead: it would compare `datetime` in another precision
+        and `varchar` in another sort order than it was read in, and use no index.
         """
         declared = column.type
         match column.kind:
             case Kind.TIME if declared is not None:
-                return sa.cast(sa.literal(join_with_t(show(raw)[1]), sa.Unicode()), declared)
+                return sa.cast(sa.literal(join_with_t(to_text(raw)), sa.Unicode()), declared)
             case Kind.DATE | Kind.CLOCK | Kind.GUID if declared is not None:
-                return sa.cast(sa.literal(show(raw)[1], sa.Unicode()), declared)
+                return sa.cast(sa.literal(to_text(raw), sa.Unicode()), declared)
             case Kind.DECIMAL if declared is not None:
                 return sa.cast(sa.literal(f"{Decimal(raw):f}", sa.Unicode()), declared)
             case Kind.FLOAT if isinstance(declared, mssql.REAL):
@@ -128,10 +120,10 @@ class SqlServerDialect:
         return sa.literal(raw)
 
     def converter(self, column: Column) -> Callable[[Raw], Value]:
-        """Return `to_value`, but for what SQL Server, or its driver, writes in another form than JSON's."""
+        """Return `to_value`, except for types that SQL Server or its driver writes in another form than JSON's."""
         match column.kind:
             case Kind.ROWVERSION:
-                return lambda raw: None if raw is None else show(bytes(raw))[1]
+                return lambda raw: None if raw is None else to_text(bytes(raw))
             case Kind.GUID:
                 return lambda raw: None if raw is None else str(raw).lower()
             case Kind.TIME:
@@ -164,29 +156,62 @@ class SqlServerDialect:
         return instant.moment.replace(microsecond=int(f"{instant.fraction:0<6}"[:6]), tzinfo=UTC)
 
     def read_identity(self, connection: sa.Connection, stream: Stream) -> int | None:
-        """Return IDENT_CURRENT, which a TRUNCATE or a new table sets back."""
+        """Return IDENT_CURRENT, which a TRUNCATE or a new table resets."""
         if stream.table is None:
             return None
         name = quote_name(*split_name(stream.table))
-        found = connection.execute(sa.select(sa.func.ident_current(sa.literal(name, sa.Unicode())))).scalar()
-        return None if found is None else int(found)
+        number = connection.execute(sa.select(sa.func.ident_current(sa.literal(name, sa.Unicode())))).scalar()
+        return None if number is None else int(number)
 
     def is_read_only_copy(self, connection: sa.Connection) -> bool:
-        """Say whether the database takes no writes here although nobody has set it read-only."""
-        return connection.exec_driver_sql(_IS_COPY).scalar() is not None
+        """Tell whether the database takes no writes here although it was not set read-only."""
+        return bool(connection.exec_driver_sql(ROLE).one().is_secondary)
 
     def earliest(self, column: Column) -> str:
-        """Return the first time of `datetime` and `smalldatetime`, which begin late."""
+        """Return the first time of the column's type: `datetime` and `smalldatetime` begin late."""
         if isinstance(column.type, mssql.SMALLDATETIME):
             return "1900-01-01"
         return "1753-01-01" if isinstance(column.type, mssql.DATETIME) else "0001-01-01"
 
     def is_row_data_error(self, error: BaseException) -> bool:
-        """Say whether an error is about a row's content: SQLSTATE class 22, or what the driver cannot convert."""
+        """Tell whether an error is about a row's content: SQLSTATE class 22, or a value that the driver refuses."""
         if isinstance(error, exc.DBAPIError):
             state = str(error.orig.args[0]) if error.orig is not None and error.orig.args else ""
             return isinstance(error, exc.DataError) or state.startswith("22") or state == "HY106"
         return isinstance(error, ValueError | ArithmeticError)
+
+
+def check_subquery(stream: Stream) -> None:
+    """Refuse a query that SQL Server does not accept as a subquery with a message that does not explain why.
+
+    Raises:
+        ConfigurationError: The query begins with WITH, or orders its rows.
+    """
+    words = list_words(stream.query or "")
+    if words[:1] == ["with"]:
+        raise ConfigurationError(
+            f"streams.{stream.name}.query is wrong",
+            why="it begins with WITH, which SQL Server does not accept in a subquery",
+            hint=f"make a view of it (CREATE VIEW ... AS WITH ...), and set streams.{stream.name}.table to the view",
+        )
+    # With TOP or OFFSET the order decides which rows there are, and SQL Server accepts it.
+    if ("order", "by") in pairwise(words) and not {"top", "offset"} & set(words):
+        raise ConfigurationError(
+            f"streams.{stream.name}.query is wrong",
+            why="it has an ORDER BY, but its rows are read in the order of the stream's cursor and key",
+            hint="leave the ORDER BY out",
+        )
+
+
+def list_words(query: str) -> list[str]:
+    """Return the keywords and bare names of a query in lower case, without strings, comments and parentheses."""
+    words, depth = [], 0
+    for part in _QUERY_PART.findall(query):
+        if part in "()":
+            depth += 1 if part == "(" else -1
+        elif depth == 0 and (part[0].isalpha() or part[0] == "_"):
+            words.append(part.lower())
+    return words
 
 
 def _make_column(name: str, declared: Any, *, nullable: bool) -> Column:
@@ -194,29 +219,12 @@ def _make_column(name: str, declared: Any, *, nullable: bool) -> Column:
     return Column(name=name, kind=kind, type=declared, nullable=nullable)
 
 
-def make_type(declaration: str, collation: str | None = None) -> sa.types.TypeEngine[Any]:
-    """Return the type that SQL Server writes as `datetime2(7)`, `decimal(10,2)` or `nvarchar(max)`."""
-    name, _, rest = declaration.rstrip(")").partition("(")
-    found: Any = mssql.base.ischema_names.get(name.strip())
-    made: sa.types.TypeEngine[Any]
-    sizes = [int(each) for each in rest.split(",") if each.strip().isdigit()]
-    if found is None:
-        made = sa.types.NullType()
-    elif issubclass(found, sa.String):
-        made = found(sizes[0] if sizes else None, collation=collation)
-    elif issubclass(found, mssql.TIME | mssql.DATETIME2 | mssql.DATETIMEOFFSET):
-        made = found(precision=sizes[0] if sizes else None)
-    else:
-        made = found(*sizes)
-    return made
-
-
 def _is_old(column: Column) -> bool:
     return isinstance(column.type, mssql.DATETIME | mssql.SMALLDATETIME)
 
 
 def _count_digits(column: Column) -> int | None:
-    """Return how many digits of a second a type has, None where its declaration is not known."""
+    """Return how many digits of a second a type has; None if its declaration is not known."""
     if isinstance(column.type, mssql.SMALLDATETIME):
         return 0
     if isinstance(column.type, mssql.DATETIME):
@@ -248,7 +256,7 @@ def _parse(read: Callable[[str], T], text: str, form: str) -> T:
 
 
 def _parse_time(column: Column, text: str) -> str:
-    """Write a time so that SQL Server reads it alike in every language and date format."""
+    """Return a time in the form that SQL Server reads in the same way in every language and date format."""
     given = parse_instant(text)
     if column.kind is Kind.DATE:
         return given.moment.date().isoformat()

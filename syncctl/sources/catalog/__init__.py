@@ -1,109 +1,122 @@
-"""What a source holds, and how each of its tables is best read."""
+"""The catalog of a database: its tables and views, their columns and indexes, read without reading their rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
-from syncctl.core.spelling import suggest
-from syncctl.core.stream import Source
-from syncctl.errors import ConfigurationError, UsageError
-from syncctl.sources.catalog.found import Catalog, Name
-from syncctl.sources.catalog.proposal import SurveyedTable, propose_stream, quote_name
-from syncctl.sources.catalog.sqlite_catalog import SqliteCatalog
-from syncctl.sources.catalog.sqlserver_catalog import SqlServerCatalog
-from syncctl.sources.engines import open_source
-from syncctl.sources.failures import translated
-from syncctl.sources.tables import find_name, split_name
+import sqlalchemy as sa
 
-CATALOGS: Mapping[str, Catalog] = {"mssql": SqlServerCatalog(), "sqlite": SqliteCatalog()}
+from syncctl.sources.catalog.relation import Column
+
+if TYPE_CHECKING:
+    from syncctl.sources.dialect import Dialect
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Survey:
-    """What a source holds. `unknown`: a line for each question that its login may not ask."""
+class TableName:
+    """The name of a table or a view."""
 
-    source: str
-    tables: tuple[SurveyedTable, ...]
-    unknown: tuple[str, ...]
-
-
-def survey_source(source: Source, table: str | None = None, key: Sequence[str] = ()) -> Survey:
-    """Look at all tables and views of a source, or at one of them; nothing is changed, hardly a row is read.
-
-    Args:
-        table: The name of one, as a stream takes it.
-        key: The columns that tell its rows apart, in place of what the table says.
-
-    Raises:
-        ServiceUnavailable: The source cannot be reached.
-        ConfigurationError: Its URL or its login is wrong.
-        UsageError: There is no such table, several are meant, or there is no such column.
-    """
-    opened = open_source(source)
-    catalog = CATALOGS[opened.engine.dialect.name]
-    unknown: list[str] = []
-    try:
-        with translated(opened.address, connecting=True):
-            connection = opened.engine.connect()
-        with connection, translated(opened.address, f"the catalog of {opened.address.title} cannot be read"):
-            names = catalog.list_names(connection)
-            if table is not None:
-                names = [_choose(table, names, catalog.ask_schema(connection))]
-            found = catalog.look(connection, opened.dialect, names, unknown) if names else []
-    finally:
-        opened.engine.dispose()
-    tables = tuple(propose_stream(each, key) for each in found)
-    return Survey(source=source.name, tables=tables, unknown=tuple(unknown))
+    name: str
+    #: None if the database has no schemas.
+    schema: str | None = None
+    is_view: bool = False
+    #: SQL Server's number for the table.
+    object_id: int = 0
 
 
-def _choose(table: str, names: Sequence[Name], schema: str | None) -> Name:
-    """Return the table that is meant; without a schema, the one of the login's own schema goes first."""
-    try:
-        *before, wanted = split_name(table)
-    except ValueError as error:
-        raise UsageError(f"there is no table {table}", why=str(error), hint="run: syncctl inspect") from None
-    if len(before) > 1:
-        raise ConfigurationError(
-            f"{table} lies in another database",
-            why="inspect looks into the database that the source's URL names",
-            hint="configure that database as a source of its own ([sources.NAME]), then add --source NAME",
-        )
-    if schema is None:
-        before = []
-    spelled = before[0] if before else None
-    meant = [
-        each
-        for each in names
-        if each.name.casefold() == wanted.casefold()
-        and (spelled is None or (each.schema or "").casefold() == spelled.casefold())
-    ]
-    exact = find_name(wanted, [each.name for each in meant])
-    meant = [each for each in meant if exact is None or each.name == exact]
-    own = [each for each in meant if each.schema == schema]
-    if len(meant) > 1 and len(own) == 1:
-        meant = own
-    if len(meant) == 1:
-        return meant[0]
-    if meant:
-        raise UsageError(
-            f"several tables are called {table}",
-            why=", ".join(quote_name(each) for each in meant),
-            hint=f"write which: syncctl inspect {quote_name(meant[0])}",
-        )
-    raise _missing(table, wanted, names)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CatalogColumn(Column):
+    """One column of a table."""
+
+    #: The type as people write it.
+    declared: str
+    #: The database itself gives its values out.
+    is_numbered: bool = False
+    has_json_form: bool = True
 
 
-def _missing(table: str, wanted: str, names: Sequence[Name]) -> UsageError:
-    titles = {quote_name(each): each.name for each in names}
-    same = [title for title, name in titles.items() if name.casefold() == wanted.casefold()]
-    near = suggest(table, list(titles), at_most=10)
-    if same:
-        near = f"did you mean {' or '.join(same)}?"
-    elif not near.startswith("did you mean"):
-        # The schema makes a name long, and a slip in the rest small beside it.
-        bare = suggest(wanted, list(titles.values()))
-        near = bare if bare.startswith("did you mean") else near
-    return UsageError(
-        f"there is no table {table}, or the login may not see it",
-        why=near if names else "the login sees no table at all",
-        hint="run: syncctl inspect",
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CatalogIndex:
+    """An index over all rows of a table."""
+
+    columns: tuple[str, ...]
+    is_unique: bool = False
+    is_primary: bool = False
+    #: Rows can be read in its order.
+    is_ordered: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CatalogTable:
+    """A table or a view with its columns and indexes."""
+
+    name: TableName
+    #: None if only a scan would tell, or if the login may not see it.
+    rows: int | None
+    columns: tuple[CatalogColumn, ...]
+    indexes: tuple[CatalogIndex, ...] = ()
+    #: Change Tracking is on for the table and its database.
+    is_tracked: bool = False
+    #: It is on, but the login may not read the changes.
+    tracking_refused: bool = False
+
+    def find(self, name: str) -> CatalogColumn:
+        """Return a column by its exact name."""
+        return next(column for column in self.columns if column.name == name)
+
+    def serves(self, column: str) -> bool:
+        """Tell whether an index can be read in the order of a column."""
+        return any(index.is_ordered and index.columns[0] == column for index in self.indexes)
+
+
+class Catalog(Protocol):
+    """How a kind of database describes what it holds."""
+
+    def list_tables(self, connection: sa.Connection) -> list[TableName]:
+        """Return the tables and views that the login may see, without the database's own."""
+
+    def default_schema(self, connection: sa.Connection) -> str | None:
+        """Return the schema of names without one; None if the database has no schemas."""
+
+    def describe_tables(
+        self, connection: sa.Connection, dialect: "Dialect", names: Sequence[TableName], unknown: list[str]
+    ) -> list[CatalogTable]:
+        """Return these tables with their columns and indexes.
+
+        Args:
+            unknown: Gets a line for each question that the login may not ask.
+        """
+
+    def index_query(self, parts: Sequence[str], column: str) -> tuple[str, Mapping[str, str]]:
+        """Return a statement, with its parameters, about the indexes of a table over all its rows.
+
+        Args:
+            parts: The table's name in its parts.
+
+        Returns:
+            A statement for one row: whether it is a table (not a view), how many rows it has or None, and how many
+            indexes start with the column. No row if the login may not see the table.
+        """
+
+
+def make_column(
+    dialect: "Dialect",
+    name: str,
+    column_type: Any,
+    *,
+    nullable: bool,
+    declared: str,
+    is_numbered: bool,
+    has_json_form: bool = True,
+) -> CatalogColumn:
+    """Return a column as the dialect types it."""
+    column = dialect.column({"name": name, "type": column_type, "nullable": nullable})
+    return CatalogColumn(
+        name=name,
+        kind=column.kind,
+        type=column.type,
+        nullable=nullable,
+        declared=declared,
+        is_numbered=is_numbered,
+        has_json_form=has_json_form,
     )

@@ -1,4 +1,4 @@
-"""What would make a stream of a table: its key, its mode, and the settings that say so."""
+"""The proposal of a stream for a table: its key, the modes it allows with the safest first, and its settings."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,16 +6,33 @@ from dataclasses import dataclass
 from typing import Any
 
 from syncctl.core.spelling import suggest
+from syncctl.core.stream import Mode
 from syncctl.errors import UsageError
-from syncctl.sources.catalog.candidates import Candidate, rank_candidates
-from syncctl.sources.catalog.found import FoundColumn, FoundTable, Name
-from syncctl.sources.tables import Kind, find_name
+from syncctl.sources.catalog import CatalogColumn, CatalogIndex, CatalogTable, TableName
+from syncctl.sources.catalog.relation import Kind, find_name, quote_name
+from syncctl.sources.layout import may_be_change_time
 
-_PLAIN = re.compile(r"[^\W\d]\w*")
+SNAPSHOT_ROWS_AT_MOST = 100_000
+_NAMES_A_BIRTH = re.compile(
+    r"(?:creat|insert|enter|add|log|receiv)ed?(?:[ _]?(?:at|on|date|time|utc))*$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SurveyedColumn:
+class Candidate:
+    """A mode in which a table could be read."""
+
+    mode: Mode
+    cursor: str | None
+    why: str
+    #: Whether an index serves the cursor; None without a cursor column.
+    indexed: bool | None
+    #: False if only new rows are found.
+    finds_changes: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InspectedColumn:
     """One column, with its type as the database declares it."""
 
     name: str
@@ -24,112 +41,172 @@ class SurveyedColumn:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SurveyedTable:
-    """A table or a view, and how it is best read.
+class InspectedTable:
+    """A table or a view, and how it is best read."""
 
-    `table` is its name as a stream takes it. `candidates` begin with the safest. `advice` is what an operator should
-    know or do. `settings` are those of the stream that is proposed, without its start; `remarks` say more of some.
-    """
-
+    #: Its name as a stream takes it.
     table: str
     name: str
     is_view: bool
     rows: int | None
     key: tuple[str, ...]
     key_origin: str
-    columns: tuple[SurveyedColumn, ...]
+    columns: tuple[InspectedColumn, ...]
+    #: The safest first.
     candidates: tuple[Candidate, ...]
+    #: What an operator should know or do.
     advice: tuple[str, ...]
+    #: Those of the proposed stream, without its start.
     settings: Mapping[str, Any]
+    #: Comments on some of the settings.
     remarks: Mapping[str, str]
 
 
-def propose_stream(found: FoundTable, wanted_key: Sequence[str] = ()) -> SurveyedTable:
+def propose_stream(table: CatalogTable, wanted_key: Sequence[str] = ()) -> InspectedTable:
     """Return how a table is best read.
 
     Args:
-        wanted_key: What the operator says tells its rows apart, in place of what the table says.
+        wanted_key: The columns that identify its rows according to the operator, in place of the table's own key.
 
     Raises:
-        UsageError: There is no column of such a name.
+        UsageError: The table has no column of such a name.
     """
-    key, origin = _name_key(found, wanted_key) if wanted_key else _decide_key(found)
-    candidates = rank_candidates(found, key)
-    table = quote_name(found.name)
-    settings, remarks = _settle(found, table, key, candidates[0])
-    return SurveyedTable(
-        table=table,
-        name=found.name.name,
-        is_view=found.name.is_view,
-        rows=found.rows,
+    key, origin = _check_key(table, wanted_key) if wanted_key else _decide_key(table)
+    candidates = rank_candidates(table, key)
+    title = quote_table(table.name)
+    settings, remarks = _propose_settings(table, title, key, candidates[0])
+    return InspectedTable(
+        table=title,
+        name=table.name.name,
+        is_view=table.name.is_view,
+        rows=table.rows,
         key=key,
         key_origin=origin,
         columns=tuple(
-            SurveyedColumn(name=each.column.name, type=each.declared, nullable=each.column.nullable)
-            for each in found.columns
+            InspectedColumn(name=column.name, type=column.declared, nullable=column.nullable)
+            for column in table.columns
         ),
         candidates=candidates,
-        advice=tuple(_advise(found, table, key, candidates[0])),
+        advice=tuple(_advise(table, title, key, candidates[0])),
         settings=settings,
         remarks=remarks,
     )
 
 
-def quote_name(name: Name) -> str:
+def quote_table(name: TableName) -> str:
     """Return a name as a stream's `table` takes it: `dbo.orders`, `[sales].[order lines]`."""
-    return ".".join(_quote(part) for part in (name.schema, name.name) if part is not None)
+    return quote_name(name.schema or "", name.name)
 
 
-def _quote(part: str) -> str:
-    return part if _PLAIN.fullmatch(part) else f"[{part.replace(']', ']]')}]"
-
-
-def _name_key(found: FoundTable, wanted: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    names = [each.column.name for each in found.columns]
+def _check_key(table: CatalogTable, wanted: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    names = [column.name for column in table.columns]
     key: list[str] = []
-    for each in wanted:
-        name = find_name(each, names)
+    for given in wanted:
+        name = find_name(given, names)
         if name is None:
             raise UsageError(
-                f"--key {each} is no column of {quote_name(found.name)}",
-                why=suggest(each, names),
-                hint=f"run: syncctl inspect {quote_name(found.name)}",
+                f"{quote_table(table.name)} has no column {given} for --key",
+                why=suggest(given, names),
+                hint=f"run: syncctl inspect {quote_table(table.name)}",
             )
         key.append(name)
     return tuple(dict.fromkeys(key)), "as asked for"
 
 
-def _decide_key(found: FoundTable) -> tuple[tuple[str, ...], str]:
-    """Return the primary key, else the shortest unique index whose columns all have a value in each row."""
-    usable = [index for index in found.indexes if index.is_unique and all(map(_can_be_key, _columns_of(found, index)))]
+def _decide_key(table: CatalogTable) -> tuple[tuple[str, ...], str]:
+    """Return the primary key, or else the shortest unique index whose columns have a value in every row."""
+    usable = [
+        index
+        for index in table.indexes
+        if index.is_unique and all(_can_be_key(column) for column in _list_columns(table, index))
+    ]
     primary = next((index for index in usable if index.is_primary), None)
     if primary is not None:
         return primary.columns, "primary key"
-    filled = [index for index in usable if not any(each.column.nullable for each in _columns_of(found, index))]
+    filled = [index for index in usable if not any(column.nullable for column in _list_columns(table, index))]
     if not filled:
         return (), ""
     return min(filled, key=lambda index: (len(index.columns), index.columns)).columns, "unique index"
 
 
-def _columns_of(found: FoundTable, index: Any) -> list[FoundColumn]:
-    return [found.find(name) for name in index.columns]
+def _list_columns(table: CatalogTable, index: CatalogIndex) -> list[CatalogColumn]:
+    return [table.find(name) for name in index.columns]
 
 
-def _can_be_key(each: FoundColumn) -> bool:
-    return each.has_json_form and each.column.kind is not Kind.ROWVERSION
+def _can_be_key(column: CatalogColumn) -> bool:
+    return column.has_json_form and column.kind is not Kind.ROWVERSION
 
 
-def _settle(
-    found: FoundTable, table: str, key: tuple[str, ...], best: Candidate
+_Ranked = tuple[int, Candidate]
+
+
+def rank_candidates(table: CatalogTable, key: tuple[str, ...]) -> tuple[Candidate, ...]:
+    """Return the modes that a table allows, the safest first."""
+    ranked = [*_follow_changes(table, key), *_follow_times(table), *_read_all(table), *_follow_numbers(table, key)]
+    return tuple(candidate for _, candidate in sorted(ranked, key=lambda pair: pair[0]))
+
+
+def _follow_changes(table: CatalogTable, key: tuple[str, ...]) -> Iterator[_Ranked]:
+    primary = next((index.columns for index in table.indexes if index.is_primary), ())
+    # Change Tracking reports the primary key of a changed row and nothing else.
+    if table.is_tracked and set(key) == set(primary):
+        why = "finds inserts, updates and deletes, in the order in which they were committed"
+        yield 0, Candidate(mode="change_tracking", cursor=None, why=why, indexed=None)
+    for column in table.columns:
+        if column.kind is Kind.ROWVERSION:
+            why = "finds inserts and updates, none missed in whatever order they commit; no deletes"
+            yield 1, _follow("rowversion", table, column, why)
+
+
+def _follow_times(table: CatalogTable) -> Iterator[_Ranked]:
+    for column in table.columns:
+        nulls = f"; rows without a {column.name} are never read" if column.nullable else ""
+        if may_be_change_time(column):
+            why = f"finds inserts and updates only if every change sets it; late commits within lookback{nulls}"
+            yield (4 if column.nullable else 2), _follow("increasing", table, column, why)
+        elif column.kind is Kind.TIME and _NAMES_A_BIRTH.search(column.name):
+            why = f"finds new rows only; late commits within lookback{nulls}"
+            yield 6, _follow("increasing", table, column, why, finds_changes=False)
+
+
+def _read_all(table: CatalogTable) -> Iterator[_Ranked]:
+    is_small = table.rows is not None and table.rows <= SNAPSHOT_ROWS_AT_MOST
+    now = "" if table.rows is None else f" ({table.rows:,} row{'' if table.rows == 1 else 's'} now)"
+    why = f"finds inserts, updates and deletes, but reads the whole table at each poll{now}"
+    if not is_small:
+        why += f"; suitable up to about {SNAPSHOT_ROWS_AT_MOST:,}"
+    yield (3 if is_small else 7), Candidate(mode="snapshot", cursor=None, why=why, indexed=None)
+
+
+def _follow_numbers(table: CatalogTable, key: tuple[str, ...]) -> Iterator[_Ranked]:
+    for column in table.columns:
+        name = column.name
+        if column.kind is not Kind.INTEGER or not (column.is_numbered or key == (name,)):
+            continue
+        why = "finds new rows only; missing numbers are remembered and asked for again"
+        if not column.is_numbered:
+            why += "; only if each new row gets a higher one"
+        yield 5, _follow("increasing", table, column, why, finds_changes=False)
+
+
+def _follow(
+    mode: Mode, table: CatalogTable, column: CatalogColumn, why: str, *, finds_changes: bool = True
+) -> Candidate:
+    name = column.name
+    return Candidate(mode=mode, cursor=name, why=why, indexed=table.serves(name), finds_changes=finds_changes)
+
+
+def _propose_settings(
+    table: CatalogTable, title: str, key: tuple[str, ...], best: Candidate
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    settings: dict[str, Any] = {"table": table}
+    settings: dict[str, Any] = {"table": title}
     remarks: dict[str, str] = {}
     if key:
         settings["key"] = list(key)
     settings["mode"] = best.mode
     if best.cursor is not None:
         settings["cursor"] = best.cursor
-        if found.find(best.cursor).column.kind is Kind.DATE:
+        if table.find(best.cursor).kind is Kind.DATE:
             settings["lookback"] = "2d"
             remarks["lookback"] = "a date has no time: its days are read again"
     if not best.finds_changes:
@@ -138,30 +215,30 @@ def _settle(
     if best.mode == "snapshot":
         settings["poll_every"] = "1m"
         remarks["poll_every"] = "each poll reads the whole table"
-    without_form = [each for each in found.columns if not each.has_json_form]
+    without_form = [column for column in table.columns if not column.has_json_form]
     if without_form:
-        settings["exclude"] = [each.column.name for each in without_form]
-        types = list(dict.fromkeys(each.declared for each in without_form))
+        settings["exclude"] = [column.name for column in without_form]
+        types = list(dict.fromkeys(column.declared for column in without_form))
         remarks["exclude"] = f"{', '.join(types)}: no form in JSON"
     return settings, remarks
 
 
-def _advise(found: FoundTable, table: str, key: tuple[str, ...], best: Candidate) -> Iterator[str]:
+def _advise(table: CatalogTable, title: str, key: tuple[str, ...], best: Candidate) -> Iterator[str]:
     if not key:
-        what = "a view" if found.name.is_view else "this table: it has neither a primary key nor a unique index"
-        yield f"no key tells the rows apart of {what}; name its columns with --key"
-    if best.mode == "change_tracking" and found.tracking_refused:
-        yield f"the login may not read the changes yet: GRANT VIEW CHANGE TRACKING ON {table} TO ..."
+        reason = "a view has no key" if table.name.is_view else "this table has no primary key and no unique index"
+        yield f"{reason}; name the columns that identify its rows with --key"
+    if best.mode == "change_tracking" and table.tracking_refused:
+        yield f"the login may not read the changes yet: GRANT VIEW CHANGE TRACKING ON {title} TO ..."
     if best.indexed is False and best.cursor is not None:
-        if found.name.is_view:
-            yield f"a view has no index of its own: see that one serves {best.cursor} in the table below it"
+        if table.name.is_view:
+            yield f"a view has no index of its own: make sure that one serves {best.cursor} in the table below it"
         else:
-            index = "_".join(re.findall(r"\w+", f"ix {found.name.name} {best.cursor}"))
+            index = "_".join(re.findall(r"\w+", f"ix {table.name.name} {best.cursor}"))
             yield (
                 f"no index serves {best.cursor}, so each poll scans the table: "
-                f"CREATE INDEX {index} ON {table} ({_quote(best.cursor)})"
+                f"CREATE INDEX {index} ON {title} ({quote_name(best.cursor)})"
             )
     if best.mode == "increasing" and best.finds_changes:
-        yield f"see that every insert and update sets {best.cursor}, or a change is never found"
+        yield f"make sure that every insert and update sets {best.cursor}: other changes are never found"
     if best.mode == "increasing" and not best.finds_changes:
         yield "changed rows are not found: give the table a column that every change sets, or use mode snapshot"

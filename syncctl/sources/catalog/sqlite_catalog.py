@@ -1,12 +1,13 @@
-"""What SQLite tells of its tables: pragmas, and a count of the rows."""
+"""SQLite's catalog: its pragmas, and a count of the rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from syncctl.sources.catalog.found import FoundColumn, FoundIndex, FoundTable, Name, make_column
+from syncctl.sources.catalog import CatalogIndex, CatalogTable, TableName, make_column
+from syncctl.sources.catalog.relation import escape_colons
 from syncctl.sources.dialect import Dialect
 
 _NAMES = sa.text(
@@ -16,43 +17,58 @@ _NAMES = sa.text(
 _COLUMNS = sa.text('SELECT name, type, "notnull", pk FROM pragma_table_xinfo(:name) WHERE hidden <> 1')
 _INDEXES = sa.text('SELECT name, "unique", origin FROM pragma_index_list(:name) WHERE partial = 0')
 _INDEX_COLUMNS = sa.text("SELECT name FROM pragma_index_xinfo(:name) WHERE key = 1 ORDER BY seqno")
+_ROWS_COUNTED = 100_000
 
 
 class SqliteCatalog:
-    """See `syncctl.sources.catalog.found.Catalog`."""
+    """See `syncctl.sources.catalog.Catalog`."""
 
-    def list_names(self, connection: sa.Connection) -> list[Name]:
+    def list_tables(self, connection: sa.Connection) -> list[TableName]:
         """Return the tables and views of the file."""
-        return [Name(name=row.name, is_view=row.type == "view") for row in connection.execute(_NAMES)]
+        return [TableName(name=row.name, is_view=row.type == "view") for row in connection.execute(_NAMES)]
 
-    def ask_schema(self, connection: sa.Connection) -> None:
-        """Return None: a file is one schema."""
+    def default_schema(self, connection: sa.Connection) -> None:
+        """Return None: a file has no schemas."""
 
-    def look(
-        self, connection: sa.Connection, dialect: Dialect, names: Sequence[Name], unknown: list[str]
-    ) -> list[FoundTable]:
-        """Return what the pragmas say; a view that cannot be read is told as unknown."""
-        found = []
+    def describe_tables(
+        self, connection: sa.Connection, dialect: Dialect, names: Sequence[TableName], unknown: list[str]
+    ) -> list[CatalogTable]:
+        """Return the tables as the pragmas describe them; a view that cannot be read is added to `unknown`."""
+        tables = []
         for name in names:
             try:
-                found.append(_look(connection, dialect, name))
+                tables.append(_describe(connection, dialect, name))
             except exc.OperationalError as error:
                 if not name.is_view:
                     raise
                 unknown.append(f"the view {name.name}: {error.orig}")
-        return found
+        return tables
+
+    def index_query(self, parts: Sequence[str], column: str) -> tuple[str, Mapping[str, str]]:
+        """Return a statement about the indexes of a table; it counts rows up to a bound."""
+        quoted = escape_colons(parts[-1].replace('"', '""'))
+        statement = (
+            "SELECT type = 'table',"  # noqa: S608 - the name is quoted
+            f' (SELECT COUNT(*) FROM (SELECT 1 FROM "{quoted}" LIMIT {_ROWS_COUNTED})),'
+            " (SELECT COUNT(*) FROM pragma_index_list(:name) AS i JOIN pragma_index_xinfo(i.name) AS c"
+            " WHERE i.partial = 0 AND c.seqno = 0 AND c.name = :column)"
+            " + (SELECT COUNT(*) FROM pragma_table_info(:name) WHERE pk = 1 AND name = :column)"
+            " FROM sqlite_master WHERE type IN ('table', 'view') AND name = :name COLLATE NOCASE"
+        )
+        return statement, {"name": parts[-1], "column": column}
 
 
-def _look(connection: sa.Connection, dialect: Dialect, name: Name) -> FoundTable:
+def _describe(connection: sa.Connection, dialect: Dialect, name: TableName) -> CatalogTable:
     described = connection.execute(_COLUMNS, {"name": name.name}).all()
-    types = {each["name"]: each["type"] for each in sa.inspect(connection).get_columns(name.name)}
+    types = {column["name"]: column["type"] for column in sa.inspect(connection).get_columns(name.name)}
     primary = tuple(row.name for row in sorted(described, key=lambda row: row.pk) if row.pk)
     numbered = _find_row_number(connection, name, described, primary)
     columns = tuple(
-        FoundColumn(
-            column=make_column(
-                dialect, row.name, types[row.name], nullable=not (row.notnull or (row.name,) == numbered)
-            ),
+        make_column(
+            dialect,
+            row.name,
+            types[row.name],
+            nullable=not (row.notnull or (row.name,) == numbered),
             declared=row.type or "",
             is_numbered=(row.name,) == numbered,
         )
@@ -60,25 +76,25 @@ def _look(connection: sa.Connection, dialect: Dialect, name: Name) -> FoundTable
     )
     indexes = list(_list_indexes(connection, name))
     if numbered:
-        indexes.insert(0, FoundIndex(columns=numbered, is_unique=True, is_primary=True))
+        indexes.insert(0, CatalogIndex(columns=numbered, is_unique=True, is_primary=True))
     rows = connection.execute(sa.select(sa.func.count()).select_from(sa.table(name.name))).scalar_one()
-    return FoundTable(name=name, rows=rows, columns=columns, indexes=tuple(indexes))
+    return CatalogTable(name=name, rows=rows, columns=columns, indexes=tuple(indexes))
 
 
 def _find_row_number(
-    connection: sa.Connection, name: Name, described: Sequence[Any], primary: tuple[str, ...]
+    connection: sa.Connection, name: TableName, described: Sequence[Any], primary: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Return the primary key where it is SQLite's own row number: INTEGER PRIMARY KEY, which needs no index."""
+    """Return the primary key if it is SQLite's own row number: INTEGER PRIMARY KEY, which needs no index."""
     declared = [row.type.upper() for row in described if row.name in primary]
     if declared != ["INTEGER"]:
         return ()
-    kept_apart = any(row.origin == "pk" for row in connection.execute(_INDEXES, {"name": name.name}))
-    return () if kept_apart else primary
+    has_index = any(row.origin == "pk" for row in connection.execute(_INDEXES, {"name": name.name}))
+    return () if has_index else primary
 
 
-def _list_indexes(connection: sa.Connection, name: Name) -> Iterator[FoundIndex]:
+def _list_indexes(connection: sa.Connection, name: TableName) -> Iterator[CatalogIndex]:
     for index in connection.execute(_INDEXES, {"name": name.name}).all():
         columns = tuple(row.name for row in connection.execute(_INDEX_COLUMNS, {"name": index.name}))
         # An index on an expression names no column.
         if columns and None not in columns:
-            yield FoundIndex(columns=columns, is_unique=bool(index.unique), is_primary=index.origin == "pk")
+            yield CatalogIndex(columns=columns, is_unique=bool(index.unique), is_primary=index.origin == "pk")

@@ -1,17 +1,110 @@
-"""What SQL Server's catalog views tell of its tables; no table is read. (Microsoft, "Object catalog views".)"""
+"""SQL Server's catalog: every statement that reads its catalog views, management views and properties.
+
+After Microsoft's documents ("Object catalog views", "Dynamic management views", "Change tracking functions").
+"""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from syncctl.sources.catalog.found import FoundColumn, FoundIndex, FoundTable, Name, make_column
+from syncctl.sources.catalog import CatalogColumn, CatalogIndex, CatalogTable, TableName, make_column
+from syncctl.sources.catalog.relation import bracket, escape_colons, quote_name
+from syncctl.sources.catalog.sqlserver_types import format_type, make_type
 from syncctl.sources.dialect import Dialect
-from syncctl.sources.sqlserver import make_type
 
-_NAMES = (
+SERVER = (
+    "SELECT CAST(SERVERPROPERTY('ProductVersion') AS nvarchar(128)), CAST(SERVERPROPERTY('Edition') AS nvarchar(128)),"
+    " CAST(SERVERPROPERTY('EngineEdition') AS int)"
+)
+"""The server's version, edition and engine."""
+
+IS_ENCRYPTED = "SELECT CAST(encrypt_option AS nvarchar(40)) FROM sys.dm_exec_connections WHERE session_id = @@SPID"
+"""`TRUE` if this connection is encrypted."""
+
+ISOLATION = (
+    "SELECT name, is_read_committed_snapshot_on AS reads_versions,"
+    " CASE snapshot_isolation_state WHEN 1 THEN 1 ELSE 0 END AS allows_snapshots"
+    " FROM sys.databases WHERE database_id = DB_ID()"
+)
+"""The database's name, whether READ_COMMITTED_SNAPSHOT is on, and whether snapshot transactions are allowed."""
+
+ROLE = (
+    "SELECT name, is_read_only, CASE WHEN is_in_standby = 1 OR (is_read_only = 0"
+    " AND CAST(DATABASEPROPERTYEX(DB_NAME(), 'Updateability') AS nvarchar(20)) = N'READ_ONLY') THEN 1 ELSE 0 END"
+    " AS is_secondary FROM sys.databases WHERE database_id = DB_ID()"
+)
+"""The database's name, whether it was set read-only, and whether it is a copy of one that is written to elsewhere.
+
+A readable secondary and a standby of log shipping take no writes. Neither does a database that was set read-only, but
+it is not a copy.
+"""
+
+ROWVERSIONS_HELD_BACK = "SELECT CAST(@@DBTS AS bigint) - CAST(MIN_ACTIVE_ROWVERSION() AS bigint) + 1"
+"""How many rowversions were given out from the lowest uncommitted one on: without any, the minimum is @@DBTS + 1."""
+
+OLDEST_TRANSACTION = (
+    "SELECT TOP 1 DATEDIFF(second, d.database_transaction_begin_time, SYSDATETIME()) AS age_seconds,"
+    " CONVERT(varchar(19), d.database_transaction_begin_time, 126) AS began,"
+    " s.session_id AS session, s.login_name AS login, s.host_name AS host, s.program_name AS program"
+    " FROM sys.dm_tran_database_transactions AS d"
+    " LEFT JOIN sys.dm_tran_session_transactions AS t ON t.transaction_id = d.transaction_id"
+    " LEFT JOIN sys.dm_exec_sessions AS s ON s.session_id = t.session_id"
+    " WHERE d.database_id = DB_ID() AND d.database_transaction_type = 1"
+    " AND d.database_transaction_begin_time IS NOT NULL ORDER BY d.database_transaction_begin_time"
+)
+"""The oldest transaction that has written in this database: one that only reads holds no rowversion back."""
+
+PERMISSION = "SELECT HAS_PERMS_BY_NAME(:name, 'OBJECT', :right), OBJECT_ID(:name), USER_NAME()"
+"""Whether the login has a right on an object, the object's number (None if the login may not see it), and the user."""
+
+UNREADABLE_COLUMNS = (
+    "SELECT name FROM sys.columns WHERE object_id = OBJECT_ID(:name)"
+    " AND COALESCE(HAS_PERMS_BY_NAME(:name, 'OBJECT', 'SELECT', name, 'COLUMN'), 0) = 0"
+)
+"""The columns of a table that the login may not read."""
+
+DESCRIBE_QUERY = (
+    "SELECT name, COALESCE(system_type_name, user_type_name) AS type_name, is_nullable, collation_name, error_message"
+    " FROM sys.dm_exec_describe_first_result_set(:statement, NULL, 0)"
+    " WHERE is_hidden = 0 OR error_message IS NOT NULL ORDER BY column_ordinal"
+)
+"""The columns of a query, which is compiled and not run."""
+
+DATABASE_NAME = "SELECT DB_NAME()"
+
+TRACKING_RETENTION = (
+    "SELECT DB_NAME(), d.is_auto_cleanup_on, d.retention_period * CASE d.retention_period_units"
+    " WHEN 2 THEN 3600 WHEN 3 THEN 86400 ELSE 60 END,"
+    " (SELECT COUNT(*) FROM sys.change_tracking_tables WHERE object_id = OBJECT_ID(:name))"
+    " FROM sys.change_tracking_databases AS d WHERE d.database_id = DB_ID()"
+)
+"""The database, whether changes are cleaned up, after how many seconds, and 1 if the table is tracked.
+
+No row if Change Tracking is off for the database.
+"""
+
+OLDEST_CHANGE = "SELECT CHANGE_TRACKING_MIN_VALID_VERSION(OBJECT_ID(:name))"
+"""The version since which the changes of a table are known."""
+
+# The replicas of an availability group were created at different times, and are one database: its id in the group is
+# the same on all of them. After a restore it is another one, because a database has to leave the group for that.
+TRACKING_STATE = (
+    "SELECT CHANGE_TRACKING_CURRENT_VERSION() AS current_version,"
+    " CHANGE_TRACKING_MIN_VALID_VERSION(OBJECT_ID(:table)) AS oldest_version, OBJECT_ID(:table) AS object_id,"
+    " (SELECT COALESCE(CONVERT(VARCHAR(36), group_database_id), CONVERT(VARCHAR(33), create_date, 126))"
+    " FROM sys.databases WHERE database_id = DB_ID()) AS database_identity"
+)
+"""The versions of a table's Change Tracking, and what distinguishes this table and this database from others."""
+
+RECOVERY_FORK = (
+    "SELECT CONVERT(VARCHAR(36), recovery_fork_guid) FROM sys.database_recovery_status WHERE database_id = DB_ID()"
+)
+"""An id that changes when the database is restored to an earlier time."""
+
+_TABLES = (
     "SELECT o.object_id, s.name AS schema_name, o.name, o.type FROM sys.objects AS o"
     " JOIN sys.schemas AS s ON s.schema_id = o.schema_id"
     " WHERE o.type IN ('U', 'V') AND o.is_ms_shipped = 0"
@@ -42,49 +135,62 @@ _TRACKED_DATABASE = "SELECT COUNT(*) FROM sys.change_tracking_databases WHERE da
 
 _CLR = 240
 _WITHOUT_JSON_FORM = frozenset({"sql_variant", "hierarchyid", "geography", "geometry"})
-_SIZED = frozenset({"char", "varchar", "binary", "varbinary"})
-_FRACTIONAL = frozenset({"time", "datetime2", "datetimeoffset"})
 
 
 class SqlServerCatalog:
-    """See `syncctl.sources.catalog.found.Catalog`.
+    """See `syncctl.sources.catalog.Catalog`.
 
-    Whatever else than names, columns and indexes the login may not see is unknown, and no error.
+    Names, columns and indexes are required. Anything else that the login may not see is added to `unknown`.
     """
 
-    def list_names(self, connection: sa.Connection) -> list[Name]:
+    def list_tables(self, connection: sa.Connection) -> list[TableName]:
         """Return the tables and views on which the login has any right."""
-        rows = connection.execute(sa.text(f"{_NAMES} ORDER BY s.name, o.name"))
+        rows = connection.execute(sa.text(f"{_TABLES} ORDER BY s.name, o.name"))
         return [
-            Name(name=row.name, schema=row.schema_name, is_view=row.type.strip() == "V", number=row.object_id)
+            TableName(name=row.name, schema=row.schema_name, is_view=row.type.strip() == "V", object_id=row.object_id)
             for row in rows
         ]
 
-    def ask_schema(self, connection: sa.Connection) -> str:
+    def default_schema(self, connection: sa.Connection) -> str:
         """Return the default schema of the login's user."""
         return str(connection.execute(sa.text("SELECT SCHEMA_NAME()")).scalar() or "dbo")
 
-    def look(
-        self, connection: sa.Connection, dialect: Dialect, names: Sequence[Name], unknown: list[str]
-    ) -> list[FoundTable]:
-        """Return what the catalog says: a handful of statements, for one table or for all."""
-        ask = _Questions(connection, names[0].number if len(names) == 1 else None, unknown)
+    def describe_tables(
+        self, connection: sa.Connection, dialect: Dialect, names: Sequence[TableName], unknown: list[str]
+    ) -> list[CatalogTable]:
+        """Return the tables as the catalog views describe them, in a few statements for one table or for all."""
+        ask = _Questions(connection, names[0].object_id if len(names) == 1 else None, unknown)
         identities = {(row.object_id, row.name) for row in ask.maybe(_IDENTITIES, "which columns are identities")}
         columns = _group_columns(ask.rows(f"{_COLUMNS} WHERE 1 = 1", "x.column_id"), dialect, identities)
         indexes = _group_indexes(ask.rows(_INDEXES, "x.index_id, x.key_ordinal"))
         counts = {row.object_id: int(row.row_count) for row in ask.maybe(_ROWS, "row counts", by_table=True)}
         tracked = _find_tracked(ask)
         return [
-            FoundTable(
+            CatalogTable(
                 name=name,
-                rows=counts.get(name.number),
-                columns=tuple(columns[name.number]),
-                indexes=tuple(indexes[name.number]),
-                is_tracked=name.number in tracked,
-                tracking_refused=tracked.get(name.number) is False,
+                rows=counts.get(name.object_id),
+                columns=tuple(columns[name.object_id]),
+                indexes=tuple(indexes[name.object_id]),
+                is_tracked=name.object_id in tracked,
+                tracking_refused=tracked.get(name.object_id) is False,
             )
             for name in names
         ]
+
+    def index_query(self, parts: Sequence[str], column: str) -> tuple[str, Mapping[str, str]]:
+        """Return a statement about the indexes of a table, which may be in another database."""
+        database = f"{bracket(escape_colons(parts[0]))}." if len(parts) > 2 else ""
+        statement = (
+            f"SELECT CASE o.type WHEN 'U' THEN 1 ELSE 0 END, (SELECT SUM(p.rows) FROM {database}sys.partitions AS p"  # noqa: S608 - quoted
+            " WHERE p.object_id = o.object_id AND p.index_id IN (0, 1)),"
+            f" (SELECT COUNT(*) FROM {database}sys.index_columns AS x"
+            f" JOIN {database}sys.indexes AS i ON i.object_id = x.object_id AND i.index_id = x.index_id"
+            f" JOIN {database}sys.columns AS c ON c.object_id = x.object_id AND c.column_id = x.column_id"
+            " WHERE x.object_id = o.object_id AND x.key_ordinal = 1 AND c.name = :column AND i.type IN (1, 2)"
+            " AND i.is_disabled = 0 AND i.is_hypothetical = 0 AND i.has_filter = 0)"
+            f" FROM {database}sys.objects AS o WHERE o.object_id = OBJECT_ID(:name)"
+        )
+        return statement, {"name": quote_name(*parts), "column": column}
 
 
 class _Questions:
@@ -96,15 +202,15 @@ class _Questions:
         self._unknown = unknown
 
     def rows(self, statement: str, order: str) -> Sequence[Any]:
-        """Return what cannot be done without."""
+        """Return the rows of a statement that is required."""
         return self._run(statement, f" ORDER BY x.object_id, {order}")
 
     def maybe(self, statement: str, what: str, *, by_table: bool = False) -> Sequence[Any]:
-        """Return what may be denied, nothing where it is."""
+        """Return the rows of a statement; none if the login may not run it."""
         try:
             return self._run(statement, " GROUP BY x.object_id" if by_table else "")
         except exc.DBAPIError as error:
-            # Class 42: no right to it, or no such view in this version. All else is trouble with the server.
+            # Class 42: the right or, in this version, the view is missing. Anything else is a failure of the server.
             if not str(getattr(error.orig, "args", [""])[0]).startswith("42"):
                 raise
             self._connection.rollback()
@@ -119,11 +225,11 @@ class _Questions:
 
 
 def _find_tracked(ask: _Questions) -> dict[int, bool]:
-    """Return the tables with Change Tracking, and whether the login may read it."""
+    """Return the numbers of the tables with Change Tracking, and whether the login may read their changes."""
     tracked = ask.maybe(_TRACKED, "Change Tracking")
     if not tracked:
         return {}
-    # A table cannot be tracked without its database; where the login may not see the latter, the former will do.
+    # A table cannot be tracked unless its database is. If the login may not see the database, the table is enough.
     databases = ask.maybe(_TRACKED_DATABASE, "Change Tracking of the database")
     if databases and not databases[0][0]:
         return {}
@@ -132,14 +238,17 @@ def _find_tracked(ask: _Questions) -> dict[int, bool]:
 
 def _group_columns(
     rows: Sequence[Any], dialect: Dialect, identities: set[tuple[int, str]]
-) -> dict[int, list[FoundColumn]]:
-    found: dict[int, list[FoundColumn]] = defaultdict(list)
+) -> dict[int, list[CatalogColumn]]:
+    found: dict[int, list[CatalogColumn]] = defaultdict(list)
     for row in rows:
-        declared = declare(row.type_name, row.max_length, row.precision, row.scale)
+        declared = format_type(row.type_name, row.max_length, row.precision, row.scale)
         made = make_type("timestamp" if declared == "rowversion" else declared, row.collation_name)
         found[row.object_id].append(
-            FoundColumn(
-                column=make_column(dialect, row.name, made, nullable=bool(row.is_nullable)),
+            make_column(
+                dialect,
+                row.name,
+                made,
+                nullable=bool(row.is_nullable),
                 declared=declared,
                 is_numbered=(row.object_id, row.name) in identities,
                 has_json_form=row.type_name not in _WITHOUT_JSON_FORM and row.system_type_id != _CLR,
@@ -148,14 +257,14 @@ def _group_columns(
     return found
 
 
-def _group_indexes(rows: Sequence[Any]) -> dict[int, list[FoundIndex]]:
+def _group_indexes(rows: Sequence[Any]) -> dict[int, list[CatalogIndex]]:
     columns: dict[tuple[int, int], list[Any]] = defaultdict(list)
     for row in rows:
         columns[row.object_id, row.index_id].append(row)
-    found: dict[int, list[FoundIndex]] = defaultdict(list)
+    found: dict[int, list[CatalogIndex]] = defaultdict(list)
     for (number, _), parts in columns.items():
         found[number].append(
-            FoundIndex(
+            CatalogIndex(
                 columns=tuple(part.name for part in parts),
                 is_unique=bool(parts[0].is_unique),
                 is_primary=bool(parts[0].is_primary_key),
@@ -163,17 +272,3 @@ def _group_indexes(rows: Sequence[Any]) -> dict[int, list[FoundIndex]]:
             )
         )
     return found
-
-
-def declare(name: str, length: int, precision: int, scale: int) -> str:
-    """Return a type as people write it, from what `sys.columns` says: `nvarchar(50)`, `decimal(12,2)`."""
-    if name == "timestamp":
-        return "rowversion"
-    if name in _SIZED:
-        return f"{name}({'max' if length < 0 else length})"
-    if name in ("nchar", "nvarchar"):
-        # The catalog counts bytes.
-        return f"{name}({'max' if length < 0 else length // 2})"
-    if name in ("decimal", "numeric"):
-        return f"{name}({precision},{scale})"
-    return f"{name}({scale})" if name in _FRACTIONAL else name

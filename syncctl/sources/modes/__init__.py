@@ -1,4 +1,4 @@
-"""The cursor modes, one file each: how a stream finds what is new, changed or gone."""
+"""The cursor modes, one file each: how a stream finds new, changed and deleted rows."""
 
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -8,9 +8,9 @@ from syncctl.core.stream import Mode
 from syncctl.sources.modes.change_tracking import ChangeTracking
 from syncctl.sources.modes.flag import Flag
 from syncctl.sources.modes.increasing import Increasing
-from syncctl.sources.modes.reading import Reading
 from syncctl.sources.modes.rowversion import Rowversion
 from syncctl.sources.modes.snapshot import Snapshot
+from syncctl.sources.open_stream import OpenStream
 
 
 class CursorMode(Protocol):
@@ -20,23 +20,23 @@ class CursorMode(Protocol):
         """Return the cursor at `beginning`, `now`, or a value that an operator wrote.
 
         Raises:
-            ValueError: It is no place in this stream.
+            ValueError: The text is not a place in this stream.
         """
 
     def pages(self, cursor: Cursor) -> Iterator[Page]:
-        """Yield the pages behind a cursor until one is short."""
+        """Yield the pages after a cursor until one is short."""
 
     def scan(self, cursor: Cursor | None, *, since: Cursor | None = None) -> Iterator[list[Scanned]]:
-        """Yield the rows behind a cursor, or all there are, and say which of them the next poll will read."""
+        """Yield all rows, or those after `since`, and tell which of them the next poll from `cursor` will read."""
 
     def count_behind(self, cursor: Cursor) -> int | None:
-        """Return how many rows lie behind a cursor; None where the mode cannot tell."""
+        """Return how many rows come after a cursor; None if the mode cannot tell."""
 
     def warnings(self) -> tuple[str, ...]:
         """Return what an operator should know, one line each."""
 
 
-MODES: dict[Mode, Callable[[Reading], CursorMode]] = {
+MODES: dict[Mode, Callable[[OpenStream], CursorMode]] = {
     "rowversion": Rowversion,
     "increasing": Increasing,
     "change_tracking": ChangeTracking,

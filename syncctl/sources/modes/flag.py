@@ -1,16 +1,34 @@
-"""Mode flag: the rows for which a condition holds, until a statement in the source acknowledges them."""
+"""Mode flag: the rows that meet a condition, until a statement in the source acknowledges them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+import sqlalchemy as sa
+
+from syncctl.core.acknowledgements import Acknowledged, Acknowledgement
 from syncctl.core.rows import Cursor, Page
-from syncctl.sources.modes.scan import Scan
+from syncctl.core.stream import Stream
+from syncctl.errors import ConfigurationError, SourceError
+from syncctl.sources.catalog.relation import Column, find_name
+from syncctl.sources.cursor import Raw, to_raw, untag
+from syncctl.sources.layout import Layout
+from syncctl.sources.modes.snapshot import KeyScan
+from syncctl.sources.open_stream import OpenStream
 
 
-class Flag(Scan):
-    """Goes through the rows of the condition round after round; what waits for its delivery is seen and known."""
+class Flag(KeyScan):
+    """Reads the rows of the condition round after round; the ledger recognises those that wait for their delivery.
+
+    Raises:
+        ConfigurationError: A statement could overwrite a later edit, or touch other rows.
+    """
+
+    def __init__(self, opened: OpenStream) -> None:
+        super().__init__(opened)
+        check_statements(opened.stream, opened.layout)
 
     def pages(self, cursor: Cursor) -> Iterator[Page]:
-        """Yield the rest of this round, and then the turn to the next."""
+        """Yield the rest of this round, and then the start of the next."""
         last = cursor
         for page in self._walk_on(cursor):
             last = page.cursor
@@ -18,3 +36,96 @@ class Flag(Scan):
         start = self.parse_cursor("beginning")
         if dict(last) != dict(start):
             yield Page(rows=(), cursor=start)
+
+
+def acknowledge(opened: OpenStream, rows: Sequence[Acknowledgement]) -> list[Acknowledged]:
+    """Run the statements in one transaction; if one fails, run each in its own. Safe to repeat.
+
+    Raises:
+        ServiceUnavailable: The source cannot be reached: which rows were acknowledged is not known.
+    """
+    stream, dialect = opened.stream, opened.source.dialect
+    columns = _list_parameters(opened.layout)
+    statements = {"delivered": stream.acknowledge, "failed": stream.acknowledge_failed}
+
+    def run(connection: sa.Connection) -> list[Acknowledged]:
+        connection = connection.execution_options(isolation_level=dialect.transaction_level)
+        counts = _count_all(connection)
+        done = []
+        for row in rows:
+            counts.clear()
+            text = statements[row.ending]
+            if text is not None:
+                connection.execute(*_bind(text, columns, row))
+            done.append(Acknowledged(id=row.id, rows=0 if text is None else max(counts, default=None)))
+        connection.commit()
+        return done
+
+    try:
+        return opened.run(run)
+    except SourceError as error:
+        if len(rows) == 1:
+            return [Acknowledged(id=rows[0].id, error=error.why or str(error))]
+    return [done for row in rows for done in acknowledge(opened, [row])]
+
+
+def _count_all(connection: sa.Connection) -> list[int]:
+    """Return a list that receives how many rows each step of a statement changes, as far as the database tells.
+
+    A procedure, a trigger or several statements give several results, and an error in a later one is only reported
+    when that result is asked for (ODBC, "SQLMoreResults").
+    """
+    counts: list[int] = []
+
+    def drain(_: sa.Connection, cursor: Any, *__: Any) -> None:
+        while True:
+            if cursor.rowcount >= 0:
+                counts.append(int(cursor.rowcount))
+            if not (hasattr(cursor, "nextset") and cursor.nextset()):
+                return
+
+    sa.event.listen(connection, "after_cursor_execute", drain)
+    return counts
+
+
+def check_statements(stream: Stream, layout: Layout) -> None:
+    """Refuse statements that could overwrite a later edit, or touch other rows.
+
+    Raises:
+        ConfigurationError: A statement lacks a key column or the version among its parameters, or names another one.
+    """
+    for setting, text in (("acknowledge", stream.acknowledge), ("acknowledge_failed", stream.acknowledge_failed)):
+        if text is None:
+            continue
+        wanted = _list_parameters(layout)
+        named = set(sa.text(text).compile().params)
+        missing = [name for name in wanted if find_name(name, sorted(named)) is None]
+        unknown = [name for name in sorted(named) if find_name(name, list(wanted)) is None]
+        if not missing and not unknown:
+            continue
+        why = (
+            f"it does not test {', '.join(f':{name}' for name in missing)}, so it could overwrite a later edit"
+            if missing
+            else f":{unknown[0]} is neither in the key nor the cursor"
+        )
+        odd = next((name for name in wanted if not name.isidentifier()), None)
+        hint = "end it with: where " + " and ".join(f"{name} = :{name}" for name in wanted)
+        if odd is not None:
+            hint = f'a parameter cannot be named {odd}; read a query that renames it: query = "select [{odd}] as ..."'
+        raise ConfigurationError(f"streams.{stream.name}.{setting} is wrong", why=why, hint=hint)
+
+
+def _list_parameters(layout: Layout) -> dict[str, Column]:
+    columns = [*layout.key, *([layout.cursor] if layout.cursor else [])]
+    return {column.name: column for column in columns}
+
+
+def _bind(text: str, columns: Mapping[str, Column], row: Acknowledgement) -> tuple[sa.TextClause, dict[str, Raw]]:
+    """Return a statement and its values; the database reads each as a value of the column beside it."""
+    statement = sa.text(text)
+    raw: dict[str, Raw] = {}
+    for name in statement.compile().params:
+        column = columns[find_name(name, list(columns)) or name]
+        raw[name] = to_raw(column, row.key[column.name]) if column.name in row.key else untag(row.version)
+    types = {name: sa.LargeBinary() for name, value in raw.items() if isinstance(value, bytes)}
+    return statement.bindparams(*(sa.bindparam(name, type_=kind) for name, kind in types.items())), raw

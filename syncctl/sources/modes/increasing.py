@@ -1,46 +1,52 @@
-"""Mode increasing: a column that grows with each new or changed row; what commits late is asked for again."""
+"""Mode increasing: a column that grows with each new or changed row; rows that commit late are asked for again."""
 
 from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import sqlalchemy as sa
 
 from syncctl.core.rows import Cursor, Page, Scanned
 from syncctl.errors import SourceRestored
-from syncctl.sources.dialect import LOOKBACK_KINDS
+from syncctl.sources.catalog.relation import Column, Kind
+from syncctl.sources.cursor import CursorState, Position, Raw
 from syncctl.sources.instants import parse_instant, step_back
-from syncctl.sources.modes.gaps import Gap, GapMemory, read_memory, show_gaps
-from syncctl.sources.modes.missing import find_stretches
-from syncctl.sources.modes.reading import Reading, make_page
-from syncctl.sources.pages import Found, Where
-from syncctl.sources.positions import Bookmark, Position, Raw
-from syncctl.sources.tables import Column, Kind
+from syncctl.sources.modes.gaps import GAPS_AT_MOST, Gap, GapMemory, read_memory, show_gaps
+from syncctl.sources.open_stream import OpenStream, make_page
+from syncctl.sources.pages import PositionedRow, Where
 
 RECENT_NUMBERS = 10_000
 """How far before its first row a stream that starts now looks for numbers that are still to come."""
 
+LOOKBACK_KINDS = frozenset({Kind.TIME, Kind.DATE, Kind.TEXT, Kind.OTHER})
+"""The kinds of columns whose values may be times; text that is not a time has no lookback."""
+
+Stretch = tuple[int, int]
+"""A number that a row has, or where the search began, and the next number that a row has: those between are missing."""
+
 
 class Increasing:
-    """Reads what lies behind the cursor. A value is given out before its row is seen, so that alone would lose rows.
+    """Reads the rows after the cursor. A value is given out before its row commits, so that alone would lose rows.
 
-    On a time, the first pages read the lookback again. On an identity, the numbers that were left out are remembered
-    and asked for again until they come or their time is over.
+    On a time, the first pages read the lookback again. On an identity, the missing numbers are remembered and asked
+    for again until they come or their time is over.
     """
 
-    def __init__(self, reading: Reading) -> None:
-        assert reading.layout.cursor is not None  # noqa: S101 - the layout has looked
-        self._reading = reading
-        self._stream = reading.stream
-        self._cursor: Column = reading.layout.cursor
-        self._keyset = reading.pages.keyset
-        self._remembers_gaps = has_gaps(reading)
+    def __init__(self, opened: OpenStream) -> None:
+        assert opened.layout.cursor is not None  # noqa: S101 - decide_layout has checked it
+        self._opened = opened
+        self._stream = opened.stream
+        self._dialect = opened.source.dialect
+        self._column: Column = opened.layout.cursor
+        self._keyset = opened.pages.keyset
+        self._remembers_gaps = has_gaps(opened)
 
     def parse_cursor(self, text: str) -> Cursor:
-        """Return the cursor before all rows, behind all, or before a value.
+        """Return the cursor before all rows, after all rows, or before a value.
 
         Raises:
-            ValueError: It is no value of the cursor column.
+            ValueError: The text is not a value of the cursor column.
         """
         match text:
             case "beginning":
@@ -48,208 +54,238 @@ class Increasing:
             case "now":
                 return self._start_now()
             case _:
-                sample = self._reading.ask(self._reading.pages.read_sample)
-                position = Position(value=self._reading.opened.dialect.parse_start(self._cursor, text, sample))
-        return self._reading.bookmark(position, None if position.value is None else position).to_cursor()
+                sample = self._opened.run(self._opened.pages.read_sample)
+                position = Position(value=self._dialect.parse_start(self._column, text, sample))
+        return self._opened.cursor_at(position, None if position.value is None else position).to_document()
 
     def _start_now(self) -> Cursor:
-        """Return the cursor behind all rows, with the numbers before it that open transactions may hold just now."""
-        position = self._reading.ask(self._reading.pages.read_last) or Position()
-        bookmark = self._reading.bookmark(position, None if position.value is None else position)
+        """Return the cursor after all rows, with the numbers before it that open transactions may hold now."""
+        position = self._opened.run(self._opened.pages.read_last) or Position()
+        state = self._opened.cursor_at(position, None if position.value is None else position)
         if position.value is None or not self._remembers_gaps:
-            return bookmark.to_cursor()
-        now = self._reading.ask(self._reading.opened.dialect.read_clock)
-        step, last = self._cursor.increment, int(position.value)
+            return state.to_document()
+        now = self._opened.run(self._dialect.read_clock)
+        step, last = self._column.increment, int(position.value)
         begin = max(self._before_all, last - RECENT_NUMBERS * step)
-        stretches = find_stretches(self._reading, begin, last, step=step)
+        stretches = find_stretches(self._opened, begin, last, step=step)
         if begin > self._before_all:
-            # What is left out just where the window begins is long past.
-            stretches = [each for each in stretches if each[0] != begin]
+            # Numbers that are missing right where the search begins have been missing for long.
+            stretches = [stretch for stretch in stretches if stretch[0] != begin]
         memory, _ = GapMemory(step=step).note_stretches(stretches, now).trim()
-        return _with_gaps(bookmark, memory)
+        return _with_gaps(state, memory)
 
     def pages(self, cursor: Cursor) -> Iterator[Page]:
-        """Yield what came late, then the pages behind the cursor."""
-        mark = self._reading.read_bookmark(cursor)
+        """Yield the rows that came late, then the pages after the cursor."""
+        state = self._opened.read_cursor(cursor)
         if not self._remembers_gaps:
-            yield from self._pages_behind(mark)
+            yield from self._pages_with_lookback(state)
             return
-        self._check_not_restarted(mark)
-        memory = read_memory(cursor, step=self._cursor.increment)
+        self._check_not_restarted(state)
+        memory = read_memory(cursor, step=self._column.increment)
         if memory.gaps:
-            memory = yield from self._ask_again(mark, memory)
-        yield from self._pages_with_gaps(mark, memory)
+            memory = yield from self._ask_again(state, memory)
+        yield from self._pages_with_gaps(state, memory)
 
-    def _check_not_restarted(self, mark: Bookmark) -> None:
-        """Refuse to go on where the numbers of new rows lie behind the cursor: no poll would ever see them.
+    def _check_not_restarted(self, state: CursorState) -> None:
+        """Refuse to go on if the numbers of new rows are before the cursor: no poll would ever read them.
 
         Raises:
-            SourceRestored: The table was truncated or made anew, or its identity was set back.
+            SourceRestored: The table was truncated or created anew, or its identity was reset.
         """
-        dialect, name = self._reading.opened.dialect, self._stream.name
-        if mark.position.key is None:
+        name = self._stream.name
+        if state.position.key is None:
             return
-        given_out = self._reading.ask(lambda connection: dialect.read_identity(connection, self._stream))
-        reached = int(mark.position.value)
+        given_out = self._opened.run(lambda connection: self._dialect.read_identity(connection, self._stream))
+        reached = int(state.position.value)
         if given_out is not None and given_out < reached:
             raise SourceRestored(
-                f"stream {name} cannot go on: the numbers of {self._cursor.name} begin anew",
-                why=f"they stand at {given_out} and were read up to {reached} before",
-                hint=f"if the table was truncated, made anew or restored: syncctl rewind {name} --to beginning",
+                f"stream {name} cannot go on: the numbers of {self._column.name} have started again",
+                why=f"they are at {given_out}, but were read up to {reached} before",
+                hint=f"if the table was truncated, created anew or restored: syncctl rewind {name} --to beginning",
             )
 
     def scan(self, cursor: Cursor | None, *, since: Cursor | None = None) -> Iterator[list[Scanned]]:
-        """Yield every row, and say which lie behind a cursor, or are read again because they may have come late."""
-        bookmark = self._reading.bookmark(Position()) if cursor is None else self._reading.read_bookmark(cursor)
-        earlier = self._earlier(bookmark)
-        mark = bookmark.position if earlier is None else Position(value=earlier)
-        gaps = read_memory(cursor or {}, step=self._cursor.increment).gaps if self._remembers_gaps else ()
-        for found in self._reading.scan(mark, since):
-            yield [each if each.is_ahead else replace(each, is_ahead=_is_in(gaps, each)) for each in found]
+        """Yield every row, and tell which come after a cursor, or are read again because they may have come late."""
+        state = self._opened.cursor_at(Position()) if cursor is None else self._opened.read_cursor(cursor)
+        earlier = self._earlier(state)
+        new_after = state.position if earlier is None else Position(value=earlier)
+        gaps = read_memory(cursor or {}, step=self._column.increment).gaps if self._remembers_gaps else ()
+        for rows in self._opened.scan(new_after, since):
+            yield [row if row.is_ahead else replace(row, is_ahead=_is_in(gaps, row)) for row in rows]
 
     def count_behind(self, cursor: Cursor) -> int:
-        """Return how many rows lie behind a cursor."""
-        return self._reading.count([self._keyset.after(self._reading.read_bookmark(cursor).position)])
+        """Return how many rows come after a cursor."""
+        return self._opened.count([self._keyset.after(self._opened.read_cursor(cursor).position)])
 
     def warnings(self) -> tuple[str, ...]:
-        """Say what a lookback cannot do, or that nothing finds what commits late."""
-        if self._cursor.kind in LOOKBACK_KINDS and self._stream.lookback_seconds > 0:
-            sample = self._reading.ask(self._reading.pages.read_sample)
+        """Warn if a lookback has no effect, or if rows that commit late are missed."""
+        name = self._column.name
+        if self._column.kind in LOOKBACK_KINDS and self._stream.lookback_seconds > 0:
+            sample = self._opened.run(self._opened.pages.read_sample)
             if sample is not None and not _is_instant(sample):
-                return (
-                    f"the values of {self._cursor.name} are no times: lookback has no effect, late commits are missed",
-                )
+                return (f"the values of {name} are not times: lookback has no effect, late commits are missed",)
         elif self._remembers_gaps and self._stream.query is not None:
-            name = self._cursor.name
-            return (f"numbers of {name} that the query leaves out pass for ones to come: late commits may be missed",)
-        elif self._cursor.kind not in LOOKBACK_KINDS and not self._remembers_gaps:
-            return (f"{self._cursor.name} is no identity: rows that are committed out of its order are missed",)
+            return (f"numbers of {name} that the query leaves out look like missing rows: late commits may be missed",)
+        elif self._column.kind not in LOOKBACK_KINDS and not self._remembers_gaps:
+            return (f"{name} is not an identity: rows that commit out of its order are missed",)
         return ()
 
-    def _pages_behind(self, mark: Bookmark) -> Iterator[Page]:
-        """Read the lookback again and go on behind the cursor, which stays where it was until rows behind it come."""
-        again = self._look_back(mark)
-        where = [self._keyset.after(mark.position)] if again is None else again
-        best, is_again, more = mark, again is not None, True
+    def _pages_with_lookback(self, state: CursorState) -> Iterator[Page]:
+        """Read the lookback again and then the rows after the cursor, which does not move before there are any."""
+        again = self._look_back(state)
+        where = [self._keyset.after(state.position)] if again is None else again
+        reached, is_again, more = state, again is not None, True
         while more:
-            found, more = self._reading.read(where, mark=mark.position if is_again else None)
-            if not found:
+            rows, more = self._opened.read(where, new_after=state.position if is_again else None)
+            if not rows:
                 return
-            last = found[-1]
+            last = rows[-1]
             if last.is_new:
-                best, is_again = replace(mark, position=last.position), False
+                reached, is_again = replace(state, position=last.position), False
             where = [self._keyset.after(last.position)]
-            yield make_page(found, best.to_cursor())
+            yield make_page(rows, reached.to_document())
 
-    def _look_back(self, mark: Bookmark) -> Where | None:
-        """Return what the first page reads where it reads a recent window again; None where it does not."""
-        earlier = self._earlier(mark)
+    def _look_back(self, state: CursorState) -> Where | None:
+        """Return the condition of a first page that reads a recent window again; None if there is no window."""
+        earlier = self._earlier(state)
         if earlier is None:
             return None
         window = [self._keyset.from_value(earlier)]
-        return window if mark.floor is None else [*window, self._keyset.after(mark.floor)]
+        return window if state.floor is None else [*window, self._keyset.after(state.floor)]
 
-    def _earlier(self, mark: Bookmark) -> str | None:
-        """Return the time that the first page goes back to; None where it does not."""
-        position, seconds = mark.position, self._stream.lookback_seconds
+    def _earlier(self, state: CursorState) -> str | None:
+        """Return the time that the first page goes back to; None if it does not go back."""
+        position, seconds = state.position, self._stream.lookback_seconds
         if seconds <= 0 or position.key is None or not isinstance(position.value, str):
             return None
-        if self._cursor.kind not in LOOKBACK_KINDS:
+        if self._column.kind not in LOOKBACK_KINDS:
             return None
-        earliest = self._reading.opened.dialect.earliest(self._cursor)
         try:
-            return step_back(position.value, seconds, earliest=earliest)
+            return step_back(position.value, seconds, earliest=self._dialect.earliest(self._column))
         except ValueError:
             return None
 
-    def _ask_again(self, mark: Bookmark, memory: GapMemory) -> Generator[Page, None, GapMemory]:
+    def _ask_again(self, state: CursorState, memory: GapMemory) -> Generator[Page, None, GapMemory]:
         """Read the rows that have come in gaps, then give up the gaps whose time was over before they were asked for.
 
         Returns:
-            What is still waited for.
+            The gaps that are still waited for.
         """
-        now = self._reading.ask(self._reading.opened.dialect.read_clock)
-        for found in self._reading.walk([self._between(memory.gaps)]):
-            memory = memory.fill(_numbers(found))
-            yield make_page(found, _with_gaps(mark, memory))
+        now = self._opened.run(self._dialect.read_clock)
+        for rows in self._opened.walk([self._between(memory.gaps)]):
+            memory = memory.fill(_numbers(rows))
+            yield make_page(rows, _with_gaps(state, memory))
         memory, gone = memory.expire(now, timeout_seconds=self._stream.gap_timeout_seconds)
         if gone:
-            name = self._cursor.name
+            name = self._column.name
             note = f"gave up waiting for {name} {show_gaps(gone)}: rolled back or deleted, or committed later than this"
-            yield Page(rows=(), cursor=_with_gaps(mark, memory), notes=(note,))
+            yield Page(rows=(), cursor=_with_gaps(state, memory), notes=(note,))
         return memory
 
-    def _pages_with_gaps(self, mark: Bookmark, memory: GapMemory) -> Iterator[Page]:
-        """Go on behind the cursor, and remember which numbers were left out."""
+    def _pages_with_gaps(self, state: CursorState, memory: GapMemory) -> Iterator[Page]:
+        """Read the rows after the cursor, and remember which numbers are missing."""
         more = True
         notes: tuple[str, ...] = ()
         while more:
-            now = self._reading.ask(self._reading.opened.dialect.read_clock)
-            found, more = self._reading.read([self._keyset.after(mark.position)])
-            if not found:
+            now = self._opened.run(self._dialect.read_clock)
+            rows, more = self._opened.read([self._keyset.after(state.position)])
+            if not rows:
                 return
-            before = self._last_number(mark)
-            noted = memory.note(before, _numbers(found), now)
+            before = self._last_number(state)
+            noted = memory.note(before, _numbers(rows), now)
             if noted is not memory and self._stream.where is not None:
-                found, is_longer, noted = self._look_behind_where(mark, memory, found)
+                rows, is_longer, noted = self._look_behind_where(state, memory, rows)
                 more = more or is_longer
-                if not found:
+                if not rows:
                     continue
             memory, gone = noted.trim()
             if gone and not notes:
-                notes = (f"too many numbers are missing in {self._cursor.name}: the oldest are not waited for",)
-            mark = replace(mark, position=found[-1].position)
-            yield make_page(found, _with_gaps(mark, memory), notes)
+                notes = (f"too many numbers are missing in {self._column.name}: the oldest are not waited for",)
+            state = replace(state, position=rows[-1].position)
+            yield make_page(rows, _with_gaps(state, memory), notes)
 
     def _look_behind_where(
-        self, mark: Bookmark, memory: GapMemory, found: list[Found]
-    ) -> tuple[list[Found], bool, GapMemory]:
-        """Read a page once more, with the gaps that are none of the stream's `where`.
+        self, state: CursorState, memory: GapMemory, rows: list[PositionedRow]
+    ) -> tuple[list[PositionedRow], bool, GapMemory]:
+        """Read a page again, without the gaps that the stream's `where` makes.
 
-        Which numbers are there is asked first: a row that is committed between the two is in the page, and not lost.
+        The numbers are asked for first: a row that commits between the two queries is in the page, and not lost.
         """
-        before, last = self._last_number(mark), _numbers(found)[-1]
-        now = self._reading.ask(self._reading.opened.dialect.read_clock)
-        step = memory.decide_step(before, _numbers(found))
-        stretches = find_stretches(self._reading, before, last, step=step)
-        upto = self._keyset.expressions[0] <= self._reading.opened.dialect.bound(self._cursor, last)
-        found, is_longer = self._reading.read([self._keyset.after(mark.position), upto])
-        reached = _numbers(found)[-1] if found else before
-        noted = memory.note_stretches([each for each in stretches if each[1] <= reached], now)
-        return found, is_longer, noted.fill(_numbers(found))
+        before, last = self._last_number(state), _numbers(rows)[-1]
+        now = self._opened.run(self._dialect.read_clock)
+        step = memory.decide_step(before, _numbers(rows))
+        stretches = find_stretches(self._opened, before, last, step=step)
+        upto = self._keyset.expressions[0] <= self._dialect.bound(self._column, last)
+        rows, is_longer = self._opened.read([self._keyset.after(state.position), upto])
+        reached = _numbers(rows)[-1] if rows else before
+        noted = memory.note_stretches([stretch for stretch in stretches if stretch[1] <= reached], now)
+        return rows, is_longer, noted.fill(_numbers(rows))
 
-    def _last_number(self, mark: Bookmark) -> int:
+    def _last_number(self, state: CursorState) -> int:
         """Return the number before the first that the next page may hold."""
-        position = mark.position
+        position = state.position
         if position.value is None:
             return self._before_all
-        return int(position.value) if position.key is not None else int(position.value) - self._cursor.increment
+        return int(position.value) if position.key is not None else int(position.value) - self._column.increment
 
     @property
     def _before_all(self) -> int:
         """The number before the first that is given out."""
-        return (1 if self._cursor.seed is None else self._cursor.seed) - self._cursor.increment
+        return (1 if self._column.seed is None else self._column.seed) - self._column.increment
 
     def _between(self, gaps: Sequence[Gap]) -> sa.ColumnElement[bool]:
-        column = self._keyset.expressions[0]
-        bound = self._reading.opened.dialect.bound
-        return sa.or_(*(column.between(bound(self._cursor, gap.first), bound(self._cursor, gap.last)) for gap in gaps))
+        expression, bound = self._keyset.expressions[0], self._dialect.bound
+        return sa.or_(
+            *(expression.between(bound(self._column, gap.first), bound(self._column, gap.last)) for gap in gaps)
+        )
 
 
-def has_gaps(reading: Reading) -> bool:
-    """Say whether the cursor is a number that the database itself gives out, one for each row."""
-    cursor = reading.layout.cursor
-    if cursor is None or reading.stream.gap_timeout_seconds <= 0:
+def has_gaps(opened: OpenStream) -> bool:
+    """Tell whether the cursor is a number that the database itself gives out, one for each row."""
+    cursor = opened.layout.cursor
+    if cursor is None or opened.stream.gap_timeout_seconds <= 0:
         return False
-    return cursor.seed is not None or (cursor.kind is Kind.INTEGER and reading.layout.key == (cursor,))
+    return cursor.seed is not None or (cursor.kind is Kind.INTEGER and opened.layout.key == (cursor,))
 
 
-def _with_gaps(mark: Bookmark, memory: GapMemory) -> Cursor:
-    return {**mark.to_cursor(), **memory.to_document()}
+def find_stretches(opened: OpenStream, before: int, last: int, *, step: int) -> list[Stretch]:
+    """Return where numbers are missing in the cursor column, after `before` and up to `last`, in ascending order.
+
+    Rows that the stream's `where` leaves out are not missing: they exist, and are not still to come.
+
+    Args:
+        step: No number is missing between two that are at most this far apart.
+
+    Returns:
+        The highest ones, at most one more than can be remembered.
+    """
+    expression, bound = opened.pages.keyset.expressions[0], opened.source.dialect.bound
+    column = opened.pages.keyset.columns[0]
+    previous: sa.ColumnElement[Any] = sa.func.coalesce(
+        sa.func.lag(expression).over(order_by=expression), bound(column, before)
+    )
+    numbers = (
+        sa.select(previous.label("previous"), expression.label("number"))
+        .select_from(opened.pages.relation)
+        .where(expression > bound(column, before), expression <= bound(column, last))
+        .subquery("numbers")
+    )
+    statement = (
+        sa.select(numbers.c.previous, numbers.c.number)
+        .where(numbers.c.number - numbers.c.previous > step)
+        .order_by(numbers.c.number.desc())
+        .limit(GAPS_AT_MOST + 1)
+    )
+    pairs = opened.run(lambda connection: connection.execute(statement).all())
+    return [(int(previous), int(number)) for previous, number in reversed(pairs)]
 
 
-def _numbers(found: Sequence[Found]) -> list[int]:
-    return [int(each.position.value) for each in found]
+def _with_gaps(state: CursorState, memory: GapMemory) -> Cursor:
+    return {**state.to_document(), **memory.to_document()}
+
+
+def _numbers(rows: Sequence[PositionedRow]) -> list[int]:
+    return [int(row.position.value) for row in rows]
 
 
 def _is_in(gaps: Sequence[Gap], scanned: Scanned) -> bool:

@@ -1,26 +1,31 @@
-"""What a stream reads: a table, a view or a query, with its columns."""
+"""What a stream reads: a table, a view or a query, with its columns; how its name is split and quoted."""
 
 import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
+from sqlalchemy.dialects.mssql.base import RESERVED_WORDS
 from sqlalchemy.sql.selectable import FromClause
 
 from syncctl.core.spelling import suggest
 from syncctl.core.stream import Stream
 from syncctl.errors import ConfigurationError, SourceError
 
+if TYPE_CHECKING:
+    from syncctl.sources.dialect import Dialect
+
 _PART = re.compile(r'\s*(?:\[((?:[^\]]|\]\])+)\]|"((?:[^"]|"")+)"|`((?:[^`]|``)+)`|([^.\[\]"`]+?))\s*(\.|$)')
+_PLAIN = re.compile(r"[^\W\d]\w*")
 ALIAS = "t"
 
 
 class Kind(StrEnum):
-    """What syncctl must know of a column's type."""
+    """The kind of a column's type, as far as syncctl treats types differently."""
 
     INTEGER = "integer"
     DECIMAL = "decimal"
@@ -39,24 +44,26 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
-    """One column. `type` is how the database declares it, None where it does not.
-
-    `seed` and `increment` are those of an identity: its first number, and the step to the next. No seed: no identity.
-    """
+    """One column."""
 
     name: str
     kind: Kind
+    #: As the database declares it; None if it declares none.
     type: sa.types.TypeEngine[Any] | None = None
     nullable: bool = True
+    #: The first number of an identity; None if the column is not an identity.
     seed: int | None = None
+    #: The step from one number of an identity to the next.
     increment: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Relation:
-    """What is read. `clause` is aliased, so that its columns are always qualified; `primary_key` may be empty."""
+    """A table, a view or a query that a stream reads."""
 
+    #: What messages call it: `table dbo.orders`, `the query`.
     title: str
+    #: Aliased, so that its columns are always qualified.
     clause: FromClause
     columns: tuple[Column, ...]
     primary_key: tuple[str, ...] = ()
@@ -66,7 +73,7 @@ def split_name(text: str) -> tuple[str, ...]:
     """Split `dbo.orders`, `[sales].[order lines]` or `"a.b"` into its parts, without their quotes.
 
     Raises:
-        ValueError: It is no table name.
+        ValueError: The text is not a table name.
     """
     parts: list[str] = []
     position = 0
@@ -85,8 +92,22 @@ def split_name(text: str) -> tuple[str, ...]:
     return tuple(parts)
 
 
+def bracket(name: str) -> str:
+    """Return a name in brackets: `[orders]`, `[a]]b]`."""
+    return f"[{name.replace(']', ']]')}]"
+
+
+def quote_name(*parts: str) -> str:
+    """Return a name for SQL and for a stream's `table`, in brackets where it needs them: `sales.[order lines]`."""
+    return ".".join(
+        part if _PLAIN.fullmatch(part) and part.lower() not in RESERVED_WORDS else bracket(part)
+        for part in parts
+        if part
+    )
+
+
 def find_name(wanted: str, names: Sequence[str]) -> str | None:
-    """Return the name that is meant: the same, or else the only one that differs in case alone."""
+    """Return the name that equals the wanted one, or the only one that differs from it in case alone, or None."""
     if wanted in names:
         return wanted
     alike = [name for name in names if name.casefold() == wanted.casefold()]
@@ -94,7 +115,7 @@ def find_name(wanted: str, names: Sequence[str]) -> str | None:
 
 
 def make_schema(parts: Sequence[str]) -> str | None:
-    """Return the schema as SQLAlchemy takes it: `dbo`, or `erp.dbo` for a schema of another database."""
+    """Return the schema as SQLAlchemy expects it: `dbo`, or `erp.dbo` for a schema of another database."""
     if not parts:
         return None
     if len(parts) == 1:
@@ -103,13 +124,19 @@ def make_schema(parts: Sequence[str]) -> str | None:
     return ".".join(f"[{part}]" if "." in part else part for part in parts)
 
 
-def reflect_table(connection: sa.Connection, stream: Stream) -> tuple[str, str | None, list[Any], list[str]]:
-    """Find a stream's table and return its name, schema, columns (as SQLAlchemy reflects them) and primary key.
+def describe_relation(connection: sa.Connection, stream: Stream, dialect: "Dialect") -> Relation:
+    """Return the table, view or query of a stream, with its columns as the dialect types them.
 
     Raises:
-        ConfigurationError: The name is none.
-        SourceError: There is no such table.
+        ConfigurationError: The table's name is not one, or a column of the query has no name of its own.
+        SourceError: The table does not exist, or the database refuses the query.
     """
+    if stream.query is not None:
+        return describe_query(stream, dialect.query_columns(connection, stream))
+    return _describe_table(connection, stream, dialect)
+
+
+def _describe_table(connection: sa.Connection, stream: Stream, dialect: "Dialect") -> Relation:
     assert stream.table is not None  # noqa: S101
     try:
         *before, name = split_name(stream.table)
@@ -125,18 +152,22 @@ def reflect_table(connection: sa.Connection, stream: Stream) -> tuple[str, str |
         )
     schema = make_schema(before)
     inspector = sa.inspect(connection)
-    found = _reflect(inspector, name, schema)
-    if found is None:
+    reflected = _reflect(inspector, name, schema)
+    if reflected is None:
         names = _list_tables(inspector, schema)
         alike = find_name(name, names)
-        found = _reflect(inspector, alike, schema) if alike else None
-        if found is None or alike is None:
+        reflected = _reflect(inspector, alike, schema) if alike else None
+        if reflected is None or alike is None:
             raise _missing_table(stream, name, names or _list_tables(inspector, None))
         name = alike
-    return name, schema, *found
+    columns = tuple(dialect.column(column) for column in reflected[0])
+    table = sa.table(name, *(sa.column(column.name) for column in columns), schema=schema)
+    title = f"table {stream.table}"
+    return Relation(title=title, clause=table.alias(ALIAS), columns=columns, primary_key=tuple(reflected[1]))
 
 
 def _reflect(inspector: sa.Inspector, name: str, schema: str | None) -> tuple[list[Any], list[str]] | None:
+    """Return the columns and the primary key of a table; None if it does not exist."""
     with warnings.catch_warnings():
         # A column of a type that SQLAlchemy does not know (geography) is read all the same.
         warnings.simplefilter("ignore", exc.SAWarning)
@@ -168,7 +199,7 @@ def _missing_table(stream: Stream, name: str, names: Sequence[str]) -> SourceErr
 
 
 def describe_query(stream: Stream, columns: Sequence[Column]) -> Relation:
-    """Return what a stream's query gives, as a subquery that can be filtered and ordered.
+    """Return a stream's query as a subquery that can be filtered and ordered.
 
     Raises:
         ConfigurationError: A column has no name, or two have the same.
@@ -189,10 +220,10 @@ def describe_query(stream: Stream, columns: Sequence[Column]) -> Relation:
 
 
 def strip_query(query: str) -> str:
-    """Return a query without what may not stand in a subquery: the semicolon at its end."""
+    """Return a query without the semicolon at its end, which a subquery may not have."""
     return query.strip().removesuffix(";").rstrip()
 
 
 def escape_colons(query: str) -> str:
-    """Return a query that `sa.text` renders verbatim: a colon in it is no parameter."""
+    """Return a query in which `sa.text` does not take colons for parameters."""
     return query.replace(":", r"\:")

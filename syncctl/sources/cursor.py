@@ -1,4 +1,4 @@
-"""Positions in a stream, and the cursor documents that keep them exact."""
+"""The cursor of a stream: positions between rows, and the JSON documents that keep them exact."""
 
 import base64
 import datetime as dt
@@ -11,10 +11,10 @@ from typing import Any
 from syncctl.core.rows import Cursor, Value
 from syncctl.core.stream import Mode
 from syncctl.errors import SourceError
-from syncctl.sources.tables import Column, Kind
+from syncctl.sources.catalog.relation import Column, Kind
 
 Raw = Any
-"""A value as the driver returned it, or one that the driver takes back unchanged."""
+"""A value as the driver returned it, or as the driver takes it back."""
 
 BEGINNING = "beginning"
 _LARGEST_ROWVERSION = 2**64 - 1
@@ -29,11 +29,11 @@ _READ: dict[str, Callable[[str], Raw]] = {
 }
 
 
-def show(raw: Raw) -> tuple[str, str]:
-    """Return the kind of a raw value and its exact text.
+def type_and_text(raw: Raw) -> tuple[str, str]:
+    """Return the type of a raw value and its exact text.
 
     Raises:
-        ValueError: No position can be kept at a value of this type.
+        ValueError: A cursor cannot hold a value of this type.
     """
     match raw:
         case None:
@@ -53,13 +53,22 @@ def show(raw: Raw) -> tuple[str, str]:
     raise ValueError(f"a {type(raw).__name__} cannot be a cursor or a key")
 
 
+def to_text(raw: Raw) -> str:
+    """Return a raw value as its exact text.
+
+    Raises:
+        ValueError: A cursor cannot hold a value of this type.
+    """
+    return type_and_text(raw)[1]
+
+
 def tag(raw: Raw) -> str:
     """Return a raw value as text that keeps its type: `int:5`, `text:5`, `hex:0x05`."""
-    return ":".join(show(raw))
+    return ":".join(type_and_text(raw))
 
 
 def untag(text: str) -> Raw:
-    """Return the raw value that `tag` was given."""
+    """Return the raw value of a tagged text."""
     kind, _, exact = text.partition(":")
     return _READ[kind](exact)
 
@@ -68,7 +77,7 @@ def to_raw(column: Column, value: Value) -> Raw:
     """Return a key's value in the form in which the database compares it with the column.
 
     Raises:
-        ValueError: It cannot be one of the column.
+        ValueError: The column cannot hold the value.
     """
     if value is None:
         return None
@@ -84,7 +93,7 @@ def parse_rowversion(text: str) -> bytes:
     """Return the eight bytes of `0x00000000000007D1`; leading zeros may be left out.
 
     Raises:
-        ValueError: It is no such number.
+        ValueError: The text is not a rowversion.
     """
     try:
         number = int(text, 16) if text.lower().startswith("0x") else -1
@@ -99,8 +108,8 @@ def parse_rowversion(text: str) -> bytes:
 class Position:
     """A place between two rows.
 
-    With a `key`: right after the row that has this cursor value and this key (its columns beside the cursor column).
-    Without: right before the first row of this cursor value; before all rows where the value is None too.
+    With a `key`: right after the row with this cursor value and this key (its columns beside the cursor column).
+    Without: right before the first row of this cursor value, or before all rows if the value is None too.
     """
 
     value: Raw = None
@@ -109,29 +118,31 @@ class Position:
     @property
     def text(self) -> str:
         """The cursor value for people, with all its digits."""
-        return BEGINNING if self.value is None else show(self.value)[1]
+        return BEGINNING if self.value is None else to_text(self.value)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Bookmark:
-    """What a cursor document says.
-
-    `floor` is where the stream started: a lookback never reaches before it.
-    """
+class CursorState:
+    """A cursor document as values."""
 
     mode: Mode
     column: str
     position: Position
+    #: Where the stream started: a lookback never reaches further back.
     floor: Position | None = None
 
-    def to_cursor(self) -> Cursor:
+    def to_document(self) -> Cursor:
         """Return the JSON-safe document."""
         document = {"mode": self.mode, "column": self.column, **_write(self.position)}
         return document if self.floor is None else {**document, "floor": _write(self.floor)}
 
 
-def read_cursor(cursor: Cursor, *, stream: str, mode: Mode, column: str, ties: int) -> Bookmark:
-    """Return what a cursor document says, for a stream that is read by `column` and has `ties` key columns beside it.
+def read_cursor(cursor: Cursor, *, stream: str, mode: Mode, column: str, ties: int) -> CursorState:
+    """Return a cursor document as values.
+
+    Args:
+        column: The cursor column of the stream now.
+        ties: How many key columns the stream has now beside the cursor column.
 
     Raises:
         SourceError: The document belongs to another mode, cursor column or key.
@@ -141,12 +152,12 @@ def read_cursor(cursor: Cursor, *, stream: str, mode: Mode, column: str, ties: i
         raise _changed(stream, f"it was read by {cursor.get('column')} ({cursor.get('mode')}), now {column} ({mode})")
     if position.key is not None and len(position.key) != ties:
         raise _changed(stream, "its key has another number of columns now")
-    return Bookmark(mode=mode, column=column, position=position, floor=_read(floor, stream) if floor else None)
+    return CursorState(mode=mode, column=column, position=position, floor=_read(floor, stream) if floor else None)
 
 
 def _write(position: Position) -> dict[str, Any]:
-    kind = "null" if position.value is None else show(position.value)[0]
-    key = None if position.key is None else [tag(each) for each in position.key]
+    kind = "null" if position.value is None else type_and_text(position.value)[0]
+    key = None if position.key is None else [tag(value) for value in position.key]
     return {"at": position.text, "kind": kind, "key": key}
 
 
@@ -155,7 +166,7 @@ def _read(document: Mapping[str, Any], stream: str) -> Position:
         key = document["key"]
         return Position(
             value=_READ[document["kind"]](document["at"]),
-            key=None if key is None else tuple(untag(each) for each in key),
+            key=None if key is None else tuple(untag(text) for text in key),
         )
     except (KeyError, ValueError, TypeError, ArithmeticError) as error:
         raise SourceError(
@@ -169,6 +180,6 @@ def _changed(stream: str, why: str) -> SourceError:
     return SourceError(
         f"the cursor of {stream} does not fit the stream any more",
         why=why,
-        hint=f"put streams.{stream} back; or read it anew, without what has not changed: "
+        hint=f"undo the change of streams.{stream}; or read the table again, which does not send unchanged rows: "
         f"syncctl rewind {stream} --to beginning",
     )

@@ -50,8 +50,8 @@ def doctor(
         syncctl doctor redis --timeout 2s
         syncctl doctor --json
     """
+    from syncctl.doctor.check import report_unreadable_settings
     from syncctl.doctor.groups import choose_checks
-    from syncctl.doctor.refusal import refuse
 
     chosen = choose_checks(checks or ())
     seconds = _parse_timeout(timeout)
@@ -59,7 +59,7 @@ def doctor(
         results = _examine(ctx, chosen, seconds)
         broken = ExitCode.TROUBLE
     except ConfigurationError as error:
-        results = refuse(error, chosen)
+        results = report_unreadable_settings(error, chosen)
         broken = ExitCode.USAGE
     ok = all(check.status != "fail" for check in results)
     if as_json:

@@ -16,9 +16,8 @@ from syncctl.console import out
 from syncctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from syncctl.sources.catalog import Survey
-    from syncctl.sources.catalog.candidates import Candidate
-    from syncctl.sources.catalog.proposal import SurveyedTable
+    from syncctl.sources.catalog.inspection import Inspection
+    from syncctl.sources.catalog.proposal import Candidate, InspectedTable
 
 _WIDTH = 100
 _NAME_AT_MOST = 60
@@ -66,33 +65,33 @@ def inspect(
         syncctl inspect --source erp
     """
     _check_flags(table, key=key, stream=stream, start=start, write=write)
-    from syncctl.sources.catalog import survey_source
+    from syncctl.sources.catalog.inspection import inspect_source
 
-    survey = survey_source(load(ctx).source(source), table, key or ())
-    blocks = [_render_block(surveyed, survey.source, stream=stream, start=start) for surveyed in survey.tables]
+    inspection = inspect_source(load(ctx).source(source), table, key or ())
+    blocks = [_render_block(inspected, inspection.source, stream=stream, start=start) for inspected in inspection.tables]
     written = None
     if write:
-        written = _write(ctx.obj.directory.absolute(), survey.tables[0], *blocks[0])
+        written = _write(ctx.obj.directory.absolute(), inspection.tables[0], *blocks[0])
     if as_json:
         documents = [
-            _to_document(surveyed, block, table) for surveyed, (_, block) in zip(survey.tables, blocks, strict=True)
+            _to_document(inspected, block, table) for inspected, (_, block) in zip(inspection.tables, blocks, strict=True)
         ]
         name = blocks[0][0] if written else None
         out.print_json(
             {
-                "source": survey.source,
+                "source": inspection.source,
                 "tables": documents,
-                "unknown": survey.unknown,
+                "unknown": inspection.unknown,
                 "written": None if written is None else {"stream": name, "file": str(written)},
             }
         )
     elif table is None:
-        _show_list(survey)
+        _show_list(inspection)
     else:
-        out.show(_describe(survey.tables[0]) + "\n\n" + blocks[0][1].rstrip())
-    for line in survey.unknown:
+        out.show(_describe(inspection.tables[0]) + "\n\n" + blocks[0][1].rstrip())
+    for line in inspection.unknown:
         out.warn(f"unknown: {line}")
-    _say_next(survey, table, blocks, written)
+    _say_next(inspection, table, blocks, written)
     return ExitCode.DONE
 
 
@@ -133,7 +132,7 @@ def name_stream(table: str) -> str:
     return name[:_NAME_AT_MOST]
 
 
-def _render_block(table: "SurveyedTable", source: str, *, stream: str | None, start: str | None) -> tuple[str, str]:
+def _render_block(table: "InspectedTable", source: str, *, stream: str | None, start: str | None) -> tuple[str, str]:
     """Return the name of the proposed stream and its section.
 
     Raises:
@@ -163,7 +162,7 @@ def _render_block(table: "SurveyedTable", source: str, *, stream: str | None, st
     return name, render_stream(name, values, remarks)
 
 
-def _write(directory: Path, table: "SurveyedTable", name: str, block: str) -> Path:
+def _write(directory: Path, table: "InspectedTable", name: str, block: str) -> Path:
     from syncctl.settings.setup_files import append_stream
 
     if not table.key:
@@ -175,7 +174,7 @@ def _write(directory: Path, table: "SurveyedTable", name: str, block: str) -> Pa
     return append_stream(directory, name, block)
 
 
-def _to_document(table: "SurveyedTable", block: str, wanted: str | None) -> dict[str, Any]:
+def _to_document(table: "InspectedTable", block: str, wanted: str | None) -> dict[str, Any]:
     return {
         "table": table.table,
         "kind": "view" if table.is_view else "table",
@@ -197,7 +196,7 @@ def _to_document(table: "SurveyedTable", block: str, wanted: str | None) -> dict
     }
 
 
-def _show_list(survey: "Survey") -> None:
+def _show_list(inspection: "Inspection") -> None:
     rows = [
         (
             f"{table.table} (view)" if table.is_view else table.table,
@@ -205,7 +204,7 @@ def _show_list(survey: "Survey") -> None:
             ", ".join(table.key) or None,
             _title(table.candidates[0]),
         )
-        for table in survey.tables
+        for table in inspection.tables
     ]
     if rows:
         out.table(("table", "rows", "key", "safest mode"), rows)
@@ -217,12 +216,12 @@ def _title(candidate: "Candidate") -> str:
     return candidate.mode if candidate.cursor is None else f"{candidate.mode} on {candidate.cursor}"
 
 
-def _describe(table: "SurveyedTable") -> str:
+def _describe(table: "InspectedTable") -> str:
     """Describe a table in TOML comments."""
     return "\n".join(f"# {line}".rstrip() for line in _list_lines(table))
 
 
-def _list_lines(table: "SurveyedTable") -> Iterator[str]:
+def _list_lines(table: "InspectedTable") -> Iterator[str]:
     count = "rows unknown" if table.rows is None else f"{table.rows:,} row{'' if table.rows == 1 else 's'}"
     yield f"{table.table}: {'view' if table.is_view else 'table'}, {count}"
     yield f"key: {', '.join(table.key)} ({table.key_origin})" if table.key else "key: none"
@@ -249,15 +248,15 @@ def _wrap(text: str, indent: str) -> list[str]:
     return textwrap.wrap(text, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
-def _say_next(survey: "Survey", table: str | None, blocks: list[tuple[str, str]], written: Path | None) -> None:
+def _say_next(inspection: "Inspection", table: str | None, blocks: list[tuple[str, str]], written: Path | None) -> None:
     """Say what was done, and name the next useful command."""
     if written is not None:
         out.say(f"appended [streams.{blocks[0][0]}] to {written}")
         out.say(f"next: syncctl doctor source {blocks[0][0]}")
     elif table is not None:
-        named = survey.tables[0]
+        named = inspection.tables[0]
         begin = "beginning" if named.settings["mode"] in _ONLY_FROM_BEGINNING else "now"
         key = "" if named.key else "--key COLUMN "
         out.say(f"next: syncctl inspect {shlex.quote(named.table)} {key}--start {begin} --write")
-    elif survey.tables:
-        out.say(f"next: syncctl inspect {shlex.quote(survey.tables[0].table)}")
+    elif inspection.tables:
+        out.say(f"next: syncctl inspect {shlex.quote(inspection.tables[0].table)}")

@@ -1,28 +1,39 @@
-"""partner: whether each partner answers, without changing anything there."""
+"""partner: whether each partner answers, without changing anything there, and whether the workers call it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
+from syncctl.core.breaker import BreakerState
+from syncctl.core.durations import format_age
 from syncctl.core.stream import Partner
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, skipped, warned
-from syncctl.doctor.examined import Examined
 from syncctl.partner.client import PartnerClient, Probe
 
+if TYPE_CHECKING:
+    from syncctl.doctor.examination import Services
 
-def list_units(examined: Examined) -> Sequence[Unit]:
-    """Return a check for each partner that a stream uses."""
-    names = dict.fromkeys(stream.partner for stream in examined.settings.streams.values())
+
+def list_units(services: "Services") -> Sequence[Unit]:
+    """Return two checks for each partner that a stream uses."""
+    names = dict.fromkeys(stream.partner for stream in services.settings.streams.values())
     if not names:
         return (Unit(name="partner", look=lambda: skipped("no stream is configured")),)
-    return tuple(Unit(name=f"partner {name}", look=lambda name=name: check_partner(examined, name)) for name in names)  # type: ignore[misc]
+    answers = [Unit(name=f"partner {name}", look=lambda name=name: check_partner(services, name)) for name in names]  # type: ignore[misc]
+    calls = [
+        Unit(name=f"partner {name} calls", look=lambda name=name: check_calls(services, name), needs=("mongodb",))  # type: ignore[misc]
+        for name in names
+    ]
+    return (*answers, *calls)
 
 
-def check_partner(examined: Examined, name: str) -> Finding:
-    """See that a call of each stream could be made, and send one OPTIONS to the base URL."""
-    settings = examined.settings
-    partner = examined.partner(name)
-    streams = [settings.stream(each) for each in settings.stream_names if settings.streams[each].partner == name]
-    # With a token of its own, it would take theirs from the workers where a partner knows only the newest.
-    token_cache = examined.token_cache if partner.auth.kind == "oauth2" else None
+def check_partner(services: "Services", name: str) -> Finding:
+    """Check whether a call of each stream could be made, and send one OPTIONS request to the base URL."""
+    settings = services.settings
+    partner = services.partner(name)
+    streams = [settings.stream(stream) for stream in settings.stream_names if settings.streams[stream].partner == name]
+    # The workers' token: a new one would invalidate it at a partner that accepts only the newest.
+    token_cache = services.token_cache if partner.auth.kind == "oauth2" else None
     clients = [PartnerClient(partner, stream, max_connections=1, token_cache=token_cache) for stream in streams]
     try:
         probe = clients[0].probe()
@@ -32,7 +43,7 @@ def check_partner(examined: Examined, name: str) -> Finding:
     finding = _judge(probe, name, partner)
     if partner.tls.verify:
         return finding
-    open_door = warned("its certificate is not looked at", f"set partners.{name}.ca in place of verify = false")
+    open_door = warned("its certificate is not checked", f"set partners.{name}.ca in place of verify = false")
     return join_findings([finding, open_door])
 
 
@@ -48,7 +59,34 @@ def _judge(probe: Probe, name: str, partner: Partner) -> Finding:
         return failed(probe.detail, f"check {url}, and whether this machine may connect there (firewall, proxy, DNS)")
     status = probe.status or 0
     if status in {401, 403}:
-        return warned(probe.detail, f"check {secret}; some partners refuse OPTIONS to everybody")
+        return warned(probe.detail, f"check {secret}; some partners refuse every OPTIONS request")
     if status >= 500:
-        return warned(probe.detail, "ask the partner whether it is in trouble; deliveries are retried meanwhile")
+        return warned(probe.detail, "ask the partner whether it has a problem; deliveries are retried in the meantime")
     return passed(probe.detail)
+
+
+def check_calls(services: "Services", name: str) -> Finding:
+    """Check whether a partner is paused, or its circuit is open."""
+    ledger = services.ledger
+    paused = ledger.partners.load_all().get(name, {}).get("paused")
+    if paused:
+        reason = paused.get("reason") or "no reason given"
+        return warned(f"paused by {paused.get('by')}: {reason}", f"run: syncctl resume --partner {name}")
+    documents, now = ledger.streams.load_all(), ledger.streams.server_time()
+    streams = [stream for stream, section in services.settings.streams.items() if section.partner == name]
+    found = [_look_at_breaker(stream, documents.get(stream, {}).get("breaker", {}), now) for stream in streams]
+    return join_findings([finding for finding in found if finding is not None] or [passed("called")])
+
+
+def _look_at_breaker(stream: str, breaker: Mapping[str, Any], now: datetime) -> Finding | None:
+    state = breaker.get("state", BreakerState.CLOSED.value)
+    if state == BreakerState.OPEN.value:
+        seconds = (now - breaker["since"]).total_seconds()
+        since = format_age(max(seconds, 1))
+        return warned(
+            f"stream {stream}: down (circuit open) for {since}: {breaker.get('reason') or 'no answer'}",
+            f"ask the partner; a probe is sent automatically, or run: syncctl resume {stream}",
+        )
+    if state == BreakerState.HALF_OPEN.value:
+        return passed(f"stream {stream}: recovering (half-open), with limited calls")
+    return None

@@ -1,22 +1,24 @@
-"""Running checks: many at once, each after what it needs, each with a deadline."""
+"""The runner of the checks: many at once, each after those that it needs, each with a deadline."""
 
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 
-from syncctl.doctor.check import Check, Finding, Status, Unit, failed, skipped
-from syncctl.errors import ServiceUnavailable, SyncctlError
+from syncctl.doctor.check import Check, Finding, Status, Unit, explain, failed, skipped
+from syncctl.errors import SyncctlError
 from syncctl.logs import get_logger
 
 log = get_logger(__name__)
 
-# A service's own deadline is as long, and what it says when that has passed is worth waiting for. It begins after the
-# driver was imported, which takes a busy machine a second.
 GRACE_SECONDS = 2.0
+"""A service's own deadline is as long as a check's, and its message then is worth waiting for.
+
+The service's deadline begins after the driver was imported, which takes a second on a busy machine.
+"""
 
 AT_ONCE = 24
-"""Thirty streams have a hundred checks; each of those of a source opens a connection of its own."""
+"""Thirty streams have a hundred checks, and each check of a source opens its own connection."""
 
 _UNMET = (Status.FAIL, Status.SKIP)
 
@@ -25,9 +27,9 @@ class Runner:
     """Runs checks in threads. One that hangs is left behind: its thread ends with the process.
 
     Args:
-        units: Their needs are looked up among them; what is not there is not waited for.
+        units: The checks. A need that is not among them is not waited for.
         timeout_seconds: The deadline of each.
-        on_done: Told how many are done.
+        on_done: Called with the number of finished checks.
     """
 
     def __init__(
@@ -39,8 +41,8 @@ class Runner:
         self._done: dict[str, Check] = {}
         self._started: dict[str, float] = {}
         self._answers: queue.SimpleQueue[tuple[str, Finding, float]] = queue.SimpleQueue()
+        #: The checks that did not answer in time.
         self.left_behind: list[str] = []
-        """The checks that did not answer in time."""
 
     def run(self) -> list[Check]:
         """Run every check and return the results in the order of the units."""
@@ -52,7 +54,7 @@ class Runner:
         return [self._done[unit.name] for unit in self._units]
 
     def _start_ready(self) -> None:
-        """Start, or skip, what no longer waits for others; a skipped check settles those that need it."""
+        """Start or skip the checks that no longer wait for others; a skipped check settles those that need it."""
         names = {unit.name for unit in self._units}
         settled = -1
         while settled != len(self._done):
@@ -75,11 +77,11 @@ class Runner:
 
     def _look(self, unit: Unit) -> None:
         started = time.monotonic()
-        finding = find_out(unit)
+        finding = _run(unit)
         self._answers.put((unit.name, finding, time.monotonic() - started))
 
     def _wait(self) -> None:
-        """Take the next answer, or give up on what is overdue."""
+        """Take the next answer, or give up on overdue checks."""
         running = {name: at for name, at in self._started.items() if name not in self._done}
         patience = self._timeout_seconds + GRACE_SECONDS
         try:
@@ -89,7 +91,7 @@ class Runner:
             now = time.monotonic()
             for overdue in [name for name, at in running.items() if now - at >= patience]:
                 self.left_behind.append(overdue)
-                self._settle(overdue, _tell_silence(self._timeout_seconds), now - running[overdue])
+                self._settle(overdue, _report_silence(self._timeout_seconds), now - running[overdue])
             return
         if name not in self._done:
             self._settle(name, finding, took)
@@ -104,8 +106,8 @@ class Runner:
         )
 
 
-def find_out(unit: Unit) -> Finding:
-    """Run one check; what it raises becomes a failure."""
+def _run(unit: Unit) -> Finding:
+    """Run one check; an exception becomes a failure."""
     try:
         return unit.look()
     except SyncctlError as error:
@@ -113,17 +115,9 @@ def find_out(unit: Unit) -> Finding:
     except Exception as error:
         log.exception("doctor.check_broke", check=unit.name, error=f"{type(error).__name__}: {error}")
         return failed(
-            f"the check itself broke: {type(error).__name__}: {error}",
-            "run it again with --debug, and report what it says",
+            f"internal error in the check: {type(error).__name__}: {error}",
+            f"run: syncctl --debug doctor {unit.name}, and report its output: this is a bug in syncctl",
         )
-
-
-def explain(error: SyncctlError, *, hint: str = "") -> Finding:
-    """Return an error as a failed check, with its own hint or a better one."""
-    if isinstance(error, ServiceUnavailable):
-        # Its hint says to run the doctor.
-        hint = hint or error.hint.partition(", then run: syncctl doctor")[0]
-    return failed(str(error), hint or error.hint)
 
 
 def _skip_after(unmet: Check) -> Finding:
@@ -131,8 +125,8 @@ def _skip_after(unmet: Check) -> Finding:
     return skipped(f"needs {unmet.name}, which {how}", unmet.hint)
 
 
-def _tell_silence(seconds: float) -> Finding:
+def _report_silence(seconds: float) -> Finding:
     return failed(
         f"no answer within {seconds:g} s",
-        "look at the service's own log and at the network between, or allow more: --timeout 1m",
+        "check the service's log and the network, or allow more time: syncctl doctor --timeout 1m",
     )

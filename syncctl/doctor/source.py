@@ -1,66 +1,140 @@
-"""source: whether each source is fit to be read from, and each stream can be read: by reading one row."""
+"""source: whether each source is fit to be read, and whether each stream can be read, by reading one row."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from syncctl.core.rows import Row
 from syncctl.core.stream import Stream
-from syncctl.doctor import cursor, server
+from syncctl.doctor import sql_server
 from syncctl.doctor.check import Finding, Unit, join_findings, passed, skipped, warned
-from syncctl.doctor.examined import Examined
 from syncctl.errors import ConfigurationError, ServiceUnavailable
 from syncctl.partner.client import PartnerClient
 from syncctl.pipeline.preview import Sketch, preview_row
 from syncctl.sources import open_reader
-from syncctl.sources.diagnostics import is_sqlite
+from syncctl.sources.diagnostics import Diagnostics, is_sqlite
+from syncctl.sources.modes.gaps import read_memory, show_gaps, show_ranges
+
+if TYPE_CHECKING:
+    from syncctl.doctor.examination import Services
+
+RUNS_LOOKED_AT = 100
 
 
-def list_units(examined: Examined) -> Sequence[Unit]:
+def list_units(services: "Services") -> Sequence[Unit]:
     """Return the checks of each source, and those of each stream."""
-    names = examined.settings.stream_names
+    names = services.settings.stream_names
     if not names:
         return (Unit(name="source", look=lambda: skipped("no stream is configured")),)
-    streams = [stream for name in names if (stream := _find_stream(examined, name)) is not None]
+    streams = [stream for name in names if (stream := _find_stream(services, name)) is not None]
     by_source: dict[str, list[Stream]] = {}
     for stream in streams:
         by_source.setdefault(stream.source, []).append(stream)
-    kinds = {name: _is_sqlite(examined, name) for name in by_source}
-    units = [unit for name in by_source for unit in _list_source(examined, name, by_source[name], kinds[name])]
+    is_file = {name: _is_sqlite(services, name) for name in by_source}
+    units = [unit for name in by_source for unit in _list_source(services, name, by_source[name], is_file[name])]
     for name in names:
-        units.append(Unit(name=f"source {name}", look=lambda name=name: check_stream(examined, name)))  # type: ignore[misc]
-        stream = next((each for each in streams if each.name == name), None)
-        if stream is not None:
-            units += _list_stream(examined, stream, kinds[stream.source])
+        units.append(Unit(name=f"source {name}", look=lambda name=name: check_stream(services, name)))  # type: ignore[misc]
+        units += [
+            unit
+            for stream in streams
+            if stream.name == name
+            for unit in _list_stream(services, stream, is_file[stream.source])
+        ]
     return units
 
 
-def check_stream(examined: Examined, name: str) -> Finding:
-    """Read one row, and tell how the stream is read, and whether the row could be sent."""
-    stream = examined.settings.stream(name)
-    hint = f"correct streams.{name} in syncctl.toml, or what it reads"
-    with open_reader(examined.source(stream.source), stream) as reader:
+def _find_stream(services: "Services", name: str) -> Stream | None:
+    """Return a stream; None if its settings are wrong, which its own check reports."""
+    try:
+        return services.settings.stream(name)
+    except ConfigurationError:
+        return None
+
+
+def _is_sqlite(services: "Services", name: str) -> bool:
+    try:
+        return is_sqlite(services.source(name))
+    except ConfigurationError:
+        # Its URL is not set, which the first check reports; the others wait for that one.
+        return False
+
+
+def _list_source(services: "Services", name: str, streams: Sequence[Stream], is_file: bool) -> Iterator[Unit]:
+    first = f"source {name} server"
+    setting = "SOURCE_URL" if name == "default" else f"sources.{name}.url"
+    checks: dict[str, Callable[[Diagnostics], Finding]] = {
+        "server": sql_server.check_server,
+        "encryption": lambda source: sql_server.check_encryption(source, setting),
+        "isolation": lambda source: sql_server.check_isolation(source, streams),
+        "role": lambda source: sql_server.check_role(source, streams),
+        "clock": lambda source: sql_server.check_clock(source, services.ledger.streams.server_time),
+        "transactions": sql_server.check_transactions,
+    }
+    for aspect, check in ({"server": sql_server.check_sqlite} if is_file else checks).items():
+        needs = () if aspect == "server" else (first, "mongodb") if aspect == "clock" else (first,)
+        yield Unit(name=f"source {name} {aspect}", look=lambda check=check: _ask(services, name, check), needs=needs)  # type: ignore[misc]
+
+
+def _list_stream(services: "Services", stream: Stream, is_file: bool) -> Iterator[Unit]:
+    first, name = f"source {stream.source} server", f"source {stream.name}"
+    if stream.table is not None:
+        if not is_file:
+            look = lambda: _ask(services, stream.source, lambda source: sql_server.check_rights(source, stream))  # noqa: E731
+            yield Unit(name=f"{name} rights", look=look, needs=(first,))
+        if stream.mode not in ("flag", "change_tracking"):
+            yield Unit(name=f"{name} index", look=lambda: check_index(services, stream), needs=(name,))
+        if stream.mode == "change_tracking" and not is_file:
+            yield Unit(name=f"{name} tracking", look=lambda: check_tracking(services, stream), needs=(first, "mongodb"))
+    if stream.mode in (None, "increasing"):
+        yield Unit(
+            name=f"{name} gaps",
+            look=lambda: _skip_without_ledger(lambda: check_gaps(services, stream)),
+            needs=("mongodb",),
+        )
+
+
+def _ask(services: "Services", name: str, check: Callable[[Diagnostics], Finding]) -> Finding:
+    with Diagnostics(services.source(name)) as source:
+        return _skip_without_ledger(lambda: check(source))
+
+
+def _skip_without_ledger(look: Callable[[], Finding]) -> Finding:
+    """Skip a check that needs the ledger too: an unreachable MongoDB is not a fault of the source."""
+    try:
+        return look()
+    except ServiceUnavailable as error:
+        if error.service != "mongodb":
+            raise
+        return skipped(f"needs mongodb: {error}", "run: syncctl doctor mongodb")
+
+
+def check_stream(services: "Services", name: str) -> Finding:
+    """Read one row, report how the stream is read, and check whether the row could be sent."""
+    stream = services.settings.stream(name)
+    hint = f"correct streams.{name} in syncctl.toml, or the table that it reads"
+    with open_reader(services.source(stream.source), stream) as reader:
         row, columns_fingerprint = reader.first_row(), reader.columns_fingerprint
         column = reader.start_cursor().get("column")
-        driver = getattr(reader, "driver", "")
-        how = f"{reader.mode} by {column}, key {', '.join(reader.key_columns)}" + (f"; {driver}" if driver else "")
-        # Without a word in the settings it is the first layout that will do, which need not be the safest.
-        is_chosen = stream.mode is None and stream.cursor is None and reader.mode == "increasing"
-        safer = f"; see which mode is safer: syncctl inspect {stream.table}" if is_chosen and stream.table else ""
+        how = f"{reader.mode} by {column}, key {', '.join(reader.key_columns)}; {reader.driver}"
+        # Without mode and cursor in the settings, the first layout that works was chosen, which may not be the safest.
+        is_default = stream.mode is None and stream.cursor is None and reader.mode == "increasing"
+        safer = f"; see which mode is safer: syncctl inspect {stream.table}" if is_default and stream.table else ""
         findings = [warned(text, hint + safer) for text in reader.warnings()]
     if row is None:
         return join_findings([passed(f"read as {how}; it has no row yet"), *findings])
-    if reason := _find_fault(examined, stream, row, columns_fingerprint):
+    if reason := _find_fault(services, stream, row, columns_fingerprint):
         findings.insert(0, warned(reason, hint))
     return join_findings([passed(f"read one row as {how}"), *findings])
 
 
-def _find_fault(examined: Examined, stream: Stream, row: Row, columns_fingerprint: str) -> str | None:
-    """Return why a row could not be sent, by the request that it would be; nothing is sent, and no ledger is asked."""
+def _find_fault(services: "Services", stream: Stream, row: Row, columns_fingerprint: str) -> str | None:
+    """Return why a row could not be sent: its request is built, but not sent, and the ledger is not asked."""
     if row.error:
         return f"its first row would be logged as failed: {row.error}"
     try:
-        client = PartnerClient(examined.partner(stream.partner), stream, max_connections=1)
+        client = PartnerClient(services.partner(stream.partner), stream, max_connections=1)
     except ConfigurationError:
-        # No call could be made at all, which the partner's own check tells.
+        # No call could be made at all, which the partner's own check reports.
         return None
     try:
         error = preview_row(stream, row, columns_fingerprint, Sketch(client=client)).request.error
@@ -69,61 +143,46 @@ def _find_fault(examined: Examined, stream: Stream, row: Row, columns_fingerprin
     return f"its first row could not be sent: {error}" if error else None
 
 
-def _find_stream(examined: Examined, name: str) -> Stream | None:
-    """Return a stream; None where its settings are wrong, which its own check tells."""
-    try:
-        return examined.settings.stream(name)
-    except ConfigurationError:
-        return None
+def check_index(services: "Services", stream: Stream) -> Finding:
+    """Check whether an index serves the order in which the stream is read."""
+    with open_reader(services.source(stream.source), stream) as reader:
+        if reader.mode in ("flag", "change_tracking"):
+            return passed(f"mode {reader.mode} follows no column")
+        ties = [name for name in reader.key_columns if name != reader.cursor_column]
+        columns = [reader.cursor_column, *ties]
+    return _ask(services, stream.source, lambda source: sql_server.check_index(source, stream, columns))
 
 
-def _is_sqlite(examined: Examined, name: str) -> bool:
-    try:
-        return is_sqlite(examined.source(name))
-    except ConfigurationError:
-        # Its URL is not set, which the first check tells: the others wait for it.
-        return False
+def check_tracking(services: "Services", stream: Stream) -> Finding:
+    """Check whether the changes since the last poll are still known."""
+
+    def check(source: Diagnostics) -> Finding:
+        document = services.ledger.streams.load_all().get(stream.name, {})
+        polled_at = _find_last_poll(services, stream.name, document)
+        age = None if polled_at is None else (services.ledger.streams.server_time() - polled_at).total_seconds()
+        return sql_server.check_tracking(source, stream, document.get("cursor"), age)
+
+    return _ask(services, stream.source, check)
 
 
-def _list_source(examined: Examined, name: str, streams: Sequence[Stream], is_file: bool) -> Iterator[Unit]:
-    checks = server.FILE_CHECKS if is_file else server.CHECKS
-    first = f"source {name} server"
-    for aspect, check in checks.items():
-        needs = () if aspect == "server" else (first, "mongodb") if aspect == "clock" else (first,)
-        yield Unit(
-            name=f"source {name} {aspect}",
-            look=lambda check=check: _skip_without_ledger(lambda: check(examined, name, streams)),  # type: ignore[misc]
-            needs=needs,
-        )
+def _find_last_poll(services: "Services", stream: str, document: Mapping[str, Any]) -> datetime | None:
+    """Return when the last poll without an error ended, or when it began if only its run is recorded."""
+    health = document.get("health", {})
+    if health.get("last_poll_at") and not health.get("error"):
+        return health["last_poll_at"]  # type: ignore[no-any-return]
+    runs = services.ledger.runs.load(stream, limit=RUNS_LOOKED_AT)
+    return next((run["started_at"] for run in runs if not run.get("error")), None)
 
 
-def _list_stream(examined: Examined, stream: Stream, is_file: bool) -> Iterator[Unit]:
-    first = f"source {stream.source} server"
-    name = f"source {stream.name}"
-    if stream.table is not None:
-        if not is_file:
-            yield Unit(name=f"{name} rights", look=lambda: cursor.check_rights(examined, stream), needs=(first,))
-        if stream.mode not in ("flag", "change_tracking"):
-            yield Unit(name=f"{name} index", look=lambda: cursor.check_index(examined, stream), needs=(name,))
-        if stream.mode == "change_tracking" and not is_file:
-            yield Unit(
-                name=f"{name} tracking",
-                look=lambda: _skip_without_ledger(lambda: cursor.check_tracking(examined, stream)),
-                needs=(first, "mongodb"),
-            )
-    if stream.mode in (None, "increasing"):
-        yield Unit(
-            name=f"{name} gaps",
-            look=lambda: _skip_without_ledger(lambda: cursor.check_gaps(examined, stream)),
-            needs=("mongodb",),
-        )
-
-
-def _skip_without_ledger(look: Callable[[], Finding]) -> Finding:
-    """Skip what the ledger would tell: that MongoDB is away is no trouble of the source."""
-    try:
-        return look()
-    except ServiceUnavailable as error:
-        if error.service != "mongodb":
-            raise
-        return skipped(f"needs mongodb: {error}", "run: syncctl doctor mongodb")
+def check_gaps(services: "Services", stream: Stream) -> Finding:
+    """Report the numbers of an identity that never came, and those that are still waited for."""
+    memory = read_memory(services.ledger.streams.load_all().get(stream.name, {}).get("cursor") or {}, step=1)
+    waiting = passed(f"waits for {show_gaps(memory.gaps)}" if memory.gaps else "waits for no missing number")
+    if not memory.given_up:
+        return waiting
+    gave_up = warned(
+        f"gave up {memory.given_up:,} gaps, the last ones: {show_ranges(memory.last_given_up)}"
+        " (rolled back or deleted, or committed too late to be read)",
+        f"run: syncctl reconcile {stream.name} --repair",
+    )
+    return join_findings([gave_up, waiting])

@@ -1,4 +1,4 @@
-"""streams: whether each stream moves, and what has left the configuration."""
+"""streams: whether each stream makes progress, and which ones are no longer configured."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from syncctl.console import format_count
 from syncctl.core.durations import format_age
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, warned
-from syncctl.doctor.examined import Examined
 
 if TYPE_CHECKING:
+    from syncctl.doctor.examination import Services
     from syncctl.ledger.ledger import Ledger
 
 STUCK_SECONDS = 300.0
@@ -18,22 +18,22 @@ POLLS_MISSED = 10
 _UNFINISHED = ("pending", "retrying", "queued", "sending")
 
 
-def list_units(examined: Examined) -> Sequence[Unit]:
+def list_units(services: "Services") -> Sequence[Unit]:
     """Return a check for each stream, and one for those that are no longer configured."""
     units = [
-        Unit(name=f"streams {name}", look=lambda name=name: check_stream(examined, name), needs=("mongodb",))  # type: ignore[misc]
-        for name in examined.settings.stream_names
+        Unit(name=f"streams {name}", look=lambda name=name: check_stream(services, name), needs=("mongodb",))  # type: ignore[misc]
+        for name in services.settings.stream_names
     ]
-    return (*units, Unit(name="streams removed", look=lambda: check_removed(examined), needs=("mongodb",)))
+    return (*units, Unit(name="streams removed", look=lambda: check_removed(services), needs=("mongodb",)))
 
 
-def check_stream(examined: Examined, name: str) -> Finding:
-    """Tell when it was polled, whether it is paused, and whether its backlog moves."""
-    ledger = examined.ledger
+def check_stream(services: "Services", name: str) -> Finding:
+    """Report when a stream was polled, whether it is paused, and whether its backlog shrinks."""
+    ledger = services.ledger
     document = ledger.streams.load_all().get(name, {})
     counts = ledger.records.count_states([name])[name]
     now = ledger.streams.server_time()
-    poll = _look_at_poll(name, document, now, examined.settings.stream(name).poll_every_seconds)
+    poll = _look_at_poll(name, document, now, services.settings.stream(name).poll_every_seconds)
     held, refused = _look_at_held(ledger, name), _look_at_acknowledgements(ledger, name)
     return join_findings([poll, *_look_at_backlog(name, document, counts, now), *held, *refused])
 
@@ -48,10 +48,10 @@ def _look_at_poll(name: str, document: Mapping[str, Any], now: datetime, every_s
     if health.get("error"):
         return failed(
             f"its last poll, {age} ago, failed: {health['error']}",
-            f"run: syncctl doctor source; once that is well: syncctl poll {name} --once",
+            f"run: syncctl doctor source; then: syncctl poll {name} --once",
         )
     if seconds > max(STUCK_SECONDS, POLLS_MISSED * every_seconds):
-        return warned(f"last polled {age} ago", "see that Beat and a worker run: syncctl doctor beat workers")
+        return warned(f"last polled {age} ago", "make sure that Beat and a worker run: syncctl doctor beat workers")
     return passed(f"polled {age} ago")
 
 
@@ -63,22 +63,22 @@ def _look_at_backlog(
         reason = paused.get("reason") or "no reason given"
         yield warned(f"paused by {paused.get('by')}: {reason}", f"run: syncctl resume {name}")
     unfinished = sum(counts[state] for state in _UNFINISHED)
-    on_their_way = counts["queued"] + counts["sending"]
+    in_flight = counts["queued"] + counts["sending"]
     oldest = (now - counts["oldest_due_at"]).total_seconds() if counts["oldest_due_at"] else 0.0
-    if oldest > STUCK_SECONDS and not on_their_way and not paused:
+    if oldest > STUCK_SECONDS and not in_flight and not paused:
         waiting = format_count(unfinished, "record")
         yield warned(
-            f"{waiting} to deliver and none is on its way; the oldest has been due for {format_age(oldest)}",
-            "see that Beat, a worker and Redis run: syncctl doctor beat workers queue",
+            f"{waiting} to deliver and none is in flight; the oldest has been due for {format_age(oldest)}",
+            "make sure that Beat, a worker and Redis run: syncctl doctor beat workers queue",
         )
     elif unfinished:
-        yield passed(f"{format_count(unfinished, 'record')} to deliver, {on_their_way:,} of them on their way")
+        yield passed(f"{format_count(unfinished, 'record')} to deliver, {in_flight:,} of them in flight")
     if counts["failed"]:
         yield passed(f"{format_count(counts['failed'], 'failed record')}; see: syncctl failures --stream {name}")
 
 
 def _look_at_held(ledger: "Ledger", name: str) -> Iterator[Finding]:
-    """Tell of failed records that hold newer versions of their rows, which order strict asks for."""
+    """Report failed records that hold back newer versions of their rows, as order strict requires."""
     holders = ledger.sequencing.count_failed_holders(name)
     if holders:
         held_by = format_count(holders, "failed record")
@@ -90,25 +90,28 @@ def _look_at_held(ledger: "Ledger", name: str) -> Iterator[Finding]:
 
 
 def _look_at_acknowledgements(ledger: "Ledger", name: str) -> Iterator[Finding]:
-    """Tell of rows that the source could not be told of, in mode flag: their statement fails."""
+    """Report rows in mode flag that could not be acknowledged in the source, because their statement fails."""
     refused = ledger.acknowledgements.find_refused(name)
     if refused is not None:
         count, reason = refused
         yield warned(
-            f"the source could not be told of {format_count(count, 'record')}: {reason}",
-            f"let the login do what streams.{name}.acknowledge does; it is tried again at each poll",
+            f"{format_count(count, 'record')} could not be acknowledged in the source: {reason}",
+            f"grant the login the rights that streams.{name}.acknowledge needs; each poll tries it again",
         )
 
 
-def check_removed(examined: Examined) -> Finding:
-    """Tell which streams left the configuration while the ledger still keeps their records."""
-    ledger = examined.ledger
-    names = sorted(set(ledger.streams.load_all()) - set(examined.settings.stream_names))
+def check_removed(services: "Services") -> Finding:
+    """Report streams that are no longer configured while the ledger still has their records."""
+    ledger = services.ledger
+    names = sorted(set(ledger.streams.load_all()) - set(services.settings.stream_names))
     if not names:
-        return passed("every stream of the ledger is configured")
+        return passed("every stream in the ledger is configured")
     counts = ledger.records.count_states(names)
     lines = []
     for name in names:
         unfinished = sum(counts[name][state] for state in _UNFINISHED)
-        lines.append(f"{name} is no longer configured; {format_count(unfinished, 'record')} of it not delivered")
-    return warned("\n".join(lines), f"put [streams.{names[0]}] back to go on; else its records stay as they are")
+        lines.append(f"{name} is no longer configured; {format_count(unfinished, 'record')} not delivered")
+    return warned(
+        "\n".join(lines),
+        f"restore [streams.{names[0]}] in syncctl.toml to deliver them",
+    )

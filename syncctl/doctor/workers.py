@@ -1,55 +1,60 @@
-"""workers, queue: who is there to do the work, and whether a task reaches them and comes back."""
+"""workers, queue, beat: which processes run, and whether a task reaches a worker and comes back."""
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from syncctl import __version__
 from syncctl.broker.queue import QUEUES
+from syncctl.core.durations import format_age
 from syncctl.doctor.check import Finding, Unit, failed, passed, warned
-from syncctl.doctor.examined import Examined
 from syncctl.ledger.heartbeats import ALIVE_SECONDS
 from syncctl.pipeline.status import differs_from
 from syncctl.settings.describe import fingerprint_settings
 
-# The hop that broke is told before the check's own deadline ends it.
+if TYPE_CHECKING:
+    from syncctl.doctor.examination import Services
+
+# The round trip names the broken hop before the check's own deadline ends it.
 _ROUND_TRIP_SHARE = 0.8
+_BEAT_HINT = "run: syncctl beat (all on one machine: syncctl worker --beat)"
 
 
-def list_units(examined: Examined) -> Sequence[Unit]:
-    """Return the checks of the workers and of the way to them."""
+def list_units(services: "Services") -> Sequence[Unit]:
+    """Return the checks of the workers, of the way to them, and of Beat."""
     return (
-        Unit(name="workers", look=lambda: check_alive(examined), needs=("mongodb",)),
-        Unit(name="workers queues", look=lambda: check_queues(examined), needs=("workers",)),
-        Unit(name="workers versions", look=lambda: check_versions(examined), needs=("workers",)),
-        Unit(name="workers settings", look=lambda: check_settings(examined), needs=("workers",)),
-        Unit(name="queue", look=lambda: check_round_trip(examined), needs=("redis", "workers")),
+        Unit(name="workers", look=lambda: check_alive(services), needs=("mongodb",)),
+        Unit(name="workers queues", look=lambda: check_queues(services), needs=("workers",)),
+        Unit(name="workers versions", look=lambda: check_versions(services), needs=("workers",)),
+        Unit(name="workers settings", look=lambda: check_settings(services), needs=("workers",)),
+        Unit(name="queue", look=lambda: check_round_trip(services), needs=("redis", "workers")),
+        Unit(name="beat", look=lambda: check_beat(services), needs=("mongodb",)),
     )
 
 
-def check_alive(examined: Examined) -> Finding:
-    """Tell which workers have shown a sign of life."""
-    names = [str(worker["_id"]) for worker in _load(examined)]
+def check_alive(services: "Services") -> Finding:
+    """Report which workers are alive."""
+    names = [str(worker["_id"]) for worker in _load(services)]
     if names:
         return passed(f"{len(names)} alive: {', '.join(names)}")
     return failed(
-        f"no worker has given a sign of life for {ALIVE_SECONDS:g} s",
+        f"no worker has sent a heartbeat in the last {ALIVE_SECONDS:g} s",
         "run: syncctl worker (all on one machine: syncctl worker --beat)",
     )
 
 
-def check_queues(examined: Examined) -> Finding:
-    """Tell whether each queue has a worker that takes from it."""
-    served = {queue for worker in _load(examined) for queue in worker.get("queues") or ()}
+def check_queues(services: "Services") -> Finding:
+    """Check whether each queue is served by a worker."""
+    served = {queue for worker in _load(services) for queue in worker.get("queues") or ()}
     missing = [queue for queue in QUEUES if queue not in served]
     if not missing:
         return passed(f"{', '.join(QUEUES)} are served")
-    return failed(f"nobody takes from {', '.join(missing)}", f"run: syncctl worker --queues {','.join(missing)}")
+    return failed(f"no worker serves {', '.join(missing)}", f"run: syncctl worker --queues {','.join(missing)}")
 
 
-def check_versions(examined: Examined) -> Finding:
-    """Tell whether all workers run the version of this command."""
-    versions = {str(worker["_id"]): str(worker.get("version")) for worker in _load(examined)}
+def check_versions(services: "Services") -> Finding:
+    """Check whether all workers run the version of this command."""
+    versions = {str(worker["_id"]): str(worker.get("version")) for worker in _load(services)}
     others = [f"{name} runs {version}" for name, version in versions.items() if version != __version__]
     if not others:
         return passed(f"all run {__version__}, as this command does")
@@ -59,30 +64,51 @@ def check_versions(examined: Examined) -> Finding:
     )
 
 
-def check_settings(examined: Examined) -> Finding:
-    """Tell whether all workers run with the settings, and the schemas, that are there now."""
-    mark = fingerprint_settings(examined.settings)
-    # Another version has other settings by itself, which its own check tells.
-    workers = [worker for worker in _load(examined) if worker.get("version") == __version__]
-    others = [str(worker["_id"]) for worker in workers if differs_from(mark, worker)]
+def check_settings(services: "Services") -> Finding:
+    """Check whether all workers run with the current settings and schemas."""
+    fingerprint = fingerprint_settings(services.settings)
+    # Another version always has other settings, and has a check of its own.
+    workers = [worker for worker in _load(services) if worker.get("version") == __version__]
+    others = [str(worker["_id"]) for worker in workers if differs_from(fingerprint, worker)]
     if not others:
         return passed("all run with these settings")
     detail = "\n".join(f"{name} runs with settings that differ from syncctl.toml: restart it" for name in others)
-    return warned(detail, "restart the workers, after each change of the settings or of a schema")
+    return warned(detail, "restart the workers after each change of the settings or of a schema")
 
 
-def check_round_trip(examined: Examined) -> Finding:
+def check_round_trip(services: "Services") -> Finding:
     """Send two numbers through the queue and a worker and back, as `syncctl add` does."""
     started = time.monotonic()
     # On a busy machine these imports take a good part of the check's time.
     from syncctl.broker.queue import add_through_queue
     from syncctl.celery_app import make_app
 
-    app = make_app(examined.settings)
-    left = _ROUND_TRIP_SHARE * examined.timeout_seconds - (time.monotonic() - started)
-    trip = add_through_queue(app, examined.broker, 2, 3, timeout_seconds=max(0.1, left))
+    app = make_app(services.settings)
+    left = _ROUND_TRIP_SHARE * services.timeout_seconds - (time.monotonic() - started)
+    trip = add_through_queue(app, services.broker, 2, 3, timeout_seconds=max(0.1, left))
     return passed(f"{trip.x} + {trip.y} = {trip.sum} in {trip.round_trip_ms:.0f} ms, by {trip.worker}")
 
 
-def _load(examined: Examined) -> list[dict[str, Any]]:
-    return examined.ledger.heartbeats.load_workers()
+def _load(services: "Services") -> list[dict[str, Any]]:
+    return services.ledger.heartbeats.load_workers()
+
+
+def check_beat(services: "Services") -> Finding:
+    """Check when Beat sent its last heartbeat, by MongoDB's clock."""
+    beat = services.ledger.heartbeats.load_beat()
+    if beat is None:
+        return failed("Beat has never run here, so nothing is polled, retried or cleaned up automatically", _BEAT_HINT)
+    age = format_age((services.ledger.streams.server_time() - beat["at"]).total_seconds())
+    if beat["late"]:
+        return failed(f"Beat's last heartbeat is {age} old, so nothing is polled or retried automatically", _BEAT_HINT)
+    if beat.get("version") != __version__:
+        return warned(
+            f"its last heartbeat was {age} ago, but it runs {beat.get('version')} and this is {__version__}",
+            f"bring all to one version (pip install syncctl=={__version__}) and restart Beat",
+        )
+    if differs_from(fingerprint_settings(services.settings), beat):
+        return warned(
+            f"its last heartbeat was {age} ago; it runs with settings that differ from syncctl.toml: restart it",
+            "restart Beat after each change of the settings",
+        )
+    return passed(f"its last heartbeat was {age} ago")

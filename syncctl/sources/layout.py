@@ -117,7 +117,7 @@ def _decide_cursor(stream: Stream, relation: Relation, key: tuple[Column, ...], 
             stream,
             "cursor",
             f"{relation.title} has no rowversion column",
-            "add one (ALTER TABLE ... ADD row_version rowversion), or set another mode, and cursor to a column that grows",
+            "add one (ALTER TABLE ... ADD row_version rowversion), or set cursor to a column that grows, and its mode",
         )
     if stream.query is None and len(key) == 1 and key[0].kind is Kind.INTEGER:
         return key[0]

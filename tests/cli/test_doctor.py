@@ -240,7 +240,7 @@ def test_workers_that_leave_a_queue_alone_or_run_another_version(examine: Callab
     checks = examine("workers")
     assert checks["workers"]["detail"] == "1 alive: celery@one"
     assert checks["workers queues"]["status"] == "fail"
-    assert checks["workers queues"]["detail"] == "nobody takes from deliver"
+    assert checks["workers queues"]["detail"] == "no worker serves deliver"
     assert checks["workers queues"]["hint"] == "run: syncctl worker --queues deliver"
     assert checks["workers versions"]["status"] == "warn"
     assert "celery@one runs 0.0.1" in checks["workers versions"]["detail"]
@@ -330,7 +330,7 @@ def test_a_certificate_that_nobody_looks_at_is_a_warning(run_syncctl: Run, setti
     done = run_syncctl("doctor", "partner", "--json", cwd=settings_dir, env=environment)
     check = read_checks(done)["partner default"]
     assert (done.exit_code, check["status"]) == (0, "warn")
-    assert "its certificate is not looked at" in check["detail"]
+    assert "its certificate is not checked" in check["detail"]
     assert "partners.default.ca" in check["hint"]
 
 
@@ -529,7 +529,7 @@ def test_a_stream_whose_poll_failed_is_told_with_the_reason(
     assert run_syncctl("poll", "orders", "--once", cwd=settings_dir).exit_code == 0
     check = examine("streams")["streams orders"]
     assert check["status"] == "ok"
-    assert "1 record to deliver, 1 of them on their way" in check["detail"]
+    assert "1 record to deliver, 1 of them in flight" in check["detail"]
 
 
 def test_a_backlog_that_does_not_move_is_a_warning_unless_it_is_paused(
@@ -545,13 +545,13 @@ def test_a_backlog_that_does_not_move_is_a_warning_unless_it_is_paused(
     assert "audit" in check["detail"]
     database.streams.update_one({"_id": "orders"}, {"$set": {"paused.reason": ""}})
     assert ": no reason given\n" in examine("streams")["streams orders"]["detail"]
-    assert "none is on its way" not in check["detail"]
+    assert "none is in flight" not in check["detail"]
     assert check["hint"] == "run: syncctl resume orders"
 
     database.streams.update_one({"_id": "orders"}, {"$unset": {"paused": True}})
     check = examine("streams")["streams orders"]
     assert check["status"] == "warn"
-    assert "3 records to deliver and none is on its way; the oldest has been due for 3h" in check["detail"]
+    assert "3 records to deliver and none is in flight; the oldest has been due for 3h" in check["detail"]
 
 
 def test_failed_records_that_hold_newer_versions_are_a_warning(
@@ -582,8 +582,8 @@ def test_a_source_that_cannot_be_told_is_a_warning(
     database.records.update_many({}, {"$set": refused})
     check = examine("streams")["streams orders"]
     assert check["status"] == "warn"
-    assert "could not be told of 2 records: the UPDATE permission was denied" in check["detail"]
-    assert "let the login do what streams.orders.acknowledge does" in check["hint"]
+    assert "2 records could not be acknowledged in the source: the UPDATE permission was denied" in check["detail"]
+    assert "the rights that streams.orders.acknowledge needs" in check["hint"]
 
 
 def test_a_row_of_a_stream_without_keys_can_be_shown(run_syncctl: Run, settings_dir: Path, source_db: SourceDb) -> None:
@@ -605,7 +605,7 @@ def test_a_stream_that_left_the_configuration_is_told_with_what_it_left_behind(
     checks = read_checks(run_syncctl("doctor", "streams", "--json", cwd=settings_dir))
     assert set(checks) == {"streams returns", "streams removed"}
     assert checks["streams removed"]["status"] == "warn"
-    assert checks["streams removed"]["detail"] == "orders is no longer configured; 2 records of it not delivered"
+    assert checks["streams removed"]["detail"] == "orders is no longer configured; 2 records not delivered"
     assert "[streams.orders]" in checks["streams removed"]["hint"]
 
 

@@ -2,34 +2,31 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from syncctl.doctor.cursor import judge_gaps, judge_index, judge_rights, judge_tracking
-from syncctl.doctor.server import (
-    judge_clock,
-    judge_isolation,
-    judge_link,
-    judge_role,
-    judge_server,
-    judge_transactions,
+from syncctl.doctor.check import Finding
+from syncctl.doctor.source import check_gaps
+from syncctl.doctor.sql_server import (
+    check_clock,
+    check_encryption,
+    check_index,
+    check_isolation,
+    check_rights,
+    check_role,
+    check_server,
+    check_tracking,
+    check_transactions,
 )
-from syncctl.sources.diagnostics import (
-    Indexed,
-    Isolation,
-    Link,
-    OpenTransaction,
-    Rights,
-    Role,
-    Server,
-    Tracking,
-    Transactions,
-    Unseen,
-)
-from syncctl.sources.encryption import Encryption
+from syncctl.sources.catalog import sqlserver_catalog as sql
+from syncctl.sources.diagnostics import Diagnostics, Unavailable
+from syncctl.sources.odbc import Encryption
+from tests.harness.cases import make_stream
 from tests.harness.commands import Completed
 from tests.harness.servers import connect
 from tests.harness.settings_files import NOWHERE
@@ -37,11 +34,50 @@ from tests.harness.source_db import SourceDb
 
 Run = Callable[..., Completed]
 GRANT = "in master: GRANT VIEW SERVER STATE TO [reader]"
-UNSEEN = Unseen(why="VIEW SERVER STATE permission was denied", grant=GRANT)
+UNSEEN = Unavailable(why="VIEW SERVER STATE permission was denied", grant=GRANT)
 SAFE = Encryption(is_asked=True, is_certificate_checked=True)
 TRUSTING = Encryption(is_asked=True, is_certificate_checked=False, setting="TrustServerCertificate=yes")
 PLAIN = Encryption(is_asked=False, is_certificate_checked=True, setting="Encrypt=no")
 DSN = Encryption(is_asked=None, is_certificate_checked=True)
+
+
+class Answers(Diagnostics):
+    """A SQL Server that is not here: the rows that it would answer to each statement."""
+
+    driver = "the driver"
+    encryption = SAFE
+
+    def __init__(self, answers: dict[str, Any] | None = None, **others: Any) -> None:
+        self.answers = answers or {}
+        self.rights: dict[str, int] = {}
+        self.clock = datetime(2026, 1, 1, tzinfo=UTC)
+        self.__dict__.update(others)
+
+    def ask(self, statement: str, /, **values: Any) -> Any:
+        if statement == sql.PERMISSION:
+            return [(self.rights.get(values["right"], 0), *self.answers[statement])]
+        return self.answers[statement]
+
+    def try_ask(self, statement: str, /, **values: Any) -> Any:
+        return self.ask(statement, **values)
+
+    def ask_index(self, *_: Any) -> Any:
+        return self.answers["index"]
+
+    def read_clock(self) -> datetime:
+        return self.clock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transaction:
+    """A row of the oldest transaction."""
+
+    age_seconds: float
+    began: str = "2026-01-01T00:00:00"
+    session: int | None = 52
+    login: str | None = "erp"
+    host: str | None = "app1"
+    program: str | None = "import"
 
 
 def look(run_syncctl: Run, settings_dir: Path, *words: str) -> dict[str, dict[str, Any]]:
@@ -81,61 +117,87 @@ def test_gaps_given_up_are_shown_from_the_ledger(
     assert check["hint"] == "run: syncctl reconcile orders --repair"
 
 
+def judge_gaps(cursor: dict[str, Any]) -> Finding:
+    streams = SimpleNamespace(load_all=lambda: {"orders": {"cursor": cursor}})
+    services: Any = SimpleNamespace(ledger=SimpleNamespace(streams=streams))
+    return check_gaps(services, make_stream())
+
+
 def test_gaps_that_are_waited_for_are_no_trouble() -> None:
-    found = judge_gaps({"gaps": [{"from": 4, "to": 6, "at": "2026-01-01T00:00:00+00:00"}]}, "orders")
+    found = judge_gaps({"gaps": [{"from": 4, "to": 6, "at": "2026-01-01T00:00:00+00:00"}]})
     assert (found.status, found.detail) == ("ok", "waits for 4-6")
-    assert judge_gaps({}, "orders").status == "ok"
+    assert judge_gaps({}).status == "ok"
 
 
-def test_an_old_server_is_a_warning() -> None:
-    assert judge_server(Server(title="SQL Server 2014", driver="d", is_old=True)).status == "warn"
-    assert judge_server(Server(title="SQL Server 2022", driver="d")).detail == "SQL Server 2022; d"
+@pytest.mark.parametrize(
+    ("answer", "status", "title"),
+    [
+        (("12.0.6024.0", "Standard Edition", 2), "warn", "SQL Server 2014 (12.0.6024.0), Standard Edition"),
+        (("16.0.1000.6", "Developer Edition", 3), "ok", "SQL Server 2022 (16.0.1000.6), Developer Edition"),
+        (("99.0.1.1", "Developer Edition", 3), "ok", "SQL Server (99.0.1.1), Developer Edition"),
+        (("12.0.2000.8", "SQL Azure", 5), "ok", "Azure SQL Database (12.0.2000.8)"),
+    ],
+)
+def test_an_old_server_is_a_warning(answer: tuple[Any, ...], status: str, title: str) -> None:
+    found = check_server(Answers({sql.SERVER: [answer]}))
+    assert (found.status, found.detail) == (status, f"{title}; the driver")
 
 
 @pytest.mark.parametrize(
     ("seen", "asked", "status", "told"),
     [
-        (True, SAFE, "ok", "the connection is encrypted"),
-        (True, TRUSTING, "warn", "nobody checks whose certificate it is (TrustServerCertificate=yes)"),
-        (False, PLAIN, "warn", "rows travel unencrypted (Encrypt=no)"),
-        (False, SAFE, "warn", "rows travel unencrypted"),
+        ("TRUE", SAFE, "ok", "the connection is encrypted"),
+        ("TRUE", TRUSTING, "warn", "the server's certificate is not checked (TrustServerCertificate=yes)"),
+        ("FALSE", PLAIN, "warn", "rows are sent unencrypted (Encrypt=no)"),
+        ("FALSE", SAFE, "warn", "rows are sent unencrypted"),
         (UNSEEN, SAFE, "ok", "the connection string asks for encryption"),
-        (UNSEEN, TRUSTING, "warn", "nobody checks whose certificate it is"),
-        (UNSEEN, PLAIN, "warn", "rows travel unencrypted"),
+        (UNSEEN, TRUSTING, "warn", "the server's certificate is not checked"),
+        (UNSEEN, PLAIN, "warn", "rows are sent unencrypted"),
         (UNSEEN, DSN, "skip", "the DSN decides"),
-        (True, DSN, "ok", "the connection is encrypted"),
+        ("TRUE", DSN, "ok", "the connection is encrypted"),
     ],
 )
 def test_encryption_is_what_the_server_says_or_else_what_was_asked_for(
-    seen: bool | Unseen, asked: Encryption, status: str, told: str
+    seen: str | Unavailable, asked: Encryption, status: str, told: str
 ) -> None:
-    found = judge_link(Link(is_encrypted=seen, asked=asked), "SOURCE_URL")
+    answer = seen if isinstance(seen, Unavailable) else [(seen,)]
+    found = check_encryption(Answers({sql.IS_ENCRYPTED: answer}, encryption=asked), "SOURCE_URL")
     assert found.status == status
     assert told in found.detail
-    assert ("permission was denied" in found.detail) == isinstance(seen, Unseen)
+    assert ("permission was denied" in found.detail) == isinstance(seen, Unavailable)
     assert found.hint or status == "ok"
 
 
+def test_a_connection_that_the_server_does_not_list_is_judged_by_what_was_asked_for() -> None:
+    found = check_encryption(Answers({sql.IS_ENCRYPTED: []}), "SOURCE_URL")
+    assert (found.status, "does not list this connection" in found.detail) == ("ok", True)
+
+
 def test_isolation_names_the_statement_that_turns_it_on() -> None:
-    off = Isolation(database="er]p", reads_versions=False, allows_snapshots=False)
-    found = judge_isolation(off, tracks=False)
+    off = Answers({sql.ISOLATION: [("er]p", False, 0)]})
+    found = check_isolation(off, [])
     assert found.status == "warn"
     assert "ALTER DATABASE [er]]p] SET READ_COMMITTED_SNAPSHOT ON" in found.hint
     assert "ALLOW_SNAPSHOT_ISOLATION" not in found.hint
-    on = Isolation(database="erp", reads_versions=True, allows_snapshots=False)
-    assert judge_isolation(on, tracks=False).status == "ok"
-    tracking = judge_isolation(on, tracks=True)
+    on = Answers({sql.ISOLATION: [("erp", True, 0)]})
+    assert check_isolation(on, [make_stream()]).status == "ok"
+    tracking = check_isolation(on, [make_stream(), make_stream(mode="change_tracking")])
     assert (tracking.status, "ALLOW_SNAPSHOT_ISOLATION ON" in tracking.hint) == ("warn", True)
 
 
 @pytest.mark.parametrize(
-    ("secondary", "frozen", "streams", "status"),
-    [(False, False, ["a"], "ok"), (False, True, ["a"], "ok"), (True, False, [], "warn"), (True, False, ["a"], "fail")],
+    ("secondary", "frozen", "mode", "status"),
+    [
+        (0, False, "rowversion", "ok"),
+        (0, True, "rowversion", "ok"),
+        (1, False, "increasing", "warn"),
+        (1, False, "rowversion", "fail"),
+    ],
 )
 def test_a_read_only_copy_is_refused_by_mode_rowversion_alone(
-    secondary: bool, frozen: bool, streams: list[str], status: str
+    secondary: int, frozen: bool, mode: str, status: str
 ) -> None:
-    found = judge_role(Role(database="erp", is_secondary=secondary, is_frozen=frozen), streams)
+    found = check_role(Answers({sql.ROLE: [("erp", frozen, secondary)]}), [make_stream(mode=mode)])
     assert found.status == status
 
 
@@ -144,8 +206,20 @@ def test_a_read_only_copy_is_refused_by_mode_rowversion_alone(
 )
 def test_clocks_are_compared_without_the_way_there_and_back(behind: float, took: float, status: str) -> None:
     before = datetime(2026, 1, 1, tzinfo=UTC)
-    there = before + timedelta(seconds=took / 2 - behind)
-    assert judge_clock(before, there, before + timedelta(seconds=took)).status == status
+    ledger = iter([before, before + timedelta(seconds=took)])
+    source = Answers(clock=before + timedelta(seconds=took / 2 - behind))
+    assert check_clock(source, lambda: next(ledger)).status == status
+
+
+def hold(held_back: Any, oldest: Any) -> Finding:
+    return check_transactions(
+        Answers(
+            {
+                sql.ROWVERSIONS_HELD_BACK: held_back if isinstance(held_back, Unavailable) else [(held_back,)],
+                sql.OLDEST_TRANSACTION: oldest,
+            }
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,56 +227,95 @@ def test_clocks_are_compared_without_the_way_there_and_back(behind: float, took:
     [(0, 99_999.0, "ok"), (5, 59.0, "ok"), (5, 60.0, "warn"), (5, 3599.0, "warn"), (5, 3600.0, "fail")],
 )
 def test_a_transaction_that_holds_rowversions_back_is_judged_by_its_age(held: int, age: float, status: str) -> None:
-    oldest = OpenTransaction(
-        age_seconds=age, began="2026-01-01T00:00:00", session=52, login="erp", host="app1", program="import"
-    )
-    found = judge_transactions(Transactions(held_back=held, oldest=oldest))
+    found = hold(held, [Transaction(age_seconds=age)])
     assert found.status == status
     assert all(word in found.detail for word in ("session 52", "login erp", "host app1", "program import"))
     assert ("session 52" in found.hint) == (status != "ok")
+    assert ("KILL 52" in found.hint) == (status != "ok")
+
+
+def test_a_transaction_without_a_session_is_ended_by_its_unit_of_work() -> None:
+    found = hold(5, [Transaction(age_seconds=60.0, session=None, login=None, host=None, program=None)])
+    assert (found.status, "(no session)" in found.detail, "request_owner_guid" in found.hint) == ("warn", True, True)
 
 
 def test_a_transaction_that_cannot_be_seen_names_the_right_that_would_show_it() -> None:
-    found = judge_transactions(Transactions(held_back=5, oldest=UNSEEN))
+    found = hold(5, UNSEEN)
     assert (found.status, found.hint) == ("skip", GRANT)
     assert "holds the last 5 rowversions back" in found.detail
-    assert judge_transactions(UNSEEN).status == "skip"
-    assert judge_transactions(Transactions(held_back=0, oldest=UNSEEN)).status == "ok"
-    assert judge_transactions(Transactions(held_back=5, oldest=None)).status == "ok"
+    assert hold(UNSEEN, []).status == "skip"
+    assert hold(0, UNSEEN).status == "ok"
+    assert hold(5, []).status == "ok"
+
+
+def allow(number: int | None, rights: dict[str, int], unreadable: list[str], **settings: Any) -> Finding:
+    answers = {sql.PERMISSION: (number, "reader"), sql.UNREADABLE_COLUMNS: [(name,) for name in unreadable]}
+    return check_rights(Answers(answers, rights=rights), make_stream(table="dbo.orders", **settings))
 
 
 def test_each_right_that_is_missing_is_a_failure_with_its_statement() -> None:
-    grants = ("GRANT SELECT ON dbo.orders TO [reader]", "GRANT VIEW CHANGE TRACKING ON dbo.orders TO [reader]")
-    found = judge_rights(Rights(table="dbo.orders", user="reader", grants=grants))
+    found = allow(7, {}, ["id"], mode="change_tracking")
     assert found.status == "fail"
     assert found.detail == (
         "user reader has no SELECT on dbo.orders\nuser reader has no VIEW CHANGE TRACKING on dbo.orders"
     )
+    grants = ("GRANT SELECT ON dbo.orders TO [reader]", "GRANT VIEW CHANGE TRACKING ON dbo.orders TO [reader]")
     assert all(grant in found.hint for grant in grants)
-    hidden = judge_rights(Rights(table="dbo.x", user="reader", grants=grants[:1], is_visible=False))
-    assert hidden.detail.endswith("or there is no such table")
-    assert judge_rights(Rights(table="dbo.orders", user="reader", grants=())).status == "ok"
+    assert allow(None, {}, []).detail.endswith("or there is no such table")
+    assert allow(7, {"SELECT": 1}, []).status == "ok"
+    assert allow(7, {"SELECT": 1, "VIEW CHANGE TRACKING": 1}, [], mode="change_tracking").status == "ok"
+    assert check_rights(Answers(), make_stream(table="crm.dbo.orders")).status == "skip"
 
 
 @pytest.mark.parametrize(
-    ("served", "rows", "status"),
+    ("unreadable", "settings", "status"),
     [
-        (True, 10**9, "ok"),
-        (False, 10_000, "ok"),
-        (False, 10_001, "warn"),
-        (False, None, "warn"),
-        (None, None, "skip"),
+        (["secret"], {"columns": ("total",)}, "ok"),
+        (["Total"], {"columns": ("total",)}, "fail"),
+        (["ID"], {"columns": ("total",), "key": ("id",)}, "fail"),
+        (["secret"], {"exclude": ("Secret",)}, "ok"),
+        (["secret", "other"], {"exclude": ("secret",)}, "fail"),
     ],
 )
-def test_a_large_table_without_an_index_is_a_warning(served: bool | None, rows: int | None, status: str) -> None:
-    create = "CREATE INDEX ix_orders_at ON dbo.orders (at, id)"
-    found = judge_index(Indexed(is_served=served, rows=rows, create=create, why="a view"), "at")
+def test_a_right_on_the_columns_that_are_read_is_enough(
+    unreadable: list[str], settings: dict[str, Any], status: str
+) -> None:
+    assert allow(7, {}, unreadable, **settings).status == status
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ([(1, 10**9, 1)], "ok"),
+        ([(1, 10_000, 0)], "ok"),
+        ([(1, 10_001, 0)], "warn"),
+        ([(1, None, 0)], "warn"),
+        ([(0, None, 0)], "skip"),
+        ([], "skip"),
+        (UNSEEN, "skip"),
+    ],
+)
+def test_a_large_table_without_an_index_is_a_warning(answer: Any, status: str) -> None:
+    found = check_index(Answers({"index": answer}), make_stream(table="dbo.orders"), ["at", "id"])
     assert found.status == status
-    assert (create in found.hint) == (status == "warn")
+    assert ("CREATE INDEX ix_orders_at ON dbo.orders (at, id)" in found.hint) == (status == "warn")
 
 
 CHANGES = {"mode": "change_tracking", "at": "70", "phase": "changes"}
 LOADING = {"mode": "change_tracking", "at": "900", "phase": "load", "since": 70}
+KEPT = int(timedelta(days=2).total_seconds())
+
+
+def track(
+    oldest: Any, cursor: dict[str, Any] | None, age: float | None, *retention: tuple[str, bool, int, int]
+) -> Finding:
+    answers = {
+        sql.TRACKING_RETENTION: list(retention),
+        sql.DATABASE_NAME: [("erp",)],
+        sql.OLDEST_CHANGE: oldest if isinstance(oldest, Unavailable) else [(oldest,)],
+    }
+    stream = make_stream(table="dbo.orders", mode="change_tracking")
+    return check_tracking(Answers(answers), stream, cursor, age)
 
 
 @pytest.mark.parametrize(
@@ -217,22 +330,25 @@ LOADING = {"mode": "change_tracking", "at": "900", "phase": "load", "since": 70}
         (71, None, None, "ok"),
         (UNSEEN, CHANGES, 0.1, "skip"),
         (UNSEEN, CHANGES, 1.1, "warn"),
+        (None, CHANGES, 0.1, "skip"),
     ],
 )
 def test_changes_that_were_cleaned_up_are_a_failure_and_a_late_poll_a_warning(
-    oldest: int | Unseen, cursor: dict[str, Any] | None, days: float | None, status: str
+    oldest: int | Unavailable | None, cursor: dict[str, Any] | None, days: float | None, status: str
 ) -> None:
-    kept = timedelta(days=2).total_seconds()
-    tracking = Tracking(database="erp", table="dbo.orders", is_on=True, retention_seconds=kept, oldest=oldest)
     age = None if days is None else timedelta(days=days).total_seconds()
-    found = judge_tracking(tracking, "orders", cursor, age)
+    found = track(oldest, cursor, age, ("erp", True, KEPT, 1))
     assert found.status == status
     assert ("syncctl rewind orders --to beginning" in found.hint) == (status == "fail")
 
 
-def test_change_tracking_that_is_off_names_both_statements() -> None:
-    off = Tracking(database="erp", table="dbo.orders", is_on=False, retention_seconds=None, oldest=UNSEEN)
-    found = judge_tracking(off, "orders", None, None)
+def test_changes_that_are_never_cleaned_up_are_known_however_late_the_poll() -> None:
+    assert track(70, CHANGES, 10**9, ("erp", False, KEPT, 1)).status == "ok"
+
+
+@pytest.mark.parametrize("retention", [[], [("erp", True, KEPT, 0)]])
+def test_change_tracking_that_is_off_names_both_statements(retention: list[tuple[str, bool, int, int]]) -> None:
+    found = track(UNSEEN, None, None, *retention)
     assert found.status == "fail"
     assert "ALTER DATABASE [erp] SET CHANGE_TRACKING = ON" in found.hint
     assert "ALTER TABLE dbo.orders ENABLE CHANGE_TRACKING" in found.hint

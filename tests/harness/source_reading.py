@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from syncctl.core.rows import Cursor, Row
-from syncctl.sources import StreamReader, open_reader
+from syncctl.sources import open_reader
+from syncctl.sources.reader import StreamReader
 from tests.harness.cases import make_source, make_stream
 from tests.harness.source_db import SourceDb
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from syncctl.core.breaker import BreakerRules
-from syncctl.doctor.calls import check_calls
 from syncctl.doctor.check import Status
+from syncctl.doctor.partner import check_calls
 from syncctl.ledger.breakers import Tally
 from syncctl.ledger.ledger import Ledger
 
@@ -25,13 +25,13 @@ def test_a_partner_is_called_paused_or_down(ledger: Ledger, database: Any) -> No
     ledger.breakers.report("orders", tally, token="batch", rules=BreakerRules())
     status, detail, hint = look(ledger)
     assert status is Status.WARN
-    assert detail.startswith("stream orders: counts as down since ")
+    assert detail.startswith("stream orders: down (circuit open) for ")
     assert "HTTP 503: closed for the night" in detail
     assert "syncctl resume orders" in hint
     past = datetime(2020, 1, 1, tzinfo=UTC)
     database.streams.update_one({"_id": "orders"}, {"$set": {"breaker.until": past}})
     ledger.breakers.acquire_probe("orders", token="probe", record="r", seconds=60.0)
     ledger.breakers.report("orders", Tally(calls=1), token="probe", rules=BreakerRules())
-    assert look(ledger)[:2] == (Status.OK, "stream orders: it is back after a failure, and called gently")
+    assert look(ledger)[:2] == (Status.OK, "stream orders: recovering (half-open), with limited calls")
     ledger.partners.pause("erp", who="syncctl", reason="HTTP 401: token expired")
     assert look(ledger)[:2] == (Status.WARN, "paused by syncctl: HTTP 401: token expired")

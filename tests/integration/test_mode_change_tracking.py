@@ -14,10 +14,10 @@ from sqlalchemy.dialects import mssql
 from sqlalchemy.sql.selectable import FromClause
 
 from syncctl.errors import ConfigurationError, SourceRestored
-from syncctl.sources.changes import ALIAS, OPERATION, VERSION, SqlServerChanges, Tracking
+from syncctl.sources.catalog.relation import Relation
+from syncctl.sources.modes.change_tracking import ALIAS, OPERATION, VERSION, ChangeFeed, TrackingState
 from syncctl.sources.pages import PageReader
-from syncctl.sources.reader import SqlReader
-from syncctl.sources.tables import Relation
+from syncctl.sources.reader import StreamReader
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
 
@@ -51,9 +51,9 @@ class TriggeredChanges:
         self.oldest = 0
         self.identity = {"object": "1", "database": "2026"}
 
-    def read_state(self, connection: sa.Connection, _: Relation) -> Tracking:
+    def read_state(self, connection: sa.Connection, _: Relation) -> TrackingState:
         current = connection.exec_driver_sql("select version from clock").scalar_one()
-        return Tracking(current=current, oldest=self.oldest, identity=dict(self.identity))
+        return TrackingState(current=current, oldest=self.oldest, identity=dict(self.identity))
 
     def allows_snapshots(self, _: sa.Connection) -> bool:
         return False
@@ -82,7 +82,7 @@ def add(db: SourceDb, *ids: int) -> None:
 
 
 def poll(testbed: Testbed, feed: TriggeredChanges, **options: Any) -> Any:
-    reader = SqlReader(testbed.source, testbed.stream, changes=feed)
+    reader = StreamReader(testbed.source, testbed.stream, changes=feed)
     return testbed.poll(reader, **options)  # type: ignore[arg-type]
 
 
@@ -183,7 +183,7 @@ def lose_versions(_: TriggeredChanges, db: SourceDb) -> None:
     [
         (lose_retention, "changes are known since version 11, and were read up to 10: they were cleaned up"),
         (lose_database, "this is not the database, or not the table, that was read before (database changed)"),
-        (lose_versions, "its changes stand at version 4 and were read up to 10 before"),
+        (lose_versions, "its changes are at version 4, but were read up to 10 before"),
     ],
 )
 def test_a_lost_place_stops_the_stream_and_names_the_way_back(
@@ -191,7 +191,7 @@ def test_a_lost_place_stops_the_stream_and_names_the_way_back(
 ) -> None:
     poll(tracked, feed)
     lose(feed, source_db)
-    with SqlReader(tracked.source, tracked.stream, changes=feed) as reader, pytest.raises(SourceRestored) as caught:
+    with StreamReader(tracked.source, tracked.stream, changes=feed) as reader, pytest.raises(SourceRestored) as caught:
         list(reader.pages(tracked.database.streams.find_one({"_id": "orders"})["cursor"]))
     assert caught.value.why == why
     assert "syncctl rewind orders --to beginning" in caught.value.hint
@@ -207,13 +207,16 @@ def test_what_the_login_may_not_see_any_more_is_no_other_database(tracked: Testb
 
 
 @pytest.mark.parametrize(
-    ("current", "what"), [(None, "the database keeps no track of changes"), (5, "tracked is not tracked")]
+    ("current", "what"), [(None, "the database does not track changes"), (5, "tracked is not tracked")]
 )
 def test_a_table_that_is_not_tracked_says_which_statement_changes_that(
     tracked: Testbed, feed: TriggeredChanges, current: int | None, what: str
 ) -> None:
-    feed.read_state = lambda *_: Tracking(current=current, oldest=None, identity={})  # type: ignore[method-assign]
-    with SqlReader(tracked.source, tracked.stream, changes=feed) as reader, pytest.raises(ConfigurationError) as caught:
+    feed.read_state = lambda *_: TrackingState(current=current, oldest=None, identity={})  # type: ignore[method-assign]
+    with (
+        StreamReader(tracked.source, tracked.stream, changes=feed) as reader,
+        pytest.raises(ConfigurationError) as caught,
+    ):
         reader.start_cursor()
     assert what in caught.value.why
     assert "CHANGE_TRACKING" in caught.value.hint
@@ -230,9 +233,12 @@ def test_where_a_stream_starts(tracked: Testbed, feed: TriggeredChanges, start: 
 @pytest.mark.parametrize("start", ["11", "0x5", "soon"])
 def test_a_start_that_is_no_version_is_refused(tracked: Testbed, feed: TriggeredChanges, start: str) -> None:
     tracked.change_stream(start=start)
-    with SqlReader(tracked.source, tracked.stream, changes=feed) as reader, pytest.raises(ConfigurationError) as caught:
+    with (
+        StreamReader(tracked.source, tracked.stream, changes=feed) as reader,
+        pytest.raises(ConfigurationError) as caught,
+    ):
         reader.start_cursor()
-    assert "is no version" in caught.value.why
+    assert "is not a version" in caught.value.why
 
 
 def test_the_condition_holds_for_rows_and_lets_deletes_through(
@@ -300,7 +306,7 @@ def test_what_is_sent_to_sql_server() -> None:
     class Connection:
         dialect = mssql.dialect()  # type: ignore[no-untyped-call]
 
-    changes = SqlServerChanges().since(Connection(), relation, 41, ("id", "line no"))  # type: ignore[arg-type]
+    changes = ChangeFeed().since(Connection(), relation, 41, ("id", "line no"))  # type: ignore[arg-type]
     text = str(sa.select(changes.c["id"], changes.c[VERSION]).compile(dialect=mssql.dialect()))  # type: ignore[no-untyped-call]
     assert "FROM CHANGETABLE(CHANGES dbo.[order: lines], 41) AS c" in text
     assert f"SELECT c.id, c.[line no], c.{VERSION}, c.{OPERATION}" in text

@@ -142,7 +142,10 @@ def test_a_statement_that_fails_is_run_again_and_stops_no_other(flag: Testbed, s
 @pytest.mark.parametrize(
     ("statement", "why"),
     [
-        ("update jobs set exported = 1 where id = :id", "it does not test :edition, so it could wipe out a later edit"),
+        (
+            "update jobs set exported = 1 where id = :id",
+            "it does not test :edition, so it could overwrite",
+        ),
         ("update jobs set exported = 1 where edition = :edition", "it does not test :id"),
         ("update jobs set exported = :x where id = :id and edition = :edition", ":x is neither in the key nor"),
     ],

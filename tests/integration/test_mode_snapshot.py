@@ -53,7 +53,7 @@ def test_where_deletes_go_is_told_unless_it_is_said(snapshot: Testbed) -> None:
             return reader.advice
 
     (told,) = advise()
-    assert "sends their key alone to POST /orders; in streams.orders set delete_endpoint" in told
+    assert "sends only their key to POST /orders; in streams.orders set delete_endpoint" in told
     snapshot.change_stream(sends_deletes=False)
     assert advise() == ()
     snapshot.change_stream(sends_deletes=True, delete_method="DELETE", delete_path="/orders/{id}")

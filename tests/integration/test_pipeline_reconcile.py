@@ -347,14 +347,14 @@ def test_a_change_that_the_cursor_did_not_tell_of_is_repaired_under_its_own_vers
     testbed: Testbed, source_db: SourceDb
 ) -> None:
     """By rowversion, a query's joined columns may change while the row's own version stays."""
-    from syncctl.sources.reader import SqlReader
+    from syncctl.sources.reader import StreamReader
 
     source_db.execute("create table versions (id integer primary key, name text, rv blob)")
     source_db.execute("insert into versions values (1, 'a', ?)", [(7).to_bytes(8, "big")])
     testbed.change_stream(table="versions", mode="rowversion", cursor="rv")
 
     def open_versions() -> Any:
-        return SqlReader(testbed.source, testbed.stream, read_ceiling=lambda _: (9).to_bytes(8, "big"))
+        return StreamReader(testbed.source, testbed.stream, read_ceiling=lambda _: (9).to_bytes(8, "big"))
 
     assert testbed.poll(open_versions()).logged == 1
     source_db.execute("update versions set name = 'b'")

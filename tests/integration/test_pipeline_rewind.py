@@ -10,13 +10,15 @@ from syncctl.core.rows import Cursor, Page
 from syncctl.errors import LeaseHeld, ServiceUnavailable, SourceError, UsageError
 from syncctl.pipeline.rewind import Rewound, keep_gaps, plan_rewind, rewind_stream
 from syncctl.sources import open_reader
-from syncctl.sources.reader import SqlReader
+from syncctl.sources.reader import StreamReader
 from tests.harness.passing_time import PAST
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
 
 
-def rewind(testbed: Testbed, to: str | datetime, *, resend: bool = False, reader: SqlReader | None = None) -> Rewound:
+def rewind(
+    testbed: Testbed, to: str | datetime, *, resend: bool = False, reader: StreamReader | None = None
+) -> Rewound:
     with reader or open_reader(testbed.source, testbed.stream) as opened:
         plan = plan_rewind(ledger=testbed.ledger, stream=testbed.stream, reader=opened, to=to)
     return rewind_stream(ledger=testbed.ledger, plan=plan, resend=resend, who="ann@host", worker="rewinder")
@@ -319,8 +321,8 @@ def put(source_db: SourceDb, *rows: tuple[int, str, int]) -> None:
     )
 
 
-def open_versions(testbed: Testbed, versions: Versions) -> SqlReader:
-    return SqlReader(testbed.source, testbed.stream, read_ceiling=versions)
+def open_versions(testbed: Testbed, versions: Versions) -> StreamReader:
+    return StreamReader(testbed.source, testbed.stream, read_ceiling=versions)
 
 
 def poll(testbed: Testbed, versions: Versions) -> Any:

@@ -7,7 +7,7 @@ import pytest
 
 from syncctl.errors import ServiceUnavailable, SourceError, SyncctlError
 from syncctl.sources import open_reader
-from syncctl.sources.failures import is_transient
+from syncctl.sources.driver_errors import is_transient
 from syncctl.sources.odbc import load_pyodbc
 from tests.harness.cases import make_source, make_stream
 from tests.harness.tds_server import AFTER_LOGIN, Refusal, needs_driver, tds_server
@@ -30,7 +30,7 @@ def test_a_query_that_is_never_answered_is_given_up_after_the_query_timeout() ->
     error = refuse(tds_server())
     assert isinstance(error, ServiceUnavailable)
     assert error.what.endswith("did not answer a query in time")
-    assert error.why == "it was given up after 1 s"
+    assert error.why == "the query was canceled after 1 s"
     assert "sources.default.query_timeout" in error.hint
     assert not is_transient(error)
 
@@ -46,7 +46,7 @@ def test_a_server_that_falls_silent_after_the_login_is_given_up() -> None:
     ("refusal", "what"),
     [
         (Refusal(number=1205, severity=13, message="You are the deadlock victim. Rerun it."), "to resolve a deadlock"),
-        (Refusal(number=40501, message="The service is currently busy."), "has too much to do"),
+        (Refusal(number=40501, message="The service is currently busy."), "is overloaded"),
         (
             Refusal(number=40613, message="Database 'erp' is not available.", of_login=True),
             "is moving to another server",

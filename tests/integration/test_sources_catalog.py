@@ -1,4 +1,4 @@
-"""What a survey proposes of real SQLite files: the key, the safest mode, the settings."""
+"""What an inspection proposes of real SQLite files: the key, the safest mode, the settings."""
 
 from pathlib import Path
 
@@ -6,9 +6,8 @@ import pytest
 
 from syncctl.errors import ConfigurationError, ServiceUnavailable, SourceError, UsageError
 from syncctl.sources import open_reader
-from syncctl.sources.catalog import Survey, survey_source
-from syncctl.sources.catalog.candidates import SNAPSHOT_ROWS_AT_MOST
-from syncctl.sources.catalog.proposal import SurveyedTable
+from syncctl.sources.catalog.inspection import Inspection, inspect_source
+from syncctl.sources.catalog.proposal import SNAPSHOT_ROWS_AT_MOST, InspectedTable
 from tests.harness.cases import make_source, make_stream
 from tests.harness.source_db import SourceDb
 
@@ -18,17 +17,17 @@ def db(tmp_path: Path) -> SourceDb:
     return SourceDb(tmp_path / "source.db")
 
 
-def survey(db: SourceDb, table: str | None = None, key: tuple[str, ...] = ()) -> Survey:
-    return survey_source(make_source(db.url), table, key)
+def inspect(db: SourceDb, table: str | None = None, key: tuple[str, ...] = ()) -> Inspection:
+    return inspect_source(make_source(db.url), table, key)
 
 
-def look_at(db: SourceDb, *statements: str, table: str = "orders", key: tuple[str, ...] = ()) -> SurveyedTable:
+def look_at(db: SourceDb, *statements: str, table: str = "orders", key: tuple[str, ...] = ()) -> InspectedTable:
     for statement in statements:
         db.execute(statement)
-    return survey(db, table, key).tables[0]
+    return inspect(db, table, key).tables[0]
 
 
-def modes(table: SurveyedTable) -> list[tuple[str, str | None]]:
+def modes(table: InspectedTable) -> list[tuple[str, str | None]]:
     return [(each.mode, each.cursor) for each in table.candidates]
 
 
@@ -113,11 +112,11 @@ def test_the_key_is_the_primary_key_or_a_unique_index_without_gaps(
 def test_a_view_takes_the_key_that_is_named(db: SourceDb) -> None:
     db.create_orders(3)
     db.execute("create view cheap as select * from orders where amount < 3")
-    assert survey(db, "cheap").tables[0].key == ()
-    found = survey(db, "cheap", ("ID",)).tables[0]
+    assert inspect(db, "cheap").tables[0].key == ()
+    found = inspect(db, "cheap", ("ID",)).tables[0]
     assert (found.is_view, found.rows, found.key) == (True, 2, ("id",))
-    with pytest.raises(UsageError, match="--key idd is no column") as caught:
-        survey(db, "cheap", ("idd",))
+    with pytest.raises(UsageError, match="has no column idd for --key") as caught:
+        inspect(db, "cheap", ("idd",))
     assert caught.value.why == "did you mean id?"
 
 
@@ -127,7 +126,7 @@ def test_all_tables_are_listed_and_a_broken_view_stops_none(db: SourceDb) -> Non
     db.execute("create table gone (id integer)")
     db.execute("create view broken as select * from gone")
     db.execute("drop table gone")
-    found = survey(db)
+    found = inspect(db)
     assert [each.table for each in found.tables] == ["[order lines]", "orders"]
     assert [line.partition(":")[0] for line in found.unknown] == ["the view broken"]
 
@@ -135,23 +134,23 @@ def test_all_tables_are_listed_and_a_broken_view_stops_none(db: SourceDb) -> Non
 def test_a_name_is_found_in_any_case_and_a_slip_is_understood(db: SourceDb) -> None:
     db.create_orders()
     db.execute('create table "order lines" (id integer primary key)')
-    assert survey(db, "ORDERS").tables[0].table == "orders"
-    assert survey(db, "[order lines]").tables[0].table == "[order lines]"
+    assert inspect(db, "ORDERS").tables[0].table == "orders"
+    assert inspect(db, "[order lines]").tables[0].table == "[order lines]"
     with pytest.raises(UsageError, match="no table ordrs") as caught:
-        survey(db, "ordrs")
+        inspect(db, "ordrs")
     assert caught.value.why.startswith("did you mean orders")
     with pytest.raises(UsageError, match="no table a]"):
-        survey(db, "a]")
+        inspect(db, "a]")
     with pytest.raises(ConfigurationError, match="another database"):
-        survey(db, "erp.main.orders")
+        inspect(db, "erp.main.orders")
 
 
 def test_a_source_that_is_not_there_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(ServiceUnavailable, match="cannot open"):
-        survey_source(make_source(f"sqlite:///{tmp_path / 'none.db'}"))
+        inspect_source(make_source(f"sqlite:///{tmp_path / 'none.db'}"))
     (tmp_path / "text.db").write_text("this is no database at all, whatever its name may say " * 20)
     with pytest.raises(SourceError, match="catalog"):
-        survey_source(make_source(f"sqlite:///{tmp_path / 'text.db'}"))
+        inspect_source(make_source(f"sqlite:///{tmp_path / 'text.db'}"))
 
 
 READABLE = [

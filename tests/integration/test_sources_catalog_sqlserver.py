@@ -1,4 +1,4 @@
-"""What a survey proposes of SQL Server's tables: the real statements over a stand-in for the catalog views."""
+"""What an inspection proposes of SQL Server's tables: the real statements over a stand-in for the catalog views."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,9 +7,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from syncctl.sources.catalog.found import FoundTable
+from syncctl.sources.catalog import CatalogTable
 from syncctl.sources.catalog.proposal import propose_stream
-from syncctl.sources.catalog.sqlserver_catalog import SqlServerCatalog, declare
+from syncctl.sources.catalog.sqlserver_catalog import SqlServerCatalog
+from syncctl.sources.catalog.sqlserver_types import format_type
 from syncctl.sources.sqlserver import SqlServerDialect
 from tests.integration.test_sources_catalog import modes
 
@@ -81,12 +82,12 @@ class StandIn:
         for ordinal, column in enumerate(columns, start=1):
             self.insert("index_columns", number, index, column, ordinal)
 
-    def look(self, number: int | None = None) -> tuple[list[FoundTable], list[str]]:
+    def look(self, number: int | None = None) -> tuple[list[CatalogTable], list[str]]:
         # A denied question is followed by a rollback.
         self.connection.commit()
         catalog, unknown = SqlServerCatalog(), list[str]()
-        names = [each for each in catalog.list_names(self.connection) if number in (None, each.number)]
-        return catalog.look(self.connection, SqlServerDialect(), names, unknown), unknown
+        names = [each for each in catalog.list_tables(self.connection) if number in (None, each.object_id)]
+        return catalog.describe_tables(self.connection, SqlServerDialect(), names, unknown), unknown
 
 
 @pytest.fixture
@@ -222,4 +223,4 @@ DECLARED = [
 
 @pytest.mark.parametrize(("given", "text"), DECLARED)
 def test_a_type_is_written_as_people_write_it(given: tuple[str, int, int, int], text: str) -> None:
-    assert declare(*given) == text
+    assert format_type(*given) == text

@@ -22,8 +22,8 @@ from syncctl.core.stream import Stream
 from syncctl.errors import SourceRestored
 from syncctl.sources.dialect import ReadCeiling
 from syncctl.sources.modes.gaps import GAPS_AT_MOST
-from syncctl.sources.modes.missing import find_stretches
-from syncctl.sources.reader import SqlReader
+from syncctl.sources.modes.increasing import find_stretches
+from syncctl.sources.reader import StreamReader
 from syncctl.sources.sqlite import SqliteDialect
 from tests.harness.cases import make_source, make_stream
 from tests.harness.source_db import SourceDb
@@ -84,7 +84,9 @@ class Follower:
 
     def __init__(self, commits: Commits, mode: str, *, ceiling: ReadCeiling | None = None, **changes: Any) -> None:
         source = make_source(commits.db.url)
-        self.reader = SqlReader(source, make_rows_stream(mode, **changes), read_ceiling=ceiling or commits.read_ceiling)
+        self.reader = StreamReader(
+            source, make_rows_stream(mode, **changes), read_ceiling=ceiling or commits.read_ceiling
+        )
         self.cursor: Cursor = self.reader.start_cursor()
         self.seen: dict[Any, Any] = {}
 
@@ -330,7 +332,7 @@ def test_numbers_that_begin_anew_stop_the_stream(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(SqliteDialect, "read_identity", lambda *_: 3)
     with pytest.raises(SourceRestored) as caught:
         follower.poll()
-    assert caught.value.why == "they stand at 3 and were read up to 9 before"
+    assert caught.value.why == "they are at 3, but were read up to 9 before"
     # A start at a number that is still to come is none that was read.
     Follower(commits, "identity", start="100").poll()
     follower.reader.close()

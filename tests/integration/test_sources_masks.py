@@ -108,7 +108,8 @@ def test_a_row_that_cannot_be_read_tells_nothing_of_it(db: SourceDb, mask: str) 
     (bad, good), _ = read(db, mask={"customer": mask}, mask_secret=SECRET)
     assert bad.key == {"id": 1}
     assert (
-        bad.error == "the database could not read the row: its own words are left out, for they may hold what is masked"
+        bad.error
+        == "the database could not read the row: its message is left out, because it may contain a masked value"
     )
     assert good.error is None
     (first, _), _ = read(db, mask={"customer": "drop"})

@@ -12,11 +12,11 @@ from sqlalchemy.dialects import mssql
 
 from syncctl.core.rows import Cursor, Page
 from syncctl.errors import ConfigurationError, SourceError, SourceRestored
+from syncctl.sources.catalog.relation import Column, Kind, Relation
+from syncctl.sources.cursor import Position
 from syncctl.sources.layout import decide_layout
-from syncctl.sources.positions import Position
-from syncctl.sources.reader import SqlReader
+from syncctl.sources.reader import StreamReader
 from syncctl.sources.sqlite import SqliteDialect
-from syncctl.sources.tables import Column, Kind, Relation
 from tests.harness.cases import make_source, make_stream
 from tests.harness.source_db import SourceDb
 from tests.harness.source_reading import list_ids, open_stream, read
@@ -227,9 +227,9 @@ class Ceilings:
         return (self.versions.pop(0) if len(self.versions) > 1 else self.versions[0]).to_bytes(8, "big")
 
 
-def open_versions(db: SourceDb, ceiling: Ceilings, **settings: Any) -> SqlReader:
+def open_versions(db: SourceDb, ceiling: Ceilings, **settings: Any) -> StreamReader:
     stream = make_stream(table="versions", mode="rowversion", cursor="rv", **settings)
-    return SqlReader(make_source(db.url), stream, read_ceiling=ceiling)
+    return StreamReader(make_source(db.url), stream, read_ceiling=ceiling)
 
 
 def add_versions(db: SourceDb, *versions: tuple[int, int]) -> None:
@@ -239,7 +239,7 @@ def add_versions(db: SourceDb, *versions: tuple[int, int]) -> None:
     )
 
 
-def drain(reader: SqlReader, cursor: Cursor) -> list[Page]:
+def drain(reader: StreamReader, cursor: Cursor) -> list[Page]:
     return list(reader.pages(cursor))
 
 
@@ -316,8 +316,8 @@ def test_of_the_beginning_a_scan_asks_sql_server_for_no_bare_truth(db: SourceDb)
     """`CASE WHEN 1 THEN` is what the dialect makes of a condition that is always true."""
     db.execute("create table strictly (id integer not null primary key)")
     with open_stream(db, table="strictly", mode="increasing", cursor="id") as opened:
-        assert isinstance(opened, SqlReader)
-        pages = opened._reading.pages
+        assert isinstance(opened, StreamReader)
+        pages = opened._opened.pages
         text = str(pages.select(pages.shown, [], 5, Position()).compile(dialect=mssql.dialect()))  # type: ignore[no-untyped-call]
     assert "CASE" not in text
 

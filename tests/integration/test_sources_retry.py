@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from syncctl.errors import ServiceUnavailable, SourceError
-from syncctl.sources.modes import reading
-from syncctl.sources.reader import SqlReader
+from syncctl.sources import open_stream
+from syncctl.sources.reader import StreamReader
 from tests.harness.cases import make_source, make_stream
 from tests.harness.source_db import SourceDb
 
@@ -38,29 +38,29 @@ class Question:
 
 
 @pytest.fixture
-def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SqlReader:
-    monkeypatch.setattr(reading, "PAUSES_SECONDS", (0.0, 0.0))
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StreamReader:
+    monkeypatch.setattr(open_stream, "PAUSES_SECONDS", (0.0, 0.0))
     db = SourceDb(tmp_path / "source.db")
     db.create_orders(1)
-    return SqlReader(make_source(db.url), make_stream())
+    return StreamReader(make_source(db.url), make_stream())
 
 
-def test_a_deadlock_victim_asks_again(reader: SqlReader) -> None:
+def test_a_deadlock_victim_asks_again(reader: StreamReader) -> None:
     question = Question(DEADLOCK, DEADLOCK)
     with reader:
-        assert reader._reading.ask(question) == "answer"
+        assert reader._opened.run(question) == "answer"
     assert question.asked == 3
 
 
-def test_it_does_not_ask_for_ever(reader: SqlReader) -> None:
+def test_it_does_not_ask_for_ever(reader: StreamReader) -> None:
     question = Question(*[DEADLOCK] * 9)
     with reader, pytest.raises(ServiceUnavailable, match="to resolve a deadlock"):
-        reader._reading.ask(question)
+        reader._opened.run(question)
     assert question.asked == 3
 
 
-def test_what_asking_again_does_not_help_is_told_at_once(reader: SqlReader) -> None:
+def test_what_asking_again_does_not_help_is_told_at_once(reader: StreamReader) -> None:
     question = Question(DENIED)
     with reader, pytest.raises(SourceError):
-        reader._reading.ask(question)
+        reader._opened.run(question)
     assert question.asked == 1

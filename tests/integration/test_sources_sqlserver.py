@@ -10,7 +10,7 @@ from sqlalchemy import exc
 
 from syncctl.errors import ConfigurationError, ServiceUnavailable, SourceError, SyncctlError
 from syncctl.sources import open_reader
-from syncctl.sources.failures import Address, explain
+from syncctl.sources.driver_errors import Address, explain
 from tests.harness.cases import make_source, make_stream
 from tests.harness.tds_server import needs_driver
 

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from syncctl.sources.engines import open_source
-from syncctl.sources.reader import SqlReader
+from syncctl.sources.reader import StreamReader
 from tests.harness.cases import make_source
 from tests.harness.testbed import Testbed
 
@@ -115,7 +115,7 @@ def writing(writers: Writers) -> Iterator[list[threading.Thread]]:
 class Kept:
     """A reader for many polls: a live server's catalog may take seconds, and the polls are to be many."""
 
-    def __init__(self, reader: SqlReader) -> None:
+    def __init__(self, reader: StreamReader) -> None:
         self._reader = reader
 
     def __getattr__(self, name: str) -> Any:
@@ -155,7 +155,7 @@ def test_the_partner_ends_with_exactly_the_rows_of_the_source(
     testbed.stream = replace(testbed.stream, table=table, exclude=("row_version",), **{"page_size": 500, **MODES[mode]})
     writers = Writers(mssql_url, table, updates=testbed.stream.cursor != "id")
     polls = 0
-    with SqlReader(testbed.source, testbed.stream) as opened:
+    with StreamReader(testbed.source, testbed.stream) as opened:
         reader = Kept(opened)
         with writing(writers) as threads, sending(testbed):
             while any(each.is_alive() for each in threads):

@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 
 from syncctl.core.acknowledgements import Acknowledgement
-from syncctl.sources.reader import SqlReader
+from syncctl.sources.reader import StreamReader
 from tests.harness.cases import make_source, make_stream
 
 READ = "update {table} set exported = 1 where id = :id and edition = :edition"
 
 
-def make_reader(url: str, table: str, statement: str) -> SqlReader:
+def make_reader(url: str, table: str, statement: str) -> StreamReader:
     stream = make_stream(
         table=table,
         key=("id",),
@@ -20,7 +20,7 @@ def make_reader(url: str, table: str, statement: str) -> SqlReader:
         where="exported = 0",
         acknowledge=statement.format(table=table),
     )
-    return SqlReader(make_source(url), stream)
+    return StreamReader(make_source(url), stream)
 
 
 @pytest.mark.parametrize(

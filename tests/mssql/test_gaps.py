@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from syncctl.core.stream import Stream
 from syncctl.errors import SourceRestored
 from syncctl.sources.engines import open_source
-from syncctl.sources.reader import SqlReader
+from syncctl.sources.reader import StreamReader
 from tests.harness.cases import make_source, make_stream
 
 
@@ -29,7 +29,7 @@ def test_a_table_that_was_emptied_and_numbered_anew_stops_its_stream(mssql_url: 
     table = mssql_db.create("id bigint identity(1,1) primary key, region nvarchar(10)")
     source = make_source(mssql_url)
     engine = open_source(source).engine.execution_options(isolation_level="READ COMMITTED")
-    with engine.connect() as writer, SqlReader(source, make_rows_stream(table)) as reader:
+    with engine.connect() as writer, StreamReader(source, make_rows_stream(table)) as reader:
         insert(writer, table, *["EU"] * 5)
         writer.commit()
         cursor = list(reader.pages(reader.start_cursor()))[-1].cursor
@@ -53,8 +53,8 @@ def test_only_numbers_that_no_row_has_are_waited_for(mssql_url: str, mssql_db: A
         insert(other, table, "US", "EU", "US", "EU")
         other.commit()
         with (
-            SqlReader(source, make_stream(table, where="region = 'EU'", page_size=2)) as reader,
-            SqlReader(source, make_stream(table, where="region = 'EU'", start="now")) as later,
+            StreamReader(source, make_stream(table, where="region = 'EU'", page_size=2)) as reader,
+            StreamReader(source, make_stream(table, where="region = 'EU'", start="now")) as later,
         ):
             pages = list(reader.pages(reader.start_cursor()))
             started = later.start_cursor()

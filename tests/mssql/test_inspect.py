@@ -1,12 +1,12 @@
-"""`syncctl inspect` and the survey below it, against a live server's catalog."""
+"""`syncctl inspect` and the inspection below it, against a live server's catalog."""
 
 import tomllib
 from pathlib import Path
 
 from syncctl.settings import load_settings
 from syncctl.sources import open_reader
-from syncctl.sources.catalog import survey_source
-from syncctl.sources.catalog.proposal import SurveyedTable
+from syncctl.sources.catalog.inspection import inspect_source
+from syncctl.sources.catalog.proposal import InspectedTable
 from tests.harness.cases import make_source
 from tests.harness.commands import run_syncctl
 from tests.mssql.conftest import MssqlDb
@@ -17,8 +17,8 @@ ORDERS = (
 )
 
 
-def look_at(url: str, table: str) -> SurveyedTable:
-    return survey_source(make_source(url), table).tables[0]
+def look_at(url: str, table: str) -> InspectedTable:
+    return inspect_source(make_source(url), table).tables[0]
 
 
 def test_a_rowversion_goes_first_and_what_has_no_form_in_json_is_left_out(mssql_url: str, mssql_db: MssqlDb) -> None:

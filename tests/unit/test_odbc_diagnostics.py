@@ -4,8 +4,8 @@ import pytest
 from sqlalchemy import exc
 
 from syncctl.errors import ServiceUnavailable, SourceError
-from syncctl.sources.failures import Address, explain, is_transient
-from syncctl.sources.permissions import advise_grant, grant, quote_name
+from syncctl.sources.catalog.relation import quote_name
+from syncctl.sources.driver_errors import Address, advise_grant, explain, grant, is_transient
 
 ADDRESS = Address(title="SQL Server at sqlserver:1433", setting="SOURCE_URL", user="reader")
 DENIED = "The SELECT permission was denied on the object 'orders', database 'erp', schema 'dbo'."

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from syncctl.core.stream import Source
 from syncctl.errors import ConfigurationError
-from syncctl.sources.encryption import read_encryption
 from syncctl.sources.engines import open_source
 from syncctl.sources.odbc import (
     Driver,
@@ -23,6 +22,7 @@ from syncctl.sources.odbc import (
     locate,
     parse_pairs,
     read_datetimeoffset,
+    read_encryption,
     read_url,
 )
 from tests.harness.cases import make_source
@@ -192,10 +192,10 @@ def test_a_dsn_decides_itself_and_freetds_checks_no_certificate() -> None:
         ("mssql+pyodbc://u:first@canary@h:1433/db", "must be percent-encoded"),
         ("mssql+pyodbc:///db", "names neither a server nor a DSN"),
         ("PWD=canary;UID=u", "names neither a server nor a DSN"),
-        ("Server=s;canary", "keyword 2 has no form"),
-        ("postgresql://u:canary@h/db", "postgresql is not among"),
+        ("Server=s;canary", "keyword 2 is not written like"),
+        ("postgresql://u:canary@h/db", "postgresql is neither"),
         ("", "it is empty"),
-        ("sqlite://", "empty for everyone"),
+        ("sqlite://", "empty for every program"),
     ],
 )
 def test_a_wrong_url_is_told_without_its_secret(url: str, reason: str) -> None:

@@ -11,11 +11,20 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects import mssql
 
 from syncctl.errors import ConfigurationError
+from syncctl.sources.catalog.relation import (
+    ALIAS,
+    Column,
+    Relation,
+    describe_query,
+    escape_colons,
+    make_schema,
+    split_name,
+)
+from syncctl.sources.catalog.sqlserver_types import make_type
+from syncctl.sources.cursor import Position
 from syncctl.sources.layout import decide_layout
 from syncctl.sources.pages import PageReader
-from syncctl.sources.positions import Position
-from syncctl.sources.sqlserver import SqlServerDialect, make_type
-from syncctl.sources.tables import ALIAS, Column, Relation, describe_query, escape_colons, make_schema, split_name
+from syncctl.sources.sqlserver import SqlServerDialect
 from tests.harness.cases import make_stream
 
 FLAVOUR = SqlServerDialect()

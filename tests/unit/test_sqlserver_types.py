@@ -12,11 +12,11 @@ from sqlalchemy.dialects import mssql
 
 from syncctl.core.stream import Stream
 from syncctl.errors import ConfigurationError
+from syncctl.sources.catalog.relation import ALIAS, Column, Kind, Relation
+from syncctl.sources.catalog.sqlserver_types import make_type
 from syncctl.sources.layout import decide_layout
 from syncctl.sources.pages import PageReader
-from syncctl.sources.sqlserver import SqlServerDialect, make_type
-from syncctl.sources.statements import check_subquery, list_words
-from syncctl.sources.tables import ALIAS, Column, Kind, Relation
+from syncctl.sources.sqlserver import SqlServerDialect, check_subquery, list_words
 from tests.harness.cases import make_stream
 from tests.unit.test_odbc_sql import render
 
@@ -37,7 +37,7 @@ def make_pages(declared: dict[str, str], /, **settings: Any) -> PageReader:
 
 
 def read_row(declared: dict[str, str], /, *raw: object, **settings: Any) -> Any:
-    return make_pages(declared, **settings).make_found([1, *raw]).row
+    return make_pages(declared, **settings).make_row([1, *raw]).row
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_json_is_read_as_the_text_that_it_is() -> None:
 def test_what_has_no_form_is_never_asked_for(declaration: str) -> None:
     pages = make_pages({"place": declaration, "note": "varchar(5)"})
     assert "place" not in render(pages.select(pages.shown, [], 2, None))
-    row = pages.make_found([1, "x"]).row
+    row = pages.make_row([1, "x"]).row
     assert row.error == f'column place: {declaration} has no JSON form; leave it out: exclude = ["place"]'
     assert (row.key, row.payload) == ({"id": 1}, None)
 
@@ -130,12 +130,12 @@ TIMES = {"datetime": "2026-07-01T10:00:00.003", "datetime2(7)": "2026-07-01 10:0
 def test_a_zone_gives_times_their_offset_and_leaves_keys_and_cursors_alone(declaration: str) -> None:
     raw = TIMES[declaration]
     pages = make_pages({"v": declaration, "d": "date", "c": "time(0)"}, timezone="Europe/Berlin")
-    row = pages.make_found([1, raw, "2026-07-01", "10:00:00"]).row
+    row = pages.make_row([1, raw, "2026-07-01", "10:00:00"]).row
     assert row.payload is not None
     assert row.payload["v"] == raw.replace(" ", "T") + "+02:00"
     assert (row.payload["d"], row.payload["c"]) == ("2026-07-01", "10:00:00")
     pages = make_pages({"v": declaration}, timezone="Europe/Berlin", key=("id", "v"))
-    row = pages.make_found([1, raw]).row
+    row = pages.make_row([1, raw]).row
     assert row.key == row.payload == {"id": 1, "v": raw.replace(" ", "T")}
     assert pages.make_deleted([1, raw]).key == row.key
 

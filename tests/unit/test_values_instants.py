@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from syncctl.sources.cursor import CursorState, Position, parse_rowversion, read_cursor, tag, untag
 from syncctl.sources.instants import add_offset, fit_fraction, join_with_t, parse_instant, step_back
-from syncctl.sources.positions import Bookmark, Position, parse_rowversion, read_cursor, tag, untag
 
 
 @st.composite
@@ -77,8 +77,8 @@ def test_a_position_keeps_value_and_type(raw: object) -> None:
 @given(st.integers() | st.text() | st.binary(), st.none() | st.tuples(st.integers(), st.text()))
 def test_a_cursor_document_gives_back_its_position(value: object, key: tuple[object, ...] | None) -> None:
     position = Position(value=value, key=key)
-    mark = Bookmark(mode="increasing", column="c", position=position, floor=position)
-    assert read_cursor(mark.to_cursor(), stream="s", mode="increasing", column="c", ties=2) == mark
+    mark = CursorState(mode="increasing", column="c", position=position, floor=position)
+    assert read_cursor(mark.to_document(), stream="s", mode="increasing", column="c", ties=2) == mark
 
 
 @given(st.binary(min_size=8, max_size=8))

@@ -225,8 +225,8 @@ def _propose_settings(
 
 def _advise(table: CatalogTable, title: str, key: tuple[str, ...], best: Candidate) -> Iterator[str]:
     if not key:
-        reason = "a view has no key" if table.name.is_view else "this table has no primary key and no unique index"
-        yield f"{reason}; name the columns that identify its rows with --key"
+        reason = "it is a view" if table.name.is_view else "it has neither a primary key nor a unique index"
+        yield f"there is no key: {reason}; name the columns that identify its rows with --key"
     if best.mode == "change_tracking" and table.tracking_refused:
         yield f"the login may not read the changes yet: GRANT VIEW CHANGE TRACKING ON {title} TO ..."
     if best.indexed is False and best.cursor is not None:

@@ -19,6 +19,8 @@ _INDEXES = sa.text('SELECT name, "unique", origin FROM pragma_index_list(:name) 
 _INDEX_COLUMNS = sa.text("SELECT name FROM pragma_index_xinfo(:name) WHERE key = 1 ORDER BY seqno")
 _ROWS_COUNTED = 100_000
 
+SQLITE_VERSION = "SELECT sqlite_version()"
+
 
 class SqliteCatalog:
     """See `syncctl.sources.catalog.Catalog`."""

@@ -1,0 +1,97 @@
+"""redis: whether it answers, and whether it is set up so that it loses no message."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from syncctl.doctor.check import Finding, Unit, explain, failed, passed, warned
+from syncctl.errors import ServiceUnavailable
+
+if TYPE_CHECKING:
+    from syncctl.doctor.examination import Services
+
+OLDEST_TRIED = (6, 0)
+FULL = 0.9
+
+
+def list_units(services: "Services") -> Sequence[Unit]:
+    """Return the checks of Redis."""
+    return (
+        Unit(name="redis", look=lambda: check_server(services)),
+        Unit(name="redis eviction", look=lambda: check_eviction(services), needs=("redis",)),
+        Unit(name="redis memory", look=lambda: check_memory(services), needs=("redis",)),
+        Unit(name="redis persistence", look=lambda: check_persistence(services), needs=("redis",)),
+    )
+
+
+def check_server(services: "Services") -> Finding:
+    """Check whether Redis answers, and its version."""
+    try:
+        facts = services.broker.describe_server()
+    except ServiceUnavailable as error:
+        return explain(error, hint=_find_hint(error.why.lower()))
+    version = str(facts["version"])
+    if read_version(version) < OLDEST_TRIED:
+        return warned(
+            f"Redis {version} answers; syncctl was not tested with such an old version", "upgrade to Redis 6.2 or later"
+        )
+    return passed(f"Redis {version} answers")
+
+
+def check_eviction(services: "Services") -> Finding:
+    """Check whether Redis may discard keys: the queue is a key."""
+    policy = services.broker.describe_server()["maxmemory_policy"]
+    hint = "run: redis-cli CONFIG SET maxmemory-policy noeviction; and in redis.conf: maxmemory-policy noeviction"
+    if not policy:
+        return warned(
+            "this Redis does not tell its eviction policy",
+            "set maxmemory-policy noeviction where this Redis is configured",
+        )
+    if policy == "noeviction":
+        return passed("noeviction")
+    if policy.startswith("volatile-"):
+        return warned(f"{policy}: a full Redis discards results and the counters of partners' rates", hint)
+    return failed(f"{policy}: a full Redis discards the queue", hint)
+
+
+def check_memory(services: "Services") -> Finding:
+    """Check whether Redis has room for more messages."""
+    facts = services.broker.describe_server()
+    used, most = int(facts["used_memory_bytes"] or 0), int(facts["maxmemory_bytes"] or 0)
+    if not most:
+        return passed(f"{_show_size(used)} used, no limit")
+    detail = f"{_show_size(used)} of {_show_size(most)} used"
+    if used < FULL * most:
+        return passed(detail)
+    return warned(
+        f"{detail}: a full Redis refuses messages, and nothing is dispatched",
+        "raise maxmemory, or find the largest keys: redis-cli --bigkeys",
+    )
+
+
+def check_persistence(services: "Services") -> Finding:
+    """Check whether the queue survives a restart of Redis."""
+    if services.broker.describe_server()["aof"]:
+        return passed("append-only file")
+    return warned(
+        "no append-only file: a restart loses no record, but queued ones wait until their lease expires",
+        "run: redis-cli CONFIG SET appendonly yes; and in redis.conf: appendonly yes",
+    )
+
+
+def read_version(text: str) -> tuple[int, int]:
+    """Return the major and minor number of a version; (0, 0), lower than any other, if it has none."""
+    numbers = [int(part) for part in text.split(".")[:2] if part.isdigit()]
+    return (numbers[0], numbers[1]) if len(numbers) == 2 else (0, 0)
+
+
+def _find_hint(why: str) -> str:
+    """Return a hint for a Redis that cannot be used; empty if the error has a better one."""
+    if "password" in why or "auth" in why:
+        return "check the user and password in REDIS_URL"
+    if "refused" in why:
+        return "start it (for a try on this machine: syncctl local up), or correct REDIS_URL"
+    return ""
+
+
+def _show_size(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"

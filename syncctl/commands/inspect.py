@@ -68,13 +68,16 @@ def inspect(
     from syncctl.sources.catalog.inspection import inspect_source
 
     inspection = inspect_source(load(ctx).source(source), table, key or ())
-    blocks = [_render_block(inspected, inspection.source, stream=stream, start=start) for inspected in inspection.tables]
+    blocks = [
+        _render_block(inspected, inspection.source, stream=stream, start=start) for inspected in inspection.tables
+    ]
     written = None
     if write:
         written = _write(ctx.obj.directory.absolute(), inspection.tables[0], *blocks[0])
     if as_json:
         documents = [
-            _to_document(inspected, block, table) for inspected, (_, block) in zip(inspection.tables, blocks, strict=True)
+            _to_document(inspected, block, table)
+            for inspected, (_, block) in zip(inspection.tables, blocks, strict=True)
         ]
         name = blocks[0][0] if written else None
         out.print_json(

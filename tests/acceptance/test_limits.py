@@ -15,7 +15,7 @@ import pytest
 from syncctl.broker.rate import AT_ONCE_SECONDS
 from syncctl.local.mock_partner import MockPartner
 from tests.harness.commands import RunningCommand, run_syncctl
-from tests.harness.counting_partner import CountingPartner
+from tests.harness.http_partner import CountingPartner
 from tests.harness.source_db import SourceDb
 
 Start = Callable[..., RunningCommand]

@@ -1,9 +1,5 @@
 """Commands that change records in bulk: the plan, the question, the change, and what they say about it."""
 
-import os
-import pty
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +8,7 @@ import pytest
 
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from tests.cli.conftest import Settled
-from tests.harness.commands import clean_environment
+from tests.harness.commands import answer
 from tests.harness.source_db import SourceDb
 
 Run = Callable[..., Any]
@@ -197,29 +193,3 @@ def test_on_a_terminal_it_asks_with_the_exact_count(
     agreed = answer("y", "replay", cwd=settings_dir)
     assert agreed[0] == 0
     eventually(lambda: len(partner.rows()) == ROWS)
-
-
-def answer(text: str, *args: str, cwd: Path) -> tuple[int, str]:
-    """Run a command on a terminal, type an answer, and return its exit code and what the terminal showed."""
-    parent, child = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-m", "syncctl", *args],
-        cwd=cwd,
-        env=clean_environment({"NO_COLOR": "1"}),
-        stdin=child,
-        stdout=child,
-        stderr=child,
-        start_new_session=True,
-    ) as popen:
-        os.close(child)
-        os.write(parent, f"{text}\n".encode())
-        shown = b""
-        # A terminal whose other end has closed answers with an error, not with an end of file.
-        while True:
-            try:
-                shown += os.read(parent, 4096)
-            except OSError:
-                break
-        code = popen.wait(timeout=60)
-    os.close(parent)
-    return code, shown.decode()

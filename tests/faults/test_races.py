@@ -8,6 +8,7 @@ from syncctl.errors import ServiceUnavailable
 from syncctl.pipeline import deliver, dispatch
 from tests.harness.servers import name_database
 
+from .protocol.actors import Actor
 from .protocol.simulation import LONG_SECONDS, Simulation, open_gated_ledger
 
 
@@ -56,6 +57,12 @@ def write(simulation: Simulation, key: int, content: str | None) -> None:
 def deliver_next(simulation: Simulation) -> None:
     token, ids = simulation.messages.pop(0)
     simulation._deliver(token, ids)
+
+
+def start_delivery(simulation: Simulation) -> Actor:
+    """Start the delivery of the oldest message as an actor."""
+    token, ids = simulation.messages.pop(0)
+    return simulation._start("deliver", lambda: simulation._deliver(token, ids))
 
 
 def records(simulation: Simulation, key: int = 1) -> list[dict[str, object]]:
@@ -152,8 +159,7 @@ def test_a_call_that_outlived_its_lease_has_the_newest_sent_again(simulation: Si
     """Invariant 5: the call of v1 lands after v2 was delivered, and says so late. Fails without `resend`."""
     write(simulation, 1, "a")
     simulation._poll()
-    token, ids = simulation.messages.pop(0)
-    stalled = simulation._start("deliver", lambda: simulation._deliver(token, ids)).step_until("before call")
+    stalled = start_delivery(simulation).step_until("before call")
     simulation.end_leases("records")
     simulation._maintain()
     write(simulation, 1, "b")
@@ -194,8 +200,7 @@ def test_a_lost_call_that_lands_late_has_the_newest_sent_again(simulation: Simul
     write(simulation, 1, "a")
     simulation._poll()
     simulation.partner.answers = ["delayed"]
-    token, ids = simulation.messages.pop(0)
-    simulation._start("deliver", lambda: simulation._deliver(token, ids)).step_until("after call").kill()
+    start_delivery(simulation).step_until("after call").kill()
     simulation.end_leases("records")
     write(simulation, 1, "b")
     simulation._poll()
@@ -211,9 +216,8 @@ def test_an_outcome_without_its_lease_never_sets_the_state(simulation: Simulatio
     """Invariant 3. Fails when outcomes are written without the token."""
     write(simulation, 1, "a")
     simulation._poll()
-    token, ids = simulation.messages.pop(0)
     simulation.partner.answers = ["reject"]
-    stalled = simulation._start("deliver", lambda: simulation._deliver(token, ids)).step_until("after call")
+    stalled = start_delivery(simulation).step_until("after call")
     simulation.end_leases("records")
     simulation._maintain()
     while simulation.messages:
@@ -237,8 +241,7 @@ def test_a_claim_that_dies_before_its_first_call_costs_no_call(simulation: Simul
     """Invariant 7: nothing was sent, so nothing is repeated; the claim is on record as lost."""
     write(simulation, 1, "a")
     simulation._poll()
-    token, ids = simulation.messages.pop(0)
-    simulation._start("deliver", lambda: simulation._deliver(token, ids)).step_until("before call").kill()
+    start_delivery(simulation).step_until("before call").kill()
     settle_account(simulation)
     assert len(simulation.partner.log) == 1
     assert [entry["action"] for entry in records(simulation)[0]["history"]] == ["lost", "attempt"]  # type: ignore[union-attr]
@@ -248,8 +251,7 @@ def test_a_claim_that_dies_after_the_answer_repeats_the_same_call(simulation: Si
     """Invariant 7: at worst the call comes twice, under the same key and with the same bytes."""
     write(simulation, 1, "a")
     simulation._poll()
-    token, ids = simulation.messages.pop(0)
-    simulation._start("deliver", lambda: simulation._deliver(token, ids)).step_until("after call").kill()
+    start_delivery(simulation).step_until("after call").kill()
     settle_account(simulation)
     assert len(simulation.partner.log) == 2
     assert len({(call.idempotency_key, call.content) for call in simulation.partner.log}) == 1
@@ -281,8 +283,7 @@ def test_a_mapping_that_changed_after_a_crash_takes_a_new_key(simulation: Simula
     """Invariant 7: other bytes never go under an old key. Fails without the mapping's hash in the claim."""
     write(simulation, 1, "a")
     simulation._poll()
-    token, ids = simulation.messages.pop(0)
-    simulation._start("deliver", lambda: simulation._deliver(token, ids)).step_until("after call").kill()
+    start_delivery(simulation).step_until("after call").kill()
     simulation.mapping += 1
     settle_account(simulation)
     assert len({call.idempotency_key for call in simulation.partner.log}) == 2
@@ -296,9 +297,9 @@ def test_a_record_that_kills_its_worker_each_time_is_poison(simulation: Simulati
     losses = 0
     for _ in range(10):
         while simulation.messages:
-            token, ids = simulation.messages.pop(0)
+            _, ids = simulation.messages[0]
             poisoned = records(simulation)[0]["_id"] in ids
-            actor = simulation._start("deliver", lambda token=token, ids=ids: simulation._deliver(token, ids))  # type: ignore[misc]
+            actor = start_delivery(simulation)
             if poisoned:
                 actor.step_until("before call").kill()
                 losses += 1
@@ -451,8 +452,7 @@ def test_a_newer_version_waits_while_an_older_one_is_in_flight(simulation: Simul
     """Invariant 5. Fails without the unique index on what is in flight."""
     write(simulation, 1, "a")
     simulation._poll()
-    token, ids = simulation.messages.pop(0)
-    flying = simulation._start("deliver", lambda: simulation._deliver(token, ids)).step_until("before call")
+    flying = start_delivery(simulation).step_until("before call")
     write(simulation, 1, "b")
     simulation._poll()
     assert not simulation.messages
@@ -467,8 +467,7 @@ def test_an_old_version_that_waits_makes_way_for_a_newer_one(simulation: Simulat
     write(simulation, 1, "a")
     simulation._poll()
     simulation.partner.answers = ["later"]
-    token, ids = simulation.messages.pop(0)
-    simulation._start("deliver", lambda: simulation._deliver(token, ids)).step_until("after records.bulk_write").kill()
+    start_delivery(simulation).step_until("after records.bulk_write").kill()
     write(simulation, 1, "b")
     simulation._poll()
     older = records(simulation)[0]
@@ -523,8 +522,7 @@ def test_what_was_lost_does_not_wait_for_the_end_of_a_backlog(simulation: Simula
     alone after all that travels together."""
     write(simulation, 1, "a")
     simulation._poll()
-    token, ids = simulation.messages.pop(0)
-    simulation._start("deliver", lambda: simulation._deliver(token, ids)).step_until("before call").kill()
+    start_delivery(simulation).step_until("before call").kill()
     for key in range(2, 12):
         write(simulation, key, "a")
     simulation._poll()

@@ -2,10 +2,11 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,60 @@ def run_python(code: str, cwd: Path) -> str:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def answer(text: str, *args: str, cwd: Path) -> tuple[int, str]:
+    """Run `syncctl` on a terminal, type an answer, and return its exit code and what the terminal showed."""
+    command = [sys.executable, "-m", "syncctl", *args]
+    done = run_on_terminal(command, cwd=cwd, env={"NO_COLOR": "1"}, typed=f"{text}\n")
+    return done.exit_code, done.stderr
+
+
+def run_on_terminal(
+    command: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    typed: str = "",
+    stdout: int | None = None,
+) -> Completed:
+    """Run a command on a terminal to its end; `stderr` is what the terminal showed.
+
+    Args:
+        typed: Text typed at once.
+        stdout: `subprocess.PIPE` keeps stdout apart; by default it is the terminal too.
+    """
+    parent, child = pty.openpty()
+    with subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=clean_environment(env),
+        stdin=child,
+        stdout=child if stdout is None else stdout,
+        stderr=child,
+        text=True,
+        start_new_session=True,
+    ) as popen:
+        os.close(child)
+        os.write(parent, typed.encode())
+        piped = popen.stdout.read() if popen.stdout else ""
+        shown = _read_terminal(parent)
+        exit_code = popen.wait(timeout=60)
+    os.close(parent)
+    return Completed(args=tuple(command), exit_code=exit_code, stdout=piped, stderr=shown)
+
+
+def _read_terminal(descriptor: int) -> str:
+    shown = b""
+    # A terminal whose other end has closed answers with an error, not with an end of file.
+    while True:
+        try:
+            chunk = os.read(descriptor, 4096)
+        except OSError:
+            return shown.decode()
+        if not chunk:
+            return shown.decode()
+        shown += chunk
 
 
 class RunningCommand:

@@ -1,12 +1,14 @@
 """Leases of polls and dispatches, cursors, and the note that makes a dispatch look once more."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
+import pytest
+
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.streams import PollLease
+from syncctl.ledger.streams import PollLease, Streams
 from tests.harness.passing_time import PAST
 from tests.harness.testbed import NASTY, claim_records, new_record
 
@@ -17,12 +19,11 @@ def acquire(ledger: Ledger, **options: Any) -> PollLease:
     return lease
 
 
-def test_one_poll_at_a_time(ledger: Ledger) -> None:
+@pytest.mark.parametrize("acquire", [Streams.acquire_poll, Streams.acquire_dispatch], ids=["poll", "dispatch"])
+def test_only_one_of_many_workers_gets_the_lease(ledger: Ledger, acquire: Callable[..., object]) -> None:
     with ThreadPoolExecutor(8) as threads:
-        leases = list(
-            threads.map(lambda n: ledger.streams.acquire_poll("orders", seconds=60, worker=f"w{n}"), range(8))
-        )
-    assert sum(each is not None for each in leases) == 1
+        leases = list(threads.map(lambda n: acquire(ledger.streams, "orders", seconds=60, worker=f"w{n}"), range(8)))
+    assert sum(lease is not None for lease in leases) == 1
 
 
 def test_a_lease_that_ran_out_is_taken_over_and_the_old_holder_can_do_nothing(ledger: Ledger, database: Any) -> None:
@@ -97,14 +98,6 @@ def test_a_dispatch_that_was_taken_over_lets_go_of_nothing(ledger: Ledger, datab
     assert database.streams.find_one()["dispatch"]["token"] == new.token
     streams.abandon_dispatch(new)
     assert "dispatch" not in database.streams.find_one()
-
-
-def test_one_dispatch_at_a_time(ledger: Ledger) -> None:
-    with ThreadPoolExecutor(8) as threads:
-        leases = list(
-            threads.map(lambda n: ledger.streams.acquire_dispatch("orders", seconds=60, worker=f"w{n}"), range(8))
-        )
-    assert sum(each is not None for each in leases) == 1
 
 
 def test_a_pause_says_who_and_why_and_ends(ledger: Ledger, database: Any) -> None:

@@ -4,15 +4,15 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import Any, Self
+from email.message import Message
+from typing import Any
 
 import pytest
 
 from syncctl.core.breaker import BreakerRules, BreakerState
 from syncctl.core.outcome import Verdict
 from syncctl.core.stream import Batching, RetrySchedule
+from tests.harness.http_partner import HttpPartner
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
 
@@ -20,51 +20,24 @@ Answer = Callable[[list[dict[str, Any]]], tuple[int, Any]]
 ITEMS = Batching(size=4, results="results", result_key="ref", result_status="status")
 
 
-class BatchPartner:
-    """Takes lists of rows, and answers as a test wants it; remembers every call and what it applied under which key."""
+class BatchPartner(HttpPartner):
+    """Takes lists of rows, and answers as a test wants it; remembers every call under its key, and what was deleted."""
 
-    def __init__(self, answer: Answer) -> None:
-        self.answer = answer
+    def __init__(self, choose_answer: Answer) -> None:
+        super().__init__()
         self.calls: list[tuple[str, bytes]] = []
         self.deleted: list[str] = []
-        self.headers: dict[str, str] = {}
-        partner = self
+        self.choose_answer = choose_answer
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+    def answer(self, headers: Message, body: bytes) -> tuple[int, bytes]:
+        self.calls.append((headers["Idempotency-Key"], body))
+        document = json.loads(body)
+        status, content = self.choose_answer(document["rows"] if isinstance(document, dict) else document)
+        return status, json.dumps(content).encode()
 
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                partner.calls.append((self.headers["Idempotency-Key"], body))
-                document = json.loads(body)
-                rows = document["rows"] if isinstance(document, dict) else document
-                status, said = partner.answer(rows)
-                text = json.dumps(said).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(text)))
-                for name, value in partner.headers.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(text)
-
-            def do_DELETE(self) -> None:
-                partner.deleted.append(self.path)
-                self.send_response(204)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    def delete(self, path: str) -> tuple[int, bytes]:
+        self.deleted.append(path)
+        return 204, b""
 
     def rows(self) -> list[list[int]]:
         """Return the ids of each call."""
@@ -369,7 +342,7 @@ def test_a_partner_in_trouble_gets_the_same_rows_together_again(batches: Testbed
         batches.dispatch()
         batches.deliver()
         assert {each["state"] for each in batches.records()} == {"pending"}
-        partner.answer = said
+        partner.choose_answer = said
         batches.make_retries_due()
         batches.send_all()
     assert sorted(partner.calls[:3]) == sorted(partner.calls[3:])
@@ -406,7 +379,7 @@ def test_a_new_shape_of_batches_is_a_new_key(batches: Testbed) -> None:
         batches.dispatch()
         batches.deliver()
         batches.change_stream(batching=replace(ITEMS, under="rows"))
-        partner.answer = said
+        partner.choose_answer = said
         batches.make_retries_due()
         batches.send_all()
     row = json.loads(partner.calls[-1][1])["rows"][0]

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -132,7 +133,9 @@ def test_a_connection_that_outlives_one_deadline_serves_the_next_call() -> None:
     assert server.connections == 1
 
 
-def test_a_connection_that_is_never_accepted_was_not_sent_anything() -> None:
+@contextlib.contextmanager
+def serve_full_backlog() -> Iterator[int]:
+    """Yield a port on which no further connection is accepted."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -141,7 +144,11 @@ def test_a_connection_that_is_never_accepted_was_not_sent_anything() -> None:
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
-        port = listener.getsockname()[1]
+        yield listener.getsockname()[1]
+
+
+def test_a_connection_that_is_never_accepted_was_not_sent_anything() -> None:
+    with serve_full_backlog() as port:
         outcome = send_within(f"http://127.0.0.1:{port}")
     assert (outcome.verdict, outcome.status) == (Verdict.RETRY_LATER, None)
     assert outcome.error == f"no connection to 127.0.0.1:{port} within {SECONDS:g} s"
@@ -182,19 +189,8 @@ def test_an_address_that_swallows_everything_leaves_time_for_the_next(monkeypatc
         peer.read_request()
         peer.answer("200 OK")
 
-    with contextlib.ExitStack() as stack:
-        server = stack.enter_context(HostilePartner(answer))
-        deaf = stack.enter_context(socket.socket())
-        deaf.bind(("127.0.0.1", 0))
-        deaf.listen(0)
-        for _ in range(4):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(deaf.getsockname())
-        addresses = [
-            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
-            for port in (deaf.getsockname()[1], server.port)
-        ]
+    with HostilePartner(answer) as server, serve_full_backlog() as deaf:
+        addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in (deaf, server.port)]
         monkeypatch.setattr(deadline, "_look_up", lambda *_: addresses)
         outcome = send_within("http://partner.example", seconds=2 * SECONDS)
     assert outcome.verdict is Verdict.ACCEPTED

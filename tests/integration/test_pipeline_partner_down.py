@@ -16,7 +16,7 @@ from syncctl.local.mock_partner_account import PartnerConfig
 from syncctl.partner.client import Call, PartnerClient
 from syncctl.pipeline.dispatch import PROBE_SECONDS
 from tests.harness.hostile_partner import HostilePartner, answering
-from tests.harness.row_partner import RowPartner
+from tests.harness.http_partner import RowPartner
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
 
@@ -47,6 +47,15 @@ def breaker(testbed: Testbed) -> dict[str, Any]:
 
 def tries(testbed: Testbed) -> list[int]:
     return sorted(each["tries"] for each in testbed.records())
+
+
+def dispatch_probe(backlog: Testbed, url: str) -> None:
+    """Let a partner fail until the circuit opens, and its pause end: one record is queued as the probe."""
+    meet(backlog, url)
+    backlog.send_all()
+    end_pause(backlog)
+    backlog.make_retries_due()
+    assert backlog.dispatch() == 1
 
 
 def test_a_partner_that_is_down_is_not_called_and_nobody_behind_uses_up_tries(backlog: Testbed) -> None:
@@ -123,11 +132,7 @@ def test_records_that_always_fail_do_not_keep_a_partner_down_that_is_back(backlo
 
 def test_a_probe_that_found_no_worker_is_asked_by_another_at_once(backlog: Testbed) -> None:
     with MockPartner(PartnerConfig(error_rate=1.0)) as down:
-        meet(backlog, down.url)
-        backlog.send_all()
-        end_pause(backlog)
-        backlog.make_retries_due()
-        assert backlog.dispatch() == 1
+        dispatch_probe(backlog, down.url)
         token, ids = backlog.messages.pop()
         assert backlog.dispatch() == 0
         backlog.ledger.breakers.release_probe("orders", token=token)
@@ -138,22 +143,14 @@ def test_a_probe_that_found_no_worker_is_asked_by_another_at_once(backlog: Testb
 def test_a_probe_whose_message_is_lost_holds_nobody_for_a_lease(backlog: Testbed) -> None:
     backlog.change_stream(lease_seconds=3600.0)
     with MockPartner(PartnerConfig(error_rate=1.0)) as down:
-        meet(backlog, down.url)
-        backlog.send_all()
-        end_pause(backlog)
-        backlog.make_retries_due()
-        assert backlog.dispatch() == 1
+        dispatch_probe(backlog, down.url)
     until = breaker(backlog)["probe"]["until"].replace(tzinfo=UTC)
     assert (until - backlog.ledger.streams.server_time()).total_seconds() <= PROBE_SECONDS
 
 
 def test_a_probe_that_waited_long_for_a_worker_asks_all_the_same(backlog: Testbed) -> None:
     with MockPartner(PartnerConfig(error_rate=1.0)) as server:
-        meet(backlog, server.url)
-        backlog.send_all()
-        end_pause(backlog)
-        backlog.make_retries_due()
-        assert backlog.dispatch() == 1
+        dispatch_probe(backlog, server.url)
         late = backlog.messages.pop()
         backlog.database.streams.update_one({"_id": "orders"}, {"$set": {"breaker.probe.until": PAST}})
         server.fix()

@@ -3,10 +3,9 @@
 import csv
 import io
 import json
-import os
-import pty
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -19,6 +18,7 @@ from syncctl.console import format_time, to_document, to_json
 from syncctl.console.tables import Table, to_csv, to_plain
 from syncctl.console.terminal import make_safe
 from syncctl.core.states import State
+from tests.harness import commands
 from tests.harness.commands import clean_environment
 
 SCRIPT = "from syncctl.console import out\nfrom syncctl.errors import TroubleFound\n"
@@ -123,16 +123,14 @@ def test_colour_on_a_pipe(env: dict[str, str], coloured: bool) -> None:
 )
 def test_colour_on_a_terminal_is_decided_for_each_stream(env: dict[str, str], coloured: bool) -> None:
     script = "out.warn('careful'); out.table(('n',), [(1,)], n='red')"
-    terminal, piped = run_on_terminal(script, env=env, stdout=subprocess.PIPE)
+    terminal, piped = run_on_terminal(script, env=env)
     assert ("\x1b[" in terminal) == coloured
     assert piped == "N\n1\n"
 
 
 def test_a_question_is_asked_on_stderr_and_only_yes_is_yes() -> None:
     for answer, expected in (("y", True), ("yes", True), ("n", False), ("", False), ("sure", False)):
-        terminal, piped = run_on_terminal(
-            "out.show(str(out.confirm('replay 3?')))", typed=f"{answer}\n", stdout=subprocess.PIPE
-        )
+        terminal, piped = run_on_terminal("out.show(str(out.confirm('replay 3?')))", typed=f"{answer}\n")
         assert "replay 3? [y/N]" in terminal
         assert piped == f"{expected}\n"
 
@@ -142,35 +140,8 @@ def test_nobody_is_asked_off_a_terminal() -> None:
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 
-def run_on_terminal(
-    script: str, *, env: dict[str, str] | None = None, typed: str = "", stdout: int | None = None
-) -> tuple[str, str]:
-    """Run a script whose stdin and stderr are a terminal; return what the terminal and the pipe showed."""
-    parent, child = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT + script],
-        env=clean_environment({"TERM": "xterm", **(env or {})}),
-        stdin=child,
-        stderr=child,
-        stdout=stdout,
-        text=True,
-    ) as popen:
-        os.close(child)
-        os.write(parent, typed.encode())
-        piped = popen.communicate(timeout=60)[0]
-        terminal = _read_all(parent)
-    os.close(parent)
-    return terminal, piped
-
-
-def _read_all(descriptor: int) -> str:
-    shown = b""
-    # A terminal whose other end has closed answers with an error, not with an end of file.
-    while True:
-        try:
-            chunk = os.read(descriptor, 4096)
-        except OSError:
-            return shown.decode()
-        if not chunk:
-            return shown.decode()
-        shown += chunk
+def run_on_terminal(script: str, *, env: Mapping[str, str] | None = None, typed: str = "") -> tuple[str, str]:
+    """Run a script whose stdin and stderr are a terminal; return what the terminal and stdout showed."""
+    command, environment = [sys.executable, "-c", SCRIPT + script], {"TERM": "xterm", **(env or {})}
+    done = commands.run_on_terminal(command, env=environment, typed=typed, stdout=subprocess.PIPE)
+    return done.stderr, done.stdout

@@ -41,7 +41,7 @@ class Invocation:
     _settings: "Settings | None" = None
 
     def settings(self) -> "Settings":
-        """Read the settings the first time, and return them.
+        """Read the settings the first time, warn about deprecated ones, and return them.
 
         Raises:
             ConfigurationError: a setting is missing, unknown or wrong.
@@ -50,6 +50,8 @@ class Invocation:
             from syncctl.settings import load_settings
 
             self._settings = load_settings(directory=self.directory)
+            for warning in self._settings.layers.list_deprecated():
+                out.warn(warning)
         return self._settings
 
     def configure_logging(self) -> None:

@@ -13,7 +13,7 @@ Mode = Literal["rowversion", "increasing", "change_tracking", "flag", "snapshot"
 SCANS: frozenset[Mode] = frozenset({"change_tracking", "flag", "snapshot"})
 """The modes without a cursor column: they read rows in the order of the key."""
 Decimals = Literal["number", "string"]
-Ambiguous = Literal["retry", "hold"]
+Ambiguous = Literal["retry", "fail"]
 Order = Literal["latest", "strict", "none"]
 
 

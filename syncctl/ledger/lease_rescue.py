@@ -70,16 +70,18 @@ class LeaseRescue:
         ]
 
     @edge
-    def bring_back(self, expired: Sequence[ExpiredLease], *, even_unexpired: bool = False, hold: bool = False) -> int:
+    def bring_back(
+        self, expired: Sequence[ExpiredLease], *, even_unexpired: bool = False, fail_first: bool = False
+    ) -> int:
         """Bring back records that a dead or stalled worker held; return how many.
 
         The call of a record in `sending` may have been made: its history notes it as `lost` (invariant 4). The third
         loss makes the record failed, because it may be what kills its worker (invariant 7).
 
         Args:
-            hold: The first loss makes a record failed: its call may have been made, and must not be repeated.
+            fail_first: The first loss makes a record failed: its call may have been made, and must not be repeated.
         """
-        losses = 1 if hold else LOSSES_AT_MOST
+        losses = 1 if fail_first else LOSSES_AT_MOST
         past: Doc = {} if even_unexpired else is_past("lease.until")
         writes = [
             UpdateOne(

@@ -78,7 +78,7 @@ def _bring_back(ledger: Ledger, stream: Stream, expired: Sequence[ExpiredLease],
         # Invariant 5: before the state changes, so that the sender of a newer version knows of these calls.
         calls = [(lease.key_id, lease.seq, lease.call) for lease in expired if lease.state is State.SENDING]
         ledger.keys.note_unsettled(stream.name, calls, seconds=settle_seconds)
-    return ledger.lease_rescue.bring_back(expired, hold=stream.ambiguous == "hold")
+    return ledger.lease_rescue.bring_back(expired, fail_first=stream.ambiguous == "fail")
 
 
 def requeue_forgotten(*, ledger: Ledger, stream: Stream, messages_waiting: Callable[[], int]) -> int:

@@ -47,7 +47,7 @@ def decide_transition(batch: Batch, record: Record, outcome: Outcome) -> Transit
         return _decide_accepted(batch, record, outcome)
     if outcome.verdict is Verdict.REJECTED:
         return Transition(record=record, state=State.FAILED, outcome=outcome)
-    if outcome.may_take_effect_later and batch.stream.ambiguous == "hold":
+    if outcome.may_take_effect_later and batch.stream.ambiguous == "fail":
         held = f"{outcome.error or 'no answer'}; held, because the partner may have it"
         return Transition(record=record, state=State.FAILED, outcome=replace(outcome, error=held))
     if outcome.pauses or batch.gate.is_probe or outcome.send_alone:

@@ -10,6 +10,10 @@ from syncctl.settings.model import Settings
 from syncctl.settings.problems import Problem
 from syncctl.settings.schema_paths import Path, is_credential
 
+#: Former keys of a stream, and the keys that replace them.
+_RENAMED_KEYS = {"batch": "rows_per_call"}
+#: Former values of a stream's keys, and the values that replace them.
+_RENAMED_VALUES = {("ambiguous", "hold"): "fail"}
 _NEEDED_LATER = ("sources", "partners", "source_url", "partner_url", "partner_token", "mask_secret")
 
 
@@ -19,9 +23,12 @@ class Layer:
 
     tree: dict[str, Any] = field(default_factory=dict, repr=False)
     origins: dict[Path, str] = field(default_factory=dict)
+    #: A warning for each former key or value that was read under its present name.
+    deprecated: list[str] = field(default_factory=list)
 
     def put(self, path: Path, value: Any, origin: str) -> bool:
         """Set a value and note its origin; return False if a table and a value collide."""
+        path, value = self._rename(path, value, origin)
         table = self.open_table(path[:-1], origin)
         if table is None or (isinstance(table.get(path[-1]), dict) and not isinstance(value, dict)):
             return False
@@ -31,6 +38,19 @@ class Layer:
             return inner is not None and all(self.put((*path, key), below, origin) for key, below in value.items())
         table[path[-1]] = value
         return True
+
+    def _rename(self, path: Path, value: Any, origin: str) -> tuple[Path, Any]:
+        """Return the present names of a deprecated key or value, and note a warning."""
+        if len(path) != 3 or path[0] != "streams":
+            return path, value
+        name = ".".join(path)
+        if key := _RENAMED_KEYS.get(path[2]):
+            self.deprecated.append(f"{name} ({origin}) is deprecated; rename it to {key}")
+            return (*path[:2], key), value
+        if isinstance(value, str) and (present := _RENAMED_VALUES.get((path[2], value.strip().lower()))):
+            self.deprecated.append(f'{name} = "{value}" ({origin}) is deprecated; write "{present}"')
+            return path, present
+        return path, value
 
     def open_table(self, path: Path, origin: str) -> dict[str, Any] | None:
         """Return the table at a path, made if there is none; None if a value is in the way."""
@@ -67,6 +87,10 @@ class Layers:
         for layer in reversed(self.layers):
             _merge_into(merged, layer.tree)
         return merged
+
+    def list_deprecated(self) -> tuple[str, ...]:
+        """Return a warning for each deprecated key or value."""
+        return tuple(warning for layer in self.layers for warning in layer.deprecated)
 
     def list_names(self, kind: str) -> tuple[str, ...]:
         """Return the names of the sections of a kind, as in `[streams.orders]`."""

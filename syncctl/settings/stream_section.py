@@ -190,7 +190,7 @@ class StreamSettings(Section):
         None, "condition on the JSON of a 2xx answer for the record to be accepted", sample="result.status=ok"
     )
     ambiguous: Annotated[Ambiguous, Lower] = setting(
-        "retry", "after a call without an answer: retry with the same Idempotency-Key | hold as failed"
+        "retry", "after a call without an answer: retry with the same Idempotency-Key | fail the record"
     )
     order: Annotated[Order, Lower] = setting(
         "latest", "latest: never an older version after a newer one | strict: every version, one after another | none"
@@ -199,7 +199,7 @@ class StreamSettings(Section):
         None, "order strict: how long a failed version holds back newer ones of its row; default: forever", sample="1h"
     )
     retry: RetrySettings = setting({}, "when calls are repeated; the record fails at the end of the schedule")
-    batch: Whole = setting(1, "rows per call; more than 1 needs an endpoint that accepts a list")
+    rows_per_call: Whole = setting(1, "rows per call; more than 1 needs an endpoint that accepts a list")
     batch_shape: BatchShapeSettings = setting({}, "the request and the answer of a call of several rows")
     batch_size: Whole = setting(100, "records per message")
     window: Whole = setting(2000, "records in flight per stream")
@@ -275,27 +275,30 @@ class StreamSettings(Section):
                 f"is {self.content_type}, but the row is sent as JSON; write body, a template of that type",
             )
 
-    @rule("batch", "batch_size", "window")
+    @rule("rows_per_call", "batch_size", "window")
     def _check_sizes(self) -> Broken:
         if self.batch_size > self.window:
             shown = f"{self.batch_size} is more than the window of {self.window} records"
             yield "batch_size", f"{shown}; lower batch_size or raise window"
-        if self.batch > self.batch_size:
-            shown = f"{self.batch} is more than the {self.batch_size} records of a message"
-            yield "batch", f"{shown}; lower batch or raise batch_size"
+        if self.rows_per_call > self.batch_size:
+            shown = f"{self.rows_per_call} is more than the {self.batch_size} records of a message"
+            yield "rows_per_call", f"{shown}; lower rows_per_call or raise batch_size"
 
-    @rule("batch", "endpoint", "content_type")
+    @rule("rows_per_call", "endpoint", "content_type")
     def _check_batch(self) -> Broken:
-        if self.batch > 1 and "{" in self.endpoint:
-            yield "endpoint", "has a column in its path, but a batch is one call for several rows; remove the column"
-        if self.batch > 1 and not self._is_json():
-            yield "batch", "needs JSON; remove content_type or batch"
+        if self.rows_per_call > 1 and "{" in self.endpoint:
+            yield (
+                "endpoint",
+                "has a column in its path, but rows_per_call makes one call for several rows; remove the column",
+            )
+        if self.rows_per_call > 1 and not self._is_json():
+            yield "rows_per_call", "needs JSON; remove content_type or rows_per_call"
 
-    @rule("batch", "batch_shape")
+    @rule("rows_per_call", "batch_shape")
     def _check_batch_shape(self) -> Broken:
         shape = self.batch_shape
-        if self.batch == 1 and any(getattr(shape, key) for key in shape.model_fields_set):
-            yield "batch_shape", "is for calls of several rows; set batch to more than 1, or remove it"
+        if self.rows_per_call == 1 and any(getattr(shape, key) for key in shape.model_fields_set):
+            yield "batch_shape", "is for calls of several rows; set rows_per_call to more than 1, or remove it"
 
     @rule("order", "append_only", "strict_hold")
     def _check_order(self) -> Broken:
@@ -334,5 +337,5 @@ class StreamSettings(Section):
                 **({CONFLICT: Verdict.ACCEPTED} if self.accept_conflict else {}),
                 **{int(status): Verdict(meant) for status, meant in self.outcomes.items()},
             },
-            batching=self.batch_shape.build(Batching, size=self.batch),
+            batching=self.batch_shape.build(Batching, size=self.rows_per_call),
         )

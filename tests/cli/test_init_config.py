@@ -218,3 +218,11 @@ def test_wrong_settings_end_every_command_with_code_2(tmp_path: Path) -> None:
     assert "error: 2 settings are wrong" in shown.stderr
     assert "streams.a.start (syncctl.toml line 1): is required" in shown.stderr
     assert "stream (syncctl.toml line 3): is unknown; did you mean streams?" in shown.stderr
+
+
+def test_a_former_name_of_a_setting_is_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "syncctl.toml").write_text('[streams.orders]\ntable = "orders"\nstart = "now"\nbatch = 2\n')
+    shown = run_syncctl("config", "--json", cwd=tmp_path)
+    assert shown.exit_code == 0
+    assert "warning: streams.orders.batch (syncctl.toml line 4) is deprecated; rename it to" in shown.stderr
+    assert {entry["key"]: entry["value"] for entry in shown.json["settings"]}["streams.orders.rows_per_call"] == 2

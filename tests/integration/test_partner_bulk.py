@@ -140,7 +140,7 @@ def test_an_answer_without_the_list_is_no_acceptance(batches: Testbed, answer: t
 
 
 def test_what_the_partner_says_nothing_of_is_held_where_it_may_not_go_twice(batches: Testbed) -> None:
-    batches.change_stream(ambiguous="hold")
+    batches.change_stream(ambiguous="fail")
     with BatchPartner(lambda rows: said(rows[1:])) as partner:
         meet(batches, partner)
         batches.dispatch()

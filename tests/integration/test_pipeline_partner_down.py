@@ -307,11 +307,11 @@ def test_a_worker_waits_for_permits_that_others_hold(backlog: Testbed, partner: 
         ({"accepted_when": "result.status=ok"}, "200 OK", b'{"result":{"status":"error"}}', "pending"),
         ({"accepted_when": "result.status=ok"}, "200 OK", b"<html>", "pending"),
         ({"accepted_when": "result.status=ok"}, "204 No Content", b"", "pending"),
-        ({"ambiguous": "hold"}, "504 Gateway Timeout", b"", "failed"),
-        ({"ambiguous": "hold"}, "503 Busy", b"", "pending"),
+        ({"ambiguous": "fail"}, "504 Gateway Timeout", b"", "failed"),
+        ({"ambiguous": "fail"}, "503 Busy", b"", "pending"),
         # What could not be read to its end may have said that it is accepted.
-        ({"accepted_when": "ok=true", "ambiguous": "hold"}, "200 OK", b'{"rows":"' + b"x" * 70_000 + b'"}', "failed"),
-        ({"accepted_when": "ok=true", "ambiguous": "hold"}, "200 OK", b'{"rows":"x"}', "pending"),
+        ({"accepted_when": "ok=true", "ambiguous": "fail"}, "200 OK", b'{"rows":"' + b"x" * 70_000 + b'"}', "failed"),
+        ({"accepted_when": "ok=true", "ambiguous": "fail"}, "200 OK", b'{"rows":"x"}', "pending"),
     ],
 )
 def test_rules_of_a_stream(
@@ -327,7 +327,7 @@ def test_rules_of_a_stream(
     assert testbed.record(1)["state"] == state
     assert not testbed.ledger.streams.load_gate("orders").paused
     assert not testbed.ledger.partners.load_gate("default").paused
-    if changes.get("ambiguous") == "hold" and state == "failed":
+    if changes.get("ambiguous") == "fail" and state == "failed":
         assert "held, because the partner may have it" in testbed.record(1)["error"]["message"]
 
 
@@ -336,7 +336,7 @@ def test_what_a_dead_worker_had_in_sending_is_held_where_the_stream_says_so(
 ) -> None:
     source_db.create_orders(1)
     testbed.poll()
-    testbed.change_stream(ambiguous="hold")
+    testbed.change_stream(ambiguous="fail")
     testbed.dispatch()
     token, ids = testbed.messages.pop()
     testbed.ledger.delivery_states.claim("orders", ids, batch=token, mapping_hash="m", seconds=60.0, worker="dead")

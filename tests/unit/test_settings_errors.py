@@ -83,7 +83,7 @@ WRONG_IN_STREAM = [
     (
         "batch_shape = { under = 'rows' }",
         "batch_shape",
-        "is for calls of several rows; set batch to more than 1, or",
+        "is for calls of several rows; set rows_per_call to more than 1, or",
     ),
     ('append_only = "maybe"', "append_only", "must be true or false"),
     ('retry = { schedule = ["5x"] }', "retry.schedule[0]", "'5x' is not a duration"),
@@ -363,7 +363,7 @@ def test_a_batch_as_large_as_the_window_is_right(tmp_path: Path) -> None:
 def test_what_is_said_of_an_answer_suffices_to_judge_a_row(
     tmp_path: Path, shape: str, expected: dict[str, str]
 ) -> None:
-    toml = f"{STREAM}batch = 10\nbatch_shape = {{ {shape} }}\n"
+    toml = f"{STREAM}rows_per_call = 10\nbatch_shape = {{ {shape} }}\n"
     if not expected:
         (tmp_path / "syncctl.toml").write_text(toml)
         assert load_settings(directory=tmp_path, environment={}).stream("orders").batching.size == 10

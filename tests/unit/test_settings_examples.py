@@ -79,7 +79,7 @@ def without_rivals(text: str) -> str:
     names = "query|body|exclude|acknowledge|acknowledge_failed"
     names += "|name|in|value|user|password|token_url|client_id|client_secret|client_auth|scope|audience|secret"
     names += "|strict_hold|previous_secret|proxy|headers|client_key_password"
-    text = re.sub(r"^(batch = |STREAMS__ORDERS__BATCH=)1\b", r"\g<1>10", text, flags=re.MULTILINE)
+    text = re.sub(r"^(rows_per_call = |STREAMS__ORDERS__ROWS_PER_CALL=)1\b", r"\g<1>10", text, flags=re.MULTILINE)
     return re.sub(rf"^\S*\b({names}) = .*$|^\S*__({names})=.*$", "", text, flags=re.MULTILINE | re.IGNORECASE)
 
 

@@ -255,3 +255,14 @@ def test_an_env_file_in_another_encoding_is_an_error(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"A=\xff\n")
     with pytest.raises(ConfigurationError, match="not UTF-8"):
         load_settings(directory=tmp_path, environment={})
+
+
+def test_former_names_still_work_with_a_warning(tmp_path: Path) -> None:
+    write(tmp_path, env="STREAMS__ORDERS__AMBIGUOUS=Hold", toml=f"{STREAM}batch = 50\n")
+    settings = load_settings(directory=tmp_path, environment={})
+    assert (settings.streams["orders"].rows_per_call, settings.streams["orders"].ambiguous) == (50, "fail")
+    assert origin_of(settings, "streams.orders.rows_per_call") == "syncctl.toml line 4"
+    assert settings.layers.list_deprecated() == (
+        'streams.orders.ambiguous = "Hold" (.env line 1) is deprecated; write "fail"',
+        "streams.orders.batch (syncctl.toml line 4) is deprecated; rename it to rows_per_call",
+    )

@@ -1,4 +1,4 @@
-"""The settings in force: every key, its value with secrets masked, and where it stands; and their fingerprint."""
+"""The settings in force: every key with its value, secrets masked, and its origin; and the fingerprint of all."""
 
 import hashlib
 import json
@@ -61,14 +61,14 @@ def show_value(value: Any, field: FieldInfo) -> Any:
 
 
 PER_MACHINE = ("mongo_url", "redis_url", "worker", "log")
-"""Settings that each machine may have of its own; whoever reads a heartbeat is on the same ledger anyway."""
+"""Settings that may differ between machines: they are not part of the fingerprint."""
 FINGERPRINT_LENGTH = 8
 
 
 def fingerprint_settings(settings: Settings) -> str:
-    """Return eight hex digits by which a process tells that another runs with other settings, or another schema.
+    """Return eight hex digits that differ between processes with other settings or other schemas.
 
-    Secrets have no part in it, not even as a hash: a weak one could be found by trying.
+    Secrets are not part of them, not even as a hash: a weak secret could be found by trying.
     """
     values = {
         entry.key: entry.value for entry in describe_settings(settings) if entry.key.split(".")[0] not in PER_MACHINE

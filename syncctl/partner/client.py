@@ -20,7 +20,7 @@ from syncctl.partner.bulk import (
     limit_response_bytes,
 )
 from syncctl.partner.call import Call, Unsendable, add_auth_headers
-from syncctl.partner.deadline import call_deadline
+from syncctl.partner.call_deadline import call_deadline
 from syncctl.partner.headers import check_auth_headers, is_header_value, make_common_headers
 from syncctl.partner.request.builder import RequestBuilder
 from syncctl.partner.response import Response, describe_refusal, is_accepted, make_excerpt

@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 from syncctl.partner.address import parse_proxy_url, read_setting
 from syncctl.partner.auth.basic import encode_basic
-from syncctl.partner.deadline import TimedSocket, call_deadline, connect_socket
+from syncctl.partner.call_deadline import TimedSocket, call_deadline, connect_socket
 
 HEAD_AT_MOST_BYTES = 16 * 1024
 _END = b"\r\n\r\n"

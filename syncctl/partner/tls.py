@@ -7,7 +7,7 @@ from pathlib import Path
 from syncctl.core.stream import Partner
 from syncctl.errors import ConfigurationError
 from syncctl.logs import get_logger
-from syncctl.partner.deadline import TimedTLSSocket
+from syncctl.partner.call_deadline import TimedTLSSocket
 
 log = get_logger(__name__)
 

@@ -21,8 +21,8 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util import Timeout
 
 from syncctl.core.stream import Partner
+from syncctl.partner.call_deadline import call_deadline, connect_socket
 from syncctl.partner.connection_errors import explain_error, was_refused_in_handshake
-from syncctl.partner.deadline import call_deadline, connect_socket
 from syncctl.partner.proxy import Proxy, ProxyError, connect_proxy, open_tunnel, read_proxy
 from syncctl.partner.response import BODY_AT_MOST_BYTES, Response, read_response
 from syncctl.partner.tls import make_tls_context

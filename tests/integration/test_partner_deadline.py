@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from syncctl.core.outcome import Outcome, Verdict
-from syncctl.partner import deadline
+from syncctl.partner import call_deadline
 from tests.harness.cases import make_client, make_record
 from tests.harness.hostile_partner import HostilePartner, Peer
 
@@ -171,12 +171,12 @@ def test_a_name_lookup_that_never_ends_was_not_sent_anything(monkeypatch: pytest
     released = threading.Event()
     finished = threading.Event()
 
-    def look_up(host: str, port: int) -> list[deadline.Address]:
+    def look_up(host: str, port: int) -> list[call_deadline.SocketAddress]:
         released.wait()
         finished.set()
         return []
 
-    monkeypatch.setattr(deadline, "_look_up", look_up)
+    monkeypatch.setattr(call_deadline, "_look_up", look_up)
     outcome = send_within("http://partner.example")
     released.set()
     assert finished.wait(10)
@@ -191,6 +191,6 @@ def test_an_address_that_swallows_everything_leaves_time_for_the_next(monkeypatc
 
     with HostilePartner(answer) as server, serve_full_backlog() as deaf:
         addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in (deaf, server.port)]
-        monkeypatch.setattr(deadline, "_look_up", lambda *_: addresses)
+        monkeypatch.setattr(call_deadline, "_look_up", lambda *_: addresses)
         outcome = send_within("http://partner.example", seconds=2 * SECONDS)
     assert outcome.verdict is Verdict.ACCEPTED

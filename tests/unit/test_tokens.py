@@ -5,7 +5,7 @@ import pytest
 from syncctl.partner.auth.base import AuthError
 from syncctl.partner.auth.shared_token import NoSharedToken
 from syncctl.partner.auth.tokens import Token, TokenStore
-from syncctl.partner.deadline import call_deadline
+from syncctl.partner.call_deadline import call_deadline
 
 
 class UnreachableCache(NoSharedToken):

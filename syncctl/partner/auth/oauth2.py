@@ -16,7 +16,7 @@ from syncctl.partner.auth.basic import encode_basic
 from syncctl.partner.auth.shared_token import TokenCache
 from syncctl.partner.auth.tokens import Token, find_store
 from syncctl.partner.call import Call
-from syncctl.partner.deadline import call_deadline
+from syncctl.partner.call_deadline import call_deadline
 from syncctl.partner.response import describe_refusal, make_excerpt
 
 ASSUMED_SECONDS = 300.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from syncctl.partner.auth.base import AuthError
 from syncctl.partner.auth.shared_token import CachedToken, NoSharedToken, SharedToken, TokenCache
-from syncctl.partner.deadline import call_deadline, seconds_until
+from syncctl.partner.call_deadline import call_deadline, seconds_until
 
 RENEWED_BEFORE_SECONDS = 60.0
 RENEWED_AT_SHARE = 0.8

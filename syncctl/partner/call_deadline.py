@@ -12,7 +12,7 @@ import time
 from queue import Empty, SimpleQueue
 from typing import Any
 
-Address = tuple[Any, ...]
+SocketAddress = tuple[Any, ...]
 """One answer of `getaddrinfo`: family, type, protocol, canonical name, socket address."""
 
 TOO_LATE = "the call's deadline has passed"
@@ -108,7 +108,7 @@ def connect_socket(host: str, port: int, *, ends_at: float) -> TimedSocket:
     raise last_error
 
 
-def resolve_host(host: str, port: int, *, ends_at: float) -> list[Address]:
+def resolve_host(host: str, port: int, *, ends_at: float) -> list[SocketAddress]:
     """Look up a name, in a separate thread: the C library's resolver takes no timeout.
 
     Raises:
@@ -122,7 +122,7 @@ def resolve_host(host: str, port: int, *, ends_at: float) -> list[Address]:
         pass
     else:
         return _look_up(host, port)
-    answers: SimpleQueue[list[Address] | Exception] = SimpleQueue()
+    answers: SimpleQueue[list[SocketAddress] | Exception] = SimpleQueue()
 
     def look_up() -> None:
         try:
@@ -140,5 +140,5 @@ def resolve_host(host: str, port: int, *, ends_at: float) -> list[Address]:
     return answer
 
 
-def _look_up(host: str, port: int) -> list[Address]:
+def _look_up(host: str, port: int) -> list[SocketAddress]:
     return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))

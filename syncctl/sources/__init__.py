@@ -1,6 +1,6 @@
 """SQL sources: the stream reader, cursor modes, ODBC drivers, catalogs, and rows as exact values."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from syncctl.core.stream import Source, Stream
 
@@ -21,3 +21,12 @@ def open_reader(source: Source, stream: Stream) -> "StreamReader":
     from syncctl.sources.reader import StreamReader
 
     return StreamReader(source, stream)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the class of the reader when it is asked for by name."""
+    if name == "StreamReader":
+        from syncctl.sources.reader import StreamReader
+
+        return StreamReader
+    raise AttributeError(name)

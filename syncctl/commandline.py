@@ -240,13 +240,13 @@ def _restore_negatives(value: Any) -> Any:
 
 def _format_help(command: Any, ctx: Any, formatter: Any) -> None:
     text = inspect.cleandoc(command.help or "")
-    found = _EXAMPLES.search(text)
-    if found:
+    examples = _EXAMPLES.search(text)
+    if examples:
         formatter.write("Examples:\n")
-        for line in textwrap.dedent(found[1]).strip().splitlines():
+        for line in textwrap.dedent(examples[1]).strip().splitlines():
             formatter.write(f"  {line}\n" if line else "\n")
         formatter.write("\n")
-        text = text[: found.start()] + text[found.end() :]
+        text = text[: examples.start()] + text[examples.end() :]
     command.format_usage(ctx, formatter)
     formatter.write_paragraph()
     with formatter.indentation():

@@ -13,8 +13,8 @@ from syncctl.errors import ConfigurationError, ExitCode
 def config(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
     """Show every setting and where it comes from; secrets are masked.
 
-    Flags override the environment, which overrides .env, syncctl.toml and the defaults, in this order. A setting
-    that a stream needs but lacks is shown as a warning.
+    Order of precedence: flags, environment, .env, syncctl.toml, defaults. A setting that a stream needs but lacks is
+    shown as a warning.
 
     Examples:
         syncctl config

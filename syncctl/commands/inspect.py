@@ -28,7 +28,7 @@ def inspect(
     ctx: typer.Context,
     *,
     table: Annotated[
-        str | None, typer.Argument(metavar="[TABLE]", help="A table or view; by default all are listed.")
+        str | None, typer.Argument(metavar="TABLE", help="A table or view; by default all are listed.")
     ] = None,
     source: Annotated[
         str, typer.Option("--source", metavar="NAME", help="A source's name under [sources].")

@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="""Start and stop MongoDB and Redis on this machine, to try syncctl.
 
-    They are real servers that listen only on the loopback, and keep their files in .syncctl of the directory.
+    They are real servers that listen only on the loopback, and store their files in .syncctl in the working directory.
 
     Examples:
       syncctl local up          start both, and print their URLs for .env

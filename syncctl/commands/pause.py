@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from syncctl.pipeline.pause import Resumed
     from syncctl.wiring.connections import Connections
 
-_Names = Annotated[list[str] | None, typer.Argument(metavar="STREAM", help="The streams.")]
+_Names = Annotated[list[str] | None, typer.Argument(metavar="STREAM", help="Names of streams.")]
 _Partners = Annotated[
     list[str] | None,
     typer.Option("--partner", metavar="PARTNER", help="A partner with all its streams; may be repeated."),

@@ -26,7 +26,7 @@ def poll(
     *,
     streams: Annotated[
         list[str] | None,
-        typer.Argument(metavar="STREAM", help="The streams; by default all."),
+        typer.Argument(metavar="STREAM", help="Names of streams; by default all."),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Poll each stream once, then exit.")] = False,
     dry_run: Annotated[

@@ -23,7 +23,7 @@ _KINDS = {
 def reconcile(
     ctx: typer.Context,
     *,
-    stream: Annotated[str, typer.Argument(metavar="STREAM", help="The stream.")],
+    stream: Annotated[str, typer.Argument(metavar="STREAM", help="Name of a stream.")],
     since: Since = None,
     repair: Annotated[bool, typer.Option("--repair", help="Log missing and stale rows, and send them.")] = False,
     dry_run: DryRun = False,

@@ -70,7 +70,7 @@ def replay(
     Examples:
         syncctl replay --dry-run                          count the failed records
         syncctl replay --stream orders --yes --wait       all failed records of a stream, and wait
-        syncctl replay --error 4f1d2c77b05e --since 24h   one error of the last day
+        syncctl replay --error 4f1d2c77b05e --since 24h   one error, from the last day only
         syncctl replay --id 3f2a... --state delivered
         syncctl replay --error 4f1d2c77b05e --new-key     the partner remembers its rejection of the old key
     """

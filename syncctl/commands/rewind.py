@@ -19,7 +19,7 @@ _CURSOR = "cursor:"
 def rewind(
     ctx: typer.Context,
     *,
-    stream: Annotated[str, typer.Argument(metavar="STREAM", help="The stream.")],
+    stream: Annotated[str, typer.Argument(metavar="STREAM", help="Name of a stream.")],
     to: Annotated[
         str,
         typer.Option(

@@ -46,17 +46,17 @@ def status(
         from syncctl.wiring.operators import read_status
 
         if not watch:
-            found = read_status(connections)
+            current = read_status(connections)
             if as_json:
-                out.print_json(found)
+                out.print_json(current)
             else:
-                _show(found)
+                _show(current)
             return ExitCode.DONE
         with StopSignal(notice="") as stop:
             while not stop.is_set and not out.reader_gone:
-                found = read_status(connections)
+                current = read_status(connections)
                 out.clear()
-                _show(found)
+                _show(current)
                 stop.wait(_WATCH_SECONDS)
         return stop.exit_code
 

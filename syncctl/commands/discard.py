@@ -29,8 +29,7 @@ def discard(
         syncctl discard ID ID --reason "test data" --yes --json
         syncctl discard ID --reason "test data" --dry-run
     """
-    from syncctl.pipeline.replay import discard_records
-    from syncctl.pipeline.selection import Selection
+    from syncctl.pipeline.replay import Selection, discard_records
 
     if not reason.strip():
         raise UsageError(

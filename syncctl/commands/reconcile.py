@@ -10,8 +10,7 @@ from syncctl.console import format_count, out
 from syncctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from syncctl.pipeline.differences import Differences
-    from syncctl.pipeline.repair import Repair
+    from syncctl.pipeline.reconcile import Differences, Repair
 
 _KINDS = {
     "missing": "in the source, not in the ledger",

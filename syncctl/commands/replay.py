@@ -15,8 +15,7 @@ from syncctl.core.states import TERMINAL, State
 from syncctl.errors import ExitCode, TroubleFound, UsageError
 
 if TYPE_CHECKING:
-    from syncctl.pipeline.replay import Replayed
-    from syncctl.pipeline.selection import Selection
+    from syncctl.pipeline.replay import Replayed, Selection
     from syncctl.wiring.connections import Connections
 
 _POLL_SECONDS = 0.5
@@ -74,7 +73,7 @@ def replay(
         syncctl replay --id 3f2a... --state delivered
         syncctl replay --error 4f1d2c77b05e --new-key     the partner remembers its rejection of the old key
     """
-    from syncctl.pipeline.selection import Selection
+    from syncctl.pipeline.replay import Selection
     from syncctl.pipeline.status import group_failures
     from syncctl.wiring import operators
 

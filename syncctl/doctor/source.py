@@ -10,7 +10,7 @@ from syncctl.doctor import sql_server
 from syncctl.doctor.check import Finding, Unit, join_findings, passed, skipped, warned
 from syncctl.errors import ConfigurationError, ServiceUnavailable
 from syncctl.partner.client import PartnerClient
-from syncctl.pipeline.preview import Sketch, preview_row
+from syncctl.pipeline.preview import RequestPreviewer, preview_row
 from syncctl.sources import open_reader
 from syncctl.sources.diagnostics import Diagnostics, is_sqlite
 from syncctl.sources.modes.gaps import read_memory, show_gaps, show_ranges
@@ -137,7 +137,7 @@ def _find_fault(services: "Services", stream: Stream, row: Row, columns_fingerpr
         # No call could be made at all, which the partner's own check reports.
         return None
     try:
-        error = preview_row(stream, row, columns_fingerprint, Sketch(client=client)).request.error
+        error = preview_row(stream, row, columns_fingerprint, RequestPreviewer(client=client)).request.error
     finally:
         client.close()
     return f"its first row could not be sent: {error}" if error else None

@@ -1,4 +1,4 @@
-"""cleanup: remove finished records that are older than their retention, from frozen hours only. Keys stay."""
+"""cleanup: remove finished records older than their retention, from frozen hours only. Their keys stay."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from datetime import timedelta
 from syncctl.core.states import State
 from syncctl.ledger.ledger import Ledger
 from syncctl.logs import get_logger
-from syncctl.pipeline.roll_up import roll_up
+from syncctl.pipeline.report import roll_up
 
 log = get_logger(__name__)
 
-AT_ONCE = 1000
+RECORDS_AT_ONCE = 1000
 RUNS_KEPT = timedelta(days=30)
 EMPTY_RUNS_KEPT = timedelta(days=1)
 SILENT_WORKERS_KEPT_SECONDS = 86_400.0
@@ -19,7 +19,7 @@ SILENT_WORKERS_KEPT_SECONDS = 86_400.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cleaned:
-    """What a clean-up removed, or would remove, by state."""
+    """How many records a clean-up removed, or would remove, by state."""
 
     deleted: Mapping[str, int]
     archived: int
@@ -37,8 +37,8 @@ def clean_up(
     """Remove finished records older than their state's retention; safe to repeat and to interrupt.
 
     Args:
-        retention_seconds: By state; a state that is not named is kept.
-        streams: Only these; all when empty, also those that left the configuration.
+        retention_seconds: By state; records in other states are kept.
+        streams: Only these; if empty, all streams, also those that left the configuration.
     """
     ledger.ensure_prepared()
     roll_up(ledger=ledger)
@@ -54,7 +54,7 @@ def clean_up(
             if dry_run:
                 deleted[state] += ledger.operations.count_finished(stream, State(state), before)
                 continue
-            while removed := ledger.operations.remove_finished(stream, State(state), before, limit=AT_ONCE):
+            while removed := ledger.operations.remove_finished(stream, State(state), before, limit=RECORDS_AT_ONCE):
                 deleted[state] += removed
     if not dry_run:
         ledger.runs.remove(before=now - RUNS_KEPT, empty_before=now - EMPTY_RUNS_KEPT)

@@ -1,37 +1,25 @@
-"""Mode snapshot's second half: rows that the ledger knows and the source does not hold any more."""
+"""Mode snapshot's second half: find the rows that the ledger knows and the source no longer holds."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
-from syncctl.core.rows import Cursor, Page, Row, Value
+from syncctl.core.rows import Cursor, Page, Row
 from syncctl.core.stream import Stream
 from syncctl.errors import SourceError
 from syncctl.ledger.ledger import Ledger
 from syncctl.pipeline.page import PageLog
+from syncctl.sources import StreamReader
 
 KEYS_AT_ONCE = 500
-FEW_ROWS = 10
-"""So many may vanish at once without a question."""
+ALWAYS_ALLOWED_DELETES = 10
+"""So few rows may be deleted whatever their share, unless the share is 0."""
 
 
-class Presence(Protocol):
-    """What the sweep needs of a source."""
+def detect_deletes(
+    *, ledger: Ledger, stream: Stream, pages: PageLog, reader: StreamReader, should_stop: Callable[[], bool]
+) -> bool:
+    """Look up every known row by its key, and log a delete for rows that are gone; False when stopped before the end.
 
-    @property
-    def columns_fingerprint(self) -> str:
-        """A short hash of the column names."""
-
-    def start_cursor(self) -> Cursor:
-        """Return the cursor before all rows."""
-
-    def find_missing(self, keys: Sequence[Mapping[str, Value]]) -> list[Mapping[str, Value]]:
-        """Return the keys that no row has now."""
-
-
-def sweep(*, ledger: Ledger, stream: Stream, pages: PageLog, reader: Presence, should_stop: Callable[[], bool]) -> bool:
-    """Ask for every known row by its key and log a delete for those that are gone; False when stopped before the end.
-
-    Its place is kept in the cursor, so that it goes on where it was stopped. Safe to repeat.
+    The place is kept in the cursor, so that the next poll goes on from there. Safe to repeat.
 
     Raises:
         SourceError: More rows are gone than the stream allows. The next poll begins a new round.
@@ -40,17 +28,17 @@ def sweep(*, ledger: Ledger, stream: Stream, pages: PageLog, reader: Presence, s
     known_before = int(cursor.get("known", 0))
     deleted = int(cursor.get("deleted", 0))
 
-    def refuse(gone: int) -> None:
+    def refuse_too_many(gone: int) -> None:
         if is_too_many(stream, gone=gone, known=known_before):
             pages.move_cursor(reader.start_cursor())
             raise _too_many(stream, gone=gone, known=known_before, deleted=deleted)
 
     if not cursor["swept"]:
-        # What is known now and was not read in this round.
-        refuse(ledger.keys.count_live(stream.name) - int(cursor["rows"]))
+        # Rows that are known now and were not read in this round.
+        refuse_too_many(ledger.keys.count_live(stream.name) - int(cursor["rows"]))
     while known := ledger.keys.load_live(stream.name, after=cursor["swept"], limit=KEYS_AT_ONCE):
         gone = reader.find_missing([key for _, key in known])
-        refuse(deleted + len(gone))
+        refuse_too_many(deleted + len(gone))
         deleted += len(gone)
         cursor = {**cursor, "swept": known[-1][0], "deleted": deleted}
         pages.log(
@@ -69,12 +57,12 @@ def begin_round(ledger: Ledger, stream: Stream, cursor: Cursor) -> Cursor:
 
 
 def is_too_many(stream: Stream, *, gone: int, known: int) -> bool:
-    """Say whether so many rows are gone that somebody has to look first.
+    """Return whether so many rows are gone that an operator has to decide.
 
-    An emptied table, a new filter or a lost right must not be taken for the wish to delete everything at the partner.
+    An emptied table, a new filter or a lost right must not delete everything at the partner.
     """
-    few = FEW_ROWS if stream.max_delete_share > 0 else 0
-    return gone > few and gone > known * stream.max_delete_share
+    always_allowed = ALWAYS_ALLOWED_DELETES if stream.max_delete_share > 0 else 0
+    return gone > always_allowed and gone > known * stream.max_delete_share
 
 
 def _too_many(stream: Stream, *, gone: int, known: int, deleted: int) -> SourceError:

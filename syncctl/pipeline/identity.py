@@ -1,10 +1,10 @@
-"""How rows and their records are named, and what it means when a name is taken."""
+"""How rows and their records are named, and what it means when a record's name is taken."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from syncctl.core.ids import chained_version, epoch_of, key_id, record_id
+from syncctl.core.ids import chained_version, content_hash, epoch_of, key_id, record_id
 from syncctl.core.rows import Row
 from syncctl.core.stream import Stream
 from syncctl.errors import SourceRestored
@@ -15,8 +15,8 @@ DELETE_NOT_SENT = "the row is gone, and the stream sends no deletes (delete_endp
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Seen:
-    """One row of a page, named."""
+class NamedRow:
+    """A row with the names under which the ledger knows it and its content."""
 
     row: Row
     key_id: str
@@ -24,11 +24,17 @@ class Seen:
     seq: int
 
 
+def name_row(row: Row, *, seq: int) -> NamedRow:
+    """Return a row with its key id and the hash of its content."""
+    row, identity = identify(row)
+    return NamedRow(row=row, key_id=identity, hash=content_hash(row.payload, row.op, row.error), seq=seq)
+
+
 def identify(row: Row) -> tuple[Row, str]:
     """Return the row and the id of its key.
 
-    A key with a NULL in it names no row: two such rows would pass for two versions of one, and the older be dropped.
-    Each is a failed row, under an id of its own (invariant 9).
+    A key that holds a NULL names no row: two such rows would be taken for two versions of one row, and the older would
+    be dropped. Each becomes a failed row under an id of its own (invariant 9).
     """
     empty = next((name for name, value in row.key.items() if value is None), None)
     if empty is None:
@@ -39,69 +45,69 @@ def identify(row: Row) -> tuple[Row, str]:
 
 def settle_duplicates(
     stream: Stream,
-    changed: Sequence[tuple[Seen, NewRecord]],
+    changed: Sequence[tuple[NamedRow, NewRecord]],
     known: Mapping[str, KnownKey],
     duplicates: Sequence[Duplicate],
     rewound_epoch: int = 0,
 ) -> tuple[dict[str, int], dict[str, NewRecord]]:
-    """Judge records that were in the ledger before their keys knew them.
+    """Judge records that were in the ledger before their keys knew them (invariant 1).
 
     Args:
-        rewound_epoch: Of records that were logged before it, an operator knows that their versions may run again.
+        rewound_epoch: An operator knows that versions of records logged before this epoch may come again.
 
     Returns:
-        Those an interrupted poll had logged, with the seq they get now; and, by key id, those to log under another
-        name because the table's columns have changed since, or because the name is that of another content.
+        By record id, the new seq of records that an interrupted poll had logged; and by key id, the records to log
+        under another name, because the table's columns have changed since or the name belongs to another content.
 
     Raises:
         SourceRestored: The same version holds another content, or an old version came back.
     """
-    there = {each.id: each for each in duplicates}
+    duplicates_by_id = {duplicate.id: duplicate for duplicate in duplicates}
     adopted: dict[str, int] = {}
     renamed: dict[str, NewRecord] = {}
-    for each, record in changed:
-        duplicate = there.get(record.id)
+    for named, record in changed:
+        duplicate = duplicates_by_id.get(record.id)
         if duplicate is None:
             continue
-        before = known.get(each.key_id)
-        if duplicate.hash == record.hash and (before is None or duplicate.seq > before.seq):
-            adopted[record.id] = each.seq
-        elif before is None or duplicate.seq > before.seq:
-            # No key ever knew it: an interrupted poll saw the row while what it is joined with was another.
+        before = known.get(named.key_id)
+        is_unknown_to_key = before is None or duplicate.seq > before.seq
+        if duplicate.hash == record.hash and is_unknown_to_key:
+            adopted[record.id] = named.seq
+            continue
+        if before is None or is_unknown_to_key:
+            # An interrupted poll saw the row while the rows that it is joined with were others.
             version = f"{record.version}/{record.hash}"
-            renamed[each.key_id] = new_record(stream, each, before, record.columns_fingerprint, version)
         elif epoch_of(duplicate.seq) < rewound_epoch or (stream.query is not None and before.version == record.id):
-            # Read again in the version that its key knows, while what it is joined with has changed.
-            version = unused_version(each, before, record.version)
-            renamed[each.key_id] = new_record(stream, each, before, record.columns_fingerprint, version)
+            # Read again in the version that its key knows, while the rows that it is joined with have changed.
+            version = unused_version(named, before, record.version)
         elif duplicate.columns_fingerprint != record.columns_fingerprint:
             version = f"{record.version}/{record.columns_fingerprint}"
-            renamed[each.key_id] = new_record(stream, each, before, record.columns_fingerprint, version)
         else:
-            raise restored(stream, each.row.key, record.version)
+            raise source_restored(stream, named.row.key, record.version)
+        renamed[named.key_id] = new_record(stream, named, before, record.columns_fingerprint, version)
     return adopted, renamed
 
 
-def unused_version(each: Seen, before: KnownKey | None, version: str | None) -> str:
-    """Return a version that names no record yet, chained on what was known before; the same if a poll repeats it."""
-    chained = chained_version(before.seq if before else 0, each.hash)
+def unused_version(named: NamedRow, before: KnownKey | None, version: str | None) -> str:
+    """Return a version that names no record yet, chained on the key; the same when a poll repeats it."""
+    chained = chained_version(before.seq if before else 0, named.hash)
     return chained if version is None else f"{version}/{chained}"
 
 
 def new_record(
-    stream: Stream, each: Seen, before: KnownKey | None, columns_fingerprint: str, version: str | None = None
+    stream: Stream, named: NamedRow, before: KnownKey | None, columns_fingerprint: str, version: str | None = None
 ) -> NewRecord:
-    """Return the record of a row: in the version that the source keeps, or one chained on what was known before."""
-    row = each.row
-    version = version or row.version or chained_version(before.seq if before else 0, each.hash)
+    """Return the record of a row: in the version that the source keeps, or in one chained on the key."""
+    row = named.row
+    version = version or row.version or chained_version(before.seq if before else 0, named.hash)
     return NewRecord(
-        id=record_id(stream.name, each.key_id, version),
+        id=record_id(stream.name, named.key_id, version),
         stream=stream.name,
-        key_id=each.key_id,
+        key_id=named.key_id,
         key=row.key,
-        seq=each.seq,
+        seq=named.seq,
         version=version,
-        hash=each.hash,
+        hash=named.hash,
         columns_fingerprint=columns_fingerprint,
         op=row.op,
         payload=row.payload,
@@ -111,8 +117,8 @@ def new_record(
     )
 
 
-def restored(stream: Stream, key: Mapping[str, Any], version: str) -> SourceRestored:
-    """Return the error of a row whose versions run again."""
+def source_restored(stream: Stream, key: Mapping[str, Any], version: str) -> SourceRestored:
+    """Return the error for a row whose version came again with another content, or as an older one."""
     shown = ",".join(f"{name}={value}" for name, value in key.items())
     name = stream.name
     return SourceRestored(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from syncctl.core.ids import content_hash, epoch_of, make_seq
+from syncctl.core.ids import epoch_of, make_seq
 from syncctl.core.rows import Cursor, Page, Row
 from syncctl.core.stream import Stream
 from syncctl.errors import InternalError, LeaseHeld
@@ -11,8 +11,14 @@ from syncctl.ledger.keys import KnownKey, Observation
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.records import NewRecord
 from syncctl.ledger.streams import PollLease
-from syncctl.pipeline.identity import Seen, identify, new_record, restored, settle_duplicates, unused_version
-from syncctl.pipeline.resend import resend_records
+from syncctl.pipeline.identity import (
+    NamedRow,
+    name_row,
+    new_record,
+    settle_duplicates,
+    source_restored,
+    unused_version,
+)
 
 COMPARISONS_AT_MOST = 5
 CHANGED = (
@@ -25,6 +31,7 @@ CHANGED = (
 class Progress:
     """What a poll has done so far."""
 
+    #: The position of the last row, which becomes part of its seq.
     position: int = 0
     read: int = 0
     logged: int = 0
@@ -32,6 +39,7 @@ class Progress:
     failed: int = 0
     dispatched: int = 0
     cursor: Cursor | None = None
+    #: Whether the poll read to the end.
     complete: bool = False
 
 
@@ -39,7 +47,7 @@ class PageLog:
     """Brings the pages of one poll into the ledger.
 
     Args:
-        lease_seconds: What the lease is prolonged by, where it is asked whether it is still ours.
+        lease_seconds: How long the lease is renewed for when a conflict asks whether it is still held.
     """
 
     def __init__(self, ledger: Ledger, stream: Stream, lease: PollLease, *, lease_seconds: float) -> None:
@@ -53,23 +61,23 @@ class PageLog:
         """Log a page; safe to repeat.
 
         Raises:
-            LeaseHeld: Somebody has taken this poll over.
-            SourceRestored: Versions of the source run again.
+            LeaseHeld: Another poll has taken the lease over.
+            SourceRestored: Versions of the source came again.
         """
         self.log_rows(page.rows, columns_fingerprint=columns_fingerprint)
         self.move_cursor(page.cursor)
 
     def log_rows(self, rows: Sequence[Row], *, columns_fingerprint: str) -> None:
-        """Log rows and leave the cursor where it is; as `log` does."""
-        seen = self._name(rows)
-        self.progress.read += len(seen)
+        """Log rows as `log` does, and leave the cursor where it is."""
+        named_rows = self._name(rows)
+        self.progress.read += len(named_rows)
         if self._stream.append_only:
-            self._log_append_only(seen, columns_fingerprint)
+            self._log_append_only(named_rows, columns_fingerprint)
         else:
-            self._log_with_keys(seen, columns_fingerprint)
+            self._log_with_keys(named_rows, columns_fingerprint)
 
     def move_cursor(self, cursor: Cursor) -> None:
-        """Move the cursor, unless somebody has taken this poll over."""
+        """Move the cursor, unless another poll has taken the lease over (invariants 1 and 8)."""
         if not self._ledger.streams.move_cursor(self._lease, cursor):
             raise self._taken_over()
         self.progress.cursor = cursor
@@ -81,94 +89,110 @@ class PageLog:
             hint="nothing is lost; the other poll goes on from the same place",
         )
 
-    def _name(self, rows: Sequence[Row]) -> list[Seen]:
-        """Give each row its key id, its content hash and its seq."""
-        named = []
+    def _name(self, rows: Sequence[Row]) -> list[NamedRow]:
+        named_rows = []
         for row in rows:
             self.progress.position += 1
-            row, key = identify(row)  # noqa: PLW2901 - one without a whole key is a failed one from here on
-            content = content_hash(row.payload, row.op, row.error)
-            seq = make_seq(self._lease.epoch, self.progress.position)
-            named.append(Seen(row=row, key_id=key, hash=content, seq=seq))
-        return named
+            named_rows.append(name_row(row, seq=make_seq(self._lease.epoch, self.progress.position)))
+        return named_rows
 
-    def _log_with_keys(self, seen: Sequence[Seen], columns_fingerprint: str) -> None:
-        remaining = list({each.key_id: each for each in seen}.values())
-        self.progress.unchanged += len(seen) - len(remaining)
+    def _log_with_keys(self, named_rows: Sequence[NamedRow], columns_fingerprint: str) -> None:
+        remaining = list({named.key_id: named for named in named_rows}.values())
+        self.progress.unchanged += len(named_rows) - len(remaining)
         for _ in range(COMPARISONS_AT_MOST):
             if not remaining:
                 return
-            known = self._ledger.keys.load(self._stream.name, [each.key_id for each in remaining])
-            # Only a later poll gives a higher seq. What it saw is newer than this page, however late that was read.
-            if any(each.key_id in known and known[each.key_id].seq > each.seq for each in remaining):
+            known = self._ledger.keys.load(self._stream.name, [named.key_id for named in remaining])
+            # Invariant 8: only a later poll gives a higher seq. Its rows are newer than this page, however late this
+            # page was read.
+            if any(named.key_id in known and known[named.key_id].seq > named.seq for named in remaining):
                 raise self._taken_over()
             conflicts = set(self._log_changes(remaining, known, columns_fingerprint))
-            # Somebody else wrote these keys since they were read: either this poll was taken over, or they were.
-            remaining = [each for each in remaining if each.key_id in conflicts]
+            # Another poll wrote these keys since they were read: it took over this poll, or this one took it over.
+            remaining = [named for named in remaining if named.key_id in conflicts]
             if remaining and not self._ledger.streams.renew_poll(self._lease, seconds=self._lease_seconds):
                 raise self._taken_over()
         if remaining:
             what = f"{len(remaining)} keys of {self._stream.name} would not settle"
-            raise InternalError(what, why="they changed on each look")
+            raise InternalError(what, why="they changed each time they were compared")
 
-    def _log_changes(self, seen: Sequence[Seen], known: Mapping[str, KnownKey], columns_fingerprint: str) -> list[str]:
+    def _log_changes(
+        self, named_rows: Sequence[NamedRow], known: Mapping[str, KnownKey], columns_fingerprint: str
+    ) -> list[str]:
         """Log the rows that are new or changed, then tell their keys; return the keys to compare anew."""
-        changed: list[tuple[Seen, NewRecord]] = []
+        changed: list[tuple[NamedRow, NewRecord]] = []
         observations: list[Observation] = []
-        removed = self._send_again(seen, known)
-        for each in seen:
-            before = known.get(each.key_id)
-            if before is None and each.row.op == "delete":
-                # Nobody was told of this row. Its key says that it is gone to whoever still holds a version of it.
+        removed = self._resend_unchanged(named_rows, known)
+        for named in named_rows:
+            before = known.get(named.key_id)
+            if before is None and named.row.op == "delete":
+                # The partner was never told of this row. Its key says that it is gone, for a poll that still holds a
+                # version of it.
                 self.progress.unchanged += 1
-                observations.append(_observe(each, None, new_record(self._stream, each, None, columns_fingerprint).id))
+                observations.append(
+                    _observe(named, None, new_record(self._stream, named, None, columns_fingerprint).id)
+                )
                 continue
-            is_same = before is not None and before.hash == each.hash and each.key_id not in removed
+            is_same = before is not None and before.hash == named.hash and named.key_id not in removed
             if before is not None and is_same and not self._is_flagged_again(before):
                 self.progress.unchanged += 1
-                # A row seen under a new version, or for the first time since a poll was taken over, is observed
-                # anew: what that poll may still write about it is then older. So is one that was sent again.
-                if each.row.version is not None or epoch_of(before.seq) < self._observed_epoch:
-                    observations.append(_observe(each, before, before.version))
+                # A row that has a new version, or is seen for the first time since a poll was taken over, is observed
+                # anew: what that poll may still write about it is then older. So is a row that was sent again.
+                if named.row.version is not None or epoch_of(before.seq) < self._observed_epoch:
+                    observations.append(_observe(named, before, before.version))
                 continue
-            version = unused_version(each, before, each.row.version) if each.key_id in removed else None
-            record = new_record(self._stream, each, before, columns_fingerprint, version)
-            changed.append((each, record))
-            observations.append(_observe(each, before, record.id))
+            version = unused_version(named, before, named.row.version) if named.key_id in removed else None
+            record = new_record(self._stream, named, before, columns_fingerprint, version)
+            changed.append((named, record))
+            observations.append(_observe(named, before, record.id))
         renamed = self._log_records(changed, known)
         observations = [
-            replace(each, version=renamed[each.key_id].id) if each.key_id in renamed else each for each in observations
+            replace(observation, version=renamed[observation.key_id].id)
+            if observation.key_id in renamed
+            else observation
+            for observation in observations
         ]
         return self._ledger.keys.observe(self._stream.name, observations)
 
     @property
     def _observed_epoch(self) -> int:
-        """The epoch in which a row must have been observed to be left alone when it is unchanged."""
+        """The epoch since which an unchanged row must have been observed to be left alone."""
         return max(self._lease.contested_epoch, self._lease.resend_epoch)
 
-    def _send_again(self, seen: Sequence[Seen], known: Mapping[str, KnownKey]) -> set[str]:
+    def _resend_unchanged(self, named_rows: Sequence[NamedRow], known: Mapping[str, KnownKey]) -> set[str]:
         """Send unchanged rows behind a rewind with `resend` once more; return the keys whose record was cleaned up."""
         if not self._lease.resend_epoch:
             return set()
         again = {
-            each.key_id: before.version
-            for each in seen
-            if (before := known.get(each.key_id)) is not None
-            and before.hash == each.hash
+            named.key_id: before.version
+            for named in named_rows
+            if (before := known.get(named.key_id)) is not None
+            and before.hash == named.hash
             and epoch_of(before.seq) < self._lease.resend_epoch
         }
-        # Before the keys say that they were observed: a crash between the two repeats it, and never forgets it.
-        there = resend_records(self._ledger, list(again.values()))
-        return {key for key, record in again.items() if record not in there}
+        # Before the keys are observed: a crash in between repeats this, and never forgets it.
+        present = self._resend(list(again.values()))
+        return {key_id for key_id, record_id in again.items() if record_id not in present}
+
+    def _resend(self, ids: Sequence[str]) -> set[str]:
+        """Make delivered records due again under a new key; return those that are in the ledger. Safe to repeat.
+
+        A record in flight is sent once more after it was accepted. Failed records wait for a replay.
+        """
+        if not ids:
+            return set()
+        self._ledger.delivery_states.resend(ids)
+        # Read afterwards: until it is due again, a clean-up may remove a delivered record.
+        return {record.id for record in self._ledger.records.load_logged(ids)}
 
     def _is_flagged_again(self, before: KnownKey) -> bool:
-        """Say whether a row that the source was told of stands there anew: somebody wants it sent once more."""
+        """Return whether a row is back after the source was told of it, because its users want it sent once more."""
         return before.acknowledged_epoch is not None and before.acknowledged_epoch < self._lease.epoch
 
     def _log_records(
-        self, changed: Sequence[tuple[Seen, NewRecord]], known: Mapping[str, KnownKey]
+        self, changed: Sequence[tuple[NamedRow, NewRecord]], known: Mapping[str, KnownKey]
     ) -> dict[str, NewRecord]:
-        """Insert records and judge those that were there already; return, by key id, those that got another name."""
+        """Insert records and judge duplicates; return, by key id, the records that got another name."""
         records = self._ledger.records
         sent, failed, duplicates = records.log([record for _, record in changed], self._lease.clock.now())
         adopted, renamed = settle_duplicates(self._stream, changed, known, duplicates, self._lease.rewound_epoch)
@@ -182,41 +206,43 @@ class PageLog:
         self.progress.failed += failed
         return renamed
 
-    def _log_append_only(self, seen: Sequence[Seen], columns_fingerprint: str) -> None:
-        """Log rows of a table that is only ever appended to: no keys; a row is known by its key and cursor value."""
+    def _log_append_only(self, named_rows: Sequence[NamedRow], columns_fingerprint: str) -> None:
+        """Log rows of an append-only table, which has no keys: a row is known by its key and cursor value."""
+        records = self._ledger.records
         new = [
-            new_record(self._stream, each, None, columns_fingerprint, each.row.version or each.row.at) for each in seen
+            new_record(self._stream, named, None, columns_fingerprint, named.row.version or named.row.at)
+            for named in named_rows
         ]
-        sent, failed, duplicates = self._ledger.records.log(new, self._lease.clock.now())
-        by_id = {record.id: (each, record) for each, record in zip(seen, new, strict=True)}
+        sent, failed, duplicates = records.log(new, self._lease.clock.now())
+        by_id = {record.id: (named, record) for named, record in zip(named_rows, new, strict=True)}
         renamed: list[NewRecord] = []
         for duplicate in duplicates:
-            each, record = by_id[duplicate.id]
+            named, record = by_id[duplicate.id]
             if duplicate.hash != record.hash and duplicate.columns_fingerprint == record.columns_fingerprint:
                 is_rewound = epoch_of(duplicate.seq) < self._lease.rewound_epoch
-                if not is_rewound and not each.row.again:
-                    raise restored(self._stream, each.row.key, record.version)
-                other = new_record(self._stream, each, None, columns_fingerprint, f"{record.version}/{record.hash}")
+                if not is_rewound and not named.row.again:
+                    raise source_restored(self._stream, named.row.key, record.version)
+                other = new_record(self._stream, named, None, columns_fingerprint, f"{record.version}/{record.hash}")
                 renamed.append(other if is_rewound or other.error else replace(other, error=CHANGED))
-        more_sent, more_failed, again = self._ledger.records.log(renamed, self._lease.clock.now())
-        others = {each.key_id for each in renamed}
-        known = [each for each in duplicates if by_id[each.id][0].key_id not in others] + again
-        old = [each.id for each in known if epoch_of(each.seq) < self._lease.resend_epoch]
-        resend_records(self._ledger, old)
-        self._ledger.records.raise_seq(dict.fromkeys(old, make_seq(self._lease.epoch, self.progress.position)))
+        more_sent, more_failed, again = records.log(renamed, self._lease.clock.now())
+        renamed_keys = {record.key_id for record in renamed}
+        known = [duplicate for duplicate in duplicates if by_id[duplicate.id][0].key_id not in renamed_keys] + again
+        old = [duplicate.id for duplicate in known if epoch_of(duplicate.seq) < self._lease.resend_epoch]
+        self._resend(old)
+        records.raise_seq(dict.fromkeys(old, make_seq(self._lease.epoch, self.progress.position)))
         self.progress.logged += sent + failed + more_sent + more_failed
         self.progress.failed += failed + more_failed
         self.progress.unchanged += len(known)
 
 
-def _observe(each: Seen, before: KnownKey | None, version: str) -> Observation:
+def _observe(named: NamedRow, before: KnownKey | None, version: str) -> Observation:
     return Observation(
-        key_id=each.key_id,
-        key=each.row.key,
+        key_id=named.key_id,
+        key=named.row.key,
         previous_seq=None if before is None else before.seq,
-        seq=each.seq,
+        seq=named.seq,
         version=version,
-        hash=each.hash,
-        op=each.row.op,
-        nameless=each.row.nameless,
+        hash=named.hash,
+        op=named.row.op,
+        nameless=named.row.nameless,
     )

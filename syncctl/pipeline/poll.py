@@ -2,73 +2,44 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Protocol
 
-from syncctl.core.acknowledgements import Acknowledged, Acknowledgement
-from syncctl.core.rows import Cursor, Page, Value
+from syncctl.core.ids import key_id
+from syncctl.core.rows import Cursor
 from syncctl.core.stream import Stream
 from syncctl.errors import InternalError, LeaseHeld, ServiceUnavailable, SyncctlError
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import PollLease
 from syncctl.logs import get_logger
-from syncctl.pipeline.acknowledge import acknowledge_finished
-from syncctl.pipeline.delete_detection import begin_round, sweep
+from syncctl.pipeline.delete_detection import begin_round, detect_deletes
 from syncctl.pipeline.page import PageLog
+from syncctl.sources import StreamReader
 
 log = get_logger(__name__)
 
 LEASE_SECONDS = 20.0
-
-
-class Reader(Protocol):
-    """What poll needs of a source (sources/reader.py)."""
-
-    @property
-    def columns_fingerprint(self) -> str:
-        """A short hash of the column names."""
-
-    @property
-    def advice(self) -> tuple[str, ...]:
-        """What an operator should know when a stream is read for the first time, one line each."""
-
-    def start_cursor(self) -> Cursor:
-        """Return where a stream begins that was never read."""
-
-    def pages(self, cursor: Cursor) -> Iterator[Page]:
-        """Yield the pages after a cursor, each read when it is asked for."""
-
-    def find_missing(self, keys: Sequence[Mapping[str, Value]]) -> list[Mapping[str, Value]]:
-        """Return the keys that no row has now."""
-
-    def acknowledge(self, rows: Sequence[Acknowledgement]) -> list[Acknowledged]:
-        """Tell the source what became of rows."""
-
-    def close(self) -> None:
-        """Let go of the source."""
+ACKNOWLEDGED_AT_ONCE = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """One poll of one stream.
-
-    Args:
-        dispatched: How many records were queued because of it.
-        error: What went wrong, in one line; None where nothing did. `hint` is what to do then.
-    """
+    """One poll of one stream."""
 
     stream: str
     read: int = 0
     logged: int = 0
     unchanged: int = 0
     failed: int = 0
+    #: How many records were queued because of it.
     dispatched: int = 0
     cursor_before: str | None = None
     cursor_after: str | None = None
     duration_ms: float = 0.0
+    #: What went wrong, in one line; None where nothing did.
     error: str | None = None
+    #: What to do about the error.
     hint: str | None = None
 
 
@@ -76,7 +47,7 @@ def poll_stream(
     *,
     ledger: Ledger,
     stream: Stream,
-    open_reader: Callable[[Stream], Reader],
+    open_reader: Callable[[Stream], StreamReader],
     dispatch: Callable[[], int],
     worker: str,
     tick: bool = False,
@@ -86,15 +57,15 @@ def poll_stream(
     """Poll one stream until a page is short; safe to repeat at any point.
 
     Args:
-        dispatch: Called after each page; what it returns is counted. It must not raise for an absent Redis.
-        tick: This is Beat's tick: do nothing when the last poll ended just now.
+        dispatch: Called after each page; its result is counted. It must not raise for an absent Redis.
+        tick: Beat asks for this poll: do nothing if the last one ended just now.
         should_stop: Asked between pages.
 
     Returns:
         The run. A source that cannot be read is the run's `error`; rows that were logged stay logged.
 
     Raises:
-        LeaseHeld: Somebody else polls this stream.
+        LeaseHeld: Another process polls this stream.
         ServiceUnavailable: MongoDB cannot be reached.
     """
     started = time.monotonic()
@@ -111,7 +82,7 @@ def poll_stream(
     pages = PageLog(ledger, stream, lease, lease_seconds=lease_seconds)
     error: SyncctlError | None = SyncctlError("interrupted")
     try:
-        with kept_alive(ledger, lease, seconds=lease_seconds):
+        with renew_in_background(ledger, lease, seconds=lease_seconds):
             read_pages(ledger, stream, pages, lease, open_reader(stream), dispatch, should_stop)
         error = None
     except SyncctlError as caught:
@@ -131,11 +102,11 @@ def read_pages(
     stream: Stream,
     pages: PageLog,
     lease: PollLease,
-    reader: Reader,
+    reader: StreamReader,
     dispatch: Callable[[], int],
     should_stop: Callable[[], bool],
 ) -> None:
-    """Read page after page into the ledger, and let what is due be sent meanwhile."""
+    """Read page after page into the ledger, and dispatch due records meanwhile."""
     try:
         cursor = lease.cursor
         if cursor is None:
@@ -143,7 +114,8 @@ def read_pages(
             for text in reader.advice:
                 log.warning("poll.first", stream=lease.stream, warning=text)
             if stream.start == "now":
-                # Later would be another moment. Any other place is kept once it was read from: it may be none.
+                # Now, because a later poll would start at another moment. Any other start is stored only once it was
+                # read from: it may be none.
                 pages.move_cursor(cursor)
         if stream.mode == "flag":
             acknowledge_finished(ledger=ledger, stream=stream, lease=lease, reader=reader, should_stop=should_stop)
@@ -158,21 +130,52 @@ def read_pages(
                 return
         if pages.progress.cursor is None:
             pages.move_cursor(cursor)
-        if stream.mode == "snapshot" and not sweep(
+        if stream.mode == "snapshot" and not detect_deletes(
             ledger=ledger, stream=stream, pages=pages, reader=reader, should_stop=should_stop
         ):
             return
+        # Invariant 1: only now may dispatch take a record for gone that no poll has found again.
         pages.progress.complete = True
     finally:
         reader.close()
 
 
+def acknowledge_finished(
+    *, ledger: Ledger, stream: Stream, lease: PollLease, reader: StreamReader, should_stop: Callable[[], bool]
+) -> int:
+    """In mode flag, tell the source of every finished record that it was not told of yet; return how many.
+
+    Safe to repeat: the statements test the version that was read, so that a late or repeated one wipes out no edit.
+
+    Raises:
+        ServiceUnavailable: The source cannot be reached; the next poll tells it.
+    """
+    acknowledged = 0
+    failed_too = stream.acknowledge_failed is not None
+    while finished := ledger.acknowledgements.find(stream.name, failed_too=failed_too, limit=ACKNOWLEDGED_AT_ONCE):
+        results = reader.acknowledge(finished)
+        acknowledged += sum(result.error is None for result in results)
+        changed = {result.id for result in results if result.error is None and result.rows != 0}
+        # Rows that this poll reads from here on were read after the statement; the epoch tells later polls apart.
+        versions = [(key_id(record.key), record.id) for record in finished if record.id in changed]
+        ledger.keys.note_acknowledged(stream.name, versions, epoch=lease.epoch)
+        ledger.acknowledgements.settle(finished, results)
+        for result in results:
+            if result.error is not None:
+                log.warning("poll.not_acknowledged", stream=stream.name, record=result.id, error=result.error)
+            elif result.rows == 0:
+                log.warning("poll.acknowledged_nothing", stream=stream.name, record=result.id)
+        if should_stop():
+            break
+    return acknowledged
+
+
 @contextmanager
-def kept_alive(ledger: Ledger, lease: PollLease, *, seconds: float) -> Iterator[None]:
-    """Prolong the lease in the background while a slow page is read; a stopped process stops prolonging too."""
+def renew_in_background(ledger: Ledger, lease: PollLease, *, seconds: float) -> Iterator[None]:
+    """Renew the lease in a thread while a slow page is read; a process that stands still stops renewing too."""
     done = threading.Event()
 
-    def prolong() -> None:
+    def renew() -> None:
         while not done.wait(seconds / 4):
             try:
                 if not ledger.streams.renew_poll(lease, seconds=seconds):
@@ -180,7 +183,7 @@ def kept_alive(ledger: Ledger, lease: PollLease, *, seconds: float) -> Iterator[
             except SyncctlError as error:
                 log.warning("poll.lease_not_renewed", stream=lease.stream, error=str(error))
 
-    thread = threading.Thread(target=prolong, name=f"poll-lease-{lease.stream}", daemon=True)
+    thread = threading.Thread(target=renew, name=f"poll-lease-{lease.stream}", daemon=True)
     thread.start()
     try:
         yield
@@ -190,7 +193,7 @@ def kept_alive(ledger: Ledger, lease: PollLease, *, seconds: float) -> Iterator[
 
 
 def end_run(ledger: Ledger, pages: PageLog, lease: PollLease, *, error: SyncctlError | None, started: float) -> Run:
-    """Let go of the lease and write the run down, as far as MongoDB can be reached."""
+    """Release the lease and record the run, as far as MongoDB can be reached."""
     progress = pages.progress
     run = Run(
         stream=lease.stream,
@@ -205,19 +208,19 @@ def end_run(ledger: Ledger, pages: PageLog, lease: PollLease, *, error: SyncctlE
         error=str(error) if error is not None else None,
         hint=error.hint or None if error is not None else None,
     )
-    note = {field.name: getattr(run, field.name) for field in fields(run)}
-    note |= {"started_at": lease.clock.at, "epoch": lease.epoch}
-    note |= {"cursors": {"before": forget_gaps(lease.cursor), "after": forget_gaps(progress.cursor)}}
+    document = {field.name: getattr(run, field.name) for field in fields(run)}
+    document |= {"started_at": lease.clock.at, "epoch": lease.epoch}
+    document |= {"cursors": {"before": without_gaps(lease.cursor), "after": without_gaps(progress.cursor)}}
     try:
         ledger.streams.release_poll(lease, error=run.error, complete=progress.complete)
-        ledger.runs.add(note)
+        ledger.runs.add(document)
     except SyncctlError as lost:
         log.warning("poll.unreleased", stream=lease.stream, error=str(lost))
     return run
 
 
-def forget_gaps(cursor: Cursor | None) -> Cursor | None:
-    """Return a cursor as the history keeps it: without the list of what was waited for at the time."""
+def without_gaps(cursor: Cursor | None) -> Cursor | None:
+    """Return a cursor as the history keeps it: without the gaps that were awaited at the time."""
     return None if cursor is None else {name: value for name, value in cursor.items() if name != "gaps"}
 
 

@@ -1,14 +1,15 @@
-"""A second look at rows that seem to differ: they may have changed, and been polled, while all were read."""
+"""Reading rows that seem to differ once more: they may have changed, and been polled, while all rows were read."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
-from syncctl.core.ids import content_hash, key_id
+from syncctl.core.ids import key_id
 from syncctl.core.rows import Row, Value
 from syncctl.errors import SourceError
 from syncctl.ledger.ledger import Ledger
-from syncctl.pipeline.identity import identify
+from syncctl.pipeline.identity import name_row
+from syncctl.sources import StreamReader
 
 Key = Mapping[str, Value]
 Found = TypeVar("Found")
@@ -17,71 +18,59 @@ Verdict = Literal["accounted", "ahead", "gone", "missing", "stale"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceRow:
-    """One row of the source as the first look saw it. `at` is its cursor value."""
+    """One row of the source as it was when all rows were read."""
 
     key_id: str
     hash: str
+    #: It lies behind the cursor, and the next poll will find it.
     is_ahead: bool
+    #: Its cursor value.
     at: str
     key: Key
 
 
-class Lookup(Protocol):
-    """What a second look needs of a source."""
-
-    def find_rows(self, keys: Sequence[Key]) -> list[Row]:
-        """Return the rows that have one of these keys now."""
-
-    def find_missing(self, keys: Sequence[Key]) -> list[Key]:
-        """Return the keys that no row has now."""
-
-
-def hash_row(row: Row) -> tuple[str, str, Row]:
-    """Return the id of a row's key, the hash of its content, and the row, as a poll would log it."""
-    row, identity = identify(row)
-    return identity, content_hash(row.payload, row.op, row.error), row
-
-
-def find_readable(reader: Lookup, keys: Sequence[Key]) -> tuple[list[Row], set[str]]:
+def find_readable(reader: StreamReader, keys: Sequence[Key]) -> tuple[list[Row], set[str]]:
     """Return the rows that have one of these keys now, and the ids of keys whose row the database cannot read.
 
     Raises:
-        SourceError: Several were asked for, and none can be read: it is not the rows.
+        SourceError: None of several rows can be read, so that the fault is not a row's.
     """
-    return _each_alone(reader.find_rows, keys)
+    return _find_together_or_alone(reader.find_rows, keys)
 
 
-def recheck(ledger: Ledger, stream: str, reader: Lookup, suspects: Sequence[SourceRow]) -> list[Verdict]:
-    """Judge rows that the ledger did not know, or knew with another content: as they are now, in their order."""
-    rows, unreadable = find_readable(reader, [each.key for each in suspects])
-    now = {identity: (content, row.at) for identity, content, row in map(hash_row, rows)}
-    known = ledger.keys.load(stream, [each.key_id for each in suspects])
+def recheck(ledger: Ledger, stream: str, reader: StreamReader, suspects: Sequence[SourceRow]) -> list[Verdict]:
+    """Judge rows as they are now that the ledger did not know, or knew with another content, in their order."""
+    rows, unreadable = find_readable(reader, [suspect.key for suspect in suspects])
+    now = {named.key_id: (named.hash, named.row.at) for named in (name_row(row, seq=0) for row in rows)}
+    known = ledger.keys.load(stream, [suspect.key_id for suspect in suspects])
     verdicts: list[Verdict] = []
-    for each in suspects:
-        as_it_was = (each.hash, each.at) if key_id(each.key) in unreadable else None
-        found, key = now.get(each.key_id, as_it_was), known.get(each.key_id)
+    for suspect in suspects:
+        as_it_was = (suspect.hash, suspect.at) if key_id(suspect.key) in unreadable else None
+        found, key = now.get(suspect.key_id, as_it_was), known.get(suspect.key_id)
         if found is None:
             verdicts.append("gone")
         elif key is not None and key.hash == found[0]:
             verdicts.append("accounted")
-        elif found[1] != each.at:
-            # It moved on behind the cursor after the first look: the next poll finds it.
+        elif found[1] != suspect.at:
+            # It moved on behind the cursor since all rows were read: the next poll finds it.
             verdicts.append("ahead")
         else:
             verdicts.append("missing" if key is None else "stale")
     return verdicts
 
 
-def find_gone(ledger: Ledger, stream: str, reader: Lookup, suspects: Mapping[str, Key]) -> list[Key]:
-    """Return those of these keys (by their id) that the ledger still takes for live and that no row has now."""
-    missing, _ = _each_alone(reader.find_missing, list(suspects.values()))
-    gone = {key_id(each) for each in missing} & suspects.keys()
+def find_gone(ledger: Ledger, stream: str, reader: StreamReader, suspects: Mapping[str, Key]) -> list[Key]:
+    """Return those of these keys (by their id) that no row has now, while the ledger still knows them as live."""
+    missing, _ = _find_together_or_alone(reader.find_missing, list(suspects.values()))
+    gone = {key_id(key) for key in missing} & suspects.keys()
     known = ledger.keys.load(stream, gone)
-    return [key for each, key in suspects.items() if each in known and known[each].op == "upsert"]
+    return [key for identity, key in suspects.items() if identity in known and known[identity].op == "upsert"]
 
 
-def _each_alone(find: Callable[[Sequence[Key]], list[Found]], keys: Sequence[Key]) -> tuple[list[Found], set[str]]:
-    """Ask for keys together, and where that fails one by one; return what was found, and the ids that fail alone."""
+def _find_together_or_alone(
+    find: Callable[[Sequence[Key]], list[Found]], keys: Sequence[Key]
+) -> tuple[list[Found], set[str]]:
+    """Look keys up together, and where that fails one by one; return what was found, and the ids that fail alone."""
     if not keys:
         return [], set()
     try:

@@ -1,116 +1,155 @@
-"""reconcile: compare the rows of a source with what the ledger knows of them, and log what it lacks."""
+"""reconcile: compare the rows of a source with what the ledger knows of them, and log those that it lacks."""
 
-import json
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Protocol
+from itertools import groupby
 
 from syncctl.core.ids import record_id
-from syncctl.core.rows import Cursor, Row, Scanned
-from syncctl.core.stream import SCANS, Mode, Stream
-from syncctl.errors import UsageError
+from syncctl.core.rows import Cursor, Scanned
+from syncctl.core.stream import SCANS, Stream
+from syncctl.errors import InternalError, LeaseHeld, SyncctlError, UsageError
 from syncctl.ledger.ledger import Ledger
-from syncctl.pipeline.differences import Differences, Known, join, read_line, write_key, write_line
-from syncctl.pipeline.merge import SortedLines
-from syncctl.pipeline.recheck import Key, Lookup, SourceRow, Verdict, find_gone, hash_row, recheck
-from syncctl.pipeline.repair import PATIENCE_SECONDS, Repair, repair_rows
+from syncctl.ledger.streams import PollLease
+from syncctl.pipeline.identity import NamedRow, name_row
+from syncctl.pipeline.page import PageLog
+from syncctl.pipeline.poll import LEASE_SECONDS, end_run, renew_in_background
+from syncctl.pipeline.recheck import Key, SourceRow, Verdict, find_gone, find_readable, recheck
 from syncctl.pipeline.rewind import find_place
+from syncctl.pipeline.scratch import Scratch
+from syncctl.sources import StreamReader
 
 KEYS_AT_ONCE = 5000
-LOOKED_AT_ONCE = 500
+RECHECKED_AT_ONCE = 500
+SAMPLES_AT_MOST = 10
 RETENTION_MARGIN_SECONDS = 3600.0
 """Records as old as the retention may be removed while the rows are read."""
+PATIENCE_SECONDS = 30.0
+PAUSE_SECONDS = 0.2
 
 
-class Reader(Lookup, Protocol):
-    """What a reconciliation needs of a source."""
+@dataclass(kw_only=True, slots=True)
+class Differences:
+    """How many rows of a source agree with the ledger, and how many differ in which way. None: not counted."""
+
+    stream: str
+    source_rows: int = 0
+    accounted: int = 0
+    #: Rows that the next poll finds anyway.
+    ahead: int = 0
+    missing: int | None = 0
+    stale: int = 0
+    extra: int | None = 0
+    samples: dict[str, list[Key]] = field(default_factory=lambda: {"missing": [], "stale": [], "extra": []})
+    repaired: int = 0
 
     @property
-    def mode(self) -> Mode:
-        """How the stream is followed."""
+    def repairable(self) -> int:
+        """How many rows a repair would log."""
+        return (self.missing or 0) + self.stale
 
     @property
-    def columns_fingerprint(self) -> str:
-        """A short hash of the column names."""
+    def all(self) -> int:
+        """How many differences there are."""
+        return self.repairable + (self.extra or 0)
 
-    def scan(self, cursor: Cursor | None, *, since: Cursor | None = None) -> Iterator[list[Scanned]]:
-        """Yield every row there is, or those behind a cursor."""
+    def count(self, verdict: Verdict, key: Key) -> bool:
+        """Count one row of the source; return whether it has to be repaired."""
+        if verdict == "gone":
+            self.source_rows -= 1
+        elif verdict == "accounted":
+            self.accounted += 1
+        elif verdict == "ahead":
+            self.ahead += 1
+        elif verdict == "stale":
+            self.stale += 1
+            self._keep_sample("stale", key)
+            return True
+        elif self.missing is not None:
+            self.missing += 1
+            self._keep_sample("missing", key)
+            return True
+        return False
+
+    def count_extra(self, key: Key) -> None:
+        """Count one row that the ledger knows and the source does not have."""
+        self.extra = (self.extra or 0) + 1
+        self._keep_sample("extra", key)
+
+    def _keep_sample(self, kind: str, key: Key) -> None:
+        if len(self.samples[kind]) < SAMPLES_AT_MOST:
+            self.samples[kind].append(key)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRow:
+    """What the ledger knows of a row."""
+
+    key_id: str
+    hash: str
+    is_live: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Repair:
+    """What a repair did."""
+
+    logged: int
+    #: Of the logged rows, those that cannot be sent.
+    failed: int
+    #: Rows that the database cannot read.
+    unreadable: int
 
 
 @dataclass(kw_only=True)
 class Reconciliation:
-    """One comparison of a stream, and its repair.
-
-    Args:
-        directory: For what does not fit into memory; its own.
-        since: Compare only the rows that were read after this time.
-        retention_seconds: How long records are kept at least.
-        show: Is told how many rows have been read.
-    """
+    """One comparison of a stream, and its repair."""
 
     ledger: Ledger
     stream: Stream
-    reader: Reader
-    directory: Path
+    reader: StreamReader
+    scratch: Scratch
+    #: Compare only rows that were read after this time.
     since: datetime | None
+    #: How long records are kept at least.
     retention_seconds: float
     dispatch: Callable[[], int]
     worker: str
+    #: Called with the number of rows read so far.
     show: Callable[[int], None]
-    found: Differences = field(init=False)
+    differences: Differences = field(init=False)
     _suspects: list[SourceRow] = field(init=False, default_factory=list)
 
     def compare(self) -> Differences:
-        """Compare; changes nothing. Rows may change meanwhile: what seems to differ is looked at again.
+        """Compare, and change nothing. Rows may change meanwhile: those that seem to differ are read again.
 
         Raises:
-            UsageError: The stream has no places that a time could name, or no history that long.
+            UsageError: The stream has no place that a time could name, or no history that long.
         """
-        cursor, name = self.ledger.streams.load_cursor(self.stream.name), self.stream.name
-        self.found = Differences(stream=name)
+        cursor = self.ledger.streams.load_cursor(self.stream.name)
+        self.differences = Differences(stream=self.stream.name)
+        self.scratch.clear()
         since = self._find_since()
         if cursor is not None and self.reader.mode == "change_tracking" and self.stream.start != "beginning":
-            # What was there before the start was never to be sent; nothing tells it from what was lost.
-            self.found.missing = None
+            # Rows that were there before the start are not sent, and cannot be told from lost ones.
+            self.differences.missing = None
         if since is not None or self.stream.append_only or self.reader.mode == "flag":
-            self.found.extra = None
+            self.differences.extra = None
         if since is None and cursor is not None and "floor" in cursor:
             since = {**cursor, **cursor["floor"]}
-        with self._to_repair.open("w", encoding="utf-8") as file:
-            self._file = file
-            rows = self.reader.scan(cursor, since=since)
-            if self.stream.append_only:
-                self._compare_records(rows)
-            elif self.found.extra is None:
-                self._compare_pages(rows)
-            else:
-                self._compare_all(rows)
-            self._look_again()
-        return self.found
-
-    def repair(self, *, who: str, patience_seconds: float = PATIENCE_SECONDS) -> Repair:
-        """Log the rows that are missing or stale, and let them be sent; see `pipeline.repair.repair_rows`."""
-        done = repair_rows(
-            ledger=self.ledger,
-            stream=self.stream,
-            reader=self.reader,
-            keys=self._to_repair,
-            dispatch=self.dispatch,
-            worker=self.worker,
-            who=who,
-            patience_seconds=patience_seconds,
-        )
-        self.found.repaired = done.logged
-        return done
-
-    @property
-    def _to_repair(self) -> Path:
-        return self.directory / "to-repair"
+        pages = self._name_pages(self.reader.scan(cursor, since=since))
+        if self.stream.append_only:
+            self._compare_records(pages)
+        elif self.differences.extra is None:
+            self._compare_pages(pages)
+        else:
+            self._compare_all(pages)
+        self._recheck_suspects()
+        return self.differences
 
     def _find_since(self) -> Cursor | None:
-        """Return the cursor whose rows behind it are compared; None for all rows."""
+        """Return the cursor behind which rows are compared; None for all rows."""
         at, name = self.since, self.stream.name
         if at is not None and self.reader.mode in SCANS:
             raise UsageError(
@@ -125,99 +164,182 @@ class Reconciliation:
                 return self.ledger.runs.find_cursor(name, kept_since) or self.ledger.runs.find_first_cursor(name)
         return None if at is None else find_place(self.ledger, self.stream, self.reader.mode, at)
 
-    def _read(self, pages: Iterator[list[Scanned]]) -> Iterator[list[tuple[Row, SourceRow]]]:
-        """Yield pages of rows, named and hashed as a poll does it, and say how far it is."""
+    def _name_pages(self, pages: Iterator[list[Scanned]]) -> Iterator[list[tuple[NamedRow, SourceRow]]]:
+        """Yield pages of rows, named as by a poll, and show how many were read."""
         read = 0
         for page in pages:
-            named = []
-            for each in page:
-                identity, content, row = hash_row(each.row)
-                seen = SourceRow(key_id=identity, hash=content, is_ahead=each.is_ahead, at=row.at, key=row.key)
-                named.append((row, seen))
+            rows = []
+            for scanned in page:
+                named = name_row(scanned.row, seq=0)
+                row = named.row
+                rows.append(
+                    (
+                        named,
+                        SourceRow(
+                            key_id=named.key_id, hash=named.hash, is_ahead=scanned.is_ahead, at=row.at, key=row.key
+                        ),
+                    )
+                )
             read += len(page)
             self.show(read)
-            yield named
+            yield rows
 
-    def _compare_all(self, pages: Iterator[list[Scanned]]) -> None:
-        """Compare every row with every key, both in the order of the key's id."""
-        lines = SortedLines(self.directory)
-        for page in self._read(pages):
-            for _, each in page:
-                lines.add(write_line(each))
+    def _compare_all(self, pages: Iterator[list[tuple[NamedRow, SourceRow]]]) -> None:
+        """Compare all rows with all keys, both in the order of the keys' ids."""
+        for page in pages:
+            self.scratch.add_rows(row for _, row in page)
         extra: list[str] = []
-        for identity, group, known in join(iter(lines), self._walk_keys()):
-            if group:
-                self._judge([read_line(each) for each in group], None if known is None else known.hash)
+        for key_id, rows, known in join(self.scratch.sorted_rows(), self._walk_keys()):
+            if rows:
+                self._judge(rows, None if known is None else known.hash)
             elif known is not None and known.is_live:
-                extra.append(identity)
-                if len(extra) >= LOOKED_AT_ONCE:
-                    self._look_for(extra)
+                extra.append(key_id)
+                if len(extra) >= RECHECKED_AT_ONCE:
+                    self._recheck_extra(extra)
                     extra = []
-        self._look_for(extra)
+        self._recheck_extra(extra)
 
-    def _walk_keys(self) -> Iterator[Known]:
+    def _walk_keys(self) -> Iterator[KnownRow]:
         after = ""
         while page := self.ledger.keys.load_contents(self.stream.name, after=after, limit=KEYS_AT_ONCE):
-            for identity, content, op in page:
-                yield Known(identity, content, op == "upsert")
+            for key_id, content, op in page:
+                yield KnownRow(key_id, content, op == "upsert")
             after = page[-1][0]
 
-    def _compare_pages(self, pages: Iterator[list[Scanned]]) -> None:
-        """Compare rows with their keys page by page; what the ledger knows besides is not looked at."""
-        for page in self._read(pages):
-            known = self.ledger.keys.load(self.stream.name, [each.key_id for _, each in page])
-            for _, each in page:
-                key = known.get(each.key_id)
-                self._judge([each], None if key is None else key.hash)
+    def _compare_pages(self, pages: Iterator[list[tuple[NamedRow, SourceRow]]]) -> None:
+        """Compare rows with their keys page by page; extra rows are not looked for."""
+        for page in pages:
+            known = self.ledger.keys.load(self.stream.name, [row.key_id for _, row in page])
+            for _, row in page:
+                key = known.get(row.key_id)
+                self._judge([row], None if key is None else key.hash)
 
-    def _compare_records(self, pages: Iterator[list[Scanned]]) -> None:
-        """Compare rows with their records, by name: a stream that only appends has no keys."""
-        for page in self._read(pages):
-            names = [self._name_records(row, each) for row, each in page]
+    def _compare_records(self, pages: Iterator[list[tuple[NamedRow, SourceRow]]]) -> None:
+        """Compare rows with their records by name: an append-only stream has no keys."""
+        for page in pages:
+            names = [self._name_records(named) for named, _ in page]
             logged = {
-                each.id: each for each in self.ledger.records.load_logged([name for two in names for name in two])
+                record.id: record
+                for record in self.ledger.records.load_logged([name for both in names for name in both])
             }
-            for (_, each), (first, renamed) in zip(page, names, strict=True):
-                found = logged.get(first)
-                is_same = found is not None and (
-                    found.hash == each.hash or found.columns_fingerprint != self.reader.columns_fingerprint
+            for (_, row), (first, renamed) in zip(page, names, strict=True):
+                record = logged.get(first)
+                is_same = record is not None and (
+                    record.hash == row.hash or record.columns_fingerprint != self.reader.columns_fingerprint
                 )
-                self.found.source_rows += 1
-                verdict: Verdict = "missing" if found is None else "stale"
+                self.differences.source_rows += 1
+                verdict: Verdict = "missing" if record is None else "stale"
                 if is_same or renamed in logged:
                     verdict = "accounted"
-                elif each.is_ahead:
+                elif row.is_ahead:
                     verdict = "ahead"
-                self._count(verdict, each.key)
+                self._count(verdict, row.key)
 
-    def _name_records(self, row: Row, each: SourceRow) -> tuple[str, str]:
-        version, name = row.version or row.at, self.stream.name
-        return record_id(name, each.key_id, version), record_id(name, each.key_id, f"{version}/{each.hash}")
+    def _name_records(self, named: NamedRow) -> tuple[str, str]:
+        """Return the two ids under which a poll may have logged a row."""
+        version, stream = named.row.version or named.row.at, self.stream.name
+        return (
+            record_id(stream, named.key_id, version),
+            record_id(stream, named.key_id, f"{version}/{named.hash}"),
+        )
 
-    def _judge(self, seen: Sequence[SourceRow], known: str | None) -> None:
-        """Judge one row, which may have been seen twice if it moved while all were read."""
-        self.found.source_rows += 1
-        if any(each.hash == known for each in seen):
-            self.found.count("accounted", seen[0].key)
-        elif any(each.is_ahead for each in seen):
-            self.found.count("ahead", seen[0].key)
+    def _judge(self, rows: Sequence[SourceRow], known_hash: str | None) -> None:
+        """Judge one row, which may have been read twice if it moved meanwhile."""
+        self.differences.source_rows += 1
+        if any(row.hash == known_hash for row in rows):
+            self.differences.count("accounted", rows[0].key)
+        elif any(row.is_ahead for row in rows):
+            self.differences.count("ahead", rows[0].key)
         else:
-            self._suspects.append(seen[-1])
-            if len(self._suspects) >= LOOKED_AT_ONCE:
-                self._look_again()
+            self._suspects.append(rows[-1])
+            if len(self._suspects) >= RECHECKED_AT_ONCE:
+                self._recheck_suspects()
 
-    def _look_again(self) -> None:
+    def _recheck_suspects(self) -> None:
         suspects, self._suspects = self._suspects, []
         if suspects:
             verdicts = recheck(self.ledger, self.stream.name, self.reader, suspects)
-            for each, verdict in zip(suspects, verdicts, strict=True):
-                self._count(verdict, each.key)
+            for suspect, verdict in zip(suspects, verdicts, strict=True):
+                self._count(verdict, suspect.key)
+
+    def _recheck_extra(self, key_ids: Sequence[str]) -> None:
+        keys = self.ledger.keys.load_keys(self.stream.name, key_ids)
+        for key in find_gone(self.ledger, self.stream.name, self.reader, keys):
+            self.differences.count_extra(key)
 
     def _count(self, verdict: Verdict, key: Key) -> None:
-        if self.found.count(verdict, key):
-            self._file.write(json.dumps(write_key(key)) + "\n")
+        if self.differences.count(verdict, key):
+            self.scratch.add_to_repair(key)
 
-    def _look_for(self, identities: Sequence[str]) -> None:
-        keys = self.ledger.keys.load_keys(self.stream.name, identities)
-        for key in find_gone(self.ledger, self.stream.name, self.reader, keys):
-            self.found.count_extra(key)
+    def repair(
+        self, *, who: str, lease_seconds: float = LEASE_SECONDS, patience_seconds: float = PATIENCE_SECONDS
+    ) -> Repair:
+        """Log missing and stale rows as they are now, as a poll does, and leave the cursor.
+
+        Safe to repeat and to interrupt.
+
+        Args:
+            patience_seconds: How long to wait for the end of a running poll.
+
+        Raises:
+            LeaseHeld: A poll is running, or has taken this over.
+        """
+        started = time.monotonic()
+        ledger, stream = self.ledger, self.stream
+        lease = self._acquire_poll(lease_seconds=lease_seconds, patience_seconds=patience_seconds)
+        # An operator asks for what the source holds now, so that its versions may bear names that the ledger knows.
+        pages = PageLog(ledger, stream, replace(lease, rewound_epoch=lease.epoch), lease_seconds=lease_seconds)
+        unreadable = 0
+        error: SyncctlError | None = SyncctlError("interrupted")
+        try:
+            with renew_in_background(ledger, lease, seconds=lease_seconds):
+                for keys in self.scratch.keys_to_repair():
+                    rows, failed = find_readable(self.reader, keys)
+                    unreadable += len(failed)
+                    pages.log_rows(rows, columns_fingerprint=self.reader.columns_fingerprint)
+                    pages.progress.dispatched += self.dispatch()
+            error = None
+        except SyncctlError as caught:
+            error = caught
+            raise
+        except Exception as bug:
+            error = InternalError(f"a bug in syncctl: {type(bug).__name__}")
+            raise
+        finally:
+            end_run(ledger, pages, lease, error=error, started=started)
+            detail = {"stream": stream.name, "unreadable": unreadable, "complete": error is None}
+            ledger.audit.add(action="repair", who=who, count=pages.progress.logged, detail=detail)
+        self.differences.repaired = pages.progress.logged
+        return Repair(logged=pages.progress.logged, failed=pages.progress.failed, unreadable=unreadable)
+
+    def _acquire_poll(self, *, lease_seconds: float, patience_seconds: float) -> PollLease:
+        streams, name = self.ledger.streams, self.stream.name
+        streams.ensure(name)
+        until = time.monotonic() + patience_seconds
+        while (lease := streams.acquire_poll(name, seconds=lease_seconds, worker=self.worker)) is None:
+            if time.monotonic() >= until:
+                raise LeaseHeld(
+                    f"stream {name} is being polled",
+                    why="a poll holds its lease, and has not ended",
+                    hint="try again in a moment, or look at: syncctl status",
+                )
+            time.sleep(PAUSE_SECONDS)
+        return lease
+
+
+def join(
+    rows: Iterator[SourceRow], known_rows: Iterator[KnownRow]
+) -> Iterator[tuple[str, list[SourceRow], KnownRow | None]]:
+    """Yield, in the order of key ids, the source's rows of a key and what the ledger knows of it."""
+    known = next(known_rows, None)
+    for key_id, group in groupby(rows, key=lambda row: row.key_id):
+        while known is not None and known.key_id < key_id:
+            yield known.key_id, [], known
+            known = next(known_rows, None)
+        is_known = known is not None and known.key_id == key_id
+        yield key_id, list(group), known if is_known else None
+        if is_known:
+            known = next(known_rows, None)
+    while known is not None:
+        yield known.key_id, [], known
+        known = next(known_rows, None)

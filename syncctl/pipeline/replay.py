@@ -1,24 +1,55 @@
-"""replay: send existing records again. discard: give them up, with a reason."""
+"""replay: send existing records again. discard: give them up, with a reason. And the selection of the records."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from syncctl.core.states import State
+from syncctl.core.states import TERMINAL, State
 from syncctl.core.stream import Stream
+from syncctl.errors import UsageError
 from syncctl.ledger.ledger import Ledger
-from syncctl.pipeline.selection import Selection, select_records
 from syncctl.pipeline.strict_order import find_overtaken
 
+RECORDS_AT_ONCE = 1000
 DISCARDABLE = (State.FAILED, State.PENDING)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """The records that an operator selects."""
+
+    ids: tuple[str, ...] = ()
+    #: Empty: every stream.
+    streams: tuple[str, ...] = ()
+    states: tuple[str, ...] = (State.FAILED.value,)
+    #: Only records that finished at this time or later; aware.
+    since: datetime | None = None
+    #: Only records that finished before this time; aware.
+    until: datetime | None = None
+    #: The fingerprint of their error.
+    error: str | None = None
+
+    def choose_states(self, allowed: Sequence[State] = TERMINAL) -> list[State]:
+        """Return the states.
+
+        Raises:
+            UsageError: A state is not one of the allowed ones.
+        """
+        names = [state.value for state in allowed]
+        for state in self.states:
+            if state not in names:
+                raise UsageError(f"state {state!r} is not one of {', '.join(names)}", hint="see --help")
+        return [State(state) for state in self.states]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Replayed:
-    """What a replay did, or would do. `skipped`: overtaken by a newer version, never sendable, or changed meanwhile."""
+    """What a replay did, or would do."""
 
     matched: int
     replayed: int
+    #: Overtaken by a newer version, not sendable at all, or changed meanwhile.
     skipped: int
     dry_run: bool
 
@@ -30,6 +61,50 @@ class Discarded:
     matched: int
     discarded: int
     dry_run: bool
+
+
+def select_records(
+    ledger: Ledger, selection: Selection, allowed: Sequence[State] = TERMINAL
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the selected records, page by page; records that finish after the first page are not among them.
+
+    Raises:
+        UsageError: A state is not one of the allowed ones, or its records can be selected only by id.
+    """
+    states = selection.choose_states(allowed)
+    operations = ledger.operations
+    if selection.ids:
+        for start in range(0, len(selection.ids), RECORDS_AT_ONCE):
+            yield operations.select_ids(
+                selection.ids[start : start + RECORDS_AT_ONCE],
+                states=states,
+                streams=selection.streams,
+                since=selection.since,
+                until=selection.until,
+                error=selection.error,
+            )
+        return
+    if any(state not in TERMINAL for state in states):
+        raise UsageError(
+            "records that wait can be chosen only by their id", hint="name them, or choose a finished state"
+        )
+    # Without an end, a replay of records that fail again at once would never be done.
+    now = ledger.streams.server_time()
+    until = now if selection.until is None else min(now, selection.until)
+    for stream in selection.streams or sorted(ledger.streams.load_all()):
+        for state in states:
+            after: tuple[datetime, str] | None = None
+            while page := operations.select_finished(
+                stream,
+                state,
+                since=selection.since,
+                until=until,
+                error=selection.error,
+                after=after,
+                limit=RECORDS_AT_ONCE,
+            ):
+                yield page
+                after = (page[-1]["finished_at"], page[-1]["_id"])
 
 
 def replay_records(
@@ -44,21 +119,22 @@ def replay_records(
 ) -> Replayed:
     """Make finished records due again, the oldest first; safe to repeat and to interrupt.
 
-    Under `latest`, a record that a newer version has overtaken is skipped: sending it would make the partner stale.
-    Under `strict` one is overtaken once a newer version was delivered.
+    A record that a newer version has overtaken is skipped (invariant 5): under `latest`, once the newer version exists;
+    under `strict`, once it was delivered.
 
     Args:
-        new_key: Also what was never delivered goes under a new `Idempotency-Key`.
-        replayed_ids: Gets the ids of what was replayed, for a caller that waits for them.
+        new_key: Records that were never delivered take a new `Idempotency-Key` too.
+        replayed_ids: Receives the ids of the replayed records, for a caller that waits for them.
     """
     matched = replayed = 0
-    replay = ledger.operations.replay
-    for found in select_records(ledger, selection):
-        matched += len(found)
-        sendable = [each for each in found if not (each["no_payload"] and each["op"] == "upsert")]
-        ids = current_ids(ledger, sendable, streams)
-        changed = len(ids) if dry_run else replay(ids, states=selection.states, who=who, new_key=new_key)
-        replayed += changed
+    for page in select_records(ledger, selection):
+        matched += len(page)
+        sendable = [record for record in page if not (record["no_payload"] and record["op"] == "upsert")]
+        ids = find_current(ledger, sendable, streams)
+        if dry_run:
+            replayed += len(ids)
+        else:
+            replayed += ledger.operations.replay(ids, states=selection.states, who=who, new_key=new_key)
         if replayed_ids is not None:
             replayed_ids += ids
     if not dry_run and matched:
@@ -67,44 +143,45 @@ def replay_records(
     return Replayed(matched=matched, replayed=replayed, skipped=matched - replayed, dry_run=dry_run)
 
 
-def current_ids(ledger: Ledger, found: Sequence[Mapping[str, Any]], streams: Mapping[str, Stream]) -> list[str]:
+def find_current(ledger: Ledger, records: Sequence[Mapping[str, Any]], streams: Mapping[str, Stream]) -> list[str]:
     """Return the ids of the records that may be sent again by their stream's order rule."""
     by_stream: dict[str, list[Mapping[str, Any]]] = {}
-    for each in found:
-        by_stream.setdefault(each["stream"], []).append(each)
+    for record in records:
+        by_stream.setdefault(record["stream"], []).append(record)
     ids: list[str] = []
-    for name, records in by_stream.items():
+    for name, of_stream in by_stream.items():
         stream = streams.get(name)
         if stream is None:
-            # It left the configuration: nobody would ever send what became due.
+            # It left the configuration: no worker would ever send its due records.
             continue
         if stream.order == "none" or stream.append_only:
-            ids += [each["_id"] for each in records]
+            ids += [record["_id"] for record in of_stream]
             continue
-        known = ledger.keys.load(name, [each["key_id"] for each in records])
+        known = ledger.keys.load(name, [record["key_id"] for record in of_stream])
         if stream.order == "strict":
-            versions = [(each["_id"], each["key_id"], int(each["seq"])) for each in records]
+            versions = [(record["_id"], record["key_id"], int(record["seq"])) for record in of_stream]
             overtaken = find_overtaken(ledger, versions, known)
-            ids += [each["_id"] for each in records if each["_id"] not in overtaken]
+            ids += [record["_id"] for record in of_stream if record["_id"] not in overtaken]
             continue
-        for each in records:
-            key = known.get(each["key_id"])
-            if key is None or key.version == each["_id"] or each["seq"] > key.seq:
-                ids.append(each["_id"])
+        for record in of_stream:
+            key = known.get(record["key_id"])
+            if key is None or key.version == record["_id"] or record["seq"] > key.seq:
+                ids.append(record["_id"])
     return ids
 
 
 def discard_records(*, ledger: Ledger, selection: Selection, reason: str, who: str, dry_run: bool = False) -> Discarded:
-    """Give records up: failed ones, and waiting ones that nobody is sending; safe to repeat."""
+    """Give up failed records, and pending ones that are not in flight; safe to repeat."""
     matched = discarded = 0
-    for found in select_records(ledger, selection, DISCARDABLE):
-        matched += len(found)
+    for page in select_records(ledger, selection, DISCARDABLE):
+        matched += len(page)
         if not dry_run:
-            ids = [each["_id"] for each in found]
+            ids = [record["_id"] for record in page]
             discarded += ledger.operations.discard(ids, states=selection.states, who=who, reason=reason)
-            for stream in {each["stream"] for each in found}:
-                # What waited for them is due. A record that was not discarded after all holds it anew.
-                ledger.sequencing.release(stream, [each["_id"] for each in found if each["stream"] == stream])
+            for stream in {record["stream"] for record in page}:
+                # Records that waited for them are due. One that was not discarded after all holds others back anew.
+                of_stream = [record["_id"] for record in page if record["stream"] == stream]
+                ledger.sequencing.release(stream, of_stream)
     if not dry_run and matched:
         detail = _describe(selection) | {"reason": reason}
         ledger.audit.add(action="discard", who=who, count=discarded, detail=detail)

@@ -1,22 +1,22 @@
-"""report: what happened, by hour, day, stream or error, from the roll-ups."""
+"""report: roll the ledger's events up by hour, and add the hours up by day, stream or error."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from syncctl.core.histogram import percentile
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.reports import HOUR, floor_hour
-from syncctl.pipeline.roll_up import roll_up
+from syncctl.ledger.reports import FREEZE_AFTER, HOUR, HourCounts, floor_hour
 
 By = Literal["hour", "day", "stream", "error"]
 COUNTS = ("logged", "delivered", "failed", "superseded", "attempts", "retries")
 TOP_ERRORS = 10
+HOURS_AT_ONCE = 24
 
 
 @dataclass(kw_only=True, slots=True)
-class Sum:
+class HourSum:
     """Hours added up."""
 
     stream: str
@@ -39,7 +39,7 @@ class Sum:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What happened between two full hours (`since` included, `until` not)."""
+    """The events between two full hours, `until` excluded."""
 
     since: datetime
     until: datetime
@@ -47,6 +47,24 @@ class Report:
     rows: tuple[Mapping[str, Any], ...]
     totals: Mapping[str, Any]
     top_errors: tuple[Mapping[str, Any], ...]
+
+
+def roll_up(*, ledger: Ledger) -> int:
+    """Recompute the open hours, and freeze those that are over; return how many were stored. Safe to repeat."""
+    now = ledger.streams.server_time()
+    start = ledger.reports.frozen_until() or ledger.reports.first_logged_at()
+    if start is None:
+        return 0
+    start = floor_hour(start)
+    frozen_until = floor_hour(now - FREEZE_AFTER)
+    stored = 0
+    while start <= now:
+        end = min(start + timedelta(hours=HOURS_AT_ONCE), floor_hour(now) + HOUR)
+        hours: list[HourCounts] = ledger.reports.roll_up(start, end, frozen_until=frozen_until)
+        ledger.reports.store(hours, frozen_until=min(frozen_until, end))
+        stored += len(hours)
+        start = end
+    return stored
 
 
 def build_report(
@@ -60,8 +78,8 @@ def build_report(
     """Bring the roll-ups up to date and add them up.
 
     Args:
-        since: Taken down to its full hour.
-        until: Taken up to its full hour; None means now.
+        since: Rounded down to the full hour.
+        until: Rounded up to the full hour; None means now.
     """
     ledger.ensure_prepared()
     roll_up(ledger=ledger)
@@ -71,25 +89,25 @@ def build_report(
     if until is None or end != until:
         end += HOUR
     hours = ledger.reports.load(start, end, streams)
-    totals = Sum(stream="", window_start=None)
+    totals = HourSum(stream="", window_start=None)
     for hour in hours:
         totals.add(hour)
     shown = {name: value for name, value in totals.to_row().items() if name not in ("stream", "window_start")}
     errors = add_up_errors(hours)
-    rows = errors if by == "error" else [each.to_row() for each in add_up(hours, by)]
+    rows = errors if by == "error" else [total.to_row() for total in add_up(hours, by)]
     return Report(since=start, until=end, by=by, rows=tuple(rows), totals=shown, top_errors=tuple(errors[:TOP_ERRORS]))
 
 
-def add_up(hours: Iterable[Mapping[str, Any]], by: By) -> list[Sum]:
+def add_up(hours: Iterable[Mapping[str, Any]], by: By) -> list[HourSum]:
     """Add hours up by stream and hour, by stream and day (UTC), or by stream."""
-    sums: dict[tuple[str, datetime | None], Sum] = {}
+    sums: dict[tuple[str, datetime | None], HourSum] = {}
     for hour in hours:
         at: datetime | None = hour["window_start"]
         if by == "day" and at is not None:
             at = at.replace(hour=0)
         elif by == "stream":
             at = None
-        sums.setdefault((hour["stream"], at), Sum(stream=hour["stream"], window_start=at)).add(hour)
+        sums.setdefault((hour["stream"], at), HourSum(stream=hour["stream"], window_start=at)).add(hour)
     return list(sums.values())
 
 
@@ -97,7 +115,7 @@ def add_up_errors(hours: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]
     """Add errors up by fingerprint, the most frequent first."""
     errors: dict[str, dict[str, Any]] = {}
     for hour in hours:
-        for each in hour.get("errors", ()):
-            error = errors.setdefault(each["fingerprint"], {**each, "count": 0})
-            error["count"] += int(each["count"])
+        for error in hour.get("errors", ()):
+            total = errors.setdefault(error["fingerprint"], {**error, "count": 0})
+            total["count"] += int(error["count"])
     return sorted(errors.values(), key=lambda error: -int(error["count"]))

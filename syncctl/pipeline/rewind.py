@@ -1,44 +1,28 @@
 """rewind: set the cursor of a stream back, so that the rows behind it are read again."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
-from syncctl.core.rows import Cursor, Page
+from syncctl.core.rows import Cursor
 from syncctl.core.stream import SCANS, Mode, Stream
 from syncctl.errors import LeaseHeld, ServiceUnavailable, TroubleFound, UsageError
 from syncctl.ledger.ledger import Ledger
 from syncctl.logs import get_logger
-from syncctl.pipeline.poll import LEASE_SECONDS, forget_gaps, show_cursor
+from syncctl.pipeline.poll import LEASE_SECONDS, show_cursor, without_gaps
+from syncctl.sources import StreamReader
 
 log = get_logger(__name__)
 
 
-class Places(Protocol):
-    """What a rewind needs of a source."""
-
-    @property
-    def mode(self) -> Mode:
-        """How the stream is followed."""
-
-    def parse_cursor(self, text: str) -> Cursor:
-        """Return the cursor that a text means."""
-
-    def pages(self, cursor: Cursor) -> Iterator[Page]:
-        """Yield the pages behind a cursor."""
-
-    def count_behind(self, cursor: Cursor) -> int | None:
-        """Return how many rows lie behind a cursor."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rewound:
-    """What a rewind did, or would do. `rows` lie behind the cursor then; None where nobody can count them."""
+    """What a rewind did, or would do."""
 
     stream: str
     cursor_before: str | None
     cursor_after: str | None
+    #: How many rows lie behind the new cursor; None where they cannot be counted.
     rows: int | None
     resend: bool
     dry_run: bool
@@ -46,28 +30,30 @@ class Rewound:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """Where a stream stands, where it will stand, and how many rows lie behind each place."""
+    """Where a stream stands, and where a rewind will set it."""
 
     stream: str
     before: Cursor | None
     after: Cursor
+    #: How many rows lie behind the present cursor; None where they cannot be counted.
     rows_before: int | None
+    #: How many rows lie behind the new cursor.
     rows: int | None
 
     @property
     def skipped(self) -> int:
-        """How many rows would never be read: those that lie between the two places, where it goes forward."""
+        """How many rows would never be read, because the cursor moves forward over them."""
         return 0 if self.rows is None or self.rows_before is None else max(0, self.rows_before - self.rows)
 
 
-def plan_rewind(*, ledger: Ledger, stream: Stream, reader: Places, to: str | datetime) -> Plan:
-    """Find the place to go back to, and see that a poll can go on from there. Changes nothing.
+def plan_rewind(*, ledger: Ledger, stream: Stream, reader: StreamReader, to: str | datetime) -> Plan:
+    """Find the place to go back to, and check that a poll can go on from there. Changes nothing.
 
     Args:
-        to: A cursor value, `beginning` or `now`; or a time, for the place where the stream stood then.
+        to: A cursor value, `beginning` or `now`; or a time, for the place where the stream stood at that time.
 
     Raises:
-        UsageError: There is no such place in this stream, or its history does not reach back so far.
+        UsageError: The stream has no such place, or its history does not reach back so far.
         SourceRestored: A poll could not go on from there.
     """
     ledger.ensure_prepared()
@@ -90,7 +76,7 @@ def find_place(ledger: Ledger, stream: Stream, mode: Mode, at: datetime) -> Curs
     """Return where a stream stood at a time.
 
     Raises:
-        UsageError: It has no places that could be named by a time, or its history does not reach back so far.
+        UsageError: A time names no place in this mode, or the history does not reach back so far.
     """
     if mode in SCANS and mode != "change_tracking":
         raise UsageError(
@@ -116,10 +102,10 @@ def rewind_stream(
     """Set the cursor of a stream under its poll lease; safe to repeat.
 
     Args:
-        resend: Rows that are read again go out again, once, although they have not changed.
+        resend: Send rows that are read again once more, although they have not changed.
 
     Raises:
-        LeaseHeld: A poll is under way.
+        LeaseHeld: A poll is running.
     """
     ledger.streams.ensure(plan.stream)
     lease = ledger.streams.acquire_poll(plan.stream, seconds=lease_seconds, worker=worker)
@@ -137,7 +123,7 @@ def rewind_stream(
     ledger.runs.add({
         "stream": plan.stream, "action": "rewind", "started_at": lease.clock.at, "duration_ms": 0.0, "error": None,
         "epoch": lease.epoch, "cursor_before": done.cursor_before, "cursor_after": done.cursor_after,
-        "cursors": {"before": forget_gaps(lease.cursor), "after": forget_gaps(plan.after)}, **counts,
+        "cursors": {"before": without_gaps(lease.cursor), "after": without_gaps(plan.after)}, **counts,
     })  # fmt: skip
     return done
 
@@ -155,7 +141,7 @@ def show_plan(plan: Plan, *, resend: bool, dry_run: bool, before: Cursor | None 
 
 
 def keep_gaps(before: Cursor, after: Cursor) -> Cursor:
-    """Return the new cursor with the numbers before it that are still waited for: no page will find them missing."""
+    """Return the new cursor with the gaps before it that are still awaited: no later page would find them."""
     try:
         first = int(after["at"])
     except ValueError:
@@ -164,8 +150,8 @@ def keep_gaps(before: Cursor, after: Cursor) -> Cursor:
     return {**after, "gaps": kept} if kept else after
 
 
-def _keep_floor(reader: Places, before: Cursor, after: Cursor, rows: int | None) -> Cursor:
-    """Return the new cursor with the earlier one of two beginnings: what was read once stays part of the stream."""
+def _keep_floor(reader: StreamReader, before: Cursor, after: Cursor, rows: int | None) -> Cursor:
+    """Return the new cursor with the earlier one of two floors: rows that were read once stay part of the stream."""
     floor = before.get("floor")
     free = {name: value for name, value in after.items() if name != "floor"}
     if floor is None or (before.get("mode"), before.get("column")) != (after.get("mode"), after.get("column")):
@@ -176,10 +162,10 @@ def _keep_floor(reader: Places, before: Cursor, after: Cursor, rows: int | None)
     return {**free, "floor": floor}
 
 
-def _count(reader: Places, cursor: Cursor) -> int | None:
+def _count(reader: StreamReader, cursor: Cursor) -> int | None:
     try:
         return reader.count_behind(cursor)
     except (ServiceUnavailable, TroubleFound) as error:
-        # The place itself has been read from: the table is large, or the old place does not fit it any more.
+        # The new place has been read from: the table is too large to count, or the old place no longer fits it.
         log.warning("rewind.not_counted", error=str(error))
         return None

@@ -14,7 +14,7 @@ STATES = ("pending", "retrying", "queued", "sending", "delivered", "failed", "su
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """Where everything stands; its shape is DESIGN's `status` document."""
+    """The state of all streams, partners, workers and of Beat, as `syncctl status --json` prints it."""
 
     streams: tuple[Mapping[str, Any], ...]
     partners: tuple[Mapping[str, Any], ...]
@@ -25,7 +25,7 @@ class Status:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failures:
-    """Failed records, grouped by the fingerprint of their error, the most frequent first."""
+    """Failed records grouped by the fingerprint of their error, the most frequent first."""
 
     groups: tuple[Mapping[str, Any], ...]
 
@@ -33,12 +33,12 @@ class Failures:
 def read_status(
     *, ledger: Ledger, configured: Mapping[str, str], messages: int | None, settings: str | None = None
 ) -> Status:
-    """Return where every stream stands, also those that left the configuration.
+    """Return where every stream stands, also streams that left the configuration.
 
     Args:
         configured: The partner's name of each configured stream.
-        messages: How many wait in the queue; None when Redis is away.
-        settings: The mark of the settings, which workers and Beat should have in their heartbeats.
+        messages: How many messages wait in the queue; None when Redis is away.
+        settings: The fingerprint of the settings, which the heartbeats of workers and Beat should have too.
     """
     now = ledger.streams.server_time()
     documents = ledger.streams.load_all()
@@ -56,9 +56,10 @@ def read_status(
         for name in names
     )
     workers = tuple(
-        {"worker": each["_id"], **{name: each.get(name) for name in ("at", "concurrency", "queues", "pid", "version")}}
-        | {"settings_differ": differs_from(settings, each)}
-        for each in ledger.heartbeats.load_workers()
+        {"worker": worker["_id"]}
+        | {name: worker.get(name) for name in ("at", "concurrency", "queues", "pid", "version")}
+        | {"settings_differ": differs_from(settings, worker)}
+        for worker in ledger.heartbeats.load_workers()
     )
     beat = ledger.heartbeats.load_beat()
     return Status(
@@ -75,7 +76,7 @@ def read_status(
 
 
 def differs_from(settings: str | None, heartbeat: Mapping[str, Any]) -> bool:
-    """Tell whether a process runs with other settings; where a heartbeat does not say, it is not known to."""
+    """Return whether a heartbeat shows that its process runs with other settings."""
     return settings is not None and heartbeat.get("settings", settings) != settings
 
 
@@ -124,15 +125,15 @@ def _breaker(stream: Mapping[str, Any]) -> dict[str, Any]:
 def _partner(
     name: str, document: Mapping[str, Any], streams: Sequence[Mapping[str, Any]], now: datetime
 ) -> dict[str, Any]:
-    """Return where a partner stands; it is down where it is for each of its streams that has called it."""
+    """Return where a partner stands; its circuit is open if it is open for each of its streams that has called it."""
     paused = document.get("paused")
-    breakers = [_breaker(each) for each in streams if "breaker" in each] or [_breaker({})]
+    breakers = [_breaker(stream) for stream in streams if "breaker" in stream] or [_breaker({})]
     return {
         "partner": name,
         "paused": paused is not None,
         "paused_reason": paused.get("reason") if paused else None,
-        **min(breakers, key=lambda each: BREAKERS_BEST_FIRST.index(each["breaker"])),
-        "in_flight": sum(int(each["calls"]) for each in document.get("permits", ()) if each["until"] > now),
+        **min(breakers, key=lambda breaker: BREAKERS_BEST_FIRST.index(breaker["breaker"])),
+        "in_flight": sum(int(permit["calls"]) for permit in document.get("permits", ()) if permit["until"] > now),
     }
 
 

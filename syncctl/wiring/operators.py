@@ -14,11 +14,10 @@ from syncctl.wiring.rows import dispatch_while_possible
 if TYPE_CHECKING:
     from syncctl.core.stream import Stream
     from syncctl.pipeline.pause import Resumed
-    from syncctl.pipeline.preview import Preview, Sketch
+    from syncctl.pipeline.preview import Preview, RequestPreviewer
     from syncctl.pipeline.reconcile import Reconciliation
-    from syncctl.pipeline.replay import Replayed
+    from syncctl.pipeline.replay import Replayed, Selection
     from syncctl.pipeline.rewind import Plan
-    from syncctl.pipeline.selection import Selection
     from syncctl.pipeline.status import Status
     from syncctl.settings import Settings
 
@@ -123,19 +122,19 @@ def open_reconciliation(
     connections: Connections, name: str, *, since: datetime | None = None, show: Callable[[int], None] = lambda _: None
 ) -> "Iterator[Reconciliation]":
     """Yield the comparison of a stream's source with the ledger, which can also repair it."""
-    from syncctl.pipeline.merge import open_scratch
     from syncctl.pipeline.reconcile import Reconciliation
+    from syncctl.pipeline.scratch import open_scratch
     from syncctl.sources import open_reader
 
     settings, ledger = connections.settings, connections.ledger
     stream, kept = settings.stream(name), settings.retention
     ledger.ensure_prepared()
-    with open_scratch() as directory, open_reader(settings.source(stream.source), stream) as reader:
+    with open_scratch() as scratch, open_reader(settings.source(stream.source), stream) as reader:
         yield Reconciliation(
             ledger=ledger,
             stream=stream,
             reader=reader,
-            directory=directory,
+            scratch=scratch,
             since=since,
             retention_seconds=min(kept.delivered, kept.failed, kept.discarded),
             dispatch=dispatch_while_possible(connections, name),
@@ -151,12 +150,12 @@ def preview_poll(connections: Connections, name: str, *, limit: int, known: bool
 
     stream = connections.settings.stream(name)
     source = connections.settings.source(stream.source)
-    with _open_sketch(connections, stream) as sketch:
+    with _open_previewer(connections, stream) as previewer:
         return preview_rows(
             ledger=connections.ledger,
             stream=stream,
             open_reader=lambda stream: open_reader(source, stream),
-            sketch=sketch,
+            previewer=previewer,
             limit=limit,
             known=known,
         )
@@ -177,24 +176,24 @@ def preview_records(connections: Connections, id_or_stream: str, key: str | None
     for record in show_records(
         ledger=connections.ledger, id_or_stream=id_or_stream, key=key, configured=settings.streams
     ):
-        with _open_sketch(connections, settings.stream(record["stream"])) as sketch:
-            previews.append(preview_record(record, sketch=sketch))
+        with _open_previewer(connections, settings.stream(record["stream"])) as previewer:
+            previews.append(preview_record(record, previewer=previewer))
     return previews
 
 
 @contextmanager
-def _open_sketch(connections: Connections, stream: "Stream") -> "Iterator[Sketch]":
+def _open_previewer(connections: Connections, stream: "Stream") -> "Iterator[RequestPreviewer]":
     from syncctl.partner.client import PartnerClient
-    from syncctl.pipeline.preview import Sketch
+    from syncctl.pipeline.preview import RequestPreviewer
 
     settings = connections.settings
     client, variable = connections.partner_client(stream), settings.find_secret_name(stream.partner)
     if stream.body_schema is None:
-        yield Sketch(client=client, variable=variable)
+        yield RequestPreviewer(client=client, variable=variable)
         return
     partner = settings.partner(stream.partner)
     unchecked = PartnerClient(partner, replace(stream, body_schema=None), max_connections=1)
     try:
-        yield Sketch(client=client, variable=variable, unchecked=unchecked)
+        yield RequestPreviewer(client=client, variable=variable, unchecked=unchecked)
     finally:
         unchecked.close()

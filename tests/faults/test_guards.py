@@ -8,7 +8,7 @@ import urllib3
 
 from syncctl.core.rows import Row
 from syncctl.partner.response import BODY_AT_MOST_BYTES, read_response
-from syncctl.pipeline.page import identify
+from syncctl.pipeline.identity import identify
 from tests.harness.source_db import SourceDb
 from tests.harness.source_reading import open_stream
 

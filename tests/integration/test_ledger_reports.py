@@ -12,8 +12,7 @@ from syncctl.core.states import State
 from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.reports import HOUR, HourCounts, floor_hour
-from syncctl.pipeline.report import build_report
-from syncctl.pipeline.roll_up import roll_up
+from syncctl.pipeline.report import build_report, roll_up
 from tests.harness.passing_time import PAST, let_hours_pass
 from tests.harness.testbed import claim_records, new_record, outcome
 

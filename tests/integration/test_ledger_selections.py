@@ -7,9 +7,8 @@ import pytest
 
 from syncctl.errors import UsageError
 from syncctl.ledger.ledger import Ledger
-from syncctl.pipeline import selection as selections
-from syncctl.pipeline.replay import DISCARDABLE
-from syncctl.pipeline.selection import Selection, select_records
+from syncctl.pipeline import replay
+from syncctl.pipeline.replay import DISCARDABLE, Selection, select_records
 from tests.harness.passing_time import PAST
 from tests.harness.testbed import new_record
 
@@ -44,7 +43,7 @@ def test_by_default_all_that_failed_stream_by_stream_oldest_first(ledger: Ledger
 def test_page_by_page_each_once_also_while_they_are_replayed(
     ledger: Ledger, failed: list[str], monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr(selections, "AT_ONCE", at_once)
+    monkeypatch.setattr(replay, "RECORDS_AT_ONCE", at_once)
     seen: list[str] = []
     for page in select_records(ledger, Selection()):
         seen += [each["_id"] for each in page]

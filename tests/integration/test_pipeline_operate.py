@@ -11,9 +11,8 @@ from syncctl.errors import TroubleFound, UsageError
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from syncctl.pipeline import cleanup
 from syncctl.pipeline.cleanup import Cleaned, clean_up
-from syncctl.pipeline.replay import Discarded, Replayed, discard_records, replay_records
+from syncctl.pipeline.replay import Discarded, Replayed, Selection, discard_records, replay_records
 from syncctl.pipeline.report import build_report
-from syncctl.pipeline.selection import Selection
 from syncctl.pipeline.show import find_record, find_versions
 from syncctl.pipeline.status import group_failures, read_status
 from tests.harness.passing_time import PAST, let_hours_pass
@@ -258,7 +257,7 @@ def test_the_report_says_the_same_before_and_after_a_clean_up(testbed: Testbed) 
 
 
 def test_a_clean_up_goes_on_until_nothing_is_left(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cleanup, "AT_ONCE", 2)
+    monkeypatch.setattr(cleanup, "RECORDS_AT_ONCE", 2)
     log(testbed, *range(1, 6))
     testbed.send_all()
     let_hours_pass(testbed.database, 24 * 40)

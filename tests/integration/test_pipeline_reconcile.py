@@ -1,8 +1,11 @@
 """reconcile: every row of the source against what the ledger knows, whatever changes meanwhile; and its repair."""
 
 import errno
+import re
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -12,12 +15,9 @@ import pytest
 
 from syncctl.core.ids import key_id
 from syncctl.errors import LeaseHeld, SourceError, SyncctlError, UsageError
-from syncctl.pipeline import merge
-from syncctl.pipeline.differences import Differences, Known, join, read_line, write_line
-from syncctl.pipeline.merge import SortedLines, open_scratch
 from syncctl.pipeline.recheck import SourceRow
-from syncctl.pipeline.reconcile import Reconciliation
-from syncctl.pipeline.repair import Repair
+from syncctl.pipeline.reconcile import Differences, KnownRow, Reconciliation, Repair, join
+from syncctl.pipeline.scratch import _SETUP, MEMORY_KIB, ROWS_AT_ONCE, open_scratch
 from syncctl.sources import open_reader
 from tests.harness.passing_time import PAST
 from tests.harness.source_db import SourceDb
@@ -31,12 +31,12 @@ def opened(
     testbed: Testbed, wrap: Callable[[Any], Any] = lambda reader: reader, **options: Any
 ) -> Iterator[Reconciliation]:
     defaults: dict[str, Any] = {"since": None, "retention_seconds": 30 * DAY, "dispatch": lambda: 0}
-    with open_scratch() as directory, open_reader(testbed.source, testbed.stream) as reader:
+    with open_scratch() as scratch, open_reader(testbed.source, testbed.stream) as reader:
         yield Reconciliation(
             ledger=testbed.ledger,
             stream=testbed.stream,
             reader=wrap(reader),
-            directory=directory,
+            scratch=scratch,
             worker="reconciler",
             show=lambda _: None,
             **{**defaults, **options},
@@ -51,7 +51,7 @@ def compare(testbed: Testbed, wrap: Callable[[Any], Any] = lambda reader: reader
 def repair(testbed: Testbed, wrap: Callable[[Any], Any] = lambda reader: reader) -> tuple[Differences, Repair]:
     with opened(testbed, wrap) as work:
         work.compare()
-        return work.found, work.repair(who="ann@host")
+        return work.differences, work.repair(who="ann@host")
 
 
 def counts(found: Differences) -> dict[str, int | None]:
@@ -358,12 +358,12 @@ def test_a_change_that_the_cursor_did_not_tell_of_is_repaired_under_its_own_vers
 
     assert testbed.poll(open_versions()).logged == 1
     source_db.execute("update versions set name = 'b'")
-    with open_scratch() as directory, open_versions() as reader:
+    with open_scratch() as scratch, open_versions() as reader:
         work = Reconciliation(
             ledger=testbed.ledger,
             stream=testbed.stream,
             reader=reader,
-            directory=directory,
+            scratch=scratch,
             since=None,
             retention_seconds=DAY,
             dispatch=lambda: 0,
@@ -378,44 +378,90 @@ def test_a_change_that_the_cursor_did_not_tell_of_is_repaired_under_its_own_vers
 # What it stands on
 
 
-def test_lines_come_back_sorted_and_little_of_them_is_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(merge, "LINES_AT_ONCE", 10)
-    monkeypatch.setattr(merge, "FILES_AT_ONCE", 4)
-    lines = SortedLines(tmp_path)
-    given = [f"{(n * 7919) % 1009:04}" for n in range(1009)]
-    for each in given:
-        lines.add(each)
-        assert len(list(tmp_path.iterdir())) <= 4
-    assert list(lines) == sorted(given)
+def scratch_row(number: int, key_id: str = "") -> SourceRow:
+    key = {"id": number}
+    return SourceRow(key_id=key_id or f"{number:032}", hash="h" * 32, is_ahead=False, at=str(number), key=key)
 
 
-def test_a_scratch_without_room_says_what_to_do() -> None:
-    scratch = open_scratch()
-    directory = scratch.__enter__()
-    assert directory.stat().st_mode & 0o077 == 0
-    full = OSError(errno.ENOSPC, "No space left on device")
+def test_rows_come_back_sorted_by_key_and_those_of_one_key_as_they_were_added() -> None:
+    given = [scratch_row(number, f"{(number * 7919) % 499:04}") for number in range(1009)]
+    with open_scratch() as scratch:
+        for start in range(0, 1009, 100):
+            scratch.add_rows(given[start : start + 100])
+        assert list(scratch.sorted_rows()) == sorted(given, key=lambda row: row.key_id)
+        scratch.clear()
+        assert list(scratch.sorted_rows()) == []
+
+
+def test_many_rows_take_no_more_memory_than_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invariant 11: 100,000 rows of 400 bytes, in a scratch that may keep 1 MB."""
+    monkeypatch.setattr("syncctl.pipeline.scratch._SETUP", tuple(
+        statement.replace(str(MEMORY_KIB), "1024") for statement in _SETUP
+    ))  # fmt: skip
+    with open_scratch() as scratch:
+        before = read_memory_kib()
+        for start in range(0, 100_000, 1000):
+            scratch.add_rows(
+                replace(scratch_row(number), at="x" * 300) for number in reversed(range(start, start + 1000))
+            )
+        assert sum(1 for _ in scratch.sorted_rows()) == 100_000
+        assert read_memory_kib() - before < 16_000, "the rows hold 40 MB"
+
+
+def read_memory_kib() -> int:
+    """Return the memory of this process."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(r"VmRSS:\s+(\d+)", status)[0])
+
+
+def test_a_scratch_without_room_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def fill() -> None:
+        with open_scratch() as scratch:
+            (directory,) = tmp_path.iterdir()
+            assert directory.stat().st_mode & 0o077 == 0
+            scratch._connection.execute("PRAGMA max_page_count = 20")
+            scratch.add_rows(scratch_row(number) for number in range(10_000))
+
     with pytest.raises(SyncctlError) as caught:
-        scratch.__exit__(OSError, full, None)
+        fill()
+    assert (caught.value.why, "TMPDIR" in caught.value.hint) == ("database or disk is full", True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_a_temporary_directory_that_cannot_be_made_says_what_to_do(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, "refused")
+
+    monkeypatch.setattr("syncctl.pipeline.scratch.TemporaryDirectory", refuse)
+    with pytest.raises(SyncctlError) as caught, open_scratch():
+        pass
     assert "TMPDIR" in caught.value.hint
-    assert not directory.exists()
 
 
-def test_lines_keep_keys_exact() -> None:
-    key = {"a": Decimal("1.10"), "b": None, "c": 1.0, "d": 2**70, "e": "x\ny \x1f", "f": True}
+def test_a_scratch_keeps_keys_exact() -> None:
+    key = {"a": Decimal("1.10"), "b": None, "c": 1.0, "d": 2**70, "e": "x\ny \x1f \ud800", "f": True}
     row = SourceRow(key_id=key_id(key), hash="h" * 32, is_ahead=True, at="2026 1", key=key)
-    again = read_line(write_line(row))
+    with open_scratch() as scratch:
+        scratch.add_rows([row])
+        (again,) = scratch.sorted_rows()
+        for number in range(ROWS_AT_ONCE + 1):
+            scratch.add_to_repair({**key, "number": number})
+        pages = list(scratch.keys_to_repair())
     assert again == row
     assert key_id(again.key) == row.key_id
-    assert "\n" not in write_line(row)
+    assert [len(page) for page in pages] == [ROWS_AT_ONCE, 1]
+    assert pages[1] == [{**key, "number": ROWS_AT_ONCE}]
 
 
 @pytest.mark.parametrize("known", ["", "a", "ac", "bd", "abcd", "e"])
 def test_two_orders_are_joined_and_nothing_falls_between(known: str) -> None:
-    lines = iter(["a 1", "b 1", "b 2", "d 1"])
+    rows = iter([scratch_row(1, "a"), scratch_row(2, "b"), scratch_row(3, "b"), scratch_row(4, "d")])
     found = {
-        each: (len(group), key is not None) for each, group, key in join(lines, (Known(k, "", True) for k in known))
+        key_id: (len(group), key is not None)
+        for key_id, group, key in join(rows, (KnownRow(key_id, "", True) for key_id in known))
     }
     assert set(found) == set("abd") | set(known)
     assert all(found[each] == (2 if each == "b" else int(each in "abd"), each in known) for each in found)

@@ -8,8 +8,7 @@ import pytest
 
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.records import Record
-from syncctl.pipeline.replay import Discarded, Replayed, discard_records, replay_records
-from syncctl.pipeline.selection import Selection
+from syncctl.pipeline.replay import Discarded, Replayed, Selection, discard_records, replay_records
 from syncctl.pipeline.status import read_status
 from tests.harness.passing_time import PAST
 from tests.harness.testbed import ListReader, Testbed, outcome, version_row

@@ -16,7 +16,7 @@ from syncctl.core.stream import Batching, Credentials, RetrySchedule
 from syncctl.local.mock_partner import MockPartner
 from syncctl.partner.client import PartnerClient
 from syncctl.partner.request.curl import show_request
-from syncctl.pipeline.preview import Preview, Sketch, preview_record, preview_rows
+from syncctl.pipeline.preview import Preview, RequestPreviewer, preview_record, preview_rows
 from syncctl.sources import open_reader
 from tests.harness.cases import make_partner, make_record, make_stream
 from tests.harness.hostile_partner import HostilePartner, answering
@@ -47,7 +47,7 @@ def preview(testbed: Testbed, limit: int = 10) -> list[Preview]:
             ledger=testbed.ledger,
             stream=testbed.stream,
             open_reader=lambda stream: open_reader(testbed.source, stream),
-            sketch=Sketch(client=client),
+            previewer=RequestPreviewer(client=client),
             limit=limit,
         )
     finally:
@@ -209,7 +209,7 @@ def test_the_request_of_a_record_is_the_one_that_was_sent_and_then_the_next(shap
 
     def show() -> Any:
         document = shaped.ledger.records.find(record_id=shaped.records()[0]["_id"])[0]
-        return preview_record(document, sketch=Sketch(client=client)).request
+        return preview_record(document, previewer=RequestPreviewer(client=client)).request
 
     first = show()
     assert first.headers["Syncctl-Attempt"] == "1"

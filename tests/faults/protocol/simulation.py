@@ -19,8 +19,7 @@ from syncctl.ledger.operations import Operations
 from syncctl.ledger.records import Records
 from syncctl.ledger.sequencing import Sequencing
 from syncctl.ledger.streams import Streams
-from syncctl.pipeline.replay import discard_records, replay_records
-from syncctl.pipeline.selection import Selection
+from syncctl.pipeline.replay import Selection, discard_records, replay_records
 from tests.harness import passing_time
 from tests.harness.cases import make_stream
 from tests.harness.testbed import Testbed

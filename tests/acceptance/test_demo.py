@@ -88,7 +88,7 @@ def start_demo(start_syncctl: Start, home: Path) -> Callable[[], RunningCommand]
     return start
 
 
-def test_the_account_is_exact(run_syncctl: Run, home: Path, eventually: Eventually) -> None:
+def test_the_account_of_the_demo_is_exact(run_syncctl: Run, home: Path, eventually: Eventually) -> None:
     result = run_syncctl(
         "demo", "--rows", "300", "--json", cwd=home, env={**ELSEWHERE, "TMPDIR": str(home)}, timeout=PATIENCE
     )

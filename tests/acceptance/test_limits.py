@@ -88,7 +88,7 @@ def hung() -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_a_hung_partner_beside_a_healthy_one(
+def test_a_hung_partner_does_not_hold_up_a_healthy_one(
     make_settings: MakeSettings, source_db: SourceDb, hung: str, start_syncctl: Start, eventually: Callable[..., Any],
 ) -> None:  # fmt: skip
     source_db.create_orders(300)
@@ -119,7 +119,7 @@ def test_a_hung_partner_beside_a_healthy_one(
 
 
 @pytest.mark.parametrize("others", ["slow", "hung"])
-def test_two_partners_that_keep_their_batches_waiting_beside_a_healthy_one(
+def test_two_partners_that_keep_batches_waiting_do_not_hold_up_a_healthy_one(
     make_settings: MakeSettings, source_db: SourceDb, hung: str, start_syncctl: Start,
     eventually: Callable[..., Any], others: str,
 ) -> None:  # fmt: skip

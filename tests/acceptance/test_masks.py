@@ -47,7 +47,7 @@ def dump_redis(url: str) -> str:
         return "".join(repr((key, client.dump(key))) for key in client.scan_iter())
 
 
-def test_a_masked_value_is_nowhere(
+def test_a_masked_value_is_stored_and_sent_nowhere(
     masked_dir: Path,
     run_syncctl: Run,
     start_syncctl: Callable[..., Any],

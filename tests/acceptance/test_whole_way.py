@@ -40,7 +40,7 @@ def local_services(tmp_path: Path, run_syncctl: Run) -> Iterator[dict[str, Any]]
         assert down.exit_code == 0, down.stderr
 
 
-def test_from_init_to_the_report(
+def test_every_step_from_init_to_the_report_works(
     tmp_path: Path,
     local_services: dict[str, Any],
     run_syncctl: Run,

@@ -97,7 +97,7 @@ def test_a_database_that_is_not_read_is_named(make_directory: MakeDirectory) -> 
     ],
     ids=["table", "cursor", "key"],
 )
-def test_what_the_source_does_not_have_fails_the_stream(
+def test_a_missing_table_or_column_fails_the_stream(
     make_directory: MakeDirectory, source_db: SourceDb, stream: dict[str, Any], words: tuple[str, ...]
 ) -> None:
     source_db.create_orders(1)
@@ -175,7 +175,9 @@ def test_doctor_names_the_closed_port_of_each(make_directory: MakeDirectory, ser
     assert all(each["name"].startswith(service) and each["hint"] for each in failed)
 
 
-def test_a_wrong_password_of_redis_is_told_without_it(own_redis: RedisServer, make_directory: MakeDirectory) -> None:
+def test_a_wrong_password_of_redis_is_reported_without_it(
+    own_redis: RedisServer, make_directory: MakeDirectory
+) -> None:
     from redis import Redis
 
     with Redis.from_url(own_redis.url()) as redis:
@@ -187,7 +189,7 @@ def test_a_wrong_password_of_redis_is_told_without_it(own_redis: RedisServer, ma
     assert "password" in done.json["checks"][0]["detail"]
 
 
-def test_a_wrong_password_of_mongodb_is_told_without_it(own_mongod: Mongod, make_directory: MakeDirectory) -> None:
+def test_a_wrong_password_of_mongodb_is_reported_without_it(own_mongod: Mongod, make_directory: MakeDirectory) -> None:
     url = own_mongod.url("logs").replace("mongodb://", f"mongodb://reader:{CANARY}@") + "?authSource=admin"
     done = run(make_directory(mongo_url=url), "poll", "--once")
     expect_error(done, 2, "refuses the login", "MONGO_URL")
@@ -262,7 +264,7 @@ def test_a_redis_that_hangs_holds_a_command_up_for_one_timeout(
         ({"endpoint": "POST /a/../orders"}, "streams.orders.endpoint (syncctl.toml line"),
     ],
 )
-def test_config_finds_what_would_go_wrong_later(
+def test_config_finds_problems_before_they_occur(
     make_directory: MakeDirectory, settings: dict[str, str], told: str
 ) -> None:
     expect_error(run(make_directory(stream=settings), "config"), 2, told)

@@ -44,7 +44,7 @@ def count(run_syncctl: Run, directory: Path, state: str) -> int:
     return int(run_syncctl("status", "--json", cwd=directory).json["streams"][0]["counts"][state])
 
 
-def test_off_a_terminal_a_change_needs_yes(run_syncctl: Run, settled: Settled) -> None:
+def test_without_a_terminal_a_change_needs_yes(run_syncctl: Run, settled: Settled) -> None:
     for args in (("replay",), ("discard", settled.failed_ids[0], "--reason", "test data")):
         result = run_syncctl(*args, cwd=settled.directory)
         assert (result.exit_code, result.stdout) == (2, "")
@@ -85,7 +85,7 @@ def test_a_replay_means_what_its_flags_say(run_syncctl: Run, settled: Settled) -
 
 
 @pytest.mark.parametrize("error", ["0123456789ab", "012345"])
-def test_an_error_that_no_record_has_is_said(run_syncctl: Run, settled: Settled, error: str) -> None:
+def test_an_error_that_no_record_has_is_reported(run_syncctl: Run, settled: Settled, error: str) -> None:
     for flags in (("--dry-run",), ("--yes",)):
         result = run_syncctl("replay", "--error", error, *flags, "--json", cwd=settled.directory)
         assert (result.exit_code, result.json["matched"]) == (0, 0)
@@ -101,7 +101,7 @@ def test_an_error_that_no_record_has_is_said(run_syncctl: Run, settled: Settled,
         (("--error", "4f1d2c", "--state", "delivered"), "give all 12 digits"),
     ],
 )
-def test_what_is_no_fingerprint_is_refused(
+def test_a_text_that_is_not_a_fingerprint_is_refused(
     run_syncctl: Run, settled: Settled, args: tuple[str, ...], told: str
 ) -> None:
     result = run_syncctl("replay", *args, "--yes", cwd=settled.directory)
@@ -162,13 +162,13 @@ def test_a_replay_that_does_not_finish_in_time_is_exit_code_1(
     assert "next:" not in result.stderr
 
 
-def test_a_state_that_nothing_is_replayed_from_is_refused(run_syncctl: Run, settings_dir: Path) -> None:
+def test_a_state_that_cannot_be_replayed_is_refused(run_syncctl: Run, settings_dir: Path) -> None:
     result = run_syncctl("replay", "--state", "pending", "--dry-run", cwd=settings_dir)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "pending" in result.stderr
 
 
-def test_a_discard_keeps_the_reason_and_tells_of_unknown_ids(
+def test_a_discard_keeps_the_reason_and_reports_unknown_ids(
     run_syncctl: Run, settings_dir: Path, failed_ids: list[str]
 ) -> None:
     done = run_syncctl(
@@ -181,7 +181,7 @@ def test_a_discard_keeps_the_reason_and_tells_of_unknown_ids(
     assert (record["state"], record["reason"]) == ("discarded", "order was cancelled")
 
 
-def test_on_a_terminal_it_asks_with_the_exact_count(
+def test_on_a_terminal_a_replay_asks_with_the_exact_count(
     run_syncctl: Run, settings_dir: Path, failed_ids: list[str], partner: MockPartner, eventually: Eventually
 ) -> None:
     refused = answer("n", "replay", cwd=settings_dir)

@@ -74,7 +74,7 @@ def give_sign_of_life(
     database.workers.replace_one({"_id": name}, facts, upsert=True)
 
 
-def test_all_is_well(
+def test_a_healthy_set_up_passes_every_check(
     run_syncctl: Run,
     start_syncctl: Callable[..., Any],
     settings_dir: Path,
@@ -102,7 +102,7 @@ def test_all_is_well(
     assert done.stderr == f"{len(checks)} ok; next: syncctl status\n"
 
 
-def test_everything_is_down_and_it_still_answers_in_one_document(
+def test_with_everything_down_doctor_still_prints_one_document(
     run_syncctl: Run, tmp_path: Path, make_settings: MakeSettings
 ) -> None:
     settings = make_settings(**NOWHERE, source_url=f"sqlite:///{tmp_path}/missing/source.db")
@@ -235,7 +235,9 @@ class StandaloneMongod(Mongod):
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
-def test_workers_that_leave_a_queue_alone_or_run_another_version(examine: Callable[..., Checks], database: Any) -> None:
+def test_workers_that_leave_a_queue_alone_or_run_another_version_are_a_warning(
+    examine: Callable[..., Checks], database: Any
+) -> None:
     give_sign_of_life(database, "celery@one", queues="poll,control", version="0.0.1")
     checks = examine("workers")
     assert checks["workers"]["detail"] == "1 alive: celery@one"
@@ -262,7 +264,7 @@ def test_a_worker_on_another_redis_is_found_by_the_round_trip(examine: Callable[
     assert "did not take the task" in check["detail"]
 
 
-def test_beat_that_is_late_or_of_another_version(examine: Callable[..., Checks], database: Any) -> None:
+def test_a_beat_that_is_late_or_of_another_version_is_a_warning(examine: Callable[..., Checks], database: Any) -> None:
     beat = {"at": datetime.now(UTC) - timedelta(minutes=5), "version": __version__}
     database.beat.replace_one({"_id": "beat"}, beat, upsert=True)
     check = examine("beat")["beat"]
@@ -309,7 +311,7 @@ def test_a_row_that_cannot_be_sent_is_a_warning(examine: Callable[..., Checks], 
         ("405 Method Not Allowed", "ok", ""),
     ],
 )
-def test_what_a_partner_answers_to_options(
+def test_the_answer_to_options_decides_the_check_of_a_partner(
     answer: str, status: str, hint: str, run_syncctl: Run, settings_dir: Path
 ) -> None:
     def script(peer: Peer) -> None:
@@ -325,7 +327,7 @@ def test_what_a_partner_answers_to_options(
     assert requests == [b"OPTIONS"]
 
 
-def test_a_certificate_that_nobody_looks_at_is_a_warning(run_syncctl: Run, settings_dir: Path) -> None:
+def test_a_certificate_that_is_not_verified_is_a_warning(run_syncctl: Run, settings_dir: Path) -> None:
     environment = {"PARTNERS__DEFAULT__VERIFY": "false"}
     done = run_syncctl("doctor", "partner", "--json", cwd=settings_dir, env=environment)
     check = read_checks(done)["partner default"]
@@ -334,7 +336,7 @@ def test_a_certificate_that_nobody_looks_at_is_a_warning(run_syncctl: Run, setti
     assert "partners.default.ca" in check["hint"]
 
 
-def test_a_token_that_cannot_be_had_is_told_with_the_endpoints_words(run_syncctl: Run, settings_dir: Path) -> None:
+def test_a_token_that_is_refused_is_reported_in_the_endpoints_words(run_syncctl: Run, settings_dir: Path) -> None:
     def script(peer: Peer) -> None:
         peer.read_request()
         peer.answer("401 Unauthorized", b'{"error":"invalid_client"}')
@@ -351,14 +353,14 @@ def test_a_token_that_cannot_be_had_is_told_with_the_endpoints_words(run_syncctl
     assert "partners.default.auth" in check["hint"]
 
 
-def test_an_endpoint_that_no_call_could_be_made_with(run_syncctl: Run, settings_dir: Path) -> None:
+def test_an_endpoint_that_no_call_could_be_made_with_fails(run_syncctl: Run, settings_dir: Path) -> None:
     environment = {"STREAMS__ORDERS__ENDPOINT": "POST /orders/{id"}
     done = run_syncctl("doctor", "partner", "--json", cwd=settings_dir, env=environment)
     assert done.exit_code != 0
     assert "streams.orders.endpoint" in done.stdout
 
 
-def test_services_that_hang_fail_in_time(
+def test_services_that_hang_fail_within_the_timeout(
     own_redis: RedisServer, own_mongod: Mongod, run_syncctl: Run, settings_dir: Path, source_db: SourceDb
 ) -> None:
     source_db.create_orders(1)
@@ -389,7 +391,7 @@ def test_services_that_hang_fail_in_time(
     }
 
 
-def test_only_the_named_groups_are_looked_at(run_syncctl: Run, settings_dir: Path, source_db: SourceDb) -> None:
+def test_only_the_named_groups_are_checked(run_syncctl: Run, settings_dir: Path, source_db: SourceDb) -> None:
     source_db.create_orders(1)
     environment = {"MONGO_URL": f"mongodb://127.0.0.1:{find_port()}/ledger"}
     done = run_syncctl("doctor", "source", "redis", "--json", cwd=settings_dir, env=environment)
@@ -420,7 +422,7 @@ def test_a_check_is_asked_for_by_the_name_that_is_shown(
     assert "run: syncctl doctor source orders" in done.stderr
 
 
-def test_a_group_whose_ground_is_not_looked_at_fails_itself(run_syncctl: Run, settings_dir: Path) -> None:
+def test_a_group_whose_needs_are_not_checked_fails_itself(run_syncctl: Run, settings_dir: Path) -> None:
     environment = {"MONGO_URL": f"mongodb://127.0.0.1:{find_port()}/ledger"}
     done = run_syncctl("doctor", "beat", "--json", "--timeout", "1s", cwd=settings_dir, env=environment)
     assert done.exit_code == 1
@@ -469,7 +471,7 @@ def test_settings_that_cannot_be_read_are_a_failed_check_and_exit_code_2(
     assert "Traceback" not in done.stderr
 
 
-def test_every_problem_of_the_settings_has_its_line_and_the_rest_is_looked_at(
+def test_every_problem_of_the_settings_has_its_line_and_the_rest_is_checked(
     run_syncctl: Run, settings_dir: Path
 ) -> None:
     (settings_dir / ".env").write_text(
@@ -490,7 +492,7 @@ def test_every_problem_of_the_settings_has_its_line_and_the_rest_is_looked_at(
     assert {checks["source orders"]["status"], checks["partner default"]["status"]} == {"fail"}
 
 
-def test_no_stream_at_all_is_a_warning_with_the_way_on(run_syncctl: Run, settings_dir: Path) -> None:
+def test_no_stream_at_all_is_a_warning_with_the_next_step(run_syncctl: Run, settings_dir: Path) -> None:
     (settings_dir / "syncctl.toml").unlink()
     done = run_syncctl("doctor", "configuration", "source", "partner", "--json", cwd=settings_dir)
     checks = read_checks(done)
@@ -500,7 +502,7 @@ def test_no_stream_at_all_is_a_warning_with_the_way_on(run_syncctl: Run, setting
     assert list_status(checks, "skip") == {"source", "partner"}
 
 
-def test_secrets_that_lie_open_are_a_warning(run_syncctl: Run, settings_dir: Path) -> None:
+def test_secrets_that_others_can_read_are_a_warning(run_syncctl: Run, settings_dir: Path) -> None:
     (settings_dir / ".env").chmod(0o600)
     environment = {"PARTNER_TOKEN": CANARY}
 
@@ -516,7 +518,7 @@ def test_secrets_that_lie_open_are_a_warning(run_syncctl: Run, settings_dir: Pat
     assert look()["hint"] == "run: chmod 600 .env"
 
 
-def test_a_stream_whose_poll_failed_is_told_with_the_reason(
+def test_a_stream_whose_poll_failed_is_reported_with_the_reason(
     run_syncctl: Run, examine: Callable[..., Checks], settings_dir: Path, source_db: SourceDb
 ) -> None:
     assert run_syncctl("poll", "orders", "--once", cwd=settings_dir).exit_code == 1
@@ -573,7 +575,7 @@ def test_failed_records_that_hold_newer_versions_are_a_warning(
     assert stream["held"] == 2
 
 
-def test_a_source_that_cannot_be_told_is_a_warning(
+def test_a_source_that_cannot_be_acknowledged_is_a_warning(
     run_syncctl: Run, examine: Callable[..., Checks], settings_dir: Path, source_db: SourceDb, database: Any
 ) -> None:
     source_db.create_orders(2)
@@ -595,7 +597,7 @@ def test_a_row_of_a_stream_without_keys_can_be_shown(run_syncctl: Run, settings_
     assert [each["key"] for each in shown.json["records"]] == [{"id": 2}]
 
 
-def test_a_stream_that_left_the_configuration_is_told_with_what_it_left_behind(
+def test_a_stream_that_left_the_configuration_is_reported_with_what_it_left_behind(
     run_syncctl: Run, settings_dir: Path, source_db: SourceDb
 ) -> None:
     source_db.create_orders(2)
@@ -637,7 +639,7 @@ def test_a_secret_that_somebody_wrote_into_the_ledger_is_not_shown(run_syncctl: 
 
 
 @pytest.mark.parametrize("login", ["", ":wrong@", "nobody:wrong@"])
-def test_a_login_that_redis_refuses_is_told_from_a_redis_that_is_down(
+def test_a_login_that_redis_refuses_is_told_apart_from_a_redis_that_is_down(
     login: str, own_redis: RedisServer, run_syncctl: Run, settings_dir: Path
 ) -> None:
     with Redis.from_url(own_redis.url()) as client:
@@ -647,7 +649,7 @@ def test_a_login_that_redis_refuses_is_told_from_a_redis_that_is_down(
     assert (check["status"], check["hint"]) == ("fail", "check the user and password in REDIS_URL")
 
 
-def test_what_fails_is_readable_without_colour_and_without_unicode(
+def test_failures_are_readable_without_colour_and_without_unicode(
     run_syncctl: Run, make_settings: MakeSettings
 ) -> None:
     settings = make_settings(**NOWHERE, source_url="sqlite:///missing.db")

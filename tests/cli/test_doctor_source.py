@@ -85,7 +85,9 @@ def look(run_syncctl: Run, settings_dir: Path, *words: str) -> dict[str, dict[st
     return {check["name"]: check for check in json.loads(done.stdout)["checks"]}
 
 
-def test_a_sqlite_source_is_asked_what_it_can_tell(run_syncctl: Run, settings_dir: Path, source_db: SourceDb) -> None:
+def test_a_sqlite_source_is_checked_for_all_that_it_has(
+    run_syncctl: Run, settings_dir: Path, source_db: SourceDb
+) -> None:
     source_db.create_orders(3)
     checks = look(run_syncctl, settings_dir, "source")
     assert list(checks) == ["source default server", "source orders", "source orders index", "source orders gaps"]
@@ -123,7 +125,7 @@ def judge_gaps(cursor: dict[str, Any]) -> Finding:
     return check_gaps(services, make_stream())
 
 
-def test_gaps_that_are_waited_for_are_no_trouble() -> None:
+def test_gaps_that_are_waited_for_are_not_a_warning() -> None:
     found = judge_gaps({"gaps": [{"from": 4, "to": 6, "at": "2026-01-01T00:00:00+00:00"}]})
     assert (found.status, found.detail) == ("ok", "waits for 4-6")
     assert judge_gaps({}).status == "ok"
@@ -376,7 +378,7 @@ def test_a_first_row_that_could_not_be_sent_is_a_warning_with_the_reason_and_no_
     assert examine()["status"] == "ok"
 
 
-def test_a_layout_that_nobody_chose_points_to_what_is_safer(
+def test_a_layout_by_default_points_to_the_safer_mode(
     run_syncctl: Run, make_settings: Callable[..., Path], source_db: SourceDb
 ) -> None:
     source_db.create_orders(2)

@@ -81,7 +81,7 @@ def test_no_error_shows_a_password(flags: tuple[str, ...], kind: str, tmp_path: 
     assert PASSWORD not in done.stderr + done.stdout
 
 
-def test_ctrl_c_is_exit_code_130_without_a_word(tmp_path: Path) -> None:
+def test_ctrl_c_is_exit_code_130_without_output(tmp_path: Path) -> None:
     done = fail_with("raise KeyboardInterrupt", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 

@@ -69,7 +69,7 @@ def test_bare_syncctl_prints_help_on_stderr_and_exits_2(run_syncctl: Run, tmp_pa
     assert result.stderr == run_syncctl("--help", cwd=tmp_path).stdout
 
 
-def test_version(run_syncctl: Run, tmp_path: Path) -> None:
+def test_version_prints_the_version(run_syncctl: Run, tmp_path: Path) -> None:
     result = run_syncctl("--version", cwd=tmp_path)
     assert (result.exit_code, result.stdout) == (0, f"syncctl {__version__}\n")
 

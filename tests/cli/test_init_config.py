@@ -87,7 +87,7 @@ OTHERWISE = [
 
 
 @pytest.mark.parametrize(("flags", "what", "why"), OTHERWISE)
-def test_a_flag_that_says_otherwise_than_a_file_writes_nothing(
+def test_a_flag_that_contradicts_a_file_writes_nothing(
     tmp_path: Path, flags: tuple[str, ...], what: str, why: str
 ) -> None:
     texts = {

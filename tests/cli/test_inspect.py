@@ -46,7 +46,7 @@ def test_all_tables_are_listed(run_syncctl: Run, home: Path) -> None:
     assert "next: syncctl inspect heavy" in done.stderr
 
 
-def test_what_is_shown_of_a_table_is_a_stream_in_toml(run_syncctl: Run, home: Path) -> None:
+def test_inspect_of_a_table_prints_a_stream_in_toml(run_syncctl: Run, home: Path) -> None:
     done = run_syncctl("inspect", "orders", cwd=home)
     assert done.exit_code == 0
     assert "# key: id (primary key)" in done.stdout
@@ -96,21 +96,21 @@ def test_a_stream_is_appended_once_and_all_else_stays(run_syncctl: Run, home: Pa
     assert load_settings(directory=home, environment={}).stream_names == ("orders", "orders_eu")
 
 
-def test_a_file_is_made_where_there_is_none(run_syncctl: Run, home: Path) -> None:
+def test_a_missing_file_is_created(run_syncctl: Run, home: Path) -> None:
     done = run_syncctl("inspect", "stock", "--write", "--start", "beginning", cwd=home)
     assert done.exit_code == 0, done.stderr
     stream = load_settings(directory=home, environment={}).stream("stock")
     assert (stream.mode, stream.key, stream.start) == ("snapshot", ("sku",), "beginning")
 
 
-def test_a_name_that_the_environment_holds_is_taken(run_syncctl: Run, home: Path) -> None:
+def test_a_stream_name_that_the_environment_uses_is_taken(run_syncctl: Run, home: Path) -> None:
     taken = {"STREAMS__ORDERS__TABLE": "orders", "STREAMS__ORDERS__START": "now"}
     done = run_syncctl("inspect", "orders", "--write", "--start", "now", cwd=home, env=taken)
     assert (done.exit_code, (home / "syncctl.toml").exists()) == (2, False)
     assert "there is a stream orders already" in done.stderr
 
 
-def test_what_does_not_load_is_not_written(run_syncctl: Run, home: Path) -> None:
+def test_settings_that_do_not_load_are_not_written(run_syncctl: Run, home: Path) -> None:
     inline = 'streams = { a = { table = "orders", start = "now" } }\n'
     (home / "syncctl.toml").write_text(inline)
     done = run_syncctl("inspect", "orders", "--write", "--start", "now", cwd=home)
@@ -134,7 +134,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("args", "text"), WRONG)
-def test_what_cannot_be_done_is_said_and_nothing_is_written(
+def test_a_refusal_says_why_and_nothing_is_written(
     run_syncctl: Run, home: Path, args: tuple[str, ...], text: str
 ) -> None:
     done = run_syncctl("inspect", *args, cwd=home)
@@ -158,12 +158,12 @@ def test_another_source_is_named_in_the_block(run_syncctl: Run, home: Path, sour
     assert tomllib.loads(done.stdout)["streams"]["orders"]["source"] == "erp"
 
 
-def test_a_source_that_is_away_is_69(run_syncctl: Run, home: Path) -> None:
+def test_a_source_that_is_away_is_exit_code_69(run_syncctl: Run, home: Path) -> None:
     done = run_syncctl("inspect", cwd=home, env={"SOURCE_URL": "sqlite:////nowhere/at/all.db"})
     assert (done.exit_code, done.stdout) == (69, "")
 
 
-def test_what_it_prints_is_what_the_page_says(run_syncctl: Run, home: Path) -> None:
+def test_the_document_of_inspect_is_what_the_page_says(run_syncctl: Run, home: Path) -> None:
     documents = [
         run_syncctl("inspect", "--json", cwd=home).json,
         run_syncctl("inspect", "orders", "--write", "--start", "now", "--json", cwd=home).json,

@@ -39,7 +39,7 @@ def test_a_document_of_another_shape_would_be_noticed() -> None:
 
 
 @pytest.mark.timeout(300)
-def test_what_commands_print_is_what_the_page_says(
+def test_the_documents_of_commands_are_what_the_page_says(
     run_syncctl: Run,
     start_syncctl: Callable[..., Any],
     settings_dir: Path,
@@ -86,7 +86,7 @@ def test_what_commands_print_is_what_the_page_says(
     _compare(printed)
 
 
-def test_what_local_prints_is_what_the_page_says(run_syncctl: Run, tmp_path: Path) -> None:
+def test_the_documents_of_local_are_what_the_page_says(run_syncctl: Run, tmp_path: Path) -> None:
     printed = {}
     try:
         up = run_syncctl("local", "up", "--mongo-port", "0", "--redis-port", "0", "--json", cwd=tmp_path)

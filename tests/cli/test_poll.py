@@ -62,7 +62,9 @@ def test_without_redis_rows_are_logged_with_a_warning(
     assert "localhost:1" in result.stderr
 
 
-def test_somebody_elses_poll_is_exit_code_75(run_syncctl: Run, settings_dir: Path, source_db: SourceDb) -> None:
+def test_a_poll_that_another_process_runs_is_exit_code_75(
+    run_syncctl: Run, settings_dir: Path, source_db: SourceDb
+) -> None:
     source_db.create_orders(3)
     run_syncctl("poll", "--once", cwd=settings_dir)
     settings = load_settings(directory=settings_dir)
@@ -73,7 +75,7 @@ def test_somebody_elses_poll_is_exit_code_75(run_syncctl: Run, settings_dir: Pat
     assert len(result.stderr.splitlines()) == 3
 
 
-def test_it_keeps_polling_until_ctrl_c(
+def test_a_poll_goes_on_until_ctrl_c(
     start_syncctl: Start, settings_dir: Path, source_db: SourceDb, eventually: Eventually
 ) -> None:
     source_db.create_orders(3)
@@ -85,7 +87,7 @@ def test_it_keeps_polling_until_ctrl_c(
     assert poll.wait() == 130
 
 
-def test_sigterm_stops_it_too(start_syncctl: Start, settings_dir: Path, source_db: SourceDb) -> None:
+def test_sigterm_stops_a_poll_too(start_syncctl: Start, settings_dir: Path, source_db: SourceDb) -> None:
     source_db.create_orders(1)
     poll = start_syncctl("poll", cwd=settings_dir)
     poll.wait_for_log("logged=1")
@@ -94,7 +96,7 @@ def test_sigterm_stops_it_too(start_syncctl: Start, settings_dir: Path, source_d
 
 
 @pytest.mark.parametrize("service", ["redis", "mongodb"])
-def test_it_outlives_a_service_that_is_away(
+def test_a_poll_outlives_a_service_that_is_away(
     service: str,
     start_syncctl: Start,
     make_settings: Callable[..., Path],

@@ -74,7 +74,7 @@ def test_a_person_sees_the_request_and_the_command(run_syncctl: Run, shaped_dir:
     assert lines[-1].startswith(f"curl --globoff -X PUT {partner.url}/orders/1 -H ")
 
 
-def test_what_cannot_be_sent_says_why_and_is_exit_code_1(
+def test_a_row_that_cannot_be_sent_says_why_and_is_exit_code_1(
     run_syncctl: Run, shaped_dir: Path, source_db: SourceDb
 ) -> None:
     source_db.execute("update orders set customer = 'Müller' where id = 2")
@@ -106,7 +106,7 @@ def test_a_row_that_does_not_fit_the_schema_is_shown_with_its_body(
     assert (shown["error"], shown["body"], shown["method"], shown["curl"]) == (why, body, None, None)
 
 
-def test_a_mapping_that_has_changed_since_is_told(
+def test_a_mapping_that_has_changed_since_is_reported(
     run_syncctl: Run, shaped_dir: Path, mongo_url: str, source_db: SourceDb
 ) -> None:
     run_syncctl("poll", "--once", cwd=shaped_dir)
@@ -145,7 +145,7 @@ def test_the_document_is_what_the_page_says(run_syncctl: Run, shaped_dir: Path, 
     assert "requests[].headers.Idempotency-Key" in printed
 
 
-def test_a_template_that_cannot_be_is_told_at_once(run_syncctl: Run, shaped_dir: Path) -> None:
+def test_a_wrong_template_is_refused_at_once(run_syncctl: Run, shaped_dir: Path) -> None:
     result = run_syncctl(
         "poll", "--dry-run", cwd=shaped_dir, env={"STREAMS__ORDERS__HEADERS": '{"X-A": "{{ now() }}"}'}
     )

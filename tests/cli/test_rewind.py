@@ -51,7 +51,7 @@ def test_a_text_is_a_time_only_where_it_reads_as_one(text: str, place: object) -
     assert parse_place(text, now=NOW) == place
 
 
-def test_a_time_to_come_is_refused() -> None:
+def test_a_future_time_is_refused() -> None:
     with pytest.raises(UsageError, match="in the future") as caught:
         parse_place("2026-05-02", now=NOW)
     assert "cursor:2026-05-02" in caught.value.hint
@@ -64,14 +64,14 @@ def test_a_dry_run_is_the_plan_and_changes_nothing(run_syncctl: Run, polled: Pat
     assert cursor(run_syncctl, polled) == str(ROWS)
 
 
-def test_off_a_terminal_it_needs_yes(run_syncctl: Run, polled: Path) -> None:
+def test_without_a_terminal_a_rewind_needs_yes(run_syncctl: Run, polled: Path) -> None:
     result = run_syncctl("rewind", "orders", "--to", "beginning", cwd=polled)
     assert (result.exit_code, result.stdout) == (2, "")
     assert f"rewind orders to beginning, read {ROWS} rows again and send those that have changed?" in result.stderr
     assert cursor(run_syncctl, polled) == str(ROWS)
 
 
-def test_it_names_the_next_command_and_the_poll_reads_again(run_syncctl: Run, polled: Path) -> None:
+def test_a_rewind_names_the_next_command_and_the_poll_reads_again(run_syncctl: Run, polled: Path) -> None:
     done = run_syncctl("rewind", "orders", "--to", "beginning", "--yes", cwd=polled)
     assert (done.exit_code, done.stdout) == (0, f"rewound orders from {ROWS} to beginning: {ROWS} rows come after it\n")
     assert done.stderr.endswith("next: syncctl poll orders --once\n")
@@ -88,7 +88,7 @@ def test_its_json_is_what_the_page_says(run_syncctl: Run, polled: Path) -> None:
     assert describes("rows", "rows")
 
 
-def test_a_time_goes_by_the_history_and_before_it_there_is_an_error(
+def test_a_time_is_looked_up_in_the_history_and_an_earlier_one_is_an_error(
     run_syncctl: Run, polled: Path, source_db: SourceDb
 ) -> None:
     at = datetime.now(UTC).isoformat()
@@ -102,7 +102,9 @@ def test_a_time_goes_by_the_history_and_before_it_there_is_an_error(
     assert "it begins at" in early.stderr
 
 
-def test_while_a_poll_is_under_way_it_is_exit_code_75(run_syncctl: Run, polled: Path, mongo_database: Any) -> None:
+def test_a_rewind_while_a_poll_is_under_way_is_exit_code_75(
+    run_syncctl: Run, polled: Path, mongo_database: Any
+) -> None:
     streams = mongo_database.streams
     later = datetime.now(UTC) + timedelta(hours=1)
     streams.update_one({"_id": "orders"}, {"$set": {"poll.token": "other", "poll.until": later}})
@@ -111,6 +113,6 @@ def test_while_a_poll_is_under_way_it_is_exit_code_75(run_syncctl: Run, polled: 
     assert cursor(run_syncctl, polled) == str(ROWS)
 
 
-def test_a_place_that_is_none_is_refused(run_syncctl: Run, polled: Path) -> None:
+def test_a_wrong_place_is_refused(run_syncctl: Run, polled: Path) -> None:
     for args in (("orders", "--to", "ab-12"), ("nope", "--to", "beginning"), ("orders",)):
         assert run_syncctl("rewind", *args, "--yes", cwd=polled).exit_code == 2

@@ -62,7 +62,7 @@ def test_no_failures_are_exit_code_0(run_syncctl: Run, settings_dir: Path) -> No
     assert (result.exit_code, result.stdout) == (0, "no failed records\n")
 
 
-def test_show_takes_a_key_and_says_when_there_is_none(run_syncctl: Run, settled: Settled) -> None:
+def test_show_takes_a_key_and_says_if_no_row_has_it(run_syncctl: Run, settled: Settled) -> None:
     by_value = run_syncctl("show", "orders", "5", "--json", cwd=settled.directory).json["records"]
     by_name = run_syncctl("show", "orders", "id=5", "--json", cwd=settled.directory).json["records"]
     assert by_value == by_name
@@ -88,7 +88,7 @@ def test_show_tells_a_stream_from_an_id(run_syncctl: Run, settled: Settled) -> N
     assert unknown.stderr.startswith("error: no such stream: order\n  cause: did you mean orders?\n")
 
 
-def test_status_of_a_stopped_house(run_syncctl: Run, settled: Settled) -> None:
+def test_status_without_a_worker_names_the_next_command(run_syncctl: Run, settled: Settled) -> None:
     status = run_syncctl("status", "--json", cwd=settled.directory).json
     assert status["workers"] == []
     assert status["queue"]["messages"] == 0
@@ -142,7 +142,7 @@ def test_a_paused_stream_is_read_and_not_delivered_until_it_is_resumed(
     eventually(lambda: len(partner.rows()) == 2)
 
 
-def test_what_was_not_paused_is_not_resumed(run_syncctl: Run, settings_dir: Path) -> None:
+def test_a_stream_that_was_not_paused_is_not_resumed(run_syncctl: Run, settings_dir: Path) -> None:
     run_syncctl("pause", "--partner", "default", cwd=settings_dir)
     assert run_syncctl("status", cwd=settings_dir).stderr == "next: syncctl resume --partner default\n"
     mixed = run_syncctl("resume", "orders", "--partner", "default", cwd=settings_dir)
@@ -151,7 +151,7 @@ def test_what_was_not_paused_is_not_resumed(run_syncctl: Run, settings_dir: Path
     assert again["partners"] == [{"partner": "default", "paused": False, "resumed": False}]
 
 
-def test_a_partner_that_nobody_knows_is_refused(run_syncctl: Run, settings_dir: Path) -> None:
+def test_an_unknown_partner_is_refused(run_syncctl: Run, settings_dir: Path) -> None:
     for name, hint in (("acme", "use --partner default"), ("orders", "orders is a stream")):
         result = run_syncctl("pause", "--partner", name, cwd=settings_dir)
         assert (result.exit_code, result.stdout) == (2, "")
@@ -160,7 +160,7 @@ def test_a_partner_that_nobody_knows_is_refused(run_syncctl: Run, settings_dir: 
         )
 
 
-def test_a_stream_that_nobody_knows_is_refused(run_syncctl: Run, settings_dir: Path) -> None:
+def test_an_unknown_stream_is_refused(run_syncctl: Run, settings_dir: Path) -> None:
     for args in (("pause", "ordres"), ("report", "--stream", "ordres"), ("replay", "--stream", "ordres", "--dry-run")):
         result = run_syncctl(*args, cwd=settings_dir)
         assert (result.exit_code, result.stdout) == (2, "")

@@ -62,7 +62,7 @@ def test_the_first_ctrl_c_lets_calls_end(
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_the_second_ctrl_c_forces(
+def test_the_second_ctrl_c_stops_at_once(
     pool: str,
     run_syncctl: Run,
     start_syncctl: Start,
@@ -84,7 +84,7 @@ def test_the_second_ctrl_c_forces(
 
 
 @pytest.mark.parametrize("forced", ["", "1"])
-def test_off_a_terminal_every_log_line_is_json_with_an_action(
+def test_without_a_terminal_every_log_line_is_json_with_an_action(
     forced: str, start_syncctl: Start, settings_dir: Path, source_db: SourceDb
 ) -> None:
     source_db.create_orders(1)

@@ -60,7 +60,7 @@ def make_case() -> dict[str, Any]:
     }
 
 
-def test_an_exact_account_is_told_in_figures() -> None:
+def test_an_exact_account_returns_its_figures() -> None:
     account = take_account(**make_case())
     assert (account.rows, account.records, account.calls, account.distinct_keys) == (1, 2, 3, 2)
     assert (account.repeats, account.lost, account.late, account.resent) == (1, 1, 0, 0)
@@ -93,7 +93,7 @@ BREAKS: dict[str, Callable[[dict[str, Any]], object]] = {
 
 
 @pytest.mark.parametrize("told", BREAKS)
-def test_what_is_not_exact_is_told(told: str) -> None:
+def test_each_violation_is_reported(told: str) -> None:
     case = make_case()
     BREAKS[told](case)
     with pytest.raises(AssertionError, match=told):
@@ -112,7 +112,7 @@ STRICT_BREAKS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 @pytest.mark.parametrize("told", STRICT_BREAKS)
-def test_what_is_out_of_order_is_told(told: str) -> None:
+def test_each_violation_of_the_order_is_reported(told: str) -> None:
     case = make_case() | {"order": "strict"}
     take_account(**case)
     STRICT_BREAKS[told](case)

@@ -27,7 +27,7 @@ ALL = Layout(wired=True, journal="delete", pool="prefork")
 DRAWS = (draw_worker, draw_beat, draw_redis, draw_mongodb, draw_source, draw_partner)
 
 
-def test_forty_seeds_have_each_kind_and_none_where_it_would_strike_nobody() -> None:
+def test_forty_seeds_draw_each_fault_and_none_where_it_could_not_take_effect() -> None:
     seen: set[Draw] = set()
     orders: set[str] = set()
     for seed in range(1, 41):
@@ -62,7 +62,7 @@ def test_a_fault_without_effect_fails_its_run(
         play(script(first=first, then=then), lambda _: None)
 
 
-def test_a_fault_goes_on_until_it_has_struck() -> None:
+def test_a_fault_lasts_until_it_has_taken_effect() -> None:
     answers = iter([False, True, False, False, True])
     notes: list[str] = []
     took = play(script(first=lambda: next(answers), then=lambda: next(answers)), notes.append)
@@ -81,7 +81,7 @@ def test_a_locked_source_is_not_read(tmp_path: Path) -> None:
     assert source.count() == 1
 
 
-def test_a_lock_that_locks_nobody_out_is_an_error(tmp_path: Path) -> None:
+def test_a_lock_that_keeps_no_reader_out_is_an_error(tmp_path: Path) -> None:
     source = FaultySource(tmp_path / "wal", journal="wal")
     source.create_orders(1)
     with pytest.raises(AssertionError, match="locked out"):

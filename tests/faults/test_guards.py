@@ -13,7 +13,7 @@ from tests.harness.source_db import SourceDb
 from tests.harness.source_reading import open_stream
 
 
-def test_rows_whose_key_holds_a_null_are_failed_rows_and_no_versions_of_one_another() -> None:
+def test_rows_whose_key_holds_a_null_are_failed_and_not_versions_of_one_another() -> None:
     """Invariant 9. Fails without the look for a NULL in `identify`."""
     rows = [Row(key={"id": None, "line": 1}, payload={"id": None, "line": 1}, version=None, at=at) for at in ("1", "2")]
     named = [identify(row) for row in rows]

@@ -40,7 +40,7 @@ def exchange(connection: socket.socket, text: bytes = b"hello") -> bytes:
     return connection.recv(1024)
 
 
-def test_it_carries_there_and_back(echo: int) -> None:
+def test_the_proxy_carries_bytes_both_ways(echo: int) -> None:
     with Proxy(echo) as proxy:
         for mood in ("open", "delay"):
             proxy.set(mood, delay_seconds=0.01)
@@ -48,7 +48,7 @@ def test_it_carries_there_and_back(echo: int) -> None:
                 assert exchange(connection) == b"hello"
 
 
-def test_it_refuses_and_comes_back_on_its_port(echo: int) -> None:
+def test_a_proxy_that_refused_comes_back_on_its_port(echo: int) -> None:
     with Proxy(echo) as proxy:
         port = proxy.port
         with connect(proxy) as connection:
@@ -64,7 +64,7 @@ def test_it_refuses_and_comes_back_on_its_port(echo: int) -> None:
             assert exchange(connection) == b"hello"
 
 
-def test_it_resets_what_is_open_and_what_comes(echo: int) -> None:
+def test_a_proxy_that_cuts_resets_open_and_new_connections(echo: int) -> None:
     with Proxy(echo) as proxy, connect(proxy) as before:
         assert exchange(before) == b"hello"
         proxy.set("cut")
@@ -76,7 +76,7 @@ def test_it_resets_what_is_open_and_what_comes(echo: int) -> None:
 
 
 @pytest.mark.parametrize("forgets", [True, False])
-def test_what_hung_goes_on_or_never_arrives(echo: int, forgets: bool) -> None:
+def test_bytes_that_hung_arrive_later_or_never(echo: int, forgets: bool) -> None:
     with Proxy(echo, forgets=forgets) as proxy, connect(proxy) as connection:
         assert exchange(connection) == b"hello"
         proxy.set("hang")

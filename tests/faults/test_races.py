@@ -86,7 +86,7 @@ def test_a_record_counts_only_once_its_key_says_so(simulation: Simulation) -> No
     assert simulation.partner.holds[1] == "a"
 
 
-def test_what_a_stalled_poll_writes_late_changes_nothing(simulation: Simulation) -> None:
+def test_late_writes_of_a_stalled_poll_change_nothing(simulation: Simulation) -> None:
     """Invariant 8: a poll stalls before it writes, another takes over and sees the row go back to what it was.
 
     Fails without the new observation in a contested epoch, and without comparing `seq` when a key is written.
@@ -107,7 +107,7 @@ def test_what_a_stalled_poll_writes_late_changes_nothing(simulation: Simulation)
     assert simulation.partner.holds[1] == "b", "the next change must not look like no change"
 
 
-def test_a_poll_that_failed_halfway_counts_as_stalled(simulation: Simulation) -> None:
+def test_a_poll_that_failed_halfway_is_treated_as_stalled(simulation: Simulation) -> None:
     """Invariant 8: its last write may still be under way when it lets go. Fails when an error clears the token."""
     write(simulation, 1, "a")
     simulation._poll()
@@ -120,7 +120,7 @@ def test_a_poll_that_failed_halfway_counts_as_stalled(simulation: Simulation) ->
     assert again.contested_epoch == again.epoch
 
 
-def test_there_and_back_again_is_three_versions(simulation: Simulation) -> None:
+def test_a_content_that_comes_back_is_a_third_version(simulation: Simulation) -> None:
     """A → B → A. Fails when a version is named by its content alone."""
     for content in ("a", "b", "a"):
         write(simulation, 1, content)
@@ -177,7 +177,7 @@ def test_a_call_that_outlived_its_lease_has_the_newest_sent_again(simulation: Si
     assert any(entry.get("late") for entry in records(simulation)[0]["history"]), "the late outcome is on record"  # type: ignore[union-attr]
 
 
-def test_an_ambiguous_call_that_lands_late_has_the_newest_sent_again(simulation: Simulation) -> None:
+def test_an_ambiguous_call_that_arrives_late_has_the_newest_sent_again(simulation: Simulation) -> None:
     """Invariant 5: v1 got no answer, v2 was delivered, then v1 lands. Fails without `note_unsettled` in deliver."""
     write(simulation, 1, "a")
     simulation._poll()
@@ -194,7 +194,7 @@ def test_an_ambiguous_call_that_lands_late_has_the_newest_sent_again(simulation:
     assert newest["generation"] == 1, "sent again under a new Idempotency-Key"
 
 
-def test_a_lost_call_that_lands_late_has_the_newest_sent_again(simulation: Simulation) -> None:
+def test_a_lost_call_that_arrives_late_has_the_newest_sent_again(simulation: Simulation) -> None:
     """Invariant 5: the worker dies after sending v1, v2 is delivered, then v1 lands. Fails without `note_unsettled`
     in upkeep."""
     write(simulation, 1, "a")
@@ -382,7 +382,7 @@ def test_a_restored_source_stops_its_stream(versioned_simulation: Simulation) ->
     assert before["at"] == "1"
 
 
-def test_what_a_dead_poll_has_logged_is_sent_once_another_poll_finds_it(simulation: Simulation) -> None:
+def test_records_of_a_dead_poll_are_sent_once_another_poll_finds_them(simulation: Simulation) -> None:
     """Invariant 1: the row stays as the dead poll saw it. Fails when dispatch sets aside what no key knows yet."""
     write(simulation, 1, "a")
     simulation._poll()
@@ -487,7 +487,7 @@ def test_a_delivered_record_is_replayed_under_a_new_key(simulation: Simulation) 
     assert len({call.idempotency_key for call in simulation.partner.log}) == 2
 
 
-def test_a_row_that_is_gone_before_another_poll_sees_it_is_sent_all_the_same(simulation: Simulation) -> None:
+def test_a_row_that_is_gone_before_another_poll_sees_it_is_still_sent(simulation: Simulation) -> None:
     """Invariant 1: it was logged by a poll that died, and deleted. Fails when dispatch waits for its poll for ever."""
     write(simulation, 1, "a")
     simulation.ledger.streams.ensure("orders")
@@ -517,7 +517,7 @@ def test_a_poll_that_was_stopped_between_pages_has_not_seen_the_rest(simulation:
     assert [call.content for call in simulation.partner.log if call.key == 1] == ["b"]
 
 
-def test_what_was_lost_does_not_wait_for_the_end_of_a_backlog(simulation: Simulation) -> None:
+def test_a_lost_record_does_not_wait_for_the_end_of_a_backlog(simulation: Simulation) -> None:
     """Oldest first: what a dead worker held goes before rows that came later. Fails when dispatch sends what travels
     alone after all that travels together."""
     write(simulation, 1, "a")
@@ -532,7 +532,7 @@ def test_what_was_lost_does_not_wait_for_the_end_of_a_backlog(simulation: Simula
     assert any(ids == [records(simulation)[0]["_id"]] for _, ids in simulation.messages)
 
 
-def test_a_proxy_that_gave_up_counts_as_a_call_that_may_land(simulation: Simulation) -> None:
+def test_a_call_on_which_a_proxy_gave_up_may_still_arrive(simulation: Simulation) -> None:
     """Invariant 5: v1 got a 504 and lands after v2. Fails when only a missing answer counts."""
     write(simulation, 1, "a")
     simulation._poll()

@@ -33,7 +33,7 @@ def held_body(deployment: Deployment) -> int:
     return changed[0] if changed else 0
 
 
-def test_what_is_due_at_once_needs_no_beat(tmp_path: Path) -> None:
+def test_due_records_are_sent_without_a_beat(tmp_path: Path) -> None:
     """Each batch asks for what comes after it: many windows go through, and no tick of a Beat helps.
 
     Fails when a batch does not dispatch at its end, and when a worker counts calls under way against the next batch.
@@ -54,7 +54,7 @@ def test_what_is_due_at_once_needs_no_beat(tmp_path: Path) -> None:
     assert account.calls == account.distinct_keys == 599
 
 
-def test_a_call_that_lands_after_a_newer_version_has_that_one_sent_again(tmp_path: Path) -> None:
+def test_a_call_that_arrives_after_a_newer_version_has_that_one_sent_again(tmp_path: Path) -> None:
     """Invariant 5, by real processes: the partner holds the call of v1, its process stands still past its lease, v2 is
     delivered; then v1 lands, and its process comes back with a late outcome.
 

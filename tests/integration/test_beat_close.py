@@ -19,7 +19,7 @@ except SystemExit:
 """
 
 
-def test_closing_lets_go_of_nothing_and_no_further_tick_begins(settings_dir: Path) -> None:
+def test_closing_in_a_tick_releases_nothing_and_begins_no_further_tick(settings_dir: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", CODE], cwd=settings_dir, capture_output=True, text=True, timeout=60, check=False
     )

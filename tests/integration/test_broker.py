@@ -55,14 +55,14 @@ def test_a_message_carries_ids_and_neither_payload_nor_deadline(
     assert message["headers"]["task"] == "syncctl.deliver"
 
 
-def test_what_the_server_says_of_itself(broker: Broker) -> None:
+def test_the_server_reports_its_version_policy_and_memory(broker: Broker) -> None:
     told = broker.describe_server()
     assert told["version"]
     assert told["maxmemory_policy"] == "noeviction"
     assert told["used_memory_bytes"] > 0
 
 
-def test_a_redis_that_is_not_there() -> None:
+def test_a_redis_that_is_away_is_reported_as_unavailable() -> None:
     with Broker("redis://:s3cr3t@localhost:1/0", prefix="x:") as broker:
         for ask in (broker.count_waiting, broker.describe_server):
             with pytest.raises(ServiceUnavailable) as caught:

@@ -42,7 +42,7 @@ def again(ledger: Ledger, database: Any) -> Claim:
 # Queue.
 
 
-def test_only_what_is_due_is_queued(ledger: Ledger, database: Any) -> None:
+def test_only_due_records_are_queued(ledger: Ledger, database: Any) -> None:
     ledger.records.log([new_record(n) for n in (1, 2, 3)], PAST)
     database.records.update_one({"_id": "orders-2"}, {"$set": {"due_at": datetime(2100, 1, 1, tzinfo=UTC)}})
     database.records.update_one({"_id": "orders-3"}, {"$set": {"state": "discarded"}})
@@ -68,12 +68,12 @@ def test_two_versions_of_a_key_are_never_in_flight_together(ledger: Ledger, data
     assert ledger.delivery_states.queue(["orders-2"], batch="d", seconds=60, exclusive=True) == 1
 
 
-def test_where_there_is_no_order_versions_go_side_by_side(ledger: Ledger) -> None:
+def test_without_an_order_versions_go_side_by_side(ledger: Ledger) -> None:
     ledger.records.log([new_record(n, key_id="the key") for n in (1, 2)], PAST)
     assert ledger.delivery_states.queue(["orders-1", "orders-2"], batch="b", seconds=60, exclusive=False) == 2
 
 
-def test_what_could_not_be_published_is_put_back_by_its_own_batch_alone(ledger: Ledger, database: Any) -> None:
+def test_unpublished_records_are_put_back_by_their_own_batch_alone(ledger: Ledger, database: Any) -> None:
     ledger.records.log([new_record(1)], PAST)
     before = database.records.find_one()
     ledger.delivery_states.queue(["orders-1"], batch="b", seconds=60, exclusive=True)
@@ -82,7 +82,7 @@ def test_what_could_not_be_published_is_put_back_by_its_own_batch_alone(ledger: 
     assert database.records.find_one() == before
 
 
-def test_what_is_being_sent_is_not_put_back(ledger: Ledger, claim: Claim, database: Any) -> None:
+def test_a_record_in_sending_is_not_put_back(ledger: Ledger, claim: Claim, database: Any) -> None:
     database.records.update_one({}, {"$set": {"lease.token": "batch"}})
     assert ledger.delivery_states.unqueue(["orders-1"], batch="batch") == 0
     assert database.records.find_one()["state"] == "sending"
@@ -115,7 +115,7 @@ def test_a_stale_or_doubled_message_claims_nothing(ledger: Ledger, claim: Claim)
         assert again.records == ()
 
 
-def test_what_was_queued_anew_is_not_claimed_by_its_old_message(ledger: Ledger, database: Any) -> None:
+def test_a_record_queued_again_is_not_claimed_by_its_old_message(ledger: Ledger, database: Any) -> None:
     ledger.records.log([new_record(1)], PAST)
     ledger.delivery_states.queue(["orders-1"], batch="old", seconds=60, exclusive=True)
     ledger.delivery_states.unqueue(["orders-1"], batch="old")
@@ -155,7 +155,7 @@ def test_new_bytes_go_under_a_new_key_and_old_bytes_under_the_old_one(ledger: Le
 # Release.
 
 
-def test_what_was_not_sent_goes_back_as_if_it_had_not_been_claimed(ledger: Ledger, claim: Claim, database: Any) -> None:
+def test_an_unsent_record_goes_back_as_if_it_had_not_been_claimed(ledger: Ledger, claim: Claim, database: Any) -> None:
     ledger.delivery_states.release(claim, ["orders-1"])
     found = database.records.find_one()
     assert (found["state"], found["claims"], found["attempts"], found["due_at"]) == ("pending", 0, 0, PAST)
@@ -163,7 +163,7 @@ def test_what_was_not_sent_goes_back_as_if_it_had_not_been_claimed(ledger: Ledge
     assert claim_records(ledger, ["orders-1"]).records[0].attempt == 1
 
 
-def test_what_another_holds_by_now_is_not_given_back(ledger: Ledger, claim: Claim, database: Any) -> None:
+def test_a_record_that_another_worker_holds_is_not_given_back(ledger: Ledger, claim: Claim, database: Any) -> None:
     database.records.update_one({}, {"$set": {"lease.token": "another's"}})
     ledger.delivery_states.release(claim, ["orders-1"])
     assert database.records.find_one()["state"] == "sending"
@@ -172,7 +172,7 @@ def test_what_another_holds_by_now_is_not_given_back(ledger: Ledger, claim: Clai
 # Land.
 
 
-def test_delivered(ledger: Ledger, claim: Claim, database: Any) -> None:
+def test_an_accepted_record_is_delivered(ledger: Ledger, claim: Claim, database: Any) -> None:
     assert land(ledger, claim, outcome=outcome(status=201, excerpt=NASTY)) == []
     found = database.records.find_one()
     assert (found["state"], found["attempts"], found["outcomes"]) == ("delivered", 1, {"accepted": 1})
@@ -187,7 +187,7 @@ def test_delivered(ledger: Ledger, claim: Claim, database: Any) -> None:
     assert entry["at"] == found["delivered_at"]
 
 
-def test_rejected_is_failed_with_why_and_nothing_in_it_is_an_expression(ledger: Ledger, database: Any) -> None:
+def test_a_rejected_record_is_failed_with_the_reason_stored_literally(ledger: Ledger, database: Any) -> None:
     ledger.records.log([new_record(1, NASTY)], PAST)
     claim = claim_records(ledger, ["orders-1"], worker="$worker")
     refusal = outcome(Verdict.REJECTED, status=422, error="$error {'$ne': 1}", excerpt="$$ROOT")
@@ -203,7 +203,7 @@ def test_rejected_is_failed_with_why_and_nothing_in_it_is_an_expression(ledger: 
     assert not (GROUNDED | {"due_at"}) & set(found)
 
 
-def test_unsendable_is_failed_without_an_attempt(ledger: Ledger, claim: Claim, database: Any) -> None:
+def test_an_unsendable_record_is_failed_without_an_attempt(ledger: Ledger, claim: Claim, database: Any) -> None:
     land(ledger, claim, State.FAILED, reason="$reason")
     found = database.records.find_one()
     assert (found["state"], found["attempts"], found["error"]["message"]) == ("failed", 0, "$reason")
@@ -211,7 +211,7 @@ def test_unsendable_is_failed_without_an_attempt(ledger: Ledger, claim: Claim, d
     assert "sent_at" not in found
 
 
-def test_retried_later(ledger: Ledger, claim: Claim, database: Any) -> None:
+def test_a_record_to_retry_is_pending_until_a_later_time(ledger: Ledger, claim: Claim, database: Any) -> None:
     land(ledger, claim, State.PENDING, outcome=outcome(Verdict.RETRY_LATER, status=503, error="busy"), delay_seconds=60)
     found = database.records.find_one()
     assert (found["state"], found["fresh"], found["tries"], found["error"]["message"]) == ("pending", False, 1, "busy")
@@ -226,7 +226,7 @@ def test_retried_later(ledger: Ledger, claim: Claim, database: Any) -> None:
     assert found["sent_at"] < found["history"][1]["at"]
 
 
-def test_superseded_costs_no_attempt(ledger: Ledger, claim: Claim, database: Any) -> None:
+def test_a_superseded_record_costs_no_attempt(ledger: Ledger, claim: Claim, database: Any) -> None:
     land(ledger, claim, State.SUPERSEDED, superseded_by="orders-9")
     found = database.records.find_one()
     assert (found["state"], found["superseded_by"], found["claims"]) == ("superseded", "orders-9", 0)
@@ -234,7 +234,7 @@ def test_superseded_costs_no_attempt(ledger: Ledger, claim: Claim, database: Any
     assert not (GROUNDED | {"due_at"}) & set(found)
 
 
-def test_landing_twice_is_landing_once(ledger: Ledger, claim: Claim, database: Any) -> None:
+def test_writing_an_outcome_twice_is_writing_it_once(ledger: Ledger, claim: Claim, database: Any) -> None:
     """The driver repeats a bulk after a cut connection."""
     assert land(ledger, claim, outcome=outcome()) == []
     before = database.records.find_one()
@@ -264,7 +264,7 @@ def test_an_outcome_after_its_lease_was_lost_changes_no_state_and_joins_the_hist
     assert "state" not in found["history"][1]
 
 
-def test_the_last_fifty_are_kept_and_all_are_counted(ledger: Ledger, database: Any) -> None:
+def test_the_last_fifty_attempts_are_kept_and_all_are_counted(ledger: Ledger, database: Any) -> None:
     """Invariant 4."""
     ledger.records.log([new_record(1)], PAST)
     busy = outcome(Verdict.RETRY_LATER, status=503, error="busy")
@@ -288,7 +288,7 @@ def test_a_delivered_record_goes_again_under_a_new_key(ledger: Ledger, claim: Cl
     assert claim_records(ledger, ["orders-1"]).records[0].idempotency_key == "orders-1-2"
 
 
-def test_one_in_flight_goes_once_more_when_it_has_been_accepted(ledger: Ledger, claim: Claim, database: Any) -> None:
+def test_a_record_in_flight_is_sent_again_after_it_was_accepted(ledger: Ledger, claim: Claim, database: Any) -> None:
     ledger.delivery_states.resend(["orders-1"])
     land(ledger, claim, outcome=outcome())
     found = database.records.find_one()
@@ -301,7 +301,7 @@ def test_one_in_flight_goes_once_more_when_it_has_been_accepted(ledger: Ledger, 
     assert database.records.find_one()["state"] == "delivered"
 
 
-def test_one_that_was_tried_takes_a_new_key_and_a_new_one_keeps_its_own(
+def test_a_tried_record_takes_a_new_key_and_an_untried_one_keeps_its_own(
     ledger: Ledger, claim: Claim, database: Any
 ) -> None:
     ledger.records.log([new_record(2)], PAST)
@@ -311,7 +311,7 @@ def test_one_that_was_tried_takes_a_new_key_and_a_new_one_keeps_its_own(
     assert claim_records(ledger, ["orders-2"]).records[0].idempotency_key == "orders-2"
 
 
-def test_one_that_was_given_up_stays_given_up(ledger: Ledger, claim: Claim, database: Any) -> None:
+def test_a_discarded_record_stays_discarded(ledger: Ledger, claim: Claim, database: Any) -> None:
     land(ledger, claim, State.FAILED, outcome=outcome(Verdict.REJECTED, status=422, error="no"))
     before = database.records.find_one()
     ledger.delivery_states.resend(["orders-1"])

@@ -19,7 +19,7 @@ def look(ledger: Ledger) -> tuple[Status, str, str]:
     return finding.status, finding.detail, finding.hint
 
 
-def test_a_partner_is_called_paused_or_down(ledger: Ledger, database: Any) -> None:
+def test_a_paused_partner_is_told_apart_from_one_that_is_down(ledger: Ledger, database: Any) -> None:
     assert look(ledger)[:2] == (Status.OK, "called")
     tally = Tally(calls=10, failures=10, reason="HTTP 503: closed for the night")
     ledger.breakers.report("orders", tally, token="batch", rules=BreakerRules())

@@ -56,7 +56,7 @@ def test_a_check_waits_for_what_it_needs() -> None:
 
 
 @pytest.mark.parametrize("ground", [failed("down", "start it"), skipped("nothing there", "start it")])
-def test_a_check_without_its_ground_is_skipped_and_so_is_what_needs_it(ground: Finding) -> None:
+def test_a_check_whose_need_failed_is_skipped_and_so_are_those_that_need_it(ground: Finding) -> None:
     never = Unit(name="b", look=lambda: pytest.fail("it has no ground"), needs=("a",))
     checks = run(Unit(name="a", look=give(ground)), never, Unit(name="c", look=never.look, needs=("b",)))
     assert [checks[name].status for name in "bc"] == ["skip", "skip"]
@@ -66,7 +66,7 @@ def test_a_check_without_its_ground_is_skipped_and_so_is_what_needs_it(ground: F
     assert checks["c"].hint == "start it"
 
 
-def test_what_is_needed_and_not_looked_at_is_not_waited_for() -> None:
+def test_a_needed_check_that_does_not_run_is_not_waited_for() -> None:
     assert run(Unit(name="b", look=give(passed("fine")), needs=("a",)))["b"].status == "ok"
 
 
@@ -112,7 +112,7 @@ def test_findings_are_joined_to_the_worst_of_them() -> None:
     assert joined.status == "fail"
 
 
-def test_progress_is_told_to_its_end() -> None:
+def test_progress_is_reported_to_its_end() -> None:
     told: list[int] = []
     units = [Unit(name=name, look=give(passed("fine"))) for name in "abc"]
     Runner(units, timeout_seconds=20, on_done=told.append).run()

@@ -39,11 +39,13 @@ def message(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         lambda message: message.channel.qos.restore_unacked(),
     ],
 )
-def test_what_is_held_is_let_go_without_an_error(message: Any, act: Callable[[Any], None]) -> None:
+def test_held_messages_are_released_without_an_error(message: Any, act: Callable[[Any], None]) -> None:
     act(message)
 
 
-def test_without_that_an_acknowledgement_would_end_the_worker(message: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_hardened_transport_an_acknowledgement_would_end_the_worker(
+    message: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Kombu's own, which this stands in for: once it raises no more, this can go."""
     monkeypatch.setattr(message.channel.qos, "_is_disconnected", lambda: False)
     with pytest.raises(AttributeError):

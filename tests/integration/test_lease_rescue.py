@@ -30,11 +30,11 @@ def bring_back(ledger: Ledger, database: Any) -> int:
     return ledger.lease_rescue.bring_back(ledger.lease_rescue.find_expired("orders", limit=10))
 
 
-def test_a_lease_that_runs_is_left_alone(ledger: Ledger, claim: Claim) -> None:
+def test_a_lease_that_still_runs_is_left_alone(ledger: Ledger, claim: Claim) -> None:
     assert ledger.lease_rescue.find_expired("orders", limit=10) == []
 
 
-def test_a_lease_that_ran_out_is_told_with_the_call_that_may_have_been_made(
+def test_an_expired_lease_is_found_with_the_call_that_may_have_been_made(
     ledger: Ledger, claim: Claim, database: Any
 ) -> None:
     ledger.records.log([new_record(2)], PAST)
@@ -52,7 +52,7 @@ def test_a_lease_that_ran_out_is_told_with_the_call_that_may_have_been_made(
     assert len(ledger.lease_rescue.find_expired("orders", limit=1)) == 1
 
 
-def test_what_was_queued_comes_back_as_it_was(ledger: Ledger, database: Any) -> None:
+def test_a_queued_record_comes_back_as_it_was(ledger: Ledger, database: Any) -> None:
     ledger.records.log([new_record(1)], PAST)
     before = database.records.find_one()
     ledger.delivery_states.queue(["orders-1"], batch="b", seconds=60, exclusive=True)
@@ -60,7 +60,7 @@ def test_what_was_queued_comes_back_as_it_was(ledger: Ledger, database: Any) -> 
     assert database.records.find_one() == before
 
 
-def test_what_was_being_sent_comes_back_with_a_note_and_travels_alone(
+def test_a_record_in_sending_comes_back_with_an_entry_and_travels_alone(
     ledger: Ledger, claim: Claim, database: Any
 ) -> None:
     assert bring_back(ledger, database) == 1
@@ -72,7 +72,7 @@ def test_what_was_being_sent_comes_back_with_a_note_and_travels_alone(
     assert claim_records(ledger, ["orders-1"]).records[0].attempt == 2
 
 
-def test_what_kills_its_worker_three_times_is_poison(ledger: Ledger, database: Any) -> None:
+def test_a_record_that_kills_its_worker_three_times_is_poison(ledger: Ledger, database: Any) -> None:
     ledger.records.log([new_record(1)], PAST)
     for _ in range(3):
         claim_records(ledger, ["orders-1"], worker=NASTY)
@@ -100,7 +100,7 @@ def test_a_replay_of_poison_is_given_three_more_tries(ledger: Ledger, database: 
     assert database.records.find_one()["state"] == "pending"
 
 
-def test_two_who_look_at_once_return_a_record_once(ledger: Ledger, claim: Claim, database: Any) -> None:
+def test_two_rescues_at_once_return_a_record_once(ledger: Ledger, claim: Claim, database: Any) -> None:
     expire(database)
     found = ledger.lease_rescue.find_expired("orders", limit=10)
     with ThreadPoolExecutor(8) as threads:
@@ -109,7 +109,9 @@ def test_two_who_look_at_once_return_a_record_once(ledger: Ledger, claim: Claim,
     assert database.records.find_one()["losses"] == 1
 
 
-def test_what_landed_or_was_claimed_meanwhile_is_left_alone(ledger: Ledger, claim: Claim, database: Any) -> None:
+def test_a_record_that_was_finished_or_claimed_meanwhile_is_left_alone(
+    ledger: Ledger, claim: Claim, database: Any
+) -> None:
     expire(database)
     found = ledger.lease_rescue.find_expired("orders", limit=10)
     ledger.delivery_states.write_transitions(
@@ -122,7 +124,9 @@ def test_what_landed_or_was_claimed_meanwhile_is_left_alone(ledger: Ledger, clai
     assert database.records.find_one()["lease"]["token"] == second.token
 
 
-def test_a_second_loss_is_not_counted_by_who_saw_the_first(ledger: Ledger, claim: Claim, database: Any) -> None:
+def test_a_second_loss_is_not_counted_by_the_rescue_that_saw_the_first(
+    ledger: Ledger, claim: Claim, database: Any
+) -> None:
     expire(database)
     first = ledger.lease_rescue.find_expired("orders", limit=10)
     ledger.lease_rescue.bring_back(first)
@@ -132,7 +136,7 @@ def test_a_second_loss_is_not_counted_by_who_saw_the_first(ledger: Ledger, claim
     assert database.records.find_one()["losses"] == 1
 
 
-def test_a_lease_that_was_found_to_be_over_and_is_not_is_left_alone(
+def test_a_lease_that_was_prolonged_after_it_was_found_is_left_alone(
     ledger: Ledger, claim: Claim, database: Any
 ) -> None:
     expire(database)
@@ -142,12 +146,12 @@ def test_a_lease_that_was_found_to_be_over_and_is_not_is_left_alone(
     assert ledger.lease_rescue.bring_back(found, even_unexpired=True) == 1
 
 
-def test_a_record_without_an_end_of_its_lease_is_not_over(ledger: Ledger, claim: Claim, database: Any) -> None:
+def test_a_lease_without_an_end_never_expires(ledger: Ledger, claim: Claim, database: Any) -> None:
     database.records.update_one({}, {"$unset": {"lease.until": True}})
     assert ledger.lease_rescue.find_expired("orders", limit=10) == []
 
 
-def test_forgotten_is_what_has_been_queued_for_some_time(ledger: Ledger, database: Any) -> None:
+def test_records_that_were_queued_for_some_time_are_found_as_forgotten(ledger: Ledger, database: Any) -> None:
     def forgotten(after_seconds: float) -> list[str]:
         found = ledger.lease_rescue.find_forgotten("orders", after_seconds=after_seconds, lease_seconds=3600, limit=10)
         return [each.id for each in found]

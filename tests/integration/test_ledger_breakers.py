@@ -71,7 +71,7 @@ def test_failures_of_an_earlier_minute_do_not_count(ledger: Ledger, database: An
     assert report(ledger, 1, 1) is OPEN
 
 
-def test_one_at_a_time_asks_whether_the_partner_is_back(ledger: Ledger, database: Any) -> None:
+def test_only_one_probe_at_a_time_is_allowed(ledger: Ledger, database: Any) -> None:
     report(ledger, 10, 10)
     gate = load(ledger)
     assert (gate.is_probe_due, gate.admits("batch")) == (False, False)
@@ -98,12 +98,12 @@ def test_a_probe_that_fails_doubles_the_pause_up_to_the_longest(ledger: Ledger, 
     assert load(ledger).last_probe == "r"
 
 
-def test_what_was_under_way_before_says_nothing_once_it_is_open(ledger: Ledger) -> None:
+def test_calls_that_began_before_the_breaker_opened_do_not_count(ledger: Ledger) -> None:
     report(ledger, 10, 10)
     assert report(ledger, 5, 0, batch="old") is OPEN
 
 
-def test_a_partner_that_is_back_is_called_gently(ledger: Ledger, database: Any) -> None:
+def test_half_open_limits_the_calls_to_a_recovering_partner(ledger: Ledger, database: Any) -> None:
     come_back(ledger, database)
     allowed = [load(ledger).allowed]
     while report(ledger, allowed[-1], 0) is HALF:
@@ -127,7 +127,7 @@ def test_a_partner_that_is_back_is_called_gently(ledger: Ledger, database: Any) 
         ([(1, 0), (1, 0), (2, 2), (2, 1)], OPEN, 0),
     ],
 )
-def test_half_open_one_bad_record_among_good_ones_opens_nothing(
+def test_half_open_one_bad_record_among_good_ones_does_not_open_the_breaker(
     ledger: Ledger, database: Any, reports: list[tuple[int, int]], state: BreakerState, allowed: int
 ) -> None:
     come_back(ledger, database)
@@ -136,7 +136,7 @@ def test_half_open_one_bad_record_among_good_ones_opens_nothing(
     assert (load(ledger).state, load(ledger).allowed) == (state, allowed)
 
 
-def test_an_answered_probe_lets_the_pauses_begin_anew(ledger: Ledger, database: Any) -> None:
+def test_an_answered_probe_resets_the_pauses(ledger: Ledger, database: Any) -> None:
     report(ledger, 10, 10)
     wait_over(database)
     ledger.breakers.acquire_probe("erp", token="p0", record="r", seconds=60.0)
@@ -150,19 +150,19 @@ def test_an_answered_probe_lets_the_pauses_begin_anew(ledger: Ledger, database: 
 
 
 @pytest.mark.parametrize(("asked_for", "pause"), [(50.0, 50), (5.0, 10), (3600.0, 100)])
-def test_a_partner_that_names_a_time_is_asked_then(ledger: Ledger, database: Any, asked_for: float, pause: int) -> None:
+def test_retry_after_decides_when_the_probe_goes(ledger: Ledger, database: Any, asked_for: float, pause: int) -> None:
     report(ledger, 10, 10, rest=asked_for)
     assert -(-pause_seconds(database, ledger) // 10) * 10 == pause
 
 
-def test_a_breaker_that_asks_for_many_calls_opens_all_the_same(ledger: Ledger) -> None:
+def test_a_breaker_with_many_minimum_calls_still_opens(ledger: Ledger) -> None:
     rules = BreakerRules(minimum_calls=100, failure_rate=0.7, open_seconds=30.0)
     tally = Tally(calls=1, failures=1, reason="HTTP 503")
     states = [ledger.breakers.report("erp", tally, token="b", rules=rules) for _ in range(100)]
     assert states == [CLOSED] * 99 + [OPEN]
 
 
-def test_the_right_to_ask_lasts_for_a_call_from_when_it_begins(ledger: Ledger, database: Any) -> None:
+def test_a_probe_is_reserved_for_one_call_from_when_it_begins(ledger: Ledger, database: Any) -> None:
     report(ledger, 10, 10)
     assert not ledger.breakers.begin_probe("erp", token="early", record="r", seconds=60.0)
     wait_over(database)
@@ -177,12 +177,12 @@ def test_the_right_to_ask_lasts_for_a_call_from_when_it_begins(ledger: Ledger, d
     assert report(ledger, 1, 0, batch="other") is HALF
 
 
-def test_one_stream_says_nothing_of_another(ledger: Ledger) -> None:
+def test_the_breaker_of_one_stream_does_not_affect_another(ledger: Ledger) -> None:
     report(ledger, 20, 20)
     assert load(ledger, "other").state is CLOSED
 
 
-def test_when_it_came_back_is_remembered(ledger: Ledger, database: Any) -> None:
+def test_the_time_of_recovery_is_remembered(ledger: Ledger, database: Any) -> None:
     assert ledger.streams.load_gate("erp").back_at is None
     come_back(ledger, database)
     first = ledger.streams.load_gate("erp").back_at

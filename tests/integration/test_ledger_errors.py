@@ -18,7 +18,7 @@ SECRET = "s3cr3t"
 
 
 @pytest.mark.parametrize("host", ["localhost:1", "localhost:1,localhost:2", "no-such-host.invalid:27017"])
-def test_a_server_that_is_not_there(host: str) -> None:
+def test_a_server_that_is_away_is_reported_as_unavailable(host: str) -> None:
     with Ledger(f"mongodb://me:{SECRET}@{host}/x", "x", timeout_seconds=0.3) as ledger:
         for use in (ledger.prepare, ledger.streams.server_time):
             with pytest.raises(ServiceUnavailable) as caught:
@@ -32,7 +32,7 @@ def test_a_server_that_is_not_there(host: str) -> None:
             assert "\n" not in error.why
 
 
-def test_a_server_that_stands_still(own_mongod: Mongod) -> None:
+def test_a_server_that_hangs_is_reported_as_unavailable(own_mongod: Mongod) -> None:
     with Ledger(own_mongod.url("x"), "x", timeout_seconds=0.6) as ledger:
         now = datetime.now(UTC)
         assert own_mongod.pid
@@ -57,7 +57,7 @@ def test_a_server_that_comes_back_is_used_again(own_mongod: Mongod, eventually: 
 
 
 @pytest.mark.parametrize("url", ["http://localhost", f"mongodb://me:{SECRET}@/x", "mongodb://a:b:c/x"])
-def test_what_is_no_url(url: str) -> None:
+def test_a_wrong_url_is_a_configuration_error(url: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Ledger(url, "x")
     assert caught.value.what == "MONGO_URL is not a MongoDB URL"
@@ -65,14 +65,14 @@ def test_what_is_no_url(url: str) -> None:
 
 
 @pytest.mark.parametrize("code", [18, 8000])
-def test_a_login_that_is_refused(code: int) -> None:
+def test_a_refused_login_is_a_configuration_error(code: int) -> None:
     with pytest.raises(ConfigurationError, match="refuses the login") as caught, translated("db:27017"):
         raise OperationFailure("Authentication failed.", code)
     assert caught.value.what == "MongoDB at db:27017 refuses the login"
     assert "MONGO_URL" in caught.value.hint
 
 
-def test_a_login_without_the_right(ledger: Ledger) -> None:
+def test_a_login_that_lacks_a_right_is_a_configuration_error(ledger: Ledger) -> None:
     with pytest.raises(ConfigurationError, match="lacks a right") as caught, translated("db:27017"):
         raise OperationFailure("not authorized", 13, {"errmsg": "not authorized on x to execute command find"})
     assert caught.value.why == "not authorized on x to execute command find"

@@ -18,7 +18,7 @@ def test_an_audit_entry_says_who_when_what_and_how_many(ledger: Ledger) -> None:
     assert newest[0]["at"] >= newest[1]["at"] > PAST
 
 
-def test_a_worker_is_alive_as_long_as_its_heart_beats(ledger: Ledger, database: Any) -> None:
+def test_a_worker_is_alive_while_its_heartbeat_is_fresh(ledger: Ledger, database: Any) -> None:
     ledger.heartbeats.record_worker("$one", {"pid": 1, "queues": ["poll"]})
     ledger.heartbeats.record_worker("two", {"pid": 2})
     ledger.heartbeats.record_worker("two", {"pid": 3})
@@ -36,7 +36,7 @@ def test_a_worker_is_alive_as_long_as_its_heart_beats(ledger: Ledger, database: 
     assert ledger.heartbeats.load_workers(alive_seconds=60) == []
 
 
-def test_a_heartbeat_that_nobody_stamped_is_no_heartbeat(ledger: Ledger, database: Any) -> None:
+def test_a_heartbeat_without_a_time_does_not_count(ledger: Ledger, database: Any) -> None:
     database.workers.insert_one({"_id": "unstamped"})
     assert ledger.heartbeats.load_workers(alive_seconds=60) == []
     ledger.heartbeats.forget_silent_workers(seconds=60)
@@ -55,7 +55,7 @@ def test_beat_is_late_after_a_minute_of_silence(ledger: Ledger, database: Any) -
     assert beat["late"]
 
 
-def test_a_chore_is_one_workers_until_it_lets_go_or_its_time_is_over(ledger: Ledger, database: Any) -> None:
+def test_a_maintenance_lease_has_one_holder_until_it_is_released_or_expires(ledger: Ledger, database: Any) -> None:
     with ThreadPoolExecutor(8) as threads:
         taken = list(threads.map(lambda _: ledger.maintenance.acquire("roll_up", seconds=60), range(8)))
     assert sum(taken) == 1
@@ -68,7 +68,7 @@ def test_a_chore_is_one_workers_until_it_lets_go_or_its_time_is_over(ledger: Led
     assert ledger.heartbeats.load_beat() is None
 
 
-def test_old_runs_go_and_those_that_found_nothing_sooner(ledger: Ledger, database: Any) -> None:
+def test_old_runs_are_removed_and_empty_ones_sooner(ledger: Ledger, database: Any) -> None:
     def run(day: int, **fields: Any) -> None:
         ledger.runs.add({"stream": "orders", "started_at": PAST + timedelta(days=day), **fields})
 

@@ -25,7 +25,7 @@ def fresh(mongo_url: str) -> Any:
         yield opened
 
 
-def test_missing_indexes_are_told_made_once_and_then_there(fresh: Ledger) -> None:
+def test_missing_indexes_are_reported_and_created_once(fresh: Ledger) -> None:
     assert sorted(fresh.compare_indexes()) == sorted(f"{name} is missing" for name in NAMES)
     assert sorted(fresh.prepare()) == sorted(NAMES)
     assert fresh.compare_indexes() == []
@@ -35,7 +35,7 @@ def test_missing_indexes_are_told_made_once_and_then_there(fresh: Ledger) -> Non
     )
 
 
-def test_first_use_makes_them(fresh: Ledger) -> None:
+def test_first_use_creates_the_indexes(fresh: Ledger) -> None:
     fresh.ensure_prepared()
     assert fresh.compare_indexes() == []
 
@@ -50,13 +50,13 @@ def test_first_use_makes_them(fresh: Ledger) -> None:
     ],
     ids=["other keys", "not unique", "not partial", "other order"],
 )
-def test_an_index_that_differs_is_told(fresh: Ledger, keys: Sequence[Any], options: dict[str, Any]) -> None:
+def test_an_index_that_differs_is_reported(fresh: Ledger, keys: Sequence[Any], options: dict[str, Any]) -> None:
     fresh._database.records.create_index(list(keys), name="one_in_flight", **options)
     fresh.prepare()
     assert fresh.compare_indexes() == ["records.one_in_flight differs from what it should be"]
 
 
-def test_an_index_that_somebody_dropped_is_told_with_what_makes_it(fresh: Ledger) -> None:
+def test_a_dropped_index_is_reported_with_the_command_that_creates_it(fresh: Ledger) -> None:
     fresh.prepare()
     fresh._database.records.drop_index("due")
     assert fresh.compare_indexes() == ["records.due is missing"]

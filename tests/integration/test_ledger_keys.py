@@ -58,7 +58,7 @@ def test_a_row_that_somebody_removed_from_the_ledger_is_a_conflict(ledger: Ledge
     assert observe(ledger, observation(1, before=1, seq=2)) == ["k1"]
 
 
-def test_unacknowledged_is_not_observed(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unacknowledged_write_is_not_an_observation(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = ledger.keys._keys
     monkeypatch.setattr(ledger.keys, "_keys", keys.with_options(write_concern=WriteConcern(w=5)))
     with pytest.raises(ServiceUnavailable):

@@ -24,7 +24,7 @@ def finish(ledger: Ledger, number: int, state: State) -> None:
     ledger.delivery_states.write_transitions(claim, [landed])
 
 
-def test_a_newer_version_sets_a_waiting_record_aside(ledger: Ledger, database: Any) -> None:
+def test_a_newer_version_supersedes_a_waiting_record(ledger: Ledger, database: Any) -> None:
     ledger.records.log([new_record(1), new_record(2)], PAST)
     claim_records(ledger, ["orders-2"])
     assert ledger.operations.supersede({"orders-1": "orders-9", "orders-2": "orders-9"}) == 1
@@ -48,7 +48,7 @@ def test_a_replay_starts_from_the_beginning_under_the_same_key(ledger: Ledger, d
     assert (sent.idempotency_key, sent.attempt, sent.tries) == ("orders-1", 2, 0)
 
 
-def test_what_was_delivered_goes_again_under_a_new_key(ledger: Ledger) -> None:
+def test_a_delivered_record_is_replayed_under_a_new_key(ledger: Ledger) -> None:
     """Under the old one its partner would do nothing."""
     finish(ledger, 1, State.DELIVERED)
     ledger.operations.replay(["orders-1"], states=["delivered"], who="me")
@@ -63,13 +63,13 @@ def test_what_was_delivered_goes_again_under_a_new_key(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("state", [State.FAILED, State.DELIVERED])
-def test_a_new_key_may_be_asked_for(ledger: Ledger, state: State) -> None:
+def test_a_replay_can_ask_for_a_new_key(ledger: Ledger, state: State) -> None:
     finish(ledger, 1, state)
     ledger.operations.replay(["orders-1"], states=[state.value], who="me", new_key=True)
     assert claim_records(ledger, ["orders-1"]).records[0].idempotency_key == "orders-1-2"
 
 
-def test_a_replay_leaves_what_is_not_meant(ledger: Ledger, database: Any) -> None:
+def test_a_replay_leaves_other_records_alone(ledger: Ledger, database: Any) -> None:
     finish(ledger, 1, State.DELIVERED)
     ledger.records.log([new_record(2)], PAST)
     before = list(database.records.find())
@@ -89,13 +89,13 @@ def test_a_discard_says_who_and_why(ledger: Ledger, database: Any) -> None:
         assert "due_at" not in found
 
 
-def test_what_is_being_sent_cannot_be_given_up(ledger: Ledger, database: Any) -> None:
+def test_a_record_in_sending_cannot_be_discarded(ledger: Ledger, database: Any) -> None:
     ledger.records.log([new_record(1)], PAST)
     claim_records(ledger, ["orders-1"])
     assert ledger.operations.discard(["orders-1"], states=["failed", "pending"], who="me", reason="why") == 0
 
 
-def test_a_clean_up_removes_the_oldest_first_and_only_what_is_meant(ledger: Ledger, database: Any) -> None:
+def test_a_clean_up_removes_the_oldest_first_and_only_of_its_state(ledger: Ledger, database: Any) -> None:
     for number in range(1, 6):
         finish(ledger, number, State.DELIVERED)
         ended = PAST + timedelta(days=number)
@@ -113,7 +113,7 @@ def test_a_clean_up_removes_the_oldest_first_and_only_what_is_meant(ledger: Ledg
     assert ledger.operations.remove_finished("others", State.DELIVERED, before, limit=2) == 0
 
 
-def test_what_was_sent_again_meanwhile_is_not_removed(
+def test_a_record_that_was_replayed_meanwhile_is_not_removed(
     ledger: Ledger, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finish(ledger, 1, State.DELIVERED)
@@ -135,6 +135,6 @@ def test_what_was_sent_again_meanwhile_is_not_removed(
 
 
 @pytest.mark.parametrize("state", [State.PENDING, State.QUEUED, State.SENDING])
-def test_what_is_not_finished_is_never_removed(ledger: Ledger, state: State) -> None:
+def test_an_unfinished_record_is_never_removed(ledger: Ledger, state: State) -> None:
     with pytest.raises(ValueError, match="not a terminal state"):
         ledger.operations.remove_finished("orders", state, datetime.now(UTC), limit=1)

@@ -13,7 +13,7 @@ def take(ledger: Ledger, token: str, wanted: int, *, at_most: int = 5, seconds: 
     return ledger.partners.acquire_permits("erp", token=token, wanted=wanted, at_most=at_most, seconds=seconds)
 
 
-def test_permits_are_never_more_than_there_are(ledger: Ledger) -> None:
+def test_no_more_permits_are_given_than_there_are(ledger: Ledger) -> None:
     assert [take(ledger, token, 3) for token in ("a", "b", "c")] == [3, 2, 0]
     ledger.partners.release_permits("erp", token="a")
     ledger.partners.release_permits("erp", token="a")
@@ -42,7 +42,7 @@ def test_a_dead_holders_permits_end_and_a_living_ones_are_renewed(ledger: Ledger
     assert take(ledger, "next", 9) == 3
 
 
-def test_one_partner_says_nothing_of_another(ledger: Ledger) -> None:
+def test_the_permits_of_one_partner_do_not_affect_another(ledger: Ledger) -> None:
     take(ledger, "a", 5)
     assert ledger.partners.acquire_permits("other", token="b", wanted=5, at_most=5, seconds=60.0) == 5
 
@@ -58,7 +58,7 @@ def test_an_operator_pauses_and_resumes(ledger: Ledger) -> None:
     assert gate.back_at is not None
 
 
-def test_what_an_operator_has_said_stands(ledger: Ledger) -> None:
+def test_a_pause_by_syncctl_never_replaces_an_operators_reason(ledger: Ledger) -> None:
     for pause, load in (
         (ledger.partners.pause, ledger.partners.load_all),
         (ledger.streams.pause, ledger.streams.load_all),

@@ -28,7 +28,7 @@ def refusing() -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize(("count", "why"), [(1, "connection refused"), (2, "every host refuses the connection")])
-def test_a_refusal_is_an_answer(refusing: list[str], count: int, why: str) -> None:
+def test_a_refused_connection_is_reported_without_waiting(refusing: list[str], count: int, why: str) -> None:
     hosts = ",".join(refusing[:count])
     with (
         Ledger(f"mongodb://me:{SECRET}@{hosts}/x", "x") as ledger,
@@ -38,7 +38,9 @@ def test_a_refusal_is_an_answer(refusing: list[str], count: int, why: str) -> No
     assert (caught.value.what, caught.value.why) == (f"cannot reach MongoDB at {hosts}", why)
 
 
-def test_doctor_takes_a_refusal_for_an_answer(refusing: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_a_refused_connection_without_waiting(
+    refusing: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def wait_for_it(_: Ledger) -> dict[str, Any]:
         raise AssertionError("the driver was asked")
 
@@ -58,5 +60,5 @@ def test_one_host_that_takes_connections_is_left_to_the_driver(refusing: list[st
 @pytest.mark.parametrize(
     "url", ["mongodb://no-such-host.invalid/x", "mongodb+srv://no-such-host.invalid/x", "mongodb://%2Ftmp%2Fa.sock/x"]
 )
-def test_what_cannot_be_knocked_at_is_left_to_the_driver(url: str) -> None:
+def test_hosts_that_cannot_be_tried_are_left_to_the_driver(url: str) -> None:
     check_not_refused(url, timeout_seconds=1.0)

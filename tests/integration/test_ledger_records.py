@@ -28,7 +28,7 @@ def test_a_record_is_due_at_once_and_a_second_log_changes_nothing(ledger: Ledger
     assert (before["state"], before["due_at"], before["logged_at"]) == ("pending", NOW, NOW)
 
 
-def test_nothing_to_log_is_nothing(ledger: Ledger) -> None:
+def test_logging_no_rows_writes_nothing(ledger: Ledger) -> None:
     assert ledger.records.log([], NOW) == (0, 0, [])
 
 
@@ -74,7 +74,7 @@ def test_a_row_that_its_source_could_not_read_is_failed_with_why(ledger: Ledger,
     assert ledger.records.find_due("orders", fresh=True, limit=10) == []
 
 
-def test_every_value_survives_to_the_one_who_sends_it(ledger: Ledger) -> None:
+def test_every_value_survives_until_it_is_sent(ledger: Ledger) -> None:
     payload = {
         "big": 2**63 - 1, "bigger": 2**100, "lowest": -(2**63) - 1, "price": Decimal("1.50"), "zero": Decimal("0E-8"),
         "long": Decimal("1234567890123456789012345678901234567.8"), "whole": Decimal("9" * 38), "float": 0.1,
@@ -123,7 +123,7 @@ def test_every_write_waits_for_a_majority_and_its_journal(ledger: Ledger) -> Non
     assert all(each.write_concern.document == {"w": "majority", "j": True} for each in collections)
 
 
-def test_due_is_what_has_come_oldest_first(ledger: Ledger, database: Any) -> None:
+def test_due_records_come_oldest_first(ledger: Ledger, database: Any) -> None:
     ledger.records.log([new_record(n) for n in (3, 1, 2, 4, 5)], PAST)
     later = datetime(2100, 1, 1, tzinfo=UTC)
     database.records.update_one({"_id": "orders-4"}, {"$set": {"due_at": later}})
@@ -144,7 +144,7 @@ def test_a_seq_is_raised_and_never_lowered(ledger: Ledger, database: Any) -> Non
     assert [each["seq"] for each in database.records.find({}, sort=[("_id", 1)])] == [9, 5]
 
 
-def test_the_live_counts_of_a_stream(ledger: Ledger) -> None:
+def test_unfinished_records_of_a_stream_are_counted(ledger: Ledger) -> None:
     ledger.records.log([new_record(n) for n in range(1, 7)], PAST)
     ledger.records.log([new_record(7, payload=None, error="unreadable")], PAST)
     ledger.delivery_states.queue(["orders-1", "orders-2"], batch="b", seconds=300, exclusive=True)

@@ -160,7 +160,7 @@ def test_an_hour_stays_open_for_ten_minutes_after_its_end(ledger: Ledger, minute
     assert ledger.reports.frozen_until() == floor_hour(now) - hours_ago * HOUR
 
 
-def test_what_is_frozen_stays_frozen_whatever_a_slow_roll_up_says(ledger: Ledger) -> None:
+def test_a_slow_roll_up_never_rewrites_a_frozen_hour(ledger: Ledger) -> None:
     now = floor_hour(ledger.streams.server_time())
     ledger.reports.store([], frozen_until=now)
     ledger.reports.store([], frozen_until=now - 5 * HOUR)
@@ -209,9 +209,7 @@ def test_a_replay_counts_as_opened_again_and_each_record_is_delivered_once(
     assert delivered() == 2
 
 
-def test_what_was_delivered_in_a_frozen_hour_and_opened_again_is_not_counted_twice(
-    ledger: Ledger, database: Any
-) -> None:
+def test_a_record_delivered_in_a_frozen_hour_and_replayed_is_not_counted_twice(ledger: Ledger, database: Any) -> None:
     def delivered() -> int:
         roll_up(ledger=ledger)
         return ledger.reports.load_finished(["orders"])["orders"]["delivered"]

@@ -35,12 +35,12 @@ def found(ledger: Ledger, allowed: Any = None, **fields: Any) -> list[list[str]]
     return [[each["_id"] for each in page] for page in pages]
 
 
-def test_by_default_all_that_failed_stream_by_stream_oldest_first(ledger: Ledger, failed: list[str]) -> None:
+def test_by_default_all_failed_records_are_selected_by_stream_oldest_first(ledger: Ledger, failed: list[str]) -> None:
     assert flat(found(ledger)) == failed
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 3])
-def test_page_by_page_each_once_also_while_they_are_replayed(
+def test_pages_hold_each_record_once_even_while_they_are_replayed(
     ledger: Ledger, failed: list[str], monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     monkeypatch.setattr(replay, "RECORDS_AT_ONCE", at_once)
@@ -52,14 +52,14 @@ def test_page_by_page_each_once_also_while_they_are_replayed(
     assert seen == failed
 
 
-def test_what_fails_again_is_not_taken_again(ledger: Ledger, failed: list[str], database: Any) -> None:
+def test_a_record_that_fails_again_is_not_selected_again(ledger: Ledger, failed: list[str], database: Any) -> None:
     """A replay of what keeps failing would never be done."""
     later = datetime.now(UTC) + timedelta(days=1)
     database.records.update_one({"_id": "id-3"}, {"$set": {"finished_at": later}})
     assert "id-3" not in flat(found(ledger))
 
 
-def test_by_stream_error_and_time(ledger: Ledger, failed: list[str], database: Any) -> None:
+def test_records_are_selected_by_stream_error_and_time(ledger: Ledger, failed: list[str], database: Any) -> None:
     assert found(ledger, streams=("returns",)) == [["id-6", "id-7"]]
     mark = database.records.find_one({"_id": "id-1"})["error"]["fingerprint"]
     assert mark != database.records.find_one({"_id": "id-2"})["error"]["fingerprint"]
@@ -69,7 +69,7 @@ def test_by_stream_error_and_time(ledger: Ledger, failed: list[str], database: A
     assert found(ledger, streams=("unknown",)) == []
 
 
-def test_by_id_only_what_is_in_a_state_that_is_meant(ledger: Ledger, failed: list[str]) -> None:
+def test_a_selection_by_id_takes_only_records_in_the_named_states(ledger: Ledger, failed: list[str]) -> None:
     assert found(ledger, ids=("id-1", "orders-9", "unknown")) == [["id-1"]]
     assert found(ledger, ids=("id-1", "id-6"), streams=("returns",)) == [["id-6"]]
     states = ("failed", "pending")
@@ -77,12 +77,12 @@ def test_by_id_only_what_is_in_a_state_that_is_meant(ledger: Ledger, failed: lis
 
 
 @pytest.mark.parametrize("state", ["pending", "sending", "lost"])
-def test_a_state_that_this_may_not_be_done_to_is_told(ledger: Ledger, state: str) -> None:
+def test_a_state_that_cannot_be_selected_is_refused(ledger: Ledger, state: str) -> None:
     with pytest.raises(UsageError, match="is not one of delivered, failed, superseded, discarded"):
         found(ledger, states=(state,))
 
 
-def test_what_waits_is_chosen_by_id_alone(ledger: Ledger) -> None:
+def test_waiting_records_are_selected_by_id_alone(ledger: Ledger) -> None:
     with pytest.raises(UsageError, match="only by their id"):
         found(ledger, DISCARDABLE, states=("pending",))
 

@@ -42,7 +42,7 @@ def test_a_lease_that_ran_out_is_taken_over_and_the_old_holder_can_do_nothing(le
     assert database.streams.find_one()["poll"]["token"] == new.token
 
 
-def test_a_lease_that_was_given_back_leaves_no_doubt(ledger: Ledger) -> None:
+def test_a_released_lease_is_not_contested(ledger: Ledger) -> None:
     first = acquire(ledger)
     assert ledger.streams.release_poll(first, error=None)
     second = acquire(ledger)
@@ -86,7 +86,7 @@ def test_a_refused_dispatch_makes_the_holder_look_once_more(ledger: Ledger) -> N
     assert streams.acquire_dispatch("orders", seconds=60, worker="other") is not None
 
 
-def test_a_dispatch_that_was_taken_over_lets_go_of_nothing(ledger: Ledger, database: Any) -> None:
+def test_a_dispatch_that_was_taken_over_releases_nothing(ledger: Ledger, database: Any) -> None:
     streams = ledger.streams
     old = streams.acquire_dispatch("orders", seconds=60, worker="old")
     database.streams.update_one({}, {"$set": {"dispatch.until": PAST}})

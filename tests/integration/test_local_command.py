@@ -50,7 +50,7 @@ def find_pids(document: dict[str, Any]) -> dict[str, int]:
     return {service["name"]: service["pid"] for service in document["services"]}
 
 
-def test_up_leaves_both_running_and_tells_their_urls(up: dict[str, Any], local: Run) -> None:
+def test_up_leaves_both_running_and_prints_their_urls(up: dict[str, Any], local: Run) -> None:
     assert up["up"] is True
     assert [service["started"] for service in up["services"]] == [True, True]
     with connect(up["mongo_url"]) as client:
@@ -89,7 +89,7 @@ def test_up_starts_only_what_is_down(up: dict[str, Any], local: Run, eventually:
     assert find_pids(again.json)["mongodb"] == before["mongodb"]
 
 
-def test_what_was_stored_survives_down_and_up_on_other_ports(up: dict[str, Any], local: Run) -> None:
+def test_stored_data_survives_down_and_up_on_other_ports(up: dict[str, Any], local: Run) -> None:
     with connect(up["mongo_url"]) as client:
         client.get_default_database().probe.insert_one({"_id": 1})
     down = local("down", "--json")
@@ -105,7 +105,7 @@ def test_what_was_stored_survives_down_and_up_on_other_ports(up: dict[str, Any],
         assert client.get_default_database().probe.count_documents({}) == 1
 
 
-def test_down_twice_and_status_of_nothing(local: Run) -> None:
+def test_down_twice_and_a_status_without_servers_are_no_errors(local: Run) -> None:
     assert local("status").exit_code == 1
     down = local("down")
     assert down.exit_code == 0
@@ -114,7 +114,9 @@ def test_down_twice_and_status_of_nothing(local: Run) -> None:
     assert down.stdout == ""
 
 
-def test_wipe_asks_nobody_off_a_terminal_and_removes_nothing(up: dict[str, Any], local: Run, tmp_path: Path) -> None:
+def test_without_a_terminal_wipe_asks_nothing_and_removes_nothing(
+    up: dict[str, Any], local: Run, tmp_path: Path
+) -> None:
     refused = local("down", "--wipe")
     assert refused.exit_code == 2
     assert "--yes" in refused.stderr
@@ -125,7 +127,7 @@ def test_wipe_asks_nobody_off_a_terminal_and_removes_nothing(up: dict[str, Any],
     assert not (tmp_path / ".syncctl").exists()
 
 
-def test_wipe_leaves_what_is_not_the_servers(up: dict[str, Any], local: Run, tmp_path: Path) -> None:
+def test_wipe_leaves_other_files_alone(up: dict[str, Any], local: Run, tmp_path: Path) -> None:
     mine = tmp_path / ".syncctl" / "mine.txt"
     mine.write_text("mine")
     assert local("down", "--wipe", "--yes").exit_code == 0

@@ -67,7 +67,7 @@ def test_both_serve_and_are_set_up_as_the_ledger_and_the_broker_need_them(
     assert config["protected-mode"] == "yes"
 
 
-def test_what_was_acknowledged_survives_a_kill_on_the_same_port(own_mongod: Mongod, own_redis: RedisServer) -> None:
+def test_acknowledged_writes_survive_a_kill_on_the_same_port(own_mongod: Mongod, own_redis: RedisServer) -> None:
     before = own_mongod.port, own_redis.port
     with connect(own_mongod.url("probe")) as client:
         collection = client.probe.get_collection("c", write_concern=WriteConcern("majority", j=True))

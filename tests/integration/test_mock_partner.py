@@ -113,7 +113,7 @@ def test_a_rejected_row_stays_rejected_until_fixed() -> None:
     assert 0 < len(rejected[0]) < 40
 
 
-def test_the_token_is_asked_for() -> None:
+def test_a_call_without_the_token_is_refused() -> None:
     with MockPartner(PartnerConfig(token="t-1")) as partner:
         assert post(partner, "{}").status_code == 401
         assert post(partner, "{}", Authorization="Bearer t-2").status_code == 401
@@ -121,7 +121,7 @@ def test_the_token_is_asked_for() -> None:
         assert partner.stats()["unauthorized"] == 2
 
 
-def test_a_key_is_asked_for_unless_it_is_not() -> None:
+def test_a_call_without_a_key_is_refused_unless_keys_are_optional() -> None:
     with MockPartner() as strict, MockPartner(PartnerConfig(require_key=False)) as easy:
         answers = [requests.post(each.url, data='{"id":1}', timeout=10).status_code for each in (strict, easy, easy)]
         assert answers == [400, 201, 200]
@@ -293,14 +293,16 @@ def _is_zombie(pid: int) -> bool:
         ("--port", "80990", "'80990' is not a port"),
     ],
 )
-def test_a_wrong_value_is_told_in_words(flag: str, value: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_flag_value_is_refused_in_words(
+    flag: str, value: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         main([flag, value])
     assert ended.value.code == 2
     assert f"argument {flag}: {told}" in capsys.readouterr().err
 
 
-def test_a_port_that_is_taken_is_one_line(partner: MockPartner) -> None:
+def test_a_taken_port_is_an_error_of_one_line(partner: MockPartner) -> None:
     port = partner.url.rpartition(":")[2]
     command = [sys.executable, "-m", "syncctl.local.mock_partner", "--port", port]
     program = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)

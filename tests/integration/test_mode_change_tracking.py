@@ -108,9 +108,7 @@ def test_the_table_is_loaded_and_then_its_changes(
     assert poll(tracked, feed).read == 0
 
 
-def test_what_was_loaded_and_what_has_changed_is_masked(
-    tracked: Testbed, feed: TriggeredChanges, source_db: SourceDb
-) -> None:
+def test_loaded_and_changed_rows_are_masked(tracked: Testbed, feed: TriggeredChanges, source_db: SourceDb) -> None:
     tracked.change_stream(mask={"content": "drop"})
     assert poll(tracked, feed).logged == 10
     source_db.execute("update tracked set content = 'b' where id = 2")
@@ -123,9 +121,7 @@ def test_what_was_loaded_and_what_has_changed_is_masked(
     assert [each["key"] for each in tracked.records(op="delete")] == [{"id": 3}]
 
 
-def test_what_changes_while_the_table_is_loaded_is_found(
-    tracked: Testbed, feed: TriggeredChanges, source_db: SourceDb
-) -> None:
+def test_changes_during_the_load_are_found(tracked: Testbed, feed: TriggeredChanges, source_db: SourceDb) -> None:
     run = poll(tracked, feed, should_stop=lambda: True)
     assert run.read == 3
     source_db.execute("update tracked set content = 'b' where id in (1, 9)")
@@ -140,7 +136,7 @@ def test_what_changes_while_the_table_is_loaded_is_found(
     assert (contents[1], contents[9]) == ("b", "b")
 
 
-def test_pages_of_changes_neither_skip_nor_double(
+def test_pages_of_changes_neither_skip_nor_repeat_a_row(
     tracked: Testbed, feed: TriggeredChanges, source_db: SourceDb
 ) -> None:
     poll(tracked, feed)
@@ -153,7 +149,7 @@ def test_pages_of_changes_neither_skip_nor_double(
     assert all(len(found) == 2 for found in operations(tracked).values())
 
 
-def test_a_row_that_came_and_went_between_two_polls_is_nobodys(
+def test_a_row_that_came_and_went_between_two_polls_is_not_logged(
     tracked: Testbed, feed: TriggeredChanges, source_db: SourceDb
 ) -> None:
     poll(tracked, feed)
@@ -199,7 +195,7 @@ def test_a_lost_place_stops_the_stream_and_names_the_way_back(
     assert (run.read, run.cursor_after) == (0, "10")
 
 
-def test_what_the_login_may_not_see_any_more_is_no_other_database(tracked: Testbed, feed: TriggeredChanges) -> None:
+def test_a_lost_right_is_not_taken_for_another_database(tracked: Testbed, feed: TriggeredChanges) -> None:
     feed.identity["fork"] = "abc"
     poll(tracked, feed)
     del feed.identity["fork"]
@@ -224,14 +220,16 @@ def test_a_table_that_is_not_tracked_says_which_statement_changes_that(
 
 
 @pytest.mark.parametrize(("start", "read"), [("now", 0), ("7", 3), ("beginning", 10)])
-def test_where_a_stream_starts(tracked: Testbed, feed: TriggeredChanges, start: str, read: int) -> None:
+def test_a_stream_starts_where_its_setting_says(
+    tracked: Testbed, feed: TriggeredChanges, start: str, read: int
+) -> None:
     tracked.change_stream(start=start)
     run = poll(tracked, feed)
     assert (run.read, run.error) == (read, None)
 
 
 @pytest.mark.parametrize("start", ["11", "0x5", "soon"])
-def test_a_start_that_is_no_version_is_refused(tracked: Testbed, feed: TriggeredChanges, start: str) -> None:
+def test_a_start_that_is_not_a_version_is_refused(tracked: Testbed, feed: TriggeredChanges, start: str) -> None:
     tracked.change_stream(start=start)
     with (
         StreamReader(tracked.source, tracked.stream, changes=feed) as reader,
@@ -299,7 +297,7 @@ def test_an_unreadable_row_and_one_that_vanishes_end_no_load(
     assert (run.logged, run.failed, run.error) == (10, 1, None)
 
 
-def test_what_is_sent_to_sql_server() -> None:
+def test_the_statements_for_sql_server_are_complete() -> None:
     table = sa.table("order: lines", sa.column("id"), schema="dbo").alias("t")
     relation = Relation(title="table", clause=table, columns=())
 

@@ -47,7 +47,7 @@ def work(testbed: Testbed) -> None:
     testbed.poll()
 
 
-def test_what_was_delivered_is_told_to_the_source(flag: Testbed, source_db: SourceDb) -> None:
+def test_delivered_rows_are_acknowledged_in_the_source(flag: Testbed, source_db: SourceDb) -> None:
     run = flag.poll()
     assert (run.read, run.logged, run.error) == (7, 7, None)
     assert flags(source_db) == [(0, 7)]
@@ -59,7 +59,7 @@ def test_what_was_delivered_is_told_to_the_source(flag: Testbed, source_db: Sour
     assert flag.poll().read == 0
 
 
-def test_what_waits_for_its_delivery_is_logged_once(flag: Testbed) -> None:
+def test_a_row_that_waits_for_its_delivery_is_logged_once(flag: Testbed) -> None:
     assert [flag.poll().logged for _ in range(3)] == [7, 0, 0]
 
 
@@ -84,7 +84,7 @@ def test_a_row_that_is_flagged_again_is_sent_again(flag: Testbed, source_db: Sou
     assert source_db.execute("select told from jobs where id = 2") == [(2,)]
 
 
-def test_a_poll_that_read_the_row_before_the_source_was_told_sends_nothing_again(flag: Testbed) -> None:
+def test_a_poll_that_read_the_row_before_its_acknowledgement_sends_nothing_again(flag: Testbed) -> None:
     """The page was read while the flag stood; that the row looks new is no wish to send it again."""
     flag.poll()
     flag.send_all()
@@ -95,7 +95,7 @@ def test_a_poll_that_read_the_row_before_the_source_was_told_sends_nothing_again
     assert (run.read, run.logged, run.error) == (7, 0, None)
 
 
-def test_final_failures_are_told_where_the_stream_asks_for_it(flag: Testbed, source_db: SourceDb) -> None:
+def test_final_failures_are_acknowledged_where_the_stream_asks_for_it(flag: Testbed, source_db: SourceDb) -> None:
     with MockPartner(PartnerConfig(reject_rate=1.0)) as refusing:
         flag.partner = replace(flag.partner, url=refusing.url)
         work(flag)
@@ -105,7 +105,7 @@ def test_final_failures_are_told_where_the_stream_asks_for_it(flag: Testbed, sou
     assert flags(source_db) == [(9, 7)]
 
 
-def test_a_failure_that_was_told_and_is_replayed_is_told_anew(flag: Testbed, source_db: SourceDb) -> None:
+def test_an_acknowledged_failure_that_is_replayed_is_acknowledged_again(flag: Testbed, source_db: SourceDb) -> None:
     flag.change_stream(acknowledge_failed=GIVEN_UP)
     mended = flag.partner
     with MockPartner(PartnerConfig(reject_rate=1.0)) as refusing:
@@ -172,7 +172,7 @@ def test_a_statement_that_changes_nothing_sends_nothing_again(flag: Testbed, sou
     assert len(flag.records()) == 7
 
 
-def test_a_clean_up_keeps_what_the_source_was_not_told_of(flag: Testbed) -> None:
+def test_a_clean_up_keeps_records_that_are_not_acknowledged(flag: Testbed) -> None:
     flag.poll()
     flag.send_all()
     later = flag.ledger.streams.server_time() + timedelta(days=1)

@@ -47,7 +47,7 @@ def test_a_key_without_a_form_in_json_is_failed_once_and_never_deleted(testbed: 
     assert {each["op"] for each in testbed.records()} == {"upsert"}
 
 
-def test_where_deletes_go_is_told_unless_it_is_said(snapshot: Testbed) -> None:
+def test_a_warning_says_where_deletes_go_unless_the_stream_does(snapshot: Testbed) -> None:
     def advise() -> tuple[str, ...]:
         with open_reader(snapshot.source, snapshot.stream) as reader:
             return reader.advice
@@ -60,7 +60,7 @@ def test_where_deletes_go_is_told_unless_it_is_said(snapshot: Testbed) -> None:
     assert advise() == ()
 
 
-def test_with_a_share_of_nothing_no_row_may_vanish(testbed: Testbed, source_db: SourceDb) -> None:
+def test_with_a_delete_share_of_zero_no_row_is_deleted(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(3)
     testbed.change_stream(mode="snapshot", cursor=None, max_delete_share=0.0)
     testbed.poll()
@@ -98,7 +98,7 @@ def test_a_long_table_is_read_in_pieces_and_both_halves_go_on_where_they_were(
     assert {number for number, ops in operations(snapshot).items() if ops[-1] == "delete"} == {2, 15, 29}
 
 
-def test_an_emptied_table_deletes_nothing_until_somebody_says_so(snapshot: Testbed, source_db: SourceDb) -> None:
+def test_an_emptied_table_deletes_nothing_until_an_operator_allows_it(snapshot: Testbed, source_db: SourceDb) -> None:
     snapshot.poll()
     source_db.execute("delete from orders where id > 10")
     run = snapshot.poll()
@@ -187,7 +187,7 @@ def test_a_table_whose_keys_were_all_replaced_deletes_nothing_by_itself(snapshot
     assert snapshot.records(op="delete") == []
 
 
-def test_a_table_that_is_emptied_during_the_sweep_stops_it(
+def test_a_table_that_is_emptied_during_delete_detection_stops_it(
     snapshot: Testbed, source_db: SourceDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("syncctl.pipeline.delete_detection.KEYS_AT_ONCE", 8)

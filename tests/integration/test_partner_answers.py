@@ -35,7 +35,7 @@ def send_to(script: Script, **partner: object) -> tuple[Outcome, HostilePartner]
         ("422 Unprocessable Entity", Verdict.REJECTED),
     ],
 )
-def test_the_status_decides(status: str, verdict: Verdict) -> None:
+def test_the_status_decides_the_outcome(status: str, verdict: Verdict) -> None:
     outcome, server = send_to(answering(status, b'{"message":"as it is"}'))
     number = int(status[:3])
     assert (outcome.verdict, outcome.status) == (verdict, number)
@@ -56,7 +56,7 @@ def test_a_redirect_is_never_followed(status: str) -> None:
 @pytest.mark.parametrize(
     ("location", "said"), [("/login", "the same host"), ("http://[", "cannot be read"), ("", "nowhere")]
 )
-def test_a_strange_redirect_is_told_too(location: str, said: str) -> None:
+def test_a_strange_redirect_is_reported_too(location: str, said: str) -> None:
     outcome, _ = send_to(answering("302 Found", b"", f"Location: {location}"))
     assert said in (outcome.error or "")
 
@@ -75,7 +75,7 @@ def test_a_strange_redirect_is_told_too(location: str, said: str) -> None:
         (b"", ""),
     ],
 )
-def test_a_refusal_is_told_in_the_partners_words(body: bytes, said: str) -> None:
+def test_a_refusal_is_reported_in_the_partners_words(body: bytes, said: str) -> None:
     outcome, _ = send_to(answering("422 No", body))
     assert outcome.error == (f"HTTP 422: {said}" if said else "HTTP 422")
 
@@ -170,7 +170,7 @@ def test_a_refusal_whose_body_breaks_off_is_ambiguous(data: bytes) -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
     ],
 )
-def test_what_is_not_http_is_ambiguous(data: bytes) -> None:
+def test_an_answer_that_is_not_http_is_ambiguous(data: bytes) -> None:
     outcome, _ = send_to(sending(data))
     assert (outcome.verdict, outcome.status) == (Verdict.AMBIGUOUS, None)
     assert outcome.error

@@ -46,12 +46,12 @@ def test_without_auth_nothing_is_added() -> None:
     assert "authorization" not in headers
 
 
-def test_bearer() -> None:
+def test_a_bearer_token_is_sent_in_the_authorization_header() -> None:
     _, headers, _ = send_with(with_auth("bearer", token="tok-1"))
     assert headers["authorization"] == "Bearer tok-1"
 
 
-def test_an_api_key_in_a_header() -> None:
+def test_an_api_key_is_sent_in_a_header() -> None:
     line, headers, _ = send_with(with_auth("api_key", name="X-Api-Key", value="k-998877"))
     assert (line, headers["x-api-key"]) == ("POST /orders HTTP/1.1", "k-998877")
 
@@ -60,13 +60,13 @@ def test_an_api_key_in_a_header() -> None:
     ("endpoint", "target"),
     [("POST /orders", "/orders?api%20key=a%2Fb%26c"), ("POST /orders?v=2", "/orders?v=2&api%20key=a%2Fb%26c")],
 )
-def test_an_api_key_in_the_query(endpoint: str, target: str) -> None:
+def test_an_api_key_is_sent_in_the_query(endpoint: str, target: str) -> None:
     line, headers, _ = send_with(with_auth("api_key", name="api key", value="a/b&c", in_="query"), endpoint)
     assert line == f"POST {target} HTTP/1.1"
     assert "a/b&c" not in headers.values()
 
 
-def test_basic_in_utf_8() -> None:
+def test_basic_credentials_are_encoded_in_utf_8() -> None:
     _, headers, _ = send_with(with_auth("basic", user="søren", password="pa:ss wörd"))
     scheme, _, encoded = headers["authorization"].partition(" ")
     assert (scheme, b64decode(encoded).decode()) == ("Basic", "søren:pa:ss wörd")
@@ -133,7 +133,7 @@ def test_each_attempt_has_its_own_time_and_the_same_id_and_bytes(monkeypatch: py
     assert check_signature(second, body, KEY)
 
 
-def test_a_secret_that_is_no_base64_is_refused_and_not_shown() -> None:
+def test_a_secret_that_is_not_base64_is_refused_and_not_shown() -> None:
     with pytest.raises(ConfigurationError, match=r"auth\.previous_secret is not a key") as caught:
         make_client("http://localhost", auth=with_auth("hmac", secret="fine", previous_secret="whsec_n*t base64"))
     assert "n*t" not in str(caught.value)

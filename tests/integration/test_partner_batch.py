@@ -102,7 +102,7 @@ def test_a_fast_call_is_yielded_before_a_slow_one() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_what_may_not_start_is_yielded_unsent(partner: MockPartner, threads: int) -> None:
+def test_a_record_that_may_not_start_is_yielded_unsent(partner: MockPartner, threads: int) -> None:
     left = iter([True] * 5)
     lock = threading.Lock()
 

@@ -120,7 +120,7 @@ def test_a_batch_that_is_refused_as_a_whole_fails_no_good_row(batches: Testbed) 
     assert all("solo" not in each for each in batches.records(state="delivered"))
 
 
-def test_a_row_of_which_the_answer_says_nothing_goes_again(batches: Testbed) -> None:
+def test_a_row_that_the_answer_leaves_out_goes_again(batches: Testbed) -> None:
     with BatchPartner(lambda rows: said(rows[1:])) as partner:
         meet(batches, partner)
         batches.dispatch()
@@ -130,7 +130,7 @@ def test_a_row_of_which_the_answer_says_nothing_goes_again(batches: Testbed) -> 
 
 
 @pytest.mark.parametrize("answer", [(200, {"fine": True}), (200, "text"), (200, None)])
-def test_an_answer_without_the_list_is_no_acceptance(batches: Testbed, answer: tuple[int, Any]) -> None:
+def test_an_answer_without_the_list_is_not_an_acceptance(batches: Testbed, answer: tuple[int, Any]) -> None:
     with BatchPartner(lambda _: answer) as partner:
         meet(batches, partner)
         batches.dispatch()
@@ -139,7 +139,7 @@ def test_an_answer_without_the_list_is_no_acceptance(batches: Testbed, answer: t
     assert batches.record(1)["error"]["message"] == "its JSON has no list at results"
 
 
-def test_what_the_partner_says_nothing_of_is_held_where_it_may_not_go_twice(batches: Testbed) -> None:
+def test_a_row_that_the_answer_leaves_out_is_held_where_it_may_not_go_twice(batches: Testbed) -> None:
     batches.change_stream(ambiguous="fail")
     with BatchPartner(lambda rows: said(rows[1:])) as partner:
         meet(batches, partner)
@@ -204,7 +204,7 @@ BY_KEY = replace(ITEMS, size=10)
         ),
     ],
 )
-def test_what_is_said_of_each_row_is_held_to(
+def test_the_result_of_each_row_decides_its_outcome(
     batches: Testbed, batching: Batching, answer: Answer, state: str, told: str | None
 ) -> None:
     batches.change_stream(batching=batching)
@@ -236,7 +236,7 @@ def test_a_refusal_that_lists_only_the_bad_rows_fails_no_good_one(batches: Testb
 
 
 @pytest.mark.parametrize("status", [403, 410])
-def test_a_rows_status_pauses_nobody_whatever_it_means(batches: Testbed, status: int) -> None:
+def test_the_status_of_a_row_never_pauses_a_partner(batches: Testbed, status: int) -> None:
     batches.change_stream(outcomes={status: Verdict.RETRY_LATER})
     with BatchPartner(lambda rows: said(rows, row3=status)) as partner:
         meet(batches, partner)
@@ -247,7 +247,7 @@ def test_a_rows_status_pauses_nobody_whatever_it_means(batches: Testbed, status:
     assert not batches.ledger.streams.load_gate("orders").paused
 
 
-def test_refused_credentials_are_no_list(batches: Testbed) -> None:
+def test_refused_credentials_are_not_read_as_a_list(batches: Testbed) -> None:
     batches.change_stream(batching=replace(ITEMS, size=10))
     with BatchPartner(lambda rows: (401, said(rows)[1])) as partner:
         meet(batches, partner)
@@ -265,7 +265,7 @@ def test_a_conflict_of_a_row_is_taken_as_the_stream_says(batches: Testbed) -> No
     assert {each["state"] for each in batches.records()} == {"delivered"}
 
 
-def test_a_row_that_is_to_come_later_comes_no_earlier_than_told(batches: Testbed) -> None:
+def test_a_row_to_retry_is_not_sent_earlier_than_the_partner_asked(batches: Testbed) -> None:
     batches.change_stream(batching=BY_KEY)
     with BatchPartner(answer_each(statuses=lambda _: 429)) as partner:
         partner.headers = {"Retry-After": "900"}
@@ -276,7 +276,7 @@ def test_a_row_that_is_to_come_later_comes_no_earlier_than_told(batches: Testbed
     assert (due - batches.ledger.streams.server_time()).total_seconds() > 850
 
 
-def test_a_partner_that_is_down_says_so_whatever_it_lists(batches: Testbed) -> None:
+def test_a_503_opens_the_breaker_whatever_the_answer_lists(batches: Testbed) -> None:
     batches.change_stream(batching=replace(ITEMS, size=1))
     batches.change_stream(batching=replace(ITEMS, size=2), batch_size=2, window=2)
     batches.partner = replace(batches.partner, breaker=BreakerRules(minimum_calls=3))
@@ -296,7 +296,9 @@ def test_a_bad_row_costs_those_beside_it_no_try(batches: Testbed) -> None:
     assert len(batches.records(state="delivered")) == 9
 
 
-def test_what_goes_alone_is_no_list_and_is_not_read_as_one(batches: Testbed, source_db: SourceDb) -> None:
+def test_a_row_sent_alone_is_not_a_list_and_its_answer_is_not_read_as_one(
+    batches: Testbed, source_db: SourceDb
+) -> None:
     batches.change_stream(
         batching=ITEMS, delete_method="DELETE", delete_path="/orders/{id}", mode="snapshot", cursor=None
     )

@@ -65,7 +65,7 @@ def test_a_connection_that_ends_without_an_answer_is_ambiguous_and_never_sent_tw
     assert len(server.requests) == 1
 
 
-def test_nothing_was_sent_where_nobody_listens() -> None:
+def test_nothing_was_sent_to_a_closed_port() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -83,7 +83,7 @@ def test_nothing_was_sent_to_an_unknown_name() -> None:
     assert outcome.verdict is Verdict.RETRY_LATER
 
 
-def test_an_early_answer_to_a_large_body_is_heard() -> None:
+def test_an_early_answer_to_a_large_body_is_read() -> None:
     def script(peer: Peer) -> None:
         peer.sock.recv(1000)
         peer.answer("413 Too Large", b"too large", "Connection: close")
@@ -206,7 +206,7 @@ def test_a_probe_asks_for_the_base_url_with_the_credentials() -> None:
     assert "credentials" in probe.detail
 
 
-def test_a_probe_of_nobody_says_so(free_port: int) -> None:
+def test_a_probe_of_a_closed_port_says_so(free_port: int) -> None:
     client = make_client(f"http://127.0.0.1:{free_port}")
     probe = client.probe()
     client.close()

@@ -62,7 +62,7 @@ def test_a_private_authority_is_trusted_where_it_is_named(authority: trustme.CA,
     assert server.connections == 1
 
 
-def test_another_authority_is_not_and_the_error_says_certificate(ca: str) -> None:
+def test_another_authority_is_not_trusted_and_the_error_says_certificate(ca: str) -> None:
     with HostilePartner(answering("200 OK"), tls=serve_as(trustme.CA())) as server:
         (outcome,) = send_to(server.url, tls=Tls(ca=ca))
     assert (outcome.verdict, outcome.status) == (Verdict.RETRY_LATER, None)
@@ -70,7 +70,7 @@ def test_another_authority_is_not_and_the_error_says_certificate(ca: str) -> Non
     assert server.requests == []
 
 
-def test_the_systems_authorities_do_not_count_beside_a_private_one(
+def test_a_private_authority_replaces_those_of_the_system(
     authority: trustme.CA, ca: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = trustme.CA()
@@ -82,7 +82,7 @@ def test_the_systems_authorities_do_not_count_beside_a_private_one(
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
-def test_a_client_certificate_opens_the_door(authority: trustme.CA, ca: str, tmp_path: Path, encrypted: bool) -> None:
+def test_a_client_certificate_is_accepted(authority: trustme.CA, ca: str, tmp_path: Path, encrypted: bool) -> None:
     clients = trustme.CA()
     ours = clients.issue_cert("syncctl.example")
     certificate, key = tmp_path / "client.pem", tmp_path / "client.key"
@@ -133,7 +133,7 @@ def test_a_file_that_is_missing_or_wrong_is_named_with_its_key(key: str, content
         make_client("https://127.0.0.1:1", tls=Tls(**files))
 
 
-def test_without_verification_anybody_is_called_and_the_log_says_so_once(
+def test_without_verification_any_server_is_called_and_the_log_warns_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tls, "_warned", set())

@@ -70,7 +70,7 @@ def test_the_client_shows_itself_in_the_header_each_part_encoded(desk: TokenDesk
     assert b64decode(line.split()[2]) == b"sync+ctl:cl1ent%2Fs%2Bcret"
 
 
-def test_or_in_the_body_where_the_endpoint_wants_it_there(desk: TokenDesk) -> None:
+def test_the_client_shows_itself_in_the_body_where_the_endpoint_wants_it(desk: TokenDesk) -> None:
     client = make_client(desk.partner.url, auth=desk.auth(client_auth="body"))
     assert send(client).verdict is Verdict.ACCEPTED
     client.close()
@@ -232,7 +232,7 @@ def test_a_forked_child_is_not_held_up_by_its_parents_renewal() -> None:
         assert os.waitpid(child, 0)[1] == 0
 
 
-def test_a_token_url_that_is_none_is_refused() -> None:
+def test_a_wrong_token_url_is_refused() -> None:
     from syncctl.errors import ConfigurationError
 
     with HostilePartner(answering("200 OK")) as server, TokenDesk() as desk:

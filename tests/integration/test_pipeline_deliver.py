@@ -93,7 +93,7 @@ def test_rows_arrive_with_every_digit(testbed: Testbed, source_db: SourceDb, par
         ("503 Busy", "pending", "retry_later"),
     ],
 )
-def test_what_an_answer_makes_of_a_record(testbed: Testbed, status: str, state: str, verdict: str) -> None:
+def test_each_answer_leads_to_its_state(testbed: Testbed, status: str, state: str, verdict: str) -> None:
     with HostilePartner(answering(status, b'{"message":"$error"}')) as server:
         meet(testbed, server.url)
         done = send(testbed, 1)
@@ -110,7 +110,7 @@ def test_what_an_answer_makes_of_a_record(testbed: Testbed, status: str, state: 
         assert found["error"]["message"].startswith(f"HTTP {status[:3]}")
 
 
-def test_a_cut_connection_is_ambiguous_and_its_call_may_yet_land(testbed: Testbed) -> None:
+def test_a_cut_connection_is_ambiguous_and_its_call_may_still_arrive(testbed: Testbed) -> None:
     with HostilePartner(sending(b"")) as server:
         meet(testbed, server.url)
         send(testbed, 1)
@@ -121,7 +121,7 @@ def test_a_cut_connection_is_ambiguous_and_its_call_may_yet_land(testbed: Testbe
     assert unsettled["until"] - found["updated_at"] <= timedelta(seconds=testbed.partner.timeout_seconds)
 
 
-def test_a_partner_that_is_not_there_is_tried_again_and_nothing_may_have_landed(testbed: Testbed) -> None:
+def test_an_unreachable_partner_is_retried_and_no_call_may_have_arrived(testbed: Testbed) -> None:
     meet(testbed, "http://127.0.0.1:1")
     send(testbed, 1)
     assert testbed.record(1)["outcomes"] == {"retry_later": 1}
@@ -171,7 +171,7 @@ def test_a_retry_that_succeeds_leaves_no_error(testbed: Testbed, moody: Any) -> 
 # What is not sent.
 
 
-def test_what_cannot_be_turned_into_a_call_is_failed_without_one(testbed: Testbed, partner: MockPartner) -> None:
+def test_a_record_that_cannot_become_a_call_is_failed_without_one(testbed: Testbed, partner: MockPartner) -> None:
     testbed.change_stream(method="PUT", path="/orders/{content}")
     testbed.poll(ListReader([version_row(1, None, None), version_row(2, "b", None)]))
     testbed.dispatch()
@@ -192,7 +192,7 @@ def test_a_version_that_was_overtaken_while_it_was_queued_is_not_sent(testbed: T
     assert [call.row for call in partner.calls()] == ["2"]
 
 
-def test_where_there_is_no_order_it_is_sent(testbed: Testbed, partner: MockPartner) -> None:
+def test_without_an_order_an_overtaken_version_is_sent(testbed: Testbed, partner: MockPartner) -> None:
     testbed.change_stream(order="none")
     log(testbed, 1, content="a")
     testbed.dispatch()
@@ -229,14 +229,14 @@ def test_a_stop_gives_back_what_was_not_sent(testbed: Testbed, partner: MockPart
     assert {call.attempt for call in partner.calls()} == {1}
 
 
-def test_what_would_outlive_its_lease_goes_back_unsent(testbed: Testbed, partner: MockPartner) -> None:
+def test_a_record_whose_call_would_outlive_its_lease_goes_back_unsent(testbed: Testbed, partner: MockPartner) -> None:
     testbed.change_stream(lease_seconds=testbed.partner.timeout_seconds + 1)
     assert send(testbed, 1, 2) == Delivery(stream="orders", claimed=2, returned=2)
     assert partner.calls() == []
     assert testbed.states() == {1: ["pending"], 2: ["pending"]}
 
 
-def test_what_gets_no_turn_goes_back_unsent(testbed: Testbed, partner: MockPartner) -> None:
+def test_a_record_without_a_permit_goes_back_unsent(testbed: Testbed, partner: MockPartner) -> None:
     log(testbed, 1, 2)
     testbed.dispatch()
     assert testbed.deliver(wait_for_permit=lambda _: False) == Delivery(stream="orders", claimed=2, returned=2)
@@ -289,7 +289,7 @@ def test_after_an_ambiguous_call_the_newest_version_is_sent_once_it_has_settled(
     assert json.loads(server.rows()["1"])["content"] == "b"
 
 
-def test_an_ambiguous_call_that_is_accepted_at_last_keeps_nobody_waiting(testbed: Testbed, moody: Any) -> None:
+def test_an_ambiguous_call_that_is_accepted_at_last_keeps_no_version_waiting(testbed: Testbed, moody: Any) -> None:
     server = moody(drop_before_rate=1.0)
     send(testbed, 1)
     server.fix()
@@ -326,7 +326,9 @@ def test_a_late_outcome_joins_the_history_and_changes_nothing(testbed: Testbed, 
     assert testbed.record(1)["state"] == "delivered"
 
 
-def test_a_call_that_outlived_its_lease_makes_the_newest_go_again(testbed: Testbed, partner: MockPartner) -> None:
+def test_a_call_that_outlived_its_lease_has_the_newest_version_sent_again(
+    testbed: Testbed, partner: MockPartner
+) -> None:
     """Invariant 5: it may have landed after the newer version."""
     log(testbed, 1, content="old")
     testbed.dispatch()
@@ -352,7 +354,7 @@ def test_a_call_that_outlived_its_lease_makes_the_newest_go_again(testbed: Testb
 
 
 @pytest.mark.parametrize("status", ["422 No", "503 Busy"])
-def test_a_late_refusal_makes_nobody_go_again(testbed: Testbed, partner: MockPartner, status: str) -> None:
+def test_a_late_refusal_sends_no_version_again(testbed: Testbed, partner: MockPartner, status: str) -> None:
     log(testbed, 1, content="old")
     testbed.dispatch()
     accepting = testbed.partner
@@ -403,14 +405,16 @@ def test_a_stream_that_is_only_appended_to_needs_no_keys(testbed: Testbed, partn
     assert {each["state"] for each in testbed.records()} == {"delivered"}
 
 
-def test_a_worker_whose_name_is_an_expression(testbed: Testbed) -> None:
+def test_the_name_of_a_worker_is_stored_literally(testbed: Testbed) -> None:
     log(testbed, 1)
     testbed.dispatch()
     testbed.deliver(worker="$$ROOT")
     assert testbed.record(1)["history"][0]["worker"] == "$$ROOT"
 
 
-def test_what_a_dead_worker_held_is_sent_by_another_under_the_same_key(testbed: Testbed, partner: MockPartner) -> None:
+def test_records_of_a_dead_worker_are_sent_by_another_under_the_same_key(
+    testbed: Testbed, partner: MockPartner
+) -> None:
     log(testbed, 1)
     testbed.dispatch()
 

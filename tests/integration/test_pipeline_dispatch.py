@@ -29,7 +29,7 @@ def queued(testbed: Testbed) -> list[int]:
     return sorted(each["key"]["id"] for each in testbed.records(state="queued"))
 
 
-def test_batches_of_ids_the_oldest_first(testbed: Testbed) -> None:
+def test_batches_hold_ids_oldest_first(testbed: Testbed) -> None:
     testbed.change_stream(batch_size=3)
     log(testbed, 5, 1, 4, 2, 3, 6, 7)
     assert testbed.dispatch() == 7
@@ -42,7 +42,7 @@ def test_batches_of_ids_the_oldest_first(testbed: Testbed) -> None:
     assert testbed.dispatch() == 0
 
 
-def test_never_more_than_the_window_in_flight(testbed: Testbed) -> None:
+def test_never_more_than_the_window_is_in_flight(testbed: Testbed) -> None:
     testbed.change_stream(window=4, batch_size=3)
     log(testbed, *range(1, 11))
     assert testbed.dispatch() == 4
@@ -52,7 +52,7 @@ def test_never_more_than_the_window_in_flight(testbed: Testbed) -> None:
     assert testbed.dispatch(messages_waiting=lambda: 0) == 3
 
 
-def test_no_message_while_the_queue_holds_a_windows_worth(testbed: Testbed) -> None:
+def test_no_message_is_sent_while_the_queue_holds_a_windows_worth(testbed: Testbed) -> None:
     log(testbed, 1)
     assert testbed.dispatch(messages_waiting=lambda: testbed.sizes.messages) == 0
     assert testbed.dispatch(messages_waiting=lambda: testbed.sizes.messages - 1) == 1
@@ -84,7 +84,7 @@ def test_first_attempts_take_the_whole_window_where_nothing_is_retried(testbed: 
     assert testbed.dispatch() == 6
 
 
-def test_what_is_not_due_yet_is_left(testbed: Testbed) -> None:
+def test_records_that_are_not_due_are_left_alone(testbed: Testbed) -> None:
     log(testbed, 1, 2)
     later = testbed.ledger.streams.server_time() + timedelta(hours=1)
     testbed.database.records.update_one({"key.id": 1}, {"$set": {"due_at": later}})
@@ -92,7 +92,7 @@ def test_what_is_not_due_yet_is_left(testbed: Testbed) -> None:
     assert queued(testbed) == [2]
 
 
-def test_an_overtaken_version_is_set_aside_and_makes_way(testbed: Testbed) -> None:
+def test_an_overtaken_version_is_superseded_and_makes_way(testbed: Testbed) -> None:
     testbed.change_stream(window=2)
     for content in "abc":
         log(testbed, 1, 2, 3, content=content)
@@ -107,7 +107,7 @@ def test_an_overtaken_version_is_set_aside_and_makes_way(testbed: Testbed) -> No
         assert each["superseded_by"] == newest[each["key"]["id"]]
 
 
-def test_a_newer_version_waits_until_the_older_one_has_landed(testbed: Testbed) -> None:
+def test_a_newer_version_waits_until_the_older_one_is_finished(testbed: Testbed) -> None:
     log(testbed, 1, content="a")
     testbed.dispatch()
     log(testbed, 1, content="b")
@@ -128,7 +128,7 @@ def test_blocked_records_do_not_block_the_ones_behind_them(testbed: Testbed) -> 
     assert queued(testbed) == [1, 2, 3, 4]
 
 
-def test_where_there_is_no_order_every_version_goes(testbed: Testbed) -> None:
+def test_without_an_order_every_version_goes(testbed: Testbed) -> None:
     testbed.change_stream(order="none")
     for content in "abc":
         log(testbed, 1, content=content)
@@ -228,7 +228,7 @@ def test_a_record_that_was_never_lost_after_a_retry_travels_with_others(testbed:
     assert [len(ids) for _, ids in testbed.messages] == [2]
 
 
-def test_two_at_once_send_each_record_once(testbed: Testbed) -> None:
+def test_two_dispatches_at_once_send_each_record_once(testbed: Testbed) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     testbed.change_stream(batch_size=5)

@@ -13,7 +13,7 @@ def log(testbed: Testbed, *numbers: int, content: str = "a") -> None:
     testbed.poll(ListReader([version_row(number, content, None) for number in numbers]))
 
 
-def test_leases_that_ran_out_come_back_and_go_out_again(testbed: Testbed) -> None:
+def test_records_whose_lease_ran_out_come_back_and_go_out_again(testbed: Testbed) -> None:
     log(testbed, *range(1, 8))
     testbed.change_stream(batch_size=3)
     testbed.dispatch()
@@ -28,7 +28,7 @@ def test_leases_that_ran_out_come_back_and_go_out_again(testbed: Testbed) -> Non
     assert (done.stream, done.returned, done.forgotten, done.dispatched) == ("orders", 7, 0, 7)
 
 
-def test_more_than_one_look_takes_come_back(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_expired_leases_than_one_read_takes_come_back(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "RECORDS_AT_ONCE", 2)
     log(testbed, *range(1, 6))
     testbed.dispatch()
@@ -68,7 +68,7 @@ def test_the_call_of_a_dead_worker_is_unsettled_before_a_newer_version_may_go(te
     assert [each["state"] for each in testbed.records()] == ["superseded", "delivered"]
 
 
-def test_what_was_only_queued_leaves_nothing_unsettled(testbed: Testbed) -> None:
+def test_a_record_that_was_only_queued_leaves_nothing_unsettled(testbed: Testbed) -> None:
     log(testbed, 1)
     testbed.dispatch()
     testbed.expire_leases()
@@ -101,21 +101,21 @@ def test_messages_that_redis_has_lost_are_sent_anew(testbed: Testbed, monkeypatc
     assert testbed.dispatch() == 3
 
 
-def test_what_was_queued_just_now_is_not_taken_for_lost(testbed: Testbed) -> None:
+def test_a_record_that_was_queued_just_now_is_not_taken_for_lost(testbed: Testbed) -> None:
     log(testbed, 1)
     testbed.dispatch()
     testbed.messages.clear()
     assert testbed.maintain().forgotten == 0
 
 
-def test_what_is_being_sent_is_never_taken_for_lost(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_in_sending_is_never_taken_for_lost(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "FORGOTTEN_AFTER_SECONDS", 0.0)
     log(testbed, 1)
     claim_records(testbed.ledger, [testbed.record(1)["_id"]])
     assert testbed.maintain().forgotten == 0
 
 
-def test_without_redis_leases_come_back_all_the_same(testbed: Testbed) -> None:
+def test_without_redis_expired_leases_still_come_back(testbed: Testbed) -> None:
     log(testbed, 1)
     testbed.dispatch()
     testbed.expire_leases()

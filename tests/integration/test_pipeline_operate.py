@@ -54,7 +54,7 @@ def discard(testbed: Testbed, dry_run: bool = False, **selection: Any) -> Discar
 # Replay.
 
 
-def test_what_failed_goes_again_when_its_cause_is_mended(testbed: Testbed, refusing: MockPartner) -> None:
+def test_failed_records_go_again_when_their_cause_is_fixed(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, 1, 2, 3)
     testbed.send_all()
     assert testbed.states() == {number: ["failed"] for number in (1, 2, 3)}
@@ -77,7 +77,7 @@ def test_a_replay_of_nothing_leaves_no_trace(testbed: Testbed) -> None:
     assert testbed.ledger.audit.load(limit=5) == []
 
 
-def test_an_overtaken_record_is_skipped_it_would_make_the_partner_stale(
+def test_an_overtaken_record_is_skipped_because_it_would_make_the_partner_stale(
     testbed: Testbed, refusing: MockPartner
 ) -> None:
     log(testbed, 1, content="a")
@@ -89,7 +89,7 @@ def test_an_overtaken_record_is_skipped_it_would_make_the_partner_stale(
     assert replay(testbed).replayed == 1
 
 
-def test_a_row_that_could_not_be_read_is_skipped_it_cannot_be_sent(testbed: Testbed) -> None:
+def test_a_row_that_could_not_be_read_is_skipped_because_it_cannot_be_sent(testbed: Testbed) -> None:
     testbed.poll(ListReader([version_row(1, None, None, payload=None, error="column amount: the number is NaN")]))
     assert replay(testbed) == Replayed(matched=1, replayed=0, skipped=1, dry_run=False)
 
@@ -101,7 +101,7 @@ def test_a_delete_that_failed_goes_again(testbed: Testbed, refusing: MockPartner
     assert replay(testbed).replayed == 1
 
 
-def test_what_was_delivered_is_received_again(testbed: Testbed, partner: MockPartner) -> None:
+def test_a_delivered_record_that_is_replayed_is_received_again(testbed: Testbed, partner: MockPartner) -> None:
     log(testbed, 1)
     testbed.send_all()
     assert replay(testbed, states=("delivered",)).replayed == 1
@@ -125,7 +125,7 @@ def test_a_new_key_is_for_a_partner_that_keeps_its_refusal(testbed: Testbed, ref
     assert audit["detail"].items() >= {"new_key": True, "skipped": 1}.items()
 
 
-def test_only_those_of_one_error_go_again(testbed: Testbed, refusing: MockPartner) -> None:
+def test_a_replay_of_one_error_leaves_the_others_alone(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, *range(1, 9))
     testbed.send_all()
     testbed.poll(ListReader([version_row(9, None, None, payload=None, error="column amount: the number is NaN")]))
@@ -138,7 +138,7 @@ def test_only_those_of_one_error_go_again(testbed: Testbed, refusing: MockPartne
     assert replay(testbed, error=groups[0]["fingerprint"]) == Replayed(matched=8, replayed=8, skipped=0, dry_run=False)
 
 
-def test_a_caller_that_waits_learns_which(testbed: Testbed, refusing: MockPartner) -> None:
+def test_a_replay_tells_its_caller_which_records_to_wait_for(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, 1, 2)
     testbed.send_all()
     ids: list[str] = []
@@ -176,7 +176,7 @@ def test_a_discard_gives_up_with_a_reason(testbed: Testbed, refusing: MockPartne
     assert testbed.dispatch() == 0
 
 
-def test_a_waiting_record_can_be_given_up_and_a_flying_one_cannot(testbed: Testbed) -> None:
+def test_a_waiting_record_can_be_discarded_and_one_in_flight_cannot(testbed: Testbed) -> None:
     log(testbed, 1, 2)
     ids = {each["key"]["id"]: each["_id"] for each in testbed.records()}
     testbed.ledger.delivery_states.queue([ids[2]], batch="b", seconds=60, exclusive=True)
@@ -185,7 +185,7 @@ def test_a_waiting_record_can_be_given_up_and_a_flying_one_cannot(testbed: Testb
     assert testbed.states() == {1: ["discarded"], 2: ["queued"]}
 
 
-def test_what_was_delivered_cannot_be_given_up(testbed: Testbed) -> None:
+def test_a_delivered_record_cannot_be_discarded(testbed: Testbed) -> None:
     with pytest.raises(UsageError, match="'delivered' is not one of failed, pending"):
         discard(testbed, states=("delivered",))
 
@@ -193,7 +193,7 @@ def test_what_was_delivered_cannot_be_given_up(testbed: Testbed) -> None:
 # Clean up.
 
 
-def test_a_clean_up_removes_what_is_older_than_its_retention(testbed: Testbed, refusing: MockPartner) -> None:
+def test_a_clean_up_removes_records_older_than_their_retention(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, 1, 2, 3)
     testbed.send_all()
     discard(testbed, ids=(testbed.record(1)["_id"],))
@@ -276,7 +276,7 @@ def test_a_state_that_is_not_named_is_kept(testbed: Testbed) -> None:
 # Status, show, failures.
 
 
-def test_status_tells_where_each_stream_stands(testbed: Testbed, refusing: MockPartner) -> None:
+def test_status_shows_where_each_stream_stands(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, 1, 2, 3)
     testbed.dispatch()
     testbed.deliver()
@@ -306,7 +306,7 @@ def test_status_tells_where_each_stream_stands(testbed: Testbed, refusing: MockP
     assert not status.beat["late"]
 
 
-def test_status_of_an_empty_ledger(testbed: Testbed) -> None:
+def test_the_status_of_an_empty_ledger_is_empty(testbed: Testbed) -> None:
     testbed.database.streams.delete_many({})
     status = read_status(ledger=testbed.ledger, configured={"orders": "default"}, messages=None)
     assert not any(status.streams[0]["counts"].values())
@@ -324,7 +324,7 @@ def test_show_tells_all_versions_of_a_row_newest_first(testbed: Testbed) -> None
     assert find_record(testbed.ledger, shown[0]["_id"]) == shown[:1]
 
 
-def test_show_of_what_is_not_there_says_why(testbed: Testbed) -> None:
+def test_show_of_an_unknown_record_says_why(testbed: Testbed) -> None:
     with pytest.raises(TroubleFound, match="no record has the id orders-x"):
         find_record(testbed.ledger, "orders-x")
     with pytest.raises(TroubleFound, match="holds no record of orders id=7,line=2") as caught:
@@ -332,7 +332,7 @@ def test_show_of_what_is_not_there_says_why(testbed: Testbed) -> None:
     assert caught.value.why == "it was never logged, or clean-up has removed it"
 
 
-def test_show_takes_a_beginning_that_no_other_id_has(testbed: Testbed) -> None:
+def test_show_takes_the_beginning_of_an_id_if_it_is_unique(testbed: Testbed) -> None:
     testbed.ledger.records.log([new_record(n, id=f"orders-abcdef{n}0") for n in (1, 2)], PAST)
     (found,) = find_record(testbed.ledger, "orders-abcdef2")
     assert found["_id"] == "orders-abcdef20"

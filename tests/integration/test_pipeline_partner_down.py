@@ -58,7 +58,7 @@ def dispatch_probe(backlog: Testbed, url: str) -> None:
     assert backlog.dispatch() == 1
 
 
-def test_a_partner_that_is_down_is_not_called_and_nobody_behind_uses_up_tries(backlog: Testbed) -> None:
+def test_a_partner_that_is_down_is_not_called_and_no_record_uses_up_its_tries(backlog: Testbed) -> None:
     with MockPartner(PartnerConfig(error_rate=1.0)) as down:
         meet(backlog, down.url)
         backlog.send_all()
@@ -84,7 +84,7 @@ def test_a_partner_that_is_down_is_not_called_and_nobody_behind_uses_up_tries(ba
         assert "HTTP 500" in breaker(backlog)["reason"]
 
 
-def test_a_partner_that_is_back_gets_everything_gently(backlog: Testbed) -> None:
+def test_a_recovering_partner_gets_everything_with_limited_calls(backlog: Testbed) -> None:
     with MockPartner(PartnerConfig(error_rate=1.0)) as server:
         meet(backlog, server.url)
         backlog.send_all()
@@ -130,7 +130,7 @@ def test_records_that_always_fail_do_not_keep_a_partner_down_that_is_back(backlo
     assert opened <= 3, "it counted as down, and once or twice by bad luck"
 
 
-def test_a_probe_that_found_no_worker_is_asked_by_another_at_once(backlog: Testbed) -> None:
+def test_a_probe_that_found_no_worker_is_replaced_at_once(backlog: Testbed) -> None:
     with MockPartner(PartnerConfig(error_rate=1.0)) as down:
         dispatch_probe(backlog, down.url)
         token, ids = backlog.messages.pop()
@@ -140,7 +140,7 @@ def test_a_probe_that_found_no_worker_is_asked_by_another_at_once(backlog: Testb
         assert backlog.dispatch() == 1
 
 
-def test_a_probe_whose_message_is_lost_holds_nobody_for_a_lease(backlog: Testbed) -> None:
+def test_a_probe_whose_message_is_lost_is_replaced_before_its_lease_ends(backlog: Testbed) -> None:
     backlog.change_stream(lease_seconds=3600.0)
     with MockPartner(PartnerConfig(error_rate=1.0)) as down:
         dispatch_probe(backlog, down.url)
@@ -148,7 +148,7 @@ def test_a_probe_whose_message_is_lost_holds_nobody_for_a_lease(backlog: Testbed
     assert (until - backlog.ledger.streams.server_time()).total_seconds() <= PROBE_SECONDS
 
 
-def test_a_probe_that_waited_long_for_a_worker_asks_all_the_same(backlog: Testbed) -> None:
+def test_a_probe_that_waited_long_for_a_worker_is_still_sent(backlog: Testbed) -> None:
     with MockPartner(PartnerConfig(error_rate=1.0)) as server:
         dispatch_probe(backlog, server.url)
         late = backlog.messages.pop()
@@ -158,7 +158,7 @@ def test_a_probe_that_waited_long_for_a_worker_asks_all_the_same(backlog: Testbe
     assert breaker(backlog)["state"] == "half_open"
 
 
-def test_what_was_queued_before_is_no_more_than_a_partner_that_comes_back_is_to_have(backlog: Testbed) -> None:
+def test_records_queued_earlier_do_not_exceed_the_limit_of_a_recovering_partner(backlog: Testbed) -> None:
     with MockPartner(PartnerConfig(error_rate=1.0)) as server:
         meet(backlog, server.url)
         backlog.change_stream(window=20)
@@ -182,7 +182,7 @@ def test_what_was_queued_before_is_no_more_than_a_partner_that_comes_back_is_to_
 
 
 @pytest.mark.parametrize("meant", [Verdict.REJECTED, Verdict.ACCEPTED, Verdict.RETRY_LATER])
-def test_a_status_that_is_about_the_record_opens_nothing(backlog: Testbed, meant: Verdict) -> None:
+def test_a_status_about_one_record_does_not_open_the_breaker(backlog: Testbed, meant: Verdict) -> None:
     backlog.change_stream(outcomes={500: meant})
     with RowPartner(lambda row: 500 if row <= 40 else 201) as server:
         meet(backlog, server.url)
@@ -192,7 +192,7 @@ def test_a_status_that_is_about_the_record_opens_nothing(backlog: Testbed, meant
 
 
 @pytest.mark.parametrize("status", ["429 Slow Down", "503 Later"])
-def test_what_most_calls_are_told_to_wait_for_is_waited_for(backlog: Testbed, status: str) -> None:
+def test_a_retry_after_that_most_calls_get_is_waited_for(backlog: Testbed, status: str) -> None:
     with HostilePartner(answering(status, b"", "Retry-After: 500")) as server:
         meet(backlog, server.url)
         backlog.send_all()
@@ -248,7 +248,7 @@ def test_an_endpoint_that_is_gone_pauses_its_stream(backlog: Testbed) -> None:
     assert set(tries(backlog)) == {0}
 
 
-def test_what_stops_a_batch_before_its_calls_holds_nothing(backlog: Testbed, partner: MockPartner) -> None:
+def test_a_batch_that_stops_before_its_calls_keeps_no_permit(backlog: Testbed, partner: MockPartner) -> None:
     class Broken(PartnerClient):
         def prepare(self, record: Record) -> Call:  # noqa: ARG002
             raise RuntimeError("a bug")
@@ -314,7 +314,7 @@ def test_a_worker_waits_for_permits_that_others_hold(backlog: Testbed, partner: 
         ({"accepted_when": "ok=true", "ambiguous": "fail"}, "200 OK", b'{"rows":"x"}', "pending"),
     ],
 )
-def test_rules_of_a_stream(
+def test_the_outcome_rules_of_a_stream_decide_the_state(
     testbed: Testbed, source_db: SourceDb, changes: dict[str, Any], status: str, body: bytes, state: str
 ) -> None:
     source_db.create_orders(1)
@@ -331,9 +331,7 @@ def test_rules_of_a_stream(
         assert "held, because the partner may have it" in testbed.record(1)["error"]["message"]
 
 
-def test_what_a_dead_worker_had_in_sending_is_held_where_the_stream_says_so(
-    testbed: Testbed, source_db: SourceDb
-) -> None:
+def test_records_of_a_dead_worker_are_held_where_the_stream_says_so(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(1)
     testbed.poll()
     testbed.change_stream(ambiguous="fail")

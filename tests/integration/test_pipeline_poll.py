@@ -84,7 +84,7 @@ def test_rows_are_logged_once_with_all_that_is_known_of_them(testbed: Testbed, s
     assert (testbed.poll().logged, testbed.cursor()) == (1, "251")
 
 
-def test_a_run_is_written_down(testbed: Testbed, source_db: SourceDb) -> None:
+def test_a_run_is_recorded(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(3)
     run = testbed.poll(dispatch=lambda: 2)
     (note,) = testbed.ledger.runs.load("orders", limit=5)
@@ -137,7 +137,7 @@ def test_a_delete_is_a_version_too(testbed: Testbed) -> None:
     assert [(each["op"], each["payload"]) for each in testbed.records()][1] == ("delete", None)
 
 
-def test_of_a_row_that_is_twice_in_a_page_the_last_counts(testbed: Testbed) -> None:
+def test_the_last_version_of_a_row_in_a_page_counts(testbed: Testbed) -> None:
     run = testbed.poll(ListReader([version_row(1, "A", "0x1"), version_row(2, "x", "0x2"), version_row(1, "B", "0x3")]))
     assert (run.read, run.logged, run.unchanged) == (3, 2, 1)
     assert [each["payload"]["content"] for each in testbed.records()] == ["x", "B"]
@@ -189,7 +189,7 @@ def test_a_row_that_changed_after_a_crash_supersedes_what_the_crash_left(testbed
     assert testbed.states() == {1: ["superseded", "queued"]}
 
 
-def test_a_bug_of_ours_is_not_told_as_an_interruption(testbed: Testbed) -> None:
+def test_a_bug_of_ours_is_not_reported_as_an_interruption(testbed: Testbed) -> None:
     with pytest.raises(Broken):
         testbed.poll(ListReader([version_row(1, "a", None)]), ledger=break_at(testbed, "records", "log", "before"))
     (run,) = testbed.ledger.runs.load("orders", limit=1)
@@ -297,7 +297,7 @@ def test_a_row_that_was_cleaned_up_is_still_known(testbed: Testbed) -> None:
 # Rows that cannot be read.
 
 
-def test_a_row_that_json_has_no_form_for_is_failed_and_stops_no_other(testbed: Testbed, source_db: SourceDb) -> None:
+def test_a_row_without_a_form_in_json_is_failed_and_stops_no_other(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(4)
     source_db.execute("update orders set amount = 9e999 where id = 2")
     source_db.execute("update orders set note = cast(x'ff' as text) where id = 3")
@@ -397,13 +397,13 @@ def test_a_source_that_fails_between_pages_keeps_what_was_logged(testbed: Testbe
     assert testbed.poll(ListReader([])).error is None
 
 
-def test_a_table_that_is_not_there_is_the_runs_error(testbed: Testbed) -> None:
+def test_a_missing_table_is_the_error_of_the_run(testbed: Testbed) -> None:
     run = testbed.poll()
     assert "orders" in str(run.error)
     assert (run.read, run.logged) == (0, 0)
 
 
-def test_a_mongodb_that_goes_is_told_and_nothing_is_lost(testbed: Testbed) -> None:
+def test_a_lost_mongodb_is_reported_and_no_row_is_lost(testbed: Testbed) -> None:
     def go() -> None:
         raise ServiceUnavailable("cannot reach MongoDB", service="mongodb")
 
@@ -414,7 +414,7 @@ def test_a_mongodb_that_goes_is_told_and_nothing_is_lost(testbed: Testbed) -> No
     assert testbed.poll(ListReader(rows)).logged == 1
 
 
-def test_it_stops_between_pages(testbed: Testbed) -> None:
+def test_a_poll_stops_between_pages(testbed: Testbed) -> None:
     rows = [version_row(number, "a", None, at=str(number)) for number in (1, 2, 3)]
     reader = ListReader(rows, page_size=1)
     run = testbed.poll(reader, should_stop=lambda: True)
@@ -422,7 +422,7 @@ def test_it_stops_between_pages(testbed: Testbed) -> None:
     assert reader.closed
 
 
-def test_what_a_stream_does_not_find_is_told_once_when_it_begins(
+def test_the_blind_spots_of_a_stream_are_logged_once_when_it_begins(
     testbed: Testbed, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(2):
@@ -433,7 +433,7 @@ def test_what_a_stream_does_not_find_is_told_once_when_it_begins(
     ]
 
 
-def test_what_is_due_is_sent_after_each_page(testbed: Testbed) -> None:
+def test_due_records_are_dispatched_after_each_page(testbed: Testbed) -> None:
     rows = [version_row(number, "a", None, at=str(number)) for number in (1, 2, 3)]
     seen: list[int] = []
 

@@ -118,7 +118,7 @@ def test_deletes_that_are_known_are_no_difference(testbed: Testbed, source_db: S
     assert counts(compare(testbed)) == {"source_rows": 11, "accounted": 10, "stale": 1}
 
 
-def test_a_stream_that_was_never_polled_has_all_before_it(testbed: Testbed, source_db: SourceDb) -> None:
+def test_all_rows_are_ahead_of_a_stream_that_was_never_polled(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(5)
     assert counts(compare(testbed)) == {"source_rows": 5, "ahead": 5}
 
@@ -131,7 +131,7 @@ def test_rows_before_the_start_are_no_part_of_the_stream(testbed: Testbed, sourc
     assert counts(compare(testbed)) == {"source_rows": 3, "accounted": 2, "missing": 1}
 
 
-def test_what_a_lookback_or_a_gap_lets_the_next_poll_find_is_not_missing(testbed: Testbed, source_db: SourceDb) -> None:
+def test_rows_that_the_next_poll_will_find_are_not_missing(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders()
     source_db.add_orders([1, 2, 6])
     testbed.poll()
@@ -179,7 +179,7 @@ def test_rows_without_a_whole_key_and_unreadable_ones_are_accounted_for(testbed:
 # While rows change
 
 
-def test_what_is_polled_while_rows_are_read_is_no_difference(polled: Testbed, source_db: SourceDb) -> None:
+def test_rows_polled_during_the_comparison_are_no_difference(polled: Testbed, source_db: SourceDb) -> None:
     polled.change_stream(mode="snapshot", cursor=None)
     polled.database.streams.update_one({"_id": "orders"}, {"$unset": {"cursor": True}})
     polled.poll()
@@ -197,7 +197,7 @@ def test_what_is_polled_while_rows_are_read_is_no_difference(polled: Testbed, so
     assert counts(late) == {"source_rows": 19, "accounted": 19}
 
 
-def test_what_is_polled_after_it_was_read_is_looked_at_again(polled: Testbed, source_db: SourceDb) -> None:
+def test_rows_polled_after_they_were_read_are_checked_again(polled: Testbed, source_db: SourceDb) -> None:
     source_db.execute("update orders set note = 'new' where id = 5")
     polled.change_stream(mode="snapshot", cursor=None)
     polled.database.streams.update_one({"_id": "orders"}, {"$unset": {"cursor": True}})
@@ -205,7 +205,7 @@ def test_what_is_polled_after_it_was_read_is_looked_at_again(polled: Testbed, so
     assert counts(found) == {"source_rows": 20, "accounted": 20}
 
 
-def test_a_row_that_goes_or_moves_on_while_rows_are_read_is_no_difference(
+def test_a_row_that_goes_or_changes_during_the_comparison_is_no_difference(
     testbed: Testbed, source_db: SourceDb
 ) -> None:
     source_db.create_orders(6)
@@ -221,7 +221,7 @@ def test_a_row_that_goes_or_moves_on_while_rows_are_read_is_no_difference(
     assert counts(found) == {"source_rows": 5, "accounted": 4, "ahead": 1}
 
 
-def test_a_row_that_comes_back_while_rows_are_read_is_not_extra(polled: Testbed, source_db: SourceDb) -> None:
+def test_a_row_that_comes_back_during_the_comparison_is_not_extra(polled: Testbed, source_db: SourceDb) -> None:
     source_db.execute("delete from orders where id = 9")
     found = compare(polled, lambda reader: Reader(reader, after=lambda: source_db.add_orders([9])))
     assert found.extra == 0
@@ -272,7 +272,7 @@ def test_since_compares_what_was_read_after_a_time(polled: Testbed, source_db: S
         compare(polled, since=PAST - timedelta(hours=1))
 
 
-def test_modes_without_a_cursor_column_know_no_since(testbed: Testbed, source_db: SourceDb) -> None:
+def test_modes_without_a_cursor_column_refuse_since(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(2)
     testbed.change_stream(mode="snapshot", cursor=None)
     with pytest.raises(UsageError, match="since a time"):
@@ -343,7 +343,7 @@ def test_a_repair_gives_way_to_a_poll(polled: Testbed) -> None:
     assert polled.records(**{"key.id": 3}) == []
 
 
-def test_a_change_that_the_cursor_did_not_tell_of_is_repaired_under_its_own_version(
+def test_a_change_that_the_cursor_missed_is_repaired_under_its_own_version(
     testbed: Testbed, source_db: SourceDb
 ) -> None:
     """By rowversion, a query's joined columns may change while the row's own version stays."""

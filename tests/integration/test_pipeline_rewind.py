@@ -168,7 +168,7 @@ def test_a_stream_without_history_is_refused(testbed: Testbed, source_db: Source
 
 
 @pytest.mark.parametrize("mode", ["snapshot", "flag"])
-def test_modes_that_go_round_know_no_place_but_the_beginning(testbed: Testbed, source_db: SourceDb, mode: Any) -> None:
+def test_modes_that_scan_can_be_rewound_only_to_the_beginning(testbed: Testbed, source_db: SourceDb, mode: Any) -> None:
     source_db.create_orders(5)
     acknowledge = "update orders set note = 'sent' where id = :id" if mode == "flag" else None
     testbed.change_stream(mode=mode, cursor=None, where="note = ''", acknowledge=acknowledge)

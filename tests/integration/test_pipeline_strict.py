@@ -143,7 +143,7 @@ def test_a_failed_version_holds_until_it_is_discarded(testbed: Testbed, answers:
     assert testbed.states() == {1: ["discarded", "delivered", "delivered"]}
 
 
-def test_one_that_waits_can_be_discarded_and_lets_the_next_one_go(testbed: Testbed, answers: Answers) -> None:
+def test_a_waiting_version_can_be_discarded_and_releases_the_next(testbed: Testbed, answers: Answers) -> None:
     answers.refused = {"a"}
     log(testbed, 1, contents="abc")
     run(testbed, answers)
@@ -154,7 +154,7 @@ def test_one_that_waits_can_be_discarded_and_lets_the_next_one_go(testbed: Testb
     assert waiting(testbed) == {"c": "a"}, "the older one still holds it"
 
 
-def test_rows_held_so_keep_no_other_rows_waiting(testbed: Testbed, answers: Answers) -> None:
+def test_held_rows_keep_no_other_rows_waiting(testbed: Testbed, answers: Answers) -> None:
     testbed.change_stream(window=4, batch_size=4)
     answers.refused = {"x"}
     log(testbed, *range(1, 5), contents="x")
@@ -168,14 +168,14 @@ def test_rows_held_so_keep_no_other_rows_waiting(testbed: Testbed, answers: Answ
     assert due == [[], []], "what is held must not be looked at again and again"
 
 
-def test_a_chain_longer_than_the_window(testbed: Testbed, answers: Answers) -> None:
+def test_a_chain_longer_than_the_window_is_delivered_in_order(testbed: Testbed, answers: Answers) -> None:
     testbed.change_stream(window=2, batch_size=2)
     log(testbed, 1, 2, contents="abcdefg")
     run(testbed, answers)
     assert answers.contents(1) == answers.contents(2) == "abcdefg"
 
 
-def test_with_strict_hold_a_failed_version_holds_so_long(testbed: Testbed, answers: Answers) -> None:
+def test_a_failed_version_holds_for_as_long_as_strict_hold_says(testbed: Testbed, answers: Answers) -> None:
     testbed.change_stream(strict_hold_seconds=HOUR)
     answers.refused = {"a"}
     log(testbed, 1, contents="ab")
@@ -190,7 +190,7 @@ def test_with_strict_hold_a_failed_version_holds_so_long(testbed: Testbed, answe
     assert answers.contents() == "abc"
 
 
-def test_without_strict_hold_a_failed_version_holds_for_ever(testbed: Testbed, answers: Answers) -> None:
+def test_without_strict_hold_a_failed_version_holds_forever(testbed: Testbed, answers: Answers) -> None:
     answers.refused = {"a"}
     log(testbed, 1, contents="ab")
     run(testbed, answers)
@@ -199,7 +199,7 @@ def test_without_strict_hold_a_failed_version_holds_for_ever(testbed: Testbed, a
     assert waiting(testbed) == {"b": "a"}
 
 
-def test_a_replay_of_what_a_newer_delivered_version_has_overtaken_is_skipped(
+def test_a_replay_of_a_version_that_a_delivered_one_has_overtaken_is_skipped(
     testbed: Testbed, answers: Answers
 ) -> None:
     testbed.change_stream(strict_hold_seconds=HOUR)
@@ -214,7 +214,7 @@ def test_a_replay_of_what_a_newer_delivered_version_has_overtaken_is_skipped(
     assert answers.contents() == "ab"
 
 
-def test_a_newer_version_that_may_have_landed_goes_under_a_new_key_after_an_older_one(
+def test_a_newer_version_that_may_have_arrived_goes_under_a_new_key_after_an_older_one(
     testbed: Testbed, answers: Answers
 ) -> None:
     """Or the partner would take it for a repeat, and keep the older one."""
@@ -235,7 +235,7 @@ def test_a_newer_version_that_may_have_landed_goes_under_a_new_key_after_an_olde
     assert first != second
 
 
-def test_what_comes_too_late_is_not_sent_after_a_newer_version(testbed: Testbed, answers: Answers) -> None:
+def test_a_version_that_comes_too_late_is_not_sent_after_a_newer_one(testbed: Testbed, answers: Answers) -> None:
     """A poll that was taken over writes its records after those of the next one have been delivered."""
     log(testbed, 1, contents="b")
     run(testbed, answers)
@@ -249,7 +249,7 @@ def test_what_comes_too_late_is_not_sent_after_a_newer_version(testbed: Testbed,
     assert testbed.states() == {1: ["superseded", "delivered"]}
 
 
-def test_a_crash_between_landing_and_release_is_mended_by_upkeep(testbed: Testbed, answers: Answers) -> None:
+def test_a_crash_between_outcome_and_release_is_repaired_by_maintenance(testbed: Testbed, answers: Answers) -> None:
     log(testbed, 1, contents="ab")
     testbed.dispatch()
     testbed.deliver(send_batch=answers)
@@ -262,7 +262,7 @@ def test_a_crash_between_landing_and_release_is_mended_by_upkeep(testbed: Testbe
     assert answers.contents() == "ab"
 
 
-def test_what_waits_for_a_record_that_was_cleaned_up_goes(testbed: Testbed, answers: Answers) -> None:
+def test_a_version_that_waits_for_a_cleaned_up_record_goes(testbed: Testbed, answers: Answers) -> None:
     answers.refused = {"a"}
     log(testbed, 1, contents="ab")
     run(testbed, answers)
@@ -272,7 +272,7 @@ def test_what_waits_for_a_record_that_was_cleaned_up_goes(testbed: Testbed, answ
     assert answers.contents() == "ab"
 
 
-def test_the_sweep_goes_on_where_it_ended(testbed: Testbed, answers: Answers) -> None:
+def test_the_release_of_waiting_versions_continues_where_it_ended(testbed: Testbed, answers: Answers) -> None:
     answers.refused = {"a"}
     log(testbed, *range(1, 8), contents="ab")
     run(testbed, answers)
@@ -281,7 +281,7 @@ def test_the_sweep_goes_on_where_it_ended(testbed: Testbed, answers: Answers) ->
     assert sorted(released) == [0, 1, 3, 3]
 
 
-def test_the_sweep_comes_to_those_behind_many_that_still_wait(testbed: Testbed, answers: Answers) -> None:
+def test_the_release_reaches_versions_behind_many_that_still_wait(testbed: Testbed, answers: Answers) -> None:
     answers.refused = {"a"}
     log(testbed, *range(1, 8), contents="ab")
     run(testbed, answers)
@@ -302,7 +302,7 @@ def test_nothing_waits_in_a_stream_whose_order_is_not_strict_any_more(testbed: T
     assert testbed.states() == {1: ["failed", "superseded", "delivered"]}
 
 
-def test_the_wait_ends_where_the_holder_landed_between_the_look_and_the_write(
+def test_the_wait_ends_if_the_holder_finished_between_the_read_and_the_write(
     testbed: Testbed, answers: Answers
 ) -> None:
     log(testbed, 1, contents="a")
@@ -314,7 +314,7 @@ def test_the_wait_ends_where_the_holder_landed_between_the_look_and_the_write(
     assert answers.contents() == "ab"
 
 
-def test_status_counts_what_is_held(testbed: Testbed, answers: Answers) -> None:
+def test_status_counts_held_versions(testbed: Testbed, answers: Answers) -> None:
     answers.refused = {"a"}
     log(testbed, 1, 2, contents="abc")
     run(testbed, answers)
@@ -325,7 +325,7 @@ def test_status_counts_what_is_held(testbed: Testbed, answers: Answers) -> None:
     assert testbed.ledger.sequencing.count_failed_holders("orders") == 2
 
 
-def test_a_look_costs_the_same_however_many_versions_are_finished(testbed: Testbed, answers: Answers) -> None:
+def test_a_dispatch_costs_the_same_however_many_versions_are_finished(testbed: Testbed, answers: Answers) -> None:
     """Only versions from the newest delivered one on are looked at (invariant 11)."""
     log(testbed, 1, contents="ab" * 15)
     run(testbed, answers)

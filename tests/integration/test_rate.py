@@ -84,7 +84,7 @@ def test_after_a_rest_no_more_than_a_tenth_of_a_second_comes_at_once(rate: MakeR
             time.sleep(0.02)
 
 
-def test_a_permit_is_given_out_a_little_before_it_comes(rate: MakeRate) -> None:
+def test_a_permit_is_given_out_a_little_before_its_time(rate: MakeRate) -> None:
     paced = rate(50, 1.0)
     began = time.monotonic()
     waits = [paced.take() for _ in range(50)]
@@ -103,7 +103,7 @@ def test_a_slow_rate_is_kept_in_every_span(rate: MakeRate, most: int) -> None:
     assert rate(1, DAY, name="another").permits().wait(patience(2))
 
 
-def test_and_a_span_begins_wherever_a_permit_was(rate: MakeRate, redis_url: str, redis_prefix: str) -> None:
+def test_a_span_of_a_slow_rate_begins_at_any_permit(rate: MakeRate, redis_url: str, redis_prefix: str) -> None:
     slow = rate(2, 60.0)
     assert [slow.take()[0] for _ in range(3)] == [True, True, False]
     key = f"{redis_prefix}rate:rolling:default"
@@ -135,7 +135,7 @@ def test_a_permit_that_is_near_is_waited_for(rate: MakeRate) -> None:
     assert not permits.given_up
 
 
-def test_who_comes_too_late_again_and_again_makes_room(rate: MakeRate) -> None:
+def test_a_batch_that_comes_too_late_again_and_again_makes_room(rate: MakeRate) -> None:
     """At two calls a second ten batches would wait five seconds each: some go, and the rate is used all the same."""
     batches = [rate(2, 1.0).permits() for _ in range(10)]
     ends_at = time.monotonic() + 6
@@ -151,14 +151,14 @@ def test_who_comes_too_late_again_and_again_makes_room(rate: MakeRate) -> None:
     assert 11 <= len(permits) <= 13
 
 
-def test_who_may_not_wait_gets_no_permit_and_has_not_given_up(rate: MakeRate) -> None:
+def test_a_batch_that_may_not_wait_gets_no_permit_and_has_not_given_up(rate: MakeRate) -> None:
     permits = rate(1, DAY).permits()
     assert not permits.wait(lambda: False)
     assert not permits.given_up
     assert permits.wait(patience(2))
 
 
-def test_while_one_thread_waits_another_hears_that_it_may_not(rate: MakeRate) -> None:
+def test_while_one_thread_waits_another_is_told_that_it_may_not(rate: MakeRate) -> None:
     permits = rate(1, 1.0).permits()
     assert permits.wait(lambda: True)
     stopped = threading.Event()
@@ -169,7 +169,7 @@ def test_while_one_thread_waits_another_hears_that_it_may_not(rate: MakeRate) ->
 
 
 @pytest.mark.parametrize(("calls", "seconds"), [(50, 1.0), (5, 60.0)])
-def test_a_clock_of_redis_that_was_set_back_stops_nobody_for_long(
+def test_a_redis_clock_that_was_set_back_delays_permits_only_briefly(
     rate: MakeRate, redis_url: str, redis_prefix: str, calls: int, seconds: float
 ) -> None:
     limited = rate(calls, seconds)
@@ -188,7 +188,7 @@ def test_a_clock_of_redis_that_was_set_back_stops_nobody_for_long(
         assert limited.take()[1] <= seconds + 0.5
 
 
-def test_without_redis_nobody_gets_a_permit(redis_prefix: str) -> None:
+def test_without_redis_no_permit_is_given(redis_prefix: str) -> None:
     """Without it the rate cannot be kept."""
     for calls, seconds in ((1000, 1.0), (1, 60.0)):
         away = SharedRate("redis://localhost:1/0", prefix=redis_prefix, name="p", calls=calls, seconds=seconds)

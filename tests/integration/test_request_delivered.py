@@ -65,7 +65,7 @@ def send(testbed: Testbed) -> Any:
     return testbed.deliver()
 
 
-def test_rows_arrive_in_their_shape(shaped: Testbed, partner: MockPartner) -> None:
+def test_rows_arrive_in_the_shape_of_their_mapping(shaped: Testbed, partner: MockPartner) -> None:
     shaped.poll()
     assert send(shaped).delivered == 5
     bodies = [json.loads(body, parse_float=Decimal) for body in partner.rows().values()]
@@ -136,7 +136,7 @@ def test_a_row_that_is_gone_goes_to_its_own_endpoint_without_a_body(testbed: Tes
     assert body == b""
 
 
-def test_a_delete_that_is_not_to_be_sent_is_accounted_for(testbed: Testbed, source_db: SourceDb) -> None:
+def test_a_delete_that_the_stream_does_not_send_is_accounted_for(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(3)
     testbed.change_stream(mode="snapshot", cursor=None, sends_deletes=False)
     testbed.poll()
@@ -222,9 +222,7 @@ def test_the_request_of_a_record_is_the_one_that_was_sent_and_then_the_next(shap
     client.close()
 
 
-def test_of_a_stream_with_batches_a_row_is_shown_as_the_call_that_it_is_alone(
-    shaped: Testbed, source_db: SourceDb
-) -> None:
+def test_a_row_of_a_stream_with_batches_is_shown_as_a_call_of_its_own(shaped: Testbed, source_db: SourceDb) -> None:
     source_db.execute("delete from orders where id > 1")
     shaped.change_stream(path="/orders", batching=Batching(size=10, under="rows"))
     (shown,) = preview(shaped)

@@ -114,7 +114,7 @@ def test_a_slow_token_endpoint_is_waited_for_by_all(process: MakeClient, desk: T
     assert (desk.given, len(original.requests)) == (1, 4)
 
 
-def test_what_another_process_renewed_is_taken_over_on_a_401(process: MakeClient, desk: TokenDesk) -> None:
+def test_a_token_that_another_process_renewed_is_used_after_a_401(process: MakeClient, desk: TokenDesk) -> None:
     """And not asked for anew: that would take it from the other."""
     one, two = process(), process()
     send(one)
@@ -149,7 +149,7 @@ def test_a_partner_that_takes_no_token_is_asked_for_one_more_by_one_process_only
     assert desk.given == 2
 
 
-def test_who_died_while_it_asked_holds_nobody_up_for_long(
+def test_a_process_that_died_while_it_asked_delays_the_others_only_briefly(
     process: MakeClient, desk: TokenDesk, redis_url: str, redis_prefix: str, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(shared_token, "CLAIM_SECONDS", 0.5)
@@ -186,7 +186,7 @@ def test_without_redis_each_process_goes_on_for_itself(process: MakeClient, desk
     assert desk.given == 2
 
 
-def test_a_redis_that_hangs_costs_a_call_little(process: MakeClient, desk: TokenDesk, own_redis: Any) -> None:
+def test_a_redis_that_hangs_delays_a_call_only_briefly(process: MakeClient, desk: TokenDesk, own_redis: Any) -> None:
     own_redis.freeze()
     client = process(own_redis.url(), timeout_seconds=10.0)
     outcomes = [send(client, number) for number in range(3)]

@@ -57,7 +57,7 @@ def worker(make_settings: Callable[..., Path], source_db: SourceDb) -> Iterator[
         each.close()
 
 
-def test_what_has_no_turn_goes_back_at_once_and_is_not_asked_for_again(
+def test_records_without_a_permit_go_back_at_once_and_are_not_dispatched_again(
     worker: Callable[..., Worker], partner: MockPartner
 ) -> None:
     slow = worker("3/minute")
@@ -93,7 +93,7 @@ def test_streams_of_one_partner_share_its_permits_at_random(
     assert had == {"orders", "stock"}
 
 
-def test_a_rate_of_a_call_a_second_is_waited_for(worker: Callable[..., Worker], partner: MockPartner) -> None:
+def test_a_permit_of_one_call_a_second_is_waited_for(worker: Callable[..., Worker], partner: MockPartner) -> None:
     paced = worker("60/minute")
     rows.dispatch(paced, "orders")
     name, token, ids = paced.messages[0]

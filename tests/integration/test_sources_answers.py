@@ -56,7 +56,7 @@ def test_a_server_that_falls_silent_after_the_login_is_given_up() -> None:
         (Refusal(number=1222, message="Lock request time out."), "held a lock for too long"),
     ],
 )
-def test_trouble_that_passes_is_told_from_a_wrong_setting(refusal: Refusal, what: str) -> None:
+def test_transient_errors_are_told_apart_from_wrong_settings(refusal: Refusal, what: str) -> None:
     error = refuse(tds_server(refusal))
     assert isinstance(error, ServiceUnavailable)
     assert what in error.what

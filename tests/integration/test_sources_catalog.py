@@ -145,7 +145,7 @@ def test_a_name_is_found_in_any_case_and_a_slip_is_understood(db: SourceDb) -> N
         inspect(db, "erp.main.orders")
 
 
-def test_a_source_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+def test_a_missing_source_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ServiceUnavailable, match="cannot open"):
         inspect_source(make_source(f"sqlite:///{tmp_path / 'none.db'}"))
     (tmp_path / "text.db").write_text("this is no database at all, whatever its name may say " * 20)

@@ -132,7 +132,7 @@ def test_change_tracking_goes_before_a_rowversion_for_it_finds_deletes(server: S
     assert "GRANT VIEW CHANGE TRACKING ON dbo.orders" in line
 
 
-def test_tracking_of_a_table_alone_is_none(server: StandIn) -> None:
+def test_change_tracking_of_a_table_alone_does_not_count(server: StandIn) -> None:
     server.insert("change_tracking_tables", 1)
     assert modes(propose_stream(server.look()[0][0]))[0] == ("rowversion", "rv")
 
@@ -155,7 +155,7 @@ def deny(server: StandIn, view: str, error: Callable[[str], Exception]) -> None:
         ("sys.identity_columns", "which columns are identities"),
     ],
 )
-def test_what_the_login_may_not_ask_is_unknown(server: StandIn, view: str, line: str) -> None:
+def test_facts_that_the_login_may_not_read_are_unknown(server: StandIn, view: str, line: str) -> None:
     deny(server, view, lambda name: Exception("42000", f"no right to {name}"))
     ((found,), unknown) = server.look()
     assert modes(propose_stream(found))[0] == ("rowversion", "rv")
@@ -163,7 +163,7 @@ def test_what_the_login_may_not_ask_is_unknown(server: StandIn, view: str, line:
     assert (found.rows is None) == (view == "sys.partitions")
 
 
-def test_a_connection_that_is_cut_is_no_missing_right(server: StandIn) -> None:
+def test_a_connection_that_is_cut_is_not_a_missing_right(server: StandIn) -> None:
     deny(server, "sys.partitions", lambda _: Exception("08S01", "cut"))
     with pytest.raises(exc.DBAPIError):
         server.look()

@@ -73,7 +73,7 @@ def test_a_large_table_without_an_index_names_the_statement_that_makes_one(db: S
         assert check_index(source, stream, ["time of change"]).status == "ok"
 
 
-def test_a_view_tells_no_index(db: SourceDb) -> None:
+def test_a_view_has_no_index_to_report(db: SourceDb) -> None:
     db.execute("create view order_view as select * from orders")
     with ask_sqlite(db) as source:
         found = check_index(source, make_stream(table="order_view", key=("id",)), ["id"])
@@ -111,7 +111,7 @@ def open_refusing(port: int) -> Diagnostics:
         (Refusal(number=208, message="Invalid object name 'sys.dm_exec_connections'."), ""),
     ],
 )
-def test_what_a_login_may_not_see_is_told_with_its_right_and_is_no_error(refusal: Refusal, grant: str) -> None:
+def test_facts_that_a_login_may_not_see_are_reported_with_the_missing_right(refusal: Refusal, grant: str) -> None:
     with tds_server(refusal) as port, open_refusing(port) as source:
         answer = source.try_ask(IS_ENCRYPTED)
         assert source.encryption.is_asked is False

@@ -38,7 +38,7 @@ def refuse(db: SourceDb, **settings: Any) -> SyncctlError:
     return error
 
 
-def test_a_missing_table_is_told_with_its_near_names(db: SourceDb) -> None:
+def test_a_missing_table_is_reported_with_similar_names(db: SourceDb) -> None:
     error = refuse(db, table="ordes")
     assert isinstance(error, SourceError)
     assert error.why == "there is no table ordes, or its login may not see it"
@@ -51,7 +51,7 @@ def test_names_that_differ_in_case_alone_are_found(db: SourceDb) -> None:
     assert rows[0].key == {"id": 1}
 
 
-def test_a_missing_column_is_told_with_its_near_names(db: SourceDb) -> None:
+def test_a_missing_column_is_reported_with_similar_names(db: SourceDb) -> None:
     error = refuse(db, cursor="update_at")
     assert isinstance(error, ConfigurationError)
     assert error.what == "streams.orders.cursor is wrong"
@@ -60,14 +60,14 @@ def test_a_missing_column_is_told_with_its_near_names(db: SourceDb) -> None:
     assert refuse(db, key=("number",)).what == "streams.orders.key is wrong"
 
 
-def test_a_table_without_a_key_is_told_which_setting_to_make(db: SourceDb) -> None:
+def test_a_table_without_a_key_names_the_setting_to_make(db: SourceDb) -> None:
     for settings in ({"table": "loose"}, {"table": "order_view"}, {"query": "select 1 as id"}):
         error = refuse(db, cursor="id", mode="increasing", **settings)
         assert isinstance(error, ConfigurationError)
         assert 'streams.orders.key = ["id"]' in error.hint
 
 
-def test_a_table_that_tells_no_order_is_told_which_setting_to_make(db: SourceDb) -> None:
+def test_a_table_without_an_order_names_the_setting_to_make(db: SourceDb) -> None:
     for settings in ({"table": "keyed"}, {"query": "select 1 as id", "key": ("id",)}):
         error = refuse(db, **settings)
         assert isinstance(error, ConfigurationError)
@@ -97,7 +97,7 @@ def test_the_key_is_the_primary_key_in_its_own_order(db: SourceDb) -> None:
         ),
     ],
 )
-def test_a_wrong_setting_is_told_by_name(db: SourceDb, settings: dict[str, Any], what: str, why: str) -> None:
+def test_a_wrong_setting_is_named(db: SourceDb, settings: dict[str, Any], what: str, why: str) -> None:
     error = refuse(db, **settings)
     assert isinstance(error, ConfigurationError)
     assert error.exit_code is ExitCode.USAGE
@@ -105,14 +105,14 @@ def test_a_wrong_setting_is_told_by_name(db: SourceDb, settings: dict[str, Any],
     assert why in error.why
 
 
-def test_a_wrong_time_as_start_is_told_by_name(db: SourceDb) -> None:
+def test_a_wrong_time_as_start_is_named(db: SourceDb) -> None:
     db.execute("create table events (id integer primary key, at datetime)")
     error = refuse(db, table="events", cursor="at", start="soon")
     assert "'soon' is not a time" in error.why
 
 
 @pytest.mark.parametrize("query", ["select", "select nothing from orders", "delete from orders", "select 1; select 2"])
-def test_a_query_that_the_database_refuses_is_the_streams_trouble(db: SourceDb, query: str) -> None:
+def test_a_query_that_the_database_refuses_is_an_error_of_the_stream(db: SourceDb, query: str) -> None:
     error = refuse(db, query=query, key=("id",), cursor="id")
     assert isinstance(error, SourceError)
     assert error.what == "stream orders cannot be read"
@@ -134,7 +134,7 @@ def _refused_cursor(db: SourceDb, after: Any, /, **settings: Any) -> SourceError
     return caught.value
 
 
-def test_a_missing_file_is_an_error_and_is_not_made(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_and_is_not_created(tmp_path: Path) -> None:
     path = tmp_path / "none.db"
     with pytest.raises(ServiceUnavailable) as caught:
         open_reader(make_source(f"sqlite:///{path}"), make_stream())
@@ -144,7 +144,7 @@ def test_a_missing_file_is_an_error_and_is_not_made(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "text.db"
     path.write_text("no database at all, but long enough to look at" * 50)
     with pytest.raises(SourceError) as caught:
@@ -170,7 +170,7 @@ def test_a_file_with_odd_characters_in_its_name_is_read(tmp_path: Path) -> None:
         assert reader.first_row() is not None
 
 
-def test_a_file_that_goes_away_is_not_made_anew(db: SourceDb) -> None:
+def test_a_file_that_disappears_is_not_created_again(db: SourceDb) -> None:
     with open_stream(db) as reader:
         reader.close()
         db.path.unlink()

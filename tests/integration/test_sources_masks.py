@@ -80,7 +80,7 @@ def test_a_hash_is_of_the_value_that_would_be_sent(db: SourceDb) -> None:
         ),
     ],
 )
-def test_a_mask_that_cannot_be_is_refused(db: SourceDb, stream: dict[str, Any], why: str, hint: str) -> None:
+def test_an_impossible_mask_is_refused(db: SourceDb, stream: dict[str, Any], why: str, hint: str) -> None:
     with pytest.raises(ConfigurationError, match=r"streams\.orders\.mask is wrong") as caught:
         open_stream(db, **stream, mask_secret=SECRET)
     assert caught.value.why == why
@@ -103,7 +103,7 @@ def test_the_shape_follows_the_masks_and_the_secret(db: SourceDb) -> None:
 
 
 @pytest.mark.parametrize("mask", ["hash", "last4"])
-def test_a_row_that_cannot_be_read_tells_nothing_of_it(db: SourceDb, mask: str) -> None:
+def test_an_unreadable_row_reveals_no_masked_value(db: SourceDb, mask: str) -> None:
     db.execute("update orders set customer = cast(x'ff' || ? as text) where id = 1", [CANARY])
     (bad, good), _ = read(db, mask={"customer": mask}, mask_secret=SECRET)
     assert bad.key == {"id": 1}
@@ -117,13 +117,13 @@ def test_a_row_that_cannot_be_read_tells_nothing_of_it(db: SourceDb, mask: str) 
     assert CANARY not in f"{bad} {first}"
 
 
-def test_a_value_without_a_form_is_told_without_the_value(db: SourceDb) -> None:
+def test_a_value_without_a_form_in_json_is_reported_without_the_value(db: SourceDb) -> None:
     db.execute("update orders set amount = 9e999 where id = 1")
     (row, _), _ = read(db, mask={"amount": "last4"})
     assert row.error == "column amount: JSON has no form for its value, which is masked"
 
 
-def test_an_error_of_the_statement_tells_no_value(db: SourceDb) -> None:
+def test_an_error_of_the_statement_shows_no_value(db: SourceDb) -> None:
     # A text that is not UTF-8 in the cursor column stops the page itself.
     db.execute("update orders set updated_at = cast(x'ff' || ? as text)", [CANARY])
     with pytest.raises(SourceError) as plain:
@@ -136,7 +136,9 @@ def test_an_error_of_the_statement_tells_no_value(db: SourceDb) -> None:
 
 
 @pytest.mark.parametrize(("mask", "logged"), [("drop", 0), ("hash", 1), ("last4", 0)])
-def test_what_a_mask_hides_is_no_change(testbed: Testbed, source_db: SourceDb, mask: str, logged: int) -> None:
+def test_a_change_that_a_mask_hides_is_no_new_version(
+    testbed: Testbed, source_db: SourceDb, mask: str, logged: int
+) -> None:
     source_db.create_orders(3)
     source_db.execute("update orders set customer = ?", [CANARY])
     testbed.change_stream(mode="snapshot", cursor=None, mask={"customer": mask}, mask_secret=SECRET)

@@ -198,7 +198,7 @@ def test_a_writer_at_work_neither_stops_the_reader_nor_is_stopped(db: SourceDb) 
     assert len(read(db)[0]) == 21
 
 
-def test_a_key_that_tells_rows_not_apart_is_refused_at_any_page_size(db: SourceDb) -> None:
+def test_a_key_that_does_not_tell_rows_apart_is_refused_at_any_page_size(db: SourceDb) -> None:
     db.execute("create table doubled (at integer, id integer)")
     db.execute_many("insert into doubled values (?, ?)", [(1, 1), (2, 7), (2, 7), (3, 1)])
     for page_size in (1, 2, 3, 4):
@@ -312,7 +312,7 @@ def test_a_start_at_a_rowversion_includes_it(db: SourceDb) -> None:
         assert [list_ids(page.rows) for page in drain(reader, reader.start_cursor())] == [[2]]
 
 
-def test_of_the_beginning_a_scan_asks_sql_server_for_no_bare_truth(db: SourceDb) -> None:
+def test_a_scan_from_the_beginning_sends_sql_server_no_bare_true(db: SourceDb) -> None:
     """`CASE WHEN 1 THEN` is what the dialect makes of a condition that is always true."""
     db.execute("create table strictly (id integer not null primary key)")
     with open_stream(db, table="strictly", mode="increasing", cursor="id") as opened:

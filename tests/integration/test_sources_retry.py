@@ -45,21 +45,21 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StreamReader:
     return StreamReader(make_source(db.url), make_stream())
 
 
-def test_a_deadlock_victim_asks_again(reader: StreamReader) -> None:
+def test_a_deadlock_victim_is_retried(reader: StreamReader) -> None:
     question = Question(DEADLOCK, DEADLOCK)
     with reader:
         assert reader._opened.run(question) == "answer"
     assert question.asked == 3
 
 
-def test_it_does_not_ask_for_ever(reader: StreamReader) -> None:
+def test_retries_of_a_question_end(reader: StreamReader) -> None:
     question = Question(*[DEADLOCK] * 9)
     with reader, pytest.raises(ServiceUnavailable, match="to resolve a deadlock"):
         reader._opened.run(question)
     assert question.asked == 3
 
 
-def test_what_asking_again_does_not_help_is_told_at_once(reader: StreamReader) -> None:
+def test_an_error_that_a_retry_does_not_help_is_raised_at_once(reader: StreamReader) -> None:
     question = Question(DENIED)
     with reader, pytest.raises(SourceError):
         reader._opened.run(question)

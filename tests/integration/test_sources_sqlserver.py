@@ -140,9 +140,7 @@ def test_a_refused_login_says_whose_and_never_the_password(
         ("42000", "[SQL Server]The SELECT permission was denied (229)", SourceError, "cannot be read"),
     ],
 )
-def test_what_goes_wrong_in_a_query_is_told_apart(
-    state: str, message: str, kind: type[SyncctlError], told: str
-) -> None:
+def test_the_errors_of_a_query_are_told_apart(state: str, message: str, kind: type[SyncctlError], told: str) -> None:
     error = explain_odbc(state, message)
     assert type(error) is kind
     assert told in error.what

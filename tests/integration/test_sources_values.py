@@ -39,7 +39,7 @@ STORED = (
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.lists(STORED, min_size=1, max_size=8))
-def test_a_stored_value_survives_the_way_out(shared_db: SourceDb, values: list[object]) -> None:
+def test_a_stored_value_is_read_unchanged(shared_db: SourceDb, values: list[object]) -> None:
     shared_db.execute("drop table if exists mixed")
     shared_db.execute("create table mixed (id integer primary key, value)")
     shared_db.execute_many("insert into mixed (value) values (?)", [(value,) for value in values])
@@ -93,7 +93,7 @@ def test_a_row_that_the_driver_cannot_read_stops_no_other(db: SourceDb, page_siz
     assert cursor["at"] == "5"
 
 
-def test_a_row_that_json_has_no_form_for_names_its_column(db: SourceDb) -> None:
+def test_a_row_without_a_form_in_json_names_its_column(db: SourceDb) -> None:
     db.execute("create table numbers (id integer primary key, ratio real)")
     db.execute_many("insert into numbers (ratio) values (?)", [(1.5,), (math.inf,), (2.5,)])
     rows, _ = read(db, table="numbers")
@@ -113,7 +113,7 @@ def test_a_bad_row_in_a_lookback_keeps_the_cursor_in_place(db: SourceDb) -> None
     assert after == cursor
 
 
-def test_a_key_that_json_has_no_form_for_still_names_its_row(db: SourceDb) -> None:
+def test_a_key_without_a_form_in_json_still_names_its_row(db: SourceDb) -> None:
     db.execute("create table keyed (id real primary key, at integer)")
     db.execute_many("insert into keyed values (?, ?)", [(math.inf, 1), (1.5, 2)])
     rows, _ = read(db, table="keyed", cursor="at")
@@ -134,7 +134,7 @@ def test_the_shape_changes_with_the_columns_and_nothing_else(db: SourceDb) -> No
         assert reader.columns_fingerprint != columns_fingerprint
 
 
-def test_rows_without_a_cursor_value_are_told_of(db: SourceDb) -> None:
+def test_rows_without_a_cursor_value_cause_a_warning(db: SourceDb) -> None:
     db.create_orders(3)
     with open_stream(db, cursor="updated_at") as reader:
         assert reader.warnings() == ()
@@ -144,7 +144,7 @@ def test_rows_without_a_cursor_value_are_told_of(db: SourceDb) -> None:
         assert [row.key["id"] for page in reader.pages(reader.start_cursor()) for row in page.rows] == [1, 3]
 
 
-def test_a_lookback_over_what_is_no_time_is_told_of(db: SourceDb) -> None:
+def test_a_lookback_over_a_column_that_is_not_a_time_causes_a_warning(db: SourceDb) -> None:
     db.create_orders(3)
     with open_stream(db, cursor="customer", lookback_seconds=300.0) as reader:
         assert "lookback has no effect" in reader.warnings()[0]
@@ -152,7 +152,7 @@ def test_a_lookback_over_what_is_no_time_is_told_of(db: SourceDb) -> None:
         assert reader.warnings() == ()
 
 
-def test_a_table_that_is_read_by_its_key_alone_is_told_of(db: SourceDb) -> None:
+def test_a_table_that_is_read_by_its_key_alone_causes_a_warning(db: SourceDb) -> None:
     db.create_orders(3)
     with open_stream(db, cursor=None, mode=None) as reader:
         (text,) = reader.warnings()
@@ -177,9 +177,7 @@ def test_a_table_that_is_read_by_its_key_alone_is_told_of(db: SourceDb) -> None:
         ("modified integer", None),
     ],
 )
-def test_only_a_time_that_tells_of_changes_is_offered_as_the_cursor(
-    db: SourceDb, declared: str, named: str | None
-) -> None:
+def test_only_a_time_that_changes_set_is_offered_as_the_cursor(db: SourceDb, declared: str, named: str | None) -> None:
     db.execute(f"create table stock (id integer primary key, {declared})")
     with open_stream(db, table="stock", cursor=None, mode=None) as reader:
         (text,) = reader.advice

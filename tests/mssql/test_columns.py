@@ -57,7 +57,7 @@ def test_a_query_that_cannot_be_paged_is_refused_in_clear_words(
     assert caught.value.why.startswith(why)
 
 
-def test_a_query_of_what_is_not_there_says_so(mssql_url: str) -> None:
+def test_a_query_of_a_missing_table_says_so(mssql_url: str) -> None:
     missing = f"syncctl_{uuid.uuid4().hex[:12]}"
     with pytest.raises(SourceError, match="stream orders cannot be read") as caught:
         read(mssql_url, query=f"select id from {missing}")  # noqa: S608

@@ -32,7 +32,7 @@ def make_reader(url: str, table: str, statement: str) -> StreamReader:
         ("declare @n int = :id, @e int = :edition; raiserror('no such step', 16, 1)", 0, "no such step"),
     ],
 )
-def test_every_step_of_a_statement_is_heard_out(
+def test_every_result_of_a_statement_is_read(
     mssql_url: str, mssql_db: Any, statement: str, rows: int, error: str | None
 ) -> None:
     table = mssql_db.create("id int primary key, exported int, edition int")

@@ -21,7 +21,9 @@ def look_at(url: str, table: str) -> InspectedTable:
     return inspect_source(make_source(url), table).tables[0]
 
 
-def test_a_rowversion_goes_first_and_what_has_no_form_in_json_is_left_out(mssql_url: str, mssql_db: MssqlDb) -> None:
+def test_a_rowversion_goes_first_and_columns_without_a_form_in_json_are_left_out(
+    mssql_url: str, mssql_db: MssqlDb
+) -> None:
     name = mssql_db.create(ORDERS)
     found = look_at(mssql_url, name.upper())
     assert found.table.endswith(f".{name}")

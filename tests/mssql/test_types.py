@@ -199,12 +199,12 @@ def test_a_rowversion_is_the_number_that_the_server_counts(mssql_url: str, mssql
     assert send(row)["v"] == f"0x{number:016x}"
 
 
-def test_computed_columns_are_read_as_what_they_come_to(mssql_url: str, mssql_db: MssqlDb) -> None:
+def test_computed_columns_are_read_as_their_results(mssql_url: str, mssql_db: MssqlDb) -> None:
     table = make_table(mssql_db, "decimal(9, 2)", ("1.50", "2.25"), more=", twice as (v * 2)")
     assert [send(row)["twice"] for row in read(mssql_url, table=table)] == [Decimal("3.00"), Decimal("4.50")]
 
 
-def test_a_type_of_ones_own_is_read_as_the_one_below_it(mssql_url: str, mssql_db: MssqlDb) -> None:
+def test_a_user_defined_type_is_read_as_its_base_type(mssql_url: str, mssql_db: MssqlDb) -> None:
     name = f"{mssql_db.create('id int')}_type"
     mssql_db.execute(f"create type {name} from decimal(9, 2)")
     try:
@@ -225,7 +225,7 @@ FORMLESS = {
 
 
 @pytest.mark.parametrize("declared", FORMLESS)
-def test_what_has_no_json_form_fails_its_rows_unless_it_is_left_out(
+def test_a_column_without_a_form_in_json_fails_its_rows_unless_it_is_excluded(
     mssql_url: str, mssql_db: MssqlDb, declared: str
 ) -> None:
     table = make_table(mssql_db, declared, (FORMLESS[declared],), more=", note varchar(5) default 'x'")

@@ -50,7 +50,7 @@ def test_every_value_comes_back_with_its_type_and_all_its_digits(values: dict[st
         2**63 - 1, -(2**63), 2**63, -(2**63) - 1, 10**38, True, False,
     ],
 )  # fmt: skip
-def test_numbers_at_the_limits_of_bson(value: Value) -> None:
+def test_numbers_at_and_beyond_the_limits_of_bson_come_back_exactly(value: Value) -> None:
     found = through_bson({"x": value})["x"]
     assert (type(found), str(found)) == (type(value), str(value))
 
@@ -71,11 +71,11 @@ def test_a_column_may_be_called_whatever_sql_allows(name: str) -> None:
         ({"x": "a" * DOCUMENT_BYTES_AT_MOST}, "the ledger stores at most 16,515,072"),
     ],
 )
-def test_what_mongodb_would_refuse_is_told_before(values: dict[str, Any], why: str) -> None:
+def test_a_value_that_mongodb_would_refuse_is_found_before_it_is_stored(values: dict[str, Any], why: str) -> None:
     assert why in str(why_not_storable(values))
 
 
-def test_what_just_fits_is_taken() -> None:
+def test_a_value_that_just_fits_is_accepted() -> None:
     frame = len(bson.encode({"x": ""}))
     assert why_not_storable({"x": "a" * (DOCUMENT_BYTES_AT_MOST - frame)}) is None
     assert why_not_storable({"x": "a" * (DOCUMENT_BYTES_AT_MOST - frame + 1)}) is not None

@@ -55,12 +55,12 @@ def test_equal_values_stay_equal_and_others_stay_apart(first: str, second: str, 
 
 
 @given(st.text(min_size=9, alphabet="0123456789"), st.sampled_from(("hash", "last4")))
-def test_what_is_masked_is_not_in_what_is_sent(value: str, mask: Mask) -> None:
+def test_a_masked_value_is_not_part_of_the_result(value: str, mask: Mask) -> None:
     assert value not in str(mask_value(value, mask, SECRET))
 
 
 @given(VALUES, st.sampled_from(MASKS))
-def test_the_same_value_is_the_same_each_time(value: Value, mask: Mask) -> None:
+def test_the_same_value_has_the_same_mask_each_time(value: Value, mask: Mask) -> None:
     assert mask_value(value, mask, SECRET) == mask_value(value, mask, SECRET)
 
 

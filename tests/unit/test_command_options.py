@@ -62,7 +62,7 @@ def test_an_age_needs_its_unit(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-5", "soon", "5 parsecs", "nan", "inf"])
-def test_what_is_no_duration_is_a_usage_error(text: str) -> None:
+def test_a_text_that_is_not_a_duration_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError):
         parse_seconds(text, flag="--timeout")
 
@@ -85,6 +85,6 @@ def test_whole_numbers_stay_whole(text: str, number: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "two", "nan", "inf", "1e400", "0x10"])
-def test_what_is_no_finite_number_is_a_usage_error(text: str) -> None:
+def test_a_number_that_is_not_finite_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError):
         parse_number(text, "X")

@@ -30,16 +30,16 @@ ANSWER: dict[str, Any] = {"success": True, "errors": [], "result": {"status": "o
         ("nothing.here", False),
     ],
 )
-def test_a_condition_holds_or_not(text: str, holds: bool) -> None:
+def test_a_condition_holds_or_does_not(text: str, holds: bool) -> None:
     assert parse_condition(text).holds(ANSWER) is holds
 
 
 @pytest.mark.parametrize("document", [None, [], "ok", 5, True])
-def test_an_answer_of_another_shape_says_nothing(document: object) -> None:
+def test_an_answer_of_another_shape_decides_nothing(document: object) -> None:
     assert parse_condition("success=true").holds(document) is False
 
 
 @pytest.mark.parametrize("text", ["", " ", "=ok", "a[", "a[x]", "a b", "[]"])
-def test_what_is_no_path_is_refused(text: str) -> None:
+def test_a_text_that_is_not_a_path_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a path into JSON"):
         parse_path(text.partition("=")[0])

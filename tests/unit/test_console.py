@@ -38,7 +38,7 @@ def test_a_document_has_utc_times_exact_decimals_and_plain_states() -> None:
     assert json.loads(to_json({"rows": (sample,)})) == {"rows": [expected]}
 
 
-def test_a_document_has_no_form_for_what_json_cannot_say() -> None:
+def test_a_value_without_a_form_in_json_is_null_or_an_error() -> None:
     assert to_document({"ratio": float("nan"), "day": date(2026, 1, 31)}) == {"ratio": None, "day": "2026-01-31"}
     with pytest.raises(TypeError):
         to_document(object())
@@ -97,7 +97,7 @@ def test_an_error_is_one_line_for_each_of_its_parts_and_causes() -> None:
     assert done.stderr == "error: broken\n  cause: first\n         second\\x1b[2J\n   hint: repair it\n"
 
 
-def test_one_encoding_that_cannot_say_it_is_no_crash() -> None:
+def test_a_text_that_stdout_cannot_encode_is_escaped() -> None:
     done = run_script("out.show('naïve 日本'); out.print_json({'a': '日本'})", env={"PYTHONIOENCODING": "ascii"})
     assert done.stdout.splitlines()[0] == "na\\xefve \\u65e5\\u672c"
     assert json.loads(done.stdout.split("\n", 1)[1]) == {"a": "日本"}
@@ -112,7 +112,7 @@ def test_one_encoding_that_cannot_say_it_is_no_crash() -> None:
         ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
     ],
 )
-def test_colour_on_a_pipe(env: dict[str, str], coloured: bool) -> None:
+def test_a_pipe_has_colour_only_if_the_environment_forces_it(env: dict[str, str], coloured: bool) -> None:
     done = run_script("out.warn('careful'); out.table(('n',), [(1,)], n='red')", env=env)
     assert ("\x1b[" in done.stderr) == coloured
 
@@ -135,7 +135,7 @@ def test_a_question_is_asked_on_stderr_and_only_yes_is_yes() -> None:
         assert piped == f"{expected}\n"
 
 
-def test_nobody_is_asked_off_a_terminal() -> None:
+def test_without_a_terminal_no_question_is_asked() -> None:
     done = run_script("out.show(str(out.confirm('replay 3?')))")
     assert (done.stdout, done.stderr) == ("False\n", "")
 

@@ -6,5 +6,5 @@ from syncctl.console import format_count
 
 
 @pytest.mark.parametrize(("number", "said"), [(0, "0 records"), (1, "1 record"), (2000, "2,000 records")])
-def test_one_thing_is_not_many(number: int, said: str) -> None:
+def test_a_count_of_one_takes_the_singular(number: int, said: str) -> None:
     assert format_count(number, "record") == said

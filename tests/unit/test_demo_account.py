@@ -58,7 +58,7 @@ def test_calls_are_counted_by_their_keys() -> None:
     )
 
 
-def test_other_bytes_and_a_second_effect_are_seen_without_the_partners_word() -> None:
+def test_other_bytes_and_a_second_effect_are_found_without_the_partners_help() -> None:
     counts = count_calls([call("k", "applied"), call("k", "applied", body="b")])
     assert (counts.violations, counts.duplicated_effects) == (1, 1)
 
@@ -80,5 +80,5 @@ def test_an_account_without_differences_is_exact() -> None:
         (ROWS, CALLS, {"still_failed": 1}),
     ],
 )
-def test_each_difference_is_told(rows: RowCounts, calls: CallCounts, changed: dict[str, int]) -> None:
+def test_each_difference_is_reported(rows: RowCounts, calls: CallCounts, changed: dict[str, int]) -> None:
     assert len(differences(rows, calls, **changed)) == 1

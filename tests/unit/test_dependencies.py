@@ -33,7 +33,7 @@ def list_installed_with(name: str, known: set[str]) -> set[str]:
     return known
 
 
-def test_what_a_worker_imports_is_asked_for() -> None:
+def test_every_package_that_a_worker_imports_is_a_declared_dependency() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=60, check=True)
     owners = metadata.packages_distributions()
     imported = {normalise(each) for module in done.stdout.split() for each in owners.get(module, ())}

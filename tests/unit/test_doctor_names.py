@@ -66,7 +66,7 @@ def test_a_word_behind_a_name_continues_it_and_a_name_means_what_goes_on_behind_
         (("streams", "evict"), "there is streams orders, streams removed"),
     ],
 )
-def test_what_is_not_there_is_told_with_what_was_meant(words: tuple[str, ...], why: str) -> None:
+def test_an_unknown_name_is_refused_with_the_nearest_one(words: tuple[str, ...], why: str) -> None:
     with pytest.raises(UsageError) as caught:
         settle_names(choose_checks(words), KNOWN)
     assert caught.value.why.startswith(why)

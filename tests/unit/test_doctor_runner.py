@@ -6,7 +6,7 @@ from syncctl.doctor.check import Finding, Status, Unit, failed, passed
 from syncctl.doctor.runner import AT_ONCE, Runner
 
 
-def test_all_run_and_never_too_many_at_once() -> None:
+def test_all_checks_run_and_never_too_many_at_once() -> None:
     lock, full = threading.Lock(), threading.Event()
     running, most = 0, 0
 
@@ -27,7 +27,7 @@ def test_all_run_and_never_too_many_at_once() -> None:
     assert most == AT_ONCE
 
 
-def test_what_needs_a_failed_check_is_skipped_however_many_there_are() -> None:
+def test_checks_that_need_a_failed_check_are_skipped_however_many_there_are() -> None:
     first = Unit(name="ground", look=lambda: failed("gone", "bring it back"))
     others = [Unit(name=f"on it {n}", look=lambda: passed("never"), needs=("ground",)) for n in range(2 * AT_ONCE)]
     checks = Runner([first, *others], timeout_seconds=60.0).run()

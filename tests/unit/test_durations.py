@@ -14,14 +14,14 @@ from syncctl.core.durations import format_age, format_duration, parse_duration, 
         (" 10 s ", 10), ("0s", 0), (5, 5), (0.25, 0.25), (0, 0),
     ],
 )  # fmt: skip
-def test_what_people_write(text: str | float, seconds: float) -> None:
+def test_durations_are_read_as_people_write_them(text: str | float, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize(
     "text", ["", "5", "s", "5 parsecs", "-5s", "5s 3m", "1e3s", "5S", ".5s", "5.s", "nan", True, "5s\n6s"]
 )
-def test_what_is_no_duration_is_told_with_the_forms_that_are(text: str) -> None:
+def test_a_wrong_duration_is_refused_with_the_valid_forms(text: str) -> None:
     with pytest.raises(ValueError, match="500ms, 5s, 10m, 2h, 30d, 1w"):
         parse_duration(text)
 
@@ -33,12 +33,12 @@ def test_a_duration_is_not_negative(seconds: float) -> None:
 
 
 @given(st.integers(min_value=0, max_value=10**10).map(lambda milliseconds: milliseconds / 1000))
-def test_what_is_shown_can_be_written_again(seconds: float) -> None:
+def test_a_duration_that_was_shown_can_be_read_again(seconds: float) -> None:
     assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, rel=1e-12)
 
 
 @given(st.floats(min_value=0, max_value=1e9))
-def test_also_what_nobody_writes(seconds: float) -> None:
+def test_any_number_of_seconds_can_be_shown_and_read_again(seconds: float) -> None:
     assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, rel=1e-9)
 
 
@@ -54,14 +54,14 @@ def test_the_largest_unit_that_fits_is_shown(seconds: float, text: str) -> None:
     ("text", "rate"),
     [("50/second", (50, 1)), ("600/minute", (600, 60)), ("10000 / day", (10000, 86400)), ("7/hour", (7, 3600))],
 )
-def test_rates(text: str, rate: tuple[int, float]) -> None:
+def test_rates_are_read_as_people_write_them(text: str, rate: tuple[int, float]) -> None:
     assert parse_rate(text) == rate
 
 
 @pytest.mark.parametrize(
     "text", ["", "50", "0/second", "-1/second", "50/fortnight", "1.5/second", "50/seconds", "50 per second"]
 )
-def test_what_is_no_rate_is_told_with_the_forms_that_are(text: str) -> None:
+def test_a_wrong_rate_is_refused_with_the_valid_forms(text: str) -> None:
     with pytest.raises(ValueError, match="50/second, 600/minute or 10000/day"):
         parse_rate(text)
 

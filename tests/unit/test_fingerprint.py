@@ -45,7 +45,7 @@ from syncctl.core.fingerprint import MESSAGE_AT_MOST, fingerprint, normalise
         ("  two \n lines ", "two lines"),
     ],
 )
-def test_what_varies_is_replaced(message: str, normal: str) -> None:
+def test_the_varying_parts_of_a_message_are_replaced(message: str, normal: str) -> None:
     assert normalise(message) == normal
 
 

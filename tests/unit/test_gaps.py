@@ -30,7 +30,7 @@ def test_the_numbers_between_the_steps_of_an_identity_are_no_gaps() -> None:
     assert [(gap.first, gap.last) for gap in memory.fill([35]).gaps] == [(26, 34), (36, 54)]
 
 
-def test_numbers_off_the_steps_make_every_number_one_that_may_come() -> None:
+def test_after_a_number_off_the_steps_any_number_may_come() -> None:
     """Two nodes with a seed each, a reseed, or IDENTITY_INSERT."""
     assert expand(GapMemory(step=2).note(1, [2, 3, 5, 6], NOW)) == [4]
     memory = GapMemory(step=10).note(1, [51], NOW).fill([27])
@@ -50,7 +50,7 @@ def test_the_memory_survives_the_cursor_document(pages: list[list[int]]) -> None
     assert read_memory(memory.to_document(), step=1) == memory
 
 
-def test_what_is_missing_for_too_long_is_given_up_and_told() -> None:
+def test_a_number_that_is_missing_for_too_long_is_given_up_and_reported() -> None:
     memory = GapMemory().note(0, [3], NOW).note(3, [7], NOW + timedelta(minutes=30))
     kept, gone = memory.expire(NOW + timedelta(hours=1), timeout_seconds=3600)
     assert [(gap.first, gap.last) for gap in gone] == [(1, 2)]
@@ -68,7 +68,7 @@ def test_more_than_can_be_remembered_is_given_up_the_lowest_first() -> None:
     assert kept.trim() == (kept, ())
 
 
-def test_nothing_given_up_is_written_nowhere() -> None:
+def test_a_cursor_without_given_up_numbers_does_not_mention_them() -> None:
     assert GapMemory().to_document() == {}
 
 

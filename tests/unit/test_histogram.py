@@ -40,7 +40,7 @@ def test_a_longer_call_is_never_in_a_lower_bucket(one: float, other: float) -> N
     assert (bucket_of(one) <= bucket_of(other)) or one > other
 
 
-def test_the_most_calls_decide_not_the_slowest() -> None:
+def test_most_calls_decide_and_not_the_slowest() -> None:
     buckets = {bucket_of(10.0): 98, bucket_of(1000.0): 2}
     assert percentile(buckets, 0.5) == pytest.approx(10.0, rel=0.05)
     assert percentile(buckets, 0.98) == pytest.approx(10.0, rel=0.05)
@@ -48,7 +48,7 @@ def test_the_most_calls_decide_not_the_slowest() -> None:
 
 
 @pytest.mark.parametrize("latency_ms", [0.0, 0.05, 0.1])
-def test_what_is_too_short_to_measure_shares_a_bucket(latency_ms: float) -> None:
+def test_calls_too_short_to_measure_share_a_bucket(latency_ms: float) -> None:
     assert bucket_of(latency_ms) == bucket_of(0.1)
 
 

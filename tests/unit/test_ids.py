@@ -69,7 +69,7 @@ def test_the_operation_and_the_error_are_part_of_the_content() -> None:
     assert len(hashes) == 4
 
 
-def test_a_text_that_no_encoding_has_a_form_for_has_a_name_all_the_same() -> None:
+def test_a_text_that_cannot_be_encoded_still_has_a_name() -> None:
     assert key_id({"x": "\ud800"}) != key_id({"x": "\ud801"})
     assert re.fullmatch(r"orders-[0-9a-f]{32}", record_id("orders", "k", "\ud800"))
 

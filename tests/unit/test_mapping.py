@@ -39,7 +39,7 @@ def encode(table: dict[str, Any], row: dict[str, Any] | None = None, **changes: 
         ({"*": "*", "note.text": {"const": 1}}, '{"id":7,"amount":10.50,"note":{"text":1}}'),
     ],
 )
-def test_what_a_mapping_makes_of_a_row(table: dict[str, Any], sent: str) -> None:
+def test_a_mapping_builds_its_document_from_a_row(table: dict[str, Any], sent: str) -> None:
     assert encode(table) == sent
 
 
@@ -62,7 +62,7 @@ def test_what_a_mapping_makes_of_a_row(table: dict[str, Any], sent: str) -> None
         ({"a": {"const": {"b": [float("inf")]}}}, "the constant of 'a.b' is inf"),
     ],
 )
-def test_what_is_no_mapping_says_why(table: dict[str, Any], told: str) -> None:
+def test_a_wrong_mapping_is_refused_with_the_reason(table: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told.replace("*", r"\*")):
         parse_fields(table)
 
@@ -80,7 +80,7 @@ def test_of_a_row_that_is_gone_only_the_key_is_sent() -> None:
     assert gone.encode(record) == b'{"order":{"no":7},"k":1}'
 
 
-def test_decimals_and_what_json_has_no_form_for_are_as_without_a_mapping() -> None:
+def test_decimals_and_values_without_a_form_in_json_are_as_without_a_mapping() -> None:
     rules = parse_fields({"a": "amount"})
     assert FieldMap(rules, "string").encode(make_record(payload=ROW)) == b'{"a":"10.50"}'
     with pytest.raises(Unsendable, match="column amount is NaN"):

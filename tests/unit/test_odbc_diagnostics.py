@@ -30,7 +30,7 @@ def make(state: str, message: str, number: int, call: str = "SQLExecDirectW") ->
         ("08001", 233),
     ],
 )
-def test_what_passes_by_itself_is_known(state: str, number: int) -> None:
+def test_transient_errors_are_recognized(state: str, number: int) -> None:
     error = make(state, "some words", number)
     assert is_transient(error)
     ours = explain(error, ADDRESS, "stream orders cannot be read", connecting=state.startswith("08"))
@@ -54,16 +54,16 @@ def test_what_passes_by_itself_is_known(state: str, number: int) -> None:
         ("42000", 64),
     ],
 )
-def test_what_would_fail_again_is_not_taken_for_passing(state: str, number: int) -> None:
+def test_errors_that_would_come_again_are_not_transient(state: str, number: int) -> None:
     assert not is_transient(make(state, "some words", number))
 
 
-def test_an_error_that_is_no_drivers_is_not_passing() -> None:
+def test_an_error_that_no_driver_raised_is_not_transient() -> None:
     assert not is_transient(ValueError("40001"))
     assert not is_transient(ServiceUnavailable("gone", service="source"))
 
 
-def test_a_number_in_brackets_within_the_text_is_no_error_number() -> None:
+def test_a_number_in_brackets_within_the_text_is_not_an_error_number() -> None:
     assert not is_transient(make("42000", "Invalid column (1205) name.", 207))
 
 
@@ -74,7 +74,7 @@ def test_a_call_with_brackets_in_its_name_hides_no_number() -> None:
     assert ours.why == "The service is currently busy"
 
 
-def test_a_conflict_of_a_snapshot_is_no_deadlock() -> None:
+def test_a_snapshot_conflict_is_not_a_deadlock() -> None:
     ours = explain(make("40001", "aborted due to update conflict", 3960), ADDRESS, "", connecting=False)
     assert "under its snapshot" in ours.what
 
@@ -111,7 +111,7 @@ def test_a_conflict_of_a_snapshot_is_no_deadlock() -> None:
         ),
     ],
 )
-def test_a_missing_right_is_told_as_the_statement_that_gives_it(number: int, message: str, told: str) -> None:
+def test_a_missing_right_is_reported_with_the_statement_that_grants_it(number: int, message: str, told: str) -> None:
     error = explain(make("42000", message, number), ADDRESS, "stream orders cannot be read", connecting=False)
     assert isinstance(error, SourceError)
     assert error.what == "stream orders cannot be read"
@@ -119,7 +119,7 @@ def test_a_missing_right_is_told_as_the_statement_that_gives_it(number: int, mes
 
 
 @pytest.mark.parametrize("message", ["Die SELECT-Berechtigung wurde verweigert.", "You may not perform this action."])
-def test_a_right_that_is_not_named_in_english_is_told_in_general(message: str) -> None:
+def test_a_right_that_is_not_named_in_english_is_reported_in_general(message: str) -> None:
     error = explain(make("42000", message, 297), ADDRESS, "", connecting=False)
     assert error.hint == "let the login reader read it: GRANT SELECT ON ... TO [reader]"
 

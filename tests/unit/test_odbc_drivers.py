@@ -140,7 +140,7 @@ def test_encryption_and_name_are_added_and_never_overridden() -> None:
     assert (kept["encrypt"], kept["app"]) == ("no", "mine")
 
 
-def test_freetds_is_told_in_its_own_words() -> None:
+def test_freetds_gets_its_own_keywords() -> None:
     told = complete({"server": "s,1500"}, Driver(name="FreeTDS", origin=""))
     assert (told["server"], told["port"], told["tds_version"]) == ("s", "1500", "7.4")
     assert (told["encryption"], told["app"]) == ("require", "syncctl")
@@ -175,7 +175,9 @@ def test_freetds_encrypts_unless_the_url_says_otherwise(given: str, encryption: 
         ("Encrypt=strict;TrustServerCertificate=yes", True, True, "TrustServerCertificate=yes"),
     ],
 )
-def test_what_a_connection_string_asks_for_is_known(given: str, is_asked: bool, is_checked: bool, setting: str) -> None:
+def test_the_encryption_that_a_connection_string_asks_for_is_known(
+    given: str, is_asked: bool, is_checked: bool, setting: str
+) -> None:
     found = read_encryption(parse_pairs(f"Server=s;{given}"), is_freetds=False, is_dsn=False)
     assert (found.is_asked, found.is_certificate_checked, found.setting) == (is_asked, is_checked, setting)
 
@@ -198,7 +200,7 @@ def test_a_dsn_decides_itself_and_freetds_checks_no_certificate() -> None:
         ("sqlite://", "empty for every program"),
     ],
 )
-def test_a_wrong_url_is_told_without_its_secret(url: str, reason: str) -> None:
+def test_a_wrong_url_is_reported_without_its_secret(url: str, reason: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         open_source(source(url))
     error = caught.value

@@ -185,7 +185,7 @@ def test_a_table_name_is_split_into_its_parts(text: str, parts: tuple[str, ...])
 
 
 @pytest.mark.parametrize("text", ["", "dbo.", ".orders", "dbo..orders", "[dbo", 'a"b'])
-def test_what_is_no_table_name_is_refused(text: str) -> None:
+def test_a_wrong_table_name_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a table name"):
         split_name(text)
 

@@ -43,6 +43,6 @@ def test_a_conflict_is_accepted_where_the_stream_says_so() -> None:
 @pytest.mark.parametrize(
     ("status", "halts"), [(401, "partner"), (403, "partner"), (410, "stream"), (422, None), (500, None), (None, None)]
 )
-def test_what_no_other_record_would_fare_better_with_halts_them_all(status: int | None, halts: str | None) -> None:
+def test_an_answer_that_every_record_would_get_stops_the_batch(status: int | None, halts: str | None) -> None:
     verdict = decide_verdict(status, sent=True, complete=True)
     assert Outcome(verdict=verdict, latency_ms=1.0, status=status).pauses == halts

@@ -9,7 +9,7 @@ from syncctl.commands.stop_signal import StopSignal
 from syncctl.pipeline.poll import Run
 
 
-def test_a_bug_that_one_stream_meets_keeps_no_other_from_being_read(
+def test_a_bug_in_one_stream_does_not_keep_others_from_being_read(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def poll(_connections: object, name: str, **_: Any) -> Run:

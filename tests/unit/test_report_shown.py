@@ -29,7 +29,7 @@ def show(capsys: pytest.CaptureFixture[str], *, failed: int, failed_now: int, by
 
 
 @pytest.mark.parametrize("by", [By.STREAM, By.ERROR])
-def test_failures_that_were_replayed_are_told_from_those_of_now(capsys: pytest.CaptureFixture[str], by: By) -> None:
+def test_replayed_failures_are_told_apart_from_current_ones(capsys: pytest.CaptureFixture[str], by: By) -> None:
     assert show(capsys, failed=14, failed_now=0, by=by) == [
         f"2026-01-01T03:00Z to 2026-01-02T04:00Z, by {by}",
         "failures are counted in the hour in which they happened; still failed: 0",
@@ -40,7 +40,7 @@ def test_failures_that_were_replayed_are_told_from_those_of_now(capsys: pytest.C
     ]
 
 
-def test_nothing_is_said_of_failures_that_are_still_there_but_where_they_are(
+def test_failures_that_are_all_still_there_need_no_explanation(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert show(capsys, failed=14, failed_now=14)[1:] == ["next: syncctl failures"]

@@ -105,7 +105,7 @@ def test_everything_that_shapes_a_call_is_in_the_mapping_hash(tmp_path: Path) ->
     assert name_mapping(body_schema=str(tmp_path / "s.json")) == name_mapping()
 
 
-def test_a_stream_without_a_shape_keeps_the_hash_that_its_records_have() -> None:
+def test_a_stream_without_a_mapping_keeps_the_hash_that_its_records_have() -> None:
     assert (
         name_mapping()
         == PartnerClient(make_partner(BASE), make_stream(), max_connections=1)._builder.endpoint.mapping_hash
@@ -129,14 +129,14 @@ def test_no_value_makes_two_headers_of_one(value: str) -> None:
     assert error.value.reason == "header X-Name would hold a line break or a character beyond ASCII"
 
 
-def test_a_header_without_text_is_left_out_and_one_of_ours_that_may_be_replaced_is() -> None:
+def test_an_empty_header_is_left_out_and_a_replaceable_default_is_replaced() -> None:
     stream = make_stream(headers={"X-None": "{{ row.note }}", "accept": "text/csv"})
     headers = prepare(stream, make_record(payload={"note": None})).headers
     assert "X-None" not in headers
     assert {name: value for name, value in headers.items() if name.lower() == "accept"} == {"accept": "text/csv"}
 
 
-def test_what_the_partner_sets_stays_the_partners() -> None:
+def test_a_header_that_the_partner_sets_cannot_be_replaced() -> None:
     with pytest.raises(ConfigurationError, match=r"streams\.orders\.headers\.x-tenant is set already"):
         prepare(make_stream(headers={"x-tenant": "1"}), headers={"X-Tenant": "acme-1234"})
     auth = Credentials(kind="api_key", values={"name": "X-Account", "value": "k-998877"})
@@ -184,7 +184,7 @@ def test_a_row_that_does_not_fit_the_schema_names_the_place(tmp_path: Path, rule
     assert "7.77" not in error.value.reason
 
 
-def test_what_is_missing_and_how_much_more_is_wrong_is_told(tmp_path: Path) -> None:
+def test_a_schema_error_names_what_is_missing_and_counts_the_rest(tmp_path: Path) -> None:
     inside = {"required": ["a", "b", "id"], "additionalProperties": False, "properties": {"id": {}}}
     with pytest.raises(Unsendable) as error:
         prepare(write_schema(tmp_path, {"properties": {"order": inside}}), make_record(payload={"id": 1, "total": 1}))
@@ -215,14 +215,14 @@ def test_a_delete_is_not_held_against_the_schema(tmp_path: Path) -> None:
         ('{"properties": {"a": {"$ref": "other.json#/x"}}}', "it refers to other.json"),
     ],
 )
-def test_what_is_no_schema_is_told_before_anything_is_sent(tmp_path: Path, schema: str, told: str) -> None:
+def test_a_wrong_schema_is_refused_before_anything_is_sent(tmp_path: Path, schema: str, told: str) -> None:
     stream = write_schema(tmp_path, schema)
     with pytest.raises(ConfigurationError, match=r"streams\.orders\.body_schema cannot be used") as error:
         prepare(stream)
     assert re.search(told, error.value.why)
 
 
-def test_a_schema_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_schema_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"nowhere\.json") as error:
         prepare(make_stream(body_schema=str(tmp_path / "nowhere.json")))
     assert error.value.why == "No such file or directory"
@@ -253,7 +253,7 @@ def test_a_reference_within_the_schema_and_to_a_dialect_is_followed(tmp_path: Pa
         {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
     ],
 )
-def test_a_reference_that_leads_nowhere_is_told_before_anything_is_sent(tmp_path: Path, schema: Any) -> None:
+def test_a_reference_that_leads_nowhere_is_refused_before_anything_is_sent(tmp_path: Path, schema: Any) -> None:
     with pytest.raises(ConfigurationError) as error:
         prepare(write_schema(tmp_path, schema), make_record(payload={"id": 1, "total": 1}))
     assert "it refers to" in error.value.why

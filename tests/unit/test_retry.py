@@ -22,7 +22,7 @@ asked = st.none() | st.floats(0, DAY)
 
 
 @given(schedules, chances, asked, st.data())
-def test_a_delay_is_bounded_and_never_earlier_than_told(
+def test_a_delay_is_bounded_and_never_shorter_than_the_partner_asked_for(
     schedule: RetrySchedule, random: float, retry_after: float | None, data: st.DataObject
 ) -> None:
     tries = data.draw(st.integers(1, len(schedule.delays_seconds)))
@@ -56,7 +56,7 @@ def test_jitter_spreads_in_both_directions() -> None:
     assert delays == pytest.approx([80.0, 100.0, 119.96])
 
 
-def test_a_told_time_is_spread_only_later() -> None:
+def test_jitter_never_shortens_a_delay_that_the_partner_asked_for() -> None:
     schedule = RetrySchedule(delays_seconds=(10.0,), jitter=0.2)
     delays = [decide_delay(schedule, tries=1, retry_after_seconds=60.0, random=r) for r in (0.0, 0.5)]
     assert delays == [60.0, 61.0]
@@ -98,6 +98,6 @@ def test_an_unreadable_date_header_leaves_our_own_clock() -> None:
 
 
 @given(st.text(max_size=80), st.none() | st.text(max_size=80))
-def test_no_text_gets_out_of_bounds(value: str, answered_at: str | None) -> None:
+def test_no_retry_after_text_leads_out_of_bounds(value: str, answered_at: str | None) -> None:
     seconds = parse_retry_after(value, answered_at=answered_at, now=NOW)
     assert seconds is None or 0.0 <= seconds <= DAY

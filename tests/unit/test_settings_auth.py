@@ -41,7 +41,7 @@ def load(directory: Path, lines: str, environment: dict[str, str] | None = None,
 
 
 @pytest.mark.parametrize("kind", KIND_LINES)
-def test_each_kind_arrives_and_is_complete(tmp_path: Path, kind: str) -> None:
+def test_each_auth_kind_is_loaded_completely(tmp_path: Path, kind: str) -> None:
     settings = load(tmp_path, KIND_LINES[kind])
     settings.check()
     auth = settings.partner("acme").auth
@@ -51,7 +51,7 @@ def test_each_kind_arrives_and_is_complete(tmp_path: Path, kind: str) -> None:
     assert "${" not in str(dict(auth.values))
 
 
-def test_the_network_arrives(tmp_path: Path) -> None:
+def test_the_network_settings_are_loaded(tmp_path: Path) -> None:
     lines = """ca = "/ca.pem"
 client_cert = "/c.pem"
 client_key = "/c.key"
@@ -152,7 +152,7 @@ def test_every_secret_is_known_and_none_is_shown(tmp_path: Path, kind: str) -> N
         ("hmac", {"previous_secret": "whsec_AAAA/w=="}, "AAAA/w=="),
     ],
 )
-def test_a_secret_is_known_as_it_travels_too(kind: str, values: dict[str, Any], secret: str) -> None:
+def test_a_secret_is_also_known_in_the_form_in_which_it_is_sent(kind: str, values: dict[str, Any], secret: str) -> None:
     assert secret in KINDS[kind].spell_secrets(values)
 
 
@@ -166,7 +166,7 @@ def test_each_credential_is_marked_and_each_kinds_keys_exist() -> None:
         assert {*kind.needs, *kind.takes} <= set(list_fields(AuthSettings))
 
 
-def test_a_header_that_is_no_secret_may_be_written_out(tmp_path: Path) -> None:
+def test_a_header_that_is_not_a_secret_may_be_written_out(tmp_path: Path) -> None:
     headers = 'headers = { X-Tenant = "acme", Authorization = "Negotiate ${TENANT}" }'
     partner = load(tmp_path, headers).partner("acme")
     assert partner.headers == {"X-Tenant": "acme", "Authorization": "Negotiate cAn4ry-tenant"}

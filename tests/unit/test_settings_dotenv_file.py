@@ -37,7 +37,7 @@ def test_a_value_is_changed_where_it_stands(tmp_path: Path, before: str, after: 
     assert merge_env(env, {"SOURCE_URL": "sqlite:///new"}) == f"# top\n\n{after}\n# below\n{rest}".replace("\n", end)
 
 
-def test_what_is_missing_is_added_at_the_end(tmp_path: Path) -> None:
+def test_missing_lines_are_added_at_the_end(tmp_path: Path) -> None:
     merged = merge_env(read(tmp_path, "# mine\nMONGO_URL=mongodb://h/d"), {"PARTNER_URL": "https://new"})
     lines = merged.splitlines()
     assert lines[:2] == ["# mine", "MONGO_URL=mongodb://h/d"]
@@ -49,7 +49,7 @@ def test_what_is_missing_is_added_at_the_end(tmp_path: Path) -> None:
     ]
 
 
-def test_what_a_file_or_syncctl_toml_sets_is_not_missing(tmp_path: Path) -> None:
+def test_a_value_that_a_file_or_syncctl_toml_sets_is_not_missing(tmp_path: Path) -> None:
     env = read(tmp_path, "PARTNER_TOKEN_FILE=token\n")
     assert "PARTNER_TOKEN=" not in merge_env(env, {})
     assert "MONGO_URL=" not in merge_env(env, {}, elsewhere={"mongo_url"})

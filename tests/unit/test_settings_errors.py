@@ -100,7 +100,7 @@ WRONG_IN_STREAM = [
 
 
 @pytest.mark.parametrize(("line", "key", "text"), WRONG_IN_STREAM)
-def test_a_wrong_value_of_a_stream(tmp_path: Path, line: str, key: str, text: str) -> None:
+def test_a_wrong_value_of_a_stream_is_refused_with_the_fix(tmp_path: Path, line: str, key: str, text: str) -> None:
     kept = [old for old in STREAM.splitlines() if old.split(" = ")[0] != line.split(" = ", maxsplit=1)[0]]
     lines = fail(tmp_path, toml="\n".join([*kept, line, ""]))
     place = "syncctl.toml line 1" if line.startswith("window") else f"syncctl.toml line {len(kept) + 1}"
@@ -139,7 +139,9 @@ def test_a_wrong_value_of_a_stream(tmp_path: Path, line: str, key: str, text: st
         ),
     ],
 )
-def test_settings_that_do_not_go_together(tmp_path: Path, lines: list[str], expected: dict[str, str]) -> None:
+def test_settings_that_do_not_go_together_are_refused(
+    tmp_path: Path, lines: list[str], expected: dict[str, str]
+) -> None:
     told = fail(tmp_path, toml="\n".join(["[streams.orders]", 'table = "dbo.orders"', *lines, ""]))
     assert len(told) == len(expected)
     for key, text in expected.items():
@@ -232,7 +234,7 @@ WRONG_ELSEWHERE = [
 
 
 @pytest.mark.parametrize(("toml", "line"), WRONG_ELSEWHERE)
-def test_a_wrong_value_elsewhere(tmp_path: Path, toml: str, line: str) -> None:
+def test_a_wrong_value_elsewhere_is_refused_with_the_fix(tmp_path: Path, toml: str, line: str) -> None:
     lines = fail(tmp_path, toml=toml)
     assert len(lines) == 1
     assert lines[0].startswith(line)
@@ -265,7 +267,7 @@ WRONG_VARIABLES = [
 
 @pytest.mark.parametrize("place", ["environment", ".env line 2"])
 @pytest.mark.parametrize(("name", "value", "line"), WRONG_VARIABLES)
-def test_a_wrong_variable(tmp_path: Path, name: str, value: str, line: str, place: str) -> None:
+def test_a_wrong_variable_is_refused_with_the_fix(tmp_path: Path, name: str, value: str, line: str, place: str) -> None:
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "large").write_bytes(b"x" * 70000)
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
@@ -312,13 +314,13 @@ def test_a_query_needs_key_cursor_and_mode(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["Orders", "1orders", "a b", "-a", "a" * 61, "straße"])
-def test_a_stream_name_is_a_name(tmp_path: Path, name: str) -> None:
+def test_a_wrong_stream_name_is_refused(tmp_path: Path, name: str) -> None:
     lines = fail(tmp_path, toml=f'[streams."{name}"]\ntable = "t"\nstart = "now"\n')
     assert len(lines) == 1
     assert lines[0].startswith(f"streams.{name} (syncctl.toml line 1): is not a name; use a lower-case letter")
 
 
-def test_sixty_letters_are_a_name(tmp_path: Path) -> None:
+def test_a_stream_name_of_sixty_letters_is_valid(tmp_path: Path) -> None:
     (tmp_path / "syncctl.toml").write_text(f'[streams.{"a" * 60}]\ntable = "t"\nstart = "now"\n')
     assert load_settings(directory=tmp_path, environment={}).stream_names == ("a" * 60,)
 
@@ -336,7 +338,7 @@ def test_the_lease_is_held_against_the_streams_own_partner(tmp_path: Path) -> No
     assert load_settings(directory=tmp_path, environment={}).stream("orders").lease_seconds == 300
 
 
-def test_a_batch_as_large_as_the_window_is_right(tmp_path: Path) -> None:
+def test_a_batch_as_large_as_the_window_is_valid(tmp_path: Path) -> None:
     (tmp_path / "syncctl.toml").write_text(STREAM + "batch_size = 50\nwindow = 50\n")
     assert load_settings(directory=tmp_path, environment={}).stream("orders").batch_size == 50
 
@@ -360,7 +362,7 @@ def test_a_batch_as_large_as_the_window_is_right(tmp_path: Path) -> None:
         ('under = "rows", key = "ref"', {}),
     ],
 )
-def test_what_is_said_of_an_answer_suffices_to_judge_a_row(
+def test_the_settings_of_a_bulk_answer_must_suffice_to_judge_a_row(
     tmp_path: Path, shape: str, expected: dict[str, str]
 ) -> None:
     toml = f"{STREAM}rows_per_call = 10\nbatch_shape = {{ {shape} }}\n"
@@ -378,14 +380,14 @@ def test_what_is_said_of_an_answer_suffices_to_judge_a_row(
 
 
 @pytest.mark.parametrize("schedule", ['["0s", "1m"]', '["5s"]'])
-def test_a_last_delay_that_can_be_repeated_is_right(tmp_path: Path, schedule: str) -> None:
+def test_a_last_delay_that_can_be_repeated_is_valid(tmp_path: Path, schedule: str) -> None:
     (tmp_path / "syncctl.toml").write_text(STREAM + f'retry = {{ schedule = {schedule}, give_up_after = "3d" }}\n')
     assert load_settings(directory=tmp_path, environment={}).stream("orders").retry.give_up_after_seconds == 3 * 86400
     (tmp_path / "syncctl.toml").write_text(STREAM + "retry = { schedule = [] }\n")
     assert load_settings(directory=tmp_path, environment={}).stream("orders").retry.delays_seconds == ()
 
 
-def test_all_wrong_values_are_told_at_once(tmp_path: Path) -> None:
+def test_all_wrong_values_are_reported_at_once(tmp_path: Path) -> None:
     lines = fail(
         tmp_path,
         toml='[streams.orders]\ntable = "a"\nquery = "b"\nbatch_size = 9000\n[retention]\nfailed = "x"\n',
@@ -416,7 +418,7 @@ def test_a_wrong_value_hides_no_broken_rule_and_breaks_none_itself(tmp_path: Pat
     ]
 
 
-def test_the_summary_counts(tmp_path: Path) -> None:
+def test_the_summary_counts_the_wrong_values(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as one:
         load_settings(directory=tmp_path, environment={"LOG__LEVEL": "loud"})
     with pytest.raises(ConfigurationError) as two:

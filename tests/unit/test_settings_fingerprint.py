@@ -22,7 +22,7 @@ def mark(directory: Path, *, token: str = "", schema: str = "{}", **sections: ob
     return fingerprint_settings(load_settings(directory=directory))
 
 
-def test_other_settings_and_schemas_have_another_mark(tmp_path: Path) -> None:
+def test_other_settings_and_schemas_have_another_fingerprint(tmp_path: Path) -> None:
     same = mark(tmp_path)
     assert mark(tmp_path) == same
     others = {
@@ -33,12 +33,12 @@ def test_other_settings_and_schemas_have_another_mark(tmp_path: Path) -> None:
     assert len(others | {same}) == 4
 
 
-def test_what_each_machine_may_have_its_own_way_is_left_out(tmp_path: Path) -> None:
+def test_settings_that_may_differ_between_machines_are_left_out(tmp_path: Path) -> None:
     same = mark(tmp_path)
     assert mark(tmp_path, worker={"concurrency": 9}, log={"level": "debug"}) == same
 
 
-def test_no_secret_has_a_part_in_a_mark(tmp_path: Path) -> None:
+def test_no_secret_is_part_of_a_fingerprint(tmp_path: Path) -> None:
     assert mark(tmp_path, token="hunter2") == mark(tmp_path, token="hunter3")
     before = mark(tmp_path)
     environment = {"SOURCE_URL": "mssql+pyodbc://reader:secret@sqlserver:1433/erp"}

@@ -42,7 +42,7 @@ LAYERS = ["command line", "environment", ".env line 1", "syncctl.toml line 2", "
 
 
 @pytest.mark.parametrize("strongest", range(5))
-def test_each_layer_goes_before_those_below_it(tmp_path: Path, strongest: int) -> None:
+def test_each_layer_overrides_those_below_it(tmp_path: Path, strongest: int) -> None:
     given = [place if rank >= strongest else None for rank, place in enumerate([1, 2, 3, 4])]
     write(
         tmp_path,
@@ -134,7 +134,7 @@ def test_empty_and_foreign_variables_are_left_alone(tmp_path: Path) -> None:
     assert settings.worker.concurrency == 4
 
 
-def test_names_of_variables_may_be_small(tmp_path: Path) -> None:
+def test_names_of_variables_may_be_lower_case(tmp_path: Path) -> None:
     settings = load_settings(
         directory=write(tmp_path, env="redis_prefix=small\nREDIS_PREFIX=large\nlog__level=DEBUG\n")
     )

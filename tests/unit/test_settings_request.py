@@ -52,18 +52,18 @@ def test_tables_stand_in_variables_as_json(tmp_path: Path) -> None:
     assert stream.headers == {"X-A": "{{ row.id }}"}
 
 
-def test_what_is_not_set_is_nothing(tmp_path: Path) -> None:
+def test_settings_that_are_not_set_are_empty(tmp_path: Path) -> None:
     stream = load(tmp_path, 'body = ""\ndelete_endpoint = " "\n', STREAMS__ORDERS__FIELDS=" ").stream("orders")
     assert (stream.body, stream.delete_method, stream.fields, stream.headers) == (None, None, (), {})
 
 
-def test_deletes_need_not_be_sent(tmp_path: Path) -> None:
+def test_deletes_are_optional(tmp_path: Path) -> None:
     stream = load(tmp_path, 'delete_endpoint = "None"').stream("orders")
     assert (stream.delete_method, stream.sends_deletes) == (None, False)
     assert load(tmp_path, 'delete_endpoint = "DELETE /orders/{id}"').stream("orders").sends_deletes
 
 
-def test_a_schema_lies_beside_the_settings(tmp_path: Path) -> None:
+def test_the_path_of_a_schema_begins_at_the_settings(tmp_path: Path) -> None:
     schema = tmp_path / "a" / "b.json"
     schema.parent.mkdir()
     schema.write_text('\ufeff{"minLength": 2.0}', encoding="utf-8")
@@ -207,7 +207,7 @@ def test_the_variable_of_a_secret_is_known_where_it_came_by_name(tmp_path: Path)
     assert load(tmp_path, "").find_secret_name("default") is None
 
 
-def test_what_a_status_means_can_be_said(tmp_path: Path) -> None:
+def test_the_meaning_of_a_status_can_be_set(tmp_path: Path) -> None:
     text = 'accept_conflict = true\noutcomes = { 403 = "Rejected", 404 = "accepted" }'
     stream = load(tmp_path, text).stream("orders")
     assert stream.outcomes == {409: Verdict.ACCEPTED, 403: Verdict.REJECTED, 404: Verdict.ACCEPTED}
@@ -224,5 +224,5 @@ def test_what_a_status_means_can_be_said(tmp_path: Path) -> None:
         ('"403"', "must be a table, as in"),
     ],
 )
-def test_a_status_that_means_nothing_is_refused(tmp_path: Path, outcomes: str, told: str) -> None:
+def test_an_unknown_status_or_meaning_is_refused(tmp_path: Path, outcomes: str, told: str) -> None:
     assert told in complaint(tmp_path, f"outcomes = {outcomes}")

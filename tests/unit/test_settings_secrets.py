@@ -54,7 +54,7 @@ def test_no_repr_and_no_description_shows_a_secret(tmp_path: Path) -> None:
     assert masked["partners.acme.auth.token"] == masked["partner_token"] == masked["mask_secret"] == "***"
 
 
-def test_secrets_are_all_that_must_be_masked(tmp_path: Path) -> None:
+def test_secrets_holds_everything_that_must_be_masked_and_nothing_else(tmp_path: Path) -> None:
     values = {key: value.replace(CANARY, f"{CANARY}-{at}") for at, (key, value) in enumerate(URLS.items())}
     settings = load_settings(directory=tmp_path, environment=variables(values))
     with_secret = {at for at, value in enumerate(URLS.values()) if CANARY in value}
@@ -218,7 +218,7 @@ def test_references_and_urls_without_secrets_are_fine_in_toml(tmp_path: Path, to
         ("nothing at all", "nothing at all"),
     ],
 )
-def test_masks(text: str, masked: str) -> None:
+def test_a_secret_in_a_url_or_connection_string_is_masked(text: str, masked: str) -> None:
     assert mask_url(text) == masked
 
 

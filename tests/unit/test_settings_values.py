@@ -50,7 +50,7 @@ def load(directory: Path, toml: str = "", environment: dict[str, str] | None = N
     return load_settings(directory=directory, environment=environment or {})
 
 
-def test_every_setting_arrives(tmp_path: Path) -> None:
+def test_every_setting_is_loaded(tmp_path: Path) -> None:
     settings = load(tmp_path, TOML, SECRETS)
     assert settings.source("crm") == Source(
         name="crm",
@@ -136,11 +136,11 @@ def test_the_path_names_the_database(tmp_path: Path, url: str, database: str) ->
         ("PARTNER_URL", "http://127.0.0.1:8080"),
     ],
 )
-def test_urls_that_are_right(tmp_path: Path, name: str, url: str) -> None:
+def test_valid_urls_are_accepted(tmp_path: Path, name: str, url: str) -> None:
     assert getattr(load(tmp_path, environment={name: url}), name.lower()) == url
 
 
-def test_missing_secrets_matter_only_to_who_needs_them(tmp_path: Path) -> None:
+def test_a_missing_secret_matters_only_where_it_is_used(tmp_path: Path) -> None:
     settings = load(tmp_path, TOML, {})
     assert settings.stream("stock").page_size == 10
     with pytest.raises(ConfigurationError) as source:
@@ -177,7 +177,7 @@ def test_the_default_source_and_partner_come_from_the_shared_variables(tmp_path:
     )
 
 
-def test_what_the_default_lacks_is_named_by_its_variable(tmp_path: Path) -> None:
+def test_a_missing_value_of_the_default_is_named_by_its_variable(tmp_path: Path) -> None:
     settings = load(tmp_path, '[streams.a]\ntable = "t"\nstart = "now"\n')
     with pytest.raises(ConfigurationError) as caught:
         settings.check()
@@ -187,13 +187,13 @@ def test_what_the_default_lacks_is_named_by_its_variable(tmp_path: Path) -> None
     ]
 
 
-def test_another_partner_is_not_the_place_of_what_the_default_lacks(tmp_path: Path) -> None:
+def test_a_missing_value_of_the_default_is_not_placed_at_another_partner(tmp_path: Path) -> None:
     settings = load(tmp_path, environment={"PARTNERS__ACME__URL": "https://acme.example"})
     with pytest.raises(ConfigurationError, match=r"partners\.default\.url \(default\): is not set"):
         settings.partner("default")
 
 
-def test_a_reference_in_env_that_leads_nowhere_waits_too(tmp_path: Path) -> None:
+def test_a_broken_reference_in_env_matters_only_where_it_is_used(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("SOURCE_URL='mssql://u:${PW}@h/db'\n")
     settings = load(tmp_path)
     with pytest.raises(ConfigurationError) as caught:
@@ -201,7 +201,7 @@ def test_a_reference_in_env_that_leads_nowhere_waits_too(tmp_path: Path) -> None
     assert caught.value.why.startswith("source_url (.env line 1): ${PW} is not set; set PW")
 
 
-def test_nothing_is_missing_where_nothing_streams(tmp_path: Path) -> None:
+def test_without_streams_nothing_is_missing(tmp_path: Path) -> None:
     load(tmp_path).check()
 
 
@@ -226,7 +226,9 @@ def test_a_named_source_without_url_is_missing_it(tmp_path: Path) -> None:
         ('auth = { type = "bearer" }', {"PARTNER_TOKEN": "abc"}, "abc"),
     ],
 )
-def test_which_token_is_sent(tmp_path: Path, auth: str, environment: dict[str, str], token: str | None) -> None:
+def test_the_token_is_the_partners_own_or_the_shared_one(
+    tmp_path: Path, auth: str, environment: dict[str, str], token: str | None
+) -> None:
     settings = load(tmp_path, f"[partners.default]\n{auth}\n", {"PARTNER_URL": "https://p.example", **environment})
     if token is not None:
         assert settings.partner("default").auth.values.get("token", "") == token
@@ -255,7 +257,7 @@ def test_an_unknown_name_is_a_usage_error(tmp_path: Path, kind: str) -> None:
     assert caught.value.hint == f"did you mean {right}?"
 
 
-def test_a_stream_where_there_is_none(tmp_path: Path) -> None:
+def test_an_unknown_stream_is_refused_where_none_is_configured(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         load(tmp_path).stream("orders")
     assert caught.value.why == "no stream is configured"

@@ -46,7 +46,9 @@ def test_seq_is_epoch_and_position(monkeypatch: pytest.MonkeyPatch, stream: type
 
 
 @pytest.mark.parametrize(("generation", "key"), [(None, "orders-1"), (0, "orders-1"), (1, "orders-1-2")])
-def test_the_key_in_force_is_shown(monkeypatch: pytest.MonkeyPatch, generation: int | None, key: str) -> None:
+def test_the_idempotency_key_in_force_is_shown(
+    monkeypatch: pytest.MonkeyPatch, generation: int | None, key: str
+) -> None:
     changes = {} if generation is None else {"generation": generation}
     assert f"  idempotency_key {key}" in show(monkeypatch, io.StringIO(), **changes)
     assert _to_public(record(**changes))["idempotency_key"] == key
@@ -61,7 +63,7 @@ def test_a_payload_has_the_numbers_that_the_partner_gets(monkeypatch: pytest.Mon
     assert line.removeprefix("  payload         ").replace(": ", ":").replace(", ", ",") == sent
 
 
-def test_a_long_value_is_folded_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_value_is_folded_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "x" * 150
     lines = show(monkeypatch, Terminal(), payload={"note": text})
     assert all(len(line) <= 60 for line in lines)
@@ -71,7 +73,7 @@ def test_a_long_value_is_folded_on_a_terminal_alone(monkeypatch: pytest.MonkeyPa
     assert f'  payload         {{"note": "{text}"}}' in show(monkeypatch, io.StringIO(), payload={"note": text})
 
 
-def test_a_very_long_value_is_cut_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_very_long_value_is_cut_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = " ".join(line.strip() for line in show(monkeypatch, Terminal(), payload={"note": "x" * 5000}))
     assert shown.count("x") < 2100
     assert "more characters: --json" in shown
@@ -79,6 +81,6 @@ def test_a_very_long_value_is_cut_on_a_terminal_alone(monkeypatch: pytest.Monkey
     assert line.count("x") == 5000
 
 
-def test_what_would_drive_a_terminal_is_shown_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_characters_are_shown_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = show(monkeypatch, Terminal(), reason="\x1b[2Jgone")
     assert "  reason          \\x1b[2Jgone" in lines

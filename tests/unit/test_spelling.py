@@ -24,19 +24,19 @@ from syncctl.doctor.groups import GROUPS
         ("s", None),
     ],
 )
-def test_only_what_comes_near_is_offered_for_a_check(word: str, meant: str | None) -> None:
+def test_only_similar_names_are_suggested_for_a_check(word: str, meant: str | None) -> None:
     assert find_near(word, GROUPS) == meant
 
 
 @pytest.mark.parametrize(
     ("word", "meant"), [("stats", "status"), ("nit", "init"), ("list", None), ("stop", None), ("sync", None)]
 )
-def test_only_what_comes_near_is_offered_for_a_command(word: str, meant: str | None) -> None:
+def test_only_similar_names_are_suggested_for_a_command(word: str, meant: str | None) -> None:
     assert find_near(word, COMMANDS) == meant
 
 
 @given(st.text(), st.lists(st.text()))
-def test_what_is_offered_exists_and_a_name_is_nearest_to_itself(word: str, names: list[str]) -> None:
+def test_suggestions_exist_and_a_name_is_nearest_to_itself(word: str, names: list[str]) -> None:
     assert find_near(word, names) in {None, *names}
     if word:
         assert (find_near(word, [*names, word]) or "").startswith(word)

@@ -71,7 +71,7 @@ def read_row(declared: dict[str, str], /, *raw: object, **settings: Any) -> Any:
         ("json", '{"a":1.10}', '{"a":1.10}'),
     ],
 )
-def test_each_type_has_its_form(declaration: str, raw: object, value: object) -> None:
+def test_each_type_has_its_form_in_json(declaration: str, raw: object, value: object) -> None:
     sent = read_row({"v": declaration}, raw).payload["v"]
     assert (type(sent), str(sent)) == (type(value), str(value))
     assert read_row({"v": declaration}, None).payload["v"] is None
@@ -83,7 +83,7 @@ def test_json_is_read_as_the_text_that_it_is() -> None:
 
 
 @pytest.mark.parametrize("declaration", FORMLESS)
-def test_what_has_no_form_is_never_asked_for(declaration: str) -> None:
+def test_a_column_without_a_form_in_json_is_never_selected(declaration: str) -> None:
     pages = make_pages({"place": declaration, "note": "varchar(5)"})
     assert "place" not in render(pages.select(pages.shown, [], 2, None))
     row = pages.make_row([1, "x"]).row
@@ -92,12 +92,12 @@ def test_what_has_no_form_is_never_asked_for(declaration: str) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"exclude": ("PLACE",)}, {"columns": ("id", "note")}])
-def test_what_has_no_form_and_is_left_out_troubles_nobody(settings: dict[str, Any]) -> None:
+def test_an_excluded_column_without_a_form_in_json_does_no_harm(settings: dict[str, Any]) -> None:
     row = read_row({"place": "geography", "note": "varchar(5)"}, "x", **settings)
     assert (row.error, row.payload) == (None, {"id": 1, "note": "x"})
 
 
-def test_all_that_has_to_be_left_out_is_told_at_once() -> None:
+def test_all_columns_that_must_be_excluded_are_reported_at_once() -> None:
     columns = {"place": "geography", "path": "hierarchyid", "note": "varchar(5)"}
     assert read_row(columns, exclude=("note",)).error == (
         "column place: geography has no JSON form; column path: hierarchyid has no JSON form;"
@@ -109,7 +109,7 @@ def test_all_that_has_to_be_left_out_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"key": ("path",)}, {"cursor": "path"}, {"mode": "flag", "cursor": "path"}])
-def test_what_has_no_form_is_neither_key_nor_cursor(settings: dict[str, Any]) -> None:
+def test_a_column_without_a_form_in_json_is_neither_key_nor_cursor(settings: dict[str, Any]) -> None:
     columns = (make_column("int", "id"), make_column("hierarchyid", "path"))
     relation = Relation(title="t", clause=sa.table("t"), columns=columns, primary_key=("id",))
     with pytest.raises(ConfigurationError, match=r"streams\.orders\.(key|cursor) is wrong") as caught:
@@ -157,7 +157,7 @@ def query_stream(query: str) -> Stream:
         ("-- note\nWITH x AS (select 1 as id) select id from x", "it begins with WITH"),
     ],
 )
-def test_what_sql_server_takes_in_no_subquery_is_told_in_clear_words(query: str, why: str) -> None:
+def test_clauses_that_sql_server_forbids_in_a_subquery_are_refused_in_clear_words(query: str, why: str) -> None:
     with pytest.raises(ConfigurationError, match=r"streams\.orders\.query is wrong") as caught:
         check_subquery(query_stream(query))
     assert caught.value.why.startswith(why)
@@ -174,7 +174,7 @@ def test_what_sql_server_takes_in_no_subquery_is_told_in_clear_words(query: str,
         "select id from o with (nolock)",
     ],
 )
-def test_what_it_takes_passes(query: str) -> None:
+def test_clauses_that_sql_server_allows_in_a_subquery_pass(query: str) -> None:
     check_subquery(query_stream(query))
 
 

@@ -93,7 +93,7 @@ def test_a_filter_or_method_beyond_the_list_is_refused_when_settings_are_read(so
         "{{ ['a'] | map(attribute='expandtabs') | join }}",
     ],
 )
-def test_nor_is_it_reached_by_another_way(source: str) -> None:
+def test_a_filter_beyond_the_list_cannot_be_reached_another_way(source: str) -> None:
     with pytest.raises(Unsendable, match=r"^body, line 1: (access to attribute|'int object' has no)"):
         render(source)
 
@@ -143,5 +143,5 @@ def test_no_template_fills_the_memory(source: str, monkeypatch: pytest.MonkeyPat
         ("{{ 'x' * 1000000 }}", "x" * 1_000_000),
     ],
 )
-def test_what_is_of_an_ordinary_size_is_written(source: str, text: str) -> None:
+def test_a_template_of_ordinary_size_stays_within_its_quota(source: str, text: str) -> None:
     assert render(source) == text

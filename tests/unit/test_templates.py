@@ -39,7 +39,7 @@ def render(source: str, row: dict[str, Any] | None = None, *, json: bool = False
         ("{{ row.amount * 10000000000000000000000000000000000001 }}", "11000000000000000000000000000000000001.10"),
     ],
 )
-def test_what_a_template_writes(source: str, text: str) -> None:
+def test_a_template_writes_the_values_of_a_row(source: str, text: str) -> None:
     assert render(source) == text
 
 
@@ -73,7 +73,7 @@ RECURSIVE = """
         ('{"a": {{ row.name | escape | json }}}', {"a": "Ä &#34;x&#34;\n&lt;/script&gt;"}),
     ],
 )
-def test_what_a_template_of_json_writes(source: str, sent: Any) -> None:
+def test_a_template_of_json_writes_valid_json(source: str, sent: Any) -> None:
     assert simplejson.loads(render(source, json=True), use_decimal=True) == sent
 
 
@@ -187,7 +187,7 @@ def test_a_template_of_json_that_forgets_the_filter_is_refused(source: str) -> N
         ),
     ],
 )
-def test_what_changes_the_text_of_json_is_refused(source: str, told: str) -> None:
+def test_a_filter_or_block_that_would_change_the_text_of_json_is_refused(source: str, told: str) -> None:
     with pytest.raises(ValueError, match=re.escape(told)):
         TextTemplate(source, title="body", is_json=True)
 
@@ -228,7 +228,7 @@ def test_a_text_between_quotes_of_the_template_ends_none_of_them(source: str, na
         ("{% extends 'x' %}", "a template stands alone"),
     ],
 )
-def test_what_cannot_be_a_template_is_told_before_it_runs(source: str, told: str) -> None:
+def test_a_wrong_template_is_refused_before_it_runs(source: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         TextTemplate(source, title="body")
 

@@ -17,7 +17,7 @@ def take(store: TokenStore, text: str) -> str:
     return store.take(lambda: Token(text=text, seconds=3600.0))
 
 
-def test_a_second_refusal_is_one_of_the_credentials() -> None:
+def test_a_second_refusal_means_wrong_credentials() -> None:
     call_deadline.begin(5.0)
     store = TokenStore(NoSharedToken())
     take(store, "first")
@@ -26,7 +26,7 @@ def test_a_second_refusal_is_one_of_the_credentials() -> None:
     assert not store.drop("second")
 
 
-def test_while_no_token_can_be_shared_it_may_be_one_that_another_process_replaced() -> None:
+def test_without_a_shared_cache_a_refused_token_may_have_been_replaced_by_another_process() -> None:
     call_deadline.begin(5.0)
     store = TokenStore(UnreachableCache())
     take(store, "first")
@@ -36,7 +36,7 @@ def test_while_no_token_can_be_shared_it_may_be_one_that_another_process_replace
         store.drop("second")
 
 
-def test_a_token_endpoint_that_hangs_is_no_refusal() -> None:
+def test_a_token_endpoint_that_hangs_is_not_a_refusal() -> None:
     store = TokenStore(NoSharedToken())
     call_deadline.begin(5.0)
     take(store, "first")

@@ -112,7 +112,7 @@ def test_subclasses_become_plain_values() -> None:
         ({1}, "JSON has no form for a value of type set"),
     ],
 )
-def test_what_json_has_no_form_for_is_refused_with_the_reason(raw: object, reason: str) -> None:
+def test_a_value_without_a_form_in_json_is_refused_with_the_reason(raw: object, reason: str) -> None:
     with pytest.raises(ValueError, match="JSON") as caught:
         to_value(raw)
     assert str(caught.value) == reason
@@ -134,6 +134,6 @@ def test_a_single_is_shown_as_it_was_written(short: float) -> None:
     assert repr(shorten_single(driven)) == repr(short)
 
 
-def test_a_single_that_is_no_number_is_refused() -> None:
+def test_a_single_that_is_not_a_number_is_refused() -> None:
     with pytest.raises(ValueError, match="the number is NaN"):
         shorten_single(math.nan)

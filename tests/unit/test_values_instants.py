@@ -53,7 +53,7 @@ def test_a_step_back_by_whole_seconds_is_exact(text: str, seconds: int) -> None:
         ("0001-01-01T00:01:00.5", 300, "0001-01-01T00:00:00.0"),
     ],
 )
-def test_what_the_form_has_no_digits_for_is_rounded_down(text: str, seconds: float, expected: str) -> None:
+def test_a_fraction_finer_than_the_type_is_rounded_down(text: str, seconds: float, expected: str) -> None:
     assert step_back(text, seconds) == expected
 
 
@@ -62,7 +62,7 @@ def test_a_step_back_stops_at_the_first_time_of_the_type() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "2026-02-30", "2026-01-01T25:00:00", "2026-01-01x", "20260101"])
-def test_what_is_no_time_is_refused(text: str) -> None:
+def test_a_text_that_is_not_a_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a time"):
         parse_instant(text)
 
@@ -87,7 +87,7 @@ def test_a_rowversion_reads_back_its_own_text(version: bytes) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "5", "0x", "0xzz", "0x10000000000000000", "-0x1"])
-def test_what_is_no_rowversion_is_refused(text: str) -> None:
+def test_a_text_that_is_not_a_rowversion_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a rowversion"):
         parse_rowversion(text)
 

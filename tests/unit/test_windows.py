@@ -38,7 +38,7 @@ def sizes(**changes: Any) -> Sizes:
 
 
 @given(SETTINGS)
-def test_nothing_is_ever_none(settings: dict[str, Any]) -> None:
+def test_no_size_is_ever_zero(settings: dict[str, Any]) -> None:
     found = sizes(**settings)
     assert min(found.batch, found.window, found.retries, found.threads, found.messages) >= 1
 
@@ -81,7 +81,7 @@ def test_the_messages_of_all_streams_hold_a_window_each(settings: dict[str, Any]
     assert found.messages * found.batch >= found.window * settings["streams"]
 
 
-def test_the_settings_stand_where_nothing_speaks_against_them() -> None:
+def test_without_limits_the_settings_are_used_as_they_are() -> None:
     found = sizes(timeout_seconds=5.0)
     assert found == Sizes(batch=100, window=2000, retries=1000, threads=8, messages=20)
 
@@ -99,7 +99,7 @@ def test_a_worker_of_several_processes_keeps_one_for_polls(concurrency: int, par
 
 
 @given(st.integers(3, 64), st.integers(2, 40))
-def test_and_one_for_the_other_partners(concurrency: int, partners: int) -> None:
+def test_several_partners_leave_one_process_for_each_other(concurrency: int, partners: int) -> None:
     found = decide_slots(concurrency=concurrency, partners=partners, max_in_flight=64)
     assert found.per_partner < found.all
     if partners <= found.all:

@@ -1,4 +1,4 @@
-"""The names that `syncctl doctor` takes."""
+"""The groups of checks, and the names of checks that `syncctl doctor` takes."""
 
 from collections.abc import Iterable, Sequence
 
@@ -20,12 +20,12 @@ GROUPS = (
 
 
 def choose_checks(words: Sequence[str]) -> tuple[str, ...]:
-    """Return what was asked for in the order of the groups: whole groups, or single checks such as `source orders`.
+    """Return the chosen groups and single checks such as `source orders`, in the order of the groups.
 
-    A word that is no group names a check of the group before it; nothing asks for everything.
+    A word that is not a group names a check of the group before it. Without any word, all groups are chosen.
 
     Raises:
-        UsageError: the first word is no group.
+        UsageError: The first word is not a group.
     """
     chosen: dict[str, list[str]] = {}
     last = ""
@@ -45,12 +45,12 @@ def choose_checks(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def settle_names(chosen: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """Return what was asked for as names of these settings, or their beginnings.
+    """Return the chosen names after checking that these settings have checks whose names are, or begin with, them.
 
-    A word behind a name continues it, where there is such a check: `source orders index`.
+    A word after a name continues it if such a check exists: `source orders index`.
 
     Raises:
-        UsageError: There is no check of such a name.
+        UsageError: No check has, or begins with, such a name.
     """
     settled: list[str] = []
     base = ""
@@ -69,19 +69,19 @@ def settle_names(chosen: Sequence[str], known: Sequence[str]) -> tuple[str, ...]
 
 
 def is_begun(name: str, known: Iterable[str]) -> bool:
-    """Tell whether a check has this name, or one that goes on behind it."""
-    return any(each == name or each.startswith(f"{name} ") for each in known)
+    """Tell whether a check has this name, or one that continues it."""
+    return any(check == name or check.startswith(f"{name} ") for check in known)
 
 
 def is_chosen(name: str, chosen: Iterable[str]) -> bool:
-    """Tell whether a check was asked for: itself, the beginning of its name, or its group."""
-    return group_of(name) in chosen or any(name == each or name.startswith(f"{each} ") for each in chosen)
+    """Tell whether a check was chosen: by its name, by the beginning of its name, or by its group."""
+    return group_of(name) in chosen or any(name == choice or name.startswith(f"{choice} ") for choice in chosen)
 
 
 def _find_near(name: str, known: Sequence[str]) -> UsageError:
     group, _, rest = name.partition(" ")
-    siblings = [each for each in known if group_of(each) == group]
-    near = find_near(rest, [each.partition(" ")[2] for each in siblings])
+    siblings = [check for check in known if group_of(check) == group]
+    near = find_near(rest, [check.partition(" ")[2] for check in siblings])
     return _no_such_check(name, f"{group} {near}" if near else find_near(rest, GROUPS), siblings)
 
 
@@ -93,6 +93,6 @@ def group_of(name: str) -> str:
 def _no_such_check(name: str, near: str | None, known: Sequence[str]) -> UsageError:
     return UsageError(
         f"no such check: {name}",
-        why=f"did you mean {near}?" if near else f"there is {', '.join(known)}",
+        why=f"did you mean {near}?" if near else f"known: {', '.join(known)}",
         hint=f"run: syncctl doctor {near}" if near else "run: syncctl doctor",
     )

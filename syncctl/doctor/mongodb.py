@@ -81,8 +81,8 @@ def check_indexes(services: "Services") -> Finding:
     labels = [line.partition(" ")[0] for line in differences]
     missing = [label for label, line in zip(labels, differences, strict=True) if line.endswith("is missing")]
     different = [label for label in labels if label not in missing]
-    found = [("missing", missing), ("different from what it should be", different)]
-    detail = "\n".join(f"{what}: {', '.join(names)}" for what, names in found if names)
+    lists = [("missing", missing), ("different from the expected index", different)]
+    detail = "\n".join(f"{what}: {', '.join(names)}" for what, names in lists if names)
     drops = "; ".join('db.{}.dropIndex("{}")'.format(*label.split(".", 1)) for label in different)
     hint = "run: syncctl init --indexes"
     return failed(detail, f"in mongosh: {drops}; then {hint}" if drops else hint)

@@ -74,8 +74,8 @@ def check_calls(services: "Services", name: str) -> Finding:
         return warned(f"paused by {paused.get('by')}: {reason}", f"run: syncctl resume --partner {name}")
     documents, now = ledger.streams.load_all(), ledger.streams.server_time()
     streams = [stream for stream, section in services.settings.streams.items() if section.partner == name]
-    found = [_look_at_breaker(stream, documents.get(stream, {}).get("breaker", {}), now) for stream in streams]
-    return join_findings([finding for finding in found if finding is not None] or [passed("called")])
+    findings = [_look_at_breaker(stream, documents.get(stream, {}).get("breaker", {}), now) for stream in streams]
+    return join_findings([finding for finding in findings if finding is not None] or [passed("called")])
 
 
 def _look_at_breaker(stream: str, breaker: Mapping[str, Any], now: datetime) -> Finding | None:

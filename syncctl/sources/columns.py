@@ -51,7 +51,7 @@ def choose_columns(stream: Stream, relation: Relation, layout: Layout, dialect: 
         # It is the record's version: it changes with every update, even one that changes no other column.
         sent.discard(layout.cursor.name)
     masks = _resolve_masks(stream, layout, names)
-    # A dropped column is not even read, so that no database error can contain it.
+    # invariant 10: a dropped column is not even read, so that no database error can contain it.
     sent -= {name for name, mask in masks.items() if mask == "drop"}
     formless = [column for column in relation.columns if column.name in sent and column.kind is Kind.FORMLESS]
     sent -= {column.name for column in formless}
@@ -148,6 +148,7 @@ def _mask(convert: Converter, mask: Mask, secret: str) -> Converter:
         try:
             value = convert(raw)
         except ValueError:
+            # invariant 10: neither the message nor a traceback shows the value.
             raise ValueError("JSON has no form for its value, which is masked") from None
         return mask_value(value, mask, secret)
 

@@ -1,4 +1,4 @@
-"""Points in time as databases write them: exact text, compared by the database, moved without losing a digit."""
+"""Instants as databases write them: exact text, compared by the database, moved without losing a digit."""
 
 import datetime as dt
 import re
@@ -20,11 +20,13 @@ _NANOSECONDS = 10**9
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Instant:
-    """A time as it is written: `moment` to the second without its offset, the other digits as text."""
+    """A time as it is written."""
 
+    #: To the second, without the offset.
     moment: dt.datetime
     separator: str
     has_seconds: bool
+    #: The digits of a second.
     fraction: str
     offset: str
 
@@ -37,10 +39,10 @@ class Instant:
 
 
 def parse_instant(text: str) -> Instant:
-    """Read `2026-01-31`, `2026-01-31T23:59:59.1234567+01:00` and what lies between; a space may stand for the T.
+    """Read `2026-01-31`, `2026-01-31T23:59:59.1234567+01:00` or a form between; a space may stand for the T.
 
     Raises:
-        ValueError: It is no such time.
+        ValueError: The text is not such a time.
     """
     match = _FORM.fullmatch(text)
     if match is None:
@@ -66,7 +68,7 @@ def join_with_t(text: str) -> str:
 
 
 def fit_fraction(text: str, digits: int | None) -> str:
-    """Return a time to the second or finer with so many digits of a second; as it is where they are not known."""
+    """Return a time with this number of digits of a second; None leaves it as it is."""
     match = _TAIL.fullmatch(text, _SECONDS_END)
     if digits is None or match is None:
         return text
@@ -78,23 +80,23 @@ def load_zone(name: str, setting: str) -> ZoneInfo:
     """Return a time zone by its IANA name.
 
     Raises:
-        ConfigurationError: This machine does not know it.
+        ConfigurationError: This machine does not have the time zone.
     """
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise ConfigurationError(
             f"{setting} is wrong",
-            why=f"this machine knows no time zone {name}",
+            why=f"this machine has no time zone {name}",
             hint="write a name like Europe/Berlin; if it is one, install tzdata: pip install tzdata",
         ) from error
 
 
 def add_offset(text: str, zone: ZoneInfo) -> str:
-    """Return a time with the offset that its zone had then; what has an offset, or is no time, stays as it is.
+    """Return a time with the offset that its zone had then; text with an offset, or without a time, stays as it is.
 
-    An hour that comes twice is taken for the first, one that is left out has the offset before it. Zones had seconds in
-    their offsets before there were standard times; these are rounded to the minute, which is all that RFC 3339 knows.
+    An hour that occurs twice is taken for the first; one that is skipped has the offset before it. Before standard time
+    zones had seconds in their offsets; these are rounded to the minute, because RFC 3339 has no seconds.
     """
     try:
         instant = parse_instant(text)
@@ -111,13 +113,13 @@ def add_offset(text: str, zone: ZoneInfo) -> str:
 def step_back(text: str, seconds: float, *, earliest: str = "0001-01-01") -> str:
     """Return a time at least `seconds` earlier, written in the form of `text`.
 
-    What the form has no digits for is rounded down, so that nothing in between is missed.
+    Digits that the form does not have are rounded down, so that no row in between is missed.
 
     Args:
-        earliest: The first time that the column's type knows; the result is never before it.
+        earliest: The first time that the column's type can hold; the result is never before it.
 
     Raises:
-        ValueError: `text` is no time.
+        ValueError: `text` is not a time.
     """
     instant = parse_instant(text)
     scale = 10 ** len(instant.fraction)

@@ -180,9 +180,9 @@ def advise(stream: Stream, relation: Relation, layout: Layout, *, has_rowversion
     the stream names its cursor, or says that rows never change (`append_only`).
     """
     if layout.mode in ("change_tracking", "snapshot") and stream.sends_deletes and stream.delete_method is None:
-        found = f"finds deleted rows too, and sends only their key to {stream.method} {stream.path}"
+        finding = f"finds deleted rows too, and sends only their key to {stream.method} {stream.path}"
         ways = 'delete_endpoint = "DELETE /.../{id}", or "none" to send no deletes'
-        return (f"{found}; in streams.{stream.name} set {ways}",)
+        return (f"{finding}; in streams.{stream.name} set {ways}",)
     if stream.cursor is not None or stream.append_only or layout.mode != "increasing":
         return ()
     changed = next((column for column in relation.columns if may_be_change_time(column)), None)

@@ -81,11 +81,11 @@ def load_pyodbc() -> Any:
 
 
 def find_packaged_driver() -> Path | None:
-    """Return Microsoft's driver for this platform out of the package mssql-python-odbc, if it is installed."""
-    found = importlib.util.find_spec("mssql_python_odbc")
-    if found is None or not found.submodule_search_locations:
+    """Return Microsoft's driver for this platform from the package mssql-python-odbc, if it is installed."""
+    package = importlib.util.find_spec("mssql_python_odbc")
+    if package is None or not package.submodule_search_locations:
         return None
-    libraries = Path(next(iter(found.submodule_search_locations))) / "libs"
+    libraries = Path(next(iter(package.submodule_search_locations))) / "libs"
     machine = {"amd64": "x86_64", "aarch64": "arm64"}.get(platform.machine().lower(), platform.machine().lower())
     if sys.platform == "darwin":
         folder, pattern = libraries / "macos" / machine / "lib", "libmsodbcsql*.dylib"

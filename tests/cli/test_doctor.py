@@ -202,7 +202,7 @@ def test_an_index_that_is_missing_or_different_is_named_and_its_hint_restores_it
     database.records.drop_index("due")
     database.records.create_index([("stream", 1)], name="due")
     check = examine("indexes")["indexes"]
-    assert check["detail"] == "different from what it should be: records.due"
+    assert check["detail"] == "different from the expected index: records.due"
     assert 'db.records.dropIndex("due")' in check["hint"]
     assert check["hint"].endswith("run: syncctl init --indexes")
 

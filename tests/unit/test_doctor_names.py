@@ -59,7 +59,7 @@ def test_a_word_behind_a_name_continues_it_and_a_name_means_what_goes_on_behind_
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (("orders",), "there is configuration, redis, "),
+        (("orders",), "known: configuration, redis, "),
         (("sorce",), "did you mean source?"),
         (("source", "ordres"), "did you mean source orders?"),
         (("redis", "sorce"), "did you mean source?"),

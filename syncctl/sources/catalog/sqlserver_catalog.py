@@ -239,11 +239,11 @@ def _find_tracked(ask: _Questions) -> dict[int, bool]:
 def _group_columns(
     rows: Sequence[Any], dialect: Dialect, identities: set[tuple[int, str]]
 ) -> dict[int, list[CatalogColumn]]:
-    found: dict[int, list[CatalogColumn]] = defaultdict(list)
+    columns: dict[int, list[CatalogColumn]] = defaultdict(list)
     for row in rows:
         declared = format_type(row.type_name, row.max_length, row.precision, row.scale)
         made = make_type("timestamp" if declared == "rowversion" else declared, row.collation_name)
-        found[row.object_id].append(
+        columns[row.object_id].append(
             make_column(
                 dialect,
                 row.name,
@@ -254,16 +254,16 @@ def _group_columns(
                 has_json_form=row.type_name not in _WITHOUT_JSON_FORM and row.system_type_id != _CLR,
             )
         )
-    return found
+    return columns
 
 
 def _group_indexes(rows: Sequence[Any]) -> dict[int, list[CatalogIndex]]:
-    columns: dict[tuple[int, int], list[Any]] = defaultdict(list)
+    index_columns: dict[tuple[int, int], list[Any]] = defaultdict(list)
     for row in rows:
-        columns[row.object_id, row.index_id].append(row)
-    found: dict[int, list[CatalogIndex]] = defaultdict(list)
-    for (number, _), parts in columns.items():
-        found[number].append(
+        index_columns[row.object_id, row.index_id].append(row)
+    indexes: dict[int, list[CatalogIndex]] = defaultdict(list)
+    for (object_id, _), parts in index_columns.items():
+        indexes[object_id].append(
             CatalogIndex(
                 columns=tuple(part.name for part in parts),
                 is_unique=bool(parts[0].is_unique),
@@ -271,4 +271,4 @@ def _group_indexes(rows: Sequence[Any]) -> dict[int, list[CatalogIndex]]:
                 is_ordered=parts[0].type != 7,
             )
         )
-    return found
+    return indexes

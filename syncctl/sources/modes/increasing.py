@@ -87,7 +87,7 @@ class Increasing:
         yield from self._pages_with_gaps(state, memory)
 
     def _check_not_restarted(self, state: CursorState) -> None:
-        """Refuse to go on if the numbers of new rows are before the cursor: no poll would ever read them.
+        """Refuse to go on if the numbers of new rows are before the cursor, which no poll would read (invariant 12).
 
         Raises:
             SourceRestored: The table was truncated or created anew, or its identity was reset.

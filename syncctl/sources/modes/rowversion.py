@@ -82,6 +82,7 @@ class Rowversion:
         ceiling = self._read_ceiling(connection)
         reached = position.value
         if reached is not None and (ceiling < reached or (ceiling == reached and position.key is not None)):
+            # invariant 12: rows with new, lower rowversions would be passed over silently.
             name = self._opened.stream.name
             raise SourceRestored(
                 f"stream {name} cannot go on: the database was restored",

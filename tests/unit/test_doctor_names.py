@@ -63,7 +63,7 @@ def test_a_word_behind_a_name_continues_it_and_a_name_means_what_goes_on_behind_
         (("sorce",), "did you mean source?"),
         (("source", "ordres"), "did you mean source orders?"),
         (("redis", "sorce"), "did you mean source?"),
-        (("streams", "evict"), "there is streams orders, streams removed"),
+        (("streams", "evict"), "known: streams orders, streams removed"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest_one(words: tuple[str, ...], why: str) -> None:

@@ -84,7 +84,7 @@ class GapMemory:
         return self._give_up([gap for gap in self.gaps if gap.at <= limit])
 
     def trim(self) -> tuple["GapMemory", tuple[Gap, ...]]:
-        """Give up the gaps that are too many to remember (invariant 11): the lowest, whose transactions are the oldest."""
+        """Give up the gaps that are too many to remember (invariant 11): the lowest, with the oldest transactions."""
         return self._give_up(self.gaps[: max(0, len(self.gaps) - GAPS_AT_MOST)])
 
     def _give_up(self, gone: Sequence[Gap]) -> tuple["GapMemory", tuple[Gap, ...]]:

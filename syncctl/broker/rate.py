@@ -1,9 +1,5 @@
 """A partner's rate limit: permits that all workers share through Redis, judged by Redis's clock alone."""
 
-import random
-import threading
-import time
-from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -14,14 +10,13 @@ from syncctl.logs import get_logger
 log = get_logger(__name__)
 
 WAIT_AT_MOST_SECONDS = 1.0
-"""A batch gives up rather than wait longer for a permit: waiting would block a place in the worker for others."""
+"""Under a slow rate no record is taken before its permit is as near as this."""
 AHEAD_SECONDS = 0.1
-"""A permit may be taken this long before it is valid; the thread that takes it sleeps until then."""
+"""A permit may be taken this long before it is valid; whoever takes it waits until then."""
 AT_ONCE_SECONDS = 0.1
 """After a rest, the calls of this much time, and at least one, may be made at once."""
 ARRIVES_WITHIN_SECONDS = 0.5
 """A call may take this much longer than a later one to arrive; the partner's own count must not exceed its limit."""
-CHECKED_EVERY_SECONDS = 0.25
 
 # The scripts run in Redis, in one step and by one clock. Each returns whether a permit was taken, and in how many
 # microseconds it is valid. A permit further off than `ahead` is not taken; with `take` 0 none is.
@@ -86,6 +81,7 @@ class SharedRate:
 
     def __init__(self, url: str, *, prefix: str, name: str, calls: int, seconds: float) -> None:
         self.name = name
+        self.calls_per_second = calls / seconds
         self.is_slow = calls < seconds
         """Whether the next permit may be too far off to wait for."""
         self._url = url
@@ -106,17 +102,21 @@ class SharedRate:
         """Close the connections."""
         self._redis.close()
 
-    def permits(self) -> "RatePermits":
-        """Return the permits for one batch."""
-        return RatePermits(self)
-
     def take(self) -> tuple[bool, float]:
         """Take the next permit unless it is too far off; return whether it was taken, and in how many seconds."""
         taken, micros = self._script(keys=[self._key], args=[*self._args, 1])
         return bool(taken), micros / 1_000_000
 
+    def try_take(self) -> tuple[bool, float] | None:
+        """Take the next permit as `take` does; None where Redis is away: without it the rate cannot be kept."""
+        try:
+            return self.take()
+        except (redis.RedisError, OSError) as error:
+            log.warning("rate.without_redis", partner=self.name, error=type(error).__name__)
+            return None
+
     def is_permit_near(self) -> bool:
-        """Tell whether a batch would get a permit before it gives up; takes none.
+        """Tell whether a permit is valid within about a second; takes none.
 
         Raises:
             ServiceUnavailable: Redis cannot be reached.
@@ -124,50 +124,6 @@ class SharedRate:
         with translated(self._url):
             _, micros = self._script(keys=[self._key], args=[*self._args, 0])
         return bool(micros <= _micros(WAIT_AT_MOST_SECONDS))
-
-
-class RatePermits:
-    """The permits for one batch; its threads take them one after the other."""
-
-    def __init__(self, rate: SharedRate) -> None:
-        self._rate = rate
-        self._lock = threading.Lock()
-        self.given_up = False
-        """Whether a permit was too far off, or Redis away: the rest of the batch makes room for others."""
-
-    def wait(self, may_wait: Callable[[], bool]) -> bool:
-        """Wait for a permit; False once `may_wait` says no, or when the batch gives up.
-
-        It gives up when no permit is near within about a second, and when Redis is away: without Redis the rate
-        cannot be kept.
-        """
-        while not self.given_up and may_wait():
-            if self._lock.acquire(timeout=CHECKED_EVERY_SECONDS):
-                try:
-                    return not self.given_up and self._take(may_wait)
-                finally:
-                    self._lock.release()
-        return False
-
-    def _take(self, may_wait: Callable[[], bool]) -> bool:
-        began = time.monotonic()
-        while may_wait():
-            try:
-                taken, seconds = self._rate.take()
-            except (redis.RedisError, OSError) as error:
-                log.warning("rate.without_redis", partner=self._rate.name, error=type(error).__name__)
-                self.given_up = True
-                return False
-            if taken:
-                time.sleep(seconds)
-                return True
-            waited = time.monotonic() - began
-            if seconds > WAIT_AT_MOST_SECONDS + AHEAD_SECONDS or waited > WAIT_AT_MOST_SECONDS:
-                self.given_up = True
-                return False
-            # A random part, so that no batch is always the first to ask.
-            time.sleep(min(seconds - AHEAD_SECONDS * random.random(), CHECKED_EVERY_SECONDS))  # noqa: S311
-        return False
 
 
 def _micros(seconds: float) -> int:

@@ -7,7 +7,7 @@ class State(StrEnum):
     """Where a record stands. `retrying` is shown for PENDING with attempts behind it; it is not stored."""
 
     PENDING = "pending"
-    QUEUED = "queued"
+    QUEUED = "queued"  # of older versions of syncctl
     SENDING = "sending"
     DELIVERED = "delivered"
     FAILED = "failed"
@@ -15,6 +15,5 @@ class State(StrEnum):
     DISCARDED = "discarded"
 
 
-IN_FLIGHT = (State.QUEUED, State.SENDING)
 UNFINISHED = (State.PENDING, State.QUEUED, State.SENDING)
 TERMINAL = (State.DELIVERED, State.FAILED, State.SUPERSEDED, State.DISCARDED)

@@ -68,8 +68,8 @@ class Partner:
     timeout_seconds: float = 30.0
     #: Calls in so many seconds, of all workers together; None: no limit.
     rate: tuple[int, float] | None = None
-    #: Concurrent calls of all workers together.
-    max_in_flight: int = 32
+    #: Concurrent calls of all workers together; None: as many as the partner keeps up with.
+    max_in_flight: int | None = None
     breaker: BreakerRules = field(default_factory=BreakerRules)
 
 
@@ -166,10 +166,10 @@ class Stream:
     #: Order strict: how long a failed version holds back newer ones; None: forever.
     strict_hold_seconds: float | None = None
     retry: RetrySchedule
-    batch_size: int = 100
+    batch_size: int = 250
     batching: Batching = field(default_factory=Batching)
     window: int = 2000
-    lease_seconds: float = 300.0
+    lease_seconds: float = 15.0
     append_only: bool = False
     #: What a status means, if not the usual.
     outcomes: Mapping[int, Verdict] = field(default_factory=dict)

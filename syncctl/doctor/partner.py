@@ -34,7 +34,7 @@ def check_partner(services: "Services", name: str) -> Finding:
     streams = [settings.stream(stream) for stream in settings.stream_names if settings.streams[stream].partner == name]
     # The workers' token: a new one would invalidate it at a partner that accepts only the newest.
     token_cache = services.token_cache if partner.auth.kind == "oauth2" else None
-    clients = [PartnerClient(partner, stream, max_connections=1, token_cache=token_cache) for stream in streams]
+    clients = [PartnerClient(partner, stream, token_cache=token_cache) for stream in streams]
     try:
         probe = clients[0].probe()
     finally:

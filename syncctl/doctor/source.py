@@ -132,7 +132,7 @@ def _find_fault(services: "Services", stream: Stream, row: Row, columns_fingerpr
     if row.error:
         return f"its first row would be logged as failed: {row.error}"
     try:
-        client = PartnerClient(services.partner(stream.partner), stream, max_connections=1)
+        client = PartnerClient(services.partner(stream.partner), stream)
     except ConfigurationError:
         # No call could be made at all, which the partner's own check reports.
         return None

@@ -89,19 +89,7 @@ class Breakers:
     @edge
     def acquire_probe(self, stream: str, *, token: str, record: str, seconds: float) -> bool:
         """Take the right to ask whether the partner is back; one asks at a time."""
-        return self._take_probe(stream, _IS_DUE, token=token, record=record, seconds=seconds)
-
-    @edge
-    def begin_probe(self, stream: str, *, token: str, record: str, seconds: float) -> bool:
-        """Hold the right to ask from now on, for as long as a call may last; False when another asks, or need not.
-
-        It may have run out while the message waited: then it is taken again, if nobody else has it.
-        """
-        mine_or_due: Doc = {"$or": [{"$eq": ["$breaker.probe.token", token]}, _IS_DUE]}
-        return self._take_probe(stream, mine_or_due, token=token, record=record, seconds=seconds)
-
-    def _take_probe(self, stream: str, condition: Doc, *, token: str, record: str, seconds: float) -> bool:
-        query = {"_id": stream, "breaker.state": _OPEN, "breaker.until": {"$type": "date"}, "$expr": condition}
+        query = {"_id": stream, "breaker.state": _OPEN, "breaker.until": {"$type": "date"}, "$expr": _IS_DUE}
         probe = {"breaker.probe": {"token": token, "until": in_future(seconds)}, "breaker.last_probe": record}
         return self._streams.update_one(query, [{"$set": probe}]).matched_count == 1
 

@@ -5,7 +5,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import pymongo
 from pymongo import errors as mongo
@@ -192,12 +192,14 @@ def update_many_safely(
     changes: list[dict[str, Any]],
     *,
     hint: str | None = None,
+    count: Literal["modified", "matched"] = "modified",
 ) -> int:
     """Update many, once more after a cut connection (the driver repeats only single updates); return how many.
 
     Only for changes that are safe to repeat: what they change no longer matches their guard.
     """
     try:
-        return collection.update_many(guard, changes, hint=hint).modified_count
+        done = collection.update_many(guard, changes, hint=hint)
     except mongo.AutoReconnect:
-        return collection.update_many(guard, changes, hint=hint).modified_count
+        done = collection.update_many(guard, changes, hint=hint)
+    return done.modified_count if count == "modified" else done.matched_count

@@ -13,7 +13,7 @@ Doc = dict[str, Any]
 HISTORY_LENGTH = 50
 SYNCCTL = "syncctl"
 """The name under which syncctl itself pauses a partner that refuses the credentials, or an endpoint that is gone."""
-IN_FLIGHT_FIELDS = ["lease", "in_flight", "exclusive"]
+IN_FLIGHT_FIELDS = ["lease", "in_flight_key", "in_flight_retry"]
 """Fields that are set only while a record is in flight."""
 REOPENED: Doc = {"from": "$state", "finished_at": "$finished_at"}
 """What the history entry of a reopened record keeps of how and when it had finished."""
@@ -60,8 +60,12 @@ def grown(entry: Doc, **computed: Any) -> Doc:
         entry: Taken literally, whatever text of a partner or a source it contains.
         computed: Fields whose values are expressions.
     """
-    stamped = {"$mergeObjects": [{"$literal": entry}, {"at": "$$NOW", **computed}]}
-    return {"$slice": [{"$concatArrays": [{"$ifNull": ["$history", []]}, [stamped]]}, -HISTORY_LENGTH]}
+    return appended({"$mergeObjects": [{"$literal": entry}, {"at": "$$NOW", **computed}]})
+
+
+def appended(entry: Doc) -> Doc:
+    """Return the expression for the history with one more entry, itself an expression; only the newest are kept."""
+    return {"$slice": [{"$concatArrays": [{"$ifNull": ["$history", []]}, [entry]]}, -HISTORY_LENGTH]}
 
 
 def paused_by(who: str, reason: str) -> Doc:

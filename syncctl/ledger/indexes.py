@@ -9,6 +9,9 @@ from pymongo.database import Database
 
 Keys = tuple[tuple[str, int], ...]
 
+ONE_IN_FLIGHT = "one_version_in_flight"
+RETRIES_IN_FLIGHT = "retries_in_flight"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Index:
@@ -26,26 +29,21 @@ def _keys(*names: str) -> Keys:
 
 
 _PENDING = {"state": "pending"}
-_IN_FLIGHT = {"in_flight": True}
 
 INDEXES: tuple[Index, ...] = (
     # What dispatch takes: first attempts and retries apart, the oldest first.
     Index(collection="records", name="due", keys=_keys("stream", "state", "fresh", "due_at", "seq"), partial=_PENDING),
-    # What is on its way, and whose lease ran out.
+    # Invariant 5: two versions of one key are never in flight together (order `none`: one record, never twice).
     Index(
         collection="records",
-        name="in_flight",
-        keys=_keys("stream", "in_flight", "fresh", "state", "lease.until"),
-        partial=_IN_FLIGHT,
-    ),
-    # Invariant 5: two versions of one key are never in flight together.
-    Index(
-        collection="records",
-        name="one_in_flight",
-        keys=_keys("stream", "key_id"),
+        name=ONE_IN_FLIGHT,
+        keys=_keys("stream", "in_flight_key"),
         unique=True,
-        partial={"exclusive": True},
+        partial={"in_flight_key": {"$exists": True}},
     ),
+    Index(collection="records", name=RETRIES_IN_FLIGHT, keys=_keys("stream"), partial={"in_flight_retry": True}),
+    # Batches whose lease ran out.
+    Index(collection="batches", name="by_lease", keys=_keys("stream", "until")),
     Index(collection="records", name="by_key", keys=_keys("stream", "key_id", "-seq")),
     Index(
         collection="records",

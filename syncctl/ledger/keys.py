@@ -16,7 +16,7 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 
 from syncctl.core.rows import Operation, Value
-from syncctl.ledger.client import edge, is_only_duplicates
+from syncctl.ledger.client import edge, is_only_duplicates, update_many_safely
 from syncctl.ledger.codec import decode_values, encode_values
 from syncctl.ledger.expressions import in_future
 
@@ -200,17 +200,23 @@ class Keys:
     @edge
     def note_delivered(self, stream: str, delivered: Sequence[tuple[str, int, str]]) -> None:
         """Remember the newest delivered seq of each (key id, seq, call), and that repeats of that call are settled."""
-        if delivered:
-            self._keys.bulk_write(
-                [
-                    UpdateOne(
-                        {"_id": _identity(stream, key_id)},
-                        {"$max": {"delivered_seq": seq}, "$pull": {"unsettled": {"call": call}}},
-                    )
-                    for key_id, seq, call in delivered
-                ],
-                ordered=False,
-            )
+        if not delivered:
+            return
+        ids = [_identity(stream, key_id) for key_id, _, _ in delivered]
+        if len(set(ids)) < len(ids):
+            for call in delivered:
+                self.note_delivered(stream, [call])
+            return
+        # One update for all; what differs between them is found by the key's id.
+        place = {"$indexOfArray": [{"$literal": ids}, "$_id"]}
+        seq = {"$arrayElemAt": [{"$literal": [seq for _, seq, _ in delivered]}, place]}
+        settled = {"$arrayElemAt": [{"$literal": [call for _, _, call in delivered]}, place]}
+        others = {"$filter": {"input": "$unsettled", "cond": {"$ne": ["$$this.call", settled]}}}
+        changes = {
+            "delivered_seq": {"$max": ["$delivered_seq", seq]},
+            "unsettled": {"$cond": [{"$isArray": "$unsettled"}, others, "$$REMOVE"]},
+        }
+        update_many_safely(self._keys, {"_id": {"$in": ids}}, [{"$set": changes}])
 
     @edge
     def note_unsettled(self, stream: str, calls: Sequence[tuple[str, int, str]], *, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Bringing back records of dead and stalled workers, and queued records whose message is gone."""
+"""Bringing back the records of a batch whose process died or stands still."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,116 +10,99 @@ from pymongo.database import Database
 
 from syncctl.core.fingerprint import fingerprint
 from syncctl.core.records import idempotency_key
-from syncctl.core.states import IN_FLIGHT, State
-from syncctl.ledger.client import edge
-from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, grown, in_future, is_past, or_zero
+from syncctl.core.states import State
+from syncctl.ledger.batches import GIVEN_BACK, ExpiredBatch
+from syncctl.ledger.client import edge, update_many_safely
+from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, grown, in_future, or_zero
 
 Doc = dict[str, Any]
 LOSSES_AT_MOST = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ExpiredLease:
-    """The lease of a record that ran out."""
+class Lost:
+    """A record whose call may have begun before its process was lost."""
 
     id: str
     key_id: str
     seq: int
-    token: str
-    state: State
-    #: The `Idempotency-Key` of the call that may have been made.
+    #: The `Idempotency-Key` of that call.
     call: str
 
 
 class LeaseRescue:
-    """Every write is guarded by the token whose lease ran out, so that two workers bring a record back once."""
+    """Guarded by the batch's token, so that two who look at once bring a record back once."""
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._records: Collection[Doc] = database["records"]
         self.hosts = hosts
 
     @edge
-    def find_expired(self, stream: str, *, limit: int) -> list[ExpiredLease]:
-        """Return the leases that ran out by MongoDB's clock (invariant 8), at most `limit` (invariant 11)."""
-        return self._find({"stream": stream, "fresh": {"$in": [True, False]}, **is_past("lease.until")}, limit=limit)
+    def give_back_unsent(self, batch: ExpiredBatch) -> int:
+        """Make records due whose calls cannot have begun, as if they had not been claimed; return how many."""
+        ids = [record for record in batch.ids if record not in batch.begun]
+        guard = {"_id": {"$in": ids}, "lease.token": batch.token}
+        return update_many_safely(self._records, guard, GIVEN_BACK) if ids else 0
 
     @edge
-    def find_forgotten(
-        self, stream: str, *, after_seconds: float, lease_seconds: float, limit: int
-    ) -> list[ExpiredLease]:
-        """Return the leases of records queued for some time; if Redis holds no message at all, theirs are lost."""
-        gone = {"$lte": ["$lease.until", in_future(lease_seconds - after_seconds)]}
-        query = {"stream": stream, "state": State.QUEUED.value, "fresh": {"$in": [True, False]}}
-        query |= {"lease.until": {"$type": "date"}, "$expr": gone}
-        return self._find(query, limit=limit)
-
-    def _find(self, query: Doc, *, limit: int) -> list[ExpiredLease]:
-        fields = {"key_id": True, "seq": True, "lease.token": True, "state": True, "generation": True}
-        query = {"state": {"$in": [state.value for state in IN_FLIGHT]}, **query, "in_flight": True}
-        found = self._records.find(query, fields, limit=limit, hint="in_flight")
+    def find_lost(self, batch: ExpiredBatch) -> list[Lost]:
+        """Return the records whose calls may have begun and whose outcome was not written."""
+        query = {"_id": {"$in": sorted(batch.begun)}, "lease.token": batch.token}
+        found = self._records.find(query, {"key_id": True, "seq": True, "generation": True})
         return [
-            ExpiredLease(
-                id=record["_id"],
-                key_id=record["key_id"],
-                seq=int(record["seq"]),
-                token=record["lease"]["token"],
-                state=State(record["state"]),
-                call=idempotency_key(record["_id"], int(record.get("generation", 0))),
+            Lost(
+                id=document["_id"],
+                key_id=document["key_id"],
+                seq=int(document["seq"]),
+                call=idempotency_key(document["_id"], int(document.get("generation", 0))),
             )
-            for record in found
+            for document in found
         ]
 
     @edge
-    def bring_back(
-        self, expired: Sequence[ExpiredLease], *, even_unexpired: bool = False, fail_first: bool = False
+    def return_lost(
+        self, batch: ExpiredBatch, lost: Sequence[Lost], *, after_seconds: float, fail_first: bool = False
     ) -> int:
-        """Bring back records that a dead or stalled worker held; return how many.
+        """Bring back records whose call may have been made, and note it in their history as `lost`; return how many.
 
-        The call of a record in `sending` may have been made: its history notes it as `lost` (invariant 4). The third
-        loss makes the record failed, because it may be what kills its worker (invariant 7).
+        A record that was lost alone three times kills its process: it becomes failed (poison). In company any other
+        record may have done so, which is why such losses count once.
 
         Args:
-            fail_first: The first loss makes a record failed: its call may have been made, and must not be repeated.
+            after_seconds: When they are due again: once no earlier call can still reach the partner.
+            fail_first: The first loss makes a record failed: its call may have been made, and is not repeated.
         """
-        losses = 1 if fail_first else LOSSES_AT_MOST
-        past: Doc = {} if even_unexpired else is_past("lease.until")
-        writes = [
-            UpdateOne(
-                # Invariant 3: another holder's record, or one in another state by now, is left alone.
-                {"_id": lease.id, "lease.token": lease.token, "state": lease.state.value, **past},
-                self._lost(lease, losses) if lease.state is State.SENDING else [
-                    {"$set": {"state": State.PENDING.value}}, {"$unset": IN_FLIGHT_FIELDS},
-                ],
-            )
-            for lease in expired
-        ]  # fmt: skip
+        changes = self._lose(batch, after_seconds, losses=1 if fail_first else LOSSES_AT_MOST)
+        writes = [UpdateOne({"_id": record.id, "lease.token": batch.token}, changes) for record in lost]
         return self._records.bulk_write(writes, ordered=False).modified_count if writes else 0
 
     @staticmethod
-    def _lost(lease: ExpiredLease, losses: int) -> list[Doc]:
+    def _lose(batch: ExpiredBatch, after_seconds: float, *, losses: int) -> list[Doc]:
         message = f"its worker died or stalled {losses} times while sending it"
         if losses == 1:
             message = "its worker died or stalled while sending it: held, because the partner may have it"
         error = {"fingerprint": fingerprint(None, message), "status": None, "message": message}
         poison = {"$gte": ["$losses", losses]}
+        is_alone = len(batch.ids) == 1
+        counted = {"$add": [or_zero("losses"), 1]} if is_alone else {"$max": [or_zero("losses"), 1]}
         lost = {
             "n": "$claims",
             "worker": "$lease.worker",
             "state": "$state",
-            # With a fingerprint, so that the report counts a failed record among its errors.
+            # With a fingerprint, so that the report counts what failed among its errors.
             "error": {"$cond": [poison, message, "the worker's lease ran out"]},
             "fingerprint": {"$cond": [poison, error["fingerprint"], "$$REMOVE"]},
         }
-        entry = {"action": "lost", "claim": lease.token}
+        entry = {"action": "lost", "claim": batch.token}
         return [
-            {"$set": {"losses": {"$add": [or_zero("losses"), 1]}, "updated_at": "$$NOW"}},
+            {"$set": {"losses": counted, "updated_at": "$$NOW"}},
             {"$set": {
                 "state": {"$cond": [poison, State.FAILED.value, State.PENDING.value]},
                 "fresh": False,
                 "error": {"$cond": [poison, {"$literal": error}, {"$ifNull": ["$error", "$$REMOVE"]}]},
                 "failed_at": {"$cond": [poison, "$$NOW", "$$REMOVE"]},
                 "finished_at": {"$cond": [poison, "$$NOW", "$$REMOVE"]},
-                "due_at": {"$cond": [poison, "$$REMOVE", "$$NOW"]},
+                "due_at": {"$cond": [poison, "$$REMOVE", in_future(after_seconds)]},
             }},
             {"$set": {"history": grown(entry, **lost)}},
             {"$unset": IN_FLIGHT_FIELDS},

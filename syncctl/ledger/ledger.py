@@ -7,6 +7,7 @@ from pymongo.database import Database
 
 from syncctl.ledger.acknowledgements import Acknowledgements
 from syncctl.ledger.audit import Audit
+from syncctl.ledger.batches import Batches
 from syncctl.ledger.breakers import Breakers
 from syncctl.ledger.client import check_not_refused, connect, describe_hosts, open_database, translated
 from syncctl.ledger.delivery_state import DeliveryStates
@@ -42,6 +43,7 @@ class Ledger:
         self.breakers = Breakers(self._database, self.hosts)
         self.partners = Partners(self._database, self.hosts)
         self.records = Records(self._database, self.hosts)
+        self.batches = Batches(self._database, self.hosts)
         self.delivery_states = DeliveryStates(self._database, self.hosts)
         self.lease_rescue = LeaseRescue(self._database, self.hosts)
         self.operations = Operations(self._database, self.hosts)

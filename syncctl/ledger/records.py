@@ -18,6 +18,7 @@ from syncctl.core.states import State
 from syncctl.ledger.client import edge, is_only_duplicates
 from syncctl.ledger.codec import decode_values, encode_values, why_not_storable
 from syncctl.ledger.expressions import is_past
+from syncctl.ledger.indexes import ONE_IN_FLIGHT, RETRIES_IN_FLIGHT
 
 Doc = dict[str, Any]
 
@@ -226,11 +227,26 @@ class Records:
         ]
 
     @edge
+    def has_due(self, stream: str) -> bool:
+        """Tell whether any record of a stream is due, by MongoDB's clock."""
+        pending = {"stream": stream, "state": State.PENDING.value, **is_past("due_at")}
+        return any(
+            self._records.find_one({**pending, "fresh": fresh}, {"_id": True}, hint="due") is not None
+            for fresh in (True, False)
+        )
+
+    @edge
     def count_in_flight(self, stream: str) -> tuple[int, int]:
-        """Return how many records are queued or being sent: first attempts, and retries."""
-        query = {"stream": stream, "in_flight": True}
-        first = self._records.count_documents({**query, "fresh": True}, hint="in_flight")
-        return first, self._records.count_documents({**query, "fresh": False}, hint="in_flight")
+        """Return how many records are in flight: all, and the retries among them."""
+        every = self._records.count_documents({"stream": stream, "in_flight_key": {"$gt": ""}}, hint=ONE_IN_FLIGHT)
+        retries = self._records.count_documents({"stream": stream, "in_flight_retry": True}, hint=RETRIES_IN_FLIGHT)
+        return every, retries
+
+    @edge
+    def find_keys_in_flight(self, stream: str, key_ids: Sequence[str]) -> set[str]:
+        """Return the keys of which a version is in flight; under order `none` that is not recorded."""
+        query = {"stream": stream, "in_flight_key": {"$in": list(key_ids)}}
+        return {found["key_id"] for found in self._records.find(query, {"key_id": True}, hint=ONE_IN_FLIGHT)}
 
     @edge
     def column_names(self, stream: str) -> tuple[str, ...]:
@@ -282,7 +298,7 @@ class Records:
     def _count_stream(self, stream: str) -> Doc:
         count = self._records.count_documents
         pending = {"stream": stream, "state": State.PENDING.value}
-        flying = {"stream": stream, "in_flight": True, "fresh": {"$in": [True, False]}}
+        in_flight, _ = self.count_in_flight(stream)
         # Bounds, not `$exists`: so that the index alone can count.
         finished = {"stream": stream, "finished_at": {"$gt": datetime.min.replace(tzinfo=UTC)}}
         oldest = self._records.find_one(
@@ -293,8 +309,8 @@ class Records:
         return {
             "pending": count({**pending, "fresh": True}),
             "retrying": count({**pending, "fresh": False}),
-            "queued": count({**flying, "state": State.QUEUED.value}),
-            "sending": count({**flying, "state": State.SENDING.value}),
+            "queued": 0,
+            "sending": in_flight,
             "failed": count({**finished, "state": State.FAILED.value}),
             "discarded": count({**finished, "state": State.DISCARDED.value}),
             "oldest_due_at": oldest["due_at"] if oldest else None,

@@ -187,40 +187,16 @@ class Streams:
 
     @edge
     def acquire_dispatch(self, stream: str, *, seconds: float, worker: str) -> DispatchLease | None:
-        """Take the dispatch lease; where another holds it, leave the note that makes it look once more."""
+        """Take the dispatch lease; None when another process holds it."""
         token = new_token()
-        free = {"$or": [
-            {"$eq": [{"$type": "$dispatch.token"}, "missing"]},
-            {"$and": [{"$eq": [{"$type": "$dispatch.until"}, "date"]}, {"$lte": ["$dispatch.until", "$$NOW"]}]},
-        ]}  # fmt: skip
-        changes = {
-            "dispatch": {
-                "$cond": [
-                    free,
-                    {"token": token, "worker": {"$literal": worker}, "until": in_future(seconds)},
-                    "$dispatch",
-                ]
-            },
-            "wanted": {"$not": [free]},
-        }
-        found = self._streams.find_one_and_update(
-            {"_id": stream}, [{"$set": changes}], upsert=True, return_document=ReturnDocument.AFTER
-        )
-        if found is None or found["dispatch"].get("token") != token:
-            return None
-        return DispatchLease(stream=stream, token=token)
+        self.ensure(stream)
+        lease = {"dispatch": {"token": token, "worker": {"$literal": worker}, "until": in_future(seconds)}}
+        taken = self._streams.update_one({"_id": stream, **_free("dispatch")}, [{"$set": lease}]).matched_count
+        return DispatchLease(stream=stream, token=token) if taken else None
 
     @edge
-    def release_dispatch(self, lease: DispatchLease) -> bool:
-        """Let go, unless somebody asked for another look: then clear the note, keep the lease and return False."""
-        guard = {"_id": lease.stream, "dispatch.token": lease.token}
-        if self._streams.update_one({**guard, "wanted": {"$ne": True}}, {"$unset": {"dispatch": True}}).matched_count:
-            return True
-        return self._streams.update_one(guard, {"$set": {"wanted": False}}).matched_count == 0
-
-    @edge
-    def abandon_dispatch(self, lease: DispatchLease) -> None:
-        """Let go at once, note or no note: this dispatch failed, and the next one will look."""
+    def release_dispatch(self, lease: DispatchLease) -> None:
+        """Let another process choose records of this stream; safe to repeat."""
         self._streams.update_one({"_id": lease.stream, "dispatch.token": lease.token}, {"$unset": {"dispatch": True}})
 
     @edge

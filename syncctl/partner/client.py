@@ -1,5 +1,6 @@
 """The partner's client: one record becomes one call, and one call one outcome."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from syncctl.partner.bulk import (
 )
 from syncctl.partner.call import Call, Unsendable, add_auth_headers
 from syncctl.partner.call_deadline import call_deadline
+from syncctl.partner.event_loop import run_on_loop
 from syncctl.partner.headers import check_auth_headers, is_header_value, make_common_headers
 from syncctl.partner.request.builder import RequestBuilder
 from syncctl.partner.response import Response, describe_refusal, is_accepted, make_excerpt
@@ -49,16 +51,13 @@ class PartnerClient:
     """Sends the records of one stream to its partner; safe to use from many threads, and after a fork.
 
     Args:
-        max_connections: Connections kept open between calls: as many as there are threads.
         token_cache: Shares OAuth2 tokens between processes.
 
     Raises:
         ConfigurationError: a URL, endpoint, header, credential or certificate that no call could be made with.
     """
 
-    def __init__(
-        self, partner: Partner, stream: Stream, *, max_connections: int, token_cache: TokenCache | None = None
-    ) -> None:
+    def __init__(self, partner: Partner, stream: Stream, *, token_cache: TokenCache | None = None) -> None:
         self._builder = RequestBuilder(partner, stream)
         self._partner = partner
         self._batching = stream.batching
@@ -72,7 +71,7 @@ class PartnerClient:
         self._headers = self._builder.add_content_type(common, auth_headers=self._auth.show().headers)
         base = self._builder.endpoint.base
         response_at_most = limit_response_bytes(stream.batching)
-        self._transport = Transport(partner, base, max_connections=max_connections, response_at_most=response_at_most)
+        self._transport = Transport(partner, base, response_at_most=response_at_most)
         self._origin = f"{base.scheme}://{base.netloc}"
         self.mapping_hash = hash_bulk_mapping(self._builder.mapping_hash, stream.batching)
         """The name of everything that shapes a call for the same record; holds no secret."""
@@ -103,26 +102,26 @@ class PartnerClient:
         Never raises for errors of the partner or the network. Sends nothing twice, except after a 401 that new
         credentials may fix: once, with the same bytes.
         """
-        return self._send(call)[0]
+        return run_on_loop(self._send(call))[0]
 
     def combine(self, planned: Sequence[PlannedCall]) -> list[BulkCall]:
         """Combine calls into bulk calls; without `batch` each stays alone."""
         return list(combine_calls(planned, self._batching))
 
-    def send_bulk(self, bulk: BulkCall) -> list[Outcome]:
-        """Make a bulk call and return the outcome of each row; see `send`."""
+    async def send_bulk(self, bulk: BulkCall) -> list[Outcome]:
+        """Make a bulk call on the event loop and return the outcome of each row; see `send`."""
         deletes = all(record.op == "delete" for record in bulk.records)
-        outcome, response, redact = self._send(bulk.call, deletes=deletes)
+        outcome, response, redact = await self._send(bulk.call, deletes=deletes)
         if not bulk.is_list:
             return [outcome]
         reader = ResultReader(batching=self._batching, redact=redact, outcomes=self._outcomes)
         return reader.split_outcome(bulk, outcome, response)
 
-    def _send(self, call: Call, *, deletes: bool = False) -> tuple[Outcome, Response | None, Redact]:
+    async def _send(self, call: Call, *, deletes: bool = False) -> tuple[Outcome, Response | None, Redact]:
         started = time.monotonic()
         call_deadline.begin(self._partner.timeout_seconds)
         try:
-            response, error, auth_headers = self._send_signed(call)
+            response, error, auth_headers = await self._send_signed(call)
         except AuthError as cause:
             latency_ms = (time.monotonic() - started) * 1000
             outcome = Outcome(verdict=Verdict.RETRY_LATER, latency_ms=latency_ms, status=cause.status, error=cause.text)
@@ -170,7 +169,7 @@ class PartnerClient:
         call = Call(method="OPTIONS", url=self._origin + target, target=target, headers=headers, body=b"")
         call_deadline.begin(self._partner.timeout_seconds)
         try:
-            response, error, _ = self._send_signed(call)
+            response, error, _ = run_on_loop(self._send_signed(call))
         except AuthError as cause:
             duration_ms = (time.monotonic() - started) * 1000
             return Probe(reachable=False, status=None, detail=cause.text, duration_ms=duration_ms, is_signed=False)
@@ -192,18 +191,26 @@ class PartnerClient:
         """Close the idle connections; a call in progress ends by itself."""
         self._transport.close()
 
-    def _send_signed(self, call: Call) -> tuple[Response | None, str | None, AuthHeaders]:
+    async def _send_signed(self, call: Call) -> tuple[Response | None, str | None, AuthHeaders]:
         """Sign a call and send it; once more where the partner refused the signature and there is another one.
 
         Raises:
             AuthError: it cannot be signed; nothing was sent, or only a call that the partner answered with 401.
         """
-        auth_headers = self._auth.sign(call)
-        response, error = self._exchange(add_auth_headers(call, auth_headers))
-        if response is not None and response.status == 401 and self._auth.refused(auth_headers):
-            auth_headers = self._auth.sign(call)
-            response, error = self._exchange(add_auth_headers(call, auth_headers))
+        auth_headers = await self._sign(call)
+        response, error = await self._exchange(add_auth_headers(call, auth_headers))
+        if response is not None and response.status == 401 and await self._may_repeat(auth_headers):
+            auth_headers = await self._sign(call)
+            response, error = await self._exchange(add_auth_headers(call, auth_headers))
         return response, error, auth_headers
 
-    def _exchange(self, call: Call) -> tuple[Response | None, str | None]:
-        return self._transport.exchange(call.method, call.target, call.headers, call.body or None)
+    async def _sign(self, call: Call) -> AuthHeaders:
+        """Sign on the event loop; in a thread where that may wait for a token endpoint."""
+        return await asyncio.to_thread(self._auth.sign, call) if self._auth.may_wait() else self._auth.sign(call)
+
+    async def _may_repeat(self, auth_headers: AuthHeaders) -> bool:
+        refused = self._auth.refused
+        return await asyncio.to_thread(refused, auth_headers) if self._auth.waits else refused(auth_headers)
+
+    async def _exchange(self, call: Call) -> tuple[Response | None, str | None]:
+        return await self._transport.exchange_soon(call.method, call.target, call.headers, call.body or None)

@@ -1,27 +1,62 @@
 """The error of a call that got no response: one line, without secrets and without bytes from the partner."""
 
-import http.client
+import os
 import re
 import socket
 import ssl
 
-from urllib3.exceptions import ClosedPoolError
+import aiohttp
 
 from syncctl.core.causes import walk_causes
-from syncctl.partner.proxy import ProxyError
+from syncctl.partner.proxy import Proxy, ProxyError
 
 _REFUSED_IN_HANDSHAKE = re.compile(
     r"ALERT_(CERTIFICATE_REQUIRED|BAD_CERTIFICATE|CERTIFICATE_\w+|UNKNOWN_CA|ACCESS_DENIED|HANDSHAKE_FAILURE)"
 )
-"""With TLS 1.3 the refusal of our certificate arrives after we have sent the request, which is then not read."""
+"""With TLS 1.3 a server refuses our certificate after we have sent the request; it has not read it then."""
+
+
+class ClosedTransportError(Exception):
+    """The client was closed before the call began."""
+
+
+class NotHttpError(Exception):
+    """What came back is no HTTP response to the request."""
 
 
 def was_refused_in_handshake(error: BaseException) -> bool:
-    """Tell whether the partner ended TLS because of our certificate: it took nothing of the request."""
+    """Tell whether the server ended TLS because of our certificate: it took nothing of the request."""
     return any(
-        isinstance(cause, ssl.SSLError) and _REFUSED_IN_HANDSHAKE.search(cause.reason or "")
+        isinstance(cause, ssl.SSLError) and _REFUSED_IN_HANDSHAKE.search(getattr(cause, "reason", None) or "")
         for cause in walk_causes(error)
     )
+
+
+def find_proxy_error(error: BaseException, proxy: Proxy | None, host: str, *, sent: bool) -> ProxyError | None:
+    """Return what a proxy did wrong, None where the trouble lies behind it or there is none.
+
+    Args:
+        host: The partner's host and port.
+        sent: Whether the way to the partner stood, so that what went wrong is not the proxy's.
+    """
+    if proxy is None or sent:
+        return None
+    causes = tuple(walk_causes(error))
+    for cause in causes:
+        match cause:
+            case aiohttp.ClientProxyConnectionError():
+                reason = os.strerror(number) if (number := cause.os_error.errno or 0) > 0 else "unknown name"
+                return ProxyError(f"cannot connect to the proxy {proxy.name}: {reason}")
+            case aiohttp.ClientHttpProxyError():
+                advice = ": check its user and password" if cause.status == 407 else ""
+                return ProxyError(f"the proxy {proxy.name} refused {host} with HTTP {cause.status}{advice}")
+            case ssl.SSLError():
+                return None
+            case TimeoutError():
+                return ProxyError(f"no answer from the proxy {proxy.name} in time")
+    if any(isinstance(cause, aiohttp.ClientError | aiohttp.http_exceptions.HttpProcessingError) for cause in causes):
+        return ProxyError("the proxy did not answer in HTTP")
+    return None
 
 
 def explain_error(error: BaseException, *, host: str, seconds: float, sent: bool) -> str:
@@ -44,22 +79,24 @@ def explain_error(error: BaseException, *, host: str, seconds: float, sent: bool
 
 def _explain_connecting(error: BaseException, host: str, seconds: float) -> str:
     match error:
+        case ClosedTransportError():
+            return "the client was closed before the call began"
         case socket.gaierror():
             return f"the name of {host} is unknown here"
+        case aiohttp.ClientError():
+            return ""  # the error behind it says more
         case ssl.SSLCertVerificationError():
             return f"the certificate of {host} is not trusted: {error.verify_message}"
         case ssl.SSLError():
-            return f"TLS with {host} failed: {_show_reason(error)}"
+            return f"TLS with {host} failed: {(error.reason or 'no reason given').replace('_', ' ').lower()}"
         case TimeoutError():
             return f"no connection to {host} within {seconds:g} s"
         case ConnectionRefusedError():
             return f"{host} refused the connection"
         case ConnectionResetError() | ConnectionAbortedError() | BrokenPipeError():
             return f"{host} closed the connection while it was being made"
-        case ClosedPoolError():
-            return "the client was closed before the call began"
         case OSError() if error.strerror:
-            return f"cannot connect to {host}: {error.strerror}"
+            return f"cannot connect to {host}: {os.strerror(error.errno) if error.errno else error.strerror}"
     return ""
 
 
@@ -67,16 +104,12 @@ def _explain_sending(error: BaseException, host: str, seconds: float) -> str:
     match error:
         case TimeoutError():
             return f"no full answer from {host} within {seconds:g} s"
-        case ConnectionResetError() | ConnectionAbortedError() | BrokenPipeError():  # and RemoteDisconnected
-            return f"{host} closed the connection without an answer"
-        case http.client.IncompleteRead():
+        case aiohttp.ClientPayloadError():
             return f"the answer of {host} broke off"
-        case http.client.HTTPException():
-            return f"the answer of {host} is not HTTP"
+        case aiohttp.ClientResponseError() | aiohttp.http_exceptions.HttpProcessingError() | NotHttpError():
+            return f"what {host} answered is not HTTP"
         case ssl.SSLError():
-            return f"TLS with {host} broke: {_show_reason(error)}"
+            return f"TLS with {host} broke: {(error.reason or 'no reason given').replace('_', ' ').lower()}"
+        case aiohttp.ServerDisconnectedError() | ConnectionResetError() | ConnectionAbortedError() | BrokenPipeError():
+            return f"{host} closed the connection without an answer"
     return ""
-
-
-def _show_reason(error: ssl.SSLError) -> str:
-    return (error.reason or "no reason given").replace("_", " ").lower()

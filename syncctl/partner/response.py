@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 import simplejson
@@ -44,26 +43,6 @@ class Response:
     error: Exception | None = None
     #: It is longer than the cap.
     is_capped: bool = False
-
-
-def read_response(raw: Any, status: int, at_most: int = BODY_AT_MOST_BYTES) -> Response:
-    """Read a body up to the cap; at its end the connection returns to the pool, otherwise it is closed."""
-    body = bytearray()
-    error: Exception | None = None
-    try:
-        while len(body) <= at_most:
-            piece = raw.read1(at_most + 1 - len(body), decode_content=False)
-            if not piece:
-                break
-            body += piece
-            if raw.length_remaining == 0:
-                break
-    except Exception as cause:  # noqa: BLE001 - whatever cut it off, the status is known
-        error = cause
-    is_capped = len(body) > at_most
-    if error is not None or is_capped:
-        raw.close()
-    return Response(status=status, headers=raw.headers, body=bytes(body[:at_most]), error=error, is_capped=is_capped)
 
 
 def is_accepted(response: Response, condition: str | None) -> bool | None:

@@ -4,10 +4,11 @@ import ssl
 from collections.abc import Iterable
 from pathlib import Path
 
+import certifi
+
 from syncctl.core.stream import Partner
 from syncctl.errors import ConfigurationError
 from syncctl.logs import get_logger
-from syncctl.partner.call_deadline import TimedTLSSocket
 
 log = get_logger(__name__)
 
@@ -18,14 +19,11 @@ def make_tls_context(partner: Partner) -> ssl.SSLContext:
     """Return the context for a partner's connections.
 
     It trusts the partner's own bundle alone, where there is one; otherwise the authorities of the system (or those of
-    SSL_CERT_FILE) and those of requests.
+    SSL_CERT_FILE) and those of certifi.
 
     Raises:
         ConfigurationError: a file that is missing, cannot be read, or does not hold what it should.
     """
-    # Only a client of a partner needs requests; the warning below is for every process.
-    from requests.utils import DEFAULT_CA_BUNDLE_PATH
-
     tls, prefix = partner.tls, f"partners.{partner.name}"
     if tls.ca:
         path = _check_readable(f"{prefix}.ca", tls.ca)
@@ -35,13 +33,12 @@ def make_tls_context(partner: Partner) -> ssl.SSLContext:
             raise _make_error(f"{prefix}.ca", "it holds no certificate in PEM form") from error
     else:
         context = ssl.create_default_context()
-        context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
+        context.load_verify_locations(certifi.where())
     if tls.client_cert:
         _load_client_certificate(context, partner)
     if not tls.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    context.sslsocket_class = TimedTLSSocket
     return context
 
 

@@ -1,61 +1,130 @@
-"""The transport to one host: a request goes out and a response comes back within the deadline of `call_deadline`.
+"""One partner's connections: a request goes out, a response comes back, within the deadline of its call.
 
-It is requests' adapter over connections that keep one deadline for the whole call. One adapter serves all threads of a
-process: the state of a call is in its connection, which one thread holds at a time, and in `call_deadline`, which is
-the thread's own. The cookies that make a `requests.Session` unsafe to share are not in an adapter.
+The engine is aiohttp on the event loop of the process. It follows no redirect, repeats no request, reads no proxy from
+the environment, and unpacks nothing.
 """
 
-import http.client
-import logging
+import asyncio
+import io
 import os
-import ssl
-import time
+import socket
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import SplitResult
 
-import requests
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.util import Timeout
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from syncctl.core.stream import Partner
-from syncctl.partner.call_deadline import call_deadline, connect_socket
-from syncctl.partner.connection_errors import explain_error, was_refused_in_handshake
-from syncctl.partner.proxy import Proxy, ProxyError, connect_proxy, open_tunnel, read_proxy
-from syncctl.partner.response import BODY_AT_MOST_BYTES, Response, read_response
+from syncctl.partner.call_deadline import call_deadline
+from syncctl.partner.connection_errors import (
+    ClosedTransportError,
+    NotHttpError,
+    explain_error,
+    find_proxy_error,
+    was_refused_in_handshake,
+)
+from syncctl.partner.event_loop import event_loop, run_on_loop
+from syncctl.partner.proxy import ProxyError, read_proxy
+from syncctl.partner.response import BODY_AT_MOST_BYTES, Response
 from syncctl.partner.tls import make_tls_context
 
 IDLE_AT_MOST_SECONDS = 4.0
-"""A connection that was idle for longer is not used again: many servers close theirs after five seconds, and a request
-that crosses such a close on the network is ambiguous."""
+"""How long a connection may be idle and still be used: many servers close theirs after five seconds, and a request that
+crosses such a close is ambiguous."""
+LARGE_BODY_BYTES = 256 * 1024
+HEADER_LINES_AT_MOST = 1000
+HEADER_AT_MOST_BYTES = 64 * 1024
+ADDRESS_DELAY_SECONDS = 0.25
+"""How long one address of a name has a head start over the next (RFC 8305)."""
 
-# Its warnings repeat URLs and headers; the error of a call is in the call's outcome.
-logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+_OURS_ALONE = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Notes on a call that its connection stands: from here on, bytes of the request may leave."""
+
+    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
+        connection = await super().connect(req, traces, timeout)
+        call_deadline.sent = True
+        return connection
+
+
+class _Resolver(AbstractResolver):
+    """Looks names up in a thread: the C library's resolver takes no timeout."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await _look_up_soon(host, port)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address[0],
+                port=address[1],
+                family=kind,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for kind, _, protocol, _, address in found
+            if family in (socket.AF_UNSPEC, kind)
+        ]
+
+    async def close(self) -> None:
+        """Hold nothing."""
+
+
+async def _look_up_soon(host: str, port: int) -> list[Any]:
+    """Look a name up in a thread of its own: one that hangs holds nobody else, and ends when the resolver gives up."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[list[Any]] = loop.create_future()
+
+    def settle(found: list[Any] | None, error: Exception | None) -> None:
+        if answer.done():
+            return
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(found or [])
+
+    def look_up() -> None:
+        found, error = None, None
+        try:
+            found = _look_up(host, port)
+        except Exception as cause:  # noqa: BLE001 - it is raised again, in the task that waits
+            error = cause
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, found, error)
+
+    threading.Thread(target=look_up, name="resolve", daemon=True).start()
+    return await answer
+
+
+def _look_up(host: str, port: int) -> list[Any]:
+    return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
 
 class Transport:
-    """Connections to one host by the settings of one partner; safe to use from many threads, and after a fork.
+    """Connections to one host by the rules of one partner; safe to use from many threads, and after a fork.
 
     Args:
-        response_at_most: The number of bytes that are read of a response.
+        response_at_most: How many bytes of a response are read.
 
     Raises:
-        ConfigurationError: a certificate, a key or a proxy that cannot be used.
+        ConfigurationError: A certificate, a key or a proxy that cannot be used.
     """
 
-    def __init__(
-        self, partner: Partner, base: SplitResult, *, max_connections: int, response_at_most: int = BODY_AT_MOST_BYTES
-    ) -> None:
-        self._partner = partner
-        self._base = base
-        self._max_connections = max_connections
+    def __init__(self, partner: Partner, base: SplitResult, *, response_at_most: int = BODY_AT_MOST_BYTES) -> None:
+        self._seconds = partner.timeout_seconds
         self._response_at_most = response_at_most
         self._tls = make_tls_context(partner) if base.scheme == "https" else None
         self._proxy = read_proxy(partner.proxy, f"partners.{partner.name}.proxy")
-        self._plain_proxy = self._proxy if base.scheme == "http" else None
-        self._adapter: PartnerAdapter | None = None
+        self._origin = f"{base.scheme}://{base.netloc}"
+        self._is_plain = base.scheme == "http"
+        self._session: aiohttp.ClientSession | None = None
         self._pid = 0
         self._closed = False
         port = base.port or (443 if base.scheme == "https" else 80)
@@ -65,210 +134,156 @@ class Transport:
     def exchange(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
     ) -> tuple[Response | None, str | None]:
-        """Send a request; return the response, if one came, and the error, if there was one."""
-        request = requests.PreparedRequest()
-        request.method, request.url, request.body = method, target, body
-        request.headers = dict(headers)  # type: ignore[assignment]
-        if self._plain_proxy is not None:
-            request.url = f"http://{self._base.netloc}{target}"
-            request.headers |= self._plain_proxy.headers  # type: ignore[operator]
+        """Send a request and wait for what comes of it; from any thread but the event loop's. See `exchange_soon`."""
+        return run_on_loop(self.exchange_soon(method, target, headers, body))
+
+    async def exchange_soon(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
+    ) -> tuple[Response | None, str | None]:
+        """Send a request; return the response, if one came, and what went wrong, if anything did.
+
+        `call_deadline.sent` then tells whether a byte of the request may have left this machine.
+        """
+        call_deadline.sent = False
         response: Response | None = None
         error: Exception | None = None
-        call_deadline.sent = False
         try:
-            answer = self._open_adapter().send_now(request)
-            response = read_response(answer.raw, answer.status_code, self._response_at_most)
+            response = await self._request(method, target, headers, body)
             error = response.error
-            if response.status == 407 and self._plain_proxy is not None:
-                response, error = None, ProxyError(f"the proxy {self._plain_proxy.name} refused our credentials")
-        except Exception as cause:  # noqa: BLE001 - any error becomes an outcome
-            error = cause
+            if response.status == 407 and self._proxy is not None and self._is_plain:
+                response, error = None, ProxyError(f"the proxy {self._proxy.name} refused our credentials")
+        except Exception as cause:  # noqa: BLE001 - whatever it is, it is told as an outcome
+            error = find_proxy_error(cause, self._proxy, self.host, sent=call_deadline.sent) or cause
         if error is None:
             return response, None
-        if isinstance(error, ProxyError) or was_refused_in_handshake(error):
+        if isinstance(error, ProxyError | ClosedTransportError) or was_refused_in_handshake(error):
             call_deadline.sent = False
-        seconds = self._partner.timeout_seconds
-        return response, explain_error(error, host=self.host, seconds=seconds, sent=call_deadline.sent)
+        return response, explain_error(error, host=self.host, seconds=self._seconds, sent=call_deadline.sent)
+
+    async def _request(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Response:
+        session = self._open_session()
+        options: dict[str, Any] = {}
+        if self._proxy is not None:
+            options["proxy"] = URL.build(scheme="http", host=self._proxy.host, port=self._proxy.port)
+            if self._is_plain:
+                headers = {**headers, **self._proxy.headers}
+            else:
+                options["proxy_headers"] = dict(self._proxy.headers)
+        left = call_deadline.ends_at - asyncio.get_running_loop().time()
+        async with asyncio.timeout(max(0.0, left)) as ending:
+            try:
+                response = await session.request(
+                    method,
+                    URL(self._origin + target, encoded=True),
+                    # A large body goes out piece by piece, so that it does not hold up the calls beside it.
+                    data=io.BytesIO(body) if body is not None and len(body) > LARGE_BODY_BYTES else body,
+                    headers=headers,
+                    allow_redirects=False,
+                    **options,
+                )
+            except aiohttp.ServerDisconnectedError as cut:
+                status = getattr(cut.message, "code", 0)
+                if not call_deadline.sent or status < 200:
+                    raise
+                # It broke off within the headers: the status is known.
+                return Response(status=status, headers=cut.message.headers, body=b"", error=cut)  # type: ignore[union-attr]
+            if (keep_alive := response.headers.get("Keep-Alive")) is not None:
+                connector: Any = session.connector
+                connector._keepalive_timeout = min(connector._keepalive_timeout, _idle_seconds(keep_alive))
+            if response.status == 101:
+                response.close()
+                raise NotHttpError("101, which was not requested")
+            return await self._read_body(response, ending)
+
+    async def _read_body(self, response: aiohttp.ClientResponse, ending: asyncio.Timeout) -> Response:
+        """Read a body up to the cap; whatever cuts it off, the status is known."""
+        error: Exception | None = None
+        read = bytearray()
+        try:
+            while len(read) <= self._response_at_most:
+                piece = await response.content.read(self._response_at_most + 1 - len(read))
+                if not piece:
+                    break
+                read += piece
+        except Exception as cause:  # noqa: BLE001 - it is told with the status
+            error = cause
+        except asyncio.CancelledError:
+            # The deadline cancels.
+            if not ending.expired():
+                raise
+            error = TimeoutError()
+        if error is not None:
+            # The reader raises before it hands out what had arrived by then.
+            read += b"".join(response.content._buffer)
+        is_capped = len(read) > self._response_at_most
+        if error is not None or is_capped:
+            response.close()
+        else:
+            response.release()
+        return Response(
+            status=response.status,
+            headers=response.headers,
+            body=bytes(read[: self._response_at_most]),
+            error=error,
+            is_capped=is_capped,
+        )
 
     def close_idle(self) -> None:
         """Close the idle connections; the next request opens another."""
-        adapter, self._adapter = self._adapter, None
-        if adapter is not None and self._pid == os.getpid():
-            adapter.close()
+        session, self._session = self._session, None
+        if session is not None and self._pid == os.getpid():
+            event_loop().call_soon_threadsafe(_close_soon, session)
 
     def close(self) -> None:
-        """Close the idle connections for good; a call in progress ends by itself."""
+        """Close the idle connections; a call that is under way ends by itself."""
         self._closed = True
-        if self._adapter is not None and self._pid == os.getpid():
-            self._adapter.close()
+        self.close_idle()
 
-    def _open_adapter(self) -> "PartnerAdapter":
-        """Return this process's adapter: connections are never shared with a parent process.
-
-        Two threads may make one at the same instant; the adapter that loses serves one call and is dropped.
-        """
-        adapter = self._adapter
-        if adapter is None or self._pid != os.getpid():
-            adapter = PartnerAdapter(
-                self._base, max_connections=self._max_connections, tls=self._tls, proxy=self._proxy
+    def _open_session(self) -> aiohttp.ClientSession:
+        """Return this process's session: connections are never shared with a parent process."""
+        if self._closed:
+            raise ClosedTransportError
+        if self._session is None or self._pid != os.getpid():
+            connector = _Connector(
+                limit=0,
+                resolver=_Resolver(),
+                use_dns_cache=True,
+                ttl_dns_cache=10,
+                keepalive_timeout=IDLE_AT_MOST_SECONDS,
+                happy_eyeballs_delay=ADDRESS_DELAY_SECONDS,
+                ssl=self._tls if self._tls is not None else True,
             )
-            if self._closed:
-                adapter.close()
-            self._adapter, self._pid = adapter, os.getpid()
-        return adapter
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+                skip_auto_headers=_OURS_ALONE,
+                timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None),
+                max_line_size=HEADER_AT_MOST_BYTES,
+                max_field_size=HEADER_AT_MOST_BYTES,
+                max_headers=HEADER_LINES_AT_MOST,
+            )
+            # Else a request that met a dying connection is sent once more without a word (invariant 4).
+            self._session._retry_connection = False
+            self._pid = os.getpid()
+        return self._session
 
 
-class FinalResponse(http.client.HTTPResponse):
-    """A response that skips every interim one (RFC 9110, 15.2).
+def _close_soon(session: aiohttp.ClientSession) -> None:
+    async def close() -> None:
+        with suppress(Exception):
+            await session.close()
 
-    The standard library skips only 100: it would take 103 Early Hints for the response and leave the real one on the
-    connection, where the next request would read it.
-    """
-
-    def _read_status(self) -> tuple[str, int, str]:
-        while True:
-            version, status, reason = super()._read_status()  # type: ignore[misc]
-            if status == 101:
-                raise http.client.BadStatusLine("101, which was not requested")
-            if status < 102 or status > 199:
-                return version, status, reason
-            http.client._read_headers(self.fp)  # type: ignore[attr-defined]
+    _closing.add(task := asyncio.get_running_loop().create_task(close()))
+    task.add_done_callback(_closing.discard)
 
 
-class PlainConnection(HTTPConnection):
-    """A connection that keeps the deadline of its call, and notes whether anything was sent."""
-
-    response_class = FinalResponse
-    usable_until: float = float("inf")
-    _held: list[bytes] | None = None
-
-    def __init__(self, *args: Any, route: Proxy | None = None, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._route = route
-
-    def _new_conn(self) -> Any:
-        if self._route is not None:
-            return connect_proxy(self._route)
-        return connect_socket(self._dns_host, self.port, ends_at=call_deadline.ends_at)
-
-    def request(self, *args: Any, **options: Any) -> None:
-        """Send head and body as one piece, for half the system calls and packets."""
-        if self.sock is not None:
-            # The socket is of an earlier call, or it is the TLS socket around the one that was connected.
-            self.sock.ends_at = call_deadline.ends_at  # type: ignore[union-attr]
-        held: list[bytes] = []
-        self._held = held
-        try:
-            super().request(*args, **options)
-        finally:
-            self._held = None
-        self.send(b"".join(held))
-
-    def send(self, data: Any) -> None:
-        """Send bytes, and note that some may have left."""
-        if self._held is not None:
-            self._held.append(data)
-            return
-        if self.sock is None:
-            self.connect()
-        call_deadline.sent = True
-        super().send(data)
-
-    def getresponse(self) -> Any:
-        """Read the status and the headers of the final response."""
-        response = super().getresponse()
-        self.usable_until = time.monotonic() + _idle_seconds(response.headers.get("Keep-Alive"))
-        return response
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether the connection may serve one more call."""
-        return time.monotonic() < self.usable_until and super().is_connected
+_closing: set[Any] = set()
 
 
-class TLSConnection(PlainConnection, HTTPSConnection):
-    """The same over TLS, through a tunnel where there is a proxy."""
-
-    def _new_conn(self) -> Any:
-        if self._route is not None:
-            return open_tunnel(self._route, self._dns_host, self.port)
-        return super()._new_conn()
-
-
-class PlainPool(HTTPConnectionPool):
-    """Connections to an http partner."""
-
-    ConnectionCls = PlainConnection
-
-
-class TLSPool(HTTPSConnectionPool):
-    """Connections to an https partner."""
-
-    ConnectionCls = TLSConnection
-
-    def _validate_conn(self, conn: Any) -> None:
-        """Connect, without the warning that urllib3 would repeat for each call; see `warn_unverified`."""
-        if conn.is_closed:
-            conn.connect()
-
-
-class PartnerAdapter(HTTPAdapter):
-    """requests' adapter bound to one host: one pool, one TLS context; no redirect, no retry.
-
-    Args:
-        tls: The certificates to trust; None for http.
-        proxy: Never taken from the environment.
-    """
-
-    def __init__(
-        self, base: SplitResult, *, max_connections: int, tls: ssl.SSLContext | None = None, proxy: Proxy | None = None
-    ) -> None:
-        super().__init__(pool_connections=1, pool_maxsize=max_connections, max_retries=0)
-        host = base.hostname or ""
-        self._pool: HTTPConnectionPool
-        if tls is not None:
-            self._pool = TLSPool(host, base.port or 443, maxsize=max_connections, ssl_context=tls, route=proxy)
-        else:
-            self._pool = PlainPool(host, base.port or 80, maxsize=max_connections, route=proxy)
-
-    def get_connection_with_tls_context(self, *_: Any, **__: Any) -> HTTPConnectionPool:
-        """Return the only pool."""
-        return self._pool
-
-    def cert_verify(self, *_: Any, **__: Any) -> None:
-        """Leave the pool as it is: its TLS context requires a valid certificate for the host."""
-
-    def request_url(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> str:
-        """Return the target as it was built, without normalising it again."""
-        return request.url or "/"
-
-    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
-        """Wrap the raw response, without cookies and text encodings."""
-        response = requests.Response()
-        response.request = req
-        response.status_code = resp.status
-        response.headers = resp.headers
-        response.raw = resp
-        return response
-
-    def send_now(self, request: requests.PreparedRequest) -> requests.Response:
-        """Send a request within `call_deadline`, and return once the headers are read.
-
-        Raises:
-            Exception: any of requests, urllib3 or the socket; `call_deadline.sent` tells whether anything left.
-        """
-        return self.send(request, stream=True, timeout=Timeout(total=None))  # type: ignore[arg-type]
-
-    def close(self) -> None:
-        """Close the idle connections; one in use closes when its call ends."""
-        super().close()
-        self._pool.close()
-
-
-def _idle_seconds(keep_alive: str | None) -> float:
-    """Return how long a connection may be idle: a second less than the server's `Keep-Alive` allows."""
-    if keep_alive is None:
-        return IDLE_AT_MOST_SECONDS
+def _idle_seconds(keep_alive: str) -> float:
+    """Return how long a connection may be idle: a second less than a server says in `Keep-Alive`."""
     for part in keep_alive.split(","):
         name, _, value = part.partition("=")
         if name.strip().lower() == "timeout" and value.strip().isdecimal():

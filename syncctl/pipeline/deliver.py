@@ -1,213 +1,243 @@
-"""deliver: claim a batch, call the partner, write the outcomes. Only the holder of the lease does any of it."""
+"""deliver: take due records, call the partner, write the outcomes, and go on while there is work."""
 
+import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from queue import SimpleQueue
 
-from syncctl.core.outcome import Outcome
-from syncctl.core.records import Record
-from syncctl.core.states import State
+from syncctl.core.concurrency import AdaptiveLimit
 from syncctl.core.stream import Partner, Stream
-from syncctl.core.windows import Sizes, decide_margin_seconds
-from syncctl.ledger.delivery_state import Claim, Transition
+from syncctl.errors import ServiceUnavailable, SyncctlError
+from syncctl.ledger.client import new_token
 from syncctl.ledger.ledger import Ledger
 from syncctl.logs import get_logger
-from syncctl.partner.call import Call, Unsendable
-from syncctl.pipeline import strict_order
-from syncctl.pipeline.delivery_gate import DeliveryGate
-from syncctl.pipeline.outcome_writer import Batch, decide_transition, write_transitions
-
-if TYPE_CHECKING:
-    from syncctl.partner.client import PartnerClient
+from syncctl.partner.call_runner import CallResult, CallRunner, take_results
+from syncctl.pipeline.delivery_gate import Permits
+from syncctl.pipeline.delivery_lane import DeliveryLane, StreamSetup
+from syncctl.pipeline.maintenance import rescue_leases
 
 log = get_logger(__name__)
 
-WRITE_EVERY_RECORDS = 25
-WRITE_EVERY_SECONDS = 0.5
-
-SendBatch = Callable[..., Iterator[tuple[Record, Outcome | None]]]
-"""See `partner.batch.send_batch`."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Delivery:
-    """How many records of one batch ended in which way."""
-
-    stream: str
-    claimed: int = 0
-    delivered: int = 0
-    retrying: int = 0
-    failed: int = 0
-    superseded: int = 0
-    #: Given back without a call.
-    returned: int = 0
-    #: Their outcome came after their lease had been lost.
-    late: int = 0
-    #: The partner must not be called now, so that asking for more records at once is of no use.
-    waits: bool = False
+RESCUE_EVERY_SECONDS = 2.0
+OTHERS_EVERY_SECONDS = 1.0
+"""How often the loop looks whether another stream has due records."""
+HELP_EVERY_SECONDS = 1.0
+AWAY_SECONDS = 1.0
+"""How long nothing new is begun after MongoDB has not answered."""
+GIVE_UP_AFTER_SECONDS = 30.0
+"""How long a loop that was asked to stop tries to write outcomes while MongoDB is away."""
+TURN_SECONDS = 0.02
 
 
-def deliver_batch(
-    *,
-    ledger: Ledger,
-    stream: Stream,
-    partner: Partner,
-    client: "PartnerClient",
-    send_batch: SendBatch,
-    sizes: Sizes,
-    token: str,
-    ids: Sequence[str],
-    worker: str,
-    should_stop: Callable[[], bool] = lambda: False,
-    wait_for_permit: Callable[[Callable[[], bool]], bool] = lambda may_wait: may_wait(),
-) -> Delivery:
-    """Deliver one queued batch; a stale or repeated message claims nothing and does nothing (invariant 3).
+class DeliveryLoop:
+    """Carries the due records of every stream that has some, in one process, until there are none.
+
+    Calls that hang delay nothing but themselves: more records are taken meanwhile. The loop renews the lease of each
+    batch; should it stop doing so, others bring its records back.
 
     Args:
-        token: The batch's token, as dispatch wrote it.
-        should_stop: Asked before each call; once it returns true, the remaining records go back unsent.
-        wait_for_permit: Waits for a permit of the partner's rate before each call, while its argument returns true.
-
-    Raises:
-        ServiceUnavailable: MongoDB cannot be reached; expired leases bring back the claimed records.
+        streams: Every configured stream by name.
+        partners: Every partner by name.
+        make_setup: Returns what a stream's delivery is made of.
+        worker: The name of this process.
+        is_stopping: Whether the worker was asked to stop: no call begins, unsent records go back, calls under way end.
+        count_slots: How many delivery loops all workers run; they share a partner's `max_in_flight`.
+        wake: Wakes another process to help with a stream; never raises.
+        seconds: How long records are taken; then the process is free for something else.
     """
-    claim = ledger.delivery_states.claim(
-        stream.name,
-        ids,
-        batch=token,
-        mapping_hash=client.mapping_hash,
-        seconds=stream.lease_seconds,
-        worker=worker,
-    )
-    claimed = len(claim.records)
-    if not claimed:
-        return Delivery(stream=stream.name)
-    only_record = claim.records[0].id if claimed == 1 else None
-    gate = DeliveryGate(ledger, stream, partner, token=token, only_record=only_record)
-    margin = decide_margin_seconds(stream.lease_seconds)
 
-    def may_wait() -> bool:
-        # Invariants 3 and 7: a call that might outlive its lease is not made.
-        left = claim.ends_at - time.monotonic()
-        return not should_stop() and not gate.is_shut() and left > partner.timeout_seconds + margin
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        streams: Mapping[str, Stream],
+        partners: Mapping[str, Partner],
+        make_setup: Callable[[str], StreamSetup],
+        worker: str,
+        is_stopping: Callable[[], bool] = lambda: False,
+        count_slots: Callable[[], int] = lambda: 1,
+        wake: Callable[[str], object] = lambda _: None,
+        seconds: float = float("inf"),
+    ) -> None:
+        self._ledger = ledger
+        self._streams = streams
+        self._partners = partners
+        self._make_setup = make_setup
+        self._worker = worker
+        self._asked_to_stop = is_stopping
+        self._count_slots = count_slots
+        self._wake = wake
+        self._results: SimpleQueue[CallResult] = SimpleQueue()
+        self._lanes: dict[str, DeliveryLane] = {}
+        self._runners: dict[str, CallRunner] = {}
+        self._limits: dict[str, AdaptiveLimit] = {}
+        self._permits: dict[str, Permits] = {}
+        self._token = new_token()
+        self._ends_at = time.monotonic() + seconds
+        self._is_retired = False
+        self._others_at = 0.0
+        self._rescue_at = 0.0
+        self._help_at: dict[str, float] = {}
+        self._away_until = 0.0
+        self._away_since: float | None = None
 
-    def may_start() -> bool:
-        # Asked again after the wait, in which part of the lease has passed.
-        return wait_for_permit(may_wait) and may_wait()
+    def run(self, first: str) -> dict[str, dict[str, int]]:
+        """Deliver until no stream has due records and nothing is in flight here; return what was done, by stream.
 
-    try:
-        threads = gate.take_permits(sizes.count_threads(claimed)) if gate.open() else 0
-        counts: dict[str, int] = {}
-        if threads:
-            claim, returned = release_beyond(ledger, claim, gate.records_at_most)
-            batch, calls, transitions = prepare_batch(ledger, stream, partner, claim, gate, client)
-            counts = write_transitions(batch, transitions, {})
-            sending = send_batch(client, calls, threads=threads, may_start=may_start)
-            counts, unsent = write_as_they_come(batch, sending, counts)
-            returned += unsent
-        else:
-            claim, returned = release_beyond(ledger, claim, 0)
-        waits = not threads or gate.is_shut()
-    finally:
-        gate.release()
-    delivery = Delivery(stream=stream.name, claimed=claimed, returned=returned, waits=waits, **counts)
-    log.info("deliver", **{name: getattr(delivery, name) for name in delivery.__slots__})
-    return delivery
+        Args:
+            first: The stream to begin with.
 
-
-def put_back_batch(*, ledger: Ledger, stream: str, token: str, ids: Sequence[str]) -> int:
-    """Put back a queued batch that this worker has no free slot for; return how many records."""
-    ledger.breakers.release_probe(stream, token=token)
-    return ledger.delivery_states.unqueue(ids, batch=token)
-
-
-def release_beyond(ledger: Ledger, claim: Claim, at_most: int | None) -> tuple[Claim, int]:
-    """Return the claim cut to at most some records, and how many others were given back."""
-    kept = claim.records if at_most is None else claim.records[:at_most]
-    others = claim.records[len(kept) :]
-    ledger.delivery_states.release(claim, [record.id for record in others])
-    return replace(claim, records=kept), len(others)
-
-
-def prepare_batch(
-    ledger: Ledger, stream: Stream, partner: Partner, claim: Claim, gate: DeliveryGate, client: "PartnerClient"
-) -> tuple[Batch, list[tuple[Record, Call]], list[Transition]]:
-    """Return a claimed batch, its calls, and the transitions of records that need none; an error gives all back."""
-    try:
-        known = {} if stream.append_only else ledger.keys.load(stream.name, claim.key_ids.values())
-        batch = Batch(ledger=ledger, stream=stream, partner=partner, claim=claim, known=known, gate=gate)
-        return batch, *prepare_calls(batch, client)
-    except BaseException:
-        ledger.delivery_states.release(claim, [record.id for record in claim.records])
-        raise
-
-
-def write_as_they_come(
-    batch: Batch, sending: Iterator[tuple[Record, Outcome | None]], counts: Mapping[str, int]
-) -> tuple[dict[str, int], int]:
-    """Write outcomes in bulks as they come, and give back unsent records; return the counts and how many were unsent.
-
-    Every outcome is written, however this ends: a call whose outcome is lost would be made again (invariant 7).
-    """
-    new = dict(counts)
-    returned: list[str] = []
-    waiting: list[Transition] = []
-    written_at = time.monotonic()
-
-    def take(record: Record, outcome: Outcome | None) -> None:
-        if outcome is None:
-            returned.append(record.id)
-        else:
-            waiting.append(decide_transition(batch, record, outcome))
-
-    try:
-        for record, outcome in sending:
-            take(record, outcome)
-            if len(waiting) >= WRITE_EVERY_RECORDS or time.monotonic() - written_at > WRITE_EVERY_SECONDS:
-                new = write_transitions(batch, waiting, new)
-                waiting, written_at = [], time.monotonic()
-    except BaseException:
-        # MongoDB takes no outcomes: no further call may begin, and the outcomes of calls under way are still collected.
-        batch.gate.shut()
-        for record, outcome in sending:
-            take(record, outcome)
-        write_transitions(batch, waiting, new)
-        batch.ledger.delivery_states.release(batch.claim, returned)
-        raise
-    new = write_transitions(batch, waiting, new)
-    batch.ledger.delivery_states.release(batch.claim, returned)
-    return new, len(returned)
-
-
-def prepare_calls(batch: Batch, client: "PartnerClient") -> tuple[list[tuple[Record, Call]], list[Transition]]:
-    """Turn records into calls; return with them the transitions of overtaken and unsendable records."""
-    calls: list[tuple[Record, Call]] = []
-    transitions: list[Transition] = []
-    overtaken = find_overtaken_claims(batch)
-    for record in batch.claim.records:
-        if record.id in overtaken:
-            transitions.append(Transition(record=record, state=State.SUPERSEDED, superseded_by=overtaken[record.id]))
-            continue
+        Raises:
+            ConfigurationError: That stream cannot be delivered.
+        """
         try:
-            calls.append((record, client.prepare(record)))
-        except Unsendable as error:
-            # Invariant 9: it keeps no other record from being sent.
-            transitions.append(Transition(record=record, state=State.FAILED, reason=error.reason))
-    return calls, transitions
+            self._open_lane(first)
+            while not self._turn():
+                pass
+        finally:
+            self._close()
+        return {lane.name: lane.total for lane in self._lanes.values() if lane.total}
 
+    @property
+    def _is_stopping(self) -> bool:
+        return self._asked_to_stop() or self._is_retired
 
-def find_overtaken_claims(batch: Batch) -> Mapping[str, str]:
-    """Return the claimed records (id → newer record) that must not be sent any more by the stream's order."""
-    claim, known = batch.claim, batch.known
-    if batch.stream.order == "strict":
-        return strict_order.find_overtaken_claims(batch.ledger, batch.stream, claim.records, claim.key_ids, known)
-    if batch.stream.order == "none":
-        return {}
-    # Invariant 5: under `latest`, only the newest version of a key is sent.
-    keys = {record.id: known.get(claim.key_ids[record.id]) for record in claim.records}
-    return {
-        record.id: key.version
-        for record in claim.records
-        if (key := keys[record.id]) is not None and key.version != record.id and key.seq > record.seq
-    }
+    def _turn(self) -> bool:
+        """Do a little of everything; return whether all is done."""
+        if time.monotonic() >= self._away_until:
+            try:
+                self._send()
+            except ServiceUnavailable as error:
+                self._note_away(error)
+        self._collect()
+        if time.monotonic() >= self._away_until:
+            try:
+                self._write()
+                self._away_since = None
+            except ServiceUnavailable as error:
+                self._note_away(error)
+        return self._is_done()
+
+    def _send(self) -> None:
+        """Take records and begin calls."""
+        now = time.monotonic()
+        if now > self._ends_at and not self._is_retired:
+            self._is_retired = True
+            for lane in self._lanes.values():
+                if not lane.is_idle:
+                    self._wake(lane.name)
+        for lane in self._lanes.values():
+            lane.gate.look()
+        self._keep_permits()
+        if not self._is_stopping:
+            self._take(now)
+        for lane in self._lanes.values():
+            if self._is_stopping:
+                lane.give_back_planned()
+            lane.begin_calls()
+
+    def _take(self, now: float) -> None:
+        if now >= self._others_at:
+            # In random order: in a fixed one the first stream would always use up a partner's limit.
+            for name in random.sample(list(self._streams), len(self._streams)):
+                if name not in self._lanes and self._ledger.records.has_due(name):
+                    with suppress(SyncctlError):
+                        self._open_lane(name)
+            self._others_at = now + OTHERS_EVERY_SECONDS
+        for lane in list(self._lanes.values()):
+            if lane.wants_more():
+                taken = lane.take()
+                if taken.has_more and now >= self._help_at.get(lane.name, 0.0):
+                    self._help_at[lane.name] = now + HELP_EVERY_SECONDS
+                    self._wake(lane.name)
+
+    def _open_lane(self, name: str) -> None:
+        setup = self._make_setup(name)
+        partner = setup.partner
+        if partner.name not in self._runners:
+            limit = None if partner.max_in_flight else AdaptiveLimit()
+            first = limit.limit if limit is not None else 0
+            self._runners[partner.name] = CallRunner(self._results, limit=first, counts_slow=limit is None)
+            if limit is not None:
+                self._limits[partner.name] = limit
+            else:
+                share = -(-(partner.max_in_flight or 1) // max(1, self._count_slots()))
+                self._permits[partner.name] = Permits(self._ledger, partner, token=self._token, share=share)
+        permits = self._permits.get(partner.name)
+        self._lanes[name] = DeliveryLane(
+            self._ledger,
+            setup,
+            self._runners[partner.name],
+            self._limits.get(partner.name),
+            worker=self._worker,
+            is_stopping=lambda: self._is_stopping,
+            has_permit=(lambda: permits.is_fresh) if permits is not None else lambda: True,
+        )
+
+    def _keep_permits(self) -> None:
+        """Hold permits while there is use for them."""
+        for name, permits in self._permits.items():
+            lanes = [lane for lane in self._lanes.values() if lane.setup.partner.name == name]
+            runner = self._runners[name]
+            has_use = any(not lane.is_idle or time.monotonic() >= lane.next_look_at for lane in lanes)
+            if not has_use or (self._is_stopping and not runner.under_way):
+                permits.release()
+                runner.set_limit(0)
+                continue
+            runner.set_limit(permits.keep(self._partners[name].max_in_flight or 1))
+
+    def _collect(self) -> None:
+        now = time.monotonic()
+        timeout = TURN_SECONDS
+        for lane in self._lanes.values():
+            if lane.next_permit_at > now:
+                timeout = min(timeout, lane.next_permit_at - now)
+        if all(lane.is_idle for lane in self._lanes.values()):
+            timeout = 0.005
+        for call, outcomes in take_results(self._results, timeout_seconds=timeout):
+            call.owner.lane.note_result(call, outcomes)
+
+    def _write(self) -> None:
+        for lane in self._lanes.values():
+            lane.write_outcomes()
+            lane.renew_leases()
+        now = time.monotonic()
+        for name, limit in self._limits.items():
+            runner = self._runners[name]
+            runner.set_limit(limit.judge(now=now, was_reached=runner.waiting > 0))
+        if now >= self._rescue_at and not self._asked_to_stop():
+            self._rescue_at = now + RESCUE_EVERY_SECONDS
+            rescue_leases(ledger=self._ledger, streams=self._streams, partners=self._partners)
+
+    def _note_away(self, error: ServiceUnavailable) -> None:
+        """Begin nothing for a moment; the outcomes of calls under way are written once MongoDB answers again."""
+        now = time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+            log.warning("deliver.without_ledger", error=str(error))
+        self._away_until = now + AWAY_SECONDS
+
+    def _is_done(self) -> bool:
+        is_away = self._away_since is not None and time.monotonic() - self._away_since > GIVE_UP_AFTER_SECONDS
+        if any(not lane.is_idle for lane in self._lanes.values()):
+            return is_away and self._asked_to_stop()
+        return is_away or self._is_stopping or all(lane.is_dry for lane in self._lanes.values())
+
+    def _close(self) -> None:
+        """Give back unsent records, wait for the calls under way, write their outcomes, and release the permits."""
+        self._is_retired = True
+        try:
+            until = time.monotonic() + max((partner.timeout_seconds for partner in self._partners.values()), default=0)
+            while any(not lane.is_idle for lane in self._lanes.values()) and time.monotonic() < until + AWAY_SECONDS:
+                with suppress(ServiceUnavailable):
+                    for lane in self._lanes.values():
+                        lane.give_back_planned()
+                        lane.write_outcomes(all_of_them=True)
+                        lane.renew_leases()
+                if any(not lane.is_idle for lane in self._lanes.values()):
+                    self._collect()
+        finally:
+            for permits in self._permits.values():
+                with suppress(ServiceUnavailable):
+                    permits.release()

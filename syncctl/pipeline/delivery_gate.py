@@ -1,119 +1,113 @@
-"""The gate before each call of a batch: pauses, the circuit breaker, and the partner's permits."""
+"""Whether a stream's calls may begin: pauses, the circuit breaker, and the permits of a concurrency limit."""
 
-import threading
 import time
 from datetime import datetime
 
 from syncctl.core.breaker import BreakerState
 from syncctl.core.stream import Partner, Stream
+from syncctl.ledger.breakers import BreakerGate
 from syncctl.ledger.ledger import Ledger
 
-CHECKED_EVERY_SECONDS = 1.0
+LOOK_EVERY_SECONDS = 0.5
+STALE_AFTER_SECONDS = 1.5
+"""No call begins on what was seen longer ago; it waits for the next look."""
 PERMIT_MARGIN_SECONDS = 5.0
-"""How much longer a permit lasts than the deadline of a call that began a second after its renewal."""
+"""How much longer a permit lasts than a call that begins at its last moment of use."""
 
 
 class DeliveryGate:
-    """Decides whether further calls of a batch may begin, and holds its permits.
+    """What a delivery loop knows of one stream's pauses and circuit breaker; all workers see the same.
 
-    The gate shuts when the stream or its partner is paused, when the circuit opens, and when outcomes cannot be
-    written. Permits are renewed at most a second before a call begins, and last for a whole call.
-
-    Args:
-        token: The batch's token; the batch that holds the probe of an open circuit may call.
-        only_record: The record of a batch of one, which may become the probe; None where the batch has several.
+    `is_open` and `admits` may be asked from another thread than the one that looks.
     """
 
-    def __init__(
-        self, ledger: Ledger, stream: Stream, partner: Partner, *, token: str, only_record: str | None
-    ) -> None:
+    def __init__(self, ledger: Ledger, stream: Stream) -> None:
         self._ledger = ledger
         self._stream = stream
-        self._partner = partner
-        self._only_record = only_record
-        self._permit_seconds = partner.timeout_seconds + PERMIT_MARGIN_SECONDS
-        self._is_shut = False
-        self._is_circuit_open = False
-        self._checked_at = time.monotonic()
-        self._lock = threading.Lock()
-        self.token = token
-        #: Whether this batch is the probe of an open circuit.
-        self.is_probe = False
-        #: Whether any call was made; if so, its outcome has been reported to the circuit breaker.
-        self.has_called = False
-        #: How many records may be sent at once while the circuit is half-open; None: no limit.
-        self.records_at_most: int | None = None
-        #: When calls were last allowed again after a pause or an outage.
+        self._looked_at = float("-inf")
+        self._paused = True
+        self._breaker = BreakerGate()
+        #: How many records may be in flight to a partner that is recovering; None where the breaker does not limit it.
+        self.allowed: int | None = None
+        #: When the partner was last called again after a pause or an outage.
         self.back_at: datetime | None = None
 
-    def open(self) -> bool:
-        """Return whether calls may be made at all; a batch of one record may become the probe of an open circuit."""
-        if self._is_calling_allowed():
-            return self._only_record is None or not self.is_probe or self._hold_probe()
-        return self._is_circuit_open and self._only_record is not None and self._hold_probe()
-
-    def shut(self) -> None:
-        """Let no further call begin."""
-        self._is_shut = True
-
-    def is_shut(self) -> bool:
-        """Return whether no further call may begin; once a second, ask the ledger what other workers found.
-
-        No call begins on an older answer: other threads wait for the one that asks.
-        """
-        if not self._is_shut and self._is_outdated():
-            with self._lock:
-                if self._is_outdated():
-                    self._check()
-        return self._is_shut
-
-    def _is_outdated(self) -> bool:
-        return time.monotonic() - self._checked_at > CHECKED_EVERY_SECONDS
-
-    def _check(self) -> None:
-        asked_at = time.monotonic()
-        # Shut also where MongoDB does not answer: the threads that wait here must not ask it one after another.
-        may_go_on = False
-        try:
-            may_go_on = self._is_calling_allowed() and self._renew_permits()
-        finally:
-            self._is_shut = self._is_shut or not may_go_on
-        self._checked_at = asked_at
-
-    def _is_calling_allowed(self) -> bool:
-        stream = self._ledger.streams.load_gate(self._stream.name)
+    def look(self, *, at_once: bool = False) -> None:
+        """Ask the ledger, at most each half second; `at_once` asks now."""
+        now = time.monotonic()
+        if not at_once and now - self._looked_at < LOOK_EVERY_SECONDS:
+            return
+        gate = self._ledger.streams.load_gate(self._stream.name)
         partner = self._ledger.partners.load_gate(self._stream.partner)
-        is_open = stream.breaker.state is BreakerState.OPEN
-        is_half_open = stream.breaker.state is BreakerState.HALF_OPEN
-        is_paused = stream.paused or partner.paused
-        self.is_probe = is_open and stream.breaker.probe == self.token
-        self.records_at_most = stream.breaker.allowed if is_half_open else None
-        self.back_at = max(filter(None, (stream.back_at, partner.back_at)), default=None)
-        self._is_circuit_open = is_open and not is_paused
-        return not is_paused and stream.breaker.admits(self.token)
+        self._breaker = gate.breaker
+        self.allowed = gate.breaker.allowed if gate.breaker.state is BreakerState.HALF_OPEN else None
+        self.back_at = max(filter(None, (gate.back_at, partner.back_at)), default=None)
+        self._paused = gate.paused or partner.paused
+        self._looked_at = now
 
-    def _hold_probe(self) -> bool:
-        self.is_probe = self._ledger.breakers.begin_probe(
-            self._stream.name, token=self.token, record=self._only_record or "", seconds=self._permit_seconds
-        )
-        return self.is_probe
+    def close(self) -> None:
+        """Let no further call begin until the next look says otherwise."""
+        self._paused = True
 
-    def take_permits(self, wanted: int) -> int:
-        """Take permits for calls at the same time, at most `wanted`; return how many."""
-        self._checked_at = time.monotonic()
-        return self._ledger.partners.acquire_permits(
-            self._partner.name,
-            token=self.token,
-            wanted=wanted,
-            at_most=self._partner.max_in_flight,
-            seconds=self._permit_seconds,
-        )
+    @property
+    def is_stale(self) -> bool:
+        """Whether the last look is too long ago for a call to begin on it."""
+        return time.monotonic() - self._looked_at > STALE_AFTER_SECONDS
 
-    def _renew_permits(self) -> bool:
-        return self._ledger.partners.renew_permits(self._partner.name, token=self.token, seconds=self._permit_seconds)
+    def admits(self, token: str) -> bool:
+        """Tell whether the calls of a batch may begin: a partner that is down is called by its probe alone."""
+        return not self._paused and self._breaker.admits(token)
+
+    def is_probe(self, token: str) -> bool:
+        """Tell whether a batch is the one record that asks a partner that is down whether it is back."""
+        return self._breaker.state is BreakerState.OPEN and self._breaker.probe == token
+
+
+class Permits:
+    """What one delivery loop may have under way at a partner with a `max_in_flight`, exact over all workers.
+
+    Args:
+        token: The loop's own.
+        share: How many permits the loop takes at most, so that others get theirs.
+    """
+
+    def __init__(self, ledger: Ledger, partner: Partner, *, token: str, share: int) -> None:
+        self._ledger = ledger
+        self._partner = partner
+        self._token = token
+        self._share = share
+        self._seconds = partner.timeout_seconds + PERMIT_MARGIN_SECONDS
+        self._renewed_at = float("-inf")
+        self._asked_at = float("-inf")
+        self.held = 0
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether a call that begins now ends before the permits do."""
+        return self.held > 0 and time.monotonic() - self._renewed_at < STALE_AFTER_SECONDS
+
+    def keep(self, wanted: int) -> int:
+        """Renew the permits that are held and ask for more where they are too few; return how many are held."""
+        now = time.monotonic()
+        if self.held and now - self._renewed_at > LOOK_EVERY_SECONDS:
+            if not self._ledger.partners.renew_permits(self._partner.name, token=self._token, seconds=self._seconds):
+                self.held = 0
+            self._renewed_at = now
+        missing = min(wanted, self._share) - self.held
+        if missing > 0 and now - self._asked_at > LOOK_EVERY_SECONDS:
+            self._asked_at = now
+            self.held = self._ledger.partners.acquire_permits(
+                self._partner.name,
+                token=self._token,
+                wanted=missing,
+                at_most=self._partner.max_in_flight or 1,
+                seconds=self._seconds,
+            )
+            self._renewed_at = now
+        return self.held
 
     def release(self) -> None:
-        """Give back the permits, and the probe where no call was made; every call has ended by now."""
-        self._ledger.partners.release_permits(self._partner.name, token=self.token)
-        if not self.has_called:
-            self._ledger.breakers.release_probe(self._stream.name, token=self.token)
+        """Give all permits back; no call is under way."""
+        if self.held:
+            self.held = 0
+            self._ledger.partners.release_permits(self._partner.name, token=self._token)

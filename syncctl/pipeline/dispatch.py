@@ -1,137 +1,188 @@
-"""dispatch: mark due records as queued and send one message per batch. Redis only carries the wake-up."""
+"""dispatch: choose due records by the stream's order, oldest first, and take them into flight as one batch."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from syncctl.core.breaker import BreakerState
 from syncctl.core.ids import epoch_of
-from syncctl.core.stream import Stream
+from syncctl.core.stream import Partner, Stream
 from syncctl.core.windows import Sizes
 from syncctl.errors import ServiceUnavailable
+from syncctl.ledger.batches import Claim
 from syncctl.ledger.client import new_token
 from syncctl.ledger.keys import KnownKey, Observation
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.records import DueRecord
-from syncctl.ledger.streams import DispatchLease, Gate
+from syncctl.ledger.streams import Gate
 from syncctl.logs import get_logger
 from syncctl.pipeline.strict_order import OrderSplit, split_by_sequence
 
 log = get_logger(__name__)
 
-LEASE_SECONDS = 20.0
-ROUNDS_AT_MOST = 100
-PROBE_CANDIDATES = 20
+LEASE_SECONDS = 5.0
+"""How long a process that dies while it chooses records keeps the others from choosing."""
+LOOKS_AT_MOST = 100
+PROBES_LOOKED_AT = 20
 PROBE_SECONDS = 60.0
-"""How long one record has the right to be the probe: its message may be lost, or find no free worker."""
-
-Publish = Callable[[str, str, Sequence[str]], None]
-"""Send the message for (stream, batch token, record ids); raises ServiceUnavailable when Redis is away."""
+"""How long no other record probes whether a partner is back, while one is about to."""
 
 
-def dispatch_stream(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Taken:
+    """What one look at the due records came to."""
+
+    #: The batch; None where there was nothing to take, or where it could not be taken now.
+    claim: Claim | None = None
+    #: Another process is choosing records of this stream: look again in a moment.
+    is_contended: bool = False
+    #: Due records were left behind, because the batch or the window is full: other processes have work to do.
+    has_more: bool = False
+    #: The batch is one record that asks whether a partner that is down is back.
+    is_probe: bool = False
+
+
+def take_batch(
     *,
     ledger: Ledger,
     stream: Stream,
+    partner: Partner,
     sizes: Sizes,
-    publish: Publish,
-    messages_waiting: Callable[[], int],
+    mapping_hash: str,
     worker: str,
-) -> int:
-    """Queue due records, up to the window; return how many. Safe to repeat, also by several at once (invariant 8).
+    with_suspects: bool = True,
+) -> Taken:
+    """Take the oldest due records of a stream into flight. Safe to repeat, also by several at once.
+
+    Args:
+        mapping_hash: Names everything that shapes the bytes of a call.
+        with_suspects: Whether a record that must travel alone may be taken.
 
     Raises:
-        ServiceUnavailable: Redis is away, and unpublished records were put back; or MongoDB is.
+        ServiceUnavailable: MongoDB cannot be reached; leases bring back what was taken.
     """
     lease = ledger.streams.acquire_dispatch(stream.name, seconds=LEASE_SECONDS, worker=worker)
     if lease is None:
-        return 0
-    queued = 0
+        return Taken(is_contended=True)
     try:
-        for _ in range(ROUNDS_AT_MOST):
-            queued += dispatch_once(ledger, stream, sizes, publish, messages_waiting)
-            # False where another dispatch was wanted meanwhile.
-            if ledger.streams.release_dispatch(lease):
-                return queued
-    except BaseException:
-        _abandon(ledger, lease)
-        raise
-    ledger.streams.abandon_dispatch(lease)
-    return queued
+        taken = _look(ledger, stream, partner, sizes, mapping_hash, worker, with_suspects)
+    finally:
+        try:
+            ledger.streams.release_dispatch(lease)
+        except ServiceUnavailable as error:
+            log.warning("dispatch.unreleased", stream=stream.name, error=str(error))
+    return taken
 
 
-def _abandon(ledger: Ledger, lease: DispatchLease) -> None:
-    try:
-        ledger.streams.abandon_dispatch(lease)
-    except ServiceUnavailable as error:
-        log.warning("dispatch.unreleased", error=str(error))
-
-
-def dispatch_once(
-    ledger: Ledger, stream: Stream, sizes: Sizes, publish: Publish, messages_waiting: Callable[[], int]
-) -> int:
-    """Fill the window once; return how many records were queued."""
+def _look(
+    ledger: Ledger,
+    stream: Stream,
+    partner: Partner,
+    sizes: Sizes,
+    mapping_hash: str,
+    worker: str,
+    with_suspects: bool,
+) -> Taken:
     gate = ledger.streams.load_gate(stream.name)
     if gate.paused or ledger.partners.load_gate(stream.partner).paused:
-        return 0
-    if gate.breaker.state is BreakerState.OPEN:
-        return dispatch_probe(ledger, stream, publish, gate) if gate.breaker.is_probe_due else 0
-    # Invariant 11: neither messages nor records in flight grow with the backlog.
-    if messages_waiting() >= sizes.messages:
-        return 0
-    is_half_open = gate.breaker.state is BreakerState.HALF_OPEN
-    if is_half_open:
-        sizes = sizes.at_most(gate.breaker.allowed)
-    first, retries = ledger.records.count_in_flight(stream.name)
-    queued = 0
-    while (room := sizes.window - first - retries - queued) > 0:
-        due = find_due(
-            ledger, stream, sizes, room=room, in_flight=first + retries, retries=retries, fresh_first=is_half_open
+        return Taken()
+
+    def take(ids: Sequence[str], token: str) -> Claim | None:
+        return ledger.batches.take(
+            stream.name,
+            ids,
+            token=token,
+            mapping_hash=mapping_hash,
+            seconds=stream.lease_seconds,
+            worker=worker,
+            exclusive=stream.order != "none",
         )
+
+    if gate.breaker.state is BreakerState.OPEN:
+        if not gate.breaker.is_probe_due:
+            return Taken()
+        claim = _take_probe(ledger, stream, gate, take, seconds=max(PROBE_SECONDS, 2 * partner.timeout_seconds))
+        return Taken(claim=claim, is_probe=claim is not None)
+    gently = gate.breaker.state is BreakerState.HALF_OPEN
+    if gently:
+        sizes = sizes.at_most(gate.breaker.allowed)
+    for _ in range(LOOKS_AT_MOST):
+        in_flight, retries = ledger.records.count_in_flight(stream.name)
+        room = min(sizes.batch, sizes.window - in_flight)
+        if room <= 0:
+            return Taken()
+        due = find_due(ledger, stream, sizes, room=room, in_flight=in_flight, retries=retries, gently=gently)
         split = split_by_order(ledger, stream, due, complete_epoch=gate.complete_epoch)
-        set_aside = supersede_and_hold(ledger, stream, split)
-        queued += queue_batches(ledger, stream, sizes, split.sendable, room, publish)
-        # Only records that were set aside make way for others; otherwise another round would find the same ones.
-        if not set_aside:
+        aside = supersede_and_hold(ledger, stream, split)
+        together = [record.id for record in split.sendable if not record.alone]
+        alone = [record.id for record in split.sendable if record.alone] if with_suspects else []
+        # A record that was lost with its process travels alone, for it may be what killed it; and first, for otherwise
+        # it would wait for the end of a backlog.
+        batches = [[record] for record in alone[:1]] or ([together[:room]] if together else [])
+        for ids in batches:
+            if (claim := take(ids, new_token())) is not None:
+                return Taken(claim=claim, has_more=len(due) >= room or len(alone) > 1)
+        # Records that were set aside have made room for others; otherwise a second look would find the same.
+        if not aside:
             break
-    if queued:
-        log.info("dispatch", stream=stream.name, queued=queued)
-    return queued
+    return Taken()
 
 
-def dispatch_probe(ledger: Ledger, stream: Stream, publish: Publish, gate: Gate) -> int:
-    """Queue one record as the probe of an open circuit; another one than last time, if there is another."""
+def _take_probe(
+    ledger: Ledger, stream: Stream, gate: Gate, take: Callable[[Sequence[str], str], Claim | None], *, seconds: float
+) -> Claim | None:
+    """Let one record probe whether a partner that is down is back; if possible another one than the last time."""
     due = [
-        *ledger.records.find_due(stream.name, fresh=True, limit=PROBE_CANDIDATES),
-        *ledger.records.find_due(stream.name, fresh=False, limit=PROBE_CANDIDATES),
+        *ledger.records.find_due(stream.name, fresh=True, limit=PROBES_LOOKED_AT),
+        *ledger.records.find_due(stream.name, fresh=False, limit=PROBES_LOOKED_AT),
     ]
     split = split_by_order(ledger, stream, due, complete_epoch=gate.complete_epoch)
     supersede_and_hold(ledger, stream, split)
     ids = [record.id for record in split.sendable]
-    others = [record_id for record_id in ids if record_id != gate.breaker.last_probe]
-    for record_id in (others or ids)[:1]:
+    others = [record for record in ids if record != gate.breaker.last_probe]
+    for record in (others or ids)[:1]:
         token = new_token()
-        if ledger.breakers.acquire_probe(stream.name, token=token, record=record_id, seconds=PROBE_SECONDS):
-            queued = queue_batch(ledger, stream, [record_id], publish, token=token)
-            if not queued:
+        if ledger.breakers.acquire_probe(stream.name, token=token, record=record, seconds=seconds):
+            claim = take([record], token)
+            if claim is None:
                 ledger.breakers.release_probe(stream.name, token=token)
-            return queued
-    return 0
+            return claim
+    return None
 
 
 def find_due(
-    ledger: Ledger, stream: Stream, sizes: Sizes, *, room: int, in_flight: int, retries: int, fresh_first: bool
+    ledger: Ledger, stream: Stream, sizes: Sizes, *, room: int, in_flight: int, retries: int, gently: bool
 ) -> list[DueRecord]:
-    """Return due records, the oldest first; at least half of the window is kept for first attempts.
+    """Return due records that no version of their key in flight holds up, the oldest first.
 
-    As many more are read as are in flight, because each of those can block at most one newer version of its key.
+    Retries fill at most half of the window.
 
     Args:
-        fresh_first: Put first attempts before retries, for a half-open circuit: a record that always fails is among
-            the retries.
+        room: How many records may be taken.
+        in_flight: How many are in flight: each of them can hold up at most one due record of its key.
+        retries: How many retries are in flight.
+        gently: The partner is coming back: first attempts go first, for a record that always fails is among the others.
     """
     for_retries = max(0, min(room, sizes.retries - retries))
-    again = ledger.records.find_due(stream.name, fresh=False, limit=for_retries)
-    fresh = ledger.records.find_due(stream.name, fresh=True, limit=room + in_flight)
-    return [*fresh, *again[:for_retries]] if fresh_first else [*again[:for_retries], *fresh]
+    again = _find_free(ledger, stream, fresh=False, limit=for_retries, in_flight=in_flight)
+    fresh = _find_free(ledger, stream, fresh=True, limit=room, in_flight=in_flight)
+    return [*fresh, *again] if gently else [*again, *fresh]
+
+
+def _find_free(ledger: Ledger, stream: Stream, *, fresh: bool, limit: int, in_flight: int) -> list[DueRecord]:
+    due = ledger.records.find_due(stream.name, fresh=fresh, limit=limit)
+    if stream.order == "none" or not due or not in_flight:
+        return due
+    free = _without_keys_in_flight(ledger, stream, due)
+    if len(due) == limit and len(free) < (limit + 1) // 2:
+        # A few busy keys stand at the head of the queue: look behind them.
+        due = ledger.records.find_due(stream.name, fresh=fresh, limit=limit + in_flight)
+        free = _without_keys_in_flight(ledger, stream, due)[:limit]
+    return free
+
+
+def _without_keys_in_flight(ledger: Ledger, stream: Stream, due: Sequence[DueRecord]) -> list[DueRecord]:
+    busy = ledger.records.find_keys_in_flight(stream.name, [record.key_id for record in due])
+    return [record for record in due if record.key_id not in busy]
 
 
 def split_by_order(ledger: Ledger, stream: Stream, due: Sequence[DueRecord], *, complete_epoch: int) -> OrderSplit:
@@ -189,43 +240,3 @@ def adopt_orphan(ledger: Ledger, stream: Stream, record: DueRecord, key: KnownKe
         op=record.op,
     )
     return not ledger.keys.observe(stream.name, [observation])
-
-
-def queue_batches(
-    ledger: Ledger, stream: Stream, sizes: Sizes, due: Sequence[DueRecord], room: int, publish: Publish
-) -> int:
-    """Queue records batch by batch, each with its message; return how many records were queued."""
-    together = [record.id for record in due if not record.alone]
-    alone = [record.id for record in due if record.alone]
-    queued = 0
-    # A record that another version of its key blocks takes no room: one behind it may go in its place.
-    while (together or alone) and (left := room - queued) > 0:
-        if alone:
-            # Invariant 7: a record that was lost while it was sent travels alone, since it may have killed its worker;
-            # and first, since it would otherwise wait for the end of a backlog.
-            ids, alone = alone[:1], alone[1:]
-        else:
-            size = min(sizes.batch, left)
-            ids, together = together[:size], together[size:]
-        queued += queue_batch(ledger, stream, ids, publish)
-    return queued
-
-
-def queue_batch(
-    ledger: Ledger, stream: Stream, ids: Sequence[str], publish: Publish, *, token: str | None = None
-) -> int:
-    """Queue one batch and send its message; return how many of its records could be queued.
-
-    A batch whose message cannot be sent is put back at once (invariant 2).
-    """
-    token = token or new_token()
-    exclusive = stream.order != "none"
-    try:
-        queued = ledger.delivery_states.queue(ids, batch=token, seconds=stream.lease_seconds, exclusive=exclusive)
-        if not queued:
-            return 0
-        publish(stream.name, token, ids)
-    except BaseException:
-        ledger.delivery_states.unqueue(ids, batch=token)
-        raise
-    return queued

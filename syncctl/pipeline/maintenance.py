@@ -1,98 +1,58 @@
-"""Maintenance, which Beat has done at short intervals: bring back what dead workers held, dispatch due records."""
+"""Maintenance, which Beat has done at short intervals: bring back the records of dead workers, release held records."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from syncctl.core.states import State
-from syncctl.core.stream import Stream
-from syncctl.ledger.lease_rescue import ExpiredLease
+from syncctl.core.stream import Partner, Stream
+from syncctl.ledger.batches import ExpiredBatch
 from syncctl.ledger.ledger import Ledger
 from syncctl.logs import get_logger
 
 log = get_logger(__name__)
 
-RECORDS_AT_ONCE = 500
 HELD_AT_ONCE = 2000
-FORGOTTEN_AFTER_SECONDS = 15.0
-"""How long records may be queued while Redis holds no message, before they are queued anew.
-
-If a worker has fetched the message and not begun it, the batch is queued once more, and the old message claims nothing.
-Counting fetched messages too would count those of dead workers, for an hour."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Maintained:
-    """How many records of a stream one maintenance has moved."""
+    """What the maintenance of one stream has moved."""
 
     stream: str
-    #: Their lease had run out.
     returned: int = 0
-    #: Their message was lost.
-    forgotten: int = 0
-    #: They waited for a record that holds them no longer.
     released: int = 0
     dispatched: int = 0
 
 
-def maintain_stream(
-    *,
-    ledger: Ledger,
-    stream: Stream,
-    settle_seconds: float,
-    messages_waiting: Callable[[], int],
-    dispatch: Callable[[], int],
-) -> Maintained:
-    """Do one stream's maintenance: expired leases, lost messages, held records, dispatch. Safe to repeat.
+def rescue_leases(*, ledger: Ledger, streams: Mapping[str, Stream], partners: Mapping[str, Partner]) -> dict[str, int]:
+    """Bring back the records of batches whose lease ran out; return how many, by stream. Safe to repeat and to double.
 
-    Raises:
-        ServiceUnavailable: Redis is away (expired leases have been returned all the same), or MongoDB is.
+    Records whose calls cannot have begun are due at once. The others are due once the call of the process that was
+    lost must have ended: it may have begun it as long as its lease lasted (invariants 3, 5, 7, 13).
     """
-    returned = return_expired_leases(ledger=ledger, stream=stream, settle_seconds=settle_seconds)
-    forgotten = requeue_forgotten(ledger=ledger, stream=stream, messages_waiting=messages_waiting)
-    released = release_held(ledger=ledger, stream=stream)
-    return Maintained(
-        stream=stream.name, returned=returned, forgotten=forgotten, released=released, dispatched=dispatch()
-    )
-
-
-def return_expired_leases(*, ledger: Ledger, stream: Stream, settle_seconds: float) -> int:
-    """Bring back the records of a stream whose lease ran out; return how many. Safe to repeat, also by several.
-
-    Args:
-        settle_seconds: How long a call that a dead worker had begun may still take effect at the partner.
-    """
-    returned = 0
-    while expired := ledger.lease_rescue.find_expired(stream.name, limit=RECORDS_AT_ONCE):
-        returned += _bring_back(ledger, stream, expired, settle_seconds=settle_seconds)
-        if len(expired) < RECORDS_AT_ONCE:
-            break
-    if returned:
-        log.warning("upkeep.leases_returned", stream=stream.name, records=returned)
+    returned: dict[str, int] = {}
+    for batch in ledger.batches.seize_expired(list(streams)):
+        stream = streams[batch.stream]
+        timeout_seconds = partners[stream.partner].timeout_seconds
+        count = _bring_back(ledger, stream, batch, timeout_seconds=timeout_seconds)
+        if count:
+            returned[stream.name] = returned.get(stream.name, 0) + count
+            log.warning("upkeep.leases_returned", stream=stream.name, records=count, worker=batch.worker)
     return returned
 
 
-def _bring_back(ledger: Ledger, stream: Stream, expired: Sequence[ExpiredLease], *, settle_seconds: float) -> int:
-    if stream.order != "none" and not stream.append_only:
-        # Invariant 5: before the state changes, so that the sender of a newer version knows of these calls.
-        calls = [(lease.key_id, lease.seq, lease.call) for lease in expired if lease.state is State.SENDING]
-        ledger.keys.note_unsettled(stream.name, calls, seconds=settle_seconds)
-    return ledger.lease_rescue.bring_back(expired, fail_first=stream.ambiguous == "fail")
-
-
-def requeue_forgotten(*, ledger: Ledger, stream: Stream, messages_waiting: Callable[[], int]) -> int:
-    """Queue records anew whose message is gone, because Redis was flushed or lost (invariant 2); return how many."""
-    forgotten = ledger.lease_rescue.find_forgotten(
-        stream.name,
-        after_seconds=FORGOTTEN_AFTER_SECONDS,
-        lease_seconds=stream.lease_seconds,
-        limit=stream.window,
-    )
-    if not forgotten or messages_waiting() > 0:
-        return 0
-    returned = ledger.lease_rescue.bring_back(forgotten, even_unexpired=True)
-    log.warning("upkeep.messages_lost", stream=stream.name, records=returned)
+def _bring_back(ledger: Ledger, stream: Stream, batch: ExpiredBatch, *, timeout_seconds: float) -> int:
+    returned = ledger.lease_rescue.give_back_unsent(batch)
+    lost = ledger.lease_rescue.find_lost(batch)
+    if lost:
+        if stream.order != "none" and not stream.append_only:
+            # Invariant 5: before the state changes, so that the sender of a newer version knows of these calls.
+            calls = [(record.key_id, record.seq, record.call) for record in lost]
+            ledger.keys.note_unsettled(stream.name, calls, seconds=timeout_seconds)
+        fail_first = stream.ambiguous == "fail"
+        returned += ledger.lease_rescue.return_lost(batch, lost, after_seconds=timeout_seconds, fail_first=fail_first)
+    ledger.batches.end_if_done(batch)
     return returned
 
 
@@ -107,6 +67,20 @@ def release_held(*, ledger: Ledger, stream: Stream) -> int:
             stream.name, hold_seconds=stream.strict_hold_seconds, limit=HELD_AT_ONCE
         )
     return ledger.sequencing.release_all(stream.name, limit=HELD_AT_ONCE)
+
+
+def maintain_stream(*, ledger: Ledger, stream: Stream, partner: Partner, wake: Callable[[], int]) -> Maintained:
+    """Do one stream's maintenance: leases that ran out, records that wait for nothing, a wake-up where records are due.
+
+    Args:
+        wake: Wakes a worker if records of the stream are due; returns how many messages it sent.
+
+    Raises:
+        ServiceUnavailable: Redis is away (leases have been returned all the same), or MongoDB is.
+    """
+    returned = rescue_leases(ledger=ledger, streams={stream.name: stream}, partners={partner.name: partner})
+    released = release_held(ledger=ledger, stream=stream)
+    return Maintained(stream=stream.name, returned=returned.get(stream.name, 0), released=released, dispatched=wake())
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from syncctl.core.records import Record
 from syncctl.core.retry import decide_delay
 from syncctl.core.states import State
 from syncctl.core.stream import Partner, Stream
+from syncctl.ledger.batches import Claim
 from syncctl.ledger.breakers import Tally
-from syncctl.ledger.delivery_state import Claim, Transition
+from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.keys import KnownKey
 from syncctl.ledger.ledger import Ledger
 from syncctl.logs import get_logger
@@ -40,6 +41,11 @@ class Batch:
     known: Mapping[str, KnownKey]
     gate: DeliveryGate
 
+    @property
+    def is_probe(self) -> bool:
+        """Whether it is the one record that asks if a partner that is down is back."""
+        return self.gate.is_probe(self.claim.token)
+
 
 def decide_transition(batch: Batch, record: Record, outcome: Outcome) -> Transition:
     """Decide what follows from a call's outcome."""
@@ -50,7 +56,7 @@ def decide_transition(batch: Batch, record: Record, outcome: Outcome) -> Transit
     if outcome.may_take_effect_later and batch.stream.ambiguous == "fail":
         held = f"{outcome.error or 'no answer'}; held, because the partner may have it"
         return Transition(record=record, state=State.FAILED, outcome=replace(outcome, error=held))
-    if outcome.pauses or batch.gate.is_probe or outcome.send_alone:
+    if outcome.pauses or batch.is_probe or outcome.send_alone:
         # The fault is the partner's or another row's of the batch, so that it uses up none of this record's tries.
         wait = outcome.retry_after_seconds or 0.0
         return Transition(
@@ -126,11 +132,10 @@ def report_outcomes(batch: Batch, outcomes: Sequence[Outcome]) -> None:
     if not outcomes:
         return
     ledger, stream, partner = batch.ledger, batch.stream, batch.partner
-    batch.gate.has_called = True
     for outcome in outcomes:
         if outcome.pauses is None:
             continue
-        batch.gate.shut()
+        batch.gate.close()
         reason = outcome.error or f"HTTP {outcome.status}"
         if outcome.pauses == "partner":
             ledger.partners.pause(partner.name, who="syncctl", reason=reason)
@@ -154,9 +159,9 @@ def report_outcomes(batch: Batch, outcomes: Sequence[Outcome]) -> None:
             (failure.retry_after_seconds for failure in failures if failure.retry_after_seconds), default=None
         ),
     )
-    state = ledger.breakers.report(stream.name, tally, token=batch.gate.token, rules=partner.breaker)
+    state = ledger.breakers.report(stream.name, tally, token=batch.claim.token, rules=partner.breaker)
     if state is BreakerState.OPEN:
-        batch.gate.shut()
+        batch.gate.close()
         log.warning("deliver.partner_down", partner=partner.name, stream=stream.name, reason=tally.reason)
 
 

@@ -32,14 +32,14 @@ def resume_delivery(
     streams: Sequence[str],
     partners: Sequence[str] = (),
     configured: Mapping[str, str],
-    dispatch: Callable[[str], object],
+    wake: Callable[[str], object],
     who: str,
 ) -> Resumed:
     """Deliver these streams again, and call these partners again, also where their circuit is open.
 
     Args:
         configured: The partner's name of each configured stream.
-        dispatch: Called with each configured stream that may go on, once all of them may.
+        wake: Called with each configured stream that may go on, once all of them may.
     """
     again = {name: partner for name, partner in configured.items() if name in streams or partner in partners}
     closed = {name for name in again if ledger.breakers.reset(name)}
@@ -48,7 +48,7 @@ def resume_delivery(
     detail = {"streams": list(streams), "partners": list(partners)}
     ledger.audit.add(action="resume", who=who, count=len(closed | paused) + len(refused), detail=detail)
     for name in again:
-        dispatch(name)
+        wake(name)
     back = refused | {again[name] for name in closed}
     return Resumed(
         streams=tuple(name for name in streams if name in paused | closed),

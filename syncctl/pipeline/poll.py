@@ -48,7 +48,7 @@ def poll_stream(
     ledger: Ledger,
     stream: Stream,
     open_reader: Callable[[Stream], StreamReader],
-    dispatch: Callable[[], int],
+    wake: Callable[[], bool],
     worker: str,
     tick: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
@@ -57,7 +57,7 @@ def poll_stream(
     """Poll one stream until a page is short; safe to repeat at any point.
 
     Args:
-        dispatch: Called after each page; its result is counted. It must not raise for an absent Redis.
+        wake: Called after each page; returns whether a worker was woken. It must not raise for an absent Redis.
         tick: Beat asks for this poll: do nothing if the last one ended just now.
         should_stop: Asked between pages.
 
@@ -83,7 +83,7 @@ def poll_stream(
     error: SyncctlError | None = SyncctlError("interrupted")
     try:
         with renew_in_background(ledger, lease, seconds=lease_seconds):
-            read_pages(ledger, stream, pages, lease, open_reader(stream), dispatch, should_stop)
+            read_pages(ledger, stream, pages, lease, open_reader(stream), wake, should_stop)
         error = None
     except SyncctlError as caught:
         error = caught
@@ -103,10 +103,10 @@ def read_pages(
     pages: PageLog,
     lease: PollLease,
     reader: StreamReader,
-    dispatch: Callable[[], int],
+    wake: Callable[[], bool],
     should_stop: Callable[[], bool],
 ) -> None:
-    """Read page after page into the ledger, and dispatch due records meanwhile."""
+    """Read page after page into the ledger, and wake workers meanwhile."""
     try:
         cursor = lease.cursor
         if cursor is None:
@@ -125,7 +125,8 @@ def read_pages(
             pages.log(page, columns_fingerprint=reader.columns_fingerprint)
             for text in page.notes:
                 log.warning("poll.note", stream=lease.stream, note=text)
-            pages.progress.dispatched += dispatch()
+            if wake():
+                pages.progress.dispatched = pages.progress.logged - pages.progress.failed
             if should_stop():
                 return
         if pages.progress.cursor is None:

@@ -114,7 +114,7 @@ class Reconciliation:
     since: datetime | None
     #: How long records are kept at least.
     retention_seconds: float
-    dispatch: Callable[[], int]
+    wake: Callable[[], bool]
     worker: str
     #: Called with the number of rows read so far.
     show: Callable[[int], None]
@@ -297,7 +297,8 @@ class Reconciliation:
                     rows, failed = find_readable(self.reader, keys)
                     unreadable += len(failed)
                     pages.log_rows(rows, columns_fingerprint=self.reader.columns_fingerprint)
-                    pages.progress.dispatched += self.dispatch()
+                    if self.wake():
+                        pages.progress.dispatched = pages.progress.logged - pages.progress.failed
             error = None
         except SyncctlError as caught:
             error = caught

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import PrivateAttr, ValidationInfo, field_validator
 
-from syncctl.core.durations import format_duration
 from syncctl.core.redaction import find_secrets, spell_secret
 from syncctl.core.spelling import suggest
 from syncctl.core.stream import Partner, Source, Stream
@@ -18,7 +17,7 @@ from syncctl.settings.field_types import Duration, Kind, Lower, MaskSecret, Name
 from syncctl.settings.partner_section import PartnerSettings
 from syncctl.settings.problems import make_error
 from syncctl.settings.schema_paths import list_values, read_value
-from syncctl.settings.section import Broken, Section, rule, setting
+from syncctl.settings.section import Section, setting
 from syncctl.settings.stream_section import StreamSettings
 from syncctl.settings.url_types import MongoUrl, PartnerUrl, RedisUrl, SourceUrl, find_mongo_database
 
@@ -133,19 +132,6 @@ class Settings(Section):
                 default = default.model_copy(update={"auth": _fill_in(default.auth, token=token)})
             filled["default"] = default
         return filled
-
-    @rule("partners", "streams")
-    def _check_leases(self) -> Broken:
-        """Require that a lease outlasts a call that began late: twice the deadline of a call."""
-        for name, stream in self.streams.items():
-            timeout = self.partners[stream.partner].timeout_seconds
-            if stream.lease <= 2 * timeout:
-                text = (
-                    f"{format_duration(stream.lease)} is not more than twice partners.{stream.partner}.timeout_seconds "
-                    f"(2 x {timeout:g} s = {2 * timeout:g} s), so a call could outlive its lease; "
-                    f"raise lease above {2 * timeout:g}s or lower timeout_seconds below {stream.lease / 2:g}"
-                )
-                yield f"streams.{name}.lease", text
 
     @property
     def layers(self) -> "Layers":

@@ -14,6 +14,7 @@ from syncctl.settings.field_types import (
     Kind,
     Lower,
     OptionalText,
+    OptionalWhole,
     Rate,
     Seconds,
     Token,
@@ -153,7 +154,9 @@ class PartnerSettings(Section):
     )
     timeout_seconds: Seconds = setting(30.0, "deadline of a whole call")
     rate: Rate = setting(None, "rate limit of all workers together; default: no limit", sample="50/second")
-    max_in_flight: Whole = setting(32, "concurrency limit of all workers together")
+    max_in_flight: OptionalWhole = setting(
+        None, "concurrency limit of all workers together; without it, it adapts to the partner", sample=32
+    )
     breaker: BreakerSettings = setting({}, "circuit breaker: while the partner is down, no attempts are used up")
 
     @rule("client_cert", "client_key", "client_key_password")

@@ -201,9 +201,11 @@ class StreamSettings(Section):
     retry: RetrySettings = setting({}, "when calls are repeated; the record fails at the end of the schedule")
     rows_per_call: Whole = setting(1, "rows per call; more than 1 needs an endpoint that accepts a list")
     batch_shape: BatchShapeSettings = setting({}, "the request and the answer of a call of several rows")
-    batch_size: Whole = setting(100, "records per message")
+    batch_size: Whole = setting(250, "records that a worker takes at once")
     window: Whole = setting(2000, "records in flight per stream")
-    lease: Duration = setting("5m", "how long a worker may hold a record; must exceed twice timeout_seconds")
+    lease: Duration = setting(
+        "15s", "how soon the records of a worker that died go on; it renews its hold on them while it lives"
+    )
 
     @rule("table", "query")
     def _check_origin(self) -> Broken:

@@ -1,38 +1,24 @@
-"""The delivery of one batch, and the dispatch of one stream."""
+"""Delivery, in one of the slots that a worker has for it."""
 
-from dataclasses import asdict
 from typing import Any
 
-from syncctl.errors import SyncctlError
-from syncctl.logs import get_logger
-from syncctl.pipeline.deliver import put_back_batch
-from syncctl.tasks.process import connections, delivery_slot, stopping, streams_that_wait, task
+from syncctl.tasks.process import connections, count_processes, delivery_slot, stopping, task
 from syncctl.wiring import rows
 
-log = get_logger(__name__)
+AT_MOST_SECONDS = 300.0
+"""How long a process takes records before it is free for something else; another goes on."""
+ALONE_SECONDS = 5.0
+"""The same where a worker has one process: polls and maintenance wait for it."""
 
 
 @task("syncctl.deliver")
-def deliver(stream: str, token: str, ids: list[str]) -> dict[str, Any]:
-    """Deliver a batch, then dispatch the stream again; where this worker has no free slot, put the batch back."""
-    with delivery_slot(stream) as free:
-        if not free:
-            put_back_batch(ledger=connections().ledger, stream=stream, token=token, ids=ids)
-            return {"stream": stream, "put_back": len(ids)}
-        delivery = rows.deliver(connections(), stream, token, ids, should_stop=stopping)
-    # First the streams that found no slot: this stream's next batch would take the one that is free now. A stream that
-    # must not call its partner now is left to maintenance.
-    again = [] if delivery.waits else [stream]
-    for name in [] if stopping() else [*(other for other in streams_that_wait() if other != stream), *again]:
-        try:
-            rows.dispatch(connections(), name)
-        except SyncctlError as error:
-            # Maintenance dispatches due records once the missing service is back.
-            log.warning("dispatch.failed", stream=name, error=str(error))
-    return asdict(delivery)
+def deliver(stream: str) -> dict[str, Any]:
+    """Deliver due records of every stream, beginning with one, unless this worker's slots are taken.
 
-
-@task("syncctl.dispatch")
-def dispatch(stream: str) -> dict[str, Any]:
-    """Queue the due records of a stream."""
-    return {"stream": stream, "dispatched": rows.dispatch(connections(), stream)}
+    Whoever holds a slot looks at every stream, so nothing waits for this one.
+    """
+    with delivery_slot() as is_free:
+        if not is_free:
+            return {"stream": stream, "skipped": True}
+        seconds = ALONE_SECONDS if count_processes() == 1 else AT_MOST_SECONDS
+        return {"streams": rows.deliver(connections(), stream, should_stop=stopping, seconds=seconds)}

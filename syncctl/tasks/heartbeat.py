@@ -10,7 +10,7 @@ from celery.beat import Scheduler
 
 from syncctl import __version__
 from syncctl.broker.queue import CONTROL
-from syncctl.core.windows import decide_slots
+from syncctl.core.windows import count_delivery_slots
 from syncctl.errors import SyncctlError
 from syncctl.logs import get_logger
 from syncctl.settings.describe import fingerprint_settings
@@ -131,19 +131,23 @@ def _start(sender: Any = None, **_: object) -> None:
     controller = sender.controller if hasattr(sender, "controller") else sender
     concurrency = int(getattr(controller, "concurrency", None) or 1)
     queues = sorted(queue.name for queue in sender.task_consumer.queues) if sender.task_consumer else []
-    partners = {section.partner for section in settings.streams.values()}
-    slots = decide_slots(concurrency=concurrency, partners=len(partners), max_in_flight=concurrency)
     facts = {
         "pid": os.getpid(),
         "concurrency": concurrency,
         "queues": queues,
         "version": __version__,
         "settings": fingerprint_settings(settings),
-        "slots": slots.per_partner if "deliver" in queues else 0,
+        "slots": count_delivery_slots(concurrency) if "deliver" in queues else 0,
     }
     heartbeat = WorkerHeartbeat(str(sender.hostname), facts, settings)
     _heartbeats.append(heartbeat)
     heartbeat.start()
+    if "control" in queues:
+        # Whatever a worker that died has left is looked for at once, not at Beat's next tick.
+        try:
+            sender.app.send_task("syncctl.upkeep", queue=CONTROL, ignore_result=True)
+        except Exception as error:  # noqa: BLE001 - Beat's ticks do the same
+            log.warning("worker.not_woken", error=type(error).__name__)
 
 
 @signals.worker_shutdown.connect(weak=False)

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec
 from celery import shared_task, signals
 
 from syncctl.celery_app import find_app
-from syncctl.core.windows import decide_slots
+from syncctl.core.windows import count_delivery_slots
 from syncctl.errors import SyncctlError
 from syncctl.logs import get_logger
 from syncctl.wiring.connections import Connections
@@ -54,7 +54,7 @@ def connections() -> Connections:
     if own is None:
         _connections.clear()
         app = find_app()
-        own = _connections[os.getpid()] = Connections(app.settings, processes=_shared["count"], celery_app=app)
+        own = _connections[os.getpid()] = Connections(app.settings, celery_app=app)
     return own
 
 
@@ -64,48 +64,26 @@ def stopping() -> bool:
     return flag is not None and bool(flag.value)
 
 
-@contextmanager
-def delivery_slot(stream: str) -> Iterator[bool]:
-    """Hold one of this worker's slots for a delivery to the stream's partner; False when there is none.
+def count_processes() -> int:
+    """Return how many processes or threads this worker has; 1 where it is not known."""
+    return int(_shared["count"]) or 1
 
-    A worker with several processes keeps one free for polls and maintenance and, with several partners, one for the
-    others, so that a partner that hangs keeps no other waiting; nor does a partner get more of them than calls at once.
-    A slot is a file lock: it ends with its process.
+
+@contextmanager
+def delivery_slot() -> Iterator[bool]:
+    """Hold one of this worker's slots for a delivery loop; False when there is none.
+
+    A worker with several processes keeps one free for polls and maintenance. A slot is a file lock: it ends with its
+    process.
     """
     directory: Path | None = _shared["slots"]
     if directory is None:
         yield True
         return
-    settings = connections().settings
-    partner = settings.partner(settings.stream(stream).partner)
-    partners = {section.partner for section in settings.streams.values()}
-    slots = decide_slots(concurrency=_shared["count"], partners=len(partners), max_in_flight=partner.max_in_flight)
     # What cleans /tmp may have taken it away: a stream may rest for weeks.
     directory.mkdir(exist_ok=True)
-    in_all = _locked(directory, "slot", slots.all)
-    of_partner = _locked(directory, f"partner.{partner.name}", slots.per_partner)
-    with in_all as any_free, of_partner as partner_free:
-        free = any_free and partner_free
-        waiting = directory / f"waiting.{stream}"
-        if not free and not waiting.exists():
-            waiting.touch()
-        yield free
-
-
-def streams_that_wait() -> list[str]:
-    """Return, once, the streams of which a batch was put back because there was no slot for it, the longest first."""
-    directory: Path | None = _shared["slots"]
-    waiting = sorted(directory.glob("waiting.*"), key=_read_age) if directory is not None else []
-    for path in waiting:
-        path.unlink(missing_ok=True)
-    return [path.name.removeprefix("waiting.") for path in waiting]
-
-
-def _read_age(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
+    with _locked(directory, "slot", count_delivery_slots(count_processes())) as is_free:
+        yield is_free
 
 
 @contextmanager

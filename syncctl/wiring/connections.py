@@ -3,7 +3,6 @@
 import os
 import socket
 import time
-from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,9 +12,9 @@ if TYPE_CHECKING:
     from syncctl.broker.queue import Broker
     from syncctl.broker.rate import SharedRate
     from syncctl.broker.token_cache import RedisTokenCache
-    from syncctl.core.windows import Sizes
     from syncctl.ledger.ledger import Ledger
     from syncctl.partner.client import PartnerClient
+    from syncctl.pipeline.delivery_lane import StreamSetup
     from syncctl.settings import Settings
 
 SIGN_OF_LIFE_SECONDS = 3.0
@@ -29,8 +28,6 @@ class Connections:
 
     Args:
         for_person: A person waits at a terminal: check that MongoDB answers before anything that takes long.
-        processes: How many processes or threads of this worker share a partner's `max_in_flight`; None takes the
-            number from the settings.
         celery_app: The app that sends this process's messages; None makes one for these settings.
     """
 
@@ -39,12 +36,10 @@ class Connections:
         settings: "Settings",
         *,
         for_person: bool = False,
-        processes: int | None = None,
         celery_app: Any = None,
     ) -> None:
         self.settings = settings
         self.worker = f"{socket.gethostname()}:{os.getpid()}"
-        self._processes = processes or settings.worker.concurrency
         self._for_person = for_person
         self._celery_app = celery_app
         self._clients: dict[str, PartnerClient] = {}
@@ -104,8 +99,8 @@ class Connections:
 
         return make_app(self.settings)
 
-    def publish(self, stream: str, token: str, ids: Sequence[str]) -> None:
-        """Send the message that tells a worker of one batch: ids only, never a payload.
+    def publish(self, stream: str) -> None:
+        """Send the message that has a worker look for due records, of this stream first. It carries nothing else.
 
         Raises:
             ServiceUnavailable: Redis cannot be reached.
@@ -115,9 +110,7 @@ class Connections:
         from syncctl.broker.queue import DELIVER, unavailable
 
         try:
-            self.celery_app.send_task(
-                "syncctl.deliver", args=[stream, token, list(ids)], queue=DELIVER, ignore_result=True
-            )
+            self.celery_app.send_task("syncctl.deliver", args=[stream], queue=DELIVER, ignore_result=True)
         except (OperationalError, OSError) as error:
             raise unavailable(self.settings.redis_url, error) from error
 
@@ -130,7 +123,6 @@ class Connections:
             self._clients[stream.name] = PartnerClient(
                 partner,
                 stream,
-                max_connections=self.sizes(stream).threads,
                 token_cache=self.token_cache if partner.auth.kind == "oauth2" else None,
             )
         return self._clients[stream.name]
@@ -148,16 +140,23 @@ class Connections:
             self._rates[partner.name] = SharedRate(url, prefix=prefix, name=partner.name, calls=calls, seconds=seconds)
         return self._rates[partner.name]
 
-    def sizes(self, stream: Stream) -> "Sizes":
-        """Return how many of this stream's records may be in flight, in a batch, and in one call."""
-        from syncctl.core.windows import decide_sizes, decide_slots
+    def stream_setup(self, name: str) -> "StreamSetup":
+        """Return what the delivery of a stream is made of."""
+        from syncctl.core.windows import decide_sizes
+        from syncctl.pipeline.delivery_lane import StreamSetup
 
+        stream = self.settings.stream(name)
         partner = self.settings.partner(stream.partner)
-        slots = decide_slots(concurrency=self._processes, partners=1, max_in_flight=partner.max_in_flight)
-        return decide_sizes(stream, partner, processes=slots.all, streams=len(self.settings.stream_names))
+        return StreamSetup(
+            stream=stream,
+            partner=partner,
+            client=self.partner_client(stream),
+            sizes=decide_sizes(stream, partner),
+            rate=self.partner_rate(stream),
+        )
 
     def count_delivery_slots(self) -> int:
-        """Return how many batches of one stream the live workers deliver at once; 0 when none is known."""
+        """Return how many processes of the live workers deliver at once; 0 when none is known."""
         counted_at, slots = self._slots
         if time.monotonic() - counted_at > WORKERS_COUNTED_EVERY_SECONDS:
             slots = sum(int(worker.get("slots", 0)) for worker in self.ledger.heartbeats.load_workers())

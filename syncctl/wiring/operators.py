@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from syncctl.errors import ServiceUnavailable
 from syncctl.logs import get_logger
 from syncctl.wiring.connections import Connections
-from syncctl.wiring.rows import dispatch_while_possible
+from syncctl.wiring.rows import wake_while_possible
 
 if TYPE_CHECKING:
     from syncctl.core.stream import Stream
@@ -89,7 +89,7 @@ def replay(
     if done.replayed and not dry_run:
         for name in selection.streams or settings.stream_names:
             if name in streams:
-                dispatch_while_possible(connections, name)()
+                wake_while_possible(connections, name)()
     return done
 
 
@@ -102,7 +102,7 @@ def resume(connections: Connections, streams: Sequence[str], *, partners: Sequen
         streams=streams,
         partners=partners,
         configured=_partners_of_streams(connections.settings),
-        dispatch=lambda name: dispatch_while_possible(connections, name)(),
+        wake=lambda name: wake_while_possible(connections, name)(),
         who=who,
     )
 
@@ -137,7 +137,7 @@ def open_reconciliation(
             scratch=scratch,
             since=since,
             retention_seconds=min(kept.delivered, kept.failed, kept.discarded),
-            dispatch=dispatch_while_possible(connections, name),
+            wake=wake_while_possible(connections, name),
             worker=connections.worker,
             show=show,
         )
@@ -192,7 +192,7 @@ def _open_previewer(connections: Connections, stream: "Stream") -> "Iterator[Req
         yield RequestPreviewer(client=client, variable=variable)
         return
     partner = settings.partner(stream.partner)
-    unchecked = PartnerClient(partner, replace(stream, body_schema=None), max_connections=1)
+    unchecked = PartnerClient(partner, replace(stream, body_schema=None))
     try:
         yield RequestPreviewer(client=client, variable=variable, unchecked=unchecked)
     finally:

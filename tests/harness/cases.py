@@ -54,4 +54,4 @@ def make_partner(url: str, **changes: Any) -> Partner:
 
 def make_client(url: str, endpoint: str = "POST /orders", **changes: Any) -> PartnerClient:
     """Return a client of the stream `orders`; `changes` are the partner's."""
-    return PartnerClient(make_partner(url, **changes), make_stream(endpoint), max_connections=4)
+    return PartnerClient(make_partner(url, **changes), make_stream(endpoint))

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from syncctl.partner.batch import send_batch
+
 from syncctl.core.ids import content_hash, key_id, record_id
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.rows import Cursor, Page, Row, Value
@@ -12,7 +14,6 @@ from syncctl.core.windows import Sizes
 from syncctl.ledger.delivery_state import Claim
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.records import NewRecord
-from syncctl.partner.batch import send_batch
 from syncctl.partner.client import PartnerClient
 from syncctl.pipeline.deliver import Delivery, deliver_batch
 from syncctl.pipeline.dispatch import dispatch_stream
@@ -159,7 +160,7 @@ class Testbed:
     def deliver(self, message: tuple[str, list[str]] | None = None, **changes: Any) -> Delivery:
         """Deliver the oldest message, or this one, with the real client unless another is given."""
         token, ids = message or self.messages.pop(0)
-        client = changes.get("client") or PartnerClient(self.partner, self.stream, max_connections=2)
+        client = changes.get("client") or PartnerClient(self.partner, self.stream)
         options: dict[str, Any] = {"client": client, "send_batch": send_batch, "worker": "worker"}
         try:
             return deliver_batch(

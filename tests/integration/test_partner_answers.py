@@ -166,7 +166,7 @@ def test_a_refusal_whose_body_breaks_off_is_ambiguous(data: bytes) -> None:
         b"HTTP/1.1 OK\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000,
-        b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 200,
+        b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 5000,
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
     ],
 )
@@ -174,6 +174,11 @@ def test_an_answer_that_is_not_http_is_ambiguous(data: bytes) -> None:
     outcome, _ = send_to(sending(data))
     assert (outcome.verdict, outcome.status) == (Verdict.AMBIGUOUS, None)
     assert outcome.error
+
+
+def test_several_hundred_header_lines_are_read() -> None:
+    outcome, _ = send_to(sending(b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 800 + b"Content-Length: 4\r\n\r\nfine"))
+    assert (outcome.verdict, outcome.status, outcome.excerpt) == (Verdict.ACCEPTED, 200, "fine")
 
 
 def test_interim_answers_are_not_taken_for_the_answer() -> None:

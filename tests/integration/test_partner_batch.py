@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from syncctl.partner.batch import send_batch
 
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.records import Record
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
-from syncctl.partner.batch import send_batch
 from syncctl.partner.bulk import BulkCall
 from syncctl.partner.call import Call
 from syncctl.partner.client import PartnerClient
@@ -151,7 +151,7 @@ class BrokenClient(PartnerClient):
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_a_bug_loses_no_record(partner: MockPartner, threads: int) -> None:
-    client = BrokenClient(make_partner(partner.url), make_stream(), max_connections=4)
+    client = BrokenClient(make_partner(partner.url), make_stream())
     results = list(send_batch(client, prepare(client, 9), threads=threads, may_start=always))
     client.close()
     assert Counter(outcome and outcome.verdict for _, outcome in results) == {

@@ -5,11 +5,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from syncctl.core.outcome import Outcome, Verdict
-from syncctl.partner import call_deadline
+from syncctl.partner import transport
 from tests.harness.cases import make_client, make_record
 from tests.harness.hostile_partner import HostilePartner, Peer
 
@@ -33,6 +34,7 @@ def never_answer(peer: Peer) -> None:
 
 def drip_status_line(peer: Peer) -> None:
     peer.read_request()
+    peer.send(b"HTTP/1.1 200 ")
     peer.drip(b"H" * 100_000)
 
 
@@ -171,12 +173,12 @@ def test_a_name_lookup_that_never_ends_was_not_sent_anything(monkeypatch: pytest
     released = threading.Event()
     finished = threading.Event()
 
-    def look_up(host: str, port: int) -> list[call_deadline.SocketAddress]:
+    def look_up(host: str, port: int) -> list[Any]:
         released.wait()
         finished.set()
         return []
 
-    monkeypatch.setattr(call_deadline, "_look_up", look_up)
+    monkeypatch.setattr(transport, "_look_up", look_up)
     outcome = send_within("http://partner.example")
     released.set()
     assert finished.wait(10)
@@ -191,6 +193,6 @@ def test_an_address_that_swallows_everything_leaves_time_for_the_next(monkeypatc
 
     with HostilePartner(answer) as server, serve_full_backlog() as deaf:
         addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in (deaf, server.port)]
-        monkeypatch.setattr(call_deadline, "_look_up", lambda *_: addresses)
+        monkeypatch.setattr(transport, "_look_up", lambda *_: addresses)
         outcome = send_within("http://partner.example", seconds=2 * SECONDS)
     assert outcome.verdict is Verdict.ACCEPTED

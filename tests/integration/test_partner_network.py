@@ -185,7 +185,7 @@ def hang_up(peer: Peer) -> None:
     [
         (answering("502 Bad Gateway"), "refused 127.0.0.1:9 with HTTP 502"),
         (Peer.hold, "no answer from the proxy 127.0.0.1:{port} in time"),
-        (lambda peer: peer.drip(b"HTTP/1.1 "), "no answer from the proxy 127.0.0.1:{port} in time"),
+        (lambda peer: peer.drip(b"HTTP/1.1 200 OK"), "no answer from the proxy 127.0.0.1:{port} in time"),
         (lambda peer: peer.send(b"x" * 100_000), "the proxy did not answer in HTTP"),
         (hang_up, "the proxy did not answer in HTTP"),
     ],

@@ -51,7 +51,7 @@ def client_of(desk: TokenDesk, **changes: Any) -> PartnerClient:
 
 def test_one_token_serves_all_calls_and_all_streams(desk: TokenDesk) -> None:
     partner = make_partner(desk.partner.url, auth=desk.auth(scope="orders.write", audience="https://api"))
-    clients = [PartnerClient(partner, make_stream(name=name), max_connections=2) for name in ("orders", "stock")]
+    clients = [PartnerClient(partner, make_stream(name=name)) for name in ("orders", "stock")]
     for client in clients:
         for number in range(3):
             assert send(client, number).verdict is Verdict.ACCEPTED

@@ -9,11 +9,11 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from syncctl.partner.batch import send_batch
 
 from syncctl.core.outcome import Outcome
 from syncctl.core.records import Record
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
-from syncctl.partner.batch import send_batch
 from syncctl.pipeline.deliver import WRITE_EVERY_RECORDS, Delivery
 from tests.harness.hostile_partner import HostilePartner, Peer, answering, sending
 from tests.harness.passing_time import PAST

@@ -254,7 +254,7 @@ def test_a_batch_that_stops_before_its_calls_keeps_no_permit(backlog: Testbed, p
             raise RuntimeError("a bug")
 
     backlog.dispatch()
-    client = Broken(backlog.partner, backlog.stream, max_connections=2)
+    client = Broken(backlog.partner, backlog.stream)
     with pytest.raises(RuntimeError):
         backlog.deliver(client=client)
     client.close()

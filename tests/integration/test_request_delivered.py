@@ -37,7 +37,7 @@ def shaped(testbed: Testbed, source_db: SourceDb) -> Testbed:
 
 
 def make_client(testbed: Testbed) -> PartnerClient:
-    return PartnerClient(testbed.partner, testbed.stream, max_connections=1)
+    return PartnerClient(testbed.partner, testbed.stream)
 
 
 def preview(testbed: Testbed, limit: int = 10) -> list[Preview]:
@@ -256,7 +256,7 @@ def words_of() -> Iterator[Any]:
 def test_the_curl_command_is_the_same_call_in_any_shell(words_of: Any, text: str) -> None:
     stream = make_stream("PUT /orders/{id}", headers={"X-Kind": "{{ '\"$HOME`' }}"})
     partner = make_partner(BASE, auth=Credentials(kind="bearer", values={"token": CANARY}))
-    client = PartnerClient(partner, stream, max_connections=1)
+    client = PartnerClient(partner, stream)
     payload = {"id": text, "text": text}
     shown = curl_of(client, "PARTNER_TOKEN", payload)
     call = client.prepare(make_record(payload=payload))
@@ -282,7 +282,7 @@ def test_the_curl_command_is_the_same_call_in_any_shell(words_of: Any, text: str
 )
 def test_no_kind_of_auth_shows_its_secret(auth: Credentials) -> None:
     partner = make_partner(BASE, auth=auth, headers={"X-Tenant": CANARY})
-    client = PartnerClient(partner, make_stream(headers={"X-Shop-Token": "{{ row.id }}"}), max_connections=1)
+    client = PartnerClient(partner, make_stream(headers={"X-Shop-Token": "{{ row.id }}"}))
     shown = curl_of(client, None, {"id": "shop-998"})
     client.close()
     assert CANARY not in repr(shown)

@@ -38,7 +38,7 @@ def process(desk: TokenDesk, redis_url: str, redis_prefix: str) -> Iterator[Make
     def make(url: str = redis_url, *, name: str = "default", timeout_seconds: float = 20.0, **auth: str) -> Any:
         token_cache = RedisTokenCache(url, prefix=redis_prefix)
         partner = make_partner(desk.partner.url, name=name, auth=desk.auth(**auth), timeout_seconds=timeout_seconds)
-        client = PartnerClient(partner, make_stream(), max_connections=4, token_cache=token_cache)
+        client = PartnerClient(partner, make_stream(), token_cache=token_cache)
         opened.extend((client, token_cache))
         return client
 

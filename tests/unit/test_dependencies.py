@@ -7,7 +7,7 @@ from importlib import metadata
 
 CODE = """
 import sys
-import celery, kombu.transport.redis, celery.backends.redis, pymongo, requests, sqlalchemy, typer, pydantic
+import celery, kombu.transport.redis, celery.backends.redis, pymongo, aiohttp, certifi, sqlalchemy, typer, pydantic
 import jinja2, jsonschema, simplejson, cryptography.fernet, dotenv, rich.table
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """

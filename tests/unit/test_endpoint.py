@@ -155,7 +155,7 @@ def test_a_base_url_that_cannot_work_is_refused_and_not_shown(url: str) -> None:
 
 def test_the_mapping_hash_names_what_shapes_a_call_and_nothing_else() -> None:
     def hash_of(url: str = BASE, endpoint: str = "PUT /orders/{id}", **partner: Any) -> str:
-        return PartnerClient(make_partner(url, **partner), make_stream(endpoint), max_connections=1).mapping_hash
+        return PartnerClient(make_partner(url, **partner), make_stream(endpoint)).mapping_hash
 
     same = {
         hash_of(),
@@ -173,7 +173,7 @@ def test_the_mapping_hash_names_what_shapes_a_call_and_nothing_else() -> None:
 
 
 def body_of(**payload: Any) -> bytes:
-    return PartnerClient(make_partner(BASE), make_stream(), max_connections=1).prepare(with_values(**payload)).body
+    return PartnerClient(make_partner(BASE), make_stream()).prepare(with_values(**payload)).body
 
 
 def test_a_body_keeps_every_digit_and_the_order_of_the_columns() -> None:
@@ -220,15 +220,13 @@ def test_a_value_without_a_form_in_json_is_not_sent_and_its_column_is_named(valu
 
 
 def test_a_delete_carries_its_key() -> None:
-    client = PartnerClient(make_partner(BASE), make_stream(), max_connections=1)
+    client = PartnerClient(make_partner(BASE), make_stream())
     record = Record(**{**_fields(make_record(9)), "payload": None, "op": "delete"})
     assert client.prepare(record).body == b'{"id":9}'
 
 
 def test_a_call_names_its_record_and_shows_no_secret() -> None:
-    client = PartnerClient(
-        make_partner(BASE, headers={"X-Api-Key": "k-998877", "user-agent": "erp/2"}), make_stream(), max_connections=1
-    )
+    client = PartnerClient(make_partner(BASE, headers={"X-Api-Key": "k-998877", "user-agent": "erp/2"}), make_stream())
     call = client.prepare(make_record(9, attempt=3, generation=1))
     assert call.url == BASE + "/orders"
     assert dict(call.headers) == {
@@ -264,13 +262,13 @@ def test_a_call_names_its_record_and_shows_no_secret() -> None:
 )
 def test_a_header_that_cannot_be_sent_is_refused_and_not_shown(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        PartnerClient(make_partner(BASE, **changes), make_stream(), max_connections=1)
+        PartnerClient(make_partner(BASE, **changes), make_stream())
     secrets = [*(changes["auth"].values.values() if "auth" in changes else ()), *changes.get("headers", {}).values()]
     assert not any(secret and secret in str(caught.value) for secret in secrets)
 
 
 def test_an_id_that_no_header_can_hold_is_not_sent() -> None:
-    client = PartnerClient(make_partner(BASE), make_stream(), max_connections=1)
+    client = PartnerClient(make_partner(BASE), make_stream())
     with pytest.raises(Unsendable, match="id"):
         client.prepare(make_record(id="ordres-é"))
 
@@ -286,7 +284,7 @@ def test_an_id_that_no_header_can_hold_is_not_sent() -> None:
 )
 def test_decimals_may_be_strings_with_all_their_digits(number: str, text: str) -> None:
     stream = make_stream(decimals="string")
-    client = PartnerClient(make_partner(BASE), stream, max_connections=1)
+    client = PartnerClient(make_partner(BASE), stream)
     record = with_values(price=Decimal(number), n=5, f=0.5)
     assert client.prepare(record).body == f'{{"price":"{text}","n":5,"f":0.5}}'.encode()
     deleted = replace(record, payload=None, op="delete", key={"price": Decimal(number)})
@@ -295,7 +293,6 @@ def test_decimals_may_be_strings_with_all_their_digits(number: str, text: str) -
 
 def test_how_decimals_are_written_is_part_of_the_mapping() -> None:
     plain, strings = (
-        PartnerClient(make_partner(BASE), make_stream(decimals=form), max_connections=1).mapping_hash
-        for form in ("number", "string")
+        PartnerClient(make_partner(BASE), make_stream(decimals=form)).mapping_hash for form in ("number", "string")
     )
     assert plain != strings

@@ -50,12 +50,12 @@ def load_stream(tmp_path: Path, settings: str) -> Stream:
 
 
 def prepare(stream: Stream, record: Record | None = None, **partner: Any) -> Call:
-    client = PartnerClient(make_partner(BASE, **partner), stream, max_connections=1)
+    client = PartnerClient(make_partner(BASE, **partner), stream)
     return client.prepare(make_record() if record is None else record)
 
 
 def name_mapping(**changes: Any) -> str:
-    return PartnerClient(make_partner(BASE), make_stream(**changes), max_connections=1).mapping_hash
+    return PartnerClient(make_partner(BASE), make_stream(**changes)).mapping_hash
 
 
 def test_the_page_has_an_example_of_each_setting() -> None:
@@ -106,10 +106,7 @@ def test_everything_that_shapes_a_call_is_in_the_mapping_hash(tmp_path: Path) ->
 
 
 def test_a_stream_without_a_mapping_keeps_the_hash_that_its_records_have() -> None:
-    assert (
-        name_mapping()
-        == PartnerClient(make_partner(BASE), make_stream(), max_connections=1)._builder.endpoint.mapping_hash
-    )
+    assert name_mapping() == PartnerClient(make_partner(BASE), make_stream())._builder.endpoint.mapping_hash
 
 
 def test_a_body_that_is_not_json_fails_its_record_with_the_place() -> None:

@@ -20,6 +20,7 @@ SAMPLED = {  # what has no default, or one that only an example can show
     "partner_url",
     "partner_token",
     "mask_secret",
+    "partners.default.max_in_flight",
     "sources.default.url",
     "partners.default.url",
     *(

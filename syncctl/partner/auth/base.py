@@ -50,6 +50,8 @@ class Auth:
     kind: ClassVar[str] = "none"
     needs: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[tuple[str, ...]] = ()
+    waits: ClassVar[bool] = False
+    """Whether signing, or a refusal, may wait for somebody: then it is done in a thread."""
 
     def __init__(self, partner: Partner, redact: Callable[[str], str], token_cache: TokenCache | None = None) -> None:
         self.partner = partner
@@ -65,6 +67,10 @@ class Auth:
         """
         del call
         return self.show()
+
+    def may_wait(self) -> bool:
+        """Tell whether signing the next call may have to wait for somebody."""
+        return self.waits
 
     def refused(self, auth_headers: AuthHeaders) -> bool:
         """Take note of a 401 to a call; tell whether other auth headers are worth one more call."""

@@ -34,14 +34,15 @@ class OAuth2(Auth):
     kind = "oauth2"
     needs = ("token_url", "client_id", "client_secret")
     takes = ("scope", "audience", "client_auth")
+    waits = True
 
     def __init__(self, partner: Partner, redact: Callable[[str], str], token_cache: TokenCache | None = None) -> None:
         super().__init__(partner, redact, token_cache)
-        # Imports requests, which the settings, that import this module too, do without.
+        # Imports aiohttp, which the settings, that import this module too, do without.
         from syncctl.partner.transport import Transport
 
         base = read_setting(f"partners.{partner.name}.auth.token_url", self.values["token_url"], parse_token_url)
-        self._transport = Transport(partner, base, max_connections=1)
+        self._transport = Transport(partner, base)
         self._target = f"{base.path or '/'}?{base.query}" if base.query else base.path or "/"
 
     def sign(self, call: Call) -> AuthHeaders:  # noqa: ARG002
@@ -52,6 +53,10 @@ class OAuth2(Auth):
         """
         token = find_store(self.values, self.token_cache).take(self._fetch)
         return AuthHeaders(headers={_AUTHORIZATION: f"Bearer {token}"}, secrets=(token,))
+
+    def may_wait(self) -> bool:
+        """Tell whether a token has to be fetched before the next call."""
+        return not find_store(self.values, self.token_cache).has_fresh()
 
     def refused(self, auth_headers: AuthHeaders) -> bool:
         """Drop a token that the partner no longer accepts."""

@@ -62,6 +62,10 @@ class TokenStore:
         self._replacing = False
         self._replaced_at = float("-inf")
 
+    def has_fresh(self) -> bool:
+        """Tell whether `take` would return at once."""
+        return read_clock() < self._held.renew_at
+
     def take(self, fetch: Callable[[], Token]) -> str:
         """Return a valid token; where it expires soon one thread fetches the next, and the others go on.
 

@@ -1,0 +1,1 @@
+"""Measurements against peers on one machine, as ratios and CPU seconds a row (`make bench`)."""

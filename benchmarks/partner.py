@@ -1,0 +1,108 @@
+"""A partner that costs next to nothing: nginx where there is one and no delay is asked for, else a small event loop."""
+
+import asyncio
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.processes import free_port, stop
+
+ANSWER = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n{"ok":true}'
+NGINX_CONFIGURATION = """\
+daemon off; master_process off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/error.log warn;
+events {{ worker_connections 2048; }}
+http {{
+  access_log off; keepalive_requests 1000000; keepalive_timeout 75s;
+  client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;
+  uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
+  server {{
+    listen 127.0.0.1:{port} backlog=1024;
+    location / {{ default_type application/json; return 200 '{{"ok":true}}'; }}
+  }}
+}}
+"""
+
+
+@contextmanager
+def serve_partner(directory: Path, *, delay_ms: float = 0.0, hang_share: float = 0.0) -> Iterator[str]:
+    """Serve a partner that accepts every call after `delay_ms`; yield its URL.
+
+    Args:
+        hang_share: The share of rows, by the number in their body, whose calls are never answered.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if nginx and not delay_ms and not hang_share:
+        configuration = directory / "nginx.conf"
+        configuration.write_text(NGINX_CONFIGURATION.format(directory=directory, port=port))
+        command = [nginx, "-c", str(configuration), "-p", str(directory)]
+    else:
+        command = [sys.executable, "-m", "benchmarks.partner", str(port), str(delay_ms), str(hang_share)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_up(url)
+        yield url
+    finally:
+        stop(process)
+
+
+def _wait_until_up(url: str) -> None:
+    until = time.monotonic() + 20
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=2).close()  # noqa: S310 - our own, on the loopback
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+class _Connection(asyncio.Protocol):
+    """One connection: each request is answered after a delay, in order."""
+
+    def __init__(self, delay_seconds: float, hang_every: int) -> None:
+        self._delay_seconds = delay_seconds
+        self._hang_every = hang_every
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while (end := self._received.find(b"\r\n\r\n")) >= 0:
+            head = self._received[:end].lower()
+            place = head.find(b"content-length:")
+            length = int(head[place + 15 :].split(b"\r\n", 1)[0]) if place >= 0 else 0
+            if len(self._received) < end + 4 + length:
+                return
+            body, self._received = self._received[end + 4 : end + 4 + length], self._received[end + 4 + length :]
+            if not self._hangs(body):
+                asyncio.get_running_loop().call_later(self._delay_seconds, self._transport.write, ANSWER)  # type: ignore[attr-defined]
+
+    def _hangs(self, body: bytes) -> bool:
+        place = body.find(b'"id":')
+        if not self._hang_every or place < 0:
+            return False
+        digits = body[place + 5 :].lstrip().split(b",", 1)[0].split(b"}", 1)[0]
+        return int(digits) % self._hang_every == 0
+
+
+async def _serve(port: int, delay_ms: float, hang_share: float) -> None:
+    hang_every = round(1 / hang_share) if hang_share else 0
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: _Connection(delay_ms / 1000, hang_every), "127.0.0.1", port, backlog=1024)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])))

@@ -1,0 +1,229 @@
+"""The `batches` collection: one document per batch in flight, with its lease, its records and the calls that began.
+
+A process renews the leases of all its batches with one write; a process that died stops renewing. `begun` separates the
+records that may have reached the partner from those that cannot have.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pymongo import ReturnDocument, UpdateOne
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
+
+from syncctl.core.clock import boot_time
+from syncctl.core.records import Record
+from syncctl.core.states import State
+from syncctl.ledger.client import edge, is_only_duplicates, update_many_safely
+from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, ClockReading, in_future, is_past, or_zero
+from syncctl.ledger.records import record_of
+
+Doc = dict[str, Any]
+
+SEIZED_FOR_SECONDS = 15.0
+"""How long a batch whose lease ran out is one process's to bring back, before another may try."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Claim:
+    """A batch of records that this process alone may send, for as long as it renews the lease.
+
+    Args:
+        ends_at: When the lease ends by this machine's clock, read before MongoDB was asked: never too late.
+        key_ids: The key id of each record, by record id.
+        clock: MongoDB's clock.
+    """
+
+    stream: str
+    token: str
+    worker: str
+    records: tuple[Record, ...]
+    key_ids: Mapping[str, str]
+    ends_at: float
+    clock: ClockReading
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the lease has not run out by this machine's clock, which goes on while the machine sleeps."""
+        return boot_time() < self.ends_at
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExpiredBatch:
+    """A batch whose process stopped renewing its lease; it is ours to bring back.
+
+    Args:
+        begun: The ids of the records whose calls may have begun.
+        until: When the lease ended, by MongoDB's clock; no call began later.
+    """
+
+    token: str
+    stream: str
+    worker: str
+    ids: tuple[str, ...]
+    begun: frozenset[str]
+    until: Any
+
+
+class Batches:
+    """Every write is guarded by the batch's token and by a lease that has not run out."""
+
+    def __init__(self, database: Database[Doc], hosts: str) -> None:
+        self._batches: Collection[Doc] = database["batches"]
+        self._records: Collection[Doc] = database["records"]
+        self.hosts = hosts
+
+    @edge
+    def take(
+        self,
+        stream: str,
+        ids: Sequence[str],
+        *,
+        token: str,
+        mapping_hash: str,
+        seconds: float,
+        worker: str,
+        exclusive: bool,
+    ) -> Claim | None:
+        """Take due records straight into flight, under a new lease; None when none of them could be taken.
+
+        Where the mapping has changed since a record's first claim, its bytes have too: it goes under a new key.
+
+        Args:
+            seconds: The length of the lease.
+            exclusive: A record whose key has another version in flight stays where it is (invariant 5).
+        """
+        started = boot_time()
+        document = {"stream": stream, "worker": {"$literal": worker}, "ids": list(ids), "begun": []}
+        self._batches.update_one({"_id": token}, [{"$set": {**document, "until": in_future(seconds)}}], upsert=True)
+        self._claim(ids, token=token, mapping_hash=mapping_hash, worker=worker, exclusive=exclusive)
+        fields = {"history": False, "error": False}
+        found = list(self._records.find({"_id": {"$in": list(ids)}, "lease.token": token}, fields))
+        if not found:
+            self.end(token)
+            return None
+        found.sort(key=lambda document: int(document["seq"]))
+        return Claim(
+            stream=stream,
+            token=token,
+            worker=worker,
+            records=tuple(record_of(document) for document in found),
+            key_ids={document["_id"]: document["key_id"] for document in found},
+            ends_at=started + seconds,
+            clock=ClockReading(found[0]["lease"]["at"], time.monotonic()),
+        )
+
+    def _claim(self, ids: Sequence[str], *, token: str, mapping_hash: str, worker: str, exclusive: bool) -> None:
+        remapped = {"$ne": [{"$ifNull": ["$mapping_hash", mapping_hash]}, mapping_hash]}
+        changes: Doc = {
+            "state": State.SENDING.value,
+            "in_flight_key": "$key_id" if exclusive else "$_id",
+            "in_flight_retry": {"$cond": [{"$eq": ["$fresh", False]}, True, "$$REMOVE"]},
+            "lease": {"token": token, "worker": {"$literal": worker}, "at": "$$NOW"},
+            "claims": {"$add": [or_zero("claims"), 1]},
+            "generation": {"$add": [or_zero("generation"), {"$cond": [remapped, 1, 0]}]},
+            "mapping_hash": mapping_hash,
+        }
+        due = {"state": State.PENDING.value, **is_past("due_at")}
+        try:
+            self._records.update_many({"_id": {"$in": list(ids)}, **due}, [{"$set": changes}])
+        except (DuplicateKeyError, AutoReconnect):
+            # One by one, which the driver repeats where it must: a key in flight keeps only its own record back.
+            writes = [UpdateOne({"_id": record, **due}, [{"$set": changes}]) for record in ids]
+            try:
+                self._records.bulk_write(writes, ordered=False)
+            except BulkWriteError as error:
+                if not is_only_duplicates(error):
+                    raise
+
+    @edge
+    def begin(self, claim: Claim, ids: Sequence[str], *, seconds: float) -> bool:
+        """Note, before it happens, that the calls of these records begin; renews the lease. False when it is lost."""
+        started = boot_time()
+        begun = {"$setUnion": ["$begun", {"$literal": list(ids)}]}
+        changes = {"begun": begun, "until": in_future(seconds)}
+        if self._batches.update_one({"_id": claim.token, **_HELD}, [{"$set": changes}]).matched_count == 0:
+            return False
+        claim.ends_at = started + seconds
+        return True
+
+    @edge
+    def renew(self, claims: Sequence[Claim], *, seconds: float) -> list[Claim]:
+        """Renew the leases of these batches with one write; return those that are lost."""
+        if not claims:
+            return []
+        started = boot_time()
+        tokens = [claim.token for claim in claims]
+        renewed = [{"$set": {"until": in_future(seconds)}}]
+        held = update_many_safely(self._batches, {"_id": {"$in": tokens}, **_HELD}, renewed, count="matched")
+        lost: set[str] = set()
+        if held < len(tokens):
+            lives = self._batches.find({"_id": {"$in": tokens}, **_HELD}, {"_id": True})
+            lost = set(tokens) - {document["_id"] for document in lives}
+        for claim in claims:
+            if claim.token not in lost:
+                claim.ends_at = started + seconds
+        return [claim for claim in claims if claim.token in lost]
+
+    @edge
+    def release(self, claim: Claim, ids: Sequence[str]) -> None:
+        """Give back claimed records whose calls never began, as if they had not been claimed."""
+        if ids:
+            guard = {"_id": {"$in": list(ids)}, "lease.token": claim.token}
+            update_many_safely(self._records, guard, GIVEN_BACK)
+
+    @edge
+    def end(self, token: str) -> None:
+        """Forget a batch that has no record in flight any more; safe to repeat."""
+        self._batches.delete_one({"_id": token})
+
+    @edge
+    def seize_expired(self, streams: Sequence[str], *, limit: int = 20) -> list[ExpiredBatch]:
+        """Take batches whose lease ran out: one process brings each back, and its owner can no longer renew it."""
+        seized: list[ExpiredBatch] = []
+        free = {"$or": [{"seized_until": {"$exists": False}}, is_past("seized_until")]}
+        query: Doc = {"stream": {"$in": list(streams)}, "$and": [is_past("until"), free]}
+        change = [{"$set": {"seized_until": in_future(SEIZED_FOR_SECONDS)}}]
+        while len(seized) < limit:
+            found = self._batches.find_one_and_update(query, change, return_document=ReturnDocument.AFTER)
+            if found is None:
+                break
+            seized.append(
+                ExpiredBatch(
+                    token=found["_id"],
+                    stream=found["stream"],
+                    worker=found["worker"],
+                    ids=tuple(found["ids"]),
+                    begun=frozenset(found["begun"]),
+                    until=found["until"],
+                )
+            )
+        return seized
+
+    @edge
+    def end_if_done(self, batch: ExpiredBatch) -> bool:
+        """Forget a batch that was brought back, unless one of its records is still in flight under its token."""
+        left = {"_id": {"$in": list(batch.ids)}, "lease.token": batch.token}
+        if self._records.find_one(left, {"_id": True}) is not None:
+            return False
+        self._batches.delete_one({"_id": batch.token})
+        return True
+
+    @edge
+    def count(self, streams: Sequence[str]) -> dict[str, int]:
+        """Return how many batches of each stream are in flight."""
+        stages: list[Doc] = [{"$match": {"stream": {"$in": list(streams)}}}, {"$sortByCount": "$stream"}]
+        return {found["_id"]: int(found["count"]) for found in self._batches.aggregate(stages)}
+
+
+_HELD: Doc = {"seized_until": {"$exists": False}, "until": {"$type": "date"}, "$expr": {"$gt": ["$until", "$$NOW"]}}
+"""Filter: the lease of a batch has not run out, and nobody has begun to bring its records back."""
+
+GIVEN_BACK: list[Doc] = [
+    {"$set": {"state": State.PENDING.value, "claims": {"$subtract": ["$claims", 1]}}},
+    {"$unset": IN_FLIGHT_FIELDS},
+]
+"""The change that puts a claimed record back whose call never began."""

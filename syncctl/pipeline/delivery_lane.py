@@ -1,0 +1,391 @@
+"""One stream's part of a delivery loop: its batches in hand, its calls, and the outcomes that wait to be written."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from syncctl.core.clock import boot_time
+from syncctl.core.concurrency import AdaptiveLimit
+from syncctl.core.outcome import Outcome
+from syncctl.core.records import Record
+from syncctl.core.states import State
+from syncctl.core.stream import Partner, Stream
+from syncctl.core.windows import Sizes
+from syncctl.ledger.batches import Claim
+from syncctl.ledger.delivery_state import Transition
+from syncctl.ledger.ledger import Ledger
+from syncctl.logs import get_logger
+from syncctl.partner.call import Call, Unsendable
+from syncctl.partner.call_runner import CallRunner, MayStart, WaitingCall
+from syncctl.partner.client import PartnerClient
+from syncctl.pipeline import strict_order
+from syncctl.pipeline.delivery_gate import DeliveryGate
+from syncctl.pipeline.dispatch import Taken, take_batch
+from syncctl.pipeline.outcome_writer import Batch, decide_transition, write_transitions
+
+if TYPE_CHECKING:
+    from syncctl.broker.rate import SharedRate
+
+log = get_logger(__name__)
+
+WRITE_EVERY_RECORDS = 100
+WRITE_EVERY_SECONDS = 0.5
+BEGIN_AT_ONCE = 16
+"""How many calls, at least, are noted as beginning with one write. If the process dies, these alone are in doubt."""
+LOOK_EVERY_SECONDS = 1.0
+RENEW_AT_SHARE = 0.25
+"""The part of a lease after which it is renewed."""
+REDIS_AWAY_SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StreamSetup:
+    """What the delivery of one stream is made of."""
+
+    stream: Stream
+    partner: Partner
+    client: PartnerClient
+    sizes: Sizes
+    #: The partner's rate limit, which all workers share; None where it has none.
+    rate: "SharedRate | None" = None
+
+
+@dataclass(kw_only=True, slots=True)
+class BatchInHand:
+    """A batch that was taken and is not finished."""
+
+    lane: "DeliveryLane"
+    batch: Batch
+    #: Records without an outcome.
+    left: set[str]
+    #: Records for which is noted that their calls begin.
+    begun: set[str] = field(default_factory=set)
+    transitions: list[Transition] = field(default_factory=list)
+    waiting_since: float = 0.0
+    returned: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    is_lost: bool = False
+
+
+class DeliveryLane:
+    """The records of one stream that one delivery loop has in hand.
+
+    Args:
+        runner: Makes the calls; the streams of one partner share it.
+        is_stopping: Whether the worker was asked to stop: what was not sent goes back.
+        has_permit: Whether a call may begin under the partner's concurrency limit.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        setup: StreamSetup,
+        runner: CallRunner,
+        limit: AdaptiveLimit | None,
+        *,
+        worker: str,
+        is_stopping: Callable[[], bool],
+        has_permit: Callable[[], bool],
+    ) -> None:
+        self.setup = setup
+        self.gate = DeliveryGate(ledger, setup.stream)
+        self.in_hand: dict[str, BatchInHand] = {}
+        self.next_look_at = 0.0
+        #: The last look, made with nothing in hand, found nothing to take.
+        self.is_dry = False
+        self.total: dict[str, int] = {}
+        self._ledger = ledger
+        self._runner = runner
+        self._limit = limit
+        self._worker = worker
+        self._is_stopping = is_stopping
+        self._has_permit = has_permit
+        self._planned: deque[tuple[BatchInHand, WaitingCall]] = deque()
+        self._rate_at = 0.0
+        self._has_rate_permit = False
+
+    @property
+    def name(self) -> str:
+        """The stream's name."""
+        return self.setup.stream.name
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is in hand."""
+        return not self.in_hand
+
+    @property
+    def backlog(self) -> int:
+        """How many calls are planned."""
+        return len(self._planned)
+
+    def take(self) -> Taken:
+        """Take a batch, if the stream has due records and this lane has use for them."""
+        stream, sizes, was_idle = self.setup.stream, self.setup.sizes, self.is_idle
+        has_suspect = any(len(held.batch.claim.records) == 1 for held in self.in_hand.values())
+        taken = take_batch(
+            ledger=self._ledger,
+            stream=stream,
+            sizes=sizes,
+            partner=self.setup.partner,
+            mapping_hash=self.setup.client.mapping_hash,
+            worker=self._worker,
+            with_suspects=not has_suspect,
+        )
+        if taken.claim is not None:
+            self.gate.look(at_once=taken.is_probe)
+            self._plan(taken.claim)
+        now = time.monotonic()
+        wait = 0.05 if taken.is_contended else 0.0 if taken.claim is not None else LOOK_EVERY_SECONDS
+        self.next_look_at = now + wait
+        self.is_dry = was_idle and taken.claim is None and not taken.is_contended
+        return taken
+
+    def wants_more(self) -> bool:
+        """Whether another batch should be taken now: there is room for calls, and the rate lets them through."""
+        if time.monotonic() < self.next_look_at or self.gate.is_stale:
+            return False
+        if self._runner.limit == 0 or not self._has_near_permit():
+            # Others use up what the partner allows; they look at this stream too.
+            self.is_dry = self.is_idle
+            return False
+        return self.backlog < max(2 * self._runner.limit, self.setup.sizes.batch // 2)
+
+    def _has_near_permit(self) -> bool:
+        rate = self.setup.rate
+        return rate is None or not rate.is_slow or (self.is_idle and rate.is_permit_near())
+
+    def _plan(self, claim: Claim) -> None:
+        """Turn a claimed batch into calls; records that cannot or need not be sent get their outcome at once."""
+        stream = self.setup.stream
+        try:
+            known = {} if stream.append_only else self._ledger.keys.load(stream.name, claim.key_ids.values())
+            batch = Batch(
+                ledger=self._ledger,
+                stream=stream,
+                partner=self.setup.partner,
+                claim=claim,
+                known=known,
+                gate=self.gate,
+            )
+            calls, transitions = prepare_calls(batch, self.setup.client)
+        except BaseException:
+            # Nothing was sent, so all of it goes back.
+            self._ledger.batches.release(claim, [record.id for record in claim.records])
+            self._ledger.batches.end(claim.token)
+            raise
+        held = BatchInHand(lane=self, batch=batch, left={record.id for record in claim.records})
+        self.in_hand[claim.token] = held
+        for transition in transitions:
+            self._note(held, transition)
+        for bulk in self.setup.client.combine(calls):
+            call = WaitingCall(client=self.setup.client, bulk=bulk, may_start=self._make_guard(held), owner=held)
+            self._planned.append((held, call))
+
+    def _make_guard(self, held: BatchInHand) -> Callable[[], MayStart]:
+        claim, gate = held.batch.claim, self.gate
+
+        def may_start() -> MayStart:
+            if self._is_stopping() or held.is_lost:
+                return "return"
+            if gate.is_stale:
+                return "wait"
+            if not gate.admits(claim.token):
+                return "return"
+            return "start" if claim.is_held and self._has_permit() else "wait"
+
+        return may_start
+
+    def begin_calls(self) -> None:
+        """Note which calls begin next, before they do, and hand them to the runner."""
+        ready: list[WaitingCall] = []
+        limit = self._runner.limit
+        while self._planned and limit and self._runner.waiting + len(ready) <= limit // 2:
+            held, call = self._planned[0]
+            if self._is_stopping() or held.is_lost or not self._may_go_on(held):
+                self._planned.popleft()
+                self._give_back(held, call)
+                continue
+            if self.gate.is_stale:
+                break
+            if call.bulk.records[0].id not in held.begun and not self._note_begun(held):
+                continue
+            if not self._take_rate_permit():
+                break
+            self._planned.popleft()
+            ready.append(call)
+        self._runner.push(ready)
+
+    def _may_go_on(self, held: BatchInHand) -> bool:
+        return self.gate.is_stale or self.gate.admits(held.batch.claim.token)
+
+    def _note_begun(self, held: BatchInHand) -> bool:
+        """Note in the ledger that the next calls of a batch begin; False when its lease was lost."""
+        at_once = max(BEGIN_AT_ONCE, self._runner.limit)
+        if (rate := self.setup.rate) is not None:
+            at_once = max(1, min(at_once, int(rate.calls_per_second)))
+        ids: list[str] = []
+        for position, (other, call) in enumerate(self._planned):
+            if other is not held or position >= at_once:
+                break
+            ids += [record.id for record in call.bulk.records]
+        if not self._ledger.batches.begin(held.batch.claim, ids, seconds=self.setup.stream.lease_seconds):
+            self._lose(held)
+            return False
+        held.begun.update(ids)
+        return True
+
+    def _take_rate_permit(self) -> bool:
+        """Take a permit of the partner's rate limit; False while the next one is not valid yet."""
+        rate = self.setup.rate
+        if rate is None:
+            return True
+        now = time.monotonic()
+        if now < self._rate_at:
+            return False
+        if self._has_rate_permit:
+            self._has_rate_permit = False
+            return True
+        answer = rate.try_take()
+        if answer is None:
+            # Redis is away: without it the rate cannot be kept.
+            self._rate_at = now + REDIS_AWAY_SECONDS
+            return False
+        taken, seconds = answer
+        if taken and seconds <= 0:
+            return True
+        # A permit that was taken is valid a moment later; one that was not is asked for again.
+        self._has_rate_permit = taken
+        self._rate_at = now + min(seconds, LOOK_EVERY_SECONDS)
+        return False
+
+    @property
+    def next_permit_at(self) -> float:
+        """When the rate allows the next call, by the monotonic clock; 0 where it does not hold any back."""
+        return self._rate_at if self._planned else 0.0
+
+    def give_back_planned(self) -> None:
+        """Give back all that was taken and not handed to the runner."""
+        while self._planned:
+            self._give_back(*self._planned.popleft())
+
+    def _give_back(self, held: BatchInHand, call: WaitingCall) -> None:
+        held.returned += [record.id for record in call.bulk.records]
+        held.left.difference_update(record.id for record in call.bulk.records)
+
+    def note_result(self, call: WaitingCall, outcomes: Sequence[Outcome] | None) -> None:
+        """Note what a call came to; None where it was not made."""
+        held: BatchInHand = call.owner
+        if outcomes is None:
+            self._give_back(held, call)
+            return
+        if self._limit is not None:
+            first = outcomes[0]
+            self._limit.note(latency_ms=first.latency_ms, is_too_many=any(each.status == 429 for each in outcomes))
+        for record, outcome in zip(call.bulk.records, outcomes, strict=True):
+            self._note(held, decide_transition(held.batch, record, outcome))
+
+    def _note(self, held: BatchInHand, transition: Transition) -> None:
+        if not held.transitions:
+            held.waiting_since = time.monotonic()
+        held.transitions.append(transition)
+        held.left.discard(transition.record.id)
+
+    def write_outcomes(self, *, all_of_them: bool = False) -> None:
+        """Write the outcomes of batches that have enough of them, or some for long enough; end finished batches.
+
+        What cannot be written now stays here and is written later: a call whose outcome is not on record would be made
+        again.
+
+        Raises:
+            ServiceUnavailable: MongoDB cannot be reached.
+        """
+        now = time.monotonic()
+        for held in list(self.in_hand.values()):
+            is_due = (
+                all_of_them
+                or not held.left
+                or len(held.transitions) >= WRITE_EVERY_RECORDS
+                or now - held.waiting_since > WRITE_EVERY_SECONDS
+            )
+            if held.transitions and is_due:
+                held.counts = write_transitions(held.batch, held.transitions, held.counts)
+                held.transitions = []
+            if held.returned and (is_due or not held.transitions):
+                self._ledger.batches.release(held.batch.claim, held.returned)
+                held.counts["returned"] = held.counts.get("returned", 0) + len(held.returned)
+                held.returned = []
+            if not held.left and not held.transitions and not held.returned:
+                self._end(held)
+
+    def _end(self, held: BatchInHand) -> None:
+        claim = held.batch.claim
+        if not held.is_lost:
+            self._ledger.batches.end(claim.token)
+        del self.in_hand[claim.token]
+        self.is_dry = False
+        if self.is_idle or len(claim.records) == 1:
+            # The next record that must travel alone can be taken now.
+            self.next_look_at = 0.0
+        if held.batch.is_probe and not held.counts.keys() - {"returned"}:
+            self._ledger.breakers.release_probe(self.name, token=claim.token)
+        for name, count in held.counts.items():
+            self.total[name] = self.total.get(name, 0) + count
+        log.info("deliver", stream=self.name, claimed=len(claim.records), **held.counts)
+
+    def renew_leases(self) -> None:
+        """Renew the leases that have used up a part of their time, with one write."""
+        seconds = self.setup.stream.lease_seconds
+        now = boot_time()
+        old = [
+            held
+            for held in self.in_hand.values()
+            if not held.is_lost and held.batch.claim.ends_at - now < seconds * (1 - RENEW_AT_SHARE)
+        ]
+        lost = self._ledger.batches.renew([held.batch.claim for held in old], seconds=seconds)
+        for claim in lost:
+            self._lose(self.in_hand[claim.token])
+
+    def _lose(self, held: BatchInHand) -> None:
+        """Send nothing more of a batch that somebody else has brought back; outcomes under way come late."""
+        held.is_lost = True
+        log.warning("deliver.lease_lost", stream=self.name, records=len(held.left))
+        mine = [(other, call) for other, call in self._planned if other is held]
+        self._planned = deque((other, call) for other, call in self._planned if other is not held)
+        for _, call in mine:
+            held.left.difference_update(record.id for record in call.bulk.records)
+
+
+def prepare_calls(batch: Batch, client: PartnerClient) -> tuple[list[tuple[Record, Call]], list[Transition]]:
+    """Turn records into calls; return with them the transitions of overtaken and unsendable records."""
+    calls: list[tuple[Record, Call]] = []
+    transitions: list[Transition] = []
+    overtaken = find_overtaken_claims(batch)
+    for record in batch.claim.records:
+        if record.id in overtaken:
+            transitions.append(Transition(record=record, state=State.SUPERSEDED, superseded_by=overtaken[record.id]))
+            continue
+        try:
+            calls.append((record, client.prepare(record)))
+        except Unsendable as error:
+            # Invariant 9: it keeps no other record from being sent.
+            transitions.append(Transition(record=record, state=State.FAILED, reason=error.reason))
+    return calls, transitions
+
+
+def find_overtaken_claims(batch: Batch) -> Mapping[str, str]:
+    """Return the claimed records (id → newer record) that must not be sent any more by the stream's order."""
+    claim, known = batch.claim, batch.known
+    if batch.stream.order == "strict":
+        return strict_order.find_overtaken_claims(batch.ledger, batch.stream, claim.records, claim.key_ids, known)
+    if batch.stream.order == "none":
+        return {}
+    # Invariant 5: under `latest`, only the newest version of a key is sent.
+    keys = {record.id: known.get(claim.key_ids[record.id]) for record in claim.records}
+    return {
+        record.id: key.version
+        for record in claim.records
+        if (key := keys[record.id]) is not None and key.version != record.id and key.seq > record.seq
+    }

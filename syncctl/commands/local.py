@@ -7,11 +7,13 @@ from urllib.parse import urlsplit
 import typer
 
 from syncctl.commands.options import AsJson, Yes
+from syncctl.commands.session import ask_consent
 from syncctl.console import out
-from syncctl.errors import ExitCode, UsageError
+from syncctl.errors import ConfigurationError, ExitCode
 
 if TYPE_CHECKING:
     from syncctl.local.daemons import Daemons
+    from syncctl.settings import Settings
 
 DIRECTORY = ".syncctl"
 
@@ -91,9 +93,10 @@ def down(
     from syncctl.local.daemons import stop_daemons
 
     directory = _directory(ctx)
-    if wipe and not yes and not _ask_wipe(directory):
-        out.say("nothing was stopped or removed")
-        return ExitCode.TROUBLE
+    if wipe and not yes:
+        question = f"stop both servers and remove {_name_data(directory)}?"
+        if not ask_consent(question, yes=False, hint="run: syncctl local down --wipe --yes"):
+            return ExitCode.TROUBLE
     out.say("stopping MongoDB and Redis ...")
     stopped = stop_daemons(directory, wipe=wipe)
     if as_json:
@@ -135,14 +138,11 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
 
 def _decide_next(ctx: typer.Context, daemons: "Daemons") -> str:
     """Return the next useful command: to save the URLs, unless the settings have them."""
-    from syncctl.commandline import Invocation
-    from syncctl.errors import ConfigurationError
     from syncctl.settings.dotenv_file import DotenvFile
 
-    invocation = ctx.find_object(Invocation) or Invocation()
     try:
-        settings = invocation.settings()
-        env = DotenvFile(invocation.directory)
+        settings: Settings = ctx.obj.settings()
+        env = DotenvFile(ctx.obj.directory)
     except ConfigurationError:
         return "syncctl doctor"
     urls = {"MONGO_URL": (settings.mongo_url, daemons.mongo_url), "REDIS_URL": (settings.redis_url, daemons.redis_url)}
@@ -160,22 +160,13 @@ def _find_place(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2].replace("127.0.0.1", "localhost")
 
 
-def _ask_wipe(directory: Path) -> bool:
+def _name_data(directory: Path) -> str:
     from syncctl.local.daemons import measure_files
 
     megabytes = measure_files(directory) / 1_000_000
-    data = f"all data of MongoDB and Redis in {directory} ({megabytes:.0f} MB)"
-    if not out.is_interactive():
-        raise UsageError(
-            "--wipe needs --yes",
-            why=f"this is not a terminal, so syncctl cannot ask before it removes {data}",
-            hint="run: syncctl local down --wipe --yes",
-        )
-    return out.confirm(f"Stop both and remove {data}?")
+    return f"all data of MongoDB and Redis in {directory} ({megabytes:.0f} MB)"
 
 
 def _directory(ctx: typer.Context) -> Path:
-    from syncctl.commandline import Invocation
-
-    invocation = ctx.find_object(Invocation)
-    return ((invocation.directory if invocation else Path()) / DIRECTORY).absolute()
+    directory: Path = ctx.obj.directory
+    return (directory / DIRECTORY).absolute()

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from syncctl.pipeline.poll import Run
     from syncctl.wiring.connections import Connections
 
-_COLUMNS = ("stream", "read", "logged", "unchanged", "failed", "dispatched", "cursor", "ms", "error")
+_COUNTS = ("read", "logged", "unchanged", "failed", "dispatched")
+_COLUMNS = ("stream", *_COUNTS, "cursor", "ms", "error")
 
 
 def poll(
@@ -163,24 +164,13 @@ def _keep_polling(connections: "Connections", streams: Sequence[str], stop: Stop
 
 
 def _describe(run: "Run") -> str:
-    counts = ("read", "logged", "unchanged", "failed", "dispatched")
-    shown = " ".join(f"{name}={getattr(run, name)}" for name in counts)
+    shown = " ".join(f"{name}={getattr(run, name)}" for name in _COUNTS)
     return f"{run.stream} {shown} cursor={run.cursor_after} ms={run.duration_ms:.0f}"
 
 
 def _show_runs(runs: "Sequence[Run]") -> None:
     rows = [
-        (
-            run.stream,
-            run.read,
-            run.logged,
-            run.unchanged,
-            run.failed,
-            run.dispatched,
-            run.cursor_after,
-            round(run.duration_ms),
-            run.error,
-        )
+        (run.stream, *(getattr(run, name) for name in _COUNTS), run.cursor_after, round(run.duration_ms), run.error)
         for run in runs
     ]
     if rows:

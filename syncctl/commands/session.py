@@ -89,7 +89,9 @@ def name_operator() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def ask_consent(question: str, *, yes: bool) -> bool:
+def ask_consent(
+    question: str, *, yes: bool, hint: str = "add --yes to do it, or --dry-run to see what would change"
+) -> bool:
     """Ask before a bulk change, and say that nothing was changed if the answer is no.
 
     Raises:
@@ -101,7 +103,7 @@ def ask_consent(question: str, *, yes: bool) -> bool:
         raise UsageError(
             f"confirmation needed: {question}",
             why="this is not a terminal, and --yes was not given",
-            hint="add --yes to do it, or --dry-run to see what would change",
+            hint=hint,
         )
     if out.confirm(question):
         return True

@@ -137,18 +137,19 @@ def check_transactions(source: Diagnostics) -> Finding:
     detail = f"{detail}: {_describe_transaction(oldest)}"
     if oldest.age_seconds < OPEN_TOO_LONG_SECONDS:
         return passed(detail)
-    if oldest.session is None:
+    if oldest.session_id is None:
         unit = "SELECT request_owner_guid FROM sys.dm_tran_locks WHERE request_session_id = -2"
         hint = f"let an administrator find its unit of work ({unit}) and run KILL with it"
     else:
-        hint = f"find out what session {oldest.session} waits for, or let an administrator run: KILL {oldest.session}"
+        session = oldest.session_id
+        hint = f"find out what session {session} waits for, or let an administrator run: KILL {session}"
     report = failed if oldest.age_seconds >= OPEN_MUCH_TOO_LONG_SECONDS else warned
     return report(f"{detail}; streams in mode rowversion wait for it", hint)
 
 
 def _describe_transaction(row: Any) -> str:
-    who = ["no session" if row.session is None else f"session {row.session}"]
-    named = (("login", row.login), ("host", row.host), ("program", row.program))
+    who = ["no session" if row.session_id is None else f"session {row.session_id}"]
+    named = (("login", row.login_name), ("host", row.host_name), ("program", row.program_name))
     who += [f"{what} {name}" for what, name in named if name]
     age = format_age(max(0.0, float(row.age_seconds)))
     return f"open for {age}, since {row.began} of its clock ({', '.join(who)})"

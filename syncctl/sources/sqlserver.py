@@ -182,7 +182,7 @@ class SqlServerDialect:
 
 
 def check_subquery(stream: Stream) -> None:
-    """Refuse a query that SQL Server does not accept as a subquery with a message that does not explain why.
+    """Refuse a query that cannot be a subquery, because SQL Server's own message would not explain why.
 
     Raises:
         ConfigurationError: The query begins with WITH, or orders its rows.

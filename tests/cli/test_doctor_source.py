@@ -74,10 +74,10 @@ class Transaction:
 
     age_seconds: float
     began: str = "2026-01-01T00:00:00"
-    session: int | None = 52
-    login: str | None = "erp"
-    host: str | None = "app1"
-    program: str | None = "import"
+    session_id: int | None = 52
+    login_name: str | None = "erp"
+    host_name: str | None = "app1"
+    program_name: str | None = "import"
 
 
 def look(run_syncctl: Run, settings_dir: Path, *words: str) -> dict[str, dict[str, Any]]:
@@ -237,7 +237,9 @@ def test_a_transaction_that_holds_rowversions_back_is_judged_by_its_age(held: in
 
 
 def test_a_transaction_without_a_session_is_ended_by_its_unit_of_work() -> None:
-    found = hold(5, [Transaction(age_seconds=60.0, session=None, login=None, host=None, program=None)])
+    found = hold(
+        5, [Transaction(age_seconds=60.0, session_id=None, login_name=None, host_name=None, program_name=None)]
+    )
     assert (found.status, "(no session)" in found.detail, "request_owner_guid" in found.hint) == ("warn", True, True)
 
 

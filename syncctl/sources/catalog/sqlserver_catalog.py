@@ -48,7 +48,7 @@ ROWVERSIONS_HELD_BACK = "SELECT CAST(@@DBTS AS bigint) - CAST(MIN_ACTIVE_ROWVERS
 OLDEST_TRANSACTION = (
     "SELECT TOP 1 DATEDIFF(second, d.database_transaction_begin_time, SYSDATETIME()) AS age_seconds,"
     " CONVERT(varchar(19), d.database_transaction_begin_time, 126) AS began,"
-    " s.session_id AS session, s.login_name AS login, s.host_name AS host, s.program_name AS program"
+    " s.session_id, s.login_name, s.host_name, s.program_name"
     " FROM sys.dm_tran_database_transactions AS d"
     " LEFT JOIN sys.dm_tran_session_transactions AS t ON t.transaction_id = d.transaction_id"
     " LEFT JOIN sys.dm_exec_sessions AS s ON s.session_id = t.session_id"
@@ -76,7 +76,7 @@ DESCRIBE_QUERY = (
 DATABASE_NAME = "SELECT DB_NAME()"
 
 TRACKING_RETENTION = (
-    "SELECT DB_NAME(), d.is_auto_cleanup_on, d.retention_period * CASE d.retention_period_units"
+    "SELECT DB_NAME(), d.is_auto_cleanup_on, CAST(d.retention_period AS bigint) * CASE d.retention_period_units"
     " WHEN 2 THEN 3600 WHEN 3 THEN 86400 ELSE 60 END,"
     " (SELECT COUNT(*) FROM sys.change_tracking_tables WHERE object_id = OBJECT_ID(:name))"
     " FROM sys.change_tracking_databases AS d WHERE d.database_id = DB_ID()"

@@ -75,7 +75,7 @@ class GapMemory:
         return replace(self, gaps=tuple(gaps))
 
     def expire(self, now: datetime, *, timeout_seconds: float) -> tuple["GapMemory", tuple[Gap, ...]]:
-        """Give up what has been missing for longer than the timeout.
+        """Give up the gaps that are older than the timeout.
 
         Args:
             now: When the last query for all gaps began: a gap is given up only if it was asked for after its time.

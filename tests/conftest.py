@@ -1,4 +1,4 @@
-"""Fixtures: real servers of one's own, a source, a partner, settings, and the installed command."""
+"""Fixtures: real servers, a source, a partner, a ledger, settings, and the installed command."""
 
 import os
 import uuid
@@ -149,7 +149,7 @@ def source_db(tmp_path: Path) -> SourceDb:
 
 @pytest.fixture
 def partner() -> Iterator["MockPartner"]:
-    """A partner's API on the loopback that accepts everything until it is told otherwise."""
+    """A partner's API on the loopback that accepts everything unless configured otherwise."""
     from syncctl.local.mock_partner import MockPartner
 
     with MockPartner() as server:

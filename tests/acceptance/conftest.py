@@ -1,4 +1,4 @@
-"""A deployment of each test's own: real services, real processes."""
+"""A deployment for each test: real services, real processes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack

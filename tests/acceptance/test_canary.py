@@ -1,4 +1,4 @@
-"""A secret in each place that takes one, and a partner that repeats them all: none is to be found anywhere after it."""
+"""Every secret that syncctl takes, and a partner that repeats them all: afterwards none can be found anywhere."""
 
 import json
 from base64 import b64encode
@@ -40,7 +40,7 @@ AUTHS: dict[str, dict[str, str]] = {
 
 
 def list_traces() -> set[str]:
-    """Return everything by which a canary could be told, in each form that one travels in."""
+    """Return every canary in each form in which it may be sent."""
     encoded = [
         f"me:{SECRETS['PASSWORD']}",
         f"me:{quote(SECRETS['CLIENT_SECRET'], safe='')}",
@@ -51,7 +51,7 @@ def list_traces() -> set[str]:
 
 
 def list_sent() -> set[str]:
-    """Return what must have gone over the wire; the webhook keys and the key's password never do."""
+    """Return the secrets that must have been sent; the webhook keys and the key's password never are."""
     basic = (
         f"me:{SECRETS['PASSWORD']}",
         f"me:{quote(SECRETS['CLIENT_SECRET'], safe='')}",
@@ -68,7 +68,7 @@ def list_sent() -> set[str]:
 
 
 def tell_all(request: bytes) -> str:
-    """Return a request as an indiscreet partner repeats it: what is most secret first, then all of it."""
+    """Return a request as an indiscreet partner repeats it: the most secret part first, then all of it."""
     head, _, body = request.decode("latin-1").partition("\r\n\r\n")
     line, *fields = head.split("\r\n")
     dull = ("host", "accept", "user-agent", "content", "syncctl", "idempotency")
@@ -79,19 +79,19 @@ def tell_all(request: bytes) -> str:
 def echo(peer: Peer) -> None:
     """Repeat each request: refused and in JSON, failed and as text, redirected, accepted, dropped in the middle."""
     while request := peer.read_request():
-        told = tell_all(request)
+        output = tell_all(request)
         body = request.partition(b"\r\n\r\n")[2]
         row = json.loads(body)["id"] if body else 1
         if row == 1:
-            peer.answer("422 No", json.dumps({"message": told}).encode(), f"X-Echo: {told}")
+            peer.answer("422 No", json.dumps({"message": output}).encode(), f"X-Echo: {output}")
         elif row == 2:
-            peer.answer("500 Oops", told.encode())
+            peer.answer("500 Oops", output.encode())
         elif row == 3:
-            peer.answer("302 Found", told.encode(), f"Location: https://h/?{quote(told)}")
+            peer.answer("302 Found", output.encode(), f"Location: https://h/?{quote(output)}")
         elif row == 4:
-            peer.answer("200 OK", json.dumps({"echo": [told, told.replace("/", "\\/")]}).encode())
+            peer.answer("200 OK", json.dumps({"echo": [output, output.replace("/", "\\/")]}).encode())
         else:
-            peer.send(f"HTTP/1.1 503 {told}\r\nContent-Length: 9999\r\n\r\n{told}".encode())
+            peer.send(f"HTTP/1.1 503 {output}\r\nContent-Length: 9999\r\n\r\n{output}".encode())
             return
 
 
@@ -184,11 +184,11 @@ def test_no_secret_is_left_anywhere(
     eventually: Callable[..., Any],
 ) -> None:
     source_db.create_orders(ROWS)
-    told: list[str] = []
+    output: list[str] = []
 
     def run(*args: str) -> Any:
         done = run_syncctl(*args, cwd=directory, env=SECRETS)
-        told.extend((done.stdout, done.stderr))
+        output.extend((done.stdout, done.stderr))
         return done
 
     assert run("--debug", "poll", "--once").exit_code == 0
@@ -202,7 +202,7 @@ def test_no_secret_is_left_anywhere(
     eventually(lambda: "no token from" in dump_ledger(mongo_database), timeout=60)
     worker.terminate()
     worker.wait()
-    told.append(worker.log)
+    output.append(worker.log)
 
     failed = run("show", "keyed", "1", "--json").json["records"][0]
     assert "***" in failed["error"]["message"]
@@ -227,7 +227,7 @@ def test_no_secret_is_left_anywhere(
     places = {
         "ledger": dump_ledger(mongo_database),
         "redis": dump_redis(redis_url),
-        "output": "\n".join(told),
+        "output": "\n".join(output),
     }
     assert "***" in places["ledger"]
     assert ":shelf:token:" in places["redis"], "the token is there, and not to be read"

@@ -71,7 +71,7 @@ def find_child(parent: int, words: str) -> int:
 
 
 def is_clean(home: Path) -> bool:
-    """Tell whether neither a process nor a file is left."""
+    """Return whether neither a process nor a file is left."""
     return not find_processes(home) and not list(home.iterdir())
 
 

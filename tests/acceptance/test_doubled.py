@@ -1,4 +1,4 @@
-"""Invariant 8: two of everything at once do no harm."""
+"""Invariant 8: two workers, two Beats and two pollers do no harm."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Limits that two workers keep together: calls at once, calls per second; and a hung partner beside a healthy one."""
+"""Limits that two workers share: concurrent calls, calls per second; and a hung partner beside a healthy one."""
 
 import json
 import socket
@@ -69,16 +69,16 @@ def test_two_workers_keep_to_a_rate_together(
         arrivals = list(partner.arrivals)
     gaps = [after - before for before, after in pairwise(arrivals)]
     span = sum(gaps)
-    # Nobody was to be called, or this machine stood still: that says nothing of the rate.
+    # No call was due, or this machine stood still: neither says anything about the rate.
     stood_still = sum(gap - GAP for gap in gaps if gap > GAP)
     most = max(bisect_left(arrivals, each + 1) - index for index, each in enumerate(arrivals))
-    told = f"{len(gaps) / span:.2f} calls/s over {span:.1f} s, {most} in a second, {stood_still:.2f} s stood still"
-    print(told)  # noqa: T201 - the figure of a run by hand
-    assert len(gaps) / span <= rate * 1.05, told
-    assert len(gaps) / (span - stood_still) >= rate * 0.95, told
-    # What has piled up while this machine stood still comes with the second that follows.
-    assert most <= rate * (1.1 + max(gaps)), told
-    assert stood_still < span / 2, told
+    figures = f"{len(gaps) / span:.2f} calls/s over {span:.1f} s, {most} in a second, {stood_still:.2f} s stood still"
+    print(figures)  # noqa: T201 - the figure of a run by hand
+    assert len(gaps) / span <= rate * 1.05, figures
+    assert len(gaps) / (span - stood_still) >= rate * 0.95, figures
+    # Calls that piled up while this machine stood still come in the second that follows.
+    assert most <= rate * (1.1 + max(gaps)), figures
+    assert stood_still < span / 2, figures
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_two_partners_that_keep_batches_waiting_do_not_hold_up_a_healthy_one(
     make_settings: MakeSettings, source_db: SourceDb, hung: str, start_syncctl: Start,
     eventually: Callable[..., Any], others: str,
 ) -> None:  # fmt: skip
-    """With a worker as it is by default. They are idle at first: so long does the healthy one take alone."""
+    """With a worker as it is by default. The two are idle at first: that gives the time of the healthy one."""
     batch = 300
     source_db.create_orders()
     source_db.create_orders(table="others")

@@ -1,4 +1,4 @@
-"""A masked value is nowhere but in its source: searched for in the ledger, in Redis, and in all that is written."""
+"""A masked value exists only in its source: not in the ledger, not in Redis, not in any output."""
 
 import hashlib
 import hmac
@@ -98,6 +98,6 @@ def test_a_masked_value_is_stored_and_sent_nowhere(
         seen[f"collection {name}"] = repr(list(database[name].find()))
     assert {"collection records", "collection keys", "collection runs", "collection reports"} <= seen.keys()
     assert [name for name, text in seen.items() if CANARY in text or SECRET in text] == []
-    # The search finds what is there: each place holds something of these rows.
+    # The search would find a leak: each place holds some part of these rows.
     assert "****7788" in seen["collection records"]
     assert seen["redis before"]

@@ -1,4 +1,4 @@
-"""Two workers and a partner that knows only the newest token of a client: they share one."""
+"""Two workers share one token of a partner that accepts only the newest one."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -30,7 +30,7 @@ def test_a_lost_redis_loses_no_row_and_no_worker(
     lose: Callable[[Deployment], None],
     lease_seconds: int,
 ) -> None:
-    """With long leases only the upkeep's look for messages that are gone can bring the queued records back in time."""
+    """With long leases, only maintenance's check for lost messages can bring the queued records back in time."""
     deployment = make_deployment(
         lease_seconds=lease_seconds,
         partner=PartnerConfig(latency_seconds=0.02),
@@ -60,7 +60,7 @@ def test_a_redis_that_hangs_stops_nothing_for_long(
     worker = deployment.start_worker("--beat")
     eventually(lambda: deployment.delivered() > ROWS // 20, 60)
     deployment.redis.freeze()
-    # Longer than every socket timeout: polls, which need no Redis, still log what is written meanwhile.
+    # Longer than every socket timeout: polls, which need no Redis, still log new rows.
     deployment.writer.insert(10)
     deployment.run("poll", "--once")
     deployment.wait_until_read()

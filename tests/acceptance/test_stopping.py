@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: what is under way ends and is written down, what was not sent is given back."""
+"""SIGTERM and Ctrl-C: calls in progress end and are recorded, unsent records are given back."""
 
 import signal
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The whole way, as an operator walks it on one machine: set up, check, poll, deliver, explain, replay, account."""
+"""The whole path of an operator on one machine: set up, check, poll, deliver, explain, replay, account."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ TOKEN = "canary-7c1e-token"
 
 @pytest.fixture
 def partner() -> Iterator[MockPartner]:
-    """A partner that asks for a token, refuses some rows until it is fixed, and now and then has a bad moment."""
+    """A partner that requires a token, refuses some rows until it is fixed, and sometimes fails."""
     mood = PartnerConfig(token=TOKEN, reject_rate=0.05, error_rate=0.05, drop_after_rate=0.05, seed=4)
     with MockPartner(mood) as server:
         yield server
@@ -27,9 +27,9 @@ def partner() -> Iterator[MockPartner]:
 
 @pytest.fixture
 def local_services(tmp_path: Path, run_syncctl: Run) -> Iterator[dict[str, Any]]:
-    """What `syncctl local up` starts; `local down` ends it."""
+    """The servers that `syncctl local up` starts, until `local down`."""
     with servers.serve_redis():
-        # Skips where there is no server to be had, as every other test does.
+        # Skips if no server is available, like every other test.
         pass
     try:
         up = run_syncctl("local", "up", "--mongo-port", "0", "--redis-port", "0", "--json", cwd=tmp_path)
@@ -49,12 +49,12 @@ def test_every_step_from_init_to_the_report_works(
     partner: MockPartner,
     eventually: Callable[..., Any],
 ) -> None:
-    told: list[str] = []
+    output: list[str] = []
 
     def run(*args: str, code: int = 0) -> Any:
         done = run_syncctl(*args, cwd=tmp_path)
         assert done.exit_code == code, (args, done.stdout, done.stderr)
-        told.extend((done.stdout, done.stderr))
+        output.extend((done.stdout, done.stderr))
         return done
 
     source_db.create_orders(ROWS)
@@ -105,7 +105,7 @@ def test_every_step_from_init_to_the_report_works(
     worker.terminate()
     assert worker.wait() == 0, worker.log
     check_rows(partner, source_db, total)
-    assert TOKEN not in "".join([*told, worker.log])
+    assert TOKEN not in "".join([*output, worker.log])
 
 
 def check_rows(partner: MockPartner, source_db: SourceDb, total: int) -> None:

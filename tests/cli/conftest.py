@@ -1,4 +1,4 @@
-"""A house in which every row is delivered or failed, made once for all tests that only look at it."""
+"""A settled stream: every record is delivered or failed. Made once for all tests that only read it."""
 
 import uuid
 from dataclasses import dataclass

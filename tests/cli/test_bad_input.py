@@ -1,4 +1,4 @@
-"""Bad input: an error of three lines and its exit code, or a `failed` record; the stream goes on; no secret shown."""
+"""Bad input: an error of three lines and its exit code, or a `failed` record; the stream continues; no secret shown."""
 
 from collections.abc import Callable
 from functools import partial
@@ -33,7 +33,7 @@ def run(directory: Path, *args: str) -> Completed:
 
 
 def expect_error(done: Completed, exit_code: int, *words: str) -> None:
-    """Nothing on stdout; on stderr what, cause and hint, one line each, with these words in them."""
+    """Check that stdout is empty, and that the error, cause and hint on stderr contain these words."""
     lines = done.stderr.splitlines()
     assert (done.exit_code, done.stdout) == (exit_code, ""), done.stderr
     assert [line.partition(":")[0].strip() for line in lines] == ["error", "cause", "hint"], done.stderr
@@ -257,7 +257,7 @@ def test_a_redis_that_hangs_holds_a_command_up_for_one_timeout(
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"body_schema": "gone.json"}, "streams.orders.body_schema (syncctl.toml line"),
         ({"endpoint": "POST /orders?key=${PARTNER_TOKEN}"}, "streams.orders.endpoint (syncctl.toml line"),
@@ -265,9 +265,9 @@ def test_a_redis_that_hangs_holds_a_command_up_for_one_timeout(
     ],
 )
 def test_config_finds_problems_before_they_occur(
-    make_directory: MakeDirectory, settings: dict[str, str], told: str
+    make_directory: MakeDirectory, settings: dict[str, str], message: str
 ) -> None:
-    expect_error(run(make_directory(stream=settings), "config"), 2, told)
+    expect_error(run(make_directory(stream=settings), "config"), 2, message)
 
 
 @pytest.mark.parametrize("url", [f"redis://h/0?password={CANARY}", "unix:///run/redis.sock?db=0"])

@@ -1,4 +1,4 @@
-"""Commands that change records in bulk: the plan, the question, the change, and what they say about it."""
+"""Commands that change records in bulk: the plan, the question, the change, and the output."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,7 +93,7 @@ def test_an_error_that_no_record_has_is_reported(run_syncctl: Run, settled: Sett
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (("--error", "4f1d2"), "--error 4f1d2 is not the fingerprint of an error"),
         (("--error", "4f1d2c77b05e1"), "a fingerprint has 12 digits, 0 to 9 and a to f"),
@@ -102,17 +102,17 @@ def test_an_error_that_no_record_has_is_reported(run_syncctl: Run, settled: Sett
     ],
 )
 def test_a_text_that_is_not_a_fingerprint_is_refused(
-    run_syncctl: Run, settled: Settled, args: tuple[str, ...], told: str
+    run_syncctl: Run, settled: Settled, args: tuple[str, ...], message: str
 ) -> None:
     result = run_syncctl("replay", *args, "--yes", cwd=settled.directory)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert told in result.stderr
+    assert message in result.stderr
 
 
 def test_cleanup_says_what_it_would_delete(run_syncctl: Run, settled: Settled) -> None:
     args = ("--older-than", "0s", "--stream", "orders", "--dry-run", "--json")
     plan = run_syncctl("cleanup", *args, cwd=settled.directory)
-    # The hour in which they ended is still open: what is in no frozen report yet is not deleted.
+    # The hour in which they ended is still open: records that are in no frozen report yet are not deleted.
     assert plan.json["deleted"] == dict.fromkeys(("delivered", "failed", "superseded", "discarded"), 0)
     assert plan.json["dry_run"] is True
     done = run_syncctl("cleanup", "--yes", cwd=settled.directory)

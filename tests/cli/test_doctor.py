@@ -1,4 +1,4 @@
-"""`syncctl doctor` on real services: what is up, what is down, what is set up wrongly, and what puts it right."""
+"""`syncctl doctor` on real services: working, down and misconfigured, and the hint that repairs it."""
 
 import json
 import os
@@ -229,7 +229,7 @@ class StandaloneMongod(Mongod):
         return words[:at] + words[at + 2 :]
 
     def check_ready(self, *, timeout_seconds: float) -> bool:
-        """Tell whether it answers."""
+        """Return whether it answers."""
         with socket.socket() as probe:
             probe.settimeout(timeout_seconds)
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
@@ -404,7 +404,7 @@ def test_only_the_named_groups_are_checked(run_syncctl: Run, settings_dir: Path,
         "redis persistence",
     ]
     assert {name.partition(" ")[0] for name in checks} == {"redis", "source"}
-    # What only the ledger knows is no trouble of the source.
+    # Facts that only the ledger knows do not make the source fail.
     assert list_status(checks, "skip") == {"source orders gaps"}
     assert checks["source orders gaps"]["detail"].startswith("needs mongodb: cannot reach MongoDB")
 
@@ -703,9 +703,9 @@ def test_workers_and_beat_with_old_settings_are_a_warning(
     toml = settings_dir / "syncctl.toml"
     toml.write_text(toml.read_text().replace('"POST /orders"', '"POST /orders/new"'))
     name = status["workers"][0]["worker"]
-    told = "runs with settings that differ from syncctl.toml: restart it"
+    message = "runs with settings that differ from syncctl.toml: restart it"
     shown = run_syncctl("status", cwd=settings_dir).stderr
-    assert f"warning: {name} {told}\nwarning: beat {told}\n" in shown
+    assert f"warning: {name} {message}\nwarning: beat {message}\n" in shown
     checks = examine("workers", "beat")
     assert (checks["workers settings"]["status"], checks["beat"]["status"]) == ("warn", "warn")
-    assert checks["workers settings"]["detail"] == f"{name} {told}"
+    assert checks["workers settings"]["detail"] == f"{name} {message}"

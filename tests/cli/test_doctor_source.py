@@ -146,7 +146,7 @@ def test_an_old_server_is_a_warning(answer: tuple[Any, ...], status: str, title:
 
 
 @pytest.mark.parametrize(
-    ("seen", "asked", "status", "told"),
+    ("seen", "asked", "status", "detail"),
     [
         ("TRUE", SAFE, "ok", "the connection is encrypted"),
         ("TRUE", TRUSTING, "warn", "the server's certificate is not checked (TrustServerCertificate=yes)"),
@@ -160,12 +160,12 @@ def test_an_old_server_is_a_warning(answer: tuple[Any, ...], status: str, title:
     ],
 )
 def test_encryption_is_what_the_server_says_or_else_what_was_asked_for(
-    seen: str | Unavailable, asked: Encryption, status: str, told: str
+    seen: str | Unavailable, asked: Encryption, status: str, detail: str
 ) -> None:
     answer = seen if isinstance(seen, Unavailable) else [(seen,)]
     found = check_encryption(Answers({sql.IS_ENCRYPTED: answer}, encryption=asked), "SOURCE_URL")
     assert found.status == status
-    assert told in found.detail
+    assert detail in found.detail
     assert ("permission was denied" in found.detail) == isinstance(seen, Unavailable)
     assert found.hint or status == "ok"
 

@@ -1,4 +1,4 @@
-"""Errors become exit codes, tracebacks stay hidden, secrets stay out of both."""
+"""Errors become exit codes; tracebacks and secrets stay hidden."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Help begins with examples, costs nothing, and every command has it."""
+"""Every command has help that begins with examples and loads no heavy library."""
 
 import re
 import shlex

@@ -177,9 +177,9 @@ def test_init_creates_the_indexes(tmp_path: Path, mongo_url: str) -> None:
     done = run_syncctl("init", "--json", "--mongo-url", mongo_url, cwd=tmp_path)
     assert done.exit_code == 0
     assert done.json["indexes"]
-    told = done.stderr.splitlines()
-    assert told[-2].startswith("the ledger's indexes are in place: ")
-    assert told[-1].startswith("next: ")
+    lines = done.stderr.splitlines()
+    assert lines[-2].startswith("the ledger's indexes are in place: ")
+    assert lines[-1].startswith("next: ")
     again = run_syncctl("init", "--indexes", "--json", cwd=tmp_path)
     assert (again.exit_code, again.json["written"], again.json["indexes"]) == (0, [], [])
 

@@ -1,4 +1,4 @@
-"""docs/json.md is what the commands print: no key more, no key less."""
+"""docs/json.md lists exactly the keys that the commands print."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`syncctl reconcile`: what it finds, what it repairs, its exit codes, and how much memory it takes."""
+"""`syncctl reconcile`: differences, repairs, exit codes, and how much memory it takes."""
 
 import subprocess
 import sys

@@ -51,8 +51,8 @@ def test_a_dry_run_shows_the_next_requests_and_changes_nothing(
     assert (run["logged"], run["cursor_before"]) == (3, None)
     again = run_syncctl("poll", "--dry-run", cwd=shaped_dir)
     assert (again.exit_code, again.stdout) == (0, "")
-    told = "no row is new or changed; next: add --known, or run syncctl show orders KEY --request\n"
-    assert again.stderr == told
+    hint = "no row is new or changed; next: add --known, or run syncctl show orders KEY --request\n"
+    assert again.stderr == hint
     known = run_syncctl("poll", "--dry-run", "--known", "--json", cwd=shaped_dir)
     assert (known.exit_code, known.json["requests"]) == (0, [first])
 

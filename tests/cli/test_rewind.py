@@ -1,4 +1,4 @@
-"""`syncctl rewind`: what `--to` means, the preview, the question, and what is sent then."""
+"""`syncctl rewind`: the meaning of `--to`, the preview, the question, and the records that are sent afterwards."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

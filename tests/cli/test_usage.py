@@ -1,4 +1,4 @@
-"""What the command line refuses, and how it says so: three lines on stderr, exit code 2, nothing on stdout."""
+"""Refused command lines: three lines on stderr, exit code 2, nothing on stdout."""
 
 from collections.abc import Callable
 from pathlib import Path

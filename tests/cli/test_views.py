@@ -1,4 +1,4 @@
-"""Commands that only look: report, status, show, failures; and pause and resume."""
+"""Commands that only read: report, status, show, failures; and pause and resume."""
 
 import csv
 import io

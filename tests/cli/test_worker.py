@@ -97,14 +97,14 @@ def test_without_a_terminal_every_log_line_is_json_with_an_action(
     assert json.loads(lines[0])["action"] == "worker.start"
     for line in lines[:-1]:
         assert {"at", "level", "action"} <= set(json.loads(line)), line
-    told = [json.loads(line) for line in lines[:-1] if "uperuser" in line]
+    warnings = [json.loads(line) for line in lines[:-1] if "uperuser" in line]
     expected = ["worker.superuser"] if os.geteuid() == 0 and not forced else []
-    assert [line["action"] for line in told] == expected
+    assert [line["action"] for line in warnings] == expected
 
 
 def test_a_worker_without_a_ledger_says_so_at_once(start_syncctl: Start, settings_dir: Path) -> None:
     worker = start_syncctl("worker", "--pool", "solo", cwd=settings_dir, env={"MONGO_URL": "mongodb://127.0.0.1:1/x"})
     worker.wait_for_log("worker.ledger_away")
-    # What gives the ledger all the time that an operation has comes later.
+    # The heartbeat, which gives the ledger the full time of an operation, comes later.
     assert "heartbeat.failed" not in worker.log.partition("worker.ledger_away")[0]
     assert "cannot reach MongoDB at 127.0.0.1:1: connection refused" in worker.log

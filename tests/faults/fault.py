@@ -1,4 +1,4 @@
-"""What a fault is, and a script of them played in time."""
+"""A fault, and a timed script of faults."""
 
 import heapq
 import itertools
@@ -17,14 +17,14 @@ TAKES_EFFECT_WITHIN_SECONDS = 90.0
 class Fault:
     """Something that goes wrong, and how it is put right again.
 
-    Each step is asked again and again until it says that it took effect: a fault that strikes nobody proves nothing.
+    Each step is repeated until it returns that it took effect: a fault without effect proves nothing.
 
     Args:
-        kind: What is counted over many runs.
-        detail: What is particular about this one.
-        first: Let it go wrong; False where there is nothing to break just now.
-        then: Put it right; False as long as it has struck nobody.
-        after_seconds: When that is done, from when it went wrong.
+        kind: The kind, for counting over many runs.
+        detail: The particulars of this fault.
+        first: Let it go wrong; False if there is nothing to break at the moment.
+        then: Repair it; False while the fault has had no effect.
+        after_seconds: The time from the fault to its repair.
     """
 
     kind: str
@@ -77,6 +77,6 @@ def play(script: Sequence[Timed], note: Callable[[str], None]) -> tuple[str, ...
                 end = time.monotonic() - began + fault.after_seconds
                 heapq.heappush(waiting, (end, next(order), fault, True, None))
             continue
-        assert now - since < TAKES_EFFECT_WITHIN_SECONDS, f"{fault.name}: {'struck nobody' if is_end else 'no effect'}"
+        assert now - since < TAKES_EFFECT_WITHIN_SECONDS, f"{fault.name}: {'had no effect' if is_end else 'no effect'}"
         heapq.heappush(waiting, (now + AGAIN_AFTER_SECONDS, next(order), fault, is_end, since))
     return tuple(took)

@@ -9,7 +9,7 @@ from tests.faults.fault import Draw, Fault, Timed
 from tests.faults.service_faults import draw_mongodb, draw_partner, draw_redis, draw_source
 from tests.harness.commands import RunningCommand
 from tests.harness.deployment import Deployment, Layout
-from tests.harness.process_groups import group_members, is_halted, signal_group
+from tests.harness.process_groups import group_members, is_suspended, signal_group
 from tests.harness.waiting import eventually
 
 SOON_SECONDS = 60.0
@@ -49,7 +49,7 @@ def stop_worker(deployment: Deployment, random: Random) -> Fault:
 
     def act() -> bool:
         # Until Celery has its handler in place a SIGTERM simply ends it.
-        ready = [each for each in deployment.workers if "ready" in each.log and not is_halted(each.pid)]
+        ready = [each for each in deployment.workers if "ready" in each.log and not is_suspended(each.pid)]
         if not ready:
             return False
         worker = random.choice(ready)
@@ -62,54 +62,54 @@ def stop_worker(deployment: Deployment, random: Random) -> Fault:
 
 def stall_worker(deployment: Deployment, random: Random) -> Fault:
     """SIGSTOP a worker that has records in hand, with its pool, past its leases, then SIGCONT."""
-    halted: list[RunningCommand] = []
+    suspended: list[RunningCommand] = []
 
-    def halt() -> bool:
+    def suspend() -> bool:
         holders = deployment.find_holders()
         busy = [
-            each for each in deployment.workers if holders & set(group_members(each.pid)) and not is_halted(each.pid)
+            each for each in deployment.workers if holders & set(group_members(each.pid)) and not is_suspended(each.pid)
         ]
         if not busy:
             return False
         worker = random.choice(busy)
         signal_group(worker, signal.SIGSTOP)
-        eventually(lambda: all(is_halted(each) for each in group_members(worker.pid)), SOON_SECONDS)
+        eventually(lambda: all(is_suspended(each) for each in group_members(worker.pid)), SOON_SECONDS)
         if not deployment.find_holders() & set(group_members(worker.pid)):
             # It was done with them before it stood still.
             signal_group(worker, signal.SIGCONT)
             return False
-        halted.append(worker)
+        suspended.append(worker)
         return True
 
     seconds = deployment.layout.lease_seconds + random.uniform(0.5, 2)
-    return Fault(kind="stall worker", first=halt, then=lambda: go_on(halted), after_seconds=seconds)
+    return Fault(kind="stall worker", first=suspend, then=lambda: resume_all(suspended), after_seconds=seconds)
 
 
 def stall_pool_process(deployment: Deployment, random: Random) -> Fault:
     """SIGSTOP one process of a worker's pool that has records in hand past its leases, then SIGCONT."""
-    halted: list[int] = []
+    suspended: list[int] = []
 
-    def halt() -> bool:
-        busy = sorted(each for each in deployment.find_holders() & set(find_pool(deployment)) if not is_halted(each))
+    def suspend() -> bool:
+        busy = sorted(each for each in deployment.find_holders() & set(find_pool(deployment)) if not is_suspended(each))
         if not busy:
             return False
         pid = random.choice(busy)
         kill(pid, signal.SIGSTOP)
         # It may have ended just then.
-        eventually(lambda: is_halted(pid) or pid not in find_pool(deployment), SOON_SECONDS)
-        if not is_halted(pid) or pid not in deployment.find_holders():
+        eventually(lambda: is_suspended(pid) or pid not in find_pool(deployment), SOON_SECONDS)
+        if not is_suspended(pid) or pid not in deployment.find_holders():
             kill(pid, signal.SIGCONT)
             return False
-        halted.append(pid)
+        suspended.append(pid)
         return True
 
     def resume() -> bool:
-        for pid in halted:
+        for pid in suspended:
             kill(pid, signal.SIGCONT)
         return True
 
     seconds = deployment.layout.lease_seconds + random.uniform(0.5, 2)
-    return Fault(kind="stall pool process", first=halt, then=resume, after_seconds=seconds)
+    return Fault(kind="stall pool process", first=suspend, then=resume, after_seconds=seconds)
 
 
 def kill_beat(deployment: Deployment, random: Random) -> Fault:
@@ -127,25 +127,27 @@ def kill_beat(deployment: Deployment, random: Random) -> Fault:
 
 def stall_beat(deployment: Deployment, random: Random) -> Fault:
     """SIGSTOP Beat, then SIGCONT."""
-    halted: list[RunningCommand] = []
+    suspended: list[RunningCommand] = []
 
-    def halt() -> bool:
-        halted.append(random.choice(deployment.beats))
-        signal_group(halted[0], signal.SIGSTOP)
-        eventually(lambda: is_halted(halted[0].pid), SOON_SECONDS)
+    def suspend() -> bool:
+        suspended.append(random.choice(deployment.beats))
+        signal_group(suspended[0], signal.SIGSTOP)
+        eventually(lambda: is_suspended(suspended[0].pid), SOON_SECONDS)
         return True
 
-    return Fault(kind="stall beat", first=halt, then=lambda: go_on(halted), after_seconds=random.uniform(2, 6))
+    return Fault(
+        kind="stall beat", first=suspend, then=lambda: resume_all(suspended), after_seconds=random.uniform(2, 6)
+    )
 
 
 def draw_worker(layout: Layout) -> Sequence[Draw]:
-    """Return what can befall a worker: threads have no processes of their own."""
+    """Return the faults of a worker: threads have no processes of their own."""
     always = (kill_worker, stop_worker, stall_worker)
     return (*always, kill_pool_process, stall_pool_process) if layout.pool == "prefork" else always
 
 
 def draw_beat(_layout: Layout) -> Sequence[Draw]:
-    """Return what can befall Beat."""
+    """Return the faults of Beat."""
     return (kill_beat, stall_beat)
 
 
@@ -159,15 +161,15 @@ def draw_kinds(layout: Layout, random: Random) -> list[Draw]:
     ]
 
 
-def deal(kinds: Sequence[Draw], turn: int, part: str) -> Draw:
-    """Return what comes in this turn: all kinds come once, in an order of their own, before any comes again."""
+def deal(kinds: Sequence[Draw], number: int, part: str) -> Draw:
+    """Return the fault for this run: every kind is used once, in a shuffled order, before any is used again."""
     deck = list(kinds)
-    Random(f"{part} {turn // len(deck)}").shuffle(deck)
-    return deck[turn % len(deck)]
+    Random(f"{part} {number // len(deck)}").shuffle(deck)
+    return deck[number % len(deck)]
 
 
 def draw_script(deployment: Deployment, random: Random, *, seconds: float) -> list[Timed]:
-    """Draw when each fault begins; what befalls one part never overlaps itself, but for the two of workers."""
+    """Draw when each fault begins; the faults of one part never overlap, except the two of workers."""
     script: list[Timed] = []
     for number, draw in enumerate(draw_kinds(deployment.layout, random)):
         fault = draw(deployment, random)
@@ -185,9 +187,9 @@ def find_pool(deployment: Deployment) -> list[int]:
     return [pid for worker in at_work for pid in group_members(worker.pid) if pid != worker.pid]
 
 
-def go_on(halted: Sequence[RunningCommand]) -> bool:
-    """Let halted processes go on, as far as they were not killed meanwhile."""
-    for command in halted:
+def resume_all(suspended: Sequence[RunningCommand]) -> bool:
+    """Resume suspended processes that were not killed meanwhile."""
+    for command in suspended:
         signal_group(command, signal.SIGCONT)
     return True
 

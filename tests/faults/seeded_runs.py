@@ -85,7 +85,7 @@ def run_seed(seed: int, directory: Path, note: Callable[[str], None] = lambda _:
 
 
 def break_and_mend(deployment: Deployment, random: Random, tell: Callable[[str], None]) -> tuple[tuple[str, ...], int]:
-    """Play the faults, let the deployment come to rest, replay what has failed.
+    """Play the faults, let the deployment come to rest, replay failed records.
 
     Returns:
         The kinds of the faults that took effect, and how many records were replayed.

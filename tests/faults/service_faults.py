@@ -13,7 +13,7 @@ from syncctl.local.server import Server
 from tests.faults.fault import Draw, Fault
 from tests.harness.commands import RunningCommand
 from tests.harness.deployment import DATABASE, Deployment, Layout
-from tests.harness.process_groups import is_halted, signal_group
+from tests.harness.process_groups import is_suspended, signal_group
 from tests.harness.tcp_proxy import Mood
 from tests.harness.waiting import eventually
 
@@ -42,7 +42,7 @@ def kill_server(server: Server) -> bool:
 
 
 def start_server(server: Server) -> bool:
-    """Start a server with what its files have."""
+    """Start a server with the data in its files."""
     server.start(timeout_seconds=SOON_SECONDS)
     return True
 
@@ -50,7 +50,7 @@ def start_server(server: Server) -> bool:
 def freeze(server: Server) -> bool:
     """SIGSTOP a server."""
     server.freeze()
-    eventually(lambda: is_halted(server.pid), SOON_SECONDS)
+    eventually(lambda: is_suspended(server.pid), SOON_SECONDS)
     return True
 
 
@@ -74,7 +74,7 @@ def lose_redis(deployment: Deployment, random: Random) -> Fault:
 
 
 def restart_redis(deployment: Deployment, random: Random) -> Fault:
-    """Kill Redis, and start it with what its append-only file has."""
+    """Kill Redis, and start it with the data in its append-only file."""
     return Fault(
         kind="restart redis",
         first=lambda: kill_server(deployment.redis),
@@ -85,13 +85,13 @@ def restart_redis(deployment: Deployment, random: Random) -> Fault:
 
 def flush_redis(deployment: Deployment, _random: Random) -> Fault:
     """FLUSHALL while a message waits. Workers at rest take each at once, so they stand still until one does."""
-    halted: list[RunningCommand] = []
+    suspended: list[RunningCommand] = []
 
     def act() -> bool:
         for worker in deployment.workers:
-            if worker.is_running() and not is_halted(worker.pid):
+            if worker.is_running() and not is_suspended(worker.pid):
                 signal_group(worker, signal.SIGSTOP)
-                halted.append(worker)
+                suspended.append(worker)
         try:
             with Redis.from_url(deployment.redis.url(), socket_timeout=SOON_SECONDS) as redis:
                 # One after the other, as Redis does it: no message gets in between.
@@ -100,7 +100,7 @@ def flush_redis(deployment: Deployment, _random: Random) -> Fault:
             return False
         if not waiting:
             return False
-        for worker in halted:
+        for worker in suspended:
             signal_group(worker, signal.SIGCONT)
         return True
 
@@ -204,7 +204,7 @@ def fail_writes(deployment: Deployment, random: Random) -> Fault:
 
 
 def lock_source(deployment: Deployment, random: Random) -> Fault:
-    """Hold a transaction of the source that lets nobody read or write, past the time a query may take."""
+    """Hold a transaction in the source that blocks all readers and writers, for longer than a query may take."""
     epochs: list[int] = []
 
     def begin() -> bool:
@@ -245,23 +245,23 @@ def lose_source(deployment: Deployment, random: Random) -> Fault:
 
 
 def break_wire(deployment: Deployment, random: Random, *, part: str, mood: Mood) -> Fault:
-    """Refuse, reset, hang or delay all between the workers and one part for a while, until that struck a connection."""
+    """Refuse, reset, hang or delay all traffic between the workers and one part until that affected a connection."""
     wire = deployment.wires[part]
     # Half of it each way: with a delay each way a call of the partner comes near its deadline, and beyond.
     delay = random.uniform(0.05, 0.6) * deployment.layout.timeout_seconds
     before: list[int] = []
 
     def begin() -> bool:
-        before[:] = [wire.struck]
+        before[:] = [wire.affected]
         wire.set(mood, delay_seconds=delay)
-        if mood == "refuse" and wire.struck == before[0]:
-            # Who is refused is not seen here: only a connection that was open and is reset.
+        if mood == "refuse" and wire.affected == before[0]:
+            # A refused connection cannot be seen here, only an open one that is reset.
             wire.set("open")
             return False
         return True
 
     def end() -> bool:
-        if wire.struck == before[0]:
+        if wire.affected == before[0]:
             return False
         wire.set("open")
         return True
@@ -273,26 +273,26 @@ MOODS: Sequence[Mood] = ("refuse", "cut", "hang", "delay")
 WIRES: Mapping[str, Sequence[Draw]] = {
     part: tuple(partial(break_wire, part=part, mood=mood) for mood in MOODS) for part in ("mongod", "redis", "partner")
 }
-"""The trouble that a wire to a part can give: the same objects at each look."""
+"""The faults of the wire to each part; always the same objects, so that they can be compared."""
 
 
 def draw_redis(layout: Layout) -> Sequence[Draw]:
-    """Return what can befall Redis; its wire only where there is one."""
+    """Return the faults of Redis, with those of its wire if it has one."""
     own = (lose_redis, restart_redis, flush_redis, freeze_redis)
     return (*own, *WIRES["redis"]) if layout.wired else own
 
 
 def draw_mongodb(layout: Layout) -> Sequence[Draw]:
-    """Return what can befall MongoDB; its wire only where there is one."""
+    """Return the faults of MongoDB, with those of its wire if it has one."""
     own = (kill_mongod, fail_writes, restart_mongod, fail_writes, freeze_mongod, fail_writes, step_down_mongod)
     return (*own, *WIRES["mongod"]) if layout.wired else own
 
 
 def draw_source(layout: Layout) -> Sequence[Draw]:
-    """Return what can befall the source; under `wal` a writer locks nobody out."""
+    """Return the faults of the source; under `wal` a writer blocks no reader."""
     return (lock_source, lose_source) if layout.journal == "delete" else (lose_source,)
 
 
 def draw_partner(_layout: Layout) -> Sequence[Draw]:
-    """Return what can befall the partner."""
+    """Return the faults of the partner."""
     return WIRES["partner"]

@@ -1,4 +1,4 @@
-"""Break the protocol and real deployments by seed: `python -m tests.faults.soak --runs 40 --steps 20000 --seed 1`."""
+"""Inject seeded faults: `python -m tests.faults.soak --runs 40 --steps 20000 --seed 1`."""
 
 import argparse
 import logging
@@ -20,7 +20,7 @@ EXAMPLES_PER_RUN = 20
 
 @dataclass(kw_only=True, slots=True)
 class Tally:
-    """What has been done so far, and what broke."""
+    """The runs so far, and those that broke."""
 
     runs: int = 0
     steps: int = 0
@@ -33,23 +33,23 @@ class Tally:
         """Do one run and say in one line how it went; more only when it broke."""
         began = time.monotonic()
         try:
-            told = act()
-        except Exception as error:  # noqa: BLE001 - whatever breaks a run is told with its seed
+            summary = act()
+        except Exception as error:  # noqa: BLE001 - whatever breaks a run is reported with its seed
             self.broken.append(name)
             say(f"{name}: BROKEN after {time.monotonic() - began:.0f} s\n{tell(error)}\n")
         else:
-            say(f"{name}: {told} ({time.monotonic() - began:.0f} s)")
+            say(f"{name}: {summary} ({time.monotonic() - began:.0f} s)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run them one after the other; return 1 when an invariant was broken or an account not exact."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__)
     parser.add_argument("--runs", type=int, default=40, metavar="N", help="runs of real processes")
-    parser.add_argument("--steps", type=int, default=20_000, metavar="N", help="rules of the state machine, in all")
+    parser.add_argument("--steps", type=int, default=20_000, metavar="N", help="steps of the state machine, in all")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="the first; each run takes the next")
-    parser.add_argument("--verbose", action="store_true", help="tell each fault as it happens")
+    parser.add_argument("--verbose", action="store_true", help="print each fault as it happens")
     chosen = parser.parse_args(arguments)
-    # The pipeline runs in this very process and tells what it does.
+    # The pipeline runs in this process and logs everything it does.
     logging.disable(logging.CRITICAL)
     tally = Tally()
     if chosen.steps:
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def soak_protocol(tally: Tally, *, first_seed: int, steps: int) -> None:
-    """Take so many steps in all, an equal share with each kind of stream."""
+    """Run this many steps in all, an equal share with each kind of stream."""
     share = -(-steps // len(VARIANTS))
     with servers.serve_mongod() as mongod:
         for variant in VARIANTS:
@@ -77,7 +77,7 @@ def soak_protocol(tally: Tally, *, first_seed: int, steps: int) -> None:
 
 
 def break_protocol(tally: Tally, url: str, variant: Variant, seed: int) -> str:
-    """Run the state machine once from a seed; return what is to be told of it."""
+    """Run the state machine once from a seed; return a summary."""
     taken = take_steps(url, variant, seed_number=seed, examples=EXAMPLES_PER_RUN, steps=STEPS_PER_EXAMPLE)
     tally.steps += taken.steps
     tally.calls += taken.calls
@@ -85,7 +85,7 @@ def break_protocol(tally: Tally, url: str, variant: Variant, seed: int) -> str:
 
 
 def break_deployment(tally: Tally, seed: int, verbose: bool) -> str:
-    """Run a deployment under the faults of a seed; return what is to be told of it."""
+    """Run a deployment under the faults of a seed; return a summary."""
     with tempfile.TemporaryDirectory(prefix="syncctl-soak-") as directory:
         finished = run_seed(seed, Path(directory) / "deployment", say if verbose else lambda _: None)
     tally.runs += 1

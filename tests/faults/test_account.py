@@ -1,4 +1,4 @@
-"""The account finds what it is there to find: each of these would else pass every run."""
+"""The account finds every violation that it exists for; undetected, each of these would pass every run."""
 
 import json
 from collections.abc import Callable
@@ -92,11 +92,11 @@ BREAKS: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
-@pytest.mark.parametrize("told", BREAKS)
-def test_each_violation_is_reported(told: str) -> None:
+@pytest.mark.parametrize("violation", BREAKS)
+def test_each_violation_is_reported(violation: str) -> None:
     case = make_case()
-    BREAKS[told](case)
-    with pytest.raises(AssertionError, match=told):
+    BREAKS[violation](case)
+    with pytest.raises(AssertionError, match=violation):
         take_account(**case)
 
 
@@ -111,10 +111,10 @@ STRICT_BREAKS: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
-@pytest.mark.parametrize("told", STRICT_BREAKS)
-def test_each_violation_of_the_order_is_reported(told: str) -> None:
+@pytest.mark.parametrize("violation", STRICT_BREAKS)
+def test_each_violation_of_the_order_is_reported(violation: str) -> None:
     case = make_case() | {"order": "strict"}
     take_account(**case)
-    STRICT_BREAKS[told](case)
-    with pytest.raises(AssertionError, match=told):
+    STRICT_BREAKS[violation](case)
+    with pytest.raises(AssertionError, match=violation):
         take_account(**case)

@@ -1,4 +1,4 @@
-"""Faults strike: each that is drawn has something to strike, and one that struck nobody fails its run."""
+"""Every fault that is drawn can take effect, and a fault without effect fails its run."""
 
 import sqlite3
 from collections.abc import Callable
@@ -51,14 +51,14 @@ def script(*, first: Callable[[], bool], then: Callable[[], bool] | None) -> lis
 
 
 @pytest.mark.parametrize(
-    ("first", "then", "told"),
-    [(lambda: False, None, "fault: no effect"), (lambda: True, lambda: False, "fault: struck nobody")],
+    ("first", "then", "message"),
+    [(lambda: False, None, "fault: no effect"), (lambda: True, lambda: False, "fault: had no effect")],
 )
 def test_a_fault_without_effect_fails_its_run(
-    monkeypatch: pytest.MonkeyPatch, first: Callable[[], bool], then: Callable[[], bool] | None, told: str
+    monkeypatch: pytest.MonkeyPatch, first: Callable[[], bool], then: Callable[[], bool] | None, message: str
 ) -> None:
     monkeypatch.setattr(fault_module, "TAKES_EFFECT_WITHIN_SECONDS", 0.0)
-    with pytest.raises(AssertionError, match=told):
+    with pytest.raises(AssertionError, match=message):
         play(script(first=first, then=then), lambda _: None)
 
 

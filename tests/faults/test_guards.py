@@ -1,4 +1,4 @@
-"""Guards of the invariants that no other test holds: each fails when its guard is taken out."""
+"""Guards of the invariants that no other test covers: each test fails when its guard is removed."""
 
 import tracemalloc
 from io import BytesIO

@@ -1,4 +1,4 @@
-"""The proxy does to connections what each mood says: else a wire that is broken would break nothing."""
+"""The proxy does to connections what each mood says; otherwise its faults would break nothing."""
 
 import socket
 import socketserver

@@ -1,4 +1,4 @@
-"""The races that matter, each by name and step by step. Each test says which guard it fails without."""
+"""The races that matter, each by name and step by step. Each test names the guard without which it fails."""
 
 from collections.abc import Iterator
 
@@ -45,7 +45,7 @@ def _open(mongo_url: str, *, versioned: bool) -> Iterator[Simulation]:
 
 
 def settle_account(simulation: Simulation) -> None:
-    """Let everything run out; then the partner must hold what the source holds."""
+    """Let everything finish; then the partner must hold the rows of the source."""
     simulation.quiesce()
     simulation.check_account()
 
@@ -70,7 +70,7 @@ def records(simulation: Simulation, key: int = 1) -> list[dict[str, object]]:
 
 
 def test_a_record_counts_only_once_its_key_says_so(simulation: Simulation) -> None:
-    """Invariant 5: a poll dies between records and keys, the row goes back, and what it logged must not be sent.
+    """Invariant 5: a poll dies between records and keys, the row changes back, and the logged version must not be sent.
 
     Fails without the check of `key.seq` in dispatch.
     """
@@ -156,7 +156,7 @@ def test_a_row_that_is_deleted_and_inserted_again_is_sent_again(versioned_simula
 
 
 def test_a_call_that_outlived_its_lease_has_the_newest_sent_again(simulation: Simulation) -> None:
-    """Invariant 5: the call of v1 lands after v2 was delivered, and says so late. Fails without `resend`."""
+    """Invariant 5: v1 arrives after v2 was delivered, and its outcome comes late. Fails without `resend`."""
     write(simulation, 1, "a")
     simulation._poll()
     stalled = start_delivery(simulation).step_until("before call")
@@ -178,7 +178,7 @@ def test_a_call_that_outlived_its_lease_has_the_newest_sent_again(simulation: Si
 
 
 def test_an_ambiguous_call_that_arrives_late_has_the_newest_sent_again(simulation: Simulation) -> None:
-    """Invariant 5: v1 got no answer, v2 was delivered, then v1 lands. Fails without `note_unsettled` in deliver."""
+    """Invariant 5: v1 got no answer, v2 was delivered, then v1 arrives. Fails without `note_unsettled` in deliver."""
     write(simulation, 1, "a")
     simulation._poll()
     simulation.partner.answers = ["delayed"]
@@ -195,8 +195,8 @@ def test_an_ambiguous_call_that_arrives_late_has_the_newest_sent_again(simulatio
 
 
 def test_a_lost_call_that_arrives_late_has_the_newest_sent_again(simulation: Simulation) -> None:
-    """Invariant 5: the worker dies after sending v1, v2 is delivered, then v1 lands. Fails without `note_unsettled`
-    in upkeep."""
+    """Invariant 5: the worker dies after sending v1, v2 is delivered, then v1 arrives. Fails without `note_unsettled`
+    in maintenance."""
     write(simulation, 1, "a")
     simulation._poll()
     simulation.partner.answers = ["delayed"]
@@ -228,7 +228,7 @@ def test_an_outcome_without_its_lease_never_sets_the_state(simulation: Simulatio
 
 
 def test_a_doubled_message_claims_nothing(simulation: Simulation) -> None:
-    """Invariant 3. Fails when a claim asks neither for the batch's token nor for the state."""
+    """Invariant 3. Fails when a claim checks neither the batch's token nor the state."""
     write(simulation, 1, "a")
     simulation._poll()
     simulation.messages.append(simulation.messages[0])
@@ -261,7 +261,7 @@ def test_a_claim_that_dies_after_the_answer_repeats_the_same_call(simulation: Si
 def test_once_an_outcome_cannot_be_written_no_further_call_begins(
     simulation: Simulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Invariant 7: only so many calls are repeated as were under way. Fails without `gate.shut` in deliver."""
+    """Invariant 7: only calls that were in progress are repeated. Fails without `gate.shut` in deliver."""
 
     def refuse(*_: object) -> None:
         raise ServiceUnavailable("cannot reach MongoDB", service="mongodb")
@@ -326,7 +326,7 @@ def test_a_dispatch_that_is_refused_makes_the_holder_look_once_more(simulation: 
 
 
 def test_a_dispatcher_paused_after_reading_does_not_send_what_changed_since(simulation: Simulation) -> None:
-    """A dispatcher that read a record as due goes on after it was sent, rejected and discarded."""
+    """A dispatcher that read a record as due continues after it was sent, rejected and discarded."""
     write(simulation, 1, "a")
     simulation._poll()
     simulation.messages.clear()
@@ -383,7 +383,7 @@ def test_a_restored_source_stops_its_stream(versioned_simulation: Simulation) ->
 
 
 def test_records_of_a_dead_poll_are_sent_once_another_poll_finds_them(simulation: Simulation) -> None:
-    """Invariant 1: the row stays as the dead poll saw it. Fails when dispatch sets aside what no key knows yet."""
+    """Invariant 1: the row stays as the dead poll saw it. Fails when dispatch supersedes what no key knows."""
     write(simulation, 1, "a")
     simulation._poll()
     deliver_next(simulation)
@@ -449,21 +449,21 @@ def test_a_poll_that_was_taken_over_does_not_move_the_cursor_back(versioned_simu
 
 
 def test_a_newer_version_waits_while_an_older_one_is_in_flight(simulation: Simulation) -> None:
-    """Invariant 5. Fails without the unique index on what is in flight."""
+    """Invariant 5. Fails without the unique index on records in flight."""
     write(simulation, 1, "a")
     simulation._poll()
-    flying = start_delivery(simulation).step_until("before call")
+    stalled = start_delivery(simulation).step_until("before call")
     write(simulation, 1, "b")
     simulation._poll()
     assert not simulation.messages
-    flying.finish()
+    stalled.finish()
     assert len(simulation.messages) == 1, "the end of the batch is the wake-up"
     settle_account(simulation)
     assert [call.content for call in simulation.partner.log] == ["a", "b"]
 
 
 def test_an_old_version_that_waits_makes_way_for_a_newer_one(simulation: Simulation) -> None:
-    """Invariant 5: it is set aside before anybody claims it. Fails when dispatch does not supersede."""
+    """Invariant 5: it is superseded before a worker claims it. Fails when dispatch does not supersede."""
     write(simulation, 1, "a")
     simulation._poll()
     simulation.partner.answers = ["later"]
@@ -499,7 +499,7 @@ def test_a_row_that_is_gone_before_another_poll_sees_it_is_still_sent(simulation
 
 
 def test_a_poll_that_was_stopped_between_pages_has_not_seen_the_rest(simulation: Simulation) -> None:
-    """Invariant 5: what a dead poll has logged waits for a poll that reads to the end. Fails when a stop counts as
+    """Invariant 5: records of a dead poll wait for a poll that reads to the end. Fails when a stopped poll is taken for
     one."""
     for key in (1, 2, 3, 4):
         write(simulation, key, "a")
@@ -518,8 +518,8 @@ def test_a_poll_that_was_stopped_between_pages_has_not_seen_the_rest(simulation:
 
 
 def test_a_lost_record_does_not_wait_for_the_end_of_a_backlog(simulation: Simulation) -> None:
-    """Oldest first: what a dead worker held goes before rows that came later. Fails when dispatch sends what travels
-    alone after all that travels together."""
+    """Oldest first: the records of a dead worker go before rows that came later. Fails when dispatch sends records
+    that travel alone after all batches."""
     write(simulation, 1, "a")
     simulation._poll()
     start_delivery(simulation).step_until("before call").kill()
@@ -533,7 +533,7 @@ def test_a_lost_record_does_not_wait_for_the_end_of_a_backlog(simulation: Simula
 
 
 def test_a_call_on_which_a_proxy_gave_up_may_still_arrive(simulation: Simulation) -> None:
-    """Invariant 5: v1 got a 504 and lands after v2. Fails when only a missing answer counts."""
+    """Invariant 5: v1 got a 504 and arrives after v2. Fails when only a missing answer is ambiguous."""
     write(simulation, 1, "a")
     simulation._poll()
     simulation.partner.answers = ["given up"]

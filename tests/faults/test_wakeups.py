@@ -1,4 +1,4 @@
-"""What the protocol does without a Beat, and what it does about a call that comes back from the dead."""
+"""Dispatch without a Beat, and a call that arrives after its lease ran out."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import pytest
 
 from tests.harness.deployment import Deployment, Layout, open_deployment
 from tests.harness.passing_time import expire_record_leases, make_retries_due, settle_calls
-from tests.harness.process_groups import is_halted
+from tests.harness.process_groups import is_suspended
 from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.timeout(600)
@@ -34,9 +34,9 @@ def held_body(deployment: Deployment) -> int:
 
 
 def test_due_records_are_sent_without_a_beat(tmp_path: Path) -> None:
-    """Each batch asks for what comes after it: many windows go through, and no tick of a Beat helps.
+    """Each batch dispatches its successor: many windows go through without a tick of a Beat.
 
-    Fails when a batch does not dispatch at its end, and when a worker counts calls under way against the next batch.
+    Fails when a batch does not dispatch at its end, and when a worker counts calls in progress against the next batch.
     """
     with open_deployment(
         tmp_path / "deployment", Layout(window=40, batch_size=10, lease_seconds=900.0, timeout_seconds=20.0)
@@ -55,11 +55,11 @@ def test_due_records_are_sent_without_a_beat(tmp_path: Path) -> None:
 
 
 def test_a_call_that_arrives_after_a_newer_version_has_that_one_sent_again(tmp_path: Path) -> None:
-    """Invariant 5, by real processes: the partner holds the call of v1, its process stands still past its lease, v2 is
-    delivered; then v1 lands, and its process comes back with a late outcome.
+    """Invariant 5, by real processes: the partner holds the call of v1, its process is suspended past its lease, v2 is
+    delivered; then v1 is applied, and its process comes back with a late outcome.
 
     Nothing in it waits for time to pass: leases and deadlines are long, and are ended by hand. Fails without `resend`
-    in deliver, without `note_unsettled` in upkeep, and where an outcome is written without its token.
+    in deliver, without `note_unsettled` in maintenance, and where an outcome is written without its token.
     """
     layout = Layout(lease_seconds=900.0, timeout_seconds=300.0, concurrency=3, batch_size=1)
     with open_deployment(tmp_path / "deployment", layout) as deployment:
@@ -70,7 +70,7 @@ def test_a_call_that_arrives_after_a_newer_version_has_that_one_sent_again(tmp_p
         eventually(lambda: deployment.partner.held() == 1, SOON_SECONDS)
         (process,) = deployment.find_holders()
         os.kill(process, signal.SIGSTOP)
-        eventually(lambda: is_halted(process), SOON_SECONDS)
+        eventually(lambda: is_suspended(process), SOON_SECONDS)
 
         deployment.writer.update([1])
         poll(deployment)
@@ -79,7 +79,7 @@ def test_a_call_that_arrives_after_a_newer_version_has_that_one_sent_again(tmp_p
         )
         assert expire_record_leases(deployment.ledger) == 1
         deployment.start_beat()
-        # Accepted, and not delivered: the call of v1 may yet land.
+        # Accepted, and not delivered: the call of v1 may still arrive.
         eventually(lambda: versions(deployment)[1]["attempts"] == 1, SOON_SECONDS)
         older, newer = versions(deployment)
         assert (older["state"], newer["state"], newer["generation"]) == ("superseded", "pending", 1)
@@ -88,8 +88,8 @@ def test_a_call_that_arrives_after_a_newer_version_has_that_one_sent_again(tmp_p
         eventually(lambda: versions(deployment)[1]["state"] == "delivered", SOON_SECONDS)
         assert held_body(deployment) == 2
 
-        # What nobody expects any more.
-        deployment.partner.let_land()
+        # The late call arrives.
+        deployment.partner.release_held()
         eventually(lambda: held_body(deployment) == 1, SOON_SECONDS)
         os.kill(process, signal.SIGCONT)
         eventually(lambda: held_body(deployment) == 2, SOON_SECONDS)

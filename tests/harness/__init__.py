@@ -1,1 +1,1 @@
-"""What the tests stand on: real servers, a source, settings, and the installed command."""
+"""Shared by all tests: real servers, misbehaving partners, a source, settings, and the installed command."""

@@ -1,4 +1,4 @@
-"""The account: source, ledger and partner held against each other, row by row and call by call."""
+"""The account: source, ledger and partner compared with each other, row by row and call by call."""
 
 import json
 from collections import Counter, defaultdict
@@ -26,7 +26,7 @@ class Account:
         repeats: Calls under a key that the partner had applied before.
         lost: Times a record's worker died or stalled while it held the record.
         late: Outcomes that came after their lease.
-        resent: Records sent again because an older call may have landed after them.
+        resent: Records sent again because an older call may have arrived after them.
     """
 
     rows: int
@@ -239,7 +239,7 @@ def check_sequence(records: Sequence[Doc], calls: Sequence[ReceivedCall]) -> Ite
             yield f"{record['_id']} was applied for the first time after a newer version of its row"
         reached[record["key_id"]] = max(record["seq"], reached.get(record["key_id"], 0))
     for missing in known.keys() - applied:
-        # What only an interrupted poll had seen may be passed over; it was never in a worker's hands.
+        # A version that only an interrupted poll has seen may be passed over; no worker ever had it.
         if known[missing]["state"] != "superseded" or known[missing].get("claims"):
             yield f"{missing} ({known[missing]['state']}) never reached the partner"
 

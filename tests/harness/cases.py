@@ -1,4 +1,4 @@
-"""A record, a stream, a source and a partner for tests: what a test does not care for is filled in."""
+"""A record, a stream, a source and a partner for tests, with defaults for everything that a test does not set."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -30,7 +30,7 @@ _INHERITED = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completed:
-    """How a command ended and what it wrote."""
+    """The exit code and the output of a command."""
 
     args: tuple[str, ...]
     exit_code: int
@@ -59,7 +59,7 @@ def run_syncctl(
     """Run `syncctl` to its end, with no terminal anywhere.
 
     Raises:
-        AssertionError: it still ran after `timeout` seconds and was killed; with what it wrote.
+        AssertionError: it still ran after `timeout` seconds and was killed; with its output.
     """
     texts = tuple(str(arg) for arg in args)
     with subprocess.Popen(
@@ -156,7 +156,7 @@ class RunningCommand:
 
     @property
     def pid(self) -> int:
-        """The process id of the command itself, not of what it started."""
+        """The process id of the command itself, not of its children."""
         return self.child.pid
 
     @property
@@ -165,7 +165,7 @@ class RunningCommand:
         return self.child.read_log()
 
     def is_running(self) -> bool:
-        """Tell whether it still runs."""
+        """Return whether it still runs."""
         return self.child.is_running()
 
     def wait_for_log(self, text: str, timeout: float = 30.0) -> None:

@@ -15,10 +15,10 @@ _WHOLE_URL = re.compile(rb"([A-Z]+) http://([^/:\s]+):(\d+)(/\S*) HTTP/1\.1\r\n"
 
 
 class ConnectProxy:
-    """Passes on what is sent through it.
+    """Forwards requests and tunnels.
 
     Args:
-        credentials: `user:password` that it asks for; empty: nobody is asked.
+        credentials: `user:password` that it requires; empty for none.
         refuse: The status line that every request gets, as in `502 Bad Gateway`.
     """
 
@@ -40,7 +40,7 @@ class ConnectProxy:
 
     @property
     def heads(self) -> list[str]:
-        """What it was asked, without bodies."""
+        """The requests it got, without bodies."""
         return [each.partition(b"\r\n\r\n")[0].decode("latin-1") for each in self._server.requests]
 
     def _serve(self, peer: Peer) -> None:

@@ -1,4 +1,4 @@
-"""A whole deployment: MongoDB, Redis, a source with its writer, a partner, workers and Beat, each a real one."""
+"""A whole deployment: MongoDB, Redis, a source with its writer, a partner, workers and Beat, all of them real."""
 
 import json
 import os
@@ -34,18 +34,18 @@ CLOCK = Path(__file__).parent / "clock"
 CLOCK_TOLERANCE_SECONDS = 60.0
 UNFINISHED = ("pending", "queued", "sending")
 LEASED: dict[str, Any] = {"$or": [{"poll.token": {"$exists": True}}, {"dispatch": {"$exists": True}}]}
-# A partner that is gone for seconds is asked again within one.
+# A partner that is away for seconds is probed again within one second.
 BREAKER = {"pause": "500ms", "longest_pause": "1s"}
 SCHEDULE = ("200ms", "500ms", *["1s"] * 30)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """How a deployment is set up. Short leases, so that what a dead worker held comes back within seconds.
+    """How a deployment is set up. Short leases, so that the records of a dead worker come back within seconds.
 
     Args:
         partner_section: More keys of `[partners.default]`, such as the rate.
-        journal: How the source keeps its transactions; under `delete` who writes can lock out who reads.
+        journal: How the source keeps its transactions; under `delete` a writer can block readers.
         wired: MongoDB and Redis are reached through a proxy too, as the partner always is.
         clock_seconds: How far the clock of the first worker is ahead.
         schedule: The pauses between the tries of a record.
@@ -83,7 +83,7 @@ class Shifted:
 
 
 class Deployment:
-    """Everything that takes part, and what can be done to it."""
+    """All parts of a deployment, and the operations on them."""
 
     def __init__(
         self, directory: Path, layout: Layout, *, mongod: FaultyMongod, redis: RedisServer, partner: HoldingPartner
@@ -96,7 +96,7 @@ class Deployment:
         self.wires = {
             "mongod": Proxy(mongod.port),
             "redis": Proxy(redis.port),
-            # A call that nobody waits for any more must not arrive: how long one may is what the docs ask of a wire.
+            # A call after its deadline must not arrive: the docs require that of a network.
             "partner": Proxy(urlsplit(partner.url).port or 0, forgets=True),
         }
         self.writer = Writer(self.source, seed=layout.seed)
@@ -143,7 +143,7 @@ class Deployment:
     def _mongo_url(self) -> str:
         if not self.layout.wired:
             return self.mongod.url(DATABASE)
-        # Else the driver asks the set for its members and goes to them, past the proxy.
+        # Otherwise the driver asks the replica set for its members and connects to them directly, past the proxy.
         return f"mongodb://127.0.0.1:{self.wires['mongod'].port}/{DATABASE}?directConnection=true"
 
     def _redis_url(self) -> str:
@@ -164,7 +164,7 @@ class Deployment:
     def start_worker(self, *args: str) -> RunningCommand:
         """Start one more worker, of a name of its own."""
         ahead = 0.0 if self.workers else self.layout.clock_seconds
-        # In front of what is there already: it says which syncctl is run.
+        # In front of the inherited path, which decides which syncctl runs.
         path = os.pathsep.join(filter(None, (str(CLOCK), os.environ.get("PYTHONPATH"))))
         env = {"PYTHONPATH": path, "SYNCCTL_TEST_CLOCK_AHEAD": str(ahead)} if ahead else None
         started_at = time.time()
@@ -187,21 +187,21 @@ class Deployment:
         return poller
 
     def check_clocks(self) -> int:
-        """See that each worker whose clock is to be off lives by that clock; return how many do.
+        """Check that each worker with a wrong clock uses that clock; return how many do.
 
         Raises:
-            AssertionError: its log tells another time.
+            AssertionError: its log has other times.
         """
         for each in self._shifted:
-            told = [time_of(line) for line in each.worker.log.splitlines() if line.startswith("{")]
-            assert told, f"{each.worker.name} has written no line that tells a time"
+            times = [time_of(line) for line in each.worker.log.splitlines() if line.startswith("{")]
+            assert times, f"{each.worker.name} has written no line with a time"
             first, last = each.started_at + each.ahead_seconds, time.time() + each.ahead_seconds
-            wrong = [at for at in told if not first - CLOCK_TOLERANCE_SECONDS < at < last + CLOCK_TOLERANCE_SECONDS]
+            wrong = [at for at in times if not first - CLOCK_TOLERANCE_SECONDS < at < last + CLOCK_TOLERANCE_SECONDS]
             assert not wrong, f"the clock of {each.worker.name} is not {each.ahead_seconds:g} s ahead: {wrong[:3]}"
         return len(self._shifted)
 
     def find_holders(self) -> set[int]:
-        """Return the processes that have records in hand; none while MongoDB does not tell."""
+        """Return the processes that have records in hand; none while MongoDB does not answer."""
         try:
             found = self.ledger.records.distinct("lease.worker", {"state": "sending"})
         except PyMongoError:
@@ -209,11 +209,11 @@ class Deployment:
         return {int(str(each).rpartition(":")[2]) for each in found}
 
     def read_epoch(self) -> int | None:
-        """Return the epoch of the newest poll; None while MongoDB does not tell."""
+        """Return the epoch of the newest poll; None while MongoDB does not answer."""
         return int(self._read_stream("poll", {}).get("epoch", 0)) or None
 
     def read_poll_error(self) -> str | None:
-        """Return what was wrong with the newest poll that ended; None while MongoDB does not tell."""
+        """Return the error of the newest poll that ended; None while MongoDB does not answer."""
         error = self._read_stream("health", {}).get("error")
         return None if error is None else str(error)
 
@@ -275,7 +275,7 @@ class Deployment:
         self._wait(look, timeout)
 
     def wait_until_quiet(self, timeout: float = 120.0) -> None:
-        """Wait until everything was read and no record is on its way any more, but for what a failed one holds."""
+        """Wait until everything was read and no record is unfinished, except those that wait for a failed one."""
         self.wait_until_read(timeout)
 
         def look() -> bool:
@@ -332,7 +332,7 @@ class Deployment:
         )
 
     def describe(self) -> str:
-        """Tell where everything stands, for a message."""
+        """Describe the state of everything, for an error message."""
         try:
             states = {each["_id"]: each["n"] for each in self.ledger.records.aggregate(_BY_STATE)}
             stream = self.ledger.streams.find_one({"_id": "orders"})
@@ -352,9 +352,9 @@ _BY_STATE: list[dict[str, Any]] = [{"$group": {"_id": "$state", "n": {"$sum": 1}
 
 
 def tail(path: Path, lines: int = 12) -> str:
-    """Return the last lines of a log, without what comes every second."""
-    told = [each for each in path.read_text(errors="replace").splitlines() if '"action": "poll"' not in each]
-    return "\n".join(each[:600] for each in told[-lines:])
+    """Return the last lines of a log, without the polls of every second."""
+    lines_shown = [each for each in path.read_text(errors="replace").splitlines() if '"action": "poll"' not in each]
+    return "\n".join(each[:600] for each in lines_shown[-lines:])
 
 
 @contextmanager

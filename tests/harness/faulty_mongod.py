@@ -1,4 +1,4 @@
-"""A mongod that fails where it is asked to."""
+"""A mongod that fails on request."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,6 +50,6 @@ class FaultyMongod(Mongod):
         try:
             self.administer({"replSetStepDown": seconds, "force": True})
         except PyMongoError as error:
-            # Whether it did is for its term to tell: it may cut the connection before it answers.
+            # It may cut the connection before it answers; its term shows whether it stepped down.
             if not error.has_error_label("RetryableWriteError") and not error.timeout:
                 raise

@@ -1,4 +1,4 @@
-"""A partner that holds calls until it is told to let them land."""
+"""A partner that holds calls until a test releases them."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ NEVER_SECONDS = 1e6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Held:
-    """A call that has come and has not landed."""
+    """A call that was received and not applied yet."""
 
     request: Request
     protocol: MockPartnerProtocol
 
 
 class HoldingPartner(MockPartner):
-    """Neither applies nor answers the calls of some rows until they are let go. All others land at once."""
+    """Neither applies nor answers the calls of some rows until they are released. All others are applied at once."""
 
     def __init__(self, config: PartnerConfig | None = None) -> None:
         self._holds: set[str] = set()
@@ -33,11 +33,11 @@ class HoldingPartner(MockPartner):
         """Return how many calls are being held."""
         return len(self._held)
 
-    def let_land(self) -> None:
-        """Apply the calls that are held, and answer them where somebody still listens."""
-        self._loop.call_soon_threadsafe(self._let_land)
+    def release_held(self) -> None:
+        """Apply the held calls, and answer those whose callers still listen."""
+        self._loop.call_soon_threadsafe(self._release_held)
 
-    def _let_land(self) -> None:
+    def _release_held(self) -> None:
         while self._held:
             each = self._held.pop(0)
             each.protocol._finish(self.account.receive(each.request), False)

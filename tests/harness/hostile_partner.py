@@ -1,4 +1,4 @@
-"""A server that does to its callers what no server should: a script of bytes, pauses and cuts per connection."""
+"""A server that breaks the protocol on purpose: a script of bytes, pauses and cuts for each connection."""
 
 import re
 import socket
@@ -76,7 +76,7 @@ class Peer:
 
 
 Script = Callable[[Peer], None]
-"""What happens on a connection."""
+"""The behaviour on one connection."""
 
 
 def answering(status: str, body: bytes = b"", *headers: str) -> Script:
@@ -103,7 +103,7 @@ class HostilePartner:
     """Runs a script for each connection it accepts, in a thread of its own; the connection ends with the script.
 
     Args:
-        script: What happens on a connection.
+        script: The behaviour on one connection.
         tls: Speak TLS with this context.
         receive_buffer: The listening socket's SO_RCVBUF, small for a server that never reads.
     """

@@ -1,4 +1,4 @@
-"""Partners that a test writes in a line: a server of threads, so that calls are really side by side."""
+"""Partners that a test writes in one line; each connection has a thread, so that calls really run at once."""
 
 import json
 import threading
@@ -63,7 +63,7 @@ class RowPartner(HttpPartner):
 
     Args:
         choose_status: The status for a row's id.
-        body: What every answer says.
+        body: The body of every answer.
     """
 
     def __init__(self, choose_status: Callable[[int], int], *, body: bytes = b"{}") -> None:

@@ -26,6 +26,6 @@ def keys_of(document: Any, path: str = "") -> set[str]:
 
 
 def describes(documented: str, printed: str) -> bool:
-    """Tell whether a documented key is, or encloses, a printed one; `*` stands for any name and what is below it."""
+    """Return whether a documented key is, or encloses, a printed one; `*` stands for any name and all below it."""
     pattern = re.escape(documented).replace(r"\*", ".+")
     return re.fullmatch(pattern, printed) is not None or documented.startswith((f"{printed}.", f"{printed}[]"))

@@ -1,4 +1,4 @@
-"""Time that has passed, as a ledger's documents tell it."""
+"""Let time pass for a ledger, by moving the dates in its documents."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -39,7 +39,7 @@ def shift(value: Any, by: timedelta) -> Any:
 
 
 def let_hours_pass(database: Any, hours: float) -> None:
-    """Let everything that is in the ledger have happened earlier, as if nobody had looked since."""
+    """Move everything in the ledger into the past, as if nothing had run since."""
     by = timedelta(hours=-hours)
     for name in ("records", "keys", "streams", "runs"):
         for document in database[name].find():

@@ -1,4 +1,4 @@
-"""Process groups: a command with all that it started."""
+"""Process groups: a command with everything that it started."""
 
 import os
 import signal
@@ -28,8 +28,8 @@ def signal_group(command: RunningCommand, number: signal.Signals) -> None:
         os.killpg(command.pid, number)
 
 
-def is_halted(pid: int) -> bool:
-    """Tell whether a process is under SIGSTOP."""
+def is_suspended(pid: int) -> bool:
+    """Return whether a process is suspended by SIGSTOP."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Real servers for tests: each in a directory of its own that goes when the server goes."""
+"""Real servers for tests, each in its own temporary directory."""
 
 import os
 import tempfile
@@ -21,7 +21,7 @@ S = TypeVar("S", bound=Server)
 
 
 def in_ci() -> bool:
-    """Tell whether a test that cannot run is a failure."""
+    """Return whether a test that cannot run is a failure."""
     return os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 

@@ -1,4 +1,4 @@
-"""Reading a source as a poll does, without a ledger."""
+"""Read a source as a poll does, without a ledger."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""A TCP proxy between two parts of a deployment, which can refuse, cut, hang and delay what goes through it."""
+"""A TCP proxy between two parts of a deployment, which can refuse, cut, hang and delay connections."""
 
 import asyncio
 import contextlib
@@ -17,14 +17,15 @@ ANSWER_WITHIN_SECONDS = 60.0
 class Proxy:
     """Carries bytes to a port of this machine and back, in a thread of its own.
 
-    `struck` counts the connections that were reset and the pieces that were held up or delayed.
+    `affected` counts the connections that were reset and the pieces that were held up or delayed.
 
-    `mood` says how: `open` carries them at once; `refuse` listens no more, and what is open is reset; `cut` takes a
-    connection and resets it; `hang` takes connections and carries nothing; `delay` carries each piece later.
+    The mood decides how: `open` carries them at once; `refuse` stops listening and resets open connections; `cut`
+    accepts a connection and resets it; `hang` accepts connections and carries nothing; `delay` carries pieces later.
 
     Args:
-        port: Where it leads.
-        forgets: What stood still while it hung is reset when that ends, and never arrives; else it goes on.
+        port: The target.
+        forgets: Connections that hung are reset when that ends, so that their bytes never arrive; otherwise they
+            continue.
     """
 
     def __init__(self, port: int, *, forgets: bool = False) -> None:
@@ -41,7 +42,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
         self.port = 0
-        self.struck = 0
+        self.affected = 0
         self._do(self._listen())
 
     def set(self, mood: Mood, *, delay_seconds: float = 0.0) -> None:
@@ -85,7 +86,7 @@ class Proxy:
         await self._cut_all()
 
     async def _cut_all(self) -> None:
-        self.struck += len(self._tasks)
+        self.affected += len(self._tasks)
         for writer in self._writers:
             reset(writer)
         tasks = tuple(self._tasks)
@@ -101,7 +102,7 @@ class Proxy:
         self._writers.add(writer)
         try:
             if self._mood in ("cut", "refuse"):
-                self.struck += 1
+                self.affected += 1
                 return
             await self._flow()
             beyond_reader, beyond_writer = await asyncio.open_connection("127.0.0.1", self._target)
@@ -109,7 +110,7 @@ class Proxy:
             self._writers.add(beyond_writer)
             await asyncio.gather(self._carry(reader, beyond_writer), self._carry(beyond_reader, writer))
         except (OSError, asyncio.CancelledError):
-            # Whatever ended one side ends the other; a task of a server has nobody to tell.
+            # The end of one side ends the other; the task of a server can report to no caller.
             pass
         finally:
             for each in ours:
@@ -119,14 +120,14 @@ class Proxy:
 
     async def _flow(self) -> None:
         if not self._flowing.is_set():
-            self.struck += 1
+            self.affected += 1
             await self._flowing.wait()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while chunk := await reader.read(CHUNK_BYTES):
             await self._flow()
             if self._mood == "delay":
-                self.struck += 1
+                self.affected += 1
                 await asyncio.sleep(self._delay_seconds)
             writer.write(chunk)
             await writer.drain()

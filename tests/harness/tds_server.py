@@ -1,4 +1,4 @@
-"""The least of a SQL Server: it lets everybody log in, and then answers no query, or each with one error.
+"""A minimal SQL Server: every login succeeds, and queries get no answer, or one error.
 
 Microsoft's own driver talks to it, so what it makes of silence and of errors is seen as users see it.
 """
@@ -35,7 +35,7 @@ needs_driver = pytest.mark.skipif(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal:
-    """The error that each query, or each login, gets."""
+    """The error for each query, or for each login."""
 
     number: int
     message: str
@@ -48,8 +48,8 @@ def tds_server(refusal: Refusal | None = None, *, silent_at: int = _QUERY) -> It
     """Serve until the end of the block and yield the port.
 
     Args:
-        refusal: What each query gets; None: it is never answered.
-        silent_at: `AFTER_LOGIN`: what the driver asks when it connects is not answered either.
+        refusal: The error for each query; None: a query is never answered.
+        silent_at: `AFTER_LOGIN`: the queries of the driver after the login are not answered either.
     """
     with closing(socket.create_server(("127.0.0.1", 0), backlog=20)) as server:
         clients: list[tuple[socket.socket, threading.Thread]] = []
@@ -91,7 +91,7 @@ def _serve(client: socket.socket, refusal: Refusal | None, silent_at: int) -> No
 
 
 def _choose_answer(kind: int, refusal: Refusal | None, silent_at: int) -> bytes:
-    """Return what a message gets; nothing where silence is its answer."""
+    """Return the answer to a message; empty for silence."""
     if kind == _PRELOGIN:
         return _make_prelogin()
     if kind == _LOGIN:

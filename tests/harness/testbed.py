@@ -1,4 +1,4 @@
-"""The pipeline around a real ledger and a real partner; only Celery's messages are a list, to be taken at will."""
+"""The pipeline around a real ledger and a real partner; Celery's messages are a list from which a test takes them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +24,7 @@ from tests.harness import passing_time
 from tests.harness.cases import make_stream
 
 NASTY = "$state"
-"""A text that MongoDB takes for a field path unless it is told that it is a text."""
+"""A text that MongoDB takes for a field path unless it is marked as a literal."""
 
 STREAM = make_stream(
     key=("id",),
@@ -96,7 +96,7 @@ def version_row(number: int, content: Value, version: str | None, **changes: Any
 
 @dataclass
 class Testbed:
-    """One stream with its ledger, its source and its partner: what a worker does, one step at a time."""
+    """One stream with its ledger, its source and its partner: the work of a worker, one step at a time."""
 
     __test__ = False  # for pytest: no class of tests
 

@@ -18,9 +18,9 @@ class TokenDesk:
     """Gives tokens out by number; its partner answers 401 to every other one.
 
     Args:
-        answer: In place of a token, as `lambda peer: peer.answer("503 Later")`.
-        expires_in: What is said of each token; None leaves it out.
-        unwanted: Whether the partner takes no token at all.
+        answer: The answer in place of a token, as `lambda peer: peer.answer("503 Later")`.
+        expires_in: The `expires_in` of each token; None leaves it out.
+        unwanted: Whether the partner refuses every token.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class TokenDesk:
 
     @property
     def forms(self) -> list[dict[str, str]]:
-        """What the token endpoint was asked."""
+        """The forms that the token endpoint got."""
         return [dict(parse_qsl(each.partition(b"\r\n\r\n")[2].decode())) for each in self.endpoint.requests]
 
     def _give(self, peer: Peer) -> None:

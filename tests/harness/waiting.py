@@ -1,4 +1,4 @@
-"""Waiting for a result: look again and again until a deadline, never sleep and hope."""
+"""Wait for a result: poll a condition until a deadline, never sleep and hope."""
 
 import time
 from collections.abc import Callable
@@ -17,10 +17,10 @@ def eventually(
     """Call `predicate` until it returns something true, and return that.
 
     Args:
-        ignore: Exceptions that count as "not yet", as from a server that is being restarted.
+        ignore: Exceptions that mean "not yet", as from a server that is being restarted.
 
     Raises:
-        AssertionError: it did not in time; with what it returned or raised last.
+        AssertionError: it did not in time; with its last result or exception.
     """
     until = time.monotonic() + timeout
     while True:

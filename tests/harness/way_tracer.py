@@ -113,7 +113,7 @@ class WayTracer:
 
 
 def has_value(container: object, value: object, deepest: int = DEEPEST) -> bool:
-    """Tell whether a value, or its text, is in a container or in an object of the package, however deep."""
+    """Return whether a value, or its text, is in a container or in an object of the package, however deep."""
     if isinstance(container, str | int):
         return container in (value, str(value))
     if deepest == 0:

@@ -1,4 +1,4 @@
-"""A source that can be locked and moved away, and a writer that knows all that was ever committed to it."""
+"""A source that can be locked and moved away, and a writer that knows everything that was ever committed to it."""
 
 import sqlite3
 import threading
@@ -42,14 +42,14 @@ class FaultySource(SourceDb):
         self.execute(f"pragma journal_mode = {journal}")
 
     def lock(self) -> None:
-        """Hold an exclusive transaction, and see that nobody can read; who writes with `may_write` waits."""
+        """Hold an exclusive transaction, and check that readers are blocked; writers that use `may_write` wait."""
         self.may_write.acquire()
         self._lock = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
         self._lock.execute("begin exclusive")
-        assert self.is_locked(), "who reads must be locked out: under wal it is not"
+        assert self.is_locked(), "readers must be locked out; under wal they are not"
 
     def is_locked(self) -> bool:
-        """Tell whether the lock keeps out who reads."""
+        """Return whether the lock blocks readers."""
         with closing(sqlite3.connect(self.path, timeout=0)) as reader:
             try:
                 reader.execute("select count(*) from sqlite_master").fetchall()
@@ -65,7 +65,7 @@ class FaultySource(SourceDb):
             self.may_write.release()
 
     def hide(self) -> None:
-        """Move the file away; who writes with `may_write` waits."""
+        """Move the file away; writers that use `may_write` wait."""
         self.may_write.acquire()
         self._home.rename(self._away)
 
@@ -109,7 +109,7 @@ class Writer:
         return self._number
 
     def newest(self) -> dict[int, Version]:
-        """Return what each row holds now."""
+        """Return the newest version of each row."""
         return {row: versions[-1] for row, versions in self.versions.items()}
 
     def insert(self, count: int) -> None:
@@ -122,7 +122,7 @@ class Writer:
         self._write(rows)
 
     def start(self, *, rows: int = 10, pause_seconds: float = 0.1) -> None:
-        """Write on in the background: in each transaction so many rows, about a third of them changed ones."""
+        """Keep writing in the background: `rows` rows in each transaction, about a third of them changed ones."""
 
         def write() -> None:
             try:

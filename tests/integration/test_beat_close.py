@@ -1,4 +1,4 @@
-"""Beat is asked to stop in the middle of a tick: what the tick has locked is left alone, and no other begins."""
+"""Beat is stopped in the middle of a tick: the locks of the tick are left alone, and no other tick begins."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Redis beside Celery: what waits in the queues."""
+"""Redis beside Celery: the messages that wait in the queues."""
 
 import json
 from collections.abc import Iterator
@@ -56,10 +56,10 @@ def test_a_message_carries_ids_and_neither_payload_nor_deadline(
 
 
 def test_the_server_reports_its_version_policy_and_memory(broker: Broker) -> None:
-    told = broker.describe_server()
-    assert told["version"]
-    assert told["maxmemory_policy"] == "noeviction"
-    assert told["used_memory_bytes"] > 0
+    server = broker.describe_server()
+    assert server["version"]
+    assert server["maxmemory_policy"] == "noeviction"
+    assert server["used_memory_bytes"] > 0
 
 
 def test_a_redis_that_is_away_is_reported_as_unavailable() -> None:

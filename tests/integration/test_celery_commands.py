@@ -1,4 +1,4 @@
-"""Celery's own commands in a directory with a `.env`: everything that Beat asks for is done."""
+"""Celery's own commands in a directory with a `.env`: everything on Beat's schedule is done."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -63,14 +63,14 @@ def test_worker_and_beat_do_all_that_the_schedule_names(
         except AssertionError as error:
             pytest.fail(f"{what}: {error}\n{worker.read_log()[-3000:]}\n{beat.read_log()[-3000:]}")
 
-    # The poll of the stream, again and again; what it finds is delivered.
+    # The poll of the stream, again and again; the rows it finds are delivered.
     see(lambda: records.count_documents({"state": "delivered"}) == 5, "rows are delivered")
     source_db.add_orders([6])
     see(lambda: records.count_documents({"state": "delivered"}) == 6, "a later row is delivered")
     assert len(partner.rows()) == 6
     assert mongo_database.runs.count_documents({}) >= 2
 
-    # Upkeep: a lease that ran out comes back, and the record goes again.
+    # Maintenance: a record whose lease ran out comes back and is sent again.
     lost = records.find_one({"key.id": 1})
     assert lost
     held = {"state": "sending", "in_flight": True, "lease": {"token": "dead", "until": PAST, "worker": "dead"}}

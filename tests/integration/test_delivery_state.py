@@ -1,4 +1,4 @@
-"""The way of a record from due to its outcome; each step guarded by a token."""
+"""The states of a record from pending to its outcome; a token guards each step."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,7 @@ def claim(ledger: Ledger) -> Claim:
 
 
 def land(ledger: Ledger, claim: Claim, state: State = State.DELIVERED, **changes: Any) -> list[str]:
-    """Land the claim's records and return the ids of those that came too late."""
+    """Write the outcomes of the claim's records; return the ids of those that came too late."""
     late = ledger.delivery_states.write_transitions(
         claim, [Transition(record=each, state=state, **changes) for each in claim.records]
     )
@@ -169,7 +169,7 @@ def test_a_record_that_another_worker_holds_is_not_given_back(ledger: Ledger, cl
     assert database.records.find_one()["state"] == "sending"
 
 
-# Land.
+# Outcomes.
 
 
 def test_an_accepted_record_is_delivered(ledger: Ledger, claim: Claim, database: Any) -> None:
@@ -259,8 +259,8 @@ def test_an_outcome_after_its_lease_was_lost_changes_no_state_and_joins_the_hist
     found = database.records.find_one()
     assert (found["state"], found["attempts"], found["tries"]) == ("delivered", 2, 1)
     assert found["outcomes"] == {"rejected": 1, "accepted": 1}
-    told = [(each["action"], each.get("late"), each.get("n")) for each in found["history"]]
-    assert told == [("lost", None, 1), ("attempt", True, 1), ("attempt", None, 2)]
+    entries = [(each["action"], each.get("late"), each.get("n")) for each in found["history"]]
+    assert entries == [("lost", None, 1), ("attempt", True, 1), ("attempt", None, 2)]
     assert "state" not in found["history"][1]
 
 

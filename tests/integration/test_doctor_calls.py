@@ -1,4 +1,4 @@
-"""What doctor says of a partner that the workers do not call."""
+"""The doctor's check of a partner that the workers do not call."""
 
 from datetime import UTC, datetime
 from types import SimpleNamespace

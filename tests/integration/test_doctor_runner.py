@@ -1,4 +1,4 @@
-"""How checks are run: after what they need, all the others at once, none for longer than its deadline."""
+"""The runner of checks: after those that they need, concurrently, and none beyond its deadline."""
 
 import threading
 from collections.abc import Callable
@@ -113,8 +113,8 @@ def test_findings_are_joined_to_the_worst_of_them() -> None:
 
 
 def test_progress_is_reported_to_its_end() -> None:
-    told: list[int] = []
+    counts: list[int] = []
     units = [Unit(name=name, look=give(passed("fine"))) for name in "abc"]
-    Runner(units, timeout_seconds=20, on_done=told.append).run()
-    assert told == sorted(told)
-    assert told[-1] == 3
+    Runner(units, timeout_seconds=20, on_done=counts.append).run()
+    assert counts == sorted(counts)
+    assert counts[-1] == 3

@@ -1,4 +1,4 @@
-"""Beat's scheduler, asked to stop while it writes."""
+"""Beat's scheduler is stopped while it writes its heartbeat."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Messages that a worker holds while its connection to Redis is lost: they are let go, and the worker lives."""
+"""Messages that a worker holds while it loses its connection to Redis are released, and the worker survives."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,7 +22,7 @@ def message(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     connection.Producer().publish({"n": 1}, routing_key="test-queue", serializer="json")
     taken = queue.get(no_ack=False)
     assert taken is not None
-    # What Kombu has of Redis is closed and forgotten.
+    # Kombu closes and forgets its connection to Redis.
     channel.pool.disconnect()
     channel._pool = None
     channel.connection = None

@@ -1,4 +1,4 @@
-"""What dead workers held comes back, once; what keeps killing them does not."""
+"""Records of dead workers come back once; a record that keeps killing its workers does not."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime

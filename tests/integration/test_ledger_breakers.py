@@ -1,4 +1,4 @@
-"""The breaker of a stream, shared by all workers: it opens, asks, and closes gently."""
+"""The circuit breaker of a stream, shared by all workers: it opens, probes, and closes step by step."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -116,7 +116,7 @@ def test_half_open_limits_the_calls_to_a_recovering_partner(ledger: Ledger, data
 @pytest.mark.parametrize(
     ("reports", "state", "allowed"),
     [
-        # So many calls as were allowed are judged together, in however many reports they come.
+        # The calls that were allowed are judged together, however many reports they come in.
         ([(1, 0)], HALF, 2),
         ([(1, 1)], HALF, 2),
         ([(1, 0), (1, 0)], HALF, 4),

@@ -1,4 +1,4 @@
-"""What MongoDB's troubles mean to an operator."""
+"""MongoDB's errors, translated for an operator."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Runs, audit, heartbeats and chores."""
+"""Runs, audit, heartbeats and maintenance leases."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Indexes: there, as they should be, and used by each query that must be fast."""
+"""Indexes: created, compared, and used by each query that must be fast."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,7 @@ LATER = NOW + timedelta(days=1)
 
 @pytest.fixture
 def fresh(mongo_url: str) -> Any:
-    """A ledger whose indexes nobody has made."""
+    """A ledger without indexes."""
     with Ledger(mongo_url, name_database(mongo_url)) as opened:
         yield opened
 
@@ -146,7 +146,7 @@ QUERIES: dict[str, tuple[Callable[[Ledger], Any], str, int]] = {
 
 @pytest.mark.parametrize("name", QUERIES)
 def test_a_hot_query_reads_its_index_and_little_else(ledger: Ledger, database: Any, name: str) -> None:
-    """No collection scan, no sort in memory, no cost that grows with what is finished or not yet due (invariant 11)."""
+    """No collection scan, no sort in memory, no cost that grows with finished or future records (invariant 11)."""
     ask, field, at_most = QUERIES[name]
     database.records.insert_many(make_records())
     database.command("profile", 2)

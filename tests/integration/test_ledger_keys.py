@@ -1,4 +1,4 @@
-"""What is known of each row, written only over what was read."""
+"""The newest version of each row, written only over the state that was read."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""What an operator, or a newer version, does to records that nobody is sending."""
+"""Changes to records that are not in flight, by an operator or a newer version."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

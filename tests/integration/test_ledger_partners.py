@@ -1,4 +1,4 @@
-"""What all workers know of a partner together: permits that are exact, and pauses."""
+"""The state of a partner that all workers share: exact permits, and pauses."""
 
 import threading
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""Whether MongoDB gives a sign of life, and when a person has waited long enough for one."""
+"""A quick check whether MongoDB answers, for commands with a person waiting."""
 
 import socket
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ SECRET = "s3cr3t"
 
 @pytest.fixture
 def refusing() -> Iterator[list[str]]:
-    """Two addresses that refuse every connection, and stay taken so that nobody else answers there."""
+    """Two addresses that refuse every connection, and stay taken so that no other program answers there."""
     with ExitStack() as bound:
         sockets = [bound.enter_context(socket.socket()) for _ in range(2)]
         for each in sockets:

@@ -41,7 +41,7 @@ def fail(ledger: Ledger, database: Any, number: int) -> None:
 
 
 def hour(database: Any, ago: int = 0) -> Mapping[str, Any]:
-    """Return the stored hour so many hours ago, without what is zero."""
+    """Return the stored hour `ago` hours before now, without zeros."""
     found = list(database.reports.find({"window_start": {"$exists": True}}))
     now = floor_hour(datetime.now(UTC))
     (stored,) = [each for each in found if each["window_start"] == now - ago * HOUR]
@@ -85,8 +85,8 @@ def test_latencies_and_errors_are_kept_by_hour(ledger: Ledger, database: Any) ->
     roll_up(ledger=ledger)
     now = hour(database)
     assert now["latency"] == {str(bucket_of(900.0)): 1, str(bucket_of(90.0)): 2, str(bucket_of(9.0)): 1}
-    told = [(each["count"], each["status"], each["message"]) for each in now["errors"]]
-    assert told == [(2, 422, "row 7 is wrong"), (1, 503, "busy for 7 s")]
+    errors = [(each["count"], each["status"], each["message"]) for each in now["errors"]]
+    assert errors == [(2, 422, "row 7 is wrong"), (1, 503, "busy for 7 s")]
     assert now["errors"][0]["sample_id"] in {"orders-1", "orders-2"}
 
 

@@ -1,4 +1,4 @@
-"""Finding what an operator means: each once, page by page, also while it changes."""
+"""Selecting records for an operator: each once, page by page, even while they change."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -53,7 +53,7 @@ def test_pages_hold_each_record_once_even_while_they_are_replayed(
 
 
 def test_a_record_that_fails_again_is_not_selected_again(ledger: Ledger, failed: list[str], database: Any) -> None:
-    """A replay of what keeps failing would never be done."""
+    """Otherwise a replay of records that keep failing would never end."""
     later = datetime.now(UTC) + timedelta(days=1)
     database.records.update_one({"_id": "id-3"}, {"$set": {"finished_at": later}})
     assert "id-3" not in flat(found(ledger))

@@ -1,4 +1,4 @@
-"""Leases of polls and dispatches, cursors, and the note that makes a dispatch look once more."""
+"""Leases of polls and dispatches, cursors, and the note that makes a dispatch look again."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -123,7 +123,7 @@ def dates_in(value: Any) -> Iterator[datetime]:
 
 
 def test_no_lease_and_no_due_time_is_judged_by_this_machines_clock(ledger: Ledger, database: Any) -> None:
-    """Invariant 8: whoever asks sends no time of its own; MongoDB compares with its own now."""
+    """Invariant 8: callers send no time of their own; MongoDB compares with its own clock."""
     ledger.records.log([new_record(1), new_record(2)], PAST)
     database.command("profile", 2)
     lease = acquire(ledger, not_within_seconds=1)

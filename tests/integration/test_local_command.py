@@ -37,7 +37,7 @@ def local(tmp_path: Path, run_syncctl: Run) -> Iterator[Run]:
 
 @pytest.fixture
 def up(local: Run) -> dict[str, Any]:
-    """Both servers up, as `up --json` told."""
+    """Both servers running, as `up --json` printed them."""
     started = local("up", *FREE, "--json")
     if started.exit_code == 69 and "cannot find" in started.stderr and not in_ci():
         pytest.skip(started.stderr)

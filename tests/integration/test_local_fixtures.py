@@ -1,4 +1,4 @@
-"""The fixtures keep what they promise: own, empty, joined up."""
+"""The fixtures: databases of each test's own, empty, and settings that join them."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The embedded servers: they start, stand kills and restarts, say why not, and never outlive their parent."""
+"""The embedded servers: they start, survive kills and restarts, explain failures, and never outlive their parent."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ LOADING = "mongod: error while loading shared libraries:"
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process runs; a zombie does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""The mock partner: what it answers, what it remembers, how it ends."""
+"""The mock partner: its answers, its account, its end."""
 
 import json
 import os
@@ -285,7 +285,7 @@ def _is_zombie(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("flag", "value", "told"),
+    ("flag", "value", "message"),
     [
         ("--error", "5", "'5' is not a share: use a number from 0 to 1"),
         ("--error", "often", "'often' is not a share"),
@@ -294,12 +294,12 @@ def _is_zombie(pid: int) -> bool:
     ],
 )
 def test_a_wrong_flag_value_is_refused_in_words(
-    flag: str, value: str, told: str, capsys: pytest.CaptureFixture[str]
+    flag: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         main([flag, value])
     assert ended.value.code == 2
-    assert f"argument {flag}: {told}" in capsys.readouterr().err
+    assert f"argument {flag}: {message}" in capsys.readouterr().err
 
 
 def test_a_taken_port_is_an_error_of_one_line(partner: MockPartner) -> None:

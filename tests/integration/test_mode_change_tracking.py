@@ -1,4 +1,4 @@
-"""Mode change_tracking: the first load, the changes since, and a place that is lost.
+"""Mode change_tracking: the first load, the changes since, and a lost position.
 
 No server here tracks changes, so triggers of a SQLite file keep the account that SQL Server keeps: one line for each
 row, with the version of its last change. What is special to SQL Server is tested as the SQL that is sent to it.
@@ -45,7 +45,7 @@ end;
 
 
 class TriggeredChanges:
-    """What triggers have written down."""
+    """The changes that triggers have recorded."""
 
     def __init__(self) -> None:
         self.oldest = 0
@@ -115,7 +115,7 @@ def test_loaded_and_changed_rows_are_masked(tracked: Testbed, feed: TriggeredCha
     source_db.execute("delete from tracked where id = 3")
     add(source_db, 11)
     run = poll(tracked, feed)
-    # Row 2 has changed only in what nobody is told of.
+    # Row 2 has changed only in columns that are not sent.
     assert (run.read, run.logged, run.unchanged, run.error) == (3, 2, 1, None)
     assert {tuple(each["payload"]) for each in tracked.records(op="upsert")} == {("id",)}
     assert [each["key"] for each in tracked.records(op="delete")] == [{"id": 3}]
@@ -129,7 +129,7 @@ def test_changes_during_the_load_are_found(tracked: Testbed, feed: TriggeredChan
     add(source_db, 0)
     poll(tracked, feed)
     found = operations(tracked)
-    # Row 10 was gone before it was read: nobody was told of it.
+    # Row 10 was gone before it was read: it was never sent.
     assert (found[1], found[2], found[9], found[0]) == (["upsert"] * 2, ["upsert", "delete"], ["upsert"], ["upsert"])
     assert 10 not in found
     contents = {each["key"]["id"]: each["payload"]["content"] for each in tracked.records(op="upsert")}

@@ -1,4 +1,4 @@
-"""Mode flag: rows for which a condition holds, until the source is told that they were delivered."""
+"""Mode flag: rows for which a condition holds, until their delivery is acknowledged in the source."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -13,7 +13,7 @@ from syncctl.sources import open_reader
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
 
-TOLD = "update jobs set exported = 1, told = told + 1 where id = :id and edition = :edition"
+ACKNOWLEDGE = "update jobs set exported = 1, exports = exports + 1 where id = :id and edition = :edition"
 GIVEN_UP = "update jobs set exported = 9 where id = :id and edition = :edition"
 
 
@@ -21,7 +21,7 @@ GIVEN_UP = "update jobs set exported = 9 where id = :id and edition = :edition"
 def flag(testbed: Testbed, source_db: SourceDb) -> Testbed:
     source_db.execute(
         "create table jobs (id integer primary key, content text, exported integer default 0, edition integer,"
-        " told integer default 0)"
+        " exports integer default 0)"
     )
     source_db.execute_many("insert into jobs (id, content, edition) values (?, 'a', 1)", [(n,) for n in range(1, 8)])
     testbed.change_stream(
@@ -29,10 +29,10 @@ def flag(testbed: Testbed, source_db: SourceDb) -> Testbed:
         table="jobs",
         where="exported = 0",
         cursor="edition",
-        acknowledge=TOLD,
+        acknowledge=ACKNOWLEDGE,
         page_size=3,
         # A row that is flagged again looks just as it did before.
-        exclude=("told",),
+        exclude=("exports",),
     )
     return testbed
 
@@ -81,11 +81,11 @@ def test_a_row_that_is_flagged_again_is_sent_again(flag: Testbed, source_db: Sou
     work(flag)
     assert len([each for each in flag.records() if each["key"]["id"] == 2]) == 2
     assert flags(source_db) == [(1, 7)]
-    assert source_db.execute("select told from jobs where id = 2") == [(2,)]
+    assert source_db.execute("select exports from jobs where id = 2") == [(2,)]
 
 
 def test_a_poll_that_read_the_row_before_its_acknowledgement_sends_nothing_again(flag: Testbed) -> None:
-    """The page was read while the flag stood; that the row looks new is no wish to send it again."""
+    """The page was read before the flag changed; the row looks new, but must not be sent again."""
     flag.poll()
     flag.send_all()
     reader = open_reader(flag.source, flag.stream)
@@ -117,7 +117,7 @@ def test_an_acknowledged_failure_that_is_replayed_is_acknowledged_again(flag: Te
     flag.send_all()
     flag.poll()
     assert flags(source_db) == [(1, 7)]
-    # What the source was told of as delivered stays so.
+    # Rows acknowledged as delivered stay so.
     flag.ledger.operations.replay([each["_id"] for each in flag.records()], states=["delivered"], who="me")
     assert not flag.records(acknowledge={"$exists": True})
 
@@ -165,7 +165,7 @@ def test_a_long_round_goes_on_where_it_was_stopped(flag: Testbed) -> None:
 
 
 def test_a_statement_that_changes_nothing_sends_nothing_again(flag: Testbed, source_db: SourceDb) -> None:
-    flag.change_stream(acknowledge=TOLD + " and content = 'other'")
+    flag.change_stream(acknowledge=ACKNOWLEDGE + " and content = 'other'")
     for _ in range(3):
         work(flag)
     assert flags(source_db) == [(0, 7)]

@@ -52,8 +52,8 @@ def test_a_warning_says_where_deletes_go_unless_the_stream_does(snapshot: Testbe
         with open_reader(snapshot.source, snapshot.stream) as reader:
             return reader.advice
 
-    (told,) = advise()
-    assert "sends only their key to POST /orders; in streams.orders set delete_endpoint" in told
+    (warning,) = advise()
+    assert "sends only their key to POST /orders; in streams.orders set delete_endpoint" in warning
     snapshot.change_stream(sends_deletes=False)
     assert advise() == ()
     snapshot.change_stream(sends_deletes=True, delete_method="DELETE", delete_path="/orders/{id}")
@@ -117,7 +117,7 @@ def test_a_row_that_is_there_after_all_is_not_deleted(snapshot: Testbed, source_
     snapshot.poll()
 
     class Blinking:
-        """A source that shows no row 5 to whoever reads pages, and shows it to whoever asks for it."""
+        """A source that leaves row 5 out of its pages, and returns it when it is looked up by its key."""
 
         def __init__(self) -> None:
             self.reader = open_reader(snapshot.source, snapshot.stream)
@@ -171,7 +171,7 @@ def test_a_row_without_a_whole_key_is_failed_and_never_deleted(testbed: Testbed,
 
 
 def test_a_table_that_was_empty_for_a_moment_is_read_again(snapshot: Testbed, source_db: SourceDb) -> None:
-    """A nightly job truncates and reloads: the refusal must not outlive what it was about."""
+    """A nightly job truncates and reloads: the refusal must not outlive its reason."""
     snapshot.poll()
     source_db.execute("delete from orders")
     assert "30 of 30 known rows are gone" in str(snapshot.poll().error)

@@ -1,4 +1,4 @@
-"""Many updates of few rows, with transient failures at random: what the partner ends with under each order.
+"""Many updates of few rows, with random transient failures: the state of the partner under each order.
 
 SYNCCTL_ORDER_UPDATES=10000 and SYNCCTL_ORDER_KEYS=100 make it larger; --timeout 0 gives it the time it then takes, and
 --log-cli-level=INFO tells the counts.
@@ -62,7 +62,7 @@ def update_and_send(testbed: Testbed, *, seed: int) -> dict[int, list[str]]:
 
 
 def send_once(testbed: Testbed) -> None:
-    # Retries come at once, once what was cut off has settled: it is the order that is judged here, not the schedule.
+    # Retries are due at once, after cut calls have settled: this test is about the order, not the schedule.
     testbed.settle_calls()
     testbed.make_retries_due()
     testbed.dispatch()

@@ -1,4 +1,4 @@
-"""What a partner answers, and what becomes of it."""
+"""The answers of a partner, and the outcome of each."""
 
 import gzip
 from datetime import UTC, datetime, timedelta

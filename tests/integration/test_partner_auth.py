@@ -1,4 +1,4 @@
-"""What each auth kind puts on the wire, and what stays as it is."""
+"""The headers and parameters that each auth kind adds, and the parts of a call that it leaves alone."""
 
 import hmac
 import json
@@ -32,7 +32,7 @@ def split_request(request: bytes) -> tuple[str, dict[str, str], bytes]:
 
 
 def send_with(auth: Credentials, endpoint: str = "POST /orders", **changes: Any) -> tuple[str, dict[str, str], bytes]:
-    """Send one record and return what arrived."""
+    """Send one record and return the request that arrived."""
     with HostilePartner(answering("200 OK")) as server:
         client = make_client(server.url, endpoint, auth=auth, **changes)
         outcome = client.send(client.prepare(make_record()))
@@ -78,7 +78,7 @@ def test_a_user_with_a_colon_is_refused() -> None:
 
 
 def check_signature(headers: dict[str, str], body: bytes, key: bytes, position: int = 0) -> bool:
-    """Check as the specification tells a receiver to."""
+    """Check as the specification requires of a receiver."""
     content = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     expected = "v1," + b64encode(hmac.digest(key, content, "sha256")).decode()
     return headers["webhook-signature"].split(" ")[position] == expected

@@ -1,4 +1,4 @@
-"""Batches: calls side by side, every record accounted for."""
+"""Batches: concurrent calls, every record accounted for."""
 
 import threading
 from collections import Counter

@@ -78,7 +78,7 @@ def test_rows_go_together_and_each_has_its_own_outcome(batches: Testbed) -> None
     assert (done.delivered, done.failed, done.retrying) == (7, 2, 1)
     assert [batches.record(n)["state"] for n in (2, 3, 7, 8)] == ["delivered", "failed", "pending", "failed"]
     assert batches.record(3)["error"]["message"] == "HTTP 422 for this row: no such customer"
-    # What is wrong with one row's rights is no reason to stop calling the partner.
+    # A missing right for one row is no reason to stop calling the partner.
     assert not batches.ledger.partners.load_gate("default").paused
 
 
@@ -185,7 +185,7 @@ BY_KEY = replace(ITEMS, size=10)
 
 
 @pytest.mark.parametrize(
-    ("batching", "answer", "state", "told"),
+    ("batching", "answer", "state", "reason"),
     [
         (BY_PLACE, answer_each(drop=1), "pending", "its list at results has 9 items for 10 rows"),
         (replace(BY_PLACE, result_status=None), answer_each(status=400), "pending", "refused with 9 others"),
@@ -205,7 +205,7 @@ BY_KEY = replace(ITEMS, size=10)
     ],
 )
 def test_the_result_of_each_row_decides_its_outcome(
-    batches: Testbed, batching: Batching, answer: Answer, state: str, told: str | None
+    batches: Testbed, batching: Batching, answer: Answer, state: str, reason: str | None
 ) -> None:
     batches.change_stream(batching=batching)
     with BatchPartner(answer) as partner:
@@ -215,7 +215,7 @@ def test_the_result_of_each_row_decides_its_outcome(
         assert len(partner.calls) == 1
     assert {each["state"] for each in batches.records()} == {state}
     error = batches.record(5).get("error", {}).get("message")
-    assert (error is None) if told is None else (told in error and len(error) < 300)
+    assert (error is None) if reason is None else (reason in error and len(error) < 300)
 
 
 @pytest.mark.parametrize("listed", [[6], []])

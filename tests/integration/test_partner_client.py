@@ -216,7 +216,7 @@ def test_a_probe_of_a_closed_port_says_so(free_port: int) -> None:
 
 @pytest.fixture
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A closed port."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])

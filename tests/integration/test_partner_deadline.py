@@ -1,4 +1,4 @@
-"""The deadline of a whole call, against servers that never come to an end. Without it, each of these hangs."""
+"""The deadline of a whole call, against servers that never finish. Without it, each of these tests hangs."""
 
 import contextlib
 import socket

@@ -38,7 +38,7 @@ def ca(authority: trustme.CA, tmp_path: Path) -> str:
 
 
 def serve_as(authority: trustme.CA, *, wants_clients_of: trustme.CA | None = None) -> ssl.SSLContext:
-    """Return the context of a server on 127.0.0.1, which may ask who calls."""
+    """Return the context of a server on 127.0.0.1, which may require a client certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     if wants_clients_of is not None:
@@ -48,7 +48,7 @@ def serve_as(authority: trustme.CA, *, wants_clients_of: trustme.CA | None = Non
 
 
 def send_to(url: str, count: int = 1, **partner: object) -> list[Outcome]:
-    """Send records and return what they came to."""
+    """Send records and return their outcomes."""
     client = make_client(url, **partner)
     outcomes = [client.send(client.prepare(make_record(number))) for number in range(count)]
     client.close()

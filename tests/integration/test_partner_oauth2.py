@@ -1,4 +1,4 @@
-"""OAuth2 client credentials: one token for all, renewed before its end and once it is refused."""
+"""OAuth2 client credentials: one token for all, renewed before its end and after a refusal."""
 
 import os
 import threading
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 class Clock:
-    """A clock that goes on when it is told to."""
+    """A clock that a test moves forward."""
 
     now = 1000.0
 

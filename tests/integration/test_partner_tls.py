@@ -1,4 +1,4 @@
-"""TLS to the partner: who is trusted, and what a failure means."""
+"""TLS to the partner: trust, and the meaning of a failure."""
 
 import ssl
 from pathlib import Path
@@ -40,7 +40,7 @@ def answer(peer: Peer) -> None:
 
 
 def send_to(url: str, count: int = 1, **partner: object) -> list[Outcome]:
-    """Send records and return what they came to."""
+    """Send records and return their outcomes."""
     client = make_client(url, **partner)
     outcomes = [client.send(client.prepare(make_record(number))) for number in range(count)]
     client.close()

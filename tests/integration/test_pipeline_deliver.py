@@ -1,4 +1,4 @@
-"""deliver: claim, call, write; a real client, a real partner, a real ledger."""
+"""deliver: claim, call, write; with a real client, a real partner and a real ledger."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -56,7 +56,7 @@ def moody(testbed: Testbed) -> Iterator[Any]:
         each.stop()
 
 
-# What becomes of a call.
+# Calls and their outcomes.
 
 
 def test_rows_arrive_with_every_digit(testbed: Testbed, source_db: SourceDb, partner: MockPartner) -> None:
@@ -168,7 +168,7 @@ def test_a_retry_that_succeeds_leaves_no_error(testbed: Testbed, moody: Any) -> 
     assert "error" not in found
 
 
-# What is not sent.
+# Records that are not sent.
 
 
 def test_a_record_that_cannot_become_a_call_is_failed_without_one(testbed: Testbed, partner: MockPartner) -> None:
@@ -203,7 +203,7 @@ def test_without_an_order_an_overtaken_version_is_sent(testbed: Testbed, partner
 
 
 def test_a_message_delivered_twice_does_nothing_twice(testbed: Testbed, partner: MockPartner) -> None:
-    """Invariant 3. MongoDB changes many documents one by one: two who claim at once may each get a part, none twice."""
+    """Invariant 3. MongoDB changes documents one by one: two claims at once may each get a part, no record twice."""
     testbed.change_stream(batch_size=50)
     log(testbed, *range(1, 51))
     testbed.dispatch()
@@ -272,7 +272,7 @@ def test_new_bytes_go_under_a_new_key(testbed: Testbed, moody: Any) -> None:
 
 
 def test_after_an_ambiguous_call_the_newest_version_is_sent_once_it_has_settled(testbed: Testbed, moody: Any) -> None:
-    """Invariant 5: it cannot be called back, so what is accepted before it may have landed goes again."""
+    """Invariant 5: it cannot be called back, so a version accepted before it may have arrived is sent again."""
     server = moody(drop_after_rate=1.0)
     send(testbed, 1)
     server.fix()
@@ -329,7 +329,7 @@ def test_a_late_outcome_joins_the_history_and_changes_nothing(testbed: Testbed, 
 def test_a_call_that_outlived_its_lease_has_the_newest_version_sent_again(
     testbed: Testbed, partner: MockPartner
 ) -> None:
-    """Invariant 5: it may have landed after the newer version."""
+    """Invariant 5: it may have arrived after the newer version."""
     log(testbed, 1, content="old")
     testbed.dispatch()
 
@@ -380,7 +380,7 @@ def test_a_late_refusal_sends_no_version_again(testbed: Testbed, partner: MockPa
 
 
 def test_outcomes_are_written_as_they_come(testbed: Testbed) -> None:
-    """Invariant 7: what a crash can cost is a known number."""
+    """Invariant 7: a crash can repeat only a known number of calls."""
     testbed.change_stream(batch_size=200)
     log(testbed, *range(1, 101))
     testbed.dispatch()

@@ -1,4 +1,4 @@
-"""dispatch: what is due goes out, oldest first, up to the window, one version of a key at a time."""
+"""dispatch: due records are queued oldest first, up to the window, one version of a key at a time."""
 
 from collections.abc import Sequence
 from datetime import timedelta

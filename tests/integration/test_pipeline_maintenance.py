@@ -1,4 +1,4 @@
-"""upkeep: what dead workers held comes back, what lost its message is queued anew."""
+"""maintenance: records of dead workers come back, and records whose message was lost are queued again."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def test_more_expired_leases_than_one_read_takes_come_back(testbed: Testbed, mon
 
 
 def test_the_call_of_a_dead_worker_is_unsettled_before_a_newer_version_may_go(testbed: Testbed) -> None:
-    """Invariant 5: it may have been sent, and land late."""
+    """Invariant 5: it may have been sent, and arrive late."""
     log(testbed, 1)
     claim_records(testbed.ledger, [testbed.record(1)["_id"]])
     testbed.expire_leases()
@@ -87,7 +87,7 @@ def test_without_an_order_no_call_is_waited_for(testbed: Testbed, changes: dict[
 
 
 def test_messages_that_redis_has_lost_are_sent_anew(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Invariant 2: Redis was flushed; nobody waits for the leases."""
+    """Invariant 2: Redis was flushed; the records do not wait for their leases."""
     monkeypatch.setattr(maintenance, "FORGOTTEN_AFTER_SECONDS", 0.0)
     log(testbed, 1, 2, 3)
     before = testbed.records()

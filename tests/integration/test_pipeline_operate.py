@@ -1,4 +1,4 @@
-"""What operators do and see: replay, discard, clean up, status, show, failures."""
+"""Operators' actions and views: replay, discard, clean up, status, show, failures."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -150,7 +150,7 @@ def test_a_replay_tells_its_caller_which_records_to_wait_for(testbed: Testbed, r
 
 
 def test_a_stream_that_left_the_configuration_is_not_replayed(testbed: Testbed, refusing: MockPartner) -> None:
-    """Nobody would dispatch what became due: it would wait for ever."""
+    """No worker would dispatch its records: they would wait forever."""
     log(testbed, 1)
     testbed.send_all()
     done = replay_records(ledger=testbed.ledger, selection=Selection(), streams={}, who="me")
@@ -218,7 +218,7 @@ def test_a_clean_up_removes_records_older_than_their_retention(testbed: Testbed,
     assert clean().deleted == {"delivered": 1, "failed": 0, "superseded": 0, "discarded": 0}
     let_hours_pass(testbed.database, 24 * 90)
     assert clean().deleted == {"delivered": 0, "failed": 2, "superseded": 0, "discarded": 0}
-    # What is not finished stays, however old; and keys stay, or old rows would come in again.
+    # Unfinished records stay, however old; and keys stay, or old rows would be logged again.
     assert testbed.states() == {5: ["queued"]}
     assert testbed.database.keys.count_documents({}) == 5
     assert [each["count"] for each in testbed.ledger.audit.load(limit=5) if each["action"] == "cleanup"] == [

@@ -1,4 +1,4 @@
-"""A partner that is down, refuses the credentials, or is gone: nobody's tries are used up, and it comes back gently."""
+"""A partner that is down, refuses the credentials or is gone: no attempts are used up, and it recovers in steps."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -77,7 +77,7 @@ def test_a_partner_that_is_down_is_not_called_and_no_record_uses_up_its_tries(ba
             assert backlog.dispatch() == 0
             backlog.deliver()
             asked.append(down.calls()[-1].row)
-        # One record asks each time, another than the last time, and it costs none of them a try.
+        # Each probe is a different record, and costs none of them an attempt.
         assert len(down.calls()) == calls + 3
         assert asked[0] != asked[1] != asked[2]
         assert tries(backlog) == before
@@ -104,7 +104,7 @@ def test_a_recovering_partner_gets_everything_with_limited_calls(backlog: Testbe
 
 
 def test_records_that_always_fail_do_not_keep_a_partner_down_that_is_back(backlog: Testbed) -> None:
-    """A fifth of the rows make the partner stumble each time; that is no sign that it is down."""
+    """A fifth of the rows fail each time; that does not mean that the partner is down."""
     sick = True
 
     def answer(row: int) -> int:
@@ -121,7 +121,7 @@ def test_records_that_always_fail_do_not_keep_a_partner_down_that_is_back(backlo
             if breaker(backlog).get("state") == "open":
                 opened += 1
                 end_pause(backlog)
-            # A minute goes by: what failed in it is due again.
+            # A minute passes: failed records are due again.
             backlog.make_retries_due()
             backlog.send_all()
             if len(backlog.records(state="delivered")) == 48:
@@ -198,14 +198,14 @@ def test_a_retry_after_that_most_calls_get_is_waited_for(backlog: Testbed, statu
         backlog.send_all()
         calls = len(server.requests)
         assert breaker(backlog)["state"] == "open"
-        assert 10 <= calls <= 20, "those behind are not called only to be told the same"
+        assert 10 <= calls <= 20, "further records are not called only to get the same answer"
         left = (breaker(backlog)["until"].replace(tzinfo=UTC) - backlog.ledger.streams.server_time()).total_seconds()
         assert 400 < left <= 500
         end_pause(backlog)
         backlog.make_retries_due()
         backlog.send_all()
         asked = [each for each in backlog.records() if each["attempts"] > 0 and each["tries"] < each["attempts"]]
-    # The one that asked is not called again before it was told to.
+    # The probe is not sent again before its Retry-After.
     assert len(asked) == 1
     assert (asked[0]["due_at"].replace(tzinfo=UTC) - backlog.ledger.streams.server_time()).total_seconds() > 400
 
@@ -309,7 +309,7 @@ def test_a_worker_waits_for_permits_that_others_hold(backlog: Testbed, partner: 
         ({"accepted_when": "result.status=ok"}, "204 No Content", b"", "pending"),
         ({"ambiguous": "fail"}, "504 Gateway Timeout", b"", "failed"),
         ({"ambiguous": "fail"}, "503 Busy", b"", "pending"),
-        # What could not be read to its end may have said that it is accepted.
+        # An answer that could not be read to its end may have said that it is accepted.
         ({"accepted_when": "ok=true", "ambiguous": "fail"}, "200 OK", b'{"rows":"' + b"x" * 70_000 + b'"}', "failed"),
         ({"accepted_when": "ok=true", "ambiguous": "fail"}, "200 OK", b'{"rows":"x"}', "pending"),
     ],
@@ -367,7 +367,7 @@ def test_the_last_delay_is_repeated_until_it_is_time_to_give_up(
 
 
 def test_the_time_to_give_up_begins_anew_after_a_pause(testbed: Testbed, source_db: SourceDb) -> None:
-    """Four days in which nobody was called are no four days in which it was tried."""
+    """Four days without a call are not four days of attempts."""
     source_db.create_orders(1)
     testbed.poll()
     testbed.change_stream(retry=RetrySchedule(delays_seconds=(1.0,), jitter=0.0, give_up_after_seconds=100.0))

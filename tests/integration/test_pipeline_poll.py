@@ -108,7 +108,7 @@ def test_a_run_is_recorded(testbed: Testbed, source_db: SourceDb) -> None:
 
 
 def test_a_row_that_comes_back_is_three_records(testbed: Testbed) -> None:
-    """A → B → A: where the source has no versions of its own, each chains on what was known before."""
+    """A → B → A: where the source has no versions of its own, each chains on the version before."""
     for content in ("A", "A", "B", "B", "A", "A"):
         testbed.poll(ListReader([version_row(1, content, None)]))
     records = testbed.records()
@@ -362,12 +362,12 @@ def test_a_crash_costs_an_append_only_stream_nothing(testbed: Testbed) -> None:
     assert testbed.cursor() == "3"
 
 
-# Trouble.
+# Errors.
 
 
 @pytest.mark.parametrize(("start", "kept"), [("1700-01-01", None), ("now", "start")])
 def test_a_start_that_cannot_be_read_from_is_not_kept(testbed: Testbed, start: str, kept: str | None) -> None:
-    """Else what the settings say would never be looked at again, however it is corrected."""
+    """Otherwise a corrected setting would never be read."""
 
     class RefusingReader(ListReader):
         def pages(self, _: Any) -> Any:
@@ -427,8 +427,8 @@ def test_the_blind_spots_of_a_stream_are_logged_once_when_it_begins(
 ) -> None:
     for _ in range(2):
         testbed.poll(ListReader([version_row(1, "a", None)], advice=("finds new rows only",)))
-    told = [record for record in caplog.records if record.message == "poll.first"]
-    assert [(each.levelname, vars(each)["fields"]) for each in told] == [
+    warnings = [record for record in caplog.records if record.message == "poll.first"]
+    assert [(each.levelname, vars(each)["fields"]) for each in warnings] == [
         ("WARNING", {"stream": "orders", "warning": "finds new rows only"})
     ]
 

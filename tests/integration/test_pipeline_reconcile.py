@@ -1,4 +1,4 @@
-"""reconcile: every row of the source against what the ledger knows, whatever changes meanwhile; and its repair."""
+"""reconcile: every row of the source compared with the ledger, whatever changes meanwhile; and its repair."""
 
 import errno
 import re
@@ -293,7 +293,7 @@ def test_a_stream_that_only_appends_is_compared_as_far_as_records_are_kept(
     assert counts(found) == {"source_rows": 10, "accounted": 8, "missing": 1, "stale": 1, "extra": None}
     assert done.logged == 2
     assert counts(compare(testbed)) == {"source_rows": 10, "accounted": 10, "extra": None}
-    # What was read so long ago may have been cleaned up: nothing can be said of it.
+    # Rows read so long ago may have been cleaned up, so they cannot be judged.
     testbed.database.runs.update_many({}, {"$set": {"started_at": datetime.now(UTC) - timedelta(days=29.9)}})
     source_db.add_orders([11])
     testbed.poll()

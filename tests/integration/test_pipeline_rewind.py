@@ -1,4 +1,4 @@
-"""rewind: back to a place or a time; what is read again is sent again only where that is asked for."""
+"""rewind: back to a position or a time; rows that are read again are sent again only on request."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -50,7 +50,7 @@ def set_runs(testbed: Testbed, *runs: tuple[int, int | None, int]) -> None:
             testbed.ledger.runs.add({**run, "cursors": dict(zip(("before", "after"), cursors, strict=True))})
 
 
-# What is read again
+# Rows that are read again
 
 
 def test_unchanged_rows_are_read_again_and_not_sent_again(delivered: Testbed, source_db: SourceDb) -> None:
@@ -274,7 +274,7 @@ def test_a_crash_after_the_keys_repeats_nothing(delivered: Testbed) -> None:
     rewind(delivered, "9", resend=True)
     with pytest.raises(ServiceUnavailable):
         delivered.poll(ledger=Dying(delivered.ledger, "streams", "move_cursor"))
-    # Its lease was left as if it had been let go: what it was in doubt about is not observed anew for that.
+    # Its lease was left as if it had been released: its uncontested versions are not observed again.
     delivered.database.streams.update_one({"_id": "orders"}, {"$unset": {"poll.token": True, "poll.until": True}})
     delivered.send_all()
     delivered.poll()

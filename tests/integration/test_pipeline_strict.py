@@ -1,4 +1,4 @@
-"""Order strict: every version of a row, one after another; what must wait keeps nobody else waiting."""
+"""Order strict: every version of a row, one after another; a waiting row delays no other row."""
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -17,7 +17,7 @@ HOUR = 3600.0
 
 
 class Answers:
-    """A partner that answers by the content of a row, and remembers what it was sent."""
+    """A partner that answers by the content of a row, and remembers the rows it got."""
 
     def __init__(self) -> None:
         self.refused: set[str] = set()
@@ -38,7 +38,7 @@ class Answers:
                 yield record, outcome(status=200)
 
     def contents(self, number: int = 1) -> str:
-        """Return what came of a row, in order."""
+        """Return the contents of a row that arrived, in order."""
         return "".join(content for row, content in self.sent if row == number)
 
 
@@ -72,7 +72,7 @@ def discard(testbed: Testbed, *ids: str, **selection: Any) -> Discarded:
 
 
 def waiting(testbed: Testbed) -> dict[str, str]:
-    """Return who waits for whom, by content."""
+    """Return which version waits for which, by content."""
     contents = {each["_id"]: each["payload"]["content"] for each in testbed.records()}
     return {
         each["payload"]["content"]: contents.get(each["waits_for"], "?")
@@ -86,7 +86,7 @@ def id_of(testbed: Testbed, content: str) -> str:
 
 
 def fail_long_ago(testbed: Testbed, *, seconds: float) -> None:
-    """Let what is failed have failed so long ago, by MongoDB's clock."""
+    """Let failed records have failed this long ago, by MongoDB's clock."""
     at = testbed.ledger.streams.server_time() - timedelta(seconds=seconds)
     testbed.database.records.update_many({"state": "failed"}, {"$set": {"failed_at": at}})
 
@@ -334,7 +334,7 @@ def test_a_dispatch_costs_the_same_however_many_versions_are_finished(testbed: T
     assert testbed.dispatch() == 1
     testbed.database.command("profile", 0)
     (look,) = testbed.database["system.profile"].find({"command.aggregate": "keys"})
-    # Without the stages behind the lookup: merged with them it does not tell what it has read.
+    # Without the stages behind the lookup: merged with them it does not report how much it read.
     asked = {"aggregate": "keys", "pipeline": look["command"]["pipeline"][:2], "cursor": {}}
     explained = testbed.database.command("explain", asked, verbosity="executionStats")
     (lookup,) = [each for each in explained["stages"] if "$lookup" in each]

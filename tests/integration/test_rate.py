@@ -1,4 +1,4 @@
-"""A partner's rate, which all workers share: permits by Redis's clock, evenly paced, or never too many in a span."""
+"""A partner's rate limit, shared by all workers: permits by Redis's clock, evenly paced, never too many in a span."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ DAY = 86_400.0
 
 @pytest.fixture
 def rate(redis_url: str, redis_prefix: str) -> Iterator[MakeRate]:
-    """Return what opens a worker's view of a partner's rate."""
+    """Open the rate limit of a partner as one worker: `rate(2, 1.0)`."""
     opened: list[SharedRate] = []
 
     def make(calls: int, seconds: float, *, name: str = "default") -> SharedRate:
@@ -32,7 +32,7 @@ def rate(redis_url: str, redis_prefix: str) -> Iterator[MakeRate]:
 
 
 def patience(looks: int) -> Any:
-    """Return what says yes so many times."""
+    """Return a function that returns True this many times."""
     left = iter([True] * looks)
     return lambda: next(left, False)
 
@@ -136,7 +136,7 @@ def test_a_permit_that_is_near_is_waited_for(rate: MakeRate) -> None:
 
 
 def test_a_batch_that_comes_too_late_again_and_again_makes_room(rate: MakeRate) -> None:
-    """At two calls a second ten batches would wait five seconds each: some go, and the rate is used all the same."""
+    """At two calls a second ten batches would wait five seconds each: some give up, and the rate is still used."""
     batches = [rate(2, 1.0).permits() for _ in range(10)]
     ends_at = time.monotonic() + 6
     permits: list[bool] = []
@@ -183,7 +183,7 @@ def test_a_redis_clock_that_was_set_back_delays_permits_only_briefly(
                 redis.lset(key, index, in_an_hour)
         else:
             redis.set(f"{redis_prefix}rate:paced:default", in_an_hour)
-        # A paced one goes on; of a slow one a span's calls may have been made just now.
+        # A paced rate continues; under a slow one, the calls of a span may just have been made.
         assert limited.take()[0] is not limited.is_slow
         assert limited.take()[1] <= seconds + 0.5
 

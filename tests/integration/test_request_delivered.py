@@ -1,4 +1,4 @@
-"""The shape of a call on its way through the pipeline, and a preview that leaves no trace."""
+"""Requests built from a mapping on their way through the pipeline, and a preview that leaves no trace."""
 
 import hashlib
 import json

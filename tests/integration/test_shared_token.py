@@ -1,4 +1,4 @@
-"""One token for all processes: kept in Redis, sealed, asked for by one, and taken over by the others on a 401."""
+"""One token for all processes: encrypted in Redis, requested by one process, used by the others after a 401."""
 
 import threading
 import time
@@ -32,7 +32,7 @@ def desk() -> Iterator[TokenDesk]:
 
 @pytest.fixture
 def process(desk: TokenDesk, redis_url: str, redis_prefix: str) -> Iterator[MakeClient]:
-    """Return what makes the client of one more process: it shares a token cache with the others, and no memory."""
+    """Make the client of one more process: it shares a token cache with the others, and no memory."""
     opened: list[Any] = []
 
     def make(url: str = redis_url, *, name: str = "default", timeout_seconds: float = 20.0, **auth: str) -> Any:
@@ -115,7 +115,7 @@ def test_a_slow_token_endpoint_is_waited_for_by_all(process: MakeClient, desk: T
 
 
 def test_a_token_that_another_process_renewed_is_used_after_a_401(process: MakeClient, desk: TokenDesk) -> None:
-    """And not asked for anew: that would take it from the other."""
+    """And does not request a new one, which would invalidate the other's."""
     one, two = process(), process()
     send(one)
     send(two)
@@ -133,7 +133,7 @@ def test_before_its_end_one_process_renews_it_for_all(desk: TokenDesk, process: 
     for each in clients:
         send(each)
     later = time.monotonic() + 3550
-    # Redis's clock goes on as it does, so what it says of the old token is not what this process says.
+    # Redis's clock is not moved, so it still keeps the old token.
     monkeypatch.setattr(tokens, "read_clock", lambda: later)
     verdicts = [send(each).verdict for each in clients]
     assert verdicts == [Verdict.ACCEPTED] * 2
@@ -199,7 +199,7 @@ def test_a_redis_that_hangs_delays_a_call_only_briefly(process: MakeClient, desk
 def test_once_redis_is_back_an_older_token_does_not_come_back_with_it(
     process: MakeClient, desk: TokenDesk, monkeypatch: Any
 ) -> None:
-    """What was renewed meanwhile is newer than what is in the token cache."""
+    """The token that was renewed meanwhile is newer than the one in the cache."""
     one, two = process(), process()
     send(one)
     away = True
@@ -230,6 +230,6 @@ def test_neither_the_token_nor_the_secret_is_in_redis_in_clear(
         for secret in (desk.good, CLIENT_SECRET, "sync ctl", "abcdef", "cl1ent"):
             assert secret not in text
         redis.set(key, b"not what was written")
-    # What cannot be read is not there.
+    # A value that cannot be decrypted is treated as missing.
     assert send(process()).verdict is Verdict.ACCEPTED
     assert desk.given == 2

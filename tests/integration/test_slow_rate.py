@@ -1,4 +1,4 @@
-"""A rate of less than a call a second: nobody waits for it in a worker, and streams share it in random order."""
+"""A rate of less than one call a second: no worker waits for it, and streams share it in random order."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ class Worker(Connections):
 
 @pytest.fixture
 def worker(make_settings: Callable[..., Path], source_db: SourceDb) -> Iterator[Callable[..., Worker]]:
-    """Return what makes a worker with two streams of ten rows each, polled, to a partner with a rate."""
+    """Make a worker with two polled streams of ten rows each, to a partner with a rate: `worker("1/minute")`."""
     source_db.create_orders(10)
     opened: list[Worker] = []
 

@@ -1,4 +1,4 @@
-"""What Microsoft's own driver makes of a server that says nothing more, or refuses, once the login went through."""
+"""Microsoft's own driver against a server that falls silent, or refuses, after a successful login."""
 
 import importlib
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""What an inspection proposes of real SQLite files: the key, the safest mode, the settings."""
+"""The proposals of an inspection for real SQLite files: the key, the safest mode, the settings."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What an inspection proposes of SQL Server's tables: the real statements over a stand-in for the catalog views."""
+"""The proposals of an inspection for SQL Server: the real statements over a stand-in for the catalog views."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which columns are read and sent, of tables and of queries, and whatever they are called."""
+"""The columns that are read and sent, of tables and queries, whatever their names."""
 
 from pathlib import Path
 

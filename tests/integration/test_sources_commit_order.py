@@ -1,4 +1,4 @@
-"""No row is missed, whatever commits when: values are given out in one order, and seen in another.
+"""No row is missed, whatever the order of commits: values are assigned in one order and become visible in another.
 
 A source whose transactions begin, commit and roll back in any order, and a reader that polls in between. What protects
 each mode is taken out in a test of its own, which then loses a row.
@@ -67,7 +67,7 @@ class Commits:
         self.db.execute_many("insert or replace into rows values (?, ?, ?, ?)", rows)
 
     def read_ceiling(self, _: sa.Connection) -> bytes:
-        """Return what MIN_ACTIVE_ROWVERSION() would."""
+        """Return the result of MIN_ACTIVE_ROWVERSION()."""
         lowest = min((row[2] for rows in self.open for row in rows), default=self.versions + 1)
         return lowest.to_bytes(8, "big")
 
@@ -80,7 +80,7 @@ class Commits:
 
 
 class Follower:
-    """A reader that polls, and what it has seen last of each row."""
+    """A reader that polls, and the last content it has seen of each row."""
 
     def __init__(self, commits: Commits, mode: str, *, ceiling: ReadCeiling | None = None, **changes: Any) -> None:
         source = make_source(commits.db.url)
@@ -243,7 +243,7 @@ def test_a_number_that_never_comes_is_given_up_and_told(tmp_path: Path) -> None:
     assert page.notes == ("gave up waiting for id 1-2: rolled back or deleted, or committed later than this",)
     assert "gaps" not in page.cursor
     assert page.cursor["gaps_given_up"] == {"count": 1, "last": [[1, 2]]}
-    # It was asked for once more before that: what came in time is not given up.
+    # It was looked up once more before that: a number that came in time is not given up.
     commits.commit(0)
     follower.poll()
     assert set(follower.seen) == {1, 2, 3}

@@ -1,4 +1,4 @@
-"""What a source tells of itself: SQLite's own answers, and SQL Server's driver where the server refuses one."""
+"""Diagnostics of a source: SQLite's own answers, and SQL Server's driver if the server refuses one."""
 
 import re
 from pathlib import Path
@@ -84,7 +84,7 @@ def open_refusing(port: int) -> Diagnostics:
     url = f"Server=127.0.0.1,{port};Database=erp;Uid=reader;Pwd=canary-1;Encrypt=no"
     source = make_source(url, login_timeout_seconds=5.0, query_timeout_seconds=5.0)
     asked = Diagnostics(source)
-    # What SQLAlchemy asks a new connection would be refused, too.
+    # SQLAlchemy's queries on a new connection would be refused, too.
     asked._source.engine.dialect.initialize = lambda _: None  # type: ignore[assignment, method-assign]
     return asked
 

@@ -1,4 +1,4 @@
-"""Missing and wrong things in a source: what, why, and the setting to change."""
+"""Missing and wrong things in a source: the problem, the reason, and the setting to change."""
 
 import sqlite3
 import traceback

@@ -1,4 +1,4 @@
-"""Masked columns: what a row brings, what is refused, and that no error holds the value."""
+"""Masked columns: the values that are read, the masks that are refused, and errors that never hold the value."""
 
 import hashlib
 import hmac

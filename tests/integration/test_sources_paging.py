@@ -252,7 +252,7 @@ def test_rowversions_are_read_up_to_the_ceiling_of_each_page(db: SourceDb) -> No
     assert [list_ids(page.rows) for page in more] == [[2], [3]]
     row = more[-1].rows[0]
     assert row.version == row.at == more[-1].cursor["at"] == "0x000000000000001e"
-    # The version is not content: a touch that changes nothing is no change.
+    # The version is not content: a touch that changes nothing is not a change.
     assert row.payload == {"id": 3, "name": "x"}
 
 
@@ -313,7 +313,7 @@ def test_a_start_at_a_rowversion_includes_it(db: SourceDb) -> None:
 
 
 def test_a_scan_from_the_beginning_sends_sql_server_no_bare_true(db: SourceDb) -> None:
-    """`CASE WHEN 1 THEN` is what the dialect makes of a condition that is always true."""
+    """The dialect renders a condition that is always true as `CASE WHEN 1 THEN`."""
     db.execute("create table strictly (id integer not null primary key)")
     with open_stream(db, table="strictly", mode="increasing", cursor="id") as opened:
         assert isinstance(opened, StreamReader)

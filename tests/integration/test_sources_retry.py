@@ -1,4 +1,4 @@
-"""A question that the server ended for a deadlock, or refused because it is busy, is asked again."""
+"""A query that the server ended as a deadlock victim, or refused because it is busy, is retried."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ DENIED = ("42000", "[42000] [Microsoft][ODBC Driver 18 for SQL Server]Invalid ob
 
 
 class DriverError(Exception):
-    """What a driver raises: SQLSTATE and text."""
+    """An error of a driver: SQLSTATE and text."""
 
 
 class Question:

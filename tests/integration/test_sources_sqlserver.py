@@ -1,4 +1,4 @@
-"""SQL Server that does not answer, does not listen, or refuses: Microsoft's own driver over loopback."""
+"""A SQL Server that does not answer, does not listen, or refuses: Microsoft's own driver over loopback."""
 
 import socket
 import traceback
@@ -131,7 +131,7 @@ def test_a_refused_login_says_whose_and_never_the_password(
 
 
 @pytest.mark.parametrize(
-    ("state", "message", "kind", "told"),
+    ("state", "message", "kind", "words"),
     [
         ("HYT00", "Query timeout expired (0) (SQLExecDirectW)", ServiceUnavailable, "did not answer a query in time"),
         ("08S01", "TCP Provider: Error code 0x68 (104) (SQLFetch)", ServiceUnavailable, "was cut"),
@@ -140,8 +140,8 @@ def test_a_refused_login_says_whose_and_never_the_password(
         ("42000", "[SQL Server]The SELECT permission was denied (229)", SourceError, "cannot be read"),
     ],
 )
-def test_the_errors_of_a_query_are_told_apart(state: str, message: str, kind: type[SyncctlError], told: str) -> None:
+def test_the_errors_of_a_query_are_told_apart(state: str, message: str, kind: type[SyncctlError], words: str) -> None:
     error = explain_odbc(state, message)
     assert type(error) is kind
-    assert told in error.what
+    assert words in error.what
     assert error.hint

@@ -1,4 +1,4 @@
-"""What is stored in a SQLite file comes out exactly, or the row says why not and the rest go on."""
+"""Values of a SQLite file are read exactly, or their row is failed with the reason and the others continue."""
 
 import base64
 import json

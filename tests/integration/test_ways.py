@@ -1,4 +1,4 @@
-"""How many files a newcomer reads to follow a record, a row, a setting or a template; `tests.harness.way_tracer`."""
+"""How many files one reads to follow a record, a row, a setting or a template; `tests.harness.way_tracer`."""
 
 import json
 import subprocess

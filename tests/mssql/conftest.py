@@ -1,4 +1,4 @@
-"""A live TDS server: whatever SYNCCTL_TEST_MSSQL_URL leads to, in which the login may create tables."""
+"""A live TDS server: the one that SYNCCTL_TEST_MSSQL_URL names; the login must be allowed to create tables."""
 
 import os
 import uuid
@@ -15,7 +15,7 @@ VARIABLE = "SYNCCTL_TEST_MSSQL_URL"
 
 
 class MssqlDb:
-    """Tables with names of their own in somebody's database; dropped at the end."""
+    """Tables with unique names in a database that others may use; dropped at the end."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
@@ -34,7 +34,7 @@ class MssqlDb:
             connection.exec_driver_sql(sql, tuple(values))
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> Sequence[Any]:
-        """Return what a query gives."""
+        """Return the rows of a query."""
         with self._engine.connect() as connection:
             return connection.exec_driver_sql(sql, tuple(values)).all()
 

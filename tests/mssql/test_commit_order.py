@@ -1,4 +1,4 @@
-"""Eight writers that hold their transactions open, some roll back, and polls all the while: the partner ends exact.
+"""Eight writers that hold their transactions open, some roll back, while polls run: the partner ends up exact.
 
 SYNCCTL_TEST_MSSQL_ROWS is how many rows are written in all, 2,000 by default.
 """
@@ -94,7 +94,7 @@ class Writers:
             else:
                 connection.commit()
         except exc.DBAPIError:
-            # Two that update each other's rows: one is ended, and what it wrote is gone.
+            # Two that update each other's rows: the server ends one, and rolls back its writes.
             connection.rollback()
             with self.lock:
                 self.inserted -= size
@@ -127,7 +127,7 @@ class Kept:
 
 @contextlib.contextmanager
 def sending(testbed: Testbed) -> Iterator[None]:
-    """Send what is due all the while."""
+    """Keep sending due records."""
     done = threading.Event()
 
     def send() -> None:

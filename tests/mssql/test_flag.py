@@ -1,4 +1,4 @@
-"""Mode flag on a live server: what goes wrong in a later step of a statement is told, too."""
+"""Mode flag on a live server: an error in a later step of a statement is reported, too."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What an identity leaves out on a live server: transactions that are open, and rows that are not the stream's."""
+"""Gaps of an identity on a live server: open transactions, and rows that do not belong to the stream."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Every type of SQL Server, digit by digit what the server itself says of it, on its way to JSON."""
+"""Every type of SQL Server on its way to JSON, digit by digit as the server itself writes it."""
 
 import base64
 import re
@@ -57,7 +57,7 @@ def make_table(db: MssqlDb, declared: str, literals: tuple[str, ...] = (), more:
 
 
 def send(row: Row) -> dict[str, Any]:
-    """Return what a partner reads of a row."""
+    """Return a row as a partner reads it."""
     assert row.error is None
     record = Record(
         id="orders-1", stream="orders", key=row.key, seq=1, op="upsert", payload=row.payload, state=State.PENDING

@@ -1,4 +1,4 @@
-"""What is left of a value under a mask."""
+"""The rest of a value under a mask."""
 
 import hashlib
 import hmac

@@ -1,4 +1,4 @@
-"""What an answer's JSON must say."""
+"""Conditions on the JSON of an answer."""
 
 from typing import Any
 

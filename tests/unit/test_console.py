@@ -1,4 +1,4 @@
-"""What reaches stdout and stderr, and in which form."""
+"""The output on stdout and stderr, and its forms."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Counts as people say them."""
+"""Counts as people write them."""
 
 import pytest
 

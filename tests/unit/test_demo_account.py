@@ -1,4 +1,4 @@
-"""The demo's account calls nothing exact that is not."""
+"""The demo's account never calls an inexact result exact."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a worker imports is installed with syncctl alone: the tools of a developer bring more than it asks for."""
+"""Everything that a worker imports is a dependency of syncctl itself; a developer's tools bring more than that."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Where a call goes, and the bytes it carries."""
+"""The target of a call, and the bytes that it carries."""
 
 from dataclasses import replace
 from decimal import Decimal

@@ -119,8 +119,8 @@ WORDS = st.text(alphabet="abcdefghijklmnopqrstuvwxyzäöüABCDEFGH0123456789-_./
 
 @given(WORDS, WORDS)
 def test_the_keys_of_rows_make_no_difference(first: str, second: str) -> None:
-    told = [normalise(f"Zzz ({key}): Qqq", [key, 17]) for key in (first, second)]
-    assert told == ["Zzz (<key>): Qqq"] * 2
+    texts = [normalise(f"Zzz ({key}): Qqq", [key, 17]) for key in (first, second)]
+    assert texts == ["Zzz (<key>): Qqq"] * 2
 
 
 def test_a_key_is_found_in_other_letters_only_where_it_has_numerals() -> None:

@@ -1,4 +1,4 @@
-"""The memory of numbers that were left out: what it waits for, what it forgets, what it gives up."""
+"""The memory of skipped numbers: the ones that are waited for, forgotten and given up."""
 
 from datetime import UTC, datetime, timedelta
 

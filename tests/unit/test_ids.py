@@ -34,7 +34,7 @@ POSITIONS = st.integers(min_value=0, max_value=2**32 - 1)
 
 
 def exactly(row: dict[str, Any]) -> Any:
-    """Tell rows apart as a person does: by column, type and every digit."""
+    """Distinguish rows as a person does: by column, type and every digit."""
     return sorted((name, type(value).__name__, str(value)) for name, value in row.items())
 
 

@@ -1,4 +1,4 @@
-"""A mapping of fields: how it is read, and the JSON that it makes."""
+"""A mapping of fields: how it is read, and the JSON that it builds."""
 
 import json
 from decimal import Decimal
@@ -44,7 +44,7 @@ def test_a_mapping_builds_its_document_from_a_row(table: dict[str, Any], sent: s
 
 
 @pytest.mark.parametrize(
-    ("table", "told"),
+    ("table", "reason"),
     [
         ({}, "names no field"),
         ({"a": 1}, "'a' is neither a column nor a constant"),
@@ -62,8 +62,8 @@ def test_a_mapping_builds_its_document_from_a_row(table: dict[str, Any], sent: s
         ({"a": {"const": {"b": [float("inf")]}}}, "the constant of 'a.b' is inf"),
     ],
 )
-def test_a_wrong_mapping_is_refused_with_the_reason(table: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told.replace("*", r"\*")):
+def test_a_wrong_mapping_is_refused_with_the_reason(table: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason.replace("*", r"\*")):
         parse_fields(table)
 
 

@@ -1,4 +1,4 @@
-"""What a driver's error is about, whether it passes, and which right a login lacks."""
+"""The meaning of a driver's error: whether it is transient, and which right a login lacks."""
 
 import pytest
 from sqlalchemy import exc
@@ -12,7 +12,7 @@ DENIED = "The SELECT permission was denied on the object 'orders', database 'erp
 
 
 def make(state: str, message: str, number: int, call: str = "SQLExecDirectW") -> exc.DBAPIError:
-    """Return an error as SQLAlchemy passes on what pyodbc raises."""
+    """Return an error of pyodbc as SQLAlchemy wraps it."""
     text = f"[{state}] [Microsoft][ODBC Driver 18 for SQL Server][SQL Server]{message} ({number}) ({call})"
     return exc.DBAPIError("select 1", {}, Exception(state, text))
 
@@ -80,7 +80,7 @@ def test_a_snapshot_conflict_is_not_a_deadlock() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "message", "told"),
+    ("number", "message", "statement"),
     [
         (229, DENIED, "in erp: GRANT SELECT ON dbo.orders TO [reader]"),
         (
@@ -111,11 +111,13 @@ def test_a_snapshot_conflict_is_not_a_deadlock() -> None:
         ),
     ],
 )
-def test_a_missing_right_is_reported_with_the_statement_that_grants_it(number: int, message: str, told: str) -> None:
+def test_a_missing_right_is_reported_with_the_statement_that_grants_it(
+    number: int, message: str, statement: str
+) -> None:
     error = explain(make("42000", message, number), ADDRESS, "stream orders cannot be read", connecting=False)
     assert isinstance(error, SourceError)
     assert error.what == "stream orders cannot be read"
-    assert error.hint == f"let an administrator run {told}"
+    assert error.hint == f"let an administrator run {statement}"
 
 
 @pytest.mark.parametrize("message", ["Die SELECT-Berechtigung wurde verweigert.", "You may not perform this action."])

@@ -1,4 +1,4 @@
-"""Which ODBC driver is taken, and what it is told."""
+"""The choice of an ODBC driver, and the keywords that it gets."""
 
 import struct
 import sys
@@ -141,9 +141,9 @@ def test_encryption_and_name_are_added_and_never_overridden() -> None:
 
 
 def test_freetds_gets_its_own_keywords() -> None:
-    told = complete({"server": "s,1500"}, Driver(name="FreeTDS", origin=""))
-    assert (told["server"], told["port"], told["tds_version"]) == ("s", "1500", "7.4")
-    assert (told["encryption"], told["app"]) == ("require", "syncctl")
+    pairs = complete({"server": "s,1500"}, Driver(name="FreeTDS", origin=""))
+    assert (pairs["server"], pairs["port"], pairs["tds_version"]) == ("s", "1500", "7.4")
+    assert (pairs["encryption"], pairs["app"]) == ("require", "syncctl")
 
 
 @pytest.mark.parametrize(
@@ -160,8 +160,8 @@ def test_freetds_gets_its_own_keywords() -> None:
     ],
 )
 def test_freetds_encrypts_unless_the_url_says_otherwise(given: str, encryption: str) -> None:
-    told = complete(parse_pairs(f"Server=s;{given}"), Driver(name="FreeTDS", origin=""))
-    assert told["encryption"] == encryption
+    pairs = complete(parse_pairs(f"Server=s;{given}"), Driver(name="FreeTDS", origin=""))
+    assert pairs["encryption"] == encryption
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What SQL Server is asked, word for word."""
+"""The statements for SQL Server, word for word."""
 
 import re
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""What follows from an attempt."""
+"""The outcome of an attempt."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`syncctl poll --once`: what one stream meets keeps no other from being read."""
+"""`syncctl poll --once`: the error of one stream does not keep others from being read."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a partner echoes of our secrets does not reach the ledger, however it spells them."""
+"""Secrets that a partner echoes do not reach the ledger, however they are spelled."""
 
 import html
 import json

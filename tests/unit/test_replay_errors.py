@@ -1,4 +1,4 @@
-"""Which error `syncctl replay --error` means."""
+"""The error that `syncctl replay --error` selects."""
 
 import pytest
 

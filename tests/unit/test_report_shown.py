@@ -1,4 +1,4 @@
-"""What a person reads below the table of a report."""
+"""The lines below the table of a report."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +13,7 @@ LATENCY = {"p50_ms": 1.0, "p95_ms": 1.0, "p99_ms": 1.0}
 
 
 def show(capsys: pytest.CaptureFixture[str], *, failed: int, failed_now: int, by: By = By.STREAM) -> list[str]:
-    """Return what is said beside the tables."""
+    """Return the lines beside the tables."""
     counts: dict[str, Any] = {**COUNTS, "failed": failed, **LATENCY}
     errors = [{"fingerprint": "f", "status": 422, "message": "m", "count": failed, "sample_id": "s"}]
     found = Report(

@@ -1,4 +1,4 @@
-"""The shape of a call as a whole: the page that describes it, its hash, its refusals."""
+"""Building a request: the page that describes it, its hash, its refusals."""
 
 import contextlib
 import json
@@ -161,7 +161,7 @@ def write_schema(tmp_path: Path, schema: Any) -> Stream:
 
 
 @pytest.mark.parametrize(
-    ("rules", "told"),
+    ("rules", "reason"),
     [
         ({"type": "string"}, "$.order.total must be of type string"),
         ({"type": ["string", "null"]}, "$.order.total must be of type string or null"),
@@ -173,11 +173,11 @@ def write_schema(tmp_path: Path, schema: Any) -> Stream:
         (False, "$.order holds a field that is not allowed"),
     ],
 )
-def test_a_row_that_does_not_fit_the_schema_names_the_place(tmp_path: Path, rules: Any, told: str) -> None:
+def test_a_row_that_does_not_fit_the_schema_names_the_place(tmp_path: Path, rules: Any, reason: str) -> None:
     stream = write_schema(tmp_path, {"properties": {"order": {"properties": {"total": rules}}}})
     with pytest.raises(Unsendable) as error:
         prepare(stream, make_record(payload=simplejson.loads('{"id": 1, "total": 7.77}', use_decimal=True)))
-    assert error.value.reason == f"the body does not fit the schema: {told}"
+    assert error.value.reason == f"the body does not fit the schema: {reason}"
     assert "7.77" not in error.value.reason
 
 
@@ -203,7 +203,7 @@ def test_a_delete_is_not_held_against_the_schema(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("schema", "told"),
+    ("schema", "reason"),
     [
         ("{", "it is not JSON"),
         ("[]", "a schema is an object"),
@@ -212,11 +212,11 @@ def test_a_delete_is_not_held_against_the_schema(tmp_path: Path) -> None:
         ('{"properties": {"a": {"$ref": "other.json#/x"}}}', "it refers to other.json"),
     ],
 )
-def test_a_wrong_schema_is_refused_before_anything_is_sent(tmp_path: Path, schema: str, told: str) -> None:
+def test_a_wrong_schema_is_refused_before_anything_is_sent(tmp_path: Path, schema: str, reason: str) -> None:
     stream = write_schema(tmp_path, schema)
     with pytest.raises(ConfigurationError, match=r"streams\.orders\.body_schema cannot be used") as error:
         prepare(stream)
-    assert re.search(told, error.value.why)
+    assert re.search(reason, error.value.why)
 
 
 def test_a_missing_schema_file_is_refused(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_schema_that_is_right_is_not_refused(tmp_path: Path, schema: Any) -> N
 
 
 @pytest.mark.parametrize(
-    ("schema", "body", "told"),
+    ("schema", "body", "reason"),
     [
         ({"type": "string"}, "9" * 5000, "must be of type string"),
         ({"const": 1}, '{"a": ' + "9" * 5000 + "}", "must be 1"),
@@ -295,17 +295,17 @@ def test_a_schema_that_is_right_is_not_refused(tmp_path: Path, schema: Any) -> N
     ],
 )
 def test_a_body_that_a_schema_can_do_nothing_with_fails_its_record(
-    tmp_path: Path, schema: Any, body: str, told: str | None
+    tmp_path: Path, schema: Any, body: str, reason: str | None
 ) -> None:
     stream = replace(write_schema(tmp_path, schema), fields=(), body=body)
-    if told is None:
-        # As deep as it may be, what leaves is an outcome of the record.
+    if reason is None:
+        # However deeply nested, the result is an outcome of the record.
         with contextlib.suppress(Unsendable):
             prepare(stream)
         return
     with pytest.raises(Unsendable) as error:
         prepare(stream)
-    assert told in error.value.reason
+    assert reason in error.value.reason
     assert len(error.value.reason) < 300
 
 

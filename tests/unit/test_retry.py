@@ -1,4 +1,4 @@
-"""When a call is repeated."""
+"""The time of the next call."""
 
 from datetime import UTC, datetime
 

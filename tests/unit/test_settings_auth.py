@@ -1,4 +1,4 @@
-"""How a partner knows us: what each kind takes, what is wrong with it, and what of it is secret."""
+"""Credentials for a partner: the settings of each auth kind, their errors, and their secrets."""
 
 from base64 import b64encode
 from pathlib import Path

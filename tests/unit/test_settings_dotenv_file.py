@@ -1,4 +1,4 @@
-"""A `.env` that somebody wrote keeps what it says when `init` adds to it."""
+"""An existing `.env` keeps its lines when `init` adds to it."""
 
 from pathlib import Path
 

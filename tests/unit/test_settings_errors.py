@@ -139,19 +139,19 @@ def test_a_wrong_value_of_a_stream_is_refused_with_the_fix(tmp_path: Path, line:
 def test_settings_that_do_not_go_together_are_refused(
     tmp_path: Path, lines: list[str], expected: dict[str, str]
 ) -> None:
-    told = fail(tmp_path, toml="\n".join(["[streams.orders]", 'table = "dbo.orders"', *lines, ""]))
-    assert len(told) == len(expected)
+    errors = fail(tmp_path, toml="\n".join(["[streams.orders]", 'table = "dbo.orders"', *lines, ""]))
+    assert len(errors) == len(expected)
     for key, text in expected.items():
-        (line,) = [each for each in told if each.startswith(f"streams.orders.{key} ")]
+        (line,) = [each for each in errors if each.startswith(f"streams.orders.{key} ")]
         assert text in line
 
 
 @pytest.mark.parametrize("mode", ["change_tracking", "snapshot", "flag"])
 def test_a_query_needs_no_cursor_in_modes_that_follow_none(tmp_path: Path, mode: str) -> None:
-    told = fail(tmp_path, toml=f'[streams.orders]\nquery = "select 1"\nstart = "beginning"\nmode = "{mode}"\n')
-    beside_query = [each for each in told if "required with query" in each]
+    lines = fail(tmp_path, toml=f'[streams.orders]\nquery = "select 1"\nstart = "beginning"\nmode = "{mode}"\n')
+    beside_query = [each for each in lines if "required with query" in each]
     assert [each.split(" ")[0] for each in beside_query] == ["streams.orders.key"]
-    assert any("cannot be read in mode change_tracking" in each for each in told) == (mode == "change_tracking")
+    assert any("cannot be read in mode change_tracking" in each for each in lines) == (mode == "change_tracking")
 
 
 WRONG_ELSEWHERE = [
@@ -354,11 +354,11 @@ def test_the_settings_of_a_bulk_answer_must_suffice_to_judge_a_row(
         (tmp_path / "syncctl.toml").write_text(toml)
         assert load_settings(directory=tmp_path, environment={}).stream("orders").batching.size == 10
         return
-    told = fail(tmp_path, toml=toml)
-    assert len(told) == len(expected)
+    lines = fail(tmp_path, toml=toml)
+    assert len(lines) == len(expected)
     for key, text in expected.items():
         (line,) = [
-            each for each in told if each.startswith(f"streams.orders.batch_shape.{key} (syncctl.toml line 5): ")
+            each for each in lines if each.startswith(f"streams.orders.batch_shape.{key} (syncctl.toml line 5): ")
         ]
         assert text in line
 

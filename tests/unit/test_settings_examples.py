@@ -15,7 +15,7 @@ from syncctl.settings.schema_paths import list_values
 
 PROJECT = Path(__file__).parents[2]
 NAMES = {"sources": ("default",), "partners": ("default",), "streams": ("orders",)}
-SAMPLED = {  # what has no default, or one that only an example can show
+SAMPLED = {  # Settings without a default, or with one that only an example can show.
     "source_url",
     "partner_url",
     "partner_token",
@@ -76,7 +76,7 @@ def uncomment(text: str) -> str:
 
 
 def without_rivals(text: str) -> str:
-    """Take away what would be an error beside the sample: a query beside a table, what is for another mode or auth."""
+    """Remove settings that would contradict the sample: a query beside a table, settings of another mode or auth."""
     names = "query|body|exclude|acknowledge|acknowledge_failed"
     names += "|name|in|value|user|password|token_url|client_id|client_secret|client_auth|scope|audience|secret"
     names += "|strict_hold|previous_secret|proxy|headers|client_key_password"

@@ -1,4 +1,4 @@
-"""The mark by which a worker with old settings is seen."""
+"""The fingerprint by which a worker with old settings is recognized."""
 
 from pathlib import Path
 

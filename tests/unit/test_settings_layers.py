@@ -1,4 +1,4 @@
-"""Where values come from: flag > environment > .env > syncctl.toml > default."""
+"""The origin of values: flag > environment > .env > syncctl.toml > default."""
 
 import os
 from pathlib import Path

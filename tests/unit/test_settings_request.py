@@ -1,4 +1,4 @@
-"""The settings that shape a call: how they are written, and what an error says."""
+"""The settings of a request: how they are written, and their errors."""
 
 import json
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_the_path_of_a_schema_begins_at_the_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("schema", "told"),
+    ("schema", "message"),
     [
         (None, "No such file or directory"),
         ("{", "it is not JSON: Expecting property name"),
@@ -89,13 +89,13 @@ def test_the_path_of_a_schema_begins_at_the_settings(tmp_path: Path) -> None:
     ],
 )
 def test_a_schema_that_cannot_be_used_is_an_error_of_the_settings(
-    tmp_path: Path, schema: str | None, told: str
+    tmp_path: Path, schema: str | None, message: str
 ) -> None:
     if schema is not None:
         (tmp_path / "s.json").write_text(schema, encoding="latin-1")
     line = complaint(tmp_path, 'body_schema = "s.json"')
     assert line.startswith("streams.orders.body_schema (syncctl.toml line 4): s.json cannot be used: ")
-    assert told in line
+    assert message in line
     assert "\n" not in line
 
 
@@ -109,13 +109,13 @@ def test_a_stream_can_be_appended_beside_one_with_a_schema(tmp_path: Path, monke
 
 
 def test_the_schema_of_a_body_that_is_not_json_is_not_read(tmp_path: Path) -> None:
-    told = complaint(tmp_path, 'body_schema = "s.json"\nbody = "a"\ncontent_type = "text/csv"')
-    assert "checks JSON" in told
-    assert "cannot be used" not in told
+    message = complaint(tmp_path, 'body_schema = "s.json"\nbody = "a"\ncontent_type = "text/csv"')
+    assert "checks JSON" in message
+    assert "cannot be used" not in message
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("fields = { }\n[streams.orders.fields]\n", None),
         ('fields = { a = 1 }', "streams.orders.fields (syncctl.toml line 4): 'a' is neither a column nor a constant"),
@@ -151,12 +151,12 @@ def test_the_schema_of_a_body_that_is_not_json_is_not_read(tmp_path: Path) -> No
         ('schema = "x.json"', "streams.orders.schema (syncctl.toml line 4): is unknown; did you mean body_schema?"),
     ],
 )  # fmt: skip
-def test_an_error_names_the_key_the_line_and_the_fix(tmp_path: Path, text: str, told: str | None) -> None:
-    if told is None:
+def test_an_error_names_the_key_the_line_and_the_fix(tmp_path: Path, text: str, message: str | None) -> None:
+    if message is None:
         with pytest.raises(ConfigurationError, match="not valid TOML"):
             load(tmp_path, text)
         return
-    assert told in complaint(tmp_path, text)
+    assert message in complaint(tmp_path, text)
     assert "k-998877" not in complaint(tmp_path, text)
 
 
@@ -176,9 +176,9 @@ def test_a_reference_in_dotenv_is_refused_too(tmp_path: Path) -> None:
     ],
 )
 def test_a_reference_in_the_environment_is_refused_too(tmp_path: Path, name: str, value: str) -> None:
-    told = complaint(tmp_path, "", **{f"STREAMS__ORDERS__{name}": value})
-    assert told.startswith(f"streams.orders.{name.lower()} (environment): cannot contain ${{NAME}}")
-    assert "\n" not in told
+    message = complaint(tmp_path, "", **{f"STREAMS__ORDERS__{name}": value})
+    assert message.startswith(f"streams.orders.{name.lower()} (environment): cannot contain ${{NAME}}")
+    assert "\n" not in message
 
 
 def test_a_plain_dollar_and_brace_is_written_alike_in_every_place(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_the_meaning_of_a_status_can_be_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "told"),
+    ("outcomes", "message"),
     [
         ('{ 99 = "accepted" }', "99 is not an HTTP status from 200 to 599"),
         ('{ 4xx = "accepted" }', "4xx is not an HTTP status"),
@@ -224,5 +224,5 @@ def test_the_meaning_of_a_status_can_be_set(tmp_path: Path) -> None:
         ('"403"', "must be a table, as in"),
     ],
 )
-def test_an_unknown_status_or_meaning_is_refused(tmp_path: Path, outcomes: str, told: str) -> None:
-    assert told in complaint(tmp_path, f"outcomes = {outcomes}")
+def test_an_unknown_status_or_meaning_is_refused(tmp_path: Path, outcomes: str, message: str) -> None:
+    assert message in complaint(tmp_path, f"outcomes = {outcomes}")

@@ -1,4 +1,4 @@
-"""What settings become, and what is missing only once it is needed."""
+"""The values that settings become; a missing one is an error only where it is needed."""
 
 import subprocess
 import sys

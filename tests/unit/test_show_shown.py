@@ -1,4 +1,4 @@
-"""How a record is shown to a person, and to a pipe."""
+"""A record as it is shown to a person, and to a pipe."""
 
 import io
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ PAYLOAD: dict[str, Value] = {"id": 5, "total": Decimal("123.4500"), "big": Decim
 
 
 class Terminal(io.StringIO):
-    """A terminal that keeps what it was shown."""
+    """A terminal that keeps its output."""
 
     def isatty(self) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""What is offered for a name that does not exist, and that nothing is where nothing comes near."""
+"""Suggestions for an unknown name, and none if no name is similar."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""What becomes of SQL Server's types: the form of each in JSON, and which are never read."""
+"""SQL Server's types: the form of each in JSON, and those that are never read."""
 
 import re
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""Templates: neither a slip in one nor a value of a row fills the memory, and ordinary sizes are left alone."""
+"""Templates: neither a mistake in one nor a value of a row can fill the memory, and ordinary sizes are unaffected."""
 
 import re
 import tracemalloc
@@ -103,7 +103,7 @@ EXCEEDED = r"(it (makes|loops|writes|rounds) |Range too big|sum adds numbers)"
 
 @pytest.mark.parametrize("source", HUGE)
 def test_no_template_fills_the_memory(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A sixteenth of what is allowed: to come to all of it may take a minute, when every object is traced.
+    # A sixteenth of the quota: reaching all of it may take a minute while every object is traced.
     monkeypatch.setattr(quota, "MADE_AT_MOST", quota.MADE_AT_MOST // 16)
     monkeypatch.setattr(quota, "ROUNDS_AT_MOST", quota.ROUNDS_AT_MOST // 16)
     tracemalloc.start()

@@ -172,7 +172,7 @@ def test_a_template_of_json_that_forgets_the_filter_is_refused(source: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "reason"),
     [
         ("{% filter replace('X', row.name) %}X{% endfilter %}", "line 1: the body is JSON, which filter would change"),
         (
@@ -187,8 +187,8 @@ def test_a_template_of_json_that_forgets_the_filter_is_refused(source: str) -> N
         ),
     ],
 )
-def test_a_filter_or_block_that_would_change_the_text_of_json_is_refused(source: str, told: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(told)):
+def test_a_filter_or_block_that_would_change_the_text_of_json_is_refused(source: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)):
         TextTemplate(source, title="body", is_json=True)
 
 
@@ -212,7 +212,7 @@ def test_a_text_between_quotes_of_the_template_ends_none_of_them(source: str, na
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "reason"),
     [
         ("{{ row.id", "line 1: unexpected end of template"),
         ("a\n{{ row.id | nope }}", "line 2: No filter named 'nope'"),
@@ -228,8 +228,8 @@ def test_a_text_between_quotes_of_the_template_ends_none_of_them(source: str, na
         ("{% extends 'x' %}", "a template stands alone"),
     ],
 )
-def test_a_wrong_template_is_refused_before_it_runs(source: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_a_wrong_template_is_refused_before_it_runs(source: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
         TextTemplate(source, title="body")
 
 

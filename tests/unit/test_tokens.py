@@ -1,4 +1,4 @@
-"""A refused token: when the partner has refused our credentials, and when that cannot be told."""
+"""A refused token: whether the partner has refused our credentials, or cannot tell."""
 
 import pytest
 

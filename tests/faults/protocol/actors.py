@@ -1,11 +1,11 @@
-"""Actors: pieces of the pipeline in threads of their own, of which only one runs, from one write to the next."""
+"""Actors: parts of the pipeline, each in its own thread; only one runs at a time, from one write to the next."""
 
 import threading
 from collections.abc import Callable
 from typing import Any
 
 WRITES = frozenset({"insert_one", "insert_many", "update_one", "update_many", "bulk_write", "find_one_and_update"})
-# What a poll, a dispatch or a delivery decides by. Others may write between what it has read before and this.
+# A poll, a dispatch or a delivery bases its decision on these reads; others may write before them.
 READS = frozenset({"keys.find"})
 STANDSTILL_SECONDS = 120.0
 
@@ -19,8 +19,7 @@ class Stopped(BaseException):
 class Actor:
     """One process of the pipeline, as far as the protocol can tell.
 
-    It stands at a gate before and after each of its writes, and before each read of keys, until it is stepped, or
-    killed there.
+    It stops at a gate before and after each of its writes, and before each read of keys, until it is stepped or killed.
     """
 
     def __init__(self, kind: str, act: Callable[[], Any]) -> None:
@@ -51,7 +50,7 @@ class Actor:
             self._parked.release()
 
     def gate(self, at: str) -> None:
-        """Stand here until stepped; raises Stopped when killed, and ever after: what is dead writes nothing more."""
+        """Stop here until stepped; raises Stopped once killed, so that a dead actor writes nothing more."""
         if self._kill:
             raise Stopped
         self.at = at
@@ -65,7 +64,7 @@ class Actor:
             raise AssertionError(f"{self.kind} neither finished nor reached its next write after {self.at}")
 
     def step(self) -> None:
-        """Let it go on to its next gate or its end."""
+        """Let it run to its next gate or its end."""
         if not self.done:
             self._go.release()
             self._wait()
@@ -74,7 +73,7 @@ class Actor:
             raise failure
 
     def step_until(self, at: str) -> "Actor":
-        """Let it go on until it stands at a gate; fails when it ends before."""
+        """Let it run until it stops at this gate; fails if it ends before."""
         while self.at != at or self.at == "start":
             self.step()
             if self.done:
@@ -84,7 +83,7 @@ class Actor:
         return self
 
     def kill(self) -> None:
-        """End it where it stands; what it has written stays."""
+        """End it where it stands; its writes stay."""
         if not self.done:
             self._kill = True
             self._go.release()

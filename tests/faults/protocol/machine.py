@@ -1,4 +1,4 @@
-"""The state machine: moves of actors and what breaks them, in any order that Hypothesis likes."""
+"""The state machine: Hypothesis draws the moves of actors and the faults in any order."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,10 +23,10 @@ Draw = Callable[[Any], Any]
 
 
 class Protocol(Simulation, RuleBasedStateMachine):
-    """Poll, dispatch, deliver, upkeep and operators, interleaved at every write, killed and stalled anywhere.
+    """Poll, dispatch, deliver, maintenance and operators, interleaved at every write, killed and stalled anywhere.
 
-    There is one rule, which draws among the moves that can be made. As a rule each, Hypothesis would leave most of
-    them out of most examples, and give none a weight: of 2500 steps nine were calls.
+    There is one rule, which draws among the possible moves. With a rule for each move, Hypothesis would leave most of
+    them out of most examples, and could not weigh them: of 2500 steps nine were calls.
     """
 
     def __init__(self) -> None:
@@ -61,9 +61,9 @@ class Protocol(Simulation, RuleBasedStateMachine):
             "operate": 1 if room else 0,
             "pause_or_resume": 5 if self.ledger.streams.load_gate("orders").paused else 1,
             "flush_redis": 1 if self.messages else 0,
-            "let_leases_end": 2,
+            "expire_leases": 2,
             "script_answers": 1,
-            "land_delayed": 2 if self.partner.delayed else 0,
+            "apply_delayed": 2 if self.partner.delayed else 0,
             "settle": 1,
         }
 
@@ -74,7 +74,7 @@ class Protocol(Simulation, RuleBasedStateMachine):
         running = self._running()
         return running[draw(st.integers(min_value=0, max_value=ACTORS_AT_MOST - 1)) % len(running)]
 
-    # What happens in the source.
+    # Moves of the source.
 
     def write_row(self, draw: Draw) -> None:
         """Write a row, or delete it, committed at once."""
@@ -94,8 +94,8 @@ class Protocol(Simulation, RuleBasedStateMachine):
     # Actors.
 
     def start(self, draw: Draw) -> None:
-        kind = draw(st.sampled_from(["poll", "poll", "poll", "upkeep", "upkeep", "dispatch"]))
-        acts = {"poll": self._poll, "dispatch": self._dispatch, "upkeep": self._maintain}
+        kind = draw(st.sampled_from(["poll", "poll", "poll", "maintenance", "maintenance", "dispatch"]))
+        acts = {"poll": self._poll, "dispatch": self._dispatch, "maintenance": self._maintain}
         self._advance(self._start(kind, acts[kind]), draw(STEPS))
 
     def write_and_poll(self, draw: Draw) -> None:
@@ -143,19 +143,19 @@ class Protocol(Simulation, RuleBasedStateMachine):
         if not (actor.kind == "deliver" and actor.claim_tokens and actor.settles != self.settles):
             actor.kill()
 
-    # What breaks.
+    # Faults.
 
     def flush_redis(self, _draw: Draw) -> None:
         self.messages.clear()
 
-    def let_leases_end(self, draw: Draw) -> None:
+    def expire_leases(self, draw: Draw) -> None:
         self.end_leases(draw(st.sampled_from(["poll", "dispatch", "records", "records"])))
 
     def script_answers(self, draw: Draw) -> None:
         self.partner.answers = draw(st.lists(ANSWERS, min_size=1, max_size=4))
 
-    def land_delayed(self, _draw: Draw) -> None:
-        self.partner.land(self.partner.delayed.pop(0))
+    def apply_delayed(self, _draw: Draw) -> None:
+        self.partner.apply(self.partner.delayed.pop(0))
 
     def settle(self, _draw: Draw) -> None:
         self.settle_calls()

@@ -1,4 +1,4 @@
-"""Everything around the ledger: a source, a partner, a queue of messages, and the actors that work between them."""
+"""One stream with a scripted source and partner, and the actors that poll, dispatch and deliver it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -47,7 +47,7 @@ def open_gated_ledger(url: str, database: str) -> Ledger:
 
 
 class ScriptedClient:
-    """RatePermits records into calls; the mapping shapes the bytes."""
+    """Turns records into calls; the mapping decides the bytes."""
 
     def __init__(self, mapping: int) -> None:
         self.mapping_hash = f"mapping-{mapping}"
@@ -57,7 +57,7 @@ class ScriptedClient:
 
 
 class Simulation:
-    """One stream, all that happens to it, and what must be true of it."""
+    """One stream, the actors and faults that change it, and the invariants that must hold."""
 
     ledger: Ledger
     order: str = "latest"
@@ -158,8 +158,8 @@ class Simulation:
             return
         key = self.database.keys.find_one({"_id": f"orders:{found['key_id']}"})
         assert key.get("delivered_seq", 0) <= record.seq, f"{record.id} is sent after a newer version (invariant 5)"
-        flying = self.database.records.count_documents({"key_id": found["key_id"], "in_flight": True})
-        assert flying == 1, f"{flying} versions of {record.key} in flight together (invariant 5)"
+        in_flight = self.database.records.count_documents({"key_id": found["key_id"], "in_flight": True})
+        assert in_flight == 1, f"{in_flight} versions of {record.key} in flight together (invariant 5)"
         if self.order == "strict":
             self.strictness.check_call(found, key)
 
@@ -186,9 +186,9 @@ class Simulation:
             passing_time.expire_stream_lease(self.database, what)
 
     def settle_calls(self) -> None:
-        """Let so much time pass that every call under way lands, or never will."""
+        """Let enough time pass that every call has arrived or never will."""
         while self.partner.delayed:
-            self.partner.land(self.partner.delayed.pop(0))
+            self.partner.apply(self.partner.delayed.pop(0))
         self.settles += 1
         passing_time.settle_calls(self.database)
         passing_time.make_retries_due(self.database)
@@ -217,7 +217,7 @@ class Simulation:
             if self.order == "strict":
                 self.run_now(self.strictness.check_waiting)
                 if not self.database.records.count_documents({**unfinished, "waits_for": {"$exists": False}}):
-                    # All the rest waits for failed ones, for ever, until somebody comes.
+                    # All others wait for failed ones until an operator replays those.
                     self.run_now(lambda: self._replay(("failed",)))
         stuck = list(self.database.records.find(unfinished))
         raise AssertionError(f"{len(stuck)} records never finish: {stuck[:2]}, keys {list(self.database.keys.find())}")

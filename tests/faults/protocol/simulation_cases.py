@@ -1,4 +1,4 @@
-"""What is true outside the ledger: a source whose transactions commit in any order, and a partner with a log."""
+"""A source whose transactions commit in any order, and a partner that logs its calls: the truth outside the ledger."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -71,7 +71,7 @@ class ScriptedReader:
 
     def pages(self, cursor: Cursor) -> Iterator[Page]:
         highest = int(cursor["at"])
-        # What a lookback must cover: every transaction that was open when the cursor got where it is.
+        # A lookback must cover every transaction that was open when the cursor moved here.
         position = highest if self._source.versioned else max(0, highest - 1000)
         while True:
             gate("read ceiling")
@@ -115,7 +115,7 @@ class LoggedCall:
 
 @dataclass
 class ScriptedPartner:
-    """Applies each `Idempotency-Key` once, in the order in which calls land; some land late, some get no answer."""
+    """Applies each `Idempotency-Key` once, in the order in which calls arrive; some arrive late, some get no answer."""
 
     log: list[LoggedCall] = field(default_factory=list)
     bytes_by_key: dict[str, str] = field(default_factory=dict)
@@ -125,7 +125,7 @@ class ScriptedPartner:
     poison: set[str] = field(default_factory=set)
     accepted: set[str] = field(default_factory=set)
 
-    def land(self, call: LoggedCall) -> None:
+    def apply(self, call: LoggedCall) -> None:
         """Apply a call, unless its key was applied before."""
         self.log.append(call)
         seen = self.bytes_by_key.setdefault(call.idempotency_key, call.content)
@@ -147,7 +147,7 @@ class ScriptedPartner:
         if how == "delayed":
             self.delayed.append(call)
             return Outcome(verdict=Verdict.AMBIGUOUS, latency_ms=1.0, error="no answer")
-        self.land(call)
+        self.apply(call)
         if how == "unanswered":
             return Outcome(verdict=Verdict.AMBIGUOUS, latency_ms=1.0, error="no answer")
         return Outcome(verdict=Verdict.ACCEPTED, status=200, latency_ms=1.0)

@@ -1,4 +1,4 @@
-"""So many steps of the state machine from one seed, which takes the same way each time."""
+"""Run the state machine from a seed, which always takes the same steps."""
 
 import os
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ STEPS_PER_EXAMPLE = 50
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """One kind of stream that the protocol carries.
+    """One kind of stream.
 
     Args:
-        versioned: The source has versions of its own; else content tells them apart.
+        versioned: The source assigns versions; otherwise the content distinguishes them.
     """
 
     order: str
@@ -36,11 +36,12 @@ VARIANTS = tuple(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Taken:
-    """What so many examples came to.
+    """The figures of many examples.
 
     Args:
         steps: How many moves were made.
-        calls: How many calls landed at the partner before everything was let run out: without, nothing was at stake.
+        calls: How many calls the partner got before the end, when everything is finished; without any, no invariant
+            was at risk.
     """
 
     steps: int
@@ -48,9 +49,9 @@ class Taken:
 
 
 def take_steps(mongo_url: str, variant: Variant, *, seed_number: int, examples: int, steps: int) -> Taken:
-    """Run examples of at most so many steps each.
+    """Run examples of at most `steps` steps each.
 
-    SYNCCTL_PROTOCOL_SHRINK=1 looks for the shortest way to what breaks.
+    SYNCCTL_PROTOCOL_SHRINK=1 looks for the shortest sequence that breaks an invariant.
 
     Raises:
         AssertionError: an invariant was broken; with the rules that led there.

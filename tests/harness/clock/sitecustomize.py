@@ -1,4 +1,4 @@
-"""Python imports this at its start where the directory is on PYTHONPATH: a machine whose wall clock is off."""
+"""Python imports this module at its start if the directory is on PYTHONPATH: it sets the wall clock wrong."""
 
 import datetime as module
 import os
@@ -12,7 +12,7 @@ _time, _time_ns = time.time, time.time_ns
 
 class _Shifting(type):
     def __instancecheck__(cls, instance: object) -> bool:
-        # What extension modules make is of the class that was there before.
+        # Extension modules create instances of the original class.
         return isinstance(instance, _datetime)
 
 

@@ -28,7 +28,7 @@ from tests.harness.waiting import eventually
 PACKAGE = f"{Path(syncctl.__file__).parent}{os.sep}"
 # Servers for demos and tests: no part of the way of a record.
 LEFT_OUT = f"{PACKAGE}local{os.sep}"
-DISPATCH = re.compile(r"_?dispatch")
+WAKE = re.compile(r"wake")
 AT_MOST = {"delivered record": 46, "polled row": 36, "setting": 17, "setting's value": 10, "body template": 7}
 """How many files each way may pass. Of a setting: in which a load runs anything, and in which its value is in hand."""
 
@@ -69,20 +69,20 @@ class WayTracer:
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
         self._way: Way | None = None
-        self._dispatch_way: Way | None = None
+        self._wake_way: Way | None = None
         self._value: object = None
         self._of_thread = threading.local()
         threading.setprofile(self._note)
 
     @contextmanager
-    def follow(self, *, dispatch_way: Way | None = None, value: object = None) -> Iterator[Way]:
+    def follow(self, *, wake_way: Way | None = None, value: object = None) -> Iterator[Way]:
         """Follow everything that runs in the block.
 
         Args:
-            dispatch_way: Where to note a dispatch that begins in the block, with all that it calls.
+            wake_way: Where to note a wake-up that begins in the block, with all that it calls.
             value: Leave out functions that do not have this value among their arguments, variables or results.
         """
-        self._way, self._dispatch_way, self._value = Way(), dispatch_way, value
+        self._way, self._wake_way, self._value = Way(), wake_way, value
         sys.setprofile(self._note)
         try:
             yield self._way
@@ -95,10 +95,10 @@ class WayTracer:
         if self._way is None or not file.startswith(PACKAGE) or file.startswith(LEFT_OUT):
             return
         thread = self._of_thread.__dict__
-        dispatch = thread.get("dispatch")
-        if event == "call" and self._dispatch_way is not None and dispatch is None:
-            dispatch = thread["dispatch"] = frame if DISPATCH.match(frame.f_code.co_name) else None
-        way = self._dispatch_way if self._dispatch_way is not None and dispatch is not None else self._way
+        wake = thread.get("wake")
+        if event == "call" and self._wake_way is not None and wake is None:
+            wake = thread["wake"] = frame if WAKE.match(frame.f_code.co_name) else None
+        way = self._wake_way if self._wake_way is not None and wake is not None else self._way
         began: dict[FrameType, float] = thread.setdefault("began", {})
         if event == "call":
             began[frame] = time.perf_counter()
@@ -108,8 +108,8 @@ class WayTracer:
             seconds = time.perf_counter() - began.pop(frame, time.perf_counter())
             if self._value is None or has_value((frame.f_locals, result), self._value):
                 way.add(frame, seconds)
-            if dispatch is frame:
-                thread["dispatch"] = None
+            if wake is frame:
+                thread["wake"] = None
 
 
 def has_value(container: object, value: object, deepest: int = DEEPEST) -> bool:
@@ -152,15 +152,15 @@ def follow_record(tracer: WayTracer, source: SourceDb, number: int) -> tuple[Way
     """Insert a row and have Celery's tasks poll and deliver it, without a worker.
 
     Returns:
-        The way of the row into the ledger, and the way of its record through dispatch and delivery.
+        The way of the row into the ledger, and the way of its record through the wake-up of a worker and its delivery.
     """
     from syncctl.celery_app import app
 
     source.add_orders([number])
-    dispatched = Way()
+    woken = Way()
 
     def poll() -> Way | None:
-        with tracer.follow(dispatch_way=dispatched) as way:
+        with tracer.follow(wake_way=woken) as way:
             done = app.tasks["syncctl.poll"]("orders")
         return way if done.get("logged") else None
 
@@ -172,12 +172,12 @@ def follow_record(tracer: WayTracer, source: SourceDb, number: int) -> tuple[Way
         message.ack()
     with tracer.follow() as delivered:
         done = app.tasks["syncctl.deliver"](*message.payload[0])
-    assert done["delivered"] == 1, done
-    return polled, dispatched | delivered
+    assert done["streams"]["orders"]["delivered"] == 1, done
+    return polled, woken | delivered
 
 
 def follow_setting(tracer: WayTracer, *, value: object = None) -> Way:
-    """Follow `streams.orders.window` from `.env` and `syncctl.toml` to the sizes of a dispatch.
+    """Follow `streams.orders.window` from `.env` and `syncctl.toml` to the sizes of a delivery.
 
     Args:
         value: Leave out the files that only read and check other settings.
@@ -193,7 +193,7 @@ def follow_setting(tracer: WayTracer, *, value: object = None) -> Way:
         Path(directory, "syncctl.toml").write_text(to_toml({"streams": {"orders": orders}}))
         with tracer.follow(value=value) as way:
             stream = load_settings(directory=directory, environment={}).stream("orders")
-            sizes = decide_sizes(stream, partner, processes=1)
+            sizes = decide_sizes(stream, partner)
     assert sizes.window == WINDOW
     return way
 

@@ -15,6 +15,7 @@ from syncctl.commandline import Invocation
 from syncctl.commands.status import COLUMNS
 from syncctl.errors import UsageError
 from syncctl.ledger.indexes import INDEXES
+from tests.harness.way_tracer import AT_MOST
 
 PROJECT = Path(__file__).parents[2]
 PACKAGE = PROJECT / "syncctl"
@@ -149,7 +150,7 @@ def test_the_readme_leads_to_every_page() -> None:
 def list_names(node: ast.AST, inside: str = "") -> Iterator[str]:
     """Yield the dotted names of what a module defines: its functions and classes, theirs, and what both assign to."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.FunctionDef | ast.ClassDef):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield f"{inside}{child.name}"
             yield from list_names(child, f"{inside}{child.name}.")
         elif isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
@@ -190,6 +191,11 @@ def is_in_the_code(file: str, name: str) -> bool:
 def test_every_file_and_name_that_a_page_mentions_exists(page: Path) -> None:
     unknown = {f"{file}:{name}" for file, name in find_mentions(read(page)) if not is_in_the_code(file, name)}
     assert unknown == set()
+
+
+def test_the_architecture_page_counts_the_files_of_each_way() -> None:
+    counts = re.findall(r"^\| an? (\S.*?) \| (\d+) \|$", read(Path("docs/architecture.md")), re.MULTILINE)
+    assert {name: int(count) for name, count in counts} == AT_MOST
 
 
 def test_every_test_that_a_page_mentions_exists() -> None:

@@ -1,13 +1,16 @@
 """Mode snapshot's second half: find the rows that the ledger knows and the source no longer holds."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from syncctl.core.rows import Cursor, Page, Row
 from syncctl.core.stream import Stream
 from syncctl.errors import SourceError
 from syncctl.ledger.ledger import Ledger
 from syncctl.pipeline.page import PageLog
-from syncctl.sources import StreamReader
+
+if TYPE_CHECKING:
+    from syncctl.sources.reader import StreamReader
 
 KEYS_AT_ONCE = 500
 ALWAYS_ALLOWED_DELETES = 10
@@ -15,7 +18,7 @@ ALWAYS_ALLOWED_DELETES = 10
 
 
 def detect_deletes(
-    *, ledger: Ledger, stream: Stream, pages: PageLog, reader: StreamReader, should_stop: Callable[[], bool]
+    *, ledger: Ledger, stream: Stream, pages: PageLog, reader: "StreamReader", should_stop: Callable[[], bool]
 ) -> bool:
     """Look up every known row by its key, and log a delete for rows that are gone; False when stopped before the end.
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 from syncctl.core.ids import key_id
 from syncctl.core.rows import Cursor
@@ -15,7 +16,9 @@ from syncctl.ledger.streams import PollLease
 from syncctl.logs import get_logger
 from syncctl.pipeline.delete_detection import begin_round, detect_deletes
 from syncctl.pipeline.page import PageLog
-from syncctl.sources import StreamReader
+
+if TYPE_CHECKING:
+    from syncctl.sources.reader import StreamReader
 
 log = get_logger(__name__)
 
@@ -47,7 +50,7 @@ def poll_stream(
     *,
     ledger: Ledger,
     stream: Stream,
-    open_reader: Callable[[Stream], StreamReader],
+    open_reader: "Callable[[Stream], StreamReader]",
     wake: Callable[[], bool],
     worker: str,
     tick: bool = False,
@@ -102,7 +105,7 @@ def read_pages(
     stream: Stream,
     pages: PageLog,
     lease: PollLease,
-    reader: StreamReader,
+    reader: "StreamReader",
     wake: Callable[[], bool],
     should_stop: Callable[[], bool],
 ) -> None:
@@ -142,7 +145,7 @@ def read_pages(
 
 
 def acknowledge_finished(
-    *, ledger: Ledger, stream: Stream, lease: PollLease, reader: StreamReader, should_stop: Callable[[], bool]
+    *, ledger: Ledger, stream: Stream, lease: PollLease, reader: "StreamReader", should_stop: Callable[[], bool]
 ) -> int:
     """In mode flag, tell the source of every finished record that it was not told of yet; return how many.
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from syncctl.core.ids import make_seq
 from syncctl.core.records import Record
@@ -16,7 +16,9 @@ from syncctl.ledger.records import record_of, to_document
 from syncctl.partner.client import PartnerClient
 from syncctl.partner.request.curl import Request, show_request
 from syncctl.pipeline.identity import NamedRow, name_row, new_record
-from syncctl.sources import StreamReader
+
+if TYPE_CHECKING:
+    from syncctl.sources.reader import StreamReader
 
 PAGES_AT_MOST = 100
 """In a mode that reads the whole table most rows may be known, so that the search for new ones ends here."""
@@ -58,7 +60,7 @@ def preview_rows(
     *,
     ledger: Ledger,
     stream: Stream,
-    open_reader: Callable[[Stream], StreamReader],
+    open_reader: "Callable[[Stream], StreamReader]",
     previewer: RequestPreviewer,
     limit: int,
     known: bool = False,

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from syncctl.core.ids import key_id
 from syncctl.core.rows import Row, Value
 from syncctl.errors import SourceError
 from syncctl.ledger.ledger import Ledger
 from syncctl.pipeline.identity import name_row
-from syncctl.sources import StreamReader
+
+if TYPE_CHECKING:
+    from syncctl.sources.reader import StreamReader
 
 Key = Mapping[str, Value]
 Found = TypeVar("Found")
@@ -29,7 +31,7 @@ class SourceRow:
     key: Key
 
 
-def find_readable(reader: StreamReader, keys: Sequence[Key]) -> tuple[list[Row], set[str]]:
+def find_readable(reader: "StreamReader", keys: Sequence[Key]) -> tuple[list[Row], set[str]]:
     """Return the rows that have one of these keys now, and the ids of keys whose row the database cannot read.
 
     Raises:
@@ -38,7 +40,7 @@ def find_readable(reader: StreamReader, keys: Sequence[Key]) -> tuple[list[Row],
     return _find_together_or_alone(reader.find_rows, keys)
 
 
-def recheck(ledger: Ledger, stream: str, reader: StreamReader, suspects: Sequence[SourceRow]) -> list[Verdict]:
+def recheck(ledger: Ledger, stream: str, reader: "StreamReader", suspects: Sequence[SourceRow]) -> list[Verdict]:
     """Judge rows as they are now that the ledger did not know, or knew with another content, in their order."""
     rows, unreadable = find_readable(reader, [suspect.key for suspect in suspects])
     now = {named.key_id: (named.hash, named.row.at) for named in (name_row(row, seq=0) for row in rows)}
@@ -59,7 +61,7 @@ def recheck(ledger: Ledger, stream: str, reader: StreamReader, suspects: Sequenc
     return verdicts
 
 
-def find_gone(ledger: Ledger, stream: str, reader: StreamReader, suspects: Mapping[str, Key]) -> list[Key]:
+def find_gone(ledger: Ledger, stream: str, reader: "StreamReader", suspects: Mapping[str, Key]) -> list[Key]:
     """Return those of these keys (by their id) that no row has now, while the ledger still knows them as live."""
     missing, _ = _find_together_or_alone(reader.find_missing, list(suspects.values()))
     gone = {key_id(key) for key in missing} & suspects.keys()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from syncctl.core.ids import record_id
 from syncctl.core.rows import Cursor, Scanned
@@ -18,7 +19,9 @@ from syncctl.pipeline.poll import LEASE_SECONDS, end_run, renew_in_background
 from syncctl.pipeline.recheck import Key, SourceRow, Verdict, find_gone, find_readable, recheck
 from syncctl.pipeline.rewind import find_place
 from syncctl.pipeline.scratch import Scratch
-from syncctl.sources import StreamReader
+
+if TYPE_CHECKING:
+    from syncctl.sources.reader import StreamReader
 
 KEYS_AT_ONCE = 5000
 RECHECKED_AT_ONCE = 500
@@ -108,7 +111,7 @@ class Reconciliation:
 
     ledger: Ledger
     stream: Stream
-    reader: StreamReader
+    reader: "StreamReader"
     scratch: Scratch
     #: Compare only rows that were read after this time.
     since: datetime | None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from syncctl.core.rows import Cursor
 from syncctl.core.stream import SCANS, Mode, Stream
@@ -10,7 +10,9 @@ from syncctl.errors import LeaseHeld, ServiceUnavailable, TroubleFound, UsageErr
 from syncctl.ledger.ledger import Ledger
 from syncctl.logs import get_logger
 from syncctl.pipeline.poll import LEASE_SECONDS, show_cursor, without_gaps
-from syncctl.sources import StreamReader
+
+if TYPE_CHECKING:
+    from syncctl.sources.reader import StreamReader
 
 log = get_logger(__name__)
 
@@ -46,7 +48,7 @@ class Plan:
         return 0 if self.rows is None or self.rows_before is None else max(0, self.rows_before - self.rows)
 
 
-def plan_rewind(*, ledger: Ledger, stream: Stream, reader: StreamReader, to: str | datetime) -> Plan:
+def plan_rewind(*, ledger: Ledger, stream: Stream, reader: "StreamReader", to: str | datetime) -> Plan:
     """Find the place to go back to, and check that a poll can go on from there. Changes nothing.
 
     Args:
@@ -150,7 +152,7 @@ def keep_gaps(before: Cursor, after: Cursor) -> Cursor:
     return {**after, "gaps": kept} if kept else after
 
 
-def _keep_floor(reader: StreamReader, before: Cursor, after: Cursor, rows: int | None) -> Cursor:
+def _keep_floor(reader: "StreamReader", before: Cursor, after: Cursor, rows: int | None) -> Cursor:
     """Return the new cursor with the earlier one of two floors: rows that were read once stay part of the stream."""
     floor = before.get("floor")
     free = {name: value for name, value in after.items() if name != "floor"}
@@ -162,7 +164,7 @@ def _keep_floor(reader: StreamReader, before: Cursor, after: Cursor, rows: int |
     return {**free, "floor": floor}
 
 
-def _count(reader: StreamReader, cursor: Cursor) -> int | None:
+def _count(reader: "StreamReader", cursor: Cursor) -> int | None:
     try:
         return reader.count_behind(cursor)
     except (ServiceUnavailable, TroubleFound) as error:

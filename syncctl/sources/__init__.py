@@ -1,13 +1,11 @@
 """SQL sources: the stream reader, cursor modes, ODBC drivers, catalogs, and rows as exact values."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from syncctl.core.stream import Source, Stream
 
 if TYPE_CHECKING:
     from syncctl.sources.reader import StreamReader
-
-__all__ = ["StreamReader", "open_reader"]
 
 
 def open_reader(source: Source, stream: Stream) -> "StreamReader":
@@ -21,12 +19,3 @@ def open_reader(source: Source, stream: Stream) -> "StreamReader":
     from syncctl.sources.reader import StreamReader
 
     return StreamReader(source, stream)
-
-
-def __getattr__(name: str) -> Any:
-    """Import the class of the reader when it is asked for by name."""
-    if name == "StreamReader":
-        from syncctl.sources.reader import StreamReader
-
-        return StreamReader
-    raise AttributeError(name)

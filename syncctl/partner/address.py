@@ -4,9 +4,10 @@ Settings are checked with the functions that the client reads the same values wi
 """
 
 import re
+import unicodedata
 from collections.abc import Callable
 from typing import TypeVar
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from syncctl.errors import ConfigurationError
 
@@ -15,6 +16,15 @@ T = TypeVar("T")
 METHODS = ("POST", "PUT", "PATCH", "DELETE")
 _ENDPOINT = re.compile(rf"({'|'.join(METHODS)})[ \t]+(/\S*)", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"\{[^{}/]+\}")
+_SEPARATORS = re.compile(r"[/\\\\?#]")
+_UNICODE_ESCAPE = re.compile(r"%u([0-9A-Fa-f]{4})")
+_OVERLONG = re.compile(rb"[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f][\x80-\xbf]|\xf0[\x80-\x8f][\x80-\xbf]{2}")
+_LOOK_ALIKES = str.maketrans({
+    "\u3002": ".", "\u2215": "/", "\u2044": "/", "\u29f8": "/", "\u2216": "\\", "\u29f5": "\\", "\u29f9": "\\",
+    "\u00a5": "\\", "\u20a9": "\\",
+})  # fmt: skip
+"""Characters that servers fold into dots and slashes, beside those that NFKC folds."""
+_DECODED_AT_MOST = 8
 _ENCODE = "percent-encode special characters of user and password"
 
 
@@ -62,7 +72,7 @@ def parse_base_url(url: str) -> SplitResult:
             'has a query; put a key into auth (type = "api_key", in = "query"), and the rest into the path of each '
             "endpoint"
         )
-    if any(is_dots(segment) for segment in parts.path.split("/")):
+    if find_dot_segment(parts.path) is not None:
         raise ValueError("has a . or .. in its path, which servers resolve; write the path that is meant")
     return parts
 
@@ -124,15 +134,54 @@ def check_path(path: str) -> None:
     """
     if set("{}") & set(_PLACEHOLDER.sub("", path)):
         raise ValueError(f'{path!r} has an unpaired brace; write a column as in "PUT /orders/{{id}}"')
-    if any(is_dots(segment) for segment in path.partition("?")[0].split("/")):
+    if find_dot_segment(path.partition("?")[0]) is not None:
         raise ValueError(f"{path!r} has a segment . or .., which servers resolve; write the path that is meant")
     if "#" in path:
         raise ValueError(f"{path!r} has a #, and the text after it is never sent; remove it, or write %23")
 
 
-def is_dots(segment: str) -> bool:
-    """Tell whether a segment of a path is `.` or `..`, also encoded: servers and proxies resolve it."""
-    return unquote(segment) in (".", "..")
+def find_dot_segment(path: str) -> str | None:
+    """Return the segment `.` or `..` that a server may see in a path, in whatever spelling; None where there is none.
+
+    Servers, and proxies before them, decode a path, some of them more than once, and resolve such segments after that:
+    nginx takes `/orders/..%2Fadmin` for `/admin`. So slashes of both kinds separate segments, encoded or not, and
+    overlong UTF-8, `%u002e`, characters that are folded into dots and slashes, `;parameters`, control characters and
+    blanks at the end hide nothing.
+    """
+    if path.isascii() and "." not in path and "%" not in path:
+        return None
+    for _ in range(_DECODED_AT_MOST):
+        for segment in _SEPARATORS.split(_fold(path)):
+            dots = segment.partition(";")[0].rstrip()
+            if dots in (".", ".."):
+                return dots
+        decoded = _decode(path)
+        if decoded == path:
+            return None
+        path = decoded
+    # Nothing ordinary is encoded this often.
+    return "%2e"
+
+
+def _fold(text: str) -> str:
+    """Return a text with the characters that servers take for dots and slashes, and without those that they drop."""
+    folded = unicodedata.normalize("NFKC", text.translate(_LOOK_ALIKES)).translate(_LOOK_ALIKES)
+    return "".join(char for char in folded if char.isprintable() or char in (" ", "\u3000"))
+
+
+def _decode(text: str) -> str:
+    """Return a text with its percent-encoding decoded once, also where that is overlong UTF-8 or `%u002e`."""
+    text = _UNICODE_ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
+    content = unquote_to_bytes(text.encode("utf-8", "surrogatepass"))
+    return _OVERLONG.sub(_shorten_overlong, content).decode("utf-8", "replace")
+
+
+def _shorten_overlong(match: re.Match[bytes]) -> bytes:
+    first, *rest = match[0]
+    code = first & (0xFF >> (len(match[0]) + 1))
+    for byte in rest:
+        code = code << 6 | byte & 0x3F
+    return chr(code).encode()
 
 
 def read_setting(key: str, text: str, parse: Callable[[str], T]) -> T:

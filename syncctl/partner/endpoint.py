@@ -2,13 +2,14 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from urllib.parse import quote
 
 from syncctl.core.records import Record
 from syncctl.core.rows import Value
 from syncctl.core.stream import Partner, Stream
-from syncctl.partner.address import check_path, is_dots, parse_base_url, parse_endpoint, read_setting
+from syncctl.partner.address import check_path, find_dot_segment, parse_base_url, parse_endpoint, read_setting
 from syncctl.partner.call import Unsendable
 from syncctl.partner.encoding import ENCODING_VERSION
 
@@ -32,6 +33,7 @@ class Endpoint:
         self._base_path = quote(self.base.path.rstrip("/"), safe=_KEPT_IN_PATH)
         # Odd places hold placeholders, even ones fixed text.
         parts = _PLACEHOLDER.split(self.template)
+        self._plain = parts[::2]
         self._fixed = [quote(part, safe=_KEPT_IN_PATH) for part in parts[::2]]
         self.columns = tuple(parts[1::2])
 
@@ -56,15 +58,31 @@ class Endpoint:
         """
         if not self.columns:
             return self._base_path + self._fixed[0]
+        texts = [_write_value(column, _find_value(column, record)) for column in self.columns]
+        self._check_segments(texts)
         pieces = [self._fixed[0]]
-        for column, fixed in zip(self.columns, self._fixed[1:], strict=True):
-            pieces += (_quote_value(column, _find_value(column, record)), fixed)
-        target = "".join(pieces)
-        # Servers, and proxies before them, resolve these segments even in their encoded form.
-        for segment in target.partition("?")[0].split("/"):
-            if is_dots(segment):
-                raise Unsendable(f"the path {self.template} would hold the segment {segment!r}")
-        return self._base_path + target
+        for column, text, fixed in zip(self.columns, texts, self._fixed[1:], strict=True):
+            pieces += (_quote_text(column, text), fixed)
+        return self._base_path + "".join(pieces)
+
+    def _check_segments(self, texts: Sequence[str]) -> None:
+        """Refuse values that would take the call to another path: servers resolve dots, also encoded ones.
+
+        Values in the query go as they are.
+        """
+        path = self._plain[0]
+        columns: list[str] = []
+        for column, text, plain in zip(self.columns, texts, self._plain[1:], strict=True):
+            if "?" in path:
+                break
+            if find_dot_segment(text) is not None:
+                columns = [column]
+            path += text.replace("?", "/").replace("#", "/") + plain
+        dots = find_dot_segment(path.partition("?")[0])
+        if columns or dots is not None:
+            named = f"column {columns[0]} holds" if columns else "its columns make"
+            what = f"{named} a segment . or .. in some spelling, which servers resolve"
+            raise Unsendable(f"the call would leave {self.template}: {what}")
 
 
 def _find_value(column: str, record: Record) -> Value:
@@ -79,7 +97,7 @@ def _find_value(column: str, record: Record) -> Value:
     return value
 
 
-def _quote_value(column: str, value: Value) -> str:
+def _write_value(column: str, value: Value) -> str:
     if isinstance(value, bool):
         text = "true" if value else "false"
     elif isinstance(value, Decimal):
@@ -88,6 +106,10 @@ def _quote_value(column: str, value: Value) -> str:
         text = str(value)
     if not text:
         raise Unsendable(f"the path needs column {column}, which is empty in this row")
+    return text
+
+
+def _quote_text(column: str, text: str) -> str:
     try:
         return quote(text, safe="")
     except UnicodeEncodeError as error:

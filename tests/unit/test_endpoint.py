@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from syncctl.core.records import Record
 from syncctl.core.stream import Credentials
 from syncctl.errors import ConfigurationError
+from syncctl.partner.address import find_dot_segment
 from syncctl.partner.call import Unsendable
 from syncctl.partner.client import PartnerClient
 from syncctl.partner.endpoint import Endpoint
@@ -54,10 +55,16 @@ def test_the_path_follows_the_base_url(url: str, path: str, target: str) -> None
     ("value", "segment"),
     [
         ("a/b", "a%2Fb"),
-        ("../x", "..%2Fx"),
-        ("..\\x", "..%5Cx"),
+        ("..x/y..", "..x%2Fy.."),
+        ("v1.2/a.b", "v1.2%2Fa.b"),
+        ("e.g. /etc / usr", "e.g.%20%2Fetc%20%2F%20usr"),
+        (".hidden", ".hidden"),
+        ("50%25.", "50%2525."),
+        ("A;B.", "A%3BB."),
+        ("Ελλάς…", "%CE%95%CE%BB%CE%BB%CE%AC%CF%82%E2%80%A6"),
+        ("東京。", "%E6%9D%B1%E4%BA%AC%E3%80%82"),
         ("?a=1#b", "%3Fa%3D1%23b"),
-        ("%2e%2e", "%252e%252e"),
+        ("%41%2f", "%2541%252f"),
         ("ä ö", "%C3%A4%20%C3%B6"),
         ("...", "..."),
         ("a\r\nHost: x", "a%0D%0AHost%3A%20x"),
@@ -72,7 +79,7 @@ def test_a_value_is_one_segment(value: Any, segment: str) -> None:
     assert make_endpoint("/orders/{id}").fill(with_values(id=value)) == f"/v1/orders/{segment}"
 
 
-@given(st.text(min_size=1).filter(lambda text: text not in {".", ".."}))
+@given(st.text(min_size=1).filter(lambda text: find_dot_segment(text) is None))
 def test_any_text_stays_one_segment_and_comes_back(text: str) -> None:
     target = make_endpoint("/orders/{id}").fill(with_values(id=text))
     assert target.isascii()
@@ -97,9 +104,54 @@ def test_a_value_that_would_change_the_path_is_not_sent(payload: dict[str, Any],
         make_endpoint("/orders/{id}").fill(with_values(**payload))
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "../admin/users/7",
+        "..\\admin",
+        "7/../../admin",
+        "7/.",
+        "%2e%2e/admin",
+        "%252e%252e%252fadmin",
+        f"%{'25' * 30}2e%2e/admin",
+        "%c0%ae%c0%ae%c0%afadmin",
+        "%e0%80%ae%e0%80%ae/admin",
+        "%f0%80%80%ae./admin",
+        "%u002e%u002e/admin",
+        ".%2e/admin",
+        "\uff0e\uff0e\uff0fadmin",
+        "..\uff0fadmin",
+        "\u2024\u2024/admin",
+        "\u2025/admin",
+        "\u3002\u3002/admin",
+        "..\u2215admin",
+        "..\u00a5admin",
+        "%EF%BC%8E%EF%BC%8E/admin",
+        "..;jsessionid=1/admin",
+        "..%3Bx/admin",
+        "..%00/admin",
+        ".\t./admin",
+        "..\u200b/admin",
+        ".. /admin",
+        "..?x",
+        "..#x",
+    ],
+)
+def test_a_value_in_whatever_spelling_of_dots_does_not_leave_its_endpoint(value: str) -> None:
+    with pytest.raises(Unsendable, match=r"would leave /orders/\{id\}: column id holds a segment"):
+        make_endpoint("/orders/{id}", method="DELETE").fill(with_values(id=value))
+
+
+def test_dots_in_the_query_are_sent() -> None:
+    target = make_endpoint("/orders/{id}?of={ref}").fill(with_values(id=7, ref="../x"))
+    assert target == "/v1/orders/7?of=..%2Fx"
+
+
 def test_pieces_that_make_dots_together_are_not_sent() -> None:
     with pytest.raises(Unsendable, match="segment"):
         make_endpoint("/orders/{a}{b}").fill(with_values(a=".", b="."))
+    with pytest.raises(Unsendable, match="columns make a segment"):
+        make_endpoint("/orders/{a}{b}/x").fill(with_values(a="%2", b="e/admin"))
 
 
 def test_a_missing_column_is_taken_from_the_key_and_else_not_sent() -> None:

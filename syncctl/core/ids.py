@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
+from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]
 
 from syncctl.core.rows import Operation, Value
 
@@ -21,7 +22,24 @@ def _tag(value: Value) -> object:
 
 def canonical_text(values: Mapping[str, Value]) -> str:
     """Return one text per content, whatever the order of the columns."""
-    return json.dumps({name: _tag(value) for name, value in values.items()}, sort_keys=True, separators=(",", ":"))
+    tagged = {name: _tag(value) if type(value) in _TAGGED else value for name, value in values.items()}
+    return _to_json(tagged)
+
+
+def _make_encoder() -> Callable[[object], str]:
+    """Return the JSON encoder of the standard library, made once: `json.dumps` makes one for each call."""
+    if c_make_encoder is None:
+        return json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+    encode = c_make_encoder(None, _refuse, encode_basestring_ascii, None, ":", ",", True, False, True)
+    return lambda value: "".join(encode(value, 0))
+
+
+def _refuse(value: object) -> object:
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+_TAGGED = (Decimal, float)
+_to_json = _make_encoder()
 
 
 def _digest(*parts: str) -> str:

@@ -1,7 +1,7 @@
 """A row on its way into a MongoDB document and back, exact to the last digit."""
 
 from collections.abc import Mapping
-from decimal import Decimal, DecimalException
+from decimal import Decimal
 from typing import Any
 
 import bson
@@ -12,20 +12,32 @@ from syncctl.core.rows import Value
 _INT64 = 2**63
 _DECIMAL = "decimal"
 _INTEGER = "integer"
+_DIGITS_AT_MOST, _LEAST, _LARGEST = 34, -6176, 6111
 DOCUMENT_BYTES_AT_MOST = 16 * 1024 * 1024 - 256 * 1024
 """MongoDB's limit on one document, less room for the history of its delivery."""
 
 
 def _encode_value(value: Value) -> Any:
+    if type(value) is str:
+        return value
     if isinstance(value, Decimal):
-        try:
-            encoded = Decimal128(value)
-        except DecimalException:
-            return {_DECIMAL: str(value)}
-        return encoded if str(encoded.to_decimal()) == str(value) else {_DECIMAL: str(value)}
+        return _encode_decimal(value)
     if isinstance(value, int) and not isinstance(value, bool) and not -_INT64 <= value < _INT64:
         return {_INTEGER: str(value)}
     return value
+
+
+def _encode_decimal(value: Decimal) -> Any:
+    """Return the Decimal128 with the same digits and exponent, made of these; tagged text where it has no room.
+
+    The layout is that of IEEE 754-2008, 3.5.2, binary encoding: sign, exponent + 6176, and a significand of 34 digits.
+    """
+    sign, digits, exponent = value.as_tuple()
+    if not isinstance(exponent, int) or len(digits) > _DIGITS_AT_MOST or not _LEAST <= exponent <= _LARGEST:
+        return {_DECIMAL: str(value)}
+    significand = int("".join(map(str, digits)))
+    high = (significand >> 64) | (exponent - _LEAST) << 49 | sign << 63
+    return Decimal128((high, significand & 0xFFFFFFFFFFFFFFFF))  # type: ignore[arg-type]
 
 
 def _decode_value(value: Any) -> Value:
@@ -48,15 +60,19 @@ def decode_values(document: Mapping[str, Any]) -> dict[str, Value]:
     return {name: _decode_value(value) for name, value in document.items()}
 
 
-def why_not_storable(document: Mapping[str, Any]) -> str | None:
-    """Say why MongoDB would refuse this document; None where it would take it.
+def encode_document(document: Mapping[str, Any]) -> bytes:
+    """Return a document's BSON.
 
-    One refused document would take its whole batch with it, so each is tried alone before.
+    One document that MongoDB refuses would take its whole bulk with it, so each is encoded alone.
+
+    Raises:
+        ValueError: MongoDB would refuse it; the message says why.
     """
     try:
-        size = len(bson.encode(document))
+        encoded = bson.encode(document)
     except (bson.errors.BSONError, UnicodeEncodeError, OverflowError) as error:
-        return f"the row cannot be stored: {error}"
-    if size > DOCUMENT_BYTES_AT_MOST:
-        return f"the row has {size:,} bytes and the ledger stores at most {DOCUMENT_BYTES_AT_MOST:,}"
-    return None
+        raise ValueError(f"the row cannot be stored: {error}") from error
+    if len(encoded) > DOCUMENT_BYTES_AT_MOST:
+        size = f"{len(encoded):,} bytes and the ledger stores at most {DOCUMENT_BYTES_AT_MOST:,}"
+        raise ValueError(f"the row has {size}")
+    return encoded

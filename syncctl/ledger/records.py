@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from bson.raw_bson import RawBSONDocument
 from pymongo import UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
@@ -16,7 +17,7 @@ from syncctl.core.records import Record
 from syncctl.core.rows import Operation, Value
 from syncctl.core.states import State
 from syncctl.ledger.client import edge, is_only_duplicates
-from syncctl.ledger.codec import decode_values, encode_values, why_not_storable
+from syncctl.ledger.codec import decode_values, encode_document, encode_values
 from syncctl.ledger.expressions import is_past
 from syncctl.ledger.indexes import ONE_IN_FLIGHT, RETRIES_IN_FLIGHT
 
@@ -68,8 +69,8 @@ class DueRecord:
     alone: bool
 
 
-def to_document(new: NewRecord, now: datetime) -> Doc:
-    """Return the document to store: to be sent, or as failed or discarded, with why."""
+def to_document(new: NewRecord, now: datetime) -> tuple[Doc, bytes]:
+    """Return the document to store, and its BSON: to be sent, or failed or discarded, with why."""
     document: Doc = {
         "_id": new.id,
         "stream": new.stream,
@@ -88,18 +89,29 @@ def to_document(new: NewRecord, now: datetime) -> Doc:
     }
     if new.acknowledge is not None:
         document["acknowledge"] = {"version": new.acknowledge}
-    unstorable = why_not_storable(document)
-    error = new.error or unstorable
-    if error is not None:
-        return _failed(document, new, error, now, is_storable=unstorable is None)
-    if new.not_sent is not None:
-        return _discarded(document, new.not_sent, now)
-    return {**document, "state": State.PENDING.value, "fresh": True, "due_at": now}
+    error = new.error
+    if error is None:
+        ending = {"state": State.PENDING.value, "fresh": True, "due_at": now}
+        if new.not_sent is not None:
+            ending = _discarded(new.not_sent, now)
+        document |= ending
+        try:
+            return document, encode_document(document)
+        except ValueError as unstorable:
+            # Invariant 9: it is in the ledger all the same, without its payload.
+            error = str(unstorable)
+            document["payload"] = None
+            for name in ending:
+                del document[name]
+    document |= _failed(new, error, now)
+    try:
+        return document, encode_document(document)
+    except ValueError:
+        document |= {"payload": None, "key": {name: repr(value)[:200] for name, value in new.key.items()}}
+        return document, encode_document(document)
 
 
-def _failed(document: Doc, new: NewRecord, error: str, now: datetime, *, is_storable: bool) -> Doc:
-    if why_not_storable({"key": document["key"]}) is not None:
-        document["key"] = {name: repr(value)[:200] for name, value in new.key.items()}
+def _failed(new: NewRecord, error: str, now: datetime) -> Doc:
     failed = {"fingerprint": fingerprint(None, error, new.key.values()), "status": None, "message": error}
     entry = {
         "action": "unsendable",
@@ -109,8 +121,6 @@ def _failed(document: Doc, new: NewRecord, error: str, now: datetime, *, is_stor
         "fingerprint": failed["fingerprint"],
     }
     return {
-        **document,
-        "payload": document["payload"] if is_storable else None,
         "state": State.FAILED.value,
         "error": failed,
         "history": [entry],
@@ -120,9 +130,8 @@ def _failed(document: Doc, new: NewRecord, error: str, now: datetime, *, is_stor
     }
 
 
-def _discarded(document: Doc, reason: str, now: datetime) -> Doc:
+def _discarded(reason: str, now: datetime) -> Doc:
     return {
-        **document,
         "state": State.DISCARDED.value,
         "reason": reason,
         "history": [{"action": "discarded", "by": "syncctl", "reason": reason, "at": now}],
@@ -167,19 +176,19 @@ class Records:
         Returns:
             How many were inserted, those beside that were inserted as failed, and those that were there already.
         """
-        documents = [to_document(each, now) for each in new]
+        documents = [to_document(record, now) for record in new]
         if not documents:
             return 0, 0, []
         there: set[int] = set()
         try:
-            self._records.insert_many(documents, ordered=False)
+            self._records.insert_many([RawBSONDocument(encoded) for _, encoded in documents], ordered=False)
         except BulkWriteError as error:
             failures = error.details.get("writeErrors", [])
             if not is_only_duplicates(error):
                 raise
-            there = {int(each["index"]) for each in failures}
-        inserted = [each["state"] for index, each in enumerate(documents) if index not in there]
-        duplicates = self.load_logged([documents[index]["_id"] for index in there])
+            there = {int(failure["index"]) for failure in failures}
+        inserted = [document["state"] for index, (document, _) in enumerate(documents) if index not in there]
+        duplicates = self.load_logged([new[index].id for index in there])
         failed = inserted.count(State.FAILED.value)
         return len(inserted) - failed, failed, duplicates
 

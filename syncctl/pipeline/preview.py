@@ -115,7 +115,7 @@ def _preview_row(
 ) -> Preview:
     version = (named.row.version or named.row.at) if stream.append_only else None
     new = new_record(stream, named, before, columns_fingerprint, version)
-    document = to_document(new, datetime.now(UTC))
+    document, _ = to_document(new, datetime.now(UTC))
     if document["state"] == State.PENDING:
         request = previewer.show(record_of(document))
     else:

@@ -143,6 +143,8 @@ class Stream:
     timezone: str | None = None
     poll_every_seconds: float = 5.0
     page_size: int = 1000
+    #: Text and binary values per page; a page of large rows ends early.
+    page_bytes: int = 16 * 1024 * 1024
 
     method: str = "POST"
     #: May hold `{column}` placeholders.
@@ -167,6 +169,8 @@ class Stream:
     strict_hold_seconds: float | None = None
     retry: RetrySchedule
     batch_size: int = 250
+    #: Bytes of rows per batch; a batch of large rows holds fewer records.
+    batch_bytes: int = 16 * 1024 * 1024
     batching: Batching = field(default_factory=Batching)
     window: int = 2000
     lease_seconds: float = 15.0

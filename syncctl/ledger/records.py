@@ -67,6 +67,11 @@ class DueRecord:
     hash: str
     op: Operation
     alone: bool
+    #: The size of its row where that is large, otherwise 0.
+    size: int = 0
+
+
+LARGE_ROW_BYTES = 16 * 1024
 
 
 def to_document(new: NewRecord, now: datetime) -> tuple[Doc, bytes]:
@@ -87,6 +92,9 @@ def to_document(new: NewRecord, now: datetime) -> tuple[Doc, bytes]:
         "tries": 0,
         "claims": 0,
     }
+    size = sum(len(value) for value in (new.payload or {}).values() if isinstance(value, str))
+    if size > LARGE_ROW_BYTES:
+        document["size"] = size
     if new.acknowledge is not None:
         document["acknowledge"] = {"version": new.acknowledge}
     error = new.error
@@ -220,7 +228,16 @@ class Records:
         if limit <= 0:
             return []
         query = {"stream": stream, "state": State.PENDING.value, "fresh": fresh, **is_past("due_at")}
-        fields = {"key_id": True, "key": True, "seq": True, "hash": True, "op": True, "losses": True, "solo": True}
+        fields = {
+            "key_id": True,
+            "key": True,
+            "seq": True,
+            "hash": True,
+            "op": True,
+            "losses": True,
+            "solo": True,
+            "size": True,
+        }
         cursor = self._records.find(query, fields, sort=[("due_at", 1), ("seq", 1)], limit=limit, hint="due")
         return [
             DueRecord(
@@ -231,6 +248,7 @@ class Records:
                 hash=found["hash"],
                 op=found["op"],
                 alone=bool(found.get("losses") or found.get("solo")),
+                size=int(found.get("size", 0)),
             )
             for found in cursor
         ]

@@ -35,6 +35,8 @@ WRITE_EVERY_SECONDS = 0.5
 BEGIN_AT_ONCE = 16
 """How many calls, at least, are noted as beginning with one write. If the process dies, these alone are in doubt."""
 LOOK_EVERY_SECONDS = 1.0
+BYTES_IN_HAND_AT_MOST = 64 * 1024 * 1024
+"""Bodies of calls that wait or are under way, above which no more records are taken."""
 RENEW_AT_SHARE = 0.25
 """The part of a lease after which it is renewed."""
 REDIS_AWAY_SECONDS = 2.0
@@ -103,6 +105,7 @@ class DeliveryLane:
         self._is_stopping = is_stopping
         self._has_permit = has_permit
         self._planned: deque[tuple[BatchInHand, WaitingCall]] = deque()
+        self._bytes_in_hand = 0
         self._rate_at = 0.0
         self._has_rate_permit = False
 
@@ -151,6 +154,8 @@ class DeliveryLane:
             # Others use up what the partner allows; they look at this stream too.
             self.is_dry = self.is_idle
             return False
+        if self._bytes_in_hand > BYTES_IN_HAND_AT_MOST:
+            return False
         return self.backlog < max(2 * self._runner.limit, self.setup.sizes.batch // 2)
 
     def _has_near_permit(self) -> bool:
@@ -183,6 +188,7 @@ class DeliveryLane:
         for bulk in self.setup.client.combine(calls):
             call = WaitingCall(client=self.setup.client, bulk=bulk, may_start=self._make_guard(held), owner=held)
             self._planned.append((held, call))
+            self._bytes_in_hand += len(bulk.call.body)
 
     def _make_guard(self, held: BatchInHand) -> Callable[[], MayStart]:
         claim, gate = held.batch.claim, self.gate
@@ -274,6 +280,7 @@ class DeliveryLane:
     def _give_back(self, held: BatchInHand, call: WaitingCall) -> None:
         held.returned += [record.id for record in call.bulk.records]
         held.left.difference_update(record.id for record in call.bulk.records)
+        self._bytes_in_hand -= len(call.bulk.call.body)
 
     def note_result(self, call: WaitingCall, outcomes: Sequence[Outcome] | None) -> None:
         """Note what a call came to; None where it was not made."""
@@ -281,6 +288,7 @@ class DeliveryLane:
         if outcomes is None:
             self._give_back(held, call)
             return
+        self._bytes_in_hand -= len(call.bulk.call.body)
         if self._limit is not None:
             first = outcomes[0]
             self._limit.note(latency_ms=first.latency_ms, is_too_many=any(each.status == 429 for each in outcomes))
@@ -356,6 +364,7 @@ class DeliveryLane:
         self._planned = deque((other, call) for other, call in self._planned if other is not held)
         for _, call in mine:
             held.left.difference_update(record.id for record in call.bulk.records)
+            self._bytes_in_hand -= len(call.bulk.call.body)
 
 
 def prepare_calls(batch: Batch, client: PartnerClient) -> tuple[list[tuple[Record, Call]], list[Transition]]:

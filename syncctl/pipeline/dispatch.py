@@ -113,7 +113,7 @@ def _look(
         due = find_due(ledger, stream, sizes, room=room, in_flight=in_flight, retries=retries, gently=gently)
         split = split_by_order(ledger, stream, due, complete_epoch=gate.complete_epoch)
         aside = supersede_and_hold(ledger, stream, split)
-        together = [record.id for record in split.sendable if not record.alone]
+        together = _cut_at_bytes([record for record in split.sendable if not record.alone], stream.batch_bytes)
         alone = [record.id for record in split.sendable if record.alone] if with_suspects else []
         # A record that was lost with its process travels alone, for it may be what killed it; and first, for otherwise
         # it would wait for the end of a backlog.
@@ -125,6 +125,18 @@ def _look(
         if not aside:
             break
     return Taken()
+
+
+def _cut_at_bytes(records: Sequence[DueRecord], at_most: int) -> list[str]:
+    """Return the ids of the first records, at least one, whose rows are no larger in all (invariant 11)."""
+    ids: list[str] = []
+    size = 0
+    for record in records:
+        size += record.size
+        if ids and size > at_most:
+            break
+        ids.append(record.id)
+    return ids
 
 
 def _take_probe(

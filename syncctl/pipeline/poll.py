@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from syncctl.core.clock import boot_time
 from syncctl.core.ids import key_id
 from syncctl.core.rows import Cursor
 from syncctl.core.stream import Stream
@@ -15,14 +16,16 @@ from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import PollLease
 from syncctl.logs import get_logger
 from syncctl.pipeline.delete_detection import begin_round, detect_deletes
-from syncctl.pipeline.page import PageLog
+from syncctl.pipeline.page import PageLog, Progress
 
 if TYPE_CHECKING:
     from syncctl.sources.reader import StreamReader
 
 log = get_logger(__name__)
 
-LEASE_SECONDS = 20.0
+LEASE_SECONDS = 10.0
+STUCK_AFTER_SECONDS = 300.0
+"""Longer than any query, with its repeats, may take by default."""
 ACKNOWLEDGED_AT_ONCE = 100
 
 
@@ -85,7 +88,7 @@ def poll_stream(
     pages = PageLog(ledger, stream, lease, lease_seconds=lease_seconds)
     error: SyncctlError | None = SyncctlError("interrupted")
     try:
-        with renew_in_background(ledger, lease, seconds=lease_seconds):
+        with renew_in_background(ledger, lease, pages.progress, seconds=lease_seconds):
             read_pages(ledger, stream, pages, lease, open_reader(stream), wake, should_stop)
         error = None
     except SyncctlError as caught:
@@ -175,12 +178,24 @@ def acknowledge_finished(
 
 
 @contextmanager
-def renew_in_background(ledger: Ledger, lease: PollLease, *, seconds: float) -> Iterator[None]:
-    """Renew the lease in a thread while a slow page is read; a process that stands still stops renewing too."""
+def renew_in_background(ledger: Ledger, lease: PollLease, progress: Progress, *, seconds: float) -> Iterator[None]:
+    """Renew the lease in a thread while a slow page is read; a process that stands still stops renewing too.
+
+    So does a poll that has logged nothing for `STUCK_AFTER_SECONDS`: a call of the source that never returns would
+    otherwise hold the stream for ever (invariant 12).
+    """
     done = threading.Event()
 
     def renew() -> None:
+        seen, moved_at = progress.position, boot_time()
         while not done.wait(seconds / 4):
+            if progress.position != seen:
+                seen, moved_at = progress.position, boot_time()
+            elif boot_time() - moved_at > STUCK_AFTER_SECONDS:
+                log.error(
+                    "poll.stuck", stream=lease.stream, hint="the source does not return; the next poll takes over"
+                )
+                return
             try:
                 if not ledger.streams.renew_poll(lease, seconds=seconds):
                     return

@@ -295,7 +295,7 @@ class Reconciliation:
         unreadable = 0
         error: SyncctlError | None = SyncctlError("interrupted")
         try:
-            with renew_in_background(ledger, lease, seconds=lease_seconds):
+            with renew_in_background(ledger, lease, pages.progress, seconds=lease_seconds):
                 for keys in self.scratch.keys_to_repair():
                     rows, failed = find_readable(self.reader, keys)
                     unreadable += len(failed)

@@ -155,6 +155,7 @@ class StreamSettings(Section):
     append_only: bool = setting(False, "true if rows are only added and never changed")
     poll_every: Duration = setting("5s", "pause between two polls")
     page_size: Whole = setting(1000, "rows per query")
+    page_bytes: Whole = setting(16_777_216, "bytes of text and binary per query; a page of large rows ends early")
     endpoint: request_types.Endpoint = setting(
         "POST /", "method and path; {column} is replaced by the value of the column", sample="POST /orders"
     )
@@ -202,6 +203,7 @@ class StreamSettings(Section):
     rows_per_call: Whole = setting(1, "rows per call; more than 1 needs an endpoint that accepts a list")
     batch_shape: BatchShapeSettings = setting({}, "the request and the answer of a call of several rows")
     batch_size: Whole = setting(250, "records that a worker takes at once")
+    batch_bytes: Whole = setting(16_777_216, "bytes of rows that a worker takes at once")
     window: Whole = setting(2000, "records in flight per stream")
     lease: Duration = setting(
         "15s", "how soon the records of a worker that died go on; it renews its hold on them while it lives"

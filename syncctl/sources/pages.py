@@ -23,6 +23,9 @@ MESSAGE_LEFT_OUT = "its message is left out, because it may contain a masked val
 _LABEL = re.compile(r"'c(\d+)'")
 
 
+FETCHED_AT_ONCE = 50
+
+
 @dataclass(frozen=True, kw_only=True)
 class Keyset:
     """The order of a stream, as the database sorts: its cursor column, then the rest of its key; or its key alone."""
@@ -91,6 +94,7 @@ class PageReader:
 
     def __init__(self, relation: Relation, layout: Layout, dialect: Dialect, *, stream: Stream) -> None:
         self._stream = stream.name
+        self._page_bytes = stream.page_bytes
         self._is_masked = bool(stream.mask)
         self._dialect = dialect
         self._mode = layout.mode
@@ -121,7 +125,7 @@ class PageReader:
     def read(
         self, connection: sa.Connection, where: Where, limit: int, *, new_after: Position | None = None
     ) -> tuple[list[PositionedRow], bool]:
-        """Return at most `limit` rows, and whether there are more.
+        """Return at most `limit` rows, or as many as `page_bytes` allow, and whether there are more.
 
         Args:
             new_after: The database tells of each row whether it comes after this position.
@@ -130,14 +134,28 @@ class PageReader:
             SourceError: Two rows have the same cursor value and key.
         """
         try:
-            raw_rows = connection.execute(self.select(self.shown, where, limit + 1, new_after)).all()
+            result = connection.execute(self.select(self.shown, where, limit + 1, new_after))
+            raw_rows, is_cut = self._fetch(result)
         except Exception as error:
             if not self._dialect.is_row_data_error(error):
                 raise
             return self._read_one_by_one(connection, where, limit, new_after)
         rows = [self.make_row(raw, is_new=new_after is None or bool(raw[-1])) for raw in raw_rows]
         self._check_distinct(rows)
-        return rows[:limit], len(rows) > limit
+        return rows[:limit], is_cut or len(rows) > limit
+
+    def _fetch(self, result: "sa.CursorResult[Any]") -> tuple[list[Sequence[Raw]], bool]:
+        """Return the rows of a page, and whether it was cut because its rows are large (invariant 11)."""
+        rows: list[Sequence[Raw]] = []
+        size = 0
+        while some := result.fetchmany(FETCHED_AT_ONCE):
+            for raw in some:
+                if rows and size > self._page_bytes:
+                    result.close()
+                    return rows, True
+                rows.append(raw)
+                size += sum(len(value) for value in raw if isinstance(value, str | bytes))
+        return rows, False
 
     def read_last(self, connection: sa.Connection) -> Position | None:
         """Return the position of the last row; None if there is no row."""

@@ -27,7 +27,7 @@ _connections: dict[int, Connections] = {}
 _shared: dict[str, Any] = {"stopping": None, "slots": None, "count": 0}
 
 
-def task(name: str) -> Callable[[Callable[P, dict[str, Any]]], Callable[P, dict[str, Any]]]:
+def task(name: str, **options: Any) -> Callable[[Callable[P, dict[str, Any]]], Callable[P, dict[str, Any]]]:
     """Return a decorator that makes a task whose known errors are one line in the log.
 
     The error does not cross the broker, and nothing is lost by it: leases and due times bring the work back.
@@ -42,7 +42,7 @@ def task(name: str) -> Callable[[Callable[P, dict[str, Any]]], Callable[P, dict[
                 log.warning("task.failed", task=name, args=list(args[:1]), error=str(error), hint=error.hint)
                 return {"error": str(error)}
 
-        made: Callable[P, dict[str, Any]] = shared_task(name=name)(run)
+        made: Callable[P, dict[str, Any]] = shared_task(name=name, **options)(run)
         return made
 
     return decorate

@@ -1,0 +1,39 @@
+"""Pages and batches are bounded in bytes: rows of megabytes cost the memory of a few, and none is passed over."""
+
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from syncctl.core.stream import Source
+from syncctl.sources import open_reader
+from tests.harness.cases import make_stream
+
+
+def fill(path: Path, rows: int, size: int) -> Source:
+    """Return a source whose table has rows of this size."""
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE orders (id INTEGER PRIMARY KEY, note TEXT NOT NULL)"))
+        connection.execute(sa.text("INSERT INTO orders VALUES (:id, :note)"), [
+            {"id": number, "note": "x" * size} for number in range(1, rows + 1)
+        ])  # fmt: skip
+    engine.dispose()
+    return Source(name="default", url=f"sqlite:///{path}")
+
+
+def test_a_page_of_large_rows_ends_early_and_the_next_goes_on(tmp_path: Path) -> None:
+    source = fill(tmp_path / "erp.db", rows=120, size=100_000)
+    stream = make_stream(cursor="id", mode="increasing", page_size=1000, page_bytes=1_000_000)
+    with open_reader(source, stream) as reader:
+        pages = list(reader.pages(reader.start_cursor()))
+    sizes = [len(page.rows) for page in pages if page.rows]
+    assert max(sizes) <= 11
+    assert [row.key["id"] for page in pages for row in page.rows] == list(range(1, 121))
+
+
+def test_a_row_larger_than_a_page_is_a_page(tmp_path: Path) -> None:
+    source = fill(tmp_path / "erp.db", rows=3, size=2_000_000)
+    stream = make_stream(cursor="id", mode="increasing", page_bytes=1000)
+    with open_reader(source, stream) as reader:
+        pages = [page for page in reader.pages(reader.start_cursor()) if page.rows]
+    assert [len(page.rows) for page in pages] == [1, 1, 1]

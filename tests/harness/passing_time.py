@@ -6,9 +6,9 @@ from typing import Any
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 
 
-def expire_record_leases(database: Any) -> int:
-    """Let the leases of all records in flight run out; return how many there were."""
-    return int(database.records.update_many({"in_flight": True}, {"$set": {"lease.until": PAST}}).modified_count)
+def expire_batch_leases(database: Any) -> int:
+    """Let the leases of all batches in flight run out; return how many there were."""
+    return int(database.batches.update_many({"until": {"$ne": PAST}}, {"$set": {"until": PAST}}).modified_count)
 
 
 def expire_stream_lease(database: Any, kind: str) -> None:

@@ -1,7 +1,8 @@
-"""The pipeline around a real ledger and a real partner; Celery's messages are a list from which a test takes them."""
+"""The pipeline around a real ledger and a real partner; only Celery is missing."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from syncctl.partner.batch import send_batch
@@ -10,14 +11,16 @@ from syncctl.core.ids import content_hash, key_id, record_id
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.rows import Cursor, Page, Row, Value
 from syncctl.core.stream import Partner, RetrySchedule, Source, Stream
-from syncctl.core.windows import Sizes
-from syncctl.ledger.delivery_state import Claim
+from syncctl.core.windows import Sizes, decide_sizes
+from syncctl.ledger.batches import Claim
+from syncctl.ledger.client import new_token
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.records import NewRecord
 from syncctl.partner.client import PartnerClient
-from syncctl.pipeline.deliver import Delivery, deliver_batch
-from syncctl.pipeline.dispatch import dispatch_stream
-from syncctl.pipeline.maintenance import Maintained, maintain_stream
+from syncctl.pipeline.deliver import DeliveryLoop
+from syncctl.pipeline.delivery_lane import StreamSetup
+from syncctl.pipeline.dispatch import Taken, take_batch
+from syncctl.pipeline.maintenance import Maintained, maintain_stream, rescue_leases
 from syncctl.pipeline.poll import Run, poll_stream
 from syncctl.sources import open_reader
 from tests.harness import passing_time
@@ -58,12 +61,45 @@ def outcome(verdict: Verdict = Verdict.ACCEPTED, **changes: Any) -> Outcome:
     return Outcome(**{"verdict": verdict, "latency_ms": 12.0, **changes})
 
 
-def claim_records(ledger: Ledger, ids: Sequence[str], *, worker: str = "worker", seconds: float = 300.0) -> Claim:
-    """Queue and claim records, as dispatch and a worker do."""
-    ledger.delivery_states.queue(ids, batch="batch", seconds=seconds, exclusive=True)
-    return ledger.delivery_states.claim(
-        "orders", ids, batch="batch", mapping_hash="mapping", seconds=seconds, worker=worker
+def claim_records(
+    ledger: Ledger,
+    ids: Sequence[str],
+    *,
+    worker: str = "worker",
+    seconds: float = 300.0,
+    mapping_hash: str = "mapping",
+    exclusive: bool = True,
+    begun: bool = False,
+) -> Claim:
+    """Take due records into flight as one batch.
+
+    Args:
+        begun: Their calls may have begun.
+    """
+    claim = ledger.batches.take(
+        "orders",
+        ids,
+        token=new_token(),
+        mapping_hash=mapping_hash,
+        seconds=seconds,
+        worker=worker,
+        exclusive=exclusive,
     )
+    assert claim is not None, "none of the records could be taken"
+    if begun:
+        assert ledger.batches.begin(claim, [record.id for record in claim.records], seconds=seconds)
+    return claim
+
+
+def lose_records(ledger: Ledger, database: Any, ids: Sequence[str], *, worker: str = "dead") -> Claim:
+    """Let a process take records, begin their calls and die, and bring back what it held."""
+    claim = claim_records(ledger, ids, worker=worker, begun=True)
+    passing_time.expire_batch_leases(database)
+    for batch in ledger.batches.seize_expired(["orders"]):
+        lost = ledger.lease_rescue.find_lost(batch)
+        ledger.lease_rescue.return_lost(batch, lost, after_seconds=0.0)
+        assert ledger.batches.end_if_done(batch)
+    return claim
 
 
 @dataclass
@@ -105,21 +141,13 @@ class Testbed:
     partner: Partner
     source: Source | None = None
     stream: Stream = STREAM
-    threads: int = 2
-    messages: list[tuple[str, list[str]]] = field(default_factory=list)
-    calls: list[str] = field(default_factory=list)
+    #: The streams for which another process was to be woken.
+    woken: list[str] = field(default_factory=list)
 
     @property
     def sizes(self) -> Sizes:
         """The stream's own sizes."""
-        return Sizes(
-            batch=self.stream.batch_size,
-            window=self.stream.window,
-            retries=max(1, self.stream.window // 2),
-            threads=self.threads,
-            messages=max(1, -(-self.stream.window // self.stream.batch_size)),
-            rows=self.stream.batching.size,
-        )
+        return decide_sizes(self.stream, self.partner)
 
     def change_stream(self, **changes: Any) -> None:
         """Change the stream's settings."""
@@ -130,72 +158,96 @@ class Testbed:
         reader: Any = None,
         *,
         ledger: Any = None,
-        dispatch: Callable[[], int] = lambda: 0,
+        wake: Callable[[], bool] = lambda: False,
         **options: Any,
     ) -> Run:
-        """Poll the stream from its source, or from this reader; dispatch nothing unless asked to."""
+        """Poll the stream from its source, or from this reader; wake no worker unless asked to."""
         return poll_stream(
             ledger=ledger or self.ledger,
             stream=self.stream,
             open_reader=lambda stream: reader or open_reader(self.source, stream),  # type: ignore[arg-type]
-            dispatch=dispatch,
+            wake=wake,
             worker="poller",
             **options,
         )
 
-    def publish(self, _: str, token: str, ids: Sequence[str]) -> None:
-        """Keep a message."""
-        self.messages.append((token, list(ids)))
+    def take(self, **changes: Any) -> Taken:
+        """Take due records into flight as one batch, and call nobody."""
+        options: dict[str, Any] = {"mapping_hash": "mapping", "worker": "taker"}
+        return take_batch(
+            ledger=self.ledger,
+            stream=self.stream,
+            partner=self.partner,
+            **{"sizes": self.sizes, **options, **changes},
+        )
 
-    def dispatch(self, **changes: Any) -> int:
-        """Dispatch the stream; messages are kept until they are delivered."""
+    def take_rows(self, **changes: Any) -> list[int]:
+        """Take one batch; return the numbers of its rows, in its order."""
+        claim = self.take(**changes).claim
+        return [] if claim is None else [int(str(record.key["id"])) for record in claim.records]
+
+    def take_all(self) -> list[list[int]]:
+        """Take batches until there is nothing to take; return the numbers of the rows of each."""
+        taken = []
+        while rows := self.take_rows():
+            taken.append(rows)
+        return taken
+
+    def give_back(self, claim: Claim | None) -> None:
+        """Give back a batch of which nothing was sent."""
+        assert claim is not None
+        self.ledger.batches.release(claim, [record.id for record in claim.records])
+        self.ledger.batches.end(claim.token)
+
+    def make_setup(self, name: str = "orders", *, client: PartnerClient | None = None, rate: Any = None) -> StreamSetup:
+        """Return what the delivery of the stream is made of."""
+        assert name == self.stream.name
+        return StreamSetup(
+            stream=self.stream,
+            partner=self.partner,
+            client=client or PartnerClient(self.partner, self.stream),
+            sizes=self.sizes,
+            rate=rate,
+        )
+
+    def make_loop(self, *, client: PartnerClient | None = None, rate: Any = None, **changes: Any) -> DeliveryLoop:
+        """Return a delivery loop for this stream alone."""
         options: dict[str, Any] = {
-            "sizes": self.sizes,
-            "publish": self.publish,
-            "messages_waiting": lambda: len(self.messages),
-            "worker": "dispatcher",
+            "streams": {self.stream.name: self.stream},
+            "partners": {self.partner.name: self.partner},
+            "make_setup": partial(self.make_setup, client=client, rate=rate),
+            "worker": "worker",
+            "wake": self.woken.append,
         }
-        return dispatch_stream(ledger=self.ledger, stream=self.stream, **{**options, **changes})
+        return DeliveryLoop(ledger=self.ledger, **{**options, **changes})
 
-    def deliver(self, message: tuple[str, list[str]] | None = None, **changes: Any) -> Delivery:
-        """Deliver the oldest message, or this one, with the real client unless another is given."""
-        token, ids = message or self.messages.pop(0)
-        client = changes.get("client") or PartnerClient(self.partner, self.stream)
-        options: dict[str, Any] = {"client": client, "send_batch": send_batch, "worker": "worker"}
+    def deliver(self, *, client: PartnerClient | None = None, **changes: Any) -> dict[str, int]:
+        """Deliver until nothing is due; return what was done, by what became of it.
+
+        Args:
+            client: Makes the calls; a real one of the stream's own where none is given.
+        """
+        own = client or PartnerClient(self.partner, self.stream)
         try:
-            return deliver_batch(
-                ledger=self.ledger,
-                stream=self.stream,
-                partner=self.partner,
-                sizes=self.sizes,
-                token=token,
-                ids=ids,
-                **{**options, **changes},
-            )
+            return dict(self.make_loop(client=own, **changes).run(self.stream.name).get(self.stream.name, {}))
         finally:
-            if "client" not in changes:
-                client.close()
-
-    def send_all(self) -> list[Delivery]:
-        """Dispatch and deliver until nothing is due."""
-        done = []
-        while self.dispatch():
-            while self.messages:
-                done.append(self.deliver())
-        return done
+            if client is None:
+                own.close()
 
     def maintain(self, **changes: Any) -> Maintained:
         """Do the maintenance of the stream."""
-        options: dict[str, Any] = {
-            "settle_seconds": self.partner.timeout_seconds,
-            "messages_waiting": lambda: len(self.messages),
-            "dispatch": lambda: 0,
-        }
+        options: dict[str, Any] = {"partner": self.partner, "wake": lambda: 0}
         return maintain_stream(ledger=self.ledger, stream=self.stream, **{**options, **changes})
 
-    def expire_leases(self) -> None:
-        """Let the leases of all records run out."""
-        passing_time.expire_record_leases(self.database)
+    def rescue(self) -> int:
+        """Bring back the records of batches whose lease ran out, as every delivery loop does."""
+        streams: Mapping[str, Stream] = {self.stream.name: self.stream}
+        done = rescue_leases(ledger=self.ledger, streams=streams, partners={self.partner.name: self.partner})
+        return done.get(self.stream.name, 0)
+
+    def let_leases_expire(self) -> int:
+        """Let the leases of all batches run out; return how many there were."""
+        return passing_time.expire_batch_leases(self.database)
 
     def make_retries_due(self) -> None:
         """Let all due times have come."""

@@ -1,6 +1,7 @@
-"""dispatch: due records are queued oldest first, up to the window, one version of a key at a time."""
+"""dispatch: the oldest due records are taken into flight, up to the window, one version of a key at a time."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -11,8 +12,9 @@ from syncctl.core.states import State
 from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.keys import Observation
-from tests.harness.passing_time import PAST
-from tests.harness.testbed import ListReader, Testbed, claim_records, new_record, outcome, version_row
+from syncctl.pipeline.dispatch import Taken
+from tests.harness.passing_time import PAST, expire_stream_lease
+from tests.harness.testbed import ListReader, Testbed, claim_records, lose_records, new_record, outcome, version_row
 
 
 def log(testbed: Testbed, *numbers: int, content: str = "a") -> None:
@@ -25,37 +27,31 @@ def retried(testbed: Testbed, *numbers: int) -> None:
     testbed.database.records.update_many({"key.id": {"$in": numbers}}, {"$set": {"fresh": False, "due_at": PAST}})
 
 
-def queued(testbed: Testbed) -> list[int]:
-    return sorted(each["key"]["id"] for each in testbed.records(state="queued"))
+def in_flight(testbed: Testbed) -> list[int]:
+    return sorted(each["key"]["id"] for each in testbed.records(state="sending"))
 
 
-def test_batches_hold_ids_oldest_first(testbed: Testbed) -> None:
+def test_batches_the_oldest_first(testbed: Testbed) -> None:
     testbed.change_stream(batch_size=3)
     log(testbed, 5, 1, 4, 2, 3, 6, 7)
-    assert testbed.dispatch() == 7
-    by_id = {each["_id"]: each for each in testbed.records()}
-    sent = [[by_id[each]["key"]["id"] for each in ids] for _, ids in testbed.messages]
-    assert sent == [[5, 1, 4], [2, 3, 6], [7]]
-    tokens = [token for token, _ in testbed.messages]
-    assert len(set(tokens)) == 3
-    assert {each["lease"]["token"] for each in by_id.values()} == set(tokens)
-    assert testbed.dispatch() == 0
+    taken = [testbed.take() for _ in range(4)]
+    claims = [each.claim for each in taken if each.claim is not None]
+    assert [[record.key["id"] for record in claim.records] for claim in claims] == [[5, 1, 4], [2, 3, 6], [7]]
+    assert [each.has_more for each in taken] == [True, True, False, False]
+    tokens = {record.id: claim.token for claim in claims for record in claim.records}
+    assert {each["_id"]: each["lease"]["token"] for each in testbed.records()} == tokens
+    assert len(set(tokens.values())) == testbed.database.batches.count_documents({}) == 3
+    assert {each["state"] for each in testbed.records()} == {"sending"}
 
 
 def test_never_more_than_the_window_is_in_flight(testbed: Testbed) -> None:
     testbed.change_stream(window=4, batch_size=3)
     log(testbed, *range(1, 11))
-    assert testbed.dispatch() == 4
-    assert queued(testbed) == [1, 2, 3, 4]
-    assert testbed.dispatch(messages_waiting=lambda: 0) == 0
-    testbed.deliver()
-    assert testbed.dispatch(messages_waiting=lambda: 0) == 3
-
-
-def test_no_message_is_sent_while_the_queue_holds_a_windows_worth(testbed: Testbed) -> None:
-    log(testbed, 1)
-    assert testbed.dispatch(messages_waiting=lambda: testbed.sizes.messages) == 0
-    assert testbed.dispatch(messages_waiting=lambda: testbed.sizes.messages - 1) == 1
+    first = testbed.take().claim
+    assert testbed.take_all() == [[4]]
+    assert in_flight(testbed) == [1, 2, 3, 4]
+    testbed.give_back(first)
+    assert testbed.take_all() == [[1, 2, 3]]
 
 
 def test_at_least_half_of_the_window_is_for_first_attempts(testbed: Testbed) -> None:
@@ -63,43 +59,40 @@ def test_at_least_half_of_the_window_is_for_first_attempts(testbed: Testbed) -> 
     log(testbed, *range(1, 9))
     retried(testbed, *range(1, 9))
     log(testbed, *range(11, 19))
-    assert testbed.dispatch() == 6
-    assert queued(testbed) == [1, 2, 3, 11, 12, 13]
+    testbed.take_all()
+    assert in_flight(testbed) == [1, 2, 3, 11, 12, 13]
 
 
 def test_retries_in_flight_count_towards_their_half(testbed: Testbed) -> None:
     testbed.change_stream(window=6)
     log(testbed, *range(1, 9))
     retried(testbed, *range(1, 9))
-    assert testbed.dispatch() == 3
-    assert testbed.dispatch() == 0
+    assert testbed.take_all() == [[1, 2, 3]]
     log(testbed, *range(11, 19))
-    assert testbed.dispatch(messages_waiting=lambda: 0) == 3
-    assert queued(testbed) == [1, 2, 3, 11, 12, 13]
+    assert testbed.take_all() == [[11, 12, 13]]
 
 
 def test_first_attempts_take_the_whole_window_where_nothing_is_retried(testbed: Testbed) -> None:
     testbed.change_stream(window=6)
     log(testbed, *range(1, 9))
-    assert testbed.dispatch() == 6
+    assert testbed.take_all() == [[1, 2, 3, 4, 5, 6]]
 
 
-def test_records_that_are_not_due_are_left_alone(testbed: Testbed) -> None:
+def test_records_that_are_not_due_yet_are_left(testbed: Testbed) -> None:
     log(testbed, 1, 2)
     later = testbed.ledger.streams.server_time() + timedelta(hours=1)
     testbed.database.records.update_one({"key.id": 1}, {"$set": {"due_at": later}})
-    assert testbed.dispatch() == 1
-    assert queued(testbed) == [2]
+    assert testbed.take_all() == [[2]]
 
 
 def test_an_overtaken_version_is_superseded_and_makes_way(testbed: Testbed) -> None:
     testbed.change_stream(window=2)
     for content in "abc":
         log(testbed, 1, 2, 3, content=content)
-    assert testbed.dispatch() == 2
+    assert testbed.take_all() == [[1, 2]]
     assert testbed.states() == {
-        1: ["superseded", "superseded", "queued"],
-        2: ["superseded", "superseded", "queued"],
+        1: ["superseded", "superseded", "sending"],
+        2: ["superseded", "superseded", "sending"],
         3: ["superseded", "superseded", "pending"],
     }
     newest = {each["key"]["id"]: each["_id"] for each in testbed.records()}
@@ -109,31 +102,43 @@ def test_an_overtaken_version_is_superseded_and_makes_way(testbed: Testbed) -> N
 
 def test_a_newer_version_waits_until_the_older_one_is_finished(testbed: Testbed) -> None:
     log(testbed, 1, content="a")
-    testbed.dispatch()
+    claim = testbed.take().claim
     log(testbed, 1, content="b")
-    assert testbed.dispatch(messages_waiting=lambda: 0) == 0
-    assert testbed.states() == {1: ["queued", "pending"]}
-    testbed.deliver()
-    assert testbed.states() == {1: ["superseded", "pending"]}
-    assert testbed.dispatch() == 1
+    assert testbed.take_all() == []
+    assert testbed.states() == {1: ["sending", "pending"]}
+    testbed.give_back(claim)
+    assert testbed.take_all() == [[1]]
+    assert testbed.states() == {1: ["superseded", "sending"]}
 
 
-def test_blocked_records_do_not_block_the_ones_behind_them(testbed: Testbed) -> None:
-    testbed.change_stream(window=4)
-    log(testbed, 1, 2, content="a")
-    testbed.dispatch()
-    log(testbed, 1, 2, content="b")
-    log(testbed, 3, 4)
-    assert testbed.dispatch(messages_waiting=lambda: 0) == 2
-    assert queued(testbed) == [1, 2, 3, 4]
+def test_busy_keys_do_not_block_the_records_behind_them(testbed: Testbed) -> None:
+    """Versions of rows in flight are the oldest due records, and fill more than a whole look."""
+    testbed.change_stream(batch_size=3)
+    log(testbed, *range(1, 10), content="a")
+    assert len(testbed.take_all()) == 3
+    log(testbed, *range(1, 10), content="b")
+    log(testbed, 11, 12, 13, 14)
+    assert testbed.take_all() == [[11, 12, 13], [14]]
+    assert in_flight(testbed) == [*range(1, 10), 11, 12, 13, 14]
+
+
+def test_retries_behind_busy_keys_are_found_too(testbed: Testbed) -> None:
+    testbed.change_stream(batch_size=3, window=40)
+    log(testbed, *range(1, 10), content="a")
+    testbed.take_all()
+    log(testbed, *range(1, 10), content="b")
+    log(testbed, 11, 12)
+    retried(testbed, 11, 12)
+    testbed.database.records.update_many({"state": "pending"}, {"$set": {"fresh": False, "due_at": PAST}})
+    assert testbed.take_all() == [[11, 12]]
 
 
 def test_without_an_order_every_version_goes(testbed: Testbed) -> None:
     testbed.change_stream(order="none")
     for content in "abc":
         log(testbed, 1, content=content)
-    assert testbed.dispatch() == 3
-    assert testbed.states() == {1: ["queued"] * 3}
+    assert testbed.take_all() == [[1, 1, 1]]
+    assert testbed.states() == {1: ["sending"] * 3}
 
 
 @pytest.mark.parametrize("order", ["latest", "none"])
@@ -146,95 +151,133 @@ def test_a_record_whose_key_does_not_know_it_is_left_alone(testbed: Testbed, ord
         key_id=new.key_id, key=new.key, previous_seq=None, seq=5, version="before", hash="h", op="upsert"
     )
     testbed.ledger.keys.observe("orders", [known])
-    assert testbed.dispatch() == 0
+    assert testbed.take_all() == []
     assert testbed.states() == {1: ["pending"], 2: ["pending"]}
-
-
-def test_a_publish_that_fails_puts_its_records_back_at_once(testbed: Testbed) -> None:
-    testbed.change_stream(batch_size=2)
-    log(testbed, 1, 2, 3, 4, 5)
-    before = testbed.records()
-
-    def publish(stream: str, token: str, ids: Sequence[str]) -> None:
-        if testbed.messages:
-            raise ServiceUnavailable("cannot reach Redis", service="redis")
-        testbed.publish(stream, token, ids)
-
-    with pytest.raises(ServiceUnavailable, match="Redis"):
-        testbed.dispatch(publish=publish)
-    assert queued(testbed) == [1, 2]
-    assert testbed.records()[2:] == before[2:]
-    assert testbed.dispatch() == 3
-
-
-def test_a_redis_that_is_away_leaves_everything_as_it_is(testbed: Testbed) -> None:
-    log(testbed, 1)
-    before = testbed.records()
-
-    def waiting() -> int:
-        raise ServiceUnavailable("cannot reach Redis", service="redis")
-
-    with pytest.raises(ServiceUnavailable, match="Redis"):
-        testbed.dispatch(messages_waiting=waiting)
-    assert testbed.records() == before
-    assert testbed.dispatch() == 1
-
-
-def test_a_dispatch_that_comes_meanwhile_makes_the_holder_look_once_more(testbed: Testbed) -> None:
-    log(testbed, 1)
-
-    def publish(stream: str, token: str, ids: Sequence[str]) -> None:
-        testbed.publish(stream, token, ids)
-        if len(testbed.messages) == 1:
-            log(testbed, 2)
-            assert testbed.dispatch() == 0
-
-    assert testbed.dispatch(publish=publish) == 2
-    assert queued(testbed) == [1, 2]
-    assert "dispatch" not in testbed.database.streams.find_one()
 
 
 def test_a_paused_stream_sends_nothing_and_goes_on_logging(testbed: Testbed) -> None:
     log(testbed, 1)
     testbed.ledger.streams.pause("orders", who="me", reason="their maintenance")
-    assert testbed.dispatch() == 0
+    assert testbed.take() == Taken()
     log(testbed, 2)
     assert testbed.states() == {1: ["pending"], 2: ["pending"]}
     testbed.ledger.streams.resume("orders")
-    assert testbed.dispatch() == 2
+    testbed.ledger.partners.pause("default", who="me", reason="their maintenance")
+    assert testbed.take() == Taken()
+    testbed.ledger.partners.resume("default")
+    assert testbed.take_all() == [[1, 2]]
 
 
-def test_a_record_that_was_lost_in_sending_travels_alone(testbed: Testbed) -> None:
+def test_a_record_that_was_lost_in_sending_travels_alone_and_first(testbed: Testbed) -> None:
     log(testbed, 1, 2, 3)
     ids = {each["key"]["id"]: each["_id"] for each in testbed.records()}
-    claim_records(testbed.ledger, [ids[1], ids[2]])
-    testbed.expire_leases()
-    testbed.maintain()
+    lose_records(testbed.ledger, testbed.database, [ids[1], ids[2]])
     log(testbed, 4)
-    testbed.dispatch()
-    assert sorted(sorted(each) for _, each in testbed.messages) == sorted(
-        [[ids[1]], [ids[2]], sorted(each["_id"] for each in testbed.records() if each["key"]["id"] in (3, 4))]
-    )
+    taken = testbed.take_all()
+    assert sorted(taken[:2]) == [[1], [2]]
+    assert taken[2:] == [[3, 4]]
 
 
-def test_a_record_that_was_never_lost_after_a_retry_travels_with_others(testbed: Testbed) -> None:
+def test_one_record_that_travels_alone_is_enough_at_a_time(testbed: Testbed) -> None:
+    """Whoever has one in hand takes others together meanwhile."""
+    log(testbed, 1, 2, 3, 4)
+    ids = {each["key"]["id"]: each["_id"] for each in testbed.records()}
+    lose_records(testbed.ledger, testbed.database, [ids[1], ids[2]])
+    assert testbed.take_rows(with_suspects=False) == [3, 4]
+    assert testbed.take_rows(with_suspects=False) == []
+    assert len(testbed.take_rows()) == 1
+
+
+def test_a_record_that_was_never_lost_travels_with_others_after_a_retry(testbed: Testbed) -> None:
     log(testbed, 1, 2)
     claim = claim_records(testbed.ledger, [each["_id"] for each in testbed.records()])
     busy = outcome(Verdict.RETRY_LATER, error="busy")
     testbed.ledger.delivery_states.write_transitions(
         claim, [Transition(record=each, state=State.PENDING, outcome=busy) for each in claim.records]
     )
-    testbed.dispatch()
-    assert [len(ids) for _, ids in testbed.messages] == [2]
+    assert testbed.take_all() == [[1, 2]]
 
 
-def test_two_dispatches_at_once_send_each_record_once(testbed: Testbed) -> None:
-    from concurrent.futures import ThreadPoolExecutor
+# Several who take.
 
+
+def test_several_at_once_take_each_record_once(testbed: Testbed) -> None:
     testbed.change_stream(batch_size=5)
     log(testbed, *range(1, 41))
+
+    def take(number: int) -> list[list[int]]:
+        taken: list[list[int]] = []
+        while sum(map(len, taken)) < 40:
+            found = testbed.take(worker=f"w{number}")
+            if found.claim is not None:
+                taken.append([int(str(record.key["id"])) for record in found.claim.records])
+            elif not found.is_contended:
+                break
+        return taken
+
     with ThreadPoolExecutor(6) as threads:
-        sent = list(threads.map(lambda _: testbed.dispatch(), range(6)))
-    assert sum(sent) == 40
-    ids: list[Any] = [each for _, batch in testbed.messages for each in batch]
-    assert len(ids) == len(set(ids)) == 40
+        rows = [row for taken in threads.map(take, range(6)) for batch in taken for row in batch]
+    assert sorted(rows) == list(range(1, 41))
+    assert {each["claims"] for each in testbed.records()} == {1}
+
+
+def test_whoever_comes_while_another_chooses_is_told_so(testbed: Testbed) -> None:
+    log(testbed, 1)
+    lease = testbed.ledger.streams.acquire_dispatch("orders", seconds=60, worker="other")
+    assert lease is not None
+    assert testbed.take() == Taken(is_contended=True)
+    testbed.ledger.streams.abandon_dispatch(lease)
+    assert testbed.take_rows() == [1]
+    assert "dispatch" not in testbed.database.streams.find_one()
+
+
+def test_who_dies_while_it_chooses_keeps_the_others_for_a_moment_only(testbed: Testbed) -> None:
+    log(testbed, 1)
+    assert testbed.ledger.streams.acquire_dispatch("orders", seconds=60, worker="dead") is not None
+    assert testbed.take().is_contended
+    expire_stream_lease(testbed.database, "dispatch")
+    assert testbed.take_rows() == [1]
+
+
+def test_two_who_chose_the_same_records_take_each_of_them_once(testbed: Testbed) -> None:
+    """The dispatch lease of the first ran out while it chose; the second has taken them when it goes on."""
+    log(testbed, 1, 2, 3)
+    take = testbed.ledger.batches.take
+    others: list[Taken] = []
+
+    def take_late(stream: str, ids: Sequence[str], **options: Any) -> Any:
+        if not others:
+            others.append(Taken())
+            expire_stream_lease(testbed.database, "dispatch")
+            testbed.change_stream(batch_size=2)
+            others[0] = testbed.take(worker="second")
+        return take(stream, ids, **options)
+
+    testbed.ledger.batches.take = take_late  # type: ignore[method-assign]
+    try:
+        late = testbed.take(worker="first")
+    finally:
+        del testbed.ledger.batches.take  # type: ignore[method-assign]
+    second = others[0].claim
+    assert late.claim is not None
+    assert second is not None
+    assert [record.key["id"] for record in second.records] == [1, 2]
+    assert [record.key["id"] for record in late.claim.records] == [3]
+    assert {each["claims"] for each in testbed.records()} == {1}
+
+
+def test_a_mongodb_that_is_away_leaves_everything_as_it_is(testbed: Testbed) -> None:
+    log(testbed, 1)
+    before = testbed.records()
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ServiceUnavailable("cannot reach MongoDB", service="mongodb")
+
+    testbed.ledger.batches.take = fail  # type: ignore[method-assign]
+    try:
+        with pytest.raises(ServiceUnavailable, match="MongoDB"):
+            testbed.take()
+    finally:
+        del testbed.ledger.batches.take  # type: ignore[method-assign]
+    assert testbed.records() == before
+    assert testbed.take_rows() == [1]

@@ -5,6 +5,7 @@ the environment, and unpacks nothing.
 """
 
 import asyncio
+import functools
 import io
 import os
 import socket
@@ -16,6 +17,7 @@ from urllib.parse import SplitResult
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from syncctl.core.stream import Partner
@@ -41,11 +43,33 @@ HEADER_AT_MOST_BYTES = 64 * 1024
 ADDRESS_DELAY_SECONDS = 0.25
 """How long one address of a name has a head start over the next (RFC 8305)."""
 
+_END_OF_HEADERS = b"\r\n\r\n"
 _OURS_ALONE = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+
+
+class _Protocol(ResponseHandler):
+    """Hands out a response before it looks at what follows its headers.
+
+    Some servers send a body with a 204, or a longer one than they announced: the parser takes the rest for another
+    response, and would drop the one before with it.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        end = data.find(_END_OF_HEADERS)
+        if end >= 0:
+            end += len(_END_OF_HEADERS)
+            super().data_received(data[:end])
+            data = data[end:]
+        if data or end < 0:
+            super().data_received(data)
 
 
 class _Connector(aiohttp.TCPConnector):
     """Notes on a call that its connection stands: from here on, bytes of the request may leave."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory: Any = functools.partial(_Protocol, loop=self._loop)
 
     async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
         connection = await super().connect(req, traces, timeout)

@@ -181,6 +181,20 @@ def test_several_hundred_header_lines_are_read() -> None:
     assert (outcome.verdict, outcome.status, outcome.excerpt) == (Verdict.ACCEPTED, 200, "fine")
 
 
+@pytest.mark.parametrize(
+    ("data", "status", "excerpt"),
+    [
+        (b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n{}", 204, ""),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine, thanks", 200, "fine"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n0\r\n\r\n, thanks", 200, "fine"),
+    ],
+    ids=["a body where there is none", "a longer body", "more than the last chunk"],
+)
+def test_bytes_behind_a_whole_answer_take_nothing_from_it(data: bytes, status: int, excerpt: str) -> None:
+    outcome, _ = send_to(sending(data))
+    assert (outcome.verdict, outcome.status, outcome.excerpt) == (Verdict.ACCEPTED, status, excerpt)
+
+
 def test_interim_answers_are_not_taken_for_the_answer() -> None:
     def script(peer: Peer) -> None:
         while request := peer.read_request():

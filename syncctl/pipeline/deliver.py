@@ -208,7 +208,17 @@ class DeliveryLoop:
             runner.set_limit(limit.judge(now=now, was_reached=runner.waiting > 0))
         if now >= self._rescue_at and not self._asked_to_stop():
             self._rescue_at = now + RESCUE_EVERY_SECONDS
-            rescue_leases(ledger=self._ledger, streams=self._streams, partners=self._partners)
+            for name in rescue_leases(ledger=self._ledger, streams=self._streams, partners=self._partners):
+                self._look_again(name)
+
+    def _look_again(self, name: str) -> None:
+        """Look at a stream whose records have just become due, before the loop can end."""
+        if name not in self._lanes and not self._is_stopping:
+            with suppress(SyncctlError):
+                self._open_lane(name)
+        if (lane := self._lanes.get(name)) is not None:
+            lane.is_dry = False
+            lane.next_look_at = 0.0
 
     def _note_away(self, error: ServiceUnavailable) -> None:
         """Begin nothing for a moment; the outcomes of calls under way are written once MongoDB answers again."""

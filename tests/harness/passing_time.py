@@ -3,12 +3,25 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
+from syncctl.core import clock
+from syncctl.ledger import batches
+from syncctl.pipeline import delivery_lane
+
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 def expire_batch_leases(database: Any) -> int:
     """Let the leases of all batches in flight run out; return how many there were."""
     return int(database.batches.update_many({"until": {"$ne": PAST}}, {"$set": {"until": PAST}}).modified_count)
+
+
+def stand_still(database: Any, monkeypatch: pytest.MonkeyPatch, *, seconds: float = 3600.0) -> None:
+    """Let this process have stood still for so long, by its own clock for leases and by MongoDB's."""
+    for module in (batches, delivery_lane):
+        monkeypatch.setattr(module, "boot_time", lambda: clock.boot_time() + seconds)
+    expire_batch_leases(database)
 
 
 def expire_stream_lease(database: Any, kind: str) -> None:

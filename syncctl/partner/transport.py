@@ -64,6 +64,15 @@ class _Protocol(ResponseHandler):
             super().data_received(data)
 
 
+class _Request(aiohttp.ClientRequest):
+    """A request without a body says nothing of its length where none is expected (RFC 9110, 8.6)."""
+
+    def update_body_from_data(self, body: Any, _stacklevel: int = 3) -> None:
+        super().update_body_from_data(body, _stacklevel)
+        if body is None and self.method not in self.POST_METHODS:
+            self.headers.pop("Content-Length", None)
+
+
 class _Connector(aiohttp.TCPConnector):
     """Notes on a call that its connection stands: from here on, bytes of the request may leave."""
 
@@ -279,6 +288,7 @@ class Transport:
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,
+                request_class=_Request,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 trust_env=False,

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from syncctl.core.breaker import BreakerState
 from syncctl.core.stream import Partner, Stream
+from syncctl.ledger.batches import Claim
 from syncctl.ledger.breakers import BreakerGate
 from syncctl.ledger.ledger import Ledger
 
@@ -18,7 +19,7 @@ PERMIT_MARGIN_SECONDS = 5.0
 class DeliveryGate:
     """What a delivery loop knows of one stream's pauses and circuit breaker; all workers see the same.
 
-    `is_open` and `admits` may be asked from another thread than the one that looks.
+    `is_stale` and `admits` may be asked from another thread than the one that looks.
     """
 
     def __init__(self, ledger: Ledger, stream: Stream) -> None:
@@ -27,8 +28,6 @@ class DeliveryGate:
         self._looked_at = float("-inf")
         self._paused = True
         self._breaker = BreakerGate()
-        #: How many records may be in flight to a partner that is recovering; None where the breaker does not limit it.
-        self.allowed: int | None = None
         #: When the partner was last called again after a pause or an outage.
         self.back_at: datetime | None = None
 
@@ -40,7 +39,6 @@ class DeliveryGate:
         gate = self._ledger.streams.load_gate(self._stream.name)
         partner = self._ledger.partners.load_gate(self._stream.partner)
         self._breaker = gate.breaker
-        self.allowed = gate.breaker.allowed if gate.breaker.state is BreakerState.HALF_OPEN else None
         self.back_at = max(filter(None, (gate.back_at, partner.back_at)), default=None)
         self._paused = gate.paused or partner.paused
         self._looked_at = now
@@ -54,9 +52,17 @@ class DeliveryGate:
         """Whether the last look is too long ago for a call to begin on it."""
         return time.monotonic() - self._looked_at > STALE_AFTER_SECONDS
 
-    def admits(self, token: str) -> bool:
-        """Tell whether the calls of a batch may begin: a partner that is down is called by its probe alone."""
-        return not self._paused and self._breaker.admits(token)
+    def admits(self, claim: Claim) -> bool:
+        """Tell whether the calls of a batch may begin.
+
+        A partner that is down is called by its probe alone; one that recovers, by the batches taken since, whose size
+        it can bear.
+        """
+        if self._paused or not self._breaker.admits(claim.token):
+            return False
+        if self._breaker.state is not BreakerState.HALF_OPEN or self.back_at is None:
+            return True
+        return claim.clock.at >= self.back_at
 
     def is_probe(self, token: str) -> bool:
         """Tell whether a batch is the one record that asks a partner that is down whether it is back."""

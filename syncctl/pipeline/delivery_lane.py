@@ -198,7 +198,7 @@ class DeliveryLane:
                 return "return"
             if gate.is_stale:
                 return "wait"
-            if not gate.admits(claim.token):
+            if not gate.admits(claim):
                 return "return"
             return "start" if claim.is_held and self._has_permit() else "wait"
 
@@ -225,7 +225,7 @@ class DeliveryLane:
         self._runner.push(ready)
 
     def _may_go_on(self, held: BatchInHand) -> bool:
-        return self.gate.is_stale or self.gate.admits(held.batch.claim.token)
+        return self.gate.is_stale or self.gate.admits(held.batch.claim)
 
     def _note_begun(self, held: BatchInHand) -> bool:
         """Note in the ledger that the next calls of a batch begin; False when its lease was lost."""

@@ -43,7 +43,7 @@ def flags(db: SourceDb) -> list[tuple[int, ...]]:
 
 def work(testbed: Testbed) -> None:
     testbed.poll()
-    testbed.send_all()
+    testbed.deliver()
     testbed.poll()
 
 
@@ -51,7 +51,7 @@ def test_delivered_rows_are_acknowledged_in_the_source(flag: Testbed, source_db:
     run = flag.poll()
     assert (run.read, run.logged, run.error) == (7, 7, None)
     assert flags(source_db) == [(0, 7)]
-    flag.send_all()
+    flag.deliver()
     flag.poll()
     assert flags(source_db) == [(1, 7)]
     assert {each["state"] for each in flag.records()} == {"delivered"}
@@ -66,10 +66,10 @@ def test_a_row_that_waits_for_its_delivery_is_logged_once(flag: Testbed) -> None
 def test_an_edit_after_the_read_is_not_wiped_out(flag: Testbed, source_db: SourceDb) -> None:
     flag.poll()
     source_db.execute("update jobs set content = 'b', edition = 2 where id = 3")
-    flag.send_all()
+    flag.deliver()
     flag.poll()
     assert flags(source_db) == [(0, 1), (1, 6)]
-    flag.send_all()
+    flag.deliver()
     flag.poll()
     assert flags(source_db) == [(1, 7)]
     assert [each["payload"]["content"] for each in flag.records() if each["key"]["id"] == 3] == ["a", "b"]
@@ -87,7 +87,7 @@ def test_a_row_that_is_flagged_again_is_sent_again(flag: Testbed, source_db: Sou
 def test_a_poll_that_read_the_row_before_its_acknowledgement_sends_nothing_again(flag: Testbed) -> None:
     """The page was read before the flag changed; the row looks new, but must not be sent again."""
     flag.poll()
-    flag.send_all()
+    flag.deliver()
     reader = open_reader(flag.source, flag.stream)
     stale = list(reader.pages(reader.start_cursor()))
     reader.pages = lambda _: iter(stale)  # type: ignore[method-assign]
@@ -114,7 +114,7 @@ def test_an_acknowledged_failure_that_is_replayed_is_acknowledged_again(flag: Te
     assert flags(source_db) == [(9, 7)]
     flag.partner = mended
     flag.ledger.operations.replay([each["_id"] for each in flag.records()], states=["failed"], who="me")
-    flag.send_all()
+    flag.deliver()
     flag.poll()
     assert flags(source_db) == [(1, 7)]
     # Rows acknowledged as delivered stay so.
@@ -174,7 +174,7 @@ def test_a_statement_that_changes_nothing_sends_nothing_again(flag: Testbed, sou
 
 def test_a_clean_up_keeps_records_that_are_not_acknowledged(flag: Testbed) -> None:
     flag.poll()
-    flag.send_all()
+    flag.deliver()
     later = flag.ledger.streams.server_time() + timedelta(days=1)
     assert flag.ledger.operations.count_finished("orders", State.DELIVERED, later) == 0
     flag.poll()

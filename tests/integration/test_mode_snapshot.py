@@ -136,10 +136,10 @@ def test_a_row_that_is_there_after_all_is_not_deleted(snapshot: Testbed, source_
 
 def test_deletes_reach_the_partner_after_the_row(snapshot: Testbed, source_db: SourceDb) -> None:
     snapshot.poll()
-    snapshot.send_all()
+    snapshot.deliver()
     source_db.execute("delete from orders where id = 4")
     snapshot.poll()
-    snapshot.send_all()
+    snapshot.deliver()
     (delete,) = [each for each in snapshot.records() if each["op"] == "delete"]
     assert (delete["state"], delete["key"]) == ("delivered", {"id": 4})
 

@@ -226,7 +226,7 @@ def test_whoever_comes_while_another_chooses_is_told_so(testbed: Testbed) -> Non
     lease = testbed.ledger.streams.acquire_dispatch("orders", seconds=60, worker="other")
     assert lease is not None
     assert testbed.take() == Taken(is_contended=True)
-    testbed.ledger.streams.abandon_dispatch(lease)
+    testbed.ledger.streams.release_dispatch(lease)
     assert testbed.take_rows() == [1]
     assert "dispatch" not in testbed.database.streams.find_one()
 

@@ -60,11 +60,11 @@ def test_the_call_of_a_dead_worker_is_unsettled_before_a_newer_version_may_go(te
     assert [each["call"] for each in seen] == [testbed.record(1)["_id"]]
     assert testbed.record(1)["state"] == "pending"
     log(testbed, 1, content="b")
-    testbed.send_all()
+    testbed.deliver()
     assert [each["state"] for each in testbed.records()] == ["superseded", "pending"]
     testbed.settle_calls()
     testbed.make_retries_due()
-    testbed.send_all()
+    testbed.deliver()
     assert [each["state"] for each in testbed.records()] == ["superseded", "delivered"]
 
 

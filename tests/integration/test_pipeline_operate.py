@@ -16,7 +16,7 @@ from syncctl.pipeline.report import build_report
 from syncctl.pipeline.show import find_record, find_versions
 from syncctl.pipeline.status import group_failures, read_status
 from tests.harness.passing_time import PAST, let_hours_pass
-from tests.harness.testbed import NASTY, ListReader, Testbed, new_record, version_row
+from tests.harness.testbed import NASTY, ListReader, Testbed, claim_records, new_record, version_row
 
 DAY = 86_400.0
 KEPT = {"delivered": 30 * DAY, "failed": 90 * DAY, "superseded": 7 * DAY, "discarded": 7 * DAY}
@@ -56,7 +56,7 @@ def discard(testbed: Testbed, dry_run: bool = False, **selection: Any) -> Discar
 
 def test_failed_records_go_again_when_their_cause_is_fixed(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, 1, 2, 3)
-    testbed.send_all()
+    testbed.deliver()
     assert testbed.states() == {number: ["failed"] for number in (1, 2, 3)}
     planned = replay(testbed, dry_run=True)
     assert planned == Replayed(matched=3, replayed=3, skipped=0, dry_run=True)
@@ -64,7 +64,7 @@ def test_failed_records_go_again_when_their_cause_is_fixed(testbed: Testbed, ref
     assert testbed.ledger.audit.load(limit=5) == []
     assert replay(testbed) == Replayed(matched=3, replayed=3, skipped=0, dry_run=False)
     refusing.fix()
-    testbed.send_all()
+    testbed.deliver()
     assert testbed.states() == {number: ["delivered"] for number in (1, 2, 3)}
     assert len({call.key for call in refusing.calls()}) == 3
     (audit,) = testbed.ledger.audit.load(limit=5)
@@ -81,7 +81,7 @@ def test_an_overtaken_record_is_skipped_because_it_would_make_the_partner_stale(
     testbed: Testbed, refusing: MockPartner
 ) -> None:
     log(testbed, 1, content="a")
-    testbed.send_all()
+    testbed.deliver()
     log(testbed, 1, content="b")
     assert replay(testbed, dry_run=True) == Replayed(matched=1, replayed=0, skipped=1, dry_run=True)
     assert replay(testbed) == Replayed(matched=1, replayed=0, skipped=1, dry_run=False)
@@ -97,15 +97,15 @@ def test_a_row_that_could_not_be_read_is_skipped_because_it_cannot_be_sent(testb
 def test_a_delete_that_failed_goes_again(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, 1, content="a")
     testbed.poll(ListReader([version_row(1, None, "0x1", payload=None, op="delete")]))
-    testbed.send_all()
+    testbed.deliver()
     assert replay(testbed).replayed == 1
 
 
 def test_a_delivered_record_that_is_replayed_is_received_again(testbed: Testbed, partner: MockPartner) -> None:
     log(testbed, 1)
-    testbed.send_all()
+    testbed.deliver()
     assert replay(testbed, states=("delivered",)).replayed == 1
-    testbed.send_all()
+    testbed.deliver()
     identity = testbed.record(1)["_id"]
     assert [(call.key, call.fate) for call in partner.calls()] == [(identity, "applied"), (f"{identity}-2", "applied")]
 
@@ -113,11 +113,11 @@ def test_a_delivered_record_that_is_replayed_is_received_again(testbed: Testbed,
 def test_a_new_key_is_for_a_partner_that_keeps_its_refusal(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, 1, content="a")
     log(testbed, 2)
-    testbed.send_all()
+    testbed.deliver()
     log(testbed, 1, content="b")
     assert replay(testbed, new_key=True) == Replayed(matched=2, replayed=1, skipped=1, dry_run=False)
     refusing.fix()
-    testbed.send_all()
+    testbed.deliver()
     identity = testbed.record(2)["_id"]
     keys = [call.key for call in refusing.calls() if call.key.startswith(identity)]
     assert keys == [identity, f"{identity}-2"]
@@ -127,7 +127,7 @@ def test_a_new_key_is_for_a_partner_that_keeps_its_refusal(testbed: Testbed, ref
 
 def test_a_replay_of_one_error_leaves_the_others_alone(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, *range(1, 9))
-    testbed.send_all()
+    testbed.deliver()
     testbed.poll(ListReader([version_row(9, None, None, payload=None, error="column amount: the number is NaN")]))
     groups = group_failures(ledger=testbed.ledger).groups
     assert [group["count"] for group in groups] == [8, 1]
@@ -140,7 +140,7 @@ def test_a_replay_of_one_error_leaves_the_others_alone(testbed: Testbed, refusin
 
 def test_a_replay_tells_its_caller_which_records_to_wait_for(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, 1, 2)
-    testbed.send_all()
+    testbed.deliver()
     ids: list[str] = []
     replay_records(
         ledger=testbed.ledger, selection=Selection(), streams={"orders": testbed.stream}, who="me", replayed_ids=ids
@@ -152,7 +152,7 @@ def test_a_replay_tells_its_caller_which_records_to_wait_for(testbed: Testbed, r
 def test_a_stream_that_left_the_configuration_is_not_replayed(testbed: Testbed, refusing: MockPartner) -> None:
     """No worker would dispatch its records: they would wait forever."""
     log(testbed, 1)
-    testbed.send_all()
+    testbed.deliver()
     done = replay_records(ledger=testbed.ledger, selection=Selection(), streams={}, who="me")
     assert (done.matched, done.replayed, done.skipped) == (1, 0, 1)
     assert [each["state"] for each in testbed.records()] == ["failed"]
@@ -163,7 +163,7 @@ def test_a_stream_that_left_the_configuration_is_not_replayed(testbed: Testbed, 
 
 def test_a_discard_gives_up_with_a_reason(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, 1, 2)
-    testbed.send_all()
+    testbed.deliver()
     assert discard(testbed, dry_run=True) == Discarded(matched=2, discarded=2, dry_run=True)
     assert testbed.states() == {1: ["failed"], 2: ["failed"]}
     assert discard(testbed) == Discarded(matched=2, discarded=2, dry_run=False)
@@ -173,16 +173,16 @@ def test_a_discard_gives_up_with_a_reason(testbed: Testbed, refusing: MockPartne
     assert (audit["action"], audit["who"], audit["count"], audit["detail"]["reason"]) == (
         "discard", "$state", 2, "$reason",
     )  # fmt: skip
-    assert testbed.dispatch() == 0
+    assert testbed.take_rows() == []
 
 
 def test_a_waiting_record_can_be_discarded_and_one_in_flight_cannot(testbed: Testbed) -> None:
     log(testbed, 1, 2)
     ids = {each["key"]["id"]: each["_id"] for each in testbed.records()}
-    testbed.ledger.delivery_states.queue([ids[2]], batch="b", seconds=60, exclusive=True)
+    claim_records(testbed.ledger, [ids[2]])
     done = discard(testbed, ids=tuple(ids.values()), states=("failed", "pending"))
     assert (done.matched, done.discarded) == (1, 1)
-    assert testbed.states() == {1: ["discarded"], 2: ["queued"]}
+    assert testbed.states() == {1: ["discarded"], 2: ["sending"]}
 
 
 def test_a_delivered_record_cannot_be_discarded(testbed: Testbed) -> None:
@@ -195,15 +195,14 @@ def test_a_delivered_record_cannot_be_discarded(testbed: Testbed) -> None:
 
 def test_a_clean_up_removes_records_older_than_their_retention(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, 1, 2, 3)
-    testbed.send_all()
+    testbed.deliver()
     discard(testbed, ids=(testbed.record(1)["_id"],))
     refusing.fix()
     log(testbed, 4)
-    testbed.send_all()
+    testbed.deliver()
     log(testbed, 5, content="a")
     log(testbed, 5, content="b")
-    testbed.dispatch()
-    testbed.messages.clear()
+    assert testbed.take_rows() == [5]
 
     def clean(**options: Any) -> Cleaned:
         return clean_up(ledger=testbed.ledger, retention_seconds=KEPT, who="$me", **options)
@@ -218,8 +217,8 @@ def test_a_clean_up_removes_records_older_than_their_retention(testbed: Testbed,
     assert clean().deleted == {"delivered": 1, "failed": 0, "superseded": 0, "discarded": 0}
     let_hours_pass(testbed.database, 24 * 90)
     assert clean().deleted == {"delivered": 0, "failed": 2, "superseded": 0, "discarded": 0}
-    # Unfinished records stay, however old; and keys stay, or old rows would be logged again.
-    assert testbed.states() == {5: ["queued"]}
+    # What is not finished stays, however old; and keys stay, or old rows would come in again.
+    assert testbed.states() == {5: ["sending"]}
     assert testbed.database.keys.count_documents({}) == 5
     assert [each["count"] for each in testbed.ledger.audit.load(limit=5) if each["action"] == "cleanup"] == [
         2,
@@ -227,12 +226,12 @@ def test_a_clean_up_removes_records_older_than_their_retention(testbed: Testbed,
         2,
     ]
     log(testbed, 1, 4)
-    assert testbed.states() == {5: ["queued"]}
+    assert testbed.states() == {5: ["sending"]}
 
 
 def test_hours_that_are_open_keep_their_records_whatever_the_retention(testbed: Testbed) -> None:
     log(testbed, 1)
-    testbed.send_all()
+    testbed.deliver()
     gone = clean_up(ledger=testbed.ledger, retention_seconds=dict.fromkeys(KEPT, 0.0), who="me")
     assert gone.deleted["delivered"] == 0
     let_hours_pass(testbed.database, 3)
@@ -242,7 +241,7 @@ def test_hours_that_are_open_keep_their_records_whatever_the_retention(testbed: 
 
 def test_the_report_says_the_same_before_and_after_a_clean_up(testbed: Testbed) -> None:
     log(testbed, *range(1, 6))
-    testbed.send_all()
+    testbed.deliver()
     let_hours_pass(testbed.database, 24 * 40)
     since = testbed.ledger.streams.server_time() - timedelta(days=60)
 
@@ -259,14 +258,14 @@ def test_the_report_says_the_same_before_and_after_a_clean_up(testbed: Testbed) 
 def test_a_clean_up_goes_on_until_nothing_is_left(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cleanup, "RECORDS_AT_ONCE", 2)
     log(testbed, *range(1, 6))
-    testbed.send_all()
+    testbed.deliver()
     let_hours_pass(testbed.database, 24 * 40)
     assert clean_up(ledger=testbed.ledger, retention_seconds=KEPT, who="me").deleted["delivered"] == 5
 
 
 def test_a_state_that_is_not_named_is_kept(testbed: Testbed) -> None:
     log(testbed, 1)
-    testbed.send_all()
+    testbed.deliver()
     let_hours_pass(testbed.database, 24 * 40)
     gone = clean_up(ledger=testbed.ledger, retention_seconds={"failed": 0.0}, who="me")
     assert gone.deleted == {"failed": 0}
@@ -278,11 +277,10 @@ def test_a_state_that_is_not_named_is_kept(testbed: Testbed) -> None:
 
 def test_status_shows_where_each_stream_stands(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, 1, 2, 3)
-    testbed.dispatch()
     testbed.deliver()
     refusing.fix()
     log(testbed, 4, 5)
-    testbed.send_all()
+    testbed.deliver()
     log(testbed, 6)
     let_hours_pass(testbed.database, 0.01)
     testbed.ledger.streams.ensure("gone")
@@ -316,7 +314,7 @@ def test_the_status_of_an_empty_ledger_is_empty(testbed: Testbed) -> None:
 
 def test_show_tells_all_versions_of_a_row_newest_first(testbed: Testbed) -> None:
     log(testbed, 1, 2, content="a")
-    testbed.send_all()
+    testbed.deliver()
     log(testbed, 1, content="b")
     shown = find_versions(testbed.ledger, "orders", {"id": 1})
     assert [each["payload"]["content"] for each in shown] == ["b", "a"]
@@ -346,7 +344,7 @@ def test_show_takes_the_beginning_of_an_id_if_it_is_unique(testbed: Testbed) -> 
 
 def test_failures_are_grouped_by_their_error(testbed: Testbed, refusing: MockPartner) -> None:
     log(testbed, 1, 2, 3)
-    testbed.send_all()
+    testbed.deliver()
     testbed.poll(ListReader([version_row(4, None, None, payload=None, error="column amount: the number is NaN")]))
     groups = group_failures(ledger=testbed.ledger).groups
     assert [(each["count"], each["status"]) for each in groups] == [(3, 422), (1, None)]

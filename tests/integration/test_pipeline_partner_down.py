@@ -1,5 +1,7 @@
 """A partner that is down, refuses the credentials or is gone: no attempts are used up, and it recovers in steps."""
 
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -7,18 +9,21 @@ from typing import Any
 
 import pytest
 
-from syncctl.core.breaker import BreakerRules
+from syncctl.core.breaker import HALF_OPEN_STARTS_AT, BreakerRules, BreakerState
 from syncctl.core.outcome import Verdict
 from syncctl.core.records import Record
 from syncctl.core.stream import RetrySchedule
+from syncctl.ledger.breakers import Tally
 from syncctl.local.mock_partner import MockPartner
 from syncctl.local.mock_partner_account import PartnerConfig
 from syncctl.partner.client import Call, PartnerClient
-from syncctl.pipeline.dispatch import PROBE_SECONDS
+from syncctl.pipeline.delivery_gate import LOOK_EVERY_SECONDS
+from syncctl.pipeline.dispatch import PROBE_SECONDS, Taken
 from tests.harness.hostile_partner import HostilePartner, answering
 from tests.harness.http_partner import RowPartner
+from tests.harness.meddling_client import MeddlingClient, once
 from tests.harness.source_db import SourceDb
-from tests.harness.testbed import Testbed
+from tests.harness.testbed import Testbed, claim_records
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -49,33 +54,30 @@ def tries(testbed: Testbed) -> list[int]:
     return sorted(each["tries"] for each in testbed.records())
 
 
-def dispatch_probe(backlog: Testbed, url: str) -> None:
-    """Let a partner fail until the circuit opens, and its pause end: one record is queued as the probe."""
+def bring_down(backlog: Testbed, url: str) -> None:
+    """Let a partner fail until the circuit opens, and its pause end: one record may ask whether it is back."""
     meet(backlog, url)
-    backlog.send_all()
+    backlog.deliver()
     end_pause(backlog)
     backlog.make_retries_due()
-    assert backlog.dispatch() == 1
 
 
 def test_a_partner_that_is_down_is_not_called_and_no_record_uses_up_its_tries(backlog: Testbed) -> None:
     with MockPartner(PartnerConfig(error_rate=1.0)) as down:
         meet(backlog, down.url)
-        backlog.send_all()
+        backlog.deliver()
         calls = len(down.calls())
         assert breaker(backlog)["state"] == "open"
         assert 10 <= calls <= 20
         backlog.make_retries_due()
-        assert backlog.dispatch() == 0
+        assert backlog.deliver() == {}
         assert len(down.calls()) == calls
         before = tries(backlog)
         asked = []
         for _ in range(3):
             end_pause(backlog)
             backlog.make_retries_due()
-            assert backlog.dispatch() == 1
-            assert backlog.dispatch() == 0
-            backlog.deliver()
+            assert backlog.deliver() == {"retrying": 1}
             asked.append(down.calls()[-1].row)
         # Each probe is a different record, and costs none of them an attempt.
         assert len(down.calls()) == calls + 3
@@ -84,23 +86,41 @@ def test_a_partner_that_is_down_is_not_called_and_no_record_uses_up_its_tries(ba
         assert "HTTP 500" in breaker(backlog)["reason"]
 
 
-def test_a_recovering_partner_gets_everything_with_limited_calls(backlog: Testbed) -> None:
-    with MockPartner(PartnerConfig(error_rate=1.0)) as server:
-        meet(backlog, server.url)
-        backlog.send_all()
+def test_one_at_a_time_asks_whether_the_partner_is_back(backlog: Testbed) -> None:
+    with MockPartner(PartnerConfig(error_rate=1.0)) as down:
+        bring_down(backlog, down.url)
+        taken = backlog.take()
+        assert taken.is_probe
+        assert taken.claim is not None
+        assert len(taken.claim.records) == 1
+        assert backlog.take() == Taken()
+        assert backlog.deliver() == {}
+
+
+def test_a_partner_that_is_back_gets_everything_gently(backlog: Testbed) -> None:
+    take = backlog.ledger.batches.take
+    seen: list[tuple[int, int]] = []
+
+    def watch(*args: Any, **options: Any) -> Any:
+        claim = take(*args, **options)
+        seen.append((breaker(backlog).get("allowed", 0), len(backlog.records(state="sending"))))
+        return claim
+
+    backlog.change_stream(batch_size=60, window=60)
+    with MockPartner(PartnerConfig(error_rate=1.0, latency_seconds=0.05)) as server:
+        bring_down(backlog, server.url)
         server.fix()
-        end_pause(backlog)
+        backlog.ledger.batches.take = watch  # type: ignore[method-assign]
+        backlog.deliver()
+        del backlog.ledger.batches.take  # type: ignore[method-assign]
         backlog.make_retries_due()
-        queued = []
-        while count := backlog.dispatch():
-            queued.append(count)
-            while backlog.messages:
-                backlog.deliver()
-            backlog.make_retries_due()
-        assert queued[:4] == [1, 2, 4, 8]
-        assert max(queued) <= 10
-        assert {each["state"] for each in backlog.records()} == {"delivered"}
+        backlog.deliver()
         assert len(server.rows()) == 60
+    assert seen[0] == (0, 1), "one asks"
+    recovering = [(allowed, flying) for allowed, flying in seen[1:] if allowed]
+    assert [allowed for allowed, _ in recovering][:1] == [HALF_OPEN_STARTS_AT]
+    assert all(flying <= allowed for allowed, flying in recovering)
+    assert {each["state"] for each in backlog.records()} == {"delivered"}
 
 
 def test_records_that_always_fail_do_not_keep_a_partner_down_that_is_back(backlog: Testbed) -> None:
@@ -113,7 +133,7 @@ def test_records_that_always_fail_do_not_keep_a_partner_down_that_is_back(backlo
     with RowPartner(answer) as server:
         meet(backlog, server.url)
         backlog.change_stream(retry=RetrySchedule(delays_seconds=(60.0,) * 99, jitter=0.0))
-        backlog.send_all()
+        backlog.deliver()
         assert breaker(backlog)["state"] == "open"
         sick = False
         opened = 0
@@ -123,62 +143,85 @@ def test_records_that_always_fail_do_not_keep_a_partner_down_that_is_back(backlo
                 end_pause(backlog)
             # A minute passes: failed records are due again.
             backlog.make_retries_due()
-            backlog.send_all()
+            backlog.deliver()
             if len(backlog.records(state="delivered")) == 48:
                 break
     assert len(backlog.records(state="delivered")) == 48
     assert opened <= 3, "it counted as down, and once or twice by bad luck"
 
 
-def test_a_probe_that_found_no_worker_is_replaced_at_once(backlog: Testbed) -> None:
+def test_a_probe_that_was_given_back_is_followed_by_another_at_once(backlog: Testbed) -> None:
+    asked_to_stop = threading.Event()
+
+    class Stopped(PartnerClient):
+        def prepare(self, record: Record) -> Call:
+            asked_to_stop.set()
+            return super().prepare(record)
+
     with MockPartner(PartnerConfig(error_rate=1.0)) as down:
-        dispatch_probe(backlog, down.url)
-        token, ids = backlog.messages.pop()
-        assert backlog.dispatch() == 0
-        backlog.ledger.breakers.release_probe("orders", token=token)
-        backlog.ledger.delivery_states.unqueue(ids, batch=token)
-        assert backlog.dispatch() == 1
+        bring_down(backlog, down.url)
+        calls = len(down.calls())
+        client = Stopped(backlog.partner, backlog.stream)
+        assert backlog.deliver(client=client, is_stopping=asked_to_stop.is_set) == {"returned": 1}
+        client.close()
+        assert len(down.calls()) == calls
+        assert backlog.take().is_probe
 
 
-def test_a_probe_whose_message_is_lost_is_replaced_before_its_lease_ends(backlog: Testbed) -> None:
+def test_a_process_that_dies_with_the_probe_holds_nobody_for_longer_than_a_call(backlog: Testbed) -> None:
     backlog.change_stream(lease_seconds=3600.0)
     with MockPartner(PartnerConfig(error_rate=1.0)) as down:
-        dispatch_probe(backlog, down.url)
-    until = breaker(backlog)["probe"]["until"].replace(tzinfo=UTC)
-    assert (until - backlog.ledger.streams.server_time()).total_seconds() <= PROBE_SECONDS
-
-
-def test_a_probe_that_waited_long_for_a_worker_is_still_sent(backlog: Testbed) -> None:
-    with MockPartner(PartnerConfig(error_rate=1.0)) as server:
-        dispatch_probe(backlog, server.url)
-        late = backlog.messages.pop()
+        bring_down(backlog, down.url)
+        assert backlog.take().is_probe
+        until = breaker(backlog)["probe"]["until"].replace(tzinfo=UTC)
+        assert (until - backlog.ledger.streams.server_time()).total_seconds() <= PROBE_SECONDS
         backlog.database.streams.update_one({"_id": "orders"}, {"$set": {"breaker.probe.until": PAST}})
-        server.fix()
-        assert backlog.deliver(late).delivered == 1
-    assert breaker(backlog)["state"] == "half_open"
+        assert backlog.take().is_probe
 
 
-def test_records_queued_earlier_do_not_exceed_the_limit_of_a_recovering_partner(backlog: Testbed) -> None:
-    with MockPartner(PartnerConfig(error_rate=1.0)) as server:
-        meet(backlog, server.url)
-        backlog.change_stream(window=20)
-        backlog.dispatch()
-        old = backlog.messages.pop()
-        backlog.change_stream(window=10)
-        while breaker(backlog).get("state") != "open":
-            backlog.make_retries_due()
-            backlog.dispatch()
-            backlog.deliver()
-        server.fix()
+def test_who_has_lost_the_right_to_ask_calls_nobody(backlog: Testbed) -> None:
+    take = backlog.ledger.batches.take
+
+    def take_late(*args: Any, **options: Any) -> Any:
+        claim = take(*args, **options)
+        # It stood still, and another asks by now.
+        backlog.database.streams.update_one({"_id": "orders"}, {"$set": {"breaker.probe.token": "another"}})
+        return claim
+
+    with MockPartner(PartnerConfig(error_rate=1.0)) as down:
+        bring_down(backlog, down.url)
+        calls = len(down.calls())
+        backlog.ledger.batches.take = take_late  # type: ignore[method-assign]
+        assert backlog.deliver() == {"returned": 1}
+        del backlog.ledger.batches.take  # type: ignore[method-assign]
+        assert len(down.calls()) == calls
+    assert breaker(backlog)["probe"]["token"] == "another"
+
+
+def test_a_batch_that_was_taken_before_is_no_more_than_a_partner_that_comes_back_gets(
+    backlog: Testbed, partner: MockPartner
+) -> None:
+    backlog.partner = replace(backlog.partner, max_in_flight=1)
+    first: list[str] = []
+
+    def fail_and_come_back() -> None:
+        """Let other processes have found the partner down, and back, while this one made a call."""
+        first.append(backlog.database.batches.find_one()["_id"])
+        breakers, rules = backlog.ledger.breakers, backlog.partner.breaker
+        breakers.report("orders", Tally(calls=20, failures=20, reason="HTTP 503"), token="other", rules=rules)
         end_pause(backlog)
-        backlog.make_retries_due()
-        backlog.dispatch()
-        backlog.deliver()
-        assert breaker(backlog)["state"] == "half_open"
-        calls = len(server.calls())
-        done = backlog.deliver(old)
-    assert (done.claimed, done.delivered, done.returned) == (10, 2, 8)
-    assert len(server.calls()) == calls + 2
+        assert breakers.acquire_probe("orders", token="probe", record="orders-x", seconds=60.0)
+        assert breakers.report("orders", Tally(calls=1), token="probe", rules=rules) is BreakerState.HALF_OPEN
+        # By then it has looked.
+        time.sleep(2 * LOOK_EVERY_SECONDS)
+
+    client = MeddlingClient(backlog, before=once(fail_and_come_back))
+    done = backlog.deliver(client=client)
+    client.close()
+    assert (done["delivered"], done["returned"]) == (60, 9)
+    claims = [entry["claim"] for each in backlog.records() for entry in each["history"]]
+    assert claims.count(first[0]) == 1
+    assert {call.attempt for call in partner.calls()} == {1}
 
 
 @pytest.mark.parametrize("meant", [Verdict.REJECTED, Verdict.ACCEPTED, Verdict.RETRY_LATER])
@@ -186,7 +229,7 @@ def test_a_status_about_one_record_does_not_open_the_breaker(backlog: Testbed, m
     backlog.change_stream(outcomes={500: meant})
     with RowPartner(lambda row: 500 if row <= 40 else 201) as server:
         meet(backlog, server.url)
-        backlog.send_all()
+        backlog.deliver()
         assert len(server.calls) == 60
     assert breaker(backlog).get("state") == "closed"
 
@@ -195,7 +238,7 @@ def test_a_status_about_one_record_does_not_open_the_breaker(backlog: Testbed, m
 def test_a_retry_after_that_most_calls_get_is_waited_for(backlog: Testbed, status: str) -> None:
     with HostilePartner(answering(status, b"", "Retry-After: 500")) as server:
         meet(backlog, server.url)
-        backlog.send_all()
+        backlog.deliver()
         calls = len(server.requests)
         assert breaker(backlog)["state"] == "open"
         assert 10 <= calls <= 20, "further records are not called only to get the same answer"
@@ -203,7 +246,7 @@ def test_a_retry_after_that_most_calls_get_is_waited_for(backlog: Testbed, statu
         assert 400 < left <= 500
         end_pause(backlog)
         backlog.make_retries_due()
-        backlog.send_all()
+        backlog.deliver()
         asked = [each for each in backlog.records() if each["attempts"] > 0 and each["tries"] < each["attempts"]]
     # The probe is not sent again before its Retry-After.
     assert len(asked) == 1
@@ -212,22 +255,22 @@ def test_a_retry_after_that_most_calls_get_is_waited_for(backlog: Testbed, statu
 
 def test_a_batch_under_way_gives_back_what_it_has_not_sent(backlog: Testbed) -> None:
     backlog.change_stream(batch_size=60, window=60)
-    with MockPartner(PartnerConfig(error_rate=1.0)) as down:
+    backlog.partner = replace(backlog.partner, max_in_flight=2)
+    with MockPartner(PartnerConfig(error_rate=1.0, latency_seconds=0.05)) as down:
         meet(backlog, down.url)
-        backlog.dispatch()
         done = backlog.deliver()
-        assert done.retrying == len(down.calls())
-        assert done.returned == 60 - done.retrying
-        assert done.waits
-    assert len([each for each in backlog.records() if each["tries"] == 0]) == done.returned
+        assert done["retrying"] == len(down.calls())
+        assert 10 <= done["retrying"] < 60
+        assert done == {"retrying": done["retrying"], "returned": 60 - done["retrying"]}
+    assert len([each for each in backlog.records() if each["tries"] == 0]) == done["returned"]
 
 
 @pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden"])
 def test_refused_credentials_pause_the_partner_and_use_up_nothing(backlog: Testbed, status: str) -> None:
     with HostilePartner(answering(status, b'{"message":"token expired"}')) as server:
         meet(backlog, server.url)
-        backlog.send_all()
-        assert backlog.dispatch() == 0
+        backlog.deliver()
+        assert backlog.deliver() == {}
     paused = backlog.ledger.partners.load_all()["default"]["paused"]
     assert (paused["by"], paused["reason"]) == ("syncctl", f"HTTP {status[:3]}: token expired")
     assert set(tries(backlog)) == {0}
@@ -235,45 +278,29 @@ def test_refused_credentials_pause_the_partner_and_use_up_nothing(backlog: Testb
     with MockPartner() as healthy:
         meet(backlog, healthy.url)
         backlog.ledger.partners.resume("default")
-        backlog.send_all()
+        backlog.deliver()
         assert len(healthy.rows()) == 60
 
 
 def test_an_endpoint_that_is_gone_pauses_its_stream(backlog: Testbed) -> None:
     with HostilePartner(answering("410 Gone")) as server:
         meet(backlog, server.url)
-        backlog.send_all()
+        backlog.deliver()
     assert backlog.ledger.streams.load_all()["orders"]["paused"]["reason"] == "HTTP 410"
     assert not backlog.ledger.partners.load_gate("default").paused
     assert set(tries(backlog)) == {0}
-
-
-def test_a_batch_that_stops_before_its_calls_keeps_no_permit(backlog: Testbed, partner: MockPartner) -> None:
-    class Broken(PartnerClient):
-        def prepare(self, record: Record) -> Call:  # noqa: ARG002
-            raise RuntimeError("a bug")
-
-    backlog.dispatch()
-    client = Broken(backlog.partner, backlog.stream)
-    with pytest.raises(RuntimeError):
-        backlog.deliver(client=client)
-    client.close()
-    assert backlog.database.partners.find_one({"_id": "default"})["permits"] == []
-    assert {each["state"] for each in backlog.records()} == {"pending"}
-    backlog.send_all()
-    assert len(partner.rows()) == 60
 
 
 def test_a_row_that_is_gone_at_the_partner_needs_no_delete(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(1)
     testbed.change_stream(mode="snapshot", cursor=None, delete_method="DELETE", delete_path="/orders/{id}")
     testbed.poll()
-    testbed.send_all()
+    testbed.deliver()
     source_db.execute("delete from orders")
     testbed.poll()
     with HostilePartner(answering("410 Gone")) as server:
         meet(testbed, server.url)
-        testbed.send_all()
+        testbed.deliver()
     assert [each["state"] for each in testbed.records(op="delete")] == ["delivered"]
     assert not testbed.ledger.streams.load_gate("orders").paused
 
@@ -282,12 +309,10 @@ def test_a_worker_waits_for_permits_that_others_hold(backlog: Testbed, partner: 
     backlog.partner = replace(backlog.partner, max_in_flight=3)
     take = backlog.ledger.partners.acquire_permits
     assert take("default", token="other", wanted=3, at_most=3, seconds=60.0) == 3
-    backlog.dispatch()
-    done = backlog.deliver()
-    assert (done.claimed, done.returned, done.waits) == (10, 10, True)
+    assert backlog.deliver() == {}
     assert partner.calls() == []
     backlog.ledger.partners.release_permits("default", token="other")
-    backlog.send_all()
+    backlog.deliver()
     assert len(partner.rows()) == 60
     assert backlog.database.partners.find_one({"_id": "default"})["permits"] == []
 
@@ -322,7 +347,6 @@ def test_the_outcome_rules_of_a_stream_decide_the_state(
     testbed.change_stream(**changes)
     with HostilePartner(answering(status, body)) as server:
         meet(testbed, server.url)
-        testbed.dispatch()
         testbed.deliver()
     assert testbed.record(1)["state"] == state
     assert not testbed.ledger.streams.load_gate("orders").paused
@@ -335,10 +359,8 @@ def test_records_of_a_dead_worker_are_held_where_the_stream_says_so(testbed: Tes
     source_db.create_orders(1)
     testbed.poll()
     testbed.change_stream(ambiguous="fail")
-    testbed.dispatch()
-    token, ids = testbed.messages.pop()
-    testbed.ledger.delivery_states.claim("orders", ids, batch=token, mapping_hash="m", seconds=60.0, worker="dead")
-    testbed.expire_leases()
+    claim_records(testbed.ledger, [testbed.record(1)["_id"]], worker="dead", begun=True)
+    testbed.let_leases_expire()
     testbed.maintain()
     assert testbed.record(1)["state"] == "failed"
     assert "held, because the partner may have it" in testbed.record(1)["error"]["message"]
@@ -358,11 +380,11 @@ def test_the_last_delay_is_repeated_until_it_is_time_to_give_up(
         )
         for _ in range(4):
             testbed.make_retries_due()
-            testbed.send_all()
+            testbed.deliver()
         assert (testbed.record(1)["state"], testbed.record(1)["tries"]) == ("pending", 4)
         age()
         testbed.make_retries_due()
-        testbed.send_all()
+        testbed.deliver()
     assert testbed.record(1)["state"] == state
 
 
@@ -373,12 +395,12 @@ def test_the_time_to_give_up_begins_anew_after_a_pause(testbed: Testbed, source_
     testbed.change_stream(retry=RetrySchedule(delays_seconds=(1.0,), jitter=0.0, give_up_after_seconds=100.0))
     with MockPartner(PartnerConfig(error_rate=1.0)) as down:
         meet(testbed, down.url)
-        testbed.send_all()
+        testbed.deliver()
         testbed.ledger.streams.pause("orders", who="me", reason="maintenance")
         testbed.database.records.update_many({}, {"$set": {"tried_at": PAST}})
         testbed.ledger.streams.resume("orders")
         testbed.make_retries_due()
-        testbed.send_all()
+        testbed.deliver()
     assert (testbed.record(1)["state"], testbed.record(1)["tries"]) == ("pending", 2)
 
 
@@ -391,7 +413,7 @@ def test_no_text_of_a_partner_keeps_outcomes_from_being_written(
     testbed.poll()
     with RowPartner(lambda row: 422 if row == 3 else 201, body=b'{"message":"%s"}' % said.encode()) as server:
         meet(testbed, server.url)
-        testbed.send_all()
+        testbed.deliver()
         assert len(server.calls) == 9
     assert {number: states[0] for number, states in testbed.states().items() if number != 3} == dict.fromkeys(
         (1, 2, 4, 5, 6, 7, 8, 9), "delivered"

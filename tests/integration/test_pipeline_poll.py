@@ -86,7 +86,7 @@ def test_rows_are_logged_once_with_all_that_is_known_of_them(testbed: Testbed, s
 
 def test_a_run_is_recorded(testbed: Testbed, source_db: SourceDb) -> None:
     source_db.create_orders(3)
-    run = testbed.poll(dispatch=lambda: 2)
+    run = testbed.poll(wake=lambda: True)
     (note,) = testbed.ledger.runs.load("orders", limit=5)
     for name in (
         "stream",
@@ -100,7 +100,7 @@ def test_a_run_is_recorded(testbed: Testbed, source_db: SourceDb) -> None:
         "error",
     ):
         assert note[name] == getattr(run, name)
-    assert run.dispatched == 2
+    assert run.dispatched == 3
     assert note["cursors"]["after"]["at"] == "3"
     assert note["duration_ms"] == run.duration_ms > 0
     health = testbed.database.streams.find_one()["health"]
@@ -167,7 +167,7 @@ def test_a_crash_between_two_writes_loses_and_doubles_nothing(
     assert testbed.states() == {number: ["pending"] for number in (1, 2, 3)}
     for each in testbed.records():
         assert testbed.database.keys.find_one({"version": each["_id"]})["seq"] >= each["seq"]
-    assert testbed.dispatch() == 3
+    assert sorted(testbed.take_rows()) == [1, 2, 3]
 
 
 def test_records_whose_keys_were_not_written_are_left_alone_until_a_poll_finds_them(testbed: Testbed) -> None:
@@ -175,9 +175,9 @@ def test_records_whose_keys_were_not_written_are_left_alone_until_a_poll_finds_t
     with pytest.raises(Broken):
         testbed.poll(ListReader(rows), ledger=break_at(testbed, "records", "log", "after"))
     assert testbed.states() == {1: ["pending"]}
-    assert testbed.dispatch() == 0
+    assert testbed.take_rows() == []
     run = testbed.poll(ListReader(rows))
-    assert (run.logged, testbed.dispatch()) == (1, 1)
+    assert (run.logged, testbed.take_rows()) == (1, [1])
     assert epoch_of(testbed.records()[0]["seq"]) == 2
 
 
@@ -185,8 +185,8 @@ def test_a_row_that_changed_after_a_crash_supersedes_what_the_crash_left(testbed
     with pytest.raises(Broken):
         testbed.poll(ListReader([version_row(1, "a", None)]), ledger=break_at(testbed, "records", "log", "after"))
     testbed.poll(ListReader([version_row(1, "b", None)]))
-    assert testbed.dispatch() == 1
-    assert testbed.states() == {1: ["superseded", "queued"]}
+    assert testbed.take_rows() == [1]
+    assert testbed.states() == {1: ["superseded", "sending"]}
 
 
 def test_a_bug_of_ours_is_not_reported_as_an_interruption(testbed: Testbed) -> None:
@@ -222,8 +222,9 @@ def test_a_poll_that_was_taken_over_writes_nothing_wrong(
     known = testbed.ledger.keys.load("orders", [key_id({"id": 1})])[key_id({"id": 1})]
     newest = testbed.database.records.find_one({"_id": known.version})
     assert newest["payload"]["content"] == "new"
-    testbed.dispatch()
-    assert testbed.database.records.find_one({"state": "queued"})["_id"] == known.version
+    claim = testbed.take().claim
+    assert claim is not None
+    assert [record.id for record in claim.records] == [known.version]
 
 
 def test_a_poll_under_way_refuses_another(testbed: Testbed) -> None:
@@ -266,7 +267,7 @@ def test_the_same_version_with_other_content_stops_the_stream(testbed: Testbed) 
     assert "row id=1 came back in version 0x1" in str(run.error)
     assert testbed.cursor() == "before"
     assert [each["payload"]["content"] for each in testbed.records(state="pending", key={"id": 1})] == ["A"]
-    assert testbed.dispatch() == 1
+    assert testbed.take_rows() == [1]
 
 
 def test_an_old_version_that_comes_back_stops_the_stream(testbed: Testbed) -> None:
@@ -283,7 +284,7 @@ def test_a_table_that_got_a_column_is_not_taken_for_a_restored_one(testbed: Test
         run = testbed.poll(ListReader([wider], columns_fingerprint="wider"))
         assert (run.error, run.logged) == (None, logged)
     assert [each["payload"].get("new", "none") for each in testbed.records()] == ["none", None]
-    assert testbed.dispatch() == 1
+    assert testbed.take_rows() == [1]
 
 
 def test_a_row_that_was_cleaned_up_is_still_known(testbed: Testbed) -> None:
@@ -321,7 +322,7 @@ def test_a_row_that_was_failed_and_is_put_right_is_a_new_version(testbed: Testbe
     testbed.poll(ListReader([version_row(1, None, None, payload=None, error="amount is NaN")]))
     testbed.poll(ListReader([version_row(1, "A", None)]))
     assert testbed.states() == {1: ["failed", "pending"]}
-    assert testbed.dispatch() == 1
+    assert testbed.take_rows() == [1]
 
 
 # Append only.
@@ -334,7 +335,7 @@ def test_a_table_that_is_only_appended_to_does_without_keys(testbed: Testbed) ->
     again = testbed.poll(ListReader(rows))
     assert (again.logged, again.unchanged) == (0, 3)
     assert testbed.database.keys.count_documents({}) == 0
-    assert testbed.dispatch() == 3
+    assert testbed.take_rows() == [1, 2, 3]
     run = testbed.poll(ListReader([version_row(1, "other", None, at="1")]))
     assert "run again" in str(run.error)
 
@@ -433,16 +434,20 @@ def test_the_blind_spots_of_a_stream_are_logged_once_when_it_begins(
     ]
 
 
-def test_due_records_are_dispatched_after_each_page(testbed: Testbed) -> None:
+def test_a_worker_is_woken_after_each_page(testbed: Testbed) -> None:
     rows = [version_row(number, "a", None, at=str(number)) for number in (1, 2, 3)]
     seen: list[int] = []
 
-    def dispatch() -> int:
+    def wake() -> bool:
         seen.append(testbed.database.records.count_documents({}))
-        return 1
+        return True
 
-    assert testbed.poll(ListReader(rows, page_size=1), dispatch=dispatch).dispatched == 3
+    assert testbed.poll(ListReader(rows, page_size=1), wake=wake).dispatched == 3
     assert seen == [1, 2, 3]
+
+
+def test_a_poll_that_could_wake_nobody_says_so(testbed: Testbed) -> None:
+    assert testbed.poll(ListReader([version_row(1, "a", None)]), wake=lambda: False).dispatched == 0
 
 
 def test_keys_that_never_settle_end_the_poll(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:

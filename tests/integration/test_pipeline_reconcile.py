@@ -30,8 +30,8 @@ DAY = 86400.0
 def opened(
     testbed: Testbed, wrap: Callable[[Any], Any] = lambda reader: reader, **options: Any
 ) -> Iterator[Reconciliation]:
-    defaults: dict[str, Any] = {"since": None, "retention_seconds": 30 * DAY, "dispatch": lambda: 0}
-    with open_scratch() as scratch, open_reader(testbed.source, testbed.stream) as reader:
+    defaults: dict[str, Any] = {"since": None, "retention_seconds": 30 * DAY, "wake": lambda: False}
+    with open_scratch() as directory, open_reader(testbed.source, testbed.stream) as reader:
         yield Reconciliation(
             ledger=testbed.ledger,
             stream=testbed.stream,
@@ -306,7 +306,7 @@ def test_a_stream_that_only_appends_is_compared_as_far_as_records_are_kept(
 
 
 def test_a_repair_logs_what_is_missing_or_stale_and_leaves_the_cursor(polled: Testbed, source_db: SourceDb) -> None:
-    polled.send_all()
+    polled.deliver()
     forget(polled, 3)
     source_db.execute("update orders set note = 'changed' where id = 5")
     cursor = polled.ledger.streams.load_cursor("orders")
@@ -316,7 +316,7 @@ def test_a_repair_logs_what_is_missing_or_stale_and_leaves_the_cursor(polled: Te
     assert polled.ledger.streams.load_cursor("orders") == cursor
     assert polled.states()[3] == ["pending"]
     assert polled.states()[5] == ["delivered", "pending"]
-    polled.send_all()
+    polled.deliver()
     assert counts(compare(polled)) == {"source_rows": 20, "accounted": 20}
     (entry,) = polled.ledger.audit.load(limit=1)
     assert (entry["action"], entry["who"], entry["count"]) == ("repair", "ann@host", 2)
@@ -366,7 +366,7 @@ def test_a_change_that_the_cursor_missed_is_repaired_under_its_own_version(
             scratch=scratch,
             since=None,
             retention_seconds=DAY,
-            dispatch=lambda: 0,
+            wake=lambda: False,
             worker="reconciler",
             show=lambda _: None,
         )

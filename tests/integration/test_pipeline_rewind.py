@@ -11,6 +11,7 @@ from syncctl.errors import LeaseHeld, ServiceUnavailable, SourceError, UsageErro
 from syncctl.pipeline.rewind import Rewound, keep_gaps, plan_rewind, rewind_stream
 from syncctl.sources import open_reader
 from syncctl.sources.reader import StreamReader
+from tests.harness.meddling_client import MeddlingClient, once
 from tests.harness.passing_time import PAST
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
@@ -30,7 +31,7 @@ def delivered(testbed: Testbed, source_db: SourceDb) -> Testbed:
     source_db.create_orders(10)
     testbed.change_stream(page_size=3)
     testbed.poll()
-    testbed.send_all()
+    testbed.deliver()
     assert set(map(tuple, testbed.states().values())) == {("delivered",)}
     return testbed
 
@@ -190,10 +191,10 @@ def test_rows_are_sent_again_once_under_a_new_key(delivered: Testbed, append_onl
         delivered.database.records.delete_many({})
         rewind(delivered, "beginning")
         delivered.poll()
-        delivered.send_all()
+        delivered.deliver()
     rewind(delivered, "8", resend=True)
     assert delivered.poll().unchanged == 3
-    delivered.send_all()
+    delivered.deliver()
     assert generations(delivered) == {**dict.fromkeys(range(1, 8), 0), 8: 1, 9: 1, 10: 1}
     assert set(map(tuple, delivered.states().values())) == {("delivered",)}
     rewind(delivered, "beginning")
@@ -206,11 +207,11 @@ def test_once_a_poll_has_read_to_the_end_nothing_is_sent_again(testbed: Testbed,
     source_db.create_orders(4)
     testbed.change_stream(cursor="updated_at", page_size=2)
     testbed.poll()
-    testbed.send_all()
+    testbed.deliver()
     rewind(testbed, "2026-01-01 00:00:00.000003", resend=True)
     testbed.poll(should_stop=lambda: True)
     testbed.poll()
-    testbed.send_all()
+    testbed.deliver()
     assert generations(testbed) == {1: 0, 2: 0, 3: 1, 4: 1}
     testbed.change_stream(cursor="id")
     testbed.database.streams.update_one({"_id": "orders"}, {"$unset": {"cursor": True}})
@@ -221,12 +222,16 @@ def test_once_a_poll_has_read_to_the_end_nothing_is_sent_again(testbed: Testbed,
 def test_a_row_in_flight_goes_once_more_after_it(delivered: Testbed) -> None:
     rewind(delivered, "10", resend=True)
     delivered.database.records.update_one({"key.id": 10}, {"$set": {"state": "pending", "due_at": PAST, "fresh": True}})
-    assert delivered.dispatch() == 1
-    delivered.poll()
-    delivered.deliver()
-    assert delivered.states()[10] == ["pending"]
-    delivered.send_all()
+    client = MeddlingClient(delivered, before=once(delivered.poll))
+    assert delivered.deliver(client=client) == {"delivered": 2}
+    client.close()
+    assert delivered.states()[10] == ["delivered"]
     assert generations(delivered)[10] == 1
+    (found,) = delivered.records(**{"key.id": 10})
+    assert [(each["action"], each.get("state")) for each in found["history"]][-2:] == [
+        ("attempt", "pending"),
+        ("attempt", "delivered"),
+    ]
 
 
 def test_a_record_that_was_cleaned_up_is_logged_anew(delivered: Testbed) -> None:
@@ -237,7 +242,7 @@ def test_a_record_that_was_cleaned_up_is_logged_anew(delivered: Testbed) -> None
     assert (run.logged, run.unchanged) == (1, 1)
     (new,) = delivered.records(**{"key.id": 9})
     assert new["_id"] != old["_id"]
-    delivered.send_all()
+    delivered.deliver()
     assert delivered.states()[9] == ["delivered"]
     rewind(delivered, "9")
     assert delivered.poll().unchanged == 2
@@ -262,10 +267,10 @@ def test_a_crash_between_sending_again_and_the_keys_repeats_it_and_forgets_nothi
     rewind(delivered, "9", resend=True)
     with pytest.raises(ServiceUnavailable):
         delivered.poll(ledger=Dying(delivered.ledger, "keys", "observe"))
-    delivered.send_all()
+    delivered.deliver()
     assert generations(delivered)[9] == 1
     delivered.poll()
-    delivered.send_all()
+    delivered.deliver()
     assert generations(delivered) == {**dict.fromkeys(range(1, 9), 0), 9: 2, 10: 0}
     assert set(map(tuple, delivered.states().values())) == {("delivered",)}
 
@@ -276,9 +281,9 @@ def test_a_crash_after_the_keys_repeats_nothing(delivered: Testbed) -> None:
         delivered.poll(ledger=Dying(delivered.ledger, "streams", "move_cursor"))
     # Its lease was left as if it had been released: its uncontested versions are not observed again.
     delivered.database.streams.update_one({"_id": "orders"}, {"$unset": {"poll.token": True, "poll.until": True}})
-    delivered.send_all()
+    delivered.deliver()
     delivered.poll()
-    delivered.send_all()
+    delivered.deliver()
     assert generations(delivered) == {**dict.fromkeys(range(1, 9), 0), 9: 1, 10: 1}
 
 
@@ -309,7 +314,7 @@ def restored(testbed: Testbed, source_db: SourceDb, versions: Versions) -> Testb
     poll(testbed, versions)
     put(source_db, (1, "new", 20), (2, "new", 21))
     poll(testbed, versions)
-    testbed.send_all()
+    testbed.deliver()
     put(source_db, (1, "old", 10), (2, "old", 11))
     return testbed
 
@@ -345,14 +350,14 @@ def test_a_restored_database_is_read_again_after_a_rewind(
     assert rewind(restored, "beginning", reader=open_versions(restored, versions)).rows == 3
     run = poll(restored, versions)
     assert (run.read, run.logged, run.unchanged) == (3, 2, 1)
-    restored.send_all()
+    restored.deliver()
     assert newest(restored) == {1: "old", 2: "old", 3: "old"}
     assert poll(restored, versions).logged == 0
     # The database gives the same versions out again, to other contents and to the same.
     put(source_db, (1, "other", 20), (2, "new", 21))
     versions.ceiling = 22
     assert poll(restored, versions).logged == 2
-    restored.send_all()
+    restored.deliver()
     assert newest(restored) == {1: "other", 2: "new", 3: "old"}
 
 
@@ -365,7 +370,7 @@ def test_a_database_that_is_restored_twice_is_read_again_twice(
         put(source_db, (1, "new", 20), (2, "new", 21))
         assert poll(restored, versions).logged == 2
         put(source_db, (1, "old", 10), (2, "old", 11))
-    restored.send_all()
+    restored.deliver()
     assert newest(restored) == {1: "new", 2: "new", 3: "old"}
 
 

@@ -60,14 +60,9 @@ def copy_database(testbed: Testbed) -> dict[str, Any]:
     return {name: sorted(map(str, testbed.database[name].find())) for name in names}
 
 
-def send(testbed: Testbed) -> Any:
-    testbed.dispatch()
-    return testbed.deliver()
-
-
-def test_rows_arrive_in_the_shape_of_their_mapping(shaped: Testbed, partner: MockPartner) -> None:
+def test_rows_arrive_in_their_shape(shaped: Testbed, partner: MockPartner) -> None:
     shaped.poll()
-    assert send(shaped).delivered == 5
+    assert shaped.deliver() == {"delivered": 5}
     bodies = [json.loads(body, parse_float=Decimal) for body in partner.rows().values()]
     assert {"order": {"id": 3, "total": Decimal("3.03")}, "kind": "order"} in bodies
 
@@ -79,8 +74,7 @@ def test_a_row_that_does_not_fit_is_failed_and_no_call_is_made(
     schema.write_text('{"properties": {"order": {"properties": {"total": {"maximum": 3}}}}}')
     shaped.change_stream(body_schema=str(schema))
     shaped.poll()
-    done = send(shaped)
-    assert (done.delivered, done.failed) == (2, 3)
+    assert shaped.deliver() == {"delivered": 2, "failed": 3}
     assert len(partner.calls()) == 2
     failed = [each for each in shaped.records() if each["state"] == "failed"]
     assert {each["error"]["message"] for each in failed} == {
@@ -92,7 +86,7 @@ def test_a_row_that_does_not_fit_is_failed_and_no_call_is_made(
 def test_a_column_that_is_not_there_fails_each_record_and_names_it(shaped: Testbed, partner: MockPartner) -> None:
     shaped.change_stream(fields=parse_fields({"total": "amuont"}))
     shaped.poll()
-    assert send(shaped).failed == 5
+    assert shaped.deliver() == {"failed": 5}
     assert partner.calls() == []
     assert "needs column amuont" in shaped.records()[0]["error"]["message"]
 
@@ -107,7 +101,7 @@ def test_other_bytes_go_under_another_key_and_the_same_bytes_under_the_same(
         for fields in ((), (), FIELDS, FIELDS):
             testbed.change_stream(fields=fields, retry=RetrySchedule(delays_seconds=(60.0,) * 9))
             testbed.make_retries_due()
-            send(testbed)
+            testbed.deliver()
         requests = [each.partition(b"\r\n\r\n") for each in server.requests]
     keys = [
         next(line for line in head.splitlines() if line.lower().startswith(b"idempotency-key"))
@@ -125,10 +119,10 @@ def test_a_row_that_is_gone_goes_to_its_own_endpoint_without_a_body(testbed: Tes
     testbed.poll()
     with HostilePartner(answering("204 No Content")) as server:
         testbed.partner = replace(testbed.partner, url=server.url + "/v1")
-        send(testbed)
+        testbed.deliver()
         source_db.execute("delete from orders where id = 2")
         testbed.poll()
-        assert send(testbed).delivered == 1
+        assert testbed.deliver() == {"delivered": 1}
         head, _, body = server.requests[-1].partition(b"\r\n\r\n")
     assert head.splitlines()[0] == b"DELETE /v1/orders/2 HTTP/1.1"
     names = {line.partition(b":")[0].lower() for line in head.splitlines()[1:]}
@@ -142,14 +136,14 @@ def test_a_delete_that_the_stream_does_not_send_is_accounted_for(testbed: Testbe
     testbed.poll()
     with HostilePartner(answering("204 No Content")) as server:
         testbed.partner = replace(testbed.partner, url=server.url)
-        send(testbed)
+        testbed.deliver()
         calls = len(server.requests)
         source_db.execute("delete from orders where id = 2")
         run = testbed.poll()
-        assert (run.logged, run.failed, testbed.dispatch()) == (1, 0, 0)
+        assert (run.logged, run.failed, testbed.take_rows()) == (1, 0, [])
         source_db.add_orders([2])
         testbed.poll()
-        assert send(testbed).delivered == 1, "a row that comes back is sent"
+        assert testbed.deliver() == {"delivered": 1}, "a row that comes back is sent"
         assert len(server.requests) == calls + 1
     (gone,) = testbed.records(state="discarded")
     assert (gone["op"], gone["key"]) == ("delete", {"id": 2})
@@ -163,7 +157,7 @@ def test_a_preview_shows_the_calls_that_follow_and_leaves_no_trace(shaped: Testb
     assert copy_database(shaped) == before
     assert partner.calls() == []
     shaped.poll()
-    send(shaped)
+    shaped.deliver()
     sent = {call.key: (call.method, call.path, call.body_hash) for call in partner.calls()}
     assert len(shown) == 5
     for each in shown:
@@ -213,7 +207,7 @@ def test_the_request_of_a_record_is_the_one_that_was_sent_and_then_the_next(shap
 
     first = show()
     assert first.headers["Syncctl-Attempt"] == "1"
-    send(shaped)
+    shaped.deliver()
     assert show() == first
     shaped.change_stream(fields=())
     client.close()
@@ -229,7 +223,7 @@ def test_a_row_of_a_stream_with_batches_is_shown_as_a_call_of_its_own(shaped: Te
     with HostilePartner(answering("204 No Content")) as server:
         shaped.partner = replace(shaped.partner, url=server.url)
         shaped.poll()
-        send(shaped)
+        shaped.deliver()
         head, _, body = server.requests[0].partition(b"\r\n\r\n")
     assert body.decode() == shown.request.body
     assert body.startswith(b'{"rows":[{')

@@ -132,7 +132,7 @@ def sending(testbed: Testbed) -> Iterator[None]:
 
     def send() -> None:
         while not done.wait(0.05):
-            testbed.send_all()
+            testbed.deliver()
 
     thread = threading.Thread(target=send)
     thread.start()
@@ -164,7 +164,7 @@ def test_the_partner_ends_with_exactly_the_rows_of_the_source(
     assert writers.errors == []
     for _ in range(2):
         poll(testbed)
-        testbed.send_all()
+        testbed.deliver()
     condition = testbed.stream.where or "1 = 1"
     rows = mssql_db.rows(f"select id, content, amount from {table} where {condition}")  # noqa: S608
     wanted = {row.id: row for row in rows}

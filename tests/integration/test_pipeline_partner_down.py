@@ -97,7 +97,7 @@ def test_one_at_a_time_asks_whether_the_partner_is_back(backlog: Testbed) -> Non
         assert backlog.deliver() == {}
 
 
-def test_a_partner_that_is_back_gets_everything_gently(backlog: Testbed) -> None:
+def test_a_recovering_partner_gets_everything_with_limited_calls(backlog: Testbed) -> None:
     take = backlog.ledger.batches.take
     seen: list[tuple[int, int]] = []
 

@@ -31,7 +31,7 @@ def opened(
     testbed: Testbed, wrap: Callable[[Any], Any] = lambda reader: reader, **options: Any
 ) -> Iterator[Reconciliation]:
     defaults: dict[str, Any] = {"since": None, "retention_seconds": 30 * DAY, "wake": lambda: False}
-    with open_scratch() as directory, open_reader(testbed.source, testbed.stream) as reader:
+    with open_scratch() as scratch, open_reader(testbed.source, testbed.stream) as reader:
         yield Reconciliation(
             ledger=testbed.ledger,
             stream=testbed.stream,

@@ -60,7 +60,7 @@ def copy_database(testbed: Testbed) -> dict[str, Any]:
     return {name: sorted(map(str, testbed.database[name].find())) for name in names}
 
 
-def test_rows_arrive_in_their_shape(shaped: Testbed, partner: MockPartner) -> None:
+def test_rows_arrive_in_the_shape_of_their_mapping(shaped: Testbed, partner: MockPartner) -> None:
     shaped.poll()
     assert shaped.deliver() == {"delivered": 5}
     bodies = [json.loads(body, parse_float=Decimal) for body in partner.rows().values()]

@@ -1,8 +1,6 @@
-"""The states of a record from pending to its outcome; a token guards each step."""
+"""The outcomes of calls become states; each write is guarded by the token of a batch."""
 
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,12 +8,13 @@ import pytest
 from syncctl.core.ids import key_id
 from syncctl.core.outcome import Verdict
 from syncctl.core.states import State
-from syncctl.ledger.delivery_state import Claim, Transition
+from syncctl.ledger.batches import Claim
+from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.ledger import Ledger
-from tests.harness.passing_time import PAST
+from tests.harness.passing_time import PAST, expire_batch_leases
 from tests.harness.testbed import NASTY, claim_records, new_record, outcome
 
-GROUNDED = {"lease", "in_flight", "exclusive"}
+IN_FLIGHT = {"lease", "in_flight_key", "in_flight_retry"}
 
 
 @pytest.fixture
@@ -39,136 +38,6 @@ def again(ledger: Ledger, database: Any) -> Claim:
     return claim_records(ledger, ["orders-1"])
 
 
-# Queue.
-
-
-def test_only_due_records_are_queued(ledger: Ledger, database: Any) -> None:
-    ledger.records.log([new_record(n) for n in (1, 2, 3)], PAST)
-    database.records.update_one({"_id": "orders-2"}, {"$set": {"due_at": datetime(2100, 1, 1, tzinfo=UTC)}})
-    database.records.update_one({"_id": "orders-3"}, {"$set": {"state": "discarded"}})
-    ids = ["orders-1", "orders-2", "orders-3", "unknown"]
-    assert ledger.delivery_states.queue(ids, batch="b", seconds=60, exclusive=True) == 1
-    assert ledger.delivery_states.queue(ids, batch="c", seconds=60, exclusive=True) == 0
-    queued = database.records.find_one({"_id": "orders-1"})
-    assert (queued["state"], queued["lease"]["token"]) == ("queued", "b")
-    assert queued["lease"]["until"] > datetime.now(UTC)
-    assert ledger.records.count_in_flight("orders") == (1, 0)
-
-
-def test_two_versions_of_a_key_are_never_in_flight_together(ledger: Ledger, database: Any) -> None:
-    """Invariant 5: the unique index says so, whoever dispatches."""
-    versions = [new_record(n, key_id="the key") for n in (1, 2, 3)]
-    ledger.records.log([*versions, new_record(4)], PAST)
-    ids = [f"orders-{n}" for n in (1, 2, 3, 4)]
-    assert ledger.delivery_states.queue(ids, batch="b", seconds=60, exclusive=True) == 2
-    assert ledger.delivery_states.queue(ids, batch="c", seconds=60, exclusive=True) == 0
-    flying = [each["_id"] for each in database.records.find({"in_flight": True}, sort=[("_id", 1)])]
-    assert flying == ["orders-1", "orders-4"]
-    ledger.delivery_states.unqueue(flying, batch="b")
-    assert ledger.delivery_states.queue(["orders-2"], batch="d", seconds=60, exclusive=True) == 1
-
-
-def test_without_an_order_versions_go_side_by_side(ledger: Ledger) -> None:
-    ledger.records.log([new_record(n, key_id="the key") for n in (1, 2)], PAST)
-    assert ledger.delivery_states.queue(["orders-1", "orders-2"], batch="b", seconds=60, exclusive=False) == 2
-
-
-def test_unpublished_records_are_put_back_by_their_own_batch_alone(ledger: Ledger, database: Any) -> None:
-    ledger.records.log([new_record(1)], PAST)
-    before = database.records.find_one()
-    ledger.delivery_states.queue(["orders-1"], batch="b", seconds=60, exclusive=True)
-    assert ledger.delivery_states.unqueue(["orders-1"], batch="other") == 0
-    assert ledger.delivery_states.unqueue(["orders-1"], batch="b") == 1
-    assert database.records.find_one() == before
-
-
-def test_a_record_in_sending_is_not_put_back(ledger: Ledger, claim: Claim, database: Any) -> None:
-    database.records.update_one({}, {"$set": {"lease.token": "batch"}})
-    assert ledger.delivery_states.unqueue(["orders-1"], batch="batch") == 0
-    assert database.records.find_one()["state"] == "sending"
-
-
-# Claim.
-
-
-def test_a_message_that_eight_workers_have_is_claimed_by_one(ledger: Ledger, database: Any) -> None:
-    ids = [f"orders-{n}" for n in range(40)]
-    ledger.records.log([new_record(n) for n in range(40)], PAST)
-    ledger.delivery_states.queue(ids, batch="b", seconds=60, exclusive=True)
-
-    def claim(number: int) -> Claim:
-        return ledger.delivery_states.claim("orders", ids, batch="b", mapping_hash="m", seconds=60, worker=f"w{number}")
-
-    with ThreadPoolExecutor(8) as threads:
-        claims = list(threads.map(claim, range(8)))
-    assert Counter(record.id for each in claims for record in each.records) == Counter(ids)
-    tokens = {record.id: each.token for each in claims for record in each.records}
-    assert {each["_id"]: each["lease"]["token"] for each in database.records.find()} == tokens
-    assert {each["claims"] for each in database.records.find()} == {1}
-
-
-def test_a_stale_or_doubled_message_claims_nothing(ledger: Ledger, claim: Claim) -> None:
-    for batch in ("batch", "stale", claim.token):
-        again = ledger.delivery_states.claim(
-            "orders", ["orders-1"], batch=batch, mapping_hash="m", seconds=60, worker="w"
-        )
-        assert again.records == ()
-
-
-def test_a_record_queued_again_is_not_claimed_by_its_old_message(ledger: Ledger, database: Any) -> None:
-    ledger.records.log([new_record(1)], PAST)
-    ledger.delivery_states.queue(["orders-1"], batch="old", seconds=60, exclusive=True)
-    ledger.delivery_states.unqueue(["orders-1"], batch="old")
-    ledger.delivery_states.queue(["orders-1"], batch="new", seconds=60, exclusive=True)
-    stale = ledger.delivery_states.claim("orders", ["orders-1"], batch="old", mapping_hash="m", seconds=60, worker="w")
-    assert stale.records == ()
-    assert database.records.find_one()["state"] == "queued"
-
-
-def test_a_lease_names_its_worker_literally(ledger: Ledger, database: Any) -> None:
-    ledger.records.log([new_record(1)], PAST)
-    claim_records(ledger, ["orders-1"], worker=NASTY)
-    assert database.records.find_one()["lease"]["worker"] == "$state"
-
-
-def test_a_claim_gives_the_records_in_the_order_in_which_they_were_observed(ledger: Ledger) -> None:
-    ledger.records.log([new_record(n, seq=10 - n) for n in range(1, 6)], PAST)
-    claim = claim_records(ledger, [f"orders-{n}" for n in range(1, 6)])
-    assert [each.seq for each in claim.records] == [5, 6, 7, 8, 9]
-    assert [each.attempt for each in claim.records] == [1] * 5
-
-
-def test_new_bytes_go_under_a_new_key_and_old_bytes_under_the_old_one(ledger: Ledger, database: Any) -> None:
-    """Invariant 7: once, also when the claim of the new mapping was given back."""
-    ledger.records.log([new_record(1)], PAST)
-    keys = []
-    for mapping in ("old", "old", "new", "new", "old"):
-        ledger.delivery_states.queue(["orders-1"], batch="b", seconds=60, exclusive=True)
-        claim = ledger.delivery_states.claim(
-            "orders", ["orders-1"], batch="b", mapping_hash=mapping, seconds=60, worker="w"
-        )
-        keys.append(claim.records[0].idempotency_key)
-        ledger.delivery_states.release(claim, ["orders-1"])
-    assert keys == ["orders-1", "orders-1", "orders-1-2", "orders-1-2", "orders-1-3"]
-
-
-# Release.
-
-
-def test_an_unsent_record_goes_back_as_if_it_had_not_been_claimed(ledger: Ledger, claim: Claim, database: Any) -> None:
-    ledger.delivery_states.release(claim, ["orders-1"])
-    found = database.records.find_one()
-    assert (found["state"], found["claims"], found["attempts"], found["due_at"]) == ("pending", 0, 0, PAST)
-    assert not GROUNDED & set(found)
-    assert claim_records(ledger, ["orders-1"]).records[0].attempt == 1
-
-
-def test_a_record_that_another_worker_holds_is_not_given_back(ledger: Ledger, claim: Claim, database: Any) -> None:
-    database.records.update_one({}, {"$set": {"lease.token": "another's"}})
-    ledger.delivery_states.release(claim, ["orders-1"])
-    assert database.records.find_one()["state"] == "sending"
-
-
 # Outcomes.
 
 
@@ -178,7 +47,7 @@ def test_an_accepted_record_is_delivered(ledger: Ledger, claim: Claim, database:
     assert (found["state"], found["attempts"], found["outcomes"]) == ("delivered", 1, {"accepted": 1})
     assert found["delivered_at"] == found["finished_at"] == found["updated_at"]
     assert found["sent_at"] == found["delivered_at"] - timedelta(milliseconds=12)
-    assert not (GROUNDED | {"due_at", "error"}) & set(found)
+    assert not (IN_FLIGHT | {"due_at", "error"}) & set(found)
     (entry,) = found["history"]
     assert entry.items() >= {
         "action": "attempt", "n": 1, "worker": "worker", "outcome": "accepted", "status": 201, "latency_ms": 12.0,
@@ -200,7 +69,7 @@ def test_a_rejected_record_is_failed_with_the_reason_stored_literally(ledger: Le
         "worker": "$worker", "error": "$error {'$ne': 1}", "excerpt": "$$ROOT", "state": "failed",
         "fingerprint": found["error"]["fingerprint"],
     }.items()  # fmt: skip
-    assert not (GROUNDED | {"due_at"}) & set(found)
+    assert not (IN_FLIGHT | {"due_at"}) & set(found)
 
 
 def test_an_unsendable_record_is_failed_without_an_attempt(ledger: Ledger, claim: Claim, database: Any) -> None:
@@ -216,7 +85,7 @@ def test_a_record_to_retry_is_pending_until_a_later_time(ledger: Ledger, claim: 
     found = database.records.find_one()
     assert (found["state"], found["fresh"], found["tries"], found["error"]["message"]) == ("pending", False, 1, "busy")
     assert found["due_at"] == found["updated_at"] + timedelta(seconds=60)
-    assert not GROUNDED & set(found)
+    assert not IN_FLIGHT & set(found)
     second = again(ledger, database)
     assert (second.records[0].attempt, second.records[0].tries) == (2, 1)
     land(ledger, second, outcome=outcome())
@@ -231,7 +100,7 @@ def test_a_superseded_record_costs_no_attempt(ledger: Ledger, claim: Claim, data
     found = database.records.find_one()
     assert (found["state"], found["superseded_by"], found["claims"]) == ("superseded", "orders-9", 0)
     assert found["finished_at"] == found["superseded_at"]
-    assert not (GROUNDED | {"due_at"}) & set(found)
+    assert not (IN_FLIGHT | {"due_at"}) & set(found)
 
 
 def test_writing_an_outcome_twice_is_writing_it_once(ledger: Ledger, claim: Claim, database: Any) -> None:
@@ -246,8 +115,10 @@ def test_an_outcome_after_its_lease_was_lost_changes_no_state_and_joins_the_hist
     ledger: Ledger, claim: Claim, database: Any
 ) -> None:
     """Invariant 3."""
-    database.records.update_one({}, {"$set": {"lease.until": PAST}})
-    ledger.lease_rescue.bring_back(ledger.lease_rescue.find_expired("orders", limit=1))
+    assert ledger.batches.begin(claim, ["orders-1"], seconds=60)
+    expire_batch_leases(database)
+    (batch,) = ledger.batches.seize_expired(["orders"])
+    ledger.lease_rescue.return_lost(batch, ledger.lease_rescue.find_lost(batch), after_seconds=0.0)
     second = claim_records(ledger, ["orders-1"])
     assert land(ledger, claim, State.FAILED, outcome=outcome(Verdict.REJECTED, status=422, error="no")) == ["orders-1"]
     found = database.records.find_one()
@@ -262,6 +133,54 @@ def test_an_outcome_after_its_lease_was_lost_changes_no_state_and_joins_the_hist
     entries = [(each["action"], each.get("late"), each.get("n")) for each in found["history"]]
     assert entries == [("lost", None, 1), ("attempt", True, 1), ("attempt", None, 2)]
     assert "state" not in found["history"][1]
+
+
+def test_an_outcome_counts_that_is_written_before_its_batch_is_brought_back(
+    ledger: Ledger, claim: Claim, database: Any
+) -> None:
+    """The lease ran out, but the record is still under its token: the state is known."""
+    assert ledger.batches.begin(claim, ["orders-1"], seconds=60)
+    expire_batch_leases(database)
+    (batch,) = ledger.batches.seize_expired(["orders"])
+    assert land(ledger, claim, outcome=outcome()) == []
+    assert ledger.lease_rescue.find_lost(batch) == []
+    assert database.records.find_one()["state"] == "delivered"
+
+
+def test_many_outcomes_in_one_write_keep_what_differs_between_them(ledger: Ledger, database: Any) -> None:
+    numbers = range(1, 8)
+    ledger.records.log([new_record(n, NASTY) for n in numbers], PAST)
+    claim = claim_records(ledger, [f"orders-{n}" for n in numbers])
+    records = {record.seq: record for record in claim.records}
+    database.records.update_one({"_id": "orders-7"}, {"$set": {"lease.token": "another's"}})
+    transitions = [
+        Transition(
+            record=records[n],
+            state=State.DELIVERED,
+            outcome=outcome(status=200 + n, latency_ms=100.0 * n, excerpt=f"$excerpt {n}", batch_key=f"k{n}"),
+        )
+        for n in (5, 2, 7, 1)
+    ]
+    refusal = outcome(Verdict.REJECTED, status=422, error="no")
+    transitions.insert(1, Transition(record=records[3], state=State.FAILED, outcome=refusal))
+    busy = outcome(Verdict.RETRY_LATER, status=503, error="busy")
+    transitions.append(Transition(record=records[4], state=State.PENDING, outcome=busy, delay_seconds=60))
+    transitions.append(Transition(record=records[6], state=State.SUPERSEDED, superseded_by="orders-9"))
+    late = ledger.delivery_states.write_transitions(claim, transitions)
+    assert [record.id for record in late] == ["orders-7"]
+    found = {each["seq"]: each for each in database.records.find()}
+    assert {n: each["state"] for n, each in found.items()} == {
+        1: "delivered", 2: "delivered", 3: "failed", 4: "pending", 5: "delivered", 6: "superseded", 7: "sending",
+    }  # fmt: skip
+    for number in (1, 2, 5):
+        (entry,) = found[number]["history"]
+        assert (entry["status"], entry["latency_ms"], entry["excerpt"], entry["batch_key"]) == (
+            200 + number, 100.0 * number, f"$excerpt {number}", f"k{number}",
+        )  # fmt: skip
+        assert (entry["idempotency_key"], entry["state"]) == (f"orders-{number}", "delivered")
+        assert found[number]["delivered_at"] - found[number]["sent_at"] == timedelta(milliseconds=100 * number)
+        assert not (IN_FLIGHT | {"place", "due_at"}) & set(found[number])
+    assert ledger.delivery_states.write_transitions(claim, transitions) == late
 
 
 def test_the_last_fifty_attempts_are_kept_and_all_are_counted(ledger: Ledger, database: Any) -> None:

@@ -181,7 +181,7 @@ class Batches:
         self._batches.delete_one({"_id": token})
 
     @edge
-    def seize_expired(self, streams: Sequence[str], *, limit: int = 20) -> list[ExpiredBatch]:
+    def seize_expired(self, streams: Sequence[str], *, limit: int) -> list[ExpiredBatch]:
         """Take batches whose lease ran out: one process brings each back, and its owner can no longer renew it."""
         seized: list[ExpiredBatch] = []
         free = {"$or": [{"seized_until": {"$exists": False}}, is_past("seized_until")]}

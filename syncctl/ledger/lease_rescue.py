@@ -14,6 +14,7 @@ from syncctl.core.states import State
 from syncctl.ledger.batches import GIVEN_BACK, ExpiredBatch
 from syncctl.ledger.client import edge, update_many_safely
 from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, grown, in_future, or_zero
+from syncctl.ledger.indexes import ONE_IN_FLIGHT
 
 Doc = dict[str, Any]
 LOSSES_AT_MOST = 3
@@ -35,6 +36,7 @@ class LeaseRescue:
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._records: Collection[Doc] = database["records"]
+        self._batches: Collection[Doc] = database["batches"]
         self.hosts = hosts
 
     @edge
@@ -43,6 +45,23 @@ class LeaseRescue:
         ids = [record for record in batch.ids if record not in batch.begun]
         guard = {"_id": {"$in": ids}, "lease.token": batch.token}
         return update_many_safely(self._records, guard, GIVEN_BACK) if ids else 0
+
+    @edge
+    def give_back_stranded(self, stream: str) -> int:
+        """Make records due that are in flight for a batch that is gone; return how many. Safe to repeat.
+
+        A process that stood still between the two writes of `Batches.take` takes records for a batch that was brought
+        back meanwhile, without records, and removed. It makes no calls: `Batches.begin` fails.
+        """
+        in_flight = {"stream": stream, "in_flight_key": {"$gt": ""}}
+        stages: list[Doc] = [{"$match": in_flight}, {"$group": {"_id": "$lease.token"}}]
+        tokens = [found["_id"] for found in self._records.aggregate(stages, hint=ONE_IN_FLIGHT)]
+        # Read after the records: a batch is written before its records are taken. One that has ended since has no
+        # record any more that the guard would match.
+        known = {found["_id"] for found in self._batches.find({"_id": {"$in": tokens}}, {"_id": True})}
+        gone = [token for token in tokens if token not in known]
+        guard = {**in_flight, "lease.token": {"$in": gone}}
+        return update_many_safely(self._records, guard, GIVEN_BACK, hint=ONE_IN_FLIGHT) if gone else 0
 
     @edge
     def find_lost(self, batch: ExpiredBatch) -> list[Lost]:

@@ -12,6 +12,7 @@ from syncctl.logs import get_logger
 
 log = get_logger(__name__)
 
+BATCHES_AT_ONCE = 20
 HELD_AT_ONCE = 2000
 
 
@@ -32,13 +33,16 @@ def rescue_leases(*, ledger: Ledger, streams: Mapping[str, Stream], partners: Ma
     lost must have ended: it may have begun it as long as its lease lasted (invariants 3, 5, 7, 13).
     """
     returned: dict[str, int] = {}
-    for batch in ledger.batches.seize_expired(list(streams)):
-        stream = streams[batch.stream]
-        timeout_seconds = partners[stream.partner].timeout_seconds
-        count = _bring_back(ledger, stream, batch, timeout_seconds=timeout_seconds)
-        if count:
-            returned[stream.name] = returned.get(stream.name, 0) + count
-            log.warning("upkeep.leases_returned", stream=stream.name, records=count, worker=batch.worker)
+    while batches := ledger.batches.seize_expired(list(streams), limit=BATCHES_AT_ONCE):
+        for batch in batches:
+            stream = streams[batch.stream]
+            timeout_seconds = partners[stream.partner].timeout_seconds
+            count = _bring_back(ledger, stream, batch, timeout_seconds=timeout_seconds)
+            if count:
+                returned[stream.name] = returned.get(stream.name, 0) + count
+                log.warning("upkeep.leases_returned", stream=stream.name, records=count, worker=batch.worker)
+        if len(batches) < BATCHES_AT_ONCE:
+            break
     return returned
 
 
@@ -54,6 +58,13 @@ def _bring_back(ledger: Ledger, stream: Stream, batch: ExpiredBatch, *, timeout_
         returned += ledger.lease_rescue.return_lost(batch, lost, after_seconds=timeout_seconds, fail_first=fail_first)
     ledger.batches.end_if_done(batch)
     return returned
+
+
+def _give_back_stranded(ledger: Ledger, stream: Stream) -> int:
+    count = ledger.lease_rescue.give_back_stranded(stream.name)
+    if count:
+        log.warning("upkeep.stranded_returned", stream=stream.name, records=count)
+    return count
 
 
 def release_held(*, ledger: Ledger, stream: Stream) -> int:
@@ -78,9 +89,10 @@ def maintain_stream(*, ledger: Ledger, stream: Stream, partner: Partner, wake: C
     Raises:
         ServiceUnavailable: Redis is away (leases have been returned all the same), or MongoDB is.
     """
-    returned = rescue_leases(ledger=ledger, streams={stream.name: stream}, partners={partner.name: partner})
+    rescued = rescue_leases(ledger=ledger, streams={stream.name: stream}, partners={partner.name: partner})
+    returned = rescued.get(stream.name, 0) + _give_back_stranded(ledger, stream)
     released = release_held(ledger=ledger, stream=stream)
-    return Maintained(stream=stream.name, returned=returned.get(stream.name, 0), released=released, dispatched=wake())
+    return Maintained(stream=stream.name, returned=returned, released=released, dispatched=wake())
 
 
 @contextmanager

@@ -93,7 +93,7 @@ def lose_records(ledger: Ledger, database: Any, ids: Sequence[str], *, worker: s
     """Let a process take records, begin their calls and die, and bring back what it held."""
     claim = claim_records(ledger, ids, worker=worker, begun=True)
     passing_time.expire_batch_leases(database)
-    for batch in ledger.batches.seize_expired(["orders"]):
+    for batch in ledger.batches.seize_expired(["orders"], limit=10):
         lost = ledger.lease_rescue.find_lost(batch)
         ledger.lease_rescue.return_lost(batch, lost, after_seconds=0.0)
         assert ledger.batches.end_if_done(batch)

@@ -117,7 +117,7 @@ def test_an_outcome_after_its_lease_was_lost_changes_no_state_and_joins_the_hist
     """Invariant 3."""
     assert ledger.batches.begin(claim, ["orders-1"], seconds=60)
     expire_batch_leases(database)
-    (batch,) = ledger.batches.seize_expired(["orders"])
+    (batch,) = ledger.batches.seize_expired(["orders"], limit=10)
     ledger.lease_rescue.return_lost(batch, ledger.lease_rescue.find_lost(batch), after_seconds=0.0)
     second = claim_records(ledger, ["orders-1"])
     assert land(ledger, claim, State.FAILED, outcome=outcome(Verdict.REJECTED, status=422, error="no")) == ["orders-1"]
@@ -141,7 +141,7 @@ def test_an_outcome_counts_that_is_written_before_its_batch_is_brought_back(
     """The lease ran out, but the record is still under its token: the state is known."""
     assert ledger.batches.begin(claim, ["orders-1"], seconds=60)
     expire_batch_leases(database)
-    (batch,) = ledger.batches.seize_expired(["orders"])
+    (batch,) = ledger.batches.seize_expired(["orders"], limit=10)
     assert land(ledger, claim, outcome=outcome()) == []
     assert ledger.lease_rescue.find_lost(batch) == []
     assert database.records.find_one()["state"] == "delivered"

@@ -27,7 +27,7 @@ def claim(ledger: Ledger) -> Claim:
 
 def seize(ledger: Ledger, database: Any) -> ExpiredBatch:
     expire_batch_leases(database)
-    (batch,) = ledger.batches.seize_expired(["orders"])
+    (batch,) = ledger.batches.seize_expired(["orders"], limit=10)
     return batch
 
 

@@ -234,17 +234,17 @@ def test_one_write_renews_the_batches_that_are_not_lost(ledger: Ledger, database
 
 
 def test_a_lease_that_runs_is_left_alone(ledger: Ledger, claim: Claim) -> None:
-    assert ledger.batches.seize_expired(["orders"]) == []
+    assert ledger.batches.seize_expired(["orders"], limit=10) == []
 
 
 def test_a_batch_whose_lease_ran_out_is_taken_over_once(ledger: Ledger, claim: Claim, database: Any) -> None:
     assert ledger.batches.begin(claim, ["orders-1"], seconds=60)
     expire_batch_leases(database)
-    assert ledger.batches.seize_expired(["others"]) == []
+    assert ledger.batches.seize_expired(["others"], limit=10) == []
     with ThreadPoolExecutor(8) as threads:
         seized = [
             each
-            for found in threads.map(lambda _: ledger.batches.seize_expired(["orders"]), range(8))
+            for found in threads.map(lambda _: ledger.batches.seize_expired(["orders"], limit=10), range(8))
             for each in found
         ]
     (batch,) = seized
@@ -263,7 +263,7 @@ def test_no_more_batches_are_taken_over_at_once_than_asked_for(ledger: Ledger, d
 def test_the_owner_of_a_batch_that_was_taken_over_cannot_renew_it(ledger: Ledger, claim: Claim, database: Any) -> None:
     """Whatever its clock says."""
     expire_batch_leases(database)
-    assert len(ledger.batches.seize_expired(["orders"])) == 1
+    assert len(ledger.batches.seize_expired(["orders"], limit=10)) == 1
     database.batches.update_one({}, {"$set": {"until": datetime(2100, 1, 1, tzinfo=UTC)}})
     assert not ledger.batches.begin(claim, ["orders-1"], seconds=60)
     assert ledger.batches.renew([claim], seconds=60) == [claim]
@@ -273,22 +273,22 @@ def test_who_dies_while_it_brings_a_batch_back_is_followed_by_another(
     ledger: Ledger, claim: Claim, database: Any
 ) -> None:
     expire_batch_leases(database)
-    assert len(ledger.batches.seize_expired(["orders"])) == 1
-    assert ledger.batches.seize_expired(["orders"]) == []
+    assert len(ledger.batches.seize_expired(["orders"], limit=10)) == 1
+    assert ledger.batches.seize_expired(["orders"], limit=10) == []
     later = database.batches.find_one()["seized_until"]
     assert later - ledger.streams.server_time() < timedelta(seconds=60)
     database.batches.update_one({}, {"$set": {"seized_until": PAST}})
-    assert len(ledger.batches.seize_expired(["orders"])) == 1
+    assert len(ledger.batches.seize_expired(["orders"], limit=10)) == 1
 
 
 def test_a_batch_without_an_end_of_its_lease_is_not_over(ledger: Ledger, claim: Claim, database: Any) -> None:
     database.batches.update_one({}, {"$unset": {"until": True}})
-    assert ledger.batches.seize_expired(["orders"]) == []
+    assert ledger.batches.seize_expired(["orders"], limit=10) == []
 
 
 def test_a_batch_is_kept_while_one_of_its_records_is_in_flight(ledger: Ledger, claim: Claim, database: Any) -> None:
     expire_batch_leases(database)
-    (batch,) = ledger.batches.seize_expired(["orders"])
+    (batch,) = ledger.batches.seize_expired(["orders"], limit=10)
     assert not ledger.batches.end_if_done(batch)
     assert database.batches.count_documents({}) == 1
     assert ledger.lease_rescue.give_back_unsent(batch) == 1

@@ -1,4 +1,4 @@
-"""maintenance: records of dead workers come back, and records whose message was lost are queued again."""
+"""Maintenance: records of dead workers come back, held ones are released, and a worker is woken for due ones."""
 
 from typing import Any
 
@@ -16,63 +16,60 @@ def log(testbed: Testbed, *numbers: int, content: str = "a") -> None:
 def test_records_whose_lease_ran_out_come_back_and_go_out_again(testbed: Testbed) -> None:
     log(testbed, *range(1, 8))
     testbed.change_stream(batch_size=3)
-    testbed.dispatch()
-    ids = testbed.messages[0][1]
-    testbed.ledger.delivery_states.claim(
-        "orders", ids, batch=testbed.messages[0][0], mapping_hash="m", seconds=60, worker="w"
-    )
-    assert testbed.maintain().returned == 0
-    testbed.expire_leases()
-    testbed.messages.clear()
-    done = testbed.maintain(dispatch=testbed.dispatch)
-    assert (done.stream, done.returned, done.forgotten, done.dispatched) == ("orders", 7, 0, 7)
+    testbed.take_all()
+    done = testbed.maintain()
+    assert (done.returned, done.dispatched) == (0, 0)
+    testbed.let_leases_expire()
+    done = testbed.maintain(wake=lambda: 1)
+    assert (done.stream, done.returned, done.dispatched) == ("orders", 7, 1)
+    assert testbed.database.batches.count_documents({}) == 0
+    assert testbed.deliver() == {"delivered": 7}
 
 
-def test_more_expired_leases_than_one_read_takes_come_back(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maintenance, "RECORDS_AT_ONCE", 2)
+def test_more_expired_leases_than_one_look_takes_come_back(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maintenance, "BATCHES_AT_ONCE", 2)
+    testbed.change_stream(batch_size=1)
     log(testbed, *range(1, 6))
-    testbed.dispatch()
-    testbed.expire_leases()
+    testbed.take_all()
+    testbed.let_leases_expire()
     assert testbed.maintain().returned == 5
 
 
-def test_the_call_of_a_dead_worker_is_unsettled_before_a_newer_version_may_go(testbed: Testbed) -> None:
-    """Invariant 5: it may have been sent, and arrive late."""
+def test_the_call_of_a_dead_worker_is_unsettled_before_a_newer_version_may_go(
+    testbed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant 5: it may have been sent, and land late."""
     log(testbed, 1)
-    claim_records(testbed.ledger, [testbed.record(1)["_id"]])
-    testbed.expire_leases()
+    claim_records(testbed.ledger, [testbed.record(1)["_id"]], begun=True)
+    testbed.let_leases_expire()
     seen: list[Any] = []
-    bring_back = testbed.ledger.lease_rescue.bring_back
+    rescue = testbed.ledger.lease_rescue
+    return_lost = rescue.return_lost
 
-    class WatchedRescue:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(testbed.ledger.lease_rescue, name)
+    def watch(*args: Any, **options: Any) -> int:
+        seen.extend(testbed.database.keys.find_one().get("unsettled", []))
+        return return_lost(*args, **options)
 
-        def bring_back(self, *args: Any, **kwargs: Any) -> int:
-            seen.extend(testbed.database.keys.find_one().get("unsettled", []))
-            return bring_back(*args, **kwargs)
-
-    class WatchedLedger:
-        lease_rescue = WatchedRescue()
-        keys = testbed.ledger.keys
-
-    maintenance.return_expired_leases(ledger=WatchedLedger(), stream=testbed.stream, settle_seconds=30)  # type: ignore[arg-type]
-    assert [each["call"] for each in seen] == [testbed.record(1)["_id"]]
-    assert testbed.record(1)["state"] == "pending"
+    monkeypatch.setattr(rescue, "return_lost", watch)
+    assert testbed.rescue() == 1
+    (record,) = testbed.records()
+    assert [each["call"] for each in seen] == [record["_id"]]
+    assert record["state"] == "pending"
+    assert seen[0]["until"] <= record["due_at"], "a call that was made must have ended when the record is due"
     log(testbed, 1, content="b")
     testbed.deliver()
-    assert [each["state"] for each in testbed.records()] == ["superseded", "pending"]
+    assert [each["state"] for each in testbed.records()] == ["pending", "pending"]
     testbed.settle_calls()
     testbed.make_retries_due()
     testbed.deliver()
     assert [each["state"] for each in testbed.records()] == ["superseded", "delivered"]
 
 
-def test_a_record_that_was_only_queued_leaves_nothing_unsettled(testbed: Testbed) -> None:
+def test_a_record_whose_call_did_not_begin_leaves_nothing_unsettled(testbed: Testbed) -> None:
     log(testbed, 1)
-    testbed.dispatch()
-    testbed.expire_leases()
-    testbed.maintain()
+    testbed.take()
+    testbed.let_leases_expire()
+    assert testbed.maintain().returned == 1
     assert "unsettled" not in testbed.database.keys.find_one()
 
 
@@ -80,49 +77,53 @@ def test_a_record_that_was_only_queued_leaves_nothing_unsettled(testbed: Testbed
 def test_without_an_order_no_call_is_waited_for(testbed: Testbed, changes: dict[str, Any]) -> None:
     testbed.change_stream(**changes)
     log(testbed, 1)
-    claim_records(testbed.ledger, [testbed.record(1)["_id"]])
-    testbed.expire_leases()
+    claim_records(testbed.ledger, [testbed.record(1)["_id"]], begun=True)
+    testbed.let_leases_expire()
     assert testbed.maintain().returned == 1
     assert testbed.database.keys.count_documents({"unsettled": {"$exists": True}}) == 0
 
 
-def test_messages_that_redis_has_lost_are_sent_anew(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Invariant 2: Redis was flushed; the records do not wait for their leases."""
-    monkeypatch.setattr(maintenance, "FORGOTTEN_AFTER_SECONDS", 0.0)
-    log(testbed, 1, 2, 3)
+def test_a_process_that_stood_still_while_it_took_records_strands_none(
+    testbed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its batch was brought back, empty, and forgotten before it went on; then it dies."""
+    log(testbed, 1, 2)
     before = testbed.records()
-    testbed.dispatch()
-    testbed.messages.clear()
-    done = testbed.maintain(messages_waiting=lambda: 1)
-    assert (done.forgotten, done.returned) == (0, 0)
-    done = testbed.maintain()
-    assert (done.forgotten, done.returned) == (3, 0)
-    assert testbed.records() == before
-    assert testbed.dispatch() == 3
+    claim = testbed.ledger.batches._claim
+
+    def claim_late(*args: Any, **options: Any) -> None:
+        testbed.let_leases_expire()
+        assert testbed.rescue() == 0
+        assert testbed.database.batches.count_documents({}) == 0
+        claim(*args, **options)
+
+    monkeypatch.setattr(testbed.ledger.batches, "_claim", claim_late)
+    assert testbed.take_rows() == [1, 2]
+    monkeypatch.undo()
+    assert testbed.take_rows() == []
+    assert testbed.maintain().returned == 2
+    for then, now in zip(before, testbed.records(), strict=True):
+        assert {name: now[name] for name in then} == then
+    assert testbed.deliver() == {"delivered": 2}
 
 
-def test_a_record_that_was_queued_just_now_is_not_taken_for_lost(testbed: Testbed) -> None:
-    log(testbed, 1)
-    testbed.dispatch()
-    testbed.messages.clear()
-    assert testbed.maintain().forgotten == 0
-
-
-def test_a_record_in_sending_is_never_taken_for_lost(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maintenance, "FORGOTTEN_AFTER_SECONDS", 0.0)
-    log(testbed, 1)
-    claim_records(testbed.ledger, [testbed.record(1)["_id"]])
-    assert testbed.maintain().forgotten == 0
+def test_records_of_a_batch_that_goes_on_are_not_taken_for_stranded(testbed: Testbed) -> None:
+    log(testbed, 1, 2)
+    testbed.change_stream(batch_size=1)
+    testbed.take_all()
+    testbed.database.batches.delete_one({"ids": testbed.record(1)["_id"]})
+    assert testbed.maintain().returned == 1
+    assert testbed.states() == {1: ["pending"], 2: ["sending"]}
 
 
 def test_without_redis_expired_leases_still_come_back(testbed: Testbed) -> None:
     log(testbed, 1)
-    testbed.dispatch()
-    testbed.expire_leases()
+    testbed.take()
+    testbed.let_leases_expire()
 
-    def dispatch() -> int:
+    def wake() -> int:
         raise ServiceUnavailable("cannot reach Redis", service="redis")
 
     with pytest.raises(ServiceUnavailable):
-        testbed.maintain(dispatch=dispatch)
+        testbed.maintain(wake=wake)
     assert testbed.record(1)["state"] == "pending"

@@ -162,17 +162,13 @@ def test_a_breaker_with_many_minimum_calls_still_opens(ledger: Ledger) -> None:
     assert states == [CLOSED] * 99 + [OPEN]
 
 
-def test_a_probe_is_reserved_for_one_call_from_when_it_begins(ledger: Ledger, database: Any) -> None:
+def test_the_answer_counts_of_the_one_that_holds_the_probe(ledger: Ledger, database: Any) -> None:
     report(ledger, 10, 10)
-    assert not ledger.breakers.begin_probe("erp", token="early", record="r", seconds=60.0)
     wait_over(database)
-    ledger.breakers.acquire_probe("erp", token="p", record="r", seconds=60.0)
-    over = {"$set": {"breaker.probe.until": PAST}}
-    database.streams.update_one({"_id": "erp"}, over)
-    assert ledger.breakers.begin_probe("erp", token="p", record="r", seconds=60.0)
-    assert not ledger.breakers.begin_probe("erp", token="other", record="r", seconds=60.0)
-    database.streams.update_one({"_id": "erp"}, over)
-    assert ledger.breakers.begin_probe("erp", token="other", record="r2", seconds=60.0)
+    assert ledger.breakers.acquire_probe("erp", token="p", record="r", seconds=60.0)
+    database.streams.update_one({"_id": "erp"}, {"$set": {"breaker.probe.until": PAST}})
+    assert ledger.breakers.acquire_probe("erp", token="other", record="r2", seconds=60.0)
+    assert not load(ledger).admits("p")
     assert report(ledger, 1, 0, batch="p") is OPEN
     assert report(ledger, 1, 0, batch="other") is HALF
 

@@ -8,7 +8,7 @@ import pytest
 
 from syncctl.core.states import State
 from syncctl.errors import ConfigurationError
-from syncctl.ledger.indexes import INDEXES
+from syncctl.ledger.indexes import INDEXES, ONE_IN_FLIGHT
 from syncctl.ledger.ledger import Ledger
 from tests.harness.passing_time import PAST
 from tests.harness.servers import name_database
@@ -16,6 +16,7 @@ from tests.harness.servers import name_database
 NAMES = [f"{index.collection}.{index.name}" for index in INDEXES]
 NOW = datetime.now(UTC)
 LATER = NOW + timedelta(days=1)
+IN_FLIGHT = {"in_flight_key": {"$exists": True}}
 
 
 @pytest.fixture
@@ -43,17 +44,20 @@ def test_first_use_creates_the_indexes(fresh: Ledger) -> None:
 @pytest.mark.parametrize(
     ("keys", "options"),
     [
-        ([("stream", 1)], {"unique": True, "partialFilterExpression": {"exclusive": True}}),
-        ([("stream", 1), ("key_id", 1)], {"partialFilterExpression": {"exclusive": True}}),
-        ([("stream", 1), ("key_id", 1)], {"unique": True}),
-        ([("stream", 1), ("key_id", -1)], {"unique": True, "partialFilterExpression": {"exclusive": True}}),
+        ([("stream", 1)], {"unique": True, "partialFilterExpression": IN_FLIGHT}),
+        ([("stream", 1), ("in_flight_key", 1)], {"partialFilterExpression": IN_FLIGHT}),
+        ([("stream", 1), ("in_flight_key", 1)], {"unique": True}),
+        (
+            [("stream", 1), ("in_flight_key", -1)],
+            {"unique": True, "partialFilterExpression": IN_FLIGHT},
+        ),
     ],
     ids=["other keys", "not unique", "not partial", "other order"],
 )
 def test_an_index_that_differs_is_reported(fresh: Ledger, keys: Sequence[Any], options: dict[str, Any]) -> None:
-    fresh._database.records.create_index(list(keys), name="one_in_flight", **options)
+    fresh._database.records.create_index(list(keys), name=ONE_IN_FLIGHT, **options)
     fresh.prepare()
-    assert fresh.compare_indexes() == ["records.one_in_flight differs from what it should be"]
+    assert fresh.compare_indexes() == [f"records.{ONE_IN_FLIGHT} differs from what it should be"]
 
 
 def test_a_dropped_index_is_reported_with_the_command_that_creates_it(fresh: Ledger) -> None:
@@ -92,9 +96,11 @@ def make_records() -> list[dict[str, Any]]:
     add("pending", 300, due_at=LATER, fresh=False)
     add("pending", 5, due_at=PAST)
     add("pending", 5, due_at=PAST, fresh=False)
-    add("sending", 100, in_flight=True, lease={"until": LATER, "token": "t"})
-    add("sending", 5, in_flight=True, lease={"until": PAST, "token": "t"})
-    add("queued", 5, in_flight=True, lease={"until": NOW, "token": "t"}, fresh=False)
+    for number in range(100):
+        add("sending", 1, in_flight_key=f"fresh {number}", lease={"token": "t"})
+    for number in range(10):
+        again = {"fresh": False, "in_flight_retry": True}
+        add("sending", 1, in_flight_key=f"again {number}", lease={"token": "t"}, **again)
     add("delivered", 5, finished_at=NOW, updated_at=NOW, logged_at=NOW)
     return records
 
@@ -102,13 +108,14 @@ def make_records() -> list[dict[str, Any]]:
 QUERIES: dict[str, tuple[Callable[[Ledger], Any], str, int]] = {
     "due": (lambda ledger: ledger.records.find_due("orders", fresh=True, limit=100), "due_at", 7),
     "due again": (lambda ledger: ledger.records.find_due("orders", fresh=False, limit=100), "due_at", 7),
-    "in flight": (lambda ledger: ledger.records.count_in_flight("orders"), "lease.until", 112),
-    "expired": (lambda ledger: ledger.lease_rescue.find_expired("orders", limit=100), "lease.until", 20),
-    "forgotten": (
-        lambda ledger: ledger.lease_rescue.find_forgotten("orders", after_seconds=1, lease_seconds=1, limit=100),
-        "lease.until",
-        120,
+    "in flight": (lambda ledger: ledger.records.count_in_flight("orders"), "stream", 112),
+    "keys in flight": (
+        lambda ledger: ledger.records.find_keys_in_flight("orders", ["fresh 7", "k1", "again 1"]),
+        "in_flight_key",
+        8,
     ),
+    "has due": (lambda ledger: ledger.records.has_due("orders"), "due_at", 1),
+    "stranded": (lambda ledger: ledger.lease_rescue.give_back_stranded("orders"), "in_flight_key", 112),
     "versions of a row": (lambda ledger: ledger.records.find(stream="orders", key_id="k7"), "key_id", 2),
     "clean-up": (
         lambda ledger: ledger.operations.remove_finished("orders", State.FAILED, NOW, limit=100),
@@ -165,6 +172,22 @@ def test_a_hot_query_reads_its_index_and_little_else(ledger: Ledger, database: A
         assert plan["docsExamined"] <= at_most
         # The few groups of an aggregation may be sorted, records may not.
         assert not plan.get("hasSortStage") or "$group" in str(plan["command"]), plan["planSummary"]
+
+
+def test_expired_batches_are_found_by_index(ledger: Ledger, database: Any) -> None:
+    """However many batches are in flight."""
+    database.batches.insert_many(
+        {"stream": f"s{n % 5}", "worker": "w", "ids": [], "begun": [], "until": LATER if n % 50 else PAST}
+        for n in range(500)
+    )
+    database.command("profile", 2)
+    assert len(ledger.batches.seize_expired(["s0", "s1"], limit=20)) == 10
+    database.command("profile", 0)
+    asked = list(database["system.profile"].find({"command.findAndModify": "batches"}))
+    assert len(asked) == 11
+    for each in asked:
+        assert "IXSCAN { stream: 1, until: 1 }" in each["planSummary"]
+        assert each["docsExamined"] <= 12
 
 
 def test_runs_and_reports_are_read_by_index(ledger: Ledger, database: Any) -> None:

@@ -114,6 +114,7 @@ def test_every_write_waits_for_a_majority_and_its_journal(ledger: Ledger) -> Non
         ledger.records,
         ledger.keys,
         ledger.streams,
+        ledger.batches,
         ledger.delivery_states,
         ledger.lease_rescue,
         ledger.operations,
@@ -147,13 +148,12 @@ def test_a_seq_is_raised_and_never_lowered(ledger: Ledger, database: Any) -> Non
 def test_unfinished_records_of_a_stream_are_counted(ledger: Ledger) -> None:
     ledger.records.log([new_record(n) for n in range(1, 7)], PAST)
     ledger.records.log([new_record(7, payload=None, error="unreadable")], PAST)
-    ledger.delivery_states.queue(["orders-1", "orders-2"], batch="b", seconds=300, exclusive=True)
-    claim_records(ledger, ["orders-3"])
+    claim_records(ledger, ["orders-1", "orders-2", "orders-3"])
     ledger.operations.discard(["orders-4"], states=["pending"], who="me", reason="why")
     counts = ledger.records.count_states(["orders", "others"])
     oldest = counts["orders"].pop("oldest_due_at")
     assert counts["orders"] == {
-        "pending": 2, "retrying": 0, "queued": 2, "sending": 1, "failed": 1, "discarded": 1,
+        "pending": 2, "retrying": 0, "queued": 0, "sending": 3, "failed": 1, "discarded": 1,
     }  # fmt: skip
     assert oldest == PAST
     assert not any(counts["others"].values())
@@ -161,7 +161,7 @@ def test_unfinished_records_of_a_stream_are_counted(ledger: Ledger) -> None:
 
 def test_records_are_counted_by_their_state(ledger: Ledger) -> None:
     ledger.records.log([new_record(n) for n in range(1, 5)], NOW)
-    ledger.delivery_states.queue(["orders-1"], batch="b", seconds=300, exclusive=True)
+    claim_records(ledger, ["orders-1"])
     ledger.operations.discard(["orders-2"], states=["pending"], who="me", reason="why")
     counts = ledger.records.count_by_state(["orders-1", "orders-2", "orders-3", "unknown"])
-    assert counts == {"queued": 1, "discarded": 1, "pending": 1}
+    assert counts == {"sending": 1, "discarded": 1, "pending": 1}

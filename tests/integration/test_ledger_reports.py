@@ -14,7 +14,7 @@ from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.reports import HOUR, HourCounts, floor_hour
 from syncctl.pipeline.report import build_report, roll_up
 from tests.harness.passing_time import PAST, let_hours_pass
-from tests.harness.testbed import claim_records, new_record, outcome
+from tests.harness.testbed import claim_records, lose_records, new_record, outcome
 
 BUSY = outcome(Verdict.RETRY_LATER, status=503, error="busy for 7 s", latency_ms=900.0)
 REFUSED = outcome(Verdict.REJECTED, status=422, error="row 7 is wrong", latency_ms=90.0)
@@ -94,9 +94,7 @@ def test_a_row_that_could_not_be_stored_and_poison_are_failures_with_their_error
     log(ledger, 1, payload=None, error="column amount: the number is NaN")
     log(ledger, 2)
     for _ in range(3):
-        claim_records(ledger, ["orders-2"])
-        database.records.update_many({"in_flight": True}, {"$set": {"lease.until": PAST}})
-        ledger.lease_rescue.bring_back(ledger.lease_rescue.find_expired("orders", limit=1))
+        lose_records(ledger, database, ["orders-2"])
     roll_up(ledger=ledger)
     now = hour(database)
     assert (now["failed"], now["logged"]) == (2, 2)

@@ -1,4 +1,4 @@
-"""Leases of polls and dispatches, cursors, and the note that makes a dispatch look again."""
+"""Leases of polls and of the choice of records, cursors and pauses."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from syncctl.core.outcome import Verdict
+from syncctl.core.states import State
+from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import PollLease, Streams
-from tests.harness.passing_time import PAST
-from tests.harness.testbed import NASTY, claim_records, new_record
+from tests.harness.passing_time import PAST, expire_batch_leases
+from tests.harness.testbed import NASTY, claim_records, new_record, outcome
 
 
 def acquire(ledger: Ledger, **options: Any) -> PollLease:
@@ -74,15 +77,13 @@ def test_a_lease_without_an_end_never_ends(ledger: Ledger, database: Any) -> Non
     assert ledger.streams.acquire_poll("orders", seconds=60, worker="w") is None
 
 
-def test_a_refused_dispatch_makes_the_holder_look_once_more(ledger: Ledger) -> None:
+def test_one_process_at_a_time_chooses_the_records_of_a_stream(ledger: Ledger) -> None:
     streams = ledger.streams
     holder = streams.acquire_dispatch("orders", seconds=60, worker=NASTY)
     assert holder is not None
     assert streams.acquire_dispatch("orders", seconds=60, worker="other") is None
-    assert not streams.release_dispatch(holder)
-    assert streams.acquire_dispatch("orders", seconds=60, worker="other") is None
-    assert not streams.release_dispatch(holder)
-    assert streams.release_dispatch(holder)
+    assert streams.acquire_dispatch("others", seconds=60, worker="other") is not None
+    streams.release_dispatch(holder)
     assert streams.acquire_dispatch("orders", seconds=60, worker="other") is not None
 
 
@@ -93,10 +94,9 @@ def test_a_dispatch_that_was_taken_over_releases_nothing(ledger: Ledger, databas
     new = streams.acquire_dispatch("orders", seconds=60, worker="new")
     assert old
     assert new
-    assert streams.release_dispatch(old)
-    streams.abandon_dispatch(old)
+    streams.release_dispatch(old)
     assert database.streams.find_one()["dispatch"]["token"] == new.token
-    streams.abandon_dispatch(new)
+    streams.release_dispatch(new)
     assert "dispatch" not in database.streams.find_one()
 
 
@@ -133,11 +133,18 @@ def test_no_lease_and_no_due_time_is_judged_by_this_machines_clock(ledger: Ledge
     assert dispatch
     ledger.streams.release_dispatch(dispatch)
     ledger.records.find_due("orders", fresh=True, limit=10)
-    claim = claim_records(ledger, ["orders-1", "orders-2"])
-    ledger.delivery_states.release(claim, ["orders-1"])
-    database.records.update_one({"_id": "orders-2"}, {"$set": {"lease.until": PAST}})
-    ledger.lease_rescue.bring_back(ledger.lease_rescue.find_expired("orders", limit=10))
-    ledger.lease_rescue.find_forgotten("orders", after_seconds=1, lease_seconds=1, limit=1)
+    claim = claim_records(ledger, ["orders-1", "orders-2"], begun=True)
+    ledger.batches.release(claim, ["orders-1"])
+    ledger.batches.renew([claim], seconds=60)
+    busy = outcome(Verdict.RETRY_LATER, error="busy")
+    landed = Transition(record=claim.records[1], state=State.PENDING, outcome=busy, delay_seconds=60)
+    ledger.delivery_states.write_transitions(claim, [landed])
+    expire_batch_leases(database)
+    (batch,) = ledger.batches.seize_expired(["orders"], limit=10)
+    ledger.lease_rescue.give_back_unsent(batch)
+    ledger.lease_rescue.return_lost(batch, ledger.lease_rescue.find_lost(batch), after_seconds=30)
+    ledger.lease_rescue.give_back_stranded("orders")
+    ledger.batches.end_if_done(batch)
     ledger.keys.note_unsettled("orders", [("k", 1, "call")], seconds=30)
     ledger.heartbeats.load_workers(alive_seconds=1)
     ledger.maintenance.acquire("roll_up", seconds=1)

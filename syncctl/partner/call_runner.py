@@ -138,7 +138,7 @@ class CallRunner:
         started = time.monotonic()
         try:
             outcomes = await call.client.send_bulk(call.bulk)
-        except Exception as error:  # noqa: BLE001 - a record that may have been sent is accounted for
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a record that may be sent is accounted for
             latency_ms = (time.monotonic() - started) * 1000
             text = f"a bug in syncctl: {type(error).__name__}"
             outcomes = [Outcome(verdict=Verdict.AMBIGUOUS, latency_ms=latency_ms, error=text)] * len(call.bulk.records)

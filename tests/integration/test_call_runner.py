@@ -1,48 +1,112 @@
-"""Batches: concurrent calls, every record accounted for."""
+"""Concurrent calls: every call comes back exactly once, and no more than the limit are under way."""
 
+import asyncio
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
-from syncctl.partner.batch import send_batch
 
 from syncctl.core.outcome import Outcome, Verdict
-from syncctl.core.records import Record
-from syncctl.local.mock_partner import MockPartner, PartnerConfig
+from syncctl.core.stream import Batching
+from syncctl.local.mock_partner import MockPartner
 from syncctl.partner.bulk import BulkCall
-from syncctl.partner.call import Call
+from syncctl.partner.call_runner import CallResult, CallRunner, MayStart, WaitingCall, take_results
 from syncctl.partner.client import PartnerClient
 from tests.harness.cases import make_client, make_partner, make_record, make_stream
 from tests.harness.hostile_partner import HostilePartner, Peer
+from tests.harness.http_partner import CountingPartner
 
 pytestmark = pytest.mark.timeout(60)
+Eventually = Callable[..., Any]
+NEVER_SECONDS = 0.3
+"""How long nothing must happen."""
 
 
-def prepare(client: PartnerClient, count: int) -> list[tuple[Record, Call]]:
-    """Return this many records with their calls."""
-    records = [make_record(number) for number in range(count)]
-    return [(record, client.prepare(record)) for record in records]
+class Bench:
+    """A runner, with the client of one partner and the results that have come back."""
+
+    def __init__(self, client: PartnerClient, *, limit: int, counts_slow: bool = True) -> None:
+        self.client = client
+        self.queue: SimpleQueue[CallResult] = SimpleQueue()
+        self.runner = CallRunner(self.queue, limit=limit, counts_slow=counts_slow)
+        self.results: list[CallResult] = []
+
+    def push(self, *numbers: int, may_start: Callable[[], MayStart] = lambda: "start") -> list[WaitingCall]:
+        """Push a call for each of these records."""
+        planned = [(record, self.client.prepare(record)) for record in map(make_record, numbers)]
+        calls = [
+            WaitingCall(client=self.client, bulk=bulk, may_start=may_start) for bulk in self.client.combine(planned)
+        ]
+        self.runner.push(calls)
+        return calls
+
+    def collect(self, count: int, *, within_seconds: float = 30.0) -> list[CallResult]:
+        """Wait until so many results have come back in all."""
+        until = time.monotonic() + within_seconds
+        while len(self.results) < count and time.monotonic() < until:
+            self.results += take_results(self.queue, timeout_seconds=0.05)
+        assert len(self.results) >= count, f"only {len(self.results)} of {count} have come back"
+        return self.results
+
+    def see_that_nothing_comes_back(self) -> None:
+        self.results += (came := take_results(self.queue, timeout_seconds=NEVER_SECONDS))
+        assert came == []
+
+    def numbers(self) -> list[int]:
+        """Return the records whose calls have come back, in that order."""
+        return [record.seq for call, _ in self.results for record in call.bulk.records]
 
 
-def always() -> bool:
-    return True
+MakeBench = Callable[..., Bench]
 
 
-@pytest.mark.parametrize("threads", [1, 2, 7, 16])
-def test_every_record_is_sent_once_and_yielded_once(partner: MockPartner, threads: int) -> None:
-    client = make_client(partner.url)
-    calls = prepare(client, 100)
-    results = list(send_batch(client, calls, threads=threads, may_start=always))
-    client.close()
-    assert Counter(record.id for record, _ in results) == Counter(record.id for record, _ in calls)
-    assert {outcome and outcome.verdict for _, outcome in results} == {Verdict.ACCEPTED}
+@pytest.fixture
+def bench() -> Iterator[MakeBench]:
+    """Return what makes a bench for a partner at a URL."""
+    made: list[Bench] = []
+
+    def make(url: str, **options: Any) -> Bench:
+        made.append(Bench(options.pop("client", None) or make_client(url), **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.runner.set_limit(0)
+        each.client.close()
+
+
+class HoldingScript:
+    """Answers at once but for the calls of some records, which it holds until it is told to go on."""
+
+    def __init__(self, *held: int) -> None:
+        self.go_on = threading.Event()
+        self._held = [f'"id":{number},'.encode() for number in held]
+
+    def __call__(self, peer: Peer) -> None:
+        while request := peer.read_request():
+            if any(each in request for each in self._held):
+                self.go_on.wait(30)
+            peer.answer("200 OK")
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 64])
+def test_every_call_is_made_once_and_comes_back_once(bench: MakeBench, partner: MockPartner, limit: int) -> None:
+    own = bench(partner.url, limit=limit)
+    calls = [*own.push(*range(60)), *own.push(*range(60, 100))]
+    results = own.collect(100)
+    own.see_that_nothing_comes_back()
+    assert Counter(call for call, _ in results) == Counter(calls)
+    assert {outcome.verdict for _, outcomes in results for outcome in outcomes or []} == {Verdict.ACCEPTED}
     stats = partner.stats()
     assert (stats["calls"], stats["distinct_keys"]) == (100, 100)
+    assert (own.runner.under_way, own.runner.waiting) == (0, 0)
 
 
-def test_calls_are_under_way_at_the_same_time() -> None:
+def test_calls_are_under_way_at_the_same_time(bench: MakeBench) -> None:
     together = threading.Barrier(8, timeout=30)
 
     def wait_for_the_others(peer: Peer) -> None:
@@ -51,166 +115,194 @@ def test_calls_are_under_way_at_the_same_time() -> None:
             peer.answer("200 OK")
 
     with HostilePartner(wait_for_the_others) as server:
-        client = make_client(server.url)
-        results = list(send_batch(client, prepare(client, 8), threads=8, may_start=always))
-        client.close()
-    assert [outcome and outcome.verdict for _, outcome in results] == [Verdict.ACCEPTED] * 8
+        own = bench(server.url, limit=8)
+        own.push(*range(8))
+        own.collect(8)
     assert not together.broken
 
 
-def test_no_more_calls_than_threads_are_under_way() -> None:
-    lock = threading.Lock()
-    under_way, most = 0, 0
-
-    def count(peer: Peer) -> None:
-        nonlocal under_way, most
-        while peer.read_request():
-            with lock:
-                under_way += 1
-                most = max(most, under_way)
-            threading.Event().wait(0.01)
-            with lock:
-                under_way -= 1
-            peer.answer("200 OK")
-
-    with HostilePartner(count) as server:
-        client = make_client(server.url)
-        list(send_batch(client, prepare(client, 40), threads=4, may_start=always))
-        client.close()
-    assert 1 < most <= 4
+@pytest.mark.parametrize("counts_slow", [True, False])
+def test_no_more_calls_than_the_limit_are_under_way(bench: MakeBench, counts_slow: bool) -> None:
+    with CountingPartner(latency_seconds=0.01) as partner:
+        own = bench(partner.url, limit=4, counts_slow=counts_slow)
+        own.push(*range(40))
+        own.collect(40)
+    assert partner.most_at_once == 4
 
 
-def test_a_fast_call_is_yielded_before_a_slow_one() -> None:
-    release = threading.Event()
-
-    def script(peer: Peer) -> None:
-        while request := peer.read_request():
-            if b'"id":0,' in request:
-                release.wait(30)
-            peer.answer("200 OK")
-
+def test_the_limit_follows_what_it_is_set_to(bench: MakeBench, eventually: Eventually) -> None:
+    script = HoldingScript(*range(8))
     with HostilePartner(script) as server:
-        client = make_client(server.url)
-        numbers = []
-        for record, _ in send_batch(client, prepare(client, 10), threads=2, may_start=always):
-            numbers.append(record.seq)
-            if len(numbers) == 9:
-                release.set()
-        client.close()
-    assert sorted(numbers[:9]) == list(range(1, 10))
-    assert numbers[9] == 0
+        own = bench(server.url, limit=0)
+        own.push(*range(8))
+        own.see_that_nothing_comes_back()
+        assert own.runner.under_way == 0
+        own.runner.set_limit(3)
+        eventually(lambda: own.runner.under_way == 3)
+        own.runner.set_limit(5)
+        eventually(lambda: own.runner.under_way == 5)
+        # Calls that are under way go on; no other begins until there is room.
+        own.runner.set_limit(1)
+        own.see_that_nothing_comes_back()
+        assert (own.runner.under_way, own.runner.waiting) == (5, 3)
+        script.go_on.set()
+        own.collect(8)
 
 
-@pytest.mark.parametrize("threads", [1, 4])
-def test_a_record_that_may_not_start_is_yielded_unsent(partner: MockPartner, threads: int) -> None:
-    left = iter([True] * 5)
-    lock = threading.Lock()
+def test_a_fast_call_comes_back_before_a_slow_one(bench: MakeBench) -> None:
+    script = HoldingScript(0)
+    with HostilePartner(script) as server:
+        own = bench(server.url, limit=2)
+        own.push(*range(10))
+        own.collect(9)
+        script.go_on.set()
+        own.collect(10)
+    assert sorted(own.numbers()[:9]) == list(range(1, 10))
+    assert own.numbers()[9] == 0
 
-    def may_start() -> bool:
-        with lock:
-            return next(left, False)
 
-    client = make_client(partner.url)
-    results = list(send_batch(client, prepare(client, 20), threads=threads, may_start=may_start))
-    client.close()
-    sent = {record.id for record, outcome in results if outcome is not None}
-    assert (len(results), len(sent)) == (20, 5)
+# Calls that hang.
+
+
+def test_calls_that_hang_delay_no_other(bench: MakeBench) -> None:
+    """Without a limit of the partner's own."""
+    script = HoldingScript(0, 1)
+    with HostilePartner(script) as server:
+        own = bench(server.url, limit=2, counts_slow=False)
+        own.push(*range(10))
+        own.collect(8)
+        assert sorted(own.numbers()) == list(range(2, 10))
+        assert own.runner.under_way == 2
+        script.go_on.set()
+        own.collect(10)
+
+
+def test_calls_that_hang_count_where_the_partner_sets_the_limit(bench: MakeBench) -> None:
+    script = HoldingScript(0, 1)
+    with HostilePartner(script) as server:
+        own = bench(server.url, limit=2, counts_slow=True)
+        own.push(*range(10))
+        time.sleep(CallRunner.SLOW_SECONDS)
+        own.see_that_nothing_comes_back()
+        assert (own.runner.under_way, own.runner.waiting) == (2, 8)
+        script.go_on.set()
+        own.collect(10)
+
+
+def test_there_is_a_bound_to_the_calls_that_hang(
+    bench: MakeBench, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    """For sockets and memory."""
+    monkeypatch.setattr(CallRunner, "HANGING_AT_MOST", 5)
+    script = HoldingScript(*range(10))
+    with HostilePartner(script) as server:
+        own = bench(server.url, limit=2, counts_slow=False)
+        own.push(*range(10))
+        eventually(lambda: own.runner.under_way == 5)
+        time.sleep(CallRunner.SLOW_SECONDS)
+        own.see_that_nothing_comes_back()
+        assert (own.runner.under_way, own.runner.waiting) == (5, 5)
+        script.go_on.set()
+        own.collect(10)
+
+
+# Calls that may not start.
+
+
+def test_a_call_that_may_not_start_comes_back_unsent(bench: MakeBench, partner: MockPartner) -> None:
+    allowed = iter(["start"] * 5)
+    own = bench(partner.url, limit=4)
+    own.push(*range(20), may_start=lambda: next(allowed, "return"))  # type: ignore[arg-type]
+    own.collect(20)
+    sent = {call.bulk.records[0].id for call, outcomes in own.results if outcomes is not None}
+    assert len(sent) == 5
     assert {call.key for call in partner.calls()} == sent
 
 
-@pytest.mark.parametrize("threads", [1, 4])
-def test_an_error_of_may_start_comes_after_every_record(partner: MockPartner, threads: int) -> None:
-    lock = threading.Lock()
-    asked = 0
+def test_a_call_that_has_to_wait_is_asked_again_and_keeps_its_place(bench: MakeBench, partner: MockPartner) -> None:
+    may_go = threading.Event()
+    own = bench(partner.url, limit=1)
+    own.push(0, may_start=lambda: "start" if may_go.is_set() else "wait")
+    own.push(*range(1, 10))
+    own.see_that_nothing_comes_back()
+    assert partner.calls() == []
+    may_go.set()
+    own.collect(10)
+    assert [call.row for call in partner.calls()] == [str(number) for number in range(10)]
 
-    def may_start() -> bool:
-        nonlocal asked
-        with lock:
-            asked += 1
-            if asked > 3:
-                raise RuntimeError("no rate limit today")
-        return True
 
-    client = make_client(partner.url)
-    results: list[tuple[Record, Outcome | None]] = []
-    with pytest.raises(RuntimeError, match="no rate limit today"):
-        results.extend(send_batch(client, prepare(client, 20), threads=threads, may_start=may_start))
-    client.close()
-    assert len(partner.calls()) == 3
+def test_a_call_may_wait_and_then_be_turned_down(bench: MakeBench, partner: MockPartner) -> None:
+    answers: list[MayStart] = ["wait", "wait", "return"]
+    own = bench(partner.url, limit=4)
+    own.push(0, may_start=lambda: answers.pop(0))
+    ((_, outcomes),) = own.collect(1)
+    assert outcomes is None
+    assert partner.calls() == []
+
+
+def test_a_bug_in_what_is_asked_loses_no_record(bench: MakeBench, partner: MockPartner) -> None:
+    def fail() -> MayStart:
+        raise ZeroDivisionError
+
+    own = bench(partner.url, limit=4)
+    own.push(0, 1, may_start=fail)
+    own.push(2)
+    own.collect(3)
+    assert {call.bulk.records[0].seq: outcomes is None for call, outcomes in own.results} == {
+        0: True,
+        1: True,
+        2: False,
+    }
 
 
 class BrokenClient(PartnerClient):
     """A client with a bug."""
 
-    def send_bulk(self, group: BulkCall) -> list[Outcome]:
-        """Fail as no client should, for one record in three."""
-        if int(group.call.headers["Idempotency-Key"][-1], 16) % 3 == 0:
-            raise ZeroDivisionError("secret")
-        return super().send_bulk(group)
+    error: BaseException = ZeroDivisionError("secret")
+
+    async def send_bulk(self, bulk: BulkCall) -> list[Outcome]:
+        """Fail as no client should, for one call in three."""
+        if bulk.records[0].seq % 3 == 0:
+            raise self.error
+        return await super().send_bulk(bulk)
 
 
-@pytest.mark.parametrize("threads", [1, 4])
-def test_a_bug_loses_no_record(partner: MockPartner, threads: int) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError("secret"), asyncio.CancelledError("secret"), TimeoutError()])
+def test_a_bug_of_the_client_loses_no_record(bench: MakeBench, partner: MockPartner, error: BaseException) -> None:
     client = BrokenClient(make_partner(partner.url), make_stream())
-    results = list(send_batch(client, prepare(client, 9), threads=threads, may_start=always))
-    client.close()
-    assert Counter(outcome and outcome.verdict for _, outcome in results) == {
+    client.error = error
+    own = bench(partner.url, client=client, limit=2)
+    own.push(*range(9))
+    results = own.collect(9)
+    assert Counter(outcomes[0].verdict for _, outcomes in results if outcomes) == {
         Verdict.ACCEPTED: 6,
         Verdict.AMBIGUOUS: 3,
     }
-    errors = {outcome.error for _, outcome in results if outcome is not None and outcome.error}
-    assert errors == {"a bug in syncctl: ZeroDivisionError"}
+    errors = {outcomes[0].error for _, outcomes in results if outcomes and outcomes[0].error}
+    assert errors == {f"a bug in syncctl: {type(error).__name__}"}
+    assert own.runner.under_way == 0
 
 
-@pytest.mark.parametrize("threads", [1, 4])
-def test_a_batch_that_is_left_early_starts_nothing_more(
-    threads: int, partner: MockPartner, eventually: Callable[..., Any]
-) -> None:
-    left = threading.Event()
-    lock = threading.Lock()
-    asked = 0
+def test_a_bug_in_a_call_of_many_rows_is_an_outcome_for_each(bench: MakeBench, partner: MockPartner) -> None:
+    client = BrokenClient(make_partner(partner.url), make_stream(batching=Batching(size=4)))
+    own = bench(partner.url, client=client, limit=2)
+    own.push(3, 4, 5, 6)
+    ((call, outcomes),) = own.collect(1)
+    assert [record.seq for record in call.bulk.records] == [3, 4, 5, 6]
+    assert [outcome.verdict for outcome in outcomes or []] == [Verdict.AMBIGUOUS] * 4
 
-    def may_start() -> bool:
-        nonlocal asked
-        with lock:
-            asked += 1
-            waits = asked > 5
-        return left.wait(30) if waits else True
 
+def test_results_are_taken_as_they_are(partner: MockPartner) -> None:
+    queue: SimpleQueue[CallResult] = SimpleQueue()
+    began = time.monotonic()
+    assert take_results(queue, timeout_seconds=0.0) == []
+    assert take_results(queue, timeout_seconds=0.05) == []
+    assert time.monotonic() - began >= 0.05
     client = make_client(partner.url)
-    first = prepare(client, 5000)
-    batch = send_batch(client, first[:4000], threads=threads, may_start=may_start)
-    next(batch)
-    eventually(lambda: asked > 5 or threads == 1)
-    batch.close()  # type: ignore[attr-defined]
-    left.set()
-    # Another batch comes to its end meanwhile: nothing of the first one blocks it.
-    rest = list(send_batch(client, first[4000:], threads=threads, may_start=always))
+    record = make_record()
+    (bulk,) = client.combine([(record, client.prepare(record))])
+    results: list[CallResult] = [(WaitingCall(client=client, bulk=bulk, may_start=lambda: "start"), None)] * 3
+    for each in results:
+        queue.put(each)
+    assert take_results(queue, timeout_seconds=5.0) == results
     client.close()
-    assert len(rest) == 1000
-    assert 1 <= partner.stats()["calls"] - 1000 <= 5
-
-
-def test_a_batch_that_is_never_begun_sends_nothing(partner: MockPartner) -> None:
-    client = make_client(partner.url)
-    send_batch(client, prepare(client, 5), threads=4, may_start=always)
-    assert list(send_batch(client, [], threads=4, may_start=always)) == []
-    client.close()
-    assert partner.calls() == []
-
-
-def test_threads_are_kept_between_batches() -> None:
-    with MockPartner(PartnerConfig(latency_seconds=0.005)) as partner:
-        client = make_client(partner.url)
-
-        def names() -> set[str]:
-            return {each.name for each in threading.enumerate() if each.name.startswith("partner")}
-
-        list(send_batch(client, prepare(client, 40), threads=8, may_start=always))
-        before = names()
-        for _ in range(20):
-            list(send_batch(client, prepare(client, 40), threads=8, may_start=always))
-        client.close()
-    assert before
-    assert before <= names()
-    assert len(names()) <= len(before) + 16

@@ -1,11 +1,9 @@
 """A partner's rate limit, shared by all workers: permits by Redis's clock, evenly paced, never too many in a span."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any
 
 import pytest
 from redis import Redis
@@ -31,24 +29,22 @@ def rate(redis_url: str, redis_prefix: str) -> Iterator[MakeRate]:
         each.close()
 
 
-def patience(looks: int) -> Any:
-    """Return a function that returns True this many times."""
-    left = iter([True] * looks)
-    return lambda: next(left, False)
-
-
 def take_permits(rates: list[SharedRate], *, seconds: float, threads: int) -> list[float]:
-    """Return when permits came to the batches of several workers, each with several threads, sorted."""
+    """Return when permits came to several workers, each with several that take them, sorted."""
     ends_at = time.monotonic() + seconds
     came: list[float] = []
 
-    def run(permits: Any) -> None:
-        while permits.wait(lambda: time.monotonic() < ends_at):
-            came.append(time.monotonic())
+    def run(rate: SharedRate) -> None:
+        while True:
+            taken, seconds = rate.take()
+            if time.monotonic() + seconds > ends_at:
+                return
+            time.sleep(seconds)
+            if taken:
+                came.append(time.monotonic())
 
-    batches = [each.permits() for each in rates]
-    with ThreadPoolExecutor(len(batches) * threads) as pool:
-        list(pool.map(run, batches * threads))
+    with ThreadPoolExecutor(len(rates) * threads) as pool:
+        list(pool.map(run, rates * threads))
     return sorted(came)
 
 
@@ -96,11 +92,12 @@ def test_a_permit_is_given_out_a_little_before_its_time(rate: MakeRate) -> None:
 @pytest.mark.parametrize("most", [1, 7])
 def test_a_slow_rate_is_kept_in_every_span(rate: MakeRate, most: int) -> None:
     """Three workers, thirty calls: those that the span holds come at once, and no more for the rest of it."""
-    workers = [rate(most, DAY).permits() for _ in range(3)]
+    workers = [rate(most, DAY) for _ in range(3)]
     with ThreadPoolExecutor(3) as threads:
-        permits = list(threads.map(lambda n: workers[n % 3].wait(patience(2)), range(30)))
-    assert sum(permits) == most
-    assert rate(1, DAY, name="another").permits().wait(patience(2))
+        permits = list(threads.map(lambda n: workers[n % 3].take(), range(30)))
+    assert [seconds for taken, seconds in permits if taken] == [0.0] * most
+    assert all(seconds > DAY - 60 for taken, seconds in permits if not taken)
+    assert rate(1, DAY, name="another").take() == (True, 0.0)
 
 
 def test_a_span_of_a_slow_rate_begins_at_any_permit(rate: MakeRate, redis_url: str, redis_prefix: str) -> None:
@@ -115,57 +112,25 @@ def test_a_span_of_a_slow_rate_begins_at_any_permit(rate: MakeRate, redis_url: s
         assert 0 < redis.pttl(key) <= 60_602
 
 
-def test_a_permit_that_is_far_off_is_given_up_at_once(rate: MakeRate) -> None:
+def test_a_permit_that_is_far_off_is_not_taken(rate: MakeRate) -> None:
     slow = rate(1, 60.0)
-    permits = slow.permits()
+    assert slow.is_slow
     assert slow.is_permit_near()
-    assert permits.wait(lambda: True)
+    assert slow.is_permit_near(), "a look takes none"
+    assert slow.take() == (True, 0.0)
     assert not slow.is_permit_near()
-    # As long as it may wait: else this would never end.
-    assert not permits.wait(lambda: True)
-    assert permits.given_up
-    assert not permits.wait(pytest.fail)
+    for _ in range(3):
+        taken, seconds = slow.take()
+        assert not taken
+        assert 50 < seconds <= 60.5
 
 
 def test_a_permit_that_is_near_is_waited_for(rate: MakeRate) -> None:
-    permits = rate(1, 1.0).permits()
+    paced = rate(1, 1.0)
+    assert not paced.is_slow
     began = time.monotonic()
-    assert [permits.wait(lambda: True) for _ in range(3)] == [True] * 3
+    assert len(take_permits([paced], seconds=2.5, threads=1)) == 3
     assert time.monotonic() - began >= 2.0
-    assert not permits.given_up
-
-
-def test_a_batch_that_comes_too_late_again_and_again_makes_room(rate: MakeRate) -> None:
-    """At two calls a second ten batches would wait five seconds each: some give up, and the rate is still used."""
-    batches = [rate(2, 1.0).permits() for _ in range(10)]
-    ends_at = time.monotonic() + 6
-    permits: list[bool] = []
-
-    def run(batch: Any) -> None:
-        while batch.wait(lambda: time.monotonic() < ends_at):
-            permits.append(True)
-
-    with ThreadPoolExecutor(10) as pool:
-        list(pool.map(run, batches))
-    assert 0 < sum(batch.given_up for batch in batches) < 10
-    assert 11 <= len(permits) <= 13
-
-
-def test_a_batch_that_may_not_wait_gets_no_permit_and_has_not_given_up(rate: MakeRate) -> None:
-    permits = rate(1, DAY).permits()
-    assert not permits.wait(lambda: False)
-    assert not permits.given_up
-    assert permits.wait(patience(2))
-
-
-def test_while_one_thread_waits_another_is_told_that_it_may_not(rate: MakeRate) -> None:
-    permits = rate(1, 1.0).permits()
-    assert permits.wait(lambda: True)
-    stopped = threading.Event()
-    with ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(permits.wait, lambda: not stopped.is_set()) for _ in range(2)]
-        stopped.set()
-        assert [each.result(timeout=20) for each in waiting] == [False, False]
 
 
 @pytest.mark.parametrize(("calls", "seconds"), [(50, 1.0), (5, 60.0)])
@@ -192,9 +157,7 @@ def test_without_redis_no_permit_is_given(redis_prefix: str) -> None:
     """Without it the rate cannot be kept."""
     for calls, seconds in ((1000, 1.0), (1, 60.0)):
         away = SharedRate("redis://localhost:1/0", prefix=redis_prefix, name="p", calls=calls, seconds=seconds)
-        permits = away.permits()
-        assert not permits.wait(lambda: True)
-        assert permits.given_up
+        assert away.try_take() is None
         with pytest.raises(ServiceUnavailable, match="cannot reach Redis"):
             away.is_permit_near()
         away.close()

@@ -210,7 +210,7 @@ def test_the_result_of_each_row_decides_its_outcome(
     firsts = [each["history"][0] for each in batches.records()]
     assert {each["state"] for each in firsts} == {state}
     error = batches.record(5)["history"][0].get("error")
-    assert (error is None) if told is None else (told in error and len(error) < 300)
+    assert (error is None) if reason is None else (reason in error and len(error) < 300)
 
 
 @pytest.mark.parametrize("listed", [[6], []])

@@ -75,7 +75,6 @@ def poll_stream(
         ServiceUnavailable: MongoDB cannot be reached.
     """
     started = time.monotonic()
-    ledger.ensure_prepared()
     ledger.streams.ensure(stream.name)
     rest = stream.poll_every_seconds / 2 if tick else 0.0
     lease = ledger.streams.acquire_poll(stream.name, seconds=lease_seconds, worker=worker, not_within_seconds=rest)
@@ -86,17 +85,19 @@ def poll_stream(
             hint="try again in a moment, or look at: syncctl status",
         )
     pages = PageLog(ledger, stream, lease, lease_seconds=lease_seconds)
-    error: SyncctlError | None = SyncctlError("interrupted")
+    error: SyncctlError | None = None
     try:
         with renew_in_background(ledger, lease, pages.progress, seconds=lease_seconds):
             read_pages(ledger, stream, pages, lease, open_reader(stream), wake, should_stop)
-        error = None
     except SyncctlError as caught:
         error = caught
         if isinstance(caught, ServiceUnavailable) and caught.service == "mongodb":
             raise
     except Exception as bug:
         error = InternalError(f"a bug in syncctl: {type(bug).__name__}")
+        raise
+    except BaseException:
+        error = SyncctlError("interrupted")
         raise
     finally:
         run = end_run(ledger, pages, lease, error=error, started=started)

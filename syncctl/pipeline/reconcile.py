@@ -293,7 +293,7 @@ class Reconciliation:
         # An operator asks for what the source holds now, so that its versions may bear names that the ledger knows.
         pages = PageLog(ledger, stream, replace(lease, rewound_epoch=lease.epoch), lease_seconds=lease_seconds)
         unreadable = 0
-        error: SyncctlError | None = SyncctlError("interrupted")
+        error: SyncctlError | None = None
         try:
             with renew_in_background(ledger, lease, pages.progress, seconds=lease_seconds):
                 for keys in self.scratch.keys_to_repair():
@@ -302,12 +302,14 @@ class Reconciliation:
                     pages.log_rows(rows, columns_fingerprint=self.reader.columns_fingerprint)
                     if self.wake():
                         pages.progress.dispatched = pages.progress.logged - pages.progress.failed
-            error = None
         except SyncctlError as caught:
             error = caught
             raise
         except Exception as bug:
             error = InternalError(f"a bug in syncctl: {type(bug).__name__}")
+            raise
+        except BaseException:
+            error = SyncctlError("interrupted")
             raise
         finally:
             end_run(ledger, pages, lease, error=error, started=started)

@@ -3,10 +3,11 @@
 import os
 import socket
 import time
-from functools import cached_property
+from collections.abc import Callable
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Self
 
-from syncctl.core.stream import Stream
+from syncctl.core.stream import Partner, Source, Stream
 
 if TYPE_CHECKING:
     from syncctl.broker.queue import Broker
@@ -40,6 +41,10 @@ class Connections:
     ) -> None:
         self.settings = settings
         self.worker = f"{socket.gethostname()}:{os.getpid()}"
+        #: A stream, a partner and a source by name, made from the settings once.
+        self.stream: Callable[[str], Stream] = cache(settings.stream)
+        self.partner: Callable[[str], Partner] = cache(settings.partner)
+        self.source: Callable[[str], Source] = cache(settings.source)
         self._for_person = for_person
         self._celery_app = celery_app
         self._clients: dict[str, PartnerClient] = {}
@@ -75,6 +80,17 @@ class Connections:
                 ledger.close()
                 raise
         return ledger
+
+    @cached_property
+    def prepared_ledger(self) -> "Ledger":
+        """The ledger, whose missing indexes were created."""
+        self.ledger.ensure_prepared()
+        return self.ledger
+
+    @cached_property
+    def callable_partners(self) -> dict[str, Partner]:
+        """The partners that streams name and whose settings are complete, by name."""
+        return {partner.name: partner for partner in self.settings.partners_in_use()}
 
     @cached_property
     def broker(self) -> "Broker":
@@ -119,7 +135,7 @@ class Connections:
         from syncctl.partner.client import PartnerClient
 
         if stream.name not in self._clients:
-            partner = self.settings.partner(stream.partner)
+            partner = self.partner(stream.partner)
             self._clients[stream.name] = PartnerClient(
                 partner,
                 stream,
@@ -131,7 +147,7 @@ class Connections:
         """Return the rate of a stream's partner, which all workers share; None where it has none."""
         from syncctl.broker.rate import SharedRate
 
-        partner = self.settings.partner(stream.partner)
+        partner = self.partner(stream.partner)
         if partner.rate is None:
             return None
         if partner.name not in self._rates:
@@ -145,8 +161,8 @@ class Connections:
         from syncctl.core.windows import decide_sizes
         from syncctl.pipeline.delivery_lane import StreamSetup
 
-        stream = self.settings.stream(name)
-        partner = self.settings.partner(stream.partner)
+        stream = self.stream(name)
+        partner = self.partner(stream.partner)
         return StreamSetup(
             stream=stream,
             partner=partner,

@@ -34,14 +34,13 @@ def read_status(connections: Connections) -> "Status":
     from syncctl.pipeline import status
     from syncctl.settings.describe import fingerprint_settings
 
-    connections.ledger.ensure_prepared()
     try:
         messages: int | None = connections.broker.count_waiting()
     except ServiceUnavailable as error:
         log.warning("status.without_redis", error=str(error))
         messages = None
     return status.read_status(
-        ledger=connections.ledger,
+        ledger=connections.prepared_ledger,
         configured=_partners_of_streams(connections.settings),
         messages=messages,
         settings=fingerprint_settings(connections.settings),
@@ -76,7 +75,7 @@ def replay(
     from syncctl.pipeline.replay import replay_records
 
     settings = connections.settings
-    streams = {name: settings.stream(name) for name in settings.stream_names}
+    streams = {name: connections.stream(name) for name in settings.stream_names}
     done = replay_records(
         ledger=connections.ledger,
         selection=selection,
@@ -112,8 +111,8 @@ def plan_rewind(connections: Connections, name: str, to: str | datetime) -> "Pla
     from syncctl.pipeline import rewind
     from syncctl.sources import open_reader
 
-    stream = connections.settings.stream(name)
-    with open_reader(connections.settings.source(stream.source), stream) as reader:
+    stream = connections.stream(name)
+    with open_reader(connections.source(stream.source), stream) as reader:
         return rewind.plan_rewind(ledger=connections.ledger, stream=stream, reader=reader, to=to)
 
 
@@ -126,10 +125,9 @@ def open_reconciliation(
     from syncctl.pipeline.scratch import open_scratch
     from syncctl.sources import open_reader
 
-    settings, ledger = connections.settings, connections.ledger
-    stream, kept = settings.stream(name), settings.retention
-    ledger.ensure_prepared()
-    with open_scratch() as scratch, open_reader(settings.source(stream.source), stream) as reader:
+    stream, kept = connections.stream(name), connections.settings.retention
+    ledger = connections.prepared_ledger
+    with open_scratch() as scratch, open_reader(connections.source(stream.source), stream) as reader:
         yield Reconciliation(
             ledger=ledger,
             stream=stream,
@@ -148,8 +146,8 @@ def preview_poll(connections: Connections, name: str, *, limit: int, known: bool
     from syncctl.pipeline.preview import preview_rows
     from syncctl.sources import open_reader
 
-    stream = connections.settings.stream(name)
-    source = connections.settings.source(stream.source)
+    stream = connections.stream(name)
+    source = connections.source(stream.source)
     with _open_previewer(connections, stream) as previewer:
         return preview_rows(
             ledger=connections.ledger,
@@ -176,7 +174,7 @@ def preview_records(connections: Connections, id_or_stream: str, key: str | None
     for record in show_records(
         ledger=connections.ledger, id_or_stream=id_or_stream, key=key, configured=settings.streams
     ):
-        with _open_previewer(connections, settings.stream(record["stream"])) as previewer:
+        with _open_previewer(connections, connections.stream(record["stream"])) as previewer:
             previews.append(preview_record(record, previewer=previewer))
     return previews
 
@@ -191,7 +189,7 @@ def _open_previewer(connections: Connections, stream: "Stream") -> "Iterator[Req
     if stream.body_schema is None:
         yield RequestPreviewer(client=client, variable=variable)
         return
-    partner = settings.partner(stream.partner)
+    partner = connections.partner(stream.partner)
     unchecked = PartnerClient(partner, replace(stream, body_schema=None))
     try:
         yield RequestPreviewer(client=client, variable=variable, unchecked=unchecked)

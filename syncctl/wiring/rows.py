@@ -22,10 +22,10 @@ def poll(
     from syncctl.pipeline.poll import poll_stream
     from syncctl.sources import open_reader
 
-    stream = connections.settings.stream(name)
-    source = connections.settings.source(stream.source)
+    stream = connections.stream(name)
+    source = connections.source(stream.source)
     return poll_stream(
-        ledger=connections.ledger,
+        ledger=connections.prepared_ledger,
         stream=stream,
         open_reader=lambda stream: open_reader(source, stream),
         wake=wake_while_possible(connections, name),
@@ -63,7 +63,7 @@ def wake(connections: Connections, name: str) -> bool:
     Raises:
         ServiceUnavailable: Redis cannot be reached.
     """
-    connections.settings.stream(name)
+    connections.stream(name)
     if connections.broker.count_waiting() < max(1, connections.count_delivery_slots()):
         connections.publish(name)
     return True
@@ -84,12 +84,10 @@ def deliver(
     """Deliver due records of every stream, beginning with one; see `pipeline.deliver.DeliveryLoop`."""
     from syncctl.pipeline.deliver import DeliveryLoop
 
-    settings = connections.settings
-    connections.ledger.ensure_prepared()
     loop = DeliveryLoop(
-        ledger=connections.ledger,
-        streams={stream: settings.stream(stream) for stream in settings.stream_names},
-        partners={partner.name: partner for partner in settings.partners_in_use()},
+        ledger=connections.prepared_ledger,
+        streams={stream: connections.stream(stream) for stream in connections.settings.stream_names},
+        partners=connections.callable_partners,
         make_setup=connections.stream_setup,
         worker=connections.worker,
         is_stopping=should_stop,
@@ -107,17 +105,16 @@ def maintain_streams(connections: Connections) -> "list[Maintained]":
     """
     from syncctl.pipeline.maintenance import maintain_stream
 
-    settings = connections.settings
-    connections.ledger.ensure_prepared()
+    names = connections.settings.stream_names
     done: list[Maintained] = []
-    for name in random.sample(settings.stream_names, len(settings.stream_names)):
-        stream = settings.stream(name)
+    for name in random.sample(names, len(names)):
+        stream = connections.stream(name)
         try:
             done.append(
                 maintain_stream(
-                    ledger=connections.ledger,
+                    ledger=connections.prepared_ledger,
                     stream=stream,
-                    partner=settings.partner(stream.partner),
+                    partner=connections.partner(stream.partner),
                     wake=lambda name=name: wake_if_due(connections, name),  # type: ignore[misc]
                 )
             )

@@ -1,4 +1,4 @@
-"""What mode flag tells the source of a row, and what came of it."""
+"""Mode flag: the statements that tell the source how its rows ended, and their results."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,22 +11,20 @@ Ending = Literal["delivered", "failed"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Acknowledgement:
-    """One row to be told of: its key, the version that was read (`Row.acknowledge`), and how it ended."""
+    """A finished record that the source has to be told of."""
 
     id: str
     key: Mapping[str, Value]
+    #: The version that was read (`Row.acknowledge`).
     version: str
     ending: Ending
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Acknowledged:
-    """What became of it.
-
-    Args:
-        rows: How many rows the statement changed: none where the row was edited since; None where it does not tell.
-    """
+    """The result of the statement for one record."""
 
     id: str
+    #: How many rows the statement changed: 0 if the row was edited since; None if the database does not tell.
     rows: int | None = 0
     error: str | None = None

@@ -1,4 +1,4 @@
-"""Deterministic names: of a key, of a record, of a content."""
+"""Deterministic names of keys, records and contents."""
 
 import hashlib
 import json
@@ -57,10 +57,10 @@ def content_hash(payload: Mapping[str, Value] | None, op: Operation, error: str 
 
 
 def record_id(stream: str, key: str, version: str) -> str:
-    """Name a record, and thereby its `Idempotency-Key`: the same row in the same version gets the same name.
+    """Name a record, and so its `Idempotency-Key`: the same row in the same version gets the same name.
 
     Args:
-        stream: The stream's name, which begins the id so that a person can place it.
+        stream: The stream's name, which begins the id so that people recognize it.
         key: What `key_id` returned.
         version: The source's own version, or what `chained_version` returned.
     """
@@ -68,7 +68,7 @@ def record_id(stream: str, key: str, version: str) -> str:
 
 
 def chained_version(previous_seq: int, content: str) -> str:
-    """Name a version of a row whose source keeps none: its content, chained on what was known before.
+    """Name a version of a row whose source keeps none: by its content, chained on the seq known before.
 
     A row that goes A → B → A is three versions, because each is chained on another observation.
     """
@@ -76,7 +76,7 @@ def chained_version(previous_seq: int, content: str) -> str:
 
 
 def make_seq(epoch: int, position: int) -> int:
-    """Return the number that decides newer or older: the poll lease's epoch, then the position within it."""
+    """Return the number that decides which version is newer: the poll lease's epoch, then the position in it."""
     if not (0 <= epoch < 2**31 and 0 <= position < 2**_EPOCH_BITS):
         raise ValueError(f"epoch {epoch} or position {position} is out of range")
     return epoch << _EPOCH_BITS | position

@@ -1,4 +1,4 @@
-"""What a source hands to a poll: rows and pages of exact values."""
+"""Rows and pages of exact values, which a source hands to a poll."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,41 +18,41 @@ Operation = Literal["upsert", "delete"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One source row as it was read.
-
-    `version` is the version the source itself keeps (rowversion as 0x-hex), None where only the content tells.
-    `payload` is None for a delete and for a row that could not be read or encoded; `error` then says why.
-    `acknowledge` is, in mode flag, the version that was read, in the form in which the source takes it back.
-    `nameless`: its key holds a NULL, or a value that JSON has no form for, so that nothing can be asked for by it.
-    `again`: it lies before the cursor, and is read once more because something may have been committed late there.
-    """
+    """One source row as it was read."""
 
     key: Mapping[str, Value]
+    #: None for a delete, and for a row that could not be read or encoded.
     payload: Mapping[str, Value] | None
+    #: The version that the source itself keeps (rowversion as 0x-hex); None if only the content tells.
     version: str | None = None
+    #: The row's cursor value.
     at: str = ""
     op: Operation = "upsert"
+    #: Why the row could not be read or encoded.
     error: str | None = None
+    #: Mode flag: the version that was read, in the form in which the source takes it back.
     acknowledge: str | None = None
+    #: Its key holds a NULL, or a value without a JSON form, so that no row can be looked up by it.
     nameless: bool = False
+    #: It lies before the cursor, and is read once more because rows may have been committed late there.
     again: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """Rows in cursor order, and the cursor behind the last of them (never before the cursor it was read from).
-
-    `notes` are what an operator should know, one line each. A page without rows moves the cursor document alone.
-    """
+    """Rows in cursor order. A page without rows only moves the cursor."""
 
     rows: tuple[Row, ...]
+    #: The cursor behind the last row; never before the cursor that the page was read from.
     cursor: Cursor
+    #: Notes for an operator, one line each.
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scanned:
-    """A row of a full scan; `is_ahead`: it lies behind the cursor, and the next poll will find it."""
+    """A row of a full scan."""
 
     row: Row
+    #: It lies behind the cursor, so that the next poll will find it.
     is_ahead: bool

@@ -1,4 +1,4 @@
-"""The breaker of each stream: what all workers know together of whether its partner answers."""
+"""The circuit breaker of each stream, which all workers share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,28 +23,25 @@ Doc = dict[str, Any]
 _OPEN, _HALF, _CLOSED = (state.value for state in (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED))
 _IS_DUE: Doc = {"$and": [{"$lte": ["$breaker.until", "$$NOW"]}, {"$not": [{"$gt": ["$breaker.probe.until", "$$NOW"]}]}]}
 GATE_FIELDS: Doc = {"breaker": True, "is_probe_due": _IS_DUE}
-"""What `read_breaker` needs of a stream's document."""
+"""The fields of a stream's document that `read_breaker` needs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BreakerGate:
-    """Whether a stream's partner may be called.
-
-    Args:
-        allowed: How many records may be on their way while the breaker is half open.
-        probe: The batch that asks whether the partner is back; None while nobody asks.
-        is_probe_due: Open for long enough, and nobody is asking.
-        last_probe: The record that asked last; another one asks the next time.
-    """
+    """The state of a circuit breaker."""
 
     state: BreakerState = BreakerState.CLOSED
+    #: Half-open: how many records may be in flight.
     allowed: int = 0
+    #: Open: the token of the batch that is the probe; None if there is none.
     probe: str | None = None
+    #: It was open for long enough, and there is no probe.
     is_probe_due: bool = False
+    #: The record of the last probe; another one is the next.
     last_probe: str | None = None
 
     def admits(self, token: str) -> bool:
-        """Say whether a batch may make its calls."""
+        """Return whether a batch may make its calls."""
         return self.state is not BreakerState.OPEN or self.probe == token
 
 
@@ -63,23 +60,20 @@ def read_breaker(found: Mapping[str, Any]) -> BreakerGate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tally:
-    """What the calls of a batch say of the partner.
-
-    Args:
-        reason: The last failure, in one line.
-        rest_seconds: What those that failed were asked to wait for, with `Retry-After`; None where they were not.
-    """
+    """The outcomes of some calls, as the circuit breaker counts them."""
 
     calls: int = 0
     failures: int = 0
+    #: The last failure, in one line.
     reason: str = ""
+    #: The longest `Retry-After` of the failed calls; None if there was none.
     rest_seconds: float | None = None
 
 
 class Breakers:
-    """In the document of its stream: an endpoint that fails says nothing of the others of its partner.
+    """One circuit breaker per stream: a failing endpoint says nothing about other endpoints of its partner.
 
-    Every change is one write, judged by MongoDB's clock.
+    Every change is one write, judged by MongoDB's clock (invariant 8).
     """
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
@@ -88,19 +82,19 @@ class Breakers:
 
     @edge
     def acquire_probe(self, stream: str, *, token: str, record: str, seconds: float) -> bool:
-        """Take the right to ask whether the partner is back; one asks at a time."""
+        """Take the right to be the probe of an open circuit; there is one at a time."""
         query = {"_id": stream, "breaker.state": _OPEN, "breaker.until": {"$type": "date"}, "$expr": _IS_DUE}
         probe = {"breaker.probe": {"token": token, "until": in_future(seconds)}, "breaker.last_probe": record}
         return self._streams.update_one(query, [{"$set": probe}]).matched_count == 1
 
     @edge
     def release_probe(self, stream: str, *, token: str) -> None:
-        """Let another ask: this batch made no call."""
+        """Let another batch be the probe: this one made no call."""
         self._streams.update_one({"_id": stream, "breaker.probe.token": token}, {"$unset": {"breaker.probe": True}})
 
     @edge
     def report(self, stream: str, tally: Tally, *, token: str, rules: BreakerRules) -> BreakerState:
-        """Add what a batch has seen of a partner, and open or close the breaker; return its state."""
+        """Count the outcomes of calls, and open or close the circuit; return its state."""
         is_back = {"$and": [{"$eq": ["$breaker_was", _OPEN]}, {"$ne": ["$breaker.state", _OPEN]}]}
         changes: list[Doc] = [
             {"$set": {"breaker_was": "$breaker.state"}},
@@ -115,7 +109,7 @@ class Breakers:
 
     @edge
     def reset(self, stream: str) -> bool:
-        """Call the partner again at once; False when the breaker was closed."""
+        """Close the circuit at once; False when it was closed."""
         query = {"_id": stream, "breaker.state": {"$in": [_OPEN, _HALF]}}
         changes: list[Doc] = [{"$set": {"back_at": "$$NOW"}}, {"$unset": "breaker"}]
         return self._streams.update_one(query, changes).modified_count == 1
@@ -130,7 +124,7 @@ def _judge(tally: Tally, token: str, rules: BreakerRules) -> Doc:
             "branches": [
                 {"case": {"$eq": [state, _CLOSED]}, "then": _judge_closed(tally, rules)},
                 {"case": {"$eq": [state, _HALF]}, "then": _judge_half_open(tally, rules)},
-                # Open: what was under way before says nothing new; the probe does.
+                # Open: calls that were under way before say nothing new; the probe does.
                 {"case": is_probe, "then": _half_opened() if tally.failures == 0 else _opened(tally, rules)},
             ],
             "default": "$breaker",
@@ -139,7 +133,7 @@ def _judge(tally: Tally, token: str, rules: BreakerRules) -> Doc:
 
 
 def _judge_closed(tally: Tally, rules: BreakerRules) -> Doc:
-    """Count calls and failures of the last minute, the older ones for less; open where too many have failed."""
+    """Count calls and failures of the last minute, with less weight for older ones; open if too many failed."""
     began = {"$ifNull": ["$breaker.window_start", None]}
     is_over = {"$lte": [began, {"$subtract": ["$$NOW", round(WINDOW_SECONDS * 1000)]}]}
     calls = {"$cond": [is_over, tally.calls, _counted("calls", tally.calls)]}

@@ -1,8 +1,8 @@
-"""The `keys` collection: what is known of each row, and thereby what is new. Never cleaned.
+"""The `keys` collection: what is known of each row, which tells what is new. Never cleaned.
 
-A record counts once its key says so: `keys` is written after the record and before the cursor, each document only if it
-still is what the poll read (`seq` is compared). A poll that was taken over can therefore neither put an old content in
-place of a newer one nor make the next change look like no change.
+A record exists for dispatch once its key knows it: `keys` is written after the record and before the cursor
+(invariant 1), each document only if its `seq` still is what the poll read. A poll that was taken over can therefore
+neither replace a newer content with an older one nor hide the next change (invariant 8).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,49 +25,48 @@ Doc = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unsettled:
-    """A call that may yet land at the partner, until some time by MongoDB's clock.
-
-    `call` is its `Idempotency-Key`: once that key is accepted, a call under it does nothing any more.
-    """
+    """A call that may still take effect at the partner."""
 
     seq: int
+    #: Its `Idempotency-Key`: once a call under it was accepted, other calls under it have no effect any more.
     call: str
+    #: By MongoDB's clock.
     until: datetime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KnownKey:
-    """What is known of one row: when it was last observed, with which content, and what was delivered.
-
-    `reached_seq`: the newest version that may have reached the partner without being known as delivered.
-    `acknowledged_epoch`: in mode flag, the newest epoch that may have read the row before the source was told.
-    """
+    """What is known of one row."""
 
     key_id: str
+    #: When it was last observed.
     seq: int
+    #: The id of its newest record.
     version: str
     hash: str
     op: Operation
+    #: The newest version that was delivered.
     delivered_seq: int = 0
+    #: The newest version that may have reached the partner without being known as delivered.
     reached_seq: int = 0
+    #: Mode flag: the newest epoch that may have read the row before the source was told.
     acknowledged_epoch: int | None = None
     unsettled: tuple[Unsettled, ...] = field(default=())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Observation:
-    """One row as a poll has just seen it. `previous_seq` is what its key said before, None if nothing.
-
-    `nameless`: no row can be asked for by this key.
-    """
+    """One row as a poll has just read it."""
 
     key_id: str
     key: Mapping[str, Value]
+    #: The seq of its key when the poll read it; None if there was no key.
     previous_seq: int | None
     seq: int
     version: str
     hash: str
     op: Operation
+    #: No row can be looked up by this key.
     nameless: bool = False
 
 
@@ -91,8 +90,8 @@ def _known(found: Doc) -> KnownKey:
         reached_seq=int(found.get("reached_seq", 0)),
         acknowledged_epoch=found.get("acknowledged", {}).get(found["version"]),
         unsettled=tuple(
-            Unsettled(seq=int(each["seq"]), call=each["call"], until=each["until"])
-            for each in found.get("unsettled", ())
+            Unsettled(seq=int(call["seq"]), call=call["call"], until=call["until"])
+            for call in found.get("unsettled", ())
         ),
     )
 
@@ -107,19 +106,19 @@ class Keys:
     @edge
     def load(self, stream: str, key_ids: Iterable[str]) -> dict[str, KnownKey]:
         """Return what is known of these rows, by key id; rows never seen are absent."""
-        wanted = [_identity(stream, each) for each in set(key_ids)]
+        wanted = [_identity(stream, key_id) for key_id in set(key_ids)]
         return {known.key_id: known for known in map(_known, self._keys.find({"_id": {"$in": wanted}}, {"key": False}))}
 
     @edge
     def observe(self, stream: str, observations: Sequence[Observation]) -> list[str]:
-        """Write what a poll has seen; return the ids of the keys that somebody else has written meanwhile.
+        """Write observations; return the ids of the keys that another poll has written meanwhile. Safe to repeat.
 
-        Each document is written only if it still is what the poll read; those returned must be compared anew.
-        Safe to repeat.
+        Each key is written only if its seq still is what this poll read (invariant 8); the keys returned must be
+        compared anew.
         """
         if not observations:
             return []
-        writes = [self._write(stream, each) for each in observations]
+        writes = [self._write(stream, observation) for observation in observations]
         conflicts: set[str] = set()
         try:
             written = self._keys.bulk_write(writes, ordered=False)
@@ -130,21 +129,21 @@ class Keys:
             clean = False
         if clean:
             return []
-        now = self.load(stream, [each.key_id for each in observations])
-        for each in observations:
-            found = now.get(each.key_id)
-            if found is None or (found.seq, found.version) != (each.seq, each.version):
-                conflicts.add(each.key_id)
+        now = self.load(stream, [observation.key_id for observation in observations])
+        for observation in observations:
+            key = now.get(observation.key_id)
+            if key is None or (key.seq, key.version) != (observation.seq, observation.version):
+                conflicts.add(observation.key_id)
         return sorted(conflicts)
 
-    def _write(self, stream: str, each: Observation) -> InsertOne[Doc] | UpdateOne:
-        identity = _identity(stream, each.key_id)
-        changes: Doc = {"seq": each.seq, "version": each.version, "hash": each.hash, "op": each.op}
-        if each.previous_seq is None:
-            if each.nameless:
+    def _write(self, stream: str, row: Observation) -> InsertOne[Doc] | UpdateOne:
+        identity = _identity(stream, row.key_id)
+        changes: Doc = {"seq": row.seq, "version": row.version, "hash": row.hash, "op": row.op}
+        if row.previous_seq is None:
+            if row.nameless:
                 changes["nameless"] = True
-            return InsertOne({"_id": identity, "stream": stream, "key": encode_values(each.key), **changes})
-        return UpdateOne({"_id": identity, "seq": each.previous_seq}, {"$set": changes})
+            return InsertOne({"_id": identity, "stream": stream, "key": encode_values(row.key), **changes})
+        return UpdateOne({"_id": identity, "seq": row.previous_seq}, {"$set": changes})
 
     @edge
     def column_names(self, stream: str) -> tuple[str, ...]:
@@ -166,14 +165,14 @@ class Keys:
 
     @edge
     def load_live(self, stream: str, *, after: str, limit: int) -> list[tuple[str, dict[str, Value]]]:
-        """Return (key id, key) of rows that can be asked for and are not known to be deleted, in the order of ids.
+        """Return (key id, key) of rows that can be looked up and are not known to be deleted, in the order of ids.
 
         Args:
             after: A key id; the empty text for the beginning.
         """
         query = {"_id": _behind(stream, after), "op": "upsert", "nameless": {"$exists": False}}
         found = self._keys.find(query, {"key": True}, sort=[("_id", 1)], limit=limit)
-        return [(each["_id"].partition(":")[2], decode_values(each["key"])) for each in found]
+        return [(key["_id"].partition(":")[2], decode_values(key["key"])) for key in found]
 
     @edge
     def load_contents(self, stream: str, *, after: str, limit: int) -> list[tuple[str, str, Operation]]:
@@ -184,13 +183,13 @@ class Keys:
         """
         fields = {"hash": True, "op": True}
         found = self._keys.find({"_id": _behind(stream, after)}, fields, sort=[("_id", 1)], limit=limit)
-        return [(each["_id"].partition(":")[2], each["hash"], each["op"]) for each in found]
+        return [(key["_id"].partition(":")[2], key["hash"], key["op"]) for key in found]
 
     @edge
     def load_keys(self, stream: str, key_ids: Sequence[str]) -> dict[str, dict[str, Value]]:
         """Return the keys of rows, by key id."""
-        query = {"_id": {"$in": [_identity(stream, each) for each in key_ids]}}
-        return {each["_id"].partition(":")[2]: decode_values(each["key"]) for each in self._keys.find(query)}
+        query = {"_id": {"$in": [_identity(stream, key_id) for key_id in key_ids]}}
+        return {key["_id"].partition(":")[2]: decode_values(key["key"]) for key in self._keys.find(query)}
 
     @edge
     def count_live(self, stream: str) -> int:
@@ -199,7 +198,7 @@ class Keys:
 
     @edge
     def note_delivered(self, stream: str, delivered: Sequence[tuple[str, int, str]]) -> None:
-        """Remember the newest delivered seq of each (key id, seq, call), and that repeats of that call are settled."""
+        """Remember the newest delivered seq of each (key id, seq, call), and that the call is settled."""
         if not delivered:
             return
         ids = [_identity(stream, key_id) for key_id, _, _ in delivered]
@@ -220,7 +219,7 @@ class Keys:
 
     @edge
     def note_unsettled(self, stream: str, calls: Sequence[tuple[str, int, str]], *, seconds: float) -> None:
-        """Remember that each (key id, seq, call) may yet land within `seconds`: it was sent, or may have been."""
+        """Remember that each (key id, seq, call), which was sent or may have been, may take effect within `seconds`."""
         if calls:
             self._keys.bulk_write(
                 [

@@ -1,4 +1,4 @@
-"""The `records` collection: logging, finding what is due, and reading."""
+"""The `records` collection: logging records, finding due ones, and reading."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,10 +26,7 @@ Doc = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewRecord:
-    """A record about to be logged. With `error` it is logged as failed, and with `not_sent`, a reason, as discarded.
-
-    `acknowledge` is, in mode flag, the version that the source is told of once the record is finished.
-    """
+    """A record about to be logged."""
 
     id: str
     stream: str
@@ -41,8 +38,11 @@ class NewRecord:
     columns_fingerprint: str
     op: Operation
     payload: Mapping[str, Value] | None
+    #: Why it cannot be sent: it is logged as failed.
     error: str | None = None
+    #: Mode flag: the version that the source is told of once the record is finished.
     acknowledge: str | None = None
+    #: Why it must not be sent: it is logged as discarded.
     not_sent: str | None = None
 
 
@@ -58,7 +58,7 @@ class Duplicate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DueRecord:
-    """What dispatch needs to know of a record that could be sent now. `alone`: it was lost, or refused with others."""
+    """A record that could be sent now, as dispatch needs it."""
 
     id: str
     key_id: str
@@ -66,6 +66,7 @@ class DueRecord:
     seq: int
     hash: str
     op: Operation
+    #: It was lost while it was sent, or rejected together with other rows, and must travel alone.
     alone: bool
     #: The size of its row where that is large, otherwise 0.
     size: int = 0
@@ -168,7 +169,7 @@ def record_of(document: Mapping[str, Any]) -> Record:
 
 
 class Records:
-    """One document per version of a source row. What changes a state is in `delivery_states` and `operations`."""
+    """One document per version of a source row. Changes of state are in `delivery_states` and `operations`."""
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._records: Collection[Doc] = database["records"]
@@ -176,13 +177,13 @@ class Records:
 
     @edge
     def log(self, new: Sequence[NewRecord], now: datetime) -> tuple[int, int, list[Duplicate]]:
-        """Insert records, acknowledged by a majority; a record that is there already stays as it is.
+        """Insert records, acknowledged by a majority (invariant 1); an existing record stays as it is.
 
         Args:
             now: MongoDB's time.
 
         Returns:
-            How many were inserted, those beside that were inserted as failed, and those that were there already.
+            How many were inserted to be sent, how many as failed, and the duplicates.
         """
         documents = [to_document(record, now) for record in new]
         if not documents:
@@ -218,13 +219,16 @@ class Records:
         """Give records that an interrupted poll had logged the seq of the poll that found them again."""
         if seqs:
             self._records.bulk_write(
-                [UpdateOne({"_id": each, "seq": {"$lt": seq}}, {"$set": {"seq": seq}}) for each, seq in seqs.items()],
+                [
+                    UpdateOne({"_id": record, "seq": {"$lt": seq}}, {"$set": {"seq": seq}})
+                    for record, seq in seqs.items()
+                ],
                 ordered=False,
             )
 
     @edge
     def find_due(self, stream: str, *, fresh: bool, limit: int) -> list[DueRecord]:
-        """Return records whose time has come by MongoDB's clock, the oldest first."""
+        """Return records that are due by MongoDB's clock, the oldest first (invariants 6, 8 and 11)."""
         if limit <= 0:
             return []
         query = {"stream": stream, "state": State.PENDING.value, "fresh": fresh, **is_past("due_at")}
@@ -255,7 +259,7 @@ class Records:
 
     @edge
     def has_due(self, stream: str) -> bool:
-        """Tell whether any record of a stream is due, by MongoDB's clock."""
+        """Return whether any record of a stream is due, by MongoDB's clock."""
         pending = {"stream": stream, "state": State.PENDING.value, **is_past("due_at")}
         return any(
             self._records.find_one({**pending, "fresh": fresh}, {"_id": True}, hint="due") is not None
@@ -298,7 +302,7 @@ class Records:
         """Return whole documents: one by id, or the versions of one row, newest first, values decoded."""
         query: Doc = {"_id": record_id} if record_id is not None else {"stream": stream, "key_id": key_id}
         found = self._records.find(query, sort=[("seq", -1)], limit=limit)
-        return [self._decoded(each) for each in found]
+        return [self._decoded(document) for document in found]
 
     @edge
     def find_beginning(self, text: str, *, limit: int) -> list[str]:
@@ -306,7 +310,7 @@ class Records:
         found = self._records.find(
             {"_id": {"$gte": text, "$lt": f"{text}g"}}, {"_id": True}, sort=[("_id", 1)], limit=limit
         )
-        return [each["_id"] for each in found]
+        return [record["_id"] for record in found]
 
     @staticmethod
     def _decoded(document: Doc) -> Doc:

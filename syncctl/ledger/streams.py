@@ -20,24 +20,21 @@ Doc = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PollLease:
-    """The right to poll one stream, until somebody else takes it over.
-
-    Args:
-        epoch: One more with each lease; it makes every `seq` of this poll newer than those before.
-        contested_epoch: The newest epoch that took over from a poll which never let go. What was observed in an
-            older epoch must be observed anew before it counts, because that poll may still be writing.
-        cursor: Where the stream stands, None when it was never read.
-        rewound_epoch: The epoch of the last rewind. Versions that were logged before it may run again.
-        resend_epoch: While the rows behind a rewind with `resend` are read again: the epoch of that rewind.
-    """
+    """The right to poll one stream, until another poll takes it over."""
 
     stream: str
     token: str
+    #: One more with each lease: it makes every `seq` of this poll newer than earlier ones.
     epoch: int
+    #: The newest epoch that took over from a poll which had not released its lease. Rows that were observed in an older
+    #: epoch must be observed anew, because that poll may still be writing (invariant 8).
     contested_epoch: int
+    #: Where the stream stands; None if it was never read.
     cursor: Cursor | None
     clock: ClockReading
+    #: The epoch of the last rewind: versions that were logged before it may come again.
     rewound_epoch: int = 0
+    #: The epoch of a rewind with `resend`, while the rows behind it are read again; else 0.
     resend_epoch: int = 0
 
 
@@ -51,22 +48,19 @@ class DispatchLease:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gate:
-    """What must be known before a stream's records are sent.
+    """Whether a stream's records may be sent."""
 
-    Args:
-        paused: An operator has paused it, or its endpoint is gone.
-        complete_epoch: The newest epoch whose poll read to the end.
-        back_at: When it was last resumed, or its partner came back.
-    """
-
+    #: An operator has paused it, or its endpoint is gone.
     paused: bool = False
+    #: The newest epoch whose poll read to the end.
     complete_epoch: int = 0
     breaker: BreakerGate = field(default_factory=BreakerGate)
+    #: When it was last resumed, or its circuit was last left open.
     back_at: datetime | None = None
 
 
 def _free(kind: str) -> Doc:
-    """Filter: nobody holds this lease, by MongoDB's clock."""
+    """Return the filter for a lease that is not held, by MongoDB's clock (invariant 8)."""
     return {"$or": [{f"{kind}.token": {"$exists": False}}, is_past(f"{kind}.until")]}
 
 
@@ -89,8 +83,8 @@ class Streams:
         """Take the poll lease; None when another holds it.
 
         Args:
-            not_within_seconds: Refuse too when the last poll ended less than this ago: old ticks pile up in the
-                queue while no worker runs, and the source must not pay for them.
+            not_within_seconds: Also refuse if the last poll ended less than this ago: old ticks pile up in the queue
+                while no worker runs, and the source must not pay for them.
         """
         token = new_token()
         query: Doc = {"_id": stream, **_free("poll")}
@@ -116,7 +110,7 @@ class Streams:
         if found is None:
             return None
         poll = found["poll"]
-        # Once a poll has read to the end, it has read again all that lay behind the rewind.
+        # A poll that read to the end has read all rows behind the rewind again.
         resend_epoch = int(poll.get("resend_epoch", 0))
         is_over = int(poll.get("complete_epoch", 0)) > resend_epoch
         return PollLease(
@@ -132,19 +126,19 @@ class Streams:
 
     @edge
     def renew_poll(self, lease: PollLease, *, seconds: float) -> bool:
-        """Prolong the lease; False when somebody took it over."""
+        """Renew the lease; False when another poll took it over."""
         guard = {"_id": lease.stream, "poll.token": lease.token}
         return self._streams.update_one(guard, [{"$set": {"poll.until": in_future(seconds)}}]).matched_count == 1
 
     @edge
     def move_cursor(self, lease: PollLease, cursor: Cursor) -> bool:
-        """Move the cursor, if the lease is still ours; safe to repeat."""
+        """Move the cursor, if the lease is still held (invariant 8); safe to repeat."""
         guard = {"_id": lease.stream, "poll.token": lease.token}
         return self._streams.update_one(guard, {"$set": {"cursor": dict(cursor)}}).matched_count == 1
 
     @edge
     def rewind(self, lease: PollLease, cursor: Cursor, *, resend: bool) -> bool:
-        """Set the cursor to any place and let go of the lease; False when somebody took it over."""
+        """Set the cursor to any place and release the lease; False when another poll took it over."""
         guard = {"_id": lease.stream, "poll.token": lease.token}
         changes: Doc = {
             "cursor": dict(cursor),
@@ -163,13 +157,13 @@ class Streams:
 
     @edge
     def release_poll(self, lease: PollLease, *, error: str | None, complete: bool = False) -> bool:
-        """Let go of the lease and note how the poll ended.
+        """Release the lease, and record how the poll ended.
 
-        After an error the token stays, with a lease that is over: the next poll then knows that this one may have left
-        records behind whose keys were not written, or writes that are still under way.
+        After an error the token stays, with a lease that is over: it tells the next poll that this one may have left
+        records whose keys were not written, or writes that are still under way (invariant 8).
 
         Args:
-            complete: It read to the end: whatever the source held behind the cursor was seen.
+            complete: It read to the end: it has seen every row behind the cursor.
         """
         guard = {"_id": lease.stream, "poll.token": lease.token}
         ended = {

@@ -133,8 +133,8 @@ class CursorState:
 
     def to_document(self) -> Cursor:
         """Return the JSON-safe document."""
-        document = {"mode": self.mode, "column": self.column, **_write(self.position)}
-        return document if self.floor is None else {**document, "floor": _write(self.floor)}
+        document = {"mode": self.mode, "column": self.column, **write_position(self.position)}
+        return document if self.floor is None else {**document, "floor": write_position(self.floor)}
 
 
 def read_cursor(cursor: Cursor, *, stream: str, mode: Mode, column: str, ties: int) -> CursorState:
@@ -147,21 +147,29 @@ def read_cursor(cursor: Cursor, *, stream: str, mode: Mode, column: str, ties: i
     Raises:
         SourceError: The document belongs to another mode, cursor column or key.
     """
-    position, floor = _read(cursor, stream), cursor.get("floor")
+    position, floor = read_position(cursor, stream), cursor.get("floor")
     if cursor.get("mode") != mode or cursor.get("column") != column:
         raise _changed(stream, f"it was read by {cursor.get('column')} ({cursor.get('mode')}), now {column} ({mode})")
     if position.key is not None and len(position.key) != ties:
         raise _changed(stream, "its key has another number of columns now")
-    return CursorState(mode=mode, column=column, position=position, floor=_read(floor, stream) if floor else None)
+    return CursorState(
+        mode=mode, column=column, position=position, floor=read_position(floor, stream) if floor else None
+    )
 
 
-def _write(position: Position) -> dict[str, Any]:
+def write_position(position: Position) -> dict[str, Any]:
+    """Return a position's JSON-safe document."""
     kind = "null" if position.value is None else type_and_text(position.value)[0]
     key = None if position.key is None else [tag(value) for value in position.key]
     return {"at": position.text, "kind": kind, "key": key}
 
 
-def _read(document: Mapping[str, Any], stream: str) -> Position:
+def read_position(document: Mapping[str, Any], stream: str) -> Position:
+    """Return the position that a document holds.
+
+    Raises:
+        SourceError: It is not the document of a position.
+    """
     try:
         key = document["key"]
         return Position(

@@ -2,7 +2,8 @@
 
 from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,11 +11,14 @@ import sqlalchemy as sa
 from syncctl.core.rows import Cursor, Page, Scanned
 from syncctl.errors import SourceRestored
 from syncctl.sources.catalog.relation import Column, Kind
-from syncctl.sources.cursor import CursorState, Position, Raw
-from syncctl.sources.instants import parse_instant, step_back
+from syncctl.sources.cursor import CursorState, Position, Raw, read_position, write_position
+from syncctl.sources.instants import load_zone, parse_instant, step_back
 from syncctl.sources.modes.gaps import GAPS_AT_MOST, Gap, GapMemory, read_memory, show_gaps
 from syncctl.sources.open_stream import OpenStream, make_page
-from syncctl.sources.pages import PositionedRow, Where
+from syncctl.sources.pages import PositionedRow
+
+CLOCK_TOLERANCE = timedelta(hours=15)
+"""How far a time may be ahead of the source's clock, in UTC, and still be one of now: zones reach to UTC+14."""
 
 RECENT_NUMBERS = 10_000
 """How far before its first row a stream that starts now looks for numbers that are still to come."""
@@ -24,6 +28,40 @@ LOOKBACK_KINDS = frozenset({Kind.TIME, Kind.DATE, Kind.TEXT, Kind.OTHER})
 
 Stretch = tuple[int, int]
 """A number that a row has, or where the search began, and the next number that a row has: those between are missing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LookbackMemory:
+    """How far the rows before the cursor were read again; it is kept in the cursor's document."""
+
+    #: Up to where the last round looked; None before the first.
+    looked: str | None = None
+    #: Where the round under way goes on, and where it ends; None between rounds.
+    place: Position | None = None
+    upto: Position | None = None
+    #: The round began when no row could commit late any more: it is the last one until the cursor moves.
+    settled: bool = False
+
+    def add_to(self, document: Cursor) -> Cursor:
+        """Return a cursor's document with this memory."""
+        kept: dict[str, Any] = {"looked": self.looked, "settled": self.settled}
+        if self.place is not None and self.upto is not None:
+            kept |= {"place": write_position(self.place), "upto": write_position(self.upto)}
+        return {**document, "lookback": kept}
+
+
+def read_lookback(cursor: Cursor, stream: str) -> LookbackMemory:
+    """Return the memory that a cursor's document keeps; a new one where it keeps none."""
+    kept = cursor.get("lookback") or {}
+    place, upto = kept.get("place"), kept.get("upto")
+    if place is None or upto is None:
+        return LookbackMemory(looked=kept.get("looked"), settled=bool(kept.get("settled")))
+    return LookbackMemory(
+        looked=kept.get("looked"),
+        place=read_position(place, stream),
+        upto=read_position(upto, stream),
+        settled=bool(kept.get("settled")),
+    )
 
 
 class Increasing:
@@ -78,7 +116,7 @@ class Increasing:
         """Yield the rows that came late, then the pages after the cursor."""
         state = self._opened.read_cursor(cursor)
         if not self._remembers_gaps:
-            yield from self._pages_with_lookback(state)
+            yield from self._pages_with_lookback(state, read_lookback(cursor, self._stream.name))
             return
         self._check_not_restarted(state)
         memory = read_memory(cursor, step=self._column.increment)
@@ -130,28 +168,129 @@ class Increasing:
             return (f"{name} is not an identity: rows that commit out of its order are missed",)
         return ()
 
-    def _pages_with_lookback(self, state: CursorState) -> Iterator[Page]:
-        """Read the lookback again and then the rows after the cursor, which does not move before there are any."""
-        again = self._look_back(state)
-        where = [self._keyset.after(state.position)] if again is None else again
-        reached, is_again, more = state, again is not None, True
-        while more:
-            rows, more = self._opened.read(where, new_after=state.position if is_again else None)
-            if not rows:
-                return
-            last = rows[-1]
-            if last.is_new:
-                reached, is_again = replace(state, position=last.position), False
-            where = [self._keyset.after(last.position)]
-            yield make_page(rows, reached.to_document())
+    def _pages_with_lookback(self, state: CursorState, memory: LookbackMemory) -> Iterator[Page]:
+        """Read the rows after the cursor, then the lookback again, in a round that keeps its place between polls.
 
-    def _look_back(self, state: CursorState) -> Where | None:
-        """Return the condition of a first page that reads a recent window again; None if there is no window."""
-        earlier = self._earlier(state)
-        if earlier is None:
+        New rows come first: however many rows a bulk update has put into the lookback, they wait for none of them.
+        """
+        clock = self._opened.run(self._dialect.read_clock)
+        ceiling = self._find_ceiling(state, clock)
+        bound = [] if ceiling is None else [self._up_to(Position(value=ceiling))]
+        begun, more = state, True
+        while more:
+            rows, more = self._opened.read([self._keyset.after(state.position), *bound])
+            if not rows:
+                break
+            state, memory = replace(state, position=rows[-1].position), replace(memory, settled=False)
+            yield make_page(rows, memory.add_to(state.to_document()))
+        if ceiling is not None:
+            yield from self._page_ahead_of_clock(state, memory, ceiling)
+        yield from self._look_back(begun, state, memory, clock)
+
+    def _find_ceiling(self, state: CursorState, clock: datetime) -> Raw:
+        """Return the latest time that a row may have and move the cursor; None where the column holds no times.
+
+        One row from the year 9999 would otherwise hide every later one. The tolerance covers every time zone, because
+        a column does not say in which one its times are.
+        """
+        if self._column.kind not in LOOKBACK_KINDS:
             return None
-        window = [self._keyset.from_value(earlier)]
-        return window if state.floor is None else [*window, self._keyset.after(state.floor)]
+        sample = state.position.value
+        if sample is None or state.position.key is None:
+            sample = self._opened.run(self._opened.pages.read_sample)
+        if not _is_instant(sample):
+            return None
+        latest = clock.replace(tzinfo=None, microsecond=0) + CLOCK_TOLERANCE
+        form = parse_instant(str(sample))
+        text = str(replace(form, moment=latest, fraction="0" * len(form.fraction)))
+        try:
+            return self._dialect.parse_start(self._column, text, sample)
+        except ValueError:
+            return None
+
+    def _page_ahead_of_clock(self, state: CursorState, memory: LookbackMemory, ceiling: Raw) -> Iterator[Page]:
+        """Read the first rows whose time is ahead of the source's clock, and leave the cursor where it is."""
+        is_beyond = _is_beyond(state.position.value, ceiling)
+        place = state.position if is_beyond else Position(value=ceiling)
+        rows, more = self._opened.read([self._keyset.after(place)], new_after=Position(value=ceiling))
+        name = self._column.name
+        if is_beyond:
+            note = (
+                f"the cursor is at {state.position.text}, ahead of the source's clock: changes before it are not read"
+            )
+            note += f"; to go back: syncctl rewind {self._stream.name} --to 1d"
+        elif rows:
+            note = f"{name} has times ahead of the source's clock; these rows are read, but do not move the cursor"
+            note += f"; only the first {len(rows)} of them" if more else ""
+        else:
+            return
+        yield make_page(rows, memory.add_to(state.to_document()), (note,))
+
+    def _look_back(
+        self, begun: CursorState, state: CursorState, memory: LookbackMemory, clock: datetime
+    ) -> Iterator[Page]:
+        """Read a recent window again, from where the last round began to look, page by page.
+
+        A round that was interrupted goes on where it stood. Once the source's clock has passed the cursor by the whole
+        lookback, one last round is made, and then none until the cursor moves.
+
+        Args:
+            begun: The cursor before this poll read new rows, which need not be read again at once.
+        """
+        seconds, known = self._stream.lookback_seconds, memory
+        if self._earlier(begun) is None or (memory.settled and memory.looked == begun.position.text):
+            return
+        if memory.place is None:
+            since = memory.looked if memory.looked is not None else begun.position.text
+            earlier = self._step_back(since, seconds) or self._earlier(begun)
+            if (local := self._local_time(clock, begun)) is not None:
+                earlier = min(str(earlier), self._step_back(local, seconds) or str(earlier))
+            is_last = self._is_past(begun, clock) and begun.position == state.position
+            memory = replace(memory, place=Position(value=earlier), upto=begun.position, settled=is_last)
+        more = True
+        while more and memory.place is not None and memory.upto is not None:
+            after = self._keyset.after(memory.place)
+            if memory.place.key is None:
+                after = self._keyset.from_value(memory.place.value)
+            where = [after, self._up_to(memory.upto)]
+            if state.floor is not None:
+                where.append(self._keyset.after(state.floor))
+            rows, more = self._opened.read(where, new_after=memory.upto)
+            finished = LookbackMemory(looked=memory.upto.text, settled=memory.settled)
+            more = more and bool(rows)
+            memory = replace(memory, place=rows[-1].position) if more else finished
+            if rows or memory != known:
+                yield make_page(rows, memory.add_to(state.to_document()))
+
+    def _up_to(self, position: Position) -> sa.ColumnElement[bool]:
+        """Return the condition for the rows up to a position; without a key, those before its value's first row."""
+        return sa.not_(self._keyset.after(position))
+
+    def _step_back(self, text: str, seconds: float) -> str | None:
+        try:
+            return step_back(text, seconds, earliest=self._dialect.earliest(self._column))
+        except ValueError:
+            return None
+
+    def _is_past(self, state: CursorState, clock: datetime) -> bool:
+        """Tell whether the source's clock is past the cursor and its lookback, whatever the time zone of the column."""
+        moment = parse_instant(str(state.position.value)).moment
+        over = moment + timedelta(seconds=self._stream.lookback_seconds) + CLOCK_TOLERANCE
+        return clock.replace(tzinfo=None) > over
+
+    def _local_time(self, clock: datetime, state: CursorState) -> str | None:
+        """Return the time that the source's clock shows in the stream's zone, if that is before the cursor.
+
+        When clocks are set back, an hour comes twice: new rows have times before those that were read.
+        """
+        if self._stream.timezone is None:
+            return None
+        zone = load_zone(self._stream.timezone, f"streams.{self._stream.name}.timezone")
+        form = parse_instant(str(state.position.value))
+        if form.offset:
+            return None
+        local = clock.astimezone(zone).replace(tzinfo=None, microsecond=0)
+        return str(replace(form, moment=local, fraction="0" * len(form.fraction))) if local < form.moment else None
 
     def _earlier(self, state: CursorState) -> str | None:
         """Return the time that the first page goes back to; None if it does not go back."""
@@ -294,6 +433,14 @@ def _is_in(gaps: Sequence[Gap], scanned: Scanned) -> bool:
     number = int(scanned.row.at)
     index = bisect_right(gaps, number, key=lambda gap: gap.first)
     return index > 0 and number <= gaps[index - 1].last
+
+
+def _is_beyond(value: Raw, ceiling: Raw) -> bool:
+    """Tell whether a time is later than another of the same form."""
+    try:
+        return parse_instant(str(value)).moment > parse_instant(str(ceiling)).moment
+    except ValueError:
+        return False
 
 
 def _is_instant(raw: Raw) -> bool:

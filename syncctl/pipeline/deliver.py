@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
 
@@ -127,25 +127,32 @@ class DeliveryLoop:
             for lane in self._lanes.values():
                 if not lane.is_idle:
                     self._wake(lane.name)
+        if not self._is_stopping:
+            self._open_others(now)
         for lane in self._lanes.values():
             lane.gate.look()
         self._keep_permits()
+        # In random order: in a fixed one the first stream would always use up a partner's limit.
+        lanes = random.sample(list(self._lanes.values()), len(self._lanes))
         if not self._is_stopping:
-            self._take(now)
-        for lane in self._lanes.values():
+            self._take(lanes, now)
+        for lane in lanes:
             if self._is_stopping:
                 lane.give_back_planned()
             lane.begin_calls()
 
-    def _take(self, now: float) -> None:
-        if now >= self._others_at:
-            # In random order: in a fixed one the first stream would always use up a partner's limit.
-            for name in random.sample(list(self._streams), len(self._streams)):
-                if name not in self._lanes and self._ledger.records.has_due(name):
-                    with suppress(SyncctlError):
-                        self._open_lane(name)
-            self._others_at = now + OTHERS_EVERY_SECONDS
-        for lane in list(self._lanes.values()):
+    def _open_others(self, now: float) -> None:
+        """Look whether another stream has due records."""
+        if now < self._others_at:
+            return
+        for name in self._streams:
+            if name not in self._lanes and self._ledger.records.has_due(name):
+                with suppress(SyncctlError):
+                    self._open_lane(name)
+        self._others_at = now + OTHERS_EVERY_SECONDS
+
+    def _take(self, lanes: Sequence[DeliveryLane], now: float) -> None:
+        for lane in lanes:
             if lane.wants_more():
                 taken = lane.take()
                 if taken.has_more and now >= self._help_at.get(lane.name, 0.0):

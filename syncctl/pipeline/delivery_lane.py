@@ -13,6 +13,7 @@ from syncctl.core.records import Record
 from syncctl.core.states import State
 from syncctl.core.stream import Partner, Stream
 from syncctl.core.windows import Sizes
+from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.ledger import Ledger
@@ -40,6 +41,8 @@ BYTES_IN_HAND_AT_MOST = 64 * 1024 * 1024
 RENEW_AT_SHARE = 0.25
 """The part of a lease after which it is renewed."""
 REDIS_AWAY_SECONDS = 2.0
+AHEAD_OF_RATE_SECONDS = 0.05
+"""How many calls may wait for others to end when their permits are valid already: those of so much time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,7 +163,16 @@ class DeliveryLane:
 
     def _has_near_permit(self) -> bool:
         rate = self.setup.rate
-        return rate is None or not rate.is_slow or (self.is_idle and rate.is_permit_near())
+        if rate is None or not rate.is_slow:
+            return True
+        if not self.is_idle:
+            return False
+        try:
+            return rate.is_permit_near()
+        except ServiceUnavailable as error:
+            # Redis is away: without it the rate cannot be kept, and the streams of other partners go on.
+            log.warning("rate.without_redis", stream=self.name, error=str(error))
+            return False
 
     def _plan(self, claim: Claim) -> None:
         """Turn a claimed batch into calls; records that cannot or need not be sent get their outcome at once."""
@@ -208,7 +220,11 @@ class DeliveryLane:
         """Note which calls begin next, before they do, and hand them to the runner."""
         ready: list[WaitingCall] = []
         limit = self._runner.limit
-        while self._planned and limit and self._runner.waiting + len(ready) <= limit // 2:
+        ahead = limit // 2
+        if (rate := self.setup.rate) is not None:
+            # A permit is good for the moment at which it is valid: calls must not pile up in front of a slow partner.
+            ahead = min(ahead, int(rate.calls_per_second * AHEAD_OF_RATE_SECONDS))
+        while self._planned and limit and self._runner.waiting + len(ready) <= ahead:
             held, call = self._planned[0]
             if self._is_stopping() or held.is_lost or not self._may_go_on(held):
                 self._planned.popleft()
@@ -216,10 +232,11 @@ class DeliveryLane:
                 continue
             if self.gate.is_stale:
                 break
-            if call.bulk.records[0].id not in held.begun and not self._note_begun(held):
-                continue
             if not self._take_rate_permit():
                 break
+            if call.bulk.records[0].id not in held.begun and not self._note_begun(held):
+                self._has_rate_permit = rate is not None
+                continue
             self._planned.popleft()
             ready.append(call)
         self._runner.push(ready)
@@ -265,6 +282,10 @@ class DeliveryLane:
         # A permit that was taken is valid a moment later; one that was not is asked for again.
         self._has_rate_permit = taken
         self._rate_at = now + min(seconds, LOOK_EVERY_SECONDS)
+        if rate.is_slow and not taken and seconds > LOOK_EVERY_SECONDS:
+            # Another stream or process was faster: no record waits here for a permit that is far off.
+            self._rate_at = 0.0
+            self.give_back_planned()
         return False
 
     @property

@@ -1,6 +1,8 @@
-"""A rate of less than one call a second: no worker waits for it, and streams share it in random order."""
+"""A rate of less than a call a second: no record waits for it in a worker, and streams share it in random order."""
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,10 @@ import pytest
 from redis import Redis
 
 from syncctl.local.mock_partner import MockPartner
-from syncctl.pipeline.deliver import put_back_batch
 from syncctl.settings import load_settings
 from syncctl.wiring import rows
 from syncctl.wiring.connections import Connections
 from tests.harness.source_db import SourceDb
-
-Message = tuple[str, str, Sequence[str]]
 
 
 class Worker(Connections):
@@ -22,33 +21,42 @@ class Worker(Connections):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.messages: list[Message] = []
+        self.messages: list[str] = []
 
-    def publish(self, stream: str, token: str, ids: Sequence[str]) -> None:
-        self.messages.append((stream, token, ids))
+    def publish(self, stream: str) -> None:
+        self.messages.append(stream)
 
-    def deliver_all(self) -> list[Any]:
-        messages, self.messages = self.messages, []
-        return [rows.deliver(self, *each) for each in messages]
+    def deliver(self, first: str, **options: Any) -> dict[str, int]:
+        """Deliver due records of every stream; return how many were delivered, by stream."""
+        done = rows.deliver(self, first, **options)
+        return {name: counts["delivered"] for name, counts in done.items() if counts.get("delivered")}
+
+    def count(self, state: str) -> int:
+        counts = self.ledger.records.count_states(["orders", "stock"])
+        return sum(counts[name][state] for name in counts)
+
+
+MakeWorker = Callable[..., Worker]
 
 
 @pytest.fixture
-def worker(make_settings: Callable[..., Path], source_db: SourceDb) -> Iterator[Callable[..., Worker]]:
-    """Make a worker with two polled streams of ten rows each, to a partner with a rate: `worker("1/minute")`."""
+def worker(make_settings: Callable[..., Path], source_db: SourceDb) -> Iterator[MakeWorker]:
+    """Return what makes a worker with two streams of ten rows each, polled, to a partner with a rate."""
     source_db.create_orders(10)
     opened: list[Worker] = []
 
-    def make(rate: str) -> Worker:
+    def make(rate: str, **sections: Any) -> Worker:
         stream = {"table": "orders", "key": ["id"], "mode": "increasing", "cursor": "id", "start": "beginning"}
         directory = make_settings(
-            sections={"partners": {"default": {"rate": rate}}, "streams": {"stock": {**stream, "endpoint": "POST /x"}}}
+            sections={
+                "partners": {"default": {"rate": rate}, **sections.get("partners", {})},
+                "streams": {"stock": {**stream, "endpoint": "POST /x", **sections.get("stock", {})}},
+            }
         )
         made = Worker(load_settings(directory=directory, environment={}))
         opened.append(made)
         for name in ("orders", "stock"):
             rows.poll(made, name)
-        for name, token, ids in made.messages:
-            assert put_back_batch(ledger=made.ledger, stream=name, token=token, ids=ids), name
         made.messages.clear()
         return made
 
@@ -57,45 +65,54 @@ def worker(make_settings: Callable[..., Path], source_db: SourceDb) -> Iterator[
         each.close()
 
 
-def test_records_without_a_permit_go_back_at_once_and_are_not_dispatched_again(
-    worker: Callable[..., Worker], partner: MockPartner
-) -> None:
+def test_records_without_a_permit_are_not_held(worker: MakeWorker, partner: MockPartner) -> None:
     slow = worker("3/minute")
-    while rows.dispatch(slow, "orders"):
-        pass
-    assert sum(len(ids) for _, _, ids in slow.messages) > 3
-    done = slow.deliver_all()
-    assert [sum(getattr(each, name) for each in done) for name in ("delivered", "failed", "retrying")] == [3, 0, 0]
-    assert any(each.waits for each in done)
-    assert all(each.waits for each in done if each.returned)
+    began = time.monotonic()
+    assert sum(slow.deliver("orders").values()) == 3
+    assert time.monotonic() - began < 20, "it waits for no permit"
     assert len(partner.calls()) == 3
-    assert (rows.dispatch(slow, "orders"), slow.messages) == (0, [])
-    counts = slow.ledger.records.count_states(["orders", "stock"])
-    assert sum(counts[name]["pending"] for name in counts) == 17
-    assert sum(counts[name]["sending"] + counts[name]["queued"] for name in counts) == 0
+    assert slow.deliver("stock") == {}
+    assert len(partner.calls()) == 3
+    assert (slow.count("pending"), slow.count("sending")) == (17, 0)
+    assert slow.ledger.batches.count(["orders", "stock"]) == {}
 
 
 def test_streams_of_one_partner_share_its_permits_at_random(
-    worker: Callable[..., Worker], redis_url: str, redis_prefix: str
+    worker: MakeWorker, redis_url: str, redis_prefix: str
 ) -> None:
+    """Also where one of them is always the first that a worker is woken for."""
     slow = worker("1/minute")
-    had = set()
+    had: set[str] = set()
     with Redis.from_url(redis_url) as redis:
-        for _ in range(60):
-            rows.dispatch(slow, "orders")
-            names = {name for name, _, _ in slow.messages}
-            assert len(names) == 1
-            had |= names
-            slow.deliver_all()
+        for _ in range(9):
+            done = slow.deliver("orders")
+            assert sum(done.values()) == 1
+            had |= done.keys()
             redis.delete(f"{redis_prefix}:rate:rolling:default")
             if len(had) == 2:
                 break
     assert had == {"orders", "stock"}
 
 
-def test_a_permit_of_one_call_a_second_is_waited_for(worker: Callable[..., Worker], partner: MockPartner) -> None:
+def test_a_rate_of_a_call_a_second_is_waited_for(worker: MakeWorker, partner: MockPartner) -> None:
     paced = worker("60/minute")
-    rows.dispatch(paced, "orders")
-    name, token, ids = paced.messages[0]
-    assert len(ids) == 5, "no more than a few seconds' worth"
-    assert rows.deliver(paced, name, token, ids).delivered == 5
+    paced.deliver("orders", should_stop=lambda: len(partner.calls()) >= 4)
+    calls = partner.calls()
+    assert len(calls) >= 4
+    assert all(after.at - before.at > 0.8 for before, after in pairwise(calls))
+
+
+@pytest.mark.parametrize("rate", ["1/minute", "10/second"])
+def test_without_redis_the_streams_of_other_partners_go_on(
+    worker: MakeWorker, partner: MockPartner, monkeypatch: pytest.MonkeyPatch, rate: str
+) -> None:
+    """Without Redis a rate cannot be kept, and a partner with one is not called."""
+    with MockPartner() as other:
+        limited = worker(rate, partners={"other": {"url": other.url}}, stock={"partner": "other"})
+        monkeypatch.setattr(
+            limited, "settings", limited.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1"})
+        )
+        done = limited.deliver("orders", seconds=3.0)
+        assert done == {"stock": 10}
+        assert partner.calls() == []
+        assert (limited.count("pending"), limited.count("sending")) == (10, 0)

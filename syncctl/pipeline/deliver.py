@@ -79,6 +79,7 @@ class DeliveryLoop:
         self._others_at = 0.0
         self._rescue_at = 0.0
         self._help_at: dict[str, float] = {}
+        self._bugs: dict[str, Exception] = {}
         self._away_until = 0.0
         self._away_since: float | None = None
 
@@ -90,6 +91,7 @@ class DeliveryLoop:
 
         Raises:
             ConfigurationError: That stream cannot be delivered.
+            Exception: A bug that was met in one stream, once the others are done.
         """
         try:
             self._open_lane(first)
@@ -97,6 +99,8 @@ class DeliveryLoop:
                 pass
         finally:
             self._close()
+        for error in self._bugs.values():
+            raise error
         return {lane.name: lane.total for lane in self._lanes.values() if lane.total}
 
     @property
@@ -153,11 +157,19 @@ class DeliveryLoop:
 
     def _take(self, lanes: Sequence[DeliveryLane], now: float) -> None:
         for lane in lanes:
-            if lane.wants_more():
+            if lane.name in self._bugs or not lane.wants_more():
+                continue
+            try:
                 taken = lane.take()
-                if taken.has_more and now >= self._help_at.get(lane.name, 0.0):
-                    self._help_at[lane.name] = now + HELP_EVERY_SECONDS
-                    self._wake(lane.name)
+            except ServiceUnavailable:
+                raise
+            except Exception as error:  # invariant 12: it stops no other stream, and is raised at the end
+                log.exception("deliver.bug", stream=lane.name, error=type(error).__name__)
+                self._bugs[lane.name] = error
+                continue
+            if taken.has_more and now >= self._help_at.get(lane.name, 0.0):
+                self._help_at[lane.name] = now + HELP_EVERY_SECONDS
+                self._wake(lane.name)
 
     def _open_lane(self, name: str) -> None:
         setup = self._make_setup(name)
@@ -207,12 +219,17 @@ class DeliveryLoop:
 
     def _write(self) -> None:
         for lane in self._lanes.values():
-            lane.write_outcomes()
             lane.renew_leases()
+            lane.write_outcomes()
         now = time.monotonic()
         for name, limit in self._limits.items():
             runner = self._runners[name]
             runner.set_limit(limit.judge(now=now, was_reached=runner.waiting > 0))
+        if any(lane.has_lost_batch for lane in self._lanes.values()):
+            # What this process knows of its calls is more than what the ledger says: it is written first.
+            self._rescue_at = max(self._rescue_at, now + RESCUE_EVERY_SECONDS)
+            for lane in self._lanes.values():
+                lane.has_lost_batch = False
         if now >= self._rescue_at and not self._asked_to_stop():
             self._rescue_at = now + RESCUE_EVERY_SECONDS
             for name in rescue_leases(ledger=self._ledger, streams=self._streams, partners=self._partners):
@@ -234,12 +251,15 @@ class DeliveryLoop:
             self._away_since = now
             log.warning("deliver.without_ledger", error=str(error))
         self._away_until = now + AWAY_SECONDS
+        self._rescue_at = max(self._rescue_at, now + RESCUE_EVERY_SECONDS)
 
     def _is_done(self) -> bool:
         is_away = self._away_since is not None and time.monotonic() - self._away_since > GIVE_UP_AFTER_SECONDS
         if any(not lane.is_idle for lane in self._lanes.values()):
             return is_away and self._asked_to_stop()
-        return is_away or self._is_stopping or all(lane.is_dry for lane in self._lanes.values())
+        return (
+            is_away or self._is_stopping or all(lane.is_dry or lane.name in self._bugs for lane in self._lanes.values())
+        )
 
     def _close(self) -> None:
         """Give back unsent records, wait for the calls under way, write their outcomes, and release the permits."""

@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from syncctl.core.clock import boot_time
@@ -100,6 +100,8 @@ class DeliveryLane:
         self.next_look_at = 0.0
         #: The last look, made with nothing in hand, found nothing to take.
         self.is_dry = False
+        #: A lease was lost lately.
+        self.has_lost_batch = False
         self.total: dict[str, int] = {}
         self._ledger = ledger
         self._runner = runner
@@ -141,8 +143,9 @@ class DeliveryLane:
             with_suspects=not has_suspect,
         )
         if taken.claim is not None:
-            self.gate.look(at_once=taken.is_probe)
+            # First of all: whatever happens now, the batch is in hand, and comes to its end.
             self._plan(taken.claim)
+            self.gate.look(at_once=taken.is_probe)
         now = time.monotonic()
         wait = 0.05 if taken.is_contended else 0.0 if taken.claim is not None else LOOK_EVERY_SECONDS
         self.next_look_at = now + wait
@@ -177,24 +180,20 @@ class DeliveryLane:
     def _plan(self, claim: Claim) -> None:
         """Turn a claimed batch into calls; records that cannot or need not be sent get their outcome at once."""
         stream = self.setup.stream
+        batch = Batch(
+            ledger=self._ledger, stream=stream, partner=self.setup.partner, claim=claim, known={}, gate=self.gate
+        )
+        ids = [record.id for record in claim.records]
+        held = BatchInHand(lane=self, batch=batch, left=set(ids))
+        self.in_hand[claim.token] = held
         try:
-            known = {} if stream.append_only else self._ledger.keys.load(stream.name, claim.key_ids.values())
-            batch = Batch(
-                ledger=self._ledger,
-                stream=stream,
-                partner=self.setup.partner,
-                claim=claim,
-                known=known,
-                gate=self.gate,
-            )
+            if not stream.append_only:
+                held.batch = batch = replace(batch, known=self._ledger.keys.load(stream.name, claim.key_ids.values()))
             calls, transitions = prepare_calls(batch, self.setup.client)
         except BaseException:
-            # Nothing was sent, so all of it goes back.
-            self._ledger.batches.release(claim, [record.id for record in claim.records])
-            self._ledger.batches.end(claim.token)
+            # Nothing was sent, so all of it goes back, once MongoDB answers.
+            held.left, held.returned = set(), ids
             raise
-        held = BatchInHand(lane=self, batch=batch, left={record.id for record in claim.records})
-        self.in_hand[claim.token] = held
         for transition in transitions:
             self._note(held, transition)
         for bulk in self.setup.client.combine(calls):
@@ -381,10 +380,11 @@ class DeliveryLane:
         """Send nothing more of a batch that somebody else has brought back; outcomes under way come late."""
         held.is_lost = True
         log.warning("deliver.lease_lost", stream=self.name, records=len(held.left))
-        mine = [(other, call) for other, call in self._planned if other is held]
+        self.has_lost_batch = True
+        mine = [call for other, call in self._planned if other is held]
         self._planned = deque((other, call) for other, call in self._planned if other is not held)
-        for _, call in mine:
-            held.left.difference_update(record.id for record in call.bulk.records)
+        for call in mine:
+            self._give_back(held, call)
             self._bytes_in_hand -= len(call.bulk.call.body)
 
 

@@ -28,13 +28,26 @@ class MeddlingClient(PartnerClient):
         super().__init__(testbed.partner, testbed.stream)
         self._before = before
         self._after = after
+        self._errors: list[Exception] = []
 
     async def send_bulk(self, bulk: BulkCall) -> list[Outcome]:
         """Make a bulk call."""
-        await asyncio.to_thread(self._before, bulk)
+        await asyncio.to_thread(self._meddle, self._before, bulk)
         outcomes = await super().send_bulk(bulk)
-        await asyncio.to_thread(self._after, bulk, outcomes)
+        await asyncio.to_thread(self._meddle, self._after, bulk, outcomes)
         return outcomes
+
+    def close(self) -> None:
+        """Close the idle connections; raise what a test's own part has raised."""
+        super().close()
+        for error in self._errors:
+            raise error
+
+    def _meddle(self, act: Callable[..., Any], *args: Any) -> None:
+        try:
+            act(*args)
+        except Exception as error:  # noqa: BLE001 - else it would pass for a bug of the client
+            self._errors.append(error)
 
 
 def once(act: Callable[[], Any]) -> Callable[..., None]:

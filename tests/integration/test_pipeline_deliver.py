@@ -467,8 +467,9 @@ def test_whose_lease_was_lost_sends_nothing_more_of_that_batch(
 
     def lose() -> None:
         tokens.append(testbed.database.batches.find_one()["_id"])
-        stand_still(testbed.database, monkeypatch)
+        testbed.let_leases_expire()
         assert testbed.rescue() == 40
+        stand_still(testbed.database, monkeypatch)
 
     client = MeddlingClient(testbed, before=once(lose))
     done = testbed.deliver(client=client)

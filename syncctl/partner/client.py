@@ -1,6 +1,5 @@
 """The partner's client: one record becomes one call, and one call one outcome."""
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from syncctl.partner.bulk import (
 )
 from syncctl.partner.call import Call, Unsendable, add_auth_headers
 from syncctl.partner.call_deadline import call_deadline
-from syncctl.partner.event_loop import run_on_loop
+from syncctl.partner.event_loop import WaitingRoom, run_on_loop
 from syncctl.partner.headers import check_auth_headers, is_header_value, make_common_headers
 from syncctl.partner.request.builder import RequestBuilder
 from syncctl.partner.response import Response, describe_refusal, is_accepted, make_excerpt
@@ -66,6 +65,7 @@ class PartnerClient:
         self._outcomes = stream.outcomes
         self._redact = make_redact(collect_secrets(partner))
         self._auth = make_auth(partner, self._redact, token_cache)
+        self._waiting = WaitingRoom(f"auth of {partner.name}")
         check_auth_headers(partner, self._auth)
         common = make_common_headers(partner)
         self._headers = self._builder.add_content_type(common, auth_headers=self._auth.show().headers)
@@ -190,6 +190,7 @@ class PartnerClient:
     def close(self) -> None:
         """Close the idle connections; a call in progress ends by itself."""
         self._transport.close()
+        self._waiting.close()
 
     async def _send_signed(self, call: Call) -> tuple[Response | None, str | None, AuthHeaders]:
         """Sign a call and send it; once more where the partner refused the signature and there is another one.
@@ -206,11 +207,11 @@ class PartnerClient:
 
     async def _sign(self, call: Call) -> AuthHeaders:
         """Sign on the event loop; in a thread where that may wait for a token endpoint."""
-        return await asyncio.to_thread(self._auth.sign, call) if self._auth.may_wait() else self._auth.sign(call)
+        return await self._waiting.run(self._auth.sign, call) if self._auth.may_wait() else self._auth.sign(call)
 
     async def _may_repeat(self, auth_headers: AuthHeaders) -> bool:
         refused = self._auth.refused
-        return await asyncio.to_thread(refused, auth_headers) if self._auth.waits else refused(auth_headers)
+        return await self._waiting.run(refused, auth_headers) if self._auth.waits else refused(auth_headers)
 
     async def _exchange(self, call: Call) -> tuple[Response | None, str | None]:
         return await self._transport.exchange_soon(call.method, call.target, call.headers, call.body or None)

@@ -4,8 +4,9 @@ import asyncio
 import contextvars
 import os
 import threading
-from collections.abc import Coroutine
-from concurrent.futures import Future
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -39,6 +40,34 @@ def run_on_loop(coroutine: Coroutine[Any, Any, T]) -> T:
 
     loop.call_soon_threadsafe(start)
     return done.result()
+
+
+class WaitingRoom:
+    """A few threads for one client's functions that may block: the clients of others do not wait for them.
+
+    Safe after a fork, which none of the threads survives.
+    """
+
+    THREADS_AT_MOST = 4
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._pool: ThreadPoolExecutor | None = None
+        self._pid = 0
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a function in one of the threads; it sees the caller's context."""
+        pool, context = self._pool, contextvars.copy_context()
+        if pool is None or self._pid != os.getpid():
+            self._pool = pool = ThreadPoolExecutor(self.THREADS_AT_MOST, self._name)
+            self._pid = os.getpid()
+        return await asyncio.get_running_loop().run_in_executor(pool, partial(context.run, function, *args))
+
+    def close(self) -> None:
+        """Let the threads end once they are done."""
+        pool, self._pool = self._pool, None
+        if pool is not None and self._pid == os.getpid():
+            pool.shutdown(wait=False)
 
 
 def _settle(done: "Future[T]", ended: "asyncio.Task[T]") -> None:

@@ -21,6 +21,7 @@ from tests.harness.http_partner import CountingPartner
 from tests.harness.meddling_client import MeddlingClient, once
 from tests.harness.tcp_proxy import Proxy
 from tests.harness.testbed import ListReader, Testbed, version_row
+from tests.harness.token_endpoint import TokenDesk
 
 Eventually = Callable[..., Any]
 
@@ -88,6 +89,25 @@ def test_a_stream_that_hangs_delays_no_other(testbed: Testbed, stock: Testbed, p
         release.set()
         loop.join(30)
     assert done == [{"orders": {"delivered": 40}, "stock": {"delivered": 110}}]
+
+
+def test_a_token_endpoint_that_hangs_delays_no_other_partner(testbed: Testbed, stock: Testbed) -> None:
+    with TokenDesk(answer=lambda peer: peer.hold()) as hung, TokenDesk() as desk:
+        testbed.partner = replace(testbed.partner, url=hung.partner.url, auth=hung.auth(), timeout_seconds=10.0)
+        stock.partner = replace(stock.partner, url=desk.partner.url, auth=desk.auth())
+        log(testbed, *range(1, 41))
+        loop = threading.Thread(target=lambda: run_together(testbed, stock))
+        loop.start()
+        # Once its threads are taken.
+        time.sleep(1.0)
+        began = time.monotonic()
+        log(stock, *range(1, 11))
+        while len(desk.partner.requests) < 10 and time.monotonic() < began + 30:
+            time.sleep(0.05)
+        took = time.monotonic() - began
+        loop.join(60)
+    assert len(desk.partner.requests) == 10
+    assert took < 6.0
 
 
 @pytest.mark.parametrize("max_in_flight", [1, 4, None])

@@ -61,7 +61,8 @@ class AdaptiveLimit:
         if usual > SLOWED_DOWN * self._best_ms + TOLERANCE_MS:
             # It queues what it is sent: more at once would only wait there. What was normal may itself change.
             self._best_ms *= 1.1
-            self.limit = max(min(FIRST, self._most), int(self.limit * 0.9))
+            # A limit that a 429 has lowered further stays where it is.
+            self.limit = min(self.limit, max(FIRST, int(self.limit * 0.9)))
         elif was_reached and now >= self._rests_until:
             grown = self.limit + 1 if self._was_throttled else int(self.limit * GROWTH) + 1
             self.limit = min(self._most, grown)

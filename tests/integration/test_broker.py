@@ -16,8 +16,8 @@ PUBLISH = """
 from syncctl.settings import load_settings
 from syncctl.wiring.connections import Connections
 with Connections(load_settings()) as connections:
-    for batch in ("one", "two"):
-        connections.publish("orders", batch, ["orders-1", "orders-2"])
+    for _ in range(2):
+        connections.publish("orders")
 """
 
 
@@ -40,7 +40,7 @@ def test_messages_are_counted_where_celery_puts_them(broker: Broker, settings_di
     assert isinstance(taken, bytes)
 
 
-def test_a_message_carries_ids_and_neither_payload_nor_deadline(
+def test_a_message_names_a_stream_and_carries_neither_payload_nor_deadline(
     broker: Broker, settings_dir: Path, redis_url: str
 ) -> None:
     """A worker an hour ahead would throw away whatever has an `expires`."""
@@ -50,7 +50,7 @@ def test_a_message_carries_ids_and_neither_payload_nor_deadline(
     with Redis.from_url(redis_url) as redis:
         message: Any = json.loads(redis.lindex(f"{broker.prefix}deliver", -1) or b"{}")
     args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
-    assert (args, kwargs) == (["orders", "one", ["orders-1", "orders-2"]], {})
+    assert (args, kwargs) == (["orders"], {})
     assert (message["headers"]["expires"], message["headers"]["eta"]) == (None, None)
     assert message["headers"]["task"] == "syncctl.deliver"
 

@@ -84,8 +84,7 @@ def _show(current: "Status") -> None:
     for stream in current.streams:
         name = stream["stream"]
         if stream["paused"]:
-            why = stream["paused_reason"] or "no reason given"
-            out.show(f"stream   {name} is paused: {why}; syncctl resume {name}")
+            out.show(f"stream   {name} is {_describe_pause(stream, now)}; syncctl resume {name}")
         if stream["breaker"] == "open" and stream["partner"] not in down:
             reason, probe = stream["breaker_reason"], _describe_probe(stream, now)
             out.show(f"stream   the endpoint of {name} is down (circuit open): {reason}; {probe}")
@@ -133,11 +132,19 @@ def _describe_stream(stream: Mapping[str, Any]) -> dict[str, Any]:
 def _describe_partner(partner: Mapping[str, Any], now: datetime) -> str:
     name = partner["partner"]
     if partner["paused"]:
-        return f"{name} is paused: {partner['paused_reason'] or 'no reason given'}; syncctl resume --partner {name}"
+        return f"{name} is {_describe_pause(partner, now)}; syncctl resume --partner {name}"
     reason = f": {partner['breaker_reason']}" if partner["breaker_reason"] else ""
     if partner["breaker"] == "half_open":
         return f"{name} is recovering: circuit half-open, limited calls"
     return f"{name} is down (circuit open){reason}; {_describe_probe(partner, now)}"
+
+
+def _describe_pause(paused: Mapping[str, Any], now: datetime) -> str:
+    since = f" since {paused['paused_since']:%Y-%m-%d %H:%M:%SZ}" if paused.get("paused_since") else ""
+    probe = ""
+    if paused.get("pause_probe_at"):
+        probe = f"; next probe in {format_age(max((paused['pause_probe_at'] - now).total_seconds(), 0.0))}"
+    return f"paused{since}: {paused['paused_reason'] or 'no reason given'}{probe}"
 
 
 def _describe_probe(breaker: Mapping[str, Any], now: datetime) -> str:

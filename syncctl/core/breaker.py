@@ -6,7 +6,8 @@ from enum import StrEnum
 WINDOW_SECONDS = 60.0
 REMEMBERED_CALLS = 50
 """Caps how many earlier calls count, so that on a busy partner past successes don't hide a fresh outage."""
-TOO_MANY_REQUESTS = 429
+LIMIT_STATUSES = frozenset({401, 403, 429})
+"""With a `Retry-After`, these mean a limit."""
 HALF_OPEN_STARTS_AT = 2
 """How many records may be in flight when the breaker becomes half-open."""
 HALF_OPEN_ENDS_AT = 64
@@ -36,8 +37,8 @@ class BreakerRules:
 
 
 def is_breaker_failure(status: int | None, *, retry_after_seconds: float | None = None) -> bool:
-    """Tell whether an attempt shows that the partner is down: no answer, a 5xx, or a 429 with a `Retry-After`.
+    """Tell whether an attempt shows that the partner is down: no answer, a 5xx, or a limit with a `Retry-After`.
 
-    A 429 that names a time says that calling on is of no use; one without it may be about this call alone.
+    A limit that names a time says that calling on is of no use; one without it may be about this call alone.
     """
-    return status is None or status >= 500 or (status == TOO_MANY_REQUESTS and retry_after_seconds is not None)
+    return status is None or status >= 500 or (status in LIMIT_STATUSES and retry_after_seconds is not None)

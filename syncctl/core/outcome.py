@@ -17,6 +17,8 @@ RETRIED_STATUSES = frozenset({408, 425, 429})
 """The 4xx that mean "later": request timeout, too early, too many requests (RFC 9110, 8470, 6585)."""
 PAUSING_STATUSES: dict[int, Pauses] = {401: "partner", 403: "partner", GONE: "stream"}
 """Refused credentials, or an endpoint that no longer exists: every other record would meet the same answer."""
+CONTENT_STATUSES = frozenset({400, CONFLICT, 413, 422})
+"""Refusals that are usually about the row itself, not about all rows."""
 
 
 class Verdict(StrEnum):
@@ -64,9 +66,10 @@ class Outcome:
 
     @property
     def pauses(self) -> Pauses | None:
-        """The partner or the stream, where this outcome pauses it until an operator looks."""
+        """The partner or the stream, where this outcome may pause it; a 401 or 403 that names a time is a limit."""
         is_usual = self.verdict is Verdict.RETRY_LATER and not self.has_own_rule
-        return PAUSING_STATUSES.get(self.status or 0) if is_usual else None
+        pauses = PAUSING_STATUSES.get(self.status or 0) if is_usual else None
+        return None if pauses == "partner" and self.retry_after_seconds is not None else pauses
 
     @property
     def may_take_effect_later(self) -> bool:

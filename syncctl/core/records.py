@@ -29,6 +29,8 @@ class Record:
     tried_since: datetime | None = None
     #: 0, and one more each time the record must go under a new `Idempotency-Key`.
     generation: int = 0
+    #: It was refused along with others, and sent back without blame: by its credentials, or in a run of refusals.
+    was_refused: bool = False
 
     @property
     def idempotency_key(self) -> str:

@@ -168,6 +168,8 @@ class Stream:
     #: Order strict: how long a failed version holds back newer ones; None: forever.
     strict_hold_seconds: float | None = None
     retry: RetrySchedule
+    #: After so many of the same refusal in a row, with nothing accepted between, the stream is held; 0: never.
+    pause_after_refusals: int = 20
     batch_size: int = 250
     #: Bytes of rows per batch; a batch of large rows holds fewer records.
     batch_bytes: int = 16 * 1024 * 1024

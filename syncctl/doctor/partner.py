@@ -8,6 +8,7 @@ from syncctl.core.breaker import BreakerState
 from syncctl.core.durations import format_age
 from syncctl.core.stream import Partner
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, skipped, warned
+from syncctl.ledger.expressions import SYNCCTL
 from syncctl.partner.client import PartnerClient, Probe
 
 if TYPE_CHECKING:
@@ -70,12 +71,21 @@ def check_calls(services: "Services", name: str) -> Finding:
     ledger = services.ledger
     paused = ledger.partners.load_all().get(name, {}).get("paused")
     if paused:
-        reason = paused.get("reason") or "no reason given"
-        return warned(f"paused by {paused.get('by')}: {reason}", f"run: syncctl resume --partner {name}")
+        described = describe_pause(paused, ledger.streams.server_time())
+        return warned(described, f"mend the cause; then run: syncctl resume --partner {name}")
     documents, now = ledger.streams.load_all(), ledger.streams.server_time()
     streams = [stream for stream, section in services.settings.streams.items() if section.partner == name]
     findings = [_look_at_breaker(stream, documents.get(stream, {}).get("breaker", {}), now) for stream in streams]
     return join_findings([finding for finding in findings if finding is not None] or [passed("called")])
+
+
+def describe_pause(paused: Mapping[str, Any], now: datetime) -> str:
+    """Return by whom and since when something is paused, why, and when a probe may end it."""
+    since = f" since {paused['at']:%Y-%m-%d %H:%M:%SZ}" if paused.get("at") else ""
+    text = f"paused by {paused.get('by')}{since}: {paused.get('reason') or 'no reason given'}"
+    if paused.get("by") == SYNCCTL and paused.get("until"):
+        text += f"; next probe in {format_age(max((paused['until'] - now).total_seconds(), 0.0))}"
+    return text
 
 
 def _look_at_breaker(stream: str, breaker: Mapping[str, Any], now: datetime) -> Finding | None:

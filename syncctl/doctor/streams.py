@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from syncctl.console import format_count
 from syncctl.core.durations import format_age
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, warned
+from syncctl.doctor.partner import describe_pause
 
 if TYPE_CHECKING:
     from syncctl.doctor.examination import Services
@@ -60,8 +61,7 @@ def _look_at_backlog(
 ) -> Iterator[Finding]:
     paused = document.get("paused")
     if paused:
-        reason = paused.get("reason") or "no reason given"
-        yield warned(f"paused by {paused.get('by')}: {reason}", f"run: syncctl resume {name}")
+        yield warned(describe_pause(paused, now), f"mend the cause; then run: syncctl resume {name}")
     unfinished = sum(counts[state] for state in _UNFINISHED)
     in_flight = counts["queued"] + counts["sending"]
     oldest = (now - counts["oldest_due_at"]).total_seconds() if counts["oldest_due_at"] else 0.0

@@ -37,6 +37,8 @@ class Transition:
     new_key: bool = False
     #: Count the call as an attempt, but not as a try of the retry schedule: the record is not to blame.
     counts_as_attempt_only: bool = False
+    #: For PENDING: it was refused as all others were; if it is refused again when others are not, it is to blame.
+    refused: bool = False
     #: For SUPERSEDED: the newer record.
     superseded_by: str | None = None
     #: For FAILED without an outcome: why.
@@ -123,7 +125,7 @@ class DeliveryStates:
             "tried_at": _TRIED_AT,
             "history": appended(entry),
         }
-        gone = ["place", *IN_FLIGHT_FIELDS, "losses", "error", "resend", "solo"]
+        gone = ["place", *IN_FLIGHT_FIELDS, "losses", "error", "resend", "solo", "refused"]
         return [{"$set": {"place": place}}, {"$set": changes}, {"$unset": gone}]
 
     def _changes(self, claim: Claim, transition: Transition) -> list[Doc]:
@@ -151,7 +153,7 @@ class DeliveryStates:
             changes |= {"fresh": False, "due_at": transition.due_at or in_future(transition.delay_seconds)}
         elif state is State.DELIVERED:
             changes |= self._delivered()
-            gone += ["error", "resend", "solo"]
+            gone += ["error", "resend", "solo", "refused"]
         else:
             changes |= {f"{state.value}_at": "$$NOW", "finished_at": "$$NOW", "due_at": "$$REMOVE"}
         if state is State.SUPERSEDED:
@@ -187,6 +189,8 @@ class DeliveryStates:
         }
         if outcome.send_alone:
             changes["solo"] = True
+        if transition.refused:
+            changes["refused"] = True
         if outcome.error is not None:
             error = {"fingerprint": entry["fingerprint"], "status": outcome.status, "message": outcome.error}
             changes["error"] = {"$literal": error}

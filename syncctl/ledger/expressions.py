@@ -68,8 +68,15 @@ def appended(entry: Doc) -> Doc:
     return {"$slice": [{"$concatArrays": [{"$ifNull": ["$history", []]}, [entry]]}, -HISTORY_LENGTH]}
 
 
-def paused_by(who: str, reason: str) -> Doc:
-    """Return the expression for `paused`: syncctl keeps an older pause, and an empty reason keeps the older reason."""
+def paused_by(who: str, reason: str, *, probe_after_seconds: float = 0.0) -> Doc:
+    """Return the expression for `paused`: syncctl keeps an older pause, and an empty reason keeps the older reason.
+
+    Args:
+        probe_after_seconds: When a record may first probe whether a pause by syncctl can end.
+    """
     why = {"$literal": reason} if reason else {"$ifNull": ["$paused.reason", ""]}
-    pause = {"by": {"$literal": who}, "reason": why, "at": "$$NOW"}
-    return {"$ifNull": ["$paused", pause]} if who == SYNCCTL else pause
+    pause: Doc = {"by": {"$literal": who}, "reason": why, "at": "$$NOW"}
+    if who == SYNCCTL:
+        return {"$ifNull": ["$paused", {**pause, "until": in_future(probe_after_seconds), "times": 0}]}
+    # Merged from one object, so that nothing of an older pause is left.
+    return {"$mergeObjects": [pause]}

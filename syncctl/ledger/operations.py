@@ -10,7 +10,7 @@ from pymongo.database import Database
 
 from syncctl.core.states import TERMINAL, State
 from syncctl.ledger.client import edge
-from syncctl.ledger.expressions import REOPENED, grown
+from syncctl.ledger.expressions import REOPENED, SYNCCTL, grown
 
 Doc = dict[str, Any]
 _SELECTED_FIELDS: Doc = {
@@ -174,6 +174,33 @@ class Operations:
             "reason",
         ]
         return self._change(ids, states, [{"$set": changes}, {"$unset": gone}])
+
+    @edge
+    def take_back_refused(self, stream: str, *, status: int | None, since: datetime) -> int:
+        """Make records due that have failed in a run of refusals; return how many. Safe to repeat.
+
+        Args:
+            status: The status that they were refused with.
+            since: When the run began.
+        """
+        query = {"stream": stream, "state": State.FAILED.value, "finished_at": {"$gte": since}}
+        changes = {
+            "history": grown({"action": "taken_back", "by": SYNCCTL}, **REOPENED),
+            "state": State.PENDING.value,
+            "fresh": False,
+            "refused": True,
+            "tries": {"$max": [0, {"$subtract": [{"$ifNull": ["$tries", 0]}, 1]}]},
+            "due_at": "$$NOW",
+            "updated_at": "$$NOW",
+            "acknowledge": {"$cond": [
+                {"$eq": ["$acknowledged.ending", "failed"]},
+                {"version": "$acknowledged.version"},
+                {"$ifNull": ["$acknowledge", "$$REMOVE"]},
+            ]},
+        }  # fmt: skip
+        found = self._records.find({**query, "error.status": status}, {"_id": True}, hint="finished")
+        ids = [record["_id"] for record in found]
+        return self._change(ids, [State.FAILED.value], [{"$set": changes}, {"$unset": ["finished_at", "failed_at"]}])
 
     @edge
     def discard(self, ids: Iterable[str], *, states: Sequence[str], who: str, reason: str) -> int:

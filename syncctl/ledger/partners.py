@@ -1,7 +1,7 @@
 """The `partners` collection: what all workers know of a partner together: pause, calls under way."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -9,18 +9,39 @@ from pymongo import ReturnDocument
 from pymongo.collection import Collection
 from pymongo.database import Database
 
+from syncctl.core.breaker import BreakerRules
+from syncctl.ledger import holds
 from syncctl.ledger.client import edge
 from syncctl.ledger.expressions import in_future, paused_by
+from syncctl.ledger.holds import HOLD_FIELDS, Hold, read_hold
 
 Doc = dict[str, Any]
+
+ACCEPTED_LATELY_SECONDS = 60.0
+"""A partner that accepted another call within this time has not refused the credentials."""
+REFUSALS_IN_A_ROW = 5
+"""So many refused calls with no accepted one between them are about the credentials after all."""
+_ACCEPTED_LATELY: Doc = {
+    "$gt": ["$accepted_at", {"$subtract": ["$$NOW", round(ACCEPTED_LATELY_SECONDS * 1000)]}],
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartnerGate:
-    """Whether a partner may be called. `back_at` is when it was last resumed."""
+    """Whether a partner may be called."""
 
-    paused: bool = False
+    hold: Hold = field(default_factory=Hold)
+    #: When it was last resumed.
     back_at: datetime | None = None
+    #: It has refused calls since it last accepted one.
+    has_refusals: bool = False
+    #: It accepted a call within the last minute.
+    accepted_lately: bool = False
+
+    @property
+    def paused(self) -> bool:
+        """Whether it is paused, by an operator or by syncctl."""
+        return self.hold.paused
 
 
 class Partners:
@@ -33,8 +54,64 @@ class Partners:
     @edge
     def load_gate(self, partner: str) -> PartnerGate:
         """Return what must be known before a partner is called."""
-        found = self._partners.find_one({"_id": partner}, {"paused": True, "back_at": True}) or {}
-        return PartnerGate(paused="paused" in found, back_at=found.get("back_at"))
+        fields = {"back_at": True, "refusals": True, "accepted_lately": _ACCEPTED_LATELY, **HOLD_FIELDS}
+        found = self._partners.find_one({"_id": partner}, fields) or {}
+        return PartnerGate(
+            hold=read_hold(found),
+            back_at=found.get("back_at"),
+            has_refusals=bool(found.get("refusals")),
+            accepted_lately=bool(found.get("accepted_lately")),
+        )
+
+    @edge
+    def note_accepted(self, partner: str) -> None:
+        """Note that the partner has just accepted a call: it does not refuse the credentials."""
+        changes: list[Doc] = [{"$set": {"accepted_at": "$$NOW"}}, {"$unset": "refusals"}]
+        self._partners.update_one({"_id": partner}, changes, upsert=True)
+
+    @edge
+    def judge_refusals(self, partner: str, *, accepted: bool, calls: int) -> bool:
+        """Add refused calls (401, 403); return whether they are about their own records only.
+
+        They are if the partner accepted another call within the last minute and has not refused many in a row since.
+
+        Args:
+            accepted: The same batch also has an accepted call, after which only `calls` were refused.
+        """
+        earlier: Any = 0 if accepted else {"$ifNull": ["$refusals", 0]}
+        changes: Doc = {"refusals": {"$add": [earlier, calls]}}
+        if accepted:
+            changes["accepted_at"] = "$$NOW"
+        found = self._partners.find_one_and_update(
+            {"_id": partner},
+            [{"$set": changes}],
+            {"refusals": True, "accepted_lately": _ACCEPTED_LATELY},
+            upsert=True,
+            return_document=ReturnDocument.AFTER,
+        )
+        return bool(found and found["accepted_lately"]) and int((found or {})["refusals"]) < REFUSALS_IN_A_ROW
+
+    @edge
+    def acquire_probe(self, partner: str, *, token: str, record: str, seconds: float) -> bool:
+        """Take the right to probe whether syncctl's own pause may end."""
+        return holds.acquire_probe(self._partners, partner, token=token, record=record, seconds=seconds)
+
+    @edge
+    def release_probe(self, partner: str, *, token: str) -> None:
+        """Let another record probe: this batch made no call."""
+        holds.release_probe(self._partners, partner, token=token)
+
+    @edge
+    def end_by_probe(self, partner: str, *, token: str) -> bool:
+        """End a pause, because its probe was accepted; an operator's pause stays."""
+        return holds.end(self._partners, partner, token=token)
+
+    @edge
+    def extend_pause(
+        self, partner: str, *, token: str, reason: str, rules: BreakerRules, rest_seconds: float | None
+    ) -> None:
+        """Keep a pause after a probe that did not end it; the next one comes later."""
+        holds.extend(self._partners, partner, token=token, reason=reason, rules=rules, rest_seconds=rest_seconds)
 
     @edge
     def acquire_permits(self, partner: str, *, token: str, wanted: int, at_most: int, seconds: float) -> int:
@@ -81,15 +158,19 @@ class Partners:
         self._partners.update_one({"_id": partner}, {"$pull": {"permits": {"token": token}}})
 
     @edge
-    def pause(self, partner: str, *, who: str, reason: str) -> None:
-        """Stop calling a partner until somebody resumes it; what an operator has said before, syncctl leaves."""
-        self._partners.update_one({"_id": partner}, [{"$set": {"paused": paused_by(who, reason)}}], upsert=True)
+    def pause(self, partner: str, *, who: str, reason: str, probe_after_seconds: float = 0.0) -> None:
+        """Stop calling a partner; what an operator has said before, syncctl leaves.
+
+        Args:
+            probe_after_seconds: When a pause by syncctl is first probed.
+        """
+        paused = paused_by(who, reason, probe_after_seconds=probe_after_seconds)
+        self._partners.update_one({"_id": partner}, [{"$set": {"paused": paused}}], upsert=True)
 
     @edge
     def resume(self, partner: str) -> bool:
         """Call a partner again; False when it was not paused."""
-        changes: list[Doc] = [{"$set": {"back_at": "$$NOW"}}, {"$unset": "paused"}]
-        return self._partners.update_one({"_id": partner, "paused": {"$exists": True}}, changes).modified_count == 1
+        return holds.end(self._partners, partner)
 
     @edge
     def load_all(self) -> dict[str, Mapping[str, Any]]:

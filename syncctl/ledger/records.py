@@ -165,6 +165,7 @@ def record_of(document: Mapping[str, Any]) -> Record:
         tries=int(document.get("tries", 0)),
         tried_since=document.get("tried_at"),
         generation=int(document.get("generation", 0)),
+        was_refused=bool(document.get("refused")),
     )
 
 
@@ -227,8 +228,8 @@ class Records:
             )
 
     @edge
-    def find_due(self, stream: str, *, fresh: bool, limit: int) -> list[DueRecord]:
-        """Return records that are due by MongoDB's clock, the oldest first (invariants 6, 8 and 11)."""
+    def find_due(self, stream: str, *, fresh: bool, limit: int, newest: bool = False) -> list[DueRecord]:
+        """Return records due by MongoDB's clock, the oldest or the newest first (invariants 6, 8 and 11)."""
         if limit <= 0:
             return []
         query = {"stream": stream, "state": State.PENDING.value, "fresh": fresh, **is_past("due_at")}
@@ -242,7 +243,9 @@ class Records:
             "solo": True,
             "size": True,
         }
-        cursor = self._records.find(query, fields, sort=[("due_at", 1), ("seq", 1)], limit=limit, hint="due")
+        order = -1 if newest else 1
+        sort = [("due_at", order), ("seq", order)]
+        cursor = self._records.find(query, fields, sort=sort, limit=limit, hint="due")
         return [
             DueRecord(
                 id=found["_id"],

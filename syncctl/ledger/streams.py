@@ -10,12 +10,19 @@ from pymongo import ReturnDocument
 from pymongo.collection import Collection
 from pymongo.database import Database
 
+from syncctl.core.breaker import BreakerRules
 from syncctl.core.rows import Cursor
+from syncctl.ledger import holds
 from syncctl.ledger.breakers import GATE_FIELDS, BreakerGate, read_breaker
 from syncctl.ledger.client import edge, new_token
 from syncctl.ledger.expressions import ClockReading, in_future, is_past, paused_by
+from syncctl.ledger.holds import HOLD_FIELDS, Hold, read_hold
 
 Doc = dict[str, Any]
+
+ENDED_LATELY_SECONDS = 600.0
+"""How long after the end of a run of refusals its records, and refusals of a row's content, begin no other run."""
+_ACCEPTED_LATELY: Doc = {"$gt": ["$accepted_at", {"$subtract": ["$$NOW", round(ENDED_LATELY_SECONDS * 1000)]}]}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,13 +57,31 @@ class DispatchLease:
 class Gate:
     """Whether a stream's records may be sent."""
 
-    #: An operator has paused it, or its endpoint is gone.
-    paused: bool = False
+    #: An operator has paused it, or its endpoint is gone or refuses everything.
+    hold: Hold = field(default_factory=Hold)
+    #: Records were refused since one was last accepted.
+    has_refusals: bool = False
+    #: A run of refusals has ended within the last minutes, because a record was accepted.
+    accepted_lately: bool = False
     #: The newest epoch whose poll read to the end.
     complete_epoch: int = 0
     breaker: BreakerGate = field(default_factory=BreakerGate)
     #: When it was last resumed, or its circuit was last left open.
     back_at: datetime | None = None
+
+    @property
+    def paused(self) -> bool:
+        """Whether it is paused, by an operator or by syncctl."""
+        return self.hold.paused
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusals:
+    """A run of the same refusal, with no record accepted since it began."""
+
+    kind: str
+    count: int
+    since: datetime
 
 
 def _free(kind: str) -> Doc:
@@ -196,26 +221,87 @@ class Streams:
     @edge
     def load_gate(self, stream: str) -> Gate:
         """Return what must be known of a stream before anything of it is sent."""
-        fields = {"paused": True, "back_at": True, "poll.complete_epoch": True, **GATE_FIELDS}
+        fields = {"back_at": True, "poll.complete_epoch": True, **HOLD_FIELDS, **GATE_FIELDS}
+        fields |= {"refusals": True, "accepted_lately": _ACCEPTED_LATELY}
         found = self._streams.find_one({"_id": stream}, fields) or {}
         return Gate(
-            paused="paused" in found,
+            hold=read_hold(found),
+            has_refusals="refusals" in found,
+            accepted_lately=bool(found.get("accepted_lately")),
             complete_epoch=int(found.get("poll", {}).get("complete_epoch", 0)),
             breaker=read_breaker(found),
             back_at=found.get("back_at"),
         )
 
     @edge
-    def pause(self, stream: str, *, who: str, reason: str) -> None:
-        """Stop sending this stream's records; rows are still logged. What an operator has said, syncctl leaves."""
+    def pause(self, stream: str, *, who: str, reason: str, probe_after_seconds: float = 0.0) -> None:
+        """Stop sending this stream's records; rows are still logged. What an operator has said, syncctl leaves.
+
+        Args:
+            probe_after_seconds: When a pause by syncctl is first probed.
+        """
         self.ensure(stream)
-        self._streams.update_one({"_id": stream}, [{"$set": {"paused": paused_by(who, reason)}}])
+        paused = paused_by(who, reason, probe_after_seconds=probe_after_seconds)
+        self._streams.update_one({"_id": stream}, [{"$set": {"paused": paused}}])
 
     @edge
     def resume(self, stream: str) -> bool:
         """Send again; False when the stream was not paused."""
-        changes: list[Doc] = [{"$set": {"back_at": "$$NOW"}}, {"$unset": "paused"}]
-        return self._streams.update_one({"_id": stream, "paused": {"$exists": True}}, changes).modified_count == 1
+        return holds.end(self._streams, stream)
+
+    @edge
+    def end_refusals(self, stream: str) -> None:
+        """End a run of refusals: a record was accepted."""
+        self._streams.update_one({"_id": stream}, {"$unset": {"refusals": True}})
+
+    @edge
+    def note_refusals(self, stream: str, *, kind: str, count: int, anew: bool) -> Refusals:
+        """Add refusals of one kind to the run; return the run.
+
+        Args:
+            anew: A record was accepted, or refused in another way, right before them.
+        """
+        goes_on: Any = False if anew else {"$eq": ["$refusals.kind", {"$literal": kind}]}
+        run = {"$cond": [
+            goes_on,
+            {"$mergeObjects": ["$refusals", {"count": {"$add": ["$refusals.count", count]}}]},
+            {"kind": {"$literal": kind}, "count": count, "since": "$$NOW"},
+        ]}  # fmt: skip
+        found = self._streams.find_one_and_update(
+            {"_id": stream}, [{"$set": {"refusals": run}}], upsert=True, return_document=ReturnDocument.AFTER
+        )
+        noted = (found or {})["refusals"]
+        return Refusals(kind=noted["kind"], count=int(noted["count"]), since=noted["since"])
+
+    @edge
+    def load_refusals(self, stream: str) -> Refusals | None:
+        """Return the run of refusals; None where the last record was accepted."""
+        noted = (self._streams.find_one({"_id": stream}, {"refusals": True}) or {}).get("refusals")
+        if noted is None:
+            return None
+        return Refusals(kind=noted["kind"], count=int(noted["count"]), since=noted["since"])
+
+    @edge
+    def acquire_probe(self, stream: str, *, token: str, record: str, seconds: float) -> bool:
+        """Take the right to probe whether syncctl's own pause may end."""
+        return holds.acquire_probe(self._streams, stream, token=token, record=record, seconds=seconds)
+
+    @edge
+    def release_probe(self, stream: str, *, token: str) -> None:
+        """Let another record probe: this batch made no call."""
+        holds.release_probe(self._streams, stream, token=token)
+
+    @edge
+    def end_by_probe(self, stream: str, *, token: str) -> bool:
+        """End a pause, because its probe was accepted; an operator's pause stays."""
+        return holds.end(self._streams, stream, token=token)
+
+    @edge
+    def extend_pause(
+        self, stream: str, *, token: str, reason: str, rules: BreakerRules, rest_seconds: float | None
+    ) -> None:
+        """Keep a pause after a probe that did not end it; the next one comes later."""
+        holds.extend(self._streams, stream, token=token, reason=reason, rules=rules, rest_seconds=rest_seconds)
 
     @edge
     def load_all(self) -> dict[str, Mapping[str, Any]]:

@@ -7,6 +7,7 @@ from syncctl.core.breaker import BreakerState
 from syncctl.core.stream import Partner, Stream
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.breakers import BreakerGate
+from syncctl.ledger.holds import Hold
 from syncctl.ledger.ledger import Ledger
 
 LOOK_EVERY_SECONDS = 0.5
@@ -26,8 +27,20 @@ class DeliveryGate:
         self._ledger = ledger
         self._stream = stream
         self._looked_at = float("-inf")
-        self._paused = True
+        self._is_closed = True
         self._breaker = BreakerGate()
+        self.stream_hold = Hold()
+        self.partner_hold = Hold()
+        #: The stream's records were refused since one was last accepted.
+        self.has_refusals = False
+        #: A run of refusals has ended within the last minutes.
+        self.accepted_lately = False
+        #: The partner refused the credentials of calls since it last accepted one.
+        self.has_partner_refusals = False
+        #: The partner accepted a call within the last minute, also one of another record.
+        self.partner_accepted_lately = False
+        #: When this process last noted that the partner accepts calls, by the monotonic clock.
+        self.noted_accepted_at = float("-inf")
         #: When the partner was last called again after a pause or an outage.
         self.back_at: datetime | None = None
 
@@ -40,12 +53,16 @@ class DeliveryGate:
         partner = self._ledger.partners.load_gate(self._stream.partner)
         self._breaker = gate.breaker
         self.back_at = max(filter(None, (gate.back_at, partner.back_at)), default=None)
-        self._paused = gate.paused or partner.paused
+        self.stream_hold, self.partner_hold = gate.hold, partner.hold
+        self.has_refusals, self.accepted_lately = gate.has_refusals, gate.accepted_lately
+        self.has_partner_refusals = partner.has_refusals
+        self.partner_accepted_lately = partner.accepted_lately
+        self._is_closed = False
         self._looked_at = now
 
     def close(self) -> None:
         """Let no further call begin until the next look says otherwise."""
-        self._paused = True
+        self._is_closed = True
 
     @property
     def is_stale(self) -> bool:
@@ -55,18 +72,22 @@ class DeliveryGate:
     def admits(self, claim: Claim) -> bool:
         """Tell whether the calls of a batch may begin.
 
-        A partner that is down is called by its probe alone; one that recovers, by the batches taken since, whose size
+        A partner that is down or paused is called by its probe alone; one that recovers, by the batches taken since, whose size
         it can bear.
         """
-        if self._paused or not self._breaker.admits(claim.token):
+        token = claim.token
+        if self._is_closed or not all(
+            each.admits(token) for each in (self._breaker, self.stream_hold, self.partner_hold)
+        ):
             return False
         if self._breaker.state is not BreakerState.HALF_OPEN or self.back_at is None:
             return True
         return claim.clock.at >= self.back_at
 
     def is_probe(self, token: str) -> bool:
-        """Tell whether a batch is the one record that asks a partner that is down whether it is back."""
-        return self._breaker.state is BreakerState.OPEN and self._breaker.probe == token
+        """Tell whether a batch is the one record that asks whether a partner is back, or accepts calls again."""
+        is_open = self._breaker.state is BreakerState.OPEN
+        return (is_open and self._breaker.probe == token) or token in (self.stream_hold.probe, self.partner_hold.probe)
 
 
 class Permits:

@@ -359,6 +359,8 @@ class DeliveryLane:
             self.next_look_at = 0.0
         if held.batch.is_probe and not held.counts.keys() - {"returned"}:
             self._ledger.breakers.release_probe(self.name, token=claim.token)
+            self._ledger.streams.release_probe(self.name, token=claim.token)
+            self._ledger.partners.release_probe(self.setup.partner.name, token=claim.token)
         for name, count in held.counts.items():
             self.total[name] = self.total.get(name, 0) + count
         log.info("deliver", stream=self.name, claimed=len(claim.records), **held.counts)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from syncctl.core.breaker import BreakerState
 from syncctl.core.ids import epoch_of
@@ -9,7 +10,9 @@ from syncctl.core.stream import Partner, Stream
 from syncctl.core.windows import Sizes
 from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.batches import Claim
+from syncctl.ledger.breakers import BreakerGate
 from syncctl.ledger.client import new_token
+from syncctl.ledger.holds import Hold
 from syncctl.ledger.keys import KnownKey, Observation
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.records import DueRecord
@@ -25,6 +28,16 @@ LOOKS_AT_MOST = 100
 PROBES_LOOKED_AT = 20
 PROBE_SECONDS = 60.0
 """How long no other record probes whether a partner is back, while one is about to."""
+
+
+class Probed(Protocol):
+    """What lets one record probe: a circuit breaker, or the pause of a stream or a partner."""
+
+    def acquire_probe(self, name: str, /, *, token: str, record: str, seconds: float) -> bool:
+        """Take the right to probe."""
+
+    def release_probe(self, name: str, /, *, token: str) -> None:
+        """Let another record probe."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +96,8 @@ def _look(
     with_suspects: bool,
 ) -> Taken:
     gate = ledger.streams.load_gate(stream.name)
-    if gate.paused or ledger.partners.load_gate(stream.partner).paused:
+    partner_hold = ledger.partners.load_gate(stream.partner).hold
+    if gate.hold.by_operator or partner_hold.by_operator:
         return Taken()
 
     def take(ids: Sequence[str], token: str) -> Claim | None:
@@ -97,10 +111,18 @@ def _look(
             exclusive=stream.order != "none",
         )
 
+    # All that stands in the way must let the same record probe.
+    probed: list[tuple[Probed, str, BreakerGate | Hold]] = []
     if gate.breaker.state is BreakerState.OPEN:
-        if not gate.breaker.is_probe_due:
+        probed.append((ledger.breakers, stream.name, gate.breaker))
+    if gate.hold.paused:
+        probed.append((ledger.streams, stream.name, gate.hold))
+    if partner_hold.paused:
+        probed.append((ledger.partners, stream.partner, partner_hold))
+    if probed:
+        if not all(state.is_probe_due for _, _, state in probed):
             return Taken()
-        claim = _take_probe(ledger, stream, gate, take, seconds=max(PROBE_SECONDS, 2 * partner.timeout_seconds))
+        claim = _take_probe(ledger, stream, gate, probed, take, seconds=max(PROBE_SECONDS, 2 * partner.timeout_seconds))
         return Taken(claim=claim, is_probe=claim is not None)
     gently = gate.breaker.state is BreakerState.HALF_OPEN
     if gently:
@@ -140,24 +162,42 @@ def _cut_at_bytes(records: Sequence[DueRecord], at_most: int) -> list[str]:
 
 
 def _take_probe(
-    ledger: Ledger, stream: Stream, gate: Gate, take: Callable[[Sequence[str], str], Claim | None], *, seconds: float
+    ledger: Ledger,
+    stream: Stream,
+    gate: Gate,
+    probed: Sequence[tuple[Probed, str, BreakerGate | Hold]],
+    take: Callable[[Sequence[str], str], Claim | None],
+    *,
+    seconds: float,
 ) -> Claim | None:
-    """Let one record probe whether a partner that is down is back; if possible another one than the last time."""
+    """Let one record probe whether a partner is back; if possible another one than the last time.
+
+    Where the stream is held, the newest go first: the oldest may be a run of rows that are refused for what they are.
+    """
+    newest: list[DueRecord] = []
+    if gate.hold.paused:
+        newest = ledger.records.find_due(stream.name, fresh=True, limit=PROBES_LOOKED_AT, newest=True)
     due = [
+        *newest,
         *ledger.records.find_due(stream.name, fresh=True, limit=PROBES_LOOKED_AT),
         *ledger.records.find_due(stream.name, fresh=False, limit=PROBES_LOOKED_AT),
     ]
+    due = list({record.id: record for record in due}.values())
     split = split_by_order(ledger, stream, due, complete_epoch=gate.complete_epoch)
     supersede_and_hold(ledger, stream, split)
     ids = [record.id for record in split.sendable]
-    others = [record for record in ids if record != gate.breaker.last_probe]
+    last = {state.last_probe for _, _, state in probed}
+    others = [record for record in ids if record not in last]
     for record in (others or ids)[:1]:
         token = new_token()
-        if ledger.breakers.acquire_probe(stream.name, token=token, record=record, seconds=seconds):
-            claim = take([record], token)
-            if claim is None:
-                ledger.breakers.release_probe(stream.name, token=token)
-            return claim
+        acquired = [
+            probes.acquire_probe(name, token=token, record=record, seconds=seconds) for probes, name, _ in probed
+        ]
+        claim = take([record], token) if all(acquired) else None
+        if claim is None:
+            for probes, name, _ in probed:
+                probes.release_probe(name, token=token)
+        return claim
     return None
 
 

@@ -17,6 +17,7 @@ from syncctl.ledger.keys import KnownKey
 from syncctl.ledger.ledger import Ledger
 from syncctl.logs import get_logger
 from syncctl.pipeline.delivery_gate import DeliveryGate
+from syncctl.pipeline.refusals import judge_pauses, judge_run
 from syncctl.pipeline.strict_order import find_overwritten
 
 log = get_logger(__name__)
@@ -58,10 +59,15 @@ def decide_transition(batch: Batch, record: Record, outcome: Outcome) -> Transit
         return Transition(record=record, state=State.FAILED, outcome=replace(outcome, error=held))
     if outcome.pauses or batch.is_probe or outcome.send_alone:
         # The fault is the partner's or another row's of the batch, so that it uses up none of this record's tries.
+        # Whether a refusal is this record's own fault, `write_transitions` finds out.
         wait = outcome.retry_after_seconds or 0.0
         return Transition(
             record=record, state=State.PENDING, outcome=outcome, counts_as_attempt_only=True, delay_seconds=wait
         )
+    return _decide_retry(batch, record, outcome)
+
+
+def _decide_retry(batch: Batch, record: Record, outcome: Outcome) -> Transition:
     delay = decide_delay(
         batch.stream.retry,
         tries=record.tries + 1,
@@ -99,6 +105,7 @@ def write_transitions(batch: Batch, transitions: Sequence[Transition], counts: M
     if not transitions:
         return dict(counts)
     ledger, stream, claim = batch.ledger, batch.stream, batch.claim
+    transitions = judge_refusals(batch, transitions)
     report_outcomes(batch, [transition.outcome for transition in transitions if transition.outcome is not None])
     if not stream.append_only:
         # Invariant 5: before the state changes, so that the sender of a newer version knows of these calls.
@@ -124,26 +131,31 @@ def write_transitions(batch: Batch, transitions: Sequence[Transition], counts: M
     return new
 
 
+def judge_refusals(batch: Batch, transitions: Sequence[Transition]) -> list[Transition]:
+    """Find out whether refusals are about their records or about all, pause what refuses all; return the transitions.
+
+    This precedes the writes: no record is due again before all workers can know of a pause.
+    """
+    judged = judge_pauses(
+        batch.ledger,
+        batch.gate,
+        batch.stream,
+        batch.partner,
+        batch.claim.token,
+        transitions,
+        retry=lambda transition, outcome: _decide_retry(batch, transition.record, outcome),
+    )
+    return judge_run(batch.ledger, batch.gate, batch.stream, batch.partner, batch.claim.token, judged)
+
+
 def report_outcomes(batch: Batch, outcomes: Sequence[Outcome]) -> None:
-    """Pause the partner or the stream where an outcome demands it, and report all outcomes to the circuit breaker.
+    """Report all outcomes to the circuit breaker.
 
     This precedes the transitions: no record is due again before all workers can know of it.
     """
     if not outcomes:
         return
     ledger, stream, partner = batch.ledger, batch.stream, batch.partner
-    for outcome in outcomes:
-        if outcome.pauses is None:
-            continue
-        batch.gate.close()
-        reason = outcome.error or f"HTTP {outcome.status}"
-        if outcome.pauses == "partner":
-            ledger.partners.pause(partner.name, who="syncctl", reason=reason)
-            log.error("deliver.paused", partner=stream.partner)
-        else:
-            ledger.streams.pause(stream.name, who="syncctl", reason=reason)
-            log.error("deliver.paused", stream=stream.name)
-        break
     failures = [
         outcome
         for outcome in outcomes

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from syncctl.core.breaker import BreakerState
+from syncctl.ledger.expressions import SYNCCTL
 from syncctl.ledger.ledger import Ledger
 
 BREAKERS_BEST_FIRST = (BreakerState.CLOSED.value, BreakerState.HALF_OPEN.value, BreakerState.OPEN.value)
@@ -97,6 +98,7 @@ def _stream(
         "partner": partner["partner"] if partner else None,
         "paused": paused is not None,
         "paused_reason": paused.get("reason") if paused else None,
+        **_pause(paused),
         "cursor": (document.get("cursor") or {}).get("at"),
         "last_poll_at": document.get("health", {}).get("last_poll_at"),
         "last_error": document.get("health", {}).get("error"),
@@ -110,6 +112,17 @@ def _list_documents(
     documents: Mapping[str, Mapping[str, Any]], configured: Mapping[str, str], partner: str
 ) -> list[Mapping[str, Any]]:
     return [documents.get(stream, {}) for stream, name in configured.items() if name == partner]
+
+
+def _pause(paused: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return who began a pause and when, and when a record probes whether it may end; operators' pauses have none."""
+    paused = paused or {}
+    by = paused.get("by")
+    return {
+        "paused_by": by,
+        "paused_since": paused.get("at"),
+        "pause_probe_at": paused.get("until") if by == SYNCCTL else None,
+    }
 
 
 def _breaker(stream: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,6 +145,7 @@ def _partner(
         "partner": name,
         "paused": paused is not None,
         "paused_reason": paused.get("reason") if paused else None,
+        **_pause(paused),
         **min(breakers, key=lambda breaker: BREAKERS_BEST_FIRST.index(breaker["breaker"])),
         "in_flight": sum(int(permit["calls"]) for permit in document.get("permits", ()) if permit["until"] > now),
     }

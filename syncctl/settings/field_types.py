@@ -210,6 +210,7 @@ OptionalSpan = Annotated[Span | None, BeforeValidator(read_absent), Kind.DURATIO
 OptionalDuration = Annotated[Duration | None, BeforeValidator(read_absent), Kind.DURATION]
 Spans = Annotated[tuple[Span, ...], BeforeValidator(_read_list), Kind.DURATION]
 Whole = Annotated[int, BeforeValidator(_read_whole), Field(gt=0)]
+Count = Annotated[int, BeforeValidator(_read_whole), Field(ge=0)]
 OptionalWhole = Annotated[Whole | None, BeforeValidator(read_absent)]
 Seconds = Annotated[float, BeforeValidator(_read_number), Field(gt=0)]
 Share = Annotated[float, BeforeValidator(_read_number), AfterValidator(_check_share)]

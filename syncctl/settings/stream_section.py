@@ -14,6 +14,7 @@ from syncctl.partner.encoding import is_json
 from syncctl.settings import request_types
 from syncctl.settings.field_types import (
     Condition,
+    Count,
     Duration,
     JsonPath,
     Lower,
@@ -200,6 +201,9 @@ class StreamSettings(Section):
         None, "order strict: how long a failed version holds back newer ones of its row; default: forever", sample="1h"
     )
     retry: RetrySettings = setting({}, "when calls are repeated; the record fails at the end of the schedule")
+    pause_after_refusals: Count = setting(
+        20, "hold the stream after this many identical refusals in a row; a probe resumes it; 0: never"
+    )
     rows_per_call: Whole = setting(1, "rows per call; more than 1 needs an endpoint that accepts a list")
     batch_shape: BatchShapeSettings = setting({}, "the request and the answer of a call of several rows")
     batch_size: Whole = setting(250, "records that a worker takes at once")

@@ -1,0 +1,102 @@
+"""Pauses in the documents of streams and partners. Those that syncctl began let one record probe whether they may end.
+
+Every change is one write, judged by MongoDB's clock.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pymongo.collection import Collection
+
+from syncctl.core.breaker import BreakerRules
+from syncctl.ledger.expressions import SYNCCTL, in_future
+
+Doc = dict[str, Any]
+_IS_DUE: Doc = {"$and": [
+    # A pause of an older version has no `until`: its probe is due at once.
+    {"$lte": ["$paused.until", "$$NOW"]},
+    {"$not": [{"$gt": ["$paused.probe.until", "$$NOW"]}]},
+]}  # fmt: skip
+HOLD_FIELDS: Doc = {"paused": True, "is_pause_probe_due": _IS_DUE}
+"""What `read_hold` needs of a document."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hold:
+    """Whether a stream or a partner is paused, and whether a record may probe."""
+
+    paused: bool = False
+    #: An operator has paused it: nothing is sent, also no probe.
+    by_operator: bool = False
+    #: The batch that probes; None while none does.
+    probe: str | None = None
+    is_probe_due: bool = False
+    #: The record that probed last; another one does the next time.
+    last_probe: str | None = None
+
+    def admits(self, token: str) -> bool:
+        """Tell whether a batch may make its calls."""
+        return not self.paused or (not self.by_operator and self.probe == token)
+
+
+def read_hold(found: Mapping[str, Any]) -> Hold:
+    """Return what a document says of its pause."""
+    paused = found.get("paused")
+    if paused is None:
+        return Hold()
+    by_operator = paused.get("by") != SYNCCTL
+    return Hold(
+        paused=True,
+        by_operator=by_operator,
+        probe=paused.get("probe", {}).get("token"),
+        is_probe_due=not by_operator and bool(found.get("is_pause_probe_due")),
+        last_probe=paused.get("last_probe"),
+    )
+
+
+def acquire_probe(documents: Collection[Doc], name: str, *, token: str, record: str, seconds: float) -> bool:
+    """Take the right to probe whether a pause may end; one record does at a time."""
+    query = {"_id": name, "paused.by": SYNCCTL, "$expr": _IS_DUE}
+    probe = {"paused.probe": {"token": token, "until": in_future(seconds)}, "paused.last_probe": record}
+    return documents.update_one(query, [{"$set": probe}]).matched_count == 1
+
+
+def release_probe(documents: Collection[Doc], name: str, *, token: str) -> None:
+    """Let another record probe: this batch made no call."""
+    documents.update_one({"_id": name, "paused.probe.token": token}, {"$unset": {"paused.probe": True}})
+
+
+def extend(
+    documents: Collection[Doc], name: str, *, token: str, reason: str, rules: BreakerRules, rest_seconds: float | None
+) -> None:
+    """Keep a pause after a probe that did not end it: the next one comes later, up to a limit.
+
+    Args:
+        reason: What the probe came to; empty where it says nothing of the pause's cause.
+        rest_seconds: What the partner asked for with `Retry-After`.
+    """
+    times = {"$add": [{"$ifNull": ["$paused.times", 0]}, 1]}
+    doubled = {"$multiply": [round(rules.open_seconds * 1000), {"$pow": [2, {"$min": [times, 20]}]}]}
+    wait: Any = {"$min": [round(rules.longest_open_seconds * 1000), doubled]}
+    if rest_seconds is not None:
+        wait = {"$max": [wait, round(rest_seconds * 1000)]}
+    changes: Doc = {"paused.times": times, "paused.until": {"$add": ["$$NOW", wait]}}
+    if reason:
+        changes["paused.reason"] = {"$literal": reason}
+    query = {"_id": name, "paused.by": SYNCCTL, "paused.probe.token": token}
+    documents.update_one(query, [{"$set": changes}, {"$unset": "paused.probe"}])
+
+
+def end(documents: Collection[Doc], name: str, *, token: str | None = None) -> bool:
+    """End a pause; False when there was none.
+
+    Args:
+        token: The probe that was accepted: it ends only the pause that it probed, never an operator's.
+    """
+    query: Doc = {"_id": name, "paused": {"$exists": True}}
+    changes: Doc = {"back_at": "$$NOW"}
+    if token is not None:
+        query = {"_id": name, "paused.by": SYNCCTL, "paused.probe.token": token}
+        changes["accepted_at"] = "$$NOW"
+    return documents.update_one(query, [{"$set": changes}, {"$unset": ["paused", "refusals"]}]).modified_count == 1

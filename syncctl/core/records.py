@@ -31,6 +31,8 @@ class Record:
     generation: int = 0
     #: It was refused along with others, and sent back without blame: by its credentials, or in a run of refusals.
     was_refused: bool = False
+    #: It was refused while others were accepted: a later refusal is about this record too.
+    refused_alone: bool = False
 
     @property
     def idempotency_key(self) -> str:

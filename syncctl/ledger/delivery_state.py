@@ -16,6 +16,7 @@ from syncctl.core.states import State
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.client import edge, update_many_safely
 from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, REOPENED, appended, grown, in_future, or_zero
+from syncctl.ledger.records import REFUSED_ALONE
 
 Doc = dict[str, Any]
 
@@ -39,6 +40,8 @@ class Transition:
     counts_as_attempt_only: bool = False
     #: For PENDING: it was refused as all others were; if it is refused again when others are not, it is to blame.
     refused: bool = False
+    #: For PENDING: it was refused while others were accepted.
+    refused_alone: bool = False
     #: For SUPERSEDED: the newer record.
     superseded_by: str | None = None
     #: For FAILED without an outcome: why.
@@ -189,8 +192,8 @@ class DeliveryStates:
         }
         if outcome.send_alone:
             changes["solo"] = True
-        if transition.refused:
-            changes["refused"] = True
+        if transition.refused or transition.refused_alone:
+            changes["refused"] = REFUSED_ALONE if transition.refused_alone else {"$ifNull": ["$refused", True]}
         if outcome.error is not None:
             error = {"fingerprint": entry["fingerprint"], "status": outcome.status, "message": outcome.error}
             changes["error"] = {"$literal": error}

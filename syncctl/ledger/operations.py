@@ -172,6 +172,7 @@ class Operations:
             "superseded_by",
             "error",
             "reason",
+            "refused",
         ]
         return self._change(ids, states, [{"$set": changes}, {"$unset": gone}])
 

@@ -23,6 +23,9 @@ from syncctl.ledger.indexes import ONE_IN_FLIGHT, RETRIES_IN_FLIGHT
 
 Doc = dict[str, Any]
 
+REFUSED_ALONE = "alone"
+"""`refused` of a record that was refused while others were accepted; of others it is true."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NewRecord:
@@ -166,6 +169,7 @@ def record_of(document: Mapping[str, Any]) -> Record:
         tried_since=document.get("tried_at"),
         generation=int(document.get("generation", 0)),
         was_refused=bool(document.get("refused")),
+        refused_alone=document.get("refused") == REFUSED_ALONE,
     )
 
 

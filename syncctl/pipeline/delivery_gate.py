@@ -72,8 +72,8 @@ class DeliveryGate:
     def admits(self, claim: Claim) -> bool:
         """Tell whether the calls of a batch may begin.
 
-        A partner that is down or paused is called by its probe alone; one that recovers, by the batches taken since, whose size
-        it can bear.
+        A partner that is down or paused is called by its probe alone; one that recovers, by the batches taken since,
+        whose size it can bear.
         """
         token = claim.token
         if self._is_closed or not all(

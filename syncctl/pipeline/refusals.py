@@ -46,7 +46,12 @@ def judge_pauses(
         return _judge_partner_probe(ledger, partner, token, transitions)
     calls = sorted((outcome for outcome in outcomes if outcome.breaker_signal != "none"), key=lambda call: call.ended)
     accepted = any(outcome.verdict is Verdict.ACCEPTED for outcome in outcomes)
-    refused = [outcome for outcome in outcomes if outcome.pauses == "partner"]
+    transitions = [
+        _refuse_alone(transition, retry) if transition.record.refused_alone else transition
+        for transition in transitions
+    ]
+    proven = {id(transition.outcome) for transition in transitions if transition.record.refused_alone}
+    refused = [outcome for outcome in outcomes if outcome.pauses == "partner" and id(outcome) not in proven]
     now = time.monotonic()
     if not refused:
         is_old = now - gate.noted_accepted_at > NOTE_ACCEPTED_EVERY_SECONDS
@@ -54,9 +59,9 @@ def judge_pauses(
             gate.noted_accepted_at = now
             ledger.partners.note_accepted(partner.name)
         return list(transitions)
-    known = {
-        id(transition.outcome) for transition in transitions if transition.record.was_refused
-    } if accepted or gate.partner_accepted_lately else set()  # fmt: skip
+    known = {id(transition.outcome) for transition in transitions if transition.record.was_refused}
+    if not (accepted or gate.partner_accepted_lately):
+        known = proven
     in_a_row = 0
     for outcome in calls:
         if outcome.verdict is Verdict.ACCEPTED:
@@ -70,7 +75,10 @@ def judge_pauses(
     wait = partner.breaker.open_seconds
     ledger.partners.pause(partner.name, who=SYNCCTL, reason=_reason(refused[-1]), probe_after_seconds=wait)
     log.error("deliver.paused", partner=partner.name, reason=_reason(refused[-1]), next_probe_seconds=wait)
-    return [_mark_refused(transition, "partner") for transition in transitions]
+    return [
+        transition if transition.record.refused_alone else _mark_refused(transition, "partner")
+        for transition in transitions
+    ]
 
 
 def _judge_gone(
@@ -82,14 +90,26 @@ def _judge_gone(
     transitions: Sequence[Transition],
     retry: Callable[[Transition, Outcome], Transition],
 ) -> list[Transition]:
-    """Hold the stream on a 410, unless the record had one before and another record has been accepted since."""
+    """Hold the stream on a 410, unless another record has been accepted since: then it is about this record alone."""
+    accepted_at = max(
+        (
+            transition.outcome.ended
+            for transition in transitions
+            if transition.outcome is not None and transition.outcome.verdict is Verdict.ACCEPTED
+        ),
+        default=float("-inf"),
+    )
     judged: list[Transition] = []
     for transition in transitions:
         outcome = transition.outcome
         if outcome is None or outcome.pauses != "stream":
             judged.append(transition)
-        elif transition.record.was_refused and gate.accepted_lately:
-            judged.append(retry(transition, outcome))
+        elif (
+            transition.record.refused_alone
+            or (transition.record.was_refused and gate.accepted_lately)
+            or outcome.ended < accepted_at
+        ):
+            judged.append(replace(retry(transition, outcome), refused_alone=True))
         else:
             judged.append(replace(transition, refused=True))
             if gate.stream_hold.probe != token:
@@ -104,7 +124,7 @@ def _refuse_alone(transition: Transition, retry: Callable[[Transition, Outcome],
     if outcome.batch_key is not None and not outcome.send_alone:
         # One of its rows is refused, nobody knows which.
         return replace(transition, outcome=replace(outcome, send_alone=True))
-    return retry(transition, outcome)
+    return replace(retry(transition, outcome), refused_alone=True)
 
 
 def _mark_refused(transition: Transition, what: str) -> Transition:

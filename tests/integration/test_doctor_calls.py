@@ -34,4 +34,8 @@ def test_a_paused_partner_is_told_apart_from_one_that_is_down(ledger: Ledger, da
     ledger.breakers.report("orders", Tally(calls=1), token="probe", rules=BreakerRules())
     assert look(ledger)[:2] == (Status.OK, "stream orders: recovering (half-open), with limited calls")
     ledger.partners.pause("erp", who="syncctl", reason="HTTP 401: token expired")
-    assert look(ledger)[:2] == (Status.WARN, "paused by syncctl: HTTP 401: token expired")
+    status, detail, hint = look(ledger)
+    assert status is Status.WARN
+    assert detail.startswith("paused by syncctl since ")
+    assert detail.endswith(": HTTP 401: token expired; next probe in 0s")
+    assert "syncctl resume --partner erp" in hint

@@ -46,6 +46,14 @@ def settle(directory: Path, log: Path, *, rows: int) -> dict[str, int]:
     return counts
 
 
+@pytest.fixture
+def polled(request: pytest.FixtureRequest, settings_dir: Path, source_db: SourceDb) -> Path:
+    """The settings of a stream whose `ROWS` rows, as the test's module says, were polled; no worker runs."""
+    source_db.create_orders(request.module.ROWS)
+    assert run_syncctl("poll", "--once", cwd=settings_dir).exit_code == 0
+    return settings_dir
+
+
 @pytest.fixture(scope="session")
 def settled(tmp_path_factory: pytest.TempPathFactory, mongo_server: Mongod, redis_server: RedisServer) -> Settled:
     """A stream of which the partner refused some rows for good. No worker runs. Only for looking at."""

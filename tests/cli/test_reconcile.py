@@ -18,14 +18,6 @@ ROWS = 30
 CHANGES = ("update orders set note = 'changed' where id in (4, 5)", "delete from orders where id = 6")
 
 
-@pytest.fixture
-def polled(run_syncctl: Run, settings_dir: Path, source_db: SourceDb) -> Path:
-    """The settings of a stream that has been read to its end; no worker runs."""
-    source_db.create_orders(ROWS)
-    assert run_syncctl("poll", "--once", cwd=settings_dir).exit_code == 0
-    return settings_dir
-
-
 def test_a_source_that_agrees_is_exit_code_0(run_syncctl: Run, polled: Path) -> None:
     result = run_syncctl("reconcile", "orders", cwd=polled)
     assert (result.exit_code, result.stderr) == (0, "")

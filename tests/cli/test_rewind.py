@@ -17,14 +17,6 @@ ROWS = 9
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
-@pytest.fixture
-def polled(run_syncctl: Run, settings_dir: Path, source_db: SourceDb) -> Path:
-    """The settings of a stream that has been read to its end; no worker runs."""
-    source_db.create_orders(ROWS)
-    assert run_syncctl("poll", "--once", cwd=settings_dir).exit_code == 0
-    return settings_dir
-
-
 def cursor(run_syncctl: Run, directory: Path) -> Any:
     return run_syncctl("status", "--json", cwd=directory).json["streams"][0]["cursor"]
 

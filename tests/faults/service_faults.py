@@ -60,6 +60,33 @@ def thaw(server: Server) -> bool:
     return True
 
 
+def kill_and_start(deployment: Deployment, random: Random, *, part: str) -> Fault:
+    """Kill -9 a server, and start it with the data in its files."""
+    server = deployment.servers[part]
+    return Fault(
+        kind=f"kill {part}",
+        first=lambda: kill_server(server),
+        then=lambda: start_server(server),
+        after_seconds=random.uniform(0.2, 3),
+    )
+
+
+def freeze_and_thaw(deployment: Deployment, random: Random, *, part: str) -> Fault:
+    """SIGSTOP a server, then SIGCONT: connections stay open, nothing answers."""
+    server = deployment.servers[part]
+    return Fault(
+        kind=f"freeze {part}",
+        first=lambda: freeze(server),
+        then=lambda: thaw(server),
+        after_seconds=random.uniform(1, 4),
+    )
+
+
+KILL = {part: partial(kill_and_start, part=part) for part in ("redis", "mongod")}
+FREEZE = {part: partial(freeze_and_thaw, part=part) for part in ("redis", "mongod")}
+"""Faults of either server; always the same objects, so that they can be compared."""
+
+
 def lose_redis(deployment: Deployment, random: Random) -> Fault:
     """Kill Redis, and start it empty a little later."""
 
@@ -70,16 +97,6 @@ def lose_redis(deployment: Deployment, random: Random) -> Fault:
     seconds = random.uniform(0.2, 3)
     return Fault(
         kind="lose redis", first=lambda: kill_server(deployment.redis), then=start_empty, after_seconds=seconds
-    )
-
-
-def restart_redis(deployment: Deployment, random: Random) -> Fault:
-    """Kill Redis, and start it with the data in its append-only file."""
-    return Fault(
-        kind="restart redis",
-        first=lambda: kill_server(deployment.redis),
-        then=lambda: start_server(deployment.redis),
-        after_seconds=random.uniform(0.2, 3),
     )
 
 
@@ -117,26 +134,6 @@ return count
 """
 
 
-def freeze_redis(deployment: Deployment, random: Random) -> Fault:
-    """SIGSTOP Redis, then SIGCONT: connections stay open, nothing answers."""
-    return Fault(
-        kind="freeze redis",
-        first=lambda: freeze(deployment.redis),
-        then=lambda: thaw(deployment.redis),
-        after_seconds=random.uniform(1, 4),
-    )
-
-
-def kill_mongod(deployment: Deployment, random: Random) -> Fault:
-    """Kill -9 MongoDB, and start it again."""
-    return Fault(
-        kind="kill mongod",
-        first=lambda: kill_server(deployment.mongod),
-        then=lambda: start_server(deployment.mongod),
-        after_seconds=random.uniform(0.2, 2),
-    )
-
-
 def restart_mongod(deployment: Deployment, _random: Random) -> Fault:
     """Shut MongoDB down in good order, and start it again."""
 
@@ -147,16 +144,6 @@ def restart_mongod(deployment: Deployment, _random: Random) -> Fault:
         return deployment.mongod.pid != before
 
     return Fault(kind="restart mongod", first=act)
-
-
-def freeze_mongod(deployment: Deployment, random: Random) -> Fault:
-    """SIGSTOP MongoDB, then SIGCONT."""
-    return Fault(
-        kind="freeze mongod",
-        first=lambda: freeze(deployment.mongod),
-        then=lambda: thaw(deployment.mongod),
-        after_seconds=random.uniform(1, 4),
-    )
 
 
 def step_down_mongod(deployment: Deployment, random: Random) -> Fault:
@@ -278,13 +265,13 @@ WIRES: Mapping[str, Sequence[Draw]] = {
 
 def draw_redis(layout: Layout) -> Sequence[Draw]:
     """Return the faults of Redis, with those of its wire if it has one."""
-    own = (lose_redis, restart_redis, flush_redis, freeze_redis)
+    own = (lose_redis, KILL["redis"], flush_redis, FREEZE["redis"])
     return (*own, *WIRES["redis"]) if layout.wired else own
 
 
 def draw_mongodb(layout: Layout) -> Sequence[Draw]:
     """Return the faults of MongoDB, with those of its wire if it has one."""
-    own = (kill_mongod, fail_writes, restart_mongod, fail_writes, freeze_mongod, fail_writes, step_down_mongod)
+    own = (KILL["mongod"], fail_writes, restart_mongod, fail_writes, FREEZE["mongod"], fail_writes, step_down_mongod)
     return (*own, *WIRES["mongod"]) if layout.wired else own
 
 

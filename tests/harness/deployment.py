@@ -18,6 +18,7 @@ from pymongo.errors import PyMongoError
 from syncctl.local.mock_partner import PartnerConfig
 from syncctl.local.mongod import find_mongod
 from syncctl.local.redis_server import RedisServer
+from syncctl.local.server import Server
 from tests.harness import servers
 from tests.harness.account import Account, take_account
 from tests.harness.commands import Completed, RunningCommand, run_syncctl
@@ -91,6 +92,7 @@ class Deployment:
         self.layout = layout
         self.mongod = mongod
         self.redis = redis
+        self.servers: Mapping[str, Server] = {"mongod": mongod, "redis": redis}
         self.partner = partner
         self.source = FaultySource(directory / "source", journal=layout.journal)
         self.wires = {

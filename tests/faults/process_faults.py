@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from random import Random
 
 from tests.faults.fault import Draw, Fault, Timed
+from tests.faults.operator_faults import draw_operator
 from tests.faults.service_faults import draw_mongodb, draw_partner, draw_redis, draw_source
 from tests.harness.commands import RunningCommand
 from tests.harness.deployment import Deployment, Layout
@@ -62,9 +63,9 @@ def stop_worker(deployment: Deployment, random: Random) -> Fault:
 
 def stall_worker(deployment: Deployment, random: Random) -> Fault:
     """SIGSTOP a worker that has records in hand, with its pool, past its leases, then SIGCONT."""
-    suspended: list[RunningCommand] = []
+    halted: list[RunningCommand] = []
 
-    def suspend() -> bool:
+    def halt() -> bool:
         holders = deployment.find_holders()
         busy = [
             each for each in deployment.workers if holders & set(group_members(each.pid)) and not is_suspended(each.pid)
@@ -78,18 +79,18 @@ def stall_worker(deployment: Deployment, random: Random) -> Fault:
             # It was done with them before it stood still.
             signal_group(worker, signal.SIGCONT)
             return False
-        suspended.append(worker)
+        halted.append(worker)
         return True
 
     seconds = deployment.layout.lease_seconds + random.uniform(0.5, 2)
-    return Fault(kind="stall worker", first=suspend, then=lambda: resume_all(suspended), after_seconds=seconds)
+    return Fault(kind="stall worker", first=halt, then=lambda: go_on(halted), after_seconds=seconds)
 
 
 def stall_pool_process(deployment: Deployment, random: Random) -> Fault:
     """SIGSTOP one process of a worker's pool that has records in hand past its leases, then SIGCONT."""
-    suspended: list[int] = []
+    halted: list[int] = []
 
-    def suspend() -> bool:
+    def halt() -> bool:
         busy = sorted(each for each in deployment.find_holders() & set(find_pool(deployment)) if not is_suspended(each))
         if not busy:
             return False
@@ -100,16 +101,16 @@ def stall_pool_process(deployment: Deployment, random: Random) -> Fault:
         if not is_suspended(pid) or pid not in deployment.find_holders():
             kill(pid, signal.SIGCONT)
             return False
-        suspended.append(pid)
+        halted.append(pid)
         return True
 
     def resume() -> bool:
-        for pid in suspended:
+        for pid in halted:
             kill(pid, signal.SIGCONT)
         return True
 
     seconds = deployment.layout.lease_seconds + random.uniform(0.5, 2)
-    return Fault(kind="stall pool process", first=suspend, then=resume, after_seconds=seconds)
+    return Fault(kind="stall pool process", first=halt, then=resume, after_seconds=seconds)
 
 
 def kill_beat(deployment: Deployment, random: Random) -> Fault:
@@ -127,49 +128,52 @@ def kill_beat(deployment: Deployment, random: Random) -> Fault:
 
 def stall_beat(deployment: Deployment, random: Random) -> Fault:
     """SIGSTOP Beat, then SIGCONT."""
-    suspended: list[RunningCommand] = []
+    halted: list[RunningCommand] = []
 
-    def suspend() -> bool:
-        suspended.append(random.choice(deployment.beats))
-        signal_group(suspended[0], signal.SIGSTOP)
-        eventually(lambda: is_suspended(suspended[0].pid), SOON_SECONDS)
+    def halt() -> bool:
+        halted.append(random.choice(deployment.beats))
+        signal_group(halted[0], signal.SIGSTOP)
+        eventually(lambda: is_suspended(halted[0].pid), SOON_SECONDS)
         return True
 
-    return Fault(
-        kind="stall beat", first=suspend, then=lambda: resume_all(suspended), after_seconds=random.uniform(2, 6)
-    )
+    return Fault(kind="stall beat", first=halt, then=lambda: go_on(halted), after_seconds=random.uniform(2, 6))
 
 
 def draw_worker(layout: Layout) -> Sequence[Draw]:
-    """Return the faults of a worker: threads have no processes of their own."""
+    """Return what can befall a worker: threads have no processes of their own."""
     always = (kill_worker, stop_worker, stall_worker)
     return (*always, kill_pool_process, stall_pool_process) if layout.pool == "prefork" else always
 
 
 def draw_beat(_layout: Layout) -> Sequence[Draw]:
-    """Return the faults of Beat."""
+    """Return what can befall Beat."""
     return (kill_beat, stall_beat)
 
 
 def draw_kinds(layout: Layout, random: Random) -> list[Draw]:
     """Choose two faults of workers and one of each other part, among those that this layout gives an effect."""
-    parts = (draw_redis, draw_mongodb, draw_source, draw_partner)
+    parts = (draw_redis, draw_mongodb, draw_source, draw_partner, draw_operator)
     return [
         *random.sample(draw_worker(layout), 2),
         random.choice(draw_beat(layout)),
-        *(deal(draw(layout), layout.seed // 2, draw.__name__) for draw in parts),
+        *(deal(draw(layout), count_turns(layout), f"{draw.__name__} {layout.members}") for draw in parts),
     ]
 
 
-def deal(kinds: Sequence[Draw], number: int, part: str) -> Draw:
-    """Return the fault for this run: every kind is used once, in a shuffled order, before any is used again."""
+def count_turns(layout: Layout) -> int:
+    """Return how many seeds before this one have had a layout of its kind, wired or not, of several members or not."""
+    return layout.seed // 4 if layout.members > 1 else layout.seed // 2
+
+
+def deal(kinds: Sequence[Draw], turn: int, part: str) -> Draw:
+    """Return what comes in this turn: all kinds come once, in an order of their own, before any comes again."""
     deck = list(kinds)
-    Random(f"{part} {number // len(deck)}").shuffle(deck)
-    return deck[number % len(deck)]
+    Random(f"{part} {turn // len(deck)}").shuffle(deck)
+    return deck[turn % len(deck)]
 
 
 def draw_script(deployment: Deployment, random: Random, *, seconds: float) -> list[Timed]:
-    """Draw when each fault begins; the faults of one part never overlap, except the two of workers."""
+    """Draw when each fault begins; what befalls one part never overlaps itself, but for the two of workers."""
     script: list[Timed] = []
     for number, draw in enumerate(draw_kinds(deployment.layout, random)):
         fault = draw(deployment, random)
@@ -187,9 +191,9 @@ def find_pool(deployment: Deployment) -> list[int]:
     return [pid for worker in at_work for pid in group_members(worker.pid) if pid != worker.pid]
 
 
-def resume_all(suspended: Sequence[RunningCommand]) -> bool:
-    """Resume suspended processes that were not killed meanwhile."""
-    for command in suspended:
+def go_on(halted: Sequence[RunningCommand]) -> bool:
+    """Let halted processes go on, as far as they were not killed meanwhile."""
+    for command in halted:
         signal_group(command, signal.SIGCONT)
     return True
 

@@ -13,7 +13,9 @@ from syncctl.local.server import Server
 from tests.faults.fault import Draw, Fault
 from tests.harness.commands import RunningCommand
 from tests.harness.deployment import DATABASE, Deployment, Layout
+from tests.harness.faulty_mongod import FaultyMongod
 from tests.harness.process_groups import is_suspended, signal_group
+from tests.harness.replica_set import Member, ReplicaSet
 from tests.harness.tcp_proxy import Mood
 from tests.harness.waiting import eventually
 
@@ -22,6 +24,7 @@ SOON_SECONDS = 60.0
 WRITES = (
     ("records", "update"), ("records", "update"), ("records", "insert"),
     ("keys", "update"), ("keys", "insert"),
+    ("batches", "update"), ("batches", "update"), ("batches", "delete"),
     ("streams", "update"), ("streams", "findAndModify"), ("streams", "findAndModify"),
     ("runs", "insert"),
 )  # fmt: skip
@@ -42,7 +45,7 @@ def kill_server(server: Server) -> bool:
 
 
 def start_server(server: Server) -> bool:
-    """Start a server with the data in its files."""
+    """Start a server with what its files have."""
     server.start(timeout_seconds=SOON_SECONDS)
     return True
 
@@ -60,33 +63,6 @@ def thaw(server: Server) -> bool:
     return True
 
 
-def kill_and_start(deployment: Deployment, random: Random, *, part: str) -> Fault:
-    """Kill -9 a server, and start it with the data in its files."""
-    server = deployment.servers[part]
-    return Fault(
-        kind=f"kill {part}",
-        first=lambda: kill_server(server),
-        then=lambda: start_server(server),
-        after_seconds=random.uniform(0.2, 3),
-    )
-
-
-def freeze_and_thaw(deployment: Deployment, random: Random, *, part: str) -> Fault:
-    """SIGSTOP a server, then SIGCONT: connections stay open, nothing answers."""
-    server = deployment.servers[part]
-    return Fault(
-        kind=f"freeze {part}",
-        first=lambda: freeze(server),
-        then=lambda: thaw(server),
-        after_seconds=random.uniform(1, 4),
-    )
-
-
-KILL = {part: partial(kill_and_start, part=part) for part in ("redis", "mongod")}
-FREEZE = {part: partial(freeze_and_thaw, part=part) for part in ("redis", "mongod")}
-"""Faults of either server; always the same objects, so that they can be compared."""
-
-
 def lose_redis(deployment: Deployment, random: Random) -> Fault:
     """Kill Redis, and start it empty a little later."""
 
@@ -100,15 +76,25 @@ def lose_redis(deployment: Deployment, random: Random) -> Fault:
     )
 
 
+def restart_redis(deployment: Deployment, random: Random) -> Fault:
+    """Kill Redis, and start it with what its append-only file has."""
+    return Fault(
+        kind="restart redis",
+        first=lambda: kill_server(deployment.redis),
+        then=lambda: start_server(deployment.redis),
+        after_seconds=random.uniform(0.2, 3),
+    )
+
+
 def flush_redis(deployment: Deployment, _random: Random) -> Fault:
     """FLUSHALL while a message waits. Workers at rest take each at once, so they stand still until one does."""
-    suspended: list[RunningCommand] = []
+    halted: list[RunningCommand] = []
 
     def act() -> bool:
         for worker in deployment.workers:
             if worker.is_running() and not is_suspended(worker.pid):
                 signal_group(worker, signal.SIGSTOP)
-                suspended.append(worker)
+                halted.append(worker)
         try:
             with Redis.from_url(deployment.redis.url(), socket_timeout=SOON_SECONDS) as redis:
                 # One after the other, as Redis does it: no message gets in between.
@@ -117,7 +103,7 @@ def flush_redis(deployment: Deployment, _random: Random) -> Fault:
             return False
         if not waiting:
             return False
-        for worker in suspended:
+        for worker in halted:
             signal_group(worker, signal.SIGCONT)
         return True
 
@@ -134,16 +120,53 @@ return count
 """
 
 
+def freeze_redis(deployment: Deployment, random: Random) -> Fault:
+    """SIGSTOP Redis, then SIGCONT: connections stay open, nothing answers."""
+    return Fault(
+        kind="freeze redis",
+        first=lambda: freeze(deployment.redis),
+        then=lambda: thaw(deployment.redis),
+        after_seconds=random.uniform(1, 4),
+    )
+
+
+def find_mongod(deployment: Deployment) -> FaultyMongod:
+    """Return the only mongod of a deployment."""
+    assert isinstance(deployment.mongod, FaultyMongod)
+    return deployment.mongod
+
+
+def kill_mongod(deployment: Deployment, random: Random) -> Fault:
+    """Kill -9 MongoDB, and start it again."""
+    return Fault(
+        kind="kill mongod",
+        first=lambda: kill_server(find_mongod(deployment)),
+        then=lambda: start_server(find_mongod(deployment)),
+        after_seconds=random.uniform(0.2, 2),
+    )
+
+
 def restart_mongod(deployment: Deployment, _random: Random) -> Fault:
     """Shut MongoDB down in good order, and start it again."""
 
     def act() -> bool:
-        before = deployment.mongod.pid
-        deployment.mongod.stop()
-        start_server(deployment.mongod)
-        return deployment.mongod.pid != before
+        mongod = find_mongod(deployment)
+        before = mongod.pid
+        mongod.stop()
+        start_server(mongod)
+        return mongod.pid != before
 
     return Fault(kind="restart mongod", first=act)
+
+
+def freeze_mongod(deployment: Deployment, random: Random) -> Fault:
+    """SIGSTOP MongoDB, then SIGCONT."""
+    return Fault(
+        kind="freeze mongod",
+        first=lambda: freeze(find_mongod(deployment)),
+        then=lambda: thaw(find_mongod(deployment)),
+        after_seconds=random.uniform(1, 4),
+    )
 
 
 def step_down_mongod(deployment: Deployment, random: Random) -> Fault:
@@ -190,8 +213,52 @@ def fail_writes(deployment: Deployment, random: Random) -> Fault:
     )
 
 
+def kill_member(deployment: Deployment, random: Random, *, role: str) -> Fault:
+    """Kill -9 a member of the replica set, and start it again once the others have a primary."""
+    killed: list[Member] = []
+
+    def begin() -> bool:
+        found = find_set(deployment).find(role)
+        if not found:
+            return False
+        killed[:] = [random.choice(found)]
+        return kill_server(killed[0])
+
+    def end() -> bool:
+        return bool(find_set(deployment).find("primary")) and start_server(killed[0])
+
+    return Fault(kind=f"kill {role}", first=begin, then=end, after_seconds=random.uniform(0.2, 4))
+
+
+def freeze_primary(deployment: Deployment, random: Random) -> Fault:
+    """SIGSTOP the primary until another was elected, then SIGCONT: for a moment there are two."""
+    frozen: list[Member] = []
+
+    def begin() -> bool:
+        found = find_set(deployment).find("primary")
+        if not found:
+            return False
+        frozen[:] = found[:1]
+        found[0].freeze()
+        eventually(lambda: is_suspended(found[0].pid), SOON_SECONDS)
+        return True
+
+    def end() -> bool:
+        if not find_set(deployment).find("primary", but=frozen[0]):
+            return False
+        return thaw(frozen[0])
+
+    return Fault(kind="freeze primary", first=begin, then=end, after_seconds=random.uniform(1, 4))
+
+
+def find_set(deployment: Deployment) -> ReplicaSet:
+    """Return the replica set of a deployment that has one of several members."""
+    assert isinstance(deployment.mongod, ReplicaSet)
+    return deployment.mongod
+
+
 def lock_source(deployment: Deployment, random: Random) -> Fault:
-    """Hold a transaction in the source that blocks all readers and writers, for longer than a query may take."""
+    """Hold a transaction of the source that lets nobody read or write, past the time a query may take."""
     epochs: list[int] = []
 
     def begin() -> bool:
@@ -232,23 +299,23 @@ def lose_source(deployment: Deployment, random: Random) -> Fault:
 
 
 def break_wire(deployment: Deployment, random: Random, *, part: str, mood: Mood) -> Fault:
-    """Refuse, reset, hang or delay all traffic between the workers and one part until that affected a connection."""
+    """Refuse, reset, hang or delay all between the workers and one part for a while, until that struck a connection."""
     wire = deployment.wires[part]
     # Half of it each way: with a delay each way a call of the partner comes near its deadline, and beyond.
     delay = random.uniform(0.05, 0.6) * deployment.layout.timeout_seconds
     before: list[int] = []
 
     def begin() -> bool:
-        before[:] = [wire.affected]
+        before[:] = [wire.struck]
         wire.set(mood, delay_seconds=delay)
-        if mood == "refuse" and wire.affected == before[0]:
-            # A refused connection cannot be seen here, only an open one that is reset.
+        if mood == "refuse" and wire.struck == before[0]:
+            # Who is refused is not seen here: only a connection that was open and is reset.
             wire.set("open")
             return False
         return True
 
     def end() -> bool:
-        if wire.affected == before[0]:
+        if wire.struck == before[0]:
             return False
         wire.set("open")
         return True
@@ -256,30 +323,37 @@ def break_wire(deployment: Deployment, random: Random, *, part: str, mood: Mood)
     return Fault(kind=f"wire to {part}: {mood}", first=begin, then=end, after_seconds=random.uniform(0.5, 4))
 
 
+MEMBER_FAULTS: Sequence[Draw] = (
+    partial(kill_member, role="primary"), step_down_mongod, freeze_primary, fail_writes,
+    partial(kill_member, role="secondary"),
+)  # fmt: skip
+"""What can befall a replica set of several members: the same objects at each look."""
 MOODS: Sequence[Mood] = ("refuse", "cut", "hang", "delay")
 WIRES: Mapping[str, Sequence[Draw]] = {
     part: tuple(partial(break_wire, part=part, mood=mood) for mood in MOODS) for part in ("mongod", "redis", "partner")
 }
-"""The faults of the wire to each part; always the same objects, so that they can be compared."""
+"""The trouble that a wire to a part can give: the same objects at each look."""
 
 
 def draw_redis(layout: Layout) -> Sequence[Draw]:
-    """Return the faults of Redis, with those of its wire if it has one."""
-    own = (lose_redis, KILL["redis"], flush_redis, FREEZE["redis"])
+    """Return what can befall Redis; its wire only where there is one."""
+    own = (lose_redis, restart_redis, flush_redis, freeze_redis)
     return (*own, *WIRES["redis"]) if layout.wired else own
 
 
 def draw_mongodb(layout: Layout) -> Sequence[Draw]:
-    """Return the faults of MongoDB, with those of its wire if it has one."""
-    own = (KILL["mongod"], fail_writes, restart_mongod, fail_writes, FREEZE["mongod"], fail_writes, step_down_mongod)
+    """Return what can befall MongoDB; its wire only where there is one."""
+    if layout.members > 1:
+        return MEMBER_FAULTS
+    own = (kill_mongod, fail_writes, restart_mongod, fail_writes, freeze_mongod, fail_writes, step_down_mongod)
     return (*own, *WIRES["mongod"]) if layout.wired else own
 
 
 def draw_source(layout: Layout) -> Sequence[Draw]:
-    """Return the faults of the source; under `wal` a writer blocks no reader."""
+    """Return what can befall the source; under `wal` a writer locks nobody out."""
     return (lock_source, lose_source) if layout.journal == "delete" else (lose_source,)
 
 
 def draw_partner(_layout: Layout) -> Sequence[Draw]:
-    """Return the faults of the partner."""
+    """Return what can befall the partner."""
     return WIRES["partner"]

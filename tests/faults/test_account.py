@@ -48,6 +48,7 @@ def make_case() -> dict[str, Any]:
         ],
         "keys": [{"key": {"id": 1}, "version": "orders-b", "delivered_seq": 2}],
         "streams": [{"_id": "orders", "poll": {"epoch": 7}}],
+        "batches": [],
         "versions": {1: [OLD, NEW]},
         "calls": [
             call("orders-a", 1, body="old"),
@@ -66,10 +67,19 @@ def test_an_exact_account_returns_its_figures() -> None:
     assert (account.repeats, account.lost, account.late, account.resent) == (1, 1, 0, 0)
 
 
+def test_a_row_that_was_given_up_need_not_have_arrived() -> None:
+    case = make_case()
+    case["records"][1].update(state="discarded", attempts=0, history=[])
+    case["calls"] = case["calls"][:1]
+    case["bodies"] = {"1": json.dumps({**asdict(OLD), "amount": 1.1}).encode()}
+    assert take_account(**case).states == {"delivered": 1, "discarded": 1}
+
+
 BREAKS: dict[str, Callable[[dict[str, Any]], object]] = {
     "is pending": lambda case: case["records"][0].update(state="pending"),
     "has failed": lambda case: case["records"][1].update(state="failed"),
     "still has": lambda case: case["records"][0].update(lease={}),
+    "still in flight": lambda case: case["batches"].append({"_id": "t", "ids": ["orders-a"]}),
     "lease of a poll": lambda case: case["streams"][0]["poll"].update(token="t"),
     "lease of a dispatch": lambda case: case["streams"][0].update(dispatch={"token": "t"}),
     "in the ledger twice": lambda case: case["records"][0].update(payload=asdict(NEW)),

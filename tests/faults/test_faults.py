@@ -7,8 +7,10 @@ from random import Random
 
 import pytest
 
+from syncctl.local.mock_partner import PartnerConfig
 from tests.faults import fault as fault_module
 from tests.faults.fault import Draw, Fault, Timed, play
+from tests.faults.operator_faults import draw_operator
 from tests.faults.process_faults import draw_beat, draw_kinds, draw_worker
 from tests.faults.seeded_runs import draw_layout
 from tests.faults.service_faults import (
@@ -23,8 +25,11 @@ from tests.faults.service_faults import (
 from tests.harness.deployment import Layout
 from tests.harness.written_source import FaultySource
 
-ALL = Layout(wired=True, journal="delete", pool="prefork")
-DRAWS = (draw_worker, draw_beat, draw_redis, draw_mongodb, draw_source, draw_partner)
+ALL = (
+    Layout(wired=True, journal="delete", pool="prefork", partner=PartnerConfig(reject_rate=0.02)),
+    Layout(members=3, journal="delete", pool="prefork"),
+)
+DRAWS = (draw_worker, draw_beat, draw_redis, draw_mongodb, draw_source, draw_partner, draw_operator)
 
 
 def test_forty_seeds_draw_each_fault_and_none_where_it_could_not_take_effect() -> None:
@@ -38,12 +43,12 @@ def test_forty_seeds_draw_each_fault_and_none_where_it_could_not_take_effect() -
         orders.add(layout.order)
         assert layout.wired or not kinds & {*WIRES["mongod"], *WIRES["redis"]}
         assert layout.journal == "delete" or lock_source not in kinds
-    assert seen == {kind for draw in DRAWS for kind in draw(ALL)}
+    assert seen == {kind for layout in ALL for draw in DRAWS for kind in draw(layout)}
     assert orders == {"latest", "strict", "none"}
 
 
 def test_commands_that_fail_are_of_every_kind() -> None:
-    assert {command for _, command in WRITES} == {"update", "insert", "findAndModify"}
+    assert {command for _, command in WRITES} == {"update", "insert", "findAndModify", "delete"}
 
 
 def script(*, first: Callable[[], bool], then: Callable[[], bool] | None) -> list[Timed]:

@@ -1,14 +1,16 @@
 """Guards of the invariants that no other test covers: each test fails when its guard is removed."""
 
 import tracemalloc
-from io import BytesIO
 from itertools import islice
-
-import urllib3
+from urllib.parse import urlsplit
 
 from syncctl.core.rows import Row
-from syncctl.partner.response import BODY_AT_MOST_BYTES, read_response
+from syncctl.partner.call_deadline import call_deadline
+from syncctl.partner.response import BODY_AT_MOST_BYTES
+from syncctl.partner.transport import Transport
 from syncctl.pipeline.identity import identify
+from tests.harness.cases import make_partner
+from tests.harness.hostile_partner import HostilePartner, answering
 from tests.harness.source_db import SourceDb
 from tests.harness.source_reading import open_stream
 
@@ -25,11 +27,16 @@ def test_rows_whose_key_holds_a_null_are_failed_and_not_versions_of_one_another(
 
 def test_an_answer_is_read_up_to_its_cap_and_its_connection_closed() -> None:
     """Invariant 11: a partner's answer without end takes no memory without end. Fails without the cap."""
-    raw = urllib3.HTTPResponse(body=BytesIO(b"x" * 8_000_000), status=200, preload_content=False)
-    answer = read_response(raw, 200)
+    with HostilePartner(answering("200 OK", b"x" * 8_000_000)) as server:
+        transport = Transport(make_partner(server.url), urlsplit(server.url))
+        responses = []
+        for _ in range(2):
+            call_deadline.begin(20.0)
+            responses.append(transport.exchange("GET", "/", {}, None)[0])
+        transport.close()
     assert BODY_AT_MOST_BYTES <= 1_000_000
-    assert len(answer.body) == BODY_AT_MOST_BYTES
-    assert raw.closed
+    assert [len(response.body) for response in responses if response] == [BODY_AT_MOST_BYTES] * 2
+    assert server.connections == 2
 
 
 def test_a_page_costs_the_memory_of_a_page(source_db: SourceDb) -> None:

@@ -1,4 +1,4 @@
-"""Dispatch without a Beat, and a call that arrives after its lease ran out."""
+"""What the protocol does without a Beat, and what it does about a call that comes back from the dead."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.harness.deployment import Deployment, Layout, open_deployment
-from tests.harness.passing_time import PAST, make_retries_due, settle_calls
+from tests.harness.passing_time import expire_batch_leases, make_retries_due, settle_calls
 from tests.harness.process_groups import is_suspended
 from tests.harness.waiting import eventually
 
@@ -33,10 +33,10 @@ def held_body(deployment: Deployment) -> int:
     return changed[0] if changed else 0
 
 
-def test_due_records_are_sent_without_a_beat(tmp_path: Path) -> None:
-    """Each batch dispatches its successor: many windows go through without a tick of a Beat.
+def test_what_is_due_at_once_needs_no_beat(tmp_path: Path) -> None:
+    """A process that delivers goes on until nothing is due: many windows go through, and no tick of a Beat helps.
 
-    Fails when a batch does not dispatch at its end, and when a worker counts calls in progress against the next batch.
+    Fails when a delivery loop ends after its first batch.
     """
     with open_deployment(
         tmp_path / "deployment", Layout(window=40, batch_size=10, lease_seconds=900.0, timeout_seconds=20.0)
@@ -54,9 +54,9 @@ def test_due_records_are_sent_without_a_beat(tmp_path: Path) -> None:
     assert account.calls == account.distinct_keys == 599
 
 
-def test_a_call_that_arrives_after_a_newer_version_has_that_one_sent_again(tmp_path: Path) -> None:
-    """Invariant 5, by real processes: the partner holds the call of v1, its process is suspended past its lease, v2 is
-    delivered; then v1 is applied, and its process comes back with a late outcome.
+def test_a_call_that_lands_after_a_newer_version_has_that_one_sent_again(tmp_path: Path) -> None:
+    """Invariant 5, by real processes: the partner holds the call of v1, its process stands still past its lease, v2 is
+    delivered; then v1 lands, and its process comes back with a late outcome.
 
     Nothing in it waits for time to pass: leases and deadlines are long, and are ended by hand. Fails without `resend`
     in deliver, without `note_unsettled` in maintenance, and where an outcome is written without its token.
@@ -77,21 +77,19 @@ def test_a_call_that_arrives_after_a_newer_version_has_that_one_sent_again(tmp_p
         assert [each["state"] for each in versions(deployment)] == ["sending", "pending"], (
             "never two versions in flight"
         )
-        batches = deployment.ledger.batches
-        assert batches.update_many({}, {"$set": {"until": PAST}}).modified_count == 1
+        assert expire_batch_leases(deployment.ledger) == 1
         deployment.start_beat()
-        # Accepted, and not delivered: the call of v1 may still arrive.
+        # Accepted, and not delivered: the call of v1 may yet land.
         eventually(lambda: versions(deployment)[1]["attempts"] == 1, SOON_SECONDS)
         older, newer = versions(deployment)
-        # The lost call of v1 may run until its deadline; only then is v1 looked at again, and superseded.
         assert (older["state"], newer["state"], newer["generation"]) == ("pending", "pending", 1)
         settle_calls(deployment.ledger)
         make_retries_due(deployment.ledger)
         eventually(lambda: versions(deployment)[1]["state"] == "delivered", SOON_SECONDS)
         assert held_body(deployment) == 2
 
-        # The late call arrives.
-        deployment.partner.release_held()
+        # What nobody expects any more.
+        deployment.partner.let_land()
         eventually(lambda: held_body(deployment) == 1, SOON_SECONDS)
         os.kill(process, signal.SIGCONT)
         eventually(lambda: held_body(deployment) == 2, SOON_SECONDS)

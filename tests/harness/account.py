@@ -1,8 +1,8 @@
-"""The account: source, ledger and partner compared with each other, row by row and call by call."""
+"""The account: source, ledger and partner held against each other, row by row and call by call."""
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
@@ -26,7 +26,7 @@ class Account:
         repeats: Calls under a key that the partner had applied before.
         lost: Times a record's worker died or stalled while it held the record.
         late: Outcomes that came after their lease.
-        resent: Records sent again because an older call may have arrived after them.
+        resent: Records sent again because an older call may have landed after them.
     """
 
     rows: int
@@ -48,6 +48,7 @@ def take_account(
     records: Sequence[Doc],
     keys: Sequence[Doc],
     streams: Sequence[Doc],
+    batches: Sequence[Doc],
     versions: Mapping[int, Sequence[Version]],
     calls: Sequence[ReceivedCall],
     bodies: Mapping[str, bytes],
@@ -61,12 +62,12 @@ def take_account(
     """
     found = [
         *check_states(records, order=order, failed_allowed=failed_allowed),
-        *check_leases(records, streams),
+        *check_leases(records, streams, batches),
         *check_versions(records, keys, versions),
         *check_calls(calls),
         *check_attempts(records, calls),
         *(check_sequence(records, calls) if order == "strict" else ()),
-        *check_partner(bodies, versions, order=order),
+        *check_partner(bodies, versions, order=order, given_up=find_given_up(records, keys)),
     ]
     account = Account(
         rows=len(versions),
@@ -109,12 +110,14 @@ def check_states(records: Sequence[Doc], *, order: str, failed_allowed: bool) ->
             yield f"{each['_id']} has failed: {each.get('error')}"
 
 
-def check_leases(records: Sequence[Doc], streams: Sequence[Doc]) -> Iterator[str]:
-    """No lease is left, of a record, a poll or a dispatch."""
-    for each in records:
-        left = {"lease", "in_flight", "exclusive"} & set(each)
+def check_leases(records: Sequence[Doc], streams: Sequence[Doc], batches: Sequence[Doc]) -> Iterator[str]:
+    """No lease is left, of a record, a batch, a poll or a dispatch."""
+    for record in records:
+        left = {"lease", "in_flight_key", "in_flight_retry"} & set(record)
         if left:
-            yield f"{each['_id']} ({each['state']}) still has {sorted(left)}"
+            yield f"{record['_id']} ({record['state']}) still has {sorted(left)}"
+    for batch in batches:
+        yield f"a batch is still in flight: {batch}"
     for stream in streams:
         for kind in ("poll", "dispatch"):
             if "token" in stream.get(kind, {}):
@@ -239,8 +242,9 @@ def check_sequence(records: Sequence[Doc], calls: Sequence[ReceivedCall]) -> Ite
             yield f"{record['_id']} was applied for the first time after a newer version of its row"
         reached[record["key_id"]] = max(record["seq"], reached.get(record["key_id"], 0))
     for missing in known.keys() - applied:
-        # A version that only an interrupted poll has seen may be passed over; no worker ever had it.
-        if known[missing]["state"] != "superseded" or known[missing].get("claims"):
+        # What only an interrupted poll had seen may be passed over; it was never in a worker's hands.
+        is_passed_over = known[missing]["state"] == "superseded" and not known[missing].get("claims")
+        if not is_passed_over and known[missing]["state"] != "discarded":
             yield f"{missing} ({known[missing]['state']}) never reached the partner"
 
 
@@ -249,18 +253,32 @@ def base_of(key: str) -> str:
     return "-".join(key.split("-")[:2])
 
 
+def find_given_up(records: Sequence[Doc], keys: Sequence[Doc]) -> set[int]:
+    """Return the rows whose newest version an operator has given up."""
+    discarded = {record["_id"] for record in records if record["state"] == "discarded"}
+    return {int(key["key"]["id"]) for key in keys if key["version"] in discarded}
+
+
 def check_partner(
-    bodies: Mapping[str, bytes], versions: Mapping[int, Sequence[Version]], *, order: str
+    bodies: Mapping[str, bytes],
+    versions: Mapping[int, Sequence[Version]],
+    *,
+    order: str,
+    given_up: Collection[int],
 ) -> Iterator[str]:
-    """The partner holds every row, in its newest version where there is an order, value by value."""
+    """The partner holds every row, in its newest version where there is an order, value by value.
+
+    Of a row whose newest version was given up it holds an older one, or none.
+    """
     for strange in bodies.keys() - {str(each) for each in versions}:
         yield f"the partner has a row that the source never had: {strange}"
     for row, history in versions.items():
         body = bodies.get(str(row))
         if body is None:
-            yield f"the partner never got row {row}"
+            if row not in given_up:
+                yield f"the partner never got row {row}"
             continue
-        allowed = history if order == "none" else history[-1:]
+        allowed = history if order == "none" or row in given_up else history[-1:]
         values = json.loads(body, parse_float=Decimal)
         if all(list(compare(each, values)) for each in allowed):
             yield f"the partner holds another row {row}: {list(compare(history[-1], values))}"

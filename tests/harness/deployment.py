@@ -25,6 +25,7 @@ from tests.harness.commands import Completed, RunningCommand, run_syncctl
 from tests.harness.faulty_mongod import FaultyMongod
 from tests.harness.holding_partner import HoldingPartner
 from tests.harness.process_groups import group_members, signal_group
+from tests.harness.replica_set import ReplicaSet
 from tests.harness.settings_files import write_settings
 from tests.harness.tcp_proxy import Proxy
 from tests.harness.waiting import eventually
@@ -33,7 +34,7 @@ from tests.harness.written_source import FaultySource, Writer
 DATABASE = "deployment"
 CLOCK = Path(__file__).parent / "clock"
 CLOCK_TOLERANCE_SECONDS = 60.0
-UNFINISHED = ("pending", "queued", "sending")
+UNFINISHED = ("pending", "sending")
 LEASED: dict[str, Any] = {"$or": [{"poll.token": {"$exists": True}}, {"dispatch": {"$exists": True}}]}
 # A partner that is away for seconds is probed again within one second.
 BREAKER = {"pause": "500ms", "longest_pause": "1s"}
@@ -48,6 +49,7 @@ class Layout:
         partner_section: More keys of `[partners.default]`, such as the rate.
         journal: How the source keeps its transactions; under `delete` a writer can block readers.
         wired: MongoDB and Redis are reached through a proxy too, as the partner always is.
+        members: How many mongods the replica set has; one that has several is not wired.
         clock_seconds: How far the clock of the first worker is ahead.
         schedule: The pauses between the tries of a record.
     """
@@ -65,6 +67,7 @@ class Layout:
     partner_section: Mapping[str, Any] = field(default_factory=dict)
     journal: str = "wal"
     wired: bool = False
+    members: int = 1
     clock_seconds: float = 0.0
     schedule: Sequence[str] = SCHEDULE
 
@@ -87,7 +90,13 @@ class Deployment:
     """All parts of a deployment, and the operations on them."""
 
     def __init__(
-        self, directory: Path, layout: Layout, *, mongod: FaultyMongod, redis: RedisServer, partner: HoldingPartner
+        self,
+        directory: Path,
+        layout: Layout,
+        *,
+        mongod: FaultyMongod | ReplicaSet,
+        redis: RedisServer,
+        partner: HoldingPartner,
     ) -> None:
         self.layout = layout
         self.mongod = mongod
@@ -208,7 +217,7 @@ class Deployment:
             found = self.ledger.records.distinct("lease.worker", {"state": "sending"})
         except PyMongoError:
             return set()
-        return {int(str(each).rpartition(":")[2]) for each in found}
+        return {int(str(worker).rpartition(":")[2]) for worker in found}
 
     def read_epoch(self) -> int | None:
         """Return the epoch of the newest poll; None while MongoDB does not answer."""
@@ -285,8 +294,10 @@ class Deployment:
             return self.ledger.records.count_documents({"state": {"$in": UNFINISHED}, **held}) == 0
 
         self._wait(look, timeout)
-        # The lease of a poll that was killed has to run out before the stream is read again.
+        # The lease of a poll that was killed has to run out before the stream is read again; and a batch whose process
+        # died after its last outcome is found by maintenance.
         self._wait(lambda: self.ledger.streams.count_documents(LEASED) == 0, timeout)
+        self._wait(lambda: self.ledger.batches.count_documents({}) == 0, timeout)
 
     def _wait(self, look: Any, timeout: float) -> None:
         try:
@@ -326,6 +337,7 @@ class Deployment:
             records=list(self.ledger.records.find()),
             keys=list(self.ledger["keys"].find()),
             streams=list(self.ledger.streams.find()),
+            batches=list(self.ledger.batches.find()),
             versions=self.writer.versions,
             calls=self.partner.calls(),
             bodies=self.partner.rows(),
@@ -366,7 +378,8 @@ def open_deployment(directory: Path, layout: Layout | None = None) -> Iterator[D
     directory.mkdir(parents=True, exist_ok=True)
     with ExitStack() as running:
         redis = running.enter_context(servers.serve_redis())
-        mongod = running.enter_context(servers.serve_any(FaultyMongod, find_mongod))
+        kind: Any = FaultyMongod if layout.members == 1 else ReplicaSet
+        mongod = running.enter_context(servers.serve_any(kind, find_mongod))
         partner = running.enter_context(HoldingPartner(layout.partner))
         deployment = Deployment(directory, layout, mongod=mongod, redis=redis, partner=partner)
         running.callback(deployment.close)

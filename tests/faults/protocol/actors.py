@@ -1,13 +1,19 @@
-"""Actors: parts of the pipeline, each in its own thread; only one runs at a time, from one write to the next."""
+"""Actors: pieces of the pipeline in threads of their own, of which only one runs, from one access of the ledger on."""
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
-WRITES = frozenset({"insert_one", "insert_many", "update_one", "update_many", "bulk_write", "find_one_and_update"})
-# A poll, a dispatch or a delivery bases its decision on these reads; others may write before them.
-READS = frozenset({"keys.find"})
+from pymongo.errors import AutoReconnect
+
+WRITES = frozenset({
+    "insert_one", "insert_many", "update_one", "update_many", "replace_one", "bulk_write", "find_one_and_update",
+    "find_one_and_replace", "find_one_and_delete", "delete_one", "delete_many",
+})  # fmt: skip
+READS = frozenset({"find", "find_one", "aggregate", "count_documents", "distinct"})
+"""Decisions are made on these. Others may write between what was read before and this."""
 STANDSTILL_SECONDS = 120.0
+ROUNDS_AT_MOST = 5000
 
 _current = threading.local()
 
@@ -17,18 +23,20 @@ class Stopped(BaseException):
 
 
 class Actor:
-    """One process of the pipeline, as far as the protocol can tell.
+    """One thread of the pipeline, as far as the protocol can tell.
 
-    It stops at a gate before and after each of its writes, and before each read of keys, until it is stepped or killed.
+    It stands at a gate before and after each of its writes, and before each of its reads, until it is stepped, or
+    killed there.
     """
 
-    def __init__(self, kind: str, act: Callable[[], Any]) -> None:
+    def __init__(self, kind: str, act: Callable[[], Any], *, process: "Process | None" = None) -> None:
         self.kind = kind
+        self.process = process
         self.at = "start"
         self.done = False
         self.failure: BaseException | None = None
-        self.claim_tokens: set[str] = set()
-        self.settles = 0
+        #: Its connection to MongoDB is cut at its next write, before MongoDB has it or after.
+        self.cut: Literal["before", "after"] | None = None
         self._kill = False
         self._go = threading.Semaphore(0)
         self._parked = threading.Semaphore(0)
@@ -50,7 +58,7 @@ class Actor:
             self._parked.release()
 
     def gate(self, at: str) -> None:
-        """Stop here until stepped; raises Stopped once killed, so that a dead actor writes nothing more."""
+        """Stand here until stepped; raises Stopped when killed, and ever after: what is dead writes nothing more."""
         if self._kill:
             raise Stopped
         self.at = at
@@ -61,10 +69,10 @@ class Actor:
 
     def _wait(self) -> None:
         if not self._parked.acquire(timeout=STANDSTILL_SECONDS):
-            raise AssertionError(f"{self.kind} neither finished nor reached its next write after {self.at}")
+            raise AssertionError(f"{self.kind} neither finished nor reached its next gate after {self.at}")
 
     def step(self) -> None:
-        """Let it run to its next gate or its end."""
+        """Let it go on to its next gate or its end."""
         if not self.done:
             self._go.release()
             self._wait()
@@ -73,17 +81,17 @@ class Actor:
             raise failure
 
     def step_until(self, at: str) -> "Actor":
-        """Let it run until it stops at this gate; fails if it ends before."""
-        while self.at != at or self.at == "start":
+        """Let it go on until it comes to a gate; fails when it ends before."""
+        for _ in range(ROUNDS_AT_MOST):
             self.step()
             if self.done:
-                raise AssertionError(f"{self.kind} ended without coming to {at}")
-            if self.at == at:
                 break
-        return self
+            if self.at == at:
+                return self
+        raise AssertionError(f"{self.kind} never comes to {at}")
 
     def kill(self) -> None:
-        """End it where it stands; its writes stay."""
+        """End it where it stands; what it has written stays."""
         if not self.done:
             self._kill = True
             self._go.release()
@@ -96,28 +104,95 @@ class Actor:
             self.step()
 
 
+class Process:
+    """A process that delivers: its loop and the calls that it has under way, each an actor, with one clock.
+
+    The clock moves a little with each turn of the loop, and where the simulation lets time pass.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.actors: list[Actor] = []
+        self.clock = 1000.0
+        #: It was asked to stop: it gives back what it has not sent.
+        self.is_stopping = False
+        #: It writes each outcome as it comes, and not when its batch has all of them.
+        self.writes_at_once = False
+        #: The calls that have begun and not reached the partner, each with what tells whether it still may.
+        self.under_way: dict[Any, Callable[[], bool]] = {}
+        #: Calls that reached the partner when nobody expected them any more: this process alone knows of them.
+        self.late_calls: set[Any] = set()
+
+    @property
+    def done(self) -> bool:
+        """Whether its loop has ended, and each of its calls."""
+        return all(actor.done for actor in self.actors)
+
+    @property
+    def running(self) -> list[Actor]:
+        """Its actors that have not ended, in the order in which they began."""
+        return [actor for actor in self.actors if not actor.done]
+
+    def step(self, until: Callable[[Actor], bool] = lambda _: False) -> Actor | None:
+        """Let each of its actors make a step; return the first that comes to where it is wanted."""
+        for actor in self.running:
+            actor.step()
+            if not actor.done and until(actor):
+                return actor
+        return None
+
+    def step_until(self, at: str) -> "Process":
+        """Let it go on until one of its actors comes to a gate; fails when it ends before."""
+        for _ in range(ROUNDS_AT_MOST):
+            if self.done or self.step(lambda actor: actor.at == at) is not None:
+                break
+        if self.done:
+            raise AssertionError(f"{self.name} ended without coming to {at}")
+        return self
+
+    def finish(self) -> None:
+        """Let it run to its end."""
+        for _ in range(ROUNDS_AT_MOST):
+            if self.done:
+                return
+            self.step()
+        standing = [(actor.kind, actor.at) for actor in self.running]
+        raise AssertionError(f"{self.name} never comes to its end: {standing}")
+
+    def kill(self) -> None:
+        """End it where it stands."""
+        for actor in self.actors:
+            actor.kill()
+
+
 def gate(at: str) -> None:
     """Stand at a gate, where the calling thread is an actor."""
-    actor: Actor | None = getattr(_current, "actor", None)
+    actor = current_actor()
     if actor is not None:
         actor.gate(at)
 
 
 def current_actor() -> Actor | None:
     """Return the actor whose thread this is."""
-    return getattr(_current, "actor", None)
+    actor: Actor | None = getattr(_current, "actor", None)
+    return actor
 
 
 class GatedCollection:
-    """A collection at which actors stand before and after each write, and before the reads that decide."""
+    """A collection at which actors stand before and after each write, and before each read.
 
-    def __init__(self, collection: Any) -> None:
+    Args:
+        watch: Is told of each write, at once.
+    """
+
+    def __init__(self, collection: Any, watch: Callable[[str], None]) -> None:
         self._collection = collection
+        self._watch = watch
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._collection, name)
         at = f"{self._collection.name}.{name}"
-        if at in READS:
+        if name in READS:
 
             def read(*args: Any, **kwargs: Any) -> Any:
                 gate(f"before {at}")
@@ -129,11 +204,28 @@ class GatedCollection:
 
         def write(*args: Any, **kwargs: Any) -> Any:
             gate(f"before {at}")
-            result = found(*args, **kwargs)
-            gate(f"after {at}")
+            cut = _take_cut()
+            if cut == "before":
+                raise AutoReconnect("cut off before the write")
+            try:
+                result = found(*args, **kwargs)
+            finally:
+                # Also one that fails may have changed something: a bulk with duplicates.
+                self._watch(at)
+                gate(f"after {at}")
+            if cut == "after":
+                raise AutoReconnect("cut off after the write")
             return result
 
         return write
+
+
+def _take_cut() -> str | None:
+    actor = current_actor()
+    if actor is None:
+        return None
+    cut, actor.cut = actor.cut, None
+    return cut
 
 
 class GatedDatabase:
@@ -141,9 +233,8 @@ class GatedDatabase:
 
     def __init__(self, database: Any) -> None:
         self._database = database
+        self.watch: Callable[[str], None] = lambda _: None
+        """Is told of each write, at once."""
 
     def __getitem__(self, name: str) -> GatedCollection:
-        return GatedCollection(self._database[name])
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._database, name)
+        return GatedCollection(self._database[name], lambda at: self.watch(at))  # noqa: PLW0108 - the watcher changes

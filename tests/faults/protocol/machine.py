@@ -1,4 +1,4 @@
-"""The state machine: Hypothesis draws the moves of actors and the faults in any order."""
+"""The state machine: moves of actors and what breaks them, in any order that Hypothesis likes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,26 +7,47 @@ from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from .actors import Actor
-from .simulation import ACTORS_AT_MOST, Simulation
+from .actors import Actor, Process
+from .simulation import Simulation
 
 # Few, so that they meet.
-KEYS = st.sampled_from([1, 1, 2])
+KEYS = st.sampled_from([1, 1, 2, 3])
 CONTENTS = st.sampled_from(["a", "b", "c"])
 ANSWERS = st.sampled_from(["accept", "accept", "later", "reject", "unanswered", "delayed", "delayed", "given up"])
-REPLAYED = ("failed", "delivered", "superseded")
+REPLAYED = ("failed", "delivered", "superseded", "discarded")
 TO_THE_END = 0
-STEPS = st.one_of(st.just(TO_THE_END), st.integers(min_value=1, max_value=25))
+STEPS = st.one_of(st.just(TO_THE_END), st.integers(min_value=1, max_value=30))
 """How far an actor goes at once. Many must come to their end, or no record ever gets as far as a call."""
+PLACES = (
+    # Between the batch, its records, and what is noted of their calls.
+    "before batches.update_one", "after batches.update_one", "before records.update_many", "after records.update_many",
+    # Between what is noted, the call and its answer.
+    "call waits", "before call", "after call",
+    # Between what is told to the keys and the records.
+    "after keys.update_many", "after keys.bulk_write", "before records.bulk_write", "after records.bulk_write",
+    "before batches.delete_one",
+)  # fmt: skip
+"""Where a process that delivers is killed or stands still more often than by chance."""
+CHOOSING = (
+    "before records.find", "before keys.find", "before records.bulk_write", "before batches.update_one",
+    "before records.update_many",
+)  # fmt: skip
+"""Where a process stands between what it has seen and what it takes."""
+RESCUE_PLACES = (
+    "after batches.find_one_and_update", "after records.update_many", "before keys.bulk_write", "after keys.bulk_write",
+    "before records.bulk_write", "after records.bulk_write", "before batches.delete_one",
+)  # fmt: skip
+FATES = ("stands", "stands", "dies", "dies", "lapses", "is rescued", "is being rescued", "is being rescued")
+ROUNDS_AT_MOST = 400
 
 Draw = Callable[[Any], Any]
 
 
 class Protocol(Simulation, RuleBasedStateMachine):
-    """Poll, dispatch, deliver, maintenance and operators, interleaved at every write, killed and stalled anywhere.
+    """Poll, deliver, rescue, maintenance and operators, interleaved at every access, killed and stalled anywhere.
 
-    There is one rule, which draws among the possible moves. With a rule for each move, Hypothesis would leave most of
-    them out of most examples, and could not weigh them: of 2500 steps nine were calls.
+    There is one rule, which draws among the moves that can be made. As a rule each, Hypothesis would leave most of
+    them out of most examples, and give none a weight: of 2500 steps nine were calls.
     """
 
     def __init__(self) -> None:
@@ -36,98 +57,217 @@ class Protocol(Simulation, RuleBasedStateMachine):
     @initialize(contents=st.lists(CONTENTS, max_size=3))
     def begin_with_rows(self, contents: list[str]) -> None:
         self.empty_the_ledger()
-        self.ledger.streams.ensure("orders")
         for key, content in enumerate(contents, start=1):
             self.source.commit(self.source.begin({key: content}))
 
     @rule(data=st.data())
     def move(self, data: Any) -> None:
         weights = self._weigh_moves()
-        name = data.draw(st.sampled_from([each for each, weight in weights.items() for _ in range(weight)]))
+        name = data.draw(st.sampled_from([name for name, weight in weights.items() for _ in range(weight)]))
         getattr(self, name)(data.draw)
 
     def _weigh_moves(self) -> dict[str, int]:
         """Return the moves that can be made, and how often each is to come."""
-        running, room = self._running(), self._room()
+        room, running = self.has_room(), self.list_running()
+        delivering = bool(self.processes)
         return {
             "write_row": 2,
-            "write_and_poll": 6 if room else 0,
+            "write_and_poll": 7 if room else 0,
             "begin_transaction": 1,
             "end_transaction": 2 if self.source.open else 0,
-            "start": 2 if room else 0,
-            "deliver": 10 if room and self.messages else 0,
-            "step": 5 if running else 0,
-            "kill": 1 if running else 0,
+            "start_one": 2 if room else 0,
+            "deliver": (6 if self.messages else 2) if room else 0,
+            "deliver_up_to": 9 if room else 0,
+            "rescue_up_to": 2 if room else 0,
+            "crash_and_rescue": 3 if room else 0,
+            "choose_together": 3 if room else 0,
+            "step": 6 if running else 0,
+            "run_process": 2 if delivering else 0,
+            "kill": 2 if running else 0,
+            "cut_connection": 2 if running else 0,
+            "kill_process": 2 if delivering else 0,
+            "stop_process": 1 if delivering else 0,
+            "stall_process": 2 if delivering else 0,
+            "let_time_pass": 2,
+            "end_leases": 2,
             "operate": 1 if room else 0,
             "pause_or_resume": 5 if self.ledger.streams.load_gate("orders").paused else 1,
+            "change_mapping": 1,
             "flush_redis": 1 if self.messages else 0,
-            "expire_leases": 2,
-            "script_answers": 1,
-            "apply_delayed": 2 if self.partner.delayed else 0,
+            "script_answers": 2,
+            "land_delayed": 2 if self.partner.delayed else 0,
             "settle": 1,
+            "make_due": 1,
         }
 
-    def _running(self) -> list[Actor]:
-        return [actor for actor in self.actors if not actor.done]
+    def _draw_among(self, draw: Draw, choices: list[Any]) -> Any:
+        return choices[draw(st.integers(min_value=0, max_value=11)) % len(choices)]
 
-    def _draw_running(self, draw: Draw) -> Actor:
-        running = self._running()
-        return running[draw(st.integers(min_value=0, max_value=ACTORS_AT_MOST - 1)) % len(running)]
-
-    # Moves of the source.
+    # What happens in the source.
 
     def write_row(self, draw: Draw) -> None:
         """Write a row, or delete it, committed at once."""
         key, content = draw(KEYS), draw(st.sampled_from(["a", "b", "c", "a", "b", "c", None]))
+        if self.append_only:
+            key, content = self._new_key(), content or "a"
         if key not in self.source.locked():
             self.source.commit(self.source.begin({key: content}))
 
     def begin_transaction(self, draw: Draw) -> None:
+        """Write rows in a transaction that stays open."""
         changes = draw(st.dictionaries(KEYS, CONTENTS, min_size=1, max_size=2))
+        if self.append_only:
+            changes = {self._new_key() + place: content for place, content in enumerate(changes.values())}
         if len(self.source.open) < 2 and not self.source.locked() & set(changes):
             self.source.begin(dict(changes))
 
+    def _new_key(self) -> int:
+        return max([0, *self.source.rows, *self.source.locked()]) + 1
+
     def end_transaction(self, draw: Draw) -> None:
+        """Commit the oldest or the newest open transaction, or roll it back."""
         transaction = (max if draw(st.booleans()) else min)(self.source.open)
         (self.source.commit if draw(st.booleans()) else self.source.roll_back)(transaction)
 
     # Actors.
 
-    def start(self, draw: Draw) -> None:
-        kind = draw(st.sampled_from(["poll", "poll", "poll", "maintenance", "maintenance", "dispatch"]))
-        acts = {"poll": self._poll, "dispatch": self._dispatch, "maintenance": self._maintain}
-        self._advance(self._start(kind, acts[kind]), draw(STEPS))
+    def start_one(self, draw: Draw) -> None:
+        """Start a poll, maintenance or a rescue."""
+        kind = draw(st.sampled_from(["poll", "poll", "upkeep", "upkeep", "rescue"]))
+        if kind == "poll":
+            self.page_budget = draw(st.sampled_from([1000, 1000, 1, 2]))
+        acts = {"poll": self.poll, "upkeep": self.maintain, "rescue": self.rescue}
+        self._advance(self.start(kind, acts[kind]), draw(STEPS))
 
     def write_and_poll(self, draw: Draw) -> None:
+        """Change a row and poll."""
         self.write_row(draw)
-        self._advance(self._start("poll", self._poll), draw(STEPS))
+        self.page_budget = 1000
+        self._advance(self.start("poll", self.poll), draw(STEPS))
 
     def deliver(self, draw: Draw) -> None:
-        """Take a message, any of them (late ones come after newer ones), sometimes leaving a double behind."""
-        index = draw(st.integers(min_value=0, max_value=3)) % len(self.messages)
-        token, ids = self.messages[index]
-        if draw(st.sampled_from([True, True, True, False])):
-            self.messages.pop(index)
+        """Start a process that delivers, for one of the messages if there is one."""
+        process = self._begin_delivery(draw)
+        steps = draw(STEPS)
+        if steps == TO_THE_END:
+            self._finish(process)
+        else:
+            self._advance(process.actors[0], steps)
+
+    def deliver_up_to(self, draw: Draw) -> None:
+        """Let a process deliver up to a place where it matters, and kill it there or leave it there."""
+        process = self._begin_delivery(draw)
+        self._go_to(process, draw(st.sampled_from(PLACES)), draw(st.integers(min_value=1, max_value=3)))
+        fate = draw(st.sampled_from(FATES))
+        if process.done:
+            return
+        note(f"{process.name} {fate}")
+        if fate == "dies":
+            self._kill_process(process, on_the_wire=draw(st.booleans()))
+        elif fate != "stands":
+            self.pass_time(1.5, [process])
+        if fate == "is rescued":
+            self.run("rescue", self.rescue)
+        elif fate == "is being rescued":
+            self._go_on_while_rescued(draw, process)
+
+    def _go_on_while_rescued(self, draw: Draw, process: Process) -> None:
+        """Let a process go on while another, which has seized its batch, stands still."""
+        rescue = self.start("rescue", self.rescue)
+        self._go_alone(rescue, draw(st.sampled_from(RESCUE_PLACES)))
+        self._go_to(process, draw(st.sampled_from(PLACES)), draw(st.integers(min_value=1, max_value=3)))
+        if draw(st.booleans()):
+            rescue.finish()
+
+    def choose_together(self, draw: Draw) -> None:
+        """Let two processes choose records at once, because the lease of the dispatch ran out; the row changes."""
+        first = self._begin_delivery(draw)
+        self._go_to(first, draw(st.sampled_from(CHOOSING)), 1)
+        self.end_stream_lease("dispatch")
+        if draw(st.booleans()):
+            self.write_row(draw)
+            self.page_budget = 1000
+            self.run("poll", self.poll)
+        second = self._begin_delivery(draw)
+        self._go_to(second, draw(st.sampled_from(CHOOSING)), 1)
+        ways = [first, second] if draw(st.booleans()) else [second, first]
+        for process in ways:
+            self._go_to(process, draw(st.sampled_from(["after records.update_many", "before call"])), 1)
+
+    def _begin_delivery(self, draw: Draw) -> Process:
+        self.messages = max(0, self.messages - draw(st.sampled_from([1, 1, 1, 0])))
         if draw(st.booleans()):
             self.script_answers(draw)
-        actor = self._start("deliver", lambda: self._deliver(token, ids))
-        actor.settles = self.settles
-        self._advance(actor, draw(STEPS))
+        process = self.start_delivery()
+        process.writes_at_once = draw(st.booleans())
+        return process
+
+    def _go_to(self, process: Process, place: str, times: int) -> None:
+        """Let a process go on until its actors have come to a place so many times, or to its end."""
+        for _ in range(ROUNDS_AT_MOST):
+            if process.done:
+                break
+            times -= process.step(lambda actor: actor.at == place) is not None
+            if not times:
+                break
+        note(f"{process.name} is at {'its end' if process.done else place}")
+
+    def crash_and_rescue(self, draw: Draw) -> None:
+        """Kill one process after the other while it sends, and bring back what each held."""
+        for _ in range(draw(st.integers(min_value=1, max_value=3))):
+            self.testbed.make_retries_due()
+            process = self.start_delivery()
+            self._go_to(process, draw(st.sampled_from(PLACES[:7])), 1)
+            self._kill_process(process, on_the_wire=draw(st.booleans()))
+            self.pass_time(1.5)
+            self.run("rescue", self.rescue)
+
+    def rescue_up_to(self, draw: Draw) -> None:
+        """Let a rescue go up to a place where it matters, and kill it there or leave it there."""
+        actor = self.start("rescue", self.rescue)
+        self._go_alone(actor, draw(st.sampled_from(RESCUE_PLACES)))
+        if draw(st.booleans()):
+            actor.kill()
+
+    def _go_alone(self, actor: Actor, place: str) -> None:
+        while not actor.done and actor.at != place:
+            actor.step()
+        note(f"{actor.kind} is at {'its end' if actor.done else place}")
+
+    def run_process(self, draw: Draw) -> None:
+        """Let a process go on to its end."""
+        self._finish(self._draw_among(draw, self.processes))
 
     def operate(self, draw: Draw) -> None:
-        kind = draw(st.sampled_from([*(f"replay {state}" for state in REPLAYED), "discard", "clean up"]))
-        acts = {"discard": self._discard, "clean up": self._clean_up}
-        act = acts.get(kind) or (lambda: self._replay((kind.removeprefix("replay "),)))
-        self._advance(self._start(kind, act), draw(STEPS))
+        """Do what operators do."""
+        kinds = [*(f"replay {state}" for state in REPLAYED), "discard", "cleanup", "rewind", "rewind and resend"]
+        if self.append_only:
+            # Without keys, a row that is read again after its record was removed is a new one.
+            kinds.remove("cleanup")
+        kind = draw(st.sampled_from(kinds))
+        acts: dict[str, Callable[[], None]] = {
+            "discard": self.discard,
+            "cleanup": self.clean_up,
+            "rewind": lambda: self.rewind(resend=False),
+            "rewind and resend": lambda: self.rewind(resend=True),
+        }
+        act = acts.get(kind) or (lambda: self.replay((kind.removeprefix("replay "),)))
+        self._advance(self.start(kind, act), draw(STEPS))
 
     def pause_or_resume(self, _draw: Draw) -> None:
+        """Pause the stream, or resume it."""
         if self.ledger.streams.load_gate("orders").paused:
             self.ledger.streams.resume("orders")
         else:
             self.ledger.streams.pause("orders", who="$me", reason="$why")
 
     def step(self, draw: Draw) -> None:
-        self._advance(self._draw_running(draw), draw(STEPS))
+        """Let an actor go on a little, or to its end."""
+        actor = self._draw_among(draw, self.list_running())
+        steps = draw(STEPS)
+        if steps == TO_THE_END and actor.process is not None:
+            steps = 30
+        self._advance(actor, steps)
 
     def _advance(self, actor: Actor, steps: int) -> None:
         if steps == TO_THE_END:
@@ -136,34 +276,77 @@ class Protocol(Simulation, RuleBasedStateMachine):
             actor.step()
         note(f"{actor.kind} is at {'its end' if actor.done else actor.at}")
 
+    def _finish(self, process: Process) -> None:
+        process.finish()
+        note(f"{process.name} is at its end")
+
+    # What breaks.
+
     def kill(self, draw: Draw) -> None:
-        actor = self._draw_running(draw)
+        """Kill an actor that is no part of a process."""
+        if self.actors:
+            self._draw_among(draw, self.actors).kill()
+
+    def cut_connection(self, draw: Draw) -> None:
+        """Cut an actor's connection to MongoDB at its next write, which MongoDB may have made."""
+        actor = self._draw_among(draw, self.list_running())
+        actor.cut = draw(st.sampled_from(["before", "after"]))
+
+    def kill_process(self, draw: Draw) -> None:
+        """Kill a process that delivers, with all its calls."""
+        self._kill_process(self._draw_among(draw, self.processes), on_the_wire=draw(st.booleans()))
+
+    def _kill_process(self, process: Process, *, on_the_wire: bool) -> None:
         # Where the docs say the promise ends: a worker that stood still past its lease and past the time its call was
         # given to settle, then called, and died before it could say so.
-        if not (actor.kind == "deliver" and actor.claim_tokens and actor.settles != self.settles):
-            actor.kill()
+        if not process.late_calls:
+            self.kill_delivery(process, on_the_wire=on_the_wire)
 
-    # Faults.
+    def stop_process(self, draw: Draw) -> None:
+        """Ask a process to stop."""
+        self._draw_among(draw, self.processes).is_stopping = True
+
+    def stall_process(self, draw: Draw) -> None:
+        """Let a process stand still for longer than a lease; the others go on and renew theirs."""
+        self.pass_time(1.5, [self._draw_among(draw, self.processes)])
+
+    def let_time_pass(self, draw: Draw) -> None:
+        """Let time pass for all, the dead among them: in three such moves a lease ends that is not renewed."""
+        self.pass_time(draw(st.sampled_from([0.4, 0.4, 1.5])))
+
+    def end_leases(self, draw: Draw) -> None:
+        """Let the lease of a poll, of a dispatch or of a rescue run out."""
+        self.end_stream_lease(draw(st.sampled_from(["poll", "dispatch", "dispatch", "rescue"])))
+
+    def change_mapping(self, _draw: Draw) -> None:
+        """Change what shapes the bytes; processes that run keep the mapping that they began with."""
+        self.mapping += 1
 
     def flush_redis(self, _draw: Draw) -> None:
-        self.messages.clear()
-
-    def expire_leases(self, draw: Draw) -> None:
-        self.end_leases(draw(st.sampled_from(["poll", "dispatch", "records", "records"])))
+        """Lose all messages."""
+        self.messages = 0
 
     def script_answers(self, draw: Draw) -> None:
+        """Decide what the partner answers to the next calls."""
         self.partner.answers = draw(st.lists(ANSWERS, min_size=1, max_size=4))
 
-    def apply_delayed(self, _draw: Draw) -> None:
-        self.partner.apply(self.partner.delayed.pop(0))
+    def land_delayed(self, draw: Draw) -> None:
+        """Let one of the calls land that the partner has not acted on."""
+        index = draw(st.integers(min_value=0, max_value=3)) % len(self.partner.delayed)
+        self.partner.land(self.partner.delayed.pop(index))
 
     def settle(self, _draw: Draw) -> None:
+        """Let all deadlines pass."""
         self.settle_calls()
+
+    def make_due(self, _draw: Draw) -> None:
+        """Let every due time come."""
+        self.testbed.make_retries_due()
 
     def teardown(self) -> None:
         try:
             self.quiesce()
             self.check_account()
         finally:
-            for actor in self.actors:
-                actor.kill()
+            for unit in [*self.actors, *self.processes]:
+                unit.kill()

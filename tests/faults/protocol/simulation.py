@@ -1,72 +1,116 @@
-"""One stream with a scripted source and partner, and the actors that poll, dispatch and deliver it."""
+"""Everything around the ledger: a source, a partner, wake-ups, and the actors that work between them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from syncctl.core.breaker import BreakerRules
 from syncctl.core.outcome import Outcome
 from syncctl.core.records import Record
-from syncctl.core.states import State
-from syncctl.core.stream import Partner, RetrySchedule
-from syncctl.errors import LeaseHeld
-from syncctl.ledger.delivery_state import DeliveryStates
-from syncctl.ledger.keys import Keys
-from syncctl.ledger.lease_rescue import LeaseRescue
+from syncctl.core.states import TERMINAL, UNFINISHED, State
+from syncctl.core.stream import Mode, Partner, RetrySchedule
+from syncctl.errors import LeaseHeld, ServiceUnavailable
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.operations import Operations
-from syncctl.ledger.records import Records
-from syncctl.ledger.sequencing import Sequencing
-from syncctl.ledger.streams import Streams
+from syncctl.partner.call_runner import CallResult, WaitingCall
+from syncctl.pipeline.delivery_lane import DeliveryLane, StreamSetup
+from syncctl.pipeline.maintenance import rescue_leases
 from syncctl.pipeline.replay import Selection, discard_records, replay_records
+from syncctl.pipeline.rewind import Plan, rewind_stream
 from tests.harness import passing_time
 from tests.harness.cases import make_stream
 from tests.harness.testbed import Testbed
 
-from .actors import Actor, GatedDatabase, current_actor, gate
-from .simulation_cases import LoggedCall, ScriptedPartner, ScriptedReader, ScriptedSource, call_of
+from .actors import Actor, GatedDatabase, Process, gate
+from .clock import LONG_SECONDS
+from .oracle import Oracle
+from .simulation_cases import LoggedCall, ScriptedClient, ScriptedPartner, ScriptedReader, ScriptedSource
 from .strictness import Strictness
 
-ACTORS_AT_MOST = 6
-LONG_SECONDS = 10_000.0
+UNITS_AT_MOST = 6
+"""Processes that deliver, and other actors, that are under way together."""
+CALLS_AT_ONCE = 2
+TURN_SECONDS = 0.3
+LOOKS_WHILE_CONTENDED = 3
 SETTLE_SECONDS = 1000.0
 ROUNDS_TO_QUIET = 60
+UNGATED = ("runs", "audit", "heartbeats", "reports")
+"""What is only noted, and decides nothing."""
+COLLECTIONS = ("records", "keys", "streams", "partners", "batches", "runs", "audit", "workers", "beat")
 
 
-def open_gated_ledger(url: str, database: str) -> Ledger:
-    """Return a ledger at whose writes actors stand."""
+def open_gated_ledger(url: str, database: str) -> tuple[Ledger, GatedDatabase]:
+    """Return a ledger at whose reads and writes actors stand."""
     ledger = Ledger(url, database)
-    gated: Any = GatedDatabase(ledger._database)
-    for name, room in (
-        ("streams", Streams), ("keys", Keys), ("records", Records), ("delivery_states", DeliveryStates),
-        ("lease_rescue", LeaseRescue), ("operations", Operations), ("sequencing", Sequencing),
-    ):  # fmt: skip
-        setattr(ledger, name, room(gated, ledger.hosts))
-    return ledger
+    gated = GatedDatabase(ledger._database)
+    rooms = {name: room for name, room in vars(ledger).items() if type(room).__module__.startswith("syncctl.ledger.")}
+    for name, room in rooms.items():
+        if name not in UNGATED:
+            setattr(ledger, name, type(room)(gated, ledger.hosts))
+    return ledger, gated
 
 
-class ScriptedClient:
-    """Turns records into calls; the mapping decides the bytes."""
+class SteppedRunner:
+    """Stands in for `CallRunner`: each call is an actor, which the simulation steps whenever it likes."""
 
-    def __init__(self, mapping: int) -> None:
-        self.mapping_hash = f"mapping-{mapping}"
+    def __init__(self, simulation: "Simulation", process: Process) -> None:
+        self.limit = CALLS_AT_ONCE
+        self.waiting = 0
+        self.under_way = 0
+        self.results: list[CallResult] = []
+        self.unfinished: set[WaitingCall] = set()
+        self._simulation = simulation
+        self._process = process
 
-    def prepare(self, record: Record) -> LoggedCall:
-        return call_of(record)
+    def push(self, calls: Sequence[WaitingCall]) -> None:
+        """Let each of these calls be made by an actor of its own."""
+        for call in calls:
+            self.waiting += 1
+            self.unfinished.add(call)
+            self._process.actors.append(Actor("call", lambda call=call: self._make(call), process=self._process))  # type: ignore[misc]
+
+    def take_results(self) -> list[CallResult]:
+        """Return the results that have come."""
+        taken, self.results = self.results, []
+        self.unfinished -= {call for call, _ in taken}
+        return taken
+
+    def _make(self, call: WaitingCall) -> None:
+        answer = "wait"
+        while answer == "wait":
+            gate("call waits")
+            answer = call.may_start() if self.under_way < self.limit else "wait"
+        self.waiting -= 1
+        if answer == "return":
+            self.results.append((call, None))
+            return
+        self.under_way += 1
+        outcomes = self._simulation.make_call(self._process, call)
+        self.under_way -= 1
+        self.results.append((call, outcomes))
+
+
+def _is_unwritten(call: WaitingCall) -> bool:
+    ids = {record.id for record in call.bulk.records}
+    return any(transition.record.id in ids for transition in call.owner.transitions)
 
 
 class Simulation:
-    """One stream, the actors and faults that change it, and the invariants that must hold."""
+    """One stream, all that happens to it, and what must be true of it."""
 
     ledger: Ledger
+    gated: GatedDatabase
     order: str = "latest"
-    versioned: bool = True
+    mode: Mode = "rowversion"
+    append_only: bool = False
+    rows_per_call: int = 1
 
     def __init__(self) -> None:
         stream = make_stream(
             retry=RetrySchedule(delays_seconds=(0.0,) * 6, jitter=0.0),
             order=self.order,
+            mode=self.mode,
+            append_only=self.append_only,
             window=4,
             batch_size=3,
             page_size=3,
@@ -76,184 +120,385 @@ class Simulation:
             name="default",
             url="http://partner",
             timeout_seconds=SETTLE_SECONDS,
-            # Permits of killed actors last for real seconds, and so would an open circuit.
-            max_in_flight=10**6,
+            # An open circuit lasts for real seconds.
             breaker=BreakerRules(minimum_calls=10**6),
         )
         self.database: Any = self.ledger._database
-        self.testbed = Testbed(ledger=self.ledger, database=self.database, partner=partner, stream=stream, threads=1)
-        self.messages = self.testbed.messages
-        self.source = ScriptedSource(versioned=self.versioned)
+        self.testbed = Testbed(ledger=self.ledger, database=self.database, partner=partner, stream=stream)
+        self.source = ScriptedSource()
         self.partner = ScriptedPartner()
-        self.actors: list[Actor] = []
-        self.mapping = 0
-        self.settles = 0
-        self.stopping = False
+        self.oracle = Oracle(database=self.database, order=self.order, has_keys=not self.append_only)
+        self.gated.watch = self.oracle.watch
         self.strictness = Strictness(self.database)
+        #: Actors beside those of processes that deliver: polls, maintenance, operators.
+        self.actors: list[Actor] = []
+        self.processes: list[Process] = []
+        self.processes_started = 0
+        #: Wake-ups that wait in Redis.
+        self.messages = 0
+        self.mapping = 0
+        #: How often all deadlines have passed.
+        self.settles = 0
+        #: How many pages a poll may read before it is stopped.
+        self.page_budget = 1000
 
     def empty_the_ledger(self) -> None:
         """Begin with nothing; the indexes stay."""
         self.ledger.ensure_prepared()
-        for name in ("records", "keys", "streams", "runs", "audit"):
+        for name in COLLECTIONS:
             self.database[name].delete_many({})
+        self.ledger.streams.ensure("orders")
 
-    def _start(self, kind: str, act: Callable[[], Any]) -> Actor:
-        actor = Actor(kind, act)
+    # Who takes part.
+
+    def start(self, kind: str, act: Callable[[], Any]) -> Actor:
+        """Start an actor; it stands at its beginning. Without MongoDB it ends, and leaves the rest to others."""
+
+        def act_while_possible() -> None:
+            with suppress(ServiceUnavailable):
+                act()
+
+        actor = Actor(kind, act_while_possible)
         self.actors.append(actor)
         return actor
 
-    def _room(self) -> bool:
-        self.actors = [actor for actor in self.actors if not actor.done]
-        return len(self.actors) < ACTORS_AT_MOST
+    def start_delivery(self) -> Process:
+        """Start a process that delivers; it stands at its beginning."""
+        self.processes_started += 1
+        process = Process(f"$worker:{self.processes_started}")
+        self.processes.append(process)
+        process.actors.append(Actor("deliver", lambda: self._deliver(process), process=process))
+        return process
 
-    def _poll(self) -> None:
+    def forget_ended(self) -> None:
+        """Drop who has come to an end."""
+        self.actors = [actor for actor in self.actors if not actor.done]
+        self.processes = [process for process in self.processes if not process.done]
+
+    def has_room(self) -> bool:
+        """Tell whether another actor may begin."""
+        self.forget_ended()
+        return len(self.actors) + len(self.processes) < UNITS_AT_MOST
+
+    def list_running(self) -> list[Actor]:
+        """Return every actor that could be stepped."""
+        self.forget_ended()
+        return [*self.actors, *(actor for process in self.processes for actor in process.running)]
+
+    def run(self, kind: str, act: Callable[[], Any]) -> None:
+        """Do something from its beginning to its end."""
+        self.start(kind, act).finish()
+
+    # What they do.
+
+    def poll(self) -> None:
+        """Poll the source, and leave a wake-up after each page."""
+        left = self.page_budget
+
+        def should_stop() -> bool:
+            nonlocal left
+            left -= 1
+            return left <= 0
+
         try:
             run = self.testbed.poll(
-                ScriptedReader(self.source, page_size=self.testbed.stream.page_size),
-                dispatch=self._dispatch,
-                should_stop=lambda: self.stopping,
+                ScriptedReader(self.source, self.mode, page_size=self.testbed.stream.page_size),
+                wake=self.wake,
+                should_stop=should_stop,
                 lease_seconds=LONG_SECONDS,
             )
         except LeaseHeld:
             return
         assert run.error is None or "taken over" in run.error, run.error
 
-    def _dispatch(self) -> int:
-        return self.testbed.dispatch(publish=self._publish, sizes=replace(self.testbed.sizes, messages=4))
-
-    def _publish(self, stream: str, token: str, ids: Sequence[str]) -> None:
+    def wake(self) -> bool:
+        """Leave a message for a worker, as Celery would."""
         gate("before publish")
-        self.testbed.publish(stream, token, ids)
+        self.messages = min(self.messages + 1, 3)
         gate("after publish")
+        return True
 
-    def _deliver(self, token: str, ids: list[str]) -> None:
-        client = ScriptedClient(self.mapping)
-        self.testbed.deliver((token, ids), client=client, send_batch=self._send_batch, worker="$worker")
-        self._dispatch()
-
-    def _send_batch(self, _client: Any, calls: Any, *, may_start: Any, **_: Any) -> Any:
-        for record, call in calls:
-            if not may_start():
-                yield record, None
-                continue
-            gate("before call")
-            self._check_may_send(record)
-            actor = current_actor()
-            if actor is not None:
-                actor.claim_tokens.add(record.id)
-            outcome: Outcome = self.partner.answer(call)
-            gate("after call")
-            yield record, outcome
-
-    def _check_may_send(self, record: Record) -> None:
-        """Invariant 5, for the lease's holder: nothing newer was delivered, nothing else of the key is in flight."""
-        found = self.database.records.find_one({"_id": record.id})
-        holds = (
-            found
-            and found["state"] == "sending"
-            and found["claims"] == record.attempt
-            and found["lease"]["until"] > passing_time.PAST
+    def _deliver(self, process: Process) -> None:
+        """Deliver, as `DeliveryLoop` does, until nothing is due and nothing is in hand."""
+        setup = StreamSetup(
+            stream=self.testbed.stream,
+            partner=self.testbed.partner,
+            client=ScriptedClient(self.mapping, rows=self.rows_per_call),  # type: ignore[arg-type]
+            sizes=self.testbed.sizes,
         )
-        if not holds or self.order == "none":
+        runner = SteppedRunner(self, process)
+        lane = DeliveryLane(
+            self.ledger,
+            setup,
+            runner,  # type: ignore[arg-type]
+            None,
+            worker=process.name,
+            is_stopping=lambda: process.is_stopping,
+            has_permit=lambda: True,
+        )
+        contended = 0
+        while True:
+            process.clock += TURN_SECONDS
+            with suppress(ServiceUnavailable):
+                contended += self._turn(process, lane, runner, is_closing=contended >= LOOKS_WHILE_CONTENDED)
+            if lane.is_idle and (lane.is_dry or process.is_stopping or contended >= LOOKS_WHILE_CONTENDED):
+                return
+
+    @staticmethod
+    def _turn(process: Process, lane: DeliveryLane, runner: SteppedRunner, *, is_closing: bool) -> int:
+        """Do a little of everything; return 1 where another process was choosing records."""
+        contended = 0
+        is_closing = is_closing or process.is_stopping
+        lane.gate.look()
+        if lane.wants_more() and not is_closing:
+            contended = int(lane.take().is_contended)
+        if process.is_stopping:
+            lane.give_back_planned()
+        lane.begin_calls()
+        gate("between turns")
+        for call, outcomes in runner.take_results():
+            lane.note_result(call, outcomes)
+        ended = process.late_calls - set(runner.unfinished)
+        lane.write_outcomes(all_of_them=process.writes_at_once or process.is_stopping)
+        process.late_calls -= {call for call in ended if not _is_unwritten(call)}
+        lane.renew_leases()
+        return contended
+
+    def make_call(self, process: Process, call: WaitingCall) -> list[Outcome]:
+        """Make a call to the partner; it may stand still before it reaches it, and before its answer comes."""
+        self.oracle.check_start(call)
+        token, began = call.owner.batch.claim.token, self.settles
+        ids = [record.id for record in call.bulk.records]
+
+        def is_expected() -> bool:
+            """Tell whether the ledger knows that the call may land: a deadline ago it was brought back at most."""
+            returned = self.database.records.count_documents({"_id": {"$in": ids}, "lease.token": token}) < len(ids)
+            return began == self.settles or not returned
+
+        process.under_way[call] = is_expected
+        gate("before call")
+        for record in call.bulk.records:
+            self._check_may_send(record, token)
+        if not is_expected():
+            process.late_calls.add(call)
+        del process.under_way[call]
+        outcomes = [self.partner.answer(row) for row in self._list_rows(call)]
+        gate("after call")
+        return outcomes
+
+    @staticmethod
+    def _list_rows(call: WaitingCall) -> Sequence[LoggedCall]:
+        rows: Any = call.bulk.call
+        return list(rows)
+
+    def _check_may_send(self, record: Record, token: str) -> None:
+        """Judge a call at the moment when it reaches the partner, as long as its batch is held."""
+        found = self.oracle.holds(record.id, token)
+        if found is None:
+            return
+        assert found["claims"] == record.attempt, f"{record} is sent under another number than {found} (invariant 4)"
+        accepted = [
+            entry for entry in found.get("history", ()) if entry.get("outcome") == "accepted" and not entry.get("late")
+        ]
+        assert record.idempotency_key not in [entry["idempotency_key"] for entry in accepted], (
+            f"{record.id} is sent again after it was accepted under the same key (invariant 7)"
+        )
+        if self.order == "none" or self.append_only:
             return
         key = self.database.keys.find_one({"_id": f"orders:{found['key_id']}"})
         assert key.get("delivered_seq", 0) <= record.seq, f"{record.id} is sent after a newer version (invariant 5)"
-        in_flight = self.database.records.count_documents({"key_id": found["key_id"], "in_flight": True})
-        assert in_flight == 1, f"{in_flight} versions of {record.key} in flight together (invariant 5)"
         if self.order == "strict":
             self.strictness.check_call(found, key)
 
-    def _maintain(self) -> None:
-        self.testbed.maintain(dispatch=self._dispatch)
+    def rescue(self) -> None:
+        """Bring back the records of batches whose lease ran out."""
+        stream, partner = self.testbed.stream, self.testbed.partner
+        rescue_leases(ledger=self.ledger, streams={stream.name: stream}, partners={partner.name: partner})
 
-    def _replay(self, states: tuple[str, ...]) -> None:
+    def maintain(self) -> None:
+        """Do the stream's maintenance, and leave a wake-up where records are due."""
+        self.testbed.maintain(wake=lambda: int(self.ledger.records.has_due("orders") and self.wake()))
+
+    def replay(self, states: tuple[str, ...]) -> None:
+        """Send finished records again."""
         streams = {self.testbed.stream.name: self.testbed.stream}
-        replay_records(ledger=self.ledger, selection=Selection(states=states), streams=streams, who="operator")
+        replay_records(ledger=self.ledger, selection=Selection(states=states), streams=streams, who="$operator")
 
-    def _discard(self) -> None:
-        discard_records(ledger=self.ledger, selection=Selection(states=("failed",)), reason="$given up", who="operator")
+    def discard(self) -> None:
+        """Give up failed records."""
+        selection = Selection(states=("failed",))
+        discard_records(ledger=self.ledger, selection=selection, reason="$given up", who="$operator")
 
-    def _clean_up(self) -> None:
+    def clean_up(self, states: Sequence[State] = TERMINAL) -> None:
+        """Remove some finished records of each state."""
         tomorrow = datetime.now(UTC) + timedelta(days=1)
-        for state in (State.DELIVERED, State.SUPERSEDED):
+        for state in states:
             self.ledger.operations.remove_finished("orders", state, tomorrow, limit=2)
 
-    def end_leases(self, what: str) -> None:
-        """Let time pass: leases end, whether or not their holders stand still."""
-        if what == "records":
-            passing_time.expire_record_leases(self.database)
+    def rewind(self, *, resend: bool) -> None:
+        """Set the cursor back to the beginning."""
+        start = ScriptedReader(self.source, self.mode, page_size=1).start_cursor()
+        if self.mode == "change_tracking":
+            # Behind a first load, deletes that no poll has seen would be lost, as the docs say.
+            start = {"mode": self.mode, "at": "0", "phase": "changes"}
+        plan = Plan(stream="orders", before=None, after=start, rows_before=None, rows=None)
+        try:
+            rewind_stream(
+                ledger=self.ledger, plan=plan, resend=resend, who="$operator", worker="$operator",
+                lease_seconds=LONG_SECONDS,
+            )  # fmt: skip
+        except LeaseHeld:
+            return
+
+    # What befalls them.
+
+    def kill_delivery(self, process: Process, *, on_the_wire: bool) -> None:
+        """Kill a process.
+
+        Args:
+            on_the_wire: What it was sending reaches the partner all the same, a little later.
+        """
+        if on_the_wire:
+            for call, is_expected in process.under_way.items():
+                if is_expected():
+                    self.partner.delayed += self._list_rows(call)
+        process.kill()
+
+    def pass_time(self, share: float, processes: Sequence[Process] | None = None) -> None:
+        """Let a share of a lease's length pass for some processes, or for all, the dead among them."""
+        self.shift_leases(share, None if processes is None else [process.name for process in processes])
+        for process in self.processes if processes is None else processes:
+            process.clock += share * LONG_SECONDS
+
+    def shift_leases(self, share: float, workers: Sequence[str] | None = None) -> None:
+        """Let the leases of batches end earlier by MongoDB's clock, by a share of their length."""
+        query = {} if workers is None else {"worker": {"$in": workers}}
+        earlier = {"$subtract": ["$until", round(share * LONG_SECONDS * 1000)]}
+        self.database.batches.update_many(query, [{"$set": {"until": earlier}}])
+
+    def end_stream_lease(self, kind: str) -> None:
+        """Let the lease of the poll or of the dispatch end, or the time in which one rescue has a batch to itself."""
+        if kind == "rescue":
+            passed = {"$set": {"seized_until": passing_time.PAST}}
+            self.database.batches.update_many({"seized_until": {"$exists": True}}, passed)
         else:
-            passing_time.expire_stream_lease(self.database, what)
+            passing_time.expire_stream_lease(self.database, kind)
 
     def settle_calls(self) -> None:
-        """Let enough time pass that every call has arrived or never will."""
+        """Let so much time pass that every call under way lands, or never will."""
         while self.partner.delayed:
-            self.partner.apply(self.partner.delayed.pop(0))
+            self.partner.land(self.partner.delayed.pop(0))
         self.settles += 1
         passing_time.settle_calls(self.database)
         passing_time.make_retries_due(self.database)
 
+    # The end.
+
     def quiesce(self) -> None:
         """Let everything run out without further faults, until nothing is on its way."""
         self.partner.answers = []
-        for actor in self.actors:
-            actor.finish()
+        self.page_budget = 1000
+        for unit in [*self.actors, *self.processes]:
+            unit.finish()
         for transaction in list(self.source.open):
             self.source.commit(transaction)
         self.ledger.streams.resume("orders")
+        unfinished = {"state": {"$in": [state.value for state in UNFINISHED]}}
         for _ in range(ROUNDS_TO_QUIET):
-            self.end_leases("poll")
-            self.end_leases("dispatch")
-            self.end_leases("records")
+            self.end_stream_lease("poll")
+            self.end_stream_lease("dispatch")
+            self.end_stream_lease("rescue")
+            self.pass_time(2.0)
             self.settle_calls()
-            self.run_now(self._poll)
-            self.run_now(self._maintain)
-            while self.messages:
-                token, ids = self.messages.pop(0)
-                self.run_now(lambda token=token, ids=ids: self._deliver(token, ids))  # type: ignore[misc]
-            unfinished = {"state": {"$in": ["pending", "queued", "sending"]}}
-            if not self.database.records.count_documents(unfinished):
+            # The first may only have to end a round through the table.
+            self.run("poll", self.poll)
+            self.run("poll", self.poll)
+            # Wake-ups may all have been lost: maintenance alone must see what is due.
+            self.messages = 0
+            self.run("upkeep", self.maintain)
+            if self.messages:
+                self.start_delivery().finish()
+            left = self.database.records.count_documents(unfinished)
+            if not left and not self.database.batches.count_documents({}):
                 return
-            if self.order == "strict":
-                self.run_now(self.strictness.check_waiting)
+            if left and self.order == "strict":
+                self.strictness.check_waiting()
                 if not self.database.records.count_documents({**unfinished, "waits_for": {"$exists": False}}):
-                    # All others wait for failed ones until an operator replays those.
-                    self.run_now(lambda: self._replay(("failed",)))
+                    # All the rest waits for failed ones, for ever, until an operator comes.
+                    self.run("replay failed", lambda: self.replay(("failed",)))
         stuck = list(self.database.records.find(unfinished))
-        raise AssertionError(f"{len(stuck)} records never finish: {stuck[:2]}, keys {list(self.database.keys.find())}")
-
-    @staticmethod
-    def run_now(act: Callable[[], Any]) -> None:
-        act()
+        raise AssertionError(
+            f"{len(stuck)} records never finish: {stuck[:2]}, keys {list(self.database.keys.find())}, "
+            f"batches {list(self.database.batches.find())}"
+        )
 
     def check_account(self) -> None:
-        keys = {each["key"]["id"]: each for each in self.database.keys.find()}
-        for key, (_, content) in self.source.rows.items():
-            known = keys.get(key)
-            assert known is not None, f"row {key} was never logged (invariant 1)"
-            newest = self.database.records.find_one({"_id": known["version"]})
-            if newest is not None:
-                assert newest["payload"]["content"] == content, f"the ledger's newest {key} is not the source's"
-            delivered = newest is None or newest["state"] == "delivered"
-            if delivered and self.order != "none":
-                assert self.partner.holds.get(key) == content, (
-                    f"row {key} is {content} and the partner holds {self.partner.holds.get(key)}: "
-                    f"{newest}, {known}, {[call for call in self.partner.log if call.key == key]}"
-                )
-        assert not self.database.records.count_documents({"$or": [{"lease": {"$exists": True}}, {"in_flight": True}]})
+        """Judge the end: the partner holds what the source holds, and every version and call is accounted for."""
+        self._check_rows()
+        self._check_versions()
         if self.order == "strict":
             self.strictness.check_account()
         self._check_attempts()
 
+    def _check_rows(self) -> None:
+        if self.append_only:
+            logged = {document["key"]["id"] for document in self.database.records.find()}
+            missing = self.source.rows.keys() - logged
+            assert not missing or self.oracle.removed, f"rows {missing} were never logged (invariant 1)"
+            return
+        keys = {document["key"]["id"]: document for document in self.database.keys.find()}
+        for key, (_, content) in self.source.rows.items():
+            known = keys.get(key)
+            assert known is not None, f"row {key} was never logged (invariant 1)"
+            self._check_newest(key, content, known)
+        if self.mode in ("change_tracking", "snapshot"):
+            for key in keys.keys() - self.source.rows.keys():
+                assert keys[key]["op"] == "delete", f"row {key} is gone, and its key does not know: {keys[key]}"
+                self._check_newest(key, None, keys[key])
+
+    def _check_newest(self, key: int, content: str | None, known: dict[str, Any]) -> None:
+        newest = self.database.records.find_one({"_id": known["version"]})
+        if newest is not None:
+            stored = None if newest["payload"] is None else newest["payload"]["content"]
+            assert stored == content, f"the ledger's newest {key} is {stored} and not the source's {content}"
+        removed = self.oracle.removed.get(known["version"])
+        state = newest["state"] if newest is not None else removed.state if removed is not None else "never logged"
+        assert state != "superseded", f"the newest version of row {key} is superseded: {newest}"
+        if state == "delivered" and self.order != "none":
+            assert self.partner.holds.get(key) == content, (
+                f"row {key} is {content} and the partner holds {self.partner.holds.get(key)}: "
+                f"{newest}, {known}, {[call for call in self.partner.log if call.key == key]}"
+            )
+
+    def _check_versions(self) -> None:
+        """Every version that was logged has come to an end that somebody can explain, and none is in flight."""
+        assert not self.database.batches.count_documents({}), list(self.database.batches.find())
+        landed = {call.record_id for call in self.partner.log}
+        there = {document["_id"]: document for document in self.database.records.find()}
+        for record_id in self.oracle.logged - there.keys():
+            assert record_id in self.oracle.removed, f"{record_id} is gone, and nobody has removed it"
+        for record in there.values():
+            left = {"lease", "in_flight_key", "in_flight_retry"} & record.keys()
+            assert not left, f"{record} still has {left}"
+            if record["state"] == "delivered":
+                assert record["_id"] in landed, f"{record} is delivered and never reached the partner"
+            elif record["state"] == "failed":
+                assert record.get("error"), f"{record} has failed without a reason"
+            elif record["state"] == "superseded":
+                known = self.database["keys"].find_one({"_id": f"orders:{record['key_id']}"})
+                assert known["version"] != record["_id"], f"{record} is superseded and the newest"
+            else:
+                assert record["state"] == "discarded", f"{record} never came to an end"
+                assert record["reason"], f"{record} was discarded without a reason"
+
     def _check_attempts(self) -> None:
-        """Invariant 4: each call is in the history under its number, as an attempt or as one that was lost."""
+        """Invariant 4: each call is in the history under a number of its own, as an attempt or as one that was lost."""
         numbers: dict[str, set[int]] = {}
         for found in self.database.records.find():
-            entries = found.get("history", [])
-            numbers[found["_id"]] = {each.get("n") for each in entries}
+            numbers[found["_id"]] = {entry["n"] for entry in found.get("history", ()) if "n" in entry}
         seen: set[tuple[str, int]] = set()
         for call in self.partner.log:
-            assert (call.record_id, call.attempt) not in seen or call.idempotency_key, "an attempt number came twice"
+            assert (call.record_id, call.attempt) not in seen, f"attempt {call.attempt} of {call.record_id} came twice"
             seen.add((call.record_id, call.attempt))
             known = numbers.get(call.record_id)
             assert known is None or call.attempt in known, (

@@ -1,13 +1,17 @@
-"""Run the state machine from a seed, which always takes the same steps."""
+"""So many steps of the state machine from one seed, which takes the same way each time."""
 
 import os
+from collections import Counter
 from dataclasses import dataclass
+from typing import ClassVar
 
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import invariant, run_state_machine_as_test
 
+from syncctl.core.stream import Mode
 from tests.harness.servers import name_database
 
+from .clock import simulated_time
 from .machine import Protocol
 from .simulation import open_gated_ledger
 
@@ -16,55 +20,70 @@ STEPS_PER_EXAMPLE = 50
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """One kind of stream.
-
-    Args:
-        versioned: The source assigns versions; otherwise the content distinguishes them.
-    """
+    """One kind of stream that the protocol carries."""
 
     order: str
-    versioned: bool
+    mode: Mode
+    append_only: bool = False
+    #: How many rows go in one call.
+    rows: int = 1
 
     def __str__(self) -> str:
-        return f"{self.order}-{'versions-of-the-source' if self.versioned else 'versions-by-content'}"
+        more = ["append-only"] if self.append_only else []
+        more += [f"{self.rows}-rows-a-call"] if self.rows > 1 else []
+        return "-".join([self.order, self.mode, *more])
 
 
-VARIANTS = tuple(
-    Variant(order=order, versioned=versioned) for versioned in (True, False) for order in ("latest", "none", "strict")
+VARIANTS = (
+    Variant(order="latest", mode="rowversion"),
+    Variant(order="none", mode="rowversion"),
+    Variant(order="strict", mode="rowversion"),
+    Variant(order="latest", mode="increasing"),
+    Variant(order="none", mode="increasing"),
+    Variant(order="strict", mode="increasing"),
+    Variant(order="latest", mode="change_tracking"),
+    Variant(order="latest", mode="flag"),
+    Variant(order="latest", mode="snapshot"),
+    Variant(order="strict", mode="snapshot"),
+    Variant(order="latest", mode="increasing", append_only=True),
+    Variant(order="latest", mode="rowversion", rows=2),
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Taken:
-    """The figures of many examples.
+    """What so many examples came to."""
 
-    Args:
-        steps: How many moves were made.
-        calls: How many calls the partner got before the end, when everything is finished; without any, no invariant
-            was at risk.
-    """
-
+    #: How many moves were made.
     steps: int
+    #: How many calls landed at the partner before everything was let run out: without, nothing was at stake.
     calls: int
+    #: What happened to records, how often.
+    counts: Counter[str]
 
 
 def take_steps(mongo_url: str, variant: Variant, *, seed_number: int, examples: int, steps: int) -> Taken:
-    """Run examples of at most `steps` steps each.
+    """Run examples of at most so many steps each.
 
-    SYNCCTL_PROTOCOL_SHRINK=1 looks for the shortest sequence that breaks an invariant.
+    SYNCCTL_PROTOCOL_SHRINK=1 looks for the shortest way to what breaks.
 
     Raises:
         AssertionError: an invariant was broken; with the rules that led there.
     """
     database = name_database(mongo_url)
-    with open_gated_ledger(mongo_url, database) as opened:
+    opened, gates = open_gated_ledger(mongo_url, database)
+    with opened, simulated_time():
 
         class Machine(Protocol):
             ledger = opened
+            gated = gates
             order = variant.order
-            versioned = variant.versioned
+            mode = variant.mode
+            append_only = variant.append_only
+            rows_per_call = variant.rows
             taken = 0
             calls = 0
+            counts: ClassVar[Counter[str]] = Counter()
 
             @invariant()
             def count(self) -> None:
@@ -73,6 +92,7 @@ def take_steps(mongo_url: str, variant: Variant, *, seed_number: int, examples: 
 
             def teardown(self) -> None:
                 Machine.calls += len(self.partner.log)
+                Machine.counts.update(self.oracle.counts)
                 super().teardown()
 
         run_state_machine_as_test(
@@ -87,4 +107,4 @@ def take_steps(mongo_url: str, variant: Variant, *, seed_number: int, examples: 
                 report_multiple_bugs=False,
             ),
         )
-        return Taken(steps=Machine.taken, calls=Machine.calls)
+        return Taken(steps=Machine.taken, calls=Machine.calls, counts=Machine.counts)

@@ -1,0 +1,42 @@
+"""The time of the simulation: leases and pauses end where it says so, however long it takes to come there."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from syncctl.ledger import batches
+from syncctl.pipeline import delivery_gate, delivery_lane, dispatch
+
+from .actors import current_actor
+
+LONG_SECONDS = 10_000.0
+
+
+class ActorTime:
+    """Stands in for the module `time`: the monotonic clock is that of the process whose actor asks."""
+
+    @staticmethod
+    def monotonic() -> float:
+        """Return the time of the process that the calling thread belongs to."""
+        actor = current_actor()
+        return 0.0 if actor is None or actor.process is None else actor.process.clock
+
+
+@contextmanager
+def simulated_time() -> Iterator[None]:
+    """Let processes judge their leases by the simulation's clocks, and nothing run out by itself."""
+    own: Any = ActorTime()
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (batches, delivery_lane):
+            patch.setattr(module, "boot_time", own.monotonic)
+        for module in (delivery_gate, delivery_lane):
+            assert module.time is time
+            patch.setattr(module, "time", own)
+        patch.setattr(dispatch, "LEASE_SECONDS", LONG_SECONDS)
+        patch.setattr(batches, "SEIZED_FOR_SECONDS", LONG_SECONDS)
+        # So that of a batch of three some calls may have begun, and some not.
+        patch.setattr(delivery_lane, "BEGIN_AT_ONCE", 1)
+        yield

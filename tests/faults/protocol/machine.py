@@ -8,42 +8,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from .actors import Actor, Process
-from .simulation import Simulation
+from .scenes import KEYS, Draw, Scenes
 
-# Few, so that they meet.
-KEYS = st.sampled_from([1, 1, 2, 3])
 CONTENTS = st.sampled_from(["a", "b", "c"])
 ANSWERS = st.sampled_from(["accept", "accept", "later", "reject", "unanswered", "delayed", "delayed", "given up"])
 REPLAYED = ("failed", "delivered", "superseded", "discarded")
 TO_THE_END = 0
 STEPS = st.one_of(st.just(TO_THE_END), st.integers(min_value=1, max_value=30))
 """How far an actor goes at once. Many must come to their end, or no record ever gets as far as a call."""
-PLACES = (
-    # Between the batch, its records, and what is noted of their calls.
-    "before batches.update_one", "after batches.update_one", "before records.update_many", "after records.update_many",
-    # Between what is noted, the call and its answer.
-    "call waits", "before call", "after call",
-    # Between what is told to the keys and the records.
-    "after keys.update_many", "after keys.bulk_write", "before records.bulk_write", "after records.bulk_write",
-    "before batches.delete_one",
-)  # fmt: skip
-"""Where a process that delivers is killed or stands still more often than by chance."""
-CHOOSING = (
-    "before records.find", "before keys.find", "before records.bulk_write", "before batches.update_one",
-    "before records.update_many",
-)  # fmt: skip
-"""Where a process stands between what it has seen and what it takes."""
-RESCUE_PLACES = (
-    "after batches.find_one_and_update", "after records.update_many", "before keys.bulk_write", "after keys.bulk_write",
-    "before records.bulk_write", "after records.bulk_write", "before batches.delete_one",
-)  # fmt: skip
-FATES = ("stands", "stands", "dies", "dies", "lapses", "is rescued", "is being rescued", "is being rescued")
-ROUNDS_AT_MOST = 400
-
-Draw = Callable[[Any], Any]
 
 
-class Protocol(Simulation, RuleBasedStateMachine):
+class Protocol(Scenes, RuleBasedStateMachine):
     """Poll, deliver, rescue, maintenance and operators, interleaved at every access, killed and stalled anywhere.
 
     There is one rule, which draws among the moves that can be made. As a rule each, Hypothesis would leave most of
@@ -52,7 +27,7 @@ class Protocol(Simulation, RuleBasedStateMachine):
 
     def __init__(self) -> None:
         RuleBasedStateMachine.__init__(self)
-        Simulation.__init__(self)
+        Scenes.__init__(self)
 
     @initialize(contents=st.lists(CONTENTS, max_size=3))
     def begin_with_rows(self, contents: list[str]) -> None:
@@ -77,10 +52,10 @@ class Protocol(Simulation, RuleBasedStateMachine):
             "end_transaction": 2 if self.source.open else 0,
             "start_one": 2 if room else 0,
             "deliver": (6 if self.messages else 2) if room else 0,
-            "deliver_up_to": 9 if room else 0,
+            "deliver_up_to": 10 if room else 0,
             "rescue_up_to": 2 if room else 0,
             "crash_and_rescue": 3 if room else 0,
-            "choose_together": 3 if room else 0,
+            "choose_together": 4 if room else 0,
             "step": 6 if running else 0,
             "run_process": 2 if delivering else 0,
             "kill": 2 if running else 0,
@@ -147,92 +122,12 @@ class Protocol(Simulation, RuleBasedStateMachine):
 
     def deliver(self, draw: Draw) -> None:
         """Start a process that delivers, for one of the messages if there is one."""
-        process = self._begin_delivery(draw)
+        process = self.begin_delivery(draw)
         steps = draw(STEPS)
         if steps == TO_THE_END:
             self._finish(process)
         else:
             self._advance(process.actors[0], steps)
-
-    def deliver_up_to(self, draw: Draw) -> None:
-        """Let a process deliver up to a place where it matters, and kill it there or leave it there."""
-        process = self._begin_delivery(draw)
-        self._go_to(process, draw(st.sampled_from(PLACES)), draw(st.integers(min_value=1, max_value=3)))
-        fate = draw(st.sampled_from(FATES))
-        if process.done:
-            return
-        note(f"{process.name} {fate}")
-        if fate == "dies":
-            self._kill_process(process, on_the_wire=draw(st.booleans()))
-        elif fate != "stands":
-            self.pass_time(1.5, [process])
-        if fate == "is rescued":
-            self.run("rescue", self.rescue)
-        elif fate == "is being rescued":
-            self._go_on_while_rescued(draw, process)
-
-    def _go_on_while_rescued(self, draw: Draw, process: Process) -> None:
-        """Let a process go on while another, which has seized its batch, stands still."""
-        rescue = self.start("rescue", self.rescue)
-        self._go_alone(rescue, draw(st.sampled_from(RESCUE_PLACES)))
-        self._go_to(process, draw(st.sampled_from(PLACES)), draw(st.integers(min_value=1, max_value=3)))
-        if draw(st.booleans()):
-            rescue.finish()
-
-    def choose_together(self, draw: Draw) -> None:
-        """Let two processes choose records at once, because the lease of the dispatch ran out; the row changes."""
-        first = self._begin_delivery(draw)
-        self._go_to(first, draw(st.sampled_from(CHOOSING)), 1)
-        self.end_stream_lease("dispatch")
-        if draw(st.booleans()):
-            self.write_row(draw)
-            self.page_budget = 1000
-            self.run("poll", self.poll)
-        second = self._begin_delivery(draw)
-        self._go_to(second, draw(st.sampled_from(CHOOSING)), 1)
-        ways = [first, second] if draw(st.booleans()) else [second, first]
-        for process in ways:
-            self._go_to(process, draw(st.sampled_from(["after records.update_many", "before call"])), 1)
-
-    def _begin_delivery(self, draw: Draw) -> Process:
-        self.messages = max(0, self.messages - draw(st.sampled_from([1, 1, 1, 0])))
-        if draw(st.booleans()):
-            self.script_answers(draw)
-        process = self.start_delivery()
-        process.writes_at_once = draw(st.booleans())
-        return process
-
-    def _go_to(self, process: Process, place: str, times: int) -> None:
-        """Let a process go on until its actors have come to a place so many times, or to its end."""
-        for _ in range(ROUNDS_AT_MOST):
-            if process.done:
-                break
-            times -= process.step(lambda actor: actor.at == place) is not None
-            if not times:
-                break
-        note(f"{process.name} is at {'its end' if process.done else place}")
-
-    def crash_and_rescue(self, draw: Draw) -> None:
-        """Kill one process after the other while it sends, and bring back what each held."""
-        for _ in range(draw(st.integers(min_value=1, max_value=3))):
-            self.testbed.make_retries_due()
-            process = self.start_delivery()
-            self._go_to(process, draw(st.sampled_from(PLACES[:7])), 1)
-            self._kill_process(process, on_the_wire=draw(st.booleans()))
-            self.pass_time(1.5)
-            self.run("rescue", self.rescue)
-
-    def rescue_up_to(self, draw: Draw) -> None:
-        """Let a rescue go up to a place where it matters, and kill it there or leave it there."""
-        actor = self.start("rescue", self.rescue)
-        self._go_alone(actor, draw(st.sampled_from(RESCUE_PLACES)))
-        if draw(st.booleans()):
-            actor.kill()
-
-    def _go_alone(self, actor: Actor, place: str) -> None:
-        while not actor.done and actor.at != place:
-            actor.step()
-        note(f"{actor.kind} is at {'its end' if actor.done else place}")
 
     def run_process(self, draw: Draw) -> None:
         """Let a process go on to its end."""
@@ -294,13 +189,7 @@ class Protocol(Simulation, RuleBasedStateMachine):
 
     def kill_process(self, draw: Draw) -> None:
         """Kill a process that delivers, with all its calls."""
-        self._kill_process(self._draw_among(draw, self.processes), on_the_wire=draw(st.booleans()))
-
-    def _kill_process(self, process: Process, *, on_the_wire: bool) -> None:
-        # Where the docs say the promise ends: a worker that stood still past its lease and past the time its call was
-        # given to settle, then called, and died before it could say so.
-        if not process.late_calls:
-            self.kill_delivery(process, on_the_wire=on_the_wire)
+        self.kill_if_told(self._draw_among(draw, self.processes), on_the_wire=draw(st.booleans()))
 
     def stop_process(self, draw: Draw) -> None:
         """Ask a process to stop."""

@@ -1,0 +1,165 @@
+"""Scenes: moves of several steps to the places where it matters, to which chance alone comes too seldom."""
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import note
+from hypothesis import strategies as st
+
+from .actors import Actor, Process
+from .simulation import Simulation
+
+Draw = Callable[[Any], Any]
+Place = tuple[str, int]
+"""A gate, and the how many-th time that one comes to it."""
+
+BEFORE_NOTED: Place = ("before batches.update_one", 2)
+"""Where a process stands before it notes which calls begin; the first such write is the batch itself."""
+PLACES: tuple[Place, ...] = (
+    # Between the batch, its records, and what is noted of their calls.
+    ("after batches.update_one", 1), ("before records.update_many", 1), ("after records.update_many", 1), BEFORE_NOTED,
+    ("after batches.update_one", 2),
+    # Between what is noted, the calls and their answers.
+    ("call waits", 1), ("before call", 1), ("before call", 2), ("after call", 1), ("after call", 2),
+    # Between what is told to the keys and the records.
+    ("after keys.update_many", 1), ("after keys.bulk_write", 1), ("before records.bulk_write", 1),
+    ("after records.bulk_write", 1), ("before batches.delete_one", 1),
+)  # fmt: skip
+WHILE_RESCUED: tuple[Place, ...] = (
+    ("before records.update_many", 1), BEFORE_NOTED, BEFORE_NOTED, ("call waits", 1), ("before call", 1),
+    ("after call", 1), ("after keys.update_many", 1), ("after keys.bulk_write", 1),
+)  # fmt: skip
+CHOOSING: tuple[Place, ...] = (("before batches.update_one", 1), ("before records.update_many", 1))
+"""Where a process stands between what it has seen and what it takes."""
+LOOKING: tuple[Place, ...] = (("before keys.find", 1), ("before records.bulk_write", 1), *CHOOSING)
+TAKEN: tuple[Place, ...] = (("after records.update_many", 1), ("before call", 1))
+RESCUING = (
+    "after batches.find_one_and_update", "before records.update_many", "after records.update_many",
+    "before keys.bulk_write", "after keys.bulk_write", "before records.bulk_write", "after records.bulk_write",
+    "before batches.delete_one",
+)  # fmt: skip
+FATES = ("stands", "dies", "dies", "lapses", "is rescued", "is rescued", "is being rescued", "is being rescued")
+ROUNDS_AT_MOST = 400
+# Few, so that they meet.
+KEYS = st.sampled_from([1, 1, 2, 3])
+NEXT_CONTENT = {"a": "b", "b": "c"}
+
+
+class Scenes(Simulation):
+    """What can be done to processes that deliver, at any place of their way."""
+
+    def begin_delivery(self, draw: Draw) -> Process:
+        """Start a process that delivers, for one of the messages if there is one."""
+        self.messages = max(0, self.messages - draw(st.sampled_from([1, 1, 1, 0])))
+        if draw(st.booleans()):
+            self.script_answers(draw)
+        process = self.start_delivery()
+        process.writes_at_once = draw(st.booleans())
+        return process
+
+    def script_answers(self, draw: Draw) -> None:
+        """Decide what the partner answers to the next calls."""
+        raise NotImplementedError
+
+    def _begin(self, draw: Draw) -> Process:
+        """Start a process that delivers; mostly it finds something to take."""
+        if draw(st.sampled_from([True, True, True, False])):
+            self._make_due(draw(KEYS))
+        return self.begin_delivery(draw)
+
+    def _make_due(self, key: int) -> None:
+        self.end_stream_lease("dispatch")
+        self.testbed.make_retries_due()
+        if not self.ledger.records.has_due("orders"):
+            self._change_and_poll(key)
+
+    def _change_and_poll(self, key: int) -> None:
+        """Change a row, unless a transaction has it, and read it."""
+        if self.append_only:
+            key = max([0, *self.source.rows, *self.source.locked()]) + 1
+        if key not in self.source.locked():
+            _, content = self.source.rows.get(key, (0, ""))
+            self.source.commit(self.source.begin({key: NEXT_CONTENT.get(content, "a")}))
+        self.page_budget = 1000
+        self.run("poll", self.poll)
+
+    def deliver_up_to(self, draw: Draw) -> None:
+        """Let a process deliver up to a place where it matters; it stands still there, dies, or loses its lease."""
+        fate = draw(st.sampled_from(FATES))
+        process = self._begin(draw)
+        self._go_to(process, draw(st.sampled_from(WHILE_RESCUED if fate == "is being rescued" else PLACES)))
+        if process.done:
+            return
+        note(f"{process.name} {fate}")
+        if fate == "dies":
+            self.kill_if_told(process, on_the_wire=draw(st.booleans()))
+        elif fate != "stands":
+            self.pass_time(1.5, [process])
+        if fate == "is rescued":
+            self.run("rescue", self.rescue)
+        elif fate == "is being rescued":
+            self._go_on_while_rescued(draw, process)
+
+    def _go_on_while_rescued(self, draw: Draw, process: Process) -> None:
+        """Let a process go on while another, which has seized its batch, stands still."""
+        rescue = self.start("rescue", self.rescue)
+        self._go_alone(rescue, draw(st.sampled_from(RESCUING)))
+        self._go_to(process, draw(st.sampled_from(PLACES)))
+        if draw(st.booleans()):
+            rescue.finish()
+
+    def choose_together(self, draw: Draw) -> None:
+        """Let two processes choose records at once, because the lease of the dispatch ran out; the row changes."""
+        key = draw(KEYS)
+        self._make_due(key)
+        first = self.begin_delivery(draw)
+        self._go_to(first, draw(st.sampled_from(CHOOSING)))
+        self.end_stream_lease("dispatch")
+        if draw(st.booleans()):
+            self._change_and_poll(key)
+        second = self.begin_delivery(draw)
+        self._go_to(second, draw(st.sampled_from(LOOKING)))
+        for process in [first, second] if draw(st.booleans()) else [second, first]:
+            self._go_to(process, draw(st.sampled_from(TAKEN)))
+
+    def crash_and_rescue(self, draw: Draw) -> None:
+        """Kill one process after the other while it sends, and bring back what each held."""
+        for _ in range(draw(st.integers(min_value=1, max_value=3))):
+            self._make_due(draw(KEYS))
+            process = self.start_delivery()
+            self._go_to(process, draw(st.sampled_from(PLACES)))
+            self.kill_if_told(process, on_the_wire=draw(st.booleans()))
+            self.pass_time(1.5)
+            self.run("rescue", self.rescue)
+
+    def rescue_up_to(self, draw: Draw) -> None:
+        """Let a rescue go up to a place where it matters, and kill it there or leave it there."""
+        rescue = self.start("rescue", self.rescue)
+        self._go_alone(rescue, draw(st.sampled_from(RESCUING)))
+        if draw(st.booleans()):
+            rescue.kill()
+
+    @staticmethod
+    def _go_to(process: Process, place: Place) -> None:
+        """Let a process go on until its actors have come to a place, or to its end."""
+        at, times = place
+        for _ in range(ROUNDS_AT_MOST):
+            if process.done or not times:
+                break
+            times -= process.step(lambda actor: actor.at == at) is not None
+        note(f"{process.name} is at {'its end' if process.done else at}")
+
+    @staticmethod
+    def _go_alone(actor: Actor, place: str) -> None:
+        while not actor.done and actor.at != place:
+            actor.step()
+        note(f"{actor.kind} is at {'its end' if actor.done else place}")
+
+    def kill_if_told(self, process: Process, *, on_the_wire: bool) -> None:
+        """Kill a process, unless it alone knows of a call.
+
+        Where the docs say the promise ends: a worker that stood still past its lease and past the time its call was
+        given to settle, then called, and died before it could say so.
+        """
+        if not process.late_calls:
+            self.kill_delivery(process, on_the_wire=on_the_wire)

@@ -1,5 +1,6 @@
 """Guards of the invariants that no other test covers: each test fails when its guard is removed."""
 
+import threading
 import tracemalloc
 from itertools import islice
 from urllib.parse import urlsplit
@@ -10,7 +11,7 @@ from syncctl.partner.response import BODY_AT_MOST_BYTES
 from syncctl.partner.transport import Transport
 from syncctl.pipeline.identity import identify
 from tests.harness.cases import make_partner
-from tests.harness.hostile_partner import HostilePartner, answering
+from tests.harness.hostile_partner import HostilePartner, Peer
 from tests.harness.source_db import SourceDb
 from tests.harness.source_reading import open_stream
 
@@ -27,16 +28,36 @@ def test_rows_whose_key_holds_a_null_are_failed_and_not_versions_of_one_another(
 
 def test_an_answer_is_read_up_to_its_cap_and_its_connection_closed() -> None:
     """Invariant 11: a partner's answer without end takes no memory without end. Fails without the cap."""
-    with HostilePartner(answering("200 OK", b"x" * 8_000_000)) as server:
-        transport = Transport(make_partner(server.url), urlsplit(server.url))
-        responses = []
-        for _ in range(2):
-            call_deadline.begin(20.0)
-            responses.append(transport.exchange("GET", "/", {}, None)[0])
+    chunk, sent, hung_up = b"x" * 65_536, [0], threading.Event()
+
+    def answer_without_end(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
+        try:
+            while sent[0] < 512 * 1024 * 1024:
+                peer.sock.sendall(chunk)
+                sent[0] += len(chunk)
+        except OSError:
+            hung_up.set()
+
+    with HostilePartner(answer_without_end) as server:
+        partner = make_partner(server.url)
+        transport = Transport(partner, urlsplit(server.url))
+        call_deadline.begin(partner.timeout_seconds)
+        tracemalloc.start()
+        try:
+            answer, error = transport.exchange("POST", "/orders", {"Host": "partner"}, b"{}")
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        # The server is told, rather than left with a connection on which nobody reads.
+        assert hung_up.wait(20)
         transport.close()
+    assert answer is not None
+    assert (error, answer.status, answer.is_capped) == (None, 200, True)
     assert BODY_AT_MOST_BYTES <= 1_000_000
-    assert [len(response.body) for response in responses if response] == [BODY_AT_MOST_BYTES] * 2
-    assert server.connections == 2
+    assert len(answer.body) == BODY_AT_MOST_BYTES
+    assert peak < 5_000_000
 
 
 def test_a_page_costs_the_memory_of_a_page(source_db: SourceDb) -> None:

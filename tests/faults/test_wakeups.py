@@ -1,4 +1,4 @@
-"""What the protocol does without a Beat, and what it does about a call that comes back from the dead."""
+"""Dispatch without a Beat, and a call that arrives after its lease ran out."""
 
 import os
 import signal
@@ -33,10 +33,10 @@ def held_body(deployment: Deployment) -> int:
     return changed[0] if changed else 0
 
 
-def test_what_is_due_at_once_needs_no_beat(tmp_path: Path) -> None:
-    """A process that delivers goes on until nothing is due: many windows go through, and no tick of a Beat helps.
+def test_due_records_are_sent_without_a_beat(tmp_path: Path) -> None:
+    """A delivery loop takes batch after batch: many windows go through without a tick of a Beat.
 
-    Fails when a delivery loop ends after its first batch.
+    Fails when a loop ends while records are due, and when finished records count against the window.
     """
     with open_deployment(
         tmp_path / "deployment", Layout(window=40, batch_size=10, lease_seconds=900.0, timeout_seconds=20.0)
@@ -54,9 +54,9 @@ def test_what_is_due_at_once_needs_no_beat(tmp_path: Path) -> None:
     assert account.calls == account.distinct_keys == 599
 
 
-def test_a_call_that_lands_after_a_newer_version_has_that_one_sent_again(tmp_path: Path) -> None:
-    """Invariant 5, by real processes: the partner holds the call of v1, its process stands still past its lease, v2 is
-    delivered; then v1 lands, and its process comes back with a late outcome.
+def test_a_call_that_arrives_after_a_newer_version_has_that_one_sent_again(tmp_path: Path) -> None:
+    """Invariant 5, by real processes: the partner holds the call of v1, its process is suspended past its lease, v2 is
+    delivered; then v1 is applied, and its process comes back with a late outcome.
 
     Nothing in it waits for time to pass: leases and deadlines are long, and are ended by hand. Fails without `resend`
     in deliver, without `note_unsettled` in maintenance, and where an outcome is written without its token.
@@ -79,7 +79,7 @@ def test_a_call_that_lands_after_a_newer_version_has_that_one_sent_again(tmp_pat
         )
         assert expire_batch_leases(deployment.ledger) == 1
         deployment.start_beat()
-        # Accepted, and not delivered: the call of v1 may yet land.
+        # Accepted, and not delivered: the call of v1 may still arrive.
         eventually(lambda: versions(deployment)[1]["attempts"] == 1, SOON_SECONDS)
         older, newer = versions(deployment)
         assert (older["state"], newer["state"], newer["generation"]) == ("pending", "pending", 1)
@@ -88,8 +88,8 @@ def test_a_call_that_lands_after_a_newer_version_has_that_one_sent_again(tmp_pat
         eventually(lambda: versions(deployment)[1]["state"] == "delivered", SOON_SECONDS)
         assert held_body(deployment) == 2
 
-        # What nobody expects any more.
-        deployment.partner.let_land()
+        # The late call arrives.
+        deployment.partner.release_held()
         eventually(lambda: held_body(deployment) == 1, SOON_SECONDS)
         os.kill(process, signal.SIGCONT)
         eventually(lambda: held_body(deployment) == 2, SOON_SECONDS)

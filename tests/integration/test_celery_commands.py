@@ -73,7 +73,13 @@ def test_worker_and_beat_do_all_that_the_schedule_names(
     # Maintenance: a record whose lease ran out comes back and is sent again.
     lost = records.find_one({"key.id": 1})
     assert lost
-    held = {"state": "sending", "in_flight": True, "lease": {"token": "dead", "until": PAST, "worker": "dead"}}
+    batch = {"stream": "orders", "worker": "dead", "ids": [lost["_id"]], "begun": [lost["_id"]], "until": PAST}
+    mongo_database.batches.insert_one({"_id": "dead", **batch})
+    held = {
+        "state": "sending",
+        "in_flight_key": lost["key_id"],
+        "lease": {"token": "dead", "worker": "dead", "at": PAST},
+    }
     records.update_one({"_id": lost["_id"]}, {"$set": held, "$unset": {"finished_at": True, "delivered_at": True}})
     see(
         lambda: records.find_one({"_id": lost["_id"], "state": "delivered", "history.action": "lost"}),

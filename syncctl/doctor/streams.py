@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from syncctl.console import format_count
 from syncctl.core.durations import format_age
+from syncctl.core.stream import Stream
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, warned
 from syncctl.doctor.partner import describe_pause
 
@@ -36,7 +38,8 @@ def check_stream(services: "Services", name: str) -> Finding:
     now = ledger.streams.server_time()
     poll = _look_at_poll(name, document, now, services.settings.stream(name).poll_every_seconds)
     held, refused = _look_at_held(ledger, name), _look_at_acknowledgements(ledger, name)
-    return join_findings([poll, *_look_at_backlog(name, document, counts, now), *held, *refused])
+    patterns = _look_at_schema(services.settings.stream(name))
+    return join_findings([poll, *_look_at_backlog(name, document, counts, now), *held, *refused, *patterns])
 
 
 def _look_at_poll(name: str, document: Mapping[str, Any], now: datetime, every_seconds: float) -> Finding:
@@ -97,6 +100,22 @@ def _look_at_acknowledgements(ledger: "Ledger", name: str) -> Iterator[Finding]:
         yield warned(
             f"{format_count(count, 'record')} could not be acknowledged in the source: {reason}",
             f"grant the login the rights that streams.{name}.acknowledge needs; each poll tries it again",
+        )
+
+
+def _look_at_schema(stream: Stream) -> Iterator[Finding]:
+    """Report patterns of body_schema that can take very long with some values: those rows would fail."""
+    if stream.body_schema is None:
+        return
+    from syncctl.partner.request.row_time import ROW_SECONDS
+    from syncctl.partner.request.schema import BodySchema
+
+    schema = BodySchema(Path(stream.body_schema), key=f"streams.{stream.name}.body_schema")
+    for pattern in schema.risky_patterns:
+        yield warned(
+            f"the pattern {pattern} of body_schema repeats a repeat: with some values it takes longer than the "
+            f"{ROW_SECONDS:g} s that a row has, and those rows fail",
+            f"rewrite it without a repeat in a repeat, as (a+)+$ is a+$, in {stream.body_schema}",
         )
 
 

@@ -24,6 +24,7 @@ from syncctl.partner.call_deadline import call_deadline
 from syncctl.partner.event_loop import WaitingRoom, run_on_loop
 from syncctl.partner.headers import check_auth_headers, is_header_value, make_common_headers
 from syncctl.partner.request.builder import RequestBuilder
+from syncctl.partner.request.row_time import row_time
 from syncctl.partner.response import Response, describe_refusal, is_accepted, make_excerpt
 from syncctl.partner.secrets import collect_secrets
 from syncctl.partner.tls import warn_unverified
@@ -81,8 +82,16 @@ class PartnerClient:
         """Turn a record into a call. Safe to repeat: the same record gives the same bytes under the same key.
 
         Raises:
-            Unsendable: the record cannot be turned into a call; sending it again would not help.
+            Unsendable: the record cannot be turned into a call, or not in the time of a row (invariant 14); sending it
+                again would not help.
         """
+        row_time.begin()
+        try:
+            return self._prepare(record)
+        finally:
+            row_time.end()
+
+    def _prepare(self, record: Record) -> Call:
         if not is_header_value(record.idempotency_key):
             raise Unsendable("the record's id holds characters that a header has no form for")
         endpoint = self._builder.choose_endpoint(record)

@@ -143,6 +143,7 @@ class DeliveryLoop:
         for lane in lanes:
             if self._is_stopping:
                 lane.give_back_planned()
+            lane.prepare_calls()
             lane.begin_calls()
 
     def _open_others(self, now: float) -> None:
@@ -214,6 +215,8 @@ class DeliveryLoop:
                 timeout = min(timeout, lane.next_permit_at - now)
         if all(lane.is_idle for lane in self._lanes.values()):
             timeout = 0.005
+        if any(lane.may_prepare for lane in self._lanes.values()):
+            timeout = 0.0
         for call, outcomes in take_results(self._results, timeout_seconds=timeout):
             call.owner.lane.note_result(call, outcomes)
 

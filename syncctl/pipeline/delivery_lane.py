@@ -43,6 +43,8 @@ RENEW_AT_SHARE = 0.25
 REDIS_AWAY_SECONDS = 2.0
 AHEAD_OF_RATE_SECONDS = 0.05
 """How many calls may wait for others to end when their permits are valid already: those of so much time."""
+PREPARE_SECONDS = 0.02
+"""How long one stream's requests are built before the other streams have their turn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +67,10 @@ class BatchInHand:
     batch: Batch
     #: Records without an outcome.
     left: set[str]
+    #: Records whose requests are not built yet, in their order.
+    unprepared: deque[Record] = field(default_factory=deque)
+    #: Requests that wait for the others of the batch, to be sent with them in bulk calls.
+    prepared: list[tuple[Record, Call]] = field(default_factory=list)
     #: Records for which is noted that their calls begin.
     begun: set[str] = field(default_factory=set)
     transitions: list[Transition] = field(default_factory=list)
@@ -72,6 +78,13 @@ class BatchInHand:
     returned: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     is_lost: bool = False
+
+    def take_unplanned(self) -> list[Record]:
+        """Return the records that no call is planned for, and forget them."""
+        records = [*self.unprepared, *(record for record, _ in self.prepared)]
+        self.unprepared.clear()
+        self.prepared = []
+        return records
 
 
 class DeliveryLane:
@@ -111,6 +124,7 @@ class DeliveryLane:
         self._has_permit = has_permit
         self._planned: deque[tuple[BatchInHand, WaitingCall]] = deque()
         self._bytes_in_hand = 0
+        self._prepare_at = 0.0
         self._rate_at = 0.0
         self._has_rate_permit = False
 
@@ -126,8 +140,8 @@ class DeliveryLane:
 
     @property
     def backlog(self) -> int:
-        """How many calls are planned."""
-        return len(self._planned)
+        """How many calls are planned, or will be."""
+        return len(self._planned) + sum(len(held.unprepared) + len(held.prepared) for held in self.in_hand.values())
 
     def take(self) -> Taken:
         """Take a batch, if the stream has due records and this lane has use for them."""
@@ -178,7 +192,7 @@ class DeliveryLane:
             return False
 
     def _plan(self, claim: Claim) -> None:
-        """Turn a claimed batch into calls; records that cannot or need not be sent get their outcome at once."""
+        """Have a claimed batch in hand; records that need not be sent get their outcome at once."""
         stream = self.setup.stream
         batch = Batch(
             ledger=self._ledger, stream=stream, partner=self.setup.partner, claim=claim, known={}, gate=self.gate
@@ -189,17 +203,51 @@ class DeliveryLane:
         try:
             if not stream.append_only:
                 held.batch = batch = replace(batch, known=self._ledger.keys.load(stream.name, claim.key_ids.values()))
-            calls, transitions = prepare_calls(batch, self.setup.client)
+            overtaken = find_overtaken_claims(batch)
         except BaseException:
             # Nothing was sent, so all of it goes back, once MongoDB answers.
             held.left, held.returned = set(), ids
             raise
-        for transition in transitions:
-            self._note(held, transition)
-        for bulk in self.setup.client.combine(calls):
-            call = WaitingCall(client=self.setup.client, bulk=bulk, may_start=self._make_guard(held), owner=held)
-            self._planned.append((held, call))
-            self._bytes_in_hand += len(bulk.call.body)
+        held.unprepared.extend(record for record in claim.records if record.id not in overtaken)
+        for record in claim.records:
+            if record.id in overtaken:
+                newer = overtaken[record.id]
+                self._note(held, Transition(record=record, state=State.SUPERSEDED, superseded_by=newer))
+
+    @property
+    def may_prepare(self) -> bool:
+        """Whether records wait for their requests to be built, and it is this stream's turn."""
+        return time.monotonic() >= self._prepare_at and any(held.unprepared for held in self.in_hand.values())
+
+    def prepare_calls(self) -> None:
+        """Turn records in hand into calls, for a moment; a record that cannot be sent gets its outcome at once.
+
+        A row whose request takes long to build holds up the other streams no longer than its own time, and as long
+        after it, they alone have the loop (invariant 12).
+        """
+        started = time.monotonic()
+        if started < self._prepare_at:
+            return
+        for held in list(self.in_hand.values()):
+            while held.unprepared and time.monotonic() - started < PREPARE_SECONDS:
+                self._prepare(held, held.unprepared[0])
+                held.unprepared.popleft()
+            if held.prepared and (not held.unprepared or self.setup.stream.batching.size == 1):
+                for bulk in self.setup.client.combine(held.prepared):
+                    guard = self._make_guard(held)
+                    call = WaitingCall(client=self.setup.client, bulk=bulk, may_start=guard, owner=held)
+                    self._planned.append((held, call))
+                    self._bytes_in_hand += len(bulk.call.body)
+                held.prepared = []
+        spent = time.monotonic() - started
+        self._prepare_at = started + 2 * spent if spent > 2 * PREPARE_SECONDS else 0.0
+
+    def _prepare(self, held: BatchInHand, record: Record) -> None:
+        try:
+            held.prepared.append((record, self.setup.client.prepare(record)))
+        except Unsendable as error:
+            # Invariant 9: it keeps no other record from being sent.
+            self._note(held, Transition(record=record, state=State.FAILED, reason=error.reason))
 
     def _make_guard(self, held: BatchInHand) -> Callable[[], MayStart]:
         claim, gate = held.batch.claim, self.gate
@@ -295,12 +343,18 @@ class DeliveryLane:
     def give_back_planned(self) -> None:
         """Give back all that was taken and not handed to the runner."""
         while self._planned:
-            self._give_back(*self._planned.popleft())
+            held, call = self._planned.popleft()
+            self._give_back(held, call)
+        for held in self.in_hand.values():
+            self._give_back_records(held, held.take_unplanned())
 
     def _give_back(self, held: BatchInHand, call: WaitingCall) -> None:
-        held.returned += [record.id for record in call.bulk.records]
-        held.left.difference_update(record.id for record in call.bulk.records)
+        self._give_back_records(held, call.bulk.records)
         self._bytes_in_hand -= len(call.bulk.call.body)
+
+    def _give_back_records(self, held: BatchInHand, records: Sequence[Record]) -> None:
+        held.returned += [record.id for record in records]
+        held.left.difference_update(record.id for record in records)
 
     def note_result(self, call: WaitingCall, outcomes: Sequence[Outcome] | None) -> None:
         """Note what a call came to; None where it was not made."""
@@ -387,24 +441,7 @@ class DeliveryLane:
         self._planned = deque((other, call) for other, call in self._planned if other is not held)
         for call in mine:
             self._give_back(held, call)
-            self._bytes_in_hand -= len(call.bulk.call.body)
-
-
-def prepare_calls(batch: Batch, client: PartnerClient) -> tuple[list[tuple[Record, Call]], list[Transition]]:
-    """Turn records into calls; return with them the transitions of overtaken and unsendable records."""
-    calls: list[tuple[Record, Call]] = []
-    transitions: list[Transition] = []
-    overtaken = find_overtaken_claims(batch)
-    for record in batch.claim.records:
-        if record.id in overtaken:
-            transitions.append(Transition(record=record, state=State.SUPERSEDED, superseded_by=overtaken[record.id]))
-            continue
-        try:
-            calls.append((record, client.prepare(record)))
-        except Unsendable as error:
-            # Invariant 9: it keeps no other record from being sent.
-            transitions.append(Transition(record=record, state=State.FAILED, reason=error.reason))
-    return calls, transitions
+        self._give_back_records(held, held.take_unplanned())
 
 
 def find_overtaken_claims(batch: Batch) -> Mapping[str, str]:

@@ -1,7 +1,9 @@
-"""A template's quota: neither a slip in it nor a value of a row fills a worker's memory (invariants 11 and 14).
+"""A template's quota: neither a slip in it nor a value of a row fills a worker's memory or takes its time.
 
-Every construct of a template that makes text or a list counts what it makes, and every loop its rounds. Constructs
-that make more than they are given (`*`, `replace`, `join`, a field's width) are counted before they run.
+Every construct of a template that makes text or a list counts what it makes, and every loop its rounds (invariants 11
+and 14). Constructs that make more than they are given (`*`, `replace`, `join`, a field's width) are counted before they
+run. What is counted also checks the row's time; so that no single step takes long, lists have a bound for all that is
+nested in them (comparing or hashing sixty nested pairs would never end), and slow filters one for their text.
 """
 
 import re
@@ -12,7 +14,10 @@ from jinja2 import nodes, pass_context
 from jinja2.exceptions import SecurityError
 from jinja2.filters import FILTERS
 from jinja2.runtime import Context, LoopContext, Macro, markup_join, str_join
+from jinja2.tests import TESTS
 from jinja2.visitor import NodeTransformer
+
+from syncctl.partner.request.row_time import row_time
 
 TEXT_AT_MOST = 16 * 1024 * 1024
 """Characters that a template writes."""
@@ -20,11 +25,20 @@ MADE_AT_MOST = 4 * TEXT_AT_MOST
 """Characters that it makes on the way."""
 ROUNDS_AT_MOST = 100_000
 """Rounds of all its loops, and calls of its macros."""
+ELEMENTS_AT_MOST = 100_000
+"""Values in one list, also those nested in it."""
+DEPTH_AT_MOST = 100
+"""Lists within lists."""
+SLOW_TEXT_AT_MOST = 1024 * 1024
+"""Characters of a text for a filter that looks at each of them in Python."""
 QUOTA = "_quota"
 """The name of a rendering's quota among its variables; a template that names it is refused."""
 
 # Filters of the quota's own. A template cannot name them: no name has a blank.
 _COUNTED, _JOINED, _ROUNDS, _PLAIN = "count text", "join texts", "count rounds", "plain "
+_TICKS = 64
+"""The clock is looked at when this many values were counted."""
+_SLOW_FILTERS = frozenset({"title", "urlencode", "wordcount"})
 
 _CHARACTERS_OF_AN_ELEMENT = 8
 _CHARACTERS_OF_A_VALUE = 64
@@ -49,6 +63,9 @@ class Quota:
     def __init__(self) -> None:
         self._characters = MADE_AT_MOST
         self._rounds = ROUNDS_AT_MOST
+        self._ticks = 0
+        # Lists that hold others, with their elements and their depth. Kept, so that no other gets their id.
+        self._nested: dict[int, tuple[Any, int, int]] = {}
 
     def take(self, characters: int) -> None:
         """Count text that is about to be made.
@@ -59,11 +76,47 @@ class Quota:
         self._characters -= max(0, characters)
         if self._characters < 0:
             raise QuotaExceeded(f"it makes more than {MADE_AT_MOST:,} characters of text and lists")
+        self._ticks += 1
+        if self._ticks >= _TICKS or characters > SLOW_TEXT_AT_MOST:
+            self._ticks = 0
+            row_time.check()
+
+    def weigh(self, value: Any) -> tuple[int, int]:
+        """Return how many elements a list or an object has with all that is nested in it, and how deep it is.
+
+        Raises:
+            QuotaExceeded: it has too many, or is too deep.
+        """
+        if not isinstance(value, list | tuple | dict):
+            return 0, 0
+        if (known := self._nested.get(id(value))) is not None:
+            return known[1], known[2]
+        inner = value if isinstance(value, list | tuple) else [*value.keys(), *value.values()]
+        if any(isinstance(element, list | tuple | dict) for element in inner):
+            elements, depth = len(inner), 1
+            for element in inner:
+                more, below = self.weigh(element)
+                elements += more
+                depth = max(depth, below + 1)
+                self._check_weight(elements, depth)
+            self._nested[id(value)] = (value, elements, depth)
+        else:
+            elements, depth = len(inner), 1
+            self._check_weight(elements, depth)
+        return elements, depth
+
+    @staticmethod
+    def _check_weight(elements: int, depth: int) -> None:
+        if elements > ELEMENTS_AT_MOST:
+            raise QuotaExceeded(f"it makes a list of more than {ELEMENTS_AT_MOST:,} values")
+        if depth > DEPTH_AT_MOST:
+            raise QuotaExceeded(f"it makes lists that are nested more than {DEPTH_AT_MOST} times")
 
     def take_result(self, result: Any) -> None:
         """Count a text or a list that was made."""
         if isinstance(result, str | list | tuple):
             self.take(_size(result))
+        self.weigh(result)
 
     def take_value(self, value: Any) -> None:
         """Count the text of a single value."""
@@ -88,6 +141,7 @@ class Quota:
         self._rounds -= 1
         if self._rounds < 0:
             raise QuotaExceeded(f"it loops more than {ROUNDS_AT_MOST:,} times")
+        row_time.check()
 
     def count_rounds(self, values: Iterable[Any]) -> Iterator[Any]:
         """Yield the values of a loop, as long as rounds are left."""
@@ -105,6 +159,7 @@ class Quota:
                 _check_bits(left.bit_length() * right)
             case "+" if isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
                 self.take(_size(left) + _size(right))
+                self._check_weight(self.weigh(left)[0] + self.weigh(right)[0], 1)
             case "%" if isinstance(left, str):
                 self.check_format(left, right)
 
@@ -113,6 +168,7 @@ class Quota:
             return
         if isinstance(value, str | list | tuple):
             self.take(_size(value) * times)
+            self._check_weight(self.weigh(value)[0] * times, 1)
         elif isinstance(value, int):
             _check_bits(value.bit_length() + times.bit_length())
 
@@ -135,6 +191,7 @@ class Quota:
 
     def check_call(self, function: Any, *values: Any) -> None:
         """Count what a call is about to make: a method of a text, or a macro."""
+        self.weigh(values)
         if isinstance(function, Macro):
             self.take_round()
         text = getattr(function, "__self__", None)
@@ -205,6 +262,9 @@ def _make_counted(name: str) -> Callable[..., Any]:
     @pass_context
     def counted(context: Context, value: Any, /, *args: Any, **kwargs: Any) -> Any:
         quota = find_quota(context)
+        row_time.check()
+        if name in _SLOW_FILTERS and isinstance(value, str) and len(value) > SLOW_TEXT_AT_MOST:
+            raise QuotaExceeded(f"it makes {name} of more than {SLOW_TEXT_AT_MOST:,} characters")
         if name == "join":
             _check_characters(quota, value)
             value = list(value)
@@ -215,6 +275,22 @@ def _make_counted(name: str) -> Callable[..., Any]:
         return result
 
     return counted
+
+
+def make_tests() -> dict[str, Any]:
+    """Return the tests of Jinja2, each checking the row's time: `select` calls one for each value."""
+    return {name: _make_timed(test) for name, test in TESTS.items()}
+
+
+def _make_timed(test: Any) -> Any:
+    if hasattr(test, "jinja_pass_arg"):
+        return test
+
+    def timed(*values: Any, **named: Any) -> Any:
+        row_time.check()
+        return test(*values, **named)
+
+    return timed
 
 
 @pass_context
@@ -264,6 +340,18 @@ class _Counter(NodeTransformer):
     def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:  # noqa: N802
         self.generic_visit(node)
         return _filter(_JOINED, nodes.List(node.nodes, lineno=node.lineno), node.lineno)
+
+    def visit_List(self, node: nodes.List) -> nodes.Expr:  # noqa: N802
+        self.generic_visit(node)
+        return _filter(_COUNTED, node, node.lineno)
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Expr:  # noqa: N802
+        self.generic_visit(node)
+        return _filter(_COUNTED, node, node.lineno) if node.ctx == "load" else node
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Expr:  # noqa: N802
+        self.generic_visit(node)
+        return _filter(_COUNTED, node, node.lineno)
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:  # noqa: N802
         self.generic_visit(node)

@@ -3,6 +3,7 @@
 import decimal
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ from referencing.jsonschema import DRAFT202012, specification_with
 from syncctl.errors import ConfigurationError
 from syncctl.partner.call import Unsendable
 from syncctl.partner.encoding import EXACT
+from syncctl.partner.request.bounded_schema import bind_dialect
+from syncctl.partner.request.patterns import compile_pattern, is_risky
+from syncctl.partner.request.row_time import RowTimeExceeded
 
 _LONGEST = 80
+_ERRORS_AT_MOST = 1000
 _WHOLE_DIGITS_AT_MOST = 1000
 """Longer whole numbers stay decimals: Python refuses to write integers of some thousand digits."""
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
@@ -40,7 +45,9 @@ class BodySchema:
         schema = _read_schema(path, key)
         dialect = validator_for(schema, default=jsonschema.Draft202012Validator)
         numbers = dialect.TYPE_CHECKER.redefine("integer", lambda _, value: _is_integer(value))
-        checked = extend(dialect, type_checker=numbers)  # type: ignore[no-untyped-call]
+        checked = extend(bind_dialect(dialect), type_checker=numbers)  # type: ignore[no-untyped-call]
+        #: Patterns that can take a very long time with some values.
+        self.risky_patterns: tuple[str, ...] = ()
         # Decimals on both sides, so that multipleOf = 0.01 is exact; its own registry fetches nothing.
         self._validator: Validator = checked(schema, registry=REGISTRY)
         try:
@@ -49,8 +56,11 @@ class BodySchema:
                 raise _make_error(path, key, f"it refers to {_shorten(reference)}, {why}")
             # A circle of references shows with any value.
             list(self._validator.iter_errors({}))
+            self.risky_patterns = tuple(sorted(filter(is_risky, _check_patterns(schema, dialect))))
         except jsonschema.SchemaError as error:
             raise _make_error(path, key, f"{error.json_path}: {_shorten(error.message)}") from None
+        except _BadPatternError as error:
+            raise _make_error(path, key, str(error)) from None
         except RecursionError:
             raise _make_error(path, key, "it refers to itself without end, or is nested too deeply") from None
 
@@ -62,14 +72,45 @@ class BodySchema:
         """
         try:
             with decimal.localcontext(EXACT):
-                errors = sorted(self._validator.iter_errors(read_exact(body)), key=lambda error: error.json_path)
+                found = islice(self._validator.iter_errors(read_exact(body)), _ERRORS_AT_MOST)
+                errors = sorted(found, key=lambda error: error.json_path)
             reason = _explain(errors[0]) if errors else ""
+        except RowTimeExceeded as error:
+            raise Unsendable(f"the schema cannot be checked: {error}") from error
         except Exception as error:
             # Whatever a schema and a value do to each other is about this one row (invariant 9).
             raise Unsendable(f"the schema cannot be checked: {type(error).__name__}") from error
         if errors:
             more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
             raise Unsendable(f"the body does not fit the schema: {errors[0].json_path} {reason}{more}")
+
+
+class _BadPatternError(Exception):
+    """A pattern of the schema is no regular expression."""
+
+
+def _check_patterns(schema: Any, dialect: type[Validator]) -> set[str]:
+    """Return the patterns in a schema.
+
+    Raises:
+        _BadPatternError: one of them cannot be used.
+    """
+    specification = specification_with(str(dialect.META_SCHEMA.get("$schema")), default=DRAFT202012)
+    waiting = [specification.create_resource(schema)]
+    patterns: set[str] = set()
+    while waiting:
+        resource = waiting.pop()
+        contents = resource.contents
+        if isinstance(contents, Mapping):
+            patterns |= {contents["pattern"]} if isinstance(contents.get("pattern"), str) else set()
+            patterns |= set(contents.get("patternProperties", {}))
+            waiting += resource.subresources()
+    for pattern in patterns:
+        try:
+            compile_pattern(pattern)
+        except ValueError as error:
+            raise _BadPatternError(f"its pattern {_shorten(pattern)} cannot be used: {error}") from None
+    return patterns
 
 
 def read_exact(text: str | bytes) -> Any:

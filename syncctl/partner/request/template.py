@@ -32,7 +32,9 @@ from syncctl.partner.request.quota import (
     count_tree,
     find_quota,
     make_filters,
+    make_tests,
 )
+from syncctl.partner.request.row_time import RowTimeExceeded
 
 NAMES = ("row", "key", "op", "stream")
 FILTERS = (
@@ -61,7 +63,7 @@ GLOBALS: Mapping[str, Any] = {
 JsonFilter = Callable[[Context, Any], str]
 
 _ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]{4,}")
-_SHOWN = (UndefinedError, SecurityError, TypeError, ZeroDivisionError, OverflowError)
+_SHOWN = (UndefinedError, SecurityError, TypeError, ZeroDivisionError, OverflowError, RowTimeExceeded)
 """Errors whose text goes into the record; other texts could hold a value."""
 _OTHER_TEMPLATES = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 
@@ -208,6 +210,7 @@ def open_sandbox(decimals: Decimals, *, is_markup: bool = False) -> Sandbox:
     )
     to_json = make_json_filter(decimals)
     sandbox.filters = {**make_filters(FILTERS), **dict.fromkeys(JSON_FILTERS, to_json), QUOTED: in_quotes(to_json)}
+    sandbox.tests = make_tests()
     sandbox.globals = dict(GLOBALS)
     return sandbox
 

@@ -1,0 +1,153 @@
+"""Regular expressions of a schema: searched within a row's time, and judged before a row meets them.
+
+Python's own engine can backtrack for years in one call that nothing interrupts. The package `regex` takes a timeout,
+and lets other threads run meanwhile.
+"""
+
+import importlib
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import regex
+
+from syncctl.partner.request.row_time import RowTimeExceeded, row_time
+
+# Python's parser of regular expressions has no public name.
+_parser: Any = importlib.import_module("re._parser")
+_codes: Any = importlib.import_module("re._constants")
+
+_ASCII = frozenset(range(128))
+_CATEGORIES = {
+    "CATEGORY_DIGIT": frozenset(code for code in _ASCII if chr(code).isdigit()),
+    "CATEGORY_SPACE": frozenset(code for code in _ASCII if chr(code).isspace()),
+    "CATEGORY_WORD": frozenset(code for code in _ASCII if chr(code).isalnum() or chr(code) == "_"),
+}
+_MANY = 10
+_SHOWN_AT_MOST = 80
+
+
+def search(pattern: str, text: str) -> bool:
+    """Tell whether a pattern is found in a text.
+
+    Raises:
+        RowTimeExceeded: the row's time ended before.
+    """
+    row_time.check()
+    try:
+        return compile_pattern(pattern).search(text, timeout=max(0.001, row_time.left_seconds)) is not None
+    except TimeoutError:
+        shown = pattern if len(pattern) <= _SHOWN_AT_MOST else f"{pattern[:_SHOWN_AT_MOST]}..."
+        raise RowTimeExceeded(f"the pattern {shown}") from None
+
+
+@lru_cache(maxsize=1000)
+def compile_pattern(pattern: str) -> Any:
+    """Return a compiled pattern.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    try:
+        return regex.compile(pattern, regex.V0)
+    except (regex.error, RecursionError, OverflowError) as error:
+        raise ValueError(str(error)) from None
+
+
+def is_risky(pattern: str) -> bool:
+    """Tell whether a pattern has a repeat within a repeat that can share out the same text in many ways: `(a+)+$`."""
+    try:
+        tree = _parser.parse(pattern)
+    except Exception:  # noqa: BLE001 - what this parser cannot read, it cannot judge
+        return False
+    return any(_is_ambiguous(body) for body in _find_repeats(tree))
+
+
+def _find_repeats(tree: Any) -> Iterator[Any]:
+    """Yield what is repeated without a bound, wherever it stands."""
+    for code, value in tree:
+        if code in (_codes.MAX_REPEAT, _codes.MIN_REPEAT) and value[1] >= _MANY:
+            yield value[2]
+        for inner in _list_inner(code, value):
+            yield from _find_repeats(inner)
+
+
+def _list_inner(code: Any, value: Any) -> list[Any]:
+    """Return the parts of a pattern within a part."""
+    if code in (_codes.MAX_REPEAT, _codes.MIN_REPEAT):
+        return [value[2]]
+    if code in (_codes.SUBPATTERN, _codes.ASSERT, _codes.ASSERT_NOT):
+        return [value[-1]]
+    return list(value[1]) if code is _codes.BRANCH else []
+
+
+def _is_ambiguous(body: Any) -> bool:
+    """Tell whether a repeated part holds a repeat, or alternatives, without a character that separates the rounds."""
+    items = list(_flatten(body))
+    needed = [_list_characters(code, value) for code, value in items if code not in _REPEATS]
+    for code, value in items:
+        if code in _REPEATS and value[1] >= _MANY:
+            inner = _list_all_characters(value[2])
+            if not any(separator and separator.isdisjoint(inner) for separator in needed):
+                return True
+        if code is _codes.BRANCH and _overlap(value[1]):
+            return True
+    return False
+
+
+_REPEATS = (_codes.MAX_REPEAT, _codes.MIN_REPEAT)
+
+
+def _flatten(body: Any) -> Iterator[tuple[Any, Any]]:
+    for code, value in body:
+        if code is _codes.SUBPATTERN:
+            yield from _flatten(value[-1])
+        else:
+            yield code, value
+
+
+def _overlap(branches: Any) -> bool:
+    """Tell whether two alternatives can begin alike, or one is empty."""
+    seen: frozenset[int] = frozenset()
+    for branch in branches:
+        items = list(_flatten(branch))
+        if not items:
+            return True
+        first = _list_all_characters([items[0]])
+        if first & seen:
+            return True
+        seen |= first
+    return False
+
+
+def _list_all_characters(tree: Any) -> frozenset[int]:
+    """Return the ASCII characters that stand anywhere in a part."""
+    found: frozenset[int] = frozenset()
+    for code, value in tree:
+        found |= _list_characters(code, value)
+        for inner in _list_inner(code, value):
+            found |= _list_all_characters(inner)
+    return found
+
+
+def _list_characters(code: Any, value: Any) -> frozenset[int]:
+    """Return the ASCII characters that an item matches; none for one that matches no single character."""
+    if code is _codes.LITERAL:
+        return frozenset({value})
+    if code is _codes.NOT_LITERAL:
+        return _ASCII - {value}
+    if code is _codes.ANY:
+        return _ASCII
+    if code is not _codes.IN:
+        return frozenset()
+    found: frozenset[int] = frozenset()
+    for inner, what in value:
+        if inner is _codes.LITERAL:
+            found |= {what}
+        elif inner is _codes.RANGE:
+            found |= frozenset(range(what[0], min(what[1], 127) + 1))
+        elif inner is _codes.CATEGORY:
+            name = str(what)
+            negated = name.replace("_NOT_", "_")
+            found |= _CATEGORIES[name] if name in _CATEGORIES else _ASCII - _CATEGORIES.get(negated, frozenset())
+    return _ASCII - found if value and value[0][0] is _codes.NEGATE else found

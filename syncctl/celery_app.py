@@ -14,14 +14,20 @@ from celery import Celery, signals
 from celery.app import default_app
 from celery.platforms import SecurityWarning
 from kombu import Queue
+from kombu.utils.uuid import uuid
 
 from syncctl.broker.kombu_transport import harden_transport
-from syncctl.broker.queue import CONTROL, DELIVER, POLL, QUEUES, SOCKET_TIMEOUT_SECONDS
+from syncctl.broker.messages import CONTROL, DELIVER, HEADER, POLL, QUEUES, MessageCheck, Seal
+from syncctl.broker.queue import SOCKET_TIMEOUT_SECONDS
+from syncctl.core.project_key import ProjectKey
+from syncctl.ledger.ledger import Ledger
 from syncctl.logs import configure_logging, get_logger
 from syncctl.partner.tls import warn_unverified
 from syncctl.settings import Settings, load_settings
 
 SOFT_SHUTDOWN_MARGIN_SECONDS = 10.0
+KEY_TIMEOUT_SECONDS = 3.0
+"""How long a process waits for MongoDB when it reads the key of its messages; it does so while others wait."""
 CELERY_VARIABLES = (
     "CELERY_BROKER_URL",
     "CELERY_BROKER_READ_URL",
@@ -31,6 +37,43 @@ CELERY_VARIABLES = (
 """Celery prefers these to what an app says; tasks would go to another Redis than the one that everything else uses."""
 
 log = get_logger(__name__)
+
+
+class SyncctlApp(Celery):  # type: ignore[misc]
+    """Celery, with the settings it was made from, and with every task signed that it sends.
+
+    Args:
+        settings: They say where everything is.
+    """
+
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        super().__init__("syncctl", broker=settings.redis_url, backend=settings.redis_url, **options)
+        self.settings = settings
+        self.seal = Seal(lambda: load_project_key(settings))
+        self.message_check = MessageCheck(self.seal, settings.stream_names)
+
+    def send_task(self, name: str, args: Any = None, *rest: Any, task_id: str | None = None, **options: Any) -> Any:
+        """Send a task with a signature, without which no worker takes it (invariant 14).
+
+        Raises:
+            UsageError: No worker would take such a task.
+            ServiceUnavailable: The ledger, which holds the key, cannot be reached.
+        """
+        task_id = task_id or uuid()
+        headers = {**(options.pop("headers", None) or {}), HEADER: self.seal.sign(name, task_id, args or ())}
+        return super().send_task(name, args, *rest, task_id=task_id, headers=headers, **options)
+
+
+def load_project_key(settings: Settings) -> ProjectKey:
+    """Read the project's key from the ledger, which belongs to this project from then on.
+
+    Raises:
+        ServiceUnavailable: MongoDB cannot be reached.
+        ConfigurationError: The ledger belongs to another project.
+    """
+    with Ledger(settings.mongo_url, settings.mongo_database, timeout_seconds=KEY_TIMEOUT_SECONDS) as ledger:
+        ledger.check_reachable(timeout_seconds=KEY_TIMEOUT_SECONDS)
+        return ledger.project.claim(settings.project_name)
 
 
 def make_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
@@ -53,7 +96,7 @@ def make_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
     return schedule
 
 
-def make_app(settings: Settings) -> Celery:
+def make_app(settings: Settings) -> SyncctlApp:
     """Return the Celery app for these settings, which are its attribute `settings`; it connects to nothing yet.
 
     It is this process's app from then on: the tasks of `syncctl.tasks` go through the newest one.
@@ -62,8 +105,7 @@ def make_app(settings: Settings) -> Celery:
     for name in CELERY_VARIABLES:
         if os.environ.pop(name, None) is not None:
             log.warning("celery.variable_ignored", variable=name, hint="syncctl goes by REDIS_URL")
-    app = Celery("syncctl", broker=settings.redis_url, backend=settings.redis_url)
-    app.settings = settings
+    app = SyncctlApp(settings)
     # Celery knows a current app in the thread that made it alone; the others take the default one.
     app.set_default()
     timeouts = {
@@ -72,7 +114,7 @@ def make_app(settings: Settings) -> Celery:
         "socket_keepalive": True,
         "health_check_interval": 25,
     }
-    prefix = {"global_keyprefix": f"{settings.redis_prefix}:"}
+    prefix = {"global_keyprefix": settings.redis_namespace}
     if settings.redis_url.startswith("rediss:"):
         verified = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
         app.conf.update(broker_use_ssl=verified, redis_backend_use_ssl=verified)
@@ -82,8 +124,12 @@ def make_app(settings: Settings) -> Celery:
         accept_content=["json"],
         task_serializer="json",
         result_serializer="json",
-        broker_transport_options={**prefix, **timeouts, "visibility_timeout": 3600},
-        result_backend_transport_options=prefix,
+        broker_transport_options={**prefix, **timeouts, "admit": app.message_check},
+        # An error reply, such as that of a replica, is waited for as a lost connection is.
+        result_backend_transport_options={
+            **prefix,
+            "additional_connection_errors": ["redis.exceptions.RedisError"],
+        },
         redis_socket_timeout=SOCKET_TIMEOUT_SECONDS,
         redis_socket_connect_timeout=5.0,
         redis_socket_keepalive=True,
@@ -98,6 +144,9 @@ def make_app(settings: Settings) -> Celery:
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
         worker_send_task_events=False,
+        # Both listen to whoever can publish in Redis.
+        worker_enable_remote_control=settings.worker.remote_control,
+        worker_consumer="syncctl.tasks.consumer:PatientConsumer",
         worker_soft_shutdown_timeout=longest_call_seconds(settings) + SOFT_SHUTDOWN_MARGIN_SECONDS,
         task_queues=[Queue(name) for name in QUEUES],
         task_default_queue=CONTROL,
@@ -116,7 +165,7 @@ def longest_call_seconds(settings: Settings) -> float:
     return max((each.timeout_seconds for each in settings.partners.values()), default=30.0)
 
 
-def find_app() -> Celery:
+def find_app() -> SyncctlApp:
     """Return this process's app; where there is none, make it from the settings of the working directory.
 
     Raises:
@@ -124,10 +173,11 @@ def find_app() -> Celery:
     """
     if not hasattr(default_app, "settings"):
         return make_app(load_settings())
-    return default_app._get_current_object()
+    app: SyncctlApp = default_app._get_current_object()
+    return app
 
 
-def __getattr__(name: str) -> Celery:
+def __getattr__(name: str) -> SyncctlApp:
     """Make `app` when it is first asked for, as `celery -A syncctl.celery_app` does."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -33,7 +33,7 @@ def add(
     """
     first, second = parse_number(x, "X"), parse_number(y, "Y")
     seconds = parse_seconds(timeout, flag="--timeout")
-    with open_session(ctx) as connections:
+    with open_session(ctx, acts=True) as connections:
         from syncctl.broker.queue import add_through_queue
 
         try:

@@ -26,4 +26,4 @@ def beat(
         syncctl beat
         syncctl beat -- --pidfile /run/syncctl/beat.pid
     """
-    return run_celery("beat", celery_args or (), settings=load(ctx), debug=ctx.obj.debug)
+    return run_celery("beat", celery_args or (), settings=load(ctx, acts=True), debug=ctx.obj.debug)

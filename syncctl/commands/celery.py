@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from syncctl.console import out
-from syncctl.errors import ExitCode, InternalError, UsageError
+from syncctl.errors import ExitCode, InternalError, ServiceUnavailable, UsageError
 from syncctl.logs import configure_logging, get_logger
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def run_celery(program: str, arguments: Sequence[str], *, settings: "Settings", 
 
     Raises:
         UsageError: Celery rejects an argument.
+        ConfigurationError: The ledger belongs to another project.
         InternalError: Celery ended unexpectedly.
     """
     level = "debug" if debug else settings.log.level
@@ -41,15 +42,22 @@ def run_celery(program: str, arguments: Sequence[str], *, settings: "Settings", 
     log.info(f"{program}.start", arguments=" ".join(arguments))
     # Until Celery has installed its own handler, SIGTERM simply ends this process.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    from celery.signals import worker_shutting_down
+    from celery.signals import worker_init, worker_shutting_down
     from click.exceptions import ClickException
 
     from syncctl.celery_app import make_app
 
     app = make_app(settings)
+    # A ledger that is away is waited for; one that belongs to another project is not this worker's.
+    with suppress(ServiceUnavailable):
+        app.seal.refresh()
     # Celery's Beat cannot be stopped while it first imports these modules: its handler would re-enter the import.
     app.loader.import_default_modules()
     _ = app.backend
+    workers: list[Any] = []
+    asked: list[int] = []
+    worker_init.connect(lambda sender, **_: workers.append(sender), weak=False)
+    worker_shutting_down.connect(lambda exitcode, **_: asked.append(exitcode), weak=False)
     worker_shutting_down.connect(_force_on_next_signal, weak=False)
     # Celery writes a banner and its messages on Ctrl-C to stdout.
     sys.__stdout__ = Path(os.devnull).open("w")  # type: ignore[misc]  # noqa: SIM115
@@ -63,8 +71,14 @@ def run_celery(program: str, arguments: Sequence[str], *, settings: "Settings", 
         ) from error
     except SystemExit as error:
         code = error.code
+    for worker in workers:
+        # Celery keeps the code to itself. After Ctrl-C it is 1, which the signal that was sent foretells.
+        if not (asked and worker.exitcode in (None, asked[-1])):
+            code = code or worker.exitcode or int(ExitCode.BUG)
     if code in (None, 0):
         return ExitCode.DONE
+    if code == ExitCode.USAGE:
+        return ExitCode.USAGE
     raise InternalError(f"the {program} ended unexpectedly", why=f"Celery says: {code}", hint="read its log above")
 
 

@@ -47,7 +47,7 @@ def cleanup(
     ages: Mapping[str, float] | None = None
     if older_than is not None:
         ages = dict.fromkeys((state.value for state in TERMINAL), parse_age(older_than, flag="--older-than"))
-    with open_session(ctx) as connections:
+    with open_session(ctx, acts=True) as connections:
         streams = choose_known(connections, stream)
         kept = ages or retention_seconds(connections.settings)
         ledger, who = connections.ledger, name_operator()

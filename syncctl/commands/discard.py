@@ -35,7 +35,7 @@ def discard(
         raise UsageError(
             "--reason is empty", why="the audit log would not say why", hint="give the reason in a few words"
         )
-    with open_session(ctx) as connections:
+    with open_session(ctx, acts=True) as connections:
         selection = Selection(ids=tuple(dict.fromkeys(ids)), states=("failed", "pending"))
         ledger, who = connections.ledger, name_operator()
         result = discard_records(ledger=ledger, selection=selection, reason=reason, who=who, dry_run=True)

@@ -45,7 +45,7 @@ def pause(
     """
     from syncctl.pipeline.pause import pause_delivery
 
-    with open_session(ctx) as connections:
+    with open_session(ctx, acts=True) as connections:
         chosen = _choose(connections, streams, partner)
         pause_delivery(
             ledger=connections.ledger,
@@ -83,7 +83,7 @@ def resume(
     """
     from syncctl.wiring import operators
 
-    with open_session(ctx) as connections:
+    with open_session(ctx, acts=True) as connections:
         chosen = _choose(connections, streams, partner)
         done = operators.resume(connections, chosen.streams, partners=chosen.partners, who=name_operator())
     if as_json:

@@ -75,7 +75,7 @@ def poll(
             why="stdout carries one document, and polling does not end",
             hint="add --once, or omit --json",
         )
-    with open_session(ctx) as connections, StopSignal() as stop:
+    with open_session(ctx, acts=True) as connections, StopSignal() as stop:
         chosen = choose_configured(connections.settings, streams)
         warn_unverified(connections.settings.partners_in_use())
         if once:

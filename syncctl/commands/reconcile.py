@@ -46,7 +46,7 @@ def reconcile(
     if repair and not (dry_run or yes or out.is_interactive()):
         # Fail before all rows are read if the question cannot be asked.
         ask_consent("log and send missing and stale rows?", yes=False)
-    with open_session(ctx) as connections:
+    with open_session(ctx, acts=repair) as connections:
         (name,) = choose_configured(connections.settings, [stream])
         from syncctl.wiring.operators import open_reconciliation
 

@@ -81,7 +81,7 @@ def replay(
     mark = None if error is None else _read_fingerprint(error, states)
     begin, end = parse_window(since, until)
     seconds = parse_seconds(timeout, flag="--timeout")
-    with open_session(ctx) as connections:
+    with open_session(ctx, acts=True) as connections:
         names = choose_known(connections, stream)
         if mark is not None and len(mark) < FINGERPRINT_DIGITS:
             failures = group_failures(

@@ -50,7 +50,7 @@ def rewind(
     from syncctl.pipeline.rewind import rewind_stream, show_plan
     from syncctl.wiring.operators import plan_rewind
 
-    with open_session(ctx) as connections:
+    with open_session(ctx, acts=True) as connections:
         (name,) = choose_configured(connections.settings, [stream])
         plan = plan_rewind(connections, name, place)
         if dry_run:

@@ -11,36 +11,51 @@ import typer
 from syncctl.commandline import Invocation
 from syncctl.console import out
 from syncctl.core.spelling import find_near
-from syncctl.errors import UsageError
+from syncctl.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
     from syncctl.settings import Settings
     from syncctl.wiring.connections import Connections
 
 
-def load(ctx: typer.Context) -> "Settings":
+def load(ctx: typer.Context, *, acts: bool = False) -> "Settings":
     """Read the settings of this call, and redact their secrets in the log from now on.
 
+    Args:
+        acts: The command changes something, which must be of a project that somebody has named.
+
     Raises:
-        ConfigurationError: a setting is missing, unknown or wrong.
+        ConfigurationError: a setting is missing, unknown or wrong, or `acts` and there is no configuration at all.
     """
     invocation: Invocation = ctx.obj
     settings = invocation.settings()
     invocation.configure_logging()
+    if acts and not settings.is_configured:
+        raise ConfigurationError(
+            f"nothing is configured in {invocation.directory.absolute()}",
+            why="without MONGO_URL, REDIS_URL, project or a stream, this would act on whatever runs on localhost",
+            hint="go to the project's directory or add --directory DIR; to begin a project, run: syncctl init",
+        )
     return settings
 
 
 @contextmanager
-def open_session(ctx: typer.Context) -> Iterator["Connections"]:
+def open_session(ctx: typer.Context, *, acts: bool = False) -> Iterator["Connections"]:
     """Open the connections of one command; each connects at its first use.
 
+    Args:
+        acts: The command changes something, which must belong to this project.
+
     Raises:
-        ConfigurationError: a setting is missing, unknown or wrong.
+        ConfigurationError: a setting is missing, unknown or wrong; or `acts`, and there is no configuration, or the
+            ledger belongs to another project.
     """
-    settings = load(ctx)
+    settings = load(ctx, acts=acts)
     from syncctl.wiring.operators import open_connections
 
     with open_connections(settings) as connections:
+        if acts:
+            connections.check_project()
         yield connections
 
 

@@ -77,6 +77,9 @@ def _show(current: "Status") -> None:
     now = datetime.now(UTC)
     messages = current.queue["messages"]
     out.show(f"queue    {'unknown: cannot reach Redis' if messages is None else format_count(messages, 'message')}")
+    if current.queue["dropped_recently"]:
+        count = format_count(current.queue["dropped"], "message")
+        out.warn(f"workers dropped {count} that are not this project's; syncctl doctor queue")
     for partner in current.partners:
         if partner["paused"] or partner["breaker"] != "closed":
             out.show(f"partner  {_describe_partner(partner, now)}")

@@ -1,5 +1,6 @@
 """`syncctl worker`: run a Celery worker."""
 
+import os
 from enum import StrEnum
 from typing import Annotated
 
@@ -54,18 +55,16 @@ def worker(
         syncctl worker --queues deliver --name sender
         syncctl worker -- --max-tasks-per-child 1000     arguments after -- go to Celery
     """
-    settings = load(ctx)
+    settings = load(ctx, acts=True)
     arguments = [
         f"--pool={pool or settings.worker.pool}",
         f"--concurrency={concurrency or settings.worker.concurrency}",
         f"--queues={_check_queues(queues)}",
-        "--without-gossip",
-        "--without-mingle",
     ]
     if beat:
         arguments.append("--beat")
-    if name:
-        arguments.append(f"--hostname={name}@%h")
+    # Two workers on one machine are never one: of a name that is given, the heartbeat adds the process.
+    arguments.append(f"--hostname={name or f'worker-{os.getpid()}'}@%h")
     arguments += celery_args or ()
     return run_celery("worker", arguments, settings=settings, debug=ctx.obj.debug)
 

@@ -61,11 +61,11 @@ class Services:
 
     @cached_property
     def _broker(self) -> Broker:
-        return Broker(self.settings.redis_url, prefix=f"{self.settings.redis_prefix}:")
+        return Broker(self.settings.redis_url, prefix=self.settings.redis_namespace)
 
     @cached_property
     def _token_cache(self) -> RedisTokenCache:
-        return RedisTokenCache(self.settings.redis_url, prefix=f"{self.settings.redis_prefix}:")
+        return RedisTokenCache(self.settings.redis_url, prefix=self.settings.redis_namespace)
 
     def source(self, name: str) -> Source:
         """Return a source whose deadlines are no longer than a check's.

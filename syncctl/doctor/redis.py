@@ -9,6 +9,14 @@ from syncctl.errors import ServiceUnavailable
 if TYPE_CHECKING:
     from syncctl.doctor.examination import Services
 
+_REFUSALS = {
+    "read only replica": "name the primary in REDIS_URL; if this is to be the primary, run: redis-cli REPLICAOF NO ONE",
+    "maxmemory": "raise maxmemory, or find the largest keys: redis-cli --bigkeys",
+    "misconf": "free space on Redis's disk, and read Redis's log",
+    "wrongtype": "something else uses this project's keys in Redis: set another redis_prefix, or remove those keys",
+}
+"""What to do where Redis answers and refuses a write, by a part of its reply."""
+
 OLDEST_TRIED = (6, 0)
 FULL = 0.9
 
@@ -24,9 +32,10 @@ def list_units(services: "Services") -> Sequence[Unit]:
 
 
 def check_server(services: "Services") -> Finding:
-    """Check whether Redis answers, and its version."""
+    """Check whether Redis answers and can be written to, and its version."""
     try:
         facts = services.broker.describe_server()
+        services.broker.prove_usable()
     except ServiceUnavailable as error:
         return explain(error, hint=_find_hint(error.why.lower()))
     version = str(facts["version"])
@@ -34,7 +43,7 @@ def check_server(services: "Services") -> Finding:
         return warned(
             f"Redis {version} answers; syncctl was not tested with such an old version", "upgrade to Redis 6.2 or later"
         )
-    return passed(f"Redis {version} answers")
+    return passed(f"Redis {version} answers and can be written to")
 
 
 def check_eviction(services: "Services") -> Finding:
@@ -86,6 +95,9 @@ def read_version(text: str) -> tuple[int, int]:
 
 def _find_hint(why: str) -> str:
     """Return a hint for a Redis that cannot be used; empty if the error has a better one."""
+    for sign, hint in _REFUSALS.items():
+        if sign in why:
+            return hint
     if "password" in why or "auth" in why:
         return "check the user and password in REDIS_URL"
     if "refused" in why:

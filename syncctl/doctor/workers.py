@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from syncctl import __version__
-from syncctl.broker.queue import QUEUES
+from syncctl.broker.messages import QUEUES
 from syncctl.core.durations import format_age
 from syncctl.doctor.check import Finding, Unit, failed, passed, warned
 from syncctl.ledger.heartbeats import ALIVE_SECONDS
@@ -28,6 +28,7 @@ def list_units(services: "Services") -> Sequence[Unit]:
         Unit(name="workers versions", look=lambda: check_versions(services), needs=("workers",)),
         Unit(name="workers settings", look=lambda: check_settings(services), needs=("workers",)),
         Unit(name="queue", look=lambda: check_round_trip(services), needs=("redis", "workers")),
+        Unit(name="queue messages", look=lambda: check_dropped(services), needs=("mongodb",)),
         Unit(name="beat", look=lambda: check_beat(services), needs=("mongodb",)),
     )
 
@@ -87,6 +88,23 @@ def check_round_trip(services: "Services") -> Finding:
     left = _ROUND_TRIP_SHARE * services.timeout_seconds - (time.monotonic() - started)
     trip = add_through_queue(app, services.broker, 2, 3, timeout_seconds=max(0.1, left))
     return passed(f"{trip.x} + {trip.y} = {trip.sum} in {trip.round_trip_ms:.0f} ms, by {trip.worker}")
+
+
+def check_dropped(services: "Services") -> Finding:
+    """Check whether workers dropped messages in the last day: someone else writes to Redis, or a machine is behind."""
+    dropped = services.ledger.project.load_dropped()
+    if not dropped["recent"]:
+        return passed("no worker has dropped a message in the last 24 hours")
+    age = format_age((services.ledger.streams.server_time() - dropped["at"]).total_seconds())
+    reasons = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in sorted(dropped["reasons"].items()))
+    hint = "their work is not lost: Beat asks for it again. Find out who else writes to this Redis"
+    if "unknown_stream" in dropped["reasons"]:
+        hint = "bring syncctl.toml on all machines up to date, and restart workers and Beat"
+    elif "forged" in dropped["reasons"]:
+        hint = "restart workers and Beat of an older version; if there is none, find out who else writes to this Redis"
+    return warned(
+        f"workers dropped {dropped['total']:,} messages ({reasons}), the last {age} ago: {dropped['worker']}", hint
+    )
 
 
 def _load(services: "Services") -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from syncctl.ledger.keys import Keys
 from syncctl.ledger.lease_rescue import LeaseRescue
 from syncctl.ledger.operations import Operations
 from syncctl.ledger.partners import Partners
+from syncctl.ledger.project import Project
 from syncctl.ledger.records import Records
 from syncctl.ledger.reports import Reports
 from syncctl.ledger.runs import Runs
@@ -42,6 +43,7 @@ class Ledger:
         self.keys = Keys(self._database, self.hosts)
         self.breakers = Breakers(self._database, self.hosts)
         self.partners = Partners(self._database, self.hosts)
+        self.project = Project(self._database, self.hosts)
         self.records = Records(self._database, self.hosts)
         self.batches = Batches(self._database, self.hosts)
         self.delivery_states = DeliveryStates(self._database, self.hosts)

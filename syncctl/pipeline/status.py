@@ -66,7 +66,7 @@ def read_status(
     return Status(
         streams=streams,
         partners=tuple(partners.values()),
-        queue={"messages": messages},
+        queue={"messages": messages, **_describe_dropped(ledger)},
         workers=workers,
         beat={
             "last_tick_at": beat["at"] if beat else None,
@@ -74,6 +74,16 @@ def read_status(
             "settings_differ": beat is not None and differs_from(settings, beat),
         },
     )
+
+
+def _describe_dropped(ledger: Ledger) -> dict[str, Any]:
+    dropped = ledger.project.load_dropped()
+    return {
+        "dropped": dropped["total"],
+        "dropped_reasons": dropped["reasons"],
+        "last_dropped_at": dropped["at"],
+        "dropped_recently": dropped["recent"],
+    }
 
 
 def differs_from(settings: str | None, heartbeat: Mapping[str, Any]) -> bool:

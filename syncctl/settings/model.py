@@ -13,13 +13,24 @@ from syncctl.partner.auth import KINDS
 from syncctl.partner.proxy import spell_proxy_secrets
 from syncctl.partner.secrets import spell_header_secrets
 from syncctl.settings import missing
-from syncctl.settings.field_types import Duration, Kind, Lower, MaskSecret, Name, Text, Token, Whole, find_kind
+from syncctl.settings.field_types import (
+    Duration,
+    Kind,
+    Lower,
+    MaskSecret,
+    Name,
+    OptionalText,
+    Text,
+    Token,
+    Whole,
+    find_kind,
+)
 from syncctl.settings.partner_section import PartnerSettings
 from syncctl.settings.problems import make_error
 from syncctl.settings.schema_paths import list_values, read_value
 from syncctl.settings.section import Section, setting
 from syncctl.settings.stream_section import StreamSettings
-from syncctl.settings.url_types import MongoUrl, PartnerUrl, RedisUrl, SourceUrl, find_mongo_database
+from syncctl.settings.url_types import DEFAULT_DATABASE, MongoUrl, PartnerUrl, RedisUrl, SourceUrl, find_mongo_database
 
 if TYPE_CHECKING:
     from syncctl.settings.layers import Layers
@@ -58,10 +69,13 @@ class BeatSettings(Section):
 
 
 class WorkerSettings(Section):
-    """What `syncctl worker` starts unless a flag says otherwise."""
+    """How workers run, unless a flag says otherwise."""
 
     pool: Annotated[Literal["prefork", "threads", "solo"], Lower] = setting("prefork", "prefork | threads | solo")
     concurrency: Whole = setting(4, "processes or threads of one worker")
+    remote_control: bool = setting(
+        False, "take commands of celery inspect and control; whoever can write to Redis can then stop workers"
+    )
 
 
 class LogSettings(Section):
@@ -98,6 +112,11 @@ class Settings(Section):
         None, "key of the mask hash; create one and keep it: openssl rand -hex 32", secret=True
     )
     redis_prefix: Text = setting("syncctl", "prefix of every key in Redis, so that installations can share one Redis")
+    project: OptionalText = setting(
+        None,
+        "name of this project, which keeps its queues and its ledger from others; default: the ledger's database",
+        sample="erp",
+    )
 
     sources: dict[Name, SourceSettings] = setting({}, "one table per source")
     partners: dict[Name, PartnerSettings] = setting({}, "one table per partner")
@@ -142,6 +161,23 @@ class Settings(Section):
     def mongo_database(self) -> str:
         """Return the ledger's database: the path of `mongo_url`, `celery_logs` if it has none."""
         return find_mongo_database(self.mongo_url)
+
+    @property
+    def project_name(self) -> str:
+        """Return the project's name, by default that of the ledger's database."""
+        return self.project or self.mongo_database
+
+    @property
+    def redis_namespace(self) -> str:
+        """Return the beginning of every key in Redis, which no other project has."""
+        own = "" if self.project_name == DEFAULT_DATABASE else f"{self.project_name}:"
+        return f"{self.redis_prefix}:{own}"
+
+    @property
+    def is_configured(self) -> bool:
+        """Tell whether anything says which project this is, rather than whatever runs on this machine."""
+        named = ("project", "mongo_url", "redis_url", "streams")
+        return any(self.layers.find_origin((name,)) is not None for name in named) or bool(self.streams)
 
     @property
     def stream_names(self) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ def render_toml(streams: Mapping[str, Mapping[str, Any]]) -> str:
     for name, field in Settings.model_fields.items():
         section = find_section(field)
         if section is None:
-            sample = field.default or f"${{{name.upper()}}}"
+            sample = field.default or (_sample(field) if field.repr else f"${{{name.upper()}}}")
             lines += _comment(f"#{name} = {show_toml(sample)}", field)
         elif name == "streams":
             for stream, values in streams.items():

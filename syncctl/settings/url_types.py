@@ -14,6 +14,8 @@ _MONGO_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+)(:\d{1,5})?")
 _REDIS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")
 _SQLALCHEMY = re.compile(r"[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://", re.IGNORECASE)
 
+DEFAULT_DATABASE = "celery_logs"
+
 
 def _check_redis_url(url: str) -> str:
     parts = split_url(url)
@@ -59,7 +61,7 @@ def _check_mongo_url(url: str) -> str:
 
 def find_mongo_database(url: str) -> str:
     """Return the database that the path of a MongoDB URL names, `celery_logs` if it names none."""
-    return unquote(urlsplit(url).path.lstrip("/")) or "celery_logs"
+    return unquote(urlsplit(url).path.lstrip("/")) or DEFAULT_DATABASE
 
 
 def _check_source_url(url: str | None) -> str | None:

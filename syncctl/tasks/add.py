@@ -2,6 +2,8 @@
 
 from celery import Task, shared_task
 
+from syncctl.celery_app import find_app
+
 
 @shared_task(name="syncctl.add", ignore_result=False)
 def add(x: float, y: float) -> float:
@@ -11,5 +13,6 @@ def add(x: float, y: float) -> float:
 
 @shared_task(name="syncctl.add_and_sign", ignore_result=False, bind=True)
 def add_and_sign(self: Task, x: float, y: float) -> dict[str, object]:
-    """Return x + y, and the name of the worker that added them."""
-    return {"sum": x + y, "worker": self.request.hostname}
+    """Return x + y and the name of the worker that added them, signed: whoever reads it trusts Redis as little."""
+    result = {"sum": x + y, "worker": self.request.hostname}
+    return {**result, "signature": find_app().seal.sign_result(self.request.id, result)}

@@ -6,18 +6,21 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
-from celery.beat import Scheduler
+from celery.beat import Scheduler, SchedulingError
+from celery.worker import state as worker_state
 
 from syncctl import __version__
-from syncctl.broker.queue import CONTROL
+from syncctl.broker.kombu_transport import BROKER_ERRORS
+from syncctl.broker.messages import CONTROL
+from syncctl.broker.outage import Outage
 from syncctl.core.windows import count_delivery_slots
-from syncctl.errors import SyncctlError
+from syncctl.errors import ConfigurationError, ExitCode, SyncctlError
 from syncctl.logs import get_logger
 from syncctl.settings.describe import fingerprint_settings
 from syncctl.wiring.connections import SIGN_OF_LIFE_SECONDS, Connections
 
 if TYPE_CHECKING:
-    from syncctl.settings import Settings
+    from syncctl.celery_app import SyncctlApp
 
 log = get_logger(__name__)
 
@@ -29,11 +32,12 @@ TICKS_PER_ENTRY = 2
 class WorkerHeartbeat:
     """A thread of the worker's main process that writes its heartbeat."""
 
-    def __init__(self, name: str, facts: dict[str, Any], settings: "Settings") -> None:
+    def __init__(self, name: str, facts: dict[str, Any], app: "SyncctlApp") -> None:
         self._name = name
         self._facts = facts
+        self._app = app
         self._done = threading.Event()
-        self._connections = Connections(settings)
+        self._connections = Connections(app.settings)
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -45,6 +49,7 @@ class WorkerHeartbeat:
         self._done.set()
         self._thread.join(timeout=EVERY_SECONDS)
         try:
+            self._record_dropped()
             self._connections.ledger.heartbeats.forget_worker(self._name)
         except SyncctlError as error:
             log.warning("heartbeat.not_removed", error=str(error))
@@ -61,11 +66,21 @@ class WorkerHeartbeat:
         self._warn_of_missing_ledger()
         while True:
             try:
+                self._app.seal.now_ms()
                 self._connections.ledger.heartbeats.record_worker(self._name, self._facts)
+                self._record_dropped()
+            except ConfigurationError as error:
+                log.error("project.refused", error=str(error), hint=error.hint)  # noqa: TRY400 - no traceback
+                worker_state.should_stop = int(ExitCode.USAGE)
             except SyncctlError as error:
                 log.warning("heartbeat.failed", error=str(error))
             if self._done.wait(EVERY_SECONDS):
                 return
+
+    def _record_dropped(self) -> None:
+        """Add the messages that this worker has dropped to those that `status` and `doctor` show."""
+        if dropped := self._app.message_check.take_dropped():
+            self._connections.ledger.project.record_dropped(dropped, worker=self._name)
 
 
 class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
@@ -80,6 +95,10 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
     _fingerprint = ""
     _beaten_at = float("-inf")
     _is_closed = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._outages: dict[str, Outage] = {}
+        super().__init__(*args, **kwargs)
 
     def close(self) -> None:
         """Let no further tick begin, and close nothing."""
@@ -105,16 +124,19 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
         return wait
 
     def apply_entry(self, entry: Any, producer: Any = None) -> None:
-        """Send a tick, unless so many wait already that no worker can be taking them."""
+        """Send a tick, unless so many wait already that no worker can be taking them; an outage is logged once."""
         queue = entry.options.get("queue", CONTROL)
+        # Apart: one queue may be refused while another is not.
+        outage = self._outages.setdefault(queue, Outage("beat.tick_lost"))
         try:
             if self._open().broker.count_waiting(queue) >= TICKS_PER_ENTRY * len(self.schedule):
                 log.warning("beat.tick_left_out", entry=entry.name, queue=queue)
                 return
-        except SyncctlError as error:
-            log.warning("beat.tick_lost", entry=entry.name, error=str(error))
-            return
-        super().apply_entry(entry, producer)
+            self.apply_async(entry, producer=producer, advance=False)
+        except (SyncctlError, SchedulingError, *BROKER_ERRORS) as error:
+            outage.note(error, entry=entry.name, queue=queue)
+        else:
+            outage.end()
 
     def _open(self) -> Connections:
         if self._connections is None:
@@ -122,12 +144,17 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
         return self._connections
 
 
+def name_worker(hostname: str, pid: int) -> str:
+    """Return a worker's name: two on one machine are never one."""
+    return hostname if f"-{pid}@" in hostname else f"{hostname}:{pid}"
+
+
 _heartbeats: list[WorkerHeartbeat] = []
 
 
 @signals.worker_ready.connect(weak=False)
 def _start(sender: Any = None, **_: object) -> None:
-    settings: Settings = sender.app.settings
+    app: SyncctlApp = sender.app
     controller = sender.controller if hasattr(sender, "controller") else sender
     concurrency = int(getattr(controller, "concurrency", None) or 1)
     queues = sorted(queue.name for queue in sender.task_consumer.queues) if sender.task_consumer else []
@@ -136,10 +163,10 @@ def _start(sender: Any = None, **_: object) -> None:
         "concurrency": concurrency,
         "queues": queues,
         "version": __version__,
-        "settings": fingerprint_settings(settings),
+        "settings": fingerprint_settings(app.settings),
         "slots": count_delivery_slots(concurrency) if "deliver" in queues else 0,
     }
-    heartbeat = WorkerHeartbeat(str(sender.hostname), facts, settings)
+    heartbeat = WorkerHeartbeat(name_worker(str(sender.hostname), os.getpid()), facts, app)
     _heartbeats.append(heartbeat)
     heartbeat.start()
     if "control" in queues:

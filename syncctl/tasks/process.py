@@ -3,19 +3,18 @@
 import fcntl
 import multiprocessing
 import os
-import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
-from pathlib import Path
 from typing import Any, ParamSpec
 
 from celery import shared_task, signals
 
 from syncctl.celery_app import find_app
 from syncctl.core.windows import count_delivery_slots
-from syncctl.errors import SyncctlError
+from syncctl.errors import ConfigurationError, ExitCode, SyncctlError
 from syncctl.logs import get_logger
 from syncctl.wiring.connections import Connections
 
@@ -73,31 +72,63 @@ def count_processes() -> int:
 def delivery_slot() -> Iterator[bool]:
     """Hold one of this worker's slots for a delivery loop; False when there is none.
 
-    A worker with several processes keeps one free for polls and maintenance. A slot is a file lock: it ends with its
-    process.
+    A worker with several processes keeps one free for polls and maintenance.
     """
-    directory: Path | None = _shared["slots"]
-    if directory is None:
+    slots: Slots | None = _shared["slots"]
+    if slots is None:
         yield True
         return
-    # What cleans /tmp may have taken it away: a stream may rest for weeks.
-    directory.mkdir(exist_ok=True)
-    with _locked(directory, "slot", count_delivery_slots(count_processes())) as is_free:
-        yield is_free
+    number = slots.take()
+    try:
+        yield number is not None
+    finally:
+        if number is not None:
+            slots.free(number)
 
 
-@contextmanager
-def _locked(directory: Path, name: str, count: int) -> Iterator[bool]:
-    """Lock one of `count` files, if any is free."""
-    for number in range(count):
-        with (directory / f"{name}.{number}").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            yield True
-            return
-    yield False
+class Slots:
+    """Slots that a worker's processes and threads share; one that its process leaves by dying is free again.
+
+    They are locks on the bytes of a file without a name, which nobody else can open, replace or clean away. Such a lock
+    belongs to a process (fcntl(2)), so the threads of one process also need a list.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed with the worker
+        self._lock = threading.Lock()
+        self._taken: tuple[int, set[int]] = (os.getpid(), set())
+
+    def take(self) -> int | None:
+        """Take a free slot and return its number, None when all are taken."""
+        with self._lock:
+            taken = self._own()
+            for number in range(self._count):
+                if number in taken:
+                    continue
+                try:
+                    fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+                except OSError:
+                    continue
+                taken.add(number)
+                return number
+        return None
+
+    def free(self, number: int) -> None:
+        """Give a slot back."""
+        with self._lock:
+            self._own().discard(number)
+            with suppress(ValueError):  # The worker has ended meanwhile, and its slots with it.
+                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _own(self) -> set[int]:
+        if self._taken[0] != os.getpid():
+            self._taken = (os.getpid(), set())
+        return self._taken[1]
 
 
 @signals.worker_init.connect(weak=False)
@@ -105,8 +136,34 @@ def _share(sender: Any = None, **_: object) -> None:
     """Lay out, before the pool forks, what its processes share."""
     # A plain byte without a lock: a process killed while it holds a lock would stop all the others.
     _shared["stopping"] = multiprocessing.RawValue("b", 0)
-    _shared["slots"] = Path(tempfile.mkdtemp(prefix="syncctl-worker-"))
-    _shared["count"] = int(getattr(sender, "concurrency", None) or 1)
+    count = int(getattr(sender, "concurrency", None) or 1)
+    _shared["slots"] = Slots(count_delivery_slots(count))
+    _shared["count"] = count
+    _check_project(sender.app)
+
+
+@signals.beat_init.connect(weak=False)
+def _check_beat(sender: Any = None, **_: object) -> None:
+    _check_project(sender.app)
+
+
+def _check_project(app: Any) -> None:
+    """Read the key of the messages; a process of another project, or of none, ends.
+
+    Where MongoDB is away, a worker's heartbeat does the same later.
+
+    Raises:
+        SystemExit: The ledger belongs to another project, or nothing is configured.
+    """
+    try:
+        if not app.settings.is_configured:
+            raise ConfigurationError("nothing is configured here", hint="start it in the project's directory")
+        app.seal.refresh()
+    except ConfigurationError as error:
+        log.error("project.refused", error=str(error), hint=error.hint)  # noqa: TRY400 - no traceback
+        raise SystemExit(int(ExitCode.USAGE)) from None
+    except SyncctlError:
+        pass
 
 
 @signals.worker_shutting_down.connect(weak=False)
@@ -116,6 +173,10 @@ def _stop(**_: object) -> None:
 
 
 @signals.worker_shutdown.connect(weak=False)
-def _clear(**_: object) -> None:
+def _clear(sender: Any = None, **_: object) -> None:
     if _shared["slots"] is not None:
-        shutil.rmtree(_shared["slots"], ignore_errors=True)
+        _shared["slots"].close()
+        _shared["slots"] = None
+    if not stopping() and not sender.exitcode:
+        # It was not asked to end: whoever started it must see that it failed.
+        sender.exitcode = int(ExitCode.BUG)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Self
 
+from syncctl.broker.outage import Outage
 from syncctl.core.stream import Partner, Source, Stream
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Connections:
         self._clients: dict[str, PartnerClient] = {}
         self._rates: dict[str, SharedRate] = {}
         self._slots: tuple[float, int] = (float("-inf"), 0)
+        self.wake_outage = Outage("dispatch.failed")
 
     def __enter__(self) -> Self:
         return self
@@ -81,6 +83,14 @@ class Connections:
                 raise
         return ledger
 
+    def check_project(self) -> None:
+        """Check that the ledger belongs to this project; one that belongs to none is this project's from now on.
+
+        Raises:
+            ConfigurationError: It belongs to another project.
+        """
+        self.ledger.project.claim(self.settings.project_name)
+
     @cached_property
     def prepared_ledger(self) -> "Ledger":
         """The ledger, whose missing indexes were created."""
@@ -97,14 +107,14 @@ class Connections:
         """Redis beside Celery."""
         from syncctl.broker.queue import Broker
 
-        return Broker(self.settings.redis_url, prefix=f"{self.settings.redis_prefix}:")
+        return Broker(self.settings.redis_url, prefix=self.settings.redis_namespace)
 
     @cached_property
     def token_cache(self) -> "RedisTokenCache":
         """Redis, where all processes find a partner's token."""
         from syncctl.broker.token_cache import RedisTokenCache
 
-        return RedisTokenCache(self.settings.redis_url, prefix=f"{self.settings.redis_prefix}:")
+        return RedisTokenCache(self.settings.redis_url, prefix=self.settings.redis_namespace)
 
     @cached_property
     def celery_app(self) -> Any:
@@ -123,11 +133,13 @@ class Connections:
         """
         from kombu.exceptions import OperationalError
 
-        from syncctl.broker.queue import DELIVER, unavailable
+        from syncctl.broker.messages import DELIVER
+        from syncctl.broker.queue import translated, unavailable
 
         try:
-            self.celery_app.send_task("syncctl.deliver", args=[stream], queue=DELIVER, ignore_result=True)
-        except (OperationalError, OSError) as error:
+            with translated(self.settings.redis_url):
+                self.celery_app.send_task("syncctl.deliver", args=[stream], queue=DELIVER, ignore_result=True)
+        except OperationalError as error:
             raise unavailable(self.settings.redis_url, error) from error
 
     def partner_client(self, stream: Stream) -> "PartnerClient":
@@ -152,7 +164,7 @@ class Connections:
             return None
         if partner.name not in self._rates:
             calls, seconds = partner.rate
-            url, prefix = self.settings.redis_url, f"{self.settings.redis_prefix}:"
+            url, prefix = self.settings.redis_url, self.settings.redis_namespace
             self._rates[partner.name] = SharedRate(url, prefix=prefix, name=partner.name, calls=calls, seconds=seconds)
         return self._rates[partner.name]
 

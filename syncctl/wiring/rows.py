@@ -44,13 +44,15 @@ def wake_while_possible(connections: Connections, name: str) -> Callable[[], boo
         if given_up:
             return False
         try:
-            return wake(connections, name)
+            woken = wake(connections, name)
         except (ServiceUnavailable, UsageError) as error:
             if isinstance(error, ServiceUnavailable) and error.service != "redis":
                 raise
             given_up = True
-            log.warning("dispatch.failed", stream=name, error=str(error))
+            connections.wake_outage.note(error, stream=name)
             return False
+        connections.wake_outage.end()
+        return woken
 
     return wake_unless_given_up
 
@@ -121,7 +123,7 @@ def maintain_streams(connections: Connections) -> "list[Maintained]":
         except ServiceUnavailable as error:
             if error.service != "redis":
                 raise
-            log.warning("upkeep.without_redis", stream=name, error=str(error))
+            connections.wake_outage.note(error, stream=name)
         except UsageError as error:
             log.warning("upkeep.misconfigured", stream=name, error=str(error))
     return done

@@ -32,6 +32,7 @@ def write_settings(
     source_url: str,
     partner_url: str,
     redis_prefix: str = "syncctl",
+    project: str = "celery_logs",
     partner_token: str = "",
     stream: Mapping[str, Any] | None = None,
     sections: Mapping[str, Any] | None = None,
@@ -39,6 +40,7 @@ def write_settings(
     """Write `.env` and `syncctl.toml` with the stream `orders`, and return the directory.
 
     Args:
+        project: The default adds nothing to the keys in Redis, so that tests can name them.
         stream: Keys of the stream that differ; None takes a key away.
         sections: Further sections of the TOML file, as `{"worker": {"concurrency": 1}}`.
     """
@@ -50,6 +52,7 @@ def write_settings(
         "PARTNER_URL": partner_url,
         "PARTNER_TOKEN": partner_token,
         "REDIS_PREFIX": redis_prefix,
+        "PROJECT": project,
     }
     (directory / ".env").write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
     orders = {name: value for name, value in {**ORDERS, **(stream or {})}.items() if value is not None}

@@ -43,10 +43,10 @@ def test_held_messages_are_released_without_an_error(message: Any, act: Callable
     act(message)
 
 
-def test_without_the_hardened_transport_an_acknowledgement_would_end_the_worker(
+def test_without_the_hardened_transport_a_message_that_is_returned_would_end_the_worker(
     message: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kombu's own, which this stands in for: once it raises no more, this can go."""
     monkeypatch.setattr(message.channel.qos, "_is_disconnected", lambda: False)
     with pytest.raises(AttributeError):
-        message.ack()
+        message.requeue()

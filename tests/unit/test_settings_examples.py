@@ -20,6 +20,7 @@ SAMPLED = {  # Settings without a default, or with one that only an example can 
     "partner_url",
     "partner_token",
     "mask_secret",
+    "project",
     "partners.default.max_in_flight",
     "sources.default.url",
     "partners.default.url",

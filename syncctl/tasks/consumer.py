@@ -1,0 +1,71 @@
+"""The worker's consumer of the queues, which waits for the end of every outage of Redis."""
+
+import logging
+import time
+from typing import Any
+
+from celery.worker.consumer import Consumer
+from celery.worker.state import maybe_shutdown
+from kombu import Connection
+
+from syncctl.broker.kombu_transport import BROKER_ERRORS
+from syncctl.broker.outage import Outage
+
+FIRST_PAUSE_SECONDS = 0.25
+LONGEST_PAUSE_SECONDS = 2.0
+_STOP_LOOK_SECONDS = 0.25
+
+logging.getLogger("celery.worker.consumer.consumer").addFilter(
+    # `Outage` says the same, once.
+    lambda record: "Connection to broker lost" not in record.getMessage()
+)
+
+
+class PatientConsumer(Consumer):  # type: ignore[misc]
+    """Celery's consumer, for which Redis is back once it can be written to.
+
+    A replica, a Redis whose memory is full or whose disk cannot be written answers each connection, and each command of
+    a worker with an error: Celery would connect without a pause.
+    """
+
+    def __init__(self, *args: Any, app: Any, **options: Any) -> None:
+        if not app.settings.worker.remote_control:
+            # None of these has a use here, and each reads what others publish.
+            options |= {"without_gossip": True, "without_mingle": True, "without_heartbeat": True}
+        self._outage = Outage()
+        super().__init__(*args, app=app, **options)
+
+    def ensure_connected(self, conn: Connection) -> Connection:
+        """Return the connection once Redis takes commands, however long that lasts."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            maybe_shutdown()
+            try:
+                conn.connect()
+                conn.default_channel.prove_usable()
+            except BROKER_ERRORS as error:
+                self._outage.note(error, hint="run: syncctl doctor redis")
+                conn.collect(socket_timeout=1)
+                _wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            else:
+                self._outage.end()
+                self.first_connection_attempt = False
+                return conn
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Note the beginning of an outage."""
+        self._outage.note(exc, hint="run: syncctl doctor redis")
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Note the beginning of an outage, and let the connection go."""
+        self._outage.note(exc, hint="run: syncctl doctor redis")
+        super().on_connection_error_after_connected(exc)
+
+
+def _wait(seconds: float) -> None:
+    """Wait, unless the worker is asked to stop."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, _STOP_LOOK_SECONDS))
+        maybe_shutdown()

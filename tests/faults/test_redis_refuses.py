@@ -1,0 +1,99 @@
+"""Invariants 2 and 12: a Redis that answers with errors is an outage that is waited for, and that shows."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from syncctl.local.redis_server import RedisServer
+from tests.harness.source_db import SourceDb
+
+
+def become_replica(redis: Any) -> None:
+    redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+
+
+def become_primary(redis: Any) -> None:
+    redis.execute_command("REPLICAOF", "NO", "ONE")
+
+
+def run_out_of_memory(redis: Any) -> None:
+    redis.config_set("maxmemory", "1")
+
+
+def get_memory(redis: Any) -> None:
+    redis.config_set("maxmemory", "0")
+
+
+def occupy_queue(redis: Any) -> None:
+    redis.delete("refused:poll")
+    redis.set("refused:poll", "x")
+
+
+def free_queue(redis: Any) -> None:
+    redis.delete("refused:poll")
+
+
+@pytest.mark.parametrize(
+    ("refuse", "take_again", "hint"),
+    [
+        (become_replica, become_primary, "REPLICAOF NO ONE"),
+        (run_out_of_memory, get_memory, "maxmemory"),
+        (occupy_queue, free_queue, "redis_prefix"),
+    ],
+)
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_redis_that_refuses_is_waited_for(
+    refuse: Callable[[Any], None],
+    take_again: Callable[[Any], None],
+    hint: str,
+    pool: str,
+    own_redis: RedisServer,
+    make_settings: Callable[..., Path],
+    start_syncctl: Callable[..., Any],
+    run_syncctl: Callable[..., Any],
+    eventually: Callable[..., Any],
+    source_db: SourceDb,
+    mongo_database: Any,
+) -> None:
+    directory = make_settings(redis_url=own_redis.url(), redis_prefix="refused", stream={"poll_every": "500ms"})
+    source_db.create_orders(3)
+
+    def count_delivered() -> int:
+        return int(mongo_database.records.count_documents({"state": "delivered"}))
+
+    worker = start_syncctl("worker", "--pool", pool, "--concurrency", "2", cwd=directory)
+    beat = start_syncctl("beat", cwd=directory)
+    eventually(lambda: count_delivered() == 3, 60)
+    with Redis.from_url(own_redis.url()) as redis:
+        refuse(redis)
+        # A worker takes messages from a full Redis, whose Beat cannot put any there.
+        noticed = beat if refuse is run_out_of_memory else worker
+        noticed.wait_for_log('"beat.tick_lost"' if noticed is beat else '"redis.away"')
+        check = run_syncctl("doctor", "redis", "--json", cwd=directory).json["checks"][0]
+        assert (check["name"], check["status"]) == ("redis", "fail")
+        assert hint in check["hint"]
+        source_db.add_orders([4])
+        take_again(redis)
+        noticed.wait_for_log('"redis.back"')
+    eventually(lambda: count_delivered() == 4, 60)
+    actions = [json.loads(line)["action"] for line in worker.log.splitlines() if line.startswith("{")]
+    assert actions.count("redis.away") == (noticed is worker)
+    assert actions.count("redis.away") + actions.count("dispatch.failed") == actions.count("redis.back")
+    assert "Unrecoverable" not in worker.log + beat.log
+    assert beat.log.count('"beat.tick_lost"') <= 2, "once for each queue"
+    assert "Traceback" not in worker.log + beat.log
+    for command in (worker, beat):
+        command.terminate()
+        assert command.wait() == 0, command.log
+
+
+def test_a_worker_that_ends_by_an_error_says_so_with_its_exit_code(
+    settings_dir: Path, start_syncctl: Callable[..., Any], eventually: Callable[..., Any]
+) -> None:
+    """Its pool dies at once: Celery ends the worker, and keeps the reason from whoever started it."""
+    worker = start_syncctl("worker", "--pool", "solo", "--", "--pidfile", "/nowhere/at/all.pid", cwd=settings_dir)
+    assert worker.wait() != 0

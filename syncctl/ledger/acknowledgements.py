@@ -1,4 +1,4 @@
-"""Mode flag: which finished records the source has not been told of."""
+"""Mode flag: the finished records that the source has not been told of."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,11 +15,11 @@ from syncctl.ledger.expressions import in_future
 
 Doc = dict[str, Any]
 AGAIN_SECONDS = 60.0
-"""After which a statement that failed is run again."""
+"""How long after a failure the statement is run again."""
 
 
 class Acknowledgements:
-    """A record of mode flag keeps `acknowledge` until the source was told what became of it."""
+    """A record of mode flag keeps `acknowledge` until the source has been told how it ended."""
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._records: Collection[Doc] = database["records"]
@@ -27,10 +27,10 @@ class Acknowledgements:
 
     @edge
     def find(self, stream: str, *, failed_too: bool, limit: int) -> list[Acknowledgement]:
-        """Return records that were delivered, or given up for good, and that the source has not been told of.
+        """Return records that were delivered, or given up for good, and of which the source has not been told.
 
         Args:
-            failed_too: Whether the source wants to know of those that failed or were discarded.
+            failed_too: Whether the source is told of failed and discarded records too.
         """
         states = [State.DELIVERED.value]
         if failed_too:
@@ -40,34 +40,42 @@ class Acknowledgements:
         found = self._records.find(query, {"key": True, "state": True, "acknowledge": True}, limit=limit)
         return [
             Acknowledgement(
-                id=each["_id"],
-                key=decode_values(each["key"]),
-                version=each["acknowledge"]["version"],
-                ending="delivered" if each["state"] == State.DELIVERED.value else "failed",
+                id=record["_id"],
+                key=decode_values(record["key"]),
+                version=record["acknowledge"]["version"],
+                ending="delivered" if record["state"] == State.DELIVERED.value else "failed",
             )
-            for each in found.hint("to_acknowledge")
+            for record in found.hint("to_acknowledge")
         ]
 
     @edge
-    def settle(self, told: Sequence[Acknowledgement], done: Sequence[Acknowledged]) -> None:
-        """Note what the statements did; what failed is tried again after a while. Safe to repeat."""
-        endings = {each.id: each for each in told}
+    def settle(self, finished: Sequence[Acknowledgement], results: Sequence[Acknowledged]) -> None:
+        """Record the results of the statements; failed ones are repeated after a while. Safe to repeat."""
+        records = {record.id: record for record in finished}
         writes = []
-        for each in done:
-            row = endings[each.id]
-            guard = {"_id": each.id, "acknowledge.version": row.version}
-            if each.error is not None:
-                later = {"acknowledge.error": {"$literal": each.error}, "acknowledge.due_at": in_future(AGAIN_SECONDS)}
+        for result in results:
+            record = records[result.id]
+            guard = {"_id": result.id, "acknowledge.version": record.version}
+            if result.error is not None:
+                later = {
+                    "acknowledge.error": {"$literal": result.error},
+                    "acknowledge.due_at": in_future(AGAIN_SECONDS),
+                }
                 writes.append(UpdateOne(guard, [{"$set": later}]))
                 continue
-            note = {"ending": row.ending, "version": {"$literal": row.version}, "rows": each.rows, "at": "$$NOW"}
+            note = {
+                "ending": record.ending,
+                "version": {"$literal": record.version},
+                "rows": result.rows,
+                "at": "$$NOW",
+            }
             writes.append(UpdateOne(guard, [{"$set": {"acknowledged": note}}, {"$unset": ["acknowledge"]}]))
         if writes:
             self._records.bulk_write(writes, ordered=False)
 
     @edge
     def find_refused(self, stream: str) -> tuple[int, str] | None:
-        """Return how many records the source could not be told of, and one of the reasons; None where there is none."""
+        """Return of how many records the source could not be told, and one reason; None if there are none."""
         query = {"stream": stream, "acknowledge": {"$exists": True}, "acknowledge.error": {"$exists": True}}
         found = self._records.find_one(query, {"acknowledge": True}, hint="to_acknowledge")
         if found is None:

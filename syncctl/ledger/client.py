@@ -1,4 +1,4 @@
-"""The connection to MongoDB, and what its errors mean to an operator."""
+"""The connection to MongoDB, and the translation of its errors."""
 
 import functools
 import os
@@ -57,7 +57,7 @@ def open_database(client: "pymongo.MongoClient[dict[str, Any]]", name: str) -> D
         name,
         write_concern=WriteConcern(w="majority", j=True),
         read_concern=ReadConcern("majority"),
-        # Whatever the URL says: a claim that is read from a secondary which lags behind finds nothing.
+        # Whatever the URL says: a claim that is read from a lagging secondary would find nothing.
         read_preference=ReadPreference.PRIMARY,
     )
 
@@ -68,10 +68,10 @@ def describe_hosts(url: str) -> str:
 
 
 def check_not_refused(url: str, *, timeout_seconds: float) -> None:
-    """Knock at each host of a URL: the driver waits for a server that may yet come up, and a person need not.
+    """Connect to each host of a URL: the driver waits for a server that may yet come up, and a person should not.
 
     Raises:
-        ServiceUnavailable: Every host refuses the connection. Silence is no refusal.
+        ServiceUnavailable: Every host refuses the connection; one that does not answer may still come up.
     """
     hosts = _list_hosts(url)
     for host, port in hosts:
@@ -173,16 +173,18 @@ def edge(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def is_only_duplicates(error: mongo.BulkWriteError) -> bool:
-    """Tell whether a bulk failed for nothing but documents that were there already.
+    """Return whether a bulk failed only for documents that were there already.
 
-    An empty first list beside a write concern error would otherwise pass for "all were duplicates".
+    An empty first list beside a write concern error would otherwise mean "all were duplicates".
     """
     failures = error.details.get("writeErrors", ())
-    return not error.details.get("writeConcernErrors") and all(each.get("code") == _DUPLICATE_CODE for each in failures)
+    return not error.details.get("writeConcernErrors") and all(
+        failure.get("code") == _DUPLICATE_CODE for failure in failures
+    )
 
 
 def new_token() -> str:
-    """Return a token that nobody else has; it survives a fork, unlike a seeded generator."""
+    """Return a unique token; unlike a seeded generator it stays unique after a fork."""
     return os.urandom(12).hex()
 
 

@@ -1,4 +1,4 @@
-"""Every index a hot query needs; partial where only unfinished records matter."""
+"""Every index that a frequent query needs; partial where only unfinished records matter (invariant 11)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

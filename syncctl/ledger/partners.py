@@ -1,4 +1,4 @@
-"""The `partners` collection: what all workers know of a partner together: pause, calls under way."""
+"""The `partners` collection: pauses, and the permits of calls in flight, which all workers share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -45,7 +45,7 @@ class PartnerGate:
 
 
 class Partners:
-    """One document per partner; every change is one write, judged by MongoDB's clock."""
+    """One document per partner; every change is one write, judged by MongoDB's clock (invariant 8)."""
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._partners: Collection[Doc] = database["partners"]
@@ -138,11 +138,11 @@ class Partners:
             {"_id": partner}, changes, upsert=True, return_document=ReturnDocument.AFTER
         )
         permits: list[Doc] = (found or {}).get("permits", [])
-        return sum(int(each["calls"]) for each in permits if each["token"] == token)
+        return sum(int(permit["calls"]) for permit in permits if permit["token"] == token)
 
     @edge
     def renew_permits(self, partner: str, *, token: str, seconds: float) -> bool:
-        """Prolong permits; False when they have ended, and another may have them."""
+        """Renew permits; False when they have ended, and another batch may have them."""
         mine = {"$map": {"input": "$permits", "in": {"$cond": [
             {"$eq": ["$$this.token", token]}, {"$mergeObjects": ["$$this", {"until": in_future(seconds)}]}, "$$this",
         ]}}}  # fmt: skip

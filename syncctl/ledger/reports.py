@@ -29,10 +29,7 @@ _FROZEN_UNTIL = "frozen_until"
 
 @dataclass(kw_only=True, slots=True)
 class HourCounts:
-    """What happened in one hour of one stream.
-
-    `reopened_frozen` are those of `reopened` whose end before is counted in a frozen hour.
-    """
+    """The events of one hour of one stream."""
 
     stream: str
     window_start: datetime
@@ -43,13 +40,15 @@ class HourCounts:
     discarded: int = 0
     attempts: int = 0
     retries: int = 0
+    #: Finished records that were sent again, by the state that they had.
     reopened: dict[str, int] = field(default_factory=dict)
+    #: Those of them whose end is counted in a frozen hour.
     reopened_frozen: dict[str, int] = field(default_factory=dict)
     latency: dict[str, int] = field(default_factory=dict)
     errors: dict[str, Doc] = field(default_factory=dict)
 
     def to_document(self) -> Doc:
-        """Return the document to store; of the errors, the most frequent."""
+        """Return the document to store, with the most frequent errors."""
         errors = sorted(self.errors.values(), key=lambda error: -int(error["count"]))[:_ERRORS_AT_MOST]
         counts = {name: getattr(self, name) for name in self.__slots__ if name != "errors"}
         return counts | {"errors": errors}
@@ -172,8 +171,8 @@ class Reports:
     def load_finished(self, streams: Sequence[str]) -> dict[str, dict[str, int]]:
         """Return, by stream, how many records are delivered and superseded, also those that were cleaned up.
 
-        Frozen hours are added up; what finished since is counted by its index, so that nothing counts millions; what
-        was opened again since is as true as the last roll-up.
+        Frozen hours are added up, and records that finished since are counted by their index, so that no query counts
+        millions. The number of records that were sent again since is that of the last roll-up.
         """
         frozen = self.frozen_until()
         names = ("delivered", "superseded")
@@ -192,7 +191,7 @@ class Reports:
 
 
 def _net(names: Sequence[str], frozen: datetime) -> Doc:
-    """Bulk: by stream, what finished in frozen hours less what of it was opened again, then or since."""
+    """Return the group stage: by stream, records that finished in frozen hours, less those that were sent again."""
     group: Doc = {"_id": "$stream"}
     for name in names:
         then = {"$subtract": [f"${name}", or_zero(f"reopened.{name}")]}

@@ -143,7 +143,7 @@ class DeliveryLoop:
         for lane in lanes:
             if self._is_stopping:
                 lane.give_back_planned()
-            lane.prepare_calls()
+            self._prepare(lane)
             lane.begin_calls()
 
     def _open_others(self, now: float) -> None:
@@ -164,13 +164,24 @@ class DeliveryLoop:
                 taken = lane.take()
             except ServiceUnavailable:
                 raise
-            except Exception as error:  # invariant 12: it stops no other stream, and is raised at the end
-                log.exception("deliver.bug", stream=lane.name, error=type(error).__name__)
-                self._bugs[lane.name] = error
+            except Exception as error:  # noqa: BLE001 - invariant 12
+                self._note_bug(lane, error)
                 continue
             if taken.has_more and now >= self._help_at.get(lane.name, 0.0):
                 self._help_at[lane.name] = now + HELP_EVERY_SECONDS
                 self._wake(lane.name)
+
+    def _prepare(self, lane: DeliveryLane) -> None:
+        try:
+            lane.prepare_calls()
+        except Exception as error:  # noqa: BLE001 - invariant 12
+            self._note_bug(lane, error)
+            lane.give_back_planned()
+
+    def _note_bug(self, lane: DeliveryLane, error: Exception) -> None:
+        """Take no more of a stream in which a bug of ours showed: it stops no other, and is raised at the end."""
+        log.exception("deliver.bug", stream=lane.name, error=type(error).__name__)
+        self._bugs[lane.name] = error
 
     def _open_lane(self, name: str) -> None:
         setup = self._make_setup(name)

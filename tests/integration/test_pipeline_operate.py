@@ -298,7 +298,7 @@ def test_status_shows_where_each_stream_stands(testbed: Testbed, refusing: MockP
     assert orders["last_poll_at"]
     assert (new["configured"], gone["stream"], gone["configured"]) == (True, "gone", False)
     assert (new["cursor"], new["last_poll_at"], new["oldest_due_seconds"]) == (None, None, None)
-    assert status.queue == {"messages": 9}
+    assert (status.queue["messages"], status.queue["dropped"]) == (9, 0)
     assert status.workers[0].items() >= {"worker": "w1", "pid": 7, "concurrency": 4}.items()
     assert status.beat["last_tick_at"]
     assert not status.beat["late"]
@@ -308,7 +308,7 @@ def test_the_status_of_an_empty_ledger_is_empty(testbed: Testbed) -> None:
     testbed.database.streams.delete_many({})
     status = read_status(ledger=testbed.ledger, configured={"orders": "default"}, messages=None)
     assert not any(status.streams[0]["counts"].values())
-    assert (status.queue, status.workers) == ({"messages": None}, ())
+    assert (status.queue["messages"], status.queue["dropped"], status.workers) == (None, 0, ())
     assert status.beat == {"last_tick_at": None, "late": False, "settings_differ": False}
 
 

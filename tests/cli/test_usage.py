@@ -70,7 +70,7 @@ def test_an_argument_that_the_settings_or_celery_refuse_is_exit_code_2(
 def test_no_stream_at_all_is_refused(run_syncctl: Run, tmp_path: Path) -> None:
     result = run_syncctl("poll", "--once", cwd=tmp_path)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "no stream is configured" in result.stderr
+    assert "nothing is configured" in result.stderr
 
 
 def test_a_directory_is_where_the_settings_are(run_syncctl: Run, settings_dir: Path, tmp_path: Path) -> None:

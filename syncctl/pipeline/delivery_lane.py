@@ -264,8 +264,20 @@ class DeliveryLane:
         return may_start
 
     def begin_calls(self) -> None:
-        """Note which calls begin next, before they do, and hand them to the runner."""
+        """Note which calls begin next, before they do, and hand them to the runner.
+
+        Raises:
+            ServiceUnavailable: MongoDB cannot be reached; calls that were noted before are made all the same.
+        """
         ready: list[WaitingCall] = []
+        try:
+            self._choose_calls(ready)
+        finally:
+            # Nobody else has them any more: without this their records would stay in hand for ever.
+            self._runner.push(ready)
+
+    def _choose_calls(self, ready: list[WaitingCall]) -> None:
+        """Move the calls that may begin now from the plan to `ready`."""
         limit = self._runner.limit
         ahead = limit // 2
         if (rate := self.setup.rate) is not None:
@@ -286,7 +298,6 @@ class DeliveryLane:
                 continue
             self._planned.popleft()
             ready.append(call)
-        self._runner.push(ready)
 
     def _may_go_on(self, held: BatchInHand) -> bool:
         return self.gate.is_stale or self.gate.admits(held.batch.claim)

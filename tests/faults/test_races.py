@@ -430,6 +430,23 @@ def test_an_outcome_that_cannot_be_written_is_kept(simulation: Simulation, monke
     assert len(simulation.partner.log) == 3
 
 
+def test_a_call_that_was_to_begin_is_made_although_another_could_not_be_noted(simulation: Simulation) -> None:
+    """Invariant 12: MongoDB is away while the calls of a second batch are noted; those of the first are made all the
+    same. Fails when they are dropped: their process would hold their records for ever."""
+    for key in (1, 2, 3, 4):
+        write(simulation, key, "a")
+    poll(simulation)
+    poll(simulation)
+    process = simulation.start_delivery()
+    # Two batches are taken; two calls are noted, the third, and then the fourth.
+    for _ in range(5):
+        process.step_until("before batches.update_one")
+    process.actors[0].cut = "before"
+    process.finish()
+    assert sorted(call.key for call in simulation.partner.log) == [1, 2, 3, 4]
+    settle_account(simulation)
+
+
 def test_a_mapping_that_changed_after_a_crash_takes_a_new_key(simulation: Simulation) -> None:
     """Invariant 7: other bytes never go under an old key. Fails without the mapping's hash in the claim."""
     write_and_poll(simulation, 1, "a")

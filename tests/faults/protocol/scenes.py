@@ -41,7 +41,7 @@ RESCUING = (
 FATES = ("stands", "dies", "dies", "lapses", "is rescued", "is rescued", "is being rescued", "is being rescued")
 ROUNDS_AT_MOST = 400
 # Few, so that they meet.
-KEYS = st.sampled_from([1, 1, 2, 3])
+KEYS = st.sampled_from([1, 1, 1, 2, 2, 3, 4])
 NEXT_CONTENT = {"a": "b", "b": "c"}
 
 
@@ -64,14 +64,30 @@ class Scenes(Simulation):
     def _begin(self, draw: Draw) -> Process:
         """Start a process that delivers; mostly it finds something to take."""
         if draw(st.sampled_from([True, True, True, False])):
-            self._make_due(draw(KEYS))
+            self._make_due(draw)
         return self.begin_delivery(draw)
 
-    def _make_due(self, key: int) -> None:
+    def _make_due(self, draw: Draw) -> int:
+        """Let a record be due, and let nothing be in its way; return the key of a row that is not in flight."""
+        if draw(st.booleans()):
+            self._bury_the_dead()
         self.end_stream_lease("dispatch")
+        self.ledger.streams.resume("orders")
         self.testbed.make_retries_due()
+        key: int = draw(KEYS)
+        in_flight = {document["key"]["id"] for document in self.database.records.find({"state": "sending"})}
+        if key in in_flight:
+            key = min(set(range(1, max(in_flight) + 2)) - in_flight)
         if not self.ledger.records.has_due("orders"):
             self._change_and_poll(key)
+        return key
+
+    def _bury_the_dead(self) -> None:
+        """Bring back what dead processes held."""
+        alive = [process.name for process in self.processes if not process.done]
+        dead = set(self.database.batches.distinct("worker")) - set(alive)
+        self.shift_leases(1.5, sorted(dead))
+        self.run("rescue", self.rescue)
 
     def _change_and_poll(self, key: int) -> None:
         """Change a row, unless a transaction has it, and read it."""
@@ -110,8 +126,7 @@ class Scenes(Simulation):
 
     def choose_together(self, draw: Draw) -> None:
         """Let two processes choose records at once, because the lease of the dispatch ran out; the row changes."""
-        key = draw(KEYS)
-        self._make_due(key)
+        key = self._make_due(draw)
         first = self.begin_delivery(draw)
         self._go_to(first, draw(st.sampled_from(CHOOSING)))
         self.end_stream_lease("dispatch")
@@ -125,7 +140,7 @@ class Scenes(Simulation):
     def crash_and_rescue(self, draw: Draw) -> None:
         """Kill one process after the other while it sends, and bring back what each held."""
         for _ in range(draw(st.integers(min_value=1, max_value=3))):
-            self._make_due(draw(KEYS))
+            self._make_due(draw)
             process = self.start_delivery()
             self._go_to(process, draw(st.sampled_from(PLACES)))
             self.kill_if_told(process, on_the_wire=draw(st.booleans()))

@@ -111,7 +111,7 @@ class Simulation:
             order=self.order,
             mode=self.mode,
             append_only=self.append_only,
-            window=4,
+            window=6,
             batch_size=3,
             page_size=3,
             lease_seconds=LONG_SECONDS,

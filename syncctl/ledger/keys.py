@@ -22,6 +22,9 @@ from syncctl.ledger.expressions import in_future
 
 Doc = dict[str, Any]
 
+KEPT_SECONDS = 3600.0
+"""How long an unsettled call is remembered after its time: a call that began before may be found lost only then."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unsettled:
@@ -231,11 +234,11 @@ class Keys:
 
 
 def _unsettle(seq: int, call: str, seconds: float) -> Doc:
-    """Return the change that adds an unsettled call and drops those whose time is over."""
+    """Return the change that adds an unsettled call and drops those whose time has long been over."""
     others = {
         "$filter": {
             "input": {"$ifNull": ["$unsettled", []]},
-            "cond": {"$and": [{"$gt": ["$$this.until", "$$NOW"]}, {"$ne": ["$$this.call", call]}]},
+            "cond": {"$and": [{"$gt": ["$$this.until", in_future(-KEPT_SECONDS)]}, {"$ne": ["$$this.call", call]}]},
         }
     }
     entry = {"seq": seq, "call": call, "until": in_future(seconds)}

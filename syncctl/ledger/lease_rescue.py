@@ -1,7 +1,8 @@
 """Bringing back the records of a batch whose process died or stands still."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from pymongo import UpdateOne
@@ -29,6 +30,8 @@ class Lost:
     seq: int
     #: The `Idempotency-Key` of that call.
     call: str
+    #: When it was claimed, by MongoDB's clock; the call began later.
+    claimed_at: datetime
 
 
 class LeaseRescue:
@@ -67,20 +70,27 @@ class LeaseRescue:
     def find_lost(self, batch: ExpiredBatch) -> list[Lost]:
         """Return the records whose calls may have begun and whose outcome was not written."""
         query = {"_id": {"$in": sorted(batch.begun)}, "lease.token": batch.token}
-        found = self._records.find(query, {"key_id": True, "seq": True, "generation": True})
+        found = self._records.find(query, {"key_id": True, "seq": True, "generation": True, "lease": True})
         return [
             Lost(
                 id=document["_id"],
                 key_id=document["key_id"],
                 seq=int(document["seq"]),
                 call=idempotency_key(document["_id"], int(document.get("generation", 0))),
+                claimed_at=document["lease"]["at"],
             )
             for document in found
         ]
 
     @edge
     def return_lost(
-        self, batch: ExpiredBatch, lost: Sequence[Lost], *, after_seconds: float, fail_first: bool = False
+        self,
+        batch: ExpiredBatch,
+        lost: Sequence[Lost],
+        *,
+        after_seconds: float,
+        fail_first: bool = False,
+        new_keys: Container[str] = (),
     ) -> int:
         """Bring back records whose call may have been made, and note it in their history as `lost`; return how many.
 
@@ -90,9 +100,16 @@ class LeaseRescue:
         Args:
             after_seconds: When they are due again: once no earlier call can still reach the partner.
             fail_first: The first loss makes a record failed: its call may have been made, and is not repeated.
+            new_keys: The ids of records that are sent under a new `Idempotency-Key` from now on.
         """
         changes = self._lose(batch, after_seconds, losses=1 if fail_first else LOSSES_AT_MOST)
-        writes = [UpdateOne({"_id": record.id, "lease.token": batch.token}, changes) for record in lost]
+        renewed: list[Doc] = [{"$set": {"generation": {"$add": [or_zero("generation"), 1]}}}]
+        writes = [
+            UpdateOne(
+                {"_id": record.id, "lease.token": batch.token}, changes + (renewed if record.id in new_keys else [])
+            )
+            for record in lost
+        ]
         return self._records.bulk_write(writes, ordered=False).modified_count if writes else 0
 
     @staticmethod

@@ -1,12 +1,13 @@
 """Maintenance, which Beat has done at short intervals: bring back the records of dead workers, release held records."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from syncctl.core.stream import Partner, Stream
 from syncctl.ledger.batches import ExpiredBatch
+from syncctl.ledger.lease_rescue import Lost
 from syncctl.ledger.ledger import Ledger
 from syncctl.logs import get_logger
 
@@ -50,12 +51,16 @@ def _bring_back(ledger: Ledger, stream: Stream, batch: ExpiredBatch, *, timeout_
     returned = ledger.lease_rescue.give_back_unsent(batch)
     lost = ledger.lease_rescue.find_lost(batch)
     if lost:
+        new_keys: set[str] = set()
         if stream.order != "none" and not stream.append_only:
+            new_keys = _find_overtaken(ledger, stream, lost)
             # Invariant 5: before the state changes, so that the sender of a newer version knows of these calls.
             calls = [(record.key_id, record.seq, record.call) for record in lost]
             ledger.keys.note_unsettled(stream.name, calls, seconds=timeout_seconds)
         fail_first = stream.ambiguous == "fail"
-        returned += ledger.lease_rescue.return_lost(batch, lost, after_seconds=timeout_seconds, fail_first=fail_first)
+        returned += ledger.lease_rescue.return_lost(
+            batch, lost, after_seconds=timeout_seconds, fail_first=fail_first, new_keys=new_keys
+        )
     ledger.batches.end_if_done(batch)
     return returned
 
@@ -65,6 +70,20 @@ def _give_back_stranded(ledger: Ledger, stream: Stream) -> int:
     if count:
         log.warning("upkeep.stranded_returned", stream=stream.name, records=count)
     return count
+
+
+def _find_overtaken(ledger: Ledger, stream: Stream, lost: Sequence[Lost]) -> set[str]:
+    """Return the records after whose call one of an older version may have taken effect, or still may (invariant 5).
+
+    If the partner has acted on their call, it would take the next one under the same key for a repeat.
+    """
+    known = ledger.keys.load(stream.name, [record.key_id for record in lost])
+    return {
+        record.id
+        for record in lost
+        if (key := known.get(record.key_id)) is not None
+        and any(call.seq < record.seq and call.until > record.claimed_at for call in key.unsettled)
+    }
 
 
 def release_held(*, ledger: Ledger, stream: Stream) -> int:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from syncctl.core.breaker import BreakerState, is_breaker_failure
 from syncctl.core.outcome import Outcome, Verdict
@@ -50,6 +51,15 @@ class Batch:
 
 def decide_transition(batch: Batch, record: Record, outcome: Outcome) -> Transition:
     """Decide what follows from a call's outcome."""
+    transition = _decide(batch, record, outcome)
+    if outcome.may_take_effect_later and _find_older_unsettled(batch, record, outcome):
+        # Invariant 5: if the partner has acted on it, a call of an older version may still take effect after it. Under
+        # the same key the partner would take the next call for a repeat, and keep the older version.
+        return replace(transition, new_key=True)
+    return transition
+
+
+def _decide(batch: Batch, record: Record, outcome: Outcome) -> Transition:
     if outcome.verdict is Verdict.ACCEPTED:
         return _decide_accepted(batch, record, outcome)
     if outcome.verdict is Verdict.REJECTED:
@@ -91,13 +101,19 @@ def _elapsed_seconds(batch: Batch, record: Record) -> float:
 def _decide_accepted(batch: Batch, record: Record, outcome: Outcome) -> Transition:
     # Invariant 5: while a call of an older version may still take effect after this one, the record is not delivered;
     # it is sent again under a new key once that time is over.
-    key = batch.known.get(batch.claim.key_ids[record.id])
-    called_at = batch.claim.clock.at_monotonic(outcome.ended).timestamp() - outcome.latency_ms / 1000
-    if batch.stream.order != "none" and key is not None:
-        older = [call.until for call in key.unsettled if call.seq < record.seq and call.until.timestamp() > called_at]
-        if older:
-            return Transition(record=record, state=State.PENDING, outcome=outcome, due_at=max(older), new_key=True)
+    older = _find_older_unsettled(batch, record, outcome)
+    if older:
+        return Transition(record=record, state=State.PENDING, outcome=outcome, due_at=max(older), new_key=True)
     return Transition(record=record, state=State.DELIVERED, outcome=outcome)
+
+
+def _find_older_unsettled(batch: Batch, record: Record, outcome: Outcome) -> list[datetime]:
+    """Return until when each call of an older version may take effect that could do so after this call."""
+    key = batch.known.get(batch.claim.key_ids[record.id])
+    if batch.stream.order == "none" or key is None:
+        return []
+    called_at = batch.claim.clock.at_monotonic(outcome.ended).timestamp() - outcome.latency_ms / 1000
+    return [call.until for call in key.unsettled if call.seq < record.seq and call.until.timestamp() > called_at]
 
 
 def write_transitions(batch: Batch, transitions: Sequence[Transition], counts: Mapping[str, int]) -> dict[str, int]:

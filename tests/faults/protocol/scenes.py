@@ -127,10 +127,12 @@ class Scenes(Simulation):
     def choose_together(self, draw: Draw) -> None:
         """Let two processes choose records at once, because the lease of the dispatch ran out; the row changes."""
         key = self._make_due(draw)
+        self.end_stream_lease("poll")
+        self._change_and_poll(key)
         first = self.begin_delivery(draw)
         self._go_to(first, draw(st.sampled_from(CHOOSING)))
         self.end_stream_lease("dispatch")
-        if draw(st.booleans()):
+        if draw(st.sampled_from([True, True, False])):
             self._change_and_poll(key)
         second = self.begin_delivery(draw)
         self._go_to(second, draw(st.sampled_from(LOOKING)))

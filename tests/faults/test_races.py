@@ -225,8 +225,8 @@ def test_a_lost_call_that_lands_late_has_the_newest_sent_again(simulation: Simul
 def test_a_call_that_landed_before_an_older_one_goes_again_under_a_new_key(
     simulation: Simulation, is_lost: bool
 ) -> None:
-    """Invariant 5: v2 was applied and nobody knows, then v1 lands on top of it. Under its old key the partner would take
-    the next call of v2 for a repeat. Fails where only the last call of v2 is held against the calls of v1."""
+    """Invariant 5: v2 was applied and nobody knows, then v1 lands after it. Under its old key the partner takes the
+    next call of v2 for a repeat. Fails where only the last call of v2 is held against the calls of v1."""
     write_and_poll(simulation, 1, "a")
     simulation.partner.answers = ["delayed", "unanswered"]
     deliver_up_to(simulation, "after records.bulk_write").kill()

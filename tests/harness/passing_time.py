@@ -30,10 +30,8 @@ def expire_stream_lease(database: Any, kind: str) -> None:
 
 
 def settle_calls(database: Any) -> None:
-    """Let the time run out, by now, in which a call without an answer may still take effect."""
-    over = {"$mergeObjects": ["$$this", {"until": {"$min": ["$$this.until", "$$NOW"]}}]}
-    changes = [{"$set": {"unsettled": {"$map": {"input": "$unsettled", "in": over}}}}]
-    database["keys"].update_many({"unsettled": {"$exists": True}}, changes)
+    """Let the time run out in which a call without an answer may still take effect."""
+    database["keys"].update_many({"unsettled": {"$exists": True}}, {"$set": {"unsettled.$[].until": PAST}})
 
 
 def make_retries_due(database: Any) -> None:

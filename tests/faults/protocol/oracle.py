@@ -126,7 +126,7 @@ class Oracle:
 
     @staticmethod
     def _flight(document: Doc) -> tuple[Any, ...]:
-        return document["state"], document.get("lease"), document.get("in_flight_key")
+        return document["state"], document.get("lease", {}).get("token"), document.get("in_flight_key")
 
     def _judge_taken(self, old: Doc, new: Doc, actor: Actor | None) -> None:
         assert old["state"] == "pending", f"{old} was taken"

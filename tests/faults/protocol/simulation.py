@@ -32,7 +32,7 @@ UNITS_AT_MOST = 6
 CALLS_AT_ONCE = 2
 TURN_SECONDS = 0.3
 LOOKS_WHILE_CONTENDED = 3
-SETTLE_SECONDS = 1000.0
+SETTLE_SECONDS = 200.0
 ROUNDS_TO_QUIET = 60
 UNGATED = ("runs", "audit", "heartbeats", "reports")
 """What is only noted, and decides nothing."""
@@ -389,7 +389,13 @@ class Simulation:
         while self.partner.delayed:
             self.partner.land(self.partner.delayed.pop(0))
         self.settles += 1
-        passing_time.settle_calls(self.database)
+        # What is on record happened so much earlier: which of two came first stays as it is.
+        milliseconds = round((SETTLE_SECONDS + 1) * 1000)
+        earlier = {"$mergeObjects": ["$$this", {"until": {"$subtract": ["$$this.until", milliseconds]}}]}
+        unsettled = [{"$set": {"unsettled": {"$map": {"input": "$unsettled", "in": earlier}}}}]
+        self.database["keys"].update_many({"unsettled": {"$exists": True}}, unsettled)
+        claimed = [{"$set": {"lease.at": {"$subtract": ["$lease.at", milliseconds]}}}]
+        self.database.records.update_many({"lease": {"$exists": True}}, claimed)
         passing_time.make_retries_due(self.database)
 
     # The end.

@@ -233,6 +233,7 @@ class GatedDatabase:
 
     def __init__(self, database: Any) -> None:
         self._database = database
+        self.name: str = database.name
         self.watch: Callable[[str], None] = lambda _: None
         """Is told of each write, at once."""
 

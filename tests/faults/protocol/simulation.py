@@ -254,6 +254,7 @@ class Simulation:
             contended = int(lane.take().is_contended)
         if process.is_stopping:
             lane.give_back_planned()
+        lane.prepare_calls()
         lane.begin_calls()
         gate("between turns")
         for call, outcomes in runner.take_results():

@@ -299,23 +299,23 @@ def lose_source(deployment: Deployment, random: Random) -> Fault:
 
 
 def break_wire(deployment: Deployment, random: Random, *, part: str, mood: Mood) -> Fault:
-    """Refuse, reset, hang or delay all between the workers and one part for a while, until that struck a connection."""
+    """Refuse, reset, hang or delay all between the workers and one part for a while, until a connection has felt it."""
     wire = deployment.wires[part]
     # Half of it each way: with a delay each way a call of the partner comes near its deadline, and beyond.
     delay = random.uniform(0.05, 0.6) * deployment.layout.timeout_seconds
     before: list[int] = []
 
     def begin() -> bool:
-        before[:] = [wire.struck]
+        before[:] = [wire.affected]
         wire.set(mood, delay_seconds=delay)
-        if mood == "refuse" and wire.struck == before[0]:
+        if mood == "refuse" and wire.affected == before[0]:
             # Who is refused is not seen here: only a connection that was open and is reset.
             wire.set("open")
             return False
         return True
 
     def end() -> bool:
-        if wire.struck == before[0]:
+        if wire.affected == before[0]:
             return False
         wire.set("open")
         return True

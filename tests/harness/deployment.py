@@ -71,11 +71,6 @@ class Layout:
     clock_seconds: float = 0.0
     schedule: Sequence[str] = SCHEDULE
 
-    @property
-    def at_once(self) -> int:
-        """Records that one worker can hold at once: a batch for each process but the one kept free."""
-        return (self.concurrency - 1) * self.batch_size
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shifted:

@@ -10,7 +10,7 @@ from typing import Any
 from pymongo.collection import Collection
 
 from syncctl.core.breaker import BreakerRules
-from syncctl.ledger.expressions import SYNCCTL, in_future
+from syncctl.ledger.expressions import SYNCCTL, in_future, or_zero
 
 Doc = dict[str, Any]
 _IS_DUE: Doc = {"$and": [
@@ -76,7 +76,7 @@ def extend(
         reason: What the probe came to; empty where it says nothing of the pause's cause.
         rest_seconds: What the partner asked for with `Retry-After`.
     """
-    times = {"$add": [{"$ifNull": ["$paused.times", 0]}, 1]}
+    times = {"$add": [or_zero("paused.times"), 1]}
     doubled = {"$multiply": [round(rules.open_seconds * 1000), {"$pow": [2, {"$min": [times, 20]}]}]}
     wait: Any = {"$min": [round(rules.longest_open_seconds * 1000), doubled]}
     if rest_seconds is not None:

@@ -10,7 +10,7 @@ from pymongo.database import Database
 
 from syncctl.core.states import TERMINAL, State
 from syncctl.ledger.client import edge
-from syncctl.ledger.expressions import REOPENED, SYNCCTL, grown
+from syncctl.ledger.expressions import REOPENED, SYNCCTL, grown, or_zero
 
 Doc = dict[str, Any]
 _SELECTED_FIELDS: Doc = {
@@ -22,6 +22,12 @@ _SELECTED_FIELDS: Doc = {
     "finished_at": True,
     "no_payload": {"$eq": ["$payload", None]},
 }
+_ACKNOWLEDGED_AGAIN: Doc = {"$cond": [
+    {"$eq": ["$acknowledged.ending", "failed"]},
+    {"version": "$acknowledged.version"},
+    {"$ifNull": ["$acknowledge", "$$REMOVE"]},
+]}  # fmt: skip
+"""In mode flag the source was told that a record failed, so it is told again how the next attempt ends."""
 
 
 def _criteria(*, since: datetime | None, until: datetime | None, error: str | None = None) -> Doc:
@@ -145,24 +151,16 @@ class Operations:
         was_delivered = {"$ne": [{"$type": "$delivered_at"}, "missing"]}
         changes = {
             "history": grown({"action": "replayed", "by": who}, **REOPENED),
-            "generation": {"$add": [
-                {"$ifNull": ["$generation", 0]},
-                1 if new_key else {"$cond": [was_delivered, 1, 0]},
-            ]},
-            "replays": {"$add": [{"$ifNull": ["$replays", 0]}, 1]},
+            "generation": {"$add": [or_zero("generation"), 1 if new_key else {"$cond": [was_delivered, 1, 0]}]},
+            "replays": {"$add": [or_zero("replays"), 1]},
             "state": State.PENDING.value,
             "fresh": True,
             "tries": 0,
             "losses": 0,
             "due_at": "$$NOW",
             "updated_at": "$$NOW",
-            # In mode flag the source has been told of the failure, so it is told again how this attempt ends.
-            "acknowledge": {"$cond": [
-                {"$eq": ["$acknowledged.ending", "failed"]},
-                {"version": "$acknowledged.version"},
-                {"$ifNull": ["$acknowledge", "$$REMOVE"]},
-            ]},
-        }  # fmt: skip
+            "acknowledge": _ACKNOWLEDGED_AGAIN,
+        }
         gone = [
             "finished_at",
             "delivered_at",
@@ -184,22 +182,23 @@ class Operations:
             status: The status that they were refused with.
             since: When the run began.
         """
-        query = {"stream": stream, "state": State.FAILED.value, "finished_at": {"$gte": since}}
+        query = {
+            "stream": stream,
+            "state": State.FAILED.value,
+            "finished_at": {"$gte": since},
+            "error.status": status,
+        }
         changes = {
             "history": grown({"action": "taken_back", "by": SYNCCTL}, **REOPENED),
             "state": State.PENDING.value,
             "fresh": False,
             "refused": True,
-            "tries": {"$max": [0, {"$subtract": [{"$ifNull": ["$tries", 0]}, 1]}]},
+            "tries": {"$max": [0, {"$subtract": [or_zero("tries"), 1]}]},
             "due_at": "$$NOW",
             "updated_at": "$$NOW",
-            "acknowledge": {"$cond": [
-                {"$eq": ["$acknowledged.ending", "failed"]},
-                {"version": "$acknowledged.version"},
-                {"$ifNull": ["$acknowledge", "$$REMOVE"]},
-            ]},
-        }  # fmt: skip
-        found = self._records.find({**query, "error.status": status}, {"_id": True}, hint="finished")
+            "acknowledge": _ACKNOWLEDGED_AGAIN,
+        }
+        found = self._records.find(query, {"_id": True}, hint="finished")
         ids = [record["_id"] for record in found]
         return self._change(ids, [State.FAILED.value], [{"$set": changes}, {"$unset": ["finished_at", "failed_at"]}])
 

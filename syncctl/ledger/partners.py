@@ -12,7 +12,7 @@ from pymongo.database import Database
 from syncctl.core.breaker import BreakerRules
 from syncctl.ledger import holds
 from syncctl.ledger.client import edge
-from syncctl.ledger.expressions import in_future, paused_by
+from syncctl.ledger.expressions import in_future, or_zero, paused_by
 from syncctl.ledger.holds import HOLD_FIELDS, Hold, read_hold
 
 Doc = dict[str, Any]
@@ -78,7 +78,7 @@ class Partners:
         Args:
             accepted: The same batch also has an accepted call, after which only `calls` were refused.
         """
-        earlier: Any = 0 if accepted else {"$ifNull": ["$refusals", 0]}
+        earlier: Any = 0 if accepted else or_zero("refusals")
         changes: Doc = {"refusals": {"$add": [earlier, calls]}}
         if accepted:
             changes["accepted_at"] = "$$NOW"

@@ -1,14 +1,17 @@
-"""Whether a stream's calls may begin: pauses, the circuit breaker, and the permits of a concurrency limit."""
+"""A batch in delivery, and whether its calls may begin: pauses, the circuit breaker, permits of a concurrency limit."""
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 from syncctl.core.breaker import BreakerState
 from syncctl.core.stream import Partner, Stream
 from syncctl.ledger.batches import Claim
-from syncctl.ledger.breakers import BreakerGate
-from syncctl.ledger.holds import Hold
+from syncctl.ledger.keys import KnownKey
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.partners import PartnerGate
+from syncctl.ledger.streams import Gate
 
 LOOK_EVERY_SECONDS = 0.5
 STALE_AFTER_SECONDS = 1.5
@@ -28,41 +31,29 @@ class DeliveryGate:
         self._stream = stream
         self._looked_at = float("-inf")
         self._is_closed = True
-        self._breaker = BreakerGate()
-        self.stream_hold = Hold()
-        self.partner_hold = Hold()
-        #: The stream's records were refused since one was last accepted.
-        self.has_refusals = False
-        #: A run of refusals has ended within the last minutes.
-        self.accepted_lately = False
-        #: The partner refused the credentials of calls since it last accepted one.
-        self.has_partner_refusals = False
-        #: The partner accepted a call within the last minute, also one of another record.
-        self.partner_accepted_lately = False
+        self.of_stream = Gate()
+        self.of_partner = PartnerGate()
         #: When this process last noted that the partner accepts calls, by the monotonic clock.
         self.noted_accepted_at = float("-inf")
-        #: When the partner was last called again after a pause or an outage.
-        self.back_at: datetime | None = None
 
     def look(self, *, at_once: bool = False) -> None:
         """Ask the ledger, at most each half second; `at_once` asks now."""
         now = time.monotonic()
         if not at_once and now - self._looked_at < LOOK_EVERY_SECONDS:
             return
-        gate = self._ledger.streams.load_gate(self._stream.name)
-        partner = self._ledger.partners.load_gate(self._stream.partner)
-        self._breaker = gate.breaker
-        self.back_at = max(filter(None, (gate.back_at, partner.back_at)), default=None)
-        self.stream_hold, self.partner_hold = gate.hold, partner.hold
-        self.has_refusals, self.accepted_lately = gate.has_refusals, gate.accepted_lately
-        self.has_partner_refusals = partner.has_refusals
-        self.partner_accepted_lately = partner.accepted_lately
+        self.of_stream = self._ledger.streams.load_gate(self._stream.name)
+        self.of_partner = self._ledger.partners.load_gate(self._stream.partner)
         self._is_closed = False
         self._looked_at = now
 
     def close(self) -> None:
         """Let no further call begin until the next look says otherwise."""
         self._is_closed = True
+
+    @property
+    def back_at(self) -> datetime | None:
+        """When the partner was last called again after a pause or an outage."""
+        return max(filter(None, (self.of_stream.back_at, self.of_partner.back_at)), default=None)
 
     @property
     def is_stale(self) -> bool:
@@ -75,19 +66,36 @@ class DeliveryGate:
         A partner that is down or paused is called by its probe alone; one that recovers, by the batches taken since,
         whose size it can bear.
         """
-        token = claim.token
+        breaker, back_at = self.of_stream.breaker, self.back_at
         if self._is_closed or not all(
-            each.admits(token) for each in (self._breaker, self.stream_hold, self.partner_hold)
+            each.admits(claim.token) for each in (breaker, self.of_stream.hold, self.of_partner.hold)
         ):
             return False
-        if self._breaker.state is not BreakerState.HALF_OPEN or self.back_at is None:
-            return True
-        return claim.clock.at >= self.back_at
+        return breaker.state is not BreakerState.HALF_OPEN or back_at is None or claim.clock.at >= back_at
 
     def is_probe(self, token: str) -> bool:
         """Tell whether a batch is the one record that asks whether a partner is back, or accepts calls again."""
-        is_open = self._breaker.state is BreakerState.OPEN
-        return (is_open and self._breaker.probe == token) or token in (self.stream_hold.probe, self.partner_hold.probe)
+        breaker = self.of_stream.breaker
+        is_probe = breaker.state is BreakerState.OPEN and breaker.probe == token
+        return is_probe or token in (self.of_stream.hold.probe, self.of_partner.hold.probe)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """A claimed batch and everything that its delivery needs."""
+
+    ledger: Ledger
+    stream: Stream
+    partner: Partner
+    claim: Claim
+    #: The keys of the claimed records, by key id.
+    known: Mapping[str, KnownKey]
+    gate: DeliveryGate
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether it is the one record that asks if a partner that is down is back."""
+        return self.gate.is_probe(self.claim.token)
 
 
 class Permits:

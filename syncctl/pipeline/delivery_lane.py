@@ -22,9 +22,9 @@ from syncctl.partner.call import Call, Unsendable
 from syncctl.partner.call_runner import CallRunner, MayStart, WaitingCall
 from syncctl.partner.client import PartnerClient
 from syncctl.pipeline import strict_order
-from syncctl.pipeline.delivery_gate import DeliveryGate
+from syncctl.pipeline.delivery_gate import Batch, DeliveryGate
 from syncctl.pipeline.dispatch import Taken, take_batch
-from syncctl.pipeline.outcome_writer import Batch, decide_transition, write_transitions
+from syncctl.pipeline.outcome_writer import decide_transition, write_transitions
 
 if TYPE_CHECKING:
     from syncctl.broker.rate import SharedRate

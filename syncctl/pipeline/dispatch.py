@@ -139,10 +139,9 @@ def _look(
         alone = [record.id for record in split.sendable if record.alone] if with_suspects else []
         # A record that was lost with its process travels alone, for it may be what killed it; and first, for otherwise
         # it would wait for the end of a backlog.
-        batches = [[record] for record in alone[:1]] or ([together[:room]] if together else [])
-        for ids in batches:
-            if (claim := take(ids, new_token())) is not None:
-                return Taken(claim=claim, has_more=len(due) >= room or len(alone) > 1)
+        ids = alone[:1] or together[:room]
+        if ids and (claim := take(ids, new_token())) is not None:
+            return Taken(claim=claim, has_more=len(due) >= room or len(alone) > 1)
         # Records that were set aside have made room for others; otherwise a second look would find the same.
         if not aside:
             break
@@ -188,17 +187,16 @@ def _take_probe(
     ids = [record.id for record in split.sendable]
     last = {state.last_probe for _, _, state in probed}
     others = [record for record in ids if record not in last]
-    for record in (others or ids)[:1]:
-        token = new_token()
-        acquired = [
-            probes.acquire_probe(name, token=token, record=record, seconds=seconds) for probes, name, _ in probed
-        ]
-        claim = take([record], token) if all(acquired) else None
-        if claim is None:
-            for probes, name, _ in probed:
-                probes.release_probe(name, token=token)
-        return claim
-    return None
+    record = next(iter(others or ids), None)
+    if record is None:
+        return None
+    token = new_token()
+    acquired = [probes.acquire_probe(name, token=token, record=record, seconds=seconds) for probes, name, _ in probed]
+    claim = take([record], token) if all(acquired) else None
+    if claim is None:
+        for probes, name, _ in probed:
+            probes.release_probe(name, token=token)
+    return claim
 
 
 def find_due(

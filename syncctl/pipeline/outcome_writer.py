@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from syncctl.core.breaker import BreakerState, is_breaker_failure
@@ -10,14 +10,11 @@ from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.records import Record
 from syncctl.core.retry import decide_delay
 from syncctl.core.states import State
-from syncctl.core.stream import Partner, Stream
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.breakers import Tally
 from syncctl.ledger.delivery_state import Transition
-from syncctl.ledger.keys import KnownKey
-from syncctl.ledger.ledger import Ledger
 from syncctl.logs import get_logger
-from syncctl.pipeline.delivery_gate import DeliveryGate
+from syncctl.pipeline.delivery_gate import Batch
 from syncctl.pipeline.refusals import judge_pauses, judge_run
 from syncctl.pipeline.strict_order import find_overwritten
 
@@ -29,24 +26,6 @@ COUNTED_AS = {
     State.FAILED: "failed",
     State.SUPERSEDED: "superseded",
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
-    """A claimed batch and everything that its delivery needs."""
-
-    ledger: Ledger
-    stream: Stream
-    partner: Partner
-    claim: Claim
-    #: The keys of the claimed records, by key id.
-    known: Mapping[str, KnownKey]
-    gate: DeliveryGate
-
-    @property
-    def is_probe(self) -> bool:
-        """Whether it is the one record that asks if a partner that is down is back."""
-        return self.gate.is_probe(self.claim.token)
 
 
 def decide_transition(batch: Batch, record: Record, outcome: Outcome) -> Transition:
@@ -153,15 +132,9 @@ def judge_refusals(batch: Batch, transitions: Sequence[Transition]) -> list[Tran
     This precedes the writes: no record is due again before all workers can know of a pause.
     """
     judged = judge_pauses(
-        batch.ledger,
-        batch.gate,
-        batch.stream,
-        batch.partner,
-        batch.claim.token,
-        transitions,
-        retry=lambda transition, outcome: _decide_retry(batch, transition.record, outcome),
+        batch, transitions, retry=lambda transition, outcome: _decide_retry(batch, transition.record, outcome)
     )
-    return judge_run(batch.ledger, batch.gate, batch.stream, batch.partner, batch.claim.token, judged)
+    return judge_run(batch, judged)
 
 
 def report_outcomes(batch: Batch, outcomes: Sequence[Outcome]) -> None:

@@ -89,16 +89,10 @@ def poll_stream(
     try:
         with renew_in_background(ledger, lease, pages.progress, seconds=lease_seconds):
             read_pages(ledger, stream, pages, lease, open_reader(stream), wake, should_stop)
-    except SyncctlError as caught:
-        error = caught
-        if isinstance(caught, ServiceUnavailable) and caught.service == "mongodb":
+    except BaseException as caught:
+        error = name_failure(caught)
+        if error is not caught or (isinstance(caught, ServiceUnavailable) and caught.service == "mongodb"):
             raise
-    except Exception as bug:
-        error = InternalError(f"a bug in syncctl: {type(bug).__name__}")
-        raise
-    except BaseException:
-        error = SyncctlError("interrupted")
-        raise
     finally:
         run = end_run(ledger, pages, lease, error=error, started=started)
     return run
@@ -210,6 +204,15 @@ def renew_in_background(ledger: Ledger, lease: PollLease, progress: Progress, *,
     finally:
         done.set()
         thread.join()
+
+
+def name_failure(caught: BaseException) -> SyncctlError:
+    """Return what a run that was ended by an exception says of it."""
+    if isinstance(caught, SyncctlError):
+        return caught
+    if isinstance(caught, Exception):
+        return InternalError(f"a bug in syncctl: {type(caught).__name__}")
+    return SyncctlError("interrupted")
 
 
 def end_run(ledger: Ledger, pages: PageLog, lease: PollLease, *, error: SyncctlError | None, started: float) -> Run:

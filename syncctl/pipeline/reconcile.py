@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from syncctl.core.ids import record_id
 from syncctl.core.rows import Cursor, Scanned
 from syncctl.core.stream import SCANS, Stream
-from syncctl.errors import InternalError, LeaseHeld, SyncctlError, UsageError
+from syncctl.errors import LeaseHeld, SyncctlError, UsageError
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import PollLease
 from syncctl.pipeline.identity import NamedRow, name_row
 from syncctl.pipeline.page import PageLog
-from syncctl.pipeline.poll import LEASE_SECONDS, end_run, renew_in_background
+from syncctl.pipeline.poll import LEASE_SECONDS, end_run, name_failure, renew_in_background
 from syncctl.pipeline.recheck import Key, SourceRow, Verdict, find_gone, find_readable, recheck
 from syncctl.pipeline.rewind import find_place
 from syncctl.pipeline.scratch import Scratch
@@ -302,14 +302,8 @@ class Reconciliation:
                     pages.log_rows(rows, columns_fingerprint=self.reader.columns_fingerprint)
                     if self.wake():
                         pages.progress.dispatched = pages.progress.logged - pages.progress.failed
-        except SyncctlError as caught:
-            error = caught
-            raise
-        except Exception as bug:
-            error = InternalError(f"a bug in syncctl: {type(bug).__name__}")
-            raise
-        except BaseException:
-            error = SyncctlError("interrupted")
+        except BaseException as caught:
+            error = name_failure(caught)
             raise
         finally:
             end_run(ledger, pages, lease, error=error, started=started)

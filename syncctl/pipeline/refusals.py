@@ -7,15 +7,16 @@ from dataclasses import replace
 from syncctl.core.fingerprint import fingerprint
 from syncctl.core.outcome import CONTENT_STATUSES, Outcome, Verdict
 from syncctl.core.states import State
-from syncctl.core.stream import Partner, Stream
 from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.expressions import SYNCCTL
-from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import Refusals
 from syncctl.logs import get_logger
-from syncctl.pipeline.delivery_gate import DeliveryGate
+from syncctl.pipeline.delivery_gate import Batch
 
 log = get_logger(__name__)
+
+Retry = Callable[[Transition, Outcome], Transition]
+"""Returns the transition of a record that is itself refused: the next try of its schedule, or its end."""
 
 NOTE_ACCEPTED_EVERY_SECONDS = 10.0
 NOT_FOUND = 404
@@ -23,27 +24,15 @@ BY_STATUS_ALONE = frozenset({NOT_FOUND, 405})
 """Statuses of a wrong address: whatever their bodies say, they are one refusal, as redirects of the same status are."""
 
 
-def judge_pauses(
-    ledger: Ledger,
-    gate: DeliveryGate,
-    stream: Stream,
-    partner: Partner,
-    token: str,
-    transitions: Sequence[Transition],
-    *,
-    retry: Callable[[Transition, Outcome], Transition],
-) -> list[Transition]:
-    """Judge refused credentials (401, 403) by what other calls got, pause partner or stream, end pauses by probes.
-
-    Args:
-        retry: Returns the transition of a record that is itself refused: the next try of its schedule, or its end.
-    """
+def judge_pauses(batch: Batch, transitions: Sequence[Transition], *, retry: Retry) -> list[Transition]:
+    """Judge refused credentials (401, 403) by what other calls got, pause partner or stream, end pauses by probes."""
+    gate, partners, name = batch.gate, batch.ledger.partners, batch.partner.name
     outcomes = [transition.outcome for transition in transitions if transition.outcome is not None]
     if not outcomes:
         return list(transitions)
-    transitions = _judge_gone(ledger, gate, stream, partner, token, transitions, retry)
-    if gate.partner_hold.probe == token:
-        return _judge_partner_probe(ledger, partner, token, transitions)
+    transitions = _judge_gone(batch, transitions, retry)
+    if gate.of_partner.hold.probe == batch.claim.token:
+        return _judge_partner_probe(batch, transitions)
     calls = sorted((outcome for outcome in outcomes if outcome.breaker_signal != "none"), key=lambda call: call.ended)
     accepted = any(outcome.verdict is Verdict.ACCEPTED for outcome in outcomes)
     transitions = [
@@ -55,12 +44,12 @@ def judge_pauses(
     now = time.monotonic()
     if not refused:
         is_old = now - gate.noted_accepted_at > NOTE_ACCEPTED_EVERY_SECONDS
-        if accepted and (is_old or gate.has_partner_refusals):
+        if accepted and (is_old or gate.of_partner.has_refusals):
             gate.noted_accepted_at = now
-            ledger.partners.note_accepted(partner.name)
+            partners.note_accepted(name)
         return list(transitions)
     known = {id(transition.outcome) for transition in transitions if transition.record.was_refused}
-    if not (accepted or gate.partner_accepted_lately):
+    if not (accepted or gate.of_partner.accepted_lately):
         known = proven
     in_a_row = 0
     for outcome in calls:
@@ -68,28 +57,18 @@ def judge_pauses(
             in_a_row = 0
         elif outcome.pauses == "partner" and id(outcome) not in known:
             in_a_row += 1
-    if ledger.partners.judge_refusals(partner.name, accepted=accepted, calls=in_a_row):
-        log.warning("deliver.refused_alone", stream=stream.name, partner=partner.name, reason=_reason(refused[-1]))
+    reason = _reason(refused[-1])
+    if partners.judge_refusals(name, accepted=accepted, calls=in_a_row):
+        log.warning("deliver.refused_alone", stream=batch.stream.name, partner=name, reason=reason)
         return [_refuse_alone(transition, retry) for transition in transitions]
     gate.close()
-    wait = partner.breaker.open_seconds
-    ledger.partners.pause(partner.name, who=SYNCCTL, reason=_reason(refused[-1]), probe_after_seconds=wait)
-    log.error("deliver.paused", partner=partner.name, reason=_reason(refused[-1]), next_probe_seconds=wait)
-    return [
-        transition if transition.record.refused_alone else _mark_refused(transition, "partner")
-        for transition in transitions
-    ]
+    wait = batch.partner.breaker.open_seconds
+    partners.pause(name, who=SYNCCTL, reason=reason, probe_after_seconds=wait)
+    log.error("deliver.paused", partner=name, reason=reason, next_probe_seconds=wait)
+    return [transition if transition.record.refused_alone else _mark_refused(transition) for transition in transitions]
 
 
-def _judge_gone(
-    ledger: Ledger,
-    gate: DeliveryGate,
-    stream: Stream,
-    partner: Partner,
-    token: str,
-    transitions: Sequence[Transition],
-    retry: Callable[[Transition, Outcome], Transition],
-) -> list[Transition]:
+def _judge_gone(batch: Batch, transitions: Sequence[Transition], retry: Retry) -> list[Transition]:
     """Hold the stream on a 410, unless another record has been accepted since: then it is about this record alone."""
     accepted_at = max(
         (
@@ -99,6 +78,8 @@ def _judge_gone(
         ),
         default=float("-inf"),
     )
+    gate = batch.gate.of_stream
+    gone: list[Outcome] = []
     judged: list[Transition] = []
     for transition in transitions:
         outcome = transition.outcome
@@ -112,12 +93,13 @@ def _judge_gone(
             judged.append(replace(retry(transition, outcome), refused_alone=True))
         else:
             judged.append(replace(transition, refused=True))
-            if gate.stream_hold.probe != token:
-                _pause_stream(ledger, gate, stream, partner, _reason(outcome))
+            gone.append(outcome)
+    if gone and gate.hold.probe != batch.claim.token:
+        _pause_stream(batch, _reason(gone[0]))
     return judged
 
 
-def _refuse_alone(transition: Transition, retry: Callable[[Transition, Outcome], Transition]) -> Transition:
+def _refuse_alone(transition: Transition, retry: Retry) -> Transition:
     outcome = transition.outcome
     if outcome is None or outcome.pauses != "partner":
         return transition
@@ -127,46 +109,40 @@ def _refuse_alone(transition: Transition, retry: Callable[[Transition, Outcome],
     return replace(retry(transition, outcome), refused_alone=True)
 
 
-def _mark_refused(transition: Transition, what: str) -> Transition:
-    is_refused = transition.outcome is not None and transition.outcome.pauses == what
+def _mark_refused(transition: Transition) -> Transition:
+    is_refused = transition.outcome is not None and transition.outcome.pauses == "partner"
     return replace(transition, refused=True) if is_refused else transition
 
 
-def _judge_partner_probe(
-    ledger: Ledger, partner: Partner, token: str, transitions: Sequence[Transition]
-) -> list[Transition]:
+def _judge_partner_probe(batch: Batch, transitions: Sequence[Transition]) -> list[Transition]:
     """End the pause of a partner whose probe was not refused the credentials, or prolong it."""
+    partners, partner, token = batch.ledger.partners, batch.partner, batch.claim.token
     outcomes = [transition.outcome for transition in transitions if transition.outcome is not None]
     # Whoever judges the row has let the credentials pass.
     if any(outcome.verdict in (Verdict.ACCEPTED, Verdict.REJECTED) for outcome in outcomes):
-        if ledger.partners.end_by_probe(partner.name, token=token):
+        if partners.end_by_probe(partner.name, token=token):
             log.info("deliver.resumed", partner=partner.name)
         return list(transitions)
     last = outcomes[-1]
-    ledger.partners.extend_pause(
+    partners.extend_pause(
         partner.name,
         token=token,
         reason=_reason(last) if last.pauses == "partner" else "",
         rules=partner.breaker,
         rest_seconds=last.retry_after_seconds,
     )
-    return [_mark_refused(transition, "partner") for transition in transitions]
+    return [_mark_refused(transition) for transition in transitions]
 
 
-def judge_run(
-    ledger: Ledger,
-    gate: DeliveryGate,
-    stream: Stream,
-    partner: Partner,
-    token: str,
-    transitions: Sequence[Transition],
-) -> list[Transition]:
+def judge_run(batch: Batch, transitions: Sequence[Transition]) -> list[Transition]:
     """Hold a stream that refuses record after record in the same way; a record that is accepted ends the run."""
+    streams, stream, gate = batch.ledger.streams, batch.stream, batch.gate
     called = [transition for transition in transitions if transition.outcome is not None]
     if not called:
         return list(transitions)
-    if gate.stream_hold.probe == token:
-        return _judge_stream_probe(ledger, stream, partner, token, transitions)
+    hold = gate.of_stream.hold
+    if hold.probe == batch.claim.token:
+        return _judge_stream_probe(batch, transitions)
     if not stream.pause_after_refusals:
         return list(transitions)
     kind, count, anew, accepted = None, 0, False, False
@@ -174,77 +150,69 @@ def judge_run(
         assert transition.outcome is not None  # noqa: S101 - chosen above
         if transition.outcome.verdict is Verdict.ACCEPTED:
             kind, count, anew, accepted = None, 0, True, True
-        elif _is_of_a_run(gate, transition, accepted=accepted):
+        elif _is_of_a_run(batch, transition, accepted=accepted):
             named = _kind(transition)
             anew = anew or kind not in (None, named)
             count = count + 1 if kind == named else 1
             kind = named
     if kind is None:
-        if accepted and gate.has_refusals:
-            ledger.streams.end_refusals(stream.name)
+        if accepted and gate.of_stream.has_refusals:
+            streams.end_refusals(stream.name)
         return list(transitions)
-    run = ledger.streams.note_refusals(stream.name, kind=kind, count=count, anew=anew)
-    if run.count < stream.pause_after_refusals and not (gate.stream_hold.paused and not gate.stream_hold.by_operator):
+    run = streams.note_refusals(stream.name, kind=kind, count=count, anew=anew)
+    if run.count < stream.pause_after_refusals and not (hold.paused and not hold.by_operator):
         return list(transitions)
-    judged = [
-        replace(transition, state=State.PENDING, counts_as_attempt_only=True, refused=True)
-        if _is_refusal(transition) and _kind(transition) == kind
-        else transition
-        for transition in transitions
-    ]
-    last = next(
-        transition.outcome for transition in reversed(called) if _is_refusal(transition) and _kind(transition) == kind
-    )
-    reason = f"{run.count} refusals in a row, none accepted between; the last one: {_reason(last)}"
-    _pause_stream(ledger, gate, stream, partner, reason)
-    take_back_run(ledger, stream, run)
-    return judged
+    refused = [transition for transition in called if _is_refusal(transition) and _kind(transition) == kind]
+    last = refused[-1].outcome
+    _pause_stream(batch, f"{run.count} refusals in a row, none accepted between; the last one: {_reason(last)}")
+    take_back_run(batch, run)
+    sent_back = {id(transition) for transition in refused}
+    return [_send_back(transition) if id(transition) in sent_back else transition for transition in transitions]
 
 
-def _judge_stream_probe(
-    ledger: Ledger, stream: Stream, partner: Partner, token: str, transitions: Sequence[Transition]
-) -> list[Transition]:
+def _judge_stream_probe(batch: Batch, transitions: Sequence[Transition]) -> list[Transition]:
+    streams, name, token = batch.ledger.streams, batch.stream.name, batch.claim.token
     outcomes = [transition.outcome for transition in transitions if transition.outcome is not None]
-    run = ledger.streams.load_refusals(stream.name)
+    run = streams.load_refusals(name)
     if run is not None:
         # Whatever other workers had under way when the run was found.
-        take_back_run(ledger, stream, run)
+        take_back_run(batch, run)
     if any(outcome.verdict is Verdict.ACCEPTED for outcome in outcomes):
-        if ledger.streams.end_by_probe(stream.name, token=token):
-            log.info("deliver.resumed", stream=stream.name)
+        if streams.end_by_probe(name, token=token):
+            log.info("deliver.resumed", stream=name)
         return list(transitions)
     last = outcomes[-1]
     is_refusal = last.verdict is Verdict.REJECTED or last.pauses == "stream"
-    ledger.streams.extend_pause(
-        stream.name,
+    streams.extend_pause(
+        name,
         token=token,
         reason=_reason(last) if is_refusal else "",
-        rules=partner.breaker,
+        rules=batch.partner.breaker,
         rest_seconds=last.retry_after_seconds,
     )
-    return [
-        replace(transition, state=State.PENDING, counts_as_attempt_only=True, refused=True)
-        if _is_refusal(transition)
-        else transition
-        for transition in transitions
-    ]
+    return [_send_back(transition) if _is_refusal(transition) else transition for transition in transitions]
 
 
-def take_back_run(ledger: Ledger, stream: Stream, run: Refusals) -> None:
+def _send_back(transition: Transition) -> Transition:
+    return replace(transition, state=State.PENDING, counts_as_attempt_only=True, refused=True)
+
+
+def take_back_run(batch: Batch, run: Refusals) -> None:
     """Make due again what a run of refusals has let fail."""
     status = run.kind.partition(" ")[0]
-    count = ledger.operations.take_back_refused(
-        stream.name, status=int(status) if status.isdigit() else None, since=run.since
+    name = batch.stream.name
+    count = batch.ledger.operations.take_back_refused(
+        name, status=int(status) if status.isdigit() else None, since=run.since
     )
     if count:
-        log.warning("deliver.taken_back", stream=stream.name, records=count)
+        log.warning("deliver.taken_back", stream=name, records=count)
 
 
-def _pause_stream(ledger: Ledger, gate: DeliveryGate, stream: Stream, partner: Partner, reason: str) -> None:
-    gate.close()
-    wait = partner.breaker.open_seconds
-    ledger.streams.pause(stream.name, who=SYNCCTL, reason=reason, probe_after_seconds=wait)
-    log.error("deliver.paused", stream=stream.name, reason=reason, next_probe_seconds=wait)
+def _pause_stream(batch: Batch, reason: str) -> None:
+    batch.gate.close()
+    name, wait = batch.stream.name, batch.partner.breaker.open_seconds
+    batch.ledger.streams.pause(name, who=SYNCCTL, reason=reason, probe_after_seconds=wait)
+    log.error("deliver.paused", stream=name, reason=reason, next_probe_seconds=wait)
 
 
 def _is_refusal(transition: Transition) -> bool:
@@ -257,7 +225,7 @@ def _is_refusal(transition: Transition) -> bool:
     )
 
 
-def _is_of_a_run(gate: DeliveryGate, transition: Transition, *, accepted: bool) -> bool:
+def _is_of_a_run(batch: Batch, transition: Transition, *, accepted: bool) -> bool:
     """Tell whether a refusal may be about all records.
 
     One that was sent back by a run, and is refused again although another record ended that run, is about its record;
@@ -269,9 +237,10 @@ def _is_of_a_run(gate: DeliveryGate, transition: Transition, *, accepted: bool) 
     if transition.record.op == "delete" and outcome.status == NOT_FOUND:
         # The partner does not have the row any more, or never had it.
         return False
-    if not (accepted or gate.accepted_lately):
+    accepted_lately = batch.gate.of_stream.accepted_lately
+    if not (accepted or accepted_lately):
         return True
-    return not transition.record.was_refused and not (gate.accepted_lately and outcome.status in CONTENT_STATUSES)
+    return not transition.record.was_refused and not (accepted_lately and outcome.status in CONTENT_STATUSES)
 
 
 def _kind(transition: Transition) -> str:

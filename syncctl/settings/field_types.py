@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -160,10 +160,15 @@ def _check_failure_rate(value: float) -> float:
     return value
 
 
-def _check_rate(text: str | None) -> str | None:
-    if text is not None:
-        parse_rate(text)
-    return text
+def _parsed_by(parse: Callable[[str], object]) -> AfterValidator:
+    """Return the check that a text, where there is one, can be parsed; the text stays as it is."""
+
+    def check(text: str | None) -> str | None:
+        if text is not None:
+            parse(text)
+        return text
+
+    return AfterValidator(check)
 
 
 def _check_time_zone(name: str | None) -> str | None:
@@ -174,18 +179,6 @@ def _check_time_zone(name: str | None) -> str | None:
     except (ValueError, OSError, ZoneInfoNotFoundError):
         raise ValueError(f"{name!r} is not a time zone; write an IANA name such as Europe/Berlin or UTC") from None
     return name.strip()
-
-
-def _check_path(text: str | None) -> str | None:
-    if text is not None and text != "$":
-        parse_path(text)
-    return text
-
-
-def _check_condition(text: str | None) -> str | None:
-    if text is not None:
-        parse_condition(text)
-    return text
 
 
 def _check_mask_secret(secret: str | None) -> str | None:
@@ -215,10 +208,10 @@ OptionalWhole = Annotated[Whole | None, BeforeValidator(read_absent)]
 Seconds = Annotated[float, BeforeValidator(_read_number), Field(gt=0)]
 Share = Annotated[float, BeforeValidator(_read_number), AfterValidator(_check_share)]
 FailureRate = Annotated[float, BeforeValidator(_read_number), AfterValidator(_check_failure_rate)]
-Rate = Annotated[OptionalText, AfterValidator(_check_rate)]
+Rate = Annotated[OptionalText, _parsed_by(parse_rate)]
 
-JsonPath = Annotated[OptionalText, AfterValidator(_check_path)]
-Condition = Annotated[OptionalText, AfterValidator(_check_condition)]
+JsonPath = Annotated[OptionalText, _parsed_by(lambda text: text == "$" or parse_path(text))]
+Condition = Annotated[OptionalText, _parsed_by(parse_condition)]
 TimeZone = Annotated[OptionalText, AfterValidator(_check_time_zone)]
 
 Token = Annotated[OptionalText, Kind.CREDENTIAL]

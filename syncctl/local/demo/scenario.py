@@ -144,7 +144,7 @@ class _Scenario:
         self._display = display
         self._rows = rows
         self._wait = wait
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
         self._rate = _RateMeter()
         self._written: dict[str, int] = {}
         self._written_at: datetime | None = None
@@ -158,7 +158,7 @@ class _Scenario:
 
         ledger = self._connections.ledger
         self._watch("waiting for the worker and Beat", self._has_started)
-        self._begun = time.monotonic()
+        begun = time.monotonic()
         self._environment.start_writer()
         delivered = self._watch("delivering rows to an unreliable partner", self._is_all_read)
         failed = delivered.counts["failed"]
@@ -169,7 +169,7 @@ class _Scenario:
         selection = Selection(streams=(STREAM,))
         replayed = replay(self._connections, selection, who=WHO)
         ended = self._watch("replaying failed records", lambda: True)
-        seconds = time.monotonic() - self._begun
+        seconds = time.monotonic() - begun
         self._display.show_report(
             build_report(ledger=ledger, since=datetime.now(UTC) - timedelta(hours=1), by="stream")
         )
@@ -274,7 +274,7 @@ class _Scenario:
         failed = stream["counts"]["failed"]
         return Snapshot(
             phase=phase,
-            elapsed_seconds=now - self._begun,
+            elapsed_seconds=now - self._started,
             rows_wanted=self._rows,
             source_rows=source.rows,
             cursor=stream["cursor"],

@@ -15,7 +15,8 @@ from syncctl.core.records import Record
 from syncctl.core.states import State
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.client import edge, update_many_safely
-from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, REOPENED, appended, grown, in_future, or_zero
+from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, in_future, or_zero
+from syncctl.ledger.history import REOPENED, appended, grown
 from syncctl.ledger.records import REFUSED_ALONE
 
 Doc = dict[str, Any]
@@ -126,7 +127,7 @@ class DeliveryStates:
             "updated_at": "$$NOW",
             "tries": {"$add": [or_zero("tries"), 1]},
             "tried_at": _TRIED_AT,
-            "history": appended(entry),
+            **appended(entry),
         }
         gone = ["place", *IN_FLIGHT_FIELDS, "losses", "error", "resend", "solo", "refused"]
         return [{"$set": {"place": place}}, {"$set": changes}, {"$unset": gone}]
@@ -151,7 +152,7 @@ class DeliveryStates:
                 "state": state.value,
             }
             entry |= {"error": transition.reason, "fingerprint": error["fingerprint"]}
-            changes |= {"history": grown(entry), "error": {"$literal": error}}
+            changes |= {**grown(entry), "error": {"$literal": error}}
         if state is State.PENDING:
             changes |= {"fresh": False, "due_at": transition.due_at or in_future(transition.delay_seconds)}
         elif state is State.DELIVERED:
@@ -186,7 +187,7 @@ class DeliveryStates:
         entry = attempt_entry(claim, record, outcome)
         changes: Doc = {
             **counted(outcome),
-            "history": grown(entry, state=state),
+            **grown(entry, state=state),
             "tries": {"$add": [or_zero("tries"), 0 if transition.counts_as_attempt_only else 1]},
             "tried_at": _TRIED_AT,
         }
@@ -209,7 +210,7 @@ class DeliveryStates:
                 "history": {"$not": {"$elemMatch": {"claim": claim.token, "action": "attempt"}}},
             }
             entry = attempt_entry(claim, record, outcome) | {"late": True}
-            changes = {**counted(outcome), "history": grown(entry), "updated_at": "$$NOW"}
+            changes = {**counted(outcome), **grown(entry), "updated_at": "$$NOW"}
             writes.append(UpdateOne(guard, [{"$set": changes}]))
         if writes:
             self._records.bulk_write(writes, ordered=False)
@@ -230,7 +231,10 @@ class DeliveryStates:
         changes = {
             "resend": {"$cond": [{"$eq": ["$state", State.SENDING.value]}, True, "$$REMOVE"]},
             "generation": {"$add": [or_zero("generation"), {"$cond": [{"$or": [is_delivered, was_tried]}, 1, 0]}]},
-            "history": if_delivered(grown({"action": "resent"}, **REOPENED), {"$ifNull": ["$history", "$$REMOVE"]}),
+            **{
+                name: if_delivered(value, {"$ifNull": [f"${name}", "$$REMOVE"]})
+                for name, value in grown({"action": "resent"}, **REOPENED).items()
+            },
             "state": if_delivered(State.PENDING.value, "$state"),
             "fresh": if_delivered(False, "$fresh"),
             "due_at": if_delivered("$$NOW", {"$ifNull": ["$due_at", "$$REMOVE"]}),

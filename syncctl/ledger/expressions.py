@@ -10,13 +10,10 @@ from typing import Any
 
 Doc = dict[str, Any]
 
-HISTORY_LENGTH = 50
 SYNCCTL = "syncctl"
 """The name under which syncctl itself pauses a partner that refuses the credentials, or an endpoint that is gone."""
 IN_FLIGHT_FIELDS = ["lease", "in_flight_key", "in_flight_retry"]
 """Fields that are set only while a record is in flight."""
-REOPENED: Doc = {"from": "$state", "finished_at": "$finished_at"}
-"""What the history entry of a reopened record keeps of how and when it had finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +48,6 @@ def is_past(field: str) -> dict[str, Any]:
 def or_zero(field: str) -> Doc:
     """Return the expression for a field's number, 0 where it is missing."""
     return {"$ifNull": [f"${field}", 0]}
-
-
-def grown(entry: Doc, **computed: Any) -> Doc:
-    """Return the expression for the history with one more entry, stamped by MongoDB; only the newest entries are kept.
-
-    Args:
-        entry: Taken literally, whatever text of a partner or a source it contains.
-        computed: Fields whose values are expressions.
-    """
-    return appended({"$mergeObjects": [{"$literal": entry}, {"at": "$$NOW", **computed}]})
-
-
-def appended(entry: Doc) -> Doc:
-    """Return the expression for the history with one more entry, itself an expression; only the newest are kept."""
-    return {"$slice": [{"$concatArrays": [{"$ifNull": ["$history", []]}, [entry]]}, -HISTORY_LENGTH]}
 
 
 def paused_by(who: str, reason: str, *, probe_after_seconds: float = 0.0) -> Doc:

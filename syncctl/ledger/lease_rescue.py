@@ -14,7 +14,8 @@ from syncctl.core.records import idempotency_key
 from syncctl.core.states import State
 from syncctl.ledger.batches import GIVEN_BACK, ExpiredBatch
 from syncctl.ledger.client import edge, update_many_safely
-from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, grown, in_future, or_zero
+from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, in_future, or_zero
+from syncctl.ledger.history import grown
 from syncctl.ledger.indexes import ONE_IN_FLIGHT
 
 Doc = dict[str, Any]
@@ -140,6 +141,6 @@ class LeaseRescue:
                 "finished_at": {"$cond": [poison, "$$NOW", "$$REMOVE"]},
                 "due_at": {"$cond": [poison, "$$REMOVE", in_future(after_seconds)]},
             }},
-            {"$set": {"history": grown(entry, **lost)}},
+            {"$set": grown(entry, **lost)},
             {"$unset": IN_FLIGHT_FIELDS},
         ]  # fmt: skip

@@ -10,7 +10,8 @@ from pymongo.database import Database
 
 from syncctl.core.states import TERMINAL, State
 from syncctl.ledger.client import edge
-from syncctl.ledger.expressions import REOPENED, SYNCCTL, grown, or_zero
+from syncctl.ledger.expressions import SYNCCTL, or_zero
+from syncctl.ledger.history import REOPENED, grown
 
 Doc = dict[str, Any]
 _SELECTED_FIELDS: Doc = {
@@ -150,7 +151,7 @@ class Operations:
         """
         was_delivered = {"$ne": [{"$type": "$delivered_at"}, "missing"]}
         changes = {
-            "history": grown({"action": "replayed", "by": who}, **REOPENED),
+            **grown({"action": "replayed", "by": who}, **REOPENED),
             "generation": {"$add": [or_zero("generation"), 1 if new_key else {"$cond": [was_delivered, 1, 0]}]},
             "replays": {"$add": [or_zero("replays"), 1]},
             "state": State.PENDING.value,
@@ -189,7 +190,7 @@ class Operations:
             "error.status": status,
         }
         changes = {
-            "history": grown({"action": "taken_back", "by": SYNCCTL}, **REOPENED),
+            **grown({"action": "taken_back", "by": SYNCCTL}, **REOPENED),
             "state": State.PENDING.value,
             "fresh": False,
             "refused": True,
@@ -206,7 +207,7 @@ class Operations:
     def discard(self, ids: Iterable[str], *, states: Sequence[str], who: str, reason: str) -> int:
         """Give records up, with a reason; return how many."""
         changes = {
-            "history": grown({"action": "discarded", "by": who, "reason": reason}, **{"from": "$state"}),
+            **grown({"action": "discarded", "by": who, "reason": reason}, **{"from": "$state"}),
             "state": State.DISCARDED.value,
             "reason": {"$literal": reason},
             "discarded_at": "$$NOW",

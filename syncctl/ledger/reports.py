@@ -15,9 +15,10 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 
-from syncctl.core.histogram import LN_GROWTH
+from syncctl.core.states import State
 from syncctl.ledger.client import edge, is_only_duplicates
 from syncctl.ledger.expressions import or_zero
+from syncctl.ledger.history import EVENTS, truncate_hour
 
 Doc = dict[str, Any]
 HOUR = timedelta(hours=1)
@@ -59,8 +60,8 @@ def floor_hour(at: datetime) -> datetime:
     return at.replace(minute=0, second=0, microsecond=0)
 
 
-def _truncated(name: str) -> Doc:
-    return {"$dateTrunc": {"date": f"${name}", "unit": "hour"}}
+def _between(name: str, start: datetime, end: datetime) -> Doc:
+    return {name: {"$gte": start, "$lt": end}}
 
 
 class Reports:
@@ -99,49 +100,69 @@ class Reports:
             return hours.setdefault((stream, at), HourCounts(stream=stream, window_start=at))
 
         with pymongo.timeout(_ROLL_UP_SECONDS):
-            for found in self._count("logged_at", {"logged_at": {"$gte": start, "$lt": end}}):
+            for found in self._count("logged_at", _between("logged_at", start, end)):
                 of(found).logged = found["count"]
-            superseded = {"updated_at": {"$gte": start}, "superseded_at": {"$gte": start, "$lt": end}}
-            for found in self._count("superseded_at", superseded):
-                of(found).superseded = found["count"]
+            for found in self._superseded(start, end):
+                of(found).superseded += found["count"]
             for found in self._events(start, end, frozen_until):
                 _add_event(of(found), found)
         return list(hours.values())
 
     def _count(self, at: str, query: Doc) -> Iterator[Doc]:
-        group = {"_id": {"stream": "$stream", "hour": _truncated(at)}, "count": {"$sum": 1}}
+        group = {"_id": {"stream": "$stream", "hour": truncate_hour(f"${at}")}, "count": {"$sum": 1}}
         yield from self._records.aggregate([{"$match": query}, {"$group": group}])
 
     def _events(self, start: datetime, end: datetime, frozen_until: datetime) -> Iterator[Doc]:
-        bucket = {"$floor": {"$divide": [{"$ln": {"$max": ["$history.latency_ms", 0.1]}}, LN_GROWTH]}}
         identity = {
             "stream": "$stream",
-            "hour": _truncated("history.at"),
-            "action": "$history.action",
-            "state": "$history.state",
-            "from": "$history.from",
-            "frozen": {"$lt": [{"$ifNull": ["$history.finished_at", frozen_until]}, frozen_until]},
-            "again": {"$gt": ["$history.n", 1]},
-            "fingerprint": "$history.fingerprint",
-            "bucket": {"$cond": [{"$eq": ["$history.action", "attempt"]}, bucket, None]},
+            **{name: f"$events.event.{name}" for name in ("hour", "action", "state", "from", "again", "bucket")},
+            "frozen": {"$lt": [{"$ifNull": ["$events.event.finished_hour", frozen_until]}, frozen_until]},
+            "fingerprint": "$events.event.fingerprint",
         }
         group = {
             "_id": identity,
-            "count": {"$sum": 1},
-            "message": {"$first": "$history.error"},
-            "status": {"$first": "$history.status"},
+            "count": {"$sum": "$events.count"},
+            "message": {"$first": "$events.error"},
+            "status": {"$first": "$events.status"},
             "sample_id": {"$first": "$_id"},
         }
         yield from self._records.aggregate(
             [
                 {"$match": {"updated_at": {"$gte": start}}},
-                {"$project": {"stream": True, "history": True}},
-                {"$unwind": "$history"},
-                {"$match": {"history.at": {"$gte": start, "$lt": end}}},
+                {"$project": {"stream": True, "events": EVENTS}},
+                {"$unwind": "$events"},
+                {"$match": {"events.event.hour": {"$gte": start, "$lt": end}}},
                 {"$group": group},
             ],
             allowDiskUse=True,
         )
+
+    def _superseded(self, start: datetime, end: datetime) -> Iterator[Doc]:
+        """Count superseded records by the hour in which they were, also those that an operator sent again since."""
+        yield from self._count(
+            "superseded_at", {"updated_at": {"$gte": start}, **_between("superseded_at", start, end)}
+        )
+        reopened = {"$or": [{f"{name}.from": State.SUPERSEDED.value} for name in ("history", "earlier.event")]}
+        yield from self._records.aggregate(
+            [
+                {"$match": {"updated_at": {"$gte": start}, **reopened}},
+                {"$project": {"stream": True, "events": EVENTS}},
+                {"$unwind": "$events"},
+                {"$match": {
+                    "events.event.from": State.SUPERSEDED.value, **_between("events.event.finished_hour", start, end),
+                }},
+                {"$group": {
+                    "_id": {"stream": "$stream", "hour": "$events.event.finished_hour"},
+                    "count": {"$sum": "$events.count"},
+                }},
+            ]
+        )  # fmt: skip
+
+    @edge
+    def forget_counted(self, since: datetime, frozen_until: datetime) -> None:
+        """Remove the counts of frozen hours from records that changed since a time: no roll-up reads them again."""
+        counted = {"updated_at": {"$gte": since}, "earlier.event.hour": {"$lt": frozen_until}}
+        self._records.update_many(counted, {"$pull": {"earlier": {"event.hour": {"$lt": frozen_until}}}})
 
     @edge
     def store(self, hours: Sequence[HourCounts], *, frozen_until: datetime) -> None:

@@ -55,7 +55,7 @@ def roll_up(*, ledger: Ledger) -> int:
     start = ledger.reports.frozen_until() or ledger.reports.first_logged_at()
     if start is None:
         return 0
-    start = floor_hour(start)
+    start = first = floor_hour(start)
     frozen_until = floor_hour(now - FREEZE_AFTER)
     stored = 0
     while start <= now:
@@ -64,6 +64,8 @@ def roll_up(*, ledger: Ledger) -> int:
         ledger.reports.store(hours, frozen_until=min(frozen_until, end))
         stored += len(hours)
         start = end
+    if first < frozen_until:
+        ledger.reports.forget_counted(first, frozen_until)
     return stored
 
 

@@ -10,6 +10,7 @@ from syncctl.core.histogram import bucket_of
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.states import State
 from syncctl.ledger.delivery_state import Transition
+from syncctl.ledger.history import HISTORY_LENGTH
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.reports import HOUR, HourCounts, floor_hour
 from syncctl.pipeline.report import build_report, roll_up
@@ -110,6 +111,66 @@ def test_a_late_outcome_is_an_attempt_and_no_delivery(ledger: Ledger, database: 
     roll_up(ledger=ledger)
     assert hour(database)["attempts"] == 1
     assert "delivered" not in hour(database)
+
+
+def try_often(ledger: Ledger, database: Any, number: int, *, times: int) -> None:
+    for _ in range(times):
+        call(ledger, database, number, State.PENDING, BUSY)
+
+
+def test_attempts_that_the_history_no_longer_holds_count_in_their_hour(ledger: Ledger, database: Any) -> None:
+    log(ledger, 1)
+    try_often(ledger, database, 1, times=HISTORY_LENGTH + 10)
+    deliver(ledger, database, 1)
+    roll_up(ledger=ledger)
+    now = hour(database)
+    total = HISTORY_LENGTH + 11
+    assert (now["attempts"], now["retries"], now["delivered"]) == (total, total - 1, 1)
+    assert now["latency"] == {str(bucket_of(900.0)): total - 1, str(bucket_of(9.0)): 1}
+    assert [(error["count"], error["message"], error["status"]) for error in now["errors"]] == [
+        (total - 1, "busy for 7 s", 503)
+    ]
+    record = database.records.find_one({"_id": "orders-1"})
+    assert len(record["history"]) == HISTORY_LENGTH
+    # One element for a kind of event and an hour: the first attempt is no retry.
+    assert [counted["count"] for counted in record["earlier"]] == [1, 10]
+
+
+def test_an_hour_whose_attempts_have_left_the_history_does_not_freeze_as_nothing(ledger: Ledger, database: Any) -> None:
+    log(ledger, 1)
+    try_often(ledger, database, 1, times=5)
+    let_hours_pass(database, 2)
+    try_often(ledger, database, 1, times=HISTORY_LENGTH)
+    roll_up(ledger=ledger)
+    assert hour(database, 2).items() >= {"attempts": 5, "retries": 4, "frozen": True}.items()
+    assert hour(database)["attempts"] == HISTORY_LENGTH
+
+
+def test_counts_of_frozen_hours_leave_the_record(ledger: Ledger, database: Any) -> None:
+    log(ledger, 1)
+    try_often(ledger, database, 1, times=HISTORY_LENGTH + 5)
+    let_hours_pass(database, 2)
+    try_often(ledger, database, 1, times=2)
+    roll_up(ledger=ledger)
+    assert hour(database, 2)["attempts"] == HISTORY_LENGTH + 5
+    assert database.records.find_one({"_id": "orders-1"})["earlier"] == []
+    try_often(ledger, database, 1, times=HISTORY_LENGTH)
+    roll_up(ledger=ledger)
+    assert hour(database)["attempts"] == HISTORY_LENGTH + 2
+
+
+def test_a_record_that_was_superseded_and_sent_again_within_an_hour_counts_as_both(
+    ledger: Ledger, database: Any
+) -> None:
+    log(ledger, 1)
+    ledger.operations.supersede({"orders-1": "orders-9"})
+    ledger.operations.replay(["orders-1"], states=["superseded"], who="me")
+    roll_up(ledger=ledger)
+    assert (hour(database)["superseded"], hour(database)["reopened"]) == (1, {"superseded": 1})
+    ledger.operations.supersede({"orders-1": "orders-9"})
+    let_hours_pass(database, 2)
+    roll_up(ledger=ledger)
+    assert ledger.reports.load_finished(["orders"])["orders"]["superseded"] == 1
 
 
 def test_open_hours_are_computed_anew_and_never_added_to(ledger: Ledger, database: Any) -> None:

@@ -1,0 +1,82 @@
+"""The history of a record: its newest entries in full, and what they were preceded by as counts by hour (invariant 4).
+
+Reports are made of both, so that no event is lost to the bound. A record has counts only once its history is full:
+writing an outcome costs nothing more.
+"""
+
+from typing import Any
+
+from syncctl.core.histogram import LN_GROWTH
+
+Doc = dict[str, Any]
+
+HISTORY_LENGTH = 50
+REOPENED: Doc = {"from": "$state", "finished_at": "$finished_at"}
+"""What the entry of a reopened record keeps of how and when it had finished."""
+
+
+def grown(entry: Doc, **computed: Any) -> Doc:
+    """Return the changes that add an entry to the history, stamped by MongoDB.
+
+    Args:
+        entry: Taken literally, whatever text of a partner or a source it contains.
+        computed: Fields whose values are expressions.
+    """
+    return appended({"$mergeObjects": [{"$literal": entry}, {"at": "$$NOW", **computed}]})
+
+
+def appended(entry: Doc) -> Doc:
+    """Return the changes that add an entry, itself an expression; the oldest one is counted where there is no room."""
+    history = {"$ifNull": ["$history", []]}
+    return {
+        "history": {"$slice": [{"$concatArrays": [history, [entry]]}, -HISTORY_LENGTH]},
+        "earlier": {"$cond": [{"$lt": [{"$size": history}, HISTORY_LENGTH]}, "$earlier", _COUNTED]},
+    }
+
+
+def truncate_hour(at: str) -> Doc:
+    """Return the expression for the full hour at or before a time."""
+    return {"$dateTrunc": {"date": at, "unit": "hour"}}
+
+
+def _describe_event(entry: str) -> Doc:
+    """Return the expression for what the reports tell apart of an entry, which is a variable or a path."""
+    bucket = {"$floor": {"$divide": [{"$ln": {"$max": [f"{entry}.latency_ms", 0.1]}}, LN_GROWTH]}}
+    return {
+        "hour": truncate_hour(f"{entry}.at"),
+        "action": f"{entry}.action",
+        "state": f"{entry}.state",
+        "from": f"{entry}.from",
+        "finished_hour": truncate_hour(f"{entry}.finished_at"),
+        "again": {"$gt": [f"{entry}.n", 1]},
+        "fingerprint": f"{entry}.fingerprint",
+        "bucket": {"$cond": [{"$eq": [f"{entry}.action", "attempt"]}, bucket, None]},
+    }
+
+
+_EARLIER: Doc = {"$ifNull": ["$earlier", []]}
+_IS_SAME: Doc = {"$eq": ["$$this.event", "$$event"]}
+_MERGED: Doc = {"$let": {
+    "vars": {"event": _describe_event("$$oldest")},
+    "in": {"$concatArrays": [
+        {"$filter": {"input": _EARLIER, "cond": {"$not": _IS_SAME}}},
+        [{
+            "event": "$$event",
+            "count": {"$add": [1, {"$sum": {"$map": {
+                "input": {"$filter": {"input": _EARLIER, "cond": _IS_SAME}}, "in": "$$this.count",
+            }}}]},
+            "error": "$$oldest.error",
+            "status": "$$oldest.status",
+        }],
+    ]},
+}}  # fmt: skip
+_COUNTED: Doc = {"$let": {"vars": {"oldest": {"$first": "$history"}}, "in": _MERGED}}
+"""The counts with the oldest entry of the history added: one element for each hour and kind of event."""
+
+EVENTS: Doc = {"$concatArrays": [
+    {"$map": {"input": {"$ifNull": ["$history", []]}, "in": {
+        "event": _describe_event("$$this"), "count": 1, "error": "$$this.error", "status": "$$this.status",
+    }}},
+    _EARLIER,
+]}  # fmt: skip
+"""The expression for all events of a record, those of its history and those that it counts."""

@@ -1,10 +1,10 @@
 """Pages of rows in keyset order: one short statement each, no transaction left open, one bad row at a time."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.sql.elements import True_
@@ -18,6 +18,8 @@ from syncctl.sources.cursor import Position, Raw, tag, to_raw
 from syncctl.sources.dialect import Dialect
 from syncctl.sources.layout import Layout
 
+T = TypeVar("T")
+Key = Mapping[str, Value]
 Where = Sequence[sa.ColumnElement[bool]]
 MESSAGE_LEFT_OUT = "its message is left out, because it may contain a masked value"
 _LABEL = re.compile(r"'c(\d+)'")
@@ -230,18 +232,67 @@ class PageReader:
             return [self._make_unreadable(values, is_new=is_new, error=error)]
         return [self.make_row(raw, is_new=is_new) for raw in raw_rows]
 
-    def find(self, connection: sa.Connection, keys: Sequence[Mapping[str, Value]]) -> list[Row]:
-        """Return the rows that have one of these keys now.
+    def find(self, connection: sa.Connection, keys: Sequence[Key]) -> list[Row]:
+        """Return the rows that have one of these keys now; a row that cannot be read fails alone (invariant 9).
 
         Raises:
             ValueError: A key value cannot be one of its column.
             KeyError: A key lacks a column.
         """
+
+        def find_together(some: Sequence[Key]) -> list[Row]:
+            return [self.make_row(raw).row for raw in self._select_by_key(connection, self.shown, some)]
+
+        def find_alone(key: Key) -> list[Row]:
+            ordering = [self.shown[index] for index in self._order_at]
+            positions = self._select_by_key(connection, ordering, [key])
+            return [found.row for values in positions for found in self.read_at(connection, tuple(values))]
+
+        return self._find_by_halves(keys, find_together, find_alone)
+
+    def find_keys(self, connection: sa.Connection, keys: Sequence[Key]) -> list[Key]:
+        """Return the keys of the rows that have one of these keys now, without reading any other column.
+
+        Raises:
+            ValueError: A key value cannot be one of its column.
+            KeyError: A key lacks a column.
+        """
+        shown = [self.shown[index] for index in self._key_at]
+
+        def find_together(some: Sequence[Key]) -> list[Key]:
+            raw_rows = self._select_by_key(connection, shown, some)
+            return [self._convert_some(self._key_at, values)[0] for values in raw_rows]
+
+        # A row that the database cannot return is there.
+        return self._find_by_halves(keys, find_together, lambda key: [key])
+
+    def _select_by_key(
+        self, connection: sa.Connection, shown: Sequence[sa.ColumnElement[Any]], keys: Sequence[Key]
+    ) -> Sequence[sa.Row[Any]]:
         conditions = [
             self._by_key.at([to_raw(column, key[column.name]) for column in self._by_key.columns]) for key in keys
         ]
-        statement = self._select(*self.shown).where(sa.or_(*conditions))
-        return [self.make_row(raw).row for raw in connection.execute(statement).all()]
+        return connection.execute(self._select(*shown).where(sa.or_(*conditions))).all()
+
+    def _find_by_halves(
+        self,
+        keys: Sequence[Key],
+        find_together: Callable[[Sequence[Key]], list[T]],
+        find_alone: Callable[[Key], list[T]],
+    ) -> list[T]:
+        """Look keys up together; where a row cannot be read, halve them until it is alone."""
+        try:
+            return find_together(keys)
+        except Exception as error:
+            if not self._dialect.is_row_data_error(error):
+                raise
+        if len(keys) == 1:
+            return find_alone(keys[0])
+        middle = len(keys) // 2
+        return [
+            *self._find_by_halves(keys[:middle], find_together, find_alone),
+            *self._find_by_halves(keys[middle:], find_together, find_alone),
+        ]
 
     def count(self, connection: sa.Connection, where: Where) -> int:
         """Return how many rows meet a condition."""

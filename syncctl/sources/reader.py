@@ -1,10 +1,12 @@
 """The reader of a stream: opens its source, decides how it is read, and follows it in its mode."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Self, TypeVar
+
+import sqlalchemy as sa
 
 from syncctl.core.acknowledgements import Acknowledged, Acknowledgement
-from syncctl.core.rows import Cursor, Page, Row, Scanned, Value
+from syncctl.core.rows import Cursor, Page, Row, Scanned
 from syncctl.core.stream import Mode, Source, Stream
 from syncctl.errors import ConfigurationError, SourceError
 from syncctl.sources.catalog.relation import describe_relation
@@ -17,9 +19,9 @@ from syncctl.sources.modes.change_tracking import ChangeFeed
 from syncctl.sources.modes.flag import acknowledge
 from syncctl.sources.modes.rowversion import Rowversion
 from syncctl.sources.open_stream import OpenStream
-from syncctl.sources.pages import PageReader
+from syncctl.sources.pages import Key, PageReader
 
-Key = Mapping[str, Value]
+T = TypeVar("T")
 PARAMETERS_AT_MOST = 1000
 """In one statement; SQL Server accepts 2,100."""
 
@@ -136,17 +138,32 @@ class StreamReader:
         return self._mode.count_behind(cursor)
 
     def find_rows(self, keys: Sequence[Key]) -> list[Row]:
-        """Return the rows that have one of these keys now.
+        """Return the rows that have one of these keys now; a row that cannot be read is among them, with its error.
 
         Raises:
             SourceError: A key does not fit this stream's key columns.
         """
-        rows: list[Row] = []
+        return self._look_up(self._opened.pages.find, keys)
+
+    def find_missing(self, keys: Sequence[Key]) -> list[Key]:
+        """Return the keys that no row has now.
+
+        The database compares texts by its own rules, so a key that came back in another spelling is looked up alone.
+
+        Raises:
+            SourceError: A key does not fit this stream's key columns.
+        """
+        find_keys = self._opened.pages.find_keys
+        there = {_spell(key) for key in self._look_up(find_keys, keys)}
+        return [key for key in keys if _spell(key) not in there and not self._look_up(find_keys, [key])]
+
+    def _look_up(self, find: Callable[[sa.Connection, Sequence[Key]], list[T]], keys: Sequence[Key]) -> list[T]:
+        found: list[T] = []
         size = max(1, PARAMETERS_AT_MOST // len(self.key_columns))
         for start in range(0, len(keys), size):
             some = keys[start : start + size]
             try:
-                rows += self._opened.run(lambda connection, some=some: self._opened.pages.find(connection, some))  # type: ignore[misc]
+                found += self._opened.run(lambda connection, some=some: find(connection, some))  # type: ignore[misc]
             except (ValueError, KeyError) as error:
                 name = self._stream.name
                 raise SourceError(
@@ -154,15 +171,7 @@ class StreamReader:
                     why=f"the ledger has keys that do not fit this table: {error}",
                     hint=f"if streams.{name}.key was changed, undo it, or read the table under a new stream name",
                 ) from error
-        return rows
-
-    def find_missing(self, keys: Sequence[Key]) -> list[Key]:
-        """Return the keys that no row has now.
-
-        The database compares texts by its own rules, so a key that came back in another spelling is looked up alone.
-        """
-        there = {_spell(row.key) for row in self.find_rows(keys)}
-        return [key for key in keys if _spell(key) not in there and not self.find_rows([key])]
+        return found
 
     def acknowledge(self, rows: Sequence[Acknowledgement]) -> list[Acknowledged]:
         """Run the statement of mode flag for rows that were delivered, or have failed for good. Safe to repeat."""

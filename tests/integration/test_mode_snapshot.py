@@ -200,3 +200,23 @@ def test_a_table_that_is_emptied_during_delete_detection_stops_it(
     run = snapshot.poll()
     assert "known rows are gone" in str(run.error)
     assert len(snapshot.records(op="delete")) <= 15
+
+
+def test_a_row_that_cannot_be_read_stops_neither_deletes_nor_polls(snapshot: Testbed, source_db: SourceDb) -> None:
+    snapshot.poll()
+    source_db.execute("update orders set note = cast(x'ff' as text) where id in (4, 20)")
+    source_db.execute("delete from orders where id in (5, 30)")
+    run = snapshot.poll()
+    assert (run.error, run.logged, run.failed) == (None, 4, 2)
+    assert sorted(each["key"]["id"] for each in snapshot.records(op="delete")) == [5, 30]
+    again = snapshot.poll()
+    assert (again.error, again.logged, again.unchanged) == (None, 0, 28)
+
+
+def test_a_row_that_cannot_be_read_is_among_the_rows_that_are_looked_up(snapshot: Testbed, source_db: SourceDb) -> None:
+    source_db.execute("update orders set note = cast(x'ff' as text) where id = 4")
+    with open_reader(snapshot.source, snapshot.stream) as reader:
+        read = {row.key["id"]: row for page in reader.pages(reader.start_cursor()) for row in page.rows}
+        found = {row.key["id"]: row for row in reader.find_rows([{"id": number} for number in range(1, 41)])}
+    assert found == read
+    assert "the database could not read the row" in str(found[4].error)

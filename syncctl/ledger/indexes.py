@@ -72,7 +72,8 @@ INDEXES: tuple[Index, ...] = (
         keys=_keys("updated_at"),
         partial={"updated_at": {"$exists": True}},
     ),
-    Index(collection="keys", name="by_stream", keys=_keys("stream")),
+    # Mode snapshot walks the live rows, clean-up the deleted ones; neither examines the others.
+    Index(collection="keys", name="by_operation", keys=_keys("stream", "op", "_id")),
     Index(collection="runs", name="by_stream", keys=_keys("stream", "-started_at")),
     Index(collection="runs", name="started", keys=_keys("started_at")),
     Index(collection="reports", name="by_stream_hour", keys=_keys("stream", "window_start"), unique=True),

@@ -1,4 +1,6 @@
-"""The `keys` collection: what is known of each row, which tells what is new. Never cleaned.
+"""The `keys` collection: what is known of each row, which tells what is new.
+
+Only the key of a deleted row is ever removed, long after its last record.
 
 A record exists for dispatch once its key knows it: `keys` is written after the record and before the cursor
 (invariant 1), each document only if its `seq` still is what the poll read. A poll that was taken over can therefore
@@ -21,6 +23,8 @@ from syncctl.ledger.codec import decode_values, encode_values
 from syncctl.ledger.expressions import in_future
 
 Doc = dict[str, Any]
+
+BY_OPERATION = "by_operation"
 
 KEPT_SECONDS = 3600.0
 """How long an unsettled call is remembered after its time: a call that began before may be found lost only then."""
@@ -173,8 +177,8 @@ class Keys:
         Args:
             after: A key id; the empty text for the beginning.
         """
-        query = {"_id": _behind(stream, after), "op": "upsert", "nameless": {"$exists": False}}
-        found = self._keys.find(query, {"key": True}, sort=[("_id", 1)], limit=limit)
+        query = {"stream": stream, "op": "upsert", "_id": _behind(stream, after), "nameless": {"$exists": False}}
+        found = self._keys.find(query, {"key": True}, sort=[("_id", 1)], limit=limit, hint=BY_OPERATION)
         return [(key["_id"].partition(":")[2], decode_values(key["key"])) for key in found]
 
     @edge
@@ -197,7 +201,39 @@ class Keys:
     @edge
     def count_live(self, stream: str) -> int:
         """Return how many rows of a stream are not known to be deleted."""
-        return self._keys.count_documents({"_id": _behind(stream, ""), "op": "upsert"})
+        return self._keys.count_documents({"stream": stream, "op": "upsert"}, hint=BY_OPERATION)
+
+    @edge
+    def load_deleted(self, stream: str, *, after: str, limit: int) -> list[str]:
+        """Return the key ids of rows that are known to be deleted, in their order.
+
+        Args:
+            after: A key id; the empty text for the beginning.
+        """
+        query = {"stream": stream, "op": "delete", "_id": _behind(stream, after)}
+        found = self._keys.find(query, {"_id": True}, sort=[("_id", 1)], limit=limit, hint=BY_OPERATION)
+        return [key["_id"].partition(":")[2] for key in found]
+
+    @edge
+    def note_deleted(self, stream: str, key_ids: Sequence[str]) -> None:
+        """Note when a delete was first come upon; a row that came back since is noted anew. Safe to repeat."""
+        query: Doc = {
+            "_id": {"$in": [_identity(stream, key_id) for key_id in key_ids]},
+            "op": "delete",
+            "$expr": {"$ne": ["$gone.seq", "$seq"]},
+        }
+        self._keys.update_many(query, [{"$set": {"gone": {"seq": "$seq", "at": "$$NOW"}}}])
+
+    @edge
+    def forget_deleted(self, stream: str, key_ids: Sequence[str], *, seconds: float) -> int:
+        """Remove the keys of rows whose delete was noted at least this long ago; return how many. Safe to repeat."""
+        query: Doc = {
+            "_id": {"$in": [_identity(stream, key_id) for key_id in key_ids]},
+            "op": "delete",
+            "gone.at": {"$type": "date"},
+            "$expr": {"$and": [{"$eq": ["$gone.seq", "$seq"]}, {"$lte": ["$gone.at", in_future(-seconds)]}]},
+        }
+        return self._keys.delete_many(query).deleted_count
 
     @edge
     def note_delivered(self, stream: str, delivered: Sequence[tuple[str, int, str]]) -> None:

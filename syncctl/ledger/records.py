@@ -281,6 +281,15 @@ class Records:
         return every, retries
 
     @edge
+    def find_recorded_keys(self, stream: str, key_ids: Sequence[str]) -> set[str]:
+        """Return those of these keys (by their id) that have a record, in whatever state."""
+        pipeline: list[Doc] = [
+            {"$match": {"stream": stream, "key_id": {"$in": list(key_ids)}}},
+            {"$group": {"_id": "$key_id"}},
+        ]
+        return {found["_id"] for found in self._records.aggregate(pipeline, hint="by_key")}
+
+    @edge
     def find_keys_in_flight(self, stream: str, key_ids: Sequence[str]) -> set[str]:
         """Return the keys of which a version is in flight; under order `none` that is not recorded."""
         query = {"stream": stream, "in_flight_key": {"$in": list(key_ids)}}

@@ -205,6 +205,12 @@ class Streams:
         return self._streams.update_one(guard, changes).matched_count == 1
 
     @edge
+    def give_back_poll(self, lease: PollLease) -> None:
+        """Release a lease under which nothing was polled: how the last poll ended still stands. Safe to repeat."""
+        guard = {"_id": lease.stream, "poll.token": lease.token}
+        self._streams.update_one(guard, {"$unset": {"poll.token": True, "poll.until": True, "poll.worker": True}})
+
+    @edge
     def acquire_dispatch(self, stream: str, *, seconds: float, worker: str) -> DispatchLease | None:
         """Take the dispatch lease; None when another process holds it."""
         token = new_token()

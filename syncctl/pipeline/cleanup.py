@@ -1,6 +1,10 @@
-"""cleanup: remove finished records older than their retention, from frozen hours only. Their keys stay."""
+"""cleanup: remove finished records older than their retention, from frozen hours only.
 
-from collections.abc import Mapping, Sequence
+Their keys stay, or old rows would come in again. Only the key of a deleted row goes, once nothing refers to it.
+"""
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -15,6 +19,13 @@ RECORDS_AT_ONCE = 1000
 RUNS_KEPT = timedelta(days=30)
 EMPTY_RUNS_KEPT = timedelta(days=1)
 SILENT_WORKERS_KEPT_SECONDS = 86_400.0
+
+DELETED_KEYS_KEPT_SECONDS = 7 * 86_400.0
+"""Longer than a poll that stands still with an older version of the row in its hands."""
+DELETED_KEYS_AT_ONCE = 1000
+DELETED_KEYS_AT_MOST = 20_000
+"""How many keys of deleted rows one clean-up of a stream examines."""
+KEYS_LEASE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +67,8 @@ def clean_up(
                 continue
             while removed := ledger.operations.remove_finished(stream, State(state), before, limit=RECORDS_AT_ONCE):
                 deleted[state] += removed
+        if not dry_run:
+            forget_deleted_rows(ledger, stream)
     if not dry_run:
         ledger.runs.remove(before=now - RUNS_KEPT, empty_before=now - EMPTY_RUNS_KEPT)
         ledger.heartbeats.forget_silent_workers(seconds=SILENT_WORKERS_KEPT_SECONDS)
@@ -63,3 +76,47 @@ def clean_up(
             ledger.audit.add(action="cleanup", who=who, count=sum(deleted.values()), detail={"deleted": deleted})
             log.info("cleanup", **deleted)
     return Cleaned(deleted=deleted, archived=0, dry_run=dry_run)
+
+
+def forget_deleted_rows(ledger: Ledger, stream: str) -> int:
+    """Remove the keys of rows that were deleted long ago and have no record any more; return how many.
+
+    No replay, no outcome and no older version can then refer to the key, and a row that comes back is a new one. Safe
+    to repeat and to interrupt. While the stream is polled, which could bring a row back, the next clean-up does it.
+    """
+    forgotten = 0
+    for key_ids in _walk_deleted(ledger, stream):
+        ledger.keys.note_deleted(stream, key_ids)
+        recorded = ledger.records.find_recorded_keys(stream, key_ids)
+        unrecorded = [key_id for key_id in key_ids if key_id not in recorded]
+        if not unrecorded:
+            continue
+        lease = ledger.streams.acquire_poll(stream, seconds=KEYS_LEASE_SECONDS, worker="cleanup")
+        if lease is None:
+            break
+        try:
+            # Asked for again: a poll may have brought a row back since.
+            recorded = ledger.records.find_recorded_keys(stream, unrecorded)
+            gone = [key_id for key_id in unrecorded if key_id not in recorded]
+            forgotten += ledger.keys.forget_deleted(stream, gone, seconds=DELETED_KEYS_KEPT_SECONDS)
+        finally:
+            ledger.streams.give_back_poll(lease)
+    if forgotten:
+        log.info("cleanup.keys", stream=stream, removed=forgotten)
+    return forgotten
+
+
+def _walk_deleted(ledger: Ledger, stream: str) -> Iterator[list[str]]:
+    """Yield ids of keys of deleted rows from a random place on: where there are too many, each has the same chance."""
+    start, left = secrets.token_hex(16), DELETED_KEYS_AT_MOST
+    place, is_second_half = start, False
+    while left > 0:
+        found = ledger.keys.load_deleted(stream, after=place, limit=min(left, DELETED_KEYS_AT_ONCE))
+        key_ids = [key_id for key_id in found if not (is_second_half and key_id > start)]
+        if key_ids:
+            yield key_ids
+            place, left = key_ids[-1], left - len(key_ids)
+        elif is_second_half:
+            return
+        else:
+            place, is_second_half = "", True

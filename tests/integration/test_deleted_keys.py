@@ -1,0 +1,129 @@
+"""Keys of deleted rows: a round of mode snapshot examines none of them, and clean-up removes them in the end."""
+
+from typing import Any
+
+import pytest
+
+from syncctl.core.ids import key_id
+from syncctl.pipeline import cleanup
+from syncctl.pipeline.cleanup import clean_up, forget_deleted_rows
+from tests.harness.passing_time import let_hours_pass
+from tests.harness.source_db import SourceDb
+from tests.harness.testbed import Testbed
+
+DAY = 86_400.0
+KEPT = {"delivered": 30 * DAY, "failed": 90 * DAY, "superseded": 7 * DAY, "discarded": 7 * DAY}
+
+
+@pytest.fixture
+def snapshot(testbed: Testbed, source_db: SourceDb) -> Testbed:
+    """Five rows that were delivered, of which rows 2 and 4 are deleted, and their deletes delivered too."""
+    source_db.create_orders(5)
+    testbed.change_stream(mode="snapshot", cursor=None, max_delete_share=1.0)
+    testbed.poll()
+    testbed.deliver()
+    source_db.execute("delete from orders where id in (2, 4)")
+    testbed.poll()
+    testbed.deliver()
+    return testbed
+
+
+def clean(testbed: Testbed) -> None:
+    clean_up(ledger=testbed.ledger, retention_seconds=KEPT, who="me")
+
+
+def known(testbed: Testbed) -> set[int]:
+    return {key["key"]["id"] for key in testbed.database["keys"].find()}
+
+
+def test_the_key_of_a_deleted_row_goes_after_its_last_record(snapshot: Testbed, source_db: SourceDb) -> None:
+    for days in (0, 8, 20):
+        let_hours_pass(snapshot.database, 24 * days)
+        clean(snapshot)
+        assert known(snapshot) == {1, 2, 3, 4, 5}
+    let_hours_pass(snapshot.database, 24 * 3)
+    clean(snapshot)
+    assert known(snapshot) == {1, 3, 5}
+    assert snapshot.records() == []
+    # Their rows are new ones when they come back, and the others are as well known as before.
+    source_db.add_orders([2, 4])
+    assert (snapshot.poll().logged, snapshot.poll().logged) == (2, 0)
+    snapshot.deliver()
+    assert snapshot.states() == {2: ["delivered"], 4: ["delivered"]}
+
+
+def test_a_key_whose_records_are_gone_waits_for_polls_that_stand_still(snapshot: Testbed) -> None:
+    snapshot.database.records.delete_many({})
+    clean(snapshot)
+    let_hours_pass(snapshot.database, 24 * 6)
+    clean(snapshot)
+    assert known(snapshot) == {1, 2, 3, 4, 5}
+    let_hours_pass(snapshot.database, 25)
+    clean(snapshot)
+    assert known(snapshot) == {1, 3, 5}
+
+
+def test_a_row_that_came_back_and_went_again_waits_anew(snapshot: Testbed, source_db: SourceDb) -> None:
+    clean(snapshot)
+    let_hours_pass(snapshot.database, 24 * 8)
+    source_db.add_orders([2])
+    snapshot.poll()
+    clean(snapshot)
+    source_db.execute("delete from orders where id = 2")
+    snapshot.poll()
+    snapshot.database.records.delete_many({})
+    clean(snapshot)
+    assert known(snapshot) == {1, 2, 3, 5}
+
+
+def test_a_key_stays_while_a_poll_runs_and_the_lease_leaves_no_trace(snapshot: Testbed) -> None:
+    snapshot.database.records.delete_many({})
+    clean(snapshot)
+    let_hours_pass(snapshot.database, 24 * 8)
+    lease = snapshot.ledger.streams.acquire_poll("orders", seconds=60, worker="w")
+    assert lease is not None
+    clean(snapshot)
+    assert known(snapshot) == {1, 2, 3, 4, 5}
+    snapshot.ledger.streams.release_poll(lease, error="the source is away")
+    health = snapshot.database.streams.find_one({"_id": "orders"})["health"]
+    clean(snapshot)
+    assert known(snapshot) == {1, 3, 5}
+    assert snapshot.database.streams.find_one({"_id": "orders"})["health"] == health
+    # The poll that ended with an error may still write: the next one observes each row anew, as without the clean-up.
+    before = {key["_id"]: key["seq"] for key in snapshot.database["keys"].find()}
+    assert snapshot.poll().error is None
+    assert all(key["seq"] > before[key["_id"]] for key in snapshot.database["keys"].find())
+
+
+def test_every_key_is_examined_however_many_there_are(snapshot: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleanup, "DELETED_KEYS_AT_ONCE", 7)
+    add_deleted(snapshot, 60)
+    snapshot.database.records.delete_many({})
+    assert forget_deleted_rows(snapshot.ledger, "orders") == 0
+    let_hours_pass(snapshot.database, 24 * 8)
+    assert forget_deleted_rows(snapshot.ledger, "orders") == 62
+    assert known(snapshot) == {1, 3, 5}
+
+
+def test_a_round_examines_live_keys_only(snapshot: Testbed) -> None:
+    """However many rows the stream has ever seen (invariant 11)."""
+    add_deleted(snapshot, 3000)
+    snapshot.database.command("profile", 2)
+    assert snapshot.poll().error is None
+    snapshot.database.command("profile", 0)
+    asked = list(snapshot.database["system.profile"].find({"ns": f"{snapshot.database.name}.keys"}))
+    assert {plan["op"] for plan in asked} >= {"query", "command"}
+    assert sum(plan["keysExamined"] for plan in asked) < 40
+    assert sum(plan.get("docsExamined", 0) for plan in asked) < 20
+
+
+def add_deleted(testbed: Testbed, count: int) -> None:
+    """Let the ledger know more rows that were deleted."""
+    keys: list[dict[str, Any]] = [{"id": 1000 + number} for number in range(count)]
+    testbed.database["keys"].insert_many(
+        {
+            "_id": f"orders:{key_id(key)}", "stream": "orders", "key": key, "seq": 1, "version": "v", "hash": "h",
+            "op": "delete",
+        }
+        for key in keys
+    )  # fmt: skip

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from syncctl.commands.options import AsJson, DryRun, Streams, Yes, parse_age
+from syncctl.commands.options import AsJson, DryRun, Streams, Yes, parse_seconds
 from syncctl.commands.session import ask_consent, choose_known, name_operator, open_session
 from syncctl.console import format_count, out
 from syncctl.core.states import TERMINAL
@@ -46,7 +46,7 @@ def cleanup(
 
     ages: Mapping[str, float] | None = None
     if older_than is not None:
-        ages = dict.fromkeys((state.value for state in TERMINAL), parse_age(older_than, flag="--older-than"))
+        ages = dict.fromkeys((state.value for state in TERMINAL), parse_seconds(older_than, flag="--older-than"))
     with open_session(ctx, acts=True) as connections:
         streams = choose_known(connections, stream)
         kept = ages or retention_seconds(connections.settings)

@@ -63,16 +63,7 @@ def parse_window(since: str | None, until: str | None) -> tuple[datetime | None,
 
 
 def parse_seconds(text: str, *, flag: str) -> float:
-    """Return a timeout such as `90s` or `2m` in seconds; a bare number is seconds.
-
-    Raises:
-        UsageError: it is not a duration.
-    """
-    return float(text) if text.replace(".", "", 1).isdigit() else parse_age(text, flag=flag)
-
-
-def parse_age(text: str, *, flag: str) -> float:
-    """Return an age such as `90s` or `7d` in seconds. The unit is required: a user who writes 5 may mean days.
+    """Return the seconds of an age or a timeout such as `90s` or `7d`.
 
     Raises:
         UsageError: it is not a duration.

@@ -5,21 +5,23 @@ from decimal import Decimal
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
+_UNITLESS = re.compile(r"\d{1,12}(?:\.\d{1,12})?")
 _RATE_UNITS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 _RATE = re.compile(r"(\d+)\s*/\s*(second|minute|hour|day)")
 
 
-def parse_duration(text: str | float) -> float:
-    """Return seconds for `500ms`, `5s`, `1.5m`, `2h`, `30d`, `1w`; a bare number is seconds already.
+def parse_duration(text: str) -> float:
+    """Return the seconds of `500ms`, `5s`, `1.5m`, `2h`, `30d`, `1w`.
+
+    A number without a unit is refused: a retention period of 30 would be 30 days to one reader, 30 seconds to another.
 
     Raises:
         ValueError: with the forms that are allowed.
     """
-    if isinstance(text, int | float) and not isinstance(text, bool):
-        if text < 0:
-            raise ValueError("a duration cannot be negative")
-        return float(text)
-    match = _DURATION.fullmatch(str(text).strip())
+    plain = text.strip()
+    if _UNITLESS.fullmatch(plain):
+        raise ValueError(f'{plain} has no unit; write for example "{plain}s" or "{plain}d" (ms, s, m, h, d, w)')
+    match = _DURATION.fullmatch(plain)
     if match is None:
         raise ValueError(f"{text!r} is not a duration; write a number and a unit: 500ms, 5s, 10m, 2h, 30d, 1w")
     return float(match[1]) * _UNITS[match[2]]

@@ -96,8 +96,8 @@ def read_choices(table: object, choices: Iterable[str]) -> object:
 
 
 def _read_duration(value: object) -> float:
-    seconds = parse_duration(value if isinstance(value, str | int | float) else str(value))
-    if not math.isfinite(seconds) or seconds > _LONGEST_SECONDS:
+    seconds = parse_duration(str(value))
+    if seconds > _LONGEST_SECONDS:
         raise ValueError("must be at most 100 years")
     return seconds
 

@@ -13,7 +13,7 @@ Start = Callable[..., Any]
 def test_numbers_come_back_as_they_are(run_syncctl: Run, start_syncctl: Start, settings_dir: Path) -> None:
     start_syncctl("worker", "--pool", "solo", "--name", "adder", cwd=settings_dir)
     for x, y, total in (("2", "3", 5), ("-2", "0.5", -1.5), ("-3", "-4", -7), ("0.1", "-.1", 0.0)):
-        result = run_syncctl("add", x, y, "--timeout", "30", "--json", cwd=settings_dir)
+        result = run_syncctl("add", x, y, "--timeout", "30s", "--json", cwd=settings_dir)
         assert result.exit_code == 0, result.stderr
         assert result.json["sum"] == total
         assert type(result.json["sum"]) is type(total)

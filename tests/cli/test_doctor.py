@@ -435,7 +435,7 @@ def test_a_group_whose_needs_are_not_checked_fails_itself(run_syncctl: Run, sett
         (("sorce",), ("no such check: sorce", "did you mean source?", "syncctl doctor source")),
         (("xyzzy",), ("no such check: xyzzy", "configuration, redis, mongodb", "syncctl doctor")),
         (("--timeout", "soon"), ("--timeout 'soon' is not a duration", "", "--timeout 30s")),
-        (("--timeout", "0"), ("--timeout is zero", "", "--timeout 10s")),
+        (("--timeout", "0s"), ("--timeout is zero", "", "--timeout 10s")),
     ],
 )
 def test_a_wrong_command_line_is_three_lines_and_exit_code_2(

@@ -11,25 +11,25 @@ from syncctl.core.durations import format_age, format_duration, parse_duration, 
     ("text", "seconds"),
     [
         ("500ms", 0.5), ("5s", 5), ("1.5m", 90), ("2h", 7200), ("30d", 2_592_000), ("1w", 604_800),
-        (" 10 s ", 10), ("0s", 0), (5, 5), (0.25, 0.25), (0, 0),
+        (" 10 s ", 10), ("0s", 0),
     ],
 )  # fmt: skip
-def test_durations_are_read_as_people_write_them(text: str | float, seconds: float) -> None:
+def test_durations_are_read_as_people_write_them(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize(
-    "text", ["", "5", "s", "5 parsecs", "-5s", "5s 3m", "1e3s", "5S", ".5s", "5.s", "nan", True, "5s\n6s"]
+    "text", ["", "s", "5 parsecs", "-5s", "-5", "5s 3m", "1e3s", "1e3", "5S", ".5s", "5.s", "nan", "True", "5s\n6s"]
 )
 def test_a_wrong_duration_is_refused_with_the_valid_forms(text: str) -> None:
     with pytest.raises(ValueError, match="500ms, 5s, 10m, 2h, 30d, 1w"):
         parse_duration(text)
 
 
-@pytest.mark.parametrize("seconds", [-1, -0.001])
-def test_a_duration_is_not_negative(seconds: float) -> None:
-    with pytest.raises(ValueError, match="cannot be negative"):
-        parse_duration(seconds)
+@pytest.mark.parametrize("text", ["0", "30", " 30 ", "1.5"])
+def test_a_number_without_a_unit_is_refused_with_the_units(text: str) -> None:
+    with pytest.raises(ValueError, match=rf'{text.strip()} has no unit; write for example "{text.strip()}s" or'):
+        parse_duration(text)
 
 
 @given(st.integers(min_value=0, max_value=10**10).map(lambda milliseconds: milliseconds / 1000))

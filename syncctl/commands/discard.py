@@ -13,7 +13,9 @@ from syncctl.errors import ExitCode, UsageError
 def discard(
     ctx: typer.Context,
     *,
-    ids: Annotated[list[str], typer.Argument(metavar="ID", help="The full ids of the records.")],
+    ids: Annotated[
+        list[str], typer.Argument(metavar="ID", help="A record's id or the beginning of one; may be repeated.")
+    ],
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="The reason, which is kept on the record.")],
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -25,10 +27,11 @@ def discard(
     `syncctl replay --state discarded --id ID` undoes it.
 
     Examples:
-        syncctl discard orders-55035ac55ea06537bed3570e65c02747 --reason "order was cancelled"
+        syncctl discard orders-55035a --reason "order was cancelled"
         syncctl discard ID ID --reason "test data" --yes --json
         syncctl discard ID --reason "test data" --dry-run
     """
+    from syncctl.pipeline.record_ids import complete_ids
     from syncctl.pipeline.replay import Selection, discard_records
 
     if not reason.strip():
@@ -36,7 +39,7 @@ def discard(
             "--reason is empty", why="the audit log would not say why", hint="give the reason in a few words"
         )
     with open_session(ctx, acts=True) as connections:
-        selection = Selection(ids=tuple(dict.fromkeys(ids)), states=("failed", "pending"))
+        selection = Selection(ids=complete_ids(connections.ledger, ids), states=("failed", "pending"))
         ledger, who = connections.ledger, name_operator()
         result = discard_records(ledger=ledger, selection=selection, reason=reason, who=who, dry_run=True)
         if result.matched and not dry_run:

@@ -39,7 +39,8 @@ def replay(
     ] = None,
     stream: Streams = None,
     record_id: Annotated[
-        list[str] | None, typer.Option("--id", metavar="ID", help="Only this record; may be repeated.")
+        list[str] | None,
+        typer.Option("--id", metavar="ID", help="Only this record, by its id or the beginning of it; may be repeated."),
     ] = None,
     since: Since = None,
     until: Until = None,
@@ -70,9 +71,10 @@ def replay(
         syncctl replay --dry-run                          count the failed records
         syncctl replay --stream orders --yes --wait       all failed records of a stream, and wait
         syncctl replay --error 4f1d2c77b05e --since 24h   one error, from the last day only
-        syncctl replay --id 3f2a... --state delivered
+        syncctl replay --id orders-3f2a9c --state delivered
         syncctl replay --error 4f1d2c77b05e --new-key     the partner remembers its rejection of the old key
     """
+    from syncctl.pipeline.record_ids import complete_ids
     from syncctl.pipeline.replay import Selection
     from syncctl.pipeline.status import group_failures
     from syncctl.wiring import operators
@@ -88,9 +90,8 @@ def replay(
                 ledger=connections.ledger, streams=names, since=begin, until=end, limit=_ERRORS_AT_MOST
             )
             mark = _complete_fingerprint(mark, [group["fingerprint"] for group in failures.groups])
-        selection = Selection(
-            ids=tuple(record_id or ()), streams=names, states=states, since=begin, until=end, error=mark
-        )
+        ids = complete_ids(connections.ledger, record_id or ())
+        selection = Selection(ids=ids, streams=names, states=states, since=begin, until=end, error=mark)
         plan = operators.replay(connections, selection, dry_run=True, who=name_operator())
         if dry_run or plan.matched == plan.skipped:
             _report(plan, as_json=as_json, is_empty=not dry_run)
@@ -100,11 +101,11 @@ def replay(
         count = plan.matched - plan.skipped
         if not ask_consent(f"replay {count:,} {'/'.join(selection.states)} records?", yes=yes):
             return ExitCode.TROUBLE
-        ids: list[str] = []
-        done = operators.replay(connections, selection, who=name_operator(), new_key=new_key, replayed_ids=ids)
+        replayed: list[str] = []
+        done = operators.replay(connections, selection, who=name_operator(), new_key=new_key, replayed_ids=replayed)
         _report(done, as_json=as_json)
-        code = _wait_until_finished(connections, ids, seconds=seconds) if wait else ExitCode.DONE
-    if ids and code is ExitCode.DONE:
+        code = _wait_until_finished(connections, replayed, seconds=seconds) if wait else ExitCode.DONE
+    if replayed and code is ExitCode.DONE:
         out.say("next: syncctl status")
     return code
 

@@ -43,7 +43,7 @@ def show(
     """Show one record, or every version of one key, with full history.
 
     The history lists every attempt: its time, its worker, the partner's answer and the latency. The newest version of
-    a key comes first. The first six hex digits of an id are enough if they are unique. Exit code 1: there is no such
+    a key comes first. The beginning of an id is enough if no other id begins with it. Exit code 1: there is no such
     record.
 
     With --request it shows the HTTP request instead, also as a curl command: the next request, or the last one of a

@@ -321,11 +321,10 @@ class Records:
         return [self._decoded(document) for document in found]
 
     @edge
-    def find_beginning(self, text: str, *, limit: int) -> list[str]:
-        """Return the ids of records that begin with a text that ends in a hex digit."""
-        found = self._records.find(
-            {"_id": {"$gte": text, "$lt": f"{text}g"}}, {"_id": True}, sort=[("_id", 1)], limit=limit
-        )
+    def find_beginning(self, text: str, *, stream: str, limit: int) -> list[str]:
+        """Return the ids of a stream's records that begin with a text that ends in a hex digit."""
+        query: Doc = {"_id": {"$gte": text, "$lt": f"{text}g"}, "stream": stream}
+        found = self._records.find(query, {"_id": True}, sort=[("_id", 1)], limit=limit)
         return [record["_id"] for record in found]
 
     @staticmethod

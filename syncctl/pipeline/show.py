@@ -9,8 +9,9 @@ from syncctl.core.ids import key_id
 from syncctl.core.rows import Value
 from syncctl.errors import TroubleFound, UsageError
 from syncctl.ledger.ledger import Ledger
+from syncctl.pipeline.record_ids import complete_id
 
-_ID_PREFIX = re.compile(r".+-[0-9a-f]{6,31}")
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,100}")
 
 
 def show_records(
@@ -54,13 +55,13 @@ def find_record(ledger: Ledger, record_id: str) -> list[dict[str, Any]]:
     """Return the one record with an id.
 
     Args:
-        record_id: The id, or a unique prefix of it: the stream and at least six hex digits.
+        record_id: The id, or the beginning of it, as `complete_id` reads it.
 
     Raises:
         TroubleFound: There is no such record.
         UsageError: Several ids begin with it.
     """
-    found = ledger.records.find(record_id=record_id) or _find_by_prefix(ledger, record_id)
+    found = ledger.records.find(record_id=complete_id(ledger, record_id))
     return _require(found, f"no record has the id {record_id}")
 
 
@@ -79,17 +80,6 @@ def _require(found: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
     if not found:
         raise TroubleFound(what, why="it was never logged, or clean-up has removed it", hint="look at: syncctl status")
     return found
-
-
-def _find_by_prefix(ledger: Ledger, text: str) -> list[dict[str, Any]]:
-    if _ID_PREFIX.fullmatch(text) is None:
-        return []
-    ids = ledger.records.find_beginning(text, limit=2)
-    if len(ids) > 1:
-        raise UsageError(
-            f"more than one id begins with {text}", why=f"such as {' and '.join(ids)}", hint="write more of it"
-        )
-    return ledger.records.find(record_id=ids[0]) if ids else []
 
 
 def read_key(text: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -112,7 +102,7 @@ def read_key(text: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def _read_whole_number(text: str) -> int | str:
-    return int(text) if text.lstrip("-").isdigit() else text
+    return int(text) if _WHOLE_NUMBER.fullmatch(text) else text
 
 
 def _read_decimal(text: str) -> Decimal | str:

@@ -168,6 +168,22 @@ def test_a_state_that_cannot_be_replayed_is_refused(run_syncctl: Run, settings_d
     assert "pending" in result.stderr
 
 
+def test_the_beginning_of_an_id_is_enough_for_every_command(run_syncctl: Run, settled: Settled) -> None:
+    full = settled.failed_ids[0]
+    short, directory = full[:-20], settled.directory
+    assert run_syncctl("show", short, "--json", cwd=directory).json["records"][0]["id"] == full
+    replay = run_syncctl("replay", "--id", short, "--dry-run", "--json", cwd=directory)
+    assert replay.json["matched"] == 1
+    discard = run_syncctl("discard", short, full, "--reason", "test data", "--dry-run", "--json", cwd=directory)
+    assert (discard.exit_code, discard.json["matched"]) == (0, 1)
+    for args in (
+        ("show", "orders-"),
+        ("replay", "--dry-run", "--id", "orders-"),
+        ("discard", "--reason", "x", "orders-"),
+    ):
+        assert "several ids begin" not in run_syncctl(*args, cwd=directory).stderr
+
+
 def test_a_discard_keeps_the_reason_and_reports_unknown_ids(
     run_syncctl: Run, settings_dir: Path, failed_ids: list[str]
 ) -> None:

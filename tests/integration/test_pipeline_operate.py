@@ -11,9 +11,10 @@ from syncctl.errors import TroubleFound, UsageError
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from syncctl.pipeline import cleanup
 from syncctl.pipeline.cleanup import Cleaned, clean_up
+from syncctl.pipeline.record_ids import complete_ids
 from syncctl.pipeline.replay import Discarded, Replayed, Selection, discard_records, replay_records
 from syncctl.pipeline.report import build_report
-from syncctl.pipeline.show import find_record, find_versions
+from syncctl.pipeline.show import find_record, find_versions, read_key
 from syncctl.pipeline.status import group_failures, read_status
 from tests.harness.passing_time import PAST, let_hours_pass
 from tests.harness.testbed import NASTY, ListReader, Testbed, claim_records, new_record, version_row
@@ -332,14 +333,36 @@ def test_show_of_an_unknown_record_says_why(testbed: Testbed) -> None:
 
 def test_show_takes_the_beginning_of_an_id_if_it_is_unique(testbed: Testbed) -> None:
     testbed.ledger.records.log([new_record(n, id=f"orders-abcdef{n}0") for n in (1, 2)], PAST)
-    (found,) = find_record(testbed.ledger, "orders-abcdef2")
-    assert found["_id"] == "orders-abcdef20"
-    with pytest.raises(UsageError) as caught:
-        find_record(testbed.ledger, "orders-abcdef")
-    assert caught.value.why == "such as orders-abcdef10 and orders-abcdef20"
-    for text in ("orders-abcde", "orders", "orders-abcde0"):
+    testbed.ledger.records.log([new_record(3, id="orders-abc-def0", stream="orders-abc")], PAST)
+    (record,) = find_record(testbed.ledger, "orders-abcdef2")
+    assert record["_id"] == "orders-abcdef20"
+    for text in ("orders-abcdef", "orders-a"):
+        with pytest.raises(UsageError) as caught:
+            find_record(testbed.ledger, text)
+        assert caught.value.what == f"{text} is ambiguous: several ids begin with it"
+        assert caught.value.why == "orders-abcdef10, orders-abcdef20"
+    for text in ("orders-", "orders", "orders-abcde0", "orders-abcdef2-x"):
         with pytest.raises(TroubleFound):
             find_record(testbed.ledger, text)
+
+
+@pytest.mark.parametrize("text", ["²", "--5", "9" * 5000, "-"])
+def test_a_key_that_is_no_whole_number_is_read_as_text(text: str) -> None:
+    assert {"id": text} in list(read_key(text, ["id"]))
+
+
+def test_ids_are_completed_each_once_and_an_unknown_one_stays(testbed: Testbed) -> None:
+    full = f"orders-{'ab' * 16}"
+    testbed.ledger.records.log([new_record(1, id=full)], PAST)
+    texts = ("orders-a", f"{full}-2", full, "orders-ff", "nope")
+    assert complete_ids(testbed.ledger, texts) == (full, "orders-ff", "nope")
+
+
+def test_many_ids_that_begin_alike_are_not_all_listed(testbed: Testbed) -> None:
+    testbed.ledger.records.log([new_record(n, id=f"orders-a{n:02}") for n in range(12)], PAST)
+    with pytest.raises(UsageError) as caught:
+        complete_ids(testbed.ledger, ["orders-a"])
+    assert caught.value.why.endswith("orders-a09, ...")
 
 
 def test_failures_are_grouped_by_their_error(testbed: Testbed, refusing: MockPartner) -> None:

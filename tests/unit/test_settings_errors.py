@@ -249,7 +249,7 @@ WRONG_VARIABLES = [
     ("SOURCES__DEFAULT__TIMEOUT", "1", "sources.default.timeout ({}): is unknown; did you mean query_timeout?"),
     ("PARTNERS__DEFAULT__AUTH__HOW", "x", "partners.default.auth.how ({}): is unknown; known: type, token, name"),
     ("RETENTION__DELIVERD", "1d", "retention.deliverd ({}): is unknown; did you mean delivered?"),
-    ("RETENTION__DELIVERED", "30", "retention.delivered ({}): 30 has no unit; write for example \"30s\" or \"30d\""),
+    ("RETENTION__DELIVERED", "30", 'retention.delivered ({}): 30 has no unit; write for example "30s" or "30d"'),
     ("BEAT__UPKEEP_EVERY", "never", "beat.upkeep_every ({}): 'never' is not a duration"),
     ("WORKER__CONCURRENCY", "four", "worker.concurrency ({}): must be a whole number"),
     ("LOG__LEVL", "info", "log.levl ({}): is unknown; did you mean level?"),

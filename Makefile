@@ -1,7 +1,7 @@
 # Each target sets up what it needs: a fresh Debian machine needs only Python 3.11 and make.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test check soak format clean libcurl libodbc
+.PHONY: help demo unit test check soak bench format clean libcurl libodbc nginx
 SHELL := /bin/bash
 
 VENV := .venv
@@ -41,6 +41,9 @@ test: $(VENV)/.dev libcurl libodbc  ## Run all tests in parallel (PYTEST_FLAGS="
 soak: $(VENV)/.dev libcurl  ## Inject seeded faults into the protocol and real deployments (SOAK_FLAGS="--runs 40 --steps 20000 --seed 1")
 	@$(BIN)/python -m tests.faults.soak $(SOAK_FLAGS)
 
+bench: $(VENV)/.dev libcurl nginx  ## Measure speed, alone and against drt and plain Celery (BENCH_FLAGS="--only poll --quick")
+	@$(BIN)/python -m benchmarks $(BENCH_FLAGS)
+
 check: $(VENV)/.dev libodbc  ## Check style, format, types and layers, in seconds
 	@failed=0; for tool in "ruff check ." "ruff format --check ." mypy lint-imports vulture; do \
 		echo "== $$tool"; $(BIN)/$$tool || failed=1; done; exit $$failed
@@ -76,3 +79,7 @@ libcurl:
 
 libodbc:
 	$(call want_library,libodbc.so.2,unixodbc,tests that need an ODBC driver are skipped)
+
+nginx:
+	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null || $(call apt_install,nginx) || \
+		echo "note: nginx is missing, so a slower partner stands in for it; as root: apt-get install nginx" >&2

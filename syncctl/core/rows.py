@@ -16,7 +16,7 @@ It always has `mode` and `at` (text for people, exact: an integer, an ISO time w
 Operation = Literal["upsert", "delete"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)  # one for each row that is read: frozen, it costs twice as much
 class Row:
     """One source row as it was read."""
 

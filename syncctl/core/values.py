@@ -24,7 +24,11 @@ def to_value(raw: object) -> Value:
     Raises:
         ValueError: JSON has no form for it; the message says why, and never holds the value of a text.
     """
-    convert = _BY_TYPE.get(type(raw))
+    kind = type(raw)
+    if kind is int or (kind is str and raw.isascii()):  # type: ignore[attr-defined]
+        # Most values of most rows: this is called for each value of each row that is read.
+        return raw  # type: ignore[return-value]
+    convert = _BY_TYPE.get(kind)
     if convert is None:
         convert = _find_by_parent(raw)
     return convert(raw)

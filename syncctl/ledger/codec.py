@@ -1,6 +1,6 @@
 """A row on its way into a MongoDB document and back, exact to the last digit."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -17,14 +17,8 @@ DOCUMENT_BYTES_AT_MOST = 16 * 1024 * 1024 - 256 * 1024
 """MongoDB's limit on one document, less room for the history of its delivery."""
 
 
-def _encode_value(value: Value) -> Any:
-    if type(value) is str:
-        return value
-    if isinstance(value, Decimal):
-        return _encode_decimal(value)
-    if isinstance(value, int) and not isinstance(value, bool) and not -_INT64 <= value < _INT64:
-        return {_INTEGER: str(value)}
-    return value
+def _encode_integer(value: int) -> Any:
+    return value if -_INT64 <= value < _INT64 else {_INTEGER: str(value)}
 
 
 def _encode_decimal(value: Decimal) -> Any:
@@ -32,12 +26,22 @@ def _encode_decimal(value: Decimal) -> Any:
 
     The layout is that of IEEE 754-2008, 3.5.2, binary encoding: sign, exponent + 6176, and a significand of 34 digits.
     """
-    sign, digits, exponent = value.as_tuple()
-    if not isinstance(exponent, int) or len(digits) > _DIGITS_AT_MOST or not _LEAST <= exponent <= _LARGEST:
-        return {_DECIMAL: str(value)}
-    significand = int("".join(map(str, digits)))
+    text = str(value)
+    if "E" in text or len(text) > _DIGITS_AT_MOST or not value.is_finite():
+        sign, digits, exponent = value.as_tuple()
+        if not isinstance(exponent, int) or len(digits) > _DIGITS_AT_MOST or not _LEAST <= exponent <= _LARGEST:
+            return {_DECIMAL: text}
+        significand = int("".join(map(str, digits)))
+    else:
+        # The text holds all digits, and reading them there takes half the time.
+        whole, _, fraction = text.partition(".")
+        sign, exponent = int(text[0] == "-"), -len(fraction)
+        significand = abs(int(whole + fraction))
     high = (significand >> 64) | (exponent - _LEAST) << 49 | sign << 63
     return Decimal128((high, significand & 0xFFFFFFFFFFFFFFFF))  # type: ignore[arg-type]
+
+
+_ENCODERS: Mapping[type, Callable[[Any], Any]] = {Decimal: _encode_decimal, int: _encode_integer}
 
 
 def _decode_value(value: Any) -> Value:
@@ -52,7 +56,8 @@ def _decode_value(value: Any) -> Value:
 
 def encode_values(values: Mapping[str, Value]) -> dict[str, Any]:
     """Return a document of the values: Decimal128, or tagged text beyond its 34 digits and 64-bit integers."""
-    return {name: _encode_value(value) for name, value in values.items()}
+    encoders = _ENCODERS
+    return {name: encoders[type(value)](value) if type(value) in encoders else value for name, value in values.items()}
 
 
 def decode_values(document: Mapping[str, Any]) -> dict[str, Value]:

@@ -61,7 +61,7 @@ class KnownKey:
     unsettled: tuple[Unsettled, ...] = field(default=())
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)  # one for each row that is read: frozen, it costs twice as much
 class Observation:
     """One row as a poll has just read it."""
 

@@ -27,7 +27,7 @@ REFUSED_ALONE = "alone"
 """`refused` of a record that was refused while others were accepted; of others it is true."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)  # one for each row that is read: frozen, it costs twice as much
 class NewRecord:
     """A record about to be logged."""
 
@@ -96,9 +96,6 @@ def to_document(new: NewRecord, now: datetime) -> tuple[Doc, bytes]:
         "tries": 0,
         "claims": 0,
     }
-    size = sum(len(value) for value in (new.payload or {}).values() if isinstance(value, str))
-    if size > LARGE_ROW_BYTES:
-        document["size"] = size
     if new.acknowledge is not None:
         document["acknowledge"] = {"version": new.acknowledge}
     error = new.error
@@ -108,6 +105,10 @@ def to_document(new: NewRecord, now: datetime) -> tuple[Doc, bytes]:
             ending = _discarded(new.not_sent, now)
         document |= ending
         try:
+            encoded = encode_document(document)
+            if len(encoded) <= LARGE_ROW_BYTES:
+                return document, encoded
+            document["size"] = len(encoded)
             return document, encode_document(document)
         except ValueError as unstorable:
             # Invariant 9: it is in the ledger all the same, without its payload.

@@ -14,7 +14,7 @@ from syncctl.ledger.records import Duplicate, NewRecord
 DELETE_NOT_SENT = "the row is gone, and the stream sends no deletes (delete_endpoint = none)"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)  # one for each row that is read: frozen, it costs twice as much
 class NamedRow:
     """A row with the names under which the ledger knows it and its content."""
 
@@ -36,9 +36,9 @@ def identify(row: Row) -> tuple[Row, str]:
     A key that holds a NULL names no row: two such rows would be taken for two versions of one row, and the older would
     be dropped. Each becomes a failed row under an id of its own (invariant 9).
     """
-    empty = next((name for name, value in row.key.items() if value is None), None)
-    if empty is None:
+    if None not in row.key.values():
         return row, key_id(row.key)
+    empty = next(name for name, value in row.key.items() if value is None)
     error = row.error or f"key column {empty} is NULL, so the key names no row"
     return replace(row, payload=None, error=error, nameless=True), key_id({**row.key, "": row.at})
 

@@ -104,7 +104,7 @@ def parse_rowversion(text: str) -> bytes:
     return number.to_bytes(8, "big")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)  # one for each row that is read: frozen, it costs twice as much
 class Position:
     """A place between two rows.
 

@@ -81,7 +81,7 @@ class Keyset:
         return expression.is_not(None) if value is None else expression > self.dialect.bound(self.columns[index], value)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)  # one for each row that is read: frozen, it costs twice as much
 class PositionedRow:
     """A row with its position in the order of the stream."""
 
@@ -121,7 +121,10 @@ class PageReader:
             skips_nulls=layout.mode not in SCANS,
         )
         self._by_key = Keyset(dialect=dialect, columns=layout.key, expressions=[plain[index] for index in self._key_at])
-        self._payload_at = [index for index, name in enumerate(names) if name in columns.sent]
+        self._key = [(index, names[index], columns.converters[index]) for index in self._key_at]
+        self._payload = [
+            (index, name, columns.payload_converters[index]) for index, name in enumerate(names) if name in columns.sent
+        ]
         self._version_at = names.index(layout.cursor.name) if layout.mode == "flag" and layout.cursor else None
 
     def read(
@@ -156,7 +159,9 @@ class PageReader:
                     result.close()
                     return rows, True
                 rows.append(raw)
-                size += sum(len(value) for value in raw if isinstance(value, str | bytes))
+                for value in raw:
+                    if type(value) is str or type(value) is bytes:
+                        size += len(value)
         return rows, False
 
     def read_last(self, connection: sa.Connection) -> Position | None:
@@ -304,8 +309,8 @@ class PageReader:
     def make_row(self, raw: Sequence[Raw], *, is_new: bool = True) -> PositionedRow:
         """Return a row from the values of `shown`."""
         position = self._make_position([raw[index] for index in self._order_at])
-        key, key_error = self._convert(raw, self._key_at, self._columns.converters)
-        payload, payload_error = self._convert(raw, self._payload_at, self._columns.payload_converters)
+        key, key_error = self._convert(raw, self._key)
+        payload, payload_error = self._convert(raw, self._payload)
         error = key_error or payload_error or self._columns.refusal
         row = Row(
             key=key,
@@ -347,18 +352,21 @@ class PageReader:
         raw: list[Raw] = [None] * len(self._columns.read)
         for index, value in zip(indexes, values, strict=True):
             raw[index] = value
-        return self._convert(raw, self._key_at, self._columns.converters)
+        return self._convert(raw, self._key)
 
     def _convert(
-        self, raw: Sequence[Raw], indexes: Sequence[int], converters: Sequence[Converter]
+        self, raw: Sequence[Raw], columns: Sequence[tuple[int, str, Converter]]
     ) -> tuple[dict[str, Value], str | None]:
         """Return the values of columns, and the reason if one of them has no JSON form and is replaced by its text."""
+        try:
+            return {name: convert(raw[index]) for index, name, convert in columns}, None
+        except ValueError:
+            pass
         values: dict[str, Value] = {}
         problem = None
-        for index in indexes:
-            name = self._columns.read[index].name
+        for index, name, convert in columns:
             try:
-                values[name] = converters[index](raw[index])
+                values[name] = convert(raw[index])
             except ValueError as error:
                 values[name] = _describe_value(raw[index])
                 problem = problem or f"column {name}: {error}"

@@ -72,6 +72,11 @@ class Outcome:
         return None if pauses == "partner" and self.retry_after_seconds is not None else pauses
 
     @property
+    def is_about_content(self) -> bool:
+        """Whether it is a refusal that is usually about the row itself; so is one that the stream finds in a 2xx."""
+        return self.status in CONTENT_STATUSES or 200 <= (self.status or 0) <= 299
+
+    @property
     def may_take_effect_later(self) -> bool:
         """Whether the partner may still act on this call: it did not answer, or a proxy before it stopped waiting."""
         return self.verdict is Verdict.AMBIGUOUS or self.status in GIVEN_UP_STATUSES

@@ -181,5 +181,7 @@ class Stream:
     outcomes: Mapping[int, Verdict] = field(default_factory=dict)
     #: The condition on the JSON of a 2xx answer for a record to be accepted.
     accepted_when: str | None = None
+    #: The condition on the JSON of a 2xx answer for a record to be rejected.
+    rejected_when: str | None = None
     #: What happens to a record after a call without an answer.
     ambiguous: Ambiguous = "retry"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from syncctl.core.outcome import Outcome, Verdict, decide_verdict, list_rules
 from syncctl.core.records import Record
-from syncctl.core.redaction import REDACTED, Redact, extend_redact, make_redact
+from syncctl.core.redaction import REDACTED, Redact, clean_text, extend_redact, make_redact
 from syncctl.core.retry import parse_retry_after
 from syncctl.core.stream import Partner, Stream
 from syncctl.partner.auth import AuthError, AuthHeaders, TokenCache, make_auth
@@ -25,7 +25,7 @@ from syncctl.partner.event_loop import WaitingRoom, run_on_loop
 from syncctl.partner.headers import check_auth_headers, is_header_value, make_common_headers
 from syncctl.partner.request.builder import RequestBuilder
 from syncctl.partner.request.row_time import row_time
-from syncctl.partner.response import Response, describe_refusal, is_accepted, make_excerpt
+from syncctl.partner.response import Response, describe_refusal, judge_json, make_excerpt
 from syncctl.partner.secrets import collect_secrets
 from syncctl.partner.tls import warn_unverified
 from syncctl.partner.transport import Transport
@@ -62,6 +62,7 @@ class PartnerClient:
         self._partner = partner
         self._batching = stream.batching
         self._accepted_when = stream.accepted_when
+        self._rejected_when = stream.rejected_when
         self._rules = {deletes: list_rules(stream.outcomes, deletes=deletes) for deletes in (False, True)}
         self._outcomes = stream.outcomes
         self._redact = make_redact(collect_secrets(partner))
@@ -148,11 +149,10 @@ class PartnerClient:
         rules = self._rules[deletes]
         verdict = decide_verdict(response.status, sent=True, complete=response.error is None, rules=rules)
         excerpt = make_excerpt(response, redact)
-        accepted = is_accepted(response, self._accepted_when) if verdict is Verdict.ACCEPTED else None
-        if verdict is Verdict.ACCEPTED and not accepted:
-            # Where the response could not be read to its end, the partner may have the record.
-            verdict = Verdict.AMBIGUOUS if accepted is None else Verdict.RETRY_LATER
-            error = f"its JSON does not meet {self._accepted_when}"
+        if verdict is Verdict.ACCEPTED and 200 <= response.status <= 299:
+            judgement = judge_json(response, accepted_when=self._accepted_when, rejected_when=self._rejected_when)
+            verdict = judgement.verdict
+            error = clean_text(redact(judgement.why)) or error
         if verdict is not Verdict.ACCEPTED:
             refusal = describe_refusal(response, excerpt, redact)
             error = f"{refusal} ({error})" if error else refusal

@@ -1,13 +1,16 @@
 """A partner's response: read up to a cap, and described in one line where it is a refusal."""
 
 import re
+import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import simplejson
 
 from syncctl.core.conditions import parse_condition
+from syncctl.core.outcome import Verdict
 from syncctl.core.redaction import Redact, clean_text
 
 BODY_AT_MOST_BYTES = 64 * 1024
@@ -16,6 +19,9 @@ RESULT_AT_MOST_BYTES = 4 * 1024
 RESULTS_AT_MOST_BYTES = 16 * 1024 * 1024
 EXCERPT_AT_MOST = 500
 MESSAGE_AT_MOST = 200
+VALUE_AT_MOST = 60
+CODING_AT_MOST = 20
+_GZIP = b"\x1f\x8b"
 
 # The fields in which APIs explain a refusal, among them those of RFC 9457 (problem details) and OAuth.
 _MESSAGE_FIELDS = (
@@ -43,29 +49,88 @@ class Response:
     error: Exception | None = None
     #: It is longer than the cap.
     is_capped: bool = False
+    #: The coding of a body that was not unpacked, as gzip or br; empty where the body is as it was meant.
+    coding: str = ""
 
 
-def is_accepted(response: Response, condition: str | None) -> bool | None:
-    """Tell whether a 2xx is an acceptance: if the stream has a condition (`accepted_when`), its JSON must meet it.
+def unpack_body(body: bytes, coding: str, *, at_most: int) -> tuple[bytes, str]:
+    """Return a body without its unasked compression, and the coding that could not be taken off.
 
-    Returns:
-        None where the response could not be read to its end, so that the condition is not known.
+    Args:
+        coding: The header `Content-Encoding`; a body that is plain in spite of it is left as it is.
+        at_most: At most one byte more is unpacked, however much there would be (invariant 14).
     """
-    if condition is None or not 200 <= response.status <= 299:
-        return True
+    name = clean_text(coding).strip().lower().removeprefix("x-")
+    if body.startswith(_GZIP):
+        name, options = "gzip", [zlib.MAX_WBITS + 16]
+    elif name == "deflate":
+        # Some servers leave out the header of zlib.
+        options = [zlib.MAX_WBITS, -zlib.MAX_WBITS]
+    else:
+        is_plain = name in {"", "identity", "gzip"} or body[:1] in {b"{", b"["}
+        return body, "" if is_plain else name[:CODING_AT_MOST]
+    for bits in options:
+        with suppress(zlib.error):
+            if unpacked := _inflate(body, bits, at_most):
+                return unpacked, ""
+    return body, name
+
+
+def _inflate(body: bytes, bits: int, at_most: int) -> bytes:
+    unpacked = b""
+    while body and len(unpacked) <= at_most:
+        inflater = zlib.decompressobj(bits)
+        unpacked += inflater.decompress(body, at_most + 1 - len(unpacked))
+        body = inflater.unused_data
+    return unpacked
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """What a stream's conditions say of the JSON of a 2xx."""
+
+    verdict: Verdict
+    #: Why, where it is not an acceptance.
+    why: str = ""
+
+
+def judge_json(response: Response, *, accepted_when: str | None, rejected_when: str | None) -> Judgement:
+    """Judge a 2xx by a stream's conditions: what meets `rejected_when` is refused, what misses `accepted_when` is not
+    accepted yet. Where the response cannot be read, the partner may have the record.
+    """
+    if accepted_when is None and rejected_when is None:
+        return Judgement(verdict=Verdict.ACCEPTED)
     try:
-        return parse_condition(condition).holds(simplejson.loads(response.body))
+        document = simplejson.loads(response.body)
     except (ValueError, RecursionError):
-        return None if response.error is not None or response.is_capped else False
+        return _judge_unreadable(response, accepted_when, rejected_when)
+    if rejected_when is not None and parse_condition(rejected_when).holds(document):
+        return Judgement(verdict=Verdict.REJECTED, why=f"its JSON meets {rejected_when}")
+    if accepted_when is None or (condition := parse_condition(accepted_when)).holds(document):
+        return Judgement(verdict=Verdict.ACCEPTED)
+    there = condition.describe(document)
+    shown = f"{there[:VALUE_AT_MOST]}..." if len(there) > VALUE_AT_MOST else there
+    return Judgement(verdict=Verdict.RETRY_LATER, why=f"its JSON does not meet {accepted_when}: it has {shown} there")
+
+
+def _judge_unreadable(response: Response, accepted_when: str | None, rejected_when: str | None) -> Judgement:
+    condition = accepted_when or rejected_when
+    if response.coding:
+        why = f"its answer is {response.coding}-encoded, which was not asked for; {condition} cannot be judged"
+        return Judgement(verdict=Verdict.AMBIGUOUS, why=why)
+    if response.error is not None or response.is_capped:
+        return Judgement(verdict=Verdict.AMBIGUOUS, why=f"{condition} cannot be judged")
+    if accepted_when is None:
+        return Judgement(verdict=Verdict.ACCEPTED)
+    return Judgement(verdict=Verdict.RETRY_LATER, why=f"its answer is not JSON, so it does not meet {accepted_when}")
 
 
 def make_excerpt(response: Response, redact: Redact) -> str:
     """Return the beginning of the body as safe text; secrets are replaced first, so that none is cut in half."""
     if not response.body:
         return ""
-    encoding = response.headers.get("Content-Encoding", "identity")
-    if encoding.lower() != "identity":
-        return f"({clean_text(redact(encoding))[:20]}-encoded, {len(response.body)} bytes)"
+    if response.coding:
+        return f"({redact(response.coding)}-encoded, {len(response.body)} bytes)"
     return clean_text(redact(response.body.decode("utf-8", "replace")))[:EXCERPT_AT_MOST]
 
 

@@ -1,7 +1,7 @@
 """One partner's connections: a request goes out, a response comes back, within the deadline of its call.
 
 The engine is aiohttp on the event loop of the process. It follows no redirect, repeats no request, reads no proxy from
-the environment, and unpacks nothing.
+the environment, and leaves bodies packed: `unpack_body` knows a bound.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from syncctl.partner.connection_errors import (
 )
 from syncctl.partner.event_loop import event_loop, run_on_loop
 from syncctl.partner.proxy import ProxyError, read_proxy
-from syncctl.partner.response import BODY_AT_MOST_BYTES, Response
+from syncctl.partner.response import BODY_AT_MOST_BYTES, Response, unpack_body
 from syncctl.partner.tls import make_tls_context
 
 IDLE_AT_MOST_SECONDS = 4.0
@@ -253,12 +253,15 @@ class Transport:
             response.close()
         else:
             response.release()
+        coding = response.headers.get("Content-Encoding", "")
+        body, coding = unpack_body(bytes(read[: self._response_at_most]), coding, at_most=self._response_at_most)
         return Response(
             status=response.status,
             headers=response.headers,
-            body=bytes(read[: self._response_at_most]),
+            body=body[: self._response_at_most],
             error=error,
-            is_capped=is_capped,
+            is_capped=is_capped or len(body) > self._response_at_most,
+            coding=coding,
         )
 
     def close_idle(self) -> None:

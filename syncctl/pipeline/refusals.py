@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from syncctl.core.fingerprint import fingerprint
-from syncctl.core.outcome import CONTENT_STATUSES, Outcome, Verdict
+from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.states import State
 from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.expressions import SYNCCTL
@@ -240,7 +240,7 @@ def _is_of_a_run(batch: Batch, transition: Transition, *, accepted: bool) -> boo
     accepted_lately = batch.gate.of_stream.accepted_lately
     if not (accepted or accepted_lately):
         return True
-    return not transition.record.was_refused and not (accepted_lately and outcome.status in CONTENT_STATUSES)
+    return not transition.record.was_refused and not (accepted_lately and outcome.is_about_content)
 
 
 def _kind(transition: Transition) -> str:

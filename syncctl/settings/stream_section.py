@@ -189,7 +189,12 @@ class StreamSettings(Section):
         sample={"403": "rejected"},
     )
     accepted_when: Condition = setting(
-        None, "condition on the JSON of a 2xx answer for the record to be accepted", sample="result.status=ok"
+        None,
+        "condition on the JSON of a 2xx answer for the record to be accepted: path | !path | path=value | path!=value",
+        sample="result.status=ok",
+    )
+    rejected_when: Condition = setting(
+        None, "condition on the JSON of a 2xx answer for the record to fail at once", sample="error.code=duplicate"
     )
     ambiguous: Annotated[Ambiguous, Lower] = setting(
         "retry", "after a call without an answer: retry with the same Idempotency-Key | fail the record"
@@ -212,6 +217,11 @@ class StreamSettings(Section):
     lease: Duration = setting(
         "15s", "how soon the records of a worker that died go on; it renews its hold on them while it lives"
     )
+
+    @rule("accepted_when", "rejected_when")
+    def _check_conditions(self) -> Broken:
+        if self.accepted_when and self.accepted_when == self.rejected_when:
+            yield "rejected_when", "is also what accepted_when says; write !path or path!=value in one of the two"
 
     @rule("table", "query")
     def _check_origin(self) -> Broken:

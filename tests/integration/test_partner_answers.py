@@ -1,13 +1,17 @@
 """The answers of a partner, and the outcome of each."""
 
 import gzip
+import zlib
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
 
 from syncctl.core.outcome import Outcome, Verdict
-from tests.harness.cases import TOKEN, make_client, make_record
+from syncctl.partner.client import PartnerClient
+from syncctl.partner.response import unpack_body
+from tests.harness.cases import TOKEN, make_client, make_partner, make_record, make_stream
 from tests.harness.hostile_partner import HostilePartner, Peer, Script, answering, sending
 
 pytestmark = pytest.mark.timeout(60)
@@ -105,11 +109,71 @@ def test_a_secret_across_the_end_of_the_excerpt_is_not_cut_in_half() -> None:
     assert outcome.excerpt == "x" * 495 + "***"
 
 
-def test_a_compressed_answer_is_not_unpacked() -> None:
-    body = gzip.compress(b"0" * 10_000_000)
-    outcome, _ = send_to(answering("200 OK", body, "Content-Encoding: gzip"))
-    assert outcome.verdict is Verdict.ACCEPTED
-    assert outcome.excerpt == f"(gzip-encoded, {len(body)} bytes)"
+def gzipped(body: bytes) -> bytes:
+    return gzip.compress(body)
+
+
+def raw_deflated(body: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(body) + packer.flush()
+
+
+@pytest.mark.parametrize(
+    ("pack", "coding"),
+    [
+        (gzipped, "gzip"),
+        (gzipped, "X-GZIP"),
+        (gzipped, ""),
+        (zlib.compress, "deflate"),
+        (raw_deflated, "deflate"),
+        (lambda body: gzip.compress(body[:9]) + gzip.compress(body[9:]), "gzip"),
+        (lambda body: body, "gzip"),
+        (lambda body: body, "br"),
+    ],
+    ids=["gzip", "x-gzip", "no header", "deflate", "raw deflate", "two members", "plain", "plain in spite of br"],
+)
+def test_an_answer_that_is_compressed_unasked_is_read(pack: Callable[[bytes], bytes], coding: str) -> None:
+    headers = [f"Content-Encoding: {coding}"] if coding else []
+    outcome, _ = send_to(answering("422 No", pack(b'{"message":"total is negative"}'), *headers))
+    assert outcome.error == "HTTP 422: total is negative"
+    assert outcome.excerpt == '{"message":"total is negative"}'
+
+
+def test_of_a_compressed_answer_no_more_is_unpacked_than_is_read() -> None:
+    body, coding = unpack_body(gzip.compress(b"0" * 50_000_000), "gzip", at_most=1000)
+    assert (len(body), coding) == (1001, "")
+    outcome, _ = send_to(answering("200 OK", gzip.compress(b"0" * 10_000_000), "Content-Encoding: gzip"))
+    assert (outcome.verdict, outcome.excerpt) == (Verdict.ACCEPTED, "0" * 500)
+
+
+@pytest.mark.parametrize(("coding", "body"), [("br", b"\x8b\x01\x80"), ("gzip, br", b"\x8b\x01"), ("deflate", b"<a>")])
+def test_a_coding_that_cannot_be_read_is_named(coding: str, body: bytes) -> None:
+    outcome, _ = send_to(answering("422 No", body, f"Content-Encoding: {coding}"))
+    assert outcome.excerpt == f"({coding}-encoded, {len(body)} bytes)"
+    with HostilePartner(answering("200 OK", body, f"Content-Encoding: {coding}")) as server:
+        client = PartnerClient(make_partner(server.url), make_stream(accepted_when="ok"))
+        outcome = client.send(client.prepare(make_record()))
+        client.close()
+    assert outcome.verdict is Verdict.AMBIGUOUS
+    assert f"its answer is {coding}-encoded, which was not asked for; ok cannot be judged" in (outcome.error or "")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"result":{"status":"locked"}}', 'its JSON does not meet result.status=ok: it has "locked" there'),
+        (b"{}", "its JSON does not meet result.status=ok: it has nothing there"),
+        (b"<html>", "its answer is not JSON, so it does not meet result.status=ok"),
+        (b'{"result":{"status":"%s"}}' % TOKEN.encode(), 'it has "***" there'),
+    ],
+)
+def test_what_came_in_place_of_an_acceptance_is_said(body: bytes, said: str) -> None:
+    with HostilePartner(answering("200 OK", body)) as server:
+        client = PartnerClient(make_partner(server.url), make_stream(accepted_when="result.status=ok"))
+        outcome = client.send(client.prepare(make_record()))
+        client.close()
+    assert outcome.verdict is Verdict.RETRY_LATER
+    assert said in (outcome.error or "")
 
 
 @pytest.mark.parametrize("status", ["200 OK", "500 Broken"])

@@ -1,7 +1,10 @@
 """OAuth2 client credentials: one token for all, renewed before its end and after a refusal."""
 
+import gzip
+import json
 import os
 import threading
+import zlib
 from base64 import b64decode
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +17,9 @@ from syncctl.partner.client import PartnerClient
 from tests.harness.cases import make_client, make_partner, make_record, make_stream
 from tests.harness.hostile_partner import HostilePartner, Peer, answering
 from tests.harness.token_endpoint import CLIENT_SECRET, TokenDesk
+
+NO_TOKEN = "its answer holds no access_token that could be sent"
+TOKEN_ANSWER = b'{"access_token":"t0ken-x-abcdef"}'
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -168,10 +174,17 @@ def test_many_threads_share_one_token_and_one_renewal(desk: TokenDesk) -> None:
         ("400 Bad Request", b'{"error":"invalid_scope"}', 401, "HTTP 400: invalid_scope"),
         ("503 Later", b"", None, "HTTP 503"),
         ("302 Found", b"", None, "HTTP 302: points to nowhere; redirects are never followed"),
-        ("200 OK", b"<html>", None, "its answer holds no access_token that could be sent"),
-        ("200 OK", b'{"access_token":"a b"}', None, "its answer holds no access_token that could be sent"),
-        ("200 OK", b'{"access_token":"a","token_type":"mac"}', None, "its token is not of the type Bearer"),
-        ("200 OK", b"[" * 50_000, None, "its answer holds no access_token that could be sent"),
+        ("200 OK", b"<html>", None, f"{NO_TOKEN}: 6 bytes of no content type"),
+        ("200 OK", b'{"access_token":"a b"}', None, f"{NO_TOKEN}: JSON with access_token"),
+        ("200 OK", b'{"errorCode":"x","error":{}}', None, f"{NO_TOKEN}: JSON with errorCode, error"),
+        ("200 OK", b"{}", None, f"{NO_TOKEN}: JSON without a field"),
+        (
+            "200 OK",
+            b'{"access_token":"a","token_type":"DPoP"}',
+            None,
+            "its token is of the type DPoP, which needs a proof with each call",
+        ),
+        ("200 OK", b"[" * 50_000, None, f"{NO_TOKEN}: 50000 bytes of no content type"),
     ],
 )
 def test_without_a_token_nothing_is_sent(status: str, body: bytes, outcome_status: int | None, text: str) -> None:
@@ -183,6 +196,58 @@ def test_without_a_token_nothing_is_sent(status: str, body: bytes, outcome_statu
     assert outcome.error == f"no token from 127.0.0.1:{desk.endpoint.port}: {text}"
     assert (probe.reachable, probe.detail) == (False, outcome.error)
     assert desk.partner.requests == []
+
+
+@pytest.mark.parametrize(
+    "kind", ["Bearer", "BearerToken", "bearer ", "jwt-bearer", "Application Access Token", "N_A", "", None, 7, []]
+)
+def test_a_token_is_sent_whatever_its_type_is_called(kind: object) -> None:
+    """Apigee, Azure and others have names of their own for it, and write numbers as text."""
+    body = json.dumps({"access_token": "t0ken-x-abcdef", "token_type": kind, "expires_in": "3599"}).encode()
+    with TokenDesk(answer=lambda peer: peer.answer("200 OK", body)) as desk:
+        desk.good = "t0ken-x-abcdef"
+        client = client_of(desk)
+        assert send(client).verdict is Verdict.ACCEPTED
+        client.close()
+
+
+@pytest.mark.parametrize("expires_in", ['"NaN"', "1e999", "-5", "0", '""', "null", "[]", '"a while"'])
+def test_a_lifetime_that_means_nothing_is_assumed(clock: Clock, expires_in: str) -> None:
+    body = f'{{"access_token":"t0ken-x-abcdef","expires_in":{expires_in}}}'.encode()
+    with TokenDesk(answer=lambda peer: peer.answer("200 OK", body)) as desk:
+        desk.good = "t0ken-x-abcdef"
+        client = client_of(desk)
+        for now, asked in ((1000.0, 1), (1239.0, 1), (1241.0, 2)):
+            clock.now = now
+            assert send(client).verdict is Verdict.ACCEPTED
+            assert len(desk.endpoint.requests) == asked
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "coding"),
+    [
+        (b"\xef\xbb\xbf" + TOKEN_ANSWER, ""),
+        (gzip.compress(TOKEN_ANSWER), "gzip"),
+        (gzip.compress(TOKEN_ANSWER), ""),
+        (zlib.compress(TOKEN_ANSWER), "deflate"),
+    ],
+)
+def test_a_token_in_a_packed_answer_is_read(body: bytes, coding: str) -> None:
+    headers = [f"Content-Encoding: {coding}"] if coding else []
+    with TokenDesk(answer=lambda peer: peer.answer("200 OK", body, *headers)) as desk:
+        desk.good = "t0ken-x-abcdef"
+        client = client_of(desk)
+        assert send(client).verdict is Verdict.ACCEPTED
+        client.close()
+
+
+def test_a_token_answer_in_an_unknown_coding_is_named() -> None:
+    with TokenDesk(answer=lambda peer: peer.answer("200 OK", b"\x8b\x01", "Content-Encoding: br")) as desk:
+        client = client_of(desk)
+        outcome = send(client)
+        client.close()
+    assert (outcome.error or "").endswith(f"{NO_TOKEN}: 2 br-encoded bytes")
 
 
 def test_the_deadline_holds_for_the_token_and_the_call_together(desk: TokenDesk) -> None:

@@ -332,11 +332,21 @@ def test_a_worker_waits_for_permits_that_others_hold(backlog: Testbed, partner: 
         ({"accepted_when": "result.status=ok"}, "200 OK", b'{"result":{"status":"error"}}', "pending"),
         ({"accepted_when": "result.status=ok"}, "200 OK", b"<html>", "pending"),
         ({"accepted_when": "result.status=ok"}, "204 No Content", b"", "pending"),
+        ({"accepted_when": "!errors"}, "200 OK", b'{"data":1}', "delivered"),
+        ({"accepted_when": "!errors"}, "200 OK", b'{"errors":["no"]}', "pending"),
+        ({"accepted_when": "code!=7"}, "200 OK", b'{"code":7}', "pending"),
+        ({"rejected_when": "errors"}, "200 OK", b'{"errors":["no"]}', "failed"),
+        ({"rejected_when": "errors"}, "200 OK", b'{"errors":[]}', "delivered"),
+        ({"rejected_when": "errors"}, "204 No Content", b"", "delivered"),
+        ({"rejected_when": "code=7", "accepted_when": "code=0"}, "200 OK", b'{"code":7}', "failed"),
+        ({"rejected_when": "code=7", "accepted_when": "code=0"}, "200 OK", b'{"code":8}', "pending"),
+        ({"rejected_when": "code=7", "outcomes": {409: Verdict.ACCEPTED}}, "409 No", b'{"code":7}', "delivered"),
         ({"ambiguous": "fail"}, "504 Gateway Timeout", b"", "failed"),
         ({"ambiguous": "fail"}, "503 Busy", b"", "pending"),
         # An answer that could not be read to its end may have said that it is accepted.
         ({"accepted_when": "ok=true", "ambiguous": "fail"}, "200 OK", b'{"rows":"' + b"x" * 70_000 + b'"}', "failed"),
         ({"accepted_when": "ok=true", "ambiguous": "fail"}, "200 OK", b'{"rows":"x"}', "pending"),
+        ({"rejected_when": "no=true", "ambiguous": "fail"}, "200 OK", b'{"rows":"' + b"x" * 70_000 + b'"}', "failed"),
     ],
 )
 def test_the_outcome_rules_of_a_stream_decide_the_state(

@@ -40,7 +40,7 @@ SAMPLED = {  # Settings without a default, or with one that only an example can 
         for key in (
             *("table", "query", "start", "key", "mode", "cursor", "endpoint"),
             *("where", "columns", "exclude", "mask", "timezone", "acknowledge", "acknowledge_failed", "accepted_when"),
-            "outcomes",
+            *("rejected_when", "outcomes"),
             *(
                 f"batch_shape.{key}"
                 for key in ("under", "results", "result_key", "result_status", "result_accepted_when")

@@ -3,12 +3,13 @@
 A client has one token for all its calls: a partner may accept only the newest.
 """
 
+import math
 from collections.abc import Callable
 from urllib.parse import quote_plus, urlencode
 
 import simplejson
 
-from syncctl.core.redaction import REDACTED
+from syncctl.core.redaction import REDACTED, clean_text
 from syncctl.core.stream import Partner
 from syncctl.partner.address import parse_token_url, read_setting
 from syncctl.partner.auth.base import Auth, AuthError, AuthHeaders, Values
@@ -17,12 +18,18 @@ from syncctl.partner.auth.shared_token import TokenCache
 from syncctl.partner.auth.tokens import Token, find_store
 from syncctl.partner.call import Call
 from syncctl.partner.call_deadline import call_deadline
-from syncctl.partner.response import describe_refusal, make_excerpt
+from syncctl.partner.response import Response, describe_refusal, make_excerpt
 
 ASSUMED_SECONDS = 300.0
 """The assumed lifetime of a token where the endpoint does not say; RFC 6749 leaves it open."""
 LONGEST_SECONDS = 30 * 86400.0
 
+NAMES_AT_MOST = 8
+NAME_AT_MOST = 40
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_PROVEN_TYPES = frozenset({"mac", "dpop", "pop"})
+"""Types of tokens that are worth nothing without a proof of the client's (RFC 9449)."""
 _WRONG_CREDENTIALS = {400, 401, 403}
 """The answers of a token endpoint to a client that it does not know or does not allow (RFC 6749, 5.2)."""
 _AUTHORIZATION = "Authorization"
@@ -93,7 +100,7 @@ class OAuth2(Auth):
             refusal = describe_refusal(response, make_excerpt(response, self.redact), self.redact)
             status = 401 if response.status in _WRONG_CREDENTIALS else None
             raise AuthError(f"no token from {self._transport.host}: {refusal}", status=status)
-        return _read_token(response.body, self._transport.host)
+        return _read_token(response, self._transport.host)
 
 
 def _encode_client(values: Values) -> str:
@@ -101,24 +108,39 @@ def _encode_client(values: Values) -> str:
     return encode_basic(quote_plus(values.get("client_id", "")), quote_plus(values["client_secret"]))
 
 
-def _read_token(body: bytes, host: str) -> Token:
-    """Return the token in a response.
+def _read_token(response: Response, host: str) -> Token:
+    """Return the token in a response. Its type is not looked at, unless it says that the text alone is no credential:
+    endpoints write BearerToken, jwt or the name of a product there.
 
     Raises:
         AuthError: it holds no token that could be sent; never shows any of it.
     """
     try:
-        document = simplejson.loads(body)
+        document = simplejson.loads(response.body.removeprefix(_BYTE_ORDER_MARK))
     except (ValueError, RecursionError):
         document = None
     fields = document if isinstance(document, dict) else {}
-    text, kind = fields.get("access_token"), fields.get("token_type", "Bearer")
+    text, kind = fields.get("access_token"), str(fields.get("token_type", ""))
     if not isinstance(text, str) or not text or not text.isascii() or not text.isprintable() or " " in text:
-        raise AuthError(f"no token from {host}: its answer holds no access_token that could be sent")
-    if not isinstance(kind, str) or kind.lower() != "bearer":
-        raise AuthError(f"no token from {host}: its token is not of the type Bearer")
+        came = _describe_answer(response, document)
+        raise AuthError(f"no token from {host}: its answer holds no access_token that could be sent: {came}")
+    if kind.lower() in _PROVEN_TYPES:
+        raise AuthError(f"no token from {host}: its token is of the type {kind}, which needs a proof with each call")
     try:
         seconds = float(fields.get("expires_in", ASSUMED_SECONDS))
     except (TypeError, ValueError):
         seconds = ASSUMED_SECONDS
-    return Token(text=text, seconds=min(max(seconds, 0.0), LONGEST_SECONDS))
+    if not math.isfinite(seconds) or seconds <= 0:
+        seconds = ASSUMED_SECONDS
+    return Token(text=text, seconds=min(seconds, LONGEST_SECONDS))
+
+
+def _describe_answer(response: Response, document: object) -> str:
+    """Return what came in place of a token, without any of its values."""
+    if isinstance(document, dict):
+        names = ", ".join(clean_text(str(name))[:NAME_AT_MOST] for name in list(document)[:NAMES_AT_MOST])
+        return f"JSON with {names}" if names else "JSON without a field"
+    if response.coding:
+        return f"{len(response.body)} {response.coding}-encoded bytes"
+    kind = clean_text(response.headers.get("Content-Type", "no content type")).partition(";")[0][:NAME_AT_MOST]
+    return f"{len(response.body)} bytes of {kind}"

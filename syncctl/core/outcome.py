@@ -9,7 +9,7 @@ from typing import Literal
 
 Pauses = Literal["partner", "stream"]
 
-CONFLICT, GONE = 409, 410
+NOT_FOUND, CONFLICT, GONE = 404, 409, 410
 
 GIVEN_UP_STATUSES = frozenset({408, 502, 504})
 """A proxy answers these when it stops waiting; the server behind it may still be at work (RFC 9110)."""
@@ -17,6 +17,8 @@ RETRIED_STATUSES = frozenset({408, 425, 429})
 """The 4xx that mean "later": request timeout, too early, too many requests (RFC 9110, 8470, 6585)."""
 PAUSING_STATUSES: dict[int, Pauses] = {401: "partner", 403: "partner", GONE: "stream"}
 """Refused credentials, or an endpoint that no longer exists: every other record would meet the same answer."""
+GONE_STATUSES = frozenset({NOT_FOUND, GONE})
+"""The answers to the address of a row that is not there: for a delete, it is done."""
 CONTENT_STATUSES = frozenset({400, CONFLICT, 413, 422})
 """Refusals that are usually about the row itself, not about all rows."""
 
@@ -33,9 +35,25 @@ class Verdict(StrEnum):
 NO_RULES: Mapping[int, Verdict] = MappingProxyType({})
 
 
-def list_rules(outcomes: Mapping[int, Verdict], *, deletes: bool) -> Mapping[int, Verdict]:
-    """Return the stream's own verdicts by status; a 410 to a delete is accepted: the row is gone."""
-    return {GONE: Verdict.ACCEPTED, **outcomes} if deletes else outcomes
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutcomeRules:
+    """A stream's own verdicts by status."""
+
+    #: Of every call.
+    common: Mapping[int, Verdict] = field(default_factory=dict)
+    #: Of the calls of one operation (`upsert`, `delete`).
+    by_operation: Mapping[str, Mapping[int, Verdict]] = field(default_factory=dict)
+
+    def list_rules(self, operation: str | None, *, names_row: bool) -> Mapping[int, Verdict]:
+        """Return the verdicts for calls of one operation; None for a call of rows with several.
+
+        Args:
+            names_row: The answer is about one row, by its address or in a result: if that is not there, a delete is
+                done. The address of a list that is not there says nothing of the rows.
+        """
+        is_done = names_row and operation == "delete"
+        gone = dict.fromkeys(GONE_STATUSES, Verdict.ACCEPTED) if is_done else {}
+        return {**gone, **self.common, **self.by_operation.get(operation or "", {})}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +88,11 @@ class Outcome:
         is_usual = self.verdict is Verdict.RETRY_LATER and not self.has_own_rule
         pauses = PAUSING_STATUSES.get(self.status or 0) if is_usual else None
         return None if pauses == "partner" and self.retry_after_seconds is not None else pauses
+
+    @property
+    def is_evidence(self) -> bool:
+        """Whether it shows that the partner takes records: that a row is gone, a wrong address says too."""
+        return self.verdict is Verdict.ACCEPTED and self.status not in GONE_STATUSES
 
     @property
     def is_about_content(self) -> bool:

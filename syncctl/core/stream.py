@@ -7,7 +7,7 @@ from typing import Literal
 from syncctl.core.breaker import BreakerRules
 from syncctl.core.column_masks import Mask
 from syncctl.core.mapping import FieldRule
-from syncctl.core.outcome import Verdict
+from syncctl.core.outcome import OutcomeRules
 
 Mode = Literal["rowversion", "increasing", "change_tracking", "flag", "snapshot"]
 SCANS: frozenset[Mode] = frozenset({"change_tracking", "flag", "snapshot"})
@@ -178,7 +178,7 @@ class Stream:
     lease_seconds: float = 15.0
     append_only: bool = False
     #: What a status means, if not the usual.
-    outcomes: Mapping[int, Verdict] = field(default_factory=dict)
+    outcomes: OutcomeRules = field(default_factory=OutcomeRules)
     #: The condition on the JSON of a 2xx answer for a record to be accepted.
     accepted_when: str | None = None
     #: The condition on the JSON of a 2xx answer for a record to be rejected.

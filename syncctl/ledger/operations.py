@@ -8,6 +8,7 @@ from pymongo import UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
 
+from syncctl.core.outcome import GONE_STATUSES, Verdict
 from syncctl.core.states import TERMINAL, State
 from syncctl.ledger.client import edge
 from syncctl.ledger.expressions import SYNCCTL, or_zero
@@ -179,16 +180,16 @@ class Operations:
     def take_back_refused(self, stream: str, *, status: int | None, since: datetime) -> int:
         """Make records due that have failed in a run of refusals; return how many. Safe to repeat.
 
+        So are deletes that were done because their rows are gone, if all the others were answered the same.
+
         Args:
             status: The status that they were refused with.
             since: When the run began.
         """
-        query = {
-            "stream": stream,
-            "state": State.FAILED.value,
-            "finished_at": {"$gte": since},
-            "error.status": status,
-        }
+        finished = {"stream": stream, "finished_at": {"$gte": since}}
+        refused = {**finished, "state": State.FAILED.value, "error.status": status}
+        accepted = {"action": "attempt", "outcome": Verdict.ACCEPTED.value, "status": status, "at": {"$gte": since}}
+        gone = {**finished, "state": State.DELIVERED.value, "op": "delete", "history": {"$elemMatch": accepted}}
         changes = {
             **grown({"action": "taken_back", "by": SYNCCTL}, **REOPENED),
             "state": State.PENDING.value,
@@ -199,9 +200,12 @@ class Operations:
             "updated_at": "$$NOW",
             "acknowledge": _ACKNOWLEDGED_AGAIN,
         }
-        found = self._records.find(query, {"_id": True}, hint="finished")
-        ids = [record["_id"] for record in found]
-        return self._change(ids, [State.FAILED.value], [{"$set": changes}, {"$unset": ["finished_at", "failed_at"]}])
+        queries = [refused, gone] if status in GONE_STATUSES else [refused]
+        ids = [
+            record["_id"] for query in queries for record in self._records.find(query, {"_id": True}, hint="finished")
+        ]
+        states = [State.FAILED.value, State.DELIVERED.value]
+        return self._change(ids, states, [{"$set": changes}, {"$unset": ["finished_at", "failed_at"]}])
 
     @edge
     def discard(self, ids: Iterable[str], *, states: Sequence[str], who: str, reason: str) -> int:

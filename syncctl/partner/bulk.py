@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import simplejson
 
 from syncctl.core.conditions import find_value, parse_condition, parse_path
-from syncctl.core.outcome import PAUSING_STATUSES, Outcome, Verdict, decide_verdict, list_rules
+from syncctl.core.outcome import PAUSING_STATUSES, Outcome, OutcomeRules, Verdict, decide_verdict
 from syncctl.core.records import Record
 from syncctl.core.redaction import Redact, clean_text
 from syncctl.core.stream import Batching
@@ -110,7 +110,7 @@ class ResultReader:
     batching: Batching
     redact: Redact
     #: The stream's own verdicts by status.
-    outcomes: Mapping[int, Verdict] = field(default_factory=dict)
+    outcomes: OutcomeRules = field(default_factory=OutcomeRules)
 
     def split_outcome(self, bulk: BulkCall, outcome: Outcome, response: Response | None) -> list[Outcome]:
         """Return the outcome of each row of a call."""
@@ -175,7 +175,7 @@ class ResultReader:
         return judged
 
     def _judge_status(self, whole: Outcome, status: int, message: str, record: Record) -> Outcome:
-        rules = list_rules(self.outcomes, deletes=record.op == "delete")
+        rules = self.outcomes.list_rules(record.op, names_row=True)
         verdict = decide_verdict(status, sent=True, complete=True, rules=rules)
         if status in PAUSING_STATUSES and status not in rules:
             # About this row: the call itself had the right credentials and reached its endpoint.

@@ -1,11 +1,11 @@
 """The partner's client: one record becomes one call, and one call one outcome."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from syncctl.core.outcome import Outcome, Verdict, decide_verdict, list_rules
+from syncctl.core.outcome import NO_RULES, Outcome, Verdict, decide_verdict
 from syncctl.core.records import Record
 from syncctl.core.redaction import REDACTED, Redact, clean_text, extend_redact, make_redact
 from syncctl.core.retry import parse_retry_after
@@ -63,7 +63,6 @@ class PartnerClient:
         self._batching = stream.batching
         self._accepted_when = stream.accepted_when
         self._rejected_when = stream.rejected_when
-        self._rules = {deletes: list_rules(stream.outcomes, deletes=deletes) for deletes in (False, True)}
         self._outcomes = stream.outcomes
         self._redact = make_redact(collect_secrets(partner))
         self._auth = make_auth(partner, self._redact, token_cache)
@@ -120,14 +119,20 @@ class PartnerClient:
 
     async def send_bulk(self, bulk: BulkCall) -> list[Outcome]:
         """Make a bulk call on the event loop and return the outcome of each row; see `send`."""
-        deletes = all(record.op == "delete" for record in bulk.records)
-        outcome, response, redact = await self._send(bulk.call, deletes=deletes)
+        operations = {record.op for record in bulk.records}
+        rules = self._outcomes.list_rules(
+            operations.pop() if len(operations) == 1 else None,
+            names_row=not bulk.is_list and self._builder.choose_endpoint(bulk.records[0]).names_row,
+        )
+        outcome, response, redact = await self._send(bulk.call, rules)
         if not bulk.is_list:
             return [outcome]
         reader = ResultReader(batching=self._batching, redact=redact, outcomes=self._outcomes)
         return reader.split_outcome(bulk, outcome, response)
 
-    async def _send(self, call: Call, *, deletes: bool = False) -> tuple[Outcome, Response | None, Redact]:
+    async def _send(
+        self, call: Call, rules: Mapping[int, Verdict] = NO_RULES
+    ) -> tuple[Outcome, Response | None, Redact]:
         started = time.monotonic()
         call_deadline.begin(self._partner.timeout_seconds)
         try:
@@ -141,12 +146,11 @@ class PartnerClient:
             verdict = decide_verdict(None, sent=call_deadline.sent, complete=False)
             return Outcome(verdict=verdict, latency_ms=latency_ms, error=error), None, self._redact
         redact = extend_redact(self._redact, auth_headers.secrets)
-        return self._judge(response, error, latency_ms, redact, deletes=deletes), response, redact
+        return self._judge(response, error, latency_ms, redact, rules), response, redact
 
     def _judge(
-        self, response: Response, error: str | None, latency_ms: float, redact: Redact, *, deletes: bool
+        self, response: Response, error: str | None, latency_ms: float, redact: Redact, rules: Mapping[int, Verdict]
     ) -> Outcome:
-        rules = self._rules[deletes]
         verdict = decide_verdict(response.status, sent=True, complete=response.error is None, rules=rules)
         excerpt = make_excerpt(response, redact)
         if verdict is Verdict.ACCEPTED and 200 <= response.status <= 299:

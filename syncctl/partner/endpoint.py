@@ -43,6 +43,11 @@ class Endpoint:
         return self._base_path or "/"
 
     @property
+    def names_row(self) -> bool:
+        """Whether each row has an address of its own."""
+        return bool(self.columns)
+
+    @property
     def mapping_hash(self) -> str:
         """Name everything that shapes a call for the same record; holds no secret (12 hex digits)."""
         parts = [str(ENCODING_VERSION), self.method, self._base_path, self.template]

@@ -172,6 +172,7 @@ def _take_probe(
     """Let one record probe whether a partner is back; if possible another one than the last time.
 
     Where the stream is held, the newest go first: the oldest may be a run of rows that are refused for what they are.
+    Deletes go last: that a row is gone, a wrong address says too.
     """
     newest: list[DueRecord] = []
     if gate.hold.paused:
@@ -184,7 +185,9 @@ def _take_probe(
     due = list({record.id: record for record in due}.values())
     split = split_by_order(ledger, stream, due, complete_epoch=gate.complete_epoch)
     supersede_and_hold(ledger, stream, split)
-    ids = [record.id for record in split.sendable]
+    sendable = [record for record in split.sendable if record.op != "delete"]
+    sendable += [record for record in split.sendable if record.op == "delete"]
+    ids = [record.id for record in sendable]
     last = {state.last_probe for _, _, state in probed}
     others = [record for record in ids if record not in last]
     record = next(iter(others or ids), None)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from syncctl.core.fingerprint import fingerprint
-from syncctl.core.outcome import Outcome, Verdict
+from syncctl.core.outcome import NOT_FOUND, Outcome, Verdict
 from syncctl.core.states import State
 from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.expressions import SYNCCTL
@@ -19,7 +19,6 @@ Retry = Callable[[Transition, Outcome], Transition]
 """Returns the transition of a record that is itself refused: the next try of its schedule, or its end."""
 
 NOTE_ACCEPTED_EVERY_SECONDS = 10.0
-NOT_FOUND = 404
 BY_STATUS_ALONE = frozenset({NOT_FOUND, 405})
 """Statuses of a wrong address: whatever their bodies say, they are one refusal, as redirects of the same status are."""
 
@@ -34,7 +33,7 @@ def judge_pauses(batch: Batch, transitions: Sequence[Transition], *, retry: Retr
     if gate.of_partner.hold.probe == batch.claim.token:
         return _judge_partner_probe(batch, transitions)
     calls = sorted((outcome for outcome in outcomes if outcome.breaker_signal != "none"), key=lambda call: call.ended)
-    accepted = any(outcome.verdict is Verdict.ACCEPTED for outcome in outcomes)
+    accepted = any(outcome.is_evidence for outcome in outcomes)
     transitions = [
         _refuse_alone(transition, retry) if transition.record.refused_alone else transition
         for transition in transitions
@@ -53,7 +52,7 @@ def judge_pauses(batch: Batch, transitions: Sequence[Transition], *, retry: Retr
         known = proven
     in_a_row = 0
     for outcome in calls:
-        if outcome.verdict is Verdict.ACCEPTED:
+        if outcome.is_evidence:
             in_a_row = 0
         elif outcome.pauses == "partner" and id(outcome) not in known:
             in_a_row += 1
@@ -74,7 +73,7 @@ def _judge_gone(batch: Batch, transitions: Sequence[Transition], retry: Retry) -
         (
             transition.outcome.ended
             for transition in transitions
-            if transition.outcome is not None and transition.outcome.verdict is Verdict.ACCEPTED
+            if transition.outcome is not None and transition.outcome.is_evidence
         ),
         default=float("-inf"),
     )
@@ -148,7 +147,7 @@ def judge_run(batch: Batch, transitions: Sequence[Transition]) -> list[Transitio
     kind, count, anew, accepted = None, 0, False, False
     for transition in sorted(called, key=lambda each: each.outcome.ended if each.outcome is not None else 0.0):
         assert transition.outcome is not None  # noqa: S101 - chosen above
-        if transition.outcome.verdict is Verdict.ACCEPTED:
+        if transition.outcome.is_evidence:
             kind, count, anew, accepted = None, 0, True, True
         elif _is_of_a_run(batch, transition, accepted=accepted):
             named = _kind(transition)
@@ -177,7 +176,7 @@ def _judge_stream_probe(batch: Batch, transitions: Sequence[Transition]) -> list
     if run is not None:
         # Whatever other workers had under way when the run was found.
         take_back_run(batch, run)
-    if any(outcome.verdict is Verdict.ACCEPTED for outcome in outcomes):
+    if any(outcome.is_evidence for outcome in outcomes):
         if streams.end_by_probe(name, token=token):
             log.info("deliver.resumed", stream=name)
         return list(transitions)

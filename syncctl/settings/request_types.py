@@ -1,6 +1,7 @@
 """The types of the settings that make a request: endpoint, fields, templates, headers, content type, statuses."""
 
 import re
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +9,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 
 from syncctl.core.mapping import parse_fields
-from syncctl.core.outcome import Verdict
+from syncctl.core.outcome import CONFLICT, OutcomeRules, Verdict
+from syncctl.core.rows import Operation
 from syncctl.errors import ConfigurationError
 from syncctl.partner.address import parse_endpoint
 from syncctl.partner.encoding import is_json
@@ -23,6 +25,8 @@ NO_REFERENCE = (
     "auth or headers, or write $${ for a plain ${"
 )
 _CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(; ?[A-Za-z0-9_-]+=[A-Za-z0-9_.-]+)*")
+_OPERATIONS: tuple[str, ...] = typing.get_args(Operation)
+StatusTable = dict[str, str | dict[str, str]]
 _VERDICTS = tuple(verdict.value for verdict in (Verdict.ACCEPTED, Verdict.RETRY_LATER, Verdict.REJECTED))
 
 
@@ -106,15 +110,35 @@ def _check_content_type(text: str | None) -> str | None:
     return None if text is None else text.strip()
 
 
-def _check_outcomes(outcomes: dict[str, str]) -> dict[str, str]:
-    for status in outcomes:
-        if not (status.isascii() and status.isdigit() and 200 <= int(status) <= 599):
-            raise ValueError(f"{status} is not an HTTP status from 200 to 599")
+def _check_outcomes(outcomes: StatusTable) -> StatusTable:
+    for status, meaning in outcomes.items():
+        if isinstance(meaning, dict):
+            _check_outcomes({**meaning})
+        elif status in _OPERATIONS:
+            raise ValueError(f'{status} holds a table, as in {status} = {{ 404 = "rejected" }}')
+        elif not (status.isascii() and status.isdigit() and 200 <= int(status) <= 599):
+            raise ValueError(f"{status} is not an HTTP status from 200 to 599, and no operation (upsert, delete)")
     return outcomes
 
 
 def _read_outcomes(value: object) -> object:
-    return read_choices(read_table(value), _VERDICTS)
+    table = read_table(value)
+    if not isinstance(table, dict):
+        return table
+    own = {name: read_choices(read_table(table[name]), _VERDICTS) for name in _OPERATIONS if name in table}
+    common = read_choices({name: meaning for name, meaning in table.items() if name not in own}, _VERDICTS)
+    return {**common, **own} if isinstance(common, dict) else common
+
+
+def make_outcome_rules(outcomes: StatusTable, *, accepts_conflict: bool) -> OutcomeRules:
+    """Return the verdicts of the setting `outcomes`, with that of `accept_conflict`."""
+
+    def read(table: Mapping[str, Any]) -> dict[int, Verdict]:
+        return {int(status): Verdict(meaning) for status, meaning in table.items() if status not in _OPERATIONS}
+
+    conflict = {CONFLICT: Verdict.ACCEPTED} if accepts_conflict else {}
+    by_operation = {name: read(table) for name, table in outcomes.items() if isinstance(table, dict)}
+    return OutcomeRules(common={**conflict, **read(outcomes)}, by_operation=by_operation)
 
 
 Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
@@ -128,4 +152,4 @@ BodySchemaFile = Annotated[OptionalText, AfterValidator(check_body_schema)]
 Headers = Annotated[
     dict[str, str] | None, BeforeValidator(read_table), BeforeValidator(read_absent), AfterValidator(_check_headers)
 ]
-Outcomes = Annotated[dict[str, str], BeforeValidator(_read_outcomes), AfterValidator(_check_outcomes)]
+Outcomes = Annotated[StatusTable, BeforeValidator(_read_outcomes), AfterValidator(_check_outcomes)]

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ValidationInfo
 
 from syncctl.core.mapping import parse_fields
-from syncctl.core.outcome import CONFLICT, Verdict
 from syncctl.core.spelling import suggest
 from syncctl.core.stream import SCANS, Ambiguous, Batching, Decimals, Mode, Order, RetrySchedule, Stream
 from syncctl.partner.address import parse_endpoint
@@ -185,8 +184,8 @@ class StreamSettings(Section):
     accept_conflict: bool = setting(False, "true: a 409 means that the partner already has the record")
     outcomes: request_types.Outcomes = setting(
         {},
-        "what a status means, if not the usual: accepted | retry_later | rejected",
-        sample={"403": "rejected"},
+        "what a status means, if not the usual: accepted | retry_later | rejected; for one operation under its name",
+        sample={"403": "rejected", "delete": {"404": "rejected"}},
     )
     accepted_when: Condition = setting(
         None,
@@ -351,9 +350,6 @@ class StreamSettings(Section):
             fields=parse_fields(self.fields) if self.fields else (),
             body_schema=str(directory / self.body_schema) if self.body_schema else None,
             retry=self.retry.build(RetrySchedule, delays_seconds=self.retry.schedule),
-            outcomes={
-                **({CONFLICT: Verdict.ACCEPTED} if self.accept_conflict else {}),
-                **{int(status): Verdict(meant) for status, meant in self.outcomes.items()},
-            },
+            outcomes=request_types.make_outcome_rules(self.outcomes, accepts_conflict=self.accept_conflict),
             batching=self.batch_shape.build(Batching, size=self.rows_per_call),
         )

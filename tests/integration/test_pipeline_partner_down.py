@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from syncctl.core.breaker import HALF_OPEN_STARTS_AT, BreakerRules, BreakerState
-from syncctl.core.outcome import Verdict
+from syncctl.core.outcome import OutcomeRules, Verdict
 from syncctl.core.records import Record
 from syncctl.core.stream import RetrySchedule
 from syncctl.ledger.breakers import Tally
@@ -19,7 +19,7 @@ from syncctl.local.mock_partner_account import PartnerConfig
 from syncctl.partner.client import Call, PartnerClient
 from syncctl.pipeline.delivery_gate import LOOK_EVERY_SECONDS
 from syncctl.pipeline.dispatch import PROBE_SECONDS, Taken
-from tests.harness.hostile_partner import HostilePartner, answering
+from tests.harness.hostile_partner import HostilePartner, Peer, answering
 from tests.harness.http_partner import RowPartner
 from tests.harness.meddling_client import MeddlingClient, once
 from tests.harness.source_db import SourceDb
@@ -226,7 +226,7 @@ def test_a_batch_that_was_taken_before_is_no_more_than_a_partner_that_comes_back
 
 @pytest.mark.parametrize("meant", [Verdict.REJECTED, Verdict.ACCEPTED, Verdict.RETRY_LATER])
 def test_a_status_about_one_record_does_not_open_the_breaker(backlog: Testbed, meant: Verdict) -> None:
-    backlog.change_stream(outcomes={500: meant})
+    backlog.change_stream(outcomes=OutcomeRules(common={500: meant}))
     with RowPartner(lambda row: 500 if row <= 40 else 201) as server:
         meet(backlog, server.url)
         backlog.deliver()
@@ -291,18 +291,73 @@ def test_an_endpoint_that_is_gone_pauses_its_stream(backlog: Testbed) -> None:
     assert set(tries(backlog)) == {0}
 
 
-def test_a_row_that_is_gone_at_the_partner_needs_no_delete(testbed: Testbed, source_db: SourceDb) -> None:
-    source_db.create_orders(1)
-    testbed.change_stream(mode="snapshot", cursor=None, delete_method="DELETE", delete_path="/orders/{id}")
+def delete_rows(testbed: Testbed, source_db: SourceDb, *, address: str = "/orders/{id}", rows: int = 1) -> None:
+    """Deliver rows, and let a poll find that they are gone."""
+    source_db.create_orders(rows)
+    testbed.change_stream(mode="snapshot", cursor=None, delete_method="DELETE", delete_path=address, max_delete_share=1)
     testbed.poll()
     testbed.deliver()
     source_db.execute("delete from orders")
     testbed.poll()
-    with HostilePartner(answering("410 Gone")) as server:
+
+
+@pytest.mark.parametrize(
+    ("status", "rules", "address", "state"),
+    [
+        ("404 Not Found", {}, "/orders/{id}", "delivered"),
+        ("410 Gone", {}, "/orders/{id}", "delivered"),
+        ("404 Not Found", {404: Verdict.REJECTED}, "/orders/{id}", "failed"),
+        ("410 Gone", {410: Verdict.REJECTED}, "/orders/{id}", "failed"),
+        ("404 Not Found", {404: Verdict.RETRY_LATER}, "/orders/{id}", "pending"),
+        # The address of no row in particular: it is wrong.
+        ("404 Not Found", {}, "/gone", "failed"),
+        ("404 Not Found", {404: Verdict.ACCEPTED}, "/gone", "delivered"),
+    ],
+)
+def test_a_row_that_is_gone_at_the_partner_needs_no_delete(
+    testbed: Testbed, source_db: SourceDb, status: str, rules: dict[int, Verdict], address: str, state: str
+) -> None:
+    delete_rows(testbed, source_db, address=address)
+    testbed.change_stream(outcomes=OutcomeRules(by_operation={"delete": rules}))
+    with HostilePartner(answering(status)) as server:
         meet(testbed, server.url)
         testbed.deliver()
-    assert [each["state"] for each in testbed.records(op="delete")] == ["delivered"]
+    assert [each["state"] for each in testbed.records(op="delete")] == [state]
     assert not testbed.ledger.streams.load_gate("orders").paused
+
+
+def test_a_delete_that_is_repeated_after_a_cut_is_done(testbed: Testbed, source_db: SourceDb) -> None:
+    """The first call has deleted the row, and its answer was lost."""
+    delete_rows(testbed, source_db)
+    deleted: list[bytes] = []
+
+    def cut_then_not_found(peer: Peer) -> None:
+        while request := peer.read_request():
+            deleted.append(request)
+            if len(deleted) == 1:
+                peer.reset()
+                return
+            peer.answer("404 Not Found", b'{"message":"no such order"}')
+
+    with HostilePartner(cut_then_not_found) as server:
+        meet(testbed, server.url)
+        testbed.deliver()
+        testbed.settle_calls()
+        testbed.make_retries_due()
+        testbed.deliver()
+    (record,) = testbed.records(op="delete")
+    assert (record["state"], record["outcomes"]) == ("delivered", {"ambiguous": 1, "accepted": 1})
+    assert len(deleted) == 2
+
+
+def test_a_status_can_mean_something_else_for_upserts(testbed: Testbed, source_db: SourceDb) -> None:
+    source_db.create_orders(1)
+    testbed.poll()
+    testbed.change_stream(outcomes=OutcomeRules(by_operation={"upsert": {404: Verdict.RETRY_LATER}}))
+    with HostilePartner(answering("404 Not Found")) as server:
+        meet(testbed, server.url)
+        testbed.deliver()
+    assert testbed.record(1)["state"] == "pending"
 
 
 def test_a_worker_waits_for_permits_that_others_hold(backlog: Testbed, partner: MockPartner) -> None:
@@ -320,14 +375,14 @@ def test_a_worker_waits_for_permits_that_others_hold(backlog: Testbed, partner: 
 @pytest.mark.parametrize(
     ("changes", "status", "body", "state"),
     [
-        ({"outcomes": {409: Verdict.ACCEPTED}}, "409 Conflict", b"", "delivered"),
+        ({"outcomes": OutcomeRules(common={409: Verdict.ACCEPTED})}, "409 Conflict", b"", "delivered"),
         ({}, "409 Conflict", b"", "failed"),
-        ({"outcomes": {404: Verdict.ACCEPTED}}, "404 Not Found", b"", "delivered"),
-        ({"outcomes": {403: Verdict.REJECTED}}, "403 Forbidden", b"", "failed"),
-        ({"outcomes": {403: Verdict.RETRY_LATER}}, "403 Forbidden", b"", "pending"),
-        ({"outcomes": {410: Verdict.REJECTED}}, "410 Gone", b"", "failed"),
-        ({"outcomes": {422: Verdict.RETRY_LATER}}, "422 Locked", b"", "pending"),
-        ({"outcomes": {202: Verdict.RETRY_LATER}}, "202 Accepted", b"", "pending"),
+        ({"outcomes": OutcomeRules(common={404: Verdict.ACCEPTED})}, "404 Not Found", b"", "delivered"),
+        ({"outcomes": OutcomeRules(common={403: Verdict.REJECTED})}, "403 Forbidden", b"", "failed"),
+        ({"outcomes": OutcomeRules(common={403: Verdict.RETRY_LATER})}, "403 Forbidden", b"", "pending"),
+        ({"outcomes": OutcomeRules(common={410: Verdict.REJECTED})}, "410 Gone", b"", "failed"),
+        ({"outcomes": OutcomeRules(common={422: Verdict.RETRY_LATER})}, "422 Locked", b"", "pending"),
+        ({"outcomes": OutcomeRules(common={202: Verdict.RETRY_LATER})}, "202 Accepted", b"", "pending"),
         ({"accepted_when": "result.status=ok"}, "200 OK", b'{"result":{"status":"ok"}}', "delivered"),
         ({"accepted_when": "result.status=ok"}, "200 OK", b'{"result":{"status":"error"}}', "pending"),
         ({"accepted_when": "result.status=ok"}, "200 OK", b"<html>", "pending"),
@@ -340,7 +395,12 @@ def test_a_worker_waits_for_permits_that_others_hold(backlog: Testbed, partner: 
         ({"rejected_when": "errors"}, "204 No Content", b"", "delivered"),
         ({"rejected_when": "code=7", "accepted_when": "code=0"}, "200 OK", b'{"code":7}', "failed"),
         ({"rejected_when": "code=7", "accepted_when": "code=0"}, "200 OK", b'{"code":8}', "pending"),
-        ({"rejected_when": "code=7", "outcomes": {409: Verdict.ACCEPTED}}, "409 No", b'{"code":7}', "delivered"),
+        (
+            {"rejected_when": "code=7", "outcomes": OutcomeRules(common={409: Verdict.ACCEPTED})},
+            "409 No",
+            b'{"code":7}',
+            "delivered",
+        ),
         ({"ambiguous": "fail"}, "504 Gateway Timeout", b"", "failed"),
         ({"ambiguous": "fail"}, "503 Busy", b"", "pending"),
         # An answer that could not be read to its end may have said that it is accepted.

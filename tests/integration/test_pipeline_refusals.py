@@ -206,3 +206,67 @@ def test_the_run_is_not_counted_where_it_is_switched_off(backlog: Testbed) -> No
     backlog.change_stream(pause_after_refusals=0)
     deliver_with(backlog, lambda _: 404)
     assert count_states(backlog) == {"failed": 60}
+
+
+def make_rows_and_deletes(testbed: Testbed, source_db: SourceDb) -> None:
+    """Let half of the delivered rows be gone, and the others have changed."""
+    testbed.change_stream(
+        mode="snapshot", cursor=None, delete_method="DELETE", delete_path="/orders/{id}", pause_after_refusals=5
+    )
+    source_db.create_orders(20)
+    testbed.poll()
+    deliver_with(testbed, lambda _: 201)
+    source_db.execute("delete from orders where id <= 10")
+    source_db.execute("update orders set note = 'changed'")
+    testbed.poll()
+
+
+class WrongAddress(RowPartner):
+    """Answers 404 to every address."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _: 404)
+        self.deleted: list[str] = []
+
+    def delete(self, path: str) -> tuple[int, bytes]:
+        self.deleted.append(path)
+        return 404, b"{}"
+
+
+def test_deletes_at_a_wrong_address_are_taken_back_with_the_others(testbed: Testbed, source_db: SourceDb) -> None:
+    """That a row is gone, a wrong address says too."""
+    make_rows_and_deletes(testbed, source_db)
+    with WrongAddress() as server:
+        meet(testbed, server.url)
+        testbed.deliver()
+        assert paused(testbed, "streams") is not None
+        assert server.deleted
+        before = len(server.calls)
+        # A delete ends no pause either, and is not the one to probe, not even as the newest.
+        source_db.execute("delete from orders where id = 20")
+        testbed.poll()
+        let_probe(testbed)
+        testbed.deliver()
+        assert paused(testbed, "streams") is not None
+        assert len(server.calls) == before + 1
+    assert testbed.database.records.count_documents({"op": "delete", "state": "pending"}) == 11
+    let_probe(testbed)
+    with RowPartner(lambda _: 201) as server:
+        deleted: list[str] = []
+        server.delete = lambda path: (deleted.append(path), (204, b""))[1]  # type: ignore[method-assign]
+        meet(testbed, server.url)
+        testbed.deliver()
+    assert sorted(deleted) == sorted(f"/orders/{row}" for row in [*range(1, 11), 20])
+    assert paused(testbed, "streams") is None
+    assert testbed.database.records.count_documents({"state": {"$nin": ["delivered", "superseded"]}}) == 0
+
+
+def test_a_delete_of_a_row_that_is_gone_does_not_end_a_run_of_refusals(testbed: Testbed, source_db: SourceDb) -> None:
+    make_rows_and_deletes(testbed, source_db)
+    with RowPartner(lambda _: 422) as server:
+        server.delete = lambda _: (404, b"{}")  # type: ignore[method-assign]
+        meet(testbed, server.url)
+        testbed.partner = replace(testbed.partner, max_in_flight=1)
+        testbed.deliver()
+    assert paused(testbed, "streams") is not None
+    assert testbed.database.records.count_documents({"state": "failed"}) == 0

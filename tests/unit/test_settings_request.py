@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from syncctl.core.mapping import FieldRule
-from syncctl.core.outcome import Verdict
+from syncctl.core.outcome import OutcomeRules, Verdict
 from syncctl.errors import ConfigurationError
 from syncctl.settings import Settings, describe_settings, load_settings
 from syncctl.settings.setup_files import append_stream
@@ -210,9 +210,30 @@ def test_the_variable_of_a_secret_is_known_where_it_came_by_name(tmp_path: Path)
 def test_the_meaning_of_a_status_can_be_set(tmp_path: Path) -> None:
     text = 'accept_conflict = true\noutcomes = { 403 = "Rejected", 404 = "accepted" }'
     stream = load(tmp_path, text).stream("orders")
-    assert stream.outcomes == {409: Verdict.ACCEPTED, 403: Verdict.REJECTED, 404: Verdict.ACCEPTED}
+    common = {409: Verdict.ACCEPTED, 403: Verdict.REJECTED, 404: Verdict.ACCEPTED}
+    assert stream.outcomes == OutcomeRules(common=common)
     said = load(tmp_path, "", STREAMS__ORDERS__OUTCOMES='{"429": "rejected"}').stream("orders")
-    assert said.outcomes == {429: Verdict.REJECTED}
+    assert said.outcomes == OutcomeRules(common={429: Verdict.REJECTED})
+
+
+@pytest.mark.parametrize("form", ["toml", "variable", "variables"])
+def test_the_meaning_of_a_status_can_be_set_for_one_operation(tmp_path: Path, form: str) -> None:
+    name = "STREAMS__ORDERS__OUTCOMES"
+    text, variables = {
+        "toml": ('outcomes = { 403 = "rejected", delete = { 404 = "Rejected" }, upsert = { 404 = "accepted" } }', {}),
+        "variable": (
+            "",
+            {name: '{"403":"rejected","delete":{"404":"rejected"},"upsert":{"404":"accepted"}}'},
+        ),
+        "variables": (
+            "",
+            {f"{name}__403": "rejected", f"{name}__DELETE__404": "rejected", f"{name}__UPSERT__404": "accepted"},
+        ),
+    }[form]
+    assert load(tmp_path, text, **variables).stream("orders").outcomes == OutcomeRules(
+        common={403: Verdict.REJECTED},
+        by_operation={"delete": {404: Verdict.REJECTED}, "upsert": {404: Verdict.ACCEPTED}},
+    )
 
 
 @pytest.mark.parametrize(
@@ -222,6 +243,11 @@ def test_the_meaning_of_a_status_can_be_set(tmp_path: Path) -> None:
         ('{ 4xx = "accepted" }', "4xx is not an HTTP status"),
         ('{ 403 = "ignore" }', '403 must be one of "accepted", "retry_later", "rejected"'),
         ('"403"', "must be a table, as in"),
+        ('{ delete = "rejected" }', "delete holds a table, as in delete = { 404"),
+        ('{ delete = { 99 = "accepted" } }', "99 is not an HTTP status"),
+        ('{ delete = { 404 = "ignore" } }', '404 must be one of "accepted", "retry_later", "rejected"'),
+        ('{ delete = { upsert = { 404 = "accepted" } } }', "upsert must be one of"),
+        ('{ insert = { 404 = "accepted" } }', "insert must be one of"),
     ],
 )
 def test_an_unknown_status_or_meaning_is_refused(tmp_path: Path, outcomes: str, message: str) -> None:

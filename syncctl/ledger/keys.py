@@ -225,15 +225,15 @@ class Keys:
         self._keys.update_many(query, [{"$set": {"gone": {"seq": "$seq", "at": "$$NOW"}}}])
 
     @edge
+    def find_long_deleted(self, stream: str, key_ids: Sequence[str], *, seconds: float) -> list[str]:
+        """Return the ids of those keys whose delete was noted at least this long ago."""
+        found = self._keys.find(_long_deleted(stream, key_ids, seconds), {"_id": True})
+        return [key["_id"].partition(":")[2] for key in found]
+
+    @edge
     def forget_deleted(self, stream: str, key_ids: Sequence[str], *, seconds: float) -> int:
         """Remove the keys of rows whose delete was noted at least this long ago; return how many. Safe to repeat."""
-        query: Doc = {
-            "_id": {"$in": [_identity(stream, key_id) for key_id in key_ids]},
-            "op": "delete",
-            "gone.at": {"$type": "date"},
-            "$expr": {"$and": [{"$eq": ["$gone.seq", "$seq"]}, {"$lte": ["$gone.at", in_future(-seconds)]}]},
-        }
-        return self._keys.delete_many(query).deleted_count
+        return self._keys.delete_many(_long_deleted(stream, key_ids, seconds)).deleted_count
 
     @edge
     def note_delivered(self, stream: str, delivered: Sequence[tuple[str, int, str]]) -> None:
@@ -267,6 +267,15 @@ class Keys:
                 ],
                 ordered=False,
             )
+
+
+def _long_deleted(stream: str, key_ids: Sequence[str], seconds: float) -> Doc:
+    return {
+        "_id": {"$in": [_identity(stream, key_id) for key_id in key_ids]},
+        "op": "delete",
+        "gone.at": {"$type": "date"},
+        "$expr": {"$and": [{"$eq": ["$gone.seq", "$seq"]}, {"$lte": ["$gone.at", in_future(-seconds)]}]},
+    }
 
 
 def _unsettle(seq: int, call: str, seconds: float) -> Doc:

@@ -43,6 +43,8 @@ class PollLease:
     rewound_epoch: int = 0
     #: The epoch of a rewind with `resend`, while the rows behind it are read again; else 0.
     resend_epoch: int = 0
+    #: The epoch of the last clean-up that removed keys of deleted rows; 0 before the first.
+    forgotten_epoch: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,6 +149,7 @@ class Streams:
             clock=ClockReading(poll["started_at"], time.monotonic()),
             rewound_epoch=int(poll.get("rewound_epoch", 0)),
             resend_epoch=0 if is_over else resend_epoch,
+            forgotten_epoch=int(poll.get("forgotten_epoch", 0)),
         )
 
     @edge
@@ -203,6 +206,12 @@ class Streams:
                 ended["poll.complete_epoch"] = {"$literal": lease.epoch}
             changes = [{"$set": ended}, {"$unset": ["poll.token", "poll.until", "poll.worker"]}]
         return self._streams.update_one(guard, changes).matched_count == 1
+
+    @edge
+    def note_forgotten(self, lease: PollLease) -> bool:
+        """Note that keys are about to be removed; False when another poll took the lease over."""
+        guard = {"_id": lease.stream, "poll.token": lease.token}
+        return self._streams.update_one(guard, {"$set": {"poll.forgotten_epoch": lease.epoch}}).matched_count == 1
 
     @edge
     def give_back_poll(self, lease: PollLease) -> None:

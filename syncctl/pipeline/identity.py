@@ -22,12 +22,15 @@ class NamedRow:
     key_id: str
     hash: str
     seq: int
+    #: What its version is chained on while it has no key.
+    first_seq: int = 0
 
 
-def name_row(row: Row, *, seq: int) -> NamedRow:
+def name_row(row: Row, *, seq: int, first_seq: int = 0) -> NamedRow:
     """Return a row with its key id and the hash of its content."""
     row, identity = identify(row)
-    return NamedRow(row=row, key_id=identity, hash=content_hash(row.payload, row.op, row.error), seq=seq)
+    content = content_hash(row.payload, row.op, row.error)
+    return NamedRow(row=row, key_id=identity, hash=content, seq=seq, first_seq=first_seq)
 
 
 def identify(row: Row) -> tuple[Row, str]:
@@ -90,7 +93,7 @@ def settle_duplicates(
 
 def unused_version(named: NamedRow, before: KnownKey | None, version: str | None) -> str:
     """Return a version that names no record yet, chained on the key; the same when a poll repeats it."""
-    chained = chained_version(before.seq if before else 0, named.hash)
+    chained = chained_version(before.seq if before else named.first_seq, named.hash)
     return chained if version is None else f"{version}/{chained}"
 
 
@@ -99,7 +102,7 @@ def new_record(
 ) -> NewRecord:
     """Return the record of a row: in the version that the source keeps, or in one chained on the key."""
     row = named.row
-    version = version or row.version or chained_version(before.seq if before else 0, named.hash)
+    version = version or row.version or chained_version(before.seq if before else named.first_seq, named.hash)
     return NewRecord(
         id=record_id(stream.name, named.key_id, version),
         stream=stream.name,

@@ -91,9 +91,12 @@ class PageLog:
 
     def _name(self, rows: Sequence[Row]) -> list[NamedRow]:
         named_rows = []
+        # Invariant 5: a row whose key was removed is no version that the partner has seen before.
+        first_seq = make_seq(self._lease.forgotten_epoch, 0)
         for row in rows:
             self.progress.position += 1
-            named_rows.append(name_row(row, seq=make_seq(self._lease.epoch, self.progress.position)))
+            seq = make_seq(self._lease.epoch, self.progress.position)
+            named_rows.append(name_row(row, seq=seq, first_seq=first_seq))
         return named_rows
 
     def _log_with_keys(self, named_rows: Sequence[NamedRow], columns_fingerprint: str) -> None:

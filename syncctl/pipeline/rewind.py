@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from syncctl.core.rows import Cursor
 from syncctl.core.stream import SCANS, Mode, Stream
@@ -111,16 +111,16 @@ def rewind_stream(
     """
     ledger.streams.ensure(plan.stream)
     lease = ledger.streams.acquire_poll(plan.stream, seconds=lease_seconds, worker=worker)
-    if lease is None:
-        raise _is_polled(plan.stream)
-    after = keep_gaps(lease.cursor or {}, plan.after)
+    after = plan.after if lease is None else keep_gaps(lease.cursor or {}, plan.after)
+    if lease is None or not ledger.streams.rewind(lease, after, resend=resend):
+        raise LeaseHeld(
+            f"stream {plan.stream} is being polled",
+            why="a poll holds its lease, and would move the cursor",
+            hint="try again in a moment, or look at: syncctl status",
+        )
     done = show_plan(plan, resend=resend, dry_run=False, before=lease.cursor)
-    detail = {"stream": plan.stream, "from": done.cursor_before, "to": done.cursor_after, "resend": resend}
-    with ledger.audit.record(action="rewind", who=who, detail=detail) as entry:
-        entry.begin()
-        if not ledger.streams.rewind(lease, after, resend=resend):
-            raise _is_polled(plan.stream)
-        entry.add(plan.rows or 0)
+    detail: dict[str, Any] = {"stream": plan.stream, "from": done.cursor_before, "to": done.cursor_after}
+    ledger.audit.add(action="rewind", who=who, count=plan.rows or 0, detail=detail | {"resend": resend})
     counts = dict.fromkeys(("read", "logged", "unchanged", "failed", "dispatched"), 0)
     ledger.runs.add({
         "stream": plan.stream, "action": "rewind", "started_at": lease.clock.at, "duration_ms": 0.0, "error": None,
@@ -128,14 +128,6 @@ def rewind_stream(
         "cursors": {"before": without_gaps(lease.cursor), "after": without_gaps(plan.after)}, **counts,
     })  # fmt: skip
     return done
-
-
-def _is_polled(stream: str) -> LeaseHeld:
-    return LeaseHeld(
-        f"stream {stream} is being polled",
-        why="a poll holds its lease, and would move the cursor",
-        hint="try again in a moment, or look at: syncctl status",
-    )
 
 
 def show_plan(plan: Plan, *, resend: bool, dry_run: bool, before: Cursor | None = None) -> Rewound:

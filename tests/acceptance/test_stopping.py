@@ -59,4 +59,5 @@ def test_the_second_ctrl_c_ends_it_at_once_and_the_leases_bring_back_the_rest(
     deployment.stop()
     account = deployment.account()
     assert account.lost > 0
-    assert account.repeats <= account.lost
+    # On a busy machine an answer may come after its deadline: that call is made again too.
+    assert account.repeats <= account.lost + account.unanswered

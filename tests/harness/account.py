@@ -26,6 +26,7 @@ class Account:
         repeats: Calls under a key that the partner had applied before.
         lost: Times a record's worker died or stalled while it held the record.
         late: Outcomes that came after their lease.
+        unanswered: Calls without an answer, which may have been applied.
         resent: Records sent again because an older call may have landed after them.
     """
 
@@ -38,6 +39,7 @@ class Account:
     lost: int
     late: int
     resent: int
+    unanswered: int
 
     def __str__(self) -> str:
         return " ".join(f"{name}={value}" for name, value in asdict(self).items())
@@ -79,6 +81,7 @@ def take_account(
         lost=sum(1 for each in entries(records, "lost")),
         late=sum(1 for each in entries(records, "attempt") if each.get("late")),
         resent=sum(1 for each in entries(records, "resent")),
+        unanswered=sum(1 for each in entries(records, "attempt") if each["outcome"] == "ambiguous"),
     )
     shown = [
         *found[:SHOWN_AT_MOST],

@@ -35,8 +35,8 @@ class Actor:
         self.at = "start"
         self.done = False
         self.failure: BaseException | None = None
-        #: Its connection to MongoDB is cut at its next write, before MongoDB has it or after.
-        self.cut: Literal["before", "after"] | None = None
+        #: Its connection to MongoDB is cut at its next read, or at its next write before MongoDB has it or after.
+        self.cut: Literal["read", "before", "after"] | None = None
         self._kill = False
         self._go = threading.Semaphore(0)
         self._parked = threading.Semaphore(0)
@@ -196,6 +196,8 @@ class GatedCollection:
 
             def read(*args: Any, **kwargs: Any) -> Any:
                 gate(f"before {at}")
+                if _take_cut("read"):
+                    raise AutoReconnect("cut off before the read")
                 return found(*args, **kwargs)
 
             return read
@@ -204,7 +206,7 @@ class GatedCollection:
 
         def write(*args: Any, **kwargs: Any) -> Any:
             gate(f"before {at}")
-            cut = _take_cut()
+            cut = _take_cut("before", "after")
             if cut == "before":
                 raise AutoReconnect("cut off before the write")
             try:
@@ -220,9 +222,9 @@ class GatedCollection:
         return write
 
 
-def _take_cut() -> str | None:
+def _take_cut(*kinds: str) -> str | None:
     actor = current_actor()
-    if actor is None:
+    if actor is None or actor.cut not in kinds:
         return None
     cut, actor.cut = actor.cut, None
     return cut

@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from syncctl.ledger import batches
-from syncctl.pipeline import delivery_gate, delivery_lane, dispatch
+from syncctl.pipeline import (
+    cleanup,
+    delete_detection,
+    delivery_gate,
+    delivery_lane,
+    dispatch,
+    maintenance,
+    poll,
+    refusals,
+)
 
 from .actors import current_actor
 
@@ -32,11 +41,18 @@ def simulated_time() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (batches, delivery_lane):
             patch.setattr(module, "boot_time", own.monotonic)
-        for module in (delivery_gate, delivery_lane):
+        for module in (delivery_gate, delivery_lane, refusals):
             assert module.time is time
             patch.setattr(module, "time", own)
         patch.setattr(dispatch, "LEASE_SECONDS", LONG_SECONDS)
         patch.setattr(batches, "SEIZED_FOR_SECONDS", LONG_SECONDS)
         # So that of a batch of three some calls may have begun, and some not.
         patch.setattr(delivery_lane, "BEGIN_AT_ONCE", 1)
+        # Else each run would begin at another place.
+        patch.setattr(cleanup.secrets, "token_hex", lambda size: "0" * 2 * size)
+        # So that a poll or a rescue that is stopped may be in the middle of its work.
+        patch.setattr(delete_detection, "KEYS_AT_ONCE", 2)
+        patch.setattr(poll, "ACKNOWLEDGED_AT_ONCE", 2)
+        patch.setattr(maintenance, "BATCHES_AT_ONCE", 2)
+        patch.setattr(maintenance, "HELD_AT_ONCE", 2)
         yield

@@ -1,9 +1,9 @@
 """The state machine: moves of actors and what breaks them, in any order that Hypothesis likes."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
-from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -11,8 +11,15 @@ from .actors import Actor, Process
 from .scenes import KEYS, Draw, Scenes
 
 CONTENTS = st.sampled_from(["a", "b", "c"])
-ANSWERS = st.sampled_from(["accept", "accept", "later", "reject", "unanswered", "delayed", "delayed", "given up"])
+ANSWERS = st.sampled_from([
+    "accept", "accept", "accept", "later", "reject", "unanswered", "delayed", "delayed", "given up", "unauthorized",
+    "gone",
+])  # fmt: skip
+OUTAGE = ("later", "reject", "unauthorized", "gone")
+"""What a partner may answer to every call."""
 REPLAYED = ("failed", "delivered", "superseded", "discarded")
+BUDGETS = st.sampled_from([1000, 1000, 1000, 1, 2])
+"""After how many pages a poll is stopped: mostly it comes to its end."""
 TO_THE_END = 0
 STEPS = st.one_of(st.just(TO_THE_END), st.integers(min_value=1, max_value=30))
 """How far an actor goes at once. Many must come to their end, or no record ever gets as far as a call."""
@@ -25,13 +32,18 @@ class Protocol(Scenes, RuleBasedStateMachine):
     them out of most examples, and give none a weight: of 2500 steps nine were calls.
     """
 
+    failures: ClassVar[list[str]]
+    """What was done, and what broke then: it may not break again."""
+
     def __init__(self) -> None:
         RuleBasedStateMachine.__init__(self)
         Scenes.__init__(self)
 
-    @initialize(contents=st.lists(CONTENTS, max_size=3))
-    def begin_with_rows(self, contents: list[str]) -> None:
+    @initialize(contents=st.lists(CONTENTS, max_size=3), pauses=st.booleans())
+    def begin_with_rows(self, contents: list[str], pauses: bool) -> None:
         self.empty_the_ledger()
+        if pauses:
+            self.let_pauses_begin()
         for key, content in enumerate(contents, start=1):
             self.source.commit(self.source.begin({key: content}))
 
@@ -39,7 +51,17 @@ class Protocol(Scenes, RuleBasedStateMachine):
     def move(self, data: Any) -> None:
         weights = self._weigh_moves()
         name = data.draw(st.sampled_from([name for name, weight in weights.items() for _ in range(weight)]))
-        getattr(self, name)(data.draw)
+        self.trail.append(name)
+        with self._noting_failure():
+            getattr(self, name)(data.draw)
+
+    @contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except AssertionError as error:
+            type(self).failures.append("\n".join([*self.trail, str(error)]))
+            raise
 
     def _weigh_moves(self) -> dict[str, int]:
         """Return the moves that can be made, and how often each is to come."""
@@ -72,6 +94,7 @@ class Protocol(Scenes, RuleBasedStateMachine):
             "script_answers": 2,
             "land_delayed": 2 if self.partner.delayed else 0,
             "settle": 1,
+            "let_pauses_pass": 6 if self.is_paused() else 1,
             "make_due": 1,
         }
 
@@ -110,14 +133,14 @@ class Protocol(Scenes, RuleBasedStateMachine):
         """Start a poll, maintenance or a rescue."""
         kind = draw(st.sampled_from(["poll", "poll", "upkeep", "upkeep", "rescue"]))
         if kind == "poll":
-            self.page_budget = draw(st.sampled_from([1000, 1000, 1, 2]))
+            self.page_budget = draw(BUDGETS)
         acts = {"poll": self.poll, "upkeep": self.maintain, "rescue": self.rescue}
         self._advance(self.start(kind, acts[kind]), draw(STEPS))
 
     def write_and_poll(self, draw: Draw) -> None:
         """Change a row and poll."""
         self.write_row(draw)
-        self.page_budget = 1000
+        self.page_budget = draw(BUDGETS)
         self._advance(self.start("poll", self.poll), draw(STEPS))
 
     def deliver(self, draw: Draw) -> None:
@@ -142,12 +165,18 @@ class Protocol(Scenes, RuleBasedStateMachine):
         kind = draw(st.sampled_from(kinds))
         acts: dict[str, Callable[[], None]] = {
             "discard": self.discard,
-            "cleanup": self.clean_up,
+            "cleanup": self.clean_up_twice,
             "rewind": lambda: self.rewind(resend=False),
             "rewind and resend": lambda: self.rewind(resend=True),
         }
         act = acts.get(kind) or (lambda: self.replay((kind.removeprefix("replay "),)))
         self._advance(self.start(kind, act), draw(STEPS))
+
+    def clean_up_twice(self) -> None:
+        """Remove finished records; deletes that are noted are long ago the second time."""
+        self.clean_up()
+        self.age_deletes()
+        self.clean_up()
 
     def pause_or_resume(self, _draw: Draw) -> None:
         """Pause the stream, or resume it."""
@@ -169,11 +198,11 @@ class Protocol(Scenes, RuleBasedStateMachine):
             actor.finish()
         for _ in range(steps):
             actor.step()
-        note(f"{actor.kind} is at {'its end' if actor.done else actor.at}")
+        self.tell(f"{actor.kind} is at {'its end' if actor.done else actor.at}")
 
     def _finish(self, process: Process) -> None:
         process.finish()
-        note(f"{process.name} is at its end")
+        self.tell(f"{process.name} is at its end")
 
     # What breaks.
 
@@ -183,9 +212,9 @@ class Protocol(Scenes, RuleBasedStateMachine):
             self._draw_among(draw, self.actors).kill()
 
     def cut_connection(self, draw: Draw) -> None:
-        """Cut an actor's connection to MongoDB at its next write, which MongoDB may have made."""
+        """Cut an actor's connection to MongoDB at its next read or write; a write MongoDB may have made."""
         actor = self._draw_among(draw, self.list_running())
-        actor.cut = draw(st.sampled_from(["before", "after"]))
+        actor.cut = draw(st.sampled_from(["read", "before", "after"]))
 
     def kill_process(self, draw: Draw) -> None:
         """Kill a process that delivers, with all its calls."""
@@ -216,8 +245,11 @@ class Protocol(Scenes, RuleBasedStateMachine):
         self.messages = 0
 
     def script_answers(self, draw: Draw) -> None:
-        """Decide what the partner answers to the next calls."""
-        self.partner.answers = draw(st.lists(ANSWERS, min_size=1, max_size=4))
+        """Decide what the partner answers to the next calls; at times it answers all of them alike."""
+        if draw(st.sampled_from([True, False, False, False])):
+            self.partner.answers = [draw(st.sampled_from(OUTAGE))] * 6
+        else:
+            self.partner.answers = draw(st.lists(ANSWERS, min_size=1, max_size=4))
 
     def land_delayed(self, draw: Draw) -> None:
         """Let one of the calls land that the partner has not acted on."""
@@ -228,14 +260,19 @@ class Protocol(Scenes, RuleBasedStateMachine):
         """Let all deadlines pass."""
         self.settle_calls()
 
+    def let_pauses_pass(self, draw: Draw) -> None:
+        """Let it be time to probe whether the partner is back; at times whoever was about to has lost the right."""
+        (self.end_pauses if draw(st.sampled_from([False, False, True])) else self.make_probes_due)()
+
     def make_due(self, _draw: Draw) -> None:
         """Let every due time come."""
         self.testbed.make_retries_due()
 
     def teardown(self) -> None:
         try:
-            self.quiesce()
-            self.check_account()
+            with self._noting_failure():
+                self.quiesce()
+                self.check_account()
         finally:
             for unit in [*self.actors, *self.processes]:
                 unit.kill()

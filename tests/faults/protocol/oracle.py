@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from syncctl.core.outcome import GIVEN_UP_STATUSES
+from syncctl.ledger.partners import Partners
+from syncctl.ledger.streams import Streams
 from syncctl.partner.call_runner import WaitingCall
 
 from .actors import Actor, current_actor
@@ -19,11 +21,12 @@ FIELDS = (
 TERMINAL = ("delivered", "failed", "superseded", "discarded")
 OPENERS = {
     "delivered": ("replay", "poll", "deliver"),
-    "failed": ("replay", "discard"),
+    "failed": ("replay", "discard", "deliver"),
     "superseded": ("replay",),
     "discarded": ("replay",),
 }
-"""Who may change a terminal state: operators, a rewind with `resend`, and a late outcome (invariants 3 and 5)."""
+"""Who may change a terminal state: operators, a rewind with `resend`, a late outcome (invariants 3 and 5), and whoever
+finds that a refusal was not about the record."""
 RESCUERS = ("rescue", "upkeep")
 LOSSES_AT_MOST = 3
 
@@ -46,11 +49,13 @@ class Oracle:
         database: The ledger's database, without gates.
         order: The stream's order rule.
         has_keys: Whether the stream keeps `keys`: not with `append_only`.
+        losses_at_most: After how many losses a record is failed.
     """
 
     database: Any
     order: str
     has_keys: bool
+    losses_at_most: int = LOSSES_AT_MOST
     seen: dict[str, Doc] = field(default_factory=dict)
     removed: dict[str, Removed] = field(default_factory=dict)
     #: Every record that was ever logged.
@@ -59,6 +64,8 @@ class Oracle:
     begun: set[tuple[str, str]] = field(default_factory=set)
     #: By record: for each loss since its last outcome, whether it was in flight alone.
     losses: dict[str, list[bool]] = field(default_factory=dict)
+    #: Who probes, by collection and kind of pause.
+    probes: dict[tuple[str, str], Doc] = field(default_factory=dict)
     #: What happened how often, for those who ask whether anything was at stake.
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -73,6 +80,8 @@ class Oracle:
 
     def watch(self, at: str) -> None:
         """Judge a write that the present actor has just made."""
+        if at.startswith(("streams.", "partners.")):
+            self._watch_probes()
         if not at.startswith("records."):
             return
         before, self.seen = self.seen, self.look()
@@ -89,6 +98,32 @@ class Oracle:
             else:
                 self._judge(old, new, kind, actor)
         self._check_flights()
+
+    def _watch_probes(self) -> None:
+        """One record at a time probes whether a pause may end, unless its right to do so has lapsed."""
+        for collection, document_id, pauses in (
+            ("streams", "orders", ("breaker", "paused")),
+            ("partners", "default", ("paused",)),
+        ):
+            found = (
+                self.database[collection].find_one({"_id": document_id}, {f"{pause}.probe": True for pause in pauses})
+                or {}
+            )
+            for pause in pauses:
+                place, probe = (collection, pause), found.get(pause, {}).get("probe")
+                before = self.probes.pop(place, None)
+                if probe is None:
+                    continue
+                self.probes[place] = probe
+                if before is None or before["token"] != probe["token"]:
+                    self.count("probes")
+                    assert before is None or before["until"] <= datetime.now(UTC), (
+                        f"{before} and {probe} probe together"
+                    )
+
+    def forget_probes(self) -> None:
+        """Let the right of whoever probes have lapsed."""
+        self.probes.clear()
 
     def _check_flights(self) -> None:
         """Invariant 5: never two versions of a key in flight together; and what is in flight says so everywhere."""
@@ -121,6 +156,9 @@ class Oracle:
         elif old["state"] in TERMINAL and new["state"] != old["state"] and kind:
             allowed = OPENERS[old["state"]]
             assert kind in allowed, f"{kind} made {new['state']} of {old} (invariant 3)"
+            if kind == "deliver" and old["state"] == "failed":
+                assert new["history"][-1]["action"] == "taken_back", f"{old} came back as {new}"
+                self.count("taken back")
             if kind == "replay":
                 self.losses.pop(new["_id"], None)
 
@@ -200,10 +238,10 @@ class Oracle:
         counted = sum(losses) + (1 if not losses[0] else 0)
         if new["state"] == "failed":
             self.count("poison")
-            assert counted >= LOSSES_AT_MOST, f"{new} is poison after {losses}"
+            assert counted >= self.losses_at_most, f"{new} is poison after {losses}"
         else:
             assert new["state"] == "pending", f"{old} was lost and is {new}"
-            assert counted < LOSSES_AT_MOST, f"{new} was lost {losses} and is sent once more"
+            assert counted < self.losses_at_most, f"{new} was lost {losses} and is sent once more"
 
     def _load_key(self, record: Mapping[str, Any]) -> Doc:
         return self.database["keys"].find_one({"_id": f"orders:{record['key_id']}"}) or {}
@@ -219,6 +257,18 @@ class Oracle:
             assert record.id in batch["begun"], f"the call of {record.id} begins and is not noted: {batch}"
             self.begun.add((record.id, token))
         self.count("calls")
+
+    def check_admitted(self, call: WaitingCall) -> None:
+        """Judge a call that may begin by what its process saw a moment ago, unless it has stood still since."""
+        gate, token = call.owner.lane.gate, call.owner.batch.claim.token
+        assert not gate.is_stale, f"a call of {token} begins on what was seen long ago"
+        seen = (gate.of_stream.breaker, gate.of_stream.hold, gate.of_partner.hold)
+        assert all(pause.admits(token) for pause in seen), (
+            f"a call of {token} begins, and {seen} lets probes through only"
+        )
+        now = (Streams(self.database, "").load_gate("orders"), Partners(self.database, "").load_gate("default"))
+        if now[0].breaker.probe == token or token in (now[0].hold.probe, now[1].hold.probe):
+            self.count("calls that probe")
 
     def holds(self, record_id: str, token: str) -> Doc | None:
         """Return a record if this batch holds it at this moment."""

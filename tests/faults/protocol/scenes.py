@@ -57,6 +57,11 @@ class Scenes(Simulation):
         process.writes_at_once = draw(st.booleans())
         return process
 
+    def tell(self, text: str) -> None:
+        """Say what is done, for whoever looks for the cause of a failure."""
+        self.trail.append(text)
+        note(text)
+
     def script_answers(self, draw: Draw) -> None:
         """Decide what the partner answers to the next calls."""
         raise NotImplementedError
@@ -72,7 +77,11 @@ class Scenes(Simulation):
         if draw(st.booleans()):
             self._bury_the_dead()
         self.end_stream_lease("dispatch")
-        self.ledger.streams.resume("orders")
+        if self.is_paused() and draw(st.booleans()):
+            # One record goes, and asks whether the others may.
+            self.end_pauses()
+        else:
+            self.lift_pauses()
         self.testbed.make_retries_due()
         key: int = draw(KEYS)
         in_flight = {document["key"]["id"] for document in self.database.records.find({"state": "sending"})}
@@ -106,7 +115,7 @@ class Scenes(Simulation):
         self._go_to(process, draw(st.sampled_from(WHILE_RESCUED if fate == "is being rescued" else PLACES)))
         if process.done:
             return
-        note(f"{process.name} {fate}")
+        self.tell(f"{process.name} {fate}")
         if fate == "dies":
             self.kill_if_told(process, on_the_wire=draw(st.booleans()))
         elif fate != "stands":
@@ -156,21 +165,19 @@ class Scenes(Simulation):
         if draw(st.booleans()):
             rescue.kill()
 
-    @staticmethod
-    def _go_to(process: Process, place: Place) -> None:
+    def _go_to(self, process: Process, place: Place) -> None:
         """Let a process go on until its actors have come to a place, or to its end."""
         at, times = place
         for _ in range(ROUNDS_AT_MOST):
             if process.done or not times:
                 break
             times -= process.step(lambda actor: actor.at == at) is not None
-        note(f"{process.name} is at {'its end' if process.done else at}")
+        self.tell(f"{process.name} is at {'its end' if process.done else at}")
 
-    @staticmethod
-    def _go_alone(actor: Actor, place: str) -> None:
+    def _go_alone(self, actor: Actor, place: str) -> None:
         while not actor.done and actor.at != place:
             actor.step()
-        note(f"{actor.kind} is at {'its end' if actor.done else place}")
+        self.tell(f"{actor.kind} is at {'its end' if actor.done else place}")
 
     def kill_if_told(self, process: Process, *, on_the_wire: bool) -> None:
         """Kill a process, unless it alone knows of a call.

@@ -1,7 +1,9 @@
 """Everything around the ledger: a source, a partner, wake-ups, and the actors that work between them."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,10 +11,11 @@ from syncctl.core.breaker import BreakerRules
 from syncctl.core.outcome import Outcome
 from syncctl.core.records import Record
 from syncctl.core.states import TERMINAL, UNFINISHED, State
-from syncctl.core.stream import Mode, Partner, RetrySchedule
+from syncctl.core.stream import Ambiguous, Mode, Partner, RetrySchedule
 from syncctl.errors import LeaseHeld, ServiceUnavailable
 from syncctl.ledger.ledger import Ledger
 from syncctl.partner.call_runner import CallResult, WaitingCall
+from syncctl.pipeline.cleanup import forget_deleted_rows
 from syncctl.pipeline.delivery_lane import DeliveryLane, StreamSetup
 from syncctl.pipeline.maintenance import rescue_leases
 from syncctl.pipeline.replay import Selection, discard_records, replay_records
@@ -23,7 +26,7 @@ from tests.harness.testbed import Testbed
 
 from .actors import Actor, GatedDatabase, Process, gate
 from .clock import LONG_SECONDS
-from .oracle import Oracle
+from .oracle import LOSSES_AT_MOST, Oracle
 from .simulation_cases import LoggedCall, ScriptedClient, ScriptedPartner, ScriptedReader, ScriptedSource
 from .strictness import Strictness
 
@@ -33,9 +36,22 @@ CALLS_AT_ONCE = 2
 TURN_SECONDS = 0.3
 LOOKS_WHILE_CONTENDED = 3
 SETTLE_SECONDS = 200.0
+MINIMUM_CALLS = 4
+"""After so few calls a circuit may open."""
+REFUSALS_IN_A_ROW = 3
+"""After so few refusals a stream is held."""
 ROUNDS_TO_QUIET = 60
 UNGATED = ("runs", "audit", "heartbeats", "reports")
 """What is only noted, and decides nothing."""
+PAUSES = (("streams", "breaker"), ("streams", "paused"), ("partners", "paused"))
+PAUSED: Sequence[tuple[str, Any]] = (
+    ("streams", {"$or": [{"breaker.state": "open"}, {"paused": {"$exists": True}}]}),
+    ("partners", {"paused": {"$exists": True}}),
+)
+NEVER_OPEN = BreakerRules(minimum_calls=10**6)
+SOON_OPEN = BreakerRules(
+    minimum_calls=MINIMUM_CALLS, open_seconds=LONG_SECONDS, longest_open_seconds=LONG_SECONDS
+)  # fmt: skip
 COLLECTIONS = ("records", "keys", "streams", "partners", "batches", "runs", "audit", "workers", "beat")
 
 
@@ -104,6 +120,7 @@ class Simulation:
     mode: Mode = "rowversion"
     append_only: bool = False
     rows_per_call: int = 1
+    ambiguous: Ambiguous = "retry"
 
     def __init__(self) -> None:
         stream = make_stream(
@@ -115,19 +132,25 @@ class Simulation:
             batch_size=3,
             page_size=3,
             lease_seconds=LONG_SECONDS,
+            ambiguous=self.ambiguous,
+            pause_after_refusals=0,
         )
         partner = Partner(
             name="default",
             url="http://partner",
             timeout_seconds=SETTLE_SECONDS,
-            # An open circuit lasts for real seconds.
-            breaker=BreakerRules(minimum_calls=10**6),
+            breaker=NEVER_OPEN,
         )
         self.database: Any = self.ledger._database
         self.testbed = Testbed(ledger=self.ledger, database=self.database, partner=partner, stream=stream)
         self.source = ScriptedSource()
         self.partner = ScriptedPartner()
-        self.oracle = Oracle(database=self.database, order=self.order, has_keys=not self.append_only)
+        self.oracle = Oracle(
+            database=self.database,
+            order=self.order,
+            has_keys=not self.append_only,
+            losses_at_most=1 if self.ambiguous == "fail" else LOSSES_AT_MOST,
+        )
         self.gated.watch = self.oracle.watch
         self.strictness = Strictness(self.database)
         #: Actors beside those of processes that deliver: polls, maintenance, operators.
@@ -137,6 +160,8 @@ class Simulation:
         #: Wake-ups that wait in Redis.
         self.messages = 0
         self.mapping = 0
+        #: What was done, in order.
+        self.trail: list[str] = []
         #: How often all deadlines have passed.
         self.settles = 0
         #: How many pages a poll may read before it is stopped.
@@ -148,6 +173,11 @@ class Simulation:
         for name in COLLECTIONS:
             self.database[name].delete_many({})
         self.ledger.streams.ensure("orders")
+
+    def let_pauses_begin(self) -> None:
+        """Let a circuit open, and refusals hold the stream, after a few calls: it takes many otherwise."""
+        self.testbed.partner = replace(self.testbed.partner, breaker=SOON_OPEN)
+        self.testbed.change_stream(pause_after_refusals=REFUSALS_IN_A_ROW)
 
     # Who takes part.
 
@@ -268,6 +298,7 @@ class Simulation:
     def make_call(self, process: Process, call: WaitingCall) -> list[Outcome]:
         """Make a call to the partner; it may stand still before it reaches it, and before its answer comes."""
         self.oracle.check_start(call)
+        self.oracle.check_admitted(call)
         token, began = call.owner.batch.claim.token, self.settles
         ids = [record.id for record in call.bulk.records]
 
@@ -331,10 +362,11 @@ class Simulation:
         discard_records(ledger=self.ledger, selection=selection, reason="$given up", who="$operator")
 
     def clean_up(self, states: Sequence[State] = TERMINAL) -> None:
-        """Remove some finished records of each state."""
+        """Remove some finished records of each state, and the keys of rows that were deleted long ago."""
         tomorrow = datetime.now(UTC) + timedelta(days=1)
         for state in states:
             self.ledger.operations.remove_finished("orders", state, tomorrow, limit=2)
+        forget_deleted_rows(self.ledger, "orders")
 
     def rewind(self, *, resend: bool) -> None:
         """Set the cursor back to the beginning."""
@@ -385,6 +417,40 @@ class Simulation:
         else:
             passing_time.expire_stream_lease(self.database, kind)
 
+    def age_deletes(self) -> None:
+        """Let every delete have been noted long ago: no poll that began before is still under way."""
+        if not any(actor.kind == "poll" for actor in self.list_running()):
+            passed = {"$set": {"gone.at": passing_time.PAST}}
+            self.database["keys"].update_many({"gone": {"$exists": True}}, passed)
+
+    def end_pauses(self) -> None:
+        """Let every pause last long enough for a probe, and let nobody be the probe any more."""
+        self.make_probes_due()
+        self._move_dates("probe.until")
+        self.oracle.forget_probes()
+
+    def make_probes_due(self) -> None:
+        """Let an open circuit, and syncctl's own pauses, last long enough for a probe; acceptance is long ago."""
+        self._move_dates("until")
+        for collection in (self.database.streams, self.database.partners):
+            passed = {"$set": {"accepted_at": passing_time.PAST}}
+            collection.update_many({"accepted_at": {"$exists": True}}, passed)
+
+    def _move_dates(self, name: str) -> None:
+        for collection, pause in PAUSES:
+            date = f"{pause}.{name}"
+            self.database[collection].update_many({date: {"$exists": True}}, {"$set": {date: passing_time.PAST}})
+
+    def lift_pauses(self) -> None:
+        """Let nothing keep records from being sent, as operators do with `resume`."""
+        self.ledger.streams.resume("orders")
+        self.ledger.partners.resume("default")
+        self.ledger.breakers.reset("orders")
+
+    def is_paused(self) -> bool:
+        """Tell whether anything lets probes through at most."""
+        return any(self.database[collection].find_one(query) for collection, query in PAUSED)
+
     def settle_calls(self) -> None:
         """Let so much time pass that every call under way lands, or never will."""
         while self.partner.delayed:
@@ -410,11 +476,13 @@ class Simulation:
         for transaction in list(self.source.open):
             self.source.commit(transaction)
         self.ledger.streams.resume("orders")
+        self.ledger.partners.resume("default")
         unfinished = {"state": {"$in": [state.value for state in UNFINISHED]}}
         for _ in range(ROUNDS_TO_QUIET):
             self.end_stream_lease("poll")
             self.end_stream_lease("dispatch")
             self.end_stream_lease("rescue")
+            self.end_pauses()
             self.pass_time(2.0)
             self.settle_calls()
             # The first may only have to end a round through the table.
@@ -446,6 +514,8 @@ class Simulation:
         if self.order == "strict":
             self.strictness.check_account()
         self._check_attempts()
+        if self.ambiguous == "fail":
+            self._check_not_repeated()
 
     def _check_rows(self) -> None:
         if self.append_only:
@@ -511,3 +581,10 @@ class Simulation:
             assert known is None or call.attempt in known, (
                 f"attempt {call.attempt} of {call.record_id} is not on record"
             )
+
+    def _check_not_repeated(self) -> None:
+        """With `ambiguous = "fail"` only operators have a call made again that the partner may have acted on."""
+        replayed = {document["_id"] for document in self.database.records.find({"replays": {"$exists": True}})}
+        landed = Counter(call.idempotency_key for call in self.partner.log if call.record_id not in replayed)
+        repeated = [key for key, times in landed.items() if times > 1]
+        assert not repeated, f"{repeated} came to the partner more than once"

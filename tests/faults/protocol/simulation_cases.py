@@ -1,6 +1,6 @@
 """What is true outside the ledger: a source whose transactions commit in any order, and a partner with a log."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from syncctl.partner.bulk import BulkCall
 
 from .actors import gate
 
-Answer = Literal["accept", "later", "reject", "unanswered", "delayed", "given up"]
+Answer = Literal["accept", "later", "reject", "unanswered", "delayed", "given up", "unauthorized", "gone"]
 Change = tuple[int, str | None]
 """The number that a statement took, and the content; None where it deleted the row."""
 
@@ -71,8 +71,8 @@ class ScriptedSource:
 class ScriptedReader:
     """Reads a scripted source page by page in one of the five modes, as sources/modes does.
 
-    `rowversion` is bounded by the oldest open transaction. `increasing` has no versions; it reads a window again that
-    covers every open transaction, as `lookback` does.
+    `rowversion` is bounded by the oldest open transaction. `increasing` has no versions; after the new rows it reads
+    those before the cursor again, as `lookback` does, in rounds that keep their place between polls.
     """
 
     columns_fingerprint = "scripted"
@@ -101,27 +101,42 @@ class ScriptedReader:
         return self._pages_by_number(cursor)
 
     def _pages_by_number(self, cursor: Cursor) -> Iterator[Page]:
-        highest = int(cursor["at"])
-        is_versioned = self._mode == "rowversion"
-        # What a lookback must cover: every transaction that was open when the cursor got where it is.
-        position = highest if is_versioned else max(0, highest - 1000)
+        position = int(cursor["at"])
+        if self._mode == "rowversion":
+            for rows, at in self._walk_numbers(position, self._source.low_water):
+                yield Page(rows=rows, cursor={"mode": self._mode, "at": str(at)})
+            return
+        place = {"place": cursor["place"], "upto": cursor["upto"]} if "place" in cursor else {}
+        highest = position
+        for rows, highest in self._walk_numbers(position, lambda: self._source.number + 1):
+            yield Page(rows=rows, cursor={"mode": self._mode, "at": str(highest), **place})
+        upto = int(place.get("upto", highest))
+        for rows, at in self._walk_numbers(int(place.get("place", 0)), lambda: upto + 1):
+            place = {"place": at, "upto": upto}
+            yield Page(rows=rows, cursor={"mode": self._mode, "at": str(highest), **place})
+        yield Page(rows=(), cursor={"mode": self._mode, "at": str(highest)})
+
+    def _walk_numbers(self, position: int, find_ceiling: Callable[[], int]) -> Iterator[tuple[tuple[Row, ...], int]]:
+        """Yield the rows whose number is behind a position and below a ceiling, with the position behind them."""
         while True:
             gate("read ceiling")
-            ceiling = self._source.low_water() if is_versioned else self._source.number + 1
+            ceiling = find_ceiling()
             gate("read page")
             found = sorted(
                 (number, key, content)
                 for key, (number, content) in self._source.rows.items()
                 if position < number < ceiling
             )[: self._page_size]
-            rows = tuple(
-                self._make_row(key, content, at=number, version=f"0x{number:016x}" if is_versioned else None)
-                for number, key, content in found
-            )
             position = found[-1][0] if found else position
-            highest = max(highest, position)
-            yield Page(rows=rows, cursor={"mode": self._mode, "at": str(highest)})
-            if len(rows) < self._page_size:
+            is_versioned = self._mode == "rowversion"
+            yield (
+                tuple(
+                    self._make_row(key, content, at=number, version=f"0x{number:016x}" if is_versioned else None)
+                    for number, key, content in found
+                ),
+                position,
+            )
+            if len(found) < self._page_size:
                 return
 
     def _walk(self, position: int, keys: Mapping[int, Any]) -> Iterator[tuple[tuple[Row, ...], int]]:
@@ -261,6 +276,10 @@ class ScriptedPartner:
             return Outcome(verdict=Verdict.REJECTED, status=422, latency_ms=1.0, error="HTTP 422 $no")
         if how == "later":
             return Outcome(verdict=Verdict.RETRY_LATER, status=503, latency_ms=1.0, error="HTTP 503")
+        if how == "unauthorized":
+            return Outcome(verdict=Verdict.RETRY_LATER, status=401, latency_ms=1.0, error="HTTP 401")
+        if how == "gone":
+            return Outcome(verdict=Verdict.RETRY_LATER, status=410, latency_ms=1.0, error="HTTP 410")
         if how == "given up":
             self.delayed.append(call)
             return Outcome(verdict=Verdict.RETRY_LATER, status=504, latency_ms=1.0, error="HTTP 504")

@@ -15,9 +15,16 @@ class Strictness:
     def check_call(self, record: dict[str, Any], key: dict[str, Any]) -> None:
         """Judge a call that the holder of the lease is about to make."""
         older = {"key_id": record["key_id"], "seq": {"$lt": record["seq"], "$gte": key.get("delivered_seq", 0)}}
-        # Those that nobody has tried came late, from a poll that was taken over; and operators send again what they
-        # like. The others were there when this one was chosen.
-        tried = {**older, "state": {"$in": HOLDING}, "claims": {"$gt": 0}, "replays": {"$exists": False}}
+        # Those that nobody has tried came late, from a poll that was taken over; operators send again what they like;
+        # and one that was delivered may be sent again because of a late call. The others were there when this one was
+        # chosen.
+        tried = {
+            **older,
+            "state": {"$in": HOLDING},
+            "claims": {"$gt": 0},
+            "replays": {"$exists": False},
+            "delivered_at": {"$exists": False},
+        }
         before = self._database.records.find_one(tried)
         assert before is None, f"{record['_id']} is sent before {before} is done (invariant 5)"
         for called in self._called.setdefault(record["key_id"], []):

@@ -126,11 +126,12 @@ def run(args: Sequence[str]) -> int:
 def _report(error: SyncctlError, invocation: Invocation) -> int:
     """Show an error with its secrets redacted, and with its traceback if `--debug` was given."""
     from syncctl.core.redaction import redact
+    from syncctl.core.safe_text import make_safe
 
     secrets = invocation.secrets()
     if invocation.debug and not isinstance(error, UsageError):
         cause = error.__cause__ if isinstance(error, InternalError) and error.__cause__ else error
-        sys.stderr.write(redact("".join(traceback.format_exception(cause)), secrets))
+        sys.stderr.write(make_safe(redact("".join(traceback.format_exception(cause)), secrets)))
     what, why, hint = (redact(text, secrets) for text in (error.what, error.why, error.hint))
     out.error(SyncctlError(what, why=why, hint=hint))
     return error.exit_code

@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from syncctl.core.redaction import make_redact
+from syncctl.core.redaction import Redact
+from syncctl.core.safe_text import make_safe
 
 Format = Literal["auto", "text", "json", "short"]
 
@@ -88,7 +89,7 @@ class _LineFormatter(logging.Formatter):
 
     def __init__(self, secrets: Collection[str]) -> None:
         super().__init__()
-        self._redact = make_redact(secrets)
+        self._redact = Redact(secrets)
 
     def collect(self, record: logging.LogRecord) -> dict[str, Any]:
         """Return the fields of a line; a line of another library has its logger's name as the action."""
@@ -137,7 +138,7 @@ class TextFormatter(_LineFormatter):
         head = f"{line.pop('at')} {line.pop('level'):7}"
         text = " ".join([head, *(f"{name}={_quote_value(value)}" for name, value in line.items())])
         traceback = self.traceback(record)
-        return text + "".join(f"\n    {row}" for row in traceback.splitlines())
+        return text + "".join(f"\n    {make_safe(row)}" for row in traceback.split("\n") if row)
 
 
 class ShortFormatter(_LineFormatter):
@@ -186,4 +187,4 @@ def _quote_value(value: Any) -> str:
     if not isinstance(value, str):
         return "null" if value is None else json.dumps(value, default=str)
     plain = value != "" and value.isprintable() and not any(letter in value for letter in ' "=')
-    return value if plain else json.dumps(value, ensure_ascii=False)
+    return value if plain else make_safe(json.dumps(value, ensure_ascii=False))

@@ -117,7 +117,7 @@ def _write(mark: str, text: str, *, style: str = "") -> None:
         return
     from rich.text import Text
 
-    from syncctl.console.terminal import make_safe
+    from syncctl.core.safe_text import make_safe
 
     out.show(Text.assemble((mark, style), make_safe(text)))
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from syncctl.console import out, to_line
+from syncctl.core.safe_text import make_safe_line
 from syncctl.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -45,11 +46,12 @@ def _show(preview: "Preview") -> None:
         f"{name}={value if isinstance(value, str) else to_line(value)}" for name, value in preview.key.items()
     )
     deleted = " (deleted)" if preview.op == "delete" else ""
-    out.show(f"# {preview.stream} {key}{deleted}")
+    # A shell that is given all of this reads comments, then one command.
+    out.show(make_safe_line(f"# {preview.stream} {key}{deleted}"))
     if preview.mapping_changed:
         out.show("# the mapping has changed since: this request was never sent, but a replay would send it")
     if request.error:
-        out.show(f"# cannot be sent: {request.error}")
+        out.show(make_safe_line(f"# cannot be sent: {request.error}"))
         if request.body:
             out.show("")
             out.show(request.body)

@@ -122,7 +122,7 @@ def _show_fields(fields: Sequence[tuple[str, str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from syncctl.console.terminal import make_safe
+    from syncctl.core.safe_text import make_safe
 
     grid = Table.grid(padding=(0, 1))
     grid.add_column(min_width=_NAME_WIDTH + 2, no_wrap=True)

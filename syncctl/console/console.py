@@ -8,7 +8,8 @@ from typing import Any, TextIO
 
 from syncctl.console.documents import to_json
 from syncctl.console.tables import Table, to_csv, to_plain, to_rich
-from syncctl.console.terminal import can_redraw, decide_colour, is_terminal, make_safe, paint
+from syncctl.console.terminal import can_redraw, decide_colour, is_terminal, paint
+from syncctl.core.safe_text import make_safe
 from syncctl.errors import SyncctlError
 
 

@@ -10,6 +10,8 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any
 
+from syncctl.core.safe_text import make_safe_json
+
 
 def format_time(at: datetime) -> str:
     """Return an aware time as RFC 3339 in UTC with milliseconds and `Z`.
@@ -50,7 +52,7 @@ def to_document(value: Any) -> Any:
 def to_json(value: Any, *, encoding: str = "utf-8", indent: int | None = 2) -> str:
     """Return one JSON document as text that `encoding` can represent."""
     document = to_document(value)
-    text = json.dumps(document, ensure_ascii=False, indent=indent, allow_nan=False)
+    text = make_safe_json(json.dumps(document, ensure_ascii=False, indent=indent, allow_nan=False))
     try:
         text.encode(encoding)
     except UnicodeEncodeError:

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from syncctl.console.documents import format_time
-from syncctl.console.terminal import make_safe
+from syncctl.core.safe_text import make_safe_line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +49,7 @@ def format_cell(value: Any) -> str:
         return re.sub(r":00\.000Z$", "Z", format_time(value))
     if isinstance(value, float):
         return f"{value:.1f}"
-    return make_safe(str(value)).replace("\n", "\\n").replace("\t", " ")
+    return make_safe_line(str(value).replace("\t", " "))
 
 
 def to_plain(table: Table) -> str:

@@ -1,11 +1,9 @@
-"""The abilities of the terminal behind each stream: colour, redrawing, and safe text."""
+"""The abilities of the terminal behind each stream: colour and redrawing."""
 
 import os
-import re
 from typing import TextIO
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -33,8 +31,3 @@ def can_redraw(stream: TextIO | None) -> bool:
 def paint(text: str, style: str, *, colour: bool) -> str:
     """Return the text in a style such as `red` or `bold`, unchanged without colour."""
     return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if colour else text
-
-
-def make_safe(text: str) -> str:
-    """Show control characters as `\\xNN`: a partner's answer must not drive the operator's terminal."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)

@@ -3,11 +3,14 @@
 import re
 from decimal import Decimal
 
+_DIGITS_AT_MOST = 15
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
-_UNITLESS = re.compile(r"\d{1,12}(?:\.\d{1,12})?")
+_TOO_LARGE = "is too large a number"
+_SHOWN_AT_MOST = 40
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|w)")
+_UNITLESS = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,12})?")
 _RATE_UNITS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
-_RATE = re.compile(r"(\d+)\s*/\s*(second|minute|hour|day)")
+_RATE = re.compile(r"([0-9]+)\s*/\s*(second|minute|hour|day)")
 
 
 def parse_duration(text: str) -> float:
@@ -23,7 +26,11 @@ def parse_duration(text: str) -> float:
         raise ValueError(f'{plain} has no unit; write for example "{plain}s" or "{plain}d" (ms, s, m, h, d, w)')
     match = _DURATION.fullmatch(plain)
     if match is None:
-        raise ValueError(f"{text!r} is not a duration; write a number and a unit: 500ms, 5s, 10m, 2h, 30d, 1w")
+        raise ValueError(
+            f"{_shorten(text)!r} is not a duration; write a number and a unit: 500ms, 5s, 10m, 2h, 30d, 1w"
+        )
+    if len(match[1].partition(".")[0]) > _DIGITS_AT_MOST:
+        raise ValueError(f"{_shorten(text)!r} {_TOO_LARGE}")
     return float(match[1]) * _UNITS[match[2]]
 
 
@@ -55,6 +62,13 @@ def parse_rate(text: str) -> tuple[int, float]:
         ValueError: with the forms that are allowed.
     """
     match = _RATE.fullmatch(text.strip())
-    if match is None or int(match[1]) == 0:
-        raise ValueError(f"{text!r} is not a rate; write for example 50/second, 600/minute or 10000/day")
+    if match is None or not match[1].strip("0"):
+        raise ValueError(f"{_shorten(text)!r} is not a rate; write for example 50/second, 600/minute or 10000/day")
+    if len(match[1]) > _DIGITS_AT_MOST:
+        raise ValueError(f"{_shorten(text)!r} {_TOO_LARGE}")
     return int(match[1]), _RATE_UNITS[match[2]]
+
+
+def _shorten(text: object) -> str:
+    shown = str(text)
+    return shown if len(shown) <= _SHOWN_AT_MOST else f"{shown[:_SHOWN_AT_MOST]}..."

@@ -1,8 +1,10 @@
 """Redaction: one mark replaces a secret in every text that leaves the process (invariant 10)."""
 
+from __future__ import annotations
+
 import re
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from urllib.parse import unquote, unquote_plus
 
@@ -12,54 +14,116 @@ REDACTED = "***"
 SHORTEST_SECRET = 3
 """Shorter ones stay: replacing them would riddle every text, and give them away."""
 
-Redact = Callable[[str], str]
-"""Replaces the secrets in a text."""
-
 Span = tuple[int, int]
 
+SHORTEST_ENCODED = 8
+"""Shorter encodings of a secret, or of a part of it, are looked for only as a whole: they would be found by chance."""
+
 _HTML_NAMES = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
-# C0 and C1 controls, line and paragraph separators, and the marks that change the direction of text.
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]+")
+_SHORT_ESCAPES = {"\t": "t", "\n": "n", "\r": "r", "\b": "b", "\f": "f"}
+_LONGEST_ESCAPE = 24
+_PART_OF_ESCAPE = re.compile(r"%(?:25)*[0-9A-Fa-f]?|\\+(?:[uU][0-9A-Fa-f]*|x[0-9A-Fa-f]?)?|&[#\w]{0,8}")
+_URL_SAFE = str.maketrans("+/", "-_")
 _LETTERS_AND_DIGITS = re.compile(r"[0-9A-Za-z]+")
 _SECRET_PARAMETER = re.compile(
     r"pass(word|wd|phrase)?|pwd|secret|token|api_?key|access_?key|account_?key|shared_?key|signature|sig"
     r"|credential|authmechanismproperties|odbc_connect|.*(password|passwd|secret|token)",
     re.IGNORECASE,
 )
-_PARAMETER = re.compile(r"([?&;])([^=&;?#]+)=([^&;#]*)")
-_ODBC = re.compile(
-    r"((?:^|;)\s*(?:pwd|password|accesstoken|access token|clientsecret|[^;=]*password)\s*=\s*)"
-    r"(\{(?:[^}]|\}\})*\}|[^;]*)",
-    re.IGNORECASE,
-)
+_PARAMETER = re.compile(r"([?&;])([^=&;?#]+)=([^&]*)")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+._-]*://")
+_AFTER_AUTHORITY = re.compile(r"[/?#]")
+_ODBC_PAIR = re.compile(r"[^;={}]*=\s*(?:\{(?:[^}]|\}\})*\}[^;]*|[^;]*)|[^;]+")
+_ODBC_SECRETS = ("pwd", "accesstoken", "access token", "clientsecret")
+_ODBC_KEYWORDS = frozenset({
+    "addr", "address", "app", "application name", "applicationintent", "authentication", "column encryption",
+    "connectretrycount", "connectretryinterval", "database", "description", "driver", "dsn", "encrypt", "encryption",
+    "failover_partner", "filedsn", "hostnameincertificate", "initial catalog", "ipaddresspreference", "keepalive",
+    "keepaliveinterval", "language", "mars_connection", "multisubnetfailover", "network", "network address", "port",
+    "quotedid", "regional", "server", "servercertificate", "serverspn", "tds_version", "timeout",
+    "transparentnetworkipresolution", "trusted_connection", "trustservercertificate", "uid", "user", "user id", "wsid",
+})  # fmt: skip
 
 
-def make_redact(secrets: Iterable[str]) -> Redact:
-    """Return a function that replaces every secret in a text, plain and in base64, the longest first."""
-    known = {secret for secret in secrets if len(secret) >= SHORTEST_SECRET}
-    known |= {b64encode(secret.encode("utf-8", "surrogatepass")).decode("ascii") for secret in known}
-    # Letters and digits are never escaped: a text without a secret's longest run of them does not hold the secret.
-    runs = [
-        (secret, max(_LETTERS_AND_DIGITS.findall(secret), key=len, default=""))
-        for secret in sorted(known, key=lambda secret: (-len(secret), secret))
-    ]
+class Redact:
+    """Replaces every secret in a text, plain and encoded, the longest first.
 
-    def redact_text(text: str) -> str:
-        present = tuple(secret for secret, run in runs if run in text)
-        return _match_any(present).sub(REDACTED, text) if present else text
+    Args:
+        after: Another redaction, which is applied to the result.
+    """
 
-    return redact_text
+    def __init__(self, secrets: Iterable[str], *, after: Redact | None = None) -> None:
+        self._secrets = frozenset(secret for secret in secrets if len(secret) >= SHORTEST_SECRET)
+        self._after = after
+
+    def __call__(self, text: str, *, is_cut: bool = False) -> str:
+        """Return the text with the mark in place of every secret.
+
+        Args:
+            is_cut: Whether something may have cut off the text, so that it ends with the beginning of a secret.
+        """
+        # Text in UTF-16 that was read as another one has a NUL beside each letter.
+        text = text.replace("\x00", "")
+        runs = _list_runs(self._secrets)
+        present = tuple([form for form, run in runs if run in text])
+        if present:
+            text = _match_any(present).sub(REDACTED, text)
+        if is_cut and (cuts := [at for form, _ in runs if (at := _find_beginning(text, form)) is not None]):
+            text = text[: min(cuts)] + REDACTED
+        return text if self._after is None else self._after(text, is_cut=is_cut)
 
 
-def extend_redact(redact: Redact, secrets: Iterable[str]) -> Redact:
-    """Return a redaction that also knows the secrets of a single call."""
-    redact_more = make_redact(secrets)
-    return lambda text: redact(redact_more(text))
+@lru_cache(maxsize=256)
+def _list_runs(secrets: frozenset[str]) -> list[tuple[str, str]]:
+    """Return the forms of secrets, the longest first, each with its longest run of letters and digits.
+
+    These are never escaped: a text without that run does not hold the secret.
+    """
+    forms = {form for secret in secrets for form in (secret, *_list_encoded(secret))}
+    longest_first = sorted(forms, key=lambda form: (-len(form), form))
+    return [(form, max(_LETTERS_AND_DIGITS.findall(form), key=len, default="")) for form in longest_first]
+
+
+def _find_beginning(text: str, secret: str) -> int | None:
+    """Return where a text ends with the beginning of a secret, of at least three characters."""
+    patterns = [_compile_character(character) for character in secret]
+    for first in patterns[0].finditer(text, max(0, len(text) - _LONGEST_ESCAPE * len(secret))):
+        end, matched = first.end(), 1
+        while end < len(text) and matched < len(patterns) and (found := patterns[matched].match(text, end)):
+            end, matched = found.end(), matched + 1
+        if matched >= SHORTEST_SECRET and (end == len(text) or _PART_OF_ESCAPE.fullmatch(text, end)):
+            return first.start()
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _compile_character(character: str) -> re.Pattern[str]:
+    return re.compile(_match_character(character))
+
+
+def _list_encoded(secret: str) -> set[str]:
+    """Return a secret in base64, also within a longer text, in hexadecimal, and as other encodings would be read."""
+    plain = secret.encode("utf-8", "surrogatepass")
+    whole = b64encode(plain).decode("ascii")
+    forms = {whole, whole.rstrip("="), plain.hex(), plain.hex().upper()}
+    for before in range(3):
+        # The characters that depend on the secret alone, not on what stands before or after it.
+        inner = b64encode(bytes(before) + plain).decode("ascii").rstrip("=")
+        inner = inner[-(-before * 8 // 6) : (before + len(plain)) * 8 // 6]
+        forms |= {inner} if len(inner) >= SHORTEST_ENCODED else set()
+    forms |= {form.translate(_URL_SAFE) for form in forms}
+    if not secret.isascii():
+        forms |= {
+            secret.encode(encoding, "replace").decode("utf-8", "replace").replace("\x00", "")
+            for encoding in ("utf-16-le", "utf-16-be", "latin-1")
+        }
+        forms.add(plain.decode("latin-1"))
+    return {form for form in forms if len(form) >= SHORTEST_SECRET}
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
     """Return a text with the mark in place of every secret."""
-    return make_redact(secrets)(text)
+    return Redact(secrets)(text)
 
 
 @lru_cache(maxsize=256)
@@ -70,8 +134,8 @@ def _match_any(secrets: tuple[str, ...]) -> re.Pattern[str]:
 def _match_secret(secret: str) -> str:
     """Return a pattern for the forms in which a text may carry a secret, and for echoes of echoes.
 
-    Letters and digits appear unchanged. Other characters may be escaped for JSON, URLs or HTML, also several times;
-    the number of times is bounded, because a partner may answer with nothing but backslashes.
+    Letters and digits appear unchanged. Other characters may be escaped for JSON, Python, URLs or HTML, also several
+    times; the number of times is bounded, because a partner may answer with nothing but backslashes.
     """
     return "".join(map(_match_character, secret))
 
@@ -79,21 +143,28 @@ def _match_secret(secret: str) -> str:
 def _match_character(character: str) -> str:
     if character.isascii() and character.isalnum():
         return character
+    utf8 = character.encode("utf-8", "surrogatepass")
     units = character.encode("utf-16-be", "surrogatepass").hex()
-    json_form = "".join(rf"\\{{1,8}}u{units[at : at + 4]}" for at in range(0, len(units), 4))
-    url_form = "".join(f"%(?:25){{0,3}}{byte:02x}" for byte in character.encode("utf-8", "surrogatepass"))
-    html_form = f"&(?:amp;){{0,3}}(?:#0*{ord(character)}|#x0*{ord(character):x}|{_HTML_NAMES.get(character, '#')});"
+    forms = [
+        "".join(rf"\\{{1,8}}u{units[at : at + 4]}" for at in range(0, len(units), 4)),
+        rf"\\{{1,8}}U{ord(character):08x}",
+        "".join(rf"\\{{1,8}}x{byte:02x}" for byte in utf8),
+        "".join(f"%(?:25){{0,3}}{byte:02x}" for byte in utf8),
+        f"&(?:amp;){{0,3}}(?:#0*{ord(character)}|#x0*{ord(character):x}|{_HTML_NAMES.get(character, '#')});",
+    ]
+    if 0x80 <= ord(character) <= 0xFF:
+        forms.append(rf"\\{{1,8}}x{ord(character):02x}")
+    if short := _SHORT_ESCAPES.get(character):
+        forms.append(rf"\\{{1,8}}{short}")
+    # A space becomes a plus in a form, and texts of several lines are shown on one.
+    plain = r"\s{1,8}" if character.isspace() else rf"\\{{0,8}}{re.escape(character)}"
     plus = r"\+|" if character == " " else ""
-    return rf"(?:{plus}\\{{0,8}}{re.escape(character)}|(?i:{json_form}|{url_form}|{html_form}))"
-
-
-def clean_text(text: str) -> str:
-    """Return one line: each run of control characters becomes one blank, and half surrogate pairs are replaced."""
-    return _CONTROLS.sub(" ", text.encode("utf-8", "replace").decode()).strip()
+    return rf"(?:{plus}{plain}|(?i:{'|'.join(forms)}))"
 
 
 def spell_secret(secret: str) -> set[str]:
     """Return a secret as it is written, decoded from a URL, and out of the braces of an ODBC connection string."""
+    secret = secret.strip()
     spellings = {secret, unquote(secret), unquote_plus(secret)}
     if secret.startswith("{") and secret.endswith("}"):
         spellings |= {secret[1:-1], secret[1:-1].replace("}}", "}")}
@@ -119,11 +190,11 @@ def mask_url(url: str) -> str:
 
 def find_secret_spans(url: str) -> list[Span]:
     """Return where secrets stand in a URL or an ODBC connection string: its password and its secret parameters."""
-    head, separator, rest = url.partition("://")
-    if not separator or ";" in head:
-        return [(match.start(2), match.end(2)) for match in _ODBC.finditer(url) if match[2]]
-    offset = len(head) + 3
-    spans = [(start + offset, end + offset) for start, end in _find_password(head, rest)]
+    scheme = _SCHEME.match(url)
+    if scheme is None:
+        return list(_find_odbc_secrets(url))
+    offset = scheme.end()
+    spans = [(start + offset, end + offset) for start, end in _find_password(scheme[0], url[offset:])]
     begin = spans[0][1] if spans else offset
     spans += [
         (match.start(3), match.end(3))
@@ -135,11 +206,35 @@ def find_secret_spans(url: str) -> list[Span]:
 
 def _find_password(scheme: str, rest: str) -> list[Span]:
     """Find the password, also one whose `/`, `?`, `#` or `@` should have been encoded and was not."""
-    end = min((at for at in (rest.find(mark) for mark in "/?#") if at >= 0), default=len(rest))
+    end = find_authority_end(rest)
     at = rest.rfind("@", 0, end)
     if at < 0:
         port = rest[:end].rpartition(":")[2]
         unencoded = ":" in rest[:end] and (not port.isdigit() or not scheme.lower().startswith("http"))
         at = rest.rfind("@") if unencoded else -1
+    elif "@" in rest[end:]:
+        # Whether the host is after the first or the last one only its author knows.
+        at = rest.rfind("@")
     colon = rest.find(":", 0, max(at, 0))
     return [(colon + 1, at)] if 0 <= colon < at - 1 else []
+
+
+def find_authority_end(rest: str) -> int:
+    """Return where user, host and port end in the text after `://`."""
+    match = _AFTER_AUTHORITY.search(rest)
+    return len(rest) if match is None else match.start()
+
+
+def _find_odbc_secrets(text: str) -> Iterator[Span]:
+    """Yield the values of secret keywords; after one also what is no keyword: a `;` in a password wants braces."""
+    is_after_secret = False
+    for pair in _ODBC_PAIR.finditer(text):
+        name, equals, value = pair[0].partition("=")
+        keyword = name.strip().lower()
+        if equals and (keyword in _ODBC_SECRETS or keyword.endswith("password")):
+            # In braces the end of a value is certain.
+            is_after_secret = not value.lstrip().startswith("{")
+            if value.strip():
+                yield pair.end() - len(value.lstrip()), pair.end()
+        elif is_after_secret and not (equals and keyword in _ODBC_KEYWORDS) and pair[0].strip():
+            yield pair.span()

@@ -11,9 +11,10 @@ import simplejson
 from syncctl.core.conditions import find_value, parse_condition, parse_path
 from syncctl.core.outcome import PAUSING_STATUSES, Outcome, OutcomeRules, Verdict, decide_verdict
 from syncctl.core.records import Record
-from syncctl.core.redaction import Redact, clean_text
+from syncctl.core.redaction import Redact
+from syncctl.core.safe_text import clean_text
 from syncctl.core.stream import Batching
-from syncctl.partner.call import Call
+from syncctl.partner.call import Call, Unsendable
 from syncctl.partner.response import (
     BODY_AT_MOST_BYTES,
     MESSAGE_AT_MOST,
@@ -52,6 +53,28 @@ def limit_response_bytes(batching: Batching) -> int:
     if batching.results is None:
         return BODY_AT_MOST_BYTES
     return min(BODY_AT_MOST_BYTES + batching.size * RESULT_AT_MOST_BYTES, RESULTS_AT_MOST_BYTES)
+
+
+def refuse_second_key(body: bytes, batching: Batching) -> None:
+    """Check that a row has no field of its own with the name of its key's: readers would take that for the key.
+
+    Raises:
+        Unsendable: it has.
+    """
+    if batching.size <= 1 or not body.startswith(b"{"):
+        return
+    spellings = (json.dumps(batching.key), json.dumps(batching.key, ensure_ascii=False))
+    if not any(spelling.encode() in body for spelling in spellings) and b"\\u" not in body:
+        return
+    try:
+        has_key = batching.key in simplejson.loads(body, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        return  # not JSON, so it has no fields
+    if has_key:
+        raise Unsendable(
+            f"the row has a field {batching.key}, where a call of several rows has the row's Idempotency-Key: "
+            "give the key another name with batch_shape.key, or rename the field"
+        )
 
 
 def combine_calls(planned: Sequence[PlannedCall], batching: Batching) -> Iterator[BulkCall]:
@@ -158,7 +181,8 @@ class ResultReader:
         """Return the outcome of one row."""
         if result is _MISSING:
             return _make_ambiguous(whole, "the response does not mention this row", rows)
-        message = clean_text(self.redact(find_message(simplejson.dumps(result).encode()) or ""))[:MESSAGE_AT_MOST]
+        message = self.redact(find_message(simplejson.dumps(result).encode()) or "", is_cut=True)
+        message = clean_text(message)[:MESSAGE_AT_MOST]
         judged = whole
         if self.batching.result_status is not None:
             status, _ = find_value(result, parse_path(self.batching.result_status))

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from syncctl.core.outcome import NO_RULES, Outcome, Verdict, decide_verdict
 from syncctl.core.records import Record
-from syncctl.core.redaction import REDACTED, Redact, clean_text, extend_redact, make_redact
+from syncctl.core.redaction import REDACTED, Redact
 from syncctl.core.retry import parse_retry_after
 from syncctl.core.stream import Partner, Stream
 from syncctl.partner.auth import AuthError, AuthHeaders, TokenCache, make_auth
@@ -18,6 +18,7 @@ from syncctl.partner.bulk import (
     combine_calls,
     hash_bulk_mapping,
     limit_response_bytes,
+    refuse_second_key,
 )
 from syncctl.partner.call import Call, Unsendable, add_auth_headers
 from syncctl.partner.call_deadline import call_deadline
@@ -64,7 +65,7 @@ class PartnerClient:
         self._accepted_when = stream.accepted_when
         self._rejected_when = stream.rejected_when
         self._outcomes = stream.outcomes
-        self._redact = make_redact(collect_secrets(partner))
+        self._redact = Redact(collect_secrets(partner))
         self._auth = make_auth(partner, self._redact, token_cache)
         self._waiting = WaitingRoom(f"auth of {partner.name}")
         check_auth_headers(partner, self._auth)
@@ -97,6 +98,7 @@ class PartnerClient:
         endpoint = self._builder.choose_endpoint(record)
         target = endpoint.fill(record)
         body = self._builder.make_body(record)
+        refuse_second_key(body or b"", self._batching)
         headers = self._builder.make_headers(record, self._headers, has_body=body is not None)
         headers["Idempotency-Key"] = record.idempotency_key
         headers["Syncctl-Attempt"] = str(record.attempt)
@@ -145,7 +147,7 @@ class PartnerClient:
         if response is None:
             verdict = decide_verdict(None, sent=call_deadline.sent, complete=False)
             return Outcome(verdict=verdict, latency_ms=latency_ms, error=error), None, self._redact
-        redact = extend_redact(self._redact, auth_headers.secrets)
+        redact = Redact(auth_headers.secrets, after=self._redact)
         return self._judge(response, error, latency_ms, redact, rules), response, redact
 
     def _judge(
@@ -154,9 +156,11 @@ class PartnerClient:
         verdict = decide_verdict(response.status, sent=True, complete=response.error is None, rules=rules)
         excerpt = make_excerpt(response, redact)
         if verdict is Verdict.ACCEPTED and 200 <= response.status <= 299:
-            judgement = judge_json(response, accepted_when=self._accepted_when, rejected_when=self._rejected_when)
+            judgement = judge_json(
+                response, accepted_when=self._accepted_when, rejected_when=self._rejected_when, redact=redact
+            )
             verdict = judgement.verdict
-            error = clean_text(redact(judgement.why)) or error
+            error = judgement.why or error
         if verdict is not Verdict.ACCEPTED:
             refusal = describe_refusal(response, excerpt, redact)
             error = f"{refusal} ({error})" if error else refusal

@@ -1,5 +1,6 @@
 """A partner's response: read up to a cap, and described in one line where it is a refusal."""
 
+import codecs
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,8 @@ import simplejson
 
 from syncctl.core.conditions import parse_condition
 from syncctl.core.outcome import Verdict
-from syncctl.core.redaction import Redact, clean_text
+from syncctl.core.redaction import Redact
+from syncctl.core.safe_text import clean_text
 
 BODY_AT_MOST_BYTES = 64 * 1024
 RESULT_AT_MOST_BYTES = 4 * 1024
@@ -35,6 +37,9 @@ _MESSAGE_FIELDS = (
     "title",
     "error",
 )
+_CHARSET = re.compile(r"""charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
+_ENCODINGS = {"utf-16", "utf-16le", "utf-16be", "iso-8859-1", "iso-8859-15", "windows-1252"}
+"""Those that APIs are met with, beside UTF-8."""
 _TITLE = re.compile(r"<title[^>]*>([^<]*)</title>", re.IGNORECASE)
 
 
@@ -94,7 +99,9 @@ class Judgement:
     why: str = ""
 
 
-def judge_json(response: Response, *, accepted_when: str | None, rejected_when: str | None) -> Judgement:
+def judge_json(
+    response: Response, *, accepted_when: str | None, rejected_when: str | None, redact: Redact
+) -> Judgement:
     """Judge a 2xx by a stream's conditions: what meets `rejected_when` is refused, what misses `accepted_when` is not
     accepted yet. Where the response cannot be read, the partner may have the record.
     """
@@ -108,7 +115,7 @@ def judge_json(response: Response, *, accepted_when: str | None, rejected_when: 
         return Judgement(verdict=Verdict.REJECTED, why=f"its JSON meets {rejected_when}")
     if accepted_when is None or (condition := parse_condition(accepted_when)).holds(document):
         return Judgement(verdict=Verdict.ACCEPTED)
-    there = condition.describe(document)
+    there = clean_text(redact(condition.describe(document), is_cut=True))
     shown = f"{there[:VALUE_AT_MOST]}..." if len(there) > VALUE_AT_MOST else there
     return Judgement(verdict=Verdict.RETRY_LATER, why=f"its JSON does not meet {accepted_when}: it has {shown} there")
 
@@ -131,7 +138,17 @@ def make_excerpt(response: Response, redact: Redact) -> str:
         return ""
     if response.coding:
         return f"({redact(response.coding)}-encoded, {len(response.body)} bytes)"
-    return clean_text(redact(response.body.decode("utf-8", "replace")))[:EXCERPT_AT_MOST]
+    is_cut = response.error is not None or response.is_capped
+    return clean_text(redact(_decode(response), is_cut=is_cut))[:EXCERPT_AT_MOST]
+
+
+def _decode(response: Response) -> str:
+    """Return the body as text: in the encoding that its type or its first bytes name, else in UTF-8."""
+    named = _CHARSET.search(response.headers.get("Content-Type", ""))
+    encoding = named[1].lower() if named and named[1].lower() in _ENCODINGS else "utf-8"
+    if response.body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    return response.body.decode(encoding, "replace")
 
 
 def describe_refusal(response: Response, excerpt: str, redact: Redact) -> str:
@@ -139,7 +156,8 @@ def describe_refusal(response: Response, excerpt: str, redact: Redact) -> str:
     if 300 <= response.status <= 399:
         target = _describe_redirect(response, redact)
         return f"HTTP {response.status}: points to {target}; redirects are never followed"
-    message = clean_text(redact(find_message(response.body) or "")) or excerpt
+    # APIs cut their own messages too.
+    message = clean_text(redact(find_message(response.body) or "", is_cut=True)) or excerpt
     return f"HTTP {response.status}: {message[:MESSAGE_AT_MOST]}" if message else f"HTTP {response.status}"
 
 

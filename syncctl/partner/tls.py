@@ -6,12 +6,14 @@ from pathlib import Path
 
 import certifi
 
+from syncctl.core.files import read_file
 from syncctl.core.stream import Partner
 from syncctl.errors import ConfigurationError
 from syncctl.logs import get_logger
 
 log = get_logger(__name__)
 
+_FILE_AT_MOST_BYTES = 16 * 1024 * 1024
 _warned: set[str] = set()
 
 
@@ -57,10 +59,13 @@ def _load_client_certificate(context: ssl.SSLContext, partner: Partner) -> None:
 def _check_readable(key: str, file: str) -> str:
     path = Path(file).expanduser()
     try:
-        with path.open("rb"):
-            return str(path)
+        read_file(path, at_most=_FILE_AT_MOST_BYTES)
+        is_file = path.is_file()
     except (OSError, ValueError) as error:
         raise _make_error(key, f"{file} cannot be read: {getattr(error, 'strerror', None) or 'no path'}") from error
+    if not is_file:
+        raise _make_error(key, f"{file} is not a file that can be read more than once")
+    return str(path)
 
 
 def _make_error(key: str, why: str) -> ConfigurationError:

@@ -9,9 +9,11 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from syncctl.core.durations import format_duration
+from syncctl.core.files import read_file
 from syncctl.core.redaction import REDACTED, mask_url
 from syncctl.settings.field_types import Kind, find_kind
 from syncctl.settings.model import Settings
+from syncctl.settings.problems import FILE_AT_MOST_BYTES
 from syncctl.settings.schema_paths import FILLED_IN, Path, list_values, read_value
 
 
@@ -84,6 +86,7 @@ def fingerprint_settings(settings: Settings) -> str:
 
 def _hash_schema(settings: Settings, path: str) -> str:
     try:
-        return hashlib.sha256((settings.layers.directory / path).read_bytes()).hexdigest()
-    except OSError:
+        content = read_file(settings.layers.directory / path, at_most=FILE_AT_MOST_BYTES)
+        return hashlib.sha256(content).hexdigest()
+    except (OSError, ValueError):
         return "unreadable"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from dotenv.parser import parse_stream
 
+from syncctl.core.files import read_file
 from syncctl.errors import ConfigurationError
-from syncctl.settings.problems import HINT, Problem
+from syncctl.settings.problems import FILE_AT_MOST_BYTES, HINT, Problem
 
 ENV_FILE = ".env"
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,~?&=!*;\[\]|^-]*")
@@ -29,8 +30,8 @@ def read_dotenv(path: Path) -> tuple[dict[str, str], dict[str, int], list[Proble
     lines: dict[str, int] = {}
     problems: list[Problem] = []
     try:
-        with path.open(encoding="utf-8-sig") as stream:
-            bindings = list(parse_stream(stream))
+        text = read_file(path, at_most=FILE_AT_MOST_BYTES).decode("utf-8-sig")
+        bindings = list(parse_stream(StringIO(text, newline=None)))
     except (FileNotFoundError, NotADirectoryError):
         return values, lines, problems
     except (OSError, UnicodeDecodeError) as error:

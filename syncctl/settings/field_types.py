@@ -18,6 +18,7 @@ from syncctl.core.durations import parse_duration, parse_rate
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_SECONDS = 100 * 365 * 86400.0
+_LARGEST_WHOLE = 2**31 - 1
 _SHORTEST_MASK_SECRET = 32
 
 
@@ -96,10 +97,7 @@ def read_choices(table: object, choices: Iterable[str]) -> object:
 
 
 def _read_duration(value: object) -> float:
-    seconds = parse_duration(str(value))
-    if seconds > _LONGEST_SECONDS:
-        raise ValueError("must be at most 100 years")
-    return seconds
+    return _check_seconds(parse_duration(str(value)))
 
 
 def _read_whole(value: object) -> object:
@@ -111,6 +109,18 @@ def _read_number(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
     return _read_whole(value)
+
+
+def _check_size(number: int) -> int:
+    if number > _LARGEST_WHOLE:
+        raise ValueError(f"must be at most {_LARGEST_WHOLE:,}")
+    return number
+
+
+def _check_seconds(seconds: float) -> float:
+    if not seconds <= _LONGEST_SECONDS:
+        raise ValueError("must be at most 100 years")
+    return seconds
 
 
 def _read_list(value: object) -> object:
@@ -202,10 +212,10 @@ Duration = Annotated[Span, Field(gt=0)]
 OptionalSpan = Annotated[Span | None, BeforeValidator(read_absent), Kind.DURATION]
 OptionalDuration = Annotated[Duration | None, BeforeValidator(read_absent), Kind.DURATION]
 Spans = Annotated[tuple[Span, ...], BeforeValidator(_read_list), Kind.DURATION]
-Whole = Annotated[int, BeforeValidator(_read_whole), Field(gt=0)]
-Count = Annotated[int, BeforeValidator(_read_whole), Field(ge=0)]
+Whole = Annotated[int, BeforeValidator(_read_whole), Field(gt=0), AfterValidator(_check_size)]
+Count = Annotated[int, BeforeValidator(_read_whole), Field(ge=0), AfterValidator(_check_size)]
 OptionalWhole = Annotated[Whole | None, BeforeValidator(read_absent)]
-Seconds = Annotated[float, BeforeValidator(_read_number), Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(_read_number), Field(gt=0), AfterValidator(_check_seconds)]
 Share = Annotated[float, BeforeValidator(_read_number), AfterValidator(_check_share)]
 FailureRate = Annotated[float, BeforeValidator(_read_number), AfterValidator(_check_failure_rate)]
 Rate = Annotated[OptionalText, _parsed_by(parse_rate)]

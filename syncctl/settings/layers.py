@@ -1,13 +1,14 @@
 """Layers: the values of each place that settings come from, and where in it each value stands."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any
 
 from syncctl.core.redaction import find_secrets, spell_secret
 from syncctl.settings.model import Settings
-from syncctl.settings.problems import Problem
+from syncctl.settings.problems import DEEPEST, Problem
 from syncctl.settings.schema_paths import Path, is_credential
 
 #: Former keys of a stream, and the keys that replace them.
@@ -81,8 +82,9 @@ class Layers:
     #: Where relative paths in settings begin.
     directory: FilePath = FilePath()
 
-    def merge(self) -> dict[str, Any]:
-        """Return the values of all layers in one tree."""
+    @cached_property
+    def merged(self) -> dict[str, Any]:
+        """The values of all layers in one tree, once all have been read."""
         merged: dict[str, Any] = {}
         for layer in reversed(self.layers):
             _merge_into(merged, layer.tree)
@@ -94,7 +96,7 @@ class Layers:
 
     def list_names(self, kind: str) -> tuple[str, ...]:
         """Return the names of the sections of a kind, as in `[streams.orders]`."""
-        return tuple(self.merge().get(kind, ()))
+        return tuple(self.merged.get(kind, ()))
 
     def find_hidden(self) -> set[str]:
         """Return the texts that no error may show: credentials, and the secrets in URLs wherever they stand."""
@@ -170,3 +172,17 @@ def read_flags(flags: Mapping[str, Any], origins: Mapping[str, str]) -> Layer:
         if value is not None:
             layer.put(tuple(key.split(".")), value, origins.get(key, "command line"))
     return layer
+
+
+def is_too_deep(value: Any) -> bool:
+    """Tell whether tables and lists are nested deeper than settings may be."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [inner for outer in level for inner in _list_inner(outer)]
+        if not level:
+            return False
+    return True
+
+
+def _list_inner(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from syncctl.errors import UsageError
 from syncctl.settings.dotenv_file import ENV_FILE, read_dotenv
-from syncctl.settings.layers import Layer, Layers, read_flags
+from syncctl.settings.layers import Layer, Layers, is_too_deep, read_flags
 from syncctl.settings.model import Settings
-from syncctl.settings.problems import make_error, read_errors
+from syncctl.settings.problems import make_depth_error, make_error, read_errors
 from syncctl.settings.toml_file import TOML_FILE, TomlReader, read_toml
 from syncctl.settings.variables import VariableReader, Variables
 
@@ -44,10 +44,19 @@ def load_settings(
     variables = Variables(
         environment=dict(os.environ if environment is None else environment), dotenv={}, directory=files_from or home
     )
-    layers = _read_layers(home, variables, read_flags(flags or {}, flag_names or {}))
+    try:
+        return _load(home, variables, read_flags(flags or {}, flag_names or {}))
+    except RecursionError:
+        raise make_depth_error() from None
+
+
+def _load(home: Path, variables: Variables, flags: Layer) -> Settings:
+    layers = _read_layers(home, variables, flags)
+    if any(is_too_deep(layer.tree) for layer in layers.layers):
+        raise make_depth_error()
     problems, settings = list(layers.problems), None
     try:
-        settings = Settings.model_validate(layers.merge(), context=layers)
+        settings = Settings.model_validate(layers.merged, context=layers)
     except ValidationError as error:
         problems += read_errors(error, Settings, layers)
     if problems or settings is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from syncctl.core.redaction import redact
+from syncctl.core.redaction import Redact
 from syncctl.core.spelling import suggest
 from syncctl.errors import ConfigurationError
 from syncctl.settings.field_types import show_toml
@@ -17,6 +17,10 @@ from syncctl.settings.schema_paths import Path, find_field, find_keys, is_named
 if TYPE_CHECKING:
     from syncctl.settings.layers import Layers
 
+FILE_AT_MOST_BYTES = 4 * 1024 * 1024
+"""The size of `.env` and of `syncctl.toml`."""
+DEEPEST = 50
+"""Tables and lists within each other: all that reads settings calls itself for each."""
 HINT = "correct these settings, then run: syncctl config"
 _START = (
     'is required: write start = "beginning" (all existing rows), "now" (only rows from now on) or a cursor value; '
@@ -58,10 +62,16 @@ class Problem:
 
 def make_error(problems: Iterable[Problem], *, secrets: Iterable[str] = ()) -> ConfigurationError:
     """Return one error with a line for each problem, with every known secret masked."""
-    hidden = tuple(secrets)
-    lines = list(dict.fromkeys(str(replace(problem, text=redact(problem.text, hidden))) for problem in problems))
+    redact = Redact(secrets)
+    lines = list(dict.fromkeys(str(replace(problem, text=redact(problem.text))) for problem in problems))
     count = "a setting is wrong" if len(lines) == 1 else f"{len(lines)} settings are wrong"
     return ConfigurationError(count, why="\n".join(lines), hint=HINT)
+
+
+def make_depth_error() -> ConfigurationError:
+    """Return the error of settings that are nested deeper than they may be."""
+    why = f"syncctl.toml, .env or a variable has tables or lists more than {DEEPEST} deep"
+    return ConfigurationError("the settings are nested too deeply", why=why, hint=HINT)
 
 
 def read_errors(error: ValidationError, model: type[BaseModel], layers: "Layers") -> list[Problem]:

@@ -125,7 +125,7 @@ def append_stream(directory: Path, name: str, block: str) -> Path:
     end = "\r\n" if "\r\n" in text else "\n"
     gap = "" if not text.strip("\ufeff") else end if text.endswith(("\n", "\r")) else end * 2
     longer = text + gap + block.replace("\n", end)
-    if name in load_settings(directory=directory).layers.merge().get("streams", {}):
+    if name in load_settings(directory=directory).layers.merged.get("streams", {}):
         raise UsageError(
             f"there is a stream {name} already",
             why="a name belongs to one stream, and to its cursor in the ledger",

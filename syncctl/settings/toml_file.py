@@ -7,10 +7,11 @@ from datetime import date, datetime, time
 from pathlib import Path as FilePath
 from typing import Any
 
+from syncctl.core.files import read_file
 from syncctl.errors import ConfigurationError
-from syncctl.settings.layers import Layer, Layers
+from syncctl.settings.layers import Layer, Layers, is_too_deep
 from syncctl.settings.model import Settings
-from syncctl.settings.problems import HINT
+from syncctl.settings.problems import FILE_AT_MOST_BYTES, HINT, make_depth_error
 from syncctl.settings.request_types import NO_REFERENCE, takes_no_reference
 from syncctl.settings.schema_paths import Path, is_credential
 from syncctl.settings.variables import (
@@ -24,6 +25,10 @@ from syncctl.settings.variables import (
 
 TOML_FILE = "syncctl.toml"
 _POSITION = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
+_TOKEN = re.compile(
+    r"""\"{3}(?:\\[\s\S]|[^\\])*?\"{3,5}|'{3}[\s\S]*?'{3,5}|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|\#[^\n]*|[\[\]{}\n]"""
+)
+"""What decides where a statement ends: strings, comments, brackets and line ends."""
 _ENDS_IN_REFERENCE = re.compile(r"^(\w+ )?\$\{\w+\}$")
 """A header may show its scheme: `Basic ${NAME}`."""
 _URLS = ("url", "redis_url", "mongo_url", "source_url", "partner_url", "proxy")
@@ -33,10 +38,10 @@ def read_toml(path: FilePath) -> tuple[dict[str, Any], dict[Path, int]]:
     """Return the content of a TOML file, and the line of each key and table; a missing file is empty.
 
     Raises:
-        ConfigurationError: when the file cannot be read, or is not TOML: with line and column.
+        ConfigurationError: when the file cannot be read, is not TOML (with line and column), or is nested too deeply.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_file(path, at_most=FILE_AT_MOST_BYTES).decode("utf-8-sig")
     except (FileNotFoundError, NotADirectoryError):
         return {}, {}
     except OSError as error:
@@ -52,6 +57,13 @@ def read_toml(path: FilePath) -> tuple[dict[str, Any], dict[Path, int]]:
         message = match[1] if match else "is not TOML"
         line, column = (int(match[2]), int(match[3])) if match and match[2] else _find_position(text)
         raise _make_syntax_error(message, line, column) from None
+    except RecursionError:
+        raise make_depth_error() from None
+    except ValueError:
+        why = f"{TOML_FILE}: a number has more digits than can be read"
+        raise ConfigurationError(f"{TOML_FILE} cannot be used", why=why, hint=HINT) from None
+    if is_too_deep(tree):
+        raise make_depth_error()
     return tree, dict(_find_lines(text))
 
 
@@ -68,25 +80,29 @@ def _make_syntax_error(message: str, line: int, column: int) -> ConfigurationErr
 
 
 def _find_lines(text: str) -> Iterator[tuple[Path, int]]:
-    """Yield each path with its line.
-
-    tomllib does not report positions. A statement ends at the first line end at which it is TOML on its own.
-    """
+    """Yield each path of a text that is TOML, with its line: tomllib does not report positions."""
     header: Path = ()
-    begun, statement = 1, ""
-    for number, line in enumerate(text.split("\n"), start=1):
-        begun = begun if statement else number
-        statement += line + "\n"
-        try:
-            tree = tomllib.loads(statement)
-        except tomllib.TOMLDecodeError:
-            continue
+    for begun, statement in _split_statements(text):
+        tree = tomllib.loads(statement)
         if statement.lstrip().startswith("["):
             header = max(_list_paths(tree, ()), key=len)
             yield from ((header[:depth], begun) for depth in range(1, len(header) + 1))
         else:
             yield from (((*header, *path), begun) for path in _list_paths(tree, ()))
-        statement = ""
+
+
+def _split_statements(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each statement with its first line: it ends where a line ends outside of brackets and strings."""
+    begin, line, depth = 0, 1, 0
+    for token in _TOKEN.finditer(text + "\n"):
+        if token[0] == "\n" and depth == 0:
+            statement = text[begin : token.end()]
+            yield line, statement
+            line += statement.count("\n")
+            begin = token.end()
+        else:
+            depth += token[0] in "[{"
+            depth -= token[0] in "]}"
 
 
 def _list_paths(tree: Mapping[str, Any], above: Path) -> Iterator[Path]:

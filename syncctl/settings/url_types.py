@@ -7,6 +7,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pydantic import AfterValidator
 
+from syncctl.core.redaction import find_authority_end, find_secret_spans
 from syncctl.partner.address import check_host_and_port, parse_base_url, parse_proxy_url, parse_token_url, split_url
 from syncctl.settings.field_types import Kind, OptionalText
 
@@ -52,11 +53,20 @@ def _check_mongo_url(url: str) -> str:
     if not all(_MONGO_HOST.fullmatch(host) for host in hosts.split(",")):
         raise ValueError("has a host:port that cannot be read; percent-encode special characters of user and password")
     database = find_mongo_database(url)
-    if "@" in database or "/" in database:
+    _refuse_second_at(url)
+    if "/" in database:
         raise ValueError("has a password or a path that must be percent-encoded")
     if len(database.encode()) > 63 or set('\\. "$*<>:|?\0') & set(database):
         raise ValueError("must end in the name of a database, as in mongodb://localhost:27017/celery_logs")
     return url
+
+
+def _refuse_second_at(url: str) -> None:
+    """Refuse an @ behind the host: it and what is before it may be the rest of a password."""
+    rest = url.partition("://")[2]
+    end = find_authority_end(rest)
+    if end and "@" in rest[end:]:
+        raise ValueError("has an @ behind its host; percent-encode special characters of user and password, @ as %40")
 
 
 def find_mongo_database(url: str) -> str:
@@ -65,7 +75,14 @@ def find_mongo_database(url: str) -> str:
 
 
 def _check_source_url(url: str | None) -> str | None:
-    if url is None or _SQLALCHEMY.match(url) or (";" in url and "=" in url):
+    if url is None:
+        return None
+    if _SQLALCHEMY.match(url):
+        _refuse_second_at(url)
+        return url
+    if ";" in url and "=" in url:
+        if any("=" not in url[start - 1 : end] for start, end in find_secret_spans(url)):
+            raise ValueError("has a password with a ; in it, or text after it without Name=; write Pwd={...} in braces")
         return url
     raise ValueError(
         "is neither an SQLAlchemy URL (mssql+pyodbc://user:password@host:1433/database) "

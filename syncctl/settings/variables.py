@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
+from syncctl.core.files import read_file
 from syncctl.core.redaction import find_secret_spans
 from syncctl.settings.layers import Layer, Layers
 from syncctl.settings.model import Settings
+from syncctl.settings.problems import DEEPEST
 from syncctl.settings.request_types import NO_REFERENCE, takes_no_reference
 from syncctl.settings.schema_paths import Path, is_table, is_value
 
@@ -87,8 +89,7 @@ class Variables:
                 the path: people put the secret itself there.
         """
         try:
-            with (self.directory / FilePath(file).expanduser()).open("rb") as stream:
-                content = stream.read(_LARGEST_FILE_BYTES + 1)
+            content = read_file(self.directory / FilePath(file).expanduser(), at_most=_LARGEST_FILE_BYTES)
         except (OSError, ValueError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or "its path is not usable"
             raise NotReadableError(f"the file that {name} names cannot be read: {reason}") from None
@@ -96,8 +97,6 @@ class Variables:
             text = content.decode("utf-8-sig").rstrip("\r\n")
         except UnicodeDecodeError:
             raise NotReadableError(f"the file that {name} names is not UTF-8 text") from None
-        if len(content) > _LARGEST_FILE_BYTES:
-            raise NotReadableError(f"the file that {name} names is over 64 KiB")
         if not text.strip():
             raise NotReadableError(f"the file that {name} names is empty")
         self.used.setdefault(text, name.removesuffix("_FILE"))
@@ -180,7 +179,8 @@ class VariableReader:
 def _find_path(name: str) -> Path | None:
     first, *rest = name.split("__")
     if rest:
-        return tuple(part.lower() for part in (first, *rest)) if first in _PREFIXES else None
+        # One more than may be is enough to be refused.
+        return tuple(part.lower() for part in (first, *rest[:DEEPEST])) if first in _PREFIXES else None
     key = name.lower()
     return (key,) if is_value(Settings, (key,)) or is_value(Settings, (key.removesuffix("_file"),)) else None
 

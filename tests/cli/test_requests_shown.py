@@ -74,6 +74,18 @@ def test_a_person_sees_the_request_and_the_command(run_syncctl: Run, shaped_dir:
     assert lines[-1].startswith(f"curl --globoff -X PUT {partner.url}/orders/1 -H ")
 
 
+def test_a_key_with_a_line_break_stays_in_its_comment(
+    run_syncctl: Run, make_settings: Callable[..., Path], source_db: SourceDb
+) -> None:
+    source_db.execute("create table names (id text primary key)")
+    source_db.execute("insert into names values (?)", ["a\ntouch owned\u202e"])
+    directory = make_settings(stream={"table": "names", "mode": "snapshot", "endpoint": "PUT /names/{id}"})
+    shown = run_syncctl("poll", "--dry-run", cwd=directory).stdout.splitlines()
+    assert shown[0] == "# orders id=a\\ntouch owned\\u202e"
+    assert shown[1].startswith("PUT http")
+    assert not [line for line in shown if line.startswith("touch")]
+
+
 def test_a_row_that_cannot_be_sent_says_why_and_is_exit_code_1(
     run_syncctl: Run, shaped_dir: Path, source_db: SourceDb
 ) -> None:

@@ -391,3 +391,14 @@ def test_unlike_calls_do_not_go_together(batches: Testbed, source_db: SourceDb) 
         calls = len(partner.calls)
         batches.deliver()
     assert sorted(map(len, partner.rows()[calls:])) == [2, 2]
+
+
+def test_a_row_with_a_field_in_the_place_of_its_key_is_not_sent(batches: Testbed) -> None:
+    """A reader that meets a name twice takes the last one: the column would stand for the key."""
+    batches.change_stream(batching=Batching(size=4, key="customer"))
+    with BatchPartner(said) as partner:
+        meet(batches, partner)
+        done = batches.deliver()
+    assert partner.calls == []
+    assert done == {"failed": 10}
+    assert batches.record(1)["error"]["message"].startswith("the row has a field customer, where a call of several")

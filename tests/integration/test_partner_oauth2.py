@@ -90,7 +90,17 @@ def test_the_client_shows_itself_in_the_body_where_the_endpoint_wants_it(desk: T
 
 @pytest.mark.parametrize(
     ("expires_in", "good_for", "renewed_after"),
-    [(3600, 3539, 3541), ("3600", 3539, 3541), (100, 79, 81), (None, 239, 241), ("soon", 239, 241)],
+    [
+        (3600, 3539, 3541),
+        ("3600", 3539, 3541),
+        (100, 79, 81),
+        (None, 239, 241),
+        ("soon", 239, 241),
+        ("nan", 239, 241),
+        # Thirty days at most.
+        (10**400, 2_591_939, 2_591_941),
+        ("9" * 400, 2_591_939, 2_591_941),
+    ],
 )
 def test_a_token_is_renewed_before_it_ends(
     clock: Clock, expires_in: object, good_for: float, renewed_after: float

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from syncctl.console import format_time, to_document, to_json
 from syncctl.console.tables import Table, to_csv, to_plain
-from syncctl.console.terminal import make_safe
+from syncctl.core.safe_text import clean_text, make_safe
 from syncctl.core.states import State
 from tests.harness import commands
 from tests.harness.commands import clean_environment
@@ -60,6 +60,17 @@ def test_json_survives_every_encoding(text: str) -> None:
 @given(st.text())
 def test_no_text_drives_the_terminal(text: str) -> None:
     assert not set(make_safe(text)) & {chr(code) for code in (*range(9), *range(11, 32), *range(127, 160))}
+
+
+def test_what_is_invisible_or_turns_text_around_is_shown_by_its_number() -> None:
+    text = "a\u202eb\x9bc\u200bd\u2066e\ufefff\U000e0041"
+    escaped = "a\\u202eb\\x9bc\\u200bd\\u2066e\\ufefff\\U000e0041"
+    assert make_safe(text) == escaped
+    assert clean_text(text) == "a b c d e f"
+    assert to_plain(Table(columns=("x",), rows=[(text,)])).splitlines()[1] == escaped
+    shown = to_json({"a": text})
+    assert shown.isprintable() or set(shown) - set("\n") == set(filter(str.isprintable, shown))
+    assert json.loads(shown) == {"a": text}
 
 
 def test_a_plain_table_is_aligned_and_never_cut() -> None:

@@ -73,3 +73,33 @@ def test_the_level_is_kept_and_drivers_do_not_chatter() -> None:
     actions = [json.loads(line)["action"] for line in run_script("json", level="debug")]
     assert actions == ["poll.debug", "poll.page", "poll.failed", "celery.worker"]
     assert "poll.page" not in "\n".join(run_script("json", level="warning"))
+
+
+@pytest.mark.parametrize("form", ["json", "text", "short"])
+def test_no_line_drives_the_terminal_or_shows_other_than_it_says(form: str) -> None:
+    script = (
+        "from syncctl.logs import configure_logging, get_logger\n"
+        f"configure_logging(format={form!r})\n"
+        "log = get_logger('x')\n"
+        "try:\n    raise ValueError('a\\x1b[2J\\u202eb')\n"
+        "except ValueError:\n    log.exception('poll.failed', error='a\\x9b2J\\u202eb\\nc')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert all(line.isprintable() for line in done.stderr.split("\n"))
+    assert "u202e" in done.stderr
+
+
+@pytest.mark.parametrize("form", ["json", "text", "short"])
+def test_a_secret_is_found_where_a_value_is_shown_as_python_or_json_writes_it(form: str) -> None:
+    secret = "quo\"te\\and\nline'é"
+    script = (
+        "import json\n"
+        "from syncctl.logs import configure_logging, get_logger\n"
+        f"secret = {secret!r}\n"
+        f"configure_logging(format={form!r}, secrets=[secret])\n"
+        "shown = {'error': repr(secret), 'row': {'a': secret}, 'body': json.dumps([secret]), 'raw': secret.encode()}\n"
+        "get_logger('x').warning('a', **shown)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "quo" not in done.stderr
+    assert done.stderr.count("***") == 4

@@ -2,12 +2,13 @@
 
 import html
 import json
-from base64 import b64encode
+import time
+from base64 import b64encode, urlsafe_b64encode
 from urllib.parse import quote, quote_plus
 
 import pytest
 
-from syncctl.core.redaction import REDACTED, extend_redact, make_redact
+from syncctl.core.redaction import REDACTED, Redact
 
 TOKEN = "abc/def+gh=="
 
@@ -29,11 +30,27 @@ AWKWARD = "a b/c+d&e\"f'g<h>%i\\j=é🚚"
         html.escape(AWKWARD),
         html.escape(html.escape(AWKWARD)),
         b64encode(AWKWARD.encode()).decode(),
+        repr(AWKWARD),
+        ascii(AWKWARD),
+        repr(AWKWARD.encode()),
+        b64encode(AWKWARD.encode()).decode().rstrip("="),
+        urlsafe_b64encode(AWKWARD.encode()).decode(),
+        AWKWARD.encode().hex(),
+        AWKWARD.encode().hex().upper(),
+        AWKWARD.encode("utf-16").decode("utf-16"),
+        AWKWARD.encode("utf-16-le").decode("utf-8", "replace"),
+        AWKWARD.encode("utf-16-be").decode("utf-8", "replace"),
+        AWKWARD.encode("latin-1", "replace").decode("utf-8", "replace"),
+        AWKWARD.encode().decode("latin-1"),
     ],
-    ids=["plain", "json", "json twice", "php", ".net", "url", "url twice", "form", "html", "html twice", "base64"],
-)
+    ids=[
+        "plain", "json", "json twice", "php", ".net", "url", "url twice", "form", "html", "html twice", "base64",
+        "repr", "ascii", "bytes", "base64 without padding", "base64 for URLs", "hex", "HEX", "UTF-16",
+        "UTF-16 as UTF-8", "UTF-16 BE as UTF-8", "latin-1 as UTF-8", "UTF-8 as latin-1",
+    ],
+)  # fmt: skip
 def test_an_awkward_secret_is_found_however_often_it_was_escaped(echo: str) -> None:
-    shown = make_redact([AWKWARD])(f"<{echo}>")
+    shown = Redact([AWKWARD])(f"<{echo}>")
     assert REDACTED in shown
     assert "h>" not in shown.removesuffix(">")
     assert len(shown) < 20 or shown == json.dumps(json.dumps({"echo": REDACTED})).join("<>")
@@ -42,12 +59,12 @@ def test_an_awkward_secret_is_found_however_often_it_was_escaped(echo: str) -> N
 def test_a_text_of_backslashes_is_searched_in_no_time() -> None:
     # Without letters or digits nothing rules a secret out before it is searched for.
     text = "\\" * 64_000 + "%25" * 20_000 + "&amp;" * 10_000
-    assert make_redact(["/%&?", "/%&secret", AWKWARD])(text) == text
-    assert make_redact(["/%&secret"])(f"secret {text}") == f"secret {text}"
+    assert Redact(["/%&?", "/%&secret", AWKWARD])(text) == text
+    assert Redact(["/%&secret"])(f"secret {text}") == f"secret {text}"
 
 
 def test_a_secret_of_one_call_is_known_beside_the_lasting_ones() -> None:
-    redact = extend_redact(make_redact(["lasting"]), ["young/one", "other"])
+    redact = Redact(["young/one", "other"], after=Redact(["lasting"]))
     assert redact(r"lasting young\/one and another") == f"{REDACTED} {REDACTED} and an{REDACTED}"
     assert redact("nothing") == "nothing"
 
@@ -58,4 +75,44 @@ def test_a_secret_of_one_call_is_known_beside_the_lasting_ones() -> None:
     ids=["as it is", "json", "json with its slash escaped", "in a query", "in a path"],
 )
 def test_a_secret_is_found_in_every_spelling(echo: str) -> None:
-    assert make_redact([TOKEN])(f"Bearer {echo} is not valid") == f"Bearer {REDACTED} is not valid"
+    assert Redact([TOKEN])(f"Bearer {echo} is not valid") == f"Bearer {REDACTED} is not valid"
+
+
+def test_a_secret_with_a_line_break_is_found_in_one_line() -> None:
+    secret = "first line\nsecond\tline"
+    shown = Redact([secret])
+    for echo in (repr(secret), json.dumps({"a": secret}), " ".join(secret.split()), secret.replace("\n", "\r\n")):
+        assert "second" not in shown(echo), echo
+
+
+@pytest.mark.parametrize("before", ["", "u", "us", "user:"])
+def test_a_secret_is_found_inside_of_a_longer_text_in_base64(before: str) -> None:
+    shown = Redact([TOKEN * 2])(b64encode(f"{before}{TOKEN * 2} and more".encode()).decode())
+    assert REDACTED in shown
+    inner = b64encode((TOKEN * 2).encode()).decode()[4:-6]
+    assert inner not in shown
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        "Bearer abc/def",
+        "Bearer abc\\/def",
+        "Bearer abc%2Fdef%2",
+        "Bearer abc%2Fdef%",
+        "Bearer abc\\u002fdef\\u00",
+        "Bearer abc/def&#",
+        f"Basic {b64encode(TOKEN.encode()).decode()[:9]}",
+    ],
+)
+def test_the_beginning_of_a_secret_at_the_end_of_a_text_that_was_cut_is_replaced(echo: str) -> None:
+    assert Redact([TOKEN])(echo, is_cut=True) == f"{echo.split(maxsplit=1)[0]} {REDACTED}"
+    assert Redact([TOKEN])(echo) == echo
+    assert Redact(["other"], after=Redact([TOKEN]))(echo, is_cut=True) == f"{echo.split(maxsplit=1)[0]} {REDACTED}"
+
+
+def test_a_cut_text_that_repeats_the_beginning_of_a_secret_is_searched_in_no_time() -> None:
+    started = time.perf_counter()
+    Redact(["e" * 2000])("e" * 64_000, is_cut=True)
+    Redact(["\\" * 2000 + "x"])("\\" * 64_000, is_cut=True)
+    assert time.perf_counter() - started < 2

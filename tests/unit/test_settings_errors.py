@@ -259,7 +259,11 @@ WRONG_VARIABLES = [
     ("MONGO_URL_FILE", "gone", "mongo_url ({}): the file that MONGO_URL_FILE names cannot be read: No such file"),
     ("PARTNER_TOKEN_FILE", ".", "partner_token ({}): the file that PARTNER_TOKEN_FILE names cannot be read: Is a dir"),
     ("PARTNER_TOKEN_FILE", "empty", "partner_token ({}): the file that PARTNER_TOKEN_FILE names is empty"),
-    ("PARTNER_TOKEN_FILE", "large", "partner_token ({}): the file that PARTNER_TOKEN_FILE names is over 64 KiB"),
+    (
+        "PARTNER_TOKEN_FILE",
+        "large",
+        "partner_token ({}): the file that PARTNER_TOKEN_FILE names cannot be read: it is longer than 65,536",
+    ),
     ("PARTNER_TOKEN_FILE", "binary", "partner_token ({}): the file that PARTNER_TOKEN_FILE names is not UTF-8 text"),
 ]
 

@@ -1,11 +1,14 @@
 """The origin of values: flag > environment > .env > syncctl.toml > default."""
 
 import os
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from syncctl.errors import ConfigurationError, UsageError
+from syncctl.partner.tls import make_tls_context
 from syncctl.settings import describe_settings, load_settings
 from syncctl.settings.toml_file import read_toml
 
@@ -266,3 +269,111 @@ def test_former_names_still_work_with_a_warning(tmp_path: Path) -> None:
         'streams.orders.ambiguous = "Hold" (.env line 1) is deprecated; write "fail"',
         "streams.orders.batch (syncctl.toml line 4) is deprecated; rename it to rows_per_call",
     )
+
+
+def measure(directory: Path, *, toml: str = "", environment: dict[str, str] | None = None) -> float:
+    write(directory, toml=toml)
+    started = time.process_time()
+    load_settings(directory=directory, environment=environment or {})
+    return time.process_time() - started
+
+
+def test_the_time_to_load_settings_grows_with_their_size_alone(tmp_path: Path) -> None:
+    key = "key = [\n" + "".join(f'  "column_{n}",  # ] "\n' for n in range(4000)) + "]\n"
+    assert measure(tmp_path, toml=f"{STREAM}{key}") < 2
+    body = 'content_type = "text/plain"\nbody = """\n' + 'line [ \\" \n' * 4000 + '"""\n'
+    assert measure(tmp_path, toml=f"{STREAM}{body}") < 2
+    streams = {f"STREAMS__S{n}__{key}": "now" for n in range(400) for key in ("TABLE", "START")}
+    assert measure(tmp_path, toml=STREAM, environment=streams) < 4
+
+
+def test_the_line_of_each_value_is_known_whatever_is_written_around_it(tmp_path: Path) -> None:
+    lines = (
+        '# [not.a.table] "',
+        'a = "[ # not a comment"  # ] a comment',
+        "b = '''",
+        "[ \" '' ''''",
+        'c = """two \\""" ]',
+        'quotes"""""',
+        'd = [ "]", # ]',
+        "  { e = '\"' },",
+        "]",
+        "[t]  # [",
+        '"x.y" = { z = 1 }',
+        "[[u]]",
+        "v = 2",
+    )
+    write(tmp_path, toml="\n".join(lines))
+    found = {".".join(path): line for path, line in read_toml(tmp_path / "syncctl.toml")[1].items()}
+    assert found == {"a": 2, "b": 3, "c": 5, "d": 7, "t": 10, "t.x.y": 11, "t.x.y.z": 11, "u": 12, "u.v": 13}
+
+
+@pytest.mark.parametrize(
+    ("toml", "environment"),
+    [
+        (f"{STREAM}key = {'[' * 5000}{']' * 5000}", {}),
+        (f"{STREAM}key = {'[' * 60}{']' * 60}", {}),
+        (f"{STREAM}mask = {'{a=' * 5000}1{'}' * 5000}", {}),
+        (f"{STREAM}{'.'.join('a' * 3000)} = 1", {}),
+        (STREAM, {f"STREAMS__ORDERS__{'__'.join('A' * 5000)}": "1"}),
+        (STREAM, {"STREAMS__ORDERS__RETRY": '{"a":' * 100_000}),
+        (STREAM, {"STREAMS__ORDERS__KEY": "[" * 100_000}),
+    ],
+    ids=["lists", "a few lists", "tables", "dotted key", "name of a variable", "JSON of a table", "JSON of a list"],
+)
+def test_settings_that_are_nested_too_deeply_are_an_error_of_settings(
+    tmp_path: Path, toml: str, environment: dict[str, str]
+) -> None:
+    write(tmp_path, toml=toml)
+    with pytest.raises(ConfigurationError, match="nested too deeply"):
+        load_settings(directory=tmp_path, environment=environment)
+
+
+@pytest.mark.parametrize("place", [".env", "syncctl.toml", "PARTNER_TOKEN_FILE", "body_schema", "ca"])
+def test_a_pipe_that_nobody_writes_to_holds_up_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr("syncctl.core.files.PIPE_SECONDS", 0.1)
+    toml = f'{STREAM}body_schema = "pipe"\n' if place == "body_schema" else STREAM
+    write(tmp_path, toml=toml)
+    pipe = tmp_path / (place if place in (".env", "syncctl.toml") else "pipe")
+    pipe.unlink(missing_ok=True)
+    os.mkfifo(pipe)
+    environment = {"PARTNER_TOKEN_FILE": str(pipe)} if place.endswith("_FILE") else {"PARTNER_URL": "https://h"}
+
+    def use() -> None:
+        partner = load_settings(directory=tmp_path, environment=environment).partner("default")
+        make_tls_context(replace(partner, tls=replace(partner.tls, ca=str(pipe))))
+
+    with pytest.raises(ConfigurationError) as caught:
+        use()
+    assert "pipe" in caught.value.why
+
+
+def test_a_pipe_that_is_written_to_is_read(tmp_path: Path) -> None:
+    read, written = os.pipe()
+    os.write(written, b"a-token\n")
+    os.close(written)
+    settings = load_settings(directory=tmp_path, environment={"PARTNER_TOKEN_FILE": f"/dev/fd/{read}"})
+    os.close(read)
+    assert settings.partner_token == "a-token"
+
+
+NINES = "9" * 400
+
+
+@pytest.mark.parametrize(
+    "toml",
+    [
+        *(f"{STREAM}{key} = {value}" for key in ("lease", "window") for value in (NINES, "9" * 5000, "1e999")),
+        *(f'{STREAM}{key} = "{NINES}s"' for key in ("lease", "poll_every", "lookback")),
+        *(f"[partners.default]\n{line}" for line in (f"rate = '{NINES}/second'", f"max_in_flight = {NINES}")),
+        *(f"[partners.default]\ntimeout_seconds = {value}" for value in (NINES, f"'{NINES}'", "nan", "inf")),
+    ],
+    ids=lambda toml: f"{toml.rpartition(chr(10))[2][:30]}-{len(toml)}",
+)
+def test_a_number_of_hundreds_of_digits_is_an_error_of_its_setting(tmp_path: Path, toml: str) -> None:
+    write(tmp_path, toml=toml)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(directory=tmp_path, environment={})
+    assert len(caught.value.why) < 200

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from syncctl.console import out
-from syncctl.console.terminal import can_redraw, decide_colour, make_safe
+from syncctl.console.terminal import can_redraw, decide_colour
+from syncctl.core.safe_text import make_safe
 from syncctl.local.demo.environment import STREAM
 from syncctl.local.demo.scenario import STATES, UNFINISHED, Snapshot
 

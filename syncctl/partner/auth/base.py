@@ -1,9 +1,10 @@
 """The base of the auth kinds: each adds headers or query parameters to a call, and changes nothing else of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from syncctl.core.redaction import Redact
 from syncctl.core.stream import Partner
 from syncctl.partner.auth.shared_token import TokenCache
 from syncctl.partner.call import Call
@@ -53,7 +54,7 @@ class Auth:
     waits: ClassVar[bool] = False
     """Whether signing, or a refusal, may wait for somebody: then it is done in a thread."""
 
-    def __init__(self, partner: Partner, redact: Callable[[str], str], token_cache: TokenCache | None = None) -> None:
+    def __init__(self, partner: Partner, redact: Redact, token_cache: TokenCache | None = None) -> None:
         self.partner = partner
         self.redact = redact
         self.token_cache = token_cache

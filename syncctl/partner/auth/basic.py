@@ -1,9 +1,8 @@
 """basic: user and password in `Authorization: Basic` (RFC 7617)."""
 
 from base64 import b64encode
-from collections.abc import Callable
 
-from syncctl.core.redaction import REDACTED
+from syncctl.core.redaction import REDACTED, Redact
 from syncctl.core.stream import Partner
 from syncctl.errors import ConfigurationError
 from syncctl.partner.auth.base import Auth, AuthHeaders, Values
@@ -22,7 +21,7 @@ class Basic(Auth):
     kind = "basic"
     needs = ("user", "password")
 
-    def __init__(self, partner: Partner, redact: Callable[[str], str], token_cache: TokenCache | None = None) -> None:
+    def __init__(self, partner: Partner, redact: Redact, token_cache: TokenCache | None = None) -> None:
         super().__init__(partner, redact, token_cache)
         if ":" in self.values["user"]:
             raise ConfigurationError(

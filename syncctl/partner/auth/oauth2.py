@@ -3,13 +3,13 @@
 A client has one token for all its calls: a partner may accept only the newest.
 """
 
-import math
-from collections.abc import Callable
+from typing import Any
 from urllib.parse import quote_plus, urlencode
 
 import simplejson
 
-from syncctl.core.redaction import REDACTED, clean_text
+from syncctl.core.redaction import REDACTED, Redact
+from syncctl.core.safe_text import clean_text
 from syncctl.core.stream import Partner
 from syncctl.partner.address import parse_token_url, read_setting
 from syncctl.partner.auth.base import Auth, AuthError, AuthHeaders, Values
@@ -43,7 +43,7 @@ class OAuth2(Auth):
     takes = ("scope", "audience", "client_auth")
     waits = True
 
-    def __init__(self, partner: Partner, redact: Callable[[str], str], token_cache: TokenCache | None = None) -> None:
+    def __init__(self, partner: Partner, redact: Redact, token_cache: TokenCache | None = None) -> None:
         super().__init__(partner, redact, token_cache)
         # Imports aiohttp, which the settings, that import this module too, do without.
         from syncctl.partner.transport import Transport
@@ -100,7 +100,7 @@ class OAuth2(Auth):
             refusal = describe_refusal(response, make_excerpt(response, self.redact), self.redact)
             status = 401 if response.status in _WRONG_CREDENTIALS else None
             raise AuthError(f"no token from {self._transport.host}: {refusal}", status=status)
-        return _read_token(response, self._transport.host)
+        return _read_token(response, self._transport.host, self.redact)
 
 
 def _encode_client(values: Values) -> str:
@@ -108,7 +108,7 @@ def _encode_client(values: Values) -> str:
     return encode_basic(quote_plus(values.get("client_id", "")), quote_plus(values["client_secret"]))
 
 
-def _read_token(response: Response, host: str) -> Token:
+def _read_token(response: Response, host: str, redact: Redact) -> Token:
     """Return the token in a response. Its type is not looked at, unless it says that the text alone is no credential:
     endpoints write BearerToken, jwt or the name of a product there.
 
@@ -122,25 +122,30 @@ def _read_token(response: Response, host: str) -> Token:
     fields = document if isinstance(document, dict) else {}
     text, kind = fields.get("access_token"), str(fields.get("token_type", ""))
     if not isinstance(text, str) or not text or not text.isascii() or not text.isprintable() or " " in text:
-        came = _describe_answer(response, document)
+        came = _describe_answer(response, document, redact)
         raise AuthError(f"no token from {host}: its answer holds no access_token that could be sent: {came}")
     if kind.lower() in _PROVEN_TYPES:
         raise AuthError(f"no token from {host}: its token is of the type {kind}, which needs a proof with each call")
+    return Token(text=text, seconds=_read_seconds(fields.get("expires_in", ASSUMED_SECONDS)))
+
+
+def _read_seconds(value: Any) -> float:
+    """Return a lifetime within its bounds; the assumed one where the value is no number."""
     try:
-        seconds = float(fields.get("expires_in", ASSUMED_SECONDS))
+        seconds = float(value)
+    except OverflowError:
+        seconds = LONGEST_SECONDS if value > 0 else 0.0
     except (TypeError, ValueError):
-        seconds = ASSUMED_SECONDS
-    if not math.isfinite(seconds) or seconds <= 0:
-        seconds = ASSUMED_SECONDS
-    return Token(text=text, seconds=min(seconds, LONGEST_SECONDS))
+        return ASSUMED_SECONDS
+    return min(seconds, LONGEST_SECONDS) if seconds > 0 else ASSUMED_SECONDS
 
 
-def _describe_answer(response: Response, document: object) -> str:
+def _describe_answer(response: Response, document: object, redact: Redact) -> str:
     """Return what came in place of a token, without any of its values."""
     if isinstance(document, dict):
-        names = ", ".join(clean_text(str(name))[:NAME_AT_MOST] for name in list(document)[:NAMES_AT_MOST])
+        names = ", ".join(clean_text(redact(str(name)))[:NAME_AT_MOST] for name in list(document)[:NAMES_AT_MOST])
         return f"JSON with {names}" if names else "JSON without a field"
     if response.coding:
         return f"{len(response.body)} {response.coding}-encoded bytes"
-    kind = clean_text(response.headers.get("Content-Type", "no content type")).partition(";")[0][:NAME_AT_MOST]
-    return f"{len(response.body)} bytes of {kind}"
+    kind = clean_text(redact(response.headers.get("Content-Type", "no content type")))
+    return f"{len(response.body)} bytes of {kind.partition(';')[0][:NAME_AT_MOST]}"

@@ -7,9 +7,8 @@ bytes under a key stay the same (invariant 7). While keys rotate each call carri
 import hmac
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Callable
 
-from syncctl.core.redaction import REDACTED
+from syncctl.core.redaction import REDACTED, Redact
 from syncctl.core.stream import Partner
 from syncctl.errors import ConfigurationError
 from syncctl.partner.auth.base import Auth, AuthHeaders, Values
@@ -44,7 +43,7 @@ class WebhookSignature(Auth):
     needs = ("secret",)
     takes = ("previous_secret",)
 
-    def __init__(self, partner: Partner, redact: Callable[[str], str], token_cache: TokenCache | None = None) -> None:
+    def __init__(self, partner: Partner, redact: Redact, token_cache: TokenCache | None = None) -> None:
         super().__init__(partner, redact, token_cache)
         self._keys = [self._read_key(name) for name in _KEYS if name in self.values]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from syncctl.core.records import Record
 from syncctl.core.redaction import REDACTED
+from syncctl.core.safe_text import make_safe, make_safe_line
 from syncctl.partner.call import Call, Unsendable
 from syncctl.partner.client import PartnerClient
 from syncctl.partner.headers import looks_secret
@@ -64,12 +65,19 @@ def _make_curl(call: Call, headers: dict[str, str], auth_headers: set[str], vari
         if name.lower() not in _MADE_BY_CURL:
             words += ["-H", _quote(f"{name}: {value}", variable if name.lower() in auth_headers else None)]
     if call.body:
-        words += ["--data-raw", shlex.quote(call.body.decode("utf-8"))]
+        words += ["--data-raw", _quote_exactly(call.body.decode("utf-8"))]
     return " ".join(words)
 
 
 def _quote(text: str, variable: str | None) -> str:
     """Return a word for a shell; its stars become the variable that holds the secret."""
     if variable is None or REDACTED not in text:
-        return shlex.quote(text)
+        return _quote_exactly(text)
     return '"' + f"${{{variable}}}".join(_SPECIAL.sub(r"\\\1", part) for part in text.split(REDACTED)) + '"'
+
+
+def _quote_exactly(text: str) -> str:
+    """Return a word for a shell; one with unseen characters as bash, ksh and zsh read it."""
+    if make_safe(text) == text:
+        return shlex.quote(text)
+    return "$'" + make_safe_line(text.replace("\\", "\\\\").replace("'", "\\'")) + "'"

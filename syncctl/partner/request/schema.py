@@ -16,6 +16,7 @@ from referencing import Resource
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, specification_with
 
+from syncctl.core.files import read_file
 from syncctl.errors import ConfigurationError
 from syncctl.partner.call import Unsendable
 from syncctl.partner.encoding import EXACT
@@ -23,6 +24,7 @@ from syncctl.partner.request.bounded_schema import bind_dialect
 from syncctl.partner.request.patterns import compile_pattern, is_risky
 from syncctl.partner.request.row_time import RowTimeExceeded
 
+SCHEMA_AT_MOST_BYTES = 4 * 1024 * 1024
 _LONGEST = 80
 _ERRORS_AT_MOST = 1000
 _WHOLE_DIGITS_AT_MOST = 1000
@@ -137,7 +139,7 @@ def _is_integer(value: object) -> bool:
 
 def _read_schema(path: Path, key: str) -> Any:
     try:
-        schema = read_exact(path.read_bytes().decode("utf-8-sig"))
+        schema = read_exact(read_file(path, at_most=SCHEMA_AT_MOST_BYTES).decode("utf-8-sig"))
     except OSError as error:
         raise _make_error(path, key, error.strerror or "it cannot be read") from error
     except (ValueError, ArithmeticError) as error:

@@ -1,0 +1,45 @@
+"""Files that settings name: read within a bound of size, and of time where somebody may never write to them."""
+
+import errno
+import os
+import select
+import stat
+import time
+from pathlib import Path
+
+PIPE_SECONDS = 5.0
+"""How long a pipe or a terminal may take until it has been read to its end."""
+_PIECE = 64 * 1024
+
+
+def read_file(path: Path, *, at_most: int) -> bytes:
+    """Return the content of a file, also of a pipe that is written to now.
+
+    Raises:
+        OSError: it cannot be read, is longer than `at_most` bytes, or is a pipe that nobody writes to; the reason is
+            in `strerror`.
+        ValueError: the path is none.
+    """
+    # Opening a pipe would wait for its writer.
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        is_regular = stat.S_ISREG(os.fstat(number).st_mode)
+        until = time.monotonic() + PIPE_SECONDS
+        content = bytearray()
+        while is_regular or _wait(number, until):
+            piece = os.read(number, _PIECE)
+            content += piece
+            if not piece:
+                return bytes(content)
+            if len(content) > at_most:
+                raise OSError(errno.EFBIG, f"it is longer than {at_most:,} bytes")
+        raise OSError(errno.ETIMEDOUT, f"it is a pipe or a device whose content did not end within {PIPE_SECONDS:g} s")
+    finally:
+        os.close(number)
+
+
+def _wait(number: int, until: float) -> bool:
+    """Wait until there is something to read, or the end; return False when the time is over."""
+    poll = select.poll()
+    poll.register(number, select.POLLIN)
+    return bool(poll.poll(max(0.0, until - time.monotonic()) * 1000))

@@ -97,9 +97,8 @@ def test_the_client_shows_itself_in_the_body_where_the_endpoint_wants_it(desk: T
         (None, 239, 241),
         ("soon", 239, 241),
         ("nan", 239, 241),
-        # Thirty days at most.
-        (10**400, 2_591_939, 2_591_941),
-        ("9" * 400, 2_591_939, 2_591_941),
+        (10**400, 239, 241),
+        ("9" * 400, 239, 241),
     ],
 )
 def test_a_token_is_renewed_before_it_ends(

@@ -3,6 +3,7 @@
 A client has one token for all its calls: a partner may accept only the newest.
 """
 
+import math
 from typing import Any
 from urllib.parse import quote_plus, urlencode
 
@@ -133,11 +134,9 @@ def _read_seconds(value: Any) -> float:
     """Return a lifetime within its bounds; the assumed one where the value is no number."""
     try:
         seconds = float(value)
-    except OverflowError:
-        seconds = LONGEST_SECONDS if value > 0 else 0.0
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return ASSUMED_SECONDS
-    return min(seconds, LONGEST_SECONDS) if seconds > 0 else ASSUMED_SECONDS
+    return min(seconds, LONGEST_SECONDS) if math.isfinite(seconds) and seconds > 0 else ASSUMED_SECONDS
 
 
 def _describe_answer(response: Response, document: object, redact: Redact) -> str:

@@ -99,7 +99,8 @@ def _look_at_acknowledgements(ledger: "Ledger", name: str) -> Iterator[Finding]:
         count, reason = refused
         yield warned(
             f"{format_count(count, 'record')} could not be acknowledged in the source: {reason}",
-            f"grant the login the rights that streams.{name}.acknowledge needs; each poll tries it again",
+            "the statement must change the row that it is given, and the login must have the rights that "
+            f"streams.{name}.acknowledge needs; it is tried again each minute",
         )
 
 

@@ -7,7 +7,7 @@ from pymongo import UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from syncctl.core.acknowledgements import Acknowledged, Acknowledgement
+from syncctl.core.acknowledgements import Acknowledged, Acknowledgement, Begun
 from syncctl.core.states import State
 from syncctl.ledger.client import edge
 from syncctl.ledger.codec import decode_values
@@ -16,6 +16,9 @@ from syncctl.ledger.expressions import in_future
 Doc = dict[str, Any]
 AGAIN_SECONDS = 60.0
 """How long after a failure the statement is run again."""
+NEW_VERSION_SECONDS = 1.0
+"""How long after a row was written to its statement is run again: not in the same loop, but by the next poll."""
+_FIELDS = {"key_id": True, "key": True, "hash": True, "state": True, "acknowledge": True}
 
 
 class Acknowledgements:
@@ -37,16 +40,26 @@ class Acknowledgements:
             states += [State.FAILED.value, State.DISCARDED.value]
         rested = {"$lte": [{"$ifNull": ["$acknowledge.due_at", None]}, "$$NOW"]}
         query = {"stream": stream, "state": {"$in": states}, "acknowledge": {"$exists": True}, "$expr": rested}
-        found = self._records.find(query, {"key": True, "state": True, "acknowledge": True}, limit=limit)
-        return [
-            Acknowledgement(
-                id=record["_id"],
-                key=decode_values(record["key"]),
-                version=record["acknowledge"]["version"],
-                ending="delivered" if record["state"] == State.DELIVERED.value else "failed",
+        found = self._records.find(query, _FIELDS, limit=limit)
+        return [_read(record) for record in found.hint("to_acknowledge")]
+
+    @edge
+    def begin(self, finished: Sequence[Acknowledgement], results: Sequence[Acknowledged]) -> None:
+        """Note, before it happens, that these statements are committed; safe to repeat.
+
+        A process may die right after the commit. Without the note, the next one would take a row that was flagged again
+        in the meantime for one whose statement never ran, and acknowledge it unsent.
+        """
+        versions = {record.id: record.version for record in finished}
+        writes = [
+            UpdateOne(
+                {"_id": result.id, "acknowledge.version": versions[result.id]},
+                {"$set": {"acknowledge.begun": {"version_after": result.version_after}}},
             )
-            for record in found.hint("to_acknowledge")
+            for result in results
         ]
+        if writes:
+            self._records.bulk_write(writes, ordered=False)
 
     @edge
     def settle(self, finished: Sequence[Acknowledgement], results: Sequence[Acknowledged]) -> None:
@@ -61,11 +74,17 @@ class Acknowledgements:
                     "acknowledge.error": {"$literal": result.error},
                     "acknowledge.due_at": in_future(AGAIN_SECONDS),
                 }
-                writes.append(UpdateOne(guard, [{"$set": later}]))
+                # Its statement was rolled back, unless an earlier one was found begun.
+                gone = ["acknowledge.begun"] if record.begun is None else []
+                writes.append(UpdateOne(guard, [{"$set": later}, *({"$unset": name} for name in gone)]))
+                continue
+            if result.new_version is not None:
+                renewed = {"version": {"$literal": result.new_version}, "due_at": in_future(NEW_VERSION_SECONDS)}
+                writes.append(UpdateOne(guard, [{"$unset": "acknowledge"}, {"$set": {"acknowledge": renewed}}]))
                 continue
             note = {
                 "ending": record.ending,
-                "version": {"$literal": record.version},
+                "version": {"$literal": result.version_after or record.version},
                 "rows": result.rows,
                 "at": "$$NOW",
             }
@@ -81,3 +100,16 @@ class Acknowledgements:
         if found is None:
             return None
         return self._records.count_documents(query, hint="to_acknowledge"), str(found["acknowledge"]["error"])
+
+
+def _read(record: Doc) -> Acknowledgement:
+    begun = record["acknowledge"].get("begun")
+    return Acknowledgement(
+        id=record["_id"],
+        key_id=record["key_id"],
+        key=decode_values(record["key"]),
+        hash=record["hash"],
+        version=record["acknowledge"]["version"],
+        ending="delivered" if record["state"] == State.DELIVERED.value else "failed",
+        begun=None if begun is None else Begun(version_after=begun["version_after"]),
+    )

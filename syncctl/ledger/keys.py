@@ -160,11 +160,17 @@ class Keys:
 
     @edge
     def note_acknowledged(self, stream: str, versions: Sequence[tuple[str, str]], *, epoch: int) -> None:
-        """Remember that the source was told of each (key id, version) before any poll of a later epoch began."""
+        """Remember that the source was told of each (key id, version) before any poll of a later epoch began.
+
+        A version that is not the row's newest any more is passed over: what is known of the newest stays.
+        """
         if versions:
             self._keys.bulk_write(
                 [
-                    UpdateOne({"_id": _identity(stream, key_id)}, {"$set": {"acknowledged": {version: epoch}}})
+                    UpdateOne(
+                        {"_id": _identity(stream, key_id), "version": version},
+                        {"$set": {"acknowledged": {version: epoch}}},
+                    )
                     for key_id, version in versions
                 ],
                 ordered=False,

@@ -8,13 +8,13 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from syncctl.core.clock import boot_time
-from syncctl.core.ids import key_id
 from syncctl.core.rows import Cursor
 from syncctl.core.stream import Stream
 from syncctl.errors import InternalError, LeaseHeld, ServiceUnavailable, SyncctlError
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import PollLease
 from syncctl.logs import get_logger
+from syncctl.pipeline.acknowledge import acknowledge_finished
 from syncctl.pipeline.delete_detection import begin_round, detect_deletes
 from syncctl.pipeline.page import PageLog, Progress
 
@@ -26,7 +26,6 @@ log = get_logger(__name__)
 LEASE_SECONDS = 10.0
 STUCK_AFTER_SECONDS = 300.0
 """Longer than any query, with its repeats, may take by default."""
-ACKNOWLEDGED_AT_ONCE = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,36 +139,6 @@ def read_pages(
         pages.progress.complete = True
     finally:
         reader.close()
-
-
-def acknowledge_finished(
-    *, ledger: Ledger, stream: Stream, lease: PollLease, reader: "StreamReader", should_stop: Callable[[], bool]
-) -> int:
-    """In mode flag, tell the source of every finished record that it was not told of yet; return how many.
-
-    Safe to repeat: the statements test the version that was read, so that a late or repeated one wipes out no edit.
-
-    Raises:
-        ServiceUnavailable: The source cannot be reached; the next poll tells it.
-    """
-    acknowledged = 0
-    failed_too = stream.acknowledge_failed is not None
-    while finished := ledger.acknowledgements.find(stream.name, failed_too=failed_too, limit=ACKNOWLEDGED_AT_ONCE):
-        results = reader.acknowledge(finished)
-        acknowledged += sum(result.error is None for result in results)
-        changed = {result.id for result in results if result.error is None and result.rows != 0}
-        # Rows that this poll reads from here on were read after the statement; the epoch tells later polls apart.
-        versions = [(key_id(record.key), record.id) for record in finished if record.id in changed]
-        ledger.keys.note_acknowledged(stream.name, versions, epoch=lease.epoch)
-        ledger.acknowledgements.settle(finished, results)
-        for result in results:
-            if result.error is not None:
-                log.warning("poll.not_acknowledged", stream=stream.name, record=result.id, error=result.error)
-            elif result.rows == 0:
-                log.warning("poll.acknowledged_nothing", stream=stream.name, record=result.id)
-        if should_stop():
-            break
-    return acknowledged
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.sql.elements import True_
 
+from syncctl.core.ids import key_id
 from syncctl.core.rows import Row, Value
 from syncctl.core.stream import SCANS, Stream
 from syncctl.errors import SourceError
@@ -274,10 +275,12 @@ class PageReader:
     def _select_by_key(
         self, connection: sa.Connection, shown: Sequence[sa.ColumnElement[Any]], keys: Sequence[Key]
     ) -> Sequence[sa.Row[Any]]:
-        conditions = [
-            self._by_key.at([to_raw(column, key[column.name]) for column in self._by_key.columns]) for key in keys
-        ]
-        return connection.execute(self._select(*shown).where(sa.or_(*conditions))).all()
+        return connection.execute(self._select(*shown).where(self._have_one_of(keys))).all()
+
+    def _have_one_of(self, keys: Sequence[Key]) -> sa.ColumnElement[bool]:
+        """Return the condition for the rows that have one of these keys."""
+        columns = self._by_key.columns
+        return sa.or_(*(self._by_key.at([to_raw(column, key[column.name]) for column in columns]) for key in keys))
 
     def _find_by_halves(
         self,
@@ -298,6 +301,15 @@ class PageReader:
             *self._find_by_halves(keys[:middle], find_together, find_alone),
             *self._find_by_halves(keys[middle:], find_together, find_alone),
         ]
+
+    def read_versions(self, connection: sa.Connection, keys: Sequence[Key]) -> dict[str, str]:
+        """Return, by key id, the versions (`Row.acknowledge`) of the rows with these keys, flagged or not."""
+        if self._version_at is None or not keys:
+            return {}
+        shown = [self.shown[index] for index in (*self._key_at, self._version_at)]
+        statement = sa.select(*shown).select_from(self.relation).where(self._have_one_of(keys))
+        raw_rows = connection.execute(statement).all()
+        return {key_id(self._convert_some(self._key_at, raw[:-1])[0]): tag(raw[-1]) for raw in raw_rows}
 
     def count(self, connection: sa.Connection, where: Where) -> int:
         """Return how many rows meet a condition."""

@@ -173,9 +173,16 @@ class StreamReader:
                 ) from error
         return found
 
-    def acknowledge(self, rows: Sequence[Acknowledgement]) -> list[Acknowledged]:
-        """Run the statement of mode flag for rows that were delivered, or have failed for good. Safe to repeat."""
-        return acknowledge(self._opened, rows)
+    def acknowledge(
+        self, rows: Sequence[Acknowledgement], before_commit: Callable[[Sequence[Acknowledged]], None]
+    ) -> list[Acknowledged]:
+        """Run the statement of mode flag for rows that were delivered, or have failed for good. Safe to repeat.
+
+        Args:
+            before_commit: Called with the results of statements that changed something, right before they are
+                committed; if it raises, nothing is.
+        """
+        return acknowledge(self._opened, rows, before_commit)
 
     def first_row(self) -> Row | None:
         """Return the first row in cursor order; None if there is no row."""

@@ -1,19 +1,31 @@
 """Mode flag: rows for which a condition holds, until their delivery is acknowledged in the source."""
 
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from syncctl.core.states import State
+from syncctl.core.stream import Source, Stream
 from syncctl.errors import ConfigurationError
+from syncctl.ledger.ledger import Ledger
 from syncctl.local.mock_partner import MockPartner
 from syncctl.local.mock_partner_account import PartnerConfig
+from syncctl.local.mongod import Mongod
+from syncctl.pipeline.poll import poll_stream
 from syncctl.sources import open_reader
+from tests.harness import passing_time
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
 
 ACKNOWLEDGE = "update jobs set exported = 1, exports = exports + 1 where id = :id and edition = :edition"
+STAMPING = "update jobs set exported = 1, edition = edition + 1 where id = :id and edition = :edition"
+"""As a rowversion does, `edition` changes with each statement."""
 GIVEN_UP = "update jobs set exported = 9 where id = :id and edition = :edition"
 
 
@@ -164,12 +176,200 @@ def test_a_long_round_goes_on_where_it_was_stopped(flag: Testbed) -> None:
     assert flag.poll(should_stop=lambda: True).read == 3
 
 
-def test_a_statement_that_changes_nothing_sends_nothing_again(flag: Testbed, source_db: SourceDb) -> None:
+def test_a_statement_that_changes_nothing_sends_nothing_again_and_is_an_error(
+    flag: Testbed, source_db: SourceDb
+) -> None:
     flag.change_stream(acknowledge=ACKNOWLEDGE + " and content = 'other'")
     for _ in range(3):
         work(flag)
     assert flags(source_db) == [(0, 7)]
     assert len(flag.records()) == 7
+    refused = flag.ledger.acknowledgements.find_refused("orders")
+    assert refused is not None
+    assert refused[0] == 7
+    assert "changes nothing" in refused[1]
+
+
+# Rows that are written to between the read and the acknowledgement.
+
+
+def let_acknowledgements_be_due(testbed: Testbed) -> None:
+    testbed.database.records.update_many({"acknowledge": {"$exists": True}}, {"$unset": {"acknowledge.due_at": True}})
+
+
+def sent(testbed: Testbed, number: int) -> int:
+    """Return how often a row was delivered."""
+    return sum(each["key"]["id"] == number for each in testbed.records(state="delivered"))
+
+
+def test_a_row_that_was_only_touched_is_acknowledged_and_sent_once(flag: Testbed, source_db: SourceDb) -> None:
+    flag.change_stream(exclude=("exports", "edition"))
+    flag.poll()
+    source_db.execute("update jobs set edition = 2 where id = 3")
+    work(flag)
+    let_acknowledgements_be_due(flag)
+    flag.poll()
+    assert flags(source_db) == [(1, 7)]
+    assert sent(flag, 3) == 1
+    assert flag.poll().read == 0
+    # Its next flag is a new one.
+    source_db.execute("update jobs set exported = 0 where id = 3")
+    work(flag)
+    assert (flags(source_db), sent(flag, 3)) == ([(1, 7)], 2)
+
+
+def test_an_edit_that_was_taken_back_before_it_was_read_is_acknowledged(flag: Testbed, source_db: SourceDb) -> None:
+    flag.change_stream(exclude=("exports", "edition"))
+    flag.poll()
+    source_db.execute("update jobs set content = 'b', edition = 2 where id = 3")
+    flag.deliver()
+    reader = open_reader(flag.source, flag.stream)  # type: ignore[arg-type]
+    find_rows = reader.find_rows
+
+    def take_back(keys: Any) -> Any:
+        rows = find_rows(keys)
+        source_db.execute("update jobs set content = 'a', edition = 3 where id = 3")
+        return rows
+
+    reader.find_rows = take_back  # type: ignore[method-assign]
+    flag.poll(reader)
+    assert flags(source_db) == [(0, 1), (1, 6)]
+    for _ in range(2):
+        let_acknowledgements_be_due(flag)
+        flag.poll()
+    assert flags(source_db) == [(1, 7)]
+    assert sent(flag, 3) == 1
+
+
+def test_a_flag_that_somebody_took_away_is_a_new_one_when_it_is_back(flag: Testbed, source_db: SourceDb) -> None:
+    flag.poll()
+    source_db.execute("update jobs set exported = 1, edition = 2 where id = 3")
+    work(flag)
+    source_db.execute("update jobs set exported = 0, edition = 1 where id = 3")
+    work(flag)
+    assert (flags(source_db), sent(flag, 3)) == ([(1, 7)], 2)
+
+
+def test_the_end_of_an_older_version_hides_no_flag_of_the_newest(flag: Testbed, source_db: SourceDb) -> None:
+    flag.poll()
+    flag.deliver()
+    source_db.execute("update jobs set content = 'b', edition = 2 where id = 3")
+    work(flag)
+    assert flags(source_db) == [(1, 7)]
+    let_acknowledgements_be_due(flag)
+    flag.poll()
+    assert not flag.records(acknowledge={"$exists": True})
+    source_db.execute("update jobs set exported = 0 where id = 3")
+    work(flag)
+    assert (flags(source_db), sent(flag, 3)) == ([(1, 7)], 3)
+
+
+def test_a_replayed_failure_is_acknowledged_where_the_statement_has_changed_the_version(
+    flag: Testbed, source_db: SourceDb
+) -> None:
+    flag.change_stream(
+        exclude=("exports", "edition"), acknowledge=STAMPING, acknowledge_failed=STAMPING.replace("= 1,", "= 9,")
+    )
+    mended = flag.partner
+    with MockPartner(PartnerConfig(reject_rate=1.0)) as refusing:
+        flag.partner = replace(flag.partner, url=refusing.url)
+        work(flag)
+    assert flags(source_db) == [(9, 7)]
+    flag.partner = mended
+    flag.ledger.operations.replay([each["_id"] for each in flag.records()], states=["failed"], who="me")
+    work(flag)
+    assert flags(source_db) == [(1, 7)]
+
+
+# A process that dies while it acknowledges.
+
+POINTS = {
+    "before the note": ("acknowledgements", "begin", False),
+    "before the commit": ("acknowledgements", "begin", True),
+    "after the commit": ("keys", "note_acknowledged", False),
+    "before the end": ("acknowledgements", "settle", False),
+}
+
+
+def poll_and_die(url: str, name: str, source: Source, stream: Stream, point: str) -> None:
+    """Poll, and be killed at a point."""
+    room, method, is_done = POINTS[point]
+    with Ledger(url, name) as ledger:
+        act: Callable[..., Any] = getattr(getattr(ledger, room), method)
+
+        def die(*args: Any, **options: Any) -> None:
+            if is_done:
+                act(*args, **options)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(getattr(ledger, room), method, die)
+        poll_stream(
+            ledger=ledger, stream=stream, open_reader=lambda stream: open_reader(source, stream), wake=lambda: False,
+            worker="dying",
+        )  # fmt: skip
+
+
+def die_while_acknowledging(testbed: Testbed, url: str, point: str) -> None:
+    """Let a process of its own poll and be killed at a point, and its lease run out."""
+    name = testbed.database.name
+    process = multiprocessing.get_context("spawn").Process(
+        target=poll_and_die, args=(url, name, testbed.source, testbed.stream, point)
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    passing_time.expire_stream_lease(testbed.database, "poll")
+
+
+NOTHING = "select 1"
+FLAG = "update jobs set exported = 0 where id = 3"
+TOUCH = "update jobs set edition = edition + 10 where id = 3"
+STAMPED_FLAG = "update jobs set exported = 0, edition = edition + 10 where id = 3"
+
+
+@pytest.mark.parametrize(
+    ("point", "statement", "meanwhile", "times"),
+    [
+        # Whatever was committed, a row that nobody has touched is sent once.
+        ("before the note", ACKNOWLEDGE, NOTHING, 1),
+        ("before the commit", STAMPING, NOTHING, 1),
+        ("after the commit", ACKNOWLEDGE, NOTHING, 1),
+        ("after the commit", STAMPING, NOTHING, 1),
+        ("before the end", STAMPING, NOTHING, 1),
+        # So is one that was touched while its flag was never taken away.
+        ("before the note", ACKNOWLEDGE, TOUCH, 1),
+        # A flag that was set again is not lost.
+        ("after the commit", ACKNOWLEDGE, FLAG, 2),
+        ("after the commit", STAMPING, FLAG, 2),
+        ("after the commit", STAMPING, STAMPED_FLAG, 2),
+        ("before the end", ACKNOWLEDGE, FLAG, 2),
+        ("before the end", STAMPING, STAMPED_FLAG, 2),
+        # Where the version cannot tell, a flag is taken for a new one.
+        ("before the commit", ACKNOWLEDGE, NOTHING, 2),
+        ("before the commit", STAMPING, TOUCH, 2),
+    ],
+)
+def test_a_crash_around_the_acknowledgement_loses_no_flag(
+    flag: Testbed, mongo_server: Mongod, source_db: SourceDb, point: str, statement: str, meanwhile: str, times: int
+) -> None:
+    flag.change_stream(acknowledge=statement, exclude=("exports", "edition"))
+    flag.poll()
+    flag.deliver()
+    die_while_acknowledging(flag, mongo_server.url(flag.database.name), point)
+    is_committed = point in ("after the commit", "before the end")
+    assert flags(source_db) == [(int(is_committed), 7)]
+    source_db.execute(meanwhile)
+    for _ in range(3):
+        work(flag)
+        let_acknowledgements_be_due(flag)
+    assert flags(source_db) == [(1, 7)]
+    assert sent(flag, 3) == times
+    assert not flag.records(acknowledge={"$exists": True})
+    # The next flag of every row is a new one.
+    others = sum(sent(flag, number) for number in range(1, 8))
+    source_db.execute("update jobs set exported = 0")
+    work(flag)
+    assert sum(sent(flag, number) for number in range(1, 8)) == others + 7
 
 
 def test_a_clean_up_keeps_records_that_are_not_acknowledged(flag: Testbed) -> None:

@@ -40,7 +40,12 @@ def test_every_result_of_a_statement_is_read(
     with make_reader(mssql_url, table, statement) as reader:
         (row,) = next(reader.pages(reader.start_cursor())).rows
         (done,) = reader.acknowledge(
-            [Acknowledgement(id="a", key=row.key, version=row.acknowledge or "", ending="delivered")]
+            [
+                Acknowledgement(
+                    id="a", key_id="k", key=row.key, hash="h", version=row.acknowledge or "", ending="delivered"
+                )
+            ],
+            lambda _: None,
         )
     assert (done.rows, error is None) == (rows, done.error is None)
     assert error is None or error in (done.error or "")

@@ -1,6 +1,7 @@
 """Mode flag: the rows that meet a condition, until a statement in the source acknowledges them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -38,8 +39,13 @@ class Flag(KeyScan):
             yield Page(rows=(), cursor=start)
 
 
-def acknowledge(opened: OpenStream, rows: Sequence[Acknowledgement]) -> list[Acknowledged]:
+def acknowledge(
+    opened: OpenStream, rows: Sequence[Acknowledgement], before_commit: Callable[[Sequence[Acknowledged]], None]
+) -> list[Acknowledged]:
     """Run the statements in one transaction; if one fails, run each in its own. Safe to repeat.
+
+    Args:
+        before_commit: Called with the results of those that changed something, right before the commit.
 
     Raises:
         ServiceUnavailable: The source cannot be reached: which rows were acknowledged is not known.
@@ -58,15 +64,20 @@ def acknowledge(opened: OpenStream, rows: Sequence[Acknowledgement]) -> list[Ack
             if text is not None:
                 connection.execute(*_bind(text, columns, row))
             done.append(Acknowledged(id=row.id, rows=0 if text is None else max(counts, default=None)))
+        unchanged = [result for result in done if result.rows == 0]
+        changed = [(row, result) for row, result in zip(rows, done, strict=True) if result.rows != 0]
+        versions = opened.pages.read_versions(connection, [row.key for row, _ in changed])
+        results = [replace(result, version_after=versions.get(row.key_id)) for row, result in changed]
+        before_commit(results)
         connection.commit()
-        return done
+        return unchanged + results
 
     try:
         return opened.run(run)
     except SourceError as error:
         if len(rows) == 1:
             return [Acknowledged(id=rows[0].id, error=error.why or str(error))]
-    return [done for row in rows for done in acknowledge(opened, [row])]
+    return [done for row in rows for done in acknowledge(opened, [row], before_commit)]
 
 
 def _count_all(connection: sa.Connection) -> list[int]:

@@ -213,16 +213,32 @@ class ScriptedReader:
         gate("look for keys")
         return [key for key in keys if key["id"] not in self._source.rows]
 
-    def acknowledge(self, rows: Sequence[Acknowledgement]) -> list[Acknowledged]:
+    def find_rows(self, keys: Sequence[Mapping[str, Any]]) -> list[Row]:
+        """Return the flagged rows that have one of these keys now."""
+        gate("look for keys")
+        rows = []
+        for key in (int(key["id"]) for key in keys):
+            if key in self._source.flags and key in self._source.rows:
+                number, content = self._source.rows[key]
+                rows.append(self._make_row(key, content, at=key, acknowledge=str(number)))
+        return rows
+
+    def acknowledge(
+        self, rows: Sequence[Acknowledgement], before_commit: Callable[[Sequence[Acknowledged]], None]
+    ) -> list[Acknowledged]:
         """Take down the flags of rows that are as they were read."""
         gate("before acknowledge")
         done = []
         for row in rows:
+            is_same = self._source.flags.get(int(str(row.key["id"]))) == int(row.version)
+            # The number stays, so that it does not tell whether the statement was committed.
+            done.append(Acknowledged(id=row.id, rows=int(is_same), version_after=row.version if is_same else None))
+        before_commit([result for result in done if result.rows])
+        gate("before commit")
+        for row, result in zip(rows, done, strict=True):
             key = int(str(row.key["id"]))
-            is_same = self._source.flags.get(key) == int(row.version)
-            if is_same:
+            if result.rows and self._source.flags.get(key) == int(row.version):
                 del self._source.flags[key]
-            done.append(Acknowledged(id=row.id, rows=int(is_same)))
         gate("after acknowledge")
         return done
 

@@ -67,12 +67,16 @@ def record_id(stream: str, key: str, version: str) -> str:
     return f"{stream}-{_digest('record', stream, key, version)}"
 
 
-def chained_version(previous_seq: int, content: str) -> str:
-    """Name a version of a row whose source keeps none: by its content, chained on the seq known before.
+def chained_version(previous: str, content: str) -> str:
+    """Name a version of a row whose source keeps none: by its content, chained on the version before.
 
-    A row that goes A → B → A is three versions, because each is chained on another observation.
+    A row that goes A → B → A is three versions, because each is chained on another one. Two polls that find the same
+    change give it the same name, whatever else they have written of the row.
+
+    Args:
+        previous: The id of the record before; empty for the first.
     """
-    return f"{previous_seq:x}.{content}"
+    return f"{previous.rpartition('-')[2] or '0'}.{content}"
 
 
 def make_seq(epoch: int, position: int) -> int:

@@ -27,6 +27,8 @@ class Record:
     tries: int = 0
     #: When the first of those calls was made; None before it.
     tried_since: datetime | None = None
+    #: An operator has sent it again.
+    was_replayed: bool = False
     #: 0, and one more each time the record must go under a new `Idempotency-Key`.
     generation: int = 0
     #: It was refused along with others, and sent back without blame: by its credentials, or in a run of refusals.

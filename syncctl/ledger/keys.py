@@ -50,6 +50,8 @@ class KnownKey:
     seq: int
     #: The id of its newest record.
     version: str
+    #: When that version was first observed.
+    version_seq: int
     hash: str
     op: Operation
     #: The newest version that was delivered.
@@ -73,6 +75,8 @@ class Observation:
     version: str
     hash: str
     op: Operation
+    #: The key knew this version already.
+    is_unchanged: bool = False
     #: No row can be looked up by this key.
     nameless: bool = False
 
@@ -91,6 +95,7 @@ def _known(found: Doc) -> KnownKey:
         key_id=found["_id"].partition(":")[2],
         seq=int(found["seq"]),
         version=found["version"],
+        version_seq=int(found.get("version_seq", found["seq"])),
         hash=found["hash"],
         op=found["op"],
         delivered_seq=int(found.get("delivered_seq", 0)),
@@ -146,6 +151,8 @@ class Keys:
     def _write(self, stream: str, row: Observation) -> InsertOne[Doc] | UpdateOne:
         identity = _identity(stream, row.key_id)
         changes: Doc = {"seq": row.seq, "version": row.version, "hash": row.hash, "op": row.op}
+        if not row.is_unchanged:
+            changes["version_seq"] = row.seq
         if row.previous_seq is None:
             if row.nameless:
                 changes["nameless"] = True

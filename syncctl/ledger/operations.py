@@ -126,18 +126,21 @@ class Operations:
         return [{"fingerprint": group.pop("_id"), **group, "streams": sorted(group["streams"])} for group in groups]
 
     @edge
-    def supersede(self, newer: Mapping[str, str]) -> int:
-        """Mark pending records (id → the newer record's id) superseded; return how many."""
+    def supersede(self, overtaken: Iterable[tuple[str, int, str]]) -> int:
+        """Mark pending records (id, seq, the newer record's id) superseded; return how many.
+
+        A record whose seq was raised since it was judged is the newest of its key by now.
+        """
         writes = [
             UpdateOne(
-                {"_id": record, "state": State.PENDING.value},
+                {"_id": record, "seq": seq, "state": State.PENDING.value},
                 [
                     {"$set": {"state": State.SUPERSEDED.value, "superseded_by": by, "superseded_at": "$$NOW",
                               "finished_at": "$$NOW", "updated_at": "$$NOW"}},
                     {"$unset": ["due_at", "waits_for"]},
                 ],
             )
-            for record, by in newer.items()
+            for record, seq, by in overtaken
         ]  # fmt: skip
         return self._records.bulk_write(writes, ordered=False).modified_count if writes else 0
 

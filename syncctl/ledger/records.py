@@ -168,6 +168,7 @@ def record_of(document: Mapping[str, Any]) -> Record:
         attempt=max(1, int(document.get("claims", 0))),
         tries=int(document.get("tries", 0)),
         tried_since=document.get("tried_at"),
+        was_replayed=bool(document.get("replays")),
         generation=int(document.get("generation", 0)),
         was_refused=bool(document.get("refused")),
         refused_alone=document.get("refused") == REFUSED_ALONE,
@@ -221,16 +222,23 @@ class Records:
         ]
 
     @edge
-    def raise_seq(self, seqs: Mapping[str, int]) -> None:
-        """Give records that an interrupted poll had logged the seq of the poll that found them again."""
-        if seqs:
-            self._records.bulk_write(
-                [
-                    UpdateOne({"_id": record, "seq": {"$lt": seq}}, {"$set": {"seq": seq}})
-                    for record, seq in seqs.items()
-                ],
-                ordered=False,
-            )
+    def raise_seq(self, seqs: Mapping[str, int]) -> set[str]:
+        """Give records that an interrupted poll had logged the seq of the poll that found them again. Safe to repeat.
+
+        Returns:
+            Those that have been superseded meanwhile, which stay as they are.
+        """
+        if not seqs:
+            return set()
+        superseded = State.SUPERSEDED.value
+        writes = [
+            UpdateOne({"_id": record, "seq": {"$lt": seq}, "state": {"$ne": superseded}}, {"$set": {"seq": seq}})
+            for record, seq in seqs.items()
+        ]
+        if self._records.bulk_write(writes, ordered=False).matched_count == len(writes):
+            return set()
+        query = {"_id": {"$in": list(seqs)}, "state": superseded}
+        return {found["_id"] for found in self._records.find(query, {"_id": True})}
 
     @edge
     def find_due(self, stream: str, *, fresh: bool, limit: int, newest: bool = False) -> list[DueRecord]:

@@ -252,7 +252,7 @@ def split_by_order(ledger: Ledger, stream: Stream, due: Sequence[DueRecord], *, 
         return OrderSplit(sendable=tuple(due))
     known = ledger.keys.load(stream.name, [record.key_id for record in due])
     sendable: list[DueRecord] = []
-    superseded: dict[str, str] = {}
+    superseded: list[tuple[DueRecord, str]] = []
     for record in due:
         key = known.get(record.key_id)
         if key is None or record.seq > key.seq:
@@ -260,7 +260,7 @@ def split_by_order(ledger: Ledger, stream: Stream, due: Sequence[DueRecord], *, 
                 sendable.append(record)
             continue
         if stream.order == "latest" and key.version != record.id:
-            superseded[record.id] = key.version
+            superseded.append((record, key.version))
         else:
             sendable.append(record)
     if stream.order == "strict":
@@ -270,10 +270,10 @@ def split_by_order(ledger: Ledger, stream: Stream, due: Sequence[DueRecord], *, 
 
 def supersede_and_hold(ledger: Ledger, stream: Stream, split: OrderSplit) -> int:
     """Supersede overtaken records, and let records wait for older ones; return how many are not due any more."""
-    set_aside = ledger.operations.supersede(split.superseded) if split.superseded else 0
+    set_aside = ledger.operations.supersede((record.id, record.seq, newer) for record, newer in split.superseded)
     if stream.order == "strict":
         sequencing = ledger.sequencing
-        sequencing.release(stream.name, list(split.superseded))
+        sequencing.release(stream.name, [record.id for record, _ in split.superseded])
         set_aside += sequencing.hold(split.held)
         # The records they wait for may be finished since they were read, and then nothing else would release them.
         holders = sorted(set(split.held.values()))

@@ -55,6 +55,9 @@ def settle_duplicates(
 ) -> tuple[dict[str, int], dict[str, NewRecord]]:
     """Judge records that were in the ledger before their keys knew them (invariant 1).
 
+    A record is unknown to its key if it was logged after the version that the key knows: no poll has told the key of
+    it, even if a later one has observed the row since, from an older page.
+
     Args:
         rewound_epoch: An operator knows that versions of records logged before this epoch may come again.
 
@@ -73,7 +76,7 @@ def settle_duplicates(
         if duplicate is None:
             continue
         before = known.get(named.key_id)
-        is_unknown_to_key = before is None or duplicate.seq > before.seq
+        is_unknown_to_key = before is None or duplicate.seq > before.version_seq
         if duplicate.hash == record.hash and is_unknown_to_key:
             adopted[record.id] = named.seq
             continue
@@ -92,9 +95,14 @@ def settle_duplicates(
 
 
 def unused_version(named: NamedRow, before: KnownKey | None, version: str | None) -> str:
-    """Return a version that names no record yet, chained on the key; the same when a poll repeats it."""
-    chained = chained_version(before.seq if before else named.first_seq, named.hash)
+    """Return a version that names no record that the key has known; the same when a poll repeats it."""
+    chained = _chained(named, before)
     return chained if version is None else f"{version}/{chained}"
+
+
+def _chained(named: NamedRow, before: KnownKey | None) -> str:
+    previous = before.version if before is not None else f"{named.first_seq:x}"
+    return chained_version(previous, named.hash)
 
 
 def new_record(
@@ -102,7 +110,7 @@ def new_record(
 ) -> NewRecord:
     """Return the record of a row: in the version that the source keeps, or in one chained on the key."""
     row = named.row
-    version = version or row.version or chained_version(before.seq if before else named.first_seq, named.hash)
+    version = version or row.version or _chained(named, before)
     return NewRecord(
         id=record_id(stream.name, named.key_id, version),
         stream=stream.name,

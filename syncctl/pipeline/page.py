@@ -199,11 +199,19 @@ class PageLog:
         records = self._ledger.records
         sent, failed, duplicates = records.log([record for _, record in changed], self._lease.clock.now())
         adopted, renamed = settle_duplicates(self._stream, changed, known, duplicates, self._lease.rewound_epoch)
-        records.raise_seq(adopted)
-        self.progress.logged += len(adopted)
+        superseded = records.raise_seq(adopted)
+        for named, record in changed:
+            if record.id in superseded:
+                # It was passed over before any key knew it, and the row is, or is again, as it says.
+                before = known.get(named.key_id)
+                version = f"{record.version}/{before.seq if before else 0:x}"
+                renamed[named.key_id] = new_record(self._stream, named, before, record.columns_fingerprint, version)
+        self.progress.logged += len(adopted) - len(superseded)
         if renamed:
             more_sent, more_failed, again = records.log(list(renamed.values()), self._lease.clock.now())
             sent, failed = sent + more_sent, failed + more_failed
+            seqs = {record.id: record.seq for record in renamed.values()}
+            records.raise_seq({duplicate.id: seqs[duplicate.id] for duplicate in again})
             self.progress.logged += len(again)
         self.progress.logged += sent + failed
         self.progress.failed += failed
@@ -247,5 +255,6 @@ def _observe(named: NamedRow, before: KnownKey | None, version: str) -> Observat
         version=version,
         hash=named.hash,
         op=named.row.op,
+        is_unchanged=before is not None and version == before.version,
         nameless=named.row.nameless,
     )

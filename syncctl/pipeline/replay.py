@@ -160,7 +160,7 @@ def find_current(ledger: Ledger, records: Sequence[Mapping[str, Any]], streams: 
         known = ledger.keys.load(name, [record["key_id"] for record in of_stream])
         if stream.order == "strict":
             versions = [(record["_id"], record["key_id"], int(record["seq"])) for record in of_stream]
-            overtaken = find_overtaken(ledger, versions, known)
+            overtaken = find_overtaken(versions, known)
             ids += [record["_id"] for record in of_stream if record["_id"] not in overtaken]
             continue
         for record in of_stream:

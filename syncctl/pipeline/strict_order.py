@@ -19,8 +19,8 @@ class OrderSplit:
 
     #: Records that may be sent now.
     sendable: tuple[DueRecord, ...] = ()
-    #: Overtaken records: id → the newer record's id.
-    superseded: Mapping[str, str] = field(default_factory=dict)
+    #: Overtaken records, each with the newer record's id.
+    superseded: Sequence[tuple[DueRecord, str]] = ()
     #: Under order strict, records that must wait: id → the id of the record they wait for.
     held: Mapping[str, str] = field(default_factory=dict)
 
@@ -29,10 +29,11 @@ def split_by_sequence(
     ledger: Ledger, stream: Stream, due: Sequence[DueRecord], known: Mapping[str, KnownKey]
 ) -> OrderSplit:
     """Let the oldest version of each key be sent, unless an older one is in flight or has failed; the others wait."""
-    overtaken = find_overtaken(ledger, [(record.id, record.key_id, record.seq) for record in due], known)
+    overtaken = find_overtaken([(record.id, record.key_id, record.seq) for record in due], known)
+    superseded = [(record, overtaken[record.id]) for record in due if record.id in overtaken]
     remaining = [record for record in due if record.id not in overtaken]
     if not remaining:
-        return OrderSplit(superseded=overtaken)
+        return OrderSplit(superseded=superseded)
     holders = ledger.sequencing.find_holders(
         stream.name, [record.key_id for record in remaining], hold_seconds=stream.strict_hold_seconds
     )
@@ -45,31 +46,22 @@ def split_by_sequence(
             held[record.id] = before
         newest_before[record.key_id], newest_seq[record.key_id] = record.id, record.seq
     sendable = tuple(record for record in remaining if record.id not in held)
-    return OrderSplit(sendable=sendable, superseded=overtaken, held=held)
+    return OrderSplit(sendable=sendable, superseded=superseded, held=held)
 
 
-def find_overtaken(ledger: Ledger, versions: Iterable[Version], known: Mapping[str, KnownKey]) -> dict[str, str]:
+def find_overtaken(versions: Iterable[Version], known: Mapping[str, KnownKey]) -> dict[str, str]:
     """Return the versions (id → the newest version of the key) that must not be sent any more.
 
     These are versions older than a delivered one; and versions that only an interrupted poll has seen, where the row
     has since gone back to its earlier content.
     """
     overtaken: dict[str, str] = {}
-    others: list[Version] = []
-    for version in versions:
-        record_id, key_id, seq = version
+    for record_id, key_id, seq in versions:
         key = known.get(key_id)
         if key is None or key.version == record_id or key.seq <= seq:
             continue
-        if key.delivered_seq > seq:
+        if key.delivered_seq > seq or key.version_seq < seq:
             overtaken[record_id] = key.version
-        else:
-            others.append(version)
-    newest_ids = [known[key_id].version for _, key_id, _ in others]
-    newest_seq = {record.id: record.seq for record in ledger.records.load_logged(newest_ids)}
-    for record_id, key_id, seq in others:
-        if newest_seq.get(known[key_id].version, 0) < seq:
-            overtaken[record_id] = known[key_id].version
     return overtaken
 
 
@@ -80,8 +72,9 @@ def find_overtaken_claims(
     key_ids: Mapping[str, str],
     known: Mapping[str, KnownKey],
 ) -> dict[str, str]:
-    """Return the claimed records (id → the newest version) that a newer version has overtaken before their first call.
+    """Return the claimed records (id → the newest version) that must not be sent any more.
 
+    A newer version was delivered; or it may have reached the partner before a record came here for the first time.
     Where an operator sends an older version again, newer versions that were tried before take a new `Idempotency-Key`
     (invariant 5): otherwise the partner would take their next call for a repeat and keep the older version.
 
@@ -94,7 +87,8 @@ def find_overtaken_claims(
         key = known.get(key_ids[record.id])
         if key is None or key.version == record.id:
             continue
-        if key.delivered_seq > record.seq or (key.reached_seq > record.seq and record.attempt == 1):
+        is_late = record.attempt == 1 and not record.was_replayed
+        if key.delivered_seq > record.seq or (key.reached_seq > record.seq and is_late):
             overtaken[record.id] = key.version
         elif key.reached_seq > record.seq:
             sent_again.append((stream.name, key_ids[record.id], record.seq))

@@ -27,13 +27,21 @@ def finish(ledger: Ledger, number: int, state: State) -> None:
 def test_a_newer_version_supersedes_a_waiting_record(ledger: Ledger, database: Any) -> None:
     ledger.records.log([new_record(1), new_record(2)], PAST)
     claim_records(ledger, ["orders-2"])
-    assert ledger.operations.supersede({"orders-1": "orders-9", "orders-2": "orders-9"}) == 1
+    assert ledger.operations.supersede([("orders-1", 1, "orders-9"), ("orders-2", 2, "orders-9")]) == 1
     found = database.records.find_one({"_id": "orders-1"})
     assert (found["state"], found["superseded_by"]) == ("superseded", "orders-9")
     assert found["finished_at"] == found["superseded_at"] == found["updated_at"]
     assert "due_at" not in found
     assert database.records.find_one({"_id": "orders-2"})["state"] == "sending"
-    assert ledger.operations.supersede({}) == 0
+    assert ledger.operations.supersede([]) == 0
+
+
+def test_a_record_that_a_poll_has_found_again_meanwhile_is_not_superseded(ledger: Ledger, database: Any) -> None:
+    """It is the newest of its key by now. Fails without the seq in the guard."""
+    ledger.records.log([new_record(1)], PAST)
+    assert ledger.records.raise_seq({"orders-1": 7}) == set()
+    assert ledger.operations.supersede([("orders-1", 1, "orders-9")]) == 0
+    assert database.records.find_one()["state"] == "pending"
 
 
 def test_a_replay_starts_from_the_beginning_under_the_same_key(ledger: Ledger, database: Any) -> None:

@@ -145,6 +145,13 @@ def test_a_seq_is_raised_and_never_lowered(ledger: Ledger, database: Any) -> Non
     assert [each["seq"] for each in database.records.find({}, sort=[("_id", 1)])] == [9, 5]
 
 
+def test_a_superseded_record_keeps_its_seq_and_is_named(ledger: Ledger, database: Any) -> None:
+    ledger.records.log([new_record(1, seq=5), new_record(2, seq=5)], NOW)
+    ledger.operations.supersede([("orders-1", 5, "orders-9")])
+    assert ledger.records.raise_seq({"orders-1": 9, "orders-2": 9}) == {"orders-1"}
+    assert [each["seq"] for each in database.records.find({}, sort=[("_id", 1)])] == [5, 9]
+
+
 def test_unfinished_records_of_a_stream_are_counted(ledger: Ledger) -> None:
     ledger.records.log([new_record(n) for n in range(1, 7)], PAST)
     ledger.records.log([new_record(7, payload=None, error="unreadable")], PAST)

@@ -61,7 +61,7 @@ def test_each_event_counts_in_the_hour_in_which_it_happens(ledger: Ledger, datab
     let_hours_pass(database, 1)
     deliver(ledger, database, 1)
     fail(ledger, database, 2)
-    ledger.operations.supersede({"orders-3": "orders-9"})
+    ledger.operations.supersede([("orders-3", 3, "orders-9")])
     let_hours_pass(database, 2)
     log(ledger, 4)
     ledger.operations.discard(["orders-2"], states=["failed"], who="me", reason="why")

@@ -233,6 +233,65 @@ def test_a_newer_version_that_may_have_arrived_goes_under_a_new_key_after_an_old
     assert first != second
 
 
+@pytest.mark.parametrize("ends", ["replayed", "released"])
+def test_a_version_whose_newest_was_given_up_and_cleaned_up_goes(
+    testbed: Testbed, answers: ContentPartner, ends: str
+) -> None:
+    """Nothing newer was delivered. Fails where the age of the newest version is that of its record."""
+    answers.refused = {"a"}
+    log(testbed, 1, contents="abc")
+    testbed.deliver()
+    discard(testbed, id_of(testbed, "c"), states=("pending",))
+    testbed.database.records.delete_one({"_id": id_of(testbed, "c")})
+    if ends == "replayed":
+        answers.refused = set()
+        assert replay(testbed, streams=("orders",)).replayed == 1
+    else:
+        discard(testbed, streams=("orders",))
+    testbed.deliver()
+    assert answers.contents() == ("aab" if ends == "replayed" else "ab")
+    assert testbed.states() == {1: ["delivered" if ends == "replayed" else "discarded", "delivered"]}
+
+
+def test_a_version_that_an_operator_sends_again_goes_although_a_newer_one_may_have_arrived(
+    testbed: Testbed, answers: ContentPartner
+) -> None:
+    """It was given up before its first call. Fails where its first call counts as one that comes too late."""
+    answers.unanswered = {"b"}
+    log(testbed, 1, contents="ab")
+    discard(testbed, id_of(testbed, "a"), states=("pending",))
+    testbed.deliver()
+    answers.unanswered = set()
+    assert replay(testbed, id_of(testbed, "a"), states=("discarded",)).replayed == 1
+    testbed.deliver()
+    testbed.settle_calls()
+    testbed.make_retries_due()
+    testbed.deliver()
+    assert answers.contents() == "bab"
+    assert testbed.states() == {1: ["delivered", "delivered"]}
+    assert len(set(answers.keys)) == 3
+
+
+def test_a_version_that_was_never_tried_is_not_sent_after_a_newer_one_that_may_have_arrived(
+    testbed: Testbed, answers: ContentPartner
+) -> None:
+    """A poll that was taken over writes its record after a newer one was called without an answer. Fails without the
+    look at `reached_seq`."""
+    answers.unanswered = {"b"}
+    log(testbed, 1, contents="b")
+    testbed.deliver()
+    (newer,) = testbed.records()
+    # Its key has known it: the newer version was logged after it.
+    late = {**newer, "_id": "orders-late", "seq": newer["seq"] - 1, "state": "pending", "fresh": True, "due_at": PAST}
+    for name in ("claims", "history", "tries"):
+        late.pop(name)
+    late["payload"] = {**newer["payload"], "content": "a"}
+    testbed.database.records.insert_one(late)
+    testbed.deliver()
+    assert answers.contents() == "b"
+    assert testbed.states() == {1: ["superseded", "pending"]}
+
+
 def test_a_version_that_comes_too_late_is_not_sent_after_a_newer_one(testbed: Testbed, answers: ContentPartner) -> None:
     """A poll that was taken over writes its records after those of the next one have been delivered."""
     log(testbed, 1, contents="b")

@@ -94,8 +94,10 @@ def test_the_same_row_of_two_streams_is_two_records() -> None:
 
 
 def test_a_content_that_comes_back_is_another_version() -> None:
-    assert chained_version(1, "a") != chained_version(2, "a")
-    assert chained_version(1, "a") != chained_version(1, "b")
+    before, after = (record_id("orders", "k", version) for version in "12")
+    assert chained_version(before, "a") != chained_version(after, "a")
+    assert chained_version(before, "a") != chained_version(before, "b")
+    assert chained_version("", "a") == "0.a"
 
 
 @given(EPOCHS, POSITIONS, EPOCHS, POSITIONS)

@@ -29,6 +29,8 @@ class Record:
     tried_since: datetime | None = None
     #: An operator has sent it again.
     was_replayed: bool = False
+    #: Names everything that shapes the bytes of its calls.
+    mapping_hash: str = ""
     #: 0, and one more each time the record must go under a new `Idempotency-Key`.
     generation: int = 0
     #: It was refused along with others, and sent back without blame: by its credentials, or in a run of refusals.

@@ -31,14 +31,31 @@ KEPT_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SentCall:
+    """A call that was made for a record, or may have been."""
+
+    key_id: str
+    seq: int
+    #: Its `Idempotency-Key`: once a call under it was accepted, other calls under it have no effect any more.
+    call: str
+    #: The mapping that shaped its bytes.
+    mapping_hash: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Unsettled:
     """A call that may still take effect at the partner."""
 
     seq: int
-    #: Its `Idempotency-Key`: once a call under it was accepted, other calls under it have no effect any more.
+    #: Its `Idempotency-Key`.
     call: str
+    mapping_hash: str
     #: By MongoDB's clock.
     until: datetime
+
+    def is_outdated(self, *, seq: int, mapping_hash: str) -> bool:
+        """Tell whether it has an older content than a call of this version in this mapping (invariant 5)."""
+        return self.seq < seq or (self.seq == seq and self.mapping_hash != mapping_hash)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,14 +112,16 @@ def _known(found: Doc) -> KnownKey:
         key_id=found["_id"].partition(":")[2],
         seq=int(found["seq"]),
         version=found["version"],
-        version_seq=int(found.get("version_seq", found["seq"])),
+        version_seq=int(found["version_seq"] if "version_seq" in found else found["seq"]),
         hash=found["hash"],
         op=found["op"],
         delivered_seq=int(found.get("delivered_seq", 0)),
         reached_seq=int(found.get("reached_seq", 0)),
         acknowledged_epoch=found.get("acknowledged", {}).get(found["version"]),
         unsettled=tuple(
-            Unsettled(seq=int(call["seq"]), call=call["call"], until=call["until"])
+            Unsettled(
+                seq=int(call["seq"]), call=call["call"], mapping_hash=call.get("mapping_hash", ""), until=call["until"]
+            )
             for call in found.get("unsettled", ())
         ),
     )
@@ -249,19 +268,19 @@ class Keys:
         return self._keys.delete_many(_long_deleted(stream, key_ids, seconds)).deleted_count
 
     @edge
-    def note_delivered(self, stream: str, delivered: Sequence[tuple[str, int, str]]) -> None:
-        """Remember the newest delivered seq of each (key id, seq, call), and that the call is settled."""
+    def note_delivered(self, stream: str, delivered: Sequence[SentCall]) -> None:
+        """Remember the newest delivered seq of each call's key, and that the call is settled."""
         if not delivered:
             return
-        ids = [_identity(stream, key_id) for key_id, _, _ in delivered]
+        ids = [_identity(stream, call.key_id) for call in delivered]
         if len(set(ids)) < len(ids):
             for call in delivered:
                 self.note_delivered(stream, [call])
             return
         # One update for all; what differs between them is found by the key's id.
         place = {"$indexOfArray": [{"$literal": ids}, "$_id"]}
-        seq = {"$arrayElemAt": [{"$literal": [seq for _, seq, _ in delivered]}, place]}
-        settled = {"$arrayElemAt": [{"$literal": [call for _, _, call in delivered]}, place]}
+        seq = {"$arrayElemAt": [{"$literal": [call.seq for call in delivered]}, place]}
+        settled = {"$arrayElemAt": [{"$literal": [call.call for call in delivered]}, place]}
         others = {"$filter": {"input": "$unsettled", "cond": {"$ne": ["$$this.call", settled]}}}
         changes = {
             "delivered_seq": {"$max": ["$delivered_seq", seq]},
@@ -270,14 +289,11 @@ class Keys:
         update_many_safely(self._keys, {"_id": {"$in": ids}}, [{"$set": changes}])
 
     @edge
-    def note_unsettled(self, stream: str, calls: Sequence[tuple[str, int, str]], *, seconds: float) -> None:
-        """Remember that each (key id, seq, call), which was sent or may have been, may take effect within `seconds`."""
+    def note_unsettled(self, stream: str, calls: Sequence[SentCall], *, seconds: float) -> None:
+        """Remember that each of these calls may take effect within `seconds`."""
         if calls:
             self._keys.bulk_write(
-                [
-                    UpdateOne({"_id": _identity(stream, key_id)}, [_unsettle(seq, call, seconds)])
-                    for key_id, seq, call in calls
-                ],
+                [UpdateOne({"_id": _identity(stream, call.key_id)}, [_unsettle(call, seconds)]) for call in calls],
                 ordered=False,
             )
 
@@ -291,14 +307,16 @@ def _long_deleted(stream: str, key_ids: Sequence[str], seconds: float) -> Doc:
     }
 
 
-def _unsettle(seq: int, call: str, seconds: float) -> Doc:
+def _unsettle(call: SentCall, seconds: float) -> Doc:
     """Return the change that adds an unsettled call and drops those whose time has long been over."""
     others = {
         "$filter": {
             "input": {"$ifNull": ["$unsettled", []]},
-            "cond": {"$and": [{"$gt": ["$$this.until", in_future(-KEPT_SECONDS)]}, {"$ne": ["$$this.call", call]}]},
+            "cond": {
+                "$and": [{"$gt": ["$$this.until", in_future(-KEPT_SECONDS)]}, {"$ne": ["$$this.call", call.call]}]
+            },
         }
     }
-    entry = {"seq": seq, "call": call, "until": in_future(seconds)}
-    reached = {"$max": ["$reached_seq", seq]}
+    entry = {"seq": call.seq, "call": call.call, "mapping_hash": call.mapping_hash, "until": in_future(seconds)}
+    reached = {"$max": ["$reached_seq", call.seq]}
     return {"$set": {"unsettled": {"$concatArrays": [others, [entry]]}, "reached_seq": reached}}

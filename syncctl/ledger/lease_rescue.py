@@ -17,6 +17,7 @@ from syncctl.ledger.client import edge, update_many_safely
 from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, in_future, or_zero
 from syncctl.ledger.history import grown
 from syncctl.ledger.indexes import ONE_IN_FLIGHT
+from syncctl.ledger.keys import SentCall
 
 Doc = dict[str, Any]
 LOSSES_AT_MOST = 3
@@ -27,10 +28,7 @@ class Lost:
     """A record whose call may have begun before its process was lost."""
 
     id: str
-    key_id: str
-    seq: int
-    #: The `Idempotency-Key` of that call.
-    call: str
+    call: SentCall
     #: When it was claimed, by MongoDB's clock; the call began later.
     claimed_at: datetime
 
@@ -71,13 +69,17 @@ class LeaseRescue:
     def find_lost(self, batch: ExpiredBatch) -> list[Lost]:
         """Return the records whose calls may have begun and whose outcome was not written."""
         query = {"_id": {"$in": sorted(batch.begun)}, "lease.token": batch.token}
-        found = self._records.find(query, {"key_id": True, "seq": True, "generation": True, "lease": True})
+        fields = dict.fromkeys(("key_id", "seq", "generation", "mapping_hash", "lease"), True)
+        found = self._records.find(query, fields)
         return [
             Lost(
                 id=document["_id"],
-                key_id=document["key_id"],
-                seq=int(document["seq"]),
-                call=idempotency_key(document["_id"], int(document.get("generation", 0))),
+                call=SentCall(
+                    key_id=document["key_id"],
+                    seq=int(document["seq"]),
+                    call=idempotency_key(document["_id"], int(document.get("generation", 0))),
+                    mapping_hash=document["mapping_hash"],
+                ),
                 claimed_at=document["lease"]["at"],
             )
             for document in found

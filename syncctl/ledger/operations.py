@@ -1,6 +1,6 @@
 """Operations on records that are not in flight: select, supersede, replay, discard and remove them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 

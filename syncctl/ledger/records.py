@@ -169,6 +169,7 @@ def record_of(document: Mapping[str, Any]) -> Record:
         tries=int(document.get("tries", 0)),
         tried_since=document.get("tried_at"),
         was_replayed=bool(document.get("replays")),
+        mapping_hash=document.get("mapping_hash", ""),
         generation=int(document.get("generation", 0)),
         was_refused=bool(document.get("refused")),
         refused_alone=document.get("refused") == REFUSED_ALONE,

@@ -55,8 +55,9 @@ def _bring_back(ledger: Ledger, stream: Stream, batch: ExpiredBatch, *, timeout_
         if stream.order != "none" and not stream.append_only:
             new_keys = _find_overtaken(ledger, stream, lost)
             # Invariant 5: before the state changes, so that the sender of a newer version knows of these calls.
-            calls = [(record.key_id, record.seq, record.call) for record in lost]
-            ledger.keys.note_unsettled(stream.name, calls, seconds=timeout_seconds)
+            # A call that began when the lease ended lasts for a deadline, and may take effect for another one after it.
+            calls = [record.call for record in lost]
+            ledger.keys.note_unsettled(stream.name, calls, seconds=2 * timeout_seconds)
         fail_first = stream.ambiguous == "fail"
         returned += ledger.lease_rescue.return_lost(
             batch, lost, after_seconds=timeout_seconds, fail_first=fail_first, new_keys=new_keys
@@ -73,16 +74,20 @@ def _give_back_stranded(ledger: Ledger, stream: Stream) -> int:
 
 
 def _find_overtaken(ledger: Ledger, stream: Stream, lost: Sequence[Lost]) -> set[str]:
-    """Return the records after whose call one of an older version may have taken effect, or still may (invariant 5).
+    """Return the records after whose call an outdated one may have taken effect, or still may (invariant 5).
 
     If the partner has acted on their call, it would take the next one under the same key for a repeat.
     """
-    known = ledger.keys.load(stream.name, [record.key_id for record in lost])
+    known = ledger.keys.load(stream.name, [record.call.key_id for record in lost])
     return {
         record.id
         for record in lost
-        if (key := known.get(record.key_id)) is not None
-        and any(call.seq < record.seq and call.until > record.claimed_at for call in key.unsettled)
+        if (key := known.get(record.call.key_id)) is not None
+        and any(
+            call.is_outdated(seq=record.call.seq, mapping_hash=record.call.mapping_hash)
+            and call.until > record.claimed_at
+            for call in key.unsettled
+        )
     }
 
 

@@ -13,6 +13,7 @@ from syncctl.core.states import State
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.breakers import Tally
 from syncctl.ledger.delivery_state import Transition
+from syncctl.ledger.keys import SentCall
 from syncctl.logs import get_logger
 from syncctl.pipeline.delivery_gate import Batch
 from syncctl.pipeline.refusals import judge_pauses, judge_run
@@ -31,9 +32,9 @@ COUNTED_AS = {
 def decide_transition(batch: Batch, record: Record, outcome: Outcome) -> Transition:
     """Decide what follows from a call's outcome."""
     transition = _decide(batch, record, outcome)
-    if outcome.may_take_effect_later and _find_older_unsettled(batch, record, outcome):
-        # Invariant 5: if the partner has acted on it, a call of an older version may still take effect after it. Under
-        # the same key the partner would take the next call for a repeat, and keep the older version.
+    if outcome.may_take_effect_later and _find_outdated(batch, record, outcome):
+        # Invariant 5: if the partner has acted on it, an outdated call may still take effect after it. Under the same
+        # key the partner would take the next call for a repeat, and keep the older version.
         return replace(transition, new_key=True)
     return transition
 
@@ -78,21 +79,26 @@ def _elapsed_seconds(batch: Batch, record: Record) -> float:
 
 
 def _decide_accepted(batch: Batch, record: Record, outcome: Outcome) -> Transition:
-    # Invariant 5: while a call of an older version may still take effect after this one, the record is not delivered;
-    # it is sent again under a new key once that time is over.
-    older = _find_older_unsettled(batch, record, outcome)
-    if older:
-        return Transition(record=record, state=State.PENDING, outcome=outcome, due_at=max(older), new_key=True)
+    # Invariant 5: while an outdated call may still take effect after this one, the record is not delivered; it is sent
+    # again under a new key once that time is over.
+    outdated = _find_outdated(batch, record, outcome)
+    if outdated:
+        return Transition(record=record, state=State.PENDING, outcome=outcome, due_at=max(outdated), new_key=True)
     return Transition(record=record, state=State.DELIVERED, outcome=outcome)
 
 
-def _find_older_unsettled(batch: Batch, record: Record, outcome: Outcome) -> list[datetime]:
-    """Return until when each call of an older version may take effect that could do so after this call."""
+def _find_outdated(batch: Batch, record: Record, outcome: Outcome) -> list[datetime]:
+    """Return until when each call may take effect that could do so after this one, and is of an older version, or of
+    this one in another mapping."""
     key = batch.known.get(batch.claim.key_ids[record.id])
     if batch.stream.order == "none" or key is None:
         return []
     called_at = batch.claim.clock.at_monotonic(outcome.ended).timestamp() - outcome.latency_ms / 1000
-    return [call.until for call in key.unsettled if call.seq < record.seq and call.until.timestamp() > called_at]
+    return [
+        call.until
+        for call in key.unsettled
+        if call.is_outdated(seq=record.seq, mapping_hash=record.mapping_hash) and call.until.timestamp() > called_at
+    ]
 
 
 def write_transitions(batch: Batch, transitions: Sequence[Transition], counts: Mapping[str, int]) -> dict[str, int]:
@@ -166,10 +172,14 @@ def report_outcomes(batch: Batch, outcomes: Sequence[Outcome]) -> None:
         log.warning("deliver.partner_down", partner=partner.name, stream=stream.name, reason=tally.reason)
 
 
-def _describe_call(claim: Claim, transition: Transition) -> tuple[str, int, str]:
-    """Return key id, seq and `Idempotency-Key` of a call."""
+def _describe_call(claim: Claim, transition: Transition) -> SentCall:
     record = transition.record
-    return claim.key_ids[record.id], record.seq, record.idempotency_key
+    return SentCall(
+        key_id=claim.key_ids[record.id],
+        seq=record.seq,
+        call=record.idempotency_key,
+        mapping_hash=record.mapping_hash,
+    )
 
 
 def _is_accepted(transition: Transition) -> bool:

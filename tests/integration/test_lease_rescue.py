@@ -11,6 +11,7 @@ from syncctl.core.outcome import Verdict
 from syncctl.core.states import State
 from syncctl.ledger.batches import Claim, ExpiredBatch
 from syncctl.ledger.delivery_state import Transition
+from syncctl.ledger.keys import SentCall
 from syncctl.ledger.ledger import Ledger
 from tests.harness.passing_time import PAST, expire_batch_leases
 from tests.harness.testbed import NASTY, claim_records, lose_records, new_record, outcome
@@ -59,7 +60,8 @@ def test_only_the_calls_that_may_have_begun_are_lost(ledger: Ledger, database: A
     database.records.update_one({"_id": "orders-2"}, {"$set": {"generation": 1}})
     batch = seize(ledger, database)
     (lost,) = ledger.lease_rescue.find_lost(batch)
-    assert (lost.id, lost.key_id, lost.seq, lost.call) == ("orders-2", new_record(2).key_id, 2, "orders-2-2")
+    call = SentCall(key_id=new_record(2).key_id, seq=2, call="orders-2-2", mapping_hash="mapping")
+    assert (lost.id, lost.call) == ("orders-2", call)
     assert ledger.lease_rescue.give_back_unsent(batch) == 2
     assert return_lost(ledger, batch) == 1
     assert {each["_id"]: each.get("losses") for each in database.records.find()} == {

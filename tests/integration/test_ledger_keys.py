@@ -9,7 +9,7 @@ import pytest
 from pymongo.write_concern import WriteConcern
 
 from syncctl.errors import ServiceUnavailable
-from syncctl.ledger.keys import Observation
+from syncctl.ledger.keys import Observation, SentCall
 from syncctl.ledger.ledger import Ledger
 from tests.harness.passing_time import PAST
 
@@ -18,6 +18,10 @@ def observation(number: int, *, before: int | None = None, seq: int = 1, version
     return Observation(
         key_id=f"k{number}", key={"id": number}, previous_seq=before, seq=seq, version=version, hash="h", op="upsert"
     )
+
+
+def call(seq: int, name: str, *, key_id: str = "k1") -> SentCall:
+    return SentCall(key_id=key_id, seq=seq, call=name, mapping_hash="mapping")
 
 
 def observe(ledger: Ledger, *observations: Observation) -> Sequence[str]:
@@ -76,20 +80,20 @@ def test_the_key_itself_is_kept_exactly(ledger: Ledger, database: Any) -> None:
 def test_the_newest_delivery_is_remembered_whatever_comes_after(ledger: Ledger) -> None:
     observe(ledger, observation(1))
     for seq in (3, 7, 5):
-        ledger.keys.note_delivered("orders", [("k1", seq, f"call {seq}")])
+        ledger.keys.note_delivered("orders", [call(seq, f"call {seq}")])
     assert known(ledger).delivered_seq == 7
-    ledger.keys.note_delivered("orders", [("k9", 1, "call")])
+    ledger.keys.note_delivered("orders", [call(1, "call", key_id="k9")])
     assert ledger.keys.load("orders", ["k9"]) == {}
 
 
 def test_a_call_is_unsettled_until_it_is_accepted_or_its_time_is_over(ledger: Ledger, database: Any) -> None:
     observe(ledger, observation(1))
-    ledger.keys.note_unsettled("orders", [("k1", 1, "a"), ("k1", 2, "b")], seconds=3600)
-    ledger.keys.note_unsettled("orders", [("k1", 1, "a")], seconds=3600)
+    ledger.keys.note_unsettled("orders", [call(1, "a"), call(2, "b")], seconds=3600)
+    ledger.keys.note_unsettled("orders", [call(1, "a")], seconds=3600)
     assert [(each.seq, each.call) for each in known(ledger).unsettled] == [(2, "b"), (1, "a")]
     assert all(each.until > datetime.now(UTC) for each in known(ledger).unsettled)
-    ledger.keys.note_delivered("orders", [("k1", 2, "b")])
+    ledger.keys.note_delivered("orders", [call(2, "b")])
     assert [each.call for each in known(ledger).unsettled] == ["a"]
     database.keys.update_one({}, {"$set": {"unsettled.0.until": PAST}})
-    ledger.keys.note_unsettled("orders", [("k1", 3, "c")], seconds=3600)
+    ledger.keys.note_unsettled("orders", [call(3, "c")], seconds=3600)
     assert [each.call for each in known(ledger).unsettled] == ["c"]

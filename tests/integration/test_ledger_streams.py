@@ -10,6 +10,7 @@ import pytest
 from syncctl.core.outcome import Verdict
 from syncctl.core.states import State
 from syncctl.ledger.delivery_state import Transition
+from syncctl.ledger.keys import SentCall
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import PollLease, Streams
 from tests.harness.passing_time import PAST, expire_batch_leases
@@ -145,7 +146,7 @@ def test_no_lease_and_no_due_time_is_judged_by_this_machines_clock(ledger: Ledge
     ledger.lease_rescue.return_lost(batch, ledger.lease_rescue.find_lost(batch), after_seconds=30)
     ledger.lease_rescue.give_back_stranded("orders")
     ledger.batches.end_if_done(batch)
-    ledger.keys.note_unsettled("orders", [("k", 1, "call")], seconds=30)
+    ledger.keys.note_unsettled("orders", [SentCall(key_id="k", seq=1, call="call", mapping_hash="mapping")], seconds=30)
     ledger.heartbeats.load_workers(alive_seconds=1)
     ledger.maintenance.acquire("roll_up", seconds=1)
     database.command("profile", 0)

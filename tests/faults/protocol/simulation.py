@@ -457,7 +457,7 @@ class Simulation:
             self.partner.land(self.partner.delayed.pop(0))
         self.settles += 1
         # What is on record happened so much earlier: which of two came first stays as it is.
-        milliseconds = round((SETTLE_SECONDS + 1) * 1000)
+        milliseconds = round((2 * SETTLE_SECONDS + 1) * 1000)
         earlier = {"$mergeObjects": ["$$this", {"until": {"$subtract": ["$$this.until", milliseconds]}}]}
         unsettled = [{"$set": {"unsettled": {"$map": {"input": "$unsettled", "in": earlier}}}}]
         self.database["keys"].update_many({"unsettled": {"$exists": True}}, unsettled)
@@ -546,6 +546,9 @@ class Simulation:
                 f"row {key} is {content} and the partner holds {self.partner.holds.get(key)}: "
                 f"{newest}, {known}, {[call for call in self.partner.log if call.key == key]}"
             )
+        if newest is not None and state == "delivered" and content is not None and self.order != "none":
+            body = f"{newest['mapping_hash'].removeprefix('mapping-')}:{content}"
+            assert self.partner.bodies[key] == body, f"row {key} was sent as {body} and the partner holds other bytes"
 
     def _check_versions(self) -> None:
         """Every version that was logged has come to an end that somebody can explain, and none is in flight."""

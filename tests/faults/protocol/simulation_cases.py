@@ -268,6 +268,8 @@ class ScriptedPartner:
     log: list[LoggedCall] = field(default_factory=list)
     bytes_by_key: dict[str, str] = field(default_factory=dict)
     holds: dict[int, str] = field(default_factory=dict)
+    #: The bytes of the last call that took effect, by row.
+    bodies: dict[int, str] = field(default_factory=dict)
     delayed: list[LoggedCall] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     accepted: set[str] = field(default_factory=set)
@@ -280,6 +282,7 @@ class ScriptedPartner:
         if call.idempotency_key in self.accepted:
             return
         self.accepted.add(call.idempotency_key)
+        self.bodies[call.key] = call.body
         if call.content is None:
             self.holds.pop(call.key, None)
         else:

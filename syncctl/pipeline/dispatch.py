@@ -270,7 +270,9 @@ def split_by_order(ledger: Ledger, stream: Stream, due: Sequence[DueRecord], *, 
 
 def supersede_and_hold(ledger: Ledger, stream: Stream, split: OrderSplit) -> int:
     """Supersede overtaken records, and let records wait for older ones; return how many are not due any more."""
-    set_aside = ledger.operations.supersede((record.id, record.seq, newer) for record, newer in split.superseded)
+    set_aside = 0
+    if split.superseded:
+        set_aside = ledger.operations.supersede((record.id, record.seq, newer) for record, newer in split.superseded)
     if stream.order == "strict":
         sequencing = ledger.sequencing
         sequencing.release(stream.name, [record.id for record, _ in split.superseded])

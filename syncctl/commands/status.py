@@ -1,6 +1,6 @@
 """`syncctl status`: the current state of streams, queue, workers and Beat."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,12 +85,8 @@ def _show(current: "Status") -> None:
             out.show(f"partner  {_describe_partner(partner, now)}")
     down = {partner["partner"] for partner in current.partners if partner["paused"] or partner["breaker"] == "open"}
     for stream in current.streams:
-        name = stream["stream"]
-        if stream["paused"]:
-            out.show(f"stream   {name} is {_describe_pause(stream, now)}; syncctl resume {name}")
-        if stream["breaker"] == "open" and stream["partner"] not in down:
-            reason, probe = stream["breaker_reason"], _describe_probe(stream, now)
-            out.show(f"stream   the endpoint of {name} is down (circuit open): {reason}; {probe}")
+        for line in _describe_standstills(stream, now, is_partner_down=stream["partner"] in down):
+            out.show(f"stream   {line}")
     names = [str(worker["worker"]) for worker in current.workers]
     out.show(f"workers  {f'{len(names)}: ' + ', '.join(names) if names else 'none; run: syncctl worker'}")
     out.show(f"beat     {_describe_beat(current.beat, now)}")
@@ -102,6 +98,19 @@ def _show(current: "Status") -> None:
             out.warn(f"{stream['stream']}: {stream['last_error']}")
     for number, step in enumerate(_list_steps(current)):
         out.say(f"{'next:' if number == 0 else '     '} {step}")
+
+
+def _describe_standstills(stream: Mapping[str, Any], now: datetime, *, is_partner_down: bool) -> Iterator[str]:
+    """Yield a line for whatever holds a stream, or some of its records."""
+    name = stream["stream"]
+    if stream["paused"]:
+        yield f"{name} is {_describe_pause(stream, now)}; syncctl resume {name}"
+    if stream["breaker"] == "open" and not is_partner_down:
+        reason, probe = stream["breaker_reason"], _describe_probe(stream, now)
+        yield f"the endpoint of {name} is down (circuit open): {reason}; {probe}"
+    if stream["awaiting_poll"]:
+        count = format_count(stream["awaiting_poll"], "record")
+        yield f"{count} of {name} wait for a poll that reads to the end; syncctl doctor streams"
 
 
 def _list_steps(current: "Status") -> list[str]:

@@ -38,8 +38,8 @@ def check_stream(services: "Services", name: str) -> Finding:
     now = ledger.streams.server_time()
     poll = _look_at_poll(name, document, now, services.settings.stream(name).poll_every_seconds)
     held, refused = _look_at_held(ledger, name), _look_at_acknowledgements(ledger, name)
-    patterns = _look_at_schema(services.settings.stream(name))
-    return join_findings([poll, *_look_at_backlog(name, document, counts, now), *held, *refused, *patterns])
+    patterns, unknown = _look_at_schema(services.settings.stream(name)), _look_at_unknown(ledger, name)
+    return join_findings([poll, *_look_at_backlog(name, document, counts, now), *held, *unknown, *refused, *patterns])
 
 
 def _look_at_poll(name: str, document: Mapping[str, Any], now: datetime, every_seconds: float) -> Finding:
@@ -89,6 +89,16 @@ def _look_at_held(ledger: "Ledger", name: str) -> Iterator[Finding]:
             f"newer versions of rows are held by {held_by}; {ledger.sequencing.count(name):,} wait",
             f"see: syncctl failures --stream {name}; then syncctl replay --stream {name} sends them, "
             "and syncctl discard ID --reason TEXT gives one up",
+        )
+
+
+def _look_at_unknown(ledger: "Ledger", name: str) -> Iterator[Finding]:
+    """Report records of interrupted polls, which wait for one that finds their rows again, or reads to the end."""
+    count = ledger.sequencing.count_for_poll(name)
+    if count:
+        yield warned(
+            f"{format_count(count, 'record')} of an interrupted poll wait for one that reads to the end",
+            f"run: syncctl poll {name} --once; if that fails, it says why",
         )
 
 

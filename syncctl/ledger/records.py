@@ -23,6 +23,8 @@ from syncctl.ledger.indexes import ONE_IN_FLIGHT, RETRIES_IN_FLIGHT
 
 Doc = dict[str, Any]
 
+A_POLL = "poll"
+"""`waits_for` of a record that its key does not know: it waits for a poll that finds its row, or reads to the end."""
 REFUSED_ALONE = "alone"
 """`refused` of a record that was refused while others were accepted; of others it is true."""
 
@@ -232,8 +234,14 @@ class Records:
         if not seqs:
             return set()
         superseded = State.SUPERSEDED.value
+        waits = {"$eq": ["$waits_for", A_POLL]}
+        due_at = {"$cond": [waits, "$$NOW", {"$ifNull": ["$due_at", "$$REMOVE"]}]}
+        waits_for = {"$cond": [waits, "$$REMOVE", {"$ifNull": ["$waits_for", "$$REMOVE"]}]}
         writes = [
-            UpdateOne({"_id": record, "seq": {"$lt": seq}, "state": {"$ne": superseded}}, {"$set": {"seq": seq}})
+            UpdateOne(
+                {"_id": record, "seq": {"$lt": seq}, "state": {"$ne": superseded}},
+                [{"$set": {"seq": seq, "due_at": due_at, "waits_for": waits_for}}],
+            )
             for record, seq in seqs.items()
         ]
         if self._records.bulk_write(writes, ordered=False).matched_count == len(writes):

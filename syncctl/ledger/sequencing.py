@@ -1,4 +1,7 @@
-"""Order `strict`: records that wait for an older version of their key. They have `waits_for` and are not due."""
+"""Records that wait: under order `strict` for an older version of their key, under any order for a poll.
+
+They have `waits_for` and are not due.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +14,7 @@ from pymongo.database import Database
 from syncctl.core.states import UNFINISHED, State
 from syncctl.ledger.client import edge, update_many_safely
 from syncctl.ledger.expressions import in_future, or_zero
+from syncctl.ledger.records import A_POLL
 
 Doc = dict[str, Any]
 Place = tuple[str, str]
@@ -101,19 +105,17 @@ class Sequencing:
         return self._records.bulk_write(writes, ordered=False).modified_count if writes else 0
 
     @edge
+    def hold_for_poll(self, ids: Sequence[str]) -> int:
+        """Let due records that their keys do not know wait for a poll instead of being due; return how many do."""
+        guard = {"_id": {"$in": list(ids)}, "state": State.PENDING.value, "due_at": {"$type": "date"}}
+        return update_many_safely(self._records, guard, [{"$set": {"waits_for": A_POLL}}, {"$unset": ["due_at"]}])
+
+    @edge
     def release(self, stream: str, holders: Sequence[str]) -> int:
         """Make the records due that wait for these ones; return how many."""
         if not holders:
             return 0
         return self._release({"stream": stream, "waits_for": {"$in": list(holders)}}, hint="waiting")
-
-    @edge
-    def release_all(self, stream: str, *, limit: int) -> int:
-        """Make waiting records due in a stream that is not strict any more, at most `limit`; return how many."""
-        query = {"stream": stream, "waits_for": {"$gt": ""}}
-        found = self._records.find(query, {"_id": True}, limit=limit, hint="waiting")
-        ids = [record["_id"] for record in found]
-        return self._release({"_id": {"$in": ids}}) if ids else 0
 
     @edge
     def release_if_free(self, stream: str, holders: Sequence[str], *, hold_seconds: float | None) -> int:
@@ -125,11 +127,12 @@ class Sequencing:
         return self._release({"_id": {"$in": ids}}) if ids else 0
 
     @edge
-    def release_unheld(self, stream: str, *, hold_seconds: float | None, limit: int) -> int:
-        """Make waiting records due that no older version holds any more; return how many.
+    def release_unheld(self, stream: str, *, is_strict: bool, hold_seconds: float | None, limit: int) -> int:
+        """Make waiting records due that no older version holds; return how many.
 
-        For records whose release was lost in a crash, and for those whose holder was cleaned up or has been failed
-        for long enough. Each call judges `limit` records, from where the last call stopped (invariant 11).
+        For records whose release was lost in a crash, for those whose holder was cleaned up or has been failed for long
+        enough, for those that wait for a poll, and for all in a stream that is not strict any more. Each call judges
+        `limit` records, from where the last call stopped (invariant 11).
         """
         query: Doc = {"stream": stream, "waits_for": {"$gt": ""}}
         place = self._load_place(stream)
@@ -137,7 +140,7 @@ class Sequencing:
             further = [{"waits_for": {"$gt": place[0]}}, {"waits_for": place[0], "_id": {"$gt": place[1]}}]
             query |= {"waits_for": {"$gte": place[0]}, "$or": further}
         found = self._load_waiting(query, hold_seconds, limit=limit)
-        ids = [record["_id"] for record in found if not record["held"]]
+        ids = [record["_id"] for record in found if not (is_strict and record["held"])]
         released = self._release({"_id": {"$in": ids}}) if ids else 0
         after = (found[-1]["waits_for"], found[-1]["_id"]) if len(found) == limit else None
         if after != place:
@@ -209,7 +212,13 @@ class Sequencing:
     @edge
     def count(self, stream: str) -> int:
         """Return how many records of a stream wait for another."""
-        return self._records.count_documents({"stream": stream, "waits_for": {"$gt": ""}}, hint="waiting")
+        query = {"stream": stream, "waits_for": {"$gt": "", "$ne": A_POLL}}
+        return self._records.count_documents(query, hint="waiting")
+
+    @edge
+    def count_for_poll(self, stream: str) -> int:
+        """Return how many records of a stream wait for a poll."""
+        return self._records.count_documents({"stream": stream, "waits_for": A_POLL}, hint="waiting")
 
     @edge
     def count_failed_holders(self, stream: str) -> int:

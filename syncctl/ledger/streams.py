@@ -15,7 +15,7 @@ from syncctl.core.rows import Cursor
 from syncctl.ledger import holds
 from syncctl.ledger.breakers import GATE_FIELDS, BreakerGate, read_breaker
 from syncctl.ledger.client import edge, new_token
-from syncctl.ledger.expressions import ClockReading, in_future, is_past, paused_by
+from syncctl.ledger.expressions import ClockReading, in_future, is_past, or_zero, paused_by
 from syncctl.ledger.holds import HOLD_FIELDS, Hold, read_hold
 
 Doc = dict[str, Any]
@@ -67,6 +67,8 @@ class Gate:
     accepted_lately: bool = False
     #: The newest epoch whose poll read to the end.
     complete_epoch: int = 0
+    #: The polls of earlier epochs have ended, or lost their lease.
+    running_epoch: int = 0
     breaker: BreakerGate = field(default_factory=BreakerGate)
     #: When it was last resumed, or its circuit was last left open.
     back_at: datetime | None = None
@@ -236,7 +238,8 @@ class Streams:
     @edge
     def load_gate(self, stream: str) -> Gate:
         """Return what must be known of a stream before anything of it is sent."""
-        fields = {"back_at": True, "poll.complete_epoch": True, **HOLD_FIELDS, **GATE_FIELDS}
+        running = {"$cond": [{"$gt": ["$poll.until", "$$NOW"]}, "$poll.epoch", {"$add": [or_zero("poll.epoch"), 1]}]}
+        fields = {"back_at": True, "poll.complete_epoch": True, **HOLD_FIELDS, **GATE_FIELDS, "running": running}
         fields |= {"refusals": True, "accepted_lately": _ACCEPTED_LATELY}
         found = self._streams.find_one({"_id": stream}, fields) or {}
         return Gate(
@@ -244,6 +247,7 @@ class Streams:
             has_refusals="refusals" in found,
             accepted_lately=bool(found.get("accepted_lately")),
             complete_epoch=int(found.get("poll", {}).get("complete_epoch", 0)),
+            running_epoch=int(found.get("running", 0)),
             breaker=read_breaker(found),
             back_at=found.get("back_at"),
         )

@@ -1,7 +1,7 @@
 """dispatch: choose due records by the stream's order, oldest first, and take them into flight as one batch."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from syncctl.core.breaker import BreakerState
@@ -127,13 +127,14 @@ def _look(
     gently = gate.breaker.state is BreakerState.HALF_OPEN
     if gently:
         sizes = sizes.at_most(gate.breaker.allowed)
+    beyond = 0
     for _ in range(LOOKS_AT_MOST):
         in_flight, retries = ledger.records.count_in_flight(stream.name)
         room = min(sizes.batch, sizes.window - in_flight)
         if room <= 0:
             return Taken()
-        due = find_due(ledger, stream, sizes, room=room, in_flight=in_flight, retries=retries, gently=gently)
-        split = split_by_order(ledger, stream, due, complete_epoch=gate.complete_epoch)
+        due = find_due(ledger, stream, sizes, room=room + beyond, in_flight=in_flight, retries=retries, gently=gently)
+        split = split_by_order(ledger, stream, due, gate)
         aside = supersede_and_hold(ledger, stream, split)
         together = _cut_at_bytes([record for record in split.sendable if not record.alone], stream.batch_bytes)
         alone = [record.id for record in split.sendable if record.alone] if with_suspects else []
@@ -144,7 +145,10 @@ def _look(
             return Taken(claim=claim, has_more=len(due) >= room or len(alone) > 1)
         # Records that were set aside have made room for others; otherwise a second look would find the same.
         if not aside:
-            break
+            if beyond or len(due) < room:
+                break
+            # A page whose poll has not told the keys yet stands at the head of the queue: look behind it.
+            beyond = stream.page_size
     return Taken()
 
 
@@ -174,20 +178,14 @@ def _take_probe(
     Where the stream is held, the newest go first: the oldest may be a run of rows that are refused for what they are.
     Deletes go last: that a row is gone, a wrong address says too.
     """
-    newest: list[DueRecord] = []
-    if gate.hold.paused:
-        newest = ledger.records.find_due(stream.name, fresh=True, limit=PROBES_LOOKED_AT, newest=True)
-    due = [
-        *newest,
-        *ledger.records.find_due(stream.name, fresh=True, limit=PROBES_LOOKED_AT),
-        *ledger.records.find_due(stream.name, fresh=False, limit=PROBES_LOOKED_AT),
-    ]
-    due = list({record.id: record for record in due}.values())
-    split = split_by_order(ledger, stream, due, complete_epoch=gate.complete_epoch)
-    supersede_and_hold(ledger, stream, split)
-    sendable = [record for record in split.sendable if record.op != "delete"]
-    sendable += [record for record in split.sendable if record.op == "delete"]
-    ids = [record.id for record in sendable]
+    ids: list[str] = []
+    for _ in range(LOOKS_AT_MOST):
+        due = _find_probes(ledger, stream, gate)
+        split = split_by_order(ledger, stream, due, gate)
+        aside = supersede_and_hold(ledger, stream, split)
+        ids = [record.id for record in sorted(split.sendable, key=lambda record: record.op == "delete")]
+        if ids or not aside:
+            break
     last = {state.last_probe for _, _, state in probed}
     others = [record for record in ids if record not in last]
     record = next(iter(others or ids), None)
@@ -200,6 +198,18 @@ def _take_probe(
         for probes, name, _ in probed:
             probes.release_probe(name, token=token)
     return claim
+
+
+def _find_probes(ledger: Ledger, stream: Stream, gate: Gate) -> list[DueRecord]:
+    newest: list[DueRecord] = []
+    if gate.hold.paused:
+        newest = ledger.records.find_due(stream.name, fresh=True, limit=PROBES_LOOKED_AT, newest=True)
+    due = [
+        *newest,
+        *ledger.records.find_due(stream.name, fresh=True, limit=PROBES_LOOKED_AT),
+        *ledger.records.find_due(stream.name, fresh=False, limit=PROBES_LOOKED_AT),
+    ]
+    return list({record.id: record for record in due}.values())
 
 
 def find_due(
@@ -238,34 +248,32 @@ def _without_keys_in_flight(ledger: Ledger, stream: Stream, due: Sequence[DueRec
     return [record for record in due if record.key_id not in busy]
 
 
-def split_by_order(ledger: Ledger, stream: Stream, due: Sequence[DueRecord], *, complete_epoch: int) -> OrderSplit:
+def split_by_order(ledger: Ledger, stream: Stream, due: Sequence[DueRecord], gate: Gate) -> OrderSplit:
     """Split due records by the stream's order rule (invariant 5).
 
-    A record whose key does not know it yet is left alone: its poll is still running, or was interrupted and will be
-    repeated (invariant 1). Where a later poll read to the end and did not find the row again, the row is gone; it did
-    exist, so the record is sent.
-
-    Args:
-        complete_epoch: The newest epoch whose poll read to the end.
+    A record whose key does not know it yet is left alone while its poll is running; if that was interrupted, the record
+    waits for the next one (invariant 1), and is out of the way of others meanwhile (invariant 12). Where a later poll
+    read to the end and did not find the row again, the row is gone; it did exist, so the record is sent.
     """
     if stream.append_only or not due:
         return OrderSplit(sendable=tuple(due))
     known = ledger.keys.load(stream.name, [record.key_id for record in due])
-    sendable: list[DueRecord] = []
+    unknown = [record for record in due if (key := known.get(record.key_id)) is None or record.seq > key.seq]
+    orphans = [record for record in unknown if epoch_of(record.seq) < gate.complete_epoch]
+    sendable = adopt_orphans(ledger, stream, orphans, known)
+    waiting = [record.id for record in unknown if gate.complete_epoch <= epoch_of(record.seq) < gate.running_epoch]
     superseded: list[tuple[DueRecord, str]] = []
     for record in due:
         key = known.get(record.key_id)
         if key is None or record.seq > key.seq:
-            if epoch_of(record.seq) < complete_epoch and adopt_orphan(ledger, stream, record, key):
-                sendable.append(record)
             continue
         if stream.order == "latest" and key.version != record.id:
             superseded.append((record, key.version))
         else:
             sendable.append(record)
     if stream.order == "strict":
-        return split_by_sequence(ledger, stream, sendable, known)
-    return OrderSplit(sendable=tuple(sendable), superseded=superseded)
+        return replace(split_by_sequence(ledger, stream, sendable, known), unknown=waiting)
+    return OrderSplit(sendable=tuple(sendable), superseded=superseded, unknown=waiting)
 
 
 def supersede_and_hold(ledger: Ledger, stream: Stream, split: OrderSplit) -> int:
@@ -273,8 +281,10 @@ def supersede_and_hold(ledger: Ledger, stream: Stream, split: OrderSplit) -> int
     set_aside = 0
     if split.superseded:
         set_aside = ledger.operations.supersede((record.id, record.seq, newer) for record, newer in split.superseded)
+    sequencing = ledger.sequencing
+    if split.unknown:
+        set_aside += sequencing.hold_for_poll(split.unknown)
     if stream.order == "strict":
-        sequencing = ledger.sequencing
         sequencing.release(stream.name, [record.id for record, _ in split.superseded])
         set_aside += sequencing.hold(split.held)
         # The records they wait for may be finished since they were read, and then nothing else would release them.
@@ -283,15 +293,27 @@ def supersede_and_hold(ledger: Ledger, stream: Stream, split: OrderSplit) -> int
     return max(0, set_aside)
 
 
-def adopt_orphan(ledger: Ledger, stream: Stream, record: DueRecord, key: KnownKey | None) -> bool:
-    """Tell a key of a record that only an interrupted poll has seen; False when another poll wrote the key first."""
-    observation = Observation(
-        key_id=record.key_id,
-        key=record.key,
-        previous_seq=None if key is None else key.seq,
-        seq=record.seq,
-        version=record.id,
-        hash=record.hash,
-        op=record.op,
-    )
-    return not ledger.keys.observe(stream.name, [observation])
+def adopt_orphans(
+    ledger: Ledger, stream: Stream, orphans: Sequence[DueRecord], known: Mapping[str, KnownKey]
+) -> list[DueRecord]:
+    """Tell keys of records that only an interrupted poll has seen; return those whose keys no other poll wrote first.
+
+    Of several versions of a key, the oldest comes first and the others at the next look.
+    """
+    oldest: dict[str, DueRecord] = {}
+    for record in sorted(orphans, key=lambda record: record.seq):
+        oldest.setdefault(record.key_id, record)
+    observations = [
+        Observation(
+            key_id=record.key_id,
+            key=record.key,
+            previous_seq=known[record.key_id].seq if record.key_id in known else None,
+            seq=record.seq,
+            version=record.id,
+            hash=record.hash,
+            op=record.op,
+        )
+        for record in oldest.values()
+    ]
+    conflicts = set(ledger.keys.observe(stream.name, observations))
+    return [record for record in orphans if record is oldest[record.key_id] and record.key_id not in conflicts]

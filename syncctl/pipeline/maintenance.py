@@ -94,14 +94,16 @@ def _find_overtaken(ledger: Ledger, stream: Stream, lost: Sequence[Lost]) -> set
 def release_held(*, ledger: Ledger, stream: Stream) -> int:
     """Make records due that wait for another one without need; return how many. Safe to repeat, also by several.
 
-    Normally a worker releases them when the older record is finished. This is for a worker that died in between, for a
-    failed record that was cleaned up or has held others for long enough, and for a stream that is not strict any more.
+    Normally a worker releases them when the older record is finished, and a poll those whose rows it finds. This is for
+    a worker that died in between, for a failed record that was cleaned up or has held others for long enough, for a
+    stream that is not strict any more, and for a poll that has read to the end: dispatch judges anew.
     """
-    if stream.order == "strict":
-        return ledger.sequencing.release_unheld(
-            stream.name, hold_seconds=stream.strict_hold_seconds, limit=HELD_AT_ONCE
-        )
-    return ledger.sequencing.release_all(stream.name, limit=HELD_AT_ONCE)
+    return ledger.sequencing.release_unheld(
+        stream.name,
+        is_strict=stream.order == "strict",
+        hold_seconds=stream.strict_hold_seconds,
+        limit=HELD_AT_ONCE,
+    )
 
 
 def maintain_stream(*, ledger: Ledger, stream: Stream, partner: Partner, wake: Callable[[], int]) -> Maintained:

@@ -53,7 +53,7 @@ def read_status(
     }
     streams = tuple(
         _stream(name, documents.get(name, {}), live[name], totals[name], now, partners.get(configured.get(name, "")))
-        | {"held": ledger.sequencing.count(name)}
+        | {"held": ledger.sequencing.count(name), "awaiting_poll": ledger.sequencing.count_for_poll(name)}
         for name in names
     )
     workers = tuple(

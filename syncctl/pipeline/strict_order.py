@@ -23,6 +23,8 @@ class OrderSplit:
     superseded: Sequence[tuple[DueRecord, str]] = ()
     #: Under order strict, records that must wait: id → the id of the record they wait for.
     held: Mapping[str, str] = field(default_factory=dict)
+    #: The ids of records that must wait for a poll: no key knows them, and their own poll is not running any more.
+    unknown: Sequence[str] = ()
 
 
 def split_by_sequence(

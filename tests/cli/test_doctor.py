@@ -575,6 +575,22 @@ def test_failed_records_that_hold_newer_versions_are_a_warning(
     assert stream["held"] == 2
 
 
+def test_records_of_an_interrupted_poll_are_a_warning(
+    run_syncctl: Run, examine: Callable[..., Checks], settings_dir: Path, source_db: SourceDb, database: Any
+) -> None:
+    source_db.create_orders(3)
+    assert run_syncctl("poll", "orders", "--once", cwd=settings_dir).exit_code == 0
+    assert "interrupted" not in examine("streams")["streams orders"]["detail"]
+    database.records.update_many({}, {"$set": {"waits_for": "poll"}, "$unset": {"due_at": True}})
+    check = examine("streams")["streams orders"]
+    assert check["status"] == "warn"
+    assert "3 records of an interrupted poll wait for one that reads to the end" in check["detail"]
+    assert "syncctl poll orders --once" in check["hint"]
+    (stream,) = run_syncctl("status", "--json", cwd=settings_dir).json["streams"]
+    assert (stream["awaiting_poll"], stream["held"]) == (3, 0)
+    assert "3 records of orders wait for a poll that reads to the end" in run_syncctl("status", cwd=settings_dir).stdout
+
+
 def test_a_source_that_cannot_be_acknowledged_is_a_warning(
     run_syncctl: Run, examine: Callable[..., Checks], settings_dir: Path, source_db: SourceDb, database: Any
 ) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from syncctl.core.ids import make_seq
 from syncctl.core.outcome import Verdict
 from syncctl.core.states import State
 from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.keys import Observation
+from syncctl.ledger.streams import PollLease
 from syncctl.pipeline.dispatch import Taken
 from tests.harness.passing_time import PAST, expire_stream_lease
 from tests.harness.testbed import ListReader, Testbed, claim_records, lose_records, new_record, outcome, version_row
@@ -153,6 +155,80 @@ def test_a_record_whose_key_does_not_know_it_is_left_alone(testbed: Testbed, ord
     testbed.ledger.keys.observe("orders", [known])
     assert testbed.take_all() == []
     assert testbed.states() == {1: ["pending"], 2: ["pending"]}
+
+
+def leave_unknown(testbed: Testbed, *, count: int) -> PollLease:
+    """Let a poll have logged records, and not have told their keys."""
+    testbed.ledger.streams.ensure("orders")
+    lease = testbed.ledger.streams.acquire_poll("orders", seconds=60, worker="dead")
+    assert lease is not None
+    numbers = range(1, count + 1)
+    testbed.ledger.records.log([new_record(number, seq=make_seq(lease.epoch, number)) for number in numbers], PAST)
+    return lease
+
+
+def test_records_that_no_key_knows_hold_no_others_and_come_to_their_end(testbed: Testbed) -> None:
+    """However many a poll has logged before it died; with the sizes that are the default. Fails where dispatch looks no
+    further than at the head of the queue, and where what waits for a poll is not judged anew."""
+    count = 5000
+    leave_unknown(testbed, count=count)
+    expire_stream_lease(testbed.database, "poll")
+    testbed.poll(ListReader([version_row(9001, "a", None)]), should_stop=lambda: True)
+    assert testbed.deliver() == {"delivered": 1}
+    assert testbed.ledger.sequencing.count_for_poll("orders") == count
+    assert not testbed.ledger.records.has_due("orders")
+    # No poll has read to the end: they are judged anew, and wait on.
+    assert testbed.maintain().released == 2000
+    assert testbed.deliver() == {}
+    log(testbed, 9002)
+    assert testbed.deliver() == {"delivered": 1}
+    # That one has. Their rows are gone; they did exist.
+    for _ in range(4):
+        testbed.maintain()
+    testbed.change_stream(lease_seconds=300.0)
+    while testbed.deliver():
+        pass
+    assert testbed.database.records.count_documents({"state": "delivered"}) == count + 2
+
+
+def test_a_page_whose_poll_is_running_holds_no_others(testbed: Testbed) -> None:
+    """Its keys follow in a moment, unless it stands still there. It is not set aside: it would be sent late."""
+    log(testbed, 9001)
+    testbed.database.records.update_one({}, {"$currentDate": {"due_at": True}})
+    leave_unknown(testbed, count=testbed.stream.page_size)
+    assert testbed.sizes.batch < 100 * testbed.stream.page_size
+    testbed.change_stream(batch_size=10)
+    assert testbed.take_rows() == [9001]
+    assert testbed.take_rows() == []
+    assert testbed.ledger.sequencing.count_for_poll("orders") == 0
+
+
+def test_a_record_that_a_poll_finds_again_does_not_wait_any_more(testbed: Testbed) -> None:
+    """Fails where only maintenance lets it go."""
+    reader = ListReader([version_row(1, "a", "0x1")])
+    testbed.poll(reader)
+    testbed.database["keys"].delete_many({})
+    testbed.database.streams.update_one({}, {"$unset": {"poll.complete_epoch": True}})
+    assert testbed.take_rows() == []
+    assert testbed.ledger.sequencing.count_for_poll("orders") == 1
+    testbed.poll(reader, should_stop=lambda: True)
+    assert testbed.take_rows() == [1]
+    assert "waits_for" not in testbed.record(1)
+
+
+@pytest.mark.parametrize("order", ["latest", "strict"])
+def test_a_probe_is_found_behind_records_that_no_key_knows(testbed: Testbed, order: str) -> None:
+    """Fails where only the head of the queue is looked at: the pause would never end."""
+    testbed.change_stream(order=order)
+    leave_unknown(testbed, count=100)
+    expire_stream_lease(testbed.database, "poll")
+    testbed.poll(ListReader([version_row(9001, "a", None)]), should_stop=lambda: True)
+    testbed.database.records.update_many({}, {"$set": {"fresh": False}})
+    testbed.ledger.streams.pause("orders", who="syncctl", reason="refused")
+    taken = testbed.take()
+    assert taken.is_probe
+    assert taken.claim is not None
+    assert [record.key["id"] for record in taken.claim.records] == [9001]
 
 
 def test_a_paused_stream_sends_nothing_and_goes_on_logging(testbed: Testbed) -> None:

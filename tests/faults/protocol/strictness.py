@@ -38,6 +38,8 @@ class Strictness:
         for record in self._database.records.find({"waits_for": {"$exists": True}}):
             assert record["state"] == "pending", f"{record} is not pending and waits"
             assert "due_at" not in record, f"{record} waits and is due"
+            if record["waits_for"] == "poll":
+                continue
             holder = self._database.records.find_one({"_id": record["waits_for"]})
             assert holder is not None, f"{record['_id']} waits for a record that is gone"
             assert holder["state"] in HOLDING, f"{record['_id']} waits for one that is {holder['state']}"

@@ -202,6 +202,12 @@ POST /_partner/fix stops all failures.
     parser.add_argument(
         "--reject", type=_rate, default=0.0, metavar="RATE", help="share of rows answered 422 until fixed"
     )
+    parser.add_argument(
+        "--key",
+        action="append",
+        metavar="FIELD",
+        help="a field of the body that identifies a row; may be repeated (default: id)",
+    )
     parser.add_argument("--allow-keyless", action="store_true", help="accept calls without Idempotency-Key")
     parser.add_argument(
         "--end-with-parent",
@@ -225,6 +231,7 @@ def make_config(chosen: argparse.Namespace) -> PartnerConfig:
         reject_rate=chosen.reject,
         token=os.environ.get(TOKEN_VARIABLE, ""),
         require_key=not chosen.allow_keyless,
+        row_key=tuple(chosen.key or ("id",)),
     )
 
 

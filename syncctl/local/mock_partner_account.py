@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
@@ -51,6 +51,8 @@ class PartnerConfig:
     token: str = field(default="", repr=False)
     #: Reject calls without an `Idempotency-Key`.
     require_key: bool = True
+    #: The fields of a body that together identify a row.
+    row_key: tuple[str, ...] = ("id",)
 
 
 class ReceivedCall(NamedTuple):
@@ -82,7 +84,7 @@ class Account:
     def receive(self, request: Request) -> Reply:
         """Decide a call, record it, and return the reply."""
         digest = hashlib.sha256(request.body).hexdigest()[:16]
-        row = find_row(request)
+        row = find_row(request, self.config.row_key)
         key = request.headers.get("idempotency-key", "")
         attempt = request.headers.get("syncctl-attempt", "1")
         fate, status = self._decide(request, key=key, attempt=attempt, row=row, digest=digest)
@@ -169,15 +171,21 @@ _BODIES: Mapping[Fate, bytes] = {
 }
 
 
-def find_row(request: Request) -> str:
-    """Return the row that a call is about: the body's `id`, or the path if there is none."""
+def find_row(request: Request, fields: Sequence[str] = ("id",)) -> str:
+    """Return the row that a call is about: the values of its body's key fields.
+
+    Without them it is the path, but for a POST, whose path is that of all rows, the `Idempotency-Key`: the mock partner
+    knows no better name, and rows that share one would all share the fate of the first.
+    """
     try:
         document = json.loads(request.body)
     except (ValueError, RecursionError):
-        return request.target
-    if isinstance(document, dict) and document.get("id") is not None:
-        return str(document["id"])
-    return request.target
+        document = None
+    values = [document.get(field) for field in fields] if isinstance(document, dict) else [None]
+    if None not in values:
+        return ",".join(map(str, values))
+    key = request.headers.get("idempotency-key") if request.method == "POST" else None
+    return key or request.target
 
 
 def show_call(call: ReceivedCall) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import requests
 
-from syncctl.local.mock_partner import MockPartner, PartnerConfig, main
+from syncctl.local.mock_partner import MockPartner, PartnerConfig, main, make_config, parse_arguments
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -64,6 +64,28 @@ def test_without_an_id_the_path_is_the_row(partner: MockPartner) -> None:
     url = f"{partner.url}/orders/a%2Fb"
     requests.put(url, data="not json", headers={"Idempotency-Key": "k-1"}, timeout=10)
     assert partner.rows() == {"/orders/a%2Fb": b"not json"}
+
+
+def test_rows_without_an_id_do_not_share_one_fate() -> None:
+    with MockPartner(PartnerConfig(reject_rate=0.3)) as partner:
+        bodies = {f"stock-{n}": f'{{"sku":"A{n}"}}' for n in range(40)}
+        statuses = {key: post(partner, body, key).status_code for key, body in bodies.items()}
+        assert set(statuses.values()) == {201, 422}
+        repeated = {key: post(partner, body, key, attempt=2).status_code for key, body in bodies.items()}
+        assert repeated == statuses
+        partner.fix()
+        assert {post(partner, body, key, attempt=3).status_code for key, body in bodies.items()} == {201}
+        assert len(partner.rows()) == 40
+
+
+def test_the_fields_that_identify_a_row_can_be_named() -> None:
+    chosen = make_config(parse_arguments(["--key", "sku", "--key", "depot"]))
+    with MockPartner(chosen) as partner:
+        post(partner, '{"sku":"A","depot":1,"n":1}', "k-1")
+        post(partner, '{"sku":"A","depot":1,"n":2}', "k-2")
+        post(partner, '{"sku":"A","depot":2}', "k-3")
+        post(partner, '{"sku":"A"}', "k-4")
+        assert set(partner.rows()) == {"A,1", "A,2", "k-4"}
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,11 @@ class LazyGroup(TyperGroup):
     catalogue: ClassVar[Mapping[str, str]] = {}
     modules: ClassVar[Mapping[str, str]] = {}
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the global options; a shell may be named after those for completion."""
+        _complete_for_named_shell(ctx, args)
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 (Typer's signature)
         """Return the commands in the order of the catalogue."""
         return list(self.catalogue)
@@ -203,6 +208,37 @@ def build_command(name: str, module: Any) -> Any:
     group = typer.main.get_group(module.app)
     group.name = name
     return group
+
+
+def _complete_for_named_shell(ctx: Any, args: list[str]) -> None:
+    """Install or show the completion for the shell that the command line names, or else this one, and exit.
+
+    Typer would take the name for a command.
+
+    Raises:
+        UsageError: there is no completion for that shell, or it cannot be installed.
+    """
+    from typer.completion import Shells, install_callback, show_callback
+
+    option, equals, shell = args[0].partition("=") if args else ("", "", "")
+    callback = {"--install-completion": install_callback, "--show-completion": show_callback}.get(option)
+    shell = shell if equals or len(args) < 2 else args[1]
+    if callback is None:
+        return
+    if shell and shell not in list(Shells):
+        raise UsageError(
+            f"there is no completion for {shell}",
+            why=f"there is one for {', '.join(Shells)}",
+            hint=f"for example: syncctl {option} zsh",
+        )
+    try:
+        callback(ctx, ctx.command.params[0], shell or True)
+    except OSError as error:
+        raise UsageError(
+            "cannot install the completion",
+            why=f"{error.filename}: {error.strerror}",
+            hint=f"write it to a file of your own: syncctl --show-completion {shell or 'bash'}",
+        ) from error
 
 
 def _global_params(ctx: Any) -> list[TyperOption]:

@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 _WIDTH = 100
 _NAME_AT_MOST = 60
 _ONLY_FROM_BEGINNING = ("snapshot", "flag")
+_FINDS_DELETES = ("snapshot", "change_tracking")
+_WHOLE_LETTERS = {
+    "đ": "d", "ð": "d", "ħ": "h", "\N{LATIN SMALL LETTER DOTLESS I}": "i", "ł": "l", "ŋ": "ng", "ø": "o", "ŧ": "t",
+    "ß": "ss", "æ": "ae", "œ": "oe", "þ": "th", "ə": "e", "ƒ": "f", "ŀ": "l", "ƀ": "b", "ɨ": "i", "ʉ": "u", "ƶ": "z",
+}  # fmt: skip
+_LETTERS = str.maketrans(
+    {**_WHOLE_LETTERS, **{letter.upper(): plain.upper() for letter, plain in _WHOLE_LETTERS.items() if letter != "ß"}}
+    | {"ẞ": "SS"}
+)
+"""Latin letters that Unicode does not take apart into an ASCII letter and its marks."""
 
 
 def inspect(
@@ -36,6 +46,10 @@ def inspect(
     key: Annotated[
         list[str] | None,
         typer.Option("--key", metavar="COLUMN", help="A key column; may be repeated. Default: the table's own key."),
+    ] = None,
+    cursor: Annotated[
+        str | None,
+        typer.Option("--cursor", metavar="COLUMN", help="The column to follow. Default: that of the safest mode."),
     ] = None,
     stream: Annotated[
         str | None,
@@ -61,13 +75,14 @@ def inspect(
         syncctl inspect
         syncctl inspect dbo.orders
         syncctl inspect dbo.orders --write --start now
+        syncctl inspect dbo.orders --cursor changed_at --write --start now
         syncctl inspect dbo.orders --stream orders_eu --start beginning --json
         syncctl inspect --source erp
     """
-    _check_flags(table, key=key, stream=stream, start=start, write=write)
+    _check_flags(table, key=key, cursor=cursor, stream=stream, start=start, write=write)
     from syncctl.sources.catalog.inspection import inspect_source
 
-    inspection = inspect_source(load(ctx).source(source), table, key or ())
+    inspection = inspect_source(load(ctx).source(source), table, key or (), cursor)
     blocks = [
         _render_block(inspected, inspection.source, stream=stream, start=start) for inspected in inspection.tables
     ]
@@ -94,7 +109,7 @@ def inspect(
         out.show(_describe(inspection.tables[0]) + "\n\n" + blocks[0][1].rstrip())
     for line in inspection.unknown:
         out.warn(f"unknown: {line}")
-    _say_next(inspection, table, blocks, written)
+    _say_next(inspection, table, blocks, written, cursor)
     return ExitCode.DONE
 
 
@@ -128,7 +143,7 @@ def _check_flags(table: str | None, *, write: bool, start: str | None, **flags: 
 
 def name_stream(table: str) -> str:
     """Derive a stream's name from a table's: `OrderLines` and `[order lines]` become `order_lines`."""
-    plain = unicodedata.normalize("NFKD", table).encode("ascii", "ignore").decode()
+    plain = unicodedata.normalize("NFKD", table.translate(_LETTERS)).encode("ascii", "ignore").decode()
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", plain)
     name = re.sub(r"[^a-z0-9-]+", "_", apart.lower()).strip("_-")
     name = name if name[:1].isalpha() else f"t_{name}" if name else "stream"
@@ -162,6 +177,10 @@ def _render_block(table: "InspectedTable", source: str, *, stream: str | None, s
         remarks["key"] = "required: the columns that identify a row"
     origin = {} if source == "default" else {"source": source}
     values = {**origin, **table.settings, "start": begin, "endpoint": f"POST /{name}"}
+    if mode in _FINDS_DELETES:
+        remarks["delete_endpoint"] = 'deleted rows; "none" sends none'
+        if table.key and not set("{}/\r\n") & set("".join(table.key)):
+            values["delete_endpoint"] = "/".join([f"DELETE /{name}", *(f"{{{column}}}" for column in table.key)])
     return name, render_stream(name, values, remarks)
 
 
@@ -251,7 +270,13 @@ def _wrap(text: str, indent: str) -> list[str]:
     return textwrap.wrap(text, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
-def _say_next(inspection: "Inspection", table: str | None, blocks: list[tuple[str, str]], written: Path | None) -> None:
+def _say_next(
+    inspection: "Inspection",
+    table: str | None,
+    blocks: list[tuple[str, str]],
+    written: Path | None,
+    cursor: str | None,
+) -> None:
     """Say what was done, and name the next useful command."""
     if written is not None:
         out.say(f"appended [streams.{blocks[0][0]}] to {written}")
@@ -260,6 +285,7 @@ def _say_next(inspection: "Inspection", table: str | None, blocks: list[tuple[st
         named = inspection.tables[0]
         begin = "beginning" if named.settings["mode"] in _ONLY_FROM_BEGINNING else "now"
         key = "" if named.key else "--key COLUMN "
+        key += "" if cursor is None else f"--cursor {shlex.quote(cursor)} "
         out.say(f"next: syncctl inspect {shlex.quote(named.table)} {key}--start {begin} --write")
     elif inspection.tables:
         out.say(f"next: syncctl inspect {shlex.quote(inspection.tables[0].table)}")

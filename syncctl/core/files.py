@@ -10,6 +10,7 @@ from pathlib import Path
 PIPE_SECONDS = 5.0
 """How long a pipe or a terminal may take until it has been read to its end."""
 _PIECE = 64 * 1024
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_file(path: Path, *, at_most: int) -> bytes:
@@ -43,3 +44,20 @@ def _wait(number: int, until: float) -> bool:
     poll = select.poll()
     poll.register(number, select.POLLIN)
     return bool(poll.poll(max(0.0, until - time.monotonic()) * 1000))
+
+
+def decode_utf8(content: bytes) -> str:
+    """Return the text of a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        ValueError: It is not UTF-8; Windows writes UTF-16 under the name of Unicode, and PowerShell by default.
+    """
+    # Text in UTF-16 without a mark has a NUL beside each ASCII character.
+    if content.startswith(_UTF16_MARKS) or b"\0" in content[:2]:
+        raise ValueError("it is UTF-16 text; save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = content[: error.start].decode("utf-8-sig")
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        raise ValueError(f"it is not UTF-8 text (line {line}, column {column}); save it as UTF-8") from None

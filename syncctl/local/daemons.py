@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from syncctl.errors import LeaseHeld, ServiceUnavailable, TroubleFound, UsageError
 from syncctl.local.mongod import Mongod
@@ -243,20 +244,32 @@ def _lock(directory: Path) -> Iterator[None]:
 
     Raises:
         LeaseHeld: another one is changing it.
+        UsageError: it, or a file in it, cannot be written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    # None of these files belong in version control.
-    (directory / ".gitignore").write_text("*\n")
-    with (directory / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LeaseHeld(
-                f"another syncctl local is running in {directory}",
-                why="it holds the lock file",
-                hint="wait until it has finished, then try again",
-            ) from error
-        yield
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        # None of these files belong in version control.
+        (directory / ".gitignore").write_text("*\n")
+        with (directory / "lock").open("w") as lock:
+            _take_lock(lock, directory)
+            yield
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {error.filename or directory}",
+            why=error.strerror or str(error),
+            hint="run it in a directory that you may write to, or name one: syncctl --directory PATH local ...",
+        ) from error
+
+
+def _take_lock(lock: TextIO, directory: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise LeaseHeld(
+            f"another syncctl local is running in {directory}",
+            why="it holds the lock file",
+            hint="wait until it has finished, then try again",
+        ) from error
 
 
 def _remove_if_empty(directory: Path) -> None:

@@ -14,7 +14,8 @@ from syncctl.errors import ConfigurationError
 T = TypeVar("T")
 
 METHODS = ("POST", "PUT", "PATCH", "DELETE")
-_ENDPOINT = re.compile(rf"({'|'.join(METHODS)})[ \t]+(/\S*)", re.IGNORECASE)
+# Only the name of a column may have blanks.
+_ENDPOINT = re.compile(rf"({'|'.join(METHODS)})[ \t]+(/(?:[^\s{{]|\{{[^{{}}\r\n]*+)*)", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"\{[^{}/]+\}")
 _SEPARATORS = re.compile(r"[/\\\\?#]")
 _UNICODE_ESCAPE = re.compile(r"%u([0-9A-Fa-f]{4})")

@@ -111,7 +111,7 @@ def read_pages(
         cursor = lease.cursor
         if cursor is None:
             cursor = reader.start_cursor()
-            for text in reader.advice:
+            for text in reader.first_warnings():
                 log.warning("poll.first", stream=lease.stream, warning=text)
             if stream.start == "now":
                 # Now, because a later poll would start at another moment. Any other start is stored only once it was

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dotenv.parser import parse_stream
 
-from syncctl.core.files import read_file
+from syncctl.core.files import decode_utf8, read_file
 from syncctl.errors import ConfigurationError
 from syncctl.settings.problems import FILE_AT_MOST_BYTES, HINT, Problem
 
@@ -30,13 +30,13 @@ def read_dotenv(path: Path) -> tuple[dict[str, str], dict[str, int], list[Proble
     lines: dict[str, int] = {}
     problems: list[Problem] = []
     try:
-        text = read_file(path, at_most=FILE_AT_MOST_BYTES).decode("utf-8-sig")
-        bindings = list(parse_stream(StringIO(text, newline=None)))
+        text = decode_utf8(read_file(path, at_most=FILE_AT_MOST_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         return values, lines, problems
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(f"cannot read {path}", why=reason, hint=HINT) from None
+    bindings = list(parse_stream(StringIO(text, newline=None)))
     for binding in bindings:
         # The parser counts blank lines and comments before a name as part of its binding.
         skipped = len(binding.original.string) - len(binding.original.string.lstrip())
@@ -67,7 +67,7 @@ class DotenvFile:
         path = directory / ENV_FILE
         self._values, self._lines, _ = read_dotenv(path)
         #: The text of the file; None if there is none.
-        self.text = path.read_bytes().decode("utf-8-sig") if path.is_file() else None
+        self.text = decode_utf8(path.read_bytes()) if path.is_file() else None
 
     def find(self, name: str) -> str | None:
         """Return which variable of the file sets NAME: itself, in any case, or NAME_FILE; None if none does."""

@@ -7,7 +7,7 @@ from datetime import date, datetime, time
 from pathlib import Path as FilePath
 from typing import Any
 
-from syncctl.core.files import read_file
+from syncctl.core.files import decode_utf8, read_file
 from syncctl.errors import ConfigurationError
 from syncctl.settings.layers import Layer, Layers, is_too_deep
 from syncctl.settings.model import Settings
@@ -41,14 +41,13 @@ def read_toml(path: FilePath) -> tuple[dict[str, Any], dict[Path, int]]:
         ConfigurationError: when the file cannot be read, is not TOML (with line and column), or is nested too deeply.
     """
     try:
-        text = read_file(path, at_most=FILE_AT_MOST_BYTES).decode("utf-8-sig")
+        text = decode_utf8(read_file(path, at_most=FILE_AT_MOST_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         return {}, {}
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}", why=error.strerror or "", hint=HINT) from None
-    except UnicodeDecodeError as error:
-        line, column = _find_position(error.object[: error.start].decode("utf-8-sig", errors="replace"))
-        raise _make_syntax_error("is not UTF-8 text", line, column) from None
+    except ValueError as error:
+        raise ConfigurationError(f"cannot read {path}", why=str(error), hint=HINT) from None
     text = text.replace("\r\n", "\n")
     try:
         tree = tomllib.loads(text)

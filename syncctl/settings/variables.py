@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
-from syncctl.core.files import read_file
+from syncctl.core.files import decode_utf8, read_file
 from syncctl.core.redaction import find_secret_spans
 from syncctl.settings.layers import Layer, Layers
 from syncctl.settings.model import Settings
@@ -94,9 +94,9 @@ class Variables:
             reason = getattr(error, "strerror", None) or "its path is not usable"
             raise NotReadableError(f"the file that {name} names cannot be read: {reason}") from None
         try:
-            text = content.decode("utf-8-sig").rstrip("\r\n")
-        except UnicodeDecodeError:
-            raise NotReadableError(f"the file that {name} names is not UTF-8 text") from None
+            text = decode_utf8(content).rstrip("\r\n")
+        except ValueError as error:
+            raise NotReadableError(f"the file that {name} names cannot be read: {error}") from None
         if not text.strip():
             raise NotReadableError(f"the file that {name} names is empty")
         self.used.setdefault(text, name.removesuffix("_FILE"))

@@ -13,7 +13,7 @@ from syncctl.core.ids import key_id
 from syncctl.core.rows import Row, Value
 from syncctl.core.stream import SCANS, Stream
 from syncctl.errors import SourceError
-from syncctl.sources.catalog.relation import Column, Relation, escape_colons
+from syncctl.sources.catalog.relation import Column, Relation, escape_colons, strip_statement
 from syncctl.sources.columns import Converter, choose_columns
 from syncctl.sources.cursor import Position, Raw, tag, to_raw
 from syncctl.sources.dialect import Dialect
@@ -112,7 +112,7 @@ class PageReader:
             for index, (column, expression) in enumerate(zip(columns.read, plain, strict=True))
         ]
         self.relation = relation.clause
-        self._condition = [] if stream.where is None else [sa.text(f"({escape_colons(stream.where)}\n)")]
+        self._condition = [] if stream.where is None else [sa.text(f"({escape_colons(strip_statement(stream.where))})")]
         self._order_at = [names.index(column.name) for column in layout.order]
         self._key_at = [names.index(column.name) for column in layout.key]
         self.keyset = Keyset(

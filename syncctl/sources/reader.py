@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from syncctl.core.acknowledgements import Acknowledged, Acknowledgement
 from syncctl.core.rows import Cursor, Page, Row, Scanned
 from syncctl.core.stream import Mode, Source, Stream
-from syncctl.errors import ConfigurationError, SourceError
+from syncctl.errors import ConfigurationError, SourceError, SyncctlError
 from syncctl.sources.catalog.relation import describe_relation
 from syncctl.sources.cursor import Position
 from syncctl.sources.dialect import ReadCeiling
@@ -192,11 +192,21 @@ class StreamReader:
 
     def warnings(self) -> tuple[str, ...]:
         """Return what an operator should know of this stream, one line each; may scan an unindexed column."""
-        warnings = [*([self._source.warning] if self._source.warning else []), *self.advice]
-        if self._opened.run(self._opened.pages.has_null_cursor):
-            name = self.cursor_column
-            warnings.append(f"rows without a {name} are never read: give the column a value in each row")
-        return (*warnings, *self._mode.warnings())
+        driver = [self._source.warning] if self._source.warning else []
+        return (*driver, *self.advice, *self._warn_of_nulls(), *self._mode.warnings())
+
+    def first_warnings(self) -> tuple[str, ...]:
+        """Return what the first poll says: what the stream does not find, as far as the source tells now."""
+        try:
+            return (*self.advice, *self._warn_of_nulls())
+        except SyncctlError:
+            # The poll reads the same table next, and reports its error.
+            return self.advice
+
+    def _warn_of_nulls(self) -> tuple[str, ...]:
+        if not self._opened.run(self._opened.pages.has_null_cursor):
+            return ()
+        return (f"rows without a {self.cursor_column} are never read: give the column a value in each row",)
 
     def ceiling(self) -> str | None:
         """Return the rowversion below which no transaction is open (0x-hex); None in other modes."""

@@ -17,7 +17,7 @@ from syncctl.core.rows import Value
 from syncctl.core.stream import Source, Stream
 from syncctl.core.values import to_value
 from syncctl.errors import ConfigurationError, ServiceUnavailable
-from syncctl.sources.catalog.relation import Column, Kind, strip_query
+from syncctl.sources.catalog.relation import Column, Kind, strip_statement
 from syncctl.sources.cursor import Raw
 from syncctl.sources.dialect import IsolationLevel, ReadCeiling
 from syncctl.sources.driver_errors import Address
@@ -93,8 +93,8 @@ class SqliteDialect:
 
     def query_columns(self, connection: sa.Connection, stream: Stream) -> tuple[Column, ...]:
         """Return the columns of a query; SQLite tells only their names."""
-        inner = strip_query(stream.query or "")
-        names = _read_names(connection, f"select * from ({inner}\n) limit 0")  # noqa: S608
+        inner = strip_statement(stream.query or "")
+        names = _read_names(connection, f"select * from ({inner}) limit 0")  # noqa: S608
         if any(_NUMBERED.search(name) for name in names):
             # In a subquery the second column of the same name is called `id:1`. The query itself has the real name, but
             # to run it SQLite looks for its first row.

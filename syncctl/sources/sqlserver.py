@@ -16,7 +16,7 @@ from syncctl.core.rows import Value
 from syncctl.core.stream import Stream
 from syncctl.core.values import shorten_single, to_value
 from syncctl.errors import ConfigurationError, SourceError
-from syncctl.sources.catalog.relation import Column, Kind, quote_name, split_name, strip_query
+from syncctl.sources.catalog.relation import Column, Kind, quote_name, split_name, strip_statement
 from syncctl.sources.catalog.sqlserver_catalog import DESCRIBE_QUERY, ROLE
 from syncctl.sources.catalog.sqlserver_types import KINDS, Json, make_type
 from syncctl.sources.cursor import Raw, to_text
@@ -55,7 +55,7 @@ class SqlServerDialect:
         """Ask the server to describe a query; it compiles it and does not run it."""
         check_subquery(stream)
         statement = sa.text(DESCRIBE_QUERY).bindparams(sa.bindparam("statement", type_=sa.UnicodeText()))
-        rows = connection.execute(statement, {"statement": strip_query(stream.query or "")}).all()
+        rows = connection.execute(statement, {"statement": strip_statement(stream.query or "")}).all()
         problem = next((row.error_message for row in rows if row.error_message), None)
         if problem is not None:
             raise SourceError(

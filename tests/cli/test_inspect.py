@@ -120,7 +120,30 @@ def test_settings_that_do_not_load_are_not_written(run_syncctl: Run, home: Path)
     assert sorted(each.name for each in home.iterdir()) == [".env", "syncctl.toml"]
 
 
+def test_a_snapshot_sends_the_deletes_that_it_finds(run_syncctl: Run, home: Path) -> None:
+    done = run_syncctl("inspect", "stock", cwd=home)
+    stream = tomllib.loads(done.stdout)["streams"]["stock"]
+    assert (stream["mode"], stream["delete_endpoint"]) == ("snapshot", "DELETE /stock/{sku}")
+    assert "#delete_endpoint" in run_syncctl("inspect", "heavy", cwd=home).stdout
+
+
+def test_a_time_of_any_name_is_offered_and_can_be_chosen(run_syncctl: Run, home: Path, source_db: SourceDb) -> None:
+    source_db.execute('create table "đơn hàng" ("mã đơn" text primary key not null, ngay_cap_nhat datetime not null)')
+    shown = run_syncctl("inspect", "[đơn hàng]", cwd=home)
+    assert "#    also: increasing on ngay_cap_nhat, no index" in shown.stdout
+    assert "syncctl inspect '[đơn hàng]' --cursor ngay_cap_nhat" in shown.stdout
+    assert "[streams.don_hang]" in shown.stdout
+    assert 'delete_endpoint = "DELETE /don_hang/{mã đơn}"' in shown.stdout
+    args = ("inspect", "[đơn hàng]", "--cursor", "ngay_cap_nhat")
+    assert "--cursor ngay_cap_nhat --start now --write" in run_syncctl(*args, cwd=home).stderr
+    done = run_syncctl(*args, "--start", "now", "--write", cwd=home)
+    assert done.exit_code == 0, done.stderr
+    assert load_settings(directory=home, environment={}).stream("don_hang").cursor == "ngay_cap_nhat"
+
+
 WRONG = [
+    (("orders", "--cursor", "note"), "orders has no column note that a stream could follow"),
+    (("--cursor", "updated_at"), "--cursor needs a table"),
     (("orders", "--write"), "--write needs --start"),
     (("--write", "--start", "now"), "--start needs a table"),
     (("--key", "id"), "--key needs a table"),
@@ -181,6 +204,10 @@ NAMES = [
     ("order lines", "order_lines"),
     ("SKUPrices", "sku_prices"),
     ("Aufträge", "auftrage"),
+    ("đơn hàng", "don_hang"),
+    ("ĐơnHàng", "don_hang"),
+    ("Größe", "grosse"),
+    ("Łódź_øre", "lodz_ore"),
     ("2026_sales", "t_2026_sales"),
     ("注文", "stream"),
     ("x" * 80, "x" * 60),

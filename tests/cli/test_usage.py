@@ -25,6 +25,7 @@ REFUSED = {
     ("report", "--by", "week"): ("invalid value for '--by'", "usage: syncctl report", "syncctl report --help"),
     ("report", "--json", "--csv"): ("--json and --csv cannot be combined", "one document", ""),
     ("status", "--json", "--watch"): ("--json and --watch cannot be combined", "one document", ""),
+    ("--install-completion", "tcsh"): ("there is no completion for tcsh", "bash, zsh", "--install-completion zsh"),
     ("local", "upp"): ("no such command 'upp'", "", ""),
     ("--directory", "no/such/place", "status"): ("cannot enter the directory no/such/place", "", "--directory"),
     ("status", "--directory", "no/such/place"): ("cannot enter the directory no/such/place", "", "--directory"),
@@ -76,3 +77,21 @@ def test_no_stream_at_all_is_refused(run_syncctl: Run, tmp_path: Path) -> None:
 def test_a_directory_is_where_the_settings_are(run_syncctl: Run, settings_dir: Path, tmp_path: Path) -> None:
     for args in (("-C", settings_dir, "poll", "x", "--once"), ("poll", "x", "--once", "--directory", settings_dir)):
         assert "the streams are orders" in run_syncctl(*args, cwd=tmp_path).stderr
+
+
+@pytest.mark.parametrize("args", [("--install-completion", "zsh"), ("--install-completion=zsh",)])
+def test_completion_is_installed_for_the_shell_that_is_named(
+    run_syncctl: Run, tmp_path: Path, args: tuple[str, ...]
+) -> None:
+    done = run_syncctl(*args, cwd=tmp_path, env={"HOME": str(tmp_path)})
+    assert done.exit_code == 0, done.stderr
+    assert "zsh completion installed" in done.stdout
+    assert (tmp_path / ".zfunc" / "_syncctl").exists()
+    assert not (tmp_path / ".bashrc").exists()
+
+
+def test_a_completion_that_cannot_be_installed_is_no_bug(run_syncctl: Run, tmp_path: Path) -> None:
+    (tmp_path / ".zfunc").write_text("")
+    done = run_syncctl("--install-completion", "zsh", cwd=tmp_path, env={"HOME": str(tmp_path)})
+    assert done.exit_code == 2
+    assert "cannot install the completion" in done.stderr

@@ -110,6 +110,9 @@ class ListReader:
     page_size: int = 100
     closed: bool = False
 
+    def first_warnings(self) -> tuple[str, ...]:
+        return self.advice
+
     def start_cursor(self) -> Cursor:
         return {"mode": "list", "at": "start"}
 

@@ -86,8 +86,62 @@ def test_a_snapshot_is_polled_by_the_minute(db: SourceDb) -> None:
 
 def test_a_time_of_creation_finds_new_rows_only(db: SourceDb) -> None:
     found = look_at(db, "create table orders (code text primary key not null, created_at datetime, due datetime)")
-    assert modes(found) == [("snapshot", None), ("increasing", "created_at")]
+    assert modes(found) == [("snapshot", None), ("increasing", "created_at"), ("increasing", "due")]
     assert found.candidates[1].finds_changes is False
+
+
+def test_a_time_is_known_by_what_sets_it_in_any_language(db: SourceDb) -> None:
+    found = look_at(
+        db,
+        "create table orders (ma text primary key not null, ngay_tao datetime not null default current_timestamp,"
+        " ngay_cap_nhat datetime not null default (datetime('now')), ngay_giao date, ghi_chu text)",
+        "create trigger cap_nhat after update on orders begin"
+        " update orders set [Ngay_Cap_Nhat] = datetime('now') where ma = new.ma; end",
+    )
+    assert modes(found) == [
+        ("increasing", "ngay_cap_nhat"),
+        ("snapshot", None),
+        ("increasing", "ngay_tao"),
+        ("increasing", "ngay_giao"),
+    ]
+    whys = [candidate.why for candidate in found.candidates]
+    assert "the database sets it at each update" in whys[0]
+    assert "its default is the time" in whys[2]
+    assert "which the catalog does not tell" in whys[3]
+    assert found.settings["cursor"] == "ngay_cap_nhat"
+
+
+def test_a_trigger_that_only_reads_a_time_says_nothing_of_it(db: SourceDb) -> None:
+    found = look_at(
+        db,
+        "create table orders (ma text primary key not null, gio datetime not null, so int)",
+        "create trigger t after update on orders begin update orders set so = 1 where gio = new.gio; end",
+        "create trigger u after insert on orders begin update orders set gio = datetime('now'); end",
+    )
+    assert modes(found) == [("snapshot", None), ("increasing", "gio")]
+    (advice,) = found.advice
+    assert advice.startswith("if every insert and update sets gio, follow it")
+    assert advice.endswith("syncctl inspect orders --cursor gio")
+
+
+def test_another_column_can_be_followed_than_that_of_the_safest_mode(db: SourceDb) -> None:
+    db.execute("create table orders (ma text primary key not null, gio datetime not null, so int)")
+    (found,) = inspect_source(make_source(db.url), "orders", cursor="GIO").tables
+    assert (found.settings["mode"], found.settings["cursor"]) == ("increasing", "gio")
+    assert found.candidates[0].mode == "snapshot"
+    with pytest.raises(UsageError, match="orders has no column go that a stream could follow") as caught:
+        inspect_source(make_source(db.url), "orders", cursor="go")
+    assert caught.value.why == "did you mean gio?"
+
+
+@pytest.mark.parametrize("name", ["order", "limit", "group", "within", "select", "đơn hàng"])
+def test_the_statements_that_are_advised_quote_names(db: SourceDb, name: str) -> None:
+    columns = f"id integer primary key, \"{name}\" datetime default (datetime('now'))"
+    found = look_at(db, f'create table "{name}" ({columns})', table=f"[{name}]")
+    (chosen,) = inspect_source(make_source(db.url), found.table, cursor=name).tables
+    (index,) = [line.partition(": ")[2] for line in chosen.advice if "CREATE INDEX" in line]
+    db.execute(index)
+    assert inspect_source(make_source(db.url), found.table, cursor=name).tables[0].candidates[-1].indexed is True
 
 
 KEYS = [

@@ -21,7 +21,11 @@ create table sys.schemas (schema_id, name);
 create table sys.objects (object_id, schema_id, name, type, is_ms_shipped);
 create table sys.types (user_type_id, system_type_id, name);
 create table sys.columns (object_id, column_id, name, user_type_id, system_type_id, max_length, precision, scale,
-    is_nullable, collation_name);
+    is_nullable, collation_name, default_object_id default 0, generated_always_type default 0);
+create table sys.default_constraints (object_id, definition);
+create table sys.triggers (object_id, parent_id, is_disabled);
+create table sys.trigger_events (object_id, type);
+create table sys.sql_modules (object_id, definition);
 create table sys.indexes (object_id, index_id, type, is_unique, is_primary_key, is_disabled, is_hypothetical,
     has_filter);
 create table sys.index_columns (object_id, index_id, column_id, key_ordinal);
@@ -33,6 +37,10 @@ insert into sys.schemas values (1, 'dbo'), (2, 'sales');
 insert into sys.types values (56, 56, 'int'), (189, 189, 'timestamp'), (231, 231, 'nvarchar'), (106, 106, 'decimal'),
     (42, 42, 'datetime2'), (98, 98, 'sql_variant'), (128, 240, 'hierarchyid'), (300, 231, 'phone');
 """
+COLUMN_NAMES = (
+    "object_id, column_id, name, user_type_id, system_type_id, max_length, precision, scale, is_nullable,"
+    " collation_name"
+)
 TYPES = {
     "int": (56, 56, 4, 10, 0),
     "rowversion": (189, 189, 8, 0, 0),
@@ -67,7 +75,8 @@ class StandIn:
 
     def insert(self, view: str, *values: Any) -> None:
         marks = ", ".join("?" * len(values))
-        self.connection.exec_driver_sql(f"insert into sys.{view} values ({marks})", values)  # noqa: S608
+        names = f"({COLUMN_NAMES})" if view == "columns" else ""
+        self.connection.exec_driver_sql(f"insert into sys.{view} {names} values ({marks})", values)  # noqa: S608
 
     def add_table(self, number: int, name: str, columns: dict[str, str], *, schema: int = 1) -> None:
         """Add a table without an index; a column whose type ends in `null` may be empty."""
@@ -117,6 +126,39 @@ def test_a_rowversion_goes_first_and_rows_are_counted_by_the_catalog(server: Sta
     assert any("CREATE INDEX ix_orders_rv ON dbo.orders (rv)" in line for line in table.advice)
     server.add_index(1, 3, [3])
     assert propose_stream(server.look(1)[0][0]).candidates[0].indexed is True
+
+
+def test_a_time_is_known_by_its_default_its_trigger_and_its_period(server: StandIn) -> None:
+    times = ("ngay_tao", "ngay_cap_nhat", "bat_dau", "ngay_giao")
+    server.add_table(2, "hang", {"ma": "int", **dict.fromkeys(times, "datetime2(7)")})
+    server.add_index(2, 1, [1], type=1, unique=1, primary=1)
+    server.insert("partitions", 2, 1, 5)
+    server.connection.exec_driver_sql("update sys.columns set default_object_id = 50 where name = 'ngay_tao'")
+    server.insert("default_constraints", 50, "(sysutcdatetime())")
+    server.connection.exec_driver_sql("update sys.columns set generated_always_type = 1 where name = 'bat_dau'")
+    for number, event, is_disabled, column in (
+        (60, 2, 0, "ngay_cap_nhat"),
+        (61, 1, 0, "ngay_giao"),
+        (62, 2, 1, "ngay_giao"),
+    ):
+        server.insert("triggers", number, 2, is_disabled)
+        server.insert("trigger_events", number, event)
+        server.insert(
+            "sql_modules",
+            number,
+            f"create trigger t on hang as update h set [{column}] = getdate()",  # noqa: S608
+        )
+    expected = [
+        ("increasing", "ngay_cap_nhat"),
+        ("increasing", "bat_dau"),
+        ("snapshot", None),
+        ("increasing", "ngay_tao"),
+        ("increasing", "ma"),
+        ("increasing", "ngay_giao"),
+    ]
+    assert modes(propose_stream(server.look(2)[0][0])) == expected
+    by_name = {table.name.name: table for table in server.look()[0]}
+    assert modes(propose_stream(by_name["hang"])) == expected
 
 
 def test_change_tracking_goes_before_a_rowversion_for_it_finds_deletes(server: StandIn) -> None:

@@ -122,7 +122,7 @@ def test_a_query_names_its_columns_as_they_are_or_is_ambiguous(shared_db: Source
 
 def test_a_query_may_hold_a_with_an_order_and_values_that_look_like_parameters(db: SourceDb) -> None:
     db.create_orders(5)
-    query = "with o as (select * from orders) select id, ':x ? %s' as odd from o where id > 2 order by id desc;"
+    query = "with o as (select * from orders) select id, ':x ? %s' as odd from o where id > 2 order by id desc ; -- all"
     rows, _ = read(db, query=query, key=("id",), cursor="id", page_size=2)
     assert [row.payload for row in rows] == [{"id": number, "odd": ":x ? %s"} for number in (3, 4, 5)]
 

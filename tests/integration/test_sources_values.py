@@ -152,6 +152,24 @@ def test_a_lookback_over_a_column_that_is_not_a_time_causes_a_warning(db: Source
         assert reader.warnings() == ()
 
 
+@pytest.mark.parametrize("where", ["id <> 2;", "id <> 2 ; -- not this one", "id <> 2 -- not this one"])
+def test_a_condition_may_end_in_a_semicolon_and_a_comment(db: SourceDb, where: str) -> None:
+    db.create_orders(3)
+    rows, _ = read(db, where=where)
+    assert [row.key["id"] for row in rows] == [1, 3]
+
+
+def test_the_first_poll_says_that_rows_without_a_cursor_are_never_read(db: SourceDb) -> None:
+    db.execute("create table stock (id integer primary key, at datetime)")
+    with open_stream(db, table="stock", cursor="at") as reader:
+        assert reader.first_warnings() == ()
+        db.execute("insert into stock values (1, null)")
+        (text,) = reader.first_warnings()
+        assert text.startswith("rows without a at are never read")
+        db.execute("drop table stock")
+        assert reader.first_warnings() == ()
+
+
 def test_a_table_that_is_read_by_its_key_alone_causes_a_warning(db: SourceDb) -> None:
     db.create_orders(3)
     with open_stream(db, cursor=None, mode=None) as reader:

@@ -63,6 +63,10 @@ WRONG_IN_STREAM = [
     ("window = 50", "batch_size", "250 is more than the window of 50 records"),
     ('endpoint = "GET /orders"', "endpoint", "'GET /orders' is not an endpoint; write POST, PUT, PATCH or DELETE"),
     ('endpoint = "/orders"', "endpoint", "is not an endpoint"),
+    ('endpoint = "POST /my orders"', "endpoint", "is not an endpoint"),
+    ('endpoint = "PUT /{id} x"', "endpoint", "is not an endpoint"),
+    ('endpoint = "PUT /{order id"', "endpoint", "has an unpaired brace"),
+    (f'endpoint = "PUT /{"{a b}" * 5000} x"', "endpoint", "is not an endpoint"),
     ('endpoint = "POST orders"', "endpoint", "is not an endpoint"),
     ('endpoint = "POST /orders/{id"', "endpoint", "has an unpaired brace"),
     ('endpoint = "POST /orders/{}"', "endpoint", "has an unpaired brace"),
@@ -264,7 +268,11 @@ WRONG_VARIABLES = [
         "large",
         "partner_token ({}): the file that PARTNER_TOKEN_FILE names cannot be read: it is longer than 65,536",
     ),
-    ("PARTNER_TOKEN_FILE", "binary", "partner_token ({}): the file that PARTNER_TOKEN_FILE names is not UTF-8 text"),
+    (
+        "PARTNER_TOKEN_FILE",
+        "binary",
+        "partner_token ({}): the file that PARTNER_TOKEN_FILE names cannot be read: it is not UTF-8 text",
+    ),
 ]
 
 
@@ -273,7 +281,7 @@ WRONG_VARIABLES = [
 def test_a_wrong_variable_is_refused_with_the_fix(tmp_path: Path, name: str, value: str, line: str, place: str) -> None:
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "large").write_bytes(b"x" * 70000)
-    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    (tmp_path / "binary").write_bytes(b"\xff")
     in_environment = place == "environment"
     lines = fail(
         tmp_path,

@@ -16,7 +16,7 @@ from referencing import Resource
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, specification_with
 
-from syncctl.core.files import read_file
+from syncctl.core.files import decode_utf8, read_file
 from syncctl.errors import ConfigurationError
 from syncctl.partner.call import Unsendable
 from syncctl.partner.encoding import EXACT
@@ -139,9 +139,11 @@ def _is_integer(value: object) -> bool:
 
 def _read_schema(path: Path, key: str) -> Any:
     try:
-        schema = read_exact(read_file(path, at_most=SCHEMA_AT_MOST_BYTES).decode("utf-8-sig"))
-    except OSError as error:
-        raise _make_error(path, key, error.strerror or "it cannot be read") from error
+        text = decode_utf8(read_file(path, at_most=SCHEMA_AT_MOST_BYTES))
+    except (OSError, ValueError) as error:
+        raise _make_error(path, key, getattr(error, "strerror", None) or str(error)) from error
+    try:
+        schema = read_exact(text)
     except (ValueError, ArithmeticError) as error:
         raise _make_error(path, key, f"it is not JSON: {error}") from error
     except RecursionError as error:

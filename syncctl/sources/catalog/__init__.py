@@ -1,15 +1,24 @@
 """The catalog of a database: its tables and views, their columns and indexes, read without reading their rows."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import sqlalchemy as sa
 
-from syncctl.sources.catalog.relation import Column
+from syncctl.sources.catalog.relation import Column, Kind
 
 if TYPE_CHECKING:
     from syncctl.sources.dialect import Dialect
+
+
+_NOW = re.compile(
+    r"\b(?:getdate|getutcdate|sysdatetime|sysutcdatetime|sysdatetimeoffset|unixepoch)\s*\(|\bcurrent_timestamp\b|'now'",
+    re.IGNORECASE,
+)
+
+_SET_CLAUSE = re.compile(r"\bset\b(.*?)(?:\bwhere\b|\bfrom\b|;|\bend\b|\Z)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +42,10 @@ class CatalogColumn(Column):
     #: The database itself gives its values out.
     is_numbered: bool = False
     has_json_form: bool = True
+    #: Its default is the current time.
+    is_set_at_insert: bool = False
+    #: The database sets it at each update: by a trigger, or as the start of a row's period.
+    is_set_at_update: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,9 +121,18 @@ def make_column(
     declared: str,
     is_numbered: bool,
     has_json_form: bool = True,
+    default: str | None = None,
+    triggers: Iterable[str] = (),
+    is_set_at_update: bool = False,
 ) -> CatalogColumn:
-    """Return a column as the dialect types it."""
+    """Return a column as the dialect types it.
+
+    Args:
+        default: The expression of its default.
+        triggers: The texts of the triggers that run at each update of the table.
+    """
     column = dialect.column({"name": name, "type": column_type, "nullable": nullable})
+    is_time = column.kind in (Kind.TIME, Kind.DATE)
     return CatalogColumn(
         name=name,
         kind=column.kind,
@@ -119,4 +141,18 @@ def make_column(
         declared=declared,
         is_numbered=is_numbered,
         has_json_form=has_json_form,
+        is_set_at_insert=_NOW.search(default or "") is not None,
+        is_set_at_update=is_set_at_update or any(sets_time(text, name, is_time=is_time) for text in triggers),
     )
+
+
+def sets_time(trigger: str, name: str, *, is_time: bool) -> bool:
+    """Tell whether a trigger sets a column to the current time, or a column of times to anything.
+
+    Args:
+        trigger: Its text.
+        is_time: The column's type is a time.
+    """
+    assignment = re.compile(rf"(?<![\w@]){re.escape(name)}[\]\"`]?\s*=([^,]*)", re.IGNORECASE)
+    values = [value for clause in _SET_CLAUSE.findall(trigger) for value in assignment.findall(clause)]
+    return any(is_time or _NOW.search(value) for value in values)

@@ -1,5 +1,6 @@
 """The inspection of a source: the tables it holds, and how each of them is best read."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,12 +23,15 @@ class Inspection:
     unknown: tuple[str, ...]
 
 
-def inspect_source(source: Source, table: str | None = None, key: Sequence[str] = ()) -> Inspection:
+def inspect_source(
+    source: Source, table: str | None = None, key: Sequence[str] = (), cursor: str | None = None
+) -> Inspection:
     """Describe all tables and views of a source, or one of them; nothing is changed, and hardly a row is read.
 
     Args:
         table: The name of a table or a view, as a stream takes it.
         key: The columns that identify its rows, in place of the table's own key.
+        cursor: The column to follow, in place of the safest mode.
 
     Raises:
         ServiceUnavailable: The source cannot be reached.
@@ -45,7 +49,7 @@ def inspect_source(source: Source, table: str | None = None, key: Sequence[str] 
             described = catalog.describe_tables(connection, opened.dialect, names, unknown) if names else []
     finally:
         opened.engine.dispose()
-    tables = tuple(propose_stream(catalog_table, key) for catalog_table in described)
+    tables = tuple(propose_stream(catalog_table, key, cursor) for catalog_table in described)
     return Inspection(source=source.name, tables=tables, unknown=tuple(unknown))
 
 
@@ -81,7 +85,7 @@ def _choose(table: str, names: Sequence[TableName], schema: str | None) -> Table
         raise UsageError(
             f"several tables are called {table}",
             why=", ".join(quote_table(name) for name in matches),
-            hint=f"name one: syncctl inspect {quote_table(matches[0])}",
+            hint=f"name one: syncctl inspect {shlex.quote(quote_table(matches[0]))}",
         )
     raise _missing(table, wanted, names)
 

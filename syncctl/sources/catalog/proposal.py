@@ -1,6 +1,7 @@
 """The proposal of a stream for a table: its key, the modes it allows with the safest first, and its settings."""
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from syncctl.core.stream import Mode
 from syncctl.errors import UsageError
 from syncctl.sources.catalog import CatalogColumn, CatalogIndex, CatalogTable, TableName
 from syncctl.sources.catalog.relation import Kind, find_name, quote_name
-from syncctl.sources.layout import may_be_change_time
+from syncctl.sources.layout import CURSOR_KINDS, may_be_change_time
 
 SNAPSHOT_ROWS_AT_MOST = 100_000
 _NAMES_A_BIRTH = re.compile(
@@ -62,19 +63,23 @@ class InspectedTable:
     remarks: Mapping[str, str]
 
 
-def propose_stream(table: CatalogTable, wanted_key: Sequence[str] = ()) -> InspectedTable:
+def propose_stream(
+    table: CatalogTable, wanted_key: Sequence[str] = (), wanted_cursor: str | None = None
+) -> InspectedTable:
     """Return how a table is best read.
 
     Args:
         wanted_key: The columns that identify its rows according to the operator, in place of the table's own key.
+        wanted_cursor: The column to follow, in place of the safest mode.
 
     Raises:
-        UsageError: The table has no column of such a name.
+        UsageError: The table has no column of such a name, or it cannot be followed.
     """
     key, origin = _check_key(table, wanted_key) if wanted_key else _decide_key(table)
     candidates = rank_candidates(table, key)
     title = quote_table(table.name)
-    settings, remarks = _propose_settings(table, title, key, candidates[0])
+    chosen = candidates[0] if wanted_cursor is None else _choose(candidates, wanted_cursor, title)
+    settings, remarks = _propose_settings(table, title, key, chosen)
     return InspectedTable(
         table=title,
         name=table.name.name,
@@ -87,7 +92,7 @@ def propose_stream(table: CatalogTable, wanted_key: Sequence[str] = ()) -> Inspe
             for column in table.columns
         ),
         candidates=candidates,
-        advice=tuple(_advise(table, title, key, candidates[0])),
+        advice=tuple(_advise(table, title, key, chosen, candidates)),
         settings=settings,
         remarks=remarks,
     )
@@ -96,6 +101,18 @@ def propose_stream(table: CatalogTable, wanted_key: Sequence[str] = ()) -> Inspe
 def quote_table(name: TableName) -> str:
     """Return a name as a stream's `table` takes it: `dbo.orders`, `[sales].[order lines]`."""
     return quote_name(name.schema or "", name.name)
+
+
+def _choose(candidates: Sequence[Candidate], wanted: str, title: str) -> Candidate:
+    cursors = [candidate.cursor for candidate in candidates if candidate.cursor is not None]
+    name = find_name(wanted, cursors)
+    if name is None:
+        raise UsageError(
+            f"{title} has no column {wanted} that a stream could follow",
+            why=suggest(wanted, cursors) if cursors else "none of its columns is a time, a rowversion or a number",
+            hint=f"run: syncctl inspect {shlex.quote(title)}",
+        )
+    return next(candidate for candidate in candidates if candidate.cursor == name)
 
 
 def _check_key(table: CatalogTable, wanted: Sequence[str]) -> tuple[tuple[str, ...], str]:
@@ -107,7 +124,7 @@ def _check_key(table: CatalogTable, wanted: Sequence[str]) -> tuple[tuple[str, .
             raise UsageError(
                 f"{quote_table(table.name)} has no column {given} for --key",
                 why=suggest(given, names),
-                hint=f"run: syncctl inspect {quote_table(table.name)}",
+                hint=f"run: syncctl inspect {shlex.quote(quote_table(table.name))}",
             )
         key.append(name)
     return tuple(dict.fromkeys(key)), "as asked for"
@@ -159,14 +176,25 @@ def _follow_changes(table: CatalogTable, key: tuple[str, ...]) -> Iterator[_Rank
 
 
 def _follow_times(table: CatalogTable) -> Iterator[_Ranked]:
+    """Yield every column that may be followed as a time, ranked by what shows that changes set it."""
     for column in table.columns:
         nulls = f"; rows without a {column.name} are never read" if column.nullable else ""
-        if may_be_change_time(column):
-            why = f"finds inserts and updates only if every change sets it; late commits within lookback{nulls}"
+        late = f"late commits within lookback{nulls}"
+        if column.is_set_at_update and column.kind in CURSOR_KINDS:
+            why = f"finds inserts and updates: the database sets it at each update; {late}"
+            yield (4 if column.nullable else 2), _follow("increasing", table, column, why)
+        elif may_be_change_time(column):
+            why = f"finds inserts and updates only if every change sets it; {late}"
             yield (4 if column.nullable else 2), _follow("increasing", table, column, why)
         elif column.kind is Kind.TIME and _NAMES_A_BIRTH.search(column.name):
-            why = f"finds new rows only; late commits within lookback{nulls}"
+            why = f"finds new rows only; {late}"
             yield 6, _follow("increasing", table, column, why, finds_changes=False)
+        elif column.is_set_at_insert and column.kind in CURSOR_KINDS:
+            why = f"finds new rows, for its default is the time; finds updates only if each one sets it; {late}"
+            yield (6 if column.nullable else 4), _follow("increasing", table, column, why)
+        elif column.kind in (Kind.TIME, Kind.DATE):
+            why = f"finds inserts and updates only if every change sets it, which the catalog does not tell; {late}"
+            yield 8, _follow("increasing", table, column, why)
 
 
 def _read_all(table: CatalogTable) -> Iterator[_Ranked]:
@@ -223,7 +251,9 @@ def _propose_settings(
     return settings, remarks
 
 
-def _advise(table: CatalogTable, title: str, key: tuple[str, ...], best: Candidate) -> Iterator[str]:
+def _advise(
+    table: CatalogTable, title: str, key: tuple[str, ...], best: Candidate, candidates: Sequence[Candidate]
+) -> Iterator[str]:
     if not key:
         reason = "it is a view" if table.name.is_view else "it has neither a primary key nor a unique index"
         yield f"there is no key: {reason}; name the columns that identify its rows with --key"
@@ -238,6 +268,11 @@ def _advise(table: CatalogTable, title: str, key: tuple[str, ...], best: Candida
                 f"no index serves {best.cursor}, so each poll scans the table: "
                 f"CREATE INDEX {index} ON {title} ({quote_name(best.cursor)})"
             )
+    if best.mode == "snapshot":
+        times = [candidate.cursor for candidate in candidates if candidate.cursor and candidate.finds_changes]
+        if times:
+            better = f"if every insert and update sets {' or '.join(times)}, follow it, and polls read new rows only"
+            yield f"{better}: syncctl inspect {shlex.quote(title)} --cursor {shlex.quote(times[0])}"
     if best.mode == "increasing" and best.finds_changes:
         yield f"make sure that every insert and update sets {best.cursor}: other changes are never found"
     if best.mode == "increasing" and not best.finds_changes:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
-from sqlalchemy.dialects.mssql.base import RESERVED_WORDS
+from sqlalchemy.dialects.mssql.base import RESERVED_WORDS as SQLSERVER_WORDS
+from sqlalchemy.dialects.sqlite.base import SQLiteIdentifierPreparer
 from sqlalchemy.sql.selectable import FromClause
 
 from syncctl.core.spelling import suggest
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 _PART = re.compile(r'\s*(?:\[((?:[^\]]|\]\])+)\]|"((?:[^"]|"")+)"|`((?:[^`]|``)+)`|([^.\[\]"`]+?))\s*(\.|$)')
 _PLAIN = re.compile(r"[^\W\d]\w*")
+_RESERVED = frozenset(SQLSERVER_WORDS) | frozenset(SQLiteIdentifierPreparer.reserved_words) | {"try_convert", "within"}
+_TOKEN = re.compile(
+    r"""(?P<end>\s+|;|--[^\n]*|/\*.*?\*/)
+    |'(?:[^']|'')*+'|"(?:[^"]|"")*+"|\[(?:[^\]]|\]\])*+\]|`[^`]*+`|[^\s;'"\[`/-]+|.""",
+    re.VERBOSE | re.DOTALL,
+)
 ALIAS = "t"
 
 
@@ -100,9 +107,7 @@ def bracket(name: str) -> str:
 def quote_name(*parts: str) -> str:
     """Return a name for SQL and for a stream's `table`, in brackets where it needs them: `sales.[order lines]`."""
     return ".".join(
-        part if _PLAIN.fullmatch(part) and part.lower() not in RESERVED_WORDS else bracket(part)
-        for part in parts
-        if part
+        part if _PLAIN.fullmatch(part) and part.lower() not in _RESERVED else bracket(part) for part in parts if part
     )
 
 
@@ -214,14 +219,21 @@ def describe_query(stream: Stream, columns: Sequence[Column]) -> Relation:
             why=f"two columns are called {twice[0]}" if twice else f"column {names.index('') + 1} has no name",
             hint="give each column a name of its own: select o.id as order_id, ...",
         )
-    text = sa.text(escape_colons(strip_query(stream.query)) + "\n")
+    text = sa.text(escape_colons(strip_statement(stream.query)))
     clause = text.columns(*(sa.column(name) for name in names)).subquery(ALIAS)
     return Relation(title="the query", clause=clause, columns=tuple(columns))
 
 
-def strip_query(query: str) -> str:
-    """Return a query without the semicolon at its end, which a subquery may not have."""
-    return query.strip().removesuffix(";").rstrip()
+def strip_statement(text: str) -> str:
+    """Return a query or a condition without the semicolons, comments and blanks at its end.
+
+    Neither may have a semicolon where it becomes part of a longer statement.
+    """
+    end = 0
+    for token in _TOKEN.finditer(text):
+        if token["end"] is None:
+            end = token.end()
+    return text[:end].lstrip()
 
 
 def escape_colons(query: str) -> str:

@@ -1,5 +1,6 @@
 """SQLite's catalog: its pragmas, and a count of the rows."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,9 @@ _NAMES = sa.text(
     "SELECT name, type FROM sqlite_master"
     " WHERE type IN ('table', 'view') AND substr(name, 1, 7) <> 'sqlite_' ORDER BY name"
 )
-_COLUMNS = sa.text('SELECT name, type, "notnull", pk FROM pragma_table_xinfo(:name) WHERE hidden <> 1')
+_COLUMNS = sa.text('SELECT name, type, "notnull", pk, dflt_value FROM pragma_table_xinfo(:name) WHERE hidden <> 1')
+_TRIGGERS = sa.text("SELECT sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = :name COLLATE NOCASE")
+_AT_UPDATE = re.compile(r"\bupdate\b.*?\bbegin\b", re.IGNORECASE | re.DOTALL)
 _INDEXES = sa.text('SELECT name, "unique", origin FROM pragma_index_list(:name) WHERE partial = 0')
 _INDEX_COLUMNS = sa.text("SELECT name FROM pragma_index_xinfo(:name) WHERE key = 1 ORDER BY seqno")
 _ROWS_COUNTED = 100_000
@@ -65,6 +68,7 @@ def _describe(connection: sa.Connection, dialect: Dialect, name: TableName) -> C
     types = {column["name"]: column["type"] for column in sa.inspect(connection).get_columns(name.name)}
     primary = tuple(row.name for row in sorted(described, key=lambda row: row.pk) if row.pk)
     numbered = _find_row_number(connection, name, described, primary)
+    triggers = [sql for sql in connection.execute(_TRIGGERS, {"name": name.name}).scalars() if _AT_UPDATE.search(sql)]
     columns = tuple(
         make_column(
             dialect,
@@ -73,6 +77,8 @@ def _describe(connection: sa.Connection, dialect: Dialect, name: TableName) -> C
             nullable=not (row.notnull or (row.name,) == numbered),
             declared=row.type or "",
             is_numbered=(row.name,) == numbered,
+            default=row.dflt_value,
+            triggers=triggers,
         )
         for row in described
     )

@@ -125,6 +125,17 @@ _INDEXES = (
     " AND x.key_ordinal > 0"
 )
 _IDENTITIES = "SELECT x.object_id, x.name FROM sys.identity_columns AS x WHERE CAST(x.increment_value AS bigint) > 0"
+_DEFAULTS = (
+    "SELECT x.object_id, x.name, d.definition FROM sys.columns AS x"
+    " JOIN sys.default_constraints AS d ON d.object_id = x.default_object_id WHERE 1 = 1"
+)
+# The start of a system-versioned row's period; SQL Server sets it at each insert and update.
+_PERIOD_STARTS = "SELECT x.object_id, x.name FROM sys.columns AS x WHERE x.generated_always_type = 1"
+_UPDATE_TRIGGERS = (
+    "SELECT x.object_id, m.definition FROM sys.objects AS x JOIN sys.triggers AS t ON t.parent_id = x.object_id"
+    " JOIN sys.trigger_events AS e ON e.object_id = t.object_id JOIN sys.sql_modules AS m ON m.object_id = t.object_id"
+    " WHERE t.is_disabled = 0 AND e.type = 2 AND m.definition IS NOT NULL"
+)
 _ROWS = "SELECT x.object_id, SUM(x.rows) AS row_count FROM sys.partitions AS x WHERE x.index_id IN (0, 1)"
 _TRACKED = (
     "SELECT x.object_id, HAS_PERMS_BY_NAME(QUOTENAME(OBJECT_SCHEMA_NAME(x.object_id)) + '.'"
@@ -160,8 +171,7 @@ class SqlServerCatalog:
     ) -> list[CatalogTable]:
         """Return the tables as the catalog views describe them, in a few statements for one table or for all."""
         ask = _Questions(connection, names[0].object_id if len(names) == 1 else None, unknown)
-        identities = {(row.object_id, row.name) for row in ask.maybe(_IDENTITIES, "which columns are identities")}
-        columns = _group_columns(ask.rows(f"{_COLUMNS} WHERE 1 = 1", "x.column_id"), dialect, identities)
+        columns = _group_columns(ask, dialect)
         indexes = _group_indexes(ask.rows(_INDEXES, "x.index_id, x.key_ordinal"))
         counts = {row.object_id: int(row.row_count) for row in ask.maybe(_ROWS, "row counts", by_table=True)}
         tracked = _find_tracked(ask)
@@ -236,11 +246,15 @@ def _find_tracked(ask: _Questions) -> dict[int, bool]:
     return {row.object_id: row.is_allowed != 0 for row in tracked}
 
 
-def _group_columns(
-    rows: Sequence[Any], dialect: Dialect, identities: set[tuple[int, str]]
-) -> dict[int, list[CatalogColumn]]:
+def _group_columns(ask: _Questions, dialect: Dialect) -> dict[int, list[CatalogColumn]]:
+    identities = {(row.object_id, row.name) for row in ask.maybe(_IDENTITIES, "which columns are identities")}
+    defaults = {(row.object_id, row.name): row.definition for row in ask.maybe(_DEFAULTS, "defaults of columns")}
+    starts = {(row.object_id, row.name) for row in ask.maybe(_PERIOD_STARTS, "periods of rows")}
+    triggers: dict[int, list[str]] = defaultdict(list)
+    for row in ask.maybe(_UPDATE_TRIGGERS, "triggers"):
+        triggers[row.object_id].append(row.definition)
     columns: dict[int, list[CatalogColumn]] = defaultdict(list)
-    for row in rows:
+    for row in ask.rows(f"{_COLUMNS} WHERE 1 = 1", "x.column_id"):
         declared = format_type(row.type_name, row.max_length, row.precision, row.scale)
         made = make_type("timestamp" if declared == "rowversion" else declared, row.collation_name)
         columns[row.object_id].append(
@@ -251,6 +265,9 @@ def _group_columns(
                 nullable=bool(row.is_nullable),
                 declared=declared,
                 is_numbered=(row.object_id, row.name) in identities,
+                default=defaults.get((row.object_id, row.name)),
+                triggers=triggers[row.object_id],
+                is_set_at_update=(row.object_id, row.name) in starts,
                 has_json_form=row.type_name not in _WITHOUT_JSON_FORM and row.system_type_id != _CLR,
             )
         )

@@ -14,7 +14,7 @@ from sqlalchemy.sql.selectable import FromClause
 
 from syncctl.core.rows import Cursor, Page, Row
 from syncctl.errors import ConfigurationError, SourceRestored
-from syncctl.sources.catalog.relation import Column, Kind, Relation, escape_colons
+from syncctl.sources.catalog.relation import Column, Kind, Relation, escape_colons, quote_name, split_name
 from syncctl.sources.catalog.sqlserver_catalog import ISOLATION, RECOVERY_FORK, TRACKING_STATE
 from syncctl.sources.cursor import Position, Raw, tag, untag
 from syncctl.sources.modes.snapshot import KeyScan
@@ -245,7 +245,7 @@ class ChangeTracking(KeyScan):
         )
 
     def _not_tracked(self, state: TrackingState) -> ConfigurationError:
-        table = self._opened.stream.table
+        table = quote_name(*split_name(self._opened.stream.table or ""))
         if state.current is None:
             what, fix = (
                 "the database does not track changes",

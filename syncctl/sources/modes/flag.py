@@ -10,7 +10,7 @@ from syncctl.core.acknowledgements import Acknowledged, Acknowledgement
 from syncctl.core.rows import Cursor, Page
 from syncctl.core.stream import Stream
 from syncctl.errors import ConfigurationError, SourceError
-from syncctl.sources.catalog.relation import Column, find_name
+from syncctl.sources.catalog.relation import Column, find_name, quote_name
 from syncctl.sources.cursor import Raw, to_raw, untag
 from syncctl.sources.layout import Layout
 from syncctl.sources.modes.snapshot import KeyScan
@@ -120,7 +120,7 @@ def check_statements(stream: Stream, layout: Layout) -> None:
             else f":{unknown[0]} is neither in the key nor the cursor"
         )
         odd = next((name for name in wanted if not name.isidentifier()), None)
-        hint = "end it with: where " + " and ".join(f"{name} = :{name}" for name in wanted)
+        hint = "end it with: where " + " and ".join(f"{quote_name(name)} = :{name}" for name in wanted)
         if odd is not None:
             hint = f'a parameter cannot be named {odd}; read a query that renames it: query = "select [{odd}] as ..."'
         raise ConfigurationError(f"streams.{stream.name}.{setting} is wrong", why=why, hint=hint)

@@ -76,12 +76,15 @@ class ScriptedReader:
     """
 
     columns_fingerprint = "scripted"
-    advice = ()
 
     def __init__(self, source: ScriptedSource, mode: Mode, *, page_size: int) -> None:
         self._source = source
         self._mode = mode
         self._page_size = page_size
+
+    def first_warnings(self) -> tuple[str, ...]:
+        """Return no warnings."""
+        return ()
 
     def start_cursor(self) -> Cursor:
         """Return the cursor before all rows."""

@@ -1,7 +1,7 @@
 # Each target sets up what it needs: a fresh Debian machine needs only Python 3.11 and make.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test check soak bench format clean libcurl libodbc nginx
+.PHONY: help demo unit test check soak fuzz bench format clean libcurl libodbc nginx
 SHELL := /bin/bash
 
 VENV := .venv
@@ -47,6 +47,9 @@ bench: $(VENV)/.dev libcurl nginx  ## Measure speed, alone and against drt and p
 check: $(VENV)/.dev libodbc  ## Check style, format, types and layers, in seconds
 	@failed=0; for tool in "ruff check ." "ruff format --check ." mypy lint-imports vulture; do \
 		echo "== $$tool"; $(BIN)/$$tool || failed=1; done; exit $$failed
+
+fuzz: $(VENV)/.dev libcurl  ## Try random settings and command lines (FUZZ_FLAGS="--settings 10000 --commands 1000 --seed 1")
+	@$(BIN)/python -m tests.fuzz $(FUZZ_FLAGS)
 
 format: $(VENV)/.dev  ## Format the code the way check wants it
 	@$(BIN)/ruff check --fix-only .

@@ -101,7 +101,10 @@ def main() -> NoReturn:
     """Run one command of syncctl and exit with its code."""
     # A third of a poll's CPU time went into looking for cycles among rows, which have none.
     gc.set_threshold(YOUNG_OBJECTS, 20, 20)
-    sys.exit(run(sys.argv[1:]))
+    exit_code = run(sys.argv[1:])
+    # The handler would raise inside whatever the libraries do while Python ends.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.exit(exit_code)
 
 
 def run(args: Sequence[str]) -> int:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 GLOBAL_OPTIONS = ("directory", "debug", "quiet")
 
+_SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 _NEGATIVE = re.compile(r"-(?=\.?\d)")
 _BRACES = re.compile(r"\{(.*)\}(\.\.\.)?")
 _MINUS = "\N{MINUS SIGN}"
@@ -218,17 +219,17 @@ def _complete_for_named_shell(ctx: Any, args: list[str]) -> None:
     Raises:
         UsageError: there is no completion for that shell, or it cannot be installed.
     """
-    from typer.completion import Shells, install_callback, show_callback
+    from typer.completion import install_callback, show_callback
 
     option, equals, shell = args[0].partition("=") if args else ("", "", "")
     callback = {"--install-completion": install_callback, "--show-completion": show_callback}.get(option)
     shell = shell if equals or len(args) < 2 else args[1]
     if callback is None:
         return
-    if shell and shell not in list(Shells):
+    if shell and shell not in _SHELLS:
         raise UsageError(
             f"there is no completion for {shell}",
-            why=f"there is one for {', '.join(Shells)}",
+            why=f"there is one for {', '.join(_SHELLS)}",
             hint=f"for example: syncctl {option} zsh",
         )
     try:

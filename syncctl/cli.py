@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 from syncctl import __version__
 from syncctl.commandline import Invocation, LazyGroup
 from syncctl.console import out
+from syncctl.core.safe_text import has_surrogate
 from syncctl.errors import ExitCode, InternalError, SyncctlError, UsageError
 
 COMMANDS = {
@@ -112,6 +113,7 @@ def run(args: Sequence[str]) -> int:
     invocation = Invocation()
     signal.signal(signal.SIGTERM, _stop_on_sigterm)
     try:
+        _check_encoding(args)
         outcome = typer.main.get_command(app).main(
             args=list(args), prog_name="syncctl", standalone_mode=False, obj=invocation
         )
@@ -124,6 +126,21 @@ def run(args: Sequence[str]) -> int:
         return _report(error, invocation)
     except Exception as error:  # noqa: BLE001 (the last line of defence: an operator never sees a bare traceback)
         return _report(_translate_bug(error), invocation)
+
+
+def _check_encoding(args: Sequence[str]) -> None:
+    """Refuse arguments that could neither be stored nor shown.
+
+    Raises:
+        UsageError: an argument has bytes that stand for no character.
+    """
+    wrong = next((arg for arg in args if has_surrogate(arg)), None)
+    if wrong is not None:
+        raise UsageError(
+            f"the argument {wrong!r} is not UTF-8 text",
+            why="it has bytes that stand for no character",
+            hint="correct it",
+        )
 
 
 def _report(error: SyncctlError, invocation: Invocation) -> int:

@@ -25,6 +25,7 @@ GLOBAL_OPTIONS = ("directory", "debug", "quiet")
 _SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 _NEGATIVE = re.compile(r"-(?=\.?\d)")
 _BRACES = re.compile(r"\{(.*)\}(\.\.\.)?")
+_PYTHON_TYPE = re.compile(r" <(?:list\[)?(?:str|int|float)\]?>$")
 _MINUS = "\N{MINUS SIGN}"
 _EXAMPLES = re.compile(r"^Examples:\n((?:[ \t]+\S.*\n?|\n(?=[ \t]))+)", re.MULTILINE)
 
@@ -123,8 +124,11 @@ class Command(TyperCommand):
                 continue
             if id(param) not in own:
                 records["Global options"].append(record)
+            elif param.param_type_name == "argument":
+                # Typer adds the type as Python writes it: "STREAM <list[str]>".
+                records["Arguments"].append((_PYTHON_TYPE.sub("", record[0]), *record[1:]))
             else:
-                records["Arguments" if param.param_type_name == "argument" else "Options"].append(record)
+                records["Options"].append(record)
         for title, rows in records.items():
             if rows:
                 with formatter.section(title):

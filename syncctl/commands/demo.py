@@ -34,7 +34,8 @@ def demo(
 
     Starts a real MongoDB and Redis, a worker and Beat in a temporary directory, and fills a SQL table while syncctl
     reads it. The partner answers slowly, with 429, 500, cut connections and a few permanent 422s. Then the partner is
-    fixed, failed records are replayed, and every row is compared with the partner's. Exit code 0: the account is exact.
+    fixed, failed records are replayed, and every row is compared with the partner's. Exit code 0: every
+    row is accounted for.
 
     Examples:
         syncctl demo

@@ -28,8 +28,8 @@ def doctor(
         list[str] | None,
         typer.Argument(
             metavar="CHECK",
-            help="Only these: configuration, redis, mongodb, indexes, source, partner, workers, queue, beat, streams."
-            " Or a single check by its displayed name.",
+            help="Only these checks: configuration, redis, mongodb, indexes, source, partner, workers, queue, beat, "
+            "streams. Or a single check by its displayed name.",
         ),
     ] = None,
     timeout: Annotated[

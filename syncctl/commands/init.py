@@ -105,8 +105,8 @@ def init(
     """Write .env and syncctl.toml, and create the ledger's indexes.
 
     An existing .env keeps its values, comments and order; missing values are added. An existing syncctl.toml is not
-    changed. If a flag contradicts a file and --force is not given, or if a value is invalid, nothing is written (exit
-    code 2). Pass secrets in the environment or with -, so that they stay out of the shell's history. Exit code 69: the
+    changed. Nothing is written (exit code 2) if a value is invalid, or if a flag contradicts a file and --force is not
+    given. Pass secrets in the environment or with -, so that they stay out of the shell's history. Exit code 69: the
     files are written, but MongoDB cannot be reached.
 
     Examples:
@@ -154,7 +154,7 @@ def _gather_stream(name: str | None, **flags: Any) -> dict[str, dict[str, Any]]:
         if flag not in given:
             raise UsageError(
                 f"--stream {name} needs --{flag}",
-                why="a stream must not post years of old rows by accident"
+                why="it has no default, so that old rows are never sent by accident"
                 if flag == "start"
                 else "a stream reads a table",
                 hint=f"add --{flag} {sample}",

@@ -66,10 +66,10 @@ def inspect(
 ) -> ExitCode:
     """List a source's tables, or show how best to read one and write the settings for it.
 
-    For a table it shows its key, its possible cursors, the safest mode and why, its number of rows, whether the cursor
-    has an index, and a [streams.NAME] section. The output is valid TOML; all but the section are comments. Only the
-    source's catalog is read, not SQL Server's tables. With --write the section is appended to syncctl.toml, unless the
-    name is taken or the settings would become invalid (exit code 2).
+    For a table it shows the key, the number of rows, each mode in which it can be read, the safest first, whether an
+    index serves the cursor, and a [streams.NAME] section. The output is valid TOML, because all but the section are
+    comments. On SQL Server only the catalog is read, and no table. --write appends the section to syncctl.toml, unless
+    the name is taken or the settings would become invalid (exit code 2).
 
     Examples:
         syncctl inspect
@@ -131,7 +131,7 @@ def _check_flags(table: str | None, *, write: bool, start: str | None, **flags: 
     if write and not start:
         raise UsageError(
             "--write needs --start",
-            why="a stream must not post years of old rows by accident",
+            why="it has no default, so that old rows are never sent by accident",
             hint="add --start now, or --start beginning, which posts every existing row",
         )
     if flags["stream"] is not None:

@@ -47,7 +47,8 @@ def worker(
     """Run a Celery worker that polls and delivers, until Ctrl-C.
 
     The first Ctrl-C or SIGTERM lets calls in progress finish, with exit code 0; the second stops at once. Any number of
-    workers may run, on any number of machines. Either one of them or `syncctl beat` must run Beat.
+    workers may run, on any number of machines. Beat must run too: in one of them (--beat), or as
+    `syncctl beat`.
 
     Examples:
         syncctl worker --beat                            everything on one machine

@@ -35,3 +35,8 @@ def make_safe(text: str) -> str:
 def _escape(match: re.Match[str]) -> str:
     number = ord(match[0])
     return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def has_surrogate(text: str) -> bool:
+    """Tell whether a text has half of a surrogate pair: a byte of an argument or a variable that is no character."""
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)

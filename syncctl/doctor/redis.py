@@ -41,7 +41,7 @@ def check_server(services: "Services") -> Finding:
     version = str(facts["version"])
     if read_version(version) < OLDEST_TRIED:
         return warned(
-            f"Redis {version} answers; syncctl was not tested with such an old version", "upgrade to Redis 6.2 or later"
+            f"Redis {version} answers; syncctl is not tested with a version that old", "upgrade to Redis 6.2 or later"
         )
     return passed(f"Redis {version} answers and can be written to")
 
@@ -52,13 +52,13 @@ def check_eviction(services: "Services") -> Finding:
     hint = "run: redis-cli CONFIG SET maxmemory-policy noeviction; and in redis.conf: maxmemory-policy noeviction"
     if not policy:
         return warned(
-            "this Redis does not tell its eviction policy",
+            "this Redis does not reveal its eviction policy",
             "set maxmemory-policy noeviction where this Redis is configured",
         )
     if policy == "noeviction":
         return passed("noeviction")
     if policy.startswith("volatile-"):
-        return warned(f"{policy}: a full Redis discards results and the counters of partners' rates", hint)
+        return warned(f"{policy}: a full Redis discards results, counters of rates, and oauth2 tokens", hint)
     return failed(f"{policy}: a full Redis discards the queue", hint)
 
 
@@ -72,17 +72,17 @@ def check_memory(services: "Services") -> Finding:
     if used < FULL * most:
         return passed(detail)
     return warned(
-        f"{detail}: a full Redis refuses messages, and nothing is dispatched",
+        f"{detail}: a full Redis refuses messages, and nothing is polled or delivered until it has room",
         "raise maxmemory, or find the largest keys: redis-cli --bigkeys",
     )
 
 
 def check_persistence(services: "Services") -> Finding:
-    """Check whether the queue survives a restart of Redis."""
+    """Check whether wake-up messages survive a restart of Redis."""
     if services.broker.describe_server()["aof"]:
         return passed("append-only file")
     return warned(
-        "no append-only file: a restart loses no record, but queued ones wait until their lease expires",
+        "no append-only file: a restart loses wake-up messages, counters of rates and oauth2 tokens, but no record",
         "run: redis-cli CONFIG SET appendonly yes; and in redis.conf: appendonly yes",
     )
 

@@ -1,4 +1,4 @@
-"""The settings model: the keys above the sections, the small sections, and the values that the pipeline gets."""
+"""The settings model: the top-level keys, the small sections, and the values that the pipeline gets."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar

@@ -109,7 +109,7 @@ def render_reference() -> str:
         section = Settings if field is None else find_section(field)
         if section is None:
             continue
-        title = f"[{name}.NAME]" if field and is_named(field) else f"[{name}]" if name else "Above the sections"
+        title = f"[{name}.NAME]" if field and is_named(field) else f"[{name}]" if name else "Top-level keys"
         lines += [f"### {title}", "", "| key | default | meaning |", "|---|---|---|"]
         inner = list_fields(section).items() if name else _list_plain(Settings)
         for key, below in inner:

@@ -9,6 +9,7 @@ from typing import Any
 
 from syncctl.core.files import decode_utf8, read_file
 from syncctl.core.redaction import find_secret_spans
+from syncctl.core.safe_text import has_surrogate
 from syncctl.settings.layers import Layer, Layers
 from syncctl.settings.model import Settings
 from syncctl.settings.problems import DEEPEST
@@ -153,6 +154,9 @@ class VariableReader:
         return self.layer
 
     def _put(self, path: Path, name: str, value: str, from_file: bool) -> None:
+        if has_surrogate(value):
+            self._complain(path, name, "is not UTF-8 text; correct it")
+            return
         # What takes no reference is written alike in every place, with $${ for a plain ${.
         is_fixed = takes_no_reference(path) and not from_file
         if is_fixed and has_reference(value):

@@ -18,6 +18,7 @@ REFUSED = {
     ("add", "2", "three"): ("Y is not a number: three", "finite", "syncctl add 2 3"),
     ("add", "2", "inf"): ("Y is not a number: inf", "finite", "syncctl add 2 3"),
     ("add", "2", "3", "--timeout", "soon"): ("--timeout 'soon' is not a duration", "", "--timeout 30s"),
+    ("discard", "a\udc80b", "--reason", "x"): (r"the argument 'a\udc80b' is not UTF-8 text", "", ""),
     ("discard", "abc"): ("missing option '--reason'", "usage: syncctl discard", "syncctl discard --help"),
     ("discard", "abc", "--reason", " "): ("--reason is empty", "", "give the reason"),
     ("replay", "--since", "yesterday"): ("--since 'yesterday' is not a time", "", "--since 24h"),

@@ -293,6 +293,11 @@ def test_a_wrong_variable_is_refused_with_the_fix(tmp_path: Path, name: str, val
     assert lines[0].startswith(line.format(place))
 
 
+def test_a_variable_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    lines = fail(tmp_path, toml=STREAM, environment={"REDIS_PREFIX": "a\udc80b"})
+    assert lines == ["redis_prefix (environment): is not UTF-8 text; correct it"]
+
+
 def test_a_stream_without_start_says_why(tmp_path: Path) -> None:
     lines = fail(tmp_path, toml='# c\n[streams.orders]\ntable = "dbo.orders"\n')
     assert len(lines) == 1

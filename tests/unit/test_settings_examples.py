@@ -157,7 +157,7 @@ def test_the_reference_has_every_setting() -> None:
     for key in defaults():
         first, *rest = key.split(".")
         named = first in NAMES
-        title = f"[{first}.NAME]" if named else f"[{first}]" if rest else "Above the sections"
+        title = f"[{first}.NAME]" if named else f"[{first}]" if rest else "Top-level keys"
         setting = rest[1] if named else rest[0] if rest else first
         assert f"| `{setting}` |" in sections[title]
 

@@ -93,7 +93,8 @@ class _RateMeter:
     def measure(self, at: float, calls: int) -> float:
         """Add a reading and return the rate."""
         self._seen.append((at, calls))
-        while self._seen[-1][0] - self._seen[0][0] > RATE_OVER_SECONDS:
+        # Two readings stay, also if the machine is so slow that they are further apart.
+        while len(self._seen) > 2 and self._seen[-1][0] - self._seen[0][0] > RATE_OVER_SECONDS:
             self._seen.popleft()
         (first_at, first), (last_at, last) = self._seen[0], self._seen[-1]
         return (last - first) / (last_at - first_at) if last_at > first_at else 0.0

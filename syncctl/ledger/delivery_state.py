@@ -125,11 +125,11 @@ class DeliveryStates:
             **self._delivered(),
             "sent_at": {"$ifNull": ["$sent_at", {"$subtract": ["$$NOW", latency_ms]}]},
             "updated_at": "$$NOW",
-            "tries": _unless_resent({"$add": [or_zero("tries"), 1]}, 0),
+            "tries": {"$add": [or_zero("tries"), 1]},
             "tried_at": _TRIED_AT,
             **appended(entry),
         }
-        gone = ["place", *IN_FLIGHT_FIELDS, "losses", "error", "resend", "solo", "rows_at_most", "refused"]
+        gone = ["place", *IN_FLIGHT_FIELDS, "losses", "error", "resend", "solo", "refused"]
         return [{"$set": {"place": place}}, {"$set": changes}, {"$unset": gone}]
 
     def _changes(self, claim: Claim, transition: Transition) -> list[Doc]:
@@ -157,7 +157,7 @@ class DeliveryStates:
             changes |= {"fresh": False, "due_at": transition.due_at or in_future(transition.delay_seconds)}
         elif state is State.DELIVERED:
             changes |= self._delivered()
-            gone += ["error", "resend", "solo", "rows_at_most", "refused"]
+            gone += ["error", "resend", "solo", "refused"]
         else:
             changes |= {f"{state.value}_at": "$$NOW", "finished_at": "$$NOW", "due_at": "$$REMOVE"}
         if state is State.SUPERSEDED:
@@ -174,8 +174,7 @@ class DeliveryStates:
             "delivered_at": "$$NOW",
             "finished_at": _unless_resent("$$NOW", "$$REMOVE"),
             "due_at": _unless_resent("$$REMOVE", "$$NOW"),
-            "fresh": _unless_resent("$fresh", True),
-            "attempts_before": _unless_resent({"$ifNull": ["$attempts_before", "$$REMOVE"]}, "$claims"),
+            "fresh": _unless_resent("$fresh", False),
             "generation": {"$add": [or_zero("generation"), _unless_resent(0, 1)]},
         }
 
@@ -192,8 +191,8 @@ class DeliveryStates:
             "tries": {"$add": [or_zero("tries"), 0 if transition.counts_as_attempt_only else 1]},
             "tried_at": _TRIED_AT,
         }
-        if outcome.rows_at_most is not None:
-            changes["rows_at_most"] = outcome.rows_at_most
+        if outcome.send_alone:
+            changes["solo"] = True
         if transition.refused or transition.refused_alone:
             changes["refused"] = REFUSED_ALONE if transition.refused_alone else {"$ifNull": ["$refused", True]}
         if outcome.error is not None:
@@ -237,9 +236,7 @@ class DeliveryStates:
                 for name, value in grown({"action": "resent"}, **REOPENED).items()
             },
             "state": if_delivered(State.PENDING.value, "$state"),
-            "fresh": if_delivered(True, "$fresh"),
-            "tries": if_delivered(0, or_zero("tries")),
-            "attempts_before": if_delivered("$claims", {"$ifNull": ["$attempts_before", "$$REMOVE"]}),
+            "fresh": if_delivered(False, "$fresh"),
             "due_at": if_delivered("$$NOW", {"$ifNull": ["$due_at", "$$REMOVE"]}),
             "updated_at": if_delivered("$$NOW", {"$ifNull": ["$updated_at", "$$REMOVE"]}),
             "finished_at": if_delivered("$$REMOVE", {"$ifNull": ["$finished_at", "$$REMOVE"]}),
@@ -271,8 +268,6 @@ def attempt_entry(claim: Claim, record: Record, outcome: Outcome) -> Doc:
         "latency_ms": round(outcome.latency_ms, 2),
         "idempotency_key": record.idempotency_key,
     }
-    if record.attempt > 1:
-        entry["retry"] = record.is_retry
     if outcome.error is not None:
         entry["error"] = outcome.error
         entry["fingerprint"] = fingerprint(outcome.status, outcome.error, record.key.values())

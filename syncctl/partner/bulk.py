@@ -9,7 +9,7 @@ from typing import Any
 import simplejson
 
 from syncctl.core.conditions import find_value, parse_condition, parse_path
-from syncctl.core.outcome import PAUSING_STATUSES, TOO_LARGE, Outcome, OutcomeRules, Verdict, decide_verdict
+from syncctl.core.outcome import PAUSING_STATUSES, Outcome, OutcomeRules, Verdict, decide_verdict
 from syncctl.core.records import Record
 from syncctl.core.redaction import Redact
 from syncctl.core.safe_text import clean_text
@@ -24,8 +24,6 @@ from syncctl.partner.response import (
     find_message,
 )
 
-ENVELOPE_BYTES = 64
-"""Of the body of a bulk call, around its rows."""
 PlannedCall = tuple[Record, Call]
 _HEADERS_OF_A_CALL = ("Idempotency-Key", "Syncctl-Attempt", "Content-Length")
 _MISSING: Any = object()
@@ -79,32 +77,17 @@ def refuse_second_key(body: bytes, batching: Batching) -> None:
         )
 
 
-def combine_calls(
-    planned: Sequence[PlannedCall], batching: Batching, *, bytes_at_most: int | None = None
-) -> Iterator[BulkCall]:
-    """Combine calls that differ only in their row, in their order, up to the size of a batch.
-
-    Rows that failed in company go with others that did, so that they spoil no further calls (invariant 12).
-
-    Args:
-        bytes_at_most: The size of a body, as far as the partner's limit is known; one row may be larger.
-    """
+def combine_calls(planned: Sequence[PlannedCall], batching: Batching) -> Iterator[BulkCall]:
+    """Combine calls that differ only in their row, in their order, up to the size of a batch."""
     if batching.size <= 1:
         for record, call in planned:
             yield BulkCall(records=(record,), call=call)
         return
     waiting: dict[tuple[Any, ...], list[PlannedCall]] = {}
-    sizes: dict[tuple[Any, ...], int] = {}
     for record, call in planned:
-        at_most = min(batching.size, record.rows_at_most or batching.size)
-        kind = (at_most, *_name_likeness(record, call))
-        alike, size = waiting.setdefault(kind, []), len(_add_key(record, call.body, batching)) + 1
-        if alike and bytes_at_most is not None and sizes[kind] + size > bytes_at_most:
-            yield _join_calls(alike, batching)
-            alike.clear()
-        sizes[kind] = sizes[kind] + size if alike else ENVELOPE_BYTES + size
+        alike = waiting.setdefault(_name_likeness(record, call), [])
         alike.append((record, call))
-        if len(alike) == at_most:
+        if len(alike) == batching.size:
             yield _join_calls(alike, batching)
             alike.clear()
     yield from (_join_calls(alike, batching) for alike in waiting.values() if alike)
@@ -157,15 +140,15 @@ class ResultReader:
         outcome = replace(outcome, batch_key=bulk.call.headers.get("Idempotency-Key"))
         rows = len(bulk.records)
         if response is None or self.batching.results is None or not self._has_results(outcome, response):
-            return _repeat_for_rows(outcome, bulk)
+            return _repeat_for_rows(outcome, rows)
         results = _read_results(response, self.batching.results)
         by_row = None if results is None else self._assign(results, bulk.records)
         if by_row is None:
             # The partner may have the rows, and its response cannot be read.
             error = _explain_unreadable(response, results, self.batching.results, rows)
-            return _repeat_for_rows(_make_ambiguous(outcome, error), bulk)
+            return _repeat_for_rows(_make_ambiguous(outcome, error, rows), rows)
         return [
-            self._judge(replace(outcome, breaker_signal="none" if place else "up"), result, record, bulk)
+            self._judge(replace(outcome, breaker_signal="none" if place else "up"), result, record, rows)
             for place, (result, record) in enumerate(zip(by_row, bulk.records, strict=True))
         ]
 
@@ -194,17 +177,17 @@ class ResultReader:
             for key, record in zip(keys, records, strict=True)
         ]
 
-    def _judge(self, whole: Outcome, result: Any, record: Record, bulk: BulkCall) -> Outcome:
+    def _judge(self, whole: Outcome, result: Any, record: Record, rows: int) -> Outcome:
         """Return the outcome of one row."""
         if result is _MISSING:
-            return _send_alone(_make_ambiguous(whole, "the response does not mention this row"), bulk)
+            return _make_ambiguous(whole, "the response does not mention this row", rows)
         message = self.redact(find_message(simplejson.dumps(result).encode()) or "", is_cut=True)
         message = clean_text(message)[:MESSAGE_AT_MOST]
         judged = whole
         if self.batching.result_status is not None:
             status, _ = find_value(result, parse_path(self.batching.result_status))
             if not isinstance(status, int) or isinstance(status, bool) or not 100 <= status <= 599:
-                return _send_alone(_make_ambiguous(whole, "the response has no status for this row"), bulk)
+                return _make_ambiguous(whole, "the response has no status for this row", rows)
             judged = self._judge_status(whole, status, message, record)
         condition = self.batching.result_accepted_when
         is_open = self.batching.result_status is None or judged.verdict is Verdict.ACCEPTED
@@ -225,40 +208,27 @@ class ResultReader:
         return replace(whole, verdict=verdict, status=status, error=error, has_own_rule=True)
 
 
-def _repeat_for_rows(outcome: Outcome, bulk: BulkCall) -> list[Outcome]:
+def _repeat_for_rows(outcome: Outcome, rows: int) -> list[Outcome]:
     """Return an outcome for each row of a call; only one of them reaches the circuit breaker."""
-    rows = len(bulk.records)
-    outcome = _send_alone(replace(outcome, shared_by=rows), bulk)
+    outcome = _send_alone_if_rejected(outcome, rows)
     return [outcome, *[replace(outcome, breaker_signal="none")] * (rows - 1)]
 
 
-def _send_alone(outcome: Outcome, bulk: BulkCall) -> Outcome:
+def _send_alone_if_rejected(outcome: Outcome, rows: int) -> Outcome:
     """Return the outcome of rows that were rejected together: one bad row must not fail the others (invariant 12).
 
-    Which row it is only shows when each is sent alone. If the body was too large, fewer rows make a smaller one.
+    Which row it is only shows when each is sent alone.
     """
-    rows = len(bulk.records)
     if outcome.verdict is not Verdict.REJECTED or rows == 1:
         return outcome
-    if outcome.status == TOO_LARGE and not outcome.has_own_rule:
-        error = f"{outcome.error}; refused with {rows - 1} others, will be sent with fewer next"
-        at_most, size = rows // 2, len(bulk.call.body)
-    else:
-        error, at_most, size = f"{outcome.error}; refused with {rows - 1} others, will be sent alone next", 1, None
-    return replace(
-        outcome,
-        verdict=Verdict.RETRY_LATER,
-        error=error,
-        shared_by=rows,
-        rows_at_most=at_most,
-        too_large_bytes=size,
-    )
+    error = f"{outcome.error}; refused with {rows - 1} others, will be sent alone next"
+    return replace(outcome, verdict=Verdict.RETRY_LATER, error=error, send_alone=True)
 
 
-def _make_ambiguous(outcome: Outcome, error: str) -> Outcome:
+def _make_ambiguous(outcome: Outcome, error: str, rows: int) -> Outcome:
     """Return the outcome of rows without a result: unless the call was refused, the partner may have them."""
     if outcome.verdict is not Verdict.ACCEPTED:
-        return outcome
+        return _send_alone_if_rejected(outcome, rows)
     return replace(outcome, verdict=Verdict.AMBIGUOUS, error=error)
 
 

@@ -233,7 +233,7 @@ class DeliveryLane:
                 self._prepare(held, held.unprepared[0])
                 held.unprepared.popleft()
             if held.prepared and (not held.unprepared or self.setup.stream.batching.size == 1):
-                for bulk in self.setup.client.combine(held.prepared, bytes_at_most=self.gate.of_stream.body_at_most):
+                for bulk in self.setup.client.combine(held.prepared):
                     guard = self._make_guard(held)
                     call = WaitingCall(client=self.setup.client, bulk=bulk, may_start=guard, owner=held)
                     self._planned.append((held, call))
@@ -285,7 +285,7 @@ class DeliveryLane:
             ahead = min(ahead, int(rate.calls_per_second * AHEAD_OF_RATE_SECONDS))
         while self._planned and limit and self._runner.waiting + len(ready) <= ahead:
             held, call = self._planned[0]
-            if self._is_stopping() or held.is_lost or not self._may_go_on(held):
+            if self._is_stopping() or not self._may_go_on(held):
                 self._planned.popleft()
                 self._give_back(held, call)
                 continue
@@ -376,7 +376,7 @@ class DeliveryLane:
         self._bytes_in_hand -= len(call.bulk.call.body)
         if self._limit is not None:
             first = outcomes[0]
-            self._limit.note(latency_ms=first.latency_ms, is_too_many=any(each.is_limit for each in outcomes))
+            self._limit.note(latency_ms=first.latency_ms, is_too_many=any(each.status == 429 for each in outcomes))
         for record, outcome in zip(call.bulk.records, outcomes, strict=True):
             self._note(held, decide_transition(held.batch, record, outcome))
 

@@ -444,6 +444,23 @@ def test_a_process_that_stood_still_past_its_lease_begins_no_call(simulation: Si
     assert len(simulation.partner.log) == 3
 
 
+def test_a_lease_counts_from_before_mongodb_was_asked_for_it(simulation: Simulation) -> None:
+    """Invariant 3: a process stands still between MongoDB's answer and its own clock, until the lease has run out. The
+    oracle judges each call that begins. Fails when `begin` or `renew` reads the clock afterwards."""
+    write_and_poll(simulation, 1, "a")
+    begins = deliver_up_to(simulation, "after records.update_many").step_until("after batches.update_one")
+    simulation.pass_time(1.5, [begins])
+    begins.finish()
+    settle_account(simulation)
+    write_and_poll(simulation, 1, "b")
+    renews = deliver_up_to(simulation, "call waits")
+    simulation.pass_time(0.4, [renews])
+    renews.actors[0].step_until("after batches.update_many")
+    simulation.pass_time(1.5, [renews])
+    renews.finish()
+    settle_account(simulation)
+
+
 def test_calls_of_a_batch_that_was_seized_never_begin(simulation: Simulation) -> None:
     """Invariant 3: a process stands still before it notes what begins; another has begun to bring its batch back. Fails
     when `begin` does not ask whether the lease is held: the oracle judges each call that begins."""

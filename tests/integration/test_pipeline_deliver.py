@@ -358,7 +358,8 @@ def test_a_late_outcome_joins_the_history_and_changes_nothing(testbed: Testbed, 
 
     def lose(*_: object) -> None:
         testbed.let_leases_expire()
-        assert testbed.rescue() == 1
+        # The loop itself may be quicker.
+        testbed.rescue()
 
     client = MeddlingClient(testbed, after=lose)
     assert testbed.deliver(client=client) == {"late": 1}

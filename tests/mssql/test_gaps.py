@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from syncctl.core.gaps import read_memory
 from syncctl.core.stream import Stream
 from syncctl.errors import SourceRestored
 from syncctl.sources.engines import open_source
@@ -23,7 +22,7 @@ def insert(connection: sa.Connection, table: str, *regions: str) -> None:
 
 
 def gaps(cursor: Any) -> list[tuple[int, int]]:
-    return [(gap.first, gap.last) for gap in read_memory(cursor).gaps]
+    return [(each["from"], each["to"]) for each in cursor.get("gaps", ())]
 
 
 def test_a_table_that_was_emptied_and_numbered_anew_stops_its_stream(mssql_url: str, mssql_db: Any) -> None:

@@ -9,13 +9,13 @@ import pytest
 
 from syncctl.ledger import batches
 from syncctl.pipeline import (
+    acknowledge,
     cleanup,
     delete_detection,
     delivery_gate,
     delivery_lane,
     dispatch,
     maintenance,
-    poll,
     refusals,
 )
 
@@ -52,7 +52,7 @@ def simulated_time() -> Iterator[None]:
         patch.setattr(cleanup.secrets, "token_hex", lambda size: "0" * 2 * size)
         # So that a poll or a rescue that is stopped may be in the middle of its work.
         patch.setattr(delete_detection, "KEYS_AT_ONCE", 2)
-        patch.setattr(poll, "ACKNOWLEDGED_AT_ONCE", 2)
+        patch.setattr(acknowledge, "ACKNOWLEDGED_AT_ONCE", 2)
         patch.setattr(maintenance, "BATCHES_AT_ONCE", 2)
         patch.setattr(maintenance, "HELD_AT_ONCE", 2)
         yield

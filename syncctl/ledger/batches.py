@@ -101,7 +101,8 @@ class Batches:
         self._batches.update_one({"_id": token}, [{"$set": {**document, "until": in_future(seconds)}}], upsert=True)
         self._claim(ids, token=token, mapping_hash=mapping_hash, worker=worker, exclusive=exclusive)
         fields = {"history": False, "error": False}
-        found = list(self._records.find({"_id": {"$in": list(ids)}, "lease.token": token}, fields))
+        query = {"_id": {"$in": list(ids)}, "lease.token": token}
+        found = list(self._records.find(query, fields, batch_size=len(ids)))
         if not found:
             self.end(token)
             return None

@@ -41,6 +41,7 @@ def _encode_decimal(value: Decimal) -> Any:
     return Decimal128((high, significand & 0xFFFFFFFFFFFFFFFF))  # type: ignore[arg-type]
 
 
+_AS_IS = frozenset({str, int, float, bool, type(None)})
 _ENCODERS: Mapping[type, Callable[[Any], Any]] = {Decimal: _encode_decimal, int: _encode_integer}
 
 
@@ -49,7 +50,8 @@ def _decode_value(value: Any) -> Value:
         return value.to_decimal()
     if isinstance(value, dict):
         return int(value[_INTEGER]) if _INTEGER in value else Decimal(value[_DECIMAL])
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int):
+        # A driver's own type for 64 bits.
         return int(value)
     return value  # type: ignore[no-any-return]
 
@@ -62,7 +64,7 @@ def encode_values(values: Mapping[str, Value]) -> dict[str, Any]:
 
 def decode_values(document: Mapping[str, Any]) -> dict[str, Value]:
     """Return exactly the values that `encode_values` was given."""
-    return {name: _decode_value(value) for name, value in document.items()}
+    return {name: value if type(value) in _AS_IS else _decode_value(value) for name, value in document.items()}
 
 
 def encode_document(document: Mapping[str, Any]) -> bytes:

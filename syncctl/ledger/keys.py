@@ -138,7 +138,8 @@ class Keys:
     def load(self, stream: str, key_ids: Iterable[str]) -> dict[str, KnownKey]:
         """Return what is known of these rows, by key id; rows never seen are absent."""
         wanted = [_identity(stream, key_id) for key_id in set(key_ids)]
-        return {known.key_id: known for known in map(_known, self._keys.find({"_id": {"$in": wanted}}, {"key": False}))}
+        found = self._keys.find({"_id": {"$in": wanted}}, {"key": False}, batch_size=max(1, len(wanted)))
+        return {known.key_id: known for known in map(_known, found)}
 
     @edge
     def observe(self, stream: str, observations: Sequence[Observation]) -> list[str]:

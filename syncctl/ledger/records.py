@@ -267,7 +267,7 @@ class Records:
         }
         order = -1 if newest else 1
         sort = [("due_at", order), ("seq", order)]
-        cursor = self._records.find(query, fields, sort=sort, limit=limit, hint="due")
+        cursor = self._records.find(query, fields, sort=sort, limit=limit, batch_size=limit, hint="due")
         return [
             DueRecord(
                 id=found["_id"],

@@ -35,6 +35,8 @@ WRITE_EVERY_RECORDS = 100
 WRITE_EVERY_SECONDS = 0.5
 BEGIN_AT_ONCE = 16
 """How many calls, at least, are noted as beginning with one write. If the process dies, these alone are in doubt."""
+BEGIN_WITHIN_SECONDS = 0.1
+"""How long, at the pace of the last ones, the calls may take to begin that are noted with one write."""
 LOOK_EVERY_SECONDS = 1.0
 BYTES_IN_HAND_AT_MOST = 64 * 1024 * 1024
 """Bodies of calls that wait or are under way, above which no more records are taken."""
@@ -127,6 +129,7 @@ class DeliveryLane:
         self._prepare_at = 0.0
         self._rate_at = 0.0
         self._has_rate_permit = False
+        self._noted_at, self._noted = time.monotonic(), 0
 
     @property
     def name(self) -> str:
@@ -304,18 +307,24 @@ class DeliveryLane:
 
     def _note_begun(self, held: BatchInHand) -> bool:
         """Note in the ledger that the next calls of a batch begin; False when its lease was lost."""
-        at_once = max(BEGIN_AT_ONCE, self._runner.limit)
+        now = time.monotonic()
+        # Whatever was noted last has begun since.
+        pace = self._noted / max(now - self._noted_at, 0.001)
+        at_once = max(BEGIN_AT_ONCE, self._runner.limit, int(pace * BEGIN_WITHIN_SECONDS))
         if (rate := self.setup.rate) is not None:
             at_once = max(1, min(at_once, int(rate.calls_per_second)))
         ids: list[str] = []
-        for position, (other, call) in enumerate(self._planned):
-            if other is not held or position >= at_once:
+        calls = 0
+        for other, call in self._planned:
+            if other is not held or calls >= at_once:
                 break
+            calls += 1
             ids += [record.id for record in call.bulk.records]
         if not self._ledger.batches.begin(held.batch.claim, ids, seconds=self.setup.stream.lease_seconds):
             self._lose(held)
             return False
         held.begun.update(ids)
+        self._noted_at, self._noted = now, calls
         return True
 
     def _take_rate_permit(self) -> bool:

@@ -1,5 +1,9 @@
 """`syncctl local up|down|status`: run MongoDB and Redis on this machine to try syncctl."""
 
+import os
+import stat
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
@@ -9,6 +13,7 @@ import typer
 from syncctl.commands.options import AsJson, Yes
 from syncctl.commands.session import ask_consent
 from syncctl.console import out
+from syncctl.core.redaction import mask_url
 from syncctl.errors import ConfigurationError, ExitCode
 
 if TYPE_CHECKING:
@@ -22,7 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="""Start and stop MongoDB and Redis on this machine, to try syncctl.
 
-    They are real servers that listen only on the loopback, and store their files in .syncctl in the working directory.
+    They are real servers that listen only on the loopback and ask for a password, and store their files in .syncctl in
+    the working directory, which only you can read.
 
     Examples:
       syncctl local up          start both, and print their URLs for .env
@@ -55,7 +61,8 @@ def up(
 ) -> None:
     """Start MongoDB and Redis, leave them running, and print their URLs as .env takes them.
 
-    A server that already runs is left alone. Data and logs are in .syncctl.
+    A server that already runs is left alone. Data, logs and passwords are in .syncctl. The URLs hold the passwords: a
+    file that this is redirected to can be read only by you.
 
     Examples:
       syncctl local up
@@ -73,6 +80,7 @@ def up(
         state = "started" if service.started else "already running"
         out.say(f"{service.name} {state}: port {service.port}, pid {service.pid}")
     out.say("add these lines to .env:")
+    _keep_private()
     out.show(f"MONGO_URL={daemons.mongo_url}\nREDIS_URL={daemons.redis_url}")
     out.say(f"next: {_decide_next(ctx, daemons)}")
 
@@ -127,7 +135,13 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
         out.table(
             ("service", "state", "port", "pid", "url"),
             [
-                (service.name, "up" if service.up else "down", service.port, service.pid, service.url)
+                (
+                    service.name,
+                    "up" if service.up else "down",
+                    service.port,
+                    service.pid,
+                    mask_url(service.url or "") or None,
+                )
                 for service in daemons.services
             ],
         )
@@ -156,8 +170,16 @@ def _decide_next(ctx: typer.Context, daemons: "Daemons") -> str:
 
 
 def _find_place(url: str) -> str:
-    """Return the host and the port of a URL; both names of the loopback give the same result."""
-    return urlsplit(url).netloc.rpartition("@")[2].replace("127.0.0.1", "localhost")
+    """Return user, password, host and port of a URL; both names of the loopback give the same result."""
+    return urlsplit(url).netloc.replace("127.0.0.1", "localhost")
+
+
+def _keep_private() -> None:
+    """Take the rights of others off the file that gets the URLs, as in `>> .env`: they hold passwords."""
+    with suppress(OSError, ValueError):
+        number = sys.stdout.fileno()
+        if stat.S_ISREG(os.fstat(number).st_mode):
+            os.fchmod(number, stat.S_IMODE(os.fstat(number).st_mode) & 0o700)
 
 
 def _name_data(directory: Path) -> str:

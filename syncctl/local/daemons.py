@@ -89,8 +89,8 @@ def start_daemons(directory: Path, *, mongo_port: int | None, redis_port: int | 
         LeaseHeld: another `syncctl local` is changing this directory.
     """
     wanted: list[tuple[LocalServer, int | None, int]] = [
-        (RedisServer(directory / "redis", guarded=False), redis_port, 6379),
-        (Mongod(directory / "mongodb", guarded=False), mongo_port, 27017),
+        (RedisServer(directory / "redis", guarded=False, protected=True), redis_port, 6379),
+        (Mongod(directory / "mongodb", guarded=False, protected=True), mongo_port, 27017),
     ]
     with _lock(directory):
         missing = [server for server, port, usual in wanted if _needs_start(server, port, usual)]
@@ -248,6 +248,7 @@ def _lock(directory: Path) -> Iterator[None]:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o700)
         # None of these files belong in version control.
         (directory / ".gitignore").write_text("*\n")
         with (directory / "lock").open("w") as lock:

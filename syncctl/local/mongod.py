@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 REPLICA_SET = "syncctl"
 DATABASE = "celery_logs"
+USER = "syncctl"
 
 _NOT_YET_INITIALIZED = 94
+_USER_EXISTS = 51003
 
 
 def find_mongod() -> Path:
@@ -38,7 +40,9 @@ class Mongod(Server):
 
     def url(self, database: str = DATABASE) -> str:
         """Return the URL of a database."""
-        return f"mongodb://{self.address}/{database}"
+        if not self.password:
+            return f"mongodb://{self.address}/{database}"
+        return f"mongodb://{USER}:{self.password}@{self.address}/{database}?authSource=admin"
 
     def command(self) -> list[str | Path]:
         """Return the command line; caches are small because it shares the machine."""
@@ -51,6 +55,8 @@ class Mongod(Server):
             *("--wiredTigerCacheSizeGB", "0.25"),
             *("--oplogSize", "64"),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+            # Members of a replica set know each other by a key, and with one the server asks everybody for a password.
+            *(("--keyFile", self.password_file) if self.password else ()),
             "--nounixsocket",
             "--quiet",
         ]
@@ -62,8 +68,14 @@ class Mongod(Server):
         from pymongo import MongoClient
         from pymongo.errors import PyMongoError
 
+        # As a member of the set, which may do everything, also before there is a user.
+        login: dict[str, Any] = {"username": "__system", "password": self.password, "authSource": "local"}
         client: MongoClient[dict[str, Any]] = MongoClient(
-            LOOPBACK, self.port, directConnection=True, timeoutMS=int(timeout_seconds * 1000) + 1
+            LOOPBACK,
+            self.port,
+            directConnection=True,
+            timeoutMS=int(timeout_seconds * 1000) + 1,
+            **(login if self.password else {}),
         )
         try:
             return self._advance(client)
@@ -78,7 +90,10 @@ class Mongod(Server):
         admin = client.admin
         hello = admin.command("hello")
         if hello.get("isWritablePrimary"):
-            return bool(hello["me"] == self.address and admin.command("serverStatus")["pid"] == self.pid)
+            is_ours = bool(hello["me"] == self.address and admin.command("serverStatus")["pid"] == self.pid)
+            if is_ours and self.password:
+                _set_password(client, self.password)
+            return is_ours
         config = _read_config(client)
         if config is None:
             members = [{"_id": 0, "host": self.address}]
@@ -89,6 +104,18 @@ class Mongod(Server):
             config["version"] += 1
             admin.command("replSetReconfig", config, force=True)
         return False
+
+
+def _set_password(client: MongoClient[dict[str, Any]], password: str) -> None:
+    """Create the user of `url`, or give it this password."""
+    from pymongo.errors import OperationFailure
+
+    try:
+        client.admin.command("createUser", USER, pwd=password, roles=["root"])
+    except OperationFailure as error:
+        if error.code != _USER_EXISTS:
+            raise
+        client.admin.command("updateUser", USER, pwd=password)
 
 
 def _read_config(client: MongoClient[dict[str, Any]]) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 import socket
 from pathlib import Path
 
-from syncctl.local.server import LOOPBACK, Server, find_binary
+from syncctl.local.server import LOOPBACK, Server, find_binary, write_private
 
 
 def find_redis_server() -> Path:
@@ -23,12 +23,19 @@ class RedisServer(Server):
 
     def url(self, database: int = 0) -> str:
         """Return the URL of one of its sixteen databases."""
-        return f"redis://{LOOPBACK}:{self.port}/{database}"
+        user = f":{self.password}@" if self.password else ""
+        return f"redis://{user}{LOOPBACK}:{self.port}/{database}"
 
     def command(self) -> list[str | Path]:
         """Return the command line; `noeviction` because an evicted message is a lost wake-up."""
+        configuration = []
+        if self.password:
+            # Everybody can read a command line.
+            configuration = [self.directory / "redis.conf"]
+            write_private(configuration[0], f"requirepass {self.password}\n")
         return [
             find_redis_server(),
+            *configuration,
             *("--port", str(self.port)),
             *("--bind", LOOPBACK),
             *("--protected-mode", "yes"),
@@ -49,10 +56,13 @@ class RedisServer(Server):
         return f"process_id:{self.pid}\r\n" in answer and "\r\nloading:0\r\n" in answer
 
     def _ask_info(self, timeout_seconds: float) -> str:
-        """Return the answer to INFO, read from the socket: one command does not justify a client library here."""
+        """Return the answer to INFO, read from the socket: two commands do not justify a client library here."""
         with socket.create_connection((LOOPBACK, self.port), timeout=timeout_seconds) as connection:
-            connection.sendall(b"INFO\r\n")
+            login = f"AUTH {self.password}\r\n" if self.password else ""
+            connection.sendall(f"{login}INFO\r\n".encode())
             with connection.makefile("rb") as answer:
+                if login and not answer.readline().startswith(b"+"):
+                    return ""
                 head = answer.readline()
                 if not head.startswith(b"$"):
                     return ""

@@ -53,16 +53,18 @@ class Server(ABC):
         directory: Created if missing; a server started again serves the files it finds there.
         port: 0 picks a free one at the first start and keeps it.
         guarded: Kill the server when this process dies.
+        protected: Create a password before the first start: other users of this machine reach the loopback too.
     """
 
     name: ClassVar[str]
     service: ClassVar[str]
 
-    def __init__(self, directory: Path, *, port: int = 0, guarded: bool = True) -> None:
+    def __init__(self, directory: Path, *, port: int = 0, guarded: bool = True, protected: bool = False) -> None:
         self.directory = directory.absolute()
         self.port = port
         self._port_is_ours = port == 0
         self._guarded = guarded
+        self._protected = protected
         self._child: Child | None = None
 
     @abstractmethod
@@ -87,6 +89,16 @@ class Server(ABC):
     def pid_file(self) -> Path:
         """A JSON document with the `pid` of the process that serves this directory, and its `port`."""
         return self.directory / f"{self.name}.pid"
+
+    @property
+    def password_file(self) -> Path:
+        """The password, for this user's eyes alone; a server without this file has none."""
+        return self.directory / "password"
+
+    @property
+    def password(self) -> str:
+        """The server's password, empty if it has none."""
+        return self.password_file.read_text().strip() if self.password_file.exists() else ""
 
     @property
     def pid(self) -> int:
@@ -119,6 +131,9 @@ class Server(ABC):
 
     def _start_once(self, timeout_seconds: float) -> None:
         self.files.mkdir(parents=True, exist_ok=True)
+        self.directory.chmod(0o700)
+        if self._protected and not self.password_file.exists():
+            write_private(self.password_file, secrets.token_hex(24) + "\n")
         self._child = self._launch()
         try:
             self._write_pid_file()
@@ -278,6 +293,13 @@ def is_listening(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that no other user can read, at no moment."""
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_text(text)
 
 
 class Diagnosis(NamedTuple):

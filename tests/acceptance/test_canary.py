@@ -15,18 +15,24 @@ from tests.harness.connect_proxy import ConnectProxy
 from tests.harness.hostile_partner import HostilePartner, Peer
 from tests.harness.source_db import SourceDb
 
-pytestmark = pytest.mark.timeout(170)
+pytestmark = pytest.mark.timeout(300)
 
 CANARY = "cAn4ry"
-NAMES = ("TOKEN", "API_KEY", "QUERY_KEY", "PASSWORD", "CLIENT_SECRET", "HEADER", "KEY_PASSWORD", "PROXY_PASSWORD")
-SECRETS = {
-    name: f"{CANARY}/{number}+é&{name.lower()}".encode("ascii", "ignore").decode() for number, name in enumerate(NAMES)
-}
+NAMES = (
+    "TOKEN", "API_KEY", "QUERY_KEY", "PASSWORD", "CLIENT_SECRET", "HEADER", "TENANT", "COOKIE", "KEY_PASSWORD",
+    "SPARE_TOKEN", "SPARE_PASSWORD", "SPARE_CLIENT_SECRET", "SPARE_KEY",
+)  # fmt: skip
+SECRETS = {name: f'{CANARY}/{number}+&"\\{name.lower()}' for number, name in enumerate(NAMES)}
 SECRETS["PROXY_PASSWORD"] = f"{CANARY}-proxy"
 SECRETS["WEBHOOK"] = "whsec_" + b64encode(f"{CANARY} webhook key".encode()).decode()
 SECRETS["OLD_WEBHOOK"] = f"{CANARY} old webhook key"
+SECRETS["MASK_SECRET"] = f"{CANARY}-mask-secret-of-more-than-32-characters"
+SECRETS["CRM_PASSWORD"] = f"{CANARY};crm"
+SECRETS["HR_PASSWORD"] = f"{CANARY}%40%2Fhr"
+SECRETS["UNSAFE_PASSWORD"] = f"{CANARY}-unsafe"
 ACCESS_TOKEN = f"{CANARY}.access.token"
-ROWS = 5
+ALL = (*SECRETS.values(), ACCESS_TOKEN)
+ROWS = 11
 
 AUTHS: dict[str, dict[str, str]] = {
     "bearer": {"type": "bearer", "token": "${TOKEN}"},
@@ -50,6 +56,16 @@ def list_traces() -> set[str]:
     return traces | {b64encode(each.encode()).decode() for each in encoded}
 
 
+def list_forms() -> set[str]:
+    """Return every spelling that must not be found. All secrets begin alike: so does what is left of a cut one."""
+    forms = {form for trace in list_traces() for form in (trace, quote(trace, safe=""), json.dumps(trace)[1:-1])}
+    forms |= {CANARY[:4], " ".join(CANARY[:4]), "\\x00".join(CANARY[:4]), "\\u0000".join(CANARY[:4])}
+    forms |= {CANARY.encode().hex()[:8], CANARY.encode().hex().upper()[:8]}
+    # The same six letters in base64, wherever in a text they begin.
+    forms |= {b64encode(bytes(before) + CANARY.encode()).decode()[-(-before * 8 // 6) :][:6] for before in range(3)}
+    return forms
+
+
 def list_sent() -> set[str]:
     """Return the secrets that must have been sent; the webhook keys and the key's password never are."""
     basic = (
@@ -61,6 +77,8 @@ def list_sent() -> set[str]:
         SECRETS["TOKEN"],
         SECRETS["API_KEY"],
         SECRETS["HEADER"],
+        SECRETS["TENANT"],
+        SECRETS["COOKIE"],
         ACCESS_TOKEN,
         quote(SECRETS["QUERY_KEY"], safe=""),
     }
@@ -70,10 +88,40 @@ def list_sent() -> set[str]:
 def tell_all(request: bytes) -> str:
     """Return a request as an indiscreet partner repeats it: the most secret part first, then all of it."""
     head, _, body = request.decode("latin-1").partition("\r\n\r\n")
-    line, *fields = head.split("\r\n")
-    dull = ("host", "accept", "user-agent", "content", "syncctl", "idempotency")
-    telling = [field for field in fields if not field.lower().startswith(dull)]
+    line = head.partition("\r\n")[0]
+    telling = list_telling(request)
     return " ".join([*telling, line, unquote(line), body])
+
+
+def list_telling(request: bytes) -> list[str]:
+    """Return the headers that hold secrets, or the target where none does."""
+    line, *fields = request.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
+    dull = ("host", "accept", "user-agent", "content", "syncctl", "idempotency", "webhook-id", "webhook-timestamp")
+    return [field for field in fields if not field.lower().startswith(dull)] or [line.split()[1]]
+
+
+def echo_encoded(peer: Peer, row: int, request: bytes) -> bool:
+    """Repeat a request as logs and frameworks write it; return False where the connection ends."""
+    telling = list_telling(request)
+    output = " ".join(telling)
+    encoded = b64encode(output.encode()).decode()
+    match row:
+        case 5:
+            peer.answer("422 No", json.dumps({"message": encoded.rstrip("=")}).encode())
+        case 6:
+            url_safe = encoded.translate(str.maketrans("+/", "-_"))
+            peer.answer("400 Bad", f"{url_safe} {output.encode().hex()} {output.encode().hex().upper()}".encode())
+        case 7:
+            peer.answer("400 Bad", output.encode("utf-16"))
+        case 8:
+            peer.answer("422 No", repr([output.encode(), {"said": output}]).encode("utf-16-le"))
+        case 9:
+            # It cuts its own message within the last secret.
+            peer.answer("422 No", json.dumps({"message": f"denied: {telling[-1][:-4]}"}).encode())
+        case 10:
+            peer.send(f"HTTP/1.1 503 No\r\nContent-Length: 9999\r\n\r\n{telling[-1][:-4]}".encode())
+            return False
+    return True
 
 
 def echo(peer: Peer) -> None:
@@ -90,6 +138,9 @@ def echo(peer: Peer) -> None:
             peer.answer("302 Found", output.encode(), f"Location: https://h/?{quote(output)}")
         elif row == 4:
             peer.answer("200 OK", json.dumps({"echo": [output, output.replace("/", "\\/")]}).encode())
+        elif row < ROWS:
+            if not echo_encoded(peer, row, request):
+                return
         else:
             peer.send(f"HTTP/1.1 503 {output}\r\nContent-Length: 9999\r\n\r\n{output}".encode())
             return
@@ -123,7 +174,7 @@ def directory(make_settings: Callable[..., Path], servers: dict[str, Any]) -> Pa
     """Settings with a partner and a stream for each auth kind."""
     common = {
         "url": servers["partner"].url,
-        "headers": {"X-Secret": "${HEADER}"},
+        "headers": {"X-Secret": "${HEADER}", "X-Tenant-Key": "${TENANT}", "Cookie": "${COOKIE}"},
         "client_cert": "/none.pem",
         "client_key_password": "${KEY_PASSWORD}",
         "breaker": {"calls": 10_000},
@@ -134,6 +185,16 @@ def directory(make_settings: Callable[..., Path], servers: dict[str, Any]) -> Pa
     # Its proxy holds on to an answer that broke off.
     partners["basic"]["timeout_seconds"] = 5
     partners["basic"]["proxy"] = f"http://me:${{PROXY_PASSWORD}}@127.0.0.1:{servers['proxy'].port}"
+    # Nothing is sent with these, and `config` shows them.
+    spare = {"url": servers["partner"].url, "headers": {"X-Spare-Key": "${SPARE_KEY}"}}
+    partners["spare"] = {**spare, "auth": {"type": "bearer", "token": "${SPARE_TOKEN}"}}
+    partners["spare2"] = {**spare, "auth": {"type": "basic", "user": "me", "password": "${SPARE_PASSWORD}"}}
+    oauth = {**AUTHS["oauth"], "client_secret": "${SPARE_CLIENT_SECRET}", "token_url": f"{servers['oauth'].url}/token"}
+    partners["spare3"] = {**spare, "auth": oauth}
+    sources = {
+        "crm": {"url": "Driver=x;Server=127.0.0.1,1;UID=me;PWD={${CRM_PASSWORD}}"},
+        "hr": {"url": "mssql+pyodbc://me:${HR_PASSWORD}@127.0.0.1:1/hr"},
+    }
     stream = {
         "table": "orders",
         "start": "beginning",
@@ -141,6 +202,7 @@ def directory(make_settings: Callable[..., Path], servers: dict[str, Any]) -> Pa
         "mode": "increasing",
         "cursor": "id",
         "endpoint": "POST /orders",
+        "mask": {"note": "hash"},
         "retry": {"schedule": ["100ms"], "jitter": 0},
     }
     return make_settings(
@@ -148,6 +210,7 @@ def directory(make_settings: Callable[..., Path], servers: dict[str, Any]) -> Pa
         stream={**stream, "partner": "bearer"},
         sections={
             "partners": partners,
+            "sources": sources,
             "streams": {name: {**stream, "partner": name} for name in AUTHS if name != "bearer"},
         },
     )
@@ -183,6 +246,7 @@ def test_no_secret_is_left_anywhere(
     start_syncctl: Callable[..., Any],
     eventually: Callable[..., Any],
 ) -> None:
+    assert len(set(ALL)) >= 20
     source_db.create_orders(ROWS)
     output: list[str] = []
 
@@ -206,6 +270,10 @@ def test_no_secret_is_left_anywhere(
 
     failed = run("show", "keyed", "1", "--json").json["records"][0]
     assert "***" in failed["error"]["message"]
+    unsafe = {"SOURCE_URL": f"mssql+pyodbc://me:p@ss/{SECRETS['UNSAFE_PASSWORD']}@h/db"}
+    refused = run_syncctl("--debug", "config", cwd=directory, env={**SECRETS, **unsafe})
+    assert refused.exit_code == 2
+    output.extend((refused.stdout, refused.stderr))
     for command in (
         ("--debug", "doctor", "--timeout", "5s"),
         ("report",),
@@ -216,6 +284,9 @@ def test_no_secret_is_left_anywhere(
         ("show", "queried", "1", "--json"),
         ("config", "--json"),
         ("status",),
+        *(("show", stream, str(row), "--json") for stream in ("bearer", "basic") for row in range(5, ROWS)),
+        ("show", "keyed", "2", "--request"),
+        ("poll", "queried", "--dry-run", "--known"),
     ):
         run(*command)
 
@@ -231,7 +302,7 @@ def test_no_secret_is_left_anywhere(
     }
     assert "***" in places["ledger"]
     assert ":shelf:token:" in places["redis"], "the token is there, and not to be read"
-    forms = {form for trace in list_traces() for form in (trace, quote(trace, safe=""), json.dumps(trace)[1:-1])}
+    forms = list_forms()
     found = [
         (name, text[max(0, text.find(form) - 200) : text.find(form) + 60])
         for name, text in places.items()

@@ -5,17 +5,21 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from pymongo.errors import OperationFailure
 from redis import Redis
+from redis.exceptions import AuthenticationError
 
 from syncctl.errors import ServiceUnavailable
-from tests.harness.commands import Completed
+from tests.harness.commands import Completed, clean_environment
 from tests.harness.servers import connect, in_ci
 
 FREE = ("--mongo-port", "0", "--redis-port", "0")
@@ -70,6 +74,43 @@ def test_up_again_starts_nothing_and_prints_lines_for_env(up: dict[str, Any], lo
     assert again.stdout == f"MONGO_URL={up['mongo_url']}\nREDIS_URL={up['redis_url']}\n"
     assert again.stderr.count("already running") == 2
     assert find_pids(local("status", "--json").json) == find_pids(up)
+
+
+def test_other_users_of_the_machine_are_kept_out(up: dict[str, Any], local: Run, tmp_path: Path) -> None:
+    """Redis writes files where CONFIG says, as its owner."""
+    with Redis(port=urlsplit(up["redis_url"]).port) as client, pytest.raises(AuthenticationError):
+        client.config_set("dir", "/tmp")
+    place = urlsplit(up["mongo_url"])
+    with connect(f"mongodb://127.0.0.1:{place.port}/celery_logs") as client:
+        for ask in (client.list_database_names, client.celery_logs.records.find_one):
+            with pytest.raises(OperationFailure, match="requires authentication"):
+                ask()
+    directory = tmp_path / ".syncctl"
+    assert {stat.S_IMODE(each.stat().st_mode) for each in (directory, directory / "redis", directory / "mongodb")} == {
+        0o700
+    }
+    private = [*directory.rglob("password"), *directory.rglob("redis.conf")]
+    assert [stat.S_IMODE(each.stat().st_mode) for each in private] == [0o600] * 3
+    passwords = [urlsplit(up[name]).password or "" for name in ("mongo_url", "redis_url")]
+    shown = local("status").stdout + "".join(
+        Path(f"/proc/{service['pid']}/cmdline").read_text() for service in up["services"]
+    )
+    assert all(len(password) == 48 and password not in shown for password in passwords)
+
+
+def test_the_file_that_gets_the_urls_is_private_and_what_is_in_it_works(
+    up: dict[str, Any], tmp_path: Path, run_syncctl: Run
+) -> None:
+    env = tmp_path / ".env"
+    with env.open("a") as output:
+        command = [sys.executable, "-m", "syncctl", "local", "up"]
+        subprocess.run(command, cwd=tmp_path, stdout=output, env=clean_environment(), check=True, timeout=60)
+    assert stat.S_IMODE(env.stat().st_mode) == 0o600
+    doctor = run_syncctl("doctor", "redis", "mongodb", "--json", cwd=tmp_path)
+    assert {check["status"] for check in doctor.json["checks"] if check["name"] in ("redis", "mongodb")} == {"ok"}
+    assert "set MONGO_URL" not in run_syncctl("local", "up", cwd=tmp_path).stderr
+    env.write_text(env.read_text().replace(urlsplit(up["redis_url"]).password or "", "former"))
+    assert "set REDIS_URL in .env, which has other values" in run_syncctl("local", "up", cwd=tmp_path).stderr
 
 
 def test_up_starts_only_what_is_down(up: dict[str, Any], local: Run, eventually: Callable[..., Any]) -> None:

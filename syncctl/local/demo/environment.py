@@ -23,6 +23,7 @@ from syncctl.local.child import Child
 from syncctl.local.demo.source import OrdersTable
 from syncctl.local.mongod import Mongod
 from syncctl.local.redis_server import RedisServer
+from syncctl.local.server import write_private
 
 STREAM = "orders"
 WORKER_PROCESSES = 4
@@ -121,8 +122,7 @@ class DemoEnvironment:
             partner_url=self.partner.url,
             partner_token=self._token,
         )
-        (self.directory / ".env").write_text(env)
-        (self.directory / ".env").chmod(0o600)
+        write_private(self.directory / ".env", env)
         (self.directory / "syncctl.toml").write_text(_TOML)
 
     def start_programs(self) -> None:
@@ -221,7 +221,7 @@ class DemoEnvironment:
 
 
 class LocalServices:
-    """A real mongod and a real redis-server; they end with this process, even when it is killed.
+    """A real mongod and a real redis-server, with passwords; they end with this process, even when it is killed.
 
     with LocalServices(directory) as services: services.mongo_url, services.redis_url, services.mongod.pid
 
@@ -231,8 +231,8 @@ class LocalServices:
     """
 
     def __init__(self, directory: Path, *, mongo_port: int = 0, redis_port: int = 0) -> None:
-        self.mongod = Mongod(directory / "mongodb", port=mongo_port)
-        self.redis = RedisServer(directory / "redis", port=redis_port)
+        self.mongod = Mongod(directory / "mongodb", port=mongo_port, protected=True)
+        self.redis = RedisServer(directory / "redis", port=redis_port, protected=True)
 
     @property
     def mongo_url(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from urllib.parse import unquote, unquote_plus
 
@@ -17,7 +17,7 @@ SHORTEST_SECRET = 3
 Span = tuple[int, int]
 
 SHORTEST_ENCODED = 8
-"""Shorter encodings of a secret, or of a part of it, are looked for only as a whole: they would be found by chance."""
+"""Shorter parts of a secret would be found by chance, and are looked for only at the end of a cut text."""
 
 _HTML_NAMES = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
 _SHORT_ESCAPES = {"\t": "t", "\n": "n", "\r": "r", "\b": "b", "\f": "f"}
@@ -60,7 +60,8 @@ class Redact:
         """Return the text with the mark in place of every secret.
 
         Args:
-            is_cut: Whether something may have cut off the text, so that it ends with the beginning of a secret.
+            is_cut: Whether somebody may have cut off the text, or texts within it: then the beginnings of secrets are
+                replaced too, those of eight characters anywhere, and those of three at the end.
         """
         # Text in UTF-16 that was read as another one has a NUL beside each letter.
         text = text.replace("\x00", "")
@@ -68,8 +69,8 @@ class Redact:
         present = tuple([form for form, run in runs if run in text])
         if present:
             text = _match_any(present).sub(REDACTED, text)
-        if is_cut and (cuts := [at for form, _ in runs if (at := _find_beginning(text, form)) is not None]):
-            text = text[: min(cuts)] + REDACTED
+        if is_cut:
+            text = _redact_beginnings(text, [form for form, _ in runs])
         return text if self._after is None else self._after(text, is_cut=is_cut)
 
 
@@ -84,16 +85,40 @@ def _list_runs(secrets: frozenset[str]) -> list[tuple[str, str]]:
     return [(form, max(_LETTERS_AND_DIGITS.findall(form), key=len, default="")) for form in longest_first]
 
 
-def _find_beginning(text: str, secret: str) -> int | None:
+def _redact_beginnings(text: str, forms: Sequence[str]) -> str:
+    for form in forms:
+        head = form[:SHORTEST_ENCODED]
+        if len(head) < len(form) and max(_LETTERS_AND_DIGITS.findall(head), key=len, default="") in text:
+            text = _redact_beginning(text, form, head)
+    ends = [begin for form in forms if (begin := _find_beginning_at_end(text, form)) is not None]
+    return text[: min(ends)] + REDACTED if ends else text
+
+
+def _redact_beginning(text: str, secret: str, head: str) -> str:
+    """Return the text without the beginnings of a secret, each of at least the characters of its head."""
+    parts, at = [], 0
+    for match in _match_any((head,)).finditer(text):
+        if match.start() >= at:
+            parts += [text[at : match.start()], REDACTED]
+            at, _ = _follow(text, secret, match.end(), len(head))
+    return "".join([*parts, text[at:]])
+
+
+def _find_beginning_at_end(text: str, secret: str) -> int | None:
     """Return where a text ends with the beginning of a secret, of at least three characters."""
-    patterns = [_compile_character(character) for character in secret]
-    for first in patterns[0].finditer(text, max(0, len(text) - _LONGEST_ESCAPE * len(secret))):
-        end, matched = first.end(), 1
-        while end < len(text) and matched < len(patterns) and (found := patterns[matched].match(text, end)):
-            end, matched = found.end(), matched + 1
+    first = _compile_character(secret[0])
+    for match in first.finditer(text, max(0, len(text) - _LONGEST_ESCAPE * len(secret))):
+        end, matched = _follow(text, secret, match.end(), 1)
         if matched >= SHORTEST_SECRET and (end == len(text) or _PART_OF_ESCAPE.fullmatch(text, end)):
-            return first.start()
+            return match.start()
     return None
+
+
+def _follow(text: str, secret: str, end: int, matched: int) -> tuple[int, int]:
+    """Return how far a text goes on with a secret, of which it has so many characters up to here."""
+    while matched < len(secret) and (found := _compile_character(secret[matched]).match(text, end)):
+        end, matched = found.end(), matched + 1
+    return end, matched
 
 
 @lru_cache(maxsize=1024)
@@ -206,7 +231,8 @@ def find_secret_spans(url: str) -> list[Span]:
 
 def _find_password(scheme: str, rest: str) -> list[Span]:
     """Find the password, also one whose `/`, `?`, `#` or `@` should have been encoded and was not."""
-    end = find_authority_end(rest)
+    match = _AFTER_AUTHORITY.search(rest)
+    end = match.start() if match else len(rest)
     at = rest.rfind("@", 0, end)
     if at < 0:
         port = rest[:end].rpartition(":")[2]
@@ -217,12 +243,6 @@ def _find_password(scheme: str, rest: str) -> list[Span]:
         at = rest.rfind("@")
     colon = rest.find(":", 0, max(at, 0))
     return [(colon + 1, at)] if 0 <= colon < at - 1 else []
-
-
-def find_authority_end(rest: str) -> int:
-    """Return where user, host and port end in the text after `://`."""
-    match = _AFTER_AUTHORITY.search(rest)
-    return len(rest) if match is None else match.start()
 
 
 def _find_odbc_secrets(text: str) -> Iterator[Span]:

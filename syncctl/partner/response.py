@@ -138,7 +138,8 @@ def make_excerpt(response: Response, redact: Redact) -> str:
         return ""
     if response.coding:
         return f"({redact(response.coding)}-encoded, {len(response.body)} bytes)"
-    is_cut = response.error is not None or response.is_capped
+    # Whatever repeats a call in its error may cut it.
+    is_cut = not 200 <= response.status <= 299 or response.error is not None or response.is_capped
     return clean_text(redact(_decode(response), is_cut=is_cut))[:EXCERPT_AT_MOST]
 
 
@@ -156,7 +157,6 @@ def describe_refusal(response: Response, excerpt: str, redact: Redact) -> str:
     if 300 <= response.status <= 399:
         target = _describe_redirect(response, redact)
         return f"HTTP {response.status}: points to {target}; redirects are never followed"
-    # APIs cut their own messages too.
     message = clean_text(redact(find_message(response.body) or "", is_cut=True)) or excerpt
     return f"HTTP {response.status}: {message[:MESSAGE_AT_MOST]}" if message else f"HTTP {response.status}"
 

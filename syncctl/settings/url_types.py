@@ -7,11 +7,12 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pydantic import AfterValidator
 
-from syncctl.core.redaction import find_authority_end, find_secret_spans
+from syncctl.core.redaction import find_secret_spans
 from syncctl.partner.address import check_host_and_port, parse_base_url, parse_proxy_url, parse_token_url, split_url
 from syncctl.settings.field_types import Kind, OptionalText
 
 _MONGO_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+)(:\d{1,5})?")
+_SECOND_AT = re.compile(r"^[^:]*://[^/?#]+[/?#].*@", re.DOTALL)
 _REDIS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")
 _SQLALCHEMY = re.compile(r"[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://", re.IGNORECASE)
 
@@ -63,9 +64,7 @@ def _check_mongo_url(url: str) -> str:
 
 def _refuse_second_at(url: str) -> None:
     """Refuse an @ behind the host: it and what is before it may be the rest of a password."""
-    rest = url.partition("://")[2]
-    end = find_authority_end(rest)
-    if end and "@" in rest[end:]:
+    if _SECOND_AT.search(url):
         raise ValueError("has an @ behind its host; percent-encode special characters of user and password, @ as %40")
 
 

@@ -94,8 +94,8 @@ def commands_in(text: str) -> list[str]:
 
 
 def parse(line: str) -> None:
-    """Parse a command line as syncctl does, without carrying it out."""
-    words = shlex.split(line, comments=True)
+    """Parse a command line as syncctl does, without carrying it out, and without its redirection."""
+    words = shlex.split(line.partition(">>")[0], comments=True)
     context = typer.main.get_command(app).make_context("syncctl", words[1:], obj=Invocation())
     while hasattr(context.command, "resolve_command"):
         name, command, rest = context.command.resolve_command(context, [*context._protected_args, *context.args])

@@ -111,6 +111,12 @@ def test_the_beginning_of_a_secret_at_the_end_of_a_text_that_was_cut_is_replaced
     assert Redact(["other"], after=Redact([TOKEN]))(echo, is_cut=True) == f"{echo.split(maxsplit=1)[0]} {REDACTED}"
 
 
+def test_the_beginning_of_a_secret_within_a_text_is_replaced_from_eight_characters() -> None:
+    shown = Redact(["sk-live/0123456789abcdef" * 100])
+    assert shown('{"message": "no sk-live\\/0123"}', is_cut=True) == '{"message": "no ***"}'
+    assert shown("of sk-live%2f0123456789abcdefsk-li and sk-live, too", is_cut=True) == "of *** and sk-live, too"
+
+
 def test_a_cut_text_that_repeats_the_beginning_of_a_secret_is_searched_in_no_time() -> None:
     started = time.perf_counter()
     Redact(["e" * 2000])("e" * 64_000, is_cut=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from syncctl.core.gaps import read_memory, show_gaps, show_ranges
 from syncctl.core.rows import Row
 from syncctl.core.stream import Stream
 from syncctl.doctor import sql_server
@@ -13,7 +14,6 @@ from syncctl.partner.client import PartnerClient
 from syncctl.pipeline.preview import RequestPreviewer, preview_row
 from syncctl.sources import open_reader
 from syncctl.sources.diagnostics import Diagnostics, is_sqlite
-from syncctl.sources.modes.gaps import read_memory, show_gaps, show_ranges
 
 if TYPE_CHECKING:
     from syncctl.doctor.examination import Services
@@ -176,7 +176,7 @@ def _find_last_poll(services: "Services", stream: str, document: Mapping[str, An
 
 def check_gaps(services: "Services", stream: Stream) -> Finding:
     """Report the numbers of an identity that never came, and those that are still waited for."""
-    memory = read_memory(services.ledger.streams.load_all().get(stream.name, {}).get("cursor") or {}, step=1)
+    memory = read_memory(services.ledger.streams.load_all().get(stream.name, {}).get("cursor") or {})
     waiting = passed(f"waits for {show_gaps(memory.gaps)}" if memory.gaps else "waits for no missing number")
     if not memory.given_up:
         return waiting

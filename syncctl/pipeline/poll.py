@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from syncctl.core.clock import boot_time
+from syncctl.core.gaps import without_awaited
 from syncctl.core.rows import Cursor
 from syncctl.core.stream import Stream
 from syncctl.errors import InternalError, LeaseHeld, ServiceUnavailable, SyncctlError
@@ -202,18 +203,18 @@ def end_run(ledger: Ledger, pages: PageLog, lease: PollLease, *, error: SyncctlE
     )
     document = {field.name: getattr(run, field.name) for field in fields(run)}
     document |= {"started_at": lease.clock.at, "epoch": lease.epoch}
-    document |= {"cursors": {"before": without_gaps(lease.cursor), "after": without_gaps(progress.cursor)}}
+    document |= {
+        "cursors": {
+            "before": lease.cursor and without_awaited(lease.cursor),
+            "after": progress.cursor and without_awaited(progress.cursor),
+        }
+    }
     try:
         ledger.streams.release_poll(lease, error=run.error, complete=progress.complete)
         ledger.runs.add(document)
     except SyncctlError as lost:
         log.warning("poll.unreleased", stream=lease.stream, error=str(lost))
     return run
-
-
-def without_gaps(cursor: Cursor | None) -> Cursor | None:
-    """Return a cursor as the history keeps it: without the gaps that were awaited at the time."""
-    return None if cursor is None else {name: value for name, value in cursor.items() if name != "gaps"}
 
 
 def show_cursor(cursor: Cursor | None) -> str | None:

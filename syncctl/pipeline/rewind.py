@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from syncctl.core.gaps import keep_awaited, without_awaited
 from syncctl.core.rows import Cursor
 from syncctl.core.stream import SCANS, Mode, Stream
 from syncctl.errors import LeaseHeld, ServiceUnavailable, TroubleFound, UsageError
 from syncctl.ledger.ledger import Ledger
 from syncctl.logs import get_logger
-from syncctl.pipeline.poll import LEASE_SECONDS, show_cursor, without_gaps
+from syncctl.pipeline.poll import LEASE_SECONDS, show_cursor
 
 if TYPE_CHECKING:
     from syncctl.sources.reader import StreamReader
@@ -111,7 +112,7 @@ def rewind_stream(
     """
     ledger.streams.ensure(plan.stream)
     lease = ledger.streams.acquire_poll(plan.stream, seconds=lease_seconds, worker=worker)
-    after = plan.after if lease is None else keep_gaps(lease.cursor or {}, plan.after)
+    after = plan.after if lease is None else keep_awaited(lease.cursor or {}, plan.after)
     if lease is None or not ledger.streams.rewind(lease, after, resend=resend):
         raise LeaseHeld(
             f"stream {plan.stream} is being polled",
@@ -125,7 +126,8 @@ def rewind_stream(
     ledger.runs.add({
         "stream": plan.stream, "action": "rewind", "started_at": lease.clock.at, "duration_ms": 0.0, "error": None,
         "epoch": lease.epoch, "cursor_before": done.cursor_before, "cursor_after": done.cursor_after,
-        "cursors": {"before": without_gaps(lease.cursor), "after": without_gaps(plan.after)}, **counts,
+        "cursors": {"before": lease.cursor and without_awaited(lease.cursor), "after": without_awaited(plan.after)},
+        **counts,
     })  # fmt: skip
     return done
 
@@ -140,16 +142,6 @@ def show_plan(plan: Plan, *, resend: bool, dry_run: bool, before: Cursor | None 
         resend=resend,
         dry_run=dry_run,
     )
-
-
-def keep_gaps(before: Cursor, after: Cursor) -> Cursor:
-    """Return the new cursor with the gaps before it that are still awaited: no later page would find them."""
-    try:
-        first = int(after["at"])
-    except ValueError:
-        return after
-    kept = [{**gap, "to": min(int(gap["to"]), first - 1)} for gap in before.get("gaps", ()) if int(gap["from"]) < first]
-    return {**after, "gaps": kept} if kept else after
 
 
 def _keep_floor(reader: "StreamReader", before: Cursor, after: Cursor, rows: int | None) -> Cursor:

@@ -126,7 +126,7 @@ def judge_gaps(cursor: dict[str, Any]) -> Finding:
 
 
 def test_gaps_that_are_waited_for_are_not_a_warning() -> None:
-    found = judge_gaps({"gaps": [{"from": 4, "to": 6, "at": "2026-01-01T00:00:00+00:00"}]})
+    found = judge_gaps({"gaps": [{"numbers": "4:6", "at": "2026-01-01T00:00:00+00:00", "exact": False}]})
     assert (found.status, found.detail) == ("ok", "waits for 4-6")
     assert judge_gaps({}).status == "ok"
 

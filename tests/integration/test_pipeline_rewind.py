@@ -8,7 +8,7 @@ import pytest
 
 from syncctl.core.rows import Cursor, Page
 from syncctl.errors import LeaseHeld, ServiceUnavailable, SourceError, UsageError
-from syncctl.pipeline.rewind import Rewound, keep_gaps, plan_rewind, rewind_stream
+from syncctl.pipeline.rewind import Rewound, plan_rewind, rewind_stream
 from syncctl.sources import open_reader
 from syncctl.sources.reader import StreamReader
 from tests.harness.meddling_client import MeddlingClient, once
@@ -122,14 +122,6 @@ def test_the_start_of_a_stream_moves_back_and_never_forward(
 def test_a_stream_that_began_at_the_beginning_has_no_other_start_after_a_rewind(delivered: Testbed) -> None:
     rewind(delivered, "7")
     assert "floor" not in (delivered.ledger.streams.load_cursor("orders") or {})
-
-
-def test_numbers_that_are_waited_for_before_the_place_stay_waited_for() -> None:
-    gaps = [{"from": first, "to": last, "at": "then"} for first, last in ((3, 4), (8, 12), (20, 21))]
-    after: Cursor = {"at": "10"}
-    kept = keep_gaps({"at": "30", "gaps": gaps}, after)["gaps"]
-    assert [(each["from"], each["to"]) for each in kept] == [(3, 4), (8, 9)]
-    assert keep_gaps({"at": "30", "gaps": gaps}, {"at": "beginning"}) == {"at": "beginning"}
 
 
 def test_a_row_that_comes_late_is_still_found_after_a_rewind(testbed: Testbed, source_db: SourceDb) -> None:

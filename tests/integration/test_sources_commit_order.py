@@ -17,12 +17,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from syncctl.core.gaps import GAPS_AT_MOST, read_memory
 from syncctl.core.rows import Cursor
 from syncctl.core.stream import Stream
 from syncctl.errors import SourceRestored
 from syncctl.sources.dialect import ReadCeiling
-from syncctl.sources.modes.gaps import GAPS_AT_MOST
-from syncctl.sources.modes.increasing import find_stretches
+from syncctl.sources.modes.increasing import PAGES_ASKED_AGAIN, RANGES_AT_ONCE, find_gaps
 from syncctl.sources.reader import StreamReader
 from syncctl.sources.sqlite import SqliteDialect
 from tests.harness.cases import make_source, make_stream
@@ -100,6 +100,11 @@ class Follower:
             pages -= 1
             if not pages:
                 return
+
+
+def gaps_of(cursor: Cursor) -> list[tuple[int, int]]:
+    """Return the numbers that a cursor waits for."""
+    return [(gap.first, gap.last) for gap in read_memory(cursor).gaps]
 
 
 class CommitOrder(RuleBasedStateMachine):
@@ -237,16 +242,127 @@ def test_a_number_that_never_comes_is_given_up_and_told(tmp_path: Path) -> None:
     commits.begin([None])
     commits.commit(1)
     follower = Follower(commits, "identity", gap_timeout_seconds=1e-6)
-    follower.poll()
-    assert [(each["from"], each["to"]) for each in follower.cursor["gaps"]] == [(1, 2)]
+    follower.poll(pages=1)
+    assert gaps_of(follower.cursor) == [(1, 2)]
     (page,) = follower.reader.pages(follower.cursor)
-    assert page.notes == ("gave up waiting for id 1-2: rolled back or deleted, or committed later than this",)
+    assert page.notes == (
+        "gave up waiting for numbers of id missing in 1-2: rolled back or deleted, or committed later than this",
+    )
     assert "gaps" not in page.cursor
     assert page.cursor["gaps_given_up"] == {"count": 1, "last": [[1, 2]]}
     # It was looked up once more before that: a number that came in time is not given up.
     commits.commit(0)
     follower.poll()
     assert set(follower.seen) == {1, 2, 3}
+    follower.reader.close()
+
+
+def commit_in_turns(commits: Commits, rows: int) -> None:
+    """Let two transactions insert in turns, and commit one of them."""
+    commits.numbers = rows
+    stamp = commits.now.isoformat(sep=" ")
+    written = [(number, stamp, number, number) for number in range(1, rows + 1)]
+    commits.open += [written[::2], written[1::2]]
+    commits.commit(1)
+
+
+def test_two_transactions_in_turns_lose_no_row(tmp_path: Path) -> None:
+    """Half of the numbers are missing: more gaps than are remembered one by one, and than one statement could name."""
+    commits = Commits(tmp_path)
+    commit_in_turns(commits, 4000)
+    follower = Follower(commits, "identity", page_size=1000)
+    follower.poll()
+    assert len(follower.seen) == 2000
+    assert len(gaps_of(follower.cursor)) == GAPS_AT_MOST
+    assert "gaps_given_up" not in follower.cursor
+    commits.commit(0)
+    follower.poll()
+    assert len(follower.seen) == 4000
+    follower.reader.close()
+
+
+@pytest.mark.parametrize("start", ["beginning", "now"])
+def test_a_gap_that_is_filled_in_pieces_is_asked_for_in_statements_of_bounded_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    commits = Commits(tmp_path)
+    if start == "beginning":
+        commits.db.execute("insert into rows values (1, '', x'00', 1), (9000, '', x'00', 1)")
+    else:
+        commit_in_turns(commits, 9000)
+    follower = Follower(commits, "identity", start=start, page_size=1000)
+    asked: list[int] = []
+    between = type(follower.reader._mode)._between
+
+    def note(self: Any, gaps: Any) -> Any:
+        asked.append(len(gaps))
+        return between(self, gaps)
+
+    monkeypatch.setattr(type(follower.reader._mode), "_between", note)
+    follower.poll()
+    if start == "beginning":
+        commits.db.execute_many("insert into rows values (?, '', x'00', ?)", [(n, n) for n in range(3, 9000, 3)])
+        follower.poll()
+        assert len(follower.seen) == 3001
+        follower.poll()
+        commits.db.execute_many("insert or ignore into rows values (?, '', x'00', ?)", [(n, n) for n in range(2, 9000)])
+    else:
+        assert len(gaps_of(follower.cursor)) > RANGES_AT_ONCE
+        commits.commit(0)
+    for _ in range(3):
+        follower.poll()
+    # Rows that were there before a start "now" are no part of the stream, whatever lies between them.
+    assert len(follower.seen) == (9000 if start == "beginning" else 4500)
+    assert not gaps_of(follower.cursor)
+    assert max(asked) <= RANGES_AT_ONCE
+    follower.reader.close()
+
+
+def test_rows_between_joined_gaps_do_not_keep_new_rows_waiting(tmp_path: Path) -> None:
+    commits = Commits(tmp_path)
+    commit_in_turns(commits, 4000)
+    follower = Follower(commits, "identity", page_size=20)
+    read = PAGES_ASKED_AGAIN * 20
+    follower.poll()
+    late = set(range(1, 4000, 2))
+    commits.commit(0)
+    commits.begin([None])
+    commits.commit(0)
+    polls = 0
+    while late - set(follower.seen):
+        polls += 1
+        before = len(follower.seen)
+        follower.poll()
+        if polls == 1:
+            assert 4001 in follower.seen
+        assert len(follower.seen) - before <= 1 + read + 20 + 2
+    assert polls > 5
+    follower.reader.close()
+
+
+def test_numbers_that_were_missing_before_a_long_read_began_are_not_waited_for_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table with many deleted rows takes hours to read; the first page tells how far its numbers had come by then."""
+    commits = Commits(tmp_path)
+    commit_in_turns(commits, 40)
+    follower = Follower(commits, "identity", page_size=5)
+    clock = SqliteDialect.read_clock
+    hours = iter(range(100))
+    monkeypatch.setattr(
+        SqliteDialect, "read_clock", lambda self, connection: clock(self, connection) + timedelta(hours=next(hours))
+    )
+    follower.poll(pages=1)
+    assert gaps_of(follower.cursor)
+    follower.poll(pages=3)
+    assert max(last for _, last in gaps_of(follower.cursor)) < 20
+    assert follower.cursor["gaps_given_up"]["count"] > 5
+    # What is missing right behind it is waited for as ever.
+    commits.begin([None])
+    commits.begin([None])
+    commits.commit(2)
+    follower.poll(pages=1)
+    assert gaps_of(follower.cursor)[-1] == (41, 41)
     follower.reader.close()
 
 
@@ -260,7 +376,7 @@ def test_a_gap_is_asked_for_with_as_many_pages_as_it_takes(tmp_path: Path) -> No
     commits.commit(0)
     follower.poll(pages=2)
     assert sorted(follower.seen) == [1, 2, 3, 4, 5, 6, 11]
-    assert [(each["from"], each["to"]) for each in follower.cursor["gaps"]] == [(7, 10)]
+    assert gaps_of(follower.cursor) == [(7, 10)]
     follower.poll()
     assert "gaps" not in follower.cursor
     assert len(follower.seen) == 11
@@ -276,7 +392,7 @@ def test_numbers_that_where_leaves_out_are_not_waited_for(tmp_path: Path) -> Non
         commits.commit(1)
     follower = Follower(commits, "identity", where="content % 2 = 0", page_size=100)
     follower.poll()
-    assert [(each["from"], each["to"]) for each in follower.cursor["gaps"]] == [(1, 4)]
+    assert gaps_of(follower.cursor) == [(1, 4)]
     commits.commit(0)
     follower.poll()
     assert {2, 4} <= set(follower.seen)
@@ -296,9 +412,9 @@ def test_a_row_that_commits_between_two_looks_at_a_page_is_in_it(
 
     def commit_then_look(*args: Any, **options: Any) -> Any:
         commits.commit(0)
-        return find_stretches(*args, **options)
+        return find_gaps(*args, **options)
 
-    monkeypatch.setattr("syncctl.sources.modes.increasing.find_stretches", commit_then_look)
+    monkeypatch.setattr("syncctl.sources.modes.increasing.find_gaps", commit_then_look)
     follower.poll()
     assert set(follower.seen) == {1, 3}
     assert "gaps" not in follower.cursor
@@ -312,7 +428,7 @@ def test_a_start_now_waits_for_what_is_open_at_that_moment(tmp_path: Path) -> No
     commits.commit(3)
     commits.commit(1)
     follower = Follower(commits, "identity", start="now")
-    assert [(each["from"], each["to"]) for each in follower.cursor["gaps"]] == [(1, 1), (7, 7)]
+    assert gaps_of(follower.cursor) == [(1, 1), (7, 7)]
     commits.commit(0)
     commits.commit(0)
     follower.poll()
@@ -346,7 +462,7 @@ def test_a_start_at_a_number_waits_for_what_is_left_out_from_there_on(tmp_path: 
     commits.commit(1)
     follower = Follower(commits, "identity", start="6")
     follower.poll()
-    assert [(each["from"], each["to"]) for each in follower.cursor["gaps"]] == [(6, 6)]
+    assert gaps_of(follower.cursor) == [(6, 6)]
     commits.commit(0)
     follower.poll()
     assert sorted(follower.seen) == [6, 7]

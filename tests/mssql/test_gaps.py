@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from syncctl.core.gaps import read_memory
 from syncctl.core.stream import Stream
 from syncctl.errors import SourceRestored
 from syncctl.sources.engines import open_source
@@ -22,7 +23,7 @@ def insert(connection: sa.Connection, table: str, *regions: str) -> None:
 
 
 def gaps(cursor: Any) -> list[tuple[int, int]]:
-    return [(each["from"], each["to"]) for each in cursor.get("gaps", ())]
+    return [(gap.first, gap.last) for gap in read_memory(cursor).gaps]
 
 
 def test_a_table_that_was_emptied_and_numbered_anew_stops_its_stream(mssql_url: str, mssql_db: Any) -> None:

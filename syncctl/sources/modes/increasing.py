@@ -8,12 +8,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from syncctl.core.gaps import Gap, GapMemory, read_memory, show_gaps
 from syncctl.core.rows import Cursor, Page, Scanned
 from syncctl.errors import SourceRestored
 from syncctl.sources.catalog.relation import Column, Kind
 from syncctl.sources.cursor import CursorState, Position, Raw, read_position, write_position
 from syncctl.sources.instants import load_zone, parse_instant, step_back
-from syncctl.sources.modes.gaps import GAPS_AT_MOST, Gap, GapMemory, read_memory, show_gaps
 from syncctl.sources.open_stream import OpenStream, make_page
 from syncctl.sources.pages import PositionedRow
 
@@ -26,8 +26,13 @@ RECENT_NUMBERS = 10_000
 LOOKBACK_KINDS = frozenset({Kind.TIME, Kind.DATE, Kind.TEXT, Kind.OTHER})
 """The kinds of columns whose values may be times; text that is not a time has no lookback."""
 
-Stretch = tuple[int, int]
-"""A number that a row has, or where the search began, and the next number that a row has: those between are missing."""
+RANGES_AT_ONCE = 500
+"""In one statement: SQL Server accepts 2,100 parameters."""
+
+PAGES_ASKED_AGAIN = 10
+"""How many pages of rows a poll reads again where gaps were joined; the next poll goes on from there."""
+
+STRETCHES_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,24 +110,29 @@ class Increasing:
         now = self._opened.run(self._dialect.read_clock)
         step, last = self._column.increment, int(position.value)
         begin = max(self._before_all, last - RECENT_NUMBERS * step)
-        stretches = find_stretches(self._opened, begin, last, step=step)
+        # Never joined: the rows between the gaps are not the stream's.
+        memory = find_gaps(self._opened, self._new_memory({}), begin, last, at=now, step=step, exact=True)
         if begin > self._before_all:
             # Numbers that are missing right where the search begins have been missing for long.
-            stretches = [stretch for stretch in stretches if stretch[0] != begin]
-        memory, _ = GapMemory(step=step).note_stretches(stretches, now).trim()
+            memory = replace(memory, gaps=tuple(gap for gap in memory.gaps if gap.first != begin + 1))
         return _with_gaps(state, memory)
 
     def pages(self, cursor: Cursor) -> Iterator[Page]:
-        """Yield the rows that came late, then the pages after the cursor."""
+        """Yield the pages after the cursor, then the rows that came late."""
         state = self._opened.read_cursor(cursor)
         if not self._remembers_gaps:
             yield from self._pages_with_lookback(state, read_lookback(cursor, self._stream.name))
             return
         self._check_not_restarted(state)
-        memory = read_memory(cursor, step=self._column.increment)
+        state, memory, read = yield from self._pages_with_gaps(state, self._new_memory(cursor))
         if memory.gaps:
-            memory = yield from self._ask_again(state, memory)
-        yield from self._pages_with_gaps(state, memory)
+            # More than new rows come in, so that a round always ends.
+            yield from self._ask_again(state, memory, rows=PAGES_ASKED_AGAIN * self._stream.page_size + 2 * read)
+
+    def _new_memory(self, cursor: Cursor) -> GapMemory:
+        """Return the gaps of a cursor document."""
+        step, timeout_seconds = self._column.increment, self._stream.gap_timeout_seconds
+        return read_memory(cursor, step=step, timeout_seconds=timeout_seconds)
 
     def _check_not_restarted(self, state: CursorState) -> None:
         """Refuse to go on if the numbers of new rows are before the cursor, which no poll would read (invariant 12).
@@ -147,7 +157,7 @@ class Increasing:
         state = self._opened.cursor_at(Position()) if cursor is None else self._opened.read_cursor(cursor)
         earlier = self._earlier(state)
         new_after = state.position if earlier is None else Position(value=earlier)
-        gaps = read_memory(cursor or {}, step=self._column.increment).gaps if self._remembers_gaps else ()
+        gaps = self._new_memory(cursor or {}).gaps if self._remembers_gaps else ()
         for rows in self._opened.scan(new_after, since):
             yield [row if row.is_ahead else replace(row, is_ahead=_is_in(gaps, row)) for row in rows]
 
@@ -304,44 +314,75 @@ class Increasing:
         except ValueError:
             return None
 
-    def _ask_again(self, state: CursorState, memory: GapMemory) -> Generator[Page, None, GapMemory]:
-        """Read the rows that have come in gaps, then give up the gaps whose time was over before they were asked for.
+    def _ask_again(self, state: CursorState, memory: GapMemory, *, rows: int) -> Iterator[Page]:
+        """Read the rows that have come in gaps, in a round that keeps its place, and give up what was over before it.
 
-        Returns:
-            The gaps that are still waited for.
+        Where gaps were joined, rows between them are read again. So that new rows need not wait for them, a poll ends
+        after so many rows, and the next one goes on with the round.
+
+        Args:
+            rows: How many rows may be read.
         """
-        now = self._opened.run(self._dialect.read_clock)
-        for rows in self._opened.walk([self._between(memory.gaps)]):
-            memory = memory.fill(_numbers(rows))
-            yield make_page(rows, _with_gaps(state, memory))
-        memory, gone = memory.expire(now, timeout_seconds=self._stream.gap_timeout_seconds)
+        began = memory.asked[1] if memory.asked else self._opened.run(self._dialect.read_clock)
+        is_kept = memory.asked is not None
+        while gaps := memory.find_unasked(limit=RANGES_AT_ONCE):
+            found, more = self._opened.read([self._between(gaps)], new_after=state.position)
+            numbers = _numbers(found)
+            place = numbers[-1] if more and found else gaps[-1].last
+            memory = replace(memory.fill(numbers), asked=(place, began))
+            if found:
+                is_kept = True
+                yield make_page(found, _with_gaps(state, memory))
+            rows -= len(found)
+            if rows <= 0:
+                return
+        memory, gone = memory.end_round(began)
+        notes: tuple[str, ...] = ()
         if gone:
             name = self._column.name
-            note = f"gave up waiting for {name} {show_gaps(gone)}: rolled back or deleted, or committed later than this"
-            yield Page(rows=(), cursor=_with_gaps(state, memory), notes=(note,))
-        return memory
+            note = f"gave up waiting for numbers of {name} missing in {show_gaps(gone)}"
+            notes = (f"{note}: rolled back or deleted, or committed later than this",)
+        if gone or is_kept:
+            yield Page(rows=(), cursor=_with_gaps(state, memory), notes=notes)
 
-    def _pages_with_gaps(self, state: CursorState, memory: GapMemory) -> Iterator[Page]:
-        """Read the rows after the cursor, and remember which numbers are missing."""
-        more = True
-        notes: tuple[str, ...] = ()
+    def _pages_with_gaps(
+        self, state: CursorState, memory: GapMemory
+    ) -> Generator[Page, None, tuple[CursorState, GapMemory, int]]:
+        """Read the rows after the cursor, and remember which numbers are missing.
+
+        Returns:
+            The cursor behind them, the gaps that are waited for, and how many rows were read.
+        """
+        more, read = True, 0
         while more:
             now = self._opened.run(self._dialect.read_clock)
             rows, more = self._opened.read([self._keyset.after(state.position)])
             if not rows:
-                return
-            before = self._last_number(state)
-            noted = memory.note(before, _numbers(rows), now)
+                break
+            if more:
+                memory = self._note_given_out(state, memory)
+            noted = memory.note(self._last_number(state), _numbers(rows), now)
             if noted is not memory and self._stream.where is not None:
                 rows, is_longer, noted = self._look_behind_where(state, memory, rows)
                 more = more or is_longer
                 if not rows:
                     continue
-            memory, gone = noted.trim()
-            if gone and not notes:
-                notes = (f"too many numbers are missing in {self._column.name}: the oldest are not waited for",)
-            state = replace(state, position=rows[-1].position)
-            yield make_page(rows, _with_gaps(state, memory), notes)
+            state, memory, read = replace(state, position=rows[-1].position), noted, read + len(rows)
+            yield make_page(rows, _with_gaps(state, memory))
+        return state, memory, read
+
+    def _note_given_out(self, state: CursorState, memory: GapMemory) -> GapMemory:
+        """Remember up to which number the identity has come by now.
+
+        Of a table that takes hours to read, the numbers that are missing have then been missing since before: they are
+        not all waited for once more.
+        """
+        if memory.given_out is not None and self._last_number(state) < memory.given_out[0]:
+            return memory
+        last = self._opened.run(self._opened.pages.read_last)
+        if last is None:
+            return memory
+        return replace(memory, given_out=(int(last.value), self._opened.run(self._dialect.read_clock)))
 
     def _look_behind_where(
         self, state: CursorState, memory: GapMemory, rows: list[PositionedRow]
@@ -353,12 +394,11 @@ class Increasing:
         before, last = self._last_number(state), _numbers(rows)[-1]
         now = self._opened.run(self._dialect.read_clock)
         step = memory.decide_step(before, _numbers(rows))
-        stretches = find_stretches(self._opened, before, last, step=step)
+        noted = find_gaps(self._opened, memory, before, last, at=now, step=step)
         upto = self._keyset.expressions[0] <= self._dialect.bound(self._column, last)
         rows, is_longer = self._opened.read([self._keyset.after(state.position), upto])
         reached = _numbers(rows)[-1] if rows else before
-        noted = memory.note_stretches([stretch for stretch in stretches if stretch[1] <= reached], now)
-        return rows, is_longer, noted.fill(_numbers(rows))
+        return rows, is_longer, noted.up_to(reached).fill(_numbers(rows))
 
     def _last_number(self, state: CursorState) -> int:
         """Return the number before the first that the next page may hold."""
@@ -387,16 +427,17 @@ def has_gaps(opened: OpenStream) -> bool:
     return cursor.seed is not None or (cursor.kind is Kind.INTEGER and opened.layout.key == (cursor,))
 
 
-def find_stretches(opened: OpenStream, before: int, last: int, *, step: int) -> list[Stretch]:
-    """Return where numbers are missing in the cursor column, after `before` and up to `last`, in ascending order.
+def find_gaps(
+    opened: OpenStream, memory: GapMemory, before: int, last: int, *, at: datetime, step: int, exact: bool = False
+) -> GapMemory:
+    """Remember which numbers are missing in the cursor column, after `before` and up to `last`.
 
     Rows that the stream's `where` leaves out are not missing: they exist, and are not still to come.
 
     Args:
+        at: When this query began.
         step: No number is missing between two that are at most this far apart.
-
-    Returns:
-        The highest ones, at most one more than can be remembered.
+        exact: The gaps may not be joined.
     """
     expression, bound = opened.pages.keyset.expressions[0], opened.source.dialect.bound
     column = opened.pages.keyset.columns[0]
@@ -412,11 +453,16 @@ def find_stretches(opened: OpenStream, before: int, last: int, *, step: int) -> 
     statement = (
         sa.select(numbers.c.previous, numbers.c.number)
         .where(numbers.c.number - numbers.c.previous > step)
-        .order_by(numbers.c.number.desc())
-        .limit(GAPS_AT_MOST + 1)
+        .order_by(numbers.c.number)
     )
-    pairs = opened.run(lambda connection: connection.execute(statement).all())
-    return [(int(previous), int(number)) for previous, number in reversed(pairs)]
+
+    def read(connection: sa.Connection) -> GapMemory:
+        found = memory
+        for pairs in connection.execute(statement).partitions(STRETCHES_AT_ONCE):
+            found = found.note_stretches([(int(previous), int(number)) for previous, number in pairs], at, exact=exact)
+        return found
+
+    return opened.run(read)
 
 
 def _with_gaps(state: CursorState, memory: GapMemory) -> Cursor:

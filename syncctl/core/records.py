@@ -23,6 +23,8 @@ class Record:
     state: State
     #: The number of the attempt that is about to be made, from 1; sent as a header.
     attempt: int = 1
+    #: Attempts before it was last sent again from the beginning, by an operator or because an older call came late.
+    attempts_before: int = 0
     #: Calls since it was logged or last replayed: the position in the retry schedule.
     tries: int = 0
     #: When the first of those calls was made; None before it.
@@ -37,6 +39,11 @@ class Record:
     was_refused: bool = False
     #: It was refused while others were accepted: a later refusal is about this record too.
     refused_alone: bool = False
+
+    @property
+    def is_retry(self) -> bool:
+        """Whether the attempt that is about to be made repeats an earlier one of its series."""
+        return self.attempt - self.attempts_before > 1
 
     @property
     def idempotency_key(self) -> str:

@@ -125,7 +125,7 @@ class DeliveryStates:
             **self._delivered(),
             "sent_at": {"$ifNull": ["$sent_at", {"$subtract": ["$$NOW", latency_ms]}]},
             "updated_at": "$$NOW",
-            "tries": {"$add": [or_zero("tries"), 1]},
+            "tries": _unless_resent({"$add": [or_zero("tries"), 1]}, 0),
             "tried_at": _TRIED_AT,
             **appended(entry),
         }
@@ -174,7 +174,8 @@ class DeliveryStates:
             "delivered_at": "$$NOW",
             "finished_at": _unless_resent("$$NOW", "$$REMOVE"),
             "due_at": _unless_resent("$$REMOVE", "$$NOW"),
-            "fresh": _unless_resent("$fresh", False),
+            "fresh": _unless_resent("$fresh", True),
+            "attempts_before": _unless_resent({"$ifNull": ["$attempts_before", "$$REMOVE"]}, "$claims"),
             "generation": {"$add": [or_zero("generation"), _unless_resent(0, 1)]},
         }
 
@@ -236,7 +237,9 @@ class DeliveryStates:
                 for name, value in grown({"action": "resent"}, **REOPENED).items()
             },
             "state": if_delivered(State.PENDING.value, "$state"),
-            "fresh": if_delivered(False, "$fresh"),
+            "fresh": if_delivered(True, "$fresh"),
+            "tries": if_delivered(0, or_zero("tries")),
+            "attempts_before": if_delivered("$claims", {"$ifNull": ["$attempts_before", "$$REMOVE"]}),
             "due_at": if_delivered("$$NOW", {"$ifNull": ["$due_at", "$$REMOVE"]}),
             "updated_at": if_delivered("$$NOW", {"$ifNull": ["$updated_at", "$$REMOVE"]}),
             "finished_at": if_delivered("$$REMOVE", {"$ifNull": ["$finished_at", "$$REMOVE"]}),
@@ -268,6 +271,8 @@ def attempt_entry(claim: Claim, record: Record, outcome: Outcome) -> Doc:
         "latency_ms": round(outcome.latency_ms, 2),
         "idempotency_key": record.idempotency_key,
     }
+    if record.attempt > 1:
+        entry["retry"] = record.is_retry
     if outcome.error is not None:
         entry["error"] = outcome.error
         entry["fingerprint"] = fingerprint(outcome.status, outcome.error, record.key.values())

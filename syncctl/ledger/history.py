@@ -48,7 +48,7 @@ def _describe_event(entry: str) -> Doc:
         "state": f"{entry}.state",
         "from": f"{entry}.from",
         "finished_hour": truncate_hour(f"{entry}.finished_at"),
-        "again": {"$gt": [f"{entry}.n", 1]},
+        "again": {"$ifNull": [f"{entry}.retry", {"$gt": [f"{entry}.n", 1]}]},
         "fingerprint": f"{entry}.fingerprint",
         "bucket": {"$cond": [{"$eq": [f"{entry}.action", "attempt"]}, bucket, None]},
     }

@@ -11,6 +11,7 @@ Keys = tuple[tuple[str, int], ...]
 
 ONE_IN_FLIGHT = "one_version_in_flight"
 RETRIES_IN_FLIGHT = "retries_in_flight"
+FAILED_BY_KEY = "failed_by_key"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +46,8 @@ INDEXES: tuple[Index, ...] = (
     # Batches whose lease ran out.
     Index(collection="batches", name="by_lease", keys=_keys("stream", "until")),
     Index(collection="records", name="by_key", keys=_keys("stream", "key_id", "-seq")),
+    # Failed versions that a newer one makes out of date.
+    Index(collection="records", name=FAILED_BY_KEY, keys=_keys("stream", "key_id"), partial={"state": "failed"}),
     Index(
         collection="records",
         name="finished",

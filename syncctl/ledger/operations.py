@@ -1,6 +1,6 @@
 """Operations on records that are not in flight: select, supersede, replay, discard and remove them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -145,6 +145,23 @@ class Operations:
         return self._records.bulk_write(writes, ordered=False).modified_count if writes else 0
 
     @edge
+    def supersede_failed(self, newer: Mapping[str, str]) -> int:
+        """Mark failed records (id → the newer record's id) superseded; return how many. Safe to repeat."""
+        writes = [
+            UpdateOne(
+                {"_id": record, "state": State.FAILED.value},
+                [
+                    {"$set": {**grown({"action": "superseded", "by": by}, **REOPENED),
+                              "state": State.SUPERSEDED.value, "superseded_by": by, "superseded_at": "$$NOW",
+                              "finished_at": "$$NOW", "updated_at": "$$NOW"}},
+                    {"$unset": "failed_at"},
+                ],
+            )
+            for record, by in newer.items()
+        ]  # fmt: skip
+        return self._records.bulk_write(writes, ordered=False).modified_count if writes else 0
+
+    @edge
     def replay(self, ids: Iterable[str], *, states: Sequence[str], who: str, new_key: bool = False) -> int:
         """Make finished records due now; return how many.
 
@@ -160,6 +177,7 @@ class Operations:
             "replays": {"$add": [or_zero("replays"), 1]},
             "state": State.PENDING.value,
             "fresh": True,
+            "attempts_before": or_zero("claims"),
             "tries": 0,
             "losses": 0,
             "due_at": "$$NOW",

@@ -19,7 +19,7 @@ from syncctl.core.states import State
 from syncctl.ledger.client import edge, is_only_duplicates
 from syncctl.ledger.codec import decode_values, encode_document, encode_values
 from syncctl.ledger.expressions import is_past
-from syncctl.ledger.indexes import ONE_IN_FLIGHT, RETRIES_IN_FLIGHT
+from syncctl.ledger.indexes import FAILED_BY_KEY, ONE_IN_FLIGHT, RETRIES_IN_FLIGHT
 
 Doc = dict[str, Any]
 
@@ -168,6 +168,7 @@ def record_of(document: Mapping[str, Any]) -> Record:
         payload=None if payload is None else decode_values(payload),
         state=State(document["state"]),
         attempt=max(1, int(document.get("claims", 0))),
+        attempts_before=int(document.get("attempts_before", 0)),
         tries=int(document.get("tries", 0)),
         tried_since=document.get("tried_at"),
         was_replayed=bool(document.get("replays")),
@@ -306,6 +307,13 @@ class Records:
             {"$group": {"_id": "$key_id"}},
         ]
         return {found["_id"] for found in self._records.aggregate(pipeline, hint="by_key")}
+
+    @edge
+    def find_failed(self, stream: str, seqs: Mapping[str, int]) -> list[tuple[str, str]]:
+        """Return (id, key id) of failed records that are older than a seq of their key (key id → seq)."""
+        query = {"stream": stream, "state": State.FAILED.value, "key_id": {"$in": list(seqs)}}
+        found = self._records.find(query, {"key_id": True, "seq": True}, hint=FAILED_BY_KEY)
+        return [(record["_id"], record["key_id"]) for record in found if int(record["seq"]) < seqs[record["key_id"]]]
 
     @edge
     def find_keys_in_flight(self, stream: str, key_ids: Sequence[str]) -> set[str]:

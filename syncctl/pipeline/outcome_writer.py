@@ -112,6 +112,7 @@ def write_transitions(batch: Batch, transitions: Sequence[Transition], counts: M
         # Invariant 5: before the state changes, so that the sender of a newer version knows of these calls.
         accepted = [_describe_call(claim, transition) for transition in transitions if _is_accepted(transition)]
         ledger.keys.note_delivered(stream.name, accepted)
+        _supersede_failed(batch, transitions)
         unsettled = [_describe_call(claim, transition) for transition in transitions if _is_unsettled(transition)]
         ledger.keys.note_unsettled(stream.name, unsettled, seconds=batch.partner.timeout_seconds)
     late = {record.id for record in ledger.delivery_states.write_transitions(claim, transitions)}
@@ -130,6 +131,24 @@ def write_transitions(batch: Batch, transitions: Sequence[Transition], counts: M
     if late:
         new["late"] = new.get("late", 0) + len(late)
     return new
+
+
+def _supersede_failed(batch: Batch, transitions: Sequence[Transition]) -> None:
+    """Under `latest`, supersede failed versions that a delivered one makes out of date: nobody has to look at them.
+
+    This precedes the transitions: after a crash in between, the delivery is repeated, and so is this.
+    """
+    if batch.stream.order != "latest":
+        return
+    delivered = {
+        batch.claim.key_ids[transition.record.id]: transition.record
+        for transition in transitions
+        if transition.state is State.DELIVERED
+    }
+    seqs = {key_id: record.seq for key_id, record in delivered.items()}
+    older = batch.ledger.records.find_failed(batch.stream.name, seqs) if seqs else []
+    if older:
+        batch.ledger.operations.supersede_failed({record: delivered[key_id].id for record, key_id in older})
 
 
 def judge_refusals(batch: Batch, transitions: Sequence[Transition]) -> list[Transition]:

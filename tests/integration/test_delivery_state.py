@@ -202,7 +202,7 @@ def test_a_delivered_record_goes_again_under_a_new_key(ledger: Ledger, claim: Cl
     land(ledger, claim, outcome=outcome())
     ledger.delivery_states.resend(["orders-1"])
     found = database.records.find_one()
-    assert (found["state"], found["fresh"], found["history"][-1]["action"]) == ("pending", False, "resent")
+    assert (found["state"], found["fresh"], found["history"][-1]["action"]) == ("pending", True, "resent")
     assert "finished_at" not in found
     assert claim_records(ledger, ["orders-1"]).records[0].idempotency_key == "orders-1-2"
 

@@ -163,11 +163,11 @@ def test_a_record_that_was_superseded_and_sent_again_within_an_hour_counts_as_bo
     ledger: Ledger, database: Any
 ) -> None:
     log(ledger, 1)
-    ledger.operations.supersede({"orders-1": "orders-9"})
+    ledger.operations.supersede([("orders-1", 1, "orders-9")])
     ledger.operations.replay(["orders-1"], states=["superseded"], who="me")
     roll_up(ledger=ledger)
     assert (hour(database)["superseded"], hour(database)["reopened"]) == (1, {"superseded": 1})
-    ledger.operations.supersede({"orders-1": "orders-9"})
+    ledger.operations.supersede([("orders-1", 1, "orders-9")])
     let_hours_pass(database, 2)
     roll_up(ledger=ledger)
     assert ledger.reports.load_finished(["orders"])["orders"]["superseded"] == 1

@@ -8,6 +8,7 @@ import pytest
 
 from syncctl.core.states import State
 from syncctl.errors import TroubleFound, UsageError
+from syncctl.ledger.reports import floor_hour
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from syncctl.pipeline import cleanup
 from syncctl.pipeline.cleanup import Cleaned, clean_up
@@ -71,6 +72,86 @@ def test_failed_records_go_again_when_their_cause_is_fixed(testbed: Testbed, ref
     (audit,) = testbed.ledger.audit.load(limit=5)
     assert audit.items() >= {"action": "replay", "who": "$state", "count": 3}.items()
     assert audit["detail"]["states"] == ["failed"]
+
+
+@pytest.mark.parametrize(("order", "state"), [("latest", "superseded"), ("none", "failed"), ("strict", "failed")])
+def test_a_failed_version_is_superseded_once_a_newer_one_is_delivered(
+    testbed: Testbed, refusing: MockPartner, order: str, state: str
+) -> None:
+    """Nobody has to look at it any more, unless every version counts. Fails without `supersede_failed`."""
+    testbed.change_stream(order=order, strict_hold_seconds=0.0)
+    log(testbed, 1, 2, content="a")
+    testbed.deliver()
+    assert testbed.states() == {1: ["failed"], 2: ["failed"]}
+    log(testbed, 1, content="b")
+    testbed.deliver()
+    assert testbed.states()[1] == ["failed", "failed"], "the newer one was not delivered"
+    refusing.fix()
+    log(testbed, 1, content="c")
+    testbed.maintain()
+    testbed.deliver()
+    assert testbed.states() == {1: [state, state, "delivered"], 2: ["failed"]}
+    if state == "superseded":
+        first, _, newest = testbed.records(**{"key.id": 1})
+        assert (first["superseded_by"], "failed_at" in first) == (newest["_id"], False)
+        entry = first["history"][-1]
+        assert (entry["action"], entry["from"], entry["by"]) == ("superseded", "failed", newest["_id"])
+        assert [group["count"] for group in group_failures(ledger=testbed.ledger).groups] == [1]
+
+
+def test_a_failed_version_stays_failed_when_an_older_one_is_delivered(testbed: Testbed, refusing: MockPartner) -> None:
+    log(testbed, 1, content="a")
+    refusing.fix()
+    testbed.deliver()
+    testbed.poll(ListReader([version_row(1, "b", None, payload=None, error="column amount: the number is NaN")]))
+    assert replay(testbed, states=("delivered",)).skipped == 1
+    testbed.deliver()
+    assert testbed.states() == {1: ["delivered", "failed"]}
+
+
+@pytest.mark.parametrize("how", ["replay", "resend"])
+def test_a_record_that_is_sent_again_begins_a_new_series_of_attempts(
+    testbed: Testbed, refusing: MockPartner, how: str
+) -> None:
+    """Fails where reports count each attempt but a record's first as a retry."""
+    refusing.fix()
+    log(testbed, 1)
+    testbed.deliver()
+    if how == "replay":
+        assert replay(testbed, states=("delivered",)).replayed == 1
+    else:
+        testbed.ledger.delivery_states.resend([testbed.record(1)["_id"]])
+    counts = testbed.ledger.records.count_states(["orders"])["orders"]
+    assert (counts["pending"], counts["retrying"]) == (1, 0)
+    testbed.deliver()
+    record = testbed.record(1)
+    assert [entry.get("retry") for entry in record["history"] if entry["action"] == "attempt"] == [None, False]
+    assert (record["attempts"], record["tries"]) == (2, 1)
+    assert count_retries(testbed) == (2, 0)
+
+
+def test_retries_are_counted_within_a_series(testbed: Testbed) -> None:
+    with MockPartner(PartnerConfig(error_rate=1.0)) as server:
+        testbed.partner = type(testbed.partner)(name="default", url=server.url, timeout_seconds=20.0)
+        log(testbed, 1)
+        for _ in range(2):
+            testbed.deliver()
+            testbed.make_retries_due()
+        assert count_retries(testbed) == (2, 1)
+        testbed.database.records.update_one({}, {"$set": {"state": "failed"}})
+        assert replay(testbed, ids=(testbed.record(1)["_id"],)).replayed == 1
+        for _ in range(2):
+            testbed.deliver()
+            testbed.make_retries_due()
+        assert count_retries(testbed) == (4, 2)
+
+
+def count_retries(testbed: Testbed) -> tuple[int, int]:
+    """Return the attempts and the retries that a report counts."""
+    hour = floor_hour(testbed.ledger.streams.server_time())
+    start, end = hour - timedelta(hours=1), hour + timedelta(hours=1)
+    hours = testbed.ledger.reports.roll_up(start, end, frozen_until=start)
+    return sum(hour.attempts for hour in hours), sum(hour.retries for hour in hours)
 
 
 def test_a_replay_of_nothing_leaves_no_trace(testbed: Testbed) -> None:

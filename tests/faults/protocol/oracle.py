@@ -26,7 +26,7 @@ OPENERS = {
     "discarded": ("replay",),
 }
 """Who may change a terminal state: operators, a rewind with `resend`, a late outcome (invariants 3 and 5), and whoever
-finds that a refusal was not about the record."""
+finds that a refusal was not about the record, or delivers a newer version."""
 RESCUERS = ("rescue", "upkeep")
 LOSSES_AT_MOST = 3
 
@@ -156,7 +156,11 @@ class Oracle:
         elif old["state"] in TERMINAL and new["state"] != old["state"] and kind:
             allowed = OPENERS[old["state"]]
             assert kind in allowed, f"{kind} made {new['state']} of {old} (invariant 3)"
-            if kind == "deliver" and old["state"] == "failed":
+            if kind == "deliver" and new["state"] == "superseded":
+                assert self.order == "latest", f"{old} was passed over: {new}"
+                assert self._load_key(new)["delivered_seq"] > old["seq"], f"{old} is superseded by nothing newer: {new}"
+                self.count("failed and superseded")
+            elif kind == "deliver" and old["state"] == "failed":
                 assert new["history"][-1]["action"] == "taken_back", f"{old} came back as {new}"
                 self.count("taken back")
             if kind == "replay":

@@ -19,7 +19,8 @@ PAUSING_STATUSES: dict[int, Pauses] = {401: "partner", 403: "partner", GONE: "st
 """Refused credentials, or an endpoint that no longer exists: every other record would meet the same answer."""
 GONE_STATUSES = frozenset({NOT_FOUND, GONE})
 """The answers to the address of a row that is not there: for a delete, it is done."""
-CONTENT_STATUSES = frozenset({400, CONFLICT, 413, 422})
+TOO_LARGE = 413
+CONTENT_STATUSES = frozenset({400, CONFLICT, TOO_LARGE, 422})
 """Refusals that are usually about the row itself, not about all rows."""
 
 
@@ -75,8 +76,12 @@ class Outcome:
     batch_key: str | None = None
     #: How the circuit breaker takes it; None: by the status. Of a call with many rows only one outcome has a say.
     breaker_signal: Literal["up", "none"] | None = None
-    #: It was rejected together with other rows and must be sent alone next time.
-    send_alone: bool = False
+    #: How many rows have this outcome in common: one of them may be to blame, and nobody knows which.
+    shared_by: int = 1
+    #: With how many rows, its own included, its row is sent from now on at most: 1 is alone; None: as many as ever.
+    rows_at_most: int | None = None
+    #: The bytes of a body that was too large for the partner; None where it was not.
+    too_large_bytes: int | None = None
     #: The stream's `outcomes` say what its status means, so that it is about this record alone.
     has_own_rule: bool = False
     #: When the call ended, by this machine's monotonic clock.
@@ -88,6 +93,15 @@ class Outcome:
         is_usual = self.verdict is Verdict.RETRY_LATER and not self.has_own_rule
         pauses = PAUSING_STATUSES.get(self.status or 0) if is_usual else None
         return None if pauses == "partner" and self.retry_after_seconds is not None else pauses
+
+    @property
+    def may_be_of_another_row(self) -> bool:
+        """Whether a single row may have spoiled the call for the others: it met a 5xx, no answer, or an answer that
+        accepts nothing. Limits and refused credentials are about the call.
+        """
+        is_limit = self.status in (None, *RETRIED_STATUSES - GIVEN_UP_STATUSES, *PAUSING_STATUSES)
+        is_failure = self.verdict is Verdict.AMBIGUOUS or (self.verdict is Verdict.RETRY_LATER and not is_limit)
+        return self.shared_by > 1 and is_failure
 
     @property
     def is_evidence(self) -> bool:

@@ -40,6 +40,9 @@ class Record:
     #: It was refused while others were accepted: a later refusal is about this record too.
     refused_alone: bool = False
 
+    #: With how many rows, its own included, it may be sent; None: as many as the stream's.
+    rows_at_most: int | None = None
+
     @property
     def is_retry(self) -> bool:
         """Whether the attempt that is about to be made repeats an earlier one of its series."""

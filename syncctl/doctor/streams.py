@@ -10,6 +10,7 @@ from syncctl.core.durations import format_age
 from syncctl.core.stream import Stream
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, warned
 from syncctl.doctor.partner import describe_pause
+from syncctl.ledger.streams import BODY_LIMIT_SECONDS
 
 if TYPE_CHECKING:
     from syncctl.doctor.examination import Services
@@ -39,7 +40,9 @@ def check_stream(services: "Services", name: str) -> Finding:
     poll = _look_at_poll(name, document, now, services.settings.stream(name).poll_every_seconds)
     held, refused = _look_at_held(ledger, name), _look_at_acknowledgements(ledger, name)
     patterns, unknown = _look_at_schema(services.settings.stream(name)), _look_at_unknown(ledger, name)
-    return join_findings([poll, *_look_at_backlog(name, document, counts, now), *held, *unknown, *refused, *patterns])
+    sizes = _look_at_sizes(services.settings.stream(name), document, now)
+    backlog = _look_at_backlog(name, document, counts, now)
+    return join_findings([poll, *backlog, *held, *unknown, *refused, *patterns, *sizes])
 
 
 def _look_at_poll(name: str, document: Mapping[str, Any], now: datetime, every_seconds: float) -> Finding:
@@ -112,6 +115,21 @@ def _look_at_acknowledgements(ledger: "Ledger", name: str) -> Iterator[Finding]:
             "the statement must change the row that it is given, and the login must have the rights that "
             f"streams.{name}.acknowledge needs; it is tried again each minute",
         )
+
+
+def _look_at_sizes(stream: Stream, document: Mapping[str, Any], now: datetime) -> Iterator[Finding]:
+    limit = document.get("too_large")
+    if limit is None or (now - limit["at"]).total_seconds() > BODY_LIMIT_SECONDS:
+        return
+    if stream.batching.size < limit["rows"]:
+        return
+    rows = max(1, limit["rows"] * limit["at_most"] // limit["bytes"])
+    refused = f"{format_count(limit['rows'], 'row')} ({limit['bytes']:,} bytes)"
+    yield warned(
+        f"a call of {refused} was too large for the partner (413), "
+        f"so calls have at most {limit['at_most']:,} bytes for a day",
+        f"set streams.{stream.name}.rows_per_call = {rows}, then restart the workers",
+    )
 
 
 def _look_at_schema(stream: Stream) -> Iterator[Finding]:

@@ -129,7 +129,7 @@ class DeliveryStates:
             "tried_at": _TRIED_AT,
             **appended(entry),
         }
-        gone = ["place", *IN_FLIGHT_FIELDS, "losses", "error", "resend", "solo", "refused"]
+        gone = ["place", *IN_FLIGHT_FIELDS, "losses", "error", "resend", "solo", "rows_at_most", "refused"]
         return [{"$set": {"place": place}}, {"$set": changes}, {"$unset": gone}]
 
     def _changes(self, claim: Claim, transition: Transition) -> list[Doc]:
@@ -157,7 +157,7 @@ class DeliveryStates:
             changes |= {"fresh": False, "due_at": transition.due_at or in_future(transition.delay_seconds)}
         elif state is State.DELIVERED:
             changes |= self._delivered()
-            gone += ["error", "resend", "solo", "refused"]
+            gone += ["error", "resend", "solo", "rows_at_most", "refused"]
         else:
             changes |= {f"{state.value}_at": "$$NOW", "finished_at": "$$NOW", "due_at": "$$REMOVE"}
         if state is State.SUPERSEDED:
@@ -192,8 +192,8 @@ class DeliveryStates:
             "tries": {"$add": [or_zero("tries"), 0 if transition.counts_as_attempt_only else 1]},
             "tried_at": _TRIED_AT,
         }
-        if outcome.send_alone:
-            changes["solo"] = True
+        if outcome.rows_at_most is not None:
+            changes["rows_at_most"] = outcome.rows_at_most
         if transition.refused or transition.refused_alone:
             changes["refused"] = REFUSED_ALONE if transition.refused_alone else {"$ifNull": ["$refused", True]}
         if outcome.error is not None:

@@ -194,6 +194,8 @@ class Operations:
             "error",
             "reason",
             "refused",
+            "solo",
+            "rows_at_most",
         ]
         return self._change(ids, states, [{"$set": changes}, {"$unset": gone}])
 

@@ -71,7 +71,7 @@ class DueRecord:
     seq: int
     hash: str
     op: Operation
-    #: It was lost while it was sent, or rejected together with other rows, and must travel alone.
+    #: It was lost while it was sent, and must travel alone.
     alone: bool
     #: The size of its row where that is large, otherwise 0.
     size: int = 0
@@ -176,6 +176,7 @@ def record_of(document: Mapping[str, Any]) -> Record:
         generation=int(document.get("generation", 0)),
         was_refused=bool(document.get("refused")),
         refused_alone=document.get("refused") == REFUSED_ALONE,
+        rows_at_most=document.get("rows_at_most"),
     )
 
 

@@ -25,6 +25,12 @@ ENDED_LATELY_SECONDS = 600.0
 _ACCEPTED_LATELY: Doc = {"$gt": ["$accepted_at", {"$subtract": ["$$NOW", round(ENDED_LATELY_SECONDS * 1000)]}]}
 
 
+BODY_LIMIT_SECONDS = 24 * 3600
+"""How long a body that was too large is remembered; then a larger one is tried again."""
+_IS_BODY_LIMITED: Doc = {"$gt": ["$too_large.at", {"$subtract": ["$$NOW", BODY_LIMIT_SECONDS * 1000]}]}
+_BODY_AT_MOST: Doc = {"$cond": [_IS_BODY_LIMITED, "$too_large.at_most", None]}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PollLease:
     """The right to poll one stream, until another poll takes it over."""
@@ -65,6 +71,8 @@ class Gate:
     has_refusals: bool = False
     #: A run of refusals has ended within the last minutes, because a record was accepted.
     accepted_lately: bool = False
+    #: How many bytes the body of a bulk call may have, since the partner refused a larger one; None: no limit is known.
+    body_at_most: int | None = None
     #: The newest epoch whose poll read to the end.
     complete_epoch: int = 0
     #: The polls of earlier epochs have ended, or lost their lease.
@@ -240,12 +248,13 @@ class Streams:
         """Return what must be known of a stream before anything of it is sent."""
         running = {"$cond": [{"$gt": ["$poll.until", "$$NOW"]}, "$poll.epoch", {"$add": [or_zero("poll.epoch"), 1]}]}
         fields = {"back_at": True, "poll.complete_epoch": True, **HOLD_FIELDS, **GATE_FIELDS, "running": running}
-        fields |= {"refusals": True, "accepted_lately": _ACCEPTED_LATELY}
+        fields |= {"refusals": True, "accepted_lately": _ACCEPTED_LATELY, "body_at_most": _BODY_AT_MOST}
         found = self._streams.find_one({"_id": stream}, fields) or {}
         return Gate(
             hold=read_hold(found),
             has_refusals="refusals" in found,
             accepted_lately=bool(found.get("accepted_lately")),
+            body_at_most=found.get("body_at_most"),
             complete_epoch=int(found.get("poll", {}).get("complete_epoch", 0)),
             running_epoch=int(found.get("running", 0)),
             breaker=read_breaker(found),
@@ -267,6 +276,16 @@ class Streams:
     def resume(self, stream: str) -> bool:
         """Send again; False when the stream was not paused."""
         return holds.end(self._streams, stream)
+
+    @edge
+    def limit_body(self, stream: str, *, refused_bytes: int, rows: int) -> int:
+        """Remember for a day that a body was too large for the partner; return how many bytes the next may have."""
+        at_most: Doc = {"$min": [refused_bytes // 2, {"$cond": [_IS_BODY_LIMITED, "$too_large.at_most", None]}]}
+        limit = {"at": "$$NOW", "at_most": at_most, "bytes": refused_bytes, "rows": rows}
+        found = self._streams.find_one_and_update(
+            {"_id": stream}, [{"$set": {"too_large": limit}}], upsert=True, return_document=ReturnDocument.AFTER
+        )
+        return int((found or {})["too_large"]["at_most"])
 
     @edge
     def end_refusals(self, stream: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import simplejson
 
 from syncctl.core.conditions import find_value, parse_condition, parse_path
-from syncctl.core.outcome import PAUSING_STATUSES, Outcome, OutcomeRules, Verdict, decide_verdict
+from syncctl.core.outcome import PAUSING_STATUSES, TOO_LARGE, Outcome, OutcomeRules, Verdict, decide_verdict
 from syncctl.core.records import Record
 from syncctl.core.redaction import Redact
 from syncctl.core.safe_text import clean_text
@@ -24,6 +24,8 @@ from syncctl.partner.response import (
     find_message,
 )
 
+ENVELOPE_BYTES = 64
+"""Of the body of a bulk call, around its rows."""
 PlannedCall = tuple[Record, Call]
 _HEADERS_OF_A_CALL = ("Idempotency-Key", "Syncctl-Attempt", "Content-Length")
 _MISSING: Any = object()
@@ -77,17 +79,32 @@ def refuse_second_key(body: bytes, batching: Batching) -> None:
         )
 
 
-def combine_calls(planned: Sequence[PlannedCall], batching: Batching) -> Iterator[BulkCall]:
-    """Combine calls that differ only in their row, in their order, up to the size of a batch."""
+def combine_calls(
+    planned: Sequence[PlannedCall], batching: Batching, *, bytes_at_most: int | None = None
+) -> Iterator[BulkCall]:
+    """Combine calls that differ only in their row, in their order, up to the size of a batch.
+
+    Rows that failed in company go with others that did, so that they spoil no further calls (invariant 12).
+
+    Args:
+        bytes_at_most: The size of a body, as far as the partner's limit is known; one row may be larger.
+    """
     if batching.size <= 1:
         for record, call in planned:
             yield BulkCall(records=(record,), call=call)
         return
     waiting: dict[tuple[Any, ...], list[PlannedCall]] = {}
+    sizes: dict[tuple[Any, ...], int] = {}
     for record, call in planned:
-        alike = waiting.setdefault(_name_likeness(record, call), [])
+        at_most = min(batching.size, record.rows_at_most or batching.size)
+        kind = (at_most, *_name_likeness(record, call))
+        alike, size = waiting.setdefault(kind, []), len(_add_key(record, call.body, batching)) + 1
+        if alike and bytes_at_most is not None and sizes[kind] + size > bytes_at_most:
+            yield _join_calls(alike, batching)
+            alike.clear()
+        sizes[kind] = sizes[kind] + size if alike else ENVELOPE_BYTES + size
         alike.append((record, call))
-        if len(alike) == batching.size:
+        if len(alike) == at_most:
             yield _join_calls(alike, batching)
             alike.clear()
     yield from (_join_calls(alike, batching) for alike in waiting.values() if alike)
@@ -140,15 +157,15 @@ class ResultReader:
         outcome = replace(outcome, batch_key=bulk.call.headers.get("Idempotency-Key"))
         rows = len(bulk.records)
         if response is None or self.batching.results is None or not self._has_results(outcome, response):
-            return _repeat_for_rows(outcome, rows)
+            return _repeat_for_rows(outcome, bulk)
         results = _read_results(response, self.batching.results)
         by_row = None if results is None else self._assign(results, bulk.records)
         if by_row is None:
             # The partner may have the rows, and its response cannot be read.
             error = _explain_unreadable(response, results, self.batching.results, rows)
-            return _repeat_for_rows(_make_ambiguous(outcome, error, rows), rows)
+            return _repeat_for_rows(_make_ambiguous(outcome, error), bulk)
         return [
-            self._judge(replace(outcome, breaker_signal="none" if place else "up"), result, record, rows)
+            self._judge(replace(outcome, breaker_signal="none" if place else "up"), result, record, bulk)
             for place, (result, record) in enumerate(zip(by_row, bulk.records, strict=True))
         ]
 
@@ -177,17 +194,17 @@ class ResultReader:
             for key, record in zip(keys, records, strict=True)
         ]
 
-    def _judge(self, whole: Outcome, result: Any, record: Record, rows: int) -> Outcome:
+    def _judge(self, whole: Outcome, result: Any, record: Record, bulk: BulkCall) -> Outcome:
         """Return the outcome of one row."""
         if result is _MISSING:
-            return _make_ambiguous(whole, "the response does not mention this row", rows)
+            return _send_alone(_make_ambiguous(whole, "the response does not mention this row"), bulk)
         message = self.redact(find_message(simplejson.dumps(result).encode()) or "", is_cut=True)
         message = clean_text(message)[:MESSAGE_AT_MOST]
         judged = whole
         if self.batching.result_status is not None:
             status, _ = find_value(result, parse_path(self.batching.result_status))
             if not isinstance(status, int) or isinstance(status, bool) or not 100 <= status <= 599:
-                return _make_ambiguous(whole, "the response has no status for this row", rows)
+                return _send_alone(_make_ambiguous(whole, "the response has no status for this row"), bulk)
             judged = self._judge_status(whole, status, message, record)
         condition = self.batching.result_accepted_when
         is_open = self.batching.result_status is None or judged.verdict is Verdict.ACCEPTED
@@ -208,27 +225,40 @@ class ResultReader:
         return replace(whole, verdict=verdict, status=status, error=error, has_own_rule=True)
 
 
-def _repeat_for_rows(outcome: Outcome, rows: int) -> list[Outcome]:
+def _repeat_for_rows(outcome: Outcome, bulk: BulkCall) -> list[Outcome]:
     """Return an outcome for each row of a call; only one of them reaches the circuit breaker."""
-    outcome = _send_alone_if_rejected(outcome, rows)
+    rows = len(bulk.records)
+    outcome = _send_alone(replace(outcome, shared_by=rows), bulk)
     return [outcome, *[replace(outcome, breaker_signal="none")] * (rows - 1)]
 
 
-def _send_alone_if_rejected(outcome: Outcome, rows: int) -> Outcome:
+def _send_alone(outcome: Outcome, bulk: BulkCall) -> Outcome:
     """Return the outcome of rows that were rejected together: one bad row must not fail the others (invariant 12).
 
-    Which row it is only shows when each is sent alone.
+    Which row it is only shows when each is sent alone. If the body was too large, fewer rows make a smaller one.
     """
+    rows = len(bulk.records)
     if outcome.verdict is not Verdict.REJECTED or rows == 1:
         return outcome
-    error = f"{outcome.error}; refused with {rows - 1} others, will be sent alone next"
-    return replace(outcome, verdict=Verdict.RETRY_LATER, error=error, send_alone=True)
+    if outcome.status == TOO_LARGE and not outcome.has_own_rule:
+        error = f"{outcome.error}; refused with {rows - 1} others, will be sent with fewer next"
+        at_most, size = rows // 2, len(bulk.call.body)
+    else:
+        error, at_most, size = f"{outcome.error}; refused with {rows - 1} others, will be sent alone next", 1, None
+    return replace(
+        outcome,
+        verdict=Verdict.RETRY_LATER,
+        error=error,
+        shared_by=rows,
+        rows_at_most=at_most,
+        too_large_bytes=size,
+    )
 
 
-def _make_ambiguous(outcome: Outcome, error: str, rows: int) -> Outcome:
+def _make_ambiguous(outcome: Outcome, error: str) -> Outcome:
     """Return the outcome of rows without a result: unless the call was refused, the partner may have them."""
     if outcome.verdict is not Verdict.ACCEPTED:
-        return _send_alone_if_rejected(outcome, rows)
+        return outcome
     return replace(outcome, verdict=Verdict.AMBIGUOUS, error=error)
 
 

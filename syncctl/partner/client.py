@@ -115,9 +115,9 @@ class PartnerClient:
         """
         return run_on_loop(self._send(call))[0]
 
-    def combine(self, planned: Sequence[PlannedCall]) -> list[BulkCall]:
-        """Combine calls into bulk calls; without `batch` each stays alone."""
-        return list(combine_calls(planned, self._batching))
+    def combine(self, planned: Sequence[PlannedCall], *, bytes_at_most: int | None = None) -> list[BulkCall]:
+        """Combine calls into bulk calls; without `rows_per_call` each stays alone. See `combine_calls`."""
+        return list(combine_calls(planned, self._batching, bytes_at_most=bytes_at_most))
 
     async def send_bulk(self, bulk: BulkCall) -> list[Outcome]:
         """Make a bulk call on the event loop and return the outcome of each row; see `send`."""

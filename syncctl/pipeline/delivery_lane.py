@@ -236,7 +236,7 @@ class DeliveryLane:
                 self._prepare(held, held.unprepared[0])
                 held.unprepared.popleft()
             if held.prepared and (not held.unprepared or self.setup.stream.batching.size == 1):
-                for bulk in self.setup.client.combine(held.prepared):
+                for bulk in self.setup.client.combine(held.prepared, bytes_at_most=self.gate.of_stream.body_at_most):
                     guard = self._make_guard(held)
                     call = WaitingCall(client=self.setup.client, bulk=bulk, may_start=guard, owner=held)
                     self._planned.append((held, call))

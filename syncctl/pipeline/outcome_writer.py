@@ -47,14 +47,42 @@ def _decide(batch: Batch, record: Record, outcome: Outcome) -> Transition:
     if outcome.may_take_effect_later and batch.stream.ambiguous == "fail":
         held = f"{outcome.error or 'no answer'}; held, because the partner may have it"
         return Transition(record=record, state=State.FAILED, outcome=replace(outcome, error=held))
-    if outcome.pauses or batch.is_probe or outcome.send_alone:
+    if outcome.pauses or batch.is_probe or outcome.rows_at_most is not None:
         # The fault is the partner's or another row's of the batch, so that it uses up none of this record's tries.
         # Whether a refusal is this record's own fault, `write_transitions` finds out.
         wait = outcome.retry_after_seconds or 0.0
         return Transition(
             record=record, state=State.PENDING, outcome=outcome, counts_as_attempt_only=True, delay_seconds=wait
         )
-    return _decide_retry(batch, record, outcome)
+    transition = _decide_retry(batch, record, outcome)
+    is_last = transition.state is State.FAILED
+    if outcome.may_be_of_another_row and (record.tries or is_last):
+        return _split(batch, record, outcome)
+    return transition
+
+
+def _split(batch: Batch, record: Record, outcome: Outcome) -> Transition:
+    """Send a row that failed in company for the second time with half as many others, until it is alone.
+
+    It uses up none of the record's tries, because another row may be to blame (invariant 12); halving comes to its end.
+    """
+    at_most = outcome.shared_by // 2
+    others = "alone" if at_most == 1 else f"with at most {at_most - 1} others"
+    error = f"{outcome.error}; failed with {outcome.shared_by - 1} others, will be sent {others} next"
+    first = replace(batch.stream.retry, give_up_after_seconds=None)
+    delay = decide_delay(
+        first,
+        tries=1,
+        retry_after_seconds=outcome.retry_after_seconds,
+        random=random.random(),  # noqa: S311 - jitter
+    )
+    return Transition(
+        record=record,
+        state=State.PENDING,
+        outcome=replace(outcome, error=error, rows_at_most=at_most),
+        counts_as_attempt_only=True,
+        delay_seconds=delay or outcome.retry_after_seconds or 0.0,
+    )
 
 
 def _decide_retry(batch: Batch, record: Record, outcome: Outcome) -> Transition:
@@ -107,6 +135,7 @@ def write_transitions(batch: Batch, transitions: Sequence[Transition], counts: M
         return dict(counts)
     ledger, stream, claim = batch.ledger, batch.stream, batch.claim
     transitions = judge_refusals(batch, transitions)
+    note_too_large(batch, transitions)
     report_outcomes(batch, [transition.outcome for transition in transitions if transition.outcome is not None])
     if not stream.append_only:
         # Invariant 5: before the state changes, so that the sender of a newer version knows of these calls.
@@ -160,6 +189,20 @@ def judge_refusals(batch: Batch, transitions: Sequence[Transition]) -> list[Tran
         batch, transitions, retry=lambda transition, outcome: _decide_retry(batch, transition.record, outcome)
     )
     return judge_run(batch, judged)
+
+
+def note_too_large(batch: Batch, transitions: Sequence[Transition]) -> None:
+    """Remember a body that was too large for the partner: the next ones are smaller from the beginning."""
+    refused = [
+        (outcome.too_large_bytes, outcome.shared_by)
+        for transition in transitions
+        if (outcome := transition.outcome) is not None and outcome.too_large_bytes is not None
+    ]
+    if refused:
+        size, rows = min(refused)
+        at_most = batch.ledger.streams.limit_body(batch.stream.name, refused_bytes=size, rows=rows)
+        batch.gate.of_stream = replace(batch.gate.of_stream, body_at_most=at_most)
+        log.warning("deliver.too_large", stream=batch.stream.name, bytes=size, rows=rows, at_most_bytes=at_most)
 
 
 def report_outcomes(batch: Batch, outcomes: Sequence[Outcome]) -> None:

@@ -102,9 +102,9 @@ def _refuse_alone(transition: Transition, retry: Retry) -> Transition:
     outcome = transition.outcome
     if outcome is None or outcome.pauses != "partner":
         return transition
-    if outcome.batch_key is not None and not outcome.send_alone:
+    if outcome.shared_by > 1:
         # One of its rows is refused, nobody knows which.
-        return replace(transition, outcome=replace(outcome, send_alone=True))
+        return replace(transition, outcome=replace(outcome, rows_at_most=1))
     return replace(retry(transition, outcome), refused_alone=True)
 
 

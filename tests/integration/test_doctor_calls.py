@@ -5,10 +5,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from syncctl.core.breaker import BreakerRules
+from syncctl.core.stream import Batching
 from syncctl.doctor.check import Status
 from syncctl.doctor.partner import check_calls
+from syncctl.doctor.streams import check_stream
 from syncctl.ledger.breakers import Tally
 from syncctl.ledger.ledger import Ledger
+from tests.harness.cases import make_stream
 
 
 def look(ledger: Ledger) -> tuple[Status, str, str]:
@@ -39,3 +42,25 @@ def test_a_paused_partner_is_told_apart_from_one_that_is_down(ledger: Ledger, da
     assert detail.startswith("paused by syncctl since ")
     assert detail.endswith(": HTTP 401: token expired; next probe in 0s")
     assert "syncctl resume --partner erp" in hint
+
+
+def look_at_stream(ledger: Ledger, *, rows_per_call: int) -> tuple[Status, str, str]:
+    stream = make_stream(batching=Batching(size=rows_per_call))
+    examined: Any = SimpleNamespace(ledger=ledger, settings=SimpleNamespace(stream=lambda _: stream))
+    finding = check_stream(examined, "orders")
+    return finding.status, finding.detail, finding.hint
+
+
+def test_calls_that_were_too_large_are_told_with_the_setting_to_write(ledger: Ledger, database: Any) -> None:
+    ledger.streams.limit_body("orders", refused_bytes=80_000, rows=100)
+    ledger.streams.limit_body("orders", refused_bytes=40_000, rows=50)
+    database.streams.update_one({"_id": "orders"}, {"$set": {"health.last_poll_at": ledger.streams.server_time()}})
+    status, detail, hint = look_at_stream(ledger, rows_per_call=100)
+    assert status is Status.WARN
+    assert "a call of 50 rows (40,000 bytes) was too large for the partner (413)" in detail
+    assert "at most 20,000 bytes for a day" in detail
+    assert hint == "set streams.orders.rows_per_call = 25, then restart the workers"
+    # Once it is set, and after a day.
+    assert look_at_stream(ledger, rows_per_call=25)[0] is Status.OK
+    database.streams.update_one({"_id": "orders"}, {"$set": {"too_large.at": datetime(2020, 1, 1, tzinfo=UTC)}})
+    assert look_at_stream(ledger, rows_per_call=100)[0] is Status.OK

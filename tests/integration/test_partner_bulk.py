@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC
+from datetime import UTC, datetime
 from email.message import Message
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from syncctl.core.breaker import BreakerRules, BreakerState
 from syncctl.core.outcome import OutcomeRules, Verdict
 from syncctl.core.stream import Batching, RetrySchedule
+from tests.harness.hostile_partner import HostilePartner, Peer, answering
 from tests.harness.http_partner import HttpPartner
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
@@ -402,3 +403,212 @@ def test_a_row_with_a_field_in_the_place_of_its_key_is_not_sent(batches: Testbed
     assert partner.calls == []
     assert done == {"failed": 10}
     assert batches.record(1)["error"]["message"].startswith("the row has a field customer, where a call of several")
+
+
+# One row that spoils the call for the others.
+
+
+def cut_call(peer: Peer) -> None:
+    peer.reset()
+
+
+def answer_never(peer: Peer) -> None:
+    peer.hold()
+
+
+class SpoiledCalls:
+    """A partner at which each call with a certain row fails; `calls` are the rows of each call."""
+
+    def __init__(self, row: int, fail: Callable[[Peer], None]) -> None:
+        self.calls: list[list[int]] = []
+        self._row = row
+        self._fail = fail
+
+    def __call__(self, peer: Peer) -> None:
+        while request := peer.read_request():
+            document = json.loads(request.partition(b"\r\n\r\n")[2])
+            rows = [row["id"] for row in document]
+            self.calls.append(rows)
+            if self._row in rows:
+                self._fail(peer)
+            else:
+                peer.answer("200 OK", json.dumps({"ok": True, "results": [{"status": 200}] * len(rows)}).encode())
+
+
+def deliver_until_done(testbed: Testbed, *, at_most: int) -> None:
+    for _ in range(at_most):
+        testbed.deliver()
+        if not testbed.records(state="pending"):
+            return
+        testbed.settle_calls()
+        testbed.make_retries_due()
+    raise AssertionError([(each["key"]["id"], each["error"]) for each in testbed.records(state="pending")])
+
+
+@pytest.mark.parametrize("delays", [(60.0, 600.0), (60.0,), ()])
+@pytest.mark.parametrize(
+    ("fail", "changes"),
+    [
+        (lambda peer: peer.answer("500 Broken"), {}),
+        (lambda peer: peer.answer("504 Gateway Timeout"), {}),
+        (lambda peer: peer.answer("200 OK", b'{"ok":false}'), {"accepted_when": "ok=true"}),
+        (
+            lambda peer: peer.answer("200 OK", b"{}"),
+            {"batching": Batching(size=16, results="results", result_status="status")},
+        ),
+        (cut_call, {}),
+        (answer_never, {}),
+    ],
+    ids=["5xx", "504", "not accepted", "no results", "cut", "hang"],
+)
+def test_a_row_that_spoils_its_calls_ends_alone_and_takes_no_other_along(
+    testbed: Testbed,
+    source_db: SourceDb,
+    delays: tuple[float, ...],
+    fail: Callable[[Peer], None],
+    changes: dict[str, Any],
+) -> None:
+    if fail is answer_never and len(delays) != 1:
+        pytest.skip("each of its calls takes a second")
+    source_db.create_orders(16)
+    testbed.poll()
+    options = {"batching": Batching(size=16), "retry": RetrySchedule(delays_seconds=delays, jitter=0.0)}
+    testbed.change_stream(**{**options, **changes})
+    partner = SpoiledCalls(5, fail)
+    with HostilePartner(partner) as server:
+        testbed.partner = replace(
+            testbed.partner, url=server.url, timeout_seconds=1.0, breaker=BreakerRules(minimum_calls=1000)
+        )
+        deliver_until_done(testbed, at_most=12)
+    assert {each["key"]["id"]: each["state"] for each in testbed.records()} == {
+        row: "failed" if row == 5 else "delivered" for row in range(1, 17)
+    }
+    sizes = [len(rows) for rows in partner.calls if 5 in rows]
+    together = min(len(delays), 1) + 1
+    assert sizes == [*[16] * together, 8, 4, 2, *[1] * (sizes.count(1))]
+    # Alone, it has what is left of its schedule.
+    assert testbed.record(5)["tries"] == len(delays) + 1
+    assert {each["tries"] for each in testbed.records(state="delivered")} <= {1, 2}
+    assert "failed with 15 others, will be sent with at most 7 others next" in str(testbed.record(5)["history"])
+    assert all("rows_at_most" not in each for each in testbed.records(state="delivered"))
+
+
+def test_new_rows_do_not_travel_with_one_that_spoils_calls(testbed: Testbed, source_db: SourceDb) -> None:
+    source_db.create_orders(7)
+    testbed.poll()
+    testbed.change_stream(batching=Batching(size=8))
+    partner = SpoiledCalls(7, cut_call)
+    with HostilePartner(partner) as server:
+        testbed.partner = replace(testbed.partner, url=server.url, breaker=BreakerRules(minimum_calls=1000))
+        for turn in range(6):
+            testbed.deliver()
+            testbed.settle_calls()
+            testbed.make_retries_due()
+            source_db.add_orders([100 + turn])
+            testbed.poll()
+    spoiled = [rows for rows in partner.calls if 7 in rows]
+    # Until the second failure nobody knows.
+    assert len(spoiled) > 3
+    assert max(row for rows in spoiled[2:] for row in rows) == 7
+    assert testbed.record(105)["state"] == "pending"
+    assert {testbed.record(row)["state"] for row in range(101, 105)} == {"delivered"}
+
+
+@pytest.mark.parametrize("status", ["429 Slow", "425 Early", "503 Busy"])
+def test_a_limit_of_the_partner_halves_nothing(testbed: Testbed, source_db: SourceDb, status: str) -> None:
+    source_db.create_orders(8)
+    testbed.poll()
+    testbed.change_stream(batching=Batching(size=8))
+    with HostilePartner(answering(status)) as server:
+        testbed.partner = replace(testbed.partner, url=server.url, breaker=BreakerRules(minimum_calls=1000))
+        for _ in range(2):
+            testbed.deliver()
+            testbed.make_retries_due()
+    halved = {each.get("rows_at_most") for each in testbed.records()}
+    assert halved == ({4} if status.startswith("503") else {None})
+
+
+def test_rows_that_cannot_be_reached_together_stay_together(testbed: Testbed, source_db: SourceDb) -> None:
+    """Nothing was sent: no row can have been the reason."""
+    source_db.create_orders(8)
+    testbed.poll()
+    testbed.change_stream(batching=Batching(size=8))
+    testbed.partner = replace(testbed.partner, url="http://127.0.0.1:1", breaker=BreakerRules(minimum_calls=1000))
+    for _ in range(2):
+        testbed.deliver()
+        testbed.make_retries_due()
+    assert {each.get("rows_at_most") for each in testbed.records()} == {None}
+
+
+def test_a_row_whose_credentials_are_refused_in_company_fails_alone_in_the_end(
+    testbed: Testbed, source_db: SourceDb
+) -> None:
+    source_db.create_orders(4)
+    testbed.poll()
+    testbed.change_stream(batching=Batching(size=2))
+
+    def refuse(rows: list[dict[str, Any]]) -> tuple[int, Any]:
+        return (403, {}) if any(row["id"] == 3 for row in rows) else (200, {})
+
+    with BatchPartner(refuse) as partner:
+        meet(testbed, partner)
+        testbed.partner = replace(testbed.partner, max_in_flight=1)
+        deliver_until_done(testbed, at_most=8)
+    assert testbed.states() == {1: ["delivered"], 2: ["delivered"], 3: ["failed"], 4: ["delivered"]}
+
+
+class SmallPartner(BatchPartner):
+    """Refuses a body of more than so many bytes as too large."""
+
+    def __init__(self, at_most: int) -> None:
+        super().__init__(lambda _: (200, {}))
+        self.at_most = at_most
+        self.refused = 0
+
+    def answer(self, headers: Message, body: bytes) -> tuple[int, bytes]:
+        answer = super().answer(headers, body)
+        if len(body) <= self.at_most:
+            return answer
+        self.refused += 1
+        return 413, b"{}"
+
+
+def test_a_body_that_is_too_large_is_halved_and_remembered(testbed: Testbed, source_db: SourceDb) -> None:
+    source_db.create_orders(64)
+    testbed.poll()
+    testbed.change_stream(batching=Batching(size=64))
+    with SmallPartner(3000) as partner:
+        meet(testbed, partner)
+        for _ in range(4):
+            testbed.deliver()
+        assert {each["state"] for each in testbed.records()} == {"delivered"}
+        assert {each["tries"] for each in testbed.records()} == {1}
+        refused = partner.refused
+        assert 1 <= refused <= 6
+        at_most = testbed.ledger.streams.load_gate("orders").body_at_most
+        assert at_most is not None
+        assert at_most <= 3000
+        # Other rows, and other processes, know from the beginning.
+        source_db.add_orders(range(100, 164))
+        testbed.poll()
+        testbed.deliver()
+        assert partner.refused == refused
+        assert testbed.record(163)["state"] == "delivered"
+        # After a day a larger one is tried again.
+        past = datetime(2020, 1, 1, tzinfo=UTC)
+        testbed.database.streams.update_one({"_id": "orders"}, {"$set": {"too_large.at": past}})
+        assert testbed.ledger.streams.load_gate("orders").body_at_most is None
+        assert testbed.ledger.streams.limit_body("orders", refused_bytes=9000, rows=64) == 4500
+
+
+def test_a_row_that_is_too_large_alone_fails(testbed: Testbed, source_db: SourceDb) -> None:
+    source_db.create_orders(3)
+    source_db.execute("update orders set note = ? where id = 2", ("x" * 5000,))
+    testbed.poll()
+    testbed.change_stream(batching=Batching(size=3))
+    with SmallPartner(3000) as partner:
+        meet(testbed, partner)
+        for _ in range(3):
+            testbed.deliver()
+    assert testbed.states() == {1: ["delivered"], 2: ["failed"], 3: ["delivered"]}
+    assert testbed.record(2)["error"]["status"] == 413

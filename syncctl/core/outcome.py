@@ -9,17 +9,16 @@ from typing import Literal
 
 Pauses = Literal["partner", "stream"]
 
-NOT_FOUND, CONFLICT, GONE = 404, 409, 410
+NOT_FOUND, CONFLICT, GONE, TOO_LARGE, TOO_MANY = 404, 409, 410, 413, 429
 
 GIVEN_UP_STATUSES = frozenset({408, 502, 504})
 """A proxy answers these when it stops waiting; the server behind it may still be at work (RFC 9110)."""
-RETRIED_STATUSES = frozenset({408, 425, 429})
+RETRIED_STATUSES = frozenset({408, 425, TOO_MANY})
 """The 4xx that mean "later": request timeout, too early, too many requests (RFC 9110, 8470, 6585)."""
 PAUSING_STATUSES: dict[int, Pauses] = {401: "partner", 403: "partner", GONE: "stream"}
 """Refused credentials, or an endpoint that no longer exists: every other record would meet the same answer."""
 GONE_STATUSES = frozenset({NOT_FOUND, GONE})
 """The answers to the address of a row that is not there: for a delete, it is done."""
-TOO_LARGE = 413
 CONTENT_STATUSES = frozenset({400, CONFLICT, TOO_LARGE, 422})
 """Refusals that are usually about the row itself, not about all rows."""
 
@@ -93,6 +92,12 @@ class Outcome:
         is_usual = self.verdict is Verdict.RETRY_LATER and not self.has_own_rule
         pauses = PAUSING_STATUSES.get(self.status or 0) if is_usual else None
         return None if pauses == "partner" and self.retry_after_seconds is not None else pauses
+
+    @property
+    def is_limit(self) -> bool:
+        """Whether the partner says that it gets too many calls: by a 429, or a 401 or 403 that names a time."""
+        names_time = PAUSING_STATUSES.get(self.status or 0) == "partner" and self.retry_after_seconds is not None
+        return self.status == TOO_MANY or names_time
 
     @property
     def may_be_of_another_row(self) -> bool:

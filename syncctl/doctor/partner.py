@@ -1,7 +1,8 @@
 """partner: whether each partner answers, without changing anything there, and whether the workers call it."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from syncctl.core.breaker import BreakerState
@@ -9,10 +10,14 @@ from syncctl.core.durations import format_age
 from syncctl.core.stream import Partner
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, skipped, warned
 from syncctl.ledger.expressions import SYNCCTL
+from syncctl.ledger.partners import PACE_MINUTES
 from syncctl.partner.client import PartnerClient, Probe
 
 if TYPE_CHECKING:
     from syncctl.doctor.examination import Services
+
+CALLS_PER_SECOND_FROM = 600
+"""Calls a minute from which a rate is proposed in calls a second."""
 
 
 def list_units(services: "Services") -> Sequence[Unit]:
@@ -69,14 +74,45 @@ def _judge(probe: Probe, name: str, partner: Partner) -> Finding:
 def check_calls(services: "Services", name: str) -> Finding:
     """Check whether a partner is paused, or its circuit is open."""
     ledger = services.ledger
-    paused = ledger.partners.load_all().get(name, {}).get("paused")
+    document = ledger.partners.load_all().get(name, {})
+    paused = document.get("paused")
     if paused:
         described = describe_pause(paused, ledger.streams.server_time())
         return warned(described, f"mend the cause; then run: syncctl resume --partner {name}")
     documents, now = ledger.streams.load_all(), ledger.streams.server_time()
     streams = [stream for stream, section in services.settings.streams.items() if section.partner == name]
     findings = [_look_at_breaker(stream, documents.get(stream, {}).get("breaker", {}), now) for stream in streams]
+    findings.append(_look_at_pace(services, name, document.get("pace", ()), now))
     return join_findings([finding for finding in findings if finding is not None] or [passed("called")])
+
+
+def _look_at_pace(services: "Services", name: str, pace: Sequence[Mapping[str, Any]], now: datetime) -> Finding | None:
+    """Propose the rate that a partner was seen to let through, if it answers that it gets too many calls."""
+    pace = [minute for minute in pace if now - minute["minute"] < timedelta(minutes=PACE_MINUTES + 1)]
+    limited = sum(minute["limited"] for minute in pace)
+    if not limited:
+        return None
+    calls = limited + sum(minute["passed"] for minute in pace)
+    detail = f"{limited:,} of {calls:,} calls met its limit (429) in the last {PACE_MINUTES} minutes"
+    # The minute in which counting began, and the one that is not over, are not whole.
+    counted = {minute["minute"] for minute in pace}
+    whole = [
+        minute["passed"]
+        for minute in pace
+        if minute["limited"]
+        and minute["minute"] - timedelta(minutes=1) in counted
+        and now - minute["minute"] >= timedelta(minutes=1)
+    ]
+    if not whole:
+        return warned(detail, f"the rate to set is known in two minutes; then run: syncctl doctor partner {name} calls")
+    seen = median(whole)
+    rate = services.partner(name).rate
+    if rate is not None:
+        # It was met in spite of this rate.
+        seen = min(seen, 0.9 * 60 * rate[0] / rate[1])
+    shown = f"{int(seen / 60)}/second" if seen >= CALLS_PER_SECOND_FROM else f"{max(1, int(seen))}/minute"
+    hint = f'write rate = "{shown}" under [partners.{name}] in syncctl.toml, then restart the workers'
+    return warned(f"{detail}; it lets about {max(1, int(median(whole))):,} calls a minute through", hint)
 
 
 def describe_pause(paused: Mapping[str, Any], now: datetime) -> str:

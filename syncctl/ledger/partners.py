@@ -19,11 +19,17 @@ Doc = dict[str, Any]
 
 ACCEPTED_LATELY_SECONDS = 60.0
 """A partner that accepted another call within this time has not refused the credentials."""
+PACE_MINUTES = 10
+"""For how many minutes after a limit was met the calls of each minute are counted, and kept."""
 REFUSALS_IN_A_ROW = 5
 """So many refused calls with no accepted one between them are about the credentials after all."""
 _ACCEPTED_LATELY: Doc = {
     "$gt": ["$accepted_at", {"$subtract": ["$$NOW", round(ACCEPTED_LATELY_SECONDS * 1000)]}],
 }
+
+
+def _minutes_ago(minutes: int) -> Doc:
+    return {"$subtract": ["$$NOW", minutes * 60_000]}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +43,8 @@ class PartnerGate:
     has_refusals: bool = False
     #: It accepted a call within the last minute.
     accepted_lately: bool = False
+    #: It said within the last minutes that it gets too many calls.
+    is_limiting: bool = False
 
     @property
     def paused(self) -> bool:
@@ -55,13 +63,35 @@ class Partners:
     def load_gate(self, partner: str) -> PartnerGate:
         """Return what must be known before a partner is called."""
         fields = {"back_at": True, "refusals": True, "accepted_lately": _ACCEPTED_LATELY, **HOLD_FIELDS}
+        fields["is_limiting"] = {"$gt": ["$limited_at", _minutes_ago(PACE_MINUTES)]}
         found = self._partners.find_one({"_id": partner}, fields) or {}
         return PartnerGate(
             hold=read_hold(found),
             back_at=found.get("back_at"),
             has_refusals=bool(found.get("refusals")),
             accepted_lately=bool(found.get("accepted_lately")),
+            is_limiting=bool(found.get("is_limiting")),
         )
+
+    @edge
+    def note_pace(self, partner: str, *, passed: int, limited: int) -> None:
+        """Count calls of this minute: those that the partner let through, and those that met its limit.
+
+        The last minutes are kept. Nothing is counted until a limit is met.
+        """
+        minute = {"$dateTrunc": {"date": "$$NOW", "unit": "minute"}}
+        pace = {"$ifNull": ["$pace", []]}
+        recent = {"$and": [{"$ne": ["$$this.minute", minute]}, {"$gt": ["$$this.minute", _minutes_ago(PACE_MINUTES)]}]}
+        mine = {"$filter": {"input": pace, "cond": {"$eq": ["$$this.minute", minute]}}}
+
+        def add(name: str, count: int) -> Doc:
+            return {"$add": [count, {"$sum": {"$map": {"input": mine, "in": f"$$this.{name}"}}}]}
+
+        entry = {"minute": minute, "passed": add("passed", passed), "limited": add("limited", limited)}
+        changes: Doc = {"pace": {"$concatArrays": [{"$filter": {"input": pace, "cond": recent}}, [entry]]}}
+        if limited:
+            changes["limited_at"] = "$$NOW"
+        self._partners.update_one({"_id": partner}, [{"$set": changes}], upsert=True)
 
     @edge
     def note_accepted(self, partner: str) -> None:

@@ -385,7 +385,7 @@ class DeliveryLane:
         self._bytes_in_hand -= len(call.bulk.call.body)
         if self._limit is not None:
             first = outcomes[0]
-            self._limit.note(latency_ms=first.latency_ms, is_too_many=any(each.status == 429 for each in outcomes))
+            self._limit.note(latency_ms=first.latency_ms, is_too_many=any(each.is_limit for each in outcomes))
         for record, outcome in zip(call.bulk.records, outcomes, strict=True):
             self._note(held, decide_transition(held.batch, record, outcome))
 

@@ -136,6 +136,7 @@ def write_transitions(batch: Batch, transitions: Sequence[Transition], counts: M
     ledger, stream, claim = batch.ledger, batch.stream, batch.claim
     transitions = judge_refusals(batch, transitions)
     note_too_large(batch, transitions)
+    note_pace(batch, transitions)
     report_outcomes(batch, [transition.outcome for transition in transitions if transition.outcome is not None])
     if not stream.append_only:
         # Invariant 5: before the state changes, so that the sender of a newer version knows of these calls.
@@ -203,6 +204,19 @@ def note_too_large(batch: Batch, transitions: Sequence[Transition]) -> None:
         at_most = batch.ledger.streams.limit_body(batch.stream.name, refused_bytes=size, rows=rows)
         batch.gate.of_stream = replace(batch.gate.of_stream, body_at_most=at_most)
         log.warning("deliver.too_large", stream=batch.stream.name, bytes=size, rows=rows, at_most_bytes=at_most)
+
+
+def note_pace(batch: Batch, transitions: Sequence[Transition]) -> None:
+    """Count calls while the partner limits them: the doctor proposes a rate from what it lets through."""
+    outcomes = [transition.outcome for transition in transitions if transition.outcome is not None]
+    calls = [outcome for outcome in outcomes if outcome.breaker_signal != "none"]
+    limited = sum(outcome.is_limit for outcome in calls)
+    if limited or (calls and batch.gate.of_partner.is_limiting):
+        passed = sum(outcome.status is not None and outcome.status < 500 and not outcome.is_limit for outcome in calls)
+        batch.ledger.partners.note_pace(batch.partner.name, passed=passed, limited=limited)
+    if limited:
+        # Before the next look.
+        batch.gate.of_partner = replace(batch.gate.of_partner, is_limiting=True)
 
 
 def report_outcomes(batch: Batch, outcomes: Sequence[Outcome]) -> None:

@@ -490,3 +490,34 @@ def test_no_text_of_a_partner_keeps_outcomes_from_being_written(
     )
     assert testbed.record(3)["state"] == "failed"
     assert testbed.record(3)["error"]["message"].startswith("HTTP 422: ")
+
+
+@pytest.mark.parametrize("answer", [("429 Too Many Requests",), ("403 Forbidden", b"", "Retry-After: 1")])
+def test_calls_are_counted_while_the_partner_limits_them(
+    backlog: Testbed, partner: MockPartner, answer: tuple[Any, ...]
+) -> None:
+    backlog.change_stream(batch_size=20)
+    backlog.deliver()
+    assert "pace" not in (backlog.database.partners.find_one({"_id": "default"}) or {})
+    calls: list[bytes] = []
+
+    def limit(peer: Peer) -> None:
+        while request := peer.read_request():
+            calls.append(request)
+            if len(calls) <= 5:
+                peer.answer(*answer)
+            else:
+                peer.answer("200 OK")
+
+    backlog.database.records.update_many({}, {"$set": {"state": "pending", "fresh": True, "due_at": PAST}})
+    with HostilePartner(limit) as server:
+        meet(backlog, server.url)
+        backlog.deliver()
+        backlog.make_retries_due()
+        backlog.deliver()
+    pace = backlog.database.partners.find_one({"_id": "default"})["pace"]
+    assert sum(minute["limited"] for minute in pace) == 5
+    assert 55 <= sum(minute["passed"] for minute in pace) <= 60
+    assert backlog.ledger.partners.load_gate("default").is_limiting
+    backlog.database.partners.update_one({"_id": "default"}, {"$set": {"limited_at": PAST}})
+    assert not backlog.ledger.partners.load_gate("default").is_limiting

@@ -117,6 +117,8 @@ def _poll_once(connections: "Connections", streams: Sequence[str], stop: StopSig
         out.print_json({"runs": runs})
     else:
         _show_runs(runs)
+    for run in runs:
+        _show_notes(run)
     _show_errors(runs)
     if not as_json:
         _name_next_command(runs)
@@ -146,6 +148,7 @@ def _keep_polling(connections: "Connections", streams: Sequence[str], stop: Stop
 
     every = {name: connections.settings.stream(name).poll_every_seconds for name in streams}
     due_at = dict.fromkeys(streams, time.monotonic())
+    noted: dict[str, Sequence[str]] = {}
     out.say(f"polling {', '.join(streams)}; press Ctrl-C to stop")
     while not stop.is_set and not out.reader_gone:
         name = min(due_at, key=lambda stream: due_at[stream])
@@ -159,6 +162,9 @@ def _keep_polling(connections: "Connections", streams: Sequence[str], stop: Stop
             continue
         if run.read or run.error:
             out.show(_describe(run))
+        if run.notes != noted.get(name):
+            _show_notes(run)
+        noted[name] = run.notes
         _show_errors([run])
     return stop.exit_code
 
@@ -175,6 +181,11 @@ def _show_runs(runs: "Sequence[Run]") -> None:
     ]
     if rows:
         out.table(_COLUMNS, rows, failed="red", error="red", logged="green")
+
+
+def _show_notes(run: "Run") -> None:
+    for note in run.notes:
+        out.warn(f"{run.stream}: {note}")
 
 
 def _show_errors(runs: "Sequence[Run]") -> None:

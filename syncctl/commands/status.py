@@ -93,9 +93,8 @@ def _show(current: "Status") -> None:
     stale = [str(worker["worker"]) for worker in current.workers if worker["settings_differ"]]
     for name in [*stale, *(["beat"] if current.beat["settings_differ"] and not current.beat["late"] else [])]:
         out.warn(f"{name} runs with settings that differ from syncctl.toml: restart it")
-    for stream in current.streams:
-        if stream.get("last_error"):
-            out.warn(f"{stream['stream']}: {stream['last_error']}")
+    for warning in _list_warnings(current):
+        out.warn(warning)
     for number, step in enumerate(_list_steps(current)):
         out.say(f"{'next:' if number == 0 else '     '} {step}")
 
@@ -111,6 +110,15 @@ def _describe_standstills(stream: Mapping[str, Any], now: datetime, *, is_partne
     if stream["awaiting_poll"]:
         count = format_count(stream["awaiting_poll"], "record")
         yield f"{count} of {name} wait for a poll that reads to the end; syncctl doctor streams"
+
+
+def _list_warnings(current: "Status") -> Iterator[str]:
+    """Yield the error of each stream's last poll, and what that poll noted."""
+    for stream in current.streams:
+        if stream.get("last_error"):
+            hint = f"; {stream['last_hint']}" if stream.get("last_hint") else ""
+            yield f"{stream['stream']}: {stream['last_error']}{hint}"
+        yield from (f"{stream['stream']}: {note}" for note in stream.get("notes", ()))
 
 
 def _list_steps(current: "Status") -> list[str]:

@@ -39,6 +39,21 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Note:
+    """What an operator should know of a stream that goes on."""
+
+    #: One line.
+    text: str
+    #: What to do about it, in one line; empty if the text says it.
+    hint: str = ""
+
+    @property
+    def line(self) -> str:
+        """The text and what to do about it, in one line."""
+        return f"{self.text}; {self.hint}" if self.hint else self.text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
     """Rows in cursor order. A page without rows only moves the cursor."""
 

@@ -10,7 +10,7 @@ from syncctl.core.durations import format_age
 from syncctl.core.stream import Stream
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, warned
 from syncctl.doctor.partner import describe_pause
-from syncctl.ledger.streams import BODY_LIMIT_SECONDS
+from syncctl.ledger.streams import BODY_LIMIT_SECONDS, read_notes
 
 if TYPE_CHECKING:
     from syncctl.doctor.examination import Services
@@ -41,8 +41,8 @@ def check_stream(services: "Services", name: str) -> Finding:
     held, refused = _look_at_held(ledger, name), _look_at_acknowledgements(ledger, name)
     patterns, unknown = _look_at_schema(services.settings.stream(name)), _look_at_unknown(ledger, name)
     sizes = _look_at_sizes(services.settings.stream(name), document, now)
-    backlog = _look_at_backlog(name, document, counts, now)
-    return join_findings([poll, *backlog, *held, *unknown, *refused, *patterns, *sizes])
+    backlog, notes = _look_at_backlog(name, document, counts, now), _look_at_notes(document)
+    return join_findings([poll, *notes, *backlog, *held, *unknown, *refused, *patterns, *sizes])
 
 
 def _look_at_poll(name: str, document: Mapping[str, Any], now: datetime, every_seconds: float) -> Finding:
@@ -55,11 +55,17 @@ def _look_at_poll(name: str, document: Mapping[str, Any], now: datetime, every_s
     if health.get("error"):
         return failed(
             f"its last poll, {age} ago, failed: {health['error']}",
-            f"run: syncctl doctor source; then: syncctl poll {name} --once",
+            f"{health.get('hint') or 'run: syncctl doctor source'}; then: syncctl poll {name} --once",
         )
     if seconds > max(STUCK_SECONDS, POLLS_MISSED * every_seconds):
         return warned(f"last polled {age} ago", "make sure that Beat and a worker run: syncctl doctor beat workers")
     return passed(f"polled {age} ago")
+
+
+def _look_at_notes(document: Mapping[str, Any]) -> Iterator[Finding]:
+    """Report what the last poll noted: rows that are passed over until an operator acts."""
+    for note in read_notes(document):
+        yield warned(note.text, note.hint or "correct the rows in the source; see docs/sources.md")
 
 
 def _look_at_backlog(

@@ -31,8 +31,10 @@ class Runs:
         return list(self._runs.find({"stream": stream}, {"_id": False}, sort=[("started_at", -1)], limit=limit))
 
     @edge
-    def find_cursor(self, stream: str, at: datetime) -> Cursor | None:
-        """Return where a stream stood at a time; None where its history does not reach back so far.
+    def find_cursor(self, stream: str, at: datetime) -> tuple[Cursor, str | None] | None:
+        """Return where a stream stood at a time, and the hash of what that was a place in, if it is known.
+
+        None where its history does not reach back so far.
 
         While a run was under way, that is where it began: how far it had read by then is not known.
         """
@@ -41,7 +43,7 @@ class Runs:
             ended_at = run["started_at"] + timedelta(milliseconds=float(run.get("duration_ms", 0)))
             found: Cursor | None = run.get("cursors", {}).get("after" if ended_at <= at else "before")
             if found is not None:
-                return found
+                return found, run.get("place")
         return None
 
     @edge

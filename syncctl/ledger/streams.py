@@ -1,7 +1,7 @@
 """The `streams` collection: cursors, and the leases of poll and dispatch."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -11,10 +11,12 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from syncctl.core.breaker import BreakerRules
-from syncctl.core.rows import Cursor
+from syncctl.core.cursors import Witness, Witnesses
+from syncctl.core.rows import Cursor, Note
 from syncctl.ledger import holds
 from syncctl.ledger.breakers import GATE_FIELDS, BreakerGate, read_breaker
 from syncctl.ledger.client import edge, new_token
+from syncctl.ledger.codec import decode_values, encode_values
 from syncctl.ledger.expressions import ClockReading, in_future, is_past, or_zero, paused_by
 from syncctl.ledger.holds import HOLD_FIELDS, Hold, read_hold
 
@@ -44,7 +46,13 @@ class PollLease:
     contested_epoch: int
     #: Where the stream stands; None if it was never read.
     cursor: Cursor | None
+    #: What the cursor is a place in; None if that is not known.
+    basis: Mapping[str, Any] | None
     clock: ClockReading
+    #: The last rows that were read.
+    witnesses: Witnesses = field(default_factory=Witnesses)
+    #: What the last poll noted.
+    notes: tuple[Note, ...] = ()
     #: The epoch of the last rewind: versions that were logged before it may come again.
     rewound_epoch: int = 0
     #: The epoch of a rewind with `resend`, while the rows behind it are read again; else 0.
@@ -94,6 +102,28 @@ class Refusals:
     kind: str
     count: int
     since: datetime
+
+
+def _write_witnesses(witnesses: Witnesses) -> Doc:
+    rows = [
+        {"at": row.at, "key": encode_values(row.key), "columns": [[name, row.columns[name]] for name in row.columns]}
+        for row in witnesses.rows
+    ]
+    return {"rows": rows, "columns_fingerprint": witnesses.columns_fingerprint}
+
+
+def _read_witnesses(found: Mapping[str, Any] | None) -> Witnesses:
+    if found is None:
+        return Witnesses()
+    rows = tuple(
+        Witness(at=row["at"], key=decode_values(row["key"]), columns=dict(row["columns"])) for row in found["rows"]
+    )
+    return Witnesses(rows=rows, columns_fingerprint=found["columns_fingerprint"])
+
+
+def read_notes(stream: Mapping[str, Any]) -> tuple[Note, ...]:
+    """Return what the last poll of a stream noted."""
+    return tuple(Note(text=note["text"], hint=note["hint"]) for note in stream.get("health", {}).get("notes", ()))
 
 
 def _free(kind: str) -> Doc:
@@ -156,7 +186,10 @@ class Streams:
             epoch=int(poll["epoch"]),
             contested_epoch=int(poll["contested_epoch"]),
             cursor=found.get("cursor"),
+            basis=found.get("basis"),
             clock=ClockReading(poll["started_at"], time.monotonic()),
+            witnesses=_read_witnesses(found.get("witnesses")),
+            notes=read_notes(found),
             rewound_epoch=int(poll.get("rewound_epoch", 0)),
             resend_epoch=0 if is_over else resend_epoch,
             forgotten_epoch=int(poll.get("forgotten_epoch", 0)),
@@ -169,17 +202,37 @@ class Streams:
         return self._streams.update_one(guard, [{"$set": {"poll.until": in_future(seconds)}}]).matched_count == 1
 
     @edge
-    def move_cursor(self, lease: PollLease, cursor: Cursor) -> bool:
-        """Move the cursor, if the lease is still held (invariant 8); safe to repeat."""
+    def move_cursor(self, lease: PollLease, cursor: Cursor, witnesses: Witnesses | None = None) -> bool:
+        """Move the cursor, if the lease is still held (invariant 8); safe to repeat.
+
+        Args:
+            witnesses: The last rows before it; None if they are what they were.
+        """
         guard = {"_id": lease.stream, "poll.token": lease.token}
-        return self._streams.update_one(guard, {"$set": {"cursor": dict(cursor)}}).matched_count == 1
+        changes: Doc = {"cursor": dict(cursor)}
+        if witnesses is not None:
+            changes["witnesses"] = _write_witnesses(witnesses)
+        return self._streams.update_one(guard, {"$set": changes}).matched_count == 1
 
     @edge
-    def rewind(self, lease: PollLease, cursor: Cursor, *, resend: bool) -> bool:
-        """Set the cursor to any place and release the lease; False when another poll took it over."""
+    def set_basis(self, lease: PollLease, basis: Mapping[str, Any]) -> None:
+        """Set what the cursor is a place in, if the lease is still held (invariant 8); safe to repeat."""
+        guard = {"_id": lease.stream, "poll.token": lease.token}
+        self._streams.update_one(guard, {"$set": {"basis": dict(basis)}})
+
+    @edge
+    def rewind(self, lease: PollLease, cursor: Cursor, *, basis: Mapping[str, Any] | None, resend: bool) -> bool:
+        """Set the cursor to any place and release the lease; False when another poll took it over.
+
+        Args:
+            basis: What the cursor is a place in; None if the next poll is to find out.
+        """
         guard = {"_id": lease.stream, "poll.token": lease.token}
         changes: Doc = {
             "cursor": dict(cursor),
+            "basis": None if basis is None else dict(basis),
+            # An operator knows of other rows before the old place.
+            "witnesses": None,
             "poll.rewound_epoch": lease.epoch,
             "poll.resend_epoch": lease.epoch if resend else 0,
         }
@@ -194,13 +247,23 @@ class Streams:
         return cursor
 
     @edge
-    def release_poll(self, lease: PollLease, *, error: str | None, complete: bool = False) -> bool:
+    def release_poll(
+        self,
+        lease: PollLease,
+        *,
+        error: str | None,
+        hint: str | None = None,
+        notes: Sequence[Note] = (),
+        complete: bool = False,
+    ) -> bool:
         """Release the lease, and record how the poll ended.
 
         After an error the token stays, with a lease that is over: it tells the next poll that this one may have left
         records whose keys were not written, or writes that are still under way (invariant 8).
 
         Args:
+            hint: What to do about the error.
+            notes: What an operator should know of the stream until the next poll.
             complete: It read to the end: it has seen every row behind the cursor.
         """
         guard = {"_id": lease.stream, "poll.token": lease.token}
@@ -208,6 +271,8 @@ class Streams:
             "poll.ended_at": "$$NOW",
             "health.last_poll_at": "$$NOW",
             "health.error": {"$literal": error},
+            "health.hint": {"$literal": hint},
+            "health.notes": {"$literal": [{"text": note.text, "hint": note.hint} for note in notes]},
         }
         if error is not None:
             changes: list[Doc] = [{"$set": {**ended, "poll.until": "$$NOW"}}]

@@ -1,10 +1,11 @@
 """One page on its way into the ledger: its records, its keys, the cursor; in this order (invariant 1)."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from syncctl.core.cursors import Witnesses
 from syncctl.core.ids import epoch_of, make_seq
-from syncctl.core.rows import Cursor, Page, Row
+from syncctl.core.rows import Cursor, Note, Page, Row
 from syncctl.core.stream import Stream
 from syncctl.errors import InternalError, LeaseHeld
 from syncctl.ledger.keys import KnownKey, Observation
@@ -39,6 +40,10 @@ class Progress:
     failed: int = 0
     dispatched: int = 0
     cursor: Cursor | None = None
+    #: A short hash of what makes the cursor a place; None if that is not known.
+    place: str | None = None
+    #: What an operator should know of the stream.
+    notes: list[Note] = field(default_factory=list)
     #: Whether the poll read to the end.
     complete: bool = False
 
@@ -52,10 +57,19 @@ class PageLog:
 
     def __init__(self, ledger: Ledger, stream: Stream, lease: PollLease, *, lease_seconds: float) -> None:
         self.progress = Progress(cursor=lease.cursor)
+        self._witnesses = lease.witnesses
+        self._telling_columns: Collection[str] | None = None
         self._ledger = ledger
         self._stream = stream
         self._lease = lease
         self._lease_seconds = lease_seconds
+
+    def keep_witnesses(self, witnesses: Witnesses, telling_columns: Collection[str]) -> None:
+        """Keep the last rows of each page with the cursor, beginning with those before it as they are now."""
+        self._telling_columns = telling_columns
+        if witnesses != self._witnesses and self._lease.cursor is not None:
+            self.move_cursor(self._lease.cursor, witnesses)
+        self._witnesses = witnesses
 
     def log(self, page: Page, *, columns_fingerprint: str) -> None:
         """Log a page; safe to repeat.
@@ -65,7 +79,10 @@ class PageLog:
             SourceRestored: Versions of the source came again.
         """
         self.log_rows(page.rows, columns_fingerprint=columns_fingerprint)
-        self.move_cursor(page.cursor)
+        before = self._witnesses
+        if self._telling_columns is not None:
+            self._witnesses = before.add(page.rows, self._telling_columns)
+        self.move_cursor(page.cursor, None if self._witnesses is before else self._witnesses)
 
     def log_rows(self, rows: Sequence[Row], *, columns_fingerprint: str) -> None:
         """Log rows as `log` does, and leave the cursor where it is."""
@@ -76,9 +93,9 @@ class PageLog:
         else:
             self._log_with_keys(named_rows, columns_fingerprint)
 
-    def move_cursor(self, cursor: Cursor) -> None:
+    def move_cursor(self, cursor: Cursor, witnesses: Witnesses | None = None) -> None:
         """Move the cursor, unless another poll has taken the lease over (invariants 1 and 8)."""
-        if not self._ledger.streams.move_cursor(self._lease, cursor):
+        if not self._ledger.streams.move_cursor(self._lease, cursor, witnesses):
             raise self._taken_over()
         self.progress.cursor = cursor
 

@@ -2,20 +2,22 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from syncctl.core.clock import boot_time
+from syncctl.core.cursors import read_basis
 from syncctl.core.gaps import without_awaited
-from syncctl.core.rows import Cursor
-from syncctl.core.stream import Stream
+from syncctl.core.rows import Cursor, Note
+from syncctl.core.stream import SCANS, Stream
 from syncctl.errors import InternalError, LeaseHeld, ServiceUnavailable, SyncctlError
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import PollLease
 from syncctl.logs import get_logger
 from syncctl.pipeline.acknowledge import acknowledge_finished
+from syncctl.pipeline.cursor_check import check_basis, check_witnesses
 from syncctl.pipeline.delete_detection import begin_round, detect_deletes
 from syncctl.pipeline.page import PageLog, Progress
 
@@ -27,6 +29,7 @@ log = get_logger(__name__)
 LEASE_SECONDS = 10.0
 STUCK_AFTER_SECONDS = 300.0
 """Longer than any query, with its repeats, may take by default."""
+NOTES_AT_MOST = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +50,8 @@ class Run:
     error: str | None = None
     #: What to do about the error.
     hint: str | None = None
+    #: What an operator should know of the stream, one line each.
+    notes: tuple[str, ...] = ()
 
 
 def poll_stream(
@@ -109,23 +114,20 @@ def read_pages(
 ) -> None:
     """Read page after page into the ledger, and wake workers meanwhile."""
     try:
-        cursor = lease.cursor
-        if cursor is None:
-            cursor = reader.start_cursor()
-            for text in reader.first_warnings():
-                log.warning("poll.first", stream=lease.stream, warning=text)
-            if stream.start == "now":
-                # Now, because a later poll would start at another moment. Any other start is stored only once it was
-                # read from: it may be none.
-                pages.move_cursor(cursor)
+        pages.progress.place = None if lease.basis is None else read_basis(lease.basis).place
+        tell(pages.progress, lease, check_basis(ledger, stream, lease, reader))
+        pages.progress.place = reader.basis.place
+        if reader.mode not in SCANS:
+            witnesses = check_witnesses(lease.witnesses, lease.cursor, reader, stream=stream.name)
+            pages.keep_witnesses(witnesses, reader.telling_columns)
+        cursor = begin_stream(stream, pages, reader) if lease.cursor is None else lease.cursor
         if stream.mode == "flag":
             acknowledge_finished(ledger=ledger, stream=stream, lease=lease, reader=reader, should_stop=should_stop)
         if stream.mode == "snapshot":
             cursor = begin_round(ledger, stream, cursor)
         for page in reader.pages(cursor):
             pages.log(page, columns_fingerprint=reader.columns_fingerprint)
-            for text in page.notes:
-                log.warning("poll.note", stream=lease.stream, note=text)
+            tell(pages.progress, lease, [Note(text=text) for text in page.notes])
             if wake():
                 pages.progress.dispatched = pages.progress.logged - pages.progress.failed
             if should_stop():
@@ -140,6 +142,30 @@ def read_pages(
         pages.progress.complete = True
     finally:
         reader.close()
+
+
+def begin_stream(stream: Stream, pages: PageLog, reader: "StreamReader") -> Cursor:
+    """Return where a stream that was never read begins."""
+    cursor = reader.start_cursor()
+    for text in reader.first_warnings():
+        log.warning("poll.first", stream=stream.name, warning=text)
+    if stream.start == "now":
+        # Now, because a later poll would start at another moment. Any other start is stored only once it was read from:
+        # it may be none.
+        pages.move_cursor(cursor)
+    return cursor
+
+
+def tell(progress: Progress, lease: PollLease, notes: Iterable[Note]) -> None:
+    """Log what an operator should know, and keep it for `status` and `doctor` until the next poll (invariant 12).
+
+    A note that the last poll made too is not logged again.
+    """
+    for note in notes:
+        if note not in lease.notes:
+            log.warning("poll.note", stream=lease.stream, note=note.line)
+        if len(progress.notes) < NOTES_AT_MOST:
+            progress.notes.append(note)
 
 
 @contextmanager
@@ -200,6 +226,7 @@ def end_run(ledger: Ledger, pages: PageLog, lease: PollLease, *, error: SyncctlE
         duration_ms=round((time.monotonic() - started) * 1000, 1),
         error=str(error) if error is not None else None,
         hint=error.hint or None if error is not None else None,
+        notes=tuple(note.line for note in progress.notes),
     )
     document = {field.name: getattr(run, field.name) for field in fields(run)}
     document |= {"started_at": lease.clock.at, "epoch": lease.epoch}
@@ -207,10 +234,13 @@ def end_run(ledger: Ledger, pages: PageLog, lease: PollLease, *, error: SyncctlE
         "cursors": {
             "before": lease.cursor and without_awaited(lease.cursor),
             "after": progress.cursor and without_awaited(progress.cursor),
-        }
+        },
+        "place": progress.place,
     }
     try:
-        ledger.streams.release_poll(lease, error=run.error, complete=progress.complete)
+        ledger.streams.release_poll(
+            lease, error=run.error, hint=run.hint, notes=progress.notes, complete=progress.complete
+        )
         ledger.runs.add(document)
     except SyncctlError as lost:
         log.warning("poll.unreleased", stream=lease.stream, error=str(lost))

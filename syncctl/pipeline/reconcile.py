@@ -164,8 +164,9 @@ class Reconciliation:
             kept = max(0.0, self.retention_seconds - RETENTION_MARGIN_SECONDS)
             kept_since = self.ledger.streams.server_time() - timedelta(seconds=kept)
             if at is None or at < kept_since:
-                return self.ledger.runs.find_cursor(name, kept_since) or self.ledger.runs.find_first_cursor(name)
-        return None if at is None else find_place(self.ledger, self.stream, self.reader.mode, at)
+                found = self.ledger.runs.find_cursor(name, kept_since)
+                return found[0] if found is not None else self.ledger.runs.find_first_cursor(name)
+        return None if at is None else find_place(self.ledger, self.stream, self.reader, at)
 
     def _name_pages(self, pages: Iterator[list[Scanned]]) -> Iterator[list[tuple[NamedRow, SourceRow]]]:
         """Yield pages of rows, named as by a poll, and show how many were read."""

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from syncctl.core.cursors import Basis
 from syncctl.core.gaps import keep_awaited, without_awaited
 from syncctl.core.rows import Cursor
-from syncctl.core.stream import SCANS, Mode, Stream
+from syncctl.core.stream import SCANS, Stream
 from syncctl.errors import LeaseHeld, ServiceUnavailable, TroubleFound, UsageError
 from syncctl.ledger.ledger import Ledger
 from syncctl.logs import get_logger
@@ -38,6 +39,8 @@ class Plan:
     stream: str
     before: Cursor | None
     after: Cursor
+    #: What the new place is a place in; None if the next poll is to find out.
+    basis: Basis | None = None
     #: How many rows lie behind the present cursor; None where they cannot be counted.
     rows_before: int | None
     #: How many rows lie behind the new cursor.
@@ -61,7 +64,7 @@ def plan_rewind(*, ledger: Ledger, stream: Stream, reader: "StreamReader", to: s
     """
     ledger.ensure_prepared()
     before = ledger.streams.load_cursor(stream.name)
-    after = reader.parse_cursor(to) if isinstance(to, str) else find_place(ledger, stream, reader.mode, to)
+    after = reader.parse_cursor(to) if isinstance(to, str) else find_place(ledger, stream, reader, to)
     next(iter(reader.pages(after)), None)
     rows = _count(reader, after)
     if before is not None:
@@ -70,17 +73,20 @@ def plan_rewind(*, ledger: Ledger, stream: Stream, reader: "StreamReader", to: s
         stream=stream.name,
         before=before,
         after=after,
+        basis=reader.basis,
         rows_before=None if before is None else _count(reader, before),
         rows=rows,
     )
 
 
-def find_place(ledger: Ledger, stream: Stream, mode: Mode, at: datetime) -> Cursor:
+def find_place(ledger: Ledger, stream: Stream, reader: "StreamReader", at: datetime) -> Cursor:
     """Return where a stream stood at a time.
 
     Raises:
-        UsageError: A time names no place in this mode, or the history does not reach back so far.
+        UsageError: A time names no place in this mode, the history does not reach back so far, or the stream read
+            another table then.
     """
+    mode = reader.mode
     if mode in SCANS and mode != "change_tracking":
         raise UsageError(
             f"stream {stream.name} cannot be rewound to a time",
@@ -96,7 +102,14 @@ def find_place(ledger: Ledger, stream: Stream, mode: Mode, at: datetime) -> Curs
             why=known,
             hint="name a later time, a cursor value, or: beginning",
         )
-    return found
+    cursor, place = found
+    if place not in (None, reader.basis.place):
+        raise UsageError(
+            f"stream {stream.name} cannot be rewound to {at:%Y-%m-%dT%H:%M:%SZ}",
+            why="it read another table, another database, or rows with another key then",
+            hint="name a later time, a cursor value, or: beginning",
+        )
+    return cursor
 
 
 def rewind_stream(
@@ -113,7 +126,8 @@ def rewind_stream(
     ledger.streams.ensure(plan.stream)
     lease = ledger.streams.acquire_poll(plan.stream, seconds=lease_seconds, worker=worker)
     after = plan.after if lease is None else keep_awaited(lease.cursor or {}, plan.after)
-    if lease is None or not ledger.streams.rewind(lease, after, resend=resend):
+    basis = None if plan.basis is None else plan.basis.to_document()
+    if lease is None or not ledger.streams.rewind(lease, after, basis=basis, resend=resend):
         raise LeaseHeld(
             f"stream {plan.stream} is being polled",
             why="a poll holds its lease, and would move the cursor",
@@ -125,6 +139,7 @@ def rewind_stream(
     counts = dict.fromkeys(("read", "logged", "unchanged", "failed", "dispatched"), 0)
     ledger.runs.add({
         "stream": plan.stream, "action": "rewind", "started_at": lease.clock.at, "duration_ms": 0.0, "error": None,
+        "place": None if plan.basis is None else plan.basis.place,
         "epoch": lease.epoch, "cursor_before": done.cursor_before, "cursor_after": done.cursor_after,
         "cursors": {"before": lease.cursor and without_awaited(lease.cursor), "after": without_awaited(plan.after)},
         **counts,

@@ -8,6 +8,7 @@ from typing import Any
 from syncctl.core.breaker import BreakerState
 from syncctl.ledger.expressions import SYNCCTL
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.streams import read_notes
 
 BREAKERS_BEST_FIRST = (BreakerState.CLOSED.value, BreakerState.HALF_OPEN.value, BreakerState.OPEN.value)
 STATES = ("pending", "retrying", "queued", "sending", "delivered", "failed", "superseded", "discarded")
@@ -112,6 +113,8 @@ def _stream(
         "cursor": (document.get("cursor") or {}).get("at"),
         "last_poll_at": document.get("health", {}).get("last_poll_at"),
         "last_error": document.get("health", {}).get("error"),
+        "last_hint": document.get("health", {}).get("hint"),
+        "notes": [note.line for note in read_notes(document)],
         "oldest_due_seconds": round((now - oldest).total_seconds(), 1) if oldest else None,
         **_breaker(document),
         "counts": counts,

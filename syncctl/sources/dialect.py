@@ -55,6 +55,9 @@ class Dialect(Protocol):
     def read_clock(self, connection: sa.Connection) -> datetime:
         """Return the database's own clock, aware and in UTC."""
 
+    def read_database(self, connection: sa.Connection) -> str:
+        """Return what distinguishes this database from others, and stays the same on its replicas; empty if unknown."""
+
     def read_identity(self, connection: sa.Connection, stream: Stream) -> int | None:
         """Return the last number that a table's identity has given out; None if the database cannot tell."""
 

@@ -38,6 +38,14 @@ class Layout:
         return self.key if self.mode in SCANS or self.cursor is None else (self.cursor, *self.ties)
 
     @property
+    def is_numbered(self) -> bool:
+        """Whether the cursor is a number that the database itself gives out, one for each row."""
+        cursor = self.cursor
+        if cursor is None or self.mode != "increasing":
+            return False
+        return cursor.seed is not None or (cursor.kind is Kind.INTEGER and self.key == (cursor,))
+
+    @property
     def cursor_name(self) -> str:
         """The name of the followed column in cursor documents."""
         return self.order[0].name if self.cursor is None else self.cursor.name

@@ -20,6 +20,7 @@ from syncctl.sources.dialect import Dialect
 from syncctl.sources.layout import Layout
 
 T = TypeVar("T")
+K = TypeVar("K")
 Key = Mapping[str, Value]
 Where = Sequence[sa.ColumnElement[bool]]
 MESSAGE_LEFT_OUT = "its message is left out, because it may contain a masked value"
@@ -272,6 +273,15 @@ class PageReader:
         # A row that the database cannot return is there.
         return self._find_by_halves(keys, find_together, lambda key: [key])
 
+    def find_numbers(self, connection: sa.Connection, numbers: Sequence[Raw]) -> list[Row]:
+        """Return the rows that have one of these cursor values now, but those that cannot be read."""
+
+        def find_together(some: Sequence[Raw]) -> list[Row]:
+            condition = sa.or_(*(self.keyset.at([number]) for number in some))
+            return [self.make_row(raw).row for raw in connection.execute(self._select(*self.shown).where(condition))]
+
+        return self._find_by_halves(numbers, find_together, lambda _: [])
+
     def _select_by_key(
         self, connection: sa.Connection, shown: Sequence[sa.ColumnElement[Any]], keys: Sequence[Key]
     ) -> Sequence[sa.Row[Any]]:
@@ -284,11 +294,11 @@ class PageReader:
 
     def _find_by_halves(
         self,
-        keys: Sequence[Key],
-        find_together: Callable[[Sequence[Key]], list[T]],
-        find_alone: Callable[[Key], list[T]],
+        keys: Sequence[K],
+        find_together: Callable[[Sequence[K]], list[T]],
+        find_alone: Callable[[K], list[T]],
     ) -> list[T]:
-        """Look keys up together; where a row cannot be read, halve them until it is alone."""
+        """Look rows up together; where a row cannot be read, halve them until it is alone."""
         try:
             return find_together(keys)
         except Exception as error:

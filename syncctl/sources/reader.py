@@ -6,6 +6,7 @@ from typing import Self, TypeVar
 import sqlalchemy as sa
 
 from syncctl.core.acknowledgements import Acknowledged, Acknowledgement
+from syncctl.core.cursors import Basis, Kind, Witness, hash_text
 from syncctl.core.rows import Cursor, Page, Row, Scanned
 from syncctl.core.stream import Mode, Source, Stream
 from syncctl.errors import ConfigurationError, SourceError, SyncctlError
@@ -13,7 +14,7 @@ from syncctl.sources.catalog.relation import describe_relation
 from syncctl.sources.cursor import Position
 from syncctl.sources.dialect import ReadCeiling
 from syncctl.sources.engines import connect, open_source
-from syncctl.sources.layout import advise, decide_layout
+from syncctl.sources.layout import advise, decide_layout, may_be_change_time
 from syncctl.sources.modes import MODES
 from syncctl.sources.modes.change_tracking import ChangeFeed
 from syncctl.sources.modes.flag import acknowledge
@@ -51,6 +52,14 @@ class StreamReader:
     mode: Mode
     #: A short hash that changes when a column comes or goes, or when `timezone` or a mask changes.
     columns_fingerprint: str
+    #: What a cursor of this stream is a place in.
+    basis: Basis
+    #: What the cursor column holds.
+    cursor_kind: Kind
+    #: The columns whose values tell one row from another, and that not every change sets.
+    telling_columns: frozenset[str]
+    #: Whether the rows are those of one table: a view or a query may join it with others.
+    reads_table: bool
     #: The warnings that are known without another query.
     advice: tuple[str, ...]
 
@@ -71,6 +80,7 @@ class StreamReader:
         try:
             with connect(self._source, f"stream {stream.name} cannot be read") as connection:
                 relation = describe_relation(connection, stream, dialect)
+                database = dialect.read_database(connection)
             layout = decide_layout(stream, relation, has_rowversions=has_rowversions, has_changes=changes is not None)
             self._opened = OpenStream(
                 stream=stream,
@@ -90,6 +100,19 @@ class StreamReader:
         self.key_columns = tuple(column.name for column in layout.key)
         self.cursor_column = layout.cursor_name
         self.columns_fingerprint = self._opened.pages.columns_fingerprint
+        self.cursor_kind = "versions" if layout.mode == "rowversion" else "numbers" if layout.is_numbered else "values"
+        names = {column.name for column in relation.columns if not may_be_change_time(column)}
+        self.telling_columns = frozenset(names - {self.cursor_column})
+        # Views have no primary key.
+        self.reads_table = bool(relation.primary_key)
+        self.basis = Basis(
+            database=database,
+            table=relation.name,
+            key=self.key_columns,
+            query=None if stream.query is None else hash_text(stream.query),
+            where=None if stream.where is None else hash_text(stream.where),
+            start=stream.start,
+        )
 
     @property
     def driver(self) -> str:
@@ -144,6 +167,16 @@ class StreamReader:
             SourceError: A key does not fit this stream's key columns.
         """
         return self._look_up(self._opened.pages.find, keys)
+
+    def find_again(self, witnesses: Sequence[Witness]) -> list[Row | None]:
+        """Return the row that is in the place of each witness now: with its number, or else with its key."""
+        if self.cursor_kind == "numbers":
+            numbers = [int(witness.at) for witness in witnesses]
+            rows = self._opened.run(lambda connection: self._opened.pages.find_numbers(connection, numbers))
+            by_number = {row.at: row for row in rows}
+            return [by_number.get(witness.at) for witness in witnesses]
+        by_key = {_spell(row.key): row for row in self.find_rows([witness.key for witness in witnesses])}
+        return [by_key.get(_spell(witness.key)) for witness in witnesses]
 
     def find_missing(self, keys: Sequence[Key]) -> list[Key]:
         """Return the keys that no row has now.

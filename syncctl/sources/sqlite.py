@@ -134,6 +134,11 @@ class SqliteDialect:
         text = connection.exec_driver_sql("select strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')").scalar_one()
         return datetime.fromisoformat(text)
 
+    def read_database(self, connection: sa.Connection) -> str:
+        """Return the path of the file."""
+        path = connection.exec_driver_sql("select file from pragma_database_list where name = 'main'").scalar()
+        return str(path or "")
+
     def read_identity(self, connection: sa.Connection, stream: Stream) -> int | None:  # noqa: ARG002
         """Return None: SQLite gives the numbers of deleted last rows out again."""
         return None

@@ -17,7 +17,7 @@ from syncctl.core.stream import Stream
 from syncctl.core.values import shorten_single, to_value
 from syncctl.errors import ConfigurationError, SourceError
 from syncctl.sources.catalog.relation import Column, Kind, quote_name, split_name, strip_statement
-from syncctl.sources.catalog.sqlserver_catalog import DESCRIBE_QUERY, ROLE
+from syncctl.sources.catalog.sqlserver_catalog import DATABASE_IDENTITY, DESCRIBE_QUERY, ROLE
 from syncctl.sources.catalog.sqlserver_types import KINDS, Json, make_type
 from syncctl.sources.cursor import Raw, to_text
 from syncctl.sources.dialect import IsolationLevel, ReadCeiling
@@ -154,6 +154,11 @@ class SqlServerDialect:
         text = connection.exec_driver_sql("SELECT CONVERT(VARCHAR(33), SYSUTCDATETIME(), 126)").scalar_one()
         instant = parse_instant(text)
         return instant.moment.replace(microsecond=int(f"{instant.fraction:0<6}"[:6]), tzinfo=UTC)
+
+    def read_database(self, connection: sa.Connection) -> str:
+        """Return the database's name and its id."""
+        row = connection.exec_driver_sql(DATABASE_IDENTITY).first()
+        return "" if row is None else f"{row.name} ({str(row.id).lower()})"
 
     def read_identity(self, connection: sa.Connection, stream: Stream) -> int | None:
         """Return IDENT_CURRENT, which a TRUNCATE or a new table resets."""

@@ -591,6 +591,54 @@ def test_records_of_an_interrupted_poll_are_a_warning(
     assert "3 records of orders wait for a poll that reads to the end" in run_syncctl("status", cwd=settings_dir).stdout
 
 
+def test_rows_that_are_passed_over_are_named_with_the_command_that_reads_them(
+    run_syncctl: Run, examine: Callable[..., Checks], settings_dir: Path, source_db: SourceDb
+) -> None:
+    source_db.create_orders(2)
+    source_db.create_orders(2, table="invoices")
+
+    def poll(**changed: str) -> tuple[dict[str, Any], dict[str, Any], str]:
+        """Poll once with changed settings; return the check, and what status has as a document and for people."""
+        run_syncctl("poll", "orders", "--once", cwd=settings_dir, env=changed)
+        (stream,) = run_syncctl("status", "--json", cwd=settings_dir).json["streams"]
+        shown = run_syncctl("status", cwd=settings_dir).stderr
+        return examine("streams")["streams orders"], stream, " ".join(shown.split())
+
+    assert poll()[0]["status"] == "ok"
+    check, stream, shown = poll(STREAMS__ORDERS__WHERE="note <> 'x'")
+    assert check["status"] == "warn"
+    assert "where has changed: rows that it did not include before" in check["detail"]
+    assert "syncctl rewind orders --to beginning" in check["hint"]
+    assert stream["notes"][0].startswith("where has changed")
+    assert "where has changed" in shown
+    check, stream, shown = poll(STREAMS__ORDERS__TABLE="invoices")
+    assert check["status"] == "fail"
+    assert "it reads table main.invoices now" in check["detail"]
+    assert "syncctl rewind orders --to beginning" in check["hint"]
+    assert "syncctl rewind orders --to beginning" in stream["last_hint"]
+    assert "syncctl rewind orders --to beginning" in shown
+
+
+def test_times_ahead_of_the_clock_are_a_warning_until_they_are_corrected(
+    run_syncctl: Run, examine: Callable[..., Checks], settings_dir: Path, source_db: SourceDb
+) -> None:
+    source_db.create_orders(2)
+    source_db.execute("update orders set updated_at = '9999-12-31 00:00:00.000000' where id = 1")
+    by_time = {"STREAMS__ORDERS__CURSOR": "updated_at"}
+    for _ in range(2):
+        polled = run_syncctl("poll", "orders", "--once", "--json", cwd=settings_dir, env=by_time)
+        assert "updated_at has times ahead of the source's clock" in polled.json["runs"][0]["notes"][0]
+        assert "ahead of the source's clock" in " ".join(polled.stderr.split())
+        check = examine("streams")["streams orders"]
+        assert check["status"] == "warn"
+        assert "updated_at has times ahead of the source's clock" in check["detail"]
+        (stream,) = run_syncctl("status", "--json", cwd=settings_dir).json["streams"]
+        assert "ahead of the source's clock" in stream["notes"][0]
+    source_db.execute("update orders set updated_at = '2026-01-01 00:00:01.000000' where id = 1")
+    run_syncctl("poll", "orders", "--once", cwd=settings_dir, env=by_time)
+    assert examine("streams")["streams orders"]["status"] == "ok"
+
+
 def test_a_source_that_cannot_be_acknowledged_is_a_warning(
     run_syncctl: Run, examine: Callable[..., Checks], settings_dir: Path, source_db: SourceDb, database: Any
 ) -> None:

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from syncctl.core.cursors import Basis, Witness
 from syncctl.core.ids import content_hash, key_id, record_id
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.rows import Cursor, Page, Row, Value
-from syncctl.core.stream import Partner, RetrySchedule, Source, Stream
+from syncctl.core.stream import Mode, Partner, RetrySchedule, Source, Stream
 from syncctl.core.windows import Sizes, decide_sizes
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.client import new_token
@@ -109,6 +110,11 @@ class ListReader:
     advice: tuple[str, ...] = ()
     page_size: int = 100
     closed: bool = False
+    mode: Mode = "increasing"
+    cursor_kind = "values"
+    telling_columns: frozenset[str] = frozenset()
+    reads_table = False
+    basis = Basis(database="", table="main.orders", key=("id",), query=None, where=None, start="beginning")
 
     def first_warnings(self) -> tuple[str, ...]:
         return self.advice
@@ -120,6 +126,9 @@ class ListReader:
         for start in range(0, len(self.rows), self.page_size):
             rows = tuple(self.rows[start : start + self.page_size])
             yield Page(rows=rows, cursor={"mode": "list", "at": rows[-1].at})
+
+    def find_again(self, witnesses: Sequence[Witness]) -> list[Row | None]:
+        return [None for _ in witnesses]
 
     def close(self) -> None:
         self.closed = True

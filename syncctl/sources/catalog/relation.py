@@ -74,6 +74,8 @@ class Relation:
     clause: FromClause
     columns: tuple[Column, ...]
     primary_key: tuple[str, ...] = ()
+    #: The table's or view's full name, with the schema that the database finds it in; None for a query.
+    name: str | None = None
 
 
 def split_name(text: str) -> tuple[str, ...]:
@@ -167,8 +169,13 @@ def _describe_table(connection: sa.Connection, stream: Stream, dialect: "Dialect
         name = alike
     columns = tuple(dialect.column(column) for column in reflected[0])
     table = sa.table(name, *(sa.column(column.name) for column in columns), schema=schema)
-    title = f"table {stream.table}"
-    return Relation(title=title, clause=table.alias(ALIAS), columns=columns, primary_key=tuple(reflected[1]))
+    return Relation(
+        title=f"table {stream.table}",
+        clause=table.alias(ALIAS),
+        columns=columns,
+        primary_key=tuple(reflected[1]),
+        name=quote_name(*(before or [inspector.default_schema_name or ""]), name),
+    )
 
 
 def _reflect(inspector: sa.Inspector, name: str, schema: str | None) -> tuple[list[Any], list[str]] | None:

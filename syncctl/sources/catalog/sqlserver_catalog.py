@@ -75,6 +75,11 @@ DESCRIBE_QUERY = (
 
 DATABASE_NAME = "SELECT DB_NAME()"
 
+DATABASE_IDENTITY = (
+    "SELECT name, CONVERT(VARCHAR(36), service_broker_guid) AS id FROM sys.databases WHERE database_id = DB_ID()"
+)
+"""The database's name, and an id that it keeps on each replica and when it is restored or moved to another server."""
+
 TRACKING_RETENTION = (
     "SELECT DB_NAME(), d.is_auto_cleanup_on, CAST(d.retention_period AS bigint) * CASE d.retention_period_units"
     " WHEN 2 THEN 3600 WHEN 3 THEN 86400 ELSE 60 END,"

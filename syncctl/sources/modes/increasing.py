@@ -420,11 +420,8 @@ class Increasing:
 
 
 def has_gaps(opened: OpenStream) -> bool:
-    """Tell whether the cursor is a number that the database itself gives out, one for each row."""
-    cursor = opened.layout.cursor
-    if cursor is None or opened.stream.gap_timeout_seconds <= 0:
-        return False
-    return cursor.seed is not None or (cursor.kind is Kind.INTEGER and opened.layout.key == (cursor,))
+    """Tell whether missing numbers are waited for: only if the database itself gives them out, one for each row."""
+    return opened.layout.is_numbered and opened.stream.gap_timeout_seconds > 0
 
 
 def find_gaps(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from syncctl.core.acknowledgements import Acknowledged, Acknowledgement
+from syncctl.core.cursors import Basis, Witness
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.records import Record
 from syncctl.core.rows import Cursor, Page, Row
@@ -76,10 +77,14 @@ class ScriptedReader:
     """
 
     columns_fingerprint = "scripted"
+    cursor_kind = "values"
+    telling_columns: frozenset[str] = frozenset()
+    reads_table = False
+    basis = Basis(database="", table="main.orders", key=("id",), query=None, where=None, start="beginning")
 
     def __init__(self, source: ScriptedSource, mode: Mode, *, page_size: int) -> None:
         self._source = source
-        self._mode = mode
+        self.mode = mode
         self._page_size = page_size
 
     def first_warnings(self) -> tuple[str, ...]:
@@ -88,36 +93,36 @@ class ScriptedReader:
 
     def start_cursor(self) -> Cursor:
         """Return the cursor before all rows."""
-        start: dict[str, Any] = {"mode": self._mode, "at": "0"}
-        if self._mode == "change_tracking":
+        start: dict[str, Any] = {"mode": self.mode, "at": "0"}
+        if self.mode == "change_tracking":
             start |= {"phase": "load", "since": len(self._source.changes)}
         return start
 
     def pages(self, cursor: Cursor) -> Iterator[Page]:
         """Yield the pages behind a cursor until one is short."""
-        if self._mode == "change_tracking":
+        if self.mode == "change_tracking":
             return self._pages_of_changes(cursor)
-        if self._mode == "snapshot":
+        if self.mode == "snapshot":
             return self._pages_of_snapshot(cursor)
-        if self._mode == "flag":
+        if self.mode == "flag":
             return self._pages_of_flags(cursor)
         return self._pages_by_number(cursor)
 
     def _pages_by_number(self, cursor: Cursor) -> Iterator[Page]:
         position = int(cursor["at"])
-        if self._mode == "rowversion":
+        if self.mode == "rowversion":
             for rows, at in self._walk_numbers(position, self._source.low_water):
-                yield Page(rows=rows, cursor={"mode": self._mode, "at": str(at)})
+                yield Page(rows=rows, cursor={"mode": self.mode, "at": str(at)})
             return
         place = {"place": cursor["place"], "upto": cursor["upto"]} if "place" in cursor else {}
         highest = position
         for rows, highest in self._walk_numbers(position, lambda: self._source.number + 1):
-            yield Page(rows=rows, cursor={"mode": self._mode, "at": str(highest), **place})
+            yield Page(rows=rows, cursor={"mode": self.mode, "at": str(highest), **place})
         upto = int(place.get("upto", highest))
         for rows, at in self._walk_numbers(int(place.get("place", 0)), lambda: upto + 1):
             place = {"place": at, "upto": upto}
-            yield Page(rows=rows, cursor={"mode": self._mode, "at": str(highest), **place})
-        yield Page(rows=(), cursor={"mode": self._mode, "at": str(highest)})
+            yield Page(rows=rows, cursor={"mode": self.mode, "at": str(highest), **place})
+        yield Page(rows=(), cursor={"mode": self.mode, "at": str(highest)})
 
     def _walk_numbers(self, position: int, find_ceiling: Callable[[], int]) -> Iterator[tuple[tuple[Row, ...], int]]:
         """Yield the rows whose number is behind a position and below a ceiling, with the position behind them."""
@@ -131,7 +136,7 @@ class ScriptedReader:
                 if position < number < ceiling
             )[: self._page_size]
             position = found[-1][0] if found else position
-            is_versioned = self._mode == "rowversion"
+            is_versioned = self.mode == "rowversion"
             yield (
                 tuple(
                     self._make_row(key, content, at=number, version=f"0x{number:016x}" if is_versioned else None)
@@ -166,21 +171,21 @@ class ScriptedReader:
         last: dict[str, Any] = dict(cursor)
         for rows, position in self._walk(int(cursor["at"]), self._source.rows):
             count += len(rows)
-            last = {"mode": self._mode, "at": str(position), "phase": "read", "rows": count, **kept}
+            last = {"mode": self.mode, "at": str(position), "phase": "read", "rows": count, **kept}
             yield Page(rows=rows, cursor=last)
         yield Page(rows=(), cursor={**last, "at": "all rows read", "phase": "sweep", "rows": count, "swept": ""})
 
     def _pages_of_flags(self, cursor: Cursor) -> Iterator[Page]:
         for rows, position in self._walk(int(cursor["at"]), self._source.flags):
-            yield Page(rows=rows, cursor={"mode": self._mode, "at": str(position)})
+            yield Page(rows=rows, cursor={"mode": self.mode, "at": str(position)})
         yield Page(rows=(), cursor=self.start_cursor())
 
     def _pages_of_changes(self, cursor: Cursor) -> Iterator[Page]:
         if cursor.get("phase") == "load":
             kept = {name: cursor[name] for name in ("phase", "since")}
             for rows, position in self._walk(int(cursor["at"]), self._source.rows):
-                yield Page(rows=rows, cursor={"mode": self._mode, "at": str(position), **kept})
-            cursor = {"mode": self._mode, "at": str(cursor["since"]), "phase": "changes"}
+                yield Page(rows=rows, cursor={"mode": self.mode, "at": str(position), **kept})
+            cursor = {"mode": self.mode, "at": str(cursor["since"]), "phase": "changes"}
             yield Page(rows=(), cursor=cursor)
         place = int(cursor["at"])
         while True:
@@ -189,7 +194,7 @@ class ScriptedReader:
             newest = {key: place + index for index, key in enumerate(changed)}
             place += len(changed)
             rows = tuple(self._make_changed(key) for key, _ in sorted(newest.items(), key=lambda change: change[1]))
-            yield Page(rows=rows, cursor={"mode": self._mode, "at": str(place), "phase": "changes"})
+            yield Page(rows=rows, cursor={"mode": self.mode, "at": str(place), "phase": "changes"})
             if len(changed) < self._page_size:
                 return
 
@@ -202,7 +207,7 @@ class ScriptedReader:
     def _make_row(
         self, key: int, content: str, *, at: int, version: str | None = None, acknowledge: str | None = None
     ) -> Row:
-        acknowledge = acknowledge if self._mode == "flag" else None
+        acknowledge = acknowledge if self.mode == "flag" else None
         return Row(
             key={"id": key},
             payload={"id": key, "content": content},
@@ -210,6 +215,10 @@ class ScriptedReader:
             at=str(at),
             acknowledge=acknowledge,
         )
+
+    def find_again(self, witnesses: Sequence[Witness]) -> list[Row | None]:
+        """Return nothing: no number of a scripted source is given out again."""
+        return [None for _ in witnesses]
 
     def find_missing(self, keys: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Return the keys that no row has now."""

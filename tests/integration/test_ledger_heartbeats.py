@@ -11,7 +11,8 @@ from tests.harness.testbed import NASTY
 
 def test_an_audit_entry_says_who_when_what_and_how_many(ledger: Ledger) -> None:
     for number in (1, 2, 3):
-        ledger.audit.add(action="replay", who=NASTY, count=number, detail={"reason": "$error"})
+        with ledger.audit.record(action="replay", who=NASTY, detail={"reason": "$error"}) as entry:
+            entry.add(number)
     newest = ledger.audit.load(limit=2)
     assert len(newest) == 2
     assert newest[0].items() >= {"action": "replay", "who": "$state", "detail": {"reason": "$error"}}.items()

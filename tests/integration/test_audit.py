@@ -1,0 +1,142 @@
+"""The audit entry of an operation precedes its first change, grows with it, and says how it ended."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from syncctl.errors import ServiceUnavailable
+from syncctl.pipeline import cleanup, replay
+from syncctl.pipeline.cleanup import clean_up
+from syncctl.pipeline.pause import pause_delivery, resume_delivery
+from syncctl.pipeline.replay import Selection, discard_records, replay_records
+from syncctl.pipeline.rewind import plan_rewind, rewind_stream
+from syncctl.sources import open_reader
+from tests.harness.passing_time import let_hours_pass
+from tests.harness.source_db import SourceDb
+from tests.harness.testbed import Testbed
+from tests.integration.test_pipeline_reconcile import forget, opened
+
+ROWS = 6
+PAGE = 2
+
+
+def run_cleanup(testbed: Testbed) -> None:
+    clean_up(ledger=testbed.ledger, retention_seconds={"delivered": 0.0}, who="ann@host")
+
+
+def run_replay(testbed: Testbed) -> None:
+    selection = Selection(states=("delivered",))
+    replay_records(ledger=testbed.ledger, selection=selection, streams={"orders": testbed.stream}, who="ann@host")
+
+
+def run_discard(testbed: Testbed) -> None:
+    testbed.database.records.update_many({}, {"$set": {"state": "failed"}})
+    discard_records(ledger=testbed.ledger, selection=Selection(), reason="why", who="ann@host")
+
+
+def run_pause(testbed: Testbed) -> None:
+    pause_delivery(ledger=testbed.ledger, streams=("orders", "others"), who="ann@host", reason="why")
+
+
+def run_resume(testbed: Testbed) -> None:
+    resume_delivery(
+        ledger=testbed.ledger,
+        streams=("orders", "others"),
+        configured={"orders": "default"},
+        wake=lambda _: None,
+        who="ann@host",
+    )
+
+
+def run_rewind(testbed: Testbed) -> None:
+    with open_reader(testbed.source, testbed.stream) as reader:  # type: ignore[arg-type]
+        plan = plan_rewind(ledger=testbed.ledger, stream=testbed.stream, reader=reader, to="beginning")
+    rewind_stream(ledger=testbed.ledger, plan=plan, resend=False, who="ann@host", worker="operator")
+
+
+def run_repair(testbed: Testbed) -> None:
+    forget(testbed, *range(1, ROWS + 1))
+    with opened(testbed) as work:
+        work.compare()
+        work.repair(who="ann@host")
+
+
+#: The action, what an operator does, the write that changes something, and how many the audit counts after one.
+OPERATIONS: dict[str, tuple[Callable[[Testbed], None], str, int]] = {
+    "cleanup": (run_cleanup, "operations.remove_finished", PAGE),
+    "replay": (run_replay, "operations.replay", PAGE),
+    "discard": (run_discard, "operations.discard", PAGE),
+    "pause": (run_pause, "streams.pause", 1),
+    "resume": (run_resume, "streams.resume", 0),
+    "rewind": (run_rewind, "streams.rewind", 0),
+    "repair": (run_repair, "records.log", PAGE),
+}
+
+
+@pytest.fixture
+def delivered(testbed: Testbed, source_db: SourceDb, monkeypatch: pytest.MonkeyPatch) -> Testbed:
+    source_db.create_orders(ROWS)
+    testbed.poll()
+    testbed.deliver()
+    let_hours_pass(testbed.database, 3)
+    monkeypatch.setattr(replay, "RECORDS_AT_ONCE", PAGE)
+    monkeypatch.setattr(cleanup, "RECORDS_AT_ONCE", PAGE)
+    monkeypatch.setattr("syncctl.pipeline.scratch.ROWS_AT_ONCE", PAGE)
+    return testbed
+
+
+def meddle(testbed: Testbed, monkeypatch: pytest.MonkeyPatch, write: str, act: Callable[[int], None]) -> None:
+    """Call `act` with the number of the call, from 1, before each call of a write."""
+    part, name = write.split(".")
+    owner, calls = getattr(testbed.ledger, part), []
+    real = getattr(owner, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        calls.append(name)
+        act(len(calls))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, call)
+
+
+@pytest.mark.parametrize("action", OPERATIONS)
+def test_the_entry_precedes_the_first_change(delivered: Testbed, monkeypatch: pytest.MonkeyPatch, action: str) -> None:
+    run, write, _ = OPERATIONS[action]
+    seen: list[dict[str, Any]] = []
+    meddle(
+        delivered, monkeypatch, write, lambda number: seen.extend(delivered.ledger.audit.load(limit=1)[: number < 2])
+    )
+    run(delivered)
+    assert [(entry["action"], entry["who"], entry["count"]) for entry in seen] == [(action, "ann@host", 0)]
+    assert "ended_at" not in seen[0]
+    (entry,) = delivered.ledger.audit.load(limit=9)
+    assert (entry["error"], entry["ended_at"] >= entry["at"]) == (None, True)
+    assert entry["count"] == {"pause": 2, "resume": 0}.get(action, ROWS)
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, ServiceUnavailable])
+@pytest.mark.parametrize("action", [action for action, (_, _, counted) in OPERATIONS.items() if counted])
+def test_an_operation_that_is_interrupted_says_how_far_it_came(
+    delivered: Testbed, monkeypatch: pytest.MonkeyPatch, action: str, ending: type[BaseException]
+) -> None:
+    run, write, counted = OPERATIONS[action]
+    error = ending() if ending is KeyboardInterrupt else ServiceUnavailable("cannot reach MongoDB", service="mongodb")
+
+    def interrupt(number: int) -> None:
+        if number == 2:
+            raise error
+
+    meddle(delivered, monkeypatch, write, interrupt)
+    with pytest.raises(ending):
+        run(delivered)
+    (entry,) = delivered.ledger.audit.load(limit=9)
+    assert (entry["action"], entry["count"]) == (action, counted)
+    assert entry["error"] == ("interrupted" if ending is KeyboardInterrupt else "cannot reach MongoDB")
+    assert entry["ended_at"] >= entry["at"]
+
+
+def test_an_operation_that_changes_nothing_has_no_entry(delivered: Testbed) -> None:
+    clean_up(ledger=delivered.ledger, retention_seconds={"failed": 0.0}, who="ann@host")
+    clean_up(ledger=delivered.ledger, retention_seconds={"delivered": 0.0}, who="ann@host", dry_run=True)
+    assert delivered.ledger.audit.load(limit=9) == []

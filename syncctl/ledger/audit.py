@@ -1,28 +1,91 @@
-"""The `audit` collection: what operators, and the clean-up, did: who, when, what, how many."""
+"""The `audit` collection: what operators, and the clean-up, did: who, when, what, how many, and how it ended.
 
-from collections.abc import Mapping
+An entry is written before the first change, so that an operation that is killed leaves one too. Its count grows as the
+operation goes on.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from pymongo.collection import Collection
 from pymongo.database import Database
 
+from syncctl.errors import ServiceUnavailable, SyncctlError
 from syncctl.ledger.client import edge, new_token
 
 Doc = dict[str, Any]
 
 
+class AuditEntry:
+    """The entry of one operation. Nothing is written before `begin`: an operation that changes nothing has none."""
+
+    def __init__(self, audit: Collection[Doc], hosts: str, entry: Mapping[str, Any]) -> None:
+        self._audit = audit
+        self._entry = dict(entry)
+        self._id = new_token()
+        self._has_begun = False
+        self.hosts = hosts
+        #: How many were changed so far.
+        self.count = 0
+
+    @edge
+    def begin(self) -> None:
+        """Write the entry; MongoDB says when. To be called before each change; safe to repeat."""
+        if self._has_begun:
+            return
+        changes = {"$set": {**self._entry, "count": 0}, "$currentDate": {"at": True}}
+        self._audit.update_one({"_id": self._id}, changes, upsert=True)
+        self._has_begun = True
+
+    @edge
+    def add(self, count: int, **detail: Any) -> None:
+        """Note that more were changed, after the change.
+
+        Args:
+            detail: What is known of the operation by now.
+        """
+        self.begin()
+        self.count += count
+        known = {f"detail.{name}": value for name, value in detail.items()}
+        self._audit.update_one({"_id": self._id}, {"$set": {"count": self.count, **known}})
+
+    @edge
+    def end(self, error: BaseException | None = None) -> None:
+        """Note the end, and what ended the operation early."""
+        if self._has_begun:
+            ended = {"$set": {"error": _describe(error)}, "$currentDate": {"ended_at": True}}
+            self._audit.update_one({"_id": self._id}, ended)
+
+
+def _describe(error: BaseException | None) -> str | None:
+    if error is None or isinstance(error, SyncctlError):
+        return None if error is None else str(error)
+    return type(error).__name__ if isinstance(error, Exception) else "interrupted"
+
+
 class Audit:
-    """Only ever appended to."""
+    """One entry per operation; none is ever removed."""
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._audit: Collection[Doc] = database["audit"]
         self.hosts = hosts
 
-    @edge
-    def add(self, *, action: str, who: str, count: int, detail: Mapping[str, Any]) -> None:
-        """Record what was done, by whom and to how many; MongoDB says when."""
-        entry = {"action": action, "who": who, "count": count, "detail": dict(detail)}
-        self._audit.update_one({"_id": new_token()}, {"$set": entry, "$currentDate": {"at": True}}, upsert=True)
+    @contextmanager
+    def record(self, *, action: str, who: str, detail: Mapping[str, Any]) -> Iterator[AuditEntry]:
+        """Keep the entry of the operation that runs inside; its end is noted, however it ends.
+
+        An entry without an end is of an operation that is running, or was killed; up to one page more than its count
+        may have been changed.
+        """
+        entry = AuditEntry(self._audit, self.hosts, {"action": action, "who": who, "detail": dict(detail)})
+        try:
+            yield entry
+        except BaseException as error:
+            with suppress(ServiceUnavailable):
+                entry.end(error)
+            raise
+        entry.end()
 
     @edge
     def load(self, *, limit: int) -> list[Doc]:

@@ -6,9 +6,10 @@ Their keys stay, or old rows would come in again. Only the key of a deleted row 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from syncctl.core.states import State
+from syncctl.ledger.audit import AuditEntry
 from syncctl.ledger.ledger import Ledger
 from syncctl.logs import get_logger
 from syncctl.pipeline.report import roll_up
@@ -56,26 +57,35 @@ def clean_up(
     frozen = ledger.reports.frozen_until()
     now = ledger.streams.server_time()
     deleted = dict.fromkeys(retention_seconds, 0)
-    for stream in streams or sorted(ledger.streams.load_all()):
-        for state, seconds in retention_seconds.items():
-            before = now - timedelta(seconds=seconds)
-            if frozen is None:
-                continue
-            before = min(before, frozen)
-            if dry_run:
-                deleted[state] += ledger.operations.count_finished(stream, State(state), before)
-                continue
-            while removed := ledger.operations.remove_finished(stream, State(state), before, limit=RECORDS_AT_ONCE):
-                deleted[state] += removed
-        if not dry_run:
-            forget_deleted_rows(ledger, stream)
+    with ledger.audit.record(action="cleanup", who=who, detail={"deleted": deleted}) as entry:
+        for stream in streams or sorted(ledger.streams.load_all()):
+            for state, seconds in retention_seconds.items():
+                if frozen is None:
+                    continue
+                before = min(now - timedelta(seconds=seconds), frozen)
+                count = ledger.operations.count_finished(stream, State(state), before)
+                if dry_run:
+                    deleted[state] += count
+                elif count:
+                    _remove(ledger, entry, deleted, stream=stream, state=state, before=before)
+            if not dry_run:
+                forget_deleted_rows(ledger, stream)
     if not dry_run:
         ledger.runs.remove(before=now - RUNS_KEPT, empty_before=now - EMPTY_RUNS_KEPT)
         ledger.heartbeats.forget_silent_workers(seconds=SILENT_WORKERS_KEPT_SECONDS)
         if any(deleted.values()):
-            ledger.audit.add(action="cleanup", who=who, count=sum(deleted.values()), detail={"deleted": deleted})
             log.info("cleanup", **deleted)
     return Cleaned(deleted=deleted, archived=0, dry_run=dry_run)
+
+
+def _remove(
+    ledger: Ledger, entry: AuditEntry, deleted: dict[str, int], *, stream: str, state: str, before: datetime
+) -> None:
+    """Remove a stream's records in one state, page by page, and count them in the audit entry."""
+    entry.begin()
+    while removed := ledger.operations.remove_finished(stream, State(state), before, limit=RECORDS_AT_ONCE):
+        deleted[state] += removed
+        entry.add(removed, deleted=deleted)
 
 
 def forget_deleted_rows(ledger: Ledger, stream: str) -> int:

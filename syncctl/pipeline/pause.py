@@ -18,12 +18,15 @@ def pause_delivery(
     *, ledger: Ledger, streams: Sequence[str], partners: Sequence[str] = (), who: str, reason: str
 ) -> None:
     """Stop delivering these streams, and calling these partners; rows are still read."""
-    for name in streams:
-        ledger.streams.pause(name, who=who, reason=reason)
-    for name in partners:
-        ledger.partners.pause(name, who=who, reason=reason)
     detail = {"streams": list(streams), "partners": list(partners), "reason": reason}
-    ledger.audit.add(action="pause", who=who, count=len(streams) + len(partners), detail=detail)
+    with ledger.audit.record(action="pause", who=who, detail=detail) as entry:
+        entry.begin()
+        for name in streams:
+            ledger.streams.pause(name, who=who, reason=reason)
+            entry.add(1)
+        for name in partners:
+            ledger.partners.pause(name, who=who, reason=reason)
+            entry.add(1)
 
 
 def resume_delivery(
@@ -42,11 +45,15 @@ def resume_delivery(
         wake: Called with each configured stream that may go on, once all of them may.
     """
     again = {name: partner for name, partner in configured.items() if name in streams or partner in partners}
-    closed = {name for name in again if ledger.breakers.reset(name)}
-    paused = {name for name in streams if ledger.streams.resume(name)}
-    refused = {name for name in partners if ledger.partners.resume(name)}
     detail = {"streams": list(streams), "partners": list(partners)}
-    ledger.audit.add(action="resume", who=who, count=len(closed | paused) + len(refused), detail=detail)
+    with ledger.audit.record(action="resume", who=who, detail=detail) as entry:
+        entry.begin()
+        closed = {name for name in again if ledger.breakers.reset(name)}
+        entry.add(len(closed))
+        paused = {name for name in streams if ledger.streams.resume(name)}
+        entry.add(len(paused - closed))
+        refused = {name for name in partners if ledger.partners.resume(name)}
+        entry.add(len(refused))
     for name in again:
         wake(name)
     back = refused | {again[name] for name in closed}

@@ -295,21 +295,26 @@ class Reconciliation:
         pages = PageLog(ledger, stream, replace(lease, rewound_epoch=lease.epoch), lease_seconds=lease_seconds)
         unreadable = 0
         error: SyncctlError | None = None
+        detail = {"stream": stream.name, "complete": False}
         try:
-            with renew_in_background(ledger, lease, pages.progress, seconds=lease_seconds):
+            with (
+                ledger.audit.record(action="repair", who=who, detail=detail) as entry,
+                renew_in_background(ledger, lease, pages.progress, seconds=lease_seconds),
+            ):
+                entry.begin()
                 for keys in self.scratch.keys_to_repair():
                     rows, failed = find_readable(self.reader, keys)
                     unreadable += len(failed)
                     pages.log_rows(rows, columns_fingerprint=self.reader.columns_fingerprint)
+                    entry.add(pages.progress.logged - entry.count, unreadable=unreadable)
                     if self.wake():
                         pages.progress.dispatched = pages.progress.logged - pages.progress.failed
+                entry.add(0, complete=True)
         except BaseException as caught:
             error = name_failure(caught)
             raise
         finally:
             end_run(ledger, pages, lease, error=error, started=started)
-            detail = {"stream": stream.name, "unreadable": unreadable, "complete": error is None}
-            ledger.audit.add(action="repair", who=who, count=pages.progress.logged, detail=detail)
         self.differences.repaired = pages.progress.logged
         return Repair(logged=pages.progress.logged, failed=pages.progress.failed, unreadable=unreadable)
 

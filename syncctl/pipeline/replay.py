@@ -127,19 +127,21 @@ def replay_records(
         replayed_ids: Receives the ids of the replayed records, for a caller that waits for them.
     """
     matched = replayed = 0
-    for page in select_records(ledger, selection):
-        matched += len(page)
-        sendable = [record for record in page if not (record["no_payload"] and record["op"] == "upsert")]
-        ids = find_current(ledger, sendable, streams)
-        if dry_run:
-            replayed += len(ids)
-        else:
-            replayed += ledger.operations.replay(ids, states=selection.states, who=who, new_key=new_key)
-        if replayed_ids is not None:
-            replayed_ids += ids
-    if not dry_run and matched:
-        detail = _describe(selection) | {"skipped": matched - replayed} | ({"new_key": True} if new_key else {})
-        ledger.audit.add(action="replay", who=who, count=replayed, detail=detail)
+    detail = _describe(selection) | ({"new_key": True} if new_key else {})
+    with ledger.audit.record(action="replay", who=who, detail=detail) as entry:
+        for page in select_records(ledger, selection):
+            matched += len(page)
+            sendable = [record for record in page if not (record["no_payload"] and record["op"] == "upsert")]
+            ids = find_current(ledger, sendable, streams)
+            if dry_run:
+                replayed += len(ids)
+            elif page:
+                entry.begin()
+                done = ledger.operations.replay(ids, states=selection.states, who=who, new_key=new_key)
+                replayed += done
+                entry.add(done, skipped=matched - replayed)
+            if replayed_ids is not None:
+                replayed_ids += ids
     return Replayed(matched=matched, replayed=replayed, skipped=matched - replayed, dry_run=dry_run)
 
 
@@ -173,18 +175,21 @@ def find_current(ledger: Ledger, records: Sequence[Mapping[str, Any]], streams: 
 def discard_records(*, ledger: Ledger, selection: Selection, reason: str, who: str, dry_run: bool = False) -> Discarded:
     """Give up failed records, and pending ones that are not in flight; safe to repeat."""
     matched = discarded = 0
-    for page in select_records(ledger, selection, DISCARDABLE):
-        matched += len(page)
-        if not dry_run:
+    detail = _describe(selection) | {"reason": reason}
+    with ledger.audit.record(action="discard", who=who, detail=detail) as entry:
+        for page in select_records(ledger, selection, DISCARDABLE):
+            matched += len(page)
+            if dry_run or not page:
+                continue
+            entry.begin()
             ids = [record["_id"] for record in page]
-            discarded += ledger.operations.discard(ids, states=selection.states, who=who, reason=reason)
+            done = ledger.operations.discard(ids, states=selection.states, who=who, reason=reason)
+            discarded += done
+            entry.add(done)
             for stream in {record["stream"] for record in page}:
                 # Records that waited for them are due. One that was not discarded after all holds others back anew.
                 of_stream = [record["_id"] for record in page if record["stream"] == stream]
                 ledger.sequencing.release(stream, of_stream)
-    if not dry_run and matched:
-        detail = _describe(selection) | {"reason": reason}
-        ledger.audit.add(action="discard", who=who, count=discarded, detail=detail)
     return Discarded(matched=matched, discarded=matched if dry_run else discarded, dry_run=dry_run)
 
 

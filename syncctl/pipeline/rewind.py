@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from syncctl.core.cursors import Basis
 from syncctl.core.gaps import keep_awaited, without_awaited
@@ -125,17 +125,17 @@ def rewind_stream(
     """
     ledger.streams.ensure(plan.stream)
     lease = ledger.streams.acquire_poll(plan.stream, seconds=lease_seconds, worker=worker)
-    after = plan.after if lease is None else keep_awaited(lease.cursor or {}, plan.after)
+    if lease is None:
+        raise _is_polled(plan.stream)
+    after = keep_awaited(lease.cursor or {}, plan.after)
     basis = None if plan.basis is None else plan.basis.to_document()
-    if lease is None or not ledger.streams.rewind(lease, after, basis=basis, resend=resend):
-        raise LeaseHeld(
-            f"stream {plan.stream} is being polled",
-            why="a poll holds its lease, and would move the cursor",
-            hint="try again in a moment, or look at: syncctl status",
-        )
     done = show_plan(plan, resend=resend, dry_run=False, before=lease.cursor)
-    detail: dict[str, Any] = {"stream": plan.stream, "from": done.cursor_before, "to": done.cursor_after}
-    ledger.audit.add(action="rewind", who=who, count=plan.rows or 0, detail=detail | {"resend": resend})
+    detail = {"stream": plan.stream, "from": done.cursor_before, "to": done.cursor_after, "resend": resend}
+    with ledger.audit.record(action="rewind", who=who, detail=detail) as entry:
+        entry.begin()
+        if not ledger.streams.rewind(lease, after, basis=basis, resend=resend):
+            raise _is_polled(plan.stream)
+        entry.add(plan.rows or 0)
     counts = dict.fromkeys(("read", "logged", "unchanged", "failed", "dispatched"), 0)
     ledger.runs.add({
         "stream": plan.stream, "action": "rewind", "started_at": lease.clock.at, "duration_ms": 0.0, "error": None,
@@ -145,6 +145,14 @@ def rewind_stream(
         **counts,
     })  # fmt: skip
     return done
+
+
+def _is_polled(stream: str) -> LeaseHeld:
+    return LeaseHeld(
+        f"stream {stream} is being polled",
+        why="a poll holds its lease, and would move the cursor",
+        hint="try again in a moment, or look at: syncctl status",
+    )
 
 
 def show_plan(plan: Plan, *, resend: bool, dry_run: bool, before: Cursor | None = None) -> Rewound:

@@ -41,7 +41,7 @@ test: $(VENV)/.dev libcurl libodbc  ## Run all tests in parallel (PYTEST_FLAGS="
 soak: $(VENV)/.dev libcurl  ## Inject seeded faults into the protocol and real deployments (SOAK_FLAGS="--runs 40 --steps 20000 --seed 1")
 	@$(BIN)/python -m tests.faults.soak $(SOAK_FLAGS)
 
-bench: $(VENV)/.dev libcurl nginx  ## Measure speed, alone and against drt and plain Celery (BENCH_FLAGS="--only poll --quick")
+bench: $(VENV)/.bench libcurl nginx  ## Measure speed, alone and against drt and plain Celery (BENCH_FLAGS="--only poll --quick")
 	@$(BIN)/python -m benchmarks $(BENCH_FLAGS)
 
 check: $(VENV)/.dev libodbc  ## Check style, format, types and layers, in seconds
@@ -69,6 +69,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing syncctl, MongoDB, Redis and the tools into $(VENV) ..."
 	@$(PIP_INSTALL) -e '.[local,mssql,dev]'
 	@touch $(VENV)/.demo $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	@$(PIP_INSTALL) -e '.[bench]'
+	@touch $@
 
 $(BIN)/python:
 	@[ -n "$(PYTHON)" ] || { echo "error: no Python 3.11 or later; as root: apt-get install python3 python3-venv" >&2; exit 1; }

@@ -1,12 +1,15 @@
-"""Bodies: content types, and the JSON of a row, as it is or by the mapping of `fields`.
+"""Bodies: content types, the JSON of a row, as it is or by the mapping of `fields`, and the text of templates.
 
 Values are exact, and the same record gives the same bytes each time (invariant 7).
 """
 
+import codecs
 import decimal
+import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
+from xml.parsers import expat
 
 import simplejson
 
@@ -20,6 +23,13 @@ ENCODING_VERSION = 1
 """Raise it whenever the same record would become other bytes: its keys then change with them."""
 EXACT = decimal.Context(prec=100)
 """For decimals in templates and schemas: those of 38 digits stay exact in a sum or a product, in every process."""
+
+UTF_8 = "utf-8"
+_CHARSET = re.compile(r";\s*charset=([^;]*)", re.IGNORECASE)
+_DECLARED = re.compile(r"<\?xml[^>]*?\sencoding\s*=\s*[\"']([^\"'{]*)[\"']")
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+"""The characters that XML has no form for, not even as a reference (XML 1.0, 2.2)."""
+_NOT_IN_A_FORM = re.compile(r"[^\x21-\x7e]|%(?![0-9A-Fa-f]{2})")
 
 _encoder = simplejson.JSONEncoder(
     separators=(",", ":"),
@@ -39,6 +49,16 @@ def is_json(content_type: str) -> bool:
 def is_markup(content_type: str) -> bool:
     """Tell whether a body of this content type is XML or HTML."""
     return _read_media_type(content_type).endswith(("/xml", "+xml", "/html"))
+
+
+def is_xml(content_type: str) -> bool:
+    """Tell whether a body of this content type is XML."""
+    return _read_media_type(content_type).endswith(("/xml", "+xml"))
+
+
+def is_form(content_type: str) -> bool:
+    """Tell whether a body of this content type is a form."""
+    return _read_media_type(content_type) == "application/x-www-form-urlencoded"
 
 
 def _read_media_type(content_type: str) -> str:
@@ -172,3 +192,113 @@ def _explain_unencodable(values: Mapping[str, object], error: Exception) -> str:
         except (ValueError, TypeError, OverflowError) as cause:
             return f"column {column} cannot be written as JSON: {cause}"
     return f"the row cannot be written as JSON: {type(error).__name__}"
+
+
+def find_codec(content_type: str, template: str = "") -> str:
+    """Return the text encoding of a body: that of the content type, else that of the XML declaration, else UTF-8.
+
+    Args:
+        template: The template of the body, which may begin with an XML declaration.
+
+    Raises:
+        ValueError: It is unknown, the two contradict each other, or the type knows no other than UTF-8.
+    """
+    match = _CHARSET.search(content_type)
+    charset = None if match is None else match[1].strip()
+    named = None if charset is None else read_codec(charset)
+    declared = find_declared(template) if is_xml(content_type) else None
+    if named is not None and declared is not None and named != declared:
+        raise ValueError(f"the XML declaration says {declared}, and content_type says {named}; they must be the same")
+    codec = named or declared or UTF_8
+    if is_json(content_type) and codec != UTF_8:
+        raise ValueError(f"JSON is always UTF-8 (RFC 8259); leave charset={charset} out")
+    if is_form(content_type) and codec != UTF_8:
+        raise ValueError(f"values in a form are encoded as UTF-8; leave charset={charset} out")
+    return codec
+
+
+def find_declared(text: str) -> str | None:
+    """Return the encoding of an XML declaration; None where there is none."""
+    match = _DECLARED.match(text.lstrip("\ufeff"))
+    return None if match is None else read_codec(match[1])
+
+
+def read_codec(name: str) -> str:
+    """Return the usual name of a text encoding.
+
+    Raises:
+        ValueError: It is unknown.
+    """
+    try:
+        "".encode(name)
+        return codecs.lookup(name).name
+    except (LookupError, ValueError):
+        raise ValueError(f"{name!r} is not a text encoding; leave it out for UTF-8") from None
+
+
+class BodyContent:
+    """Turns the text of a body into bytes of its content type.
+
+    Raises:
+        ValueError: See `find_codec`.
+    """
+
+    def __init__(self, content_type: str, template: str) -> None:
+        self.codec = find_codec(content_type, template)
+        self._is_json = is_json(content_type)
+        self._is_form = is_form(content_type)
+        self._is_xml = is_xml(content_type)
+        self._is_markup = is_markup(content_type)
+
+    def encode(self, text: str, row: Mapping[str, Value]) -> bytes:
+        """Return the bytes of a body.
+
+        Args:
+            row: The columns that it was made from, to name the one with a character that has no form.
+
+        Raises:
+            Unsendable: It is not what the content type says.
+        """
+        if self._is_json:
+            check_json(text)
+        elif self._is_markup:
+            _refuse(_NOT_IN_XML, text, row, "XML" if self._is_xml else "HTML")
+        elif self._is_form:
+            _refuse(_NOT_IN_A_FORM, text, row, "a form")
+        if self._is_xml:
+            self._check_xml(text)
+        try:
+            return text.encode(self.codec)
+        except UnicodeEncodeError as error:
+            letter = error.object[error.start]
+            if "\ud800" <= letter <= "\udfff":
+                raise Unsendable("the body holds half a surrogate pair, which UTF-8 has no form for") from error
+            raise Unsendable(_describe(letter, row, self.codec.upper())) from error
+
+    def _check_xml(self, text: str) -> None:
+        try:
+            declared = find_declared(text)
+        except ValueError as error:
+            # The name is a value of the row.
+            raise Unsendable("the body is not XML: its declaration names an unknown encoding") from error
+        if declared is not None and declared != self.codec:
+            raise Unsendable(f"the body is sent as {self.codec}, and its XML declaration says {declared}")
+        # Its own declaration of the encoding is about the bytes, and this is the text.
+        parser = expat.ParserCreate(encoding=UTF_8)
+        try:
+            parser.Parse(text.encode(UTF_8), True)
+        except expat.ExpatError as error:
+            wrong = expat.errors.messages[error.code]
+            raise Unsendable(f"the body is not XML: line {error.lineno}, column {error.offset + 1}: {wrong}") from error
+
+
+def _refuse(pattern: re.Pattern[str], text: str, row: Mapping[str, Value], kind: str) -> None:
+    match = pattern.search(text)
+    if match is not None:
+        raise Unsendable(_describe(match[0], row, kind))
+
+
+def _describe(letter: str, row: Mapping[str, Value], kind: str) -> str:
+    columns = [column for column, value in row.items() if isinstance(value, str) and letter in value]
+    where = f"column {columns[0]}" if columns else "the body"
+    return f"{where} holds U+{ord(letter):04X}, which {kind} has no form for"

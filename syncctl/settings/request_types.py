@@ -13,7 +13,7 @@ from syncctl.core.outcome import CONFLICT, OutcomeRules, Verdict
 from syncctl.core.rows import Operation
 from syncctl.errors import ConfigurationError
 from syncctl.partner.address import parse_endpoint
-from syncctl.partner.encoding import is_json
+from syncctl.partner.encoding import find_codec, is_form, is_json
 from syncctl.partner.headers import is_header_name, is_reserved, looks_secret
 from syncctl.settings.field_types import OptionalText, read_absent, read_choices, read_table
 
@@ -69,7 +69,8 @@ def _compile_template(source: str, *, where: str = "", content_type: str = "text
     from syncctl.partner.request.template import TextTemplate
 
     try:
-        TextTemplate(source, title="template", is_json=is_json(content_type))
+        TextTemplate(source, title="template", is_json=is_json(content_type), is_form=is_form(content_type))
+        find_codec(content_type, source)
     except ValueError as error:
         raise ValueError(f"{where}: {error}" if where else str(error)) from None
 
@@ -107,6 +108,8 @@ def _check_headers(headers: Mapping[str, str] | None) -> Mapping[str, str] | Non
 def _check_content_type(text: str | None) -> str | None:
     if text is not None and _CONTENT_TYPE.fullmatch(text.strip()) is None:
         raise ValueError(f"{text!r} is not a content type; write for example application/json")
+    if text is not None:
+        find_codec(text)
     return None if text is None else text.strip()
 
 

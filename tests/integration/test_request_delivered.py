@@ -282,3 +282,17 @@ def test_no_kind_of_auth_shows_its_secret(auth: Credentials) -> None:
     assert CANARY not in repr(shown)
     assert "***" in repr(shown)
     assert shown.headers["X-Shop-Token"] == "***"
+
+
+def test_a_row_that_makes_no_xml_fails_without_a_call_and_the_others_go_on(
+    testbed: Testbed, source_db: SourceDb, partner: MockPartner
+) -> None:
+    source_db.create_orders(3)
+    source_db.execute("update orders set note = ? where id = 2", ("a\x01b",))
+    testbed.change_stream(content_type="application/xml", body="<order><note>{{ row.note }}</note></order>")
+    testbed.poll()
+    assert testbed.deliver() == {"delivered": 2, "failed": 1}
+    failed = testbed.record(2)
+    assert failed["error"]["message"] == "column note holds U+0001, which XML has no form for"
+    assert (failed["state"], failed["attempts"]) == ("failed", 0)
+    assert len(partner.calls()) == 2

@@ -9,8 +9,16 @@ from pathlib import Path
 from syncctl.core.records import Record
 from syncctl.core.stream import Partner, Stream
 from syncctl.errors import ConfigurationError
-from syncctl.partner.call import Unsendable
-from syncctl.partner.encoding import FieldMap, check_json, encode_body, is_json, is_markup
+from syncctl.partner.encoding import (
+    UTF_8,
+    BodyContent,
+    FieldMap,
+    choose_values,
+    encode_body,
+    is_form,
+    is_json,
+    is_markup,
+)
 from syncctl.partner.endpoint import Endpoint
 from syncctl.partner.headers import HeaderTemplates
 
@@ -28,7 +36,6 @@ class RequestBuilder:
         self.endpoint = Endpoint(partner, stream)
         self._decimals = stream.decimals
         self._content_type = stream.content_type or JSON
-        self._is_json = is_json(self._content_type)
         self._fields = FieldMap(stream.fields, stream.decimals) if stream.fields else None
         self._parts = _list_mapping(stream)
         key = f"streams.{stream.name}"
@@ -40,10 +47,18 @@ class RequestBuilder:
                 # Imports Jinja2, and the schema below jsonschema: streams without them don't wait for the imports.
                 from syncctl.partner.request.template import TextTemplate
 
-                markup = is_markup(self._content_type)
                 self._body = TextTemplate(
-                    stream.body, title="body", decimals=stream.decimals, is_json=self._is_json, is_markup=markup
+                    stream.body,
+                    title="body",
+                    decimals=stream.decimals,
+                    is_json=is_json(self._content_type),
+                    is_markup=is_markup(self._content_type),
+                    is_form=is_form(self._content_type),
                 )
+                self._content = BodyContent(self._content_type, stream.body)
+                if self._content.codec != UTF_8 or is_form(self._content_type):
+                    # Versions that wrote everything as UTF-8, and NULL in a form as None, made other bytes of it.
+                    self._parts = [*self._parts, self._content.codec]
             if stream.headers:
                 self._headers = HeaderTemplates(stream.headers, stream.decimals)
         except ValueError as error:
@@ -104,13 +119,7 @@ class RequestBuilder:
             return self._fields.encode(record)
         if self._body is None:
             return encode_body(record, self._decimals)
-        text = self._body.render(record)
-        if self._is_json:
-            check_json(text)
-        try:
-            return text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise Unsendable("the body holds half a surrogate pair, which UTF-8 has no form for") from error
+        return self._content.encode(self._body.render(record), choose_values(record))
 
     def make_headers(self, record: Record, common: Mapping[str, str], *, has_body: bool) -> dict[str, str]:
         """Return the headers of a record: the common ones, and the stream's own.

@@ -24,7 +24,7 @@ def check_json_rule(tree: nodes.Template) -> None:
     for block in tree.find_all((nodes.FilterBlock, nodes.EvalContextModifier)):
         tag = "filter" if isinstance(block, nodes.FilterBlock) else "autoescape"
         raise ValueError(f"line {block.lineno}: the body is JSON, which {tag} would change; leave {{% {tag} %}} out")
-    macros, joiners = _find_safe_names(tree)
+    macros, joiners = find_safe_names(tree)
     for expression in _list_written(tree):
         if not _is_json(expression, macros, joiners):
             raise ValueError(f"line {expression.lineno}: the body is JSON, so each value must end in | json, {_HINT}")
@@ -38,7 +38,7 @@ def _list_written(tree: nodes.Template) -> Iterator[nodes.Expr]:
         yield block.call
 
 
-def _find_safe_names(tree: nodes.Template) -> tuple[set[str], set[str]]:
+def find_safe_names(tree: nodes.Template) -> tuple[set[str], set[str]]:
     """Return the names that can only be macros of the template, and those that can only be its joiners."""
     macros = {macro.name for macro in tree.find_all(nodes.Macro)}
     targets = [assignment.target for assignment in tree.find_all(nodes.Assign) if _is_joiner(assignment)]
@@ -70,11 +70,11 @@ def _is_json(expression: nodes.Expr | None, macros: set[str], joiners: set[str])
     if isinstance(expression, nodes.Filter):
         return expression.name in JSON_FILTERS
     if isinstance(expression, nodes.Call):
-        return _writes_own_text(expression, macros, joiners)
+        return writes_own_text(expression, macros, joiners)
     return expression is None or isinstance(expression, nodes.TemplateData | nodes.Const)
 
 
-def _writes_own_text(call: nodes.Call, macros: set[str], joiners: set[str]) -> bool:
+def writes_own_text(call: nodes.Call, macros: set[str], joiners: set[str]) -> bool:
     """Tell whether a call writes text that the rule has checked. A macro's `caller` could be any method of a text."""
     if not isinstance(call.node, nodes.Name) or call.dyn_kwargs or any(pair.key == "caller" for pair in call.kwargs):
         return False

@@ -22,6 +22,7 @@ from syncctl.core.records import Record
 from syncctl.core.stream import Decimals
 from syncctl.partner.call import Unsendable
 from syncctl.partner.encoding import EXACT, choose_values, encode_text
+from syncctl.partner.request.form_rule import FORM_FILTERS, guard_form_values
 from syncctl.partner.request.json_rule import JSON_FILTERS, QUOTED, check_json_rule
 from syncctl.partner.request.quota import (
     QUOTA,
@@ -75,13 +76,21 @@ class TextTemplate:
         title: Its name in errors: `body`, or `header X-Region`.
         is_json: It writes JSON, so that each value must go through `| json`.
         is_markup: It writes XML or HTML, so that values are escaped.
+        is_form: It writes a form, so that values with signs of a form must go through `| urlencode`.
 
     Raises:
         ValueError: It cannot be used; the text says where and why.
     """
 
     def __init__(
-        self, source: str, *, title: str, decimals: Decimals = "number", is_json: bool = False, is_markup: bool = False
+        self,
+        source: str,
+        *,
+        title: str,
+        decimals: Decimals = "number",
+        is_json: bool = False,
+        is_markup: bool = False,
+        is_form: bool = False,
     ) -> None:
         self._title = title
         sandbox = open_sandbox(decimals, is_markup=is_markup)
@@ -90,6 +99,8 @@ class TextTemplate:
             _check_names(tree)
             if is_json:
                 check_json_rule(tree)
+            if is_form:
+                guard_form_values(tree)
             _check_methods(tree)
             self._template = sandbox.from_string(count_tree(tree))
         except TemplateSyntaxError as error:
@@ -210,6 +221,7 @@ def open_sandbox(decimals: Decimals, *, is_markup: bool = False) -> Sandbox:
     )
     to_json = make_json_filter(decimals)
     sandbox.filters = {**make_filters(FILTERS), **dict.fromkeys(JSON_FILTERS, to_json), QUOTED: in_quotes(to_json)}
+    sandbox.filters |= FORM_FILTERS
     sandbox.tests = make_tests()
     sandbox.globals = dict(GLOBALS)
     return sandbox

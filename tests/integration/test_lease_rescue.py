@@ -167,11 +167,23 @@ def test_records_that_were_finished_or_claimed_meanwhile_are_left_alone(
     assert ledger.batches.end_if_done(batch)
 
 
+def test_an_unsent_record_that_another_has_claimed_meanwhile_stays_there(
+    ledger: Ledger, claim: Claim, database: Any
+) -> None:
+    database.batches.update_one({"_id": claim.token}, {"$set": {"begun": []}})
+    batch = seize(ledger, database)
+    assert ledger.lease_rescue.give_back_unsent(batch) == 1
+    second = claim_records(ledger, ["orders-1"])
+    assert ledger.lease_rescue.give_back_unsent(batch) == 0
+    assert database.records.find_one()["lease"]["token"] == second.token
+
+
 def test_a_second_loss_is_not_counted_by_who_saw_the_first(ledger: Ledger, claim: Claim, database: Any) -> None:
     first = seize(ledger, database)
     lost = ledger.lease_rescue.find_lost(first)
     assert ledger.lease_rescue.return_lost(first, lost, after_seconds=0.0) == 1
     claim_records(ledger, ["orders-1"], begun=True)
     expire_batch_leases(database)
+    assert ledger.lease_rescue.find_lost(first) == []
     assert ledger.lease_rescue.return_lost(first, lost, after_seconds=0.0) == 0
     assert database.records.find_one()["losses"] == 1

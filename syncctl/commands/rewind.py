@@ -52,7 +52,7 @@ def rewind(
 
     with open_session(ctx, acts=True) as connections:
         (name,) = choose_configured(connections.settings, [stream])
-        plan = plan_rewind(connections, name, place)
+        plan = plan_rewind(connections, name, place, resend=resend)
         if dry_run:
             return _report(show_plan(plan, resend=resend, dry_run=True), plan, as_json=as_json)
         if not ask_consent(_question(plan, resend=resend), yes=yes):

@@ -18,8 +18,8 @@ GAPS_AT_MOST = 500
 GIVEN_UP_SHOWN = 10
 STEPS_OF_TIMEOUT = 50
 """Times are rounded up to this share of the timeout, so that neighbours have the same and can be joined."""
-_AWAITED = ("gaps", "asked")
-"""The parts of a cursor document about the numbers that are awaited."""
+_AWAITED = ("gaps", "asked", "lookback")
+"""The parts of a cursor document about rows before the cursor."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,8 +199,13 @@ def read_memory(document: Mapping[str, Any], *, step: int = 1, timeout_seconds: 
     )
 
 
+def find_oldest(document: Mapping[str, Any]) -> datetime | None:
+    """Return since when the oldest of the gaps is awaited that a cursor document keeps; None if it keeps none."""
+    return min((datetime.fromisoformat(group["at"]) for group in document.get("gaps", ())), default=None)
+
+
 def without_awaited(cursor: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a cursor document without the numbers that are awaited."""
+    """Return a cursor document without the rows that are awaited before the cursor: the place alone."""
     return {name: value for name, value in cursor.items() if name not in _AWAITED}
 
 

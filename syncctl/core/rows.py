@@ -36,6 +36,8 @@ class Row:
     nameless: bool = False
     #: It lies before the cursor, and is read once more because rows may have been committed late there.
     again: bool = False
+    #: Its time is ahead of the source's clock, and it is read by every poll until the clock has come there.
+    ahead: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +64,8 @@ class Page:
     cursor: Cursor
     #: Notes for an operator, one line each.
     notes: tuple[str, ...] = ()
+    #: It ends a round: every row before the cursor that a later round can read again was read in this one.
+    ends_round: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

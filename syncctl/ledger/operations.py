@@ -251,7 +251,12 @@ class Operations:
         """Return the query for the finished records of a stream and state older than a time."""
         if state not in TERMINAL:
             raise ValueError(f"{state} is not a terminal state")
-        query: Doc = {"stream": stream, "state": state.value, "finished_at": {"$lt": before}}
+        query: Doc = {
+            "stream": stream,
+            "state": state.value,
+            "finished_at": {"$lt": before},
+            "kept": {"$exists": False},
+        }
         if state is State.DELIVERED:
             # In mode flag the source has not been told of it yet.
             query["acknowledge"] = {"$exists": False}

@@ -16,7 +16,7 @@ from syncctl.core.fingerprint import fingerprint
 from syncctl.core.records import Record
 from syncctl.core.rows import Operation, Value
 from syncctl.core.states import State
-from syncctl.ledger.client import edge, is_only_duplicates
+from syncctl.ledger.client import edge, is_only_duplicates, update_many_safely
 from syncctl.ledger.codec import decode_values, encode_document, encode_values
 from syncctl.ledger.expressions import is_past
 from syncctl.ledger.indexes import FAILED_BY_KEY, ONE_IN_FLIGHT, RETRIES_IN_FLIGHT
@@ -49,6 +49,8 @@ class NewRecord:
     acknowledge: str | None = None
     #: Why it must not be sent: it is logged as discarded.
     not_sent: str | None = None
+    #: It is read by every poll, and has no key: clean-up keeps it.
+    kept: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +61,9 @@ class Duplicate:
     seq: int
     hash: str
     columns_fingerprint: str
+    logged_at: datetime
+    #: Clean-up keeps it.
+    kept: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +103,8 @@ def to_document(new: NewRecord, now: datetime) -> tuple[Doc, bytes]:
         "tries": 0,
         "claims": 0,
     }
+    if new.kept:
+        document["kept"] = True
     if new.acknowledge is not None:
         document["acknowledge"] = {"version": new.acknowledge}
     error = new.error
@@ -218,13 +225,24 @@ class Records:
         """Return those of these records that are in the ledger."""
         if not ids:
             return []
-        fields = {"seq": True, "hash": True, "shape": True}
+        fields = {"seq": True, "hash": True, "shape": True, "logged_at": True, "kept": True}
         return [
             Duplicate(
-                id=found["_id"], seq=int(found["seq"]), hash=found["hash"], columns_fingerprint=found.get("shape", "")
+                id=found["_id"],
+                seq=int(found["seq"]),
+                hash=found["hash"],
+                columns_fingerprint=found.get("shape", ""),
+                logged_at=found["logged_at"],
+                kept=bool(found.get("kept")),
             )
             for found in self._records.find({"_id": {"$in": list(ids)}}, fields)
         ]
+
+    @edge
+    def let_go(self, ids: Sequence[str]) -> None:
+        """Let clean-up remove records that it kept, because no poll reads their rows again. Safe to repeat."""
+        if ids:
+            update_many_safely(self._records, {"_id": {"$in": list(ids)}, "kept": True}, [{"$unset": "kept"}])
 
     @edge
     def raise_seq(self, seqs: Mapping[str, int]) -> set[str]:

@@ -47,8 +47,11 @@ class Runs:
         return None
 
     @edge
-    def find_first_cursor(self, stream: str) -> Cursor | None:
-        """Return where a stream stood before its oldest known run; None where it had never been read."""
+    def find_cursor_since(self, stream: str, at: datetime) -> Cursor | None:
+        """Return a cursor behind which every row was read after a time; None where the stream had never been read."""
+        found = self.find_cursor(stream, at)
+        if found is not None:
+            return found[0]
         run = self._runs.find_one({"stream": stream}, {"cursors": True}, sort=[("started_at", 1)]) or {}
         before: Cursor | None = run.get("cursors", {}).get("before")
         return before

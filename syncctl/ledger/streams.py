@@ -34,6 +34,19 @@ _BODY_AT_MOST: Doc = {"$cond": [_IS_BODY_LIMITED, "$too_large.at_most", None]}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RereadTimes:
+    """Which rows later polls may read again, by when they were logged.
+
+    An append-only stream has no keys, so that clean-up keeps the records of these rows.
+    """
+
+    #: Rows that were logged before are never read again; None if none is, or before the first round.
+    logged_since: datetime | None
+    #: When the oldest of the rows was logged that the round under way has read.
+    round_since: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PollLease:
     """The right to poll one stream, until another poll takes it over."""
 
@@ -59,6 +72,8 @@ class PollLease:
     resend_epoch: int = 0
     #: The epoch of the last clean-up that removed keys of deleted rows; 0 before the first.
     forgotten_epoch: int = 0
+    #: Only of an append-only stream; None before its first poll.
+    reread: RereadTimes | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +139,12 @@ def _read_witnesses(found: Mapping[str, Any] | None) -> Witnesses:
 def read_notes(stream: Mapping[str, Any]) -> tuple[Note, ...]:
     """Return what the last poll of a stream noted."""
     return tuple(Note(text=note["text"], hint=note["hint"]) for note in stream.get("health", {}).get("notes", ()))
+
+
+def _read_reread(document: Doc | None) -> RereadTimes | None:
+    if document is None:
+        return None
+    return RereadTimes(logged_since=document["logged_since"], round_since=document["round_since"])
 
 
 def _free(kind: str) -> Doc:
@@ -193,6 +214,7 @@ class Streams:
             rewound_epoch=int(poll.get("rewound_epoch", 0)),
             resend_epoch=0 if is_over else resend_epoch,
             forgotten_epoch=int(poll.get("forgotten_epoch", 0)),
+            reread=_read_reread(poll.get("reread")),
         )
 
     @edge
@@ -202,17 +224,46 @@ class Streams:
         return self._streams.update_one(guard, [{"$set": {"poll.until": in_future(seconds)}}]).matched_count == 1
 
     @edge
-    def move_cursor(self, lease: PollLease, cursor: Cursor, witnesses: Witnesses | None = None) -> bool:
+    def move_cursor(
+        self,
+        lease: PollLease,
+        cursor: Cursor,
+        witnesses: Witnesses | None = None,
+        *,
+        reread: RereadTimes | None = None,
+    ) -> bool:
         """Move the cursor, if the lease is still held (invariant 8); safe to repeat.
 
         Args:
             witnesses: The last rows before it; None if they are what they were.
+            reread: Which rows before it may be read again; None if the stream has keys.
         """
         guard = {"_id": lease.stream, "poll.token": lease.token}
         changes: Doc = {"cursor": dict(cursor)}
         if witnesses is not None:
             changes["witnesses"] = _write_witnesses(witnesses)
+        if reread is not None:
+            changes["poll.reread"] = {"logged_since": reread.logged_since, "round_since": reread.round_since}
         return self._streams.update_one(guard, {"$set": changes}).matched_count == 1
+
+    @edge
+    def note_cleaned(self, stream: str, before: datetime) -> None:
+        """Remember, before it happens, that records that had finished before a time are removed. Safe to repeat."""
+        self._streams.update_one({"_id": stream}, {"$max": {"cleaned_before": before}})
+
+    @edge
+    def load_cleaned_before(self, stream: str) -> datetime | None:
+        """Return the time since which every finished record is still there; None if none was ever removed."""
+        found = self._streams.find_one({"_id": stream}, {"cleaned_before": True}) or {}
+        before: datetime | None = found.get("cleaned_before")
+        return before
+
+    @edge
+    def load_logged_since(self, stream: str) -> datetime | None:
+        """Return since when records were logged that clean-up must keep, however old; None where it need not."""
+        found = self._streams.find_one({"_id": stream}, {"poll.reread": True}) or {}
+        reread = _read_reread(found.get("poll", {}).get("reread"))
+        return None if reread is None else reread.logged_since
 
     @edge
     def set_basis(self, lease: PollLease, basis: Mapping[str, Any]) -> None:

@@ -59,14 +59,17 @@ def clean_up(
     deleted = dict.fromkeys(retention_seconds, 0)
     with ledger.audit.record(action="cleanup", who=who, detail={"deleted": deleted}) as entry:
         for stream in streams or sorted(ledger.streams.load_all()):
+            # A stream without keys knows by their records the rows that it reads again.
+            logged_since = ledger.streams.load_logged_since(stream) or now
             for state, seconds in retention_seconds.items():
                 if frozen is None:
                     continue
-                before = min(now - timedelta(seconds=seconds), frozen)
+                before = min(now - timedelta(seconds=seconds), frozen, logged_since)
                 count = ledger.operations.count_finished(stream, State(state), before)
                 if dry_run:
                     deleted[state] += count
                 elif count:
+                    ledger.streams.note_cleaned(stream, before)
                     _remove(ledger, entry, deleted, stream=stream, state=state, before=before)
             if not dry_run:
                 forget_deleted_rows(ledger, stream)

@@ -124,6 +124,7 @@ def new_record(
         payload=row.payload,
         error=row.error,
         acknowledge=row.acknowledge,
+        kept=stream.append_only and row.ahead,
         not_sent=None if stream.sends_deletes or row.op != "delete" else DELETE_NOT_SENT,
     )
 

@@ -2,16 +2,18 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 from syncctl.core.cursors import Witnesses
+from syncctl.core.gaps import find_oldest
 from syncctl.core.ids import epoch_of, make_seq
 from syncctl.core.rows import Cursor, Note, Page, Row
 from syncctl.core.stream import Stream
 from syncctl.errors import InternalError, LeaseHeld
 from syncctl.ledger.keys import KnownKey, Observation
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.records import NewRecord
-from syncctl.ledger.streams import PollLease
+from syncctl.ledger.records import Duplicate, NewRecord
+from syncctl.ledger.streams import PollLease, RereadTimes
 from syncctl.pipeline.identity import (
     NamedRow,
     name_row,
@@ -22,6 +24,8 @@ from syncctl.pipeline.identity import (
 )
 
 COMPARISONS_AT_MOST = 5
+CLOCKS_APART = timedelta(days=1)
+"""More than the clocks of a source and of MongoDB may differ."""
 CHANGED = (
     "the row was changed after it had been logged, and append_only says that rows never are: a replay sends it as it is"
     " now; to have changes sent, leave append_only out"
@@ -63,6 +67,7 @@ class PageLog:
         self._stream = stream
         self._lease = lease
         self._lease_seconds = lease_seconds
+        self._reread = lease.reread
 
     def keep_witnesses(self, witnesses: Witnesses, telling_columns: Collection[str]) -> None:
         """Keep the last rows of each page with the cursor, beginning with those before it as they are now."""
@@ -82,7 +87,8 @@ class PageLog:
         before = self._witnesses
         if self._telling_columns is not None:
             self._witnesses = before.add(page.rows, self._telling_columns)
-        self.move_cursor(page.cursor, None if self._witnesses is before else self._witnesses)
+        witnesses = None if self._witnesses is before else self._witnesses
+        self.move_cursor(page.cursor, witnesses, ends_round=page.ends_round)
 
     def log_rows(self, rows: Sequence[Row], *, columns_fingerprint: str) -> None:
         """Log rows as `log` does, and leave the cursor where it is."""
@@ -93,11 +99,36 @@ class PageLog:
         else:
             self._log_with_keys(named_rows, columns_fingerprint)
 
-    def move_cursor(self, cursor: Cursor, witnesses: Witnesses | None = None) -> None:
-        """Move the cursor, unless another poll has taken the lease over (invariants 1 and 8)."""
-        if not self._ledger.streams.move_cursor(self._lease, cursor, witnesses):
+    def move_cursor(self, cursor: Cursor, witnesses: Witnesses | None = None, *, ends_round: bool = False) -> None:
+        """Move the cursor, unless another poll has taken the lease over (invariants 1 and 8).
+
+        Args:
+            ends_round: Every row before the cursor that a later round can read again was read in this one.
+        """
+        if self._stream.append_only:
+            self._reread = self._update_reread(cursor, ends_round=ends_round)
+        if not self._ledger.streams.move_cursor(self._lease, cursor, witnesses, reread=self._reread):
             raise self._taken_over()
         self.progress.cursor = cursor
+
+    def _update_reread(self, cursor: Cursor, *, ends_round: bool) -> RereadTimes:
+        """Return which rows later polls may read again, once the cursor is there."""
+        began = self._lease.clock.at
+        reread = self._reread or RereadTimes(logged_since=None, round_since=began)
+        if (oldest := find_oldest(cursor)) is not None:
+            # Between two gaps that are joined later are rows that were logged when these were found.
+            return replace(reread, logged_since=min(oldest, began) - CLOCKS_APART)
+        if "lookback" not in cursor:
+            return replace(reread, logged_since=None)
+        return RereadTimes(logged_since=reread.round_since, round_since=began) if ends_round else reread
+
+    def _note_reread(self, duplicates: Sequence[Duplicate]) -> None:
+        """Remember when the oldest of the records was logged whose rows this round has read again."""
+        if duplicates:
+            began = self._lease.clock.at
+            reread = self._reread or RereadTimes(logged_since=None, round_since=began)
+            oldest = min(duplicate.logged_at for duplicate in duplicates)
+            self._reread = replace(reread, round_since=min(reread.round_since, oldest))
 
     def _taken_over(self) -> LeaseHeld:
         return LeaseHeld(
@@ -257,6 +288,9 @@ class PageLog:
         known = [duplicate for duplicate in duplicates if by_id[duplicate.id][0].key_id not in renamed_keys] + again
         old = [duplicate.id for duplicate in known if epoch_of(duplicate.seq) < self._lease.resend_epoch]
         self._resend(old)
+        reread = [duplicate for duplicate in duplicates if not by_id[duplicate.id][0].row.ahead]
+        self._note_reread(reread)
+        records.let_go([duplicate.id for duplicate in reread if duplicate.kept])
         records.raise_seq(dict.fromkeys(old, make_seq(self._lease.epoch, self.progress.position)))
         self.progress.logged += sent + failed + more_sent + more_failed
         self.progress.failed += failed + more_failed

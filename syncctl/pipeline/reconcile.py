@@ -163,9 +163,11 @@ class Reconciliation:
         if self.stream.append_only:
             kept = max(0.0, self.retention_seconds - RETENTION_MARGIN_SECONDS)
             kept_since = self.ledger.streams.server_time() - timedelta(seconds=kept)
+            # The retention may have been shorter before, or a clean-up by hand.
+            if (cleaned_before := self.ledger.streams.load_cleaned_before(name)) is not None:
+                kept_since = max(kept_since, cleaned_before)
             if at is None or at < kept_since:
-                found = self.ledger.runs.find_cursor(name, kept_since)
-                return found[0] if found is not None else self.ledger.runs.find_first_cursor(name)
+                return self.ledger.runs.find_cursor_since(name, kept_since)
         return None if at is None else find_place(self.ledger, self.stream, self.reader, at)
 
     def _name_pages(self, pages: Iterator[list[Scanned]]) -> Iterator[list[tuple[NamedRow, SourceRow]]]:

@@ -52,14 +52,18 @@ class Plan:
         return 0 if self.rows is None or self.rows_before is None else max(0, self.rows_before - self.rows)
 
 
-def plan_rewind(*, ledger: Ledger, stream: Stream, reader: "StreamReader", to: str | datetime) -> Plan:
+def plan_rewind(
+    *, ledger: Ledger, stream: Stream, reader: "StreamReader", to: str | datetime, resend: bool = False
+) -> Plan:
     """Find the place to go back to, and check that a poll can go on from there. Changes nothing.
 
     Args:
         to: A cursor value, `beginning` or `now`; or a time, for the place where the stream stood at that time.
+        resend: Rows that are read again are sent once more, although they have not changed.
 
     Raises:
-        UsageError: The stream has no such place, or its history does not reach back so far.
+        UsageError: The stream has no such place, its history does not reach back so far, or rows would be sent again
+            that nothing is known of any more.
         SourceRestored: A poll could not go on from there.
     """
     ledger.ensure_prepared()
@@ -67,6 +71,8 @@ def plan_rewind(*, ledger: Ledger, stream: Stream, reader: "StreamReader", to: s
     after = reader.parse_cursor(to) if isinstance(to, str) else find_place(ledger, stream, reader, to)
     next(iter(reader.pages(after)), None)
     rows = _count(reader, after)
+    if stream.append_only and not resend:
+        _refuse_forgotten(ledger, stream, reader, after, rows)
     if before is not None:
         after = _keep_floor(reader, before, after, rows)
     return Plan(
@@ -164,6 +170,23 @@ def show_plan(plan: Plan, *, resend: bool, dry_run: bool, before: Cursor | None 
         rows=plan.rows,
         resend=resend,
         dry_run=dry_run,
+    )
+
+
+def _refuse_forgotten(ledger: Ledger, stream: Stream, reader: "StreamReader", after: Cursor, rows: int | None) -> None:
+    """Refuse a place before which clean-up has removed records: only they would tell that their rows were sent."""
+    cleaned_before = ledger.streams.load_cleaned_before(stream.name)
+    if cleaned_before is None:
+        return
+    kept = ledger.runs.find_cursor_since(stream.name, cleaned_before)
+    known = None if kept is None else _count(reader, kept)
+    if rows is not None and known is not None and rows <= known:
+        return
+    at = f"{cleaned_before:%Y-%m-%dT%H:%M:%SZ}"
+    raise UsageError(
+        f"a rewind of {stream.name} to {show_cursor(after)} would send rows again that were sent before",
+        why=f"append_only remembers rows by their records alone, and those that had finished before {at} are removed",
+        hint=f"go back to a later place (--to {at}); or, to send every row that is read again: --resend",
     )
 
 

@@ -116,7 +116,9 @@ class OpenStream:
         return self.run(lambda connection: self.pages.count(connection, where))
 
 
-def make_page(rows: list[PositionedRow], cursor: Cursor, notes: tuple[str, ...] = ()) -> Page:
+def make_page(
+    rows: list[PositionedRow], cursor: Cursor, notes: tuple[str, ...] = (), *, ends_round: bool = False
+) -> Page:
     """Return a page of these rows; those that are not new are marked as read again."""
     read = tuple(row.row if row.is_new else replace(row.row, again=True) for row in rows)
-    return Page(rows=read, cursor=cursor, notes=notes)
+    return Page(rows=read, cursor=cursor, notes=notes, ends_round=ends_round)

@@ -106,14 +106,14 @@ def resume(connections: Connections, streams: Sequence[str], *, partners: Sequen
     )
 
 
-def plan_rewind(connections: Connections, name: str, to: str | datetime) -> "Plan":
+def plan_rewind(connections: Connections, name: str, to: str | datetime, *, resend: bool = False) -> "Plan":
     """Find the place that a stream is to go back to; see `pipeline.rewind.plan_rewind`."""
     from syncctl.pipeline import rewind
     from syncctl.sources import open_reader
 
     stream = connections.stream(name)
     with open_reader(connections.source(stream.source), stream) as reader:
-        return rewind.plan_rewind(ledger=connections.ledger, stream=stream, reader=reader, to=to)
+        return rewind.plan_rewind(ledger=connections.ledger, stream=stream, reader=reader, to=to, resend=resend)
 
 
 @contextmanager

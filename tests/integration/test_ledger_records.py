@@ -22,7 +22,8 @@ def test_a_record_is_due_at_once_and_a_second_log_changes_nothing(ledger: Ledger
     before = database.records.find_one()
     again = new_record(1, "another content", seq=99)
     assert ledger.records.log([again, new_record(2)], NOW) == (
-        1, 0, [Duplicate(id="orders-1", seq=1, hash=new_record(1).hash, columns_fingerprint="columns")]
+        1, 0,
+        [Duplicate(id="orders-1", seq=1, hash=new_record(1).hash, columns_fingerprint="columns", logged_at=NOW)],
     )  # fmt: skip
     assert database.records.find_one({"_id": "orders-1"}) == before
     assert (before["state"], before["due_at"], before["logged_at"]) == ("pending", NOW, NOW)

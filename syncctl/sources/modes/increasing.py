@@ -46,27 +46,28 @@ class LookbackMemory:
     upto: Position | None = None
     #: The round began when no row could commit late any more: it is the last one until the cursor moves.
     settled: bool = False
+    #: Before which place no row is read again, if rows are only ever added: their records may have been cleaned up.
+    since: Position | None = None
 
     def add_to(self, document: Cursor) -> Cursor:
         """Return a cursor's document with this memory."""
         kept: dict[str, Any] = {"looked": self.looked, "settled": self.settled}
         if self.place is not None and self.upto is not None:
             kept |= {"place": write_position(self.place), "upto": write_position(self.upto)}
+        if self.since is not None:
+            kept["since"] = write_position(self.since)
         return {**document, "lookback": kept}
 
 
 def read_lookback(cursor: Cursor, stream: str) -> LookbackMemory:
-    """Return the memory that a cursor's document keeps; a new one where it keeps none."""
-    kept = cursor.get("lookback") or {}
-    place, upto = kept.get("place"), kept.get("upto")
-    if place is None or upto is None:
-        return LookbackMemory(looked=kept.get("looked"), settled=bool(kept.get("settled")))
-    return LookbackMemory(
-        looked=kept.get("looked"),
-        place=read_position(place, stream),
-        upto=read_position(upto, stream),
-        settled=bool(kept.get("settled")),
-    )
+    """Return the memory that a cursor's document keeps; that of a stream that begins there where it keeps none."""
+    kept = cursor.get("lookback")
+    if kept is None:
+        return LookbackMemory(since=read_position(cursor, stream))
+    positions = {
+        name: read_position(kept[name], stream) for name in ("place", "upto", "since") if kept.get(name) is not None
+    }
+    return LookbackMemory(looked=kept.get("looked"), settled=bool(kept.get("settled")), **positions)
 
 
 class Increasing:
@@ -192,6 +193,9 @@ class Increasing:
             if not rows:
                 break
             state, memory = replace(state, position=rows[-1].position), replace(memory, settled=False)
+            if self._stream.lookback_seconds <= 0:
+                # A lookback that is set later begins here.
+                memory = replace(memory, since=state.position)
             yield make_page(rows, memory.add_to(state.to_document()))
         if ceiling is not None:
             yield from self._page_ahead_of_clock(state, memory, ceiling)
@@ -234,6 +238,7 @@ class Increasing:
             note += f"; only the first {len(rows)} of them" if more else ""
         else:
             return
+        rows = [replace(row, row=replace(row.row, ahead=True), is_new=False) for row in rows]
         yield make_page(rows, memory.add_to(state.to_document()), (note,))
 
     def _look_back(
@@ -255,6 +260,9 @@ class Increasing:
             earlier = self._step_back(since, seconds) or self._earlier(begun)
             if (local := self._local_time(clock, begun)) is not None:
                 earlier = min(str(earlier), self._step_back(local, seconds) or str(earlier))
+            elif memory.since is None or memory.since.value is None or _is_beyond(earlier, memory.since.value):
+                # No later round looks further back, also if the lookback is made longer.
+                memory = replace(memory, since=Position(value=earlier))
             is_last = self._is_past(begun, clock) and begun.position == state.position
             memory = replace(memory, place=Position(value=earlier), upto=begun.position, settled=is_last)
         more = True
@@ -265,12 +273,14 @@ class Increasing:
             where = [after, self._up_to(memory.upto)]
             if state.floor is not None:
                 where.append(self._keyset.after(state.floor))
+            if memory.since is not None and self._stream.append_only and self._local_time(clock, begun) is None:
+                where.append(self._keyset.after(memory.since))
             rows, more = self._opened.read(where, new_after=memory.upto)
-            finished = LookbackMemory(looked=memory.upto.text, settled=memory.settled)
+            finished = LookbackMemory(looked=memory.upto.text, settled=memory.settled, since=memory.since)
             more = more and bool(rows)
             memory = replace(memory, place=rows[-1].position) if more else finished
             if rows or memory != known:
-                yield make_page(rows, memory.add_to(state.to_document()))
+                yield make_page(rows, memory.add_to(state.to_document()), ends_round=not more)
 
     def _up_to(self, position: Position) -> sa.ColumnElement[bool]:
         """Return the condition for the rows up to a position; without a key, those before its value's first row."""

@@ -221,8 +221,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     would be waited for by all.
     """
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    slow = [each for each in items if SLOW & set(each.path.parts)]
-    quick = [each for each in items if not SLOW & set(each.path.parts)]
+    slow = [item for item in items if SLOW & set(item.path.parts)]
+    quick = [item for item in items if not SLOW & set(item.path.parts)]
     share = -(-len(quick) // processes)
     items[:] = [
         each

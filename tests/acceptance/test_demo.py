@@ -82,7 +82,7 @@ def start_demo(start_syncctl: Start, home: Path) -> Callable[[], RunningCommand]
     def start() -> RunningCommand:
         command = start_syncctl("demo", "--rows", "5000", "--json", cwd=home, env={"TMPDIR": str(home)})
         command.wait_for_log("delivered", timeout=PATIENCE)
-        assert any("mongod" in each for each in find_processes(home))
+        assert any("mongod" in process for process in find_processes(home))
         return command
 
     return start
@@ -153,7 +153,9 @@ def test_a_directory_that_is_kept_can_be_looked_at(run_syncctl: Run, home: Path)
     assert result.exit_code == 0, result.stderr
     assert "exact: 50 rows, none lost, none stale" in result.stdout
     assert find_processes(home) == []
-    up, status = (shlex.split(each)[1:] for each in re.findall(r"syncctl -C \S+ (?:local up.*|status)", result.stderr))
+    up, status = (
+        shlex.split(match)[1:] for match in re.findall(r"syncctl -C \S+ (?:local up.*|status)", result.stderr)
+    )
     try:
         assert run_syncctl(*up, cwd=home).exit_code == 0
         shown = run_syncctl(*status, "--json", cwd=home)

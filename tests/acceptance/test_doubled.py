@@ -19,7 +19,7 @@ def test_two_workers_two_beats_and_two_pollers_make_one_account(
     eventually(lambda: deployment.delivered() > 600, 90)
     deployment.writer.stop()
     deployment.wait_until_quiet(90)
-    polled_by = {each["worker"] for each in deployment.ledger.records.aggregate(_SENDERS)}
+    polled_by = {group["worker"] for group in deployment.ledger.records.aggregate(_SENDERS)}
     assert len(polled_by) > 1, "only one worker has sent anything"
     deployment.stop()
     account = deployment.account()

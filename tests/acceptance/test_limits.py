@@ -113,7 +113,7 @@ def test_a_hung_partner_does_not_hold_up_a_healthy_one(
         start_syncctl("beat", cwd=directory)
         eventually(lambda: len(healthy.rows()) == 300, timeout=120)
         status = json.loads(run_syncctl("status", "--json", cwd=directory).stdout)
-    streams = {each["stream"]: each for each in status["streams"]}
+    streams = {stream["stream"]: stream for stream in status["streams"]}
     assert streams["lost"]["counts"]["delivered"] == 0
     assert sum(streams["lost"]["counts"][state] for state in ("pending", "retrying", "queued", "sending")) == 300
 
@@ -151,7 +151,7 @@ def test_two_partners_that_keep_batches_waiting_do_not_hold_up_a_healthy_one(
 
         def are_waiting() -> bool:
             streams = json.loads(run_syncctl("status", "--json", cwd=directory).stdout)["streams"]
-            at_work = [each for each in streams if each["stream"] != "orders" and each["counts"]["sending"]]
+            at_work = [stream for stream in streams if stream["stream"] != "orders" and stream["counts"]["sending"]]
             return len(slow.arrivals) == 2 if others == "slow" else len(at_work) == 2
 
         time_orders(1)  # the worker has begun, too

@@ -46,8 +46,8 @@ def test_two_workers_share_one_token_and_its_renewal(
     source_db.add_orders(range(ROWS + 1, 2 * ROWS + 1))
     eventually(lambda: count("delivered") == 2 * ROWS, timeout=60)
     assert desk.given == 2
-    assert len({each["history"][0]["worker"] for each in records.find()}) > 1, "several processes have called"
-    assert {(each["attempts"], each["history"][0].get("status")) for each in records.find()} == {(1, 200)}
+    assert len({document["history"][0]["worker"] for document in records.find()}) > 1, "several processes have called"
+    assert {(document["attempts"], document["history"][0].get("status")) for document in records.find()} == {(1, 200)}
     with Redis.from_url(redis_url) as redis:
         (kept,) = [redis.get(key) for key in redis.scan_iter(f"{redis_prefix}:shelf:token:*")]
     assert kept

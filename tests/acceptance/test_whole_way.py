@@ -70,7 +70,7 @@ def test_every_step_from_init_to_the_report_works(
         file.write("STREAMS__ORDERS__RETRY__SCHEDULE=100ms,300ms,1s,1s,1s\nSTREAMS__ORDERS__POLL_EVERY=1s\n")
         file.write("BEAT__UPKEEP_EVERY=1s\n")
 
-    before = {each["name"]: each["status"] for each in run("doctor", "--json", code=1).json["checks"]}
+    before = {check["name"]: check["status"] for check in run("doctor", "--json", code=1).json["checks"]}
     assert {name for name, status in before.items() if status == "fail"} == {"beat", "workers"}
     polled = run("poll", "--once", "--json").json["runs"][0]
     assert (polled["read"], polled["logged"], polled["failed"], polled["error"]) == (ROWS, ROWS, 0, None)
@@ -88,7 +88,7 @@ def test_every_step_from_init_to_the_report_works(
     refused = eventually(lambda: (found := counts())["delivered"] + found["failed"] == total and found, 60)["failed"]
     assert 0 < refused < total / 4
     groups = run("failures", "--json", code=1).json["groups"]
-    assert [(each["status"], each["count"]) for each in groups] == [(422, refused)]
+    assert [(group["status"], group["count"]) for group in groups] == [(422, refused)]
     shown = run("show", groups[0]["sample_id"], "--json").json["records"][0]
     assert shown["history"][-1]["status"] == 422
 

@@ -152,10 +152,10 @@ def test_a_closed_port_of_the_partner_is_a_retry_with_its_reason(
     directory = make_directory(partner_url="http://127.0.0.1:1/", stream={"retry": {"schedule": ["100ms"]}})
     worker = start_syncctl("worker", "--pool", "solo", "--beat", cwd=directory)
     groups = eventually(lambda: run(directory, "failures", "--json").json["groups"], 60)
-    assert [(each["status"], each["count"]) for each in groups] == [(None, 1)]
+    assert [(group["status"], group["count"]) for group in groups] == [(None, 1)]
     assert "127.0.0.1:1" in groups[0]["message"]
     shown = run(directory, "show", "orders", "1", "--json").json["records"][0]
-    assert [each["outcome"] for each in shown["history"]] == ["retry_later"] * 2
+    assert [event["outcome"] for event in shown["history"]] == ["retry_later"] * 2
     assert CANARY not in worker.log
 
 
@@ -169,10 +169,10 @@ def test_doctor_names_the_closed_port_of_each(make_directory: MakeDirectory, ser
     }
     setting, url = urls[service]
     done = run(make_directory(**{setting: url}), "doctor", service, "--timeout", "5s", "--json")
-    failed = [each for each in done.json["checks"] if each["status"] == "fail"]
+    failed = [check for check in done.json["checks"] if check["status"] == "fail"]
     assert (done.exit_code, done.json["ok"]) == (1, False)
     assert failed
-    assert all(each["name"].startswith(service) and each["hint"] for each in failed)
+    assert all(record["name"].startswith(service) and record["hint"] for record in failed)
 
 
 def test_a_wrong_password_of_redis_is_reported_without_it(
@@ -216,7 +216,7 @@ def test_rows_that_cannot_be_sent_are_failed_and_the_rest_arrives(
     polled = done.json["runs"][0]
     assert (done.exit_code, polled["read"], polled["logged"], polled["failed"]) == (1, 5, 5, 3)
     assert polled["cursor_after"] == "5"
-    messages = [each["message"] for each in run(directory, "failures", "--json").json["groups"]]
+    messages = [group["message"] for group in run(directory, "failures", "--json").json["groups"]]
     assert len(messages) == 3
     for row, word in ((2, "ratio: the number is Infinity"), (3, "ratio: the number is -Infinity"), (4, "bytes")):
         record = run(directory, "show", "orders", str(row), "--json").json["records"][0]
@@ -240,7 +240,7 @@ def test_a_key_that_is_null_fails_its_row_and_no_other(make_directory: MakeDirec
     assert (polled["read"], polled["error"], polled["cursor_after"]) == (5, None, "5")
     assert (done.exit_code, polled["logged"], polled["failed"]) == (1, 5, 2)
     groups = run(directory, "failures", "--json").json["groups"]
-    assert [each["count"] for each in groups] == [2]
+    assert [group["count"] for group in groups] == [2]
     assert "code" in groups[0]["message"]
     assert "NULL" in groups[0]["message"]
 

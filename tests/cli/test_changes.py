@@ -134,7 +134,9 @@ def test_a_replay_waits_until_everything_is_delivered(
     assert result.json == {"matched": ROWS, "replayed": ROWS, "skipped": 0, "dry_run": False}
     assert result.stderr.endswith(f"all {ROWS} records are finished: {ROWS} delivered\nnext: syncctl status\n")
     assert len(partner.rows()) == ROWS
-    records = [run_syncctl("show", each, "--json", cwd=settings_dir).json["records"][0] for each in failed_ids]
+    records = [
+        run_syncctl("show", record_id, "--json", cwd=settings_dir).json["records"][0] for record_id in failed_ids
+    ]
     assert {record["state"] for record in records} == {"delivered"}
     assert "replayed" in [event["action"] for event in records[0]["history"]]
     report = run_syncctl("report", cwd=settings_dir)

@@ -561,7 +561,7 @@ def test_failed_records_that_hold_newer_versions_are_a_warning(
 ) -> None:
     source_db.create_orders(3)
     assert run_syncctl("poll", "orders", "--once", cwd=settings_dir).exit_code == 0
-    failed, *others = [each["_id"] for each in database.records.find()]
+    failed, *others = [document["_id"] for document in database.records.find()]
     database.records.update_one({"_id": failed}, {"$set": {"state": "failed"}})
     assert "held" not in examine("streams")["streams orders"]["detail"]
     held = {"$set": {"state": "pending", "waits_for": failed}, "$unset": {"due_at": True}}
@@ -658,7 +658,7 @@ def test_a_row_of_a_stream_without_keys_can_be_shown(run_syncctl: Run, settings_
     toml.write_text(toml.read_text().replace("orders = {", "orders = { append_only = true,"))
     assert run_syncctl("poll", "orders", "--once", cwd=settings_dir).exit_code == 0
     shown = run_syncctl("show", "orders", "2", "--json", cwd=settings_dir)
-    assert [each["key"] for each in shown.json["records"]] == [{"id": 2}]
+    assert [record["key"] for record in shown.json["records"]] == [{"id": 2}]
 
 
 def test_a_stream_that_left_the_configuration_is_reported_with_what_it_left_behind(

@@ -43,7 +43,7 @@ def test_every_example_in_the_help_is_understood(path: tuple[str, ...]) -> None:
 
 def test_init_names_every_mode() -> None:
     (mode,) = [param for param in find_command(("init",)).params if param.name == "mode"]
-    assert all(re.search(rf"\b{each}\b", mode.help) for each in get_args(Mode))
+    assert all(re.search(rf"\b{arg}\b", mode.help) for arg in get_args(Mode))
 
 
 def test_the_parser_of_examples_refuses_a_wrong_flag() -> None:

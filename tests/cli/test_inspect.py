@@ -117,7 +117,7 @@ def test_settings_that_do_not_load_are_not_written(run_syncctl: Run, home: Path)
     assert (done.exit_code, done.stdout) == (2, "")
     assert "nothing was written; write streams in syncctl.toml as [streams.NAME]" in done.stderr
     assert (home / "syncctl.toml").read_text() == inline
-    assert sorted(each.name for each in home.iterdir()) == [".env", "syncctl.toml"]
+    assert sorted(path.name for path in home.iterdir()) == [".env", "syncctl.toml"]
 
 
 def test_a_snapshot_sends_the_deletes_that_it_finds(run_syncctl: Run, home: Path) -> None:

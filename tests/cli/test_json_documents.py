@@ -103,7 +103,7 @@ def test_the_documents_of_local_are_what_the_page_says(run_syncctl: Run, tmp_pat
 def _compare(printed: dict[str, Any]) -> None:
     page = read_page()
     for section, documents in printed.items():
-        keys = set[str]().union(*(keys_of(each) for each in documents))
+        keys = set[str]().union(*(keys_of(document) for document in documents))
         unknown = {key for key in keys if not any(describes(known, key) for known in page[section])}
         assert not unknown, f"docs/json.md does not say what these keys of {section} are"
         missing = {known for known in page[section] if not any(describes(known, key) and key != "" for key in keys)}

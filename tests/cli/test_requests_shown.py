@@ -37,7 +37,7 @@ def test_a_dry_run_shows_the_next_requests_and_changes_nothing(
 ) -> None:
     result = run_syncctl("poll", "orders", "--once", "--dry-run", "--json", cwd=shaped_dir)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert [each["key"]["id"] for each in result.json["requests"]] == [1, 2, 3]
+    assert [request["key"]["id"] for request in result.json["requests"]] == [1, 2, 3]
     first = result.json["requests"][0]
     assert (first["method"], first["url"]) == ("PUT", f"{partner.url}/orders/1")
     assert first["body"] == '{"order":{"id":1,"note":""},"kind":"order"}'
@@ -140,10 +140,10 @@ def test_no_secret_is_printed(run_syncctl: Run, shaped_dir: Path) -> None:
     run_syncctl("poll", "--once", cwd=shaped_dir)
     for extra in ((), ("--json",), ("--debug",)):
         shown.append(run_syncctl("show", "orders", "1", "--request", *extra, cwd=shaped_dir))
-    for each in shown:
-        assert each.exit_code == 0
-        assert CANARY not in each.stdout + each.stderr
-        assert "***" in each.stdout
+    for version in shown:
+        assert version.exit_code == 0
+        assert CANARY not in version.stdout + version.stderr
+        assert "***" in version.stdout
 
 
 @pytest.mark.parametrize("section", ["poll --once --dry-run", "show --request"])

@@ -74,7 +74,7 @@ def stall_worker(deployment: Deployment, random: Random) -> Fault:
             return False
         worker = random.choice(busy)
         signal_group(worker, signal.SIGSTOP)
-        eventually(lambda: all(is_suspended(each) for each in group_members(worker.pid)), SOON_SECONDS)
+        eventually(lambda: all(is_suspended(member) for member in group_members(worker.pid)), SOON_SECONDS)
         if not deployment.find_holders() & set(group_members(worker.pid)):
             # It was done with them before it stood still.
             signal_group(worker, signal.SIGCONT)
@@ -91,7 +91,9 @@ def stall_pool_process(deployment: Deployment, random: Random) -> Fault:
     halted: list[int] = []
 
     def halt() -> bool:
-        busy = sorted(each for each in deployment.find_holders() & set(find_pool(deployment)) if not is_suspended(each))
+        busy = sorted(
+            holder for holder in deployment.find_holders() & set(find_pool(deployment)) if not is_suspended(holder)
+        )
         if not busy:
             return False
         pid = random.choice(busy)

@@ -22,7 +22,7 @@ def attempt(key: str, number: int, outcome: str = "accepted", status: int | None
 
 
 def record(record_id: str, version: Version, seq: int, *history: dict[str, Any]) -> dict[str, Any]:
-    attempts = sum(each["action"] == "attempt" for each in history)
+    attempts = sum(event["action"] == "attempt" for event in history)
     return {
         "_id": record_id,
         "state": "delivered",

@@ -29,7 +29,11 @@ def versions(deployment: Deployment) -> list[dict[str, Any]]:
 def held_body(deployment: Deployment) -> int:
     """Return which version of row 1 the partner holds."""
     body = deployment.partner.rows().get("1", b"")
-    changed = [each.changed for each in deployment.writer.versions[1] if f'"changed":{each.changed}}}'.encode() in body]
+    changed = [
+        version.changed
+        for version in deployment.writer.versions[1]
+        if f'"changed":{version.changed}}}'.encode() in body
+    ]
     return changed[0] if changed else 0
 
 
@@ -74,7 +78,7 @@ def test_a_call_that_arrives_after_a_newer_version_has_that_one_sent_again(tmp_p
 
         deployment.writer.update([1])
         poll(deployment)
-        assert [each["state"] for each in versions(deployment)] == ["sending", "pending"], (
+        assert [version["state"] for version in versions(deployment)] == ["sending", "pending"], (
             "never two versions in flight"
         )
         assert expire_batch_leases(deployment.ledger) == 1
@@ -99,4 +103,4 @@ def test_a_call_that_arrives_after_a_newer_version_has_that_one_sent_again(tmp_p
         older, newer = versions(deployment)
     assert (account.late, account.resent, account.lost) == (1, 1, 1)
     assert (older["state"], newer["state"], newer["generation"]) == ("superseded", "delivered", 2)
-    assert [each["action"] for each in older["history"]] == ["lost", "attempt"]
+    assert [event["action"] for event in older["history"]] == ["lost", "attempt"]

@@ -74,14 +74,14 @@ def take_account(
     account = Account(
         rows=len(versions),
         records=len(records),
-        states=dict(Counter(each["state"] for each in records)),
+        states=dict(Counter(record["state"] for record in records)),
         calls=len(calls),
-        distinct_keys=len({each.key for each in calls}),
+        distinct_keys=len({call.key for call in calls}),
         repeats=count_repeats(calls),
-        lost=sum(1 for each in entries(records, "lost")),
-        late=sum(1 for each in entries(records, "attempt") if each.get("late")),
-        resent=sum(1 for each in entries(records, "resent")),
-        unanswered=sum(1 for each in entries(records, "attempt") if each["outcome"] == "ambiguous"),
+        lost=sum(1 for entry in entries(records, "lost")),
+        late=sum(1 for entry in entries(records, "attempt") if entry.get("late")),
+        resent=sum(1 for entry in entries(records, "resent")),
+        unanswered=sum(1 for entry in entries(records, "attempt") if entry["outcome"] == "ambiguous"),
     )
     shown = [
         *found[:SHOWN_AT_MOST],
@@ -102,15 +102,15 @@ def check_states(records: Sequence[Doc], *, order: str, failed_allowed: bool) ->
     Such a one stays failed when it is replayed: sending it would make the partner stale.
     """
     newest: dict[str, int] = {}
-    for each in records:
-        if each["state"] == "delivered":
-            newest[each["key_id"]] = max(newest.get(each["key_id"], 0), each["seq"])
-    for each in records:
-        if each["state"] not in TERMINAL:
-            yield f"{each['_id']} is {each['state']}"
-        overtaken = order == "latest" and each["seq"] < newest.get(each["key_id"], 0)
-        if each["state"] == "failed" and not overtaken and not failed_allowed:
-            yield f"{each['_id']} has failed: {each.get('error')}"
+    for record in records:
+        if record["state"] == "delivered":
+            newest[record["key_id"]] = max(newest.get(record["key_id"], 0), record["seq"])
+    for record in records:
+        if record["state"] not in TERMINAL:
+            yield f"{record['_id']} is {record['state']}"
+        overtaken = order == "latest" and record["seq"] < newest.get(record["key_id"], 0)
+        if record["state"] == "failed" and not overtaken and not failed_allowed:
+            yield f"{record['_id']} has failed: {record.get('error')}"
 
 
 def check_leases(records: Sequence[Doc], streams: Sequence[Doc], batches: Sequence[Doc]) -> Iterator[str]:
@@ -145,7 +145,7 @@ def check_versions(
             yield f"{record['_id']} is a version that was never committed: {record['payload']}"
         elif differences := list(compare(committed[changed], show_payload(record["payload"]))):
             yield f"{record['_id']} differs from the source: {differences}"
-    known = {int(each["key"]["id"]): each for each in keys}
+    known = {int(key["key"]["id"]): key for key in keys}
     for row, history in versions.items():
         newest = logged.get(history[-1].changed)
         if newest is None:
@@ -198,16 +198,16 @@ def check_attempts(records: Sequence[Doc], calls: Sequence[ReceivedCall]) -> Ite
         if len(history) >= HISTORY_LENGTH:
             truncated.add(record["_id"])
             continue
-        attempts = [each for each in history if each["action"] == "attempt"]
+        attempts = [event for event in history if event["action"] == "attempt"]
         if len(attempts) != record["attempts"]:
             yield f"{record['_id']} counts {record['attempts']} attempts and remembers {len(attempts)}"
         if record["state"] == "delivered" and not any(
-            each["outcome"] == "accepted" and not each.get("late") for each in attempts
+            attempt["outcome"] == "accepted" and not attempt.get("late") for attempt in attempts
         ):
             yield f"{record['_id']} is delivered, and no call of it was accepted in time"
-        for each in attempts:
-            noted[each["idempotency_key"], each["n"]] = each
-        open_at_crash |= {(record["_id"], each["n"]) for each in history if each["action"] == "lost"}
+        for attempt in attempts:
+            noted[attempt["idempotency_key"], attempt["n"]] = attempt
+        open_at_crash |= {(record["_id"], event["n"]) for event in history if event["action"] == "lost"}
     for (key, number), call in made.items():
         record_id = base_of(key)
         if (key, number) not in noted and (record_id, number) not in open_at_crash and record_id not in truncated:
@@ -273,7 +273,7 @@ def check_partner(
 
     Of a row whose newest version was given up it holds an older one, or none.
     """
-    for strange in bodies.keys() - {str(each) for each in versions}:
+    for strange in bodies.keys() - {str(version) for version in versions}:
         yield f"the partner has a row that the source never had: {strange}"
     for row, history in versions.items():
         body = bodies.get(str(row))

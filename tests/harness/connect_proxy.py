@@ -41,7 +41,7 @@ class ConnectProxy:
     @property
     def heads(self) -> list[str]:
         """The requests it got, without bodies."""
-        return [each.partition(b"\r\n\r\n")[0].decode("latin-1") for each in self._server.requests]
+        return [request.partition(b"\r\n\r\n")[0].decode("latin-1") for request in self._server.requests]
 
     def _serve(self, peer: Peer) -> None:
         while request := peer.read_request():

@@ -343,12 +343,12 @@ class Deployment:
     def describe(self) -> str:
         """Describe the state of everything, for an error message."""
         try:
-            states = {each["_id"]: each["n"] for each in self.ledger.records.aggregate(_BY_STATE)}
+            states = {group["_id"]: group["n"] for group in self.ledger.records.aggregate(_BY_STATE)}
             stream = self.ledger.streams.find_one({"_id": "orders"})
             oldest = self.ledger.records.find_one({"state": {"$in": UNFINISHED}}, sort=[("logged_at", 1)])
         except PyMongoError as error:
             return f"MongoDB does not answer: {error}"
-        logs = "\n".join(f"--- {each.name}\n{tail(each)}" for each in sorted(self._logs.glob("*.log")))
+        logs = "\n".join(f"--- {path.name}\n{tail(path)}" for path in sorted(self._logs.glob("*.log")))
         return f"states: {states}\nwritten: {self.writer.number}\nstream: {stream}\noldest: {oldest}\n{logs}"
 
 
@@ -362,8 +362,8 @@ _BY_STATE: list[dict[str, Any]] = [{"$group": {"_id": "$state", "n": {"$sum": 1}
 
 def tail(path: Path, lines: int = 12) -> str:
     """Return the last lines of a log, without the polls of every second."""
-    lines_shown = [each for each in path.read_text(errors="replace").splitlines() if '"action": "poll"' not in each]
-    return "\n".join(each[:600] for each in lines_shown[-lines:])
+    lines_shown = [line for line in path.read_text(errors="replace").splitlines() if '"action": "poll"' not in line]
+    return "\n".join(line[:600] for line in lines_shown[-lines:])
 
 
 @contextmanager

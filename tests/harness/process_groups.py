@@ -10,15 +10,15 @@ from tests.harness.commands import RunningCommand
 def group_members(pid: int) -> list[int]:
     """Return the processes of a process group that have not ended."""
     members = []
-    for each in Path("/proc").iterdir():
-        if not each.name.isdigit():
+    for path in Path("/proc").iterdir():
+        if not path.name.isdigit():
             continue
         try:
-            fields = (each / "stat").read_text().rpartition(")")[2].split()
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
         if int(fields[2]) == pid and fields[0] != "Z":
-            members.append(int(each.name))
+            members.append(int(path.name))
     return sorted(members)
 
 

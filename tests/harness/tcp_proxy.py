@@ -113,9 +113,9 @@ class Proxy:
             # The end of one side ends the other; the task of a server can report to no caller.
             pass
         finally:
-            for each in ours:
-                reset(each)
-                self._writers.discard(each)
+            for side in ours:
+                reset(side)
+                self._writers.discard(side)
             self._tasks.discard(task)
 
     async def _flow(self) -> None:

@@ -61,13 +61,13 @@ class TokenDesk:
     @property
     def tokens_used(self) -> list[str]:
         """The tokens of the partner's calls, in their order."""
-        lines = (line for each in self.partner.requests for line in each.decode("latin-1").split("\r\n"))
+        lines = (line for request in self.partner.requests for line in request.decode("latin-1").split("\r\n"))
         return [line.partition(": Bearer ")[2] for line in lines if line.startswith("Authorization: ")]
 
     @property
     def forms(self) -> list[dict[str, str]]:
         """The forms that the token endpoint got."""
-        return [dict(parse_qsl(each.partition(b"\r\n\r\n")[2].decode())) for each in self.endpoint.requests]
+        return [dict(parse_qsl(request.partition(b"\r\n\r\n")[2].decode())) for request in self.endpoint.requests]
 
     def _give(self, peer: Peer) -> None:
         while peer.read_request():

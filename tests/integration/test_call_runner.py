@@ -302,7 +302,7 @@ def test_results_are_taken_as_they_are(partner: MockPartner) -> None:
     record = make_record()
     (bulk,) = client.combine([(record, client.prepare(record))])
     results: list[CallResult] = [(WaitingCall(client=client, bulk=bulk, may_start=lambda: "start"), None)] * 3
-    for each in results:
-        queue.put(each)
+    for result in results:
+        queue.put(result)
     assert take_results(queue, timeout_seconds=5.0) == results
     client.close()

@@ -167,9 +167,9 @@ def cut(wire: Proxy, *, seconds: float = 2.5) -> None:
 
 
 def check_each_was_sent_once(testbed: Testbed, partner: MockPartner, rows: int) -> None:
-    assert {each["state"] for each in testbed.records()} == {"delivered"}
-    assert [(each["attempts"], each["claims"]) for each in testbed.records()] == [(1, 1)] * rows
-    assert all([entry["action"] for entry in each["history"]] == ["attempt"] for each in testbed.records())
+    assert {record["state"] for record in testbed.records()} == {"delivered"}
+    assert [(record["attempts"], record["claims"]) for record in testbed.records()] == [(1, 1)] * rows
+    assert all([entry["action"] for entry in record["history"]] == ["attempt"] for record in testbed.records())
     assert len(partner.calls()) == len({call.key for call in partner.calls()}) == rows
     assert testbed.database.batches.count_documents({}) == 0
 
@@ -266,7 +266,7 @@ def test_a_loop_that_is_stopped_while_mongodb_is_away_ends(
     testbed.settle_calls()
     testbed.make_retries_due()
     testbed.deliver()
-    assert {each["state"] for each in testbed.records()} == {"delivered"}
+    assert {record["state"] for record in testbed.records()} == {"delivered"}
     assert {call.fate for call in partner.calls()} == {"applied", "repeated"}
 
 

@@ -27,7 +27,7 @@ def claim(ledger: Ledger) -> Claim:
 def land(ledger: Ledger, claim: Claim, state: State = State.DELIVERED, **changes: Any) -> list[str]:
     """Write the outcomes of the claim's records; return the ids of those that came too late."""
     late = ledger.delivery_states.write_transitions(
-        claim, [Transition(record=each, state=state, **changes) for each in claim.records]
+        claim, [Transition(record=record, state=state, **changes) for record in claim.records]
     )
     return [each.id for each in late]
 
@@ -130,7 +130,7 @@ def test_an_outcome_after_its_lease_was_lost_changes_no_state_and_joins_the_hist
     found = database.records.find_one()
     assert (found["state"], found["attempts"], found["tries"]) == ("delivered", 2, 1)
     assert found["outcomes"] == {"rejected": 1, "accepted": 1}
-    entries = [(each["action"], each.get("late"), each.get("n")) for each in found["history"]]
+    entries = [(event["action"], event.get("late"), event.get("n")) for event in found["history"]]
     assert entries == [("lost", None, 1), ("attempt", True, 1), ("attempt", None, 2)]
     assert "state" not in found["history"][1]
 
@@ -168,7 +168,7 @@ def test_many_outcomes_in_one_write_keep_what_differs_between_them(ledger: Ledge
     transitions.append(Transition(record=records[6], state=State.SUPERSEDED, superseded_by="orders-9"))
     late = ledger.delivery_states.write_transitions(claim, transitions)
     assert [record.id for record in late] == ["orders-7"]
-    found = {each["seq"]: each for each in database.records.find()}
+    found = {document["seq"]: document for document in database.records.find()}
     assert {n: each["state"] for n, each in found.items()} == {
         1: "delivered", 2: "delivered", 3: "failed", 4: "pending", 5: "delivered", 6: "superseded", 7: "sending",
     }  # fmt: skip
@@ -191,7 +191,7 @@ def test_the_last_fifty_attempts_are_kept_and_all_are_counted(ledger: Ledger, da
         land(ledger, again(ledger, database), State.PENDING, outcome=busy)
     land(ledger, again(ledger, database), outcome=outcome())
     found = database.records.find_one()
-    assert [each["n"] for each in found["history"]] == list(range(4, 54))
+    assert [event["n"] for event in found["history"]] == list(range(4, 54))
     assert (found["attempts"], found["outcomes"]) == (53, {"retry_later": 52, "accepted": 1})
 
 
@@ -244,14 +244,14 @@ def test_the_keys_of_rows_make_no_error_of_their_own(ledger: Ledger, database: A
     claim = claim_records(ledger, [f"orders-{number}" for number in range(1, 4)])
     refusals = [
         Transition(
-            record=each,
+            record=record,
             state=State.FAILED,
-            outcome=outcome(Verdict.REJECTED, status=409, error=f"HTTP 409: {each.key['id']} is closed"),
+            outcome=outcome(Verdict.REJECTED, status=409, error=f"HTTP 409: {record.key['id']} is closed"),
         )
-        for each in claim.records
+        for record in claim.records
     ]
     assert ledger.delivery_states.write_transitions(claim, refusals) == []
     (group,) = ledger.operations.group_failures(["orders"], limit=5)
     assert (group["count"], group["status"]) == (3, 409)
-    entries = [each["history"][-1]["fingerprint"] for each in database.records.find()]
+    entries = [document["history"][-1]["fingerprint"] for document in database.records.find()]
     assert entries == [group["fingerprint"]] * 3

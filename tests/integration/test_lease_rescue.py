@@ -50,7 +50,7 @@ def test_records_whose_calls_cannot_have_begun_come_back_as_they_were(ledger: Le
     after = database.records.find_one()
     assert {name: after[name] for name in before} == before
     assert after.keys() - before.keys() == {"generation", "mapping_hash"}
-    assert [each.alone for each in ledger.records.find_due("orders", fresh=True, limit=10)] == [False]
+    assert [record.alone for record in ledger.records.find_due("orders", fresh=True, limit=10)] == [False]
 
 
 def test_only_the_calls_that_may_have_begun_are_lost(ledger: Ledger, database: Any) -> None:
@@ -64,7 +64,7 @@ def test_only_the_calls_that_may_have_begun_are_lost(ledger: Ledger, database: A
     assert (lost.id, lost.call) == ("orders-2", call)
     assert ledger.lease_rescue.give_back_unsent(batch) == 2
     assert return_lost(ledger, batch) == 1
-    assert {each["_id"]: each.get("losses") for each in database.records.find()} == {
+    assert {document["_id"]: document.get("losses") for document in database.records.find()} == {
         "orders-1": None, "orders-2": 1, "orders-3": None,
     }  # fmt: skip
 
@@ -75,7 +75,7 @@ def test_lost_records_come_back_with_a_note_and_travel_alone(ledger: Ledger, cla
     assert (found["state"], found["fresh"], found["losses"], found["claims"]) == ("pending", False, 1, 1)
     assert not (IN_FLIGHT | {"error", "failed_at", "finished_at"}) & set(found)
     assert found["history"][0].items() >= {"action": "lost", "n": 1, "worker": "$state", "claim": claim.token}.items()
-    assert [each.alone for each in ledger.records.find_due("orders", fresh=False, limit=10)] == [True]
+    assert [record.alone for record in ledger.records.find_due("orders", fresh=False, limit=10)] == [True]
     assert claim_records(ledger, ["orders-1"]).records[0].attempt == 2
 
 
@@ -98,7 +98,7 @@ def test_a_record_that_kills_its_worker_three_times_is_failed(ledger: Ledger, da
     assert (last["state"], last["error"], last["fingerprint"]) == (
         "failed", found["error"]["message"], found["error"]["fingerprint"],
     )  # fmt: skip
-    assert [each["state"] for each in found["history"][:-1]] == ["pending", "pending"]
+    assert [event["state"] for event in found["history"][:-1]] == ["pending", "pending"]
 
 
 def test_a_record_that_is_lost_in_company_is_not_taken_for_poison(ledger: Ledger, database: Any) -> None:
@@ -106,12 +106,12 @@ def test_a_record_that_is_lost_in_company_is_not_taken_for_poison(ledger: Ledger
     ledger.records.log([new_record(n) for n in (1, 2)], PAST)
     for _ in range(4):
         lose(ledger, database, "orders-1", "orders-2")
-    assert {(each["state"], each["losses"]) for each in database.records.find()} == {("pending", 1)}
+    assert {(document["state"], document["losses"]) for document in database.records.find()} == {("pending", 1)}
     lose(ledger, database, "orders-1")
     lose(ledger, database, "orders-1", "orders-2")
-    assert [each["losses"] for each in database.records.find(sort=[("_id", 1)])] == [2, 1]
+    assert [document["losses"] for document in database.records.find(sort=[("_id", 1)])] == [2, 1]
     lose(ledger, database, "orders-1")
-    assert [each["state"] for each in database.records.find(sort=[("_id", 1)])] == ["failed", "pending"]
+    assert [document["state"] for document in database.records.find(sort=[("_id", 1)])] == ["failed", "pending"]
 
 
 def test_a_stream_can_have_its_first_loss_fail(ledger: Ledger, claim: Claim, database: Any) -> None:
@@ -150,7 +150,7 @@ def test_of_several_rescuers_one_returns_a_record(ledger: Ledger, claim: Claim, 
 def write_busy(ledger: Ledger, claim: Claim) -> Sequence[Any]:
     busy = outcome(Verdict.RETRY_LATER, error="busy")
     return ledger.delivery_states.write_transitions(
-        claim, [Transition(record=each, state=State.PENDING, outcome=busy) for each in claim.records]
+        claim, [Transition(record=record, state=State.PENDING, outcome=busy) for record in claim.records]
     )
 
 

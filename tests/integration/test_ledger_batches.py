@@ -66,7 +66,7 @@ def test_two_versions_of_a_key_are_never_in_flight_together(ledger: Ledger, data
     assert claim is not None
     assert ids_of(claim) == ["orders-1", "orders-4"]
     assert take(ledger, *ids) is None
-    assert {each["claims"] for each in database.records.find({"state": "pending"})} == {0}
+    assert {document["claims"] for document in database.records.find({"state": "pending"})} == {0}
     ledger.batches.release(claim, ["orders-1"])
     assert ids_of(take(ledger, "orders-2", "orders-4")) == ["orders-2"]
 
@@ -89,9 +89,9 @@ def test_of_eight_that_take_the_same_records_each_record_has_one(
     claims = [each for each in taken if each is not None]
     assert Counter(record.id for each in claims for record in each.records) == Counter(ids)
     tokens = {record.id: each.token for each in claims for record in each.records}
-    assert {each["_id"]: each["lease"]["token"] for each in database.records.find()} == tokens
-    assert {each["claims"] for each in database.records.find()} == {1}
-    assert sorted(each["_id"] for each in database.batches.find()) == sorted(each.token for each in claims)
+    assert {document["_id"]: document["lease"]["token"] for document in database.records.find()} == tokens
+    assert {document["claims"] for document in database.records.find()} == {1}
+    assert sorted(document["_id"] for document in database.batches.find()) == sorted(each.token for each in claims)
 
 
 class CutCollection:
@@ -121,7 +121,7 @@ def test_a_cut_connection_takes_each_record_once(
     ledger.records.log([new_record(n) for n in (1, 2, 3)], PAST)
     monkeypatch.setattr(ledger.batches, "_records", CutCollection(ledger.batches._records, after=after))
     assert ids_of(take(ledger, "orders-1", "orders-2", "orders-3")) == ["orders-1", "orders-2", "orders-3"]
-    assert {each["claims"] for each in database.records.find()} == {1}
+    assert {document["claims"] for document in database.records.find()} == {1}
 
 
 def test_a_lease_names_its_worker_literally(ledger: Ledger, database: Any) -> None:
@@ -134,8 +134,8 @@ def test_a_lease_names_its_worker_literally(ledger: Ledger, database: Any) -> No
 def test_a_claim_gives_the_records_in_the_order_in_which_they_were_observed(ledger: Ledger) -> None:
     ledger.records.log([new_record(n, seq=10 - n) for n in range(1, 6)], PAST)
     claim = claim_records(ledger, [f"orders-{n}" for n in range(1, 6)])
-    assert [each.seq for each in claim.records] == [5, 6, 7, 8, 9]
-    assert [each.attempt for each in claim.records] == [1] * 5
+    assert [record.seq for record in claim.records] == [5, 6, 7, 8, 9]
+    assert [record.attempt for record in claim.records] == [1] * 5
 
 
 def test_new_bytes_go_under_a_new_key_and_old_bytes_under_the_old_one(ledger: Ledger) -> None:

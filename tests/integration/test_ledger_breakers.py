@@ -94,7 +94,7 @@ def test_a_probe_that_fails_doubles_the_pause_up_to_the_longest(ledger: Ledger, 
         ledger.breakers.acquire_probe("erp", token=f"p{number}", record="r", seconds=60.0)
         assert report(ledger, 1, 1, batch=f"p{number}") is OPEN
         pauses.append(pause_seconds(database, ledger))
-    assert [round(each / 10) * 10 for each in pauses] == [30, 60, 100, 100]
+    assert [round(pause / 10) * 10 for pause in pauses] == [30, 60, 100, 100]
     assert load(ledger).last_probe == "r"
 
 

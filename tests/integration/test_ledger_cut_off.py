@@ -51,7 +51,7 @@ def one_cut(faulty: FaultyMongod, collection: str) -> Iterator[None]:
 
 def test_the_outcomes_of_a_batch_are_written(own_ledger: Ledger, faulty: FaultyMongod) -> None:
     claim = claim_records(own_ledger, IDS)
-    done = [Transition(record=each, state=State.DELIVERED, outcome=outcome(status=201)) for each in claim.records]
+    done = [Transition(record=record, state=State.DELIVERED, outcome=outcome(status=201)) for record in claim.records]
     with one_cut(faulty, "records"):
         assert own_ledger.delivery_states.write_transitions(claim, done) == []
     assert own_ledger.records.count_by_state(IDS) == {"delivered": 3}
@@ -74,7 +74,7 @@ def test_what_is_known_as_delivered_is_noted(own_ledger: Ledger, faulty: FaultyM
 
 
 def test_leases_are_renewed(own_ledger: Ledger, faulty: FaultyMongod) -> None:
-    claims = [claim_records(own_ledger, [each]) for each in IDS]
+    claims = [claim_records(own_ledger, [record_id]) for record_id in IDS]
     with one_cut(faulty, "batches"):
         assert own_ledger.batches.renew(claims, seconds=300.0) == []
 

@@ -23,12 +23,12 @@ def test_a_worker_is_alive_while_its_heartbeat_is_fresh(ledger: Ledger, database
     ledger.heartbeats.record_worker("$one", {"pid": 1, "queues": ["poll"]})
     ledger.heartbeats.record_worker("two", {"pid": 2})
     ledger.heartbeats.record_worker("two", {"pid": 3})
-    assert [(each["_id"], each["pid"]) for each in ledger.heartbeats.load_workers(alive_seconds=60)] == [
+    assert [(worker["_id"], worker["pid"]) for worker in ledger.heartbeats.load_workers(alive_seconds=60)] == [
         ("$one", 1), ("two", 3),
     ]  # fmt: skip
     database.workers.update_one({"_id": "$one"}, {"$set": {"at": datetime.now(UTC) - timedelta(minutes=5)}})
-    assert [each["_id"] for each in ledger.heartbeats.load_workers(alive_seconds=60)] == ["two"]
-    assert [each["_id"] for each in ledger.heartbeats.load_workers(alive_seconds=600)] == ["$one", "two"]
+    assert [worker["_id"] for worker in ledger.heartbeats.load_workers(alive_seconds=60)] == ["two"]
+    assert [worker["_id"] for worker in ledger.heartbeats.load_workers(alive_seconds=600)] == ["$one", "two"]
     ledger.heartbeats.forget_silent_workers(seconds=600)
     assert database.workers.count_documents({}) == 2
     ledger.heartbeats.forget_silent_workers(seconds=60)

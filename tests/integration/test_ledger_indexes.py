@@ -160,9 +160,10 @@ def test_a_hot_query_reads_its_index_and_little_else(ledger: Ledger, database: A
     ask(ledger)
     database.command("profile", 0)
     plans = [
-        each
-        for each in database["system.profile"].find({"ns": f"{database.name}.records", "op": {"$ne": "insert"}})
-        if each.get("planSummary") != "IDHACK" and not each.get("planSummary", "").startswith("IXSCAN { _id: 1 }")
+        document
+        for document in database["system.profile"].find({"ns": f"{database.name}.records", "op": {"$ne": "insert"}})
+        if document.get("planSummary") != "IDHACK"
+        and not document.get("planSummary", "").startswith("IXSCAN { _id: 1 }")
     ]
     assert plans
     for plan in plans:
@@ -195,13 +196,15 @@ def test_runs_and_reports_are_read_by_index(ledger: Ledger, database: Any) -> No
     database.runs.insert_many({"stream": name, "started_at": at, "read": 0, "error": None} for name, at in hours)
     database.reports.insert_many({"stream": name, "window_start": at} for name, at in hours)
     database.command("profile", 2)
-    assert [each["started_at"] for each in ledger.runs.load("s4", limit=2)] == [
+    assert [run["started_at"] for run in ledger.runs.load("s4", limit=2)] == [
         PAST + timedelta(hours=49), PAST + timedelta(hours=44),
     ]  # fmt: skip
     assert len(ledger.reports.load(PAST, PAST + timedelta(hours=10))) == 10
     ledger.runs.remove(before=PAST + timedelta(hours=3), empty_before=PAST + timedelta(hours=4))
     ledger.audit.load(limit=5)
     database.command("profile", 0)
-    plans = [each["planSummary"] for each in database["system.profile"].find({"planSummary": {"$exists": True}})]
+    plans = [
+        document["planSummary"] for document in database["system.profile"].find({"planSummary": {"$exists": True}})
+    ]
     assert len(plans) == 5
-    assert not [each for each in plans if "COLLSCAN" in each]
+    assert not [plan for plan in plans if "COLLSCAN" in plan]

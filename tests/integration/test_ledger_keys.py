@@ -90,10 +90,10 @@ def test_a_call_is_unsettled_until_it_is_accepted_or_its_time_is_over(ledger: Le
     observe(ledger, observation(1))
     ledger.keys.note_unsettled("orders", [call(1, "a"), call(2, "b")], seconds=3600)
     ledger.keys.note_unsettled("orders", [call(1, "a")], seconds=3600)
-    assert [(each.seq, each.call) for each in known(ledger).unsettled] == [(2, "b"), (1, "a")]
-    assert all(each.until > datetime.now(UTC) for each in known(ledger).unsettled)
+    assert [(key.seq, key.call) for key in known(ledger).unsettled] == [(2, "b"), (1, "a")]
+    assert all(key.until > datetime.now(UTC) for key in known(ledger).unsettled)
     ledger.keys.note_delivered("orders", [call(2, "b")])
-    assert [each.call for each in known(ledger).unsettled] == ["a"]
+    assert [key.call for key in known(ledger).unsettled] == ["a"]
     database.keys.update_one({}, {"$set": {"unsettled.0.until": PAST}})
     ledger.keys.note_unsettled("orders", [call(3, "c")], seconds=3600)
-    assert [each.call for each in known(ledger).unsettled] == ["c"]
+    assert [key.call for key in known(ledger).unsettled] == ["c"]

@@ -113,7 +113,7 @@ def test_a_clean_up_removes_the_oldest_first_and_only_of_its_state(ledger: Ledge
     before = PAST + timedelta(days=4)
     assert ledger.operations.count_finished("orders", State.DELIVERED, before) == 3
     assert ledger.operations.remove_finished("orders", State.DELIVERED, before, limit=2) == 2
-    assert [each["_id"] for each in database.records.find(sort=[("_id", 1)])] == [
+    assert [document["_id"] for document in database.records.find(sort=[("_id", 1)])] == [
         f"orders-{n}" for n in (3, 4, 5, 6, 7)
     ]
     assert ledger.operations.remove_finished("orders", State.DELIVERED, before, limit=2) == 1

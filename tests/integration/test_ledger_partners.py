@@ -23,10 +23,10 @@ def test_no_more_permits_are_given_than_there_are(ledger: Ledger) -> None:
 def test_permits_are_exact_with_many_at_once(ledger: Ledger) -> None:
     granted: list[int] = []
     threads = [threading.Thread(target=lambda n=n: granted.append(take(ledger, f"t{n}", 3))) for n in range(8)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert sum(granted) == 5
 
 

@@ -35,7 +35,7 @@ def test_logging_no_rows_writes_nothing(ledger: Ledger) -> None:
 
 def test_one_page_twice_within_a_list_counts_once(ledger: Ledger, database: Any) -> None:
     sent, failed, duplicates = ledger.records.log([new_record(1), new_record(1), new_record(2)], NOW)
-    assert (sent, failed, [each.id for each in duplicates]) == (2, 0, ["orders-1"])
+    assert (sent, failed, [duplicate.id for duplicate in duplicates]) == (2, 0, ["orders-1"])
     assert database.records.count_documents({}) == 2
 
 
@@ -120,9 +120,9 @@ def test_every_write_waits_for_a_majority_and_its_journal(ledger: Ledger) -> Non
         ledger.lease_rescue,
         ledger.operations,
     ]
-    collections = [each for room in rooms for each in vars(room).values() if hasattr(each, "write_concern")]
+    collections = [value for room in rooms for value in vars(room).values() if hasattr(value, "write_concern")]
     assert len(collections) >= len(rooms)
-    assert all(each.write_concern.document == {"w": "majority", "j": True} for each in collections)
+    assert all(collection.write_concern.document == {"w": "majority", "j": True} for collection in collections)
 
 
 def test_due_records_come_oldest_first(ledger: Ledger, database: Any) -> None:
@@ -131,10 +131,10 @@ def test_due_records_come_oldest_first(ledger: Ledger, database: Any) -> None:
     database.records.update_one({"_id": "orders-4"}, {"$set": {"due_at": later}})
     database.records.update_one({"_id": "orders-5"}, {"$unset": {"due_at": True}})
     database.records.update_one({"_id": "orders-3"}, {"$set": {"due_at": datetime(2019, 1, 1, tzinfo=UTC)}})
-    assert [each.id for each in ledger.records.find_due("orders", fresh=True, limit=10)] == [
+    assert [record.id for record in ledger.records.find_due("orders", fresh=True, limit=10)] == [
         "orders-3", "orders-1", "orders-2",
     ]  # fmt: skip
-    assert [each.id for each in ledger.records.find_due("orders", fresh=True, limit=1)] == ["orders-3"]
+    assert [record.id for record in ledger.records.find_due("orders", fresh=True, limit=1)] == ["orders-3"]
     assert ledger.records.find_due("orders", fresh=False, limit=10) == []
     assert ledger.records.find_due("others", fresh=True, limit=10) == []
     assert ledger.records.find_due("orders", fresh=True, limit=0) == []
@@ -143,14 +143,14 @@ def test_due_records_come_oldest_first(ledger: Ledger, database: Any) -> None:
 def test_a_seq_is_raised_and_never_lowered(ledger: Ledger, database: Any) -> None:
     ledger.records.log([new_record(1, seq=5), new_record(2, seq=5)], NOW)
     ledger.records.raise_seq({"orders-1": 9, "orders-2": 3})
-    assert [each["seq"] for each in database.records.find({}, sort=[("_id", 1)])] == [9, 5]
+    assert [document["seq"] for document in database.records.find({}, sort=[("_id", 1)])] == [9, 5]
 
 
 def test_a_superseded_record_keeps_its_seq_and_is_named(ledger: Ledger, database: Any) -> None:
     ledger.records.log([new_record(1, seq=5), new_record(2, seq=5)], NOW)
     ledger.operations.supersede([("orders-1", 5, "orders-9")])
     assert ledger.records.raise_seq({"orders-1": 9, "orders-2": 9}) == {"orders-1"}
-    assert [each["seq"] for each in database.records.find({}, sort=[("_id", 1)])] == [5, 9]
+    assert [document["seq"] for document in database.records.find({}, sort=[("_id", 1)])] == [5, 9]
 
 
 def test_unfinished_records_of_a_stream_are_counted(ledger: Ledger) -> None:

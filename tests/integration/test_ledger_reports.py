@@ -86,7 +86,7 @@ def test_latencies_and_errors_are_kept_by_hour(ledger: Ledger, database: Any) ->
     roll_up(ledger=ledger)
     now = hour(database)
     assert now["latency"] == {str(bucket_of(900.0)): 1, str(bucket_of(90.0)): 2, str(bucket_of(9.0)): 1}
-    errors = [(each["count"], each["status"], each["message"]) for each in now["errors"]]
+    errors = [(error["count"], error["status"], error["message"]) for error in now["errors"]]
     assert errors == [(2, 422, "row 7 is wrong"), (1, 503, "busy for 7 s")]
     assert now["errors"][0]["sample_id"] in {"orders-1", "orders-2"}
 
@@ -99,7 +99,7 @@ def test_a_row_that_could_not_be_stored_and_poison_are_failures_with_their_error
     roll_up(ledger=ledger)
     now = hour(database)
     assert (now["failed"], now["logged"]) == (2, 2)
-    assert sorted(each["message"] for each in now["errors"]) == [
+    assert sorted(error["message"] for error in now["errors"]) == [
         "column amount: the number is NaN", "its worker died or stalled 3 times while sending it",
     ]  # fmt: skip
 
@@ -304,14 +304,14 @@ def test_a_report_adds_up_by_hour_day_stream_and_error(ledger: Ledger, database:
 
     def rows(by: Any, **options: Any) -> list[tuple[Any, ...]]:
         report = build_report(ledger=ledger, since=since, by=by, **options)
-        return [(each["stream"], each["logged"], each["delivered"], each["failed"]) for each in report.rows]
+        return [(row["stream"], row["logged"], row["delivered"], row["failed"]) for row in report.rows]
 
     assert rows("hour") == [("orders", 2, 1, 1), ("returns", 1, 0, 0), ("orders", 1, 0, 0)]
     assert rows("day") == rows("hour")
     assert rows("stream") == [("orders", 3, 1, 1), ("returns", 1, 0, 0)]
     assert rows("stream", streams=["returns"]) == [("returns", 1, 0, 0)]
     report = build_report(ledger=ledger, since=since, by="error")
-    assert [(each["count"], each["message"]) for each in report.rows] == [(1, "row 7 is wrong"), (1, "busy for 7 s")]
+    assert [(row["count"], row["message"]) for row in report.rows] == [(1, "row 7 is wrong"), (1, "busy for 7 s")]
     assert report.top_errors == report.rows
     assert report.totals.items() >= {"logged": 4, "delivered": 1, "failed": 1, "attempts": 3, "retries": 0}.items()
     assert report.totals["p50_ms"] == pytest.approx(90.0, rel=0.05)

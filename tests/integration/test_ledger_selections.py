@@ -89,7 +89,7 @@ def test_waiting_records_are_selected_by_id_alone(ledger: Ledger) -> None:
 
 def test_failures_are_grouped_the_most_frequent_first(ledger: Ledger, failed: list[str]) -> None:
     groups = ledger.operations.group_failures(["orders", "returns"], limit=10)
-    assert [each["count"] for each in groups] == [3, 2, 2]
+    assert [group["count"] for group in groups] == [3, 2, 2]
     assert groups[0]["streams"] == ["orders", "returns"]
     assert groups[0]["message"] == "column b cannot be read"
     assert groups[0]["first_at"] == PAST

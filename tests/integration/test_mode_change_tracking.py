@@ -78,7 +78,7 @@ def tracked(testbed: Testbed, source_db: SourceDb) -> Testbed:
 
 
 def add(db: SourceDb, *ids: int) -> None:
-    db.execute_many("insert into tracked values (?, 'a')", [(each,) for each in ids])
+    db.execute_many("insert into tracked values (?, 'a')", [(record_id,) for record_id in ids])
 
 
 def poll(testbed: Testbed, feed: TriggeredChanges, **options: Any) -> Any:
@@ -88,8 +88,8 @@ def poll(testbed: Testbed, feed: TriggeredChanges, **options: Any) -> Any:
 
 def operations(testbed: Testbed) -> dict[int, list[str]]:
     found: dict[int, list[str]] = {}
-    for each in testbed.records():
-        found.setdefault(each["key"]["id"], []).append(each["op"])
+    for record in testbed.records():
+        found.setdefault(record["key"]["id"], []).append(record["op"])
     return found
 
 
@@ -117,8 +117,8 @@ def test_loaded_and_changed_rows_are_masked(tracked: Testbed, feed: TriggeredCha
     run = poll(tracked, feed)
     # Row 2 has changed only in columns that are not sent.
     assert (run.read, run.logged, run.unchanged, run.error) == (3, 2, 1, None)
-    assert {tuple(each["payload"]) for each in tracked.records(op="upsert")} == {("id",)}
-    assert [each["key"] for each in tracked.records(op="delete")] == [{"id": 3}]
+    assert {tuple(record["payload"]) for record in tracked.records(op="upsert")} == {("id",)}
+    assert [record["key"] for record in tracked.records(op="delete")] == [{"id": 3}]
 
 
 def test_changes_during_the_load_are_found(tracked: Testbed, feed: TriggeredChanges, source_db: SourceDb) -> None:
@@ -132,7 +132,7 @@ def test_changes_during_the_load_are_found(tracked: Testbed, feed: TriggeredChan
     # Row 10 was gone before it was read: it was never sent.
     assert (found[1], found[2], found[9], found[0]) == (["upsert"] * 2, ["upsert", "delete"], ["upsert"], ["upsert"])
     assert 10 not in found
-    contents = {each["key"]["id"]: each["payload"]["content"] for each in tracked.records(op="upsert")}
+    contents = {record["key"]["id"]: record["payload"]["content"] for record in tracked.records(op="upsert")}
     assert (contents[1], contents[9]) == ("b", "b")
 
 

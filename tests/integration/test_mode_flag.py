@@ -66,8 +66,8 @@ def test_delivered_rows_are_acknowledged_in_the_source(flag: Testbed, source_db:
     flag.deliver()
     flag.poll()
     assert flags(source_db) == [(1, 7)]
-    assert {each["state"] for each in flag.records()} == {"delivered"}
-    assert all(each["acknowledged"]["rows"] == 1 and "acknowledge" not in each for each in flag.records())
+    assert {record["state"] for record in flag.records()} == {"delivered"}
+    assert all(record["acknowledged"]["rows"] == 1 and "acknowledge" not in record for record in flag.records())
     assert flag.poll().read == 0
 
 
@@ -84,14 +84,14 @@ def test_an_edit_after_the_read_is_not_wiped_out(flag: Testbed, source_db: Sourc
     flag.deliver()
     flag.poll()
     assert flags(source_db) == [(1, 7)]
-    assert [each["payload"]["content"] for each in flag.records() if each["key"]["id"] == 3] == ["a", "b"]
+    assert [record["payload"]["content"] for record in flag.records() if record["key"]["id"] == 3] == ["a", "b"]
 
 
 def test_a_row_that_is_flagged_again_is_sent_again(flag: Testbed, source_db: SourceDb) -> None:
     work(flag)
     source_db.execute("update jobs set exported = 0 where id = 2")
     work(flag)
-    assert len([each for each in flag.records() if each["key"]["id"] == 2]) == 2
+    assert len([record for record in flag.records() if record["key"]["id"] == 2]) == 2
     assert flags(source_db) == [(1, 7)]
     assert source_db.execute("select exports from jobs where id = 2") == [(2,)]
 
@@ -125,12 +125,12 @@ def test_an_acknowledged_failure_that_is_replayed_is_acknowledged_again(flag: Te
         work(flag)
     assert flags(source_db) == [(9, 7)]
     flag.partner = mended
-    flag.ledger.operations.replay([each["_id"] for each in flag.records()], states=["failed"], who="me")
+    flag.ledger.operations.replay([record["_id"] for record in flag.records()], states=["failed"], who="me")
     flag.deliver()
     flag.poll()
     assert flags(source_db) == [(1, 7)]
     # Rows acknowledged as delivered stay so.
-    flag.ledger.operations.replay([each["_id"] for each in flag.records()], states=["delivered"], who="me")
+    flag.ledger.operations.replay([record["_id"] for record in flag.records()], states=["delivered"], who="me")
     assert not flag.records(acknowledge={"$exists": True})
 
 
@@ -199,7 +199,7 @@ def let_acknowledgements_be_due(testbed: Testbed) -> None:
 
 def sent(testbed: Testbed, number: int) -> int:
     """Return how often a row was delivered."""
-    return sum(each["key"]["id"] == number for each in testbed.records(state="delivered"))
+    return sum(record["key"]["id"] == number for record in testbed.records(state="delivered"))
 
 
 def test_a_row_that_was_only_touched_is_acknowledged_and_sent_once(flag: Testbed, source_db: SourceDb) -> None:
@@ -276,7 +276,7 @@ def test_a_replayed_failure_is_acknowledged_where_the_statement_has_changed_the_
         work(flag)
     assert flags(source_db) == [(9, 7)]
     flag.partner = mended
-    flag.ledger.operations.replay([each["_id"] for each in flag.records()], states=["failed"], who="me")
+    flag.ledger.operations.replay([record["_id"] for record in flag.records()], states=["failed"], who="me")
     work(flag)
     assert flags(source_db) == [(1, 7)]
 

@@ -17,8 +17,8 @@ def snapshot(testbed: Testbed, source_db: SourceDb) -> Testbed:
 
 def operations(testbed: Testbed) -> dict[int, list[str]]:
     found: dict[int, list[str]] = {}
-    for each in testbed.records():
-        found.setdefault(each["key"]["id"], []).append(each["op"])
+    for record in testbed.records():
+        found.setdefault(record["key"]["id"], []).append(record["op"])
     return found
 
 
@@ -44,7 +44,7 @@ def test_a_key_without_a_form_in_json_is_failed_once_and_never_deleted(testbed: 
         (0, 0),
         (0, 0),
     ]
-    assert {each["op"] for each in testbed.records()} == {"upsert"}
+    assert {record["op"] for record in testbed.records()} == {"upsert"}
 
 
 def test_a_warning_says_where_deletes_go_unless_the_stream_does(snapshot: Testbed) -> None:
@@ -66,7 +66,7 @@ def test_with_a_delete_share_of_zero_no_row_is_deleted(testbed: Testbed, source_
     testbed.poll()
     source_db.execute("delete from orders where id = 2")
     assert "stopped: 1 of 3 known rows are gone" in str(testbed.poll().error)
-    assert {each["op"] for each in testbed.records()} == {"upsert"}
+    assert {record["op"] for record in testbed.records()} == {"upsert"}
 
 
 def test_a_row_that_comes_back_is_sent_again(snapshot: Testbed, source_db: SourceDb) -> None:
@@ -140,7 +140,7 @@ def test_deletes_reach_the_partner_after_the_row(snapshot: Testbed, source_db: S
     source_db.execute("delete from orders where id = 4")
     snapshot.poll()
     snapshot.deliver()
-    (delete,) = [each for each in snapshot.records() if each["op"] == "delete"]
+    (delete,) = [record for record in snapshot.records() if record["op"] == "delete"]
     assert (delete["state"], delete["key"]) == ("delivered", {"id": 4})
 
 
@@ -167,7 +167,7 @@ def test_a_row_without_a_whole_key_is_failed_and_never_deleted(testbed: Testbed,
     source_db.execute("delete from odd where a is null or a = 'y'")
     run = testbed.poll()
     assert (run.logged, run.error) == (1, None)
-    assert [each["key"]["a"] for each in testbed.records(op="delete")] == ["y"]
+    assert [record["key"]["a"] for record in testbed.records(op="delete")] == ["y"]
 
 
 def test_a_table_that_was_empty_for_a_moment_is_read_again(snapshot: Testbed, source_db: SourceDb) -> None:
@@ -208,7 +208,7 @@ def test_a_row_that_cannot_be_read_stops_neither_deletes_nor_polls(snapshot: Tes
     source_db.execute("delete from orders where id in (5, 30)")
     run = snapshot.poll()
     assert (run.error, run.logged, run.failed) == (None, 4, 2)
-    assert sorted(each["key"]["id"] for each in snapshot.records(op="delete")) == [5, 30]
+    assert sorted(record["key"]["id"] for record in snapshot.records(op="delete")) == [5, 30]
     again = snapshot.poll()
     assert (again.error, again.logged, again.unchanged) == (None, 0, 28)
 

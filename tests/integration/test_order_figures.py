@@ -71,7 +71,8 @@ def send_once(testbed: Testbed) -> None:
 def applied(testbed: Testbed, partner: MockPartner) -> dict[int, list[str]]:
     """Return, by row, the contents in the order in which the partner applied them."""
     contents = {
-        each["_id"]: (each["key"]["id"], each["payload"]["content"]) for each in testbed.records(stream="orders")
+        record["_id"]: (record["key"]["id"], record["payload"]["content"])
+        for record in testbed.records(stream="orders")
     }
     seen: dict[int, list[str]] = defaultdict(list)
     keys: set[str] = set()

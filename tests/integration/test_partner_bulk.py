@@ -117,14 +117,14 @@ def test_a_batch_that_is_refused_as_a_whole_fails_no_good_row(batches: Testbed) 
     assert sorted(partner.rows()[3:]) == [[5], [6], [7], [8]]
     assert {batches.record(n)["state"] for n in range(1, 11) if n != 6} == {"delivered"}
     assert batches.record(6)["state"] == "failed"
-    assert all("solo" not in each for each in batches.records(state="delivered"))
+    assert all("solo" not in record for record in batches.records(state="delivered"))
 
 
 def test_a_row_that_the_answer_leaves_out_goes_again(batches: Testbed) -> None:
     with BatchPartner(lambda rows: said(rows[1:])) as partner:
         meet(batches, partner)
         batches.deliver()
-    assert sorted(each["key"]["id"] for each in batches.records(state="pending")) == [1, 5, 9]
+    assert sorted(record["key"]["id"] for record in batches.records(state="pending")) == [1, 5, 9]
     assert batches.record(1)["error"]["message"] == "the response does not mention this row"
 
 
@@ -133,7 +133,7 @@ def test_an_answer_without_the_list_is_not_an_acceptance(batches: Testbed, answe
     with BatchPartner(lambda _: answer) as partner:
         meet(batches, partner)
         batches.deliver()
-    assert {each["state"] for each in batches.records()} == {"pending"}
+    assert {record["state"] for record in batches.records()} == {"pending"}
     assert batches.record(1)["error"]["message"] == "its JSON has no list at results"
 
 
@@ -161,7 +161,7 @@ def test_a_long_answer_is_read_as_far_as_its_rows_need(batches: Testbed, said_of
     with BatchPartner(answer) as partner:
         meet(batches, partner)
         batches.deliver()
-    assert {each["state"] for each in batches.records()} == {state}
+    assert {record["state"] for record in batches.records()} == {state}
     if state == "pending":
         assert batches.record(1)["error"]["message"] == "its response is longer than 106,496 bytes: lower batch"
 
@@ -208,8 +208,8 @@ def test_the_result_of_each_row_decides_its_outcome(
         meet(batches, partner)
         batches.deliver()
         assert len(partner.rows()[0]) == 10
-    firsts = [each["history"][0] for each in batches.records()]
-    assert {each["state"] for each in firsts} == {state}
+    firsts = [record["history"][0] for record in batches.records()]
+    assert {first["state"] for first in firsts} == {state}
     error = batches.record(5)["history"][0].get("error")
     assert (error is None) if reason is None else (reason in error and len(error) < 300)
 
@@ -227,7 +227,7 @@ def test_a_refusal_that_lists_only_the_bad_rows_fails_no_good_one(batches: Testb
         for _ in range(3):
             batches.deliver()
             batches.make_retries_due()
-    assert [each["key"]["id"] for each in batches.records(state="failed")] == [6]
+    assert [record["key"]["id"] for record in batches.records(state="failed")] == [6]
     assert len(batches.records(state="delivered")) == 9
 
 
@@ -237,7 +237,7 @@ def test_the_status_of_a_row_never_pauses_a_partner(batches: Testbed, status: in
     with BatchPartner(lambda rows: said(rows, row3=status)) as partner:
         meet(batches, partner)
         batches.deliver()
-    assert [each["key"]["id"] for each in batches.records(state="pending")] == [3]
+    assert [record["key"]["id"] for record in batches.records(state="pending")] == [3]
     assert not batches.ledger.partners.load_gate("default").paused
     assert not batches.ledger.streams.load_gate("orders").paused
 
@@ -248,7 +248,7 @@ def test_refused_credentials_are_not_read_as_a_list(batches: Testbed) -> None:
         meet(batches, partner)
         batches.deliver()
         assert len(partner.calls) == 1
-    assert {each["state"] for each in batches.records()} == {"pending"}
+    assert {record["state"] for record in batches.records()} == {"pending"}
     assert batches.ledger.partners.load_gate("default").paused
 
 
@@ -257,7 +257,7 @@ def test_a_conflict_of_a_row_is_taken_as_the_stream_says(batches: Testbed) -> No
     with BatchPartner(answer_each(statuses=lambda _: 409)) as partner:
         meet(batches, partner)
         batches.deliver()
-    assert {each["state"] for each in batches.records()} == {"delivered"}
+    assert {record["state"] for record in batches.records()} == {"delivered"}
 
 
 def test_a_row_to_retry_is_not_sent_earlier_than_the_partner_asked(batches: Testbed) -> None:
@@ -286,7 +286,7 @@ def test_a_bad_row_costs_those_beside_it_no_try(batches: Testbed) -> None:
     with BatchPartner(lambda rows: said(rows) if len(rows) == 1 and rows[0]["id"] != 6 else (400, {})) as partner:
         meet(batches, partner)
         batches.deliver()
-    assert [each["key"]["id"] for each in batches.records(state="failed")] == [6]
+    assert [record["key"]["id"] for record in batches.records(state="failed")] == [6]
     assert len(batches.records(state="delivered")) == 9
 
 
@@ -304,7 +304,7 @@ def test_a_row_sent_alone_is_not_a_list_and_its_answer_is_not_read_as_one(
         assert batches.poll().error is None
         batches.deliver()
         assert sorted(partner.deleted) == ["/orders/1", "/orders/2"]
-    assert [each["state"] for each in batches.records(op="delete")] == ["delivered"] * 2
+    assert [record["state"] for record in batches.records(op="delete")] == ["delivered"] * 2
 
 
 def test_no_secret_that_a_row_echoes_is_kept(batches: Testbed) -> None:
@@ -327,7 +327,7 @@ def test_rows_are_told_apart_by_their_own_key_too(batches: Testbed) -> None:
     with BatchPartner(answer) as partner:
         meet(batches, partner)
         batches.deliver()
-    assert [each["key"]["id"] for each in batches.records(state="failed")] == [3]
+    assert [record["key"]["id"] for record in batches.records(state="failed")] == [3]
     assert len(batches.records(state="delivered")) == 9
 
 
@@ -336,14 +336,14 @@ def test_a_partner_in_trouble_gets_the_same_rows_together_again(batches: Testbed
     with BatchPartner(lambda _: (status, {})) as partner:
         meet(batches, partner)
         batches.deliver()
-        assert {each["state"] for each in batches.records()} == {"pending"}
+        assert {record["state"] for record in batches.records()} == {"pending"}
         partner.choose_answer = said
         batches.make_retries_due()
         batches.deliver()
     assert sorted(partner.calls[:3]) == sorted(partner.calls[3:])
     # A call of many rows is one call to the breaker.
     assert batches.database.streams.find_one({"_id": "orders"})["breaker"]["calls"] == 6
-    assert {each["state"] for each in batches.records()} == {"delivered"}
+    assert {record["state"] for record in batches.records()} == {"delivered"}
 
 
 def test_items_in_the_order_of_the_rows_and_a_condition_on_each(batches: Testbed) -> None:
@@ -354,7 +354,7 @@ def test_items_in_the_order_of_the_rows_and_a_condition_on_each(batches: Testbed
         meet(batches, partner)
         batches.deliver()
     rows = [row for _, body in partner.calls for row in json.loads(body)["rows"]]
-    assert {row["ref"] for row in rows} == {each["_id"] for each in batches.records()}
+    assert {row["ref"] for row in rows} == {record["_id"] for record in batches.records()}
     assert batches.record(2)["error"]["message"] == "this row was refused: duplicate"
     assert len(batches.records(state="delivered")) == 9
 
@@ -365,7 +365,7 @@ def test_without_results_the_answer_is_about_all_rows(batches: Testbed) -> None:
         meet(batches, partner)
         batches.deliver()
     assert len(partner.calls) == 1
-    assert {each["state"] for each in batches.records()} == {"delivered"}
+    assert {record["state"] for record in batches.records()} == {"delivered"}
 
 
 def test_a_new_shape_of_batches_is_a_new_key(batches: Testbed) -> None:
@@ -442,7 +442,7 @@ def deliver_until_done(testbed: Testbed, *, at_most: int) -> None:
             return
         testbed.settle_calls()
         testbed.make_retries_due()
-    raise AssertionError([(each["key"]["id"], each["error"]) for each in testbed.records(state="pending")])
+    raise AssertionError([(record["key"]["id"], record["error"]) for record in testbed.records(state="pending")])
 
 
 @pytest.mark.parametrize("delays", [(60.0, 600.0), (60.0,), ()])
@@ -480,7 +480,7 @@ def test_a_row_that_spoils_its_calls_ends_alone_and_takes_no_other_along(
             testbed.partner, url=server.url, timeout_seconds=1.0, breaker=BreakerRules(minimum_calls=1000)
         )
         deliver_until_done(testbed, at_most=12)
-    assert {each["key"]["id"]: each["state"] for each in testbed.records()} == {
+    assert {record["key"]["id"]: record["state"] for record in testbed.records()} == {
         row: "failed" if row == 5 else "delivered" for row in range(1, 17)
     }
     sizes = [len(rows) for rows in partner.calls if 5 in rows]
@@ -488,9 +488,9 @@ def test_a_row_that_spoils_its_calls_ends_alone_and_takes_no_other_along(
     assert sizes == [*[16] * together, 8, 4, 2, *[1] * (sizes.count(1))]
     # Alone, it has what is left of its schedule.
     assert testbed.record(5)["tries"] == len(delays) + 1
-    assert {each["tries"] for each in testbed.records(state="delivered")} <= {1, 2}
+    assert {record["tries"] for record in testbed.records(state="delivered")} <= {1, 2}
     assert "failed with 15 others, will be sent with at most 7 others next" in str(testbed.record(5)["history"])
-    assert all("rows_at_most" not in each for each in testbed.records(state="delivered"))
+    assert all("rows_at_most" not in record for record in testbed.records(state="delivered"))
 
 
 def test_new_rows_do_not_travel_with_one_that_spoils_calls(testbed: Testbed, source_db: SourceDb) -> None:
@@ -524,7 +524,7 @@ def test_a_limit_of_the_partner_halves_nothing(testbed: Testbed, source_db: Sour
         for _ in range(2):
             testbed.deliver()
             testbed.make_retries_due()
-    halved = {each.get("rows_at_most") for each in testbed.records()}
+    halved = {record.get("rows_at_most") for record in testbed.records()}
     assert halved == ({4} if status.startswith("503") else {None})
 
 
@@ -537,7 +537,7 @@ def test_rows_that_cannot_be_reached_together_stay_together(testbed: Testbed, so
     for _ in range(2):
         testbed.deliver()
         testbed.make_retries_due()
-    assert {each.get("rows_at_most") for each in testbed.records()} == {None}
+    assert {record.get("rows_at_most") for record in testbed.records()} == {None}
 
 
 def test_a_row_whose_credentials_are_refused_in_company_fails_alone_in_the_end(
@@ -581,8 +581,8 @@ def test_a_body_that_is_too_large_is_halved_and_remembered(testbed: Testbed, sou
         meet(testbed, partner)
         for _ in range(4):
             testbed.deliver()
-        assert {each["state"] for each in testbed.records()} == {"delivered"}
-        assert {each["tries"] for each in testbed.records()} == {1}
+        assert {record["state"] for record in testbed.records()} == {"delivered"}
+        assert {record["tries"] for record in testbed.records()} == {1}
         refused = partner.refused
         assert 1 <= refused <= 6
         at_most = testbed.ledger.streams.load_gate("orders").body_at_most

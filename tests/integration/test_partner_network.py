@@ -58,7 +58,7 @@ def send_to(url: str, count: int = 1, **partner: object) -> list[Outcome]:
 def test_a_private_authority_is_trusted_where_it_is_named(authority: trustme.CA, ca: str) -> None:
     with HostilePartner(answering("200 OK"), tls=serve_as(authority)) as server:
         outcomes = send_to(server.url, 3, tls=Tls(ca=ca))
-    assert {each.verdict for each in outcomes} == {Verdict.ACCEPTED}
+    assert {outcome.verdict for outcome in outcomes} == {Verdict.ACCEPTED}
     assert server.connections == 1
 
 
@@ -140,7 +140,7 @@ def test_without_verification_any_server_is_called_and_the_log_warns_once(
     with caplog.at_level(logging.WARNING), HostilePartner(answering("200 OK"), tls=serve_as(trustme.CA())) as server:
         for _ in range(2):
             assert send_to(server.url, tls=Tls(verify=False))[0].verdict is Verdict.ACCEPTED
-    assert [each.message for each in caplog.records] == ["partner.unverified"]
+    assert [record.message for record in caplog.records] == ["partner.unverified"]
 
 
 def test_https_goes_through_a_tunnel_of_the_proxy(authority: trustme.CA, ca: str) -> None:
@@ -149,11 +149,11 @@ def test_https_goes_through_a_tunnel_of_the_proxy(authority: trustme.CA, ca: str
         ConnectProxy(credentials=f"user:{CANARY}") as proxy,
     ):
         outcomes = send_to(server.url, 3, tls=Tls(ca=ca), proxy=proxy.url)
-    assert {each.verdict for each in outcomes} == {Verdict.ACCEPTED}
+    assert {outcome.verdict for outcome in outcomes} == {Verdict.ACCEPTED}
     (head,) = proxy.heads
     assert head.startswith(f"CONNECT 127.0.0.1:{server.port} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n")
     assert TOKEN not in head
-    assert not any(b"Proxy-Authorization" in each for each in server.requests)
+    assert not any(b"Proxy-Authorization" in request for request in server.requests)
 
 
 def test_http_goes_to_the_proxy_with_its_whole_url() -> None:

@@ -72,7 +72,7 @@ def test_the_client_shows_itself_in_the_header_each_part_encoded(desk: TokenDesk
     client = client_of(desk)
     send(client)
     client.close()
-    (line,) = (each for each in desk.endpoint.requests[0].split(b"\r\n") if each.startswith(b"Authorization: Basic "))
+    (line,) = (part for part in desk.endpoint.requests[0].split(b"\r\n") if part.startswith(b"Authorization: Basic "))
     assert b64decode(line.split()[2]) == b"sync+ctl:cl1ent%2Fs%2Bcret"
 
 
@@ -135,9 +135,9 @@ def test_a_refused_token_is_replaced_once_with_the_same_bytes(desk: TokenDesk) -
     assert send(client, 2).verdict is Verdict.ACCEPTED
     client.close()
     assert desk.tokens_used == ["t0ken-1-abcdef", "t0ken-1-abcdef", "t0ken-2-abcdef"]
-    first, second = (each.partition(b"Authorization")[0] for each in desk.partner.requests[1:])
+    first, second = (request.partition(b"Authorization")[0] for request in desk.partner.requests[1:])
     assert first == second
-    bodies = {each.partition(b"\r\n\r\n")[2] for each in desk.partner.requests[1:]}
+    bodies = {request.partition(b"\r\n\r\n")[2] for request in desk.partner.requests[1:]}
     assert len(bodies) == 1
 
 
@@ -150,9 +150,9 @@ def test_a_partner_that_takes_no_token_is_not_asked_twice_and_the_endpoint_not_f
         send(client)
         asked_later = desk.given
         client.close()
-    assert {(each.verdict, each.status) for each in outcomes} == {(Verdict.RETRY_LATER, 401)}
+    assert {(outcome.verdict, outcome.status) for outcome in outcomes} == {(Verdict.RETRY_LATER, 401)}
     assert (asked, called, asked_later) == (2, 5, 3)
-    assert not any("t0ken" in f"{each.error} {each.excerpt}" for each in outcomes)
+    assert not any("t0ken" in f"{outcome.error} {outcome.excerpt}" for outcome in outcomes)
 
 
 def test_many_threads_share_one_token_and_one_renewal(desk: TokenDesk) -> None:

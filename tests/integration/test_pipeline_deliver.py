@@ -69,7 +69,7 @@ def test_rows_arrive_with_every_digit(testbed: Testbed, source_db: SourceDb, par
         "id": 7, "customer": "customer 7", "amount": Decimal("7.07"), "note": "",
         "updated_at": "2026-01-01 00:00:00.000007",
     }  # fmt: skip
-    assert {call.key for call in partner.calls()} == {each["_id"] for each in testbed.records()}
+    assert {call.key for call in partner.calls()} == {record["_id"] for record in testbed.records()}
     assert {call.attempt for call in partner.calls()} == {1}
     known = list(testbed.database.keys.find())
     assert all(each["delivered_seq"] == each["seq"] for each in known)
@@ -279,7 +279,7 @@ def test_a_stream_that_is_paused_meanwhile_sends_nothing_more(testbed: Testbed, 
     # The pause is heard of within half a second.
     assert 1 <= done["delivered"] == len(server.calls()) <= 15
     assert done["returned"] == 100 - done["delivered"]
-    assert {each["attempts"] for each in testbed.records(state="pending")} == {0}
+    assert {record["attempts"] for record in testbed.records(state="pending")} == {0}
 
 
 def test_what_stops_a_batch_before_its_calls_holds_nothing(testbed: Testbed, partner: MockPartner) -> None:
@@ -366,7 +366,7 @@ def test_a_late_outcome_joins_the_history_and_changes_nothing(testbed: Testbed, 
     client.close()
     found = testbed.record(1)
     assert (found["state"], found["attempts"], found["tries"]) == ("pending", 1, 0)
-    assert [(each["action"], each.get("late")) for each in found["history"]] == [("lost", None), ("attempt", True)]
+    assert [(event["action"], event.get("late")) for event in found["history"]] == [("lost", None), ("attempt", True)]
     testbed.make_retries_due()
     testbed.deliver()
     assert [(call.key, call.attempt, call.fate) for call in partner.calls()] == [
@@ -455,7 +455,7 @@ def test_a_lease_that_is_renewed_outlives_its_length(testbed: Testbed, moody: An
     assert len(others) > 10
     assert set(others) == {0}
     assert len(server.calls()) == 2
-    assert all([entry["action"] for entry in each["history"]] == ["attempt"] for each in testbed.records())
+    assert all([entry["action"] for entry in record["history"]] == ["attempt"] for record in testbed.records())
 
 
 def test_whose_lease_was_lost_sends_nothing_more_of_that_batch(
@@ -476,9 +476,9 @@ def test_whose_lease_was_lost_sends_nothing_more_of_that_batch(
     done = testbed.deliver(client=client)
     client.close()
     assert (done["late"], done["delivered"]) == (1, 40 - BEGIN_AT_ONCE)
-    for each in testbed.records(state="delivered"):
-        assert (each["claims"], each["attempts"], len(each["history"])) == (1, 1, 1)
-        assert each["history"][0]["claim"] != tokens[0]
+    for record in testbed.records(state="delivered"):
+        assert (record["claims"], record["attempts"], len(record["history"])) == (1, 1, 1)
+        assert record["history"][0]["claim"] != tokens[0]
     begun = testbed.records(losses=1)
     assert len(begun) == BEGIN_AT_ONCE
     assert sum(each["attempts"] for each in begun) == 1, "one call was under way"
@@ -511,7 +511,7 @@ def test_a_process_that_died_costs_its_begun_calls_and_nothing_else(testbed: Tes
     testbed.maintain()
     # Those it had not begun go on at once, as if it had never taken them.
     assert testbed.deliver() == {"delivered": 7}
-    assert {(each["claims"], each.get("losses")) for each in testbed.records(state="delivered")} == {(1, None)}
+    assert {(record["claims"], record.get("losses")) for record in testbed.records(state="delivered")} == {(1, None)}
     lost = testbed.records(state="pending")
     assert sorted(each["_id"] for each in lost) == sorted(begun)
     assert {(each["claims"], each["losses"]) for each in lost} == {(1, 1)}
@@ -567,7 +567,7 @@ def test_a_stream_that_is_only_appended_to_needs_no_keys(testbed: Testbed, partn
     testbed.deliver()
     assert len(partner.calls()) == 3
     assert testbed.database.keys.count_documents({}) == 0
-    assert {each["state"] for each in testbed.records()} == {"delivered"}
+    assert {record["state"] for record in testbed.records()} == {"delivered"}
 
 
 def test_the_name_of_a_worker_is_stored_literally(testbed: Testbed) -> None:

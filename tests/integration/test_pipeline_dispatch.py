@@ -30,7 +30,7 @@ def retried(testbed: Testbed, *numbers: int) -> None:
 
 
 def in_flight(testbed: Testbed) -> list[int]:
-    return sorted(each["key"]["id"] for each in testbed.records(state="sending"))
+    return sorted(record["key"]["id"] for record in testbed.records(state="sending"))
 
 
 def test_batches_the_oldest_first(testbed: Testbed) -> None:
@@ -41,9 +41,9 @@ def test_batches_the_oldest_first(testbed: Testbed) -> None:
     assert [[record.key["id"] for record in claim.records] for claim in claims] == [[5, 1, 4], [2, 3, 6], [7]]
     assert [each.has_more for each in taken] == [True, True, False, False]
     tokens = {record.id: claim.token for claim in claims for record in claim.records}
-    assert {each["_id"]: each["lease"]["token"] for each in testbed.records()} == tokens
+    assert {record["_id"]: record["lease"]["token"] for record in testbed.records()} == tokens
     assert len(set(tokens.values())) == testbed.database.batches.count_documents({}) == 3
-    assert {each["state"] for each in testbed.records()} == {"sending"}
+    assert {record["state"] for record in testbed.records()} == {"sending"}
 
 
 def test_never_more_than_the_window_is_in_flight(testbed: Testbed) -> None:
@@ -97,9 +97,9 @@ def test_an_overtaken_version_is_superseded_and_makes_way(testbed: Testbed) -> N
         2: ["superseded", "superseded", "sending"],
         3: ["superseded", "superseded", "pending"],
     }
-    newest = {each["key"]["id"]: each["_id"] for each in testbed.records()}
-    for each in testbed.records(state="superseded"):
-        assert each["superseded_by"] == newest[each["key"]["id"]]
+    newest = {record["key"]["id"]: record["_id"] for record in testbed.records()}
+    for record in testbed.records(state="superseded"):
+        assert record["superseded_by"] == newest[record["key"]["id"]]
 
 
 def test_a_newer_version_waits_until_the_older_one_is_finished(testbed: Testbed) -> None:
@@ -246,7 +246,7 @@ def test_a_paused_stream_sends_nothing_and_goes_on_logging(testbed: Testbed) -> 
 
 def test_a_record_that_was_lost_in_sending_travels_alone_and_first(testbed: Testbed) -> None:
     log(testbed, 1, 2, 3)
-    ids = {each["key"]["id"]: each["_id"] for each in testbed.records()}
+    ids = {record["key"]["id"]: record["_id"] for record in testbed.records()}
     lose_records(testbed.ledger, testbed.database, [ids[1], ids[2]])
     log(testbed, 4)
     taken = testbed.take_all()
@@ -257,7 +257,7 @@ def test_a_record_that_was_lost_in_sending_travels_alone_and_first(testbed: Test
 def test_one_record_that_travels_alone_is_enough_at_a_time(testbed: Testbed) -> None:
     """Whoever has one in hand takes others together meanwhile."""
     log(testbed, 1, 2, 3, 4)
-    ids = {each["key"]["id"]: each["_id"] for each in testbed.records()}
+    ids = {record["key"]["id"]: record["_id"] for record in testbed.records()}
     lose_records(testbed.ledger, testbed.database, [ids[1], ids[2]])
     assert testbed.take_rows(with_suspects=False) == [3, 4]
     assert testbed.take_rows(with_suspects=False) == []
@@ -266,10 +266,10 @@ def test_one_record_that_travels_alone_is_enough_at_a_time(testbed: Testbed) -> 
 
 def test_a_record_that_was_never_lost_travels_with_others_after_a_retry(testbed: Testbed) -> None:
     log(testbed, 1, 2)
-    claim = claim_records(testbed.ledger, [each["_id"] for each in testbed.records()])
+    claim = claim_records(testbed.ledger, [record["_id"] for record in testbed.records()])
     busy = outcome(Verdict.RETRY_LATER, error="busy")
     testbed.ledger.delivery_states.write_transitions(
-        claim, [Transition(record=each, state=State.PENDING, outcome=busy) for each in claim.records]
+        claim, [Transition(record=record, state=State.PENDING, outcome=busy) for record in claim.records]
     )
     assert testbed.take_all() == [[1, 2]]
 
@@ -294,7 +294,7 @@ def test_several_at_once_take_each_record_once(testbed: Testbed) -> None:
     with ThreadPoolExecutor(6) as threads:
         rows = [row for taken in threads.map(take, range(6)) for batch in taken for row in batch]
     assert sorted(rows) == list(range(1, 41))
-    assert {each["claims"] for each in testbed.records()} == {1}
+    assert {record["claims"] for record in testbed.records()} == {1}
 
 
 def test_whoever_comes_while_another_chooses_is_told_so(testbed: Testbed) -> None:
@@ -339,7 +339,7 @@ def test_two_who_chose_the_same_records_take_each_of_them_once(testbed: Testbed)
     assert second is not None
     assert [record.key["id"] for record in second.records] == [1, 2]
     assert [record.key["id"] for record in late.claim.records] == [3]
-    assert {each["claims"] for each in testbed.records()} == {1}
+    assert {record["claims"] for record in testbed.records()} == {1}
 
 
 def test_a_mongodb_that_is_away_leaves_everything_as_it_is(testbed: Testbed) -> None:

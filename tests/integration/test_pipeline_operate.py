@@ -213,7 +213,7 @@ def test_a_replay_of_one_error_leaves_the_others_alone(testbed: Testbed, refusin
     testbed.poll(ListReader([version_row(9, None, None, payload=None, error="column amount: the number is NaN")]))
     groups = group_failures(ledger=testbed.ledger).groups
     assert [group["count"] for group in groups] == [8, 1]
-    assert groups[0]["sample_id"] in {each["_id"] for each in testbed.records()}
+    assert groups[0]["sample_id"] in {record["_id"] for record in testbed.records()}
     assert groups[0]["first_at"] <= groups[0]["last_at"]
     assert groups[0]["streams"] == ["orders"]
     assert replay(testbed, error=groups[1]["fingerprint"]).matched == 1
@@ -227,7 +227,7 @@ def test_a_replay_tells_its_caller_which_records_to_wait_for(testbed: Testbed, r
     replay_records(
         ledger=testbed.ledger, selection=Selection(), streams={"orders": testbed.stream}, who="me", replayed_ids=ids
     )
-    assert sorted(ids) == sorted(each["_id"] for each in testbed.records())
+    assert sorted(ids) == sorted(record["_id"] for record in testbed.records())
     assert testbed.ledger.records.count_by_state(ids) == {"pending": 2}
 
 
@@ -237,7 +237,7 @@ def test_a_stream_that_left_the_configuration_is_not_replayed(testbed: Testbed, 
     testbed.deliver()
     done = replay_records(ledger=testbed.ledger, selection=Selection(), streams={}, who="me")
     assert (done.matched, done.replayed, done.skipped) == (1, 0, 1)
-    assert [each["state"] for each in testbed.records()] == ["failed"]
+    assert [record["state"] for record in testbed.records()] == ["failed"]
 
 
 # Discard.
@@ -260,7 +260,7 @@ def test_a_discard_gives_up_with_a_reason(testbed: Testbed, refusing: MockPartne
 
 def test_a_waiting_record_can_be_discarded_and_one_in_flight_cannot(testbed: Testbed) -> None:
     log(testbed, 1, 2)
-    ids = {each["key"]["id"]: each["_id"] for each in testbed.records()}
+    ids = {record["key"]["id"]: record["_id"] for record in testbed.records()}
     claim_records(testbed.ledger, [ids[2]])
     done = discard(testbed, ids=tuple(ids.values()), states=("failed", "pending"))
     assert (done.matched, done.discarded) == (1, 1)
@@ -302,7 +302,7 @@ def test_a_clean_up_removes_records_older_than_their_retention(testbed: Testbed,
     # What is not finished stays, however old; and keys stay, or old rows would come in again.
     assert testbed.states() == {5: ["sending"]}
     assert testbed.database.keys.count_documents({}) == 5
-    assert [each["count"] for each in testbed.ledger.audit.load(limit=5) if each["action"] == "cleanup"] == [
+    assert [entry["count"] for entry in testbed.ledger.audit.load(limit=5) if entry["action"] == "cleanup"] == [
         2,
         1,
         2,
@@ -399,7 +399,7 @@ def test_show_tells_all_versions_of_a_row_newest_first(testbed: Testbed) -> None
     testbed.deliver()
     log(testbed, 1, content="b")
     shown = find_versions(testbed.ledger, "orders", {"id": 1})
-    assert [each["payload"]["content"] for each in shown] == ["b", "a"]
+    assert [version["payload"]["content"] for version in shown] == ["b", "a"]
     assert shown[1]["history"][0]["outcome"] == "accepted"
     assert find_record(testbed.ledger, shown[0]["_id"]) == shown[:1]
 
@@ -451,9 +451,9 @@ def test_failures_are_grouped_by_their_error(testbed: Testbed, refusing: MockPar
     testbed.deliver()
     testbed.poll(ListReader([version_row(4, None, None, payload=None, error="column amount: the number is NaN")]))
     groups = group_failures(ledger=testbed.ledger).groups
-    assert [(each["count"], each["status"]) for each in groups] == [(3, 422), (1, None)]
+    assert [(group["count"], group["status"]) for group in groups] == [(3, 422), (1, None)]
     assert "this row is not valid" in groups[0]["message"]
-    assert groups[0]["sample_id"] in {each["_id"] for each in testbed.records(state=State.FAILED.value)}
+    assert groups[0]["sample_id"] in {record["_id"] for record in testbed.records(state=State.FAILED.value)}
     assert group_failures(ledger=testbed.ledger, limit=1).groups == groups[:1]
     assert group_failures(ledger=testbed.ledger, streams=["others"]).groups == ()
     later = testbed.ledger.streams.server_time() + timedelta(hours=1)

@@ -51,7 +51,7 @@ def breaker(testbed: Testbed) -> dict[str, Any]:
 
 
 def tries(testbed: Testbed) -> list[int]:
-    return sorted(each["tries"] for each in testbed.records())
+    return sorted(record["tries"] for record in testbed.records())
 
 
 def bring_down(backlog: Testbed, url: str) -> None:
@@ -120,7 +120,7 @@ def test_a_recovering_partner_gets_everything_with_limited_calls(backlog: Testbe
     recovering = [(allowed, flying) for allowed, flying in seen[1:] if allowed]
     assert [allowed for allowed, _ in recovering][:1] == [HALF_OPEN_STARTS_AT]
     assert all(flying <= allowed for allowed, flying in recovering)
-    assert {each["state"] for each in backlog.records()} == {"delivered"}
+    assert {record["state"] for record in backlog.records()} == {"delivered"}
 
 
 def test_records_that_always_fail_do_not_keep_a_partner_down_that_is_back(backlog: Testbed) -> None:
@@ -219,7 +219,7 @@ def test_a_batch_that_was_taken_before_is_no_more_than_a_partner_that_comes_back
     done = backlog.deliver(client=client)
     client.close()
     assert (done["delivered"], done["returned"]) == (60, 9)
-    claims = [entry["claim"] for each in backlog.records() for entry in each["history"]]
+    claims = [entry["claim"] for record in backlog.records() for entry in record["history"]]
     assert claims.count(first[0]) == 1
     assert {call.attempt for call in partner.calls()} == {1}
 
@@ -247,7 +247,9 @@ def test_a_retry_after_that_most_calls_get_is_waited_for(backlog: Testbed, statu
         end_pause(backlog)
         backlog.make_retries_due()
         backlog.deliver()
-        asked = [each for each in backlog.records() if each["attempts"] > 0 and each["tries"] < each["attempts"]]
+        asked = [
+            record for record in backlog.records() if record["attempts"] > 0 and record["tries"] < record["attempts"]
+        ]
     # The probe is not sent again before its Retry-After.
     assert len(asked) == 1
     assert (asked[0]["due_at"].replace(tzinfo=UTC) - backlog.ledger.streams.server_time()).total_seconds() > 400
@@ -262,7 +264,7 @@ def test_a_batch_under_way_gives_back_what_it_has_not_sent(backlog: Testbed) -> 
         assert done["retrying"] == len(down.calls())
         assert 10 <= done["retrying"] < 60
         assert done == {"retrying": done["retrying"], "returned": 60 - done["retrying"]}
-    assert len([each for each in backlog.records() if each["tries"] == 0]) == done["returned"]
+    assert len([record for record in backlog.records() if record["tries"] == 0]) == done["returned"]
 
 
 @pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden"])
@@ -274,7 +276,7 @@ def test_refused_credentials_pause_the_partner_and_use_up_nothing(backlog: Testb
     paused = backlog.ledger.partners.load_all()["default"]["paused"]
     assert (paused["by"], paused["reason"]) == ("syncctl", f"HTTP {status[:3]}: token expired")
     assert set(tries(backlog)) == {0}
-    assert {each["state"] for each in backlog.records()} == {"pending"}
+    assert {record["state"] for record in backlog.records()} == {"pending"}
     with MockPartner() as healthy:
         meet(backlog, healthy.url)
         backlog.ledger.partners.resume("default")
@@ -322,7 +324,7 @@ def test_a_row_that_is_gone_at_the_partner_needs_no_delete(
     with HostilePartner(answering(status)) as server:
         meet(testbed, server.url)
         testbed.deliver()
-    assert [each["state"] for each in testbed.records(op="delete")] == [state]
+    assert [record["state"] for record in testbed.records(op="delete")] == [state]
     assert not testbed.ledger.streams.load_gate("orders").paused
 
 

@@ -73,11 +73,11 @@ def test_rows_are_logged_once_with_all_that_is_known_of_them(testbed: Testbed, s
     assert (run.read, run.logged, run.unchanged, run.failed, run.error) == (250, 250, 0, 0, None)
     assert (run.cursor_before, run.cursor_after, testbed.cursor()) == (None, "250", "250")
     records = testbed.records()
-    assert [each["key"] for each in records] == [{"id": number} for number in range(1, 251)]
-    assert {each["state"] for each in records} == {"pending"}
-    keys = {each["_id"]: each for each in testbed.database.keys.find()}
-    for each in records:
-        assert keys[f"orders:{each['key_id']}"].items() >= {"seq": each["seq"], "version": each["_id"]}.items()
+    assert [record["key"] for record in records] == [{"id": number} for number in range(1, 251)]
+    assert {record["state"] for record in records} == {"pending"}
+    keys = {document["_id"]: document for document in testbed.database.keys.find()}
+    for record in records:
+        assert keys[f"orders:{record['key_id']}"].items() >= {"seq": record["seq"], "version": record["_id"]}.items()
     again = testbed.poll()
     assert (again.read, again.logged, again.cursor_before, again.cursor_after) == (0, 0, "250", "250")
     source_db.add_orders([251])
@@ -112,15 +112,15 @@ def test_a_row_that_comes_back_is_three_records(testbed: Testbed) -> None:
     for content in ("A", "A", "B", "B", "A", "A"):
         testbed.poll(ListReader([version_row(1, content, None)]))
     records = testbed.records()
-    assert [each["payload"]["content"] for each in records] == ["A", "B", "A"]
-    assert len({each["_id"] for each in records}) == 3
+    assert [record["payload"]["content"] for record in records] == ["A", "B", "A"]
+    assert len({record["_id"] for record in records}) == 3
     assert records[0]["hash"] == records[2]["hash"]
 
 
 def test_a_change_is_seen_where_its_source_has_versions(testbed: Testbed) -> None:
     for content, version in (("A", "0x1"), ("A", "0x1"), ("B", "0x2"), ("A", "0x3")):
         testbed.poll(ListReader([version_row(1, content, version)]))
-    assert [each["_id"] for each in testbed.records()] == [id_of(1, v) for v in ("0x1", "0x2", "0x3")]
+    assert [record["_id"] for record in testbed.records()] == [id_of(1, v) for v in ("0x1", "0x2", "0x3")]
 
 
 def test_a_touch_that_changes_nothing_is_no_new_version(testbed: Testbed) -> None:
@@ -134,13 +134,13 @@ def test_a_touch_that_changes_nothing_is_no_new_version(testbed: Testbed) -> Non
 def test_a_delete_is_a_version_too(testbed: Testbed) -> None:
     testbed.poll(ListReader([version_row(1, "A", "0x1")]))
     testbed.poll(ListReader([version_row(1, None, "0x2", payload=None, op="delete")]))
-    assert [(each["op"], each["payload"]) for each in testbed.records()][1] == ("delete", None)
+    assert [(record["op"], record["payload"]) for record in testbed.records()][1] == ("delete", None)
 
 
 def test_the_last_version_of_a_row_in_a_page_counts(testbed: Testbed) -> None:
     run = testbed.poll(ListReader([version_row(1, "A", "0x1"), version_row(2, "x", "0x2"), version_row(1, "B", "0x3")]))
     assert (run.read, run.logged, run.unchanged) == (3, 2, 1)
-    assert [each["payload"]["content"] for each in testbed.records()] == ["x", "B"]
+    assert [record["payload"]["content"] for record in testbed.records()] == ["x", "B"]
 
 
 # The order of writes (invariant 1).
@@ -165,8 +165,8 @@ def test_a_crash_between_two_writes_loses_and_doubles_nothing(
     testbed.database.streams.update_one({}, {"$set": {"poll.until": PAST}})
     testbed.poll(ListReader(rows))
     assert testbed.states() == {number: ["pending"] for number in (1, 2, 3)}
-    for each in testbed.records():
-        assert testbed.database.keys.find_one({"version": each["_id"]})["seq"] >= each["seq"]
+    for record in testbed.records():
+        assert testbed.database.keys.find_one({"version": record["_id"]})["seq"] >= record["seq"]
     assert sorted(testbed.take_rows()) == [1, 2, 3]
 
 
@@ -266,7 +266,7 @@ def test_the_same_version_with_other_content_stops_the_stream(testbed: Testbed) 
     assert "stream orders stopped: the source's versions run again" in str(run.error)
     assert "row id=1 came back in version 0x1" in str(run.error)
     assert testbed.cursor() == "before"
-    assert [each["payload"]["content"] for each in testbed.records(state="pending", key={"id": 1})] == ["A"]
+    assert [record["payload"]["content"] for record in testbed.records(state="pending", key={"id": 1})] == ["A"]
     assert testbed.take_rows() == [1]
 
 
@@ -283,7 +283,7 @@ def test_a_table_that_got_a_column_is_not_taken_for_a_restored_one(testbed: Test
     for logged in (1, 0):
         run = testbed.poll(ListReader([wider], columns_fingerprint="wider"))
         assert (run.error, run.logged) == (None, logged)
-    assert [each["payload"].get("new", "none") for each in testbed.records()] == ["none", None]
+    assert [record["payload"].get("new", "none") for record in testbed.records()] == ["none", None]
     assert testbed.take_rows() == [1]
 
 
@@ -348,7 +348,7 @@ def test_a_row_that_changes_in_the_lookback_of_an_append_only_stream_stops_no_ot
     run = testbed.poll(ListReader(rows))
     assert (run.logged, run.failed, run.unchanged, run.error) == (2, 1, 1, None)
     assert (testbed.poll(ListReader(rows[:2])).unchanged, testbed.states()[1]) == (2, ["pending", "failed"])
-    failed = next(each for each in testbed.records() if each["state"] == "failed")
+    failed = next(record for record in testbed.records() if record["state"] == "failed")
     assert "append_only says that rows never are" in failed["error"]["message"]
     assert failed["payload"]["content"] == "other", "an operator may send it as it is"
 
@@ -429,7 +429,7 @@ def test_the_blind_spots_of_a_stream_are_logged_once_when_it_begins(
     for _ in range(2):
         testbed.poll(ListReader([version_row(1, "a", None)], advice=("finds new rows only",)))
     warnings = [record for record in caplog.records if record.message == "poll.first"]
-    assert [(each.levelname, vars(each)["fields"]) for each in warnings] == [
+    assert [(warning.levelname, vars(warning)["fields"]) for warning in warnings] == [
         ("WARNING", {"stream": "orders", "warning": "finds new rows only"})
     ]
 
@@ -458,7 +458,7 @@ def test_keys_that_never_settle_end_the_poll(testbed: Testbed, monkeypatch: pyte
             self.load = testbed.ledger.keys.load
 
         def observe(self, _: str, observations: Any) -> list[str]:
-            return [each.key_id for each in observations]
+            return [observation.key_id for observation in observations]
 
     run = testbed.poll(ListReader([version_row(1, "a", None)]), ledger=Rooms(testbed.ledger, keys=Restless()))
     assert "would not settle" in str(run.error)

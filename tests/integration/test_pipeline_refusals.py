@@ -39,7 +39,7 @@ def paused(testbed: Testbed, kind: str = "partners") -> dict[str, Any] | None:
 
 
 def count_states(testbed: Testbed) -> dict[str, int]:
-    states = [each["state"] for each in testbed.records()]
+    states = [record["state"] for record in testbed.records()]
     return {state: states.count(state) for state in sorted(set(states))}
 
 
@@ -87,7 +87,7 @@ def test_refused_credentials_are_probed_at_growing_intervals_until_they_pass(bac
     assert len(probes) == 6
     assert probes[0] != probes[1] != probes[2]
     assert [round(wait / 30) for wait in waits] == [2, 4, 8, 16, 20, 20]
-    assert {each["tries"] for each in backlog.records()} == {0}
+    assert {record["tries"] for record in backlog.records()} == {0}
     let_probe(backlog)
     deliver_with(backlog, lambda _: 201)
     assert paused(backlog) is None
@@ -100,7 +100,7 @@ def test_credentials_that_expire_in_the_middle_pause_the_partner(backlog: Testbe
     calls = deliver_with(backlog, lambda row: 201 if row <= 30 else 401)
     assert paused(backlog) is not None
     assert len(calls) < 60
-    assert max(each["tries"] for each in backlog.records(state="pending")) <= 1
+    assert max(record["tries"] for record in backlog.records(state="pending")) <= 1
     let_probe(backlog)
     backlog.make_retries_due()
     deliver_with(backlog, lambda _: 201)
@@ -171,7 +171,7 @@ def test_what_failed_slowly_one_by_one_is_taken_back_with_its_run(backlog: Testb
     deliver_with(backlog, lambda _: 404)
     assert paused(backlog, "streams") is not None
     assert count_states(backlog) == {"pending": 60}
-    assert "taken_back" in {entry["action"] for each in backlog.records() for entry in each.get("history", ())}
+    assert "taken_back" in {entry["action"] for record in backlog.records() for entry in record.get("history", ())}
 
 
 @pytest.mark.parametrize("status", [404, 422])

@@ -37,7 +37,7 @@ def delivered(testbed: Testbed, source_db: SourceDb) -> Testbed:
 
 
 def generations(testbed: Testbed) -> dict[int, int]:
-    return {each["key"]["id"]: int(each.get("generation", 0)) for each in testbed.records()}
+    return {record["key"]["id"]: int(record.get("generation", 0)) for record in testbed.records()}
 
 
 def set_runs(testbed: Testbed, *runs: tuple[int, int | None, int]) -> None:
@@ -220,7 +220,7 @@ def test_a_row_in_flight_goes_once_more_after_it(delivered: Testbed) -> None:
     assert delivered.states()[10] == ["delivered"]
     assert generations(delivered)[10] == 1
     (found,) = delivered.records(**{"key.id": 10})
-    assert [(each["action"], each.get("state")) for each in found["history"]][-2:] == [
+    assert [(event["action"], event.get("state")) for event in found["history"]][-2:] == [
         ("attempt", "pending"),
         ("attempt", "delivered"),
     ]
@@ -329,7 +329,7 @@ def poll(testbed: Testbed, versions: Versions) -> Any:
 
 
 def newest(testbed: Testbed) -> dict[int, str]:
-    return {each["key"]["id"]: each["payload"]["name"] for each in testbed.records(state="delivered")}
+    return {record["key"]["id"]: record["payload"]["name"] for record in testbed.records(state="delivered")}
 
 
 def test_a_restored_database_is_read_again_after_a_rewind(

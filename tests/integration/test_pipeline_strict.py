@@ -68,10 +68,10 @@ def discard(testbed: Testbed, *ids: str, **selection: Any) -> Discarded:
 
 def waiting(testbed: Testbed) -> dict[str, str]:
     """Return which version waits for which, by content."""
-    contents = {each["_id"]: each["payload"]["content"] for each in testbed.records()}
+    contents = {record["_id"]: record["payload"]["content"] for record in testbed.records()}
     return {
-        each["payload"]["content"]: contents.get(each["waits_for"], "?")
-        for each in testbed.records(waits_for={"$exists": True})
+        record["payload"]["content"]: contents.get(record["waits_for"], "?")
+        for record in testbed.records(waits_for={"$exists": True})
     }
 
 
@@ -90,7 +90,7 @@ def test_every_version_goes_in_order_and_one_at_a_time(testbed: Testbed, answers
     log(testbed, 1, contents="abc")
     claim = testbed.take().claim
     assert waiting(testbed) == {"b": "a", "c": "b"}
-    assert all("due_at" not in each for each in testbed.records(waits_for={"$exists": True}))
+    assert all("due_at" not in record for record in testbed.records(waits_for={"$exists": True}))
     assert testbed.take_rows() == []
     testbed.give_back(claim)
     seen: list[dict[str, str]] = []
@@ -404,6 +404,6 @@ def test_a_dispatch_costs_the_same_however_many_versions_are_finished(
     # Without the stages behind the lookup: merged with them it does not report how much it read.
     asked = {"aggregate": "keys", "pipeline": look["command"]["pipeline"][:2], "cursor": {}}
     explained = testbed.database.command("explain", asked, verbosity="executionStats")
-    (lookup,) = [each for each in explained["stages"] if "$lookup" in each]
+    (lookup,) = [stage for stage in explained["stages"] if "$lookup" in stage]
     assert lookup["indexesUsed"] == ["by_key"]
     assert 1 <= int(lookup["totalDocsExamined"]) <= 3

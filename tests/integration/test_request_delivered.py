@@ -76,11 +76,11 @@ def test_a_row_that_does_not_fit_is_failed_and_no_call_is_made(
     shaped.poll()
     assert shaped.deliver() == {"delivered": 2, "failed": 3}
     assert len(partner.calls()) == 2
-    failed = [each for each in shaped.records() if each["state"] == "failed"]
-    assert {each["error"]["message"] for each in failed} == {
+    failed = [record for record in shaped.records() if record["state"] == "failed"]
+    assert {record["error"]["message"] for record in failed} == {
         "the body does not fit the schema: $.order.total breaks maximum: 3"
     }
-    assert all(each["attempts"] == 0 for each in failed)
+    assert all(record["attempts"] == 0 for record in failed)
 
 
 def test_a_column_that_is_not_there_fails_each_record_and_names_it(shaped: Testbed, partner: MockPartner) -> None:
@@ -102,7 +102,7 @@ def test_other_bytes_go_under_another_key_and_the_same_bytes_under_the_same(
             testbed.change_stream(fields=fields, retry=RetrySchedule(delays_seconds=(60.0,) * 9))
             testbed.make_retries_due()
             testbed.deliver()
-        requests = [each.partition(b"\r\n\r\n") for each in server.requests]
+        requests = [request.partition(b"\r\n\r\n") for request in server.requests]
     keys = [
         next(line for line in head.splitlines() if line.lower().startswith(b"idempotency-key"))
         for head, _, _ in requests
@@ -160,23 +160,23 @@ def test_a_preview_shows_the_calls_that_follow_and_leaves_no_trace(shaped: Testb
     shaped.deliver()
     sent = {call.key: (call.method, call.path, call.body_hash) for call in partner.calls()}
     assert len(shown) == 5
-    for each in shown:
-        headers = each.request.headers or {}
-        request, body = each.request, (each.request.body or "").encode()
+    for version in shown:
+        headers = version.request.headers or {}
+        request, body = version.request, (version.request.body or "").encode()
         digest = hashlib.sha256(body).hexdigest()
         method, path, received = sent.pop(headers["Idempotency-Key"])
         assert (request.method, request.url, headers["Content-Length"]) == (method, partner.url + path, str(len(body)))
         assert digest.startswith(received)
-        assert each.id == headers["Idempotency-Key"]
+        assert version.id == headers["Idempotency-Key"]
     assert sent == {}
 
 
 def test_a_preview_begins_at_the_cursor_and_ends_at_its_limit(shaped: Testbed, source_db: SourceDb) -> None:
-    assert [each.key["id"] for each in preview(shaped, 2)] == [1, 2]
+    assert [shown.key["id"] for shown in preview(shaped, 2)] == [1, 2]
     shaped.poll()
     assert preview(shaped) == []
     source_db.add_orders([6, 7, 8])
-    assert [each.key["id"] for each in preview(shaped, 2)] == [6, 7]
+    assert [shown.key["id"] for shown in preview(shaped, 2)] == [6, 7]
 
 
 def test_a_preview_of_a_compared_table_leaves_out_what_is_known(shaped: Testbed, source_db: SourceDb) -> None:
@@ -184,7 +184,7 @@ def test_a_preview_of_a_compared_table_leaves_out_what_is_known(shaped: Testbed,
     shaped.poll()
     source_db.execute("update orders set amount = 9 where id = 4")
     source_db.add_orders([6])
-    assert [each.key["id"] for each in preview(shaped, 2)] == [4, 6]
+    assert [shown.key["id"] for shown in preview(shaped, 2)] == [4, 6]
 
 
 def test_a_preview_says_of_each_row_why_it_cannot_be_sent(shaped: Testbed, source_db: SourceDb) -> None:

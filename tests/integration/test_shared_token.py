@@ -70,7 +70,7 @@ def send_at_once(clients: list[PartnerClient], *, threads: int) -> list[Verdict]
 def test_calls_of_two_processes_in_turn_need_one_token(process: MakeClient, desk: TokenDesk) -> None:
     clients = [process(), process()]
     outcomes = [send(clients[number % 2], number) for number in range(20)]
-    assert {each.verdict for each in outcomes} == {Verdict.ACCEPTED}
+    assert {outcome.verdict for outcome in outcomes} == {Verdict.ACCEPTED}
     assert desk.given == 1
     assert desk.tokens_used == ["t0ken-1-abcdef"] * 20
 
@@ -130,12 +130,12 @@ def test_a_token_that_another_process_renewed_is_used_after_a_401(process: MakeC
 def test_before_its_end_one_process_renews_it_for_all(desk: TokenDesk, process: MakeClient, monkeypatch: Any) -> None:
     desk.expires_in = 3600
     clients = [process(), process()]
-    for each in clients:
-        send(each)
+    for client in clients:
+        send(client)
     later = time.monotonic() + 3550
     # Redis's clock is not moved, so it still keeps the old token.
     monkeypatch.setattr(tokens, "read_clock", lambda: later)
-    verdicts = [send(each).verdict for each in clients]
+    verdicts = [send(client).verdict for client in clients]
     assert verdicts == [Verdict.ACCEPTED] * 2
     assert desk.given == 2
 
@@ -145,7 +145,7 @@ def test_a_partner_that_takes_no_token_is_asked_for_one_more_by_one_process_only
 ) -> None:
     desk.unwanted = True
     outcomes = [send(process(), number) for number in range(4)]
-    assert {(each.verdict, each.status) for each in outcomes} == {(Verdict.RETRY_LATER, 401)}
+    assert {(outcome.verdict, outcome.status) for outcome in outcomes} == {(Verdict.RETRY_LATER, 401)}
     assert desk.given == 2
 
 
@@ -191,8 +191,10 @@ def test_a_redis_that_hangs_delays_a_call_only_briefly(process: MakeClient, desk
     client = process(own_redis.url(), timeout_seconds=10.0)
     outcomes = [send(client, number) for number in range(3)]
     own_redis.thaw()
-    assert [each.verdict for each in outcomes] == [Verdict.ACCEPTED] * 3
-    assert sum(each.latency_ms for each in outcomes[1:]) < outcomes[0].latency_ms, "asked once, and then left alone"
+    assert [outcome.verdict for outcome in outcomes] == [Verdict.ACCEPTED] * 3
+    assert sum(outcome.latency_ms for outcome in outcomes[1:]) < outcomes[0].latency_ms, (
+        "asked once, and then left alone"
+    )
     assert desk.given == 1
 
 

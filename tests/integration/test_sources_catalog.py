@@ -28,14 +28,14 @@ def look_at(db: SourceDb, *statements: str, table: str = "orders", key: tuple[st
 
 
 def modes(table: InspectedTable) -> list[tuple[str, str | None]]:
-    return [(each.mode, each.cursor) for each in table.candidates]
+    return [(candidate.mode, candidate.cursor) for candidate in table.candidates]
 
 
 def test_a_time_that_changes_set_goes_first_and_says_whether_an_index_serves_it(db: SourceDb) -> None:
     found = look_at(db, "create table orders (id integer primary key, note text, updated_at datetime not null)")
     assert (found.key, found.key_origin) == (("id",), "primary key")
     assert modes(found) == [("increasing", "updated_at"), ("snapshot", None), ("increasing", "id")]
-    assert [each.indexed for each in found.candidates] == [False, None, True]
+    assert [candidate.indexed for candidate in found.candidates] == [False, None, True]
     assert found.settings == {"table": "orders", "key": ["id"], "mode": "increasing", "cursor": "updated_at"}
     assert any("CREATE INDEX ix_orders_updated_at ON orders (updated_at)" in line for line in found.advice)
     again = look_at(db, "create index by_time on orders (updated_at, id)")
@@ -181,7 +181,7 @@ def test_all_tables_are_listed_and_a_broken_view_stops_none(db: SourceDb) -> Non
     db.execute("create view broken as select * from gone")
     db.execute("drop table gone")
     found = inspect(db)
-    assert [each.table for each in found.tables] == ["[order lines]", "orders"]
+    assert [table.table for table in found.tables] == ["[order lines]", "orders"]
     assert [line.partition(":")[0] for line in found.unknown] == ["the view broken"]
 
 
@@ -218,7 +218,7 @@ READABLE = [
 @pytest.mark.parametrize("statement", READABLE)
 def test_every_candidate_is_a_stream_that_can_be_read(db: SourceDb, statement: str) -> None:
     found = look_at(db, statement)
-    names = [each.name for each in found.columns]
+    names = [column.name for column in found.columns]
     db.execute(
         f"insert into orders values ({', '.join('?' * len(names))})",  # noqa: S608
         [{"id": 1, "updated_at": "2026-01-31 08:00:00", "updated_on": "2026-01-31"}.get(name, "x") for name in names],

@@ -95,7 +95,7 @@ class StandIn:
         # A denied question is followed by a rollback.
         self.connection.commit()
         catalog, unknown = SqlServerCatalog(), list[str]()
-        names = [each for each in catalog.list_tables(self.connection) if number in (None, each.object_id)]
+        names = [table for table in catalog.list_tables(self.connection) if number in (None, table.object_id)]
         return catalog.describe_tables(self.connection, SqlServerDialect(), names, unknown), unknown
 
 
@@ -118,7 +118,7 @@ def test_a_rowversion_goes_first_and_rows_are_counted_by_the_catalog(server: Sta
     table = propose_stream(found)
     assert (table.table, table.rows, table.key, unknown) == ("dbo.orders", 777, ("id",), [])
     assert modes(table)[:2] == [("rowversion", "rv"), ("snapshot", None)]
-    assert [(each.name, each.type, each.nullable) for each in table.columns] == [
+    assert [(column.name, column.type, column.nullable) for column in table.columns] == [
         ("id", "int", False),
         ("note", "nvarchar(50)", True),
         ("rv", "rowversion", False),
@@ -238,7 +238,7 @@ def test_the_hash_of_a_table_in_memory_tells_rows_apart_and_gives_no_order(serve
     server.insert("identity_columns", 2, "id", 1)
     table = propose_stream(server.look(2)[0][0])
     assert table.key == ("id",)
-    assert [each.indexed for each in table.candidates if each.cursor == "id"] == [False]
+    assert [candidate.indexed for candidate in table.candidates if candidate.cursor == "id"] == [False]
 
 
 def test_an_identity_that_falls_is_no_cursor(server: StandIn) -> None:

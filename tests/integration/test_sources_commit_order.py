@@ -53,13 +53,13 @@ class Commits:
     def begin(self, ids: list[int | None]) -> None:
         """Write rows in a new transaction: None for a new row, an id for an update of one."""
         written = []
-        for each in ids:
-            if each is None:
+        for record_id in ids:
+            if record_id is None:
                 self.numbers += 1
             self.versions += 1
             self.now += timedelta(seconds=1)
             stamp = self.now.replace(tzinfo=None).isoformat(sep=" ")
-            written.append((each or self.numbers, stamp, self.versions, self.versions))
+            written.append((record_id or self.numbers, stamp, self.versions, self.versions))
         self.open.append(written)
 
     def commit(self, index: int) -> None:

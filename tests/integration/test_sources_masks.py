@@ -49,8 +49,8 @@ def test_each_mode_masks(db: SourceDb, mode: dict[str, Any]) -> None:
     with open_stream(db, **mode, mask=masks, mask_secret=SECRET) as reader:
         pages = list(reader.pages(reader.start_cursor()))
     rows = [row for page in pages for row in page.rows]
-    assert [each["customer"] for each in payloads(rows)] == [hashed(CANARY)] * 2
-    assert [each["note"] for each in payloads(rows)] == [None, None]
+    assert [payload["customer"] for payload in payloads(rows)] == [hashed(CANARY)] * 2
+    assert [payload["note"] for payload in payloads(rows)] == [None, None]
     assert "amount" not in payloads(rows)[0]
     assert CANARY not in f"{pages}"
 
@@ -60,7 +60,7 @@ def test_a_row_looked_up_by_its_key_is_masked_too(db: SourceDb, mask: str, sent:
     with open_stream(db, mask={"customer": mask}, mask_secret=SECRET) as reader:
         found = [*reader.find_rows([{"id": 1}]), *(row for row in [reader.first_row()] if row)]
         scanned = [each.row for page in reader.scan(None) for each in page]
-    assert [each.get("customer") for each in payloads([*found, *scanned])] == [sent] * 4
+    assert [payload.get("customer") for payload in payloads([*found, *scanned])] == [sent] * 4
 
 
 def test_a_hash_is_of_the_value_that_would_be_sent(db: SourceDb) -> None:
@@ -158,4 +158,4 @@ def test_another_secret_or_mask_is_another_content_and_no_restored_source(
         testbed.change_stream(mode="snapshot", cursor=None, mask=mask, mask_secret=secret)
         run = testbed.poll()
         assert (run.logged, run.error) == (2, None)
-    assert len({each["payload"]["customer"] for each in testbed.records(key={"id": 1})}) == 3
+    assert len({record["payload"]["customer"] for record in testbed.records(key={"id": 1})}) == 3

@@ -72,7 +72,7 @@ def test_a_lookback_finds_what_was_committed_late_and_the_cursor_never_moves_bac
 
     def insert(seconds: list[int]) -> None:
         shared_db.execute_many(
-            "insert into late (at) values (?)", [(f"2026-01-01 00:00:{each:02}.1234567",) for each in seconds]
+            "insert into late (at) values (?)", [(f"2026-01-01 00:00:{second:02}.1234567",) for second in seconds]
         )
 
     stream = {"table": "late", "cursor": "at", "page_size": page_size, "lookback_seconds": lookback}

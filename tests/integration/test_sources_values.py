@@ -44,7 +44,7 @@ def test_a_stored_value_is_read_unchanged(shared_db: SourceDb, values: list[obje
     shared_db.execute("create table mixed (id integer primary key, value)")
     shared_db.execute_many("insert into mixed (value) values (?)", [(value,) for value in values])
     rows, _ = read(shared_db, table="mixed", page_size=3)
-    expected = [base64.b64encode(each).decode() if isinstance(each, bytes) else each for each in values]
+    expected = [base64.b64encode(value).decode() if isinstance(value, bytes) else value for value in values]
     found = [row.payload["value"] for row in rows if row.payload is not None]
     assert [(type(each), repr(each)) for each in found] == [(type(each), repr(each)) for each in expected]
 
@@ -54,7 +54,7 @@ def test_a_stored_value_is_read_unchanged(shared_db: SourceDb, values: list[obje
 def test_a_declared_decimal_is_a_decimal_with_its_scale(shared_db: SourceDb, cents: list[int]) -> None:
     shared_db.execute("drop table if exists prices")
     shared_db.execute("create table prices (id integer primary key, price decimal(12, 2))")
-    expected = [Decimal(each).scaleb(-2) for each in cents]
+    expected = [Decimal(cent).scaleb(-2) for cent in cents]
     shared_db.execute_many("insert into prices (price) values (?)", [(str(each),) for each in expected])
     rows, _ = read(shared_db, table="prices")
     assert [str(row.payload["price"]) for row in rows if row.payload] == [f"{each:.2f}" for each in expected]
@@ -72,7 +72,7 @@ def test_columns_keep_the_order_of_the_table(db: SourceDb) -> None:
 def test_times_stay_as_they_are_stored(db: SourceDb) -> None:
     db.execute("create table events (id integer primary key, at datetime)")
     stored = ["2026-01-01 00:00:00.1234567+01:00", "2026-01-01T00:00:01Z", "soon"]
-    db.execute_many("insert into events (at) values (?)", [(each,) for each in stored])
+    db.execute_many("insert into events (at) values (?)", [(value,) for value in stored])
     rows, _ = read(db, table="events")
     assert [row.payload["at"] for row in rows if row.payload] == stored
 
@@ -207,7 +207,7 @@ def test_a_zone_gives_stored_times_their_offset(db: SourceDb) -> None:
     stored = ["2026-01-01 00:00:00.1234567", "2026-07-01T00:00:01", "2026-07-01 00:00:01Z", "2026-07-01", "soon", 5]
     db.execute_many(
         "insert into events (at, day, said) values (?, '2026-07-01', '2026-07-01 00:00:00')",
-        [(each,) for each in stored],
+        [(value,) for value in stored],
     )
     rows, cursor = read(db, table="events", cursor="at", timezone="Europe/Berlin")
     assert {row.key["id"]: row.payload["at"] for row in rows if row.payload} == {

@@ -103,13 +103,13 @@ class Writers:
 @contextlib.contextmanager
 def writing(writers: Writers) -> Iterator[list[threading.Thread]]:
     threads = [threading.Thread(target=writers.run, args=(seed,)) for seed in range(WRITERS)]
-    for each in threads:
-        each.start()
+    for thread in threads:
+        thread.start()
     try:
         yield threads
     finally:
-        for each in threads:
-            each.join()
+        for thread in threads:
+            thread.join()
 
 
 class Kept:
@@ -158,7 +158,7 @@ def test_the_partner_ends_with_exactly_the_rows_of_the_source(
     with StreamReader(testbed.source, testbed.stream) as opened:
         reader = Kept(opened)
         with writing(writers) as threads, sending(testbed):
-            while any(each.is_alive() for each in threads):
+            while any(thread.is_alive() for thread in threads):
                 poll(testbed, reader)
                 polls += 1
     assert writers.errors == []

@@ -18,8 +18,8 @@ def make_rows_stream(table: str, **changes: Any) -> Stream:
 
 
 def insert(connection: sa.Connection, table: str, *regions: str) -> None:
-    for each in regions:
-        connection.exec_driver_sql(f"insert into {table} (region) values (?)", (each,))  # noqa: S608
+    for region in regions:
+        connection.exec_driver_sql(f"insert into {table} (region) values (?)", (region,))  # noqa: S608
 
 
 def gaps(cursor: Any) -> list[tuple[int, int]]:

@@ -28,7 +28,7 @@ def test_a_rowversion_goes_first_and_columns_without_a_form_in_json_are_left_out
     found = look_at(mssql_url, name.upper())
     assert found.table.endswith(f".{name}")
     assert (found.key, found.key_origin) == (("id",), "primary key")
-    assert [(each.name, each.type, each.nullable) for each in found.columns][:4] == [
+    assert [(column.name, column.type, column.nullable) for column in found.columns][:4] == [
         ("id", "int", False),
         ("note", "nvarchar(50)", True),
         ("total", "decimal(12,2)", False),
@@ -36,7 +36,9 @@ def test_a_rowversion_goes_first_and_columns_without_a_form_in_json_are_left_out
     ]
     assert (found.candidates[0].mode, found.candidates[0].cursor) == ("rowversion", "row_version")
     assert found.candidates[0].indexed is False
-    assert ("increasing", "id", True) in [(each.mode, each.cursor, each.indexed) for each in found.candidates]
+    assert ("increasing", "id", True) in [
+        (candidate.mode, candidate.cursor, candidate.indexed) for candidate in found.candidates
+    ]
     assert found.settings["exclude"] == ["odd"]
     (line,) = [line for line in found.advice if "CREATE INDEX" in line]
     mssql_db.execute(line[line.index("CREATE INDEX") :])
@@ -66,4 +68,4 @@ def test_the_block_is_written_and_its_rows_are_read(mssql_url: str, mssql_db: Ms
         rows = [row for page in reader.pages(reader.start_cursor()) for row in page.rows]
     assert [row.payload["note"] for row in rows if row.payload] == ["x"]
     listed = run_syncctl("inspect", "--json", cwd=tmp_path, timeout=120)
-    assert name in [each["table"].rpartition(".")[2] for each in listed.json["tables"]]
+    assert name in [table["table"].rpartition(".")[2] for table in listed.json["tables"]]

@@ -82,7 +82,7 @@ def numbers(declared: str, *literals: str, text: str = "cast(v as varchar(60))")
 
 
 def times(declared: str, *values: str, text: str = "cast(v as varchar(40))") -> Case:
-    literals = tuple(f"'{each}'" for each in values)
+    literals = tuple(f"'{value}'" for value in values)
     return Case(declared=declared, literals=literals, text=text, spell=spell_time, spell_text=spell_time)
 
 

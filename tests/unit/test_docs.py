@@ -62,7 +62,7 @@ def find_broken(page: Path) -> Iterator[str]:
         if not target.exists():
             yield link
         elif anchor:
-            anchors = {name_anchor(each) for each in _HEADING.findall(_FENCE.sub("", target.read_text("utf-8")))}
+            anchors = {name_anchor(match) for match in _HEADING.findall(_FENCE.sub("", target.read_text("utf-8")))}
             if anchor not in anchors:
                 yield link
 

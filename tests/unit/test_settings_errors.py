@@ -148,16 +148,16 @@ def test_settings_that_do_not_go_together_are_refused(
     errors = fail(tmp_path, toml="\n".join(["[streams.orders]", 'table = "dbo.orders"', *lines, ""]))
     assert len(errors) == len(expected)
     for key, text in expected.items():
-        (line,) = [each for each in errors if each.startswith(f"streams.orders.{key} ")]
+        (line,) = [error for error in errors if error.startswith(f"streams.orders.{key} ")]
         assert text in line
 
 
 @pytest.mark.parametrize("mode", ["change_tracking", "snapshot", "flag"])
 def test_a_query_needs_no_cursor_in_modes_that_follow_none(tmp_path: Path, mode: str) -> None:
     lines = fail(tmp_path, toml=f'[streams.orders]\nquery = "select 1"\nstart = "beginning"\nmode = "{mode}"\n')
-    beside_query = [each for each in lines if "required with query" in each]
+    beside_query = [line for line in lines if "required with query" in line]
     assert [each.split(" ")[0] for each in beside_query] == ["streams.orders.key"]
-    assert any("cannot be read in mode change_tracking" in each for each in lines) == (mode == "change_tracking")
+    assert any("cannot be read in mode change_tracking" in line for line in lines) == (mode == "change_tracking")
 
 
 WRONG_ELSEWHERE = [

@@ -194,7 +194,7 @@ def test_a_plain_dollar_and_brace_may_stand_in_a_template(tmp_path: Path) -> Non
 
 def test_settings_show_tables_as_they_are(tmp_path: Path) -> None:
     shown: dict[str, Any] = {
-        each.key: each.value for each in describe_settings(load(tmp_path, "fields = { a = { const = 1 } }"))
+        setting.key: setting.value for setting in describe_settings(load(tmp_path, "fields = { a = { const = 1 } }"))
     }
     assert json.dumps(shown["streams.orders.fields"]) == '{"a": {"const": 1}}'
 

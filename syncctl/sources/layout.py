@@ -197,7 +197,9 @@ def advise(stream: Stream, relation: Relation, layout: Layout, *, has_rowversion
     if changed is not None:
         way = f'cursor = "{changed.name}" if every change sets it'
     else:
+        times = [column.name for column in relation.columns if column.kind in (Kind.TIME, Kind.DATE)]
         way = "cursor to a column that every change moves forward"
+        way += f" (perhaps {' or '.join(times)})" if times else ""
         way += " (or add a rowversion column to the table)" if has_rowversions else ""
     ways = f"{way}, or append_only = true if rows never change"
     return (f"finds new rows only, no changed ones; in streams.{stream.name} set {ways}",)

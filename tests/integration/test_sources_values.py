@@ -202,6 +202,13 @@ def test_only_a_time_that_changes_set_is_offered_as_the_cursor(db: SourceDb, dec
     assert (f'cursor = "{named}"' in text) if named else ('cursor = "' not in text)
 
 
+def test_a_time_with_another_name_is_mentioned(db: SourceDb) -> None:
+    db.execute("create table stock (id integer primary key, ngay_cap_nhat datetime, ngay_giao date, note text)")
+    with open_stream(db, table="stock", cursor=None, mode=None) as reader:
+        (text,) = reader.advice
+    assert "cursor to a column that every change moves forward (perhaps ngay_cap_nhat or ngay_giao)" in text
+
+
 def test_a_zone_gives_stored_times_their_offset(db: SourceDb) -> None:
     db.execute("create table events (id integer primary key, at datetime, day date, said text)")
     stored = ["2026-01-01 00:00:00.1234567", "2026-07-01T00:00:01", "2026-07-01 00:00:01Z", "2026-07-01", "soon", 5]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from syncctl.core.breaker import BreakerState
+from syncctl.core.clock import boot_time
 from syncctl.core.stream import Partner, Stream
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.keys import KnownKey
@@ -119,11 +120,12 @@ class Permits:
     @property
     def is_fresh(self) -> bool:
         """Whether a call that begins now ends before the permits do."""
-        return self.held > 0 and time.monotonic() - self._renewed_at < STALE_AFTER_SECONDS
+        return self.held > 0 and boot_time() - self._renewed_at < STALE_AFTER_SECONDS
 
     def keep(self, wanted: int) -> int:
         """Renew the permits that are held and ask for more where they are too few; return how many are held."""
-        now = time.monotonic()
+        # Read before MongoDB is asked, by a clock that goes on while the machine sleeps: permits go on running out.
+        now = boot_time()
         if self.held and now - self._renewed_at > LOOK_EVERY_SECONDS:
             if not self._ledger.partners.renew_permits(self._partner.name, token=self._token, seconds=self._seconds):
                 self.held = 0

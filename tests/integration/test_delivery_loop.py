@@ -15,7 +15,9 @@ from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from syncctl.local.mongod import Mongod
 from syncctl.partner.client import Call, PartnerClient
 from syncctl.pipeline import deliver
-from syncctl.pipeline.delivery_lane import BEGIN_AT_ONCE
+from syncctl.pipeline.deliver import DeliveryLoop
+from syncctl.pipeline.delivery_gate import STALE_AFTER_SECONDS
+from syncctl.pipeline.delivery_lane import BEGIN_AT_ONCE, BatchInHand, DeliveryLane
 from tests.harness.hostile_partner import HostilePartner, Peer
 from tests.harness.http_partner import CountingPartner
 from tests.harness.meddling_client import MeddlingClient, once
@@ -298,3 +300,78 @@ def test_calls_do_not_pile_up_behind_a_partner_that_stands_still(
     most = max(sum(at <= other < at + 0.25 for other in after) for at in after)
     # A quarter of a second's permits, those that a rest makes up for, and the few that may be ahead.
     assert most <= per_second * (0.25 + 0.1 + 0.05) + 2
+
+
+# Right before each call.
+
+
+@pytest.fixture
+def waiting(testbed: Testbed) -> Iterator[tuple[DeliveryLoop, DeliveryLane, BatchInHand, Callable[[], str]]]:
+    """A call that waits for others to end, or for the rate, when everything allowed it a moment ago."""
+    testbed.partner = replace(testbed.partner, max_in_flight=1)
+    log(testbed, 1)
+    client = PartnerClient(testbed.partner, testbed.stream)
+    loop = testbed.make_loop(client=client)
+    loop._open_lane("orders")
+    lane = loop._lanes["orders"]
+    lane.gate.look()
+    loop._permits["default"].keep(1)
+    lane.take()
+    lane.prepare_calls()
+    (held, call) = lane._planned[0]
+    assert call.may_start() == "start"
+    yield loop, lane, held, call.may_start
+    client.close()
+
+
+Waiting = tuple[DeliveryLoop, DeliveryLane, BatchInHand, Callable[[], str]]
+
+
+def let_stream_be_paused(waiting: Waiting) -> None:
+    _, lane, _, _ = waiting
+    lane._ledger.streams.pause("orders", who="ada", reason="")
+    lane.gate.look(at_once=True)
+
+
+def let_look_be_long_ago(waiting: Waiting) -> None:
+    waiting[1].gate._looked_at -= STALE_AFTER_SECONDS
+
+
+def let_permits_run_out(waiting: Waiting) -> None:
+    waiting[0]._permits["default"]._renewed_at -= STALE_AFTER_SECONDS
+
+
+def let_permits_be_lost(waiting: Waiting) -> None:
+    waiting[0]._permits["default"].held = 0
+
+
+def let_lease_run_out(waiting: Waiting) -> None:
+    waiting[2].batch.claim.ends_at = 0.0
+
+
+def let_batch_be_lost(waiting: Waiting) -> None:
+    waiting[2].is_lost = True
+
+
+def let_worker_stop(waiting: Waiting) -> None:
+    waiting[0]._is_retired = True
+
+
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [
+        (let_stream_be_paused, "return"),
+        (let_batch_be_lost, "return"),
+        (let_worker_stop, "return"),
+        (let_look_be_long_ago, "wait"),
+        (let_permits_run_out, "wait"),
+        (let_permits_be_lost, "wait"),
+        (let_lease_run_out, "wait"),
+    ],
+)
+def test_a_call_that_has_waited_is_asked_about_once_more(
+    waiting: Waiting, change: Callable[[Waiting], None], answer: str
+) -> None:
+    """Each of these fails when its line is taken out of `DeliveryLane._make_guard`."""
+    change(waiting)
+    assert waiting[3]() == answer

@@ -7,9 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect
 
 from syncctl.core.clock import boot_time
+from syncctl.ledger import batches
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.client import new_token
 from syncctl.ledger.ledger import Ledger
@@ -194,6 +196,38 @@ def test_a_lease_ends_by_this_machines_clock_before_it_ends_by_mongodbs(ledger: 
     check(30.0)
     assert ledger.batches.renew([claim], seconds=40.0) == []
     check(40.0)
+
+
+def test_a_lease_counts_from_before_each_write_that_takes_or_renews_it(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant 3: MongoDB's answer may come late, and the lease has begun before it. Fails when `take`, `begin` or
+    `renew` reads the clock afterwards."""
+    clock = {"now": 1000.0}
+
+    def answer_late(name: str) -> None:
+        write = getattr(Collection, name)
+
+        def late(*args: Any, **options: Any) -> Any:
+            answer = write(*args, **options)
+            clock["now"] += 100.0
+            return answer
+
+        monkeypatch.setattr(Collection, name, late)
+
+    ledger.records.log([new_record(1)], PAST)
+    for name in ("update_one", "update_many"):
+        answer_late(name)
+    monkeypatch.setattr(batches, "boot_time", lambda: clock["now"])
+    claim = claim_records(ledger, ["orders-1"], seconds=20.0)
+    assert claim.ends_at == 1020.0
+    before = clock["now"]
+    assert ledger.batches.begin(claim, ["orders-1"], seconds=30.0)
+    assert claim.ends_at == before + 30.0
+    before = clock["now"]
+    assert ledger.batches.renew([claim], seconds=40.0) == []
+    assert claim.ends_at == before + 40.0
+    assert clock["now"] >= 1400.0
 
 
 def test_a_claim_is_held_until_its_lease_is_over(ledger: Ledger) -> None:

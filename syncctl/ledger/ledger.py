@@ -20,6 +20,7 @@ from syncctl.ledger.partners import Partners
 from syncctl.ledger.project import Project
 from syncctl.ledger.records import Records
 from syncctl.ledger.reports import Reports
+from syncctl.ledger.rolling_rate import RollingRate
 from syncctl.ledger.runs import Runs
 from syncctl.ledger.sequencing import Sequencing
 from syncctl.ledger.streams import Streams
@@ -67,6 +68,10 @@ class Ledger:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+    def open_rate(self, partner: str, *, calls: int, seconds: float) -> RollingRate:
+        """Return a partner's rate of less than one call a second, which all workers share."""
+        return RollingRate(self._database, self.hosts, name=partner, calls=calls, seconds=seconds)
 
     def check_reachable(self, *, timeout_seconds: float) -> None:
         """Ask MongoDB for a sign of life: a person who waits should not wait for the end of a long operation.

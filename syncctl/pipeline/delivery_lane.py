@@ -13,10 +13,10 @@ from syncctl.core.records import Record
 from syncctl.core.states import State
 from syncctl.core.stream import Partner, Stream
 from syncctl.core.windows import Sizes
-from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.rolling_rate import RollingRate
 from syncctl.logs import get_logger
 from syncctl.partner.call import Call, Unsendable
 from syncctl.partner.call_runner import CallRunner, MayStart, WaitingCall
@@ -58,7 +58,7 @@ class StreamSetup:
     client: PartnerClient
     sizes: Sizes
     #: The partner's rate limit, which all workers share; None where it has none.
-    rate: "SharedRate | None" = None
+    rate: "SharedRate | RollingRate | None" = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -183,16 +183,9 @@ class DeliveryLane:
 
     def _has_near_permit(self) -> bool:
         rate = self.setup.rate
-        if rate is None or not rate.is_slow:
+        if not isinstance(rate, RollingRate):
             return True
-        if not self.is_idle:
-            return False
-        try:
-            return rate.is_permit_near()
-        except ServiceUnavailable as error:
-            # Redis is away: without it the rate cannot be kept, and the streams of other partners go on.
-            log.warning("rate.without_redis", stream=self.name, error=str(error))
-            return False
+        return self.is_idle and rate.is_permit_near()
 
     def _plan(self, claim: Claim) -> None:
         """Have a claimed batch in hand; records that need not be sent get their outcome at once."""
@@ -349,7 +342,7 @@ class DeliveryLane:
         # A permit that was taken is valid a moment later; one that was not is asked for again.
         self._has_rate_permit = taken
         self._rate_at = now + min(seconds, LOOK_EVERY_SECONDS)
-        if rate.is_slow and not taken and seconds > LOOK_EVERY_SECONDS:
+        if isinstance(rate, RollingRate) and not taken and seconds > LOOK_EVERY_SECONDS:
             # Another stream or process was faster: no record waits here for a permit that is far off.
             self._rate_at = 0.0
             self.give_back_planned()

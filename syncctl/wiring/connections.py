@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from syncctl.broker.rate import SharedRate
     from syncctl.broker.token_cache import RedisTokenCache
     from syncctl.ledger.ledger import Ledger
+    from syncctl.ledger.rolling_rate import RollingRate
     from syncctl.partner.client import PartnerClient
     from syncctl.pipeline.delivery_lane import StreamSetup
     from syncctl.settings import Settings
@@ -155,15 +156,17 @@ class Connections:
             )
         return self._clients[stream.name]
 
-    def partner_rate(self, stream: Stream) -> "SharedRate | None":
+    def partner_rate(self, stream: Stream) -> "SharedRate | RollingRate | None":
         """Return the rate of a stream's partner, which all workers share; None where it has none."""
         from syncctl.broker.rate import SharedRate
 
         partner = self.partner(stream.partner)
         if partner.rate is None:
             return None
+        calls, seconds = partner.rate
+        if calls < seconds:
+            return self.ledger.open_rate(partner.name, calls=calls, seconds=seconds)
         if partner.name not in self._rates:
-            calls, seconds = partner.rate
             url, prefix = self.settings.redis_url, self.settings.redis_namespace
             self._rates[partner.name] = SharedRate(url, prefix=prefix, name=partner.name, calls=calls, seconds=seconds)
         return self._rates[partner.name]

@@ -9,10 +9,8 @@ import pytest
 from redis import Redis
 
 from syncctl.broker.rate import AHEAD_SECONDS, AT_ONCE_SECONDS, SharedRate
-from syncctl.errors import ServiceUnavailable
 
 MakeRate = Callable[..., SharedRate]
-DAY = 86_400.0
 
 
 @pytest.fixture
@@ -89,75 +87,27 @@ def test_a_permit_is_given_out_a_little_before_its_time(rate: MakeRate) -> None:
     assert 0 < len(given) <= 50 * (AT_ONCE_SECONDS + AHEAD_SECONDS + time.monotonic() - began) + 1
 
 
-@pytest.mark.parametrize("most", [1, 7])
-def test_a_slow_rate_is_kept_in_every_span(rate: MakeRate, most: int) -> None:
-    """Three workers, thirty calls: those that the span holds come at once, and no more for the rest of it."""
-    workers = [rate(most, DAY) for _ in range(3)]
-    with ThreadPoolExecutor(3) as threads:
-        permits = list(threads.map(lambda n: workers[n % 3].take(), range(30)))
-    assert [seconds for taken, seconds in permits if taken] == [0.0] * most
-    assert all(seconds > DAY - 60 for taken, seconds in permits if not taken)
-    assert rate(1, DAY, name="another").take() == (True, 0.0)
-
-
-def test_a_span_of_a_slow_rate_begins_at_any_permit(rate: MakeRate, redis_url: str, redis_prefix: str) -> None:
-    slow = rate(2, 60.0)
-    assert [slow.take()[0] for _ in range(3)] == [True, True, False]
-    key = f"{redis_prefix}rate:rolling:default"
-    with Redis.from_url(redis_url) as redis:
-        newest, oldest = (int(each) for each in redis.lrange(key, 0, -1))
-        redis.lset(key, -1, oldest - 60_500_000)
-        assert [slow.take()[0] for _ in range(2)] == [True, False]
-        assert int(redis.lindex(key, -1) or 0) == newest
-        assert 0 < redis.pttl(key) <= 60_602
-
-
-def test_a_permit_that_is_far_off_is_not_taken(rate: MakeRate) -> None:
-    slow = rate(1, 60.0)
-    assert slow.is_slow
-    assert slow.is_permit_near()
-    assert slow.is_permit_near(), "a look takes none"
-    assert slow.take() == (True, 0.0)
-    assert not slow.is_permit_near()
-    for _ in range(3):
-        taken, seconds = slow.take()
-        assert not taken
-        assert 50 < seconds <= 60.5
-
-
 def test_a_permit_that_is_near_is_waited_for(rate: MakeRate) -> None:
     paced = rate(1, 1.0)
-    assert not paced.is_slow
     began = time.monotonic()
     assert len(take_permits([paced], seconds=2.5, threads=1)) == 3
     assert time.monotonic() - began >= 2.0
 
 
-@pytest.mark.parametrize(("calls", "seconds"), [(50, 1.0), (5, 60.0)])
 def test_a_redis_clock_that_was_set_back_delays_permits_only_briefly(
-    rate: MakeRate, redis_url: str, redis_prefix: str, calls: int, seconds: float
+    rate: MakeRate, redis_url: str, redis_prefix: str
 ) -> None:
-    limited = rate(calls, seconds)
-    for _ in range(calls):
-        limited.take()
+    paced = rate(50, 1.0)
+    for _ in range(50):
+        paced.take()
     with Redis.from_url(redis_url) as redis:
-        in_an_hour = redis.time()[0] * 1_000_000 + 3_600_000_000
-        if limited.is_slow:
-            key = f"{redis_prefix}rate:rolling:default"
-            for index in range(redis.llen(key)):
-                redis.lset(key, index, in_an_hour)
-        else:
-            redis.set(f"{redis_prefix}rate:paced:default", in_an_hour)
-        # A paced rate continues; under a slow one, the calls of a span may just have been made.
-        assert limited.take()[0] is not limited.is_slow
-        assert limited.take()[1] <= seconds + 0.5
+        redis.set(f"{redis_prefix}rate:paced:default", redis.time()[0] * 1_000_000 + 3_600_000_000)
+        assert paced.take()[0]
+        assert paced.take()[1] <= 1.5
 
 
 def test_without_redis_no_permit_is_given(redis_prefix: str) -> None:
     """Without it the rate cannot be kept."""
-    for calls, seconds in ((1000, 1.0), (1, 60.0)):
-        away = SharedRate("redis://localhost:1/0", prefix=redis_prefix, name="p", calls=calls, seconds=seconds)
-        assert away.try_take() is None
-        with pytest.raises(ServiceUnavailable, match="cannot reach Redis"):
-            away.is_permit_near()
-        away.close()
+    away = SharedRate("redis://localhost:1/0", prefix=redis_prefix, name="p", calls=1000, seconds=1.0)
+    assert away.try_take() is None
+    away.close()

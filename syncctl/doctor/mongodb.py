@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from syncctl.doctor.check import Finding, Unit, explain, failed, passed, warned
+from syncctl.doctor.check import Finding, Unit, explain, failed, join_findings, passed, skipped, warned
 from syncctl.doctor.redis import read_version
 from syncctl.doctor.sql_server import CLOCKS_APART_SECONDS
 from syncctl.errors import ServiceUnavailable
+from syncctl.ledger.member_clocks import compare_clocks
 
 if TYPE_CHECKING:
     from syncctl.doctor.examination import Services
+
+MEMBERS_APART_SECONDS = 2.0
 
 # MongoDB's clock is read with $documents, which 5.0 does not know.
 OLDEST = (6, 0)
@@ -22,6 +25,7 @@ def list_units(services: "Services") -> Sequence[Unit]:
         Unit(name="mongodb", look=lambda: check_server(services)),
         Unit(name="mongodb majority", look=lambda: check_majority(services), needs=("mongodb",)),
         Unit(name="mongodb clock", look=lambda: check_clock(services), needs=("mongodb",)),
+        Unit(name="mongodb members", look=lambda: check_members(services), needs=("mongodb",)),
         Unit(name="indexes", look=lambda: check_indexes(services), needs=("mongodb",)),
     )
 
@@ -70,6 +74,32 @@ def check_clock(services: "Services") -> Finding:
         f"{detail}; leases are safe, because only MongoDB's clock counts, but logs and --since use another time",
         "synchronise both machines: timedatectl set-ntp true",
     )
+
+
+def check_members(services: "Services") -> Finding:
+    """Check whether every member of the replica set answers, and how far their clocks are apart."""
+    clocks = services.ledger.read_member_clocks(timeout_seconds=services.timeout_seconds / 2)
+    if len(clocks) < 2:
+        return skipped("MongoDB has a single member")
+    silent = [clock.member for clock in clocks if clock.ahead_seconds is None]
+    apart, ahead, behind = compare_clocks(clocks)
+    findings = []
+    if silent:
+        findings.append(
+            warned(
+                f"{', '.join(silent)} of {len(clocks)} members cannot be reached from here",
+                "start it, or open its port: one more that is lost may leave no majority, and nothing can be written",
+            )
+        )
+    if apart >= MEMBERS_APART_SECONDS:
+        findings.append(
+            warned(
+                f"the clock of {ahead} is {apart:.1f} s ahead of that of {behind}; when one becomes primary after the "
+                "other, leases end and retries come that much too early or too late",
+                "synchronise the machines of all members: timedatectl set-ntp true",
+            )
+        )
+    return join_findings(findings or [passed(f"{len(clocks)} members answer; their clocks agree")])
 
 
 def check_indexes(services: "Services") -> Finding:

@@ -3,7 +3,7 @@
 import functools
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -28,8 +28,13 @@ _BAD_VALUE_CODE = 2
 _DUPLICATE_CODE = 11000
 
 
-def connect(url: str, *, timeout_seconds: float = OPERATION_TIMEOUT_SECONDS) -> "pymongo.MongoClient[dict[str, Any]]":
+def connect(
+    url: str, *, timeout_seconds: float = OPERATION_TIMEOUT_SECONDS, member: str | None = None
+) -> "pymongo.MongoClient[dict[str, Any]]":
     """Return a client whose every operation ends within `timeout_seconds`; it connects at first use.
+
+    Args:
+        member: Ask only this member of the replica set, `host:port`.
 
     Raises:
         ConfigurationError: when the URL is not one.
@@ -42,6 +47,7 @@ def connect(url: str, *, timeout_seconds: float = OPERATION_TIMEOUT_SECONDS) -> 
             timeoutMS=round(timeout_seconds * 1000),
             serverSelectionTimeoutMS=round(min(5.0, timeout_seconds) * 1000),
             retryWrites=True,
+            server_selector=None if member is None else lambda servers: _choose(servers, member),
         )
     except (mongo.InvalidURI, mongo.ConfigurationError, ValueError) as error:
         raise ConfigurationError(
@@ -49,6 +55,10 @@ def connect(url: str, *, timeout_seconds: float = OPERATION_TIMEOUT_SECONDS) -> 
             why=str(error).split("@")[-1],
             hint="mongodb://host:27017/celery_logs",
         ) from error
+
+
+def _choose(servers: Sequence[Any], member: str) -> list[Any]:
+    return [server for server in servers if "{}:{}".format(*server.address) == member]
 
 
 def open_database(client: "pymongo.MongoClient[dict[str, Any]]", name: str) -> Database[dict[str, Any]]:

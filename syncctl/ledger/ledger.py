@@ -1,5 +1,6 @@
 """The ledger in MongoDB as one object, with an attribute for each collection or concern."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 import pymongo
@@ -15,6 +16,7 @@ from syncctl.ledger.heartbeats import Heartbeats, MaintenanceLeases
 from syncctl.ledger.indexes import compare_indexes, create_indexes
 from syncctl.ledger.keys import Keys
 from syncctl.ledger.lease_rescue import LeaseRescue
+from syncctl.ledger.member_clocks import MemberClock, read_clock
 from syncctl.ledger.operations import Operations
 from syncctl.ledger.partners import Partners
 from syncctl.ledger.project import Project
@@ -99,6 +101,18 @@ class Ledger:
         """Return one line for each index that is missing or differs."""
         with translated(self.hosts):
             return compare_indexes(self._database)
+
+    def read_member_clocks(self, *, timeout_seconds: float) -> list[MemberClock]:
+        """Ask every member of the replica set that holds data for its time, for `doctor`."""
+        with translated(self.hosts):
+            hello = self._client.admin.command("hello")
+            is_set = self._client.topology_description.topology_type_name.startswith("ReplicaSet")
+        # A URL with directConnection reaches one member alone.
+        members = [*hello.get("hosts", ()), *hello.get("passives", ())] if is_set else []
+        with ThreadPoolExecutor(max(1, len(members))) as threads:
+            return list(
+                threads.map(lambda member: read_clock(self._url, member, timeout_seconds=timeout_seconds), members)
+            )
 
     def describe_server(self) -> dict[str, Any]:
         """Return MongoDB's version and whether it is a replica set, for `doctor`."""

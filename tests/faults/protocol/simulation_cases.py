@@ -354,7 +354,12 @@ class ScriptedClient:
             seq=record.seq,
         )
 
-    def combine(self, planned: Sequence[tuple[Record, LoggedCall]]) -> list[BulkCall]:
+    def combine(
+        self,
+        planned: Sequence[tuple[Record, LoggedCall]],
+        *,
+        bytes_at_most: int | None = None,  # noqa: ARG002 - no partner here refuses a body for its size
+    ) -> list[BulkCall]:
         """Put rows together into calls."""
         found = [planned[start : start + self._rows] for start in range(0, len(planned), self._rows)]
         return [

@@ -96,3 +96,12 @@ def test_a_completion_that_cannot_be_installed_is_no_bug(run_syncctl: Run, tmp_p
     done = run_syncctl("--install-completion", "zsh", cwd=tmp_path, env={"HOME": str(tmp_path)})
     assert done.exit_code == 2
     assert "cannot install the completion" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["up", "down"])
+def test_local_servers_need_a_directory_that_can_be_written(run_syncctl: Run, tmp_path: Path, command: str) -> None:
+    (tmp_path / ".syncctl").mkdir()
+    (tmp_path / ".syncctl" / "lock").mkdir()
+    done = run_syncctl("local", command, cwd=tmp_path)
+    assert done.exit_code == 2, done.stderr
+    assert f"error: cannot write to {tmp_path / '.syncctl' / 'lock'}" in done.stderr

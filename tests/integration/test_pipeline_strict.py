@@ -379,6 +379,25 @@ def test_the_wait_ends_if_the_holder_finished_between_the_read_and_the_write(
     assert answers.contents() == "ab"
 
 
+def test_dispatch_frees_what_it_holds_for_a_version_that_was_given_up_meanwhile(
+    testbed: Testbed, answers: ContentPartner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The discard released what waited before this waited. Fails without `release_if_free` in dispatch."""
+    answers.refused = {"a"}
+    log(testbed, 1, contents="a")
+    testbed.deliver()
+    log(testbed, 1, contents="b")
+    hold = testbed.ledger.sequencing.hold
+
+    def discard_first(behind: Any) -> int:
+        if behind:
+            discard(testbed, id_of(testbed, "a"))
+        return hold(behind)
+
+    monkeypatch.setattr(testbed.ledger.sequencing, "hold", discard_first)
+    assert testbed.take_rows() + testbed.take_rows() == [1]
+
+
 def test_status_counts_held_versions(testbed: Testbed, answers: ContentPartner) -> None:
     answers.refused = {"a"}
     log(testbed, 1, 2, contents="abc")

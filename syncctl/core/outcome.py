@@ -1,11 +1,12 @@
 """The outcome of one attempt. A partner's response is a value, never an exception."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Literal
+
+from syncctl.core.clock import boot_time
 
 Pauses = Literal["partner", "stream"]
 
@@ -83,8 +84,8 @@ class Outcome:
     too_large_bytes: int | None = None
     #: The stream's `outcomes` say what its status means, so that it is about this record alone.
     has_own_rule: bool = False
-    #: When the call ended, by this machine's monotonic clock.
-    ended: float = field(default_factory=time.monotonic)
+    #: When the call ended, by this machine's `boot_time`.
+    ended: float = field(default_factory=boot_time)
 
     @property
     def pauses(self) -> Pauses | None:

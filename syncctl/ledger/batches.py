@@ -4,7 +4,6 @@ A process renews the leases of all its batches with one write; a process that di
 records that may have reached the partner from those that cannot have.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,7 +113,7 @@ class Batches:
             records=tuple(record_of(document) for document in found),
             key_ids={document["_id"]: document["key_id"] for document in found},
             ends_at=started + seconds,
-            clock=ClockReading(found[0]["lease"]["at"], time.monotonic()),
+            clock=ClockReading.taken_now(found[0]["lease"]["at"]),
         )
 
     def _claim(self, ids: Sequence[str], *, token: str, mapping_hash: str, worker: str, exclusive: bool) -> None:

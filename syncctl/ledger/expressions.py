@@ -3,10 +3,11 @@
 No lease and no due time is ever judged by a worker's own clock (invariant 8).
 """
 
-import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+
+from syncctl.core.clock import boot_time
 
 Doc = dict[str, Any]
 
@@ -18,21 +19,26 @@ IN_FLIGHT_FIELDS = ["lease", "in_flight_key", "in_flight_retry"]
 
 @dataclass(frozen=True, slots=True)
 class ClockReading:
-    """A reading of MongoDB's clock, carried on by this machine's monotonic clock."""
+    """A reading of MongoDB's clock, carried on by this machine's, which goes on while the machine sleeps."""
 
     #: MongoDB's time.
     at: datetime
-    #: This machine's monotonic time, taken after the answer has arrived: a time that follows from the two is never
-    #: ahead of MongoDB's clock, so that a record that is due at once is due when the next query runs.
-    monotonic: float
+    #: This machine's `boot_time`, taken after the answer has arrived: a time that follows from the two is never ahead
+    #: of MongoDB's clock, so that a record that is due at once is due when the next query runs.
+    read_at: float
+
+    @classmethod
+    def taken_now(cls, at: datetime) -> "ClockReading":
+        """Return the reading of an answer that has just arrived."""
+        return cls(at, boot_time())
 
     def now(self) -> datetime:
         """Return MongoDB's present time, at most the round trip of the reading too early."""
-        return self.at_monotonic(time.monotonic())
+        return self.at_boot_time(boot_time())
 
-    def at_monotonic(self, monotonic: float) -> datetime:
-        """Return MongoDB's time at an instant of this machine's monotonic clock."""
-        return self.at + timedelta(seconds=monotonic - self.monotonic)
+    def at_boot_time(self, instant: float) -> datetime:
+        """Return MongoDB's time at an instant of this machine's `boot_time`."""
+        return self.at + timedelta(seconds=instant - self.read_at)
 
 
 def in_future(seconds: float) -> dict[str, Any]:

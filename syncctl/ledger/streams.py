@@ -1,6 +1,5 @@
 """The `streams` collection: cursors, and the leases of poll and dispatch."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -208,7 +207,7 @@ class Streams:
             contested_epoch=int(poll["contested_epoch"]),
             cursor=found.get("cursor"),
             basis=found.get("basis"),
-            clock=ClockReading(poll["started_at"], time.monotonic()),
+            clock=ClockReading.taken_now(poll["started_at"]),
             witnesses=_read_witnesses(found.get("witnesses")),
             notes=read_notes(found),
             rewound_epoch=int(poll.get("rewound_epoch", 0)),

@@ -1,6 +1,5 @@
 """A batch in delivery, and whether its calls may begin: pauses, the circuit breaker, permits of a concurrency limit."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +15,7 @@ from syncctl.ledger.streams import Gate
 
 LOOK_EVERY_SECONDS = 0.5
 STALE_AFTER_SECONDS = 1.5
-"""No call begins on what was seen longer ago; it waits for the next look."""
+"""No call begins on what was seen longer ago, or before the machine slept; it waits for the next look."""
 PERMIT_MARGIN_SECONDS = 5.0
 """How much longer a permit lasts than a call that begins at its last moment of use."""
 
@@ -39,7 +38,7 @@ class DeliveryGate:
 
     def look(self, *, at_once: bool = False) -> None:
         """Ask the ledger, at most each half second; `at_once` asks now."""
-        now = time.monotonic()
+        now = boot_time()
         if not at_once and now - self._looked_at < LOOK_EVERY_SECONDS:
             return
         self.of_stream = self._ledger.streams.load_gate(self._stream.name)
@@ -59,7 +58,7 @@ class DeliveryGate:
     @property
     def is_stale(self) -> bool:
         """Whether the last look is too long ago for a call to begin on it."""
-        return time.monotonic() - self._looked_at > STALE_AFTER_SECONDS
+        return boot_time() - self._looked_at > STALE_AFTER_SECONDS
 
     def admits(self, claim: Claim) -> bool:
         """Tell whether the calls of a batch may begin.

@@ -121,7 +121,7 @@ def _find_outdated(batch: Batch, record: Record, outcome: Outcome) -> list[datet
     key = batch.known.get(batch.claim.key_ids[record.id])
     if batch.stream.order == "none" or key is None:
         return []
-    called_at = batch.claim.clock.at_monotonic(outcome.ended).timestamp() - outcome.latency_ms / 1000
+    called_at = batch.claim.clock.at_boot_time(outcome.ended).timestamp() - outcome.latency_ms / 1000
     return [
         call.until
         for call in key.unsettled

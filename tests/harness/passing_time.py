@@ -1,13 +1,13 @@
 """Let time pass for a ledger, by moving the dates in its documents."""
 
+import time
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from syncctl.core import clock
-from syncctl.ledger import batches
-from syncctl.pipeline import delivery_lane
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -19,9 +19,17 @@ def expire_batch_leases(database: Any) -> int:
 
 def stand_still(database: Any, monkeypatch: pytest.MonkeyPatch, *, seconds: float = 3600.0) -> None:
     """Let this process have stood still for so long, by its own clock for leases and by MongoDB's."""
-    for module in (batches, delivery_lane):
-        monkeypatch.setattr(module, "boot_time", lambda: clock.boot_time() + seconds)
+    sleep(monkeypatch, seconds=seconds)
     expire_batch_leases(database)
+
+
+def sleep(monkeypatch: pytest.MonkeyPatch, *, seconds: float) -> None:
+    """Let this machine have been suspended: of its clocks, CLOCK_BOOTTIME alone goes on meanwhile."""
+
+    def read(number: int) -> float:
+        return time.clock_gettime(number) + (seconds if number == time.CLOCK_BOOTTIME else 0.0)
+
+    monkeypatch.setattr(clock, "time", SimpleNamespace(clock_gettime=read))
 
 
 def expire_stream_lease(database: Any, kind: str) -> None:

@@ -39,9 +39,9 @@ def simulated_time() -> Iterator[None]:
     """Let processes judge their leases by the simulation's clocks, and nothing run out by itself."""
     own: Any = ActorTime()
     with pytest.MonkeyPatch.context() as patch:
-        for module in (batches, delivery_lane):
+        for module in (batches, delivery_gate, delivery_lane):
             patch.setattr(module, "boot_time", own.monotonic)
-        for module in (delivery_gate, delivery_lane, refusals):
+        for module in (delivery_lane, refusals):
             assert module.time is time
             patch.setattr(module, "time", own)
         patch.setattr(dispatch, "LEASE_SECONDS", LONG_SECONDS)

@@ -49,8 +49,9 @@ def unavailable(url: str, error: Exception) -> ServiceUnavailable:
     parts = urlsplit(url)
     where = f"{parts.hostname}:{parts.port or 6379}" if parts.hostname else parts.path
     cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+    refuses = isinstance(error, redis.ResponseError)
     return ServiceUnavailable(
-        f"cannot reach Redis at {where}",
+        f"Redis at {where} refuses commands" if refuses else f"cannot reach Redis at {where}",
         service="redis",
         why=redact(cause, find_secrets(url)),
         hint="check REDIS_URL, then run: syncctl doctor redis",

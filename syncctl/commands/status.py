@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _COUNTS = ("pending", "retrying", "queued", "sending", "delivered", "failed", "superseded", "discarded")
 COLUMNS = ("stream", "cursor", "last poll", "oldest due", *_COUNTS, "held", "breaker")
 _OPTIONAL = ("oldest due", "held", "queued", "sending", "superseded", "discarded", "breaker")
+_SHOWN_APART = ("paused", "partner_paused", "circuit_open", "unknown_keys")
+"""The obstacles that have a line of their own."""
 _UNREMARKABLE = (None, 0, "closed")
 _WATCH_SECONDS = 2.0
 
@@ -47,6 +49,8 @@ def status(
 
         if not watch:
             current = read_status(connections)
+            if current.queue["error"]:
+                out.warn(f"{current.queue['error']}; rows are read, and sent once it is back; syncctl doctor redis")
             if as_json:
                 out.print_json(current)
             else:
@@ -77,9 +81,6 @@ def _show(current: "Status") -> None:
     now = datetime.now(UTC)
     messages = current.queue["messages"]
     out.show(f"queue    {'unknown: cannot reach Redis' if messages is None else format_count(messages, 'message')}")
-    if current.queue["dropped_recently"]:
-        count = format_count(current.queue["dropped"], "message")
-        out.warn(f"workers dropped {count} that are not this project's; syncctl doctor queue")
     for partner in current.partners:
         if partner["paused"] or partner["breaker"] != "closed":
             out.show(f"partner  {_describe_partner(partner, now)}")
@@ -90,10 +91,7 @@ def _show(current: "Status") -> None:
     names = [str(worker["worker"]) for worker in current.workers]
     out.show(f"workers  {f'{len(names)}: ' + ', '.join(names) if names else 'none; run: syncctl worker'}")
     out.show(f"beat     {_describe_beat(current.beat, now)}")
-    stale = [str(worker["worker"]) for worker in current.workers if worker["settings_differ"]]
-    for name in [*stale, *(["beat"] if current.beat["settings_differ"] and not current.beat["late"] else [])]:
-        out.warn(f"{name} runs with settings that differ from syncctl.toml: restart it")
-    for warning in _list_warnings(current):
+    for warning in _list_warnings(current, now):
         out.warn(warning)
     for number, step in enumerate(_list_steps(current)):
         out.say(f"{'next:' if number == 0 else '     '} {step}")
@@ -112,13 +110,26 @@ def _describe_standstills(stream: Mapping[str, Any], now: datetime, *, is_partne
         yield f"{count} of {name} wait for a poll that reads to the end; syncctl doctor streams"
 
 
-def _list_warnings(current: "Status") -> Iterator[str]:
-    """Yield the error of each stream's last poll, and what that poll noted."""
+def _list_warnings(current: "Status", now: datetime) -> Iterator[str]:
+    """Yield what holds streams, or could, in one line each."""
+    queue, beat = current.queue, current.beat
+    if queue["unserved"] and current.workers:
+        unserved = ",".join(queue["unserved"])
+        yield f"no worker serves {unserved}; run: syncctl worker --queues {unserved}"
+    if queue["dropped_recently"]:
+        count = format_count(queue["dropped"], "message")
+        yield f"workers dropped {count} that are not this project's; syncctl doctor queue"
+    for job in beat["overdue"]:
+        at = job["last_done_at"]
+        last = f"was last done {_describe_age(at, now)}" if at else "was never done"
+        yield f"{job['job']} {last}, although Beat asks for it; syncctl doctor beat workers"
+    stale = [str(worker["worker"]) for worker in current.workers if worker["settings_differ"]]
+    for name in [*stale, *(["beat"] if beat["settings_differ"] and not beat["late"] else [])]:
+        yield f"{name} runs with settings that differ from syncctl.toml: restart it"
     for stream in current.streams:
-        if stream.get("last_error"):
-            hint = f"; {stream['last_hint']}" if stream.get("last_hint") else ""
-            yield f"{stream['stream']}: {stream['last_error']}{hint}"
-        yield from (f"{stream['stream']}: {note}" for note in stream.get("notes", ()))
+        for obstacle in stream["obstacles"]:
+            if obstacle["kind"] not in _SHOWN_APART:
+                yield f"{stream['stream']}: {obstacle['detail']}; {obstacle['hint']}"
 
 
 def _list_steps(current: "Status") -> list[str]:

@@ -9,9 +9,9 @@ from syncctl.core.breaker import BreakerState
 from syncctl.core.durations import format_age
 from syncctl.core.stream import Partner
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, skipped, warned
-from syncctl.ledger.expressions import SYNCCTL
 from syncctl.ledger.partners import PACE_MINUTES
 from syncctl.partner.client import PartnerClient, Probe
+from syncctl.pipeline.obstacles import describe_pause
 
 if TYPE_CHECKING:
     from syncctl.doctor.examination import Services
@@ -113,15 +113,6 @@ def _look_at_pace(services: "Services", name: str, pace: Sequence[Mapping[str, A
     shown = f"{int(seen / 60)}/second" if seen >= CALLS_PER_SECOND_FROM else f"{max(1, int(seen))}/minute"
     hint = f'write rate = "{shown}" under [partners.{name}] in syncctl.toml, then restart the workers'
     return warned(f"{detail}; it lets about {max(1, int(median(whole))):,} calls a minute through", hint)
-
-
-def describe_pause(paused: Mapping[str, Any], now: datetime) -> str:
-    """Return by whom and since when something is paused, why, and when a probe may end it."""
-    since = f" since {paused['at']:%Y-%m-%d %H:%M:%SZ}" if paused.get("at") else ""
-    text = f"paused by {paused.get('by')}{since}: {paused.get('reason') or 'no reason given'}"
-    if paused.get("by") == SYNCCTL and paused.get("until"):
-        text += f"; next probe in {format_age(max((paused['until'] - now).total_seconds(), 0.0))}"
-    return text
 
 
 def _look_at_breaker(stream: str, breaker: Mapping[str, Any], now: datetime) -> Finding | None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from syncctl import __version__
@@ -9,8 +10,10 @@ from syncctl.broker.messages import QUEUES
 from syncctl.core.durations import format_age
 from syncctl.doctor.check import Finding, Unit, failed, passed, warned
 from syncctl.ledger.heartbeats import ALIVE_SECONDS
-from syncctl.pipeline.status import differs_from
+from syncctl.pipeline.maintenance import find_overdue
+from syncctl.pipeline.status import differs_from, list_unserved
 from syncctl.settings.describe import fingerprint_settings
+from syncctl.wiring.operators import list_maintenance
 
 if TYPE_CHECKING:
     from syncctl.doctor.examination import Services
@@ -30,6 +33,7 @@ def list_units(services: "Services") -> Sequence[Unit]:
         Unit(name="queue", look=lambda: check_round_trip(services), needs=("redis", "workers")),
         Unit(name="queue messages", look=lambda: check_dropped(services), needs=("mongodb",)),
         Unit(name="beat", look=lambda: check_beat(services), needs=("mongodb",)),
+        Unit(name="beat maintenance", look=lambda: check_maintenance(services), needs=("beat",)),
     )
 
 
@@ -46,8 +50,7 @@ def check_alive(services: "Services") -> Finding:
 
 def check_queues(services: "Services") -> Finding:
     """Check whether each queue is served by a worker."""
-    served = {queue for worker in _load(services) for queue in worker.get("queues") or ()}
-    missing = [queue for queue in QUEUES if queue not in served]
+    missing = list_unserved(_load(services))
     if not missing:
         return passed(f"{', '.join(QUEUES)} are served")
     return failed(f"no worker serves {', '.join(missing)}", f"run: syncctl worker --queues {','.join(missing)}")
@@ -109,6 +112,25 @@ def check_dropped(services: "Services") -> Finding:
 
 def _load(services: "Services") -> list[dict[str, Any]]:
     return services.ledger.heartbeats.load_workers()
+
+
+def check_maintenance(services: "Services") -> Finding:
+    """Check whether workers do the jobs that Beat asks for."""
+    now = services.ledger.streams.server_time()
+    lines = []
+    for job in find_overdue(services.ledger, list_maintenance(services.settings)):
+        last = "was never done" if job.done_at is None else f"was last done {_age(now, job.done_at)} ago"
+        lines.append(f"{job.name} {last}, although Beat asks for it{f': {job.error}' if job.error else ''}")
+    if not lines:
+        return passed("done as often as Beat asks for it")
+    return failed(
+        "\n".join(lines),
+        "make sure that a worker serves the queue control: syncctl doctor workers; then read its log",
+    )
+
+
+def _age(now: datetime, at: datetime) -> str:
+    return format_age((now - at).total_seconds())
 
 
 def check_beat(services: "Services") -> Finding:

@@ -11,6 +11,7 @@ from syncctl.ledger.expressions import in_future, is_past
 
 Doc = dict[str, Any]
 
+BEAT_ALIVE_MS = 60_000
 ALIVE_SECONDS = 20.0
 """The age up to which a worker's heartbeat shows that the worker is alive."""
 
@@ -47,8 +48,11 @@ class Heartbeats:
 
     @edge
     def record_beat(self, facts: Mapping[str, Any]) -> None:
-        """Write Beat's heartbeat."""
-        self._beat.update_one({"_id": "beat"}, {"$set": dict(facts), "$currentDate": {"at": True}}, upsert=True)
+        """Write Beat's heartbeat; `since` is when the first one came after which none was missing."""
+        is_alive = {"$gt": [{"$add": ["$at", BEAT_ALIVE_MS]}, "$$NOW"]}
+        since = {"$cond": [is_alive, {"$ifNull": ["$since", "$$NOW"]}, "$$NOW"]}
+        changes = {**{name: {"$literal": value} for name, value in facts.items()}, "at": "$$NOW", "since": since}
+        self._beat.update_one({"_id": "beat"}, [{"$set": changes}], upsert=True)
 
     @edge
     def load_beat(self) -> Doc | None:
@@ -58,7 +62,7 @@ class Heartbeats:
             return None
         aged = {
             "_id": "beat",
-            "$expr": {"$lt": [{"$add": ["$at", 60_000]}, "$$NOW"]},
+            "$expr": {"$lt": [{"$add": ["$at", BEAT_ALIVE_MS]}, "$$NOW"]},
             "at": {"$type": "date"},
         }
         return {**found, "late": self._beat.find_one(aged, {"_id": True}) is not None}
@@ -78,6 +82,23 @@ class MaintenanceLeases:
         free: Doc = {"$or": [{"until": {"$exists": False}}, is_past("until")]}
         changes = [{"$set": {"until": in_future(seconds)}}]
         return self._beat.update_one({"_id": f"chore:{name}", **free}, changes).matched_count == 1
+
+    @edge
+    def note_done(self, name: str) -> None:
+        """Note that a job was done."""
+        done: list[Doc] = [{"$set": {"done_at": "$$NOW"}}, {"$unset": "error"}]
+        self._beat.update_one({"_id": f"chore:{name}"}, done, upsert=True)
+
+    @edge
+    def note_failed(self, name: str, error: str) -> None:
+        """Note what ended a job before it was done."""
+        self._beat.update_one({"_id": f"chore:{name}"}, {"$set": {"error": error}}, upsert=True)
+
+    @edge
+    def load(self) -> dict[str, Doc]:
+        """Return what is known of each job, by name."""
+        found = self._beat.find({"_id": {"$regex": "^chore:"}})
+        return {job["_id"].removeprefix("chore:"): job for job in found}
 
     @edge
     def release(self, name: str, *, rest_seconds: float = 0.0) -> None:

@@ -21,6 +21,9 @@ from syncctl.ledger.keys import SentCall
 
 Doc = dict[str, Any]
 LOSSES_AT_MOST = 3
+POISON = f"its worker died or stalled {LOSSES_AT_MOST} times while sending it"
+"""The error of a record that may be what kills its process."""
+FAILED_COUNTED_AT_MOST = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,9 +118,23 @@ class LeaseRescue:
         ]
         return self._records.bulk_write(writes, ordered=False).modified_count if writes else 0
 
+    @edge
+    def count_poison(self, stream: str) -> int:
+        """Return how many of the records that failed last did because they were lost three times."""
+        failed = {"stream": stream, "state": State.FAILED.value, "finished_at": {"$type": "date"}}
+        stages: list[Doc] = [
+            {"$match": failed},
+            {"$sort": {"finished_at": -1}},
+            {"$limit": FAILED_COUNTED_AT_MOST},
+            {"$match": {"error.fingerprint": fingerprint(None, POISON)}},
+            {"$count": "records"},
+        ]
+        found = next(self._records.aggregate(stages, hint="finished"), None)
+        return int(found["records"]) if found else 0
+
     @staticmethod
     def _lose(batch: ExpiredBatch, after_seconds: float, *, losses: int) -> list[Doc]:
-        message = f"its worker died or stalled {losses} times while sending it"
+        message = POISON
         if losses == 1:
             message = "its worker died or stalled while sending it: held, because the partner may have it"
         error = {"fingerprint": fingerprint(None, message), "status": None, "message": message}

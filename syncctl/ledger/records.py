@@ -303,6 +303,13 @@ class Records:
         ]
 
     @edge
+    def find_first_retry(self, stream: str) -> Doc | None:
+        """Return id, due time and error of the record whose next attempt comes first; None if none is retried."""
+        query = {"stream": stream, "state": State.PENDING.value, "fresh": False, "due_at": {"$type": "date"}}
+        fields = {"due_at": True, "error": True}
+        return self._records.find_one(query, fields, sort=[("due_at", 1)], hint="due")
+
+    @edge
     def has_due(self, stream: str) -> bool:
         """Return whether any record of a stream is due, by MongoDB's clock."""
         pending = {"stream": stream, "state": State.PENDING.value, **is_past("due_at")}

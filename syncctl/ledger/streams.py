@@ -23,6 +23,8 @@ Doc = dict[str, Any]
 
 ENDED_LATELY_SECONDS = 600.0
 """How long after the end of a run of refusals its records, and refusals of a row's content, begin no other run."""
+WARNINGS_KEPT_SECONDS = 3600.0
+"""How often a reader is asked for its warnings: that may scan a column without an index."""
 _ACCEPTED_LATELY: Doc = {"$gt": ["$accepted_at", {"$subtract": ["$$NOW", round(ENDED_LATELY_SECONDS * 1000)]}]}
 
 
@@ -73,6 +75,8 @@ class PollLease:
     forgotten_epoch: int = 0
     #: Only of an append-only stream; None before its first poll.
     reread: RereadTimes | None = None
+    #: The reader's warnings were noted long ago, or never.
+    are_warnings_old: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +150,11 @@ def _read_reread(document: Doc | None) -> RereadTimes | None:
     return RereadTimes(logged_since=document["logged_since"], round_since=document["round_since"])
 
 
+def _are_warnings_old(health: Mapping[str, Any], now: datetime) -> bool:
+    warned_at: datetime | None = health.get("warned_at")
+    return warned_at is None or (now - warned_at).total_seconds() > WARNINGS_KEPT_SECONDS
+
+
 def _free(kind: str) -> Doc:
     """Return the filter for a lease that is not held, by MongoDB's clock (invariant 8)."""
     return {"$or": [{f"{kind}.token": {"$exists": False}}, is_past(f"{kind}.until")]}
@@ -192,6 +201,7 @@ class Streams:
             "poll.worker": {"$literal": worker},
             "poll.until": in_future(seconds),
             "poll.started_at": "$$NOW",
+            "poll.moved_at": "$$NOW",
         }
         found = self._streams.find_one_and_update(query, [{"$set": changes}], return_document=ReturnDocument.AFTER)
         if found is None:
@@ -214,13 +224,21 @@ class Streams:
             resend_epoch=0 if is_over else resend_epoch,
             forgotten_epoch=int(poll.get("forgotten_epoch", 0)),
             reread=_read_reread(poll.get("reread")),
+            are_warnings_old=_are_warnings_old(found.get("health", {}), poll["started_at"]),
         )
 
     @edge
-    def renew_poll(self, lease: PollLease, *, seconds: float) -> bool:
-        """Renew the lease; False when another poll took it over."""
+    def renew_poll(self, lease: PollLease, *, seconds: float, has_moved: bool = False) -> bool:
+        """Renew the lease; False when another poll took it over.
+
+        Args:
+            has_moved: Rows were read since the last renewal.
+        """
         guard = {"_id": lease.stream, "poll.token": lease.token}
-        return self._streams.update_one(guard, [{"$set": {"poll.until": in_future(seconds)}}]).matched_count == 1
+        changes: Doc = {"poll.until": in_future(seconds)}
+        if has_moved:
+            changes["poll.moved_at"] = "$$NOW"
+        return self._streams.update_one(guard, [{"$set": changes}]).matched_count == 1
 
     @edge
     def move_cursor(
@@ -305,6 +323,7 @@ class Streams:
         hint: str | None = None,
         notes: Sequence[Note] = (),
         complete: bool = False,
+        warnings: Sequence[str] | None = None,
     ) -> bool:
         """Release the lease, and record how the poll ended.
 
@@ -315,6 +334,7 @@ class Streams:
             hint: What to do about the error.
             notes: What an operator should know of the stream until the next poll.
             complete: It read to the end: it has seen every row behind the cursor.
+            warnings: The reader's warnings; None leaves what was noted before.
         """
         guard = {"_id": lease.stream, "poll.token": lease.token}
         ended = {
@@ -324,6 +344,8 @@ class Streams:
             "health.hint": {"$literal": hint},
             "health.notes": {"$literal": [{"text": note.text, "hint": note.hint} for note in notes]},
         }
+        if warnings is not None:
+            ended |= {"health.warnings": {"$literal": list(warnings)}, "health.warned_at": "$$NOW"}
         if error is not None:
             changes: list[Doc] = [{"$set": {**ended, "poll.until": "$$NOW"}}]
         else:
@@ -343,6 +365,24 @@ class Streams:
         """Release a lease under which nothing was polled: how the last poll ended still stands. Safe to repeat."""
         guard = {"_id": lease.stream, "poll.token": lease.token}
         self._streams.update_one(guard, {"$unset": {"poll.token": True, "poll.until": True, "poll.worker": True}})
+
+    @edge
+    def note_poll_error(self, stream: str, error: str, *, hint: str) -> None:
+        """Note that a stream cannot be polled at all, as its settings are."""
+        self.ensure(stream)
+        noted = {
+            "health.last_poll_at": "$$NOW",
+            "health.error": {"$literal": error},
+            "health.hint": {"$literal": hint},
+        }
+        self._streams.update_one({"_id": stream}, [{"$set": noted}])
+
+    @edge
+    def note_delivery_error(self, stream: str, error: str, *, worker: str) -> None:
+        """Note that a process delivers nothing of a stream, and why."""
+        self.ensure(stream)
+        noted = {"error": {"$literal": error}, "worker": {"$literal": worker}, "at": "$$NOW"}
+        self._streams.update_one({"_id": stream}, [{"$set": {"health.delivery": noted}}])
 
     @edge
     def acquire_dispatch(self, stream: str, *, seconds: float, worker: str) -> DispatchLease | None:

@@ -182,9 +182,20 @@ class DeliveryLoop:
         """Take no more of a stream in which a bug of ours showed: it stops no other, and is raised at the end."""
         log.exception("deliver.bug", stream=lane.name, error=type(error).__name__)
         self._bugs[lane.name] = error
+        self._note_failure(lane.name, f"a bug in syncctl: {type(error).__name__}")
+
+    def _note_failure(self, name: str, error: str) -> None:
+        """Leave word that nothing of a stream is delivered by this process (invariant 12)."""
+        with suppress(ServiceUnavailable):
+            self._ledger.streams.note_delivery_error(name, error, worker=self._worker)
 
     def _open_lane(self, name: str) -> None:
-        setup = self._make_setup(name)
+        try:
+            setup = self._make_setup(name)
+        except SyncctlError as error:
+            log.warning("deliver.impossible", stream=name, error=str(error), hint=error.hint)
+            self._note_failure(name, str(error))
+            raise
         partner = setup.partner
         if partner.name not in self._runners:
             limit = None if partner.max_in_flight else AdaptiveLimit()

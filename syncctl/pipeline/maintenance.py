@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 from syncctl.core.stream import Partner, Stream
+from syncctl.errors import ServiceUnavailable, SyncctlError
 from syncctl.ledger.batches import ExpiredBatch
 from syncctl.ledger.lease_rescue import Lost
 from syncctl.ledger.ledger import Ledger
@@ -15,6 +17,9 @@ log = get_logger(__name__)
 
 BATCHES_AT_ONCE = 20
 HELD_AT_ONCE = 2000
+OVERDUE_SECONDS = 300.0
+JOBS_MISSED = 10
+"""A job of Beat's is overdue once it was missed so often."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +126,46 @@ def maintain_stream(*, ledger: Ledger, stream: Stream, partner: Partner, wake: C
     return Maintained(stream=stream.name, returned=returned, released=released, dispatched=wake())
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OverdueJob:
+    """One of Beat's jobs that no worker has done for too long."""
+
+    name: str
+    done_at: datetime | None
+    #: What ended it when it was last tried.
+    error: str | None
+
+
+def find_overdue(ledger: Ledger, every_seconds: Mapping[str, float]) -> list[OverdueJob]:
+    """Return Beat's jobs that are not done although Beat is alive."""
+    beat = ledger.heartbeats.load_beat()
+    if beat is None or beat["late"]:
+        return []
+    now, jobs = ledger.streams.server_time(), ledger.maintenance.load()
+    overdue = []
+    for name, seconds in every_seconds.items():
+        job = jobs.get(name, {})
+        is_taken = job.get("until") is not None and job["until"] > now
+        # A heartbeat of an earlier version has no beginning.
+        alive_since = beat.get("since", now)
+        since = max(job.get("done_at") or alive_since, alive_since)
+        if not is_taken and (now - since).total_seconds() > max(OVERDUE_SECONDS, JOBS_MISSED * seconds):
+            overdue.append(OverdueJob(name=name, done_at=job.get("done_at"), error=job.get("error")))
+    return overdue
+
+
+@contextmanager
+def note_maintenance(ledger: Ledger, name: str) -> Iterator[None]:
+    """Note that one of Beat's jobs was done, or what ended it."""
+    try:
+        yield
+    except SyncctlError as error:
+        with suppress(ServiceUnavailable):
+            ledger.maintenance.note_failed(name, str(error))
+        raise
+    ledger.maintenance.note_done(name)
+
+
 @contextmanager
 def maintenance_lease(ledger: Ledger, name: str, *, seconds: float) -> Iterator[bool]:
     """Hold the lease of one of Beat's jobs; False when another worker holds it, or the job rests.
@@ -130,7 +175,8 @@ def maintenance_lease(ledger: Ledger, name: str, *, seconds: float) -> Iterator[
     is_held = ledger.maintenance.acquire(name, seconds=seconds)
     started = time.monotonic()
     try:
-        yield is_held
+        with note_maintenance(ledger, name) if is_held else nullcontext():
+            yield is_held
     finally:
         if is_held:
             ledger.maintenance.release(name, rest_seconds=9 * (time.monotonic() - started))

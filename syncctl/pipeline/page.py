@@ -50,6 +50,8 @@ class Progress:
     notes: list[Note] = field(default_factory=list)
     #: Whether the poll read to the end.
     complete: bool = False
+    #: The reader's warnings; None where it was not asked.
+    warnings: tuple[str, ...] | None = None
 
 
 class PageLog:

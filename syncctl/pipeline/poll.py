@@ -138,6 +138,7 @@ def read_pages(
             ledger=ledger, stream=stream, pages=pages, reader=reader, should_stop=should_stop
         ):
             return
+        pages.progress.warnings = find_warnings(reader) if lease.are_warnings_old else None
         # Invariant 1: only now may dispatch take a record for gone that no poll has found again.
         pages.progress.complete = True
     finally:
@@ -168,6 +169,15 @@ def tell(progress: Progress, lease: PollLease, notes: Iterable[Note]) -> None:
             progress.notes.append(note)
 
 
+def find_warnings(reader: "StreamReader") -> tuple[str, ...]:
+    """Return the reader's warnings; none where they cannot be found, which fails no poll."""
+    try:
+        return reader.warnings()
+    except SyncctlError as error:
+        log.warning("poll.warnings_unknown", error=str(error))
+        return ()
+
+
 @contextmanager
 def renew_in_background(ledger: Ledger, lease: PollLease, progress: Progress, *, seconds: float) -> Iterator[None]:
     """Renew the lease in a thread while a slow page is read; a process that stands still stops renewing too.
@@ -180,7 +190,8 @@ def renew_in_background(ledger: Ledger, lease: PollLease, progress: Progress, *,
     def renew() -> None:
         seen, moved_at = progress.position, boot_time()
         while not done.wait(seconds / 4):
-            if progress.position != seen:
+            has_moved = progress.position != seen
+            if has_moved:
                 seen, moved_at = progress.position, boot_time()
             elif boot_time() - moved_at > STUCK_AFTER_SECONDS:
                 log.error(
@@ -188,7 +199,7 @@ def renew_in_background(ledger: Ledger, lease: PollLease, progress: Progress, *,
                 )
                 return
             try:
-                if not ledger.streams.renew_poll(lease, seconds=seconds):
+                if not ledger.streams.renew_poll(lease, seconds=seconds, has_moved=has_moved):
                     return
             except SyncctlError as error:
                 log.warning("poll.lease_not_renewed", stream=lease.stream, error=str(error))
@@ -239,7 +250,12 @@ def end_run(ledger: Ledger, pages: PageLog, lease: PollLease, *, error: SyncctlE
     }
     try:
         ledger.streams.release_poll(
-            lease, error=run.error, hint=run.hint, notes=progress.notes, complete=progress.complete
+            lease,
+            error=run.error,
+            hint=run.hint,
+            notes=progress.notes,
+            warnings=progress.warnings,
+            complete=progress.complete,
         )
         ledger.runs.add(document)
     except SyncctlError as lost:

@@ -9,6 +9,8 @@ from syncctl.core.breaker import BreakerState
 from syncctl.ledger.expressions import SYNCCTL
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import read_notes
+from syncctl.pipeline.maintenance import find_overdue
+from syncctl.pipeline.obstacles import StreamFacts, StreamPlan, find_obstacles
 
 BREAKERS_BEST_FIRST = (BreakerState.CLOSED.value, BreakerState.HALF_OPEN.value, BreakerState.OPEN.value)
 STATES = ("pending", "retrying", "queued", "sending", "delivered", "failed", "superseded", "discarded")
@@ -33,13 +35,21 @@ class Failures:
 
 
 def read_status(
-    *, ledger: Ledger, configured: Mapping[str, str], messages: int | None, settings: str | None = None
+    *,
+    ledger: Ledger,
+    configured: Mapping[str, StreamPlan],
+    messages: int | None,
+    redis_error: str | None = None,
+    maintained_every: Mapping[str, float] | None = None,
+    settings: str | None = None,
 ) -> Status:
     """Return where every stream stands, also streams that left the configuration.
 
     Args:
-        configured: The partner's name of each configured stream.
+        configured: What the settings expect of each configured stream.
         messages: How many messages wait in the queue; None when Redis is away.
+        redis_error: Why Redis cannot be used; None if it can.
+        maintained_every: How often each of Beat's jobs is due, in seconds.
         settings: The fingerprint of the settings, which the heartbeats of workers and Beat should have too.
     """
     now = ledger.streams.server_time()
@@ -50,11 +60,40 @@ def read_status(
     known = ledger.partners.load_all()
     partners = {
         name: _partner(name, known.get(name, {}), _list_documents(documents, configured, name), now)
-        for name in sorted({*configured.values(), *known})
+        for name in sorted({*(plan.partner for plan in configured.values()), *known})
+    }
+    held = {name: ledger.sequencing.count(name) for name in names}
+    awaiting = {name: ledger.sequencing.count_for_poll(name) for name in names}
+    obstacles = {
+        name: find_obstacles(
+            ledger,
+            StreamFacts(
+                name=name,
+                plan=plan,
+                document=documents.get(name, {}),
+                partner=known.get(plan.partner, {}),
+                counts=live[name],
+                held=held[name],
+                awaiting_poll=awaiting[name],
+                now=now,
+            ),
+        )
+        for name, plan in configured.items()
     }
     streams = tuple(
-        _stream(name, documents.get(name, {}), live[name], totals[name], now, partners.get(configured.get(name, "")))
-        | {"held": ledger.sequencing.count(name), "awaiting_poll": ledger.sequencing.count_for_poll(name)}
+        _stream(
+            name,
+            documents.get(name, {}),
+            live[name],
+            totals[name],
+            now,
+            partners[configured[name].partner] if name in configured else None,
+        )
+        | {
+            "held": held[name],
+            "awaiting_poll": awaiting[name],
+            "obstacles": [obstacle.to_document() for obstacle in obstacles.get(name, ())],
+        }
         for name in names
     )
     workers = tuple(
@@ -67,14 +106,31 @@ def read_status(
     return Status(
         streams=streams,
         partners=tuple(partners.values()),
-        queue={"messages": messages, **_describe_dropped(ledger)},
+        queue={
+            "messages": messages,
+            "error": redis_error,
+            "unserved": list_unserved(workers),
+            **_describe_dropped(ledger),
+        },
         workers=workers,
         beat={
             "last_tick_at": beat["at"] if beat else None,
             "late": bool(beat and beat["late"]),
             "settings_differ": beat is not None and differs_from(settings, beat),
+            "overdue": [
+                {"job": job.name, "last_done_at": job.done_at, "error": job.error}
+                for job in find_overdue(ledger, maintained_every or {})
+            ],
         },
     )
+
+
+def list_unserved(workers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the queues that none of these workers serves."""
+    from syncctl.broker.messages import QUEUES
+
+    served = {queue for worker in workers for queue in worker.get("queues") or ()}
+    return [queue for queue in QUEUES if queue not in served]
 
 
 def _describe_dropped(ledger: Ledger) -> dict[str, Any]:
@@ -122,9 +178,9 @@ def _stream(
 
 
 def _list_documents(
-    documents: Mapping[str, Mapping[str, Any]], configured: Mapping[str, str], partner: str
+    documents: Mapping[str, Mapping[str, Any]], configured: Mapping[str, StreamPlan], partner: str
 ) -> list[Mapping[str, Any]]:
-    return [documents.get(stream, {}) for stream, name in configured.items() if name == partner]
+    return [documents.get(stream, {}) for stream, plan in configured.items() if plan.partner == partner]
 
 
 def _pause(paused: Mapping[str, Any] | None) -> dict[str, Any]:

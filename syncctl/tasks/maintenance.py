@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from syncctl.pipeline.cleanup import clean_up
-from syncctl.pipeline.maintenance import maintenance_lease
+from syncctl.pipeline.maintenance import maintenance_lease, note_maintenance
 from syncctl.pipeline.report import roll_up as roll_up_hours
 from syncctl.tasks.process import connections, task
 from syncctl.wiring.operators import retention_seconds
@@ -16,7 +16,8 @@ LEASE_SECONDS = 900.0
 @task("syncctl.upkeep")
 def upkeep() -> dict[str, Any]:
     """Bring back what dead workers held, and dispatch due records, for every stream."""
-    return {"streams": [asdict(maintained) for maintained in maintain_streams(connections())]}
+    with note_maintenance(connections().ledger, "upkeep"):
+        return {"streams": [asdict(maintained) for maintained in maintain_streams(connections())]}
 
 
 @task("syncctl.roll_up")

@@ -13,6 +13,7 @@ from syncctl.wiring.rows import wake_while_possible
 
 if TYPE_CHECKING:
     from syncctl.core.stream import Stream
+    from syncctl.pipeline.obstacles import StreamPlan
     from syncctl.pipeline.pause import Resumed
     from syncctl.pipeline.preview import Preview, RequestPreviewer
     from syncctl.pipeline.reconcile import Reconciliation
@@ -30,21 +31,47 @@ def open_connections(settings: "Settings") -> Connections:
 
 
 def read_status(connections: Connections) -> "Status":
-    """Return where everything stands; `queue.messages` is None where Redis cannot be reached."""
+    """Return where everything stands; `queue.error` says why Redis cannot be used."""
     from syncctl.pipeline import status
     from syncctl.settings.describe import fingerprint_settings
 
+    messages: int | None = None
+    redis_error = None
     try:
-        messages: int | None = connections.broker.count_waiting()
+        messages = connections.broker.count_waiting()
+        connections.broker.prove_usable()
     except ServiceUnavailable as error:
-        log.warning("status.without_redis", error=str(error))
-        messages = None
+        redis_error = str(error)
+    settings = connections.settings
     return status.read_status(
         ledger=connections.prepared_ledger,
-        configured=_partners_of_streams(connections.settings),
+        configured={name: plan_stream(settings, name) for name in settings.stream_names},
         messages=messages,
-        settings=fingerprint_settings(connections.settings),
+        redis_error=redis_error,
+        maintained_every=list_maintenance(settings),
+        settings=fingerprint_settings(settings),
     )
+
+
+def plan_stream(settings: "Settings", name: str) -> "StreamPlan":
+    """Return what the settings expect of a stream; asks for no secret."""
+    from syncctl.core.durations import parse_rate
+    from syncctl.pipeline.obstacles import StreamPlan
+
+    stream = settings.streams[name]
+    partner = settings.partners[stream.partner]
+    return StreamPlan(
+        partner=stream.partner,
+        poll_every_seconds=stream.poll_every,
+        rate=parse_rate(partner.rate) if partner.rate else None,
+        max_in_flight=partner.max_in_flight,
+    )
+
+
+def list_maintenance(settings: "Settings") -> dict[str, float]:
+    """Return how often each of Beat's jobs is due, in seconds."""
+    beat = settings.beat
+    return {"upkeep": beat.upkeep_every, "roll_up": beat.roll_up_every, "cleanup": beat.cleanup_every}
 
 
 def _partners_of_streams(settings: "Settings") -> dict[str, str]:

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from syncctl.errors import ServiceUnavailable, UsageError
+from syncctl.errors import ConfigurationError, ServiceUnavailable, UsageError
 from syncctl.logs import get_logger
 from syncctl.wiring.connections import Connections
 
@@ -22,8 +22,12 @@ def poll(
     from syncctl.pipeline.poll import poll_stream
     from syncctl.sources import open_reader
 
-    stream = connections.stream(name)
-    source = connections.source(stream.source)
+    try:
+        stream = connections.stream(name)
+        source = connections.source(stream.source)
+    except ConfigurationError as error:
+        connections.prepared_ledger.streams.note_poll_error(name, str(error), hint=error.hint)
+        raise
     return poll_stream(
         ledger=connections.prepared_ledger,
         stream=stream,

@@ -130,6 +130,9 @@ class ListReader:
     def find_again(self, witnesses: Sequence[Witness]) -> list[Row | None]:
         return [None for _ in witnesses]
 
+    def warnings(self) -> tuple[str, ...]:
+        return ()
+
     def close(self) -> None:
         self.closed = True
 

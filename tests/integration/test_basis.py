@@ -7,6 +7,7 @@ import pytest
 
 from syncctl.core.stream import Source
 from syncctl.errors import UsageError
+from syncctl.pipeline.obstacles import StreamPlan
 from syncctl.pipeline.rewind import plan_rewind, rewind_stream
 from syncctl.pipeline.status import read_status
 from syncctl.sources import open_reader
@@ -32,7 +33,9 @@ def rewind(testbed: Testbed, to: str) -> None:
 def read_notes(testbed: Testbed) -> list[str]:
     """Return what `status` shows after one more poll."""
     assert testbed.poll().error is None
-    (stream,) = read_status(ledger=testbed.ledger, configured={"orders": "default"}, messages=0).streams
+    (stream,) = read_status(
+        ledger=testbed.ledger, configured={"orders": StreamPlan(partner="default")}, messages=0
+    ).streams
     return list(stream["notes"])
 
 
@@ -44,7 +47,9 @@ def test_another_table_is_refused_until_a_rewind_says_where_to_go_on(polled: Tes
         assert "it reads table main.invoices now: its cursor 10 is a place in table main.orders" in str(run.error)
         assert "syncctl rewind orders --to beginning (all rows" in str(run.hint)
         assert "syncctl rewind orders --to 10" in str(run.hint)
-    (stream,) = read_status(ledger=polled.ledger, configured={"orders": "default"}, messages=0).streams
+    (stream,) = read_status(
+        ledger=polled.ledger, configured={"orders": StreamPlan(partner="default")}, messages=0
+    ).streams
     assert (stream["last_error"], stream["last_hint"]) == (run.error, run.hint)
     rewind(polled, "beginning")
     assert (polled.poll().read, polled.poll().error) == (4, None)

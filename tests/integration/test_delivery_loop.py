@@ -142,6 +142,8 @@ def test_a_bug_in_one_stream_stops_no_other(testbed: Testbed, stock: Testbed, pa
             run_together(bed, other, clients={"orders": client})
     assert len(partner.calls()) == 5
     assert {(each["state"], each["claims"]) for each in testbed.records(stream="orders")} == {("pending", 0)}
+    noted = testbed.database.streams.find_one({"_id": "orders"})["health"]["delivery"]
+    assert (noted["error"], noted["worker"]) == ("a bug in syncctl: ZeroDivisionError", "worker")
 
 
 # While MongoDB is away.

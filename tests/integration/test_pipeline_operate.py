@@ -12,6 +12,7 @@ from syncctl.ledger.reports import floor_hour
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from syncctl.pipeline import cleanup
 from syncctl.pipeline.cleanup import Cleaned, clean_up
+from syncctl.pipeline.obstacles import StreamPlan
 from syncctl.pipeline.record_ids import complete_ids
 from syncctl.pipeline.replay import Discarded, Replayed, Selection, discard_records, replay_records
 from syncctl.pipeline.report import build_report
@@ -328,7 +329,7 @@ def test_the_report_says_the_same_before_and_after_a_clean_up(testbed: Testbed) 
     since = testbed.ledger.streams.server_time() - timedelta(days=60)
 
     def totals() -> tuple[Any, int]:
-        status = read_status(ledger=testbed.ledger, configured={"orders": "default"}, messages=0)
+        status = read_status(ledger=testbed.ledger, configured={"orders": StreamPlan(partner="default")}, messages=0)
         return build_report(ledger=testbed.ledger, since=since).totals, status.streams[0]["counts"]["delivered"]
 
     before = totals()
@@ -369,7 +370,8 @@ def test_status_shows_where_each_stream_stands(testbed: Testbed, refusing: MockP
     testbed.ledger.streams.pause("orders", who="me", reason=NASTY)
     testbed.ledger.heartbeats.record_worker("w1", {"pid": 7, "queues": ["poll"], "concurrency": 4, "version": "1"})
     testbed.ledger.heartbeats.record_beat({"pid": 1})
-    status = read_status(ledger=testbed.ledger, configured={"orders": "default", "new": "default"}, messages=9)
+    plans = {name: StreamPlan(partner="default") for name in ("orders", "new")}
+    status = read_status(ledger=testbed.ledger, configured=plans, messages=9)
     orders, new, gone = status.streams
     assert orders["counts"] == {
         "pending": 1, "retrying": 0, "queued": 0, "sending": 0, "delivered": 2, "failed": 3, "superseded": 0,
@@ -388,10 +390,10 @@ def test_status_shows_where_each_stream_stands(testbed: Testbed, refusing: MockP
 
 def test_the_status_of_an_empty_ledger_is_empty(testbed: Testbed) -> None:
     testbed.database.streams.delete_many({})
-    status = read_status(ledger=testbed.ledger, configured={"orders": "default"}, messages=None)
+    status = read_status(ledger=testbed.ledger, configured={"orders": StreamPlan(partner="default")}, messages=None)
     assert not any(status.streams[0]["counts"].values())
     assert (status.queue["messages"], status.queue["dropped"], status.workers) == (None, 0, ())
-    assert status.beat == {"last_tick_at": None, "late": False, "settings_differ": False}
+    assert status.beat == {"last_tick_at": None, "late": False, "settings_differ": False, "overdue": []}
 
 
 def test_show_tells_all_versions_of_a_row_newest_first(testbed: Testbed) -> None:

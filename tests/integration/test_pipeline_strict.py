@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from syncctl.pipeline.obstacles import StreamPlan
 from syncctl.pipeline.replay import Discarded, Replayed, Selection, discard_records, replay_records
 from syncctl.pipeline.status import read_status
 from tests.harness.http_partner import HttpPartner
@@ -402,7 +403,7 @@ def test_status_counts_held_versions(testbed: Testbed, answers: ContentPartner) 
     answers.refused = {"a"}
     log(testbed, 1, 2, contents="abc")
     testbed.deliver()
-    status = read_status(ledger=testbed.ledger, configured={"orders": "default"}, messages=0)
+    status = read_status(ledger=testbed.ledger, configured={"orders": StreamPlan(partner="default")}, messages=0)
     (stream,) = status.streams
     assert stream["held"] == 4
     assert stream["counts"]["pending"] == 4

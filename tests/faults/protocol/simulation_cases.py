@@ -91,6 +91,10 @@ class ScriptedReader:
         """Return no warnings."""
         return ()
 
+    def warnings(self) -> tuple[str, ...]:
+        """Return what an operator should know of this stream."""
+        return ()
+
     def start_cursor(self) -> Cursor:
         """Return the cursor before all rows."""
         start: dict[str, Any] = {"mode": self.mode, "at": "0"}

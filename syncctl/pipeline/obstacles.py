@@ -1,0 +1,257 @@
+"""What holds a stream, and the command with which it goes on: one list for `status` and `doctor` (invariant 12)."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from syncctl.console import format_count
+from syncctl.core.breaker import BreakerState
+from syncctl.core.durations import format_age
+from syncctl.ledger.expressions import SYNCCTL
+from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.streams import read_notes
+
+Doc = Mapping[str, Any]
+
+STUCK_SECONDS = 300.0
+"""A record that has been due for longer is not delivered as it should be."""
+POLLS_MISSED = 10
+SILENT_POLL_SECONDS = 60.0
+"""How long a poll may read nothing: as long as a query may take by default."""
+UNFINISHED = ("pending", "retrying", "queued", "sending")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StreamPlan:
+    """What the settings expect of a stream."""
+
+    partner: str
+    poll_every_seconds: float = 5.0
+    #: The partner's: calls in so many seconds.
+    rate: tuple[int, float] | None = None
+    #: The partner's.
+    max_in_flight: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Obstacle:
+    """One thing that holds a stream, or makes it pass over rows."""
+
+    kind: str
+    detail: str
+    #: The command or the setting with which it goes on.
+    hint: str
+    #: It does not go on by itself.
+    is_failure: bool = False
+
+    def to_document(self) -> Doc:
+        """Return it as `syncctl status --json` prints it."""
+        return {name: value for name, value in asdict(self).items() if name != "is_failure"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StreamFacts:
+    """What is known of a stream."""
+
+    name: str
+    plan: StreamPlan
+    #: The documents of the stream and of its partner; empty if there is none.
+    document: Doc
+    partner: Doc
+    #: What `Records.count_states` returns.
+    counts: Doc
+    #: How many records wait for older versions of their rows.
+    held: int
+    #: How many records of interrupted polls wait for another poll.
+    awaiting_poll: int
+    now: datetime
+
+    @property
+    def oldest_due_seconds(self) -> float:
+        """How long the oldest due record has been due."""
+        oldest: datetime | None = self.counts["oldest_due_at"]
+        return (self.now - oldest).total_seconds() if oldest else 0.0
+
+    @property
+    def permits(self) -> int:
+        """How many calls at the partner have a permit of its concurrency limit."""
+        return sum(int(permit["calls"]) for permit in self.partner.get("permits", ()) if permit["until"] > self.now)
+
+
+def find_obstacles(ledger: Ledger, facts: StreamFacts) -> list[Obstacle]:
+    """Return everything that holds a stream, the first being what to look at first."""
+    pauses = list(_find_pauses(facts))
+    return [
+        *pauses,
+        *_find_poll_obstacles(facts),
+        *_find_delivery_obstacles(facts),
+        *([] if pauses else _find_backlog(ledger, facts)),
+        *_find_record_obstacles(ledger, facts),
+    ]
+
+
+def describe_pause(paused: Doc, now: datetime) -> str:
+    """Return by whom and since when something is paused, why, and when a probe may end it."""
+    since = f" since {paused['at']:%Y-%m-%d %H:%M:%SZ}" if paused.get("at") else ""
+    text = f"paused by {paused.get('by')}{since}: {paused.get('reason') or 'no reason given'}"
+    if paused.get("by") == SYNCCTL and paused.get("until"):
+        text += f"; next probe in {format_age(max((paused['until'] - now).total_seconds(), 0.0))}"
+    return text
+
+
+def _find_pauses(facts: StreamFacts) -> Iterator[Obstacle]:
+    name, partner, now = facts.name, facts.plan.partner, facts.now
+    if paused := facts.document.get("paused"):
+        hint = f"mend the cause; then run: syncctl resume {name}"
+        yield Obstacle(kind="paused", detail=describe_pause(paused, now), hint=hint)
+    if paused := facts.partner.get("paused"):
+        hint = f"mend the cause; then run: syncctl resume --partner {partner}"
+        yield Obstacle(kind="partner_paused", detail=f"partner {partner}: {describe_pause(paused, now)}", hint=hint)
+    breaker = facts.document.get("breaker", {})
+    if breaker.get("state") == BreakerState.OPEN.value:
+        since = format_age(max((now - breaker["since"]).total_seconds(), 1))
+        yield Obstacle(
+            kind="circuit_open",
+            detail=f"stream {name}: down (circuit open) for {since}: {breaker.get('reason') or 'no answer'}",
+            hint=f"ask the partner; a probe is sent automatically, or run: syncctl resume {name}",
+        )
+
+
+def _find_poll_obstacles(facts: StreamFacts) -> Iterator[Obstacle]:
+    name, now, health = facts.name, facts.now, facts.document.get("health", {})
+    poll, at = facts.document.get("poll", {}), health.get("last_poll_at")
+    is_running = poll.get("token") is not None and poll["until"] > now
+    moved_at = poll.get("moved_at") or poll.get("started_at")
+    silent = (now - moved_at).total_seconds() if is_running and moved_at else 0.0
+    age = format_age((now - at).total_seconds()) if at else ""
+    if silent > SILENT_POLL_SECONDS:
+        yield Obstacle(
+            kind="poll_silent",
+            detail=f"its poll on {poll.get('worker')} has read nothing for {format_age(silent)}: "
+            "the source does not return",
+            hint=f"run: syncctl doctor source {name}; another poll takes over after {format_age(STUCK_SECONDS)}",
+        )
+    if health.get("error"):
+        yield Obstacle(
+            kind="poll_failed",
+            detail=f"its last poll, {age} ago, failed: {health['error']}",
+            hint=f"{health.get('hint') or 'run: syncctl doctor source'}; then: syncctl poll {name} --once",
+            is_failure=True,
+        )
+    elif at is None and not is_running:
+        hint = f"run: syncctl poll {name} --once, or let Beat do it: syncctl worker --beat"
+        yield Obstacle(kind="not_polled", detail="never polled", hint=hint)
+    elif (
+        at
+        and not is_running
+        and (now - at).total_seconds() > max(STUCK_SECONDS, POLLS_MISSED * facts.plan.poll_every_seconds)
+    ):
+        yield Obstacle(
+            kind="not_polled",
+            detail=f"last polled {age} ago",
+            hint="make sure that Beat and a worker run: syncctl doctor beat workers",
+        )
+    for note in read_notes(facts.document):
+        hint = note.hint or f"correct the rows in the source; see: syncctl doctor source {name}"
+        yield Obstacle(kind="rows_passed_over", detail=note.text, hint=hint)
+    for warning in health.get("warnings", ()):
+        yield Obstacle(kind="rows_passed_over", detail=warning, hint=f"see: syncctl doctor source {name}")
+
+
+def _find_delivery_obstacles(facts: StreamFacts) -> Iterator[Obstacle]:
+    failure = facts.document.get("health", {}).get("delivery")
+    if failure and (facts.now - failure["at"]).total_seconds() < STUCK_SECONDS:
+        yield Obstacle(
+            kind="delivery_failed",
+            detail=f"its delivery on {failure['worker']} stops: {failure['error']}",
+            hint="run: syncctl config, and restart the workers; or read their log",
+            is_failure=True,
+        )
+
+
+def _find_backlog(ledger: Ledger, facts: StreamFacts) -> Iterator[Obstacle]:
+    """Say why records are not delivered, with the most likely cause."""
+    counts, partner = facts.counts, facts.plan.partner
+    unfinished, in_flight = sum(counts[state] for state in UNFINISHED), counts["queued"] + counts["sending"]
+    waiting = format_count(unfinished, "record")
+    oldest = facts.oldest_due_seconds
+    if oldest <= STUCK_SECONDS:
+        yield from _find_far_retry(ledger, facts)
+        return
+    due = f"the oldest has been due for {format_age(oldest)}"
+    if (limit := facts.plan.max_in_flight) and facts.permits >= limit:
+        yield Obstacle(
+            kind="limit_reached",
+            detail=f"{waiting} to deliver, and all {limit:,} permits of max_in_flight are taken, "
+            f"by calls in progress or by a worker that died; {due}",
+            hint=f"raise partners.{partner}.max_in_flight if the partner can bear it; see: syncctl doctor workers",
+        )
+    elif facts.plan.rate and unfinished * facts.plan.rate[1] / facts.plan.rate[0] > STUCK_SECONDS:
+        calls, seconds = facts.plan.rate
+        needed = format_age(unfinished * seconds / calls)
+        yield Obstacle(
+            kind="slow_rate",
+            detail=f"{waiting} to deliver take {needed} at the partner's rate; {due}",
+            hint=f"raise partners.{partner}.rate if the partner allows it; see: syncctl status",
+        )
+    elif not in_flight:
+        yield Obstacle(
+            kind="not_taken",
+            detail=f"{waiting} to deliver and none is in flight; {due}",
+            hint="make sure that Beat, a worker and Redis run: syncctl doctor beat workers queue",
+        )
+    else:
+        yield Obstacle(
+            kind="backlog",
+            detail=f"{waiting} to deliver, {in_flight:,} of them in flight; {due}",
+            hint="start another worker: syncctl worker; or ask the partner why its calls take long",
+        )
+
+
+def _find_far_retry(ledger: Ledger, facts: StreamFacts) -> Iterator[Obstacle]:
+    """Report a stream of which nothing moves until a retry that is far away."""
+    counts = facts.counts
+    if not counts["retrying"] or counts["pending"] or counts["sending"]:
+        return
+    first = ledger.records.find_first_retry(facts.name)
+    if first is not None and (first["due_at"] - facts.now).total_seconds() > STUCK_SECONDS:
+        error = (first.get("error") or {}).get("message") or "no answer"
+        yield Obstacle(
+            kind="far_retry",
+            detail=f"all {counts['retrying']:,} wait for their next attempt, the first in "
+            f"{format_age((first['due_at'] - facts.now).total_seconds())}: {error}",
+            hint=f"ask the partner; see: syncctl show {first['_id']}",
+        )
+
+
+def _find_record_obstacles(ledger: Ledger, facts: StreamFacts) -> Iterator[Obstacle]:
+    name = facts.name
+    if facts.awaiting_poll:
+        yield Obstacle(
+            kind="unknown_keys",
+            detail=f"{format_count(facts.awaiting_poll, 'record')} of an interrupted poll wait for one that reads to "
+            "the end",
+            hint=f"run: syncctl poll {name} --once; if that fails, it says why",
+        )
+    if facts.held and (holders := ledger.sequencing.count_failed_holders(name)):
+        yield Obstacle(
+            kind="held",
+            detail=f"newer versions of rows are held by {format_count(holders, 'failed record')}; {facts.held:,} wait",
+            hint=f"see: syncctl failures --stream {name}; then syncctl replay --stream {name} sends them, "
+            "and syncctl discard ID --reason TEXT gives one up",
+        )
+    if facts.counts["failed"] and (poison := ledger.lease_rescue.count_poison(name)):
+        yield Obstacle(
+            kind="poison",
+            detail=f"{format_count(poison, 'record')} failed because the workers that sent them died or stalled",
+            hint=f"find out why (memory, a driver, a template); see: syncctl failures --stream {name}",
+        )
+    if refused := ledger.acknowledgements.find_refused(name):
+        count, reason = refused
+        yield Obstacle(
+            kind="not_acknowledged",
+            detail=f"{format_count(count, 'record')} could not be acknowledged in the source: {reason}",
+            hint="the statement must change the row that it is given, and the login must have the rights that "
+            f"streams.{name}.acknowledge needs; it is tried again each minute",
+        )

@@ -76,7 +76,7 @@ def test_the_path_of_a_schema_begins_at_the_settings(tmp_path: Path) -> None:
     [
         (None, "No such file or directory"),
         ("{", "it is not JSON: Expecting property name"),
-        ("\xff", "it is not JSON"),
+        ("\xff", "it is not UTF-8 text"),
         ('{"type": "numbr"}', "$.type: 'numbr' is not valid"),
         ('{"pattern": "["}', "$.pattern: '[' is not a 'regex'"),
         ('{"items": {"patternProperties": {"[": {}}}}', "is not a 'regex'"),

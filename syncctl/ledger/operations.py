@@ -260,6 +260,9 @@ class Operations:
         if state is State.DELIVERED:
             # In mode flag the source has not been told of it yet.
             query["acknowledge"] = {"$exists": False}
+        else:
+            # The source refuses to be told of it, which the doctor says.
+            query["acknowledge.error"] = {"$exists": False}
         return query
 
     @edge

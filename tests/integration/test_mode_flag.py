@@ -379,3 +379,18 @@ def test_a_clean_up_keeps_records_that_are_not_acknowledged(flag: Testbed) -> No
     assert flag.ledger.operations.count_finished("orders", State.DELIVERED, later) == 0
     flag.poll()
     assert flag.ledger.operations.count_finished("orders", State.DELIVERED, later) == 7
+
+
+def test_a_clean_up_keeps_failures_that_the_source_refuses_to_be_told_of(flag: Testbed, source_db: SourceDb) -> None:
+    flag.change_stream(acknowledge_failed=GIVEN_UP)
+    source_db.execute(
+        "create trigger locked before update on jobs when old.id = 4 begin select raise(abort, 'row 4 is counted'); end"
+    )
+    with MockPartner(PartnerConfig(reject_rate=1.0)) as refusing:
+        flag.partner = replace(flag.partner, url=refusing.url)
+        work(flag)
+    later = flag.ledger.streams.server_time() + timedelta(days=1)
+    assert flag.ledger.operations.count_finished("orders", State.FAILED, later) == 6
+    refused = flag.ledger.acknowledgements.find_refused("orders")
+    assert refused is not None
+    assert refused[0] == 1

@@ -241,6 +241,7 @@ def test_a_lifetime_that_means_nothing_is_assumed(clock: Clock, expires_in: str)
         (gzip.compress(TOKEN_ANSWER), ""),
         (zlib.compress(TOKEN_ANSWER), "deflate"),
     ],
+    ids=["byte order mark", "gzip", "gzip that is not named", "deflate"],
 )
 def test_a_token_in_a_packed_answer_is_read(body: bytes, coding: str) -> None:
     headers = [f"Content-Encoding: {coding}"] if coding else []

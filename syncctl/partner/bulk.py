@@ -22,6 +22,7 @@ from syncctl.partner.response import (
     RESULTS_AT_MOST_BYTES,
     Response,
     find_message,
+    read_json,
 )
 
 ENVELOPE_BYTES = 64
@@ -172,11 +173,14 @@ class ResultReader:
     def _has_results(self, outcome: Outcome, response: Response) -> bool:
         """Tell whether to look for results: a 5xx or refused credentials are about the call, whatever the body lists.
 
-        So is a rejection, where the results have neither a status nor a condition to judge a row by.
+        So is a rejection, where the results have neither a status nor a condition to judge a row by, and a 2xx that
+        the stream's own conditions do not accept.
         """
+        if outcome.verdict is Verdict.ACCEPTED or 200 <= response.status <= 299:
+            return outcome.verdict is Verdict.ACCEPTED
         judges_rows = self.batching.result_status is not None or self.batching.result_accepted_when is not None
         is_about_rows = response.status < 500 and outcome.pauses is None
-        return outcome.verdict is Verdict.ACCEPTED or (judges_rows and is_about_rows)
+        return judges_rows and is_about_rows
 
     def _assign(self, results: list[Any], records: Sequence[Record]) -> list[Any] | None:
         """Return the result of each row: by the name of the row, or else by its place; None where places do not fit.
@@ -198,7 +202,7 @@ class ResultReader:
         """Return the outcome of one row."""
         if result is _MISSING:
             return _send_alone(_make_ambiguous(whole, "the response does not mention this row"), bulk)
-        message = self.redact(find_message(simplejson.dumps(result).encode()) or "", is_cut=True)
+        message = self.redact(find_message(simplejson.dumps(result, allow_nan=True)) or "", is_cut=True)
         message = clean_text(message)[:MESSAGE_AT_MOST]
         judged = whole
         if self.batching.result_status is not None:
@@ -273,8 +277,8 @@ def _explain_unreadable(response: Response, results: list[Any] | None, path: str
 def _read_results(response: Response, path: str) -> list[Any] | None:
     """Return the list of results in a response; None where there is none."""
     try:
-        document = simplejson.loads(response.body)
-    except (ValueError, RecursionError):
+        document = read_json(response)
+    except ValueError:
         return None
     results = document if path == "$" else find_value(document, parse_path(path))[0]
     return results if isinstance(results, list) else None

@@ -154,13 +154,15 @@ class PartnerClient:
         self, response: Response, error: str | None, latency_ms: float, redact: Redact, rules: Mapping[int, Verdict]
     ) -> Outcome:
         verdict = decide_verdict(response.status, sent=True, complete=response.error is None, rules=rules)
-        excerpt = make_excerpt(response, redact)
         if verdict is Verdict.ACCEPTED and 200 <= response.status <= 299:
             judgement = judge_json(
                 response, accepted_when=self._accepted_when, rejected_when=self._rejected_when, redact=redact
             )
             verdict = judgement.verdict
             error = judgement.why or error
+        # A 2xx with results may refuse some of its rows.
+        is_refusal = verdict is not Verdict.ACCEPTED or self._batching.results is not None
+        excerpt = make_excerpt(response, redact, is_refusal=is_refusal)
         if verdict is not Verdict.ACCEPTED:
             refusal = describe_refusal(response, excerpt, redact)
             error = f"{refusal} ({error})" if error else refusal

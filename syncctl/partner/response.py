@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import simplejson
@@ -23,6 +24,8 @@ EXCERPT_AT_MOST = 500
 MESSAGE_AT_MOST = 200
 VALUE_AT_MOST = 60
 CODING_AT_MOST = 20
+MEMBERS_AT_MOST = 16
+"""Of a body in gzip: each begins anew, so that many small ones would cost more than they hold."""
 _GZIP = b"\x1f\x8b"
 
 # The fields in which APIs explain a refusal, among them those of RFC 9457 (problem details) and OAuth.
@@ -38,8 +41,11 @@ _MESSAGE_FIELDS = (
     "error",
 )
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
-_ENCODINGS = {"utf-16", "utf-16le", "utf-16be", "iso-8859-1", "iso-8859-15", "windows-1252"}
-"""Those that APIs are met with, beside UTF-8."""
+_CODECS = re.compile(
+    r"utf-(8|16|16-[bl]e|32|32-[bl]e)|iso8859-\d+|cp125\d|koi8-[ru]|shift_jis|euc_(jp|kr)|gb(2312|k|18030)|big5"
+)
+"""Python's names of the encodings that APIs are met with; others are slow, or no encodings of text."""
+_JSON_IN_UTF_16 = {b"{\0": "utf-16-le", b"[\0": "utf-16-le", b"\0{": "utf-16-be", b"\0[": "utf-16-be"}
 _TITLE = re.compile(r"<title[^>]*>([^<]*)</title>", re.IGNORECASE)
 
 
@@ -58,8 +64,18 @@ class Response:
     coding: str = ""
 
 
-def unpack_body(body: bytes, coding: str, *, at_most: int) -> tuple[bytes, str]:
-    """Return a body without its unasked compression, and the coding that could not be taken off.
+class Unpacked(NamedTuple):
+    """A body without its unasked compression."""
+
+    body: bytes
+    #: The coding that could not be taken off.
+    coding: str = ""
+    #: Its compression ends before its end.
+    is_broken: bool = False
+
+
+def unpack_body(body: bytes, coding: str, *, at_most: int) -> Unpacked:
+    """Return a body without its unasked compression.
 
     Args:
         coding: The header `Content-Encoding`; a body that is plain in spite of it is left as it is.
@@ -73,21 +89,27 @@ def unpack_body(body: bytes, coding: str, *, at_most: int) -> tuple[bytes, str]:
         options = [zlib.MAX_WBITS, -zlib.MAX_WBITS]
     else:
         is_plain = name in {"", "identity", "gzip"} or body[:1] in {b"{", b"["}
-        return body, "" if is_plain else name[:CODING_AT_MOST]
+        return Unpacked(body, "" if is_plain else name[:CODING_AT_MOST])
     for bits in options:
         with suppress(zlib.error):
-            if unpacked := _inflate(body, bits, at_most):
-                return unpacked, ""
-    return body, name
+            unpacked = _inflate(body, bits, at_most)
+            if unpacked.body or not unpacked.is_broken:
+                return unpacked
+    return Unpacked(body, name)
 
 
-def _inflate(body: bytes, bits: int, at_most: int) -> bytes:
+def _inflate(body: bytes, bits: int, at_most: int) -> Unpacked:
+    """Return the members of a body, one after the other; what is no further member is padding."""
     unpacked = b""
-    while body and len(unpacked) <= at_most:
+    for _ in range(MEMBERS_AT_MOST):
         inflater = zlib.decompressobj(bits)
         unpacked += inflater.decompress(body, at_most + 1 - len(unpacked))
         body = inflater.unused_data
-    return unpacked
+        if len(unpacked) > at_most:
+            return Unpacked(unpacked)
+        if not body.startswith(_GZIP):
+            return Unpacked(unpacked, is_broken=not inflater.eof)
+    return Unpacked(unpacked, is_broken=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,8 +130,8 @@ def judge_json(
     if accepted_when is None and rejected_when is None:
         return Judgement(verdict=Verdict.ACCEPTED)
     try:
-        document = simplejson.loads(response.body)
-    except (ValueError, RecursionError):
+        document = read_json(response)
+    except ValueError:
         return _judge_unreadable(response, accepted_when, rejected_when)
     if rejected_when is not None and parse_condition(rejected_when).holds(document):
         return Judgement(verdict=Verdict.REJECTED, why=f"its JSON meets {rejected_when}")
@@ -132,24 +154,53 @@ def _judge_unreadable(response: Response, accepted_when: str | None, rejected_wh
     return Judgement(verdict=Verdict.RETRY_LATER, why=f"its answer is not JSON, so it does not meet {accepted_when}")
 
 
-def make_excerpt(response: Response, redact: Redact) -> str:
-    """Return the beginning of the body as safe text; secrets are replaced first, so that none is cut in half."""
+def make_excerpt(response: Response, redact: Redact, *, is_refusal: bool) -> str:
+    """Return the beginning of the body as safe text; secrets are replaced first, so that none is cut in half.
+
+    Args:
+        is_refusal: The body may explain a refusal, also that of one row, or of a call with a 2xx.
+    """
     if not response.body:
         return ""
     if response.coding:
         return f"({redact(response.coding)}-encoded, {len(response.body)} bytes)"
     # Whatever repeats a call in its error may cut it.
-    is_cut = not 200 <= response.status <= 299 or response.error is not None or response.is_capped
+    is_cut = is_refusal or not 200 <= response.status <= 299 or response.error is not None or response.is_capped
     return clean_text(redact(_decode(response), is_cut=is_cut))[:EXCERPT_AT_MOST]
 
 
 def _decode(response: Response) -> str:
     """Return the body as text: in the encoding that its type or its first bytes name, else in UTF-8."""
-    named = _CHARSET.search(response.headers.get("Content-Type", ""))
-    encoding = named[1].lower() if named and named[1].lower() in _ENCODINGS else "utf-8"
     if response.body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
+    else:
+        encoding = _JSON_IN_UTF_16.get(response.body[:2]) or _read_charset(response.headers.get("Content-Type", ""))
     return response.body.decode(encoding, "replace")
+
+
+def _read_charset(content_type: str) -> str:
+    named = _CHARSET.search(content_type)
+    with suppress(LookupError):
+        codec = codecs.lookup(named[1]).name if named else "utf-8"
+        if _CODECS.fullmatch(codec):
+            return codec
+    return "utf-8"
+
+
+def read_json(response: Response) -> Any:
+    """Return the JSON of a body, in whatever encoding it is, and with NaN and Infinity, as many servers write it.
+
+    Raises:
+        ValueError: It is not JSON.
+    """
+    return _parse_json(_decode(response))
+
+
+def _parse_json(text: str) -> Any:
+    try:
+        return simplejson.loads(text, allow_nan=True)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def describe_refusal(response: Response, excerpt: str, redact: Redact) -> str:
@@ -157,7 +208,7 @@ def describe_refusal(response: Response, excerpt: str, redact: Redact) -> str:
     if 300 <= response.status <= 399:
         target = _describe_redirect(response, redact)
         return f"HTTP {response.status}: points to {target}; redirects are never followed"
-    message = clean_text(redact(find_message(response.body) or "", is_cut=True)) or excerpt
+    message = clean_text(redact(find_message(_decode(response)) or "", is_cut=True)) or excerpt
     return f"HTTP {response.status}: {message[:MESSAGE_AT_MOST]}" if message else f"HTTP {response.status}"
 
 
@@ -173,15 +224,16 @@ def _describe_redirect(response: Response, redact: Redact) -> str:
     return clean_text(redact(host))[:100] if host else "the same host"
 
 
-def find_message(body: bytes) -> str | None:
-    """Return the explanation in a body, where one of the usual fields or a title holds it."""
-    if body[:1] in {b"{", b"["}:
+def find_message(text: str) -> str | None:
+    """Return the explanation in the text of a body, where one of the usual fields or a title holds it."""
+    text = text.removeprefix("\ufeff")
+    if text.startswith(("{", "[")):
         try:
-            return next(_walk_messages(simplejson.loads(body), 0), None)
-        except (ValueError, RecursionError):
+            return next(_walk_messages(_parse_json(text), 0), None)
+        except ValueError:
             return None
-    if body[:1] == b"<":
-        title = _TITLE.search(body[:4096].decode("utf-8", "replace"))
+    if text.startswith("<"):
+        title = _TITLE.search(text[:4096])
         return title[1].strip() if title else None
     return None
 

@@ -254,7 +254,11 @@ class Transport:
         else:
             response.release()
         coding = response.headers.get("Content-Encoding", "")
-        body, coding = unpack_body(bytes(read[: self._response_at_most]), coding, at_most=self._response_at_most)
+        body, coding, is_broken = unpack_body(
+            bytes(read[: self._response_at_most]), coding, at_most=self._response_at_most
+        )
+        if is_broken and error is None and not is_capped:
+            error = aiohttp.ClientPayloadError()
         return Response(
             status=response.status,
             headers=response.headers,

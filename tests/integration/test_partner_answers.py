@@ -1,6 +1,7 @@
 """The answers of a partner, and the outcome of each."""
 
 import gzip
+import time
 import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -139,8 +140,37 @@ def test_an_answer_that_is_compressed_unasked_is_read(pack: Callable[[bytes], by
     assert outcome.excerpt == '{"message":"total is negative"}'
 
 
+@pytest.mark.parametrize("padding", [b"\0" * 512, b"\n", b"PAD"])
+def test_padding_behind_a_compressed_answer_is_left_out(padding: bytes) -> None:
+    assert unpack_body(gzipped(b"{}") + padding, "gzip", at_most=1000) == (b"{}", "", False)
+    assert unpack_body(zlib.compress(b"{}") + padding, "deflate", at_most=1000) == (b"{}", "", False)
+    assert unpack_body(gzipped(b"") + padding, "gzip", at_most=1000) == (b"", "", False)
+
+
+def test_an_answer_in_many_small_members_is_read_as_far_as_a_bound() -> None:
+    """Each begins anew: a body of 16 MiB could hold 800,000, on the loop that all calls share."""
+    begun = time.monotonic()
+    body = unpack_body(gzipped(b"") * 200_000, "gzip", at_most=16 * 1024 * 1024)
+    assert time.monotonic() - begun < 1
+    assert body.coding == "gzip"
+    assert unpack_body(gzipped(b"x") * 17, "gzip", at_most=1000).is_broken
+    assert unpack_body(gzipped(b"x") * 16, "gzip", at_most=1000) == (b"x" * 16, "", False)
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict"), [("200 OK", Verdict.ACCEPTED), ("422 No", Verdict.AMBIGUOUS)], ids=["accepted", "refused"]
+)
+def test_a_compressed_answer_that_ends_early_has_broken_off(status: str, verdict: Verdict) -> None:
+    body = gzipped(b'{"message":"total is negative"}' * 40)[:-9]
+    outcome, _ = send_to(answering(status, body, "Content-Encoding: gzip"))
+    assert outcome.verdict is verdict
+    assert outcome.excerpt.startswith('{"message":"total')
+    assert "broke off" in (outcome.error or "broke off")
+    assert unpack_body(body, "gzip", at_most=2000).is_broken
+
+
 def test_of_a_compressed_answer_no_more_is_unpacked_than_is_read() -> None:
-    body, coding = unpack_body(gzip.compress(b"0" * 50_000_000), "gzip", at_most=1000)
+    body, coding, _ = unpack_body(gzip.compress(b"0" * 50_000_000), "gzip", at_most=1000)
     assert (len(body), coding) == (1001, "")
     outcome, _ = send_to(answering("200 OK", gzip.compress(b"0" * 10_000_000), "Content-Encoding: gzip"))
     assert (outcome.verdict, outcome.excerpt) == (Verdict.ACCEPTED, "0" * 500)
@@ -174,6 +204,44 @@ def test_what_came_in_place_of_an_acceptance_is_said(body: bytes, said: str) -> 
         client.close()
     assert outcome.verdict is Verdict.RETRY_LATER
     assert said in (outcome.error or "")
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        ('{"ok":false,"message":"Müller"}'.encode("iso-8859-1"), "application/json; charset=iso-8859-1"),
+        ('{"ok":false,"message":"Müller"}'.encode("iso-8859-1"), "application/json; charset=latin1"),
+        ('{"ok":false,"message":"Müller"}'.encode("utf-16"), "application/json"),
+        ('{"ok":false,"message":"Müller"}'.encode("utf-16-le"), "application/json; charset=utf-16"),
+        ('{"ok":false,"message":"Müller"}'.encode("utf-16-be"), "application/json"),
+        ('{"ok":false,"message":"Müller"}'.encode("utf-8-sig"), "application/json; charset=klingon"),
+        ('{"ok":false,"message":"Müller","rate":NaN,"most":-Infinity}'.encode(), "application/json"),
+        (
+            '{"ok":false,"message":"Müller","note":"\xff"}'.encode("cp1250", "replace"),
+            "text/json; charset=windows-1250",
+        ),
+    ],
+)
+def test_the_json_of_an_answer_is_read_in_its_encoding(body: bytes, content_type: str) -> None:
+    with HostilePartner(answering("200 OK", body, f"Content-Type: {content_type}")) as server:
+        for conditions in ({"rejected_when": "ok=false"}, {"accepted_when": "ok=false", "rejected_when": "!message"}):
+            client = PartnerClient(make_partner(server.url), make_stream(**conditions))
+            outcome = client.send(client.prepare(make_record()))
+            client.close()
+            assert outcome.verdict is (Verdict.ACCEPTED if "accepted_when" in conditions else Verdict.REJECTED)
+            assert outcome.verdict is Verdict.ACCEPTED or outcome.error is not None
+            assert "Müller" in (outcome.error or "Müller")
+
+
+@pytest.mark.parametrize("conditions", [{"rejected_when": "error"}, {"accepted_when": "!error"}])
+def test_the_beginning_of_a_secret_in_a_refusal_with_a_2xx_is_not_kept(conditions: dict[str, str]) -> None:
+    body = b'{"error":"no such token: %s..."}' % TOKEN[:9].encode()
+    with HostilePartner(answering("200 OK", body)) as server:
+        client = PartnerClient(make_partner(server.url), make_stream(**conditions))
+        outcome = client.send(client.prepare(make_record()))
+        client.close()
+    assert outcome.verdict is not Verdict.ACCEPTED
+    assert outcome.excerpt == '{"error":"no such token: ***..."}'
 
 
 @pytest.mark.parametrize("status", ["200 OK", "500 Broken"])

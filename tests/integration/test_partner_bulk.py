@@ -214,6 +214,29 @@ def test_the_result_of_each_row_decides_its_outcome(
     assert (error is None) if reason is None else (reason in error and len(error) < 300)
 
 
+@pytest.mark.parametrize(
+    ("conditions", "reason"),
+    [
+        ({"accepted_when": "ok"}, "its JSON does not meet ok: it has false there"),
+        ({"rejected_when": "rolled_back"}, "its JSON meets rolled_back"),
+    ],
+)
+def test_results_do_not_overrule_the_conditions_on_the_whole_answer(
+    batches: Testbed, conditions: dict[str, str], reason: str
+) -> None:
+    def answer(rows: list[dict[str, Any]]) -> tuple[int, Any]:
+        return 200, {"ok": False, "rolled_back": True, **answer_each(statuses=lambda _: 201)(rows)[1]}
+
+    batches.change_stream(batching=BY_KEY, **conditions)
+    with BatchPartner(answer) as partner:
+        meet(batches, partner)
+        batches.deliver()
+    firsts = [record["history"][0] for record in batches.records()]
+    assert {first["state"] for first in firsts} == {"pending"}
+    assert all(reason in first["error"] for first in firsts)
+    assert batches.records(state="delivered") == []
+
+
 @pytest.mark.parametrize("listed", [[6], []])
 def test_a_refusal_that_lists_only_the_bad_rows_fails_no_good_one(batches: Testbed, listed: list[int]) -> None:
     def answer(rows: list[dict[str, Any]]) -> tuple[int, Any]:
@@ -315,6 +338,16 @@ def test_no_secret_that_a_row_echoes_is_kept(batches: Testbed) -> None:
         batches.deliver()
     assert batches.record(5)["error"]["message"] == "HTTP 422 for this row: bad key *** [31m"
     assert "s3cr3t-k3y-of-ours" not in str(batches.records())
+
+
+def test_the_beginning_of_a_secret_that_a_refused_row_echoes_is_not_kept(batches: Testbed) -> None:
+    batches.change_stream(batching=BY_KEY)
+    batches.partner = replace(batches.partner, headers={"X-Api-Key": "s3cr3t-k3y-of-ours"})
+    with BatchPartner(answer_each(message="bad key s3cr3t-k3...", statuses=lambda _: 422)) as partner:
+        meet(batches, partner)
+        batches.deliver()
+    assert "bad key ***..." in str(batches.record(5))
+    assert "s3cr3t-k3" not in str(batches.records())
 
 
 def test_rows_are_told_apart_by_their_own_key_too(batches: Testbed) -> None:

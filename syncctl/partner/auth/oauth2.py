@@ -7,8 +7,6 @@ import math
 from typing import Any
 from urllib.parse import quote_plus, urlencode
 
-import simplejson
-
 from syncctl.core.redaction import REDACTED, Redact
 from syncctl.core.safe_text import clean_text
 from syncctl.core.stream import Partner
@@ -19,7 +17,7 @@ from syncctl.partner.auth.shared_token import TokenCache
 from syncctl.partner.auth.tokens import Token, find_store
 from syncctl.partner.call import Call
 from syncctl.partner.call_deadline import call_deadline
-from syncctl.partner.response import Response, describe_refusal, make_excerpt
+from syncctl.partner.response import Response, describe_refusal, make_excerpt, read_json
 
 ASSUMED_SECONDS = 300.0
 """The assumed lifetime of a token where the endpoint does not say; RFC 6749 leaves it open."""
@@ -28,7 +26,6 @@ LONGEST_SECONDS = 30 * 86400.0
 NAMES_AT_MOST = 8
 NAME_AT_MOST = 40
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _PROVEN_TYPES = frozenset({"mac", "dpop", "pop"})
 """Types of tokens that are worth nothing without a proof of the client's (RFC 9449)."""
 _WRONG_CREDENTIALS = {400, 401, 403}
@@ -98,7 +95,7 @@ class OAuth2(Auth):
         if response is None or error is not None:
             raise AuthError(f"no token: {error}")
         if not 200 <= response.status <= 299:
-            refusal = describe_refusal(response, make_excerpt(response, self.redact), self.redact)
+            refusal = describe_refusal(response, make_excerpt(response, self.redact, is_refusal=True), self.redact)
             status = 401 if response.status in _WRONG_CREDENTIALS else None
             raise AuthError(f"no token from {self._transport.host}: {refusal}", status=status)
         return _read_token(response, self._transport.host, self.redact)
@@ -117,8 +114,8 @@ def _read_token(response: Response, host: str, redact: Redact) -> Token:
         AuthError: it holds no token that could be sent; never shows any of it.
     """
     try:
-        document = simplejson.loads(response.body.removeprefix(_BYTE_ORDER_MARK))
-    except (ValueError, RecursionError):
+        document = read_json(response)
+    except ValueError:
         document = None
     fields = document if isinstance(document, dict) else {}
     text, kind = fields.get("access_token"), str(fields.get("token_type", ""))

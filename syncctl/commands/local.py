@@ -74,6 +74,7 @@ def up(
     out.say("starting MongoDB and Redis ...")
     daemons = start_daemons(_directory(ctx), mongo_port=mongo_port, redis_port=redis_port)
     if as_json:
+        _keep_private()
         out.print_json(daemons)
         return
     for service in daemons.services:
@@ -130,6 +131,7 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
 
     daemons = inspect_daemons(_directory(ctx))
     if as_json:
+        _keep_private()
         out.print_json(daemons)
     else:
         out.table(

@@ -58,6 +58,7 @@ def decode_utf8(content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = content[: error.start].decode("utf-8-sig")
+        # Its place is counted from behind the mark.
+        before = error.object[: error.start].decode()
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         raise ValueError(f"it is not UTF-8 text (line {line}, column {column}); save it as UTF-8") from None

@@ -92,7 +92,7 @@ class Server(ABC):
 
     @property
     def password_file(self) -> Path:
-        """The password, for this user's eyes alone; a server without this file has none."""
+        """The password, for this user's eyes alone; a server without this file, or with an empty one, has none."""
         return self.directory / "password"
 
     @property
@@ -132,7 +132,7 @@ class Server(ABC):
     def _start_once(self, timeout_seconds: float) -> None:
         self.files.mkdir(parents=True, exist_ok=True)
         self.directory.chmod(0o700)
-        if self._protected and not self.password_file.exists():
+        if self._protected and not self.password:
             write_private(self.password_file, secrets.token_hex(24) + "\n")
         self._child = self._launch()
         try:

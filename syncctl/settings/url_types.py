@@ -13,6 +13,8 @@ from syncctl.settings.field_types import Kind, OptionalText
 
 _MONGO_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+)(:\d{1,5})?")
 _SECOND_AT = re.compile(r"^[^:]*://[^/?#]+[/?#].*@", re.DOTALL)
+_WITHOUT_PASSWORD = re.compile(r"[^:]*://[^/?#:@]+/[^?#:@]*\?[^:#]*@[^@]*")
+"""A URL whose query alone holds an @, as in UID=me@example.com: without a colon before it, it ends no password."""
 _REDIS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")
 _SQLALCHEMY = re.compile(r"[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://", re.IGNORECASE)
 
@@ -64,8 +66,10 @@ def _check_mongo_url(url: str) -> str:
 
 def _refuse_second_at(url: str) -> None:
     """Refuse an @ behind the host: it and what is before it may be the rest of a password."""
-    if _SECOND_AT.search(url):
-        raise ValueError("has an @ behind its host; percent-encode special characters of user and password, @ as %40")
+    if _SECOND_AT.search(url) and not _WITHOUT_PASSWORD.fullmatch(url):
+        raise ValueError(
+            "has an @ behind its host; percent-encode special characters of user, password and parameters, @ as %40"
+        )
 
 
 def find_mongo_database(url: str) -> str:
@@ -80,7 +84,7 @@ def _check_source_url(url: str | None) -> str | None:
         _refuse_second_at(url)
         return url
     if ";" in url and "=" in url:
-        if any("=" not in url[start - 1 : end] for start, end in find_secret_spans(url)):
+        if any("=" not in url[len(url[:start].rstrip()) - 1 : end] for start, end in find_secret_spans(url)):
             raise ValueError("has a password with a ; in it, or text after it without Name=; write Pwd={...} in braces")
         return url
     raise ValueError(

@@ -113,6 +113,28 @@ def test_the_file_that_gets_the_urls_is_private_and_what_is_in_it_works(
     assert "set REDIS_URL in .env, which has other values" in run_syncctl("local", "up", cwd=tmp_path).stderr
 
 
+@pytest.mark.parametrize("command", ["up", "status"])
+def test_a_document_with_the_passwords_is_private(up: dict[str, Any], tmp_path: Path, command: str) -> None:
+    document = tmp_path / "local.json"
+    document.touch(mode=0o644)
+    with document.open("w") as output:
+        words = [sys.executable, "-m", "syncctl", "local", command, "--json"]
+        subprocess.run(words, cwd=tmp_path, stdout=output, env=clean_environment(), check=True, timeout=60)
+    assert stat.S_IMODE(document.stat().st_mode) == 0o600
+    assert json.loads(document.read_text())["redis_url"] == up["redis_url"]
+
+
+def test_an_empty_password_file_is_no_password(up: dict[str, Any], local: Run, tmp_path: Path) -> None:
+    """A full disk, or a machine that went down, may have left it."""
+    local("down")
+    (tmp_path / ".syncctl" / "redis" / "password").write_text("")
+    again = local("up", "--json")
+    assert again.exit_code == 0, again.stderr
+    password = urlsplit(again.json["redis_url"]).password or ""
+    assert len(password) == 48
+    assert password != urlsplit(up["redis_url"]).password
+
+
 def test_up_starts_only_what_is_down(up: dict[str, Any], local: Run, eventually: Callable[..., Any]) -> None:
     before = find_pids(up)
     os.kill(before["redis"], signal.SIGKILL)

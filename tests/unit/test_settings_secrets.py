@@ -240,6 +240,38 @@ def test_a_secret_in_a_url_or_connection_string_is_masked(text: str, masked: str
     assert mask_url(text) == masked
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "Driver=x;Server=s;PWD= secret;Database=d",
+        "Driver=x;Server=s;Pwd = secret ;Database=d",
+        "Driver=x;Server=s;PWD = {se;cret};Database=d",
+        "mssql+pyodbc://host/db?Authentication=ActiveDirectoryInteractive&UID=me@example.com&driver=x",
+    ],
+)
+def test_a_source_url_whose_parts_are_certain_is_taken(tmp_path: Path, url: str) -> None:
+    settings = load_settings(directory=tmp_path, environment={"SOURCE_URL": url})
+    assert settings.source_url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("Driver=x;Server=s;PWD= se;cret", "has a password with a ; in it"),
+        ("mssql+pyodbc://u:1/db?UID=me@example.com", "of user, password and parameters, @ as %40"),
+        ("mssql+pyodbc://us/er:pw@h/db?driver=x", "of user, password and parameters, @ as %40"),
+        ("mssql+pyodbc://us/er?:pw@h/db", "of user, password and parameters, @ as %40"),
+        ("mssql+pyodbc://host?UID=me@example.com", "of user, password and parameters, @ as %40"),
+    ],
+)
+def test_a_source_url_that_may_hold_a_part_of_a_password_elsewhere_is_refused(
+    tmp_path: Path, url: str, why: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(directory=tmp_path, environment={"SOURCE_URL": url})
+    assert why in caught.value.why
+
+
 PASSWORD = st.text(
     st.characters(codec="ascii", exclude_characters="/?#@:;{}[]", exclude_categories=["C", "Z"]), min_size=8
 )

@@ -17,9 +17,19 @@ def test_utf8_is_read_with_and_without_a_mark(content: bytes) -> None:
     assert decode_utf8(content) == content.decode("utf-8-sig")
 
 
-def test_other_bytes_are_refused_with_their_place() -> None:
-    with pytest.raises(ValueError, match=r"it is not UTF-8 text \(line 2, column 4\); save it as UTF-8"):
-        decode_utf8(b"A=1\nB=\xc3\xa4\xfc")
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (b"A=1\nB=\xc3\xa4\xfc", "line 2, column 4"),
+        (b"\xef\xbb\xbfA=1\nB=\xc3\xa4\xfc", "line 2, column 4"),
+        (b"\xef\xbb\xbf\xfc", "line 1, column 1"),
+        (b"\xef\xbb\xbf\xc3\xa4\xfc", "line 1, column 2"),
+    ],
+)
+def test_other_bytes_are_refused_with_their_place(content: bytes, place: str) -> None:
+    with pytest.raises(ValueError, match="it is not UTF-8 text") as caught:
+        decode_utf8(content)
+    assert str(caught.value) == f"it is not UTF-8 text ({place}); save it as UTF-8"
 
 
 @pytest.mark.parametrize("encoding", UTF16)

@@ -77,6 +77,8 @@ class PartnerClient:
         self._origin = f"{base.scheme}://{base.netloc}"
         self.mapping_hash = hash_bulk_mapping(self._builder.mapping_hash, stream.batching)
         """The name of everything that shapes a call for the same record; holds no secret."""
+        self.codec = self._builder.codec
+        """The text encoding of its bodies."""
         warn_unverified([partner])
 
     def prepare(self, record: Record) -> Call:

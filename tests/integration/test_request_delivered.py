@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from syncctl.core.mapping import parse_fields
+from syncctl.core.safe_text import make_safe
 from syncctl.core.stream import Batching, Credentials, RetrySchedule
 from syncctl.local.mock_partner import MockPartner
 from syncctl.partner.client import PartnerClient
@@ -261,6 +263,30 @@ def test_the_curl_command_is_the_same_call_in_any_shell(words_of: Any, text: str
     wanted = {f"{name}: {value}" for name, value in call.headers.items() if name != "Content-Length"}
     assert set(headers) == wanted | {f"Authorization: Bearer {CANARY}"}
     assert words[-2:] == ["--data-raw", call.body.decode()]
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["text/plain; charset=iso-8859-1", "text/plain; charset=utf-16", "text/plain; charset=utf-16le", "text/plain"],
+)
+@pytest.mark.parametrize(
+    "text", ["Müller", "50 % of 'M\\374ller' \"x\" \t$HOME\n", "so\xadft\x85\xad12'\\xad", "a\0b\0"]
+)
+def test_a_body_in_any_encoding_is_shown_and_its_curl_command_sends_the_same_bytes(
+    content_type: str, text: str
+) -> None:
+    with HostilePartner(answering("200 OK")) as server:
+        stream = make_stream(content_type=content_type, body="{{ row.text }}")
+        client = PartnerClient(make_partner(server.url), stream)
+        shown = curl_of(client, None, {"id": 1, "text": text})
+        call = client.prepare(make_record(payload={"id": 1, "text": text}))
+        client.close()
+        environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
+        subprocess.run(["bash", "-c", shown.curl], env=environment, check=True, timeout=20, capture_output=True)
+        (request,) = server.requests
+    assert shown.body == text
+    assert make_safe(shown.curl) == shown.curl
+    assert request.partition(b"\r\n\r\n")[2] == call.body
 
 
 @pytest.mark.parametrize(

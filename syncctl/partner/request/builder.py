@@ -81,6 +81,11 @@ class RequestBuilder:
         parts = [own, "" if self._delete is None else self._delete.mapping_hash, *self._parts]
         return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
+    @property
+    def codec(self) -> str:
+        """The text encoding of a body."""
+        return UTF_8 if self._body is None else self._content.codec
+
     def add_content_type(self, headers: Mapping[str, str], *, auth_headers: Iterable[str]) -> dict[str, str]:
         """Return the headers of every call of the partner with the stream's content type.
 

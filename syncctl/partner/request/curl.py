@@ -13,6 +13,8 @@ from syncctl.partner.headers import looks_secret
 
 _MADE_BY_CURL = {"content-length"}
 _SPECIAL = re.compile(r'([\\"$`])')
+_UNSEEN_LATIN = re.compile("[\x80-\x9f\xad]")
+_NOT_PLAIN = re.compile(rb"[^ -~]|[\\'%]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,12 +45,13 @@ def show_request(client: PartnerClient, record: Record, *, variable: str | None 
     shown = client.show(call)
     headers = {name: _mask(name, value) for name, value in shown.headers.items()}
     auth_headers = {name for name in shown.headers if name.lower() not in own}
+    body = shown.body.decode(client.codec) if shown.body else None
     return Request(
         method=shown.method,
         url=shown.url,
         headers=headers,
-        body=shown.body.decode("utf-8") if shown.body else None,
-        curl=_make_curl(shown, headers, {name.lower() for name in auth_headers}, variable),
+        body=body,
+        curl=_make_curl(shown, headers, body, {name.lower() for name in auth_headers}, variable),
     )
 
 
@@ -59,14 +62,20 @@ def _mask(name: str, value: str) -> str:
     return REDACTED
 
 
-def _make_curl(call: Call, headers: dict[str, str], auth_headers: set[str], variable: str | None) -> str:
+def _make_curl(
+    call: Call, headers: dict[str, str], body: str | None, auth_headers: set[str], variable: str | None
+) -> str:
     words = ["curl", "--globoff", "-X", call.method, _quote(call.url, variable if not auth_headers else None)]
     for name, value in headers.items():
         if name.lower() not in _MADE_BY_CURL:
             words += ["-H", _quote(f"{name}: {value}", variable if name.lower() in auth_headers else None)]
-    if call.body:
-        words += ["--data-raw", _quote_exactly(call.body.decode("utf-8"))]
-    return " ".join(words)
+    if body is None:
+        return " ".join(words)
+    if body.encode() == call.body and "\0" not in body:
+        return " ".join([*words, "--data-raw", _quote_exactly(body)])
+    # A shell's words are text, and end at a NUL.
+    plain = _NOT_PLAIN.sub(lambda match: b"%%" if match[0] == b"%" else b"\\%03o" % ord(match[0]), call.body)
+    return " ".join([f"printf '{plain.decode('ascii')}' |", *words, "--data-binary", "@-"])
 
 
 def _quote(text: str, variable: str | None) -> str:
@@ -80,4 +89,6 @@ def _quote_exactly(text: str) -> str:
     """Return a word for a shell; one with unseen characters as bash, ksh and zsh read it."""
     if make_safe(text) == text:
         return shlex.quote(text)
-    return "$'" + make_safe_line(text.replace("\\", "\\\\").replace("'", "\\'")) + "'"
+    # As \xad, these would be bytes and no characters.
+    text = _UNSEEN_LATIN.sub(lambda match: f"\\u{ord(match[0]):04x}", text.replace("\\", "\\\\").replace("'", "\\'"))
+    return f"$'{make_safe_line(text)}'"

@@ -243,6 +243,10 @@ def _write_numbers(gap: Gap) -> str:
 
 def _read_group(group: Mapping[str, Any]) -> Iterator[Gap]:
     at = datetime.fromisoformat(group["at"])
+    if "numbers" not in group:
+        # The form of an earlier version: one gap in each document.
+        yield Gap(first=int(group["from"]), last=int(group["to"]), at=at)
+        return
     for text in group["numbers"].split(","):
         first, _, last = text.partition(":")
-        yield Gap(first=int(first), last=int(last or first), at=at, exact=group["exact"])
+        yield Gap(first=int(first), last=int(last or first), at=at, exact=group.get("exact", False))

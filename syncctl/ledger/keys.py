@@ -92,8 +92,8 @@ class Observation:
     version: str
     hash: str
     op: Operation
-    #: The key knew this version already.
-    is_unchanged: bool = False
+    #: When its version was first observed; None if that is now.
+    version_seq: int | None = None
     #: No row can be looked up by this key.
     nameless: bool = False
 
@@ -170,9 +170,11 @@ class Keys:
 
     def _write(self, stream: str, row: Observation) -> InsertOne[Doc] | UpdateOne:
         identity = _identity(stream, row.key_id)
-        changes: Doc = {"seq": row.seq, "version": row.version, "hash": row.hash, "op": row.op}
-        if not row.is_unchanged:
-            changes["version_seq"] = row.seq
+        # Always written: a key of an earlier version has none, and its seq is about to rise.
+        version_seq = row.seq if row.version_seq is None else row.version_seq
+        changes: Doc = {
+            "seq": row.seq, "version": row.version, "version_seq": version_seq, "hash": row.hash, "op": row.op
+        }  # fmt: skip
         if row.previous_seq is None:
             if row.nameless:
                 changes["nameless"] = True

@@ -308,6 +308,6 @@ def _observe(named: NamedRow, before: KnownKey | None, version: str) -> Observat
         version=version,
         hash=named.hash,
         op=named.row.op,
-        is_unchanged=before is not None and version == before.version,
+        version_seq=before.version_seq if before is not None and version == before.version else None,
         nameless=named.row.nameless,
     )

@@ -10,6 +10,7 @@ from syncctl.core.rows import Cursor
 from syncctl.core.stream import SCANS, Stream
 from syncctl.errors import LeaseHeld, ServiceUnavailable, TroubleFound, UsageError
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.streams import PollLease
 from syncctl.logs import get_logger
 from syncctl.pipeline.poll import LEASE_SECONDS, show_cursor
 
@@ -133,6 +134,14 @@ def rewind_stream(
     lease = ledger.streams.acquire_poll(plan.stream, seconds=lease_seconds, worker=worker)
     if lease is None:
         raise _is_polled(plan.stream)
+    try:
+        return _rewind_under(ledger, lease, plan, resend=resend, who=who)
+    except BaseException:
+        ledger.streams.give_back_poll(lease)
+        raise
+
+
+def _rewind_under(ledger: Ledger, lease: PollLease, plan: Plan, *, resend: bool, who: str) -> Rewound:
     after = keep_awaited(lease.cursor or {}, plan.after)
     basis = None if plan.basis is None else plan.basis.to_document()
     done = show_plan(plan, resend=resend, dry_run=False, before=lease.cursor)

@@ -181,6 +181,18 @@ def test_records_whose_keys_were_not_written_are_left_alone_until_a_poll_finds_t
     assert epoch_of(testbed.records()[0]["seq"]) == 2
 
 
+def test_a_key_of_an_earlier_version_tells_what_a_crash_left_from_an_old_version(testbed: Testbed) -> None:
+    testbed.poll(ListReader([version_row(1, "a", "v1")]))
+    testbed.database.keys.update_many({}, {"$unset": {"version_seq": True}})
+    with pytest.raises(Broken):
+        testbed.poll(ListReader([version_row(1, "b", "v2")]), ledger=break_at(testbed, "keys", "observe", "before"))
+    testbed.poll(ListReader([version_row(1, "a", "v1")]))
+    assert testbed.poll(ListReader([version_row(1, "b", "v2")])).error is None
+    (key,) = testbed.database.keys.find()
+    (newest,) = testbed.records(version="v2")
+    assert (key["version"], key["version_seq"]) == (newest["_id"], key["seq"])
+
+
 def test_a_row_that_changed_after_a_crash_supersedes_what_the_crash_left(testbed: Testbed) -> None:
     with pytest.raises(Broken):
         testbed.poll(ListReader([version_row(1, "a", None)]), ledger=break_at(testbed, "records", "log", "after"))

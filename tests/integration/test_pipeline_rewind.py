@@ -134,6 +134,30 @@ def test_a_row_that_comes_late_is_still_found_after_a_rewind(testbed: Testbed, s
     assert sorted(testbed.states()) == list(range(1, 10))
 
 
+def test_gaps_of_an_earlier_version_are_still_waited_for(testbed: Testbed, source_db: SourceDb) -> None:
+    source_db.create_orders()
+    source_db.add_orders([1, 2, 4, 5, 7])
+    testbed.poll()
+    since = datetime.now(UTC).isoformat()
+    gaps = [{"from": 3, "to": 3, "at": since}, {"from": 6, "to": 6, "at": since}]
+    testbed.database.streams.update_one({"_id": "orders"}, {"$set": {"cursor.gaps": gaps}})
+    assert testbed.poll().error is None
+    testbed.database.streams.update_one({"_id": "orders"}, {"$set": {"cursor.gaps": gaps}})
+    rewind(testbed, "5")
+    source_db.add_orders([3, 6])
+    assert testbed.poll().error is None
+    assert sorted(testbed.states()) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_rewind_that_fails_gives_the_lease_back(delivered: Testbed) -> None:
+    with open_reader(delivered.source, delivered.stream) as reader:
+        plan = plan_rewind(ledger=delivered.ledger, stream=delivered.stream, reader=reader, to="5")
+    dying: Any = Dying(delivered.ledger, "streams", "rewind")
+    with pytest.raises(ServiceUnavailable):
+        rewind_stream(ledger=dying, plan=plan, resend=False, who="ann@host", worker="rewinder")
+    assert delivered.poll().error is None
+
+
 # To a time
 
 

@@ -53,6 +53,14 @@ def test_the_memory_survives_the_cursor_document(pages: list[list[int]]) -> None
     assert read_memory(memory.to_document()) == memory
 
 
+def test_gaps_of_an_earlier_version_are_read_and_kept() -> None:
+    at = "2026-01-01T00:00:00+00:00"
+    cursor = {"at": "9", "gaps": [{"from": 3, "to": 3, "at": at}, {"from": 5, "to": 7, "at": at}]}
+    assert read_memory(cursor).gaps == (Gap(first=3, last=3, at=NOW), Gap(first=5, last=7, at=NOW))
+    kept = keep_awaited(cursor, {"at": "6"})
+    assert kept["gaps"] == [{"at": at, "exact": True, "numbers": "3,5"}]
+
+
 def test_numbers_below_zero_survive_the_cursor_document() -> None:
     memory = GapMemory().note(-9, [-7, -1], NOW)
     assert read_memory(memory.to_document()) == memory

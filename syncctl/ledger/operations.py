@@ -15,6 +15,7 @@ from syncctl.ledger.expressions import SYNCCTL, or_zero
 from syncctl.ledger.history import REOPENED, grown
 
 Doc = dict[str, Any]
+TAKEN_BACK_AT_ONCE = 1000
 _SELECTED_FIELDS: Doc = {
     "stream": True,
     "key_id": True,
@@ -203,16 +204,26 @@ class Operations:
     def take_back_refused(self, stream: str, *, status: int | None, since: datetime) -> int:
         """Make records due that have failed in a run of refusals; return how many. Safe to repeat.
 
-        So are deletes that were done because their rows are gone, if all the others were answered the same.
-
         Args:
             status: The status that they were refused with.
             since: When the run began.
         """
-        finished = {"stream": stream, "finished_at": {"$gte": since}}
-        refused = {**finished, "state": State.FAILED.value, "error.status": status}
-        accepted = {"action": "attempt", "outcome": Verdict.ACCEPTED.value, "status": status, "at": {"$gte": since}}
-        gone = {**finished, "state": State.DELIVERED.value, "op": "delete", "history": {"$elemMatch": accepted}}
+        failed = {"stream": stream, "state": State.FAILED.value, "error.status": status}
+        return self._take_back({**failed, "finished_at": {"$gte": since}})
+
+    @edge
+    def take_back_gone(self, stream: str, *, since: datetime) -> int:
+        """Make deletes due that were done because their rows are gone; return how many. Safe to repeat.
+
+        Args:
+            since: When the first of them was answered.
+        """
+        statuses = {"$in": sorted(GONE_STATUSES)}
+        gone = {"action": "attempt", "outcome": Verdict.ACCEPTED.value, "status": statuses, "at": {"$gte": since}}
+        done = {"stream": stream, "state": State.DELIVERED.value, "op": "delete", "history": {"$elemMatch": gone}}
+        return self._take_back({**done, "finished_at": {"$gte": since}})
+
+    def _take_back(self, query: Doc) -> int:
         changes = {
             **grown({"action": "taken_back", "by": SYNCCTL}, **REOPENED),
             "state": State.PENDING.value,
@@ -223,12 +234,14 @@ class Operations:
             "updated_at": "$$NOW",
             "acknowledge": _ACKNOWLEDGED_AGAIN,
         }
-        queries = [refused, gone] if status in GONE_STATUSES else [refused]
-        ids = [
-            record["_id"] for query in queries for record in self._records.find(query, {"_id": True}, hint="finished")
-        ]
-        states = [State.FAILED.value, State.DELIVERED.value]
-        return self._change(ids, states, [{"$set": changes}, {"$unset": ["finished_at", "failed_at"]}])
+        taken_back = 0
+        # Records that are due again leave the query: a run may be longer than what fits in memory.
+        while found := list(self._records.find(query, {"_id": True}, limit=TAKEN_BACK_AT_ONCE, hint="finished")):
+            ids = [record["_id"] for record in found]
+            taken_back += self._change(
+                ids, [query["state"]], [{"$set": changes}, {"$unset": ["finished_at", "failed_at"]}]
+            )
+        return taken_back
 
     @edge
     def discard(self, ids: Iterable[str], *, states: Sequence[str], who: str, reason: str) -> int:

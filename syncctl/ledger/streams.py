@@ -95,6 +95,8 @@ class Gate:
     hold: Hold = field(default_factory=Hold)
     #: Records were refused since one was last accepted.
     has_refusals: bool = False
+    #: Deletes were done because their rows are gone, and no record was accepted since.
+    has_gone: bool = False
     #: A run of refusals has ended within the last minutes, because a record was accepted.
     accepted_lately: bool = False
     #: How many bytes the body of a bulk call may have, since the partner refused a larger one; None: no limit is known.
@@ -403,11 +405,12 @@ class Streams:
         """Return what must be known of a stream before anything of it is sent."""
         running = {"$cond": [{"$gt": ["$poll.until", "$$NOW"]}, "$poll.epoch", {"$add": [or_zero("poll.epoch"), 1]}]}
         fields = {"back_at": True, "poll.complete_epoch": True, **HOLD_FIELDS, **GATE_FIELDS, "running": running}
-        fields |= {"refusals": True, "accepted_lately": _ACCEPTED_LATELY, "body_at_most": _BODY_AT_MOST}
+        fields |= {"refusals": True, "gone": True, "accepted_lately": _ACCEPTED_LATELY, "body_at_most": _BODY_AT_MOST}
         found = self._streams.find_one({"_id": stream}, fields) or {}
         return Gate(
             hold=read_hold(found),
             has_refusals="refusals" in found,
+            has_gone="gone" in found,
             accepted_lately=bool(found.get("accepted_lately")),
             body_at_most=found.get("body_at_most"),
             complete_epoch=int(found.get("poll", {}).get("complete_epoch", 0)),
@@ -473,6 +476,32 @@ class Streams:
         if noted is None:
             return None
         return Refusals(kind=noted["kind"], count=int(noted["count"]), since=noted["since"])
+
+    @edge
+    def note_gone(self, stream: str) -> None:
+        """Note, before it is written, that a delete is done because its row is gone. Safe to repeat."""
+        gone = {"since": {"$ifNull": ["$gone.since", "$$NOW"]}, "until": "$$NOW"}
+        self._streams.update_one({"_id": stream}, [{"$set": {"gone": gone}}], upsert=True)
+
+    @edge
+    def end_gone(self, stream: str, *, accepted_at: datetime) -> None:
+        """Forget deletes of rows that are gone: the address is right, since a record was accepted after them.
+
+        Those that another worker has noted since stay. Safe to repeat.
+        """
+        newer = {"since": {"$max": ["$gone.since", accepted_at]}, "until": "$gone.until"}
+        gone = {"$cond": [{"$gt": ["$gone.until", accepted_at]}, newer, "$$REMOVE"]}
+        self._streams.update_one({"_id": stream, "gone": {"$exists": True}}, [{"$set": {"gone": gone}}])
+
+    @edge
+    def load_gone_since(self, stream: str) -> datetime | None:
+        """Return since when deletes were done because their rows are gone, with no record accepted; None if none was.
+
+        A wrong address says of every row that it is gone.
+        """
+        found = self._streams.find_one({"_id": stream}, {"gone": True}) or {}
+        since: datetime | None = found.get("gone", {}).get("since")
+        return since
 
     @edge
     def acquire_probe(self, stream: str, *, token: str, record: str, seconds: float) -> bool:

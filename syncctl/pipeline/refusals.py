@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from syncctl.core.fingerprint import fingerprint
-from syncctl.core.outcome import NOT_FOUND, Outcome, Verdict
+from syncctl.core.outcome import GONE_STATUSES, NOT_FOUND, Outcome, Verdict
 from syncctl.core.states import State
 from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.expressions import SYNCCTL
@@ -21,6 +21,7 @@ Retry = Callable[[Transition, Outcome], Transition]
 NOTE_ACCEPTED_EVERY_SECONDS = 10.0
 BY_STATUS_ALONE = frozenset({NOT_FOUND, 405})
 """Statuses of a wrong address: whatever their bodies say, they are one refusal, as redirects of the same status are."""
+_KINDS_BY_STATUS = frozenset(str(status) for status in BY_STATUS_ALONE)
 
 
 def judge_pauses(batch: Batch, transitions: Sequence[Transition], *, retry: Retry) -> list[Transition]:
@@ -95,6 +96,8 @@ def _judge_gone(batch: Batch, transitions: Sequence[Transition], retry: Retry) -
             gone.append(outcome)
     if gone and gate.hold.probe != batch.claim.token:
         _pause_stream(batch, _reason(gone[0]))
+        _take_back_gone(batch)
+        return [_send_back(transition) if _is_gone(transition) else transition for transition in judged]
     return judged
 
 
@@ -141,7 +144,10 @@ def judge_run(batch: Batch, transitions: Sequence[Transition]) -> list[Transitio
         return list(transitions)
     hold = gate.of_stream.hold
     if hold.probe == batch.claim.token:
-        return _judge_stream_probe(batch, transitions)
+        judged = _judge_stream_probe(batch, transitions)
+        _note_gone(batch, called)
+        return judged
+    _note_gone(batch, called)
     if not stream.pause_after_refusals:
         return list(transitions)
     kind, count, anew, accepted = None, 0, False, False
@@ -163,6 +169,8 @@ def judge_run(batch: Batch, transitions: Sequence[Transition]) -> list[Transitio
         return list(transitions)
     refused = [transition for transition in called if _is_refusal(transition) and _kind(transition) == kind]
     last = refused[-1].outcome
+    if kind in _KINDS_BY_STATUS:
+        refused += [transition for transition in called if _is_gone(transition)]
     _pause_stream(batch, f"{run.count} refusals in a row, none accepted between; the last one: {_reason(last)}")
     take_back_run(batch, run)
     sent_back = {id(transition) for transition in refused}
@@ -176,6 +184,8 @@ def _judge_stream_probe(batch: Batch, transitions: Sequence[Transition]) -> list
     if run is not None:
         # Whatever other workers had under way when the run was found.
         take_back_run(batch, run)
+    if run is None or any(outcome.pauses == "stream" for outcome in outcomes):
+        _take_back_gone(batch)
     if any(outcome.is_evidence for outcome in outcomes):
         if streams.end_by_probe(name, token=token):
             log.info("deliver.resumed", stream=name)
@@ -197,7 +207,7 @@ def _send_back(transition: Transition) -> Transition:
 
 
 def take_back_run(batch: Batch, run: Refusals) -> None:
-    """Make due again what a run of refusals has let fail."""
+    """Make due again what a run of refusals has let fail, and the deletes that a wrong address has let be done."""
     status = run.kind.partition(" ")[0]
     name = batch.stream.name
     count = batch.ledger.operations.take_back_refused(
@@ -205,6 +215,34 @@ def take_back_run(batch: Batch, run: Refusals) -> None:
     )
     if count:
         log.warning("deliver.taken_back", stream=name, records=count)
+    if run.kind in _KINDS_BY_STATUS:
+        _take_back_gone(batch)
+
+
+def _take_back_gone(batch: Batch) -> None:
+    """Make deletes due again of which only a wrong address may have said that their rows are gone."""
+    name = batch.stream.name
+    since = batch.ledger.streams.load_gone_since(name)
+    count = batch.ledger.operations.take_back_gone(name, since=since) if since is not None else 0
+    if count:
+        log.warning("deliver.taken_back", stream=name, deletes=count)
+
+
+def _note_gone(batch: Batch, called: Sequence[Transition]) -> None:
+    """Remember since when deletes are done because their rows are gone, until a record shows that the address is right.
+
+    This precedes the writes: whatever is done as gone is taken back if the address turns out to be wrong.
+    """
+    streams, name, gate = batch.ledger.streams, batch.stream.name, batch.gate
+    outcomes = [transition.outcome for transition in called if transition.outcome is not None]
+    accepted = max((outcome.ended for outcome in outcomes if outcome.is_evidence), default=float("-inf"))
+    gone = [each.outcome.ended for each in called if each.outcome is not None and _is_gone(each)]
+    if gate.of_stream.has_gone and accepted > float("-inf"):
+        streams.end_gone(name, accepted_at=batch.claim.clock.at_boot_time(accepted))
+        gate.of_stream = replace(gate.of_stream, has_gone=False)
+    if max(gone, default=accepted) > accepted:
+        streams.note_gone(name)
+        gate.of_stream = replace(gate.of_stream, has_gone=True)
 
 
 def _pause_stream(batch: Batch, reason: str) -> None:
@@ -221,6 +259,17 @@ def _is_refusal(transition: Transition) -> bool:
         and transition.state is State.FAILED
         and outcome.verdict is Verdict.REJECTED
         and not outcome.has_own_rule
+    )
+
+
+def _is_gone(transition: Transition) -> bool:
+    """Tell whether a delete is done because its row is not there: a wrong address says that too."""
+    outcome = transition.outcome
+    return (
+        outcome is not None
+        and transition.record.op == "delete"
+        and outcome.verdict is Verdict.ACCEPTED
+        and outcome.status in GONE_STATUSES
     )
 
 

@@ -1,19 +1,22 @@
 """A refusal is judged by what other calls got: about one record, or about all; pauses of syncctl end by a probe."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from syncctl.core.stream import RetrySchedule
+from tests.harness import passing_time
 from tests.harness.hostile_partner import HostilePartner, answering
 from tests.harness.http_partner import RowPartner
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
+FAR = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -222,15 +225,23 @@ def make_rows_and_deletes(testbed: Testbed, source_db: SourceDb) -> None:
 
 
 class WrongAddress(RowPartner):
-    """Answers 404 to every address."""
+    """Answers 404 to every address, or another status to one and to the other method."""
 
-    def __init__(self) -> None:
-        super().__init__(lambda _: 404)
+    def __init__(self, status: int = 404, *, to_delete: int = 404) -> None:
+        super().__init__(lambda _: status)
+        self.to_delete = to_delete
         self.deleted: list[str] = []
 
     def delete(self, path: str) -> tuple[int, bytes]:
         self.deleted.append(path)
-        return 404, b"{}"
+        return self.to_delete, b"{}"
+
+
+class RightAddress(WrongAddress):
+    """Takes every upsert and delete."""
+
+    def __init__(self) -> None:
+        super().__init__(201, to_delete=204)
 
 
 def test_deletes_at_a_wrong_address_are_taken_back_with_the_others(testbed: Testbed, source_db: SourceDb) -> None:
@@ -270,3 +281,60 @@ def test_a_delete_of_a_row_that_is_gone_does_not_end_a_run_of_refusals(testbed: 
         testbed.deliver()
     assert paused(testbed, "streams") is not None
     assert testbed.database.records.count_documents({"state": "failed"}) == 0
+
+
+@pytest.mark.parametrize(("status", "to_delete"), [(404, 404), (405, 404), (404, 410), (410, 404), (410, 410)])
+def test_deletes_that_a_wrong_address_meets_first_are_taken_back_too(
+    testbed: Testbed, source_db: SourceDb, status: int, to_delete: int
+) -> None:
+    """All that is due when the address goes wrong may be deletes; the others come hours later."""
+    make_rows_and_deletes(testbed, source_db)
+    testbed.database.records.update_many({"op": "upsert"}, {"$set": {"due_at": FAR}})
+    with WrongAddress(status, to_delete=to_delete) as server:
+        meet(testbed, server.url)
+        testbed.deliver()
+        assert len(server.deleted) == 10
+        assert count_states(testbed)["delivered"] == 30
+        passing_time.let_hours_pass(testbed.database, 3)
+        testbed.make_retries_due()
+        testbed.deliver()
+        assert paused(testbed, "streams") is not None
+    assert testbed.database.records.count_documents({"op": "delete", "state": "pending"}) == 10
+    testbed.ledger.streams.resume("orders")
+    with RightAddress() as server:
+        meet(testbed, server.url)
+        testbed.deliver()
+    assert sorted(server.deleted) == sorted(f"/orders/{row}" for row in range(1, 11))
+    assert count_states(testbed).keys() == {"delivered"}
+    assert "gone" not in testbed.database.streams.find_one({"_id": "orders"})
+
+
+def test_deletes_that_were_done_before_a_record_was_accepted_stay_done(testbed: Testbed, source_db: SourceDb) -> None:
+    make_rows_and_deletes(testbed, source_db)
+    with WrongAddress(201) as server:
+        meet(testbed, server.url)
+        testbed.deliver()
+        source_db.add_orders([30])
+        testbed.poll()
+        testbed.deliver()
+        assert "gone" not in testbed.database.streams.find_one({"_id": "orders"})
+    source_db.add_orders(range(40, 60))
+    testbed.poll()
+    deliver_with(testbed, lambda _: 404)
+    assert paused(testbed, "streams") is not None
+    assert testbed.database.records.count_documents({"op": "delete", "state": "delivered"}) == 10
+
+
+def test_an_accepted_record_forgets_no_delete_that_was_answered_after_it(testbed: Testbed, database: Any) -> None:
+    streams = testbed.ledger.streams
+    before = streams.server_time()
+    streams.note_gone("orders")
+    between = streams.server_time()
+    time.sleep(0.01)
+    streams.note_gone("orders")
+    assert before <= streams.load_gone_since("orders") <= between
+    streams.end_gone("orders", accepted_at=between)
+    assert streams.load_gone_since("orders") == between
+    streams.end_gone("orders", accepted_at=streams.server_time() + timedelta(seconds=1))
+    assert streams.load_gone_since("orders") is None
+    assert not streams.load_gate("orders").has_gone

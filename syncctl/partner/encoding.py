@@ -263,8 +263,9 @@ class BodyContent:
             check_json(text)
         elif self._is_markup:
             _refuse(_NOT_IN_XML, text, row, "XML" if self._is_xml else "HTML")
-        elif self._is_form:
-            _refuse(_NOT_IN_A_FORM, text, row, "a form")
+        elif self._is_form and (match := _NOT_IN_A_FORM.search(text)):
+            # Values were checked as they were written.
+            raise Unsendable(f"the body holds U+{ord(match[0]):04X}, which must be percent-encoded in a form")
         if self._is_xml:
             self._check_xml(text)
         try:

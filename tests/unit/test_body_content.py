@@ -1,5 +1,8 @@
 """A body is what its content type says, or its record is not sent."""
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ from syncctl.errors import ConfigurationError
 from syncctl.partner.call import Unsendable
 from syncctl.partner.encoding import find_codec
 from syncctl.partner.request.builder import RequestBuilder
+from syncctl.settings import load_settings
 from tests.harness.cases import make_partner, make_record, make_stream
 
 XML, FORM = "application/xml", "application/x-www-form-urlencoded"
@@ -123,6 +127,25 @@ def test_an_encoding_that_cannot_be_is_refused_with_the_settings(content_type: s
         ("a={{ 1 if row.id > 9 else row.day }}", b"a=2026-01-01"),
         ("a={{ row.amount }}", b"a=1.50"),
         ("{{ ('x' ~ '=' ~ row.id) | safe }}", b"x=7"),
+        ('a={{ row.name | urlencode | replace("%20", "+") }}', b"a=a%26b%3D%C3%BC+%2B"),
+        ("{% set q = row.name | urlencode %}a={{ q }}", b"a=a%26b%3D%C3%BC%20%2B"),
+        ("{% set q = row.name | urlencode %}{% set r = q %}a={{ r }}", b"a=a%26b%3D%C3%BC%20%2B"),
+        ("a={% filter urlencode %}{{ row.name }}{{ row.note }}{% endfilter %}", b"a=a%26b%3D%C3%BC%20%2B"),
+        ("a={% filter lower | urlencode %}{{ row.name }} X{% endfilter %}", b"a=a%26b%3D%C3%BC%20%2B%20x"),
+        ("{% set q %}{{ row.name }} & more{% endset %}a={{ q | urlencode }}", b"a=a%26b%3D%C3%BC%20%2B%20%26%20more"),
+        ("{% set q %}{{ row.name }}{% endset %}a={{ q | trim | urlencode }}", b"a=a%26b%3D%C3%BC%20%2B"),
+        ("{% set q %}{{ row.name }}{% endset %}{% if q %}a={{ q | urlencode }}{% endif %}", b"a=a%26b%3D%C3%BC%20%2B"),
+        ("{% set q | urlencode %}{{ row.name }}{% endset %}a={{ q }}", b"a=a%26b%3D%C3%BC%20%2B"),
+        ("{% set q %}a={{ row.name | urlencode }}&b=1{% endset %}{{ q }}", b"a=a%26b%3D%C3%BC%20%2B&b=1"),
+        ('a={{ (row.name | urlencode) or "x" }}', b"a=a%26b%3D%C3%BC%20%2B"),
+        ('a={{ (row.note | urlencode) or "x" }}', b"a=x"),
+        ('{% set sep = "&" %}a=1{{ sep }}b={{ row.id }}', b"a=1&b=7"),
+        ('{% set sep = "&" if row.id else "" %}a=1{{ sep }}b={{ row.id }}', b"a=1&b=7"),
+        ("{% if row.name | urlencode | length > 3 %}a={{ row.id }}{% endif %}", b"a=7"),
+        ("{% set b %}b{% endset %}{% set c = b %}{% set b = c %}a={{ b }}", b"a=b"),
+        ("{% set full = row.day ~ ' ' ~ row.id %}a={{ full | urlencode }}", b"a=2026-01-01%207"),
+        ("{% for v in [row.name | urlencode] %}a={{ v | safe }}{% endfor %}", b"a=a%26b%3D%C3%BC%20%2B"),
+        ("{{ row | urlencode }}", b"id=7&name=a%26b%3D%C3%BC+%2B&note=&day=2026-01-01&amount=1.50"),
     ],
 )
 def test_a_form_has_its_values_encoded(body: str, sent: bytes) -> None:
@@ -142,19 +165,79 @@ def test_a_form_has_its_values_encoded(body: str, sent: bytes) -> None:
         "name={{ row.name | lower }}",
         "{% set n = row.name %}name={{ n }}",
         "{% macro f(v) %}name={{ v }}{% endmacro %}{{ f(row.name) }}",
+        "{% set n %}{{ row.name }}{% endset %}name={{ n }}",
+        "name={{ row.id and row.name }}",
+        "name={{ 'x' | replace('x', row.name) }}",
+        "{% filter lower %}name={{ row.name }}{% endfilter %}",
+        "{% set n = 'x' %}{% set n = row.name %}name={{ n }}",
+        "name={{ row.name or 'x' }}",
+        "{% set m = row.name %}{% set n = m %}name={{ n }}",
+        "{% set n %}x{% endset %}{% set m = n %}{% set n = m %}{% set m = row.name %}{% set n = m %}name={{ n }}",
+        "{% set n = 'x' %}{% for n in [row.name] %}name={{ n }}{% endfor %}",
+        "{% macro f(n) %}name={{ n }}{% endmacro %}{% set n = 'x' %}{{ f(row.name) }}",
     ],
 )
 def test_a_value_that_would_change_a_form_is_not_sent(body: str, value: str) -> None:
     with pytest.raises(
-        Unsendable, match=r"a value holds U\+[0-9A-F]{4}, which changes a form; write it with \| urlenc"
+        Unsendable, match=r"a value holds U\+[0-9A-F]{4}, which has a meaning of its own in a form; write it with \| ur"
     ):
         make_body(body, FORM, name=value)
 
 
-@pytest.mark.parametrize("body", ["a=1\n&b=2", "a=1& b=2", "a=%2", "a=ü"])
-def test_a_template_that_is_not_a_form_is_not_sent(body: str) -> None:
-    with pytest.raises(Unsendable, match=r"the body holds U\+[0-9A-F]{4}, which a form has no form for"):
-        make_body(body, FORM)
+@pytest.mark.parametrize(
+    ("body", "sign", "line"),
+    [
+        ("a=1\n&b={{ row.id }}", "000A", 1),
+        ("a={{ row.id }}\n&b=2& c=1", "000A", 1),
+        ("a={{ row.id }}{% if row.id %}\n&b=2 {% endif %}", "0020", 2),
+        ("a=My ERP&b={{ row.id }}", "0020", 1),
+        ("a={{ 'ü' }}", "00FC", 1),
+        ("a=%2x{{ row.id }}", "0025", 1),
+    ],
+)
+def test_text_of_a_template_that_is_no_form_is_refused_with_the_settings(
+    tmp_path: Path, body: str, sign: str, line: int
+) -> None:
+    why = f"line {line}: the text holds U+{sign}, which must be percent-encoded in a form"
+    with pytest.raises(ConfigurationError) as caught:
+        make_body(body, FORM, name="a value with a blank, ü and %")
+    assert caught.value.why == why
+    stream = f"[streams.orders]\ntable = 'orders'\nstart = 'now'\ncontent_type = '{FORM}'\nbody = {json.dumps(body)}\n"
+    (tmp_path / "syncctl.toml").write_text(stream)
+    with pytest.raises(ConfigurationError, match=re.escape(why)):
+        load_settings(directory=tmp_path, environment={})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{% for v in [row.name | urlencode] %}a={{ v }}{% endfor %}",
+        "{% macro f(v) %}a={{ v }}{% endmacro %}{{ f(row.name | urlencode) }}",
+        "a={{ row.name | urlencode | truncate(5) }}",
+        "a={{ (row.name | urlencode).replace('%20', '+') }}",
+        "{% set q = row.name | urlencode %}{% set q = row.name %}a={{ q }}",
+        "{% filter urlencode | replace('%20', '+') %}{{ row.name }}{% endfilter %}",
+    ],
+)
+def test_an_encoded_value_that_cannot_be_followed_is_refused_with_the_settings(body: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        make_body(body, FORM, name="a b")
+    assert caught.value.why == (
+        "line 1: what becomes of this | urlencode cannot be followed; write {{ value | urlencode }} where it is sent, "
+        "or end it in | safe"
+    )
+
+
+def test_a_block_that_is_written_with_and_without_encoding_is_refused_with_the_settings() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        make_body("{% set q %}{{ row.name }}{% endset %}\n{{ q | urlencode }}&{{ q }}", FORM, name="a b")
+    assert caught.value.why == "line 2: q is written with | urlencode and without; use two names"
+
+
+@pytest.mark.parametrize("body", ["a={{ row.name | safe }}", "a=%2{{ row.id | string | replace('7', 'x') }}"])
+def test_a_body_that_is_not_a_form_is_not_sent(body: str) -> None:
+    with pytest.raises(Unsendable, match=r"the body holds U\+[0-9A-F]{4}, which must be percent-encoded in a form"):
+        make_body(body, FORM, name="a b")
 
 
 @pytest.mark.parametrize("text", ["NaN", "[Infinity]", '{"a": -Infinity}', '"a\tb"', '"\x00"', "{}{}", "", "'a'", "01"])

@@ -6,7 +6,7 @@ Values are exact, and the same record gives the same bytes each time (invariant 
 import codecs
 import decimal
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 from xml.parsers import expat
@@ -249,6 +249,23 @@ class BodyContent:
         self._is_form = is_form(content_type)
         self._is_xml = is_xml(content_type)
         self._is_markup = is_markup(content_type)
+
+    def check_own_texts(self, texts: Iterable[tuple[int, str]]) -> None:
+        """Check the texts that a template writes itself, each with its line: they would fail every row.
+
+        Raises:
+            ValueError: One holds a character that has no form; names the line.
+        """
+        for line, text in texts:
+            wrong = _NOT_IN_XML.search(text) if self._is_markup else None
+            at, kind = (None, "") if wrong is None else (wrong.start(), "XML" if self._is_xml else "HTML")
+            try:
+                text.encode(self.codec)
+            except UnicodeEncodeError as error:
+                at, kind = error.start, self.codec.upper()
+            if at is not None:
+                line += text.count("\n", 0, at)  # noqa: PLW2901
+                raise ValueError(f"line {line}: the text holds U+{ord(text[at]):04X}, which {kind} has no form for")
 
     def encode(self, text: str, row: Mapping[str, Value]) -> bytes:
         """Return the bytes of a body.

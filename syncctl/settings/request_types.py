@@ -13,7 +13,7 @@ from syncctl.core.outcome import CONFLICT, OutcomeRules, Verdict
 from syncctl.core.rows import Operation
 from syncctl.errors import ConfigurationError
 from syncctl.partner.address import parse_endpoint
-from syncctl.partner.encoding import find_codec, is_form, is_json
+from syncctl.partner.encoding import BodyContent, find_codec, is_form, is_json
 from syncctl.partner.headers import is_header_name, is_reserved, looks_secret
 from syncctl.settings.field_types import OptionalText, read_absent, read_choices, read_table
 
@@ -69,8 +69,8 @@ def _compile_template(source: str, *, where: str = "", content_type: str = "text
     from syncctl.partner.request.template import TextTemplate
 
     try:
-        TextTemplate(source, title="template", is_json=is_json(content_type), is_form=is_form(content_type))
-        find_codec(content_type, source)
+        template = TextTemplate(source, title="template", is_json=is_json(content_type), is_form=is_form(content_type))
+        BodyContent(content_type, source).check_own_texts(template.texts)
     except ValueError as error:
         raise ValueError(f"{where}: {error}" if where else str(error)) from None
 

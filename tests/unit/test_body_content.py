@@ -97,6 +97,30 @@ def test_a_letter_that_the_encoding_does_not_have_is_named_with_its_column() -> 
 @pytest.mark.parametrize(
     ("content_type", "body", "why"),
     [
+        (
+            "text/plain; charset=iso-8859-1",
+            "a\n漢 {{ row.name }}",
+            "line 2: the text holds U+6F22, which ISO8859-1 has",
+        ),
+        (XML, "<a>{{ row.id }}\x01{{ row.name }}</a>", "line 1: the text holds U+0001, which XML has no form for"),
+        ("text/html", "{% if row.id %}\n<p>\n\x02{% endif %}", "line 3: the text holds U+0002, which HTML has no form"),
+    ],
+)
+def test_text_of_a_template_without_a_form_is_refused_with_the_settings(
+    tmp_path: Path, content_type: str, body: str, why: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        make_body(body, content_type, name="漢\x01\x02")
+    assert why in caught.value.why
+    stream = f"[streams.orders]\ntable='orders'\nstart='now'\ncontent_type='{content_type}'\nbody={json.dumps(body)}\n"
+    (tmp_path / "syncctl.toml").write_text(stream)
+    with pytest.raises(ConfigurationError, match=re.escape(why)):
+        load_settings(directory=tmp_path, environment={})
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "why"),
+    [
         ("application/json; charset=iso-8859-1", "{}", "JSON is always UTF-8"),
         (f"{FORM}; charset=latin-1", "a=1", "encoded as UTF-8"),
         ("text/plain; charset=klingon", "x", "'klingon' is not a text encoding"),

@@ -56,6 +56,7 @@ class RequestBuilder:
                     is_form=is_form(self._content_type),
                 )
                 self._content = BodyContent(self._content_type, stream.body)
+                self._content.check_own_texts(self._body.texts)
                 if self._content.codec != UTF_8 or is_form(self._content_type):
                     # Versions that wrote everything as UTF-8, and NULL in a form as None, made other bytes of it.
                     self._parts = [*self._parts, self._content.codec]

@@ -97,6 +97,8 @@ class TextTemplate:
         try:
             tree = sandbox.parse(source)
             _check_names(tree)
+            self.texts = [(text.lineno, text.data) for text in tree.find_all(nodes.TemplateData)]
+            """The texts that it writes itself, each with its line."""
             if is_json:
                 check_json_rule(tree)
             if is_form:

@@ -231,7 +231,7 @@ def _add_event(hour: HourCounts, found: Doc) -> None:
             hour.retries += count
         bucket = str(int(identity["bucket"]))
         hour.latency[bucket] = hour.latency.get(bucket, 0) + count
-    if action in ("replayed", "resent"):
+    if action in ("replayed", "resent", "taken_back"):
         reopened = str(identity["from"])
         hour.reopened[reopened] = hour.reopened.get(reopened, 0) + count
         if identity.get("frozen"):

@@ -173,6 +173,23 @@ def test_a_record_that_was_superseded_and_sent_again_within_an_hour_counts_as_bo
     assert ledger.reports.load_finished(["orders"])["orders"]["superseded"] == 1
 
 
+def test_records_that_are_taken_back_from_a_run_of_refusals_count_once(ledger: Ledger, database: Any) -> None:
+    log(ledger, 1)
+    log(ledger, 2, op="delete", payload=None)
+    since = ledger.streams.server_time()
+    fail(ledger, database, 1)
+    call(ledger, database, 2, State.DELIVERED, outcome(status=404))
+    assert ledger.operations.take_back_refused("orders", status=422, since=since) == 1
+    assert ledger.operations.take_back_gone("orders", since=since) == 1
+    roll_up(ledger=ledger)
+    assert hour(database)["reopened"] == {"failed": 1, "delivered": 1}
+    deliver(ledger, database, 1)
+    deliver(ledger, database, 2)
+    let_hours_pass(database, 2)
+    roll_up(ledger=ledger)
+    assert ledger.reports.load_finished(["orders"])["orders"]["delivered"] == 2
+
+
 def test_open_hours_are_computed_anew_and_never_added_to(ledger: Ledger, database: Any) -> None:
     log(ledger, 1, 2)
     deliver(ledger, database, 1)

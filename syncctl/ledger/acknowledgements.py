@@ -35,11 +35,8 @@ class Acknowledgements:
         Args:
             failed_too: Whether the source is told of failed and discarded records too.
         """
-        states = [State.DELIVERED.value]
-        if failed_too:
-            states += [State.FAILED.value, State.DISCARDED.value]
         rested = {"$lte": [{"$ifNull": ["$acknowledge.due_at", None]}, "$$NOW"]}
-        query = {"stream": stream, "state": {"$in": states}, "acknowledge": {"$exists": True}, "$expr": rested}
+        query = {**_of(stream, failed_too=failed_too), "acknowledge": {"$exists": True}, "$expr": rested}
         found = self._records.find(query, _FIELDS, limit=limit)
         return [_read(record) for record in found.hint("to_acknowledge")]
 
@@ -93,13 +90,23 @@ class Acknowledgements:
             self._records.bulk_write(writes, ordered=False)
 
     @edge
-    def find_refused(self, stream: str) -> tuple[int, str] | None:
-        """Return of how many records the source could not be told, and one reason; None if there are none."""
-        query = {"stream": stream, "acknowledge": {"$exists": True}, "acknowledge.error": {"$exists": True}}
+    def find_refused(self, stream: str, *, failed_too: bool) -> tuple[int, str] | None:
+        """Return of how many records the source could not be told, and one reason; None if there are none.
+
+        Args:
+            failed_too: Whether the source is told of failed and discarded records too.
+        """
+        refused = {"acknowledge": {"$exists": True}, "acknowledge.error": {"$exists": True}}
+        query = {**_of(stream, failed_too=failed_too), **refused}
         found = self._records.find_one(query, {"acknowledge": True}, hint="to_acknowledge")
         if found is None:
             return None
         return self._records.count_documents(query, hint="to_acknowledge"), str(found["acknowledge"]["error"])
+
+
+def _of(stream: str, *, failed_too: bool) -> Doc:
+    states = [State.DELIVERED, *([State.FAILED, State.DISCARDED] if failed_too else [])]
+    return {"stream": stream, "state": {"$in": [state.value for state in states]}}
 
 
 def _read(record: Doc) -> Acknowledgement:

@@ -162,6 +162,7 @@ class DeliveryStates:
             changes |= {f"{state.value}_at": "$$NOW", "finished_at": "$$NOW", "due_at": "$$REMOVE"}
         if state is State.SUPERSEDED:
             changes |= {"superseded_by": transition.superseded_by, "claims": {"$subtract": ["$claims", 1]}}
+            gone.append("acknowledge")
         if transition.new_key:
             changes["generation"] = {"$add": [or_zero("generation"), 1]}
         return [{"$set": changes}, {"$unset": gone}]

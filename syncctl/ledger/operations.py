@@ -1,7 +1,7 @@
 """Operations on records that are not in flight: select, supersede, replay, discard and remove them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pymongo import UpdateOne
@@ -16,6 +16,8 @@ from syncctl.ledger.history import REOPENED, grown
 
 Doc = dict[str, Any]
 TAKEN_BACK_AT_ONCE = 1000
+UNTRIED_KEPT = timedelta(days=30)
+"""How much longer than others a failure is kept of which the source refused to be told, since that was last tried."""
 _SELECTED_FIELDS: Doc = {
     "stream": True,
     "key_id": True,
@@ -138,7 +140,7 @@ class Operations:
                 [
                     {"$set": {"state": State.SUPERSEDED.value, "superseded_by": by, "superseded_at": "$$NOW",
                               "finished_at": "$$NOW", "updated_at": "$$NOW"}},
-                    {"$unset": ["due_at", "waits_for"]},
+                    {"$unset": ["due_at", "waits_for", "acknowledge"]},
                 ],
             )
             for record, seq, by in overtaken
@@ -155,7 +157,7 @@ class Operations:
                     {"$set": {**grown({"action": "superseded", "by": by}, **REOPENED),
                               "state": State.SUPERSEDED.value, "superseded_by": by, "superseded_at": "$$NOW",
                               "finished_at": "$$NOW", "updated_at": "$$NOW"}},
-                    {"$unset": "failed_at"},
+                    {"$unset": ["failed_at", "acknowledge"]},
                 ],
             )
             for record, by in newer.items()
@@ -273,9 +275,10 @@ class Operations:
         if state is State.DELIVERED:
             # In mode flag the source has not been told of it yet.
             query["acknowledge"] = {"$exists": False}
-        else:
-            # The source refuses to be told of it, which the doctor says.
-            query["acknowledge.error"] = {"$exists": False}
+        elif state in (State.FAILED, State.DISCARDED):
+            # The source refuses to be told of it, which the doctor says, until no poll tries any more.
+            tried = {"$gte": before - UNTRIED_KEPT}
+            query["$nor"] = [{"acknowledge.error": {"$exists": True}, "acknowledge.due_at": tried}]
         return query
 
     @edge

@@ -32,6 +32,8 @@ class StreamPlan:
     rate: tuple[int, float] | None = None
     #: The partner's.
     max_in_flight: int | None = None
+    #: Mode flag: the source is told of failed records too.
+    acknowledges_failed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -247,7 +249,7 @@ def _find_record_obstacles(ledger: Ledger, facts: StreamFacts) -> Iterator[Obsta
             detail=f"{format_count(poison, 'record')} failed because the workers that sent them died or stalled",
             hint=f"find out why (memory, a driver, a template); see: syncctl failures --stream {name}",
         )
-    if refused := ledger.acknowledgements.find_refused(name):
+    if refused := ledger.acknowledgements.find_refused(name, failed_too=facts.plan.acknowledges_failed):
         count, reason = refused
         yield Obstacle(
             kind="not_acknowledged",

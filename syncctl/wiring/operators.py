@@ -65,6 +65,7 @@ def plan_stream(settings: "Settings", name: str) -> "StreamPlan":
         poll_every_seconds=stream.poll_every,
         rate=parse_rate(partner.rate) if partner.rate else None,
         max_in_flight=partner.max_in_flight,
+        acknowledges_failed=stream.acknowledge_failed is not None,
     )
 
 

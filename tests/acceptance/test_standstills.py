@@ -239,7 +239,7 @@ def poison(stage: Stage) -> None:
 def refuse_acknowledgement(stage: Stage) -> None:
     stage.poll()
     refused = {"version": "1", "error": "permission denied"}
-    stage.database.records.update_one({}, {"$set": {"acknowledge": refused}})
+    stage.database.records.update_one({}, {"$set": {"state": "delivered", "acknowledge": refused}})
 
 
 def remove_stream(stage: Stage) -> None:

@@ -20,12 +20,16 @@ from syncctl.local.mongod import Mongod
 from syncctl.pipeline.poll import poll_stream
 from syncctl.sources import open_reader
 from tests.harness import passing_time
+from tests.harness.http_partner import RowPartner
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
 
 ACKNOWLEDGE = "update jobs set exported = 1, exports = exports + 1 where id = :id and edition = :edition"
 STAMPING = "update jobs set exported = 1, edition = edition + 1 where id = :id and edition = :edition"
 """As a rowversion does, `edition` changes with each statement."""
+LOCKED = (
+    "create trigger locked before update on jobs when old.id = 4 begin select raise(abort, 'row 4 is counted'); end"
+)
 GIVEN_UP = "update jobs set exported = 9 where id = :id and edition = :edition"
 
 
@@ -184,7 +188,7 @@ def test_a_statement_that_changes_nothing_sends_nothing_again_and_is_an_error(
         work(flag)
     assert flags(source_db) == [(0, 7)]
     assert len(flag.records()) == 7
-    refused = flag.ledger.acknowledgements.find_refused("orders")
+    refused = flag.ledger.acknowledgements.find_refused("orders", failed_too=False)
     assert refused is not None
     assert refused[0] == 7
     assert "changes nothing" in refused[1]
@@ -383,14 +387,56 @@ def test_a_clean_up_keeps_records_that_are_not_acknowledged(flag: Testbed) -> No
 
 def test_a_clean_up_keeps_failures_that_the_source_refuses_to_be_told_of(flag: Testbed, source_db: SourceDb) -> None:
     flag.change_stream(acknowledge_failed=GIVEN_UP)
-    source_db.execute(
-        "create trigger locked before update on jobs when old.id = 4 begin select raise(abort, 'row 4 is counted'); end"
-    )
+    source_db.execute(LOCKED)
     with MockPartner(PartnerConfig(reject_rate=1.0)) as refusing:
         flag.partner = replace(flag.partner, url=refusing.url)
         work(flag)
     later = flag.ledger.streams.server_time() + timedelta(days=1)
     assert flag.ledger.operations.count_finished("orders", State.FAILED, later) == 6
-    refused = flag.ledger.acknowledgements.find_refused("orders")
+    refused = flag.ledger.acknowledgements.find_refused("orders", failed_too=True)
     assert refused is not None
     assert refused[0] == 1
+
+
+def refuse_to_be_told(flag: Testbed, source_db: SourceDb) -> None:
+    """Let row 4 fail, and its source refuse to be told so."""
+    flag.change_stream(acknowledge_failed=GIVEN_UP)
+    source_db.execute(LOCKED)
+    accepting = flag.partner
+    with RowPartner(lambda row: 422 if row == 4 else 201) as refusing:
+        flag.partner = replace(flag.partner, url=refusing.url)
+        work(flag)
+    flag.partner = accepting
+    assert flag.ledger.acknowledgements.find_refused("orders", failed_too=True) is not None
+    source_db.execute("drop trigger locked")
+
+
+def test_a_failure_that_a_corrected_row_supersedes_is_told_to_nobody(flag: Testbed, source_db: SourceDb) -> None:
+    refuse_to_be_told(flag, source_db)
+    source_db.execute("update jobs set content = 'b', edition = 2 where id = 4")
+    work(flag)
+    assert flags(source_db) == [(1, 7)]
+    assert flag.states()[4] == ["superseded", "delivered"]
+    assert not flag.records(acknowledge={"$exists": True})
+    later = flag.ledger.streams.server_time() + timedelta(days=1)
+    assert flag.ledger.operations.count_finished("orders", State.SUPERSEDED, later) == 1
+
+
+def test_a_waiting_version_that_a_newer_one_supersedes_is_told_to_nobody(flag: Testbed, source_db: SourceDb) -> None:
+    flag.poll()
+    source_db.execute("update jobs set content = 'b', edition = 2 where id = 4")
+    flag.poll()
+    flag.deliver()
+    assert flag.states()[4] == ["superseded", "delivered"]
+    assert not flag.records(state="superseded", acknowledge={"$exists": True})
+
+
+def test_failures_of_which_the_source_is_not_told_any_more_hold_nothing_up(flag: Testbed, source_db: SourceDb) -> None:
+    refuse_to_be_told(flag, source_db)
+    flag.change_stream(acknowledge_failed=None)
+    flag.poll()
+    assert flag.ledger.acknowledgements.find_refused("orders", failed_too=False) is None
+    later = flag.ledger.streams.server_time() + timedelta(days=1)
+    assert flag.ledger.operations.count_finished("orders", State.FAILED, later) == 0
+    later += timedelta(days=30)
+    assert flag.ledger.operations.count_finished("orders", State.FAILED, later) == 1

@@ -49,13 +49,14 @@ class Unsettled:
     seq: int
     #: Its `Idempotency-Key`.
     call: str
+    #: Empty if an earlier version noted the call.
     mapping_hash: str
     #: By MongoDB's clock.
     until: datetime
 
     def is_outdated(self, *, seq: int, mapping_hash: str) -> bool:
         """Tell whether it has an older content than a call of this version in this mapping (invariant 5)."""
-        return self.seq < seq or (self.seq == seq and self.mapping_hash != mapping_hash)
+        return self.seq < seq or (self.seq == seq and self.mapping_hash not in ("", mapping_hash))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -86,6 +86,17 @@ def test_the_newest_delivery_is_remembered_whatever_comes_after(ledger: Ledger) 
     assert ledger.keys.load("orders", ["k9"]) == {}
 
 
+def test_a_call_that_an_earlier_version_noted_is_outdated_only_by_a_newer_version(
+    ledger: Ledger, database: Any
+) -> None:
+    observe(ledger, observation(1))
+    noted = {"seq": 3, "call": "c", "until": PAST}
+    database["keys"].update_one({"_id": "orders:k1"}, {"$set": {"unsettled": [noted]}})
+    (unsettled,) = known(ledger).unsettled
+    assert not unsettled.is_outdated(seq=3, mapping_hash="mapping")
+    assert unsettled.is_outdated(seq=4, mapping_hash="mapping")
+
+
 def test_a_call_is_unsettled_until_it_is_accepted_or_its_time_is_over(ledger: Ledger, database: Any) -> None:
     observe(ledger, observation(1))
     ledger.keys.note_unsettled("orders", [call(1, "a"), call(2, "b")], seconds=3600)

@@ -51,6 +51,8 @@ class NewRecord:
     not_sent: str | None = None
     #: It is read by every poll, and has no key: clean-up keeps it.
     kept: bool = False
+    #: Names its first `Idempotency-Key`; above 0 if the partner may know those before.
+    generation: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +107,8 @@ def to_document(new: NewRecord, now: datetime) -> tuple[Doc, bytes]:
     }
     if new.kept:
         document["kept"] = True
+    if new.generation:
+        document["generation"] = new.generation
     if new.acknowledge is not None:
         document["acknowledge"] = {"version": new.acknowledge}
     error = new.error

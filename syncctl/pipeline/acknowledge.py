@@ -21,6 +21,7 @@ from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import PollLease
 from syncctl.logs import get_logger
 from syncctl.pipeline.identity import NamedRow, name_row
+from syncctl.pipeline.page import Progress
 from syncctl.pipeline.recheck import find_readable
 
 if TYPE_CHECKING:
@@ -34,7 +35,13 @@ WITHOUT_EFFECT = "the statement changes nothing, although the row has the versio
 
 
 def acknowledge_finished(
-    *, ledger: Ledger, stream: Stream, lease: PollLease, reader: "StreamReader", should_stop: Callable[[], bool]
+    *,
+    ledger: Ledger,
+    stream: Stream,
+    lease: PollLease,
+    reader: "StreamReader",
+    progress: Progress,
+    should_stop: Callable[[], bool],
 ) -> int:
     """Tell the source of every finished record that it was not told of yet; return how many.
 
@@ -53,6 +60,7 @@ def acknowledge_finished(
         ledger.keys.note_acknowledged(stream.name, versions, epoch=lease.epoch)
         ledger.acknowledgements.settle(finished, results)
         acknowledged += len(told)
+        progress.steps += 1
         for result in results:
             if result.error is not None:
                 log.warning("poll.not_acknowledged", stream=stream.name, record=result.id, error=result.error)

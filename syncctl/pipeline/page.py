@@ -26,6 +26,8 @@ from syncctl.pipeline.identity import (
 COMPARISONS_AT_MOST = 5
 CLOCKS_APART = timedelta(days=1)
 """More than the clocks of a source and of MongoDB may differ."""
+GENERATIONS_AT_MOST = 2**16
+"""More than a record goes through from one rewind to the next, so that none repeats an `Idempotency-Key`."""
 CHANGED = (
     "the row was changed after it had been logged, and append_only says that rows never are: a replay sends it as it is"
     " now; to have changes sent, leave append_only out"
@@ -43,6 +45,8 @@ class Progress:
     unchanged: int = 0
     failed: int = 0
     dispatched: int = 0
+    #: Grows with each page of rows or of a sweep, and with each round of acknowledgements.
+    steps: int = 0
     cursor: Cursor | None = None
     #: A short hash of what makes the cursor a place; None if that is not known.
     place: str | None = None
@@ -95,6 +99,7 @@ class PageLog:
     def log_rows(self, rows: Sequence[Row], *, columns_fingerprint: str) -> None:
         """Log rows as `log` does, and leave the cursor where it is."""
         named_rows = self._name(rows)
+        self.progress.steps += 1
         self.progress.read += len(named_rows)
         if self._stream.append_only:
             self._log_append_only(named_rows, columns_fingerprint)
@@ -111,6 +116,7 @@ class PageLog:
             self._reread = self._update_reread(cursor, ends_round=ends_round)
         if not self._ledger.streams.move_cursor(self._lease, cursor, witnesses, reread=self._reread):
             raise self._taken_over()
+        self.progress.steps += 1
         self.progress.cursor = cursor
 
     def _update_reread(self, cursor: Cursor, *, ends_round: bool) -> RereadTimes:
@@ -271,7 +277,7 @@ class PageLog:
         """Log rows of an append-only table, which has no keys: a row is known by its key and cursor value."""
         records = self._ledger.records
         new = [
-            new_record(self._stream, named, None, columns_fingerprint, named.row.version or named.row.at)
+            self._append_only_record(named, columns_fingerprint, named.row.version or named.row.at)
             for named in named_rows
         ]
         sent, failed, duplicates = records.log(new, self._lease.clock.now())
@@ -283,7 +289,7 @@ class PageLog:
                 is_rewound = epoch_of(duplicate.seq) < self._lease.rewound_epoch
                 if not is_rewound and not named.row.again:
                     raise source_restored(self._stream, named.row.key, record.version)
-                other = new_record(self._stream, named, None, columns_fingerprint, f"{record.version}/{record.hash}")
+                other = self._append_only_record(named, columns_fingerprint, f"{record.version}/{record.hash}")
                 renamed.append(other if is_rewound or other.error else replace(other, error=CHANGED))
         more_sent, more_failed, again = records.log(renamed, self._lease.clock.now())
         renamed_keys = {record.key_id for record in renamed}
@@ -297,6 +303,13 @@ class PageLog:
         self.progress.logged += sent + failed + more_sent + more_failed
         self.progress.failed += failed + more_failed
         self.progress.unchanged += len(known)
+
+    def _append_only_record(self, named: NamedRow, columns_fingerprint: str, version: str) -> NewRecord:
+        """Return the record of a row; behind a rewind with `resend`, an earlier one may have been cleaned up."""
+        record = new_record(self._stream, named, None, columns_fingerprint, version)
+        if not self._lease.resend_epoch:
+            return record
+        return replace(record, generation=self._lease.resend_epoch * GENERATIONS_AT_MOST)
 
 
 def _observe(named: NamedRow, before: KnownKey | None, version: str) -> Observation:

@@ -122,7 +122,14 @@ def read_pages(
             pages.keep_witnesses(witnesses, reader.telling_columns)
         cursor = begin_stream(stream, pages, reader) if lease.cursor is None else lease.cursor
         if stream.mode == "flag":
-            acknowledge_finished(ledger=ledger, stream=stream, lease=lease, reader=reader, should_stop=should_stop)
+            acknowledge_finished(
+                ledger=ledger,
+                stream=stream,
+                lease=lease,
+                reader=reader,
+                progress=pages.progress,
+                should_stop=should_stop,
+            )
         if stream.mode == "snapshot":
             cursor = begin_round(ledger, stream, cursor)
         for page in reader.pages(cursor):
@@ -182,17 +189,17 @@ def find_warnings(reader: "StreamReader") -> tuple[str, ...]:
 def renew_in_background(ledger: Ledger, lease: PollLease, progress: Progress, *, seconds: float) -> Iterator[None]:
     """Renew the lease in a thread while a slow page is read; a process that stands still stops renewing too.
 
-    So does a poll that has logged nothing for `STUCK_AFTER_SECONDS`: a call of the source that never returns would
+    So does a poll that has come no further for `STUCK_AFTER_SECONDS`: a call of the source that never returns would
     otherwise hold the stream for ever (invariant 12).
     """
     done = threading.Event()
 
     def renew() -> None:
-        seen, moved_at = progress.position, boot_time()
+        seen, moved_at = progress.steps, boot_time()
         while not done.wait(seconds / 4):
-            has_moved = progress.position != seen
+            has_moved = progress.steps != seen
             if has_moved:
-                seen, moved_at = progress.position, boot_time()
+                seen, moved_at = progress.steps, boot_time()
             elif boot_time() - moved_at > STUCK_AFTER_SECONDS:
                 log.error(
                     "poll.stuck", stream=lease.stream, hint="the source does not return; the next poll takes over"

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -77,6 +78,25 @@ def test_delivered_rows_are_acknowledged_in_the_source(flag: Testbed, source_db:
 
 def test_a_row_that_waits_for_its_delivery_is_logged_once(flag: Testbed) -> None:
     assert [flag.poll().logged for _ in range(3)] == [7, 0, 0]
+
+
+def test_a_long_acknowledgement_is_no_source_that_does_not_return(
+    flag: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncctl.pipeline.acknowledge.ACKNOWLEDGED_AT_ONCE", 1)
+    flag.poll()
+    flag.deliver()
+    reader: Any = open_reader(flag.source, flag.stream)  # type: ignore[arg-type]
+    acknowledge, moved_at = reader.acknowledge, set()
+
+    def acknowledge_slowly(*args: Any) -> Any:
+        time.sleep(0.3)
+        moved_at.add(flag.database.streams.find_one({"_id": "orders"})["poll"]["moved_at"])
+        return acknowledge(*args)
+
+    reader.acknowledge = acknowledge_slowly
+    assert flag.poll(reader, lease_seconds=0.4).error is None
+    assert len(moved_at) > 3
 
 
 def test_an_edit_after_the_read_is_not_wiped_out(flag: Testbed, source_db: SourceDb) -> None:

@@ -1,5 +1,8 @@
 """Mode snapshot: a table without any cursor, compared with the ledger; inserts, updates and deletes."""
 
+import time
+from typing import Any
+
 import pytest
 
 from syncctl.core.rows import Cursor
@@ -220,3 +223,19 @@ def test_a_row_that_cannot_be_read_is_among_the_rows_that_are_looked_up(snapshot
         found = {row.key["id"]: row for row in reader.find_rows([{"id": number} for number in range(1, 41)])}
     assert found == read
     assert "the database could not read the row" in str(found[4].error)
+
+
+def test_a_long_sweep_is_no_source_that_does_not_return(snapshot: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncctl.pipeline.delete_detection.KEYS_AT_ONCE", 5)
+    snapshot.poll()
+    reader: Any = open_reader(snapshot.source, snapshot.stream)  # type: ignore[arg-type]
+    find_missing, moved_at = reader.find_missing, set()
+
+    def find_slowly(keys: Any) -> Any:
+        time.sleep(0.3)
+        moved_at.add(snapshot.database.streams.find_one({"_id": "orders"})["poll"]["moved_at"])
+        return find_missing(keys)
+
+    reader.find_missing = find_slowly
+    assert snapshot.poll(reader, lease_seconds=0.4).error is None
+    assert len(moved_at) > 3

@@ -6,6 +6,7 @@ operation goes on.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from typing import Any
 
 from pymongo.collection import Collection
@@ -86,6 +87,13 @@ class Audit:
                 entry.end(error)
             raise
         entry.end()
+
+    @edge
+    def find_newest(self, action: str) -> datetime | None:
+        """Return when the newest operation of a kind began; None if there was none."""
+        found = self._audit.find_one({"action": action}, {"at": True}, sort=[("at", -1)])
+        at: datetime | None = None if found is None else found["at"]
+        return at
 
     @edge
     def load(self, *, limit: int) -> list[Doc]:

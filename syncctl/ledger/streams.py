@@ -172,7 +172,8 @@ class Streams:
     @edge
     def ensure(self, stream: str) -> None:
         """Create the stream's document where there is none; safe to repeat."""
-        self._streams.update_one({"_id": stream}, {"$setOnInsert": {"created": True}}, upsert=True)
+        new = {"created": True, "cleaned_before": None}
+        self._streams.update_one({"_id": stream}, {"$setOnInsert": new}, upsert=True)
 
     @edge
     def acquire_poll(
@@ -234,7 +235,7 @@ class Streams:
         """Renew the lease; False when another poll took it over.
 
         Args:
-            has_moved: Rows were read since the last renewal.
+            has_moved: The poll has come further since the last renewal.
         """
         guard = {"_id": lease.stream, "poll.token": lease.token}
         changes: Doc = {"poll.until": in_future(seconds)}
@@ -271,8 +272,13 @@ class Streams:
         self._streams.update_one({"_id": stream}, {"$max": {"cleaned_before": before}})
 
     @edge
+    def is_cleaning_noted(self, stream: str) -> bool:
+        """Return whether it is noted which records were removed; an earlier version did not note it."""
+        return self._streams.find_one({"_id": stream, "cleaned_before": {"$exists": True}}, {"_id": True}) is not None
+
+    @edge
     def load_cleaned_before(self, stream: str) -> datetime | None:
-        """Return the time since which every finished record is still there; None if none was ever removed."""
+        """Return the time since which every finished record is still there; None if no removal was noted."""
         found = self._streams.find_one({"_id": stream}, {"cleaned_before": True}) or {}
         before: datetime | None = found.get("cleaned_before")
         return before

@@ -91,6 +91,16 @@ def _remove(
         entry.add(removed, deleted=deleted)
 
 
+def find_cleaned_before(ledger: Ledger, stream: str) -> datetime | None:
+    """Return a time since which every finished record of a stream is still there; None if none was ever removed."""
+    if ledger.streams.is_cleaning_noted(stream):
+        return ledger.streams.load_cleaned_before(stream)
+    # An earlier version may have removed some. Those that were delivered go first, in the order of their end.
+    cleaned_at = ledger.audit.find_newest("cleanup")
+    oldest = ledger.operations.select_finished(stream, State.DELIVERED, after=None, limit=1)
+    return min(cleaned_at, oldest[0]["finished_at"]) if cleaned_at is not None and oldest else cleaned_at
+
+
 def forget_deleted_rows(ledger: Ledger, stream: str) -> int:
     """Remove the keys of rows that were deleted long ago and have no record any more; return how many.
 

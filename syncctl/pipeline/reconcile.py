@@ -13,6 +13,7 @@ from syncctl.core.stream import SCANS, Stream
 from syncctl.errors import LeaseHeld, SyncctlError, UsageError
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import PollLease
+from syncctl.pipeline.cleanup import find_cleaned_before
 from syncctl.pipeline.identity import NamedRow, name_row
 from syncctl.pipeline.page import PageLog
 from syncctl.pipeline.poll import LEASE_SECONDS, end_run, name_failure, renew_in_background
@@ -164,7 +165,7 @@ class Reconciliation:
             kept = max(0.0, self.retention_seconds - RETENTION_MARGIN_SECONDS)
             kept_since = self.ledger.streams.server_time() - timedelta(seconds=kept)
             # The retention may have been shorter before, or a clean-up by hand.
-            if (cleaned_before := self.ledger.streams.load_cleaned_before(name)) is not None:
+            if (cleaned_before := find_cleaned_before(self.ledger, name)) is not None:
                 kept_since = max(kept_since, cleaned_before)
             if at is None or at < kept_since:
                 return self.ledger.runs.find_cursor_since(name, kept_since)

@@ -12,6 +12,7 @@ from syncctl.errors import LeaseHeld, ServiceUnavailable, TroubleFound, UsageErr
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import PollLease
 from syncctl.logs import get_logger
+from syncctl.pipeline.cleanup import find_cleaned_before
 from syncctl.pipeline.poll import LEASE_SECONDS, show_cursor
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def show_plan(plan: Plan, *, resend: bool, dry_run: bool, before: Cursor | None 
 
 def _refuse_forgotten(ledger: Ledger, stream: Stream, reader: "StreamReader", after: Cursor, rows: int | None) -> None:
     """Refuse a place before which clean-up has removed records: only they would tell that their rows were sent."""
-    cleaned_before = ledger.streams.load_cleaned_before(stream.name)
+    cleaned_before = find_cleaned_before(ledger, stream.name)
     if cleaned_before is None:
         return
     kept = ledger.runs.find_cursor_since(stream.name, cleaned_before)

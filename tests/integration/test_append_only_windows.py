@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from syncctl.core.gaps import read_memory
+from syncctl.core.records import idempotency_key
 from syncctl.errors import UsageError
 from syncctl.pipeline.cleanup import clean_up
 from syncctl.pipeline.reconcile import Reconciliation
@@ -209,6 +210,62 @@ def test_a_rewind_over_rows_whose_records_are_gone_needs_a_word(testbed: Testbed
     assert work(testbed) == 0
     rewind(testbed, "beginning", resend=True)
     assert work(testbed) == 5
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_rows_whose_records_are_gone_are_sent_again_once_under_a_new_key(
+    testbed: Testbed, source_db: SourceDb, is_interrupted: bool
+) -> None:
+    testbed.change_stream(append_only=True, page_size=3)
+    source_db.create_orders(5)
+    work(testbed)
+    used: set[str] = set()
+    for _ in range(3):
+        keys = {idempotency_key(each["_id"], each.get("generation", 0)) for each in testbed.records()}
+        assert len(keys - used) == 5
+        used |= keys
+        assert pass_days(testbed, 31) == 5
+        rewind(testbed, "beginning", resend=True)
+        before = testbed.ledger.streams.load_cursor("orders")
+        assert testbed.poll(should_stop=lambda: True).logged == 3
+        if is_interrupted:
+            changes = {"cursor": before, "witnesses": None}
+            testbed.database.streams.update_one({"_id": "orders"}, {"$set": changes})
+        assert work(testbed) == 2
+
+
+def test_a_rewind_over_rows_that_an_earlier_version_removed_needs_a_word(testbed: Testbed, source_db: SourceDb) -> None:
+    """Its documents of streams say nothing of clean-ups."""
+    testbed.change_stream(append_only=True)
+    source_db.create_orders(5)
+    work(testbed)
+    testbed.database.streams.update_one({"_id": "orders"}, {"$unset": {"cleaned_before": True}})
+    let_hours_pass(testbed.database, 24 * 5)
+    source_db.add_orders([6, 7])
+    work(testbed)
+    rewind(testbed, "beginning")
+    assert work(testbed) == 0
+    assert pass_days(testbed, 3, delivered=7 * DAY) == 5
+    source_db.add_orders([8, 9])
+    work(testbed)
+    testbed.database.streams.update_one({"_id": "orders"}, {"$unset": {"cleaned_before": True}})
+    with pytest.raises(UsageError, match="would send rows again"):
+        rewind(testbed, "beginning")
+    rewind(testbed, "8")
+    assert work(testbed) == 0
+    testbed.database.records.delete_many({})
+    with pytest.raises(UsageError, match="would send rows again"):
+        rewind(testbed, "6")
+
+
+def test_a_clean_up_of_another_stream_refuses_no_rewind(testbed: Testbed, source_db: SourceDb) -> None:
+    testbed.change_stream(append_only=True)
+    source_db.create_orders(5)
+    work(testbed)
+    with testbed.ledger.audit.record(action="cleanup", who="beat", detail={}) as entry:
+        entry.add(3)
+    rewind(testbed, "beginning")
+    assert work(testbed) == 0
 
 
 def test_a_lookback_reaches_no_row_before_the_place_of_a_rewind(events: Testbed, source_db: SourceDb) -> None:

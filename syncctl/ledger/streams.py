@@ -58,6 +58,8 @@ class PollLease:
     #: The newest epoch that took over from a poll which had not released its lease. Rows that were observed in an older
     #: epoch must be observed anew, because that poll may still be writing (invariant 8).
     contested_epoch: int
+    #: The newest epoch whose poll read to the end.
+    complete_epoch: int
     #: Where the stream stands; None if it was never read.
     cursor: Cursor | None
     #: What the cursor is a place in; None if that is not known.
@@ -212,12 +214,14 @@ class Streams:
         poll = found["poll"]
         # A poll that read to the end has read all rows behind the rewind again.
         resend_epoch = int(poll.get("resend_epoch", 0))
-        is_over = int(poll.get("complete_epoch", 0)) > resend_epoch
+        complete_epoch = int(poll.get("complete_epoch", 0))
+        is_over = complete_epoch > resend_epoch
         return PollLease(
             stream=stream,
             token=token,
             epoch=int(poll["epoch"]),
             contested_epoch=int(poll["contested_epoch"]),
+            complete_epoch=complete_epoch,
             cursor=found.get("cursor"),
             basis=found.get("basis"),
             clock=ClockReading.taken_now(poll["started_at"]),

@@ -105,7 +105,9 @@ def forget_deleted_rows(ledger: Ledger, stream: str) -> int:
     """Remove the keys of rows that were deleted long ago and have no record any more; return how many.
 
     No replay, no outcome and no older version can then refer to the key, and a row that comes back is a new one. Safe
-    to repeat and to interrupt. While the stream is polled, which could bring a row back, the next clean-up does it.
+    to repeat and to interrupt. While the stream is polled, which could bring a row back, the next clean-up does it; and
+    so it is after an interrupted poll, until a later one has read to the end. The interrupted one may have logged a row
+    without its key, which would otherwise get another name and be sent twice.
     """
     forgotten = 0
     for key_ids in _walk_deleted(ledger, stream):
@@ -118,6 +120,8 @@ def forget_deleted_rows(ledger: Ledger, stream: str) -> int:
         if lease is None:
             break
         try:
+            if lease.complete_epoch < lease.contested_epoch:
+                break
             # Asked for again: a poll may have brought a row back since.
             recorded = ledger.records.find_recorded_keys(stream, unrecorded)
             gone = [key_id for key_id in unrecorded if key_id not in recorded]

@@ -182,11 +182,15 @@ class PageLog:
         changed: list[tuple[NamedRow, NewRecord]] = []
         observations: list[Observation] = []
         removed = self._resend_unchanged(named_rows, known)
+        deleted_unseen = [
+            named.key_id for named in named_rows if named.row.op == "delete" and named.key_id not in known
+        ]
+        recorded = self._ledger.records.find_recorded_keys(self._stream.name, deleted_unseen) if deleted_unseen else ()
         for named in named_rows:
             before = known.get(named.key_id)
-            if before is None and named.row.op == "delete":
-                # The partner was never told of this row. Its key says that it is gone, for a poll that still holds a
-                # version of it.
+            if before is None and named.row.op == "delete" and named.key_id not in recorded:
+                # The partner was never told of this row, nor will be by a record that an interrupted poll has left. Its
+                # key says that it is gone, for a poll that still holds a version of it.
                 self.progress.unchanged += 1
                 observations.append(
                     _observe(named, None, new_record(self._stream, named, None, columns_fingerprint).id)

@@ -9,7 +9,8 @@ from syncctl.pipeline import cleanup
 from syncctl.pipeline.cleanup import clean_up, forget_deleted_rows
 from tests.harness.passing_time import let_hours_pass
 from tests.harness.source_db import SourceDb
-from tests.harness.testbed import Testbed
+from tests.harness.testbed import ListReader, Testbed, version_row
+from tests.integration.test_pipeline_poll import Broken, break_at
 
 DAY = 86_400.0
 KEPT = {"delivered": 30 * DAY, "failed": 90 * DAY, "superseded": 7 * DAY, "discarded": 7 * DAY}
@@ -87,12 +88,39 @@ def test_a_key_stays_while_a_poll_runs_and_the_lease_leaves_no_trace(snapshot: T
     snapshot.ledger.streams.release_poll(lease, error="the source is away")
     health = snapshot.database.streams.find_one({"_id": "orders"})["health"]
     clean(snapshot)
-    assert known(snapshot) == {1, 3, 5}
+    assert known(snapshot) == {1, 2, 3, 4, 5}
     assert snapshot.database.streams.find_one({"_id": "orders"})["health"] == health
     # The poll that ended with an error may still write: the next one observes each row anew, as without the clean-up.
-    before = {key["_id"]: key["seq"] for key in snapshot.database["keys"].find()}
+    before = {row: seq_of(snapshot, row) for row in (1, 3, 5)}
     assert snapshot.poll().error is None
-    assert all(key["seq"] > before[key["_id"]] for key in snapshot.database["keys"].find())
+    assert all(seq_of(snapshot, row) > seq for row, seq in before.items())
+    # It read to the end.
+    clean(snapshot)
+    assert known(snapshot) == {1, 3, 5}
+
+
+@pytest.mark.parametrize("order", ["strict", "none"])
+def test_a_row_that_an_interrupted_poll_has_logged_is_not_named_anew(testbed: Testbed, order: str) -> None:
+    testbed.change_stream(order=order)
+    testbed.poll(ListReader([version_row(1, "a", None)]))
+    testbed.poll(ListReader([version_row(1, None, None, payload=None, op="delete")]))
+    testbed.database.records.delete_many({})
+    clean(testbed)
+    let_hours_pass(testbed.database, 24 * 8)
+    new = ListReader([version_row(2, "a", None)])
+    with pytest.raises(Broken):
+        testbed.poll(new, ledger=break_at(testbed, "records", "log", "after"))
+    clean(testbed)
+    assert known(testbed) == {1}
+    assert testbed.poll(new).error is None
+    assert testbed.states() == {2: ["pending"]}
+    clean(testbed)
+    assert known(testbed) == {2}
+
+
+def seq_of(testbed: Testbed, row: int) -> int:
+    (key,) = testbed.database["keys"].find({"key.id": row})
+    return int(key["seq"])
 
 
 def test_every_key_is_examined_however_many_there_are(snapshot: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ row, with the version of its last change. What is special to SQL Server is teste
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,8 +19,10 @@ from syncctl.sources.catalog.relation import Relation
 from syncctl.sources.modes.change_tracking import ALIAS, OPERATION, VERSION, ChangeFeed, TrackingState
 from syncctl.sources.pages import PageReader
 from syncctl.sources.reader import StreamReader
+from tests.harness.http_partner import RowPartner
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
+from tests.integration.test_pipeline_poll import Broken, break_at
 
 _ACCOUNT = f"""
 create table tracked (id integer primary key, content text);
@@ -160,6 +163,27 @@ def test_a_row_that_came_and_went_between_two_polls_is_not_logged(
     add(source_db, 20)
     poll(tracked, feed)
     assert operations(tracked)[20] == ["upsert"]
+
+
+@pytest.mark.parametrize("order", ["strict", "none"])
+def test_a_row_that_an_interrupted_poll_has_logged_is_deleted_at_the_partner(
+    tracked: Testbed, feed: TriggeredChanges, source_db: SourceDb, order: str
+) -> None:
+    tracked.change_stream(order=order, delete_method="DELETE", delete_path="/orders/{id}")
+    poll(tracked, feed)
+    add(source_db, 20)
+    with pytest.raises(Broken):
+        poll(tracked, feed, ledger=break_at(tracked, "records", "log", "after"))
+    source_db.execute("delete from tracked where id = 20")
+    assert poll(tracked, feed).logged == 1
+    assert operations(tracked)[20] == ["upsert", "delete"]
+    with RowPartner(lambda _: 201) as server:
+        deleted: list[str] = []
+        server.delete = lambda path: (deleted.append(path), (204, b""))[1]  # type: ignore[method-assign]
+        tracked.partner = replace(tracked.partner, url=server.url)
+        tracked.deliver()
+    assert 20 in server.calls
+    assert deleted == ["/orders/20"]
 
 
 def lose_retention(feed: TriggeredChanges, _: SourceDb) -> None:

@@ -25,6 +25,8 @@ ENDED_LATELY_SECONDS = 600.0
 """How long after the end of a run of refusals its records, and refusals of a row's content, begin no other run."""
 WARNINGS_KEPT_SECONDS = 3600.0
 """How often a reader is asked for its warnings: that may scan a column without an index."""
+UNCHECKED_SECONDS = 600.0
+"""How long after a look-up of the last rows that failed or took too long the next one is made."""
 _ACCEPTED_LATELY: Doc = {"$gt": ["$accepted_at", {"$subtract": ["$$NOW", round(ENDED_LATELY_SECONDS * 1000)]}]}
 
 
@@ -77,6 +79,8 @@ class PollLease:
     forgotten_epoch: int = 0
     #: Only of an append-only stream; None before its first poll.
     reread: RereadTimes | None = None
+    #: Within the last minutes, the last rows could not be looked up.
+    is_unchecked: bool = False
     #: The reader's warnings were noted long ago, or never.
     are_warnings_old: bool = True
 
@@ -159,6 +163,11 @@ def _are_warnings_old(health: Mapping[str, Any], now: datetime) -> bool:
     return warned_at is None or (now - warned_at).total_seconds() > WARNINGS_KEPT_SECONDS
 
 
+def _is_unchecked(poll: Mapping[str, Any]) -> bool:
+    failed_at: datetime | None = poll.get("unchecked_at")
+    return failed_at is not None and (poll["started_at"] - failed_at).total_seconds() < UNCHECKED_SECONDS
+
+
 def _free(kind: str) -> Doc:
     """Return the filter for a lease that is not held, by MongoDB's clock (invariant 8)."""
     return {"$or": [{f"{kind}.token": {"$exists": False}}, is_past(f"{kind}.until")]}
@@ -231,6 +240,7 @@ class Streams:
             resend_epoch=0 if is_over else resend_epoch,
             forgotten_epoch=int(poll.get("forgotten_epoch", 0)),
             reread=_read_reread(poll.get("reread")),
+            is_unchecked=_is_unchecked(poll),
             are_warnings_old=_are_warnings_old(found.get("health", {}), poll["started_at"]),
         )
 
@@ -299,6 +309,12 @@ class Streams:
         """Set what the cursor is a place in, if the lease is still held (invariant 8); safe to repeat."""
         guard = {"_id": lease.stream, "poll.token": lease.token}
         self._streams.update_one(guard, {"$set": {"basis": dict(basis)}})
+
+    @edge
+    def note_unchecked(self, lease: PollLease) -> None:
+        """Note that the last rows could not be looked up, if the lease is still held; safe to repeat."""
+        guard = {"_id": lease.stream, "poll.token": lease.token}
+        self._streams.update_one(guard, [{"$set": {"poll.unchecked_at": "$$NOW"}}])
 
     @edge
     def rewind(self, lease: PollLease, cursor: Cursor, *, basis: Mapping[str, Any] | None, resend: bool) -> bool:

@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING
 from syncctl.core.cursors import Basis, Part, Witness, Witnesses, find_impostors, list_changes, read_basis
 from syncctl.core.rows import Cursor, Note
 from syncctl.core.stream import Stream
-from syncctl.errors import SourceError, SourceRestored
+from syncctl.errors import ServiceUnavailable, SourceError, SourceRestored
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import PollLease
+from syncctl.logs import get_logger
 
 if TYPE_CHECKING:
     from syncctl.sources.reader import StreamReader
 
+log = get_logger(__name__)
+
+UNCHECKED = Note(
+    text="the last rows before the cursor could not be looked up, so a table that was filled anew goes unnoticed",
+    hint="index the table by the key of the stream, or raise the source's query_timeout; it is tried again after ten "
+    "minutes",
+)
 SHOWN = 3
 _BEGINNING = "beginning"
 
@@ -91,13 +99,16 @@ def _tell(stream: Stream, cursor: Cursor, part: Part, before: Basis) -> Note:
     )
 
 
-def check_witnesses(witnesses: Witnesses, cursor: Cursor | None, reader: "StreamReader", *, stream: str) -> Witnesses:
-    """Return the last rows before the cursor as they are now.
+def check_witnesses(lease: PollLease, reader: "StreamReader") -> Witnesses | None:
+    """Return the last rows before the cursor as they are now; None if they cannot be looked up, as too slowly.
+
+    By its key, a row of a view or a query may be found only by a scan. No poll fails because of it.
 
     Raises:
         SourceRestored: Other rows have their numbers or versions; new rows before the cursor would be passed over
             (invariant 12).
     """
+    witnesses, cursor = lease.witnesses, lease.cursor
     if (
         cursor is None
         or is_beginning(cursor)
@@ -105,13 +116,21 @@ def check_witnesses(witnesses: Witnesses, cursor: Cursor | None, reader: "Stream
         or witnesses.columns_fingerprint != reader.columns_fingerprint
     ):
         return Witnesses(columns_fingerprint=reader.columns_fingerprint)
-    now = reader.find_again(witnesses.rows)
+    if lease.is_unchecked:
+        return None
+    try:
+        now = reader.find_again(witnesses.rows)
+    except SourceRestored:
+        raise
+    except (ServiceUnavailable, SourceError) as error:
+        log.warning("poll.unchecked", stream=lease.stream, error=str(error))
+        return None
     columns = reader.telling_columns
     impostors = find_impostors(
         witnesses, now, columns, kind=reader.cursor_kind, reached=str(cursor["at"]), is_table=reader.reads_table
     )
     if impostors:
-        raise _refuse_impostors(stream, cursor, impostors, reader)
+        raise _refuse_impostors(lease.stream, cursor, impostors, reader)
     return witnesses.look_again(now, columns)
 
 

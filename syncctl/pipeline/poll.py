@@ -17,7 +17,7 @@ from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import PollLease
 from syncctl.logs import get_logger
 from syncctl.pipeline.acknowledge import acknowledge_finished
-from syncctl.pipeline.cursor_check import check_basis, check_witnesses
+from syncctl.pipeline.cursor_check import UNCHECKED, check_basis, check_witnesses
 from syncctl.pipeline.delete_detection import begin_round, detect_deletes
 from syncctl.pipeline.page import PageLog, Progress
 
@@ -117,9 +117,12 @@ def read_pages(
         pages.progress.place = None if lease.basis is None else read_basis(lease.basis).place
         tell(pages.progress, lease, check_basis(ledger, stream, lease, reader))
         pages.progress.place = reader.basis.place
+        is_unchecked = False
         if reader.mode not in SCANS:
-            witnesses = check_witnesses(lease.witnesses, lease.cursor, reader, stream=stream.name)
-            pages.keep_witnesses(witnesses, reader.telling_columns)
+            witnesses = check_witnesses(lease, reader)
+            is_unchecked = witnesses is None
+            tell(pages.progress, lease, [UNCHECKED] if is_unchecked else [])
+            pages.keep_witnesses(witnesses or lease.witnesses, reader.telling_columns)
         cursor = begin_stream(stream, pages, reader) if lease.cursor is None else lease.cursor
         if stream.mode == "flag":
             acknowledge_finished(
@@ -139,6 +142,9 @@ def read_pages(
                 pages.progress.dispatched = pages.progress.logged - pages.progress.failed
             if should_stop():
                 return
+        if is_unchecked and not lease.is_unchecked:
+            # Not before the source was read: it was not away, and may not have been restored meanwhile.
+            ledger.streams.note_unchecked(lease)
         if pages.progress.cursor is None:
             pages.move_cursor(cursor)
         if stream.mode == "snapshot" and not detect_deletes(

@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
+from syncctl.errors import ServiceUnavailable
+from syncctl.pipeline.poll import Run
 from syncctl.pipeline.rewind import plan_rewind, rewind_stream
 from syncctl.sources import open_reader
 from syncctl.sources.reader import StreamReader
+from tests.harness.passing_time import let_hours_pass
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
 
@@ -103,6 +106,35 @@ def test_the_same_rows_filled_in_again_are_the_same_rows(polled: Testbed, source
     add(source_db, range(1, 26), of="first")
     run = polled.poll()
     assert (run.error, run.read) == (None, 5)
+
+
+def test_a_look_up_that_takes_too_long_stops_nothing_and_is_not_repeated_at_once(
+    polled: Testbed, source_db: SourceDb
+) -> None:
+    tried: list[int] = []
+
+    def poll(number: int) -> Run:
+        def fail(_: object) -> Any:
+            tried.append(number)
+            raise ServiceUnavailable("the source did not answer a query in time", service="source")
+
+        add(source_db, [number], of="first")
+        reader: Any = open_reader(polled.source, polled.stream)  # type: ignore[arg-type]
+        reader.find_again = fail
+        return polled.poll(reader)
+
+    for number in (21, 22):
+        run = poll(number)
+        assert (run.error, run.read) == (None, 1)
+        assert "could not be looked up" in run.notes[0]
+    assert tried == [21]
+    let_hours_pass(polled.database, 1)
+    assert poll(23).error is None
+    assert tried == [21, 23]
+    let_hours_pass(polled.database, 1)
+    source_db.execute("delete from orders")
+    add(source_db, range(1, 31), of="second")
+    assert "filled anew" in str(polled.poll().error)
 
 
 def test_another_set_of_columns_is_no_other_row(polled: Testbed) -> None:

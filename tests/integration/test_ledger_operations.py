@@ -146,3 +146,13 @@ def test_a_record_that_was_replayed_meanwhile_is_not_removed(
 def test_an_unfinished_record_is_never_removed(ledger: Ledger, state: State) -> None:
     with pytest.raises(ValueError, match="not a terminal state"):
         ledger.operations.remove_finished("orders", state, datetime.now(UTC), limit=1)
+
+
+def test_a_version_that_is_passed_over_in_flight_is_not_acknowledged(ledger: Ledger, database: Any) -> None:
+    ledger.records.log([new_record(1, acknowledge="v1")], PAST)
+    (record,) = (claim := claim_records(ledger, ["orders-1"])).records
+    passed_over = Transition(record=record, state=State.SUPERSEDED, superseded_by="orders-9")
+    ledger.delivery_states.write_transitions(claim, [passed_over])
+    found = database.records.find_one()
+    assert found["state"] == "superseded"
+    assert "acknowledge" not in found

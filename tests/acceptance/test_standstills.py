@@ -386,7 +386,7 @@ KINDS: dict[str, Kind] = {
         stated="poll_failed",
         shown=r"orders: its last poll, \d+s ago, failed: .+syncctl poll orders --once",
         check=STREAM,
-        hint="syncctl doctor source",
+        hint="syncctl poll orders --once",
         status="fail",
     ),
     "the table is gone": Kind(

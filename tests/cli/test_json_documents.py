@@ -1,10 +1,12 @@
 """docs/json.md lists exactly the keys that the commands print."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pymongo.uri_parser import parse_uri
 
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from tests.cli.catalogue import flags_of, list_commands
@@ -45,6 +47,8 @@ def test_the_documents_of_commands_are_what_the_page_says(
     settings_dir: Path,
     source_db: SourceDb,
     partner: MockPartner,
+    mongo_client: Any,
+    mongo_url: str,
     eventually: Callable[..., Any],
 ) -> None:
     printed: dict[str, Any] = {}
@@ -61,7 +65,7 @@ def test_the_documents_of_commands_are_what_the_page_says(
 
     source_db.create_orders(ROWS)
     run("poll --once")
-    start_syncctl("worker", "--beat", "--pool", "threads", cwd=settings_dir)
+    worker = start_syncctl("worker", "--beat", "--pool", "threads", cwd=settings_dir)
     run("add", "-2", "0.5")
     eventually(is_settled, timeout=90)
     eventually(lambda: run("status")["beat"]["last_tick_at"])
@@ -79,6 +83,15 @@ def test_the_documents_of_commands_are_what_the_page_says(
     run("resume", "orders")
     run("pause", "--partner", "default", "--reason", "partner maintenance")
     run("resume", "--partner", "default")
+    # What stands still: a queue without a worker, and a job of Beat's that nobody does.
+    worker.close()
+    database = mongo_client[parse_uri(mongo_url)["database"]]
+    long_ago = datetime.now(UTC) - timedelta(hours=3)
+    database.workers.delete_many({})
+    database.workers.insert_one({"_id": "celery@one", "at": datetime.now(UTC), "queues": ["deliver"]})
+    database.beat.update_one({"_id": "beat"}, {"$set": {"since": long_ago, "at": datetime.now(UTC)}})
+    database.beat.update_one({"_id": "chore:upkeep"}, {"$set": {"done_at": long_ago}}, upsert=True)
+    run("status")
     run("discard", sample, "--reason", "test data", "--yes")
     run("cleanup", "--dry-run")
     run("config")

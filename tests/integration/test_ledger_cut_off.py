@@ -8,7 +8,7 @@ import pytest
 from syncctl.core.ids import key_id
 from syncctl.core.states import State
 from syncctl.ledger.delivery_state import Transition
-from syncctl.ledger.keys import Observation
+from syncctl.ledger.keys import Observation, SentCall
 from syncctl.ledger.ledger import Ledger
 from syncctl.local.mongod import find_mongod
 from tests.harness import servers
@@ -68,8 +68,9 @@ def test_what_is_known_as_delivered_is_noted(own_ledger: Ledger, faulty: FaultyM
             for number in NUMBERS
         ],
     )
+    sent = [SentCall(key_id=keys[number], seq=7, call=f"call {number}", mapping_hash="m") for number in NUMBERS]
     with one_cut(faulty, "keys"):
-        own_ledger.keys.note_delivered("orders", [(keys[number], 7, f"call {number}") for number in NUMBERS])
+        own_ledger.keys.note_delivered("orders", sent)
     assert {key.delivered_seq for key in own_ledger.keys.load("orders", keys.values()).values()} == {7}
 
 

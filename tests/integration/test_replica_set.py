@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def test_what_no_majority_has_is_not_read(ledger: Ledger, replica_set: ReplicaSe
         )
         with alone:
             records = alone.get_database("ledger", write_concern=pymongo.WriteConcern(w=1))["records"]
-            records.insert_one({"_id": "orders-9", "hash": "h", "seq": 1})
+            records.insert_one({"_id": "orders-9", "hash": "h", "seq": 1, "logged_at": datetime.now(UTC)})
             assert records.with_options(read_concern=ReadConcern("local")).find_one({"_id": "orders-9"})
             assert ledger.records.load_logged(["orders-9"]) == []
     finally:

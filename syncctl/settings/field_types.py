@@ -170,7 +170,7 @@ def _check_failure_rate(value: float) -> float:
     return value
 
 
-def _parsed_by(parse: Callable[[str], object]) -> AfterValidator:
+def parsed_by(parse: Callable[[str], object]) -> AfterValidator:
     """Return the check that a text, where there is one, can be parsed; the text stays as it is."""
 
     def check(text: str | None) -> str | None:
@@ -218,10 +218,10 @@ OptionalWhole = Annotated[Whole | None, BeforeValidator(read_absent)]
 Seconds = Annotated[float, BeforeValidator(_read_number), Field(gt=0), AfterValidator(_check_seconds)]
 Share = Annotated[float, BeforeValidator(_read_number), AfterValidator(_check_share)]
 FailureRate = Annotated[float, BeforeValidator(_read_number), AfterValidator(_check_failure_rate)]
-Rate = Annotated[OptionalText, _parsed_by(parse_rate)]
+Rate = Annotated[OptionalText, parsed_by(parse_rate)]
 
-JsonPath = Annotated[OptionalText, _parsed_by(lambda text: text == "$" or parse_path(text))]
-Condition = Annotated[OptionalText, _parsed_by(parse_condition)]
+JsonPath = Annotated[OptionalText, parsed_by(lambda text: text == "$" or parse_path(text))]
+Condition = Annotated[OptionalText, parsed_by(parse_condition)]
 TimeZone = Annotated[OptionalText, AfterValidator(_check_time_zone)]
 
 Token = Annotated[OptionalText, Kind.CREDENTIAL]

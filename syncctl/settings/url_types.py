@@ -1,7 +1,6 @@
 """The types of the settings that are URLs: of Redis, MongoDB, sources, partners, token endpoints and proxies."""
 
 import re
-from collections.abc import Callable
 from typing import Annotated
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -9,7 +8,7 @@ from pydantic import AfterValidator
 
 from syncctl.core.redaction import find_secret_spans
 from syncctl.partner.address import check_host_and_port, parse_base_url, parse_proxy_url, parse_token_url, split_url
-from syncctl.settings.field_types import Kind, OptionalText
+from syncctl.settings.field_types import Kind, OptionalText, parsed_by
 
 _MONGO_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+)(:\d{1,5})?")
 _SECOND_AT = re.compile(r"^[^:]*://[^/?#]+[/?#].*@", re.DOTALL)
@@ -93,20 +92,9 @@ def _check_source_url(url: str | None) -> str | None:
     )
 
 
-def _check_with(parse: Callable[[str], object]) -> AfterValidator:
-    """Return a validator that refuses what the partner's client could not read."""
-
-    def check(url: str | None) -> str | None:
-        if url is not None:
-            parse(url)
-        return url
-
-    return AfterValidator(check)
-
-
 RedisUrl = Annotated[str, AfterValidator(_check_redis_url), Kind.URL]
 MongoUrl = Annotated[str, AfterValidator(_check_mongo_url), Kind.URL]
 SourceUrl = Annotated[OptionalText, AfterValidator(_check_source_url), Kind.URL]
-PartnerUrl = Annotated[OptionalText, _check_with(parse_base_url), Kind.URL]
-TokenUrl = Annotated[OptionalText, _check_with(parse_token_url), Kind.URL]
-ProxyUrl = Annotated[OptionalText, _check_with(parse_proxy_url), Kind.URL]
+PartnerUrl = Annotated[OptionalText, parsed_by(parse_base_url), Kind.URL]
+TokenUrl = Annotated[OptionalText, parsed_by(parse_token_url), Kind.URL]
+ProxyUrl = Annotated[OptionalText, parsed_by(parse_proxy_url), Kind.URL]

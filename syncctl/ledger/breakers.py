@@ -17,7 +17,7 @@ from syncctl.core.breaker import (
     BreakerState,
 )
 from syncctl.ledger.client import edge
-from syncctl.ledger.expressions import in_future
+from syncctl.ledger.expressions import in_future, or_absent
 
 Doc = dict[str, Any]
 _OPEN, _HALF, _CLOSED = (state.value for state in (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED))
@@ -99,7 +99,7 @@ class Breakers:
         changes: list[Doc] = [
             {"$set": {"breaker_was": "$breaker.state"}},
             {"$set": {"breaker": _judge(tally, token, rules)}},
-            {"$set": {"back_at": {"$cond": [is_back, "$$NOW", {"$ifNull": ["$back_at", "$$REMOVE"]}]}}},
+            {"$set": {"back_at": {"$cond": [is_back, "$$NOW", or_absent("back_at")]}}},
             {"$unset": "breaker_was"},
         ]
         found = self._streams.find_one_and_update(

@@ -15,7 +15,7 @@ from syncctl.core.records import Record
 from syncctl.core.states import State
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.client import edge, update_many_safely
-from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, in_future, or_zero
+from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, in_future, or_absent, or_zero
 from syncctl.ledger.history import REOPENED, appended, grown
 from syncctl.ledger.records import REFUSED_ALONE
 
@@ -176,7 +176,7 @@ class DeliveryStates:
             "finished_at": _unless_resent("$$NOW", "$$REMOVE"),
             "due_at": _unless_resent("$$REMOVE", "$$NOW"),
             "fresh": _unless_resent("$fresh", True),
-            "attempts_before": _unless_resent({"$ifNull": ["$attempts_before", "$$REMOVE"]}, "$claims"),
+            "attempts_before": _unless_resent(or_absent("attempts_before"), "$claims"),
             "generation": {"$add": [or_zero("generation"), _unless_resent(0, 1)]},
         }
 
@@ -234,16 +234,16 @@ class DeliveryStates:
             "resend": {"$cond": [{"$eq": ["$state", State.SENDING.value]}, True, "$$REMOVE"]},
             "generation": {"$add": [or_zero("generation"), {"$cond": [{"$or": [is_delivered, was_tried]}, 1, 0]}]},
             **{
-                name: if_delivered(value, {"$ifNull": [f"${name}", "$$REMOVE"]})
+                name: if_delivered(value, or_absent(name))
                 for name, value in grown({"action": "resent"}, **REOPENED).items()
             },
             "state": if_delivered(State.PENDING.value, "$state"),
             "fresh": if_delivered(True, "$fresh"),
             "tries": if_delivered(0, or_zero("tries")),
-            "attempts_before": if_delivered("$claims", {"$ifNull": ["$attempts_before", "$$REMOVE"]}),
-            "due_at": if_delivered("$$NOW", {"$ifNull": ["$due_at", "$$REMOVE"]}),
-            "updated_at": if_delivered("$$NOW", {"$ifNull": ["$updated_at", "$$REMOVE"]}),
-            "finished_at": if_delivered("$$REMOVE", {"$ifNull": ["$finished_at", "$$REMOVE"]}),
+            "attempts_before": if_delivered("$claims", or_absent("attempts_before")),
+            "due_at": if_delivered("$$NOW", or_absent("due_at")),
+            "updated_at": if_delivered("$$NOW", or_absent("updated_at")),
+            "finished_at": if_delivered("$$REMOVE", or_absent("finished_at")),
         }
         # One write each, which judges the state and changes it at once, and which the driver repeats where it must.
         if ids:

@@ -51,6 +51,11 @@ def is_past(field: str) -> dict[str, Any]:
     return {field: {"$type": "date"}, "$expr": {"$lte": [f"${field}", "$$NOW"]}}
 
 
+def or_absent(field: str) -> Doc:
+    """Return the expression that leaves a field as it is, also where there is none."""
+    return {"$ifNull": [f"${field}", "$$REMOVE"]}
+
+
 def or_zero(field: str) -> Doc:
     """Return the expression for a field's number, 0 where it is missing."""
     return {"$ifNull": [f"${field}", 0]}

@@ -14,7 +14,7 @@ from syncctl.core.records import idempotency_key
 from syncctl.core.states import State
 from syncctl.ledger.batches import GIVEN_BACK, ExpiredBatch
 from syncctl.ledger.client import edge, update_many_safely
-from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, in_future, or_zero
+from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, in_future, or_absent, or_zero
 from syncctl.ledger.history import grown
 from syncctl.ledger.indexes import ONE_IN_FLIGHT
 from syncctl.ledger.keys import SentCall
@@ -155,7 +155,7 @@ class LeaseRescue:
             {"$set": {
                 "state": {"$cond": [poison, State.FAILED.value, State.PENDING.value]},
                 "fresh": False,
-                "error": {"$cond": [poison, {"$literal": error}, {"$ifNull": ["$error", "$$REMOVE"]}]},
+                "error": {"$cond": [poison, {"$literal": error}, or_absent("error")]},
                 "failed_at": {"$cond": [poison, "$$NOW", "$$REMOVE"]},
                 "finished_at": {"$cond": [poison, "$$NOW", "$$REMOVE"]},
                 "due_at": {"$cond": [poison, "$$REMOVE", in_future(after_seconds)]},

@@ -11,7 +11,7 @@ from pymongo.database import Database
 from syncctl.core.outcome import GONE_STATUSES, Verdict
 from syncctl.core.states import TERMINAL, State
 from syncctl.ledger.client import edge
-from syncctl.ledger.expressions import SYNCCTL, or_zero
+from syncctl.ledger.expressions import SYNCCTL, or_absent, or_zero
 from syncctl.ledger.history import REOPENED, grown
 
 Doc = dict[str, Any]
@@ -30,9 +30,15 @@ _SELECTED_FIELDS: Doc = {
 _ACKNOWLEDGED_AGAIN: Doc = {"$cond": [
     {"$eq": ["$acknowledged.ending", "failed"]},
     {"version": "$acknowledged.version"},
-    {"$ifNull": ["$acknowledge", "$$REMOVE"]},
+    or_absent("acknowledge"),
 ]}  # fmt: skip
 """In mode flag the source was told that a record failed, so it is told again how the next attempt ends."""
+
+
+def _superseded(by: str) -> Doc:
+    """Return the changes that make a record superseded by a newer one."""
+    now = dict.fromkeys(("superseded_at", "finished_at", "updated_at"), "$$NOW")
+    return {"state": State.SUPERSEDED.value, "superseded_by": by, **now}
 
 
 def _criteria(*, since: datetime | None, until: datetime | None, error: str | None = None) -> Doc:
@@ -138,9 +144,7 @@ class Operations:
             UpdateOne(
                 {"_id": record, "seq": seq, "state": State.PENDING.value},
                 [
-                    {"$set": {"state": State.SUPERSEDED.value, "superseded_by": by, "superseded_at": "$$NOW",
-                              "finished_at": "$$NOW", "updated_at": "$$NOW"}},
-                    {"$unset": ["due_at", "waits_for", "acknowledge"]},
+                    {"$set": _superseded(by)}, {"$unset": ["due_at", "waits_for", "acknowledge"]},
                 ],
             )
             for record, seq, by in overtaken
@@ -154,9 +158,7 @@ class Operations:
             UpdateOne(
                 {"_id": record, "state": State.FAILED.value},
                 [
-                    {"$set": {**grown({"action": "superseded", "by": by}, **REOPENED),
-                              "state": State.SUPERSEDED.value, "superseded_by": by, "superseded_at": "$$NOW",
-                              "finished_at": "$$NOW", "updated_at": "$$NOW"}},
+                    {"$set": {**grown({"action": "superseded", "by": by}, **REOPENED), **_superseded(by)}},
                     {"$unset": ["failed_at", "acknowledge"]},
                 ],
             )

@@ -18,7 +18,7 @@ from syncctl.core.rows import Operation, Value
 from syncctl.core.states import State
 from syncctl.ledger.client import edge, is_only_duplicates, update_many_safely
 from syncctl.ledger.codec import decode_values, encode_document, encode_values
-from syncctl.ledger.expressions import is_past
+from syncctl.ledger.expressions import is_past, or_absent
 from syncctl.ledger.indexes import FAILED_BY_KEY, ONE_IN_FLIGHT, RETRIES_IN_FLIGHT
 
 Doc = dict[str, Any]
@@ -259,8 +259,8 @@ class Records:
             return set()
         superseded = State.SUPERSEDED.value
         waits = {"$eq": ["$waits_for", A_POLL]}
-        due_at = {"$cond": [waits, "$$NOW", {"$ifNull": ["$due_at", "$$REMOVE"]}]}
-        waits_for = {"$cond": [waits, "$$REMOVE", {"$ifNull": ["$waits_for", "$$REMOVE"]}]}
+        due_at = {"$cond": [waits, "$$NOW", or_absent("due_at")]}
+        waits_for = {"$cond": [waits, "$$REMOVE", or_absent("waits_for")]}
         writes = [
             UpdateOne(
                 {"_id": record, "seq": {"$lt": seq}, "state": {"$ne": superseded}},

@@ -289,6 +289,12 @@ class Operations:
         return self._records.count_documents(self.finished_before(stream, state, before), hint="finished")
 
     @edge
+    def has_finished(self, stream: str, state: State, before: datetime) -> bool:
+        """Return whether a clean-up would remove any record."""
+        query = self.finished_before(stream, state, before)
+        return self._records.find_one(query, {"_id": True}, hint="finished") is not None
+
+    @edge
     def remove_finished(self, stream: str, state: State, before: datetime, *, limit: int) -> int:
         """Remove at most `limit` finished records, the oldest first; return how many. Their keys stay."""
         query = self.finished_before(stream, state, before)

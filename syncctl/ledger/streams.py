@@ -286,16 +286,13 @@ class Streams:
         self._streams.update_one({"_id": stream}, {"$max": {"cleaned_before": before}})
 
     @edge
-    def is_cleaning_noted(self, stream: str) -> bool:
-        """Return whether it is noted which records were removed; an earlier version did not note it."""
-        return self._streams.find_one({"_id": stream, "cleaned_before": {"$exists": True}}, {"_id": True}) is not None
+    def load_cleaned_before(self, stream: str) -> tuple[bool, datetime | None]:
+        """Return whether it is noted which records were removed, and since when every finished one is still there.
 
-    @edge
-    def load_cleaned_before(self, stream: str) -> datetime | None:
-        """Return the time since which every finished record is still there; None if no removal was noted."""
+        An earlier version did not note it; the time is None if none was removed.
+        """
         found = self._streams.find_one({"_id": stream}, {"cleaned_before": True}) or {}
-        before: datetime | None = found.get("cleaned_before")
-        return before
+        return "cleaned_before" in found, found.get("cleaned_before")
 
     @edge
     def load_logged_since(self, stream: str) -> datetime | None:

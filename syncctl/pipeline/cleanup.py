@@ -65,10 +65,9 @@ def clean_up(
                 if frozen is None:
                     continue
                 before = min(now - timedelta(seconds=seconds), frozen, logged_since)
-                count = ledger.operations.count_finished(stream, State(state), before)
                 if dry_run:
-                    deleted[state] += count
-                elif count:
+                    deleted[state] += ledger.operations.count_finished(stream, State(state), before)
+                elif ledger.operations.has_finished(stream, State(state), before):
                     ledger.streams.note_cleaned(stream, before)
                     _remove(ledger, entry, deleted, stream=stream, state=state, before=before)
             if not dry_run:
@@ -93,8 +92,9 @@ def _remove(
 
 def find_cleaned_before(ledger: Ledger, stream: str) -> datetime | None:
     """Return a time since which every finished record of a stream is still there; None if none was ever removed."""
-    if ledger.streams.is_cleaning_noted(stream):
-        return ledger.streams.load_cleaned_before(stream)
+    is_noted, before = ledger.streams.load_cleaned_before(stream)
+    if is_noted:
+        return before
     # An earlier version may have removed some. Those that were delivered go first, in the order of their end.
     cleaned_at = ledger.audit.find_newest("cleanup")
     oldest = ledger.operations.select_finished(stream, State.DELIVERED, after=None, limit=1)

@@ -99,7 +99,9 @@ def combine_calls(
     for record, call in planned:
         at_most = min(batching.size, record.rows_at_most or batching.size)
         kind = (at_most, *_name_likeness(record, call))
-        alike, size = waiting.setdefault(kind, []), len(_add_key(record, call.body, batching)) + 1
+        alike = waiting.setdefault(kind, [])
+        # Most partners have shown no limit, and then nothing needs to be measured.
+        size = 0 if bytes_at_most is None else len(_add_key(record, call.body, batching)) + 1
         if alike and bytes_at_most is not None and sizes[kind] + size > bytes_at_most:
             yield _join_calls(alike, batching)
             alike.clear()

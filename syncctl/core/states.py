@@ -16,4 +16,6 @@ class State(StrEnum):
 
 
 UNFINISHED = (State.PENDING, State.QUEUED, State.SENDING)
+UNFINISHED_COUNTS = ("pending", "retrying", "queued", "sending")
+"""The names under which unfinished records are counted."""
 TERMINAL = (State.DELIVERED, State.FAILED, State.SUPERSEDED, State.DISCARDED)

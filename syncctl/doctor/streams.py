@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from syncctl.console import format_count
 from syncctl.core.durations import format_age
+from syncctl.core.states import UNFINISHED_COUNTS
 from syncctl.core.stream import Stream
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, warned
 from syncctl.ledger.streams import BODY_LIMIT_SECONDS
-from syncctl.pipeline.obstacles import UNFINISHED, StreamFacts, find_obstacles
+from syncctl.pipeline.obstacles import StreamFacts, find_obstacles
 from syncctl.wiring.operators import plan_stream
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _describe(facts: StreamFacts) -> Iterator[Finding]:
     counts, at = facts.counts, facts.document.get("health", {}).get("last_poll_at")
     if at is not None:
         yield passed(f"polled {format_age((facts.now - at).total_seconds())} ago")
-    if unfinished := sum(counts[state] for state in UNFINISHED):
+    if unfinished := sum(counts[state] for state in UNFINISHED_COUNTS):
         yield passed(f"{format_count(unfinished, 'record')} to deliver, {counts['sending']:,} of them in flight")
     if counts["failed"]:
         yield passed(f"{format_count(counts['failed'], 'failed record')}; see: syncctl failures --stream {facts.name}")
@@ -99,7 +100,7 @@ def check_removed(services: "Services") -> Finding:
     counts = ledger.records.count_states(names)
     lines = []
     for name in names:
-        unfinished = sum(counts[name][state] for state in UNFINISHED)
+        unfinished = sum(counts[name][state] for state in UNFINISHED_COUNTS)
         lines.append(f"{name} is no longer configured; {format_count(unfinished, 'record')} not delivered")
     return warned(
         "\n".join(lines),

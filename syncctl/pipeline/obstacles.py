@@ -8,6 +8,7 @@ from typing import Any
 from syncctl.console import format_count
 from syncctl.core.breaker import BreakerState
 from syncctl.core.durations import format_age
+from syncctl.core.states import UNFINISHED_COUNTS
 from syncctl.ledger.expressions import SYNCCTL
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import read_notes
@@ -19,7 +20,6 @@ STUCK_SECONDS = 300.0
 POLLS_MISSED = 10
 SILENT_POLL_SECONDS = 60.0
 """How long a poll may read nothing: as long as a query may take by default."""
-UNFINISHED = ("pending", "retrying", "queued", "sending")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,7 +175,7 @@ def _find_delivery_obstacles(facts: StreamFacts) -> Iterator[Obstacle]:
 def _find_backlog(ledger: Ledger, facts: StreamFacts) -> Iterator[Obstacle]:
     """Say why records are not delivered, with the most likely cause."""
     counts, partner = facts.counts, facts.plan.partner
-    unfinished, in_flight = sum(counts[state] for state in UNFINISHED), counts["queued"] + counts["sending"]
+    unfinished, in_flight = sum(counts[state] for state in UNFINISHED_COUNTS), counts["queued"] + counts["sending"]
     waiting = format_count(unfinished, "record")
     oldest = facts.oldest_due_seconds
     if oldest <= STUCK_SECONDS:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from syncctl.core.states import UNFINISHED_COUNTS
 from syncctl.errors import ServiceUnavailable, TroubleFound
 from syncctl.local.demo.account import Account, compare_rows, count_calls, find_differences
 from syncctl.local.demo.environment import STREAM, DemoEnvironment, isolated_settings
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
     from syncctl.local.demo.screen import DemoDisplay
     from syncctl.wiring.connections import Connections
 
-UNFINISHED = ("pending", "retrying", "queued", "sending")
-STATES = (*UNFINISHED, "delivered", "superseded", "failed")
+STATES = (*UNFINISHED_COUNTS, "delivered", "superseded", "failed")
 RATE_OVER_SECONDS = 3.0
 LOOK_EVERY_SECONDS = 0.25
 #: The share of the time spent on counting records, which slows down their delivery.
@@ -59,7 +59,7 @@ class Snapshot:
     @property
     def unfinished(self) -> int:
         """Records not yet delivered, superseded or failed."""
-        return sum(self.counts[state] for state in UNFINISHED)
+        return sum(self.counts[state] for state in UNFINISHED_COUNTS)
 
     @property
     def answers(self) -> dict[str, int]:

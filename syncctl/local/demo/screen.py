@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from syncctl.console import out
 from syncctl.console.terminal import can_redraw, decide_colour
 from syncctl.core.safe_text import make_safe
+from syncctl.core.states import UNFINISHED_COUNTS
 from syncctl.local.demo.environment import STREAM
-from syncctl.local.demo.scenario import STATES, UNFINISHED, Snapshot
+from syncctl.local.demo.scenario import STATES, Snapshot
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -165,7 +166,7 @@ def _draw_progress(snapshot: Snapshot) -> "Table":
     from rich.text import Text
 
     total = max(snapshot.records, snapshot.rows_wanted)
-    done = snapshot.records - sum(snapshot.counts[state] for state in UNFINISHED)
+    done = snapshot.records - sum(snapshot.counts[state] for state in UNFINISHED_COUNTS)
     grid = Table.grid(expand=True, padding=(0, 1))
     grid.add_column(ratio=1)
     grid.add_column(justify="right", no_wrap=True)

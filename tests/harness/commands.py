@@ -83,6 +83,17 @@ def run_syncctl(
     return Completed(args=texts, exit_code=popen.returncode, stdout=stdout, stderr=stderr)
 
 
+def run_module(*args: str, timeout: float) -> str:
+    """Run a module of this checkout, as `python -m`, to its end without an error; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", *args],
+        cwd=Path(__file__).parents[2], env=clean_environment(), capture_output=True, text=True, timeout=timeout,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def run_python(code: str, cwd: Path) -> str:
     """Run Python code in a directory with a `.env`."""
     done = subprocess.run(

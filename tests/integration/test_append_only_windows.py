@@ -174,13 +174,18 @@ def compare(testbed: Testbed, days: float) -> tuple[int, int | None]:
     return found.source_rows, found.missing
 
 
-def test_a_retention_that_was_raised_makes_no_sent_row_missing(testbed: Testbed, source_db: SourceDb) -> None:
+def work_five_days_apart(testbed: Testbed, source_db: SourceDb) -> None:
+    """Let five rows be delivered, and two others five days later."""
     testbed.change_stream(append_only=True)
     source_db.create_orders(5)
     work(testbed)
     let_hours_pass(testbed.database, 24 * 5)
     source_db.add_orders([6, 7])
     work(testbed)
+
+
+def test_a_retention_that_was_raised_makes_no_sent_row_missing(testbed: Testbed, source_db: SourceDb) -> None:
+    work_five_days_apart(testbed, source_db)
     assert pass_days(testbed, 3, delivered=7 * DAY) == 5
     assert compare(testbed, 30) == (2, 0)
     testbed.database.records.delete_one({"key.id": 7})
@@ -194,12 +199,7 @@ def rewind(testbed: Testbed, to: Any, *, resend: bool = False) -> None:
 
 
 def test_a_rewind_over_rows_whose_records_are_gone_needs_a_word(testbed: Testbed, source_db: SourceDb) -> None:
-    testbed.change_stream(append_only=True)
-    source_db.create_orders(5)
-    work(testbed)
-    let_hours_pass(testbed.database, 24 * 5)
-    source_db.add_orders([6, 7])
-    work(testbed)
+    work_five_days_apart(testbed, source_db)
     rewind(testbed, "beginning")
     assert work(testbed) == 0
     assert pass_days(testbed, 3, delivered=7 * DAY) == 5

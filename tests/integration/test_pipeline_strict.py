@@ -273,6 +273,18 @@ def test_a_version_that_an_operator_sends_again_goes_although_a_newer_one_may_ha
     assert len(set(answers.keys)) == 3
 
 
+def write_late(testbed: Testbed, *not_yet: str, content: str) -> None:
+    """Write the version before the only record, as a poll does that was taken over.
+
+    Args:
+        not_yet: What the record has by now and this one has not.
+    """
+    (newer,) = testbed.records()
+    late = {name: value for name, value in newer.items() if name not in not_yet}
+    late |= {"_id": "orders-late", "seq": newer["seq"] - 1, "state": "pending", "fresh": True, "due_at": PAST}
+    testbed.database.records.insert_one({**late, "payload": {**newer["payload"], "content": content}})
+
+
 def test_a_version_that_was_never_tried_is_not_sent_after_a_newer_one_that_may_have_arrived(
     testbed: Testbed, answers: ContentPartner
 ) -> None:
@@ -281,13 +293,8 @@ def test_a_version_that_was_never_tried_is_not_sent_after_a_newer_one_that_may_h
     answers.unanswered = {"b"}
     log(testbed, 1, contents="b")
     testbed.deliver()
-    (newer,) = testbed.records()
     # Its key has known it: the newer version was logged after it.
-    late = {**newer, "_id": "orders-late", "seq": newer["seq"] - 1, "state": "pending", "fresh": True, "due_at": PAST}
-    for name in ("claims", "history", "tries"):
-        late.pop(name)
-    late["payload"] = {**newer["payload"], "content": "a"}
-    testbed.database.records.insert_one(late)
+    write_late(testbed, "claims", "history", "tries", content="a")
     testbed.deliver()
     assert answers.contents() == "b"
     assert testbed.states() == {1: ["superseded", "pending"]}
@@ -297,11 +304,7 @@ def test_a_version_that_comes_too_late_is_not_sent_after_a_newer_one(testbed: Te
     """A poll that was taken over writes its records after those of the next one have been delivered."""
     log(testbed, 1, contents="b")
     testbed.deliver()
-    (newer,) = testbed.records()
-    late = {**newer, "_id": "orders-late", "seq": newer["seq"] - 1, "state": "pending", "fresh": True, "due_at": PAST}
-    for name in ("delivered_at", "finished_at", "claims"):
-        late.pop(name)
-    testbed.database.records.insert_one(late)
+    write_late(testbed, "delivered_at", "finished_at", "claims", content="b")
     testbed.deliver()
     assert answers.contents() == "b"
     assert testbed.states() == {1: ["superseded", "delivered"]}

@@ -1,30 +1,17 @@
 """How many files one reads to follow a record, a row, a setting or a template; `tests.harness.way_tracer`."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from tests.harness.commands import clean_environment
+from tests.harness.commands import run_module
 from tests.harness.way_tracer import AT_MOST
 
 
 @pytest.fixture(scope="module")
 def ways() -> dict[str, dict[str, str]]:
     """The files of each way with the main function in each, followed in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.harness.way_tracer", "--json"],
-        cwd=Path(__file__).parents[2],
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    ways: dict[str, dict[str, str]] = json.loads(done.stdout)
+    ways: dict[str, dict[str, str]] = json.loads(run_module("tests.harness.way_tracer", "--json", timeout=120))
     return ways
 
 

@@ -129,8 +129,18 @@ class Installation:
         self.workers.remove(worker)
 
     def count(self, state: str) -> int:
-        """Return how many records are in a state."""
+        """Return how many records are in a state. It reads all records: asked often, it would slow what is measured."""
         return self.ledger.records.count_documents({"state": state})
+
+    def count_taken(self, rows: int) -> int:
+        """Return how many of so many rows a worker has taken: one look at the index of due records, however many."""
+        due = {"stream": "orders", "state": "pending", "fresh": True}
+        oldest = self.ledger.records.find_one(due, {"seq": True}, sort=[("due_at", 1), ("seq", 1)], hint="due")
+        return rows if oldest is None else (int(oldest["seq"]) & 0xFFFFFFFF) - 1
+
+    def has_delivered(self, goal: int, *, rows: int) -> bool:
+        """Tell whether so many records were delivered; counts them only once all rows of the source were taken."""
+        return self.count_taken(rows) >= rows and self.count("delivered") >= goal
 
     def wait_for(self, is_so: Callable[[], bool], *, seconds: float) -> float:
         """Wait until something is so and return how long it took.

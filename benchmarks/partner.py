@@ -1,13 +1,16 @@
 """A partner that costs next to nothing: nginx where there is one and no delay is asked for, else a small event loop."""
 
 import asyncio
+import json
 import shutil
 import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.processes import free_port, stop
@@ -66,12 +69,32 @@ def _wait_until_up(url: str) -> None:
             return
 
 
+def count_calls(url: str) -> dict[str, int]:
+    """Return how many `calls` a partner with a delay has received, for how many `rows`, and its calls `under_way`."""
+    with urllib.request.urlopen(f"{url}/calls", timeout=10) as answer:  # noqa: S310 - our own, on the loopback
+        return dict(json.load(answer))
+
+
+@dataclass(slots=True)
+class _Calls:
+    """The calls that a partner has received."""
+
+    rows: Counter[bytes] = field(default_factory=Counter)
+    under_way: int = 0
+
+    def describe(self) -> bytes:
+        document = {"calls": self.rows.total(), "rows": len(self.rows), "under_way": self.under_way}
+        body = json.dumps(document).encode()
+        return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
 class _Connection(asyncio.Protocol):
     """One connection: each request is answered after a delay, in order."""
 
-    def __init__(self, delay_seconds: float, hang_every: int) -> None:
+    def __init__(self, delay_seconds: float, hang_every: int, calls: _Calls) -> None:
         self._delay_seconds = delay_seconds
         self._hang_every = hang_every
+        self._calls = calls
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -86,21 +109,28 @@ class _Connection(asyncio.Protocol):
             if len(self._received) < end + 4 + length:
                 return
             body, self._received = self._received[end + 4 : end + 4 + length], self._received[end + 4 + length :]
-            if not self._hangs(body):
-                asyncio.get_running_loop().call_later(self._delay_seconds, self._transport.write, ANSWER)  # type: ignore[attr-defined]
+            place = body.find(b'"id":')
+            if place < 0:
+                self._transport.write(self._calls.describe())  # type: ignore[attr-defined]
+                continue
+            row = body[place + 5 :].lstrip().split(b",", 1)[0].split(b"}", 1)[0]
+            self._calls.rows[row] += 1
+            self._calls.under_way += 1
+            if not self._hang_every or int(row) % self._hang_every:
+                asyncio.get_running_loop().call_later(self._delay_seconds, self._answer)
 
-    def _hangs(self, body: bytes) -> bool:
-        place = body.find(b'"id":')
-        if not self._hang_every or place < 0:
-            return False
-        digits = body[place + 5 :].lstrip().split(b",", 1)[0].split(b"}", 1)[0]
-        return int(digits) % self._hang_every == 0
+    def _answer(self) -> None:
+        self._calls.under_way -= 1
+        self._transport.write(ANSWER)  # type: ignore[attr-defined]
 
 
 async def _serve(port: int, delay_ms: float, hang_share: float) -> None:
     hang_every = round(1 / hang_share) if hang_share else 0
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(delay_ms / 1000, hang_every), "127.0.0.1", port, backlog=1024)
+    calls = _Calls()
+    server = await loop.create_server(
+        lambda: _Connection(delay_ms / 1000, hang_every, calls), "127.0.0.1", port, backlog=1024
+    )
     await server.serve_forever()
 
 

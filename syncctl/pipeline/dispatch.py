@@ -136,13 +136,15 @@ def _look(
         due = find_due(ledger, stream, sizes, room=room + beyond, in_flight=in_flight, retries=retries, gently=gently)
         split = split_by_order(ledger, stream, due, gate)
         aside = supersede_and_hold(ledger, stream, split)
-        together = _cut_at_bytes([record for record in split.sendable if not record.alone], stream.batch_bytes)
+        others = [record for record in split.sendable if not record.alone]
+        together = _cut_at_bytes(others, stream.batch_bytes)
         alone = [record.id for record in split.sendable if record.alone] if with_suspects else []
         # A record that was lost with its process travels alone, for it may be what killed it; and first, for otherwise
         # it would wait for the end of a backlog.
         ids = alone[:1] or together[:room]
         if ids and (claim := take(ids, new_token())) is not None:
-            return Taken(claim=claim, has_more=len(due) >= room or len(alone) > 1)
+            has_more = len(due) >= room or len(alone) > 1 or len(together) < len(others)
+            return Taken(claim=claim, has_more=has_more)
         # Records that were set aside have made room for others; otherwise a second look would find the same.
         if not aside:
             if beyond or len(due) < room:

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from syncctl.core.stream import Source
 from syncctl.sources import open_reader
 from tests.harness.cases import make_stream
+from tests.harness.testbed import ListReader, Testbed, version_row
 
 
 def fill(path: Path, rows: int, size: int) -> Source:
@@ -37,3 +38,21 @@ def test_a_row_larger_than_a_page_is_a_page(tmp_path: Path) -> None:
     with open_reader(source, stream) as reader:
         pages = [page for page in reader.pages(reader.start_cursor()) if page.rows]
     assert [len(page.rows) for page in pages] == [1, 1, 1]
+
+
+def test_a_batch_of_large_rows_ends_early_and_the_next_goes_on(testbed: Testbed) -> None:
+    """Invariant 11. Fails without the bound in `dispatch.py:_cut_at_bytes`."""
+    testbed.change_stream(batch_size=100, batch_bytes=70_000)
+    testbed.poll(ListReader([version_row(number, "x" * 20_000, None) for number in range(1, 9)]))
+    first = testbed.take()
+    assert first.claim is not None
+    assert [record.key["id"] for record in first.claim.records] == [1, 2, 3]
+    assert first.has_more, "other processes have work to do"
+    assert testbed.take_all() == [[4, 5, 6], [7, 8]]
+
+
+def test_a_row_larger_than_a_batch_is_a_batch(testbed: Testbed) -> None:
+    """It would never be taken otherwise, nor would any row behind it (invariant 12)."""
+    testbed.change_stream(batch_size=100, batch_bytes=1000)
+    testbed.poll(ListReader([version_row(number, "x" * 20_000, None) for number in (1, 2)]))
+    assert testbed.take_all() == [[1], [2]]

@@ -2,18 +2,44 @@
 
 import threading
 import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import islice
+from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
+
+from syncctl.core.breaker import BreakerRules
+from syncctl.core.outcome import Verdict
+from syncctl.core.records import Record
 from syncctl.core.rows import Row
+from syncctl.errors import ServiceUnavailable
+from syncctl.ledger.breakers import Tally
+from syncctl.ledger.expressions import SYNCCTL
+from syncctl.partner.call import Call
 from syncctl.partner.call_deadline import call_deadline
+from syncctl.partner.client import PartnerClient
 from syncctl.partner.response import BODY_AT_MOST_BYTES
 from syncctl.partner.transport import Transport
+from syncctl.pipeline.delivery_gate import Batch, DeliveryGate
+from syncctl.pipeline.dispatch import Taken
 from syncctl.pipeline.identity import identify
+from syncctl.pipeline.outcome_writer import decide_transition, write_transitions
 from tests.harness.cases import make_partner
 from tests.harness.hostile_partner import HostilePartner, Peer
+from tests.harness.passing_time import PAST
 from tests.harness.source_db import SourceDb
 from tests.harness.source_reading import open_stream
+from tests.harness.testbed import ListReader, Testbed, outcome, version_row
+
+FAR = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+def log(testbed: Testbed, *numbers: int) -> None:
+    """Let a poll have seen these rows."""
+    testbed.poll(ListReader([version_row(number, "a", None) for number in numbers]))
 
 
 def test_rows_whose_key_holds_a_null_are_failed_and_not_versions_of_one_another() -> None:
@@ -74,3 +100,149 @@ def test_a_page_costs_the_memory_of_a_page(source_db: SourceDb) -> None:
         finally:
             tracemalloc.stop()
     assert peak < 3_000_000, "50 rows hold 0.1 MB, the table 10 MB"
+
+
+# Probes (invariant 12): one that makes no call lets another record be the probe, at once.
+
+
+def open_circuit(testbed: Testbed) -> None:
+    """Let the partner have been down for so long that a probe is due."""
+    failed = Tally(calls=10, failures=10, reason="HTTP 503")
+    testbed.ledger.breakers.report("orders", failed, token="earlier", rules=BreakerRules())
+    testbed.database.streams.update_one({"_id": "orders"}, {"$set": {"breaker.until": PAST}})
+
+
+def hold_stream(testbed: Testbed) -> None:
+    testbed.ledger.streams.pause("orders", who=SYNCCTL, reason="HTTP 410")
+
+
+def pause_partner(testbed: Testbed) -> None:
+    testbed.ledger.partners.pause("default", who=SYNCCTL, reason="HTTP 401")
+
+
+PAUSES = pytest.mark.parametrize("pause", [open_circuit, hold_stream, pause_partner])
+Pause = Callable[[Testbed], None]
+
+
+@PAUSES
+def test_a_probe_whose_record_could_not_be_taken_is_followed_by_another_at_once(
+    testbed: Testbed, monkeypatch: pytest.MonkeyPatch, pause: Pause
+) -> None:
+    """Fails without `release_probe` in `dispatch.py:_take_probe`."""
+    log(testbed, 1)
+    pause(testbed)
+    take = testbed.ledger.batches.take
+
+    def take_too_late(*args: Any, **options: Any) -> Any:
+        monkeypatch.undo()
+        # Another process was faster.
+        testbed.database.records.update_many({}, {"$set": {"due_at": FAR}})
+        return take(*args, **options)
+
+    monkeypatch.setattr(testbed.ledger.batches, "take", take_too_late)
+    assert testbed.take() == Taken()
+    testbed.make_retries_due()
+    assert testbed.take().is_probe
+
+
+def test_a_record_probes_for_all_that_stands_in_the_way_or_for_nothing(
+    testbed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between look and probe, another process became the probe of the stream's pause. Fails where the circuit's probe
+    is kept, and where the record is taken without both."""
+    log(testbed, 1, 2)
+    open_circuit(testbed)
+    hold_stream(testbed)
+    acquire = testbed.ledger.breakers.acquire_probe
+
+    def acquire_too_late(*args: Any, **options: Any) -> bool:
+        monkeypatch.undo()
+        assert testbed.ledger.streams.acquire_probe("orders", token="another", record="its", seconds=60.0)
+        return acquire(*args, **options)
+
+    monkeypatch.setattr(testbed.ledger.breakers, "acquire_probe", acquire_too_late)
+    assert testbed.take() == Taken()
+    gate = testbed.ledger.streams.load_gate("orders")
+    assert (gate.breaker.probe, gate.hold.probe) == (None, "another")
+    assert [record["claims"] for record in testbed.records(claims={"$exists": True})] in ([], [0, 0])
+
+
+@PAUSES
+def test_a_probe_that_was_taken_and_not_sent_is_followed_by_another_at_once(testbed: Testbed, pause: Pause) -> None:
+    """Its worker was asked to stop. Fails without each `release_probe` in `DeliveryLane._end`."""
+    log(testbed, 1)
+    pause(testbed)
+    asked_to_stop = threading.Event()
+
+    class Stopped(PartnerClient):
+        def prepare(self, record: Record) -> Call:
+            asked_to_stop.set()
+            return super().prepare(record)
+
+    client = Stopped(testbed.partner, testbed.stream)
+    assert testbed.deliver(client=client, is_stopping=asked_to_stop.is_set) == {"returned": 1}
+    client.close()
+    assert testbed.take().is_probe
+
+
+# What a process knows itself counts at once, and not from its next look at the ledger on.
+
+
+@pytest.mark.parametrize("status", [503, 401, 410])
+def test_no_call_begins_between_an_outcome_that_stops_all_and_the_next_look(testbed: Testbed, status: int) -> None:
+    """Invariant 12: a circuit opens, the partner is paused, or the stream is held. Fails without each `gate.close`."""
+    testbed.partner = replace(testbed.partner, breaker=BreakerRules(minimum_calls=1))
+    log(testbed, 1)
+    claim = testbed.take().claim
+    assert claim is not None
+    gate = DeliveryGate(testbed.ledger, testbed.stream)
+    gate.look()
+    batch = Batch(
+        ledger=testbed.ledger, stream=testbed.stream, partner=testbed.partner, claim=claim, known={}, gate=gate
+    )
+    assert gate.admits(claim)
+    refused = outcome(Verdict.RETRY_LATER, status=status, error=f"HTTP {status}")
+    write_transitions(batch, [decide_transition(batch, claim.records[0], refused)], {})
+    assert not gate.admits(claim)
+    gate.look(at_once=True)
+    assert not gate.admits(claim), "the ledger says the same"
+
+
+# A batch that was claimed comes to its end, whatever happens then.
+
+
+@pytest.mark.parametrize("error", [ServiceUnavailable("MongoDB is away", service="mongodb"), ZeroDivisionError()])
+def test_a_batch_that_cannot_be_planned_goes_back_with_no_try_used_up(
+    testbed: Testbed, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Invariants 12 and 13. Fails without the give-back in `DeliveryLane._plan`: its process would renew the lease of
+    the batch for ever, and send none of it."""
+    log(testbed, 1, 2, 3)
+    client = PartnerClient(testbed.partner, testbed.stream)
+    loop = testbed.make_loop(client=client)
+    loop._open_lane("orders")
+    lane = loop._lanes["orders"]
+    lane.gate.look()
+    take = testbed.ledger.batches.take
+
+    def raise_error(*_: Any) -> None:
+        raise error
+
+    def take_and_break(*args: Any, **options: Any) -> Any:
+        claim = take(*args, **options)
+        monkeypatch.setattr(testbed.ledger.keys, "load", raise_error)
+        return claim
+
+    monkeypatch.setattr(testbed.ledger.batches, "take", take_and_break)
+    with pytest.raises(type(error)):
+        lane.take()
+    monkeypatch.undo()
+    assert len(testbed.records(state="sending")) == 3
+    lane.write_outcomes()
+    assert lane.is_idle
+    assert {(record["state"], record["claims"], record.get("tries", 0)) for record in testbed.records()} == {
+        ("pending", 0, 0)
+    }
+    assert testbed.database.batches.count_documents({}) == 0
+    assert testbed.deliver(client=client) == {"delivered": 3}
+    client.close()

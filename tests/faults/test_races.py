@@ -944,3 +944,19 @@ def test_a_row_that_comes_back_after_its_key_was_removed_reaches_the_partner(tra
     write_and_poll(simulation, 1, "a")
     settle_account(simulation)
     assert simulation.partner.holds[1] == "a"
+
+
+def test_a_crash_between_a_delivery_and_what_it_supersedes_leaves_no_failed_version(simulation: Simulation) -> None:
+    """Invariant 5: what a delivery makes out of date is superseded before it is on record: a delivery that is on record
+    is not repeated, and neither would that be. Fails where `_supersede_failed` follows the transitions."""
+    write_and_poll(simulation, 1, "a")
+    simulation.partner.answers = ["reject"]
+    deliver(simulation)
+    assert states(simulation) == ["failed"]
+    write_and_poll(simulation, 1, "b")
+    process = simulation.start_delivery()
+    while states(simulation)[-1] != "delivered":
+        process.step()
+    simulation.kill_delivery(process, on_the_wire=False)
+    settle_account(simulation)
+    assert states(simulation) == ["superseded", "delivered"]

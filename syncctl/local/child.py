@@ -51,15 +51,25 @@ class Child:
         if self.log.exists():
             self.log.replace(self.log.with_name(self.log.name + ".1"))
         with self.log.open("wb") as output:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=cwd,
-                env=env,
-                start_new_session=True,
-            )
+            return self.launch(command, cwd=cwd, env=env, output=output.fileno())
+
+    def launch(
+        self, command: Sequence[str], *, cwd: Path | None, env: Mapping[str, str] | None, output: int
+    ) -> subprocess.Popen[bytes]:
+        """Start the program in a session of its own.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            env=env,
+            start_new_session=True,
+        )
 
     @property
     def pid(self) -> int:

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from syncctl.local.child import Child
+from tests.harness.fork_server import ForkedProcess, ForkServer, Streams
 from tests.harness.waiting import eventually
 
 _INHERITED = (
@@ -49,6 +51,23 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**inherited, "PYTHONUNBUFFERED": "1", **(extra or {})}
 
 
+_FORK_SERVER = ForkServer(clean_environment())
+
+
+def start_process(
+    args: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None, streams: Streams
+) -> ForkedProcess | subprocess.Popen[bytes]:
+    """Start `syncctl` in a session of its own, as a fork where that makes no difference to it."""
+    environment = clean_environment(env)
+    if _FORK_SERVER.can_start(environment):
+        return _FORK_SERVER.start(args, cwd=cwd.absolute(), env=environment, streams=streams)
+    stdin, stdout, stderr = streams
+    return subprocess.Popen(
+        [sys.executable, "-m", "syncctl", *args],
+        cwd=cwd, env=environment, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True,
+    )  # fmt: skip
+
+
 def run_syncctl(
     *args: str | Path,
     cwd: Path,
@@ -62,25 +81,30 @@ def run_syncctl(
         AssertionError: it still ran after `timeout` seconds and was killed; with its output.
     """
     texts = tuple(str(arg) for arg in args)
-    with subprocess.Popen(
-        [sys.executable, "-m", "syncctl", *texts],
-        cwd=cwd,
-        env=clean_environment(env),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as popen:
+    with _open_file(stdin) as typed, _open_file() as stdout, _open_file() as stderr:
+        process = start_process(texts, cwd=cwd, env=env, streams=(typed.fileno(), stdout.fileno(), stderr.fileno()))
         try:
-            stdout, stderr = popen.communicate(stdin, timeout=timeout)
+            exit_code: int | None = process.wait(timeout)
         except subprocess.TimeoutExpired:
-            os.killpg(popen.pid, signal.SIGKILL)
-            stdout, stderr = popen.communicate()
-            raise AssertionError(
-                f"syncctl {' '.join(texts)} still ran after {timeout:g} s\n{stdout}\n{stderr}"
-            ) from None
-    return Completed(args=texts, exit_code=popen.returncode, stdout=stdout, stderr=stderr)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            exit_code = None
+        written = [_read_all(file) for file in (stdout, stderr)]
+    if exit_code is None:
+        raise AssertionError("\n".join([f"syncctl {' '.join(texts)} still ran after {timeout:g} s", *written]))
+    return Completed(args=texts, exit_code=exit_code, stdout=written[0], stderr=written[1])
+
+
+def _open_file(text: str = "") -> IO[str]:
+    file = TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 (the caller closes it)
+    file.write(text)
+    file.seek(0)
+    return file
+
+
+def _read_all(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
 
 
 def run_module(*args: str, timeout: float) -> str:
@@ -158,12 +182,21 @@ def _read_terminal(descriptor: int) -> str:
         shown += chunk
 
 
+class _SyncctlChild(Child):
+    """A child that is `syncctl` with the arguments that are its command."""
+
+    def launch(self, command: Sequence[str], *, cwd: Path | None, env: Mapping[str, str] | None, output: int) -> Any:
+        """Start it as the tests start any command."""
+        with Path(os.devnull).open() as nothing:
+            return start_process(command, cwd=cwd or Path(), env=env, streams=(nothing.fileno(), output, output))
+
+
 class RunningCommand:
     """A `syncctl` that runs until it is stopped, such as `worker` or `beat`."""
 
     def __init__(self, *args: str | Path, cwd: Path, log: Path, env: Mapping[str, str] | None = None) -> None:
         self.name = " ".join(str(arg) for arg in args)
-        self.child = Child([sys.executable, "-m", "syncctl", *args], log=log, cwd=cwd, env=clean_environment(env))
+        self.child = _SyncctlChild([str(arg) for arg in args], log=log, cwd=cwd, env=env)
 
     @property
     def pid(self) -> int:

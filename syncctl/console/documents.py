@@ -10,6 +10,7 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any
 
+from syncctl.core.json_text import JsonNumber, JsonText
 from syncctl.core.safe_text import make_safe_json
 
 
@@ -26,6 +27,9 @@ def format_time(at: datetime) -> str:
 
 def to_document(value: Any) -> Any:
     """Convert dataclasses, times, decimals and enumerations to types that JSON can represent."""
+    if isinstance(value, JsonText):
+        parsed = value.parse()
+        return parsed.text if isinstance(parsed, JsonText) else to_document(parsed)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_document(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -36,6 +40,8 @@ def to_document(value: Any) -> Any:
         return format_time(value)
     if isinstance(value, date):
         return value.isoformat()
+    if isinstance(value, JsonNumber):
+        return value.literal
     if isinstance(value, Decimal | PurePath):
         return str(value)
     if isinstance(value, float):
@@ -62,6 +68,9 @@ def to_json(value: Any, *, encoding: str = "utf-8", indent: int | None = 2) -> s
 
 def to_line(value: Any) -> str:
     """Return a value as one line of JSON for a person, decimals as the numbers that a partner receives."""
-    from simplejson import dumps
+    from simplejson import RawJSON, dumps
 
-    return dumps(value, use_decimal=True, ignore_nan=True, ensure_ascii=False, default=to_document)
+    def represent(inner: Any) -> Any:
+        return RawJSON(inner.text) if isinstance(inner, JsonText) else to_document(inner)
+
+    return dumps(value, use_decimal=True, ignore_nan=True, ensure_ascii=False, default=represent)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]
 
+from syncctl.core.json_text import JsonText
 from syncctl.core.rows import Operation, Value
 
 _EPOCH_BITS = 32
@@ -17,6 +18,12 @@ def _tag(value: Value) -> object:
         return {"d": str(value)}
     if isinstance(value, float):
         return {"f": repr(value)}
+    if isinstance(value, JsonText):
+        return {"j": value.text}
+    if isinstance(value, list):
+        return [_tag(inner) if type(inner) in _TAGGED else inner for inner in value]
+    if isinstance(value, dict):
+        return {"o": {name: _tag(inner) if type(inner) in _TAGGED else inner for name, inner in value.items()}}
     return value
 
 
@@ -38,7 +45,7 @@ def _refuse(value: object) -> object:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-_TAGGED = (Decimal, float)
+_TAGGED = frozenset({Decimal, float, JsonText, list, dict})
 _to_json = _make_encoder()
 
 

@@ -5,8 +5,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
-Value = None | bool | int | float | str | Decimal
-"""A value on its way to JSON. Times, dates, GUIDs and rowversions are text, binary is base64 text."""
+from syncctl.core.json_text import JsonText
+
+Value = None | bool | int | float | str | Decimal | JsonText | list["Value"] | dict[str, "Value"]
+"""A value on its way to JSON. Times, dates, GUIDs and rowversions are text, binary is base64 text.
+
+Lists and objects are rows of other tables that belong to the row; a JSON document that a column holds is a `JsonText`.
+"""
 
 Cursor = Mapping[str, Any]
 """How far a stream has been read: a JSON-safe document that only the reader of its mode understands.

@@ -5,6 +5,7 @@ Values are exact, and the same record gives the same bytes each time (invariant 
 
 import codecs
 import decimal
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -13,6 +14,7 @@ from xml.parsers import expat
 
 import simplejson
 
+from syncctl.core.json_text import JsonText
 from syncctl.core.mapping import REST, FieldRule, Target
 from syncctl.core.records import Record
 from syncctl.core.rows import Value
@@ -94,6 +96,11 @@ def encode_text(value: object) -> str:
     return _encoder.encode(value)
 
 
+def write_raw(text: str) -> Any:
+    """Return a text that is JSON as a value which the encoder writes as it is."""
+    return simplejson.RawJSON(text)
+
+
 def check_json(text: str) -> None:
     """Check that a text is one JSON document.
 
@@ -159,20 +166,45 @@ def _find_object(document: dict[str, Any], path: Target) -> dict[str, Any]:
     return document
 
 
-def _prepare_values(values: Mapping[str, Value], decimals: Decimals) -> dict[str, Value]:
+def _prepare_values(values: Mapping[str, Value], decimals: Decimals) -> dict[str, Any]:
     """Return columns as the encoder takes them.
 
     Raises:
         Unsendable: a decimal that JSON has no form for; names its column.
     """
-    prepared = dict(values)
-    for column, value in prepared.items():
-        # The encoder writes a decimal as its text, and would let NaN and Infinity through.
-        if isinstance(value, Decimal) and not value.is_finite():
-            raise Unsendable(f"column {column} is {value}, which JSON has no form for")
-        if decimals == "string" and isinstance(value, Decimal):
-            prepared[column] = f"{value:f}"
+    prepared: dict[str, Any] = dict(values)
+    for column, value in values.items():
+        if type(value) not in _AS_IS:
+            try:
+                prepared[column] = prepare_value(value, decimals)
+            except ValueError as error:
+                raise Unsendable(f"column {column} is {error}, which JSON has no form for") from error
     return prepared
+
+
+_AS_IS = frozenset({str, int, float, bool, type(None)})
+
+
+def prepare_value(value: Value, decimals: Decimals) -> Any:
+    """Return a value as the encoder takes it; a JSON document goes as it is, whatever `decimals` says.
+
+    Raises:
+        ValueError: a decimal that JSON has no form for; the text is that decimal.
+    """
+    if isinstance(value, Decimal):
+        # The encoder writes a decimal as its text, and would let NaN and Infinity through.
+        if not value.is_finite():
+            raise ValueError(str(value))
+        return f"{value:f}" if decimals == "string" else value
+    if isinstance(value, JsonText):
+        return write_raw(value.text)
+    if isinstance(value, dict):
+        return {
+            name: inner if type(inner) in _AS_IS else prepare_value(inner, decimals) for name, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [inner if type(inner) in _AS_IS else prepare_value(inner, decimals) for inner in value]
+    return value
 
 
 def _encode_values(values: Mapping[str, object]) -> bytes:
@@ -317,6 +349,18 @@ def _refuse(pattern: re.Pattern[str], text: str, row: Mapping[str, Value], kind:
 
 
 def _describe(letter: str, row: Mapping[str, Value], kind: str) -> str:
-    columns = [column for column, value in row.items() if isinstance(value, str) and letter in value]
+    columns = [column for column, value in row.items() if _holds(value, letter)]
     where = f"column {columns[0]}" if columns else "the body"
     return f"{where} holds U+{ord(letter):04X}, which {kind} has no form for"
+
+
+def _holds(value: Any, letter: str) -> bool:
+    """Tell whether a character stands in a value, or in one nested in it."""
+    if isinstance(value, JsonText):
+        # Some characters stand there as escapes.
+        return letter in value.text or json.dumps(letter)[1:-1] in value.text
+    if isinstance(value, dict):
+        return any(_holds(inner, letter) for inner in value.values())
+    if isinstance(value, list):
+        return any(_holds(inner, letter) for inner in value)
+    return isinstance(value, str) and letter in value

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from urllib.parse import quote
 
+from syncctl.core.json_text import JsonText
 from syncctl.core.records import Record
 from syncctl.core.rows import Value
 from syncctl.core.stream import Partner, Stream
@@ -103,6 +104,9 @@ def _find_value(column: str, record: Record) -> Value:
 
 
 def _write_value(column: str, value: Value) -> str:
+    if isinstance(value, JsonText | list | dict):
+        what = "a JSON document" if isinstance(value, JsonText) else "rows of another table"
+        raise Unsendable(f"the path needs column {column}, which holds {what}, and a path takes a single value")
     if isinstance(value, bool):
         text = "true" if value else "false"
     elif isinstance(value, Decimal):

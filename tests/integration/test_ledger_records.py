@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pymongo.write_concern import WriteConcern
 
+from syncctl.core.json_text import JsonText
 from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.codec import DOCUMENT_BYTES_AT_MOST
 from syncctl.ledger.ledger import Ledger
@@ -80,6 +81,9 @@ def test_every_value_survives_until_it_is_sent(ledger: Ledger) -> None:
         "big": 2**63 - 1, "bigger": 2**100, "lowest": -(2**63) - 1, "price": Decimal("1.50"), "zero": Decimal("0E-8"),
         "long": Decimal("1234567890123456789012345678901234567.8"), "whole": Decimal("9" * 38), "float": 0.1,
         "$price": NASTY, "a.b": "$$NOW", "": None, "true": True, "Ærø": "日本語 \0 \U0001f600",
+        "doc": JsonText('{"$ref":1.50,"\\u0000":"\0","n":' + "[" * 60 + "1e400" + "]" * 60 + "}"), "none": [],
+        "lines": [{"$price": Decimal("1.50"), "a.b": 2**100, "$set": None, "doc": JsonText("null")}],
+        "one": {"json": "1"},
     }  # fmt: skip
     ledger.records.log([new_record(1, payload=payload, key={"id": Decimal("1" * 38)})], NOW)
     (sent,) = claim_records(ledger, ["orders-1"]).records

@@ -9,6 +9,7 @@ from bson.codec_options import CodecOptions
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syncctl.core.json_text import JsonText
 from syncctl.core.rows import Value
 from syncctl.ledger.codec import DOCUMENT_BYTES_AT_MOST, decode_values, encode_document, encode_values
 
@@ -23,6 +24,23 @@ VALUES = (
     | st.decimals(min_value=-(10**40), max_value=10**40, places=10)
 )
 NAMES = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=5)
+
+NESTED = st.recursive(
+    VALUES | st.sampled_from(['{"a":1.50}', "null", "[]"]).map(JsonText),
+    lambda inner: (
+        st.lists(st.dictionaries(NAMES, inner, max_size=3), max_size=3) | st.dictionaries(NAMES, inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+def spell(value: Any) -> Any:
+    """Tell values apart as a person does: by type and every digit."""
+    if isinstance(value, dict):
+        return [(name, spell(inner)) for name, inner in value.items()]
+    if isinstance(value, list):
+        return [spell(inner) for inner in value]
+    return type(value), str(value)
 
 
 def through_bson(values: dict[str, Value]) -> dict[str, Any]:
@@ -81,3 +99,30 @@ def test_a_value_that_just_fits_is_accepted() -> None:
     assert len(encode_document({"x": "a" * (DOCUMENT_BYTES_AT_MOST - frame)})) == DOCUMENT_BYTES_AT_MOST
     with pytest.raises(ValueError, match="stores at most"):
         encode_document({"x": "a" * (DOCUMENT_BYTES_AT_MOST - frame + 1)})
+
+
+@given(st.dictionaries(NAMES, NESTED, max_size=4))
+def test_documents_and_rows_of_other_tables_come_back_exactly(values: dict[str, Value]) -> None:
+    assert spell(through_bson(values)) == spell(values)
+
+
+@pytest.mark.parametrize("name", ["decimal", "integer", "json", "pairs", "$ref", "$id", "$", "", "a.b"])
+@pytest.mark.parametrize(
+    "value", ["1", "[1]", None, [], [{"json": "1"}], {"decimal": "1"}, Decimal("1.5"), 2**70, JsonText("[1]")], ids=repr
+)
+def test_a_row_of_another_table_is_never_taken_for_a_tagged_value(name: str, value: Value) -> None:
+    for nested in (value, {name: value}, [{name: value}], {name: {name: value}}, {"n": 1, name: value}):
+        values: dict[str, Value] = {name: nested}
+        assert spell(through_bson(values)) == spell(values)
+        assert spell(through_bson({"id": 1, **values})) == spell({"id": 1, **values})
+
+
+def test_a_document_is_stored_as_text_so_that_no_key_and_no_depth_of_it_matters() -> None:
+    text = '{"$ref":1,"a.b":2,"\\u0000":' + "[" * 150 + "1e400" + "]" * 150 + "}"
+    assert encode_values({"x": JsonText(text)}) == {"x": {"json": text}}
+    assert through_bson({"x": JsonText(text)}) == {"x": JsonText(text)}
+
+
+def test_a_column_of_another_table_may_hold_a_nul_in_its_name() -> None:
+    values: dict[str, Value] = {"lines": [{"a\0b": Decimal("1.5")}]}
+    assert through_bson(values) == values

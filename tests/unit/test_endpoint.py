@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syncctl.core.json_text import JsonText
+from syncctl.core.mapping import parse_fields
 from syncctl.core.records import Record
-from syncctl.core.stream import Credentials
+from syncctl.core.stream import Batching, Credentials
 from syncctl.errors import ConfigurationError
 from syncctl.partner.address import find_dot_segment
+from syncctl.partner.bulk import refuse_second_key
 from syncctl.partner.call import Unsendable
 from syncctl.partner.client import PartnerClient
 from syncctl.partner.endpoint import Endpoint
@@ -348,3 +351,45 @@ def test_how_decimals_are_written_is_part_of_the_mapping() -> None:
         PartnerClient(make_partner(BASE), make_stream(decimals=form)).mapping_hash for form in ("number", "string")
     )
     assert plain != strings
+
+
+LINES: list[Any] = [{"sku": "A", "price": Decimal("1.50"), "doc": JsonText('{"b":1.0,"a":-0}')}, {"sku": None}]
+
+
+@pytest.mark.parametrize(("decimals", "price"), [("number", "1.50"), ("string", '"1.50"')])
+def test_documents_go_as_they_are_and_rows_of_other_tables_as_lists_and_objects(decimals: Any, price: str) -> None:
+    row = with_values(id=1, lines=LINES, customer={"limit": Decimal("1.50")}, doc=JsonText("[1.50,1e400]"), none=[])
+    lines = f'[{{"sku":"A","price":{price},"doc":{{"b":1.0,"a":-0}}}},{{"sku":null}}]'
+    body = f'{{"id":1,"lines":{lines},"customer":{{"limit":{price}}},"doc":[1.50,1e400],"none":[]}}'
+    assert PartnerClient(make_partner(BASE), make_stream(decimals=decimals)).prepare(row).body == body.encode()
+    rules = parse_fields({"order": {"lines": "lines", "*": "*"}, "doc.inner": "doc"})
+    fields = make_stream(decimals=decimals, fields=rules)
+    sent = PartnerClient(make_partner(BASE), fields).prepare(row).body.decode()
+    order = f'{{"lines":{lines},"id":1,"customer":{{"limit":{price}}},"none":[]}}'
+    assert sent == f'{{"order":{order},"doc":{{"inner":[1.50,1e400]}}}}'
+    # The record is not changed by it.
+    assert LINES[0]["price"] == Decimal("1.50")
+
+
+@pytest.mark.parametrize(
+    "value", [[{"a": Decimal("NaN")}], {"a": [Decimal("Infinity")]}, [{"a": "\udc00"}], [object()]]
+)
+def test_a_nested_value_without_a_form_in_json_is_not_sent_and_its_column_is_named(value: Any) -> None:
+    with pytest.raises(Unsendable, match="weight"):
+        body_of(id=1, weight=value)
+
+
+@pytest.mark.parametrize("value", [JsonText("5"), JsonText("[1]"), [{"a": 1}], {"a": 1}, [], {}])
+def test_a_path_takes_neither_a_document_nor_rows_of_another_table(value: Any) -> None:
+    client = PartnerClient(make_partner(BASE), make_stream("PUT /orders/{lines}"))
+    with pytest.raises(
+        Unsendable, match=r"the path needs column lines, which holds .*, and a path takes a single value"
+    ):
+        client.prepare(with_values(lines=value))
+
+
+def test_a_document_within_a_row_is_no_second_key_of_the_row() -> None:
+    batching = Batching(size=2)
+    refuse_second_key(b'{"id":1,"doc":{"idempotency_key":1}}', batching)
+    with pytest.raises(Unsendable, match="the row has a field idempotency_key"):
+        refuse_second_key(b'{"id":1,"idempotency_key":{"a":1}}', batching)

@@ -18,6 +18,7 @@ from syncctl.core.ids import (
     make_seq,
     record_id,
 )
+from syncctl.core.json_text import JsonText
 from syncctl.core.records import idempotency_key
 
 VALUES = (
@@ -125,3 +126,26 @@ def test_each_generation_has_an_idempotency_key_of_its_own() -> None:
         "orders-1-2",
         "orders-1-3",
     ]
+
+
+def test_a_row_of_single_values_keeps_the_hash_that_it_has_in_ledgers() -> None:
+    row = {"id": 7, "name": "Ærø", "sum": Decimal("1.50"), "rate": 0.1, "note": None, "ok": True}
+    assert content_hash(row, "upsert") == "7f5e00e2803b72371bff9f62837a95c8"
+    assert content_hash(None, "delete") == "c8e8b7e54081c898d2354370feae0c70"
+    assert key_id({"id": 7, "part": Decimal("1.5")}) == "9e33c1cb61497fee4aaf635d2780cb8b"
+
+
+def test_documents_and_rows_of_other_tables_are_part_of_the_content() -> None:
+    values: list[Any] = [
+        "[1]", JsonText("[1]"), JsonText("[1.0]"), JsonText("[1,2]"), [1], ["1"], [Decimal(1)], [1.0], [], {}, None,
+        {"a": 1}, [{"a": 1}], [{"a": "1"}], [{"a": Decimal(1)}], [{"a": Decimal("1.0")}], {"d": "1"}, Decimal(1),
+        {"o": {"d": "1"}}, {"o": Decimal(1)}, {"j": "[1]"}, {"f": "1.0"}, 1.0, [{"a": 1}, {"a": 1}],
+        [{"a": [{"a": 1}]}],
+    ]  # fmt: skip
+    assert len({content_hash({"x": value}, "upsert") for value in values}) == len(values)
+
+
+def test_the_order_of_the_columns_of_another_table_does_not_matter_but_that_of_its_rows_does() -> None:
+    one, other = {"a": 1, "b": Decimal(2)}, {"b": Decimal(2), "a": 1}
+    assert content_hash({"x": [one]}, "upsert") == content_hash({"x": [other]}, "upsert")
+    assert content_hash({"x": [one, {}]}, "upsert") != content_hash({"x": [{}, one]}, "upsert")

@@ -1,6 +1,7 @@
 """A record as it is shown to a person, and to a pipe."""
 
 import io
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -8,13 +9,22 @@ from typing import Any
 import pytest
 
 from syncctl.commands.show import _show_record, _to_public
+from syncctl.console.documents import to_json
 from syncctl.core.ids import make_seq
+from syncctl.core.json_text import JsonText
 from syncctl.core.records import Record
 from syncctl.core.rows import Value
 from syncctl.core.states import State
 from syncctl.partner.encoding import encode_body
 
-PAYLOAD: dict[str, Value] = {"id": 5, "total": Decimal("123.4500"), "big": Decimal("1E+40"), "name": "M\u00fcller"}
+PAYLOAD: dict[str, Value] = {
+    "id": 5,
+    "total": Decimal("123.4500"),
+    "big": Decimal("1E+40"),
+    "name": "M\u00fcller",
+    "lines": [{"price": Decimal("1.50"), "note": None}],
+    "doc": JsonText('{"a":1.50,"b":[-0,1e400]}'),
+}
 
 
 class Terminal(io.StringIO):
@@ -61,6 +71,15 @@ def test_a_payload_has_the_numbers_that_the_partner_gets(monkeypatch: pytest.Mon
     )
     sent = encode_body(kept).decode()
     assert line.removeprefix("  payload         ").replace(": ", ":").replace(", ", ",") == sent
+
+
+def test_a_document_of_a_payload_is_part_of_the_json_and_its_exact_decimals_are_strings() -> None:
+    shown = json.loads(to_json(_to_public(record())))["payload"]
+    assert shown["lines"] == [{"price": "1.50", "note": None}]
+    assert shown["doc"] == {"a": "1.50", "b": ["-0", "1e400"]}
+    numbers = record(payload={"a": JsonText("[1e99999999999999999999,7]"), "b": JsonText("null"), "c": JsonText("1.0")})
+    shown = json.loads(to_json(_to_public(numbers)))["payload"]
+    assert shown == {"a": ["1e99999999999999999999", 7], "b": None, "c": "1.0"}
 
 
 def test_a_long_value_is_folded_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

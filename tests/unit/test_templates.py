@@ -13,6 +13,7 @@ import simplejson
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syncctl.core.json_text import JsonText
 from syncctl.partner.call import Unsendable
 from syncctl.partner.request.template import TextTemplate
 from tests.harness.cases import make_record
@@ -326,3 +327,108 @@ def test_other_processes_write_the_same_text() -> None:
         for seed, locale, zone in (("0", "C", "UTC"), ("1", "C.UTF-8", "Asia/Tokyo"), ("12345", "POSIX", "Etc/GMT+9"))
     }
     assert len(texts) == 1
+
+
+ITEMS = '[{"sku":"A","qty":2,"price":1.50},{"sku":"B","qty":1,"price":1e2}]'
+DOCUMENT = f'{{"color":"Ä","items":{ITEMS},"big":1e999,"no":-0}}'
+NESTED: dict[str, Any] = {
+    "id": 7,
+    "doc": JsonText(DOCUMENT),
+    "lines": [{"sku": "A", "price": Decimal("1.10"), "keys": "k", "doc": JsonText("[1.0]")}, {"sku": "B"}],
+    "customer": {"name": "Ærø", "items": 3},
+    "tags": JsonText('["a","b"]'),
+    "empty": JsonText("[]"),
+    "null": JsonText("null"),
+    "text": JsonText('"a b"'),
+    "number": JsonText("1.50"),
+    "huge": JsonText("1e999999999"),
+}
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{ row.doc | json }}", DOCUMENT),
+        ("{{ row['doc'] | tojson }}", DOCUMENT),
+        ("{% set d = row.doc %}{{ d | json }}", DOCUMENT),
+        ("{% if row.doc.color %}{{ row.doc | json }}{% endif %}", DOCUMENT),
+        ("{{ [row.doc, row.number] | json }}", f"[{DOCUMENT},1.50]"),
+        ("{{ row.doc.color }} {{ row.doc['color'] | json }}", 'Ä "Ä"'),
+        ("{{ row.doc['items'] | json }}", ITEMS),
+        ("{{ row.doc.items[1].price | json }} {{ row.doc.items[1].price }}", "1e2 100"),
+        ("{{ row.doc.no | json }} {{ row.doc.big | json }}", "-0 1e999"),
+        ("{% for line in row.doc.items %}{{ line.sku }}{{ line.qty * line.price }} {% endfor %}", "A3.00 B100 "),
+        ("{{ row.doc.items | map(attribute='sku') | join(',') }}", "A,B"),
+        ("{{ row.doc.items | selectattr('qty', 'gt', 1) | list | json }}", '[{"sku":"A","qty":2,"price":1.50}]'),
+        ("{{ row.doc.items | sum(attribute='qty') }} {{ row.doc.items | length }}", "3 2"),
+        ("{% for name, value in row.customer | items %}{{ name }}={{ value }} {% endfor %}", "name=Ærø items=3 "),
+        ("{{ row.customer.items }} {{ row.customer.get('name') }} {{ row.customer.keys() | join }}", "3 Ærø nameitems"),
+        ("{{ row.doc.missing | default('-') }} {{ row.doc.missing is defined }}", "- false"),
+        ("{% for line in row.lines %}{{ line.sku }}{{ line.price | default('') }}{% endfor %}", "A1.10B"),
+        ("{{ row.lines[0].keys }}", "k"),
+        ("{{ row.lines | json }}", '[{"sku":"A","price":1.10,"keys":"k","doc":[1.0]},{"sku":"B"}]'),
+        ("{{ row.lines[0].doc[0] | json }} {{ row.lines[0].doc | json }}", "1.0 [1.0]"),
+        ("{{ row.tags | join('-') }} {{ 'a' in row.tags }} {{ row.tags[:1] | json }}", 'a-b true ["a"]'),
+        ("{{ 'x' if row.empty else 'y' }} {{ row.empty | length }} {{ row.empty | json }}", "y 0 []"),
+        ("{{ row.null }}|{{ row.null is none }}|{{ row.null | json }}", "|true|null"),
+        ("{{ row.text }} {{ row.text | json }} {{ row.text | upper }}", 'a b "a b" A B'),
+        ("{{ row.number * 2 }} {{ row.number | json }} {{ row.number }}", "3.00 1.50 1.50"),
+        ("{{ row.huge }} {{ row.huge | json }}", "1e999999999 1e999999999"),
+        ("{% for row in row.lines %}{{ row.sku | json }}{% endfor %}", '"A""B"'),
+        ("{% for name, value in row | items %}{{ value | json }},{% endfor %}", f"7,{DOCUMENT},"),
+        ("{% for name, value in row | dictsort %}{{ name }} {% endfor %}", "customer doc empty "),
+        ("{{ row | json }}", f'{{"id":7,"doc":{DOCUMENT},"lines":'),
+    ],
+)
+def test_a_template_looks_into_documents_and_rows_of_other_tables(source: str, text: str) -> None:
+    written = render(source, NESTED)
+    assert written == text or (len(text) < len(written) and written.startswith(text))
+
+
+def test_decimals_of_another_table_may_be_strings_and_numbers_of_a_document_never_are() -> None:
+    source = "{{ row.lines[0].price | json }} {{ row.number | json }} {{ row.doc.items[0].price | json }}"
+    assert render(source, NESTED, decimals="string") == '"1.10" 1.50 1.50'
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{{ row.doc }}", "an object has no text; write it with | json or | join"),
+        ("{{ row.lines }}", "a list has no text; write it with | json or | join"),
+        ("{{ row.lines ~ '' }}", "a list has no text"),
+        ("{{ row.lines[0] | string }}", "an object has no text"),
+        ("{{ '%s' | format(row.tags) }}", "a list has no text"),
+        ("{{ row.doc.missing }}", "the object has no field missing"),
+        ("{{ row.doc.missing.deeper }}", "the object has no field missing"),
+        ("{{ row.tags[7] }}", "7"),
+        ("{{ row.doc.pop('color') }}", "a template cannot call .pop()"),
+        ("{{ row.doc.update }}", "has no field update"),
+        ("{{ row.doc.__class__ }}", "has no field __class__"),
+        ("{{ row.doc.source }}", "has no field source"),
+        ("{{ row.tags.source }}", "unsafe"),
+        ("{{ row.tags.append }}", "unsafe"),
+        ("{{ row.huge.text }}", "unsafe"),
+        ("{{ row.huge.parse }}", "unsafe"),
+        ("{{ dict(row).doc }}", "an object has no text"),
+        ("{{ row.doc.items() }}", "not callable"),
+    ],
+)
+def test_what_a_nested_value_does_not_have_fails_the_record_with_why(source: str, reason: str) -> None:
+    with pytest.raises((Unsendable, ValueError), match=re.escape(reason)):
+        render(source, NESTED)
+
+
+def test_a_document_is_read_only_when_a_template_looks_into_it() -> None:
+    many = JsonText("[" + ",".join(["1"] * 300_000) + "]")
+    assert render("{{ row.doc | json }}{{ row.id }}", {"id": 1, "doc": many}) == many.text + "1"
+    with pytest.raises(Unsendable, match="looks into a document of more than 250,000 commas and brackets"):
+        render("{{ row.doc[0] }}", {"doc": many})
+
+
+def test_a_document_is_read_once_in_a_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[JsonText] = []
+    parse = JsonText.parse
+    monkeypatch.setattr(JsonText, "parse", lambda self: (read.append(self), parse(self))[1])
+    source = "{% for i in range(50) %}{{ row.tags[0] }}{{ row['tags'][1] }}{% endfor %}"
+    assert render(source, {"tags": JsonText('["a","b"]')}) == "ab" * 50
+    assert len(read) == 1

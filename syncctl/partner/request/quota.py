@@ -136,6 +136,10 @@ class Quota:
                 self.take_text_of(*value)
         return before - self._characters
 
+    def take_values(self, values: int) -> None:
+        """Count the values of a list or an object of the row that a template looks into."""
+        self.take(values * _CHARACTERS_OF_AN_ELEMENT)
+
     def take_round(self) -> None:
         """Count a round of a loop, or a call of a macro."""
         self._rounds -= 1

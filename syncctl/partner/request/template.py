@@ -17,13 +17,16 @@ from jinja2.exceptions import SecurityError, UndefinedError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
 from jinja2.utils import Cycler, Joiner, Namespace
+from jinja2.visitor import NodeTransformer
 
+from syncctl.core.json_text import JsonNumber, JsonText
 from syncctl.core.records import Record
 from syncctl.core.stream import Decimals
 from syncctl.partner.call import Unsendable
-from syncctl.partner.encoding import EXACT, choose_values, encode_text
+from syncctl.partner.encoding import EXACT, choose_values, encode_text, write_raw
 from syncctl.partner.request.form_rule import FORM_FILTERS, guard_form_values
 from syncctl.partner.request.json_rule import JSON_FILTERS, QUOTED, check_json_rule
+from syncctl.partner.request.nested import Columns, Fields, Items
 from syncctl.partner.request.quota import (
     QUOTA,
     TEXT_AT_MOST,
@@ -66,6 +69,10 @@ JsonFilter = Callable[[Context, Any], str]
 _ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]{4,}")
 _SHOWN = (UndefinedError, SecurityError, TypeError, ZeroDivisionError, OverflowError, RowTimeExceeded)
 """Errors whose text goes into the record; other texts could hold a value."""
+_STORED = "column as stored"
+"""A filter that a template cannot name: no name has a blank."""
+_WRITE_JSON = frozenset({*JSON_FILTERS, QUOTED})
+_SHOWN_KINDS: Mapping[type, str] = {Fields: "an object", Items: "a list", JsonText: "a document"}
 _OTHER_TEMPLATES = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 
 
@@ -104,7 +111,7 @@ class TextTemplate:
             if is_form:
                 guard_form_values(tree)
             _check_methods(tree)
-            self._template = sandbox.from_string(count_tree(tree))
+            self._template = sandbox.from_string(count_tree(_Stored().visit(tree)))
         except TemplateSyntaxError as error:
             raise ValueError(f"line {error.lineno}: {error.message}") from None
         except RecursionError:
@@ -119,22 +126,28 @@ class TextTemplate:
         Raises:
             Unsendable: A column that does not exist, a value that cannot be written, or more than the quota allows.
         """
-        row = Columns(choose_values(record))
-        names = {"row": row, "key": Columns(record.key), "op": record.op, "stream": record.stream}
+        values, quota = choose_values(record), Quota()
+        names = {
+            "row": Columns(values, quota),
+            "key": Columns(record.key, quota),
+            "op": record.op,
+            "stream": record.stream,
+            QUOTA: quota,
+        }
         try:
             with decimal.localcontext(EXACT):
                 text = self._write(names)
         except Exception as error:
             reason = str(error) if isinstance(error, _SHOWN) else type(error).__name__
             raise Unsendable(f"{self._title}, line {_find_line(error)}: {reason}") from error
-        if _ADDRESS.search(text) and not any(_ADDRESS.search(str(value)) for value in row.values()):
+        if _ADDRESS.search(text) and not any(_ADDRESS.search(str(value)) for value in values.values()):
             raise Unsendable(f"{self._title} writes a Python object, whose text differs from process to process")
         return text
 
     def _write(self, names: dict[str, Any]) -> str:
         """Return the text of the template, and stop as soon as it is too long."""
         parts, left = [], TEXT_AT_MOST
-        for part in self._template.generate({**names, QUOTA: Quota()}):
+        for part in self._template.generate(names):
             left -= len(part)
             if left < 0:
                 raise QuotaExceeded(f"it writes more than {TEXT_AT_MOST:,} characters")
@@ -162,13 +175,24 @@ def _check_methods(tree: nodes.Template) -> None:
             raise ValueError(f"line {call.lineno}: a template cannot call .{method.attr}(); {hint}")
 
 
+class _Stored(NodeTransformer):
+    """Has `row.name | json` and `row["name"] | json` write the column as the record has it."""
+
+    def visit_Filter(self, node: nodes.Filter) -> nodes.Filter:  # noqa: N802 - the name of the node
+        self.generic_visit(node)
+        if node.name not in _WRITE_JSON:
+            return node
+        match node.node:
+            case nodes.Getattr(node=nodes.Name(name="row") as row, attr=str(name)):
+                node.node = nodes.Filter(row, _STORED, [nodes.Const(name)], [], None, None, lineno=node.lineno)
+            case nodes.Getitem(node=nodes.Name(name="row") as row, arg=nodes.Const(value=str(name))):
+                node.node = nodes.Filter(row, _STORED, [nodes.Const(name)], [], None, None, lineno=node.lineno)
+        return node
+
+
 def _find_line(error: BaseException) -> int:
     lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == "<template>"]
     return lines[-1] if lines else 1
-
-
-class Columns(dict[str, Any]):
-    """Columns of a record: `row.name` and `row["name"]` are values, never a dictionary's methods."""
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -194,7 +218,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 return attr in LIST_ATTRIBUTES
             case Mapping():
                 return attr in OBJECT_METHODS
-            case None | int() | float() | Decimal() | type():
+            case None | int() | float() | Decimal() | JsonText() | type():
                 return False
             case _:
                 return super().is_safe_attribute(obj, attr, value)
@@ -204,15 +228,30 @@ class Sandbox(ImmutableSandboxedEnvironment):
         del value
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """Return a column, or an attribute that the sandbox allows."""
-        return self._find_column(obj, attribute) if isinstance(obj, Columns) else super().getattr(obj, attribute)
+        """Return a column, a field of an object of the row, or an attribute that the sandbox allows."""
+        if isinstance(obj, Columns):
+            return self._find_column(obj, attribute)
+        if isinstance(obj, Fields) and (attribute in obj or attribute not in OBJECT_METHODS):
+            return self._find_field(obj, attribute)
+        return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        """Return a column, or an item or attribute that the sandbox allows."""
-        return self._find_column(obj, argument) if isinstance(obj, Columns) else super().getitem(obj, argument)
+        """Return a column, a field of an object of the row, or an item or attribute that the sandbox allows."""
+        if isinstance(obj, Columns):
+            return self._find_column(obj, argument)
+        return self._find_field(obj, argument) if isinstance(obj, Fields) else super().getitem(obj, argument)
 
     def _find_column(self, columns: Columns, name: Any) -> Any:
         return columns[name] if name in columns else self.undefined(f"the record has no column {name}")
+
+    def _find_field(self, fields: Fields, name: Any) -> Any:
+        return fields[name] if name in fields else self.undefined(f"the object has no field {name}")
+
+    def find_stored(self, obj: Any, name: Any) -> Any:
+        """Return a column as the record has it, so that a document is written without being read."""
+        if isinstance(obj, Columns) and name in obj:
+            return obj.find_stored(name)
+        return self.getitem(obj, name)
 
 
 @lru_cache
@@ -224,6 +263,7 @@ def open_sandbox(decimals: Decimals, *, is_markup: bool = False) -> Sandbox:
     to_json = make_json_filter(decimals)
     sandbox.filters = {**make_filters(FILTERS), **dict.fromkeys(JSON_FILTERS, to_json), QUOTED: in_quotes(to_json)}
     sandbox.filters |= FORM_FILTERS
+    sandbox.filters[_STORED] = sandbox.find_stored
     sandbox.tests = make_tests()
     sandbox.globals = dict(GLOBALS)
     return sandbox
@@ -243,7 +283,11 @@ def show_text(value: Any) -> Any:
         return f"{value:f}"
     if isinstance(value, str | int | float | Undefined):
         return value
-    raise TypeError(f"a {type(value).__name__} has no text; write it with | json or | join")
+    if isinstance(value, JsonText) and value.text[0] not in '[{"':
+        # A number that is too large to compute with.
+        return value.text
+    kind = next((name for kind, name in _SHOWN_KINDS.items() if isinstance(value, kind)), type(value).__name__)
+    raise TypeError(f"{kind} has no text; write it with | json or | join")
 
 
 def make_json_filter(decimals: Decimals) -> JsonFilter:
@@ -274,6 +318,13 @@ def in_quotes(to_json: JsonFilter) -> JsonFilter:
 def _simplify(value: Any, decimals: Decimals, quota: Quota) -> Any:
     """Return a value as the JSON encoder takes it, counted."""
     quota.take_value(value)
+    if isinstance(value, Items | Fields) and value.source is not None:
+        value = value.source
+    if isinstance(value, JsonText):
+        quota.take(len(value.text))
+        return write_raw(value.text)
+    if isinstance(value, JsonNumber):
+        return write_raw(value.literal)
     if isinstance(value, Undefined):
         # Its text is the error that names the unknown column.
         return str(value)
@@ -283,7 +334,8 @@ def _simplify(value: Any, decimals: Decimals, quota: Quota) -> Any:
         return f"{value:f}" if decimals == "string" else value
     if isinstance(value, Mapping):
         quota.take_text_of(*value)
-        return {str(name): _simplify(inner, decimals, quota) for name, inner in value.items()}
+        inside = value.list_stored() if isinstance(value, Columns) else value.items()
+        return {str(name): _simplify(inner, decimals, quota) for name, inner in inside}
     if isinstance(value, list | tuple | Iterator | range):
         return [_simplify(inner, decimals, quota) for inner in value]
     return value

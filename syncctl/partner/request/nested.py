@@ -1,0 +1,112 @@
+"""Lists and objects of a row as a template sees them: those of a JSON document, and rows of other tables."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
+
+from syncctl.core.json_text import JsonText
+from syncctl.partner.request.quota import Quota, QuotaExceeded
+
+VALUES_AT_MOST = 250_000
+"""Values of one document that a template looks into; written with `| json` alone, it is not looked into."""
+_NESTED = frozenset({list, dict, JsonText})
+
+
+class Items(list[Any]):
+    """A list of a row. It has no text: a template writes it with `| json`."""
+
+    __slots__ = ("source",)
+
+    def __init__(self, values: list[Any], source: JsonText | None = None) -> None:
+        super().__init__(values)
+        #: The document, where it is this list.
+        self.source = source
+
+    def __repr__(self) -> NoReturn:
+        raise TypeError("a list has no text; write it with | json or | join")
+
+    __str__ = __repr__
+
+
+class Fields(dict[str, Any]):
+    """An object of a row: `customer.items` is the field of that name, where there is one, and else a method."""
+
+    __slots__ = ("source",)
+
+    def __init__(self, values: Mapping[str, Any], source: JsonText | None = None) -> None:
+        super().__init__(values)
+        #: The document, where it is this object.
+        self.source = source
+
+    def __repr__(self) -> NoReturn:
+        raise TypeError("an object has no text; write it with | json or | join")
+
+    __str__ = __repr__
+
+
+class Columns(dict[str, Any]):
+    """Columns of a record: `row.name` and `row["name"]` are values, never a dictionary's methods.
+
+    A document is read when a template first looks into its column.
+    """
+
+    __slots__ = ("_quota",)
+
+    def __init__(self, values: Mapping[str, Any], quota: Quota) -> None:
+        super().__init__(values)
+        self._quota = quota
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        if type(value) in _NESTED:
+            value = open_value(value, self._quota)
+            super().__setitem__(name, value)
+        return value
+
+    def items(self) -> Any:
+        """Return names and values, as a template sees them."""
+        return {name: self[name] for name in self}.items()
+
+    def values(self) -> Any:
+        """Return the values, as a template sees them."""
+        return [self[name] for name in self]
+
+    def find_stored(self, name: str) -> Any:
+        """Return a value as the record has it."""
+        return super().__getitem__(name)
+
+    def list_stored(self) -> Iterator[tuple[str, Any]]:
+        """Yield names and values as the record has them."""
+        return iter(super().items())
+
+
+def open_value(value: Any, quota: Quota) -> Any:
+    """Return a list or an object as a template sees it; other values as they are.
+
+    Raises:
+        QuotaExceeded: It has too many values.
+    """
+    if isinstance(value, JsonText):
+        return _open_document(value, quota)
+    if isinstance(value, list):
+        quota.take_values(len(value))
+        return Items([open_value(inner, quota) if type(inner) in _NESTED else inner for inner in value])
+    if isinstance(value, dict):
+        quota.take_values(len(value))
+        return Fields(
+            {name: open_value(inner, quota) if type(inner) in _NESTED else inner for name, inner in value.items()}
+        )
+    return value
+
+
+def _open_document(document: JsonText, quota: Quota) -> Any:
+    # Before it is read: each value stands behind one of these, but the first.
+    if sum(map(document.text.count, ",[{")) > VALUES_AT_MOST:
+        raise QuotaExceeded(f"it looks into a document of more than {VALUES_AT_MOST:,} commas and brackets")
+    value = document.parse()
+    if isinstance(value, JsonText):
+        # A number that is too large to compute with.
+        return value
+    opened = open_value(value, quota)
+    if isinstance(opened, Items | Fields):
+        opened.source = document
+    return opened

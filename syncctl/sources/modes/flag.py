@@ -2,19 +2,19 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import sqlalchemy as sa
 
 from syncctl.core.acknowledgements import Acknowledged, Acknowledgement
 from syncctl.core.rows import Cursor, Page
 from syncctl.core.stream import Stream
-from syncctl.errors import ConfigurationError, SourceError
+from syncctl.errors import ConfigurationError
 from syncctl.sources.catalog.relation import Column, find_name, quote_name
 from syncctl.sources.cursor import Raw, to_raw, untag
 from syncctl.sources.layout import Layout
 from syncctl.sources.modes.snapshot import KeyScan
 from syncctl.sources.open_stream import OpenStream
+from syncctl.sources.statements import count_changes, run_together_or_alone
 
 
 class Flag(KeyScan):
@@ -54,49 +54,29 @@ def acknowledge(
     columns = _list_parameters(opened.layout)
     statements = {"delivered": stream.acknowledge, "failed": stream.acknowledge_failed}
 
-    def run(connection: sa.Connection) -> list[Acknowledged]:
+    def run(connection: sa.Connection, some: Sequence[Acknowledgement]) -> list[Acknowledged]:
         connection = connection.execution_options(isolation_level=dialect.transaction_level)
-        counts = _count_all(connection)
         done = []
-        for row in rows:
-            counts.clear()
-            text = statements[row.ending]
-            if text is not None:
-                connection.execute(*_bind(text, columns, row))
-            done.append(Acknowledged(id=row.id, rows=0 if text is None else max(counts, default=None)))
+        with count_changes(connection) as counts:
+            for row in some:
+                counts.clear()
+                text = statements[row.ending]
+                if text is not None:
+                    connection.execute(*_bind(text, columns, row))
+                done.append(Acknowledged(id=row.id, rows=0 if text is None else max(counts, default=None)))
         unchanged = [result for result in done if result.rows == 0]
-        changed = [(row, result) for row, result in zip(rows, done, strict=True) if result.rows != 0]
+        changed = [(row, result) for row, result in zip(some, done, strict=True) if result.rows != 0]
         versions = opened.pages.read_versions(connection, [row.key for row, _ in changed])
         results = [replace(result, version_after=versions.get(row.key_id)) for row, result in changed]
         before_commit(results)
         connection.commit()
         return unchanged + results
 
-    try:
-        return opened.run(run)
-    except SourceError as error:
-        if len(rows) == 1:
-            return [Acknowledged(id=rows[0].id, error=error.why or str(error))]
-    return [done for row in rows for done in acknowledge(opened, [row], before_commit)]
-
-
-def _count_all(connection: sa.Connection) -> list[int]:
-    """Return a list that receives how many rows each step of a statement changes, as far as the database tells.
-
-    A procedure, a trigger or several statements give several results, and an error in a later one is only reported
-    when that result is asked for (ODBC, "SQLMoreResults").
-    """
-    counts: list[int] = []
-
-    def drain(_: sa.Connection, cursor: Any, *__: Any) -> None:
-        while True:
-            if cursor.rowcount >= 0:
-                counts.append(int(cursor.rowcount))
-            if not (hasattr(cursor, "nextset") and cursor.nextset()):
-                return
-
-    sa.event.listen(connection, "after_cursor_execute", drain)
-    return counts
+    return run_together_or_alone(
+        rows,
+        lambda some: opened.run(lambda connection: run(connection, some)),
+        lambda row, error: Acknowledged(id=row.id, error=error.why or str(error)),
+    )
 
 
 def check_statements(stream: Stream, layout: Layout) -> None:

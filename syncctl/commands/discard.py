@@ -45,7 +45,14 @@ def discard(
         if result.matched and not dry_run:
             if not ask_consent(f"discard {format_count(result.matched, 'record')}?", yes=yes):
                 return ExitCode.TROUBLE
-            result = discard_records(ledger=ledger, selection=selection, reason=reason, who=who)
+            streams = connections.settings.streams
+            result = discard_records(
+                ledger=ledger,
+                selection=selection,
+                reason=reason,
+                who=who,
+                written_back=[name for name, stream in streams.items() if stream.write_back],
+            )
     if as_json:
         out.print_json({"matched": result.matched, "discarded": result.discarded, "dry_run": result.dry_run})
     elif result.dry_run:

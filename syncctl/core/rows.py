@@ -30,6 +30,8 @@ class Row:
     payload: Mapping[str, Value] | None
     #: The version that the source itself keeps (rowversion as 0x-hex); None if only the content tells.
     version: str | None = None
+    #: The values by which a change is noticed; None: all of the payload.
+    content: Mapping[str, Value] | None = None
     #: The row's cursor value.
     at: str = ""
     op: Operation = "upsert"

@@ -137,6 +137,8 @@ class Stream:
     acknowledge: str | None = None
     #: Mode flag: the statement to run in the source after a row has failed for good.
     acknowledge_failed: str | None = None
+    #: What the columns of a row get of the outcome of its record: names of `core/write_backs.py`.
+    write_back: Mapping[str, str] = field(default_factory=dict)
     max_delete_share: float = 0.5
     decimals: Decimals = "number"
     #: The IANA name of the time zone of times without an offset.

@@ -8,8 +8,8 @@ from syncctl.core.gaps import read_memory, show_gaps, show_ranges
 from syncctl.core.rows import Row
 from syncctl.core.stream import Stream
 from syncctl.doctor import sql_server
-from syncctl.doctor.check import Finding, Unit, join_findings, passed, skipped, warned
-from syncctl.errors import ConfigurationError, ServiceUnavailable
+from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, skipped, warned
+from syncctl.errors import ConfigurationError, ServiceUnavailable, SourceError
 from syncctl.partner.client import PartnerClient
 from syncctl.pipeline.preview import RequestPreviewer, preview_row
 from syncctl.sources import open_reader
@@ -81,6 +81,8 @@ def _list_stream(services: "Services", stream: Stream, is_file: bool) -> Iterato
         if not is_file:
             look = lambda: _ask(services, stream.source, lambda source: sql_server.check_rights(source, stream))  # noqa: E731
             yield Unit(name=f"{name} rights", look=look, needs=(first,))
+        if stream.write_back:
+            yield Unit(name=f"{name} write_back", look=lambda: check_write_back(services, stream), needs=(name,))
         if stream.mode not in ("flag", "change_tracking"):
             yield Unit(name=f"{name} index", look=lambda: check_index(services, stream), needs=(name,))
         if stream.mode == "change_tracking" and not is_file:
@@ -151,6 +153,17 @@ def check_index(services: "Services", stream: Stream) -> Finding:
         ties = [name for name in reader.key_columns if name != reader.cursor_column]
         columns = [reader.cursor_column, *ties]
     return _ask(services, stream.source, lambda source: sql_server.check_index(source, stream, columns))
+
+
+def check_write_back(services: "Services", stream: Stream) -> Finding:
+    """Check whether the login may update the columns of `write_back`, by an update of no row that is rolled back."""
+    columns = ", ".join(stream.write_back)
+    with open_reader(services.source(stream.source), stream) as reader:
+        try:
+            reader.try_write_back()
+        except SourceError as error:
+            return failed(f"outcomes cannot be written to {columns}: {error.why}", error.hint)
+    return passed(f"outcomes can be written to {columns}")
 
 
 def check_tracking(services: "Services", stream: Stream) -> Finding:

@@ -18,6 +18,7 @@ from syncctl.ledger.client import edge, update_many_safely
 from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, in_future, or_absent, or_zero
 from syncctl.ledger.history import REOPENED, appended, grown
 from syncctl.ledger.records import REFUSED_ALONE
+from syncctl.ledger.write_backs import WRITE_BACK, marked_if
 
 Doc = dict[str, Any]
 
@@ -73,10 +74,15 @@ class DeliveryStates:
         self.hosts = hosts
 
     @edge
-    def write_transitions(self, claim: Claim, transitions: Sequence[Transition]) -> list[Record]:
+    def write_transitions(
+        self, claim: Claim, transitions: Sequence[Transition], *, writes_back: bool = False
+    ) -> list[Record]:
         """Write transitions; return the records whose lease was lost before. Safe to repeat.
 
         Guarded by the claim's token: a late outcome changes no state (invariant 3).
+
+        Args:
+            writes_back: The outcomes are written back into the source later.
         """
         accepted = [transition for transition in transitions if _is_plain_delivery(transition)]
         others = [transition for transition in transitions if not _is_plain_delivery(transition)]
@@ -84,10 +90,15 @@ class DeliveryStates:
         if accepted:
             ids = [transition.record.id for transition in accepted]
             guard = {"_id": {"$in": ids}, "lease.token": claim.token}
-            count += update_many_safely(self._records, guard, self._deliver_many(claim, accepted))
+            count += update_many_safely(
+                self._records, guard, self._deliver_many(claim, accepted, writes_back=writes_back)
+            )
         if others:
             writes = [
-                UpdateOne({"_id": transition.record.id, "lease.token": claim.token}, self._changes(claim, transition))
+                UpdateOne(
+                    {"_id": transition.record.id, "lease.token": claim.token},
+                    self._changes(claim, transition, writes_back=writes_back),
+                )
                 for transition in others
             ]
             count += self._records.bulk_write(writes, ordered=False).matched_count
@@ -105,7 +116,7 @@ class DeliveryStates:
             if transition.record.id not in written and transition.outcome is not None
         ]
 
-    def _deliver_many(self, claim: Claim, transitions: Sequence[Transition]) -> list[Doc]:
+    def _deliver_many(self, claim: Claim, transitions: Sequence[Transition], *, writes_back: bool) -> list[Doc]:
         """Return one change for many delivered records; what differs between them is found by the record's id.
 
         One update of many costs MongoDB a third of as many updates of one.
@@ -122,7 +133,7 @@ class DeliveryStates:
         latency_ms = {"$arrayElemAt": [{"$literal": [round(outcome.latency_ms) for outcome in outcomes]}, "$place"]}
         changes: Doc = {
             **counted(outcomes[0]),
-            **self._delivered(),
+            **self._delivered(writes_back=writes_back),
             "sent_at": {"$ifNull": ["$sent_at", {"$subtract": ["$$NOW", latency_ms]}]},
             "updated_at": "$$NOW",
             "tries": _unless_resent({"$add": [or_zero("tries"), 1]}, 0),
@@ -132,7 +143,7 @@ class DeliveryStates:
         gone = ["place", *IN_FLIGHT_FIELDS, "losses", "error", "resend", "solo", "rows_at_most", "refused"]
         return [{"$set": {"place": place}}, {"$set": changes}, {"$unset": gone}]
 
-    def _changes(self, claim: Claim, transition: Transition) -> list[Doc]:
+    def _changes(self, claim: Claim, transition: Transition, *, writes_back: bool) -> list[Doc]:
         state, outcome = transition.state, transition.outcome
         changes: Doc = {"state": state.value, "updated_at": "$$NOW"}
         gone = list(IN_FLIGHT_FIELDS)
@@ -156,10 +167,12 @@ class DeliveryStates:
         if state is State.PENDING:
             changes |= {"fresh": False, "due_at": transition.due_at or in_future(transition.delay_seconds)}
         elif state is State.DELIVERED:
-            changes |= self._delivered()
+            changes |= self._delivered(writes_back=writes_back)
             gone += ["error", "resend", "solo", "rows_at_most", "refused"]
         else:
             changes |= {f"{state.value}_at": "$$NOW", "finished_at": "$$NOW", "due_at": "$$REMOVE"}
+            if state is State.FAILED and writes_back:
+                changes[WRITE_BACK] = marked_if()
         if state is State.SUPERSEDED:
             changes |= {"superseded_by": transition.superseded_by, "claims": {"$subtract": ["$claims", 1]}}
             gone.append("acknowledge")
@@ -168,9 +181,11 @@ class DeliveryStates:
         return [{"$set": changes}, {"$unset": gone}]
 
     @staticmethod
-    def _delivered() -> Doc:
+    def _delivered(*, writes_back: bool) -> Doc:
         """Finish a record; one that got `resend` in flight is sent once more under a new key (invariant 5)."""
+        marked = {WRITE_BACK: marked_if({"$ne": ["$resend", True]})} if writes_back else {}
         return {
+            **marked,
             "state": _unless_resent(State.DELIVERED.value, State.PENDING.value),
             "delivered_at": "$$NOW",
             "finished_at": _unless_resent("$$NOW", "$$REMOVE"),
@@ -244,6 +259,7 @@ class DeliveryStates:
             "due_at": if_delivered("$$NOW", or_absent("due_at")),
             "updated_at": if_delivered("$$NOW", or_absent("updated_at")),
             "finished_at": if_delivered("$$REMOVE", or_absent("finished_at")),
+            WRITE_BACK: if_delivered("$$REMOVE", or_absent(WRITE_BACK)),
         }
         # One write each, which judges the state and changes it at once, and which the driver repeats where it must.
         if ids:

@@ -12,6 +12,7 @@ Keys = tuple[tuple[str, int], ...]
 ONE_IN_FLIGHT = "one_version_in_flight"
 RETRIES_IN_FLIGHT = "retries_in_flight"
 FAILED_BY_KEY = "failed_by_key"
+TO_WRITE_BACK = "to_write_back"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +68,13 @@ INDEXES: tuple[Index, ...] = (
         name="to_acknowledge",
         keys=_keys("stream", "state"),
         partial={"acknowledge": {"$exists": True}},
+    ),
+    # Outcomes that the source does not have yet: the first that are due, and since when they wait.
+    Index(
+        collection="records",
+        name=TO_WRITE_BACK,
+        keys=_keys("stream", "write_back.due_at", "write_back.since"),
+        partial={"write_back.due_at": {"$exists": True}},
     ),
     Index(collection="records", name="logged", keys=_keys("logged_at")),
     Index(

@@ -18,6 +18,7 @@ from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, in_future, or_absent, o
 from syncctl.ledger.history import grown
 from syncctl.ledger.indexes import ONE_IN_FLIGHT
 from syncctl.ledger.keys import SentCall
+from syncctl.ledger.write_backs import WRITE_BACK, marked_if
 
 Doc = dict[str, Any]
 LOSSES_AT_MOST = 3
@@ -97,6 +98,7 @@ class LeaseRescue:
         after_seconds: float,
         fail_first: bool = False,
         new_keys: Container[str] = (),
+        writes_back: bool = False,
     ) -> int:
         """Bring back records whose call may have been made, and note it in their history as `lost`; return how many.
 
@@ -107,8 +109,11 @@ class LeaseRescue:
             after_seconds: When they are due again: once no earlier call can still reach the partner.
             fail_first: The first loss makes a record failed: its call may have been made, and is not repeated.
             new_keys: The ids of records that are sent under a new `Idempotency-Key` from now on.
+            writes_back: A failure is written back into the source later.
         """
         changes = self._lose(batch, after_seconds, losses=1 if fail_first else LOSSES_AT_MOST)
+        if writes_back:
+            changes.append({"$set": {WRITE_BACK: marked_if({"$eq": ["$state", State.FAILED.value]})}})
         renewed: list[Doc] = [{"$set": {"generation": {"$add": [or_zero("generation"), 1]}}}]
         writes = [
             UpdateOne(

@@ -26,6 +26,7 @@ from syncctl.ledger.rolling_rate import RollingRate
 from syncctl.ledger.runs import Runs
 from syncctl.ledger.sequencing import Sequencing
 from syncctl.ledger.streams import Streams
+from syncctl.ledger.write_backs import WriteBacks
 
 
 class Ledger:
@@ -54,6 +55,7 @@ class Ledger:
         self.operations = Operations(self._database, self.hosts)
         self.sequencing = Sequencing(self._database, self.hosts)
         self.acknowledgements = Acknowledgements(self._database, self.hosts)
+        self.write_backs = WriteBacks(self._database, self.hosts)
         self.runs = Runs(self._database, self.hosts)
         self.audit = Audit(self._database, self.hosts)
         self.heartbeats = Heartbeats(self._database, self.hosts)

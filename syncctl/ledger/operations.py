@@ -13,11 +13,12 @@ from syncctl.core.states import TERMINAL, State
 from syncctl.ledger.client import edge
 from syncctl.ledger.expressions import SYNCCTL, or_absent, or_zero
 from syncctl.ledger.history import REOPENED, grown
+from syncctl.ledger.write_backs import WRITE_BACK, marked_if
 
 Doc = dict[str, Any]
 TAKEN_BACK_AT_ONCE = 1000
 UNTRIED_KEPT = timedelta(days=30)
-"""How much longer than others a failure is kept of which the source refused to be told, since that was last tried."""
+"""How much longer than others a record is kept of which the source was not told, since that was last tried."""
 _SELECTED_FIELDS: Doc = {
     "stream": True,
     "key_id": True,
@@ -144,7 +145,7 @@ class Operations:
             UpdateOne(
                 {"_id": record, "seq": seq, "state": State.PENDING.value},
                 [
-                    {"$set": _superseded(by)}, {"$unset": ["due_at", "waits_for", "acknowledge"]},
+                    {"$set": _superseded(by)}, {"$unset": ["due_at", "waits_for", "acknowledge", WRITE_BACK]},
                 ],
             )
             for record, seq, by in overtaken
@@ -159,7 +160,7 @@ class Operations:
                 {"_id": record, "state": State.FAILED.value},
                 [
                     {"$set": {**grown({"action": "superseded", "by": by}, **REOPENED), **_superseded(by)}},
-                    {"$unset": ["failed_at", "acknowledge"]},
+                    {"$unset": ["failed_at", "acknowledge", WRITE_BACK]},
                 ],
             )
             for record, by in newer.items()
@@ -201,6 +202,7 @@ class Operations:
             "refused",
             "solo",
             "rows_at_most",
+            WRITE_BACK,
         ]
         return self._change(ids, states, [{"$set": changes}, {"$unset": gone}])
 
@@ -243,13 +245,19 @@ class Operations:
         while found := list(self._records.find(query, {"_id": True}, limit=TAKEN_BACK_AT_ONCE, hint="finished")):
             ids = [record["_id"] for record in found]
             taken_back += self._change(
-                ids, [query["state"]], [{"$set": changes}, {"$unset": ["finished_at", "failed_at"]}]
+                ids, [query["state"]], [{"$set": changes}, {"$unset": ["finished_at", "failed_at", WRITE_BACK]}]
             )
         return taken_back
 
     @edge
-    def discard(self, ids: Iterable[str], *, states: Sequence[str], who: str, reason: str) -> int:
-        """Give records up, with a reason; return how many."""
+    def discard(
+        self, ids: Iterable[str], *, states: Sequence[str], who: str, reason: str, written_back: Sequence[str] = ()
+    ) -> int:
+        """Give records up, with a reason; return how many.
+
+        Args:
+            written_back: The streams whose outcomes are written back into the source.
+        """
         changes = {
             **grown({"action": "discarded", "by": who, "reason": reason}, **{"from": "$state"}),
             "state": State.DISCARDED.value,
@@ -257,6 +265,7 @@ class Operations:
             "discarded_at": "$$NOW",
             "finished_at": "$$NOW",
             "updated_at": "$$NOW",
+            WRITE_BACK: marked_if({"$in": ["$stream", list(written_back)]}),
         }
         return self._change(ids, states, [{"$set": changes}, {"$unset": ["due_at", "waits_for"]}])
 
@@ -268,18 +277,20 @@ class Operations:
         """Return the query for the finished records of a stream and state older than a time."""
         if state not in TERMINAL:
             raise ValueError(f"{state} is not a terminal state")
+        tried = {"$gte": before - UNTRIED_KEPT}
         query: Doc = {
             "stream": stream,
             "state": state.value,
             "finished_at": {"$lt": before},
             "kept": {"$exists": False},
+            # The source does not have its outcome yet, which the doctor says, until no poll tries any more.
+            f"{WRITE_BACK}.due_at": {"$not": tried},
         }
         if state is State.DELIVERED:
             # In mode flag the source has not been told of it yet.
             query["acknowledge"] = {"$exists": False}
         elif state in (State.FAILED, State.DISCARDED):
             # The source refuses to be told of it, which the doctor says, until no poll tries any more.
-            tried = {"$gte": before - UNTRIED_KEPT}
             query["$nor"] = [{"acknowledge.error": {"$exists": True}, "acknowledge.due_at": tried}]
         return query
 

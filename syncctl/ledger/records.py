@@ -20,6 +20,7 @@ from syncctl.ledger.client import edge, is_only_duplicates, update_many_safely
 from syncctl.ledger.codec import decode_values, encode_document, encode_values
 from syncctl.ledger.expressions import is_past, or_absent
 from syncctl.ledger.indexes import FAILED_BY_KEY, ONE_IN_FLIGHT, RETRIES_IN_FLIGHT
+from syncctl.ledger.write_backs import WRITE_BACK, mark
 
 Doc = dict[str, Any]
 
@@ -47,6 +48,8 @@ class NewRecord:
     error: str | None = None
     #: Mode flag: the version that the source is told of once the record is finished.
     acknowledge: str | None = None
+    #: Its outcome is written back into the source.
+    writes_back: bool = False
     #: Why it must not be sent: it is logged as discarded.
     not_sent: str | None = None
     #: It is read by every poll, and has no key: clean-up keeps it.
@@ -130,6 +133,8 @@ def to_document(new: NewRecord, now: datetime) -> tuple[Doc, bytes]:
             for name in ending:
                 del document[name]
     document |= _failed(new, error, now)
+    if new.writes_back:
+        document[WRITE_BACK] = mark(now)
     try:
         return document, encode_document(document)
     except ValueError:

@@ -29,7 +29,8 @@ class NamedRow:
 def name_row(row: Row, *, seq: int, first_seq: int = 0) -> NamedRow:
     """Return a row with its key id and the hash of its content."""
     row, identity = identify(row)
-    content = content_hash(row.payload, row.op, row.error)
+    values = row.payload if row.content is None else row.content
+    content = content_hash(values, row.op, row.error)
     return NamedRow(row=row, key_id=identity, hash=content, seq=seq, first_seq=first_seq)
 
 
@@ -43,7 +44,7 @@ def identify(row: Row) -> tuple[Row, str]:
         return row, key_id(row.key)
     empty = next(name for name, value in row.key.items() if value is None)
     error = row.error or f"key column {empty} is NULL, so the key names no row"
-    return replace(row, payload=None, error=error, nameless=True), key_id({**row.key, "": row.at})
+    return replace(row, payload=None, content=None, error=error, nameless=True), key_id({**row.key, "": row.at})
 
 
 def settle_duplicates(
@@ -124,6 +125,7 @@ def new_record(
         payload=row.payload,
         error=row.error,
         acknowledge=row.acknowledge,
+        writes_back=bool(stream.write_back) and row.op == "upsert" and not row.nameless,
         kept=stream.append_only and row.ahead,
         not_sent=None if stream.sends_deletes or row.op != "delete" else DELETE_NOT_SENT,
     )

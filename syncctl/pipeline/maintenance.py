@@ -65,7 +65,12 @@ def _bring_back(ledger: Ledger, stream: Stream, batch: ExpiredBatch, *, timeout_
             ledger.keys.note_unsettled(stream.name, calls, seconds=2 * timeout_seconds)
         fail_first = stream.ambiguous == "fail"
         returned += ledger.lease_rescue.return_lost(
-            batch, lost, after_seconds=timeout_seconds, fail_first=fail_first, new_keys=new_keys
+            batch,
+            lost,
+            after_seconds=timeout_seconds,
+            fail_first=fail_first,
+            new_keys=new_keys,
+            writes_back=bool(stream.write_back),
         )
     ledger.batches.end_if_done(batch)
     return returned

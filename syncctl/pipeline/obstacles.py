@@ -12,6 +12,7 @@ from syncctl.core.states import UNFINISHED_COUNTS
 from syncctl.ledger.expressions import SYNCCTL
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import read_notes
+from syncctl.ledger.write_backs import Lag
 
 Doc = Mapping[str, Any]
 
@@ -34,6 +35,9 @@ class StreamPlan:
     max_in_flight: int | None = None
     #: Mode flag: the source is told of failed records too.
     acknowledges_failed: bool = False
+    table: str | None = None
+    #: The columns of `write_back`.
+    written_columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -256,4 +260,26 @@ def _find_record_obstacles(ledger: Ledger, facts: StreamFacts) -> Iterator[Obsta
             detail=f"{format_count(count, 'record')} could not be acknowledged in the source: {reason}",
             hint="the statement must change the row that it is given, and the login must have the rights that "
             f"streams.{name}.acknowledge needs; it is tried again each minute",
+        )
+    if facts.plan.written_columns:
+        yield from _find_write_back_obstacles(ledger.write_backs.read_lag(name), facts)
+
+
+def _find_write_back_obstacles(lag: Lag, facts: StreamFacts) -> Iterator[Obstacle]:
+    name, plan = facts.name, facts.plan
+    if lag.error is not None:
+        columns = ", ".join(plan.written_columns)
+        yield Obstacle(
+            kind="not_written_back",
+            detail=f"{format_count(lag.refused, 'outcome')} could not be written back to the source: {lag.error}",
+            hint=f"it needs: GRANT UPDATE ON {plan.table} ({columns}) TO ...; see: syncctl doctor source {name}; "
+            "each of them is tried again after a minute",
+        )
+    age = (facts.now - lag.oldest).total_seconds() if lag.oldest else 0.0
+    if lag.refused < lag.records and age > max(STUCK_SECONDS, POLLS_MISSED * plan.poll_every_seconds):
+        yield Obstacle(
+            kind="late_write_back",
+            detail=f"{format_count(lag.records, 'outcome')} not written back to the source yet, the oldest for "
+            f"{format_age(age)}",
+            hint=f"polls write them; run: syncctl poll {name} --once, which says what is wrong",
         )

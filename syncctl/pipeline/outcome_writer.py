@@ -145,7 +145,10 @@ def write_transitions(batch: Batch, transitions: Sequence[Transition], counts: M
         _supersede_failed(batch, transitions)
         unsettled = [_describe_call(claim, transition) for transition in transitions if _is_unsettled(transition)]
         ledger.keys.note_unsettled(stream.name, unsettled, seconds=batch.partner.timeout_seconds)
-    late = {record.id for record in ledger.delivery_states.write_transitions(claim, transitions)}
+    late = {
+        record.id
+        for record in ledger.delivery_states.write_transitions(claim, transitions, writes_back=bool(stream.write_back))
+    }
     if late:
         write_late(batch, [transition for transition in transitions if transition.record.id in late])
     on_time = [transition for transition in transitions if transition.record.id not in late]

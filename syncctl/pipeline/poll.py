@@ -20,6 +20,7 @@ from syncctl.pipeline.acknowledge import acknowledge_finished
 from syncctl.pipeline.cursor_check import UNCHECKED, check_basis, check_witnesses
 from syncctl.pipeline.delete_detection import begin_round, detect_deletes
 from syncctl.pipeline.page import PageLog, Progress
+from syncctl.pipeline.write_back import SLICE_SECONDS, WriteBacks
 
 if TYPE_CHECKING:
     from syncctl.sources.reader import StreamReader
@@ -93,7 +94,17 @@ def poll_stream(
     error: SyncctlError | None = None
     try:
         with renew_in_background(ledger, lease, pages.progress, seconds=lease_seconds):
-            read_pages(ledger, stream, pages, lease, open_reader(stream), wake, should_stop)
+            reader = open_reader(stream)
+            write_backs = WriteBacks(
+                ledger=ledger,
+                stream=stream,
+                lease=lease,
+                reader=reader,
+                progress=pages.progress,
+                should_stop=should_stop,
+                lease_seconds=lease_seconds,
+            )
+            read_pages(ledger, stream, pages, lease, reader, write_backs, wake, should_stop)
     except BaseException as caught:
         error = name_failure(caught)
         if error is not caught or (isinstance(caught, ServiceUnavailable) and caught.service == "mongodb"):
@@ -109,6 +120,7 @@ def read_pages(
     pages: PageLog,
     lease: PollLease,
     reader: "StreamReader",
+    write_backs: WriteBacks,
     wake: Callable[[], bool],
     should_stop: Callable[[], bool],
 ) -> None:
@@ -133,6 +145,8 @@ def read_pages(
                 progress=pages.progress,
                 should_stop=should_stop,
             )
+        # Before any row is read: a row that the poll reads has the newest outcome that was known.
+        write_backs.write(seconds=SLICE_SECONDS)
         if stream.mode == "snapshot":
             cursor = begin_round(ledger, stream, cursor)
         for page in reader.pages(cursor):
@@ -142,6 +156,7 @@ def read_pages(
                 pages.progress.dispatched = pages.progress.logged - pages.progress.failed
             if should_stop():
                 return
+            write_backs.write_between_pages()
         if is_unchecked and not lease.is_unchecked:
             # Not before the source was read: it was not away, and may not have been restored meanwhile.
             ledger.streams.note_unchecked(lease)
@@ -154,6 +169,7 @@ def read_pages(
         pages.progress.warnings = find_warnings(reader) if lease.are_warnings_old else None
         # Invariant 1: only now may dispatch take a record for gone that no poll has found again.
         pages.progress.complete = True
+        write_backs.write()
     finally:
         reader.close()
 

@@ -172,8 +172,20 @@ def find_current(ledger: Ledger, records: Sequence[Mapping[str, Any]], streams: 
     return ids
 
 
-def discard_records(*, ledger: Ledger, selection: Selection, reason: str, who: str, dry_run: bool = False) -> Discarded:
-    """Give up failed records, and pending ones that are not in flight; safe to repeat."""
+def discard_records(
+    *,
+    ledger: Ledger,
+    selection: Selection,
+    reason: str,
+    who: str,
+    dry_run: bool = False,
+    written_back: Sequence[str] = (),
+) -> Discarded:
+    """Give up failed records, and pending ones that are not in flight; safe to repeat.
+
+    Args:
+        written_back: The streams whose outcomes are written back into the source.
+    """
     matched = discarded = 0
     detail = _describe(selection) | {"reason": reason}
     with ledger.audit.record(action="discard", who=who, detail=detail) as entry:
@@ -183,7 +195,9 @@ def discard_records(*, ledger: Ledger, selection: Selection, reason: str, who: s
                 continue
             entry.begin()
             ids = [record["_id"] for record in page]
-            done = ledger.operations.discard(ids, states=selection.states, who=who, reason=reason)
+            done = ledger.operations.discard(
+                ids, states=selection.states, who=who, reason=reason, written_back=written_back
+            )
             discarded += done
             entry.add(done)
             for stream in {record["stream"] for record in page}:

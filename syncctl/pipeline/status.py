@@ -9,6 +9,7 @@ from syncctl.core.breaker import BreakerState
 from syncctl.ledger.expressions import SYNCCTL
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import read_notes
+from syncctl.ledger.write_backs import Lag
 from syncctl.pipeline.maintenance import find_overdue
 from syncctl.pipeline.obstacles import StreamFacts, StreamPlan, find_obstacles
 
@@ -92,6 +93,7 @@ def read_status(
         | {
             "held": held[name],
             "awaiting_poll": awaiting[name],
+            "write_back": _describe_lag(ledger, name, configured.get(name), now),
             "obstacles": [obstacle.to_document() for obstacle in obstacles.get(name, ())],
         }
         for name in names
@@ -123,6 +125,17 @@ def read_status(
             ],
         },
     )
+
+
+def _describe_lag(ledger: Ledger, name: str, plan: StreamPlan | None, now: datetime) -> dict[str, Any]:
+    """Return how far the source is behind with the outcomes of a stream that writes them back."""
+    lag = ledger.write_backs.read_lag(name) if plan is not None and plan.written_columns else Lag()
+    return {
+        "records": lag.records,
+        "oldest_seconds": round((now - lag.oldest).total_seconds(), 1) if lag.oldest else None,
+        "refused": lag.refused,
+        "error": lag.error,
+    }
 
 
 def list_unserved(workers: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from syncctl.core.column_masks import MASKS, Mask
 from syncctl.core.conditions import parse_condition, parse_path
 from syncctl.core.durations import parse_duration, parse_rate
+from syncctl.core.write_backs import check_value_name
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -152,6 +153,20 @@ def _read_masks(value: object) -> object:
     return read_choices(read_table(value), MASKS)
 
 
+def _check_write_back(columns: dict[str, str]) -> dict[str, str]:
+    folded = [column.casefold() for column in columns]
+    for column, name in columns.items():
+        if not column.strip():
+            raise ValueError("names no column")
+        if folded.count(column.casefold()) > 1:
+            raise ValueError(f"names {column} twice")
+        try:
+            check_value_name(name)
+        except ValueError as error:
+            raise ValueError(f"{column}: {error}") from None
+    return columns
+
+
 def _check_text(text: str) -> str:
     if not text.strip():
         raise ValueError("is empty")
@@ -227,3 +242,4 @@ TimeZone = Annotated[OptionalText, AfterValidator(_check_time_zone)]
 Token = Annotated[OptionalText, Kind.CREDENTIAL]
 MaskSecret = Annotated[Token, AfterValidator(_check_mask_secret)]
 Masks = Annotated[dict[str, Mask], BeforeValidator(_read_masks)]
+WriteBack = Annotated[dict[str, str], BeforeValidator(read_table), AfterValidator(_check_write_back)]

@@ -1,5 +1,6 @@
 """The section of a stream: what is read, the requests that are sent, and how they are repeated."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,7 @@ from syncctl.settings.field_types import (
     TextList,
     TimeZone,
     Whole,
+    WriteBack,
 )
 from syncctl.settings.section import Broken, Section, rule, setting
 
@@ -151,6 +153,11 @@ class StreamSettings(Section):
         "mode flag: statement to run in the source after a record has failed for good",
         sample="update dbo.orders set exported = 9 where id = :id and row_version = :row_version",
     )
+    write_back: WriteBack = setting(
+        {},
+        "columns of the table that get the outcome: remote.NAME | delivered_at | error | record_id | state",
+        sample={"sent_at": "delivered_at", "sync_error": "error"},
+    )
     max_delete_share: Share = setting(0.5, "mode snapshot: stop if more than this share of the known rows is gone")
     append_only: bool = setting(False, "true if rows are only added and never changed")
     poll_every: Duration = setting("5s", "pause between two polls")
@@ -263,6 +270,41 @@ class StreamSettings(Section):
         for key in ("acknowledge", "acknowledge_failed") if self.mode != "flag" else ():
             if getattr(self, key):
                 yield key, 'is for mode flag; set mode = "flag" or remove it'
+
+    @rule("write_back", "query", "append_only")
+    def _check_write_back(self) -> Broken:
+        if self.write_back and self.query:
+            yield (
+                "write_back",
+                "cannot be combined with query, whose rows cannot be written to; set table, or remove it",
+            )
+        elif self.write_back and self.append_only:
+            yield "write_back", "changes rows, and append_only says that rows never change; remove one of the two"
+
+    @rule("write_back", "key", "cursor", "columns")
+    def _check_written_columns(self) -> Broken:
+        reasons = {
+            "key": "is in the key, by which rows are found; write to another column",
+            "cursor": "is the cursor, which orders the changes; write to another column",
+            "columns": "is sent, and a write would send its row again; remove it from columns",
+        }
+        for written in self.write_back:
+            for place, reason in reasons.items():
+                given = getattr(self, place) or ()
+                names = (given,) if isinstance(given, str) else given
+                if written.casefold() in {name.casefold() for name in names}:
+                    yield "write_back", f"{written} {reason}"
+
+    @rule("write_back", "mode", "where")
+    def _check_written_condition(self) -> Broken:
+        if self.mode not in ("snapshot", "change_tracking") or not self.where:
+            return
+        for column in self.write_back:
+            if re.search(rf"(?<!\w){re.escape(column)}(?!\w)", self.where, re.IGNORECASE):
+                yield (
+                    "write_back",
+                    f"{column} is in where, and a row that leaves it is taken for a deleted one; change where",
+                )
 
     @rule("columns", "exclude")
     def _check_columns(self) -> Broken:

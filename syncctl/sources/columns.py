@@ -31,6 +31,8 @@ class Columns:
     converters: tuple[Converter, ...]
     #: One for each column that is read: its value for the payload, masked and with an offset where the stream says so.
     payload_converters: tuple[Converter, ...]
+    #: The names of those sent that a write-back may change: no change is noticed by them.
+    unnoticed: frozenset[str]
     #: A short hash of everything that decides how a payload looks.
     fingerprint: str
     #: Why no row can be sent: a column that should be sent has no form in JSON. None if rows can be sent.
@@ -50,6 +52,8 @@ def choose_columns(stream: Stream, relation: Relation, layout: Layout, dialect: 
     if layout.mode == "rowversion" and layout.cursor is not None:
         # It is the record's version: it changes with every update, even one that changes no other column.
         sent.discard(layout.cursor.name)
+    # Else each write would be a change of its row, and send it again.
+    sent -= _resolve(stream, "write_back", tuple(stream.write_back), names)
     masks = _resolve_masks(stream, layout, names)
     # invariant 10: a dropped column is not even read, so that no database error can contain it.
     sent -= {name for name, mask in masks.items() if mask == "drop"}
@@ -63,6 +67,7 @@ def choose_columns(stream: Stream, relation: Relation, layout: Layout, dialect: 
     return Columns(
         read=read,
         sent=frozenset(sent),
+        unnoticed=frozenset(_find_unnoticed(stream, relation, layout) & sent),
         converters=converters,
         payload_converters=tuple(_convert_payload(stream, layout, read, converters, masks)),
         fingerprint=_fingerprint(stream, [column.name for column in read if column.name in sent], masks, refusal),
@@ -82,6 +87,16 @@ def _resolve(stream: Stream, setting: str, given: Sequence[str], names: Sequence
             )
         resolved.add(name)
     return frozenset(resolved)
+
+
+def _find_unnoticed(stream: Stream, relation: Relation, layout: Layout) -> set[str]:
+    """Return the columns that the database, or a trigger, may set whenever a row is written back to."""
+    if not stream.write_back:
+        return set()
+    unnoticed = {column.name for column in relation.columns if column.kind is Kind.ROWVERSION}
+    if layout.cursor is not None and layout.cursor not in layout.key:
+        unnoticed.add(layout.cursor.name)
+    return unnoticed
 
 
 def _resolve_masks(stream: Stream, layout: Layout, names: Sequence[str]) -> dict[str, Mask]:

@@ -67,5 +67,15 @@ class Dialect(Protocol):
     def earliest(self, column: Column) -> str:
         """Return the first time that the column's type can hold."""
 
+    def lock_wait(self, seconds: float, *, is_limit: bool) -> str:
+        """Return the statement after which a connection waits this long for locks of others.
+
+        Args:
+            is_limit: Whether it is less than usual; the usual time is that of a whole query.
+        """
+
+    def measure_text(self, column: Column, text: str) -> int:
+        """Return how much of a text column's declared length a text takes."""
+
     def is_row_data_error(self, error: BaseException) -> bool:
         """Tell whether an error is about the content of one row, so that the rows beside it can be read."""

@@ -135,6 +135,31 @@ def is_transient(error: BaseException) -> bool:
     return any(diagnostic is not None and diagnostic.is_transient for diagnostic in diagnostics)
 
 
+def is_permission(error: BaseException) -> bool:
+    """Tell whether a statement failed because the login lacks a right.
+
+    Args:
+        error: A driver's error, SQLAlchemy's around it, or ours that was raised from either.
+    """
+    diagnostics = map(read_diagnostic, walk_causes(error))
+    return any(diagnostic is not None and diagnostic.is_permission for diagnostic in diagnostics)
+
+
+def is_lock(error: BaseException) -> bool:
+    """Tell whether a statement failed because another program holds what it needs: a lock, or a deadlock.
+
+    Args:
+        error: A driver's error, SQLAlchemy's around it, or ours that was raised from either.
+    """
+    for cause in walk_causes(error):
+        diagnostic = read_diagnostic(cause)
+        if diagnostic is not None and (diagnostic.is_deadlock or diagnostic.is_among(_LOCKED)):
+            return True
+        if isinstance(cause, sqlite3.OperationalError) and ("locked" in str(cause) or "busy" in str(cause)):
+            return True
+    return False
+
+
 @contextmanager
 def translated(
     address: Address, reading: str = "the source cannot be read", *, connecting: bool = False

@@ -127,6 +127,7 @@ class PageReader:
         self._payload = [
             (index, name, columns.payload_converters[index]) for index, name in enumerate(names) if name in columns.sent
         ]
+        self._unnoticed = columns.unnoticed
         self._version_at = names.index(layout.cursor.name) if layout.mode == "flag" and layout.cursor else None
 
     def read(
@@ -334,9 +335,13 @@ class PageReader:
         key, key_error = self._convert(raw, self._key)
         payload, payload_error = self._convert(raw, self._payload)
         error = key_error or payload_error or self._columns.refusal
+        content = None
+        if self._unnoticed and not error:
+            content = {name: value for name, value in payload.items() if name not in self._unnoticed}
         row = Row(
             key=key,
             payload=None if error else payload,
+            content=content,
             version=self._find_version(position),
             at=position.text,
             error=error,

@@ -9,6 +9,7 @@ from syncctl.core.acknowledgements import Acknowledged, Acknowledgement
 from syncctl.core.cursors import Basis, Kind, Witness, hash_text
 from syncctl.core.rows import Cursor, Page, Row, Scanned
 from syncctl.core.stream import Mode, Source, Stream
+from syncctl.core.write_backs import WriteBack, Written
 from syncctl.errors import ConfigurationError, SourceError, SyncctlError
 from syncctl.sources.catalog.relation import describe_relation
 from syncctl.sources.cursor import Position
@@ -21,6 +22,7 @@ from syncctl.sources.modes.flag import acknowledge
 from syncctl.sources.modes.rowversion import Rowversion
 from syncctl.sources.open_stream import OpenStream
 from syncctl.sources.pages import Key, PageReader
+from syncctl.sources.write_back import RowWriter
 
 T = TypeVar("T")
 PARAMETERS_AT_MOST = 1000
@@ -92,6 +94,7 @@ class StreamReader:
                 changes=changes,
             )
             self._mode = MODES[layout.mode](self._opened)
+            self._writer = RowWriter(self._opened) if stream.write_back else None
         except BaseException:
             self.close()
             raise
@@ -216,6 +219,22 @@ class StreamReader:
                 committed; if it raises, nothing is.
         """
         return acknowledge(self._opened, rows, before_commit)
+
+    def write_back(
+        self, rows: Sequence[WriteBack], before_commit: Callable[[Sequence[WriteBack]], None]
+    ) -> list[Written]:
+        """Write outcomes into rows; see `RowWriter.write`. Safe to repeat."""
+        assert self._writer is not None  # noqa: S101 - the stream writes back
+        return self._writer.write(rows, before_commit)
+
+    def try_write_back(self) -> None:
+        """Update the columns of `write_back` in no row, and roll that back.
+
+        Raises:
+            SourceError: They cannot be written to, or the login may not.
+        """
+        assert self._writer is not None  # noqa: S101 - the stream writes back
+        self._writer.try_write()
 
     def first_row(self) -> Row | None:
         """Return the first row in cursor order; None if there is no row."""

@@ -151,6 +151,14 @@ class SqliteDialect:
         """Return the first time of the calendar."""
         return "0001-01-01"
 
+    def lock_wait(self, seconds: float, *, is_limit: bool) -> str:  # noqa: ARG002
+        """Return the statement that sets how long the connection waits for the file."""
+        return f"PRAGMA busy_timeout = {round(seconds * 1000)}"
+
+    def measure_text(self, column: Column, text: str) -> int:  # noqa: ARG002
+        """Return the number of characters."""
+        return len(text)
+
     def is_row_data_error(self, error: BaseException) -> bool:
         """Tell whether a text is not UTF-8, or too large for the driver."""
         if isinstance(error, exc.DBAPIError):

@@ -178,6 +178,16 @@ class SqlServerDialect:
             return "1900-01-01"
         return "1753-01-01" if isinstance(column.type, mssql.DATETIME) else "0001-01-01"
 
+    def lock_wait(self, seconds: float, *, is_limit: bool) -> str:
+        """Return the statement that sets how long the session waits for a lock; usually the query's timeout ends it."""
+        return f"SET LOCK_TIMEOUT {round(seconds * 1000) if is_limit else -1}"
+
+    def measure_text(self, column: Column, text: str) -> int:
+        """Return the units of UTF-16, or the bytes that a varchar needs at most."""
+        if isinstance(column.type, sa.Unicode | sa.UnicodeText | sa.NCHAR | sa.NVARCHAR):
+            return len(text.encode("utf-16-le", "surrogatepass")) // 2
+        return len(text.encode("utf-8", "surrogatepass"))
+
     def is_row_data_error(self, error: BaseException) -> bool:
         """Tell whether an error is about a row's content: SQLSTATE class 22, or a value that the driver refuses."""
         if isinstance(error, exc.DBAPIError):

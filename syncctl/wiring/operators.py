@@ -66,6 +66,8 @@ def plan_stream(settings: "Settings", name: str) -> "StreamPlan":
         rate=parse_rate(partner.rate) if partner.rate else None,
         max_in_flight=partner.max_in_flight,
         acknowledges_failed=stream.acknowledge_failed is not None,
+        table=stream.table,
+        written_columns=tuple(stream.write_back),
     )
 
 

@@ -242,6 +242,17 @@ def refuse_acknowledgement(stage: Stage) -> None:
     stage.database.records.update_one({}, {"$set": {"state": "delivered", "acknowledge": refused}})
 
 
+def write_back(stage: Stage, **mark: Any) -> None:
+    stage.settings["stream"] = {"write_back": {"note": "state"}}
+    stage.poll()
+    mark = {"since": LONG_AGO, "due_at": LONG_AGO, **mark}
+    stage.database.records.update_one({}, {"$set": {"state": "delivered", "write_back": mark}})
+
+
+def refuse_write_back(stage: Stage) -> None:
+    write_back(stage, error="permission denied")
+
+
 def remove_stream(stage: Stage) -> None:
     stage.ledger.records.log([new_record(1, stream="invoices")], LONG_AGO)
     stage.ledger.streams.ensure("invoices")
@@ -518,6 +529,20 @@ KINDS: dict[str, Kind] = {
         shown="orders: 1 record could not be acknowledged in the source: permission denied",
         check=STREAM,
         hint="streams.orders.acknowledge",
+    ),
+    "outcomes that the source refuses": Kind(
+        arrange=refuse_write_back,
+        stated="not_written_back",
+        shown="orders: 1 outcome could not be written back to the source: permission denied",
+        check=STREAM,
+        hint="GRANT UPDATE ON orders (note) TO",
+    ),
+    "outcomes that no poll writes": Kind(
+        arrange=write_back,
+        stated="late_write_back",
+        shown="orders: 1 outcome not written back to the source yet, the oldest for",
+        check=STREAM,
+        hint="syncctl poll orders --once",
     ),
     "a stream that left the configuration": Kind(
         arrange=remove_stream,

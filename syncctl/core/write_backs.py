@@ -1,0 +1,84 @@
+"""Write-back: what a row of the source gets of the outcome of its record."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from syncctl.core.rows import Value
+from syncctl.core.spelling import suggest
+from syncctl.core.states import State
+
+REMOTE = "remote."
+"""Begins the name of a value that the partner answered with."""
+PLAIN = ("delivered_at", "error", "record_id", "state")
+
+_REMOTE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def check_value_name(name: str) -> str:
+    """Return the name of a value that a column can get.
+
+    Raises:
+        ValueError: There is no such value.
+    """
+    if name in PLAIN or (name.startswith(REMOTE) and _REMOTE_NAME.fullmatch(name.removeprefix(REMOTE))):
+        return name
+    raise ValueError(f"{name} is no outcome; {suggest(name, [*PLAIN, f'{REMOTE}NAME'])}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ended:
+    """A record whose outcome has to be written back."""
+
+    id: str
+    key_id: str
+    key: Mapping[str, Value]
+    seq: int
+    state: State
+    #: When it got its outcome.
+    since: datetime
+    delivered_at: datetime | None = None
+    #: Why it failed, or was discarded.
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WriteBack:
+    """What one row gets: values by the names that the stream's `write_back` gives them."""
+
+    id: str
+    key_id: str
+    key: Mapping[str, Value]
+    seq: int
+    values: Mapping[str, Value | datetime]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """The result of the statement for one record."""
+
+    id: str
+    #: How many rows the statement changed: 0 if the row is gone; None if the database does not tell.
+    rows: int | None = None
+    error: str | None = None
+
+
+def choose_values(record: Ended, remote: Mapping[str, Value], wanted: Iterable[str]) -> dict[str, Value | datetime]:
+    """Return the values that a row gets of an outcome; a value that is not among them stays as it is in the row.
+
+    A failure leaves the time of the last delivery. What the partner answered is written once it is known.
+
+    Args:
+        remote: What the partner answered, by name.
+        wanted: The names of the values that the stream writes.
+    """
+    plain: dict[str, Value | datetime] = {
+        "error": None if record.state is State.DELIVERED else record.error or record.state.value,
+        "record_id": record.id,
+        "state": record.state.value,
+    }
+    if record.state is State.DELIVERED and record.delivered_at is not None:
+        plain["delivered_at"] = record.delivered_at
+    known = plain | {f"{REMOTE}{name}": value for name, value in remote.items()}
+    return {name: known[name] for name in wanted if name in known}

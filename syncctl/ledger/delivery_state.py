@@ -1,6 +1,6 @@
 """The writes that turn the outcome of a call into the state of its record. Each is guarded by the batch's token."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -233,11 +233,15 @@ class DeliveryStates:
             self._records.bulk_write(writes, ordered=False)
 
     @edge
-    def resend(self, ids: Sequence[str]) -> None:
+    def resend(self, ids: Sequence[str], *, unless_in: Mapping[str, str] | None = None) -> None:
         """Send records again under a new key: an older call may have taken effect after theirs (invariant 5).
 
         A delivered record becomes due; a pending one that was tried before takes a new key; a record in flight is sent
         once more after it has been accepted.
+
+        Args:
+            unless_in: By record id, the mapping in which a call of its own came late: a record whose last call was in
+                that mapping too is left alone, because the partner holds the same bytes.
         """
         is_delivered = {"$eq": ["$state", State.DELIVERED.value]}
         was_tried = {"$and": [{"$eq": ["$state", State.PENDING.value]}, {"$gt": [or_zero("claims"), 0]}]}
@@ -262,8 +266,16 @@ class DeliveryStates:
             WRITE_BACK: if_delivered("$$REMOVE", or_absent(WRITE_BACK)),
         }
         # One write each, which judges the state and changes it at once, and which the driver repeats where it must.
-        if ids:
-            self._records.bulk_write([UpdateOne({"_id": record}, [{"$set": changes}]) for record in ids], ordered=False)
+        mappings = unless_in or {}
+        writes = [
+            UpdateOne(
+                {"_id": record, **({"mapping_hash": {"$ne": mappings[record]}} if record in mappings else {})},
+                [{"$set": changes}],
+            )
+            for record in ids
+        ]
+        if writes:
+            self._records.bulk_write(writes, ordered=False)
 
 
 def counted(outcome: Outcome) -> Doc:

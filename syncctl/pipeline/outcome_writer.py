@@ -272,23 +272,28 @@ def _is_unsettled(transition: Transition) -> bool:
 def write_late(batch: Batch, transitions: Sequence[Transition]) -> None:
     """Add late outcomes to the history, never to the state (invariant 3), and send overwritten versions again.
 
-    A call that outlived its lease may have overwritten a newer version at the partner: that one goes again under a new
-    key (invariant 5).
+    A call that outlived its lease may have overwritten a newer version at the partner, or the same one in another
+    mapping: that one goes again under a new key (invariant 5).
     """
     ledger, stream, claim = batch.ledger, batch.stream, batch.claim
     log.warning("deliver.late", stream=stream.name, records=len(transitions))
     if stream.order != "none" and not stream.append_only:
         known = ledger.keys.load(stream.name, [claim.key_ids[transition.record.id] for transition in transitions])
-        newest = []
+        newest: list[str] = []
+        remapped: dict[str, str] = {}
         for transition in transitions:
             record = transition.record
             key = known.get(claim.key_ids[record.id])
-            may_have_landed = _is_accepted(transition) or _is_unsettled(transition)
-            if key is not None and may_have_landed and key.version != record.id:
-                newest.append(key.version)
-                if stream.order == "strict":
-                    newest += find_overwritten(ledger, stream, record, key)
+            if key is None or not (_is_accepted(transition) or _is_unsettled(transition)):
+                continue
+            if key.version == record.id:
+                remapped[record.id] = record.mapping_hash
+                continue
+            newest.append(key.version)
+            if stream.order == "strict":
+                newest += find_overwritten(ledger, stream, record, key)
         ledger.delivery_states.resend(newest)
+        ledger.delivery_states.resend(list(remapped), unless_in=remapped)
     ledger.delivery_states.add_late_outcomes(
         claim,
         [(transition.record, transition.outcome) for transition in transitions if transition.outcome is not None],

@@ -330,6 +330,22 @@ def test_a_call_in_another_mapping_that_lands_late_has_its_record_sent_again(
     assert simulation.partner.bodies[1] == "1:a"
 
 
+def test_a_late_call_of_the_record_itself_in_another_mapping_has_it_sent_again(simulation: Simulation) -> None:
+    """Invariant 5: a call outlived its lease and its deadline, and lands with the old bytes after the record was
+    delivered in another mapping. Fails where a late call is held against newer versions alone."""
+    write_and_poll(simulation, 1, "a")
+    stalled = deliver_up_to(simulation, "before call")
+    lapse(simulation, stalled)
+    simulation.mapping += 1
+    simulation.settle_calls()
+    deliver(simulation)
+    simulation.settle_calls()
+    assert (simulation.partner.bodies[1], states(simulation)) == ("1:a", ["delivered"])
+    stalled.finish()
+    settle_account(simulation)
+    assert [entry["action"] for entry in records(simulation)[0]["history"] if entry["action"] == "resent"] == ["resent"]
+
+
 @pytest.mark.parametrize("is_lost", [False, True])
 def test_a_call_that_landed_before_an_older_one_goes_again_under_a_new_key(
     simulation: Simulation, is_lost: bool

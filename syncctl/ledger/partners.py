@@ -145,23 +145,28 @@ class Partners:
 
     @edge
     def acquire_permits(self, partner: str, *, token: str, wanted: int, at_most: int, seconds: float) -> int:
-        """Take the right to make calls at once, exact over all workers; return for how many, at most `wanted`.
+        """Take the right to make calls at once, exact over all workers; return for how many. Safe to repeat.
 
         Args:
+            wanted: For how many this holder asks, together with those that it has.
             at_most: How many calls to this partner may be under way in all.
             seconds: The end of a permit that is not renewed; whatever call was begun under it must have ended by then.
         """
         live = {"$filter": {"input": {"$ifNull": ["$permits", []]}, "cond": {"$gt": ["$$this.until", "$$NOW"]}}}
-        free = {"$subtract": [at_most, {"$sum": "$permits.calls"}]}
-        granted = {"$max": [0, {"$min": [wanted, free]}]}
-        mine = {"token": token, "calls": "$granted", "until": in_future(seconds)}
+        others = {"$filter": {"input": "$permits", "cond": {"$ne": ["$$this.token", {"$literal": token}]}}}
+        had = {"$filter": {"input": "$permits", "cond": {"$eq": ["$$this.token", {"$literal": token}]}}}
+        free = {"$subtract": [at_most, {"$sum": "$others.calls"}]}
+        # Never fewer than before: calls may be under way.
+        granted = {"$max": [{"$sum": "$had.calls"}, {"$min": [wanted, free]}]}
+        mine = {"token": {"$literal": token}, "calls": "$granted", "until": in_future(seconds)}
         changes: list[Doc] = [
             {"$set": {"permits": live}},
+            {"$set": {"others": others, "had": had}},
             {"$set": {"granted": granted}},
             {"$set": {"permits": {"$concatArrays": [
-                "$permits", {"$cond": [{"$gt": ["$granted", 0]}, [mine], []]},
+                "$others", {"$cond": [{"$gt": ["$granted", 0]}, [mine], []]},
             ]}}},
-            {"$unset": "granted"},
+            {"$unset": ["others", "had", "granted"]},
         ]  # fmt: skip
         # Where the driver repeats a write, MongoDB answers with what the first one did.
         found = self._partners.find_one_and_update(
@@ -173,12 +178,11 @@ class Partners:
     @edge
     def renew_permits(self, partner: str, *, token: str, seconds: float) -> bool:
         """Renew permits; False when they have ended, and another batch may have them."""
-        mine = {"$map": {"input": "$permits", "in": {"$cond": [
-            {"$eq": ["$$this.token", token]}, {"$mergeObjects": ["$$this", {"until": in_future(seconds)}]}, "$$this",
-        ]}}}  # fmt: skip
-        live = {"$anyElementTrue": [{"$map": {"input": {"$ifNull": ["$permits", []]}, "in": {"$and": [
-            {"$eq": ["$$this.token", token]}, {"$gt": ["$$this.until", "$$NOW"]},
-        ]}}}]}  # fmt: skip
+        is_mine = {"$eq": ["$$this.token", {"$literal": token}]}
+        renewed = {"$mergeObjects": ["$$this", {"until": in_future(seconds)}]}
+        mine = {"$map": {"input": "$permits", "in": {"$cond": [is_mine, renewed, "$$this"]}}}
+        is_live = {"$and": [is_mine, {"$gt": ["$$this.until", "$$NOW"]}]}
+        live = {"$anyElementTrue": [{"$map": {"input": {"$ifNull": ["$permits", []]}, "in": is_live}}]}
         query = {"_id": partner, "$expr": live}
         return self._partners.update_one(query, [{"$set": {"permits": mine}}]).matched_count == 1
 

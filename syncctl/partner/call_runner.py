@@ -61,11 +61,6 @@ class CallRunner:
         self._looks_again = False
 
     @property
-    def under_way(self) -> int:
-        """How many calls are being made."""
-        return len(self._running)
-
-    @property
     def waiting(self) -> int:
         """How many calls wait for others to end."""
         return len(self._waiting)
@@ -76,7 +71,7 @@ class CallRunner:
             self._loop.call_soon_threadsafe(self._push, calls)
 
     def set_limit(self, limit: int) -> None:
-        """Allow this many calls at once from now on; those under way go on."""
+        """Allow this many calls at once from now on; those under way go on. With 0, those that wait come back."""
         if limit != self.limit:
             self.limit = limit
             self._loop.call_soon_threadsafe(self._fill)
@@ -86,6 +81,10 @@ class CallRunner:
         self._fill()
 
     def _fill(self) -> None:
+        if self.limit == 0:
+            # Nobody knows for how long they would wait.
+            while self._waiting:
+                self._results.put((self._waiting.popleft(), None))
         while self._waiting and self._has_room():
             call = self._waiting[0]
             try:

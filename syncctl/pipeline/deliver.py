@@ -14,7 +14,7 @@ from syncctl.ledger.ledger import Ledger
 from syncctl.logs import get_logger
 from syncctl.partner.call_runner import CallResult, CallRunner, take_results
 from syncctl.pipeline.delivery_gate import Permits
-from syncctl.pipeline.delivery_lane import DeliveryLane, StreamSetup
+from syncctl.pipeline.delivery_lane import DeliveryLane, StreamSetup, keep_permits
 from syncctl.pipeline.maintenance import rescue_leases
 
 log = get_logger(__name__)
@@ -218,16 +218,9 @@ class DeliveryLoop:
         )
 
     def _keep_permits(self) -> None:
-        """Hold permits while there is use for them."""
         for name, permits in self._permits.items():
             lanes = [lane for lane in self._lanes.values() if lane.setup.partner.name == name]
-            runner = self._runners[name]
-            has_use = any(not lane.is_idle or time.monotonic() >= lane.next_look_at for lane in lanes)
-            if not has_use or (self._is_stopping and not runner.under_way):
-                permits.release()
-                runner.set_limit(0)
-                continue
-            runner.set_limit(permits.keep(self._partners[name].max_in_flight or 1))
+            keep_permits(permits, self._runners[name], lanes, is_stopping=self._is_stopping)
 
     def _collect(self) -> None:
         now = time.monotonic()

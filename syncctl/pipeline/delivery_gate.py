@@ -114,6 +114,8 @@ class Permits:
         self._seconds = partner.timeout_seconds + PERMIT_MARGIN_SECONDS
         self._renewed_at = float("-inf")
         self._asked_at = float("-inf")
+        #: The ledger may have permits of this loop: it was asked for some, whatever it answered.
+        self._has_asked = False
         self.held = 0
 
     @property
@@ -121,21 +123,25 @@ class Permits:
         """Whether a call that begins now ends before the permits do."""
         return self.held > 0 and boot_time() - self._renewed_at < STALE_AFTER_SECONDS
 
-    def keep(self, wanted: int) -> int:
-        """Renew the permits that are held and ask for more where they are too few; return how many are held."""
+    def keep(self, *, asks: bool = True) -> int:
+        """Renew the permits that are held; return how many are held.
+
+        Args:
+            asks: Ask for more where they are too few.
+        """
         # Read before MongoDB is asked, by a clock that goes on while the machine sleeps: permits go on running out.
         now = boot_time()
         if self.held and now - self._renewed_at > LOOK_EVERY_SECONDS:
             if not self._ledger.partners.renew_permits(self._partner.name, token=self._token, seconds=self._seconds):
                 self.held = 0
             self._renewed_at = now
-        missing = min(wanted, self._share) - self.held
-        if missing > 0 and now - self._asked_at > LOOK_EVERY_SECONDS:
+        if asks and self.held < self._share and now - self._asked_at > LOOK_EVERY_SECONDS:
             self._asked_at = now
+            self._has_asked = True
             self.held = self._ledger.partners.acquire_permits(
                 self._partner.name,
                 token=self._token,
-                wanted=missing,
+                wanted=self._share,
                 at_most=self._partner.max_in_flight or 1,
                 seconds=self._seconds,
             )
@@ -144,6 +150,7 @@ class Permits:
 
     def release(self) -> None:
         """Give all permits back; no call is under way."""
-        if self.held:
-            self.held = 0
+        self.held = 0
+        if self._has_asked:
             self._ledger.partners.release_permits(self._partner.name, token=self._token)
+            self._has_asked = False

@@ -22,7 +22,7 @@ from syncctl.partner.call import Call, Unsendable
 from syncctl.partner.call_runner import CallRunner, MayStart, WaitingCall
 from syncctl.partner.client import PartnerClient
 from syncctl.pipeline import strict_order
-from syncctl.pipeline.delivery_gate import Batch, DeliveryGate
+from syncctl.pipeline.delivery_gate import Batch, DeliveryGate, Permits
 from syncctl.pipeline.dispatch import Taken, take_batch
 from syncctl.pipeline.outcome_writer import decide_transition, write_transitions
 
@@ -142,6 +142,11 @@ class DeliveryLane:
         return not self.in_hand
 
     @property
+    def may_look(self) -> bool:
+        """Whether it is time to look for due records again."""
+        return time.monotonic() >= self.next_look_at
+
+    @property
     def backlog(self) -> int:
         """How many calls are planned, or will be."""
         return len(self._planned) + sum(len(held.unprepared) + len(held.prepared) for held in self.in_hand.values())
@@ -171,7 +176,7 @@ class DeliveryLane:
 
     def wants_more(self) -> bool:
         """Whether another batch should be taken now: there is room for calls, and the rate lets them through."""
-        if time.monotonic() < self.next_look_at or self.gate.is_stale:
+        if not self.may_look or self.gate.is_stale:
             return False
         if self._runner.limit == 0 or not self._has_near_permit():
             # Others use up what the partner allows; they look at this stream too.
@@ -455,6 +460,23 @@ class DeliveryLane:
         for call in mine:
             self._give_back(held, call)
         self._give_back_records(held, held.take_unplanned())
+
+
+def keep_permits(permits: Permits, runner: CallRunner, lanes: Sequence[DeliveryLane], *, is_stopping: bool) -> None:
+    """Hold permits of a partner's `max_in_flight` while its streams have use for them.
+
+    They are returned once nothing is in hand. Without any, all that was not sent goes back, to be taken by those who
+    hold them: it would otherwise wait here for as long as they have work (invariant 12).
+    """
+    is_idle = all(lane.is_idle for lane in lanes)
+    if is_idle and (is_stopping or not any(lane.may_look for lane in lanes)):
+        permits.release()
+        runner.set_limit(0)
+        return
+    runner.set_limit(permits.keep(asks=not is_stopping))
+    if runner.limit == 0:
+        for lane in lanes:
+            lane.give_back_planned()
 
 
 def find_overtaken_claims(batch: Batch) -> Mapping[str, str]:

@@ -56,6 +56,11 @@ class Bench:
         self.results += (came := take_results(self.queue, timeout_seconds=NEVER_SECONDS))
         assert came == []
 
+    @property
+    def under_way(self) -> int:
+        """How many calls are being made."""
+        return len(self.runner._running)
+
     def numbers(self) -> list[int]:
         """Return the records whose calls have come back, in that order."""
         return [record.seq for call, _ in self.results for record in call.bulk.records]
@@ -103,7 +108,7 @@ def test_every_call_is_made_once_and_comes_back_once(bench: MakeBench, partner: 
     assert {outcome.verdict for _, outcomes in results for outcome in outcomes or []} == {Verdict.ACCEPTED}
     stats = partner.stats()
     assert (stats["calls"], stats["distinct_keys"]) == (100, 100)
-    assert (own.runner.under_way, own.runner.waiting) == (0, 0)
+    assert (own.under_way, own.runner.waiting) == (0, 0)
 
 
 def test_calls_are_under_way_at_the_same_time(bench: MakeBench) -> None:
@@ -133,20 +138,33 @@ def test_no_more_calls_than_the_limit_are_under_way(bench: MakeBench, counts_slo
 def test_the_limit_follows_what_it_is_set_to(bench: MakeBench, eventually: Eventually) -> None:
     script = HoldingScript(*range(8))
     with HostilePartner(script) as server:
-        own = bench(server.url, limit=0)
+        own = bench(server.url, limit=3)
         own.push(*range(8))
-        own.see_that_nothing_comes_back()
-        assert own.runner.under_way == 0
-        own.runner.set_limit(3)
-        eventually(lambda: own.runner.under_way == 3)
+        eventually(lambda: own.under_way == 3)
         own.runner.set_limit(5)
-        eventually(lambda: own.runner.under_way == 5)
+        eventually(lambda: own.under_way == 5)
         # Calls that are under way go on; no other begins until there is room.
         own.runner.set_limit(1)
         own.see_that_nothing_comes_back()
-        assert (own.runner.under_way, own.runner.waiting) == (5, 3)
+        assert (own.under_way, own.runner.waiting) == (5, 3)
         script.go_on.set()
         own.collect(8)
+
+
+def test_without_a_limit_to_wait_for_calls_come_back_unmade(bench: MakeBench, eventually: Eventually) -> None:
+    """Others hold all permits, nobody knows for how long: who holds the permits must be able to take the records."""
+    script = HoldingScript(*range(4))
+    with HostilePartner(script) as server:
+        own = bench(server.url, limit=1)
+        own.push(*range(4))
+        eventually(lambda: own.under_way == 1)
+        own.runner.set_limit(0)
+        own.collect(3)
+        assert own.numbers() == [1, 2, 3]
+        assert [outcomes for _, outcomes in own.results] == [None] * 3
+        script.go_on.set()
+        own.collect(4)
+    assert len(server.requests) == 1
 
 
 def test_a_fast_call_comes_back_before_a_slow_one(bench: MakeBench) -> None:
@@ -172,7 +190,7 @@ def test_calls_that_hang_delay_no_other(bench: MakeBench) -> None:
         own.push(*range(10))
         own.collect(8)
         assert sorted(own.numbers()) == list(range(2, 10))
-        assert own.runner.under_way == 2
+        assert own.under_way == 2
         script.go_on.set()
         own.collect(10)
 
@@ -184,7 +202,7 @@ def test_calls_that_hang_count_where_the_partner_sets_the_limit(bench: MakeBench
         own.push(*range(10))
         time.sleep(CallRunner.SLOW_SECONDS)
         own.see_that_nothing_comes_back()
-        assert (own.runner.under_way, own.runner.waiting) == (2, 8)
+        assert (own.under_way, own.runner.waiting) == (2, 8)
         script.go_on.set()
         own.collect(10)
 
@@ -198,10 +216,10 @@ def test_there_is_a_bound_to_the_calls_that_hang(
     with HostilePartner(script) as server:
         own = bench(server.url, limit=2, counts_slow=False)
         own.push(*range(10))
-        eventually(lambda: own.runner.under_way == 5)
+        eventually(lambda: own.under_way == 5)
         time.sleep(CallRunner.SLOW_SECONDS)
         own.see_that_nothing_comes_back()
-        assert (own.runner.under_way, own.runner.waiting) == (5, 5)
+        assert (own.under_way, own.runner.waiting) == (5, 5)
         script.go_on.set()
         own.collect(10)
 
@@ -280,7 +298,7 @@ def test_a_bug_of_the_client_loses_no_record(bench: MakeBench, partner: MockPart
     }
     errors = {outcomes[0].error for _, outcomes in results if outcomes and outcomes[0].error}
     assert errors == {f"a bug in syncctl: {type(error).__name__}"}
-    assert own.runner.under_way == 0
+    assert own.under_way == 0
 
 
 def test_a_bug_in_a_call_of_many_rows_is_an_outcome_for_each(bench: MakeBench, partner: MockPartner) -> None:

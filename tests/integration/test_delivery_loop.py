@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from tests.harness.meddling_client import MeddlingClient, once
 from tests.harness.tcp_proxy import Proxy
 from tests.harness.testbed import ListReader, Testbed, version_row
 from tests.harness.token_endpoint import TokenDesk
+from tests.harness.waiting import eventually
 
 Eventually = Callable[..., Any]
 
@@ -317,7 +319,7 @@ def waiting(testbed: Testbed) -> Iterator[tuple[DeliveryLoop, DeliveryLane, Batc
     loop._open_lane("orders")
     lane = loop._lanes["orders"]
     lane.gate.look()
-    loop._permits["default"].keep(1)
+    loop._permits["default"].keep()
     lane.take()
     lane.prepare_calls()
     (held, call) = lane._planned[0]
@@ -377,3 +379,37 @@ def test_a_call_that_has_waited_is_asked_about_once_more(
     """Each of these fails when its line is taken out of `DeliveryLane._make_guard`."""
     change(waiting)
     assert waiting[3]() == answer
+
+
+# Permits of a concurrency limit.
+
+
+@pytest.mark.parametrize("is_asked_to_stop", [False, True])
+def test_records_go_back_once_others_hold_all_permits(testbed: Testbed, is_asked_to_stop: bool) -> None:
+    """Invariant 12: the process stood still until its permits ended, and another has them now. Without the give-back,
+    calls that wait would keep their records for as long as the other has work; and a worker that is asked to stop would
+    never end."""
+    testbed.partner = replace(testbed.partner, max_in_flight=1)
+    log(testbed, *range(1, 6))
+    asked_to_stop = threading.Event()
+
+    def lose_permits() -> None:
+        others = {"token": "another", "calls": 1, "until": datetime(2100, 1, 1, tzinfo=UTC)}
+        testbed.database.partners.update_one({"_id": "default"}, {"$set": {"permits": [others]}})
+        eventually(lambda: loop._permits["default"].held == 0, 20)
+        if is_asked_to_stop:
+            asked_to_stop.set()
+
+    client = MeddlingClient(testbed, before=once(lose_permits))
+    loop = testbed.make_loop(client=client, is_stopping=asked_to_stop.is_set)
+    done = loop.run("orders")
+    client.close()
+    assert done == {"orders": {"delivered": 1, "returned": 4}}
+    assert [(record["state"], record["claims"]) for record in testbed.records()] == [
+        ("delivered", 1),
+        *[("pending", 0)] * 4,
+    ]
+    assert testbed.database.batches.count_documents({}) == 0
+    assert [permit["token"] for permit in testbed.database.partners.find_one({"_id": "default"})["permits"]] == [
+        "another"
+    ]

@@ -20,6 +20,18 @@ def test_no_more_permits_are_given_than_there_are(ledger: Ledger) -> None:
     assert take(ledger, "c", 9) == 3
 
 
+def test_asking_again_gives_no_more_than_was_asked_for(ledger: Ledger, database: Any) -> None:
+    """The answer to the first request was lost. Fails where permits of one holder add up."""
+    assert [take(ledger, "a", 3), take(ledger, "a", 3), take(ledger, "b", 3), take(ledger, "a", 4)] == [3, 3, 2, 3]
+    assert [permit["calls"] for permit in database.partners.find_one({"_id": "erp"})["permits"]] == [2, 3]
+
+
+def test_a_lower_limit_takes_no_permit_away_from_a_call_under_way(ledger: Ledger) -> None:
+    assert take(ledger, "a", 4) == 4
+    assert take(ledger, "a", 4, at_most=2) == 4
+    assert take(ledger, "b", 1, at_most=2) == 0
+
+
 def test_permits_are_exact_with_many_at_once(ledger: Ledger) -> None:
     granted: list[int] = []
     threads = [threading.Thread(target=lambda n=n: granted.append(take(ledger, f"t{n}", 3))) for n in range(8)]

@@ -50,7 +50,7 @@ def test_a_pause_that_began_while_the_machine_slept_is_seen_before_the_next_call
 def test_permits_are_asked_for_anew_when_the_machine_wakes(testbed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
     partner = replace(testbed.partner, max_in_flight=2, timeout_seconds=2.0)
     permits = Permits(testbed.ledger, partner, token="mine", share=2)
-    assert permits.keep(2) == 2
+    assert permits.keep() == 2
     assert permits.is_fresh
     sleep(monkeypatch, seconds=60)
     assert not permits.is_fresh

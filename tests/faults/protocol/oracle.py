@@ -1,6 +1,6 @@
 """The judge of every write and every call: what each may change, and what must be true at that moment."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -66,6 +66,10 @@ class Oracle:
     losses: dict[str, list[bool]] = field(default_factory=dict)
     #: Who probes, by collection and kind of pause.
     probes: dict[tuple[str, str], Doc] = field(default_factory=dict)
+    #: The partner's `max_in_flight`.
+    calls_at_most: int | None = None
+    #: The calls under way to the partner, each with its process, dead or alive, until its deadline has passed.
+    under_way: dict[WaitingCall, str] = field(default_factory=dict)
     #: What happened how often, for those who ask whether anything was at stake.
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -273,6 +277,29 @@ class Oracle:
         now = (Streams(self.database, "").load_gate("orders"), Partners(self.database, "").load_gate("default"))
         if now[0].breaker.probe == token or token in (now[0].hold.probe, now[1].hold.probe):
             self.count("calls that probe")
+
+    def check_permit(self, call: WaitingCall, process: str) -> None:
+        """Judge a call that begins: never more are under way than `max_in_flight`, and each under a permit."""
+        self.under_way[call] = process
+        if self.calls_at_most is None:
+            return
+        assert len(self.under_way) <= self.calls_at_most, f"{list(self.under_way.values())} all call at once"
+        partner = self.database.partners.find_one({"_id": "default"}) or {}
+        live = [permit for permit in partner.get("permits", ()) if permit["until"] > datetime.now(UTC)]
+        assert sum(permit["calls"] for permit in live) <= self.calls_at_most, f"too many permits: {live}"
+        held = sum(permit["calls"] for permit in live if permit["token"] == process)
+        own = sum(other == process for other in self.under_way.values())
+        assert own <= held, f"{process} makes {own} calls, and holds {held} permits: {live}"
+        if held < self.calls_at_most and len(live) > 1:
+            self.count("calls beside another's permits")
+
+    def let_calls_end(self, processes: Sequence[str] | None) -> None:
+        """Let the deadlines of calls have passed, of some processes or of all, the dead among them."""
+        self.under_way = {
+            call: process
+            for call, process in self.under_way.items()
+            if processes is not None and process not in processes
+        }
 
     def holds(self, record_id: str, token: str) -> Doc | None:
         """Return a record if this batch holds it at this moment."""

@@ -16,7 +16,8 @@ from syncctl.errors import LeaseHeld, ServiceUnavailable
 from syncctl.ledger.ledger import Ledger
 from syncctl.partner.call_runner import CallResult, WaitingCall
 from syncctl.pipeline.cleanup import forget_deleted_rows
-from syncctl.pipeline.delivery_lane import DeliveryLane, StreamSetup
+from syncctl.pipeline.delivery_gate import Permits
+from syncctl.pipeline.delivery_lane import DeliveryLane, StreamSetup, keep_permits
 from syncctl.pipeline.maintenance import rescue_leases
 from syncctl.pipeline.replay import Selection, discard_records, replay_records
 from syncctl.pipeline.rewind import Plan, rewind_stream
@@ -91,11 +92,18 @@ class SteppedRunner:
         self.unfinished -= {call for call, _ in taken}
         return taken
 
+    def set_limit(self, limit: int) -> None:
+        """Allow this many calls at once from now on."""
+        self.limit = limit
+
     def _make(self, call: WaitingCall) -> None:
         answer = "wait"
         while answer == "wait":
             gate("call waits")
-            answer = call.may_start() if self.under_way < self.limit else "wait"
+            if self.limit == 0:
+                answer = "return"
+            elif self.under_way < self.limit:
+                answer = call.may_start()
         self.waiting -= 1
         if answer == "return":
             self.results.append((call, None))
@@ -121,6 +129,7 @@ class Simulation:
     append_only: bool = False
     rows_per_call: int = 1
     ambiguous: Ambiguous = "retry"
+    max_in_flight: int | None = None
 
     def __init__(self) -> None:
         stream = make_stream(
@@ -140,6 +149,7 @@ class Simulation:
             url="http://partner",
             timeout_seconds=SETTLE_SECONDS,
             breaker=NEVER_OPEN,
+            max_in_flight=self.max_in_flight,
         )
         self.database: Any = self.ledger._database
         self.testbed = Testbed(ledger=self.ledger, database=self.database, partner=partner, stream=stream)
@@ -150,6 +160,7 @@ class Simulation:
             order=self.order,
             has_keys=not self.append_only,
             losses_at_most=1 if self.ambiguous == "fail" else LOSSES_AT_MOST,
+            calls_at_most=self.max_in_flight,
         )
         self.gated.watch = self.oracle.watch
         self.strictness = Strictness(self.database)
@@ -257,6 +268,12 @@ class Simulation:
             sizes=self.testbed.sizes,
         )
         runner = SteppedRunner(self, process)
+        permits = None
+        if self.max_in_flight is not None:
+            runner.limit = 0
+            # At times as if there were a single process, at times as if there were many.
+            share = self.max_in_flight if self.processes_started % 2 else 1
+            permits = Permits(self.ledger, self.testbed.partner, token=process.name, share=share)
         lane = DeliveryLane(
             self.ledger,
             setup,
@@ -264,22 +281,29 @@ class Simulation:
             None,
             worker=process.name,
             is_stopping=lambda: process.is_stopping,
-            has_permit=lambda: True,
+            has_permit=lambda: permits is None or permits.is_fresh,
         )
         contended = 0
         while True:
             process.clock += TURN_SECONDS
             with suppress(ServiceUnavailable):
-                contended += self._turn(process, lane, runner, is_closing=contended >= LOOKS_WHILE_CONTENDED)
+                contended += self._turn(process, lane, runner, permits, is_closing=contended >= LOOKS_WHILE_CONTENDED)
             if lane.is_idle and (lane.is_dry or process.is_stopping or contended >= LOOKS_WHILE_CONTENDED):
-                return
+                break
+        if permits is not None:
+            with suppress(ServiceUnavailable):
+                permits.release()
 
     @staticmethod
-    def _turn(process: Process, lane: DeliveryLane, runner: SteppedRunner, *, is_closing: bool) -> int:
+    def _turn(
+        process: Process, lane: DeliveryLane, runner: SteppedRunner, permits: Permits | None, *, is_closing: bool
+    ) -> int:
         """Do a little of everything; return 1 where another process was choosing records."""
         contended = 0
         is_closing = is_closing or process.is_stopping
         lane.gate.look()
+        if permits is not None:
+            keep_permits(permits, runner, [lane], is_stopping=process.is_stopping)  # type: ignore[arg-type]
         if lane.wants_more() and not is_closing:
             contended = int(lane.take().is_contended)
         if process.is_stopping:
@@ -299,6 +323,7 @@ class Simulation:
         """Make a call to the partner; it may stand still before it reaches it, and before its answer comes."""
         self.oracle.check_start(call)
         self.oracle.check_admitted(call)
+        self.oracle.check_permit(call, process.name)
         token, began = call.owner.batch.claim.token, self.settles
         ids = [record.id for record in call.bulk.records]
 
@@ -316,6 +341,7 @@ class Simulation:
         del process.under_way[call]
         outcomes = [self.partner.answer(row) for row in self._list_rows(call)]
         gate("after call")
+        self.oracle.under_way.pop(call, None)
         return outcomes
 
     @staticmethod
@@ -404,10 +430,19 @@ class Simulation:
             process.clock += share * LONG_SECONDS
 
     def shift_leases(self, share: float, workers: Sequence[str] | None = None) -> None:
-        """Let the leases of batches end earlier by MongoDB's clock, by a share of their length."""
+        """Let the leases of batches end earlier by MongoDB's clock, by a share of their length; and permits by as much.
+
+        That is longer than any call takes.
+        """
         query = {} if workers is None else {"worker": {"$in": workers}}
-        earlier = {"$subtract": ["$until", round(share * LONG_SECONDS * 1000)]}
-        self.database.batches.update_many(query, [{"$set": {"until": earlier}}])
+        milliseconds = round(share * LONG_SECONDS * 1000)
+        self.database.batches.update_many(query, [{"$set": {"until": {"$subtract": ["$until", milliseconds]}}}])
+        ended = {"$mergeObjects": ["$$this", {"until": {"$subtract": ["$$this.until", milliseconds]}}]}
+        if workers is not None:
+            ended = {"$cond": [{"$in": ["$$this.token", {"$literal": workers}]}, ended, "$$this"]}
+        permits = {"$map": {"input": "$permits", "in": ended}}
+        self.database.partners.update_many({"permits": {"$exists": True}}, [{"$set": {"permits": permits}}])
+        self.oracle.let_calls_end(workers)
 
     def end_stream_lease(self, kind: str) -> None:
         """Let the lease of the poll or of the dispatch end, or the time in which one rescue has a batch to itself."""
@@ -491,6 +526,9 @@ class Simulation:
             # Wake-ups may all have been lost: maintenance alone must see what is due.
             self.messages = 0
             self.run("upkeep", self.maintain)
+            while self.database.streams.find_one({"swept": {"$exists": True}}):
+                # One run judges only some of the records that wait for others.
+                self.run("upkeep", self.maintain)
             if self.messages:
                 self.start_delivery().finish()
             left = self.database.records.count_documents(unfinished)

@@ -29,11 +29,13 @@ class Variant:
     #: How many rows go in one call.
     rows: int = 1
     ambiguous: Ambiguous = "retry"
+    max_in_flight: int | None = None
 
     def __str__(self) -> str:
         more = ["append-only"] if self.append_only else []
         more += [f"{self.rows}-rows-a-call"] if self.rows > 1 else []
         more += ["never-twice"] if self.ambiguous == "fail" else []
+        more += [f"{self.max_in_flight}-in-flight"] if self.max_in_flight is not None else []
         return "-".join([self.order, self.mode, *more])
 
 
@@ -51,6 +53,8 @@ VARIANTS = (
     Variant(order="latest", mode="increasing", append_only=True),
     Variant(order="latest", mode="rowversion", rows=2),
     Variant(order="latest", mode="rowversion", ambiguous="fail"),
+    Variant(order="latest", mode="increasing", max_in_flight=1),
+    Variant(order="strict", mode="rowversion", max_in_flight=2),
 )
 
 
@@ -86,6 +90,7 @@ def take_steps(mongo_url: str, variant: Variant, *, seed_number: int, examples: 
             append_only = variant.append_only
             rows_per_call = variant.rows
             ambiguous = variant.ambiguous
+            max_in_flight = variant.max_in_flight
             failures: ClassVar[list[str]] = []
             taken = 0
             calls = 0

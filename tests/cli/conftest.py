@@ -27,22 +27,18 @@ class Settled:
     failed_ids: tuple[str, ...]
 
 
-def settle(directory: Path, log: Path, *, rows: int) -> dict[str, int]:
+def settle(directory: Path, log: Path, records: Any, *, rows: int) -> dict[str, int]:
     """Poll, run a worker until every record is delivered or failed, and return the counts."""
     assert run_syncctl("poll", "--once", cwd=directory).exit_code == 0
     worker = RunningCommand("worker", "--pool", "threads", "--beat", cwd=directory, log=log)
     try:
-
-        def look() -> dict[str, int] | None:
-            counts: dict[str, int] = run_syncctl("status", "--json", cwd=directory).json["streams"][0]["counts"]
-            return counts if counts["delivered"] + counts["failed"] == rows else None
-
-        counts = eventually(look, timeout=90)
+        eventually(lambda: records.count_documents({"state": {"$in": ["delivered", "failed"]}}) == rows, timeout=90)
         worker.terminate()
         assert worker.wait() == 0, worker.log
     finally:
         worker.close()
-    assert counts is not None
+    counts: dict[str, int] = run_syncctl("status", "--json", cwd=directory).json["streams"][0]["counts"]
+    assert counts["delivered"] + counts["failed"] == rows
     return counts
 
 
@@ -55,27 +51,26 @@ def polled(request: pytest.FixtureRequest, settings_dir: Path, source_db: Source
 
 
 @pytest.fixture(scope="session")
-def settled(tmp_path_factory: pytest.TempPathFactory, mongo_server: Mongod, redis_server: RedisServer) -> Settled:
+def settled(
+    tmp_path_factory: pytest.TempPathFactory, mongo_server: Mongod, mongo_client: Any, redis_server: RedisServer
+) -> Settled:
     """A stream of which the partner refused some rows for good. No worker runs. Only for looking at."""
     path = tmp_path_factory.mktemp("settled")
+    database = f"settled_{uuid.uuid4().hex[:12]}"
+    records = mongo_client[database].records
     source = SourceDb(path / "source.db")
     source.create_orders(ROWS)
     with MockPartner(PartnerConfig(reject_rate=0.4)) as partner:
         directory = write_settings(
             path / "settings",
-            mongo_url=mongo_server.url(f"settled_{uuid.uuid4().hex[:12]}"),
+            mongo_url=mongo_server.url(database),
             redis_url=redis_server.url(),
             redis_prefix=f"settled-{uuid.uuid4().hex[:8]}-",
             source_url=source.url,
             partner_url=partner.url,
         )
-        counts = settle(directory, path / "worker.log", rows=ROWS)
+        counts = settle(directory, path / "worker.log", records, rows=ROWS)
     assert counts["delivered"] > 0
     assert counts["failed"] > 0
-    records = [_show(directory, row) for row in range(1, ROWS + 1)]
-    failed = tuple(record["id"] for record in records if record["state"] == "failed")
+    failed = tuple(record["_id"] for record in records.find({"state": "failed"}, sort=[("key.id", 1)]))
     return Settled(directory=directory, counts=counts, failed_ids=failed)
-
-
-def _show(directory: Path, row: int) -> Any:
-    return run_syncctl("show", "orders", str(row), "--json", cwd=directory).json["records"][0]

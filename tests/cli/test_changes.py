@@ -26,17 +26,19 @@ def partner() -> Iterator[MockPartner]:
 
 @pytest.fixture
 def failed_ids(
-    run_syncctl: Run, start_syncctl: Start, settings_dir: Path, source_db: SourceDb, eventually: Eventually
+    run_syncctl: Run,
+    start_syncctl: Start,
+    settings_dir: Path,
+    source_db: SourceDb,
+    mongo_database: Any,
+    eventually: Eventually,
 ) -> list[str]:
     """The ids of three records that the partner refused; a worker is running."""
     source_db.create_orders(ROWS)
     run_syncctl("poll", "--once", cwd=settings_dir)
     start_syncctl("worker", "--pool", "threads", "--beat", cwd=settings_dir)
-    eventually(lambda: count(run_syncctl, settings_dir, "failed") == ROWS)
-    rows = range(1, ROWS + 1)
-    return [
-        run_syncctl("show", "orders", str(row), "--json", cwd=settings_dir).json["records"][0]["id"] for row in rows
-    ]
+    eventually(lambda: mongo_database.records.count_documents({"state": "failed"}) == ROWS)
+    return [record["_id"] for record in mongo_database.records.find(sort=[("key.id", 1)])]
 
 
 def count(run_syncctl: Run, directory: Path, state: str) -> int:

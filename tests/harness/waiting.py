@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+LONGEST_PAUSE_SECONDS = 1.0
 
 
 def eventually(
@@ -16,6 +17,8 @@ def eventually(
 ) -> T:
     """Call `predicate` until it returns something true, and return that.
 
+    A look that takes long, such as a command, leaves as much time again to the processes that it looks at.
+
     Args:
         ignore: Exceptions that mean "not yet", as from a server that is being restarted.
 
@@ -24,6 +27,7 @@ def eventually(
     """
     until = time.monotonic() + timeout
     while True:
+        began = time.monotonic()
         try:
             result = predicate()
             last: object = result
@@ -32,6 +36,7 @@ def eventually(
         else:
             if result:
                 return result
-        if time.monotonic() >= until:
+        now = time.monotonic()
+        if now >= until:
             raise AssertionError(f"not within {timeout:g} s; last seen: {last!r}")
-        time.sleep(interval)
+        time.sleep(max(interval, min(now - began, LONGEST_PAUSE_SECONDS)))

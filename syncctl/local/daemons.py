@@ -14,17 +14,12 @@ from typing import TextIO
 from syncctl.errors import LeaseHeld, ServiceUnavailable, TroubleFound, UsageError
 from syncctl.local.mongod import Mongod
 from syncctl.local.redis_server import RedisServer
-from syncctl.local.server import is_listening, why_taken
+from syncctl.local.server import is_listening, make_missing_psutil, why_taken
 
 try:
     import psutil
 except ImportError as error:
-    raise ServiceUnavailable(
-        "cannot tell which local servers run",
-        service="mongodb",
-        why="psutil is not installed",
-        hint='run: pip install "syncctl[local]"',
-    ) from error
+    raise make_missing_psutil() from error
 
 _STOP_SECONDS = 30.0
 _POLL_SECONDS = 0.02

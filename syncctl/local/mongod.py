@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from syncctl.local.server import LOOPBACK, Server, find_binary, is_listening
+from syncctl.core.safe_text import make_safe_line
+from syncctl.errors import TroubleFound
+from syncctl.local.server import LOOPBACK, Server, find_binary
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -56,14 +58,20 @@ class Mongod(Server):
             *("--oplogSize", "64"),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
             # Members of a replica set know each other by a key, and with one the server asks everybody for a password.
+            # Without the parameter, whoever connects from this machine before there is a user may create the first one.
             *(("--keyFile", self.password_file) if self.password else ()),
+            *(("--setParameter", "enableLocalhostAuthBypass=false") if self.password else ()),
             "--nounixsocket",
             "--quiet",
         ]
 
     def check_ready(self, *, timeout_seconds: float) -> bool:
-        """Tell whether this very process is primary; initiate or reconfigure its replica set if needed."""
-        if not is_listening(self.port):
+        """Tell whether this very process is primary; initiate or reconfigure its replica set if needed.
+
+        Raises:
+            TroubleFound: it has users that syncctl did not create.
+        """
+        if not self.owns_port():
             return False
         from pymongo import MongoClient
         from pymongo.errors import PyMongoError
@@ -92,6 +100,7 @@ class Mongod(Server):
         if hello.get("isWritablePrimary"):
             is_ours = bool(hello["me"] == self.address and admin.command("serverStatus")["pid"] == self.pid)
             if is_ours and self.password:
+                _refuse_other_users(client)
                 _set_password(client, self.password)
             return is_ours
         config = _read_config(client)
@@ -104,6 +113,22 @@ class Mongod(Server):
             config["version"] += 1
             admin.command("replSetReconfig", config, force=True)
         return False
+
+
+def _refuse_other_users(client: MongoClient[dict[str, Any]]) -> None:
+    """Check that there is no user but that of `url`.
+
+    Raises:
+        TroubleFound: there is one, whom another user of this machine may have created for themselves.
+    """
+    users = client.admin.command("usersInfo", {"forAllDBs": True})["users"]
+    others = [f"{user['user']} in {user['db']}" for user in users if (user["user"], user["db"]) != (USER, "admin")]
+    if others:
+        raise TroubleFound(
+            "MongoDB has users that syncctl did not create",
+            why=f"{make_safe_line(', '.join(others))}; earlier versions let other users of this machine create some",
+            hint="run: syncctl local down --wipe, which removes all data; or run a MongoDB of your own for more users",
+        )
 
 
 def _set_password(client: MongoClient[dict[str, Any]], password: str) -> None:

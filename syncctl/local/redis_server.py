@@ -49,6 +49,8 @@ class RedisServer(Server):
 
     def check_ready(self, *, timeout_seconds: float) -> bool:
         """Tell whether this very process answers and has loaded its data."""
+        if not self.owns_port():
+            return False
         try:
             answer = self._ask_info(timeout_seconds)
         except OSError:

@@ -109,11 +109,28 @@ class Server(ABC):
         """Tell whether the server's process is alive."""
         return self._child is not None and self._child.is_running()
 
+    def owns_port(self) -> bool:
+        """Tell whether this very process listens on the port: another user's program there would learn the password.
+
+        Raises:
+            ServiceUnavailable: psutil is not installed.
+        """
+        try:
+            import psutil
+        except ImportError as error:
+            raise make_missing_psutil() from error
+        try:
+            sockets = psutil.Process(self.pid).net_connections(kind="tcp")
+        except psutil.Error:
+            return False
+        return any(socket.status == psutil.CONN_LISTEN and socket.laddr.port == self.port for socket in sockets)
+
     def start(self, *, timeout_seconds: float = 30.0) -> None:
         """Start the server and wait until it can be used; do nothing if it already runs.
 
         Raises:
             ServiceUnavailable: it did not start; the error says why and what to do.
+            TroubleFound: MongoDB has users that syncctl did not create.
         """
         if self.is_running():
             return
@@ -252,6 +269,16 @@ def find_binary(name: str, *, package: str, inside: str, service: str) -> Path:
         service=service,
         why=f"it is not on PATH, and syncctl's extra 'local' is not installed in {sys.prefix}",
         hint=hint,
+    )
+
+
+def make_missing_psutil() -> ServiceUnavailable:
+    """Return the error for a missing psutil, which knows the processes behind the servers."""
+    return ServiceUnavailable(
+        "cannot tell which local servers run",
+        service="mongodb",
+        why="psutil is not installed",
+        hint='run: pip install "syncctl[local]"',
     )
 
 

@@ -11,17 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
 from pymongo.write_concern import WriteConcern
 from redis import Redis
 
-from syncctl.errors import ExitCode, ServiceUnavailable
+from syncctl.errors import ExitCode, ServiceUnavailable, TroubleFound
 from syncctl.local import server as server_module
 from syncctl.local.demo.environment import LocalServices
-from syncctl.local.mongod import Mongod, find_mongod
+from syncctl.local.mongod import REPLICA_SET, Mongod, find_mongod
 from syncctl.local.redis_server import RedisServer, find_redis_server
 from syncctl.local.server import Server, diagnose, find_port, why_taken
 from tests.harness.servers import connect
 
+UNAUTHORIZED = 13
+AUTHENTICATION_FAILED = 18
 LOADING = "mongod: error while loading shared libraries:"
 
 
@@ -105,6 +109,67 @@ def test_files_of_a_replica_set_serve_on_another_port(tmp_path: Path) -> None:
     with Mongod(tmp_path) as second, connect(second.url("probe")) as client:
         assert second.port != first.port
         assert client.probe.c.count_documents({}) == 1
+
+
+class AttackedMongod(Mongod):
+    """Another user of this machine tries, before each of syncctl's own steps, to initiate it and to become its root."""
+
+    codes: set[int]
+
+    def check_ready(self, *, timeout_seconds: float) -> bool:
+        if self.owns_port():
+            with MongoClient[dict[str, Any]]("127.0.0.1", self.port, directConnection=True, timeoutMS=5000) as client:
+                members = [{"_id": 0, "host": self.address}]
+                self.attack(client, {"replSetInitiate": {"_id": REPLICA_SET, "members": members}})
+                self.attack(client, {"createUser": "eve", "pwd": "eve", "roles": ["root"]})
+        return super().check_ready(timeout_seconds=timeout_seconds)
+
+    def attack(self, client: MongoClient[dict[str, Any]], command: dict[str, Any]) -> None:
+        try:
+            client.admin.command(command)
+            self.codes.add(0)
+        except PyMongoError as error:
+            self.codes.add(getattr(error, "code", None) or 0)
+
+
+def test_nobody_else_becomes_the_first_user_of_a_starting_mongod(tmp_path: Path) -> None:
+    server = AttackedMongod(tmp_path, protected=True)
+    server.codes = set()
+    with server, connect(server.url()) as client:
+        assert server.codes <= {UNAUTHORIZED, AUTHENTICATION_FAILED}
+        assert UNAUTHORIZED in server.codes
+        users = client.admin.command("usersInfo", {"forAllDBs": True})["users"]
+        assert [(user["user"], user["db"]) for user in users] == [("syncctl", "admin")]
+
+
+def test_a_mongod_that_another_user_has_a_login_for_is_not_used(tmp_path: Path) -> None:
+    """As an earlier version may have left it."""
+    with Mongod(tmp_path, protected=True) as server, connect(server.url()) as client:
+        client.celery_logs.command("createUser", "eve", pwd="eve", roles=["dbOwner"])
+    with pytest.raises(TroubleFound) as caught:
+        server.start()
+    assert "eve in celery_logs" in caught.value.why
+    assert "--wipe" in caught.value.hint
+    assert not server.is_running()
+
+
+@pytest.mark.parametrize(("kind", "name"), [(Mongod, "mongod"), (RedisServer, "redis-server")])
+def test_no_password_goes_to_another_program_on_the_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Server], name: str
+) -> None:
+    program = tmp_path / name
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        server = kind(tmp_path / "directory", port=listener.getsockname()[1], protected=True)
+        with pytest.raises(ServiceUnavailable):
+            server.start(timeout_seconds=0.5)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
 
 
 def test_services_end_with_their_context(tmp_path: Path) -> None:

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 _FIELDS = (
     "stream", "key", "version", "seq", "op", "state", "error", "reason", "attempts", "outcomes", "replays", "claims",
     "logged_at", "due_at", "sent_at", "delivered_at", "failed_at", "superseded_at", "superseded_by", "discarded_at",
-    "waits_for", "lease", "mapping_hash", "generation", "idempotency_key", "payload",
+    "waits_for", "lease", "mapping_hash", "generation", "idempotency_key", "remote", "payload",
 )  # fmt: skip
 _EVENT_COLUMNS = ("at", "event", "state", "status", "ms", "what")
 _NAME_WIDTH = 15
 _LONGEST = 2000
-_OTHER_FIELDS = ("outcome", "error", "by", "reason", "from", "late", "excerpt", "worker", "idempotency_key")
+_OTHER_FIELDS = (
+    "outcome", "error", "by", "reason", "from", "late", "captured", "not_captured", "excerpt", "worker",
+    "idempotency_key",
+)  # fmt: skip
 
 
 def show(

@@ -39,6 +39,11 @@ def parse_fields(table: Mapping[str, Any]) -> tuple[FieldRule, ...]:
     return rules
 
 
+def list_columns(table: Mapping[str, Any]) -> list[str]:
+    """Return the columns that a valid mapping names."""
+    return [rule.column for rule in parse_fields(table) if rule.column is not None] if table else []
+
+
 def _walk(table: Mapping[str, Any], above: Target) -> Iterator[FieldRule]:
     for name, value in table.items():
         target = (*above, *_split(name))

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from syncctl.core.clock import boot_time
+from syncctl.core.rows import Value
 
 Pauses = Literal["partner", "stream"]
 
@@ -84,6 +85,10 @@ class Outcome:
     too_large_bytes: int | None = None
     #: The stream's `outcomes` say what its status means, so that it is about this record alone.
     has_own_rule: bool = False
+    #: The partner's values that an accepted answer brought, by name.
+    captured: Mapping[str, Value] = field(default_factory=dict)
+    #: Why a value of an accepted answer was not captured; None where each was.
+    not_captured: str | None = None
     #: When the call ended, by this machine's `boot_time`.
     ended: float = field(default_factory=boot_time)
 

@@ -1,7 +1,7 @@
 """A record: one version of one source row, with the state of its delivery."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from syncctl.core.rows import Operation, Value
@@ -42,6 +42,10 @@ class Record:
 
     #: With how many rows, its own included, it may be sent; None: as many as the stream's.
     rows_at_most: int | None = None
+    #: What is known of the partner's object for its row, by name.
+    remote: Mapping[str, Value] = field(default_factory=dict)
+    #: Names the remote values that shaped its calls; empty where none did.
+    remote_hash: str = ""
 
     @property
     def is_retry(self) -> bool:

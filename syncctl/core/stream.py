@@ -156,6 +156,8 @@ class Stream:
     delete_path: str = "/"
     #: False: deleted rows are not sent.
     sends_deletes: bool = True
+    #: Where values of the partner stand in its accepted answers, by name: `header:NAME`, or a path into the JSON.
+    capture: Mapping[str, str] = field(default_factory=dict)
     content_type: str | None = None
     #: Empty: the row as it is.
     fields: tuple[FieldRule, ...] = ()
@@ -187,3 +189,13 @@ class Stream:
     rejected_when: str | None = None
     #: What happens to a record after a call without an answer.
     ambiguous: Ambiguous = "retry"
+
+    @property
+    def remote_names(self) -> tuple[str, ...]:
+        """The names of the partner's values that may be known of a row."""
+        return tuple(self.capture)
+
+    @property
+    def keeps_remote(self) -> bool:
+        """Whether the ledger keeps what the partner says of its object for a row."""
+        return bool(self.capture)

@@ -140,6 +140,23 @@ class Batches:
                     raise
 
     @edge
+    def note_remote_hashes(self, claim: Claim, records: Sequence[Record]) -> None:
+        """Note, before their calls begin, which remote values shape the calls of claimed records, and their keys.
+
+        Safe to repeat. A record whose lease was lost stays as it is, and is not sent: `begin` fails.
+        """
+        if not records:
+            return
+        ids = [record.id for record in records]
+        place = {"$indexOfArray": [{"$literal": ids}, "$_id"]}
+        changes: Doc = {
+            "remote_hash": {"$arrayElemAt": [{"$literal": [record.remote_hash for record in records]}, place]},
+            "generation": {"$arrayElemAt": [{"$literal": [record.generation for record in records]}, place]},
+        }
+        guard = {"_id": {"$in": ids}, "lease.token": claim.token}
+        update_many_safely(self._records, guard, [{"$set": changes}])
+
+    @edge
     def begin(self, claim: Claim, ids: Sequence[str], *, seconds: float) -> bool:
         """Note, before it happens, that the calls of these records begin; renews the lease. False when it is lost."""
         started = boot_time()

@@ -307,6 +307,10 @@ def attempt_entry(claim: Claim, record: Record, outcome: Outcome) -> Doc:
         entry["fingerprint"] = fingerprint(outcome.status, outcome.error, record.key.values())
     if outcome.batch_key is not None:
         entry["batch_key"] = outcome.batch_key
+    if outcome.captured:
+        entry["captured"] = {name: str(value) for name, value in outcome.captured.items()}
+    if outcome.not_captured is not None:
+        entry["not_captured"] = outcome.not_captured
     if outcome.excerpt:
         entry["excerpt"] = outcome.excerpt
     return entry

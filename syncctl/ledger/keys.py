@@ -17,6 +17,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 
+from syncctl.core.remote_values import RemoteChange
 from syncctl.core.rows import Operation, Value
 from syncctl.ledger.client import edge, is_only_duplicates, update_many_safely
 from syncctl.ledger.codec import decode_values, encode_values
@@ -40,6 +41,8 @@ class SentCall:
     call: str
     #: The mapping that shaped its bytes.
     mapping_hash: str
+    #: What its answer said of the partner's object for the row; None in a stream that does not keep that.
+    remote: RemoteChange | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +60,18 @@ class Unsettled:
     def is_outdated(self, *, seq: int, mapping_hash: str) -> bool:
         """Tell whether it has an older content than a call of this version in this mapping (invariant 5)."""
         return self.seq < seq or (self.seq == seq and self.mapping_hash not in ("", mapping_hash))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Remote:
+    """The partner's object for a row, as accepted answers described it."""
+
+    #: Its values, by name.
+    values: Mapping[str, Value]
+    #: The version whose answer described it last.
+    seq: int
+    #: It is deleted: there are no values.
+    is_gone: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +94,13 @@ class KnownKey:
     #: Mode flag: the newest epoch that may have read the row before the source was told.
     acknowledged_epoch: int | None = None
     unsettled: tuple[Unsettled, ...] = field(default=())
+    #: None where no answer has described it yet.
+    remote: Remote | None = None
+
+    @property
+    def remote_values(self) -> Mapping[str, Value]:
+        """What is known of the partner's object, by name."""
+        return self.remote.values if self.remote is not None else {}
 
 
 @dataclass(kw_only=True, slots=True)  # one for each row that is read: frozen, it costs twice as much
@@ -125,7 +147,12 @@ def _known(found: Doc) -> KnownKey:
             )
             for call in found.get("unsettled", ())
         ),
+        remote=_remote(found["remote"]) if "remote" in found else None,
     )
+
+
+def _remote(found: Doc) -> Remote:
+    return Remote(values=decode_values(found.get("values", {})), seq=int(found["seq"]), is_gone=bool(found.get("gone")))
 
 
 class Keys:
@@ -290,7 +317,10 @@ class Keys:
             "delivered_seq": {"$max": ["$delivered_seq", seq]},
             "unsettled": {"$cond": [{"$isArray": "$unsettled"}, others, "$$REMOVE"]},
         }
-        update_many_safely(self._keys, {"_id": {"$in": ids}}, [{"$set": changes}])
+        stages = [{"$set": changes}]
+        if any(call.remote is not None for call in delivered):
+            stages += _describe_remote(ids, [(call.seq, call.remote or RemoteChange()) for call in delivered])
+        update_many_safely(self._keys, {"_id": {"$in": ids}}, stages)
 
     @edge
     def note_unsettled(self, stream: str, calls: Sequence[SentCall], *, seconds: float) -> None:
@@ -300,6 +330,36 @@ class Keys:
                 [UpdateOne({"_id": _identity(stream, call.key_id)}, [_unsettle(call, seconds)]) for call in calls],
                 ordered=False,
             )
+
+
+def _describe_remote(ids: Sequence[str], described: Sequence[tuple[int, RemoteChange]]) -> list[Doc]:
+    """Return the stages that take what answers said of the partner's objects into their keys (by id).
+
+    The answer to a newer version wins, whichever comes first; an older one adds what the newer did not say.
+    """
+    place = {"$indexOfArray": [{"$literal": list(ids)}, "$_id"]}
+    changes = [
+        {"seq": seq, "values": encode_values(change.values), "is_new": change.is_new, "is_gone": change.is_gone}
+        for seq, change in described
+    ]
+    known = {"$ifNull": ["$remote.values", {}]}
+    is_newer = {"$gte": ["$said.seq", {"$ifNull": ["$remote.seq", 0]}]}
+    added = {"$cond": ["$said.is_new", "$said.values", {"$mergeObjects": [known, "$said.values"]}]}
+    newer = {
+        "$cond": [
+            "$said.is_gone",
+            {"values": {"$literal": {}}, "seq": "$said.seq", "gone": True},
+            {"values": added, "seq": "$said.seq"},
+        ]
+    }
+    is_of_no_use = {"$or": ["$said.is_gone", {"$eq": ["$remote.gone", True]}]}
+    filled = {"$mergeObjects": ["$remote", {"values": {"$mergeObjects": ["$said.values", known]}}]}
+    older = {"$cond": [is_of_no_use, "$remote", filled]}
+    return [
+        {"$set": {"said": {"$arrayElemAt": [{"$literal": changes}, place]}}},
+        {"$set": {"remote": {"$cond": [is_newer, newer, older]}}},
+        {"$unset": "said"},
+    ]
 
 
 def _long_deleted(stream: str, key_ids: Sequence[str], seconds: float) -> Doc:

@@ -193,6 +193,7 @@ def record_of(document: Mapping[str, Any]) -> Record:
         was_refused=bool(document.get("refused")),
         refused_alone=document.get("refused") == REFUSED_ALONE,
         rows_at_most=document.get("rows_at_most"),
+        remote_hash=document.get("remote_hash", ""),
     )
 
 

@@ -15,6 +15,7 @@ from syncctl.core.redaction import Redact
 from syncctl.core.safe_text import clean_text
 from syncctl.core.stream import Batching
 from syncctl.partner.call import Call, Unsendable
+from syncctl.partner.capture import Capture
 from syncctl.partner.response import (
     BODY_AT_MOST_BYTES,
     MESSAGE_AT_MOST,
@@ -154,6 +155,8 @@ class ResultReader:
     redact: Redact
     #: The stream's own verdicts by status.
     outcomes: OutcomeRules = field(default_factory=OutcomeRules)
+    #: Reads the partner's values of a row in its result; None where none are captured.
+    capture: Capture | None = None
 
     def split_outcome(self, bulk: BulkCall, outcome: Outcome, response: Response | None) -> list[Outcome]:
         """Return the outcome of each row of a call."""
@@ -168,9 +171,18 @@ class ResultReader:
             error = _explain_unreadable(response, results, self.batching.results, rows)
             return _repeat_for_rows(_make_ambiguous(outcome, error), bulk)
         return [
-            self._judge(replace(outcome, breaker_signal="none" if place else "up"), result, record, bulk)
+            self._capture_values(
+                self._judge(replace(outcome, breaker_signal="none" if place else "up"), result, record, bulk),
+                result,
+                record,
+            )
             for place, (result, record) in enumerate(zip(by_row, bulk.records, strict=True))
         ]
+
+    def _capture_values(self, outcome: Outcome, result: Any, record: Record) -> Outcome:
+        if self.capture is None or outcome.verdict is not Verdict.ACCEPTED or record.op == "delete":
+            return outcome
+        return self.capture.add_result(outcome, result)
 
     def _has_results(self, outcome: Outcome, response: Response) -> bool:
         """Tell whether to look for results: a 5xx or refused credentials are about the call, whatever the body lists.

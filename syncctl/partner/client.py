@@ -22,6 +22,7 @@ from syncctl.partner.bulk import (
 )
 from syncctl.partner.call import Call, Unsendable, add_auth_headers
 from syncctl.partner.call_deadline import call_deadline
+from syncctl.partner.capture import RESPONSE_AT_MOST_BYTES, Capture
 from syncctl.partner.event_loop import WaitingRoom, run_on_loop
 from syncctl.partner.headers import check_auth_headers, is_header_value, make_common_headers
 from syncctl.partner.request.builder import RequestBuilder
@@ -60,6 +61,7 @@ class PartnerClient:
 
     def __init__(self, partner: Partner, stream: Stream, *, token_cache: TokenCache | None = None) -> None:
         self._builder = RequestBuilder(partner, stream)
+        self._capture = stream.capture
         self._partner = partner
         self._batching = stream.batching
         self._accepted_when = stream.accepted_when
@@ -73,6 +75,8 @@ class PartnerClient:
         self._headers = self._builder.add_content_type(common, auth_headers=self._auth.show().headers)
         base = self._builder.endpoint.base
         response_at_most = limit_response_bytes(stream.batching)
+        if stream.keeps_remote:
+            response_at_most = max(response_at_most, RESPONSE_AT_MOST_BYTES)
         self._transport = Transport(partner, base, response_at_most=response_at_most)
         self._origin = f"{base.scheme}://{base.netloc}"
         self.mapping_hash = hash_bulk_mapping(self._builder.mapping_hash, stream.batching)
@@ -80,6 +84,10 @@ class PartnerClient:
         self.codec = self._builder.codec
         """The text encoding of its bodies."""
         warn_unverified([partner])
+
+    def hash_remote(self, record: Record) -> str:
+        """Name the remote values that shape a record's call; empty where none do."""
+        return self._builder.hash_remote(record)
 
     def prepare(self, record: Record) -> Call:
         """Turn a record into a call. Safe to repeat: the same record gives the same bytes under the same key.
@@ -129,9 +137,13 @@ class PartnerClient:
             names_row=not bulk.is_list and self._builder.choose_endpoint(bulk.records[0]).names_row,
         )
         outcome, response, redact = await self._send(bulk.call, rules)
+        capture = Capture(rules=self._capture, redact=redact)
         if not bulk.is_list:
-            return [outcome]
-        reader = ResultReader(batching=self._batching, redact=redact, outcomes=self._outcomes)
+            is_captured = self._capture and outcome.verdict is Verdict.ACCEPTED and bulk.records[0].op == "upsert"
+            return [capture.add_to(outcome, response) if is_captured and response is not None else outcome]
+        reader = ResultReader(
+            batching=self._batching, redact=redact, outcomes=self._outcomes, capture=capture if self._capture else None
+        )
         return reader.split_outcome(bulk, outcome, response)
 
     async def _send(

@@ -17,6 +17,7 @@ import simplejson
 from syncctl.core.json_text import JsonText
 from syncctl.core.mapping import REST, FieldRule, Target
 from syncctl.core.records import Record
+from syncctl.core.remote_values import REMOTE
 from syncctl.core.rows import Value
 from syncctl.core.stream import Decimals
 from syncctl.partner.call import Unsendable
@@ -125,6 +126,10 @@ class FieldMap:
         self._rules = tuple(rules)
         self._decimals = decimals
         self._named = {rule.column for rule in rules}
+        #: The names of the partner's values that it has places for.
+        self.remote_names = frozenset(
+            rule.column[len(REMOTE) :] for rule in rules if rule.column is not None and rule.column.startswith(REMOTE)
+        )
 
     def encode(self, record: Record) -> bytes:
         """Return the JSON of a record. Safe to repeat: the same record gives the same bytes.
@@ -135,12 +140,17 @@ class FieldMap:
             Unsendable: a column that the row does not have, or a value that JSON has no form for.
         """
         values = _prepare_values(choose_values(record), self._decimals)
+        remote = _prepare_values({REMOTE + name: value for name, value in record.remote.items()}, self._decimals)
         document: dict[str, Any] = {}
         for rule in self._rules:
             if rule.column == REST:
                 self._put_rest(document, rule.target, values)
             elif rule.column is None:
                 _find_object(document, rule.target[:-1])[rule.target[-1]] = rule.constant
+            elif rule.column.startswith(REMOTE):
+                # Left out before the partner has told it, as in the call that creates its object.
+                if rule.column in remote:
+                    _find_object(document, rule.target[:-1])[rule.target[-1]] = remote[rule.column]
             elif rule.column in values:
                 _find_object(document, rule.target[:-1])[rule.target[-1]] = values[rule.column]
             elif record.payload is not None:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from syncctl.core.json_text import JsonText
 from syncctl.core.records import Record
+from syncctl.core.remote_values import REMOTE, find_remote_names
 from syncctl.core.rows import Value
 from syncctl.core.stream import Partner, Stream
 from syncctl.partner.address import check_path, find_dot_segment, parse_base_url, parse_endpoint, read_setting
@@ -37,6 +38,8 @@ class Endpoint:
         self._plain = parts[::2]
         self._fixed = [quote(part, safe=_KEPT_IN_PATH) for part in parts[::2]]
         self.columns = tuple(parts[1::2])
+        #: The names of the partner's values that it needs.
+        self.remote_names = find_remote_names(self.template)
 
     @property
     def root(self) -> str:
@@ -86,12 +89,17 @@ class Endpoint:
             path += text.replace("?", "/").replace("#", "/") + plain
         dots = find_dot_segment(path.partition("?")[0])
         if columns or dots is not None:
-            named = f"column {columns[0]} holds" if columns else "its columns make"
+            named = f"{_name(columns[0])} holds" if columns else "its columns make"
             what = f"{named} a segment . or .. in some spelling, which servers resolve"
             raise Unsendable(f"the call would leave {self.template}: {what}")
 
 
 def _find_value(column: str, record: Record) -> Value:
+    if column.startswith(REMOTE):
+        value = record.remote.get(column[len(REMOTE) :])
+        if value is None:
+            raise Unsendable(f"the path needs {column}, which no version of this row has brought")
+        return value
     if record.payload is not None and column in record.payload:
         value = record.payload[column]
     elif column in record.key:
@@ -101,6 +109,10 @@ def _find_value(column: str, record: Record) -> Value:
     if value is None:
         raise Unsendable(f"the path needs column {column}, which is NULL in this row")
     return value
+
+
+def _name(column: str) -> str:
+    return column if column.startswith(REMOTE) else f"column {column}"
 
 
 def _write_value(column: str, value: Value) -> str:
@@ -114,7 +126,7 @@ def _write_value(column: str, value: Value) -> str:
     else:
         text = str(value)
     if not text:
-        raise Unsendable(f"the path needs column {column}, which is empty in this row")
+        raise Unsendable(f"the path needs {_name(column)}, which is empty in this row")
     return text
 
 
@@ -122,5 +134,5 @@ def _quote_text(column: str, text: str) -> str:
     try:
         return quote(text, safe="")
     except UnicodeEncodeError as error:
-        reason = f"column {column} holds half a surrogate pair, which a URL has no form for"
+        reason = f"{_name(column)} holds half a surrogate pair, which a URL has no form for"
         raise Unsendable(reason) from error

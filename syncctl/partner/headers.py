@@ -1,7 +1,7 @@
 """HTTP headers of a call: the rules for names and values, those of every call, and a stream's own."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from syncctl import __version__
 from syncctl.core.records import Record
@@ -113,13 +113,20 @@ def check_header(key: str, name: str, value: str) -> None:
 class HeaderTemplates:
     """The headers that a stream adds to its calls: templates, whose values cannot add another header."""
 
-    def __init__(self, templates: Mapping[str, str], decimals: Decimals) -> None:
+    def __init__(self, templates: Mapping[str, str], decimals: Decimals, remote: Sequence[str] = ()) -> None:
         # Brings Jinja2, which a stream without templates does without.
         from syncctl.partner.request.template import TextTemplate
 
         self._templates = {
-            name: TextTemplate(source, title=f"header {name}", decimals=decimals) for name, source in templates.items()
+            name: TextTemplate(source, title=f"header {name}", decimals=decimals, remote=remote)
+            for name, source in templates.items()
         }
+
+    @property
+    def remote_names(self) -> frozenset[str] | None:
+        """The names of the partner's values that they hold; None if they may hold any."""
+        names = [template.remote_names for template in self._templates.values()]
+        return None if None in names else frozenset[str]().union(*filter(None, names))
 
     def refuse_duplicates(self, taken: Iterable[str], *, key: str) -> None:
         """Refuse a header that each call carries already.

@@ -196,9 +196,18 @@ def read_json(response: Response) -> Any:
     return _parse_json(_decode(response))
 
 
-def _parse_json(text: str) -> Any:
+def read_exact_json(response: Response) -> Any:
+    """Return the JSON of a body with all digits of its numbers.
+
+    Raises:
+        ValueError: It is not JSON.
+    """
+    return _parse_json(_decode(response), use_decimal=True)
+
+
+def _parse_json(text: str, *, use_decimal: bool = False) -> Any:
     try:
-        return simplejson.loads(text, allow_nan=True)
+        return simplejson.loads(text, allow_nan=True, use_decimal=use_decimal)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

@@ -25,6 +25,7 @@ from syncctl.pipeline import strict_order
 from syncctl.pipeline.delivery_gate import Batch, DeliveryGate, Permits
 from syncctl.pipeline.dispatch import Taken, take_batch
 from syncctl.pipeline.outcome_writer import decide_transition, write_transitions
+from syncctl.pipeline.remote_steps import add_remote, shape_by_remote
 
 if TYPE_CHECKING:
     from syncctl.broker.rate import SharedRate
@@ -205,15 +206,26 @@ class DeliveryLane:
             if not stream.append_only:
                 held.batch = batch = replace(batch, known=self._ledger.keys.load(stream.name, claim.key_ids.values()))
             overtaken = find_overtaken_claims(batch)
+            records = [record for record in claim.records if record.id not in overtaken]
+            if stream.keeps_remote:
+                records = self._add_remote(batch, records)
         except BaseException:
             # Nothing was sent, so all of it goes back, once MongoDB answers.
             held.left, held.returned = set(), ids
             raise
-        held.unprepared.extend(record for record in claim.records if record.id not in overtaken)
+        held.unprepared.extend(records)
         for record in claim.records:
             if record.id in overtaken:
                 newer = overtaken[record.id]
                 self._note(held, Transition(record=record, state=State.SUPERSEDED, superseded_by=newer))
+
+    def _add_remote(self, batch: Batch, records: Sequence[Record]) -> list[Record]:
+        """Return records with the partner's values; those whose bytes they change go under a new key (invariant 7)."""
+        records = add_remote(records, batch.claim.key_ids, batch.known)
+        shaped = [shape_by_remote(record, self.setup.client.hash_remote(record)) for record in records]
+        changed = [new for new, old in zip(shaped, records, strict=True) if new is not old]
+        self._ledger.batches.note_remote_hashes(batch.claim, changed)
+        return shaped
 
     @property
     def may_prepare(self) -> bool:

@@ -17,6 +17,7 @@ from syncctl.ledger.keys import SentCall
 from syncctl.logs import get_logger
 from syncctl.pipeline.delivery_gate import Batch
 from syncctl.pipeline.refusals import judge_pauses, judge_run
+from syncctl.pipeline.remote_steps import describe_remote, warn_not_captured
 from syncctl.pipeline.strict_order import find_overwritten
 
 log = get_logger(__name__)
@@ -137,10 +138,11 @@ def write_transitions(batch: Batch, transitions: Sequence[Transition], counts: M
     transitions = judge_refusals(batch, transitions)
     note_too_large(batch, transitions)
     note_pace(batch, transitions)
+    warn_not_captured(stream.name, transitions)
     report_outcomes(batch, [transition.outcome for transition in transitions if transition.outcome is not None])
     if not stream.append_only:
         # Invariant 5: before the state changes, so that the sender of a newer version knows of these calls.
-        accepted = [_describe_call(claim, transition) for transition in transitions if _is_accepted(transition)]
+        accepted = [_describe_accepted(batch, transition) for transition in transitions if _is_accepted(transition)]
         ledger.keys.note_delivered(stream.name, accepted)
         _supersede_failed(batch, transitions)
         unsettled = [_describe_call(claim, transition) for transition in transitions if _is_unsettled(transition)]
@@ -249,6 +251,11 @@ def report_outcomes(batch: Batch, outcomes: Sequence[Outcome]) -> None:
     if state is BreakerState.OPEN:
         batch.gate.close()
         log.warning("deliver.partner_down", partner=partner.name, stream=stream.name, reason=tally.reason)
+
+
+def _describe_accepted(batch: Batch, transition: Transition) -> SentCall:
+    call = _describe_call(batch.claim, transition)
+    return replace(call, remote=describe_remote(transition)) if batch.stream.keeps_remote else call
 
 
 def _describe_call(claim: Claim, transition: Transition) -> SentCall:

@@ -117,7 +117,8 @@ def _preview_row(
     new = new_record(stream, named, before, columns_fingerprint, version)
     document, _ = to_document(new, datetime.now(UTC))
     if document["state"] == State.PENDING:
-        request = previewer.show(record_of(document))
+        record = record_of(document)
+        request = previewer.show(record if before is None else replace(record, remote=before.remote_values))
     else:
         request = Request(error=document.get("reason") or document["error"]["message"])
     return Preview(stream=stream.name, id=new.id, key=new.key, op=new.op, request=request)
@@ -156,4 +157,5 @@ def _as_claimed(document: Mapping[str, Any], mapping_hash: str) -> Record:
         state=State(document["state"]),
         attempt=max(1, int(document.get("claims", 0)) + to_come),
         generation=generation,
+        remote=document.get("remote") or {},
     )

@@ -62,7 +62,7 @@ def find_record(ledger: Ledger, record_id: str) -> list[dict[str, Any]]:
         UsageError: Several ids begin with it.
     """
     found = ledger.records.find(record_id=complete_id(ledger, record_id))
-    return _require(found, f"no record has the id {record_id}")
+    return _add_remote(ledger, _require(found, f"no record has the id {record_id}"))
 
 
 def find_versions(ledger: Ledger, stream: str, key: Mapping[str, Value]) -> list[dict[str, Any]]:
@@ -73,7 +73,18 @@ def find_versions(ledger: Ledger, stream: str, key: Mapping[str, Value]) -> list
     """
     shown = ",".join(f"{name}={value}" for name, value in key.items())
     found = ledger.records.find(stream=stream, key_id=key_id(key))
-    return _require(found, f"the ledger holds no record of {stream} {shown}")
+    return _add_remote(ledger, _require(found, f"the ledger holds no record of {stream} {shown}"))
+
+
+def _add_remote(ledger: Ledger, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add what is known of the partner's objects for the rows, from their keys."""
+    for stream in {record["stream"] for record in records}:
+        of_stream = [record for record in records if record["stream"] == stream]
+        known = ledger.keys.load(stream, [record["key_id"] for record in of_stream])
+        for record in of_stream:
+            key = known.get(record["key_id"])
+            record["remote"] = dict(key.remote.values) if key is not None and key.remote is not None else None
+    return records
 
 
 def _require(found: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:

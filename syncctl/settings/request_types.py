@@ -10,15 +10,18 @@ from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 
 from syncctl.core.mapping import parse_fields
 from syncctl.core.outcome import CONFLICT, OutcomeRules, Verdict
+from syncctl.core.remote_values import check_name, parse_capture
 from syncctl.core.rows import Operation
 from syncctl.errors import ConfigurationError
 from syncctl.partner.address import parse_endpoint
 from syncctl.partner.encoding import BodyContent, find_codec, is_form, is_json
 from syncctl.partner.headers import is_header_name, is_reserved, looks_secret
-from syncctl.settings.field_types import OptionalText, read_absent, read_choices, read_table
+from syncctl.settings.field_types import OptionalText, Text, read_absent, read_choices, read_table
 
 NO_DELETES = "none"
-WITHOUT_REFERENCES = ("endpoint", "delete_endpoint", "fields", "body", "headers", "content_type", "body_schema")
+WITHOUT_REFERENCES = (
+    "endpoint", "delete_endpoint", "capture", "fields", "body", "headers", "content_type", "body_schema",
+)  # fmt: skip
 """Settings of a stream that are the same on every machine: they take no `${NAME}`, and hold no secret."""
 NO_REFERENCE = (
     "cannot contain ${NAME}: it is the same on every machine and is shown unmasked; put a secret into the partner's "
@@ -38,7 +41,7 @@ def takes_no_reference(path: Sequence[str]) -> bool:
 def check_body(template: str | None, info: ValidationInfo) -> str | None:
     """Check the template of a body of the stream's content type."""
     if template is not None:
-        _compile_template(template, content_type=get_content_type(info))
+        _compile_template(template, content_type=get_content_type(info), remote=get_remote_names(info))
     return template
 
 
@@ -65,11 +68,20 @@ def get_content_type(info: ValidationInfo) -> str:
     return info.data.get("content_type") or "application/json"
 
 
-def _compile_template(source: str, *, where: str = "", content_type: str = "text/plain") -> None:
+def get_remote_names(info: ValidationInfo) -> tuple[str, ...] | None:
+    """Return the names of the partner's values that a stream captures; None where they have an error of their own."""
+    return tuple(info.data["capture"]) if "capture" in info.data else None
+
+
+def _compile_template(
+    source: str, *, where: str = "", content_type: str = "text/plain", remote: tuple[str, ...] | None
+) -> None:
     from syncctl.partner.request.template import TextTemplate
 
     try:
-        template = TextTemplate(source, title="template", is_json=is_json(content_type), is_form=is_form(content_type))
+        template = TextTemplate(
+            source, title="template", is_json=is_json(content_type), is_form=is_form(content_type), remote=remote
+        )
         BodyContent(content_type, source).check_own_texts(template.texts)
     except ValueError as error:
         raise ValueError(f"{where}: {error}" if where else str(error)) from None
@@ -85,13 +97,23 @@ def _check_delete_endpoint(text: str | None) -> str | None:
     return " ".join(parse_endpoint(text))
 
 
+def _check_capture(rules: dict[str, str]) -> dict[str, str]:
+    for name, place in rules.items():
+        check_name(name)
+        try:
+            parse_capture(place)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return rules
+
+
 def _check_fields(table: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     if table is not None:
         parse_fields(table)
     return table
 
 
-def _check_headers(headers: Mapping[str, str] | None) -> Mapping[str, str] | None:
+def _check_headers(headers: Mapping[str, str] | None, info: ValidationInfo) -> Mapping[str, str] | None:
     for name, template in (headers or {}).items():
         if not is_header_name(name):
             raise ValueError(f"{name!r} cannot be the name of a header")
@@ -101,7 +123,7 @@ def _check_headers(headers: Mapping[str, str] | None) -> Mapping[str, str] | Non
             )
         if looks_secret(name) and "{{" not in template:
             raise ValueError(f"{name} looks like a secret; set it as the partner's auth, type api_key")
-        _compile_template(template, where=name)
+        _compile_template(template, where=name, remote=get_remote_names(info))
     return headers
 
 
@@ -149,6 +171,7 @@ DeleteEndpoint = Annotated[OptionalText, AfterValidator(_check_delete_endpoint)]
 Fields = Annotated[
     dict[str, Any] | None, BeforeValidator(read_table), BeforeValidator(read_absent), AfterValidator(_check_fields)
 ]
+Capture = Annotated[dict[str, Text], BeforeValidator(read_table), AfterValidator(_check_capture)]
 ContentType = Annotated[OptionalText, AfterValidator(_check_content_type)]
 Body = Annotated[OptionalText, AfterValidator(check_body)]
 BodySchemaFile = Annotated[OptionalText, AfterValidator(check_body_schema)]

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ValidationInfo
 
-from syncctl.core.mapping import parse_fields
+from syncctl.core.mapping import list_columns, parse_fields
+from syncctl.core.remote_values import HOW_TO_CAPTURE, REMOTE, find_remote_names, parse_capture
 from syncctl.core.spelling import suggest
 from syncctl.core.stream import SCANS, Ambiguous, Batching, Decimals, Mode, Order, RetrySchedule, Stream
 from syncctl.partner.address import parse_endpoint
@@ -170,6 +171,12 @@ class StreamSettings(Section):
         None,
         "for deleted rows; DELETE has no body; none: send nothing; default: endpoint, with only the key",
         sample="DELETE /orders/{id}",
+    )
+    capture: request_types.Capture = setting(
+        {},
+        "values of the partner, taken from its accepted answers and known as remote.NAME: path into the JSON | "
+        "header:NAME",
+        sample={"id": "data.id"},
     )
     fields: request_types.Fields = setting(
         None,
@@ -365,6 +372,45 @@ class StreamSettings(Section):
             yield "order", "strict has no effect with append_only, which knows one version of a row; remove one of them"
         if self.order != "strict" and self.strict_hold is not None:
             yield "strict_hold", 'is for order strict; set order = "strict" or remove it'
+
+    @rule("capture", "order", "append_only")
+    def _check_capture(self) -> Broken:
+        if self.capture and self.append_only:
+            yield (
+                "capture",
+                "needs what the ledger knows of each row, which append_only does without; remove one of them",
+            )
+
+    @rule("capture", "rows_per_call", "batch_shape")
+    def _check_capture_in_bulk(self) -> Broken:
+        if self.capture and self.rows_per_call > 1:
+            if self.batch_shape.results is None:
+                text = 'write batch_shape.results = "PATH" too, from where the paths of capture begin'
+                yield "capture", f"needs the result of each row in a call of several; {text}"
+            for name, place in self.capture.items():
+                if parse_capture(place)[0] == "header":
+                    yield "capture", f"{name} is in a header, which a call of several rows has once; write a path"
+
+    @rule("capture", "endpoint", "delete_endpoint", "fields", "order")
+    def _check_remote_names(self) -> Broken:
+        known = tuple(self.capture)
+        columns = [column for column in list_columns(self.fields or {}) if column.startswith(REMOTE)]
+        used = {
+            "endpoint": find_remote_names(self.endpoint),
+            "delete_endpoint": find_remote_names(self.delete_endpoint or ""),
+            "fields": [column[len(REMOTE) :] for column in columns],
+        }
+        for key, names in used.items():
+            for name in names:
+                if name not in known:
+                    how = f"is not captured; {suggest(name, known)}" if known else f"is not known; {HOW_TO_CAPTURE}"
+                    yield key, f"has remote.{name}, which {how}"
+            if names and self.order == "none" and key != "fields":
+                text = 'set order = "latest" or "strict"'
+                yield (
+                    key,
+                    f"has remote.{names[0]}, and under order none no version waits for the one that brings it; {text}",
+                )
 
     def _is_json(self) -> bool:
         return is_json(self.content_type or "application/json")

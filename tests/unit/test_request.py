@@ -60,14 +60,14 @@ def name_mapping(**changes: Any) -> str:
 
 def test_the_page_has_an_example_of_each_setting() -> None:
     shown = {key for settings, _, _ in list_examples() for key in tomllib.loads(settings)}
-    assert shown == {"fields", "body", "content_type", "headers", "endpoint", "delete_endpoint"}
+    assert shown == {"fields", "body", "content_type", "headers", "endpoint", "delete_endpoint", "capture"}
 
 
 @pytest.mark.parametrize(("settings", "kind", "request_shown"), list(list_examples()))
 def test_an_example_of_the_page_makes_the_request_that_it_shows(
     tmp_path: Path, settings: str, kind: str, request_shown: str
 ) -> None:
-    record = make_record(4711, read_row())
+    record = replace(make_record(4711, read_row()), remote={"id": "P-0815"})
     if kind == "http-delete":
         record = replace(record, op="delete", payload=None)
     call = prepare(load_stream(tmp_path, settings), record)

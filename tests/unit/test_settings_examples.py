@@ -46,7 +46,7 @@ SAMPLED = {  # Settings without a default, or with one that only an example can 
                 for key in ("under", "results", "result_key", "result_status", "result_accepted_when")
             ),
             *("retry.give_up_after", "delete_endpoint", "content_type", "body", "headers", "body_schema", "fields"),
-            *("strict_hold", "write_back"),
+            *("strict_hold", "write_back", "capture"),
         )
     ),
 }

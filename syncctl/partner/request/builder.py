@@ -54,6 +54,7 @@ class RequestBuilder:
                     is_json=is_json(self._content_type),
                     is_markup=is_markup(self._content_type),
                     is_form=is_form(self._content_type),
+                    remote=stream.remote_names,
                 )
                 self._content = BodyContent(self._content_type, stream.body)
                 self._content.check_own_texts(self._body.texts)
@@ -61,7 +62,7 @@ class RequestBuilder:
                     # Versions that wrote everything as UTF-8, and NULL in a form as None, made other bytes of it.
                     self._parts = [*self._parts, self._content.codec]
             if stream.headers:
-                self._headers = HeaderTemplates(stream.headers, stream.decimals)
+                self._headers = HeaderTemplates(stream.headers, stream.decimals, stream.remote_names)
         except ValueError as error:
             raise ConfigurationError(f"{key} has a template that cannot be used", why=str(error)) from None
         if stream.body_schema is not None:
@@ -69,6 +70,7 @@ class RequestBuilder:
 
             self._schema = BodySchema(Path(stream.body_schema), key=f"{key}.body_schema")
         self._key = key
+        self._remote_names = self._find_remote_names()
 
     @property
     def mapping_hash(self) -> str:
@@ -81,6 +83,16 @@ class RequestBuilder:
             return own
         parts = [own, "" if self._delete is None else self._delete.mapping_hash, *self._parts]
         return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+    def hash_remote(self, record: Record) -> str:
+        """Name the remote values that shape a request (12 hex digits); empty where none do."""
+        endpoint = self.choose_endpoint(record)
+        values = [
+            [name, type(value).__name__, str(value)]
+            for name, value in sorted(record.remote.items())
+            if self._remote_names is None or name in self._remote_names or name in endpoint.remote_names
+        ]
+        return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12] if values else ""
 
     @property
     def codec(self) -> str:
@@ -102,6 +114,17 @@ class RequestBuilder:
             return dict(headers)
         others = {name: value for name, value in headers.items() if name.lower() != "content-type"}
         return {"Content-Type": self._content_type, **others}
+
+    def _find_remote_names(self) -> frozenset[str] | None:
+        """Return the names of the partner's values that body and headers hold; None if they may hold any."""
+        names = frozenset() if self._fields is None else self._fields.remote_names
+        for template in (self._body, self._headers):
+            if template is None:
+                continue
+            if template.remote_names is None:
+                return None
+            names |= template.remote_names
+        return names
 
     def choose_endpoint(self, record: Record) -> Endpoint:
         """Return the endpoint of a record: deletes may have their own."""

@@ -7,7 +7,7 @@ clock, no random numbers, no files, no internals of Python.
 import decimal
 import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -21,6 +21,8 @@ from jinja2.visitor import NodeTransformer
 
 from syncctl.core.json_text import JsonNumber, JsonText
 from syncctl.core.records import Record
+from syncctl.core.remote_values import HOW_TO_CAPTURE, REMOTE
+from syncctl.core.spelling import suggest
 from syncctl.core.stream import Decimals
 from syncctl.partner.call import Unsendable
 from syncctl.partner.encoding import EXACT, choose_values, encode_text, write_raw
@@ -41,6 +43,8 @@ from syncctl.partner.request.quota import (
 from syncctl.partner.request.row_time import RowTimeExceeded
 
 NAMES = ("row", "key", "op", "stream")
+REMOTE_NAME = "remote"
+"""The name of the partner's values, where a stream captures some."""
 FILTERS = (
     "abs", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "format", "groupby",
     "int", "items", "join", "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "replace",
@@ -84,6 +88,7 @@ class TextTemplate:
         is_json: It writes JSON, so that each value must go through `| json`.
         is_markup: It writes XML or HTML, so that values are escaped.
         is_form: It writes a form, so that values with signs of a form must go through `| urlencode`.
+        remote: The names of the partner's values that a stream captures; None if they are not known.
 
     Raises:
         ValueError: It cannot be used; the text says where and why.
@@ -98,12 +103,16 @@ class TextTemplate:
         is_json: bool = False,
         is_markup: bool = False,
         is_form: bool = False,
+        remote: Sequence[str] | None = None,
     ) -> None:
         self._title = title
+        self._remote = remote or ()
         sandbox = open_sandbox(decimals, is_markup=is_markup)
         try:
             tree = sandbox.parse(source)
-            _check_names(tree)
+            _check_names(tree, remote)
+            self.remote_names = _find_remote_names(tree)
+            """The names of the partner's values that it writes; None if it may write any."""
             self.texts = [(text.lineno, text.data) for text in tree.find_all(nodes.TemplateData)]
             """The texts that it writes itself, each with its line."""
             if is_json:
@@ -127,11 +136,13 @@ class TextTemplate:
             Unsendable: A column that does not exist, a value that cannot be written, or more than the quota allows.
         """
         values, quota = choose_values(record), Quota()
+        remote = {name: record.remote.get(name) for name in self._remote}
         names = {
             "row": Columns(values, quota),
             "key": Columns(record.key, quota),
             "op": record.op,
             "stream": record.stream,
+            "remote": Columns(remote, quota),
             QUOTA: quota,
         }
         try:
@@ -140,7 +151,8 @@ class TextTemplate:
         except Exception as error:
             reason = str(error) if isinstance(error, _SHOWN) else type(error).__name__
             raise Unsendable(f"{self._title}, line {_find_line(error)}: {reason}") from error
-        if _ADDRESS.search(text) and not any(_ADDRESS.search(str(value)) for value in values.values()):
+        shown = (*values.values(), *remote.values())
+        if _ADDRESS.search(text) and not any(_ADDRESS.search(str(value)) for value in shown):
             raise Unsendable(f"{self._title} writes a Python object, whose text differs from process to process")
         return text
 
@@ -155,12 +167,27 @@ class TextTemplate:
         return "".join(parts)
 
 
-def _check_names(tree: nodes.Template) -> None:
+def _check_names(tree: nodes.Template, remote: Sequence[str] | None) -> None:
     for statement in tree.find_all(_OTHER_TEMPLATES):
         raise ValueError(f"line {statement.lineno}: a template stands alone; it cannot include or import another")
-    unknown = sorted(meta.find_undeclared_variables(tree) - {*NAMES, *GLOBALS})
+    used = meta.find_undeclared_variables(tree)
+    if REMOTE_NAME in used and remote is not None:
+        if not remote:
+            raise ValueError(f"{REMOTE_NAME} is not defined; {HOW_TO_CAPTURE}")
+        if wrong := sorted((_find_remote_names(tree) or frozenset()) - set(remote)):
+            raise ValueError(f"{REMOTE}{wrong[0]} is not captured; {suggest(wrong[0], remote)}")
+    unknown = sorted(used - {*NAMES, *GLOBALS, REMOTE_NAME})
     if unknown:
         raise ValueError(f"{unknown[0]} is not defined; a template has {', '.join(NAMES)}, as in {{{{ row.id }}}}")
+
+
+def _find_remote_names(tree: nodes.Template) -> frozenset[str] | None:
+    """Return the names of the partner's values that a template uses; None if it may use any."""
+    named = [(step.node, step.attr) for step in tree.find_all(nodes.Getattr)]
+    named += [(step.node, step.arg.value) for step in tree.find_all(nodes.Getitem) if isinstance(step.arg, nodes.Const)]
+    names = [name for node, name in named if isinstance(node, nodes.Name) and node.name == REMOTE_NAME]
+    uses = sum(name.name == REMOTE_NAME and name.ctx == "load" for name in tree.find_all(nodes.Name))
+    return frozenset(names) if uses == len(names) else None
 
 
 def _check_methods(tree: nodes.Template) -> None:

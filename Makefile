@@ -35,8 +35,9 @@ QUICK_TESTS := tests/unit \
 unit: $(VENV)/.dev libodbc  ## Run the quick tests, in less than half a minute (PYTEST_FLAGS="-k retry -x")
 	@$(BIN)/python -m pytest -q -n 2 $(QUICK_TESTS) $(PYTEST_FLAGS)
 
+# Six processes import the tests: what pytest has compiled is kept for the next run, whatever the environment says.
 test: $(VENV)/.dev libcurl libodbc  ## Run all tests in parallel (PYTEST_FLAGS="-k poll -x")
-	@$(BIN)/python -m pytest -n 6 --dist worksteal $(PYTEST_FLAGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 6 --dist worksteal $(PYTEST_FLAGS)
 
 soak: $(VENV)/.dev libcurl  ## Inject seeded faults into the protocol and real deployments (SOAK_FLAGS="--runs 40 --steps 20000 --seed 1")
 	@$(BIN)/python -m tests.faults.soak $(SOAK_FLAGS)

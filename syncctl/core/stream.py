@@ -127,6 +127,8 @@ class Stream:
     #: Empty: all columns but those of `exclude`.
     columns: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    #: Columns whose text is a JSON document, which is sent as it is.
+    json_columns: tuple[str, ...] = ()
     #: A condition in SQL.
     where: str | None = None
     #: How the values of a column are masked before they leave the source.

@@ -94,6 +94,11 @@ class Endpoint:
             raise Unsendable(f"the call would leave {self.template}: {what}")
 
 
+def find_placeholders(path: str) -> tuple[str, ...]:
+    """Return the columns that a path names."""
+    return tuple(_PLACEHOLDER.findall(path))
+
+
 def _find_value(column: str, record: Record) -> Value:
     if column.startswith(REMOTE):
         value = record.remote.get(column[len(REMOTE) :])

@@ -1,6 +1,7 @@
 """The section of a stream: what is read, the requests that are sent, and how they are repeated."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from syncctl.core.spelling import suggest
 from syncctl.core.stream import SCANS, Ambiguous, Batching, Decimals, Mode, Order, RetrySchedule, Stream
 from syncctl.partner.address import parse_endpoint
 from syncctl.partner.encoding import is_json
+from syncctl.partner.endpoint import find_placeholders
 from syncctl.settings import request_types
 from syncctl.settings.field_types import (
     Condition,
@@ -36,6 +38,10 @@ from syncctl.settings.field_types import (
 from syncctl.settings.section import Broken, Section, rule, setting
 
 _SCHEDULE = ("5s", "1m", "5m", "30m", "2h", "6h", "12h", "24h")
+
+
+def _is_among(column: str, columns: Sequence[str]) -> bool:
+    return column.strip().casefold() in {name.strip().casefold() for name in columns}
 
 
 def _known_in(kind: str) -> AfterValidator:
@@ -133,6 +139,9 @@ class StreamSettings(Section):
     )
     columns: TextList = setting((), "send only these columns; default: all", sample=["id", "total"])
     exclude: TextList = setting((), "send all columns except these", sample=["photo"])
+    json_columns: TextList = setting(
+        (), "columns whose text is JSON; it is sent as JSON, not as text", sample=["attributes"], written_as="json"
+    )
     mask: Masks = setting(
         {},
         "drop | hash | last4 for each column, applied before anything is stored",
@@ -327,6 +336,29 @@ class StreamSettings(Section):
                         "mask",
                         f"{masked} is in the {place}, which must stay unmasked; remove it from mask",
                     )
+
+    @rule("json", "key", "cursor", "exclude", "columns", "mask", "write_back")
+    def _check_json(self) -> Broken:
+        places = {
+            "key": (self.key, "which must stay text; remove it from json"),
+            "cursor": ((self.cursor or "",), "which must stay text; remove it from json"),
+            "exclude": (self.exclude, "so it is not sent; remove it from one of the two"),
+            "write_back": (tuple(self.write_back), "so it is not sent; remove it from json"),
+            "mask": (tuple(self.mask), "which sends a text in its place, or nothing; remove it from one of the two"),
+        }
+        for column in self.json_columns:
+            for place, (columns, why) in places.items():
+                if _is_among(column, columns):
+                    yield "json", f"{column} is in {place}, {why}"
+            if self.columns and not _is_among(column, self.columns):
+                yield "json", f"{column} is not in columns, so it is not sent; add it there, or remove it from json"
+
+    @rule("json", "endpoint", "delete_endpoint")
+    def _check_json_in_path(self) -> Broken:
+        for key, endpoint in (("endpoint", self.endpoint), ("delete_endpoint", self.delete_endpoint or "")):
+            for column in self.json_columns:
+                if _is_among(column, find_placeholders(endpoint)):
+                    yield key, f"names {column}, which is in json, and a path takes a single value; use another column"
 
     @rule("fields", "body")
     def _check_body(self) -> Broken:

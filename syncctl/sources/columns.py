@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from syncctl.core.column_masks import Mask, mask_value
+from syncctl.core.json_text import NotJson, read_json
 from syncctl.core.rows import Value
 from syncctl.core.spelling import suggest
 from syncctl.core.stream import Stream
@@ -59,6 +60,7 @@ def choose_columns(stream: Stream, relation: Relation, layout: Layout, dialect: 
     sent -= {name for name, mask in masks.items() if mask == "drop"}
     formless = [column for column in relation.columns if column.name in sent and column.kind is Kind.FORMLESS]
     sent -= {column.name for column in formless}
+    documents = _choose_documents(stream, relation, layout, names, masks) & sent
     needed = {column.name for column in (*layout.order, *layout.key)} | {layout.cursor_name}
     read = tuple(column for column in relation.columns if column.name in sent | needed)
     masks = {name: mask for name, mask in masks.items() if name in sent}
@@ -69,8 +71,10 @@ def choose_columns(stream: Stream, relation: Relation, layout: Layout, dialect: 
         sent=frozenset(sent),
         unnoticed=frozenset(_find_unnoticed(stream, relation, layout) & sent),
         converters=converters,
-        payload_converters=tuple(_convert_payload(stream, layout, read, converters, masks)),
-        fingerprint=_fingerprint(stream, [column.name for column in read if column.name in sent], masks, refusal),
+        payload_converters=tuple(_convert_payload(stream, layout, read, converters, masks, documents)),
+        fingerprint=_fingerprint(
+            stream, [column.name for column in read if column.name in sent], masks, refusal, documents
+        ),
         refusal=refusal,
     )
 
@@ -104,8 +108,7 @@ def _resolve_masks(stream: Stream, layout: Layout, names: Sequence[str]) -> dict
     for given, mask in stream.mask.items():
         (name,) = _resolve(stream, "mask", (given,), names)
         masks[name] = mask
-    roles = {column.name: "cursor" for column in (*layout.order, layout.cursor) if column is not None}
-    roles |= {column.name: "key" for column in layout.key}
+    roles = _name_roles(layout)
     for name in masks:
         if name in roles:
             raise ConfigurationError(
@@ -120,6 +123,34 @@ def _resolve_masks(stream: Stream, layout: Layout, names: Sequence[str]) -> dict
             hint="make a secret with: openssl rand -hex 32, and set MASK_SECRET in .env or the environment",
         )
     return masks
+
+
+def _choose_documents(
+    stream: Stream, relation: Relation, layout: Layout, names: Sequence[str], masks: Mapping[str, Mask]
+) -> frozenset[str]:
+    """Return the columns whose text is JSON: those that `json` names, and those of a type of that name.
+
+    A mask replaces a value by a text, and so does not leave a document.
+
+    Raises:
+        ConfigurationError: `json` names a column that does not exist, or that the ledger must know as text.
+    """
+    named = _resolve(stream, "json", stream.json_columns, names)
+    roles = _name_roles(layout)
+    for name in named & roles.keys():
+        raise ConfigurationError(
+            f"streams.{stream.name}.json is wrong",
+            why=f"{name} is in the {roles[name]}, which must stay text",
+            hint="leave it out of json",
+        )
+    typed = {column.name for column in relation.columns if column.kind is Kind.JSON}
+    return frozenset((named | typed) - roles.keys() - masks.keys())
+
+
+def _name_roles(layout: Layout) -> dict[str, str]:
+    """Return what the columns are that the ledger must know as they are."""
+    roles = {column.name: "cursor" for column in (*layout.order, layout.cursor) if column is not None}
+    return roles | {column.name: "key" for column in layout.key}
 
 
 def _refuse(stream: Stream, formless: Sequence[Column]) -> str | None:
@@ -140,6 +171,7 @@ def _convert_payload(
     columns: Sequence[Column],
     converters: Sequence[Converter],
     masks: Mapping[str, Mask],
+    documents: frozenset[str],
 ) -> list[Converter]:
     """Return the converters of the payload: times without an offset get one if the stream names their zone.
 
@@ -153,9 +185,30 @@ def _convert_payload(
             payload[index] = lambda raw, convert=convert: (  # type: ignore[misc]
                 add_offset(value, zone) if isinstance(value := convert(raw), str) else value
             )
+        if column.name in documents:
+            payload[index] = convert_document(payload[index])
         if column.name in masks:
             payload[index] = _mask(payload[index], masks[column.name], stream.mask_secret)
     return payload
+
+
+def convert_document(convert: Converter) -> Converter:
+    """Return a converter whose text is JSON; it refuses a value that is not, with the place."""
+
+    def convert_text(raw: Raw) -> Value:
+        if isinstance(raw, bytes | bytearray | memoryview):
+            raise ValueError("it is not JSON: its value is binary, and JSON is text")  # noqa: TRY004
+        value = convert(raw)
+        if value is None:
+            return None
+        # SQLite keeps numbers as such, also in a column of texts.
+        text = json.dumps(value) if isinstance(value, bool | float) else str(value)
+        try:
+            return read_json(text)
+        except NotJson as error:
+            raise ValueError(f"it is not JSON: {error}") from None
+
+    return convert_text
 
 
 def _mask(convert: Converter, mask: Mask, secret: str) -> Converter:
@@ -170,8 +223,14 @@ def _mask(convert: Converter, mask: Mask, secret: str) -> Converter:
     return convert_masked
 
 
-def _fingerprint(stream: Stream, sent: Sequence[str], masks: Mapping[str, Mask], refusal: str | None) -> str:
-    """Return a hash that changes when a column comes or goes, or the time zone, a mask or its secret changes."""
+def _fingerprint(
+    stream: Stream, sent: Sequence[str], masks: Mapping[str, Mask], refusal: str | None, documents: frozenset[str]
+) -> str:
+    """Return a hash that changes when a column comes or goes, or the time zone, a mask or its secret changes.
+
+    So it does when a text becomes a document, or a document a text.
+    """
     parts = [*sent, "", stream.timezone or "", refusal or ""]
     parts += [f"{name}={mask}:{mask_value('', mask, stream.mask_secret)}" for name, mask in sorted(masks.items())]
+    parts += [f"{name} is JSON" for name in sorted(documents)]
     return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:12]

@@ -18,7 +18,7 @@ from syncctl.core.values import shorten_single, to_value
 from syncctl.errors import ConfigurationError, SourceError
 from syncctl.sources.catalog.relation import Column, Kind, quote_name, split_name, strip_statement
 from syncctl.sources.catalog.sqlserver_catalog import DATABASE_IDENTITY, DESCRIBE_QUERY, ROLE
-from syncctl.sources.catalog.sqlserver_types import KINDS, Json, make_type
+from syncctl.sources.catalog.sqlserver_types import KINDS, make_type
 from syncctl.sources.cursor import Raw, to_text
 from syncctl.sources.dialect import IsolationLevel, ReadCeiling
 from syncctl.sources.driver_errors import advise_grant
@@ -80,9 +80,9 @@ class SqlServerDialect:
         Style 121 writes every digit of `datetime2` and `datetimeoffset`, while 126 drops zeros. Only 126 is read back
         as `datetime` and `smalldatetime` in the same way in every language.
         """
-        if isinstance(column.type, Json):
-            return sa.cast(expression, sa.NVARCHAR())
         match column.kind:
+            case Kind.JSON:
+                return sa.cast(expression, sa.NVARCHAR())
             case Kind.TIME if _is_old(column):
                 return _convert("VARCHAR(33)", expression, 126)
             case Kind.TIME:

@@ -43,6 +43,14 @@ def test_a_time_that_changes_set_goes_first_and_says_whether_an_index_serves_it(
     assert not any("CREATE INDEX" in line for line in again.advice)
 
 
+def test_a_column_with_a_check_for_json_is_proposed_as_json(db: SourceDb) -> None:
+    columns = 'lines text check (json_valid(lines)), "a ""b" text, note text'
+    check = 'check ("a ""b" is null or json_valid("a ""b")), check (not json_valid(note))'
+    found = look_at(db, f"create table orders (id integer primary key, {columns}, {check})")
+    assert found.settings["json"] == ["lines", 'a "b']
+    assert "json" not in look_at(db, "create table others (id integer primary key, json text)", table="others").settings
+
+
 NO_SERVICE = [
     "create index other on orders (id, updated_at)",
     "create index part on orders (updated_at) where note is null",

@@ -23,6 +23,7 @@ create table sys.types (user_type_id, system_type_id, name);
 create table sys.columns (object_id, column_id, name, user_type_id, system_type_id, max_length, precision, scale,
     is_nullable, collation_name, default_object_id default 0, generated_always_type default 0);
 create table sys.default_constraints (object_id, definition);
+create table sys.check_constraints (parent_object_id, definition, is_disabled);
 create table sys.triggers (object_id, parent_id, is_disabled);
 create table sys.trigger_events (object_id, type);
 create table sys.sql_modules (object_id, definition);
@@ -220,6 +221,21 @@ def test_types_without_a_form_in_json_are_left_out_and_make_no_key(server: Stand
     assert table.columns[1].type == "nvarchar(20)"
     assert table.settings["exclude"] == ["path", "any"]
     assert table.remarks["exclude"] == "hierarchyid, sql_variant: no form in JSON"
+
+
+def test_a_column_with_a_check_for_json_is_proposed_as_json(server: StandIn) -> None:
+    columns = {"id": "int", "lines": "nvarchar(max)", "a]b": "nvarchar(max)", "old": "nvarchar(max)", "x": "phone"}
+    server.add_table(2, "docs", columns)
+    server.add_index(2, 1, [1], type=1, unique=1, primary=1)
+    server.insert("check_constraints", 2, "(isjson([lines])=(1))", 0)
+    server.insert("check_constraints", 2, "([a]]b] IS NULL OR isjson([a]]b],OBJECT)>(0))", 0)
+    server.insert("check_constraints", 2, "(isjson([old])=(1))", 1)
+    server.insert("check_constraints", 2, "(isjson([x])=(0) OR NOT isjson([x])>(0))", 0)
+    server.insert("check_constraints", 1, "(isjson([old])=(1))", 0)
+    table = propose_stream(server.look(2)[0][0])
+    assert table.settings["json"] == ["lines", "a]b"]
+    assert table.remarks["json"] == "a check of the table says that it is JSON"
+    assert "json" not in propose_stream(server.look(1)[0][0]).settings
 
 
 UNUSABLE = [{"disabled": 1}, {"hypothetical": 1}, {"filtered": 1}, {"type": 6}]

@@ -146,7 +146,13 @@ CASES = [
     texts("ntext", "N'Ærø 日本語 𝄞'"),
     texts("sysname", "N'dbo'"),
     texts("xml", "N'<a b=\"1\">é</a>'"),
-    texts("json", "N'{\"a\":12345678901234567890.10}'"),
+    Case(
+        declared="json",
+        literals=('N\'{"a":12345678901234567890.10,"b":[null]}\'',),
+        text="cast(v as nvarchar(max))",
+        spell=lambda document: document,
+        spell_text=lambda text: simplejson.loads(text, use_decimal=True),
+    ),
 ]
 
 

@@ -150,6 +150,38 @@ def test_a_wrong_value_of_a_stream_is_refused_with_the_fix(tmp_path: Path, line:
             {"mask": "id is in the key, which must stay unmasked; remove it from mask"},
         ),
         (
+            ['start = "now"', 'key = ["Id"]', 'json = ["id", "doc"]'],
+            {"json": "id is in key, which must stay text; remove it from json"},
+        ),
+        (
+            ['start = "now"', 'cursor = "at"', 'json = ["AT"]'],
+            {"json": "AT is in cursor, which must stay text; remove it from json"},
+        ),
+        (
+            ['start = "now"', 'exclude = ["doc"]', 'json = ["doc"]'],
+            {"json": "doc is in exclude, so it is not sent; remove it from one of the two"},
+        ),
+        (
+            ['start = "now"', 'write_back = { doc = "error" }', 'json = ["Doc"]'],
+            {"json": "Doc is in write_back, so it is not sent; remove it from json"},
+        ),
+        (
+            ['start = "now"', 'columns = ["id"]', 'json = ["doc"]'],
+            {"json": "doc is not in columns, so it is not sent; add it there, or remove it from json"},
+        ),
+        (
+            ['start = "now"', 'mask = { doc = "hash" }', 'json = ["doc"]'],
+            {"json": "doc is in mask, which sends a text in its place, or nothing; remove it from one of the two"},
+        ),
+        (
+            ['start = "now"', 'endpoint = "PUT /orders/{id}/{Doc}"', 'json = ["doc"]'],
+            {"endpoint": "names doc, which is in json, and a path takes a single value; use another column"},
+        ),
+        (
+            ['start = "now"', 'delete_endpoint = "DELETE /orders/{doc}"', 'json = ["doc"]'],
+            {"delete_endpoint": "names doc, which is in json, and a path takes a single value; use another column"},
+        ),
+        (
             ['start = "now"', 'cursor = "updated_at"', 'mask = { updated_at = "last4" }'],
             {"mask": "updated_at is in the cursor, which must stay unmasked; remove it from mask"},
         ),

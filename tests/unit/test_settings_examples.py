@@ -40,7 +40,7 @@ SAMPLED = {  # Settings without a default, or with one that only an example can 
         for key in (
             *("table", "query", "start", "key", "mode", "cursor", "endpoint"),
             *("where", "columns", "exclude", "mask", "timezone", "acknowledge", "acknowledge_failed", "accepted_when"),
-            *("rejected_when", "outcomes"),
+            *("rejected_when", "outcomes", "json"),
             *(
                 f"batch_shape.{key}"
                 for key in ("under", "results", "result_key", "result_status", "result_accepted_when")
@@ -78,7 +78,7 @@ def uncomment(text: str) -> str:
 
 def without_rivals(text: str) -> str:
     """Remove settings that would contradict the sample: a query beside a table, settings of another mode or auth."""
-    names = "query|body|exclude|acknowledge|acknowledge_failed"
+    names = "query|body|exclude|json|acknowledge|acknowledge_failed"
     names += "|name|in|value|user|password|token_url|client_id|client_secret|client_auth|scope|audience|secret"
     names += "|strict_hold|previous_secret|proxy|headers|client_key_password"
     text = re.sub(r"^(rows_per_call = |STREAMS__ORDERS__ROWS_PER_CALL=)1\b", r"\g<1>10", text, flags=re.MULTILINE)

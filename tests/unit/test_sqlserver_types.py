@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.dialects import mssql
 
+from syncctl.core.column_masks import mask_value
+from syncctl.core.json_text import JsonText
 from syncctl.core.stream import Stream
 from syncctl.errors import ConfigurationError
 from syncctl.sources.catalog.relation import ALIAS, Column, Kind, Relation
@@ -68,7 +70,7 @@ def read_row(declared: dict[str, str], /, *raw: object, **settings: Any) -> Any:
         ("char(5)", "ab   ", "ab   "),
         ("sysname", "dbo", "dbo"),
         ("xml", "<a/>", "<a/>"),
-        ("json", '{"a":1.10}', '{"a":1.10}'),
+        ("json", '{"a": 1.10}', JsonText('{"a":1.10}')),
     ],
 )
 def test_each_type_has_its_form_in_json(declaration: str, raw: object, value: object) -> None:
@@ -80,6 +82,12 @@ def test_each_type_has_its_form_in_json(declaration: str, raw: object, value: ob
 def test_json_is_read_as_the_text_that_it_is() -> None:
     (_, shown) = make_pages({"v": "json"}).shown
     assert render(sa.select(shown)) == "SELECT CAST(t.v AS NVARCHAR(max)) AS c1 FROM dbo.orders AS t"
+
+
+def test_a_column_of_type_json_that_is_masked_is_text() -> None:
+    row = read_row({"v": "json"}, '{"a": 1}', mask={"v": "hash"}, mask_secret="s" * 32)
+    assert (row.error, row.payload["v"]) == (None, mask_value('{"a": 1}', "hash", "s" * 32))
+    assert "v" not in read_row({"v": "json"}, mask={"v": "drop"}).payload
 
 
 @pytest.mark.parametrize("declaration", FORMLESS)

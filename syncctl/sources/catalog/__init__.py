@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import sqlalchemy as sa
 
-from syncctl.sources.catalog.relation import Column, Kind
+from syncctl.sources.catalog.relation import Column, Kind, bracket
 
 if TYPE_CHECKING:
     from syncctl.sources.dialect import Dialect
@@ -46,6 +46,8 @@ class CatalogColumn(Column):
     is_set_at_insert: bool = False
     #: The database sets it at each update: by a trigger, or as the start of a row's period.
     is_set_at_update: bool = False
+    #: A check of the table makes sure that its text is JSON.
+    is_checked_json: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,12 +126,14 @@ def make_column(
     default: str | None = None,
     triggers: Iterable[str] = (),
     is_set_at_update: bool = False,
+    checks: Iterable[str] = (),
 ) -> CatalogColumn:
     """Return a column as the dialect types it.
 
     Args:
         default: The expression of its default.
         triggers: The texts of the triggers that run at each update of the table.
+        checks: The texts of the table's checks.
     """
     column = dialect.column({"name": name, "type": column_type, "nullable": nullable})
     is_time = column.kind in (Kind.TIME, Kind.DATE)
@@ -143,7 +147,19 @@ def make_column(
         has_json_form=has_json_form,
         is_set_at_insert=_NOW.search(default or "") is not None,
         is_set_at_update=is_set_at_update or any(sets_time(text, name, is_time=is_time) for text in triggers),
+        is_checked_json=any(asks_for_json(text, name) for text in checks),
     )
+
+
+def asks_for_json(check: str, name: str) -> bool:
+    """Tell whether a check asks that a column is JSON: `isjson([lines])=(1)`, `json_valid("lines")`.
+
+    Args:
+        check: Its text, or that of the table's definition.
+    """
+    spelled = "|".join(map(re.escape, (name, bracket(name), f'"{name.replace(chr(34), chr(34) * 2)}"', f"`{name}`")))
+    call = rf"(\bnot\s*\(?\s*)?\b(?:isjson|json_valid)\s*\(\s*(?:{spelled})\s*(?:,[^)]*)?\)(\s*=\s*\(?\s*0)?"
+    return any(not (denied or is_zero) for denied, is_zero in re.findall(call, check, re.IGNORECASE))
 
 
 def sets_time(trigger: str, name: str, *, is_time: bool) -> bool:

@@ -243,6 +243,11 @@ def _propose_settings(
     if best.mode == "snapshot":
         settings["poll_every"] = "1m"
         remarks["poll_every"] = "each poll reads the whole table"
+    followed = {*key, best.cursor}
+    documents = [column.name for column in table.columns if column.is_checked_json and column.name not in followed]
+    if documents:
+        settings["json"] = documents
+        remarks["json"] = "a check of the table says that it is JSON"
     without_form = [column for column in table.columns if not column.has_json_form]
     if without_form:
         settings["exclude"] = [column.name for column in without_form]

@@ -44,6 +44,7 @@ class Kind(StrEnum):
     GUID = "GUID"
     BINARY = "binary"
     BOOLEAN = "boolean"
+    JSON = "JSON"
     ROWVERSION = "rowversion"
     FORMLESS = "formless"
     OTHER = "other"

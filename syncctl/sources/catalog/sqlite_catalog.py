@@ -17,6 +17,7 @@ _NAMES = sa.text(
 )
 _COLUMNS = sa.text('SELECT name, type, "notnull", pk, dflt_value FROM pragma_table_xinfo(:name) WHERE hidden <> 1')
 _TRIGGERS = sa.text("SELECT sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = :name COLLATE NOCASE")
+_DEFINITION = sa.text("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = :name COLLATE NOCASE")
 _AT_UPDATE = re.compile(r"\bupdate\b.*?\bbegin\b", re.IGNORECASE | re.DOTALL)
 _INDEXES = sa.text('SELECT name, "unique", origin FROM pragma_index_list(:name) WHERE partial = 0')
 _INDEX_COLUMNS = sa.text("SELECT name FROM pragma_index_xinfo(:name) WHERE key = 1 ORDER BY seqno")
@@ -69,6 +70,8 @@ def _describe(connection: sa.Connection, dialect: Dialect, name: TableName) -> C
     primary = tuple(row.name for row in sorted(described, key=lambda row: row.pk) if row.pk)
     numbered = _find_row_number(connection, name, described, primary)
     triggers = [sql for sql in connection.execute(_TRIGGERS, {"name": name.name}).scalars() if _AT_UPDATE.search(sql)]
+    # SQLite keeps a table's checks in the statement that made it.
+    checks = [sql for sql in connection.execute(_DEFINITION, {"name": name.name}).scalars() if sql]
     columns = tuple(
         make_column(
             dialect,
@@ -79,6 +82,7 @@ def _describe(connection: sa.Connection, dialect: Dialect, name: TableName) -> C
             is_numbered=(row.name,) == numbered,
             default=row.dflt_value,
             triggers=triggers,
+            checks=checks,
         )
         for row in described
     )

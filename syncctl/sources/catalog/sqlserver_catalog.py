@@ -141,6 +141,11 @@ _UPDATE_TRIGGERS = (
     " JOIN sys.trigger_events AS e ON e.object_id = t.object_id JOIN sys.sql_modules AS m ON m.object_id = t.object_id"
     " WHERE t.is_disabled = 0 AND e.type = 2 AND m.definition IS NOT NULL"
 )
+_CHECKS = (
+    "SELECT x.object_id, k.definition FROM sys.objects AS x"
+    " JOIN sys.check_constraints AS k ON k.parent_object_id = x.object_id"
+    " WHERE k.is_disabled = 0 AND LOWER(k.definition) LIKE '%isjson%'"
+)
 _ROWS = "SELECT x.object_id, SUM(x.rows) AS row_count FROM sys.partitions AS x WHERE x.index_id IN (0, 1)"
 _TRACKED = (
     "SELECT x.object_id, HAS_PERMS_BY_NAME(QUOTENAME(OBJECT_SCHEMA_NAME(x.object_id)) + '.'"
@@ -258,6 +263,9 @@ def _group_columns(ask: _Questions, dialect: Dialect) -> dict[int, list[CatalogC
     triggers: dict[int, list[str]] = defaultdict(list)
     for row in ask.maybe(_UPDATE_TRIGGERS, "triggers"):
         triggers[row.object_id].append(row.definition)
+    checks: dict[int, list[str]] = defaultdict(list)
+    for row in ask.maybe(_CHECKS, "checks"):
+        checks[row.object_id].append(row.definition)
     columns: dict[int, list[CatalogColumn]] = defaultdict(list)
     for row in ask.rows(f"{_COLUMNS} WHERE 1 = 1", "x.column_id"):
         declared = format_type(row.type_name, row.max_length, row.precision, row.scale)
@@ -272,6 +280,7 @@ def _group_columns(ask: _Questions, dialect: Dialect) -> dict[int, list[CatalogC
                 is_numbered=(row.object_id, row.name) in identities,
                 default=defaults.get((row.object_id, row.name)),
                 triggers=triggers[row.object_id],
+                checks=checks[row.object_id],
                 is_set_at_update=(row.object_id, row.name) in starts,
                 has_json_form=row.type_name not in _WITHOUT_JSON_FORM and row.system_type_id != _CLR,
             )

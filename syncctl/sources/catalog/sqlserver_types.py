@@ -70,6 +70,7 @@ mssql.base.ischema_names["sysname"] = mssql.NVARCHAR
 
 KINDS: tuple[tuple[type[t.TypeEngine[Any]], Kind], ...] = (
     (Formless, Kind.FORMLESS),
+    (Json, Kind.JSON),
     (mssql.TIMESTAMP, Kind.ROWVERSION),
     (mssql.BIT, Kind.BOOLEAN),
     (t.Boolean, Kind.BOOLEAN),

@@ -23,7 +23,7 @@ from syncctl.partner.call_deadline import call_deadline
 from syncctl.partner.client import PartnerClient
 from syncctl.partner.response import BODY_AT_MOST_BYTES
 from syncctl.partner.transport import Transport
-from syncctl.pipeline.delivery_gate import Batch, DeliveryGate
+from syncctl.pipeline.delivery_gate import Batch, DeliveryGate, Permits
 from syncctl.pipeline.dispatch import Taken
 from syncctl.pipeline.identity import identify
 from syncctl.pipeline.outcome_writer import decide_transition, write_transitions
@@ -206,6 +206,27 @@ def test_no_call_begins_between_an_outcome_that_stops_all_and_the_next_look(test
     assert not gate.admits(claim)
     gate.look(at_once=True)
     assert not gate.admits(claim), "the ledger says the same"
+
+
+def test_permits_are_returned_although_the_answer_to_their_request_was_lost(
+    testbed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant 12: others would find too few until they end. Fails where only permits are returned that are known."""
+    partner = replace(testbed.partner, max_in_flight=2)
+    permits = Permits(testbed.ledger, partner, token="mine", share=2)
+    acquire = testbed.ledger.partners.acquire_permits
+
+    def acquire_and_lose_the_answer(*args: Any, **options: Any) -> int:
+        acquire(*args, **options)
+        raise ServiceUnavailable("MongoDB is away", service="mongodb")
+
+    monkeypatch.setattr(testbed.ledger.partners, "acquire_permits", acquire_and_lose_the_answer)
+    with pytest.raises(ServiceUnavailable):
+        permits.keep()
+    (kept,) = testbed.database.partners.find_one({"_id": "default"})["permits"]
+    assert (permits.held, kept["calls"]) == (0, 2)
+    permits.release()
+    assert testbed.database.partners.find_one({"_id": "default"})["permits"] == []
 
 
 # A batch that was claimed comes to its end, whatever happens then.

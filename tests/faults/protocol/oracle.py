@@ -28,6 +28,8 @@ OPENERS = {
 """Who may change a terminal state: operators, a rewind with `resend`, a late outcome (invariants 3 and 5), and whoever
 finds that a refusal was not about the record, or delivers a newer version."""
 RESCUERS = ("rescue", "upkeep")
+PAUSES = {"streams": ("orders", ("breaker", "paused")), "partners": ("default", ("paused",))}
+"""The kinds of pauses that the document of a collection has."""
 LOSSES_AT_MOST = 3
 
 
@@ -84,9 +86,10 @@ class Oracle:
 
     def watch(self, at: str) -> None:
         """Judge a write that the present actor has just made."""
-        if at.startswith(("streams.", "partners.")):
-            self._watch_probes()
-        if not at.startswith("records."):
+        collection = at.partition(".")[0]
+        if collection in PAUSES:
+            self._watch_probes(collection)
+        if collection != "records":
             return
         before, self.seen = self.seen, self.look()
         actor = current_actor()
@@ -103,27 +106,20 @@ class Oracle:
                 self._judge(old, new, kind, actor)
         self._check_flights()
 
-    def _watch_probes(self) -> None:
+    def _watch_probes(self, collection: str) -> None:
         """One record at a time probes whether a pause may end, unless its right to do so has lapsed."""
-        for collection, document_id, pauses in (
-            ("streams", "orders", ("breaker", "paused")),
-            ("partners", "default", ("paused",)),
-        ):
-            found = (
-                self.database[collection].find_one({"_id": document_id}, {f"{pause}.probe": True for pause in pauses})
-                or {}
-            )
-            for pause in pauses:
-                place, probe = (collection, pause), found.get(pause, {}).get("probe")
-                before = self.probes.pop(place, None)
-                if probe is None:
-                    continue
-                self.probes[place] = probe
-                if before is None or before["token"] != probe["token"]:
-                    self.count("probes")
-                    assert before is None or before["until"] <= datetime.now(UTC), (
-                        f"{before} and {probe} probe together"
-                    )
+        document_id, pauses = PAUSES[collection]
+        fields = {f"{pause}.probe": True for pause in pauses}
+        found = self.database[collection].find_one({"_id": document_id}, fields) or {}
+        for pause in pauses:
+            place, probe = (collection, pause), found.get(pause, {}).get("probe")
+            before = self.probes.pop(place, None)
+            if probe is None:
+                continue
+            self.probes[place] = probe
+            if before is None or before["token"] != probe["token"]:
+                self.count("probes")
+                assert before is None or before["until"] <= datetime.now(UTC), f"{before} and {probe} probe together"
 
     def forget_probes(self) -> None:
         """Let the right of whoever probes have lapsed."""

@@ -5,6 +5,7 @@ commit that it is the only one that may write is therefore certain: whoever writ
 comes later in the database too.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from syncctl.sources.statements import count_changes, run_together_or_alone
 
 LOCK_SECONDS = 1.0
 """How long a statement waits for a row that another program has locked."""
+ALONE_SECONDS = 3.0
+"""How long rows are written alone, each of which may wait for a lock; the poll has rows to read."""
 ALIKE = 3
 """So many failures of the same kind, and nothing else, are about the statement and not about the rows."""
 
@@ -85,7 +88,8 @@ class RowWriter:
                 written.
 
         Returns:
-            One result for each row that was tried: where the first ones all fail alike, the others are left for later.
+            One result for each row that was tried: where the first ones all fail alike, or where it takes long, the
+            others are left for later.
 
         Raises:
             ServiceUnavailable: The source cannot be reached: which rows were written is not known.
@@ -109,7 +113,7 @@ class RowWriter:
             statements,
             lambda some: self._run(some, before_commit),
             lambda statement, error: Written(id=statement.row.id, error=error.why or str(error)),
-            gives_up=_fail_alike,
+            gives_up=_GivesUp(),
         )
 
     def try_write(self) -> None:
@@ -316,9 +320,15 @@ def _encode_time(column: Column, at: datetime, zone: ZoneInfo | None) -> str:
     return f"{text.removesuffix('+00:00')}Z" if zone is None else text
 
 
-def _fail_alike(results: Sequence[Written]) -> bool:
-    """Tell whether the first rows have all failed for the same reason."""
-    return len(results) >= ALIKE and results[0].error is not None and len({result.error for result in results}) == 1
+class _GivesUp:
+    """Judges the results of rows that are written alone: whether the others are left for later."""
+
+    def __init__(self) -> None:
+        self._ends_at = time.monotonic() + ALONE_SECONDS
+
+    def __call__(self, results: Sequence[Written]) -> bool:
+        fail_alike = results[0].error is not None and len({result.error for result in results}) == 1
+        return (len(results) >= ALIKE and fail_alike) or time.monotonic() > self._ends_at
 
 
 @contextmanager

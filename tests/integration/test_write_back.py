@@ -23,7 +23,9 @@ from syncctl.local.mock_partner_account import PartnerConfig
 from syncctl.local.mongod import Mongod
 from syncctl.pipeline import write_back
 from syncctl.pipeline.cleanup import clean_up
+from syncctl.pipeline.identity import name_row
 from syncctl.pipeline.poll import poll_stream
+from syncctl.pipeline.recheck import SourceRow, recheck
 from syncctl.pipeline.replay import Selection, discard_records
 from syncctl.sources import open_reader
 from tests.harness.http_partner import RowPartner
@@ -386,6 +388,46 @@ def test_a_lock_of_another_program_holds_no_poll(
     assert sent(bed) == 8
 
 
+def test_rows_that_are_written_alone_take_a_poll_only_a_while(
+    bed: Testbed, source_db: SourceDb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncctl.sources.write_back.ALONE_SECONDS", 0.0)
+    source_db.execute(LOCKED)
+    bed.poll()
+    bed.deliver()
+    bed.poll(should_stop=iter([False, True]).__next__)
+    assert column(source_db, "state").count("delivered") == 1
+    for _ in range(8):
+        bed.poll()
+    assert column(source_db, "state").count("delivered") == 6
+
+
+def test_outcomes_are_written_between_two_pages(
+    bed: Testbed, source_db: SourceDb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_back, "BETWEEN_PAGES_SECONDS", 0.0)
+    monkeypatch.setattr(write_back.WriteBacks, "write", lambda *_, **__: 0)
+    written: list[int] = []
+    monkeypatch.setattr(write_back.WriteBacks, "write_between_pages", lambda self: written.append(self._progress.read))
+    bed.poll()
+    assert written == [3, 6, 7, 7]
+
+
+def test_a_reconciliation_finds_no_difference_in_what_was_written(bed: Testbed, source_db: SourceDb) -> None:
+    source_db.execute(TOUCHED)
+    bed.change_stream(mode="increasing", cursor="edition")
+    work(bed)
+    bed.poll()
+    assert column(source_db, "edition") == [2] * 7
+    reader = open_reader(bed.source, bed.stream)  # type: ignore[arg-type]
+    rows = [scanned.row for page in reader.scan(None) for scanned in page]
+    suspects = [
+        SourceRow(key_id=named.key_id, hash=named.hash, is_ahead=False, at=named.row.at, key=named.row.key)
+        for named in (name_row(row, seq=0) for row in rows)
+    ]
+    assert recheck(bed.ledger, "orders", reader, suspects) == ["accounted"] * 7
+
+
 def test_a_source_that_is_away_keeps_the_marks(bed: Testbed, source_db: SourceDb) -> None:
     bed.poll()
     bed.deliver()
@@ -486,6 +528,25 @@ def test_mode_flag_writes_before_an_acknowledgement_that_is_late(bed: Testbed, s
         work(bed)
     assert column(source_db, "exported") == [1] * 7
     assert sent(bed) == 7
+
+
+def test_a_row_in_the_midst_of_its_acknowledgement_is_left_alone(bed: Testbed) -> None:
+    """A new version would look like an edit to whoever finds out whether the statement was committed."""
+    bed.poll()
+    bed.deliver()
+    now = datetime.now(UTC) + timedelta(minutes=1)
+    bed.database.records.update_one(
+        {}, {"$set": {"acknowledge": {"version": "int:1", "begun": {"version_after": None}}}}
+    )
+    assert len(bed.ledger.write_backs.find("orders", now=now, limit=10)) == 6
+
+
+def test_reading_waits_for_locks_as_before(bed: Testbed) -> None:
+    work(bed)
+    reader = open_reader(bed.source, bed.stream)  # type: ignore[arg-type]
+    reader.try_write_back()
+    with reader._opened.connect() as connection:
+        assert connection.exec_driver_sql("pragma busy_timeout").scalar() == 60_000
 
 
 def test_clean_up_keeps_what_the_source_does_not_have(bed: Testbed, source_db: SourceDb) -> None:

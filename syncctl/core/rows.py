@@ -1,6 +1,6 @@
 """Rows and pages of exact values, which a source hands to a poll."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
@@ -30,8 +30,8 @@ class Row:
     payload: Mapping[str, Value] | None
     #: The version that the source itself keeps (rowversion as 0x-hex); None if only the content tells.
     version: str | None = None
-    #: The values by which a change is noticed; None: all of the payload.
-    content: Mapping[str, Value] | None = None
+    #: The columns of the payload by which no change is noticed.
+    unnoticed: Collection[str] = ()
     #: The row's cursor value.
     at: str = ""
     op: Operation = "upsert"
@@ -45,6 +45,13 @@ class Row:
     again: bool = False
     #: Its time is ahead of the source's clock, and it is read by every poll until the clock has come there.
     ahead: bool = False
+
+    @property
+    def content(self) -> Mapping[str, Value] | None:
+        """The values by which a change is noticed."""
+        if not self.unnoticed or self.payload is None:
+            return self.payload
+        return {name: value for name, value in self.payload.items() if name not in self.unnoticed}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -29,8 +29,7 @@ class NamedRow:
 def name_row(row: Row, *, seq: int, first_seq: int = 0) -> NamedRow:
     """Return a row with its key id and the hash of its content."""
     row, identity = identify(row)
-    values = row.payload if row.content is None else row.content
-    content = content_hash(values, row.op, row.error)
+    content = content_hash(row.content, row.op, row.error)
     return NamedRow(row=row, key_id=identity, hash=content, seq=seq, first_seq=first_seq)
 
 
@@ -44,7 +43,7 @@ def identify(row: Row) -> tuple[Row, str]:
         return row, key_id(row.key)
     empty = next(name for name, value in row.key.items() if value is None)
     error = row.error or f"key column {empty} is NULL, so the key names no row"
-    return replace(row, payload=None, content=None, error=error, nameless=True), key_id({**row.key, "": row.at})
+    return replace(row, payload=None, error=error, nameless=True), key_id({**row.key, "": row.at})
 
 
 def settle_duplicates(

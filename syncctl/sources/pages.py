@@ -335,13 +335,10 @@ class PageReader:
         key, key_error = self._convert(raw, self._key)
         payload, payload_error = self._convert(raw, self._payload)
         error = key_error or payload_error or self._columns.refusal
-        content = None
-        if self._unnoticed and not error:
-            content = {name: value for name, value in payload.items() if name not in self._unnoticed}
         row = Row(
             key=key,
             payload=None if error else payload,
-            content=content,
+            unnoticed=self._unnoticed,
             version=self._find_version(position),
             at=position.text,
             error=error,

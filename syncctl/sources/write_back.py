@@ -208,8 +208,7 @@ class RowWriter:
             rows = self._opened.pages.find(connection, [key])
         except (ValueError, KeyError):
             return []
-        contents = [row.payload if row.content is None else row.content for row in rows]
-        return [content for content in contents if content is not None]
+        return [row.content for row in rows if row.content is not None]
 
     def _check_unnoticed(self, before: Sequence[Mapping[str, Value]], after: Sequence[Mapping[str, Value]]) -> None:
         """Refuse a write that a poll would take for a change: the row would be sent and written again for ever.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain, repeat
 from typing import Any
 
 import pytest
@@ -214,6 +215,25 @@ def test_the_mark_is_set_with_the_outcome_and_goes_with_what_reopens_it(bed: Tes
     assert len(bed.records(write_back={"$exists": True})) == 7
 
 
+def test_a_record_that_is_sent_once_more_has_no_outcome_yet(bed: Testbed) -> None:
+    bed.poll()
+    (first, *_) = bed.records()
+    marked: list[bool] = []
+
+    def resend(row: int) -> int:
+        if row == 1 and not marked:
+            bed.ledger.delivery_states.resend([first["_id"]])
+        if row == 1:
+            marked.append(bool(bed.records(_id=first["_id"], write_back={"$exists": True})))
+        return 200
+
+    with RowPartner(resend) as partner:
+        bed.partner = replace(bed.partner, url=partner.url)
+        bed.deliver()
+    assert marked == [False, False]
+    assert len(bed.records(write_back={"$exists": True})) == 7
+
+
 def test_a_superseded_failure_is_not_written(bed: Testbed, source_db: SourceDb) -> None:
     with refusing(bed):
         bed.poll()
@@ -395,7 +415,7 @@ def test_rows_that_are_written_alone_take_a_poll_only_a_while(
     source_db.execute(LOCKED)
     bed.poll()
     bed.deliver()
-    bed.poll(should_stop=iter([False, True]).__next__)
+    bed.poll(should_stop=chain([False], repeat(True)).__next__)
     assert column(source_db, "state").count("delivered") == 1
     for _ in range(8):
         bed.poll()

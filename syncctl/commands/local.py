@@ -3,7 +3,6 @@
 import os
 import stat
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
@@ -14,7 +13,7 @@ from syncctl.commands.options import AsJson, Yes
 from syncctl.commands.session import ask_consent
 from syncctl.console import out
 from syncctl.core.redaction import mask_url
-from syncctl.errors import ConfigurationError, ExitCode
+from syncctl.errors import ConfigurationError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from syncctl.local.daemons import Daemons
@@ -31,7 +30,7 @@ app = typer.Typer(
     the working directory, which only you can read.
 
     Examples:
-      syncctl local up          start both, and print their URLs for .env
+      syncctl local up --save   start both, and write their URLs to .env
       syncctl local status      exit code 0 if both are up, 1 if not
       syncctl local down        stop both; their data stays
     """,
@@ -57,32 +56,41 @@ def up(
             "--redis-port", metavar="PORT", min=0, max=65535, help="Redis's port, 6379 by default; 0 picks a free one."
         ),
     ] = None,
+    save: Annotated[bool, typer.Option("--save", help="Write their URLs to .env instead of printing them.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Let --save replace URLs of other servers in .env.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Start MongoDB and Redis, leave them running, and print their URLs as .env takes them.
+    """Start MongoDB and Redis, leave them running, and print their URLs as .env takes them, or save them there.
 
-    A server that already runs is left alone. Data, logs and passwords are in .syncctl. The URLs hold the passwords: a
-    file that this is redirected to can be read only by you.
+    A server that already runs is left alone. Data, logs and passwords are in .syncctl. The URLs hold the passwords:
+    they are not printed into a file that other users can read (exit code 2), and --save writes .env so that only you
+    can read it.
 
     Examples:
-      syncctl local up
-      syncctl local up --mongo-port 0 --redis-port 0     on free ports
-      syncctl local up >> .env                           add their URLs to .env
+      syncctl local up --save
+      syncctl local up --save --mongo-port 0 --redis-port 0     on free ports
+      syncctl local up --json | jq -r .mongo_url
     """
+    if force and not save:
+        raise UsageError("--force needs --save", why="only .env has something to replace", hint="add --save")
+    if as_json or not save:
+        _refuse_readable_output("run: syncctl local up --save, which writes them to .env; or umask 077 for a new file")
     from syncctl.local.daemons import start_daemons
 
+    if save:
+        _check_saved(ctx, force=force)
     out.say("starting MongoDB and Redis ...")
     daemons = start_daemons(_directory(ctx), mongo_port=mongo_port, redis_port=redis_port)
-    if as_json:
-        _keep_private()
-        out.print_json(daemons)
-        return
     for service in daemons.services:
         state = "started" if service.started else "already running"
         out.say(f"{service.name} {state}: port {service.port}, pid {service.pid}")
-    out.say("add these lines to .env:")
-    _keep_private()
-    out.show(f"MONGO_URL={daemons.mongo_url}\nREDIS_URL={daemons.redis_url}")
+    if save:
+        _save(ctx, daemons)
+    if as_json:
+        out.print_json(daemons)
+        return
+    if not save:
+        out.show(f"MONGO_URL={daemons.mongo_url}\nREDIS_URL={daemons.redis_url}")
     out.say(f"next: {_decide_next(ctx, daemons)}")
 
 
@@ -127,11 +135,12 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
       syncctl local status
       syncctl local status --json
     """
+    if as_json:
+        _refuse_readable_output("run umask 077 first, and write to a new file")
     from syncctl.local.daemons import inspect_daemons
 
     daemons = inspect_daemons(_directory(ctx))
     if as_json:
-        _keep_private()
         out.print_json(daemons)
     else:
         out.table(
@@ -167,8 +176,55 @@ def _decide_next(ctx: typer.Context, daemons: "Daemons") -> str:
         return "syncctl init, or syncctl doctor"
     taken = [name for name in others if env.find(name)]
     if taken:
-        return f"set {' and '.join(others)} in .env, which has other values"
-    return "syncctl local up >> .env, so that every command finds them; then syncctl init"
+        return f"set {' and '.join(others)} in .env, which has other values: syncctl local up --save --force"
+    return "syncctl local up --save, so that every command finds them; then syncctl init"
+
+
+def _check_saved(ctx: typer.Context, *, force: bool) -> None:
+    """Check that `.env` has no URLs of other servers, unless they may be replaced.
+
+    Raises:
+        UsageError: it has.
+        ConfigurationError: it cannot be read.
+    """
+    from syncctl.local.daemons import is_own_url
+    from syncctl.settings.dotenv_file import DotenvFile
+
+    env = DotenvFile(ctx.obj.directory)
+    for name in ("MONGO_URL", "REDIS_URL"):
+        variable = env.find(name)
+        if variable is None or is_own_url(_directory(ctx), env.get(variable)):
+            continue
+        can_replace = variable.upper() == name
+        if not (force and can_replace):
+            raise UsageError(
+                "--save contradicts .env",
+                why=f"{env.locate(variable)} sets {variable} to another server",
+                hint="add --force to replace it" if can_replace else f"remove {variable} from .env",
+            )
+
+
+def _save(ctx: typer.Context, daemons: "Daemons") -> None:
+    """Write the URLs that `.env` does not have yet; one of these servers on another port keeps its database.
+
+    Raises:
+        UsageError: `.env` cannot be written.
+    """
+    from syncctl.local.daemons import is_own_url
+    from syncctl.settings.dotenv_file import DotenvFile
+    from syncctl.settings.setup_files import save_values
+
+    env = DotenvFile(ctx.obj.directory)
+    values: dict[str, str] = {}
+    for name, url in (("MONGO_URL", daemons.mongo_url), ("REDIS_URL", daemons.redis_url)):
+        variable, new = env.find(name), url or ""
+        old = env.get(variable) if variable else ""
+        if is_own_url(_directory(ctx), old):
+            new = urlsplit(old)._replace(netloc=urlsplit(new).netloc).geturl()
+        if _find_place(old) != _find_place(new):
+            values[name] = new
+    save_values(ctx.obj.directory, values)
+    out.say(f"wrote {' and '.join(values)} to .env" if values else ".env has their URLs already")
 
 
 def _find_place(url: str) -> str:
@@ -176,12 +232,24 @@ def _find_place(url: str) -> str:
     return urlsplit(url).netloc.replace("127.0.0.1", "localhost")
 
 
-def _keep_private() -> None:
-    """Take the rights of others off the file that gets the URLs, as in `>> .env`: they hold passwords."""
-    with suppress(OSError, ValueError):
-        number = sys.stdout.fileno()
-        if stat.S_ISREG(os.fstat(number).st_mode):
-            os.fchmod(number, stat.S_IMODE(os.fstat(number).st_mode) & 0o700)
+def _refuse_readable_output(hint: str) -> None:
+    """Check, before anything else, that no other user can read the file that is to get the passwords.
+
+    Taking the rights off it would not help: whoever has it open already reads what is written later.
+
+    Raises:
+        UsageError: one can.
+    """
+    try:
+        state = os.fstat(sys.stdout.fileno())
+    except (OSError, ValueError):
+        return
+    if (stat.S_ISREG(state.st_mode) or stat.S_ISFIFO(state.st_mode)) and state.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise UsageError(
+            "other users can read the file that the passwords would be written to",
+            why=f"its rights are {stat.S_IMODE(state.st_mode):04o}, and who has it open reads what is written later",
+            hint=hint,
+        )
 
 
 def _name_data(directory: Path) -> str:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
+from urllib.parse import urlsplit
 
 from syncctl.errors import LeaseHeld, ServiceUnavailable, TroubleFound, UsageError
 from syncctl.local.mongod import Mongod
@@ -129,6 +130,15 @@ def stop_daemons(directory: Path, *, wipe: bool) -> Stopped:
     if wipe:
         _remove_if_empty(directory)
     return Stopped(stopped=tuple(server.service for server in running), wiped=wipe)
+
+
+def is_own_url(directory: Path, url: str) -> bool:
+    """Tell whether a URL has the password of one of the servers, on whatever port."""
+    try:
+        password = urlsplit(url).password
+    except ValueError:
+        return False
+    return bool(password) and password in [server.password for server in _servers(directory)]
 
 
 def measure_files(directory: Path) -> int:

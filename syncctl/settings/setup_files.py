@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from syncctl.errors import ConfigurationError, UsageError
-from syncctl.settings.dotenv_file import ENV_FILE, DotenvFile
+from syncctl.settings.dotenv_file import ENV_FILE, DotenvFile, quote_env
 from syncctl.settings.load import load_settings
 from syncctl.settings.render import CONNECTIONS, render_connection, render_env, render_toml
 from syncctl.settings.toml_file import TOML_FILE, read_toml
@@ -109,6 +109,24 @@ def write_setup(directory: Path, texts: Mapping[str, str]) -> None:
     finally:
         for draft in drafts.values():
             draft.unlink(missing_ok=True)
+
+
+def save_values(directory: Path, values: Mapping[str, str]) -> None:
+    """Write these variables to `.env`, and leave all else in it as it is.
+
+    The file is a new one that takes the place of the old: whoever has that open, or could read it, does not see them.
+
+    Raises:
+        UsageError: it cannot be written.
+        ConfigurationError: it cannot be read.
+    """
+    env = DotenvFile(directory)
+    text = env.change(values)
+    end = "\r\n" if "\r\n" in text else "\n"
+    if text and not text.endswith(("\n", "\r")):
+        text += end
+    text += "".join(f"{name}={quote_env(value)}{end}" for name, value in values.items() if not env.has(name))
+    write_setup(directory, {ENV_FILE: text})
 
 
 def append_stream(directory: Path, name: str, block: str) -> Path:

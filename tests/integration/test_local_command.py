@@ -98,30 +98,99 @@ def test_other_users_of_the_machine_are_kept_out(up: dict[str, Any], local: Run,
     assert all(len(password) == 48 and password not in shown for password in passwords)
 
 
-def test_the_file_that_gets_the_urls_is_private_and_what_is_in_it_works(
-    up: dict[str, Any], tmp_path: Path, run_syncctl: Run
-) -> None:
+def test_saved_urls_are_in_a_new_private_file_and_work(up: dict[str, Any], tmp_path: Path, run_syncctl: Run) -> None:
+    """Whoever has the old file open reads nothing of it."""
     env = tmp_path / ".env"
-    with env.open("a") as output:
-        command = [sys.executable, "-m", "syncctl", "local", "up"]
-        subprocess.run(command, cwd=tmp_path, stdout=output, env=clean_environment(), check=True, timeout=60)
+    env.write_text("# mine\nPARTNER_URL=https://partner.example")
+    env.chmod(0o644)
+    with env.open() as opened_before:
+        saved = run_syncctl("local", "up", "--save", cwd=tmp_path)
+        assert saved.exit_code == 0, saved.stderr
+        assert opened_before.read() == "# mine\nPARTNER_URL=https://partner.example"
+    assert saved.stdout == ""
+    assert saved.stderr.splitlines()[-2:] == [
+        "wrote MONGO_URL and REDIS_URL to .env",
+        "next: syncctl init, or syncctl doctor",
+    ]
     assert stat.S_IMODE(env.stat().st_mode) == 0o600
+    lines = f"MONGO_URL={up['mongo_url']}\nREDIS_URL={up['redis_url']}\n"
+    assert env.read_text() == f"# mine\nPARTNER_URL=https://partner.example\n{lines}"
     doctor = run_syncctl("doctor", "redis", "mongodb", "--json", cwd=tmp_path)
     assert {check["status"] for check in doctor.json["checks"] if check["name"] in ("redis", "mongodb")} == {"ok"}
-    assert "set MONGO_URL" not in run_syncctl("local", "up", cwd=tmp_path).stderr
-    env.write_text(env.read_text().replace(urlsplit(up["redis_url"]).password or "", "former"))
-    assert "set REDIS_URL in .env, which has other values" in run_syncctl("local", "up", cwd=tmp_path).stderr
+    again = run_syncctl("local", "up", "--save", cwd=tmp_path)
+    assert "has their URLs already" in again.stderr
+    assert env.read_text().endswith(f"example\n{lines}")
 
 
-@pytest.mark.parametrize("command", ["up", "status"])
-def test_a_document_with_the_passwords_is_private(up: dict[str, Any], tmp_path: Path, command: str) -> None:
-    document = tmp_path / "local.json"
-    document.touch(mode=0o644)
-    with document.open("w") as output:
-        words = [sys.executable, "-m", "syncctl", "local", command, "--json"]
-        subprocess.run(words, cwd=tmp_path, stdout=output, env=clean_environment(), check=True, timeout=60)
-    assert stat.S_IMODE(document.stat().st_mode) == 0o600
-    assert json.loads(document.read_text())["redis_url"] == up["redis_url"]
+def test_saving_follows_its_servers_to_another_port_and_keeps_the_database(
+    up: dict[str, Any], local: Run, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text(
+        f"MONGO_URL={up['mongo_url'].replace('celery_logs', 'mine')}\nREDIS_URL={up['redis_url']}\n"
+    )
+    local("down")
+    again = local("up", *FREE, "--save", "--json")
+    assert again.exit_code == 0, again.stderr
+    assert (tmp_path / ".env").read_text() == (
+        f"MONGO_URL={again.json['mongo_url'].replace('celery_logs', 'mine')}\nREDIS_URL={again.json['redis_url']}\n"
+    )
+
+
+def test_saving_replaces_urls_of_other_servers_only_when_forced(local: Run, tmp_path: Path) -> None:
+    other = "MONGO_URL=mongodb://mongo.example/orders\nREDIS_URL=redis://:former@localhost:6379/0\n"
+    (tmp_path / ".env").write_text(other)
+    refused = local("up", *FREE, "--save")
+    assert refused.exit_code == 2
+    assert ".env line 1 sets MONGO_URL to another server" in refused.stderr
+    assert not list(tmp_path.rglob("*.pid"))
+    assert (tmp_path / ".env").read_text() == other
+    forced = local("up", *FREE, "--save", "--force", "--json")
+    assert (tmp_path / ".env").read_text() == (
+        f"MONGO_URL={forced.json['mongo_url']}\nREDIS_URL={forced.json['redis_url']}\n"
+    )
+
+
+@pytest.mark.parametrize("words", [("up",), ("up", "--json"), ("up", "--save", "--json"), ("status", "--json")])
+def test_no_password_is_written_to_a_file_that_others_can_read(
+    up: dict[str, Any], tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """Who opened it before its rights were taken away reads what is written later."""
+    shared = tmp_path / "shared"
+    command = [sys.executable, "-m", "syncctl", "local", *words]
+    for mode in (0o644, 0o640, 0o604):
+        shared.touch()
+        shared.chmod(mode)
+        with shared.open("w") as output:
+            ended = subprocess.run(
+                command,
+                cwd=tmp_path,
+                stdout=output,
+                stderr=subprocess.PIPE,
+                env=clean_environment(),
+                timeout=60,
+                check=False,
+            )
+        assert ended.returncode == 2
+        assert b"other users can read the file" in ended.stderr
+        assert shared.read_text() == ""
+    shared.chmod(0o600)
+    with shared.open("w") as output:
+        subprocess.run(command, cwd=tmp_path, stdout=output, env=clean_environment(), check=True, timeout=60)
+    assert up["redis_url"] in shared.read_text()
+
+
+def test_a_pipe_that_others_can_read_gets_no_password_and_nothing_is_started(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    pipe.chmod(0o644)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with pipe.open("w") as output:
+        command = [sys.executable, "-m", "syncctl", "local", "up", *FREE]
+        ended = subprocess.run(command, cwd=tmp_path, stdout=output, env=clean_environment(), timeout=60, check=False)
+    assert ended.returncode == 2
+    assert os.read(reader, 1000) == b""
+    os.close(reader)
+    assert not (tmp_path / ".syncctl").exists()
 
 
 def test_an_empty_password_file_is_no_password(up: dict[str, Any], local: Run, tmp_path: Path) -> None:
@@ -263,7 +332,7 @@ def test_up_that_is_interrupted_leaves_nothing_running(
     slow.write_text("#!/bin/sh\nexec sleep 600\n")
     slow.chmod(0o755)
     path = f"{slow.parent}:{os.environ['PATH']}"
-    running = start_syncctl("local", "up", *FREE, cwd=tmp_path, env={"PATH": path})
+    running = start_syncctl("local", "up", *FREE, "--save", cwd=tmp_path, env={"PATH": path})
     eventually((tmp_path / ".syncctl" / "mongodb" / "mongod.pid").exists)
     running.interrupt()
     assert running.wait() == 130
@@ -273,8 +342,8 @@ def test_up_that_is_interrupted_leaves_nothing_running(
 
 def test_up_says_how_to_keep_urls_that_the_settings_do_not_have(up: dict[str, Any], local: Run, tmp_path: Path) -> None:
     unknown = local("up")
-    assert unknown.stderr.splitlines()[-1].startswith("next: syncctl local up >> .env")
+    assert unknown.stderr.splitlines()[-1].startswith("next: syncctl local up --save,")
     (tmp_path / ".env").write_text(unknown.stdout)
     assert local("up").stderr.splitlines()[-1] == "next: syncctl init, or syncctl doctor"
     (tmp_path / ".env").write_text(unknown.stdout.replace(str(up["services"][0]["port"]), "1"))
-    assert local("up").stderr.splitlines()[-1].endswith("in .env, which has other values")
+    assert "set MONGO_URL in .env, which has other values" in local("up").stderr.splitlines()[-1]

@@ -28,6 +28,7 @@ COMMANDS = {
     "add": "Send two numbers through broker, worker and result backend",
     "status": "Show the current state of streams, queue, workers and Beat",
     "report": "Show what was delivered and what failed",
+    "records": "List records, or export them",
     "failures": "Show failed records, grouped by error",
     "show": "Show one record, or every version of one key, with full history",
     "replay": "Send existing records again",

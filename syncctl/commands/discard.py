@@ -4,43 +4,71 @@ from typing import Annotated
 
 import typer
 
-from syncctl.commands.options import AsJson, DryRun, Yes
+from syncctl.commands.filters import Error, Key, Limit, choose_records, is_any_given
+from syncctl.commands.options import AsJson, DryRun, Since, Streams, Until, Yes
 from syncctl.commands.session import ask_consent, name_operator, open_session
 from syncctl.console import format_count, out
+from syncctl.core.states import RETRYING, State
 from syncctl.errors import ExitCode, UsageError
+
+_ALLOWED = (State.FAILED.value, State.PENDING.value, RETRYING)
 
 
 def discard(
     ctx: typer.Context,
     *,
     ids: Annotated[
-        list[str], typer.Argument(metavar="ID", help="A record's id or the beginning of one; may be repeated.")
-    ],
+        list[str] | None, typer.Argument(metavar="ID", help="A record's id or the beginning of one; may be repeated.")
+    ] = None,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="The reason, which is kept on the record.")],
+    state: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--state",
+            metavar="STATE",
+            help="failed, pending or retrying; may be repeated. By default failed, and all three for an ID.",
+        ),
+    ] = None,
+    stream: Streams = None,
+    key: Key = None,
+    since: Since = None,
+    until: Until = None,
+    error: Error = None,
+    limit: Limit = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> ExitCode:
     """Give up on failed records, with a reason.
 
-    A discarded record is never sent. The record and the audit log keep the reason, the user and the time.
+    They are named by their ids or selected by the filters; without either nothing is discarded. A discarded record is
+    never sent. The record and the audit log keep the reason, the user and the time.
     `syncctl replay --state discarded --id ID` undoes it.
 
     Examples:
         syncctl discard orders-55035a --reason "order was cancelled"
         syncctl discard ID ID --reason "test data" --yes --json
-        syncctl discard ID --reason "test data" --dry-run
+        syncctl discard --stream orders --error 4f1d2c77b05e --reason "test data" --dry-run
     """
-    from syncctl.pipeline.record_ids import complete_ids
-    from syncctl.pipeline.replay import Selection, discard_records
+    from syncctl.pipeline.replay import discard_records
 
     if not reason.strip():
         raise UsageError(
             "--reason is empty", why="the audit log would not say why", hint="give the reason in a few words"
         )
+    if not is_any_given(ids, state, stream, key, since, until, error):
+        raise UsageError(
+            "no record is selected",
+            why="this command has no default",
+            hint="name ids, or select records: --stream, --state, --error, --key, --since, --until",
+        )
     with open_session(ctx, acts=True) as connections:
-        selection = Selection(ids=complete_ids(connections.ledger, ids), states=("failed", "pending"))
-        ledger, who = connections.ledger, name_operator()
+        selection = choose_records(
+            connections, ids=ids or (), streams=stream, states=state, allowed=_ALLOWED,
+            by_default=_ALLOWED if ids else (State.FAILED.value,), error=error, key=key, since=since, until=until,
+            limit=limit,
+        )  # fmt: skip
+        ledger, who = connections.prepared_ledger, name_operator()
         result = discard_records(ledger=ledger, selection=selection, reason=reason, who=who, dry_run=True)
         if result.matched and not dry_run:
             if not ask_consent(f"discard {format_count(result.matched, 'record')}?", yes=yes):
@@ -59,7 +87,9 @@ def discard(
         out.show(f"would discard {format_count(result.matched, 'record')}")
     else:
         out.show(f"discarded {result.discarded:,} of {format_count(result.matched, 'record')}")
-    if result.matched < len(selection.ids):
+    if not result.matched and not selection.ids:
+        out.say(f"no selected record is {'/'.join(selection.states)}; next: syncctl failures")
+    if result.matched < len(selection.ids) and limit is None:
         missed = len(selection.ids) - result.matched
         out.warn(f"{missed:,} of {format_count(len(selection.ids), 'id')} not failed or pending; run: syncctl show ID")
         return ExitCode.TROUBLE

@@ -4,9 +4,11 @@ from typing import Annotated
 
 import typer
 
-from syncctl.commands.options import AsJson, Since, Streams, Until, parse_window
-from syncctl.commands.session import choose_known, open_session
+from syncctl.commands.filters import Error, Key, choose_records
+from syncctl.commands.options import AsJson, Since, Streams, Until
+from syncctl.commands.session import open_session
 from syncctl.console import out
+from syncctl.core.states import State
 from syncctl.errors import ExitCode
 
 _COLUMNS = ("count", "streams", "status", "message", "first_at", "last_at", "fingerprint", "sample_id")
@@ -17,6 +19,16 @@ def failures(
     ctx: typer.Context,
     *,
     stream: Streams = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--state",
+            metavar="STATE",
+            help="failed (the default), retrying, superseded or discarded; may be repeated.",
+        ),
+    ] = None,
+    error: Error = None,
+    key: Key = None,
     since: Since = None,
     until: Until = None,
     limit: Annotated[int, typer.Option("--limit", min=1, metavar="N", help="Show at most N groups.")] = 20,
@@ -30,14 +42,17 @@ def failures(
     Examples:
         syncctl failures
         syncctl failures --stream orders --since 24h
+        syncctl failures --state retrying             what is being tried again, and why
         syncctl failures --json
     """
-    begin, end = parse_window(since, until)
-    from syncctl.pipeline.status import group_failures
+    from syncctl.pipeline.status import WITH_ERRORS, group_failures
 
     with open_session(ctx) as connections:
-        streams = choose_known(connections, stream)
-        grouped = group_failures(ledger=connections.ledger, streams=streams, since=begin, until=end, limit=limit)
+        selection = choose_records(
+            connections, streams=stream, states=state, allowed=WITH_ERRORS, error=error, key=key, since=since,
+            until=until,
+        )  # fmt: skip
+        grouped = group_failures(ledger=connections.prepared_ledger, selection=selection, limit=limit)
     if as_json:
         out.print_json(grouped)
     elif grouped.groups:
@@ -49,10 +64,11 @@ def failures(
         ]
         out.table([name.replace("_", " ") for name in columns], rows, count="red")
     else:
-        out.show("no failed records")
+        out.show(f"no {'/'.join(selection.states)} records")
     if grouped.groups:
         first = grouped.groups[0]
         out.say(f"next: syncctl show {first['sample_id']}")
-        out.say(f"      syncctl replay --error {first['fingerprint']} --dry-run")
+        if selection.states == (State.FAILED.value,):
+            out.say(f"      syncctl replay --error {first['fingerprint']} --dry-run")
         return ExitCode.TROUBLE
     return ExitCode.DONE

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from syncctl.commands.options import AsJson
+from syncctl.commands.filters import merge_streams
+from syncctl.commands.options import AsJson, Streams
 from syncctl.commands.session import choose_known, name_operator, open_session
 from syncctl.console import out
 from syncctl.core.spelling import find_near
@@ -27,6 +28,7 @@ def pause(
     ctx: typer.Context,
     *,
     streams: _Names = None,
+    stream: Streams = None,
     partner: _Partners = None,
     reason: Annotated[
         str, typer.Option("--reason", metavar="TEXT", help="The reason, which is kept in the audit log.")
@@ -46,7 +48,7 @@ def pause(
     from syncctl.pipeline.pause import pause_delivery
 
     with open_session(ctx, acts=True) as connections:
-        chosen = _choose(connections, streams, partner)
+        chosen = _choose(connections, merge_streams(streams, stream), partner)
         pause_delivery(
             ledger=connections.ledger,
             streams=chosen.streams,
@@ -69,7 +71,12 @@ def pause(
 
 
 def resume(
-    ctx: typer.Context, *, streams: _Names = None, partner: _Partners = None, as_json: AsJson = False
+    ctx: typer.Context,
+    *,
+    streams: _Names = None,
+    stream: Streams = None,
+    partner: _Partners = None,
+    as_json: AsJson = False,
 ) -> ExitCode:
     """Resume a paused stream or partner.
 
@@ -84,7 +91,7 @@ def resume(
     from syncctl.wiring import operators
 
     with open_session(ctx, acts=True) as connections:
-        chosen = _choose(connections, streams, partner)
+        chosen = _choose(connections, merge_streams(streams, stream), partner)
         done = operators.resume(connections, chosen.streams, partners=chosen.partners, who=name_operator())
     if as_json:
         out.print_json(

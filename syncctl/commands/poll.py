@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from syncctl.commands.options import AsJson
+from syncctl.commands.filters import merge_streams
+from syncctl.commands.options import AsJson, Streams
 from syncctl.commands.previews import show_requests
 from syncctl.commands.session import choose_configured, open_session
 from syncctl.commands.stop_signal import StopSignal
@@ -29,6 +30,7 @@ def poll(
         list[str] | None,
         typer.Argument(metavar="STREAM", help="Names of streams; by default all."),
     ] = None,
+    stream: Streams = None,
     once: Annotated[bool, typer.Option("--once", help="Poll each stream once, then exit.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the requests of the next rows, but write and send nothing.")
@@ -58,6 +60,7 @@ def poll(
         syncctl poll orders --once --dry-run --limit 1
         syncctl poll orders --once --dry-run --known    test a mapping on a row that was already read
     """
+    streams = merge_streams(streams, stream)
     for flag, given in (("--limit", limit is not None), ("--known", known)):
         if given and not dry_run:
             raise UsageError(

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from syncctl.commands.filters import OneStream, StreamArgument, require_stream
 from syncctl.commands.options import AsJson, DryRun, Since, Yes, parse_window
 from syncctl.commands.session import ask_consent, choose_configured, name_operator, open_session
 from syncctl.console import format_count, out
@@ -22,7 +23,8 @@ _KINDS = {
 def reconcile(
     ctx: typer.Context,
     *,
-    stream: Annotated[str, typer.Argument(metavar="STREAM", help="Name of a stream.")],
+    named: StreamArgument = None,
+    stream: OneStream = None,
     since: Since = None,
     repair: Annotated[bool, typer.Option("--repair", help="Log missing and stale rows, and send them.")] = False,
     dry_run: DryRun = False,
@@ -40,6 +42,7 @@ def reconcile(
         syncctl reconcile orders --repair --dry-run
         syncctl reconcile orders --repair --yes
     """
+    stream = require_stream(named, stream, command="reconcile")
     begin, _ = parse_window(since, None)
     if dry_run and not repair:
         raise UsageError("--dry-run needs --repair", why="without it nothing is changed", hint="omit --dry-run")

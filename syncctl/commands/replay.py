@@ -1,29 +1,27 @@
 """`syncctl replay`: send existing records again."""
 
-import re
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from syncctl.commands.options import AsJson, DryRun, Since, Streams, Until, Yes, parse_seconds, parse_window
-from syncctl.commands.session import ask_consent, choose_known, name_operator, open_session
+from syncctl.commands.filters import Error, Key, Limit, choose_records
+from syncctl.commands.options import AsJson, DryRun, Since, Streams, Until, Yes, parse_seconds
+from syncctl.commands.session import ask_consent, name_operator, open_session
 from syncctl.commands.stop_signal import StopSignal
 from syncctl.console import out
 from syncctl.core.states import TERMINAL, State
-from syncctl.errors import ExitCode, TroubleFound, UsageError
+from syncctl.errors import ExitCode, TroubleFound
 
 if TYPE_CHECKING:
-    from syncctl.pipeline.replay import Replayed, Selection
+    from syncctl.pipeline.replay import Replayed
+    from syncctl.pipeline.selection import Selection
     from syncctl.wiring.connections import Connections
 
 _POLL_SECONDS = 0.5
 _LOOK_SECONDS = 5.0
-FINGERPRINT_DIGITS = 12
-_FINGERPRINT = re.compile(r"[0-9a-f]{6,12}")
-_ERRORS_AT_MOST = 100_000
-_SHOWN_AT_MOST = 5
+_FINISHED = tuple(state.value for state in TERMINAL)
 
 
 def replay(
@@ -42,16 +40,11 @@ def replay(
         list[str] | None,
         typer.Option("--id", metavar="ID", help="Only this record, by its id or the beginning of it; may be repeated."),
     ] = None,
+    key: Key = None,
     since: Since = None,
     until: Until = None,
-    error: Annotated[
-        str | None,
-        typer.Option(
-            "--error",
-            metavar="FINGERPRINT",
-            help="Only records that failed with this error; its first 6 digits are enough.",
-        ),
-    ] = None,
+    error: Error = None,
+    limit: Limit = None,
     new_key: Annotated[
         bool, typer.Option("--new-key", help="Use a new Idempotency-Key even for records that were never delivered.")
     ] = False,
@@ -65,39 +58,34 @@ def replay(
 
     A record keeps its Idempotency-Key if its bytes are unchanged and it was never delivered; otherwise, or with
     --new-key, it gets a new one. Records superseded by a newer version of their row are skipped. It is safe to repeat:
-    a record that is already being delivered is not replayed twice.
+    a record that is already being delivered is not replayed twice. With --limit the oldest are sent, as a canary;
+    syncctl records --oldest-first lists them.
 
     Examples:
         syncctl replay --dry-run                          count the failed records
         syncctl replay --stream orders --yes --wait       all failed records of a stream, and wait
         syncctl replay --error 4f1d2c77b05e --since 24h   one error, from the last day only
+        syncctl replay --limit 10 --wait                  ten first, before all others
         syncctl replay --id orders-3f2a9c --state delivered
         syncctl replay --error 4f1d2c77b05e --new-key     the partner remembers its rejection of the old key
     """
-    from syncctl.pipeline.record_ids import complete_ids
-    from syncctl.pipeline.replay import Selection
-    from syncctl.pipeline.status import group_failures
     from syncctl.wiring import operators
 
-    states = _choose_states(state)
-    mark = None if error is None else _read_fingerprint(error, states)
-    begin, end = parse_window(since, until)
     seconds = parse_seconds(timeout, flag="--timeout")
     with open_session(ctx, acts=True) as connections:
-        names = choose_known(connections, stream)
-        if mark is not None and len(mark) < FINGERPRINT_DIGITS:
-            failures = group_failures(
-                ledger=connections.ledger, streams=names, since=begin, until=end, limit=_ERRORS_AT_MOST
-            )
-            mark = _complete_fingerprint(mark, [group["fingerprint"] for group in failures.groups])
-        ids = complete_ids(connections.ledger, record_id or ())
-        selection = Selection(ids=ids, streams=names, states=states, since=begin, until=end, error=mark)
+        selection = choose_records(
+            connections, ids=record_id or (), streams=stream, states=state, allowed=_FINISHED, error=error, key=key,
+            since=since, until=until, limit=limit,
+        )  # fmt: skip
         plan = operators.replay(connections, selection, dry_run=True, who=name_operator())
         if dry_run or plan.matched == plan.skipped:
             _report(plan, as_json=as_json, is_empty=not dry_run)
             if not plan.matched:
                 _explain_nothing(selection)
+            elif dry_run:
+                _warn_of_outdated_workers(connections)
             return ExitCode.DONE
+        _warn_of_outdated_workers(connections)
         count = plan.matched - plan.skipped
         if not ask_consent(f"replay {count:,} {'/'.join(selection.states)} records?", yes=yes):
             return ExitCode.TROUBLE
@@ -106,63 +94,16 @@ def replay(
         _report(done, as_json=as_json)
         code = _wait_until_finished(connections, replayed, seconds=seconds) if wait else ExitCode.DONE
     if replayed and code is ExitCode.DONE:
-        out.say("next: syncctl status")
+        out.say("next: syncctl status" + ("; then the others, without --limit" if limit is not None else ""))
     return code
 
 
-def _choose_states(states: list[str] | None) -> tuple[str, ...]:
-    """Return the states to replay from; unfinished records are already being delivered.
+def _warn_of_outdated_workers(connections: "Connections") -> None:
+    """Say which workers would send the records by settings or a schema that were changed since they started."""
+    from syncctl.wiring.operators import find_outdated_workers
 
-    Raises:
-        UsageError: records in a state cannot be replayed.
-    """
-    allowed = tuple(state.value for state in TERMINAL)
-    for state in states or ():
-        if state not in allowed:
-            raise UsageError(
-                f"cannot replay records in the state {state}",
-                why="only finished records can be sent again",
-                hint=f"--state accepts {', '.join(allowed)}",
-            )
-    return tuple(dict.fromkeys(states or ("failed",)))
-
-
-def _read_fingerprint(text: str, states: tuple[str, ...]) -> str:
-    """Return the fingerprint of an error, or its first digits, in lower case.
-
-    Raises:
-        UsageError: it is not a fingerprint, or incomplete and the states require a complete one.
-    """
-    mark = text.strip().lower()
-    if _FINGERPRINT.fullmatch(mark) is None:
-        raise UsageError(
-            f"--error {text} is not the fingerprint of an error",
-            why=f"a fingerprint has {FINGERPRINT_DIGITS} digits, 0 to 9 and a to f; the first 6 suffice if unique",
-            hint="run: syncctl failures",
-        )
-    if len(mark) < FINGERPRINT_DIGITS and states != ("failed",):
-        raise UsageError(
-            f"--error {text} is not a complete fingerprint",
-            why="its first digits suffice only for failed records",
-            hint=f"give all {FINGERPRINT_DIGITS} digits",
-        )
-    return mark
-
-
-def _complete_fingerprint(begin: str, known: Iterable[str]) -> str:
-    """Return the only fingerprint with these first digits, or the digits themselves if there is none.
-
-    Raises:
-        UsageError: there are several.
-    """
-    matches = sorted(mark for mark in known if mark.startswith(begin))
-    if len(matches) > 1:
-        raise UsageError(
-            f"--error {begin} is ambiguous: {len(matches)} errors begin with it",
-            why=", ".join(matches[:_SHOWN_AT_MOST]) + (", ..." if len(matches) > _SHOWN_AT_MOST else ""),
-            hint="give more of its digits",
-        )
-    return matches[0] if matches else begin
+    for worker in find_outdated_workers(connections):
+        out.warn(f"{worker.name} {worker.difference}: restart it before the replay, or it sends as before")
 
 
 def _explain_nothing(selection: "Selection") -> None:

@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from syncctl.commands.filters import choose_states, read_fingerprint
 from syncctl.commands.options import AsJson, Since, Streams, Until, parse_window, require_one_form
 from syncctl.commands.session import choose_known, open_session
 from syncctl.console import format_cell, out
-from syncctl.errors import ExitCode
+from syncctl.core.states import State
+from syncctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from syncctl.pipeline.report import Report
 
 _COUNTS = ("logged", "delivered", "failed", "superseded", "attempts", "retries", "p50_ms", "p95_ms", "p99_ms")
 _COLUMNS = ("stream", "window_start", *_COUNTS)
-_EVERY_GROUP = 1_000_000
+_STATES = ("delivered", "failed", "superseded")
 _ERROR_COLUMNS = ("fingerprint", "status", "message", "count", "sample_id")
 
 
@@ -36,6 +38,22 @@ def report(
     until: Until = None,
     by: Annotated[By, typer.Option("--by", help="What one row summarises.")] = By.STREAM,
     stream: Streams = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--state",
+            metavar="STATE",
+            help="Only rows in which a record became delivered, failed or superseded; may be repeated.",
+        ),
+    ] = None,
+    error: Annotated[
+        str | None,
+        typer.Option("--error", metavar="FINGERPRINT", help="With --by error: only this one, or its first digits."),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, metavar="N", help="At most N rows: the newest hours or days, the first others."),
+    ] = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header on stdout.")] = False,
 ) -> ExitCode:
@@ -51,9 +69,13 @@ def report(
     """
     require_one_form(json=as_json, csv=as_csv)
     begin, end = parse_window(since, until)
+    states = choose_states(state, allowed=_STATES, by_default=())
+    if error is not None and by is not By.ERROR:
+        raise UsageError("--error needs --by error", why="other rows are not counted by error", hint="add --by error")
+    mark = None if error is None else read_fingerprint(error, (State.FAILED.value,))
     failed_now = 0
     from syncctl.pipeline.report import build_report
-    from syncctl.pipeline.status import group_failures
+    from syncctl.pipeline.status import count_failed
 
     with open_session(ctx) as connections:
         streams = choose_known(connections, stream)
@@ -63,12 +85,14 @@ def report(
             until=end,
             by=by.value,
             streams=streams,
+            states=states,
+            error=mark,
+            limit=limit,
         )
         if result.totals["failed"] and not as_json and not as_csv:
-            failures = group_failures(
-                ledger=connections.ledger, streams=streams, since=result.since, until=result.until, limit=_EVERY_GROUP
+            failed_now = count_failed(
+                ledger=connections.ledger, streams=streams, since=result.since, until=result.until
             )
-            failed_now = sum(int(group["count"]) for group in failures.groups)
     if as_json:
         out.print_json(result)
     elif as_csv:

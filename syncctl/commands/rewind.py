@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from syncctl.commands.filters import OneStream, StreamArgument, require_stream
 from syncctl.commands.options import AsJson, DryRun, Yes, parse_time
 from syncctl.commands.session import ask_consent, choose_configured, name_operator, open_session
 from syncctl.console import out
@@ -19,7 +20,8 @@ _CURSOR = "cursor:"
 def rewind(
     ctx: typer.Context,
     *,
-    stream: Annotated[str, typer.Argument(metavar="STREAM", help="Name of a stream.")],
+    named: StreamArgument = None,
+    stream: OneStream = None,
     to: Annotated[
         str,
         typer.Option(
@@ -46,6 +48,7 @@ def rewind(
         syncctl rewind orders --to 0x00000000000007D1
         syncctl rewind orders --to beginning --resend
     """
+    stream = require_stream(named, stream, command="rewind")
     place = parse_place(to)
     from syncctl.pipeline.rewind import rewind_stream, show_plan
     from syncctl.wiring.operators import plan_rewind

@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from syncctl.commands.options import AsJson
+from syncctl.commands.filters import Error, Key, States, choose_records, is_any_given, merge_streams
+from syncctl.commands.options import AsJson, Since, Streams, Until
 from syncctl.commands.previews import show_requests
 from syncctl.commands.session import choose_known, open_session
 from syncctl.console import format_time, out, to_line
 from syncctl.core.ids import format_seq
 from syncctl.core.records import idempotency_key
-from syncctl.errors import ExitCode
+from syncctl.core.states import SELECTABLE
+from syncctl.errors import ExitCode, TroubleFound, UsageError
 
 if TYPE_CHECKING:
+    from syncctl.pipeline.selection import Selection
     from syncctl.wiring.connections import Connections
 
 _FIELDS = (
@@ -25,6 +28,7 @@ _FIELDS = (
 _EVENT_COLUMNS = ("at", "event", "state", "status", "ms", "what")
 _NAME_WIDTH = 15
 _LONGEST = 2000
+_SHOWN_BY_DEFAULT = 100
 _OTHER_FIELDS = (
     "outcome", "error", "by", "reason", "from", "late", "captured", "not_captured", "excerpt", "worker",
     "idempotency_key",
@@ -35,10 +39,20 @@ def show(
     ctx: typer.Context,
     *,
     record: Annotated[
-        str, typer.Argument(metavar="ID|STREAM", help="A record's id or the beginning of one, or a stream.")
-    ],
-    key: Annotated[
+        str | None, typer.Argument(metavar="ID|STREAM", help="A record's id or the beginning of one, or a stream.")
+    ] = None,
+    row: Annotated[
         str | None, typer.Argument(metavar="KEY", help="With a stream: the row's key, such as 5 or a=1,b=2.")
+    ] = None,
+    stream: Streams = None,
+    state: States = None,
+    error: Error = None,
+    key: Key = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, metavar="N", help=f"At most N records; {_SHOWN_BY_DEFAULT} by default."),
     ] = None,
     request: Annotated[bool, typer.Option("--request", help="Show the exact request, with secrets masked.")] = False,
     as_json: AsJson = False,
@@ -46,8 +60,8 @@ def show(
     """Show one record, or every version of one key, with full history.
 
     The history lists every attempt: its time, its worker, the partner's answer and the latency. The newest version of
-    a key comes first. The beginning of an id is enough if no other id begins with it. Exit code 1: there is no such
-    record.
+    a key comes first. The beginning of an id is enough if no other id begins with it. The filters select records as in
+    syncctl records. Exit code 1: there is no such record.
 
     With --request it shows the HTTP request instead, also as a curl command: the next request, or the last one of a
     finished record. If the mapping has changed since, it shows what a replay would send. Nothing is sent. Exit code 1:
@@ -58,21 +72,47 @@ def show(
         syncctl show orders 5
         syncctl show order_lines order_id=5,line=2 --json
         syncctl show orders 5 --request
+        syncctl show --error 4f1d2c77b05e --limit 3
     """
-    if request:
-        from syncctl.wiring.operators import preview_records
-
-        with open_session(ctx) as connections:
-            _check_stream(connections, record, key)
-            previews = preview_records(connections, record, key)
-        return show_requests(previews, as_json=as_json)
-    from syncctl.pipeline.show import show_records
-
-    with open_session(ctx) as connections:
-        _check_stream(connections, record, key)
-        records = show_records(
-            ledger=connections.ledger, id_or_stream=record, key=key, configured=connections.settings.streams
+    if record is None and len(stream or ()) == 1 and key is not None:
+        # The long form of a stream and a key.
+        record, row, stream, key = (stream or [""])[0], key, None, None
+    has_filters = is_any_given(stream, state, error, key, since, until, limit)
+    if record is None and not has_filters:
+        raise UsageError(
+            "no record is selected",
+            why="this command has no default",
+            hint="name an id, a stream and a key, or filters",
         )
+    with open_session(ctx) as connections:
+        if record is not None and not has_filters:
+            named = [(record, row)]
+        else:
+            is_stream = record is not None and (row is not None or record in connections.settings.streams)
+            selection = choose_records(
+                connections, ids=[record] if record is not None and not is_stream else (),
+                streams=merge_streams([record] if is_stream and record is not None else None, stream), states=state,
+                by_default=SELECTABLE, error=error, key=row if row is not None else key, since=since, until=until,
+                limit=limit or _SHOWN_BY_DEFAULT,
+            )  # fmt: skip
+            named = [(record_id, None) for record_id in _find_ids(connections, selection)]
+        if request:
+            from syncctl.wiring.operators import preview_records
+
+            previews = []
+            for id_or_stream, of_row in named:
+                _check_stream(connections, id_or_stream, of_row)
+                previews += preview_records(connections, id_or_stream, of_row)
+            return show_requests(previews, as_json=as_json)
+        from syncctl.pipeline.show import show_records
+
+        records = []
+        for id_or_stream, of_row in named:
+            _check_stream(connections, id_or_stream, of_row)
+            configured = connections.settings.streams
+            records += show_records(
+                ledger=connections.ledger, id_or_stream=id_or_stream, key=of_row, configured=configured
+            )
     if as_json:
         out.print_json({"records": [_to_public(record) for record in records]})
         return ExitCode.DONE
@@ -84,6 +124,24 @@ def show(
     if failed:
         out.say(f"next: syncctl replay --id {failed}")
     return ExitCode.DONE
+
+
+def _find_ids(connections: "Connections", selection: "Selection") -> list[str]:
+    """Return the ids of selected records, the newest first.
+
+    Raises:
+        TroubleFound: There is none.
+    """
+    from syncctl.pipeline.selection import list_records, select_records
+
+    ledger = connections.prepared_ledger
+    if selection.ids:
+        ids = [record["_id"] for page in select_records(ledger, selection, SELECTABLE) for record in page]
+    else:
+        ids = [record["_id"] for record in list_records(ledger, selection)]
+    if not ids:
+        raise TroubleFound("no record is selected", why="none meets all filters", hint="see: syncctl records")
+    return ids
 
 
 def _check_stream(connections: "Connections", name: str, key: str | None) -> None:

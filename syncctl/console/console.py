@@ -2,15 +2,18 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, TextIO
 
 from syncctl.console.documents import to_json
-from syncctl.console.tables import Table, to_csv, to_plain, to_rich
+from syncctl.console.tables import Table, to_csv_header, to_csv_lines, to_plain, to_rich
 from syncctl.console.terminal import can_redraw, decide_colour, is_terminal, paint
 from syncctl.core.safe_text import make_safe
 from syncctl.errors import SyncctlError
+
+WRITTEN_AT_ONCE = 500
 
 
 class Console:
@@ -41,9 +44,35 @@ class Console:
         """Write exactly one JSON document to stdout."""
         self._write_out(to_json(document, encoding=getattr(sys.stdout, "encoding", None) or "utf-8") + "\n")
 
+    def print_json_list(
+        self, name: str, documents: Iterable[Any], finish: Callable[[], Mapping[str, Any]] = dict
+    ) -> None:
+        """Write one JSON document with a list to stdout, piece by piece: memory does not grow with the list.
+
+        Args:
+            finish: Returns what follows the list, once its end is known.
+        """
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        self._write_out(f'{{\n  "{name}": [')
+        remaining = iter(documents)
+        before, end = "\n    ", ""
+        while chunk := list(islice(remaining, WRITTEN_AT_ONCE)):
+            lines = [to_json(document, encoding=encoding, indent=None) for document in chunk]
+            self._write_out(before + ",\n    ".join(lines))
+            before, end = ",\n    ", "\n  "
+            if self.reader_gone:
+                return
+        rest = "".join(f',\n  "{key}": {to_json(value, encoding=encoding)}' for key, value in finish().items())
+        self._write_out(f"{end}]{rest}\n}}\n")
+
     def print_csv(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Write one CSV document with a header to stdout."""
-        self._write_out(to_csv(columns, rows))
+        """Write one CSV document with a header to stdout, piece by piece: memory does not grow with the rows."""
+        self._write_out(to_csv_header(columns))
+        remaining = iter(rows)
+        while chunk := list(islice(remaining, WRITTEN_AT_ONCE)):
+            self._write_out(to_csv_lines(chunk))
+            if self.reader_gone:
+                return
 
     def is_watched(self) -> bool:
         """Tell whether stdout is a terminal; a person gets fewer columns, a pipe gets all."""

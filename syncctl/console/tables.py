@@ -94,11 +94,15 @@ def to_rich(table: Table) -> Any:
     return drawn
 
 
-def to_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return CSV (RFC 4180) with a header line; a gap is an empty field."""
+def to_csv_header(columns: Sequence[str]) -> str:
+    """Return the header line of CSV (RFC 4180)."""
+    return to_csv_lines([columns])
+
+
+def to_csv_lines(rows: Iterable[Sequence[Any]]) -> str:
+    """Return lines of CSV (RFC 4180); a gap is an empty field."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\r\n")
-    writer.writerow(columns)
     for row in rows:
         writer.writerow(["" if value is None else _csv_field(value) for value in row])
     return buffer.getvalue()

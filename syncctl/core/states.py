@@ -19,3 +19,21 @@ UNFINISHED = (State.PENDING, State.QUEUED, State.SENDING)
 UNFINISHED_COUNTS = ("pending", "retrying", "queued", "sending")
 """The names under which unfinished records are counted."""
 TERMINAL = (State.DELIVERED, State.FAILED, State.SUPERSEDED, State.DISCARDED)
+RETRYING = "retrying"
+"""The name of PENDING records that wait for another attempt than their first."""
+SELECTABLE = (State.PENDING.value, RETRYING, State.SENDING.value, *(state.value for state in TERMINAL))
+"""The states by which records are selected and counted."""
+
+
+def name_state(state: str, *, fresh: bool | None) -> str:
+    """Return the state of a record as people and filters name it.
+
+    Args:
+        fresh: Whether the record waits for its first attempt.
+    """
+    return RETRYING if state == State.PENDING and fresh is False else state
+
+
+def stored_state(name: str) -> str:
+    """Return the state that is stored for one of `SELECTABLE`."""
+    return State.PENDING.value if name == RETRYING else name

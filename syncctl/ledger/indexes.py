@@ -13,6 +13,7 @@ ONE_IN_FLIGHT = "one_version_in_flight"
 RETRIES_IN_FLIGHT = "retries_in_flight"
 FAILED_BY_KEY = "failed_by_key"
 TO_WRITE_BACK = "to_write_back"
+FAILED_BY_ERROR = "failed_by_error"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +50,13 @@ INDEXES: tuple[Index, ...] = (
     Index(collection="records", name="by_key", keys=_keys("stream", "key_id", "-seq")),
     # Failed versions that a newer one makes out of date.
     Index(collection="records", name=FAILED_BY_KEY, keys=_keys("stream", "key_id"), partial={"state": "failed"}),
+    # Failed records grouped and selected by their error, which the index alone answers: so it has the state too.
+    Index(
+        collection="records",
+        name=FAILED_BY_ERROR,
+        keys=_keys("stream", "state", "error.fingerprint", "finished_at", "_id"),
+        partial={"state": "failed"},
+    ),
     Index(
         collection="records",
         name="finished",

@@ -24,6 +24,7 @@ from syncctl.ledger.records import Records
 from syncctl.ledger.reports import Reports
 from syncctl.ledger.rolling_rate import RollingRate
 from syncctl.ledger.runs import Runs
+from syncctl.ledger.selections import Selections
 from syncctl.ledger.sequencing import Sequencing
 from syncctl.ledger.streams import Streams
 from syncctl.ledger.write_backs import WriteBacks
@@ -53,6 +54,7 @@ class Ledger:
         self.delivery_states = DeliveryStates(self._database, self.hosts)
         self.lease_rescue = LeaseRescue(self._database, self.hosts)
         self.operations = Operations(self._database, self.hosts)
+        self.selections = Selections(self._database, self.hosts)
         self.sequencing = Sequencing(self._database, self.hosts)
         self.acknowledgements = Acknowledgements(self._database, self.hosts)
         self.write_backs = WriteBacks(self._database, self.hosts)

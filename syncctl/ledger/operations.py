@@ -1,4 +1,4 @@
-"""Operations on records that are not in flight: select, supersede, replay, discard and remove them."""
+"""Operations on records that are not in flight: supersede, replay, discard and remove them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -19,15 +19,6 @@ Doc = dict[str, Any]
 TAKEN_BACK_AT_ONCE = 1000
 UNTRIED_KEPT = timedelta(days=30)
 """How much longer than others a record is kept of which the source was not told, since that was last tried."""
-_SELECTED_FIELDS: Doc = {
-    "stream": True,
-    "key_id": True,
-    "seq": True,
-    "state": True,
-    "op": True,
-    "finished_at": True,
-    "no_payload": {"$eq": ["$payload", None]},
-}
 _ACKNOWLEDGED_AGAIN: Doc = {"$cond": [
     {"$eq": ["$acknowledged.ending", "failed"]},
     {"version": "$acknowledged.version"},
@@ -42,98 +33,12 @@ def _superseded(by: str) -> Doc:
     return {"state": State.SUPERSEDED.value, "superseded_by": by, **now}
 
 
-def _criteria(*, since: datetime | None, until: datetime | None, error: str | None = None) -> Doc:
-    """Return the filter for when records finished (`until` excluded) and for the fingerprint of their error."""
-    criteria: Doc = {}
-    if ended := {name: at for name, at in (("$gte", since), ("$lt", until)) if at is not None}:
-        criteria["finished_at"] = ended
-    if error:
-        criteria["error.fingerprint"] = error
-    return criteria
-
-
 class Operations:
-    """Every change is guarded by the state: a record that changed meanwhile stays as it is.
-
-    Each page of a selection is a query of its own, so that a change between two pages loses none of the rest.
-    """
+    """Every change is guarded by the state: a record that changed meanwhile stays as it is."""
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._records: Collection[Doc] = database["records"]
         self.hosts = hosts
-
-    @edge
-    def select_ids(
-        self,
-        ids: Sequence[str],
-        *,
-        states: Sequence[State],
-        streams: Sequence[str] = (),
-        since: datetime | None = None,
-        until: datetime | None = None,
-        error: str | None = None,
-    ) -> list[Doc]:
-        """Return those of these records that are in one of the states and meet the other criteria."""
-        query: Doc = {
-            **_criteria(since=since, until=until, error=error),
-            "_id": {"$in": list(ids)},
-            "state": {"$in": [state.value for state in states]},
-        }
-        if streams:
-            query["stream"] = {"$in": list(streams)}
-        return list(self._records.find(query, _SELECTED_FIELDS))
-
-    @edge
-    def select_finished(
-        self,
-        stream: str,
-        state: State,
-        *,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        error: str | None = None,
-        after: tuple[datetime, str] | None,
-        limit: int,
-    ) -> list[Doc]:
-        """Return a stream's finished records in a state, in the order of their end and id.
-
-        Args:
-            after: The end and the id of the last record of the previous page.
-        """
-        query: Doc = {**_criteria(since=since, until=until, error=error), "stream": stream, "state": state.value}
-        query.setdefault("finished_at", {"$exists": True})
-        if after is not None:
-            ended, last = after
-            further = [{"finished_at": {"$gt": ended}}, {"finished_at": ended, "_id": {"$gt": last}}]
-            query = {**query, "$and": [{"finished_at": {"$gte": ended}}, {"$or": further}]}
-        order = [("finished_at", 1), ("_id", 1)]
-        return list(self._records.find(query, _SELECTED_FIELDS, sort=order, limit=limit, hint="finished"))
-
-    @edge
-    def group_failures(
-        self, streams: Sequence[str], *, since: datetime | None = None, until: datetime | None = None, limit: int
-    ) -> list[Doc]:
-        """Return failed records grouped by the fingerprint of their error, the most frequent first."""
-        query: Doc = {"stream": {"$in": list(streams)}, "state": State.FAILED.value}
-        query |= _criteria(since=since, until=until) or {"finished_at": {"$exists": True}}
-        group = {
-            "_id": "$error.fingerprint",
-            "status": {"$first": "$error.status"},
-            "message": {"$first": "$error.message"},
-            "count": {"$sum": 1},
-            "first_at": {"$min": "$failed_at"},
-            "last_at": {"$max": "$failed_at"},
-            "sample_id": {"$first": "$_id"},
-            "streams": {"$addToSet": "$stream"},
-        }
-        pipeline: list[Doc] = [
-            {"$match": query},
-            {"$group": group},
-            {"$sort": {"count": -1, "_id": 1}},
-            {"$limit": limit},
-        ]
-        groups = self._records.aggregate(pipeline, hint="finished")
-        return [{"fingerprint": group.pop("_id"), **group, "streams": sorted(group["streams"])} for group in groups]
 
     @edge
     def supersede(self, overtaken: Iterable[tuple[str, int, str]]) -> int:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from syncctl.core.states import State
 from syncctl.ledger.audit import AuditEntry
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.selections import list_scans
 from syncctl.logs import get_logger
 from syncctl.pipeline.report import roll_up
 
@@ -97,7 +98,8 @@ def find_cleaned_before(ledger: Ledger, stream: str) -> datetime | None:
         return before
     # An earlier version may have removed some. Those that were delivered go first, in the order of their end.
     cleaned_at = ledger.audit.find_newest("cleanup")
-    oldest = ledger.operations.select_finished(stream, State.DELIVERED, after=None, limit=1)
+    (delivered,) = list_scans(stream, State.DELIVERED)
+    oldest = ledger.selections.read_page(delivered, limit=1)
     return min(cleaned_at, oldest[0]["finished_at"]) if cleaned_at is not None and oldest else cleaned_at
 
 

@@ -1,46 +1,16 @@
-"""replay: send existing records again. discard: give them up, with a reason. And the selection of the records."""
+"""replay: send existing records again. discard: give them up, with a reason."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
-from syncctl.core.states import TERMINAL, State
+from syncctl.core.states import RETRYING, State, stored_state
 from syncctl.core.stream import Stream
-from syncctl.errors import UsageError
 from syncctl.ledger.ledger import Ledger
+from syncctl.pipeline.selection import Selection, select_records
 from syncctl.pipeline.strict_order import find_overtaken
 
-RECORDS_AT_ONCE = 1000
-DISCARDABLE = (State.FAILED, State.PENDING)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Selection:
-    """The records that an operator selects."""
-
-    ids: tuple[str, ...] = ()
-    #: Empty: every stream.
-    streams: tuple[str, ...] = ()
-    states: tuple[str, ...] = (State.FAILED.value,)
-    #: Only records that finished at this time or later; aware.
-    since: datetime | None = None
-    #: Only records that finished before this time; aware.
-    until: datetime | None = None
-    #: The fingerprint of their error.
-    error: str | None = None
-
-    def choose_states(self, allowed: Sequence[State] = TERMINAL) -> list[State]:
-        """Return the states.
-
-        Raises:
-            UsageError: A state is not one of the allowed ones.
-        """
-        names = [state.value for state in allowed]
-        for state in self.states:
-            if state not in names:
-                raise UsageError(f"state {state!r} is not one of {', '.join(names)}", hint="see --help")
-        return [State(state) for state in self.states]
+DISCARDABLE = (State.FAILED.value, State.PENDING.value, RETRYING)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,50 +33,6 @@ class Discarded:
     dry_run: bool
 
 
-def select_records(
-    ledger: Ledger, selection: Selection, allowed: Sequence[State] = TERMINAL
-) -> Iterator[list[dict[str, Any]]]:
-    """Yield the selected records, page by page; records that finish after the first page are not among them.
-
-    Raises:
-        UsageError: A state is not one of the allowed ones, or its records can be selected only by id.
-    """
-    states = selection.choose_states(allowed)
-    operations = ledger.operations
-    if selection.ids:
-        for start in range(0, len(selection.ids), RECORDS_AT_ONCE):
-            yield operations.select_ids(
-                selection.ids[start : start + RECORDS_AT_ONCE],
-                states=states,
-                streams=selection.streams,
-                since=selection.since,
-                until=selection.until,
-                error=selection.error,
-            )
-        return
-    if any(state not in TERMINAL for state in states):
-        raise UsageError(
-            "records that wait can be chosen only by their id", hint="name them, or choose a finished state"
-        )
-    # Without an end, a replay of records that fail again at once would never be done.
-    now = ledger.streams.server_time()
-    until = now if selection.until is None else min(now, selection.until)
-    for stream in selection.streams or sorted(ledger.streams.load_all()):
-        for state in states:
-            after: tuple[datetime, str] | None = None
-            while page := operations.select_finished(
-                stream,
-                state,
-                since=selection.since,
-                until=until,
-                error=selection.error,
-                after=after,
-                limit=RECORDS_AT_ONCE,
-            ):
-                yield page
-                after = (page[-1]["finished_at"], page[-1]["_id"])
-
-
 def replay_records(
     *,
     ledger: Ledger,
@@ -127,12 +53,14 @@ def replay_records(
         replayed_ids: Receives the ids of the replayed records, for a caller that waits for them.
     """
     matched = replayed = 0
-    detail = _describe(selection) | ({"new_key": True} if new_key else {})
+    detail = selection.describe() | ({"new_key": True} if new_key else {})
     with ledger.audit.record(action="replay", who=who, detail=detail) as entry:
         for page in select_records(ledger, selection):
-            matched += len(page)
             sendable = [record for record in page if not (record["no_payload"] and record["op"] == "upsert")]
             ids = find_current(ledger, sendable, streams)
+            if selection.limit is not None:
+                page, ids = _cut(page, ids, at_most=selection.limit - replayed)  # noqa: PLW2901
+            matched += len(page)
             if dry_run:
                 replayed += len(ids)
             elif page:
@@ -142,7 +70,19 @@ def replay_records(
                 entry.add(done, skipped=matched - replayed)
             if replayed_ids is not None:
                 replayed_ids += ids
+            if selection.limit is not None and replayed >= selection.limit:
+                break
     return Replayed(matched=matched, replayed=replayed, skipped=matched - replayed, dry_run=dry_run)
+
+
+def _cut(page: list[dict[str, Any]], ids: Sequence[str], *, at_most: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the beginning of a page that holds no more than so many of these records, and which of them it holds."""
+    if len(ids) <= at_most:
+        return page, list(ids)
+    chosen = set(ids)
+    kept = [record["_id"] for record in page if record["_id"] in chosen][:at_most]
+    end = next((number for number, record in enumerate(page, 1) if record["_id"] == kept[-1]), 0) if kept else 0
+    return page[:end], kept
 
 
 def find_current(ledger: Ledger, records: Sequence[Mapping[str, Any]], streams: Mapping[str, Stream]) -> list[str]:
@@ -187,17 +127,16 @@ def discard_records(
         written_back: The streams whose outcomes are written back into the source.
     """
     matched = discarded = 0
-    detail = _describe(selection) | {"reason": reason}
+    detail = selection.describe() | {"reason": reason}
+    states = list(dict.fromkeys(stored_state(state) for state in selection.states))
     with ledger.audit.record(action="discard", who=who, detail=detail) as entry:
-        for page in select_records(ledger, selection, DISCARDABLE):
+        for page in _limit(select_records(ledger, selection, DISCARDABLE), selection.limit):
             matched += len(page)
             if dry_run or not page:
                 continue
             entry.begin()
             ids = [record["_id"] for record in page]
-            done = ledger.operations.discard(
-                ids, states=selection.states, who=who, reason=reason, written_back=written_back
-            )
+            done = ledger.operations.discard(ids, states=states, who=who, reason=reason, written_back=written_back)
             discarded += done
             entry.add(done)
             for stream in {record["stream"] for record in page}:
@@ -207,9 +146,14 @@ def discard_records(
     return Discarded(matched=matched, discarded=matched if dry_run else discarded, dry_run=dry_run)
 
 
-def _describe(selection: Selection) -> dict[str, Any]:
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name in selection.__slots__
-        if (value := getattr(selection, name))
-    }
+def _limit(pages: Iterator[list[dict[str, Any]]], limit: int | None) -> Iterator[list[dict[str, Any]]]:
+    """Yield pages until they have held so many records."""
+    left = limit
+    for page in pages:
+        if left is None:
+            yield page
+            continue
+        yield page[:left]
+        left -= len(page[:left])
+        if left <= 0:
+            return

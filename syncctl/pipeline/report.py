@@ -76,12 +76,18 @@ def build_report(
     until: datetime | None = None,
     by: By = "hour",
     streams: Sequence[str] = (),
+    states: Sequence[str] = (),
+    error: str | None = None,
+    limit: int | None = None,
 ) -> Report:
     """Bring the roll-ups up to date and add them up.
 
     Args:
         since: Rounded down to the full hour.
         until: Rounded up to the full hour; None means now.
+        states: Only rows in which a record ended in one of these; empty: all rows.
+        error: By error: only errors whose fingerprint begins like this.
+        limit: At most so many rows: the newest hours or days, or the first streams or errors.
     """
     ledger.ensure_prepared()
     roll_up(ledger=ledger)
@@ -97,6 +103,12 @@ def build_report(
     shown = {name: value for name, value in totals.to_row().items() if name not in ("stream", "window_start")}
     errors = add_up_errors(hours)
     rows = errors if by == "error" else [total.to_row() for total in add_up(hours, by)]
+    if by == "error":
+        rows = [row for row in rows if row["fingerprint"].startswith(error or "")]
+    elif states:
+        rows = [row for row in rows if any(row[state] for state in states)]
+    if limit is not None:
+        rows = rows[-limit:] if by in ("hour", "day") else rows[:limit]
     return Report(since=start, until=end, by=by, rows=tuple(rows), totals=shown, top_errors=tuple(errors[:TOP_ERRORS]))
 
 

@@ -1,8 +1,6 @@
 """show: one record by its id, or every version of a row by its key, with the full history."""
 
-import re
-from collections.abc import Container, Iterator, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from collections.abc import Container, Mapping
 from typing import Any
 
 from syncctl.core.ids import key_id
@@ -10,8 +8,7 @@ from syncctl.core.rows import Value
 from syncctl.errors import TroubleFound, UsageError
 from syncctl.ledger.ledger import Ledger
 from syncctl.pipeline.record_ids import complete_id
-
-_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,100}")
+from syncctl.pipeline.selection import read_key
 
 
 def show_records(
@@ -91,33 +88,3 @@ def _require(found: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
     if not found:
         raise TroubleFound(what, why="it was never logged, or clean-up has removed it", hint="look at: syncctl status")
     return found
-
-
-def read_key(text: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield the keys that a text may mean: its values as whole numbers, as text, as decimals.
-
-    Raises:
-        UsageError: It does not name the stream's key columns.
-    """
-    pairs = [part.partition("=") for part in text.split(",")] if "=" in text else []
-    values = {name.strip(): value.strip() for name, _, value in pairs} or {names[0]: text}
-    if sorted(values) != sorted(names):
-        shown = ",".join(f"{name}=…" for name in names)
-        raise UsageError(
-            f"{text} is not a key of this stream",
-            why=f"its key columns are {', '.join(names)}",
-            hint=f"write {shown}",
-        )
-    for read in (_read_whole_number, str, _read_decimal):
-        yield {name: read(value) for name, value in values.items()}
-
-
-def _read_whole_number(text: str) -> int | str:
-    return int(text) if _WHOLE_NUMBER.fullmatch(text) else text
-
-
-def _read_decimal(text: str) -> Decimal | str:
-    try:
-        return Decimal(text)
-    except InvalidOperation:
-        return text

@@ -6,15 +6,21 @@ from datetime import datetime
 from typing import Any
 
 from syncctl.core.breaker import BreakerState
+from syncctl.core.states import RETRYING, State
 from syncctl.ledger.expressions import SYNCCTL
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.selections import Criteria, list_scans
 from syncctl.ledger.streams import read_notes
 from syncctl.ledger.write_backs import Lag
 from syncctl.pipeline.maintenance import find_overdue
 from syncctl.pipeline.obstacles import StreamFacts, StreamPlan, find_obstacles
+from syncctl.pipeline.selection import Selection, find_criteria, list_streams
 
 BREAKERS_BEST_FIRST = (BreakerState.CLOSED.value, BreakerState.HALF_OPEN.value, BreakerState.OPEN.value)
 STATES = ("pending", "retrying", "queued", "sending", "delivered", "failed", "superseded", "discarded")
+WITH_ERRORS = (State.FAILED.value, RETRYING, State.SUPERSEDED.value, State.DISCARDED.value)
+"""The states in which records may have an error."""
+FAILED_RECORDS = Selection()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -233,15 +239,20 @@ def _partner(
     }
 
 
-def group_failures(
-    *,
-    ledger: Ledger,
-    streams: Sequence[str] = (),
-    since: datetime | None = None,
-    until: datetime | None = None,
-    limit: int = 50,
-) -> Failures:
-    """Return the failed records grouped by the fingerprint of their error."""
+def group_failures(*, ledger: Ledger, selection: Selection = FAILED_RECORDS, limit: int = 50) -> Failures:
+    """Return the selected records that have an error, grouped by its fingerprint.
+
+    Raises:
+        UsageError: Records in a selected state have no error, or no stream has such a key.
+    """
+    states = selection.choose_states(WITH_ERRORS)
+    criteria = find_criteria(ledger, selection, list_streams(ledger, selection))
+    return Failures(groups=tuple(ledger.selections.group_failures(criteria, states=states, limit=limit)))
+
+
+def count_failed(*, ledger: Ledger, streams: Sequence[str] = (), since: datetime, until: datetime) -> int:
+    """Return how many of the records that failed in a period are still failed."""
+    criteria = Criteria(since=since, until=until)
     names = streams or sorted(ledger.streams.load_all())
-    groups = ledger.operations.group_failures(names, since=since, until=until, limit=limit)
-    return Failures(groups=tuple(groups))
+    scans = [scan for name in names for scan in list_scans(name, State.FAILED)]
+    return sum(ledger.selections.count_finished(scan, criteria) for scan in scans)

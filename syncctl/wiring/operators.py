@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from syncctl.pipeline.pause import Resumed
     from syncctl.pipeline.preview import Preview, RequestPreviewer
     from syncctl.pipeline.reconcile import Reconciliation
-    from syncctl.pipeline.replay import Replayed, Selection
+    from syncctl.pipeline.replay import Replayed
     from syncctl.pipeline.rewind import Plan
+    from syncctl.pipeline.selection import Selection
     from syncctl.pipeline.status import Status
     from syncctl.settings import Settings
 
@@ -51,6 +52,35 @@ def read_status(connections: Connections) -> "Status":
         maintained_every=list_maintenance(settings),
         settings=fingerprint_settings(settings),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutdatedWorker:
+    """A live worker that does not send as a worker that starts now would."""
+
+    name: str
+    #: What differs, as the end of a sentence.
+    difference: str
+
+
+def find_outdated_workers(connections: Connections) -> list[OutdatedWorker]:
+    """Return the live workers that run with other settings, another schema or another version of syncctl than these."""
+    from syncctl import __version__
+    from syncctl.pipeline.status import differs_from
+    from syncctl.settings.describe import fingerprint_settings
+
+    settings = fingerprint_settings(connections.settings)
+    outdated = []
+    for worker in connections.ledger.heartbeats.load_workers():
+        version = worker.get("version", __version__)
+        if differs_from(settings, worker):
+            difference = "runs with settings or a schema that differ from the present ones"
+        elif version != __version__:
+            difference = f"runs syncctl {version}, and this is {__version__}"
+        else:
+            continue
+        outdated.append(OutdatedWorker(name=str(worker["_id"]), difference=difference))
+    return outdated
 
 
 def plan_stream(settings: "Settings", name: str) -> "StreamPlan":
@@ -107,7 +137,7 @@ def replay(
     settings = connections.settings
     streams = {name: connections.stream(name) for name in settings.stream_names}
     done = replay_records(
-        ledger=connections.ledger,
+        ledger=connections.prepared_ledger,
         selection=selection,
         streams=streams,
         who=who,

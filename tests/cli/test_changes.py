@@ -1,11 +1,14 @@
 """Commands that change records in bulk: the plan, the question, the change, and the output."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pymongo.uri_parser import parse_uri
 
+from syncctl import __version__
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from tests.cli.conftest import Settled
 from tests.harness.commands import answer
@@ -84,6 +87,29 @@ def test_a_replay_means_what_its_flags_say(run_syncctl: Run, settled: Settled) -
     ):
         plan = run_syncctl("replay", *args, "--dry-run", "--json", cwd=settled.directory)
         assert plan.json["matched"] == matched, args
+
+
+def test_a_replay_warns_of_workers_that_run_something_else(
+    run_syncctl: Run, settled: Settled, mongo_client: Any
+) -> None:
+    url = next(
+        line.partition("=")[2]
+        for line in (settled.directory / ".env").read_text().splitlines()
+        if line.startswith("MONGO_URL=")
+    )
+    workers = mongo_client[parse_uri(url.strip("'\""))["database"]].workers
+    own = {"at": datetime.now(UTC) + timedelta(minutes=5), "version": __version__, "queues": ["deliver"]}
+    try:
+        workers.insert_one({"_id": "new@one", **own})
+        assert "warning" not in run_syncctl("replay", "--dry-run", cwd=settled.directory).stderr
+        workers.insert_one({"_id": "old@one", **own, "settings": "00000000"})
+        workers.insert_one({"_id": "older@one", **own, "version": "0.0.1"})
+        warned = run_syncctl("replay", "--dry-run", cwd=settled.directory).stderr
+        assert "warning: old@one runs with settings or a schema that differ from the present ones: restart it" in warned
+        assert f"warning: older@one runs syncctl 0.0.1, and this is {__version__}: restart it" in warned
+        assert "new@one" not in warned
+    finally:
+        workers.delete_many({})
 
 
 @pytest.mark.parametrize("error", ["0123456789ab", "012345"])

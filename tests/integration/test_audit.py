@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from syncctl.errors import ServiceUnavailable
-from syncctl.pipeline import cleanup, replay
+from syncctl.pipeline import cleanup, selection
 from syncctl.pipeline.cleanup import clean_up
 from syncctl.pipeline.pause import pause_delivery, resume_delivery
-from syncctl.pipeline.replay import Selection, discard_records, replay_records
+from syncctl.pipeline.replay import discard_records, replay_records
 from syncctl.pipeline.rewind import plan_rewind, rewind_stream
+from syncctl.pipeline.selection import Selection
 from syncctl.sources import open_reader
 from tests.harness.passing_time import let_hours_pass
 from tests.harness.source_db import SourceDb
@@ -26,8 +27,8 @@ def run_cleanup(testbed: Testbed) -> None:
 
 
 def run_replay(testbed: Testbed) -> None:
-    selection = Selection(states=("delivered",))
-    replay_records(ledger=testbed.ledger, selection=selection, streams={"orders": testbed.stream}, who="ann@host")
+    chosen = Selection(states=("delivered",))
+    replay_records(ledger=testbed.ledger, selection=chosen, streams={"orders": testbed.stream}, who="ann@host")
 
 
 def run_discard(testbed: Testbed) -> None:
@@ -80,7 +81,7 @@ def delivered(testbed: Testbed, source_db: SourceDb, monkeypatch: pytest.MonkeyP
     testbed.poll()
     testbed.deliver()
     let_hours_pass(testbed.database, 3)
-    monkeypatch.setattr(replay, "RECORDS_AT_ONCE", PAGE)
+    monkeypatch.setattr(selection, "RECORDS_AT_ONCE", PAGE)
     monkeypatch.setattr(cleanup, "RECORDS_AT_ONCE", PAGE)
     monkeypatch.setattr("syncctl.pipeline.scratch.ROWS_AT_ONCE", PAGE)
     return testbed

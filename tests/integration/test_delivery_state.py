@@ -11,6 +11,7 @@ from syncctl.core.states import State
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.selections import ANY
 from tests.harness.passing_time import PAST, expire_batch_leases
 from tests.harness.testbed import NASTY, claim_records, new_record, outcome
 
@@ -251,7 +252,7 @@ def test_the_keys_of_rows_make_no_error_of_their_own(ledger: Ledger, database: A
         for record in claim.records
     ]
     assert ledger.delivery_states.write_transitions(claim, refusals) == []
-    (group,) = ledger.operations.group_failures(["orders"], limit=5)
+    (group,) = ledger.selections.group_failures({"orders": ANY}, limit=5)
     assert (group["count"], group["status"]) == (3, 409)
     entries = [document["history"][-1]["fingerprint"] for document in database.records.find()]
     assert entries == [group["fingerprint"]] * 3

@@ -5,10 +5,14 @@ from typing import Any
 
 import pytest
 
+from syncctl.core.ids import key_id
+from syncctl.core.states import SELECTABLE
 from syncctl.errors import UsageError
 from syncctl.ledger.ledger import Ledger
-from syncctl.pipeline import replay
-from syncctl.pipeline.replay import DISCARDABLE, Selection, select_records
+from syncctl.ledger.selections import ANY, Criteria
+from syncctl.pipeline import selection
+from syncctl.pipeline.replay import DISCARDABLE
+from syncctl.pipeline.selection import Selection, list_records, select_records
 from tests.harness.passing_time import PAST
 from tests.harness.testbed import new_record
 
@@ -43,7 +47,7 @@ def test_by_default_all_failed_records_are_selected_by_stream_oldest_first(ledge
 def test_pages_hold_each_record_once_even_while_they_are_replayed(
     ledger: Ledger, failed: list[str], monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr(replay, "RECORDS_AT_ONCE", at_once)
+    monkeypatch.setattr(selection, "RECORDS_AT_ONCE", at_once)
     seen: list[str] = []
     for page in select_records(ledger, Selection()):
         seen += [each["_id"] for each in page]
@@ -82,17 +86,88 @@ def test_a_state_that_cannot_be_selected_is_refused(ledger: Ledger, state: str) 
         found(ledger, states=(state,))
 
 
-def test_waiting_records_are_selected_by_id_alone(ledger: Ledger) -> None:
-    with pytest.raises(UsageError, match="only by their id"):
-        found(ledger, DISCARDABLE, states=("pending",))
+def test_waiting_records_are_selected_for_a_discard_also_those_that_are_due_at_no_time(
+    ledger: Ledger, database: Any
+) -> None:
+    ledger.records.log([new_record(number) for number in range(1, 6)], PAST)
+    database.records.update_one({"_id": "orders-2"}, {"$set": {"fresh": False, "due_at": PAST - timedelta(days=1)}})
+    database.records.update_one({"_id": "orders-4"}, {"$set": {"waits_for": "x"}, "$unset": {"due_at": True}})
+    waiting = flat(found(ledger, DISCARDABLE, states=("pending", "retrying", "failed")))
+    assert waiting == ["orders-1", "orders-3", "orders-5", "orders-4", "orders-2"]
+    assert flat(found(ledger, DISCARDABLE, states=("retrying",))) == ["orders-2"]
+
+
+def test_a_record_that_is_logged_during_a_discard_is_not_selected(ledger: Ledger) -> None:
+    ledger.records.log([new_record(1)], PAST)
+    ledger.records.log([new_record(2)], datetime.now(UTC) + timedelta(days=1))
+    assert flat(found(ledger, DISCARDABLE, states=("pending",))) == ["orders-1"]
+
+
+def test_records_are_selected_by_the_key_of_their_row(ledger: Ledger, failed: list[str]) -> None:
+    assert flat(found(ledger, key="3")) == ["id-3"]
+    assert flat(found(ledger, key="id=7")) == ["id-7"]
+    assert found(ledger, key="3", streams=("returns",)) == []
+    with pytest.raises(UsageError, match="is not a key of this stream"):
+        found(ledger, key="number=3")
+
+
+def listed(ledger: Ledger, *, newest_first: bool = True, **fields: Any) -> list[str]:
+    fields.setdefault("states", SELECTABLE)
+    return [each["_id"] for each in list_records(ledger, Selection(**fields), newest_first=newest_first)]
+
+
+def test_a_list_has_the_records_of_all_streams_and_states_in_the_order_of_their_time(
+    ledger: Ledger, failed: list[str], database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A page holds less than what has the same time.
+    monkeypatch.setattr(selection, "RECORDS_AT_ONCE", 1)
+    database.records.update_one({"_id": "orders-9"}, {"$set": {"due_at": PAST + timedelta(days=2, hours=1)}})
+    lease = {"lease": {"token": "t", "at": PAST + timedelta(days=1, hours=1)}, "in_flight_key": "k", "state": "sending"}
+    database.records.update_one({"_id": "id-1"}, {"$set": lease, "$unset": {"finished_at": True}})
+    oldest_first = ["id-2", "id-3", "id-1", "id-4", "id-5", "orders-9", "id-6", "id-7"]
+    assert listed(ledger, newest_first=False) == oldest_first
+    assert listed(ledger) == oldest_first[::-1]
+    assert listed(ledger, limit=3) == oldest_first[:-4:-1]
+    assert listed(ledger, states=("failed",), limit=2) == ["id-7", "id-6"]
+    assert listed(ledger, since=PAST + timedelta(days=1), until=PAST + timedelta(days=1, hours=2)) == [
+        "id-1", "id-3", "id-2",
+    ]  # fmt: skip
+    assert listed(ledger, streams=("returns",), states=("failed", "pending")) == ["id-7", "id-6"]
+
+
+def test_a_list_reads_no_more_than_its_limit(ledger: Ledger, failed: list[str], database: Any) -> None:
+    database.command("profile", 2)
+    assert len(listed(ledger, states=("failed",), limit=1)) == 1
+    database.command("profile", 0)
+    asked = list(database["system.profile"].find({"ns": f"{database.name}.records"}))
+    assert asked
+    assert all(query["docsExamined"] <= 1 for query in asked)
+
+
+def test_failures_of_other_states_are_grouped_too(ledger: Ledger, failed: list[str], database: Any) -> None:
+    again = {"$set": {"state": "pending", "fresh": False, "due_at": PAST}, "$unset": {"finished_at": True}}
+    database.records.update_many({"_id": {"$in": ["id-2", "id-5"]}}, again)
+    (group,) = ledger.selections.group_failures({"orders": ANY, "returns": ANY}, states=("retrying",), limit=9)
+    assert (group["count"], group["streams"], group["message"]) == (2, ["orders"], "column c cannot be read")
+    by_key = Criteria(key_ids=(key_id({"id": 4}),))
+    (group,) = ledger.selections.group_failures({"orders": by_key}, limit=9)
+    assert (group["count"], group["sample_id"]) == (1, "id-4")
+
+
+def test_the_beginning_of_a_fingerprint_is_completed(ledger: Ledger, failed: list[str], database: Any) -> None:
+    marks = sorted(database.records.distinct("error.fingerprint"))
+    for mark in marks:
+        assert ledger.selections.find_fingerprints(["orders", "returns"], mark[:6], limit=9) == [mark]
+    assert ledger.selections.find_fingerprints(["orders", "returns"], "", limit=9) == marks
+    assert ledger.selections.find_fingerprints(["orders"], "", limit=2) == marks[:2]
 
 
 def test_failures_are_grouped_the_most_frequent_first(ledger: Ledger, failed: list[str]) -> None:
-    groups = ledger.operations.group_failures(["orders", "returns"], limit=10)
+    groups = ledger.selections.group_failures(dict.fromkeys(["orders", "returns"], ANY), limit=10)
     assert [group["count"] for group in groups] == [3, 2, 2]
     assert groups[0]["streams"] == ["orders", "returns"]
     assert groups[0]["message"] == "column b cannot be read"
     assert groups[0]["first_at"] == PAST
     assert groups[0]["last_at"] == PAST + timedelta(days=3)
     assert groups[0]["sample_id"] in {"id-1", "id-4", "id-7"}
-    assert len(ledger.operations.group_failures(["orders"], limit=1)) == 1
+    assert len(ledger.selections.group_failures({"orders": ANY}, limit=1)) == 1

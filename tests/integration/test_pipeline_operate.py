@@ -14,9 +14,10 @@ from syncctl.pipeline import cleanup
 from syncctl.pipeline.cleanup import Cleaned, clean_up
 from syncctl.pipeline.obstacles import StreamPlan
 from syncctl.pipeline.record_ids import complete_ids
-from syncctl.pipeline.replay import Discarded, Replayed, Selection, discard_records, replay_records
+from syncctl.pipeline.replay import Discarded, Replayed, discard_records, replay_records
 from syncctl.pipeline.report import build_report
-from syncctl.pipeline.show import find_record, find_versions, read_key
+from syncctl.pipeline.selection import Selection, read_key
+from syncctl.pipeline.show import find_record, find_versions
 from syncctl.pipeline.status import group_failures, read_status
 from tests.harness.passing_time import PAST, let_hours_pass
 from tests.harness.testbed import NASTY, ListReader, Testbed, claim_records, new_record, version_row
@@ -129,6 +130,20 @@ def test_a_record_that_is_sent_again_begins_a_new_series_of_attempts(
     assert [entry.get("retry") for entry in record["history"] if entry["action"] == "attempt"] == [None, False]
     assert (record["attempts"], record["tries"]) == (2, 1)
     assert count_retries(testbed) == (2, 0)
+
+
+def test_a_canary_is_the_oldest_records_that_may_be_sent(testbed: Testbed) -> None:
+    log(testbed, 1, 2, 3, 4, 5)
+    testbed.deliver()
+    testbed.database.records.update_many({}, {"$set": {"state": "failed"}})
+    # A newer version has overtaken the oldest one.
+    testbed.database.keys.update_one({"version": testbed.record(1)["_id"]}, {"$set": {"version": "x", "seq": 2**62}})
+    plan = replay(testbed, limit=2, dry_run=True)
+    assert plan == Replayed(matched=3, replayed=2, skipped=1, dry_run=True)
+    assert replay(testbed, limit=2) == Replayed(matched=3, replayed=2, skipped=1, dry_run=False)
+    assert [number for number, states in testbed.states().items() if states == ["pending"]] == [2, 3]
+    assert discard(testbed, limit=1, states=("failed",)).discarded == 1
+    assert testbed.states()[1] == ["discarded"]
 
 
 def test_retries_are_counted_within_a_series(testbed: Testbed) -> None:
@@ -457,7 +472,7 @@ def test_failures_are_grouped_by_their_error(testbed: Testbed, refusing: MockPar
     assert "this row is not valid" in groups[0]["message"]
     assert groups[0]["sample_id"] in {record["_id"] for record in testbed.records(state=State.FAILED.value)}
     assert group_failures(ledger=testbed.ledger, limit=1).groups == groups[:1]
-    assert group_failures(ledger=testbed.ledger, streams=["others"]).groups == ()
+    assert group_failures(ledger=testbed.ledger, selection=Selection(streams=("others",))).groups == ()
     later = testbed.ledger.streams.server_time() + timedelta(hours=1)
-    assert group_failures(ledger=testbed.ledger, since=later).groups == ()
-    assert len(group_failures(ledger=testbed.ledger, until=later).groups) == 2
+    assert group_failures(ledger=testbed.ledger, selection=Selection(since=later)).groups == ()
+    assert len(group_failures(ledger=testbed.ledger, selection=Selection(until=later)).groups) == 2

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from syncctl.pipeline.obstacles import StreamPlan
-from syncctl.pipeline.replay import Discarded, Replayed, Selection, discard_records, replay_records
+from syncctl.pipeline.replay import Discarded, Replayed, discard_records, replay_records
+from syncctl.pipeline.selection import Selection
 from syncctl.pipeline.status import read_status
 from tests.harness.http_partner import HttpPartner
 from tests.harness.meddling_client import MeddlingClient

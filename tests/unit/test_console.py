@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncctl.console import format_time, to_document, to_json
-from syncctl.console.tables import Table, to_csv, to_plain
+from syncctl.console.tables import Table, to_csv_header, to_csv_lines, to_plain
 from syncctl.core.safe_text import clean_text, make_safe
 from syncctl.core.states import State
 from tests.harness import commands
@@ -84,7 +84,7 @@ def test_a_plain_table_is_aligned_and_never_cut() -> None:
 
 
 def test_csv_has_a_header_gaps_and_no_formulas() -> None:
-    text = to_csv(("a", "b", "c"), [("=1+1", None, 'x,"y"'), (-1, Decimal("0.10"), "é")])
+    text = to_csv_header(("a", "b", "c")) + to_csv_lines([("=1+1", None, 'x,"y"'), (-1, Decimal("0.10"), "é")])
     assert list(csv.reader(io.StringIO(text))) == [["a", "b", "c"], ["'=1+1", "", 'x,"y"'], ["-1", "0.10", "é"]]
 
 

@@ -152,8 +152,8 @@ class _Scenario:
 
     def run(self) -> Account:
         """Deliver, fix the partner, replay, and count."""
-        from syncctl.pipeline.replay import Selection
         from syncctl.pipeline.report import build_report
+        from syncctl.pipeline.selection import Selection
         from syncctl.pipeline.status import group_failures
         from syncctl.wiring.operators import replay
 

@@ -19,8 +19,9 @@ from syncctl.pipeline.cleanup import forget_deleted_rows
 from syncctl.pipeline.delivery_gate import Permits
 from syncctl.pipeline.delivery_lane import DeliveryLane, StreamSetup, keep_permits
 from syncctl.pipeline.maintenance import rescue_leases
-from syncctl.pipeline.replay import Selection, discard_records, replay_records
+from syncctl.pipeline.replay import discard_records, replay_records
 from syncctl.pipeline.rewind import Plan, rewind_stream
+from syncctl.pipeline.selection import Selection
 from tests.harness import passing_time
 from tests.harness.cases import make_stream
 from tests.harness.testbed import Testbed

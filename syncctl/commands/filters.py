@@ -1,0 +1,174 @@
+"""The filters by which commands select records: one name and one meaning each, wherever they are taken."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from syncctl.commands.options import parse_window
+from syncctl.commands.session import choose_known
+from syncctl.core.states import SELECTABLE, State
+from syncctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from syncctl.pipeline.selection import Selection
+    from syncctl.wiring.connections import Connections
+
+States = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--state", metavar="STATE", help=f"{', '.join(SELECTABLE[:-1])} or {SELECTABLE[-1]}; may be repeated."
+    ),
+]
+Key = Annotated[
+    str | None, typer.Option("--key", metavar="KEY", help="Only versions of the row with this key: 5, or a=1,b=2.")
+]
+Error = Annotated[
+    str | None,
+    typer.Option(
+        "--error",
+        metavar="FINGERPRINT",
+        help="Only records with this error; its first 6 digits are enough. Without --state only failed records.",
+    ),
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="At most N.")]
+
+StreamArgument = Annotated[str | None, typer.Argument(metavar="STREAM", help="Name of a stream.")]
+OneStream = Annotated[str | None, typer.Option("--stream", metavar="STREAM", help="The same as the argument.")]
+
+FINGERPRINT_DIGITS = 12
+_FINGERPRINT = re.compile(r"[0-9a-f]{6,12}")
+_SHOWN_AT_MOST = 5
+
+
+def choose_records(
+    connections: "Connections",
+    *,
+    ids: Sequence[str] = (),
+    streams: Sequence[str] | None = None,
+    states: Sequence[str] | None = None,
+    allowed: Sequence[str] = SELECTABLE,
+    by_default: Sequence[str] = (State.FAILED.value,),
+    error: str | None = None,
+    key: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    limit: int | None = None,
+) -> "Selection":
+    """Return the selection that the filters of a command describe.
+
+    Args:
+        ids: Ids of records, or the beginnings of some.
+        allowed: The states of which the command takes records.
+        by_default: The states without `--state` and `--error`.
+
+    Raises:
+        UsageError: A filter has a value that it cannot have, or that names nothing.
+    """
+    from syncctl.pipeline.record_ids import complete_ids
+    from syncctl.pipeline.selection import Selection
+
+    chosen = choose_states(states, allowed=allowed, by_default=(State.FAILED.value,) if error else by_default)
+    mark = None if error is None else read_fingerprint(error, chosen)
+    begin, end = parse_window(since, until)
+    names = choose_known(connections, streams)
+    if mark is not None and len(mark) < FINGERPRINT_DIGITS:
+        ledger = connections.prepared_ledger
+        known = ledger.selections.find_fingerprints(
+            names or sorted(ledger.streams.load_all()), mark, limit=_SHOWN_AT_MOST + 1
+        )
+        mark = complete_fingerprint(mark, known)
+    return Selection(
+        ids=complete_ids(connections.ledger, ids) if ids else (),
+        streams=names,
+        states=chosen,
+        since=begin,
+        until=end,
+        error=mark,
+        key=key,
+        limit=limit,
+    )
+
+
+def choose_states(
+    states: Sequence[str] | None, *, allowed: Sequence[str] = SELECTABLE, by_default: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the given states, each once.
+
+    Raises:
+        UsageError: There is no such state, or the command takes no records in it.
+    """
+    for state in states or ():
+        if state not in allowed:
+            why = "this command takes no such records" if state in SELECTABLE else "there is no such state"
+            raise UsageError(f"--state {state} cannot be selected", why=why, hint=f"--state takes {', '.join(allowed)}")
+    return tuple(dict.fromkeys(states or by_default))
+
+
+def read_fingerprint(text: str, states: Sequence[str]) -> str:
+    """Return the fingerprint of an error, or its first digits, in lower case.
+
+    Raises:
+        UsageError: It is not a fingerprint, or incomplete and the states require a complete one.
+    """
+    mark = text.strip().lower()
+    if _FINGERPRINT.fullmatch(mark) is None:
+        raise UsageError(
+            f"--error {text} is not the fingerprint of an error",
+            why=f"a fingerprint has {FINGERPRINT_DIGITS} digits, 0 to 9 and a to f; the first 6 suffice if unique",
+            hint="run: syncctl failures",
+        )
+    if len(mark) < FINGERPRINT_DIGITS and tuple(states) != (State.FAILED.value,):
+        raise UsageError(
+            f"--error {text} is not a complete fingerprint",
+            why="its first digits suffice only for failed records",
+            hint=f"give all {FINGERPRINT_DIGITS} digits",
+        )
+    return mark
+
+
+def complete_fingerprint(beginning: str, known: Sequence[str]) -> str:
+    """Return the only fingerprint with these first digits, or the digits themselves if there is none.
+
+    Raises:
+        UsageError: There are several.
+    """
+    matches = sorted(mark for mark in known if mark.startswith(beginning))
+    if len(matches) > 1:
+        is_more = len(matches) > _SHOWN_AT_MOST
+        count = f"more than {_SHOWN_AT_MOST}" if is_more else f"{len(matches)}"
+        raise UsageError(
+            f"--error {beginning} is ambiguous: {count} errors begin with it",
+            why=", ".join(matches[:_SHOWN_AT_MOST]) + (", ..." if is_more else ""),
+            hint="give more of its digits",
+        )
+    return matches[0] if matches else beginning
+
+
+def merge_streams(positional: Sequence[str] | None, option: Sequence[str] | None) -> list[str] | None:
+    """Return the streams that were named as arguments or with `--stream`; None if none was."""
+    return [*(positional or ()), *(option or ())] or None
+
+
+def require_stream(positional: str | None, option: str | None, *, command: str) -> str:
+    """Return the one stream that was named as an argument or with `--stream`.
+
+    Raises:
+        UsageError: None was, or two were.
+    """
+    if positional is not None and option is not None and positional != option:
+        raise UsageError(
+            f"two streams are named: {positional} and {option}",
+            why=f"syncctl {command} takes one",
+            hint="omit the argument or --stream",
+        )
+    name = positional if positional is not None else option
+    if name is None:
+        raise UsageError("no stream is named", why="it is required", hint=f"write: syncctl {command} STREAM")
+    return name
+
+
+def is_any_given(*values: object) -> bool:
+    """Tell whether any filter was given."""
+    return any(value not in (None, [], ()) for value in values)

@@ -1,0 +1,221 @@
+"""The records that an operator selects: the same filters for every command that lists, shows or changes records."""
+
+import heapq
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from itertools import islice
+from typing import Any
+
+from syncctl.core.ids import key_id
+from syncctl.core.states import SELECTABLE, TERMINAL, State
+from syncctl.errors import UsageError
+from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.selections import Criteria, Scan, list_scans, read_time
+
+RECORDS_AT_ONCE = 1000
+RECORDS_IN_MEMORY = 20_000
+"""How many records the pages of all scans of a list hold together."""
+SMALLEST_PAGE = 20
+FINISHED = tuple(state.value for state in TERMINAL)
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,100}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """What an operator selects records by."""
+
+    ids: tuple[str, ...] = ()
+    #: Empty: every stream.
+    streams: tuple[str, ...] = ()
+    #: Some of `core.states.SELECTABLE`.
+    states: tuple[str, ...] = (State.FAILED.value,)
+    #: Only records whose time is this or later: when they finished, or while unfinished are due. Aware.
+    since: datetime | None = None
+    #: Only records whose time is before this.
+    until: datetime | None = None
+    #: The fingerprint of their error.
+    error: str | None = None
+    #: The key of their row, as `5` or `a=1,b=2`.
+    key: str | None = None
+    #: At most so many records.
+    limit: int | None = None
+
+    def choose_states(self, allowed: Sequence[str] = FINISHED) -> list[str]:
+        """Return the states, each once.
+
+        Raises:
+            UsageError: A state is not one of the allowed ones.
+        """
+        for state in self.states:
+            if state not in allowed:
+                raise UsageError(f"state {state!r} is not one of {', '.join(allowed)}", hint="see --help")
+        return list(dict.fromkeys(self.states))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what it selects by, for the audit log."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name in self.__slots__
+            if (value := getattr(self, name))
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """One scan of the selected records, and what they must meet."""
+
+    scan: Scan
+    criteria: Criteria
+
+
+def select_records(
+    ledger: Ledger, selection: Selection, allowed: Sequence[str] = FINISHED
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the selected records for a change, page by page, the oldest first; does not mind the limit.
+
+    Records that finish, or are logged, after the first page are not among them: otherwise a replay of records that fail
+    again at once would never be done.
+
+    Raises:
+        UsageError: A state is not one of the allowed ones, or no stream has such a key.
+    """
+    states = selection.choose_states(allowed)
+    now = ledger.streams.server_time()
+    if selection.ids:
+        criteria = Criteria(since=selection.since, until=selection.until, error=selection.error)
+        for start in range(0, len(selection.ids), RECORDS_AT_ONCE):
+            ids = selection.ids[start : start + RECORDS_AT_ONCE]
+            yield ledger.selections.select_ids(ids, states=states, streams=selection.streams, criteria=criteria)
+        return
+    for part in _list_parts(ledger, selection, states, now=now):
+        after: dict[str, Any] | None = None
+        while page := ledger.selections.read_page(
+            part.scan, criteria=part.criteria, after=after, limit=RECORDS_AT_ONCE
+        ):
+            yield page
+            after = page[-1]
+
+
+def list_records(
+    ledger: Ledger, selection: Selection, *, newest_first: bool = True, allowed: Sequence[str] = SELECTABLE
+) -> Iterator[dict[str, Any]]:
+    """Yield the selected records of all streams and states in the order of their time, at most the limit.
+
+    Memory does not grow with their number (invariant 11).
+
+    Raises:
+        UsageError: A state is not one of the allowed ones, or no stream has such a key.
+    """
+    parts = _list_parts(ledger, selection, selection.choose_states(allowed))
+    size = min(RECORDS_AT_ONCE, max(SMALLEST_PAGE, RECORDS_IN_MEMORY // max(1, len(parts))))
+    if selection.limit is not None:
+        size = min(size, selection.limit)
+    scans = [_walk(ledger, part, newest_first=newest_first, page_size=size) for part in parts]
+    merged = heapq.merge(*scans, key=lambda found: (found[0], found[1]["_id"]), reverse=newest_first)
+    return islice((record for _, record in merged), selection.limit)
+
+
+def _walk(
+    ledger: Ledger, part: _Part, *, newest_first: bool, page_size: int
+) -> Iterator[tuple[datetime, dict[str, Any]]]:
+    after: dict[str, Any] | None = None
+    while page := ledger.selections.list_page(
+        part.scan, criteria=part.criteria, after=after, limit=page_size, newest_first=newest_first
+    ):
+        for record in page:
+            yield read_time(part.scan, record), record
+        if len(page) < page_size:
+            return
+        after = page[-1]
+
+
+def list_streams(ledger: Ledger, selection: Selection) -> list[str]:
+    """Return the streams that are selected."""
+    return list(selection.streams) or sorted(ledger.streams.load_all())
+
+
+def find_criteria(ledger: Ledger, selection: Selection, streams: Sequence[str]) -> dict[str, Criteria]:
+    """Return by stream what its records must meet; streams that have no such key are absent.
+
+    Raises:
+        UsageError: The key fits no stream.
+    """
+    since, until, error = selection.since, selection.until, selection.error
+    if selection.key is None:
+        return dict.fromkeys(streams, Criteria(since=since, until=until, error=error))
+    return {
+        stream: Criteria(since=since, until=until, error=error, key_ids=key_ids)
+        for stream, key_ids in find_key_ids(ledger, streams, selection.key).items()
+    }
+
+
+def _list_parts(
+    ledger: Ledger, selection: Selection, states: Sequence[str], *, now: datetime | None = None
+) -> list[_Part]:
+    """Return the scans of all selected records.
+
+    Args:
+        now: Records that were logged or have finished since are left out.
+    """
+    parts = []
+    for stream, criteria in find_criteria(ledger, selection, list_streams(ledger, selection)).items():
+        for scan in (scan for state in states for scan in list_scans(stream, state)):
+            own = criteria
+            if now is not None:
+                own = criteria.before(now, is_finished=scan.state in FINISHED)
+            parts.append(_Part(scan=scan, criteria=own))
+    return parts
+
+
+def find_key_ids(ledger: Ledger, streams: Sequence[str], text: str) -> dict[str, tuple[str, ...]]:
+    """Return, by stream, the ids of the keys that a text may mean; streams with other key columns are absent.
+
+    Raises:
+        UsageError: It fits no stream.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    error: UsageError | None = None
+    for stream in streams:
+        names = ledger.keys.column_names(stream) or ledger.records.column_names(stream)
+        if not names:
+            continue
+        try:
+            found[stream] = tuple(dict.fromkeys(key_id(reading) for reading in read_key(text, names)))
+        except UsageError as caught:
+            error = error or caught
+    if error is not None and not found:
+        raise error
+    return found
+
+
+def read_key(text: str, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """Yield the keys that a text may mean: its values as whole numbers, as text, as decimals.
+
+    Raises:
+        UsageError: It does not name the stream's key columns.
+    """
+    pairs = [part.partition("=") for part in text.split(",")] if "=" in text else []
+    values = {name.strip(): value.strip() for name, _, value in pairs} or {names[0]: text}
+    if sorted(values) != sorted(names):
+        shown = ",".join(f"{name}=…" for name in names)
+        raise UsageError(
+            f"{text} is not a key of this stream",
+            why=f"its key columns are {', '.join(names)}",
+            hint=f"write {shown}",
+        )
+    for read in (_read_whole_number, str, _read_decimal):
+        yield {name: read(value) for name, value in values.items()}
+
+
+def _read_whole_number(text: str) -> int | str:
+    return int(text) if _WHOLE_NUMBER.fullmatch(text) else text
+
+
+def _read_decimal(text: str) -> Decimal | str:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return text

@@ -4,8 +4,10 @@ import json
 import re
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import accumulate
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from json.encoder import encode_basestring
+from operator import itemgetter
 from typing import Any
 
 LEVELS_AT_MOST = 64
@@ -19,7 +21,10 @@ _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[^"\[\]{}:, \t\r\n]+|[\[\]{}:,]', re
 """A string, a bracket, a colon, a comma, or a number or word."""
 _BLANK = re.compile(r"[ \t\r\n]")
 _HALF = "half of a surrogate pair, which UTF-8 has no form for"
+_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|([\[\]{}])', re.DOTALL)
+"""A string, or a bracket outside of one."""
 _OPENING, _CLOSING = frozenset("[{"), frozenset("]}")
+_STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
 class NotJson(ValueError):
@@ -93,9 +98,9 @@ def read_json(text: str) -> JsonText:
             text.encode()
         except UnicodeEncodeError as error:
             raise _refuse(text, error.start, _HALF) from None
-    if text.count("[") + text.count("{") > LEVELS_AT_MOST:
-        # The reader of the standard library calls itself for each level.
-        _check_levels(text)
+    # The reader of the standard library calls itself for each level.
+    if text.count("[") + text.count("{") > LEVELS_AT_MOST and _count_levels(text) > LEVELS_AT_MOST:
+        raise _refuse(text, _find_level(text), f"nested more than {LEVELS_AT_MOST} levels deep")
     try:
         _checker.decode(text)
     except json.JSONDecodeError as error:
@@ -140,16 +145,19 @@ _checker = json.JSONDecoder(
 )
 
 
-def _check_levels(text: str) -> None:
+def _count_levels(text: str) -> int:
+    brackets = filter(None, map(itemgetter(1), _BRACKET.finditer(text)))
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
+
+
+def _find_level(text: str) -> int:
+    """Return where the first level too many begins."""
     level = 0
     for match in _TOKEN.finditer(text):
-        sign = match[0]
-        if sign in _OPENING:
-            level += 1
-            if level > LEVELS_AT_MOST:
-                raise _refuse(text, match.start(), f"nested more than {LEVELS_AT_MOST} levels deep")
-        elif sign in _CLOSING:
-            level -= 1
+        level += _STEPS.get(match[0], 0)
+        if level > LEVELS_AT_MOST:
+            return match.start()
+    return 0
 
 
 def _find_second_key(text: str) -> int:

@@ -404,8 +404,6 @@ def test_decimals_of_another_table_may_be_strings_and_numbers_of_a_document_neve
         ("{{ row.doc.pop('color') }}", "a template cannot call .pop()"),
         ("{{ row.doc.update }}", "has no field update"),
         ("{{ row.doc.__class__ }}", "has no field __class__"),
-        ("{{ row.doc.source }}", "has no field source"),
-        ("{{ row.tags.source }}", "unsafe"),
         ("{{ row.tags.append }}", "unsafe"),
         ("{{ row.huge.text }}", "unsafe"),
         ("{{ row.huge.parse }}", "unsafe"),
@@ -416,6 +414,29 @@ def test_decimals_of_another_table_may_be_strings_and_numbers_of_a_document_neve
 def test_what_a_nested_value_does_not_have_fails_the_record_with_why(source: str, reason: str) -> None:
     with pytest.raises((Unsendable, ValueError), match=re.escape(reason)):
         render(source, NESTED)
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{ row.doc | json | urlencode }}", "%5B1.50%5D"),
+        ("{{ row.one | urlencode }}", "a=1&b="),
+        ("{{ row.pairs | urlencode }}", "a=1&b=x+y"),
+        ("{{ row.one.a | urlencode }}", "1"),
+    ],
+)
+def test_a_form_takes_values_and_pairs_of_a_document(source: str, text: str) -> None:
+    row = {"doc": JsonText("[1.50]"), "one": {"a": 1, "b": None}, "pairs": JsonText('[["a",1],["b","x y"]]')}
+    assert render(source, row, is_form=True) == text
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ row | urlencode }}", "{{ row.doc | urlencode }}", "{{ row.lines | urlencode }}"]
+)
+def test_a_form_takes_no_object_within_another_and_no_list_of_objects(source: str) -> None:
+    row = {"id": 1, "doc": JsonText('{"a":{"b":1}}'), "lines": [{"a": 1, "b": 2}]}
+    with pytest.raises(Unsendable, match=r"an object has no text|a list of objects has no form"):
+        render(source, row, is_form=True)
 
 
 def test_a_document_is_read_only_when_a_template_looks_into_it() -> None:

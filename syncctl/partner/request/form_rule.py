@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import meta, nodes
 
 from syncctl.partner.request.json_rule import find_safe_names, writes_own_text
+from syncctl.partner.request.nested import Fields, Items
 
 _ENCODE = "urlencode"
 _PLAIN, _NULL = "_in_form", "_null_in_form"
@@ -220,7 +221,10 @@ def _check_value(value: Any) -> Any:
 def _write_null(value: Any) -> Any:
     """Return what is encoded: nothing for NULL, also among the columns of a row."""
     if isinstance(value, Mapping):
-        return {name: _write_null(inner) for name, inner in value.items()}
+        # An object among the values of another one has no text, and says so when it is encoded.
+        return {name: inner if isinstance(inner, Fields) else _write_null(inner) for name, inner in value.items()}
+    if isinstance(value, Items) and any(isinstance(inner, Fields) for inner in value):
+        raise TypeError("a list of objects has no form; encode its values one by one")
     return "" if value is None else value
 
 

@@ -14,12 +14,7 @@ _NESTED = frozenset({list, dict, JsonText})
 class Items(list[Any]):
     """A list of a row. It has no text: a template writes it with `| json`."""
 
-    __slots__ = ("source",)
-
-    def __init__(self, values: list[Any], source: JsonText | None = None) -> None:
-        super().__init__(values)
-        #: The document, where it is this list.
-        self.source = source
+    __slots__ = ()
 
     def __repr__(self) -> NoReturn:
         raise TypeError("a list has no text; write it with | json or | join")
@@ -30,12 +25,7 @@ class Items(list[Any]):
 class Fields(dict[str, Any]):
     """An object of a row: `customer.items` is the field of that name, where there is one, and else a method."""
 
-    __slots__ = ("source",)
-
-    def __init__(self, values: Mapping[str, Any], source: JsonText | None = None) -> None:
-        super().__init__(values)
-        #: The document, where it is this object.
-        self.source = source
+    __slots__ = ()
 
     def __repr__(self) -> NoReturn:
         raise TypeError("an object has no text; write it with | json or | join")
@@ -106,7 +96,4 @@ def _open_document(document: JsonText, quota: Quota) -> Any:
     if isinstance(value, JsonText):
         # A number that is too large to compute with.
         return value
-    opened = open_value(value, quota)
-    if isinstance(opened, Items | Fields):
-        opened.source = document
-    return opened
+    return open_value(value, quota)

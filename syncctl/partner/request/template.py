@@ -345,8 +345,6 @@ def in_quotes(to_json: JsonFilter) -> JsonFilter:
 def _simplify(value: Any, decimals: Decimals, quota: Quota) -> Any:
     """Return a value as the JSON encoder takes it, counted."""
     quota.take_value(value)
-    if isinstance(value, Items | Fields) and value.source is not None:
-        value = value.source
     if isinstance(value, JsonText):
         quota.take(len(value.text))
         return write_raw(value.text)

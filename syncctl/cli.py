@@ -33,6 +33,7 @@ COMMANDS = {
     "show": "Show one record, or every version of one key, with full history",
     "replay": "Send existing records again",
     "discard": "Give up on failed records, with a reason",
+    "audit": "Show who changed what, when, and how many records",
     "pause": "Pause the delivery of a stream; its rows are still read",
     "resume": "Resume a paused stream",
     "cleanup": "Delete finished records older than their retention period",

@@ -1,13 +1,15 @@
 """The filters by which commands select records: one name and one meaning each, wherever they are taken."""
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from syncctl.commands.options import parse_window
 from syncctl.commands.session import choose_known
+from syncctl.core.spelling import find_near
 from syncctl.core.states import SELECTABLE, State
 from syncctl.errors import UsageError
 
@@ -144,6 +146,38 @@ def complete_fingerprint(beginning: str, known: Sequence[str]) -> str:
             hint="give more of its digits",
         )
     return matches[0] if matches else beginning
+
+
+class Listing:
+    """Documents, at most so many, and whether there are more."""
+
+    def __init__(self, documents: Iterator[Mapping[str, Any]], at_most: int | None) -> None:
+        self._documents = documents
+        self._at_most = at_most
+        self.has_more = False
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        yield from islice(self._documents, self._at_most)
+        self.has_more = self._at_most is not None and next(self._documents, None) is not None
+
+
+def choose_actions(actions: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the given kinds of audit entries, each once.
+
+    Raises:
+        UsageError: There is no such kind.
+    """
+    from syncctl.ledger.audit import ACTIONS
+
+    for action in actions or ():
+        if action not in ACTIONS:
+            near = find_near(action, ACTIONS)
+            raise UsageError(
+                f"no such action: {action}",
+                why=f"did you mean {near}?" if near else "no command does that",
+                hint=f"--action takes {', '.join(ACTIONS)}",
+            )
+    return tuple(dict.fromkeys(actions or ()))
 
 
 def merge_streams(positional: Sequence[str] | None, option: Sequence[str] | None) -> list[str] | None:

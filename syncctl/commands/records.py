@@ -1,12 +1,12 @@
 """`syncctl records`: list records, or export them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Any
 
 import typer
 
-from syncctl.commands.filters import Error, Key, States, choose_records
+from syncctl.commands.filters import Error, Key, Listing, States, choose_records
 from syncctl.commands.options import AsJson, Since, Streams, Until, require_one_form
 from syncctl.commands.session import open_session
 from syncctl.console import out
@@ -80,7 +80,7 @@ def records(
             connections, streams=stream, states=state, by_default=SELECTABLE, error=error, key=key,
             since=since, until=until, limit=None if at_most is None else at_most + 1,
         )  # fmt: skip
-        listing = _Listing(list_records(ledger, selection, newest_first=not oldest_first), at_most)
+        listing = Listing(list_records(ledger, selection, newest_first=not oldest_first), at_most)
         if as_json:
             out.print_json_list("records", map(to_public, listing), lambda: {"more": listing.has_more})
         elif as_csv:
@@ -90,19 +90,6 @@ def records(
     if listing.has_more and limit is None:
         out.say("more records match; to see them: --limit N, --json or --csv")
     return ExitCode.DONE
-
-
-class _Listing:
-    """Records, at most so many, and whether there are more."""
-
-    def __init__(self, found: Iterator[Mapping[str, Any]], at_most: int | None) -> None:
-        self._found = found
-        self._at_most = at_most
-        self.has_more = False
-
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        yield from islice(self._found, self._at_most)
-        self.has_more = self._at_most is not None and next(self._found, None) is not None
 
 
 def to_public(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,8 @@ An entry is written before the first change, so that an operation that is killed
 operation goes on.
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
@@ -16,6 +17,9 @@ from syncctl.errors import ServiceUnavailable, SyncctlError
 from syncctl.ledger.client import edge, new_token
 
 Doc = dict[str, Any]
+
+ACTIONS = ("replay", "discard", "send", "rewind", "repair", "cleanup", "pause", "resume")
+ENTRIES_AT_ONCE = 1000
 
 
 class AuditEntry:
@@ -65,6 +69,22 @@ def _describe(error: BaseException | None) -> str | None:
     return type(error).__name__ if isinstance(error, Exception) else "interrupted"
 
 
+def _concerns(streams: Mapping[str, str | None]) -> list[Doc]:
+    """Return the alternatives of which an entry meets one if it concerns one of these streams, or all."""
+    names = list(streams)
+    partners = sorted({partner for partner in streams.values() if partner is not None})
+    # The id of a record begins with the name of its stream.
+    ids = "|".join(re.escape(name) for name in names)
+    nothing: Doc = {f"detail.{name}.0": {"$exists": False} for name in ("streams", "partners", "ids")}
+    return [
+        {"detail.stream": {"$in": names}},
+        {"detail.streams": {"$in": names}},
+        {"detail.partners": {"$in": partners}},
+        {"detail.ids": {"$regex": f"^(?:{ids})-[0-9a-f]{{32}}$"}},
+        {"detail.stream": {"$exists": False}, **nothing},
+    ]
+
+
 class Audit:
     """One entry per operation; none is ever removed."""
 
@@ -94,6 +114,38 @@ class Audit:
         found = self._audit.find_one({"action": action}, {"at": True}, sort=[("at", -1)])
         at: datetime | None = None if found is None else found["at"]
         return at
+
+    def walk(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        actions: Sequence[str] = (),
+        touching: Mapping[str, str | None] | None = None,
+    ) -> Iterator[Doc]:
+        """Yield entries, newest first; memory does not grow with their number.
+
+        Args:
+            until: Excluded.
+            touching: Only what concerned one of these streams, or all streams; the partner of each stream, if known.
+        """
+        query: Doc = {}
+        if actions:
+            query["action"] = {"$in": list(actions)}
+        if touching is not None:
+            query["$or"] = _concerns(touching)
+        span: Doc = {name: at for name, at in (("$gte", since), ("$lt", until)) if at is not None}
+        # MongoDB's times have milliseconds: several entries may have the same, and a page may end between them.
+        seen: list[str] = []
+        while page := self._load_page({**query, "_id": {"$nin": seen}, **({"at": span} if span else {})}):
+            yield from page
+            last = page[-1]["at"]
+            seen = (seen if last == span.get("$lte") else []) + [entry["_id"] for entry in page if entry["at"] == last]
+            span = {**{name: at for name, at in span.items() if name == "$gte"}, "$lte": last}
+
+    @edge
+    def _load_page(self, query: Doc) -> list[Doc]:
+        return list(self._audit.find(query, sort=[("at", -1)], limit=ENTRIES_AT_ONCE, hint="at"))
 
     @edge
     def load(self, *, limit: int) -> list[Doc]:

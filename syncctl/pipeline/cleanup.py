@@ -58,7 +58,8 @@ def clean_up(
     frozen = ledger.reports.frozen_until()
     now = ledger.streams.server_time()
     deleted = dict.fromkeys(retention_seconds, 0)
-    with ledger.audit.record(action="cleanup", who=who, detail={"deleted": deleted}) as entry:
+    detail = {"deleted": deleted} | ({"streams": list(streams)} if streams else {})
+    with ledger.audit.record(action="cleanup", who=who, detail=detail) as entry:
         for stream in streams or sorted(ledger.streams.load_all()):
             # A stream without keys knows by their records the rows that it reads again.
             logged_since = ledger.streams.load_logged_since(stream) or now

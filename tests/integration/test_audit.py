@@ -1,11 +1,14 @@
 """The audit entry of an operation precedes its first change, grows with it, and says how it ended."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from syncctl.errors import ServiceUnavailable
+from syncctl.ledger import audit
+from syncctl.ledger.ledger import Ledger
 from syncctl.pipeline import cleanup, selection
 from syncctl.pipeline.cleanup import clean_up
 from syncctl.pipeline.pause import pause_delivery, resume_delivery
@@ -13,7 +16,7 @@ from syncctl.pipeline.replay import discard_records, replay_records
 from syncctl.pipeline.rewind import plan_rewind, rewind_stream
 from syncctl.pipeline.selection import Selection
 from syncctl.sources import open_reader
-from tests.harness.passing_time import let_hours_pass
+from tests.harness.passing_time import PAST, let_hours_pass
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
 from tests.integration.test_pipeline_reconcile import forget, opened
@@ -141,3 +144,49 @@ def test_an_operation_that_changes_nothing_has_no_entry(delivered: Testbed) -> N
     clean_up(ledger=delivered.ledger, retention_seconds={"failed": 0.0}, who="ann@host")
     clean_up(ledger=delivered.ledger, retention_seconds={"delivered": 0.0}, who="ann@host", dry_run=True)
     assert delivered.ledger.audit.load(limit=9) == []
+
+
+def write_entries(database: Any) -> None:
+    """Write an entry of each kind of detail, a minute apart, the first one first."""
+    whole = "orders-" + "0" * 32
+    details: dict[str, tuple[str, dict[str, Any]]] = {
+        "all": ("replay", {"states": ["failed"]}),
+        "one": ("replay", {"streams": ["orders"]}),
+        "ids": ("discard", {"ids": [whole]}),
+        "rewind": ("rewind", {"stream": "orders"}),
+        "partner": ("pause", {"streams": [], "partners": ["acme"]}),
+        "other": ("pause", {"streams": ["orders_eu"], "partners": []}),
+        "other ids": ("discard", {"ids": ["orders_eu-" + "0" * 32]}),
+    }
+    for number, (name, (action, detail)) in enumerate(details.items()):
+        at = PAST + timedelta(minutes=number)
+        database.audit.insert_one({"_id": name, "at": at, "action": action, "detail": detail})
+
+
+def walked(ledger: Ledger, **filters: Any) -> list[str]:
+    return [entry["_id"] for entry in ledger.audit.walk(**filters)]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 1000])
+def test_entries_are_walked_newest_first_page_by_page(
+    ledger: Ledger, database: Any, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    write_entries(database)
+    newest_first = ["other ids", "other", "partner", "rewind", "ids", "one", "all"]
+    monkeypatch.setattr(audit, "ENTRIES_AT_ONCE", at_once)
+    if at_once == 2:
+        # Of two at the same time, none is lost and none comes twice.
+        database.audit.update_one({"_id": "rewind"}, {"$set": {"at": PAST + timedelta(minutes=4)}})
+    assert sorted(walked(ledger)) == sorted(newest_first)
+    if at_once != 2:
+        assert walked(ledger) == newest_first
+        since, until = PAST + timedelta(minutes=1), PAST + timedelta(minutes=3)
+        assert walked(ledger, since=since, until=until) == ["ids", "one"]
+
+
+def test_entries_are_walked_by_action_and_by_what_they_concern(ledger: Ledger, database: Any) -> None:
+    write_entries(database)
+    assert walked(ledger, actions=("replay",)) == ["one", "all"]
+    assert walked(ledger, touching={"orders": None}) == ["rewind", "ids", "one", "all"]
+    assert walked(ledger, touching={"orders": "acme"}) == ["partner", "rewind", "ids", "one", "all"]
+    assert walked(ledger, touching={"orders_eu": "other"}) == ["other ids", "other", "all"]

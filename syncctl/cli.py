@@ -31,6 +31,7 @@ COMMANDS = {
     "records": "List records, or export them",
     "failures": "Show failed records, grouped by error",
     "show": "Show one record, or every version of one key, with full history",
+    "send": "Read one row now, send it, and show the partner's answer",
     "replay": "Send existing records again",
     "discard": "Give up on failed records, with a reason",
     "audit": "Show who changed what, when, and how many records",

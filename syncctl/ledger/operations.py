@@ -112,6 +112,12 @@ class Operations:
         return self._change(ids, states, [{"$set": changes}, {"$unset": gone}])
 
     @edge
+    def make_due(self, record: str) -> None:
+        """Let a pending record that waits for its next attempt be tried now. Safe to repeat."""
+        waits = {"_id": record, "state": State.PENDING.value, "due_at": {"$type": "date"}}
+        self._records.update_one({**waits, "$expr": {"$gt": ["$due_at", "$$NOW"]}}, [{"$set": {"due_at": "$$NOW"}}])
+
+    @edge
     def take_back_refused(self, stream: str, *, status: int | None, since: datetime) -> int:
         """Make records due that have failed in a run of refusals; return how many. Safe to repeat.
 

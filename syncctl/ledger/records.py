@@ -87,6 +87,22 @@ class DueRecord:
     size: int = 0
 
 
+_DUE_FIELDS = dict.fromkeys(("key_id", "key", "seq", "hash", "op", "losses", "solo", "size"), True)
+
+
+def _due_record(found: Mapping[str, Any]) -> DueRecord:
+    return DueRecord(
+        id=found["_id"],
+        key_id=found["key_id"],
+        key=decode_values(found["key"]),
+        seq=int(found["seq"]),
+        hash=found["hash"],
+        op=found["op"],
+        alone=bool(found.get("losses") or found.get("solo")),
+        size=int(found.get("size", 0)),
+    )
+
+
 LARGE_ROW_BYTES = 16 * 1024
 
 
@@ -285,32 +301,17 @@ class Records:
         if limit <= 0:
             return []
         query = {"stream": stream, "state": State.PENDING.value, "fresh": fresh, **is_past("due_at")}
-        fields = {
-            "key_id": True,
-            "key": True,
-            "seq": True,
-            "hash": True,
-            "op": True,
-            "losses": True,
-            "solo": True,
-            "size": True,
-        }
         order = -1 if newest else 1
         sort = [("due_at", order), ("seq", order)]
-        cursor = self._records.find(query, fields, sort=sort, limit=limit, batch_size=limit, hint="due")
-        return [
-            DueRecord(
-                id=found["_id"],
-                key_id=found["key_id"],
-                key=decode_values(found["key"]),
-                seq=int(found["seq"]),
-                hash=found["hash"],
-                op=found["op"],
-                alone=bool(found.get("losses") or found.get("solo")),
-                size=int(found.get("size", 0)),
-            )
-            for found in cursor
-        ]
+        cursor = self._records.find(query, _DUE_FIELDS, sort=sort, limit=limit, batch_size=limit, hint="due")
+        return [_due_record(found) for found in cursor]
+
+    @edge
+    def find_due_record(self, record: str) -> DueRecord | None:
+        """Return one record by its id if it is due by MongoDB's clock, else None."""
+        query = {"_id": record, "state": State.PENDING.value, **is_past("due_at")}
+        found = self._records.find_one(query, _DUE_FIELDS)
+        return None if found is None else _due_record(found)
 
     @edge
     def find_first_retry(self, stream: str) -> Doc | None:

@@ -60,6 +60,10 @@ class StreamSetup:
     sizes: Sizes
     #: The partner's rate limit, which all workers share; None where it has none.
     rate: "SharedRate | RollingRate | None" = None
+    #: Chooses the records of the next batch, and claims them.
+    take: Callable[..., Taken] = take_batch
+    #: Opens what says whether calls may begin.
+    open_gate: Callable[[Ledger, Stream], DeliveryGate] = DeliveryGate
 
 
 @dataclass(kw_only=True, slots=True)
@@ -111,7 +115,7 @@ class DeliveryLane:
         has_permit: Callable[[], bool],
     ) -> None:
         self.setup = setup
-        self.gate = DeliveryGate(ledger, setup.stream)
+        self.gate = setup.open_gate(ledger, setup.stream)
         self.in_hand: dict[str, BatchInHand] = {}
         self.next_look_at = 0.0
         #: The last look, made with nothing in hand, found nothing to take.
@@ -156,7 +160,7 @@ class DeliveryLane:
         """Take a batch, if the stream has due records and this lane has use for them."""
         stream, sizes, was_idle = self.setup.stream, self.setup.sizes, self.is_idle
         has_suspect = any(len(held.batch.claim.records) == 1 for held in self.in_hand.values())
-        taken = take_batch(
+        taken = self.setup.take(
             ledger=self._ledger,
             stream=stream,
             sizes=sizes,

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from syncctl.core.ids import record_id
 from syncctl.core.rows import Cursor, Scanned
 from syncctl.core.stream import SCANS, Stream
-from syncctl.errors import LeaseHeld, SyncctlError, UsageError
+from syncctl.errors import SyncctlError, UsageError
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.streams import PollLease
 from syncctl.pipeline.cleanup import find_cleaned_before
 from syncctl.pipeline.identity import NamedRow, name_row
 from syncctl.pipeline.page import PageLog
 from syncctl.pipeline.poll import LEASE_SECONDS, end_run, name_failure, renew_in_background
+from syncctl.pipeline.poll_lease import PATIENCE_SECONDS, wait_for_poll_lease
 from syncctl.pipeline.recheck import Key, SourceRow, Verdict, find_gone, find_readable, recheck
 from syncctl.pipeline.rewind import find_place
 from syncctl.pipeline.scratch import Scratch
@@ -29,8 +29,6 @@ RECHECKED_AT_ONCE = 500
 SAMPLES_AT_MOST = 10
 RETENTION_MARGIN_SECONDS = 3600.0
 """Records as old as the retention may be removed while the rows are read."""
-PATIENCE_SECONDS = 30.0
-PAUSE_SECONDS = 0.2
 
 
 @dataclass(kw_only=True, slots=True)
@@ -293,7 +291,9 @@ class Reconciliation:
         """
         started = time.monotonic()
         ledger, stream = self.ledger, self.stream
-        lease = self._acquire_poll(lease_seconds=lease_seconds, patience_seconds=patience_seconds)
+        lease = wait_for_poll_lease(
+            ledger, stream.name, worker=self.worker, lease_seconds=lease_seconds, patience_seconds=patience_seconds
+        )
         # An operator asks for what the source holds now, so that its versions may bear names that the ledger knows.
         pages = PageLog(ledger, stream, replace(lease, rewound_epoch=lease.epoch), lease_seconds=lease_seconds)
         unreadable = 0
@@ -320,20 +320,6 @@ class Reconciliation:
             end_run(ledger, pages, lease, error=error, started=started)
         self.differences.repaired = pages.progress.logged
         return Repair(logged=pages.progress.logged, failed=pages.progress.failed, unreadable=unreadable)
-
-    def _acquire_poll(self, *, lease_seconds: float, patience_seconds: float) -> PollLease:
-        streams, name = self.ledger.streams, self.stream.name
-        streams.ensure(name)
-        until = time.monotonic() + patience_seconds
-        while (lease := streams.acquire_poll(name, seconds=lease_seconds, worker=self.worker)) is None:
-            if time.monotonic() >= until:
-                raise LeaseHeld(
-                    f"stream {name} is being polled",
-                    why="a poll holds its lease, and has not ended",
-                    hint="try again in a moment, or look at: syncctl status",
-                )
-            time.sleep(PAUSE_SECONDS)
-        return lease
 
 
 def join(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from syncctl.pipeline.replay import Replayed
     from syncctl.pipeline.rewind import Plan
     from syncctl.pipeline.selection import Selection
+    from syncctl.pipeline.send import Sent
     from syncctl.pipeline.status import Status
     from syncctl.settings import Settings
 
@@ -150,6 +151,41 @@ def replay(
             if name in streams:
                 wake_while_possible(connections, name)()
     return done
+
+
+def send_row(
+    connections: Connections,
+    name: str,
+    key: str,
+    *,
+    who: str,
+    show: Callable[[str], object],
+    should_stop: Callable[[], bool],
+    again: bool = False,
+    force: bool = False,
+    timeout_seconds: float,
+) -> "Sent":
+    """Read one row now, log it and send it; see `pipeline.send.RowSending`."""
+    from syncctl.pipeline.send import RowSending
+    from syncctl.sources import open_reader
+
+    stream = connections.stream(name)
+    sending = RowSending(
+        ledger=connections.prepared_ledger,
+        stream=stream,
+        partner=connections.partner(stream.partner),
+        worker=connections.worker,
+        who=who,
+        make_setup=lambda: connections.stream_setup(name),
+        count_slots=connections.count_delivery_slots,
+        show=show,
+        should_stop=should_stop,
+        again=again,
+        force=force,
+        timeout_seconds=timeout_seconds,
+    )
+    with open_reader(connections.source(stream.source), stream) as reader:
+        return sending.run(reader, key)
 
 
 def resume(connections: Connections, streams: Sequence[str], *, partners: Sequence[str] = (), who: str) -> "Resumed":

@@ -94,6 +94,8 @@ def test_the_documents_of_commands_are_what_the_page_says(
     database.beat.update_one({"_id": "chore:upkeep"}, {"$set": {"done_at": long_ago}}, upsert=True)
     run("status")
     run("discard", sample, "--reason", "test data", "--yes")
+    source_db.add_orders([ROWS + 1])
+    run("send", "orders", str(ROWS + 1), "--force")
     run("audit", "--action", "replay", "--action", "pause", "--limit", "2")
     run("cleanup", "--dry-run")
     run("config")

@@ -1,0 +1,36 @@
+"""The lease of a poll for whoever logs rows beside the polls: a repair, and the sending of one row."""
+
+import time
+
+from syncctl.errors import LeaseHeld
+from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.streams import PollLease
+
+PATIENCE_SECONDS = 30.0
+PAUSE_SECONDS = 0.2
+
+
+def wait_for_poll_lease(
+    ledger: Ledger,
+    stream: str,
+    *,
+    worker: str,
+    lease_seconds: float,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> PollLease:
+    """Take the poll lease of a stream, after the end of a running poll if there is one.
+
+    Raises:
+        LeaseHeld: The poll has not ended in time.
+    """
+    ledger.streams.ensure(stream)
+    until = time.monotonic() + patience_seconds
+    while (lease := ledger.streams.acquire_poll(stream, seconds=lease_seconds, worker=worker)) is None:
+        if time.monotonic() >= until:
+            raise LeaseHeld(
+                f"stream {stream} is being polled",
+                why="a poll holds its lease, and has not ended",
+                hint="try again in a moment, or look at: syncctl status",
+            )
+        time.sleep(PAUSE_SECONDS)
+    return lease

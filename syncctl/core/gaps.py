@@ -20,6 +20,8 @@ STEPS_OF_TIMEOUT = 50
 """Times are rounded up to this share of the timeout, so that neighbours have the same and can be joined."""
 _AWAITED = ("gaps", "asked", "lookback")
 """The parts of a cursor document about rows before the cursor."""
+_CHILDREN = "children"
+"""The part with cursor documents of children that are followed, by their paths."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,7 +208,10 @@ def find_oldest(document: Mapping[str, Any]) -> datetime | None:
 
 def without_awaited(cursor: Mapping[str, Any]) -> dict[str, Any]:
     """Return a cursor document without the rows that are awaited before the cursor: the place alone."""
-    return {name: value for name, value in cursor.items() if name not in _AWAITED}
+    place = {name: value for name, value in cursor.items() if name not in _AWAITED}
+    if _CHILDREN in place:
+        place[_CHILDREN] = {path: without_awaited(child) for path, child in place[_CHILDREN].items()}
+    return place
 
 
 def keep_awaited(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,15 +219,23 @@ def keep_awaited(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[st
 
     They are never joined from now on: between them may be rows that the stream has passed over.
     """
+    kept = _keep_gaps(before, after)
+    if _CHILDREN in after:
+        old = before.get(_CHILDREN, {})
+        kept[_CHILDREN] = {path: keep_awaited(old.get(path, {}), child) for path, child in after[_CHILDREN].items()}
+    return kept
+
+
+def _keep_gaps(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
     try:
         first = int(after["at"])
         reached = int(before["at"])
     except (KeyError, ValueError):
         return dict(after)
     old, new = read_memory(before), read_memory(after)
-    kept = [replace(gap, exact=True) for gap in old.up_to(first - 1).gaps]
+    held = [replace(gap, exact=True) for gap in old.up_to(first - 1).gaps]
     added = [replace(gap, first=max(gap.first, reached + 1)) for gap in new.gaps if gap.last > reached]
-    return {**without_awaited(after), **replace(new, gaps=(*kept, *added)).to_document()}
+    return {**without_awaited(after), **replace(new, gaps=(*held, *added)).to_document()}
 
 
 def show_gaps(gaps: Iterable[Gap]) -> str:

@@ -104,6 +104,37 @@ class Batching:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Child:
+    """Rows of another table that belong to a row, and go with it under a name of their own: the lines of an order."""
+
+    #: The field of the row that holds them.
+    name: str
+    #: Either `table` or `query` is set.
+    table: str | None = None
+    query: str | None = None
+    #: Column of the child, column of the row: the values that belong together.
+    on: tuple[tuple[str, str], ...]
+    #: Empty: all columns but those of `on` and of `exclude`.
+    columns: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    #: A condition in SQL.
+    where: str | None = None
+    #: The columns that order the rows of one parent.
+    sort: tuple[str, ...] = ()
+    #: An object, or null, in place of a list; a second row fails the record.
+    one: bool = False
+    #: More rows of one parent fail its record.
+    max_rows: int = 10_000
+    #: The column that orders changes, or `change_tracking`; None: a changed child alone is not seen.
+    cursor: str | None = None
+    #: How the values of a column are masked before they leave the source.
+    mask: Mapping[str, Mask] = field(default_factory=dict)
+    #: Columns whose text is JSON.
+    json_columns: tuple[str, ...] = ()
+    children: "tuple[Child, ...]" = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Stream:
     """A named flow from one table of a source to one endpoint of a partner."""
 
@@ -133,6 +164,8 @@ class Stream:
     where: str | None = None
     #: How the values of a column are masked before they leave the source.
     mask: Mapping[str, Mask] = field(default_factory=dict)
+    #: Rows of other tables that go with each row.
+    children: tuple[Child, ...] = ()
     #: The key of the hashes of `mask`.
     mask_secret: str = field(default="", repr=False)
     #: Mode flag: the statement to run in the source after a row was delivered.
@@ -201,3 +234,8 @@ class Stream:
     def keeps_remote(self) -> bool:
         """Whether the ledger keeps what the partner says of its object for a row."""
         return bool(self.capture)
+
+    @property
+    def command_name(self) -> str:
+        """Its name in commands: of a child that is read like a stream, the name of the stream."""
+        return self.name.partition(".")[0]

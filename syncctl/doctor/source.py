@@ -1,12 +1,13 @@
 """source: whether each source is fit to be read, and whether each stream can be read, by reading one row."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from syncctl.core.gaps import read_memory, show_gaps, show_ranges
 from syncctl.core.rows import Row
-from syncctl.core.stream import Stream
+from syncctl.core.stream import Child, Stream
 from syncctl.doctor import sql_server
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, skipped, warned
 from syncctl.errors import ConfigurationError, ServiceUnavailable, SourceError
@@ -87,6 +88,10 @@ def _list_stream(services: "Services", stream: Stream, is_file: bool) -> Iterato
             yield Unit(name=f"{name} index", look=lambda: check_index(services, stream), needs=(name,))
         if stream.mode == "change_tracking" and not is_file:
             yield Unit(name=f"{name} tracking", look=lambda: check_tracking(services, stream), needs=(first, "mongodb"))
+    if any(child.table for child in list_children(stream)):
+        yield Unit(
+            name=f"{name} children", look=lambda: check_children(services, stream, is_file=is_file), needs=(name,)
+        )
     if stream.mode in (None, "increasing"):
         yield Unit(
             name=f"{name} gaps",
@@ -164,6 +169,43 @@ def check_write_back(services: "Services", stream: Stream) -> Finding:
         except SourceError as error:
             return failed(f"outcomes cannot be written to {columns}: {error.why}", error.hint)
     return passed(f"outcomes can be written to {columns}")
+
+
+def list_children(owner: Stream | Child) -> Iterator[Child]:
+    """Yield the children of a stream, and theirs."""
+    for child in owner.children:
+        yield child
+        yield from list_children(child)
+
+
+def check_children(services: "Services", stream: Stream, *, is_file: bool) -> Finding:
+    """Check rights on the tables of children, and indexes by which their rows and their changes are found."""
+
+    def check(source: Diagnostics) -> Finding:
+        findings = []
+        for child in list_children(stream):
+            if child.table is None:
+                continue
+            on = [column for column, _ in child.on]
+            is_tracked = child.cursor == "change_tracking"
+            table = replace(
+                stream,
+                table=child.table,
+                columns=(*child.columns, *on, *child.sort) if child.columns else (),
+                exclude=child.exclude,
+                key=(),
+                cursor=None if is_tracked else child.cursor,
+                mode="change_tracking" if is_tracked else None,
+            )
+            findings += [] if is_file else [sql_server.check_rights(source, table)]
+            by_column = [sql_server.check_index(source, table, [*on[at:], *on[:at]]) for at in range(len(on))]
+            # An index on one of them is enough to find the rows of a parent.
+            findings.append(next((finding for finding in by_column if finding.status == "ok"), by_column[0]))
+            if child.cursor and not is_tracked:
+                findings.append(sql_server.check_index(source, table, [child.cursor, *on]))
+        return join_findings(findings)
+
+    return _ask(services, stream.source, check)
 
 
 def check_tracking(services: "Services", stream: Stream) -> Finding:

@@ -1,11 +1,11 @@
 """Reading rows that seem to differ once more: they may have changed, and been polled, while all rows were read."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from syncctl.core.ids import key_id
-from syncctl.core.rows import Row, Value
+from syncctl.core.rows import Cursor, Row, Value
 from syncctl.errors import SourceError
 from syncctl.ledger.ledger import Ledger
 from syncctl.pipeline.identity import name_row
@@ -42,6 +42,7 @@ def find_readable(reader: "StreamReader", keys: Sequence[Key]) -> tuple[list[Row
 
 def recheck(ledger: Ledger, stream: str, reader: "StreamReader", suspects: Sequence[SourceRow]) -> list[Verdict]:
     """Judge rows as they are now that the ledger did not know, or knew with another content, in their order."""
+    cursor = ledger.streams.load_cursor(stream)
     rows, unreadable = find_readable(reader, [suspect.key for suspect in suspects])
     now = {named.key_id: (named.hash, named.row.at) for named in (name_row(row, seq=0) for row in rows)}
     known = ledger.keys.load(stream, [suspect.key_id for suspect in suspects])
@@ -58,7 +59,29 @@ def recheck(ledger: Ledger, stream: str, reader: "StreamReader", suspects: Seque
             verdicts.append("ahead")
         else:
             verdicts.append("missing" if key is None else "stale")
-    return verdicts
+    differing = {
+        suspect.key_id for suspect, verdict in zip(suspects, verdicts, strict=True) if verdict in ("missing", "stale")
+    }
+    ahead = _find_children_ahead(reader, cursor, differing)
+    return [
+        "ahead" if suspect.key_id in ahead else verdict for suspect, verdict in zip(suspects, verdicts, strict=True)
+    ]
+
+
+def _find_children_ahead(reader: "StreamReader", cursor: Cursor | None, key_ids: Set[str]) -> set[str]:
+    """Return those of these rows that the next poll reads because their children have changed.
+
+    Args:
+        cursor: The stream's, from before the rows were read: a child that changed since is behind it.
+    """
+    found: set[str] = set()
+    if cursor is None or not key_ids:
+        return found
+    for keys in reader.find_ahead(cursor):
+        found |= key_ids & {key_id(key) for key in keys}
+        if found == key_ids:
+            break
+    return found
 
 
 def find_gone(ledger: Ledger, stream: str, reader: "StreamReader", suspects: Mapping[str, Key]) -> list[Key]:

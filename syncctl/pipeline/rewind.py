@@ -13,6 +13,7 @@ from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import PollLease
 from syncctl.logs import get_logger
 from syncctl.pipeline.cleanup import find_cleaned_before
+from syncctl.pipeline.cursor_check import is_beginning
 from syncctl.pipeline.poll import LEASE_SECONDS, show_cursor
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ def plan_rewind(
     ledger.ensure_prepared()
     before = ledger.streams.load_cursor(stream.name)
     after = reader.parse_cursor(to) if isinstance(to, str) else find_place(ledger, stream, reader, to)
+    if before is not None and not is_beginning(after):
+        # Of a child whose changes were not followed there, none may be lost; from the beginning, every row is read.
+        after = reader.keep_children(before, after)
     next(iter(reader.pages(after)), None)
     rows = _count(reader, after)
     if stream.append_only and not resend:

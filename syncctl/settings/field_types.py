@@ -17,6 +17,7 @@ from syncctl.core.durations import parse_duration, parse_rate
 from syncctl.core.write_backs import check_value_name
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
+_CHILD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_SECONDS = 100 * 365 * 86400.0
 _LARGEST_WHOLE = 2**31 - 1
@@ -63,6 +64,17 @@ def check_name(name: str) -> str:
         raise ValueError(
             "is not a name; use a lower-case letter, then lower-case letters, digits, _ or -, at most 60 in all"
         )
+    return name
+
+
+def check_child_name(name: str) -> str:
+    """Return the name of a child, which is a field of the JSON that is sent.
+
+    Raises:
+        ValueError: with the rule for such names.
+    """
+    if _CHILD_NAME.fullmatch(name) is None or len(name) > 60:
+        raise ValueError("is not a name; use a letter, then letters, digits, _ or -, at most 60 in all")
     return name
 
 
@@ -149,6 +161,16 @@ def _read_lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
+def _read_pairs(value: object) -> object:
+    """Read a table of column names, as in `{ order_id = "id" }`."""
+    table = read_table(value)
+    if isinstance(table, dict):
+        for name, column in table.items():
+            if not str(name).strip() or not isinstance(column, str) or not column.strip():
+                raise ValueError('must name a column of the row for each column of the child: { order_id = "id" }')
+    return table
+
+
 def _read_masks(value: object) -> object:
     return read_choices(read_table(value), MASKS)
 
@@ -219,6 +241,8 @@ Name = Annotated[str, AfterValidator(check_name)]
 Text = Annotated[str, AfterValidator(_check_text)]
 OptionalText = Annotated[str | None, BeforeValidator(read_absent)]
 TextList = Annotated[tuple[Text, ...], BeforeValidator(_read_list)]
+ColumnPairs = Annotated[dict[str, str], BeforeValidator(_read_pairs)]
+ChildName = Annotated[str, AfterValidator(check_child_name)]
 Start = Annotated[str, BeforeValidator(_read_start)]
 Lower = BeforeValidator(_read_lower)
 

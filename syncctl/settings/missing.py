@@ -4,6 +4,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from syncctl.partner.auth import KINDS
+from syncctl.settings.child_section import find_mask_hash
 from syncctl.settings.problems import Problem
 from syncctl.settings.schema_paths import FILLED_IN, Path, read_key
 
@@ -19,7 +20,9 @@ def list_missing(settings: "Settings") -> list[Problem]:
         problems += list_missing_of_source(settings, name)
     for name in _list_used(settings.partners, {stream.partner for stream in streams}):
         problems += list_missing_of_partner(settings, name)
-    if not settings.mask_secret and any("hash" in stream.mask.values() for stream in streams):
+    if not settings.mask_secret and any(
+        "hash" in stream.mask.values() or find_mask_hash(stream.children) for stream in streams
+    ):
         text = "is not set, and a mask is hash; create one with: openssl rand -hex 32, and set MASK_SECRET in .env"
         absent = settings.layers.find_absent(("mask_secret",))
         problems.append(absent or Problem(key="mask_secret", origin="", text=text))

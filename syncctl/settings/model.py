@@ -13,6 +13,7 @@ from syncctl.partner.auth import KINDS
 from syncctl.partner.proxy import spell_proxy_secrets
 from syncctl.partner.secrets import spell_header_secrets
 from syncctl.settings import missing
+from syncctl.settings.child_section import list_child_names
 from syncctl.settings.field_types import (
     Duration,
     Kind,
@@ -256,8 +257,11 @@ class Settings(Section):
         return frozenset(found)
 
     def section_names(self) -> dict[str, tuple[str, ...]]:
-        """Return the names under `sources`, `partners` and `streams`."""
-        return {"sources": tuple(self.sources), "partners": tuple(self.partners), "streams": tuple(self.streams)}
+        """Return the names under `sources`, `partners`, `streams` and the `children` of streams, by these paths."""
+        names = {"sources": tuple(self.sources), "partners": tuple(self.partners), "streams": tuple(self.streams)}
+        for name, stream in self.streams.items():
+            names |= list_child_names(stream.children, f"streams.{name}.children")
+        return names
 
 
 def _fill_in(section: T, **shared: str | None) -> T:

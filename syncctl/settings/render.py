@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from syncctl.settings.child_section import ChildSettings
 from syncctl.settings.dotenv_file import ENV_FILE, quote_env
 from syncctl.settings.field_types import show_toml
 from syncctl.settings.model import Settings
@@ -20,7 +21,12 @@ from syncctl.settings.stream_section import StreamSettings
 from syncctl.settings.toml_file import TOML_FILE
 
 SAMPLE_STREAM = {"table": "dbo.orders", "start": "beginning", "endpoint": "POST /orders"}
-_SAMPLE_NAMES = {"sources": ("default",), "partners": ("default",), "streams": ("orders",)}
+_SAMPLE_NAMES = {
+    "sources": ("default",),
+    "partners": ("default",),
+    "streams": ("orders",),
+    "streams.orders.children": ("lines",),
+}
 CONNECTIONS = ("redis_url", "mongo_url", "source_url", "partner_url", "partner_token")
 _MARK = "<!-- from the settings model: python -m syncctl.settings.render -->"
 _COMMENT_COLUMN = 41
@@ -79,8 +85,13 @@ def render_toml(streams: Mapping[str, Mapping[str, Any]]) -> str:
         elif name == "streams":
             for stream, values in streams.items():
                 lines += [*_begin(section, f"[streams.{stream}]"), *_list_lines(section, values)]
+                lines += [
+                    *_begin(ChildSettings, f"#[streams.{stream}.children.lines]"),
+                    *_list_lines(ChildSettings, {}),
+                ]
             if not streams:
                 lines += [*_begin(section, "#[streams.orders]"), *_list_lines(section, {})]
+                lines += _list_child_lines("orders")
         else:
             header = f"[{name}.default]" if is_named(field) else f"[{name}]"
             lines += [*_begin(section, header), *_list_lines(section, {})]
@@ -122,9 +133,16 @@ def _list_rows(key: str, field: FieldInfo) -> list[str]:
     section = find_section(field)
     default = "" if section else _show_default(field)
     rows = [f"| `{key}` | {default} | {_escape(field.description or '')} |"]
-    for name, inner in list_fields(section).items() if section else ():
-        rows += _list_rows(f"{key}.{name}", inner)
+    if section is not None and is_named(field):
+        # The keys of children's children are those of children.
+        rows += [] if ".NAME." in key else _list_section(f"{key}.NAME", section)
+    elif section is not None:
+        rows += _list_section(key, section)
     return rows
+
+
+def _list_section(key: str, section: type[BaseModel]) -> list[str]:
+    return [row for name, inner in list_fields(section).items() for row in _list_rows(f"{key}.{name}", inner)]
 
 
 def _list_plain(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
@@ -134,12 +152,18 @@ def _list_plain(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
 def _list_lines(section: type[BaseModel], values: Mapping[str, Any], above: str = "") -> Iterator[str]:
     for key, field in list_fields(section).items():
         inner = find_section(field)
+        if is_named(field):
+            continue
         if inner is not None and key not in values:
             yield f"# {key}: {field.description}"
             yield from _list_lines(inner, {}, above=f"{above}{key}.")
         else:
             begin, value = ("", values[key]) if key in values else ("#", _sample(field))
             yield from _comment(f"{begin}{above}{key} = {show_toml(value)}", field)
+
+
+def _list_child_lines(stream: str) -> list[str]:
+    return [*_begin(ChildSettings, f"#[streams.{stream}.children.lines]"), *_list_lines(ChildSettings, {})]
 
 
 def _sample(field: FieldInfo) -> Any:
@@ -150,7 +174,7 @@ def _sample(field: FieldInfo) -> Any:
 
 
 def _pick_sample(path: tuple[str, ...], field: FieldInfo) -> Any:
-    return SAMPLE_STREAM.get(path[-1], _sample(field)) if path[0] == "streams" else _sample(field)
+    return SAMPLE_STREAM.get(path[-1], _sample(field)) if path[0] == "streams" and len(path) == 3 else _sample(field)
 
 
 def _begin(section: type[BaseModel], header: str) -> list[str]:

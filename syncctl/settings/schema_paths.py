@@ -1,7 +1,7 @@
 """Paths in the settings model: which keys exist, where, and which of them are secret."""
 
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -83,10 +83,12 @@ def is_value(model: type[BaseModel], path: Path) -> bool:
 
 def is_table(model: type[BaseModel], path: Path) -> bool:
     """Tell whether a table of keys stands at a path, a named one included."""
-    if len(path) == 2 and path[0] in model.model_fields and is_named(model.model_fields[path[0]]):
-        return True
-    field = find_field(model, path)
-    return field is not None and find_section(field) is not None
+    field = list_fields(model).get(path[0]) if path else None
+    section = find_section(field) if field else None
+    if field is None or section is None:
+        return False
+    rest = path[2:] if is_named(field) else path[1:]
+    return is_table(section, rest) if rest else True
 
 
 def is_credential(model: type[BaseModel], path: Path) -> bool:
@@ -103,18 +105,24 @@ def is_credential(model: type[BaseModel], path: Path) -> bool:
     return field is not None and find_kind(field) is Kind.CREDENTIAL
 
 
-def list_values(model: type[BaseModel], named: dict[str, Any]) -> Iterator[tuple[Path, FieldInfo]]:
+def list_values(
+    model: type[BaseModel], named: Mapping[str, Sequence[str]], above: str = ""
+) -> Iterator[tuple[Path, FieldInfo]]:
     """Yield every single value of a model with its path.
 
     Args:
-        named: For each field that holds sections by name, the names.
+        named: The names of the sections in each table that holds sections by name, by its path: `streams`,
+            `streams.orders.children`.
+        above: The path of the model, with a dot at its end.
     """
     for name, field in list_fields(model).items():
         section = find_section(field)
         if section is None:
             yield (name,), field
         elif is_named(field):
-            for section_name in named.get(name, ()):
-                yield from (((name, section_name, *path), inner) for path, inner in list_values(section, {}))
+            for inner_name in named.get(f"{above}{name}", ()):
+                inner_values = list_values(section, named, f"{above}{name}.{inner_name}.")
+                yield from (((name, inner_name, *path), inner) for path, inner in inner_values)
         else:
-            yield from (((name, *path), inner) for path, inner in list_values(section, {}))
+            inner_values = list_values(section, named, f"{above}{name}.")
+            yield from (((name, *path), inner) for path, inner in inner_values)

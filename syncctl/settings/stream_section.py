@@ -1,7 +1,6 @@
 """The section of a stream: what is read, the requests that are sent, and how they are repeated."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +14,9 @@ from syncctl.partner.address import parse_endpoint
 from syncctl.partner.encoding import is_json
 from syncctl.partner.endpoint import find_placeholders
 from syncctl.settings import request_types
+from syncctl.settings.child_section import ChildSettings, is_among, list_child_problems
 from syncctl.settings.field_types import (
+    ChildName,
     Condition,
     Count,
     Duration,
@@ -38,10 +39,6 @@ from syncctl.settings.field_types import (
 from syncctl.settings.section import Broken, Section, rule, setting
 
 _SCHEDULE = ("5s", "1m", "5m", "30m", "2h", "6h", "12h", "24h")
-
-
-def _is_among(column: str, columns: Sequence[str]) -> bool:
-    return column.strip().casefold() in {name.strip().casefold() for name in columns}
 
 
 def _known_in(kind: str) -> AfterValidator:
@@ -146,6 +143,9 @@ class StreamSettings(Section):
         {},
         "drop | hash | last4 for each column, applied before anything is stored",
         sample={"ssn": "drop", "iban": "last4"},
+    )
+    children: dict[ChildName, ChildSettings] = setting(
+        {}, "rows of other tables that go with each row; one table per child"
     )
     decimals: Annotated[Decimals, Lower] = setting(
         "number", "number | string: how decimals are written in JSON; both are exact"
@@ -348,17 +348,21 @@ class StreamSettings(Section):
         }
         for column in self.json_columns:
             for place, (columns, why) in places.items():
-                if _is_among(column, columns):
+                if is_among(column, columns):
                     yield "json", f"{column} is in {place}, {why}"
-            if self.columns and not _is_among(column, self.columns):
+            if self.columns and not is_among(column, self.columns):
                 yield "json", f"{column} is not in columns, so it is not sent; add it there, or remove it from json"
 
     @rule("json", "endpoint", "delete_endpoint")
     def _check_json_in_path(self) -> Broken:
         for key, endpoint in (("endpoint", self.endpoint), ("delete_endpoint", self.delete_endpoint or "")):
             for column in self.json_columns:
-                if _is_among(column, find_placeholders(endpoint)):
+                if is_among(column, find_placeholders(endpoint)):
                     yield key, f"names {column}, which is in json, and a path takes a single value; use another column"
+
+    @rule("children", "mode", "append_only")
+    def _check_children(self) -> Broken:
+        yield from list_child_problems(self.children, mode=self.mode, is_append_only=self.append_only)
 
     @rule("fields", "body")
     def _check_body(self) -> Broken:
@@ -462,6 +466,7 @@ class StreamSettings(Section):
             Stream,
             name=name,
             mask_secret=mask_secret,
+            children=tuple(child.make_child(child_name) for child_name, child in self.children.items()),
             method=method,
             path=path,
             delete_method=delete_method,

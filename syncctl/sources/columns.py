@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from syncctl.core.column_masks import Mask, mask_value
@@ -40,28 +40,84 @@ class Columns:
     refusal: str | None = None
 
 
-def choose_columns(stream: Stream, relation: Relation, layout: Layout, dialect: Dialect) -> Columns:
+def choose_columns(
+    stream: Stream, relation: Relation, layout: Layout, dialect: Dialect, *, parent_of: Collection[str] = ()
+) -> Columns:
     """Choose the columns that `columns` or `exclude` name; key and cursor are always read, sent or not.
+
+    Args:
+        parent_of: The columns by which children belong to a row: they are read, sent or not.
 
     Raises:
         ConfigurationError: The stream names a column that does not exist, or masks one that the ledger must know.
     """
+    roles = _name_roles(layout)
+    # It is the record's version: it changes with every update, even one that changes no other column.
+    unsent = {layout.cursor_name} if layout.mode == "rowversion" and layout.cursor is not None else set()
+    needed = {column.name for column in (*layout.order, *layout.key)} | {layout.cursor_name}
+    return _choose(
+        stream,
+        relation,
+        dialect,
+        roles=roles,
+        needed=needed,
+        unsent=unsent,
+        key=layout.key,
+        parent_of=parent_of,
+        unnoticed=_find_unnoticed(stream, relation, layout),
+    )
+
+
+def choose_child_columns(
+    stream: Stream, relation: Relation, dialect: Dialect, *, on: Collection[str], parent_of: Collection[str] = ()
+) -> Columns:
+    """Choose the columns of a child: those of `on` are sent if `columns` names them.
+
+    Args:
+        stream: The child as a stream of its own.
+        on: The columns by which its rows belong to their parents.
+        parent_of: The columns by which its own children belong to its rows.
+    """
+    unsent = set() if stream.columns else set(on)
+    roles: dict[str, str] = {}
+    cursor = None if stream.cursor is None else find_name(stream.cursor, [column.name for column in relation.columns])
+    if cursor is not None:
+        roles[cursor] = "cursor"
+        # It changes with every update, even one that changes no other column.
+        unsent |= {
+            column.name for column in relation.columns if column.name == cursor and column.kind is Kind.ROWVERSION
+        }
+    return _choose(stream, relation, dialect, roles=roles, needed=set(), unsent=unsent, key=(), parent_of=parent_of)
+
+
+def _choose(
+    stream: Stream,
+    relation: Relation,
+    dialect: Dialect,
+    *,
+    roles: Mapping[str, str],
+    needed: Set[str],
+    unsent: Set[str],
+    key: Collection[Column],
+    parent_of: Collection[str],
+    unnoticed: Set[str] = frozenset(),
+) -> Columns:
     names = [column.name for column in relation.columns]
     wanted = _resolve(stream, "columns", stream.columns, names)
     unwanted = _resolve(stream, "exclude", stream.exclude, names)
     sent = {name for name in names if (name in wanted if wanted else name not in unwanted)}
-    if layout.mode == "rowversion" and layout.cursor is not None:
-        # It is the record's version: it changes with every update, even one that changes no other column.
-        sent.discard(layout.cursor.name)
+    sent -= unsent
     # Else each write would be a change of its row, and send it again.
     sent -= _resolve(stream, "write_back", tuple(stream.write_back), names)
-    masks = _resolve_masks(stream, layout, names)
+    masks = _resolve_masks(stream, roles, names)
     # invariant 10: a dropped column is not even read, so that no database error can contain it.
-    sent -= {name for name, mask in masks.items() if mask == "drop"}
+    dropped = {name for name, mask in masks.items() if mask == "drop"}
+    sent -= dropped
+    _check_parent_of(stream, dropped & set(parent_of))
     formless = [column for column in relation.columns if column.name in sent and column.kind is Kind.FORMLESS]
     sent -= {column.name for column in formless}
-    documents = _choose_documents(stream, relation, layout, names, masks) & sent
-    needed = {column.name for column in (*layout.order, *layout.key)} | {layout.cursor_name}
+    documents = _choose_documents(stream, relation, roles, names, masks) & sent
+    needed = needed | set(parent_of)
     read = tuple(column for column in relation.columns if column.name in sent | needed)
     masks = {name: mask for name, mask in masks.items() if name in sent}
     refusal = _refuse(stream, formless)
@@ -69,14 +125,23 @@ def choose_columns(stream: Stream, relation: Relation, layout: Layout, dialect: 
     return Columns(
         read=read,
         sent=frozenset(sent),
-        unnoticed=frozenset(_find_unnoticed(stream, relation, layout) & sent),
+        unnoticed=frozenset(unnoticed & sent),
         converters=converters,
-        payload_converters=tuple(_convert_payload(stream, layout, read, converters, masks, documents)),
+        payload_converters=tuple(_convert_payload(stream, key, read, converters, masks, documents)),
         fingerprint=_fingerprint(
             stream, [column.name for column in read if column.name in sent], masks, refusal, documents
         ),
         refusal=refusal,
     )
+
+
+def _check_parent_of(stream: Stream, dropped: Collection[str]) -> None:
+    for name in sorted(dropped):
+        raise ConfigurationError(
+            f"streams.{stream.name}.mask is wrong",
+            why=f"{name} is dropped, so it is never read, and children belong to a row by it",
+            hint=f"leave it out of mask, and set exclude = [{json.dumps(name, ensure_ascii=False)}]: it is not sent",
+        )
 
 
 def _resolve(stream: Stream, setting: str, given: Sequence[str], names: Sequence[str]) -> frozenset[str]:
@@ -103,12 +168,11 @@ def _find_unnoticed(stream: Stream, relation: Relation, layout: Layout) -> set[s
     return unnoticed
 
 
-def _resolve_masks(stream: Stream, layout: Layout, names: Sequence[str]) -> dict[str, Mask]:
+def _resolve_masks(stream: Stream, roles: Mapping[str, str], names: Sequence[str]) -> dict[str, Mask]:
     masks: dict[str, Mask] = {}
     for given, mask in stream.mask.items():
         (name,) = _resolve(stream, "mask", (given,), names)
         masks[name] = mask
-    roles = _name_roles(layout)
     for name in masks:
         if name in roles:
             raise ConfigurationError(
@@ -126,7 +190,7 @@ def _resolve_masks(stream: Stream, layout: Layout, names: Sequence[str]) -> dict
 
 
 def _choose_documents(
-    stream: Stream, relation: Relation, layout: Layout, names: Sequence[str], masks: Mapping[str, Mask]
+    stream: Stream, relation: Relation, roles: Mapping[str, str], names: Sequence[str], masks: Mapping[str, Mask]
 ) -> frozenset[str]:
     """Return the columns whose text is JSON: those that `json` names, and those of a type of that name.
 
@@ -136,7 +200,6 @@ def _choose_documents(
         ConfigurationError: `json` names a column that does not exist, or that the ledger must know as text.
     """
     named = _resolve(stream, "json", stream.json_columns, names)
-    roles = _name_roles(layout)
     for name in named & roles.keys():
         raise ConfigurationError(
             f"streams.{stream.name}.json is wrong",
@@ -167,7 +230,7 @@ def _refuse(stream: Stream, formless: Sequence[Column]) -> str | None:
 
 def _convert_payload(
     stream: Stream,
-    layout: Layout,
+    key: Collection[Column],
     columns: Sequence[Column],
     converters: Sequence[Converter],
     masks: Mapping[str, Mask],
@@ -181,7 +244,7 @@ def _convert_payload(
     payload = list(converters)
     for index, column in enumerate(columns):
         convert = converters[index]
-        if zone is not None and column.kind is Kind.TIME and column not in layout.key:
+        if zone is not None and column.kind is Kind.TIME and column not in key:
             payload[index] = lambda raw, convert=convert: (  # type: ignore[misc]
                 add_offset(value, zone) if isinstance(value := convert(raw), str) else value
             )

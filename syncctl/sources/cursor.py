@@ -189,5 +189,5 @@ def _changed(stream: str, why: str) -> SourceError:
         f"the cursor of {stream} does not fit the stream any more",
         why=why,
         hint=f"undo the change of streams.{stream}; or read the table again, which does not send unchanged rows: "
-        f"syncctl rewind {stream} --to beginning",
+        f"syncctl rewind {stream.partition('.')[0]} --to beginning",
     )

@@ -1,14 +1,16 @@
 """The differences between SQL Server and SQLite that reading depends on."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
 import sqlalchemy as sa
+from sqlalchemy.sql.selectable import FromClause
 
 from syncctl.core.rows import Value
 from syncctl.core.stream import Stream
-from syncctl.sources.catalog.relation import Column
+from syncctl.sources.catalog.relation import Column, Relation
 from syncctl.sources.cursor import Raw
 
 IsolationLevel = Literal["READ COMMITTED", "SERIALIZABLE"]
@@ -39,8 +41,29 @@ class Dialect(Protocol):
     def bound(self, column: Column, raw: Raw) -> sa.ColumnElement[Any]:
         """Return a parameter that is compared with a column as a value of the column's own type."""
 
+    def parameter(self, column: Column, raw: Raw) -> Raw:
+        """Return a raw value in the form in which `bound` passes it to the driver."""
+
+    def listed(self, column: Column, name: str) -> sa.ColumnElement[Any]:
+        """Return a parameter of a column's type in a list of values, where no column beside it tells its type."""
+
+    def join_list(self, values: sa.Values) -> FromClause:
+        """Return a list of values as something that other relations are joined with."""
+
+    def matched(self, column: Column, value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """Return a value of a list in the collation of the column that it is compared with."""
+
+    def read_collation(self, connection: sa.Connection, relation: Relation, column: Column) -> str | None:
+        """Return the collation by which a column of texts compares; None if it has none."""
+
+    def tie_breaker(self, column: Column, expression: sa.ColumnElement[Any]) -> sa.ColumnElement[Any] | None:
+        """Return what orders values that the column's own order takes for equal; None if they have no order."""
+
     def converter(self, column: Column) -> Callable[[Raw], Value]:
         """Return a function that makes a JSON-safe value of a raw one, or raises ValueError with the reason."""
+
+    def one_moment(self, connection: sa.Connection) -> AbstractContextManager[None]:
+        """Let statements see the database at one moment, where that keeps no writer waiting. May be nested."""
 
     def parse_start(self, column: Column, text: str, sample: Raw) -> Raw:
         """Return a cursor value that an operator wrote, in the form of the column.

@@ -143,3 +143,12 @@ def step_back(text: str, seconds: float, *, earliest: str = "0001-01-01") -> str
             offset=instant.offset,
         )
     )
+
+
+def is_instant(raw: object) -> bool:
+    """Tell whether a raw value is a time as text."""
+    try:
+        parse_instant(str(raw))
+    except ValueError:
+        return False
+    return isinstance(raw, str)

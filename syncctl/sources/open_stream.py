@@ -13,12 +13,13 @@ from syncctl.core.rows import Cursor, Page, Scanned
 from syncctl.core.stream import Stream
 from syncctl.errors import ServiceUnavailable, SourceError
 from syncctl.sources.catalog.relation import Relation
+from syncctl.sources.children import MESSAGE_LEFT_OUT
 from syncctl.sources.cursor import CursorState, Position, read_cursor
 from syncctl.sources.dialect import ReadCeiling
 from syncctl.sources.driver_errors import is_transient
 from syncctl.sources.engines import OpenSource, connect
 from syncctl.sources.layout import Layout
-from syncctl.sources.pages import MESSAGE_LEFT_OUT, PageReader, PositionedRow, Where
+from syncctl.sources.pages import PageReader, PositionedRow, Where
 
 if TYPE_CHECKING:
     from syncctl.sources.modes.change_tracking import ChangeFeed
@@ -41,6 +42,8 @@ class OpenStream:
     read_ceiling: ReadCeiling | None
     #: None if the database does not track changes.
     changes: "ChangeFeed | None"
+    #: Whether an error of the database may show a value that is masked.
+    has_masks: bool = False
 
     @contextmanager
     def connect(self) -> Iterator[sa.Connection]:
@@ -51,7 +54,7 @@ class OpenStream:
                 yield connection
             except exc.DBAPIError as error:
                 has_value = isinstance(error, exc.IntegrityError) or self.source.dialect.is_row_data_error(error)
-                if not (self.stream.mask and has_value):
+                if not (self.has_masks and has_value):
                     raise
                 # Without the driver's error, whose message a traceback would show (invariant 10).
                 raise SourceError(

@@ -9,11 +9,19 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.sql.elements import True_
 
+from syncctl.core.cursors import hash_text
 from syncctl.core.ids import key_id
 from syncctl.core.rows import Row, Value
 from syncctl.core.stream import SCANS, Stream
 from syncctl.errors import SourceError
 from syncctl.sources.catalog.relation import Column, Relation, escape_colons, strip_statement
+from syncctl.sources.children import (
+    MESSAGE_LEFT_OUT,
+    ChildRelation,
+    has_masks,
+    list_parent_columns,
+    make_children,
+)
 from syncctl.sources.columns import Converter, choose_columns
 from syncctl.sources.cursor import Position, Raw, tag, to_raw
 from syncctl.sources.dialect import Dialect
@@ -23,7 +31,6 @@ T = TypeVar("T")
 K = TypeVar("K")
 Key = Mapping[str, Value]
 Where = Sequence[sa.ColumnElement[bool]]
-MESSAGE_LEFT_OUT = "its message is left out, because it may contain a masked value"
 _LABEL = re.compile(r"'c(\d+)'")
 
 
@@ -94,17 +101,34 @@ class PositionedRow:
 
 
 class PageReader:
-    """Reads rows of one relation in keyset order."""
+    """Reads rows of one relation in keyset order.
 
-    def __init__(self, relation: Relation, layout: Layout, dialect: Dialect, *, stream: Stream) -> None:
+    Args:
+        is_distinct: False: rows that have the same position count as one.
+    """
+
+    def __init__(
+        self,
+        relation: Relation,
+        layout: Layout,
+        dialect: Dialect,
+        *,
+        stream: Stream,
+        children: Sequence[ChildRelation] = (),
+        is_distinct: bool = True,
+    ) -> None:
+        self._is_distinct = is_distinct
         self._stream = stream.name
         self._page_bytes = stream.page_bytes
-        self._is_masked = bool(stream.mask)
+        self._is_masked = has_masks(stream)
         self._dialect = dialect
         self._mode = layout.mode
-        columns = choose_columns(stream, relation, layout, dialect)
+        columns = choose_columns(stream, relation, layout, dialect, parent_of=list_parent_columns(children))
         self._columns = columns
+        self._children = make_children(children, columns, dialect, stream=stream, is_masked=self._is_masked)
         self.columns_fingerprint = columns.fingerprint
+        if self._children is not None:
+            self.columns_fingerprint = hash_text(f"{columns.fingerprint};{self._children.fingerprint}")[:12]
         names = [column.name for column in columns.read]
         plain = [relation.clause.c[name] for name in names]
         # Labels by number: with a label of the column's own name, T-SQL's ORDER BY would sort by the label.
@@ -141,6 +165,14 @@ class PageReader:
         Raises:
             SourceError: Two rows have the same cursor value and key.
         """
+        if self._children is None:
+            return self._read(connection, where, limit, new_after)
+        with self._dialect.one_moment(connection):
+            return self._read(connection, where, min(limit, self._children.fitting or limit), new_after)
+
+    def _read(
+        self, connection: sa.Connection, where: Where, limit: int, new_after: Position | None
+    ) -> tuple[list[PositionedRow], bool]:
         try:
             result = connection.execute(self.select(self.shown, where, limit + 1, new_after))
             raw_rows, is_cut = self._fetch(result)
@@ -150,7 +182,9 @@ class PageReader:
             return self._read_one_by_one(connection, where, limit, new_after)
         rows = [self.make_row(raw, is_new=new_after is None or bool(raw[-1])) for raw in raw_rows]
         self._check_distinct(rows)
-        return rows[:limit], is_cut or len(rows) > limit
+        more = is_cut or len(rows) > limit
+        complete = self.attach(connection, [row.row for row in rows[:limit]], raw_rows[:limit])
+        return rows[:complete], more or complete < len(rows)
 
     def _fetch(self, result: "sa.CursorResult[Any]") -> tuple[list[Sequence[Raw]], bool]:
         """Return the rows of a page, and whether it was cut because its rows are large (invariant 11)."""
@@ -232,13 +266,37 @@ class PageReader:
         Args:
             values: Of the columns that the stream is ordered by.
         """
+        found = self.read_bare_at(connection, values, is_new=is_new)
+        self.attach_all(connection, [row.row for row, _ in found], [raw for _, raw in found])
+        return [row for row, _ in found]
+
+    def read_bare_at(
+        self, connection: sa.Connection, values: Sequence[Raw], *, is_new: bool = True
+    ) -> list[tuple[PositionedRow, Sequence[Raw] | None]]:
+        """Read a row as `read_at` does, without its children; return its raw values too, if it could be read."""
         try:
             raw_rows = connection.execute(self._select(*self.shown).where(self.keyset.at(values))).all()
         except Exception as error:
             if not self._dialect.is_row_data_error(error):
                 raise
-            return [self._make_unreadable(values, is_new=is_new, error=error)]
-        return [self.make_row(raw, is_new=is_new) for raw in raw_rows]
+            return [(self._make_unreadable(values, is_new=is_new, error=error), None)]
+        return [(self.make_row(raw, is_new=is_new), raw) for raw in raw_rows]
+
+    def attach(self, connection: sa.Connection, rows: Sequence[Row], raw_rows: Sequence[Sequence[Raw] | None]) -> int:
+        """Attach the children of the first rows, as many as `page_bytes` allow; return how many these are.
+
+        Args:
+            raw_rows: The raw values of each; None for a deleted row, or one that could not be read.
+        """
+        return len(rows) if self._children is None else self._children.attach(connection, rows, raw_rows)
+
+    def attach_all(
+        self, connection: sa.Connection, rows: Sequence[Row], raw_rows: Sequence[Sequence[Raw] | None]
+    ) -> None:
+        """Attach the children of all rows, however large they are."""
+        start = 0
+        while start < len(rows):
+            start += self.attach(connection, rows[start:], raw_rows[start:])
 
     def find(self, connection: sa.Connection, keys: Sequence[Key]) -> list[Row]:
         """Return the rows that have one of these keys now; a row that cannot be read fails alone (invariant 9).
@@ -247,14 +305,27 @@ class PageReader:
             ValueError: A key value cannot be one of its column.
             KeyError: A key lacks a column.
         """
+        if self._children is None:
+            return self.find_bare(connection, keys)
+        with self._dialect.one_moment(connection):
+            found = self._find_raw(connection, keys)
+            rows = [row for row, _ in found]
+            self.attach_all(connection, rows, [raw for _, raw in found])
+            return rows
 
-        def find_together(some: Sequence[Key]) -> list[Row]:
-            return [self.make_row(raw).row for raw in self._select_by_key(connection, self.shown, some)]
+    def find_bare(self, connection: sa.Connection, keys: Sequence[Key]) -> list[Row]:
+        """Return rows as `find` does, without their children."""
+        return [row for row, _ in self._find_raw(connection, keys)]
 
-        def find_alone(key: Key) -> list[Row]:
+    def _find_raw(self, connection: sa.Connection, keys: Sequence[Key]) -> list[tuple[Row, Sequence[Raw] | None]]:
+        def find_together(some: Sequence[Key]) -> list[tuple[Row, Sequence[Raw] | None]]:
+            return [(self.make_row(raw).row, raw) for raw in self._select_by_key(connection, self.shown, some)]
+
+        def find_alone(key: Key) -> list[tuple[Row, Sequence[Raw] | None]]:
             ordering = [self.shown[index] for index in self._order_at]
             positions = self._select_by_key(connection, ordering, [key])
-            return [found.row for values in positions for found in self.read_at(connection, tuple(values))]
+            found = [one for values in positions for one in self.read_bare_at(connection, tuple(values))]
+            return [(positioned.row, raw) for positioned, raw in found]
 
         return self._find_by_halves(keys, find_together, find_alone)
 
@@ -273,6 +344,11 @@ class PageReader:
 
         # A row that the database cannot return is there.
         return self._find_by_halves(keys, find_together, lambda key: [key])
+
+    def find_keys_where(self, connection: sa.Connection, condition: sa.ColumnElement[bool]) -> list[Key]:
+        """Return the keys of the rows that meet a condition, without reading any other column."""
+        raw_rows = connection.execute(self._select(*(self.shown[index] for index in self._key_at)).where(condition))
+        return [self._convert_some(self._key_at, values)[0] for values in raw_rows]
 
     def find_numbers(self, connection: sa.Connection, numbers: Sequence[Raw]) -> list[Row]:
         """Return the rows that have one of these cursor values now, but those that cannot be read."""
@@ -369,7 +445,8 @@ class PageReader:
         return PositionedRow(row=row, position=position, is_new=is_new)
 
     def _find_version(self, position: Position) -> str | None:
-        return position.text if self._mode == "rowversion" else None
+        """Return the version that the source keeps; a row with children has none, because they change without it."""
+        return position.text if self._mode == "rowversion" and self._children is None else None
 
     def _convert_some(self, indexes: Sequence[int], values: Sequence[Raw]) -> tuple[dict[str, Value], str | None]:
         """Return the key out of the values of some columns."""
@@ -398,7 +475,7 @@ class PageReader:
 
     def _check_distinct(self, rows: Sequence[PositionedRow]) -> None:
         """Refuse a key that does not tell two rows apart: a page that ends between them would lose the second."""
-        for before, row in pairwise(rows):
+        for before, row in pairwise(rows) if self._is_distinct else ():
             if before.position == row.position:
                 named = ", ".join(f"{name}={value}" for name, value in row.row.key.items())
                 raise SourceError(

@@ -1,6 +1,7 @@
 """The reader of a stream: opens its source, decides how it is read, and follows it in its mode."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Self, TypeVar
 
 import sqlalchemy as sa
@@ -12,6 +13,8 @@ from syncctl.core.stream import Mode, Source, Stream
 from syncctl.core.write_backs import WriteBack, Written
 from syncctl.errors import ConfigurationError, SourceError, SyncctlError
 from syncctl.sources.catalog.relation import describe_relation
+from syncctl.sources.child_changes import advise_children, list_followers
+from syncctl.sources.children import describe_children, has_masks
 from syncctl.sources.cursor import Position
 from syncctl.sources.dialect import ReadCeiling
 from syncctl.sources.engines import connect, open_source
@@ -25,6 +28,8 @@ from syncctl.sources.pages import Key, PageReader
 from syncctl.sources.write_back import RowWriter
 
 T = TypeVar("T")
+CHILDREN = "children"
+"""The field of a cursor document with the places of children that are followed, by their paths."""
 PARAMETERS_AT_MOST = 1000
 """In one statement; SQL Server accepts 2,100."""
 
@@ -82,6 +87,7 @@ class StreamReader:
         try:
             with connect(self._source, f"stream {stream.name} cannot be read") as connection:
                 relation = describe_relation(connection, stream, dialect)
+                children = describe_children(connection, stream, relation, dialect)
                 database = dialect.read_database(connection)
             layout = decide_layout(stream, relation, has_rowversions=has_rowversions, has_changes=changes is not None)
             self._opened = OpenStream(
@@ -89,16 +95,22 @@ class StreamReader:
                 source=self._source,
                 relation=relation,
                 layout=layout,
-                pages=PageReader(relation, layout, dialect, stream=stream),
+                pages=PageReader(relation, layout, dialect, stream=stream, children=children),
                 read_ceiling=read_ceiling,
                 changes=changes,
+                has_masks=has_masks(stream),
             )
             self._mode = MODES[layout.mode](self._opened)
             self._writer = RowWriter(self._opened) if stream.write_back else None
+            follows = layout.mode not in ("snapshot", "flag")
+            self._followers = list_followers(self._opened, children) if follows else []
         except BaseException:
             self.close()
             raise
-        self.advice = advise(stream, relation, layout, has_rowversions=has_rowversions)
+        self.advice = (
+            *advise(stream, relation, layout, has_rowversions=has_rowversions),
+            *advise_children(stream, layout.mode, children),
+        )
         self.mode = layout.mode
         self.key_columns = tuple(column.name for column in layout.key)
         self.cursor_column = layout.cursor_name
@@ -149,7 +161,41 @@ class StreamReader:
             SourceRestored: The database was restored, or the place is not known any more.
             ServiceUnavailable: The source cannot be reached, or does not answer in time.
         """
-        return self._mode.pages(cursor)
+        return self._follow_children(cursor) if self._followers else self._mode.pages(cursor)
+
+    def _follow_children(self, cursor: Cursor) -> Iterator[Page]:
+        """Yield the pages of the stream itself, and then the rows whose children have changed.
+
+        A child without a place begins now, before the first row is read: what changes later is read again.
+        """
+        kept = cursor.get(CHILDREN, {})
+        new = [follower for follower in self._followers if not follower.fits(kept.get(follower.path))]
+        places = {follower.path: kept.get(follower.path) for follower in self._followers}
+        places |= {follower.path: follower.start() for follower in new}
+        bare = {name: value for name, value in cursor.items() if name != CHILDREN}
+        for page in self._mode.pages(bare):
+            bare, new = dict(page.cursor), []
+            yield replace(page, cursor={**bare, CHILDREN: places})
+        if new:
+            yield Page(rows=(), cursor={**bare, CHILDREN: places})
+        for follower in self._followers:
+            for page in follower.pages(places[follower.path]):
+                if page.rows or page.notes or page.cursor != places[follower.path]:
+                    places = {**places, follower.path: page.cursor}
+                    yield replace(page, cursor={**bare, CHILDREN: places})
+
+    def keep_children(self, before: Cursor, after: Cursor) -> Cursor:
+        """Return a new cursor with the places of children of the one before, where it has none of its own."""
+        kept = {**before.get(CHILDREN, {}), **after.get(CHILDREN, {})}
+        return {**after, CHILDREN: kept} if kept else after
+
+    def find_ahead(self, cursor: Cursor) -> Iterator[list[Key]]:
+        """Yield the keys of the rows that the next poll reads because their children have changed."""
+        kept = cursor.get(CHILDREN, {})
+        for follower in self._followers:
+            place = kept.get(follower.path)
+            if follower.fits(place):
+                yield from follower.find_ahead(place)
 
     def scan(self, cursor: Cursor | None, *, since: Cursor | None = None) -> Iterator[list[Scanned]]:
         """Yield every row there is, page by page, and tell which of them the next poll will read anyway.
@@ -178,7 +224,8 @@ class StreamReader:
             rows = self._opened.run(lambda connection: self._opened.pages.find_numbers(connection, numbers))
             by_number = {row.at: row for row in rows}
             return [by_number.get(witness.at) for witness in witnesses]
-        by_key = {_spell(row.key): row for row in self.find_rows([witness.key for witness in witnesses])}
+        rows = self._look_up(self._opened.pages.find_bare, [witness.key for witness in witnesses])
+        by_key = {_spell(row.key): row for row in rows}
         return [by_key.get(_spell(witness.key)) for witness in witnesses]
 
     def find_missing(self, keys: Sequence[Key]) -> list[Key]:
@@ -245,7 +292,11 @@ class StreamReader:
     def warnings(self) -> tuple[str, ...]:
         """Return what an operator should know of this stream, one line each; may scan an unindexed column."""
         driver = [self._source.warning] if self._source.warning else []
-        return (*driver, *self.advice, *self._warn_of_nulls(), *self._mode.warnings())
+        return (*driver, *self.advice, *self._warn_of_nulls(), *self._mode.warnings(), *self._warn_of_children())
+
+    def _warn_of_children(self) -> Iterator[str]:
+        for follower in self._followers:
+            yield from follower.warnings()
 
     def first_warnings(self) -> tuple[str, ...]:
         """Return what the first poll says: what the stream does not find, as far as the source tells now."""
@@ -275,8 +326,10 @@ class StreamReader:
         self.close()
 
     def _parse(self, text: str, what: str) -> Cursor:
+        # Before the stream's own place, so that no change lies between the two.
+        children = {follower.path: follower.start() for follower in self._followers} if text == "now" else {}
         try:
-            return self._mode.parse_cursor(text)
+            cursor = self._mode.parse_cursor(text)
         except ValueError as error:
             layout = self._opened.layout
             column = layout.cursor or layout.order[0]
@@ -285,6 +338,10 @@ class StreamReader:
                 why=f"{error}; the cursor column {column.name} is {column.kind}",
                 hint=_PLACES.get(layout.mode, 'write "beginning", "now" or a value of that column'),
             ) from None
+        if text not in ("beginning", "now"):
+            parsed = {follower.path: follower.parse(text) for follower in self._followers}
+            children = {path: place for path, place in parsed.items() if place is not None}
+        return {**cursor, CHILDREN: children} if children else cursor
 
 
 def _spell(key: Key) -> tuple[tuple[str, str], ...]:

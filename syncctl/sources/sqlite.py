@@ -2,7 +2,8 @@
 
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal, DecimalException
 from pathlib import Path
@@ -12,12 +13,13 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy import types as t
+from sqlalchemy.sql.selectable import FromClause
 
 from syncctl.core.rows import Value
 from syncctl.core.stream import Source, Stream
 from syncctl.core.values import to_value
 from syncctl.errors import ConfigurationError, ServiceUnavailable
-from syncctl.sources.catalog.relation import Column, Kind, strip_statement
+from syncctl.sources.catalog.relation import Column, Kind, Relation, strip_statement
 from syncctl.sources.cursor import Raw
 from syncctl.sources.dialect import IsolationLevel, ReadCeiling
 from syncctl.sources.driver_errors import Address
@@ -109,6 +111,35 @@ class SqliteDialect:
         """Return the raw value: SQLite compares storage classes."""
         return sa.literal(raw)
 
+    def parameter(self, column: Column, raw: Raw) -> Raw:  # noqa: ARG002
+        """Return the raw value."""
+        return raw
+
+    def listed(self, column: Column, name: str) -> sa.ColumnElement[Any]:  # noqa: ARG002
+        """Return a plain parameter: a cast would make numbers of texts that are none."""
+        return sa.bindparam(name)
+
+    def join_list(self, values: sa.Values) -> FromClause:
+        """Return a common table expression: SQLite gives the columns of a list no names elsewhere."""
+        return values.cte()
+
+    def matched(self, column: Column, value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:  # noqa: ARG002
+        """Return the value: SQLite takes the collation of the column on the left."""
+        return value
+
+    def read_collation(self, connection: sa.Connection, relation: Relation, column: Column) -> str | None:
+        """Return NOCASE, RTRIM or BINARY, as a text below the column compares: the catalog does not tell."""
+        values = sa.select(relation.clause.c[column.name].label("k")).where(sa.false())
+        for text, other, collation in (("A", "a", "NOCASE"), ("a ", "a", "RTRIM")):
+            list_ = values.union_all(sa.select(sa.literal(text))).subquery()
+            if connection.execute(sa.select(sa.literal(1)).where(list_.c.k == other)).first() is not None:
+                return collation
+        return "BINARY"
+
+    def tie_breaker(self, column: Column, expression: sa.ColumnElement[Any]) -> sa.ColumnElement[Any] | None:  # noqa: ARG002
+        """Return the bytes of the value."""
+        return sa.collate(expression, "BINARY")
+
     def converter(self, column: Column) -> Callable[[Raw], Value]:
         """Return `to_value`, except for declared decimals and booleans, which SQLite stores as other numbers."""
         if column.kind is Kind.BOOLEAN:
@@ -117,6 +148,19 @@ class SqliteDialect:
             scale = getattr(column.type, "scale", None)
             return lambda raw: _to_decimal(raw, scale)
         return to_value
+
+    @contextmanager
+    def one_moment(self, connection: sa.Connection) -> Iterator[None]:
+        """Read in one transaction."""
+        driver: Any = connection.connection.dbapi_connection
+        if driver.in_transaction:
+            yield
+            return
+        connection.exec_driver_sql("begin")
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql("rollback")
 
     def parse_start(self, column: Column, text: str, sample: Raw) -> Raw:
         """Return a start as the column's values are stored."""

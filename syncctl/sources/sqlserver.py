@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
@@ -11,12 +12,13 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.dialects import mssql
+from sqlalchemy.sql.selectable import FromClause
 
 from syncctl.core.rows import Value
 from syncctl.core.stream import Stream
 from syncctl.core.values import shorten_single, to_value
 from syncctl.errors import ConfigurationError, SourceError
-from syncctl.sources.catalog.relation import Column, Kind, quote_name, split_name, strip_statement
+from syncctl.sources.catalog.relation import Column, Kind, Relation, quote_name, split_name, strip_statement
 from syncctl.sources.catalog.sqlserver_catalog import DATABASE_IDENTITY, DESCRIBE_QUERY, ROLE
 from syncctl.sources.catalog.sqlserver_types import KINDS, make_type
 from syncctl.sources.cursor import Raw, to_text
@@ -99,25 +101,60 @@ class SqlServerDialect:
         Without the cast SQL Server would convert the column instead: it would compare `datetime` in another precision
         and `varchar` in another sort order than it was read in, and use no index.
         """
-        declared = column.type
+        value = self.parameter(column, raw)
+        return _cast_parameter(column, lambda kind: sa.literal(value, kind))
+
+    def parameter(self, column: Column, raw: Raw) -> Raw:
+        """Return a value as text where the driver's own types would lose digits of it."""
+        is_declared = column.type is not None
         match column.kind:
-            case Kind.TIME if declared is not None:
-                return sa.cast(sa.literal(join_with_t(to_text(raw)), sa.Unicode()), declared)
-            case Kind.DATE | Kind.CLOCK | Kind.GUID if declared is not None:
-                return sa.cast(sa.literal(to_text(raw), sa.Unicode()), declared)
-            case Kind.DECIMAL if declared is not None:
-                return sa.cast(sa.literal(f"{Decimal(raw):f}", sa.Unicode()), declared)
-            case Kind.FLOAT if isinstance(declared, mssql.REAL):
-                return sa.cast(sa.literal(raw, sa.Float()), declared)
+            case Kind.TIME if is_declared:
+                return join_with_t(to_text(raw))
+            case Kind.DATE | Kind.CLOCK | Kind.GUID if is_declared:
+                return to_text(raw)
+            case Kind.DECIMAL if is_declared:
+                return f"{Decimal(raw):f}"
             case Kind.ROWVERSION:
-                return sa.cast(sa.literal(bytes(raw), sa.LargeBinary()), mssql.BINARY(8))
-            case Kind.BINARY if declared is not None:
-                return sa.cast(sa.literal(bytes(raw), sa.LargeBinary()), declared)
-            case Kind.TEXT if isinstance(declared, sa.String):
-                return _bind_text(raw, declared)
+                return bytes(raw)
+            case Kind.BINARY if is_declared:
+                return bytes(raw)
+        return raw
+
+    def listed(self, column: Column, name: str) -> sa.ColumnElement[Any]:
+        """Return a parameter cast to the column's type; an integer may be larger than the column's type allows."""
+        parameter = _cast_parameter(column, lambda kind: sa.bindparam(name, type_=kind))
+        match column.kind:
             case Kind.INTEGER:
-                return sa.literal(raw, sa.BigInteger())
-        return sa.literal(raw)
+                return sa.cast(parameter, sa.BigInteger())
+            case Kind.BOOLEAN:
+                return sa.cast(parameter, mssql.BIT())
+            case Kind.FLOAT if not isinstance(column.type, mssql.REAL):
+                return sa.cast(parameter, sa.Float(53))
+        return parameter
+
+    def join_list(self, values: sa.Values) -> FromClause:
+        """Return a derived table."""
+        return values
+
+    def matched(self, column: Column, value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """Name the column's collation, because two columns of different ones cannot be compared without."""
+        collation = getattr(column.type, "collation", None)
+        return sa.collate(value, collation) if collation else value
+
+    def read_collation(self, connection: sa.Connection, relation: Relation, column: Column) -> str | None:  # noqa: ARG002
+        """Return the declared collation."""
+        return getattr(column.type, "collation", None) if column.kind is Kind.TEXT else None
+
+    def tie_breaker(self, column: Column, expression: sa.ColumnElement[Any]) -> sa.ColumnElement[Any] | None:
+        """Return the bytes of a text, and the offset of a time; types such as `xml` and `json` have no order."""
+        match column.kind:
+            case Kind.OTHER | Kind.FORMLESS | Kind.JSON:
+                return None
+            case Kind.TEXT:
+                return sa.cast(sa.cast(expression, mssql.NVARCHAR()), mssql.VARBINARY("max"))  # type: ignore[no-untyped-call]
+            case Kind.TIME:
+                return self.shown(column, expression)
+        return expression
 
     def converter(self, column: Column) -> Callable[[Raw], Value]:
         """Return `to_value`, except for types that SQL Server or its driver writes in another form than JSON's."""
@@ -132,6 +169,10 @@ class SqlServerDialect:
             case Kind.FLOAT if isinstance(column.type, mssql.REAL):
                 return lambda raw: None if raw is None else shorten_single(raw)
         return to_value
+
+    def one_moment(self, connection: sa.Connection) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Do nothing: without snapshot isolation a transaction would hold locks; mode change_tracking uses it."""
+        return nullcontext()
 
     def parse_start(self, column: Column, text: str, sample: Raw) -> Raw:  # noqa: ARG002
         """Return a start as a value of the column's type."""
@@ -252,10 +293,32 @@ def _convert(target: str, expression: sa.ColumnElement[Any], style: int) -> sa.C
     return sa.func.convert(sa.literal_column(target), expression, sa.literal_column(str(style)))
 
 
-def _bind_text(raw: Raw, declared: sa.String) -> sa.ColumnElement[Any]:
+def _cast_parameter(column: Column, make: Callable[[Any], sa.ColumnElement[Any]]) -> sa.ColumnElement[Any]:
+    """Return a parameter that is cast to a column's type where the driver's own type would be another one.
+
+    Args:
+        make: Returns the parameter as one of a type of SQLAlchemy; of the value's own type if that is None.
+    """
+    declared = column.type
+    match column.kind:
+        case Kind.TIME | Kind.DATE | Kind.CLOCK | Kind.GUID | Kind.DECIMAL if declared is not None:
+            return sa.cast(make(sa.Unicode()), declared)
+        case Kind.FLOAT if isinstance(declared, mssql.REAL):
+            return sa.cast(make(sa.Float()), declared)
+        case Kind.ROWVERSION:
+            return sa.cast(make(sa.LargeBinary()), mssql.BINARY(8))
+        case Kind.BINARY if declared is not None:
+            return sa.cast(make(sa.LargeBinary()), declared)
+        case Kind.TEXT if isinstance(declared, sa.String):
+            return _cast_text(make(sa.Unicode()), declared)
+        case Kind.INTEGER:
+            return make(sa.BigInteger())
+    return make(None)
+
+
+def _cast_text(parameter: sa.ColumnElement[Any], declared: sa.String) -> sa.ColumnElement[Any]:
     """Cast to the column's text type; its collation goes inside, because CAST takes none."""
     bare = type(declared)(declared.length)
-    parameter: sa.ColumnElement[Any] = sa.literal(raw, sa.Unicode())
     if declared.collation and not isinstance(declared, sa.Unicode):
         parameter = sa.collate(parameter, declared.collation)
     return sa.cast(parameter, bare)

@@ -205,7 +205,7 @@ class RowWriter:
         if layout.mode == "increasing" and layout.cursor in layout.key:
             return []
         try:
-            rows = self._opened.pages.find(connection, [key])
+            rows = self._opened.pages.find_bare(connection, [key])
         except (ValueError, KeyError):
             return []
         return [row.content for row in rows if row.content is not None]

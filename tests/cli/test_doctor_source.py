@@ -388,3 +388,22 @@ def test_a_layout_by_default_points_to_the_safer_mode(
     check = look(run_syncctl, directory, "source", "orders")["source orders"]
     assert check["status"] == "warn"
     assert check["hint"].endswith("see which mode is safer: syncctl inspect orders")
+
+
+def test_children_are_checked_with_their_indexes_and_what_is_not_found(
+    run_syncctl: Run, make_settings: Callable[..., Path], source_db: SourceDb
+) -> None:
+    source_db.create_orders(2)
+    source_db.execute("create table lines (order_id int, line int, note text)")
+    lines = {"table": "lines", "on": {"order_id": "id"}, "sort": ["line"]}
+    directory = make_settings(stream={"children": {"lines": lines}})
+    checks = look(run_syncctl, directory, "source")
+    assert checks["source orders children"]["detail"] == "no index begins with order_id; the table is small (0 rows)"
+    assert "a change of lines alone is not found" in checks["source orders"]["detail"]
+    source_db.execute("create index by_order on lines (order_id)")
+    checks = look(run_syncctl, directory, "source", "orders", "children")
+    assert checks["source orders children"]["detail"] == "an index begins with order_id"
+    source_db.execute("drop table lines")
+    checks = look(run_syncctl, directory, "source", "orders")
+    assert checks["source orders"]["status"] == "fail"
+    assert "streams.orders.children.lines.table" in checks["source orders"]["hint"]

@@ -24,7 +24,12 @@ from tests.fuzz.values import UNDECODABLE, draw_literal, draw_text
 
 SECONDS = 15.0
 _URLS = (("SOURCE_URL", "sqlite:///x.db"), ("PARTNER_URL", "https://h"), ("PARTNER_TOKEN", "t"))
-_NAMED = {"sources": ["default"], "partners": ["default"], "streams": ["orders"]}
+_NAMED = {
+    "sources": ["default"],
+    "partners": ["default"],
+    "streams": ["orders"],
+    "streams.orders.children": ["lines"],
+}
 
 
 @dataclass(frozen=True, kw_only=True)

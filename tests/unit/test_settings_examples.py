@@ -14,7 +14,12 @@ from syncctl.settings.render import render_toml, write_examples
 from syncctl.settings.schema_paths import list_values
 
 PROJECT = Path(__file__).parents[2]
-NAMES = {"sources": ("default",), "partners": ("default",), "streams": ("orders",)}
+NAMES = {
+    "sources": ("default",),
+    "partners": ("default",),
+    "streams": ("orders",),
+    "streams.orders.children": ("lines",),
+}
 SAMPLED = {  # Settings without a default, or with one that only an example can show.
     "source_url",
     "partner_url",
@@ -48,6 +53,10 @@ SAMPLED = {  # Settings without a default, or with one that only an example can 
             *("retry.give_up_after", "delete_endpoint", "content_type", "body", "headers", "body_schema", "fields"),
             *("strict_hold", "write_back", "capture"),
         )
+    ),
+    *(
+        f"streams.orders.children.lines.{key}"
+        for key in ("table", "query", "on", "sort", "columns", "exclude", "json", "where", "mask", "cursor")
     ),
 }
 SECRETS = {

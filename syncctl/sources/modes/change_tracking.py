@@ -171,11 +171,15 @@ class ChangeTracking(KeyScan):
         state = self._read_state(connection)
         self._check_known(state, cursor, place)
         changes = self._list_changes(connection, place, upto=_current(state), limit=size + 1)
-        rows = [row for change in changes[:size] if (row := self._make_row(connection, change)) is not None]
-        if len(changes) <= size:
+        read = [(number, *self._make_row(connection, change)) for number, change in enumerate(changes[:size])]
+        found = [(number, row, raw) for number, row, raw in read if row is not None]
+        rows = [row for _, row, _ in found]
+        complete = self._opened.pages.attach(connection, rows, [raw for _, _, raw in found])
+        if complete == len(rows) and len(changes) <= size:
             return rows, Place(version=_current(state)), False
-        last = changes[size - 1]
-        return rows, Place(version=int(last[0]), key=tuple(last[2:])), True
+        # A page of rows with large children ends early, in front of the first row that lacks its own.
+        last = changes[size - 1] if complete == len(rows) else changes[found[complete][0] - 1]
+        return rows[:complete], Place(version=int(last[0]), key=tuple(last[2:])), True
 
     def _list_changes(
         self, connection: sa.Connection, place: Place, *, upto: int, limit: int
@@ -204,16 +208,19 @@ class ChangeTracking(KeyScan):
             statement = statement.where(keyset.after(Position(value=place.version, key=place.key)))
         return connection.execute(statement).all()
 
-    def _make_row(self, connection: sa.Connection, change: Sequence[Raw]) -> Row | None:
-        """Return the row of a change; None if it is gone by now, so that its delete comes in a later version."""
+    def _make_row(self, connection: sa.Connection, change: Sequence[Raw]) -> tuple[Row | None, Sequence[Raw] | None]:
+        """Return the row of a change, without its children, and its raw values.
+
+        It is None if it is gone by now, so that its delete comes in a later version.
+        """
         _, operation, *key = change
         if str(operation).strip() == "D":
-            return self._opened.pages.make_deleted(key)
-        rows = self._opened.pages.read_at(connection, key)
+            return self._opened.pages.make_deleted(key), None
+        rows = self._opened.pages.read_bare_at(connection, key)
         if rows:
-            return rows[0].row
+            return rows[0][0].row, rows[0][1]
         # For the partner, a row that no longer meets the stream's condition is gone, like one that is deleted.
-        return None if self._opened.stream.where is None else self._opened.pages.make_deleted(key)
+        return (None if self._opened.stream.where is None else self._opened.pages.make_deleted(key)), None
 
     def _read_state(self, connection: sa.Connection) -> TrackingState:
         state = self._feed.read_state(connection, self._opened.relation)
@@ -237,11 +244,13 @@ class ChangeTracking(KeyScan):
             why = f"changes are known since version {state.oldest}, and were read up to {reached}: they were cleaned up"
         else:
             return
+        command_name = self._opened.stream.command_name
         raise SourceRestored(
             f"stream {name} cannot go on: its place among the changes is lost",
             why=why,
-            hint=f"read the table again, which does not send unchanged rows: syncctl rewind {name} --to beginning; "
-            f"then find rows that were deleted in the meantime: syncctl reconcile {name}",
+            hint="read the table again, which does not send unchanged rows: "
+            f"syncctl rewind {command_name} --to beginning; "
+            f"then find rows that were deleted in the meantime: syncctl reconcile {command_name}",
         )
 
     def _not_tracked(self, state: TrackingState) -> ConfigurationError:

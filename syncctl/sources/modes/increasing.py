@@ -13,7 +13,7 @@ from syncctl.core.rows import Cursor, Page, Scanned
 from syncctl.errors import SourceRestored
 from syncctl.sources.catalog.relation import Column, Kind
 from syncctl.sources.cursor import CursorState, Position, Raw, read_position, write_position
-from syncctl.sources.instants import load_zone, parse_instant, step_back
+from syncctl.sources.instants import is_instant, load_zone, parse_instant, step_back
 from syncctl.sources.open_stream import OpenStream, make_page
 from syncctl.sources.pages import PositionedRow
 
@@ -141,7 +141,7 @@ class Increasing:
         Raises:
             SourceRestored: The table was truncated or created anew, or its identity was reset.
         """
-        name = self._stream.name
+        name, command_name = self._stream.name, self._stream.command_name
         if state.position.key is None:
             return
         given_out = self._opened.run(lambda connection: self._dialect.read_identity(connection, self._stream))
@@ -150,7 +150,8 @@ class Increasing:
             raise SourceRestored(
                 f"stream {name} cannot go on: the numbers of {self._column.name} have started again",
                 why=f"they are at {given_out}, but were read up to {reached} before",
-                hint=f"if the table was truncated, created anew or restored: syncctl rewind {name} --to beginning",
+                hint="if the table was truncated, created anew or restored: "
+                f"syncctl rewind {command_name} --to beginning",
             )
 
     def scan(self, cursor: Cursor | None, *, since: Cursor | None = None) -> Iterator[list[Scanned]]:
@@ -171,7 +172,7 @@ class Increasing:
         name = self._column.name
         if self._column.kind in LOOKBACK_KINDS and self._stream.lookback_seconds > 0:
             sample = self._opened.run(self._opened.pages.read_sample)
-            if sample is not None and not _is_instant(sample):
+            if sample is not None and not is_instant(sample):
                 return (f"the values of {name} are not times: lookback has no effect, late commits are missed",)
         elif self._remembers_gaps and self._stream.query is not None:
             return (f"numbers of {name} that the query leaves out look like missing rows: late commits may be missed",)
@@ -212,7 +213,7 @@ class Increasing:
         sample = state.position.value
         if sample is None or state.position.key is None:
             sample = self._opened.run(self._opened.pages.read_sample)
-        if not _is_instant(sample):
+        if not is_instant(sample):
             return None
         latest = clock.replace(tzinfo=None, microsecond=0) + CLOCK_TOLERANCE
         form = parse_instant(str(sample))
@@ -232,7 +233,7 @@ class Increasing:
             note = (
                 f"the cursor is at {state.position.text}, ahead of the source's clock: changes before it are not read"
             )
-            note += f"; to go back: syncctl rewind {self._stream.name} --to 1d"
+            note += f"; to go back: syncctl rewind {self._stream.command_name} --to 1d"
         elif rows:
             note = f"{name} has times ahead of the source's clock; these rows are read, but do not move the cursor"
             note += f"; only the first {len(rows)} of them" if more else ""
@@ -494,11 +495,3 @@ def _is_beyond(value: Raw, ceiling: Raw) -> bool:
         return parse_instant(str(value)).moment > parse_instant(str(ceiling)).moment
     except ValueError:
         return False
-
-
-def _is_instant(raw: Raw) -> bool:
-    try:
-        parse_instant(str(raw))
-    except ValueError:
-        return False
-    return isinstance(raw, str)

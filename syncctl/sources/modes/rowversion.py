@@ -83,11 +83,11 @@ class Rowversion:
         reached = position.value
         if reached is not None and (ceiling < reached or (ceiling == reached and position.key is not None)):
             # invariant 12: rows with new, lower rowversions would be passed over silently.
-            name = self._opened.stream.name
+            name, command_name = self._opened.stream.name, self._opened.stream.command_name
             raise SourceRestored(
                 f"stream {name} cannot go on: the database was restored",
                 why=f"its rowversions are at {to_text(ceiling)}, but were read up to {position.text} before",
-                hint=f"find out what was restored, then run: syncctl rewind {name} --to beginning",
+                hint=f"find out what was restored, then run: syncctl rewind {command_name} --to beginning",
             )
         return self._keyset.below(ceiling)
 

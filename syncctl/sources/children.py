@@ -1,0 +1,530 @@
+"""The children of rows: rows of other tables that belong to them, read in one statement for many parents."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from syncctl.core.rows import Row, Value
+from syncctl.core.spelling import suggest
+from syncctl.core.stream import Child, Stream
+from syncctl.errors import ConfigurationError
+from syncctl.sources.catalog.relation import (
+    Column,
+    Kind,
+    Relation,
+    describe_relation,
+    escape_colons,
+    find_name,
+    strip_statement,
+)
+from syncctl.sources.columns import Columns, choose_child_columns
+from syncctl.sources.cursor import Raw
+from syncctl.sources.dialect import Dialect
+
+VALUES_AT_MOST = 2000
+"""In one statement; SQL Server accepts 2,100."""
+FETCHED_AT_ONCE = 500
+BYTES_ALONE = 16 * 1024 * 1024
+"""The children of one row at most, where a page may hold less: the ledger stores no larger row."""
+BYTES_PER_VALUE = 16
+MESSAGE_LEFT_OUT = "its message is left out, because it may contain a masked value"
+_LABEL = re.compile(r"'c(\d+)'")
+_NUMBER, _RANK = "syncctl_n", "syncctl_r"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """Two columns with equal values: one of a child, and one of its parent."""
+
+    child: Column
+    parent: Column
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChildRelation:
+    """A child, and what it reads."""
+
+    child: Child
+    #: The child as a stream of its own, called as in the settings: `orders.children.lines`.
+    stream: Stream
+    relation: Relation
+    pairs: tuple[Pair, ...]
+    children: "tuple[ChildRelation, ...]"
+
+    @property
+    def path(self) -> str:
+        """Its name and those of the children above it: `lines/taxes`."""
+        return "/".join(self.stream.name.split(".children.")[1:])
+
+    def make_condition(self) -> list[sa.ColumnElement[bool]]:
+        """Return the child's `where`."""
+        where = self.stream.where
+        return [] if where is None else [sa.text(f"({escape_colons(strip_statement(where))})")]  # type: ignore[list-item]
+
+    @property
+    def parent_columns(self) -> frozenset[str]:
+        """The columns of its parent that decide which rows belong to it."""
+        return frozenset(pair.parent.name for pair in self.pairs)
+
+
+def describe_children(
+    connection: sa.Connection, stream: Stream, relation: Relation, dialect: Dialect
+) -> tuple[ChildRelation, ...]:
+    """Return what the children of a stream read, and the children of these.
+
+    Raises:
+        ConfigurationError: A child names a column that does not exist, or has the name of a column of the row.
+        SourceError: Its table does not exist, or the database refuses its query.
+    """
+    described = []
+    for child in stream.children:
+        inner = _make_stream(stream, child)
+        inner_relation = describe_relation(connection, inner, dialect)
+        described.append(
+            ChildRelation(
+                child=child,
+                stream=inner,
+                relation=inner_relation,
+                pairs=tuple(
+                    Pair(
+                        child=_find_column(inner, inner_relation, column, "on"),
+                        parent=_find_column(inner, relation, parent, "on"),
+                    )
+                    for column, parent in child.on
+                ),
+                children=describe_children(connection, inner, inner_relation, dialect),
+            )
+        )
+    return tuple(described)
+
+
+def list_parent_columns(children: Sequence[ChildRelation]) -> frozenset[str]:
+    """Return the columns of a relation by which its children belong to its rows."""
+    return frozenset(name for child in children for name in child.parent_columns)
+
+
+def _make_stream(stream: Stream, child: Child) -> Stream:
+    return Stream(
+        name=f"{stream.name}.children.{child.name}",
+        source=stream.source,
+        partner=stream.partner,
+        table=child.table,
+        query=child.query,
+        cursor=child.cursor,
+        columns=child.columns,
+        exclude=child.exclude,
+        where=child.where,
+        mask=child.mask,
+        json_columns=child.json_columns,
+        mask_secret=stream.mask_secret,
+        timezone=stream.timezone,
+        children=child.children,
+        lookback_seconds=stream.lookback_seconds,
+        gap_timeout_seconds=stream.gap_timeout_seconds,
+        page_size=stream.page_size,
+        page_bytes=stream.page_bytes,
+        retry=stream.retry,
+    )
+
+
+def _find_column(stream: Stream, relation: Relation, name: str, setting: str) -> Column:
+    names = [column.name for column in relation.columns]
+    spelled = find_name(name, names)
+    column = None if spelled is None else relation.columns[names.index(spelled)]
+    if column is None:
+        why, hint = f"{relation.title} has no column {name}", suggest(name, names)
+    elif column.kind in (Kind.FORMLESS, Kind.JSON, Kind.OTHER) and column.type is not None:
+        why, hint = f"{column.name} is of type {column.type}, whose values cannot be compared", "name another column"
+    else:
+        return column
+    raise ConfigurationError(f"streams.{stream.name}.{setting} is wrong", why=why, hint=hint)
+
+
+class TooManyBytesError(Exception):
+    """The children of these rows are larger than a page may be."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """How many bytes of children may still be read."""
+
+    left: int
+
+    def spend(self, raw_rows: Sequence[Sequence[Raw]]) -> None:
+        """Take the size of rows off.
+
+        Raises:
+            TooManyBytesError: There is no room for them.
+        """
+        size = 0
+        for raw in raw_rows:
+            size += BYTES_PER_VALUE * len(raw)
+            for value in raw:
+                if type(value) is str or type(value) is bytes:
+                    size += len(value)
+        self.left -= size
+        if self.left < 0:
+            raise TooManyBytesError
+
+
+@dataclass(slots=True)
+class Found:
+    """The rows of one child that belong to one parent."""
+
+    value: Any
+    #: Why they cannot be sent.
+    error: str | None = None
+
+
+class ChildReader:
+    """Reads one child, and the children of its rows."""
+
+    def __init__(self, described: ChildRelation, dialect: Dialect, *, is_masked: bool) -> None:
+        child, stream, relation = described.child, described.stream, described.relation
+        self.name = child.name
+        self._title = described.path.replace("/", ".")
+        self._setting = f"streams.{stream.name}"
+        self._child = child
+        self._pairs = described.pairs
+        self._dialect = dialect
+        self._is_masked = is_masked
+        self._columns = choose_child_columns(
+            stream,
+            relation,
+            dialect,
+            on=[pair.child.name for pair in described.pairs],
+            parent_of=list_parent_columns(described.children),
+        )
+        check_names(stream, self._columns, described.children)
+        names = [column.name for column in self._columns.read]
+        self._values = [
+            (index, name, self._columns.payload_converters[index])
+            for index, name in enumerate(names)
+            if name in self._columns.sent
+        ]
+        self._relation = relation
+        self._condition = described.make_condition()
+        self._order = self._decide_order(described)
+        self._at_once = VALUES_AT_MOST // len(described.pairs)
+        self._statements: dict[int, tuple[str, list[str]]] = {}
+        self._list_as = [choose_type(pair) for pair in described.pairs]
+        self._children = [ChildReader(inner, dialect, is_masked=is_masked) for inner in described.children]
+        self._keys_of_children = [find_key(inner, self._columns) for inner in described.children]
+        self.max_rows = 1 if child.one else child.max_rows
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that changes when what is read of the child changes its form."""
+        inner = ",".join(child.fingerprint for child in self._children)
+        return f"{self.name}:{'one' if self._child.one else 'all'}:{self._columns.fingerprint}({inner})"
+
+    def read(self, connection: sa.Connection, keys: Sequence[tuple[Raw, ...]], budget: Budget) -> list[Found]:
+        """Return what belongs to parents with these values of `on`, in their order.
+
+        Raises:
+            TooManyBytesError: The rows are larger than the budget.
+        """
+        nothing = Found(None if self._child.one else [])
+        wanted = list(dict.fromkeys(key for key in keys if None not in key))
+        found: dict[tuple[Raw, ...], Found] = {}
+        for start in range(0, len(wanted), self._at_once):
+            some = wanted[start : start + self._at_once]
+            found.update(zip(some, self._read_by_halves(connection, some, budget), strict=True))
+        return [found.get(key, nothing) for key in keys]
+
+    def _read_by_halves(
+        self, connection: sa.Connection, keys: Sequence[tuple[Raw, ...]], budget: Budget
+    ) -> list[Found]:
+        """Read together; where the database cannot read a child, halve the parents until its own is alone."""
+        left = budget.left
+        try:
+            return self._read_together(connection, keys, budget)
+        except Exception as error:
+            if not self._dialect.is_row_data_error(error):
+                raise
+            budget.left = left
+            if len(keys) == 1:
+                return [Found(None, self._explain(error))]
+        middle = len(keys) // 2
+        return [
+            *self._read_by_halves(connection, keys[:middle], budget),
+            *self._read_by_halves(connection, keys[middle:], budget),
+        ]
+
+    def _explain(self, error: Exception) -> str:
+        reason = MESSAGE_LEFT_OUT if self._is_masked else " ".join(str(getattr(error, "orig", None) or error).split())
+        reason = _LABEL.sub(lambda match: f"'{self._columns.read[int(match[1])].name}'", reason)
+        return f"the database could not read its {self._title}: {reason}"
+
+    def _read_together(self, connection: sa.Connection, keys: Sequence[tuple[Raw, ...]], budget: Budget) -> list[Found]:
+        raw_rows: list[list[Sequence[Raw]]] = [[] for _ in keys]
+        for raw in self._fetch(connection, keys, budget):
+            raw_rows[raw[0]].append(raw[1:])
+        found = [self._convert(rows) for rows in raw_rows]
+        for reader, at in zip(self._children, self._keys_of_children, strict=True):
+            self._attach_child(connection, reader, at, raw_rows, found, budget)
+        if self._child.one:
+            for one in found:
+                one.value = one.value[0] if one.value else None
+        return found
+
+    def _attach_child(
+        self,
+        connection: sa.Connection,
+        reader: "ChildReader",
+        at: Sequence[int],
+        raw_rows: Sequence[Sequence[Sequence[Raw]]],
+        found: Sequence[Found],
+        budget: Budget,
+    ) -> None:
+        good = [number for number, one in enumerate(found) if one.error is None]
+        keys = [tuple(raw[index] for index in at) for number in good for raw in raw_rows[number]]
+        inner = iter(reader.read(connection, keys, budget))
+        for number in good:
+            for value, below in zip(found[number].value, inner, strict=False):
+                value[reader.name] = below.value
+                found[number].error = found[number].error or below.error
+
+    def _fetch(
+        self, connection: sa.Connection, keys: Sequence[tuple[Raw, ...]], budget: Budget
+    ) -> Iterator[Sequence[Raw]]:
+        """Yield the rows of the statement, each behind the number of its parent."""
+        size = min(self._at_once, 1 << (len(keys) - 1).bit_length())
+        if size not in self._statements:
+            self._statements[size] = self._compile(connection, size)
+        text, names = self._statements[size]
+        values = {
+            f"k{number}_{index}": self._dialect.parameter(column, raw)
+            for number, key in enumerate(keys)
+            for index, (column, raw) in enumerate(zip(self._list_as, key, strict=True))
+        }
+        # Parameters that are not needed are NULL, which equals nothing.
+        with connection.exec_driver_sql(text, tuple(values.get(name) for name in names)) as result:
+            while rows := result.fetchmany(FETCHED_AT_ONCE):
+                budget.spend(rows)
+                yield from rows
+
+    def _convert(self, raw_rows: Sequence[Sequence[Raw]]) -> Found:
+        """Return the values of one parent's rows."""
+        if len(raw_rows) > self.max_rows:
+            return Found(None, self._refuse_many())
+        if self._columns.refusal and raw_rows:
+            return Found(None, f"{self._title}: {self._columns.refusal}")
+        columns = self._values
+        try:
+            return Found([{name: convert(raw[index]) for index, name, convert in columns} for raw in raw_rows])
+        except ValueError:
+            pass
+        for raw in raw_rows:
+            for index, name, convert in columns:
+                try:
+                    convert(raw[index])
+                except ValueError as error:
+                    return Found(None, f"column {self._title}.{name}: {error}")
+        raise AssertionError("one of the values has no form")
+
+    def _refuse_many(self) -> str:
+        if self._child.one:
+            return f"{self._title}: more than one row belongs to it, and {self._setting}.one allows a single one"
+        return f"{self._title}: more than {self.max_rows:,} rows belong to it ({self._setting}.max_rows)"
+
+    def _decide_order(self, described: ChildRelation) -> list[sa.ColumnElement[Any]]:
+        """Return the order of a parent's rows: as `sort` says, then so that no two orders of them are possible."""
+        relation = described.relation
+        found = [_find_column(described.stream, relation, name, "sort") for name in described.child.sort]
+        sort = list(dict.fromkeys(found))
+        names = {column.name for column in sort}
+        order: list[sa.ColumnElement[Any]] = [relation.clause.c[column.name] for column in sort]
+        by_name = {column.name: column for column in relation.columns}
+        ties = [by_name[name] for name in relation.primary_key if name in by_name]
+        if ties:
+            return [*order, *(relation.clause.c[column.name] for column in ties if column.name not in names)]
+        read = {column.name for column in self._columns.read}
+        for column in relation.columns:
+            if column.name in read:
+                expression = relation.clause.c[column.name]
+                breaker = self._dialect.tie_breaker(column, expression)
+                # SQL Server refuses to order by the same column twice.
+                if breaker is not None and not (breaker is expression and column.name in names):
+                    order.append(breaker)
+        return order
+
+    def _match(self, pair: Pair, listed_as: Column, value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        is_text = pair.child.kind is Kind.TEXT and listed_as.kind is Kind.TEXT
+        return self._dialect.matched(pair.child, value) if is_text else value
+
+    def _compile(self, connection: sa.Connection, size: int) -> tuple[str, list[str]]:
+        """Return the statement for so many parents, and the names of its parameters in their order."""
+        dialect, clause = self._dialect, self._relation.clause
+        columns: list[sa.ColumnClause[Any]] = [
+            sa.column(_NUMBER),
+            *(sa.column(f"syncctl_k{index}") for index in range(len(self._pairs))),
+        ]
+        rows = [
+            (
+                sa.literal_column(str(number)),
+                *(dialect.listed(column, f"k{number}_{index}") for index, column in enumerate(self._list_as)),
+            )
+            for number in range(size)
+        ]
+        parents = dialect.join_list(sa.values(*columns, name="syncctl_v").data(rows))
+        matches = [
+            clause.c[pair.child.name] == self._match(pair, self._list_as[index], parents.c[f"syncctl_k{index}"])
+            for index, pair in enumerate(self._pairs)
+        ]
+        number = parents.c[_NUMBER]
+        # The window cannot be without an order, and one row needs none.
+        order = self._order or [number]
+        inner = (
+            sa.select(
+                number.label(_NUMBER),
+                sa.func.row_number().over(partition_by=number, order_by=order).label(_RANK),
+                *(
+                    dialect.shown(column, clause.c[column.name]).label(f"c{index}")
+                    for index, column in enumerate(self._columns.read)
+                ),
+            )
+            .select_from(parents.join(clause, sa.and_(*matches)))
+            .where(*self._condition)
+        )
+        ranked = inner.subquery("syncctl_c")
+        shown = [ranked.c[f"c{index}"] for index in range(len(self._columns.read))]
+        statement = (
+            sa.select(ranked.c[_NUMBER], *shown)
+            .where(ranked.c[_RANK] <= sa.literal_column(str(self.max_rows + 1)))
+            .order_by(ranked.c[_NUMBER], ranked.c[_RANK])
+        )
+        compiled = statement.compile(dialect=connection.dialect)
+        return compiled.string, list(compiled.positiontup or ())
+
+
+def choose_type(pair: Pair) -> Column:
+    """Return the column whose type the values have in the list.
+
+    The child's, so that an index on it is used; its parent's, where a value could lose something in the child's.
+    """
+    child, parent = pair.child, pair.parent
+    if child.kind is not parent.kind or child.type is None or parent.type is None:
+        return child if child.kind is parent.kind else parent
+    if type(child.type) is not type(parent.type) and not (child.kind is Kind.INTEGER or _is_wider(child, parent)):
+        return parent
+    return child if _has_room(child.type, parent.type) else parent
+
+
+def _is_wider(child: Column, parent: Column) -> bool:
+    """Tell whether a text column of the child holds every character of its parent's."""
+    return child.kind is Kind.TEXT and (isinstance(child.type, sa.Unicode) or not isinstance(parent.type, sa.Unicode))
+
+
+def _has_room(child: Any, parent: Any) -> bool:
+    for name in ("length", "precision", "scale"):
+        ours, theirs = getattr(child, name, None), getattr(parent, name, None)
+        if ours is not None and (theirs is None or ours < theirs):
+            return False
+    digits = [(one.precision or 0) - (one.scale or 0) for one in (child, parent) if isinstance(one, sa.Numeric)]
+    return len(digits) < 2 or digits[0] >= digits[1]
+
+
+def find_key(child: ChildRelation, columns: Columns) -> tuple[int, ...]:
+    """Return where a parent's values of `on` are among its columns."""
+    names = [column.name for column in columns.read]
+    return tuple(names.index(pair.parent.name) for pair in child.pairs)
+
+
+def check_names(stream: Stream, columns: Columns, children: Sequence[ChildRelation]) -> None:
+    """Refuse a child that has the name of a column.
+
+    Raises:
+        ConfigurationError: Both would be sent under one name.
+    """
+    for described in children:
+        if described.child.name in columns.sent:
+            raise ConfigurationError(
+                f"streams.{described.stream.name} cannot be sent under its name",
+                why=f"the row has a column {described.child.name} too",
+                hint=f"give the child another name, or leave the column out with streams.{stream.name}.exclude",
+            )
+
+
+@dataclass
+class Children:
+    """Attaches all children of a stream to the rows of a page."""
+
+    readers: Sequence[ChildReader]
+    #: For each of them, where its parent's values are in a row.
+    keys_at: Sequence[tuple[int, ...]]
+    page_bytes: int
+    #: How many rows a page may hold, as far as earlier pages tell; None: as many as are asked for.
+    fitting: int | None = field(default=None, init=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that changes when what is read of the children changes its form."""
+        return ";".join(reader.fingerprint for reader in self.readers)
+
+    def attach(self, connection: sa.Connection, rows: Sequence[Row], raw_rows: Sequence[Sequence[Raw] | None]) -> int:
+        """Attach the children of the first rows, as many as `page_bytes` allow; return how many these are."""
+        count = len(rows)
+        while count:
+            budget = Budget(self.page_bytes if count > 1 else max(self.page_bytes, BYTES_ALONE))
+            try:
+                self._attach_all(connection, rows[:count], raw_rows[:count], budget)
+            except TooManyBytesError:
+                if count == 1:
+                    fail(rows[0], f"its children have more than {max(self.page_bytes, BYTES_ALONE):,} bytes")
+                else:
+                    count = self.fitting = max(1, count // 4)
+                    continue
+            if self.fitting is not None and count >= self.fitting and budget.left > self.page_bytes // 2:
+                self.fitting = min(2 * self.fitting, 2**31)
+            break
+        return count
+
+    def _attach_all(
+        self, connection: sa.Connection, rows: Sequence[Row], raw_rows: Sequence[Sequence[Raw] | None], budget: Budget
+    ) -> None:
+        readable = [
+            (number, raw)
+            for number, (row, raw) in enumerate(zip(rows, raw_rows, strict=True))
+            if row.payload is not None and raw is not None
+        ]
+        budget.spend([raw for _, raw in readable])
+        found: list[list[Found]] = []
+        for reader, at in zip(self.readers, self.keys_at, strict=True):
+            keys = [tuple(raw[index] for index in at) for _, raw in readable]
+            found.append(reader.read(connection, keys, budget))
+        for (number, _), *values in zip(readable, *found, strict=True):
+            row = rows[number]
+            error = next((one.error for one in values if one.error is not None), None)
+            named: dict[str, Value] = {reader.name: one.value for reader, one in zip(self.readers, values, strict=True)}
+            if error is not None:
+                fail(row, error)
+            else:
+                row.payload = {**(row.payload or {}), **named}
+
+
+def fail(row: Row, error: str) -> None:
+    """Make a row one that cannot be sent."""
+    row.payload, row.error = None, error
+
+
+def make_children(
+    described: Sequence[ChildRelation], columns: Columns, dialect: Dialect, *, stream: Stream, is_masked: bool
+) -> Children | None:
+    """Return what attaches the children of a stream; None if it has none."""
+    if not described:
+        return None
+    check_names(stream, columns, described)
+    return Children(
+        readers=[ChildReader(child, dialect, is_masked=is_masked) for child in described],
+        keys_at=[find_key(child, columns) for child in described],
+        page_bytes=stream.page_bytes,
+    )
+
+
+def has_masks(stream: Stream | Child) -> bool:
+    """Tell whether a column of a stream or of its children is masked."""
+    return bool(stream.mask) or any(has_masks(child) for child in stream.children)

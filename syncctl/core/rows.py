@@ -49,8 +49,8 @@ class Row:
     @property
     def content(self) -> Mapping[str, Value] | None:
         """The values by which a change is noticed."""
-        if not self.unnoticed or self.payload is None:
-            return self.payload
+        if self.payload is None:
+            return None
         return {name: value for name, value in self.payload.items() if name not in self.unnoticed}
 
 

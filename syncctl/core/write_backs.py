@@ -1,19 +1,15 @@
 """Write-back: what a row of the source gets of the outcome of its record."""
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from syncctl.core.remote_values import REMOTE
 from syncctl.core.rows import Value
 from syncctl.core.spelling import suggest
 from syncctl.core.states import State
 
-REMOTE = "remote."
-"""Begins the name of a value that the partner answered with."""
 PLAIN = ("delivered_at", "error", "record_id", "state")
-
-_REMOTE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def check_value_name(name: str) -> str:
@@ -22,7 +18,7 @@ def check_value_name(name: str) -> str:
     Raises:
         ValueError: There is no such value.
     """
-    if name in PLAIN or (name.startswith(REMOTE) and _REMOTE_NAME.fullmatch(name.removeprefix(REMOTE))):
+    if name in PLAIN or name.startswith(REMOTE):
         return name
     raise ValueError(f"{name} is no outcome; {suggest(name, [*PLAIN, f'{REMOTE}NAME'])}")
 

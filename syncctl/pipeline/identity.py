@@ -29,7 +29,7 @@ class NamedRow:
 def name_row(row: Row, *, seq: int, first_seq: int = 0) -> NamedRow:
     """Return a row with its key id and the hash of its content."""
     row, identity = identify(row)
-    content = content_hash(row.content, row.op, row.error)
+    content = content_hash(row.content if row.unnoticed else row.payload, row.op, row.error)
     return NamedRow(row=row, key_id=identity, hash=content, seq=seq, first_seq=first_seq)
 
 

@@ -95,15 +95,17 @@ def poll_stream(
     try:
         with renew_in_background(ledger, lease, pages.progress, seconds=lease_seconds):
             reader = open_reader(stream)
-            write_backs = WriteBacks(
-                ledger=ledger,
-                stream=stream,
-                lease=lease,
-                reader=reader,
-                progress=pages.progress,
-                should_stop=should_stop,
-                lease_seconds=lease_seconds,
-            )
+            write_backs = None
+            if stream.write_back:
+                write_backs = WriteBacks(
+                    ledger=ledger,
+                    stream=stream,
+                    lease=lease,
+                    reader=reader,
+                    progress=pages.progress,
+                    should_stop=should_stop,
+                    lease_seconds=lease_seconds,
+                )
             read_pages(ledger, stream, pages, lease, reader, write_backs, wake, should_stop)
     except BaseException as caught:
         error = name_failure(caught)
@@ -120,7 +122,7 @@ def read_pages(
     pages: PageLog,
     lease: PollLease,
     reader: "StreamReader",
-    write_backs: WriteBacks,
+    write_backs: WriteBacks | None,
     wake: Callable[[], bool],
     should_stop: Callable[[], bool],
 ) -> None:
@@ -136,17 +138,7 @@ def read_pages(
             tell(pages.progress, lease, [UNCHECKED] if is_unchecked else [])
             pages.keep_witnesses(witnesses or lease.witnesses, reader.telling_columns)
         cursor = begin_stream(stream, pages, reader) if lease.cursor is None else lease.cursor
-        if stream.mode == "flag":
-            acknowledge_finished(
-                ledger=ledger,
-                stream=stream,
-                lease=lease,
-                reader=reader,
-                progress=pages.progress,
-                should_stop=should_stop,
-            )
-        # Before any row is read: a row that the poll reads has the newest outcome that was known.
-        write_backs.write(seconds=SLICE_SECONDS)
+        tell_source(ledger, stream, lease, reader, pages.progress, write_backs, should_stop)
         if stream.mode == "snapshot":
             cursor = begin_round(ledger, stream, cursor)
         for page in reader.pages(cursor):
@@ -156,7 +148,8 @@ def read_pages(
                 pages.progress.dispatched = pages.progress.logged - pages.progress.failed
             if should_stop():
                 return
-            write_backs.write_between_pages()
+            if write_backs is not None:
+                write_backs.write_between_pages()
         if is_unchecked and not lease.is_unchecked:
             # Not before the source was read: it was not away, and may not have been restored meanwhile.
             ledger.streams.note_unchecked(lease)
@@ -169,9 +162,29 @@ def read_pages(
         pages.progress.warnings = find_warnings(reader) if lease.are_warnings_old else None
         # Invariant 1: only now may dispatch take a record for gone that no poll has found again.
         pages.progress.complete = True
-        write_backs.write()
+        if write_backs is not None:
+            write_backs.write()
     finally:
         reader.close()
+
+
+def tell_source(
+    ledger: Ledger,
+    stream: Stream,
+    lease: PollLease,
+    reader: "StreamReader",
+    progress: Progress,
+    write_backs: WriteBacks | None,
+    should_stop: Callable[[], bool],
+) -> None:
+    """Tell the source how its rows ended, before any row is read."""
+    if stream.mode == "flag":
+        acknowledge_finished(
+            ledger=ledger, stream=stream, lease=lease, reader=reader, progress=progress, should_stop=should_stop
+        )
+    if write_backs is not None:
+        # After the acknowledgement, which tests the version that was read: a write gives the row a new one.
+        write_backs.write(seconds=SLICE_SECONDS)
 
 
 def begin_stream(stream: Stream, pages: PageLog, reader: "StreamReader") -> Cursor:

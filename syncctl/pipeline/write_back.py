@@ -57,7 +57,7 @@ class WriteBacks:
         self._progress = progress
         self._should_stop = should_stop
         self._lease_seconds = lease_seconds
-        self._is_over = not stream.write_back
+        self._is_over = False
         self._next_at = 0.0
 
     def write_between_pages(self) -> None:

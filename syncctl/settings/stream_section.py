@@ -427,7 +427,7 @@ class StreamSettings(Section):
                 if parse_capture(place)[0] == "header":
                     yield "capture", f"{name} is in a header, which a call of several rows has once; write a path"
 
-    @rule("capture", "endpoint", "delete_endpoint", "fields", "order")
+    @rule("capture", "endpoint", "delete_endpoint", "fields", "write_back", "order")
     def _check_remote_names(self) -> Broken:
         known = tuple(self.capture)
         columns = [column for column in list_columns(self.fields or {}) if column.startswith(REMOTE)]
@@ -435,13 +435,14 @@ class StreamSettings(Section):
             "endpoint": find_remote_names(self.endpoint),
             "delete_endpoint": find_remote_names(self.delete_endpoint or ""),
             "fields": [column[len(REMOTE) :] for column in columns],
+            "write_back": [name[len(REMOTE) :] for name in self.write_back.values() if name.startswith(REMOTE)],
         }
         for key, names in used.items():
             for name in names:
                 if name not in known:
                     how = f"is not captured; {suggest(name, known)}" if known else f"is not known; {HOW_TO_CAPTURE}"
                     yield key, f"has remote.{name}, which {how}"
-            if names and self.order == "none" and key != "fields":
+            if names and self.order == "none" and key.endswith("endpoint"):
                 text = 'set order = "latest" or "strict"'
                 yield (
                     key,

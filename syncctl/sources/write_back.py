@@ -17,8 +17,9 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.dialects import mssql
 
+from syncctl.core.remote_values import REMOTE
 from syncctl.core.rows import Value
-from syncctl.core.write_backs import REMOTE, WriteBack, Written
+from syncctl.core.write_backs import WriteBack, Written
 from syncctl.errors import ConfigurationError, ServiceUnavailable, SourceError
 from syncctl.sources.catalog.relation import Column, Kind, find_name, quote_name, split_name
 from syncctl.sources.cursor import Raw, to_raw

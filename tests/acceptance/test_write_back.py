@@ -40,7 +40,8 @@ class Collector(HttpPartner):
         row = json.loads(body)
         self.contents[row["id"]].append(row["content"])
         is_refused = self.refuses and row["id"] % 10 == 0
-        return (422, b'{"error": "not today"}') if is_refused else (200, b"{}")
+        answer = {"data": {"id": f"P-{row['id']}"}}
+        return (422, b'{"error": "not today"}') if is_refused else (200, json.dumps(answer).encode())
 
 
 def change_rows(source_db: SourceDb, part: int, changes: dict[int, list[str]], stop: threading.Event) -> None:
@@ -68,6 +69,7 @@ def test_each_row_ends_with_its_outcome_and_the_partner_is_called_once_a_change(
         mode=mode,
         cursor="edition" if mode == "increasing" else None,
         exclude=() if mode == "increasing" else ("edition",),
+        capture={"id": "data.id"},
         write_back=written,
         page_size=500,
     )
@@ -80,9 +82,6 @@ def test_each_row_ends_with_its_outcome_and_the_partner_is_called_once_a_change(
         def work() -> int:
             run = testbed.poll()
             assert run.error is None
-            for key in testbed.database.keys.find({"remote": {"$exists": False}}, {"key": True}):
-                remote = {"values": {"id": f"P-{key['key']['id']}"}, "seq": 1}
-                testbed.database.keys.update_one({"_id": key["_id"]}, {"$set": {"remote": remote}})
             return run.logged + sum(testbed.deliver().values())
 
         for writer in writers:

@@ -82,7 +82,8 @@ def capture(testbed: Testbed) -> None:
     """Store for each row the id that the partner answered with."""
     for key in testbed.database.keys.find({"stream": "orders"}):
         number = key["key"]["id"]
-        testbed.database.keys.update_one({"_id": key["_id"]}, {"$set": {"remote.values": {"id": f"P-{number}"}}})
+        remote = {"values": {"id": f"P-{number}"}, "seq": 1}
+        testbed.database.keys.update_one({"_id": key["_id"]}, {"$set": {"remote": remote}})
 
 
 def sent(testbed: Testbed) -> int:
@@ -626,7 +627,7 @@ def test_values_take_the_form_of_their_columns(bed: Testbed, source_db: SourceDb
     )
     bed.poll()
     bed.deliver()
-    bed.database.keys.update_many({}, {"$set": {"remote.values": {"number": "0042"}}})
+    bed.database.keys.update_many({}, {"$set": {"remote": {"values": {"number": "0042"}, "seq": 1}}})
     at = datetime(2026, 1, 31, 23, 30, 0, 123000, tzinfo=UTC)
     bed.database.records.update_many({}, {"$set": {"delivered_at": at}})
     bed.poll()

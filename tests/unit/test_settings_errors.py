@@ -47,7 +47,12 @@ WRONG_IN_STREAM = [
     ('acknowledge = "update t"', "acknowledge", 'is for mode flag; set mode = "flag" or remove it'),
     ('write_back = "state"', "write_back", "must be a table"),
     ('write_back = { sent_at = "delivered" }', "write_back", "sent_at: delivered is no outcome; did you mean"),
-    ('write_back = { ref = "remote.a b" }', "write_back", "ref: remote.a b is no outcome"),
+    ('write_back = { ref = "remote.id" }', "write_back", "has remote.id, which is not known; write capture ="),
+    (
+        'write_back = { ref = "remote.di" }\ncapture = { id = "id" }',
+        "write_back",
+        "has remote.di, which is not captured",
+    ),
     ('write_back = { a = "state", A = "error" }', "write_back", "names a twice"),
     ('write_back = { a = "state" }\nappend_only = true', "write_back", "append_only says that rows never change"),
     ('write_back = { ID = "state" }\nkey = ["id"]', "write_back", "ID is in the key, by which rows are found"),

@@ -5,7 +5,7 @@ Settings are checked with the functions that the client reads the same values wi
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
@@ -18,6 +18,9 @@ METHODS = ("POST", "PUT", "PATCH", "DELETE")
 _ENDPOINT = re.compile(rf"({'|'.join(METHODS)})[ \t]+(/(?:[^\s{{]|\{{[^{{}}\r\n]*+)*)", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"\{[^{}/]+\}")
 _SEPARATORS = re.compile(r"[/\\\\?#]")
+_SLASHES = re.compile(r"[/\\]")
+_ORDINARY = re.compile(r"[A-Za-z0-9_:-]+(?:\.[A-Za-z0-9_:-]+)*")
+_DROPPED = ("Cc", "Cf", "Zl", "Zp")
 _UNICODE_ESCAPE = re.compile(r"%u([0-9A-Fa-f]{4})")
 _OVERLONG = re.compile(rb"[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f][\x80-\xbf]|\xf0[\x80-\x8f][\x80-\xbf]{2}")
 _LOOK_ALIKES = str.maketrans({
@@ -151,23 +154,52 @@ def find_dot_segment(path: str) -> str | None:
     """
     if path.isascii() and "." not in path and "%" not in path:
         return None
+    readings = _read_decoded(path)
+    if readings is None:
+        return "%2e"
+    segments = (segment for reading in readings for segment in _SEPARATORS.split(reading))
+    return next((dots for segment in segments if (dots := _trim(segment)) in (".", "..")), None)
+
+
+def count_empty_segments(path: str) -> int:
+    """Return how many segments of a path a server may see as empty, in whatever spelling of the slashes.
+
+    Servers that decode a path merge slashes after that: nginx takes `/orders/%2F4712` for `/orders/4712`, and
+    `/orders/%2F` for `/orders/`. Blanks, control characters and `;parameters` make no segment: Tomcat takes
+    `/orders/;x` for `/orders/`.
+    """
+    if _ORDINARY.fullmatch(path):
+        return 0
+    readings = _read_decoded(path) or ()
+    return max(
+        (sum(not _trim(segment).strip() for segment in _SLASHES.split(reading)) for reading in readings), default=1
+    )
+
+
+def _read_decoded(path: str) -> Sequence[str] | None:
+    """Return what servers may read in a path that they decode once, twice, and so on.
+
+    Returns:
+        None where there is no end to it: nothing ordinary is encoded that often.
+    """
+    readings: list[str] = []
     for _ in range(_DECODED_AT_MOST):
-        for segment in _SEPARATORS.split(_fold(path)):
-            dots = segment.partition(";")[0].rstrip()
-            if dots in (".", ".."):
-                return dots
+        readings.append(_fold(path))
         decoded = _decode(path)
         if decoded == path:
-            return None
+            return readings
         path = decoded
-    # Nothing ordinary is encoded this often.
-    return "%2e"
+    return None
+
+
+def _trim(segment: str) -> str:
+    return segment.partition(";")[0].rstrip()
 
 
 def _fold(text: str) -> str:
     """Return a text with the characters that servers take for dots and slashes, and without those that they drop."""
     folded = unicodedata.normalize("NFKC", text.translate(_LOOK_ALIKES)).translate(_LOOK_ALIKES)
-    return "".join(char for char in folded if char.isprintable() or char in (" ", "\u3000"))
+    return "".join(char for char in folded if char.isprintable() or unicodedata.category(char) not in _DROPPED)
 
 
 def _decode(text: str) -> str:

@@ -11,7 +11,14 @@ from syncctl.core.records import Record
 from syncctl.core.remote_values import REMOTE, find_remote_names
 from syncctl.core.rows import Value
 from syncctl.core.stream import Partner, Stream
-from syncctl.partner.address import check_path, find_dot_segment, parse_base_url, parse_endpoint, read_setting
+from syncctl.partner.address import (
+    check_path,
+    count_empty_segments,
+    find_dot_segment,
+    parse_base_url,
+    parse_endpoint,
+    read_setting,
+)
 from syncctl.partner.call import Unsendable
 from syncctl.partner.encoding import ENCODING_VERSION
 
@@ -75,23 +82,30 @@ class Endpoint:
         return self._base_path + "".join(pieces)
 
     def _check_segments(self, texts: Sequence[str]) -> None:
-        """Refuse values that would take the call to another path: servers resolve dots, also encoded ones.
+        """Refuse values that would take the call to another path.
 
-        Values in the query go as they are.
+        Servers resolve dots and merge slashes, also encoded ones. Values in the query go as they are.
         """
-        path = self._plain[0]
-        columns: list[str] = []
+        path = filled = bare = self._plain[0]
         for column, text, plain in zip(self.columns, texts, self._plain[1:], strict=True):
             if "?" in path:
                 break
-            if find_dot_segment(text) is not None:
-                columns = [column]
+            self._refuse(f"{_name(column)} holds", dots=find_dot_segment(text), empty=count_empty_segments(text))
             path += text.replace("?", "/").replace("#", "/") + plain
-        dots = find_dot_segment(path.partition("?")[0])
-        if columns or dots is not None:
-            named = f"{_name(columns[0])} holds" if columns else "its columns make"
-            what = f"{named} a segment . or .. in some spelling, which servers resolve"
-            raise Unsendable(f"the call would leave {self.template}: {what}")
+            filled += text + plain
+            bare += "x" + plain
+        # Several columns may spell together what none of them does.
+        empty = count_empty_segments(filled) - count_empty_segments(bare)
+        self._refuse("its columns make", dots=find_dot_segment(path.partition("?")[0]), empty=empty)
+
+    def _refuse(self, who: str, *, dots: str | None, empty: int) -> None:
+        if dots is not None:
+            what = "a segment . or .. in some spelling, which servers resolve"
+        elif empty > 0:
+            what = "an empty segment in some spelling (a slash at its beginning or end, or two), which servers drop"
+        else:
+            return
+        raise Unsendable(f"the call would leave {self.template}: {who} {what}")
 
 
 def find_placeholders(path: str) -> tuple[str, ...]:

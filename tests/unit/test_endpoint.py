@@ -1,5 +1,6 @@
 """The target of a call, and the bytes that it carries."""
 
+import re
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -14,7 +15,7 @@ from syncctl.core.mapping import parse_fields
 from syncctl.core.records import Record
 from syncctl.core.stream import Batching, Credentials
 from syncctl.errors import ConfigurationError
-from syncctl.partner.address import find_dot_segment
+from syncctl.partner.address import count_empty_segments, find_dot_segment
 from syncctl.partner.bulk import refuse_second_key
 from syncctl.partner.call import Unsendable
 from syncctl.partner.client import PartnerClient
@@ -67,7 +68,9 @@ def test_the_path_follows_the_base_url(url: str, path: str, target: str) -> None
         ("Ελλάς…", "%CE%95%CE%BB%CE%BB%CE%AC%CF%82%E2%80%A6"),
         ("東京。", "%E6%9D%B1%E4%BA%AC%E3%80%82"),
         ("?a=1#b", "%3Fa%3D1%23b"),
-        ("%41%2f", "%2541%252f"),
+        ("%41%2f5", "%2541%252f5"),
+        ("#1001", "%231001"),
+        ("7;b", "7%3Bb"),
         ("ä ö", "%C3%A4%20%C3%B6"),
         ("...", "..."),
         ("a\r\nHost: x", "a%0D%0AHost%3A%20x"),
@@ -82,7 +85,7 @@ def test_a_value_is_one_segment(value: Any, segment: str) -> None:
     assert make_endpoint("/orders/{id}").fill(with_values(id=value)) == f"/v1/orders/{segment}"
 
 
-@given(st.text(min_size=1).filter(lambda text: find_dot_segment(text) is None))
+@given(st.text(min_size=1).filter(lambda text: find_dot_segment(text) is None and not count_empty_segments(text)))
 def test_any_text_stays_one_segment_and_comes_back(text: str) -> None:
     target = make_endpoint("/orders/{id}").fill(with_values(id=text))
     assert target.isascii()
@@ -90,6 +93,9 @@ def test_any_text_stays_one_segment_and_comes_back(text: str) -> None:
     segment = target.removeprefix("/v1/orders/")
     assert not set(segment) & set("/?#\\ \r\n")
     assert unquote(segment) == text
+    decoded = unquote(target)
+    assert re.sub("/+", "/", decoded) == decoded, "a server that decodes and merges slashes sees another path"
+    assert not decoded.endswith("/")
 
 
 @pytest.mark.parametrize(
@@ -143,6 +149,66 @@ def test_a_value_that_would_change_the_path_is_not_sent(payload: dict[str, Any],
 def test_a_value_in_whatever_spelling_of_dots_does_not_leave_its_endpoint(value: str) -> None:
     with pytest.raises(Unsendable, match=r"would leave /orders/\{id\}: column id holds a segment"):
         make_endpoint("/orders/{id}", method="DELETE").fill(with_values(id=value))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "/",
+        "//",
+        "/4712",
+        "4714/",
+        "a//b",
+        "a/ /b",
+        "\\",
+        "a\\/b",
+        "4714\\",
+        "%2F",
+        "%2f4712",
+        "4714%252F",
+        "a%5c%5Cb",
+        f"%{'25' * 30}2f4712",
+        "%c0%af4712",
+        "%e0%80%af4712",
+        "%u002f4712",
+        "\uff0f4712",
+        "4712\u2215",
+        "4712\u00a5",
+        "%EF%BC%8F4712",
+        "a/\u200b/b",
+        "\t/4712",
+        "4714/\n",
+        ";x",
+        ";x/4712",
+        "a/;x/b",
+        "%3Bx",
+        " ",
+        "\t",
+        "\u00a0",
+        "%20",
+        "\u200b",
+    ],
+)
+def test_a_value_in_whatever_spelling_of_slashes_reaches_no_other_row(value: str) -> None:
+    with pytest.raises(Unsendable, match=r"would leave /orders/\{id\}: column id holds an empty segment|segment \. or"):
+        make_endpoint("/orders/{id}", method="DELETE").fill(with_values(id=value))
+
+
+def test_columns_that_only_together_spell_a_slash_are_not_sent() -> None:
+    endpoint = make_endpoint("/orders/{region}{id}/", method="DELETE")
+    assert endpoint.fill(with_values(region="%2", id="4")) == "/v1/orders/%2524/"
+    with pytest.raises(Unsendable, match="its columns make an empty segment"):
+        endpoint.fill(with_values(region="%2", id="F4712"))
+
+
+@pytest.mark.parametrize("path", ["/orders/{id}/", "//orders/{id}", "/orders//{id}.json"])
+def test_slashes_of_the_endpoint_itself_are_sent(path: str) -> None:
+    assert make_endpoint(path).fill(with_values(id="a/b")) == "/v1" + f"/{path.lstrip('/')}".replace("{id}", "a%2Fb")
+
+
+def test_slashes_in_the_query_are_sent() -> None:
+    target = make_endpoint("/orders/{id}?of={ref}").fill(with_values(id=7, ref="//"))
+    assert target == "/v1/orders/7?of=%2F%2F"
 
 
 def test_dots_in_the_query_are_sent() -> None:

@@ -10,8 +10,9 @@ from syncctl.core.clock import boot_time
 from syncctl.core.rows import Value
 
 Pauses = Literal["partner", "stream"]
+LookupResult = Literal["found", "not found", "failed"]
 
-NOT_FOUND, CONFLICT, GONE, TOO_LARGE, TOO_MANY = 404, 409, 410, 413, 429
+NOT_FOUND, CONFLICT, GONE, TOO_LARGE, TOO_MANY, UNAVAILABLE = 404, 409, 410, 413, 429, 503
 
 GIVEN_UP_STATUSES = frozenset({408, 502, 504})
 """A proxy answers these when it stops waiting; the server behind it may still be at work (RFC 9110)."""
@@ -85,6 +86,8 @@ class Outcome:
     too_large_bytes: int | None = None
     #: The stream's `outcomes` say what its status means, so that it is about this record alone.
     has_own_rule: bool = False
+    #: Of a call that asked whether the partner has an object of the row: what it came to; None of any other call.
+    lookup: LookupResult | None = None
     #: The partner's values that an accepted answer brought, by name.
     captured: Mapping[str, Value] = field(default_factory=dict)
     #: Why a value of an accepted answer was not captured; None where each was.
@@ -117,7 +120,8 @@ class Outcome:
     @property
     def is_evidence(self) -> bool:
         """Whether it shows that the partner takes records: that a row is gone, a wrong address says too."""
-        return self.verdict is Verdict.ACCEPTED and self.status not in GONE_STATUSES
+        is_lookup = self.lookup is not None
+        return self.verdict is Verdict.ACCEPTED and self.status not in GONE_STATUSES and not is_lookup
 
     @property
     def is_about_content(self) -> bool:
@@ -127,7 +131,20 @@ class Outcome:
     @property
     def may_take_effect_later(self) -> bool:
         """Whether the partner may still act on this call: it did not answer, or a proxy before it stopped waiting."""
-        return self.verdict is Verdict.AMBIGUOUS or self.status in GIVEN_UP_STATUSES
+        is_open = self.verdict is Verdict.AMBIGUOUS or self.status in GIVEN_UP_STATUSES
+        return is_open and self.lookup is None
+
+    @property
+    def may_have_created(self) -> bool:
+        """Whether the partner may have an object since this call that was to create one, or had one before.
+
+        Many partners answer 500 after they have inserted; a 503 says that they did not begin.
+        """
+        if self.lookup is not None or self.verdict is Verdict.ACCEPTED:
+            return False
+        status = self.status or 0
+        is_failure = 500 <= status <= 599 and status != UNAVAILABLE
+        return self.may_take_effect_later or is_failure or status == CONFLICT or 200 <= status <= 299
 
 
 def decide_verdict(

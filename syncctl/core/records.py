@@ -3,9 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
 
 from syncctl.core.rows import Operation, Value
 from syncctl.core.states import State
+
+Step = Literal["send", "update", "look_up"]
+"""Send: to the stream's endpoint, or to that of deletes. Look up: ask whether the partner has an object of the row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +50,12 @@ class Record:
     remote: Mapping[str, Value] = field(default_factory=dict)
     #: Names the remote values that shaped its calls; empty where none did.
     remote_hash: str = ""
+    #: The call that is made for it next.
+    step: Step = "send"
+    #: The partner was asked, and has no object of its row; no call may have created one since.
+    looked_up: bool = False
+    #: The partner does not have the object any more: it is created anew.
+    recreates: bool = False
 
     @property
     def is_retry(self) -> bool:

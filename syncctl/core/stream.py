@@ -8,6 +8,7 @@ from syncctl.core.breaker import BreakerRules
 from syncctl.core.column_masks import Mask
 from syncctl.core.mapping import FieldRule
 from syncctl.core.outcome import OutcomeRules
+from syncctl.core.remote_values import find_remote_names
 
 Mode = Literal["rowversion", "increasing", "change_tracking", "flag", "snapshot"]
 SCANS: frozenset[Mode] = frozenset({"change_tracking", "flag", "snapshot"})
@@ -15,6 +16,7 @@ SCANS: frozenset[Mode] = frozenset({"change_tracking", "flag", "snapshot"})
 Decimals = Literal["number", "string"]
 Ambiguous = Literal["retry", "fail"]
 Order = Literal["latest", "strict", "none"]
+Missing = Literal["fail", "create"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +137,18 @@ class Child:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Lookup:
+    """How the partner is asked whether it has an object of a row."""
+
+    #: May hold `{column}` placeholders.
+    path: str
+    #: Where the object's values stand in the answer, by name.
+    capture: Mapping[str, str]
+    #: Doubt: after a call that may have created it. Always: before a first create too.
+    when: Literal["doubt", "always"] = "doubt"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Stream:
     """A named flow from one table of a source to one endpoint of a partner."""
 
@@ -189,10 +203,17 @@ class Stream:
     #: None: deleted rows are sent to `method` and `path`.
     delete_method: str | None = None
     delete_path: str = "/"
+    #: Rows of which the partner has an object go there; None: to `method` and `path`, as all others.
+    update_method: str | None = None
+    update_path: str = "/"
+    #: What happens if the partner does not have the object any more.
+    missing: Missing = "fail"
     #: False: deleted rows are not sent.
     sends_deletes: bool = True
     #: Where values of the partner stand in its accepted answers, by name: `header:NAME`, or a path into the JSON.
     capture: Mapping[str, str] = field(default_factory=dict)
+    #: Asks whether the partner has an object of a row; None: nothing does.
+    lookup: Lookup | None = None
     content_type: str | None = None
     #: Empty: the row as it is.
     fields: tuple[FieldRule, ...] = ()
@@ -228,12 +249,31 @@ class Stream:
     @property
     def remote_names(self) -> tuple[str, ...]:
         """The names of the partner's values that may be known of a row."""
-        return tuple(self.capture)
+        return tuple(dict.fromkeys([*self.capture, *(self.lookup.capture if self.lookup is not None else ())]))
 
     @property
     def keeps_remote(self) -> bool:
         """Whether the ledger keeps what the partner says of its object for a row."""
-        return bool(self.capture)
+        return bool(self.capture) or self.update_method is not None or self.lookup is not None
+
+    @property
+    def waits_in_doubt(self) -> bool:
+        """Whether, under order `latest`, a version waits for an older one that may bring the partner's values.
+
+        With a lookup none does: the newest version asks for them itself.
+        """
+        needs_object = self.update_method is not None or bool(find_remote_names(self.delete_path))
+        return self.order == "latest" and needs_object and self.lookup is None and not self.append_only
+
+    @property
+    def has_sequence(self) -> bool:
+        """Whether some version of a row may have to wait for an older one."""
+        return self.order == "strict" or self.waits_in_doubt
+
+    @property
+    def hold_seconds(self) -> float | None:
+        """How long a failed version holds back newer ones; None: forever."""
+        return self.strict_hold_seconds if self.order == "strict" else 0.0
 
     @property
     def command_name(self) -> str:

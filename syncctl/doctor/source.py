@@ -12,7 +12,7 @@ from syncctl.doctor import sql_server
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, skipped, warned
 from syncctl.errors import ConfigurationError, ServiceUnavailable, SourceError
 from syncctl.partner.client import PartnerClient
-from syncctl.pipeline.preview import RequestPreviewer, preview_row
+from syncctl.pipeline.preview import RequestPreviewer, preview_steps
 from syncctl.sources import open_reader
 from syncctl.sources.diagnostics import Diagnostics, is_sqlite
 
@@ -144,7 +144,8 @@ def _find_fault(services: "Services", stream: Stream, row: Row, columns_fingerpr
         # No call could be made at all, which the partner's own check reports.
         return None
     try:
-        error = preview_row(stream, row, columns_fingerprint, RequestPreviewer(client=client)).request.error
+        previews = preview_steps(stream, row, columns_fingerprint, RequestPreviewer(client=client))
+        error = next((preview.request.error for preview in previews if preview.request.error), None)
     finally:
         client.close()
     return f"its first row could not be sent: {error}" if error else None

@@ -15,7 +15,7 @@ from syncctl.core.records import Record
 from syncctl.core.states import State
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.client import edge, update_many_safely
-from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, in_future, or_absent, or_zero
+from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, SYNCCTL, in_future, or_absent, or_zero
 from syncctl.ledger.history import REOPENED, appended, grown
 from syncctl.ledger.records import REFUSED_ALONE
 from syncctl.ledger.write_backs import WRITE_BACK, marked_if
@@ -28,7 +28,7 @@ class Transition:
     """The change of state of a claimed record."""
 
     record: Record
-    #: PENDING to be sent again, DELIVERED, FAILED or SUPERSEDED.
+    #: PENDING to be sent again, DELIVERED, FAILED, SUPERSEDED or DISCARDED.
     state: State
     #: The call's outcome; None where no call was made.
     outcome: Outcome | None = None
@@ -46,8 +46,12 @@ class Transition:
     refused_alone: bool = False
     #: For SUPERSEDED: the newer record.
     superseded_by: str | None = None
-    #: For FAILED without an outcome: why.
+    #: For FAILED and DISCARDED without an outcome: why.
     reason: str | None = None
+    #: For PENDING: the partner was asked and has no object of the row; or was before this call, which changed nothing.
+    looked_up: bool = False
+    #: For PENDING: the partner's object is gone, and is created anew.
+    recreates: bool = False
 
 
 _TRIED_AT: Doc = {"$cond": [{"$gt": [or_zero("tries"), 0]}, {"$ifNull": ["$tried_at", "$$NOW"]}, "$$NOW"]}
@@ -59,6 +63,7 @@ def _is_plain_delivery(transition: Transition) -> bool:
         and transition.outcome is not None
         and not transition.counts_as_attempt_only
         and not transition.new_key
+        and transition.outcome.lookup is None
     )
 
 
@@ -141,6 +146,7 @@ class DeliveryStates:
             **appended(entry),
         }
         gone = ["place", *IN_FLIGHT_FIELDS, "losses", "error", "resend", "solo", "rows_at_most", "refused"]
+        gone += ["looked_up", "recreates"]
         return [{"$set": {"place": place}}, {"$set": changes}, {"$unset": gone}]
 
     def _changes(self, claim: Claim, transition: Transition, *, writes_back: bool) -> list[Doc]:
@@ -150,6 +156,14 @@ class DeliveryStates:
         if outcome is not None:
             changes |= self._attempt(claim, transition)
             gone.append("losses")
+            for name, is_set in (("looked_up", transition.looked_up), ("recreates", transition.recreates)):
+                if is_set:
+                    changes[name] = True
+                else:
+                    gone.append(name)
+        elif state is State.DISCARDED:
+            entry: Doc = {"action": "discarded", "by": SYNCCTL, "reason": transition.reason, "claim": claim.token}
+            changes |= {**grown(entry), "reason": {"$literal": transition.reason}}
         elif transition.reason is not None:
             error = {
                 "fingerprint": fingerprint(None, transition.reason, transition.record.key.values()),
@@ -281,11 +295,10 @@ class DeliveryStates:
 def counted(outcome: Outcome) -> Doc:
     """Return the changes that count one call, also for when the history has dropped its entry (invariant 4)."""
     verdict = f"outcomes.{outcome.verdict.value}"
-    return {
-        "attempts": {"$add": [or_zero("attempts"), 1]},
-        verdict: {"$add": [or_zero(verdict), 1]},
-        "sent_at": {"$ifNull": ["$sent_at", {"$subtract": ["$$NOW", round(outcome.latency_ms)]}]},
-    }
+    changes: Doc = {"attempts": {"$add": [or_zero("attempts"), 1]}, verdict: {"$add": [or_zero(verdict), 1]}}
+    if outcome.lookup is None:
+        changes["sent_at"] = {"$ifNull": ["$sent_at", {"$subtract": ["$$NOW", round(outcome.latency_ms)]}]}
+    return changes
 
 
 def attempt_entry(claim: Claim, record: Record, outcome: Outcome) -> Doc:
@@ -307,6 +320,8 @@ def attempt_entry(claim: Claim, record: Record, outcome: Outcome) -> Doc:
         entry["fingerprint"] = fingerprint(outcome.status, outcome.error, record.key.values())
     if outcome.batch_key is not None:
         entry["batch_key"] = outcome.batch_key
+    if outcome.lookup is not None:
+        entry["lookup"] = outcome.lookup
     if outcome.captured:
         entry["captured"] = {name: str(value) for name, value in outcome.captured.items()}
     if outcome.not_captured is not None:

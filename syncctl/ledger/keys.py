@@ -70,7 +70,7 @@ class Remote:
     values: Mapping[str, Value]
     #: The version whose answer described it last.
     seq: int
-    #: It is deleted: there are no values.
+    #: It is deleted; the values are those that it had.
     is_gone: bool = False
 
 
@@ -96,11 +96,25 @@ class KnownKey:
     unsettled: tuple[Unsettled, ...] = field(default=())
     #: None where no answer has described it yet.
     remote: Remote | None = None
+    #: The oldest version whose call may have created the partner's object since none was known; 0 where it may be the
+    #: object of another; None where none may have.
+    doubt_seq: int | None = None
 
     @property
     def remote_values(self) -> Mapping[str, Value]:
-        """What is known of the partner's object, by name."""
-        return self.remote.values if self.remote is not None else {}
+        """What is known of the partner's object, by name; nothing once it is deleted."""
+        return self.remote.values if self.remote is not None and not self.remote.is_gone else {}
+
+    @property
+    def has_object(self) -> bool:
+        """Whether the partner has an object for the row."""
+        return self.delivered_seq > 0 if self.remote is None else not self.remote.is_gone
+
+    @property
+    def may_have_object(self) -> bool:
+        """Whether a call may have created an object at the partner that was not deleted since."""
+        gone_seq = self.remote.seq if self.remote is not None and self.remote.is_gone else 0
+        return max(self.delivered_seq, self.reached_seq) > gone_seq
 
 
 @dataclass(kw_only=True, slots=True)  # one for each row that is read: frozen, it costs twice as much
@@ -148,11 +162,14 @@ def _known(found: Doc) -> KnownKey:
             for call in found.get("unsettled", ())
         ),
         remote=_remote(found["remote"]) if "remote" in found else None,
+        doubt_seq=found.get("doubt_seq"),
     )
 
 
 def _remote(found: Doc) -> Remote:
-    return Remote(values=decode_values(found.get("values", {})), seq=int(found["seq"]), is_gone=bool(found.get("gone")))
+    return Remote(
+        values=decode_values(found.get("values", {})), seq=int(found.get("seq", 0)), is_gone=bool(found.get("gone"))
+    )
 
 
 class Keys:
@@ -323,6 +340,31 @@ class Keys:
         update_many_safely(self._keys, {"_id": {"$in": ids}}, stages)
 
     @edge
+    def note_found(self, stream: str, found: Sequence[tuple[str, int, RemoteChange]]) -> None:
+        """Remember what lookups found for versions (key id, seq). Safe to repeat."""
+        for key_id, seq, change in found:
+            identity = _identity(stream, key_id)
+            self._keys.update_one({"_id": identity}, _describe_remote([identity], [(seq, change)]))
+
+    @edge
+    def note_doubt(self, stream: str, doubts: Sequence[tuple[str, int, int]]) -> None:
+        """Remember that calls may have created an object at the partner. Safe to repeat.
+
+        Args:
+            doubts: The key id and the seq of each call, and from which version on the object may be; 0: any.
+        """
+        if doubts:
+            self._keys.bulk_write(
+                [
+                    UpdateOne(
+                        {"_id": _identity(stream, key_id)}, {"$max": {"reached_seq": seq}, "$min": {"doubt_seq": since}}
+                    )
+                    for key_id, seq, since in doubts
+                ],
+                ordered=False,
+            )
+
+    @edge
     def note_unsettled(self, stream: str, calls: Sequence[SentCall], *, seconds: float) -> None:
         """Remember that each of these calls may take effect within `seconds`."""
         if calls:
@@ -343,22 +385,24 @@ def _describe_remote(ids: Sequence[str], described: Sequence[tuple[int, RemoteCh
         for seq, change in described
     ]
     known = {"$ifNull": ["$remote.values", {}]}
+    was_gone = {"$eq": ["$remote.gone", True]}
     is_newer = {"$gte": ["$said.seq", {"$ifNull": ["$remote.seq", 0]}]}
-    added = {"$cond": ["$said.is_new", "$said.values", {"$mergeObjects": [known, "$said.values"]}]}
+    added = {"$cond": [{"$or": ["$said.is_new", was_gone]}, "$said.values", {"$mergeObjects": [known, "$said.values"]}]}
     newer = {
         "$cond": [
             "$said.is_gone",
-            {"values": {"$literal": {}}, "seq": "$said.seq", "gone": True},
+            # Kept: if a wrong address has said that it is gone, it is deleted once more.
+            {"values": known, "seq": "$said.seq", "gone": True},
             {"values": added, "seq": "$said.seq"},
         ]
     }
-    is_of_no_use = {"$or": ["$said.is_gone", {"$eq": ["$remote.gone", True]}]}
+    is_of_no_use = {"$or": ["$said.is_gone", was_gone]}
     filled = {"$mergeObjects": ["$remote", {"values": {"$mergeObjects": ["$said.values", known]}}]}
     older = {"$cond": [is_of_no_use, "$remote", filled]}
     return [
         {"$set": {"said": {"$arrayElemAt": [{"$literal": changes}, place]}}},
         {"$set": {"remote": {"$cond": [is_newer, newer, older]}}},
-        {"$unset": "said"},
+        {"$unset": ["said", "doubt_seq"]},
     ]
 
 

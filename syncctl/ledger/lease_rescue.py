@@ -166,5 +166,6 @@ class LeaseRescue:
                 "due_at": {"$cond": [poison, "$$REMOVE", in_future(after_seconds)]},
             }},
             {"$set": grown(entry, **lost)},
-            {"$unset": IN_FLIGHT_FIELDS},
+            # The call may have created what the partner did not have when it was asked.
+            {"$unset": [*IN_FLIGHT_FIELDS, "looked_up"]},
         ]  # fmt: skip

@@ -210,6 +210,8 @@ def record_of(document: Mapping[str, Any]) -> Record:
         refused_alone=document.get("refused") == REFUSED_ALONE,
         rows_at_most=document.get("rows_at_most"),
         remote_hash=document.get("remote_hash", ""),
+        looked_up=bool(document.get("looked_up")),
+        recreates=bool(document.get("recreates")),
     )
 
 

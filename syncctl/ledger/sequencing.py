@@ -1,4 +1,7 @@
-"""Records that wait: under order `strict` for an older version of their key, under any order for a poll.
+"""Records that wait: for an older version of their key, under any order for a poll.
+
+Under order `strict` a version waits until the older ones are done; under `latest`, where the partner has ids of its
+own, until one is done whose call may have created its object.
 
 They have `waits_for` and are not due.
 """
@@ -93,6 +96,26 @@ class Sequencing:
         }
 
     @edge
+    def find_tried_unfinished(self, stream: str, between: Mapping[str, tuple[int, int]]) -> dict[str, Holder]:
+        """Return, by key id, the oldest unfinished version that was tried.
+
+        Args:
+            between: By key id, the seq after which versions are read, and that up to which (invariant 11).
+        """
+        if not between:
+            return {}
+        tried = {"state": {"$in": [state.value for state in UNFINISHED]}, "claims": {"$gt": 0}}
+        of_keys = [
+            {"stream": stream, "key_id": key_id, "seq": {"$gt": after, "$lte": up_to}, **tried}
+            for key_id, (after, up_to) in between.items()
+        ]
+        found = self._records.find({"$or": of_keys}, {"key_id": True, "seq": True}, hint="by_key")
+        holders: dict[str, Holder] = {}
+        for record in sorted(found, key=lambda record: int(record["seq"])):
+            holders.setdefault(record["key_id"], Holder(id=record["_id"], seq=int(record["seq"])))
+        return holders
+
+    @edge
     def hold(self, behind: Mapping[str, str]) -> int:
         """Let due records (id → the id that it waits for) wait instead of being due; return how many do."""
         writes = [
@@ -127,12 +150,12 @@ class Sequencing:
         return self._release({"_id": {"$in": ids}}) if ids else 0
 
     @edge
-    def release_unheld(self, stream: str, *, is_strict: bool, hold_seconds: float | None, limit: int) -> int:
+    def release_unheld(self, stream: str, *, has_sequence: bool, hold_seconds: float | None, limit: int) -> int:
         """Make waiting records due that no older version holds; return how many.
 
         For records whose release was lost in a crash, for those whose holder was cleaned up or has been failed for long
-        enough, for those that wait for a poll, and for all in a stream that is not strict any more. Each call judges
-        `limit` records, from where the last call stopped (invariant 11).
+        enough, for those that wait for a poll, and for all in a stream in which none has to wait any more. Each call
+        judges `limit` records, from where the last call stopped (invariant 11).
         """
         query: Doc = {"stream": stream, "waits_for": {"$gt": ""}}
         place = self._load_place(stream)
@@ -140,7 +163,7 @@ class Sequencing:
             further = [{"waits_for": {"$gt": place[0]}}, {"waits_for": place[0], "_id": {"$gt": place[1]}}]
             query |= {"waits_for": {"$gte": place[0]}, "$or": further}
         found = self._load_waiting(query, hold_seconds, limit=limit)
-        ids = [record["_id"] for record in found if not (is_strict and record["held"])]
+        ids = [record["_id"] for record in found if not (has_sequence and record["held"])]
         released = self._release({"_id": {"$in": ids}}) if ids else 0
         after = (found[-1]["waits_for"], found[-1]["_id"]) if len(found) == limit else None
         if after != place:

@@ -16,6 +16,7 @@ T = TypeVar("T")
 METHODS = ("POST", "PUT", "PATCH", "DELETE")
 # Only the name of a column may have blanks.
 _ENDPOINT = re.compile(rf"({'|'.join(METHODS)})[ \t]+(/(?:[^\s{{]|\{{[^{{}}\r\n]*+)*)", re.IGNORECASE)
+_LOOKUP_ENDPOINT = re.compile(r"GET[ \t]+(/(?:[^\s{]|\{[^{}\r\n]*+)*)", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"\{[^{}/]+\}")
 _SEPARATORS = re.compile(r"[/\\\\?#]")
 _SLASHES = re.compile(r"[/\\]")
@@ -128,6 +129,19 @@ def parse_endpoint(text: str) -> tuple[str, str]:
         )
     check_path(match[2])
     return match[1].upper(), match[2]
+
+
+def parse_lookup_endpoint(text: str) -> tuple[str, str]:
+    """Return (method, path) of `GET /orders?ref={id}`.
+
+    Raises:
+        ValueError: with the form that is allowed.
+    """
+    match = _LOOKUP_ENDPOINT.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f'{text!r} is no lookup; write GET and a path, as in "GET /orders?ref={{id}}"')
+    check_path(match[1])
+    return "GET", match[1]
 
 
 def check_path(path: str) -> None:

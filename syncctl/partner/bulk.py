@@ -116,7 +116,7 @@ def combine_calls(
 
 def _name_likeness(record: Record, call: Call) -> tuple[Any, ...]:
     """Return what must be the same in all calls of a bulk call; a body that is not a JSON object goes alone."""
-    if not call.body.startswith(b"{"):
+    if call.goes_alone or not call.body.startswith(b"{"):
         return (record.id,)
     headers = tuple(sorted((name, value) for name, value in call.headers.items() if name not in _HEADERS_OF_A_CALL))
     return call.method, call.target, headers
@@ -126,7 +126,7 @@ def _join_calls(planned: Sequence[PlannedCall], batching: Batching) -> BulkCall:
     """Return one call for several; the same rows under the same keys give the same bytes under the same key."""
     records = tuple(record for record, _ in planned)
     first = planned[0][1]
-    if not first.body.startswith(b"{"):
+    if first.goes_alone or not first.body.startswith(b"{"):
         return BulkCall(records=records, call=first)
     rows = b"[" + b",".join(_add_key(record, call.body, batching) for record, call in planned) + b"]"
     body = rows if batching.under is None else b"{" + json.dumps(batching.under).encode() + b":" + rows + b"}"

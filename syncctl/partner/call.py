@@ -30,6 +30,8 @@ class Call:
     url: str = field(repr=False)
     #: Path and query as they are sent; a secret once it is signed.
     target: str = field(repr=False)
+    #: Its target is that of one row: it is not combined with others, and its body is no list.
+    goes_alone: bool = False
     #: Holds secrets.
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)

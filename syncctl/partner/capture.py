@@ -8,8 +8,8 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from syncctl.core.conditions import find_value, parse_path
-from syncctl.core.outcome import Outcome
+from syncctl.core.conditions import Path, find_value, parse_path
+from syncctl.core.outcome import GONE_STATUSES, Outcome, Verdict
 from syncctl.core.redaction import Redact
 from syncctl.core.remote_values import LENGTH_AT_MOST, parse_capture
 from syncctl.core.rows import Value
@@ -26,6 +26,10 @@ _UNREAD: Any = object()
 
 class NotCaptured(Exception):
     """A value that is not there, or that is no id."""
+
+
+class FoundSeveral(Exception):
+    """A lookup found more than one object of a row."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +89,90 @@ class Capture:
             # Invariant 10.
             raise NotCaptured("holds a secret")
         return value
+
+
+def make_failed_lookup(outcome: Outcome, error: str | None = None, *, is_final: bool = False) -> Outcome:
+    """Return the outcome of a lookup that says nothing of the row; unless it is final, it is asked again."""
+    verdict = Verdict.REJECTED if is_final else Verdict.RETRY_LATER
+    return replace(outcome, verdict=verdict, lookup="failed", error=f"lookup: {error or outcome.error or 'no answer'}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LookupReader:
+    """Reads whether the partner has an object of a row. In doubt it says so: to take an object for missing would
+    create it twice.
+    """
+
+    capture: Capture
+    #: The names of the values without which the object cannot be addressed.
+    needed: frozenset[str]
+    #: The lookup's path names the row, so that a 404 is about the row. That of a list says nothing of its rows.
+    names_row_in_path: bool
+
+    def read(self, outcome: Outcome, response: Response) -> Outcome:
+        """Return the outcome of a lookup by its answer."""
+        if response.status in GONE_STATUSES and response.error is None:
+            if self.names_row_in_path:
+                return replace(outcome, verdict=Verdict.ACCEPTED, lookup="not found", error=None)
+            return make_failed_lookup(outcome, is_final=True)
+        if not 200 <= response.status <= 299:
+            return make_failed_lookup(outcome, is_final=outcome.verdict is Verdict.REJECTED)
+        if response.error is not None:
+            return make_failed_lookup(outcome, "its answer broke off")
+        return self._read_answer(outcome, response)
+
+    def _read_answer(self, outcome: Outcome, response: Response) -> Outcome:
+        values: dict[str, Value] = {}
+        absent: list[str] = []
+        document = _UNREAD
+        for name, rule in self.capture.rules.items():
+            kind, place = parse_capture(rule)
+            try:
+                if kind == "header":
+                    found = _read_header(response, place)
+                else:
+                    if document is _UNREAD:
+                        document = _read_document(response)
+                    found = _find_one(document, parse_path(place), rule)
+            except NotCaptured as error:
+                return make_failed_lookup(outcome, f"{rule} {error}")
+            except FoundSeveral as error:
+                return make_failed_lookup(outcome, str(error), is_final=True)
+            if found is None:
+                absent.append(rule)
+                continue
+            try:
+                values[name] = self.capture.check(found)
+            except NotCaptured as error:
+                return make_failed_lookup(outcome, f"{rule} {error}", is_final=True)
+        if not values:
+            return replace(outcome, lookup="not found")
+        if missing := sorted(self.needed & self.capture.rules.keys() - values.keys()):
+            what = f"it found an object without remote.{missing[0]}"
+            return make_failed_lookup(outcome, what, is_final=True)
+        not_captured = "; ".join(f"{rule} is not in the answer" for rule in absent) or None
+        return replace(outcome, lookup="found", captured=values, not_captured=not_captured)
+
+
+def _find_one(document: Any, path: Path, rule: str) -> Any:
+    """Return the value at a path; None if the answer says that there is no object: null, or an empty list or object.
+
+    Raises:
+        NotCaptured: It says nothing of that.
+        FoundSeveral: There are several objects.
+    """
+    for step in path:
+        if document is None or document in ([], {}):
+            return None
+        if isinstance(step, int) and isinstance(document, list):
+            if len(document) > 1:
+                raise FoundSeveral(f"it found {len(document)} objects at {rule}")
+            document = document[step] if step < len(document) else None
+        elif isinstance(step, str) and isinstance(document, dict) and step in document:
+            document = document[step]
+        else:
+            raise NotCaptured("is not in the answer, and nothing says that there is no object")
+    return None if document in ([], {}) else document
 
 
 def _read_document(response: Response | None) -> Any:

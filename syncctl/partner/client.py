@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from syncctl.core.outcome import NO_RULES, Outcome, Verdict, decide_verdict
 from syncctl.core.records import Record
 from syncctl.core.redaction import REDACTED, Redact
+from syncctl.core.remote_values import find_remote_names
 from syncctl.core.retry import parse_retry_after
 from syncctl.core.stream import Partner, Stream
 from syncctl.partner.auth import AuthError, AuthHeaders, TokenCache, make_auth
@@ -22,7 +23,7 @@ from syncctl.partner.bulk import (
 )
 from syncctl.partner.call import Call, Unsendable, add_auth_headers
 from syncctl.partner.call_deadline import call_deadline
-from syncctl.partner.capture import RESPONSE_AT_MOST_BYTES, Capture
+from syncctl.partner.capture import RESPONSE_AT_MOST_BYTES, Capture, LookupReader, make_failed_lookup
 from syncctl.partner.event_loop import WaitingRoom, run_on_loop
 from syncctl.partner.headers import check_auth_headers, is_header_value, make_common_headers
 from syncctl.partner.request.builder import RequestBuilder
@@ -62,6 +63,10 @@ class PartnerClient:
     def __init__(self, partner: Partner, stream: Stream, *, token_cache: TokenCache | None = None) -> None:
         self._builder = RequestBuilder(partner, stream)
         self._capture = stream.capture
+        self._lookup = stream.lookup
+        self._needed_names = frozenset(
+            find_remote_names(stream.update_path if stream.update_method is not None else stream.path)
+        ) | frozenset(find_remote_names(stream.delete_path))
         self._partner = partner
         self._batching = stream.batching
         self._accepted_when = stream.accepted_when
@@ -107,6 +112,8 @@ class PartnerClient:
             raise Unsendable("the record's id holds characters that a header has no form for")
         endpoint = self._builder.choose_endpoint(record)
         target = endpoint.fill(record)
+        if record.step == "look_up":
+            return self._prepare_lookup(record, target)
         body = self._builder.make_body(record)
         refuse_second_key(body or b"", self._batching)
         headers = self._builder.make_headers(record, self._headers, has_body=body is not None)
@@ -114,8 +121,20 @@ class PartnerClient:
         headers["Syncctl-Attempt"] = str(record.attempt)
         if body is not None:
             headers["Content-Length"] = str(len(body))
-        url = self._origin + target
-        return Call(method=endpoint.method, url=url, target=target, headers=headers, body=body or b"")
+        return Call(
+            method=endpoint.method,
+            url=self._origin + target,
+            target=target,
+            headers=headers,
+            body=body or b"",
+            goes_alone=record.step == "update" and endpoint.names_row,
+        )
+
+    def _prepare_lookup(self, record: Record, target: str) -> Call:
+        """Return the call that asks for the partner's object of a row; it changes nothing there."""
+        headers = self._builder.make_headers(record, self._headers, has_body=False)
+        headers["Syncctl-Attempt"] = str(record.attempt)
+        return Call(method="GET", url=self._origin + target, target=target, headers=headers, body=b"", goes_alone=True)
 
     def send(self, call: Call) -> Outcome:
         """Make a call and return its outcome, within the partner's deadline for the whole of it.
@@ -136,18 +155,32 @@ class PartnerClient:
             operations.pop() if len(operations) == 1 else None,
             names_row=not bulk.is_list and self._builder.choose_endpoint(bulk.records[0]).names_row,
         )
+        if bulk.records[0].step == "look_up":
+            return [await self._look_up(bulk.call)]
         outcome, response, redact = await self._send(bulk.call, rules)
-        capture = Capture(rules=self._capture, redact=redact)
+        capture = Capture(rules=self._capture, redact=redact) if self._capture else None
         if not bulk.is_list:
-            is_captured = self._capture and outcome.verdict is Verdict.ACCEPTED and bulk.records[0].op == "upsert"
-            return [capture.add_to(outcome, response) if is_captured and response is not None else outcome]
-        reader = ResultReader(
-            batching=self._batching, redact=redact, outcomes=self._outcomes, capture=capture if self._capture else None
-        )
+            if capture is None or response is None or bulk.records[0].op == "delete":
+                return [outcome]
+            return [capture.add_to(outcome, response) if outcome.verdict is Verdict.ACCEPTED else outcome]
+        reader = ResultReader(batching=self._batching, redact=redact, outcomes=self._outcomes, capture=capture)
         return reader.split_outcome(bulk, outcome, response)
 
+    async def _look_up(self, call: Call) -> Outcome:
+        """Ask for the partner's object of a row: nothing can take effect later, and whatever fails is asked again."""
+        outcome, response, redact = await self._send(call, is_lookup=True)
+        lookup, endpoint = self._lookup, self._builder.lookup
+        if lookup is None or endpoint is None or response is None:
+            return make_failed_lookup(outcome)
+        reader = LookupReader(
+            capture=Capture(rules=lookup.capture, redact=redact),
+            needed=self._needed_names,
+            names_row_in_path=endpoint.names_row_in_path,
+        )
+        return reader.read(outcome, response)
+
     async def _send(
-        self, call: Call, rules: Mapping[int, Verdict] = NO_RULES
+        self, call: Call, rules: Mapping[int, Verdict] = NO_RULES, *, is_lookup: bool = False
     ) -> tuple[Outcome, Response | None, Redact]:
         started = time.monotonic()
         call_deadline.begin(self._partner.timeout_seconds)
@@ -162,13 +195,21 @@ class PartnerClient:
             verdict = decide_verdict(None, sent=call_deadline.sent, complete=False)
             return Outcome(verdict=verdict, latency_ms=latency_ms, error=error), None, self._redact
         redact = Redact(auth_headers.secrets, after=self._redact)
-        return self._judge(response, error, latency_ms, redact, rules), response, redact
+        outcome = self._judge(response, error, latency_ms, redact, rules, has_conditions=not is_lookup)
+        return outcome, response, redact
 
     def _judge(
-        self, response: Response, error: str | None, latency_ms: float, redact: Redact, rules: Mapping[int, Verdict]
+        self,
+        response: Response,
+        error: str | None,
+        latency_ms: float,
+        redact: Redact,
+        rules: Mapping[int, Verdict],
+        *,
+        has_conditions: bool = True,
     ) -> Outcome:
         verdict = decide_verdict(response.status, sent=True, complete=response.error is None, rules=rules)
-        if verdict is Verdict.ACCEPTED and 200 <= response.status <= 299:
+        if has_conditions and verdict is Verdict.ACCEPTED and 200 <= response.status <= 299:
             judgement = judge_json(
                 response, accepted_when=self._accepted_when, rejected_when=self._rejected_when, redact=redact
             )

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from urllib.parse import quote
 
@@ -29,15 +29,26 @@ _KEPT_IN_PATH = "/%:@!$&'()*+,;=~-._?"
 class Endpoint:
     """The address of a stream's calls.
 
+    Args:
+        setting: Where it is set.
+        parse: Reads a method and a path.
+
     Raises:
         ConfigurationError: a URL, method or path that no call could be made with.
     """
 
-    def __init__(self, partner: Partner, stream: Stream) -> None:
+    def __init__(
+        self,
+        partner: Partner,
+        stream: Stream,
+        *,
+        setting: str = "endpoint",
+        parse: Callable[[str], tuple[str, str]] = parse_endpoint,
+    ) -> None:
         self.base = read_setting(f"partners.{partner.name}.url", partner.url, parse_base_url)
         self._decimals = stream.decimals
-        key, self.template = f"streams.{stream.name}.endpoint", f"/{stream.path.lstrip('/')}"
-        self.method, _ = read_setting(key, f"{stream.method} /", parse_endpoint)
+        key, self.template = f"streams.{stream.name}.{setting}", f"/{stream.path.lstrip('/')}"
+        self.method, _ = read_setting(key, f"{stream.method} /", parse)
         read_setting(key, self.template, check_path)
         self._base_path = quote(self.base.path.rstrip("/"), safe=_KEPT_IN_PATH)
         # Odd places hold placeholders, even ones fixed text.
@@ -57,6 +68,11 @@ class Endpoint:
     def names_row(self) -> bool:
         """Whether each row has an address of its own."""
         return bool(self.columns)
+
+    @property
+    def names_row_in_path(self) -> bool:
+        """Whether each row has an address of its own, not counting the query."""
+        return "{" in self.template.partition("?")[0]
 
     @property
     def mapping_hash(self) -> str:

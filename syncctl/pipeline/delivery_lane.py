@@ -25,7 +25,7 @@ from syncctl.pipeline import strict_order
 from syncctl.pipeline.delivery_gate import Batch, DeliveryGate, Permits
 from syncctl.pipeline.dispatch import Taken, take_batch
 from syncctl.pipeline.outcome_writer import decide_transition, write_transitions
-from syncctl.pipeline.remote_steps import add_remote, shape_by_remote
+from syncctl.pipeline.remote_steps import choose_step, is_holder, shape_by_remote
 
 if TYPE_CHECKING:
     from syncctl.broker.rate import SharedRate
@@ -211,25 +211,37 @@ class DeliveryLane:
                 held.batch = batch = replace(batch, known=self._ledger.keys.load(stream.name, claim.key_ids.values()))
             overtaken = find_overtaken_claims(batch)
             records = [record for record in claim.records if record.id not in overtaken]
-            if stream.keeps_remote:
-                records = self._add_remote(batch, records)
+            steps = self._choose_steps(batch, records) if stream.keeps_remote else records
         except BaseException:
             # Nothing was sent, so all of it goes back, once MongoDB answers.
             held.left, held.returned = set(), ids
             raise
-        held.unprepared.extend(records)
+        held.unprepared.extend(step for step in steps if isinstance(step, Record))
+        for step in steps:
+            if isinstance(step, Transition):
+                self._note(held, step)
         for record in claim.records:
             if record.id in overtaken:
                 newer = overtaken[record.id]
                 self._note(held, Transition(record=record, state=State.SUPERSEDED, superseded_by=newer))
 
-    def _add_remote(self, batch: Batch, records: Sequence[Record]) -> list[Record]:
-        """Return records with the partner's values; those whose bytes they change go under a new key (invariant 7)."""
-        records = add_remote(records, batch.claim.key_ids, batch.known)
-        shaped = [shape_by_remote(record, self.setup.client.hash_remote(record)) for record in records]
-        changed = [new for new, old in zip(shaped, records, strict=True) if new is not old]
+    def _choose_steps(self, batch: Batch, records: Sequence[Record]) -> list[Record | Transition]:
+        """Return records with the call that is made next for each, or their end.
+
+        Those whose bytes the partner's values change go under a new key (invariant 7).
+        """
+        steps: list[Record | Transition] = []
+        changed: list[Record] = []
+        for record in records:
+            step = choose_step(batch.stream, record, batch.known.get(batch.claim.key_ids[record.id]))
+            if isinstance(step, Record):
+                shaped = shape_by_remote(step, self.setup.client.hash_remote(step))
+                if shaped is not step:
+                    changed.append(shaped)
+                step = shaped
+            steps.append(step)
         self._ledger.batches.note_remote_hashes(batch.claim, changed)
-        return shaped
+        return steps
 
     @property
     def may_prepare(self) -> bool:
@@ -507,5 +519,8 @@ def find_overtaken_claims(batch: Batch) -> Mapping[str, str]:
     return {
         record.id: key.version
         for record in claim.records
-        if (key := keys[record.id]) is not None and key.version != record.id and key.seq > record.seq
+        if (key := keys[record.id]) is not None
+        and key.version != record.id
+        and key.seq > record.seq
+        and not is_holder(batch.stream, record, key)
     }

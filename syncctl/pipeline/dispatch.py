@@ -16,8 +16,10 @@ from syncctl.ledger.holds import Hold
 from syncctl.ledger.keys import KnownKey, Observation
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.records import DueRecord
+from syncctl.ledger.sequencing import Holder
 from syncctl.ledger.streams import Gate
 from syncctl.logs import get_logger
+from syncctl.pipeline.remote_steps import is_in_doubt
 from syncctl.pipeline.strict_order import OrderSplit, split_by_sequence
 
 log = get_logger(__name__)
@@ -265,17 +267,37 @@ def split_by_order(ledger: Ledger, stream: Stream, due: Sequence[DueRecord], gat
     sendable = adopt_orphans(ledger, stream, orphans, known)
     waiting = [record.id for record in unknown if gate.complete_epoch <= epoch_of(record.seq) < gate.running_epoch]
     superseded: list[tuple[DueRecord, str]] = []
+    held: dict[str, str] = {}
+    holders = find_holders_in_doubt(ledger, stream, due, known) if stream.waits_in_doubt else {}
     for record in due:
         key = known.get(record.key_id)
         if key is None or record.seq > key.seq:
             continue
-        if stream.order == "latest" and key.version != record.id:
+        holder = holders.get(record.key_id)
+        if stream.order == "latest" and key.version != record.id and (holder is None or holder.id != record.id):
             superseded.append((record, key.version))
+        elif holder is not None and holder.seq < record.seq:
+            held[record.id] = holder.id
         else:
             sendable.append(record)
     if stream.order == "strict":
         return replace(split_by_sequence(ledger, stream, sendable, known), unknown=waiting)
-    return OrderSplit(sendable=tuple(sendable), superseded=superseded, unknown=waiting)
+    return OrderSplit(sendable=tuple(sendable), superseded=superseded, held=held, unknown=waiting)
+
+
+def find_holders_in_doubt(
+    ledger: Ledger, stream: Stream, due: Sequence[DueRecord], known: Mapping[str, KnownKey]
+) -> dict[str, Holder]:
+    """Return, by key id, the unfinished version whose call may have created the partner's object.
+
+    Under order `latest`: it is sent before the newest version, which would create a second object (invariant 5).
+    """
+    between = {
+        record.key_id: (key.delivered_seq, key.reached_seq)
+        for record in due
+        if (key := known.get(record.key_id)) is not None and is_in_doubt(stream, key)
+    }
+    return ledger.sequencing.find_tried_unfinished(stream.name, between)
 
 
 def supersede_and_hold(ledger: Ledger, stream: Stream, split: OrderSplit) -> int:
@@ -286,12 +308,12 @@ def supersede_and_hold(ledger: Ledger, stream: Stream, split: OrderSplit) -> int
     sequencing = ledger.sequencing
     if split.unknown:
         set_aside += sequencing.hold_for_poll(split.unknown)
-    if stream.order == "strict":
+    if stream.has_sequence:
         sequencing.release(stream.name, [record.id for record, _ in split.superseded])
         set_aside += sequencing.hold(split.held)
         # The records they wait for may be finished since they were read, and then nothing else would release them.
         holders = sorted(set(split.held.values()))
-        set_aside -= sequencing.release_if_free(stream.name, holders, hold_seconds=stream.strict_hold_seconds)
+        set_aside -= sequencing.release_if_free(stream.name, holders, hold_seconds=stream.hold_seconds)
     return max(0, set_aside)
 
 

@@ -63,6 +63,8 @@ def _bring_back(ledger: Ledger, stream: Stream, batch: ExpiredBatch, *, timeout_
             # A call that began when the lease ended lasts for a deadline, and may take effect for another one after it.
             calls = [record.call for record in lost]
             ledger.keys.note_unsettled(stream.name, calls, seconds=2 * timeout_seconds)
+            if stream.lookup is not None:
+                ledger.keys.note_doubt(stream.name, [(call.key_id, call.seq, call.seq) for call in calls])
         fail_first = stream.ambiguous == "fail"
         returned += ledger.lease_rescue.return_lost(
             batch,
@@ -110,8 +112,8 @@ def release_held(*, ledger: Ledger, stream: Stream) -> int:
     """
     return ledger.sequencing.release_unheld(
         stream.name,
-        is_strict=stream.order == "strict",
-        hold_seconds=stream.strict_hold_seconds,
+        has_sequence=stream.has_sequence,
+        hold_seconds=stream.hold_seconds,
         limit=HELD_AT_ONCE,
     )
 

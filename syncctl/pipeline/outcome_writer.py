@@ -17,7 +17,14 @@ from syncctl.ledger.keys import SentCall
 from syncctl.logs import get_logger
 from syncctl.pipeline.delivery_gate import Batch
 from syncctl.pipeline.refusals import judge_pauses, judge_run
-from syncctl.pipeline.remote_steps import describe_remote, warn_not_captured
+from syncctl.pipeline.remote_steps import (
+    decide_remote,
+    describe_remote,
+    keep_remote_marks,
+    list_doubts,
+    list_found,
+    warn_not_captured,
+)
 from syncctl.pipeline.strict_order import find_overwritten
 
 log = get_logger(__name__)
@@ -27,12 +34,18 @@ COUNTED_AS = {
     State.PENDING: "retrying",
     State.FAILED: "failed",
     State.SUPERSEDED: "superseded",
+    State.DISCARDED: "discarded",
 }
 
 
 def decide_transition(batch: Batch, record: Record, outcome: Outcome) -> Transition:
     """Decide what follows from a call's outcome."""
+    keeps_remote = batch.stream.keeps_remote
+    if keeps_remote and (transition := decide_remote(batch, record, outcome)) is not None:
+        return transition
     transition = _decide(batch, record, outcome)
+    if keeps_remote:
+        transition = keep_remote_marks(record, transition)
     if outcome.may_take_effect_later and _find_outdated(batch, record, outcome):
         # Invariant 5: if the partner has acted on it, an outdated call may still take effect after it. Under the same
         # key the partner would take the next call for a repeat, and keep the older version.
@@ -138,12 +151,16 @@ def write_transitions(batch: Batch, transitions: Sequence[Transition], counts: M
     transitions = judge_refusals(batch, transitions)
     note_too_large(batch, transitions)
     note_pace(batch, transitions)
-    warn_not_captured(stream.name, transitions)
+    if stream.capture:
+        warn_not_captured(stream.name, transitions)
     report_outcomes(batch, [transition.outcome for transition in transitions if transition.outcome is not None])
     if not stream.append_only:
         # Invariant 5: before the state changes, so that the sender of a newer version knows of these calls.
         accepted = [_describe_accepted(batch, transition) for transition in transitions if _is_accepted(transition)]
         ledger.keys.note_delivered(stream.name, accepted)
+        if stream.lookup is not None:
+            ledger.keys.note_found(stream.name, list_found(claim.key_ids, transitions))
+            ledger.keys.note_doubt(stream.name, list_doubts(claim.key_ids, transitions))
         _supersede_failed(batch, transitions)
         unsettled = [_describe_call(claim, transition) for transition in transitions if _is_unsettled(transition)]
         ledger.keys.note_unsettled(stream.name, unsettled, seconds=batch.partner.timeout_seconds)
@@ -154,11 +171,8 @@ def write_transitions(batch: Batch, transitions: Sequence[Transition], counts: M
     if late:
         write_late(batch, [transition for transition in transitions if transition.record.id in late])
     on_time = [transition for transition in transitions if transition.record.id not in late]
-    if stream.order == "strict":
-        done = (State.DELIVERED, State.SUPERSEDED)
-        ledger.sequencing.release(
-            stream.name, [transition.record.id for transition in on_time if transition.state in done]
-        )
+    if stream.has_sequence:
+        release_waiting(batch, on_time, [transition for transition in transitions if transition.record.id in late])
     new = dict(counts)
     for transition in on_time:
         name = COUNTED_AS[transition.state]
@@ -166,6 +180,15 @@ def write_transitions(batch: Batch, transitions: Sequence[Transition], counts: M
     if late:
         new["late"] = new.get("late", 0) + len(late)
     return new
+
+
+def release_waiting(batch: Batch, on_time: Sequence[Transition], late: Sequence[Transition]) -> None:
+    """Make the versions due that waited for records that are done, or whose late answer may have brought an id."""
+    ends = (State.DELIVERED, State.SUPERSEDED, State.DISCARDED)
+    done = [transition for transition in on_time if transition.state in ends]
+    if batch.stream.waits_in_doubt:
+        done = [*(transition for transition in on_time if transition.state is not State.PENDING), *late]
+    batch.ledger.sequencing.release(batch.stream.name, [transition.record.id for transition in done])
 
 
 def _supersede_failed(batch: Batch, transitions: Sequence[Transition]) -> None:
@@ -269,7 +292,10 @@ def _describe_call(claim: Claim, transition: Transition) -> SentCall:
 
 
 def _is_accepted(transition: Transition) -> bool:
-    return transition.outcome is not None and transition.outcome.verdict is Verdict.ACCEPTED
+    outcome = transition.outcome
+    if outcome is None or outcome.verdict is not Verdict.ACCEPTED:
+        return False
+    return outcome.lookup is None or transition.state is State.DELIVERED
 
 
 def _is_unsettled(transition: Transition) -> bool:
@@ -291,7 +317,8 @@ def write_late(batch: Batch, transitions: Sequence[Transition]) -> None:
         for transition in transitions:
             record = transition.record
             key = known.get(claim.key_ids[record.id])
-            if key is None or not (_is_accepted(transition) or _is_unsettled(transition)):
+            is_question = transition.outcome is not None and transition.outcome.lookup is not None
+            if key is None or is_question or not (_is_accepted(transition) or _is_unsettled(transition)):
                 continue
             if key.version == record.id:
                 remapped[record.id] = record.mapping_hash

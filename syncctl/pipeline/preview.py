@@ -16,6 +16,7 @@ from syncctl.ledger.records import record_of, to_document
 from syncctl.partner.client import PartnerClient
 from syncctl.partner.request.curl import Request, show_request
 from syncctl.pipeline.identity import NamedRow, name_row, new_record
+from syncctl.pipeline.remote_steps import choose_step
 
 if TYPE_CHECKING:
     from syncctl.sources.reader import StreamReader
@@ -96,6 +97,24 @@ def preview_row(stream: Stream, row: Row, columns_fingerprint: str, previewer: R
     return _preview_row(stream, name_row(row, seq=make_seq(0, 1)), None, columns_fingerprint, previewer)
 
 
+def preview_steps(stream: Stream, row: Row, columns_fingerprint: str, previewer: RequestPreviewer) -> Iterator[Preview]:
+    """Show each request that may be made for a row: the first, an update, and the question whether it exists.
+
+    Values of the partner are taken to be `1`; does not ask the ledger.
+    """
+    first = preview_row(replace(stream, lookup=None), row, columns_fingerprint, previewer)
+    yield first
+    named = name_row(row, seq=make_seq(0, 1))
+    document, _ = to_document(new_record(stream, named, None, columns_fingerprint), datetime.now(UTC))
+    if document["state"] != State.PENDING:
+        return
+    record = replace(record_of(document), remote=dict.fromkeys(stream.remote_names, "1"))
+    if stream.update_method is not None:
+        yield replace(first, request=previewer.show(replace(record, step="update")))
+    if stream.lookup is not None:
+        yield replace(first, request=previewer.show(replace(record, step="look_up")))
+
+
 def _find_changed(ledger: Ledger, stream: Stream, rows: Sequence[Row]) -> Iterator[tuple[NamedRow, KnownKey | None]]:
     """Yield the rows of a page that a poll would log, each with its key in the ledger."""
     named_rows: dict[str, NamedRow] = {}
@@ -117,17 +136,27 @@ def _preview_row(
     new = new_record(stream, named, before, columns_fingerprint, version)
     document, _ = to_document(new, datetime.now(UTC))
     if document["state"] == State.PENDING:
-        record = record_of(document)
-        request = previewer.show(record if before is None else replace(record, remote=before.remote_values))
+        request = _show_next(stream, record_of(document), before, previewer)
     else:
         request = Request(error=document.get("reason") or document["error"]["message"])
     return Preview(stream=stream.name, id=new.id, key=new.key, op=new.op, request=request)
 
 
-def preview_record(document: Mapping[str, Any], *, previewer: RequestPreviewer) -> Preview:
+def _show_next(stream: Stream, record: Record, key: KnownKey | None, previewer: RequestPreviewer) -> Request:
+    """Return the request that is made next for a record: in a stream with lookups that may be the question."""
+    step = choose_step(stream, record, key) if stream.keeps_remote else record
+    return previewer.show(step) if isinstance(step, Record) else Request(error=step.reason)
+
+
+def preview_record(
+    document: Mapping[str, Any], *, stream: Stream, key: KnownKey | None, previewer: RequestPreviewer
+) -> Preview:
     """Show the request of a record: that of its next call, or of its last one where it is finished.
 
     If the mapping has changed since it was finished, it is the request that a replay would send.
+
+    Args:
+        key: What is known of its row.
     """
     mapping = previewer.client.mapping_hash
     record = _as_claimed(document, mapping)
@@ -135,7 +164,7 @@ def preview_record(document: Mapping[str, Any], *, previewer: RequestPreviewer) 
         error = document.get("error") or {}
         request = Request(error=error.get("message") or "the row could not be read or stored")
     else:
-        request = previewer.show(record)
+        request = _show_next(stream, record, key, previewer)
     is_other = record.state in TERMINAL and document.get("mapping_hash", mapping) != mapping
     return Preview(
         stream=record.stream, id=record.id, key=record.key, op=record.op, request=request, mapping_changed=is_other
@@ -157,5 +186,6 @@ def _as_claimed(document: Mapping[str, Any], mapping_hash: str) -> Record:
         state=State(document["state"]),
         attempt=max(1, int(document.get("claims", 0)) + to_come),
         generation=generation,
-        remote=document.get("remote") or {},
+        looked_up=bool(document.get("looked_up")),
+        recreates=bool(document.get("recreates")),
     )

@@ -120,6 +120,10 @@ def _judge_partner_probe(batch: Batch, transitions: Sequence[Transition]) -> lis
     """End the pause of a partner whose probe was not refused the credentials, or prolong it."""
     partners, partner, token = batch.ledger.partners, batch.partner, batch.claim.token
     outcomes = [transition.outcome for transition in transitions if transition.outcome is not None]
+    if all(outcome.lookup in ("found", "not found") for outcome in outcomes):
+        # Credentials may suffice for questions alone.
+        partners.release_probe(partner.name, token=token)
+        return list(transitions)
     # Whoever judges the row has let the credentials pass.
     if any(outcome.verdict in (Verdict.ACCEPTED, Verdict.REJECTED) for outcome in outcomes):
         if partners.end_by_probe(partner.name, token=token):
@@ -180,6 +184,10 @@ def judge_run(batch: Batch, transitions: Sequence[Transition]) -> list[Transitio
 def _judge_stream_probe(batch: Batch, transitions: Sequence[Transition]) -> list[Transition]:
     streams, name, token = batch.ledger.streams, batch.stream.name, batch.claim.token
     outcomes = [transition.outcome for transition in transitions if transition.outcome is not None]
+    if all(outcome.lookup in ("found", "not found") for outcome in outcomes):
+        # The partner answers questions: whether it takes records, the next probe shows at once.
+        streams.release_probe(name, token=token)
+        return list(transitions)
     run = streams.load_refusals(name)
     if run is not None:
         # Whatever other workers had under way when the run was found.

@@ -13,14 +13,15 @@ from syncctl.core.outcome import CONFLICT, OutcomeRules, Verdict
 from syncctl.core.remote_values import check_name, parse_capture
 from syncctl.core.rows import Operation
 from syncctl.errors import ConfigurationError
-from syncctl.partner.address import parse_endpoint
+from syncctl.partner.address import parse_endpoint, parse_lookup_endpoint
 from syncctl.partner.encoding import BodyContent, find_codec, is_form, is_json
 from syncctl.partner.headers import is_header_name, is_reserved, looks_secret
 from syncctl.settings.field_types import OptionalText, Text, read_absent, read_choices, read_table
 
 NO_DELETES = "none"
 WITHOUT_REFERENCES = (
-    "endpoint", "delete_endpoint", "capture", "fields", "body", "headers", "content_type", "body_schema",
+    "endpoint", "delete_endpoint", "update_endpoint", "lookup", "capture", "fields", "body", "headers", "content_type",
+    "body_schema",
 )  # fmt: skip
 """Settings of a stream that are the same on every machine: they take no `${NAME}`, and hold no secret."""
 NO_REFERENCE = (
@@ -70,7 +71,9 @@ def get_content_type(info: ValidationInfo) -> str:
 
 def get_remote_names(info: ValidationInfo) -> tuple[str, ...] | None:
     """Return the names of the partner's values that a stream captures; None where they have an error of their own."""
-    return tuple(info.data["capture"]) if "capture" in info.data else None
+    if "capture" not in info.data or "lookup" not in info.data:
+        return None
+    return tuple(dict.fromkeys([*info.data["capture"], *info.data["lookup"].capture]))
 
 
 def _compile_template(
@@ -89,6 +92,14 @@ def _compile_template(
 
 def _check_endpoint(text: str) -> str:
     return " ".join(parse_endpoint(text))
+
+
+def _check_update_endpoint(text: str | None) -> str | None:
+    return None if text is None else _check_endpoint(text)
+
+
+def _check_lookup_endpoint(text: str | None) -> str | None:
+    return None if text is None else " ".join(parse_lookup_endpoint(text))
 
 
 def _check_delete_endpoint(text: str | None) -> str | None:
@@ -168,6 +179,8 @@ def make_outcome_rules(outcomes: StatusTable, *, accepts_conflict: bool) -> Outc
 
 Endpoint = Annotated[str, AfterValidator(_check_endpoint)]
 DeleteEndpoint = Annotated[OptionalText, AfterValidator(_check_delete_endpoint)]
+UpdateEndpoint = Annotated[OptionalText, AfterValidator(_check_update_endpoint)]
+LookupEndpoint = Annotated[OptionalText, AfterValidator(_check_lookup_endpoint)]
 Fields = Annotated[
     dict[str, Any] | None, BeforeValidator(read_table), BeforeValidator(read_absent), AfterValidator(_check_fields)
 ]

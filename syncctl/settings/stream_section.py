@@ -2,15 +2,26 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ValidationInfo
 
 from syncctl.core.mapping import list_columns, parse_fields
 from syncctl.core.remote_values import HOW_TO_CAPTURE, REMOTE, find_remote_names, parse_capture
 from syncctl.core.spelling import suggest
-from syncctl.core.stream import SCANS, Ambiguous, Batching, Decimals, Mode, Order, RetrySchedule, Stream
-from syncctl.partner.address import parse_endpoint
+from syncctl.core.stream import (
+    SCANS,
+    Ambiguous,
+    Batching,
+    Decimals,
+    Lookup,
+    Missing,
+    Mode,
+    Order,
+    RetrySchedule,
+    Stream,
+)
+from syncctl.partner.address import parse_endpoint, parse_lookup_endpoint
 from syncctl.partner.encoding import is_json
 from syncctl.partner.endpoint import find_placeholders
 from syncctl.settings import request_types
@@ -108,6 +119,29 @@ class BatchShapeSettings(Section):
             yield "results", f"does not say which rows were accepted; {text}"
 
 
+class LookupSettings(Section):
+    """How the partner is asked whether it has an object of a row, so that none is created twice."""
+
+    endpoint: request_types.LookupEndpoint = setting(
+        None, "GET and path; {column} is replaced by the value of the column", sample="GET /orders?ref={id}"
+    )
+    capture: request_types.Capture = setting(
+        {}, "values of the object in the answer, as in capture; nothing there: not found", sample={"id": "items[0].id"}
+    )
+    when: Annotated[Literal["doubt", "always"], Lower] = setting(
+        "doubt", "doubt: after a call that may have created it | always: before a first call too"
+    )
+
+    @rule("endpoint", "capture", "when")
+    def _check_parts(self) -> Broken:
+        if self.endpoint is None and (self.capture or self.when != "doubt"):
+            yield "endpoint", 'is missing; write endpoint = "GET /orders?ref={id}", or remove lookup'
+        elif self.endpoint is not None and not self.capture:
+            yield "capture", 'is missing: it tells what was found; write capture = { id = "items[0].id" }'
+        if names := find_remote_names(self.endpoint or ""):
+            yield "endpoint", f"has remote.{names[0]}, which the lookup is to find; name columns of the row"
+
+
 class StreamSettings(Section):
     """A named flow from one table or query of a source to one endpoint of a partner."""
 
@@ -187,6 +221,15 @@ class StreamSettings(Section):
         "header:NAME",
         sample={"id": "data.id"},
     )
+    update_endpoint: request_types.UpdateEndpoint = setting(
+        None,
+        "for rows of which the partner has an object; default: endpoint",
+        sample="PUT /orders/{remote.id}",
+    )
+    missing: Annotated[Missing, Lower] = setting(
+        "fail", "after a 404 or 410 to update_endpoint: fail | create, which sends the record to endpoint again"
+    )
+    lookup: LookupSettings = setting({}, "asks whether the partner has an object of a row, before it is created again")
     fields: request_types.Fields = setting(
         None,
         "the JSON to send, place by place; default: every column under its own name",
@@ -409,6 +452,19 @@ class StreamSettings(Section):
         if self.order != "strict" and self.strict_hold is not None:
             yield "strict_hold", 'is for order strict; set order = "strict" or remove it'
 
+    @rule("update_endpoint", "lookup", "missing", "order", "append_only", "ambiguous")
+    def _check_update(self) -> Broken:
+        for key, is_set in (("update_endpoint", self.update_endpoint), ("lookup", self.lookup.endpoint)):
+            if is_set and self.append_only:
+                yield key, "needs what the ledger knows of each row, which append_only does without; remove one of them"
+            if is_set and self.order == "none":
+                text = 'set order = "latest" or "strict"'
+                yield key, f"needs to know which version of a row comes first, and order is none; {text}"
+        if self.missing == "create" and not self.update_endpoint:
+            yield "missing", "is about update_endpoint; set that too, or remove it"
+        if self.lookup.endpoint and self.ambiguous == "fail":
+            yield "lookup", "is asked after a call without an answer, and ambiguous = fail fails it; remove one of them"
+
     @rule("capture", "order", "append_only")
     def _check_capture(self) -> Broken:
         if self.capture and self.append_only:
@@ -427,12 +483,13 @@ class StreamSettings(Section):
                 if parse_capture(place)[0] == "header":
                     yield "capture", f"{name} is in a header, which a call of several rows has once; write a path"
 
-    @rule("capture", "endpoint", "delete_endpoint", "fields", "write_back", "order")
+    @rule("capture", "lookup", "endpoint", "update_endpoint", "delete_endpoint", "fields", "write_back", "order")
     def _check_remote_names(self) -> Broken:
-        known = tuple(self.capture)
+        known = tuple(dict.fromkeys([*self.capture, *self.lookup.capture]))
         columns = [column for column in list_columns(self.fields or {}) if column.startswith(REMOTE)]
         used = {
             "endpoint": find_remote_names(self.endpoint),
+            "update_endpoint": find_remote_names(self.update_endpoint or ""),
             "delete_endpoint": find_remote_names(self.delete_endpoint or ""),
             "fields": [column[len(REMOTE) :] for column in columns],
             "write_back": [name[len(REMOTE) :] for name in self.write_back.values() if name.startswith(REMOTE)],
@@ -449,6 +506,13 @@ class StreamSettings(Section):
                     f"has remote.{names[0]}, and under order none no version waits for the one that brings it; {text}",
                 )
 
+    @rule("endpoint", "lookup")
+    def _check_first_call(self) -> Broken:
+        names = find_remote_names(self.endpoint)
+        if names and self.lookup.when != "always":
+            text = 'write update_endpoint for the path with it, or lookup with when = "always"'
+            yield "endpoint", f"has remote.{names[0]}, which nothing knows before a first call; {text}"
+
     def _is_json(self) -> bool:
         return is_json(self.content_type or "application/json")
 
@@ -463,8 +527,15 @@ class StreamSettings(Section):
         delete_method, delete_path = None, "/"
         if self.delete_endpoint and sends_deletes:
             delete_method, delete_path = parse_endpoint(self.delete_endpoint)
+        update_method, update_path = parse_endpoint(self.update_endpoint) if self.update_endpoint else (None, "/")
+        lookup = None
+        if self.lookup.endpoint is not None:
+            lookup = self.lookup.build(Lookup, path=parse_lookup_endpoint(self.lookup.endpoint)[1])
         return self.build(
             Stream,
+            update_method=update_method,
+            update_path=update_path,
+            lookup=lookup,
             name=name,
             mask_secret=mask_secret,
             children=tuple(child.make_child(child_name) for child_name, child in self.children.items()),

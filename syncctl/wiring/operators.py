@@ -270,8 +270,11 @@ def preview_records(connections: Connections, id_or_stream: str, key: str | None
     for record in show_records(
         ledger=connections.ledger, id_or_stream=id_or_stream, key=key, configured=settings.streams
     ):
-        with _open_previewer(connections, connections.stream(record["stream"])) as previewer:
-            previews.append(preview_record(record, previewer=previewer))
+        stream = connections.stream(record["stream"])
+        known = connections.ledger.keys.load(stream.name, [record["key_id"]])
+        with _open_previewer(connections, stream) as previewer:
+            known_key = known.get(record["key_id"])
+            previews.append(preview_record(record, stream=stream, key=known_key, previewer=previewer))
     return previews
 
 

@@ -14,7 +14,7 @@ import pytest
 import simplejson
 
 from syncctl.core.mapping import parse_fields
-from syncctl.core.records import Record
+from syncctl.core.records import Record, Step
 from syncctl.core.stream import Credentials, Stream
 from syncctl.errors import ConfigurationError
 from syncctl.partner.call import Call, Unsendable
@@ -60,7 +60,17 @@ def name_mapping(**changes: Any) -> str:
 
 def test_the_page_has_an_example_of_each_setting() -> None:
     shown = {key for settings, _, _ in list_examples() for key in tomllib.loads(settings)}
-    assert shown == {"fields", "body", "content_type", "headers", "endpoint", "delete_endpoint", "capture"}
+    assert shown == {
+        "fields",
+        "body",
+        "content_type",
+        "headers",
+        "endpoint",
+        "delete_endpoint",
+        "capture",
+        "update_endpoint",
+        "lookup",
+    }
 
 
 @pytest.mark.parametrize(("settings", "kind", "request_shown"), list(list_examples()))
@@ -68,6 +78,8 @@ def test_an_example_of_the_page_makes_the_request_that_it_shows(
     tmp_path: Path, settings: str, kind: str, request_shown: str
 ) -> None:
     record = replace(make_record(4711, read_row()), remote={"id": "P-0815"})
+    steps: dict[str, Step] = {"http-update": "update", "http-lookup": "look_up"}
+    record = replace(record, step=steps.get(kind, "send"))
     if kind == "http-delete":
         record = replace(record, op="delete", payload=None)
     call = prepare(load_stream(tmp_path, settings), record)
@@ -100,6 +112,9 @@ def test_everything_that_shapes_a_call_is_in_the_mapping_hash(tmp_path: Path) ->
         name_mapping(delete_method="DELETE", delete_path="/orders/{id}"),
         name_mapping(delete_method="POST", delete_path="/orders/{id}"),
         name_mapping(delete_method="DELETE", delete_path="/orders/{id}/gone"),
+        name_mapping(update_method="PUT", update_path="/orders/{id}"),
+        name_mapping(update_method="PUT", update_path="/orders/{id}/all"),
+        name_mapping(update_method="PATCH", update_path="/orders/{id}"),
     ]
     assert len(set(hashes)) == len(hashes)
     assert name_mapping(body_schema=str(tmp_path / "s.json")) == name_mapping()

@@ -51,7 +51,8 @@ SAMPLED = {  # Settings without a default, or with one that only an example can 
                 for key in ("under", "results", "result_key", "result_status", "result_accepted_when")
             ),
             *("retry.give_up_after", "delete_endpoint", "content_type", "body", "headers", "body_schema", "fields"),
-            *("strict_hold", "write_back", "capture"),
+            *("strict_hold", "write_back", "capture", "update_endpoint"),
+            *("lookup.endpoint", "lookup.capture"),
         )
     ),
     *(

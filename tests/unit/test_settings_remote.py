@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from syncctl.core.stream import Lookup
 from tests.unit.test_settings_request import complaint, load
 
 
@@ -15,9 +16,39 @@ def test_values_are_captured_from_json_and_headers(tmp_path: Path) -> None:
     assert load(tmp_path, "", **environment).stream("orders").capture == {"id": "data.id"}
 
 
+def test_updates_and_lookups_are_read(tmp_path: Path) -> None:
+    text = (
+        'update_endpoint = "put /o/{remote.id}"\nlookup = { endpoint = "get /o?r={id}", capture = { id = "[0].id" } }'
+    )
+    stream = load(tmp_path, text).stream("orders")
+    assert (stream.update_method, stream.update_path, stream.missing) == ("PUT", "/o/{remote.id}", "fail")
+    assert stream.lookup == Lookup(path="/o?r={id}", capture={"id": "[0].id"})
+    assert stream.remote_names == ("id",)
+
+
+LOOKUP = 'lookup = { endpoint = "GET /o?r={id}", capture = { id = "id" } }\n'
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ('write_back = { a = "remote.uid" }', "has remote.uid, which is not known"),
+        ('update_endpoint = "GET /o"', "is not an endpoint; write POST, PUT, PATCH or DELETE"),
+        ('update_endpoint = "PUT /o/{remote.uid}"', "has remote.uid, which is not known"),
+        (LOOKUP + 'update_endpoint = "PUT /o/{remote.ir}"', "known: id"),
+        ('update_endpoint = "PUT /o/{id}"\nappend_only = true', "needs what the ledger knows of each row"),
+        (LOOKUP + "append_only = true", "needs what the ledger knows of each row"),
+        ('update_endpoint = "PUT /o/{id}"\norder = "none"', "needs to know which version of a row comes first"),
+        (LOOKUP + 'order = "none"', "needs to know which version of a row comes first"),
+        ('missing = "create"', "is about update_endpoint"),
+        (LOOKUP + 'ambiguous = "fail"', "ambiguous = fail fails it"),
+        ('lookup = { endpoint = "POST /o", capture = { id = "id" } }', "is no lookup; write GET and a path"),
+        ('lookup = { endpoint = "GET /o?r={id}" }', "it tells what was found"),
+        ('lookup = { capture = { id = "id" } }', 'is missing; write endpoint = "GET /orders?ref={id}"'),
+        ('lookup = { endpoint = "GET /o/{remote.id}", capture = { id = "id" } }', "which the lookup is to find"),
+        (LOOKUP + 'endpoint = "PUT /o/{remote.id}"', "which nothing knows before a first call"),
+        ('update_endpoint = "PUT /${X}"', "cannot contain ${NAME}"),
+        (LOOKUP.replace("?r", "/${X}?r"), "cannot contain ${NAME}"),
         ('capture = { "a.b" = "id" }', "'a.b' is not a name"),
         ('capture = { id = "data..id" }', "id: 'data..id' is not a path into JSON"),
         ('capture = { id = "header:a b" }', "names no header"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from syncctl.core.records import Record
 from syncctl.core.stream import Partner, Stream
 from syncctl.errors import ConfigurationError
+from syncctl.partner.address import parse_lookup_endpoint
 from syncctl.partner.encoding import (
     UTF_8,
     BodyContent,
@@ -39,9 +40,15 @@ class RequestBuilder:
         self._fields = FieldMap(stream.fields, stream.decimals) if stream.fields else None
         self._parts = _list_mapping(stream)
         key = f"streams.{stream.name}"
-        self._body = self._headers = self._schema = self._delete = None
+        self._body = self._headers = self._schema = self._delete = self._update = self.lookup = None
         if stream.delete_method is not None:
             self._delete = Endpoint(partner, replace(stream, method=stream.delete_method, path=stream.delete_path))
+        if stream.update_method is not None:
+            own = replace(stream, method=stream.update_method, path=stream.update_path)
+            self._update = Endpoint(partner, own, setting="update_endpoint")
+        if stream.lookup is not None:
+            own = replace(stream, method="GET", path=stream.lookup.path)
+            self.lookup = Endpoint(partner, own, setting="lookup.endpoint", parse=parse_lookup_endpoint)
         try:
             if stream.body is not None:
                 # Imports Jinja2, and the schema below jsonschema: streams without them don't wait for the imports.
@@ -79,20 +86,27 @@ class RequestBuilder:
         The schema is left out: it changes no byte, and a record that it lets through now keeps its key.
         """
         own = self.endpoint.mapping_hash
-        if not self._parts and self._delete is None:
+        if not self._parts and self._delete is None and self._update is None:
             return own
         parts = [own, "" if self._delete is None else self._delete.mapping_hash, *self._parts]
+        if self._update is not None:
+            parts.append(f"update={self._update.mapping_hash}")
         return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
     def hash_remote(self, record: Record) -> str:
-        """Name the remote values that shape a request (12 hex digits); empty where none do."""
+        """Name the remote values that shape a request, and whether it is an update (12 hex digits).
+
+        Empty where none do and it is none.
+        """
         endpoint = self.choose_endpoint(record)
         values = [
             [name, type(value).__name__, str(value)]
             for name, value in sorted(record.remote.items())
             if self._remote_names is None or name in self._remote_names or name in endpoint.remote_names
         ]
-        return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12] if values else ""
+        if not values and record.step == "send":
+            return ""
+        return hashlib.sha256(json.dumps([record.step, values]).encode()).hexdigest()[:12]
 
     @property
     def codec(self) -> str:
@@ -127,7 +141,11 @@ class RequestBuilder:
         return names
 
     def choose_endpoint(self, record: Record) -> Endpoint:
-        """Return the endpoint of a record: deletes may have their own."""
+        """Return the endpoint of a record: updates, lookups and deletes may have their own."""
+        if record.step == "look_up" and self.lookup is not None:
+            return self.lookup
+        if record.step == "update" and self._update is not None:
+            return self._update
         return self._delete if self._delete is not None and record.op == "delete" else self.endpoint
 
     def make_body(self, record: Record) -> bytes | None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from syncctl.core.states import State
-from syncctl.core.stream import Source, Stream
+from syncctl.core.stream import Child, Source, Stream
 from syncctl.errors import ConfigurationError, LeaseHeld, SourceError
 from syncctl.ledger.ledger import Ledger
 from syncctl.local.mock_partner import MockPartner
@@ -790,3 +790,18 @@ def test_rows_that_change_while_they_are_written_are_sent_once_a_change(bed: Tes
     by_row = {record["key"]["id"]: newest[record["key_id"]] for record in bed.records()}
     assert column(source_db, "record") == [by_row[n] for n in range(1, 301)]
     assert {record["state"] for record in bed.records()} <= {State.DELIVERED.value, State.SUPERSEDED.value}
+
+
+def test_a_changed_line_is_noticed_where_the_row_is_written_to(bed: Testbed, source_db: SourceDb) -> None:
+    source_db.execute(TOUCHED)
+    source_db.execute("create table lines (order_id integer, line integer, sku text, primary key (order_id, line))")
+    source_db.execute_many("insert into lines values (?, 1, 'a')", [(n,) for n in range(1, 8)])
+    lines = Child(name="lines", table="lines", on=(("order_id", "id"),), sort=("line",))
+    bed.change_stream(exclude=("edition",), children=(lines,))
+    work(bed)
+    assert column(source_db, "state") == ["delivered"] * 7
+    source_db.execute("update lines set sku = 'b' where order_id = 3")
+    work(bed)
+    assert bed.poll().logged == 0
+    assert sent(bed) == 8
+    assert column(source_db, "record")[2] == bed.records()[-1]["_id"]

@@ -83,11 +83,15 @@ def preview_rows(
         pages = reader.pages(reader.start_cursor() if cursor is None else cursor)
         for _, page in zip(range(PAGES_AT_MOST), pages, strict=False):
             for named, before in _find_changed(ledger, stream, page.rows):
-                previews.append(_preview_row(stream, named, before, reader.columns_fingerprint, previewer))
+                previews.append(_preview_row(stream, named, before, reader.columns_fingerprint, previewer, key=before))
                 if len(previews) >= limit:
                     return previews
         row = reader.first_row() if known and not previews else None
-        return previews if row is None else [preview_row(stream, row, reader.columns_fingerprint, previewer)]
+        if row is None:
+            return previews
+        named = name_row(row, seq=make_seq(0, 1))
+        key = ledger.keys.load(stream.name, [named.key_id]).get(named.key_id) if stream.keeps_remote else None
+        return [_preview_row(stream, named, None, reader.columns_fingerprint, previewer, key=key)]
     finally:
         reader.close()
 
@@ -130,13 +134,25 @@ def _find_changed(ledger: Ledger, stream: Stream, rows: Sequence[Row]) -> Iterat
 
 
 def _preview_row(
-    stream: Stream, named: NamedRow, before: KnownKey | None, columns_fingerprint: str, previewer: RequestPreviewer
+    stream: Stream,
+    named: NamedRow,
+    before: KnownKey | None,
+    columns_fingerprint: str,
+    previewer: RequestPreviewer,
+    *,
+    key: KnownKey | None = None,
 ) -> Preview:
+    """Show the request of a row.
+
+    Args:
+        before: The key that its version is chained on.
+        key: What is known of the partner's object for it.
+    """
     version = (named.row.version or named.row.at) if stream.append_only else None
     new = new_record(stream, named, before, columns_fingerprint, version)
     document, _ = to_document(new, datetime.now(UTC))
     if document["state"] == State.PENDING:
-        request = _show_next(stream, record_of(document), before, previewer)
+        request = _show_next(stream, record_of(document), key, previewer)
     else:
         request = Request(error=document.get("reason") or document["error"]["message"])
     return Preview(stream=stream.name, id=new.id, key=new.key, op=new.op, request=request)

@@ -181,7 +181,8 @@ class RowSending:
         until = time.monotonic() + self.timeout_seconds
         while True:
             record = self._load(logged)
-            if State(record["state"]) in TERMINAL or int(record.get("attempts") or 0) > logged.attempts:
+            is_sent = int(record.get("attempts") or 0) > logged.attempts
+            if State(record["state"]) in TERMINAL or (is_sent and not _goes_on(record)):
                 return self._describe(logged, record, obstacle=None)
             if time.monotonic() >= until or self.should_stop():
                 return self._describe(logged, record, obstacle=self._obstacle or "it was not sent in time")
@@ -259,6 +260,14 @@ class RowSending:
             due_at=record.get("due_at"),
             obstacle=obstacle,
         )
+
+
+def _goes_on(record: Mapping[str, Any]) -> bool:
+    """Tell whether the last call has only led to the next one: it asked for the partner's object, or missed it."""
+    calls = [entry for entry in record.get("history") or () if entry["action"] == "attempt"]
+    if not calls or State(record["state"]) in TERMINAL:
+        return False
+    return calls[-1].get("lookup") in ("found", "not found") or bool(record.get("recreates"))
 
 
 @dataclass(kw_only=True)

@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 
 from syncctl.core.outcome import OutcomeRules, Verdict
-from syncctl.core.stream import Batching
+from syncctl.core.stream import Batching, Lookup
 from syncctl.ledger.delivery_state import DeliveryStates
+from syncctl.partner.client import PartnerClient
+from syncctl.pipeline.preview import RequestPreviewer, preview_rows
+from syncctl.sources import open_reader
 from tests.harness.id_partner import DROP, IdPartner, Seen
+from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
 from tests.integration.test_capture import delete, log, remote, send
 
@@ -310,3 +314,35 @@ def test_the_stream_may_say_what_a_404_means(testbed: Testbed, orders: IdPartner
     send(testbed, 1, content="b")
     assert orders.calls() == ["POST /orders", "PUT /orders/P-0001"]
     assert testbed.states() == {1: ["delivered", "pending"]}
+
+
+# Looking before sending.
+
+
+def test_previews_show_the_call_that_is_made_next(testbed: Testbed, orders: IdPartner, source_db: SourceDb) -> None:
+    lookup = Lookup(path="/orders?ref={id}", capture={"id": "items[0].id"})
+    testbed.change_stream(cursor="updated_at", lookback_seconds=0.0, lookup=lookup)
+    source_db.create_orders(3)
+
+    def show(**options: Any) -> list[str]:
+        client = PartnerClient(testbed.partner, testbed.stream)
+        previews = preview_rows(
+            ledger=testbed.ledger,
+            stream=testbed.stream,
+            open_reader=lambda stream: open_reader(testbed.source, stream),  # type: ignore[arg-type]
+            previewer=RequestPreviewer(client=client),
+            limit=9,
+            **options,
+        )
+        client.close()
+        return [f"{each.request.method} {str(each.request.url).removeprefix(orders.url)}" for each in previews]
+
+    assert show() == ["POST /orders"] * 3
+    orders.hook = lambda call: (500, {}) if call.body["id"] == 2 else None
+    testbed.poll()
+    testbed.deliver()
+    theirs = {row["id"]: name for name, row in orders.objects.items()}
+    source_db.execute("update orders set updated_at = '2027-01-01 00:00:00.00000' || id where id < 3")
+    assert show() == [f"PUT /orders/{theirs[1]}", "GET /orders?ref=2"]
+    testbed.poll()
+    assert show(known=True) == [f"PUT /orders/{theirs[3]}"]

@@ -2,17 +2,20 @@
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from syncctl.core.stream import Lookup
 from syncctl.errors import LeaseHeld, ServiceUnavailable, TroubleFound, UsageError
 from syncctl.local.mock_partner import MockPartner
 from syncctl.partner.client import PartnerClient
 from syncctl.pipeline.poll_lease import wait_for_poll_lease
 from syncctl.pipeline.send import RowSending, Sent
 from syncctl.sources import open_reader
+from tests.harness.id_partner import IdPartner
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed, claim_records
 
@@ -203,3 +206,18 @@ def test_a_poll_that_does_not_end_is_waited_for_and_then_named(testbed: Testbed)
     testbed.ledger.streams.acquire_poll("orders", seconds=60.0, worker="poller")
     with pytest.raises(LeaseHeld, match="stream orders is being polled"):
         wait_for_poll_lease(testbed.ledger, "orders", worker="me", lease_seconds=1.0, patience_seconds=0.0)
+
+
+def test_a_question_to_the_partner_is_not_the_end_of_it(testbed: Testbed, send: Send) -> None:
+    lookup = Lookup(path="/orders?ref={id}", capture={"id": "items[0].id"}, when="always")
+    testbed.change_stream(
+        path="/orders", lookup=lookup, update_method="PUT", update_path="/orders/{remote.id}", missing="create"
+    )
+    with IdPartner() as orders:
+        testbed.partner = replace(testbed.partner, url=orders.url)
+        sent = send()
+        assert (sent.accepted, sent.state, sent.status) == (True, "delivered", 201)
+        orders.objects.clear()
+        again = send(again=True)
+    assert [call.method for call in orders.seen] == ["GET", "POST", "GET", "POST"]
+    assert (again.accepted, again.state) == (True, "delivered")

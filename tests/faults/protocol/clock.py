@@ -17,6 +17,7 @@ from syncctl.pipeline import (
     dispatch,
     maintenance,
     refusals,
+    write_back,
 )
 
 from .actors import current_actor
@@ -41,7 +42,7 @@ def simulated_time() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (batches, delivery_gate, delivery_lane):
             patch.setattr(module, "boot_time", own.monotonic)
-        for module in (delivery_lane, refusals):
+        for module in (delivery_lane, refusals, write_back):
             assert module.time is time
             patch.setattr(module, "time", own)
         patch.setattr(dispatch, "LEASE_SECONDS", LONG_SECONDS)
@@ -53,6 +54,8 @@ def simulated_time() -> Iterator[None]:
         # So that a poll or a rescue that is stopped may be in the middle of its work.
         patch.setattr(delete_detection, "KEYS_AT_ONCE", 2)
         patch.setattr(acknowledge, "ACKNOWLEDGED_AT_ONCE", 2)
+        patch.setattr(write_back, "WRITTEN_AT_ONCE", 2)
+        patch.setattr(write_back, "BETWEEN_PAGES_SECONDS", 0.0)
         patch.setattr(maintenance, "BATCHES_AT_ONCE", 2)
         patch.setattr(maintenance, "HELD_AT_ONCE", 2)
         yield

@@ -9,12 +9,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from .actors import Actor, Process
 from .scenes import KEYS, Draw, Scenes
+from .simulation_cases import line_of
 
 CONTENTS = st.sampled_from(["a", "b", "c"])
 ANSWERS = st.sampled_from([
     "accept", "accept", "accept", "later", "reject", "unanswered", "delayed", "delayed", "given up", "unauthorized",
     "gone",
 ])  # fmt: skip
+OBJECT_ANSWERS = st.sampled_from([
+    "accept", "accept", "accept", "accept", "later", "reject", "unanswered", "unanswered", "delayed", "given up",
+    "unauthorized", "gone", "broken", "conflict", "no id", "several",
+])  # fmt: skip
+"""Of a partner with ids of its own, as far as they mean anything to a call."""
 OUTAGE = ("later", "reject", "unauthorized", "gone")
 """What a partner may answer to every call."""
 REPLAYED = ("failed", "delivered", "superseded", "discarded")
@@ -38,6 +44,13 @@ class Protocol(Scenes, RuleBasedStateMachine):
     def __init__(self) -> None:
         RuleBasedStateMachine.__init__(self)
         Scenes.__init__(self)
+
+    @property
+    def answers(self) -> Any:
+        """What the partner may answer to a call."""
+        if self.objects is None:
+            return ANSWERS
+        return OBJECT_ANSWERS.filter(lambda how: how != "no id") if self.objects == "keys" else OBJECT_ANSWERS
 
     @initialize(contents=st.lists(CONTENTS, max_size=3), pauses=st.booleans())
     def begin_with_rows(self, contents: list[str], pauses: bool) -> None:
@@ -70,6 +83,10 @@ class Protocol(Scenes, RuleBasedStateMachine):
         return {
             "write_row": 2,
             "write_and_poll": 7 if room else 0,
+            "change_line": 3 if self.has_lines else 0,
+            "change_line_while_read": 3 if self.has_lines and room else 0,
+            "write_back_up_to": 4 if self.writes_back and room else 0,
+            "create_in_doubt": 4 if self.objects is not None and room else 0,
             "begin_transaction": 1,
             "end_transaction": 2 if self.source.open else 0,
             "start_one": 2 if room else 0,
@@ -89,7 +106,8 @@ class Protocol(Scenes, RuleBasedStateMachine):
             "end_leases": 2,
             "operate": 1 if room else 0,
             "pause_or_resume": 5 if self.ledger.streams.load_gate("orders").paused else 1,
-            "change_mapping": 1,
+            # Under a new key the partner would create an object anew, unless it is asked.
+            "change_mapping": 1 if self.objects != "keys" else 0,
             "flush_redis": 1 if self.messages else 0,
             "script_answers": 2,
             "land_delayed": 2 if self.partner.delayed else 0,
@@ -121,6 +139,14 @@ class Protocol(Scenes, RuleBasedStateMachine):
 
     def _new_key(self) -> int:
         return max([0, *self.source.rows, *self.source.locked()]) + 1
+
+    def change_line(self, draw: Draw) -> None:
+        """Change the line of a row, committed at once or in a transaction that stays open."""
+        line = line_of(draw(KEYS))
+        if line not in self.source.locked():
+            transaction = self.source.begin({line: draw(CONTENTS)})
+            if len(self.source.open) > 2 or draw(st.sampled_from([True, True, False])):
+                self.source.commit(transaction)
 
     def end_transaction(self, draw: Draw) -> None:
         """Commit the oldest or the newest open transaction, or roll it back."""
@@ -249,7 +275,7 @@ class Protocol(Scenes, RuleBasedStateMachine):
         if draw(st.sampled_from([True, False, False, False])):
             self.partner.answers = [draw(st.sampled_from(OUTAGE))] * 6
         else:
-            self.partner.answers = draw(st.lists(ANSWERS, min_size=1, max_size=4))
+            self.partner.answers = draw(st.lists(self.answers, min_size=1, max_size=4))
 
     def land_delayed(self, draw: Draw) -> None:
         """Let one of the calls land that the partner has not acted on."""
@@ -267,6 +293,8 @@ class Protocol(Scenes, RuleBasedStateMachine):
     def make_due(self, _draw: Draw) -> None:
         """Let every due time come."""
         self.testbed.make_retries_due()
+        if self.writes_back:
+            self.make_write_backs_due()
 
     def teardown(self) -> None:
         try:

@@ -58,6 +58,10 @@ class Oracle:
     order: str
     has_keys: bool
     losses_at_most: int = LOSSES_AT_MOST
+    #: Outcomes are written back into the source, which changes rows and nothing of their content.
+    writes_back: bool = False
+    #: An operator had rows sent again that have not changed.
+    resends: bool = False
     seen: dict[str, Doc] = field(default_factory=dict)
     removed: dict[str, Removed] = field(default_factory=dict)
     #: Every record that was ever logged.
@@ -100,11 +104,23 @@ class Oracle:
                 continue
             if old is None:
                 self.logged.add(record_id)
+                if self.writes_back and not self.resends:
+                    self._judge_logged(record_id)
             elif new is None:
                 self._judge_removed(old, kind)
             else:
                 self._judge(old, new, kind, actor)
         self._check_flights()
+
+    def _judge_logged(self, record_id: str) -> None:
+        """A row is logged because its content has changed, and not because its outcome was written back."""
+        new = self.database.records.find_one({"_id": record_id})
+        key = self._load_key(new)
+        if key.get("seq", 0) > new["seq"]:
+            # A poll that was taken over has read this long ago.
+            return
+        is_same = (key.get("hash"), key.get("op")) == (new["hash"], new["op"])
+        assert not is_same, f"{new} is logged, and its row is as its key knows it: {key}"
 
     def _watch_probes(self, collection: str) -> None:
         """One record at a time probes whether a pause may end, unless its right to do so has lapsed."""
@@ -217,6 +233,10 @@ class Oracle:
             return
         self.losses.pop(new["_id"], None)
         self.count("outcomes")
+        if "lookup" in entry:
+            self.count(entry["lookup"])
+            # It changes nothing at the partner.
+            return
         if not self.has_keys:
             return
         key = self._load_key(new)

@@ -38,6 +38,18 @@ RESCUING = (
     "before keys.bulk_write", "after keys.bulk_write", "before records.bulk_write", "after records.bulk_write",
     "before batches.delete_one",
 )  # fmt: skip
+WRITING_BACK = (
+    "before write back", "before keys.bulk_write", "after keys.bulk_write", "before commit", "after commit",
+    "before records.bulk_write", "after records.bulk_write",
+)  # fmt: skip
+"""Where a poll stands between what it knows of outcomes, the source's commit, and what it notes of it."""
+READING_LINES = ("read place of lines", "read lines", "read lines that changed", "look for keys")
+"""Where a poll stands between a row, its line, and the lines that have changed."""
+DOUBTS = st.sampled_from(["unanswered", "unanswered", "delayed", "given up", "broken", "conflict", "reject"])
+"""What leaves it open whether the partner has an object."""
+AFTER_DOUBT = st.sampled_from([
+    "accept", "accept", "later", "reject", "unanswered", "delayed", "given up", "broken", "several", "gone",
+])  # fmt: skip
 FATES = ("stands", "dies", "dies", "lapses", "is rescued", "is rescued", "is being rescued", "is being rescued")
 ROUNDS_AT_MOST = 400
 # Few, so that they meet.
@@ -157,6 +169,70 @@ class Scenes(Simulation):
             self.kill_if_told(process, on_the_wire=draw(st.booleans()))
             self.pass_time(1.5)
             self.run("rescue", self.rescue)
+
+    def write_back_up_to(self, draw: Draw) -> None:
+        """Let a poll write outcomes back up to a place where it matters; the row goes on, or another polls."""
+        key = self._make_due(draw)
+        process = self.begin_delivery(draw)
+        process.finish()
+        self.make_write_backs_due()
+        self.end_stream_lease("poll")
+        self.page_budget = 1000
+        poll = self.start("poll", self.poll)
+        self._go_alone(poll, draw(st.sampled_from(WRITING_BACK)))
+        fate = draw(st.sampled_from(["dies", "lapses", "lapses", "row changes", "is replayed"]))
+        self.tell(f"poll {fate}")
+        if fate == "dies":
+            poll.kill()
+            return
+        if fate == "is replayed":
+            self.run("replay", lambda: self.replay(("delivered", "failed")))
+        elif fate == "row changes" and key not in self.source.locked():
+            self.source.commit(self.source.begin({key: draw(st.sampled_from(["a", "b", "c"]))}))
+        elif fate == "lapses":
+            self.end_stream_lease("poll")
+            self._change_and_poll(key)
+        if draw(st.booleans()):
+            self.start_delivery().finish()
+        if draw(st.booleans()):
+            poll.finish()
+
+    def change_line_while_read(self, draw: Draw) -> None:
+        """Change a row and its line while a poll is between the two."""
+        key = draw(KEYS)
+        if not self.source.locked() & {key, -key}:
+            self.source.commit(self.source.begin({key: draw(st.sampled_from(["a", "b", "c"]))}))
+        self.end_stream_lease("poll")
+        self.page_budget = 1000
+        poll = self.start("poll", self.poll)
+        self._go_alone(poll, draw(st.sampled_from(READING_LINES)))
+        changes = {-key: draw(st.sampled_from(["a", "b", "c"]))}
+        if draw(st.booleans()):
+            changes[key] = draw(st.sampled_from(["a", "b", "c"]))
+        if not self.source.locked() & changes.keys():
+            self.source.commit(self.source.begin(dict(changes)))
+        if draw(st.booleans()):
+            poll.finish()
+
+    def create_in_doubt(self, draw: Draw) -> None:
+        """Leave it open whether the partner has an object of a row; let newer versions of it come."""
+        key = self._make_due(draw)
+        for _ in range(draw(st.sampled_from([1, 1, 2]))):
+            self.partner.answers = draw(st.lists(DOUBTS, min_size=1, max_size=3))
+            process = self.start_delivery()
+            if draw(st.sampled_from([True, True, False])):
+                process.finish()
+            else:
+                self._go_to(process, draw(st.sampled_from(PLACES)))
+            self.end_stream_lease("poll")
+            self.end_stream_lease("dispatch")
+            self._change_and_poll(key)
+        self.partner.answers = draw(st.lists(AFTER_DOUBT, min_size=1, max_size=3))
+        if draw(st.booleans()):
+            self.settle_calls()
+        if draw(st.sampled_from([True, True, False])):
+            self.testbed.make_retries_due()
+            self.start_delivery().finish()
 
     def rescue_up_to(self, draw: Draw) -> None:
         """Let a rescue go up to a place where it matters, and kill it there or leave it there."""

@@ -1,17 +1,17 @@
 """Everything around the ledger: a source, a partner, wake-ups, and the actors that work between them."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from syncctl.core.breaker import BreakerRules
 from syncctl.core.outcome import Outcome
 from syncctl.core.records import Record
 from syncctl.core.states import TERMINAL, UNFINISHED, State
-from syncctl.core.stream import Ambiguous, Mode, Partner, RetrySchedule
+from syncctl.core.stream import Ambiguous, Child, Lookup, Mode, Partner, RetrySchedule
 from syncctl.errors import LeaseHeld, ServiceUnavailable
 from syncctl.ledger.ledger import Ledger
 from syncctl.partner.call_runner import CallResult, WaitingCall
@@ -28,8 +28,17 @@ from tests.harness.testbed import Testbed
 
 from .actors import Actor, GatedDatabase, Process, gate
 from .clock import LONG_SECONDS
+from .object_partner import ObjectPartner
 from .oracle import LOSSES_AT_MOST, Oracle
-from .simulation_cases import LoggedCall, ScriptedClient, ScriptedPartner, ScriptedReader, ScriptedSource
+from .simulation_cases import (
+    LINES,
+    LoggedCall,
+    ScriptedClient,
+    ScriptedPartner,
+    ScriptedReader,
+    ScriptedSource,
+    show_payload,
+)
 from .strictness import Strictness
 
 UNITS_AT_MOST = 6
@@ -54,6 +63,16 @@ NEVER_OPEN = BreakerRules(minimum_calls=10**6)
 SOON_OPEN = BreakerRules(
     minimum_calls=MINIMUM_CALLS, open_seconds=LONG_SECONDS, longest_open_seconds=LONG_SECONDS
 )  # fmt: skip
+CHILD = Child(name=LINES, table="lines", on=(("row", "id"),), sort=("id",), cursor="row_version")
+WRITE_BACK = {"partner_id": "remote.id", "sync_error": "error", "record": "record_id", "state": "state"}
+WITH_OBJECTS: Mapping[str, Any] = {
+    "capture": {"id": "data.id"},
+    "update_method": "PUT",
+    "update_path": "/orders/{remote.id}",
+    "delete_method": "DELETE",
+    "delete_path": "/orders/{remote.id}",
+}
+LOOKUP = Lookup(path="/orders?ref={id}", capture={"id": "items[0].id"})
 COLLECTIONS = ("records", "keys", "streams", "partners", "batches", "runs", "audit", "workers", "beat")
 
 
@@ -66,6 +85,10 @@ def open_gated_ledger(url: str, database: str) -> tuple[Ledger, GatedDatabase]:
         if name not in UNGATED:
             setattr(ledger, name, type(room)(gated, ledger.hosts))
     return ledger, gated
+
+
+Objects = Literal["keys", "lookup"]
+"""A partner with ids of its own, which knows `Idempotency-Key`; or does not, and is asked."""
 
 
 class SteppedRunner:
@@ -131,9 +154,23 @@ class Simulation:
     rows_per_call: int = 1
     ambiguous: Ambiguous = "retry"
     max_in_flight: int | None = None
+    has_lines: bool = False
+    writes_back: bool = False
+    objects: Objects | None = None
 
     def __init__(self) -> None:
+        more: dict[str, Any] = dict(WITH_OBJECTS) if self.objects is not None else {}
+        if self.objects == "lookup":
+            more |= {"lookup": LOOKUP, "missing": "create"}
+        if self.has_lines:
+            more["children"] = (CHILD,)
+        if self.writes_back:
+            wanted = WRITE_BACK.items()
+            more["write_back"] = {
+                column: name for column, name in wanted if self.objects is not None or name != "remote.id"
+            }
         stream = make_stream(
+            **more,
             retry=RetrySchedule(delays_seconds=(0.0,) * 6, jitter=0.0),
             order=self.order,
             mode=self.mode,
@@ -155,13 +192,18 @@ class Simulation:
         self.database: Any = self.ledger._database
         self.testbed = Testbed(ledger=self.ledger, database=self.database, partner=partner, stream=stream)
         self.source = ScriptedSource()
-        self.partner = ScriptedPartner()
+        self.partner: ScriptedPartner = (
+            ScriptedPartner()
+            if self.objects is None
+            else ObjectPartner(knows_keys=self.objects == "keys", loses_objects=self.objects == "lookup")
+        )
         self.oracle = Oracle(
             database=self.database,
             order=self.order,
             has_keys=not self.append_only,
             losses_at_most=1 if self.ambiguous == "fail" else LOSSES_AT_MOST,
             calls_at_most=self.max_in_flight,
+            writes_back=self.writes_back,
         )
         self.gated.watch = self.oracle.watch
         self.strictness = Strictness(self.database)
@@ -244,7 +286,7 @@ class Simulation:
 
         try:
             run = self.testbed.poll(
-                ScriptedReader(self.source, self.mode, page_size=self.testbed.stream.page_size),
+                self._make_reader(),
                 wake=self.wake,
                 should_stop=should_stop,
                 lease_seconds=LONG_SECONDS,
@@ -252,6 +294,10 @@ class Simulation:
         except LeaseHeld:
             return
         assert run.error is None or "taken over" in run.error, run.error
+
+    def _make_reader(self) -> ScriptedReader:
+        page_size = self.testbed.stream.page_size
+        return ScriptedReader(self.source, self.mode, page_size=page_size, has_lines=self.has_lines)
 
     def wake(self) -> bool:
         """Leave a message for a worker, as Celery would."""
@@ -333,17 +379,32 @@ class Simulation:
             returned = self.database.records.count_documents({"_id": {"$in": ids}, "lease.token": token}) < len(ids)
             return began == self.settles or not returned
 
+        self._excuse(call)
         process.under_way[call] = is_expected
         gate("before call")
         for record in call.bulk.records:
             self._check_may_send(record, token)
         if not is_expected():
             process.late_calls.add(call)
+            if isinstance(self.partner, ObjectPartner):
+                self.partner.excused |= {row.key for row in self._list_rows(call)}
         del process.under_way[call]
         outcomes = [self.partner.answer(row) for row in self._list_rows(call)]
         gate("after call")
         self.oracle.under_way.pop(call, None)
         return outcomes
+
+    def _excuse(self, call: WaitingCall) -> None:
+        """Note the rows of which an older version was refused after a call without an answer.
+
+        A partner that is not asked may have an object of it all the same, and nothing can bring its id, as the docs
+        say.
+        """
+        if isinstance(self.partner, ObjectPartner) and self.objects == "keys":
+            for row in self._list_rows(call):
+                given_up = {"key.id": row.key, "state": {"$in": ["failed", "discarded"]}, "claims": {"$gt": 0}}
+                if row.method == "POST" and self.partner.find(row.key) and self.database.records.find_one(given_up):
+                    self.partner.excused.add(row.key)
 
     @staticmethod
     def _list_rows(call: WaitingCall) -> Sequence[LoggedCall]:
@@ -357,7 +418,9 @@ class Simulation:
             return
         assert found["claims"] == record.attempt, f"{record} is sent under another number than {found} (invariant 4)"
         accepted = [
-            entry for entry in found.get("history", ()) if entry.get("outcome") == "accepted" and not entry.get("late")
+            entry
+            for entry in found.get("history", ())
+            if entry.get("outcome") == "accepted" and not entry.get("late") and "lookup" not in entry
         ]
         assert record.idempotency_key not in [entry["idempotency_key"] for entry in accepted], (
             f"{record.id} is sent again after it was accepted under the same key (invariant 7)"
@@ -397,10 +460,12 @@ class Simulation:
 
     def rewind(self, *, resend: bool) -> None:
         """Set the cursor back to the beginning."""
-        start = ScriptedReader(self.source, self.mode, page_size=1).start_cursor()
+        start = self._make_reader().start_cursor()
         if self.mode == "change_tracking":
             # Behind a first load, deletes that no poll has seen would be lost, as the docs say.
             start = {"mode": self.mode, "at": "0", "phase": "changes"}
+            start |= {LINES: 0} if self.has_lines else {}
+        self.oracle.resends = self.oracle.resends or resend
         plan = Plan(stream="orders", before=None, after=start, rows_before=None, rows=None)
         try:
             rewind_stream(
@@ -477,6 +542,11 @@ class Simulation:
             date = f"{pause}.{name}"
             self.database[collection].update_many({date: {"$exists": True}}, {"$set": {date: passing_time.PAST}})
 
+    def make_write_backs_due(self) -> None:
+        """Let the time have come to write outcomes back that the source has refused."""
+        refused = {"write_back.error": {"$exists": True}}
+        self.database.records.update_many(refused, {"$set": {"write_back.due_at": passing_time.PAST}})
+
     def lift_pauses(self) -> None:
         """Let nothing keep records from being sent, as operators do with `resume`."""
         self.ledger.streams.resume("orders")
@@ -521,6 +591,8 @@ class Simulation:
             self.end_pauses()
             self.pass_time(2.0)
             self.settle_calls()
+            if self.writes_back:
+                self.make_write_backs_due()
             # The first may only have to end a round through the table.
             self.run("poll", self.poll)
             self.run("poll", self.poll)
@@ -533,7 +605,7 @@ class Simulation:
             if self.messages:
                 self.start_delivery().finish()
             left = self.database.records.count_documents(unfinished)
-            if not left and not self.database.batches.count_documents({}):
+            if not left and not self.database.batches.count_documents({}) and not self._has_marks():
                 return
             if left and self.order == "strict":
                 self.strictness.check_waiting()
@@ -546,6 +618,9 @@ class Simulation:
             f"batches {list(self.database.batches.find())}"
         )
 
+    def _has_marks(self) -> bool:
+        return self.writes_back and self.database.records.find_one({"write_back": {"$exists": True}}) is not None
+
     def check_account(self) -> None:
         """Judge the end: the partner holds what the source holds, and every version and call is accounted for."""
         self._check_rows()
@@ -553,6 +628,8 @@ class Simulation:
         if self.order == "strict":
             self.strictness.check_account()
         self._check_attempts()
+        if self.writes_back:
+            self._check_written()
         if self.ambiguous == "fail":
             self._check_not_repeated()
 
@@ -563,10 +640,10 @@ class Simulation:
             assert not missing or self.oracle.removed, f"rows {missing} were never logged (invariant 1)"
             return
         keys = {document["key"]["id"]: document for document in self.database.keys.find()}
-        for key, (_, content) in self.source.rows.items():
+        for key in self.source.rows:
             known = keys.get(key)
             assert known is not None, f"row {key} was never logged (invariant 1)"
-            self._check_newest(key, content, known)
+            self._check_newest(key, self.source.show(key, with_line=self.has_lines), known)
         if self.mode in ("change_tracking", "snapshot"):
             for key in keys.keys() - self.source.rows.keys():
                 assert keys[key]["op"] == "delete", f"row {key} is gone, and its key does not know: {keys[key]}"
@@ -575,11 +652,15 @@ class Simulation:
     def _check_newest(self, key: int, content: str | None, known: dict[str, Any]) -> None:
         newest = self.database.records.find_one({"_id": known["version"]})
         if newest is not None:
-            stored = None if newest["payload"] is None else newest["payload"]["content"]
+            stored = None if newest["payload"] is None else show_payload(newest["payload"])
             assert stored == content, f"the ledger's newest {key} is {stored} and not the source's {content}"
         removed = self.oracle.removed.get(known["version"])
         state = newest["state"] if newest is not None else removed.state if removed is not None else "never logged"
         assert state != "superseded", f"the newest version of row {key} is superseded: {newest}"
+        if state == "delivered" and isinstance(self.partner, ObjectPartner):
+            self._check_object(key, content, known, self.partner)
+            if key in self.partner.excused:
+                return
         if state == "delivered" and self.order != "none":
             assert self.partner.holds.get(key) == content, (
                 f"row {key} is {content} and the partner holds {self.partner.holds.get(key)}: "
@@ -588,6 +669,32 @@ class Simulation:
         if newest is not None and state == "delivered" and content is not None and self.order != "none":
             body = f"{newest['mapping_hash'].removeprefix('mapping-')}:{content}"
             assert self.partner.bodies[key] == body, f"row {key} was sent as {body} and the partner holds other bytes"
+
+    @staticmethod
+    def _check_object(key: int, content: str | None, known: dict[str, Any], partner: ObjectPartner) -> None:
+        """The partner has one object of a row, of which the key knows the id; none of a deleted one."""
+        if key in partner.excused:
+            return
+        objects = partner.find(key)
+        assert len(objects) == (content is not None), f"row {key} is {content}, and has the objects {objects}: {known}"
+        remote = known.get("remote", {})
+        if content is not None and "id" in remote.get("values", {}):
+            assert remote["values"]["id"] == objects[0], f"row {key} is {objects[0]}, and its key says {remote}"
+
+    def _check_written(self) -> None:
+        """Each row ends with the outcome of its newest version, and with the partner's id."""
+        keys = {document["key"]["id"]: document for document in self.database.keys.find()}
+        for key in self.source.rows:
+            record = self.database.records.find_one({"_id": keys[key]["version"]})
+            written = self.source.written.get(key)
+            if record is None or (written is None and key in self.source.reborn):
+                continue
+            assert written is not None, f"row {key} has no outcome, and its record is {record}"
+            error = None if record["state"] == "delivered" else record.get("reason") or record["error"]["message"]
+            expected = {"record_id": record["_id"], "state": record["state"], "error": error}
+            if record["state"] == "delivered" and "id" in keys[key].get("remote", {}).get("values", {}):
+                expected["remote.id"] = keys[key]["remote"]["values"]["id"]
+            assert expected.items() <= written.items(), f"row {key} has {written} and not {expected}: {record}"
 
     def _check_versions(self) -> None:
         """Every version that was logged has come to an end that somebody can explain, and none is in flight."""

@@ -1,7 +1,7 @@
 """What is true outside the ledger: a source whose transactions commit in any order, and a partner with a log."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from syncctl.core.acknowledgements import Acknowledged, Acknowledgement
@@ -10,18 +10,34 @@ from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.records import Record
 from syncctl.core.rows import Cursor, Page, Row
 from syncctl.core.stream import Mode
+from syncctl.core.write_backs import WriteBack, Written
 from syncctl.partner.bulk import BulkCall
 
 from .actors import gate
 
-Answer = Literal["accept", "later", "reject", "unanswered", "delayed", "given up", "unauthorized", "gone"]
+Answer = Literal[
+    "accept", "later", "reject", "unanswered", "delayed", "given up", "unauthorized", "gone",
+    # Of a partner with ids of its own.
+    "broken", "conflict", "no id", "several",
+]  # fmt: skip
 Change = tuple[int, str | None]
 """The number that a statement took, and the content; None where it deleted the row."""
+LINES = "lines"
+"""The field of a row with its children, and that of a cursor with the place among their changes."""
+
+
+def line_of(key: int) -> int:
+    """Return under which key the changes of a source hold the child of a row, a line in another table."""
+    return -key
 
 
 @dataclass
 class ScriptedSource:
-    """A table whose every change takes a number when its statement runs and shows when it commits."""
+    """A table whose every change takes a number when its statement runs and shows when it commits.
+
+    A row may have a line in another table, whose changes take numbers from the same sequence; and it has columns into
+    which outcomes are written back, as any other change of it is.
+    """
 
     rows: dict[int, tuple[int, str]] = field(default_factory=dict)
     open: dict[int, dict[int, Change]] = field(default_factory=dict)
@@ -29,8 +45,18 @@ class ScriptedSource:
     changes: list[int] = field(default_factory=list)
     #: The keys whose flag stands, by the number of their change.
     flags: dict[int, int] = field(default_factory=dict)
+    #: The lines, by the key of their row.
+    lines: dict[int, tuple[int, str]] = field(default_factory=dict)
+    #: The keys of rows in the order in which changes of their lines were committed.
+    line_changes: list[int] = field(default_factory=list)
+    #: What was written back, by key; a row that is deleted takes it along.
+    written: dict[int, dict[str, Any]] = field(default_factory=dict)
+    #: The rows that were deleted and came back.
+    reborn: set[int] = field(default_factory=set)
     number: int = 0
     transactions: int = 0
+    _writing: dict[int, dict[int, tuple[int, Mapping[str, Any]]]] = field(default_factory=dict)
+    _deleted: set[int] = field(default_factory=set)
 
     def begin(self, changes: Mapping[int, str | None]) -> int:
         """Run statements in a transaction that stays open; a None deletes the row."""
@@ -44,18 +70,29 @@ class ScriptedSource:
 
     def locked(self) -> set[int]:
         """Return the rows that open transactions have written."""
-        return {key for changes in self.open.values() for key in changes}
+        return {
+            key for transactions in (self.open, self._writing) for changes in transactions.values() for key in changes
+        }
 
     def commit(self, transaction: int) -> None:
         """Show a transaction's changes."""
         for key, (number, content) in self.open.pop(transaction).items():
+            if key < 0:
+                self.line_changes.append(-key)
+                if content is not None:
+                    self.lines[-key] = (number, content)
+                continue
             if content is None and key not in self.rows:
                 continue
             self.changes.append(key)
             if content is None:
                 self.rows.pop(key)
                 self.flags.pop(key, None)
+                self.written.pop(key, None)
+                self._deleted.add(key)
             else:
+                if key not in self.rows and key in self._deleted:
+                    self.reborn.add(key)
                 self.rows[key] = (number, content)
                 self.flags[key] = number
 
@@ -66,7 +103,35 @@ class ScriptedSource:
     def low_water(self) -> int:
         """Return the number below which no transaction is open."""
         numbers = [number for changes in self.open.values() for number, _ in changes.values()]
+        numbers += [number for changes in self._writing.values() for number, _ in changes.values()]
         return min([*numbers, self.number + 1])
+
+    def begin_write_back(self, values: Mapping[int, Mapping[str, Any]]) -> int:
+        """Write outcomes into rows that nobody else has locked."""
+        self.transactions += 1
+        self._writing[self.transactions] = {}
+        for key, outcome in values.items():
+            self.number += 1
+            self._writing[self.transactions][key] = (self.number, outcome)
+        return self.transactions
+
+    def end_write_back(self, transaction: int, *, commit: bool) -> None:
+        """Commit what was written back, or roll it back. Safe to repeat."""
+        for key, (number, outcome) in self._writing.pop(transaction, {}).items():
+            if commit:
+                self.changes.append(key)
+                self.rows[key] = (number, self.rows[key][1])
+                self.written[key] = {**self.written.get(key, {}), **outcome}
+
+    def show(self, key: int, *, with_line: bool) -> str:
+        """Return the content of a row, with that of its line."""
+        content = self.rows[key][1]
+        return f"{content}+{self.lines[key][1]}" if with_line and key in self.lines else content
+
+
+def show_payload(payload: Mapping[str, Any]) -> str:
+    """Return the content of a row that was logged, with that of its line."""
+    return "+".join([str(payload["content"]), *(str(line["text"]) for line in payload.get(LINES, ()))])
 
 
 class ScriptedReader:
@@ -82,10 +147,11 @@ class ScriptedReader:
     reads_table = False
     basis = Basis(database="", table="main.orders", key=("id",), query=None, where=None, start="beginning")
 
-    def __init__(self, source: ScriptedSource, mode: Mode, *, page_size: int) -> None:
+    def __init__(self, source: ScriptedSource, mode: Mode, *, page_size: int, has_lines: bool = False) -> None:
         self._source = source
         self.mode = mode
         self._page_size = page_size
+        self._has_lines = has_lines
 
     def first_warnings(self) -> tuple[str, ...]:
         """Return no warnings."""
@@ -104,6 +170,52 @@ class ScriptedReader:
 
     def pages(self, cursor: Cursor) -> Iterator[Page]:
         """Yield the pages behind a cursor until one is short."""
+        follows_lines = self._has_lines and self.mode != "snapshot"
+        return self._follow_lines(cursor) if follows_lines else self._pages_of_rows(cursor)
+
+    def _follow_lines(self, cursor: Cursor) -> Iterator[Page]:
+        """Yield the pages of the rows themselves, and then the rows whose lines have changed."""
+        bare = {name: value for name, value in cursor.items() if name != LINES}
+        place = cursor.get(LINES)
+        if place is None:
+            # Before the first row is read: what changes later is read again.
+            gate("read place of lines")
+            place = len(self._source.line_changes) if self.mode == "change_tracking" else self._source.low_water() - 1
+        for page in self._pages_of_rows(bare):
+            bare = dict(page.cursor)
+            yield replace(page, cursor={**bare, LINES: place})
+        while True:
+            gate("read lines that changed")
+            changed, place, is_last = self._find_changed_lines(int(place))
+            gate("look for keys")
+            found = sorted(key for key in changed if key in self._source.rows)
+            rows = [replace(row, again=True) for row in self._read_rows(found)]
+            yield Page(rows=tuple(rows), cursor={**bare, LINES: place})
+            if is_last:
+                return
+
+    def _find_changed_lines(self, place: int) -> tuple[list[int], int, bool]:
+        """Return the keys of some rows whose lines changed behind a place, the place behind them, and whether all."""
+        if self.mode == "change_tracking":
+            keys = self._source.line_changes[place : place + self._page_size]
+            return list(dict.fromkeys(keys)), place + len(keys), len(keys) < self._page_size
+        ceiling = self._source.low_water()
+        found = sorted((number, key) for key, (number, _) in self._source.lines.items() if place < number < ceiling)
+        found = found[: self._page_size]
+        return [key for _, key in found], found[-1][0] if found else place, len(found) < self._page_size
+
+    def _read_rows(self, keys: Sequence[int]) -> list[Row]:
+        """Read rows again that are looked up by their keys."""
+        read = [(self._source.rows[key], key) for key in keys]
+        self._read_lines()
+        return [self._make_row(key, content, at=number) for (number, content), key in read]
+
+    def _read_lines(self) -> None:
+        """Stand between the read of rows and that of their lines: outside a snapshot they may change in between."""
+        if self._has_lines:
+            gate("read lines")
+
+    def _pages_of_rows(self, cursor: Cursor) -> Iterator[Page]:
         if self.mode == "change_tracking":
             return self._pages_of_changes(cursor)
         if self.mode == "snapshot":
@@ -140,7 +252,9 @@ class ScriptedReader:
                 if position < number < ceiling
             )[: self._page_size]
             position = found[-1][0] if found else position
-            is_versioned = self.mode == "rowversion"
+            is_versioned = self.mode == "rowversion" and not self._has_lines
+            if found:
+                self._read_lines()
             yield (
                 tuple(
                     self._make_row(key, content, at=number, version=f"0x{number:016x}" if is_versioned else None)
@@ -159,11 +273,13 @@ class ScriptedReader:
             if not found:
                 return
             position = found[-1]
-            rows = []
-            for key in found:
-                number, content = self._source.rows[key]
-                rows.append(self._make_row(key, content, at=key, acknowledge=str(number)))
-            yield tuple(rows), position
+            read = [(key, *self._source.rows[key]) for key in found]
+            if self.mode != "snapshot":
+                self._read_lines()
+            yield (
+                tuple(self._make_row(key, content, at=key, acknowledge=str(number)) for key, number, content in read),
+                position,
+            )
             if len(found) < self._page_size:
                 return
 
@@ -197,13 +313,16 @@ class ScriptedReader:
             changed = self._source.changes[place : place + self._page_size]
             newest = {key: place + index for index, key in enumerate(changed)}
             place += len(changed)
-            rows = tuple(self._make_changed(key) for key, _ in sorted(newest.items(), key=lambda change: change[1]))
+            read = {key: self._source.rows.get(key) for key in newest}
+            if read:
+                self._read_lines()
+            keys = [key for key, _ in sorted(newest.items(), key=lambda change: change[1])]
+            rows = tuple(self._make_changed(key, read[key]) for key in keys)
             yield Page(rows=rows, cursor={"mode": self.mode, "at": str(place), "phase": "changes"})
             if len(changed) < self._page_size:
                 return
 
-    def _make_changed(self, key: int) -> Row:
-        found = self._source.rows.get(key)
+    def _make_changed(self, key: int, found: tuple[int, str] | None) -> Row:
         if found is None:
             return Row(key={"id": key}, payload=None, op="delete")
         return self._make_row(key, found[1], at=found[0])
@@ -212,9 +331,12 @@ class ScriptedReader:
         self, key: int, content: str, *, at: int, version: str | None = None, acknowledge: str | None = None
     ) -> Row:
         acknowledge = acknowledge if self.mode == "flag" else None
+        payload: dict[str, Any] = {"id": key, "content": content}
+        if self._has_lines:
+            payload[LINES] = [{"text": self._source.lines[key][1]}] if key in self._source.lines else []
         return Row(
             key={"id": key},
-            payload={"id": key, "content": content},
+            payload=payload,
             version=version,
             at=str(at),
             acknowledge=acknowledge,
@@ -258,6 +380,28 @@ class ScriptedReader:
         gate("after acknowledge")
         return done
 
+    def write_back(
+        self, rows: Sequence[WriteBack], before_commit: Callable[[Sequence[WriteBack]], None]
+    ) -> list[Written]:
+        """Write outcomes into rows; those that another transaction has locked are refused."""
+        gate("before write back")
+        by_key = {int(str(row.key["id"])): row for row in rows}
+        locked = self._source.locked()
+        free = {key: row for key, row in by_key.items() if key in self._source.rows and key not in locked}
+        transaction = self._source.begin_write_back({key: row.values for key, row in free.items()})
+        try:
+            before_commit(list(free.values()))
+            gate("before commit")
+            self._source.end_write_back(transaction, commit=True)
+        finally:
+            # Whoever dies here lets its rows go.
+            self._source.end_write_back(transaction, commit=False)
+        gate("after commit")
+        return [
+            Written(id=row.id, error="$locked") if key in locked else Written(id=row.id, rows=int(key in free))
+            for key, row in by_key.items()
+        ]
+
     def close(self) -> None:
         """Let go of the source."""
 
@@ -275,6 +419,14 @@ class LoggedCall:
     body: str
     record_id: str
     seq: int
+    method: str = "POST"
+    #: The partner's id in its path; None where it has none.
+    object_id: str | None = None
+
+    @property
+    def bytes(self) -> str:
+        """All that the partner receives."""
+        return f"{self.method} {self.object_id} {self.body}"
 
 
 @dataclass
@@ -293,8 +445,7 @@ class ScriptedPartner:
     def land(self, call: LoggedCall) -> None:
         """Apply a call, unless its key was applied before."""
         self.log.append(call)
-        seen = self.bytes_by_key.setdefault(call.idempotency_key, call.body)
-        assert seen == call.body, f"other bytes under the key {call.idempotency_key} (invariant 7)"
+        self.check_bytes(call)
         if call.idempotency_key in self.accepted:
             return
         self.accepted.add(call.idempotency_key)
@@ -304,17 +455,16 @@ class ScriptedPartner:
         else:
             self.holds[call.key] = call.content
 
+    def check_bytes(self, call: LoggedCall) -> None:
+        """Judge the bytes of a call that lands."""
+        seen = self.bytes_by_key.setdefault(call.idempotency_key, call.bytes)
+        assert seen == call.bytes, f"other bytes under the key {call.idempotency_key} (invariant 7): {seen}, {call}"
+
     def answer(self, call: LoggedCall) -> Outcome:
         """Take a call in and answer it as the script says."""
-        how = self.answers.pop(0) if self.answers else "accept"
-        if how == "reject":
-            return Outcome(verdict=Verdict.REJECTED, status=422, latency_ms=1.0, error="HTTP 422 $no")
-        if how == "later":
-            return Outcome(verdict=Verdict.RETRY_LATER, status=503, latency_ms=1.0, error="HTTP 503")
-        if how == "unauthorized":
-            return Outcome(verdict=Verdict.RETRY_LATER, status=401, latency_ms=1.0, error="HTTP 401")
-        if how == "gone":
-            return Outcome(verdict=Verdict.RETRY_LATER, status=410, latency_ms=1.0, error="HTTP 410")
+        how = self.next_answer()
+        if how in REFUSALS:
+            return refuse(how)
         if how == "given up":
             self.delayed.append(call)
             return Outcome(verdict=Verdict.RETRY_LATER, status=504, latency_ms=1.0, error="HTTP 504")
@@ -326,11 +476,32 @@ class ScriptedPartner:
             return Outcome(verdict=Verdict.AMBIGUOUS, latency_ms=1.0, error="no answer")
         return Outcome(verdict=Verdict.ACCEPTED, status=200, latency_ms=1.0)
 
+    def next_answer(self) -> Answer:
+        """Return how the next call is answered."""
+        return self.answers.pop(0) if self.answers else "accept"
+
+
+REFUSALS: Mapping[Answer, tuple[Verdict, int]] = {
+    "reject": (Verdict.REJECTED, 422),
+    "later": (Verdict.RETRY_LATER, 503),
+    "unauthorized": (Verdict.RETRY_LATER, 401),
+    "gone": (Verdict.RETRY_LATER, 410),
+}
+
+
+def refuse(how: Answer) -> Outcome:
+    """Return the outcome of a call that the partner does not act on."""
+    verdict, status = REFUSALS[how]
+    return Outcome(verdict=verdict, status=status, latency_ms=1.0, error=f"HTTP {status} $no")
+
 
 class JoinedCall(tuple[LoggedCall, ...]):
     """The calls of several rows in one."""
 
     body = b""
+
+
+_METHODS = {"update": "PUT", "look_up": "GET"}
 
 
 class ScriptedClient:
@@ -347,7 +518,8 @@ class ScriptedClient:
 
     def prepare(self, record: Record) -> LoggedCall:
         """Return the call for a record."""
-        content = None if record.payload is None else str(record.payload["content"])
+        content = None if record.payload is None else show_payload(record.payload)
+        object_id = record.remote.get("id") if self.hash_remote(record) else None
         return LoggedCall(
             idempotency_key=record.idempotency_key,
             attempt=record.attempt,
@@ -356,7 +528,14 @@ class ScriptedClient:
             body=f"{self._mapping}:{content}",
             record_id=record.id,
             seq=record.seq,
+            method=_METHODS.get(record.step) or ("DELETE" if record.op == "delete" else "POST"),
+            object_id=None if object_id is None else str(object_id),
         )
+
+    def hash_remote(self, record: Record) -> str:
+        """Name the partner's id where it is in the path."""
+        names_object = record.step == "update" or (record.step == "send" and record.op == "delete")
+        return f"{record.step} {record.remote['id']}" if names_object and "id" in record.remote else ""
 
     def combine(
         self,
@@ -365,7 +544,9 @@ class ScriptedClient:
         bytes_at_most: int | None = None,  # noqa: ARG002 - no partner here refuses a body for its size
     ) -> list[BulkCall]:
         """Put rows together into calls."""
-        found = [planned[start : start + self._rows] for start in range(0, len(planned), self._rows)]
+        alone = [[one] for one in planned if one[1].method in ("GET", "PUT")]
+        others = [one for one in planned if one[1].method not in ("GET", "PUT")]
+        found = [*alone, *(others[start : start + self._rows] for start in range(0, len(others), self._rows))]
         return [
             BulkCall(records=tuple(record for record, _ in rows), call=JoinedCall(call for _, call in rows))  # type: ignore[arg-type]
             for rows in found

@@ -14,7 +14,7 @@ from tests.harness.servers import name_database
 
 from .clock import simulated_time
 from .machine import Protocol
-from .simulation import open_gated_ledger
+from .simulation import Objects, open_gated_ledger
 
 STEPS_PER_EXAMPLE = 50
 
@@ -30,12 +30,20 @@ class Variant:
     rows: int = 1
     ambiguous: Ambiguous = "retry"
     max_in_flight: int | None = None
+    #: Rows go with a line of another table.
+    lines: bool = False
+    #: Outcomes are written back into the source.
+    write_back: bool = False
+    objects: Objects | None = None
 
     def __str__(self) -> str:
         more = ["append-only"] if self.append_only else []
         more += [f"{self.rows}-rows-a-call"] if self.rows > 1 else []
         more += ["never-twice"] if self.ambiguous == "fail" else []
         more += [f"{self.max_in_flight}-in-flight"] if self.max_in_flight is not None else []
+        more += ["lines"] if self.lines else []
+        more += ["write-back"] if self.write_back else []
+        more += [f"objects-by-{self.objects}"] if self.objects is not None else []
         return "-".join([self.order, self.mode, *more])
 
 
@@ -55,6 +63,9 @@ VARIANTS = (
     Variant(order="latest", mode="rowversion", ambiguous="fail"),
     Variant(order="latest", mode="increasing", max_in_flight=1),
     Variant(order="strict", mode="rowversion", max_in_flight=2),
+    Variant(order="latest", mode="rowversion", lines=True, write_back=True, objects="lookup"),
+    Variant(order="strict", mode="change_tracking", lines=True, objects="lookup"),
+    Variant(order="latest", mode="snapshot", write_back=True, objects="keys"),
 )
 
 
@@ -91,6 +102,9 @@ def take_steps(mongo_url: str, variant: Variant, *, seed_number: int, examples: 
             rows_per_call = variant.rows
             ambiguous = variant.ambiguous
             max_in_flight = variant.max_in_flight
+            has_lines = variant.lines
+            writes_back = variant.write_back
+            objects = variant.objects
             failures: ClassVar[list[str]] = []
             taken = 0
             calls = 0

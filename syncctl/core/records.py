@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from syncctl.core.remote_values import LostObject
 from syncctl.core.rows import Operation, Value
 from syncctl.core.states import State
 
@@ -54,8 +55,8 @@ class Record:
     step: Step = "send"
     #: The partner was asked, and has no object of its row; no call may have created one since.
     looked_up: bool = False
-    #: The partner does not have the object any more: it is created anew.
-    recreates: bool = False
+    #: The object that the partner does not have any more: it is created anew, unless another is known since.
+    recreates: LostObject | None = None
 
     @property
     def is_retry(self) -> bool:

@@ -34,6 +34,16 @@ class RemoteChange:
     is_gone: bool = False
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LostObject:
+    """The object as it was known when the partner did not have it any more."""
+
+    #: By name.
+    values: Mapping[str, Value] = field(default_factory=dict)
+    #: The version whose answer had described it last; 0 where none had.
+    seq: int = 0
+
+
 def parse_capture(text: str) -> tuple[Literal["json", "header"], str]:
     """Read where a value stands: a path into the JSON of the answer, or `header:NAME`.
 

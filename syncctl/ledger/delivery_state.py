@@ -12,9 +12,11 @@ from pymongo.database import Database
 from syncctl.core.fingerprint import fingerprint
 from syncctl.core.outcome import Outcome
 from syncctl.core.records import Record
+from syncctl.core.remote_values import LostObject
 from syncctl.core.states import State
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.client import edge, update_many_safely
+from syncctl.ledger.codec import encode_values
 from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, SYNCCTL, in_future, or_absent, or_zero
 from syncctl.ledger.history import REOPENED, appended, grown
 from syncctl.ledger.records import REFUSED_ALONE
@@ -50,11 +52,19 @@ class Transition:
     reason: str | None = None
     #: For PENDING: the partner was asked and has no object of the row; or was before this call, which changed nothing.
     looked_up: bool = False
-    #: For PENDING: the partner's object is gone, and is created anew.
-    recreates: bool = False
+    #: For PENDING: the object that the partner does not have any more, and that is created anew.
+    recreates: LostObject | None = None
 
 
 _TRIED_AT: Doc = {"$cond": [{"$gt": [or_zero("tries"), 0]}, {"$ifNull": ["$tried_at", "$$NOW"]}, "$$NOW"]}
+
+
+def _describe_marks(transition: Transition) -> Doc:
+    """Return what a record keeps of the partner's object until its next call."""
+    marks: Doc = {"looked_up": True} if transition.looked_up else {}
+    if (lost := transition.recreates) is not None:
+        marks["recreates"] = {"$literal": {"values": encode_values(lost.values), "seq": lost.seq}}
+    return marks
 
 
 def _is_plain_delivery(transition: Transition) -> bool:
@@ -155,12 +165,9 @@ class DeliveryStates:
         gone = list(IN_FLIGHT_FIELDS)
         if outcome is not None:
             changes |= self._attempt(claim, transition)
-            gone.append("losses")
-            for name, is_set in (("looked_up", transition.looked_up), ("recreates", transition.recreates)):
-                if is_set:
-                    changes[name] = True
-                else:
-                    gone.append(name)
+            marks = _describe_marks(transition)
+            changes |= marks
+            gone += ["losses", *({"looked_up", "recreates"} - marks.keys())]
         elif state is State.DISCARDED:
             entry: Doc = {"action": "discarded", "by": SYNCCTL, "reason": transition.reason, "claim": claim.token}
             changes |= {**grown(entry), "reason": {"$literal": transition.reason}}

@@ -14,6 +14,7 @@ from pymongo.errors import BulkWriteError
 
 from syncctl.core.fingerprint import fingerprint
 from syncctl.core.records import Record
+from syncctl.core.remote_values import LostObject
 from syncctl.core.rows import Operation, Value
 from syncctl.core.states import State
 from syncctl.ledger.client import edge, is_only_duplicates, update_many_safely
@@ -188,6 +189,13 @@ def _discarded(reason: str, now: datetime) -> Doc:
     }
 
 
+def lost_object_of(document: Mapping[str, Any]) -> LostObject | None:
+    """Return the object in whose place a record creates another; None if it does not."""
+    if (lost := document.get("recreates")) is None:
+        return None
+    return LostObject(values=decode_values(lost["values"]), seq=int(lost["seq"]))
+
+
 def record_of(document: Mapping[str, Any]) -> Record:
     """Return the record that a stored document holds."""
     payload = document.get("payload")
@@ -211,7 +219,7 @@ def record_of(document: Mapping[str, Any]) -> Record:
         rows_at_most=document.get("rows_at_most"),
         remote_hash=document.get("remote_hash", ""),
         looked_up=bool(document.get("looked_up")),
-        recreates=bool(document.get("recreates")),
+        recreates=lost_object_of(document),
     )
 
 

@@ -12,7 +12,7 @@ from syncctl.core.states import TERMINAL, State
 from syncctl.core.stream import Stream
 from syncctl.ledger.keys import KnownKey
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.records import record_of, to_document
+from syncctl.ledger.records import lost_object_of, record_of, to_document
 from syncctl.partner.client import PartnerClient
 from syncctl.partner.request.curl import Request, show_request
 from syncctl.pipeline.identity import NamedRow, name_row, new_record
@@ -203,5 +203,5 @@ def _as_claimed(document: Mapping[str, Any], mapping_hash: str) -> Record:
         attempt=max(1, int(document.get("claims", 0)) + to_come),
         generation=generation,
         looked_up=bool(document.get("looked_up")),
-        recreates=bool(document.get("recreates")),
+        recreates=lost_object_of(document),
     )

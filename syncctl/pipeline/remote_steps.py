@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from syncctl.core.outcome import CONFLICT, GONE_STATUSES, Outcome, Verdict
 from syncctl.core.records import Record
-from syncctl.core.remote_values import RemoteChange, find_remote_names
+from syncctl.core.remote_values import LostObject, RemoteChange, find_remote_names
 from syncctl.core.states import State
 from syncctl.core.stream import Stream
 from syncctl.ledger.delivery_state import Transition
@@ -50,7 +50,10 @@ def choose_step(stream: Stream, record: Record, key: KnownKey | None) -> Record 
     if record.op == "delete":
         return _choose_delete(stream, record, key)
     record = replace(record, remote=key.remote_values)
-    if stream.update_method is not None and is_known(stream, key) and not record.recreates:
+    if record.recreates is not None and record.recreates != _describe_object(key):
+        # Its own call has created another since, and the answer came late.
+        record = replace(record, recreates=None)
+    if stream.update_method is not None and is_known(stream, key) and record.recreates is None:
         return replace(record, step="update")
     if _must_ask(stream, record, key):
         return replace(record, step="look_up")
@@ -79,7 +82,7 @@ def _must_ask(stream: Stream, record: Record, key: KnownKey) -> bool:
     """Tell whether a record that would create an object first asks whether there is one."""
     if stream.lookup is None or record.looked_up:
         return False
-    if record.recreates:
+    if record.recreates is not None:
         return _always_asks(stream) or key.doubt_seq is not None
     return not is_known(stream, key) and (key.may_have_object or _always_asks(stream))
 
@@ -118,14 +121,21 @@ def decide_remote(batch: Batch, record: Record, outcome: Outcome) -> Transition 
     if record.step == "update" and outcome.status in GONE_STATUSES and stream.missing == "create":
         error = f"{outcome.error}; its object is gone, so it will be created"
         # About this row alone, also a 410.
-        return _go_on(record, replace(outcome, error=error, has_own_rule=True), recreates=True)
+        lost = _describe_object(batch.known.get(batch.claim.key_ids[record.id]))
+        return _go_on(record, replace(outcome, error=error, has_own_rule=True), recreates=lost)
     is_conflict = outcome.verdict is Verdict.REJECTED and outcome.status == CONFLICT
     if record.step == "send" and is_conflict and stream.lookup is not None and not record.looked_up:
-        return _go_on(record, replace(outcome, error=f"{outcome.error}; the partner will be asked for its object"))
+        error = f"{outcome.error}; the partner will be asked for its object"
+        return _go_on(record, replace(outcome, error=error), recreates=record.recreates)
     return None
 
 
-def _go_on(record: Record, outcome: Outcome, *, recreates: bool | None = None, looked_up: bool = False) -> Transition:
+def _describe_object(key: KnownKey | None) -> LostObject:
+    remote = key.remote if key is not None else None
+    return LostObject() if remote is None else LostObject(values=remote.values, seq=remote.seq)
+
+
+def _go_on(record: Record, outcome: Outcome, *, recreates: LostObject | None, looked_up: bool = False) -> Transition:
     """Return the transition of a record that goes on at once with another call."""
     return Transition(
         record=record,
@@ -133,7 +143,7 @@ def _go_on(record: Record, outcome: Outcome, *, recreates: bool | None = None, l
         outcome=outcome,
         counts_as_attempt_only=True,
         looked_up=looked_up,
-        recreates=record.recreates if recreates is None else recreates,
+        recreates=recreates,
     )
 
 
@@ -141,28 +151,29 @@ def _decide_lookup(batch: Batch, record: Record, outcome: Outcome) -> Transition
     """Decide what follows from an answer to the question whether the partner has an object of the row."""
     key = batch.known.get(batch.claim.key_ids[record.id])
     is_found = outcome.lookup == "found"
-    if is_found and record.recreates and outcome.captured.items() <= record.remote.items():
+    if is_found and record.recreates is not None and outcome.captured.items() <= record.remote.items():
         # The very object that the partner did not have when it was to be updated.
         is_found = False
     if is_found:
         is_done = record.op == "upsert" and (batch.stream.update_method is None or _is_own(record, key))
         if is_done:
             return Transition(record=record, state=State.DELIVERED, outcome=outcome)
-        return _go_on(record, outcome, recreates=False)
+        return _go_on(record, outcome, recreates=None)
     asked_at = batch.claim.clock.at_boot_time(outcome.ended).timestamp() - outcome.latency_ms / 1000
     pending = [call.until for call in key.unsettled if call.until.timestamp() > asked_at] if key is not None else []
     if pending:
         # It proves nothing yet: a call that may still take effect may create the object.
         error = f"not found; asked again once no earlier call can take effect any more, at {max(pending):%H:%M:%S} UTC"
-        return replace(_go_on(record, replace(outcome, error=error)), due_at=max(pending))
+        going_on = _go_on(record, replace(outcome, error=error), recreates=record.recreates)
+        return replace(going_on, due_at=max(pending))
     if record.op == "delete":
         return Transition(record=record, state=State.DELIVERED, outcome=outcome)
-    return _go_on(record, outcome, looked_up=True)
+    return _go_on(record, outcome, recreates=record.recreates, looked_up=True)
 
 
 def _is_own(record: Record, key: KnownKey | None) -> bool:
     """Tell whether what was found can only be what a call of this very record, with the same bytes, created."""
-    if key is None or key.doubt_seq is None or record.generation or record.recreates:
+    if key is None or key.doubt_seq is None or record.generation or record.recreates is not None:
         return False
     return key.doubt_seq >= record.seq and not key.has_object
 
@@ -182,7 +193,8 @@ def describe_remote(transition: Transition) -> RemoteChange:
     if record.op == "delete":
         return RemoteChange(is_gone=True)
     return RemoteChange(
-        values=outcome.captured if outcome is not None else {}, is_new=record.step == "send" and record.recreates
+        values=outcome.captured if outcome is not None else {},
+        is_new=record.step == "send" and record.recreates is not None,
     )
 
 
@@ -192,13 +204,13 @@ def list_found(key_ids: Mapping[str, str], transitions: Sequence[Transition]) ->
         (
             key_ids[transition.record.id],
             transition.record.seq,
-            RemoteChange(values=transition.outcome.captured, is_new=transition.record.recreates),
+            RemoteChange(values=transition.outcome.captured, is_new=transition.record.recreates is not None),
         )
         for transition in transitions
         if transition.outcome is not None
         and transition.outcome.lookup == "found"
         and transition.state is State.PENDING
-        and not transition.recreates
+        and transition.recreates is None
     ]
 
 

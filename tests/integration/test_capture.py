@@ -115,12 +115,12 @@ def test_an_answer_without_the_value_leaves_what_is_known(testbed: Testbed, orde
     assert remote(testbed)["values"] == {"id": "other"}
 
 
-def test_a_deleted_row_leaves_no_value(testbed: Testbed, orders: IdPartner) -> None:
+def test_a_deleted_row_has_no_object_and_comes_back_as_a_new_one(testbed: Testbed, orders: IdPartner) -> None:
     testbed.change_stream(delete_method="DELETE", delete_path="/orders/{remote.id}")
     send(testbed, 1)
     assert delete(testbed, 1) == {"delivered": 1}
     assert orders.calls() == ["POST /orders", "DELETE /orders/P-0001"]
-    assert (remote(testbed)["values"], remote(testbed)["gone"]) == ({}, True)
+    assert (remote(testbed)["values"], remote(testbed)["gone"]) == ({"id": "P-0001"}, True)
     send(testbed, 1, content="b")
     assert remote(testbed)["values"] == {"id": "P-0002"}
     assert "gone" not in remote(testbed)

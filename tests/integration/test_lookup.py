@@ -323,6 +323,25 @@ def test_a_late_create_is_asked_for_and_not_repeated(testbed: Testbed, orders: I
     assert testbed.states() == {1: ["delivered"]}
 
 
+def test_a_late_re_creation_is_updated_and_not_repeated(testbed: Testbed, orders: IdPartner) -> None:
+    testbed.change_stream(missing="create")
+    send(testbed, 1)
+    orders.objects.clear()
+
+    def hook(call: Seen) -> None:
+        if call.method == "POST":
+            testbed.let_leases_expire()
+            testbed.rescue()
+
+    orders.hook = hook
+    assert send(testbed, 1, content="b") == {"retrying": 1, "late": 1}
+    orders.hook = lambda _: None
+    again(testbed)
+    # The object that the late answer has named is another one than that which was lost.
+    assert (methods(orders), orders.created) == ("PUPU", {1: 2})
+    assert testbed.states() == {1: ["delivered", "delivered"]}
+
+
 # With other features.
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from celery import Celery, signals
 from celery.app import default_app
 from celery.platforms import SecurityWarning
-from kombu import Queue
+from kombu import Exchange, Queue
 from kombu.utils.uuid import uuid
 
 from syncctl.broker.kombu_transport import harden_transport
@@ -124,7 +124,7 @@ def make_app(settings: Settings) -> SyncctlApp:
         accept_content=["json"],
         task_serializer="json",
         result_serializer="json",
-        broker_transport_options={**prefix, **timeouts, "admit": app.message_check},
+        broker_transport_options={**prefix, **timeouts, "admit": app.message_check, "priority_steps": [0]},
         # An error reply, such as that of a replica, is waited for as a lost connection is.
         result_backend_transport_options={
             **prefix,
@@ -148,7 +148,9 @@ def make_app(settings: Settings) -> SyncctlApp:
         worker_enable_remote_control=settings.worker.remote_control,
         worker_consumer="syncctl.tasks.consumer:PatientConsumer",
         worker_soft_shutdown_timeout=longest_call_seconds(settings) + SOFT_SHUTDOWN_MARGIN_SECONDS,
-        task_queues=[Queue(name) for name in QUEUES],
+        # The default exchange needs no table of bindings in Redis, which others could spoil.
+        task_queues=[Queue(name, Exchange(""), routing_key=name) for name in QUEUES],
+        task_default_exchange="",
         task_default_queue=CONTROL,
         task_routes={"syncctl.deliver": {"queue": DELIVER}, "syncctl.poll": {"queue": POLL}},
         beat_schedule=make_schedule(settings),

@@ -61,12 +61,14 @@ class Reason(StrEnum):
     FORGED = "forged"
     TOO_OLD = "too_old"
     UNVERIFIED = "unverified"
+    FOREIGN_KEY = "foreign_key"
 
 
 _HINTS = {
     Reason.UNKNOWN_STREAM: "this worker has no such stream: bring all machines to one syncctl.toml; restart workers",
     Reason.FORGED: "it was not signed with this ledger's key: an older version or somebody else writes to this Redis",
     Reason.TOO_OLD: "it waited for more than an hour; its work was asked for again since",
+    Reason.FOREIGN_KEY: "something else writes to this project's keys: find out what, or set another redis_prefix",
     Reason.UNVERIFIED: "MongoDB cannot be reached, so the key that messages are signed with is not known",
 }
 
@@ -244,8 +246,15 @@ class MessageCheck:
             return None
         return _make_message(parts, queue)
 
+    def note_removed(self, keys: Mapping[str, str]) -> None:
+        """Log and count keys of another type, which were removed with whatever waited in their place."""
+        with self._lock:
+            self._dropped[Reason.FOREIGN_KEY.value] += len(keys)
+        for name, kind in keys.items():
+            log.warning("broker.key_removed", key=name, type=kind, hint=_HINTS[Reason.FOREIGN_KEY])
+
     def take_dropped(self) -> dict[str, int]:
-        """Return how many messages were dropped since the last time, by reason."""
+        """Return how many messages were dropped and keys removed since the last time, by reason."""
         with self._lock:
             dropped, self._dropped = self._dropped, Counter()
         return dict(dropped)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -21,6 +21,24 @@ if TYPE_CHECKING:
 
 SOCKET_TIMEOUT_SECONDS = 10.0
 _RESULT_LOOK_SECONDS = 0.01
+
+_TABLES = ("celery.pidbox", "reply.celery.pidbox", "celeryev", *QUEUES)
+KEY_TYPES: Mapping[str, str] = {
+    **dict.fromkeys(QUEUES, "list"),
+    **{f"_kombu.binding.{name}": "set" for name in _TABLES},
+    **{f"_kombu.binding_permanent.{name}": "set" for name in _TABLES},
+    "_kombu.binding_deadlines": "zset",
+}
+"""The keys of fixed names, and the type of each. Celery writes the tables of bindings for its remote control, and did
+for the queues of earlier versions. Every other key is replaced by whoever writes it, whatever its type is."""
+
+# In one step: between a look and the removal, another process may have put a genuine message there.
+_REMOVE_FOREIGN = """
+local found = redis.call('TYPE', KEYS[1]).ok
+if found == 'none' or found == ARGV[1] then return false end
+redis.call('DEL', KEYS[1])
+return found
+"""
 
 
 def retry_once() -> Retry:
@@ -42,6 +60,15 @@ def connect(url: str, *, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) -> Any
         retry=retry_once(),
         client_name="syncctl",
     )
+
+
+def is_wrong_type(error: BaseException | None) -> bool:
+    """Tell whether Redis refused a command because somebody put a key of another type in its place."""
+    while error is not None:
+        if isinstance(error, redis.ResponseError) and "WRONGTYPE" in str(error):
+            return True
+        error = error.__cause__
+    return False
 
 
 def unavailable(url: str, error: Exception) -> ServiceUnavailable:
@@ -94,6 +121,31 @@ class Broker:
         """Return how many messages wait in a queue."""
         with translated(self.url):
             return int(self._redis.llen(f"{self.prefix}{queue}"))
+
+    def find_foreign_keys(self) -> dict[str, str]:
+        """Return this project's keys that have a type that syncctl never gives them, and that type."""
+        with translated(self.url), self._redis.pipeline(transaction=False) as pipeline:
+            for name in KEY_TYPES:
+                pipeline.type(f"{self.prefix}{name}")
+            types = [kind.decode() for kind in pipeline.execute()]
+        return {
+            f"{self.prefix}{name}": found
+            for (name, kind), found in zip(KEY_TYPES.items(), types, strict=True)
+            if found not in (kind, "none")
+        }
+
+    def remove_foreign_keys(self) -> dict[str, str]:
+        """Remove the keys that `find_foreign_keys` finds, and return them: they would stop every worker for ever.
+
+        Redis holds nothing that could be lost (invariant 2).
+        """
+        removed: dict[str, str] = {}
+        with translated(self.url):
+            remove = self._redis.register_script(_REMOVE_FOREIGN)
+            for name, kind in KEY_TYPES.items():
+                if found := remove(keys=[f"{self.prefix}{name}"], args=[kind]):
+                    removed[f"{self.prefix}{name}"] = found.decode()
+        return removed
 
     def take_result(self, task_id: str) -> bytes | None:
         """Return what Redis has as the result of a task, and remove it; None while there is none."""

@@ -23,7 +23,10 @@ _PACED = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local interval, slack, ahead = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local due = tonumber(redis.call('GET', KEYS[1]) or 0)
+-- Somebody else may have put anything there, of another type too: then it is replaced.
+local kept = redis.pcall('GET', KEYS[1])
+local due = type(kept) == 'string' and tonumber(kept) or 0
+if due ~= due then due = 0 end
 -- Nothing is ever due later: this clock was set back, or the rate was slower before.
 if due > now + ahead + interval then due = now end
 local at = math.max(due, now - slack)

@@ -3,11 +3,19 @@
 import secrets
 from typing import Any
 
-from syncctl.broker.queue import connect, translated
+import redis
+
+from syncctl.broker.queue import connect, is_wrong_type, translated
 
 TIMEOUT_SECONDS = 1.0
 """A call to a partner waits this long for the cache, and then goes on without it."""
 
+# A claim that somebody else made to last is none.
+_CLAIM = """
+local left = redis.call('PTTL', KEYS[1])
+if left == -1 or left > tonumber(ARGV[2]) then redis.call('DEL', KEYS[1]) end
+return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
+"""
 _RELEASE = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """
@@ -28,6 +36,7 @@ class RedisTokenCache:
         # The name in the keys stays: workers of several versions share the tokens.
         self._prefix = f"{prefix}shelf:"
         self._redis: Any = connect(url, timeout_seconds=TIMEOUT_SECONDS)
+        self._claim = self._redis.register_script(_CLAIM)
         self._release = self._redis.register_script(_RELEASE)
 
     def close(self) -> None:
@@ -37,7 +46,13 @@ class RedisTokenCache:
     def read(self, name: str) -> tuple[bytes, float] | None:
         """Return the text under a name and the seconds until it expires; None where there is none."""
         with translated(self.url), self._redis.pipeline() as pipeline:
-            text, millis = pipeline.get(self._prefix + name).pttl(self._prefix + name).execute()
+            try:
+                text, millis = pipeline.get(self._prefix + name).pttl(self._prefix + name).execute()
+            except redis.ResponseError as error:
+                if not is_wrong_type(error):
+                    raise
+                self._redis.delete(self._prefix + name)
+                return None
         return None if text is None or millis <= 0 else (bytes(text), millis / 1000)
 
     def write(self, name: str, text: bytes, *, seconds: float) -> None:
@@ -49,7 +64,7 @@ class RedisTokenCache:
         """Return a claim to fetch the next text under a name; None while another process holds it."""
         claim = secrets.token_hex(16)
         with translated(self.url):
-            taken = self._redis.set(f"{self._prefix}{name}:claim", claim, nx=True, px=int(seconds * 1000))
+            taken = self._claim(keys=[f"{self._prefix}{name}:claim"], args=[claim, int(seconds * 1000)])
         return claim if taken else None
 
     def release(self, name: str, claim: str) -> None:

@@ -22,6 +22,7 @@ _OPTIONAL = ("oldest due", "held", "queued", "sending", "superseded", "discarded
 _SHOWN_APART = ("paused", "partner_paused", "circuit_open", "unknown_keys")
 """The obstacles that have a line of their own."""
 _UNREMARKABLE = (None, 0, "closed")
+_WITHOUT_REDIS = "nothing is lost, and rows are polled and sent once Redis can be used; run: syncctl doctor redis"
 _WATCH_SECONDS = 2.0
 
 
@@ -50,7 +51,7 @@ def status(
         if not watch:
             current = read_status(connections)
             if current.queue["error"]:
-                out.warn(f"{current.queue['error']}; rows are read, and sent once it is back; syncctl doctor redis")
+                out.warn(f"{current.queue['error']}; {_WITHOUT_REDIS}")
             if as_json:
                 out.print_json(current)
             else:
@@ -80,7 +81,7 @@ def _show(current: "Status") -> None:
         out.show("no streams yet; add one to syncctl.toml, or run: syncctl init --help")
     now = datetime.now(UTC)
     messages = current.queue["messages"]
-    out.show(f"queue    {'unknown: cannot reach Redis' if messages is None else format_count(messages, 'message')}")
+    out.show(f"queue    {'unknown: Redis cannot be used' if messages is None else format_count(messages, 'message')}")
     for partner in current.partners:
         if partner["paused"] or partner["breaker"] != "closed":
             out.show(f"partner  {_describe_partner(partner, now)}")

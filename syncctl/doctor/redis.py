@@ -1,8 +1,10 @@
 """redis: whether it answers, and whether it is set up so that it loses no message."""
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from syncctl.broker.queue import KEY_TYPES, is_wrong_type
 from syncctl.doctor.check import Finding, Unit, explain, failed, passed, warned
 from syncctl.errors import ServiceUnavailable
 
@@ -13,7 +15,6 @@ _REFUSALS = {
     "read only replica": "name the primary in REDIS_URL; if this is to be the primary, run: redis-cli REPLICAOF NO ONE",
     "maxmemory": "raise maxmemory, or find the largest keys: redis-cli --bigkeys",
     "misconf": "free space on Redis's disk, and read Redis's log",
-    "wrongtype": "something else uses this project's keys in Redis: set another redis_prefix, or remove those keys",
 }
 """What to do where Redis answers and refuses a write, by a part of its reply."""
 
@@ -25,6 +26,7 @@ def list_units(services: "Services") -> Sequence[Unit]:
     """Return the checks of Redis."""
     return (
         Unit(name="redis", look=lambda: check_server(services)),
+        Unit(name="redis keys", look=lambda: check_keys(services), needs=("redis",)),
         Unit(name="redis eviction", look=lambda: check_eviction(services), needs=("redis",)),
         Unit(name="redis memory", look=lambda: check_memory(services), needs=("redis",)),
         Unit(name="redis persistence", look=lambda: check_persistence(services), needs=("redis",)),
@@ -37,6 +39,8 @@ def check_server(services: "Services") -> Finding:
         facts = services.broker.describe_server()
         services.broker.prove_usable()
     except ServiceUnavailable as error:
+        if is_wrong_type(error):
+            return check_keys(services)
         return explain(error, hint=_find_hint(error.why.lower()))
     version = str(facts["version"])
     if read_version(version) < OLDEST_TRIED:
@@ -44,6 +48,23 @@ def check_server(services: "Services") -> Finding:
             f"Redis {version} answers; syncctl is not tested with a version that old", "upgrade to Redis 6.2 or later"
         )
     return passed(f"Redis {version} answers and can be written to")
+
+
+def check_keys(services: "Services") -> Finding:
+    """Check whether each key of this project has the type that syncctl gives it."""
+    foreign = services.broker.find_foreign_keys()
+    if not foreign:
+        return passed("the queues, and what Celery keeps beside them, have the types that they should have")
+    kinds = [f"{name} is a {kind}, not a {_find_type(services, name)}" for name, kind in foreign.items()]
+    names = " ".join(shlex.quote(name) for name in foreign)
+    return failed(
+        f"something else writes to this project's keys: {'; '.join(kinds)}",
+        f"a running worker removes them; without one, run: redis-cli DEL {names}; or set another redis_prefix",
+    )
+
+
+def _find_type(services: "Services", name: str) -> str:
+    return KEY_TYPES[name.removeprefix(services.broker.prefix)]
 
 
 def check_eviction(services: "Services") -> Finding:

@@ -103,6 +103,8 @@ def check_dropped(services: "Services") -> Finding:
     hint = "their work is not lost: Beat asks for it again. Find out who else writes to this Redis"
     if "unknown_stream" in dropped["reasons"]:
         hint = "bring syncctl.toml on all machines up to date, and restart workers and Beat"
+    elif "foreign_key" in dropped["reasons"]:
+        hint = "something else writes to this project's keys in Redis: find out what, or set another redis_prefix"
     elif "forged" in dropped["reasons"]:
         hint = "restart workers and Beat of an older version; if there is none, find out who else writes to this Redis"
     return warned(

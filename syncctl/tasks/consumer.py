@@ -2,7 +2,7 @@
 
 import logging
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
@@ -10,6 +10,14 @@ from kombu import Connection
 
 from syncctl.broker.kombu_transport import BROKER_ERRORS
 from syncctl.broker.outage import Outage
+from syncctl.broker.queue import Broker, is_wrong_type
+from syncctl.errors import ServiceUnavailable
+from syncctl.logs import get_logger
+
+if TYPE_CHECKING:
+    from syncctl.celery_app import SyncctlApp
+
+log = get_logger(__name__)
 
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 2.0
@@ -45,6 +53,7 @@ class PatientConsumer(Consumer):  # type: ignore[misc]
                 conn.default_channel.prove_usable()
             except BROKER_ERRORS as error:
                 self._outage.note(error, hint="run: syncctl doctor redis")
+                remove_foreign_keys(self.app, error)
                 conn.collect(socket_timeout=1)
                 _wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -60,7 +69,22 @@ class PatientConsumer(Consumer):  # type: ignore[misc]
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Note the beginning of an outage, and let the connection go."""
         self._outage.note(exc, hint="run: syncctl doctor redis")
+        remove_foreign_keys(self.app, exc)
         super().on_connection_error_after_connected(exc)
+
+
+def remove_foreign_keys(app: "SyncctlApp", error: BaseException) -> None:
+    """Remove keys that somebody else put in the place of this project's, if that is what Redis refuses a command for.
+
+    They would stop every worker until an operator comes. What waited there is not lost (invariant 2).
+    """
+    if not is_wrong_type(error):
+        return
+    try:
+        with Broker(app.settings.redis_url, prefix=app.settings.redis_namespace) as broker:
+            app.message_check.note_removed(broker.remove_foreign_keys())
+    except ServiceUnavailable as unavailable:
+        log.warning("broker.keys_not_removed", error=str(unavailable))
 
 
 def _wait(seconds: float) -> None:

@@ -17,6 +17,7 @@ from syncctl.core.windows import count_delivery_slots
 from syncctl.errors import ConfigurationError, ExitCode, SyncctlError
 from syncctl.logs import get_logger
 from syncctl.settings.describe import fingerprint_settings
+from syncctl.tasks.consumer import remove_foreign_keys
 from syncctl.wiring.connections import SIGN_OF_LIFE_SECONDS, Connections
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class WorkerHeartbeat:
         self._done.set()
         self._thread.join(timeout=EVERY_SECONDS)
         try:
-            self._record_dropped()
+            record_dropped(self._app, self._connections, who=self._name)
             self._connections.ledger.heartbeats.forget_worker(self._name)
         except SyncctlError as error:
             log.warning("heartbeat.not_removed", error=str(error))
@@ -68,7 +69,7 @@ class WorkerHeartbeat:
             try:
                 self._app.seal.now_ms()
                 self._connections.ledger.heartbeats.record_worker(self._name, self._facts)
-                self._record_dropped()
+                record_dropped(self._app, self._connections, who=self._name)
             except ConfigurationError as error:
                 log.error("project.refused", error=str(error), hint=error.hint)  # noqa: TRY400 - no traceback
                 worker_state.should_stop = int(ExitCode.USAGE)
@@ -77,10 +78,11 @@ class WorkerHeartbeat:
             if self._done.wait(EVERY_SECONDS):
                 return
 
-    def _record_dropped(self) -> None:
-        """Add the messages that this worker has dropped to those that `status` and `doctor` show."""
-        if dropped := self._app.message_check.take_dropped():
-            self._connections.ledger.project.record_dropped(dropped, worker=self._name)
+
+def record_dropped(app: "SyncctlApp", connections: Connections, *, who: str) -> None:
+    """Add what this process has dropped and removed to what `status` and `doctor` show."""
+    if dropped := app.message_check.take_dropped():
+        connections.ledger.project.record_dropped(dropped, worker=who)
 
 
 class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
@@ -119,6 +121,7 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
             facts = {"pid": os.getpid(), "version": __version__, "settings": self._fingerprint}
             try:
                 self._open().ledger.heartbeats.record_beat(facts)
+                record_dropped(self.app, self._open(), who=f"beat:{os.getpid()}")
             except SyncctlError as error:
                 log.warning("heartbeat.failed", error=str(error))
         return wait
@@ -135,6 +138,7 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
             self.apply_async(entry, producer=producer, advance=False)
         except (SyncctlError, SchedulingError, *BROKER_ERRORS) as error:
             outage.note(error, entry=entry.name, queue=queue)
+            remove_foreign_keys(self.app, error)
         else:
             outage.end()
 

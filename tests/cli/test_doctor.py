@@ -18,6 +18,7 @@ from syncctl.doctor.groups import GROUPS
 from syncctl.local.mongod import Mongod
 from syncctl.local.redis_server import RedisServer
 from syncctl.local.server import find_port
+from syncctl.settings import load_settings
 from tests.cli.catalogue import find_command
 from tests.harness.commands import Completed
 from tests.harness.hostile_partner import HostilePartner, Peer
@@ -149,6 +150,31 @@ def test_a_fresh_set_up_lacks_indexes_a_worker_and_beat_and_nothing_is_made_up(
     assert "syncctl poll orders --once" in checks["streams orders"]["hint"]
     assert database.list_collection_names() == []
     assert partner.account.calls == []
+
+
+def test_keys_of_another_type_are_named_with_the_command_that_removes_them(
+    own_redis: RedisServer, run_syncctl: Run, settings_dir: Path
+) -> None:
+    environment = {"REDIS_URL": own_redis.url()}
+
+    def look() -> Checks:
+        return read_checks(run_syncctl("doctor", "redis", "--json", cwd=settings_dir, env=environment))
+
+    with Redis.from_url(own_redis.url(), decode_responses=True) as client:
+        prefix = load_settings(directory=settings_dir, environment={}).redis_namespace
+        for name, check in (("poll", "redis"), ("_kombu.binding.celery.pidbox", "redis keys")):
+            client.set(f"{prefix}{name}", "x")
+            finding = look()[check]
+            assert finding["status"] == "fail"
+            assert f"{prefix}{name} is a string, not a " in finding["detail"]
+            command = re.search(r"redis-cli (DEL [^;]+)", finding["hint"])
+            assert command is not None
+            client.execute_command(*command[1].split())
+        assert look()["redis keys"]["status"] == "ok"
+        client.set(f"{prefix}poll", "x")
+        shown = run_syncctl("status", cwd=settings_dir, env=environment)
+        assert "refuses commands: WRONGTYPE" in shown.stderr
+        assert "rows are polled and sent once Redis can be used" in shown.stderr
 
 
 def test_redis_that_evicts_fails_until_its_hint_is_followed(
@@ -399,6 +425,7 @@ def test_only_the_named_groups_are_checked(run_syncctl: Run, settings_dir: Path,
     checks = read_checks(done)
     assert [name for name in checks if name.startswith("redis")] == [
         "redis",
+        "redis keys",
         "redis eviction",
         "redis memory",
         "redis persistence",

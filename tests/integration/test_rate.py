@@ -111,3 +111,20 @@ def test_without_redis_no_permit_is_given(redis_prefix: str) -> None:
     away = SharedRate("redis://localhost:1/0", prefix=redis_prefix, name="p", calls=1000, seconds=1.0)
     assert away.try_take() is None
     away.close()
+
+
+@pytest.mark.parametrize("garbage", ["x", "nan", "-nan", "inf", "1e300", "-1e300", "9" * 400, b"\xff\x00", None])
+def test_whatever_somebody_put_in_the_place_of_a_rate_blocks_it_for_no_longer_than_a_permit(
+    rate: MakeRate, redis_url: str, redis_prefix: str, garbage: str | bytes | None
+) -> None:
+    limited = rate(10, 1.0)
+    with Redis.from_url(redis_url) as redis:
+        key = f"{redis_prefix}rate:paced:default"
+        if garbage is None:
+            redis.hset(key, "x", "y")
+        else:
+            redis.set(key, garbage)
+        assert limited.take()[0]
+        limited.take()
+        assert redis.type(key) == b"string"
+        assert 0 < redis.pttl(key) < 1000

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -235,3 +236,21 @@ def test_neither_the_token_nor_the_secret_is_in_redis_in_clear(
     # A value that cannot be decrypted is treated as missing.
     assert send(process()).verdict is Verdict.ACCEPTED
     assert desk.given == 2
+
+
+def test_keys_that_somebody_replaced_keep_no_process_from_its_token(redis_url: str, redis_prefix: str) -> None:
+    with closing(RedisTokenCache(redis_url, prefix=redis_prefix)) as cache, Redis.from_url(redis_url) as redis:
+        redis.hset(f"{redis_prefix}shelf:a", "x", "y")
+        assert cache.read("a") is None
+        cache.write("a", b"sealed", seconds=10)
+        assert (cache.read("a") or (b"", 0))[0] == b"sealed"
+        for spoil in (
+            lambda: redis.set(f"{redis_prefix}shelf:a:claim", "x"),
+            lambda: redis.set(f"{redis_prefix}shelf:a:claim", "x", ex=3600),
+            lambda: redis.hset(f"{redis_prefix}shelf:a:claim", "x", "y"),
+        ):
+            spoil()
+            claim = cache.claim("a", seconds=10)
+            assert claim
+            assert cache.claim("a", seconds=10) is None
+            cache.release("a", claim)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from syncctl.commands.filters import Error, Key, Limit, choose_records, is_any_given
+from syncctl.commands.filters import Error, Key, Limit, is_any_given, read_filters
 from syncctl.commands.options import AsJson, DryRun, Since, Streams, Until, Yes
 from syncctl.commands.session import ask_consent, name_operator, open_session
 from syncctl.console import format_count, out
@@ -62,12 +62,12 @@ def discard(
             why="this command has no default",
             hint="name ids, or select records: --stream, --state, --error, --key, --since, --until",
         )
+    filters = read_filters(
+        streams=stream, states=state, allowed=_ALLOWED, by_default=_ALLOWED if ids else (State.FAILED.value,),
+        error=error, key=key, since=since, until=until, limit=limit,
+    )  # fmt: skip
     with open_session(ctx, acts=True) as connections:
-        selection = choose_records(
-            connections, ids=ids or (), streams=stream, states=state, allowed=_ALLOWED,
-            by_default=_ALLOWED if ids else (State.FAILED.value,), error=error, key=key, since=since, until=until,
-            limit=limit,
-        )  # fmt: skip
+        selection = filters.select(connections, ids=ids or ())
         ledger, who = connections.prepared_ledger, name_operator()
         result = discard_records(ledger=ledger, selection=selection, reason=reason, who=who, dry_run=True)
         if result.matched and not dry_run:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from syncctl.commands.filters import Error, Key, choose_records
+from syncctl.commands.filters import Error, Key, read_filters
 from syncctl.commands.options import AsJson, Since, Streams, Until
 from syncctl.commands.session import open_session
 from syncctl.console import out
@@ -47,11 +47,11 @@ def failures(
     """
     from syncctl.pipeline.status import WITH_ERRORS, group_failures
 
+    filters = read_filters(
+        streams=stream, states=state, allowed=WITH_ERRORS, error=error, key=key, since=since, until=until
+    )
     with open_session(ctx) as connections:
-        selection = choose_records(
-            connections, streams=stream, states=state, allowed=WITH_ERRORS, error=error, key=key, since=since,
-            until=until,
-        )  # fmt: skip
+        selection = filters.select(connections)
         grouped = group_failures(ledger=connections.prepared_ledger, selection=selection, limit=limit)
     if as_json:
         out.print_json(grouped)

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,10 +46,53 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{6,12}")
 _SHOWN_AT_MOST = 5
 
 
-def choose_records(
-    connections: "Connections",
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Filters:
+    """The filters of one command line, read and checked as far as that needs no connection."""
+
+    streams: tuple[str, ...] | None
+    states: tuple[str, ...]
+    #: The fingerprint of an error, or its first digits.
+    error: str | None
+    key: str | None
+    since: datetime | None
+    until: datetime | None
+    limit: int | None
+
+    def select(self, connections: "Connections", *, ids: Sequence[str] = ()) -> "Selection":
+        """Return the selection that these filters describe.
+
+        Args:
+            ids: Ids of records, or the beginnings of some.
+
+        Raises:
+            UsageError: A stream, an id or the beginning of a fingerprint names nothing, or several things.
+        """
+        from syncctl.pipeline.record_ids import complete_ids
+        from syncctl.pipeline.selection import Selection
+
+        names = choose_known(connections, self.streams)
+        error = self.error
+        if error is not None and len(error) < FINGERPRINT_DIGITS:
+            ledger = connections.prepared_ledger
+            known = ledger.selections.find_fingerprints(
+                names or sorted(ledger.streams.load_all()), error, limit=_SHOWN_AT_MOST + 1
+            )
+            error = complete_fingerprint(error, known)
+        return Selection(
+            ids=complete_ids(connections.ledger, ids) if ids else (),
+            streams=names,
+            states=self.states,
+            since=self.since,
+            until=self.until,
+            error=error,
+            key=self.key,
+            limit=self.limit,
+        )
+
+
+def read_filters(
     *,
-    ids: Sequence[str] = (),
     streams: Sequence[str] | None = None,
     states: Sequence[str] | None = None,
     allowed: Sequence[str] = SELECTABLE,
@@ -57,40 +102,21 @@ def choose_records(
     since: str | None = None,
     until: str | None = None,
     limit: int | None = None,
-) -> "Selection":
-    """Return the selection that the filters of a command describe.
+) -> Filters:
+    """Return the filters of a command line.
 
     Args:
-        ids: Ids of records, or the beginnings of some.
         allowed: The states of which the command takes records.
         by_default: The states without `--state` and `--error`.
 
     Raises:
-        UsageError: A filter has a value that it cannot have, or that names nothing.
+        UsageError: A filter has a value that it cannot have.
     """
-    from syncctl.pipeline.record_ids import complete_ids
-    from syncctl.pipeline.selection import Selection
-
     chosen = choose_states(states, allowed=allowed, by_default=(State.FAILED.value,) if error else by_default)
     mark = None if error is None else read_fingerprint(error, chosen)
     begin, end = parse_window(since, until)
-    names = choose_known(connections, streams)
-    if mark is not None and len(mark) < FINGERPRINT_DIGITS:
-        ledger = connections.prepared_ledger
-        known = ledger.selections.find_fingerprints(
-            names or sorted(ledger.streams.load_all()), mark, limit=_SHOWN_AT_MOST + 1
-        )
-        mark = complete_fingerprint(mark, known)
-    return Selection(
-        ids=complete_ids(connections.ledger, ids) if ids else (),
-        streams=names,
-        states=chosen,
-        since=begin,
-        until=end,
-        error=mark,
-        key=key,
-        limit=limit,
-    )
+    names = None if streams is None else tuple(streams)
+    return Filters(streams=names, states=chosen, error=mark, key=key, since=begin, until=end, limit=limit)
 
 
 def choose_states(

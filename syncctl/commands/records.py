@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from syncctl.commands.filters import Error, Key, Listing, States, choose_records
+from syncctl.commands.filters import Error, Key, Listing, States, read_filters
 from syncctl.commands.options import AsJson, Since, Streams, Until, require_one_form
 from syncctl.commands.session import open_session
 from syncctl.console import out
@@ -73,13 +73,14 @@ def records(
     from syncctl.pipeline.selection import list_records
 
     at_most = limit if limit is not None or as_json or as_csv else LISTED_BY_DEFAULT
+    # One more tells whether there are more.
+    filters = read_filters(
+        streams=stream, states=state, by_default=SELECTABLE, error=error, key=key, since=since, until=until,
+        limit=None if at_most is None else at_most + 1,
+    )  # fmt: skip
     with open_session(ctx) as connections:
         ledger = connections.prepared_ledger
-        # One more tells whether there are more.
-        selection = choose_records(
-            connections, streams=stream, states=state, by_default=SELECTABLE, error=error, key=key,
-            since=since, until=until, limit=None if at_most is None else at_most + 1,
-        )  # fmt: skip
+        selection = filters.select(connections)
         listing = Listing(list_records(ledger, selection, newest_first=not oldest_first), at_most)
         if as_json:
             out.print_json_list("records", map(to_public, listing), lambda: {"more": listing.has_more})

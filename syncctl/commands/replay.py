@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from syncctl.commands.filters import Error, Key, Limit, choose_records
+from syncctl.commands.filters import Error, Key, Limit, read_filters
 from syncctl.commands.options import AsJson, DryRun, Since, Streams, Until, Yes, parse_seconds
 from syncctl.commands.session import ask_consent, name_operator, open_session
 from syncctl.commands.stop_signal import StopSignal
@@ -72,11 +72,11 @@ def replay(
     from syncctl.wiring import operators
 
     seconds = parse_seconds(timeout, flag="--timeout")
+    filters = read_filters(
+        streams=stream, states=state, allowed=_FINISHED, error=error, key=key, since=since, until=until, limit=limit
+    )
     with open_session(ctx, acts=True) as connections:
-        selection = choose_records(
-            connections, ids=record_id or (), streams=stream, states=state, allowed=_FINISHED, error=error, key=key,
-            since=since, until=until, limit=limit,
-        )  # fmt: skip
+        selection = filters.select(connections, ids=record_id or ())
         plan = operators.replay(connections, selection, dry_run=True, who=name_operator())
         if dry_run or plan.matched == plan.skipped:
             _report(plan, as_json=as_json, is_empty=not dry_run)

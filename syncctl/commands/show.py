@@ -1,12 +1,13 @@
 """`syncctl show`: one record, or every version of one key, with full history."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from syncctl.commands.filters import Error, Key, States, choose_records, is_any_given, merge_streams
+from syncctl.commands.filters import Error, Key, States, is_any_given, read_filters
 from syncctl.commands.options import AsJson, Since, Streams, Until
 from syncctl.commands.previews import show_requests
 from syncctl.commands.session import choose_known, open_session
@@ -84,17 +85,18 @@ def show(
             why="this command has no default",
             hint="name an id, a stream and a key, or filters",
         )
+    filters = read_filters(
+        streams=stream, states=state, by_default=SELECTABLE, error=error, key=row if row is not None else key,
+        since=since, until=until, limit=limit or _SHOWN_BY_DEFAULT,
+    )  # fmt: skip
     with open_session(ctx) as connections:
         if record is not None and not has_filters:
             named = [(record, row)]
         else:
             is_stream = record is not None and (row is not None or record in connections.settings.streams)
-            selection = choose_records(
-                connections, ids=[record] if record is not None and not is_stream else (),
-                streams=merge_streams([record] if is_stream and record is not None else None, stream), states=state,
-                by_default=SELECTABLE, error=error, key=row if row is not None else key, since=since, until=until,
-                limit=limit or _SHOWN_BY_DEFAULT,
-            )  # fmt: skip
+            if is_stream and record is not None:
+                filters = replace(filters, streams=(record, *(filters.streams or ())))
+            selection = filters.select(connections, ids=[record] if record is not None and not is_stream else ())
             named = [(record_id, None) for record_id in _find_ids(connections, selection)]
         if request:
             from syncctl.wiring.operators import preview_records

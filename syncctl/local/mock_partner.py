@@ -22,12 +22,14 @@ from syncctl.core.durations import parse_duration
 from syncctl.errors import ExitCode
 from syncctl.local.mock_partner_account import Account, PartnerConfig, ReceivedCall, show_call, show_rows
 from syncctl.local.mock_partner_http import MockPartnerProtocol, Reply, Request
+from syncctl.local.mock_partner_objects import ObjectAccount
 
 __all__ = ["MockPartner", "PartnerConfig", "ReceivedCall"]
 
 ADMIN = "/_partner/"
 TOKEN_VARIABLE = "PARTNER_TOKEN"  # noqa: S105 - its name, not its value
 STOP_WITHIN_SECONDS = 10.0
+_METHODS = ("POST", "PUT", "PATCH", "DELETE")
 
 
 class MockPartner:
@@ -41,12 +43,16 @@ class MockPartner:
     """
 
     def __init__(self, config: PartnerConfig | None = None) -> None:
-        self.account = Account(config or PartnerConfig())
+        config = config or PartnerConfig()
+        self.account = ObjectAccount(config) if config.own_ids else Account(config)
+        methods = ("GET", *_METHODS) if config.own_ids else _METHODS
+        self._allowed = frozenset(methods)
+        self._allow = {"Allow": ", ".join(("OPTIONS", *methods))}
         self._loop = asyncio.new_event_loop()
         self._connections: set[MockPartnerProtocol] = set()
         try:
             self._server = self._loop.run_until_complete(
-                self._loop.create_server(self._make_protocol, "127.0.0.1", self.account.config.port, backlog=1024)
+                self._loop.create_server(self._make_protocol, "127.0.0.1", config.port, backlog=1024)
             )
         except BaseException:
             self._loop.close()
@@ -86,7 +92,7 @@ class MockPartner:
         return list(self.account.calls)
 
     def rows(self) -> dict[str, bytes]:
-        """Return the body applied last for each row."""
+        """Return the body applied last for each row; for a partner with ids of its own, for each of its ids."""
         return dict(self.account.rows)
 
     def _make_protocol(self) -> MockPartnerProtocol:
@@ -96,9 +102,9 @@ class MockPartner:
         if request.target.startswith(ADMIN):
             return self._administer(request)
         if request.method == "OPTIONS":
-            return Reply(status=204, headers={"Allow": "OPTIONS, POST, PUT, PATCH, DELETE"})
-        if request.method not in {"POST", "PUT", "PATCH", "DELETE"}:
-            return Reply(status=405, headers={"Allow": "OPTIONS, POST, PUT, PATCH, DELETE"})
+            return Reply(status=204, headers=self._allow)
+        if request.method not in self._allowed:
+            return Reply(status=405, headers=self._allow)
         return self.account.receive(request)
 
     def _administer(self, request: Request) -> Reply:
@@ -208,6 +214,11 @@ POST /_partner/fix stops all failures.
         metavar="FIELD",
         help="a field of the body that identifies a row; may be repeated (default: id)",
     )
+    parser.add_argument(
+        "--own-ids",
+        action="store_true",
+        help="create an object for each POST, answer with its id, and ignore the Idempotency-Key",
+    )
     parser.add_argument("--allow-keyless", action="store_true", help="accept calls without Idempotency-Key")
     parser.add_argument(
         "--end-with-parent",
@@ -232,6 +243,7 @@ def make_config(chosen: argparse.Namespace) -> PartnerConfig:
         token=os.environ.get(TOKEN_VARIABLE, ""),
         require_key=not chosen.allow_keyless,
         row_key=tuple(chosen.key or ("id",)),
+        own_ids=chosen.own_ids,
     )
 
 

@@ -22,8 +22,15 @@ Fate = Literal[
     "error",
     "dropped_before",
     "dropped_after",
+    "found",
+    "not_found",
+    "unknown",
 ]
-"""What became of a call. A `dropped_after` call was applied (or was a repeat), but its answer was never sent."""
+"""What became of a call. A `dropped_after` call was applied (or was a repeat), but its answer was never sent.
+
+The last three are those of a partner with ids of its own: a question for an object, and a call for an object that it
+does not have.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +60,8 @@ class PartnerConfig:
     require_key: bool = True
     #: The fields of a body that together identify a row.
     row_key: tuple[str, ...] = ("id",)
+    #: Give each object an id, and ignore the `Idempotency-Key`.
+    own_ids: bool = False
 
 
 class ReceivedCall(NamedTuple):
@@ -83,17 +92,10 @@ class Account:
 
     def receive(self, request: Request) -> Reply:
         """Decide a call, record it, and return the reply."""
-        digest = hashlib.sha256(request.body).hexdigest()[:16]
         row = find_row(request, self.config.row_key)
-        key = request.headers.get("idempotency-key", "")
-        attempt = request.headers.get("syncctl-attempt", "1")
-        fate, status = self._decide(request, key=key, attempt=attempt, row=row, digest=digest)
-        self._fates[fate] += 1
-        number = int(attempt) if attempt.isdecimal() else 0
-        self.calls.append(
-            ReceivedCall(time.time(), request.method, request.target, key, number, row, digest, status or None, fate)
-        )
-        return self._reply(fate, status)
+        fate, status = self._decide(request, row=row)
+        headers = {"Idempotent-Replayed": "true"} if fate == "repeated" else {}
+        return self._finish(request, row, fate, status, headers=headers)
 
     def stats(self) -> dict[str, Any]:
         """Return the counts; `distinct_keys` and `applied` are equal unless a call came without a key."""
@@ -106,19 +108,23 @@ class Account:
             "fixed": self.fixed,
         }
 
-    def _decide(self, request: Request, *, key: str, attempt: str, row: str, digest: str) -> tuple[Fate, int]:
-        config = self.config
-        if config.token and request.headers.get("authorization") != f"Bearer {config.token}":
-            return "unauthorized", 401
+    def _is_authorized(self, request: Request) -> bool:
+        return not self.config.token or request.headers.get("authorization") == f"Bearer {self.config.token}"
+
+    def _decide(self, request: Request, *, row: str) -> tuple[Fate, int]:
+        if not self._is_authorized(request):
+            return "unauthorized", _STATUSES["unauthorized"]
+        key = _read_key(request)
         if not key:
-            if config.require_key:
-                return "keyless", 400
+            if self.config.require_key:
+                return "keyless", _STATUSES["keyless"]
             key = f"{row} {len(self.calls)}"
+        digest = _hash_body(request)
         if self._seen.setdefault(key, digest) != digest:
-            return "violation", 422
-        fate = "applied" if self.fixed else self._draw(key, attempt, row)
+            return "violation", _STATUSES["violation"]
+        fate = "applied" if self.fixed else self._draw(key, _read_attempt(request), row)
         if fate not in {"applied", "dropped_after"}:
-            return fate, {"rejected": 422, "too_many": 429, "error": 500}.get(fate, DROPPED)
+            return fate, _STATUSES[fate]
         status = self._applied.get(key)
         repeated = status is not None
         if status is None:
@@ -151,16 +157,48 @@ class Account:
         text = "\x1f".join((str(self.config.seed), *parts))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) / 2**64
 
-    def _reply(self, fate: Fate, status: int) -> Reply:
-        headers: Mapping[str, str] = {}
+    def _finish(
+        self,
+        request: Request,
+        row: str,
+        fate: Fate,
+        status: int | None = None,
+        *,
+        body: bytes = b'{"status":"ok"}',
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """Record a call with its fate, and return its reply.
+
+        Args:
+            status, body, headers: Of a call that was applied; others have those of their fate.
+        """
+        status = _STATUSES.get(fate, status)
+        attempt = _read_attempt(request)
+        number = int(attempt) if attempt.isdecimal() else 0
+        digest = _hash_body(request)
+        method, path, key = request.method, request.target, _read_key(request)
+        self._fates[fate] += 1
+        self.calls.append(ReceivedCall(time.time(), method, path, key, number, row, digest, status or None, fate))
         if fate == "too_many":
             headers = {"Retry-After": str(self.config.retry_after_seconds)}
-        elif fate == "repeated":
-            headers = {"Idempotent-Replayed": "true"}
-        body = _BODIES.get(fate, b'{"status":"ok"}')
-        return Reply(status=status, body=body, headers=headers, delay_seconds=self.config.latency_seconds)
+        return Reply(
+            status=status or DROPPED,
+            body=_BODIES.get(fate, body),
+            headers=headers or {},
+            delay_seconds=self.config.latency_seconds,
+        )
 
 
+_STATUSES: Mapping[Fate, int] = {
+    "rejected": 422,
+    "violation": 422,
+    "unauthorized": 401,
+    "keyless": 400,
+    "too_many": 429,
+    "error": 500,
+    "dropped_before": DROPPED,
+    "dropped_after": DROPPED,
+}
 _BODIES: Mapping[Fate, bytes] = {
     "rejected": b'{"message":"this row is not valid"}',
     "violation": b'{"message":"this Idempotency-Key came with another body before"}',
@@ -169,6 +207,18 @@ _BODIES: Mapping[Fate, bytes] = {
     "too_many": b'{"message":"slow down"}',
     "error": b'{"message":"something broke"}',
 }
+
+
+def _read_key(request: Request) -> str:
+    return request.headers.get("idempotency-key", "")
+
+
+def _read_attempt(request: Request) -> str:
+    return request.headers.get("syncctl-attempt", "1")
+
+
+def _hash_body(request: Request) -> str:
+    return hashlib.sha256(request.body).hexdigest()[:16]
 
 
 def find_row(request: Request, fields: Sequence[str] = ("id",)) -> str:

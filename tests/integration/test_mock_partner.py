@@ -343,3 +343,63 @@ def test_the_former_module_name_still_runs_with_a_deprecation_warning() -> None:
     program = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     assert "python -m syncctl.local.mock_partner" in program.stdout
     assert program.stderr.startswith("warning: syncctl.local.partner is deprecated")
+
+
+@pytest.fixture
+def id_partner() -> Iterator[MockPartner]:
+    """A mock partner with ids of its own."""
+    with MockPartner(PartnerConfig(own_ids=True)) as partner:
+        yield partner
+
+
+def call(partner: MockPartner, method: str, path: str, body: str = "", key: str = "k-2") -> requests.Response:
+    """Make one call to a partner with ids of its own."""
+    headers = {"Idempotency-Key": key} if body else {}
+    return requests.request(method, f"{partner.url}{path}", data=body, headers=headers, timeout=10)
+
+
+def test_a_partner_with_ids_of_its_own_creates_as_often_as_it_is_called(id_partner: MockPartner) -> None:
+    first, second = post(id_partner, '{"id":1}'), post(id_partner, '{"id":1}', attempt=2)
+    assert [answer.json() for answer in (first, second)] == [{"data": {"id": "P-000001"}}, {"data": {"id": "P-000002"}}]
+    assert (first.status_code, first.headers["Location"]) == (201, "/orders/P-000001")
+    assert call(id_partner, "GET", "/orders?ref=1").json() == {"items": [{"id": "P-000001"}, {"id": "P-000002"}]}
+    assert call(id_partner, "GET", "/orders?ref=2").json() == {"items": []}
+    stats = id_partner.stats()
+    assert (stats["created"], stats["rows"], stats["distinct_keys"], stats["found"], stats["not_found"]) == (
+        2,
+        2,
+        1,
+        1,
+        1,
+    )
+
+
+def test_an_object_is_changed_and_deleted_under_its_id(id_partner: MockPartner) -> None:
+    post(id_partner, '{"id":1,"v":1}')
+    for _ in range(2):
+        assert call(id_partner, "PUT", "/orders/P-000001", '{"id":1,"v":2}').status_code == 200
+    assert id_partner.rows() == {"P-000001": b'{"id":1,"v":2}'}
+    assert [received.fate for received in id_partner.calls()] == ["applied", "applied", "repeated"]
+    assert call(id_partner, "DELETE", "/orders/P-000001").status_code == 200
+    for method in ("GET", "PUT", "DELETE"):
+        body = '{"id":1}' if method == "PUT" else ""
+        assert call(id_partner, method, "/orders/P-000001", body).status_code == 404
+    assert call(id_partner, "GET", "/orders?ref=1").json() == {"items": []}
+
+
+def test_a_partner_with_ids_of_its_own_loses_answers_too() -> None:
+    with MockPartner(PartnerConfig(own_ids=True, drop_after_rate=1.0)) as partner:
+        with pytest.raises(requests.ConnectionError):
+            post(partner, '{"id":1}')
+        assert partner.stats()["created"] == 1
+        # A question changes nothing: it is not counted as applied.
+        with pytest.raises(requests.ConnectionError):
+            call(partner, "GET", "/orders?ref=1")
+        partner.fix()
+        assert call(partner, "GET", "/orders?ref=1").json() == {"items": [{"id": "P-000001"}]}
+    assert [received.fate for received in partner.calls()] == ["dropped_after", "dropped_before", "found"]
+
+
+def test_a_partner_that_is_told_so_has_ids_of_its_own() -> None:
+    assert make_config(parse_arguments(["--own-ids"])).own_ids
+    assert not make_config(parse_arguments([])).own_ids

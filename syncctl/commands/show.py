@@ -31,7 +31,7 @@ _NAME_WIDTH = 15
 _LONGEST = 2000
 _SHOWN_BY_DEFAULT = 100
 _OTHER_FIELDS = (
-    "outcome", "error", "by", "reason", "from", "late", "captured", "not_captured", "excerpt", "worker",
+    "lookup", "outcome", "error", "by", "reason", "from", "late", "captured", "not_captured", "excerpt", "worker",
     "idempotency_key",
 )  # fmt: skip
 

@@ -103,3 +103,11 @@ def test_a_very_long_value_is_cut_only_on_a_terminal(monkeypatch: pytest.MonkeyP
 def test_control_characters_are_shown_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = show(monkeypatch, Terminal(), reason="\x1b[2Jgone")
     assert "  reason          \\x1b[2Jgone" in lines
+
+
+def test_a_lookup_is_not_taken_for_a_create(monkeypatch: pytest.MonkeyPatch) -> None:
+    event = {"action": "attempt", "n": 2, "status": 200, "outcome": "accepted", "captured": {"id": "P-1"}}
+    (line,) = [
+        line for line in show(monkeypatch, io.StringIO(), history=[{**event, "lookup": "found"}]) if "P-1" in line
+    ]
+    assert 'lookup=found outcome=accepted captured={"id": "P-1"}' in line

@@ -12,6 +12,8 @@ from syncctl.console import out
 from syncctl.errors import ExitCode, TroubleFound
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from syncctl.local.demo.account import Account
     from syncctl.local.demo.environment import DemoEnvironment
 
@@ -27,6 +29,13 @@ def demo(
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", help="The same seed produces the same rows and failures.")
     ] = 1,
+    documents: Annotated[
+        bool,
+        typer.Option(
+            "--documents",
+            help="Send orders with their lines, to a partner with ids of its own and without idempotency.",
+        ),
+    ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the directory so that you can look around.")] = False,
     as_json: AsJson = False,
 ) -> ExitCode:
@@ -37,10 +46,15 @@ def demo(
     fixed, failed records are replayed, and every row is compared with the partner's. Exit code 0: every
     row is accounted for.
 
+    With --documents, an order goes with its lines and its JSON column. The partner creates it under an id of its own,
+    by which later versions update it, and ignores the Idempotency-Key: after a lost answer it is asked before an order
+    is created again. Its ids are written back into the source.
+
     Examples:
         syncctl demo
         syncctl demo --rows 20000 --fail 0.3
         syncctl demo --rows 500 --json
+        syncctl demo --documents
         syncctl demo --keep                   and look around in it afterwards
     """
     from syncctl.local.demo.environment import DemoEnvironment
@@ -50,7 +64,7 @@ def demo(
     display = DemoDisplay(as_json=as_json)
     with StopSignal(notice="stopping; press Ctrl-C again to stop at once") as stop:
         try:
-            with DemoEnvironment(rows=rows, fail=fail, seed=seed, keep=keep) as environment:
+            with DemoEnvironment(rows=rows, fail=fail, seed=seed, keep=keep, documents=documents) as environment:
                 try:
                     account = run_demo(environment, rows=rows, display=display, wait=stop.wait)
                 finally:
@@ -74,7 +88,7 @@ def demo(
 
 
 def _show_account(account: "Account") -> None:
-    lines = (
+    lines: tuple[tuple[str, int, str], ...] = (
         ("rows in the source", account.source_rows, f"inserted and updated {account.changes:,} times"),
         ("rows delivered", account.delivered, "newest content, compared value by value"),
         ("lost", account.lost, f"{account.stale:,} of them stale"),
@@ -86,6 +100,8 @@ def _show_account(account: "Account") -> None:
         ("duplicated effects", account.duplicated_effects, "same key, applied twice"),
         ("failed, then replayed", account.replayed, f"{account.overtaken:,} more had a newer version by then"),
     )
+    if account.documents is not None:
+        lines += _list_document_lines(account.documents)
     out.table(("account", "count", ""), lines, title="account")
     took = f"{account.duration_ms / 1000:.1f} s, {account.rows_per_second:,.0f} rows/s"
     if account.exact:
@@ -95,6 +111,16 @@ def _show_account(account: "Account") -> None:
     out.show(f"not exact ({took}):")
     for difference in account.differences:
         out.show(f"  {difference}")
+
+
+def _list_document_lines(counts: "Mapping[str, int]") -> tuple[tuple[str, int, str], ...]:
+    return (
+        ("lines in the source", counts["lines"], "compared as part of their rows"),
+        ("objects created", counts["created"], f"by POST; {counts['updated']:,} updates by PUT under their ids"),
+        ("created twice", counts["created_twice"], "the partner ignores the Idempotency-Key"),
+        ("asked before creating", counts["lookups"], f"{counts['found']:,} were there: only the answer was lost"),
+        ("ids written back", counts["written_back"], "rows that have the id of their object, and no error"),
+    )
 
 
 def _say_next(environment: "DemoEnvironment", account: "Account", *, keep: bool) -> None:

@@ -107,9 +107,33 @@ def test_the_account_of_the_demo_is_exact(run_syncctl: Run, home: Path, eventual
     assert "starting MongoDB and Redis" in result.stderr
     assert "syncctl init" in result.stderr.splitlines()[-2]
     eventually(lambda: is_clean(home), timeout=30)
+    assert account["documents"] is None
     documented = read_page()["demo"]
     assert all(any(describes(known, key) for known in documented) for key in keys_of(account))
-    assert documented <= keys_of(account) | {"answers.*"}
+    assert {key for key in documented if not key.startswith("documents.")} <= keys_of(account) | {"answers.*"}
+
+
+def test_documents_arrive_whole_and_once_and_bring_their_ids_back(
+    run_syncctl: Run, home: Path, eventually: Eventually
+) -> None:
+    options = ("--documents", "--rows", "150", "--fail", "0.3", "--json")
+    environment = {**ELSEWHERE, "TMPDIR": str(home)}
+    result = run_syncctl("demo", *options, cwd=home, env=environment, timeout=PATIENCE)
+    assert result.exit_code == 0, result.stderr
+    account, documents = result.json, result.json["documents"]
+    assert account["exact"] is True
+    assert account["rows"] == account["source_rows"] == account["delivered"] == 150
+    assert account["lost"] == account["stale"] == account["extra"] == account["unfinished"] == 0
+    assert account["violations"] == account["duplicated_effects"] == documents["created_twice"] == 0
+    assert documents["created"] == documents["written_back"] == 150 < documents["lines"]
+    # Answers were lost of orders that the partner had created, and it ignores the Idempotency-Key.
+    assert account["answers"]["cut_after_applied"] > 0
+    assert documents["lookups"] > documents["found"] > 0
+    assert account["answers"]["found"] == documents["found"]
+    assert account["calls"] == sum(account["answers"].values())
+    assert read_page()["demo"] <= keys_of(account) | {"answers.*"}
+    assert "150 ids written back" in result.stderr
+    eventually(lambda: is_clean(home), timeout=30)
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

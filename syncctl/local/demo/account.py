@@ -7,6 +7,7 @@ from typing import Any
 
 Rows = Mapping[str, Mapping[str, Any]]
 SAMPLES = 3
+VALUE_WIDTH = 300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +47,28 @@ class CallCounts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DocumentCounts:
+    """The objects of a partner with ids of its own, compared with the rows they were created from."""
+
+    #: Lines of all orders in the source.
+    lines: int
+    #: Objects that the partner has created.
+    created: int
+    #: Objects beyond the first of their row.
+    created_twice: int
+    #: Updates that the partner has applied.
+    updated: int
+    #: Questions whether the partner has an object of a row, without those that it did not answer.
+    lookups: int
+    #: Those to which the answer was an id.
+    found: int
+    #: Rows of the source that have the id of their object, and no error.
+    written_back: int
+    #: Descriptions of some rows that differ.
+    samples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Account:
     """The demo's result, which `--json` prints. `differences` says why it is not exact."""
 
@@ -71,6 +94,8 @@ class Account:
     answers: Mapping[str, int]
     duration_ms: float
     rows_per_second: float
+    #: Only of a partner with ids of its own.
+    documents: Mapping[str, int] | None
     exact: bool
     differences: tuple[str, ...]
     directory: str | None
@@ -104,6 +129,9 @@ def count_calls(calls: Iterable[Mapping[str, Any]]) -> CallCounts:
     for call in calls:
         key, body, fate = call["key"], call["body_hash"], call["fate"]
         counts["calls"] += 1
+        if call["method"] == "GET":
+            # It asks, and changes nothing.
+            continue
         counts["repeated_calls"] += key in bodies
         counts["applied_before"] += key in applied
         counts["violations"] += bodies.setdefault(key, body) != body
@@ -114,6 +142,48 @@ def count_calls(calls: Iterable[Mapping[str, Any]]) -> CallCounts:
     names = [field.name for field in fields(CallCounts) if field.name not in ("distinct_keys", "resent")]
     resent = sum(count - 1 for count in contents.values())
     return CallCounts(distinct_keys=len(applied), resent=resent, **{name: counts[name] for name in names})
+
+
+def count_documents(
+    source: Rows, objects: Rows, calls: Iterable[Mapping[str, Any]], written: Mapping[str, Mapping[str, Any]]
+) -> DocumentCounts:
+    """Compare the ids in the source with those of the partner's objects, and count its calls.
+
+    Args:
+        objects: The partner's objects by its own ids.
+        written: What was written back for each row: `partner_id` and `sync_error`.
+    """
+    ids: dict[str, list[str]] = {}
+    for name, document in objects.items():
+        ids.setdefault(str(document.get("id")), []).append(name)
+    twice = {row: names for row, names in ids.items() if len(names) > 1}
+    expected = {row: {"partner_id": names[-1], "sync_error": None} for row, names in ids.items()}
+    wrong = [row for row in source if written[row] != expected.get(row)]
+    calls = list(calls)
+    fates = Counter((call["method"], call["fate"]) for call in calls)
+    applied = [call for call in calls if call["fate"] in ("applied", "dropped_after")]
+    samples = [f"the partner has created row {row} as {' and '.join(names)}" for row, names in twice.items()][:SAMPLES]
+    samples += [f"row {row} has {written[row]}, not {expected.get(row)}" for row in wrong[:SAMPLES]]
+    created = sum(call["method"] == "POST" for call in applied)
+    return DocumentCounts(
+        lines=sum(len(document["lines"]) for document in source.values()),
+        created=created,
+        created_twice=created - len(ids),
+        updated=len({call["key"] for call in applied if call["method"] == "PUT"}),
+        lookups=fates["GET", "found"] + fates["GET", "not_found"],
+        found=fates["GET", "found"],
+        written_back=len(source) - len(wrong),
+        samples=tuple(samples),
+    )
+
+
+def find_document_differences(counts: DocumentCounts, *, rows: int) -> Sequence[str]:
+    """Return a description of everything that is wrong with the partner's objects and their ids."""
+    checks = [
+        (counts.created_twice, f"the partner has created {counts.created_twice} objects twice"),
+        (counts.written_back != rows, f"{rows - counts.written_back} rows do not have the id of their object"),
+    ]
+    return [text for is_wrong, text in checks if is_wrong] + list(counts.samples)
 
 
 def find_differences(
@@ -144,4 +214,9 @@ def find_differences(
 
 def _name_differences(source: Mapping[str, Any], partner: Mapping[str, Any]) -> str:
     names = [name for name in {**source, **partner} if source.get(name, ...) != partner.get(name, ...)]
-    return ", ".join(f"{name} ({partner.get(name)!r}, not {source.get(name)!r})" for name in names)
+    return ", ".join(f"{name} ({_shorten(partner.get(name))}, not {_shorten(source.get(name))})" for name in names)
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= VALUE_WIDTH else f"{text[:VALUE_WIDTH]}..."

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from syncctl.errors import ServiceUnavailable, TroubleFound
 from syncctl.local.child import Child
+from syncctl.local.demo.documents import DocumentsTable
 from syncctl.local.demo.source import OrdersTable
 from syncctl.local.mongod import Mongod
 from syncctl.local.redis_server import RedisServer
@@ -34,9 +35,13 @@ STOP_SECONDS = 20.0
 ANSWER_SECONDS = 30.0
 LATENCY = "30ms"
 ROWS_PER_SECOND = 800
+DOCUMENTS_PER_SECOND = 250
 SHORTEST_WRITING_SECONDS = 3.0
 LONGEST_WRITING_SECONDS = 20.0
 REJECTED_ROWS_AT_LEAST = 5
+#: How the calls that fail are shared out. A partner that ignores the `Idempotency-Key` more often loses an answer.
+_FAILURES = {"too-many": 0.3, "error": 0.3, "drop-before": 0.2, "drop-after": 0.1}
+_DOCUMENT_FAILURES = {"too-many": 0.2, "error": 0.2, "drop-before": 0.1, "drop-after": 0.4}
 
 _ENV = """\
 # The demo's services; `syncctl` reads this file in the directory it runs in.
@@ -50,7 +55,7 @@ _TOML = f"""\
 # One stream, with short intervals so that the demo is quick; `syncctl init` writes a file for your own stream.
 
 [partners.default]
-timeout_seconds = 5
+timeout_seconds = {{timeout_seconds}}
 max_in_flight = 48
 
 [streams.{STREAM}]
@@ -63,9 +68,9 @@ poll_every = "1s"
 page_size = 500
 endpoint = "POST /orders"
 order = "latest"
-retry = {{ schedule = ["200ms", "500ms", "1s", "2s", "3s", "5s"], jitter = 0.2 }}
+retry = {{{{ schedule = ["200ms", "500ms", "1s", "2s", "3s", "5s"], jitter = 0.2 }}}}
 lease = "1m"
-
+{{more}}
 [worker]
 concurrency = {WORKER_PROCESSES}
 
@@ -74,6 +79,24 @@ upkeep_every = "1s"
 
 [log]
 format = "text"
+"""
+_DOCUMENTS_TOML = f"""\
+
+# An order goes with its lines. The partner creates it under an id of its own, by which it is updated, and ignores the
+# Idempotency-Key: after a lost answer it is asked first. The id is written into the order.
+exclude = ["updated_at"]
+json = ["attributes"]
+capture = {{ id = "data.id" }}
+update_endpoint = "PUT /orders/{{remote.id}}"
+lookup = {{ endpoint = "GET /orders?ref={{id}}", capture = {{ id = "items[0].id" }} }}
+write_back = {{ partner_id = "remote.id", sync_error = "error" }}
+
+[streams.{STREAM}.children.lines]
+table = "order_lines"
+on = {{ order_id = "id" }}
+columns = ["line", "sku", "qty", "price"]
+sort = ["line"]
+cursor = "updated_at"
 """
 
 # The script waits for the end of its input. The watchdogs kill the demo's programs at the same moment, so it removes
@@ -89,9 +112,10 @@ class DemoEnvironment:
         fail: Share of calls that fail, from 0 to 1.
         seed: The same seed rejects the same rows.
         keep: Keep the directory and stop its servers in order, so that they can be started again.
+        documents: Orders go with their lines, to a partner with ids of its own.
     """
 
-    def __init__(self, *, rows: int, fail: float, seed: int, keep: bool) -> None:
+    def __init__(self, *, rows: int, fail: float, seed: int, keep: bool, documents: bool = False) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="syncctl-demo-")).resolve()
         self._cleaner = None if keep else _Cleaner(self.directory)
         self._rows, self._fail, self._seed, self._keep = rows, fail, seed, keep
@@ -99,7 +123,9 @@ class DemoEnvironment:
         self._programs: dict[str, Child] = {}
         # `syncctl local up` keeps its files in the same place, so it can start the servers of a kept directory again.
         self.services = LocalServices(self.directory / ".syncctl")
-        self.table = OrdersTable(self.directory / "orders.db")
+        #: The tables of `documents`; None without it.
+        self.documents = DocumentsTable(self.directory / "orders.db") if documents else None
+        self.table = self.documents or OrdersTable(self.directory / "orders.db")
         self.logs = self.directory / "logs"
 
     def start_services(self) -> None:
@@ -123,7 +149,11 @@ class DemoEnvironment:
             partner_token=self._token,
         )
         write_private(self.directory / ".env", env)
-        (self.directory / "syncctl.toml").write_text(_TOML)
+        # While a call without an answer may still take effect, a lookup that finds nothing proves nothing.
+        shown = (
+            {"timeout_seconds": 2, "more": _DOCUMENTS_TOML} if self.documents else {"timeout_seconds": 5, "more": ""}
+        )
+        (self.directory / "syncctl.toml").write_text(_TOML.format(**shown))
 
     def start_programs(self) -> None:
         """Start a worker and Beat, as `syncctl worker` and `syncctl beat` do."""
@@ -132,14 +162,16 @@ class DemoEnvironment:
 
     def start_writer(self) -> None:
         """Start the program that writes to the source."""
-        seconds = min(max(self._rows / ROWS_PER_SECOND, SHORTEST_WRITING_SECONDS), LONGEST_WRITING_SECONDS)
+        rate = DOCUMENTS_PER_SECOND if self.documents else ROWS_PER_SECOND
+        seconds = min(max(self._rows / rate, SHORTEST_WRITING_SECONDS), LONGEST_WRITING_SECONDS)
         self._start(
             "writer",
-            "syncctl.local.demo.source",
+            "syncctl.local.demo.writer",
             str(self.table.path),
             *("--rows", str(self._rows)),
             *("--seconds", str(seconds)),
             *("--seed", str(self._seed)),
+            *(("--documents",) if self.documents else ()),
         )
 
     def read_written(self) -> dict[str, int] | None:
@@ -193,7 +225,10 @@ class DemoEnvironment:
     def _partner_flags(self) -> Iterator[str]:
         """Yield the flags that make the mock partner slow and unreliable."""
         yield from ("--latency", LATENCY, "--seed", str(self._seed))
-        for flag, share in (("too-many", 0.3), ("error", 0.3), ("drop-before", 0.2), ("drop-after", 0.1)):
+        if self.documents:
+            yield "--own-ids"
+        shares = _DOCUMENT_FAILURES if self.documents else _FAILURES
+        for flag, share in shares.items():
             yield from (f"--{flag}", f"{self._fail * share:.6f}")
         # Reject some rows even if there are few.
         rejected = max(self._fail * 0.1, min(REJECTED_ROWS_AT_LEAST / self._rows, 0.5)) if self._fail else 0.0
@@ -293,7 +328,7 @@ class PartnerView:
         return calls
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """Return its content of each row, numbers with all their digits."""
+        """Return its content of each row, or of each id of its own, numbers with all their digits."""
         rows: dict[str, dict[str, Any]] = self._request("GET", "rows")
         return rows
 

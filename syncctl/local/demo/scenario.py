@@ -9,14 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 from syncctl.core.states import UNFINISHED_COUNTS
 from syncctl.errors import ServiceUnavailable, TroubleFound
-from syncctl.local.demo.account import Account, compare_rows, count_calls, find_differences
+from syncctl.local.demo.account import (
+    Account,
+    DocumentCounts,
+    compare_rows,
+    count_calls,
+    count_documents,
+    find_differences,
+    find_document_differences,
+)
 from syncctl.local.demo.environment import STREAM, DemoEnvironment, isolated_settings
+from syncctl.local.demo.source import SourceSize
 
 if TYPE_CHECKING:
     from syncctl.local.demo.screen import DemoDisplay
     from syncctl.wiring.connections import Connections
 
 STATES = (*UNFINISHED_COUNTS, "delivered", "superseded", "failed")
+#: The answers of a partner that is asked whether it has an object.
+LOOKUP_ANSWERS = ("found", "not_found")
 RATE_OVER_SECONDS = 3.0
 LOOK_EVERY_SECONDS = 0.25
 #: The share of the time spent on counting records, which slows down their delivery.
@@ -37,8 +48,10 @@ class Snapshot:
     phase: str
     elapsed_seconds: float
     rows_wanted: int
-    source_rows: int
+    source: SourceSize
     cursor: str | None
+    #: Rows whose outcome has not been written back yet.
+    unwritten: int
     #: Records by state.
     counts: Mapping[str, int]
     #: Messages waiting in Redis; None if unknown.
@@ -68,12 +81,13 @@ class Snapshot:
 
     def progress(self) -> tuple[object, ...]:
         """Return values of which at least one changes as long as anything moves."""
-        moving = (self.source_rows, self.workers, self.cursor, self.partner["calls"], *self.counts.values())
+        moving = (self.source, self.workers, self.cursor, self.unwritten, self.partner["calls"], *self.counts.values())
         return (self.phase, *moving)
 
 
 def count_answers(stats: Mapping[str, Any]) -> dict[str, int]:
     """Return how often the partner gave each kind of answer."""
+    asked = {name: stats[name] for name in LOOKUP_ANSWERS} if "created" in stats else {}
     return {
         "accepted": stats["applied"] + stats["repeated"],
         "too_many_429": stats["too_many"],
@@ -81,6 +95,7 @@ def count_answers(stats: Mapping[str, Any]) -> dict[str, int]:
         "cut_before_applied": stats["dropped_before"],
         "cut_after_applied": stats["dropped_after"],
         "refused_422": stats["rejected"] + stats["violation"],
+        **asked,
     }
 
 
@@ -170,11 +185,14 @@ class _Scenario:
         selection = Selection(streams=(STREAM,))
         replayed = replay(self._connections, selection, who=WHO)
         ended = self._watch("replaying failed records", lambda: True)
+        if self._environment.documents is not None:
+            ended = self._watch("writing the partner's ids into the source", lambda: True)
         seconds = time.monotonic() - begun
         self._display.show_report(
             build_report(ledger=ledger, since=datetime.now(UTC) - timedelta(hours=1), by="stream")
         )
-        self._display.say("comparing every row of the source with the partner's rows ...")
+        what = "row" if self._environment.documents is None else "document"
+        self._display.say(f"comparing every {what} of the source with the partner's ...")
         still_failed = replay(self._connections, selection, dry_run=True, who=WHO).replayed
         return self._settle(
             ended,
@@ -187,8 +205,14 @@ class _Scenario:
 
     def _settle(self, ended: Snapshot, *, seconds: float, still_failed: int, **counts: int) -> Account:
         stats = self._environment.partner.stats()
-        compared = compare_rows(self._environment.table.read_rows(), self._environment.partner.rows())
-        called = count_calls(self._environment.partner.calls())
+        calls = self._environment.partner.calls()
+        source, held = self._environment.table.read_rows(), self._environment.partner.rows()
+        documents = None
+        if (tables := self._environment.documents) is not None:
+            documents = count_documents(source, held, calls, tables.read_written())
+            held = {str(document["id"]): document for document in held.values()}
+        compared = compare_rows(source, held)
+        called = count_calls(calls)
         differences = find_differences(
             rows=self._rows,
             compared=compared,
@@ -197,6 +221,7 @@ class _Scenario:
             unfinished=ended.unfinished,
             still_failed=still_failed,
         )
+        differences = [*differences, *(find_document_differences(documents, rows=self._rows) if documents else ())]
         rows = asdict(compared)
         del rows["samples"]
         return Account(
@@ -207,6 +232,7 @@ class _Scenario:
             answers=count_answers(stats),
             duration_ms=round(seconds * 1000, 1),
             rows_per_second=round(compared.source_rows / seconds, 1),
+            documents=_show_documents(documents),
             exact=not differences,
             differences=tuple(differences),
             directory=None,
@@ -235,7 +261,8 @@ class _Scenario:
             self._display.show(snapshot)
             # The counts are not taken at one instant: a record that changes state between two of them is in neither.
             # So two equal snapshots are needed.
-            if all_there and snapshot.unfinished == 0 and snapshot.progress() == progress:
+            is_done = snapshot.unfinished == snapshot.unwritten == 0
+            if all_there and is_done and snapshot.progress() == progress:
                 return snapshot
             if snapshot.progress() != progress:
                 moved_at, progress = time.monotonic(), snapshot.progress()
@@ -270,15 +297,15 @@ class _Scenario:
         status = read_status(self._connections)
         stream = status.streams[0]
         stats = self._environment.partner.stats()
-        source = self._environment.table.measure()
         now = time.monotonic()
         failed = stream["counts"]["failed"]
         return Snapshot(
             phase=phase,
             elapsed_seconds=now - self._started,
             rows_wanted=self._rows,
-            source_rows=source.rows,
+            source=self._environment.table.measure(),
             cursor=stream["cursor"],
+            unwritten=stream["write_back"]["records"],
             counts={state: stream["counts"][state] for state in STATES},
             messages=status.queue["messages"],
             workers=len(status.workers),
@@ -289,12 +316,20 @@ class _Scenario:
         )
 
 
+def _show_documents(counts: DocumentCounts | None) -> dict[str, int] | None:
+    if counts is None:
+        return None
+    shown = asdict(counts)
+    del shown["samples"]
+    return shown
+
+
 def _stuck(snapshot: Snapshot) -> TroubleFound:
     counts = ", ".join(f"{count} {state}" for state, count in snapshot.counts.items() if count) or "no records"
     workers = f"{snapshot.workers} workers, {snapshot.messages} messages in the queue"
     error = f"; the last poll failed: {snapshot.last_error}" if snapshot.last_error else ""
     return TroubleFound(
         f"nothing has moved for {STUCK_AFTER_SECONDS:g} s while {snapshot.phase}",
-        why=f"{snapshot.source_rows} rows in the source, cursor {snapshot.cursor}; {counts}; {workers}{error}",
+        why=f"{snapshot.source.rows} rows in the source, cursor {snapshot.cursor}; {counts}; {workers}{error}",
         hint="run: syncctl demo --keep, and read the logs in the directory that it names",
     )

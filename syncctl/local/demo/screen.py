@@ -10,7 +10,7 @@ from syncctl.console.terminal import can_redraw, decide_colour
 from syncctl.core.safe_text import make_safe
 from syncctl.core.states import UNFINISHED_COUNTS
 from syncctl.local.demo.environment import STREAM
-from syncctl.local.demo.scenario import STATES, Snapshot
+from syncctl.local.demo.scenario import LOOKUP_ANSWERS, STATES, Snapshot
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,6 +29,8 @@ _SHORT = {
     "cut_before_applied": "cut before",
     "cut_after_applied": "cut after",
     "refused_422": "422",
+    "found": "found",
+    "not_found": "not found",
 }
 _FAILURE_COLUMNS = ("count", "status", "message", "fingerprint")
 _REPORT_COLUMNS = ("logged", "delivered", "failed", "superseded", "attempts", "retries", "p95_ms")
@@ -99,10 +101,17 @@ class DemoDisplay:
 def _write_line(snapshot: Snapshot) -> None:
     counts = ", ".join(f"{snapshot.counts[state]:,} {state}" for state in STATES if snapshot.counts[state])
     out.say(
-        f"{snapshot.elapsed_seconds:6.1f} s  source {snapshot.source_rows:,} rows | "
+        f"{snapshot.elapsed_seconds:6.1f} s  source {_count_source(snapshot)} | "
         f"ledger {counts or 'empty'} | "
         f"partner {snapshot.partner['calls']:,} calls, {snapshot.calls_per_second:,.0f}/s"
     )
+
+
+def _count_source(snapshot: Snapshot) -> str:
+    source = snapshot.source
+    if source.lines is None:
+        return f"{source.rows:,} rows"
+    return f"{source.rows:,} rows, {source.lines:,} lines, {source.written_back:,} ids written back"
 
 
 def _draw(snapshot: Snapshot) -> "RenderableType":
@@ -120,11 +129,14 @@ def _draw_flow(snapshot: Snapshot) -> "Table":
     from rich.text import Text
 
     queue = "?" if snapshot.messages is None else f"{snapshot.messages:,}"
+    source = snapshot.source
+    held = "rows" if source.lines is None else "objects"
+    below = f"of {snapshot.rows_wanted:,}" if source.lines is None else f"{source.lines:,} lines"
     flow = (
-        ("source", "SQLite", f"{snapshot.source_rows:,} rows", f"of {snapshot.rows_wanted:,}"),
+        ("source", "SQLite", f"{source.rows:,} rows", below),
         ("ledger", "MongoDB", f"{snapshot.records:,} records", f"{snapshot.unfinished:,} unfinished"),
         ("queue", "Redis", f"{queue} messages", f"{snapshot.workers} worker{'' if snapshot.workers == 1 else 's'}"),
-        ("partner", "HTTP API", f"{snapshot.partner['calls']:,} calls", f"{snapshot.partner['rows']:,} rows"),
+        ("partner", "HTTP API", f"{snapshot.partner['calls']:,} calls", f"{snapshot.partner['rows']:,} {held}"),
     )
     grid = Table.grid(expand=True, padding=(0, 1))
     for at in range(2 * len(flow) - 1):
@@ -141,14 +153,21 @@ def _draw_counts(snapshot: Snapshot) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    states, answers = Text(), Text()
+    states, answers, lookups = Text(), Text(), Text()
     for state in STATES:
         _append_count(states, state, snapshot.counts[state], _STYLES.get(state, ""))
     for name, count in snapshot.answers.items():
-        _append_count(answers, _SHORT[name], count, "green" if name == "accepted" else "yellow")
+        part = lookups if name in LOOKUP_ANSWERS else answers
+        _append_count(part, _SHORT[name], count, "green" if name in ("accepted", "found") else "yellow")
     grid = Table.grid(padding=(0, 2))
     grid.add_row("records", states)
     grid.add_row("answers", answers)
+    if snapshot.source.written_back is not None:
+        written = Text()
+        grid.add_row("lookups", lookups)
+        _append_count(written, "ids", snapshot.source.written_back, "green")
+        _append_count(written, "outcomes due", snapshot.unwritten, "yellow")
+        grid.add_row("written", written)
     for group in snapshot.failures:
         grid.add_row("failed", Text(make_safe(f"{group['count']:,} x {group['message']}"), "red", no_wrap=True))
     return grid

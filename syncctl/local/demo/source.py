@@ -1,17 +1,8 @@
-"""The demo's source: a table `orders` in SQLite, and the program that writes to it while it is read.
+"""The demo's source: a table `orders` in SQLite, and what writes to it while it is read."""
 
-    python -m syncctl.local.demo.source orders.db --rows 2000 --seconds 5
-
-prints {"inserted": N, "updated": N} after it has written everything.
-"""
-
-import argparse
-import json
 import random
 import sqlite3
-import sys
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -54,10 +45,15 @@ class SourceSize:
 
     rows: int
     newest: str | None
+    #: Lines of all orders, and orders that have an id of the partner; None where the demo has neither.
+    lines: int | None = None
+    written_back: int | None = None
 
 
 class OrdersTable:
     """The table, as the demo reads and writes it alongside syncctl."""
+
+    schema = _SCHEMA
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -68,11 +64,11 @@ class OrdersTable:
         return f"sqlite:///{self.path}"
 
     def create(self) -> None:
-        """Create the empty table."""
+        """Create the database, without a row."""
         with closing(self.connect()) as connection:
             # Readers and the writer never wait for each other.
             connection.execute("pragma journal_mode = wal")
-            connection.executescript(_SCHEMA)
+            connection.executescript(self.schema)
 
     def connect(self) -> sqlite3.Connection:
         """Return a connection in autocommit mode; transactions are begun explicitly."""
@@ -95,6 +91,8 @@ class OrdersTable:
 class OrderWriter:
     """Inserts and updates orders. Each batch is one transaction; timestamps never go back."""
 
+    updates_per_row = UPDATES_PER_ROW
+
     def __init__(self, table: OrdersTable, *, rows: int, seconds: float, seed: int) -> None:
         self._rows = rows
         self._batches = max(1, round(seconds * BATCHES_PER_SECOND))
@@ -113,7 +111,7 @@ class OrderWriter:
             for batch in range(1, self._batches + 1):
                 connection.execute("begin immediate")
                 self._insert(connection, self._rows * batch // self._batches)
-                self._update(connection, int(self._rows * UPDATES_PER_ROW) * batch // self._batches)
+                self._update(connection, int(self._rows * self.updates_per_row) * batch // self._batches)
                 connection.execute("commit")
                 time.sleep(max(0.0, begun + batch / BATCHES_PER_SECOND - time.monotonic()))
 
@@ -140,21 +138,3 @@ class OrderWriter:
     def _next_stamp(self) -> str:
         self._stamp = max(datetime.now(UTC), self._stamp + timedelta(microseconds=1))
         return self._stamp.strftime("%Y-%m-%d %H:%M:%S.%f")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write to an existing table and print how much was written."""
-    parser = argparse.ArgumentParser(prog="python -m syncctl.local.demo.source", description=__doc__)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--rows", type=int, required=True)
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--seed", type=int, default=0)
-    chosen = parser.parse_args(arguments)
-    writer = OrderWriter(OrdersTable(chosen.file), rows=chosen.rows, seconds=chosen.seconds, seed=chosen.seed)
-    writer.write()
-    sys.stdout.write(json.dumps({"inserted": writer.inserted, "updated": writer.updated}) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

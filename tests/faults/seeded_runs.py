@@ -57,6 +57,7 @@ def draw_layout(random: Random, *, seed: int) -> Layout:
         partner_section={"rate": "500/second"},
         journal=random.choice(["wal", "delete"]),
         wired=seed % 2 == 1,
+        documents=seed % 3 == 0,
         members=3 if seed % 4 == 0 else 1,
         clock_seconds=random.choice([0.0, 0.0, 3600.0, -3600.0]),
     )

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from syncctl.local.mock_partner import ReceivedCall
-from tests.harness.account import take_account
-from tests.harness.written_source import Version
+from tests.harness.account import Documents, take_account
+from tests.harness.written_source import Line, Version
 
 OLD = Version(1, "customer 1", Decimal("1.10"), "", 1)
 NEW = Version(1, "customer 1", Decimal("2.20"), "ü", 2)
@@ -126,5 +126,52 @@ def test_each_violation_of_the_order_is_reported(violation: str) -> None:
     case = make_case() | {"order": "strict"}
     take_account(**case)
     STRICT_BREAKS[violation](case)
+    with pytest.raises(AssertionError, match=violation):
+        take_account(**case)
+
+
+OLD_LINE, NEW_LINE = Line(1, 1, "sku 1", 7), Line(1, 1, "sku 2", 8)
+
+
+def show(line: Line) -> dict[str, Any]:
+    return {"line": line.line, "sku": line.sku, "changed": line.changed}
+
+
+def make_documents_case() -> dict[str, Any]:
+    """The newest version of the row was sent twice, because its line has changed since."""
+    case = make_case()
+    older, newest = case["records"]
+    middle = record("orders-c", NEW, 3, attempt("orders-c", 1))
+    for each, lines in ((older, [OLD_LINE]), (newest, [OLD_LINE]), (middle, [NEW_LINE])):
+        each["payload"]["lines"] = [show(line) for line in lines]
+        each["key"] = {"id": 1}
+    case["records"].append(middle)
+    remote = {"values": {"id": "P-1"}, "seq": 3}
+    case["keys"] = [{"key": {"id": 1}, "version": "orders-c", "delivered_seq": 3, "remote": remote}]
+    case["calls"].append(call("orders-c", 1, body="newest")._replace(method="PUT", path="/orders/P-1"))
+    case["bodies"] = {"1": json.dumps({**asdict(NEW), "amount": 2.20, "lines": [show(NEW_LINE)]}).encode()}
+    outcome = {"remote.id": "P-1", "error": None, "record_id": "orders-c", "state": "delivered"}
+    case["documents"] = Documents(lines={(1, 1): [OLD_LINE, NEW_LINE]}, written={1: outcome})
+    return case
+
+
+DOCUMENT_BREAKS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a line that was never committed": lambda case: case["records"][1]["payload"]["lines"][0].update(sku="sku 9"),
+    "lines in another order": lambda case: case["records"][1]["payload"]["lines"].append(show(OLD_LINE)),
+    "has other lines than its row": lambda case: case["records"][2]["payload"].update(lines=[show(OLD_LINE)]),
+    "holds other lines": lambda case: case.update(
+        bodies={"1": json.dumps({**asdict(NEW), "amount": 2.20, "lines": [show(OLD_LINE)]}).encode()}
+    ),
+    "an update of row 1 went to": lambda case: case["calls"].append(case["calls"].pop()._replace(path="/orders/P-2")),
+    "knows the partner's id as": lambda case: case["keys"][0]["remote"].update(values={}),
+    "was written back as": lambda case: case["documents"].written[1].update(record_id="orders-b"),
+}
+
+
+@pytest.mark.parametrize("violation", DOCUMENT_BREAKS)
+def test_each_violation_of_a_document_is_reported(violation: str) -> None:
+    case = make_documents_case()
+    assert take_account(**case).records == 3
+    DOCUMENT_BREAKS[violation](case)
     with pytest.raises(AssertionError, match=violation):
         take_account(**case)

@@ -7,15 +7,31 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
+from syncctl.ledger.codec import decode_values
 from syncctl.local.mock_partner import ReceivedCall
-from tests.harness.written_source import Version
+from tests.harness.holding_partner import name_object
+from tests.harness.written_source import Line, Version
 
 Doc = Mapping[str, Any]
+Lines = Mapping[tuple[int, int], Sequence[Line]]
+"""The committed versions of each line, by the row that it belongs to and its number."""
 TERMINAL = {"delivered", "failed", "superseded", "discarded"}
 HISTORY_LENGTH = 50
 SHOWN_AT_MOST = 30
 APPLIED = {"applied", "dropped_after"}
 _NEVER = {"violation", "keyless", "unauthorized"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Documents:
+    """What a run with documents leaves beside its rows.
+
+    Args:
+        written: The outcomes that were written back, by row.
+    """
+
+    lines: Lines
+    written: Mapping[int, Doc]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,20 +72,23 @@ def take_account(
     bodies: Mapping[str, bytes],
     order: str,
     failed_allowed: bool,
+    documents: Documents | None = None,
 ) -> Account:
     """Hold everything against everything.
 
     Raises:
         AssertionError: with every violation.
     """
+    lines = documents.lines if documents is not None else None
     found = [
         *check_states(records, order=order, failed_allowed=failed_allowed),
         *check_leases(records, streams, batches),
-        *check_versions(records, keys, versions),
+        *check_versions(records, keys, versions, lines),
         *check_calls(calls),
         *check_attempts(records, calls),
         *(check_sequence(records, calls) if order == "strict" else ()),
-        *check_partner(bodies, versions, order=order, given_up=find_given_up(records, keys)),
+        *check_partner(bodies, versions, order=order, given_up=find_given_up(records, keys), lines=lines),
+        *(check_documents(documents, records, keys, calls) if documents is not None else ()),
     ]
     account = Account(
         rows=len(versions),
@@ -128,22 +147,32 @@ def check_leases(records: Sequence[Doc], streams: Sequence[Doc], batches: Sequen
 
 
 def check_versions(
-    records: Sequence[Doc], keys: Sequence[Doc], versions: Mapping[int, Sequence[Version]]
+    records: Sequence[Doc],
+    keys: Sequence[Doc],
+    versions: Mapping[int, Sequence[Version]],
+    lines: Lines | None = None,
 ) -> Iterator[str]:
     """Each record is a version that was committed, each version is there at most once, the newest of each row is there.
 
-    A version that another followed before a poll came by is not in the ledger: no poll could have seen it.
+    A version that another followed before a poll came by is not in the ledger: no poll could have seen it. With lines,
+    a row is there once more for each change of its lines that a poll has found.
     """
+    newest_by_row = {int(key["key"]["id"]): key["version"] for key in keys}
     committed = {each.changed: each for row in versions.values() for each in row}
     logged: dict[int, Doc] = {}
     for record in records:
-        changed = int(record["payload"]["changed"])
-        if changed in logged:
+        payload = decode_values(record["payload"])
+        changed = int(str(payload["changed"]))
+        if lines is not None:
+            yield from check_lines(record, payload.pop("lines"), lines)
+            if newest_by_row.get(int(str(payload["id"]))) != record["_id"] and changed in logged:
+                continue
+        elif changed in logged:
             yield f"version {changed} is in the ledger twice: {record['_id']} and {logged[changed]['_id']}"
         logged[changed] = record
         if changed not in committed:
             yield f"{record['_id']} is a version that was never committed: {record['payload']}"
-        elif differences := list(compare(committed[changed], show_payload(record["payload"]))):
+        elif differences := list(compare(committed[changed], payload)):
             yield f"{record['_id']} differs from the source: {differences}"
     known = {int(key["key"]["id"]): key for key in keys}
     for row, history in versions.items():
@@ -158,9 +187,47 @@ def check_versions(
             yield f"the newest version of row {row} is superseded by {newest.get('superseded_by')}"
 
 
-def show_payload(payload: Doc) -> dict[str, Any]:
-    """Return a stored payload with its decimals as Python's."""
-    return {name: value.to_decimal() if hasattr(value, "to_decimal") else value for name, value in payload.items()}
+def check_lines(record: Doc, found: Any, lines: Lines) -> Iterator[str]:
+    """Each line of a record is a version of it that was committed; they are in their order."""
+    if [line["line"] for line in found] != sorted({line["line"] for line in found}):
+        yield f"{record['_id']} has its lines in another order: {found}"
+    for line in found:
+        row = int(record["key"]["id"])
+        if show_line(line) not in [show_line(asdict(version)) for version in lines.get((row, line["line"]), ())]:
+            yield f"{record['_id']} has a line that was never committed: {line}"
+
+
+def show_line(line: Doc) -> tuple[Any, ...]:
+    """Return what is sent of a line."""
+    return line["line"], line["sku"], line["changed"]
+
+
+def list_newest_lines(row: int, lines: Lines) -> list[tuple[Any, ...]]:
+    """Return the lines that a row has in the end."""
+    return sorted(show_line(asdict(versions[-1])) for (order, _), versions in lines.items() if order == row)
+
+
+def check_documents(
+    documents: Documents, records: Sequence[Doc], keys: Sequence[Doc], calls: Sequence[ReceivedCall]
+) -> Iterator[str]:
+    """Each update went under the partner's own id, and each row has its newest outcome and that id."""
+    for call in calls:
+        if call.method == "PUT" and call.path != f"/orders/{name_object(call.row)}":
+            yield f"an update of row {call.row} went to {call.path}"
+    known = {record["_id"]: record for record in records}
+    for key in keys:
+        row, record = int(key["key"]["id"]), known.get(key["version"], {"state": None})
+        found = [show_line(line) for line in decode_values(record["payload"] or {}).get("lines", ())]  # type: ignore[union-attr]
+        if found != list_newest_lines(row, documents.lines):
+            yield f"the newest record of row {row} has other lines than its row: {found}"
+        if record["state"] != "delivered":
+            continue
+        captured = decode_values(key.get("remote", {}).get("values", {}))
+        if captured != {"id": name_object(row)}:
+            yield f"the key of row {row} knows the partner's id as {captured}"
+        expected = {"remote.id": name_object(row), "error": None, "record_id": record["_id"], "state": "delivered"}
+        if documents.written.get(row) != expected:
+            yield f"row {row} was written back as {documents.written.get(row)} and not as {expected}"
 
 
 def compare(version: Version, values: Doc) -> Iterator[str]:
@@ -268,6 +335,7 @@ def check_partner(
     *,
     order: str,
     given_up: Collection[int],
+    lines: Lines | None = None,
 ) -> Iterator[str]:
     """The partner holds every row, in its newest version where there is an order, value by value.
 
@@ -283,6 +351,10 @@ def check_partner(
             continue
         allowed = history if order == "none" or row in given_up else history[-1:]
         values = json.loads(body, parse_float=Decimal)
+        if lines is not None:
+            sent = [show_line(line) for line in values.pop("lines")]
+            if order != "none" and row not in given_up and sent != list_newest_lines(row, lines):
+                yield f"the partner holds other lines of row {row}: {sent}"
         if all(list(compare(each, values)) for each in allowed):
             yield f"the partner holds another row {row}: {list(compare(history[-1], values))}"
 

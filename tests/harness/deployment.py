@@ -20,7 +20,7 @@ from syncctl.local.mongod import find_mongod
 from syncctl.local.redis_server import RedisServer
 from syncctl.local.server import Server
 from tests.harness import servers
-from tests.harness.account import Account, take_account
+from tests.harness.account import Account, Documents, take_account
 from tests.harness.commands import Completed, RunningCommand, run_syncctl
 from tests.harness.faulty_mongod import FaultyMongod
 from tests.harness.holding_partner import HoldingPartner
@@ -29,7 +29,7 @@ from tests.harness.replica_set import ReplicaSet
 from tests.harness.settings_files import write_settings
 from tests.harness.tcp_proxy import Proxy
 from tests.harness.waiting import eventually
-from tests.harness.written_source import FaultySource, Writer
+from tests.harness.written_source import OUTCOMES, FaultySource, Writer
 
 DATABASE = "deployment"
 CLOCK = Path(__file__).parent / "clock"
@@ -52,6 +52,7 @@ class Layout:
         members: How many mongods the replica set has; one that has several is not wired.
         clock_seconds: How far the clock of the first worker is ahead.
         schedule: The pauses between the tries of a record.
+        documents: Rows go with lines of another table, the partner has ids of its own, and outcomes are written back.
     """
 
     partner: PartnerConfig = field(default_factory=PartnerConfig)
@@ -70,6 +71,7 @@ class Layout:
     members: int = 1
     clock_seconds: float = 0.0
     schedule: Sequence[str] = SCHEDULE
+    documents: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +107,7 @@ class Deployment:
             # A call after its deadline must not arrive: the docs require that of a network.
             "partner": Proxy(urlsplit(partner.url).port or 0, forgets=True),
         }
-        self.writer = Writer(self.source, seed=layout.seed)
+        self.writer = Writer(self.source, seed=layout.seed, has_lines=layout.documents)
         self.client = servers.connect(mongod.url(DATABASE))
         self.ledger = self.client[DATABASE]
         self.workers: list[RunningCommand] = []
@@ -135,6 +137,7 @@ class Deployment:
                 "window": layout.window,
                 "lease": f"{layout.lease_seconds:g}s",
                 "retry": {"schedule": list(layout.schedule), "jitter": 0.2},
+                **self._make_document_keys(),
             },
             sections={
                 "worker": {"pool": layout.pool, "concurrency": layout.concurrency},
@@ -145,6 +148,26 @@ class Deployment:
                 },
             },
         )
+
+    def _make_document_keys(self) -> dict[str, Any]:
+        """Return what a stream of documents sets besides."""
+        if not self.layout.documents:
+            return {}
+        lines = {
+            "table": "order_lines",
+            "on": {"order_id": "id"},
+            "columns": ["line", "sku", "changed"],
+            "sort": ["line"],
+            "cursor": "changed",
+        }
+        keys: dict[str, Any] = {
+            "children": {"lines": lines},
+            "capture": {"id": "data.id"},
+            "write_back": dict(OUTCOMES),
+        }
+        if self.layout.order != "none":
+            keys["update_endpoint"] = "PUT /orders/{remote.id}"
+        return keys
 
     def _mongo_url(self) -> str:
         if not self.layout.wired:
@@ -272,11 +295,13 @@ class Deployment:
 
     def wait_until_read(self, timeout: float = 120.0) -> None:
         """Wait until the last number of the source has been read."""
-        last = str(self.writer.number)
+        last, last_line = str(self.writer.number), str(self.writer.line_number)
 
         def look() -> bool:
             stream = self.ledger.streams.find_one({"_id": "orders"}) or {}
-            return bool((stream.get("cursor") or {}).get("at") == last)
+            cursor = stream.get("cursor") or {}
+            lines = (cursor.get("children") or {}).get("lines") or {}
+            return bool(cursor.get("at") == last) and (not self.layout.documents or lines.get("at") == last_line)
 
         self._wait(look, timeout)
 
@@ -293,6 +318,7 @@ class Deployment:
         # died after its last outcome is found by maintenance.
         self._wait(lambda: self.ledger.streams.count_documents(LEASED) == 0, timeout)
         self._wait(lambda: self.ledger.batches.count_documents({}) == 0, timeout)
+        self._wait(lambda: self.ledger.records.find_one({"write_back": {"$exists": True}}) is None, timeout)
 
     def _wait(self, look: Any, timeout: float) -> None:
         try:
@@ -338,6 +364,15 @@ class Deployment:
             bodies=self.partner.rows(),
             order=self.layout.order,
             failed_allowed=failed_allowed,
+            documents=self._read_documents() if self.layout.documents else None,
+        )
+
+    def _read_documents(self) -> Documents:
+        columns = ", ".join(OUTCOMES)
+        found = self.source.execute(f"select id, {columns} from orders")  # noqa: S608
+        names = list(OUTCOMES.values())
+        return Documents(
+            lines=self.writer.lines, written={row[0]: dict(zip(names, row[1:], strict=True)) for row in found}
         )
 
     def describe(self) -> str:
@@ -375,7 +410,7 @@ def open_deployment(directory: Path, layout: Layout | None = None) -> Iterator[D
         redis = running.enter_context(servers.serve_redis())
         kind: Any = FaultyMongod if layout.members == 1 else ReplicaSet
         mongod = running.enter_context(servers.serve_any(kind, find_mongod))
-        partner = running.enter_context(HoldingPartner(layout.partner))
+        partner = running.enter_context(HoldingPartner(layout.partner, has_ids=layout.documents))
         deployment = Deployment(directory, layout, mongod=mongod, redis=redis, partner=partner)
         running.callback(deployment.close)
         running.callback(deployment.writer.stop)

@@ -1,6 +1,7 @@
 """A partner that holds calls until a test releases them."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from syncctl.local.mock_partner_account import find_row
@@ -17,10 +18,20 @@ class Held:
     protocol: MockPartnerProtocol
 
 
-class HoldingPartner(MockPartner):
-    """Neither applies nor answers the calls of some rows until they are released. All others are applied at once."""
+def name_object(row: int | str) -> str:
+    """Return the partner's own id of a row."""
+    return f"P-{row}"
 
-    def __init__(self, config: PartnerConfig | None = None) -> None:
+
+class HoldingPartner(MockPartner):
+    """Neither applies nor answers the calls of some rows until they are released. All others are applied at once.
+
+    Args:
+        has_ids: Its answers to what it accepts name its own id of the row.
+    """
+
+    def __init__(self, config: PartnerConfig | None = None, *, has_ids: bool = False) -> None:
+        self._has_ids = has_ids
         self._holds: set[str] = set()
         self._held: list[Held] = []
         super().__init__(config)
@@ -40,7 +51,12 @@ class HoldingPartner(MockPartner):
     def _release_held(self) -> None:
         while self._held:
             each = self._held.pop(0)
-            each.protocol._finish(self.account.receive(each.request), False)
+            each.protocol._finish(self._name_row(self.account.receive(each.request), find_row(each.request)), False)
+
+    def _name_row(self, reply: Reply, row: str) -> Reply:
+        if not self._has_ids or not 200 <= reply.status <= 299:
+            return reply
+        return replace(reply, body=json.dumps({"data": {"id": name_object(row)}}).encode())
 
     def _make_protocol(self) -> MockPartnerProtocol:
         protocol = MockPartnerProtocol(lambda request: self._hold_or_receive(request, protocol), self._connections)
@@ -49,7 +65,7 @@ class HoldingPartner(MockPartner):
     def _hold_or_receive(self, request: Request, protocol: MockPartnerProtocol) -> Reply:
         row = find_row(request)
         if row not in self._holds:
-            return self._receive(request)
+            return self._name_row(self._receive(request), row)
         self._holds.remove(row)
         self._held.append(Held(request=request, protocol=protocol))
         return Reply(status=500, delay_seconds=NEVER_SECONDS)

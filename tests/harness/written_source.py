@@ -22,7 +22,24 @@ create table orders (
     changed integer not null unique
 )
 """
-_WRITE = "insert or replace into orders (id, customer, amount, note, changed) values (?, ?, ?, ?, ?)"
+_WRITE = """
+insert into orders (id, customer, amount, note, changed) values (?, ?, ?, ?, ?)
+on conflict (id) do update
+set customer = excluded.customer, amount = excluded.amount, note = excluded.note, changed = excluded.changed
+"""
+OUTCOMES = {"partner_id": "remote.id", "sync_error": "error", "sync_record": "record_id", "sync_state": "state"}
+"""Columns of a table of documents, and which outcome each gets."""
+_LINES = """
+create table order_lines (
+    order_id integer not null,
+    line integer not null,
+    sku text,
+    changed integer not null unique,
+    primary key (order_id, line)
+)
+"""
+_WRITE_LINE = "insert or replace into order_lines (order_id, line, sku, changed) values (?, ?, ?, ?)"
+LINES_AT_MOST = 3
 
 
 class FaultySource(SourceDb):
@@ -87,13 +104,30 @@ class Version:
     changed: int
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One committed content of one line of an order, in the order of the columns."""
+
+    order_id: int
+    line: int
+    sku: str
+    changed: int
+
+
 class Writer:
     """Writes to the table `orders` of a source; each row written takes the next number as its `changed`.
 
     One transaction follows the other, so that numbers become visible in their order.
+
+    Args:
+        has_lines: Orders have lines, which change on their own too, and columns for outcomes.
     """
 
-    def __init__(self, source: FaultySource, *, seed: int = 0) -> None:
+    def __init__(self, source: FaultySource, *, seed: int = 0, has_lines: bool = False) -> None:
+        self.has_lines = has_lines
+        #: By order and line.
+        self.lines: dict[tuple[int, int], list[Line]] = {}
+        self.line_number = 0
         self.versions: dict[int, list[Version]] = {}
         self._source = source
         self._random = Random(seed)
@@ -102,6 +136,10 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         source.execute(_TABLE)
+        if has_lines:
+            source.execute(_LINES)
+            for column in OUTCOMES:
+                source.execute(f"alter table orders add column {column} text")
 
     @property
     def number(self) -> int:
@@ -116,10 +154,26 @@ class Writer:
         """Add new rows in one transaction."""
         first = len(self.versions) + 1
         self._write(list(range(first, first + count)))
+        if self.has_lines:
+            self.write_lines([row for row in range(first, first + count) if row % 3])
 
     def update(self, rows: Sequence[int]) -> None:
         """Change rows in one transaction."""
         self._write(rows)
+
+    def write_lines(self, rows: Sequence[int]) -> None:
+        """Add or change a line of each of these rows, in one transaction."""
+        written = []
+        for row in rows:
+            self.line_number += 1
+            line = self._random.randint(1, LINES_AT_MOST)
+            written.append(Line(row, line, f"sku {self._random.randrange(10**6)}", self.line_number))
+        with self._source.may_write:
+            self._source.execute_many(
+                _WRITE_LINE, [(each.order_id, each.line, each.sku, each.changed) for each in written]
+            )
+        for each in written:
+            self.lines.setdefault((each.order_id, each.line), []).append(each)
 
     def start(self, *, rows: int = 10, pause_seconds: float = 0.1) -> None:
         """Keep writing in the background: `rows` rows in each transaction, about a third of them changed ones."""
@@ -130,6 +184,8 @@ class Writer:
                     changed = min(len(self.versions), rows // 3)
                     self.update(self._random.sample(sorted(self.versions), changed))
                     self.insert(rows - changed)
+                    if self.has_lines:
+                        self.write_lines(self._random.sample(sorted(self.versions), changed))
             except BaseException as error:  # noqa: BLE001 - raised by stop
                 self._failure = error
 

@@ -35,6 +35,8 @@ class Variant:
     #: Outcomes are written back into the source.
     write_back: bool = False
     objects: Objects | None = None
+    #: How many of the examples that others take: a step of these costs twice as much.
+    share: float = 1.0
 
     def __str__(self) -> str:
         more = ["append-only"] if self.append_only else []
@@ -63,9 +65,9 @@ VARIANTS = (
     Variant(order="latest", mode="rowversion", ambiguous="fail"),
     Variant(order="latest", mode="increasing", max_in_flight=1),
     Variant(order="strict", mode="rowversion", max_in_flight=2),
-    Variant(order="latest", mode="rowversion", lines=True, write_back=True, objects="lookup"),
-    Variant(order="strict", mode="change_tracking", lines=True, objects="lookup"),
-    Variant(order="latest", mode="snapshot", write_back=True, objects="keys"),
+    Variant(order="latest", mode="rowversion", lines=True, write_back=True, objects="lookup", share=0.5),
+    Variant(order="strict", mode="change_tracking", lines=True, objects="lookup", share=0.5),
+    Variant(order="latest", mode="snapshot", write_back=True, objects="keys", share=0.5),
 )
 
 

@@ -50,7 +50,7 @@ class Protocol(Scenes, RuleBasedStateMachine):
         """What the partner may answer to a call."""
         if self.objects is None:
             return ANSWERS
-        return OBJECT_ANSWERS.filter(lambda how: how != "no id") if self.objects == "keys" else OBJECT_ANSWERS
+        return OBJECT_ANSWERS.filter(self.is_told_apart)
 
     @initialize(contents=st.lists(CONTENTS, max_size=3), pauses=st.booleans())
     def begin_with_rows(self, contents: list[str], pauses: bool) -> None:

@@ -204,10 +204,10 @@ def test_other_bytes_go_under_another_key(testbed: Testbed, orders: IdPartner) -
     testbed.change_stream(fields=parse_fields({"id": "id", "theirs": "remote.id"}))
     orders.hook = lambda _: (504, {})
     send(testbed, 1)
-    testbed.database.keys.update_one({}, {"$set": {"remote": {"values": {"id": 7}, "seq": 1}}})
-    for _ in range(2):
+    for theirs in (7, 8):
+        testbed.database.keys.update_one({}, {"$set": {"remote": {"values": {"id": theirs}, "seq": 1}}})
         testbed.make_retries_due()
         testbed.deliver()
     bodies = [(call.key, call.body.get("theirs")) for call in orders.seen]
     first = testbed.record(1)["_id"]
-    assert bodies == [(first, None), (f"{first}-2", 7), (f"{first}-2", 7)]
+    assert bodies == [(first, None), (f"{first}-2", 7), (f"{first}-3", 8)]

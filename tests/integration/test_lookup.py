@@ -387,6 +387,8 @@ def test_a_missing_object_is_not_taken_for_found(testbed: Testbed, orders: IdPar
 def test_questions_do_not_end_a_run_of_refusals(testbed: Testbed, orders: IdPartner) -> None:
     """A partner that answers questions and refuses every record is paused: questions show nothing of records."""
     testbed.change_stream(lookup=replace(BY_LIST, when="always"), pause_after_refusals=5)
+    # One record at a time: a question, its create, the next question.
+    testbed.change_stream(batch_size=1, window=2)
     orders.hook = lambda call: (405, {}) if call.method == "POST" else None
     send(testbed, *range(1, 12))
     assert testbed.ledger.streams.load_gate("orders").hold.paused

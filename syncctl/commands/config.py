@@ -56,4 +56,8 @@ def _show(value: Any) -> Any:
     if isinstance(value, dict):
         return to_line(value) if value else None
     # As text, so that a column of mixed types shows its values as they were written.
-    return value if value is None or isinstance(value, bool | str) else f"{value:g}"
+    return value if value is None or isinstance(value, bool | str) else _show_number(value)
+
+
+def _show_number(value: int | float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:g}"

@@ -10,6 +10,7 @@ from pathlib import Path
 PIPE_SECONDS = 5.0
 """How long a pipe or a terminal may take until it has been read to its end."""
 _PIECE = 64 * 1024
+_UTF32_MARKS = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -53,6 +54,8 @@ def decode_utf8(content: bytes) -> str:
         ValueError: It is not UTF-8; Windows writes UTF-16 under the name of Unicode, and PowerShell by default.
     """
     # Text in UTF-16 without a mark has a NUL beside each ASCII character.
+    if content.startswith(_UTF32_MARKS) or b"\0\0\0" in content[:4]:
+        raise ValueError("it is UTF-32 text; save it as UTF-8")
     if content.startswith(_UTF16_MARKS) or b"\0" in content[:2]:
         raise ValueError("it is UTF-16 text; save it as UTF-8")
     try:

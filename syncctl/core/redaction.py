@@ -14,6 +14,9 @@ REDACTED = "***"
 SHORTEST_SECRET = 3
 """Shorter ones stay: replacing them would riddle every text, and give them away."""
 
+SHORTEST_WITHIN_WORDS = 6
+"""Shorter ones are replaced only as words of their own."""
+
 Span = tuple[int, int]
 
 SHORTEST_ENCODED = 8
@@ -32,6 +35,8 @@ _SECRET_PARAMETER = re.compile(
 )
 _PARAMETER = re.compile(r"([?&;])([^=&;?#]+)=([^&]*)")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+._-]*://")
+_LONE_SECRETS = ("redis:", "rediss:")
+"""Schemes for which a user without a password is a password without its colon."""
 _AFTER_AUTHORITY = re.compile(r"[/?#]")
 _ODBC_PAIR = re.compile(r"[^;={}]*=\s*(?:\{(?:[^}]|\}\})*\}[^;]*|[^;]*)|[^;]+")
 _ODBC_SECRETS = ("pwd", "accesstoken", "access token", "clientsecret")
@@ -162,7 +167,9 @@ def _match_secret(secret: str) -> str:
     Letters and digits appear unchanged. Other characters may be escaped for JSON, Python, URLs or HTML, also several
     times; the number of times is bounded, because a partner may answer with nothing but backslashes.
     """
-    return "".join(map(_match_character, secret))
+    pattern = "".join(map(_match_character, secret))
+    # A short one would be found within ordinary words.
+    return rf"(?<![0-9A-Za-z]){pattern}(?![0-9A-Za-z])" if len(secret) < SHORTEST_WITHIN_WORDS else pattern
 
 
 def _match_character(character: str) -> str:
@@ -242,6 +249,8 @@ def _find_password(scheme: str, rest: str) -> list[Span]:
         # Whether the host is after the first or the last one only its author knows.
         at = rest.rfind("@")
     colon = rest.find(":", 0, max(at, 0))
+    if colon < 0 < at and scheme.lower().startswith(_LONE_SECRETS):
+        return [(0, at)]
     return [(colon + 1, at)] if 0 <= colon < at - 1 else []
 
 

@@ -1,10 +1,11 @@
 """configuration: whether everything that the streams need is set, and whether the secrets are safe."""
 
+import shlex
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from syncctl.console import format_count
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, warned
@@ -13,8 +14,10 @@ from syncctl.settings.dotenv_file import ENV_FILE
 
 if TYPE_CHECKING:
     from syncctl.doctor.examination import Services
+    from syncctl.settings import Settings
 
 _READABLE_BY_OTHERS = stat.S_IRGRP | stat.S_IROTH
+_KEY_FILES = ("tlscertificatekeyfile", "ssl_keyfile")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -42,18 +45,49 @@ def check_settings(services: "Services") -> Finding:
 
 def check_secrets(services: "Services", directory: Path) -> Finding:
     """Report secrets that others could read: in a file, or on the way to a partner."""
-    findings = [*_look_at_file(directory / ENV_FILE), *_look_at_partners(services)]
-    return join_findings(findings) if findings else passed("no secret is exposed")
+    files = _list_secret_files(services.settings, directory)
+    findings = [*(finding for name, path in files for finding in _look_at_file(name, path))]
+    findings += _look_at_partners(services)
+    if findings:
+        return join_findings(findings)
+    names = ", ".join(dict.fromkeys(name for name, path in files if path.exists()))
+    read = f"other users cannot read {names}" if names else "no file holds a secret"
+    return passed(f"{read}; no credential goes unencrypted to another machine")
 
 
-def _look_at_file(path: Path) -> list[Finding]:
+def _list_secret_files(settings: "Settings", directory: Path) -> list[tuple[str, Path]]:
+    """Return the files that hold secrets, each with the name that the operator knows it by."""
+    layers, secrets = settings.layers, settings.secrets()
+    files = [(ENV_FILE, directory / ENV_FILE)]
+    for text, name in layers.named.items():
+        if name in layers.named_files and any(secret in text for secret in secrets):
+            files.append((f"the file of {name}_FILE", layers.named_files[name]))
+    for name, partner in settings.partners.items():
+        # A certificate's file holds the key too, unless another one does.
+        key = "client_key" if partner.client_key else "client_cert"
+        if path := getattr(partner, key):
+            files.append((f"partners.{name}.{key}", layers.directory / path))
+    for name, url in (("MONGO_URL", settings.mongo_url), ("REDIS_URL", settings.redis_url)):
+        files += [
+            (f"{key} of {name}", layers.directory / value)
+            for key, value in parse_qsl(urlsplit(url).query)
+            if key.lower() in _KEY_FILES
+        ]
+    return files
+
+
+def _look_at_file(name: str, path: Path) -> list[Finding]:
     try:
-        mode = path.stat().st_mode
+        readable = path.stat().st_mode & _READABLE_BY_OTHERS
     except OSError:
         return []
-    if not mode & _READABLE_BY_OTHERS:
+    if not readable:
         return []
-    return [warned(f"other users of this machine can read {path.name}", f"run: chmod 600 {path.name}")]
+    return [warned(f"other users of this machine can read {name}", f"run: chmod 600 {shlex.quote(_show(path))}")]
+
+
+def _show(path: Path) -> str:
+    return path.name if path.name == ENV_FILE else str(path)
 
 
 def _look_at_partners(services: "Services") -> list[Finding]:

@@ -83,7 +83,9 @@ def check_calls(services: "Services", name: str) -> Finding:
     streams = [stream for stream, section in services.settings.streams.items() if section.partner == name]
     findings = [_look_at_breaker(stream, documents.get(stream, {}).get("breaker", {}), now) for stream in streams]
     findings.append(_look_at_pace(services, name, document.get("pace", ()), now))
-    return join_findings([finding for finding in findings if finding is not None] or [passed("called")])
+    return join_findings(
+        [finding for finding in findings if finding is not None] or [passed("neither paused nor down")]
+    )
 
 
 def _look_at_pace(services: "Services", name: str, pace: Sequence[Mapping[str, Any]], now: datetime) -> Finding | None:

@@ -116,7 +116,7 @@ class Endpoint:
 
     def _refuse(self, who: str, *, dots: str | None, empty: int) -> None:
         if dots is not None:
-            what = "a segment . or .. in some spelling, which servers resolve"
+            what = "a segment of dots in some spelling, which servers resolve"
         elif empty > 0:
             what = "an empty segment in some spelling (a slash at its beginning or end, or two), which servers drop"
         else:

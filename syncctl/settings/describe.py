@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from syncctl.core.durations import format_duration
 from syncctl.core.files import read_file
-from syncctl.core.redaction import REDACTED, mask_url
+from syncctl.core.redaction import REDACTED, Redact, mask_url
 from syncctl.settings.field_types import Kind, find_kind
 from syncctl.settings.model import Settings
 from syncctl.settings.problems import FILE_AT_MOST_BYTES
@@ -34,10 +34,20 @@ def describe_settings(settings: Settings) -> list[Entry]:
 
 
 def _list_entries(settings: Settings) -> Iterator[Entry]:
+    # A secret may be part of any other value too, such as `where` with ${PARTNER_TOKEN} in it.
+    redact = Redact(settings.secrets())
     for path, field in list_values(Settings, settings.section_names()):
         value = read_value(settings, path)
         origin = _find_origin(settings, path, is_set=value is not None)
-        yield Entry(key=".".join(path), value=show_value(value, field), origin=origin)
+        yield Entry(key=".".join(path), value=_redact(show_value(value, field), redact), origin=origin)
+
+
+def _redact(value: Any, redact: Redact) -> Any:
+    if isinstance(value, list):
+        return [_redact(item, redact) for item in value]
+    if isinstance(value, dict):
+        return {key: _redact(item, redact) for key, item in value.items()}
+    return redact(value) if isinstance(value, str) else value
 
 
 def _find_origin(settings: Settings, path: Path, *, is_set: bool) -> str:

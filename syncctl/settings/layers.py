@@ -79,6 +79,8 @@ class Layers:
     files: tuple[str, ...] = ()
     #: The values that were filled in, each with its `${NAME}`.
     named: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: The files that NAME_FILE names, by NAME.
+    named_files: Mapping[str, FilePath] = field(default_factory=dict)
     #: Where relative paths in settings begin.
     directory: FilePath = FilePath()
 

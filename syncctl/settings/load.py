@@ -72,6 +72,7 @@ def _read_layers(home: Path, variables: Variables, flags: Layer) -> Layers:
         problems=problems,
         files=tuple(name for name in (ENV_FILE, TOML_FILE) if (home / name).is_file()),
         named=variables.used,
+        named_files=variables.files,
         directory=variables.directory.absolute(),
     )
     from_environment = VariableReader(

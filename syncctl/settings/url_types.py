@@ -11,6 +11,7 @@ from syncctl.partner.address import check_host_and_port, parse_base_url, parse_p
 from syncctl.settings.field_types import Kind, OptionalText, parsed_by
 
 _MONGO_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]\s]+)(:\d{1,5})?")
+_BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SECOND_AT = re.compile(r"^[^:]*://[^/?#]+[/?#].*@", re.DOTALL)
 _WITHOUT_PASSWORD = re.compile(r"[^:]*://[^/?#:@]+/[^?#:@]*\?[^:#]*@[^@]*")
 """A URL whose query alone holds an @, as in UID=me@example.com: without a colon before it, it ends no password."""
@@ -29,6 +30,11 @@ def _check_redis_url(url: str) -> str:
     if parts.scheme not in ("redis", "rediss"):
         raise ValueError("must begin with redis:// or rediss://")
     check_host_and_port(parts)
+    if parts.username and parts.password is None:
+        raise ValueError(
+            "has a user without a password; a password alone has a colon before it: redis://:password@host"
+        )
+    _refuse_at_in_password(parts)
     _check_redis_options(parts)
     if re.fullmatch(r"/?\d*", parts.path) is None:
         raise ValueError("must end in the number of a database, as in redis://localhost:6379/0")
@@ -49,6 +55,8 @@ def _check_mongo_url(url: str) -> str:
     parts = split_url(url)
     if parts.scheme not in ("mongodb", "mongodb+srv"):
         raise ValueError("must begin with mongodb:// or mongodb+srv://")
+    _refuse_at_in_password(parts)
+    _refuse_bare_percent(parts)
     hosts = parts.netloc.rpartition("@")[2]
     if not hosts:
         raise ValueError("has no host")
@@ -61,6 +69,18 @@ def _check_mongo_url(url: str) -> str:
     if len(database.encode()) > 63 or set('\\. "$*<>:|?\0') & set(database):
         raise ValueError("must end in the name of a database, as in mongodb://localhost:27017/celery_logs")
     return url
+
+
+def _refuse_at_in_password(parts: SplitResult) -> None:
+    """Refuse more than one @ before the host: what reads it differs in where the password ends."""
+    if parts.netloc.count("@") > 1:
+        raise ValueError("has an @ in its user or password; percent-encode it as %40")
+
+
+def _refuse_bare_percent(parts: SplitResult) -> None:
+    """Refuse a % that begins no encoded character, which the driver refuses too, in the words of Python."""
+    if _BARE_PERCENT.search(parts.netloc.rpartition("@")[0]):
+        raise ValueError("has a % in its user or password that begins no encoded character; write it as %25")
 
 
 def _refuse_second_at(url: str) -> None:
@@ -81,6 +101,7 @@ def _check_source_url(url: str | None) -> str | None:
         return None
     if _SQLALCHEMY.match(url):
         _refuse_second_at(url)
+        _refuse_at_in_password(urlsplit(url))
         return url
     if ";" in url and "=" in url:
         if any("=" not in url[len(url[:start].rstrip()) - 1 : end] for start, end in find_secret_spans(url)):

@@ -47,6 +47,8 @@ class Variables:
     dotenv: Mapping[str, str] = field(repr=False)
     directory: FilePath
     used: dict[str, str] = field(default_factory=dict, repr=False)
+    #: The files that were read, by the NAME of NAME_FILE.
+    files: dict[str, FilePath] = field(default_factory=dict)
 
     def fill(self, text: str, *, within: tuple[str, ...] = ()) -> str:
         """Return the text with each `${NAME}` replaced; `$${` stands for a plain `${`.
@@ -90,7 +92,8 @@ class Variables:
                 the path: people put the secret itself there.
         """
         try:
-            content = read_file(self.directory / FilePath(file).expanduser(), at_most=_LARGEST_FILE_BYTES)
+            path = self.directory / FilePath(file).expanduser()
+            content = read_file(path, at_most=_LARGEST_FILE_BYTES)
         except (OSError, ValueError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or "its path is not usable"
             raise NotReadableError(f"the file that {name} names cannot be read: {reason}") from None
@@ -101,6 +104,7 @@ class Variables:
         if not text.strip():
             raise NotReadableError(f"the file that {name} names is empty")
         self.used.setdefault(text, name.removesuffix("_FILE"))
+        self.files[self.used[text]] = path
         return text
 
 

@@ -545,6 +545,31 @@ def test_secrets_that_others_can_read_are_a_warning(run_syncctl: Run, settings_d
     assert look()["hint"] == "run: chmod 600 .env"
 
 
+def test_every_file_with_a_secret_is_looked_at(run_syncctl: Run, settings_dir: Path) -> None:
+    (settings_dir / ".env").chmod(0o600)
+    token, key, query = (settings_dir / name for name in ("token", "client.pem", "query"))
+    token.write_text(CANARY)
+    key.write_text("a key")
+    query.write_text("select * from orders")
+    environment = {"PARTNER_TOKEN_FILE": "token", "PARTNERS__DEFAULT__CLIENT_CERT": "client.pem"}
+    environment |= {"STREAMS__ORDERS__WHERE_FILE": "query"}
+
+    def look() -> dict[str, Any]:
+        done = run_syncctl("doctor", "configuration", "--json", cwd=settings_dir, env=environment)
+        return read_checks(done)["configuration secrets"]
+
+    for path in (token, key):
+        path.chmod(0o600)
+    query.chmod(0o644)
+    check = look()
+    assert check["status"] == "ok"
+    assert "the file of PARTNER_TOKEN_FILE, partners.default.client_cert" in check["detail"]
+    for path in (token, key):
+        path.chmod(0o604)
+        assert look()["hint"] == f"run: chmod 600 {path.name}"
+        path.chmod(0o600)
+
+
 def test_a_stream_whose_poll_failed_is_reported_with_the_reason(
     run_syncctl: Run, examine: Callable[..., Checks], settings_dir: Path, source_db: SourceDb
 ) -> None:

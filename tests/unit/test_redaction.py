@@ -63,9 +63,14 @@ def test_a_text_of_backslashes_is_searched_in_no_time() -> None:
     assert Redact(["/%&secret"])(f"secret {text}") == f"secret {text}"
 
 
+def test_a_short_secret_is_replaced_only_as_a_word_of_its_own() -> None:
+    assert Redact(["red", "other"])("redis is another: red, other") == f"redis is another: {REDACTED}, {REDACTED}"
+    assert Redact(["sixsix"])("asixsixb") == f"a{REDACTED}b"
+
+
 def test_a_secret_of_one_call_is_known_beside_the_lasting_ones() -> None:
-    redact = Redact(["young/one", "other"], after=Redact(["lasting"]))
-    assert redact(r"lasting young\/one and another") == f"{REDACTED} {REDACTED} and an{REDACTED}"
+    redact = Redact(["young/one", "others"], after=Redact(["lasting"]))
+    assert redact(r"lasting young\/one and anothers") == f"{REDACTED} {REDACTED} and an{REDACTED}"
     assert redact("nothing") == "nothing"
 
 

@@ -201,7 +201,7 @@ def test_a_literal_secret_in_toml_is_an_error(tmp_path: Path, toml: str, key: st
         'partner_url = "https://h:8443/v1/@me"',
         'partner_url = "${URL}"',
         'partner_token = "${PW}"',
-        'redis_url = "redis://user@h/0"',
+        'redis_url = "redis://user:${PW}@h/0"',
         '[sources.crm]\nurl = "mssql+pyodbc://reader:${PW}@h/db?driver=ODBC+Driver+18"',
     ],
 )
@@ -216,6 +216,9 @@ def test_references_and_urls_without_secrets_are_fine_in_toml(tmp_path: Path, to
         ("redis://h/0", "redis://h/0"),
         ("redis://user:pass@h/0", "redis://user:***@h/0"),
         ("redis://user:p@ss@h/0", "redis://user:***@h/0"),
+        ("redis://pass@h/0", "redis://***@h/0"),
+        ("rediss://p@ss@h/0", "rediss://***@h/0"),
+        ("mongodb://user@h/db", "mongodb://user@h/db"),
         ("mongodb://u:p/w@h/db", "mongodb://u:***@h/db"),
         ("mongodb://u:p?w#x@h/db", "mongodb://u:***@h/db"),
         ("https://h:8443/v1/@me", "https://h:8443/v1/@me"),
@@ -285,3 +288,35 @@ def test_no_password_survives_the_mask(password: str, form: str) -> None:
     assert secret in find_secrets(text)
     assert find_literal_secret(text) == secret
     assert secret not in redact(f"it said {secret}!", find_secrets(text))
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "said"),
+    [
+        ("REDIS_URL", "redis://S3cret-w0rd@h/0", "redis://:password@host"),
+        ("REDIS_URL", "redis://:S3cret-w0rd@zz9@h/0", "%40"),
+        ("MONGO_URL", "mongodb://u:S3cret-w0rd@zz9@h/db", "%40"),
+        ("MONGO_URL", "mongodb://u:S3cret-w0rd%zz9@h/db", "%25"),
+        ("SOURCE_URL", "mssql+pyodbc://u:S3cret-w0rd@zz9@h/db", "%40"),
+    ],
+)
+def test_a_password_that_is_not_encoded_is_refused_with_what_to_write(
+    tmp_path: Path, name: str, url: str, said: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(directory=tmp_path, environment={name: url})
+    assert said in caught.value.why
+    assert "S3cret" not in caught.value.why
+    assert "zz9" not in caught.value.why
+
+
+def test_a_secret_within_another_value_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "syncctl.toml").write_text(
+        '[streams.orders]\ntable = "orders"\nstart = "now"\nendpoint = "POST /x"\nwhere = "x = \'${PARTNER_TOKEN}\'"\n'
+        '[partners.default]\nurl = "https://h/${PARTNER_TOKEN}/v1"\n'
+    )
+    settings = load_settings(directory=tmp_path, environment={"PARTNER_TOKEN": "tok-S3cret"})
+    shown = {entry.key: entry.value for entry in describe_settings(settings)}
+    assert shown["streams.orders.where"] == "x = '***'"
+    assert shown["partners.default.url"] == "https://h/***/v1"
+    assert "tok-S3cret" not in str(shown)

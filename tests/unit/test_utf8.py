@@ -52,3 +52,9 @@ def test_a_secret_and_a_schema_in_utf16_are_named(tmp_path: Path, encoding: str)
     token, schema = caught.value.why.splitlines()
     assert "PARTNER_TOKEN_FILE names cannot be read: it is UTF-16 text; save it as UTF-8" in token
     assert "orders.json cannot be used: it is UTF-16 text; save it as UTF-8" in schema
+
+
+@pytest.mark.parametrize("encoding", ["utf-32", "utf-32-le", "utf-32-be"])
+def test_utf32_is_named(encoding: str) -> None:
+    with pytest.raises(ValueError, match="it is UTF-32 text"):
+        decode_utf8("A=1".encode(encoding))

@@ -16,7 +16,7 @@ from syncctl.ledger.records import lost_object_of, record_of, to_document
 from syncctl.partner.client import PartnerClient
 from syncctl.partner.request.curl import Request, show_request
 from syncctl.pipeline.identity import NamedRow, name_row, new_record
-from syncctl.pipeline.remote_steps import choose_step
+from syncctl.pipeline.remote_steps import choose_step, shape_by_remote
 
 if TYPE_CHECKING:
     from syncctl.sources.reader import StreamReader
@@ -161,7 +161,12 @@ def _preview_row(
 def _show_next(stream: Stream, record: Record, key: KnownKey | None, previewer: RequestPreviewer) -> Request:
     """Return the request that is made next for a record: in a stream with lookups that may be the question."""
     step = choose_step(stream, record, key) if stream.keeps_remote else record
-    return previewer.show(step) if isinstance(step, Record) else Request(error=step.reason)
+    if not isinstance(step, Record):
+        return Request(error=step.reason)
+    # A record that is finished is shown with its last attempt, but a call with other bytes would be one more.
+    as_sent = replace(step, attempt=step.attempt + (step.state in TERMINAL))
+    shaped = shape_by_remote(as_sent, previewer.client.hash_remote(step))
+    return previewer.show(replace(step, generation=shaped.generation))
 
 
 def preview_record(
@@ -169,7 +174,8 @@ def preview_record(
 ) -> Preview:
     """Show the request of a record: that of its next call, or of its last one where it is finished.
 
-    If the mapping has changed since it was finished, it is the request that a replay would send.
+    If the mapping has changed since it was finished, or what is known of the partner's object, it is the request that a
+    replay would send, under its own `Idempotency-Key`.
 
     Args:
         key: What is known of its row.
@@ -202,6 +208,7 @@ def _as_claimed(document: Mapping[str, Any], mapping_hash: str) -> Record:
         state=State(document["state"]),
         attempt=max(1, int(document.get("claims", 0)) + to_come),
         generation=generation,
+        remote_hash=document.get("remote_hash", ""),
         looked_up=bool(document.get("looked_up")),
         recreates=lost_object_of(document),
     )

@@ -10,7 +10,7 @@ from syncctl.core.outcome import OutcomeRules, Verdict
 from syncctl.core.stream import Batching, Lookup
 from syncctl.ledger.delivery_state import DeliveryStates
 from syncctl.partner.client import PartnerClient
-from syncctl.pipeline.preview import RequestPreviewer, preview_rows
+from syncctl.pipeline.preview import RequestPreviewer, preview_record, preview_rows
 from syncctl.sources import open_reader
 from tests.harness.id_partner import DROP, IdPartner, Seen
 from tests.harness.source_db import SourceDb
@@ -346,3 +346,24 @@ def test_previews_show_the_call_that_is_made_next(testbed: Testbed, orders: IdPa
     assert show() == [f"PUT /orders/{theirs[1]}", "GET /orders?ref=2"]
     testbed.poll()
     assert show(known=True) == [f"PUT /orders/{theirs[3]}"]
+
+
+def test_other_bytes_are_not_shown_under_the_key_of_the_create(testbed: Testbed, orders: IdPartner) -> None:
+    def show() -> list[tuple[str | None, str]]:
+        key = testbed.ledger.keys.load("orders", [record["key_id"] for record in testbed.records()])
+        with_client = PartnerClient(testbed.partner, testbed.stream)
+        previewer = RequestPreviewer(client=with_client)
+        shown = []
+        for document in testbed.records():
+            of_row = key[document["key_id"]]
+            preview = preview_record(document, stream=testbed.stream, key=of_row, previewer=previewer)
+            assert preview.request.headers is not None
+            shown.append((preview.request.method, preview.request.headers["Idempotency-Key"]))
+        with_client.close()
+        return shown
+
+    send(testbed, 1)
+    send(testbed, 1, content="b")
+    created, updated = (call.key for call in orders.seen)
+    # Replayed, the record of the create is an update, and the partner has seen its key with other bytes.
+    assert show() == [("PUT", f"{created}-2"), ("PUT", updated)]

@@ -205,7 +205,8 @@ def test_the_request_of_a_record_is_the_one_that_was_sent_and_then_the_next(shap
 
     def show() -> Any:
         document = shaped.ledger.records.find(record_id=shaped.records()[0]["_id"])[0]
-        return preview_record(document, previewer=RequestPreviewer(client=client)).request
+        previewer = RequestPreviewer(client=client)
+        return preview_record(document, stream=shaped.stream, key=None, previewer=previewer).request
 
     first = show()
     assert first.headers["Syncctl-Attempt"] == "1"
@@ -248,7 +249,9 @@ def words_of() -> Iterator[Any]:
     return split
 
 
-@pytest.mark.parametrize("text", ['it\'s $HOME `id` "x"', "a\nb\\", "@/etc/passwd", "-X", "***", "ä 漢 🚚", "!#*?[]{}"])
+@pytest.mark.parametrize(
+    "text", ['it\'s $HOME `id` "x"', "a\nb\\c", "@/etc/passwd", "-X", "***", "ä 漢 🚚", "!#*?[]{}"]
+)
 def test_the_curl_command_is_the_same_call_in_any_shell(words_of: Any, text: str) -> None:
     stream = make_stream("PUT /orders/{id}", headers={"X-Kind": "{{ '\"$HOME`' }}"})
     partner = make_partner(BASE, auth=Credentials(kind="bearer", values={"token": CANARY}))

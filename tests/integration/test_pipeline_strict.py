@@ -342,7 +342,8 @@ def test_the_release_of_waiting_versions_continues_where_it_ended(testbed: Testb
     testbed.deliver()
     testbed.database.records.delete_many({"state": "failed"})
     released = [
-        testbed.ledger.sequencing.release_unheld("orders", is_strict=True, hold_seconds=None, limit=3) for _ in range(4)
+        testbed.ledger.sequencing.release_unheld("orders", has_sequence=True, hold_seconds=None, limit=3)
+        for _ in range(4)
     ]
     assert sorted(released) == [0, 1, 3, 3]
 
@@ -354,7 +355,8 @@ def test_the_release_reaches_versions_behind_many_that_still_wait(testbed: Testb
     last = max(testbed.records(state="failed"), key=lambda each: str(each["_id"]))
     testbed.database.records.delete_one({"_id": last["_id"]})
     released = [
-        testbed.ledger.sequencing.release_unheld("orders", is_strict=True, hold_seconds=None, limit=2) for _ in range(4)
+        testbed.ledger.sequencing.release_unheld("orders", has_sequence=True, hold_seconds=None, limit=2)
+        for _ in range(4)
     ]
     assert sum(released) == 1
 

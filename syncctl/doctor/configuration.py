@@ -87,7 +87,7 @@ def _look_at_file(name: str, path: Path) -> list[Finding]:
 
 
 def _show(path: Path) -> str:
-    return path.name if path.name == ENV_FILE else str(path)
+    return path.name if path.name == ENV_FILE else str(path.absolute())
 
 
 def _look_at_partners(services: "Services") -> list[Finding]:

@@ -566,7 +566,7 @@ def test_every_file_with_a_secret_is_looked_at(run_syncctl: Run, settings_dir: P
     assert "the file of PARTNER_TOKEN_FILE, partners.default.client_cert" in check["detail"]
     for path in (token, key):
         path.chmod(0o604)
-        assert look()["hint"] == f"run: chmod 600 {path.name}"
+        assert look()["hint"] == f"run: chmod 600 {path}"
         path.chmod(0o600)
 
 

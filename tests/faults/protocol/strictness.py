@@ -28,7 +28,8 @@ class Strictness:
         before = self._database.records.find_one(tried)
         assert before is None, f"{record['_id']} is sent before {before} is done (invariant 5)"
         for called in self._called.setdefault(record["key_id"], []):
-            assert called["seq"] <= record["seq"] or record.get("replays"), (
+            is_again = record.get("replays") or "delivered_at" in record
+            assert called["seq"] <= record["seq"] or is_again, (
                 f"{record['_id']} is sent for the first time after {called['_id']}, which is newer (invariant 5)"
             )
         self._called[record["key_id"]].append(record)

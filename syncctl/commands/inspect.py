@@ -67,7 +67,8 @@ def inspect(
     """List a source's tables, or show how best to read one and write the settings for it.
 
     For a table it shows the key, the number of rows, each mode in which it can be read, the safest first, whether an
-    index serves the cursor, and a [streams.NAME] section. The output is valid TOML, because all but the section are
+    index serves the cursor, and a [streams.NAME] section; tables that refer to it by a foreign key are proposed as its
+    children, commented out. The output is valid TOML, because all but the section are
     comments. On SQL Server only the catalog is read, and no table. --write appends the section to syncctl.toml, unless
     the name is taken or the settings would become invalid (exit code 2).
 
@@ -181,7 +182,22 @@ def _render_block(table: "InspectedTable", source: str, *, stream: str | None, s
         remarks["delete_endpoint"] = 'deleted rows; "none" sends none'
         if table.key and not set("{}/\r\n") & set("".join(table.key)):
             values["delete_endpoint"] = "/".join([f"DELETE /{name}", *(f"{{{column}}}" for column in table.key)])
-    return name, render_stream(name, values, remarks)
+    return name, render_stream(name, values, remarks) + _render_children(table, name)
+
+
+def _render_children(table: "InspectedTable", stream: str) -> str:
+    """Return the sections of tables that refer to this one, commented out."""
+    from syncctl.settings.render import render_child
+
+    taken = {column.name.casefold() for column in table.columns}
+    blocks = []
+    for child in table.children:
+        name = name_stream(child.name)
+        name = f"{name[: _NAME_AT_MOST - 5]}_rows" if name in taken else name
+        taken.add(name)
+        blocks.append(render_child(stream, name, child.settings))
+    what = "# A table that refers to this one: uncomment its section to send its rows with those of this one.\n"
+    return "".join(f"\n{what}{block}" for block in blocks)
 
 
 def _write(directory: Path, table: "InspectedTable", name: str, block: str) -> Path:

@@ -113,6 +113,12 @@ def render_stream(name: str, values: Mapping[str, Any], remarks: Mapping[str, st
     return "\n".join(lines) + "\n"
 
 
+def render_child(stream: str, name: str, values: Mapping[str, Any]) -> str:
+    """Return the section of a child, commented out."""
+    lines = [f"[streams.{stream}.children.{name}]", *(f"{key} = {show_toml(value)}" for key, value in values.items())]
+    return "".join(f"#{line}\n" for line in lines)
+
+
 def render_reference() -> str:
     """Return the tables of all settings in Markdown."""
     lines: list[str] = []

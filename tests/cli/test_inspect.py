@@ -70,6 +70,35 @@ def test_inspect_of_a_table_prints_a_stream_in_toml(run_syncctl: Run, home: Path
     assert load_settings(directory=home, environment={}).stream("orders").cursor == "updated_at"
 
 
+def test_tables_that_refer_to_it_are_proposed_as_children(run_syncctl: Run, home: Path, source_db: SourceDb) -> None:
+    source_db.execute(
+        "create table order_lines (order_id integer references orders, line integer, sku text, updated_at datetime,"
+        " primary key (order_id, line))"
+    )
+    source_db.execute("create table note (id integer primary key references orders (id), text text)")
+    source_db.execute("create table parents (id integer primary key, parent integer references parents (id))")
+    done = run_syncctl("inspect", "orders", cwd=home)
+    block = done.stdout.partition("[streams.orders]")[2]
+    sections = "\n".join(line[1:] for line in block.splitlines() if line.startswith("#") and line[1:2] != " ")
+    assert tomllib.loads(sections)["streams"]["orders"]["children"] == {
+        "note_rows": {"table": "note", "on": {"id": "id"}, "one": True},
+        "order_lines": {
+            "table": "order_lines",
+            "on": {"order_id": "id"},
+            "sort": ["line"],
+            "cursor": "updated_at",
+        },
+    }
+    assert "children" not in tomllib.loads(done.stdout)["streams"]["orders"]
+    assert "children" not in run_syncctl("inspect", "parents", cwd=home).stdout
+    # Uncommented, they are settings that can be read.
+    (home / "syncctl.toml").write_text(done.stdout + sections)
+    assert {child.name for child in load_settings(directory=home, environment={}).stream("orders").children} == {
+        "note_rows",
+        "order_lines",
+    }
+
+
 def test_a_stream_is_appended_once_and_all_else_stays(run_syncctl: Run, home: Path) -> None:
     before = b"\xef\xbb\xbf# ours\r\n[worker]\r\nconcurrency = 2  # enough"
     (home / "syncctl.toml").write_bytes(before)

@@ -30,6 +30,8 @@ create table sys.sql_modules (object_id, definition);
 create table sys.indexes (object_id, index_id, type, is_unique, is_primary_key, is_disabled, is_hypothetical,
     has_filter);
 create table sys.index_columns (object_id, index_id, column_id, key_ordinal);
+create table sys.foreign_key_columns (constraint_object_id, parent_object_id, parent_column_id, referenced_object_id,
+    referenced_column_id);
 create table sys.identity_columns (object_id, name, increment_value);
 create table sys.partitions (object_id, index_id, rows);
 create table sys.change_tracking_tables (object_id);
@@ -255,6 +257,27 @@ def test_the_hash_of_a_table_in_memory_tells_rows_apart_and_gives_no_order(serve
     table = propose_stream(server.look(2)[0][0])
     assert table.key == ("id",)
     assert [candidate.indexed for candidate in table.candidates if candidate.cursor == "id"] == [False]
+
+
+def test_foreign_keys_of_other_tables_are_listed_with_all_their_columns(server: StandIn) -> None:
+    server.add_table(2, "parts", {"order_id": "int", "note": "nvarchar(50)", "n": "int"}, schema=2)
+    server.add_table(3, "lines", {"order_id": "int"})
+    server.insert("foreign_key_columns", 31, 3, 1, 1, 1)
+    server.insert("foreign_key_columns", 21, 2, 1, 1, 1)
+    server.insert("foreign_key_columns", 21, 2, 2, 1, 2)
+    server.insert("foreign_key_columns", 11, 1, 1, 1, 1)
+    server.insert("foreign_key_columns", 32, 3, 1, 2, 3)
+    server.connection.commit()
+    catalog, unknown = SqlServerCatalog(), list[str]()
+    (orders,) = (table for table in catalog.list_tables(server.connection) if table.name == "orders")
+    found = catalog.list_references(server.connection, orders, unknown)
+    assert [(each.table.schema, each.table.name, each.columns) for each in found] == [
+        ("dbo", "lines", (("order_id", "id"),)),
+        ("sales", "parts", (("order_id", "id"), ("note", "note"))),
+    ]
+    deny(server, "foreign_key_columns", lambda name: Exception("42000", f"no right to {name}"))
+    assert catalog.list_references(server.connection, orders, unknown) == []
+    assert unknown == ["foreign keys: this login may not ask"]
 
 
 def test_an_identity_that_falls_is_no_cursor(server: StandIn) -> None:

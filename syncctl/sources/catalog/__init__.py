@@ -84,6 +84,16 @@ class CatalogTable:
         return any(index.is_ordered and index.columns[0] == column for index in self.indexes)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """A foreign key of another table."""
+
+    #: The table that has it.
+    table: TableName
+    #: Its column, and the column that it refers to.
+    columns: tuple[tuple[str, str], ...]
+
+
 class Catalog(Protocol):
     """How a kind of database describes what it holds."""
 
@@ -100,6 +110,13 @@ class Catalog(Protocol):
 
         Args:
             unknown: Gets a line for each question that the login may not ask.
+        """
+
+    def list_references(self, connection: sa.Connection, name: TableName, unknown: list[str]) -> list[Reference]:
+        """Return the foreign keys of other tables that refer to a table.
+
+        Args:
+            unknown: Gets a line if the login may not ask.
         """
 
     def index_query(self, parts: Sequence[str], column: str) -> tuple[str, Mapping[str, str]]:

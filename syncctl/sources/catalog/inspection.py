@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from syncctl.core.spelling import suggest
 from syncctl.core.stream import Source
 from syncctl.errors import ConfigurationError, UsageError
-from syncctl.sources.catalog import TableName
+from syncctl.sources.catalog import CatalogTable, Reference, TableName
 from syncctl.sources.catalog.proposal import InspectedTable, propose_stream, quote_table
 from syncctl.sources.catalog.relation import find_name, split_name
 from syncctl.sources.engines import connect, open_source
+
+CHILDREN_AT_MOST = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,9 +49,17 @@ def inspect_source(
             if table is not None:
                 names = [_choose(table, names, catalog.default_schema(connection))]
             described = catalog.describe_tables(connection, opened.dialect, names, unknown) if names else []
+            children: dict[TableName, tuple[CatalogTable, Reference]] = {}
+            if table is not None:
+                for reference in catalog.list_references(connection, names[0], unknown)[:CHILDREN_AT_MOST]:
+                    (child,) = catalog.describe_tables(connection, opened.dialect, [reference.table], unknown)
+                    # Of two foreign keys of one table, the first is proposed.
+                    children.setdefault(reference.table, (child, reference))
     finally:
         opened.engine.dispose()
-    tables = tuple(propose_stream(catalog_table, key, cursor) for catalog_table in described)
+    tables = tuple(
+        propose_stream(catalog_table, key, cursor, children=tuple(children.values())) for catalog_table in described
+    )
     return Inspection(source=source.name, tables=tables, unknown=tuple(unknown))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from syncctl.core.spelling import suggest
 from syncctl.core.stream import Mode
 from syncctl.errors import UsageError
-from syncctl.sources.catalog import CatalogColumn, CatalogIndex, CatalogTable, TableName
+from syncctl.sources.catalog import CatalogColumn, CatalogIndex, CatalogTable, Reference, TableName
 from syncctl.sources.catalog.relation import Kind, find_name, quote_name
 from syncctl.sources.layout import CURSOR_KINDS, may_be_change_time
 
@@ -42,6 +42,14 @@ class InspectedColumn:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ProposedChild:
+    """A table that refers to the inspected one by a foreign key, and how its rows would go with those."""
+
+    name: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class InspectedTable:
     """A table or a view, and how it is best read."""
 
@@ -61,16 +69,22 @@ class InspectedTable:
     settings: Mapping[str, Any]
     #: Comments on some of the settings.
     remarks: Mapping[str, str]
+    children: tuple[ProposedChild, ...] = ()
 
 
 def propose_stream(
-    table: CatalogTable, wanted_key: Sequence[str] = (), wanted_cursor: str | None = None
+    table: CatalogTable,
+    wanted_key: Sequence[str] = (),
+    wanted_cursor: str | None = None,
+    *,
+    children: Sequence[tuple[CatalogTable, Reference]] = (),
 ) -> InspectedTable:
     """Return how a table is best read.
 
     Args:
         wanted_key: The columns that identify its rows according to the operator, in place of the table's own key.
         wanted_cursor: The column to follow, in place of the safest mode.
+        children: The tables that refer to it.
 
     Raises:
         UsageError: The table has no column of such a name, or it cannot be followed.
@@ -95,7 +109,37 @@ def propose_stream(
         advice=tuple(_advise(table, title, key, chosen, candidates)),
         settings=settings,
         remarks=remarks,
+        children=tuple(_propose_child(child, reference, chosen.mode) for child, reference in children),
     )
+
+
+def _propose_child(child: CatalogTable, reference: Reference, mode: Mode) -> ProposedChild:
+    on = [column for column, _ in reference.columns]
+    settings: dict[str, Any] = {"table": quote_table(child.name), "on": dict(reference.columns)}
+    primary = next((index.columns for index in child.indexes if index.is_primary), ())
+    without_form = [column.name for column in child.columns if not column.has_json_form]
+    if any(index.is_unique and set(index.columns) <= set(on) for index in child.indexes):
+        settings["one"] = True
+    else:
+        ordered = [column.name for column in child.columns if column.name not in (*on, *without_form)]
+        settings["sort"] = [name for name in primary if name not in on] or ordered[:1] or on
+    if mode != "snapshot" and (cursor := _find_child_cursor(child, set(on), set(primary))):
+        settings["cursor"] = cursor
+    if without_form:
+        settings["exclude"] = without_form
+    documents = [column.name for column in child.columns if column.is_checked_json and column.name not in on]
+    if documents:
+        settings["json"] = documents
+    return ProposedChild(name=child.name.name, settings=settings)
+
+
+def _find_child_cursor(child: CatalogTable, on: set[str], primary: set[str]) -> str | None:
+    """Return what orders the changes of a child; None if the catalog does not tell."""
+    if child.is_tracked and not child.tracking_refused and on <= primary:
+        return "change_tracking"
+    versions = [column.name for column in child.columns if column.kind is Kind.ROWVERSION]
+    times = [column.name for column in child.columns if column.is_set_at_update or may_be_change_time(column)]
+    return next(iter([*versions, *times]), None)
 
 
 def quote_table(name: TableName) -> str:

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from syncctl.sources.catalog import CatalogIndex, CatalogTable, TableName, make_column
+from syncctl.sources.catalog import CatalogIndex, CatalogTable, Reference, TableName, make_column
 from syncctl.sources.catalog.relation import escape_colons
 from syncctl.sources.dialect import Dialect
 
@@ -21,6 +22,11 @@ _DEFINITION = sa.text("SELECT sql FROM sqlite_master WHERE type = 'table' AND na
 _AT_UPDATE = re.compile(r"\bupdate\b.*?\bbegin\b", re.IGNORECASE | re.DOTALL)
 _INDEXES = sa.text('SELECT name, "unique", origin FROM pragma_index_list(:name) WHERE partial = 0')
 _INDEX_COLUMNS = sa.text("SELECT name FROM pragma_index_xinfo(:name) WHERE key = 1 ORDER BY seqno")
+_REFERENCES = sa.text(
+    'SELECT m.name, f.id, f."from", f."to", k.name AS key_column FROM sqlite_master AS m'
+    " JOIN pragma_foreign_key_list(m.name) AS f LEFT JOIN pragma_table_info(:name) AS k ON k.pk = f.seq + 1"
+    " WHERE m.type = 'table' AND f.\"table\" = :name COLLATE NOCASE AND m.name <> :name ORDER BY m.name, f.id, f.seq"
+)
 _ROWS_COUNTED = 100_000
 
 SQLITE_VERSION = "SELECT sqlite_version()"
@@ -49,6 +55,14 @@ class SqliteCatalog:
                     raise
                 unknown.append(f"the view {name.name}: {error.orig}")
         return tables
+
+    def list_references(self, connection: sa.Connection, name: TableName, unknown: list[str]) -> list[Reference]:  # noqa: ARG002
+        """Return the foreign keys as the pragma lists them; one without columns refers to the primary key."""
+        grouped = groupby(connection.execute(_REFERENCES, {"name": name.name}), key=lambda row: (row[0], row[1]))
+        return [
+            Reference(table=TableName(name=table), columns=tuple((row[2], row[3] or row[4]) for row in rows))
+            for (table, _), rows in grouped
+        ]
 
     def index_query(self, parts: Sequence[str], column: str) -> tuple[str, Mapping[str, str]]:
         """Return a statement about the indexes of a table; it counts rows up to a bound."""

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from syncctl.sources.catalog import CatalogColumn, CatalogIndex, CatalogTable, TableName, make_column
+from syncctl.sources.catalog import CatalogColumn, CatalogIndex, CatalogTable, Reference, TableName, make_column
 from syncctl.sources.catalog.relation import bracket, escape_colons, quote_name
 from syncctl.sources.catalog.sqlserver_types import format_type, make_type
 from syncctl.sources.dialect import Dialect
@@ -146,6 +146,16 @@ _CHECKS = (
     " JOIN sys.check_constraints AS k ON k.parent_object_id = x.object_id"
     " WHERE k.is_disabled = 0 AND LOWER(k.definition) LIKE '%isjson%'"
 )
+_REFERENCES = (
+    "SELECT x.object_id, k.constraint_object_id, s.name AS schema_name, o.name AS table_name,"
+    " o.object_id AS table_id, c.name AS column_name, p.name AS referenced_name FROM sys.objects AS x"
+    " JOIN sys.foreign_key_columns AS k ON k.referenced_object_id = x.object_id"
+    " JOIN sys.objects AS o ON o.object_id = k.parent_object_id AND o.object_id <> x.object_id"
+    " JOIN sys.schemas AS s ON s.schema_id = o.schema_id"
+    " JOIN sys.columns AS c ON c.object_id = k.parent_object_id AND c.column_id = k.parent_column_id"
+    " JOIN sys.columns AS p ON p.object_id = k.referenced_object_id AND p.column_id = k.referenced_column_id"
+    " WHERE 1 = 1"
+)
 _ROWS = "SELECT x.object_id, SUM(x.rows) AS row_count FROM sys.partitions AS x WHERE x.index_id IN (0, 1)"
 _TRACKED = (
     "SELECT x.object_id, HAS_PERMS_BY_NAME(QUOTENAME(OBJECT_SCHEMA_NAME(x.object_id)) + '.'"
@@ -195,6 +205,20 @@ class SqlServerCatalog:
                 tracking_refused=tracked.get(name.object_id) is False,
             )
             for name in names
+        ]
+
+    def list_references(self, connection: sa.Connection, name: TableName, unknown: list[str]) -> list[Reference]:
+        """Return the foreign keys of tables that the login may see."""
+        rows = _Questions(connection, name.object_id, unknown).maybe(_REFERENCES, "foreign keys")
+        grouped: dict[tuple[int, TableName], list[tuple[str, str]]] = defaultdict(list)
+        for row in rows:
+            table = TableName(name=row.table_name, schema=row.schema_name, object_id=row.table_id)
+            grouped[row.constraint_object_id, table].append((row.column_name, row.referenced_name))
+        return [
+            Reference(table=table, columns=tuple(columns))
+            for (_, table), columns in sorted(
+                grouped.items(), key=lambda pair: (pair[0][1].schema or "", pair[0][1].name, pair[0][0])
+            )
         ]
 
     def index_query(self, parts: Sequence[str], column: str) -> tuple[str, Mapping[str, str]]:

@@ -70,6 +70,7 @@ RATIOS = (
     ("syncctl, 50 ms, 32 in flight", "bare client, 50 ms, 32 threads"),
     ("syncctl, 50 ms, 128 in flight", "bare client, 50 ms, 128 threads"),
     ("syncctl, 50 ms, defaults", "bare client, 50 ms, 32 threads"),
+    ("poll, 10 lines a row", "poll, no lines"),
     ("1 % of rows hang", "no row hangs"),
 )
 

@@ -19,8 +19,8 @@ ROW_BYTES = 200
 DATABASE = "celery_logs"
 
 
-def fill_table(path: Path, rows: int) -> None:
-    """Make the source: `rows` rows of about 200 bytes, seven columns."""
+def fill_table(path: Path, rows: int, lines: int) -> None:
+    """Make the source: `rows` rows of about 200 bytes, seven columns, and `lines` lines of five columns for each."""
     connection = sqlite3.connect(path)
     connection.execute(
         "CREATE TABLE orders (id INTEGER PRIMARY KEY, customer INTEGER NOT NULL, status TEXT NOT NULL,"
@@ -32,6 +32,18 @@ def fill_table(path: Path, rows: int) -> None:
         (
             (number, number % 977, "open", number / 4, "2026-01-01T00:00:00", f"R-{number:012}", note)
             for number in range(1, rows + 1)
+        ),
+    )
+    connection.execute(
+        "CREATE TABLE lines (order_id INTEGER NOT NULL, line INTEGER NOT NULL, sku TEXT NOT NULL,"
+        " quantity INTEGER NOT NULL, price NUMERIC NOT NULL, PRIMARY KEY (order_id, line))"
+    )
+    connection.executemany(
+        "INSERT INTO lines VALUES (?, ?, ?, ?, ?)",
+        (
+            (number, line, f"SKU-{line:06}", line % 7, line / 4)
+            for number in range(1, rows + 1)
+            for line in range(1, lines + 1)
         ),
     )
     connection.commit()
@@ -53,13 +65,14 @@ class Installation:
         *,
         partner_url: str,
         rows: int,
+        lines: int = 0,
         stream: Mapping[str, str] | None = None,
         partner: Mapping[str, str] | None = None,
         worker: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
         directory.mkdir(parents=True)
-        fill_table(directory / "orders.db", rows)
+        fill_table(directory / "orders.db", rows, lines)
         self.services = LocalServices(directory / ".syncctl")
         self.services.start()
         self.client: MongoClient[dict[str, Any]] = MongoClient(self.services.mongo_url)

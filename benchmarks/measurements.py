@@ -1,5 +1,6 @@
 """What is measured: each function makes an installation, lets it work, and returns what it saw."""
 
+import json
 import resource
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +13,8 @@ from benchmarks import peers
 from benchmarks.installation import Installation
 from benchmarks.partner import count_calls, serve_partner
 from benchmarks.processes import Usage
+
+LINES_A_ROW = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +71,25 @@ def poll(directory: Path, rows: int) -> list[Result]:
         used = now.ru_utime + now.ru_stime - own.ru_utime - own.ru_stime
         cpu = {"poll": used / rows * 1e6, "mongodb": (after["mongodb"] - before["mongodb"]) / rows * 1e6}
         return [Result(name="poll", rows=rows, seconds=seconds, cpu_us=cpu, note="start of the command included")]
+
+
+def poll_children(directory: Path, rows: int) -> list[Result]:
+    """Measure how fast rows reach the ledger with ten lines each, beside the same rows without."""
+    lines = {"children": '{ lines = { table = "lines", on = { order_id = "id" }, sort = ["line"] } }'}
+    results = []
+    for name, stream in (("poll, no lines", {}), (f"poll, {LINES_A_ROW} lines a row", lines)):
+        with Installation(
+            directory / str(len(results)), partner_url="http://127.0.0.1:9", rows=rows, lines=LINES_A_ROW, stream=stream
+        ) as installation:
+            installation.run("status")
+            before, own = installation.cpu(), resource.getrusage(resource.RUSAGE_CHILDREN)
+            (run,) = json.loads(installation.run("poll", "--once", "--json"))["runs"]
+            after, now = installation.cpu(), resource.getrusage(resource.RUSAGE_CHILDREN)
+            used = now.ru_utime + now.ru_stime - own.ru_utime - own.ru_stime
+            cpu = {"poll": used / rows * 1e6, "mongodb": (after["mongodb"] - before["mongodb"]) / rows * 1e6}
+            seconds = run["duration_ms"] / 1000
+            results.append(Result(name=name, rows=run["logged"], seconds=seconds, cpu_us=cpu))
+    return results
 
 
 def at_once(directory: Path, rows: int) -> list[Result]:
@@ -229,6 +251,7 @@ def scaling(directory: Path, rows: int) -> list[Result]:
 
 MEASUREMENTS: dict[str, Callable[[Path, int], list[Result]]] = {
     "poll": poll,
+    "poll_children": poll_children,
     "at_once": at_once,
     "in_50_ms": in_50_ms,
     "hanging": hanging,

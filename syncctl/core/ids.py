@@ -20,10 +20,8 @@ def _tag(value: Value) -> object:
         return {"f": repr(value)}
     if isinstance(value, JsonText):
         return {"j": value.text}
-    if isinstance(value, list):
-        return [_tag(inner) if type(inner) in _TAGGED else inner for inner in value]
     if isinstance(value, dict):
-        return {"o": {name: _tag(inner) if type(inner) in _TAGGED else inner for name, inner in value.items()}}
+        return {"o": value}
     return value
 
 
@@ -36,16 +34,21 @@ def canonical_text(values: Mapping[str, Value]) -> str:
 def _make_encoder() -> Callable[[object], str]:
     """Return the JSON encoder of the standard library, made once: `json.dumps` makes one for each call."""
     if c_make_encoder is None:
-        return json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-    encode = c_make_encoder(None, _refuse, encode_basestring_ascii, None, ":", ",", True, False, True)
+        return json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_tag_inner).encode
+    encode = c_make_encoder(None, _tag_inner, encode_basestring_ascii, None, ":", ",", True, False, True)
     return lambda value: "".join(encode(value, 0))
 
 
-def _refuse(value: object) -> object:
+def _tag_inner(value: object) -> object:
+    """Return an exact value within a list or an object as a list: every other list holds objects alone."""
+    if isinstance(value, Decimal):
+        return ["d", str(value)]
+    if isinstance(value, JsonText):
+        return ["j", value.text]
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-_TAGGED = frozenset({Decimal, float, JsonText, list, dict})
+_TAGGED = frozenset({Decimal, float, JsonText, dict})
 _to_json = _make_encoder()
 
 

@@ -33,16 +33,22 @@ def _encode_decimal(value: Decimal) -> Any:
     The layout is that of IEEE 754-2008, 3.5.2, binary encoding: sign, exponent + 6176, and a significand of 34 digits.
     """
     text = str(value)
-    if "E" in text or len(text) > _DIGITS_AT_MOST or not value.is_finite():
-        sign, digits, exponent = value.as_tuple()
-        if not isinstance(exponent, int) or len(digits) > _DIGITS_AT_MOST or not _LEAST <= exponent <= _LARGEST:
-            return {_DECIMAL: text}
-        significand = int("".join(map(str, digits)))
-    else:
-        # The text holds all digits, and reading them there takes half the time.
-        whole, _, fraction = text.partition(".")
-        sign, exponent = int(text[0] == "-"), -len(fraction)
-        significand = abs(int(whole + fraction))
+    if "E" not in text and len(text) <= _DIGITS_AT_MOST and value.is_finite():
+        return _encode_digits(text)
+    sign, digits, exponent = value.as_tuple()
+    if not isinstance(exponent, int) or len(digits) > _DIGITS_AT_MOST or not _LEAST <= exponent <= _LARGEST:
+        return {_DECIMAL: text}
+    return _make_decimal(sign, int("".join(map(str, digits))), exponent)
+
+
+@lru_cache(maxsize=4096)
+def _encode_digits(text: str) -> Decimal128:
+    """Return the number of a text that holds all its digits: prices and quantities come again and again."""
+    whole, _, fraction = text.partition(".")
+    return _make_decimal(int(text[0] == "-"), abs(int(whole + fraction)), -len(fraction))
+
+
+def _make_decimal(sign: int, significand: int, exponent: int) -> Decimal128:
     high = (significand >> 64) | (exponent - _LEAST) << 49 | sign << 63
     return Decimal128((high, significand & 0xFFFFFFFFFFFFFFFF))  # type: ignore[arg-type]
 
@@ -109,9 +115,15 @@ def _decode_object(document: dict[str, Any]) -> Value:
 
 def encode_values(values: Mapping[str, Value]) -> dict[str, Any]:
     """Return a document of the values: Decimal128, or tagged text beyond its 34 digits and 64-bit integers."""
-    encoders = _ENCODERS
+    find = _ENCODERS.get
     encoded = {
-        name: encoders[type(value)](value) if type(value) in encoders else value for name, value in values.items()
+        # Texts and common integers go without a call: this is run for each value of each row.
+        name: value
+        if (kind := type(value)) is str
+        or (kind is int and -_INT64 <= value < _INT64)  # type: ignore[operator]
+        or (encode := find(kind)) is None
+        else encode(value)
+        for name, value in values.items()
     }
     # The driver reads such a document back as a reference to another one.
     return _to_pairs(encoded) if _REFERENCE in encoded else encoded

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any
 
 import sqlalchemy as sa
@@ -159,13 +160,8 @@ class Budget:
         Raises:
             TooManyBytesError: There is no room for them.
         """
-        size = 0
-        for raw in raw_rows:
-            size += BYTES_PER_VALUE * len(raw)
-            for value in raw:
-                if type(value) is str or type(value) is bytes:
-                    size += len(value)
-        self.left -= size
+        sizes = [len(value) for raw in raw_rows for value in raw if type(value) is str or type(value) is bytes]
+        self.left -= sum(sizes) + BYTES_PER_VALUE * len(raw_rows) * (len(raw_rows[0]) if raw_rows else 0)
         if self.left < 0:
             raise TooManyBytesError
 
@@ -209,7 +205,7 @@ class ChildReader:
         self._condition = described.make_condition()
         self._order = self._decide_order(described)
         self._at_once = VALUES_AT_MOST // len(described.pairs)
-        self._statements: dict[int, tuple[str, list[str]]] = {}
+        self._statements: dict[tuple[int, bool], tuple[str, list[str]]] = {}
         self._list_as = [choose_type(pair) for pair in described.pairs]
         self._children = [ChildReader(inner, dialect, is_masked=is_masked) for inner in described.children]
         self._keys_of_children = [find_key(inner, self._columns) for inner in described.children]
@@ -260,12 +256,20 @@ class ChildReader:
         return f"the database could not read its {self._title}: {reason}"
 
     def _read_together(self, connection: sa.Connection, keys: Sequence[tuple[Raw, ...]], budget: Budget) -> list[Found]:
-        raw_rows: list[list[Sequence[Raw]]] = [[] for _ in keys]
-        for raw in self._fetch(connection, keys, budget):
-            raw_rows[raw[0]].append(raw[1:])
-        found = [self._convert(rows) for rows in raw_rows]
+        raw_rows = self._fetch(connection, keys, budget)
+        values = self._convert_all(raw_rows)
+        found: list[Found] = []
+        ends = list(accumulate(_count_numbers(raw_rows, len(keys))))
+        bounds = list(pairwise([0, *ends]))
+        for start, end in bounds:
+            if end - start > self.max_rows:
+                found.append(Found(None, self._refuse_many()))
+            elif values is None:
+                found.append(self._convert(raw_rows[start:end]))
+            else:
+                found.append(Found(values[start:end]))
         for reader, at in zip(self._children, self._keys_of_children, strict=True):
-            self._attach_child(connection, reader, at, raw_rows, found, budget)
+            self._attach_child(connection, reader, at, [raw_rows[start:end] for start, end in bounds], found, budget)
         if self._child.one:
             for one in found:
                 one.value = one.value[0] if one.value else None
@@ -281,21 +285,44 @@ class ChildReader:
         budget: Budget,
     ) -> None:
         good = [number for number, one in enumerate(found) if one.error is None]
-        keys = [tuple(raw[index] for index in at) for number in good for raw in raw_rows[number]]
+        keys = [tuple(raw[1 + index] for index in at) for number in good for raw in raw_rows[number]]
         inner = iter(reader.read(connection, keys, budget))
         for number in good:
             for value, below in zip(found[number].value, inner, strict=False):
                 value[reader.name] = below.value
                 found[number].error = found[number].error or below.error
 
-    def _fetch(
-        self, connection: sa.Connection, keys: Sequence[tuple[Raw, ...]], budget: Budget
-    ) -> Iterator[Sequence[Raw]]:
-        """Yield the rows of the statement, each behind the number of its parent."""
+    def _fetch(self, connection: sa.Connection, keys: Sequence[tuple[Raw, ...]], budget: Budget) -> list[Sequence[Raw]]:
+        """Return the rows of some parents, each behind the number of its parent.
+
+        To number the rows of each parent would cost the database as much again, so that is done only where one has too
+        many.
+        """
+        rows: list[Sequence[Raw]] = []
+        too_many = self.max_rows + FETCHED_AT_ONCE
+        for some in self._run(connection, keys, is_bounded=False):
+            budget.spend(some)
+            rows += some
+            number = rows[-1][0]
+            if len(rows) > too_many and rows[-1 - too_many][0] == number:
+                break
+        else:
+            return rows
+        while rows and rows[-1][0] == number:
+            rows.pop()
+        for some in self._run(connection, keys[number:], is_bounded=True):
+            budget.spend(some)
+            rows += [(number + raw[0], *raw[1:]) for raw in some]
+        return rows
+
+    def _run(
+        self, connection: sa.Connection, keys: Sequence[tuple[Raw, ...]], *, is_bounded: bool
+    ) -> Iterator[Sequence[Sequence[Raw]]]:
         size = min(self._at_once, 1 << (len(keys) - 1).bit_length())
-        if size not in self._statements:
-            self._statements[size] = self._compile(connection, size)
-        text, names = self._statements[size]
+        kind = (size, is_bounded)
+        if kind not in self._statements:
+            self._statements[kind] = self._compile(connection, size, is_bounded=is_bounded)
+        text, names = self._statements[kind]
         values = {
             f"k{number}_{index}": self._dialect.parameter(column, raw)
             for number, key in enumerate(keys)
@@ -304,24 +331,35 @@ class ChildReader:
         # Parameters that are not needed are NULL, which equals nothing.
         with connection.exec_driver_sql(text, tuple(values.get(name) for name in names)) as result:
             while rows := result.fetchmany(FETCHED_AT_ONCE):
-                budget.spend(rows)
-                yield from rows
+                yield rows
+
+    def _convert_all(self, raw_rows: Sequence[Sequence[Raw]]) -> list[dict[str, Value]] | None:
+        """Return the values of all rows, column by column, which takes half the time; None if one of them is bad."""
+        if self._columns.refusal and raw_rows:
+            return None
+        columns = list(zip(*raw_rows, strict=True))
+        try:
+            converted = [list(map(convert, columns[1 + index])) for index, _, convert in self._values if columns]
+        except ValueError:
+            return None
+        if not converted:
+            return [{} for _ in raw_rows]
+        names = [name for _, name, _ in self._values]
+        return [dict(zip(names, values, strict=True)) for values in zip(*converted, strict=True)]
 
     def _convert(self, raw_rows: Sequence[Sequence[Raw]]) -> Found:
-        """Return the values of one parent's rows."""
-        if len(raw_rows) > self.max_rows:
-            return Found(None, self._refuse_many())
+        """Return the values of one parent's rows, or why it cannot be sent."""
         if self._columns.refusal and raw_rows:
             return Found(None, f"{self._title}: {self._columns.refusal}")
         columns = self._values
         try:
-            return Found([{name: convert(raw[index]) for index, name, convert in columns} for raw in raw_rows])
+            return Found([{name: convert(raw[1 + index]) for index, name, convert in columns} for raw in raw_rows])
         except ValueError:
             pass
         for raw in raw_rows:
             for index, name, convert in columns:
                 try:
-                    convert(raw[index])
+                    convert(raw[1 + index])
                 except ValueError as error:
                     return Found(None, f"column {self._title}.{name}: {error}")
         raise AssertionError("one of the values has no form")
@@ -356,8 +394,12 @@ class ChildReader:
         is_text = pair.child.kind is Kind.TEXT and listed_as.kind is Kind.TEXT
         return self._dialect.matched(pair.child, value) if is_text else value
 
-    def _compile(self, connection: sa.Connection, size: int) -> tuple[str, list[str]]:
-        """Return the statement for so many parents, and the names of its parameters in their order."""
+    def _compile(self, connection: sa.Connection, size: int, *, is_bounded: bool) -> tuple[str, list[str]]:
+        """Return the statement for so many parents, and the names of its parameters in their order.
+
+        Args:
+            is_bounded: It returns one row more of a parent than may be sent, and no further.
+        """
         dialect, clause = self._dialect, self._relation.clause
         columns: list[sa.ColumnClause[Any]] = [
             sa.column(_NUMBER),
@@ -376,29 +418,33 @@ class ChildReader:
             for index, pair in enumerate(self._pairs)
         ]
         number = parents.c[_NUMBER]
-        # The window cannot be without an order, and one row needs none.
-        order = self._order or [number]
-        inner = (
-            sa.select(
-                number.label(_NUMBER),
-                sa.func.row_number().over(partition_by=number, order_by=order).label(_RANK),
-                *(
-                    dialect.shown(column, clause.c[column.name]).label(f"c{index}")
-                    for index, column in enumerate(self._columns.read)
-                ),
+        shown = [
+            dialect.shown(column, clause.c[column.name]).label(f"c{index}")
+            for index, column in enumerate(self._columns.read)
+        ]
+        origin = parents.join(clause, sa.and_(*matches))
+        statement = sa.select(number.label(_NUMBER), *shown).select_from(origin).where(*self._condition)
+        if is_bounded:
+            # The window cannot be without an order, and one row needs none.
+            rank = sa.func.row_number().over(partition_by=number, order_by=self._order or [number]).label(_RANK)
+            ranked = statement.add_columns(rank).subquery("syncctl_c")
+            statement = (
+                sa.select(ranked.c[_NUMBER], *(ranked.c[f"c{index}"] for index in range(len(shown))))
+                .where(ranked.c[_RANK] <= sa.literal_column(str(self.max_rows + 1)))
+                .order_by(ranked.c[_NUMBER], ranked.c[_RANK])
             )
-            .select_from(parents.join(clause, sa.and_(*matches)))
-            .where(*self._condition)
-        )
-        ranked = inner.subquery("syncctl_c")
-        shown = [ranked.c[f"c{index}"] for index in range(len(self._columns.read))]
-        statement = (
-            sa.select(ranked.c[_NUMBER], *shown)
-            .where(ranked.c[_RANK] <= sa.literal_column(str(self.max_rows + 1)))
-            .order_by(ranked.c[_NUMBER], ranked.c[_RANK])
-        )
+        else:
+            statement = statement.order_by(number, *self._order)
         compiled = statement.compile(dialect=connection.dialect)
         return compiled.string, list(compiled.positiontup or ())
+
+
+def _count_numbers(rows: Sequence[Sequence[Raw]], size: int) -> list[int]:
+    """Return how many rows there are of each parent."""
+    counts = [0] * size
+    for raw in rows:
+        counts[raw[0]] += 1
+    return counts
 
 
 def choose_type(pair: Pair) -> Column:

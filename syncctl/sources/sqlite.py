@@ -146,7 +146,8 @@ class SqliteDialect:
             return lambda raw: bool(raw) if raw in (0, 1) else to_value(raw)
         if column.kind is Kind.DECIMAL:
             scale = getattr(column.type, "scale", None)
-            return lambda raw: _to_decimal(raw, scale)
+            unit = None if scale is None else Decimal(1).scaleb(-scale)
+            return lambda raw: _to_decimal(raw, unit)
         return to_value
 
     @contextmanager
@@ -215,15 +216,15 @@ def _read_names(connection: sa.Connection, query: str) -> list[str]:
         return [entry[0] for entry in result.cursor.description or ()] if result.cursor else []
 
 
-def _to_decimal(raw: Raw, scale: int | None) -> Value:
+def _to_decimal(raw: Raw, unit: Decimal | None) -> Value:
     if isinstance(raw, bool) or not isinstance(raw, int | float):
         return to_value(raw)
     to_value(raw)
     number = Decimal(repr(raw))
-    if scale is None:
+    if unit is None:
         return number
     try:
-        padded = number.quantize(Decimal(1).scaleb(-scale))
+        padded = number.quantize(unit)
     except DecimalException:
         return number
     return padded if padded == number else number

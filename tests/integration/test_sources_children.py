@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from syncctl.core.rows import Row
 from syncctl.core.stream import Child
 from syncctl.errors import ConfigurationError, SourceError
+from syncctl.sources.children import FETCHED_AT_ONCE
 from tests.harness.source_db import SourceDb
 from tests.harness.source_reading import list_ids, open_stream, read
 
@@ -217,6 +218,17 @@ def test_too_many_children_fail_their_row_alone(db: SourceDb, child: Child, erro
     rows, _ = read(db, cursor="id", children=(child,))
     assert errors(rows) == {2: error}
     assert [row.payload is None for row in rows] == [False, True, False]
+
+
+def test_a_row_with_very_many_children_fails_and_the_rows_around_it_come(db: SourceDb) -> None:
+    """Its children are not all read: the statement is given up, and the next one counts."""
+    db.add_orders(range(4, 8))
+    add_lines(db, *((number, line, "s", 1) for number in (1, 2, 4, 7) for line in (1, 2)))
+    add_lines(db, *((number, line, "s", 1) for number in (3, 5, 6) for line in range(5 * FETCHED_AT_ONCE)))
+    db.execute("delete from order_lines where order_id = 5 and line > 2")
+    rows, _ = read(db, cursor="id", children=(replace(LINES, max_rows=3),))
+    assert errors(rows).keys() == {3, 6}
+    assert {row.key["id"]: len(row.payload["lines"]) for row in rows if row.payload} == {1: 2, 2: 2, 4: 2, 5: 3, 7: 2}
 
 
 def test_a_value_without_a_form_in_json_fails_its_row_alone(db: SourceDb) -> None:

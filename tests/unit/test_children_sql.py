@@ -10,7 +10,7 @@ from sqlalchemy.dialects.mssql.pyodbc import MSDialect_pyodbc
 from syncctl.core.stream import Child
 from syncctl.sources.catalog.relation import ALIAS, Relation
 from syncctl.sources.catalog.sqlserver_types import make_type
-from syncctl.sources.children import ChildReader, ChildRelation, Pair
+from syncctl.sources.children import FETCHED_AT_ONCE, ChildReader, ChildRelation, Pair
 from syncctl.sources.sqlserver import SqlServerDialect
 from tests.harness.cases import make_stream
 
@@ -19,17 +19,20 @@ COLLATION = "Latin1_General_CI_AS"
 
 
 class Driver:
-    """A connection that takes a statement and returns no row."""
+    """A connection that takes statements, and answers the first one with some rows."""
 
     dialect = MSDialect_pyodbc(paramstyle="qmark")
 
-    def __init__(self) -> None:
+    def __init__(self, rows: list[tuple[Any, ...]]) -> None:
         self.asked: list[tuple[str, tuple[Any, ...]]] = []
+        self.rows = rows
 
     def exec_driver_sql(self, text: str, values: tuple[Any, ...]) -> Any:
         self.asked.append((" ".join(text.split()), values))
-        nothing = SimpleNamespace(fetchmany=lambda _: [])
-        return type("Result", (), {"__enter__": lambda _: nothing, "__exit__": lambda *_: None})()
+        rows, self.rows = self.rows, []
+        pages = [rows[start : start + FETCHED_AT_ONCE] for start in range(0, len(rows), FETCHED_AT_ONCE)]
+        result = SimpleNamespace(fetchmany=lambda _: pages.pop(0) if pages else [])
+        return type("Result", (), {"__enter__": lambda _: result, "__exit__": lambda *_: None})()
 
 
 def make_relation(name: str, types: dict[str, str], key: tuple[str, ...] = ()) -> Relation:
@@ -43,7 +46,13 @@ def make_relation(name: str, types: dict[str, str], key: tuple[str, ...] = ()) -
     return Relation(title=f"table {name}", clause=table.alias(ALIAS), columns=columns, primary_key=key)
 
 
-def read(child: dict[str, str], parent: dict[str, str], keys: list[tuple[Any, ...]], **settings: Any) -> Driver:
+def read(
+    child: dict[str, str],
+    parent: dict[str, str],
+    keys: list[tuple[Any, ...]],
+    rows: list[tuple[Any, ...]] | None = None,
+    **settings: Any,
+) -> Driver:
     """Read the child of these columns; its first columns are those of `on`, like all columns of the parent."""
     fields: dict[str, Any] = {
         "name": "lines",
@@ -56,13 +65,13 @@ def read(child: dict[str, str], parent: dict[str, str], keys: list[tuple[Any, ..
     pairs = tuple(Pair(child=a, parent=b) for a, b in zip(ours.columns, theirs.columns, strict=False))
     stream = make_stream(name="orders.children.lines", where=options.where, children=options.children)
     described = ChildRelation(child=options, stream=stream, relation=ours, pairs=pairs, children=())
-    driver: Any = Driver()
+    driver: Any = Driver(rows or [])
     ChildReader(described, DIALECT, is_masked=False).read(driver, keys, SimpleNamespace(spend=lambda _: None, left=0))  # type: ignore[arg-type]
     result: Driver = driver
     return result
 
 
-def test_the_keys_are_parameters_in_a_list_and_the_rows_are_numbered_within_each() -> None:
+def test_the_keys_are_parameters_in_a_numbered_list() -> None:
     driver = read(
         {"order_id": "int", "line": "int", "doc": "xml", "sku": "nvarchar(20)"},
         {"id": "int"},
@@ -72,13 +81,26 @@ def test_the_keys_are_parameters_in_a_list_and_the_rows_are_numbered_within_each
     ((text, values),) = driver.asked
     assert values == (7, 8)
     assert text == (
-        "SELECT syncctl_c.syncctl_n, syncctl_c.c0, syncctl_c.c1, syncctl_c.c2"
-        " FROM (SELECT syncctl_v.syncctl_n AS syncctl_n, row_number() OVER (PARTITION BY syncctl_v.syncctl_n"
-        " ORDER BY t.line, CAST(CAST(t.sku AS NVARCHAR(max)) AS VARBINARY(max))) AS syncctl_r,"
-        " t.line AS c0, t.doc AS c1, t.sku AS c2"
+        "SELECT syncctl_v.syncctl_n AS syncctl_n, t.line AS c0, t.doc AS c1, t.sku AS c2"
         " FROM (VALUES (0, CAST(? AS BIGINT)), (1, CAST(? AS BIGINT))) AS syncctl_v (syncctl_n, syncctl_k0)"
-        " JOIN dbo.lines AS t ON t.order_id = syncctl_v.syncctl_k0 WHERE (sku <> ':x')) AS syncctl_c"
-        " WHERE syncctl_c.syncctl_r <= 10001 ORDER BY syncctl_c.syncctl_n, syncctl_c.syncctl_r"
+        " JOIN dbo.lines AS t ON t.order_id = syncctl_v.syncctl_k0 WHERE (sku <> ':x')"
+        " ORDER BY syncctl_v.syncctl_n, t.line, CAST(CAST(t.sku AS NVARCHAR(max)) AS VARBINARY(max))"
+    )
+
+
+def test_behind_a_parent_with_too_many_rows_they_are_counted_for_each() -> None:
+    rows = [(0, 1), *((1, number) for number in range(1 + 1 + FETCHED_AT_ONCE))]
+    driver = read({"k": "int", "v": "int"}, {"k": "int"}, [(7,), (8,), (9,)], rows=rows)
+    first, second = driver.asked
+    assert first[1] == (7, 8, 9, None)
+    assert second[1] == (8, 9)
+    assert second[0] == (
+        "SELECT syncctl_c.syncctl_n, syncctl_c.c0"
+        " FROM (SELECT syncctl_v.syncctl_n AS syncctl_n, t.v AS c0,"
+        " row_number() OVER (PARTITION BY syncctl_v.syncctl_n ORDER BY t.v) AS syncctl_r"
+        " FROM (VALUES (0, CAST(? AS BIGINT)), (1, CAST(? AS BIGINT))) AS syncctl_v (syncctl_n, syncctl_k0)"
+        " JOIN dbo.lines AS t ON t.k = syncctl_v.syncctl_k0) AS syncctl_c"
+        " WHERE syncctl_c.syncctl_r <= 2 ORDER BY syncctl_c.syncctl_n, syncctl_c.syncctl_r"
     )
 
 
@@ -130,8 +152,8 @@ def test_no_column_is_ordered_by_twice() -> None:
         [(1,)],
         one=False, sort=("line", "LINE", "at"),
     )  # fmt: skip
-    order = driver.asked[0][0].partition("ORDER BY ")[2].partition(") AS syncctl_r")[0]
-    assert order == "t.line, t.at, convert(VARCHAR(34), t.at, 121), t.v"
+    order = driver.asked[0][0].partition("ORDER BY ")[2]
+    assert order == "syncctl_v.syncctl_n, t.line, t.at, convert(VARCHAR(34), t.at, 121), t.v"
 
 
 def test_times_and_rowversions_are_read_as_those_of_a_row() -> None:

@@ -1,6 +1,6 @@
 """Children that change: their rows are read again, although nothing of the rows themselves has changed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,8 @@ CHANGE_TRACKING = "change_tracking"
 """The `cursor` of a child whose table's record of changes is followed."""
 PARENTS_AT_ONCE = 1000
 """Values in one statement."""
+CHANGES_AT_ONCE = 1000
+"""In one page at least: they are small, and many of them may concern one row."""
 OF = "of"
 """The field of a child's cursor that says what it is a place in."""
 
@@ -109,13 +111,19 @@ class ChildFollower:
         A change may concern more rows than a page holds: the cursor moves with the last of them.
         """
         known = cursor
+        values: dict[str, _Values] = {}
         for page in self._mode.pages(cursor):
-            moved = {**page.cursor, OF: self._of}
             notes = tuple(f"{self.path}: {note}" for note in page.notes)
-            for rows in self._find_rows(page.rows):
-                yield Page(rows=tuple(replace(row, again=True) for row in rows), cursor=known)
-            yield Page(rows=(), cursor=moved, notes=notes)
-            known = moved
+            moved = {**page.cursor, OF: self._of}
+            values |= self._find_values(page.rows)
+            # Many changes may concern few rows: each of these is read once for many pages of changes.
+            if len(values) >= PARENTS_AT_ONCE or notes:
+                yield from self._read_rows(values, known)
+                yield Page(rows=(), cursor=moved, notes=notes)
+                known, values = moved, {}
+            cursor = moved
+        yield from self._read_rows(values, known)
+        yield Page(rows=(), cursor=cursor)
 
     def find_ahead(self, cursor: Cursor) -> Iterator[list[Key]]:
         """Yield the keys of rows whose children have changed since a cursor, also above the ceiling of a poll."""
@@ -125,7 +133,7 @@ class ChildFollower:
             changes = ([scanned.row for scanned in page] for page in self._mode.scan(cursor, since=cursor))
         pages = self._opened.pages
         for rows in changes:
-            for condition in self._list_conditions(rows):
+            for condition in self._list_conditions(list(self._find_values(rows).values())):
                 yield self._opened.run(lambda connection, where=condition: pages.find_keys_where(connection, where))  # type: ignore[misc]
 
     def warnings(self) -> tuple[str, ...]:
@@ -136,29 +144,28 @@ class ChildFollower:
             texts = (*texts, f"deleted rows are not found, because the primary key of the table does not hold {on}")
         return tuple(f"{self.path}: {text}" for text in texts)
 
-    def _find_rows(self, changes: Sequence[Row]) -> Iterator[list[Row]]:
-        """Yield the stream's rows that these rows of the child belong to, page by page."""
+    def _read_rows(self, values: Mapping[str, _Values], cursor: Cursor) -> Iterator[Page]:
+        """Yield the stream's rows that belong to children with these values of `on`, page by page."""
         keyset = self._opened.pages.keyset
-        for condition in self._list_conditions(changes):
+        for condition in self._list_conditions(list(values.values())):
             position, more = Position(), True
             while more:
                 found, more = self._opened.read([keyset.after(position), condition])
                 if not found:
                     break
                 position = found[-1].position
-                yield [positioned.row for positioned in found]
+                yield Page(rows=tuple(replace(positioned.row, again=True) for positioned in found), cursor=cursor)
 
-    def _list_conditions(self, changes: Sequence[Row]) -> Iterator[sa.ColumnElement[bool]]:
-        """Yield conditions for the stream's rows that these rows of the child belong to."""
-        values = self._list_values(changes)
+    def _list_conditions(self, values: Sequence[_Values]) -> Iterator[sa.ColumnElement[bool]]:
+        """Yield conditions for the stream's rows that belong to children with these values of `on`."""
         for step in self._steps:
             values = self._climb(step, values)
         size = max(1, PARENTS_AT_ONCE // len(self._last))
         for start in range(0, len(values), size):
             yield self._have_one_of(self._last, values[start : start + size])
 
-    def _list_values(self, changes: Sequence[Row]) -> list[_Values]:
-        """Return the values of `on` in changed rows; a deleted row may not tell them."""
+    def _find_values(self, changes: Sequence[Row]) -> dict[str, _Values]:
+        """Return the values of `on` in changed rows, each once; a deleted row may not tell them."""
         found: dict[str, _Values] = {}
         for row in changes:
             told = {**(row.payload or {}), **row.key}
@@ -167,9 +174,10 @@ class ChildFollower:
             except KeyError:
                 continue
             if None not in named.values():
-                raw = tuple(to_raw(pair.child, named[pair.child.name]) for pair in self._described.pairs)
-                found[canonical_text(named)] = raw
-        return list(found.values())
+                text = canonical_text(named)
+                if text not in found:
+                    found[text] = tuple(to_raw(pair.child, named[pair.child.name]) for pair in self._described.pairs)
+        return found
 
     def _climb(self, step: _Step, values: Sequence[_Values]) -> list[_Values]:
         """Return the values of `on` of the parents of rows with these values."""
@@ -252,6 +260,7 @@ def _open_child(opened: OpenStream, described: ChildRelation) -> OpenStream:
         json_columns=(),
         timezone=None if any(pair.child.kind is Kind.TIME for pair in described.pairs) else opened.stream.timezone,
         children=(),
+        page_size=max(opened.stream.page_size, CHANGES_AT_ONCE),
     )
     layout = decide_layout(
         stream,

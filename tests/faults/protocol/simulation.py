@@ -598,6 +598,8 @@ class Simulation:
             self.run("poll", self.poll)
             # Wake-ups may all have been lost: maintenance alone must see what is due.
             self.messages = 0
+            # From the first of them: an earlier run may have stopped in the middle.
+            self.database.streams.update_many({}, {"$unset": {"swept": True}})
             self.run("upkeep", self.maintain)
             while self.database.streams.find_one({"swept": {"$exists": True}}):
                 # One run judges only some of the records that wait for others.

@@ -67,6 +67,7 @@ VARIANTS = (
     Variant(order="strict", mode="rowversion", max_in_flight=2),
     Variant(order="latest", mode="rowversion", lines=True, write_back=True, objects="lookup", share=0.5),
     Variant(order="latest", mode="snapshot", write_back=True, objects="keys", share=0.5),
+    Variant(order="strict", mode="change_tracking", lines=True, objects="lookup", share=0.5),
 )
 
 

@@ -774,8 +774,8 @@ def test_failures_are_readable_without_colour_and_without_unicode(
     lines = plain.stdout.splitlines()
     assert lines[0].startswith("x fail  redis              cannot reach Redis at ")
     assert lines[1].startswith(" " * 27 + "hint: start it")
-    assert lines[2] == "- skip  redis eviction     needs redis, which failed"
-    assert len(lines) == 5
+    assert lines[2] == "- skip  redis keys         needs redis, which failed"
+    assert len(lines) == 6
 
     coloured = run_syncctl("doctor", "redis", cwd=settings, env={"FORCE_COLOR": "1"})
     assert "\x1b[31m✗ fail\x1b[0m" in coloured.stdout

@@ -607,7 +607,7 @@ def test_an_outcome_that_cannot_be_written_is_kept(simulation: Simulation, monke
     """Invariant 7: what is on record nowhere would be called again. Fails when a failed write drops its outcomes."""
     refused = []
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         refused.append(True)
         raise ServiceUnavailable("cannot reach MongoDB", service="mongodb")
 

@@ -25,7 +25,7 @@ def look(ledger: Ledger) -> tuple[Status, str, str]:
 
 
 def test_a_paused_partner_is_told_apart_from_one_that_is_down(ledger: Ledger, database: Any) -> None:
-    assert look(ledger)[:2] == (Status.OK, "called")
+    assert look(ledger)[:2] == (Status.OK, "neither paused nor down")
     tally = Tally(calls=10, failures=10, reason="HTTP 503: closed for the night")
     ledger.breakers.report("orders", tally, token="batch", rules=BreakerRules())
     status, detail, hint = look(ledger)
@@ -122,6 +122,6 @@ def test_a_limit_that_was_met_just_now_has_no_rate_yet(ledger: Ledger, database:
     assert (status, detail) == (Status.WARN, "3 of 43 calls met its limit (429) in the last 10 minutes")
     assert hint.startswith("the rate to set is known in two minutes")
     database.partners.update_one({"_id": "erp"}, {"$set": {"pace.0.minute": datetime(2020, 1, 1, tzinfo=UTC)}})
-    assert look_at_pace(ledger)[:2] == (Status.OK, "called")
+    assert look_at_pace(ledger)[:2] == (Status.OK, "neither paused nor down")
     ledger.partners.note_pace("erp", passed=1, limited=0)
     assert [each["passed"] for each in database.partners.find_one({"_id": "erp"})["pace"]] == [1]

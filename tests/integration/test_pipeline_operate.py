@@ -135,7 +135,10 @@ def test_a_record_that_is_sent_again_begins_a_new_series_of_attempts(
 def test_a_canary_is_the_oldest_records_that_may_be_sent(testbed: Testbed) -> None:
     log(testbed, 1, 2, 3, 4, 5)
     testbed.deliver()
-    testbed.database.records.update_many({}, {"$set": {"state": "failed"}})
+    # They were all delivered in one write.
+    ago = {"$subtract": [10, "$key.id"]}
+    finished_at = {"$dateSubtract": {"startDate": "$finished_at", "unit": "second", "amount": ago}}
+    testbed.database.records.update_many({}, [{"$set": {"state": "failed", "finished_at": finished_at}}])
     # A newer version has overtaken the oldest one.
     testbed.database.keys.update_one({"version": testbed.record(1)["_id"]}, {"$set": {"version": "x", "seq": 2**62}})
     plan = replay(testbed, limit=2, dry_run=True)

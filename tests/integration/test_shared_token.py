@@ -166,12 +166,12 @@ def test_within_a_calls_deadline_there_is_a_token_or_nothing_is_sent(
 ) -> None:
     name, _ = derive_name_and_key(desk.auth().values)
     other = RedisTokenCache(redis_url, prefix=redis_prefix)
-    claim = other.claim(f"token:{name}", seconds=60)
+    claim = other.claim(f"token:{name}", seconds=shared_token.CLAIM_SECONDS)
     outcome = send(process(timeout_seconds=0.5))
     assert (outcome.verdict, outcome.status) == (Verdict.RETRY_LATER, None)
     assert outcome.error == "no token in time: another process still waits for the token endpoint"
     other.release(f"token:{name}", "not its claim")
-    assert other.claim(f"token:{name}", seconds=60) is None
+    assert other.claim(f"token:{name}", seconds=shared_token.CLAIM_SECONDS) is None
     other.release(f"token:{name}", claim or "")
     other.close()
     assert send(process()).verdict is Verdict.ACCEPTED

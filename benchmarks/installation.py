@@ -19,7 +19,7 @@ ROW_BYTES = 200
 DATABASE = "celery_logs"
 
 
-def fill_table(path: Path, rows: int, lines: int) -> None:
+def fill_table(path: Path, rows: int, lines: int = 0) -> None:
     """Make the source: `rows` rows of about 200 bytes, seven columns, and `lines` lines of five columns for each."""
     connection = sqlite3.connect(path)
     connection.execute(

@@ -111,6 +111,11 @@ class KnownKey:
         return self.delivered_seq > 0 if self.remote is None else not self.remote.is_gone
 
     @property
+    def may_have_another_object(self) -> bool:
+        """Whether a call may have created another object since the known one was deleted."""
+        return self.remote is not None and self.remote.is_gone and self.may_have_object
+
+    @property
     def may_have_object(self) -> bool:
         """Whether a call may have created an object at the partner that was not deleted since."""
         gone_seq = self.remote.seq if self.remote is not None and self.remote.is_gone else 0

@@ -160,9 +160,15 @@ class PartnerClient:
         outcome, response, redact = await self._send(bulk.call, rules)
         capture = Capture(rules=self._capture, redact=redact) if self._capture else None
         if not bulk.is_list:
-            if capture is None or response is None or bulk.records[0].op == "delete":
+            record = bulk.records[0]
+            if capture is None or response is None or record.op == "delete" or outcome.verdict is not Verdict.ACCEPTED:
                 return [outcome]
-            return [capture.add_to(outcome, response) if outcome.verdict is Verdict.ACCEPTED else outcome]
+            if record.step == "update" and self._batching.results is not None:
+                # The paths begin at a row's result, and this answer has none.
+                return [outcome]
+            outcome = capture.add_to(outcome, response)
+            is_known = record.step == "update" and self._capture.keys() <= record.remote.keys()
+            return [replace(outcome, not_captured=None) if is_known else outcome]
         reader = ResultReader(batching=self._batching, redact=redact, outcomes=self._outcomes, capture=capture)
         return reader.split_outcome(bulk, outcome, response)
 

@@ -71,8 +71,8 @@ class Endpoint:
 
     @property
     def names_row_in_path(self) -> bool:
-        """Whether each row has an address of its own, not counting the query."""
-        return "{" in self.template.partition("?")[0]
+        """Whether the path ends in a row's own segment: `/orders/{id}`. `/customers/{customer_id}/orders` is a list."""
+        return "{" in self.template.partition("?")[0].rstrip("/").rpartition("/")[2]
 
     @property
     def mapping_hash(self) -> str:

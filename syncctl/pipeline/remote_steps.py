@@ -63,19 +63,20 @@ def choose_step(stream: Stream, record: Record, key: KnownKey | None) -> Record 
 
 
 def _choose_delete(stream: Stream, record: Record, key: KnownKey) -> Record | Transition:
-    # Also those of a deleted object: an operator may send the delete again.
-    values = key.remote.values if key.remote is not None else {}
+    # Also those of a deleted object, because an operator may send the delete again; but not once another may be there.
+    values = key.remote.values if key.remote is not None and not key.may_have_another_object else {}
     method, path = stream.delete_method or stream.method, stream.delete_path
     if stream.delete_method is None:
         path = stream.path
     missing = _find_missing(path, values)
-    if not missing:
+    is_doubtful = stream.lookup is not None and key.doubt_seq is not None and not record.looked_up
+    if not missing and not (is_doubtful and find_remote_names(path)):
         return replace(record, remote=values)
     if not key.may_have_object and not _always_asks(stream):
         return Transition(record=record, state=State.DISCARDED, reason=NOTHING_TO_DELETE)
     if stream.lookup is not None and not record.looked_up:
         return replace(record, remote=values, step="look_up")
-    return _fail(record, missing, f"{method} {path}")
+    return _fail(record, missing or find_remote_names(path)[0], f"{method} {path}")
 
 
 def _must_ask(stream: Stream, record: Record, key: KnownKey) -> bool:
@@ -155,7 +156,9 @@ def _decide_lookup(batch: Batch, record: Record, outcome: Outcome) -> Transition
         # The very object that the partner did not have when it was to be updated.
         is_found = False
     if is_found:
-        is_done = record.op == "upsert" and (batch.stream.update_method is None or _is_own(record, key))
+        # Where the one endpoint needs the object's values, it is that of updates.
+        has_update = batch.stream.update_method is not None or bool(find_remote_names(batch.stream.path))
+        is_done = record.op == "upsert" and (not has_update or _is_own(record, key))
         if is_done:
             return Transition(record=record, state=State.DELIVERED, outcome=outcome)
         return _go_on(record, outcome, recreates=None)

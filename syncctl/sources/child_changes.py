@@ -21,8 +21,8 @@ from syncctl.sources.pages import Key, PageReader, Where
 
 CHANGE_TRACKING = "change_tracking"
 """The `cursor` of a child whose table's record of changes is followed."""
-PARENTS_AT_ONCE = 1000
-"""Values in one statement."""
+PARENTS_AT_ONCE = 500
+"""Values in one statement; SQLite accepts an expression of a thousand levels."""
 CHANGES_AT_ONCE = 1000
 """In one page at least: they are small, and many of them may concern one row."""
 OF = "of"
@@ -141,7 +141,11 @@ class ChildFollower:
         texts = self._mode.warnings()
         if self.layout_mode == "change_tracking" and not self.sees_deletes:
             on = ", ".join(pair.child.name for pair in self._described.pairs)
-            texts = (*texts, f"deleted rows are not found, because the primary key of the table does not hold {on}")
+            why = f"because the primary key of the table does not hold {on}"
+            texts = (*texts, f"of deleted and of moved rows, the row that they belonged to is not found, {why}")
+        elif self.layout_mode != "change_tracking" and self._opened.run(self._child.pages.has_null_cursor):
+            name = self._child.layout.cursor_name
+            texts = (*texts, f"changes of rows without a {name} are not found: give the column a value in each row")
         return tuple(f"{self.path}: {text}" for text in texts)
 
     def _read_rows(self, values: Mapping[str, _Values], cursor: Cursor) -> Iterator[Page]:
@@ -239,7 +243,7 @@ class ChildFollower:
         stream, layout = self._child.stream, self._child.layout
         on = [(pair.child.name, pair.parent.name) for pair in self._described.pairs]
         parts = (layout.mode, layout.cursor_name, [column.name for column in layout.key], on)
-        origin = (self._described.relation.name or "").casefold(), stream.query, stream.where
+        origin = (self._described.relation.name or "").casefold(), stream.query, self._described.stream.where
         return hash_text(repr((parts, origin)))
 
 
@@ -257,6 +261,8 @@ def _open_child(opened: OpenStream, described: ChildRelation) -> OpenStream:
         columns=on,
         exclude=(),
         mask={},
+        # Also a child that does not meet the condition any more has changed what its row holds.
+        where=None,
         json_columns=(),
         timezone=None if any(pair.child.kind is Kind.TIME for pair in described.pairs) else opened.stream.timezone,
         children=(),

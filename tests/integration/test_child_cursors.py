@@ -130,6 +130,39 @@ def test_a_changed_child_sends_its_row_again_however_many_changed(source: Source
     assert follower.poll() == []
 
 
+def test_a_bulk_update_of_the_children_of_many_rows_is_read(source: Source) -> None:
+    """More rows than an expression of the database may have levels."""
+    for number in range(1, 1203):
+        source.order(number)
+        source.line(number, 1)
+    follower = Follower(source, LINES)
+    follower.poll()
+    source.execute("update lines set sku = 'b', changed = ?", (source.next(),))
+    assert sorted(follower.poll()) == list(range(1, 1203))
+    assert follower.skus(1202) == ["b"]
+
+
+def test_a_child_that_meets_its_condition_no_more_sends_its_row_again(source: Source) -> None:
+    source.order(1)
+    source.line(1, 1)
+    source.line(1, 2)
+    follower = Follower(source, replace(LINES, where="sku <> 'cancelled'"))
+    follower.poll()
+    source.line(1, 2, "cancelled")
+    assert follower.poll() == [1]
+    assert follower.skus(1) == ["a"]
+
+
+def test_children_without_a_cursor_value_are_named(source: Source) -> None:
+    source.order(1)
+    source.line(1, 1)
+    follower = Follower(source, LINES)
+    assert not [text for text in follower.reader.warnings() if "lines" in text]
+    source.execute("update lines set changed = null")
+    (warning,) = [text for text in follower.reader.warnings() if "lines" in text]
+    assert warning == "lines: changes of rows without a changed are not found: give the column a value in each row"
+
+
 def test_rows_that_are_read_again_are_marked_and_keep_the_place_of_the_stream(source: Source) -> None:
     source.order(1)
     follower = Follower(source, LINES)
@@ -401,5 +434,8 @@ def test_change_tracking_follows_a_child_and_its_deletes_where_its_key_tells_the
     versions.execute("delete from lines where order_id = 1")
     sees = key == ("order_id", "line")
     assert follower.poll() == ([1] if sees else [])
-    warning = "lines: deleted rows are not found, because the primary key of the table does not hold order_id"
+    warning = (
+        "lines: of deleted and of moved rows, the row that they belonged to is not found, because the primary key of"
+        " the table does not hold order_id"
+    )
     assert (warning in follower.reader.warnings()) is not sees

@@ -373,6 +373,48 @@ def test_without_updates_a_row_that_is_found_is_delivered(testbed: Testbed, orde
     assert (methods(orders), testbed.states()) == ("G", {1: ["delivered"]})
 
 
+def test_where_the_one_endpoint_needs_the_id_a_row_that_is_found_is_sent(testbed: Testbed, orders: IdPartner) -> None:
+    lookup = replace(BY_LIST, when="always")
+    testbed.change_stream(method="PUT", path="/orders/{remote.id}", update_method=None, lookup=lookup)
+    orders.apply(Seen(method="POST", path="/orders", key=None, body={"id": 1, "content": "old"}))
+    send(testbed, 1)
+    assert (methods(orders), testbed.states()) == ("GU", {1: ["delivered"]})
+
+
+def test_a_delete_asks_for_the_object_that_may_have_been_created_since_the_last_one(
+    testbed: Testbed, orders: IdPartner
+) -> None:
+    """The id of the deleted object is still known: the delete of another one must not go there."""
+    send(testbed, 1)
+    delete(testbed, 1)
+    testbed.deliver()
+    orders.hook = once(DROP)
+    send(testbed, 1, content="b")
+    delete(testbed, 1)
+    testbed.deliver()
+    again(testbed)
+    assert (orders.calls().count("DELETE /orders/P-0001"), orders.objects) == (1, {})
+    assert orders.calls()[-1] == "DELETE /orders/P-0002"
+
+
+def test_a_list_below_another_row_says_nothing_of_this_one(testbed: Testbed, orders: IdPartner) -> None:
+    testbed.change_stream(lookup=replace(BY_LIST, path="/customers/{id}/orders?ref={id}", when="always"))
+    orders.hook = lambda call: (404, {}) if call.method == "GET" else None
+    send(testbed, 1)
+    assert (methods(orders), testbed.states()) == ("G", {1: ["failed"]})
+
+
+def test_a_create_keeps_its_key_when_the_endpoint_of_updates_is_set(testbed: Testbed, orders: IdPartner) -> None:
+    """Invariant 7: the bytes of a create are the same, and a partner that knows keys takes it for a repeat."""
+    testbed.change_stream(update_method=None, lookup=None, delete_path="/orders/{id}")
+    orders.hook = once(DROP)
+    send(testbed, 1)
+    testbed.change_stream(update_method="PUT", update_path="/orders/{remote.id}")
+    again(testbed)
+    assert methods(orders) == "PP"
+    assert orders.seen[0].key == orders.seen[1].key
+
+
 def test_a_missing_object_is_not_taken_for_found(testbed: Testbed, orders: IdPartner) -> None:
     """A search that still lists a deleted object must not keep a record going between update and lookup for ever."""
     testbed.change_stream(missing="create", lookup=replace(BY_LIST, when="always"))

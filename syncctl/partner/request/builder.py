@@ -83,18 +83,17 @@ class RequestBuilder:
     def mapping_hash(self) -> str:
         """Name everything that shapes a request for the same record (12 hex digits).
 
-        The schema is left out: it changes no byte, and a record that it lets through now keeps its key.
+        The schema is left out: it changes no byte, and a record that it lets through now keeps its key. So is the
+        endpoint of updates, which `hash_remote` names: a create whose answer was lost keeps its key when that changes.
         """
         own = self.endpoint.mapping_hash
-        if not self._parts and self._delete is None and self._update is None:
+        if not self._parts and self._delete is None:
             return own
         parts = [own, "" if self._delete is None else self._delete.mapping_hash, *self._parts]
-        if self._update is not None:
-            parts.append(f"update={self._update.mapping_hash}")
         return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
     def hash_remote(self, record: Record) -> str:
-        """Name the remote values that shape a request, and whether it is an update (12 hex digits).
+        """Name the remote values that shape a request, and the endpoint of an update (12 hex digits).
 
         Empty where none do and it is none.
         """
@@ -106,7 +105,8 @@ class RequestBuilder:
         ]
         if not values and record.step == "send":
             return ""
-        return hashlib.sha256(json.dumps([record.step, values]).encode()).hexdigest()[:12]
+        step = f"update={endpoint.mapping_hash}" if record.step == "update" else record.step
+        return hashlib.sha256(json.dumps([step, values]).encode()).hexdigest()[:12]
 
     @property
     def codec(self) -> str:

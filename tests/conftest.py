@@ -1,6 +1,7 @@
 """Fixtures: real servers, a source, a partner, a ledger, settings, and the installed command."""
 
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -28,6 +29,9 @@ SLOW = {"acceptance", "faults"}
 # How long an example takes says something of the machine, and nothing of the code.
 settings.register_profile("syncctl", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("syncctl")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So it is where a shell runs the tests in the background, and each command that they interrupt would ignore it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

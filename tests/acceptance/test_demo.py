@@ -132,7 +132,7 @@ def test_documents_arrive_whole_and_once_and_bring_their_ids_back(
     assert account["answers"]["found"] == documents["found"]
     assert account["calls"] == sum(account["answers"].values())
     assert read_page()["demo"] <= keys_of(account) | {"answers.*"}
-    assert "ids written back" in result.stderr
+    assert "150 ids written back" in result.stderr
     eventually(lambda: is_clean(home), timeout=30)
 
 

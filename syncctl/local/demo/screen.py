@@ -49,6 +49,8 @@ class DemoDisplay:
         self._can_redraw = can_redraw(sys.stderr) and encoding.startswith("utf")
         self._live: Live | None = None
         self._line_at = float("-inf")
+        #: The newest progress that no line has shown yet.
+        self._unshown: Snapshot | None = None
 
     def say(self, text: str) -> None:
         """Say what happens now."""
@@ -63,7 +65,10 @@ class DemoDisplay:
             self._redraw(snapshot)
         elif time.monotonic() - self._line_at >= LINE_EVERY_SECONDS:
             self._line_at = time.monotonic()
+            self._unshown = None
             _write_line(snapshot)
+        else:
+            self._unshown = snapshot
 
     def show_failures(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """List failed records by their error, as `syncctl failures` does."""
@@ -83,6 +88,9 @@ class DemoDisplay:
     def pause(self) -> None:
         """Leave the last picture in place, because other text follows. Safe to repeat."""
         self._line_at = float("-inf")
+        if self._unshown is not None:
+            _write_line(self._unshown)
+            self._unshown = None
         if self._live is not None:
             self._live.stop()
             self._live = None

@@ -13,6 +13,8 @@ from syncctl.core.remote_values import find_remote_names
 Mode = Literal["rowversion", "increasing", "change_tracking", "flag", "snapshot"]
 SCANS: frozenset[Mode] = frozenset({"change_tracking", "flag", "snapshot"})
 """The modes without a cursor column: they read rows in the order of the key."""
+CHANGE_TRACKING = "change_tracking"
+"""The `cursor` of a child whose table's record of changes is followed."""
 Decimals = Literal["number", "string"]
 Ambiguous = Literal["retry", "fail"]
 Order = Literal["latest", "strict", "none"]

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from syncctl.core.cursors import hash_text
 from syncctl.core.ids import canonical_text
 from syncctl.core.rows import Cursor, Page, Row
-from syncctl.core.stream import Mode, Stream
+from syncctl.core.stream import CHANGE_TRACKING, Mode, Stream
 from syncctl.sources.catalog.relation import Column, Kind, Relation, find_name
 from syncctl.sources.children import ChildRelation, Pair, choose_type
 from syncctl.sources.cursor import Position, Raw, to_raw
@@ -19,8 +19,6 @@ from syncctl.sources.modes import MODES
 from syncctl.sources.open_stream import OpenStream
 from syncctl.sources.pages import Key, PageReader, Where
 
-CHANGE_TRACKING = "change_tracking"
-"""The `cursor` of a child whose table's record of changes is followed."""
 PARENTS_AT_ONCE = 500
 """Values in one statement; SQLite accepts an expression of a thousand levels."""
 CHANGES_AT_ONCE = 1000

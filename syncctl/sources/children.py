@@ -1,6 +1,5 @@
 """The children of rows: rows of other tables that belong to them, read in one statement for many parents."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
@@ -31,8 +30,6 @@ FETCHED_AT_ONCE = 500
 BYTES_ALONE = 16 * 1024 * 1024
 """The children of one row at most, where a page may hold less: the ledger stores no larger row."""
 BYTES_PER_VALUE = 16
-MESSAGE_LEFT_OUT = "its message is left out, because it may contain a masked value"
-_LABEL = re.compile(r"'c(\d+)'")
 _NUMBER, _RANK = "syncctl_n", "syncctl_r"
 
 
@@ -243,17 +240,13 @@ class ChildReader:
                 raise
             budget.left = left
             if len(keys) == 1:
-                return [Found(None, self._explain(error))]
+                why = self._columns.explain(error, is_masked=self._is_masked)
+                return [Found(None, f"the database could not read its {self._title}: {why}")]
         middle = len(keys) // 2
         return [
             *self._read_by_halves(connection, keys[:middle], budget),
             *self._read_by_halves(connection, keys[middle:], budget),
         ]
-
-    def _explain(self, error: Exception) -> str:
-        reason = MESSAGE_LEFT_OUT if self._is_masked else " ".join(str(getattr(error, "orig", None) or error).split())
-        reason = _LABEL.sub(lambda match: f"'{self._columns.read[int(match[1])].name}'", reason)
-        return f"the database could not read its {self._title}: {reason}"
 
     def _read_together(self, connection: sa.Connection, keys: Sequence[tuple[Raw, ...]], budget: Budget) -> list[Found]:
         raw_rows = self._fetch(connection, keys, budget)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from syncctl.sources.instants import add_offset, load_zone
 from syncctl.sources.layout import Layout
 
 Converter = Callable[[Raw], Value]
+MESSAGE_LEFT_OUT = "its message is left out, because it may contain a masked value"
+_LABEL = re.compile(r"'c(\d+)'")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +41,17 @@ class Columns:
     fingerprint: str
     #: Why no row can be sent: a column that should be sent has no form in JSON. None if rows can be sent.
     refusal: str | None = None
+
+    def explain(self, error: Exception, *, is_masked: bool) -> str:
+        """Return why the database could not read a row: its message, in which columns have their names (invariant 10).
+
+        Args:
+            is_masked: A column is masked, so that the message may contain a value that nobody may see.
+        """
+        if is_masked:
+            return MESSAGE_LEFT_OUT
+        message = " ".join(str(getattr(error, "orig", None) or error).split())
+        return _LABEL.sub(lambda match: f"'{self.read[int(match[1])].name}'", message)
 
 
 def choose_columns(

@@ -1,6 +1,5 @@
 """Pages of rows in keyset order: one short statement each, no transaction left open, one bad row at a time."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +15,6 @@ from syncctl.core.stream import SCANS, Stream
 from syncctl.errors import SourceError
 from syncctl.sources.catalog.relation import Column, Relation, escape_colons, strip_statement
 from syncctl.sources.children import (
-    MESSAGE_LEFT_OUT,
     ChildRelation,
     has_masks,
     list_parent_columns,
@@ -31,7 +29,6 @@ T = TypeVar("T")
 K = TypeVar("K")
 Key = Mapping[str, Value]
 Where = Sequence[sa.ColumnElement[bool]]
-_LABEL = re.compile(r"'c(\d+)'")
 
 
 FETCHED_AT_ONCE = 50
@@ -432,8 +429,7 @@ class PageReader:
         """Return the row at a position, which fails with the database's message."""
         position = self._make_position(values)
         key, key_error = self._convert_some(self._order_at, values)
-        reason = MESSAGE_LEFT_OUT if self._is_masked else " ".join(str(getattr(error, "orig", None) or error).split())
-        reason = _LABEL.sub(lambda match: f"'{self._columns.read[int(match[1])].name}'", reason)
+        reason = self._columns.explain(error, is_masked=self._is_masked)
         row = Row(
             key=key,
             payload=None,

@@ -1,10 +1,14 @@
 """The section of a child: rows of another table that go with each row of a stream."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from syncctl.core.stream import Child, Mode
+from syncctl.core.stream import CHANGE_TRACKING, Child, Mode
 from syncctl.settings.field_types import ChildName, ColumnPairs, Masks, OptionalText, TextList, Whole
 from syncctl.settings.section import Broken, Section, rule, setting
+
+if TYPE_CHECKING:
+    from syncctl.settings.stream_section import StreamSettings
 
 
 def is_among(column: str, columns: Sequence[str]) -> bool:
@@ -12,8 +16,25 @@ def is_among(column: str, columns: Sequence[str]) -> bool:
     return column.strip().casefold() in {name.strip().casefold() for name in columns}
 
 
-CHANGE_TRACKING = "change_tracking"
-"""The value of `cursor` that follows the record of changes of a child's table."""
+def check_json_columns(
+    section: "ChildSettings | StreamSettings", elsewhere: Mapping[str, tuple[Sequence[str], str]]
+) -> Broken:
+    """Yield what is wrong with columns whose text is JSON.
+
+    Args:
+        elsewhere: Other settings in which none of them may be: their columns, and why.
+    """
+    places = {
+        "cursor": ((section.cursor or "",), "which must stay text; remove it from json"),
+        "exclude": (section.exclude, "so it is not sent; remove it from one of the two"),
+        "mask": (tuple(section.mask), "which sends a text in its place, or nothing; remove it from one of the two"),
+    }
+    for column in section.json_columns:
+        for place, (columns, why) in {**elsewhere, **places}.items():
+            if is_among(column, columns):
+                yield "json", f"{column} is in {place}, {why}"
+        if section.columns and not is_among(column, section.columns):
+            yield "json", f"{column} is not in columns, so it is not sent; add it there, or remove it from json"
 
 
 class ChildSettings(Section):
@@ -86,17 +107,7 @@ class ChildSettings(Section):
 
     @rule("json", "cursor", "exclude", "columns", "mask")
     def _check_json(self) -> Broken:
-        places = {
-            "cursor": ((self.cursor or "",), "which must stay text; remove it from json"),
-            "exclude": (self.exclude, "so it is not sent; remove it from one of the two"),
-            "mask": (tuple(self.mask), "which sends a text in its place, or nothing; remove it from one of the two"),
-        }
-        for column in self.json_columns:
-            for place, (columns, why) in places.items():
-                if is_among(column, columns):
-                    yield "json", f"{column} is in {place}, {why}"
-            if self.columns and not is_among(column, self.columns):
-                yield "json", f"{column} is not in columns, so it is not sent; add it there, or remove it from json"
+        yield from check_json_columns(self, {})
 
     def make_child(self, name: str) -> Child:
         """Return the child that is read."""

@@ -25,7 +25,7 @@ from syncctl.partner.address import parse_endpoint, parse_lookup_endpoint
 from syncctl.partner.encoding import is_json
 from syncctl.partner.endpoint import find_placeholders
 from syncctl.settings import request_types
-from syncctl.settings.child_section import ChildSettings, is_among, list_child_problems
+from syncctl.settings.child_section import ChildSettings, check_json_columns, is_among, list_child_problems
 from syncctl.settings.field_types import (
     ChildName,
     Condition,
@@ -382,19 +382,11 @@ class StreamSettings(Section):
 
     @rule("json", "key", "cursor", "exclude", "columns", "mask", "write_back")
     def _check_json(self) -> Broken:
-        places = {
+        elsewhere = {
             "key": (self.key, "which must stay text; remove it from json"),
-            "cursor": ((self.cursor or "",), "which must stay text; remove it from json"),
-            "exclude": (self.exclude, "so it is not sent; remove it from one of the two"),
             "write_back": (tuple(self.write_back), "so it is not sent; remove it from json"),
-            "mask": (tuple(self.mask), "which sends a text in its place, or nothing; remove it from one of the two"),
         }
-        for column in self.json_columns:
-            for place, (columns, why) in places.items():
-                if is_among(column, columns):
-                    yield "json", f"{column} is in {place}, {why}"
-            if self.columns and not is_among(column, self.columns):
-                yield "json", f"{column} is not in columns, so it is not sent; add it there, or remove it from json"
+        yield from check_json_columns(self, elsewhere)
 
     @rule("json", "endpoint", "delete_endpoint")
     def _check_json_in_path(self) -> Broken:

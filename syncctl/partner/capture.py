@@ -2,7 +2,7 @@
 
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -32,6 +32,30 @@ class FoundSeveral(Exception):
     """A lookup found more than one object of a row."""
 
 
+@dataclass(kw_only=True, slots=True)
+class _Answer:
+    """An answer in which values are looked up; its JSON is read once, when the first rule needs it."""
+
+    response: Response | None
+    document: Any = _UNREAD
+
+    def find(self, rule: str, find_in: Callable[[Any, Path, str], Any]) -> Any:
+        """Return what stands where a rule says.
+
+        Args:
+            find_in: Looks a path up in the JSON.
+
+        Raises:
+            NotCaptured: It is not there.
+        """
+        kind, place = parse_capture(rule)
+        if kind == "header":
+            return _read_header(self.response, place)
+        if self.document is _UNREAD:
+            self.document = _read_document(self.response)
+        return find_in(self.document, parse_path(place), rule)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Capture:
     """Reads remote values by the rules of a stream: name → `header:NAME`, or a path into the JSON of the answer."""
@@ -50,18 +74,10 @@ class Capture:
     def _read(self, outcome: Outcome, response: Response | None, document: Any) -> Outcome:
         values: dict[str, Value] = {}
         problems: list[str] = []
+        answer = _Answer(response=response, document=document)
         for name, rule in self.rules.items():
-            kind, place = parse_capture(rule)
             try:
-                if kind == "header":
-                    found = _read_header(response, place)
-                else:
-                    if document is _UNREAD:
-                        document = _read_document(response)
-                    found, exists = find_value(document, parse_path(place))
-                    if not exists:
-                        raise NotCaptured("is not in the answer")
-                values[name] = self.check(found)
+                values[name] = self.check(answer.find(rule, _find_captured))
             except NotCaptured as error:
                 problems.append(f"{rule} {error}")
         return replace(outcome, captured=values, not_captured="; ".join(problems) or None)
@@ -124,16 +140,10 @@ class LookupReader:
     def _read_answer(self, outcome: Outcome, response: Response) -> Outcome:
         values: dict[str, Value] = {}
         absent: list[str] = []
-        document = _UNREAD
+        answer = _Answer(response=response)
         for name, rule in self.capture.rules.items():
-            kind, place = parse_capture(rule)
             try:
-                if kind == "header":
-                    found = _read_header(response, place)
-                else:
-                    if document is _UNREAD:
-                        document = _read_document(response)
-                    found = _find_one(document, parse_path(place), rule)
+                found = answer.find(rule, _find_one)
             except NotCaptured as error:
                 return make_failed_lookup(outcome, f"{rule} {error}")
             except FoundSeveral as error:
@@ -152,6 +162,13 @@ class LookupReader:
             return make_failed_lookup(outcome, what, is_final=True)
         not_captured = "; ".join(f"{rule} is not in the answer" for rule in absent) or None
         return replace(outcome, lookup="found", captured=values, not_captured=not_captured)
+
+
+def _find_captured(document: Any, path: Path, rule: str) -> Any:  # noqa: ARG001 - as `_find_one`
+    value, exists = find_value(document, path)
+    if not exists:
+        raise NotCaptured("is not in the answer")
+    return value
 
 
 def _find_one(document: Any, path: Path, rule: str) -> Any:

@@ -8,6 +8,7 @@ from syncctl.commands.filters import OneStream, StreamArgument, require_stream
 from syncctl.commands.options import AsJson, DryRun, Since, Yes, parse_window
 from syncctl.commands.session import ask_consent, choose_configured, name_operator, open_session
 from syncctl.console import format_count, out
+from syncctl.core.ids import show_key
 from syncctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _show(differences: "Differences") -> None:
     rows.append(("ahead", differences.ahead, "the next poll will read them"))
     for kind, meaning in _KINDS.items():
         count = getattr(differences, kind)
-        samples = [",".join(f"{name}={value}" for name, value in key.items()) for key in differences.samples[kind][:3]]
+        samples = [show_key(key) for key in differences.samples[kind][:3]]
         shown = f"{meaning}: {'; '.join(samples)}" if samples else meaning
         rows.append((kind, "-" if count is None else count, "not compared" if count is None else shown))
     out.table(("rows", "count", ""), rows)

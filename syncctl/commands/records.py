@@ -10,7 +10,8 @@ from syncctl.commands.filters import Error, Key, Listing, States, read_filters
 from syncctl.commands.options import AsJson, Since, Streams, Until, require_one_form
 from syncctl.commands.session import open_session
 from syncctl.console import out
-from syncctl.core.records import idempotency_key
+from syncctl.core.ids import show_key
+from syncctl.core.records import read_idempotency_key
 from syncctl.core.states import SELECTABLE, name_state
 from syncctl.errors import ExitCode
 
@@ -101,15 +102,13 @@ def to_public(record: Mapping[str, Any]) -> dict[str, Any]:
         "key": record["key"],
         "state": name_state(record["state"], fresh=record.get("fresh")),
         **{name: record.get(name) for name in _FIELDS},
-        "idempotency_key": idempotency_key(record["_id"], int(record.get("generation") or 0)),
+        "idempotency_key": read_idempotency_key(record),
     }
 
 
 def format_key(key: Mapping[str, Any]) -> str:
     """Return a key as `--key` takes it."""
-    if len(key) == 1:
-        return str(next(iter(key.values())))
-    return ",".join(f"{name}={value}" for name, value in key.items())
+    return str(next(iter(key.values()))) if len(key) == 1 else show_key(key)
 
 
 def _describe(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from syncctl.commands.previews import show_requests
 from syncctl.commands.session import choose_known, open_session
 from syncctl.console import format_time, out, to_line
 from syncctl.core.ids import format_seq
-from syncctl.core.records import idempotency_key
+from syncctl.core.records import read_idempotency_key
 from syncctl.core.states import SELECTABLE
 from syncctl.errors import ExitCode, TroubleFound, UsageError
 
@@ -158,18 +158,13 @@ def _check_stream(connections: "Connections", name: str, key: str | None) -> Non
 
 def _to_public(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the JSON document of a record; it always has the same keys, null if a record lacks a field."""
-    fields = {name: record.get(name) for name in _FIELDS} | {"idempotency_key": _name_key(record)}
+    fields = {name: record.get(name) for name in _FIELDS} | {"idempotency_key": read_idempotency_key(record)}
     return {"id": record["_id"], **fields, "history": record.get("history", [])}
-
-
-def _name_key(record: Mapping[str, Any]) -> str:
-    """Return the Idempotency-Key of its last call, or of its next one unless the mapping changes."""
-    return idempotency_key(record["_id"], int(record.get("generation") or 0))
 
 
 def _show_record(record: Mapping[str, Any]) -> None:
     out.show(f"record {record['_id']}")
-    fields = {**record, "seq": format_seq(int(record["seq"])), "idempotency_key": _name_key(record)}
+    fields = {**record, "seq": format_seq(int(record["seq"])), "idempotency_key": read_idempotency_key(record)}
     _show_fields([(name, _describe(fields[name])) for name in _FIELDS if fields.get(name) not in (None, "", {}, [])])
     history = record.get("history") or []
     if history:

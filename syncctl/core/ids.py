@@ -61,6 +61,11 @@ def key_id(key: Mapping[str, Value]) -> str:
     return _digest("key", canonical_text(key))
 
 
+def show_key(key: Mapping[str, object]) -> str:
+    """Return a key as people write it: `order_id=5,line=2`."""
+    return ",".join(f"{name}={value}" for name, value in key.items())
+
+
 def content_hash(payload: Mapping[str, Value] | None, op: Operation, error: str | None = None) -> str:
     """Name a content: equal for equal rows, different when any value, type or column name differs."""
     return _digest("content", op, canonical_text(payload or {}), error or "")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from syncctl.core.remote_values import LostObject
 from syncctl.core.rows import Operation, Value
@@ -67,6 +67,11 @@ class Record:
     def idempotency_key(self) -> str:
         """The record's name for the partner; it changes only when the bytes do (IETF draft-07, invariant 7)."""
         return idempotency_key(self.id, self.generation)
+
+
+def read_idempotency_key(document: Mapping[str, Any]) -> str:
+    """Return the `Idempotency-Key` of a stored record's last call, or of its next one unless the mapping changes."""
+    return idempotency_key(document["_id"], int(document.get("generation") or 0))
 
 
 def idempotency_key(record_id: str, generation: int) -> str:

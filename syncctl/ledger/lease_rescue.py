@@ -10,7 +10,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from syncctl.core.fingerprint import fingerprint
-from syncctl.core.records import idempotency_key
+from syncctl.core.records import read_idempotency_key
 from syncctl.core.states import State
 from syncctl.ledger.batches import GIVEN_BACK, ExpiredBatch
 from syncctl.ledger.client import edge, update_many_safely
@@ -81,7 +81,7 @@ class LeaseRescue:
                 call=SentCall(
                     key_id=document["key_id"],
                     seq=int(document["seq"]),
-                    call=idempotency_key(document["_id"], int(document.get("generation", 0))),
+                    call=read_idempotency_key(document),
                     mapping_hash=document["mapping_hash"],
                 ),
                 claimed_at=document["lease"]["at"],

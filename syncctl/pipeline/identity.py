@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from syncctl.core.ids import chained_version, content_hash, epoch_of, key_id, record_id
+from syncctl.core.ids import chained_version, content_hash, epoch_of, key_id, record_id, show_key
 from syncctl.core.rows import Row
 from syncctl.core.stream import Stream
 from syncctl.errors import SourceRestored
@@ -132,7 +132,7 @@ def new_record(
 
 def source_restored(stream: Stream, key: Mapping[str, Any], version: str) -> SourceRestored:
     """Return the error for a row whose version came again with another content, or as an older one."""
-    shown = ",".join(f"{name}={value}" for name, value in key.items())
+    shown = show_key(key)
     name = stream.name
     return SourceRestored(
         f"stream {name} stopped: the source's versions run again",

@@ -22,6 +22,7 @@ from syncctl.pipeline.identity import (
     source_restored,
     unused_version,
 )
+from syncctl.pipeline.poll_lease import taken_over
 
 COMPARISONS_AT_MOST = 5
 CLOCKS_APART = timedelta(days=1)
@@ -139,11 +140,7 @@ class PageLog:
             self._reread = replace(reread, round_since=min(reread.round_since, oldest))
 
     def _taken_over(self) -> LeaseHeld:
-        return LeaseHeld(
-            f"the poll of {self._stream.name} was taken over",
-            why="its lease ran out while this process stood still",
-            hint="nothing is lost; the other poll goes on from the same place",
-        )
+        return taken_over(self._stream.name, then="goes on from the same place")
 
     def _name(self, rows: Sequence[Row]) -> list[NamedRow]:
         named_rows = []

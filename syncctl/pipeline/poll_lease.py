@@ -1,4 +1,4 @@
-"""The lease of a poll for whoever logs rows beside the polls: a repair, and the sending of one row."""
+"""The lease of a poll: for whoever logs rows beside the polls, a repair or the sending of one row; and its loss."""
 
 import time
 
@@ -8,6 +8,19 @@ from syncctl.ledger.streams import PollLease
 
 PATIENCE_SECONDS = 30.0
 PAUSE_SECONDS = 0.2
+
+
+def taken_over(stream: str, *, then: str) -> LeaseHeld:
+    """Return the error of a poll whose lease another one has (invariant 8).
+
+    Args:
+        then: What the other poll does.
+    """
+    return LeaseHeld(
+        f"the poll of {stream} was taken over",
+        why="its lease ran out while this process stood still",
+        hint=f"nothing is lost; the other poll {then}",
+    )
 
 
 def wait_for_poll_lease(

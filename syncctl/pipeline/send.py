@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from syncctl.core.breaker import BreakerState
 from syncctl.core.outcome import Verdict
-from syncctl.core.records import idempotency_key
+from syncctl.core.records import read_idempotency_key
 from syncctl.core.rows import Row
 from syncctl.core.states import TERMINAL, State, name_state
 from syncctl.core.stream import Partner, Stream
@@ -256,7 +256,7 @@ class RowSending:
             latency_ms=call.get("latency_ms"),
             error=call.get("error") if is_sent else error.get("message") or record.get("reason"),
             excerpt=call.get("excerpt"),
-            idempotency_key=idempotency_key(record["_id"], int(record.get("generation") or 0)),
+            idempotency_key=read_idempotency_key(record),
             due_at=record.get("due_at"),
             obstacle=obstacle,
         )

@@ -3,7 +3,7 @@
 from collections.abc import Container, Mapping
 from typing import Any
 
-from syncctl.core.ids import key_id
+from syncctl.core.ids import key_id, show_key
 from syncctl.core.rows import Value
 from syncctl.errors import TroubleFound, UsageError
 from syncctl.ledger.ledger import Ledger
@@ -68,9 +68,8 @@ def find_versions(ledger: Ledger, stream: str, key: Mapping[str, Value]) -> list
     Raises:
         TroubleFound: There is none.
     """
-    shown = ",".join(f"{name}={value}" for name, value in key.items())
     found = ledger.records.find(stream=stream, key_id=key_id(key))
-    return _add_remote(ledger, _require(found, f"the ledger holds no record of {stream} {shown}"))
+    return _add_remote(ledger, _require(found, f"the ledger holds no record of {stream} {show_key(key)}"))
 
 
 def _add_remote(ledger: Ledger, records: list[dict[str, Any]]) -> list[dict[str, Any]]:

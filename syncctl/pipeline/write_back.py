@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from syncctl.core.stream import Stream
 from syncctl.core.write_backs import Ended, WriteBack, Written, choose_values
-from syncctl.errors import LeaseHeld, ServiceUnavailable
+from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.streams import PollLease
 from syncctl.ledger.write_backs import KnownRow
 from syncctl.logs import get_logger
 from syncctl.pipeline.page import Progress
+from syncctl.pipeline.poll_lease import taken_over
 
 if TYPE_CHECKING:
     from syncctl.sources.reader import StreamReader
@@ -125,8 +126,4 @@ class WriteBacks:
         # The rows are locked by now: a poll that takes over from here on writes to them after this commit, and of one
         # that was taken over before, nothing is committed (invariant 8).
         if not self._ledger.streams.renew_poll(self._lease, seconds=self._lease_seconds):
-            raise LeaseHeld(
-                f"the poll of {self._stream.name} was taken over",
-                why="its lease ran out while this process stood still",
-                hint="nothing is lost; the other poll writes the outcomes",
-            )
+            raise taken_over(self._stream.name, then="writes the outcomes")

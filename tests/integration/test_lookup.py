@@ -13,7 +13,7 @@ from syncctl.ledger.delivery_state import DeliveryStates
 from tests.harness.id_partner import DROP, IdPartner, Seen
 from tests.harness.testbed import Testbed
 from tests.integration.test_capture import delete, log, remote, send
-from tests.integration.test_remote_ids import again, once
+from tests.integration.test_remote_ids import BY_ID, again, once
 
 BY_LIST = Lookup(path="/orders?ref={id}", capture={"id": "items[0].id"})
 BY_PATH = Lookup(path="/orders/{id}", capture={"id": "data.id"})
@@ -21,15 +21,7 @@ BY_PATH = Lookup(path="/orders/{id}", capture={"id": "data.id"})
 
 @pytest.fixture
 def orders(testbed: Testbed) -> Iterator[IdPartner]:
-    testbed.change_stream(
-        path="/orders",
-        capture={"id": "data.id"},
-        update_method="PUT",
-        update_path="/orders/{remote.id}",
-        delete_method="DELETE",
-        delete_path="/orders/{remote.id}",
-        lookup=BY_LIST,
-    )
+    testbed.change_stream(**BY_ID, lookup=BY_LIST)
     with IdPartner(knows_keys=False) as server:
         testbed.partner = replace(testbed.partner, url=server.url)
         yield server

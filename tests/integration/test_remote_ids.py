@@ -17,17 +17,20 @@ from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
 from tests.integration.test_capture import delete, log, remote, send
 
+BY_ID: dict[str, Any] = {
+    "path": "/orders",
+    "capture": {"id": "data.id"},
+    "update_method": "PUT",
+    "update_path": "/orders/{remote.id}",
+    "delete_method": "DELETE",
+    "delete_path": "/orders/{remote.id}",
+}
+"""A stream whose partner creates an object for each row, and knows it by an id of its own."""
+
 
 @pytest.fixture
 def orders(testbed: Testbed) -> Iterator[IdPartner]:
-    testbed.change_stream(
-        path="/orders",
-        capture={"id": "data.id"},
-        update_method="PUT",
-        update_path="/orders/{remote.id}",
-        delete_method="DELETE",
-        delete_path="/orders/{remote.id}",
-    )
+    testbed.change_stream(**BY_ID)
     with IdPartner() as server:
         testbed.partner = replace(testbed.partner, url=server.url)
         yield server

@@ -107,7 +107,8 @@ class ChildSettings(Section):
 
     @rule("json", "cursor", "exclude", "columns", "mask")
     def _check_json(self) -> Broken:
-        yield from check_json_columns(self, {})
+        if self.json_columns:
+            yield from check_json_columns(self, {})
 
     def make_child(self, name: str) -> Child:
         """Return the child that is read."""

@@ -382,6 +382,8 @@ class StreamSettings(Section):
 
     @rule("json", "key", "cursor", "exclude", "columns", "mask", "write_back")
     def _check_json(self) -> Broken:
+        if not self.json_columns:
+            return
         elsewhere = {
             "key": (self.key, "which must stay text; remove it from json"),
             "write_back": (tuple(self.write_back), "so it is not sent; remove it from json"),

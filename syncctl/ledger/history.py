@@ -7,10 +7,14 @@ writing an outcome costs nothing more.
 from typing import Any
 
 from syncctl.core.histogram import LN_GROWTH
+from syncctl.core.states import State
 
 Doc = dict[str, Any]
 
 HISTORY_LENGTH = 50
+FIRST_DELIVERY = "first_delivery"
+"""The action of the event that carries the time from logged to delivered."""
+
 REOPENED: Doc = {"from": "$state", "finished_at": "$finished_at"}
 """What the entry of a reopened record keeps of how and when it had finished."""
 
@@ -39,9 +43,14 @@ def truncate_hour(at: str) -> Doc:
     return {"$dateTrunc": {"date": at, "unit": "hour"}}
 
 
+def bucket_expression(duration_ms: Any) -> Doc:
+    """Return the expression for `core/histogram.py:bucket_of` of a duration."""
+    return {"$floor": {"$divide": [{"$ln": {"$max": [duration_ms, 0.1]}}, LN_GROWTH]}}
+
+
 def _describe_event(entry: str) -> Doc:
     """Return the expression for what the reports tell apart of an entry, which is a variable or a path."""
-    bucket = {"$floor": {"$divide": [{"$ln": {"$max": [f"{entry}.latency_ms", 0.1]}}, LN_GROWTH]}}
+    bucket = bucket_expression(f"{entry}.latency_ms")
     return {
         "hour": truncate_hour(f"{entry}.at"),
         "action": f"{entry}.action",
@@ -73,10 +82,33 @@ _MERGED: Doc = {"$let": {
 _COUNTED: Doc = {"$let": {"vars": {"oldest": {"$first": "$history"}}, "in": _MERGED}}
 """The counts with the oldest entry of the history added: one element for each hour and kind of event."""
 
+_DELIVERED = State.DELIVERED.value
+_FIRST_DELIVERED_AT: Doc = {"$min": {"$map": {
+    "input": {"$filter": {"input": {"$ifNull": ["$history", []]}, "cond": {"$eq": ["$$this.state", _DELIVERED]}}},
+    "in": "$$this.at",
+}}}  # fmt: skip
+_FIRST_DELIVERY: Doc = {"$let": {
+    "vars": {"at": _FIRST_DELIVERED_AT},
+    "in": {"$cond": [
+        {"$or": [{"$eq": ["$$at", None]}, {"$in": [_DELIVERED, {"$ifNull": ["$earlier.event.state", []]}]}]},
+        [],
+        [{
+            "event": {
+                "hour": truncate_hour("$$at"),
+                "action": FIRST_DELIVERY,
+                "bucket": bucket_expression({"$subtract": ["$$at", "$logged_at"]}),
+            },
+            "count": 1,
+        }],
+    ]},
+}}  # fmt: skip
+"""The time from logged to delivered, once for each record: what is sent again was with the partner before."""
+
 EVENTS: Doc = {"$concatArrays": [
     {"$map": {"input": {"$ifNull": ["$history", []]}, "in": {
         "event": _describe_event("$$this"), "count": 1, "error": "$$this.error", "status": "$$this.status",
     }}},
     _EARLIER,
+    _FIRST_DELIVERY,
 ]}  # fmt: skip
-"""The expression for all events of a record, those of its history and those that it counts."""
+"""The expression for all events of a record, those of its history and those that it counts, and its first delivery."""

@@ -18,7 +18,7 @@ from pymongo.errors import BulkWriteError
 from syncctl.core.states import State
 from syncctl.ledger.client import edge, is_only_duplicates
 from syncctl.ledger.expressions import or_zero
-from syncctl.ledger.history import EVENTS, truncate_hour
+from syncctl.ledger.history import EVENTS, FIRST_DELIVERY, truncate_hour
 
 Doc = dict[str, Any]
 HOUR = timedelta(hours=1)
@@ -45,7 +45,10 @@ class HourCounts:
     reopened: dict[str, int] = field(default_factory=dict)
     #: Those of them whose end is counted in a frozen hour.
     reopened_frozen: dict[str, int] = field(default_factory=dict)
+    #: The latencies of calls, by the bucket of `core/histogram.py`.
     latency: dict[str, int] = field(default_factory=dict)
+    #: The times from logged to delivered, in the hour of the delivery; hours that froze before they were kept lack it.
+    delivery: dict[str, int] = field(default_factory=dict)
     errors: dict[str, Doc] = field(default_factory=dict)
 
     def to_document(self) -> Doc:
@@ -221,6 +224,11 @@ def _net(names: Sequence[str], frozen: datetime) -> Doc:
     return group
 
 
+def _add_to_bucket(buckets: dict[str, int], bucket: float, count: int) -> None:
+    name = str(int(bucket))
+    buckets[name] = buckets.get(name, 0) + count
+
+
 def _add_event(hour: HourCounts, found: Doc) -> None:
     """Add a group of equal events to its hour."""
     identity, count = found["_id"], int(found["count"])
@@ -229,8 +237,9 @@ def _add_event(hour: HourCounts, found: Doc) -> None:
         hour.attempts += count
         if identity.get("again"):
             hour.retries += count
-        bucket = str(int(identity["bucket"]))
-        hour.latency[bucket] = hour.latency.get(bucket, 0) + count
+        _add_to_bucket(hour.latency, identity["bucket"], count)
+    elif action == FIRST_DELIVERY:
+        _add_to_bucket(hour.delivery, identity["bucket"], count)
     if action in ("replayed", "resent", "taken_back"):
         reopened = str(identity["from"])
         hour.reopened[reopened] = hour.reopened.get(reopened, 0) + count

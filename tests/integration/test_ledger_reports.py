@@ -14,7 +14,7 @@ from syncctl.ledger.history import HISTORY_LENGTH
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.reports import HOUR, HourCounts, floor_hour
 from syncctl.pipeline.report import build_report, roll_up
-from tests.harness.passing_time import PAST, let_hours_pass
+from tests.harness.passing_time import PAST, let_hours_pass, shift
 from tests.harness.testbed import claim_records, lose_records, new_record, outcome
 
 BUSY = outcome(Verdict.RETRY_LATER, status=503, error="busy for 7 s", latency_ms=900.0)
@@ -212,7 +212,9 @@ def test_a_frozen_hour_is_never_rewritten(ledger: Ledger, database: Any) -> None
     database.records.delete_many({})
     log(ledger, 2)
     deliver(ledger, database, 2)
-    let_hours_pass(database, 3)
+    # The records alone move: the hour that was frozen stays where it is.
+    for document in list(database.records.find()):
+        database.records.replace_one({"_id": document["_id"]}, shift(document, -3 * HOUR))
     start = floor_hour(ledger.streams.server_time()) - 3 * HOUR
     ledger.reports.store(ledger.reports.roll_up(start, start + HOUR, frozen_until=start), frozen_until=start + HOUR)
     ledger.reports.store([HourCounts(stream="orders", window_start=start, delivered=99)], frozen_until=start - 9 * HOUR)

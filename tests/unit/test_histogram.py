@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncctl.core.histogram import GROWTH, bucket_of, percentile
+from syncctl.core.histogram import (
+    DELIVERY_BOUNDS_MS,
+    GROWTH,
+    LATENCY_BOUNDS_MS,
+    accumulate,
+    bucket_of,
+    estimate_sum,
+    percentile,
+)
 
 LATENCIES = st.floats(min_value=0.2, max_value=10_000_000.0)
 WITHIN = math.sqrt(GROWTH) * 1.001
@@ -55,3 +63,25 @@ def test_calls_too_short_to_measure_share_a_bucket(latency_ms: float) -> None:
 def test_without_calls_there_is_no_percentile() -> None:
     assert percentile({}, 0.5) is None
     assert percentile({3: 0}, 0.5) is None
+
+
+@given(st.lists(LATENCIES, max_size=60))
+def test_under_each_bound_lie_the_durations_below_it(durations: list[float]) -> None:
+    counts = accumulate(Counter(map(bucket_of, durations)), LATENCY_BOUNDS_MS)
+    assert counts[-1] == len(durations)
+    assert counts == sorted(counts)
+    for bound, count in zip(LATENCY_BOUNDS_MS, counts, strict=False):
+        surely, perhaps = (sum(each <= bound * error for each in durations) for error in (1 / WITHIN, WITHIN))
+        assert surely <= count <= perhaps
+
+
+@given(st.lists(LATENCIES, max_size=60))
+def test_the_sum_is_within_two_and_a_half_percent(durations: list[float]) -> None:
+    estimated = estimate_sum(Counter(map(bucket_of, durations)))
+    assert sum(durations) / WITHIN <= estimated <= sum(durations) * WITHIN
+
+
+def test_the_public_bounds_do_not_change() -> None:
+    """A panel that adds up series of several versions needs the same bounds in all of them."""
+    assert (LATENCY_BOUNDS_MS[0], LATENCY_BOUNDS_MS[-1], len(LATENCY_BOUNDS_MS)) == (5, 60_000, 13)
+    assert (DELIVERY_BOUNDS_MS[0], DELIVERY_BOUNDS_MS[-1], len(DELIVERY_BOUNDS_MS)) == (100, 604_800_000, 15)

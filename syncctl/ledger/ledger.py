@@ -26,6 +26,7 @@ from syncctl.ledger.rolling_rate import RollingRate
 from syncctl.ledger.runs import Runs
 from syncctl.ledger.selections import Selections
 from syncctl.ledger.sequencing import Sequencing
+from syncctl.ledger.source_schemas import SourceSchemas
 from syncctl.ledger.streams import Streams
 from syncctl.ledger.write_backs import WriteBacks
 
@@ -45,6 +46,7 @@ class Ledger:
         self._client = connect(url, timeout_seconds=timeout_seconds)
         self._database: Database[dict[str, Any]] = open_database(self._client, database)
         self.streams = Streams(self._database, self.hosts)
+        self.source_schemas = SourceSchemas(self._database, self.hosts)
         self.keys = Keys(self._database, self.hosts)
         self.breakers = Breakers(self._database, self.hosts)
         self.partners = Partners(self._database, self.hosts)

@@ -12,6 +12,7 @@ from pymongo.database import Database
 from syncctl.core.breaker import BreakerRules
 from syncctl.core.cursors import Witness, Witnesses
 from syncctl.core.rows import Cursor, Note
+from syncctl.core.schema_changes import DeclaredRelation
 from syncctl.ledger import holds
 from syncctl.ledger.breakers import GATE_FIELDS, BreakerGate, read_breaker
 from syncctl.ledger.client import edge, new_token
@@ -69,6 +70,8 @@ class PollLease:
     clock: ClockReading
     #: The last rows that were read.
     witnesses: Witnesses = field(default_factory=Witnesses)
+    #: What the source declared at the last poll; empty before the first.
+    declared: tuple[DeclaredRelation, ...] = ()
     #: What the last poll noted.
     notes: tuple[Note, ...] = ()
     #: The epoch of the last rewind: versions that were logged before it may come again.
@@ -145,6 +148,17 @@ def _read_witnesses(found: Mapping[str, Any] | None) -> Witnesses:
         Witness(at=row["at"], key=decode_values(row["key"]), columns=dict(row["columns"])) for row in found["rows"]
     )
     return Witnesses(rows=rows, columns_fingerprint=found["columns_fingerprint"])
+
+
+def _read_declared(stream: Mapping[str, Any]) -> tuple[DeclaredRelation, ...]:
+    return tuple(
+        DeclaredRelation(
+            path=found["path"],
+            identity=found["identity"],
+            columns=tuple((name, declared) for name, declared in found["columns"]),
+        )
+        for found in stream.get("declared", ())
+    )
 
 
 def read_notes(stream: Mapping[str, Any]) -> tuple[Note, ...]:
@@ -235,6 +249,7 @@ class Streams:
             basis=found.get("basis"),
             clock=ClockReading.taken_now(poll["started_at"]),
             witnesses=_read_witnesses(found.get("witnesses")),
+            declared=_read_declared(found),
             notes=read_notes(found),
             rewound_epoch=int(poll.get("rewound_epoch", 0)),
             resend_epoch=0 if is_over else resend_epoch,

@@ -11,6 +11,7 @@ from syncctl.core.durations import format_age
 from syncctl.core.states import UNFINISHED_COUNTS
 from syncctl.ledger.expressions import SYNCCTL
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.source_schemas import CHANGES_SHOWN, read_schema_changes
 from syncctl.ledger.streams import read_notes
 from syncctl.ledger.write_backs import Lag
 
@@ -19,6 +20,7 @@ Doc = Mapping[str, Any]
 STUCK_SECONDS = 300.0
 """A record that has been due for longer is not delivered as it should be."""
 POLLS_MISSED = 10
+CHANGES_LISTED = 5
 SILENT_POLL_SECONDS = 60.0
 """How long a poll may read nothing: as long as a query may take by default."""
 
@@ -158,11 +160,29 @@ def _find_poll_obstacles(facts: StreamFacts) -> Iterator[Obstacle]:
             detail=f"last polled {age} ago",
             hint="make sure that Beat and a worker run: syncctl doctor beat workers",
         )
+    yield from _find_schema_changes(facts)
     for note in read_notes(facts.document):
         hint = note.hint or f"correct the rows in the source; see: syncctl doctor source {name}"
         yield Obstacle(kind="rows_passed_over", detail=note.text, hint=hint)
     for warning in health.get("warnings", ()):
         yield Obstacle(kind="rows_passed_over", detail=warning, hint=f"see: syncctl doctor source {name}")
+
+
+def _find_schema_changes(facts: StreamFacts) -> Iterator[Obstacle]:
+    noted = read_schema_changes(facts.document, facts.now)
+    for change in noted[:CHANGES_LISTED]:
+        yield Obstacle(
+            kind="schema_changed",
+            detail=f"{change.change.line} ({format_age((facts.now - change.at).total_seconds())} ago)",
+            hint=f"make sure that the partner expects it: syncctl poll {facts.name} --once --dry-run --known; "
+            f"it is shown for {CHANGES_SHOWN.days} days",
+        )
+    if (more := len(noted) - CHANGES_LISTED) > 0:
+        yield Obstacle(
+            kind="schema_changed",
+            detail=f"{format_count(more, 'more change')} of the source's columns",
+            hint="see schema_changes in: syncctl status --json",
+        )
 
 
 def _find_delivery_obstacles(facts: StreamFacts) -> Iterator[Obstacle]:

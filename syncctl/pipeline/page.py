@@ -53,6 +53,8 @@ class Progress:
     place: str | None = None
     #: What an operator should know of the stream.
     notes: list[Note] = field(default_factory=list)
+    #: How the source's columns have changed since the poll before, one line each.
+    schema_changes: list[str] = field(default_factory=list)
     #: Whether the poll read to the end.
     complete: bool = False
     #: The reader's warnings; None where it was not asked.

@@ -20,6 +20,7 @@ from syncctl.pipeline.acknowledge import acknowledge_finished
 from syncctl.pipeline.cursor_check import UNCHECKED, check_basis, check_witnesses
 from syncctl.pipeline.delete_detection import begin_round, detect_deletes
 from syncctl.pipeline.page import PageLog, Progress
+from syncctl.pipeline.schema_drift import note_schema_changes
 from syncctl.pipeline.write_back import SLICE_SECONDS, WriteBacks
 
 if TYPE_CHECKING:
@@ -131,6 +132,8 @@ def read_pages(
         pages.progress.place = None if lease.basis is None else read_basis(lease.basis).place
         tell(pages.progress, lease, check_basis(ledger, stream, lease, reader))
         pages.progress.place = reader.basis.place
+        if reader.declared != lease.declared:
+            note_schema_changes(ledger, stream, lease, reader, pages.progress)
         is_unchecked = False
         if reader.mode not in SCANS:
             witnesses = check_witnesses(lease, reader)
@@ -279,7 +282,7 @@ def end_run(ledger: Ledger, pages: PageLog, lease: PollLease, *, error: SyncctlE
         duration_ms=round((time.monotonic() - started) * 1000, 1),
         error=str(error) if error is not None else None,
         hint=error.hint or None if error is not None else None,
-        notes=tuple(note.line for note in progress.notes),
+        notes=(*progress.schema_changes, *(note.line for note in progress.notes)),
     )
     document = {field.name: getattr(run, field.name) for field in fields(run)}
     document |= {"started_at": lease.clock.at, "epoch": lease.epoch}

@@ -1,7 +1,7 @@
 """status and failures: where every stream and partner stands, and why."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +10,7 @@ from syncctl.core.states import RETRYING, State
 from syncctl.ledger.expressions import SYNCCTL
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.selections import Criteria, list_scans
+from syncctl.ledger.source_schemas import read_schema_changes
 from syncctl.ledger.streams import read_notes
 from syncctl.ledger.write_backs import Lag
 from syncctl.pipeline.maintenance import find_overdue
@@ -190,6 +191,7 @@ def _stream(
         "last_error": document.get("health", {}).get("error"),
         "last_hint": document.get("health", {}).get("hint"),
         "notes": [note.line for note in read_notes(document)],
+        "schema_changes": [{"at": noted.at, **asdict(noted.change)} for noted in read_schema_changes(document, now)],
         "oldest_due_seconds": round((now - oldest).total_seconds(), 1) if oldest else None,
         **_breaker(document),
         "counts": counts,

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from syncctl.core.rows import Row, Value
+from syncctl.core.schema_changes import DeclaredRelation, name_column
 from syncctl.core.spelling import suggest
 from syncctl.core.stream import Child, Stream
 from syncctl.errors import ConfigurationError
@@ -15,6 +16,7 @@ from syncctl.sources.catalog.relation import (
     Column,
     Kind,
     Relation,
+    declare_relation,
     describe_relation,
     escape_colons,
     find_name,
@@ -99,6 +101,13 @@ def describe_children(
     return tuple(described)
 
 
+def declare_children(children: Sequence[ChildRelation], connection: sa.Connection) -> Iterator[DeclaredRelation]:
+    """Yield the children of a stream, and the children of these, with the types that the database declares."""
+    for child in children:
+        yield declare_relation(child.path, child.stream, child.relation, connection)
+        yield from declare_children(child.children, connection)
+
+
 def list_parent_columns(children: Sequence[ChildRelation]) -> frozenset[str]:
     """Return the columns of a relation by which its children belong to its rows."""
     return frozenset(name for child in children for name in child.parent_columns)
@@ -178,6 +187,7 @@ class ChildReader:
     def __init__(self, described: ChildRelation, dialect: Dialect, *, is_masked: bool) -> None:
         child, stream, relation = described.child, described.stream, described.relation
         self.name = child.name
+        self._path = described.path
         self._title = described.path.replace("/", ".")
         self._setting = f"streams.{stream.name}"
         self._child = child
@@ -213,6 +223,12 @@ class ChildReader:
         """A text that changes when what is read of the child changes its form."""
         inner = ",".join(child.fingerprint for child in self._children)
         return f"{self.name}:{'one' if self._child.one else 'all'}:{self._columns.fingerprint}({inner})"
+
+    @property
+    def sent_columns(self) -> frozenset[str]:
+        """The columns in the payload, its children's too, each with the names of the children above it."""
+        own = {name_column(self._path, name) for name in self._columns.sent}
+        return frozenset(own.union(*(child.sent_columns for child in self._children)))
 
     def read(self, connection: sa.Connection, keys: Sequence[tuple[Raw, ...]], budget: Budget) -> list[Found]:
         """Return what belongs to parents with these values of `on`, in their order.
@@ -503,6 +519,11 @@ class Children:
     def fingerprint(self) -> str:
         """A text that changes when what is read of the children changes its form."""
         return ";".join(reader.fingerprint for reader in self.readers)
+
+    @property
+    def sent_columns(self) -> frozenset[str]:
+        """The columns in the payload, each with the names of the children above it."""
+        return frozenset().union(*(reader.sent_columns for reader in self.readers))
 
     def attach(self, connection: sa.Connection, rows: Sequence[Row], raw_rows: Sequence[Sequence[Raw] | None]) -> int:
         """Attach the children of the first rows, as many as `page_bytes` allow; return how many these are."""

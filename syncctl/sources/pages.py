@@ -123,8 +123,11 @@ class PageReader:
         columns = choose_columns(stream, relation, layout, dialect, parent_of=list_parent_columns(children))
         self._columns = columns
         self._children = make_children(children, columns, dialect, stream=stream, is_masked=self._is_masked)
+        #: The columns in the payload; those of a child with its name: `lines.quantity`.
+        self.sent_columns = columns.sent
         self.columns_fingerprint = columns.fingerprint
         if self._children is not None:
+            self.sent_columns |= self._children.sent_columns
             self.columns_fingerprint = hash_text(f"{columns.fingerprint};{self._children.fingerprint}")[:12]
         names = [column.name for column in columns.read]
         plain = [relation.clause.c[name] for name in names]

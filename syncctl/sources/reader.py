@@ -9,12 +9,13 @@ import sqlalchemy as sa
 from syncctl.core.acknowledgements import Acknowledged, Acknowledgement
 from syncctl.core.cursors import Basis, Kind, Witness, hash_text
 from syncctl.core.rows import Cursor, Page, Row, Scanned
+from syncctl.core.schema_changes import DeclaredRelation
 from syncctl.core.stream import Mode, Source, Stream
 from syncctl.core.write_backs import WriteBack, Written
 from syncctl.errors import ConfigurationError, SourceError, SyncctlError
-from syncctl.sources.catalog.relation import describe_relation
+from syncctl.sources.catalog.relation import declare_relation, describe_relation
 from syncctl.sources.child_changes import advise_children, list_followers
-from syncctl.sources.children import describe_children, has_masks
+from syncctl.sources.children import declare_children, describe_children, has_masks
 from syncctl.sources.cursor import Position
 from syncctl.sources.dialect import ReadCeiling
 from syncctl.sources.engines import connect, open_source
@@ -59,6 +60,10 @@ class StreamReader:
     mode: Mode
     #: A short hash that changes when a column comes or goes, or when `timezone` or a mask changes.
     columns_fingerprint: str
+    #: What the stream and its children read, with the types that the database declares.
+    declared: tuple[DeclaredRelation, ...]
+    #: The columns in the payload; those of a child with its name: `lines.quantity`.
+    sent_columns: frozenset[str]
     #: What a cursor of this stream is a place in.
     basis: Basis
     #: What the cursor column holds.
@@ -89,6 +94,10 @@ class StreamReader:
                 relation = describe_relation(connection, stream, dialect)
                 children = describe_children(connection, stream, relation, dialect)
                 database = dialect.read_database(connection)
+                self.declared = (
+                    declare_relation("", stream, relation, connection),
+                    *declare_children(children, connection),
+                )
             layout = decide_layout(stream, relation, has_rowversions=has_rowversions, has_changes=changes is not None)
             self._opened = OpenStream(
                 stream=stream,
@@ -115,6 +124,7 @@ class StreamReader:
         self.key_columns = tuple(column.name for column in layout.key)
         self.cursor_column = layout.cursor_name
         self.columns_fingerprint = self._opened.pages.columns_fingerprint
+        self.sent_columns = self._opened.pages.sent_columns
         self.cursor_kind = "versions" if layout.mode == "rowversion" else "numbers" if layout.is_numbered else "values"
         names = {column.name for column in relation.columns if not may_be_change_time(column)}
         self.telling_columns = frozenset(names - {self.cursor_column})

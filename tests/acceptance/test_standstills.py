@@ -172,6 +172,12 @@ def leave_cursors_null(stage: Stage) -> None:
     stage.poll()
 
 
+def add_column(stage: Stage) -> None:
+    stage.poll()
+    stage.source_db.execute("alter table orders add column vat nvarchar(20)")
+    stage.poll()
+
+
 def go_ahead_of_clock(stage: Stage) -> None:
     stage.source_db.execute("update orders set updated_at = '9999-01-01 00:00:00' where id = 3")
     stage.testbed.change_stream(cursor="updated_at")
@@ -458,6 +464,13 @@ KINDS: dict[str, Kind] = {
         shown="orders: updated_at has times ahead of the source's clock",
         check=STREAM,
         hint="syncctl doctor source orders",
+    ),
+    "a column has appeared": Kind(
+        arrange=add_column,
+        stated="schema_changed",
+        shown=r"orders: column vat \(nvarchar\(20\)\) has appeared in the source; it is sent",
+        check=STREAM,
+        hint="syncctl poll orders --once --dry-run --known",
     ),
     "a worker cannot deliver the stream": Kind(
         arrange=fail_to_prepare,

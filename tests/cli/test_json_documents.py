@@ -92,6 +92,8 @@ def test_the_documents_of_commands_are_what_the_page_says(
     database.workers.insert_one({"_id": "celery@one", "at": datetime.now(UTC), "queues": ["deliver"]})
     database.beat.update_one({"_id": "beat"}, {"$set": {"since": long_ago, "at": datetime.now(UTC)}})
     database.beat.update_one({"_id": "chore:upkeep"}, {"$set": {"done_at": long_ago}}, upsert=True)
+    source_db.execute("alter table orders add column vat text")
+    run("poll --once")
     run("status")
     run("discard", sample, "--reason", "test data", "--yes")
     source_db.add_orders([ROWS + 1])

@@ -9,6 +9,7 @@ from syncctl.core.cursors import Basis, Witness
 from syncctl.core.ids import content_hash, key_id, record_id
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.rows import Cursor, Page, Row, Value
+from syncctl.core.schema_changes import DeclaredRelation
 from syncctl.core.stream import Mode, Partner, RetrySchedule, Source, Stream
 from syncctl.core.windows import Sizes, decide_sizes
 from syncctl.ledger.batches import Claim
@@ -113,6 +114,8 @@ class ListReader:
     mode: Mode = "increasing"
     cursor_kind = "values"
     telling_columns: frozenset[str] = frozenset()
+    declared: tuple[DeclaredRelation, ...] = ()
+    sent_columns: frozenset[str] = frozenset()
     reads_table = False
     basis = Basis(database="", table="main.orders", key=("id",), query=None, where=None, start="beginning")
 

@@ -13,6 +13,8 @@ from sqlalchemy.dialects.mssql.base import RESERVED_WORDS as SQLSERVER_WORDS
 from sqlalchemy.dialects.sqlite.base import SQLiteIdentifierPreparer
 from sqlalchemy.sql.selectable import FromClause
 
+from syncctl.core.cursors import hash_text
+from syncctl.core.schema_changes import DeclaredRelation
 from syncctl.core.spelling import suggest
 from syncctl.core.stream import Stream
 from syncctl.errors import ConfigurationError, SourceError
@@ -209,6 +211,28 @@ def _missing_table(stream: Stream, name: str, names: Sequence[str]) -> SourceErr
         why=f"there is no table {stream.table}, or its login may not see it",
         hint=f"set streams.{stream.name}.table" + (f"; {suggest(name, names, at_most=10)}" if names else ""),
     )
+
+
+def declare_relation(path: str, stream: Stream, relation: Relation, connection: sa.Connection) -> DeclaredRelation:
+    """Return what a stream or a child reads with the types that the database declares.
+
+    Args:
+        path: Empty, or that of the child.
+    """
+    # Another version of SQLAlchemy may write a type in another way, which is no change of the source.
+    read = (relation.name and relation.name.casefold(), stream.query and " ".join(stream.query.split()), sa.__version__)
+    columns = sorted((column.name, declare_type(column, connection.dialect)) for column in relation.columns)
+    return DeclaredRelation(path=path, identity=hash_text(repr(read)), columns=tuple(columns))
+
+
+def declare_type(column: Column, dialect: sa.Dialect) -> str:
+    """Return the type of a column as people write it: `nvarchar(50)`; empty if the database declares none."""
+    if column.type is None or isinstance(column.type, sa.types.NullType):
+        return ""
+    if column.kind is Kind.ROWVERSION:
+        return "rowversion"
+    text = column.type.compile(dialect=dialect).partition(" COLLATE ")[0]
+    return text.lower().replace(", ", ",")
 
 
 def describe_query(stream: Stream, columns: Sequence[Column]) -> Relation:

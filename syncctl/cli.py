@@ -27,6 +27,7 @@ COMMANDS = {
     "poll": "Read new rows into the ledger and dispatch them",
     "add": "Send two numbers through broker, worker and result backend",
     "status": "Show the current state of streams, queue, workers and Beat",
+    "tail": "Show attempts as they happen",
     "report": "Show what was delivered and what failed",
     "records": "List records, or export them",
     "failures": "Show failed records, grouped by error",

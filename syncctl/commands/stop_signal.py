@@ -2,11 +2,17 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from syncctl.console import out
 from syncctl.errors import ExitCode
+
+
+class _Interrupted(BaseException):
+    """Ends a block that may be interrupted; libraries must not catch it as one of their errors."""
 
 
 class StopSignal:
@@ -20,6 +26,7 @@ class StopSignal:
         self._notice = notice
         self._event = threading.Event()
         self._received = 0
+        self._is_interruptible = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -49,6 +56,18 @@ class StopSignal:
         """Wait for a signal for at most this long; tell whether one asked to stop."""
         return self._event.wait(max(seconds, 0.0))
 
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let the first signal end this block at once: for what only reads, and may take long."""
+        try:
+            self._is_interruptible = True
+            try:
+                yield
+            finally:
+                self._is_interruptible = False
+        except _Interrupted:
+            return
+
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self.is_set:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(ExitCode.TERMINATED)
@@ -56,3 +75,5 @@ class StopSignal:
         self._event.set()
         if self._notice:
             out.say(self._notice)
+        if self._is_interruptible:
+            raise _Interrupted

@@ -8,8 +8,9 @@ from itertools import islice
 from typing import Any, TextIO
 
 from syncctl.console.documents import to_json
+from syncctl.console.lines import draw_line
 from syncctl.console.tables import Table, to_csv_header, to_csv_lines, to_plain, to_rich
-from syncctl.console.terminal import can_redraw, decide_colour, is_terminal, paint
+from syncctl.console.terminal import can_redraw, decide_colour, is_terminal, measure_terminal, paint
 from syncctl.core.safe_text import make_safe
 from syncctl.errors import SyncctlError
 
@@ -43,6 +44,24 @@ class Console:
     def print_json(self, document: Any) -> None:
         """Write exactly one JSON document to stdout."""
         self._write_out(to_json(document, encoding=getattr(sys.stdout, "encoding", None) or "utf-8") + "\n")
+
+    def print_json_lines(self, documents: Iterable[Any]) -> None:
+        """Write JSON documents to stdout, each on a line of its own, at once."""
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        text = "".join(f"{to_json(document, encoding=encoding, indent=None)}\n" for document in documents)
+        if text:
+            self._write_out(text)
+
+    def show_lines(self, lines: Sequence[Sequence[tuple[str, str]]]) -> None:
+        """Write lines made of (text, style) parts to stdout; on a terminal each is cut to its width, never wrapped."""
+        width = self.width if is_terminal(sys.stdout) else None
+        colour = decide_colour(sys.stdout)
+        self._write_out("".join(f"{draw_line(line, width=width, colour=colour)}\n" for line in lines))
+
+    @property
+    def width(self) -> int:
+        """The columns of the terminal behind stdout."""
+        return measure_terminal(sys.stdout)[0]
 
     def print_json_list(
         self, name: str, documents: Iterable[Any], finish: Callable[[], Mapping[str, Any]] = dict

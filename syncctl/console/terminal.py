@@ -28,6 +28,15 @@ def can_redraw(stream: TextIO | None) -> bool:
     return is_terminal(stream) and os.environ.get("TERM") != "dumb"
 
 
+def measure_terminal(stream: TextIO | None) -> tuple[int, int]:
+    """Return columns and lines of the terminal behind a stream; 80 and 24 where they are not known."""
+    try:
+        size = os.get_terminal_size(stream.fileno() if stream is not None else 1)
+    except (OSError, ValueError):
+        return 80, 24
+    return size.columns or 80, size.lines or 24
+
+
 def paint(text: str, style: str, *, colour: bool) -> str:
     """Return the text in a style such as `red` or `bold`, unchanged without colour."""
     return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if colour else text

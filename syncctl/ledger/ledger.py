@@ -7,6 +7,7 @@ import pymongo
 from pymongo.database import Database
 
 from syncctl.ledger.acknowledgements import Acknowledgements
+from syncctl.ledger.attempts import Attempts
 from syncctl.ledger.audit import Audit
 from syncctl.ledger.batches import Batches
 from syncctl.ledger.breakers import Breakers
@@ -56,6 +57,7 @@ class Ledger:
         self.delivery_states = DeliveryStates(self._database, self.hosts)
         self.lease_rescue = LeaseRescue(self._database, self.hosts)
         self.operations = Operations(self._database, self.hosts)
+        self.attempts = Attempts(self._database, self.hosts)
         self.selections = Selections(self._database, self.hosts)
         self.sequencing = Sequencing(self._database, self.hosts)
         self.acknowledgements = Acknowledgements(self._database, self.hosts)

@@ -26,7 +26,7 @@ from tests.harness.commands import clean_environment
 
 SECONDS = 60.0
 STOPPED_AFTER_SECONDS = 4.0
-ENDLESS = ("worker", "beat", "demo", "poll", "status", "local")
+ENDLESS = ("worker", "beat", "demo", "poll", "status", "tail", "local")
 """Commands that run until they are stopped, or start processes: they run as processes of their own."""
 AS_PROCESS = 0.05
 """The share of the others that run as processes too."""

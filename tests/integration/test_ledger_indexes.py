@@ -198,6 +198,20 @@ QUERIES: dict[str, tuple[Callable[[Ledger], Any], str, int]] = {
         "finished_at",
         10,
     ),
+    "attempts since": (
+        lambda ledger: ledger.attempts.read_page(
+            changed_since=NOW - timedelta(hours=1), attempts_since=PAST, streams=["orders"], limit=100
+        ),
+        "updated_at",
+        7,
+    ),
+    "attempts for a row": (
+        lambda ledger: ledger.attempts.read_page(
+            changed_since=PAST, attempts_since=PAST, streams=["orders"], key_ids=["k7", "k8"], limit=100
+        ),
+        "key_id",
+        4,
+    ),
     "live counts": (lambda ledger: ledger.records.count_states(["orders"]), "stream", 420),
     "finished since": (lambda ledger: ledger.reports.load_finished(["orders"]), "finished_at", 520),
     "first logged": (lambda ledger: ledger.reports.first_logged_at(), "logged_at", 1),

@@ -1,0 +1,180 @@
+"""`syncctl tail`: attempts as they happen."""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from syncctl.commands.filters import Key, choose_states, read_fingerprint
+from syncctl.commands.options import Since, Streams, parse_window
+from syncctl.commands.records import format_key
+from syncctl.commands.session import choose_known, open_session
+from syncctl.commands.stop_signal import StopSignal
+from syncctl.console import format_time, out
+from syncctl.core.states import State
+from syncctl.errors import ExitCode, ServiceUnavailable
+
+if TYPE_CHECKING:
+    from syncctl.ledger.attempts import Attempt
+    from syncctl.pipeline.tail import AttemptFeed
+
+READ_EVERY_SECONDS = 1.0
+STATES = ("delivered", "retrying", "failed", "superseded", "discarded")
+"""What may become of a record by an attempt."""
+_STYLES = {"delivered": "green", "retrying": "yellow", "failed": "red"}
+_WIDTHS = {"stream": 12, "key": 12, "state": 12}
+
+
+def tail(
+    ctx: typer.Context,
+    *,
+    stream: Streams = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--state",
+            metavar="STATE",
+            help="Only attempts after which the record was delivered, retrying or failed; may be repeated.",
+        ),
+    ] = None,
+    error: Annotated[
+        str | None,
+        typer.Option(
+            "--error", metavar="FINGERPRINT", help="Only attempts with this error; its first 6 digits are enough."
+        ),
+    ] = None,
+    key: Key = None,
+    since: Since = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="End after N attempts.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow/--no-follow", help="Wait for attempts to come, or end with the last one.")
+    ] = True,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document for each attempt, each on its own line.")
+    ] = False,
+) -> ExitCode:
+    """Show attempts as they happen, until Ctrl-C.
+
+    Each attempt is one line: when it was answered, the row, what became of the record, the HTTP status, the latency
+    and the error. None is missed, and none comes twice. If MongoDB cannot be reached for a while, tail says so, waits,
+    and goes on where it was.
+
+    Without --since it begins now. Of attempts long ago, a record keeps the last 50.
+
+    Examples:
+        syncctl tail
+        syncctl tail --stream orders --state failed --state retrying
+        syncctl tail --stream orders --key 5 --since 24h
+        syncctl tail --error 4f1d2c --json
+        syncctl tail --since 1h --no-follow --json > attempts.jsonl
+    """
+    begin, _ = parse_window(since, None)
+    states = choose_states(state, allowed=STATES, by_default=())
+    mark = None if error is None else read_fingerprint(error, (State.FAILED.value,))
+    with open_session(ctx) as connections:
+        from syncctl.pipeline.tail import AttemptFeed, AttemptFilter
+
+        names = choose_known(connections, stream)
+        ledger = connections.prepared_ledger
+        wanted = AttemptFilter(streams=names, states=states, error=mark, key=key)
+        feed = AttemptFeed(ledger, wanted, begin or ledger.streams.server_time())
+        write = out.print_json_lines if as_json else _Lines().write
+        if follow and begin is None and not as_json:
+            out.say("waiting for attempts; Ctrl-C ends")
+        with StopSignal(notice="") as stop:
+            _follow(feed, write, stop, limit=limit, follow=follow)
+    return stop.exit_code if stop.exit_code == ExitCode.TERMINATED else ExitCode.DONE
+
+
+def _follow(
+    feed: "AttemptFeed",
+    write: "Callable[[Sequence[Attempt]], None]",
+    stop: StopSignal,
+    *,
+    limit: int | None,
+    follow: bool,
+) -> None:
+    """Write attempts until a signal, the limit, or the end of what there is.
+
+    Raises:
+        ServiceUnavailable: MongoDB cannot be reached, and could not be before either.
+    """
+    left, has_read, is_away = limit, False, False
+    while not (stop.is_set or out.reader_gone):
+        try:
+            for attempts in _read(feed, stop):
+                shown = attempts[:left]
+                write(shown)
+                left = None if left is None else left - len(shown)
+                if left == 0 or out.reader_gone:
+                    return
+            has_read = True
+            if is_away:
+                out.say("MongoDB answers again; no attempt was missed")
+            is_away = False
+        except ServiceUnavailable as error:
+            if not (has_read and follow):
+                raise
+            if not is_away:
+                out.warn(f"{error}; trying again until it answers, Ctrl-C ends")
+            is_away = True
+        if not follow and not is_away:
+            return
+        stop.wait(READ_EVERY_SECONDS)
+
+
+def _read(feed: "AttemptFeed", stop: StopSignal) -> "Iterator[Sequence[Attempt]]":
+    """Yield what one reading finds; a signal ends it at once."""
+    reading = feed.read()
+    while not stop.is_set:
+        attempts: Sequence[Attempt] | None = None
+        with stop.interruptible():
+            attempts = next(reading, None)
+        if attempts is None:
+            return
+        yield attempts
+
+
+class _Lines:
+    """Writes attempts for a person: on a terminal with the time alone, after a line for each day."""
+
+    def __init__(self) -> None:
+        self._day: date | None = None
+        #: The widest value of each column so far, so that the columns stay in line.
+        self._widths = dict(_WIDTHS)
+
+    def write(self, attempts: "Sequence[Attempt]") -> None:
+        """Write a line for each attempt."""
+        lines: list[list[tuple[str, str]]] = []
+        for attempt in attempts:
+            if out.is_watched() and attempt.at.date() != self._day:
+                self._day = attempt.at.date()
+                lines.append([(f"{self._day} UTC", "dim")])
+            lines.append(self._describe(attempt))
+        out.show_lines(lines)
+
+    def _describe(self, attempt: "Attempt") -> list[tuple[str, str]]:
+        from syncctl.console.lines import fill, measure
+
+        state = "late" if attempt.late else attempt.state or "-"
+        what = attempt.error or ("" if attempt.lookup is None else f"asked for the partner's object: {attempt.lookup}")
+        cells = {
+            "stream": attempt.stream,
+            "key": format_key(attempt.key),
+            "state": state if attempt.attempt <= 1 else f"{state} #{attempt.attempt}",
+        }
+        is_watched = out.is_watched()
+        for name, cell in cells.items():
+            at_most = 2 * _WIDTHS[name] if is_watched else 10_000
+            self._widths[name] = max(self._widths[name], min(measure(cell), at_most))
+        stream, key, shown = (fill(cell, self._widths[name]) for name, cell in cells.items())
+        at = f"{attempt.at:%H:%M:%S}" if is_watched else format_time(attempt.at)
+        latency = "" if attempt.latency_ms is None else f"{attempt.latency_ms:,.0f} ms"
+        return [
+            (f"{at}  ", "dim"),
+            (f"{stream}  {key}  ", ""),
+            (shown, _STYLES.get(state, "")),
+            (f"  {attempt.status or '-':>3}  {latency:>9}  ", ""),
+            (what, _STYLES.get(state, "")),
+        ]

@@ -1,0 +1,79 @@
+"""Lines of a screen: parts of text with a style each, cut to a width and never wrapped."""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from syncctl.console.terminal import paint
+from syncctl.core.safe_text import make_safe_line
+
+Part = tuple[str, str]
+"""A text and the name of its style; the empty style is plain."""
+Line = Sequence[Part]
+GAP = "…"
+
+
+def measure(text: str) -> int:
+    """Return how many columns a text takes."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    marks = sum(unicodedata.combining(letter) > 0 for letter in text)
+    return len(text) + wide - marks
+
+
+def cut_end(text: str, width: int) -> str:
+    """Return the text, its end cut off where it is wider."""
+    if measure(text) <= width:
+        return text
+    kept = text[: max(width - 1, 0)]
+    while kept and measure(kept) > width - 1:
+        kept = kept[:-1]
+    return f"{kept}{GAP}" if width > 0 else ""
+
+
+def cut_middle(text: str, width: int) -> str:
+    """Return the text, its middle cut out where it is wider: names and cursors differ at both ends."""
+    if measure(text) <= width:
+        return text
+    if width <= 3:
+        return cut_end(text, width)
+    begin, end = text[: width // 2], text[-((width - 1) // 2) :]
+    while begin and measure(begin) + measure(end) + 1 > width:
+        begin = begin[:-1]
+        if measure(begin) + measure(end) + 1 > width:
+            end = end[1:]
+    return f"{begin}{GAP}{end}"
+
+
+def fill(text: str, width: int, *, right: bool = False) -> str:
+    """Return the text in exactly this width, its middle cut out where it is wider."""
+    cut = cut_middle(text, width)
+    gap = " " * (width - measure(cut))
+    return gap + cut if right else cut + gap
+
+
+def draw_line(line: Line, *, width: int | None, colour: bool) -> str:
+    """Return a line as text that a terminal shows; what does not fit into the width is cut off.
+
+    Text from elsewhere cannot drive the terminal: its controls are escaped.
+    """
+    safe = [(make_safe_line(text), style) for text, style in line]
+    if width is not None and sum(measure(text) for text, _ in safe) > width:
+        safe = list(_cut(safe, width))
+    while safe and not safe[-1][0].strip():
+        safe.pop()
+    return "".join(paint(text, style, colour=colour and bool(style)) for text, style in safe).rstrip(" ")
+
+
+def _cut(line: Iterable[Part], width: int) -> Iterable[Part]:
+    left = width
+    parts = list(line)
+    for at, (text, style) in enumerate(parts):
+        has_more = any(later for later, _ in parts[at + 1 :])
+        size = measure(text)
+        if size < left or (size == left and not has_more):
+            yield text, style
+            left -= size
+            continue
+        yield cut_end(f"{text}{GAP}" if size == left else text, left), style
+        return

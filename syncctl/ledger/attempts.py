@@ -1,0 +1,122 @@
+"""Attempts in the order in which they were written, as `tail` follows them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pymongo.collection import Collection
+from pymongo.database import Database
+
+from syncctl.core.states import name_state
+from syncctl.ledger.client import edge
+from syncctl.ledger.codec import decode_values
+
+Doc = dict[str, Any]
+
+ATTEMPT = "attempt"
+_RECORD_FIELDS: Doc = dict.fromkeys(("stream", "key", "updated_at"), True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """One call for one record, as `syncctl tail --json` prints it."""
+
+    at: datetime
+    stream: str
+    key: Mapping[str, Any]
+    #: The record's id.
+    id: str
+    attempt: int
+    outcome: str | None
+    #: What became of the record; None if the outcome came late, after another process had taken the record over.
+    state: str | None
+    status: int | None
+    latency_ms: float | None
+    error: str | None
+    fingerprint: str | None
+    excerpt: str | None
+    #: What the partner said of its object, if the call asked for it.
+    lookup: str | None
+    late: bool
+    worker: str | None
+    idempotency_key: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChangedRecord:
+    """A record with its attempts since a time."""
+
+    id: str
+    updated_at: datetime
+    attempts: tuple[Attempt, ...]
+
+
+class Attempts:
+    """Only ever reads. Every write of an attempt sets the record's `updated_at`, which an index keeps in order."""
+
+    def __init__(self, database: Database[Doc], hosts: str) -> None:
+        self._records: Collection[Doc] = database["records"]
+        self.hosts = hosts
+
+    @edge
+    def read_page(
+        self,
+        *,
+        changed_since: datetime,
+        attempts_since: datetime,
+        streams: Sequence[str] = (),
+        key_ids: Sequence[str] | None = None,
+        without: Sequence[str] = (),
+        limit: int,
+    ) -> list[ChangedRecord]:
+        """Return records that have changed and have attempts since a time, in the order of their last change.
+
+        Args:
+            streams: Empty: every stream.
+            key_ids: Only the versions of these rows; then their streams must be named.
+            without: Records that are left out: those of the previous page that changed last.
+        """
+        query: Doc = {"updated_at": {"$gte": changed_since}, **_with_attempts(attempts_since)}
+        if streams:
+            query["stream"] = {"$in": list(streams)}
+        if key_ids is not None:
+            query["key_id"] = {"$in": list(key_ids)}
+        if without:
+            query["_id"] = {"$nin": list(without)}
+        is_attempt = {"$and": [{"$eq": ["$$this.action", ATTEMPT]}, {"$gte": ["$$this.at", attempts_since]}]}
+        fields = {**_RECORD_FIELDS, "history": {"$filter": {"input": "$history", "cond": is_attempt}}}
+        hint = "updated" if key_ids is None else "by_key"
+        found = self._records.find(query, fields, sort=[("updated_at", 1)], limit=limit, hint=hint)
+        return [_read(record) for record in found]
+
+
+def _with_attempts(since: datetime) -> Doc:
+    return {"history": {"$elemMatch": {"action": ATTEMPT, "at": {"$gte": since}}}}
+
+
+def _read(record: Doc) -> ChangedRecord:
+    attempts = tuple(_read_entry(record, entry) for entry in record.get("history") or ())
+    return ChangedRecord(id=record["_id"], updated_at=record["updated_at"], attempts=attempts)
+
+
+def _read_entry(record: Doc, entry: Mapping[str, Any]) -> Attempt:
+    state = entry.get("state")
+    return Attempt(
+        at=entry["at"],
+        stream=record["stream"],
+        key=decode_values(record["key"]),
+        id=record["_id"],
+        attempt=int(entry.get("n", 0)),
+        outcome=entry.get("outcome"),
+        state=None if state is None else name_state(state, fresh=False),
+        status=entry.get("status"),
+        latency_ms=entry.get("latency_ms"),
+        error=entry.get("error"),
+        fingerprint=entry.get("fingerprint"),
+        excerpt=entry.get("excerpt"),
+        lookup=entry.get("lookup"),
+        late=bool(entry.get("late")),
+        worker=entry.get("worker"),
+        idempotency_key=entry.get("idempotency_key"),
+    )

@@ -1,0 +1,148 @@
+"""tail: follow attempts as they are written, each once, by an index of when records last changed."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from syncctl.errors import ServiceUnavailable
+from syncctl.ledger.attempts import Attempt, ChangedRecord
+from syncctl.ledger.ledger import Ledger
+from syncctl.pipeline.selection import find_key_ids
+
+RECORDS_AT_ONCE = 500
+SORTED_AT_ONCE = 20_000
+"""How many attempts are held back to be put in the order of their time."""
+REMEMBERED_AT_MOST = 300_000
+"""How many attempts are remembered so that none is shown twice."""
+_Identity = tuple[str, datetime, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttemptFilter:
+    """Which attempts are followed."""
+
+    #: Empty: every stream.
+    streams: tuple[str, ...] = ()
+    #: What became of the record; empty: anything.
+    states: tuple[str, ...] = ()
+    #: The fingerprint of their error, or its first digits.
+    error: str | None = None
+    #: The key of their row, as `5` or `a=1,b=2`.
+    key: str | None = None
+
+    def admits(self, attempt: Attempt) -> bool:
+        """Tell whether an attempt meets the filters; those of stream and key are left to the query."""
+        if self.states and attempt.state not in self.states:
+            return False
+        return self.error is None or (attempt.fingerprint or "").startswith(self.error)
+
+
+class AttemptFeed:
+    """Yields each attempt once, as long as one is asked for more.
+
+    MongoDB stamps an attempt when its write begins, and shows it when the write is done, so that an older stamp may
+    become visible after a newer one. The last `SOON_SECONDS` are therefore read again each time, and now and then the
+    last `LATE_SECONDS`: MongoDB gives up writes that take longer.
+
+    Args:
+        since: Attempts from this time on, by MongoDB's clock.
+    """
+
+    SOON_SECONDS = 2.0
+    LATE_SECONDS = 60.0
+    LATE_EVERY = 15
+    """Each so many readings go back by `LATE_SECONDS`."""
+
+    def __init__(self, ledger: Ledger, wanted: AttemptFilter, since: datetime) -> None:
+        self._ledger = ledger
+        self._wanted = wanted
+        #: All attempts before were yielded, or are not wanted.
+        self._floor = since
+        #: The last change that was seen.
+        self._front = since
+        #: How far a reading had come that MongoDB interrupted.
+        self._reached: datetime | None = None
+        self._readings = 0
+        #: The attempts since the floor that were yielded, in the order in which they were found.
+        self._yielded: dict[_Identity, None] = {}
+        self._key_ids: tuple[str, ...] = ()
+
+    def read(self) -> Iterator[list[Attempt]]:
+        """Yield the attempts that are new since the last reading, in the order of their time.
+
+        Of a long past they come in several lists, and in the order in which their records last changed. After an error,
+        the next reading goes on where this one ended: none is missed, and none comes twice.
+
+        Raises:
+            ServiceUnavailable: MongoDB cannot be reached.
+        """
+        goes_far = self._readings % self.LATE_EVERY == 0
+        settled = self._floor
+        if goes_far:
+            settled = self._ledger.streams.server_time() - timedelta(seconds=self.LATE_SECONDS)
+        start = self._reached or (
+            self._floor if goes_far else max(self._floor, self._front - timedelta(seconds=self.SOON_SECONDS))
+        )
+        held: list[Attempt] = []
+        try:
+            for record in self._walk(start):
+                held += [
+                    attempt for attempt in record.attempts if self._is_new(attempt) and self._wanted.admits(attempt)
+                ]
+                if len(held) >= SORTED_AT_ONCE:
+                    yield _sort(held)
+                    held = []
+        except ServiceUnavailable:
+            if held:
+                yield _sort(held)
+            raise
+        self._reached = None
+        self._readings += 1
+        self._floor = max(self._floor, settled)
+        self._yielded = {identity: None for identity in self._yielded if identity[1] >= self._floor}
+        if held:
+            yield _sort(held)
+
+    def _walk(self, start: datetime) -> Iterator[ChangedRecord]:
+        key_ids = self._find_key_ids()
+        if key_ids is not None and not key_ids:
+            return
+        since, last_ids = start, list[str]()
+        while page := self._ledger.attempts.read_page(
+            changed_since=since,
+            attempts_since=self._floor,
+            streams=self._wanted.streams,
+            key_ids=key_ids,
+            without=last_ids,
+            limit=RECORDS_AT_ONCE,
+        ):
+            yield from page
+            # Several records may have changed in the same millisecond, and a page may end between them.
+            last = page[-1].updated_at
+            ids = [record.id for record in page if record.updated_at == last]
+            last_ids = last_ids + ids if last == since else ids
+            since = self._reached = last
+            self._front = max(self._front, last)
+
+    def _find_key_ids(self) -> Sequence[str] | None:
+        """Return the ids of the keys that are meant; None for any key. A row may be logged only later."""
+        if self._wanted.key is None:
+            return None
+        if not self._key_ids:
+            streams = list(self._wanted.streams) or sorted(self._ledger.streams.load_all())
+            found = find_key_ids(self._ledger, streams, self._wanted.key)
+            self._key_ids = tuple({key_id for ids in found.values() for key_id in ids})
+        return self._key_ids
+
+    def _is_new(self, attempt: Attempt) -> bool:
+        identity = (attempt.id, attempt.at, attempt.attempt)
+        if identity in self._yielded:
+            return False
+        self._yielded[identity] = None
+        if len(self._yielded) > REMEMBERED_AT_MOST:
+            del self._yielded[next(iter(self._yielded))]
+        return True
+
+
+def _sort(attempts: Sequence[Attempt]) -> list[Attempt]:
+    return sorted(attempts, key=lambda attempt: (attempt.at, attempt.id, attempt.attempt))

@@ -101,7 +101,8 @@ class Batches:
         self._claim(ids, token=token, mapping_hash=mapping_hash, worker=worker, exclusive=exclusive)
         fields = {"history": False, "error": False}
         query = {"_id": {"$in": list(ids)}, "lease.token": token}
-        found = list(self._records.find(query, fields, batch_size=len(ids)))
+        # With room for one more, this is all without another round trip.
+        found = list(self._records.find(query, fields, batch_size=len(ids) + 1))
         if not found:
             self.end(token)
             return None

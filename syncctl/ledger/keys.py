@@ -188,7 +188,8 @@ class Keys:
     def load(self, stream: str, key_ids: Iterable[str]) -> dict[str, KnownKey]:
         """Return what is known of these rows, by key id; rows never seen are absent."""
         wanted = [_identity(stream, key_id) for key_id in set(key_ids)]
-        found = self._keys.find({"_id": {"$in": wanted}}, {"key": False}, batch_size=max(1, len(wanted)))
+        # A batch with room for one more tells that this is all; a full one takes another round trip.
+        found = self._keys.find({"_id": {"$in": wanted}}, {"key": False}, batch_size=len(wanted) + 1)
         return {known.key_id: known for known in map(_known, found)}
 
     @edge

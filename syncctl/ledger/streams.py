@@ -195,10 +195,10 @@ class Streams:
         self.hosts = hosts
 
     @edge
-    def ensure(self, stream: str) -> None:
-        """Create the stream's document where there is none; safe to repeat."""
+    def ensure(self, stream: str) -> bool:
+        """Create the stream's document where there is none, and return whether there was none; safe to repeat."""
         new = {"created": True, "cleaned_before": None}
-        self._streams.update_one({"_id": stream}, {"$setOnInsert": new}, upsert=True)
+        return self._streams.update_one({"_id": stream}, {"$setOnInsert": new}, upsert=True).upserted_id is not None
 
     @edge
     def acquire_poll(
@@ -428,9 +428,11 @@ class Streams:
     def acquire_dispatch(self, stream: str, *, seconds: float, worker: str) -> DispatchLease | None:
         """Take the dispatch lease; None when another process holds it."""
         token = new_token()
-        self.ensure(stream)
-        lease = {"dispatch": {"token": token, "worker": {"$literal": worker}, "until": in_future(seconds)}}
-        taken = self._streams.update_one({"_id": stream, **_free("dispatch")}, [{"$set": lease}]).matched_count
+        query = {"_id": stream, **_free("dispatch")}
+        lease = [{"$set": {"dispatch": {"token": token, "worker": {"$literal": worker}, "until": in_future(seconds)}}}]
+        taken = self._streams.update_one(query, lease).matched_count
+        if not taken and self.ensure(stream):
+            taken = self._streams.update_one(query, lease).matched_count
         return DispatchLease(stream=stream, token=token) if taken else None
 
     @edge

@@ -1,7 +1,7 @@
 """Actors: pieces of the pipeline in threads of their own, of which only one runs, from one access of the ledger on."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from pymongo.errors import AutoReconnect
@@ -182,10 +182,10 @@ class GatedCollection:
     """A collection at which actors stand before and after each write, and before each read.
 
     Args:
-        watch: Is told of each write, at once.
+        watch: Is told of each write, at once, with its arguments.
     """
 
-    def __init__(self, collection: Any, watch: Callable[[str], None]) -> None:
+    def __init__(self, collection: Any, watch: Callable[[str, Sequence[Any]], None]) -> None:
         self._collection = collection
         self._watch = watch
 
@@ -213,7 +213,7 @@ class GatedCollection:
                 result = found(*args, **kwargs)
             finally:
                 # Also one that fails may have changed something: a bulk with duplicates.
-                self._watch(at)
+                self._watch(at, args)
                 gate(f"after {at}")
             if cut == "after":
                 raise AutoReconnect("cut off after the write")
@@ -236,8 +236,8 @@ class GatedDatabase:
     def __init__(self, database: Any) -> None:
         self._database = database
         self.name: str = database.name
-        self.watch: Callable[[str], None] = lambda _: None
-        """Is told of each write, at once."""
+        self.watch: Callable[[str, Sequence[Any]], None] = lambda _at, _arguments: None
+        """Is told of each write, at once, with its arguments."""
 
     def __getitem__(self, name: str) -> GatedCollection:
-        return GatedCollection(self._database[name], lambda at: self.watch(at))  # noqa: PLW0108 - the watcher changes
+        return GatedCollection(self._database[name], lambda *write: self.watch(*write))  # noqa: PLW0108 - it changes

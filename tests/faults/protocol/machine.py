@@ -78,7 +78,7 @@ class Protocol(Scenes, RuleBasedStateMachine):
 
     def _weigh_moves(self) -> dict[str, int]:
         """Return the moves that can be made, and how often each is to come."""
-        room, running = self.has_room(), self.list_running()
+        room, running, pauses = self.has_room(), self.list_running(), self.list_pauses()
         delivering = bool(self.processes)
         return {
             "write_row": 2,
@@ -105,14 +105,14 @@ class Protocol(Scenes, RuleBasedStateMachine):
             "let_time_pass": 2,
             "end_leases": 2,
             "operate": 1 if room else 0,
-            "pause_or_resume": 5 if self.ledger.streams.load_gate("orders").paused else 1,
+            "pause_or_resume": 5 if "stream" in pauses else 1,
             # Under a new key the partner would create an object anew, unless it is asked.
             "change_mapping": 1 if self.objects != "keys" else 0,
             "flush_redis": 1 if self.messages else 0,
             "script_answers": 2,
             "land_delayed": 2 if self.partner.delayed else 0,
             "settle": 1,
-            "let_pauses_pass": 6 if self.is_paused() else 1,
+            "let_pauses_pass": 6 if pauses else 1,
             "make_due": 1,
         }
 

@@ -88,10 +88,10 @@ class Oracle:
         fields = dict.fromkeys(FIELDS, True)
         return {document["_id"]: document for document in self.database.records.find({}, fields)}
 
-    def watch(self, at: str) -> None:
+    def watch(self, at: str, arguments: Sequence[Any]) -> None:
         """Judge a write that the present actor has just made."""
         collection = at.partition(".")[0]
-        if collection in PAUSES:
+        if collection in PAUSES and any(pause in str(arguments) for pause in PAUSES[collection][1]):
             self._watch_probes(collection)
         if collection != "records":
             return

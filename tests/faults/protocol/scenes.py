@@ -89,7 +89,7 @@ class Scenes(Simulation):
         if draw(st.booleans()):
             self._bury_the_dead()
         self.end_stream_lease("dispatch")
-        if self.is_paused() and draw(st.booleans()):
+        if self.list_pauses() and draw(st.booleans()):
             # One record goes, and asks whether the others may.
             self.end_pauses()
         else:

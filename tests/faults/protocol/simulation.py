@@ -55,10 +55,6 @@ ROUNDS_TO_QUIET = 60
 UNGATED = ("runs", "audit", "heartbeats", "reports")
 """What is only noted, and decides nothing."""
 PAUSES = (("streams", "breaker"), ("streams", "paused"), ("partners", "paused"))
-PAUSED: Sequence[tuple[str, Any]] = (
-    ("streams", {"$or": [{"breaker.state": "open"}, {"paused": {"$exists": True}}]}),
-    ("partners", {"paused": {"$exists": True}}),
-)
 NEVER_OPEN = BreakerRules(minimum_calls=10**6)
 SOON_OPEN = BreakerRules(
     minimum_calls=MINIMUM_CALLS, open_seconds=LONG_SECONDS, longest_open_seconds=LONG_SECONDS
@@ -553,9 +549,16 @@ class Simulation:
         self.ledger.partners.resume("default")
         self.ledger.breakers.reset("orders")
 
-    def is_paused(self) -> bool:
-        """Tell whether anything lets probes through at most."""
-        return any(self.database[collection].find_one(query) for collection, query in PAUSED)
+    def list_pauses(self) -> list[str]:
+        """Return what lets probes through at most: `stream`, `circuit`, `partner`."""
+        stream = self.database.streams.find_one({}, {"paused": True, "breaker.state": True}) or {}
+        partner = self.database.partners.find_one({}, {"paused": True}) or {}
+        pauses = {
+            "stream": "paused" in stream,
+            "circuit": stream.get("breaker", {}).get("state") == "open",
+            "partner": "paused" in partner,
+        }
+        return [name for name, is_paused in pauses.items() if is_paused]
 
     def settle_calls(self) -> None:
         """Let so much time pass that every call under way lands, or never will."""

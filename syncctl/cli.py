@@ -1,6 +1,7 @@
 """The `syncctl` command: its global options and its list of commands; errors become exit codes here."""
 
 import gc
+import os
 import signal
 import sys
 import traceback
@@ -13,37 +14,45 @@ import typer
 from typer.exceptions import TyperException
 
 from syncctl import __version__
-from syncctl.commandline import Invocation, LazyGroup
+from syncctl.commandline import DIRECTORY_VARIABLE, Invocation, LazyGroup
 from syncctl.console import out
 from syncctl.core.safe_text import has_surrogate
 from syncctl.errors import ExitCode, InternalError, SyncctlError, UsageError
 
-COMMANDS = {
-    "demo": "Watch rows arrive on this machine, and prove that none is lost",
-    "init": "Write .env and syncctl.toml, and create the ledger's indexes",
-    "doctor": "Check everything syncctl needs, and name a fix for each problem",
-    "worker": "Run a Celery worker, which polls and delivers",
-    "beat": "Run Celery Beat, which starts scheduled work",
-    "poll": "Read new rows into the ledger and dispatch them",
-    "add": "Send two numbers through broker, worker and result backend",
-    "status": "Show the current state of streams, queue, workers and Beat",
-    "tail": "Show attempts as they happen",
-    "report": "Show what was delivered and what failed",
-    "records": "List records, or export them",
-    "failures": "Show failed records, grouped by error",
-    "show": "Show one record, or every version of one key, with full history",
-    "send": "Read one row now, send it, and show the partner's answer",
-    "replay": "Send existing records again",
-    "discard": "Give up on failed records, with a reason",
-    "audit": "Show who changed what, when, and how many records",
-    "pause": "Pause the delivery of a stream; its rows are still read",
-    "resume": "Resume a paused stream",
-    "cleanup": "Delete finished records older than their retention period",
-    "rewind": "Read rows again from an earlier point",
-    "reconcile": "Compare the source with the ledger, and log rows it lacks",
-    "inspect": "List a source's tables, or show how best to read one",
-    "config": "Show every setting and where it comes from",
-    "local": "Run MongoDB and Redis on this machine, to try syncctl",
+COMMAND_GROUPS = {
+    "Set up": {
+        "demo": "Watch rows arrive on this machine, and prove that none is lost",
+        "init": "Write .env and syncctl.toml, and create the ledger's indexes",
+        "inspect": "List a source's tables, or show how best to read one",
+        "config": "Show every setting and where it comes from",
+        "doctor": "Check everything syncctl needs, and name a fix for each problem",
+        "local": "Run MongoDB and Redis on this machine, to try syncctl",
+    },
+    "Run": {
+        "worker": "Run a Celery worker, which polls and delivers",
+        "beat": "Run Celery Beat, which starts scheduled work",
+        "poll": "Read new rows into the ledger and dispatch them",
+        "add": "Send two numbers through broker, worker and result backend",
+    },
+    "Watch": {
+        "status": "Show the current state of streams, queue, workers and Beat",
+        "tail": "Show attempts as they happen",
+        "report": "Show what was delivered and what failed",
+        "records": "List records, or export them",
+        "failures": "Show failed records, grouped by error",
+        "show": "Show one record, or every version of one key, with full history",
+        "audit": "Show who changed what, when, and how many records",
+    },
+    "Act": {
+        "send": "Read one row now, send it, and show the partner's answer",
+        "replay": "Send existing records again",
+        "discard": "Give up on failed records, with a reason",
+        "pause": "Pause the delivery of a stream; its rows are still read",
+        "resume": "Resume a paused stream",
+        "rewind": "Read rows again from an earlier point",
+        "reconcile": "Compare the source with the ledger, and log rows it lacks",
+        "cleanup": "Delete finished records older than their retention period",
+    },
 }
 MODULES = {"resume": "pause"}
 
@@ -52,8 +61,11 @@ class _Commands(LazyGroup):
     """syncctl's own commands."""
 
     modules: ClassVar = MODULES
-    catalogue: ClassVar = COMMANDS
+    groups: ClassVar = COMMAND_GROUPS
 
+
+COMPLETION_VARIABLE = "_SYNCCTL_COMPLETE"
+"""Set by a shell's completion script: what is asked of Typer."""
 
 app = typer.Typer(
     cls=_Commands,
@@ -69,7 +81,15 @@ def syncctl(
     ctx: typer.Context,
     directory: Annotated[
         Path,
-        typer.Option("--directory", "-C", metavar="PATH", help="The directory with .env and syncctl.toml."),
+        typer.Option(
+            "--directory",
+            "-C",
+            metavar="PATH",
+            envvar=DIRECTORY_VARIABLE,
+            show_envvar=False,
+            show_default=False,
+            help=f"The directory with .env and syncctl.toml. Default: ${DIRECTORY_VARIABLE}, or this one.",
+        ),
     ] = Path(),
     debug: Annotated[bool, typer.Option("--debug", help="Log everything, and show the traceback of an error.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Write only warnings and errors to stderr.")] = False,
@@ -88,7 +108,9 @@ def syncctl(
       syncctl report --since 24h --by day    account for every row
     """
     invocation: Invocation = ctx.obj
-    invocation.adopt({"directory": directory, "debug": debug, "quiet": quiet})
+    source = ctx.get_parameter_source("directory")
+    by_variable = source is not None and source.name == "ENVIRONMENT"
+    invocation.adopt({"directory": directory, "debug": debug, "quiet": quiet}, by_variable=by_variable)
     if version:
         out.show(f"syncctl {__version__}")
         return ExitCode.DONE
@@ -114,6 +136,8 @@ def main() -> NoReturn:
 
 def run(args: Sequence[str]) -> int:
     """Run one command and return its exit code, after showing any error."""
+    if COMPLETION_VARIABLE in os.environ:
+        return _complete(args)
     invocation = Invocation()
     signal.signal(signal.SIGTERM, _stop_on_sigterm)
     try:
@@ -130,6 +154,17 @@ def run(args: Sequence[str]) -> int:
         return _report(error, invocation)
     except Exception as error:  # noqa: BLE001 (the last line of defence: an operator never sees a bare traceback)
         return _report(_translate_bug(error), invocation)
+
+
+def _complete(args: Sequence[str]) -> int:
+    """Answer the completion script of a shell; whatever is wrong, nothing is written to the line being typed."""
+    try:
+        typer.main.get_command(app).main(args=list(args), prog_name="syncctl", standalone_mode=False, obj=Invocation())
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else ExitCode.DONE
+    except (Exception, KeyboardInterrupt):  # noqa: BLE001 (there is no place on the screen for an error)
+        return ExitCode.TROUBLE
+    return ExitCode.DONE
 
 
 def _check_encoding(args: Sequence[str]) -> None:

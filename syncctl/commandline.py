@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from syncctl.settings import Settings
 
 GLOBAL_OPTIONS = ("directory", "debug", "quiet")
+DIRECTORY_VARIABLE = "SYNCCTL_DIRECTORY"
 
 _SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
 _NEGATIVE = re.compile(r"-(?=\.?\d)")
@@ -40,6 +41,8 @@ class Invocation:
     directory: Path = field(default_factory=Path)
     debug: bool = False
     quiet: bool = False
+    #: Where the call began, if `SYNCCTL_DIRECTORY` has led away from there.
+    _began_in: Path | None = None
     _settings: "Settings | None" = None
 
     def settings(self) -> "Settings":
@@ -69,25 +72,34 @@ class Invocation:
         """Return the secrets that must not be shown; empty before the settings have been read."""
         return self._settings.secrets() if self._settings is not None else frozenset()
 
-    def adopt(self, options: Mapping[str, Any]) -> None:
-        """Apply global options given on the command line."""
+    def adopt(self, options: Mapping[str, Any], *, by_variable: bool = False) -> None:
+        """Apply global options given on the command line.
+
+        Args:
+            by_variable: The directory is that of `SYNCCTL_DIRECTORY`, which a later `--directory` overrides.
+        """
         self.debug |= bool(options.get("debug"))
         self.quiet |= bool(options.get("quiet"))
         out.quiet = self.quiet
         if "directory" in options:
-            self._enter(options["directory"])
+            self._enter(options["directory"], by_variable=by_variable)
         self.configure_logging()
 
-    def _enter(self, directory: Path) -> None:
+    def _enter(self, directory: Path, *, by_variable: bool) -> None:
         """Change to a directory, as `git -C` does, so that Celery and relative paths in the settings use it too."""
+        before = self._began_in or Path.cwd()
         try:
-            os.chdir(directory)
+            os.chdir(before / directory)
         except OSError as error:
             raise UsageError(
                 f"cannot enter the directory {directory}",
                 why=error.strerror or str(error),
-                hint="check --directory",
+                hint=f"check {DIRECTORY_VARIABLE if by_variable else '--directory'}",
             ) from error
+        self._began_in = before if by_variable else None
+        if DIRECTORY_VARIABLE in os.environ:
+            # Celery, and every process that this one starts, goes by it too.
+            os.environ[DIRECTORY_VARIABLE] = str(Path.cwd())
 
 
 class Command(TyperCommand):
@@ -146,11 +158,11 @@ class SubGroup(TyperGroup):
 class LazyGroup(TyperGroup):
     """The commands of syncctl; a command's module is imported only when the command is called.
 
-    `catalogue` maps each command to its one-line help; `modules` names the module of commands that share one.
-    The command `x` is the function `x` of its module, or the module's Typer app `app`.
+    `groups` maps the title of each group to its commands with their one-line help; `modules` names the module of
+    commands that share one. The command `x` is the function `x` of its module, or the module's Typer app `app`.
     """
 
-    catalogue: ClassVar[Mapping[str, str]] = {}
+    groups: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     modules: ClassVar[Mapping[str, str]] = {}
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -159,12 +171,12 @@ class LazyGroup(TyperGroup):
         return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 (Typer's signature)
-        """Return the commands in the order of the catalogue."""
-        return list(self.catalogue)
+        """Return the commands in the order of their groups."""
+        return [name for commands in self.groups.values() for name in commands]
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 (Typer's signature)
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Import and return a command, None if no command has that name."""
-        if cmd_name not in self.catalogue:
+        if cmd_name not in self.list_commands(ctx):
             return None
         if cmd_name not in self.commands:
             module = import_module(f"syncctl.commands.{self.modules.get(cmd_name, cmd_name)}")
@@ -177,8 +189,8 @@ class LazyGroup(TyperGroup):
         Raises:
             UsageError: there is no such command; the error suggests the one that was probably meant.
         """
-        if not args[0].startswith("-") and args[0] not in self.catalogue:
-            near = find_near(args[0], self.catalogue)
+        if not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
+            near = find_near(args[0], self.list_commands(ctx))
             raise UsageError(
                 f"no such command: {args[0]}",
                 why=f"did you mean: syncctl {near}" if near else "syncctl has no command of that name",
@@ -190,10 +202,22 @@ class LazyGroup(TyperGroup):
         """Write the examples, then the usage, the commands and the options."""
         _format_help(self, ctx, formatter)
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 (Typer's signature)
-        """Write one line per command without importing the commands."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(self.catalogue.items()))
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write one line per command, group by group, without importing the commands."""
+        width = max(map(len, self.list_commands(ctx)))
+        for title, commands in self.groups.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), text) for name, text in commands.items()])
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Return the commands, with their help, and the options that begin like a word; import no command."""
+        from syncctl.completion import complete_names
+
+        if incomplete.startswith("-"):
+            return TyperCommand.shell_complete(self, ctx, incomplete)
+        return complete_names(
+            {name: text for commands in self.groups.values() for name, text in commands.items()}, incomplete
+        )
 
 
 def build_command(name: str, module: Any) -> Any:
@@ -201,12 +225,16 @@ def build_command(name: str, module: Any) -> Any:
 
     An app with a single command is still a group.
     """
+    from syncctl.completion import attach_completion
+
     function = getattr(module, name.replace("-", "_"), None)
     if callable(function) and not isinstance(function, typer.Typer):
         app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
         settings = getattr(module, "CONTEXT_SETTINGS", {})
         app.command(name, cls=Command, context_settings=settings)(function)
-        return typer.main.get_command(app)
+        command = typer.main.get_command(app)
+        attach_completion(command.params, _find_directory)
+        return command
     for info in module.app.registered_commands:
         info.cls = Command
     module.app.info.cls = SubGroup
@@ -253,6 +281,11 @@ def _global_params(ctx: Any) -> list[TyperOption]:
     return [param for param in root.command.params if param.name in GLOBAL_OPTIONS]
 
 
+def _find_directory(ctx: Any) -> Path:
+    """Return the directory of a command line that is being completed; one after the command is entered already."""
+    return Path() if ctx.meta.get("directory") else Path(ctx.find_root().params.get("directory") or ".")
+
+
 def _adopt_globals(ctx: Any, *, own: set[str]) -> None:
     """Move global options from the command's parameters to the invocation."""
     given = {}
@@ -261,6 +294,7 @@ def _adopt_globals(ctx: Any, *, own: set[str]) -> None:
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             given[name] = value
+    ctx.meta["directory"] = given.get("directory")
     if given and isinstance(ctx.obj, Invocation):
         ctx.obj.adopt(given)
 

@@ -1,6 +1,6 @@
 """`syncctl config`: every setting in effect, and where it comes from."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -10,7 +10,14 @@ from syncctl.console import out, to_line
 from syncctl.errors import ConfigurationError, ExitCode
 
 
-def config(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
+def config(
+    ctx: typer.Context,
+    *,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="Show only settings whose value differs from the default.")
+    ] = False,
+    as_json: AsJson = False,
+) -> ExitCode:
     """Show every setting and where it comes from; secrets are masked.
 
     Order of precedence: flags, environment, .env, syncctl.toml, defaults. A setting that a stream needs but lacks is
@@ -18,13 +25,14 @@ def config(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
 
     Examples:
         syncctl config
+        syncctl config --changed
         syncctl config --json
         syncctl --directory /etc/syncctl config
     """
     from syncctl.settings import describe_settings
 
     settings = load(ctx)
-    entries = describe_settings(settings)
+    entries = describe_settings(settings, changed=changed)
     missing = _list_missing(settings)
     if as_json:
         directory = str(ctx.obj.directory.absolute())

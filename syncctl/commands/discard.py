@@ -20,7 +20,7 @@ def discard(
     ids: Annotated[
         list[str] | None, typer.Argument(metavar="ID", help="A record's id or the beginning of one; may be repeated.")
     ] = None,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="The reason, which is kept on the record.")],
+    reason: Annotated[str, typer.Option("--reason", metavar="REASON", help="The reason, which is kept on the record.")],
     state: Annotated[
         list[str] | None,
         typer.Option(

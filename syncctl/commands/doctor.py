@@ -21,6 +21,13 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "red", "skip": "dim"}
 _WORDS = {"ok": "ok", "warn": "with a warning", "fail": "failed", "skip": "skipped"}
 
 
+def complete_check(incomplete: str) -> list[str]:
+    """Return the groups of checks that begin like a word."""
+    from syncctl.doctor.groups import GROUPS
+
+    return [name for name in GROUPS if name.startswith(incomplete)]
+
+
 def doctor(
     ctx: typer.Context,
     *,
@@ -28,6 +35,7 @@ def doctor(
         list[str] | None,
         typer.Argument(
             metavar="CHECK",
+            autocompletion=complete_check,
             help="Only these checks: configuration, redis, mongodb, indexes, source, partner, workers, queue, beat, "
             "streams. Or a single check by its displayed name.",
         ),

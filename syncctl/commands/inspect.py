@@ -41,7 +41,7 @@ def inspect(
         str | None, typer.Argument(metavar="TABLE", help="A table or view; by default all are listed.")
     ] = None,
     source: Annotated[
-        str, typer.Option("--source", metavar="NAME", help="A source's name under [sources].")
+        str, typer.Option("--source", metavar="SOURCE", help="A source's name under [sources].")
     ] = "default",
     key: Annotated[
         list[str] | None,

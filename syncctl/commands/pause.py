@@ -31,7 +31,7 @@ def pause(
     stream: Streams = None,
     partner: _Partners = None,
     reason: Annotated[
-        str, typer.Option("--reason", metavar="TEXT", help="The reason, which is kept in the audit log.")
+        str, typer.Option("--reason", metavar="REASON", help="The reason, which is kept in the audit log.")
     ] = "",
     as_json: AsJson = False,
 ) -> ExitCode:

@@ -4,8 +4,9 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from syncctl.core.durations import format_duration
@@ -28,18 +29,32 @@ class Entry:
     origin: str
 
 
-def describe_settings(settings: Settings) -> list[Entry]:
-    """Return every setting in the order of the model."""
-    return list(_list_entries(settings))
+def describe_settings(settings: Settings, *, changed: bool = False) -> list[Entry]:
+    """Return every setting in the order of the model.
+
+    Args:
+        changed: Only those whose value is another than the default.
+    """
+    return list(_list_entries(settings, changed=changed))
 
 
-def _list_entries(settings: Settings) -> Iterator[Entry]:
+def _list_entries(settings: Settings, *, changed: bool) -> Iterator[Entry]:
     # A secret may be part of any other value too, such as `where` with ${PARTNER_TOKEN} in it.
     redact = Redact(settings.secrets())
     for path, field in list_values(Settings, settings.section_names()):
         value = read_value(settings, path)
+        if changed and _is_default(settings, value, field):
+            continue
         origin = _find_origin(settings, path, is_set=value is not None)
         yield Entry(key=".".join(path), value=_redact(show_value(value, field), redact), origin=origin)
+
+
+def _is_default(settings: Settings, value: Any, field: FieldInfo) -> bool:
+    """Tell whether a value is the default, which the model has as people write it, such as `10s`."""
+    if field.is_required():
+        return False
+    written: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, None, *field.metadata])  # type: ignore[arg-type]
+    return bool(value == written.validate_python(field.default, context=settings.layers))
 
 
 def _redact(value: Any, redact: Redact) -> Any:

@@ -28,7 +28,8 @@ def load_settings(
     """Read and check the settings of a directory.
 
     Args:
-        directory: Where `.env` and `syncctl.toml` are; the working directory by default. Both may be missing.
+        directory: Where `.env` and `syncctl.toml` are; by default what `SYNCCTL_DIRECTORY` names, or the working
+            directory. Both files may be missing.
         flags: Values of the command line by key, as in `{"worker.concurrency": 8}`; None is a flag that was not given.
         flag_names: The name of a flag in errors, by key, as in `{"redis_url": "--redis-url"}`.
         environment: What to read in place of `os.environ`, which is never changed.
@@ -38,7 +39,7 @@ def load_settings(
         ConfigurationError: with one line for each wrong value: its key, where it stands, and the fix.
         UsageError: when the directory does not exist.
     """
-    home = Path(directory) if directory is not None else Path.cwd()
+    home = Path(os.environ.get("SYNCCTL_DIRECTORY") or Path.cwd()) if directory is None else Path(directory)
     if not home.is_dir():
         raise UsageError(f"there is no directory {home}", hint="name the directory that holds .env and syncctl.toml")
     variables = Variables(

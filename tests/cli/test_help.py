@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from syncctl import __version__
-from syncctl.cli import COMMANDS, app
+from syncctl.cli import COMMAND_GROUPS, app
 from syncctl.commandline import Invocation
 from syncctl.core.stream import Mode
 from tests.cli.catalogue import examples_of, find_command, list_commands
@@ -58,8 +58,18 @@ def test_short_help_is_the_same_help(run_syncctl: Run, tmp_path: Path) -> None:
 def test_help_has_one_line_for_every_command(run_syncctl: Run, tmp_path: Path) -> None:
     lines = run_syncctl("--help", cwd=tmp_path).stdout.splitlines()
     commands = {path[0] for path in list_commands()}
-    for name in commands:
-        assert [line for line in lines if line.split() == [name, *COMMANDS[name].split()]], name
+    texts = {name: text for group in COMMAND_GROUPS.values() for name, text in group.items()}
+    assert set(texts) == commands
+    for name, text in texts.items():
+        assert [line for line in lines if line.split() == [name, *text.split()]], name
+    for title, group in COMMAND_GROUPS.items():
+        begin = lines.index(f"{title}:")
+        assert [line.split()[0] for line in lines[begin + 1 : begin + 1 + len(group)]] == list(group)
+
+
+@pytest.mark.parametrize("path", [(), *list_commands()], ids=lambda path: " ".join(path) or "syncctl")
+def test_help_says_in_a_word_what_each_option_takes(path: tuple[str, ...], run_syncctl: Run, tmp_path: Path) -> None:
+    assert not re.search(r"<(?!\w+\|)|\b(TEXT|INTEGER|FLOAT)\b", run_syncctl(*path, "--help", cwd=tmp_path).stdout)
 
 
 def test_bare_syncctl_prints_help_on_stderr_and_exits_2(run_syncctl: Run, tmp_path: Path) -> None:

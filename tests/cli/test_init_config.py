@@ -226,3 +226,11 @@ def test_a_former_name_of_a_setting_is_a_warning(tmp_path: Path) -> None:
     assert shown.exit_code == 0
     assert "warning: streams.orders.batch (syncctl.toml line 4) is deprecated; rename it to" in shown.stderr
     assert {entry["key"]: entry["value"] for entry in shown.json["settings"]}["streams.orders.rows_per_call"] == 2
+
+
+def test_config_changed_shows_only_what_differs_from_the_defaults(tmp_path: Path) -> None:
+    toml = '[streams.a]\ntable = "t"\nstart = "now"\npoll_every = "5s"\npage_size = 10\n[worker]\nconcurrency = 4\n'
+    (tmp_path / "syncctl.toml").write_text(toml)
+    shown = run_syncctl("config", "--changed", "--json", cwd=tmp_path)
+    changed = {entry["key"]: entry["value"] for entry in shown.json["settings"]}
+    assert changed == {"streams.a.table": "t", "streams.a.start": "now", "streams.a.page_size": 10}

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.harness.commands import run_python
+
 Run = Callable[..., Any]
 
 REFUSED = {
@@ -78,6 +80,32 @@ def test_no_stream_at_all_is_refused(run_syncctl: Run, tmp_path: Path) -> None:
 def test_a_directory_is_where_the_settings_are(run_syncctl: Run, settings_dir: Path, tmp_path: Path) -> None:
     for args in (("-C", settings_dir, "poll", "x", "--once"), ("poll", "x", "--once", "--directory", settings_dir)):
         assert "the streams are orders" in run_syncctl(*args, cwd=tmp_path).stderr
+
+
+def test_a_variable_names_the_directory_unless_an_option_does(
+    run_syncctl: Run, settings_dir: Path, tmp_path: Path
+) -> None:
+    here = settings_dir.parent
+    for args, named in (
+        (("poll", "x", "--once"), settings_dir.name),
+        (("-C", settings_dir.name, "poll", "x", "--once"), str(tmp_path)),
+        (("poll", "x", "--once", "--directory", settings_dir.name), str(tmp_path)),
+    ):
+        result = run_syncctl(*args, cwd=here, env={"SYNCCTL_DIRECTORY": named})
+        assert "the streams are orders" in result.stderr
+    result = run_syncctl("status", cwd=here, env={"SYNCCTL_DIRECTORY": "no/such"})
+    assert result.exit_code == 2
+    assert "check SYNCCTL_DIRECTORY" in result.stderr
+
+
+def test_celery_reads_the_settings_in_the_directory_that_the_variable_names(settings_dir: Path, tmp_path: Path) -> None:
+    code = """
+import os
+os.environ["SYNCCTL_DIRECTORY"] = "HERE"
+from syncctl.celery_app import app
+print(*app.settings.streams)
+"""
+    assert run_python(code.replace("HERE", str(settings_dir)), tmp_path) == "orders\n"
 
 
 @pytest.mark.parametrize("args", [("--install-completion", "zsh"), ("--install-completion=zsh",)])

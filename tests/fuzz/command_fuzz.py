@@ -18,7 +18,7 @@ from typing import Any
 
 import typer
 
-from syncctl.cli import COMMANDS, app, run
+from syncctl.cli import COMMAND_GROUPS, app, run
 from syncctl.errors import ExitCode
 from tests.fuzz.trial import Hang, find_fault, limit_time
 from tests.fuzz.values import UNDECODABLE, draw_text
@@ -47,7 +47,9 @@ def draw_command(rng: random.Random) -> CommandLine:
         args = [draw_value(rng) for _ in range(rng.randint(0, 4))]
     else:
         # Those that run until they are stopped take seconds each.
-        name = rng.choice([name for name in COMMANDS if name not in ENDLESS or rng.random() < 0.3])
+        name = rng.choice(
+            [name for group in COMMAND_GROUPS.values() for name in group if name not in ENDLESS or rng.random() < 0.3]
+        )
         args = [*draw_globals(rng), name, *draw_arguments(rng, list_params(name)), *draw_globals(rng)]
     args = [arg for arg in args if "\0" not in arg]
     endless = bool(set(args) & set(ENDLESS)) or "--watch" in args or "-" in args

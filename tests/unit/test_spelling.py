@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncctl.cli import COMMANDS
+from syncctl.cli import COMMAND_GROUPS
 from syncctl.core.spelling import find_near
 from syncctl.doctor.groups import GROUPS
 
@@ -32,7 +32,7 @@ def test_only_similar_names_are_suggested_for_a_check(word: str, meant: str | No
     ("word", "meant"), [("stats", "status"), ("nit", "init"), ("list", None), ("stop", None), ("sync", None)]
 )
 def test_only_similar_names_are_suggested_for_a_command(word: str, meant: str | None) -> None:
-    assert find_near(word, COMMANDS) == meant
+    assert find_near(word, [name for group in COMMAND_GROUPS.values() for name in group]) == meant
 
 
 @given(st.text(), st.lists(st.text()))

@@ -375,7 +375,8 @@ def _is_setting(name: str) -> bool:
     from syncctl.settings import Settings
 
     first = name.lower().partition("__")[0]
-    return first.removesuffix("_file") in Settings.model_fields or first.startswith("celery_")
+    own = first.removesuffix("_file") in Settings.model_fields or first == "syncctl_directory"
+    return own or first.startswith("celery_")
 
 
 class _Cleaner:

@@ -1,7 +1,9 @@
-"""`syncctl pause` and `syncctl resume`: stop delivering a stream or to a partner, and start again."""
+"""`syncctl pause` and `syncctl resume`: stop delivering or polling a stream, or calling a partner, and start again."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +12,8 @@ from syncctl.commands.filters import merge_streams
 from syncctl.commands.options import AsJson, Streams
 from syncctl.commands.session import choose_known, name_operator, open_session
 from syncctl.console import out
+from syncctl.core.durations import parse_duration
+from syncctl.core.quiet_hours import find_instant, find_next, parse_wall_time, to_local
 from syncctl.core.spelling import find_near
 from syncctl.errors import ExitCode, UsageError
 
@@ -30,6 +34,18 @@ def pause(
     streams: _Names = None,
     stream: Streams = None,
     partner: _Partners = None,
+    polls: Annotated[bool, typer.Option("--polls", help="Pause the polls of the streams: no row is read.")] = False,
+    deliveries: Annotated[
+        bool, typer.Option("--deliveries", help="Pause the deliveries, which is the default; with --polls both.")
+    ] = False,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            "--until",
+            metavar="TIME",
+            help="When it ends by itself: 2h (from now), 06:00, or 2026-01-31T06:00; local time unless a zone follows.",
+        ),
+    ] = None,
     reason: Annotated[
         str, typer.Option("--reason", metavar="REASON", help="The reason, which is kept in the audit log.")
     ] = "",
@@ -37,36 +53,51 @@ def pause(
 ) -> ExitCode:
     """Pause the delivery of a stream, or of all streams of a partner; rows are still read.
 
-    Calls in progress finish; nothing else is sent until `syncctl resume`. New rows are logged in the meantime and wait
-    in the ledger.
+    Calls in progress finish; nothing else is sent until `syncctl resume`, or until the time that --until names. New
+    rows are logged in the meantime and wait in the ledger. With --polls, the source is left alone and what the ledger
+    has is still sent.
 
     Examples:
         syncctl pause orders --reason "price list is wrong"
-        syncctl pause --partner default --reason "maintenance until 06:00"
+        syncctl pause --partner default --until 06:00 --reason "the partner's maintenance"
+        syncctl pause orders --polls --until 2h --reason "the database is being moved"
         syncctl pause orders invoices --json
     """
-    from syncctl.pipeline.pause import pause_delivery
+    from syncctl.pipeline.pause import PauseScope, pause_streams
 
+    scope = PauseScope(deliveries=deliveries or not polls, polls=polls)
     with open_session(ctx, acts=True) as connections:
         chosen = _choose(connections, merge_streams(streams, stream), partner)
-        pause_delivery(
+        if polls and chosen.partners:
+            raise _no_polls_of_partner(connections, chosen.partners[0], command="pause")
+        ends_at = _parse_end(until, connections.ledger.streams.server_time()) if until is not None else None
+        pause_streams(
             ledger=connections.ledger,
             streams=chosen.streams,
             partners=chosen.partners,
+            scope=scope,
+            ends_at=ends_at,
             who=name_operator(),
             reason=reason,
         )
     if as_json:
+        held = {"paused": scope.deliveries, "polls_paused": scope.polls, "until": ends_at}
         out.print_json(
             {
-                "streams": [{"stream": name, "paused": True} for name in chosen.streams],
-                "partners": [{"partner": name, "paused": True} for name in chosen.partners],
+                "streams": [{"stream": name, **held} for name in chosen.streams],
+                "partners": [{"partner": name, "paused": True, "until": ends_at} for name in chosen.partners],
             }
         )
     else:
-        out.show(f"paused {_name(chosen.streams, chosen.partners)}")
+        what = (
+            "" if scope.deliveries and not polls else "polls of " if not scope.deliveries else "polls and delivery of "
+        )
+        end = f" until {_describe_end(ends_at)}" if ends_at is not None else ""
+        out.show(f"paused {what}{_name(chosen.streams, chosen.partners)}{end}")
     again = " ".join([*chosen.streams, *(f"--partner {name}" for name in chosen.partners)])
-    out.say(f"next: syncctl resume {again}, when delivery may continue")
+    if polls and not scope.deliveries:
+        again += " --polls"
+    out.say(f"next: syncctl resume {again}, {'to end it sooner' if ends_at else 'when it may go on'}")
     return ExitCode.DONE
 
 
@@ -76,28 +107,42 @@ def resume(
     streams: _Names = None,
     stream: Streams = None,
     partner: _Partners = None,
+    polls: Annotated[bool, typer.Option("--polls", help="Resume the polls alone.")] = False,
+    deliveries: Annotated[bool, typer.Option("--deliveries", help="Resume the deliveries alone.")] = False,
     as_json: AsJson = False,
 ) -> ExitCode:
     """Resume a paused stream or partner.
 
     Delivery continues where it stopped: every record that has become due is sent, the oldest first. If the partner's
-    circuit is open, the partner is called again at once.
+    circuit is open, the partner is called again at once. Paused polls go on too, from the stream's cursor.
 
     Examples:
         syncctl resume orders
+        syncctl resume orders --polls        its deliveries stay paused, if they are
         syncctl resume --partner default
         syncctl resume orders invoices --json
     """
+    from syncctl.pipeline.pause import EVERYTHING, PauseScope
     from syncctl.wiring import operators
 
+    scope = PauseScope(deliveries=deliveries, polls=polls) if polls or deliveries else EVERYTHING
     with open_session(ctx, acts=True) as connections:
         chosen = _choose(connections, merge_streams(streams, stream), partner)
-        done = operators.resume(connections, chosen.streams, partners=chosen.partners, who=name_operator())
+        if polls and chosen.partners:
+            raise _no_polls_of_partner(connections, chosen.partners[0], command="resume")
+        done = operators.resume(connections, chosen.streams, partners=chosen.partners, scope=scope, who=name_operator())
+        left = _find_paused(connections, chosen.streams) if as_json else {}
     if as_json:
         out.print_json(
             {
                 "streams": [
-                    {"stream": name, "paused": False, "resumed": name in done.streams} for name in chosen.streams
+                    {
+                        "stream": name,
+                        **left[name],
+                        "resumed": name in done.streams,
+                        "polls_resumed": name in done.polls,
+                    }
+                    for name in chosen.streams
                 ],
                 "partners": [
                     {"partner": name, "paused": False, "resumed": name in done.partners} for name in chosen.partners
@@ -110,15 +155,78 @@ def resume(
     return ExitCode.DONE
 
 
+def _find_paused(connections: "Connections", streams: Sequence[str]) -> dict[str, dict[str, bool]]:
+    """Return what of these streams is paused now."""
+    ledger = connections.ledger
+    return {
+        name: {
+            "paused": ledger.streams.load_gate(name).hold.paused,
+            "polls_paused": ledger.poll_pauses.load(name) is not None,
+        }
+        for name in streams
+    }
+
+
+def _parse_end(text: str, now: datetime) -> datetime:
+    """Return the time at which a pause ends: a duration from now, a time of day, or a time; local if it has no zone.
+
+    Args:
+        now: MongoDB's time, by which it will be judged.
+
+    Raises:
+        UsageError: It is none of these, or not in the future.
+    """
+    end = _read_end(text.strip(), now)
+    if end is None:
+        raise UsageError(
+            f"--until {text!r} is not a time",
+            why="it is not a duration, a time of day or an ISO 8601 time",
+            hint="for example: --until 2h, --until 06:00 or --until 2026-01-31T06:00",
+        )
+    if end <= now:
+        raise UsageError(
+            f"--until {text} has passed",
+            why=f"it is {_describe_end(end)}, and now is {_describe_end(now)}",
+            hint="give a later time, or omit --until",
+        )
+    return end
+
+
+def _read_end(text: str, now: datetime) -> datetime | None:
+    with suppress(ValueError):
+        return find_next(parse_wall_time(text), after=now)
+    with suppress(ValueError, OverflowError):
+        return now + timedelta(seconds=parse_duration(text))
+    with suppress(ValueError, OverflowError, OSError):
+        moment = datetime.fromisoformat(text)
+        return moment.astimezone(UTC) if moment.tzinfo else find_instant(moment.date(), moment.time())
+    return None
+
+
+def _describe_end(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%SZ} ({to_local(at):%H:%M %Z})"
+
+
 def _show_resumed(chosen: "_Chosen", done: "Resumed") -> None:
     if resumed := _name(done.streams, done.partners):
         out.show(f"resumed {resumed}")
+    if done.polls:
+        out.show(f"resumed the polls of {', '.join(done.polls)}")
     idle = _name(
-        [name for name in chosen.streams if name not in done.streams],
+        [name for name in chosen.streams if name not in (*done.streams, *done.polls)],
         [name for name in chosen.partners if name not in done.partners],
     )
     if idle:
         out.show(f"not paused: {idle}")
+
+
+def _no_polls_of_partner(connections: "Connections", partner: str, *, command: str) -> UsageError:
+    streams = [name for name, stream in connections.settings.streams.items() if stream.partner == partner]
+    return UsageError(
+        "--polls cannot be combined with --partner",
+        why="a partner is called, and streams are polled",
+        hint=f"run: syncctl {command} {' '.join(streams) or 'STREAM'} --polls",
+    )
 
 
 def _name(streams: Sequence[str], partners: Sequence[str]) -> str:

@@ -48,7 +48,7 @@ def poll(
 
     Without --once it keeps polling, each stream at its own interval, until Ctrl-C. Rows after the stream's cursor are
     read page by page; a row that cannot be read or encoded is logged as failed and does not stop the others. Exit code
-    1: a row or a stream failed. 75: another process is polling the stream.
+    1: a row or a stream failed. 75: another process is polling the stream, or its polls are paused.
 
     With --dry-run it reads the next rows and shows the request for each, with secrets masked, also as a curl command.
     It takes no lease, logs and sends nothing, and does not move the cursor. Exit code 1: a row cannot be sent.
@@ -152,6 +152,7 @@ def _keep_polling(connections: "Connections", streams: Sequence[str], stop: Stop
     every = {name: connections.settings.stream(name).poll_every_seconds for name in streams}
     due_at = dict.fromkeys(streams, time.monotonic())
     noted: dict[str, Sequence[str]] = {}
+    refused: dict[str, str] = {}
     out.say(f"polling {', '.join(streams)}; press Ctrl-C to stop")
     while not stop.is_set and not out.reader_gone:
         name = min(due_at, key=lambda stream: due_at[stream])
@@ -161,8 +162,11 @@ def _keep_polling(connections: "Connections", streams: Sequence[str], stop: Stop
         try:
             run = rows.poll(connections, name, should_stop=lambda: stop.is_set)
         except (LeaseHeld, ServiceUnavailable) as error:
-            out.warn(str(error))
+            if refused.get(name) != str(error):
+                out.warn(str(error))
+            refused[name] = str(error)
             continue
+        refused.pop(name, None)
         if run.read or run.error:
             out.show(_describe(run))
         if run.notes != noted.get(name):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _COUNTS = ("pending", "retrying", "queued", "sending", "delivered", "failed", "superseded", "discarded")
 COLUMNS = ("stream", "cursor", "last poll", "oldest due", *_COUNTS, "held", "breaker")
 _OPTIONAL = ("oldest due", "held", "queued", "sending", "superseded", "discarded", "breaker")
-_SHOWN_APART = ("paused", "partner_paused", "circuit_open", "unknown_keys")
+_SHOWN_APART = ("paused", "partner_paused", "polls_paused", "quiet_hours", "circuit_open", "unknown_keys")
 """The obstacles that have a line of their own."""
 _UNREMARKABLE = (None, 0, "closed")
 _WITHOUT_REDIS = "nothing is lost, and rows are polled and sent once Redis can be used; run: syncctl doctor redis"
@@ -103,6 +103,11 @@ def _describe_standstills(stream: Mapping[str, Any], now: datetime, *, is_partne
     name = stream["stream"]
     if stream["paused"]:
         yield f"{name} is {_describe_pause(stream, now)}; syncctl resume {name}"
+    for obstacle in stream["obstacles"]:
+        if obstacle["kind"] == "polls_paused":
+            yield f"the polls of {name} are {obstacle['detail'].partition(' are ')[2]}; syncctl resume {name} --polls"
+        if obstacle["kind"] == "quiet_hours":
+            yield f"{name} is {obstacle['detail']}"
     if stream["breaker"] == "open" and not is_partner_down:
         reason, probe = stream["breaker_reason"], _describe_probe(stream, now)
         yield f"the endpoint of {name} is down (circuit open): {reason}; {probe}"
@@ -138,12 +143,16 @@ def _list_steps(current: "Status") -> list[str]:
     steps = [f"syncctl resume --partner {partner['partner']}" for partner in current.partners if partner["paused"]]
     paused = [stream["stream"] for stream in current.streams if stream["paused"]]
     steps += [f"syncctl resume {' '.join(paused)}"] if paused else []
+    unpolled = [stream["stream"] for stream in current.streams if stream["polls_paused"] and not stream["paused"]]
+    steps += [f"syncctl resume {' '.join(unpolled)} --polls"] if unpolled else []
     steps += ["syncctl failures"] if any(stream["counts"]["failed"] for stream in current.streams) else []
     return steps
 
 
 def _describe_stream(stream: Mapping[str, Any]) -> dict[str, Any]:
     marks = ["paused"] if stream["paused"] else []
+    marks += ["polls paused"] if stream["polls_paused"] else []
+    marks += ["quiet hours"] if stream["quiet_until"] else []
     if not stream.get("configured", True):
         marks.append("not configured")
     name = stream["stream"] + (f" ({', '.join(marks)})" if marks else "")
@@ -176,7 +185,8 @@ def _describe_pause(paused: Mapping[str, Any], now: datetime) -> str:
     probe = ""
     if paused.get("pause_probe_at"):
         probe = f"; next probe in {format_age(max((paused['pause_probe_at'] - now).total_seconds(), 0.0))}"
-    return f"paused{since}: {paused['paused_reason'] or 'no reason given'}{probe}"
+    until = f" until {paused['paused_until']:%Y-%m-%d %H:%M:%SZ}" if paused.get("paused_until") else ""
+    return f"paused{since}{until}: {paused['paused_reason'] or 'no reason given'}{probe}"
 
 
 def _describe_probe(breaker: Mapping[str, Any], now: datetime) -> str:

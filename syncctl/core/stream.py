@@ -8,6 +8,7 @@ from syncctl.core.breaker import BreakerRules
 from syncctl.core.column_masks import Mask
 from syncctl.core.mapping import FieldRule
 from syncctl.core.outcome import OutcomeRules
+from syncctl.core.quiet_hours import QuietHours
 from syncctl.core.remote_values import find_remote_names
 
 Mode = Literal["rowversion", "increasing", "change_tracking", "flag", "snapshot"]
@@ -226,6 +227,10 @@ class Stream:
     #: The path of a JSON Schema file.
     body_schema: str | None = None
 
+    #: Streams whose older due records go first.
+    after: tuple[str, ...] = ()
+    #: The hours in which nothing is sent; None: there are none.
+    quiet_hours: QuietHours | None = None
     order: Order = "latest"
     #: Order strict: how long a failed version holds back newer ones; None: forever.
     strict_hold_seconds: float | None = None

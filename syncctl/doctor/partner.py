@@ -9,9 +9,10 @@ from syncctl.core.breaker import BreakerState
 from syncctl.core.durations import format_age
 from syncctl.core.stream import Partner
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, skipped, warned
+from syncctl.ledger.holds import find_pause
 from syncctl.ledger.partners import PACE_MINUTES
 from syncctl.partner.client import PartnerClient, Probe
-from syncctl.pipeline.obstacles import describe_pause
+from syncctl.pipeline.pause import describe_pause
 
 if TYPE_CHECKING:
     from syncctl.doctor.examination import Services
@@ -74,12 +75,11 @@ def _judge(probe: Probe, name: str, partner: Partner) -> Finding:
 def check_calls(services: "Services", name: str) -> Finding:
     """Check whether a partner is paused, or its circuit is open."""
     ledger = services.ledger
-    document = ledger.partners.load_all().get(name, {})
-    paused = document.get("paused")
-    if paused:
-        described = describe_pause(paused, ledger.streams.server_time())
+    document, now = ledger.partners.load_all().get(name, {}), ledger.streams.server_time()
+    if paused := find_pause(document, now):
+        described = describe_pause(paused, now)
         return warned(described, f"mend the cause; then run: syncctl resume --partner {name}")
-    documents, now = ledger.streams.load_all(), ledger.streams.server_time()
+    documents = ledger.streams.load_all()
     streams = [stream for stream, section in services.settings.streams.items() if section.partner == name]
     findings = [_look_at_breaker(stream, documents.get(stream, {}).get("breaker", {}), now) for stream in streams]
     findings.append(_look_at_pace(services, name, document.get("pace", ()), now))

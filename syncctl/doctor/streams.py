@@ -11,7 +11,7 @@ from syncctl.core.states import UNFINISHED_COUNTS
 from syncctl.core.stream import Stream
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, warned
 from syncctl.ledger.streams import BODY_LIMIT_SECONDS
-from syncctl.pipeline.obstacles import StreamFacts, find_obstacles
+from syncctl.pipeline.obstacles import Obstacle, StreamFacts, find_obstacles
 from syncctl.wiring.operators import plan_stream
 
 if TYPE_CHECKING:
@@ -41,13 +41,16 @@ def check_stream(services: "Services", name: str) -> Finding:
         awaiting_poll=ledger.sequencing.count_for_poll(name),
         now=ledger.streams.server_time(),
     )
-    obstacles = [
-        (failed if obstacle.is_failure else warned)(obstacle.detail, obstacle.hint)
-        for obstacle in find_obstacles(ledger, facts)
-    ]
+    obstacles = [_judge(obstacle) for obstacle in find_obstacles(ledger, facts)]
     stream = services.settings.stream(name)
     others = [*_look_at_schema(stream), *_look_at_sizes(stream, facts.document, facts.now)]
     return join_findings([*obstacles, *_describe(facts), *others] or [passed("nothing holds it")])
+
+
+def _judge(obstacle: Obstacle) -> Finding:
+    if obstacle.is_planned:
+        return passed(obstacle.detail)
+    return (failed if obstacle.is_failure else warned)(obstacle.detail, obstacle.hint)
 
 
 def _describe(facts: StreamFacts) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ records that may have reached the partner from those that cannot have.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from pymongo import ReturnDocument, UpdateOne
@@ -86,6 +87,7 @@ class Batches:
         seconds: float,
         worker: str,
         exclusive: bool,
+        due_since: datetime | None = None,
     ) -> Claim | None:
         """Take due records straight into flight, under a new lease; None when none of them could be taken.
 
@@ -94,9 +96,12 @@ class Batches:
         Args:
             seconds: The length of the lease.
             exclusive: A record whose key has another version in flight stays where it is (invariant 5).
+            due_since: Since when the oldest of them has been due.
         """
         started = boot_time()
-        document = {"stream": stream, "worker": {"$literal": worker}, "ids": list(ids), "begun": []}
+        document: Doc = {"stream": stream, "worker": {"$literal": worker}, "ids": list(ids), "begun": []}
+        if due_since is not None:
+            document["due_since"] = due_since
         self._batches.update_one({"_id": token}, [{"$set": {**document, "until": in_future(seconds)}}], upsert=True)
         self._claim(ids, token=token, mapping_hash=mapping_hash, worker=worker, exclusive=exclusive)
         fields = {"history": False, "error": False}
@@ -229,6 +234,12 @@ class Batches:
             return False
         self._batches.delete_one({"_id": batch.token})
         return True
+
+    @edge
+    def find_oldest(self, stream: str) -> datetime | None:
+        """Return since when the oldest record of the batches in flight has been due; None if none is in flight."""
+        batches = self._batches.find({"stream": stream, "due_since": {"$type": "date"}}, {"due_since": True})
+        return min((batch["due_since"] for batch in batches), default=None)
 
     @edge
     def count(self, streams: Sequence[str]) -> dict[str, int]:

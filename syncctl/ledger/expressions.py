@@ -61,15 +61,27 @@ def or_zero(field: str) -> Doc:
     return {"$ifNull": [f"${field}", 0]}
 
 
-def paused_by(who: str, reason: str, *, probe_after_seconds: float = 0.0) -> Doc:
-    """Return the expression for `paused`: syncctl keeps an older pause, and an empty reason keeps the older reason.
+def is_pause_over(field: str = "paused") -> Doc:
+    """Return the expression for whether the time is over until which an operator has paused something."""
+    ends_at = f"${field}.ends_at"
+    return {"$and": [{"$eq": [{"$type": ends_at}, "date"]}, {"$lte": [ends_at, "$$NOW"]}]}
+
+
+def paused_by(
+    who: str, reason: str, *, field: str = "paused", ends_at: datetime | None = None, probe_after_seconds: float = 0.0
+) -> Doc:
+    """Return the expression for a pause: syncctl keeps an older one, and an empty reason keeps the older reason.
 
     Args:
+        ends_at: When it ends by itself; None: never.
         probe_after_seconds: When a record may first probe whether a pause by syncctl can end.
     """
-    why = {"$literal": reason} if reason else {"$ifNull": ["$paused.reason", ""]}
-    pause: Doc = {"by": {"$literal": who}, "reason": why, "at": "$$NOW"}
+    older: Doc = {"$cond": [is_pause_over(field), None, f"${field}"]}
+    kept = {"$cond": [is_pause_over(field), "", {"$ifNull": [f"${field}.reason", ""]}]}
+    pause: Doc = {"by": {"$literal": who}, "reason": {"$literal": reason} if reason else kept, "at": "$$NOW"}
     if who == SYNCCTL:
-        return {"$ifNull": ["$paused", {**pause, "until": in_future(probe_after_seconds), "times": 0}]}
+        return {"$ifNull": [older, {**pause, "until": in_future(probe_after_seconds), "times": 0}]}
+    if ends_at is not None:
+        pause["ends_at"] = {"$literal": ends_at}
     # Merged from one object, so that nothing of an older pause is left.
     return {"$mergeObjects": [pause]}

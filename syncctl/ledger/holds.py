@@ -5,12 +5,13 @@ Every change is one write, judged by MongoDB's clock.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from pymongo.collection import Collection
 
 from syncctl.core.breaker import BreakerRules
-from syncctl.ledger.expressions import SYNCCTL, in_future, or_zero
+from syncctl.ledger.expressions import SYNCCTL, in_future, is_pause_over, or_zero
 
 Doc = dict[str, Any]
 _IS_DUE: Doc = {"$and": [
@@ -18,7 +19,7 @@ _IS_DUE: Doc = {"$and": [
     {"$lte": ["$paused.until", "$$NOW"]},
     {"$not": [{"$gt": ["$paused.probe.until", "$$NOW"]}]},
 ]}  # fmt: skip
-HOLD_FIELDS: Doc = {"paused": True, "is_pause_probe_due": _IS_DUE}
+HOLD_FIELDS: Doc = {"paused": True, "is_pause_probe_due": _IS_DUE, "is_pause_over": is_pause_over()}
 """What `read_hold` needs of a document."""
 
 
@@ -43,7 +44,7 @@ class Hold:
 def read_hold(found: Mapping[str, Any]) -> Hold:
     """Return what a document says of its pause."""
     paused = found.get("paused")
-    if paused is None:
+    if paused is None or found.get("is_pause_over"):
         return Hold()
     by_operator = paused.get("by") != SYNCCTL
     return Hold(
@@ -53,6 +54,20 @@ def read_hold(found: Mapping[str, Any]) -> Hold:
         is_probe_due=not by_operator and bool(found.get("is_pause_probe_due")),
         last_probe=paused.get("last_probe"),
     )
+
+
+def find_pause(document: Mapping[str, Any], now: datetime, *, field: str = "paused") -> Mapping[str, Any] | None:
+    """Return the pause in a document, with who began it, when, and why; None if there is none, or if it is over."""
+    paused: Mapping[str, Any] | None = document.get(field)
+    ends_at: datetime | None = (paused or {}).get("ends_at")
+    return None if ends_at is not None and ends_at <= now else paused
+
+
+def end_over(documents: Collection[Doc], name: str) -> bool:
+    """End a pause whose time is over; False if there is none. Safe to repeat: one of several ends it."""
+    query: Doc = {"_id": name, "paused.ends_at": {"$type": "date"}, "$expr": is_pause_over()}
+    changes: list[Doc] = [{"$set": {"back_at": "$$NOW"}}, {"$unset": ["paused", "refusals"]}]
+    return documents.update_one(query, changes).modified_count == 1
 
 
 def acquire_probe(documents: Collection[Doc], name: str, *, token: str, record: str, seconds: float) -> bool:

@@ -192,19 +192,33 @@ class Partners:
         self._partners.update_one({"_id": partner}, {"$pull": {"permits": {"token": token}}})
 
     @edge
-    def pause(self, partner: str, *, who: str, reason: str, probe_after_seconds: float = 0.0) -> None:
+    def pause(
+        self,
+        partner: str,
+        *,
+        who: str,
+        reason: str,
+        ends_at: datetime | None = None,
+        probe_after_seconds: float = 0.0,
+    ) -> None:
         """Stop calling a partner; what an operator has said before, syncctl leaves.
 
         Args:
+            ends_at: When an operator's pause ends by itself; None: never.
             probe_after_seconds: When a pause by syncctl is first probed.
         """
-        paused = paused_by(who, reason, probe_after_seconds=probe_after_seconds)
+        paused = paused_by(who, reason, ends_at=ends_at, probe_after_seconds=probe_after_seconds)
         self._partners.update_one({"_id": partner}, [{"$set": {"paused": paused}}], upsert=True)
 
     @edge
     def resume(self, partner: str) -> bool:
         """Call a partner again; False when it was not paused."""
         return holds.end(self._partners, partner)
+
+    @edge
+    def end_over(self, partner: str) -> bool:
+        """End a pause whose time is over; False if there is none. Safe to repeat."""
+        return holds.end_over(self._partners, partner)
 
     @edge
     def load_all(self) -> dict[str, Mapping[str, Any]]:

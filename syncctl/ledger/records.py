@@ -84,11 +84,13 @@ class DueRecord:
     op: Operation
     #: It was lost while it was sent, and must travel alone.
     alone: bool
+    #: Since when it has been due.
+    due_at: datetime
     #: The size of its row where that is large, otherwise 0.
     size: int = 0
 
 
-_DUE_FIELDS = dict.fromkeys(("key_id", "key", "seq", "hash", "op", "losses", "solo", "size"), True)
+_DUE_FIELDS = dict.fromkeys(("key_id", "key", "seq", "hash", "op", "losses", "solo", "due_at", "size"), True)
 
 
 def _due_record(found: Mapping[str, Any]) -> DueRecord:
@@ -100,6 +102,7 @@ def _due_record(found: Mapping[str, Any]) -> DueRecord:
         hash=found["hash"],
         op=found["op"],
         alone=bool(found.get("losses") or found.get("solo")),
+        due_at=found["due_at"],
         size=int(found.get("size", 0)),
     )
 
@@ -306,15 +309,33 @@ class Records:
         return {found["_id"] for found in self._records.find(query, {"_id": True})}
 
     @edge
-    def find_due(self, stream: str, *, fresh: bool, limit: int, newest: bool = False) -> list[DueRecord]:
-        """Return records due by MongoDB's clock, the oldest or the newest first (invariants 6, 8 and 11)."""
+    def find_due(
+        self, stream: str, *, fresh: bool, limit: int, newest: bool = False, before: datetime | None = None
+    ) -> list[DueRecord]:
+        """Return records due by MongoDB's clock, the oldest or the newest first (invariants 6, 8 and 11).
+
+        Args:
+            before: Only records that became due before this time.
+        """
         if limit <= 0:
             return []
-        query = {"stream": stream, "state": State.PENDING.value, "fresh": fresh, **is_past("due_at")}
+        query: Doc = {"stream": stream, "state": State.PENDING.value, "fresh": fresh, **is_past("due_at")}
+        if before is not None:
+            query["due_at"] = {"$lt": before}
         order = -1 if newest else 1
         sort = [("due_at", order), ("seq", order)]
         cursor = self._records.find(query, _DUE_FIELDS, sort=sort, limit=limit, batch_size=limit, hint="due")
         return [_due_record(found) for found in cursor]
+
+    @edge
+    def find_oldest_due(self, stream: str) -> datetime | None:
+        """Return since when the oldest due record of a stream has been due, by MongoDB's clock; None if none is due."""
+        query = {"stream": stream, "state": State.PENDING.value, **is_past("due_at")}
+        firsts = [
+            self._records.find_one({**query, "fresh": fresh}, {"due_at": True}, sort=[("due_at", 1)], hint="due")
+            for fresh in (True, False)
+        ]
+        return min((first["due_at"] for first in firsts if first is not None), default=None)
 
     @edge
     def find_due_record(self, record: str) -> DueRecord | None:

@@ -11,6 +11,7 @@ from pymongo.database import Database
 
 from syncctl.core.breaker import BreakerRules
 from syncctl.core.cursors import Witness, Witnesses
+from syncctl.core.quiet_hours import QuietHours
 from syncctl.core.rows import Cursor, Note
 from syncctl.core.schema_changes import DeclaredRelation
 from syncctl.ledger import holds
@@ -19,6 +20,7 @@ from syncctl.ledger.client import edge, new_token
 from syncctl.ledger.codec import decode_values, encode_values
 from syncctl.ledger.expressions import ClockReading, in_future, is_past, or_zero, paused_by
 from syncctl.ledger.holds import HOLD_FIELDS, Hold, read_hold
+from syncctl.ledger.poll_pauses import POLLS_PAUSED
 
 Doc = dict[str, Any]
 
@@ -117,11 +119,17 @@ class Gate:
     breaker: BreakerGate = field(default_factory=BreakerGate)
     #: When it was last resumed, or its circuit was last left open.
     back_at: datetime | None = None
+    #: MongoDB's time; None if the ledger does not know the stream yet.
+    at: datetime | None = None
 
     @property
     def paused(self) -> bool:
         """Whether it is paused, by an operator or by syncctl."""
         return self.hold.paused
+
+    def is_quiet(self, quiet_hours: QuietHours | None) -> bool:
+        """Tell whether these quiet hours are now, by MongoDB's clock (invariant 8)."""
+        return quiet_hours is not None and self.at is not None and quiet_hours.find_end(self.at) is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,16 +210,25 @@ class Streams:
 
     @edge
     def acquire_poll(
-        self, stream: str, *, seconds: float, worker: str, not_within_seconds: float = 0.0
+        self,
+        stream: str,
+        *,
+        seconds: float,
+        worker: str,
+        not_within_seconds: float = 0.0,
+        unless_paused: bool = False,
     ) -> PollLease | None:
         """Take the poll lease; None when another holds it.
 
         Args:
+            unless_paused: Also refuse if an operator has paused the stream's polls.
             not_within_seconds: Also refuse if the last poll ended less than this ago: old ticks pile up in the queue
                 while no worker runs, and the source must not pay for them.
         """
         token = new_token()
         query: Doc = {"_id": stream, **_free("poll")}
+        if unless_paused:
+            query["$nor"] = [POLLS_PAUSED]
         if not_within_seconds:
             rested = {
                 "$lte": [
@@ -446,6 +463,7 @@ class Streams:
         running = {"$cond": [{"$gt": ["$poll.until", "$$NOW"]}, "$poll.epoch", {"$add": [or_zero("poll.epoch"), 1]}]}
         fields = {"back_at": True, "poll.complete_epoch": True, **HOLD_FIELDS, **GATE_FIELDS, "running": running}
         fields |= {"refusals": True, "gone": True, "accepted_lately": _ACCEPTED_LATELY, "body_at_most": _BODY_AT_MOST}
+        fields["now"] = "$$NOW"
         found = self._streams.find_one({"_id": stream}, fields) or {}
         return Gate(
             hold=read_hold(found),
@@ -457,23 +475,38 @@ class Streams:
             running_epoch=int(found.get("running", 0)),
             breaker=read_breaker(found),
             back_at=found.get("back_at"),
+            at=found.get("now"),
         )
 
     @edge
-    def pause(self, stream: str, *, who: str, reason: str, probe_after_seconds: float = 0.0) -> None:
+    def pause(
+        self,
+        stream: str,
+        *,
+        who: str,
+        reason: str,
+        ends_at: datetime | None = None,
+        probe_after_seconds: float = 0.0,
+    ) -> None:
         """Stop sending this stream's records; rows are still logged. What an operator has said, syncctl leaves.
 
         Args:
+            ends_at: When an operator's pause ends by itself; None: never.
             probe_after_seconds: When a pause by syncctl is first probed.
         """
         self.ensure(stream)
-        paused = paused_by(who, reason, probe_after_seconds=probe_after_seconds)
+        paused = paused_by(who, reason, ends_at=ends_at, probe_after_seconds=probe_after_seconds)
         self._streams.update_one({"_id": stream}, [{"$set": {"paused": paused}}])
 
     @edge
     def resume(self, stream: str) -> bool:
         """Send again; False when the stream was not paused."""
         return holds.end(self._streams, stream)
+
+    @edge
+    def end_over(self, stream: str) -> bool:
+        """End a pause whose time is over; False if there is none. Safe to repeat."""
+        return holds.end_over(self._streams, stream)
 
     @edge
     def limit_body(self, stream: str, *, refused_bytes: int, rows: int) -> int:

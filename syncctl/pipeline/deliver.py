@@ -79,6 +79,8 @@ class DeliveryLoop:
         self._others_at = 0.0
         self._rescue_at = 0.0
         self._help_at: dict[str, float] = {}
+        #: How many batches were finished when the loop last looked at a stream.
+        self._seen: dict[str, int] = {}
         self._bugs: dict[str, Exception] = {}
         self._away_until = 0.0
         self._away_since: float | None = None
@@ -160,6 +162,7 @@ class DeliveryLoop:
         for lane in lanes:
             if lane.name in self._bugs or not lane.wants_more():
                 continue
+            self._seen[lane.name] = self._count_ended()
             try:
                 taken = lane.take()
             except ServiceUnavailable:
@@ -275,9 +278,22 @@ class DeliveryLoop:
         is_away = self._away_since is not None and time.monotonic() - self._away_since > GIVE_UP_AFTER_SECONDS
         if any(not lane.is_idle for lane in self._lanes.values()):
             return is_away and self._asked_to_stop()
-        return (
-            is_away or self._is_stopping or all(lane.is_dry or lane.name in self._bugs for lane in self._lanes.values())
-        )
+        if is_away or self._is_stopping:
+            return True
+        is_dry = all(lane.is_dry or lane.name in self._bugs for lane in self._lanes.values())
+        return is_dry and not self._look_again_where_waiting()
+
+    def _look_again_where_waiting(self) -> bool:
+        """Look again, before the loop can end, at streams that waited for records which have been done since."""
+        waiting = [
+            lane for lane in self._lanes.values() if lane.is_waiting and self._seen[lane.name] != self._count_ended()
+        ]
+        for lane in waiting:
+            self._look_again(lane.name)
+        return bool(waiting)
+
+    def _count_ended(self) -> int:
+        return sum(lane.batches_ended for lane in self._lanes.values())
 
     def _close(self) -> None:
         """Give back unsent records, wait for the calls under way, write their outcomes, and release the permits."""

@@ -43,7 +43,7 @@ class DeliveryGate:
             return
         self.of_stream = self._ledger.streams.load_gate(self._stream.name)
         self.of_partner = self._ledger.partners.load_gate(self._stream.partner)
-        self._is_closed = False
+        self._is_closed = self.of_stream.is_quiet(self._stream.quiet_hours)
         self._looked_at = now
 
     def close(self) -> None:

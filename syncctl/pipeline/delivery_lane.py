@@ -120,6 +120,10 @@ class DeliveryLane:
         self.next_look_at = 0.0
         #: The last look, made with nothing in hand, found nothing to take.
         self.is_dry = False
+        #: The last look found that records may wait for those of other streams.
+        self.is_waiting = False
+        #: How many batches are finished.
+        self.batches_ended = 0
         #: A lease was lost lately.
         self.has_lost_batch = False
         self.total: dict[str, int] = {}
@@ -177,6 +181,7 @@ class DeliveryLane:
         wait = 0.05 if taken.is_contended else 0.0 if taken.claim is not None else LOOK_EVERY_SECONDS
         self.next_look_at = now + wait
         self.is_dry = was_idle and taken.claim is None and not taken.is_contended
+        self.is_waiting = taken.is_waiting
         return taken
 
     def wants_more(self) -> bool:
@@ -453,6 +458,7 @@ class DeliveryLane:
         if not held.is_lost:
             self._ledger.batches.end(claim.token)
         del self.in_hand[claim.token]
+        self.batches_ended += 1
         self.is_dry = False
         if self.is_idle or len(claim.records) == 1:
             # The next record that must travel alone can be taken now.

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 from syncctl.core.breaker import BreakerState
@@ -54,6 +56,8 @@ class Taken:
     has_more: bool = False
     #: The batch is one record that asks whether a partner that is down is back.
     is_probe: bool = False
+    #: Records may wait for those of other streams: look again once some of those are done.
+    is_waiting: bool = False
 
 
 def take_batch(
@@ -99,10 +103,11 @@ def _look(
 ) -> Taken:
     gate = ledger.streams.load_gate(stream.name)
     partner_hold = ledger.partners.load_gate(stream.partner).hold
-    if gate.hold.by_operator or partner_hold.by_operator:
+    if gate.hold.by_operator or partner_hold.by_operator or gate.is_quiet(stream.quiet_hours):
         return Taken()
+    before = find_barrier(ledger, stream)
 
-    def take(ids: Sequence[str], token: str) -> Claim | None:
+    def take(ids: Sequence[str], token: str, due_since: datetime) -> Claim | None:
         return ledger.batches.take(
             stream.name,
             ids,
@@ -111,6 +116,7 @@ def _look(
             seconds=stream.lease_seconds,
             worker=worker,
             exclusive=stream.order != "none",
+            due_since=due_since,
         )
 
     # All that stands in the way must let the same record probe.
@@ -124,7 +130,8 @@ def _look(
     if probed:
         if not all(state.is_probe_due for _, _, state in probed):
             return Taken()
-        claim = _take_probe(ledger, stream, gate, probed, take, seconds=max(PROBE_SECONDS, 2 * partner.timeout_seconds))
+        seconds = max(PROBE_SECONDS, 2 * partner.timeout_seconds)
+        claim = _take_probe(ledger, stream, gate, probed, take, before=before, seconds=seconds)
         return Taken(claim=claim, is_probe=claim is not None)
     gently = gate.breaker.state is BreakerState.HALF_OPEN
     if gently:
@@ -135,7 +142,16 @@ def _look(
         room = min(sizes.batch, sizes.window - in_flight)
         if room <= 0:
             return Taken()
-        due = find_due(ledger, stream, sizes, room=room + beyond, in_flight=in_flight, retries=retries, gently=gently)
+        due = find_due(
+            ledger,
+            stream,
+            sizes,
+            room=room + beyond,
+            in_flight=in_flight,
+            retries=retries,
+            gently=gently,
+            before=before,
+        )
         split = split_by_order(ledger, stream, due, gate)
         aside = supersede_and_hold(ledger, stream, split)
         others = [record for record in split.sendable if not record.alone]
@@ -144,7 +160,7 @@ def _look(
         # A record that was lost with its process travels alone, for it may be what killed it; and first, for otherwise
         # it would wait for the end of a backlog.
         ids = alone[:1] or together[:room]
-        if ids and (claim := take(ids, new_token())) is not None:
+        if ids and (claim := take(ids, new_token(), min(record.due_at for record in due))) is not None:
             has_more = len(due) >= room or len(alone) > 1 or len(together) < len(others)
             return Taken(claim=claim, has_more=has_more)
         # Records that were set aside have made room for others; otherwise a second look would find the same.
@@ -153,7 +169,21 @@ def _look(
                 break
             # A page whose poll has not told the keys yet stands at the head of the queue: look behind it.
             beyond = stream.page_size
-    return Taken()
+    return Taken(is_waiting=before is not None)
+
+
+def find_barrier(ledger: Ledger, stream: Stream) -> datetime | None:
+    """Return the time from which on records of a stream wait, because due ones of other streams are as old or older.
+
+    None if none does. A record on its way from due to in flight is seen in one of the two places, or in both.
+    """
+    since = (
+        at
+        for name in stream.after
+        for at in (ledger.records.find_oldest_due(name), ledger.batches.find_oldest(name))
+        if at is not None
+    )
+    return min(since, default=None)
 
 
 def _cut_at_bytes(records: Sequence[DueRecord], at_most: int) -> list[str]:
@@ -173,8 +203,9 @@ def _take_probe(
     stream: Stream,
     gate: Gate,
     probed: Sequence[tuple[Probed, str, BreakerGate | Hold]],
-    take: Callable[[Sequence[str], str], Claim | None],
+    take: Callable[[Sequence[str], str, datetime], Claim | None],
     *,
+    before: datetime | None,
     seconds: float,
 ) -> Claim | None:
     """Let one record probe whether a partner is back; if possible another one than the last time.
@@ -183,8 +214,9 @@ def _take_probe(
     Deletes go last: that a row is gone, a wrong address says too.
     """
     ids: list[str] = []
+    due: list[DueRecord] = []
     for _ in range(LOOKS_AT_MOST):
-        due = _find_probes(ledger, stream, gate)
+        due = _find_probes(ledger, stream, gate, before=before)
         split = split_by_order(ledger, stream, due, gate)
         aside = supersede_and_hold(ledger, stream, split)
         ids = [record.id for record in sorted(split.sendable, key=lambda record: record.op == "delete")]
@@ -197,27 +229,31 @@ def _take_probe(
         return None
     token = new_token()
     acquired = [probes.acquire_probe(name, token=token, record=record, seconds=seconds) for probes, name, _ in probed]
-    claim = take([record], token) if all(acquired) else None
+    due_since = min(other.due_at for other in due)
+    claim = take([record], token, due_since) if all(acquired) else None
     if claim is None:
         for probes, name, _ in probed:
             probes.release_probe(name, token=token)
     return claim
 
 
-def _find_probes(ledger: Ledger, stream: Stream, gate: Gate) -> list[DueRecord]:
-    newest: list[DueRecord] = []
-    if gate.hold.paused:
-        newest = ledger.records.find_due(stream.name, fresh=True, limit=PROBES_LOOKED_AT, newest=True)
-    due = [
-        *newest,
-        *ledger.records.find_due(stream.name, fresh=True, limit=PROBES_LOOKED_AT),
-        *ledger.records.find_due(stream.name, fresh=False, limit=PROBES_LOOKED_AT),
-    ]
+def _find_probes(ledger: Ledger, stream: Stream, gate: Gate, *, before: datetime | None) -> list[DueRecord]:
+    find = partial(ledger.records.find_due, stream.name, limit=PROBES_LOOKED_AT, before=before)
+    newest = find(fresh=True, newest=True) if gate.hold.paused else []
+    due = [*newest, *find(fresh=True), *find(fresh=False)]
     return list({record.id: record for record in due}.values())
 
 
 def find_due(
-    ledger: Ledger, stream: Stream, sizes: Sizes, *, room: int, in_flight: int, retries: int, gently: bool
+    ledger: Ledger,
+    stream: Stream,
+    sizes: Sizes,
+    *,
+    room: int,
+    in_flight: int,
+    retries: int,
+    gently: bool,
+    before: datetime | None = None,
 ) -> list[DueRecord]:
     """Return due records that no version of their key in flight holds up, the oldest first.
 
@@ -228,21 +264,24 @@ def find_due(
         in_flight: How many are in flight: each of them can hold up at most one due record of its key.
         retries: How many retries are in flight.
         gently: The partner is coming back: first attempts go first, for a record that always fails is among the others.
+        before: Only records that became due before this time.
     """
     for_retries = max(0, min(room, sizes.retries - retries))
-    again = _find_free(ledger, stream, fresh=False, limit=for_retries, in_flight=in_flight)
-    fresh = _find_free(ledger, stream, fresh=True, limit=room, in_flight=in_flight)
+    again = _find_free(ledger, stream, fresh=False, limit=for_retries, in_flight=in_flight, before=before)
+    fresh = _find_free(ledger, stream, fresh=True, limit=room, in_flight=in_flight, before=before)
     return [*fresh, *again] if gently else [*again, *fresh]
 
 
-def _find_free(ledger: Ledger, stream: Stream, *, fresh: bool, limit: int, in_flight: int) -> list[DueRecord]:
-    due = ledger.records.find_due(stream.name, fresh=fresh, limit=limit)
+def _find_free(
+    ledger: Ledger, stream: Stream, *, fresh: bool, limit: int, in_flight: int, before: datetime | None
+) -> list[DueRecord]:
+    due = ledger.records.find_due(stream.name, fresh=fresh, limit=limit, before=before)
     if stream.order == "none" or not due or not in_flight:
         return due
     free = _without_keys_in_flight(ledger, stream, due)
     if len(due) == limit and len(free) < (limit + 1) // 2:
         # A few busy keys stand at the head of the queue: look behind them.
-        due = ledger.records.find_due(stream.name, fresh=fresh, limit=limit + in_flight)
+        due = ledger.records.find_due(stream.name, fresh=fresh, limit=limit + in_flight, before=before)
         free = _without_keys_in_flight(ledger, stream, due)[:limit]
     return free
 

@@ -12,6 +12,7 @@ from syncctl.ledger.batches import ExpiredBatch
 from syncctl.ledger.lease_rescue import Lost
 from syncctl.ledger.ledger import Ledger
 from syncctl.logs import get_logger
+from syncctl.pipeline.pause import end_pauses_over
 
 log = get_logger(__name__)
 
@@ -119,7 +120,7 @@ def release_held(*, ledger: Ledger, stream: Stream) -> int:
 
 
 def maintain_stream(*, ledger: Ledger, stream: Stream, partner: Partner, wake: Callable[[], int]) -> Maintained:
-    """Do one stream's maintenance: leases that ran out, records that wait for nothing, a wake-up where records are due.
+    """Do one stream's maintenance: pauses that are over, leases that ran out, records that wait for nothing, a wake-up.
 
     Args:
         wake: Wakes a worker if records of the stream are due; returns how many messages it sent.
@@ -127,6 +128,7 @@ def maintain_stream(*, ledger: Ledger, stream: Stream, partner: Partner, wake: C
     Raises:
         ServiceUnavailable: Redis is away (leases have been returned all the same), or MongoDB is.
     """
+    end_pauses_over(ledger=ledger, stream=stream.name, partner=partner.name)
     rescued = rescue_leases(ledger=ledger, streams={stream.name: stream}, partners={partner.name: partner})
     returned = rescued.get(stream.name, 0) + _give_back_stranded(ledger, stream)
     released = release_held(ledger=ledger, stream=stream)

@@ -1,22 +1,28 @@
 """What holds a stream, and the command with which it goes on: one list for `status` and `doctor` (invariant 12)."""
 
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from syncctl.console import format_count
 from syncctl.core.breaker import BreakerState
 from syncctl.core.durations import format_age
+from syncctl.core.quiet_hours import QuietHours, to_local
 from syncctl.core.states import UNFINISHED_COUNTS
-from syncctl.ledger.expressions import SYNCCTL
+from syncctl.ledger.holds import find_pause
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.poll_pauses import POLLS_PAUSED_FIELD
 from syncctl.ledger.source_schemas import CHANGES_SHOWN, read_schema_changes
 from syncctl.ledger.streams import read_notes
 from syncctl.ledger.write_backs import Lag
+from syncctl.pipeline.pause import describe_pause
 
 Doc = Mapping[str, Any]
 
+WAITS_SECONDS = 10.0
+"""A stream that waits for another one is worth a word once its oldest record has been due for longer."""
 STUCK_SECONDS = 300.0
 """A record that has been due for longer is not delivered as it should be."""
 POLLS_MISSED = 10
@@ -40,6 +46,9 @@ class StreamPlan:
     table: str | None = None
     #: The columns of `write_back`.
     written_columns: tuple[str, ...] = ()
+    #: Streams whose older due records go first.
+    after: tuple[str, ...] = ()
+    quiet_hours: QuietHours | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,10 +61,12 @@ class Obstacle:
     hint: str
     #: It does not go on by itself.
     is_failure: bool = False
+    #: The settings ask for it.
+    is_planned: bool = False
 
     def to_document(self) -> Doc:
         """Return it as `syncctl status --json` prints it."""
-        return {name: value for name, value in asdict(self).items() if name != "is_failure"}
+        return {name: getattr(self, name) for name in ("kind", "detail", "hint")}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +100,7 @@ class StreamFacts:
 
 def find_obstacles(ledger: Ledger, facts: StreamFacts) -> list[Obstacle]:
     """Return everything that holds a stream, the first being what to look at first."""
-    pauses = list(_find_pauses(facts))
+    pauses = [*_find_pauses(facts), *_find_waits(ledger, facts)]
     return [
         *pauses,
         *_find_poll_obstacles(facts),
@@ -99,21 +110,12 @@ def find_obstacles(ledger: Ledger, facts: StreamFacts) -> list[Obstacle]:
     ]
 
 
-def describe_pause(paused: Doc, now: datetime) -> str:
-    """Return by whom and since when something is paused, why, and when a probe may end it."""
-    since = f" since {paused['at']:%Y-%m-%d %H:%M:%SZ}" if paused.get("at") else ""
-    text = f"paused by {paused.get('by')}{since}: {paused.get('reason') or 'no reason given'}"
-    if paused.get("by") == SYNCCTL and paused.get("until"):
-        text += f"; next probe in {format_age(max((paused['until'] - now).total_seconds(), 0.0))}"
-    return text
-
-
 def _find_pauses(facts: StreamFacts) -> Iterator[Obstacle]:
     name, partner, now = facts.name, facts.plan.partner, facts.now
-    if paused := facts.document.get("paused"):
+    if paused := find_pause(facts.document, now):
         hint = f"mend the cause; then run: syncctl resume {name}"
         yield Obstacle(kind="paused", detail=describe_pause(paused, now), hint=hint)
-    if paused := facts.partner.get("paused"):
+    if paused := find_pause(facts.partner, now):
         hint = f"mend the cause; then run: syncctl resume --partner {partner}"
         yield Obstacle(kind="partner_paused", detail=f"partner {partner}: {describe_pause(paused, now)}", hint=hint)
     breaker = facts.document.get("breaker", {})
@@ -124,6 +126,38 @@ def _find_pauses(facts: StreamFacts) -> Iterator[Obstacle]:
             detail=f"stream {name}: down (circuit open) for {since}: {breaker.get('reason') or 'no answer'}",
             hint=f"ask the partner; a probe is sent automatically, or run: syncctl resume {name}",
         )
+
+
+def _find_waits(ledger: Ledger, facts: StreamFacts) -> Iterator[Obstacle]:
+    """Report what a stream's settings make its records wait for: the end of its quiet hours, and other streams."""
+    name, plan, oldest = facts.name, facts.plan, facts.counts["oldest_due_at"]
+    if plan.quiet_hours is not None and (end := plan.quiet_hours.find_end(facts.now)) is not None:
+        local = f"{to_local(end, plan.quiet_hours.timezone):%H:%M %Z}"
+        yield Obstacle(
+            kind="quiet_hours",
+            detail=f"in its quiet hours ({plan.quiet_hours}) until {local}: nothing is sent",
+            hint=f"to send one row now: syncctl send {name} KEY --force; "
+            f"to end them: change streams.{name}.quiet_hours and restart the workers",
+            is_planned=True,
+        )
+    for other in plan.after if oldest is not None else ():
+        since = min(
+            filter(None, (ledger.records.find_oldest_due(other), ledger.batches.find_oldest(other))), default=None
+        )
+        if since is None or since > oldest:
+            continue
+        is_paused = ledger.streams.load_gate(other).hold.paused
+        if is_paused or facts.oldest_due_seconds > WAITS_SECONDS:
+            age = format_age(max((facts.now - since).total_seconds(), 1))
+            yield Obstacle(
+                kind="waits_for_stream",
+                detail=f"waits for stream {other}, which has had a due record for {age}"
+                f"{' and is paused' if is_paused else ''}: after = [{json.dumps(other)}]",
+                hint=f"syncctl resume {other}"
+                if is_paused
+                else f"see what holds {other}: syncctl status; or remove it from streams.{name}.after "
+                "and restart the workers",
+            )
 
 
 def _find_poll_obstacles(facts: StreamFacts) -> Iterator[Obstacle]:
@@ -140,7 +174,13 @@ def _find_poll_obstacles(facts: StreamFacts) -> Iterator[Obstacle]:
             "the source does not return",
             hint=f"run: syncctl doctor source {name}; another poll takes over after {format_age(STUCK_SECONDS)}",
         )
-    if health.get("error"):
+    if paused := find_pause(facts.document, now, field=POLLS_PAUSED_FIELD):
+        yield Obstacle(
+            kind="polls_paused",
+            detail=f"its polls are {describe_pause(paused, now)}",
+            hint=f"run: syncctl resume {name} --polls",
+        )
+    elif health.get("error"):
         yield Obstacle(
             kind="poll_failed",
             detail=f"its last poll, {age} ago, failed: {health['error']}",

@@ -1,9 +1,16 @@
-"""pause and resume: stop delivering streams or calling partners, and let them go on."""
+"""pause and resume: stop delivering or polling streams, or calling partners, and let them go on."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
+from syncctl.core.durations import format_age
+from syncctl.ledger.expressions import SYNCCTL
 from syncctl.ledger.ledger import Ledger
+from syncctl.logs import get_logger
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -12,46 +19,120 @@ class Resumed:
 
     streams: tuple[str, ...]
     partners: tuple[str, ...]
+    #: The streams whose polls had been paused.
+    polls: tuple[str, ...] = ()
 
 
-def pause_delivery(
-    *, ledger: Ledger, streams: Sequence[str], partners: Sequence[str] = (), who: str, reason: str
-) -> None:
-    """Stop delivering these streams, and calling these partners; rows are still read."""
-    detail = {"streams": list(streams), "partners": list(partners), "reason": reason}
-    with ledger.audit.record(action="pause", who=who, detail=detail) as entry:
-        entry.begin()
-        for name in streams:
-            ledger.streams.pause(name, who=who, reason=reason)
-            entry.add(1)
-        for name in partners:
-            ledger.partners.pause(name, who=who, reason=reason)
-            entry.add(1)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PauseScope:
+    """What of a stream a pause holds, or its end lets go on."""
+
+    deliveries: bool = True
+    polls: bool = False
+
+    def list_names(self) -> list[str]:
+        """Return it as the audit log has it."""
+        return [name for name, is_in in (("deliveries", self.deliveries), ("polls", self.polls)) if is_in]
 
 
-def resume_delivery(
+DELIVERIES = PauseScope()
+POLLS = PauseScope(deliveries=False, polls=True)
+EVERYTHING = PauseScope(polls=True)
+
+
+def describe_pause(paused: Mapping[str, Any], now: datetime) -> str:
+    """Return by whom and since when something is paused, until when, why, and when a probe may end it."""
+    since = f" since {paused['at']:%Y-%m-%d %H:%M:%SZ}" if paused.get("at") else ""
+    until = f" until {paused['ends_at']:%Y-%m-%d %H:%M:%SZ}" if paused.get("ends_at") else ""
+    text = f"paused by {paused.get('by')}{since}{until}: {paused.get('reason') or 'no reason given'}"
+    if paused.get("by") == SYNCCTL and paused.get("until"):
+        text += f"; next probe in {format_age(max((paused['until'] - now).total_seconds(), 0.0))}"
+    return text
+
+
+def pause_streams(
     *,
     ledger: Ledger,
     streams: Sequence[str],
     partners: Sequence[str] = (),
+    scope: PauseScope = DELIVERIES,
+    ends_at: datetime | None = None,
+    who: str,
+    reason: str,
+) -> None:
+    """Stop delivering or polling these streams, and calling these partners.
+
+    Args:
+        ends_at: When the pauses end by themselves; None: never.
+    """
+    detail = {
+        "streams": list(streams),
+        "partners": list(partners),
+        "reason": reason,
+        "scope": scope.list_names(),
+        "until": ends_at,
+    }
+    with ledger.audit.record(action="pause", who=who, detail=detail) as entry:
+        entry.begin()
+        for name in streams:
+            ledger.streams.ensure(name)
+            if scope.deliveries:
+                ledger.streams.pause(name, who=who, reason=reason, ends_at=ends_at)
+            if scope.polls:
+                ledger.poll_pauses.pause(name, who=who, reason=reason, ends_at=ends_at)
+            entry.add(1)
+        for name in partners:
+            ledger.partners.pause(name, who=who, reason=reason, ends_at=ends_at)
+            entry.add(1)
+
+
+def end_pauses_over(*, ledger: Ledger, stream: str, partner: str) -> None:
+    """End the pauses whose time is over. Safe to repeat, also by several: one of them notes it in the audit log.
+
+    Nothing waits for it: everyone who is held by a pause holds its end against MongoDB's clock (invariant 8).
+    """
+    over: list[dict[str, Any]] = []
+    if ledger.streams.end_over(stream):
+        over.append({"streams": [stream], "scope": DELIVERIES.list_names()})
+    if ledger.poll_pauses.end_over(stream):
+        over.append({"streams": [stream], "scope": POLLS.list_names()})
+    if ledger.partners.end_over(partner):
+        over.append({"partners": [partner]})
+    for detail in over:
+        log.info("pause.over", **detail)
+        reason = "the time until which it was paused is over"
+        with ledger.audit.record(action="resume", who=SYNCCTL, detail={**detail, "reason": reason}) as entry:
+            entry.add(1)
+
+
+def resume_streams(
+    *,
+    ledger: Ledger,
+    streams: Sequence[str],
+    partners: Sequence[str] = (),
+    scope: PauseScope = EVERYTHING,
     configured: Mapping[str, str],
     wake: Callable[[str], object],
     who: str,
 ) -> Resumed:
-    """Deliver these streams again, and call these partners again, also where their circuit is open.
+    """Deliver and poll these streams again, and call these partners again, also where their circuit is open.
 
     Args:
+        scope: What goes on; the rest stays paused.
         configured: The partner's name of each configured stream.
         wake: Called with each configured stream that may go on, once all of them may.
     """
-    again = {name: partner for name, partner in configured.items() if name in streams or partner in partners}
-    detail = {"streams": list(streams), "partners": list(partners)}
+    delivered = streams if scope.deliveries else ()
+    again = {name: partner for name, partner in configured.items() if name in delivered or partner in partners}
+    detail = {"streams": list(streams), "partners": list(partners), "scope": scope.list_names()}
     with ledger.audit.record(action="resume", who=who, detail=detail) as entry:
         entry.begin()
         closed = {name for name in again if ledger.breakers.reset(name)}
         entry.add(len(closed))
-        paused = {name for name in streams if ledger.streams.resume(name)}
+        paused = {name for name in delivered if ledger.streams.resume(name)}
         entry.add(len(paused - closed))
+        polls = {name for name in streams if scope.polls and ledger.poll_pauses.resume(name)}
+        entry.add(len(polls - paused - closed))
         refused = {name for name in partners if ledger.partners.resume(name)}
         entry.add(len(refused))
     for name in again:
@@ -59,5 +140,6 @@ def resume_delivery(
     back = refused | {again[name] for name in closed}
     return Resumed(
         streams=tuple(name for name in streams if name in paused | closed),
+        polls=tuple(name for name in streams if name in polls),
         partners=tuple(name for name in partners if name in back),
     )

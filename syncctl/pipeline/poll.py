@@ -20,6 +20,7 @@ from syncctl.pipeline.acknowledge import acknowledge_finished
 from syncctl.pipeline.cursor_check import UNCHECKED, check_basis, check_witnesses
 from syncctl.pipeline.delete_detection import begin_round, detect_deletes
 from syncctl.pipeline.page import PageLog, Progress
+from syncctl.pipeline.pause import describe_pause
 from syncctl.pipeline.schema_drift import note_schema_changes
 from syncctl.pipeline.write_back import SLICE_SECONDS, WriteBacks
 
@@ -78,14 +79,17 @@ def poll_stream(
         The run. A source that cannot be read is the run's `error`; rows that were logged stay logged.
 
     Raises:
-        LeaseHeld: Another process polls this stream.
+        LeaseHeld: Another process polls this stream, or an operator has paused its polls.
         ServiceUnavailable: MongoDB cannot be reached.
     """
     started = time.monotonic()
     ledger.streams.ensure(stream.name)
     rest = stream.poll_every_seconds / 2 if tick else 0.0
-    lease = ledger.streams.acquire_poll(stream.name, seconds=lease_seconds, worker=worker, not_within_seconds=rest)
+    lease = ledger.streams.acquire_poll(
+        stream.name, seconds=lease_seconds, worker=worker, not_within_seconds=rest, unless_paused=True
+    )
     if lease is None:
+        raise_if_paused(ledger, stream.name)
         raise LeaseHeld(
             f"stream {stream.name} is being polled already",
             why="another poll holds its lease",
@@ -115,6 +119,17 @@ def poll_stream(
     finally:
         run = end_run(ledger, pages, lease, error=error, started=started)
     return run
+
+
+def raise_if_paused(ledger: Ledger, name: str) -> None:
+    """Raise the error that says by whom and why the polls of a stream are paused, if they are."""
+    if (paused := ledger.poll_pauses.load(name)) is not None:
+        now = ledger.streams.server_time()
+        raise LeaseHeld(
+            f"the polls of {name} are {describe_pause(paused, now)}",
+            why="an operator has paused them, and no row is read meanwhile",
+            hint=f"run: syncctl resume {name} --polls",
+        )
 
 
 def read_pages(
@@ -149,7 +164,7 @@ def read_pages(
             tell(pages.progress, lease, [Note(text=text) for text in page.notes])
             if wake():
                 pages.progress.dispatched = pages.progress.logged - pages.progress.failed
-            if should_stop():
+            if should_stop() or ledger.poll_pauses.load(stream.name) is not None:
                 return
             if write_backs is not None:
                 write_backs.write_between_pages()

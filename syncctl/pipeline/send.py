@@ -23,8 +23,8 @@ from syncctl.pipeline.delivery_lane import StreamSetup
 from syncctl.pipeline.dispatch import LEASE_SECONDS as DISPATCH_LEASE_SECONDS
 from syncctl.pipeline.dispatch import Taken, split_by_order
 from syncctl.pipeline.identity import identify
-from syncctl.pipeline.obstacles import describe_pause
 from syncctl.pipeline.page import PageLog
+from syncctl.pipeline.pause import describe_pause
 from syncctl.pipeline.poll import LEASE_SECONDS, renew_in_background
 from syncctl.pipeline.poll_lease import wait_for_poll_lease
 from syncctl.pipeline.selection import read_key
@@ -233,6 +233,9 @@ class RowSending:
         if ledger.partners.load_gate(partner).hold.paused:
             paused = ledger.partners.load_all().get(partner, {}).get("paused") or {}
             return f"partner {partner} is {describe_pause(paused, now)}"
+        quiet_hours = self.stream.quiet_hours
+        if quiet_hours is not None and (end := quiet_hours.find_end(now)) is not None:
+            return f"stream {name} is in its quiet hours ({quiet_hours}) until {end:%Y-%m-%d %H:%MZ}"
         if gate.breaker.state is BreakerState.OPEN:
             breaker = ledger.streams.load_all().get(name, {}).get("breaker", {})
             return f"the endpoint of stream {name} is down (circuit open): {breaker.get('reason') or 'no answer'}"

@@ -8,7 +8,9 @@ from typing import Any
 from syncctl.core.breaker import BreakerState
 from syncctl.core.states import RETRYING, State
 from syncctl.ledger.expressions import SYNCCTL
+from syncctl.ledger.holds import find_pause
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.poll_pauses import POLLS_PAUSED_FIELD
 from syncctl.ledger.selections import Criteria, list_scans
 from syncctl.ledger.source_schemas import read_schema_changes
 from syncctl.ledger.streams import read_notes
@@ -100,6 +102,7 @@ def read_status(
         | {
             "held": held[name],
             "awaiting_poll": awaiting[name],
+            "quiet_until": _find_quiet_end(configured.get(name), now),
             "write_back": _describe_lag(ledger, name, configured.get(name), now),
             "obstacles": [obstacle.to_document() for obstacle in obstacles.get(name, ())],
         }
@@ -132,6 +135,10 @@ def read_status(
             ],
         },
     )
+
+
+def _find_quiet_end(plan: StreamPlan | None, now: datetime) -> datetime | None:
+    return plan.quiet_hours.find_end(now) if plan is not None and plan.quiet_hours is not None else None
 
 
 def _describe_lag(ledger: Ledger, name: str, plan: StreamPlan | None, now: datetime) -> dict[str, Any]:
@@ -178,7 +185,7 @@ def _stream(
 ) -> dict[str, Any]:
     oldest = live["oldest_due_at"]
     counts = {state: int({**totals, **live}[state]) for state in STATES}
-    paused = document.get("paused")
+    paused, polls_paused = find_pause(document, now), find_pause(document, now, field=POLLS_PAUSED_FIELD) or {}
     return {
         "stream": name,
         "configured": partner is not None,
@@ -186,6 +193,11 @@ def _stream(
         "paused": paused is not None,
         "paused_reason": paused.get("reason") if paused else None,
         **_pause(paused),
+        "polls_paused": bool(polls_paused),
+        "polls_paused_reason": polls_paused.get("reason"),
+        "polls_paused_by": polls_paused.get("by"),
+        "polls_paused_since": polls_paused.get("at"),
+        "polls_paused_until": polls_paused.get("ends_at"),
         "cursor": (document.get("cursor") or {}).get("at"),
         "last_poll_at": document.get("health", {}).get("last_poll_at"),
         "last_error": document.get("health", {}).get("error"),
@@ -205,12 +217,13 @@ def _list_documents(
 
 
 def _pause(paused: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return who began a pause and when, and when a record probes whether it may end; operators' pauses have none."""
+    """Return who began a pause, when it began and ends, and when a record probes it: not one of an operator."""
     paused = paused or {}
     by = paused.get("by")
     return {
         "paused_by": by,
         "paused_since": paused.get("at"),
+        "paused_until": paused.get("ends_at"),
         "pause_probe_at": paused.get("until") if by == SYNCCTL else None,
     }
 
@@ -229,7 +242,7 @@ def _partner(
     name: str, document: Mapping[str, Any], streams: Sequence[Mapping[str, Any]], now: datetime
 ) -> dict[str, Any]:
     """Return where a partner stands; its circuit is open if it is open for each of its streams that has called it."""
-    paused = document.get("paused")
+    paused = find_pause(document, now)
     breakers = [_breaker(stream) for stream in streams if "breaker" in stream] or [_breaker({})]
     return {
         "partner": name,

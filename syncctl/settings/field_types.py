@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from syncctl.core.column_masks import MASKS, Mask
 from syncctl.core.conditions import parse_condition, parse_path
 from syncctl.core.durations import parse_duration, parse_rate
+from syncctl.core.quiet_hours import parse_quiet_hours
 from syncctl.core.write_backs import check_value_name
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
@@ -261,6 +262,7 @@ Rate = Annotated[OptionalText, parsed_by(parse_rate)]
 
 JsonPath = Annotated[OptionalText, parsed_by(lambda text: text == "$" or parse_path(text))]
 Condition = Annotated[OptionalText, parsed_by(parse_condition)]
+QuietSpan = Annotated[OptionalText, parsed_by(parse_quiet_hours)]
 TimeZone = Annotated[OptionalText, AfterValidator(_check_time_zone)]
 
 Token = Annotated[OptionalText, Kind.CREDENTIAL]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import PrivateAttr, ValidationInfo, field_validator
 
+from syncctl.core.cycles import find_cycles
 from syncctl.core.redaction import find_secrets, spell_secret
 from syncctl.core.spelling import suggest
 from syncctl.core.stream import Partner, Source, Stream
@@ -29,7 +30,7 @@ from syncctl.settings.field_types import (
 from syncctl.settings.partner_section import PartnerSettings
 from syncctl.settings.problems import make_error
 from syncctl.settings.schema_paths import list_values, read_value
-from syncctl.settings.section import Section, setting
+from syncctl.settings.section import Broken, Section, rule, setting
 from syncctl.settings.stream_section import StreamSettings
 from syncctl.settings.url_types import DEFAULT_DATABASE, MongoUrl, PartnerUrl, RedisUrl, SourceUrl, find_mongo_database
 
@@ -152,6 +153,13 @@ class Settings(Section):
                 default = default.model_copy(update={"auth": _fill_in(default.auth, token=token)})
             filled["default"] = default
         return filled
+
+    @rule("streams")
+    def _check_after(self) -> Broken:
+        for cycle in find_cycles({name: stream.after for name, stream in self.streams.items()}):
+            path = " -> ".join([*cycle, cycle[0]])
+            text = "names the stream itself" if len(cycle) == 1 else f"goes in a circle, {path}, and none would be sent"
+            yield f"streams.{cycle[0]}.after", f"{text}; remove {cycle[1 % len(cycle)]} from it"
 
     @property
     def layers(self) -> "Layers":

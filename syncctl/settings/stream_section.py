@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ValidationInfo
 
 from syncctl.core.mapping import list_columns, parse_fields
+from syncctl.core.quiet_hours import parse_quiet_hours
 from syncctl.core.remote_values import HOW_TO_CAPTURE, REMOTE, find_remote_names, parse_capture
 from syncctl.core.spelling import suggest
 from syncctl.core.stream import (
@@ -37,6 +38,7 @@ from syncctl.settings.field_types import (
     OptionalDuration,
     OptionalSpan,
     OptionalText,
+    QuietSpan,
     Share,
     Span,
     Spans,
@@ -56,13 +58,28 @@ def _known_in(kind: str) -> AfterValidator:
     """Return a validator that refuses the name of a section that does not exist."""
 
     def check(name: str, info: ValidationInfo) -> str:
-        layers: Any = info.context
-        known = layers.list_names(kind)
-        if name not in known:
-            raise ValueError(f"there is no [{kind}.{name}]; {suggest(name, known)}")
+        _check_known(kind, name, info)
         return name
 
     return AfterValidator(check)
+
+
+def _all_known_in(kind: str) -> AfterValidator:
+    """Return a validator that refuses a list with the name of a section that does not exist."""
+
+    def check(names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for name in names:
+            _check_known(kind, name, info)
+        return tuple(dict.fromkeys(names))
+
+    return AfterValidator(check)
+
+
+def _check_known(kind: str, name: str, info: ValidationInfo) -> None:
+    layers: Any = info.context
+    known = layers.list_names(kind)
+    if name not in known:
+        raise ValueError(f"there is no [{kind}.{name}]; {suggest(name, known)}")
 
 
 class RetrySettings(Section):
@@ -263,6 +280,17 @@ class StreamSettings(Section):
     )
     ambiguous: Annotated[Ambiguous, Lower] = setting(
         "retry", "after a call without an answer: retry with the same Idempotency-Key | fail the record"
+    )
+    after: Annotated[TextList, _all_known_in("streams")] = setting(
+        (),
+        "streams whose older due records are sent first, such as those that these rows refer to",
+        sample=["customers"],
+    )
+    quiet_hours: QuietSpan = setting(
+        None,
+        "hours in which nothing is sent, rows are still read; a time zone may follow; default: timezone, otherwise the "
+        "machine's",
+        sample="22:00-06:00",
     )
     order: Annotated[Order, Lower] = setting(
         "latest", "latest: never an older version after a newer one | strict: every version, one after another | none"
@@ -538,6 +566,7 @@ class StreamSettings(Section):
             delete_method=delete_method,
             delete_path=delete_path,
             sends_deletes=sends_deletes,
+            quiet_hours=parse_quiet_hours(self.quiet_hours, self.timezone) if self.quiet_hours else None,
             fields=parse_fields(self.fields) if self.fields else (),
             body_schema=str(directory / self.body_schema) if self.body_schema else None,
             retry=self.retry.build(RetrySchedule, delays_seconds=self.retry.schedule),

@@ -14,7 +14,7 @@ from syncctl.wiring.rows import wake_while_possible
 if TYPE_CHECKING:
     from syncctl.core.stream import Stream
     from syncctl.pipeline.obstacles import StreamPlan
-    from syncctl.pipeline.pause import Resumed
+    from syncctl.pipeline.pause import PauseScope, Resumed
     from syncctl.pipeline.preview import Preview, RequestPreviewer
     from syncctl.pipeline.reconcile import Reconciliation
     from syncctl.pipeline.replay import Replayed
@@ -99,6 +99,8 @@ def plan_stream(settings: "Settings", name: str) -> "StreamPlan":
         acknowledges_failed=stream.acknowledge_failed is not None,
         table=stream.table,
         written_columns=tuple(stream.write_back),
+        after=stream.after,
+        quiet_hours=settings.stream(name).quiet_hours,
     )
 
 
@@ -188,14 +190,26 @@ def send_row(
         return sending.run(reader, key)
 
 
-def resume(connections: Connections, streams: Sequence[str], *, partners: Sequence[str] = (), who: str) -> "Resumed":
-    """Let streams and partners go on, and dispatch what is due of them; see `pipeline.pause.resume_delivery`."""
-    from syncctl.pipeline.pause import resume_delivery
+def resume(
+    connections: Connections,
+    streams: Sequence[str],
+    *,
+    partners: Sequence[str] = (),
+    scope: "PauseScope | None" = None,
+    who: str,
+) -> "Resumed":
+    """Let streams and partners go on, and dispatch what is due of them; see `pipeline.pause.resume_streams`.
 
-    return resume_delivery(
+    Args:
+        scope: What goes on; None: all.
+    """
+    from syncctl.pipeline.pause import EVERYTHING, resume_streams
+
+    return resume_streams(
         ledger=connections.ledger,
         streams=streams,
         partners=partners,
+        scope=scope or EVERYTHING,
         configured=_partners_of_streams(connections.settings),
         wake=lambda name: wake_while_possible(connections, name)(),
         who=who,

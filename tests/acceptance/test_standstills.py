@@ -107,6 +107,25 @@ def pause_partner(stage: Stage) -> None:
     stage.run("pause", "--partner", "default", "--reason", "stock-taking")
 
 
+def pause_polls(stage: Stage) -> None:
+    stage.run("pause", "orders", "--polls", "--until", "2h", "--reason", "a new disk")
+
+
+def enter_quiet_hours(stage: Stage) -> None:
+    begin, end = (datetime.now(UTC) + timedelta(hours=hours) for hours in (-1, 1))
+    stage.settings["stream"] = {"quiet_hours": f"{begin:%H:%M}-{end:%H:%M} UTC"}
+    stage.poll()
+
+
+def wait_for_stream(stage: Stage) -> None:
+    customers = {"table": "customers", "start": "now", "endpoint": "POST /customers"}
+    stage.settings["sections"] = {"streams": {"customers": customers}}
+    stage.settings["stream"] = {"after": ["customers"]}
+    stage.poll()
+    stage.ledger.records.log([new_record(1, id="customers-1", stream="customers")], LONG_AGO)
+    stage.run("pause", "customers")
+
+
 def refuse_credentials(stage: Stage) -> None:
     stage.poll()
     stage.deliver(lambda _: 401)
@@ -362,6 +381,29 @@ KINDS: dict[str, Kind] = {
         shown=r"partner  default is paused since \S+ \S+Z: stock-taking; syncctl resume --partner default",
         check=CALLS,
         hint="syncctl resume --partner default",
+    ),
+    "an operator paused the polls": Kind(
+        arrange=pause_polls,
+        stated="polls_paused",
+        shown=r"stream   the polls of orders are paused by \S+ since \S+ \S+Z until \S+ \S+Z: a new disk; "
+        "syncctl resume orders --polls",
+        check=STREAM,
+        hint="syncctl resume orders --polls",
+    ),
+    "its quiet hours": Kind(
+        arrange=enter_quiet_hours,
+        stated="quiet_hours",
+        shown=r"stream   orders is in its quiet hours \(\d\d:\d\d-\d\d:\d\d UTC\) until \d\d:\d\d UTC: nothing is sent",
+        check=STREAM,
+        hint="",
+        status="ok",
+    ),
+    "another stream goes first": Kind(
+        arrange=wait_for_stream,
+        stated="waits_for_stream",
+        shown="orders: waits for stream customers, which has had a due record for 3h and is paused: .*resume customers",
+        check=STREAM,
+        hint="syncctl resume customers",
     ),
     "401 to all": Kind(
         arrange=refuse_credentials,

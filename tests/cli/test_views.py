@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from syncctl.local.mock_partner import MockPartner
 from tests.cli.conftest import ROWS, Settled
 from tests.harness.source_db import SourceDb
@@ -127,8 +129,9 @@ def test_a_paused_stream_is_read_and_not_delivered_until_it_is_resumed(
     partner.fix()
     source_db.create_orders(2)
     paused = run_syncctl("pause", "orders", "--reason", "maintenance", "--json", cwd=settings_dir)
-    assert paused.json == {"streams": [{"stream": "orders", "paused": True}], "partners": []}
-    assert paused.stderr == "next: syncctl resume orders, when delivery may continue\n"
+    stated = {"stream": "orders", "paused": True, "polls_paused": False, "until": None}
+    assert paused.json == {"streams": [stated], "partners": []}
+    assert paused.stderr == "next: syncctl resume orders, when it may go on\n"
     start_syncctl("worker", "--pool", "threads", "--beat", cwd=settings_dir)
     look = lambda: run_syncctl("status", "--json", cwd=settings_dir).json["streams"][0]  # noqa: E731
     eventually(lambda: look()["counts"]["pending"] == 2)
@@ -142,8 +145,51 @@ def test_a_paused_stream_is_read_and_not_delivered_until_it_is_resumed(
     assert shown.stderr == "next: syncctl resume orders\n"
     assert partner.calls() == []
     resumed = run_syncctl("resume", "orders", "--json", cwd=settings_dir).json["streams"]
-    assert resumed == [{"stream": "orders", "paused": False, "resumed": True}]
+    gone = {"paused": False, "polls_paused": False, "resumed": True, "polls_resumed": False}
+    assert resumed == [{"stream": "orders", **gone}]
     eventually(lambda: len(partner.rows()) == 2)
+
+
+def test_a_pause_has_an_end_and_may_be_of_polls_alone(run_syncctl: Run, settings_dir: Path) -> None:
+    env = {"TZ": "America/New_York"}
+    pause = lambda *args: run_syncctl("pause", "orders", *args, cwd=settings_dir, env=env)  # noqa: E731
+    done = pause("--polls", "--until", "06:00", "--reason", "a new disk")
+    assert re.fullmatch(r"paused polls of orders until \S+ 1[01]:00:00Z \(06:00 E[SD]T\)\n", done.stdout)
+    assert done.stderr == "next: syncctl resume orders --polls, to end it sooner\n"
+    assert pause("--until", "2099-01-31T06:00", "--json").json["streams"][0]["until"] == "2099-01-31T11:00:00.000Z"
+    assert (
+        pause("--until", "2099-01-31T06:00+01:00", "--json").json["streams"][0]["until"] == "2099-01-31T05:00:00.000Z"
+    )
+    (stated,) = run_syncctl("status", "--json", cwd=settings_dir).json["streams"]
+    assert (stated["paused"], stated["polls_paused"]) == (True, True)
+    assert stated["paused_until"] == "2099-01-31T05:00:00.000Z"
+    shown = run_syncctl("status", cwd=settings_dir)
+    assert "orders (paused, polls paused)" in shown.stdout
+    assert re.search(r"orders is paused since \S+ \S+ until 2099-01-31 05:00:00Z: no reason given", shown.stdout)
+    polled = run_syncctl("poll", "--once", cwd=settings_dir)
+    assert (polled.exit_code, polled.stdout) == (75, "")
+    assert "syncctl resume orders --polls" in polled.stderr
+    (entry, *_) = run_syncctl("audit", "--action", "pause", "--json", cwd=settings_dir).json["entries"]
+    assert entry["detail"]["until"] == "2099-01-31T05:00:00.000Z"
+    resumed = run_syncctl("resume", "orders", "--polls", "--json", cwd=settings_dir).json["streams"][0]
+    assert (resumed["paused"], resumed["polls_paused"], resumed["polls_resumed"]) == (True, False, True)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("orders", "--until", "soon"), "error: --until 'soon' is not a time"),
+        (("orders", "--until", "2020-01-01"), "error: --until 2020-01-01 has passed"),
+        (("orders", "--until", "0s"), "error: --until 0s has passed"),
+        (("--partner", "default", "--polls"), "hint: run: syncctl pause orders --polls"),
+    ],
+)
+def test_a_pause_that_makes_no_sense_is_refused(
+    run_syncctl: Run, settings_dir: Path, args: tuple[str, ...], said: str
+) -> None:
+    result = run_syncctl("pause", *args, cwd=settings_dir)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
 
 
 def test_a_stream_that_was_not_paused_is_not_resumed(run_syncctl: Run, settings_dir: Path) -> None:

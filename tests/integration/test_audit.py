@@ -11,7 +11,7 @@ from syncctl.ledger import audit
 from syncctl.ledger.ledger import Ledger
 from syncctl.pipeline import cleanup, selection
 from syncctl.pipeline.cleanup import clean_up
-from syncctl.pipeline.pause import pause_delivery, resume_delivery
+from syncctl.pipeline.pause import pause_streams, resume_streams
 from syncctl.pipeline.replay import discard_records, replay_records
 from syncctl.pipeline.rewind import plan_rewind, rewind_stream
 from syncctl.pipeline.selection import Selection
@@ -40,11 +40,11 @@ def run_discard(testbed: Testbed) -> None:
 
 
 def run_pause(testbed: Testbed) -> None:
-    pause_delivery(ledger=testbed.ledger, streams=("orders", "others"), who="ann@host", reason="why")
+    pause_streams(ledger=testbed.ledger, streams=("orders", "others"), who="ann@host", reason="why")
 
 
 def run_resume(testbed: Testbed) -> None:
-    resume_delivery(
+    resume_streams(
         ledger=testbed.ledger,
         streams=("orders", "others"),
         configured={"orders": "default"},

@@ -115,6 +115,12 @@ def scan(state: str) -> Scan:
 QUERIES: dict[str, tuple[Callable[[Ledger], Any], str, int]] = {
     "due": (lambda ledger: ledger.records.find_due("orders", fresh=True, limit=100), "due_at", 7),
     "due again": (lambda ledger: ledger.records.find_due("orders", fresh=False, limit=100), "due_at", 7),
+    "due before": (
+        lambda ledger: ledger.records.find_due("orders", fresh=True, limit=100, before=NOW),
+        "due_at",
+        7,
+    ),
+    "oldest due": (lambda ledger: ledger.records.find_oldest_due("orders"), "due_at", 1),
     "in flight": (lambda ledger: ledger.records.count_in_flight("orders"), "stream", 112),
     "keys in flight": (
         lambda ledger: ledger.records.find_keys_in_flight("orders", ["fresh 7", "k1", "again 1"]),

@@ -30,6 +30,10 @@ WRONG_IN_STREAM = [
     ("dialect = 5", "dialect", "is unknown; known: source, partner, table"),
     ('gap_timeout = "soon"', "gap_timeout", "'soon' is not a duration"),
     ('decimals = "text"', "decimals", 'must be one of "number", "string"'),
+    ('after = ["order"]', "after", "there is no [streams.order]; did you mean orders?"),
+    ('after = ["orders"]', "after", "names the stream itself; remove orders from it"),
+    ('quiet_hours = "22-6"', "quiet_hours", "'22-6' is not a span of hours; write for example \"22:00-06:00\""),
+    ('quiet_hours = "22:00-06:00 Mars/Base"', "quiet_hours", "'Mars/Base' is not a time zone"),
     ('timezone = "Mars/Base"', "timezone", "'Mars/Base' is not a time zone; write an IANA name such as Europe/Berlin"),
     ("max_delete_share = 2", "max_delete_share", "must be between 0 and 1"),
     ('mask = "drop"', "mask", 'must be a table, as in { ssn = "drop", iban = "last4" }; as a variable'),
@@ -291,6 +295,16 @@ def test_a_wrong_value_elsewhere_is_refused_with_the_fix(tmp_path: Path, toml: s
     lines = fail(tmp_path, toml=toml)
     assert len(lines) == 1
     assert lines[0].startswith(line)
+
+
+def test_streams_that_wait_for_each_other_are_refused_once(tmp_path: Path) -> None:
+    after = {"orders": "invoices", "customers": "orders", "invoices": "customers"}
+    section = '[streams.{}]\ntable = "t"\nstart = "now"\nafter = ["{}"]\n'
+    (line,) = fail(tmp_path, toml="".join(section.format(*names) for names in after.items()))
+    assert line == (
+        "streams.orders.after (syncctl.toml line 4): goes in a circle, orders -> invoices -> customers -> orders, and "
+        "none would be sent; remove invoices from it"
+    )
 
 
 WRONG_VARIABLES = [

@@ -51,7 +51,7 @@ SAMPLED = {  # Settings without a default, or with one that only an example can 
                 for key in ("under", "results", "result_key", "result_status", "result_accepted_when")
             ),
             *("retry.give_up_after", "delete_endpoint", "content_type", "body", "headers", "body_schema", "fields"),
-            *("strict_hold", "write_back", "capture", "update_endpoint"),
+            *("strict_hold", "after", "quiet_hours", "write_back", "capture", "update_endpoint"),
             *("lookup.endpoint", "lookup.capture"),
         )
     ),
@@ -90,7 +90,7 @@ def without_rivals(text: str) -> str:
     """Remove settings that would contradict the sample: a query beside a table, settings of another mode or auth."""
     names = "query|body|exclude|json|acknowledge|acknowledge_failed"
     names += "|name|in|value|user|password|token_url|client_id|client_secret|client_auth|scope|audience|secret"
-    names += "|strict_hold|previous_secret|proxy|headers|client_key_password"
+    names += "|after|strict_hold|previous_secret|proxy|headers|client_key_password"
     text = re.sub(r"^(rows_per_call = |STREAMS__ORDERS__ROWS_PER_CALL=)1\b", r"\g<1>10", text, flags=re.MULTILINE)
     return re.sub(rf"^\S*\b({names}) = .*$|^\S*__({names})=.*$", "", text, flags=re.MULTILINE | re.IGNORECASE)
 

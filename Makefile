@@ -1,7 +1,7 @@
 # Each target sets up what it needs: a fresh Debian machine needs only Python 3.11 and make.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test check soak fuzz bench format clean libcurl libodbc nginx
+.PHONY: help demo unit test check soak fuzz bench pictures format clean libcurl libodbc nginx chromium
 SHELL := /bin/bash
 
 VENV := .venv
@@ -22,7 +22,7 @@ want_library = @[ "$$(uname)" != Linux ] || \
 	echo "note: $(1) is missing, so $(3); as root: apt-get install $(2)" >&2
 
 help:  ## Show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo libcurl  ## Run the demo on this machine (DEMO_FLAGS="--rows 20000")
 	@$(BIN)/syncctl demo $(DEMO_FLAGS)
@@ -51,6 +51,9 @@ check: $(VENV)/.dev libodbc  ## Check style, format, types and layers, in second
 
 fuzz: $(VENV)/.dev libcurl  ## Try random settings and command lines (FUZZ_FLAGS="--settings 10000 --commands 1000 --seed 1")
 	@$(BIN)/python -m tests.fuzz $(FUZZ_FLAGS)
+
+pictures: $(VENV)/.bench libcurl chromium  ## Make the pictures of the HTML report in docs/pictures from a run
+	@$(BIN)/python -m tests.harness.report_pictures docs/pictures
 
 format: $(VENV)/.dev  ## Format the code the way check wants it
 	@$(BIN)/ruff check --fix-only .
@@ -87,6 +90,10 @@ libcurl:
 
 libodbc:
 	$(call want_library,libodbc.so.2,unixodbc,tests that need an ODBC driver are skipped)
+
+chromium:
+	@command -v chromium chromium-browser >/dev/null || $(call apt_install,chromium) || \
+		echo "note: chromium is missing; as root: apt-get install chromium" >&2
 
 nginx:
 	@PATH="$$PATH:/usr/sbin" command -v nginx >/dev/null || $(call apt_install,nginx) || \

@@ -1,6 +1,6 @@
 """The flags that several commands share, and the parsing of their values."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Annotated
 
 import typer
@@ -23,8 +23,11 @@ Until = Annotated[
 ]
 
 
-def parse_time(text: str, *, flag: str, now: datetime | None = None) -> datetime:
-    """Return the time for an age (`24h` means 24 hours ago), a date or an ISO 8601 time; without a zone it is UTC.
+def parse_time(text: str, *, flag: str, now: datetime | None = None, zone: tzinfo = UTC) -> datetime:
+    """Return the time for an age (`24h` means 24 hours ago), a date or an ISO 8601 time.
+
+    Args:
+        zone: The zone of a time that names none.
 
     Raises:
         UsageError: it is none of these.
@@ -35,7 +38,7 @@ def parse_time(text: str, *, flag: str, now: datetime | None = None) -> datetime
         pass
     try:
         moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise UsageError(
             f"{flag} {text!r} is not a time",
@@ -44,15 +47,20 @@ def parse_time(text: str, *, flag: str, now: datetime | None = None) -> datetime
         ) from None
 
 
-def parse_window(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
+def parse_window(
+    since: str | None, until: str | None, *, zone: tzinfo = UTC
+) -> tuple[datetime | None, datetime | None]:
     """Return the start and the end of a period, None where it is open.
+
+    Args:
+        zone: The zone of times that name none.
 
     Raises:
         UsageError: a value is not a time, or the period ends before it begins.
     """
     now = datetime.now(UTC)
-    begin = parse_time(since, flag="--since", now=now) if since else None
-    end = parse_time(until, flag="--until", now=now) if until else None
+    begin = parse_time(since, flag="--since", now=now, zone=zone) if since else None
+    end = parse_time(until, flag="--until", now=now, zone=zone) if until else None
     if begin and end and begin >= end:
         raise UsageError(
             f"--since {since} is not before --until {until}",

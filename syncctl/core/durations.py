@@ -55,6 +55,32 @@ def format_age(seconds: float) -> str:
     return format_duration(max(0, int(seconds)))
 
 
+def format_ms(value: float | None) -> str:
+    """Return a duration for people, with two or three digits: `12 ms`, `1.5 s`, `2 min`, `5 h`, `3 d`."""
+    if value is None:
+        return "-"
+    for size, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s")):
+        if value >= size * (2 if unit == "d" else 1):
+            return f"{_short(value / size)} {unit}"
+    return f"{_short(value)} ms"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}".removesuffix(".0")
+
+
+def format_change(now: float | None, before: float | None) -> str:
+    """Return a change in percent, or in words where there is no percentage."""
+    if now is None or before is None:
+        return "-"
+    if now == before:
+        return "unchanged"
+    if not before:
+        return "new"
+    change = 100 * (now - before) / before
+    return f"{change:+.0f} %" if abs(change) < 1000 else f"{now / before:.0f} times"
+
+
 def parse_rate(text: str) -> tuple[int, float]:
     """Return (calls, per how many seconds) for `50/second`, `600/minute`, `10000/day`.
 

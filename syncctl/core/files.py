@@ -1,9 +1,10 @@
-"""Files that settings name: read within a bound of size, and of time where somebody may never write to them."""
+"""Files that settings and flags name: read within bounds of size and time, and written so that no reader sees half."""
 
 import errno
 import os
 import select
 import stat
+import tempfile
 import time
 from pathlib import Path
 
@@ -65,3 +66,23 @@ def decode_utf8(content: bytes) -> str:
         before = error.object[: error.start].decode()
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         raise ValueError(f"it is not UTF-8 text (line {line}, column {column}); save it as UTF-8") from None
+
+
+def write_draft(path: Path, text: str, *, mode: int) -> Path:
+    """Write a file beside its final place, so that no reader sees half of it, or a secret that is not theirs.
+
+    Raises:
+        OSError: the directory cannot be written; nothing is left behind.
+    """
+    number, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+    draft = Path(name)
+    try:
+        with os.fdopen(number, "w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.chmod(mode)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+    return draft

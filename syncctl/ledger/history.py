@@ -12,6 +12,8 @@ from syncctl.core.states import State
 Doc = dict[str, Any]
 
 HISTORY_LENGTH = 50
+SLICE_MINUTES = 5
+"""How long each slice of an hour is in which the reports also count outcomes, from the newest entries alone."""
 FIRST_DELIVERY = "first_delivery"
 """The action of the event that carries the time from logged to delivered."""
 
@@ -107,6 +109,7 @@ _FIRST_DELIVERY: Doc = {"$let": {
 EVENTS: Doc = {"$concatArrays": [
     {"$map": {"input": {"$ifNull": ["$history", []]}, "in": {
         "event": _describe_event("$$this"), "count": 1, "error": "$$this.error", "status": "$$this.status",
+        "slice": {"$floor": {"$divide": [{"$minute": "$$this.at"}, SLICE_MINUTES]}},
     }}},
     _EARLIER,
     _FIRST_DELIVERY,

@@ -6,7 +6,7 @@ rewritten, and clean-up removes only records that finished in frozen hours.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pymongo
@@ -16,16 +16,17 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 
 from syncctl.core.states import State
-from syncctl.ledger.client import edge, is_only_duplicates
+from syncctl.ledger.client import edge, is_only_duplicates, translated
 from syncctl.ledger.expressions import or_zero
 from syncctl.ledger.history import EVENTS, FIRST_DELIVERY, truncate_hour
 
 Doc = dict[str, Any]
-HOUR = timedelta(hours=1)
 FREEZE_AFTER = timedelta(minutes=10)
 _ROLL_UP_SECONDS = 600
 _ERRORS_AT_MOST = 50
 _FROZEN_UNTIL = "frozen_until"
+SLICED = ("delivered", "failed", "retried")
+"""The outcomes that are also counted by slice of the hour."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -49,6 +50,8 @@ class HourCounts:
     latency: dict[str, int] = field(default_factory=dict)
     #: The times from logged to delivered, in the hour of the delivery; hours that froze before they were kept lack it.
     delivery: dict[str, int] = field(default_factory=dict)
+    #: Outcomes of calls by slice of the hour: `delivered`, `failed`, and `retried` for those that are to be repeated.
+    slices: dict[str, dict[str, int]] = field(default_factory=dict)
     errors: dict[str, Doc] = field(default_factory=dict)
 
     def to_document(self) -> Doc:
@@ -56,11 +59,6 @@ class HourCounts:
         errors = sorted(self.errors.values(), key=lambda error: -int(error["count"]))[:_ERRORS_AT_MOST]
         counts = {name: getattr(self, name) for name in self.__slots__ if name != "errors"}
         return counts | {"errors": errors}
-
-
-def floor_hour(at: datetime) -> datetime:
-    """Return the full hour at or before a time."""
-    return at.replace(minute=0, second=0, microsecond=0)
 
 
 def _between(name: str, start: datetime, end: datetime) -> Doc:
@@ -81,6 +79,19 @@ class Reports:
         found = self._reports.find_one({"_id": _FROZEN_UNTIL})
         at: datetime | None = found["at"] if found else None
         return at
+
+    @edge
+    def rolled_up_at(self) -> datetime | None:
+        """Return the time up to which all events are in the stored hours; None before the first roll-up."""
+        found = self._reports.find_one({"_id": _FROZEN_UNTIL})
+        at: datetime | None = found.get("rolled_up_at") if found else None
+        return at
+
+    @edge
+    def has_more_changes(self, count: int) -> bool:
+        """Tell whether a roll-up would read more than `count` records; reads no more entries of the index than that."""
+        changed = {"updated_at": {"$gte": self.frozen_until() or datetime.min.replace(tzinfo=UTC)}}
+        return self._records.count_documents(changed, limit=count + 1, hint="updated") > count
 
     @edge
     def first_logged_at(self) -> datetime | None:
@@ -122,12 +133,19 @@ class Reports:
             "frozen": {"$lt": [{"$ifNull": ["$events.event.finished_hour", frozen_until]}, frozen_until]},
             "fingerprint": "$events.event.fingerprint",
         }
+        samples = {"message": "error", "status": "status"}
         group = {
-            "_id": identity,
+            "_id": {**identity, "slice": "$events.slice"},
             "count": {"$sum": "$events.count"},
-            "message": {"$first": "$events.error"},
-            "status": {"$first": "$events.status"},
+            **{name: {"$first": f"$events.{stored}"} for name, stored in samples.items()},
             "sample_id": {"$first": "$_id"},
+        }
+        # The slices of equal events travel together, or there would be up to twelve times as many groups to read.
+        whole = {
+            "_id": {name: f"$_id.{name}" for name in identity},
+            "count": {"$sum": "$count"},
+            **{name: {"$first": f"${name}"} for name in (*samples, "sample_id")},
+            "slices": {"$push": {"slice": "$_id.slice", "count": "$count"}},
         }
         yield from self._records.aggregate(
             [
@@ -136,6 +154,7 @@ class Reports:
                 {"$unwind": "$events"},
                 {"$match": {"events.event.hour": {"$gte": start, "$lt": end}}},
                 {"$group": group},
+                {"$group": whole},
             ],
             allowDiskUse=True,
         )
@@ -168,8 +187,14 @@ class Reports:
         self._records.update_many(counted, {"$pull": {"earlier": {"event.hour": {"$lt": frozen_until}}}})
 
     @edge
-    def store(self, hours: Sequence[HourCounts], *, frozen_until: datetime) -> None:
-        """Replace open hours, and freeze those before `frozen_until`; a frozen hour stays as it is. Safe to repeat."""
+    def store(
+        self, hours: Sequence[HourCounts], *, frozen_until: datetime, rolled_up_at: datetime | None = None
+    ) -> None:
+        """Replace open hours, and freeze those before `frozen_until`; a frozen hour stays as it is. Safe to repeat.
+
+        Args:
+            rolled_up_at: All events before this time are in the stored hours now; None where later hours are missing.
+        """
         writes = []
         for hour in hours:
             identity = f"{hour.stream}:{hour.window_start:%Y-%m-%dT%H}"
@@ -181,15 +206,17 @@ class Reports:
             except BulkWriteError as error:
                 if not is_only_duplicates(error):
                     raise
-        self._reports.update_one({"_id": _FROZEN_UNTIL}, {"$max": {"at": frozen_until}}, upsert=True)
+        newest = {"at": frozen_until} | ({"rolled_up_at": rolled_up_at} if rolled_up_at is not None else {})
+        self._reports.update_one({"_id": _FROZEN_UNTIL}, {"$max": newest}, upsert=True)
 
-    @edge
-    def load(self, since: datetime, until: datetime, streams: Sequence[str] = ()) -> list[Doc]:
-        """Return the stored hours that begin in a span, oldest first."""
+    def load(self, since: datetime, until: datetime, streams: Sequence[str] = ()) -> Iterator[Doc]:
+        """Yield the stored hours that begin in a span, oldest first: a year's are more than memory should hold."""
         query: Doc = {"window_start": {"$gte": since, "$lt": until}}
         if streams:
             query["stream"] = {"$in": list(streams)}
-        return list(self._reports.find(query, {"_id": False}, sort=[("window_start", 1), ("stream", 1)]))
+        order = [("window_start", 1)]
+        with translated(self.hosts), self._reports.find(query, {"_id": False}, sort=order, batch_size=1000) as found:
+            yield from found
 
     @edge
     def load_finished(self, streams: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -229,6 +256,15 @@ def _add_to_bucket(buckets: dict[str, int], bucket: float, count: int) -> None:
     buckets[name] = buckets.get(name, 0) + count
 
 
+def _add_to_slices(slices: dict[str, dict[str, int]], state: str, counts: Sequence[Doc]) -> None:
+    name = {State.PENDING.value: "retried"}.get(state, state)
+    if name not in SLICED:
+        return
+    for each in counts:
+        if each.get("slice") is not None:
+            _add_to_bucket(slices.setdefault(name, {}), each["slice"], int(each["count"]))
+
+
 def _add_event(hour: HourCounts, found: Doc) -> None:
     """Add a group of equal events to its hour."""
     identity, count = found["_id"], int(found["count"])
@@ -238,6 +274,7 @@ def _add_event(hour: HourCounts, found: Doc) -> None:
         if identity.get("again"):
             hour.retries += count
         _add_to_bucket(hour.latency, identity["bucket"], count)
+        _add_to_slices(hour.slices, str(state), found["slices"])
     elif action == FIRST_DELIVERY:
         _add_to_bucket(hour.delivery, identity["bucket"], count)
     if action in ("replayed", "resent", "taken_back"):

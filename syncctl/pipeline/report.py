@@ -1,40 +1,31 @@
 """report: roll the ledger's events up by hour, and add the hours up by day, stream or error."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any
 
-from syncctl.core.histogram import percentile
+from syncctl.core.time_zone import HOUR, ceil_hour, floor_hour, is_cut_by_hours, name_zone, shift_back
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.reports import FREEZE_AFTER, HOUR, HourCounts, floor_hour
+from syncctl.ledger.reports import FREEZE_AFTER, HourCounts
+from syncctl.pipeline.report_sums import By, Figures, Summary
 
-By = Literal["hour", "day", "stream", "error"]
-COUNTS = ("logged", "delivered", "failed", "superseded", "attempts", "retries")
 TOP_ERRORS = 10
 HOURS_AT_ONCE = 24
+_RECENT = timedelta(minutes=5)
+"""Beat rolls up every minute by default; where that is slow, roll-ups younger than this will do."""
+RECORDS_AT_ONCE = 20_000
+"""A roll-up of this many changed records takes less than a second."""
 
 
-@dataclass(kw_only=True, slots=True)
-class HourSum:
-    """Hours added up."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """The period before, of the same length, added up in the same way."""
 
-    stream: str
-    window_start: datetime | None
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
-    latency: dict[int, int] = field(default_factory=dict)
-
-    def add(self, hour: Mapping[str, Any]) -> None:
-        """Add one stored hour."""
-        for name in COUNTS:
-            self.counts[name] += int(hour.get(name, 0))
-        for bucket, count in hour.get("latency", {}).items():
-            self.latency[int(bucket)] = self.latency.get(int(bucket), 0) + int(count)
-
-    def to_row(self) -> dict[str, Any]:
-        """Return the report's row."""
-        percentiles = {f"p{share}_ms": percentile(self.latency, share / 100) for share in (50, 95, 99)}
-        return {"stream": self.stream, "window_start": self.window_start, **self.counts, **percentiles}
+    since: datetime
+    until: datetime
+    rows: tuple[Mapping[str, Any], ...]
+    totals: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,10 +34,14 @@ class Report:
 
     since: datetime
     until: datetime
+    timezone: str
+    #: All events before this time are included.
+    rolled_up_at: datetime | None
     by: By
     rows: tuple[Mapping[str, Any], ...]
     totals: Mapping[str, Any]
     top_errors: tuple[Mapping[str, Any], ...]
+    compare: Comparison | None
 
 
 def roll_up(*, ledger: Ledger) -> int:
@@ -61,12 +56,39 @@ def roll_up(*, ledger: Ledger) -> int:
     while start <= now:
         end = min(start + timedelta(hours=HOURS_AT_ONCE), floor_hour(now) + HOUR)
         hours: list[HourCounts] = ledger.reports.roll_up(start, end, frozen_until=frozen_until)
-        ledger.reports.store(hours, frozen_until=min(frozen_until, end))
+        rolled_up_at = now if end > now else None
+        ledger.reports.store(hours, frozen_until=min(frozen_until, end), rolled_up_at=rolled_up_at)
         stored += len(hours)
         start = end
     if first < frozen_until:
         ledger.reports.forget_counted(first, frozen_until)
     return stored
+
+
+def bring_up_to_date(*, ledger: Ledger, at_once: int = RECORDS_AT_ONCE) -> bool:
+    """Roll up, unless many records have changed and Beat rolled up minutes ago; tell whether it was done.
+
+    Args:
+        at_once: How many changed records are rolled up in any case.
+    """
+    known = ledger.reports.rolled_up_at()
+    is_recent = known is not None and ledger.streams.server_time() - known < _RECENT
+    if is_recent and ledger.reports.has_more_changes(at_once):
+        return False
+    roll_up(ledger=ledger)
+    return True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DrawnReport:
+    """A report with the course of its period, and how often each latency and each time to delivery occurred."""
+
+    report: Report
+    #: Events after `report.rolled_up_at` are missing, because a roll-up would have taken long.
+    is_behind: bool
+    figures: Figures
+    latency: Mapping[int, int]
+    delivery: Mapping[int, int] | None
 
 
 def build_report(
@@ -75,6 +97,8 @@ def build_report(
     since: datetime,
     until: datetime | None = None,
     by: By = "hour",
+    zone: tzinfo = UTC,
+    compare: bool = False,
     streams: Sequence[str] = (),
     states: Sequence[str] = (),
     error: str | None = None,
@@ -84,52 +108,99 @@ def build_report(
 
     Args:
         since: Rounded down to the full hour.
-        until: Rounded up to the full hour; None means now.
+        until: Rounded up to the full hour; None means now, and with `compare` the last full hour.
+        zone: Whose days are added up.
+        compare: Also add up the period before.
         states: Only rows in which a record ended in one of these; empty: all rows.
         error: By error: only errors whose fingerprint begins like this.
         limit: At most so many rows: the newest hours or days, or the first streams or errors.
     """
+    return draw_report(
+        ledger=ledger,
+        since=since,
+        until=until,
+        by=by,
+        zone=zone,
+        compare=compare,
+        streams=streams,
+        states=states,
+        error=error,
+        limit=limit,
+        draws=False,
+    ).report
+
+
+def draw_report(
+    *,
+    ledger: Ledger,
+    since: datetime,
+    until: datetime | None,
+    by: By,
+    zone: tzinfo,
+    compare: bool,
+    streams: Sequence[str],
+    states: Sequence[str],
+    error: str | None,
+    limit: int | None,
+    draws: bool = True,
+) -> DrawnReport:
+    """Return a report as `build_report` does, with its figures: one read of the hours serves both.
+
+    Args:
+        draws: False leaves the figures empty.
+    """
     ledger.ensure_prepared()
-    roll_up(ledger=ledger)
-    now = ledger.streams.server_time()
-    start = floor_hour(since)
-    end = floor_hour(until or now)
-    if until is None or end != until:
-        end += HOUR
-    hours = ledger.reports.load(start, end, streams)
-    totals = HourSum(stream="", window_start=None)
-    for hour in hours:
-        totals.add(hour)
-    shown = {name: value for name, value in totals.to_row().items() if name not in ("stream", "window_start")}
-    errors = add_up_errors(hours)
-    rows = errors if by == "error" else [total.to_row() for total in add_up(hours, by)]
-    if by == "error":
-        rows = [row for row in rows if row["fingerprint"].startswith(error or "")]
-    elif states:
-        rows = [row for row in rows if any(row[state] for state in states)]
-    if limit is not None:
-        rows = rows[-limit:] if by in ("hour", "day") else rows[:limit]
-    return Report(since=start, until=end, by=by, rows=tuple(rows), totals=shown, top_errors=tuple(errors[:TOP_ERRORS]))
+    is_behind = not bring_up_to_date(ledger=ledger)
+    start, end = choose_period(since, until, zone=zone, now=ledger.streams.server_time(), compare=compare)
+
+    def select(rows: list[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+        if by == "error":
+            rows = [row for row in rows if row["fingerprint"].startswith(error or "")]
+        elif states:
+            rows = [row for row in rows if any(row[state] for state in states)]
+        if limit is not None:
+            rows = rows[-limit:] if by in ("hour", "day") else rows[:limit]
+        return tuple(rows)
+
+    summary, figures = Summary(by, zone), Figures(start, end, zone)
+    for hour in ledger.reports.load(start, end, streams):
+        summary.add(hour)
+        if draws:
+            figures.add(hour)
+    before = None
+    if compare:
+        earlier = Summary(by, zone)
+        start_before = shift_back(start, end, zone)
+        for hour in ledger.reports.load(start_before, start, streams):
+            earlier.add(hour)
+        before = Comparison(since=start_before, until=start, rows=select(earlier.rows()), totals=earlier.totals())
+    report = Report(
+        since=start,
+        until=end,
+        timezone=name_zone(zone),
+        rolled_up_at=ledger.reports.rolled_up_at(),
+        by=by,
+        rows=select(summary.rows()),
+        totals=summary.totals(),
+        top_errors=tuple(summary.errors()[:TOP_ERRORS]),
+        compare=before,
+    )
+    latency, delivery = summary.histograms()
+    return DrawnReport(report=report, is_behind=is_behind, figures=figures, latency=latency, delivery=delivery)
 
 
-def add_up(hours: Iterable[Mapping[str, Any]], by: By) -> list[HourSum]:
-    """Add hours up by stream and hour, by stream and day (UTC), or by stream."""
-    sums: dict[tuple[str, datetime | None], HourSum] = {}
-    for hour in hours:
-        at: datetime | None = hour["window_start"]
-        if by == "day" and at is not None:
-            at = at.replace(hour=0)
-        elif by == "stream":
-            at = None
-        sums.setdefault((hour["stream"], at), HourSum(stream=hour["stream"], window_start=at)).add(hour)
-    return list(sums.values())
+def choose_period(
+    since: datetime, until: datetime | None, *, zone: tzinfo, now: datetime, compare: bool = False
+) -> tuple[datetime, datetime]:
+    """Return the full hours of UTC that a period covers.
 
+    In a zone whose days begin within an hour of UTC, that hour belongs to the day in which it begins.
 
-def add_up_errors(hours: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Add errors up by fingerprint, the most frequent first."""
-    errors: dict[str, dict[str, Any]] = {}
-    for hour in hours:
-        for error in hour.get("errors", ()):
-            total = errors.setdefault(error["fingerprint"], {**error, "count": 0})
-            total["count"] += int(error["count"])
-    return sorted(errors.values(), key=lambda error: -int(error["count"]))
+    Args:
+        until: None means now; with `compare` it means the last full hour, because part of an hour compares with none.
+    """
+    start = floor_hour(since) if is_cut_by_hours(since, zone) else ceil_hour(since)
+    if until is not None:
+        return start, max(ceil_hour(until), start + HOUR)
+    end = floor_hour(now)
+    return start, end if compare and start < end else end + HOUR

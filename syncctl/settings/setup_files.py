@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from syncctl.core.files import write_draft
 from syncctl.errors import ConfigurationError, UsageError
 from syncctl.settings.dotenv_file import ENV_FILE, DotenvFile, quote_env
 from syncctl.settings.load import load_settings
@@ -99,7 +100,7 @@ def write_setup(directory: Path, texts: Mapping[str, str]) -> None:
         for name, text in texts.items():
             # A .env that is a link stays one: the file that it leads to is replaced.
             path = (directory / name).resolve() if name == ENV_FILE else directory / name
-            drafts[path] = _write_draft(path, text, mode=0o600 if name == ENV_FILE else 0o644)
+            drafts[path] = write_draft(path, text, mode=0o600 if name == ENV_FILE else 0o644)
         if TOML_FILE in texts and (directory / TOML_FILE).exists():
             (directory / TOML_FILE).replace(directory / f"{TOML_FILE}.old")
         for path, draft in drafts.items():
@@ -159,7 +160,7 @@ def append_stream(directory: Path, name: str, block: str) -> Path:
         load_settings(directory=draft, environment=os.environ, files_from=directory.absolute())
     try:
         mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
-        _write_draft(path, longer, mode=mode).replace(path)
+        write_draft(path, longer, mode=mode).replace(path)
     except OSError as error:
         raise _make_write_error(path, error) from error
     return directory / TOML_FILE
@@ -181,23 +182,3 @@ def _refuse_wrong(hint: str) -> Iterator[None]:
 def _make_write_error(path: Path, error: OSError) -> UsageError:
     hint = "check the directory and its permissions"
     return UsageError(f"cannot write to {path}", why=error.strerror or "", hint=hint)
-
-
-def _write_draft(path: Path, text: str, *, mode: int) -> Path:
-    """Write a file beside its final place, so that no reader sees half of it, or a secret that is not theirs.
-
-    Raises:
-        OSError: the directory cannot be written; nothing is left behind.
-    """
-    number, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
-    draft = Path(name)
-    try:
-        with os.fdopen(number, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.chmod(mode)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
-    return draft

@@ -71,6 +71,7 @@ def test_the_documents_of_commands_are_what_the_page_says(
     eventually(lambda: run("status")["beat"]["last_tick_at"])
     run("doctor", "configuration", "redis", "mongodb")
     run("report", "--by", "stream")
+    run("report", "--by", "hour", "--compare")
     run("report --by error")
     run("records", "--state", "failed", "--limit", "3")
     sample = run("failures", exit_code=1)["groups"][0]["sample_id"]

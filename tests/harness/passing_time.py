@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pymongo import ReplaceOne
 
 from syncctl.core import clock
 
@@ -63,8 +64,9 @@ def let_hours_pass(database: Any, hours: float) -> None:
     """Move everything in the ledger into the past, as if nothing had run since."""
     by = timedelta(hours=-hours)
     for name in ("records", "keys", "streams", "runs"):
-        for document in database[name].find():
-            database[name].replace_one({"_id": document["_id"]}, shift(document, by))
+        moved = [ReplaceOne({"_id": document["_id"]}, shift(document, by)) for document in database[name].find()]
+        if moved:
+            database[name].bulk_write(moved, ordered=False)
     reports = [shift(document, by) for document in database.reports.find()]
     database.reports.delete_many({})
     for document in reports:

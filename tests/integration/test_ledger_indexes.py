@@ -274,7 +274,7 @@ def test_runs_and_reports_are_read_by_index(ledger: Ledger, database: Any) -> No
     assert [run["started_at"] for run in ledger.runs.load("s4", limit=2)] == [
         PAST + timedelta(hours=49), PAST + timedelta(hours=44),
     ]  # fmt: skip
-    assert len(ledger.reports.load(PAST, PAST + timedelta(hours=10))) == 10
+    assert len(list(ledger.reports.load(PAST, PAST + timedelta(hours=10)))) == 10
     ledger.runs.remove(before=PAST + timedelta(hours=3), empty_before=PAST + timedelta(hours=4))
     ledger.audit.load(limit=5)
     database.command("profile", 0)

@@ -9,11 +9,12 @@ import pytest
 from syncctl.core.histogram import bucket_of
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.states import State
+from syncctl.core.time_zone import HOUR, floor_hour
 from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.history import HISTORY_LENGTH
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.reports import HOUR, HourCounts, floor_hour
-from syncctl.pipeline.report import build_report, roll_up
+from syncctl.ledger.reports import HourCounts
+from syncctl.pipeline.report import bring_up_to_date, build_report, roll_up
 from tests.harness.passing_time import PAST, let_hours_pass, shift
 from tests.harness.testbed import claim_records, lose_records, new_record, outcome
 
@@ -355,4 +356,46 @@ def test_a_report_of_nothing_is_empty(ledger: Ledger) -> None:
     assert report.totals == {
         "logged": 0, "delivered": 0, "failed": 0, "superseded": 0, "attempts": 0, "retries": 0,
         "p50_ms": None, "p95_ms": None, "p99_ms": None,
+        "delivery_count": 0, "delivery_p50_ms": None, "delivery_p95_ms": None, "delivery_p99_ms": None,
     }  # fmt: skip
+
+
+def test_a_report_compares_with_the_period_before(ledger: Ledger, database: Any) -> None:
+    log(ledger, 1, 2)
+    deliver(ledger, database, 1)
+    let_hours_pass(database, 2)
+    log(ledger, 3)
+    let_hours_pass(database, 1)
+    now = ledger.streams.server_time()
+    report = build_report(ledger=ledger, since=now - 2 * HOUR, by="stream", compare=True)
+    assert report.until == floor_hour(now)
+    assert report.compare is not None
+    assert (report.compare.since, report.compare.until) == (report.since - 2 * HOUR, report.since)
+    assert [row["logged"] for row in report.rows] == [1]
+    assert [(row["stream"], row["logged"], row["delivered"]) for row in report.compare.rows] == [("orders", 2, 1)]
+    assert report.compare.totals["delivery_count"] == 1
+
+
+def test_hours_of_older_versions_show_no_times_to_delivery(ledger: Ledger, database: Any) -> None:
+    log(ledger, 1)
+    deliver(ledger, database, 1)
+    let_hours_pass(database, 2)
+    roll_up(ledger=ledger)
+    database.reports.update_many({}, {"$unset": {"delivery": "", "slices": ""}})
+    (row,) = build_report(ledger=ledger, since=ledger.streams.server_time() - 3 * HOUR, by="stream").rows
+    assert (row["delivered"], row["delivery_count"], row["delivery_p95_ms"]) == (1, None, None)
+
+
+def test_roll_ups_of_minutes_ago_do_where_many_records_are_changing(ledger: Ledger, database: Any) -> None:
+    log(ledger, 1, 2, 3)
+    assert bring_up_to_date(ledger=ledger, at_once=0)
+    for number in (1, 2):
+        deliver(ledger, database, number)
+    assert not bring_up_to_date(ledger=ledger, at_once=1)
+    assert "delivered" not in hour(database)
+    assert bring_up_to_date(ledger=ledger, at_once=2)
+    assert hour(database)["delivered"] == 2
+    deliver(ledger, database, 3)
+    database.reports.update_one({"_id": "frozen_until"}, {"$set": {"rolled_up_at": PAST}})
+    assert bring_up_to_date(ledger=ledger, at_once=0)
+    assert hour(database)["delivered"] == 3

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from syncctl.core.states import State
+from syncctl.core.time_zone import floor_hour
 from syncctl.errors import TroubleFound, UsageError
-from syncctl.ledger.reports import floor_hour
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from syncctl.pipeline import cleanup
 from syncctl.pipeline.cleanup import Cleaned, clean_up

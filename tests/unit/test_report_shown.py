@@ -9,20 +9,23 @@ from syncctl.commands.report import By, _show
 from syncctl.pipeline.report import Report
 
 COUNTS = {"logged": 20, "delivered": 20, "superseded": 0, "attempts": 40, "retries": 6}
-LATENCY = {"p50_ms": 1.0, "p95_ms": 1.0, "p99_ms": 1.0}
+LATENCY = {f"{prefix}p{share}_ms": 1.0 for prefix in ("", "delivery_") for share in (50, 95, 99)}
 
 
 def show(capsys: pytest.CaptureFixture[str], *, failed: int, failed_now: int, by: By = By.STREAM) -> list[str]:
     """Return the lines beside the tables."""
-    counts: dict[str, Any] = {**COUNTS, "failed": failed, **LATENCY}
+    counts: dict[str, Any] = {**COUNTS, "failed": failed, "delivery_count": 20, **LATENCY}
     errors = [{"fingerprint": "f", "status": 422, "message": "m", "count": failed, "sample_id": "s"}]
     found = Report(
         since=datetime(2026, 1, 1, 3, tzinfo=UTC),
         until=datetime(2026, 1, 2, 4, tzinfo=UTC),
+        timezone="UTC",
+        rolled_up_at=None,
         by=by.value,
         rows=errors if by is By.ERROR else ({"stream": "orders", "window_start": None, **counts},),  # type: ignore[arg-type]
         totals=counts,
         top_errors=tuple(errors if failed else ()),
+        compare=None,
     )
     _show(found, by, failed_now=failed_now)
     return capsys.readouterr().err.splitlines()

@@ -1,6 +1,6 @@
 """The `keys` collection: what is known of each row, which tells what is new.
 
-Only the key of a deleted row is ever removed, long after its last record.
+Only the key of a deleted row is ever removed, long after its last record, and once the partner has no object of it.
 
 A record exists for dispatch once its key knows it: `keys` is written after the record and before the cursor
 (invariant 1), each document only if its `seq` still is what the poll read. A poll that was taken over can therefore
@@ -312,13 +312,16 @@ class Keys:
 
     @edge
     def find_long_deleted(self, stream: str, key_ids: Sequence[str], *, seconds: float) -> list[str]:
-        """Return the ids of those keys whose delete was noted at least this long ago."""
+        """Return the ids of those keys that may be removed: their delete was noted at least this long ago."""
         found = self._keys.find(_long_deleted(stream, key_ids, seconds), {"_id": True})
         return [key["_id"].partition(":")[2] for key in found]
 
     @edge
     def forget_deleted(self, stream: str, key_ids: Sequence[str], *, seconds: float) -> int:
-        """Remove the keys of rows whose delete was noted at least this long ago; return how many. Safe to repeat."""
+        """Remove the keys of rows whose delete was noted at least this long ago; return how many. Safe to repeat.
+
+        A key stays as long as the partner may have an object of its row.
+        """
         return self._keys.delete_many(_long_deleted(stream, key_ids, seconds)).deleted_count
 
     @edge
@@ -416,6 +419,8 @@ def _long_deleted(stream: str, key_ids: Sequence[str], seconds: float) -> Doc:
     return {
         "_id": {"$in": [_identity(stream, key_id) for key_id in key_ids]},
         "op": "delete",
+        # The partner may still have its object, whose id is known here alone: the delete has failed, or none is sent.
+        "$nor": [{"doubt_seq": {"$exists": True}}, {"remote": {"$exists": True}, "remote.gone": {"$ne": True}}],
         "gone.at": {"$type": "date"},
         "$expr": {"$and": [{"$eq": ["$gone.seq", "$seq"]}, {"$lte": ["$gone.at", in_future(-seconds)]}]},
     }

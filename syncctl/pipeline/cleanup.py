@@ -1,6 +1,7 @@
 """cleanup: remove finished records older than their retention, from frozen hours only.
 
-Their keys stay, or old rows would come in again. Only the key of a deleted row goes, once nothing refers to it.
+Their keys stay, or old rows would come in again. Only the key of a deleted row goes, once nothing refers to it,
+and the partner has no object of the row.
 """
 
 import secrets

@@ -1,16 +1,21 @@
 """Keys of deleted rows: a round of mode snapshot examines none of them, and clean-up removes them in the end."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from syncctl.core.ids import key_id
+from syncctl.core.stream import Lookup
 from syncctl.pipeline import cleanup
 from syncctl.pipeline.cleanup import clean_up, forget_deleted_rows
+from tests.harness.id_partner import IdPartner
 from tests.harness.passing_time import let_hours_pass
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import ListReader, Testbed, version_row
+from tests.integration.test_capture import delete, send
 from tests.integration.test_pipeline_poll import Broken, break_at
+from tests.integration.test_remote_ids import BY_ID
 
 DAY = 86_400.0
 KEPT = {"delivered": 30 * DAY, "failed": 90 * DAY, "superseded": 7 * DAY, "discarded": 7 * DAY}
@@ -143,6 +148,46 @@ def test_a_round_examines_live_keys_only(snapshot: Testbed) -> None:
     assert {plan["op"] for plan in asked} >= {"query", "command"}
     assert sum(plan["keysExamined"] for plan in asked) < 40
     assert sum(plan.get("docsExamined", 0) for plan in asked) < 20
+
+
+def let_keys_age(testbed: Testbed) -> None:
+    """Let every record have been cleaned up, and every delete be long ago."""
+    testbed.database.records.delete_many({})
+    clean(testbed)
+    let_hours_pass(testbed.database, 24 * 8)
+    clean(testbed)
+
+
+@pytest.mark.parametrize("how", ["refused", "none is sent", "delivered"])
+def test_an_id_is_kept_until_the_delete_of_its_object_is_delivered(testbed: Testbed, how: str) -> None:
+    testbed.change_stream(**BY_ID, sends_deletes=how != "none is sent")
+    refusal = (422, {"error": "it is paid"}) if how == "refused" else None
+    with IdPartner(hook=lambda call: refusal if call.method == "DELETE" else None) as partner:
+        testbed.partner = replace(testbed.partner, url=partner.url)
+        send(testbed, 1)
+        delete(testbed, 1)
+        let_keys_age(testbed)
+        assert known(testbed) == (set() if how == "delivered" else {1})
+        send(testbed, 1, content="b")
+        # Where the partner has its object, a row that comes back creates no second one.
+        assert partner.created == {1: 2 if how == "delivered" else 1}
+        partner.hook = lambda _: None
+        delete(testbed, 1)
+        let_keys_age(testbed)
+        assert known(testbed) == ({1} if how == "none is sent" else set())
+
+
+def test_a_key_is_kept_while_the_partner_may_have_an_object(testbed: Testbed) -> None:
+    lookup = Lookup(path="/orders?ref={id}", capture={"id": "items[0].id"})
+    testbed.change_stream(**BY_ID, lookup=lookup)
+    answers = {"POST": (500, {}), "GET": (422, {})}
+    with IdPartner(hook=lambda call: answers.get(call.method)) as partner:
+        testbed.partner = replace(testbed.partner, url=partner.url)
+        send(testbed, 1)
+        delete(testbed, 1)
+        assert testbed.states()[1][-1] == "failed"
+        let_keys_age(testbed)
+        assert known(testbed) == {1}
 
 
 def add_deleted(testbed: Testbed, count: int) -> None:

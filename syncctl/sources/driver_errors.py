@@ -30,6 +30,10 @@ _MOVED = frozenset({615, 983, 4221, 40143, 40197, 40540, 40613})
 """The database changes its server: a failover, an upgrade, another size."""
 _CUT = frozenset({20, 64, 121, 233, 10053, 10054, 10060})
 """The connection broke. These are numbers of the network: they mean this only with a SQLSTATE of connections."""
+_ROW_CONTENT = frozenset({8114, 8169, 13608, 13609, 13623, 13624, *range(9400, 9460)})
+"""A value that cannot be converted: a text that is no number, no GUID, no JSON, or no XML. Their SQLSTATE is the
+general 42000; that of other conversions says so itself (class 22)."""
+_COLLATIONS = frozenset({468})
 _PERMISSION = frozenset({229, 230, 262, 297, 300, 916})
 _TRANSIENT = _DEADLOCK | _CONFLICT | _LOCKED | _THROTTLED | _MOVED
 
@@ -93,6 +97,11 @@ class Diagnostic:
     def is_permission(self) -> bool:
         """Tell whether the login lacks a right."""
         return self.is_among(_PERMISSION)
+
+    @property
+    def is_row_content(self) -> bool:
+        """Tell whether one row's content is the cause, so that the rows beside it can be read."""
+        return self.state.startswith("22") or self.state == "HY106" or self.is_among(_ROW_CONTENT)
 
     @property
     def is_deadlock(self) -> bool:
@@ -309,6 +318,10 @@ def _explain_query(diagnostic: Diagnostic, reason: str, address: Address, readin
         hint = advise_grant(reason, address.user)
     elif "ORDER BY clause is invalid" in reason:
         hint = "leave ORDER BY out of the query: syncctl orders it by cursor and key"
+    elif diagnostic.is_among(_COLLATIONS):
+        hint = "read one of the two texts in the other's collation: with a query that selects name COLLATE ... AS name"
+    elif diagnostic.is_row_content:
+        hint = "convert with TRY_CONVERT in a query, which gives NULL for such a value, or leave its row out with where"
     return SourceError(reading, why=reason, hint=hint)
 
 

@@ -23,7 +23,7 @@ from syncctl.sources.catalog.sqlserver_catalog import DATABASE_IDENTITY, DESCRIB
 from syncctl.sources.catalog.sqlserver_types import KINDS, make_type
 from syncctl.sources.cursor import Raw, to_text
 from syncctl.sources.dialect import IsolationLevel, ReadCeiling
-from syncctl.sources.driver_errors import advise_grant
+from syncctl.sources.driver_errors import advise_grant, read_diagnostic
 from syncctl.sources.instants import Instant, fit_fraction, join_with_t, parse_instant
 
 T = TypeVar("T", int, float, Decimal)
@@ -230,10 +230,10 @@ class SqlServerDialect:
         return len(text.encode("utf-8", "surrogatepass"))
 
     def is_row_data_error(self, error: BaseException) -> bool:
-        """Tell whether an error is about a row's content: SQLSTATE class 22, or a value that the driver refuses."""
+        """Tell whether an error is about a row's content, or a value that the driver refuses."""
         if isinstance(error, exc.DBAPIError):
-            state = str(error.orig.args[0]) if error.orig is not None and error.orig.args else ""
-            return isinstance(error, exc.DataError) or state.startswith("22") or state == "HY106"
+            diagnostic = None if error.orig is None else read_diagnostic(error.orig)
+            return isinstance(error, exc.DataError) or (diagnostic is not None and diagnostic.is_row_content)
         return isinstance(error, ValueError | ArithmeticError)
 
 

@@ -6,6 +6,7 @@ from sqlalchemy import exc
 from syncctl.errors import ServiceUnavailable, SourceError
 from syncctl.sources.catalog.relation import quote_name
 from syncctl.sources.driver_errors import Address, advise_grant, explain, grant, is_transient
+from syncctl.sources.sqlserver import SqlServerDialect
 
 ADDRESS = Address(title="SQL Server at sqlserver:1433", setting="SOURCE_URL", user="reader")
 DENIED = "The SELECT permission was denied on the object 'orders', database 'erp', schema 'dbo'."
@@ -72,6 +73,36 @@ def test_a_call_with_brackets_in_its_name_hides_no_number() -> None:
     assert is_transient(error)
     ours = explain(error, ADDRESS, "", connecting=False)
     assert ours.why == "The service is currently busy"
+
+
+@pytest.mark.parametrize(
+    ("state", "number"),
+    [
+        ("42000", 8114),
+        ("42000", 8169),
+        ("42000", 9420),
+        ("42000", 13609),
+        ("22018", 245),
+        ("22003", 8115),
+        ("HY106", 0),
+    ],
+)
+def test_a_value_that_cannot_be_converted_is_an_error_of_its_row_alone(state: str, number: int) -> None:
+    error = make(state, "Error converting data type varchar to numeric.", number)
+    assert SqlServerDialect().is_row_data_error(error)
+    # Where no row of its own can be told apart, the poll says what to do.
+    assert "TRY_CONVERT" in explain(error, ADDRESS, "stream orders cannot be read", connecting=False).hint
+
+
+@pytest.mark.parametrize(("state", "number"), [("42000", 229), ("42S02", 208), ("42000", 468), ("40001", 1205)])
+def test_an_error_of_the_whole_query_is_none_of_a_row(state: str, number: int) -> None:
+    assert not SqlServerDialect().is_row_data_error(make(state, "some words", number))
+
+
+def test_texts_of_different_collations_are_reported_with_a_way_out() -> None:
+    message = 'Cannot resolve the collation conflict between "A" and "B" in the equal to operation.'
+    ours = explain(make("42000", message, 468), ADDRESS, "stream orders cannot be read", connecting=False)
+    assert "COLLATE" in ours.hint
 
 
 def test_a_snapshot_conflict_is_not_a_deadlock() -> None:

@@ -88,6 +88,8 @@ class PollLease:
     is_unchecked: bool = False
     #: The reader's warnings were noted long ago, or never.
     are_warnings_old: bool = True
+    #: What the settings alone made it warn of then; None if that is not known.
+    advice: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,6 +187,10 @@ def _are_warnings_old(health: Mapping[str, Any], now: datetime) -> bool:
     return warned_at is None or (now - warned_at).total_seconds() > WARNINGS_KEPT_SECONDS
 
 
+def _read_advice(health: Mapping[str, Any]) -> tuple[str, ...] | None:
+    return tuple(health["advice"]) if "advice" in health else None
+
+
 def _is_unchecked(poll: Mapping[str, Any]) -> bool:
     failed_at: datetime | None = poll.get("unchecked_at")
     return failed_at is not None and (poll["started_at"] - failed_at).total_seconds() < UNCHECKED_SECONDS
@@ -274,6 +280,7 @@ class Streams:
             reread=_read_reread(poll.get("reread")),
             is_unchecked=_is_unchecked(poll),
             are_warnings_old=_are_warnings_old(found.get("health", {}), poll["started_at"]),
+            advice=_read_advice(found.get("health", {})),
         )
 
     @edge
@@ -381,6 +388,7 @@ class Streams:
         notes: Sequence[Note] = (),
         complete: bool = False,
         warnings: Sequence[str] | None = None,
+        advice: Sequence[str] = (),
     ) -> bool:
         """Release the lease, and record how the poll ended.
 
@@ -392,6 +400,7 @@ class Streams:
             notes: What an operator should know of the stream until the next poll.
             complete: It read to the end: it has seen every row behind the cursor.
             warnings: The reader's warnings; None leaves what was noted before.
+            advice: Those of them that follow from the settings alone.
         """
         guard = {"_id": lease.stream, "poll.token": lease.token}
         ended = {
@@ -403,6 +412,7 @@ class Streams:
         }
         if warnings is not None:
             ended |= {"health.warnings": {"$literal": list(warnings)}, "health.warned_at": "$$NOW"}
+            ended["health.advice"] = {"$literal": list(advice)}
         if error is not None:
             changes: list[Doc] = [{"$set": {**ended, "poll.until": "$$NOW"}}]
         else:

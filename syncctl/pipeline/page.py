@@ -59,6 +59,8 @@ class Progress:
     complete: bool = False
     #: The reader's warnings; None where it was not asked.
     warnings: tuple[str, ...] | None = None
+    #: Those of them that follow from the settings alone.
+    advice: tuple[str, ...] = ()
 
 
 class PageLog:

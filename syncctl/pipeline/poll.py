@@ -177,7 +177,7 @@ def read_pages(
             ledger=ledger, stream=stream, pages=pages, reader=reader, should_stop=should_stop
         ):
             return
-        pages.progress.warnings = find_warnings(reader) if lease.are_warnings_old else None
+        keep_warnings(pages.progress, lease, reader)
         # Invariant 1: only now may dispatch take a record for gone that no poll has found again.
         pages.progress.complete = True
         if write_backs is not None:
@@ -229,13 +229,18 @@ def tell(progress: Progress, lease: PollLease, notes: Iterable[Note]) -> None:
             progress.notes.append(note)
 
 
-def find_warnings(reader: "StreamReader") -> tuple[str, ...]:
-    """Return the reader's warnings; none where they cannot be found, which fails no poll."""
+def keep_warnings(progress: Progress, lease: PollLease, reader: "StreamReader") -> None:
+    """Ask the reader for its warnings once in a while; none where they cannot be found, which fails no poll.
+
+    Changed settings end what they were warned of at once.
+    """
+    if not lease.are_warnings_old and lease.advice == reader.advice:
+        return
+    progress.advice, progress.warnings = reader.advice, ()
     try:
-        return reader.warnings()
+        progress.warnings = reader.warnings()
     except SyncctlError as error:
         log.warning("poll.warnings_unknown", error=str(error))
-        return ()
 
 
 @contextmanager
@@ -315,6 +320,7 @@ def end_run(ledger: Ledger, pages: PageLog, lease: PollLease, *, error: SyncctlE
             hint=run.hint,
             notes=progress.notes,
             warnings=progress.warnings,
+            advice=progress.advice,
             complete=progress.complete,
         )
         ledger.runs.add(document)

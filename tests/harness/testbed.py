@@ -134,7 +134,7 @@ class ListReader:
         return [None for _ in witnesses]
 
     def warnings(self) -> tuple[str, ...]:
-        return ()
+        return self.advice
 
     def close(self) -> None:
         self.closed = True

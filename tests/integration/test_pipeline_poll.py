@@ -474,3 +474,13 @@ def test_keys_that_never_settle_end_the_poll(testbed: Testbed, monkeypatch: pyte
 
     run = testbed.poll(ListReader([version_row(1, "a", None)]), ledger=Rooms(testbed.ledger, keys=Restless()))
     assert "would not settle" in str(run.error)
+
+
+def test_what_the_settings_are_warned_of_goes_with_the_settings(testbed: Testbed) -> None:
+    def warned(*advice: str) -> Any:
+        testbed.poll(ListReader([version_row(1, "a", "0x01")], advice=advice))
+        return testbed.database.streams.find_one()["health"]["warnings"]
+
+    assert warned("lines are not followed") == ["lines are not followed"]
+    # Not an hour later, when the source is asked again for what it is warned of.
+    assert warned() == []

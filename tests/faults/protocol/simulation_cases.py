@@ -142,6 +142,7 @@ class ScriptedReader:
     """
 
     columns_fingerprint = "scripted"
+    advice: tuple[str, ...] = ()
     cursor_kind = "values"
     telling_columns: frozenset[str] = frozenset()
     reads_table = False

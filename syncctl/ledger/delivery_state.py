@@ -13,6 +13,7 @@ from syncctl.core.fingerprint import fingerprint
 from syncctl.core.outcome import Outcome
 from syncctl.core.records import Record
 from syncctl.core.remote_values import LostObject
+from syncctl.core.rows import Value
 from syncctl.core.states import State
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.client import edge, update_many_safely
@@ -308,6 +309,11 @@ def counted(outcome: Outcome) -> Doc:
     return changes
 
 
+def _show_captured(value: Value) -> str:
+    """Return a captured value as it stands in a path."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def attempt_entry(claim: Claim, record: Record, outcome: Outcome) -> Doc:
     """Return the history entry of one call (invariant 4)."""
     entry: Doc = {
@@ -330,7 +336,7 @@ def attempt_entry(claim: Claim, record: Record, outcome: Outcome) -> Doc:
     if outcome.lookup is not None:
         entry["lookup"] = outcome.lookup
     if outcome.captured:
-        entry["captured"] = {name: str(value) for name, value in outcome.captured.items()}
+        entry["captured"] = {name: _show_captured(value) for name, value in outcome.captured.items()}
     if outcome.not_captured is not None:
         entry["not_captured"] = outcome.not_captured
     if outcome.excerpt:

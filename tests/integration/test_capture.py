@@ -103,6 +103,7 @@ def test_values_are_exact(testbed: Testbed, orders: IdPartner, text: bytes, valu
     (known,) = testbed.ledger.keys.load("orders", [testbed.record(1)["key_id"]]).values()
     assert known.remote_values == {"id": value}
     assert type(known.remote_values["id"]) is type(value)
+    assert testbed.record(1)["history"][0]["captured"] == {"id": text.decode().strip('"')}
 
 
 def test_an_answer_without_the_value_leaves_what_is_known(testbed: Testbed, orders: IdPartner) -> None:

@@ -198,12 +198,13 @@ def check_children(services: "Services", stream: Stream, *, is_file: bool) -> Fi
                 cursor=None if is_tracked else child.cursor,
                 mode="change_tracking" if is_tracked else None,
             )
-            findings += [] if is_file else [sql_server.check_rights(source, table)]
+            facts = [] if is_file else [sql_server.check_rights(source, table)]
             by_column = [sql_server.check_index(source, table, [*on[at:], *on[:at]]) for at in range(len(on))]
             # An index on one of them is enough to find the rows of a parent.
-            findings.append(next((finding for finding in by_column if finding.status == "ok"), by_column[0]))
+            facts.append(next((finding for finding in by_column if finding.status == "ok"), by_column[0]))
             if child.cursor and not is_tracked:
-                findings.append(sql_server.check_index(source, table, [child.cursor, *on]))
+                facts.append(sql_server.check_index(source, table, [child.cursor, *on]))
+            findings += [replace(fact, detail=f"{child.table}: {fact.detail}") for fact in facts]
         return join_findings(findings)
 
     return _ask(services, stream.source, check)

@@ -398,11 +398,13 @@ def test_children_are_checked_with_their_indexes_and_what_is_not_found(
     lines = {"table": "lines", "on": {"order_id": "id"}, "sort": ["line"]}
     directory = make_settings(stream={"children": {"lines": lines}})
     checks = look(run_syncctl, directory, "source")
-    assert checks["source orders children"]["detail"] == "no index begins with order_id; the table is small (0 rows)"
+    assert checks["source orders children"]["detail"] == (
+        "lines: no index begins with order_id; the table is small (0 rows)"
+    )
     assert "a change of lines alone is not found" in checks["source orders"]["detail"]
     source_db.execute("create index by_order on lines (order_id)")
     checks = look(run_syncctl, directory, "source", "orders", "children")
-    assert checks["source orders children"]["detail"] == "an index begins with order_id"
+    assert checks["source orders children"]["detail"] == "lines: an index begins with order_id"
     source_db.execute("drop table lines")
     checks = look(run_syncctl, directory, "source", "orders")
     assert checks["source orders"]["status"] == "fail"

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
@@ -105,7 +105,7 @@ def _show(checks: "Sequence[Check]") -> None:
     from syncctl.console.terminal import decide_colour
 
     colour = decide_colour(sys.stdout)
-    signs = _SIGNS if _can_carry(sys.stdout, "".join(_SIGNS.values())) else _PLAIN_SIGNS
+    signs = choose_signs(sys.stdout)
     width = max(len(check.name) for check in checks)
     hints: set[str] = set()
     for check in checks:
@@ -128,6 +128,11 @@ def _write(mark: str, text: str, *, style: str = "") -> None:
     from syncctl.core.safe_text import make_safe
 
     out.show(Text.assemble((mark, style), make_safe(text)))
+
+
+def choose_signs(stream: TextIO) -> Mapping[str, str]:
+    """Return the sign of each status that a stream can carry."""
+    return _SIGNS if _can_carry(stream, "".join(_SIGNS.values())) else _PLAIN_SIGNS
 
 
 def _can_carry(stream: TextIO, text: str) -> bool:

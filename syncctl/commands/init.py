@@ -14,6 +14,7 @@ from syncctl.console import out
 from syncctl.errors import ConfigurationError, ExitCode, ServiceUnavailable, UsageError
 
 if TYPE_CHECKING:
+    from syncctl.commands.setup_conversation import Answers
     from syncctl.settings import Settings
     from syncctl.settings.dotenv_file import DotenvFile
 
@@ -104,6 +105,10 @@ def init(
 ) -> ExitCode:
     """Write .env and syncctl.toml, and create the ledger's indexes.
 
+    On a terminal and without options it asks: it tries each address at once, lists the tables, proposes how to read
+    one, says how many rows would be sent, and appends the stream to an existing syncctl.toml. Nothing is written before
+    the end. With options it asks nothing:
+
     An existing .env keeps its values, comments and order; missing values are added. An existing syncctl.toml is not
     changed. Nothing is written (exit code 2) if a value is invalid, or if a flag contradicts a file and --force is not
     given. Pass secrets in the environment or with -, so that they stay out of the shell's history. Exit code 69: the
@@ -116,7 +121,13 @@ def init(
         syncctl init --indexes
     """
     done = Initialised(directory=str(ctx.obj.directory.absolute()))
-    if indexes is not True:
+    connections = (source_url, partner_url, partner_token, mongo_url, redis_url)
+    described = (stream, table, start, endpoint, key, mode, cursor)
+    asks = not any((*connections, *described, force, as_json)) and indexes is None and out.is_interactive()
+    answers = _converse(ctx.obj.directory, done) if asks else None
+    if asks and answers is None:
+        return ExitCode.TROUBLE
+    if indexes is not True and not asks:
         stream_values = _gather_stream(
             stream, table=table, cursor=cursor, mode=mode, key=key, start=start, endpoint=endpoint
         )
@@ -126,8 +137,43 @@ def init(
     code = ExitCode.DONE if indexes is False else _create_indexes(ctx, done)
     if as_json:
         out.print_json(done)
-    _say_next(ctx, without_mongodb=code is ExitCode.UNAVAILABLE)
+    added = answers.section.name if answers and answers.section else None
+    _say_next(ctx, without_mongodb=code is ExitCode.UNAVAILABLE, added=added)
     return code
+
+
+def _converse(directory: Path, done: Initialised) -> "Answers | None":
+    """Ask for everything, write it, and return the answers; None if they are not to be written.
+
+    Raises:
+        UsageError: the input ended, or the directory cannot be written.
+    """
+    from syncctl.commands.setup_conversation import converse
+    from syncctl.settings.setup_files import draft_setup, write_setup
+    from syncctl.settings.toml_file import TOML_FILE
+
+    try:
+        answers = converse(directory)
+    except EOFError:
+        out.say()
+        hint = "run it again; with options it asks nothing: syncctl init --help"
+        raise UsageError("the input ended before the last answer", why="nothing was written", hint=hint) from None
+    except KeyboardInterrupt:
+        out.say("\nnothing was written")
+        raise
+    if answers is None:
+        out.say("nothing was written")
+        return None
+    section, is_new = answers.section, not (directory / TOML_FILE).exists()
+    streams = {} if section is None else {section.name: section.values}
+    texts = draft_setup(directory, answers.values, streams, section=None if section is None else section.render())
+    if section is not None and is_new:
+        texts[TOML_FILE] += section.children
+    write_setup(directory, texts, keep_old=False)
+    done.written = list(texts)
+    for name in done.written:
+        out.say(f"wrote {directory / name}")
+    return answers
 
 
 def _gather_stream(name: str | None, **flags: Any) -> dict[str, dict[str, Any]]:
@@ -267,8 +313,8 @@ def _create_indexes(ctx: typer.Context, done: Initialised) -> ExitCode:
     return ExitCode.DONE
 
 
-def _say_next(ctx: typer.Context, *, without_mongodb: bool) -> None:
-    """Say what remains to be done before everything can be checked."""
+def _say_next(ctx: typer.Context, *, without_mongodb: bool, added: str | None = None) -> None:
+    """Say what remains to be done before everything can be checked, or how to start a stream that was added."""
     try:
         settings: Settings = ctx.obj.settings()
     except ConfigurationError:
@@ -280,5 +326,9 @@ def _say_next(ctx: typer.Context, *, without_mongodb: bool) -> None:
     steps = [f"set {' and '.join(missing)} in .env"] if missing else []
     steps += [] if settings.streams else ["add a stream to syncctl.toml"]
     steps += ["start MongoDB (on this machine: syncctl local up)"] if without_mongodb else []
+    if added and not steps:
+        out.say(f"next: syncctl poll {added} --dry-run --known    to see its first requests; nothing is sent")
+        out.say("      syncctl worker --beat    to start; then, in another terminal: syncctl status")
+        return
     command = "syncctl init --indexes" if without_mongodb else "syncctl doctor"
     out.say(f"next: {'; '.join([*steps, f'then run: {command}']) if steps else command}")

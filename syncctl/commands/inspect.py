@@ -4,7 +4,8 @@ import re
 import shlex
 import textwrap
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 100
 _NAME_AT_MOST = 60
-_ONLY_FROM_BEGINNING = ("snapshot", "flag")
+ONLY_FROM_BEGINNING = ("snapshot", "flag")
 _FINDS_DELETES = ("snapshot", "change_tracking")
 _WHOLE_LETTERS = {
     "đ": "d", "ð": "d", "ħ": "h", "\N{LATIN SMALL LETTER DOTLESS I}": "i", "ł": "l", "ŋ": "ng", "ø": "o", "ŧ": "t",
@@ -84,9 +85,10 @@ def inspect(
     from syncctl.sources.catalog.inspection import inspect_source
 
     inspection = inspect_source(load(ctx).source(source), table, key or (), cursor)
-    blocks = [
-        _render_block(inspected, inspection.source, stream=stream, start=start) for inspected in inspection.tables
+    sections = [
+        propose_section(inspected, inspection.source, stream=stream, start=start) for inspected in inspection.tables
     ]
+    blocks = [(section.name, section.render()) for section in sections]
     written = None
     if write:
         written = _write(ctx.obj.directory.absolute(), inspection.tables[0], *blocks[0])
@@ -151,18 +153,42 @@ def name_stream(table: str) -> str:
     return name[:_NAME_AT_MOST]
 
 
-def _render_block(table: "InspectedTable", source: str, *, stream: str | None, start: str | None) -> tuple[str, str]:
-    """Return the name of the proposed stream and its section.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """The section of a proposed stream."""
+
+    name: str
+    values: Mapping[str, Any]
+    #: Comments on some of its values.
+    remarks: Mapping[str, str]
+    #: The sections of its proposed children, commented out.
+    children: str
+
+    def render(self) -> str:
+        """Return it as TOML."""
+        from syncctl.settings.render import render_stream
+
+        return render_stream(self.name, self.values, self.remarks) + self.children
+
+
+def propose_section(
+    table: "InspectedTable",
+    source: str,
+    *,
+    stream: str | None = None,
+    start: str | None = None,
+    partner: str = "default",
+    endpoint: str | None = None,
+) -> Section:
+    """Return the section of a stream that reads a table in the proposed way.
 
     Raises:
         UsageError: the mode does not support the start.
     """
-    from syncctl.settings.render import render_stream
-
     name = stream or name_stream(table.name)
     mode, remarks = str(table.settings["mode"]), dict(table.remarks)
     every = "every existing row" if table.rows is None else f"every existing row ({table.rows:,})"
-    if mode in _ONLY_FROM_BEGINNING:
+    if mode in ONLY_FROM_BEGINNING:
         if start is not None and start.strip().lower() != "beginning":
             raise UsageError(
                 f"mode {mode} does not support --start {start}",
@@ -177,12 +203,13 @@ def _render_block(table: "InspectedTable", source: str, *, stream: str | None, s
     if not table.key:
         remarks["key"] = "required: the columns that identify a row"
     origin = {} if source == "default" else {"source": source}
-    values = {**origin, **table.settings, "start": begin, "endpoint": f"POST /{name}"}
+    target = {} if partner == "default" else {"partner": partner}
+    values = {**origin, **table.settings, "start": begin, **target, "endpoint": endpoint or f"POST /{name}"}
     if mode in _FINDS_DELETES:
         remarks["delete_endpoint"] = 'deleted rows; "none" sends none'
         if table.key and not set("{}/\r\n") & set("".join(table.key)):
             values["delete_endpoint"] = "/".join([f"DELETE /{name}", *(f"{{{column}}}" for column in table.key)])
-    return name, render_stream(name, values, remarks) + _render_children(table, name)
+    return Section(name=name, values=values, remarks=remarks, children=_render_children(table, name))
 
 
 def _render_children(table: "InspectedTable", stream: str) -> str:
@@ -240,7 +267,7 @@ def _show_list(inspection: "Inspection") -> None:
             f"{table.table} (view)" if table.is_view else table.table,
             table.rows,
             ", ".join(table.key) or None,
-            _title(table.candidates[0]),
+            title_of(table.candidates[0]),
         )
         for table in inspection.tables
     ]
@@ -250,7 +277,8 @@ def _show_list(inspection: "Inspection") -> None:
         out.show("no tables")
 
 
-def _title(candidate: "Candidate") -> str:
+def title_of(candidate: "Candidate") -> str:
+    """Return a mode with the column that it follows."""
     return candidate.mode if candidate.cursor is None else f"{candidate.mode} on {candidate.cursor}"
 
 
@@ -271,7 +299,7 @@ def _list_lines(table: "InspectedTable") -> Iterator[str]:
     yield ""
     for at, candidate in enumerate(table.candidates):
         index = {True: ", indexed", False: ", no index", None: ""}[candidate.indexed]
-        yield f"{'safest: ' if at == 0 else '   also: '}{_title(candidate)}{index}"
+        yield f"{'safest: ' if at == 0 else '   also: '}{title_of(candidate)}{index}"
         yield from _wrap(f"          {candidate.why}", "          ")
     yield from _wrap(
         "   also: flag, if a column marks undelivered rows and syncctl may run a statement that sets it",
@@ -299,7 +327,7 @@ def _say_next(
         out.say(f"next: syncctl doctor source {blocks[0][0]}")
     elif table is not None:
         named = inspection.tables[0]
-        begin = "beginning" if named.settings["mode"] in _ONLY_FROM_BEGINNING else "now"
+        begin = "beginning" if named.settings["mode"] in ONLY_FROM_BEGINNING else "now"
         key = "" if named.key else "--key COLUMN "
         key += "" if cursor is None else f"--cursor {shlex.quote(cursor)} "
         out.say(f"next: syncctl inspect {shlex.quote(named.table)} {key}--start {begin} --write")

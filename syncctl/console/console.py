@@ -156,6 +156,28 @@ class Console:
         """Tell whether a person can answer a question: stdin and stderr are both terminals."""
         return is_terminal(sys.stdin) and is_terminal(sys.stderr)
 
+    def ask(self, question: str) -> str:
+        """Ask on stderr and return the line that was typed.
+
+        Raises:
+            EOFError: the input ended.
+        """
+        self._write_err(make_safe(question))
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        return line.rstrip("\r\n")
+
+    def ask_secret(self, question: str) -> str:
+        """Ask on the terminal and return what was typed there, which is not shown.
+
+        Raises:
+            EOFError: the input ended.
+        """
+        from getpass import getpass
+
+        return getpass(make_safe(question), stream=sys.stderr)
+
     def confirm(self, question: str) -> bool:
         """Ask on stderr and return true only for `y` or `yes`; without a terminal return false."""
         if not self.is_interactive():

@@ -21,23 +21,29 @@ Streams = Mapping[str, Mapping[str, Any]]
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
-def draft_setup(directory: Path, values: Mapping[str, str], streams: Streams) -> dict[str, str]:
+def draft_setup(
+    directory: Path, values: Mapping[str, str], streams: Streams, *, section: str | None = None
+) -> dict[str, str]:
     """Return the files that differ from what is there, by name.
 
     Args:
         values: Variables for `.env`; its other variables stay, and missing ones are added.
         streams: The streams of `syncctl.toml`; without any, an existing file stays as it is.
+        section: The streams as TOML, to be appended to an existing `syncctl.toml` in place of replacing it.
 
     Raises:
         ConfigurationError: an existing file cannot be read, or a value is wrong.
     """
     env = DotenvFile(directory)
-    keeps = (directory / TOML_FILE).exists() and not streams
+    exists = (directory / TOML_FILE).exists()
+    keeps = exists and (not streams or section is not None)
     texts = {ENV_FILE: merge_env(env, values, elsewhere=read_toml(directory / TOML_FILE)[0].keys() if keeps else ())}
     if not keeps:
         texts[TOML_FILE] = render_toml(streams)
+    elif section is not None:
+        texts[TOML_FILE] = _append(directory / TOML_FILE, section)
     with _refuse_wrong("nothing was written; correct these settings and run syncctl init again"):
-        _load_flags(values, streams)
+        _load_flags(values, {} if section is not None else streams)
         with tempfile.TemporaryDirectory(prefix="syncctl-init-") as draft:
             if keeps:
                 shutil.copyfile(directory / TOML_FILE, Path(draft) / TOML_FILE)
@@ -89,8 +95,11 @@ def _find_references(directory: Path) -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
-def write_setup(directory: Path, texts: Mapping[str, str]) -> None:
-    """Write all of these files, or none; an existing `syncctl.toml` is kept as `syncctl.toml.old`.
+def write_setup(directory: Path, texts: Mapping[str, str], *, keep_old: bool = True) -> None:
+    """Write all of these files, or none.
+
+    Args:
+        keep_old: Whether an existing `syncctl.toml` is kept as `syncctl.toml.old`.
 
     Raises:
         UsageError: the directory cannot be written.
@@ -98,10 +107,10 @@ def write_setup(directory: Path, texts: Mapping[str, str]) -> None:
     drafts: dict[Path, Path] = {}
     try:
         for name, text in texts.items():
-            # A .env that is a link stays one: the file that it leads to is replaced.
-            path = (directory / name).resolve() if name == ENV_FILE else directory / name
-            drafts[path] = write_draft(path, text, mode=0o600 if name == ENV_FILE else 0o644)
-        if TOML_FILE in texts and (directory / TOML_FILE).exists():
+            # A file that is a link stays one: the file that it leads to is replaced.
+            path = (directory / name).resolve() if name == ENV_FILE or not keep_old else directory / name
+            drafts[path] = write_draft(path, text, mode=0o600 if name == ENV_FILE else _find_mode(path))
+        if keep_old and TOML_FILE in texts and (directory / TOML_FILE).exists():
             (directory / TOML_FILE).replace(directory / f"{TOML_FILE}.old")
         for path, draft in drafts.items():
             draft.replace(path)
@@ -130,6 +139,18 @@ def save_values(directory: Path, values: Mapping[str, str]) -> None:
     write_setup(directory, {ENV_FILE: text})
 
 
+def check_appendable(directory: Path) -> None:
+    """Check that a stream can be appended to `syncctl.toml`, if there is one.
+
+    Raises:
+        ConfigurationError: it is not TOML, or it has its streams in one table of a line, which is closed.
+    """
+    with _refuse_wrong("nothing was written"), tempfile.TemporaryDirectory(prefix="syncctl-append-") as draft:
+        path = Path(draft) / TOML_FILE
+        path.write_text(_append(directory / TOML_FILE, "[streams.one-more]\n"), encoding="utf-8", newline="")
+        read_toml(path)
+
+
 def append_stream(directory: Path, name: str, block: str) -> Path:
     """Append a stream's section to `syncctl.toml`, which is created if there is none; return its path.
 
@@ -140,10 +161,7 @@ def append_stream(directory: Path, name: str, block: str) -> Path:
         ConfigurationError: the settings would not load with it.
     """
     path = (directory / TOML_FILE).resolve()
-    text = path.read_bytes().decode("utf-8") if path.is_file() else ""
-    end = "\r\n" if "\r\n" in text else "\n"
-    gap = "" if not text.strip("\ufeff") else end if text.endswith(("\n", "\r")) else end * 2
-    longer = text + gap + block.replace("\n", end)
+    longer = _append(path, block)
     if name in load_settings(directory=directory).layers.merged.get("streams", {}):
         raise UsageError(
             f"there is a stream {name} already",
@@ -159,11 +177,22 @@ def append_stream(directory: Path, name: str, block: str) -> Path:
         (Path(draft) / TOML_FILE).write_text(longer, encoding="utf-8", newline="")
         load_settings(directory=draft, environment=os.environ, files_from=directory.absolute())
     try:
-        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
-        write_draft(path, longer, mode=mode).replace(path)
+        write_draft(path, longer, mode=_find_mode(path)).replace(path)
     except OSError as error:
         raise _make_write_error(path, error) from error
     return directory / TOML_FILE
+
+
+def _append(path: Path, section: str) -> str:
+    """Return the text of a file, byte for byte, with a section behind it."""
+    text = path.read_bytes().decode("utf-8") if path.is_file() else ""
+    end = "\r\n" if "\r\n" in text else "\n"
+    gap = "" if not text.strip("\ufeff") else end if text.endswith(("\n", "\r")) else end * 2
+    return text + gap + section.replace("\n", end)
+
+
+def _find_mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from syncctl.core.spelling import suggest
 from syncctl.core.stream import Source
 from syncctl.errors import ConfigurationError, UsageError
 from syncctl.sources.catalog import CatalogTable, Reference, TableName
-from syncctl.sources.catalog.proposal import InspectedTable, propose_stream, quote_table
+from syncctl.sources.catalog.proposal import Candidate, InspectedTable, propose_stream, quote_table
 from syncctl.sources.catalog.relation import find_name, split_name
 from syncctl.sources.engines import connect, open_source
 
@@ -26,7 +26,12 @@ class Inspection:
 
 
 def inspect_source(
-    source: Source, table: str | None = None, key: Sequence[str] = (), cursor: str | None = None
+    source: Source,
+    table: str | None = None,
+    key: Sequence[str] = (),
+    cursor: str | None = None,
+    *,
+    chosen: Candidate | None = None,
 ) -> Inspection:
     """Describe all tables and views of a source, or one of them; nothing is changed, and hardly a row is read.
 
@@ -34,6 +39,7 @@ def inspect_source(
         table: The name of a table or a view, as a stream takes it.
         key: The columns that identify its rows, in place of the table's own key.
         cursor: The column to follow, in place of the safest mode.
+        chosen: The mode to read it in, one that an inspection has proposed.
 
     Raises:
         ServiceUnavailable: The source cannot be reached.
@@ -58,7 +64,8 @@ def inspect_source(
     finally:
         opened.engine.dispose()
     tables = tuple(
-        propose_stream(catalog_table, key, cursor, children=tuple(children.values())) for catalog_table in described
+        propose_stream(catalog_table, key, cursor, chosen=chosen, children=tuple(children.values()))
+        for catalog_table in described
     )
     return Inspection(source=source.name, tables=tables, unknown=tuple(unknown))
 

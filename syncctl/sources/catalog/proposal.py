@@ -77,6 +77,7 @@ def propose_stream(
     wanted_key: Sequence[str] = (),
     wanted_cursor: str | None = None,
     *,
+    chosen: Candidate | None = None,
     children: Sequence[tuple[CatalogTable, Reference]] = (),
 ) -> InspectedTable:
     """Return how a table is best read.
@@ -84,6 +85,7 @@ def propose_stream(
     Args:
         wanted_key: The columns that identify its rows according to the operator, in place of the table's own key.
         wanted_cursor: The column to follow, in place of the safest mode.
+        chosen: One of the modes that it allows, in place of the safest.
         children: The tables that refer to it.
 
     Raises:
@@ -92,7 +94,8 @@ def propose_stream(
     key, origin = _check_key(table, wanted_key) if wanted_key else _decide_key(table)
     candidates = rank_candidates(table, key)
     title = quote_table(table.name)
-    chosen = candidates[0] if wanted_cursor is None else _choose(candidates, wanted_cursor, title)
+    if chosen is None or chosen not in candidates:
+        chosen = candidates[0] if wanted_cursor is None else _choose(candidates, wanted_cursor, title)
     settings, remarks = _propose_settings(table, title, key, chosen)
     return InspectedTable(
         table=title,

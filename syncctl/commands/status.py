@@ -1,72 +1,147 @@
 """`syncctl status`: the current state of streams, queue, workers and Beat."""
 
-from collections.abc import Iterator, Mapping
+import sys
+import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from syncctl.commands.options import AsJson
+from syncctl.commands.options import AsJson, parse_seconds
 from syncctl.commands.session import open_session
+from syncctl.commands.status_lines import (
+    describe_age,
+    describe_beat,
+    describe_queue,
+    describe_workers,
+    list_standstills,
+    list_steps,
+    list_warnings,
+)
 from syncctl.commands.stop_signal import StopSignal
-from syncctl.console import format_count, out
-from syncctl.core.durations import format_age
-from syncctl.errors import ExitCode, UsageError
+from syncctl.console import format_cell, format_time, out
+from syncctl.console.lines import cut_middle, measure
+from syncctl.core.durations import format_age, format_duration
+from syncctl.errors import ExitCode, ServiceUnavailable, UsageError
 
 if TYPE_CHECKING:
     from syncctl.pipeline.status import Status
+    from syncctl.wiring.connections import Connections
 
 _COUNTS = ("pending", "retrying", "queued", "sending", "delivered", "failed", "superseded", "discarded")
 COLUMNS = ("stream", "cursor", "last poll", "oldest due", *_COUNTS, "held", "breaker")
 _OPTIONAL = ("oldest due", "held", "queued", "sending", "superseded", "discarded", "breaker")
-_SHOWN_APART = ("paused", "partner_paused", "polls_paused", "quiet_hours", "circuit_open", "unknown_keys")
-"""The obstacles that have a line of their own."""
 _UNREMARKABLE = (None, 0, "closed")
 _WITHOUT_REDIS = "nothing is lost, and rows are polled and sent once Redis can be used; run: syncctl doctor redis"
-_WATCH_SECONDS = 2.0
+INTERVAL_AT_LEAST_SECONDS = 0.5
+LOOK_AT_RESIZE_SECONDS = 0.2
+PAUSE_PER_READING = 2.0
+"""How long the screen waits after a slow reading, as a multiple of the time that it took."""
+_STREAM_AT_LEAST, _CURSOR_AT_LEAST = 12, 10
 
 
 def status(
     ctx: typer.Context,
     *,
     as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Refresh every 2 seconds until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show a screen that refreshes until Ctrl-C.")] = False,
+    interval: Annotated[
+        str, typer.Option("--interval", metavar="DURATION", help="How often --watch refreshes: 2s, 30s.")
+    ] = "2s",
 ) -> ExitCode:
     """Show the current state of streams, queue, workers and Beat.
 
     Counts of finished records come from the reports and may be a minute old; all others are current.
 
+    With --watch, a screen shows for each stream the rates in and out, the backlog, the lag and the last half hour, and
+    below what holds streams and what happened last. It follows the size of the terminal. In a pipe, the plain status is
+    printed again and again.
+
     Examples:
         syncctl status
         syncctl status --watch
+        syncctl status --watch --interval 10s
         syncctl status --json
     """
     if as_json and watch:
         raise UsageError(
-            "--json and --watch cannot be combined", why="stdout carries one document", hint="omit one of them"
+            "--json and --watch cannot be combined",
+            why="stdout carries one document",
+            hint="omit one of them; for documents as things happen: syncctl tail --json",
+        )
+    seconds = parse_seconds(interval, flag="--interval")
+    if seconds < INTERVAL_AT_LEAST_SECONDS:
+        raise UsageError(
+            f"--interval {interval} is too short",
+            why="each refresh asks MongoDB and Redis",
+            hint=f"at least {format_duration(INTERVAL_AT_LEAST_SECONDS)}",
         )
     with open_session(ctx) as connections:
         from syncctl.wiring.operators import read_status
 
-        if not watch:
+        if watch:
+            with StopSignal(notice="") as stop:
+                show = _watch_screen if out.can_redraw() else _watch_plain
+                show(connections, stop, seconds)
+            return stop.exit_code
+        current = read_status(connections)
+        if current.queue["error"]:
+            out.warn(f"{current.queue['error']}; {_WITHOUT_REDIS}")
+        if as_json:
+            out.print_json(current)
+        else:
+            show_status(current)
+    return ExitCode.DONE
+
+
+def _watch_plain(connections: "Connections", stop: StopSignal, seconds: float) -> None:
+    """Print the status again and again, each after a line with its time."""
+    from syncctl.wiring.operators import read_status
+
+    while not (stop.is_set or out.reader_gone):
+        current = None
+        with stop.interruptible():
             current = read_status(connections)
-            if current.queue["error"]:
-                out.warn(f"{current.queue['error']}; {_WITHOUT_REDIS}")
-            if as_json:
-                out.print_json(current)
-            else:
-                _show(current)
-            return ExitCode.DONE
-        with StopSignal(notice="") as stop:
-            while not stop.is_set and not out.reader_gone:
-                current = read_status(connections)
-                out.clear()
-                _show(current)
-                stop.wait(_WATCH_SECONDS)
-        return stop.exit_code
+        if current is not None:
+            out.show(format_time(datetime.now(UTC)))
+            show_status(current)
+            out.show("")
+        stop.wait(seconds)
 
 
-def _show(current: "Status") -> None:
+def _watch_screen(connections: "Connections", stop: StopSignal, seconds: float) -> None:
+    """Show a screen until a signal. If MongoDB goes away, the last figures stay, with a word.
+
+    Raises:
+        ServiceUnavailable: MongoDB could not be reached from the beginning.
+    """
+    from syncctl.commands.status_screen import StatusScreen
+    from syncctl.console.live import LivePicture
+    from syncctl.wiring.operators import read_watched
+
+    screen = StatusScreen(every=format_duration(seconds))
+    with LivePicture(sys.stdout, has_own_screen=True) as picture:
+        while not stop.is_set:
+            began = time.monotonic()
+            try:
+                with stop.interruptible():
+                    screen.take(*read_watched(connections))
+            except ServiceUnavailable as error:
+                if not screen.has_figures:
+                    raise
+                screen.note_trouble(str(error))
+            if stop.is_set:
+                return
+            picture.draw(screen.draw)
+            until = time.monotonic() + max(seconds, PAUSE_PER_READING * (time.monotonic() - began))
+            while (left := until - time.monotonic()) > 0 and not stop.wait(min(left, LOOK_AT_RESIZE_SECONDS)):
+                if picture.is_resized:
+                    picture.draw(screen.draw)
+
+
+def show_status(current: "Status") -> None:
+    """Write the status as a table and lines."""
     rows = [_describe_stream(stream) for stream in current.streams]
     # On a terminal, hide optional columns without a remarkable value.
     columns = [
@@ -74,79 +149,51 @@ def _show(current: "Status") -> None:
         for name in COLUMNS
         if name not in _OPTIONAL or not out.is_watched() or any(row[name] not in _UNREMARKABLE for row in rows)
     ]
+    if out.is_watched():
+        _fit(rows, columns, out.width)
     if rows:
         shown = [[row[name] for name in columns] for row in rows]
         out.table(columns, shown, delivered="green", failed="red", retrying="yellow")
     else:
         out.show("no streams yet; add one to syncctl.toml, or run: syncctl init --help")
     now = datetime.now(UTC)
-    messages = current.queue["messages"]
-    out.show(f"queue    {'unknown: Redis cannot be used' if messages is None else format_count(messages, 'message')}")
-    for partner in current.partners:
-        if partner["paused"] or partner["breaker"] != "closed":
-            out.show(f"partner  {_describe_partner(partner, now)}")
-    down = {partner["partner"] for partner in current.partners if partner["paused"] or partner["breaker"] == "open"}
-    for stream in current.streams:
-        for line in _describe_standstills(stream, now, is_partner_down=stream["partner"] in down):
-            out.show(f"stream   {line}")
-    names = [str(worker["worker"]) for worker in current.workers]
-    out.show(f"workers  {f'{len(names)}: ' + ', '.join(names) if names else 'none; run: syncctl worker'}")
-    out.show(f"beat     {_describe_beat(current.beat, now)}")
-    for warning in _list_warnings(current, now):
+    if rows:
+        out.show(f"rates    {_describe_rates(current)}")
+    out.show(f"queue    {describe_queue(current.queue)}")
+    for label, line in list_standstills(current, now):
+        out.show(f"{label:8} {line}")
+    out.show(f"workers  {describe_workers(current)}")
+    out.show(f"beat     {describe_beat(current.beat, now)}")
+    for warning in list_warnings(current, now):
         out.warn(warning)
-    for number, step in enumerate(_list_steps(current)):
+    for number, step in enumerate(list_steps(current)):
         out.say(f"{'next:' if number == 0 else '     '} {step}")
 
 
-def _describe_standstills(stream: Mapping[str, Any], now: datetime, *, is_partner_down: bool) -> Iterator[str]:
-    """Yield a line for whatever holds a stream, or some of its records."""
-    name = stream["stream"]
-    if stream["paused"]:
-        yield f"{name} is {_describe_pause(stream, now)}; syncctl resume {name}"
-    for obstacle in stream["obstacles"]:
-        if obstacle["kind"] == "polls_paused":
-            yield f"the polls of {name} are {obstacle['detail'].partition(' are ')[2]}; syncctl resume {name} --polls"
-        if obstacle["kind"] == "quiet_hours":
-            yield f"{name} is {obstacle['detail']}"
-    if stream["breaker"] == "open" and not is_partner_down:
-        reason, probe = stream["breaker_reason"], _describe_probe(stream, now)
-        yield f"the endpoint of {name} is down (circuit open): {reason}; {probe}"
-    if stream["awaiting_poll"]:
-        count = format_count(stream["awaiting_poll"], "record")
-        yield f"{count} of {name} wait for a poll that reads to the end; syncctl doctor streams"
+def _describe_rates(current: "Status") -> str:
+    from syncctl.console.pictures import format_rate
+
+    logged, accepted, attempts = (
+        sum(stream["rates"][f"{name}_per_second"] for stream in current.streams)
+        for name in ("logged", "accepted", "attempts")
+    )
+    text = f"{format_rate(logged)}/s in, {format_rate(accepted)}/s out"
+    others = attempts - accepted
+    return f"{text}, {format_rate(others)}/s not accepted" if others >= 0.01 else text
 
 
-def _list_warnings(current: "Status", now: datetime) -> Iterator[str]:
-    """Yield what holds streams, or could, in one line each."""
-    queue, beat = current.queue, current.beat
-    if queue["unserved"] and current.workers:
-        unserved = ",".join(queue["unserved"])
-        yield f"no worker serves {unserved}; run: syncctl worker --queues {unserved}"
-    if queue["dropped_recently"]:
-        count = format_count(queue["dropped"], "message")
-        yield f"workers dropped {count} that are not this project's; syncctl doctor queue"
-    for job in beat["overdue"]:
-        at = job["last_done_at"]
-        last = f"was last done {_describe_age(at, now)}" if at else "was never done"
-        yield f"{job['job']} {last}, although Beat asks for it; syncctl doctor beat workers"
-    stale = [str(worker["worker"]) for worker in current.workers if worker["settings_differ"]]
-    for name in [*stale, *(["beat"] if beat["settings_differ"] and not beat["late"] else [])]:
-        yield f"{name} runs with settings that differ from syncctl.toml: restart it"
-    for stream in current.streams:
-        for obstacle in stream["obstacles"]:
-            if obstacle["kind"] not in _SHOWN_APART:
-                yield f"{stream['stream']}: {obstacle['detail']}; {obstacle['hint']}"
-
-
-def _list_steps(current: "Status") -> list[str]:
-    """Return the useful commands; the first is the one that the others depend on."""
-    steps = [f"syncctl resume --partner {partner['partner']}" for partner in current.partners if partner["paused"]]
-    paused = [stream["stream"] for stream in current.streams if stream["paused"]]
-    steps += [f"syncctl resume {' '.join(paused)}"] if paused else []
-    unpolled = [stream["stream"] for stream in current.streams if stream["polls_paused"] and not stream["paused"]]
-    steps += [f"syncctl resume {' '.join(unpolled)} --polls"] if unpolled else []
-    steps += ["syncctl failures"] if any(stream["counts"]["failed"] for stream in current.streams) else []
-    return steps
+def _fit(rows: Sequence[dict[str, Any]], columns: Sequence[str], width: int) -> None:
+    """Cut names and cursors in their middle, so that no line of the table is wider than the terminal."""
+    sizes = {
+        name: max([measure(name), *(measure(format_cell(row[name])) for row in rows)], default=0) for name in columns
+    }
+    over = sum(sizes.values()) + 2 * (len(columns) - 1) - width
+    for name, at_least in (("cursor", _CURSOR_AT_LEAST), ("stream", _STREAM_AT_LEAST)):
+        if over > 0:
+            size = max(at_least, sizes[name] - over)
+            over -= sizes[name] - size
+            for row in rows:
+                row[name] = None if row[name] is None else cut_middle(str(row[name]), size)
 
 
 def _describe_stream(stream: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,7 +204,7 @@ def _describe_stream(stream: Mapping[str, Any]) -> dict[str, Any]:
         marks.append("not configured")
     name = stream["stream"] + (f" ({', '.join(marks)})" if marks else "")
     at, oldest = stream["last_poll_at"], stream["oldest_due_seconds"]
-    last_poll = _describe_age(at, datetime.now(UTC)) if at else None
+    last_poll = describe_age(at, datetime.now(UTC)) if at else None
     oldest_due = None if oldest is None else format_age(oldest)
     return {
         "stream": name,
@@ -168,36 +215,3 @@ def _describe_stream(stream: Mapping[str, Any]) -> dict[str, Any]:
         "held": stream["held"],
         "breaker": stream["breaker"],
     }
-
-
-def _describe_partner(partner: Mapping[str, Any], now: datetime) -> str:
-    name = partner["partner"]
-    if partner["paused"]:
-        return f"{name} is {_describe_pause(partner, now)}; syncctl resume --partner {name}"
-    reason = f": {partner['breaker_reason']}" if partner["breaker_reason"] else ""
-    if partner["breaker"] == "half_open":
-        return f"{name} is recovering: circuit half-open, limited calls"
-    return f"{name} is down (circuit open){reason}; {_describe_probe(partner, now)}"
-
-
-def _describe_pause(paused: Mapping[str, Any], now: datetime) -> str:
-    since = f" since {paused['paused_since']:%Y-%m-%d %H:%M:%SZ}" if paused.get("paused_since") else ""
-    probe = ""
-    if paused.get("pause_probe_at"):
-        probe = f"; next probe in {format_age(max((paused['pause_probe_at'] - now).total_seconds(), 0.0))}"
-    until = f" until {paused['paused_until']:%Y-%m-%d %H:%M:%SZ}" if paused.get("paused_until") else ""
-    return f"paused{since}{until}: {paused['paused_reason'] or 'no reason given'}{probe}"
-
-
-def _describe_probe(breaker: Mapping[str, Any], now: datetime) -> str:
-    return f"next probe in {format_age(max((breaker['next_probe_at'] - now).total_seconds(), 0.0))}"
-
-
-def _describe_beat(beat: Mapping[str, Any], now: datetime) -> str:
-    if beat["last_tick_at"] is None:
-        return "never seen; run: syncctl beat"
-    return _describe_age(beat["last_tick_at"], now) + ("; it is late; run: syncctl beat" if beat["late"] else "")
-
-
-def _describe_age(at: datetime, now: datetime) -> str:
-    return f"{format_age(max((now - at).total_seconds(), 0.0))} ago"

@@ -97,9 +97,9 @@ class Console:
         """Tell whether stdout is a terminal; a person gets fewer columns, a pipe gets all."""
         return is_terminal(sys.stdout)
 
-    def clear(self) -> None:
-        """Clear the screen if stdout is a terminal, otherwise write an empty line between two answers."""
-        self._write_out("\x1b[H\x1b[2J" if can_redraw(sys.stdout) else "\n")
+    def can_redraw(self) -> bool:
+        """Tell whether stdout is a terminal on which a picture can be drawn again in place."""
+        return can_redraw(sys.stdout)
 
     def _draw(self, renderable: Any) -> None:
         from rich.console import Console as RichConsole

@@ -38,5 +38,5 @@ def measure_terminal(stream: TextIO | None) -> tuple[int, int]:
 
 
 def paint(text: str, style: str, *, colour: bool) -> str:
-    """Return the text in a style such as `red` or `bold`, unchanged without colour."""
-    return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if colour else text
+    """Return the text in a style such as `red` or `bold cyan`, unchanged without colour."""
+    return f"\x1b[{';'.join(_CODES[part] for part in style.split())}m{text}\x1b[0m" if colour and style else text

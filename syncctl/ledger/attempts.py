@@ -1,6 +1,6 @@
-"""Attempts in the order in which they were written, as `tail` follows them."""
+"""Attempts in the order in which they were written, as `tail` follows them, and the newest that went wrong."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -8,13 +8,17 @@ from typing import Any
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from syncctl.core.states import name_state
+from syncctl.core.states import State, name_state
 from syncctl.ledger.client import edge
 from syncctl.ledger.codec import decode_values
 
 Doc = dict[str, Any]
 
 ATTEMPT = "attempt"
+NOT_ATTEMPTS = ("unsendable", "lost")
+"""What a history holds, besides attempts, of what went wrong."""
+LAST_ENTRIES = 3
+"""How many entries of a record's history are searched for what went wrong."""
 _RECORD_FIELDS: Doc = dict.fromkeys(("stream", "key", "updated_at"), True)
 
 
@@ -90,6 +94,33 @@ class Attempts:
         found = self._records.find(query, fields, sort=[("updated_at", 1)], limit=limit, hint=hint)
         return [_read(record) for record in found]
 
+    @edge
+    def find_failures(self, stream: str, *, limit: int) -> list[Attempt]:
+        """Return what went wrong with records that have failed lately, and with some that are retried, newest first.
+
+        An index finds them, at a cost that does not grow with the number of records.
+        """
+        failed: Doc = {"stream": stream, "state": State.FAILED.value, "finished_at": {"$exists": True}}
+        retried: Doc = {"stream": stream, "state": State.PENDING.value, "fresh": False, "due_at": {"$type": "date"}}
+        fields = {**_RECORD_FIELDS, "history": {"$slice": -LAST_ENTRIES}}
+        found = [
+            *self._records.find(failed, fields, sort=[("finished_at", -1)], limit=limit, hint="finished"),
+            *self._records.find(retried, fields, sort=[("due_at", 1)], limit=limit, hint="due"),
+            *self._records.find(retried, fields, sort=[("due_at", -1)], limit=limit, hint="due"),
+        ]
+        return _list_wrong(found)
+
+    @edge
+    def find_new_failures(self, *, limit: int) -> list[Attempt]:
+        """Return what went wrong with the records that have changed last, newest first.
+
+        Args:
+            limit: How many records are looked at.
+        """
+        changed = {"updated_at": {"$type": "date"}}
+        fields = {**_RECORD_FIELDS, "history": {"$slice": -LAST_ENTRIES}}
+        return _list_wrong(self._records.find(changed, fields, sort=[("updated_at", -1)], limit=limit, hint="updated"))
+
 
 def _with_attempts(since: datetime) -> Doc:
     return {"history": {"$elemMatch": {"action": ATTEMPT, "at": {"$gte": since}}}}
@@ -120,3 +151,13 @@ def _read_entry(record: Doc, entry: Mapping[str, Any]) -> Attempt:
         worker=entry.get("worker"),
         idempotency_key=entry.get("idempotency_key"),
     )
+
+
+def _list_wrong(records: Iterable[Doc]) -> list[Attempt]:
+    """Return the last entries of these records that tell of something that went wrong, each once, newest first."""
+    entries: dict[tuple[str, datetime], Attempt] = {}
+    for record in records:
+        for entry in record.get("history") or ():
+            if entry["action"] in NOT_ATTEMPTS or (entry["action"] == ATTEMPT and entry.get("error") is not None):
+                entries[record["_id"], entry["at"]] = _read_entry(record, entry)
+    return sorted(entries.values(), key=lambda attempt: attempt.at, reverse=True)

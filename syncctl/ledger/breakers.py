@@ -17,7 +17,7 @@ from syncctl.core.breaker import (
     BreakerState,
 )
 from syncctl.ledger.client import edge
-from syncctl.ledger.expressions import in_future, or_absent
+from syncctl.ledger.expressions import SENT_BY_MINUTE, counted_by_minute, in_future, or_absent
 
 Doc = dict[str, Any]
 _OPEN, _HALF, _CLOSED = (state.value for state in (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED))
@@ -68,6 +68,10 @@ class Tally:
     reason: str = ""
     #: The longest `Retry-After` of the failed calls; None if there was none.
     rest_seconds: float | None = None
+    #: All calls, one for each record of a bulk call, for the stream's rate.
+    attempts: int = 0
+    #: Those of them that delivered their record.
+    accepted: int = 0
 
 
 class Breakers:
@@ -99,11 +103,14 @@ class Breakers:
         changes: list[Doc] = [
             {"$set": {"breaker_was": "$breaker.state"}},
             {"$set": {"breaker": _judge(tally, token, rules)}},
-            {"$set": {"back_at": {"$cond": [is_back, "$$NOW", or_absent("back_at")]}}},
+            {"$set": {
+                "back_at": {"$cond": [is_back, "$$NOW", or_absent("back_at")]},
+                SENT_BY_MINUTE: counted_by_minute(SENT_BY_MINUTE, attempts=tally.attempts, accepted=tally.accepted),
+            }},
             {"$unset": "breaker_was"},
-        ]
+        ]  # fmt: skip
         found = self._streams.find_one_and_update(
-            {"_id": stream}, changes, upsert=True, return_document=ReturnDocument.AFTER
+            {"_id": stream}, changes, {"breaker.state": True}, upsert=True, return_document=ReturnDocument.AFTER
         )
         return BreakerState((found or {}).get("breaker", {}).get("state", _CLOSED))
 

@@ -13,6 +13,11 @@ Doc = dict[str, Any]
 
 SYNCCTL = "syncctl"
 """The name under which syncctl itself pauses a partner that refuses the credentials, or an endpoint that is gone."""
+MINUTES_KEPT = 35
+"""For how many minutes a stream's rates are known: half an hour, and what clocks may differ."""
+LOGGED_BY_MINUTE = "minutes.logged"
+SENT_BY_MINUTE = "minutes.sent"
+"""The fields of a stream's document with the records that polls logged, and the calls that were made, by minute."""
 IN_FLIGHT_FIELDS = ["lease", "in_flight_key", "in_flight_retry"]
 """Fields that are set only while a record is in flight."""
 
@@ -59,6 +64,24 @@ def or_absent(field: str) -> Doc:
 def or_zero(field: str) -> Doc:
     """Return the expression for a field's number, 0 where it is missing."""
     return {"$ifNull": [f"${field}", 0]}
+
+
+def counted_by_minute(field: str, **counts: int) -> Doc:
+    """Return the expression for a list of counts by minute, with these added to the present minute.
+
+    The list keeps the newest `MINUTES_KEPT` minutes in which anything was counted. It costs no write of its own: it is
+    part of one that happens anyway.
+    """
+    minute = {"$dateTrunc": {"date": "$$NOW", "unit": "minute"}}
+    kept = {"$ifNull": [f"${field}", []]}
+    is_present = {"$eq": ["$$this.at", minute]}
+    present = {"$filter": {"input": kept, "cond": is_present}}
+    added = {
+        name: {"$add": [count, {"$sum": {"$map": {"input": present, "in": f"$$this.{name}"}}}]}
+        for name, count in counts.items()
+    }
+    others = {"$filter": {"input": kept, "cond": {"$not": is_present}}}
+    return {"$slice": [{"$concatArrays": [others, [{"at": minute, **added}]]}, -MINUTES_KEPT]}
 
 
 def is_pause_over(field: str = "paused") -> Doc:

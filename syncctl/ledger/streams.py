@@ -18,7 +18,15 @@ from syncctl.ledger import holds
 from syncctl.ledger.breakers import GATE_FIELDS, BreakerGate, read_breaker
 from syncctl.ledger.client import edge, new_token
 from syncctl.ledger.codec import decode_values, encode_values
-from syncctl.ledger.expressions import ClockReading, in_future, is_past, or_zero, paused_by
+from syncctl.ledger.expressions import (
+    LOGGED_BY_MINUTE,
+    ClockReading,
+    counted_by_minute,
+    in_future,
+    is_past,
+    or_zero,
+    paused_by,
+)
 from syncctl.ledger.holds import HOLD_FIELDS, Hold, read_hold
 from syncctl.ledger.poll_pauses import POLLS_PAUSED
 
@@ -304,12 +312,14 @@ class Streams:
         witnesses: Witnesses | None = None,
         *,
         reread: RereadTimes | None = None,
+        logged: int = 0,
     ) -> bool:
         """Move the cursor, if the lease is still held (invariant 8); safe to repeat.
 
         Args:
             witnesses: The last rows before it; None if they are what they were.
             reread: Which rows before it may be read again; None if the stream has keys.
+            logged: How many records were logged on the way there, for the stream's rate.
         """
         guard = {"_id": lease.stream, "poll.token": lease.token}
         changes: Doc = {"cursor": dict(cursor)}
@@ -317,7 +327,10 @@ class Streams:
             changes["witnesses"] = _write_witnesses(witnesses)
         if reread is not None:
             changes["poll.reread"] = {"logged_since": reread.logged_since, "round_since": reread.round_since}
-        return self._streams.update_one(guard, {"$set": changes}).matched_count == 1
+        changes = {name: {"$literal": value} for name, value in changes.items()}
+        if logged:
+            changes[LOGGED_BY_MINUTE] = counted_by_minute(LOGGED_BY_MINUTE, logged=logged)
+        return self._streams.update_one(guard, [{"$set": changes}]).matched_count == 1
 
     @edge
     def note_cleaned(self, stream: str, before: datetime) -> None:

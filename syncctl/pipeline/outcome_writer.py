@@ -269,6 +269,8 @@ def report_outcomes(batch: Batch, outcomes: Sequence[Outcome]) -> None:
         rest_seconds=max(
             (failure.retry_after_seconds for failure in failures if failure.retry_after_seconds), default=None
         ),
+        attempts=len(outcomes),
+        accepted=sum(outcome.verdict is Verdict.ACCEPTED and outcome.lookup is None for outcome in outcomes),
     )
     state = ledger.breakers.report(stream.name, tally, token=batch.claim.token, rules=partner.breaker)
     if state is BreakerState.OPEN:

@@ -79,6 +79,8 @@ class PageLog:
         self._lease = lease
         self._lease_seconds = lease_seconds
         self._reread = lease.reread
+        #: How many of the logged records the stream's rate has counted.
+        self._counted = 0
 
     def keep_witnesses(self, witnesses: Witnesses, telling_columns: Collection[str]) -> None:
         """Keep the last rows of each page with the cursor, beginning with those before it as they are now."""
@@ -119,8 +121,12 @@ class PageLog:
         """
         if self._stream.append_only:
             self._reread = self._update_reread(cursor, ends_round=ends_round)
-        if not self._ledger.streams.move_cursor(self._lease, cursor, witnesses, reread=self._reread):
+        logged = self.progress.logged
+        if not self._ledger.streams.move_cursor(
+            self._lease, cursor, witnesses, reread=self._reread, logged=logged - self._counted
+        ):
             raise self._taken_over()
+        self._counted = logged
         self.progress.steps += 1
         self.progress.cursor = cursor
 

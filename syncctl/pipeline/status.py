@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from syncctl.core.breaker import BreakerState
-from syncctl.core.states import RETRYING, State
+from syncctl.core.minutes import read_flow
+from syncctl.core.states import RETRYING, UNFINISHED_COUNTS, State
 from syncctl.ledger.expressions import SYNCCTL
 from syncctl.ledger.holds import find_pause
 from syncctl.ledger.ledger import Ledger
@@ -205,6 +206,8 @@ def _stream(
         "notes": [note.line for note in read_notes(document)],
         "schema_changes": [{"at": noted.at, **asdict(noted.change)} for noted in read_schema_changes(document, now)],
         "oldest_due_seconds": round((now - oldest).total_seconds(), 1) if oldest else None,
+        "backlog": sum(counts[state] for state in UNFINISHED_COUNTS),
+        "rates": read_flow(document.get("minutes"), now).rates,
         **_breaker(document),
         "counts": counts,
     }

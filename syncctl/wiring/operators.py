@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from syncctl.pipeline.selection import Selection
     from syncctl.pipeline.send import Sent
     from syncctl.pipeline.status import Status
+    from syncctl.pipeline.watch import Activity
     from syncctl.settings import Settings
 
 log = get_logger(__name__)
@@ -53,6 +54,16 @@ def read_status(connections: Connections) -> "Status":
         maintained_every=list_maintenance(settings),
         settings=fingerprint_settings(settings),
     )
+
+
+def read_watched(connections: Connections) -> "tuple[Status, Activity]":
+    """Return where everything stands, and what happens."""
+    from syncctl.pipeline.watch import read_activity
+
+    status = read_status(connections)
+    counts = {stream["stream"]: stream["counts"] for stream in status.streams}
+    troubled = [name for name, count in counts.items() if count["failed"] or count["retrying"]]
+    return status, read_activity(ledger=connections.ledger, names=list(counts), troubled=troubled)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -218,6 +218,8 @@ QUERIES: dict[str, tuple[Callable[[Ledger], Any], str, int]] = {
         "key_id",
         4,
     ),
+    "latest failures": (lambda ledger: ledger.attempts.find_failures("orders", limit=3), "stream", 4),
+    "what went wrong lately": (lambda ledger: ledger.attempts.find_new_failures(limit=3), "updated_at", 4),
     "live counts": (lambda ledger: ledger.records.count_states(["orders"]), "stream", 420),
     "finished since": (lambda ledger: ledger.reports.load_finished(["orders"]), "finished_at", 520),
     "first logged": (lambda ledger: ledger.reports.first_logged_at(), "logged_at", 1),

@@ -5,23 +5,20 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from syncctl.console import out
-from syncctl.console.terminal import can_redraw, decide_colour
-from syncctl.core.safe_text import make_safe
+from syncctl.console import format_count, out
+from syncctl.console.lines import Line, Part
+from syncctl.console.live import LivePicture
+from syncctl.console.pictures import STATE_STYLES, draw_counts, draw_path, draw_progress, draw_title
+from syncctl.console.terminal import can_redraw
 from syncctl.core.states import UNFINISHED_COUNTS
 from syncctl.local.demo.environment import STREAM
 from syncctl.local.demo.scenario import LOOKUP_ANSWERS, STATES, Snapshot
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.live import Live
-    from rich.table import Table
-    from rich.text import Text
-
     from syncctl.pipeline.report import Report
 
 LINE_EVERY_SECONDS = 2.0
-_STYLES = {"retrying": "yellow", "delivered": "green", "failed": "red", "superseded": "dim"}
+WIDEST = 120
 _SHORT = {
     "accepted": "accepted",
     "too_many_429": "429",
@@ -47,7 +44,7 @@ class DemoDisplay:
         self._as_json = as_json
         encoding = (getattr(sys.stderr, "encoding", None) or "").lower()
         self._can_redraw = can_redraw(sys.stderr) and encoding.startswith("utf")
-        self._live: Live | None = None
+        self._picture: LivePicture | None = None
         self._line_at = float("-inf")
         #: The newest progress that no line has shown yet.
         self._unshown: Snapshot | None = None
@@ -91,19 +88,14 @@ class DemoDisplay:
         if self._unshown is not None:
             _write_line(self._unshown)
             self._unshown = None
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        if self._picture is not None:
+            self._picture.close()
+            self._picture = None
 
     def _redraw(self, snapshot: Snapshot) -> None:
-        if self._live is None:
-            from rich.console import Console
-            from rich.live import Live
-
-            terminal = Console(file=sys.stderr, no_color=not decide_colour(sys.stderr), highlight=False, markup=False)
-            self._live = Live(console=terminal, auto_refresh=False, redirect_stdout=False)
-            self._live.start()
-        self._live.update(_draw(snapshot), refresh=True)
+        if self._picture is None:
+            self._picture = LivePicture(sys.stderr, has_own_screen=False)
+        self._picture.draw(lambda width, height: _draw(snapshot, width)[:height])
 
 
 def _write_line(snapshot: Snapshot) -> None:
@@ -122,81 +114,54 @@ def _count_source(snapshot: Snapshot) -> str:
     return f"{source.rows:,} rows, {source.lines:,} lines, {source.written_back:,} ids written back"
 
 
-def _draw(snapshot: Snapshot) -> "RenderableType":
+def _draw(snapshot: Snapshot, width: int) -> list[Line]:
     """Return the picture of one snapshot."""
-    from rich.console import Group
-    from rich.panel import Panel
-    from rich.text import Text
+    # A wider picture would only pull its parts apart.
+    width = min(width, WIDEST)
+    return [
+        draw_title("syncctl demo", snapshot.phase, width),
+        [],
+        *draw_path(_list_stations(snapshot), width),
+        [],
+        *_draw_counts(snapshot),
+        [],
+        _draw_progress(snapshot, width),
+    ]
 
-    parts = (_draw_flow(snapshot), Text(), _draw_counts(snapshot), Text(), _draw_progress(snapshot))
-    return Panel(Group(*parts), title="syncctl demo", subtitle=snapshot.phase, padding=(1, 2))
 
-
-def _draw_flow(snapshot: Snapshot) -> "Table":
-    from rich.table import Table
-    from rich.text import Text
-
+def _list_stations(snapshot: Snapshot) -> Sequence[Sequence[Part]]:
     queue = "?" if snapshot.messages is None else f"{snapshot.messages:,}"
     source = snapshot.source
     held = "rows" if source.lines is None else "objects"
     below = f"of {snapshot.rows_wanted:,}" if source.lines is None else f"{source.lines:,} lines"
-    flow = (
+    stations = (
         ("source", "SQLite", f"{source.rows:,} rows", below),
         ("ledger", "MongoDB", f"{snapshot.records:,} records", f"{snapshot.unfinished:,} unfinished"),
-        ("queue", "Redis", f"{queue} messages", f"{snapshot.workers} worker{'' if snapshot.workers == 1 else 's'}"),
+        ("queue", "Redis", f"{queue} messages", format_count(snapshot.workers, "worker")),
         ("partner", "HTTP API", f"{snapshot.partner['calls']:,} calls", f"{snapshot.partner['rows']:,} {held}"),
     )
-    grid = Table.grid(expand=True, padding=(0, 1))
-    for at in range(2 * len(flow) - 1):
-        grid.add_column(ratio=None if at % 2 else 1, justify="center")
-    for line, style in enumerate(("bold cyan", "dim", "bold", "")):
-        cells: list[Any] = []
-        for station in flow:
-            cells += [Text(station[line], style, no_wrap=True), Text("──▶" if line == 0 else "", "dim")]
-        grid.add_row(*cells[:-1])
-    return grid
+    return [list(zip(station, ("bold cyan", "dim", "bold", ""), strict=True)) for station in stations]
 
 
-def _draw_counts(snapshot: Snapshot) -> "Table":
-    from rich.table import Table
-    from rich.text import Text
-
-    states, answers, lookups = Text(), Text(), Text()
-    for state in STATES:
-        _append_count(states, state, snapshot.counts[state], _STYLES.get(state, ""))
+def _draw_counts(snapshot: Snapshot) -> list[Line]:
+    answers: list[tuple[str, int, str]] = []
+    lookups: list[tuple[str, int, str]] = []
     for name, count in snapshot.answers.items():
         part = lookups if name in LOOKUP_ANSWERS else answers
-        _append_count(part, _SHORT[name], count, "green" if name in ("accepted", "found") else "yellow")
-    grid = Table.grid(padding=(0, 2))
-    grid.add_row("records", states)
-    grid.add_row("answers", answers)
+        part.append((_SHORT[name], count, "green" if name in ("accepted", "found") else "yellow"))
+    lines = [
+        draw_counts("records", [(state, snapshot.counts[state], STATE_STYLES.get(state, "")) for state in STATES]),
+        draw_counts("answers", answers),
+    ]
     if snapshot.source.written_back is not None:
-        written = Text()
-        grid.add_row("lookups", lookups)
-        _append_count(written, "ids", snapshot.source.written_back, "green")
-        _append_count(written, "outcomes due", snapshot.unwritten, "yellow")
-        grid.add_row("written", written)
-    for group in snapshot.failures:
-        grid.add_row("failed", Text(make_safe(f"{group['count']:,} x {group['message']}"), "red", no_wrap=True))
-    return grid
+        written = [("ids", snapshot.source.written_back, "green"), ("outcomes due", snapshot.unwritten, "yellow")]
+        lines += [draw_counts("lookups", lookups), draw_counts("written", written)]
+    failures = [f"{group['count']:,} x {group['message']}" for group in snapshot.failures]
+    return [*lines, *([("failed   ", ""), (failure, "red")] for failure in failures)]
 
 
-def _append_count(text: "Text", name: str, count: int, style: str) -> None:
-    text.append(f"{name} ", "dim")
-    text.append(f"{count:,}", style if count else "dim")
-    text.append("   ")
-
-
-def _draw_progress(snapshot: Snapshot) -> "Table":
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-    from rich.text import Text
-
+def _draw_progress(snapshot: Snapshot, width: int) -> Line:
     total = max(snapshot.records, snapshot.rows_wanted)
     done = snapshot.records - sum(snapshot.counts[state] for state in UNFINISHED_COUNTS)
-    grid = Table.grid(expand=True, padding=(0, 1))
-    grid.add_column(ratio=1)
-    grid.add_column(justify="right", no_wrap=True)
-    rate = f"{100 * done // total:3d} %   {snapshot.calls_per_second:,.0f} calls/s   {snapshot.elapsed_seconds:.0f} s"
-    grid.add_row(ProgressBar(total=total, completed=done), Text(rate))
-    return grid
+    rate = f"{snapshot.calls_per_second:,.0f} calls/s   {snapshot.elapsed_seconds:.0f} s"
+    return draw_progress(done / total, f"{100 * done // total:3d} %   {rate}", width)

@@ -1,0 +1,209 @@
+"""The screen of `syncctl status --watch`."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from syncctl.commands.records import format_key
+from syncctl.commands.status_lines import (
+    describe_age,
+    describe_beat,
+    describe_queue,
+    describe_workers,
+    list_standstills,
+    list_warnings,
+)
+from syncctl.console import format_count
+from syncctl.console.lines import Line, Part, fill, measure
+from syncctl.console.pictures import STATE_STYLES, draw_path, draw_sparkline, draw_title, format_rate
+from syncctl.core.durations import format_age
+from syncctl.core.minutes import MINUTES, Flow, squeeze
+
+if TYPE_CHECKING:
+    from syncctl.pipeline.status import Status
+    from syncctl.pipeline.watch import Activity, Event
+
+STREAM_AT_MOST, STREAM_AT_LEAST = 24, 10
+EVENTS_AT_LEAST = 3
+TROUBLES_AT_MOST = 4
+_FIGURES = (("in/s", 7), ("out/s", 7), ("backlog", 9), ("lag", 5), ("failed", 7))
+"""The columns that are always there, with their widths."""
+_MORE = (("retrying", 8), ("last poll", 9), ("delivered", 11), ("cursor", 28))
+"""Columns for a wide terminal, those first that come first."""
+_EVENT_STYLES = {**STATE_STYLES, "late": "yellow", "lost": "yellow", "circuit open": "red", "paused": "red"}
+
+
+class StatusScreen:
+    """Draws the newest figures for any size of the terminal.
+
+    Args:
+        every: How often it is refreshed, as text.
+    """
+
+    def __init__(self, *, every: str) -> None:
+        self._every = every
+        self._status: Status | None = None
+        self._activity: Activity | None = None
+        self._trouble: tuple[datetime, str] | None = None
+
+    @property
+    def has_figures(self) -> bool:
+        """Whether there is anything to show."""
+        return self._status is not None
+
+    def take(self, status: "Status", activity: "Activity") -> None:
+        """Take new figures."""
+        self._status, self._activity, self._trouble = status, activity, None
+
+    def note_trouble(self, why: str) -> None:
+        """Say why there are no new figures; the old ones stay."""
+        since = self._trouble[0] if self._trouble else datetime.now(UTC)
+        self._trouble = (since, why)
+
+    def draw(self, width: int, height: int) -> list[Line]:
+        """Return the lines of the screen, at most `height`."""
+        status, activity = self._status, self._activity
+        if status is None or activity is None:
+            return []
+        now = activity.at
+        top = self._draw_top(status, activity, width)
+        bottom: list[Line] = [
+            [("workers  ", "dim"), (describe_workers(status), "")],
+            [("beat     ", "dim"), (describe_beat(status.beat, now), "yellow" if status.beat["late"] else "")],
+        ]
+        troubles = _list_troubles(status, now)
+        left = height - len(top) - len(bottom)
+        shown_troubles = min(len(troubles), TROUBLES_AT_MOST, max(left // 4, 1))
+        # The streams get what the last events leave; a line each, below their header.
+        wanted = 1 + len(status.streams)
+        table = min(wanted, max(left - shown_troubles - EVENTS_AT_LEAST - 2, 3))
+        lines = [*top, *_draw_table(status.streams, activity, width, table - 1)]
+        lines += _cut_list(troubles, shown_troubles, "more: syncctl status")
+        rest = height - len(lines) - len(bottom) - 2
+        if rest > 0:
+            events = [_draw_event(event, now) for event in activity.events[:rest]]
+            lines += [[], [("LAST EVENTS", "bold")], *(events or [[("nothing in the last 24 hours", "dim")]])]
+        lines += [[]] * max(height - len(lines) - len(bottom), 0)
+        return [*lines[: max(height - len(bottom), 0)], *bottom][:height]
+
+    def _draw_top(self, status: "Status", activity: "Activity", width: int) -> list[Line]:
+        title = f"syncctl status  {Path.cwd().name}"
+        lines: list[Line] = [draw_title(title, f"{activity.at:%H:%M:%S} UTC, every {self._every}", width)]
+        if self._trouble is not None:
+            since, why = self._trouble
+            lines.append([(f"no new figures since {since:%H:%M:%S}: {why}; trying again", "red")])
+        return [*lines, *_draw_path(status, activity.flows, width), []]
+
+
+def _draw_path(status: "Status", flows: Mapping[str, Flow], width: int) -> list[Line]:
+    streams = status.streams
+    logged, accepted = (
+        sum(flow.rates[f"{name}_per_second"] for flow in flows.values()) for name in ("logged", "accepted")
+    )
+    backlog = sum(stream["backlog"] for stream in streams)
+    in_flight = sum(stream["counts"]["sending"] for stream in streams)
+    down = [partner for partner in status.partners if partner["paused"] or partner["breaker"] == "open"]
+    is_away = status.queue["messages"] is None
+    stations: Sequence[Sequence[Part]] = (
+        (("source", "bold cyan"), (f"{format_rate(logged)}/s in", "bold"), (format_count(len(streams), "stream"), "")),
+        (("ledger", "bold cyan"), (f"{backlog:,} waiting", "bold"), (f"{in_flight:,} in flight", "")),
+        (
+            ("queue", "bold cyan"),
+            ("no Redis" if is_away else describe_queue(status.queue), "red" if is_away else "bold"),
+            (format_count(len(status.workers), "worker"), "" if status.workers else "red"),
+        ),
+        (
+            ("partner", "bold cyan"),
+            (f"{format_rate(accepted)}/s out", "bold"),
+            (f"{len(down)} down or paused", "red") if down else ("accepting", ""),
+        ),
+    )
+    return draw_path(stations, width)
+
+
+def _list_troubles(status: "Status", now: datetime) -> list[Line]:
+    """Return a line for whatever holds a stream, and for each warning."""
+    lines = [line for _, line in list_standstills(status, now)]
+    if status.queue["error"]:
+        lines.append(f"{status.queue['error']}; syncctl doctor redis")
+    return [[("! ", "yellow"), (line, "yellow")] for line in [*lines, *list_warnings(status, now)]]
+
+
+def _cut_list(lines: Sequence[Line], at_most: int, more: str) -> list[Line]:
+    """Return the first lines, the last one replaced by how many are left out if there are any."""
+    if len(lines) <= at_most:
+        return list(lines)
+    left = len(lines) - max(at_most - 1, 0)
+    return [*lines[: max(at_most - 1, 0)], [(f"  and {left} {more}", "dim")]]
+
+
+def _draw_table(streams: Sequence[Mapping[str, Any]], activity: "Activity", width: int, at_most: int) -> list[Line]:
+    """Return the header and a line for each stream; where they are too many, those first that need a look."""
+    name_width = min(max([STREAM_AT_LEAST, *(measure(stream["stream"]) for stream in streams)]), STREAM_AT_MOST)
+    left = width - 2 - name_width - sum(size + 1 for _, size in _FIGURES) - 2
+    if left < MINUTES // 2:
+        # A narrow terminal: the name gives way to the bars, but keeps what tells streams apart.
+        name_width = max(STREAM_AT_LEAST, name_width - (MINUTES // 2 - left))
+        left = width - 2 - name_width - sum(size + 1 for _, size in _FIGURES) - 2
+    bars = MINUTES if left >= MINUTES else MINUTES // 2 if left >= MINUTES // 2 else max(left, 0)
+    left -= bars
+    more = []
+    for name, size in _MORE:
+        if left >= size + 2:
+            more.append((name, size))
+            left -= size + 2
+    header: list[Part] = [(fill("  STREAM", name_width + 2), "bold")]
+    header += [(f" {fill(name.upper(), size, right=True)}", "bold") for name, size in _FIGURES]
+    header.append((f"  {fill('LAST 30 MINUTES', max(bars, 1))}", "bold"))
+    header += [(f"  {fill(name.upper(), size, right=name != 'cursor')}", "bold") for name, size in more]
+    shown = streams
+    if len(streams) > at_most:
+        shown = sorted(streams, key=_needs_look, reverse=True)
+    lines = [
+        _draw_stream(stream, activity.flows[stream["stream"]], activity.at, name_width, bars, more) for stream in shown
+    ]
+    return [header, *_cut_list(lines, at_most, "more streams")]
+
+
+def _needs_look(stream: Mapping[str, Any]) -> tuple[bool, int, int]:
+    is_held = stream["paused"] or stream["breaker"] != "closed" or bool(stream["obstacles"])
+    return is_held, stream["counts"]["failed"], stream["backlog"]
+
+
+def _draw_stream(
+    stream: Mapping[str, Any], flow: Flow, now: datetime, name_width: int, bars: int, more: Sequence[tuple[str, int]]
+) -> Line:
+    counts, rates = stream["counts"], flow.rates
+    oldest, last_poll = stream["oldest_due_seconds"], stream["last_poll_at"]
+    is_down = stream["breaker"] == "open"
+    mark = "!" if is_down or stream["paused"] or stream["obstacles"] else " "
+    figures = {
+        "in/s": (format_rate(rates["logged_per_second"]), ""),
+        "out/s": (format_rate(rates["accepted_per_second"]), "green" if flow.accepted[-1] else ""),
+        "backlog": (f"{stream['backlog']:,}", "bold" if stream["backlog"] else "dim"),
+        "lag": ("-" if oldest is None else format_age(oldest), ""),
+        "failed": (f"{counts['failed']:,}", "red" if counts["failed"] else "dim"),
+        "retrying": (f"{counts['retrying']:,}", "yellow" if counts["retrying"] else "dim"),
+        "last poll": ("-" if last_poll is None else describe_age(last_poll, now), ""),
+        "delivered": (f"{counts['delivered']:,}", ""),
+        "cursor": (str(stream["cursor"] if stream["cursor"] is not None else "-"), "dim"),
+    }
+    style = "red" if is_down else "yellow" if mark == "!" else ""
+    line: list[Part] = [(f"{mark} {fill(stream['stream'], name_width)}", style)]
+    line += [(f" {fill(figures[name][0], size, right=True)}", figures[name][1]) for name, size in _FIGURES]
+    line.append((f"  {fill(draw_sparkline(squeeze(flow.accepted, bars)), bars)}", "cyan"))
+    line += [(f"  {fill(figures[name][0], size, right=name != 'cursor')}", figures[name][1]) for name, size in more]
+    return line
+
+
+def _draw_event(event: "Event", now: datetime) -> Line:
+    at = f"{event.at:%H:%M:%S}" if event.at.date() == now.date() else f"{event.at:%d} {event.at:%H:%M}"
+    row = event.subject if event.key is None else f"{event.subject} {format_key(event.key)}"
+    style = _EVENT_STYLES.get(event.kind, "red" if event.is_trouble else "")
+    return [
+        (f"{at:8}  ", "dim"),
+        (f"{fill(event.kind, 12)}  ", style),
+        (f"{fill(row, 20)}  ", ""),
+        (event.detail, ""),
+    ]

@@ -237,7 +237,7 @@ class Stream:
     retry: RetrySchedule
     #: After so many of the same refusal in a row, with nothing accepted between, the stream is held; 0: never.
     pause_after_refusals: int = 20
-    batch_size: int = 250
+    batch_size: int = 500
     #: Bytes of rows per batch; a batch of large rows holds fewer records.
     batch_bytes: int = 16 * 1024 * 1024
     batching: Batching = field(default_factory=Batching)

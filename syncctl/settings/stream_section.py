@@ -304,7 +304,7 @@ class StreamSettings(Section):
     )
     rows_per_call: Whole = setting(1, "rows per call; more than 1 needs an endpoint that accepts a list")
     batch_shape: BatchShapeSettings = setting({}, "the request and the answer of a call of several rows")
-    batch_size: Whole = setting(250, "records that a worker takes at once")
+    batch_size: Whole = setting(500, "records that a worker takes at once")
     batch_bytes: Whole = setting(16_777_216, "bytes of rows that a worker takes at once")
     window: Whole = setting(2000, "records in flight per stream")
     lease: Duration = setting(
@@ -444,7 +444,7 @@ class StreamSettings(Section):
 
     @rule("rows_per_call", "batch_size", "window")
     def _check_sizes(self) -> Broken:
-        if self.batch_size > self.window:
+        if "batch_size" in self.model_fields_set and self.batch_size > self.window:
             shown = f"{self.batch_size} is more than the window of {self.window} records"
             yield "batch_size", f"{shown}; lower batch_size or raise window"
         if self.rows_per_call > self.batch_size:

@@ -82,7 +82,7 @@ WRONG_IN_STREAM = [
     ('poll_every = ["5s"]', "poll_every", "is not a duration"),
     ('lookback = "soon"', "lookback", "'soon' is not a duration"),
     ("batch_size = 5000", "batch_size", "5000 is more than the window of 2000 records; lower batch_size or raise"),
-    ("window = 50", "batch_size", "250 is more than the window of 50 records"),
+    ("batch_size = 100\nwindow = 50", "batch_size", "100 is more than the window of 50 records"),
     ('endpoint = "GET /orders"', "endpoint", "'GET /orders' is not an endpoint; write POST, PUT, PATCH or DELETE"),
     ('endpoint = "/orders"', "endpoint", "is not an endpoint"),
     ('endpoint = "POST /my orders"', "endpoint", "is not an endpoint"),

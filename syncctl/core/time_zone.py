@@ -57,6 +57,12 @@ def floor_day(at: datetime, zone: tzinfo) -> datetime:
     return start_of_day(at.astimezone(zone), 0, zone)
 
 
+def ceil_day(at: datetime) -> datetime:
+    """Return the midnight of UTC at or after a time, in UTC."""
+    floor = floor_day(at, UTC)
+    return floor if floor == at else floor + timedelta(days=1)
+
+
 def start_of_day(local: datetime, days: int, zone: tzinfo) -> datetime:
     """Return the beginning of the day that is `days` days after that of a local time, in UTC."""
     day = local.date() + timedelta(days=days)

@@ -97,6 +97,7 @@ INDEXES: tuple[Index, ...] = (
     Index(collection="runs", name="started", keys=_keys("started_at")),
     Index(collection="reports", name="by_stream_hour", keys=_keys("stream", "window_start"), unique=True),
     Index(collection="reports", name="by_hour", keys=_keys("window_start")),
+    Index(collection="report_days", name="by_day", keys=_keys("day")),
     Index(collection="audit", name="at", keys=_keys("-at")),
 )
 

@@ -23,6 +23,7 @@ from syncctl.ledger.partners import Partners
 from syncctl.ledger.poll_pauses import PollPauses
 from syncctl.ledger.project import Project
 from syncctl.ledger.records import Records
+from syncctl.ledger.report_days import ReportDays
 from syncctl.ledger.reports import Reports
 from syncctl.ledger.rolling_rate import RollingRate
 from syncctl.ledger.runs import Runs
@@ -69,6 +70,7 @@ class Ledger:
         self.heartbeats = Heartbeats(self._database, self.hosts)
         self.maintenance = MaintenanceLeases(self._database, self.hosts)
         self.reports = Reports(self._database, self.hosts)
+        self.report_days = ReportDays(self._database, self.hosts)
         self._prepared = False
 
     def __enter__(self) -> Self:

@@ -61,6 +61,15 @@ class HourCounts:
         return counts | {"errors": errors}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RollUp:
+    """One computation of the open hours."""
+
+    #: All events before this time are in the stored hours.
+    at: datetime
+    took_seconds: float
+
+
 def _between(name: str, start: datetime, end: datetime) -> Doc:
     return {name: {"$gte": start, "$lt": end}}
 
@@ -81,11 +90,19 @@ class Reports:
         return at
 
     @edge
-    def rolled_up_at(self) -> datetime | None:
-        """Return the time up to which all events are in the stored hours; None before the first roll-up."""
-        found = self._reports.find_one({"_id": _FROZEN_UNTIL})
-        at: datetime | None = found.get("rolled_up_at") if found else None
+    def first_hour(self) -> datetime | None:
+        """Return the start of the oldest stored hour."""
+        found = self._reports.find_one({"window_start": {"$exists": True}}, sort=[("window_start", 1)], hint="by_hour")
+        at: datetime | None = found["window_start"] if found else None
         return at
+
+    @edge
+    def last_roll_up(self) -> RollUp | None:
+        """Return the newest roll-up; None before the first."""
+        found = self._reports.find_one({"_id": _FROZEN_UNTIL})
+        if found is None or "rolled_up_at" not in found:
+            return None
+        return RollUp(at=found["rolled_up_at"], took_seconds=float(found.get("took_seconds", 0.0)))
 
     @edge
     def has_more_changes(self, count: int) -> bool:
@@ -187,13 +204,11 @@ class Reports:
         self._records.update_many(counted, {"$pull": {"earlier": {"event.hour": {"$lt": frozen_until}}}})
 
     @edge
-    def store(
-        self, hours: Sequence[HourCounts], *, frozen_until: datetime, rolled_up_at: datetime | None = None
-    ) -> None:
+    def store(self, hours: Sequence[HourCounts], *, frozen_until: datetime, done: RollUp | None = None) -> None:
         """Replace open hours, and freeze those before `frozen_until`; a frozen hour stays as it is. Safe to repeat.
 
         Args:
-            rolled_up_at: All events before this time are in the stored hours now; None where later hours are missing.
+            done: The roll-up that ends with these hours; None where later hours are missing.
         """
         writes = []
         for hour in hours:
@@ -206,8 +221,9 @@ class Reports:
             except BulkWriteError as error:
                 if not is_only_duplicates(error):
                     raise
-        newest = {"at": frozen_until} | ({"rolled_up_at": rolled_up_at} if rolled_up_at is not None else {})
-        self._reports.update_one({"_id": _FROZEN_UNTIL}, {"$max": newest}, upsert=True)
+        newest = {"at": frozen_until} | ({} if done is None else {"rolled_up_at": done.at})
+        took = {} if done is None else {"$set": {"took_seconds": done.took_seconds}}
+        self._reports.update_one({"_id": _FROZEN_UNTIL}, {"$max": newest, **took}, upsert=True)
 
     def load(self, since: datetime, until: datetime, streams: Sequence[str] = ()) -> Iterator[Doc]:
         """Yield the stored hours that begin in a span, oldest first: a year's are more than memory should hold."""

@@ -49,6 +49,11 @@ class HourSum:
             self.delivery = None
         self.retried += count_retried(hour)
 
+    def to_hour(self) -> dict[str, Any]:
+        """Return the sum in the form of one stored hour, but for its errors and slices."""
+        known = {} if self.delivery is None else {"delivery": self.delivery}
+        return {**self.counts, "latency": self.latency, "retried": self.retried, **known}
+
     def latency_ms(self, share: int) -> float | None:
         """Return a percentile of the latencies of calls."""
         return percentile({int(bucket): count for bucket, count in self.latency.items()}, share / 100)
@@ -74,9 +79,38 @@ def _merge(buckets: dict[str, int], more: Mapping[str, int]) -> None:
 
 def count_retried(hour: Hour) -> int:
     """Return how many calls of an hour were to be repeated; of older hours that is an estimate."""
+    if "retried" in hour:
+        return int(hour["retried"])
     if "slices" in hour:
         return int(sum(hour["slices"].get("retried", {}).values()))
     return max(0, int(hour.get("attempts", 0)) - int(hour.get("delivered", 0)) - int(hour.get("failed", 0)))
+
+
+class StreamDays:
+    """A day added up by stream, in the form of stored hours: such a sum is added to others like an hour."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, HourSum] = {}
+        self._errors: dict[str, dict[str, dict[str, Any]]] = {}
+
+    def add(self, hour: Hour) -> None:
+        """Add one stored hour."""
+        stream = hour["stream"]
+        self._sums.setdefault(stream, HourSum()).add(hour)
+        _add_errors(self._errors.setdefault(stream, {}), hour)
+
+    def to_documents(self) -> dict[str, dict[str, Any]]:
+        """Return what is to be stored of each stream."""
+        return {
+            stream: {**total.to_hour(), "errors": list(self._errors[stream].values())}
+            for stream, total in self._sums.items()
+        }
+
+
+def _add_errors(errors: dict[str, dict[str, Any]], hour: Hour) -> None:
+    for error in hour.get("errors", ()):
+        known = errors.setdefault(error["fingerprint"], {**error, "count": 0})
+        known["count"] += int(error["count"])
 
 
 class Summary:
@@ -100,9 +134,7 @@ class Summary:
             if total is None:
                 total = self._sums[identity] = HourSum(stream=hour["stream"], window_start=at)
             total.add(hour)
-        for error in hour.get("errors", ()):
-            known = self._errors.setdefault(error["fingerprint"], {**error, "count": 0})
-            known["count"] += int(error["count"])
+        _add_errors(self._errors, hour)
 
     def _window_of(self, at: datetime) -> datetime | None:
         if self._by == "stream":
@@ -163,6 +195,11 @@ class Figures:
             for number, count in counts.items():
                 known = self._slices.setdefault(start + int(number) * SLICE, dict.fromkeys(SLICED, 0))
                 known[name] += int(count)
+
+    @property
+    def adds_days(self) -> bool:
+        """Whether hours of one day are not told apart."""
+        return self._unit == "day"
 
     @property
     def unit(self) -> Unit:

@@ -5,7 +5,7 @@ from typing import Any
 
 from syncctl.pipeline.cleanup import clean_up
 from syncctl.pipeline.maintenance import maintenance_lease, note_maintenance
-from syncctl.pipeline.report import roll_up as roll_up_hours
+from syncctl.pipeline.report import roll_up_when_due as roll_up_hours
 from syncctl.tasks.process import connections, task
 from syncctl.wiring.operators import retention_seconds
 from syncctl.wiring.rows import maintain_streams

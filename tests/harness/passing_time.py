@@ -67,6 +67,8 @@ def let_hours_pass(database: Any, hours: float) -> None:
         moved = [ReplaceOne({"_id": document["_id"]}, shift(document, by)) for document in database[name].find()]
         if moved:
             database[name].bulk_write(moved, ordered=False)
+    # Days are made of hours again.
+    database.report_days.delete_many({})
     reports = [shift(document, by) for document in database.reports.find()]
     database.reports.delete_many({})
     for document in reports:

@@ -230,6 +230,7 @@ def test_an_hour_stays_open_for_ten_minutes_after_its_end(ledger: Ledger, minute
 
     class At:
         reports = ledger.reports
+        report_days = ledger.report_days
 
         class streams:  # noqa: N801 - a room
             server_time = staticmethod(lambda: now)

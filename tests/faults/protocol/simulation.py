@@ -52,7 +52,7 @@ MINIMUM_CALLS = 4
 REFUSALS_IN_A_ROW = 3
 """After so few refusals a stream is held."""
 ROUNDS_TO_QUIET = 60
-UNGATED = ("runs", "audit", "heartbeats", "reports")
+UNGATED = ("runs", "audit", "heartbeats", "reports", "report_days")
 """What is only noted, and decides nothing."""
 PAUSES = (("streams", "breaker"), ("streams", "paused"), ("partners", "paused"))
 NEVER_OPEN = BreakerRules(minimum_calls=10**6)

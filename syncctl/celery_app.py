@@ -191,11 +191,12 @@ def set_up_logging(loglevel: int | str | None = None, **_: object) -> None:
     """Log in our own form, with secrets left out, instead of Celery's."""
     settings: Settings = find_app().settings
     level = loglevel if isinstance(loglevel, str) else settings.log.level
-    configure_logging(level=level, format=settings.log.format, secrets=settings.secrets())
-    if level.lower() != "debug":
-        # Celery logs every message that it takes and sends; our own lines say what came of it.
-        for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+    configure_logging(
+        level=level, format=settings.log.format, attempts=settings.log.attempts, secrets=settings.secrets()
+    )
+    # Celery logs every message that it takes and sends; our own lines say what came of it.
+    for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @signals.celeryd_init.connect(weak=False)

@@ -91,6 +91,15 @@ def syncctl(
             help=f"The directory with .env and syncctl.toml. Default: ${DIRECTORY_VARIABLE}, or this one.",
         ),
     ] = Path(),
+    log_format: Annotated[
+        str | None,
+        typer.Option(
+            "--log-format", metavar="auto|text|json", help="How log lines are written; auto: text on a terminal only."
+        ),
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also log each call to a partner, with its record and outcome.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Log everything, and show the traceback of an error.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Write only warnings and errors to stderr.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
@@ -110,7 +119,8 @@ def syncctl(
     invocation: Invocation = ctx.obj
     source = ctx.get_parameter_source("directory")
     by_variable = source is not None and source.name == "ENVIRONMENT"
-    invocation.adopt({"directory": directory, "debug": debug, "quiet": quiet}, by_variable=by_variable)
+    given = {"directory": directory, "log_format": log_format, "verbose": verbose, "debug": debug, "quiet": quiet}
+    invocation.adopt(given, by_variable=by_variable)
     if version:
         out.show(f"syncctl {__version__}")
         return ExitCode.DONE
@@ -149,11 +159,11 @@ def run(args: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except TyperException as error:
-        return _report(_translate_usage(error), invocation)
+        return _report(_translate_usage(error), invocation, as_json=_wants_json(args))
     except SyncctlError as error:
-        return _report(error, invocation)
+        return _report(error, invocation, as_json=_wants_json(args))
     except Exception as error:  # noqa: BLE001 (the last line of defence: an operator never sees a bare traceback)
-        return _report(_translate_bug(error), invocation)
+        return _report(_translate_bug(error), invocation, as_json=_wants_json(args))
 
 
 def _complete(args: Sequence[str]) -> int:
@@ -182,7 +192,12 @@ def _check_encoding(args: Sequence[str]) -> None:
         )
 
 
-def _report(error: SyncctlError, invocation: Invocation) -> int:
+def _wants_json(args: Sequence[str]) -> bool:
+    """Tell whether `--json` is among the options, also where the command line is wrong."""
+    return "--json" in args[: args.index("--")] if "--" in args else "--json" in args
+
+
+def _report(error: SyncctlError, invocation: Invocation, *, as_json: bool) -> int:
     """Show an error with its secrets redacted, and with its traceback if `--debug` was given."""
     from syncctl.core.redaction import redact
     from syncctl.core.safe_text import make_safe
@@ -192,7 +207,11 @@ def _report(error: SyncctlError, invocation: Invocation) -> int:
         cause = error.__cause__ if isinstance(error, InternalError) and error.__cause__ else error
         sys.stderr.write(make_safe(redact("".join(traceback.format_exception(cause)), secrets)))
     what, why, hint = (redact(text, secrets) for text in (error.what, error.why, error.hint))
-    out.error(SyncctlError(what, why=why, hint=hint))
+    shown = SyncctlError(what, why=why, hint=hint)
+    if as_json:
+        out.error_json(shown, exit_code=error.exit_code)
+    else:
+        out.error(shown)
     return error.exit_code
 
 

@@ -20,7 +20,7 @@ from syncctl.errors import UsageError
 if TYPE_CHECKING:
     from syncctl.settings import Settings
 
-GLOBAL_OPTIONS = ("directory", "debug", "quiet")
+GLOBAL_OPTIONS = ("directory", "log_format", "verbose", "debug", "quiet")
 DIRECTORY_VARIABLE = "SYNCCTL_DIRECTORY"
 
 _SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
@@ -41,6 +41,9 @@ class Invocation:
     directory: Path = field(default_factory=Path)
     debug: bool = False
     quiet: bool = False
+    verbose: bool = False
+    #: None: by the setting `log.format`, or as a command writes its own warnings.
+    log_format: str | None = None
     #: Where the call began, if `SYNCCTL_DIRECTORY` has led away from there.
     _began_in: Path | None = None
     _settings: "Settings | None" = None
@@ -54,19 +57,35 @@ class Invocation:
         if self._settings is None:
             from syncctl.settings import load_settings
 
-            self._settings = load_settings(directory=self.directory)
+            flags = {"log.format": self.log_format, "log.attempts": True if self.verbose or self.debug else None}
+            names = {"log.format": "--log-format", "log.attempts": "--verbose"}
+            self._settings = load_settings(directory=self.directory, flags=flags, flag_names=names)
             for warning in self._settings.layers.list_deprecated():
                 out.warn(warning)
         return self._settings
 
     def configure_logging(self) -> None:
-        """Show only warnings, because a command reports its own progress; with `--debug` show everything."""
-        from syncctl.logs import configure_logging
+        """Show only warnings, because a command reports its own progress; with `--debug` show everything.
 
-        if self.debug:
-            configure_logging(level="debug", format="text", secrets=self.secrets())
-        else:
-            configure_logging(level="warning", format="short", secrets=self.secrets())
+        Raises:
+            UsageError: there is no such format.
+        """
+        from syncctl.logs import configure_logging, read_format
+
+        chosen = None if self.log_format is None else read_format(self.log_format)
+        if chosen is None and self.log_format is not None:
+            raise UsageError(
+                f"--log-format {self.log_format!r} is not a format",
+                why="log lines are text or JSON",
+                hint="use --log-format auto, text or json",
+            )
+        level = "debug" if self.debug else "info" if self.verbose else "warning"
+        configure_logging(
+            level=level,
+            format=chosen or ("text" if self.debug else "short"),
+            attempts=self.verbose or self.debug,
+            secrets=self.secrets(),
+        )
 
     def secrets(self) -> frozenset[str]:
         """Return the secrets that must not be shown; empty before the settings have been read."""
@@ -80,6 +99,8 @@ class Invocation:
         """
         self.debug |= bool(options.get("debug"))
         self.quiet |= bool(options.get("quiet"))
+        self.verbose |= bool(options.get("verbose"))
+        self.log_format = options.get("log_format") or self.log_format
         out.quiet = self.quiet
         if "directory" in options:
             self._enter(options["directory"], by_variable=by_variable)

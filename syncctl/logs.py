@@ -17,7 +17,12 @@ from syncctl.core.safe_text import make_safe
 Format = Literal["auto", "text", "json", "short"]
 
 _RESERVED = frozenset({"at", "level", "action", "pid", "logger", "message", "traceback"})
-_CHATTY = ("pymongo", "urllib3", "sqlalchemy", "asyncio", "kombu", "amqp")
+_CHATTY = ("pymongo", "urllib3", "sqlalchemy", "asyncio", "kombu", "amqp", "celery", "billiard", "multiprocessing")
+_INFORMED = ("celery", "billiard", "multiprocessing")
+"""Of those, the ones whose ordinary lines are of use: that a worker is connected, that a process ended."""
+
+ATTEMPTS = "syncctl.attempts"
+"""The logger of single calls, which are many: it is silent unless they were asked for."""
 
 
 class ActionLogger:
@@ -42,6 +47,14 @@ class ActionLogger:
         """Log a problem that an operator should look at now."""
         self._log(logging.ERROR, action, fields)
 
+    def trace(self, action: str, /, **fields: Any) -> None:
+        """Log the traceback of the current exception as a detail for developers."""
+        self._log(logging.DEBUG, action, fields, with_traceback=True)
+
+    def shows_info(self) -> bool:
+        """Tell whether ordinary events are logged, where collecting their fields would cost much."""
+        return self._logger.isEnabledFor(logging.INFO)
+
     def exception(self, action: str, /, **fields: Any) -> None:
         """Log an error with the traceback of the current exception."""
         self._log(logging.ERROR, action, fields, with_traceback=True)
@@ -56,10 +69,17 @@ def get_logger(name: str) -> ActionLogger:
     return ActionLogger(name)
 
 
+def read_format(text: str) -> Format | None:
+    """Return the format of a name that people write; None if there is none of it."""
+    formats: dict[str, Format] = {"auto": "auto", "text": "text", "json": "json"}
+    return formats.get(text.lower())
+
+
 def configure_logging(
     *,
     level: str = "info",
     format: Format = "auto",  # noqa: A002
+    attempts: bool = False,
     secrets: Collection[str] = (),
 ) -> None:
     """Send every log line of this process to stderr. Safe to repeat; the last call wins.
@@ -68,6 +88,7 @@ def configure_logging(
         level: `debug`, `info`, `warning` or `error`.
         format: `text` for people, `json` for machines, `auto` for text on a terminal and JSON elsewhere, `short`
             for commands that run briefly.
+        attempts: Whether each call to a partner is logged too.
         secrets: Values that are redacted in messages, fields and tracebacks.
     """
     if format == "auto":
@@ -81,7 +102,10 @@ def configure_logging(
     logging.captureWarnings(capture=True)
     root.setLevel(level.upper())
     for name in _CHATTY:
-        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+        # Also with `debug`: what these libraries do inside says nothing of what became of a row.
+        least = logging.INFO if name in _INFORMED else logging.WARNING
+        logging.getLogger(name).setLevel(max(least, root.level))
+    logging.getLogger(ATTEMPTS).setLevel(logging.INFO if attempts else logging.WARNING)
 
 
 class _LineFormatter(logging.Formatter):

@@ -38,7 +38,9 @@ def run_celery(program: str, arguments: Sequence[str], *, settings: "Settings", 
         InternalError: Celery ended unexpectedly.
     """
     level = "debug" if debug else settings.log.level
-    configure_logging(level=level, format=settings.log.format, secrets=settings.secrets())
+    configure_logging(
+        level=level, format=settings.log.format, attempts=settings.log.attempts, secrets=settings.secrets()
+    )
     log.info(f"{program}.start", arguments=" ".join(arguments))
     # Until Celery has installed its own handler, SIGTERM simply ends this process.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

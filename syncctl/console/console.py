@@ -152,6 +152,12 @@ class Console:
             lines.append(f"   {self._paint('hint:', 'cyan')} {_one_line(error.hint)}")
         self._write_err("\n".join(lines) + "\n")
 
+    def error_json(self, error: SyncctlError, *, exit_code: int) -> None:
+        """Write an error as one line of JSON to stderr; stdout is for documents and stays empty."""
+        document = {"what": error.what, "why": error.why, "hint": error.hint, "exit_code": exit_code}
+        encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+        self._write_err(to_json({"error": document}, encoding=encoding, indent=None) + "\n")
+
     def is_interactive(self) -> bool:
         """Tell whether a person can answer a question: stdin and stderr are both terminals."""
         return is_terminal(sys.stdin) and is_terminal(sys.stderr)

@@ -469,7 +469,8 @@ class DeliveryLane:
             self._ledger.partners.release_probe(self.setup.partner.name, token=claim.token)
         for name, count in held.counts.items():
             self.total[name] = self.total.get(name, 0) + count
-        log.info("deliver", stream=self.name, claimed=len(claim.records), **held.counts)
+        tell = log.warning if held.counts.get("failed") else log.info
+        tell("deliver", stream=self.name, claimed=len(claim.records), **held.counts)
 
     def renew_leases(self) -> None:
         """Renew the leases that have used up a part of their time, with one write."""

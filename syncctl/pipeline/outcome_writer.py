@@ -14,7 +14,7 @@ from syncctl.ledger.batches import Claim
 from syncctl.ledger.breakers import Tally
 from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.keys import SentCall
-from syncctl.logs import get_logger
+from syncctl.logs import ATTEMPTS, get_logger
 from syncctl.pipeline.delivery_gate import Batch
 from syncctl.pipeline.refusals import judge_pauses, judge_run
 from syncctl.pipeline.remote_steps import (
@@ -28,6 +28,10 @@ from syncctl.pipeline.remote_steps import (
 from syncctl.pipeline.strict_order import find_overwritten
 
 log = get_logger(__name__)
+attempts = get_logger(ATTEMPTS)
+
+ERRORS_AT_ONCE = 5
+"""Of so many different errors one write of outcomes is logged; `syncctl failures` has all of them."""
 
 COUNTED_AS = {
     State.DELIVERED: "delivered",
@@ -171,6 +175,9 @@ def write_transitions(batch: Batch, transitions: Sequence[Transition], counts: M
     if late:
         write_late(batch, [transition for transition in transitions if transition.record.id in late])
     on_time = [transition for transition in transitions if transition.record.id not in late]
+    log_failures(stream.name, on_time)
+    if attempts.shows_info():
+        log_attempts(stream.name, on_time)
     if stream.has_sequence:
         release_waiting(batch, on_time, [transition for transition in transitions if transition.record.id in late])
     new = dict(counts)
@@ -180,6 +187,42 @@ def write_transitions(batch: Batch, transitions: Sequence[Transition], counts: M
     if late:
         new["late"] = new.get("late", 0) + len(late)
     return new
+
+
+def log_failures(stream: str, transitions: Sequence[Transition]) -> None:
+    """Log the errors by which records failed, each with one of its records: a warning, as somebody must act."""
+    failed = [transition for transition in transitions if transition.state is State.FAILED]
+    if not failed:
+        return
+    from syncctl.core.fingerprint import fingerprint
+
+    by_error: dict[str, list[Transition]] = {}
+    for transition in failed:
+        status, error = _describe_error(transition)
+        by_error.setdefault(fingerprint(status, error, transition.record.key.values()), []).append(transition)
+    for mark, group in list(by_error.items())[:ERRORS_AT_ONCE]:
+        status, error = _describe_error(group[0])
+        log.warning(
+            "deliver.failed", stream=stream, records=len(group), record=group[0].record.id, status=status, error=error,
+            fingerprint=mark,
+        )  # fmt: skip
+
+
+def log_attempts(stream: str, transitions: Sequence[Transition]) -> None:
+    """Log each call with what it came to."""
+    for transition in transitions:
+        outcome = transition.outcome
+        if outcome is not None:
+            attempts.info(
+                "deliver.attempt", stream=stream, record=transition.record.id, outcome=outcome.verdict.value,
+                status=outcome.status, latency_ms=outcome.latency_ms, now=COUNTED_AS[transition.state],
+                error=outcome.error,
+            )  # fmt: skip
+
+
+def _describe_error(transition: Transition) -> tuple[int | None, str]:
+    outcome = transition.outcome
+    return (None, transition.reason or "") if outcome is None else (outcome.status, outcome.error or "")
 
 
 def release_waiting(batch: Batch, on_time: Sequence[Transition], late: Sequence[Transition]) -> None:

@@ -89,6 +89,7 @@ class LogSettings(Section):
     format: Annotated[Literal["auto", "text", "json"], Lower] = setting(
         "auto", "auto | text | json; auto: text on a terminal, otherwise json"
     )
+    attempts: bool = setting(False, "true: log each call to a partner, with its record and outcome")
 
 
 class Settings(Section):

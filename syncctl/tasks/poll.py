@@ -25,6 +25,6 @@ def poll(stream: str) -> dict[str, Any]:
         run = rows.poll(connections(), stream, tick=True, should_stop=lambda: stopping() or time.monotonic() > enough)
     except LeaseHeld:
         return {"stream": stream, "skipped": True}
-    tell = log.warning if run.error else log.info if run.logged else log.debug
+    tell = log.warning if run.error or run.failed else log.info if run.logged else log.debug
     tell("poll", **asdict(run))
     return asdict(run)

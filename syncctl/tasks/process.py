@@ -39,6 +39,7 @@ def task(name: str, **options: Any) -> Callable[[Callable[P, dict[str, Any]]], C
                 return function(*args, **kwargs)
             except SyncctlError as error:
                 log.warning("task.failed", task=name, args=list(args[:1]), error=str(error), hint=error.hint)
+                log.trace("task.traceback", task=name)
                 return {"error": str(error)}
 
         made: Callable[P, dict[str, Any]] = shared_task(name=name, **options)(run)

@@ -1,5 +1,6 @@
 """Errors become exit codes; tracebacks and secrets stay hidden."""
 
+import json
 import os
 import subprocess
 import sys
@@ -117,6 +118,10 @@ def test_a_service_that_is_away_is_exit_code_69(run_syncctl: Run, tmp_path: Path
     (tmp_path / ".env").write_text(f"MONGO_URL=mongodb://root:{PASSWORD}@localhost:1/logs\n")
     result = run_syncctl("status", "--json", cwd=tmp_path)
     assert (result.exit_code, result.stdout) == (69, "")
-    assert "cannot reach MongoDB at localhost:1" in result.stderr
-    assert [line.split(":")[0].strip() for line in result.stderr.splitlines()][-3:] == ["error", "cause", "hint"]
-    assert PASSWORD not in result.stderr
+    error = json.loads(result.stderr.splitlines()[-1])["error"]
+    assert error["what"] == "cannot reach MongoDB at localhost:1"
+    assert error["exit_code"] == 69
+    assert error["hint"]
+    as_text = run_syncctl("status", cwd=tmp_path)
+    assert [line.split(":")[0].strip() for line in as_text.stderr.splitlines()][-3:] == ["error", "cause", "hint"]
+    assert PASSWORD not in result.stderr + as_text.stderr

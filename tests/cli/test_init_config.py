@@ -213,7 +213,7 @@ def test_config_without_files_names_the_way_to_them(tmp_path: Path) -> None:
 
 def test_wrong_settings_end_every_command_with_code_2(tmp_path: Path) -> None:
     (tmp_path / "syncctl.toml").write_text('[streams.a]\ntable = "t"\n[stream.b]\n')
-    shown = run_syncctl("config", "--json", cwd=tmp_path)
+    shown = run_syncctl("config", cwd=tmp_path)
     assert (shown.exit_code, shown.stdout) == (2, "")
     assert "error: 2 settings are wrong" in shown.stderr
     assert "streams.a.start (syncctl.toml line 1): is required" in shown.stderr

@@ -1,5 +1,6 @@
 """Refused command lines: three lines on stderr, exit code 2, nothing on stdout."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ REFUSED = {
     ("status", "--json", "--watch"): ("--json and --watch cannot be combined", "one document", ""),
     ("--install-completion", "tcsh"): ("there is no completion for tcsh", "bash, zsh", "--install-completion zsh"),
     ("local", "upp"): ("no such command 'upp'", "", ""),
+    ("status", "--log-format", "xml"): ("--log-format 'xml' is not a format", "", "auto, text or json"),
     ("--directory", "no/such/place", "status"): ("cannot enter the directory no/such/place", "", "--directory"),
     ("status", "--directory", "no/such/place"): ("cannot enter the directory no/such/place", "", "--directory"),
 }
@@ -46,7 +48,12 @@ def test_a_wrong_command_line_is_three_lines_and_exit_code_2(
     assert result.exit_code == 2, result.stderr
     assert result.stdout == ""
     lines = result.stderr.splitlines()
-    assert [line.split(":")[0].strip() for line in lines] == ["error", "cause", "hint"]
+    if "--json" in args:
+        error = json.loads(result.stderr)["error"]
+        assert error.pop("exit_code") == 2
+        lines = list(error.values())
+    else:
+        assert [line.split(":")[0].strip() for line in lines] == ["error", "cause", "hint"]
     for line, expected in zip(lines, REFUSED[args], strict=True):
         assert expected in line
 

@@ -56,6 +56,25 @@ def moody(testbed: Testbed) -> Iterator[Any]:
         each.stop()
 
 
+def test_the_log_names_the_errors_by_which_records_failed_and_each_call_if_asked(
+    testbed: Testbed, moody: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    moody(reject_rate=1.0)
+    caplog.set_level("INFO")
+    assert send(testbed, 1, 2, 3) == {"failed": 3}
+    (failed,) = [line for line in caplog.records if line.message == "deliver.failed"]
+    assert failed.levelname == "WARNING"
+    assert (failed.fields["records"], failed.fields["status"]) == (3, 422)
+    ids = {record["_id"] for record in testbed.records()}
+    assert failed.fields["record"] in ids
+    assert failed.fields["fingerprint"] == testbed.records()[0]["error"]["fingerprint"]
+    (batch,) = [line for line in caplog.records if line.message == "deliver"]
+    assert (batch.levelname, batch.fields["failed"]) == ("WARNING", 3)
+    calls = [line for line in caplog.records if line.message == "deliver.attempt"]
+    assert {call.fields["record"] for call in calls} == ids
+    assert {(call.fields["outcome"], call.fields["now"]) for call in calls} == {("rejected", "failed")}
+
+
 # Calls and their outcomes.
 
 

@@ -75,6 +75,25 @@ def test_the_level_is_kept_and_drivers_do_not_chatter() -> None:
     assert "poll.page" not in "\n".join(run_script("json", level="warning"))
 
 
+def test_debug_shows_no_details_of_celery_and_calls_are_logged_only_if_asked_for() -> None:
+    script = """
+import logging
+from syncctl.logs import ATTEMPTS, configure_logging, get_logger
+for attempts in (False, True):
+    configure_logging(level="debug", format="json", attempts=attempts)
+    get_logger(ATTEMPTS).info("deliver.attempt", asked=attempts)
+for name in ("celery.worker", "kombu.transport", "billiard.pool"):
+    logging.getLogger(name).debug("inside")
+logging.getLogger("celery.worker").info("connected")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    shown = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [(line["action"], line.get("asked")) for line in shown] == [
+        ("deliver.attempt", True),
+        ("celery.worker", None),
+    ]
+
+
 @pytest.mark.parametrize("form", ["json", "text", "short"])
 def test_no_line_drives_the_terminal_or_shows_other_than_it_says(form: str) -> None:
     script = (

@@ -75,3 +75,11 @@ def _parse_http_date(value: str | None) -> datetime | None:
         return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
+
+
+def find_last_retry(schedule: RetrySchedule) -> float:
+    """Return how many seconds after its first attempt a record is tried for the last time, at the latest."""
+    most = 1 + schedule.jitter
+    if schedule.give_up_after_seconds is not None:
+        return schedule.give_up_after_seconds + most * max(schedule.delays_seconds, default=0.0)
+    return most * sum(schedule.delays_seconds)

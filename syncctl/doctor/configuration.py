@@ -1,5 +1,6 @@
 """configuration: whether everything that the streams need is set, and whether the secrets are safe."""
 
+import math
 import shlex
 import stat
 from collections.abc import Sequence
@@ -8,9 +9,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
 from syncctl.console import format_count
+from syncctl.core.durations import format_age, format_duration
+from syncctl.core.retry import find_last_retry
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, warned
 from syncctl.errors import ConfigurationError
 from syncctl.settings.dotenv_file import ENV_FILE
+from syncctl.settings.example_secrets import list_example_secrets
 
 if TYPE_CHECKING:
     from syncctl.doctor.examination import Services
@@ -26,6 +30,8 @@ def list_units(services: "Services", directory: Path) -> Sequence[Unit]:
     return (
         Unit(name="configuration", look=lambda: check_settings(services)),
         Unit(name="configuration secrets", look=lambda: check_secrets(services, directory)),
+        Unit(name="configuration examples", look=lambda: check_examples(services)),
+        Unit(name="configuration retention", look=lambda: check_retention(services)),
     )
 
 
@@ -53,6 +59,39 @@ def check_secrets(services: "Services", directory: Path) -> Finding:
     names = ", ".join(dict.fromkeys(name for name, path in files if path.exists()))
     read = f"other users cannot read {names}" if names else "no file holds a secret"
     return passed(f"{read}; no credential goes unencrypted to another machine")
+
+
+def check_examples(services: "Services") -> Finding:
+    """Report secrets that still have a value from an example, which is no secret."""
+    findings = [
+        warned(
+            f"{problem.key} has the value of an example, which everyone knows"
+            f"{f' ({problem.origin})' if problem.origin else ''}",
+            f"set {problem.text} to the real one",
+        )
+        for problem in list_example_secrets(services.settings)
+    ]
+    return join_findings(findings or [passed("no secret has the value of an example")])
+
+
+def check_retention(services: "Services") -> Finding:
+    """Report finished records that are removed while the retries of others of the same time still go on."""
+    settings = services.settings
+    spans = {name: find_last_retry(settings.stream(name).retry) for name in settings.stream_names}
+    if not spans:
+        return passed("no stream is configured")
+    name, longest = max(spans.items(), key=lambda span: span[1])
+    days = f"{math.ceil(longest / 86400)}d"
+    findings = [
+        warned(
+            f"{state} records are removed after {format_duration(kept)}, but stream {name} retries for up to "
+            f"{format_age(longest)}: when the last of an outage is given up, others are gone",
+            f'write {state} = "{days}" under [retention] in syncctl.toml, then restart the workers',
+        )
+        for state, kept in (("delivered", settings.retention.delivered), ("failed", settings.retention.failed))
+        if kept < longest
+    ]
+    return join_findings(findings or [passed(f"longer than retries go on, which is up to {format_age(longest)}")])
 
 
 def _list_secret_files(settings: "Settings", directory: Path) -> list[tuple[str, Path]]:

@@ -1,7 +1,7 @@
 """workers, queue, beat: which processes run, and whether a task reaches a worker and comes back."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ from syncctl import __version__
 from syncctl.broker.messages import QUEUES
 from syncctl.core.durations import format_age
 from syncctl.doctor.check import Finding, Unit, failed, passed, warned
-from syncctl.ledger.heartbeats import ALIVE_SECONDS
+from syncctl.ledger.heartbeats import ALIVE_SECONDS, find_doubled
 from syncctl.pipeline.maintenance import find_overdue
 from syncctl.pipeline.status import differs_from, list_unserved
 from syncctl.settings.describe import fingerprint_settings
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 # The round trip names the broken hop before the check's own deadline ends it.
 _ROUND_TRIP_SHARE = 0.8
+CLOCK_OFF_SECONDS = 60.0
+"""A heartbeat may be on its way for some of this."""
+_CLOCK_HINT = "synchronise that machine: timedatectl set-ntp true"
 _BEAT_HINT = "run: syncctl beat (all on one machine: syncctl worker --beat)"
 
 
@@ -30,9 +33,11 @@ def list_units(services: "Services") -> Sequence[Unit]:
         Unit(name="workers queues", look=lambda: check_queues(services), needs=("workers",)),
         Unit(name="workers versions", look=lambda: check_versions(services), needs=("workers",)),
         Unit(name="workers settings", look=lambda: check_settings(services), needs=("workers",)),
+        Unit(name="workers clocks", look=lambda: check_clocks(services), needs=("workers",)),
         Unit(name="queue", look=lambda: check_round_trip(services), needs=("redis", "workers")),
         Unit(name="queue messages", look=lambda: check_dropped(services), needs=("mongodb",)),
         Unit(name="beat", look=lambda: check_beat(services), needs=("mongodb",)),
+        Unit(name="beat clock", look=lambda: check_clock_of_beat(services), needs=("beat",)),
         Unit(name="beat maintenance", look=lambda: check_maintenance(services), needs=("beat",)),
     )
 
@@ -78,6 +83,34 @@ def check_settings(services: "Services") -> Finding:
         return passed("all run with these settings")
     detail = "\n".join(f"{name} runs with settings that differ from syncctl.toml: restart it" for name in others)
     return warned(detail, "restart the workers after each change of the settings or of a schema")
+
+
+def check_clocks(services: "Services") -> Finding:
+    """Check how far the workers' clocks are from MongoDB's, by their heartbeats."""
+    lines = [line for worker in _load(services) if (line := _describe_clock(str(worker["_id"]), worker))]
+    if not lines:
+        return passed("the clocks of all workers agree with MongoDB's")
+    return warned("\n".join(lines), _CLOCK_HINT)
+
+
+def check_clock_of_beat(services: "Services") -> Finding:
+    """Check how far Beat's clock is from MongoDB's, by its heartbeat."""
+    line = _describe_clock("Beat", services.ledger.heartbeats.load_beat() or {})
+    return warned(line, _CLOCK_HINT) if line else passed("its clock agrees with MongoDB's")
+
+
+def _describe_clock(name: str, heartbeat: Mapping[str, Any]) -> str | None:
+    """Return how far a clock is off; None if it is not, or if an earlier version has not told it."""
+    if (clock := heartbeat.get("clock")) is None:
+        return None
+    ahead = (clock - heartbeat["at"]).total_seconds()
+    if abs(ahead) < CLOCK_OFF_SECONDS:
+        return None
+    way = "ahead of" if ahead > 0 else "behind"
+    return (
+        f"the clock of {name} is {format_age(abs(ahead))} {way} MongoDB's: leases are safe, but partners may refuse "
+        "its signatures and tokens, and its log has another time"
+    )
 
 
 def check_round_trip(services: "Services") -> Finding:
@@ -143,6 +176,14 @@ def check_beat(services: "Services") -> Finding:
     age = format_age((services.ledger.streams.server_time() - beat["at"]).total_seconds())
     if beat["late"]:
         return failed(f"Beat's last heartbeat is {age} old, so nothing is polled or retried automatically", _BEAT_HINT)
+    doubled = find_doubled(beat.get("processes", ()), services.ledger.streams.server_time())
+    if doubled:
+        return warned(
+            f"{len(doubled)} of it run at once, {', '.join(doubled)} (machine:pid): each tick is sent that often; "
+            "nothing is delivered twice, but the source is asked more often than it should",
+            f"stop all but one, for example with: kill {doubled[-1].rpartition(':')[2]} on "
+            f"{doubled[-1].rpartition(':')[0]}; it shows for {ALIVE_SECONDS:g} s",
+        )
     if beat.get("version") != __version__:
         return warned(
             f"its last heartbeat was {age} ago, but it runs {beat.get('version')} and this is {__version__}",

@@ -1,6 +1,7 @@
 """Heartbeats of workers and of Beat, and the leases of the jobs that Beat asks for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from pymongo.collection import Collection
@@ -16,6 +17,30 @@ ALIVE_SECONDS = 20.0
 """The age up to which a worker's heartbeat shows that the worker is alive."""
 
 
+def _note_process(name: str) -> Doc:
+    """Return the expression for the processes that have sent a heartbeat lately, each with its first and its last."""
+    known = {"$ifNull": ["$processes", []]}
+    is_me = {"$eq": ["$$this.name", {"$literal": name}]}
+    is_alive = {"$gt": [{"$add": ["$$this.at", round(ALIVE_SECONDS * 1000)]}, "$$NOW"]}
+    others = {"$filter": {"input": known, "cond": {"$and": [is_alive, {"$not": [is_me]}]}}}
+    mine = {"$filter": {"input": known, "cond": {"$and": [is_alive, is_me]}}}
+    first = {"$ifNull": [{"$min": {"$map": {"input": mine, "in": "$$this.first"}}}, "$$NOW"]}
+    return {"$concatArrays": [others, [{"name": {"$literal": name}, "first": first, "at": "$$NOW"}]]}
+
+
+def find_doubled(processes: Iterable[Mapping[str, Any]], now: datetime) -> list[str]:
+    """Return the processes that run beside another one: not one that has taken the place of one that ended."""
+    alive = [process for process in processes if (now - process["at"]).total_seconds() < ALIVE_SECONDS]
+    return sorted(
+        process["name"]
+        for process in alive
+        if any(
+            other["name"] != process["name"] and other["at"] > process["first"] and process["at"] > other["first"]
+            for other in alive
+        )
+    )
+
+
 class Heartbeats:
     """One document per worker, and one of Beat; ages are judged by MongoDB's clock (invariant 8)."""
 
@@ -26,8 +51,9 @@ class Heartbeats:
 
     @edge
     def record_worker(self, name: str, facts: Mapping[str, Any]) -> None:
-        """Write a worker's heartbeat."""
-        self._workers.update_one({"_id": name}, {"$set": dict(facts), "$currentDate": {"at": True}}, upsert=True)
+        """Write a worker's heartbeat, with the time by its own clock beside MongoDB's."""
+        heartbeat = {"clock": datetime.now(UTC), **facts}
+        self._workers.update_one({"_id": name}, {"$set": heartbeat, "$currentDate": {"at": True}}, upsert=True)
 
     @edge
     def forget_worker(self, name: str) -> None:
@@ -47,11 +73,18 @@ class Heartbeats:
         return list(self._workers.find({"at": {"$type": "date"}, **fresh}, sort=[("_id", 1)]))
 
     @edge
-    def record_beat(self, facts: Mapping[str, Any]) -> None:
-        """Write Beat's heartbeat; `since` is when the first one came after which none was missing."""
+    def record_beat(self, facts: Mapping[str, Any], *, name: str = "") -> None:
+        """Write Beat's heartbeat; `since` is when the first one came after which none was missing.
+
+        Args:
+            name: The process, so that a second one shows.
+        """
         is_alive = {"$gt": [{"$add": ["$at", BEAT_ALIVE_MS]}, "$$NOW"]}
         since = {"$cond": [is_alive, {"$ifNull": ["$since", "$$NOW"]}, "$$NOW"]}
-        changes = {**{name: {"$literal": value} for name, value in facts.items()}, "at": "$$NOW", "since": since}
+        facts = {"clock": datetime.now(UTC), **facts}
+        changes = {**{key: {"$literal": value} for key, value in facts.items()}, "at": "$$NOW", "since": since}
+        if name:
+            changes["processes"] = _note_process(name)
         self._beat.update_one({"_id": "beat"}, [{"$set": changes}], upsert=True)
 
     @edge

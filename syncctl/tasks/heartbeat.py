@@ -1,6 +1,7 @@
 """The heartbeats of workers and of Beat, in the ledger: `inspect ping` costs more than a second."""
 
 import os
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,7 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
             self._fingerprint = self._fingerprint or fingerprint_settings(self.app.settings)
             facts = {"pid": os.getpid(), "version": __version__, "settings": self._fingerprint}
             try:
-                self._open().ledger.heartbeats.record_beat(facts)
+                self._open().ledger.heartbeats.record_beat(facts, name=f"{socket.gethostname()}:{os.getpid()}")
                 record_dropped(self.app, self._open(), who=f"beat:{os.getpid()}")
             except SyncctlError as error:
                 log.warning("heartbeat.failed", error=str(error))

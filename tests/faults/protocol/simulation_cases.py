@@ -9,6 +9,7 @@ from syncctl.core.cursors import Basis, Witness
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.records import Record
 from syncctl.core.rows import Cursor, Page, Row
+from syncctl.core.schema_changes import DeclaredRelation
 from syncctl.core.stream import Mode
 from syncctl.core.write_backs import WriteBack, Written
 from syncctl.partner.bulk import BulkCall
@@ -143,6 +144,7 @@ class ScriptedReader:
 
     columns_fingerprint = "scripted"
     advice: tuple[str, ...] = ()
+    declared: tuple[DeclaredRelation, ...] = ()
     cursor_kind = "values"
     telling_columns: frozenset[str] = frozenset()
     reads_table = False

@@ -109,7 +109,7 @@ def render_stream(name: str, values: Mapping[str, Any], remarks: Mapping[str, st
     lines = [f"[streams.{name}]"]
     for key in [*values, *(key for key in remarks if key not in values)]:
         line = f"{key} = {show_toml(values[key])}" if key in values else f"#{key} = {show_toml(_sample(fields[key]))}"
-        lines.append(f"{line:<{_COMMENT_COLUMN}}# {remarks[key]}" if key in remarks else line)
+        lines.append(f"{line + ' ':<{_COMMENT_COLUMN}}# {remarks[key]}" if key in remarks else line)
     return "\n".join(lines) + "\n"
 
 

@@ -162,7 +162,7 @@ def test_a_time_of_any_name_is_offered_and_can_be_chosen(run_syncctl: Run, home:
     assert "#    also: increasing on ngay_cap_nhat, no index" in shown.stdout
     assert "syncctl inspect '[đơn hàng]' --cursor ngay_cap_nhat" in shown.stdout
     assert "[streams.don_hang]" in shown.stdout
-    assert 'delete_endpoint = "DELETE /don_hang/{mã đơn}"' in shown.stdout
+    assert 'delete_endpoint = "DELETE /don_hang/{mã đơn}" # deleted rows' in shown.stdout
     args = ("inspect", "[đơn hàng]", "--cursor", "ngay_cap_nhat")
     assert "--cursor ngay_cap_nhat --start now --write" in run_syncctl(*args, cwd=home).stderr
     done = run_syncctl(*args, "--start", "now", "--write", cwd=home)

@@ -328,12 +328,12 @@ def _find_record_obstacles(ledger: Ledger, facts: StreamFacts) -> Iterator[Obsta
 def _find_write_back_obstacles(lag: Lag, facts: StreamFacts) -> Iterator[Obstacle]:
     name, plan = facts.name, facts.plan
     if lag.error is not None:
-        columns = ", ".join(plan.written_columns)
+        grant = f"it needs: GRANT UPDATE ON {plan.table} ({', '.join(plan.written_columns)}) TO ...; "
+        needs = grant if "permission" in lag.error.lower() else ""
         yield Obstacle(
             kind="not_written_back",
             detail=f"{format_count(lag.refused, 'outcome')} could not be written back to the source: {lag.error}",
-            hint=f"it needs: GRANT UPDATE ON {plan.table} ({columns}) TO ...; see: syncctl doctor source {name}; "
-            "each of them is tried again after a minute",
+            hint=f"{needs}see: syncctl doctor source {name}; each of them is tried again after a minute",
         )
     age = (facts.now - lag.oldest).total_seconds() if lag.oldest else 0.0
     if lag.refused < lag.records and age > max(STUCK_SECONDS, POLLS_MISSED * plan.poll_every_seconds):

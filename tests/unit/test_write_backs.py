@@ -16,6 +16,8 @@ from syncctl.core.rows import Value
 from syncctl.core.states import State
 from syncctl.core.write_backs import Ended, choose_values
 from syncctl.errors import ConfigurationError, SourceError
+from syncctl.ledger.write_backs import Lag
+from syncctl.pipeline.obstacles import StreamFacts, StreamPlan, _find_write_back_obstacles
 from syncctl.sources.catalog.relation import ALIAS, Column, Kind, Relation
 from syncctl.sources.catalog.sqlserver_types import KINDS
 from syncctl.sources.dialect import Dialect
@@ -161,3 +163,16 @@ def test_a_column_of_another_kind_is_refused() -> None:
         RowWriter(open_orders(sent_at="state"))
     assert caught.value.why == "sent_at is a time column, and cannot hold state"
     assert caught.value.hint == "write to a text column"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_granted"),
+    [("The UPDATE permission was denied on the object 'orders'.", True), ("the write changes total too", False)],
+)
+def test_a_right_is_advised_only_where_one_is_missing(error: str, is_granted: bool) -> None:
+    plan = StreamPlan(partner="default", table="dbo.orders", written_columns=("sent_at",))
+    now = datetime.now(UTC)
+    facts = StreamFacts(name="orders", plan=plan, document={}, partner={}, counts={}, held=0, awaiting_poll=0, now=now)
+    (obstacle,) = _find_write_back_obstacles(Lag(records=1, oldest=now, refused=1, error=error), facts)
+    assert ("GRANT UPDATE ON dbo.orders (sent_at)" in obstacle.hint) == is_granted
+    assert "syncctl doctor source orders" in obstacle.hint

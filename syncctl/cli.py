@@ -148,6 +148,7 @@ def run(args: Sequence[str]) -> int:
     """Run one command and return its exit code, after showing any error."""
     if COMPLETION_VARIABLE in os.environ:
         return _complete(args)
+    out.is_for_machines = _wants_json(args)
     invocation = Invocation()
     signal.signal(signal.SIGTERM, _stop_on_sigterm)
     try:

@@ -7,7 +7,8 @@ log.info("poll.page", stream="orders", read=1000)
 import json
 import logging
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -184,6 +185,10 @@ _FORMATTERS: dict[str, type[_LineFormatter]] = {
 }
 
 
+aside: Callable[[], AbstractContextManager[None]] = nullcontext
+"""Within it a line is written: makes room for it where something is drawn on the terminal."""
+
+
 class _StderrHandler(logging.StreamHandler[Any]):
     """Write to the current stderr; ignore a reader that has gone away."""
 
@@ -192,7 +197,8 @@ class _StderrHandler(logging.StreamHandler[Any]):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
-        super().emit(record)
+        with aside():
+            super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name is logging's)
         if not isinstance(sys.exc_info()[1], BrokenPipeError | ValueError):

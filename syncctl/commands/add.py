@@ -37,7 +37,9 @@ def add(
         from syncctl.broker.queue import add_through_queue
 
         try:
-            trip = add_through_queue(connections.celery_app, connections.broker, first, second, timeout_seconds=seconds)
+            with out.progress("waiting for a worker"):
+                app, broker = connections.celery_app, connections.broker
+                trip = add_through_queue(app, broker, first, second, timeout_seconds=seconds)
         except ServiceUnavailable as error:
             if error.service == "redis":
                 raise ServiceUnavailable(

@@ -51,13 +51,15 @@ def cleanup(
         streams = choose_known(connections, stream)
         kept = ages or retention_seconds(connections.settings)
         ledger, who = connections.ledger, name_operator()
-        plan = clean_up(ledger=ledger, retention_seconds=kept, streams=streams, who=who, dry_run=True)
+        with out.progress("counting the records to delete"):
+            plan = clean_up(ledger=ledger, retention_seconds=kept, streams=streams, who=who, dry_run=True)
         total = sum(plan.deleted.values())
         if dry_run or not total:
             return _report(plan, as_json=as_json)
         if not ask_consent(f"permanently delete {format_count(total, 'finished record')}?", yes=yes):
             return ExitCode.TROUBLE
-        done = clean_up(ledger=ledger, retention_seconds=kept, streams=streams, who=who)
+        with out.progress(f"deleting {format_count(total, 'record')}"):
+            done = clean_up(ledger=ledger, retention_seconds=kept, streams=streams, who=who)
     return _report(done, as_json=as_json)
 
 

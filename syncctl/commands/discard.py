@@ -69,18 +69,20 @@ def discard(
     with open_session(ctx, acts=True) as connections:
         selection = filters.select(connections, ids=ids or ())
         ledger, who = connections.prepared_ledger, name_operator()
-        result = discard_records(ledger=ledger, selection=selection, reason=reason, who=who, dry_run=True)
+        with out.progress("counting the records to discard"):
+            result = discard_records(ledger=ledger, selection=selection, reason=reason, who=who, dry_run=True)
         if result.matched and not dry_run:
             if not ask_consent(f"discard {format_count(result.matched, 'record')}?", yes=yes):
                 return ExitCode.TROUBLE
             streams = connections.settings.streams
-            result = discard_records(
-                ledger=ledger,
-                selection=selection,
-                reason=reason,
-                who=who,
-                written_back=[name for name, stream in streams.items() if stream.write_back],
-            )
+            with out.progress(f"discarding {format_count(result.matched, 'record')}"):
+                result = discard_records(
+                    ledger=ledger,
+                    selection=selection,
+                    reason=reason,
+                    who=who,
+                    written_back=[name for name, stream in streams.items() if stream.write_back],
+                )
     if as_json:
         out.print_json({"matched": result.matched, "discarded": result.discarded, "dry_run": result.dry_run})
     elif result.dry_run:

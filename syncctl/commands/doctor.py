@@ -96,7 +96,7 @@ def _examine(ctx: typer.Context, chosen: Sequence[str], timeout_seconds: float) 
     from syncctl.doctor.examination import Examination
 
     examination = Examination(settings, directory=ctx.obj.directory, chosen=chosen, timeout_seconds=timeout_seconds)
-    with out.progress("checking", total=len(examination.units)) as advance:
+    with out.progress("checking", total=len(examination.units), unit="checks") as advance:
         return examination.run(on_done=advance)
 
 

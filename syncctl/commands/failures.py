@@ -52,7 +52,8 @@ def failures(
     )
     with open_session(ctx) as connections:
         selection = filters.select(connections)
-        grouped = group_failures(ledger=connections.prepared_ledger, selection=selection, limit=limit)
+        with out.progress("grouping the errors"):
+            grouped = group_failures(ledger=connections.prepared_ledger, selection=selection, limit=limit)
     if as_json:
         out.print_json(grouped)
     elif grouped.groups:

@@ -84,7 +84,9 @@ def inspect(
     _check_flags(table, key=key, cursor=cursor, stream=stream, start=start, write=write)
     from syncctl.sources.catalog.inspection import inspect_source
 
-    inspection = inspect_source(load(ctx).source(source), table, key or (), cursor)
+    settings = load(ctx)
+    with out.progress("reading the catalog"):
+        inspection = inspect_source(settings.source(source), table, key or (), cursor)
     sections = [
         propose_section(inspected, inspection.source, stream=stream, start=start) for inspected in inspection.tables
     ]

@@ -133,7 +133,7 @@ def _poll_once(connections: "Connections", streams: Sequence[str], stop: StopSig
 def _poll_with_progress(connections: "Connections", name: str, stop: StopSignal) -> "Run":
     from syncctl.wiring import rows
 
-    with out.progress(f"pages of {name}") as show:
+    with out.progress(f"polling {name}", unit="pages") as show:
         pages = 0
 
         def should_stop() -> bool:

@@ -55,7 +55,7 @@ def reconcile(
         from syncctl.wiring.operators import open_reconciliation
 
         with open_reconciliation(connections, name, since=begin) as work:
-            with out.progress(f"rows of {name}") as work.show:
+            with out.progress(f"comparing {name}", unit="rows") as work.show:
                 differences = work.compare()
             if not repair or dry_run or not differences.repairable:
                 return _report(differences, as_json=as_json, repair=repair)
@@ -63,7 +63,8 @@ def reconcile(
                 _show(differences)
             if not ask_consent(f"log and send {format_count(differences.repairable, 'row')} of {name}?", yes=yes):
                 return ExitCode.TROUBLE
-            done = work.repair(who=name_operator())
+            with out.progress(f"repairing {name}"):
+                done = work.repair(who=name_operator())
     return _report(differences, as_json=as_json, repair=repair, done=done, is_shown=not (as_json or yes))
 
 

@@ -1,6 +1,6 @@
 """`syncctl records`: list records, or export them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Any
 
@@ -86,12 +86,20 @@ def records(
         if as_json:
             out.print_json_list("records", map(to_public, listing), lambda: {"more": listing.has_more})
         elif as_csv:
-            out.print_csv(_CSV_COLUMNS, map(_to_csv_row, listing))
+            with out.progress("exporting", unit="records") as show:
+                out.print_csv(_CSV_COLUMNS, map(_to_csv_row, _count(listing, show)))
         else:
             _show(listing)
     if listing.has_more and limit is None:
         out.say("more records match; to see them: --limit N, --json or --csv")
     return ExitCode.DONE
+
+
+def _count(listing: Listing, show: Callable[[int], None]) -> Iterator[Mapping[str, Any]]:
+    """Yield the records, and say how many there were so far."""
+    for number, record in enumerate(listing, start=1):
+        yield record
+        show(number)
 
 
 def to_public(record: Mapping[str, Any]) -> dict[str, Any]:

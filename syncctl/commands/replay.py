@@ -10,7 +10,7 @@ from syncctl.commands.filters import Error, Key, Limit, read_filters
 from syncctl.commands.options import AsJson, DryRun, Since, Streams, Until, Yes, parse_seconds
 from syncctl.commands.session import ask_consent, name_operator, open_session
 from syncctl.commands.stop_signal import StopSignal
-from syncctl.console import out
+from syncctl.console import format_count, out
 from syncctl.core.states import TERMINAL, State
 from syncctl.errors import ExitCode, TroubleFound
 
@@ -77,7 +77,8 @@ def replay(
     )
     with open_session(ctx, acts=True) as connections:
         selection = filters.select(connections, ids=record_id or ())
-        plan = operators.replay(connections, selection, dry_run=True, who=name_operator())
+        with out.progress("counting the records to replay"):
+            plan = operators.replay(connections, selection, dry_run=True, who=name_operator())
         if dry_run or plan.matched == plan.skipped:
             _report(plan, as_json=as_json, is_empty=not dry_run)
             if not plan.matched:
@@ -90,7 +91,8 @@ def replay(
         if not ask_consent(f"replay {count:,} {'/'.join(selection.states)} records?", yes=yes):
             return ExitCode.TROUBLE
         replayed: list[str] = []
-        done = operators.replay(connections, selection, who=name_operator(), new_key=new_key, replayed_ids=replayed)
+        with out.progress(f"replaying {format_count(count, 'record')}"):
+            done = operators.replay(connections, selection, who=name_operator(), new_key=new_key, replayed_ids=replayed)
         _report(done, as_json=as_json)
         code = _wait_until_finished(connections, replayed, seconds=seconds) if wait else ExitCode.DONE
     if replayed and code is ExitCode.DONE:
@@ -129,7 +131,7 @@ def _wait_until_finished(connections: "Connections", ids: list[str], *, seconds:
     streams = {record_id.rpartition("-")[0] for record_id in ids}
     with (
         StopSignal(notice="no longer waiting; the records are still being delivered") as stop,
-        out.progress("replay", total=len(ids)) as show,
+        out.progress("waiting", total=len(ids), unit="records") as show,
     ):
         while (
             left := _count_left(counts := connections.ledger.records.count_by_state(ids))

@@ -110,19 +110,20 @@ def report(
 
     with open_session(ctx) as connections:
         streams = choose_known(connections, stream)
-        drawn = draw_report(
-            ledger=connections.ledger,
-            since=begin or datetime.now(UTC) - timedelta(days=1),
-            until=end,
-            by=by.value,
-            zone=zone,
-            compare=compare,
-            streams=streams,
-            states=states,
-            error=mark,
-            limit=limit,
-            draws=html is not None,
-        )
+        with out.progress("adding up the report"):
+            drawn = draw_report(
+                ledger=connections.ledger,
+                since=begin or datetime.now(UTC) - timedelta(days=1),
+                until=end,
+                by=by.value,
+                zone=zone,
+                compare=compare,
+                streams=streams,
+                states=states,
+                error=mark,
+                limit=limit,
+                draws=html is not None,
+            )
         result = drawn.report
         if result.totals["failed"] and (html is not None or not (as_json or as_csv)):
             failed_now = count_failed(

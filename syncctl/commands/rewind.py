@@ -55,14 +55,16 @@ def rewind(
 
     with open_session(ctx, acts=True) as connections:
         (name,) = choose_configured(connections.settings, [stream])
-        plan = plan_rewind(connections, name, place, resend=resend)
+        with out.progress(f"counting the rows of {name}"):
+            plan = plan_rewind(connections, name, place, resend=resend)
         if dry_run:
             return _report(show_plan(plan, resend=resend, dry_run=True), plan, as_json=as_json)
         if not ask_consent(_question(plan, resend=resend), yes=yes):
             return ExitCode.TROUBLE
-        done = rewind_stream(
-            ledger=connections.ledger, plan=plan, resend=resend, who=name_operator(), worker=connections.worker
-        )
+        with out.progress(f"rewinding {name}"):
+            done = rewind_stream(
+                ledger=connections.ledger, plan=plan, resend=resend, who=name_operator(), worker=connections.worker
+            )
     code = _report(done, plan, as_json=as_json)
     out.say(f"next: syncctl poll {name} --once")
     return code

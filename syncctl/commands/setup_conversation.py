@@ -5,6 +5,7 @@ Each answer is tried at once, on the real service. Nothing is written here: `ini
 
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 TRY_SECONDS = 10.0
 TABLES_AT_MOST = 40
+WIDTH = 79
 SKIP = "skip"
 
 _PROBE = "init-probe"
@@ -196,7 +198,7 @@ class _Conversation:
             return None
         table = self._ask_mode(source, self._ask_key(source, table))
         for line in table.advice:
-            out.say(f"  {line}")
+            _say_wrapped(line)
         name = self._ask_name(table)
         endpoint = self._ask_endpoint(table, source, partner, name)
         section = self._ask_start(table, source, partner, name, endpoint)
@@ -244,7 +246,7 @@ class _Conversation:
         out.say(f"  {table.table}: key {', '.join(table.key)}; how it can be read, the safest first:")
         for at, candidate in enumerate(table.candidates, start=1):
             out.say(f"  {at}  {title_of(candidate)}{'' if candidate.indexed is not False else ', no index'}")
-            out.say(f"     {candidate.why}")
+            _say_wrapped(candidate.why, indent="     ")
         at = _ask_number("  Mode", len(table.candidates))
         chosen = table.candidates[at - 1]
         return table if at == 1 else self._inspect(source, table.table, key=table.key, chosen=chosen)
@@ -290,7 +292,7 @@ class _Conversation:
             start = out.ask(f"  Start: now, beginning{every}{what} [now]: ").strip() or "now"
             section = propose_section(table, source, stream=name, start=start, partner=partner, endpoint=endpoint)
             try:
-                out.say(f"  {self._describe_start(section, table, source)}")
+                _say_wrapped(self._describe_start(section, table, source))
             except SyncctlError as error:
                 _show_error(error)
             else:
@@ -401,20 +403,29 @@ def _sample(key: str) -> str:
 def _show(finding: "Finding", secrets: Any) -> None:
     sign = choose_signs(sys.stderr)[finding.status.value]
     first, *others = redact(finding.detail, secrets).splitlines() or [""]
-    out.say(f"  {sign} {first}")
-    for line in others:
-        out.say(f"    {line}")
+    for line in (f"{sign} {first}", *(f"  {other}" for other in others)):
+        _say_wrapped(line, indent="  ", after="    ")
     if finding.hint:
-        out.say(f"    hint: {redact(finding.hint, secrets)}")
+        _say_wrapped(f"hint: {redact(finding.hint, secrets)}", indent="    ")
 
 
 def _show_error(error: SyncctlError) -> None:
     shown = error.why if isinstance(error, ConfigurationError) and error.why else str(error)
-    out.say(f"  {shown}")
+    _say_wrapped(shown)
     if error.hint and not isinstance(error, UsageError):
-        out.say(f"    hint: {error.hint}")
+        _say_wrapped(f"hint: {error.hint}", indent="    ")
 
 
 def _say_lines(text: str) -> None:
     for line in text.splitlines():
         out.say(f"  {line}".rstrip())
+
+
+def _say_wrapped(text: str, *, indent: str = "  ", after: str | None = None) -> None:
+    """Say a text in lines of a terminal's width; what is to be copied, such as a name, is not broken."""
+    lines = textwrap.wrap(
+        text, WIDTH, initial_indent=indent, subsequent_indent=indent if after is None else after,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    for line in lines:
+        out.say(line)

@@ -3,9 +3,9 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from syncctl.console.documents import to_json
 from syncctl.console.lines import draw_line
@@ -13,6 +13,9 @@ from syncctl.console.tables import Table, to_csv_header, to_csv_lines, to_plain,
 from syncctl.console.terminal import can_redraw, decide_colour, is_terminal, measure_terminal, paint
 from syncctl.core.safe_text import make_safe
 from syncctl.errors import SyncctlError
+
+if TYPE_CHECKING:
+    from syncctl.console.progress import ProgressLine
 
 WRITTEN_AT_ONCE = 500
 
@@ -26,7 +29,10 @@ class Console:
 
     def __init__(self) -> None:
         self.quiet = False
+        #: Whether a program reads what is written, as with `--json`.
+        self.is_for_machines = False
         self.reader_gone = False
+        self._line: ProgressLine | None = None
 
     def show(self, renderable: Any) -> None:
         """Write text, a `Table` or anything that rich can draw to stdout."""
@@ -122,8 +128,9 @@ class Console:
         if self.reader_gone:
             return
         try:
-            sys.stdout.write(_fit(text, sys.stdout))
-            sys.stdout.flush()
+            with self._line.aside() if self._line and is_terminal(sys.stdout) else nullcontext():
+                sys.stdout.write(_fit(text, sys.stdout))
+                sys.stdout.flush()
         except BrokenPipeError:
             self.reader_gone = True
             # Otherwise Python would fail loudly on the rest of the buffer when it flushes at exit.
@@ -192,24 +199,34 @@ class Console:
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     @contextmanager
-    def progress(self, label: str, *, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """Show progress on stderr if it is a terminal; yield a function that takes the count done so far."""
-        if self.quiet or not can_redraw(sys.stderr):
+    def progress(self, label: str, *, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
+        """Show progress on stderr once a second has passed; yield a function that takes the count done so far.
+
+        Nothing is shown off a terminal, with `--quiet` or `--json`, or within other progress.
+        """
+        if self.quiet or self.is_for_machines or self._line is not None or not can_redraw(sys.stderr):
             yield lambda _done: None
             return
-        from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from syncctl import logs
+        from syncctl.console.progress import ProgressLine
 
-        terminal = RichConsole(file=sys.stderr, no_color=not decide_colour(sys.stderr), highlight=False, markup=False)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=terminal, transient=True) as bar:
-            row = bar.add_task(label, total=total)
-            yield lambda done: bar.update(row, completed=done)
+        line = self._line = ProgressLine(label, total=total, unit=unit, write=self._write_raw)
+        logs.aside = line.aside
+        line.start()
+        try:
+            yield line.show
+        finally:
+            line.end()
+            self._line, logs.aside = None, nullcontext
 
     def _paint(self, text: str, style: str) -> str:
         return paint(text, style, colour=decide_colour(sys.stderr))
 
     def _write_err(self, text: str) -> None:
+        with self._line.aside() if self._line else nullcontext():
+            self._write_raw(text)
+
+    def _write_raw(self, text: str) -> None:
         try:
             sys.stderr.write(_fit(text, sys.stderr))
             sys.stderr.flush()

@@ -1,0 +1,89 @@
+"""The progress of long work: one line on stderr, drawn again and again below what else is written there."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+AFTER_SECONDS = 1.0
+"""What takes less is over before anyone has read its progress."""
+EVERY_SECONDS = 0.2
+
+_CLEAR = "\r\x1b[K"
+_WIDTH = 80
+
+
+class ProgressLine:
+    """One line that says how far some work is; a thread draws it, also while the work waits for a service.
+
+    Args:
+        label: What is done, such as `replaying`.
+        total: How much there is to do, where that is known.
+        unit: What is counted.
+        write: Writes to the terminal.
+    """
+
+    def __init__(self, label: str, *, total: int | None, unit: str, write: Callable[[str], None]) -> None:
+        self._label = label
+        self._total = total
+        self._unit = unit
+        self._write = write
+        self._count: int | None = None
+        self._started = time.monotonic()
+        self._over = threading.Event()
+        self._lock = threading.RLock()
+        self._is_shown = False
+        self._thread = threading.Thread(target=self._draw_until_over, name="progress", daemon=True)
+
+    def show(self, count: int) -> None:
+        """Take how much is done."""
+        self._count = count
+
+    def start(self) -> None:
+        """Draw it from now on, once a second has passed."""
+        self._thread.start()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Make room for what is written meanwhile; it is drawn again below that."""
+        with self._lock:
+            if self._is_shown:
+                self._is_shown = False
+                self._write(_CLEAR)
+            yield
+
+    def end(self) -> None:
+        """Draw it no longer, and leave nothing behind."""
+        self._over.set()
+        with self.aside():
+            return
+
+    def describe(self) -> str:
+        """Return it as text: `replaying: 1,200 of 5,000 records (24 %), 12 s`."""
+        parts = [f"{time.monotonic() - self._started:.0f} s"]
+        unit = f" {self._unit}" if self._unit else ""
+        if self._count is not None and self._total:
+            share = min(100, 100 * self._count // self._total)
+            parts.insert(0, f"{self._count:,} of {self._total:,}{unit} ({share} %)")
+        elif self._count is not None:
+            parts.insert(0, f"{self._count:,}{unit}")
+        return f"{self._label}: {', '.join(parts)}"
+
+    def _draw_until_over(self) -> None:
+        wait = AFTER_SECONDS
+        while not self._over.wait(wait):
+            wait = EVERY_SECONDS
+            with self._lock:
+                if not self._over.is_set():
+                    self._is_shown = True
+                    # A line that is wider than the terminal could not be cleared.
+                    self._write(_CLEAR + self.describe()[: _find_width() - 1])
+
+
+def _find_width() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or _WIDTH
+    except (OSError, ValueError):
+        return _WIDTH

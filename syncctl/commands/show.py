@@ -1,4 +1,4 @@
-"""`syncctl show`: one record, or every version of one key, with full history."""
+"""`syncctl show`: the story of one record, or of every version of one key."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,14 +26,9 @@ _FIELDS = (
     "logged_at", "due_at", "sent_at", "delivered_at", "failed_at", "superseded_at", "superseded_by", "discarded_at",
     "waits_for", "lease", "mapping_hash", "generation", "idempotency_key", "remote", "payload",
 )  # fmt: skip
-_EVENT_COLUMNS = ("at", "event", "state", "status", "ms", "what")
 _NAME_WIDTH = 15
 _LONGEST = 2000
 _SHOWN_BY_DEFAULT = 100
-_OTHER_FIELDS = (
-    "lookup", "outcome", "error", "by", "reason", "from", "late", "captured", "not_captured", "excerpt", "worker",
-    "idempotency_key",
-)  # fmt: skip
 
 
 def show(
@@ -55,14 +50,19 @@ def show(
         int | None,
         typer.Option("--limit", min=1, metavar="N", help=f"At most N records; {_SHOWN_BY_DEFAULT} by default."),
     ] = None,
+    source: Annotated[
+        bool, typer.Option("--source/--no-source", help="Read the row from the source too, or do not.")
+    ] = True,
     request: Annotated[bool, typer.Option("--request", help="Show the exact request, with secrets masked.")] = False,
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Show one record, or every version of one key, with full history.
+    """Show the story of a row: its versions, what happened to them, and what differs.
 
-    The history lists every attempt: its time, its worker, the partner's answer and the latency. The newest version of
-    a key comes first. The beginning of an id is enough if no other id begins with it. The filters select records as in
-    syncctl records. Exit code 1: there is no such record.
+    The newest version of a key comes first. The timeline says when the row was found and logged, each attempt with the
+    partner's answer, replays, discards, newer versions, and what was written back into the source. Below, the row as
+    the source has it now, its newest version and the delivered one are compared field by field. If the source cannot
+    be reached, the rest is shown. The beginning of an id is enough if no other id begins with it. The filters select
+    records as in syncctl records. Exit code 1: there is no such record.
 
     With --request it shows the HTTP request instead, also as a curl command: the next request, or the last one of a
     finished record. If the mapping has changed since, it shows what a replay would send. Nothing is sent. Exit code 1:
@@ -72,6 +72,7 @@ def show(
         syncctl show orders-3f2a9c
         syncctl show orders 5
         syncctl show order_lines order_id=5,line=2 --json
+        syncctl show orders 5 --no-source
         syncctl show orders 5 --request
         syncctl show --error 4f1d2c77b05e --limit 3
     """
@@ -115,17 +116,43 @@ def show(
             records += show_records(
                 ledger=connections.ledger, id_or_stream=id_or_stream, key=of_row, configured=configured
             )
+        return _show_stories(connections, records, ask_source=source, as_json=as_json)
+
+
+def _show_stories(
+    connections: "Connections", records: Sequence[Mapping[str, Any]], *, ask_source: bool, as_json: bool
+) -> ExitCode:
+    from syncctl.commands.show_story import show_story
+    from syncctl.pipeline.timeline import build_timeline
+    from syncctl.wiring.operators import compare_row
+
+    rows = _group_by_row(records)
+    timelines = [build_timeline(connections.ledger, versions) for versions in rows]
+    comparison = compare_row(connections, records[0], ask_source=ask_source) if len(rows) == 1 else None
+    if comparison is not None and comparison.source_error is not None:
+        out.warn(f"the row was not read from the source: {comparison.source_error}")
     if as_json:
-        out.print_json({"records": [_to_public(record) for record in records]})
+        timeline = [event for events in timelines for event in events]
+        documents = [_to_public(record) for record in records]
+        out.print_json({"records": documents, "timeline": timeline, "row": comparison})
         return ExitCode.DONE
     for number, version in enumerate(records):
         if number:
             out.show("")
         _show_record(version)
+    show_story(timelines, comparison)
     failed = next((version["_id"] for version in records if version["state"] == "failed"), None)
     if failed:
         out.say(f"next: syncctl replay --id {failed}")
     return ExitCode.DONE
+
+
+def _group_by_row(records: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Return the records of each row, in the order in which the rows come first."""
+    rows: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for record in records:
+        rows.setdefault((record["stream"], record["key_id"]), []).append(record)
+    return list(rows.values())
 
 
 def _find_ids(connections: "Connections", selection: "Selection") -> list[str]:
@@ -166,9 +193,6 @@ def _show_record(record: Mapping[str, Any]) -> None:
     out.show(f"record {record['_id']}")
     fields = {**record, "seq": format_seq(int(record["seq"])), "idempotency_key": read_idempotency_key(record)}
     _show_fields([(name, _describe(fields[name])) for name in _FIELDS if fields.get(name) not in (None, "", {}, [])])
-    history = record.get("history") or []
-    if history:
-        out.table(_EVENT_COLUMNS, [_describe_event(event, of=record["_id"]) for event in history])
 
 
 def _show_fields(fields: Sequence[tuple[str, str]]) -> None:
@@ -190,14 +214,6 @@ def _show_fields(fields: Sequence[tuple[str, str]]) -> None:
         shown = f"{text[:_LONGEST]} ... {rest:,} more characters: --json" if rest > 0 else text
         grid.add_row(Text(f"  {name}"), Text(make_safe(shown)))
     out.show(grid)
-
-
-def _describe_event(event: Mapping[str, Any], *, of: str) -> Sequence[Any]:
-    """Return an attempt or an operator's action as a row; fields without a column go to the last one."""
-    name = " ".join(str(event[part]) for part in ("action", "n") if event.get(part) is not None)
-    others = {field: event[field] for field in _OTHER_FIELDS if event.get(field) not in (None, "", of)}
-    text = " ".join(f"{field}={_describe(value)}" for field, value in others.items())
-    return event.get("at"), name, event.get("state"), event.get("status"), event.get("latency_ms"), text
 
 
 def _describe(value: Any) -> str:

@@ -11,6 +11,8 @@ from syncctl.core.rows import Cursor
 from syncctl.ledger.client import edge
 
 Doc = dict[str, Any]
+RUNS_LOOKED_AT = 20
+"""How many runs before a time are searched for one with a certain epoch."""
 
 
 class Runs:
@@ -29,6 +31,13 @@ class Runs:
     def load(self, stream: str, *, limit: int) -> list[Doc]:
         """Return the newest runs of a stream, newest first."""
         return list(self._runs.find({"stream": stream}, {"_id": False}, sort=[("started_at", -1)], limit=limit))
+
+    @edge
+    def find_epoch(self, stream: str, epoch: int, *, before: datetime) -> Doc | None:
+        """Return the run of a stream with an epoch that began before a time; None if it is not known any more."""
+        earlier = {"stream": stream, "started_at": {"$lte": before}}
+        runs = self._runs.find(earlier, sort=[("started_at", -1)], limit=RUNS_LOOKED_AT)
+        return next((run for run in runs if run.get("epoch") == epoch), None)
 
     @edge
     def find_cursor(self, stream: str, at: datetime) -> tuple[Cursor, str | None] | None:

@@ -1,13 +1,15 @@
-"""show: one record by its id, or every version of a row by its key, with the full history."""
+"""show: one record by its id, or every version of a row by its key, with the full history and what differs."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from syncctl.core.ids import key_id, show_key
-from syncctl.core.rows import Value
-from syncctl.errors import TroubleFound, UsageError
+from syncctl.core.rows import Row, Value
+from syncctl.core.stream import Stream
+from syncctl.errors import ConfigurationError, ServiceUnavailable, SourceError, TroubleFound, UsageError
 from syncctl.ledger.ledger import Ledger
 from syncctl.pipeline.record_ids import complete_id
+from syncctl.pipeline.row_comparison import Comparison, compare_versions
 from syncctl.pipeline.selection import read_key
 
 
@@ -70,6 +72,45 @@ def find_versions(ledger: Ledger, stream: str, key: Mapping[str, Value]) -> list
     """
     found = ledger.records.find(stream=stream, key_id=key_id(key))
     return _add_remote(ledger, _require(found, f"the ledger holds no record of {stream} {show_key(key)}"))
+
+
+def compare_row(
+    *,
+    ledger: Ledger,
+    stream: Stream | None,
+    record: Mapping[str, Any],
+    read_row: Callable[[Mapping[str, Value]], Row | None] | None,
+) -> Comparison:
+    """Return how the row of a record differs in the source now, in its newest version, and as it was delivered.
+
+    Args:
+        stream: The settings of its stream; None if it is not configured any more.
+        read_row: Reads the row with a key now; None not to ask the source.
+    """
+    name, key = record["stream"], record["key"]
+    versions = ledger.records.find(stream=name, key_id=record["key_id"]) or [dict(record)]
+    known = ledger.keys.load(name, [record["key_id"]]).get(record["key_id"])
+    row, error = None, None
+    source = "not_asked"
+    if read_row is not None:
+        try:
+            row = read_row(key)
+            source = "gone" if row is None else "read"
+            if row is not None and row.error is not None:
+                source, error = "unreadable", row.error
+        except ServiceUnavailable as unavailable:
+            source, error = "unreachable", str(unavailable)
+        except (SourceError, ConfigurationError) as refused:
+            source, error = "unreadable", str(refused)
+    return compare_versions(
+        stream=stream,
+        name=name,
+        versions=versions,
+        delivered_seq=known.delivered_seq if known is not None else 0,
+        row=row,
+        source=source,
+        source_error=error,
+    )
 
 
 def _add_remote(ledger: Ledger, records: list[dict[str, Any]]) -> list[dict[str, Any]]:

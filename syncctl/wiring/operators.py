@@ -1,10 +1,10 @@
 """What commands ask for that takes more than one pipeline function, or more than the ledger."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from syncctl.errors import ServiceUnavailable
 from syncctl.logs import get_logger
@@ -12,6 +12,7 @@ from syncctl.wiring.connections import Connections
 from syncctl.wiring.rows import wake_while_possible
 
 if TYPE_CHECKING:
+    from syncctl.core.rows import Row, Value
     from syncctl.core.stream import Stream
     from syncctl.pipeline.obstacles import StreamPlan
     from syncctl.pipeline.pause import PauseScope, Resumed
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from syncctl.pipeline.reconcile import Reconciliation
     from syncctl.pipeline.replay import Replayed
     from syncctl.pipeline.rewind import Plan
+    from syncctl.pipeline.row_comparison import Comparison
     from syncctl.pipeline.selection import Selection
     from syncctl.pipeline.send import Sent
     from syncctl.pipeline.status import Status
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from syncctl.settings import Settings
 
 log = get_logger(__name__)
+
+SOON_SECONDS = 5.0
+"""How long `show` waits for a source."""
 
 
 def open_connections(settings: "Settings") -> Connections:
@@ -301,6 +306,32 @@ def preview_records(connections: Connections, id_or_stream: str, key: str | None
             known_key = known.get(record["key_id"])
             previews.append(preview_record(record, stream=stream, key=known_key, previewer=previewer))
     return previews
+
+
+def compare_row(connections: Connections, record: "Mapping[str, Any]", *, ask_source: bool = True) -> "Comparison":
+    """Return how the row of a record differs from its versions; see `pipeline.show.compare_row`.
+
+    A source that does not answer soon is left: a person waits.
+    """
+    from syncctl.pipeline import show
+    from syncctl.sources import open_reader
+
+    name = record["stream"]
+    stream = connections.stream(name) if name in connections.settings.streams else None
+    read_row = None
+    if ask_source and stream is not None:
+
+        def read_row(key: "Mapping[str, Value]") -> "Row | None":
+            source = connections.source(stream.source)
+            source = replace(
+                source,
+                login_timeout_seconds=min(source.login_timeout_seconds, SOON_SECONDS),
+                query_timeout_seconds=min(source.query_timeout_seconds, SOON_SECONDS),
+            )
+            with open_reader(source, stream) as reader:
+                return next(iter(reader.find_rows([key])), None)
+
+    return show.compare_row(ledger=connections.ledger, stream=stream, record=record, read_row=read_row)
 
 
 @contextmanager

@@ -87,6 +87,8 @@ def test_the_documents_of_commands_are_what_the_page_says(
     run("resume", "--partner", "default")
     # What stands still: a queue without a worker, and a job of Beat's that nobody does.
     worker.close()
+    source_db.execute("update orders set note = 'changed' where id = 1")
+    run("show", "orders", "1")
     database = mongo_client[parse_uri(mongo_url)["database"]]
     long_ago = datetime.now(UTC) - timedelta(hours=3)
     database.workers.delete_many({})

@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 
 from syncctl.commands.show import _show_record, _to_public
+from syncctl.commands.show_story import draw_timeline
 from syncctl.console.documents import to_json
+from syncctl.console.lines import draw_line
 from syncctl.core.ids import make_seq
 from syncctl.core.json_text import JsonText
 from syncctl.core.records import Record
 from syncctl.core.rows import Value
 from syncctl.core.states import State
 from syncctl.partner.encoding import encode_body
+from syncctl.pipeline.timeline import _read_entry
 
 PAYLOAD: dict[str, Value] = {
     "id": 5,
@@ -105,9 +108,16 @@ def test_control_characters_are_shown_as_text(monkeypatch: pytest.MonkeyPatch) -
     assert "  reason          \\x1b[2Jgone" in lines
 
 
-def test_a_lookup_is_not_taken_for_a_create(monkeypatch: pytest.MonkeyPatch) -> None:
-    event = {"action": "attempt", "n": 2, "status": 200, "outcome": "accepted", "captured": {"id": "P-1"}}
-    (line,) = [
-        line for line in show(monkeypatch, io.StringIO(), history=[{**event, "lookup": "found"}]) if "P-1" in line
-    ]
-    assert 'lookup=found outcome=accepted captured={"id": "P-1"}' in line
+def test_a_lookup_is_not_taken_for_a_create() -> None:
+    entry = {"action": "attempt", "n": 2, "status": 200, "outcome": "accepted", "captured": {"id": "P-1"}}
+    event = _read_entry("orders-1", {**entry, "at": datetime(2026, 1, 1, tzinfo=UTC), "lookup": "found"})
+    lines = [draw_line(line, width=None, colour=False) for line in draw_timeline([event])]
+    assert lines[-1].endswith("asked for the partner's object: found, id=P-1")
+
+
+def test_a_timeline_cannot_drive_the_terminal() -> None:
+    entry = {"action": "attempt", "n": 1, "outcome": "rejected", "error": "\x1b[2Jno", "excerpt": "\x1b]0;x\x07\n{}"}
+    event = _read_entry("orders-1", {**entry, "at": datetime(2026, 1, 1, tzinfo=UTC), "status": 422})
+    shown = "".join(draw_line(line, width=None, colour=False) for line in draw_timeline([event]))
+    assert "\\x1b[2Jno" in shown
+    assert not set("\x1b\x07\n") & set(shown)

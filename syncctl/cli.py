@@ -37,6 +37,7 @@ COMMAND_GROUPS = {
     "Watch": {
         "status": "Show the current state of streams, queue, workers and Beat",
         "tail": "Show attempts as they happen",
+        "metrics": "Print metrics for Prometheus, or serve them",
         "report": "Show what was delivered and what failed",
         "records": "List records, or export them",
         "failures": "Show failed records, grouped by error",

@@ -100,12 +100,13 @@ class Broker:
     Args:
         url: `redis://…`, a secret.
         prefix: The beginning of every key, so that several installations can share one Redis.
+        timeout_seconds: The end of every command.
     """
 
-    def __init__(self, url: str, *, prefix: str) -> None:
+    def __init__(self, url: str, *, prefix: str, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) -> None:
         self.url = url
         self.prefix = prefix
-        self._redis = connect(url)
+        self._redis = connect(url, timeout_seconds=timeout_seconds)
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,8 @@
 """The ledger in MongoDB as one object, with an attribute for each collection or concern."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Self
 
 import pymongo
@@ -31,6 +33,7 @@ from syncctl.ledger.selections import Selections
 from syncctl.ledger.sequencing import Sequencing
 from syncctl.ledger.source_schemas import SourceSchemas
 from syncctl.ledger.streams import Streams
+from syncctl.ledger.totals import Totals
 from syncctl.ledger.write_backs import WriteBacks
 
 
@@ -71,6 +74,7 @@ class Ledger:
         self.maintenance = MaintenanceLeases(self._database, self.hosts)
         self.reports = Reports(self._database, self.hosts)
         self.report_days = ReportDays(self._database, self.hosts)
+        self.totals = Totals(self._database, self.hosts)
         self._prepared = False
 
     def __enter__(self) -> Self:
@@ -96,6 +100,12 @@ class Ledger:
         check_not_refused(self._url, timeout_seconds=timeout_seconds)
         with translated(self.hosts), pymongo.timeout(timeout_seconds):
             self._client.admin.command("ping")
+
+    @contextmanager
+    def limit_time(self, seconds: float) -> Iterator[None]:
+        """End every operation in the block once so much time has passed, all of them together."""
+        with translated(self.hosts), pymongo.timeout(seconds):
+            yield
 
     def prepare(self) -> list[str]:
         """Create the indexes that are missing and return their names; safe to repeat."""

@@ -435,6 +435,24 @@ class Records:
         """Return, by stream, the live counts: pending, retrying, queued, sending, failed, discarded, oldest due."""
         return {stream: self._count_stream(stream) for stream in streams}
 
+    @edge
+    def count_unfinished(self, stream: str, *, at_most: int) -> dict[str, int]:
+        """Return how many records wait, are in flight or have failed, each counted up to a number by its index."""
+        pending = {"stream": stream, "state": State.PENDING.value}
+        # Bounds, not `$exists`: so that the index alone can count.
+        finished = {"stream": stream, "finished_at": {"$gt": datetime.min.replace(tzinfo=UTC)}}
+        in_flight, _ = self.count_in_flight(stream)
+
+        def count(query: Doc, index: str) -> int:
+            return self._records.count_documents(query, limit=at_most, hint=index)
+
+        return {
+            "pending": count({**pending, "fresh": True}, "due"),
+            "retrying": count({**pending, "fresh": False}, "due"),
+            "sending": in_flight,
+            "failed": count({**finished, "state": State.FAILED.value}, "finished"),
+        }
+
     def _count_stream(self, stream: str) -> Doc:
         count = self._records.count_documents
         pending = {"stream": stream, "state": State.PENDING.value}

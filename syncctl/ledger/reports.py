@@ -15,6 +15,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 
+from syncctl.core.metrics import name_outcome
 from syncctl.core.states import State
 from syncctl.ledger.client import edge, is_only_duplicates, translated
 from syncctl.ledger.expressions import or_zero
@@ -48,6 +49,8 @@ class HourCounts:
     reopened_frozen: dict[str, int] = field(default_factory=dict)
     #: The latencies of calls, by the bucket of `core/histogram.py`.
     latency: dict[str, int] = field(default_factory=dict)
+    #: The attempts by what came of them: `core/metrics.py:ATTEMPT_OUTCOMES`. Hours that froze before lack it.
+    outcomes: dict[str, int] = field(default_factory=dict)
     #: The times from logged to delivered, in the hour of the delivery; hours that froze before they were kept lack it.
     delivery: dict[str, int] = field(default_factory=dict)
     #: Outcomes of calls by slice of the hour: `delivered`, `failed`, and `retried` for those that are to be repeated.
@@ -291,6 +294,8 @@ def _add_event(hour: HourCounts, found: Doc) -> None:
             hour.retries += count
         _add_to_bucket(hour.latency, identity["bucket"], count)
         _add_to_slices(hour.slices, str(state), found["slices"])
+        outcome = name_outcome(found.get("status"), has_error=bool(identity.get("fingerprint")))
+        hour.outcomes[outcome] = hour.outcomes.get(outcome, 0) + count
     elif action == FIRST_DELIVERY:
         _add_to_bucket(hour.delivery, identity["bucket"], count)
     if action in ("replayed", "resent", "taken_back"):

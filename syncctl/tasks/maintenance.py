@@ -25,7 +25,10 @@ def roll_up() -> dict[str, Any]:
     """Recompute the open hours of the reports."""
     ledger = connections().ledger
     with maintenance_lease(ledger, "roll_up", seconds=LEASE_SECONDS) as is_held:
-        return {"hours": roll_up_hours(ledger=ledger) if is_held else 0}
+        hours = roll_up_hours(ledger=ledger) if is_held else 0
+        if is_held:
+            ledger.totals.update(frozen_until=ledger.reports.frozen_until())
+        return {"hours": hours}
 
 
 @task("syncctl.cleanup")

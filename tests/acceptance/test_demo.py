@@ -1,5 +1,6 @@
 """`syncctl demo`: the account is exact, and nothing is left behind, however it ends."""
 
+import json
 import os
 import re
 import shlex
@@ -197,7 +198,8 @@ def test_a_server_that_does_not_start_is_an_error_with_a_hint(run_syncctl: Run, 
     result = run_syncctl("demo", "--json", cwd=home, env=environment)
     assert result.exit_code == 69
     assert result.stdout == ""
-    assert "error: cannot start mongod" in result.stderr
-    assert "hint:" in result.stderr
+    error = json.loads(result.stderr.splitlines()[-1])["error"]
+    assert error["what"].startswith("cannot start mongod")
+    assert error["hint"]
     assert find_processes(home) == []
     assert list(home.iterdir()) == [broken]

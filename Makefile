@@ -52,8 +52,9 @@ check: $(VENV)/.dev libodbc  ## Check style, format, types and layers, in second
 fuzz: $(VENV)/.dev libcurl  ## Try random settings and command lines (FUZZ_FLAGS="--settings 10000 --commands 1000 --seed 1")
 	@$(BIN)/python -m tests.fuzz $(FUZZ_FLAGS)
 
-pictures: $(VENV)/.bench libcurl chromium  ## Make the pictures of the HTML report in docs/pictures from a run
+pictures: $(VENV)/.bench libcurl chromium  ## Make the pictures in docs/pictures, of the HTML report and of the terminal, from runs
 	@$(BIN)/python -m tests.harness.report_pictures docs/pictures
+	@$(BIN)/python -m tests.harness.screen_pictures docs/pictures
 
 format: $(VENV)/.dev  ## Format the code the way check wants it
 	@$(BIN)/ruff check --fix-only .

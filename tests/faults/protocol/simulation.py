@@ -153,11 +153,13 @@ class Simulation:
     has_lines: bool = False
     writes_back: bool = False
     objects: Objects | None = None
+    always_asks: bool = False
 
     def __init__(self) -> None:
         more: dict[str, Any] = dict(WITH_OBJECTS) if self.objects is not None else {}
         if self.objects == "lookup":
-            more |= {"lookup": LOOKUP, "missing": "create"}
+            lookup = replace(LOOKUP, when="always") if self.always_asks else LOOKUP
+            more |= {"lookup": lookup, "missing": "create"}
         if self.has_lines:
             more["children"] = (CHILD,)
         if self.writes_back:

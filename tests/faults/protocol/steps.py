@@ -35,6 +35,8 @@ class Variant:
     #: Outcomes are written back into the source.
     write_back: bool = False
     objects: Objects | None = None
+    #: The partner is asked before each first create too.
+    always_asks: bool = False
     #: How many of the examples that others take: a step of these costs twice as much.
     share: float = 1.0
 
@@ -46,6 +48,7 @@ class Variant:
         more += ["lines"] if self.lines else []
         more += ["write-back"] if self.write_back else []
         more += [f"objects-by-{self.objects}"] if self.objects is not None else []
+        more += ["always"] if self.always_asks else []
         return "-".join([self.order, self.mode, *more])
 
 
@@ -68,6 +71,8 @@ VARIANTS = (
     Variant(order="latest", mode="rowversion", lines=True, write_back=True, objects="lookup", share=0.5),
     Variant(order="latest", mode="snapshot", write_back=True, objects="keys", share=0.5),
     Variant(order="strict", mode="change_tracking", lines=True, objects="lookup", share=0.5),
+    Variant(order="latest", mode="rowversion", rows=2, objects="keys", share=0.3),
+    Variant(order="latest", mode="snapshot", rows=2, objects="lookup", always_asks=True, share=0.3),
 )
 
 
@@ -107,6 +112,7 @@ def take_steps(mongo_url: str, variant: Variant, *, seed_number: int, examples: 
             has_lines = variant.lines
             writes_back = variant.write_back
             objects = variant.objects
+            always_asks = variant.always_asks
             failures: ClassVar[list[str]] = []
             taken = 0
             calls = 0

@@ -9,6 +9,7 @@ import pymongo
 from pymongo.database import Database
 
 from syncctl.ledger.acknowledgements import Acknowledgements
+from syncctl.ledger.alerts import Alerts
 from syncctl.ledger.attempts import Attempts
 from syncctl.ledger.audit import Audit
 from syncctl.ledger.batches import Batches
@@ -70,6 +71,7 @@ class Ledger:
         self.write_backs = WriteBacks(self._database, self.hosts)
         self.runs = Runs(self._database, self.hosts)
         self.audit = Audit(self._database, self.hosts)
+        self.alerts = Alerts(self._database, self.hosts)
         self.heartbeats = Heartbeats(self._database, self.hosts)
         self.maintenance = MaintenanceLeases(self._database, self.hosts)
         self.reports = Reports(self._database, self.hosts)

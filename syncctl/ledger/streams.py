@@ -423,6 +423,8 @@ class Streams:
             "health.hint": {"$literal": hint},
             "health.notes": {"$literal": [{"text": note.text, "hint": note.hint} for note in notes]},
         }
+        if error is None:
+            ended["health.polled_at"] = "$$NOW"
         if warnings is not None:
             ended |= {"health.warnings": {"$literal": list(warnings)}, "health.warned_at": "$$NOW"}
             ended["health.advice"] = {"$literal": list(advice)}

@@ -1,0 +1,257 @@
+"""The `alerts` collection: one document per alert with its state and its unsent messages, and one per channel.
+
+An alert begins and ends with one write, which also holds the messages to send: what two evaluate at once, or what a
+process does not send before it dies, is neither sent twice nor lost.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pymongo.collection import Collection
+from pymongo.database import Database
+
+from syncctl.ledger.client import edge, new_token
+from syncctl.ledger.expressions import in_future, or_zero
+
+Doc = dict[str, Any]
+
+FIRING = "firing"
+RESOLVED = "resolved"
+MESSAGES_AT_MOST = 40
+"""Unsent messages of one alert; the oldest are dropped."""
+WATCHED_SECONDS = 60.0
+"""A longer gap between two evaluations ends the time in which somebody watched."""
+_CHANNEL = "channel:"
+_WATCH = "watch"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlertKey:
+    """What an alert is about: a rule, and the stream or the partner that it was measured of; neither: the project."""
+
+    rule: str
+    stream: str | None = None
+    partner: str | None = None
+
+    @property
+    def id(self) -> str:
+        """The alert's `_id`."""
+        subject = f"stream:{self.stream}" if self.stream else f"partner:{self.partner}" if self.partner else "project"
+        return f"{self.rule}:{subject}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlertMessage:
+    """A message that one channel has yet to send."""
+
+    id: str
+    channel: str
+    key: AlertKey
+    #: `firing` or `resolved`.
+    state: str
+    value: float
+    threshold: float
+    since: datetime
+    #: When the alert fired, was repeated, or ended.
+    at: datetime
+    detail: str
+    #: How often it was repeated; 0 for the first message.
+    repeated: int
+
+
+class Alerts:
+    """The state of alerts; every time is MongoDB's (invariant 8)."""
+
+    def __init__(self, database: Database[Doc], hosts: str) -> None:
+        self._alerts: Collection[Doc] = database["alerts"]
+        self.hosts = hosts
+
+    @edge
+    def load_all(self) -> dict[str, Doc]:
+        """Return what is known of each alert, also of those that have ended, by its id."""
+        return {found["_id"]: found for found in self._alerts.find({"rule": {"$exists": True}})}
+
+    @edge
+    def note_watched(self) -> None:
+        """Note that a process watches; `load_watched_since` says since when one has without a long gap."""
+        is_watched = {"$gt": [{"$add": ["$at", round(WATCHED_SECONDS * 1000)]}, "$$NOW"]}
+        since = {"$cond": [is_watched, {"$ifNull": ["$since", "$$NOW"]}, "$$NOW"]}
+        self._alerts.update_one({"_id": _WATCH}, [{"$set": {"since": since, "at": "$$NOW"}}], upsert=True)
+
+    @edge
+    def load_watched_since(self) -> datetime | None:
+        """Return since when a process has watched without a long gap; None if none watches now."""
+        is_watched = {"$gt": [{"$add": ["$at", round(WATCHED_SECONDS * 1000)]}, "$$NOW"]}
+        found = self._alerts.find_one({"_id": _WATCH, "at": {"$type": "date"}, "$expr": is_watched})
+        since: datetime | None = found["since"] if found else None
+        return since
+
+    @edge
+    def take_costly(self, *, seconds: float) -> bool:
+        """Return whether the costly rules are to be measured: once in so many seconds, by one process."""
+        self._alerts.update_one({"_id": _WATCH}, {"$setOnInsert": {"created": True}}, upsert=True)
+        taken = [{"$set": {"costly_at": in_future(seconds)}}]
+        return self._alerts.update_one({"_id": _WATCH, "$expr": _has_passed("costly_at")}, taken).matched_count == 1
+
+    @edge
+    def note_condition(self, key: AlertKey) -> None:
+        """Note when what a rule measures was first seen. Safe to repeat."""
+        first = {"$ifNull": ["$condition_since", "$$NOW"]}
+        self._alerts.update_one({"_id": key.id}, [{"$set": _name(key) | {"condition_since": first}}], upsert=True)
+
+    @edge
+    def clear_condition(self, alert: Doc) -> None:
+        """Note that what a rule measures has ended before the alert fired, and when."""
+        guard = {"_id": alert["_id"], "state": {"$ne": FIRING}, "condition_since": {"$exists": True}}
+        self._alerts.update_one(guard, [{"$set": {"ended_at": "$$NOW"}}, {"$unset": "condition_since"}])
+
+    @edge
+    def fire(
+        self,
+        key: AlertKey,
+        known: Doc | None,
+        *,
+        value: float,
+        threshold: float,
+        since: datetime,
+        detail: str,
+        channels: Sequence[str],
+    ) -> bool:
+        """Begin an alert, with one message for each channel; False if another process has changed it meanwhile.
+
+        Args:
+            known: What was known of the alert when it was measured.
+        """
+        self._alerts.update_one({"_id": key.id}, {"$setOnInsert": _name(key, literal=False)}, upsert=True)
+        facts = {"state": FIRING, "value": value, "threshold": threshold, "since": since, "detail": detail}
+        begun: Doc = {name: {"$literal": fact} for name, fact in facts.items()}
+        begun |= {"fired_at": "$$NOW", "notified_at": "$$NOW", "repeated": 0, "condition_since": {"$literal": since}}
+        changes = {**begun, **_revise(), "outbox": _append(channels, facts | {"repeated": 0})}
+        guard = _guard(key.id, known, {"state": {"$ne": FIRING}})
+        return self._alerts.update_one(guard, [{"$set": changes}, {"$unset": "resolved_at"}]).modified_count == 1
+
+    @edge
+    def refresh(self, known: Doc, *, value: float, threshold: float, detail: str) -> None:
+        """Keep the present value of an alert that fires."""
+        facts = {"value": value, "threshold": threshold, "detail": detail}
+        self._alerts.update_one(_guard(known["_id"], known, {"state": FIRING}), {"$set": facts})
+
+    @edge
+    def repeat(self, known: Doc, *, after_seconds: float, channels: Sequence[str]) -> bool:
+        """Repeat the message of an alert that fires, if the last one is old enough and its channel has sent it."""
+        is_old = {"$lte": ["$notified_at", {"$subtract": ["$$NOW", round(after_seconds * 1000)]}]}
+        guard = _guard(known["_id"], known, {"state": FIRING, "$expr": is_old})
+        waiting = {message["channel"] for message in known.get("outbox", ())}
+        facts = {name: known[name] for name in ("value", "threshold", "since", "detail")}
+        facts |= {"state": FIRING, "repeated": known.get("repeated", 0) + 1}
+        free = [channel for channel in channels if channel not in waiting]
+        changes = {"notified_at": "$$NOW", "repeated": facts["repeated"], **_revise(), "outbox": _append(free, facts)}
+        return self._alerts.update_one(guard, [{"$set": changes}]).modified_count == 1
+
+    @edge
+    def resolve(self, known: Doc, *, value: float, detail: str, channels: Sequence[str]) -> bool:
+        """End an alert, with one message for each channel; False if another process has changed it meanwhile."""
+        facts = {"state": RESOLVED, "value": value, "detail": detail}
+        message = facts | {"threshold": known["threshold"], "since": known["since"], "repeated": 0}
+        changes: Doc = {name: {"$literal": fact} for name, fact in facts.items()}
+        changes |= {"resolved_at": "$$NOW", "ended_at": "$$NOW", **_revise(), "outbox": _append(channels, message)}
+        guard = _guard(known["_id"], known, {"state": FIRING})
+        return self._alerts.update_one(guard, [{"$set": changes}, {"$unset": "condition_since"}]).modified_count == 1
+
+    @edge
+    def list_messages(self, channel: str) -> list[AlertMessage]:
+        """Return what a channel has yet to send, the oldest first."""
+        messages = [
+            _read_message(found, message)
+            for found in self._alerts.find({"outbox.channel": channel})
+            for message in found["outbox"]
+            if message["channel"] == channel
+        ]
+        return sorted(messages, key=lambda message: message.at)
+
+    @edge
+    def note_sent(self, message: AlertMessage) -> None:
+        """Take a message off what is to be sent."""
+        sent = {"$pull": {"outbox": {"id": message.id}}, "$currentDate": {"last_sent_at": True}}
+        self._alerts.update_one({"_id": message.key.id}, sent)
+
+    @edge
+    def drop(self, message: AlertMessage) -> None:
+        """Give a message up that could not be sent for too long."""
+        self._alerts.update_one({"_id": message.key.id}, {"$pull": {"outbox": {"id": message.id}}})
+
+    @edge
+    def acquire_channel(self, channel: str, *, seconds: float) -> bool:
+        """Take the right to send through a channel; False if another process has it, or the channel rests."""
+        identity = {"_id": _CHANNEL + channel}
+        self._alerts.update_one(identity, {"$setOnInsert": {"failures": 0}}, upsert=True)
+        free = {"$and": [_has_passed("until"), _has_passed("next_at")]}
+        taken = [{"$set": {"until": in_future(seconds)}}]
+        return self._alerts.update_one({**identity, "$expr": free}, taken).matched_count == 1
+
+    @edge
+    def release_channel(self, channel: str) -> None:
+        """Let another process send."""
+        self._alerts.update_one({"_id": _CHANNEL + channel}, {"$unset": {"until": True}})
+
+    @edge
+    def note_channel(self, channel: str, error: str | None, *, rest_seconds: float = 0.0) -> None:
+        """Note what came of the last message of a channel.
+
+        Args:
+            rest_seconds: How long it is left alone after an error.
+        """
+        identity = {"_id": _CHANNEL + channel}
+        if error is None:
+            works: Doc = {"last_sent_at": "$$NOW", "failures": 0}
+            unset = ["error", "failing_since", "next_at"]
+            self._alerts.update_one(identity, [{"$set": works}, {"$unset": unset}], upsert=True)
+            return
+        fails = {
+            "error": {"$literal": error},
+            "failing_since": {"$ifNull": ["$failing_since", "$$NOW"]},
+            "failures": {"$add": [or_zero("failures"), 1]},
+            "next_at": in_future(rest_seconds),
+        }
+        self._alerts.update_one(identity, [{"$set": fails}], upsert=True)
+
+    @edge
+    def load_channels(self) -> dict[str, Doc]:
+        """Return what is known of each channel, by its name."""
+        found = self._alerts.find({"_id": {"$regex": f"^{_CHANNEL}"}})
+        return {channel["_id"].removeprefix(_CHANNEL): channel for channel in found}
+
+
+def _name(key: AlertKey, *, literal: bool = True) -> Doc:
+    names = {"rule": key.rule, "stream": key.stream, "partner": key.partner}
+    return {name: {"$literal": value} for name, value in names.items()} if literal else dict(names)
+
+
+def _guard(alert: str, known: Doc | None, more: Doc) -> Doc:
+    """Return the filter for an alert that no process has changed since it was read."""
+    revision = (known or {}).get("revision")
+    return {"_id": alert, "revision": {"$exists": False} if revision is None else revision, **more}
+
+
+def _revise() -> Doc:
+    return {"revision": {"$add": [or_zero("revision"), 1]}}
+
+
+def _has_passed(field: str) -> Doc:
+    return {"$not": [{"$gt": [{"$ifNull": [f"${field}", None]}, "$$NOW"]}]}
+
+
+def _append(channels: Sequence[str], facts: Mapping[str, Any]) -> Doc:
+    """Return the expression for the unsent messages, with one more for each of these channels."""
+    stated = {name: {"$literal": fact} for name, fact in facts.items()}
+    new = [{"id": new_token(), "channel": {"$literal": channel}, "at": "$$NOW", **stated} for channel in channels]
+    every = {"$concatArrays": [{"$ifNull": ["$outbox", []]}, new]}
+    return {"$slice": [every, -MESSAGES_AT_MOST]}
+
+
+def _read_message(alert: Doc, message: Doc) -> AlertMessage:
+    fields = ("id", "channel", "state", "value", "threshold", "since", "at", "detail", "repeated")
+    key = AlertKey(rule=alert["rule"], stream=alert.get("stream"), partner=alert.get("partner"))
+    return AlertMessage(key=key, **{name: message[name] for name in fields})

@@ -1,0 +1,223 @@
+"""How each rule of alerts is measured: one function per rule, from the ledger's documents of streams and partners."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from syncctl.core.breaker import BreakerState
+from syncctl.core.durations import format_age
+from syncctl.ledger.alerts import FIRING, AlertKey
+from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.reports import HOUR, floor_hour
+from syncctl.pipeline.obstacles import StreamFacts, StreamPlan, describe_pause, find_obstacles
+
+Doc = Mapping[str, Any]
+
+RECOVERING_SECONDS = 60.0
+"""How long a half-open circuit keeps its alert: a partner that is not back after all opens it again by then."""
+SAID_BY_RULE = {
+    "paused": "paused",
+    "partner_paused": "paused",
+    "circuit_open": "circuit_open",
+    "not_polled": "no_poll",
+    "poll_failed": "no_poll",
+    "poll_silent": "no_poll",
+    "limit_reached": "backlog_age",
+    "slow_rate": "backlog_age",
+    "not_taken": "backlog_age",
+    "backlog": "backlog_age",
+}
+"""The obstacles that another rule is about, as long as that rule is on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """What a rule has measured of one stream, one partner, or the project."""
+
+    key: AlertKey
+    #: Since when it has lasted; None: since it was first seen.
+    since: datetime | None = None
+    #: Of a rule about a share.
+    share: float = 0.0
+    #: One line for people; may hold what a partner or a source has answered.
+    detail: str
+    #: False: an alert that fires goes on, and none begins.
+    may_fire: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlertFacts:
+    """What the rules are measured from."""
+
+    ledger: Ledger
+    now: datetime
+    #: What the settings expect of each configured stream.
+    plans: Mapping[str, StreamPlan]
+    #: The thresholds of the rules that are on.
+    thresholds: Mapping[str, float]
+    #: `failed_share`: the fewest finished records that are judged.
+    minimum_records: int
+    #: Since when a process has watched without a long gap.
+    watched_since: datetime
+    #: The documents of alerts, streams and partners.
+    known: Mapping[str, Doc]
+    documents: Mapping[str, Doc]
+    partners: Mapping[str, Doc]
+    #: The heartbeats of all workers, of which the newest tells when one was last alive, and of Beat.
+    alive_workers: int
+    newest_worker_at: datetime | None
+    beat: Doc | None
+    #: Rolled-up hours of the last two hours.
+    hours: tuple[Doc, ...] = field(default=())
+
+    def find_times(self, name: str, *keys: AlertKey) -> list[datetime]:
+        """Return a time of several alerts, as far as it is known."""
+        return [alert[name] for key in keys if (alert := self.known.get(key.id, {})).get(name)]
+
+
+def measure_failed_share(facts: AlertFacts) -> Iterator[Measurement]:
+    """Measure the share of failures of the last 60 minutes: this hour, and of the last one the part within them."""
+    begun = floor_hour(facts.now)
+    weight = 1.0 - (facts.now - begun) / HOUR
+    for name in facts.plans:
+        failed = finished = 0.0
+        for hour in facts.hours:
+            if hour["stream"] == name:
+                part = 1.0 if hour["window_start"] == begun else weight
+                failed += part * hour.get("failed", 0)
+                finished += part * (hour.get("failed", 0) + hour.get("delivered", 0))
+        if finished >= facts.minimum_records:
+            yield Measurement(
+                key=AlertKey(rule="failed_share", stream=name),
+                share=failed / finished,
+                detail=f"{failed:,.0f} of the {finished:,.0f} records that finished within the last hour failed",
+            )
+
+
+def measure_backlog_age(facts: AlertFacts) -> Iterator[Measurement]:
+    """Measure how long the oldest due record could have been sent: not while a pause or an open circuit held it."""
+    for name, plan in facts.plans.items():
+        circuit = AlertKey(rule="circuit_open", stream=name)
+        pauses = (AlertKey(rule="paused", stream=name), AlertKey(rule="paused", partner=plan.partner))
+        is_paused = facts.documents.get(name, {}).get("paused") or facts.partners.get(plan.partner, {}).get("paused")
+        if is_paused and "paused" in facts.thresholds:
+            continue
+        # A pause that has just ended gets its `ended_at` in this round.
+        if facts.find_times("condition_since", *pauses) or facts.known.get(circuit.id, {}).get("state") == FIRING:
+            continue
+        due = facts.ledger.records.find_oldest_due(name)
+        if due is not None:
+            held_until = facts.find_times("ended_at", *pauses) + facts.find_times("resolved_at", circuit)
+            yield Measurement(
+                key=AlertKey(rule="backlog_age", stream=name),
+                since=max(due, facts.watched_since, *held_until),
+                detail=f"the oldest record that is to be sent has been due for {format_age(_age(facts, due))}",
+            )
+
+
+def measure_no_poll(facts: AlertFacts) -> Iterator[Measurement]:
+    """Measure since when a poll is overdue: none has ended without an error, or made progress, for its interval."""
+    for name, plan in facts.plans.items():
+        document = facts.documents.get(name, {})
+        health, poll = document.get("health", {}), document.get("poll", {})
+        polled_at = health.get("polled_at")
+        moved_at = poll.get("moved_at") if poll.get("token") and poll.get("until", facts.now) > facts.now else None
+        ago = f"no poll has ended well for {format_age(_age(facts, polled_at))}" if polled_at else "it was never polled"
+        yield Measurement(
+            key=AlertKey(rule="no_poll", stream=name),
+            since=max(at for at in (polled_at, moved_at, facts.watched_since) if at)
+            + timedelta(seconds=plan.poll_every_seconds),
+            detail=f"{ago}: {health['error']}" if health.get("error") else ago,
+        )
+
+
+def measure_circuit_open(facts: AlertFacts) -> Iterator[Measurement]:
+    """Measure how long the circuit has been open; half-open, it may open again at once."""
+    for name in facts.plans:
+        document = facts.documents.get(name, {})
+        breaker = document.get("breaker", {})
+        state, back_at = breaker.get("state"), document.get("back_at")
+        is_open = state == BreakerState.OPEN.value
+        is_recovering = (
+            state == BreakerState.HALF_OPEN.value and back_at is not None and _age(facts, back_at) < RECOVERING_SECONDS
+        )
+        if is_open or is_recovering:
+            yield Measurement(
+                key=AlertKey(rule="circuit_open", stream=name),
+                since=breaker["since"],
+                detail=f"the partner is down (circuit open): {breaker.get('reason') or 'no answer'}",
+                may_fire=is_open,
+            )
+
+
+def measure_paused(facts: AlertFacts) -> Iterator[Measurement]:
+    """Measure how long streams and partners have been paused."""
+    partners = dict.fromkeys(plan.partner for plan in facts.plans.values())
+    held = [(AlertKey(rule="paused", stream=name), facts.documents.get(name, {})) for name in facts.plans]
+    held += [(AlertKey(rule="paused", partner=name), facts.partners.get(name, {})) for name in partners]
+    for key, document in held:
+        if paused := document.get("paused"):
+            yield Measurement(key=key, since=paused.get("at"), detail=describe_pause(paused, facts.now))
+
+
+def measure_obstacle(facts: AlertFacts) -> Iterator[Measurement]:
+    """Measure how long anything has held a stream that no other rule is about."""
+    ledger = facts.ledger
+    counts = ledger.records.count_states(facts.plans)
+    for name, plan in facts.plans.items():
+        stream = StreamFacts(
+            name=name,
+            plan=plan,
+            document=facts.documents.get(name, {}),
+            partner=facts.partners.get(plan.partner, {}),
+            counts=counts[name],
+            held=ledger.sequencing.count(name),
+            awaiting_poll=ledger.sequencing.count_for_poll(name),
+            now=facts.now,
+        )
+        details = [
+            obstacle.detail
+            for obstacle in find_obstacles(ledger, stream)
+            if SAID_BY_RULE.get(obstacle.kind) not in facts.thresholds
+        ]
+        if details:
+            yield Measurement(key=AlertKey(rule="obstacle", stream=name), detail="; ".join(details))
+
+
+def measure_no_worker(facts: AlertFacts) -> Iterator[Measurement]:
+    """Measure how long ago the last worker was alive; one that has stopped leaves nothing behind."""
+    if not facts.alive_workers:
+        detail = "no worker is alive, so nothing is polled or sent"
+        yield Measurement(key=AlertKey(rule="no_worker"), since=facts.newest_worker_at, detail=detail)
+
+
+def measure_no_beat(facts: AlertFacts) -> Iterator[Measurement]:
+    """Measure how long ago Beat was alive."""
+    beat_at = facts.beat["at"] if facts.beat else None
+    if beat_at is None or _age(facts, beat_at) > ALIVE_BEAT.total_seconds():
+        detail = "Beat is not alive, so nothing is polled or retried automatically"
+        yield Measurement(key=AlertKey(rule="no_beat"), since=beat_at, detail=detail)
+
+
+ALIVE_BEAT = timedelta(seconds=20)
+MEASURES: Mapping[str, Callable[[AlertFacts], Iterator[Measurement]]] = {
+    "failed_share": measure_failed_share,
+    "backlog_age": measure_backlog_age,
+    "no_poll": measure_no_poll,
+    "circuit_open": measure_circuit_open,
+    "paused": measure_paused,
+    "obstacle": measure_obstacle,
+    "no_worker": measure_no_worker,
+    "no_beat": measure_no_beat,
+}
+"""A function for each rule of `core/alert_rules.py`."""
+SILENCED_BY: Mapping[str, frozenset[str]] = {
+    "no_worker": frozenset(MEASURES) - {"no_worker", "no_beat"},
+    "no_beat": frozenset({"failed_share", "backlog_age", "no_poll", "obstacle"}),
+}
+"""The rules that say nothing new while no worker, or no Beat, is alive; alerts of theirs that fire stay as they are."""
+
+
+def _age(facts: AlertFacts, at: datetime) -> float:
+    return (facts.now - at).total_seconds()

@@ -76,6 +76,13 @@ class Partner:
     #: Concurrent calls of all workers together; None: as many as the partner keeps up with.
     max_in_flight: int | None = None
     breaker: BreakerRules = field(default_factory=BreakerRules)
+    #: Where the settings have it, if not under `partners`.
+    section: str = ""
+
+    @property
+    def settings_key(self) -> str:
+        """The beginning of the keys that errors name."""
+        return self.section or f"partners.{self.name}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

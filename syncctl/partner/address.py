@@ -91,6 +91,15 @@ def parse_token_url(url: str) -> SplitResult:
     return _parse_web_url(url, "set client_id and client_secret")
 
 
+def parse_webhook_url(url: str) -> SplitResult:
+    """Return the parts of the URL that alerts are posted to.
+
+    Raises:
+        ValueError: no call can be made with it; the text does not show it.
+    """
+    return _parse_web_url(url, "put what identifies you into its path or query")
+
+
 def parse_proxy_url(url: str) -> SplitResult:
     """Return the parts of a proxy's URL.
 

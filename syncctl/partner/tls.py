@@ -26,7 +26,7 @@ def make_tls_context(partner: Partner) -> ssl.SSLContext:
     Raises:
         ConfigurationError: a file that is missing, cannot be read, or does not hold what it should.
     """
-    tls, prefix = partner.tls, f"partners.{partner.name}"
+    tls, prefix = partner.tls, partner.settings_key
     if tls.ca:
         path = _check_readable(f"{prefix}.ca", tls.ca)
         try:
@@ -45,7 +45,7 @@ def make_tls_context(partner: Partner) -> ssl.SSLContext:
 
 
 def _load_client_certificate(context: ssl.SSLContext, partner: Partner) -> None:
-    tls, prefix = partner.tls, f"partners.{partner.name}"
+    tls, prefix = partner.tls, partner.settings_key
     certificate = _check_readable(f"{prefix}.client_cert", tls.client_cert)
     key = _check_readable(f"{prefix}.client_key", tls.client_key) if tls.client_key else None
     try:

@@ -154,7 +154,7 @@ class Transport:
         self._seconds = partner.timeout_seconds
         self._response_at_most = response_at_most
         self._tls = make_tls_context(partner) if base.scheme == "https" else None
-        self._proxy = read_proxy(partner.proxy, f"partners.{partner.name}.proxy")
+        self._proxy = read_proxy(partner.proxy, f"{partner.settings_key}.proxy")
         self._origin = f"{base.scheme}://{base.netloc}"
         self._is_plain = base.scheme == "http"
         self._session: aiohttp.ClientSession | None = None

@@ -15,7 +15,7 @@ from syncctl.settings.schema_paths import Path, is_credential
 _RENAMED_KEYS = {"batch": "rows_per_call"}
 #: Former values of a stream's keys, and the values that replace them.
 _RENAMED_VALUES = {("ambiguous", "hold"): "fail"}
-_NEEDED_LATER = ("sources", "partners", "source_url", "partner_url", "partner_token", "mask_secret")
+_NEEDED_LATER = ("sources", "partners", "source_url", "partner_url", "partner_token", "mask_secret", "alerts")
 
 
 @dataclass(kw_only=True)
@@ -123,7 +123,7 @@ class Layers:
         return "default"
 
     def note_absent(self, path: Path, origin: str, text: str) -> None:
-        """Note a value whose `${NAME}` is not set; that of a source or a partner may never be needed."""
+        """Note a value whose `${NAME}` is not set; that of a source, a partner or an alert may never be needed."""
         if path[0] in _NEEDED_LATER:
             self.absent[path] = Problem(key=".".join(path), origin=origin, text=text)
         else:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def list_missing(settings: "Settings") -> list[Problem]:
-    """Return what the streams need and lack."""
+    """Return what the streams and the alerts need and lack."""
     streams = settings.streams.values()
     problems: list[Problem] = []
     for name in _list_used(settings.sources, {stream.source for stream in streams}):
@@ -26,6 +26,17 @@ def list_missing(settings: "Settings") -> list[Problem]:
         text = "is not set, and a mask is hash; create one with: openssl rand -hex 32, and set MASK_SECRET in .env"
         absent = settings.layers.find_absent(("mask_secret",))
         problems.append(absent or Problem(key="mask_secret", origin="", text=text))
+    return problems + list_missing_of_alerts(settings)
+
+
+def list_missing_of_alerts(settings: "Settings") -> list[Problem]:
+    """Return what the channels of alerts lack; without it nothing is sent through them."""
+    absent = [path for path in settings.layers.absent if path[0] == "alerts"]
+    problems = [problem for path in absent if (problem := settings.layers.find_absent(path))]
+    if settings.alerts.email_to and not settings.alerts.smtp and not any(path[-1] == "smtp" for path in absent):
+        origin = settings.layers.find_nearest_origin(("alerts", "email_to"))
+        text = "is required with email_to; set it to the mail server, as in smtp://mail.example:587"
+        problems.append(Problem(key="alerts.smtp", origin=origin, text=text))
     return problems
 
 

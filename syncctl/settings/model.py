@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import PrivateAttr, ValidationInfo, field_validator
 
+from syncctl.channels.addresses import spell_webhook_secrets
 from syncctl.core.cycles import find_cycles
 from syncctl.core.redaction import find_secrets, spell_secret
 from syncctl.core.spelling import suggest
@@ -14,6 +15,7 @@ from syncctl.partner.auth import KINDS
 from syncctl.partner.proxy import spell_proxy_secrets
 from syncctl.partner.secrets import spell_header_secrets
 from syncctl.settings import missing
+from syncctl.settings.alerts_section import AlertsSettings
 from syncctl.settings.child_section import list_child_names
 from syncctl.settings.field_types import (
     Duration,
@@ -124,6 +126,7 @@ class Settings(Section):
     sources: dict[Name, SourceSettings] = setting({}, "one table per source")
     partners: dict[Name, PartnerSettings] = setting({}, "one table per partner")
     streams: dict[Name, StreamSettings] = setting({}, "one table per stream")
+    alerts: AlertsSettings = setting({})
     retention: RetentionSettings = setting({})
     beat: BeatSettings = setting({})
     worker: WorkerSettings = setting({})
@@ -263,6 +266,8 @@ class Settings(Section):
         for partner in self.partners.values():
             found |= KINDS[partner.auth.type].spell_secrets(partner.auth.list_values())
             found |= spell_proxy_secrets(partner.proxy or "")
+        found |= spell_proxy_secrets(self.alerts.proxy or "")
+        found |= spell_webhook_secrets(self.alerts.webhook) if self.alerts.webhook else set()
         return frozenset(found)
 
     def section_names(self) -> dict[str, tuple[str, ...]]:

@@ -175,6 +175,7 @@ class PartnerSettings(Section):
         return self.build(
             Partner,
             name=name,
+            section="",
             auth=self.auth.make_credentials(),
             tls=self.build(Tls),
             rate=parse_rate(self.rate) if self.rate else None,

@@ -31,7 +31,7 @@ _TOKEN = re.compile(
 """What decides where a statement ends: strings, comments, brackets and line ends."""
 _ENDS_IN_REFERENCE = re.compile(r"^(\w+ )?\$\{\w+\}$")
 """A header may show its scheme: `Basic ${NAME}`."""
-_URLS = ("url", "redis_url", "mongo_url", "source_url", "partner_url", "proxy")
+_URLS = ("url", "redis_url", "mongo_url", "source_url", "partner_url", "proxy", "smtp")
 
 
 def read_toml(path: FilePath) -> tuple[dict[str, Any], dict[Path, int]]:
@@ -188,5 +188,7 @@ def _suggest_name(path: Path) -> str:
     if len(path) == 1:
         return path[0].upper()
     kind = path[0].removesuffix("s").upper()
+    if len(path) == 2:
+        return f"{kind}_{path[1].upper()}"
     name = "" if path[1] == "default" else f"{path[1].replace('-', '_').upper()}_"
     return f"{name or kind + '_'}{path[-1].replace('-', '_').upper()}"

@@ -1,5 +1,6 @@
 """The examples and the reference say what the model says."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -59,6 +60,7 @@ SAMPLED = {  # Settings without a default, or with one that only an example can 
         f"streams.orders.children.lines.{key}"
         for key in ("table", "query", "on", "sort", "columns", "exclude", "json", "where", "mask", "cursor")
     ),
+    *(f"alerts.{key}" for key in ("webhook", "proxy", "smtp", "email_from", "email_to", "ca")),
 }
 SECRETS = {
     "REDIS_URL": "redis://h/0",
@@ -66,6 +68,8 @@ SECRETS = {
     "SOURCE_URL": "sqlite:///x",
     "PARTNER_URL": "https://h",
     "PARTNER_TOKEN": "abc",
+    "ALERT_WEBHOOK_URL": "https://h/secret",
+    "SMTP_PASSWORD": "abcdefgh",
 }
 
 
@@ -121,6 +125,8 @@ def test_the_env_example_shows_every_setting_with_its_default_and_nothing_else(t
         default = defaults()[key]
         if isinstance(default, tuple):
             assert_default(key, value.split(",") if value else [])
+        elif isinstance(default, dict) and default:
+            assert_default(key, json.loads(value))
         elif isinstance(default, str) or default in (None, {}, PydanticUndefined):
             assert_default(key, value)
         else:

@@ -1,0 +1,1 @@
+"""The channels through which alerts reach people: a webhook, and e-mail."""

@@ -1,0 +1,87 @@
+"""The addresses of channels: the rules for a webhook's URL and for a mail server's."""
+
+import re
+from dataclasses import dataclass, field
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from syncctl.core.redaction import spell_secret
+from syncctl.partner.address import check_host_and_port, parse_webhook_url, split_url
+
+__all__ = ["MailServer", "check_mail_address", "parse_mail_url", "parse_webhook_url", "spell_webhook_secrets"]
+
+_MAIL_ADDRESS = re.compile(r"[^\s@<>,;:\"()\[\]\\]+@[A-Za-z0-9._-]+")
+_PORTS = {"smtp": 587, "smtps": 465}
+SHORTEST_SECRET = 8
+LONGER_THAN_WORDS = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MailServer:
+    """A mail server, and how to log in there."""
+
+    host: str
+    port: int
+    #: TLS from the first byte; else STARTTLS.
+    is_tls: bool
+    user: str = ""
+    password: str = field(default="", repr=False)
+
+    @property
+    def name(self) -> str:
+        """Host and port, as people write them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_mail_url(url: str) -> MailServer:
+    """Return the mail server of a URL.
+
+    Raises:
+        ValueError: it is not one of a mail server; the text does not show it.
+    """
+    parts: SplitResult = split_url(url)
+    if parts.scheme not in _PORTS:
+        raise ValueError("must begin with smtp:// or smtps://, as in smtp://user:password@mail.example:587")
+    check_host_and_port(parts)
+    if parts.netloc.count("@") > 1:
+        raise ValueError("has an @ in its user or password; percent-encode it as %40")
+    if parts.path.strip("/") or parts.query:
+        raise ValueError("must end with the port, as in smtp://user:password@mail.example:587")
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    if bool(user) != bool(password):
+        raise ValueError("needs both a user and a password, or neither")
+    return MailServer(
+        host=parts.hostname or "",
+        port=parts.port or _PORTS[parts.scheme],
+        is_tls=parts.scheme == "smtps",
+        user=user,
+        password=password,
+    )
+
+
+def check_mail_address(text: str) -> str:
+    """Return an e-mail address.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if _MAIL_ADDRESS.fullmatch(text.strip()) is None:
+        raise ValueError(f"{text!r} is not an e-mail address; write it alone, as in oncall@example.com")
+    return text.strip()
+
+
+def spell_webhook_secrets(url: str) -> set[str]:
+    """Return what must not be shown of a webhook: its URL, and what of its path and query is no common word."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return spell_secret(url)
+    target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    secrets = {url} | {part for part in re.split(r"[/?&=]", target) if _looks_secret(part)}
+    if _looks_secret(target):
+        secrets.add(target)
+    return {form for secret in secrets for form in spell_secret(secret)}
+
+
+def _looks_secret(text: str) -> bool:
+    """Tell a secret from the words of an address, such as `services` and `workflows`."""
+    return len(text) >= SHORTEST_SECRET and (len(text) >= LONGER_THAN_WORDS or any(map(str.isdigit, text)))

@@ -41,6 +41,7 @@ COMMAND_GROUPS = {
         "report": "Show what was delivered and what failed",
         "records": "List records, or export them",
         "failures": "Show failed records, grouped by error",
+        "alerts": "Show which alerts fire, check them now, or test their channels",
         "show": "Show one record, or every version of one key, with full history",
         "audit": "Show who changed what, when, and how many records",
     },

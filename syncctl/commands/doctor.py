@@ -37,7 +37,7 @@ def doctor(
             metavar="CHECK",
             autocompletion=complete_check,
             help="Only these checks: configuration, redis, mongodb, indexes, source, partner, workers, queue, beat, "
-            "streams. Or a single check by its displayed name.",
+            "streams, alerts. Or a single check by its displayed name.",
         ),
     ] = None,
     timeout: Annotated[

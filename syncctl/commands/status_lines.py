@@ -1,15 +1,18 @@
 """The sentences of `syncctl status`: what holds a stream or a partner, what else is wrong, and what to do next."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from syncctl.console import format_count
+from syncctl.core.alert_rules import format_value
 from syncctl.core.durations import format_age
 
 if TYPE_CHECKING:
+    from syncctl.pipeline.alerts import Alert
     from syncctl.pipeline.status import Status
 
+ALERTS_NAMED = 3
 _SHOWN_APART = ("paused", "partner_paused", "polls_paused", "quiet_hours", "circuit_open", "unknown_keys")
 """The obstacles that have a line of their own."""
 
@@ -21,7 +24,7 @@ def describe_queue(queue: Mapping[str, Any]) -> str:
 
 
 def list_standstills(current: "Status", now: datetime) -> Iterator[tuple[str, str]]:
-    """Yield (`partner` or `stream`, a line) for whatever holds a partner, a stream, or some of its records."""
+    """Yield (`partner`, `stream` or `alerts`, a line) for whatever holds one of these, or some records, and what fires."""
     for partner in current.partners:
         if partner["paused"] or partner["breaker"] != "closed":
             yield "partner", describe_partner(partner, now)
@@ -29,6 +32,14 @@ def list_standstills(current: "Status", now: datetime) -> Iterator[tuple[str, st
     for stream in current.streams:
         for line in describe_standstills(stream, now, is_partner_down=stream["partner"] in down):
             yield "stream", line
+    if current.alerts:
+        yield "alerts", f"{_describe_alerts(current.alerts)}; syncctl alerts"
+
+
+def _describe_alerts(alerts: "Sequence[Alert]") -> str:
+    named = [f"{alert.rule} ({alert.subject}) {format_value(alert.rule, alert.value)}" for alert in alerts]
+    more = f", {len(named) - ALERTS_NAMED} more" if len(named) > ALERTS_NAMED else ""
+    return f"{len(named)} firing: {', '.join(named[:ALERTS_NAMED])}{more}"
 
 
 def describe_workers(current: "Status") -> str:

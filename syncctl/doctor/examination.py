@@ -10,7 +10,7 @@ from syncctl.broker.queue import Broker
 from syncctl.broker.token_cache import RedisTokenCache
 from syncctl.core.redaction import redact
 from syncctl.core.stream import Partner, Source
-from syncctl.doctor import configuration, mongodb, partner, redis, source, streams, workers
+from syncctl.doctor import alerts, configuration, mongodb, partner, redis, source, streams, workers
 from syncctl.doctor.check import Check, Unit
 from syncctl.doctor.groups import GROUPS, group_of, is_chosen, settle_names
 from syncctl.doctor.runner import Runner
@@ -143,5 +143,6 @@ def _list_units(services: Services, directory: Path) -> list[Unit]:
         *partner.list_units(services),
         *workers.list_units(services),
         *streams.list_units(services),
+        *alerts.list_units(services),
     )
     return sorted(units, key=lambda unit: GROUPS.index(group_of(unit.name)))

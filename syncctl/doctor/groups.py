@@ -16,6 +16,7 @@ GROUPS = (
     "queue",
     "beat",
     "streams",
+    "alerts",
 )
 
 

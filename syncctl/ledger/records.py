@@ -459,6 +459,11 @@ class Records:
         in_flight, _ = self.count_in_flight(stream)
         # Bounds, not `$exists`: so that the index alone can count.
         finished = {"stream": stream, "finished_at": {"$gt": datetime.min.replace(tzinfo=UTC)}}
+        oldest = self._records.find_one(
+            {**pending, "fresh": {"$in": [True, False]}, **is_past("due_at")},
+            {"due_at": True},
+            sort=[("due_at", 1)],
+        )
         return {
             "pending": count({**pending, "fresh": True}),
             "retrying": count({**pending, "fresh": False}),
@@ -466,19 +471,5 @@ class Records:
             "sending": in_flight,
             "failed": count({**finished, "state": State.FAILED.value}),
             "discarded": count({**finished, "state": State.DISCARDED.value}),
-            "oldest_due_at": self._find_oldest_due(stream),
+            "oldest_due_at": oldest["due_at"] if oldest else None,
         }
-
-    @edge
-    def find_oldest_due(self, stream: str) -> datetime | None:
-        """Return since when the oldest due record of a stream has been due; None if none is due."""
-        return self._find_oldest_due(stream)
-
-    def _find_oldest_due(self, stream: str) -> datetime | None:
-        oldest = self._records.find_one(
-            {"stream": stream, "state": State.PENDING.value, "fresh": {"$in": [True, False]}, **is_past("due_at")},
-            {"due_at": True},
-            sort=[("due_at", 1)],
-        )
-        at: datetime | None = oldest["due_at"] if oldest else None
-        return at

@@ -7,10 +7,13 @@ from typing import Any
 
 from syncctl.core.breaker import BreakerState
 from syncctl.core.durations import format_age
+from syncctl.core.time_zone import HOUR, floor_hour
 from syncctl.ledger.alerts import FIRING, AlertKey
+from syncctl.ledger.holds import find_pause
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.reports import HOUR, floor_hour
-from syncctl.pipeline.obstacles import StreamFacts, StreamPlan, describe_pause, find_obstacles
+from syncctl.ledger.poll_pauses import POLLS_PAUSED_FIELD
+from syncctl.pipeline.obstacles import StreamFacts, StreamPlan, find_obstacles
+from syncctl.pipeline.pause import describe_pause
 
 Doc = Mapping[str, Any]
 
@@ -19,6 +22,7 @@ RECOVERING_SECONDS = 60.0
 SAID_BY_RULE = {
     "paused": "paused",
     "partner_paused": "paused",
+    "polls_paused": "paused",
     "circuit_open": "circuit_open",
     "not_polled": "no_poll",
     "poll_failed": "no_poll",
@@ -29,6 +33,8 @@ SAID_BY_RULE = {
     "backlog": "backlog_age",
 }
 """The obstacles that another rule is about, as long as that rule is on."""
+HOLDS_NOTHING = ("rows_passed_over", "schema_changed")
+"""What `status` shows among the obstacles although the stream goes on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,37 +102,71 @@ def measure_failed_share(facts: AlertFacts) -> Iterator[Measurement]:
 
 
 def measure_backlog_age(facts: AlertFacts) -> Iterator[Measurement]:
-    """Measure how long the oldest due record could have been sent: not while a pause or an open circuit held it."""
+    """Measure how long the oldest due record could have been sent: not while anything else that is known held it."""
     for name, plan in facts.plans.items():
         circuit = AlertKey(rule="circuit_open", stream=name)
         pauses = (AlertKey(rule="paused", stream=name), AlertKey(rule="paused", partner=plan.partner))
-        is_paused = facts.documents.get(name, {}).get("paused") or facts.partners.get(plan.partner, {}).get("paused")
-        if is_paused and "paused" in facts.thresholds:
+        is_paused = find_pause(facts.documents.get(name, {}), facts.now) or find_pause(
+            facts.partners.get(plan.partner, {}), facts.now
+        )
+        if (is_paused and "paused" in facts.thresholds) or _is_quiet(plan, facts.now):
             continue
-        # A pause that has just ended gets its `ended_at` in this round.
-        if facts.find_times("condition_since", *pauses) or facts.known.get(circuit.id, {}).get("state") == FIRING:
+        if any(_has_just_ended(facts, pause) for pause in pauses):
+            continue
+        if facts.known.get(circuit.id, {}).get("state") == FIRING:
             continue
         due = facts.ledger.records.find_oldest_due(name)
-        if due is not None:
-            held_until = facts.find_times("ended_at", *pauses) + facts.find_times("resolved_at", circuit)
-            yield Measurement(
-                key=AlertKey(rule="backlog_age", stream=name),
-                since=max(due, facts.watched_since, *held_until),
-                detail=f"the oldest record that is to be sent has been due for {format_age(_age(facts, due))}",
-            )
+        if due is None or _waits_for_another(facts, plan, due):
+            continue
+        held_until = facts.find_times("ended_at", *pauses) + facts.find_times("resolved_at", circuit)
+        # Quiet hours that ended before that are no reason for the present age.
+        before = facts.now - timedelta(seconds=facts.thresholds["backlog_age"])
+        if plan.quiet_hours is not None and (end := plan.quiet_hours.find_end(before)) is not None:
+            held_until.append(end)
+        yield Measurement(
+            key=AlertKey(rule="backlog_age", stream=name),
+            since=max(due, facts.watched_since, *held_until),
+            detail=f"the oldest record that is to be sent has been due for {format_age(_age(facts, due))}",
+        )
+
+
+def _has_just_ended(facts: AlertFacts, pause: AlertKey) -> bool:
+    """Tell whether a pause is over that still was when the rules were measured last: its end is noted in this round."""
+    document = facts.documents.get(pause.stream, {}) if pause.stream else facts.partners.get(pause.partner or "", {})
+    return bool(facts.find_times("condition_since", pause)) and not _list_pauses(document, facts.now)
+
+
+def _list_pauses(document: Doc, now: datetime) -> list[Doc]:
+    """Return the pauses of a stream, of its polls, or of a partner."""
+    found = (find_pause(document, now), find_pause(document, now, field=POLLS_PAUSED_FIELD))
+    return [pause for pause in found if pause is not None]
+
+
+def _is_quiet(plan: StreamPlan, now: datetime) -> bool:
+    return plan.quiet_hours is not None and plan.quiet_hours.find_end(now) is not None
+
+
+def _waits_for_another(facts: AlertFacts, plan: StreamPlan, due: datetime) -> bool:
+    """Tell whether a stream that goes first has an older record, whose age is that stream's backlog."""
+    firsts = (facts.ledger.records.find_oldest_due(other) for other in plan.after)
+    return any(first is not None and first <= due for first in firsts)
 
 
 def measure_no_poll(facts: AlertFacts) -> Iterator[Measurement]:
     """Measure since when a poll is overdue: none has ended without an error, or made progress, for its interval."""
     for name, plan in facts.plans.items():
         document = facts.documents.get(name, {})
+        pause = AlertKey(rule="paused", stream=name)
+        if find_pause(document, facts.now, field=POLLS_PAUSED_FIELD) or _has_just_ended(facts, pause):
+            continue
         health, poll = document.get("health", {}), document.get("poll", {})
         polled_at = health.get("polled_at")
         moved_at = poll.get("moved_at") if poll.get("token") and poll.get("until", facts.now) > facts.now else None
+        held_until = facts.find_times("ended_at", pause)
         ago = f"no poll has ended well for {format_age(_age(facts, polled_at))}" if polled_at else "it was never polled"
         yield Measurement(
             key=AlertKey(rule="no_poll", stream=name),
-            since=max(at for at in (polled_at, moved_at, facts.watched_since) if at)
+            since=max(at for at in (polled_at, moved_at, facts.watched_since, *held_until) if at)
             + timedelta(seconds=plan.poll_every_seconds),
             detail=f"{ago}: {health['error']}" if health.get("error") else ago,
         )
@@ -152,13 +192,21 @@ def measure_circuit_open(facts: AlertFacts) -> Iterator[Measurement]:
 
 
 def measure_paused(facts: AlertFacts) -> Iterator[Measurement]:
-    """Measure how long streams and partners have been paused."""
+    """Measure how long streams, their polls and partners have been paused; a pause with an end is not forgotten."""
     partners = dict.fromkeys(plan.partner for plan in facts.plans.values())
     held = [(AlertKey(rule="paused", stream=name), facts.documents.get(name, {})) for name in facts.plans]
     held += [(AlertKey(rule="paused", partner=name), facts.partners.get(name, {})) for name in partners]
     for key, document in held:
-        if paused := document.get("paused"):
-            yield Measurement(key=key, since=paused.get("at"), detail=describe_pause(paused, facts.now))
+        if pauses := _list_pauses(document, facts.now):
+            endless = [pause for pause in pauses if pause.get("ends_at") is None]
+            first = min(endless or pauses, key=lambda pause: pause["at"])
+            described = describe_pause(first, facts.now)
+            yield Measurement(
+                key=key,
+                since=first["at"],
+                detail=f"its polls are {described}" if first is document.get(POLLS_PAUSED_FIELD) else described,
+                may_fire=bool(endless),
+            )
 
 
 def measure_obstacle(facts: AlertFacts) -> Iterator[Measurement]:
@@ -180,6 +228,8 @@ def measure_obstacle(facts: AlertFacts) -> Iterator[Measurement]:
             obstacle.detail
             for obstacle in find_obstacles(ledger, stream)
             if SAID_BY_RULE.get(obstacle.kind) not in facts.thresholds
+            and obstacle.kind not in HOLDS_NOTHING
+            and not obstacle.is_planned
         ]
         if details:
             yield Measurement(key=AlertKey(rule="obstacle", stream=name), detail="; ".join(details))

@@ -99,11 +99,9 @@ def _send_through(
             failures = ledger.alerts.load_channels().get(channel.name, {}).get("failures", 0)
             rest_seconds = min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 2 ** min(failures, 10))
             ledger.alerts.note_channel(channel.name, error, rest_seconds=rest_seconds)
-            log.warning("alert.not_sent", channel=channel.name, error=error, next_try_seconds=rest_seconds)
             return sent, error
         ledger.alerts.note_sent(message)
         ledger.alerts.note_channel(channel.name, None)
-        log.info("alert.sent", channel=channel.name, rule=message.key.rule, state=message.state)
         sent += 1
     return sent, None
 

@@ -7,15 +7,12 @@ from typing import Any
 
 from syncctl.core.alert_rules import ENDS_BELOW, RULES
 from syncctl.core.safe_text import clean_text
-from syncctl.ledger.alerts import FIRING, RESOLVED
+from syncctl.core.time_zone import HOUR, floor_hour
+from syncctl.ledger.alerts import FIRING, RESOLVED, AlertKey
 from syncctl.ledger.heartbeats import ALIVE_SECONDS
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.reports import HOUR, floor_hour
-from syncctl.logs import get_logger
 from syncctl.pipeline.alert_measures import MEASURES, SILENCED_BY, AlertFacts, Measurement
 from syncctl.pipeline.obstacles import StreamPlan
-
-log = get_logger(__name__)
 
 COSTLY_EVERY_SECONDS = 60.0
 DETAIL_AT_MOST = 300
@@ -93,8 +90,8 @@ def _read_alert(found: Doc) -> Alert:
     )
 
 
-def evaluate_alerts(*, ledger: Ledger, plan: AlertPlan, costly: bool | None = None) -> int:
-    """Begin and end alerts by what the rules measure now; return how many began or ended.
+def evaluate_alerts(*, ledger: Ledger, plan: AlertPlan, costly: bool | None = None) -> list[AlertKey]:
+    """Begin and end alerts by what the rules measure now; return those that began or ended.
 
     Safe to repeat, and to do by several at once: one of them makes the change, with its messages.
 
@@ -117,12 +114,14 @@ def evaluate_alerts(*, ledger: Ledger, plan: AlertPlan, costly: bool | None = No
         if name not in left_out
         for measurement in MEASURES[name](facts)
     }
-    changed = 0
-    for alert_id, measurement in measured.items():
-        changed += _judge(ledger, plan, facts, measurement, known.get(alert_id))
+    changed = [
+        measurement.key
+        for alert_id, measurement in measured.items()
+        if _judge(ledger, plan, facts, measurement, known.get(alert_id))
+    ]
     for alert_id, alert in known.items():
-        if alert_id not in measured and alert["rule"] not in left_out:
-            changed += _end(ledger, plan, alert)
+        if alert_id not in measured and alert["rule"] not in left_out and _end(ledger, plan, alert):
+            changed.append(AlertKey(rule=alert["rule"], stream=alert["stream"], partner=alert["partner"]))
     return changed
 
 
@@ -165,7 +164,7 @@ def _judge(ledger: Ledger, plan: AlertPlan, facts: AlertFacts, measurement: Meas
             ledger.alerts.repeat(known, after_seconds=plan.repeat_seconds, channels=plan.channels)
         return False
     if value >= threshold and measurement.may_fire:
-        begun = ledger.alerts.fire(
+        return ledger.alerts.fire(
             key,
             known,
             value=value,
@@ -174,9 +173,6 @@ def _judge(ledger: Ledger, plan: AlertPlan, facts: AlertFacts, measurement: Meas
             detail=detail,
             channels=plan.channels,
         )
-        if begun:
-            log.warning("alert.firing", rule=key.rule, stream=key.stream, partner=key.partner, detail=detail)
-        return begun
     if (measurement.since is None or key.rule == "paused") and not (known or {}).get("condition_since"):
         ledger.alerts.note_condition(key)
     return False
@@ -188,12 +184,9 @@ def _end(ledger: Ledger, plan: AlertPlan, alert: Doc, *, value: float | None = N
         if alert.get("condition_since"):
             ledger.alerts.clear_condition(alert)
         return False
-    ended = ledger.alerts.resolve(
+    return ledger.alerts.resolve(
         alert,
         value=alert["value"] if value is None else value,
         detail=alert["detail"] if detail is None else detail,
         channels=plan.channels,
     )
-    if ended:
-        log.info("alert.resolved", rule=alert["rule"], stream=alert["stream"], partner=alert["partner"])
-    return ended

@@ -16,6 +16,7 @@ from syncctl.ledger.selections import Criteria, list_scans
 from syncctl.ledger.source_schemas import read_schema_changes
 from syncctl.ledger.streams import read_notes
 from syncctl.ledger.write_backs import Lag
+from syncctl.pipeline.alerts import Alert, read_alerts
 from syncctl.pipeline.maintenance import find_overdue
 from syncctl.pipeline.obstacles import StreamFacts, StreamPlan, find_obstacles
 from syncctl.pipeline.selection import Selection, find_criteria, list_streams
@@ -36,6 +37,8 @@ class Status:
     queue: Mapping[str, Any]
     workers: tuple[Mapping[str, Any], ...]
     beat: Mapping[str, Any]
+    #: Those that fire.
+    alerts: tuple[Alert, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +138,7 @@ def read_status(
                 for job in find_overdue(ledger, maintained_every or {})
             ],
         },
+        alerts=read_alerts(ledger),
     )
 
 

@@ -8,13 +8,13 @@ tasks, not of their modules:
 """
 
 from syncctl.celery_app import find_app
-from syncctl.tasks import heartbeat
+from syncctl.tasks import alert_watch, heartbeat
 from syncctl.tasks.add import add, add_and_sign
 from syncctl.tasks.deliver import deliver
 from syncctl.tasks.maintenance import cleanup, roll_up, upkeep
 from syncctl.tasks.poll import poll
 
-__all__ = ["add", "add_and_sign", "cleanup", "deliver", "heartbeat", "poll", "roll_up", "upkeep"]
+__all__ = ["add", "add_and_sign", "alert_watch", "cleanup", "deliver", "heartbeat", "poll", "roll_up", "upkeep"]
 
 # A worker and Beat have their app by now; for whoever only sends a task it is made here.
 find_app()

@@ -3,7 +3,7 @@
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from syncctl.ledger.ledger import Ledger
     from syncctl.ledger.rolling_rate import RollingRate
     from syncctl.partner.client import PartnerClient
+    from syncctl.pipeline.alert_sending import Channel
+    from syncctl.pipeline.alerts import AlertPlan
     from syncctl.pipeline.delivery_lane import StreamSetup
     from syncctl.settings import Settings
 
@@ -67,6 +69,8 @@ class Connections:
                 self.__dict__[name].close()
         for client in self._clients.values():
             client.close()
+        for channel in self.__dict__.get("alert_channels", ()):
+            channel.close()
         for rate in self._rates.values():
             rate.close()
 
@@ -125,6 +129,20 @@ class Connections:
         from syncctl.celery_app import make_app
 
         return make_app(self.settings)
+
+    @cached_property
+    def alert_plan(self) -> "AlertPlan":
+        """What the settings say of alerts."""
+        from syncctl.wiring.alerts import plan_alerts
+
+        return plan_alerts(self.settings)
+
+    @cached_property
+    def alert_channels(self) -> "Sequence[Channel]":
+        """The channels of alerts."""
+        from syncctl.wiring.alerts import open_channels
+
+        return open_channels(self.settings)
 
     def publish(self, stream: str) -> None:
         """Send the message that has a worker look for due records, of this stream first. It carries nothing else.

@@ -126,7 +126,8 @@ def list_maintenance(settings: "Settings") -> dict[str, float]:
     return {"upkeep": beat.upkeep_every, "roll_up": beat.roll_up_every, "cleanup": beat.cleanup_every}
 
 
-def _partners_of_streams(settings: "Settings") -> dict[str, str]:
+def list_partners_of_streams(settings: "Settings") -> dict[str, str]:
+    """Return the partner of each configured stream."""
     return {name: settings.streams[name].partner for name in settings.stream_names}
 
 
@@ -226,7 +227,7 @@ def resume(
         streams=streams,
         partners=partners,
         scope=scope or EVERYTHING,
-        configured=_partners_of_streams(connections.settings),
+        configured=list_partners_of_streams(connections.settings),
         wake=lambda name: wake_while_possible(connections, name)(),
         who=who,
     )

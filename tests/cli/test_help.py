@@ -111,6 +111,6 @@ def _parse(example: str) -> None:
     words = shlex.split(re.split(r" (?:\||>>?) ", example)[0])
     root = typer.main.get_command(app)
     context = root.make_context("syncctl", words[1:], obj=Invocation())
-    while hasattr(context.command, "resolve_command"):
+    while hasattr(context.command, "resolve_command") and [*context._protected_args, *context.args]:
         name, command, rest = context.command.resolve_command(context, [*context._protected_args, *context.args])
         context = command.make_context(name, rest, parent=context)

@@ -40,11 +40,17 @@ def test_a_document_of_another_shape_would_be_noticed() -> None:
     assert not describes("runs[].read", "runs[].read.more")
 
 
+def _let_fire(database: Any) -> None:
+    """Let an alert fire, whose message no channel takes."""
+    since = datetime.now(UTC) - timedelta(hours=3)
+    database.streams.update_one({"_id": "orders"}, {"$set": {"paused": {"by": "anna", "at": since, "reason": "r"}}})
+
+
 @pytest.mark.timeout(300)
 def test_the_documents_of_commands_are_what_the_page_says(
     run_syncctl: Run,
     start_syncctl: Callable[..., Any],
-    settings_dir: Path,
+    make_settings: Callable[..., Path],
     source_db: SourceDb,
     partner: MockPartner,
     mongo_client: Any,
@@ -52,6 +58,8 @@ def test_the_documents_of_commands_are_what_the_page_says(
     eventually: Callable[..., Any],
 ) -> None:
     printed: dict[str, Any] = {}
+    mail = {"smtp": "smtp://127.0.0.1:1", "email_from": "syncctl@example.com", "email_to": ["oncall@example.com"]}
+    settings_dir = make_settings(sections={"alerts": mail})
 
     def run(section: str, *args: str, exit_code: int = 0) -> Any:
         result = run_syncctl(*section.split(), *args, "--json", cwd=settings_dir)
@@ -97,6 +105,10 @@ def test_the_documents_of_commands_are_what_the_page_says(
     database.beat.update_one({"_id": "chore:upkeep"}, {"$set": {"done_at": long_ago}}, upsert=True)
     source_db.execute("alter table orders add column vat text")
     run("poll --once")
+    _let_fire(database)
+    run("alerts check", exit_code=1)
+    run("alerts")
+    run("alerts test", exit_code=1)
     run("status")
     run("discard", sample, "--reason", "test data", "--yes")
     source_db.add_orders([ROWS + 1])

@@ -63,7 +63,7 @@ def shift(value: Any, by: timedelta) -> Any:
 def let_hours_pass(database: Any, hours: float) -> None:
     """Move everything in the ledger into the past, as if nothing had run since."""
     by = timedelta(hours=-hours)
-    for name in ("records", "keys", "streams", "runs"):
+    for name in ("records", "keys", "streams", "partners", "runs", "alerts", "workers"):
         moved = [ReplaceOne({"_id": document["_id"]}, shift(document, by)) for document in database[name].find()]
         if moved:
             database[name].bulk_write(moved, ordered=False)

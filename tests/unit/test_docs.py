@@ -97,7 +97,7 @@ def parse(line: str) -> None:
     """Parse a command line as syncctl does, without carrying it out, and without its redirection."""
     words = shlex.split(line.partition(">>")[0], comments=True)
     context = typer.main.get_command(app).make_context("syncctl", words[1:], obj=Invocation())
-    while hasattr(context.command, "resolve_command"):
+    while hasattr(context.command, "resolve_command") and [*context._protected_args, *context.args]:
         name, command, rest = context.command.resolve_command(context, [*context._protected_args, *context.args])
         context = command.make_context(name, rest, parent=context)
 

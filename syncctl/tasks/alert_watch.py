@@ -1,0 +1,76 @@
+"""The watch of alerts: a thread of each worker's main process, and of Beat's.
+
+Whichever still lives notices that the other is missing. No task does it: a webhook that hangs would hold a process that
+polls and delivers, and without Beat no task would begin.
+"""
+
+import threading
+from typing import Any
+
+from celery import signals
+
+from syncctl.errors import SyncctlError
+from syncctl.logs import get_logger
+from syncctl.settings import Settings
+from syncctl.settings.missing import list_missing_of_alerts
+from syncctl.wiring.alerts import watch_alerts
+from syncctl.wiring.connections import Connections
+
+log = get_logger(__name__)
+
+LOOKS_EVERY_SECONDS = 5.0
+STOPS_WITHIN_SECONDS = 2.0
+
+
+class AlertWatch:
+    """Measures the rules and sends messages, as long as its process runs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._connections = Connections(settings)
+        self._done = threading.Event()
+        self._is_failing = False
+        self._thread = threading.Thread(target=self._run, name="alerts", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Begin nothing more; a message that is being sent is sent once more by another process if it was not noted."""
+        self._done.set()
+        self._thread.join(timeout=STOPS_WITHIN_SECONDS)
+        if not self._thread.is_alive():
+            self._connections.close()
+
+    def _run(self) -> None:
+        # First the heartbeats are written, by which others know that this process lives.
+        while not self._done.wait(LOOKS_EVERY_SECONDS):
+            try:
+                watch_alerts(self._connections)
+                self._is_failing = False
+            except SyncctlError as error:
+                if not self._is_failing:
+                    log.warning("alerts.not_watched", error=str(error))
+                self._is_failing = True
+            except Exception:
+                log.exception("alerts.failed")
+
+
+_watches: list[AlertWatch] = []
+
+
+@signals.worker_ready.connect(weak=False)
+@signals.beat_init.connect(weak=False)
+def _start(sender: Any = None, **_: object) -> None:
+    settings = sender.app.settings
+    for problem in list_missing_of_alerts(settings):
+        log.warning("alerts.channel_missing", error=str(problem))
+    watch = AlertWatch(settings)
+    _watches.append(watch)
+    watch.start()
+
+
+@signals.worker_shutdown.connect(weak=False)
+def _stop(**_: object) -> None:
+    while _watches:
+        _watches.pop().stop()

@@ -1,0 +1,199 @@
+"""Alerts, from the settings to the pipeline: one round of the watch, a check by an operator, a test of the channels."""
+
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from syncctl.core.redaction import redact
+from syncctl.errors import ConfigurationError, ServiceUnavailable, UsageError
+from syncctl.logs import get_logger
+from syncctl.wiring.connections import Connections
+from syncctl.wiring.operators import list_partners_of_streams, plan_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from syncctl.channels.texts import AlertText
+    from syncctl.ledger.alerts import AlertKey
+    from syncctl.ledger.ledger import Ledger
+    from syncctl.pipeline.alert_sending import Channel, ChannelTest, Sent
+    from syncctl.pipeline.alerts import AlertPlan
+    from syncctl.settings import Settings
+
+log = get_logger(__name__)
+
+JOB = "alerts"
+EVERY_SECONDS = 10.0
+"""How often the rules are measured, by one of all workers and Beats."""
+LEASE_SECONDS = 60.0
+
+
+@dataclass(kw_only=True, slots=True)
+class BrokenChannel:
+    """A channel that cannot be opened with its settings: each of its messages waits, and `doctor` shows why."""
+
+    name: str
+    error: str
+
+    def send(self, text: "AlertText") -> str | None:  # noqa: ARG002
+        """Return why nothing can be sent."""
+        return self.error
+
+    def close(self) -> None:
+        """Hold nothing."""
+
+
+def plan_alerts(settings: "Settings") -> "AlertPlan":
+    """Return what the settings say of alerts."""
+    from syncctl.pipeline.alerts import AlertPlan
+
+    alerts = settings.alerts
+    return AlertPlan(
+        thresholds=alerts.list_thresholds(),
+        repeat_seconds=alerts.repeat_every,
+        minimum_records=alerts.minimum_records,
+        channels=list_channel_names(settings),
+        streams={name: plan_stream(settings, name) for name in settings.stream_names},
+    )
+
+
+def list_channel_names(settings: "Settings") -> tuple[str, ...]:
+    """Return the names of the channels that are set."""
+    targets = {"webhook": settings.alerts.find_webhook(), "email": settings.alerts.find_mail()}
+    return tuple(name for name, target in targets.items() if target is not None)
+
+
+def open_channels(settings: "Settings") -> "Sequence[Channel]":
+    """Return the channels that are set; each connects when it sends."""
+    from syncctl.channels.mail import MailChannel
+    from syncctl.channels.webhook import WebhookChannel
+
+    channels: list[Channel] = []
+    for name, kind, target in (
+        ("webhook", WebhookChannel, settings.alerts.find_webhook()),
+        ("email", MailChannel, settings.alerts.find_mail()),
+    ):
+        if target is None:
+            continue
+        try:
+            channels.append(kind(target))  # type: ignore[arg-type]
+        except ConfigurationError as error:
+            channels.append(BrokenChannel(name=name, error=redact(str(error), settings.secrets())))
+    return channels
+
+
+def watch_alerts(connections: Connections) -> None:
+    """Measure the rules if that is due and no other process does, then send what waits.
+
+    Raises:
+        ServiceUnavailable: MongoDB is away.
+    """
+    from syncctl.pipeline.alerts import evaluate_alerts
+
+    ledger = connections.ledger
+    if ledger.maintenance.acquire(JOB, seconds=LEASE_SECONDS):
+        started = time.monotonic()
+        try:
+            ledger.alerts.note_watched()
+            changed = evaluate_alerts(ledger=ledger, plan=connections.alert_plan)
+            if changed:
+                _log_changes(ledger, changed)
+        finally:
+            # So that a ledger that answers slowly is left alone for most of the time.
+            rest_seconds = max(EVERY_SECONDS, 9 * (time.monotonic() - started))
+            ledger.maintenance.release(JOB, rest_seconds=rest_seconds)
+    sent = send_alerts(connections)
+    if sent.messages:
+        log.info("alert.sent", messages=sent.messages)
+    for channel, error in sent.errors.items():
+        log.warning("alert.not_sent", channel=channel, error=error)
+
+
+def _log_changes(ledger: "Ledger", changed: "Sequence[AlertKey]") -> None:
+    known = ledger.alerts.load_all()
+    for key in changed:
+        alert = known.get(key.id, {})
+        tell = log.warning if alert.get("state") == "firing" else log.info
+        tell(
+            f"alert.{alert.get('state')}",
+            rule=key.rule,
+            stream=key.stream,
+            partner=key.partner,
+            detail=alert.get("detail"),
+        )
+
+
+def send_alerts(connections: Connections) -> "Sent":
+    """Send what waits; see `pipeline.alert_sending.send_messages`."""
+    from syncctl.pipeline.alert_sending import send_messages
+
+    settings = connections.settings
+    return send_messages(
+        ledger=connections.ledger,
+        channels=connections.alert_channels,
+        project=settings.project_name,
+        partners=list_partners_of_streams(settings),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChannelState:
+    """Whether a channel takes messages, as `syncctl alerts --json` prints it."""
+
+    channel: str
+    last_sent_at: datetime | None
+    #: Since when it has taken nothing; None if it took the last message.
+    failing_since: datetime | None
+    error: str | None
+    next_try_at: datetime | None
+
+
+def read_channels(connections: Connections) -> list[ChannelState]:
+    """Return what is known of each channel that is set."""
+    known = connections.ledger.alerts.load_channels()
+    return [
+        ChannelState(
+            channel=name,
+            **{key: known.get(name, {}).get(key) for key in ("last_sent_at", "failing_since", "error")},
+            next_try_at=known.get(name, {}).get("next_at"),
+        )
+        for name in list_channel_names(connections.settings)
+    ]
+
+
+def check_alerts(connections: Connections) -> "Sent":
+    """Measure every rule now, and send what waits.
+
+    Raises:
+        ServiceUnavailable: MongoDB is away.
+    """
+    from syncctl.pipeline.alerts import evaluate_alerts
+
+    evaluate_alerts(ledger=connections.prepared_ledger, plan=connections.alert_plan, costly=True)
+    return send_alerts(connections)
+
+
+def try_channels(connections: Connections) -> "list[ChannelTest]":
+    """Send a test message through each channel, also where MongoDB is away.
+
+    Raises:
+        UsageError: No channel is set.
+    """
+    from syncctl.pipeline.alert_sending import try_channel
+
+    settings = connections.settings
+    if not connections.alert_channels:
+        raise UsageError(
+            "no channel is set",
+            why="[alerts] has neither webhook nor smtp",
+            hint="set alerts.webhook or alerts.smtp in syncctl.toml; see docs/alerts.md",
+        )
+    try:
+        ledger = connections.ledger
+    except ServiceUnavailable:
+        ledger = None
+    return [
+        try_channel(ledger=ledger, channel=channel, project=settings.project_name)
+        for channel in connections.alert_channels
+    ]

@@ -1,0 +1,481 @@
+"""Alerts: one message when one begins and one when it ends, whoever measures, sends, dies or is away meanwhile."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from syncctl.channels.webhook import WebhookChannel
+from syncctl.core.alert_channels import WebhookTarget
+from syncctl.core.alert_rules import DEFAULTS, RULES, parse_threshold
+from syncctl.core.breaker import BreakerRules
+from syncctl.core.quiet_hours import parse_quiet_hours
+from syncctl.core.time_zone import floor_hour
+from syncctl.ledger.alerts import AlertKey
+from syncctl.ledger.ledger import Ledger
+from syncctl.local.mock_partner import MockPartner
+from syncctl.local.mock_partner_account import PartnerConfig
+from syncctl.local.mongod import Mongod
+from syncctl.pipeline.alert_sending import GIVEN_UP_AFTER, send_messages
+from syncctl.pipeline.alerts import Alert, AlertPlan, evaluate_alerts, read_alerts
+from syncctl.pipeline.obstacles import StreamPlan
+from syncctl.pipeline.pause import POLLS, pause_streams, resume_streams
+from tests.harness.alert_receivers import WebhookReceiver
+from tests.harness.passing_time import PAST, let_hours_pass
+from tests.harness.source_db import SourceDb
+from tests.harness.testbed import Testbed, new_record
+
+MINUTE = 1 / 60
+THRESHOLDS = {name: parse_threshold(RULES[name], str(text)) or 0.0 for name, text in DEFAULTS.items()}
+OF_PROCESSES = ("no_worker", "no_beat")
+
+
+def make_plan(*rules: str, **changes: Any) -> AlertPlan:
+    """Return a plan with these rules at their default thresholds; without any, with all that are about streams."""
+    names = rules or [name for name in THRESHOLDS if name not in OF_PROCESSES]
+    plan = AlertPlan(
+        thresholds={name: THRESHOLDS[name] for name in names},
+        channels=("webhook",),
+        streams={"orders": StreamPlan(partner="default")},
+    )
+    return replace(plan, **changes)
+
+
+class Watcher:
+    """A process that watches."""
+
+    def __init__(self, ledger: Ledger, plan: AlertPlan, url: str) -> None:
+        self.ledger = ledger
+        self.plan = plan
+        self._channel = WebhookChannel(WebhookTarget(url=url, timeout_seconds=5.0))
+
+    def look(self) -> None:
+        """Measure, and send what waits."""
+        self.ledger.alerts.note_watched()
+        evaluate_alerts(ledger=self.ledger, plan=self.plan, costly=True)
+        self.send()
+
+    def send(self) -> None:
+        """Send what waits."""
+        send_messages(ledger=self.ledger, channels=[self._channel], project="erp", partners={"orders": "default"})
+
+    def list(self) -> list[tuple[str, str]]:
+        """Return rule and state of each alert."""
+        return [(alert.rule, alert.state) for alert in read_alerts(self.ledger, resolved_too=True)]
+
+
+@pytest.fixture
+def webhook() -> Iterator[WebhookReceiver]:
+    with WebhookReceiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def watcher(ledger: Ledger, webhook: WebhookReceiver) -> Watcher:
+    return Watcher(ledger, make_plan(), f"{webhook.url}/services/a-secret-path-42")
+
+
+def pass_minutes(watcher: Watcher, database: Any, minutes: float) -> None:
+    """Let time pass while processes watch, and look at its end."""
+    let_hours_pass(database, minutes * MINUTE)
+    database.alerts.update_one({"_id": "watch"}, [{"$set": {"at": "$$NOW"}}])
+    watcher.look()
+
+
+def pause(testbed: Testbed) -> None:
+    pause_streams(ledger=testbed.ledger, streams=("orders",), who="anna", reason="")
+
+
+def resume(testbed: Testbed) -> None:
+    resume_streams(
+        ledger=testbed.ledger, streams=("orders",), configured={"orders": "default"}, wake=lambda _: None, who="anna"
+    )
+
+
+def test_a_partner_that_is_down_for_ten_minutes_gives_one_message_and_one_when_it_is_back(
+    testbed: Testbed, source_db: SourceDb, watcher: Watcher, webhook: WebhookReceiver
+) -> None:
+    database = testbed.database
+    up = testbed.partner
+    source_db.create_orders(60)
+    testbed.poll()
+    testbed.change_stream(batch_size=10, window=10)
+    with MockPartner(PartnerConfig(error_rate=1.0)) as down:
+        testbed.partner = replace(up, url=down.url, breaker=BreakerRules(minimum_calls=10))
+        testbed.deliver()
+        watcher.look()
+        assert webhook.taken == []
+        for _ in range(5):
+            pass_minutes(watcher, database, 2)
+            testbed.poll()
+            watcher.look()
+    assert webhook.states == [("circuit_open", "firing")]
+    testbed.partner = replace(up, breaker=BreakerRules(minimum_calls=10))
+    for _ in range(3):
+        database.streams.update_many({"breaker.until": {"$exists": True}}, {"$set": {"breaker.until": PAST}})
+        testbed.make_retries_due()
+        testbed.deliver()
+        watcher.look()
+    pass_minutes(watcher, database, 2)
+    watcher.look()
+    assert webhook.states == [("circuit_open", "firing"), ("circuit_open", "resolved")]
+    firing, resolved = webhook.taken
+    assert firing["stream"] == "orders"
+    assert firing["partner"] == "default"
+    assert firing["value"] >= firing["threshold"] == 300
+    assert resolved["since"] < resolved["at"]
+    assert "HTTP 500" in firing["text"]
+    assert testbed.ledger.audit.load(limit=10) == []
+    assert watcher.list() == [("circuit_open", "resolved")]
+
+
+def test_many_processes_at_once_and_restarted_ones_repeat_nothing(
+    testbed: Testbed, watcher: Watcher, webhook: WebhookReceiver, mongo_server: Mongod, database: Any
+) -> None:
+    watcher.plan = make_plan("paused")
+    pause(testbed)
+    watcher.look()
+    let_hours_pass(database, 2)
+    watchers = 6
+
+    def look_at_once() -> None:
+        start = threading.Barrier(watchers)
+
+        def restart_and_look() -> None:
+            with Ledger(mongo_server.url(database.name), database.name) as ledger:
+                fresh = Watcher(ledger, watcher.plan, webhook.url)
+                start.wait()
+                fresh.look()
+
+        threads = [threading.Thread(target=restart_and_look) for _ in range(watchers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    look_at_once()
+    look_at_once()
+    watcher.send()
+    assert webhook.states == [("paused", "firing")]
+    resume(testbed)
+    look_at_once()
+    look_at_once()
+    watcher.send()
+    assert webhook.states == [("paused", "firing"), ("paused", "resolved")]
+
+
+def test_a_process_that_measured_before_another_ended_the_alert_does_not_begin_it_again(
+    testbed: Testbed, watcher: Watcher
+) -> None:
+    key_id = "paused:stream:orders"
+    pause(testbed)
+    let_hours_pass(testbed.database, 2)
+    before = watcher.ledger.alerts.load_all().get(key_id)
+    watcher.look()
+    resume(testbed)
+    watcher.look()
+    stale = watcher.ledger.alerts.fire(
+        AlertKey(rule="paused", stream="orders"),
+        before,
+        value=1.0,
+        threshold=1.0,
+        since=datetime.now(UTC),
+        detail="",
+        channels=("webhook",),
+    )
+    assert not stale
+    assert watcher.list() == [("paused", "resolved")]
+
+
+def test_a_webhook_that_is_down_is_tried_again_and_gets_everything_in_order(
+    testbed: Testbed, watcher: Watcher, webhook: WebhookReceiver
+) -> None:
+    database = testbed.database
+    watcher.plan = make_plan("paused")
+    webhook.status = 503
+    pause(testbed)
+    let_hours_pass(database, 2)
+    watcher.look()
+    watcher.look()
+    assert webhook.refused == 1, "it rests before it is tried again"
+    channel = watcher.ledger.alerts.load_channels()["webhook"]
+    assert "HTTP 503" in channel["error"]
+    assert channel["failing_since"]
+    first_rest = channel["next_at"] - watcher.ledger.streams.server_time()
+    pass_minutes(watcher, database, 1)
+    assert webhook.refused == 2
+    channel = watcher.ledger.alerts.load_channels()["webhook"]
+    assert channel["next_at"] - watcher.ledger.streams.server_time() > first_rest
+    resume(testbed)
+    watcher.look()
+    webhook.status = 202
+    pass_minutes(watcher, database, 10)
+    assert webhook.states == [("paused", "firing"), ("paused", "resolved")]
+    channel = watcher.ledger.alerts.load_channels()["webhook"]
+    assert "error" not in channel
+    assert channel["failures"] == 0
+
+
+def test_a_message_that_was_sent_and_not_noted_is_sent_again_with_the_same_id(
+    testbed: Testbed, watcher: Watcher, webhook: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watcher.plan = make_plan("paused")
+    pause(testbed)
+    let_hours_pass(testbed.database, 2)
+    with monkeypatch.context() as dying:
+        dying.setattr(watcher.ledger.alerts, "note_sent", _die)
+        dying.setattr(watcher.ledger.alerts, "release_channel", _die)
+        with pytest.raises(KeyboardInterrupt):
+            watcher.look()
+    watcher.look()
+    assert len(webhook.taken) == 1, "the channel is still that of the process that died"
+    pass_minutes(watcher, testbed.database, 3)
+    watcher.look()
+    first, second = webhook.taken
+    assert first["id"] == second["id"]
+
+
+def _die(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_message_that_could_not_be_sent_for_a_day_is_given_up(
+    testbed: Testbed, watcher: Watcher, webhook: WebhookReceiver
+) -> None:
+    watcher.plan = make_plan("paused")
+    webhook.status = 500
+    pause(testbed)
+    let_hours_pass(testbed.database, 2)
+    watcher.look()
+    let_hours_pass(testbed.database, GIVEN_UP_AFTER / timedelta(hours=1) + 1)
+    webhook.status = 200
+    watcher.look()
+    assert webhook.taken == []
+    (alert,) = read_alerts(watcher.ledger)
+    assert alert.unsent == 0
+
+
+def test_an_alert_that_goes_on_is_repeated_at_intervals(
+    testbed: Testbed, watcher: Watcher, webhook: WebhookReceiver
+) -> None:
+    database = testbed.database
+    watcher.plan = make_plan("paused", repeat_seconds=4 * 3600.0)
+    pause(testbed)
+    let_hours_pass(database, 2)
+    watcher.look()
+    pass_minutes(watcher, database, 180)
+    assert len(webhook.taken) == 1
+    pass_minutes(watcher, database, 90)
+    watcher.look()
+    assert [message["repeated"] for message in webhook.taken] == [0, 1]
+    watcher.plan = make_plan("paused")
+    pass_minutes(watcher, database, 600)
+    assert len(webhook.taken) == 2
+
+
+def test_a_pause_is_the_reason_of_its_backlog_which_counts_anew_from_its_end(
+    testbed: Testbed, source_db: SourceDb, watcher: Watcher, webhook: WebhookReceiver
+) -> None:
+    database = testbed.database
+    watcher.plan = make_plan("paused", "backlog_age")
+    source_db.create_orders(3)
+    testbed.poll()
+    pause(testbed)
+    watcher.look()
+    pass_minutes(watcher, database, 40)
+    assert webhook.taken == []
+    resume(testbed)
+    watcher.look()
+    assert webhook.taken == []
+    pass_minutes(watcher, database, 16)
+    assert webhook.states == [("backlog_age", "firing")]
+    testbed.deliver()
+    watcher.look()
+    assert webhook.states == [("backlog_age", "firing"), ("backlog_age", "resolved")]
+
+
+def test_a_stream_is_not_polled_or_its_polls_fail(testbed: Testbed, source_db: SourceDb, watcher: Watcher) -> None:
+    database = testbed.database
+    watcher.plan = make_plan("no_poll")
+    source_db.create_orders(1)
+    testbed.poll()
+    watcher.look()
+    pass_minutes(watcher, database, 10)
+    database.streams.update_one(
+        {"_id": "orders"}, [{"$set": {"health.last_poll_at": "$$NOW", "health.error": "login failed"}}]
+    )
+    assert read_alerts(watcher.ledger) == ()
+    pass_minutes(watcher, database, 6)
+    (alert,) = read_alerts(watcher.ledger)
+    assert (alert.rule, alert.stream) == ("no_poll", "orders")
+    assert "login failed" in alert.detail
+    testbed.poll()
+    watcher.look()
+    assert watcher.list() == [("no_poll", "resolved")]
+
+
+def test_what_happened_while_no_process_watched_is_not_held_against_the_streams(
+    testbed: Testbed, source_db: SourceDb, watcher: Watcher
+) -> None:
+    watcher.plan = make_plan("no_poll", "backlog_age")
+    source_db.create_orders(2)
+    testbed.poll()
+    watcher.look()
+    let_hours_pass(testbed.database, 12)
+    watcher.look()
+    assert watcher.list() == []
+
+
+def add_hour(database: Any, at: datetime, *, delivered: int, failed: int) -> None:
+    counts = {"delivered": delivered, "failed": failed}
+    database.reports.insert_one({"stream": "orders", "window_start": floor_hour(at), **counts})
+
+
+def test_a_share_of_failures_is_judged_from_a_number_of_records_on_and_does_not_flap(
+    ledger: Ledger, database: Any, watcher: Watcher
+) -> None:
+    watcher.plan = make_plan("failed_share")
+    now = ledger.streams.server_time()
+    add_hour(database, now, delivered=16, failed=3)
+    watcher.look()
+    assert watcher.list() == []
+    database.reports.update_one({"stream": "orders"}, {"$set": {"delivered": 94, "failed": 6}})
+    watcher.look()
+    (alert,) = read_alerts(ledger)
+    assert (alert.rule, alert.value, alert.unit) == ("failed_share", 0.06, "share")
+    # Just below the threshold it goes on.
+    database.reports.update_one({"stream": "orders"}, {"$set": {"delivered": 1240}})
+    database.reports.update_one({"stream": "orders"}, {"$set": {"failed": 60}})
+    watcher.look()
+    assert watcher.list() == [("failed_share", "firing")]
+    database.reports.update_one({"stream": "orders"}, {"$set": {"delivered": 6000}})
+    watcher.look()
+    assert watcher.list() == [("failed_share", "resolved")]
+
+
+def test_an_obstacle_that_no_other_rule_is_about_fires(testbed: Testbed, watcher: Watcher) -> None:
+    database = testbed.database
+    watcher.plan = make_plan("obstacle", "no_poll")
+    note = {"error": "no such schema", "worker": "w", "at": datetime.now(UTC) + timedelta(days=1)}
+    database.streams.update_one({"_id": "orders"}, {"$set": {"health.delivery": note}}, upsert=True)
+    watcher.look()
+    pass_minutes(watcher, database, 31)
+    (alert,) = [alert for alert in read_alerts(watcher.ledger) if alert.rule == "obstacle"]
+    assert alert.detail == "its delivery on w stops: no such schema", "what no_poll is about is left to it"
+    database.streams.update_one({"_id": "orders"}, {"$unset": {"health.delivery": True}})
+    watcher.look()
+    assert ("obstacle", "resolved") in watcher.list()
+
+
+def test_no_worker_and_no_beat_fire_and_silence_what_follows_from_them(
+    testbed: Testbed, source_db: SourceDb, watcher: Watcher
+) -> None:
+    database, ledger = testbed.database, testbed.ledger
+    watcher.plan = make_plan("no_worker", "no_beat", "backlog_age", "no_poll")
+    source_db.create_orders(2)
+    testbed.poll()
+    ledger.heartbeats.record_worker("w", {})
+    ledger.heartbeats.record_beat({})
+    watcher.look()
+    assert watcher.list() == []
+    database.beat.update_one({"_id": "beat"}, {"$set": {"at": datetime.now(UTC) - timedelta(minutes=3)}})
+    watcher.look()
+    assert watcher.list() == [("no_beat", "firing")]
+    # One that stops in order leaves no heartbeat behind.
+    ledger.heartbeats.forget_worker("w")
+    ledger.heartbeats.record_beat({})
+    watcher.look()
+    assert watcher.list() == [("no_beat", "resolved")]
+    pass_minutes(watcher, database, 30)
+    ledger.heartbeats.record_beat({})
+    watcher.look()
+    assert set(watcher.list()) == {("no_worker", "firing"), ("no_beat", "resolved")}
+    ledger.heartbeats.record_worker("w", {})
+    watcher.look()
+    assert ("no_worker", "resolved") in watcher.list()
+
+
+def test_an_alert_of_a_rule_that_is_switched_off_or_a_stream_that_was_removed_ends(
+    testbed: Testbed, watcher: Watcher
+) -> None:
+    for plan in (make_plan("no_poll"), make_plan("paused", streams={})):
+        testbed.database.alerts.delete_many({})
+        watcher.plan = make_plan("paused")
+        pause(testbed)
+        let_hours_pass(testbed.database, 2)
+        watcher.look()
+        assert watcher.list() == [("paused", "firing")]
+        watcher.plan = plan
+        watcher.look()
+        assert ("paused", "resolved") in watcher.list()
+
+
+def test_polls_that_are_paused_are_no_missing_polls(
+    testbed: Testbed, source_db: SourceDb, watcher: Watcher, webhook: WebhookReceiver
+) -> None:
+    watcher.plan = make_plan("no_poll", "paused")
+    source_db.create_orders(1)
+    testbed.poll()
+    pause_streams(ledger=testbed.ledger, streams=("orders",), scope=POLLS, who="anna", reason="")
+    watcher.look()
+    pass_minutes(watcher, testbed.database, 59)
+    assert watcher.list() == []
+    pass_minutes(watcher, testbed.database, 2)
+    assert webhook.states == [("paused", "firing")]
+    assert "its polls are paused by anna" in webhook.taken[0]["detail"]
+    resume(testbed)
+    watcher.look()
+    watcher.look()
+    assert webhook.states == [("paused", "firing"), ("paused", "resolved")]
+
+
+def test_a_pause_with_an_end_is_not_forgotten(testbed: Testbed, watcher: Watcher) -> None:
+    watcher.plan = make_plan("paused")
+    ends_at = datetime.now(UTC) + timedelta(days=1)
+    pause_streams(ledger=testbed.ledger, streams=("orders",), ends_at=ends_at, who="anna", reason="")
+    let_hours_pass(testbed.database, 5)
+    watcher.look()
+    assert watcher.list() == []
+
+
+def test_quiet_hours_and_a_stream_that_goes_first_are_the_reason_of_a_backlog(
+    testbed: Testbed, source_db: SourceDb, watcher: Watcher
+) -> None:
+    database = testbed.database
+    source_db.create_orders(1)
+    testbed.poll()
+    now = datetime.now(UTC)
+    quiet = parse_quiet_hours(f"{now - timedelta(hours=1):%H:%M}-{now + timedelta(hours=1):%H:%M} UTC")
+    over = parse_quiet_hours(f"{now - timedelta(hours=3):%H:%M}-{now - timedelta(minutes=5):%H:%M} UTC")
+    watcher.look()
+    for quiet_hours in (quiet, over):
+        plan = StreamPlan(partner="default", quiet_hours=quiet_hours)
+        watcher.plan = make_plan("backlog_age", streams={"orders": plan})
+        pass_minutes(watcher, database, 20)
+        assert watcher.list() == []
+    lines = StreamPlan(partner="default", after=("orders",))
+    watcher.plan = make_plan("backlog_age", streams={"orders": StreamPlan(partner="default"), "lines": lines})
+    database.records.insert_one({"_id": "l", "stream": "lines", "state": "pending", "fresh": True, "due_at": now})
+    pass_minutes(watcher, database, 20)
+    assert [alert.stream for alert in read_alerts(watcher.ledger)] == ["orders"]
+
+
+def test_a_partner_that_is_paused_is_one_alert_for_all_its_streams(testbed: Testbed, watcher: Watcher) -> None:
+    testbed.ledger.partners.pause("default", who="anna", reason="")
+    let_hours_pass(testbed.database, 2)
+    watcher.plan = make_plan("paused", streams={name: StreamPlan(partner="default") for name in ("orders", "lines")})
+    watcher.look()
+    (alert,) = read_alerts(testbed.ledger)
+    assert isinstance(alert, Alert)
+    assert (alert.stream, alert.partner, alert.subject) == (None, "default", "partner default")
+
+
+def test_the_oldest_due_record_is_found_among_first_attempts_and_retries(ledger: Ledger, database: Any) -> None:
+    assert ledger.records.find_oldest_due("orders") is None
+    ledger.records.log([new_record(1), new_record(2)], ledger.streams.server_time())
+    earlier = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
+    database.records.update_one({"_id": "orders-2"}, {"$set": {"fresh": False, "due_at": earlier}})
+    assert ledger.records.find_oldest_due("orders") == earlier

@@ -24,7 +24,7 @@ def describe_queue(queue: Mapping[str, Any]) -> str:
 
 
 def list_standstills(current: "Status", now: datetime) -> Iterator[tuple[str, str]]:
-    """Yield (`partner`, `stream` or `alerts`, a line) for whatever holds one of these, or some records, and what fires."""
+    """Yield (`partner`, `stream` or `alerts`, a line) for whatever holds one of them, and for the alerts that fire."""
     for partner in current.partners:
         if partner["paused"] or partner["breaker"] != "closed":
             yield "partner", describe_partner(partner, now)

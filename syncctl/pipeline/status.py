@@ -38,7 +38,7 @@ class Status:
     workers: tuple[Mapping[str, Any], ...]
     beat: Mapping[str, Any]
     #: Those that fire.
-    alerts: tuple[Alert, ...]
+    alerts: tuple[Alert, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

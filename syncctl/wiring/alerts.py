@@ -111,17 +111,16 @@ def watch_alerts(connections: Connections) -> None:
 
 
 def _log_changes(ledger: "Ledger", changed: "Sequence[AlertKey]") -> None:
+    from syncctl.ledger.alerts import FIRING
+
     known = ledger.alerts.load_all()
     for key in changed:
         alert = known.get(key.id, {})
-        tell = log.warning if alert.get("state") == "firing" else log.info
-        tell(
-            f"alert.{alert.get('state')}",
-            rule=key.rule,
-            stream=key.stream,
-            partner=key.partner,
-            detail=alert.get("detail"),
-        )
+        facts = {"rule": key.rule, "stream": key.stream, "partner": key.partner, "detail": alert.get("detail")}
+        if alert.get("state") == FIRING:
+            log.warning("alert.firing", **facts)
+        else:
+            log.info("alert.resolved", **facts)
 
 
 def send_alerts(connections: Connections) -> "Sent":

@@ -305,6 +305,11 @@ class Streams:
         return self._streams.update_one(guard, [{"$set": changes}]).matched_count == 1
 
     @edge
+    def are_polls_paused(self, stream: str) -> bool:
+        """Tell whether an operator wants no poll of this stream."""
+        return self._streams.find_one({"_id": stream, **POLLS_PAUSED}, {"_id": True}) is not None
+
+    @edge
     def move_cursor(
         self,
         lease: PollLease,

@@ -164,7 +164,7 @@ def read_pages(
             tell(pages.progress, lease, [Note(text=text) for text in page.notes])
             if wake():
                 pages.progress.dispatched = pages.progress.logged - pages.progress.failed
-            if should_stop() or ledger.poll_pauses.load(stream.name) is not None:
+            if should_stop() or ledger.streams.are_polls_paused(stream.name):
                 return
             if write_backs is not None:
                 write_backs.write_between_pages()

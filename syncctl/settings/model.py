@@ -160,7 +160,8 @@ class Settings(Section):
 
     @rule("streams")
     def _check_after(self) -> Broken:
-        for cycle in find_cycles({name: stream.after for name, stream in self.streams.items()}):
+        after = {name: stream.after for name, stream in self.streams.items() if stream.after}
+        for cycle in find_cycles(after) if after else ():
             path = " -> ".join([*cycle, cycle[0]])
             text = "names the stream itself" if len(cycle) == 1 else f"goes in a circle, {path}, and none would be sent"
             yield f"streams.{cycle[0]}.after", f"{text}; remove {cycle[1 % len(cycle)]} from it"

@@ -1,6 +1,7 @@
 """`syncctl cleanup`: delete finished records that are older than their retention period."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,6 +28,14 @@ def cleanup(
             help="Delete records older than this, such as 7d, instead of by [retention].",
         ),
     ] = None,
+    archive: Annotated[
+        str | None,
+        typer.Option(
+            "--archive",
+            metavar="DIR",
+            help="Archive the records in this directory first; default: that of [retention] archive, if any.",
+        ),
+    ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -36,10 +45,14 @@ def cleanup(
     Beat does this automatically, by [retention] in syncctl.toml. Reports keep their counts, and the ledger still
     knows the newest version of every row, so that it never takes an old row for a new one.
 
+    With --archive, records are written to compressed files, one for each stream and day, and read back before they are
+    deleted; if that fails, nothing more is deleted, and the exit code is 1. syncctl archive finds them there.
+
     Examples:
         syncctl cleanup --dry-run
         syncctl cleanup --yes --json
         syncctl cleanup --stream orders --older-than 7d
+        syncctl cleanup --archive /srv/syncctl-archive --yes
     """
     from syncctl.pipeline.cleanup import clean_up
     from syncctl.wiring.operators import retention_seconds
@@ -50,16 +63,20 @@ def cleanup(
     with open_session(ctx, acts=True) as connections:
         streams = choose_known(connections, stream)
         kept = ages or retention_seconds(connections.settings)
+        directory = Path(archive) if archive is not None else connections.settings.archive_directory
         ledger, who = connections.ledger, name_operator()
         with out.progress("counting the records to delete"):
-            plan = clean_up(ledger=ledger, retention_seconds=kept, streams=streams, who=who, dry_run=True)
+            plan = clean_up(
+                ledger=ledger, retention_seconds=kept, streams=streams, who=who, dry_run=True, archive=directory
+            )
         total = sum(plan.deleted.values())
         if dry_run or not total:
             return _report(plan, as_json=as_json)
-        if not ask_consent(f"permanently delete {format_count(total, 'finished record')}?", yes=yes):
+        does = f"archive in {directory} and delete" if directory is not None else "permanently delete"
+        if not ask_consent(f"{does} {format_count(total, 'finished record')}?", yes=yes):
             return ExitCode.TROUBLE
         with out.progress(f"deleting {format_count(total, 'record')}"):
-            done = clean_up(ledger=ledger, retention_seconds=kept, streams=streams, who=who)
+            done = clean_up(ledger=ledger, retention_seconds=kept, streams=streams, who=who, archive=directory)
     return _report(done, as_json=as_json)
 
 
@@ -67,7 +84,9 @@ def _report(result: "Cleaned", *, as_json: bool) -> ExitCode:
     if as_json:
         out.print_json(result)
         return ExitCode.DONE
-    verb = "would delete" if result.dry_run else "deleted"
+    verbs = [verb for verb, count in (("archive", result.archived), ("delete", True)) if count]
+    verb = " and ".join(verbs) if result.dry_run else " and ".join(f"{verb}d" for verb in verbs)
+    verb = f"would {verb}" if result.dry_run else verb
     counts = [f"{count:,} {state}" for state, count in result.deleted.items() if count]
     total = format_count(sum(result.deleted.values()), "record")
     out.show(f"{verb} {total}" + (f": {', '.join(counts)}" if counts else ""))

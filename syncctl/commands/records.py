@@ -89,7 +89,7 @@ def records(
             with out.progress("exporting", unit="records") as show:
                 out.print_csv(_CSV_COLUMNS, map(_to_csv_row, _count(listing, show)))
         else:
-            _show(listing)
+            show_table(listing)
     if listing.has_more and limit is None:
         out.say("more records match; to see them: --limit N, --json or --csv")
     return ExitCode.DONE
@@ -137,7 +137,7 @@ def _to_csv_row(record: Mapping[str, Any]) -> Sequence[Any]:
     return [cells[name] for name in _CSV_COLUMNS]
 
 
-def _show(listing: Iterable[Mapping[str, Any]]) -> None:
+def show_table(listing: Iterable[Mapping[str, Any]], *, next_command: str = "syncctl show") -> None:
     """Write a table for each so many records, so that memory does not grow with their number."""
     columns = _SHORT_COLUMNS if out.is_watched() else _COLUMNS
     rows = iter(listing)
@@ -153,7 +153,7 @@ def _show(listing: Iterable[Mapping[str, Any]]) -> None:
     if first is None:
         out.show("no records")
     else:
-        out.say(f"next: syncctl show {first['_id']}")
+        out.say(f"next: {next_command} {first['_id']}")
 
 
 def shorten_id(record_id: str) -> str:

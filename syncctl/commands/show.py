@@ -133,13 +133,13 @@ def _show_stories(
         out.warn(f"the row was not read from the source: {comparison.source_error}")
     if as_json:
         timeline = [event for events in timelines for event in events]
-        documents = [_to_public(record) for record in records]
+        documents = [to_public(record) for record in records]
         out.print_json({"records": documents, "timeline": timeline, "row": comparison})
         return ExitCode.DONE
     for number, version in enumerate(records):
         if number:
             out.show("")
-        _show_record(version)
+        show_record(version)
     show_story(timelines, comparison)
     failed = next((version["_id"] for version in records if version["state"] == "failed"), None)
     if failed:
@@ -183,13 +183,13 @@ def _check_stream(connections: "Connections", name: str, key: str | None) -> Non
         choose_known(connections, [name])
 
 
-def _to_public(record: Mapping[str, Any]) -> dict[str, Any]:
+def to_public(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the JSON document of a record; it always has the same keys, null if a record lacks a field."""
     fields = {name: record.get(name) for name in _FIELDS} | {"idempotency_key": read_idempotency_key(record)}
     return {"id": record["_id"], **fields, "history": record.get("history", [])}
 
 
-def _show_record(record: Mapping[str, Any]) -> None:
+def show_record(record: Mapping[str, Any]) -> None:
     out.show(f"record {record['_id']}")
     fields = {**record, "seq": format_seq(int(record["seq"])), "idempotency_key": read_idempotency_key(record)}
     _show_fields([(name, _describe(fields[name])) for name in _FIELDS if fields.get(name) not in (None, "", {}, [])])

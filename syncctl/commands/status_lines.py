@@ -79,6 +79,10 @@ def list_warnings(current: "Status", now: datetime) -> Iterator[str]:
         at = job["last_done_at"]
         last = f"was last done {describe_age(at, now)}" if at else "was never done"
         yield f"{job['job']} {last}, although Beat asks for it; syncctl doctor beat workers"
+    overdue = {job["job"] for job in beat["overdue"]}
+    for job in beat["failing"]:
+        if job["job"] not in overdue:
+            yield f"{job['job']} failed when it was last tried: {job['error']}; syncctl doctor beat"
     stale = [str(worker["worker"]) for worker in current.workers if worker["settings_differ"]]
     for name in [*stale, *(["beat"] if beat["settings_differ"] and not beat["late"] else [])]:
         yield f"{name} runs with settings that differ from syncctl.toml: restart it"

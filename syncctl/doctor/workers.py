@@ -10,7 +10,7 @@ from syncctl.broker.messages import QUEUES
 from syncctl.core.durations import format_age
 from syncctl.doctor.check import Finding, Unit, failed, passed, warned
 from syncctl.ledger.heartbeats import ALIVE_SECONDS, find_doubled
-from syncctl.pipeline.maintenance import find_overdue
+from syncctl.pipeline.maintenance import find_failing, find_overdue
 from syncctl.pipeline.status import differs_from, list_unserved
 from syncctl.settings.describe import fingerprint_settings
 from syncctl.wiring.operators import list_maintenance
@@ -156,6 +156,9 @@ def check_maintenance(services: "Services") -> Finding:
     for job in find_overdue(services.ledger, list_maintenance(services.settings)):
         last = "was never done" if job.done_at is None else f"was last done {_age(now, job.done_at)} ago"
         lines.append(f"{job.name} {last}, although Beat asks for it{f': {job.error}' if job.error else ''}")
+    if not lines and (failing := find_failing(services.ledger)):
+        detail = "\n".join(f"{job.name} failed when it was last tried: {job.error}" for job in failing)
+        return warned(detail, "mend the cause; it is tried again at Beat's next tick, or run: syncctl cleanup")
     if not lines:
         return passed("done as often as Beat asks for it")
     return failed(

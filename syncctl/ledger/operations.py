@@ -13,6 +13,7 @@ from syncctl.core.states import TERMINAL, State
 from syncctl.ledger.client import edge
 from syncctl.ledger.expressions import SYNCCTL, or_absent, or_zero
 from syncctl.ledger.history import REOPENED, grown
+from syncctl.ledger.records import LARGE_ROW_BYTES
 from syncctl.ledger.write_backs import WRITE_BACK, marked_if
 
 Doc = dict[str, Any]
@@ -217,13 +218,42 @@ class Operations:
         return self._records.find_one(query, {"_id": True}, hint="finished") is not None
 
     @edge
-    def remove_finished(self, stream: str, state: State, before: datetime, *, limit: int) -> int:
-        """Remove at most `limit` finished records, the oldest first; return how many. Their keys stay."""
+    def load_finished(
+        self, stream: str, state: State, before: datetime, *, limit: int, bytes_at_most: int
+    ) -> list[Mapping[str, Any]]:
+        """Return whole records that a clean-up would remove, the oldest first: at most so many, and so many bytes.
+
+        At least one, where there is any: a record may be larger.
+        """
         query = self.finished_before(stream, state, before)
-        found = self._records.find(query, {"_id": True}, sort=[("finished_at", 1)], limit=limit, hint="finished")
-        ids = [record["_id"] for record in found]
+        documents: list[Mapping[str, Any]] = []
+        size = 0
+        with self._records.find(
+            query, sort=[("finished_at", 1)], limit=limit, batch_size=100, hint="finished"
+        ) as found:
+            for document in found:
+                # A record says its size where its row is large.
+                size += int(document.get("size", LARGE_ROW_BYTES)) + len(document.get("history", ())) * 1000
+                if documents and size > bytes_at_most:
+                    break
+                documents.append(document)
+        return documents
+
+    @edge
+    def remove_finished(
+        self, stream: str, state: State, before: datetime, *, limit: int, ids: Sequence[str] | None = None
+    ) -> int:
+        """Remove at most `limit` finished records, the oldest first; return how many. Their keys stay.
+
+        Args:
+            ids: Only these; one that is not finished any more stays.
+        """
+        if ids is None:
+            query = self.finished_before(stream, state, before)
+            found = self._records.find(query, {"_id": True}, sort=[("finished_at", 1)], limit=limit, hint="finished")
+            ids = [record["_id"] for record in found]
         if not ids:
             return 0
         return self._records.delete_many(
-            {"_id": {"$in": ids}, "state": state.value, "finished_at": {"$lt": before}}
+            {"_id": {"$in": list(ids)}, "state": state.value, "finished_at": {"$lt": before}}
         ).deleted_count

@@ -8,17 +8,24 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from syncctl.core.states import State
 from syncctl.ledger.audit import AuditEntry
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.selections import list_scans
 from syncctl.logs import get_logger
+from syncctl.pipeline.archive import archive_records
 from syncctl.pipeline.report import roll_up
 
 log = get_logger(__name__)
 
 RECORDS_AT_ONCE = 1000
+ARCHIVED_AT_ONCE = 1000
+ARCHIVED_BYTES_AT_ONCE = 8 * 1024 * 1024
+"""Both small: a frame of the archive is read and written at once, and deliveries have MongoDB in between."""
 RUNS_KEPT = timedelta(days=30)
 EMPTY_RUNS_KEPT = timedelta(days=1)
 SILENT_WORKERS_KEPT_SECONDS = 86_400.0
@@ -36,6 +43,7 @@ class Cleaned:
     """How many records a clean-up removed, or would remove, by state."""
 
     deleted: Mapping[str, int]
+    #: How many of them were archived first, or would be.
     archived: int
     dry_run: bool
 
@@ -47,19 +55,27 @@ def clean_up(
     streams: Sequence[str] = (),
     who: str,
     dry_run: bool = False,
+    archive: Path | None = None,
 ) -> Cleaned:
     """Remove finished records older than their state's retention; safe to repeat and to interrupt.
 
     Args:
+        archive: The directory to which records are written, and from which they are read back, before they are
+            removed; None: they are not kept.
         retention_seconds: By state; records in other states are kept.
         streams: Only these; if empty, all streams, also those that left the configuration.
+
+    Raises:
+        ArchiveError: Records could not be archived; what was not archived is not removed.
     """
     ledger.ensure_prepared()
     roll_up(ledger=ledger)
     frozen = ledger.reports.frozen_until()
     now = ledger.streams.server_time()
     deleted = dict.fromkeys(retention_seconds, 0)
-    detail = {"deleted": deleted} | ({"streams": list(streams)} if streams else {})
+    detail: dict[str, Any] = {"deleted": deleted} | ({"streams": list(streams)} if streams else {})
+    if archive is not None:
+        detail["archive"] = str(archive)
     with ledger.audit.record(action="cleanup", who=who, detail=detail) as entry:
         for stream in streams or sorted(ledger.streams.load_all()):
             # A stream without keys knows by their records the rows that it reads again.
@@ -72,7 +88,7 @@ def clean_up(
                     deleted[state] += ledger.operations.count_finished(stream, State(state), before)
                 elif ledger.operations.has_finished(stream, State(state), before):
                     ledger.streams.note_cleaned(stream, before)
-                    _remove(ledger, entry, deleted, stream=stream, state=state, before=before)
+                    _remove(ledger, entry, deleted, stream=stream, state=state, before=before, archive=archive)
             if not dry_run:
                 forget_deleted_rows(ledger, stream)
     if not dry_run:
@@ -80,15 +96,35 @@ def clean_up(
         ledger.heartbeats.forget_silent_workers(seconds=SILENT_WORKERS_KEPT_SECONDS)
         if any(deleted.values()):
             log.info("cleanup", **deleted)
-    return Cleaned(deleted=deleted, archived=0, dry_run=dry_run)
+    archived = sum(deleted.values()) if archive is not None else 0
+    return Cleaned(deleted=deleted, archived=archived, dry_run=dry_run)
 
 
 def _remove(
-    ledger: Ledger, entry: AuditEntry, deleted: dict[str, int], *, stream: str, state: str, before: datetime
+    ledger: Ledger,
+    entry: AuditEntry,
+    deleted: dict[str, int],
+    *,
+    stream: str,
+    state: str,
+    before: datetime,
+    archive: Path | None,
 ) -> None:
     """Remove a stream's records in one state, page by page, and count them in the audit entry."""
     entry.begin()
-    while removed := ledger.operations.remove_finished(stream, State(state), before, limit=RECORDS_AT_ONCE):
+    remove = partial(ledger.operations.remove_finished, stream, State(state), before, limit=RECORDS_AT_ONCE)
+    while True:
+        if archive is None:
+            removed = remove()
+        else:
+            page = ledger.operations.load_finished(
+                stream, State(state), before, limit=ARCHIVED_AT_ONCE, bytes_at_most=ARCHIVED_BYTES_AT_ONCE
+            )
+            if page:
+                archive_records(archive, stream, page)
+            removed = remove(ids=[record["_id"] for record in page])
+        if not removed:
+            return
         deleted[state] += removed
         entry.add(removed, deleted=deleted)
 

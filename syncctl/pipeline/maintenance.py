@@ -163,6 +163,15 @@ def find_overdue(ledger: Ledger, every_seconds: Mapping[str, float]) -> list[Ove
     return overdue
 
 
+def find_failing(ledger: Ledger) -> list[OverdueJob]:
+    """Return Beat's jobs that failed when they were last tried, whether they are overdue or not yet."""
+    return [
+        OverdueJob(name=name, done_at=job.get("done_at"), error=job["error"])
+        for name, job in sorted(ledger.maintenance.load().items())
+        if job.get("error")
+    ]
+
+
 @contextmanager
 def note_maintenance(ledger: Ledger, name: str) -> Iterator[None]:
     """Note that one of Beat's jobs was done, or what ended it."""

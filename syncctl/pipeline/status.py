@@ -17,7 +17,7 @@ from syncctl.ledger.source_schemas import read_schema_changes
 from syncctl.ledger.streams import read_notes
 from syncctl.ledger.write_backs import Lag
 from syncctl.pipeline.alerts import Alert, read_alerts
-from syncctl.pipeline.maintenance import find_overdue
+from syncctl.pipeline.maintenance import find_failing, find_overdue
 from syncctl.pipeline.obstacles import StreamFacts, StreamPlan, find_obstacles
 from syncctl.pipeline.selection import Selection, find_criteria, list_streams
 
@@ -137,6 +137,7 @@ def read_status(
                 {"job": job.name, "last_done_at": job.done_at, "error": job.error}
                 for job in find_overdue(ledger, maintained_every or {})
             ],
+            "failing": [{"job": job.name, "error": job.error} for job in find_failing(ledger)],
         },
         alerts=read_alerts(ledger),
     )

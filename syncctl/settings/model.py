@@ -1,6 +1,7 @@
 """The settings model: the top-level keys, the small sections, and the values that the pipeline gets."""
 
 from collections.abc import Mapping
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import PrivateAttr, ValidationInfo, field_validator
@@ -62,6 +63,11 @@ class RetentionSettings(Section):
     failed: Duration = setting("90d", "records that the partner refused, or whose schedule was used up")
     superseded: Duration = setting("7d", "records that a newer version replaced")
     discarded: Duration = setting("90d", "records that an operator gave up")
+    archive: OptionalText = setting(
+        None,
+        "directory to which records are archived before they are deleted; default: none",
+        sample="/srv/syncctl-archive",
+    )
 
 
 class BeatSettings(Section):
@@ -192,6 +198,11 @@ class Settings(Section):
         """Tell whether anything says which project this is, rather than whatever runs on this machine."""
         named = ("project", "mongo_url", "redis_url", "streams")
         return any(self.layers.find_origin((name,)) is not None for name in named) or bool(self.streams)
+
+    @property
+    def archive_directory(self) -> FilePath | None:
+        """Return the directory of the archive; None if records are not archived."""
+        return self.layers.directory / self.retention.archive if self.retention.archive else None
 
     @property
     def stream_names(self) -> tuple[str, ...]:

@@ -34,6 +34,9 @@ def roll_up() -> dict[str, Any]:
 @task("syncctl.cleanup")
 def cleanup() -> dict[str, Any]:
     """Remove records that the retention no longer keeps."""
-    ledger, kept = connections().ledger, retention_seconds(connections().settings)
+    ledger, settings = connections().ledger, connections().settings
     with maintenance_lease(ledger, "cleanup", seconds=LEASE_SECONDS) as is_held:
-        return asdict(clean_up(ledger=ledger, retention_seconds=kept, who="beat")) if is_held else {}
+        if not is_held:
+            return {}
+        kept = retention_seconds(settings)
+        return asdict(clean_up(ledger=ledger, retention_seconds=kept, who="beat", archive=settings.archive_directory))

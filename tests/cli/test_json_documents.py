@@ -1,6 +1,7 @@
 """docs/json.md lists exactly the keys that the commands print."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,14 @@ import pytest
 from pymongo.uri_parser import parse_uri
 
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
+from syncctl.pipeline.archive import archive_records
 from tests.cli.catalogue import flags_of, list_commands
+from tests.harness.http_partner import RowPartner
 from tests.harness.json_pages import describes, keys_of, read_page
+from tests.harness.passing_time import PAST
+from tests.harness.settings_files import NOWHERE
 from tests.harness.source_db import SourceDb
+from tests.harness.testbed import Testbed, new_record
 
 Run = Callable[..., Any]
 ROWS = 20
@@ -109,6 +115,7 @@ def test_the_documents_of_commands_are_what_the_page_says(
     run("alerts check", exit_code=1)
     run("alerts")
     run("alerts test", exit_code=1)
+    database.beat.update_one({"_id": "chore:cleanup"}, {"$set": {"error": "no room"}}, upsert=True)
     run("status")
     run("discard", sample, "--reason", "test data", "--yes")
     source_db.add_orders([ROWS + 1])
@@ -131,6 +138,27 @@ def test_the_documents_of_local_are_what_the_page_says(run_syncctl: Run, tmp_pat
     finally:
         down = run_syncctl("local", "down", "--wipe", "--yes", "--json", cwd=tmp_path)
     printed["local down"] = [down.json]
+    _compare(printed)
+
+
+def test_the_documents_of_the_archive_are_what_the_page_says(
+    run_syncctl: Run, testbed: Testbed, make_settings: Callable[..., Path], tmp_path: Path
+) -> None:
+    archive = tmp_path / "archive"
+    settings = make_settings(**NOWHERE, sections={"retention": {"archive": str(archive)}})
+    testbed.ledger.records.log([new_record(1), new_record(2, error="no number")], PAST)
+    with RowPartner(lambda _: 200) as server:
+        testbed.partner = replace(testbed.partner, url=server.url)
+        testbed.change_stream(append_only=True)
+        testbed.deliver()
+    archive_records(archive, "orders", [*testbed.database.records.find({"state": "delivered"})])
+    archive_records(archive, "orders", [*testbed.database.records.find({"state": "failed"})])
+    printed: dict[str, Any] = {"archive show": [], "archive search": []}
+    for number in (1, 2):
+        printed["archive show"].append(run_syncctl("archive", "show", f"orders-{number}", "--json", cwd=settings).json)
+    printed["archive search"].append(run_syncctl("archive", "search", "--limit", "1", "--json", cwd=settings).json)
+    printed["archive search"].append(run_syncctl("archive", "search", "--json", cwd=settings).json)
+    assert [record["id"] for record in printed["archive search"][1]["records"]] == ["orders-2", "orders-1"]
     _compare(printed)
 
 

@@ -235,6 +235,15 @@ def stop_second_beat(set_up: SetUp, hint: str) -> None:
     )
 
 
+def fail_clean_up(set_up: SetUp) -> None:
+    set_up.ledger.maintenance.note_failed("cleanup", "cannot archive records: No space left on device")
+
+
+def clean_up(set_up: SetUp, hint: str) -> None:
+    assert "it is tried again at Beat's next tick" in hint
+    set_up.ledger.maintenance.note_done("cleanup")
+
+
 def skip_maintenance(set_up: SetUp) -> None:
     set_up.ledger.maintenance.note_done("upkeep")
     set_up.database.beat.update_one({"_id": "beat"}, {"$set": {"since": LONG_AGO}})
@@ -390,6 +399,7 @@ CASES = {
         break_it=beat(clock=LONG_AGO), named={"beat clock"}, follow=run_everything_anew, hint="timedatectl"
     ),
     "maintenance is not done": Case(break_it=skip_maintenance, named={"beat maintenance"}, follow=do_maintenance),
+    "clean-up cannot archive": Case(break_it=fail_clean_up, named={"beat maintenance"}, follow=clean_up),
     "the stream is paused": Case(break_it=pause("orders"), named={"streams orders"}, follow=SetUp.run_syncctl),
     "its polls are paused": Case(
         break_it=pause("orders", "--polls"), named={"streams orders"}, follow=SetUp.run_syncctl

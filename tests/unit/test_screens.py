@@ -142,7 +142,7 @@ def make_screen(streams: Sequence[dict[str, Any]], *, workers: int = 1) -> Statu
         partners=(partner,),
         queue={"messages": 3, "error": None, "unserved": [], "dropped_recently": 0},
         workers=tuple({"worker": f"worker-{n}@a-machine", "settings_differ": False} for n in range(workers)),
-        beat={"last_tick_at": NOW, "late": False, "overdue": [], "settings_differ": False},
+        beat={"last_tick_at": NOW, "late": False, "overdue": [], "failing": [], "settings_differ": False},
     )
     sent = [{"at": NOW.replace(second=0) - timedelta(minutes=n), "attempts": 60, "accepted": n} for n in range(30)]
     flows = {each["stream"]: read_flow({"sent": sent}, NOW) for each in streams}

@@ -28,6 +28,7 @@ SAMPLED = {  # Settings without a default, or with one that only an example can 
     "mask_secret",
     "project",
     "partners.default.max_in_flight",
+    "retention.archive",
     "sources.default.url",
     "partners.default.url",
     *(

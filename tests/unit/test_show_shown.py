@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from syncctl.commands.show import _show_record, _to_public
+from syncctl.commands.show import show_record, to_public
 from syncctl.commands.show_story import draw_timeline
 from syncctl.console.documents import to_json
 from syncctl.console.lines import draw_line
@@ -47,7 +47,7 @@ def show(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, **changes: Any) -
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr("sys.stdout", stream)
-    _show_record(record(**changes))
+    show_record(record(**changes))
     return stream.getvalue().splitlines()
 
 
@@ -55,7 +55,7 @@ def show(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, **changes: Any) -
 def test_seq_is_epoch_and_position(monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO]) -> None:
     lines = show(monkeypatch, stream())
     assert "  seq             3.17" in lines
-    assert _to_public(record())["seq"] == make_seq(3, 17)
+    assert to_public(record())["seq"] == make_seq(3, 17)
 
 
 @pytest.mark.parametrize(("generation", "key"), [(None, "orders-1"), (0, "orders-1"), (1, "orders-1-2")])
@@ -64,7 +64,7 @@ def test_the_idempotency_key_in_force_is_shown(
 ) -> None:
     changes = {} if generation is None else {"generation": generation}
     assert f"  idempotency_key {key}" in show(monkeypatch, io.StringIO(), **changes)
-    assert _to_public(record(**changes))["idempotency_key"] == key
+    assert to_public(record(**changes))["idempotency_key"] == key
 
 
 def test_a_payload_has_the_numbers_that_the_partner_gets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,11 +77,11 @@ def test_a_payload_has_the_numbers_that_the_partner_gets(monkeypatch: pytest.Mon
 
 
 def test_a_document_of_a_payload_is_part_of_the_json_and_its_exact_decimals_are_strings() -> None:
-    shown = json.loads(to_json(_to_public(record())))["payload"]
+    shown = json.loads(to_json(to_public(record())))["payload"]
     assert shown["lines"] == [{"price": "1.50", "note": None}]
     assert shown["doc"] == {"a": "1.50", "b": ["-0", "1e400"]}
     numbers = record(payload={"a": JsonText("[1e99999999999999999999,7]"), "b": JsonText("null"), "c": JsonText("1.0")})
-    shown = json.loads(to_json(_to_public(numbers)))["payload"]
+    shown = json.loads(to_json(to_public(numbers)))["payload"]
     assert shown == {"a": ["1e99999999999999999999", 7], "b": None, "c": "1.0"}
 
 

@@ -1,0 +1,170 @@
+"""The files of an archive, `DIR/STREAM/2026-01-31.jsonl.zst`: no crash, and no second writer, loses a line."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import BinaryIO
+
+from syncctl.archive.frames import Damage, find_last_frame, make_frame, read_lines
+from syncctl.errors import TroubleFound
+
+SUFFIX = ".jsonl.zst"
+PARTS_AT_MOST = 1000
+_NAME = re.compile(rf"(\d{{4}}-\d\d-\d\d)(?:\.(\d{{1,4}}))?{re.escape(SUFFIX)}")
+_STREAM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+class ArchiveError(TroubleFound):
+    """Records cannot be archived, so that none of them may be removed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArchivedFile:
+    """One file of an archive."""
+
+    path: Path
+    stream: str
+    day: date
+
+    def read_lines(self) -> Iterator[bytes | Damage]:
+        """Yield its lines and its damages, as `frames.read_lines` does.
+
+        Raises:
+            TroubleFound: It cannot be opened.
+        """
+        try:
+            with self.path.open("rb") as file:
+                yield from read_lines(file)
+        except OSError as error:
+            raise TroubleFound(
+                f"cannot read {self.path}", why=error.strerror or str(error), hint="check its rights and its disk"
+            ) from error
+
+
+def append_lines(directory: Path, stream: str, day: date, lines: Sequence[bytes]) -> None:
+    """Append lines to the file of a stream and day; when this returns they are on the disk and were read back.
+
+    What a crash has left unfinished is left alone, and the next part begins: only lines that were read back may be
+    removed elsewhere. Lines of the last frame are not repeated: they are those of a clean-up that was interrupted
+    before it could remove them. Safe to repeat, and by several at once.
+
+    Raises:
+        ArchiveError: They could not be written; the file is as it was.
+    """
+    place = directory / stream
+    try:
+        if _STREAM.fullmatch(stream) is None:
+            raise OSError(0, f"{stream!r} cannot be the name of a directory")
+        _make_directory(directory)
+        _make_directory(place)
+        for number in range(1, PARTS_AT_MOST):
+            path = place / f"{day.isoformat()}{f'.{number}' if number > 1 else ''}{SUFFIX}"
+            if _append(path, lines):
+                return
+        raise OSError(0, f"there are {PARTS_AT_MOST:,} parts of one day")
+    except OSError as error:
+        raise ArchiveError(
+            f"cannot archive records of {stream} in {directory}, so none of them is removed",
+            why=error.strerror or str(error),
+            hint="make room and check the rights of the directory; then run: syncctl cleanup",
+        ) from error
+
+
+def _make_directory(path: Path) -> None:
+    """Make a directory that only this user can read; one that is there stays as it is."""
+    try:
+        path.mkdir(mode=0o700, parents=True)
+    except FileExistsError:
+        return
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _append(path: Path, lines: Sequence[bytes]) -> bool:
+    """Append lines to one file; False if its end is not whole."""
+    import fcntl
+
+    number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(number, "r+b", buffering=0) as file:
+        # Until the file is closed: another clean-up waits here.
+        fcntl.flock(file, fcntl.LOCK_EX)
+        size = file.seek(0, os.SEEK_END)
+        known: set[bytes] = set()
+        if size:
+            last = find_last_frame(file, size)
+            if last is None:
+                return False
+            known = {line for line in read_lines(file, *last) if isinstance(line, bytes)}
+        else:
+            _sync_directory(path.parent)
+        missing = [line for line in lines if line not in known]
+        if missing:
+            _write(file, size, missing)
+    return True
+
+
+def _write(file: BinaryIO, size: int, lines: Sequence[bytes]) -> None:
+    """Write a frame at the end of a file, to the disk, and read it back; whatever fails leaves the file as it was."""
+    frame = make_frame(lines)
+    try:
+        file.seek(size)
+        left = memoryview(frame)
+        while left:
+            left = left[file.write(left) :]
+        os.fsync(file.fileno())
+        place = find_last_frame(file, size + len(frame))
+        if place is None or list(read_lines(file, *place)) != list(lines):
+            raise OSError(0, "what was written is not what is read back")
+    except OSError:
+        try:
+            os.ftruncate(file.fileno(), size)
+            os.fsync(file.fileno())
+        except OSError:
+            # The next clean-up finds an end that is not whole, and begins another part.
+            pass
+        raise
+
+
+def list_files(
+    directory: Path, *, streams: Sequence[str] = (), since: date | None = None, until: date | None = None
+) -> list[ArchivedFile]:
+    """Return the files of an archive, the oldest day first.
+
+    Args:
+        streams: Only these; if empty, all.
+        since: The first day.
+        until: The last day.
+
+    Raises:
+        TroubleFound: The directory cannot be read.
+    """
+    found: list[tuple[date, str, int, Path]] = []
+    try:
+        places = [place for place in directory.iterdir() if place.is_dir() and (not streams or place.name in streams)]
+        for place in places:
+            for path in place.iterdir():
+                if (match := _NAME.fullmatch(path.name)) is None:
+                    continue
+                try:
+                    day = date.fromisoformat(match[1])
+                except ValueError:
+                    continue
+                if (since is None or day >= since) and (until is None or day <= until):
+                    found.append((day, place.name, int(match[2] or 1), path))
+    except OSError as error:
+        raise TroubleFound(
+            f"cannot read the archive in {directory}",
+            why=error.strerror or str(error),
+            hint="name its directory: --archive DIR, or retention.archive in syncctl.toml",
+        ) from error
+    return [ArchivedFile(path=path, stream=stream, day=day) for day, stream, _, path in sorted(found)]

@@ -103,6 +103,11 @@ METRICS: Mapping[str, Metric] = {
     "syncctl_permits_limit": Metric(
         kind="gauge", help="The partner's max_in_flight; missing if it has none.", labels=("partner",)
     ),
+    "syncctl_alerts_firing": Metric(
+        kind="gauge",
+        help="1 for each alert of syncctl's own that fires; stream and partner are empty where it is about neither.",
+        labels=("rule", "stream", "partner"),
+    ),
     "syncctl_queue_messages": Metric(kind="gauge", help="Messages that wait in the queue; missing without Redis."),
     "syncctl_queue_dropped_total": Metric(kind="counter", help="Messages dropped, as not of this project."),
     "syncctl_workers": Metric(kind="gauge", help="Workers that have sent a heartbeat within 20 seconds."),

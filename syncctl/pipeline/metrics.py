@@ -18,6 +18,7 @@ from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.poll_pauses import POLLS_PAUSED_FIELD
 from syncctl.ledger.source_schemas import read_schema_changes
 from syncctl.ledger.totals import StreamTotals
+from syncctl.pipeline.alerts import read_alerts
 from syncctl.pipeline.obstacles import StreamPlan
 
 Doc = Mapping[str, Any]
@@ -35,6 +36,8 @@ def read_ledger_metrics(ledger: Ledger, configured: Mapping[str, StreamPlan], sa
         add_totals(samples, name, totals.get(name, StreamTotals()))
         _add_stream(samples, ledger, name, configured.get(name), documents.get(name, {}), now)
     _add_partners(samples, ledger, configured, now)
+    for alert in read_alerts(ledger):
+        samples.add("syncctl_alerts_firing", 1, alert.rule, alert.stream or "", alert.partner or "")
     workers = ledger.heartbeats.load_workers()
     samples.add("syncctl_workers", len(workers))
     samples.add("syncctl_worker_slots", sum(int(worker.get("slots", 0)) for worker in workers))

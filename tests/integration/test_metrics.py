@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from syncctl.console.metrics_text import to_metrics_text
 from syncctl.core.metrics import METRICS, Samples
 from syncctl.core.time_zone import HOUR, floor_hour
+from syncctl.ledger.alerts import AlertKey
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.reports import HourCounts
 from syncctl.pipeline.metrics import read_ledger_metrics
@@ -67,6 +68,8 @@ def test_every_metric_has_values_and_these_are_what_happened(testbed: Testbed, s
     ledger.heartbeats.record_worker("celery@one", {"slots": 3})
     ledger.heartbeats.record_beat({})
     ledger.maintenance.note_done("roll_up")
+    key, since = AlertKey(rule="paused", partner="default"), ledger.streams.server_time()
+    ledger.alerts.fire(key, None, value=7200.0, threshold=3600.0, since=since, detail="it is paused", channels=())
     update(ledger)
     values = scrape(ledger)
     families = {name for name, _ in values}
@@ -86,6 +89,7 @@ def test_every_metric_has_values_and_these_are_what_happened(testbed: Testbed, s
     assert value(values, "delivery_duration_seconds_count", stream="orders") == 17
     assert value(values, "polls_total", stream="orders") == 1
     assert value(values, "worker_slots") == 3
+    assert value(values, "alerts_firing", rule="paused", stream="", partner="default") == 1
     assert value(values, "permits_limit", partner="default") == 8
     assert value(values, "circuit_state", stream="orders", state="closed") == 1
 

@@ -166,8 +166,9 @@ def test_a_worker_that_dies_is_an_error_with_its_last_words(
     demo = start_demo()
     os.kill(find_child(demo.pid, "syncctl worker"), signal.SIGKILL)
     assert demo.wait(timeout=60) == 1
-    assert "error: the demo's worker ended unexpectedly, killed by SIGKILL" in demo.log
-    assert "cause: its last line: 20" in demo.log
+    error = json.loads(demo.log.splitlines()[-1])["error"]
+    assert error["what"] == "the demo's worker ended unexpectedly, killed by SIGKILL"
+    assert error["why"].startswith("its last line: 20")
     assert "| 20" in demo.log
     eventually(lambda: is_clean(home), timeout=30)
 

@@ -12,8 +12,6 @@ from syncctl.wiring.alerts import list_channel_names, open_channels
 if TYPE_CHECKING:
     from syncctl.doctor.examination import Services
 
-_HOW_TO_SET = "set alerts.webhook or alerts.smtp in syncctl.toml, then run: syncctl alerts test"
-
 
 def list_units(services: "Services") -> Sequence[Unit]:
     """Return the check of what fires, and one for each channel."""
@@ -39,7 +37,7 @@ def check_firing(services: "Services") -> Finding:
         ]
         return warned("\n".join(lines), "see: syncctl alerts; what to do about each rule: docs/alerts.md")
     if not list_channel_names(settings):
-        return passed("none fires; nothing would be sent, because no channel is set", _HOW_TO_SET)
+        return passed("none fires; nothing would be sent, because [alerts] has neither webhook nor smtp")
     return passed("none fires")
 
 
@@ -56,5 +54,5 @@ def check_channel(services: "Services", name: str) -> Finding:
             f"it has taken nothing for {since}: {known['error']}", "correct [alerts], then run: syncctl alerts test"
         )
     if known.get("last_sent_at") is None:
-        return passed("nothing was sent through it yet", "run: syncctl alerts test")
+        return passed("nothing was sent through it yet; syncctl alerts test does")
     return passed(f"it took its last message {format_age((now - known['last_sent_at']).total_seconds())} ago")

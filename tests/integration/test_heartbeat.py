@@ -13,12 +13,12 @@ from syncctl.ledger.heartbeats import Heartbeats
 
 write = Heartbeats.record_beat
 
-def stopped_meanwhile(self, facts):
+def stopped_meanwhile(self, facts, **named):
     # The driver, too, has something to finish when the signal's handler ends its work.
     try:
         os.kill(os.getpid(), signal.SIGTERM)
     finally:
-        write(self, facts)
+        write(self, facts, **named)
 
 Heartbeats.record_beat = stopped_meanwhile
 Beat(app=app, loglevel="error").run()

@@ -28,13 +28,19 @@ COUNTED_AT_MOST = 2_000_000
 
 
 def read_ledger_metrics(ledger: Ledger, configured: Mapping[str, StreamPlan], samples: Samples) -> None:
-    """Add what the ledger knows of streams, partners, workers and Beat."""
+    """Add what the ledger knows of streams, partners, workers and Beat.
+
+    What the settings no longer name has its counters alone: gauges of it would never change.
+    """
     now = ledger.streams.server_time()
     documents = ledger.streams.load_all()
     totals = ledger.totals.load()
     for name in [*configured, *sorted(set(documents) - set(configured))]:
+        document = documents.get(name, {})
         add_totals(samples, name, totals.get(name, StreamTotals()))
-        _add_stream(samples, ledger, name, configured.get(name), documents.get(name, {}), now)
+        samples.add("syncctl_polls_total", int(document.get("poll", {}).get("epoch", 0)), name)
+        if (plan := configured.get(name)) is not None:
+            _add_gauges(samples, ledger, name, plan, document, now)
     _add_partners(samples, ledger, configured, now)
     for alert in read_alerts(ledger):
         samples.add("syncctl_alerts_firing", 1, alert.rule, alert.stream or "", alert.partner or "")
@@ -72,29 +78,25 @@ def _distribute(stored: Mapping[str, int], bounds_ms: Sequence[float]) -> Distri
     )
 
 
-def _add_stream(
-    samples: Samples, ledger: Ledger, name: str, plan: StreamPlan | None, document: Doc, now: datetime
-) -> None:
+def _add_gauges(samples: Samples, ledger: Ledger, name: str, plan: StreamPlan, document: Doc, now: datetime) -> None:
     for state, count in ledger.records.count_unfinished(name, at_most=COUNTED_AT_MOST).items():
         samples.add("syncctl_records", count, name, state)
     samples.add("syncctl_records_held", ledger.sequencing.count(name), name)
     oldest = ledger.records.find_oldest_due(name)
     samples.add("syncctl_oldest_due_age_seconds", _age(oldest, now), name)
     health = document.get("health", {})
-    samples.add("syncctl_polls_total", int(document.get("poll", {}).get("epoch", 0)), name)
     if health.get("last_poll_at") is not None:
         samples.add("syncctl_last_poll_timestamp_seconds", health["last_poll_at"].timestamp(), name)
     samples.add("syncctl_poll_failed", int(health.get("error") is not None), name)
     samples.add("syncctl_schema_changes", len(read_schema_changes(document, now)), name)
     samples.add("syncctl_stream_paused", int(find_pause(document, now) is not None), name)
     samples.add("syncctl_polls_paused", int(find_pause(document, now, field=POLLS_PAUSED_FIELD) is not None), name)
-    quiet_hours = plan.quiet_hours if plan is not None else None
-    is_quiet = quiet_hours is not None and quiet_hours.find_end(now) is not None
+    is_quiet = plan.quiet_hours is not None and plan.quiet_hours.find_end(now) is not None
     samples.add("syncctl_stream_quiet", int(is_quiet), name)
     circuit = document.get("breaker", {}).get("state", BreakerState.CLOSED.value)
     for state in CIRCUIT_STATES:
         samples.add("syncctl_circuit_state", int(state == circuit), name, state)
-    if plan is not None and plan.written_columns:
+    if plan.written_columns:
         lag = ledger.write_backs.read_lag(name)
         samples.add("syncctl_write_back_records", lag.records, name)
         samples.add("syncctl_write_back_age_seconds", _age(lag.oldest, now), name)
@@ -103,12 +105,12 @@ def _add_stream(
 def _add_partners(samples: Samples, ledger: Ledger, configured: Mapping[str, StreamPlan], now: datetime) -> None:
     limits = {plan.partner: plan.max_in_flight for plan in configured.values()}
     known = ledger.partners.load_all()
-    for partner in sorted({*limits, *known}):
+    for partner, limit in sorted(limits.items()):
         document = known.get(partner, {})
         in_use = sum(int(permit["calls"]) for permit in document.get("permits", ()) if permit["until"] > now)
         samples.add("syncctl_partner_paused", int(find_pause(document, now) is not None), partner)
         samples.add("syncctl_permits_in_use", in_use, partner)
-        if (limit := limits.get(partner)) is not None:
+        if limit is not None:
             samples.add("syncctl_permits_limit", limit, partner)
 
 

@@ -94,6 +94,18 @@ def test_every_metric_has_values_and_these_are_what_happened(testbed: Testbed, s
     assert value(values, "circuit_state", stream="orders", state="closed") == 1
 
 
+def test_what_the_settings_no_longer_name_has_counters_and_no_gauge_that_stays(ledger: Ledger) -> None:
+    ledger.streams.pause("removed", who="ann", reason="stock-taking")
+    ledger.partners.pause("gone", who="ann", reason="stock-taking")
+    values = scrape(ledger)
+    assert value(values, "stream_paused", stream="orders") == 0
+    for labels in ({"stream": "removed"}, {"partner": "gone"}):
+        names = {name for name, labelled in values if set(labels.items()) <= set(labelled)}
+        assert {METRICS[name].kind for name in names if name in METRICS} <= {"counter"}, names
+    assert value(values, "records_logged_total", stream="removed") == 0
+    assert value(values, "polls_total", stream="removed") == 0
+
+
 def store(ledger: Ledger, ago: int, *, frozen_until: datetime, **counts: Any) -> None:
     """Store an hour as a roll-up does."""
     hour = HourCounts(stream="orders", window_start=NOW - ago * HOUR, **counts)

@@ -86,7 +86,10 @@ def find_instant(day: date, wall_time: time, timezone: str | None = None) -> dat
     5545, 3.3.5).
     """
     local = datetime.combine(day, wall_time)
-    return (local.replace(tzinfo=ZoneInfo(timezone)) if timezone else local).astimezone(UTC)
+    if timezone:
+        return local.replace(tzinfo=ZoneInfo(timezone)).astimezone(UTC)
+    # Of a local time that is skipped, `astimezone` makes an earlier one.
+    return datetime.fromtimestamp(local.timestamp(), UTC)
 
 
 def find_next(wall_time: time, *, after: datetime, timezone: str | None = None) -> datetime:

@@ -1,5 +1,7 @@
 """Times of day at a place: quiet hours across midnight and where clocks change, and the next time of day."""
 
+import time as clock
+from collections.abc import Iterator
 from datetime import UTC, datetime, time, timedelta
 
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from syncctl.core.cycles import find_cycles
-from syncctl.core.quiet_hours import find_next, parse_quiet_hours, parse_wall_time
+from syncctl.core.quiet_hours import find_instant, find_next, parse_quiet_hours, parse_wall_time
 
 
 def at(text: str) -> datetime:
@@ -81,6 +83,37 @@ def test_the_next_time_of_day_is_today_or_tomorrow() -> None:
     assert parse_wall_time("6:05") == time(6, 5)
     for now, expected in (("2026-01-15T05:00", "2026-01-15T06:00"), ("2026-01-15T06:00", "2026-01-16T06:00")):
         assert find_next(time(6), after=at(now), timezone="UTC") == at(expected)
+
+
+@pytest.fixture
+def machine_in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Europe/Berlin")
+        clock.tzset()
+        yield
+    clock.tzset()
+
+
+@pytest.mark.usefixtures("machine_in_berlin")
+@pytest.mark.parametrize(
+    ("local", "instant"),
+    [
+        ("2026-01-15T02:45", "2026-01-15T01:45"),
+        ("2026-07-15T02:45", "2026-07-15T00:45"),
+        # Skipped, so an hour later by the clock; and twice, so at the first.
+        ("2026-03-29T02:45", "2026-03-29T01:45"),
+        ("2026-10-25T02:45", "2026-10-25T00:45"),
+    ],
+)
+def test_the_machines_zone_counts_as_one_that_is_named(local: str, instant: str) -> None:
+    moment = datetime.fromisoformat(local)
+    for zone in (None, "Europe/Berlin"):
+        assert find_instant(moment.date(), moment.time(), zone) == at(instant)
+
+
+@pytest.mark.usefixtures("machine_in_berlin")
+def test_a_time_of_day_that_is_skipped_comes_later_and_not_earlier() -> None:
+    assert find_next(time(2, 45), after=at("2026-03-29T00:30")) == at("2026-03-29T01:45")
 
 
 def test_circles_are_found_once() -> None:

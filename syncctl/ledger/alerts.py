@@ -21,8 +21,10 @@ FIRING = "firing"
 RESOLVED = "resolved"
 MESSAGES_AT_MOST = 40
 """Unsent messages of one alert; the oldest are dropped."""
-WATCHED_SECONDS = 60.0
-"""A longer gap between two evaluations ends the time in which somebody watched."""
+WATCHED_SECONDS = 180.0
+"""A longer gap, in which no process notes that it watches, ends the time in which somebody watched."""
+RESTS_SECONDS = 300.0
+"""How long an alert that ended does not begin again: two processes with different settings send less."""
 _CHANNEL = "channel:"
 _WATCH = "watch"
 
@@ -119,7 +121,7 @@ class Alerts:
         detail: str,
         channels: Sequence[str],
     ) -> bool:
-        """Begin an alert, with one message for each channel; False if another process has changed it meanwhile.
+        """Begin an alert, with one message for each channel; False if it has just ended, or was changed meanwhile.
 
         Args:
             known: What was known of the alert when it was measured.
@@ -129,7 +131,9 @@ class Alerts:
         begun: Doc = {name: {"$literal": fact} for name, fact in facts.items()}
         begun |= {"fired_at": "$$NOW", "notified_at": "$$NOW", "repeated": 0, "condition_since": {"$literal": since}}
         changes = {**begun, **_revise(), "outbox": _append(channels, facts | {"repeated": 0})}
-        guard = _guard(key.id, known, {"state": {"$ne": FIRING}})
+        ended_before = {"$subtract": ["$$NOW", round(RESTS_SECONDS * 1000)]}
+        has_rested = {"$lte": [{"$ifNull": ["$resolved_at", None]}, ended_before]}
+        guard = _guard(key.id, known, {"state": {"$ne": FIRING}, "$expr": has_rested})
         return self._alerts.update_one(guard, [{"$set": changes}, {"$unset": "resolved_at"}]).modified_count == 1
 
     @edge

@@ -35,6 +35,7 @@ SAID_BY_RULE = {
 """The obstacles that another rule is about, as long as that rule is on."""
 HOLDS_NOTHING = ("rows_passed_over", "schema_changed")
 """What `status` shows among the obstacles although the stream goes on."""
+OUTAGES = (AlertKey(rule="no_worker"), AlertKey(rule="no_beat"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +67,8 @@ class AlertFacts:
     minimum_records: int
     #: Since when a process has watched without a long gap.
     watched_since: datetime
+    #: Whether one watches at all; else an operator asks, or cron.
+    is_watched: bool
     #: The documents of alerts, streams and partners.
     known: Mapping[str, Doc]
     documents: Mapping[str, Doc]
@@ -80,6 +83,20 @@ class AlertFacts:
     def find_times(self, name: str, *keys: AlertKey) -> list[datetime]:
         """Return a time of several alerts, as far as it is known."""
         return [alert[name] for key in keys if (alert := self.known.get(key.id, {})).get(name)]
+
+    def fires(self, key: AlertKey) -> bool:
+        """Tell whether an alert fires."""
+        return bool(self.known.get(key.id, {}).get("state") == FIRING)
+
+    def count_from(self, key: AlertKey, *, beyond: timedelta = timedelta(0)) -> list[datetime]:
+        """Return what a stream's age counts from at the earliest: watch, worker and Beat; one that fires goes on.
+
+        Args:
+            beyond: What the rule adds to that.
+        """
+        if self.fires(key):
+            return [min(self.watched_since, self.known[key.id]["since"] - beyond)]
+        return [self.watched_since, *self.find_times("ended_at", *OUTAGES)]
 
 
 def measure_failed_share(facts: AlertFacts) -> Iterator[Measurement]:
@@ -113,7 +130,7 @@ def measure_backlog_age(facts: AlertFacts) -> Iterator[Measurement]:
             continue
         if any(_has_just_ended(facts, pause) for pause in pauses):
             continue
-        if facts.known.get(circuit.id, {}).get("state") == FIRING:
+        if facts.fires(circuit):
             continue
         due = facts.ledger.records.find_oldest_due(name)
         if due is None or _waits_for_another(facts, plan, due):
@@ -123,9 +140,10 @@ def measure_backlog_age(facts: AlertFacts) -> Iterator[Measurement]:
         before = facts.now - timedelta(seconds=facts.thresholds["backlog_age"])
         if plan.quiet_hours is not None and (end := plan.quiet_hours.find_end(before)) is not None:
             held_until.append(end)
+        key = AlertKey(rule="backlog_age", stream=name)
         yield Measurement(
-            key=AlertKey(rule="backlog_age", stream=name),
-            since=max(due, facts.watched_since, *held_until),
+            key=key,
+            since=max(due, *facts.count_from(key), *held_until),
             detail=f"the oldest record that is to be sent has been due for {format_age(_age(facts, due))}",
         )
 
@@ -162,12 +180,12 @@ def measure_no_poll(facts: AlertFacts) -> Iterator[Measurement]:
         health, poll = document.get("health", {}), document.get("poll", {})
         polled_at = health.get("polled_at")
         moved_at = poll.get("moved_at") if poll.get("token") and poll.get("until", facts.now) > facts.now else None
-        held_until = facts.find_times("ended_at", pause)
+        key, beyond = AlertKey(rule="no_poll", stream=name), timedelta(seconds=plan.poll_every_seconds)
+        held_until = [*facts.count_from(key, beyond=beyond), *facts.find_times("ended_at", pause)]
         ago = f"no poll has ended well for {format_age(_age(facts, polled_at))}" if polled_at else "it was never polled"
         yield Measurement(
-            key=AlertKey(rule="no_poll", stream=name),
-            since=max(at for at in (polled_at, moved_at, facts.watched_since, *held_until) if at)
-            + timedelta(seconds=plan.poll_every_seconds),
+            key=key,
+            since=max(at for at in (polled_at, moved_at, *held_until) if at) + beyond,
             detail=f"{ago}: {health['error']}" if health.get("error") else ago,
         )
 
@@ -236,18 +254,23 @@ def measure_obstacle(facts: AlertFacts) -> Iterator[Measurement]:
 
 
 def measure_no_worker(facts: AlertFacts) -> Iterator[Measurement]:
-    """Measure how long ago the last worker was alive; one that has stopped leaves nothing behind."""
+    """Measure how long ago the last worker was alive, seen by processes that watch if there are any.
+
+    A heartbeat says less: a worker that has stopped leaves none behind, and one from before a weekend is no news.
+    """
     if not facts.alive_workers:
         detail = "no worker is alive, so nothing is polled or sent"
-        yield Measurement(key=AlertKey(rule="no_worker"), since=facts.newest_worker_at, detail=detail)
+        since = None if facts.is_watched else facts.newest_worker_at
+        yield Measurement(key=AlertKey(rule="no_worker"), since=since, detail=detail)
 
 
 def measure_no_beat(facts: AlertFacts) -> Iterator[Measurement]:
-    """Measure how long ago Beat was alive."""
+    """Measure how long ago Beat was alive, as `measure_no_worker` does."""
     beat_at = facts.beat["at"] if facts.beat else None
     if beat_at is None or _age(facts, beat_at) > ALIVE_BEAT.total_seconds():
         detail = "Beat is not alive, so nothing is polled or retried automatically"
-        yield Measurement(key=AlertKey(rule="no_beat"), since=beat_at, detail=detail)
+        since = None if facts.is_watched else beat_at
+        yield Measurement(key=AlertKey(rule="no_beat"), since=since, detail=detail)
 
 
 ALIVE_BEAT = timedelta(seconds=20)

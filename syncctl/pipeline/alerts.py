@@ -1,6 +1,6 @@
 """Alerts: measure the rules, begin and end alerts, and list them. What is to be sent is in the ledger from then on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -8,11 +8,15 @@ from typing import Any
 from syncctl.core.alert_rules import ENDS_BELOW, RULES
 from syncctl.core.safe_text import clean_text
 from syncctl.core.time_zone import HOUR, floor_hour
+from syncctl.errors import SyncctlError
 from syncctl.ledger.alerts import FIRING, RESOLVED, AlertKey
 from syncctl.ledger.heartbeats import ALIVE_SECONDS
 from syncctl.ledger.ledger import Ledger
+from syncctl.logs import get_logger
 from syncctl.pipeline.alert_measures import MEASURES, SILENCED_BY, AlertFacts, Measurement
 from syncctl.pipeline.obstacles import StreamPlan
+
+log = get_logger(__name__)
 
 COSTLY_EVERY_SECONDS = 60.0
 DETAIL_AT_MOST = 300
@@ -105,15 +109,15 @@ def evaluate_alerts(*, ledger: Ledger, plan: AlertPlan, costly: bool | None = No
         costly = is_on and ledger.alerts.take_costly(seconds=COSTLY_EVERY_SECONDS)
     facts = _load_facts(ledger, plan, known)
     left_out = {name for name in plan.thresholds if RULES[name].is_costly and not costly}
+    found = _measure(facts, plan.thresholds.keys() & SILENCED_BY)
     for name, silenced in SILENCED_BY.items():
-        if name in plan.thresholds and any(True for _ in MEASURES[name](facts)):
+        # One round longer: until its end is noted, from which the others count.
+        is_ending = name in plan.thresholds and "condition_since" in known.get(AlertKey(rule=name).id, {})
+        if found.get(name) or is_ending:
             left_out |= silenced
-    measured = {
-        measurement.key.id: measurement
-        for name in plan.thresholds
-        if name not in left_out
-        for measurement in MEASURES[name](facts)
-    }
+    found |= _measure(facts, plan.thresholds.keys() - left_out - SILENCED_BY.keys())
+    left_out |= plan.thresholds.keys() - found.keys()
+    measured = {measurement.key.id: measurement for each in found.values() for measurement in each}
     changed = [
         measurement.key
         for alert_id, measurement in measured.items()
@@ -125,8 +129,21 @@ def evaluate_alerts(*, ledger: Ledger, plan: AlertPlan, costly: bool | None = No
     return changed
 
 
+def _measure(facts: AlertFacts, names: Iterable[str]) -> dict[str, list[Measurement]]:
+    """Measure rules; one that meets a bug is missing in what is returned, and holds up no other."""
+    found = {}
+    for name in sorted(names):
+        try:
+            found[name] = list(MEASURES[name](facts))
+        except SyncctlError:
+            raise
+        except Exception:
+            log.exception("alerts.rule_failed", rule=name)
+    return found
+
+
 def _load_facts(ledger: Ledger, plan: AlertPlan, known: Mapping[str, Doc]) -> AlertFacts:
-    now = ledger.streams.server_time()
+    now, watched_since = ledger.streams.server_time(), ledger.alerts.load_watched_since()
     begun = floor_hour(now)
     workers = ledger.heartbeats.load_workers(alive_seconds=24 * 3600.0)
     ats = [worker["at"] for worker in workers]
@@ -136,7 +153,8 @@ def _load_facts(ledger: Ledger, plan: AlertPlan, known: Mapping[str, Doc]) -> Al
         plans=plan.streams,
         thresholds=plan.thresholds,
         minimum_records=plan.minimum_records,
-        watched_since=ledger.alerts.load_watched_since() or now,
+        watched_since=watched_since or now,
+        is_watched=watched_since is not None,
         known=known,
         documents=ledger.streams.load_all(),
         partners=ledger.partners.load_all(),
@@ -152,6 +170,8 @@ def _judge(ledger: Ledger, plan: AlertPlan, facts: AlertFacts, measurement: Meas
     key = measurement.key
     threshold = facts.thresholds[key.rule]
     since = measurement.since or (known or {}).get("condition_since")
+    if since and measurement.since is None and facts.is_watched and not facts.fires(key):
+        since = max(since, facts.watched_since)
     age = max(0.0, (facts.now - since).total_seconds()) if since else 0.0
     value = age if RULES[key.rule].unit == "seconds" else measurement.share
     detail = clean_text(measurement.detail)[:DETAIL_AT_MOST]

@@ -22,6 +22,8 @@ from syncctl.settings.field_types import (
 from syncctl.settings.section import Broken, Section, rule, setting
 from syncctl.settings.url_types import ProxyUrl
 
+LONGEST_DEADLINE_SECONDS = 30.0
+
 
 def _read_rules(value: object) -> object:
     """Read thresholds as text, and those that are not written as their defaults."""
@@ -51,6 +53,14 @@ def _check_rules(rules: dict[str, str]) -> dict[str, str]:
     return rules
 
 
+def _check_deadline(seconds: float) -> float:
+    if seconds > LONGEST_DEADLINE_SECONDS:
+        raise ValueError(
+            f"must be at most {LONGEST_DEADLINE_SECONDS:g}; the process that sends measures nothing meanwhile"
+        )
+    return seconds
+
+
 def _check_mail_address(text: str | None) -> str | None:
     return None if text is None else check_mail_address(text)
 
@@ -63,6 +73,7 @@ WebhookUrl = Annotated[OptionalText, parsed_by(parse_webhook_url), Kind.CREDENTI
 MailUrl = Annotated[OptionalText, parsed_by(parse_mail_url), Kind.URL]
 MailAddress = Annotated[OptionalText, AfterValidator(_check_mail_address)]
 MailAddresses = Annotated[TextList, AfterValidator(_check_mail_addresses)]
+Deadline = Annotated[Seconds, AfterValidator(_check_deadline)]
 Rules = Annotated[dict[str, str], BeforeValidator(_read_rules), AfterValidator(_check_rules)]
 
 
@@ -97,7 +108,7 @@ class AlertsSettings(Section):
         "PEM file of the only certificate authorities to trust; default: those of the system",
         sample="/etc/syncctl/alerts-ca.pem",
     )
-    timeout_seconds: Seconds = setting(10.0, "deadline of one message")
+    timeout_seconds: Deadline = setting(10.0, "deadline of one message; at most 30")
     repeat_every: Span = setting("4h", "how often the message of an alert that still fires is repeated; 0s: never")
     minimum_records: Whole = setting(20, "failed_share: fewest records finished in the hour before it is judged")
     rules: Rules = setting(

@@ -92,10 +92,11 @@ def watch_alerts(connections: Connections) -> None:
     from syncctl.pipeline.alerts import evaluate_alerts
 
     ledger = connections.ledger
+    # Also where another process measures, or has died with the lease: somebody watches.
+    ledger.alerts.note_watched()
     if ledger.maintenance.acquire(JOB, seconds=LEASE_SECONDS):
         started = time.monotonic()
         try:
-            ledger.alerts.note_watched()
             changed = evaluate_alerts(ledger=ledger, plan=connections.alert_plan)
             if changed:
                 _log_changes(ledger, changed)

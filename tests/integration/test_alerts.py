@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,10 +20,14 @@ from syncctl.ledger.ledger import Ledger
 from syncctl.local.mock_partner import MockPartner
 from syncctl.local.mock_partner_account import PartnerConfig
 from syncctl.local.mongod import Mongod
+from syncctl.pipeline.alert_measures import MEASURES
 from syncctl.pipeline.alert_sending import GIVEN_UP_AFTER, send_messages
 from syncctl.pipeline.alerts import Alert, AlertPlan, evaluate_alerts, read_alerts
 from syncctl.pipeline.obstacles import StreamPlan
 from syncctl.pipeline.pause import POLLS, pause_streams, resume_streams
+from syncctl.settings import load_settings
+from syncctl.wiring.alerts import JOB, watch_alerts
+from syncctl.wiring.connections import Connections
 from tests.harness.alert_receivers import WebhookReceiver
 from tests.harness.passing_time import PAST, let_hours_pass
 from tests.harness.source_db import SourceDb
@@ -80,9 +85,14 @@ def watcher(ledger: Ledger, webhook: WebhookReceiver) -> Watcher:
 
 def pass_minutes(watcher: Watcher, database: Any, minutes: float) -> None:
     """Let time pass while processes watch, and look at its end."""
+    let_minutes_pass(database, minutes)
+    watcher.look()
+
+
+def let_minutes_pass(database: Any, minutes: float) -> None:
+    """Let time pass while processes watch."""
     let_hours_pass(database, minutes * MINUTE)
     database.alerts.update_one({"_id": "watch"}, [{"$set": {"at": "$$NOW"}}])
-    watcher.look()
 
 
 def pause(testbed: Testbed) -> None:
@@ -329,6 +339,113 @@ def test_what_happened_while_no_process_watched_is_not_held_against_the_streams(
     assert watcher.list() == []
 
 
+def test_what_fires_goes_on_after_a_time_in_which_no_process_watched(
+    testbed: Testbed, source_db: SourceDb, watcher: Watcher
+) -> None:
+    watcher.plan = make_plan("no_poll", "backlog_age")
+    source_db.create_orders(2)
+    testbed.poll()
+    watcher.look()
+    pass_minutes(watcher, testbed.database, 20)
+    let_hours_pass(testbed.database, 10 * MINUTE)
+    watcher.look()
+    assert sorted(watcher.list()) == [("backlog_age", "firing"), ("no_poll", "firing")]
+
+
+def test_a_process_watches_also_while_another_measures_and_a_short_gap_counts_as_watched(
+    settings_dir: Path, mongo_database: Any
+) -> None:
+    with Connections(load_settings(directory=settings_dir, environment={})) as connections:
+        ledger = connections.prepared_ledger
+        assert ledger.maintenance.acquire(JOB, seconds=600)
+        watch_alerts(connections)
+        since = ledger.alerts.load_watched_since()
+        assert since is not None
+        let_hours_pass(mongo_database, 2 * MINUTE)
+        watch_alerts(connections)
+        assert ledger.alerts.load_watched_since() == since - timedelta(minutes=2)
+
+
+def stop_beat(database: Any) -> None:
+    database.beat.update_one({"_id": "beat"}, {"$set": {"at": datetime.now(UTC) - timedelta(hours=3)}})
+
+
+def test_a_restart_and_a_weekend_are_no_missing_worker_or_beat(ledger: Ledger, database: Any, watcher: Watcher) -> None:
+    watcher.plan = make_plan(*OF_PROCESSES)
+    ledger.heartbeats.record_worker("w", {})
+    ledger.heartbeats.record_beat({})
+    watcher.look()
+    let_hours_pass(database, 1 * MINUTE)
+    stop_beat(database)
+    watcher.look()
+    for hours in (1.0, 60.0):
+        let_hours_pass(database, hours)
+        watcher.look()
+        assert watcher.list() == []
+    pass_minutes(watcher, database, 3)
+    assert sorted(watcher.list()) == [("no_beat", "firing"), ("no_worker", "firing")]
+
+
+def test_a_check_counts_from_the_last_heartbeat_if_no_process_watches(
+    ledger: Ledger, database: Any, watcher: Watcher
+) -> None:
+    ledger.heartbeats.record_worker("w", {})
+    ledger.heartbeats.record_beat({})
+    let_hours_pass(database, 1)
+    stop_beat(database)
+    evaluate_alerts(ledger=ledger, plan=make_plan(*OF_PROCESSES))
+    assert sorted(watcher.list()) == [("no_beat", "firing"), ("no_worker", "firing")]
+
+
+def test_after_an_outage_of_the_workers_a_backlog_counts_anew(
+    testbed: Testbed, source_db: SourceDb, watcher: Watcher
+) -> None:
+    database = testbed.database
+    watcher.plan = make_plan("no_worker", "backlog_age", "no_poll")
+    source_db.create_orders(2)
+    testbed.poll()
+    watcher.look()
+    pass_minutes(watcher, database, 20)
+    assert watcher.list() == [("no_worker", "firing")]
+    for minutes in (0, 0, 10):
+        let_minutes_pass(database, minutes)
+        testbed.ledger.heartbeats.record_worker("w", {})
+        watcher.look()
+        assert watcher.list() == [("no_worker", "resolved")]
+    let_minutes_pass(database, 10)
+    testbed.ledger.heartbeats.record_worker("w", {})
+    watcher.look()
+    assert ("backlog_age", "firing") in watcher.list()
+
+
+def test_a_rule_that_meets_a_bug_says_nothing_new_and_holds_up_no_other(
+    testbed: Testbed, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watcher.plan = make_plan("no_poll", "paused")
+    watcher.look()
+    pass_minutes(watcher, testbed.database, 30)
+    assert watcher.list() == [("no_poll", "firing")]
+    pause(testbed)
+    monkeypatch.setitem(MEASURES, "no_poll", lambda _: 1 / 0)  # type: ignore[arg-type]
+    pass_minutes(watcher, testbed.database, 90)
+    assert sorted(watcher.list()) == [("no_poll", "firing"), ("paused", "firing")]
+
+
+def test_processes_with_different_settings_do_not_begin_and_end_an_alert_each_round(
+    testbed: Testbed, watcher: Watcher, webhook: WebhookReceiver
+) -> None:
+    pause(testbed)
+    let_hours_pass(testbed.database, 2)
+    strict, lenient = make_plan("paused"), make_plan("paused", thresholds={"paused": 10 * 3600.0})
+    for plan in (strict, lenient) * 3:
+        watcher.plan = plan
+        watcher.look()
+    assert webhook.states == [("paused", "firing"), ("paused", "resolved")]
+    watcher.plan = strict
+    pass_minutes(watcher, testbed.database, 6)
+    assert webhook.states[2:] == [("paused", "firing")]
+
+
 def add_hour(database: Any, at: datetime, *, delivered: int, failed: int) -> None:
     counts = {"delivered": delivered, "failed": failed}
     database.reports.insert_one({"stream": "orders", "window_start": floor_hour(at), **counts})
@@ -381,7 +498,10 @@ def test_no_worker_and_no_beat_fire_and_silence_what_follows_from_them(
     ledger.heartbeats.record_beat({})
     watcher.look()
     assert watcher.list() == []
-    database.beat.update_one({"_id": "beat"}, {"$set": {"at": datetime.now(UTC) - timedelta(minutes=3)}})
+    stop_beat(database)
+    watcher.look()
+    let_minutes_pass(database, 3)
+    ledger.heartbeats.record_worker("w", {})
     watcher.look()
     assert watcher.list() == [("no_beat", "firing")]
     # One that stops in order leaves no heartbeat behind.

@@ -94,6 +94,7 @@ def test_rules_that_are_not_written_keep_their_default_and_off_switches_one_off(
         (f'webhook = "{HOOK}"', 'the secret is written out; write "${ALERT_WEBHOOK}"'),
         ('webhook = "${HOOK}"', "must begin with https:// or http://"),
         ('format = "xml"', "json"),
+        ("timeout_seconds = 31", "must be at most 30"),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: Path, line: str, words: str) -> None:

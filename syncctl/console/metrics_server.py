@@ -1,7 +1,9 @@
 """The HTTP server of `syncctl metrics --listen`: one page, a bounded number of readers, and never a hang."""
 
+import io
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TooLate
@@ -18,7 +20,7 @@ log = get_logger(__name__)
 PATH = "/metrics"
 READERS_AT_MOST = 16
 READER_SECONDS = 5.0
-"""How long a reader may take to ask, and to take each piece of the answer."""
+"""How long a reader may take to ask, however slowly it sends, and to take each piece of the answer."""
 ANSWER_SECONDS = 9.0
 """Less than the ten seconds for which Prometheus waits by default."""
 _BUSY = b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -105,11 +107,45 @@ class MetricsServer(ThreadingHTTPServer):
         log.debug("metrics.reader_gone")
 
 
+class _Request(io.RawIOBase):
+    """Reads what arrives on a connection until a deadline, which a timeout for each read would put off."""
+
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
+        self._connection = connection
+        self._ends_at = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        """Tell that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read what is there, or comes before the deadline.
+
+        Raises:
+            TimeoutError: Nothing did.
+        """
+        left = self._ends_at - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the request is not complete")
+        usual = self._connection.gettimeout()
+        self._connection.settimeout(left)
+        try:
+            return self._connection.recv_into(buffer)
+        finally:
+            self._connection.settimeout(usual)
+
+
 class _Handler(BaseHTTPRequestHandler):
     timeout = READER_SECONDS
     server: MetricsServer
     server_version = "syncctl"
     sys_version = ""
+
+    def setup(self) -> None:
+        """Give the whole request a deadline."""
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_Request(self.connection, self.timeout))
 
     def do_GET(self) -> None:
         """Answer with the metrics."""

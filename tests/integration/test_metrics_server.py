@@ -108,6 +108,24 @@ def test_a_reader_that_asks_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -
         assert get(port)[0] == 200
 
 
+def test_a_reader_that_asks_byte_by_byte_is_let_go_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_server._Handler, "timeout", 0.2)
+    with serve(make_samples) as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=0.02) as slow:
+            for _ in range(100):
+                try:
+                    slow.sendall(b"G")
+                    if slow.recv(1) == b"":
+                        break
+                except TimeoutError:
+                    continue
+                except ConnectionError:
+                    break
+            else:
+                pytest.fail("it keeps its place")
+        assert get(port)[0] == 200
+
+
 def test_an_error_is_no_page_without_values() -> None:
     def read() -> Samples:
         raise RuntimeError("secret")

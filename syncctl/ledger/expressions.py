@@ -95,6 +95,8 @@ def paused_by(
 ) -> Doc:
     """Return the expression for a pause: syncctl keeps an older one, and an empty reason keeps the older reason.
 
+    What operators pause again while it still is has been paused since the first time.
+
     Args:
         ends_at: When it ends by itself; None: never.
         probe_after_seconds: When a record may first probe whether a pause by syncctl can end.
@@ -106,5 +108,7 @@ def paused_by(
         return {"$ifNull": [older, {**pause, "until": in_future(probe_after_seconds), "times": 0}]}
     if ends_at is not None:
         pause["ends_at"] = {"$literal": ends_at}
+    is_new = {"$or": [is_pause_over(field), {"$eq": [f"${field}.by", SYNCCTL]}]}
+    pause["at"] = {"$cond": [is_new, "$$NOW", {"$ifNull": [f"${field}.at", "$$NOW"]}]}
     # Merged from one object, so that nothing of an older pause is left.
     return {"$mergeObjects": [pause]}

@@ -87,6 +87,30 @@ def test_a_new_pause_has_its_own_end(testbed: Testbed) -> None:
     assert (paused["reason"], "ends_at" in paused) == ("stock-taking", False)
 
 
+def test_a_pause_that_is_renewed_lasts_since_it_began(testbed: Testbed) -> None:
+    def read_begin(field: str = "paused") -> datetime:
+        begin: datetime = testbed.database.streams.find_one({"_id": "orders"})[field]["at"]
+        return begin
+
+    def age() -> None:
+        for field in ("paused", "polls_paused"):
+            testbed.database.streams.update_one({f"{field}.at": {"$exists": True}}, {"$set": {f"{field}.at": PAST}})
+
+    pause(testbed, scope=EVERYTHING, ends_at=LATER)
+    age()
+    pause(testbed, scope=EVERYTHING, who="bob", reason="a new disk")
+    assert (read_begin(), read_begin("polls_paused")) == (PAST, PAST)
+    pause(testbed, ends_at=LATER)
+    let_pauses_end(testbed)
+    pause(testbed)
+    assert read_begin() > PAST, "the older one was over"
+    testbed.ledger.streams.resume("orders")
+    testbed.ledger.streams.pause("orders", who=SYNCCTL, reason="HTTP 410")
+    age()
+    pause(testbed)
+    assert read_begin() > PAST, "syncctl's was another one"
+
+
 # Polls.
 
 

@@ -1,8 +1,11 @@
 """The files of an archive, `DIR/STREAM/2026-01-31.jsonl.zst`: no crash, and no second writer, loses a line."""
 
+import errno
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -13,12 +16,21 @@ from syncctl.errors import TroubleFound
 
 SUFFIX = ".jsonl.zst"
 PARTS_AT_MOST = 1000
+_MAKE_ROOM = "make room and check the rights of the directory"
+_UNLOCK = "let the other program end, or end it"
+LOCK_SECONDS = 60.0
+LOCK_PAUSE_SECONDS = 0.05
+_NOT_OURS_TO_SYNC = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS)
 _NAME = re.compile(rf"(\d{{4}}-\d\d-\d\d)(?:\.(\d{{1,4}}))?{re.escape(SUFFIX)}")
 _STREAM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 class ArchiveError(TroubleFound):
     """Records cannot be archived, so that none of them may be removed."""
+
+
+class _Locked(OSError):
+    """Another program has kept a file locked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,17 +81,28 @@ def append_lines(directory: Path, stream: str, day: date, lines: Sequence[bytes]
         raise ArchiveError(
             f"cannot archive records of {stream} in {directory}, so none of them is removed",
             why=error.strerror or str(error),
-            hint="make room and check the rights of the directory; then run: syncctl cleanup",
+            hint=f"{_UNLOCK if isinstance(error, _Locked) else _MAKE_ROOM}; then run: syncctl cleanup",
         ) from error
 
 
 def _make_directory(path: Path) -> None:
-    """Make a directory that only this user can read; one that is there stays as it is."""
-    try:
-        path.mkdir(mode=0o700, parents=True)
-    except FileExistsError:
-        return
-    _sync_directory(path.parent)
+    """Make a directory, and those above it, that only this user can read; one that is there keeps its mode.
+
+    Its entry is synced in either case: who made it may have died before that.
+    """
+    is_new = not path.is_dir()
+    if is_new:
+        if path.parent != path and not path.parent.exists():
+            _make_directory(path.parent)
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+    for parent in path.parents if is_new else [path.parent]:
+        try:
+            _sync_directory(parent)
+        except OSError as error:
+            # Of a directory that somebody else made: one that must not be read, or whose file system cannot be synced.
+            if (is_new and parent == path.parent) or error.errno not in _NOT_OURS_TO_SYNC:
+                raise
 
 
 def _sync_directory(path: Path) -> None:
@@ -90,16 +113,36 @@ def _sync_directory(path: Path) -> None:
         os.close(number)
 
 
-def _append(path: Path, lines: Sequence[bytes]) -> bool:
-    """Append lines to one file; False if its end is not whole."""
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Lock a file until it is closed, so that a second clean-up waits.
+
+    Raises:
+        _Locked: Another program has kept it locked all the time.
+    """
     import fcntl
 
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise _Locked(
+                    0, f"another clean-up or program has kept {path} locked for {LOCK_SECONDS:.0f} s"
+                ) from None
+            time.sleep(LOCK_PAUSE_SECONDS)
+        else:
+            return
+
+
+def _append(path: Path, lines: Sequence[bytes]) -> bool:
+    """Append lines to one file; False if its end is not whole."""
     number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(number, "r+b", buffering=0) as file:
-        # Until the file is closed: another clean-up waits here.
-        fcntl.flock(file, fcntl.LOCK_EX)
+        _lock(file, path)
         size = file.seek(0, os.SEEK_END)
         known: set[bytes] = set()
+        last: tuple[int, int] | None = None
         if size:
             last = find_last_frame(file, size)
             if last is None:
@@ -108,9 +151,32 @@ def _append(path: Path, lines: Sequence[bytes]) -> bool:
         else:
             _sync_directory(path.parent)
         missing = [line for line in lines if line not in known]
+        if last is not None and len(missing) < len(lines):
+            _write_again(file, last[0], size)
         if missing:
             _write(file, size, missing)
     return True
+
+
+def _write_again(file: BinaryIO, begin: int, end: int) -> None:
+    """Write a part of a file over itself, and sync it.
+
+    Who wrote it may have died before its sync, or after one that failed: it can then be read, and is not on the disk.
+    After a sync that failed, another one alone writes nothing and succeeds.
+    """
+    file.seek(begin)
+    content = bytearray()
+    while len(content) < end - begin and (piece := file.read(end - begin - len(content))):
+        content += piece
+    file.seek(begin)
+    _write_whole(file, content)
+    os.fsync(file.fileno())
+
+
+def _write_whole(file: BinaryIO, content: bytes | bytearray) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _write(file: BinaryIO, size: int, lines: Sequence[bytes]) -> None:
@@ -118,9 +184,7 @@ def _write(file: BinaryIO, size: int, lines: Sequence[bytes]) -> None:
     frame = make_frame(lines)
     try:
         file.seek(size)
-        left = memoryview(frame)
-        while left:
-            left = left[file.write(left) :]
+        _write_whole(file, frame)
         os.fsync(file.fileno())
         place = find_last_frame(file, size + len(frame))
         if place is None or list(read_lines(file, *place)) != list(lines):
@@ -130,7 +194,7 @@ def _write(file: BinaryIO, size: int, lines: Sequence[bytes]) -> None:
             os.ftruncate(file.fileno(), size)
             os.fsync(file.fileno())
         except OSError:
-            # The next clean-up finds an end that is not whole, and begins another part.
+            # The next clean-up begins another part where the end is not whole, and writes it again where it is.
             pass
         raise
 

@@ -17,8 +17,9 @@ else:
     from backports import zstd
 
 LEVEL = 6
-FRAME_BYTES_AT_MOST = 64 * 1024 * 1024
-"""Lines of one frame: what is read at once. A frame that another program has written may be larger, and is skipped."""
+FRAME_BYTES_AT_MOST = 128 * 1024 * 1024
+"""Lines of one frame: what is read at once. The largest record fits: 16 MiB of control characters are 96 MiB of JSON.
+A frame that another program has written may be larger, and is skipped."""
 _PIECE = 256 * 1024
 _SKIPPABLE = 0x184D2A50
 _SEAL_KIND = _SKIPPABLE + 0x0C

@@ -46,7 +46,7 @@ def cleanup(
     knows the newest version of every row, so that it never takes an old row for a new one.
 
     With --archive, records are written to compressed files, one for each stream and day, and read back before they are
-    deleted; if that fails, nothing more is deleted, and the exit code is 1. syncctl archive finds them there.
+    deleted; if that fails, nothing more of their stream is deleted, and the exit code is 1. syncctl archive finds them.
 
     Examples:
         syncctl cleanup --dry-run

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from syncctl.archive.files import ArchiveError
 from syncctl.core.states import State
 from syncctl.ledger.audit import AuditEntry
 from syncctl.ledger.ledger import Ledger
@@ -66,12 +67,14 @@ def clean_up(
         streams: Only these; if empty, all streams, also those that left the configuration.
 
     Raises:
-        ArchiveError: Records could not be archived; what was not archived is not removed.
+        ArchiveError: Records of a stream could not be archived; what was not archived is not removed. The other
+            streams, and all else, were cleaned up; of several such streams, the first is named.
     """
     ledger.ensure_prepared()
     roll_up(ledger=ledger)
     frozen = ledger.reports.frozen_until()
     now = ledger.streams.server_time()
+    failures: list[ArchiveError] = []
     deleted = dict.fromkeys(retention_seconds, 0)
     detail: dict[str, Any] = {"deleted": deleted} | ({"streams": list(streams)} if streams else {})
     if archive is not None:
@@ -80,22 +83,29 @@ def clean_up(
         for stream in streams or sorted(ledger.streams.load_all()):
             # A stream without keys knows by their records the rows that it reads again.
             logged_since = ledger.streams.load_logged_since(stream) or now
-            for state, seconds in retention_seconds.items():
-                if frozen is None:
-                    continue
-                before = min(now - timedelta(seconds=seconds), frozen, logged_since)
-                if dry_run:
-                    deleted[state] += ledger.operations.count_finished(stream, State(state), before)
-                elif ledger.operations.has_finished(stream, State(state), before):
-                    ledger.streams.note_cleaned(stream, before)
-                    _remove(ledger, entry, deleted, stream=stream, state=state, before=before, archive=archive)
+            try:
+                for state, seconds in retention_seconds.items():
+                    if frozen is None:
+                        continue
+                    before = min(now - timedelta(seconds=seconds), frozen, logged_since)
+                    if dry_run:
+                        deleted[state] += ledger.operations.count_finished(stream, State(state), before)
+                    elif ledger.operations.has_finished(stream, State(state), before):
+                        ledger.streams.note_cleaned(stream, before)
+                        _remove(ledger, entry, deleted, stream=stream, state=state, before=before, archive=archive)
+            except ArchiveError as error:
+                if failures:
+                    log.warning("cleanup.archive", stream=stream, error=str(error))
+                failures.append(error)
             if not dry_run:
                 forget_deleted_rows(ledger, stream)
-    if not dry_run:
-        ledger.runs.remove(before=now - RUNS_KEPT, empty_before=now - EMPTY_RUNS_KEPT)
-        ledger.heartbeats.forget_silent_workers(seconds=SILENT_WORKERS_KEPT_SECONDS)
-        if any(deleted.values()):
-            log.info("cleanup", **deleted)
+        if not dry_run:
+            ledger.runs.remove(before=now - RUNS_KEPT, empty_before=now - EMPTY_RUNS_KEPT)
+            ledger.heartbeats.forget_silent_workers(seconds=SILENT_WORKERS_KEPT_SECONDS)
+            if any(deleted.values()):
+                log.info("cleanup", **deleted)
+        if failures:
+            raise failures[0]
     archived = sum(deleted.values()) if archive is not None else 0
     return Cleaned(deleted=deleted, archived=archived, dry_run=dry_run)
 

@@ -65,7 +65,7 @@ class RetentionSettings(Section):
     discarded: Duration = setting("90d", "records that an operator gave up")
     archive: OptionalText = setting(
         None,
-        "directory to which records are archived before they are deleted; default: none",
+        "directory to which records are archived before they are deleted (then restart all workers); default: none",
         sample="/srv/syncctl-archive",
     )
 

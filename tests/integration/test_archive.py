@@ -1,6 +1,9 @@
 """The archive: what clean-up removes was written, synced and read back before, whatever fails, whoever else does it."""
 
+import fcntl
+import os
 import resource
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +15,13 @@ from typing import Any
 import pytest
 from backports import zstd
 
+from syncctl.archive import files
 from syncctl.archive.files import ArchiveError, append_lines, list_files
 from syncctl.archive.frames import FRAME_BYTES_AT_MOST, Damage, find_last_frame, make_frame, read_lines
 from syncctl.core.json_text import JsonText
 from syncctl.core.states import State
 from syncctl.errors import TroubleFound, UsageError
-from syncctl.ledger.archived_records import read_line
+from syncctl.ledger.archived_records import read_line, to_line
 from syncctl.pipeline import cleanup
 from syncctl.pipeline.archive import Wanted, find_archived, search_archive
 from syncctl.pipeline.cleanup import Cleaned, clean_up
@@ -111,6 +115,66 @@ def test_a_clean_up_that_was_interrupted_before_it_removed_anything_repeats_no_l
     assert read(tmp_path / "orders" / "2026-01-31.jsonl.zst") == lines(1, 2, 3)
 
 
+def test_lines_that_are_known_are_written_and_synced_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append_lines(tmp_path, "orders", DAY, lines(1, 2))
+    path = tmp_path / "orders" / "2026-01-31.jsonl.zst"
+    content = path.read_bytes()
+    os.utime(path, (0, 0))
+    synced: list[tuple[int, bool]] = []
+    sync = os.fsync
+
+    def note(number: int) -> None:
+        status = os.fstat(number)
+        synced.append((status.st_ino, status.st_mtime > 0))
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", note)
+    append_lines(tmp_path, "orders", DAY, lines(1, 2))
+    assert (path.stat().st_ino, True) in synced
+    assert path.read_bytes() == content
+    # A directory that was made, and not synced, before its maker died.
+    assert {inode for inode, _ in synced} >= {tmp_path.stat().st_ino, tmp_path.parent.stat().st_ino}
+
+
+def test_lines_that_cannot_be_synced_again_may_not_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    append_lines(tmp_path, "orders", DAY, lines(1))
+    sync = os.fsync
+    monkeypatch.setattr(os, "ftruncate", fail)
+    monkeypatch.setattr(os, "fsync", lambda number: fail() if stat.S_ISREG(os.fstat(number).st_mode) else sync(number))
+    for numbers in ((2,), (2,), (2, 3)):
+        with pytest.raises(ArchiveError) as failed:
+            append_lines(tmp_path, "orders", DAY, lines(*numbers))
+        assert failed.value.why == "Input/output error"
+    monkeypatch.undo()
+    append_lines(tmp_path, "orders", DAY, lines(2))
+    assert read(tmp_path / "orders" / "2026-01-31.jsonl.zst") == lines(1, 2)
+
+
+def test_directories_that_are_made_are_private(tmp_path: Path) -> None:
+    append_lines(tmp_path / "a" / "b", "orders", DAY, lines(1))
+    made = [path for path in tmp_path.rglob("*") if path.is_dir()]
+    assert {path.name: path.stat().st_mode & 0o777 for path in made} == {"a": 0o700, "b": 0o700, "orders": 0o700}
+
+
+def test_a_file_that_stays_locked_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append_lines(tmp_path, "orders", DAY, lines(1))
+    path = tmp_path / "orders" / "2026-01-31.jsonl.zst"
+    monkeypatch.setattr(files, "LOCK_SECONDS", 0.1)
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        with pytest.raises(ArchiveError) as failed:
+            append_lines(tmp_path, "orders", DAY, lines(2))
+    assert "another clean-up or program has kept" in (failed.value.why or "")
+    assert "let the other program end" in (failed.value.hint or "")
+    append_lines(tmp_path, "orders", DAY, lines(2))
+    assert read(path) == lines(1, 2)
+
+
 def test_a_damaged_frame_is_named_and_the_others_are_read(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         append_lines(tmp_path, "orders", DAY, lines(number))
@@ -126,6 +190,12 @@ def test_a_damaged_frame_is_named_and_the_others_are_read(tmp_path: Path) -> Non
     path.write_bytes(b"not an archive")
     (damage,) = read(path)
     assert isinstance(damage, Damage)
+
+
+def test_the_largest_record_fits_in_a_frame(tmp_path: Path) -> None:
+    largest = to_line({"_id": "orders-1", "payload": "\1" * (16 * 1024 * 1024 - 100)})
+    append_lines(tmp_path, "orders", DAY, [largest])
+    assert read(tmp_path / "orders" / "2026-01-31.jsonl.zst") == [largest]
 
 
 def test_memory_is_that_of_one_frame(tmp_path: Path) -> None:
@@ -213,6 +283,21 @@ def test_what_cannot_be_archived_is_not_removed_and_the_job_says_so(testbed: Tes
     with maintenance_lease(testbed.ledger, "cleanup", seconds=60):
         clean(testbed, tmp_path / "elsewhere")
     assert find_failing(testbed.ledger) == []
+
+
+def test_a_stream_that_cannot_be_archived_keeps_no_other_from_its_clean_up(testbed: Testbed, tmp_path: Path) -> None:
+    finish(testbed, 1)
+    finish(testbed, 2)
+    testbed.database.records.update_one({"_id": "orders-2"}, {"$set": {"stream": "payments"}})
+    testbed.ledger.streams.ensure("payments")
+    testbed.database.workers.insert_one({"_id": "long-dead", "at": LONG_AGO})
+    (tmp_path / "orders").write_text("a file in the way")
+    with pytest.raises(ArchiveError, match="cannot archive records of orders"):
+        clean(testbed, tmp_path)
+    assert ids(list(testbed.database.records.find({}))) == ["orders-1"]
+    assert testbed.database.workers.find_one({"_id": "long-dead"}) is None
+    (entry, *_) = testbed.ledger.audit.load(limit=1)
+    assert (entry["count"], "cannot archive records of orders" in entry["error"]) == (1, True)
 
 
 def test_a_clean_up_that_dies_before_it_removes_is_repeated_without_a_trace(

@@ -46,6 +46,10 @@ def check_channel(services: "Services", name: str) -> Finding:
     broken = {channel.name: getattr(channel, "error", None) for channel in open_channels(services.settings)}
     if error := broken.get(name):
         return failed(error, "correct [alerts], then run: syncctl alerts test")
+    if name not in broken:
+        return warned(
+            "its variable is not set here, so its messages wait for a process that has it", "see: syncctl config"
+        )
     known = services.ledger.alerts.load_channels().get(name, {})
     now = services.ledger.streams.server_time()
     if known.get("error"):

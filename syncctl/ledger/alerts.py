@@ -27,6 +27,7 @@ RESTS_SECONDS = 300.0
 """How long an alert that ended does not begin again: two processes with different settings send less."""
 _CHANNEL = "channel:"
 _WATCH = "watch"
+_END = {"ended_at": "$$NOW", "lasted_since": "$condition_since"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,9 +106,9 @@ class Alerts:
 
     @edge
     def clear_condition(self, alert: Doc) -> None:
-        """Note that what a rule measures has ended before the alert fired, and when."""
+        """Note that what a rule measures has ended before the alert fired, and when it began and ended."""
         guard = {"_id": alert["_id"], "state": {"$ne": FIRING}, "condition_since": {"$exists": True}}
-        self._alerts.update_one(guard, [{"$set": {"ended_at": "$$NOW"}}, {"$unset": "condition_since"}])
+        self._alerts.update_one(guard, [{"$set": _END}, {"$unset": "condition_since"}])
 
     @edge
     def fire(
@@ -160,7 +161,7 @@ class Alerts:
         facts = {"state": RESOLVED, "value": value, "detail": detail}
         message = facts | {"threshold": known["threshold"], "since": known["since"], "repeated": 0}
         changes: Doc = {name: {"$literal": fact} for name, fact in facts.items()}
-        changes |= {"resolved_at": "$$NOW", "ended_at": "$$NOW", **_revise(), "outbox": _append(channels, message)}
+        changes |= {"resolved_at": "$$NOW", **_END, **_revise(), "outbox": _append(channels, message)}
         guard = _guard(known["_id"], known, {"state": FIRING})
         return self._alerts.update_one(guard, [{"$set": changes}, {"$unset": "condition_since"}]).modified_count == 1
 

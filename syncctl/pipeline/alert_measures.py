@@ -36,6 +36,8 @@ SAID_BY_RULE = {
 HOLDS_NOTHING = ("rows_passed_over", "schema_changed")
 """What `status` shows among the obstacles although the stream goes on."""
 OUTAGES = (AlertKey(rule="no_worker"), AlertKey(rule="no_beat"))
+OUTAGE = timedelta(minutes=1)
+"""A shorter one, as a restart is, is no reason for a backlog: the counting goes on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +98,9 @@ class AlertFacts:
         """
         if self.fires(key):
             return [min(self.watched_since, self.known[key.id]["since"] - beyond)]
-        return [self.watched_since, *self.find_times("ended_at", *OUTAGES)]
+        ended = [alert for key in OUTAGES if (alert := self.known.get(key.id, {})).get("ended_at")]
+        long = [alert for alert in ended if alert["ended_at"] - alert.get("lasted_since", alert["ended_at"]) >= OUTAGE]
+        return [self.watched_since, *(alert["ended_at"] for alert in long)]
 
 
 def measure_failed_share(facts: AlertFacts) -> Iterator[Measurement]:
@@ -110,10 +114,11 @@ def measure_failed_share(facts: AlertFacts) -> Iterator[Measurement]:
                 part = 1.0 if hour["window_start"] == begun else weight
                 failed += part * hour.get("failed", 0)
                 finished += part * (hour.get("failed", 0) + hour.get("delivered", 0))
-        if finished >= facts.minimum_records:
+        if finished > 0:
             yield Measurement(
                 key=AlertKey(rule="failed_share", stream=name),
                 share=failed / finished,
+                may_fire=finished >= facts.minimum_records,
                 detail=f"{failed:,.0f} of the {finished:,.0f} records that finished within the last hour failed",
             )
 

@@ -59,9 +59,13 @@ def plan_alerts(settings: "Settings") -> "AlertPlan":
 
 
 def list_channel_names(settings: "Settings") -> tuple[str, ...]:
-    """Return the names of the channels that are set."""
-    targets = {"webhook": settings.alerts.find_webhook(), "email": settings.alerts.find_mail()}
-    return tuple(name for name, target in targets.items() if target is not None)
+    """Return the names of the channels that are set, also without their variable: another process may have it."""
+    channels = (("webhook", "webhook", settings.alerts.find_webhook()), ("email", "smtp", settings.alerts.find_mail()))
+    return tuple(
+        name
+        for name, key, target in channels
+        if target is not None or settings.layers.find_absent(("alerts", key)) is not None
+    )
 
 
 def open_channels(settings: "Settings") -> "Sequence[Channel]":

@@ -418,6 +418,22 @@ def test_after_an_outage_of_the_workers_a_backlog_counts_anew(
     assert ("backlog_age", "firing") in watcher.list()
 
 
+def test_a_short_restart_of_the_workers_is_no_reason_of_a_backlog(
+    testbed: Testbed, source_db: SourceDb, watcher: Watcher
+) -> None:
+    watcher.plan = make_plan("no_worker", "backlog_age")
+    source_db.create_orders(2)
+    testbed.poll()
+    watcher.look()
+    let_minutes_pass(testbed.database, 0.5)
+    testbed.ledger.heartbeats.record_worker("w", {})
+    watcher.look()
+    let_minutes_pass(testbed.database, 14.6)
+    testbed.ledger.heartbeats.record_worker("w", {})
+    watcher.look()
+    assert watcher.list() == [("backlog_age", "firing")]
+
+
 def test_a_rule_that_meets_a_bug_says_nothing_new_and_holds_up_no_other(
     testbed: Testbed, watcher: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -463,6 +479,10 @@ def test_a_share_of_failures_is_judged_from_a_number_of_records_on_and_does_not_
     watcher.look()
     (alert,) = read_alerts(ledger)
     assert (alert.rule, alert.value, alert.unit) == ("failed_share", 0.06, "share")
+    # With fewer records it goes on, as long as too many of them fail.
+    database.reports.update_one({"stream": "orders"}, {"$set": {"delivered": 8, "failed": 2}})
+    watcher.look()
+    assert watcher.list() == [("failed_share", "firing")]
     # Just below the threshold it goes on.
     database.reports.update_one({"stream": "orders"}, {"$set": {"delivered": 1240}})
     database.reports.update_one({"stream": "orders"}, {"$set": {"failed": 60}})

@@ -15,7 +15,7 @@ from syncctl.errors import ConfigurationError
 from syncctl.ledger.alerts import AlertKey, AlertMessage
 from syncctl.pipeline.alert_measures import MEASURES, SILENCED_BY
 from syncctl.settings import Settings, describe_settings, load_settings
-from syncctl.wiring.alerts import plan_alerts
+from syncctl.wiring.alerts import open_channels, plan_alerts
 
 PAGE = Path(__file__).parents[2] / "docs" / "alerts.md"
 NOW = datetime(2026, 1, 31, 3, 6, 13, tzinfo=UTC)
@@ -108,7 +108,8 @@ def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: Path, line: str, wo
 
 def test_a_channel_whose_variable_is_not_set_stops_no_command_and_is_reported(tmp_path: Path) -> None:
     settings = load(tmp_path, 'webhook = "${HOOK}"\nemail_to = ["a@b.c"]')
-    assert plan_alerts(settings).channels == ()
+    assert plan_alerts(settings).channels == ("webhook",), "its messages wait for a process that can send them"
+    assert open_channels(settings) == []
     with pytest.raises(ConfigurationError) as caught:
         settings.check()
     assert "alerts.webhook" in caught.value.why

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -48,6 +48,8 @@ class StreamPlan:
     written_columns: tuple[str, ...] = ()
     #: Streams whose older due records go first.
     after: tuple[str, ...] = ()
+    #: Those of the streams in `after` that have any.
+    quiet_hours_of_others: Mapping[str, QuietHours] = field(default_factory=dict)
     quiet_hours: QuietHours | None = None
 
 
@@ -132,7 +134,7 @@ def _find_waits(ledger: Ledger, facts: StreamFacts) -> Iterator[Obstacle]:
     """Report what a stream's settings make its records wait for: the end of its quiet hours, and other streams."""
     name, plan, oldest = facts.name, facts.plan, facts.counts["oldest_due_at"]
     if plan.quiet_hours is not None and (end := plan.quiet_hours.find_end(facts.now)) is not None:
-        local = f"{to_local(end, plan.quiet_hours.timezone):%H:%M %Z}"
+        local = _describe_end(plan.quiet_hours, end)
         yield Obstacle(
             kind="quiet_hours",
             detail=f"in its quiet hours ({plan.quiet_hours}) until {local}: nothing is sent",
@@ -147,17 +149,29 @@ def _find_waits(ledger: Ledger, facts: StreamFacts) -> Iterator[Obstacle]:
         if since is None or since > oldest:
             continue
         is_paused = ledger.streams.load_gate(other).hold.paused
+        quiet_hours = plan.quiet_hours_of_others.get(other)
+        end = quiet_hours.find_end(facts.now) if quiet_hours is not None and not is_paused else None
         if is_paused or facts.oldest_due_seconds > WAITS_SECONDS:
             age = format_age(max((facts.now - since).total_seconds(), 1))
+            why, hint = "", f"see what holds {other}: syncctl status"
+            if is_paused:
+                why, hint = " and is paused", f"syncctl resume {other}"
+            elif quiet_hours is not None and end is not None:
+                why = f" and is in its quiet hours until {_describe_end(quiet_hours, end)}"
+                hint = f"to end them: change streams.{other}.quiet_hours"
+            if not is_paused:
+                hint += f"; or remove it from streams.{name}.after and restart the workers"
             yield Obstacle(
                 kind="waits_for_stream",
-                detail=f"waits for stream {other}, which has had a due record for {age}"
-                f"{' and is paused' if is_paused else ''}: after = [{json.dumps(other)}]",
-                hint=f"syncctl resume {other}"
-                if is_paused
-                else f"see what holds {other}: syncctl status; or remove it from streams.{name}.after "
-                "and restart the workers",
+                detail=f"waits for stream {other}, which has had a due record for {age}{why}: "
+                f"after = [{json.dumps(other)}]",
+                hint=hint,
+                is_planned=end is not None,
             )
+
+
+def _describe_end(quiet_hours: QuietHours, end: datetime) -> str:
+    return f"{to_local(end, quiet_hours.timezone):%H:%M %Z}"
 
 
 def _find_poll_obstacles(facts: StreamFacts) -> Iterator[Obstacle]:

@@ -107,6 +107,7 @@ def plan_stream(settings: "Settings", name: str) -> "StreamPlan":
 
     stream = settings.streams[name]
     partner = settings.partners[stream.partner]
+    others = {other: settings.stream(other).quiet_hours for other in stream.after}
     return StreamPlan(
         partner=stream.partner,
         poll_every_seconds=stream.poll_every,
@@ -116,6 +117,7 @@ def plan_stream(settings: "Settings", name: str) -> "StreamPlan":
         table=stream.table,
         written_columns=tuple(stream.write_back),
         after=stream.after,
+        quiet_hours_of_others={other: hours for other, hours in others.items() if hours is not None},
         quiet_hours=settings.stream(name).quiet_hours,
     )
 

@@ -126,6 +126,18 @@ def wait_for_stream(stage: Stage) -> None:
     stage.run("pause", "customers")
 
 
+def wait_for_quiet_stream(stage: Stage) -> None:
+    begin, end = (datetime.now(UTC) + timedelta(hours=hours) for hours in (-1, 1))
+    quiet_hours = f"{begin:%H:%M}-{end:%H:%M} UTC"
+    customers = {"table": "customers", "start": "now", "endpoint": "POST /customers", "quiet_hours": quiet_hours}
+    stage.settings["sections"] = {"streams": {"customers": customers}}
+    stage.settings["stream"] = {"after": ["customers"]}
+    stage.poll()
+    stage.ledger.records.log([new_record(1, id="customers-1", stream="customers")], LONG_AGO)
+    later = LONG_AGO + timedelta(hours=1)
+    stage.testbed.database.records.update_many({"stream": "orders"}, {"$set": {"due_at": later}})
+
+
 def refuse_credentials(stage: Stage) -> None:
     stage.poll()
     stage.deliver(lambda _: 401)
@@ -404,6 +416,15 @@ KINDS: dict[str, Kind] = {
         shown="orders: waits for stream customers, which has had a due record for 3h and is paused: .*resume customers",
         check=STREAM,
         hint="syncctl resume customers",
+    ),
+    "another stream goes first and is quiet": Kind(
+        arrange=wait_for_quiet_stream,
+        stated="waits_for_stream",
+        shown=r"orders: waits for stream customers, which has had a due record for 3h and is in its quiet hours until "
+        r"\d\d:\d\d UTC",
+        check=STREAM,
+        hint="",
+        status="ok",
     ),
     "401 to all": Kind(
         arrange=refuse_credentials,

@@ -603,6 +603,32 @@ def test_quiet_hours_and_a_stream_that_goes_first_are_the_reason_of_a_backlog(
     assert [alert.stream for alert in read_alerts(watcher.ledger)] == ["orders"]
 
 
+def test_a_stream_that_waits_for_one_in_its_quiet_hours_is_as_the_settings_ask_for(
+    testbed: Testbed, source_db: SourceDb, watcher: Watcher
+) -> None:
+    source_db.create_orders(1)
+    testbed.poll()
+    now = datetime.now(UTC)
+    quiet = parse_quiet_hours(f"{now - timedelta(hours=1):%H:%M}-{now + timedelta(hours=1):%H:%M} UTC")
+    lines = StreamPlan(partner="default", after=("orders",), quiet_hours_of_others={"orders": quiet})
+    document = {"_id": "l", "stream": "lines", "state": "pending", "fresh": True, "due_at": datetime.now(UTC)}
+    testbed.database.records.insert_one(document)
+    testbed.database.streams.update_one(
+        {"_id": "lines"}, [{"$set": {"health.last_poll_at": {"$add": ["$$NOW", 86_400_000]}}}], upsert=True
+    )
+    watcher.plan = make_plan("obstacle", streams={"lines": lines})
+    watcher.look()
+    for _ in range(2):
+        pass_minutes(watcher, testbed.database, 40)
+    assert watcher.list() == []
+    pause(testbed)
+    watcher.look()
+    pass_minutes(watcher, testbed.database, 40)
+    (alert,) = read_alerts(watcher.ledger)
+    assert "waits for stream orders" in alert.detail
+    assert "and is paused" in alert.detail, "which an operator asked for"
+
+
 def test_a_partner_that_is_paused_is_one_alert_for_all_its_streams(testbed: Testbed, watcher: Watcher) -> None:
     testbed.ledger.partners.pause("default", who="anna", reason="")
     let_hours_pass(testbed.database, 2)

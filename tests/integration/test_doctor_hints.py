@@ -32,7 +32,7 @@ from tests.harness.source_db import SourceDb
 from tests.harness.testbed import ListReader, Testbed, new_record, version_row
 
 LONG_AGO = datetime.now(UTC) - timedelta(hours=3)
-AHEAD = datetime.now(UTC) + timedelta(minutes=7)
+AHEAD = datetime.now(UTC) + timedelta(hours=3)
 CHECKED = tuple(group for group in GROUPS if group != "queue")
 
 

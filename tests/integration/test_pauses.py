@@ -237,14 +237,13 @@ def test_a_record_in_flight_is_waited_for_until_its_batch_ends(known: Testbed) -
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"due_at": datetime.now(UTC) + timedelta(hours=1), "fresh": False},
-        {"state": "failed"},
-        {"due_at": datetime.now(UTC) - timedelta(minutes=1)},
-    ],
+    [{"due_in": timedelta(hours=1), "fresh": False}, {"state": "failed"}, {"due_in": -timedelta(minutes=1)}],
     ids=["retried later", "failed", "younger"],
 )
 def test_other_records_are_not_waited_for(known: Testbed, change: dict[str, Any]) -> None:
+    if "due_in" in change:
+        change = {**change, "due_at": datetime.now(UTC) + change["due_in"]}
+        del change["due_in"]
     known.database.records.update_one({"_id": "customers-1"}, {"$set": change})
     assert known.take_all() == [[1, 2, 3]]
 

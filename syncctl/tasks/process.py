@@ -1,8 +1,10 @@
 """How a use case becomes a Celery task, and what a worker's processes share: the wish to stop, and delivery slots."""
 
 import fcntl
+import importlib
 import multiprocessing
 import os
+import pkgutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -130,6 +132,22 @@ class Slots:
         if self._taken[0] != os.getpid():
             self._taken = (os.getpid(), set())
         return self._taken[1]
+
+
+LOADED_BEFORE_FORKS = ("core", "ledger", "broker", "sources", "partner", "pipeline", "channels", "archive", "wiring")
+
+
+@signals.worker_init.connect(weak=False)
+def load_modules(**_: object) -> None:
+    """Load, before the pool forks, every module that a task or a thread of the worker imports when it needs it.
+
+    A process that is forked while a thread imports a module would wait for that module for ever: the lock that the
+    thread holds is copied, and the thread is not.
+    """
+    for name in LOADED_BEFORE_FORKS:
+        package = importlib.import_module(f"syncctl.{name}")
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
 
 
 @signals.worker_init.connect(weak=False)

@@ -163,7 +163,7 @@ def check_directory(file: Path) -> None:
     """Check that a file can be written, before the report is made.
 
     Raises:
-        UsageError: its directory does not exist, or it is a directory itself.
+        UsageError: its directory does not exist, or it is a directory itself, a device or a pipe.
     """
     if not file.parent.is_dir():
         raise UsageError(
@@ -174,6 +174,10 @@ def check_directory(file: Path) -> None:
     if file.is_dir():
         raise UsageError(
             f"cannot write {file}", why="it is a directory", hint=f"name a file: --html {file}/report.html"
+        )
+    if file.exists() and not file.is_file():
+        raise UsageError(
+            f"cannot write {file}", why="it is a device or a pipe, which would be replaced", hint="name a regular file"
         )
 
 

@@ -123,6 +123,7 @@ def _show_stories(
     connections: "Connections", records: Sequence[Mapping[str, Any]], *, ask_source: bool, as_json: bool
 ) -> ExitCode:
     from syncctl.commands.show_story import show_story
+    from syncctl.pipeline.row_comparison import hide_masked
     from syncctl.pipeline.timeline import build_timeline
     from syncctl.wiring.operators import compare_row
 
@@ -131,6 +132,13 @@ def _show_stories(
     comparison = compare_row(connections, records[0], ask_source=ask_source) if len(rows) == 1 else None
     if comparison is not None and comparison.source_error is not None:
         out.warn(f"the row was not read from the source: {comparison.source_error}")
+    settings = connections.settings
+    records = [
+        {**record, "payload": hide_masked(record["payload"], settings.stream(record["stream"]))}
+        if record.get("payload") is not None and record["stream"] in settings.streams
+        else record
+        for record in records
+    ]
     if as_json:
         timeline = [event for events in timelines for event in events]
         documents = [to_public(record) for record in records]

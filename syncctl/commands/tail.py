@@ -35,7 +35,7 @@ def tail(
         typer.Option(
             "--state",
             metavar="STATE",
-            help="Only attempts after which the record was delivered, retrying or failed; may be repeated.",
+            help="Only attempts after which the record was delivered, retrying, failed, superseded or discarded.",
         ),
     ] = None,
     error: Annotated[

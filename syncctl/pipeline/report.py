@@ -233,13 +233,17 @@ def draw_report(
         summary.add(hour)
         if draws:
             figures.add(hour)
-    before = None
+    rows, before = select(summary.rows()), None
     if compare:
         earlier = Summary(by, zone)
         start_before = shift_back(start, end, zone)
         for hour in read_hours(ledger, start_before, start, streams, whole_days=adds_days):
             earlier.add(hour)
-        before = Comparison(since=start_before, until=start, rows=select(earlier.rows()), totals=earlier.totals())
+        # The streams that are shown, also where their states were others.
+        names = {row["stream"] for row in rows} if by == "stream" else set()
+        earlier_rows = earlier.rows()
+        kept = tuple(row for row in earlier_rows if row["stream"] in names) if names else select(earlier_rows)
+        before = Comparison(since=start_before, until=start, rows=kept, totals=earlier.totals())
     known = ledger.reports.last_roll_up()
     report = Report(
         since=start,
@@ -247,7 +251,7 @@ def draw_report(
         timezone=name_zone(zone),
         rolled_up_at=None if known is None else known.at,
         by=by,
-        rows=select(summary.rows()),
+        rows=rows,
         totals=summary.totals(),
         top_errors=tuple(summary.errors()[:TOP_ERRORS]),
         compare=before,

@@ -159,6 +159,28 @@ def _flatten_value(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
+def hide_masked(payload: Mapping[str, Any], stream: Stream) -> dict[str, Any]:
+    """Return a payload for people: what was logged before its column was masked is hidden, in children too."""
+    return _hide_row(payload, stream.mask, stream.children)
+
+
+def _hide_row(row: Mapping[str, Any], masks: Mapping[str, Mask], children: Sequence[Child]) -> dict[str, Any]:
+    by_name = {child.name: child for child in children}
+    hidden: dict[str, Any] = {}
+    for name, value in row.items():
+        if name in by_name:
+            hidden[name] = _hide_children(value, by_name[name])
+        else:
+            hidden[name] = keep_masked(value, masks[name]) if name in masks else value
+    return hidden
+
+
+def _hide_children(value: Any, child: Child) -> Any:
+    if isinstance(value, list | tuple):
+        return [_hide_children(row, child) for row in value]
+    return _hide_row(value, child.mask, child.children) if isinstance(value, Mapping) else value
+
+
 def keep_masked(value: Any, mask: Mask) -> Any:
     """Return a value of a masked column, hidden if it was logged before the column was masked."""
     if value is None:

@@ -1,6 +1,7 @@
 """Refused command lines: three lines on stderr, exit code 2, nothing on stdout."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,13 @@ REFUSED = {
     ("--directory", "no/such/place", "status"): ("cannot enter the directory no/such/place", "", "--directory"),
     ("status", "--directory", "no/such/place"): ("cannot enter the directory no/such/place", "", "--directory"),
 }
+
+
+def test_a_report_does_not_replace_a_pipe(run_syncctl: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "page.html")
+    result = run_syncctl("report", "--html", "page.html", cwd=tmp_path)
+    assert result.exit_code == 2
+    assert "it is a device or a pipe" in result.stderr
 
 
 @pytest.mark.parametrize("args", REFUSED, ids=" ".join)

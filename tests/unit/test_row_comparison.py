@@ -11,7 +11,7 @@ from syncctl.console.lines import draw_line, measure
 from syncctl.core.json_text import JsonText
 from syncctl.core.rows import Row
 from syncctl.core.stream import Child
-from syncctl.pipeline.row_comparison import Comparison, Difference, compare_versions, keep_masked
+from syncctl.pipeline.row_comparison import Comparison, Difference, compare_versions, hide_masked, keep_masked
 from tests.harness.cases import make_stream
 
 STREAM = make_stream(key=("id",))
@@ -91,6 +91,10 @@ def test_masked_columns_stay_masked_also_where_they_were_logged_before_the_mask(
         "lines[line=1].sku": ("****9999", "****", "****"),
     }
     assert keep_masked(None, "hash") is None
+    assert hide_masked(old, stream) == {
+        "iban": "****", "email": "****", "ssn": "****", "lines": [{"line": 1, "sku": "****"}]
+    }  # fmt: skip
+    assert hide_masked(now, stream) == now
 
 
 def test_a_row_that_is_gone_or_was_deleted_has_no_fields() -> None:

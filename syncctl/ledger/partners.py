@@ -52,6 +52,11 @@ class PartnerGate:
         return self.hold.paused
 
 
+def count_permits(partner: Mapping[str, Any], now: datetime) -> int:
+    """Return how many calls have a permit of the concurrency limit in a partner's document."""
+    return sum(int(permit["calls"]) for permit in partner.get("permits", ()) if permit["until"] > now)
+
+
 class Partners:
     """One document per partner; every change is one write, judged by MongoDB's clock (invariant 8)."""
 

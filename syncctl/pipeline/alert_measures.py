@@ -131,7 +131,7 @@ def measure_backlog_age(facts: AlertFacts) -> Iterator[Measurement]:
         is_paused = find_pause(facts.documents.get(name, {}), facts.now) or find_pause(
             facts.partners.get(plan.partner, {}), facts.now
         )
-        if (is_paused and "paused" in facts.thresholds) or _is_quiet(plan, facts.now):
+        if (is_paused and "paused" in facts.thresholds) or plan.find_quiet_end(facts.now) is not None:
             continue
         if any(_has_just_ended(facts, pause) for pause in pauses):
             continue
@@ -143,7 +143,7 @@ def measure_backlog_age(facts: AlertFacts) -> Iterator[Measurement]:
         held_until = facts.find_times("ended_at", *pauses) + facts.find_times("resolved_at", circuit)
         # Quiet hours that ended before that are no reason for the present age.
         before = facts.now - timedelta(seconds=facts.thresholds["backlog_age"])
-        if plan.quiet_hours is not None and (end := plan.quiet_hours.find_end(before)) is not None:
+        if (end := plan.find_quiet_end(before)) is not None:
             held_until.append(end)
         key = AlertKey(rule="backlog_age", stream=name)
         yield Measurement(
@@ -163,10 +163,6 @@ def _list_pauses(document: Doc, now: datetime) -> list[Doc]:
     """Return the pauses of a stream, of its polls, or of a partner."""
     found = (find_pause(document, now), find_pause(document, now, field=POLLS_PAUSED_FIELD))
     return [pause for pause in found if pause is not None]
-
-
-def _is_quiet(plan: StreamPlan, now: datetime) -> bool:
-    return plan.quiet_hours is not None and plan.quiet_hours.find_end(now) is not None
 
 
 def _waits_for_another(facts: AlertFacts, plan: StreamPlan, due: datetime) -> bool:

@@ -175,15 +175,18 @@ def _look(
 def find_barrier(ledger: Ledger, stream: Stream) -> datetime | None:
     """Return the time from which on records of a stream wait, because due ones of other streams are as old or older.
 
-    None if none does. A record on its way from due to in flight is seen in one of the two places, or in both.
+    None if none does.
     """
-    since = (
-        at
-        for name in stream.after
-        for at in (ledger.records.find_oldest_due(name), ledger.batches.find_oldest(name))
-        if at is not None
-    )
-    return min(since, default=None)
+    return min(filter(None, (find_oldest_unsent(ledger, name) for name in stream.after)), default=None)
+
+
+def find_oldest_unsent(ledger: Ledger, stream: str) -> datetime | None:
+    """Return since when the oldest record of a stream has been due that is due or in flight; None if there is none.
+
+    A record on its way from due to in flight is seen in one of the two places, or in both.
+    """
+    found = (ledger.records.find_oldest_due(stream), ledger.batches.find_oldest(stream))
+    return min(filter(None, found), default=None)
 
 
 def _cut_at_bytes(records: Sequence[DueRecord], at_most: int) -> list[str]:

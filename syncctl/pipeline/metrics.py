@@ -15,6 +15,7 @@ from syncctl.core.metrics import (
 )
 from syncctl.ledger.holds import find_pause
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.partners import count_permits
 from syncctl.ledger.poll_pauses import POLLS_PAUSED_FIELD
 from syncctl.ledger.source_schemas import read_schema_changes
 from syncctl.ledger.totals import StreamTotals
@@ -91,8 +92,7 @@ def _add_gauges(samples: Samples, ledger: Ledger, name: str, plan: StreamPlan, d
     samples.add("syncctl_schema_changes", len(read_schema_changes(document, now)), name)
     samples.add("syncctl_stream_paused", int(find_pause(document, now) is not None), name)
     samples.add("syncctl_polls_paused", int(find_pause(document, now, field=POLLS_PAUSED_FIELD) is not None), name)
-    is_quiet = plan.quiet_hours is not None and plan.quiet_hours.find_end(now) is not None
-    samples.add("syncctl_stream_quiet", int(is_quiet), name)
+    samples.add("syncctl_stream_quiet", int(plan.find_quiet_end(now) is not None), name)
     circuit = document.get("breaker", {}).get("state", BreakerState.CLOSED.value)
     for state in CIRCUIT_STATES:
         samples.add("syncctl_circuit_state", int(state == circuit), name, state)
@@ -107,9 +107,8 @@ def _add_partners(samples: Samples, ledger: Ledger, configured: Mapping[str, Str
     known = ledger.partners.load_all()
     for partner, limit in sorted(limits.items()):
         document = known.get(partner, {})
-        in_use = sum(int(permit["calls"]) for permit in document.get("permits", ()) if permit["until"] > now)
         samples.add("syncctl_partner_paused", int(find_pause(document, now) is not None), partner)
-        samples.add("syncctl_permits_in_use", in_use, partner)
+        samples.add("syncctl_permits_in_use", count_permits(document, now), partner)
         if limit is not None:
             samples.add("syncctl_permits_limit", limit, partner)
 

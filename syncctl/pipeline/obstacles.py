@@ -13,10 +13,12 @@ from syncctl.core.quiet_hours import QuietHours, to_local
 from syncctl.core.states import UNFINISHED_COUNTS
 from syncctl.ledger.holds import find_pause
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.partners import count_permits
 from syncctl.ledger.poll_pauses import POLLS_PAUSED_FIELD
 from syncctl.ledger.source_schemas import CHANGES_SHOWN, read_schema_changes
 from syncctl.ledger.streams import read_notes
 from syncctl.ledger.write_backs import Lag
+from syncctl.pipeline.dispatch import find_oldest_unsent
 from syncctl.pipeline.pause import describe_pause
 
 Doc = Mapping[str, Any]
@@ -51,6 +53,10 @@ class StreamPlan:
     #: Those of the streams in `after` that have any.
     quiet_hours_of_others: Mapping[str, QuietHours] = field(default_factory=dict)
     quiet_hours: QuietHours | None = None
+
+    def find_quiet_end(self, now: datetime) -> datetime | None:
+        """Return when its quiet hours end that are now; None if it is not quiet."""
+        return None if self.quiet_hours is None else self.quiet_hours.find_end(now)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +103,7 @@ class StreamFacts:
     @property
     def permits(self) -> int:
         """How many calls at the partner have a permit of its concurrency limit."""
-        return sum(int(permit["calls"]) for permit in self.partner.get("permits", ()) if permit["until"] > self.now)
+        return count_permits(self.partner, self.now)
 
 
 def find_obstacles(ledger: Ledger, facts: StreamFacts) -> list[Obstacle]:
@@ -133,7 +139,7 @@ def _find_pauses(facts: StreamFacts) -> Iterator[Obstacle]:
 def _find_waits(ledger: Ledger, facts: StreamFacts) -> Iterator[Obstacle]:
     """Report what a stream's settings make its records wait for: the end of its quiet hours, and other streams."""
     name, plan, oldest = facts.name, facts.plan, facts.counts["oldest_due_at"]
-    if plan.quiet_hours is not None and (end := plan.quiet_hours.find_end(facts.now)) is not None:
+    if plan.quiet_hours is not None and (end := plan.find_quiet_end(facts.now)) is not None:
         local = _describe_end(plan.quiet_hours, end)
         yield Obstacle(
             kind="quiet_hours",
@@ -143,9 +149,7 @@ def _find_waits(ledger: Ledger, facts: StreamFacts) -> Iterator[Obstacle]:
             is_planned=True,
         )
     for other in plan.after if oldest is not None else ():
-        since = min(
-            filter(None, (ledger.records.find_oldest_due(other), ledger.batches.find_oldest(other))), default=None
-        )
+        since = find_oldest_unsent(ledger, other)
         if since is None or since > oldest:
             continue
         is_paused = ledger.streams.load_gate(other).hold.paused

@@ -11,6 +11,7 @@ from syncctl.core.states import RETRYING, UNFINISHED_COUNTS, State
 from syncctl.ledger.expressions import SYNCCTL
 from syncctl.ledger.holds import find_pause
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.partners import count_permits
 from syncctl.ledger.poll_pauses import POLLS_PAUSED_FIELD
 from syncctl.ledger.selections import Criteria, list_scans
 from syncctl.ledger.source_schemas import read_schema_changes
@@ -106,7 +107,7 @@ def read_status(
         | {
             "held": held[name],
             "awaiting_poll": awaiting[name],
-            "quiet_until": _find_quiet_end(configured.get(name), now),
+            "quiet_until": configured[name].find_quiet_end(now) if name in configured else None,
             "write_back": _describe_lag(ledger, name, configured.get(name), now),
             "obstacles": [obstacle.to_document() for obstacle in obstacles.get(name, ())],
         }
@@ -141,10 +142,6 @@ def read_status(
         },
         alerts=read_alerts(ledger),
     )
-
-
-def _find_quiet_end(plan: StreamPlan | None, now: datetime) -> datetime | None:
-    return plan.quiet_hours.find_end(now) if plan is not None and plan.quiet_hours is not None else None
 
 
 def _describe_lag(ledger: Ledger, name: str, plan: StreamPlan | None, now: datetime) -> dict[str, Any]:
@@ -258,7 +255,7 @@ def _partner(
         "paused_reason": paused.get("reason") if paused else None,
         **_pause(paused),
         **min(breakers, key=lambda breaker: BREAKERS_BEST_FIRST.index(breaker["breaker"])),
-        "in_flight": sum(int(permit["calls"]) for permit in document.get("permits", ()) if permit["until"] > now),
+        "in_flight": count_permits(document, now),
     }
 
 

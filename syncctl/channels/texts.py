@@ -32,16 +32,10 @@ class AlertText:
     partner: str | None = None
 
     @property
-    def subject(self) -> str:
-        """What the alert is about."""
-        key = self.message.key
-        return key.stream or (f"partner {key.partner}" if key.partner else "project")
-
-    @property
     def headline(self) -> str:
         """The state, the rule and the subject."""
         key = self.message.key
-        about = f"{self.subject}, {self.project}" if key.stream or key.partner else self.project
+        about = f"{key.subject}, {self.project}" if key.stream or key.partner else self.project
         return f"{_STATE_WORDS[self.message.state]}: {key.rule} ({about})"
 
     @property

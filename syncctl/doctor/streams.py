@@ -11,7 +11,7 @@ from syncctl.core.states import UNFINISHED_COUNTS
 from syncctl.core.stream import Stream
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, warned
 from syncctl.ledger.streams import BODY_LIMIT_SECONDS
-from syncctl.pipeline.obstacles import Obstacle, StreamFacts, find_obstacles
+from syncctl.pipeline.obstacles import Obstacle, StreamFacts, find_obstacles, gather_facts
 from syncctl.wiring.operators import plan_stream
 
 if TYPE_CHECKING:
@@ -31,14 +31,13 @@ def check_stream(services: "Services", name: str) -> Finding:
     """Report when a stream was polled, how many records it has to deliver, and everything that holds it."""
     ledger = services.ledger
     plan = plan_stream(services.settings, name)
-    facts = StreamFacts(
-        name=name,
-        plan=plan,
-        document=ledger.streams.load_all().get(name, {}),
-        partner=ledger.partners.load_all().get(plan.partner, {}),
-        counts=ledger.records.count_states([name])[name],
-        held=ledger.sequencing.count(name),
-        awaiting_poll=ledger.sequencing.count_for_poll(name),
+    facts = gather_facts(
+        ledger,
+        name,
+        plan,
+        documents=ledger.streams.load_all(),
+        partners=ledger.partners.load_all(),
+        counts=ledger.records.count_states([name]),
         now=ledger.streams.server_time(),
     )
     obstacles = [_judge(obstacle) for obstacle in find_obstacles(ledger, facts)]

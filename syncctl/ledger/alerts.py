@@ -27,6 +27,7 @@ RESTS_SECONDS = 300.0
 """How long an alert that ended does not begin again: two processes with different settings send less."""
 _CHANNEL = "channel:"
 _WATCH = "watch"
+_IS_WATCHED: Doc = {"$gt": [{"$add": ["$at", round(WATCHED_SECONDS * 1000)]}, "$$NOW"]}
 _END = {"ended_at": "$$NOW", "lasted_since": "$condition_since"}
 
 
@@ -43,6 +44,11 @@ class AlertKey:
         """The alert's `_id`."""
         subject = f"stream:{self.stream}" if self.stream else f"partner:{self.partner}" if self.partner else "project"
         return f"{self.rule}:{subject}"
+
+    @property
+    def subject(self) -> str:
+        """The stream, or the partner; the project where it is about neither."""
+        return self.stream or (f"partner {self.partner}" if self.partner else "project")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,15 +85,13 @@ class Alerts:
     @edge
     def note_watched(self) -> None:
         """Note that a process watches; `load_watched_since` says since when one has without a long gap."""
-        is_watched = {"$gt": [{"$add": ["$at", round(WATCHED_SECONDS * 1000)]}, "$$NOW"]}
-        since = {"$cond": [is_watched, {"$ifNull": ["$since", "$$NOW"]}, "$$NOW"]}
+        since = {"$cond": [_IS_WATCHED, {"$ifNull": ["$since", "$$NOW"]}, "$$NOW"]}
         self._alerts.update_one({"_id": _WATCH}, [{"$set": {"since": since, "at": "$$NOW"}}], upsert=True)
 
     @edge
     def load_watched_since(self) -> datetime | None:
         """Return since when a process has watched without a long gap; None if none watches now."""
-        is_watched = {"$gt": [{"$add": ["$at", round(WATCHED_SECONDS * 1000)]}, "$$NOW"]}
-        found = self._alerts.find_one({"_id": _WATCH, "at": {"$type": "date"}, "$expr": is_watched})
+        found = self._alerts.find_one({"_id": _WATCH, "at": {"$type": "date"}, "$expr": _IS_WATCHED})
         since: datetime | None = found["since"] if found else None
         return since
 

@@ -12,7 +12,7 @@ from syncctl.ledger.alerts import FIRING, AlertKey
 from syncctl.ledger.holds import find_pause
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.poll_pauses import POLLS_PAUSED_FIELD
-from syncctl.pipeline.obstacles import StreamFacts, StreamPlan, find_obstacles
+from syncctl.pipeline.obstacles import StreamPlan, find_obstacles, gather_facts
 from syncctl.pipeline.pause import describe_pause
 
 Doc = Mapping[str, Any]
@@ -233,15 +233,8 @@ def measure_obstacle(facts: AlertFacts) -> Iterator[Measurement]:
     ledger = facts.ledger
     counts = ledger.records.count_states(facts.plans)
     for name, plan in facts.plans.items():
-        stream = StreamFacts(
-            name=name,
-            plan=plan,
-            document=facts.documents.get(name, {}),
-            partner=facts.partners.get(plan.partner, {}),
-            counts=counts[name],
-            held=ledger.sequencing.count(name),
-            awaiting_poll=ledger.sequencing.count_for_poll(name),
-            now=facts.now,
+        stream = gather_facts(
+            ledger, name, plan, documents=facts.documents, partners=facts.partners, counts=counts, now=facts.now
         )
         details = [
             obstacle.detail

@@ -67,7 +67,7 @@ class Alert:
     @property
     def subject(self) -> str:
         """The stream, or the partner; the project where it is about neither."""
-        return self.stream or (f"partner {self.partner}" if self.partner else "project")
+        return AlertKey(rule=self.rule, stream=self.stream, partner=self.partner).subject
 
 
 def read_alerts(ledger: Ledger, *, resolved_too: bool = False) -> tuple[Alert, ...]:

@@ -106,6 +106,35 @@ class StreamFacts:
         return count_permits(self.partner, self.now)
 
 
+def gather_facts(
+    ledger: Ledger,
+    name: str,
+    plan: StreamPlan,
+    *,
+    documents: Mapping[str, Doc],
+    partners: Mapping[str, Doc],
+    counts: Mapping[str, Doc],
+    now: datetime,
+) -> StreamFacts:
+    """Return what is known of a stream.
+
+    Args:
+        documents: The documents of streams, by name.
+        partners: The documents of partners, by name.
+        counts: What `Records.count_states` returns.
+    """
+    return StreamFacts(
+        name=name,
+        plan=plan,
+        document=documents.get(name, {}),
+        partner=partners.get(plan.partner, {}),
+        counts=counts[name],
+        held=ledger.sequencing.count(name),
+        awaiting_poll=ledger.sequencing.count_for_poll(name),
+        now=now,
+    )
+
+
 def find_obstacles(ledger: Ledger, facts: StreamFacts) -> list[Obstacle]:
     """Return everything that holds a stream, the first being what to look at first."""
     pauses = [*_find_pauses(facts), *_find_waits(ledger, facts)]

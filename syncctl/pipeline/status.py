@@ -19,7 +19,7 @@ from syncctl.ledger.streams import read_notes
 from syncctl.ledger.write_backs import Lag
 from syncctl.pipeline.alerts import Alert, read_alerts
 from syncctl.pipeline.maintenance import find_failing, find_overdue
-from syncctl.pipeline.obstacles import StreamFacts, StreamPlan, find_obstacles
+from syncctl.pipeline.obstacles import StreamPlan, find_obstacles, gather_facts
 from syncctl.pipeline.selection import Selection, find_criteria, list_streams
 
 BREAKERS_BEST_FIRST = (BreakerState.CLOSED.value, BreakerState.HALF_OPEN.value, BreakerState.OPEN.value)
@@ -77,24 +77,11 @@ def read_status(
         name: _partner(name, known.get(name, {}), _list_documents(documents, configured, name), now)
         for name in sorted({*(plan.partner for plan in configured.values()), *known})
     }
-    held = {name: ledger.sequencing.count(name) for name in names}
-    awaiting = {name: ledger.sequencing.count_for_poll(name) for name in names}
-    obstacles = {
-        name: find_obstacles(
-            ledger,
-            StreamFacts(
-                name=name,
-                plan=plan,
-                document=documents.get(name, {}),
-                partner=known.get(plan.partner, {}),
-                counts=live[name],
-                held=held[name],
-                awaiting_poll=awaiting[name],
-                now=now,
-            ),
-        )
+    facts = {
+        name: gather_facts(ledger, name, plan, documents=documents, partners=known, counts=live, now=now)
         for name, plan in configured.items()
     }
+    obstacles = {name: find_obstacles(ledger, stream) for name, stream in facts.items()}
     streams = tuple(
         _stream(
             name,
@@ -105,8 +92,8 @@ def read_status(
             partners[configured[name].partner] if name in configured else None,
         )
         | {
-            "held": held[name],
-            "awaiting_poll": awaiting[name],
+            "held": facts[name].held if name in facts else ledger.sequencing.count(name),
+            "awaiting_poll": facts[name].awaiting_poll if name in facts else ledger.sequencing.count_for_poll(name),
             "quiet_until": configured[name].find_quiet_end(now) if name in configured else None,
             "write_back": _describe_lag(ledger, name, configured.get(name), now),
             "obstacles": [obstacle.to_document() for obstacle in obstacles.get(name, ())],

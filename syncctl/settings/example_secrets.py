@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from syncctl.core.redaction import find_secrets
 from syncctl.settings.field_types import Kind, find_kind
@@ -28,30 +28,23 @@ def is_example(value: str) -> bool:
 def list_example_secrets(settings: "Settings") -> Iterator[Problem]:
     """Yield each secret that has the value of an example, with the variable that should hold the real one."""
     layers = settings.layers
-    for path, value in _list_secrets(settings):
+    for path, value, is_url in _list_secrets(settings):
         shared = FILLED_IN.get(path)
         if shared is not None and value == getattr(settings, shared):
             continue
-        if not any(is_example(secret) for secret in (find_secrets(value) if _is_url(settings, path) else {value})):
+        if not any(is_example(secret) for secret in (find_secrets(value) if is_url else {value})):
             continue
         variable = layers.named.get(value) or "__".join(path).upper().replace("-", "_")
         yield Problem(key=".".join(path), origin=layers.find_origin(path) or "", text=variable)
 
 
-def _is_url(settings: "Settings", path: Path) -> bool:
-    return any(known == path and find_kind(field) is Kind.URL for known, field in _list_fields(settings))
-
-
-def _list_fields(settings: "Settings") -> Iterator[tuple[Path, Any]]:
-    yield from list_values(type(settings), settings.section_names())
-
-
-def _list_secrets(settings: "Settings") -> Iterator[tuple[Path, str]]:
-    for path, _ in _list_fields(settings):
-        value = read_value(settings, path)
+def _list_secrets(settings: "Settings") -> Iterator[tuple[Path, str, bool]]:
+    """Yield the path and the value of each setting that is or holds a secret, and whether it is a URL."""
+    for path, field in list_values(type(settings), settings.section_names()):
+        value, is_url = read_value(settings, path), find_kind(field) is Kind.URL
         if isinstance(value, Mapping):
             for name, inner in value.items():
                 if is_credential(type(settings), (*path, name)):
-                    yield (*path, name), inner
-        elif value and (is_credential(type(settings), path) or _is_url(settings, path)):
-            yield path, value
+                    yield (*path, name), inner, False
+        elif value and (is_url or is_credential(type(settings), path)):
+            yield path, value, is_url

@@ -106,22 +106,19 @@ def _compare(flat: Mapping[str, Mapping[str, Any]]) -> Iterator[Difference]:
 
 
 def _flatten(payload: Mapping[str, Any], stream: Stream | None) -> Iterator[tuple[str, Any]]:
-    masks = stream.mask if stream is not None else {}
-    children = stream.children if stream is not None else ()
-    yield from _flatten_row("", payload, masks, children)
+    if stream is None:
+        yield from _flatten_row("", payload, ())
+    else:
+        yield from _flatten_row("", hide_masked(payload, stream), stream.children)
 
 
-def _flatten_row(
-    prefix: str, payload: Mapping[str, Any], masks: Mapping[str, Mask], children: Sequence[Child]
-) -> Iterator[tuple[str, Any]]:
+def _flatten_row(prefix: str, payload: Mapping[str, Any], children: Sequence[Child]) -> Iterator[tuple[str, Any]]:
     """Yield every field below a row with its path."""
     by_name = {child.name: child for child in children}
     for name, value in payload.items():
         path = f"{prefix}{name}"
         if name in by_name:
             yield from _flatten_children(path, value, by_name[name])
-        elif name in masks:
-            yield path, keep_masked(value, masks[name])
         else:
             yield from _flatten_value(path, value)
 
@@ -133,7 +130,7 @@ def _flatten_children(path: str, value: Any, child: Child) -> Iterator[tuple[str
     for at, row in enumerate(rows):
         place = path if child.one else f"{path}[{names[at] if has_names else at + 1}]"
         if isinstance(row, Mapping):
-            yield from _flatten_row(f"{place}.", row, child.mask, child.children)
+            yield from _flatten_row(f"{place}.", row, child.children)
         else:
             yield place, row
 

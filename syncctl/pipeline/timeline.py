@@ -7,10 +7,10 @@ from typing import Any
 
 from syncctl.core.ids import epoch_of
 from syncctl.core.states import name_state
+from syncctl.ledger.attempts import ATTEMPT
 from syncctl.ledger.ledger import Ledger
 
 Doc = Mapping[str, Any]
-_ATTEMPT = "attempt"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +77,7 @@ def _list_events(ledger: Ledger, record: Doc) -> Iterator[TimelineEvent]:
 
 
 def _read_entry(name: str, entry: Doc) -> TimelineEvent:
-    is_attempt = entry["action"] == _ATTEMPT
+    is_attempt = entry["action"] == ATTEMPT
     state = entry.get("state")
     return TimelineEvent(
         at=entry.get("at"),

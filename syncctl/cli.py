@@ -151,7 +151,7 @@ def run(args: Sequence[str]) -> int:
     """Run one command and return its exit code, after showing any error."""
     if COMPLETION_VARIABLE in os.environ:
         return _complete(args)
-    out.is_for_machines = _wants_json(args)
+    as_json = out.is_for_machines = _wants_json(args)
     invocation = Invocation()
     signal.signal(signal.SIGTERM, _stop_on_sigterm)
     try:
@@ -163,11 +163,11 @@ def run(args: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except TyperException as error:
-        return _report(_translate_usage(error), invocation, as_json=_wants_json(args))
+        return _report(_translate_usage(error), invocation, as_json=as_json)
     except SyncctlError as error:
-        return _report(error, invocation, as_json=_wants_json(args))
+        return _report(error, invocation, as_json=as_json)
     except Exception as error:  # noqa: BLE001 (the last line of defence: an operator never sees a bare traceback)
-        return _report(_translate_bug(error), invocation, as_json=_wants_json(args))
+        return _report(_translate_bug(error), invocation, as_json=as_json)
 
 
 def _complete(args: Sequence[str]) -> int:

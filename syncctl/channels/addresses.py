@@ -1,13 +1,11 @@
-"""The addresses of channels: the rules for a webhook's URL and for a mail server's."""
+"""The addresses of channels: the rules for a mail server's, and what is secret in a webhook's."""
 
 import re
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from syncctl.core.redaction import spell_secret
-from syncctl.partner.address import check_host_and_port, parse_webhook_url, split_url
-
-__all__ = ["MailServer", "check_mail_address", "parse_mail_url", "parse_webhook_url", "spell_webhook_secrets"]
+from syncctl.partner.address import check_host_and_port, split_url
 
 _MAIL_ADDRESS = re.compile(r"[^\s@<>,;:\"()\[\]\\]+@[A-Za-z0-9._-]+")
 _PORTS = {"smtp": 587, "smtps": 465}

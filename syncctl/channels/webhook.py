@@ -3,12 +3,12 @@
 import json
 
 from syncctl import __version__
-from syncctl.channels.addresses import parse_webhook_url, spell_webhook_secrets
+from syncctl.channels.addresses import spell_webhook_secrets
 from syncctl.channels.texts import AlertText
 from syncctl.core.alert_channels import WebhookTarget
 from syncctl.core.redaction import Redact
 from syncctl.core.stream import Partner, Tls
-from syncctl.partner.address import read_setting
+from syncctl.partner.address import parse_webhook_url, read_setting
 from syncctl.partner.call_deadline import call_deadline
 from syncctl.partner.proxy import spell_proxy_secrets
 from syncctl.partner.response import describe_refusal, make_excerpt

@@ -119,7 +119,7 @@ def _follow(
             if not is_away:
                 out.warn(f"{error}; trying again until it answers, Ctrl-C ends")
             is_away = True
-        if not follow and not is_away:
+        if not follow:
             return
         stop.wait(READ_EVERY_SECONDS)
 

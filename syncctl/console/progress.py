@@ -1,18 +1,18 @@
 """The progress of long work: one line on stderr, drawn again and again below what else is written there."""
 
-import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from syncctl.console.terminal import measure_terminal
+
 AFTER_SECONDS = 1.0
 """What takes less is over before anyone has read its progress."""
 EVERY_SECONDS = 0.2
 
 _CLEAR = "\r\x1b[K"
-_WIDTH = 80
 
 
 class ProgressLine:
@@ -79,11 +79,4 @@ class ProgressLine:
                 if not self._over.is_set():
                     self._is_shown = True
                     # A line that is wider than the terminal could not be cleared.
-                    self._write(_CLEAR + self.describe()[: _find_width() - 1])
-
-
-def _find_width() -> int:
-    try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns or _WIDTH
-    except (OSError, ValueError):
-        return _WIDTH
+                    self._write(_CLEAR + self.describe()[: measure_terminal(sys.stderr)[0] - 1])

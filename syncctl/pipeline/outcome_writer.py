@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from syncctl.core.breaker import BreakerState, is_breaker_failure
+from syncctl.core.fingerprint import fingerprint
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.records import Record
 from syncctl.core.retry import decide_delay
@@ -194,8 +195,6 @@ def log_failures(stream: str, transitions: Sequence[Transition]) -> None:
     failed = [transition for transition in transitions if transition.state is State.FAILED]
     if not failed:
         return
-    from syncctl.core.fingerprint import fingerprint
-
     by_error: dict[str, list[Transition]] = {}
     for transition in failed:
         status, error = _describe_error(transition)

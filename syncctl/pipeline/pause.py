@@ -75,10 +75,10 @@ def pause_streams(
     with ledger.audit.record(action="pause", who=who, detail=detail) as entry:
         entry.begin()
         for name in streams:
-            ledger.streams.ensure(name)
             if scope.deliveries:
                 ledger.streams.pause(name, who=who, reason=reason, ends_at=ends_at)
             if scope.polls:
+                ledger.streams.ensure(name)
                 ledger.poll_pauses.pause(name, who=who, reason=reason, ends_at=ends_at)
             entry.add(1)
         for name in partners:

@@ -4,10 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator
 
-from syncctl.channels.addresses import check_mail_address, parse_mail_url, parse_webhook_url
+from syncctl.channels.addresses import check_mail_address, parse_mail_url
 from syncctl.core.alert_channels import MailTarget, WebhookTarget
 from syncctl.core.alert_rules import DEFAULTS, RULES, parse_threshold
 from syncctl.core.spelling import find_near
+from syncctl.partner.address import parse_webhook_url
 from syncctl.settings.field_types import (
     Kind,
     Lower,

@@ -35,7 +35,7 @@ def check_firing(services: "Services") -> Finding:
             f"{format_threshold(alert.rule, alert.threshold)}: {alert.detail}"
             for alert in firing
         ]
-        return warned("\n".join(lines), "see: syncctl alerts; what to do about each rule: docs/alerts.md")
+        return warned("\n".join(lines), "see: syncctl alerts; what to do about each rule: docs/runbook.md")
     if not list_channel_names(settings):
         return passed("none fires; nothing would be sent, because [alerts] has neither webhook nor smtp")
     return passed("none fires")

@@ -1,7 +1,7 @@
 # Each target sets up what it needs: a fresh Debian machine needs only Python 3.11 and make.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test check soak fuzz bench pictures format clean libcurl libodbc nginx chromium
+.PHONY: help demo unit test check soak fuzz bench docs pictures format clean libcurl libodbc nginx chromium
 SHELL := /bin/bash
 
 VENV := .venv
@@ -52,6 +52,10 @@ check: $(VENV)/.dev libodbc  ## Check style, format, types and layers, in second
 fuzz: $(VENV)/.dev libcurl  ## Try random settings and command lines (FUZZ_FLAGS="--settings 10000 --commands 1000 --seed 1")
 	@$(BIN)/python -m tests.fuzz $(FUZZ_FLAGS)
 
+docs: $(VENV)/.docs  ## Build the documentation as a site, into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "built site/index.html; to serve it: python3 -m http.server -d site 8000"
+
 pictures: $(VENV)/.bench libcurl chromium  ## Make the pictures in docs/pictures, of the HTML report and of the terminal, from runs
 	@$(BIN)/python -m tests.harness.report_pictures docs/pictures
 	@$(BIN)/python -m tests.harness.screen_pictures docs/pictures
@@ -61,7 +65,7 @@ format: $(VENV)/.dev  ## Format the code the way check wants it
 	@$(BIN)/ruff format .
 
 clean:  ## Remove everything that make has created
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than the files it depends on. `.dev` includes everything that `.demo` installs.
@@ -77,6 +81,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.bench: $(VENV)/.dev
 	@$(PIP_INSTALL) -e '.[bench]'
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	@$(PIP_INSTALL) -e '.[docs]'
 	@touch $@
 
 $(BIN)/python:

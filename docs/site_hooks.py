@@ -3,8 +3,10 @@
 - The navigation is what the start page lists: its headings are the sections, and the first link of each row is a page.
 - Files outside docs/ that a page links to are on the site too, under `project/`: Markdown as pages, all others as text.
 - Lists may be nested as GitHub has them, by two or three spaces; Python-Markdown wants four.
+- A page that would load something from another host fails the strict build.
 """
 
+import logging
 import posixpath
 import re
 from pathlib import Path
@@ -18,21 +20,21 @@ _FENCE = re.compile(r"^( *)(```+)[^`\n]*\n.*?^\1\2 *$", re.MULTILINE | re.DOTALL
 _CODE = re.compile(r"`+[^`\n]*`+")
 _LINK = re.compile(r"(\]\()([^)\s:]+)(\))|(src=\")([^\":]+)(\")")
 _ENTRY = re.compile(r"^(?:\| |- )\[([^\]]+)\]\(([^)#\s]+)\)", re.MULTILINE)
+_LOADED = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=[\"']?((?:https?:)?//[^\"'\s>]+)")
+_LOG = logging.getLogger("mkdocs.hooks.site")
 _OUTSIDE = "project"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Make the navigation from the start page."""
     docs = Path(config.docs_dir)
-    start, *sections = re.split(r"^## ", (docs / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    title = start.partition("\n")[0].removeprefix("# ")
-    navigation: list[dict[str, Any]] = [{title: "README.md"}]
+    _, *sections = re.split(r"^## ", (docs / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    navigation: list[dict[str, Any]] = [{"Start": "README.md"}]
     for section in sections:
         entries = [{name: _list_pages(docs, target)} for name, target in _ENTRY.findall(section)]
         if entries:
             navigation.append({section.partition("\n")[0]: entries})
     config.nav = navigation
-    config.watch.append(str(docs.parent / "README.md"))
     return config
 
 
@@ -62,6 +64,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Point links to where the site has their targets, and indent lists as Python-Markdown wants them."""
+    if page.is_homepage:
+        # Its own list of pages is better than one with itself alone.
+        page.meta["hide"] = ["navigation"]
     project = Path(config.docs_dir).parent
     source = Path(str(page.file.abs_src_path)).relative_to(project).as_posix()
 
@@ -79,7 +84,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Name the language of a translated page."""
+    """Look for what is loaded from another host, and name the language of a translated page."""
+    for address in _LOADED.findall(output):
+        _LOG.warning("%s loads %s from another host", page.file.src_uri, address)
     if page.file.src_uri.endswith(".vi.md"):
         return output.replace('<html lang="en"', '<html lang="vi"', 1)
     return output

@@ -1,7 +1,8 @@
 """`python -m tests.harness.screen_pictures DIRECTORY`: pictures of the terminal, as SVG files that need nothing else.
 
-The demo's servers, its unreliable partner, a worker and Beat run for some minutes, while a program writes to the
-source. What `status --watch`, `tail` and `show` write to a terminal is drawn as it is.
+`syncctl demo` runs, and what it shows at its end is drawn. Then the demo's servers, its unreliable partner, a worker
+and Beat run for some minutes, while a program writes to the source. What `status --watch`, `tail` and `show` write to
+a terminal is drawn as it is.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from syncctl.local.demo.environment import STREAM, DemoEnvironment, isolated_set
 COLUMNS, LINES = 100, 28
 SHOWN_LINES_AT_MOST = 100
 _SCREEN_LINE = re.compile(r"\x1b\[(\d+);1H\x1b\[K")
+_MOVE = re.compile(r"(\n|\x1b\[\d+A)")
+_CURSOR = re.compile(r"\x1b\[(?:K|\?25[lh])")
 _SCREEN_CLEARED = "\x1b[H\x1b[2J"
 _FONT = re.compile(r"@font-face \{\{.*?\}\}\s*", re.DOTALL)
 
@@ -84,6 +87,28 @@ def read_screen(written: str) -> list[str]:
     return lines
 
 
+def read_lines(written: str) -> list[str]:
+    """Return the lines that stand after a command has redrawn some of them, as a progress display does."""
+    lines = [""]
+    at = 0
+    for part in _MOVE.split(written):
+        if part == "\n":
+            at += 1
+            lines += [""] * (at + 1 - len(lines))
+        elif _MOVE.fullmatch(part):
+            at -= int(part[2:-1])
+        elif part:
+            lines[at] = _CURSOR.sub("", part)
+    return lines
+
+
+def draw_demo(pictures: Path) -> None:
+    """Run the demo, and draw its last screen, its report and its account."""
+    lines = read_lines(Terminal(pictures, "demo", "--seed", "7").wait())
+    last_screen = max(number for number, line in enumerate(lines) if "syncctl demo" in line)
+    draw(lines[last_screen:], "make demo", pictures / "demo.svg")
+
+
 def draw(lines: Sequence[str], title: str, path: Path) -> None:
     """Write a picture of these lines."""
     from rich._export_format import CONSOLE_SVG_FORMAT
@@ -135,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=1500)
     chosen = parser.parse_args(arguments)
     chosen.directory.mkdir(parents=True, exist_ok=True)
+    draw_demo(chosen.directory)
     with DemoEnvironment(rows=chosen.rows, fail=0.25, seed=7, keep=False, documents=True) as environment:
         environment.start_services()
         with isolated_settings(environment.directory):

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LINE_EVERY_SECONDS = 2.0
 WIDEST = 120
+# The last ones are cut first on a narrow terminal; no record is `queued` any more.
+_DRAWN = ("pending", "retrying", "sending", "delivered", "failed", "superseded")
 _SHORT = {
     "accepted": "accepted",
     "too_many_429": "429",
@@ -150,7 +152,7 @@ def _draw_counts(snapshot: Snapshot) -> list[Line]:
         part = lookups if name in LOOKUP_ANSWERS else answers
         part.append((_SHORT[name], count, "green" if name in ("accepted", "found") else "yellow"))
     lines = [
-        draw_counts("records", [(state, snapshot.counts[state], STATE_STYLES.get(state, "")) for state in STATES]),
+        draw_counts("records", [(state, snapshot.counts[state], STATE_STYLES.get(state, "")) for state in _DRAWN]),
         draw_counts("answers", answers),
     ]
     if snapshot.source.written_back is not None:

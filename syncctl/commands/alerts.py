@@ -79,7 +79,7 @@ def try_channels(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
         out.print_json({"channels": results})
     else:
         rows = [("ok" if result.ok else "failed", result.channel, result.detail) for result in results]
-        out.table(("result", "channel", "detail"), rows)
+        out.table(("result", "channel", "detail"), rows, prose=("detail",))
     failed = [result.channel for result in results if not result.ok]
     if failed:
         raise TroubleFound(
@@ -120,7 +120,7 @@ def _show_table(listed: "Sequence[Alert]") -> None:
     if out.is_watched():
         for alert in listed:
             if alert.state == "firing":
-                out.show(f"{alert.rule} ({alert.subject}): {alert.detail}")
+                out.show_sentence(f"{alert.rule} ({alert.subject}): {alert.detail}", indent=2)
 
 
 def _describe(alert: "Alert") -> Mapping[str, Any]:
@@ -130,7 +130,7 @@ def _describe(alert: "Alert") -> Mapping[str, Any]:
         "state": alert.state,
         "rule": alert.rule,
         "subject": alert.subject,
-        "since": f"{alert.since:%Y-%m-%d %H:%M:%SZ}",
+        "since": f"{alert.since:%m-%d %H:%MZ}" if out.is_watched() else f"{alert.since:%Y-%m-%d %H:%M:%SZ}",
         "value": format_value(alert.rule, alert.value),
         "threshold": format_threshold(alert.rule, alert.threshold),
         "sent": sent + waiting,

@@ -92,7 +92,7 @@ def _show(entries: Iterator[Mapping[str, Any]]) -> None:
         rows = [
             [*(entry.get(name) for name in _COLUMNS[:4]), _describe_end(entry), _describe(entry)] for entry in chunk
         ]
-        out.table(_COLUMNS, rows, ended="red")
+        out.table(_COLUMNS, rows, prose=_COLUMNS[-1:], ended="red")
         if out.reader_gone:
             return
     if is_empty:

@@ -42,6 +42,8 @@ def config(
         out.table(
             ("setting", "value", "origin"),
             [(entry.key, _show(entry.value), entry.origin) for entry in entries],
+            prose=("origin",),
+            folded=("value",),
         )
     for line in missing:
         out.warn(line)

@@ -102,7 +102,7 @@ def _show_account(account: "Account") -> None:
     )
     if account.documents is not None:
         lines += _list_document_lines(account.documents)
-    out.table(("account", "count", ""), lines, title="account")
+    out.table(("account", "count", ""), lines, title="account", prose=("",))
     took = f"{account.duration_ms / 1000:.1f} s, {account.rows_per_second:,.0f} rows/s"
     if account.exact:
         out.show(f"exact: {account.source_rows:,} rows, none lost, none stale, each one accounted for")

@@ -102,11 +102,11 @@ def _examine(ctx: typer.Context, chosen: Sequence[str], timeout_seconds: float) 
 
 def _show(checks: "Sequence[Check]") -> None:
     """Write a line for each check, with its details and its hint below."""
-    from syncctl.console.terminal import decide_colour
+    from syncctl.console.lines import fill
 
-    colour = decide_colour(sys.stdout)
     signs = choose_signs(sys.stdout)
     width = max(len(check.name) for check in checks)
+    width = min(width, out.width // 3) if out.is_watched() else width
     hints: set[str] = set()
     for check in checks:
         mark = f"{signs[check.status]} {check.status.value:4}"
@@ -114,20 +114,10 @@ def _show(checks: "Sequence[Check]") -> None:
         if check.hint and check.hint not in hints:
             others.append(f"hint: {check.hint}")
             hints.add(check.hint)
-        _write(mark, f"  {check.name:{width}}  {first}", style=_STYLES[check.status] if colour else "")
+        label = f"{mark}  {fill(check.name, width)}  "
+        out.show_sentence(label + first, indent=len(label), style=_STYLES[check.status])
         for line in others:
-            _write("", f"{' ' * len(mark)}  {' ' * width}  {line}")
-
-
-def _write(mark: str, text: str, *, style: str = "") -> None:
-    if not style:
-        out.show(mark + text)
-        return
-    from rich.text import Text
-
-    from syncctl.core.safe_text import make_safe
-
-    out.show(Text.assemble((mark, style), make_safe(text)))
+            out.show_sentence(" " * len(label) + line, indent=len(label))
 
 
 def choose_signs(stream: TextIO) -> Mapping[str, str]:

@@ -63,7 +63,7 @@ def failures(
             [" ".join(group["streams"]) if name == "streams" else group[name] for name in columns]
             for group in grouped.groups
         ]
-        out.table([name.replace("_", " ") for name in columns], rows, count="red")
+        out.table([name.replace("_", " ") for name in columns], rows, prose=("streams", "message"), count="red")
     else:
         out.show(f"no {'/'.join(selection.states)} records")
     if grouped.groups:

@@ -274,7 +274,7 @@ def _show_list(inspection: "Inspection") -> None:
         for table in inspection.tables
     ]
     if rows:
-        out.table(("table", "rows", "key", "safest mode"), rows)
+        out.table(("table", "rows", "key", "safest mode"), rows, prose=("key", "safest mode"))
     else:
         out.show("no tables")
 

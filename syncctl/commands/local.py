@@ -155,6 +155,7 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
                 )
                 for service in daemons.services
             ],
+            folded=("url",),
         )
     if not daemons.up:
         out.say("next: syncctl local up")

@@ -187,7 +187,7 @@ def _show_runs(runs: "Sequence[Run]") -> None:
         for run in runs
     ]
     if rows:
-        out.table(_COLUMNS, rows, failed="red", error="red", logged="green")
+        out.table(_COLUMNS, rows, prose=("error",), failed="red", error="red", logged="green")
 
 
 def _show_notes(run: "Run") -> None:

@@ -99,4 +99,4 @@ def _show(differences: "Differences") -> None:
         samples = [show_key(key) for key in differences.samples[kind][:3]]
         shown = f"{meaning}: {'; '.join(samples)}" if samples else meaning
         rows.append((kind, "-" if count is None else count, "not compared" if count is None else shown))
-    out.table(("rows", "count", ""), rows)
+    out.table(("rows", "count", ""), rows, prose=("",))

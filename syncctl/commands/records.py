@@ -147,7 +147,10 @@ def show_table(listing: Iterable[Mapping[str, Any]], *, next_command: str = "syn
         cells = [_describe(record) for record in chunk]
         if out.is_watched():
             cells = [{**row, "id": shorten_id(str(row["id"]))} for row in cells]
-        out.table(columns, [[row[name] for name in columns] for row in cells], message="red")
+        out.table(
+            columns, [[row[name] for name in columns] for row in cells],
+            prose=("message",), whole=("id",), message="red",
+        )  # fmt: skip
         if out.reader_gone:
             return
     if first is None:

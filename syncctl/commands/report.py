@@ -265,7 +265,7 @@ def _show(result: "Report", by: By, *, zone: tzinfo = UTC, failed_now: int) -> N
         # 80 columns have no room for the samples; `syncctl failures` shows them.
         columns = [name for name in _ERROR_COLUMNS if name != "sample_id" or not out.is_watched()]
         cells = [[error.get(name) for name in columns] for error in errors]
-        out.table([name.replace("_", " ") for name in columns], cells, count="red")
+        out.table([name.replace("_", " ") for name in columns], cells, prose=("message",), count="red")
     elif by is By.ERROR:
         out.show("no errors in this period")
     if result.totals.get("delivery_count") is None and result.totals["delivered"]:
@@ -293,7 +293,7 @@ def _show_rows(result: "Report", by: By, zone: tzinfo) -> None:
     if out.is_watched():
         for row in shown:
             row |= {name: format_ms(row[name]) for name in _DELIVERY}
-            if zone is not UTC and row.get("window_start"):
+            if row.get("window_start"):
                 row["window_start"] = shorten_time(row["window_start"], zone, is_day=by is By.DAY)
     titles = [name.replace("_", " ") for name in columns]
     if out.is_watched():

@@ -9,6 +9,7 @@ from syncctl.commands.records import format_key, shorten_id
 from syncctl.console import format_time, out, to_line
 from syncctl.console.lines import Line, Part, cut_end, fill, measure
 from syncctl.console.pictures import STATE_STYLES
+from syncctl.core.safe_text import make_safe_line
 from syncctl.core.states import State
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _join(sides: Sequence[str]) -> str:
 
 
 def _draw_difference(difference: "Difference", sides: Sequence[str], field_width: int, each: int) -> Line:
-    texts = {side: _spell(difference, side) for side in sides}
+    texts = {side: make_safe_line(_spell(difference, side)) for side in sides}
     longest = max(measure(text) for text in texts.values())
     skipped = 0
     if longest > each:

@@ -8,16 +8,17 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TextIO
 
 from syncctl.console.documents import to_json
-from syncctl.console.lines import draw_line
-from syncctl.console.tables import Table, to_csv_header, to_csv_lines, to_plain, to_rich
+from syncctl.console.lines import draw_line, measure, wrap
+from syncctl.console.tables import Table, to_csv_header, to_csv_lines, to_lines, to_plain
 from syncctl.console.terminal import can_redraw, decide_colour, is_terminal, measure_terminal, paint
-from syncctl.core.safe_text import make_safe
+from syncctl.core.safe_text import make_safe, make_safe_line
 from syncctl.errors import SyncctlError
 
 if TYPE_CHECKING:
     from syncctl.console.progress import ProgressLine
 
 WRITTEN_AT_ONCE = 500
+_BESIDE_LABEL = len("warning: ")
 
 
 class Console:
@@ -38,14 +39,31 @@ class Console:
         """Write text, a `Table` or anything that rich can draw to stdout."""
         if isinstance(renderable, str):
             self._write_out(make_safe(renderable) + "\n")
-        elif isinstance(renderable, Table) and not is_terminal(sys.stdout):
-            self._write_out(to_plain(renderable) + "\n")
+        elif not isinstance(renderable, Table):
+            self._draw(renderable)
+        elif self.is_watched():
+            self.show_lines(to_lines(renderable, self.width))
         else:
-            self._draw(to_rich(renderable) if isinstance(renderable, Table) else renderable)
+            self._write_out(to_plain(renderable) + "\n")
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", **styles: str) -> None:
-        """Write a table to stdout; `styles` maps a column to the colour of its cells, as in `failed="red"`."""
-        self.show(Table(columns=columns, rows=list(rows), title=title, styles=tuple(styles.items())))
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        *,
+        title: str = "",
+        prose: Sequence[str] = (),
+        folded: Sequence[str] = (),
+        whole: Sequence[str] = (),
+        **styles: str,
+    ) -> None:
+        """Write a `Table` to stdout; `styles` maps a column to the colour of its cells, as in `failed="red"`."""
+        painted = tuple(styles.items())
+        self.show(
+            Table(
+                columns=columns, rows=list(rows), title=title, styles=painted, prose=prose, folded=folded, whole=whole
+            )
+        )
 
     def print_json(self, document: Any) -> None:
         """Write exactly one JSON document to stdout."""
@@ -63,6 +81,18 @@ class Console:
         width = self.width if is_terminal(sys.stdout) else None
         colour = decide_colour(sys.stdout)
         self._write_out("".join(f"{draw_line(line, width=width, colour=colour)}\n" for line in lines))
+
+    def show_sentence(self, text: str, *, indent: int = 0, style: str = "") -> None:
+        """Write one line to stdout; on a terminal that is narrower, it goes on below, and no word is broken.
+
+        Args:
+            indent: How far the following lines are indented; the text up to there is kept as it is.
+            style: The colour of the text up to there.
+        """
+        label, rest = make_safe_line(text)[:indent], make_safe_line(text)[indent:]
+        lines = _wrap_on_terminal(rest, sys.stdout, indent=indent)
+        shown = paint(label, style, colour=decide_colour(sys.stdout)) + f"\n{' ' * indent}".join(lines)
+        self._write_out(shown.rstrip(" ") + "\n")
 
     @property
     def width(self) -> int:
@@ -137,27 +167,31 @@ class Console:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def say(self, text: str = "") -> None:
-        """Write a line for the user to stderr; `--quiet` suppresses it."""
-        if not self.quiet:
-            self._write_err(make_safe(text) + "\n")
+        """Write a line for the user to stderr; `--quiet` suppresses it.
+
+        On a terminal no word of a sentence is broken; the terminal itself wraps commands, so that they can be copied.
+        """
+        if self.quiet:
+            return
+        is_sentence = not text.startswith((" ", "next:")) and "\n" not in text
+        lines = _wrap_on_terminal(text, sys.stderr, indent=0) if is_sentence else [text]
+        self._write_err(make_safe("\n".join(lines)) + "\n")
 
     def warn(self, text: str) -> None:
         """Write `warning: ...` to stderr, even with `--quiet`."""
-        self._write_err(f"{self._paint('warning:', 'yellow')} {make_safe(text)}\n")
+        self._write_err(self._draw_labelled("warning:", "yellow", text))
 
     def error(self, error: SyncctlError) -> None:
         """Write what went wrong, why, and what to do next as three lines to stderr, even with `--quiet`.
 
         A cause of several lines, such as several wrong settings, keeps its lines.
         """
-        lines = [f"{self._paint('error:', 'red')} {_one_line(error.what)}"]
+        text = self._draw_labelled("error:", "red", _one_line(error.what))
         if error.why:
-            first, *others = [_one_line(line) for line in error.why.splitlines() if line.strip()] or [""]
-            lines.append(f"  {self._paint('cause:', 'dim')} {first}")
-            lines += [f"         {line}" for line in others]
+            text += self._draw_labelled("  cause:", "dim", error.why)
         if error.hint:
-            lines.append(f"   {self._paint('hint:', 'cyan')} {_one_line(error.hint)}")
-        self._write_err("\n".join(lines) + "\n")
+            text += self._draw_labelled("   hint:", "cyan", _one_line(error.hint))
+        self._write_err(text)
 
     def error_json(self, error: SyncctlError, *, exit_code: int) -> None:
         """Write an error as one line of JSON to stderr; stdout is for documents and stays empty."""
@@ -222,6 +256,13 @@ class Console:
     def _paint(self, text: str, style: str) -> str:
         return paint(text, style, colour=decide_colour(sys.stderr))
 
+    def _draw_labelled(self, label: str, style: str, text: str) -> str:
+        """Return a label and what stands beside it, in lines; on a terminal no word is broken."""
+        lines = [_one_line(line) for line in text.splitlines() if line.strip()] or [""]
+        shown = [part for line in lines for part in _wrap_on_terminal(line, sys.stderr, indent=_BESIDE_LABEL)]
+        blanks, word = label[: -len(label.lstrip())], label.lstrip()
+        return f"{blanks}{self._paint(word, style)} " + f"\n{' ' * _BESIDE_LABEL}".join(shown) + "\n"
+
     def _write_err(self, text: str) -> None:
         with self._line.aside() if self._line else nullcontext():
             self._write_raw(text)
@@ -233,6 +274,12 @@ class Console:
         except (BrokenPipeError, ValueError):
             # The reader of stderr has gone away, so there is nowhere to report it.
             return
+
+
+def _wrap_on_terminal(text: str, stream: TextIO, *, indent: int) -> list[str]:
+    """Return the text in lines that fit beside an indent; off a terminal, and where there is no room, in one."""
+    room = measure_terminal(stream)[0] - indent if is_terminal(stream) else 0
+    return wrap(text, room, cuts=False) if 0 < room < measure(text) else [text]
 
 
 def _one_line(text: str) -> str:

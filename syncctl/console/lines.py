@@ -16,13 +16,17 @@ def measure(text: str) -> int:
     """Return how many columns a text takes."""
     if text.isascii():
         return len(text)
-    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
-    marks = sum(unicodedata.combining(letter) > 0 for letter in text)
-    return len(text) + wide - marks
+    return sum(0 if _is_mark(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def _is_mark(letter: str) -> bool:
+    """Tell whether a character stands on the one before, as accents and the vowels of Thai do."""
+    return unicodedata.category(letter) in ("Mn", "Me")
 
 
 def cut_end(text: str, width: int) -> str:
-    """Return the text, its end cut off where it is wider."""
+    """Return the text with its controls escaped, its end cut off where it is wider."""
+    text = make_safe_line(text)
     if measure(text) <= width:
         return text
     kept = text[: max(width - 1, 0)]
@@ -32,7 +36,11 @@ def cut_end(text: str, width: int) -> str:
 
 
 def cut_middle(text: str, width: int) -> str:
-    """Return the text, its middle cut out where it is wider: names and cursors differ at both ends."""
+    """Return the text, its middle cut out where it is wider: names and cursors differ at both ends.
+
+    Its controls are escaped before, so that it takes on the screen what was measured.
+    """
+    text = make_safe_line(text)
     if measure(text) <= width:
         return text
     if width <= 3:
@@ -42,7 +50,35 @@ def cut_middle(text: str, width: int) -> str:
         begin = begin[:-1]
         if measure(begin) + measure(end) + 1 > width:
             end = end[1:]
+    while end and _is_mark(end[0]):
+        end = end[1:]
     return f"{begin}{GAP}{end}"
+
+
+def wrap(text: str, width: int, *, cuts: bool = True) -> list[str]:
+    """Return the text in lines of at most this width, broken at blanks.
+
+    Args:
+        cuts: A wider word is cut in its middle; otherwise it is left as it is.
+    """
+    lines = [""]
+    for word in text.split():
+        shown = cut_middle(word, width) if cuts else word
+        if lines[-1] and measure(lines[-1]) + 1 + measure(shown) > width:
+            lines.append(shown)
+        else:
+            lines[-1] += f" {shown}" if lines[-1] else shown
+    return lines
+
+
+def fold(text: str, width: int) -> list[str]:
+    """Return the whole text in lines of at most this width, broken anywhere."""
+    lines = [""]
+    for letter in text:
+        if lines[-1] and measure(lines[-1]) + measure(letter) > width:
+            lines.append("")
+        lines[-1] += letter
+    return lines
 
 
 def fill(text: str, width: int, *, right: bool = False) -> str:

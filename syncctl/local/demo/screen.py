@@ -74,7 +74,7 @@ class DemoDisplay:
         self.pause()
         if not self._as_json:
             rows = [[group[name] for name in _FAILURE_COLUMNS] for group in groups]
-            out.table(_FAILURE_COLUMNS, rows, title="failed records by error", count="red")
+            out.table(_FAILURE_COLUMNS, rows, title="failed records by error", prose=("message",), count="red")
 
     def show_report(self, report: "Report") -> None:
         """Show the report, as `syncctl report` does."""

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +10,7 @@ import typer
 
 from syncctl.commands.options import AsJson, parse_seconds
 from syncctl.commands.session import open_session
+from syncctl.commands.silence import Patience, Silence
 from syncctl.commands.status_lines import (
     describe_age,
     describe_beat,
@@ -20,8 +21,7 @@ from syncctl.commands.status_lines import (
     list_warnings,
 )
 from syncctl.commands.stop_signal import StopSignal
-from syncctl.console import format_cell, format_time, out
-from syncctl.console.lines import cut_middle, measure
+from syncctl.console import format_time, out
 from syncctl.core.durations import format_age, format_duration
 from syncctl.errors import ExitCode, ServiceUnavailable, UsageError
 
@@ -38,7 +38,6 @@ INTERVAL_AT_LEAST_SECONDS = 0.5
 LOOK_AT_RESIZE_SECONDS = 0.2
 PAUSE_PER_READING = 2.0
 """How long the screen waits after a slow reading, as a multiple of the time that it took."""
-_STREAM_AT_LEAST, _CURSOR_AT_LEAST = 12, 10
 
 
 def status(
@@ -96,45 +95,71 @@ def status(
 
 
 def _watch_plain(connections: "Connections", stop: StopSignal, seconds: float) -> None:
-    """Print the status again and again, each after a line with its time."""
-    from syncctl.wiring.operators import read_status
+    """Print the status again and again, each after a line with its time; say once when MongoDB goes away.
 
+    Raises:
+        ServiceUnavailable: MongoDB could not be reached from the beginning.
+    """
+    from syncctl.wiring.operators import prove_answering, read_status
+
+    silence = Silence("MongoDB", Patience(lambda: prove_answering(connections)))
+    has_read = False
+    _ = connections.ledger
     while not (stop.is_set or out.reader_gone):
-        current = None
-        with stop.interruptible():
-            current = read_status(connections)
-        if current is not None:
-            out.show(format_time(datetime.now(UTC)))
-            show_status(current)
-            out.show("")
+        try:
+            current = stop.await_result(lambda: read_status(connections), on_wait=silence.wait)
+        except ServiceUnavailable as error:
+            if not has_read:
+                raise
+            silence.note(str(error))
+        else:
+            has_read = True
+            silence.end()
+            if current is not None:
+                out.show(format_time(datetime.now(UTC)))
+                show_status(current)
+                out.show("")
         stop.wait(seconds)
 
 
 def _watch_screen(connections: "Connections", stop: StopSignal, seconds: float) -> None:
-    """Show a screen until a signal. If MongoDB goes away, the last figures stay, with a word.
+    """Show a screen until a signal. If MongoDB or Redis goes away, the last figures stay, with a word.
 
     Raises:
         ServiceUnavailable: MongoDB could not be reached from the beginning.
     """
     from syncctl.commands.status_screen import StatusScreen
     from syncctl.console.live import LivePicture
-    from syncctl.wiring.operators import read_watched
+    from syncctl.wiring.operators import prove_answering, read_watched
 
     screen = StatusScreen(every=format_duration(seconds))
+    patience = Patience(lambda: prove_answering(connections, redis=True))
     with LivePicture(sys.stdout, has_own_screen=True) as picture:
+
+        def show_wait(waited: float) -> None:
+            why = patience.look(waited) if screen.has_figures and not screen.is_troubled else None
+            if why is not None:
+                screen.note_trouble(why, waited_seconds=waited)
+            if why is not None or picture.is_resized:
+                picture.draw(screen.draw)
+
         while not stop.is_set:
-            began = time.monotonic()
+            began, pause = time.monotonic(), seconds
             try:
-                with stop.interruptible():
-                    screen.take(*read_watched(connections))
+                figures = stop.await_result(lambda: read_watched(connections), on_wait=show_wait)
             except ServiceUnavailable as error:
                 if not screen.has_figures:
                     raise
-                screen.note_trouble(str(error))
+                screen.note_trouble(str(error), waited_seconds=time.monotonic() - began)
+            else:
+                if figures is not None:
+                    if not screen.is_troubled:
+                        pause = max(pause, PAUSE_PER_READING * (time.monotonic() - began))
+                    screen.take(*figures)
             if stop.is_set:
                 return
             picture.draw(screen.draw)
-            until = time.monotonic() + max(seconds, PAUSE_PER_READING * (time.monotonic() - began))
+            until = time.monotonic() + pause
             while (left := until - time.monotonic()) > 0 and not stop.wait(min(left, LOOK_AT_RESIZE_SECONDS)):
                 if picture.is_resized:
                     picture.draw(screen.draw)
@@ -149,8 +174,6 @@ def show_status(current: "Status") -> None:
         for name in COLUMNS
         if name not in _OPTIONAL or not out.is_watched() or any(row[name] not in _UNREMARKABLE for row in rows)
     ]
-    if out.is_watched():
-        _fit(rows, columns, out.width)
     if rows:
         shown = [[row[name] for name in columns] for row in rows]
         out.table(columns, shown, delivered="green", failed="red", retrying="yellow")
@@ -158,16 +181,20 @@ def show_status(current: "Status") -> None:
         out.show("no streams yet; add one to syncctl.toml, or run: syncctl init --help")
     now = datetime.now(UTC)
     if rows:
-        out.show(f"rates    {_describe_rates(current)}")
-    out.show(f"queue    {describe_queue(current.queue)}")
+        _show_line("rates", _describe_rates(current))
+    _show_line("queue", describe_queue(current.queue))
     for label, line in list_standstills(current, now):
-        out.show(f"{label:8} {line}")
-    out.show(f"workers  {describe_workers(current)}")
-    out.show(f"beat     {describe_beat(current.beat, now)}")
+        _show_line(label, line)
+    _show_line("workers", describe_workers(current))
+    _show_line("beat", describe_beat(current.beat, now))
     for warning in list_warnings(current, now):
         out.warn(warning)
     for number, step in enumerate(list_steps(current)):
         out.say(f"{'next:' if number == 0 else '     '} {step}")
+
+
+def _show_line(label: str, sentence: str) -> None:
+    out.show_sentence(f"{label:8} {sentence}", indent=9)
 
 
 def _describe_rates(current: "Status") -> str:
@@ -180,20 +207,6 @@ def _describe_rates(current: "Status") -> str:
     text = f"{format_rate(logged)}/s in, {format_rate(accepted)}/s out"
     others = attempts - accepted
     return f"{text}, {format_rate(others)}/s not accepted" if others >= 0.01 else text
-
-
-def _fit(rows: Sequence[dict[str, Any]], columns: Sequence[str], width: int) -> None:
-    """Cut names and cursors in their middle, so that no line of the table is wider than the terminal."""
-    sizes = {
-        name: max([measure(name), *(measure(format_cell(row[name])) for row in rows)], default=0) for name in columns
-    }
-    over = sum(sizes.values()) + 2 * (len(columns) - 1) - width
-    for name, at_least in (("cursor", _CURSOR_AT_LEAST), ("stream", _STREAM_AT_LEAST)):
-        if over > 0:
-            size = max(at_least, sizes[name] - over)
-            over -= sizes[name] - size
-            for row in rows:
-                row[name] = None if row[name] is None else cut_middle(str(row[name]), size)
 
 
 def _describe_stream(stream: Mapping[str, Any]) -> dict[str, Any]:

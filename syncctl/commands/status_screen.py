@@ -1,11 +1,12 @@
 """The screen of `syncctl status --watch`."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from syncctl.commands.records import format_key
+from syncctl.commands.silence import began_at
 from syncctl.commands.status_lines import (
     describe_age,
     describe_beat,
@@ -31,6 +32,7 @@ _FIGURES = (("in/s", 7), ("out/s", 7), ("backlog", 9), ("lag", 5), ("failed", 7)
 """The columns that are always there, with their widths."""
 _MORE = (("retrying", 8), ("last poll", 9), ("delivered", 11), ("cursor", 28))
 """Columns for a wide terminal, those first that come first."""
+_BARS_TITLES = (f"LAST {MINUTES} MINUTES", f"{MINUTES} MIN")
 _EVENT_STYLES = {**STATE_STYLES, "late": "yellow", "lost": "yellow", "circuit open": "red", "paused": "red"}
 
 
@@ -45,20 +47,32 @@ class StatusScreen:
         self._every = every
         self._status: Status | None = None
         self._activity: Activity | None = None
+        #: Since when there are no new figures, and why.
         self._trouble: tuple[datetime, str] | None = None
+        #: Since when Redis cannot be used.
+        self._without_redis_since: datetime | None = None
 
     @property
     def has_figures(self) -> bool:
         """Whether there is anything to show."""
         return self._status is not None
 
+    @property
+    def is_troubled(self) -> bool:
+        """Whether it says why there are no new figures, or that Redis cannot be used."""
+        return self._trouble is not None or self._without_redis_since is not None
+
     def take(self, status: "Status", activity: "Activity") -> None:
         """Take new figures."""
+        if not status.queue["error"]:
+            self._without_redis_since = None
+        elif self._without_redis_since is None:
+            self._without_redis_since = self._trouble[0] if self._trouble else activity.at
         self._status, self._activity, self._trouble = status, activity, None
 
-    def note_trouble(self, why: str) -> None:
-        """Say why there are no new figures; the old ones stay."""
-        since = self._trouble[0] if self._trouble else datetime.now(UTC)
+    def note_trouble(self, why: str, *, waited_seconds: float = 0.0) -> None:
+        """Take why there are no new figures; the old ones stay."""
+        since = self._trouble[0] if self._trouble else began_at(waited_seconds)
         self._trouble = (since, why)
 
     def draw(self, width: int, height: int) -> list[Line]:
@@ -72,7 +86,7 @@ class StatusScreen:
             [("workers  ", "dim"), (describe_workers(status), "")],
             [("beat     ", "dim"), (describe_beat(status.beat, now), "yellow" if status.beat["late"] else "")],
         ]
-        troubles = _list_troubles(status, now)
+        troubles = _list_troubles(status, now, without_redis_since=self._without_redis_since)
         left = height - len(top) - len(bottom)
         shown_troubles = min(len(troubles), TROUBLES_AT_MOST, max(left // 4, 1))
         # The streams get what the last events leave; a line each, below their header.
@@ -122,11 +136,11 @@ def _draw_path(status: "Status", flows: Mapping[str, Flow], width: int) -> list[
     return draw_path(stations, width)
 
 
-def _list_troubles(status: "Status", now: datetime) -> list[Line]:
+def _list_troubles(status: "Status", now: datetime, *, without_redis_since: datetime | None) -> list[Line]:
     """Return a line for whatever holds a stream, and for each warning."""
     lines = [line for _, line in list_standstills(status, now)]
-    if status.queue["error"]:
-        lines.append(f"{status.queue['error']}; syncctl doctor redis")
+    if without_redis_since is not None:
+        lines.insert(0, f"since {without_redis_since:%H:%M:%S}: {status.queue['error']}; syncctl doctor redis")
     return [[("! ", "yellow"), (line, "yellow")] for line in [*lines, *list_warnings(status, now)]]
 
 
@@ -155,7 +169,8 @@ def _draw_table(streams: Sequence[Mapping[str, Any]], activity: "Activity", widt
             left -= size + 2
     header: list[Part] = [(fill("  STREAM", name_width + 2), "bold")]
     header += [(f" {fill(name.upper(), size, right=True)}", "bold") for name, size in _FIGURES]
-    header.append((f"  {fill('LAST 30 MINUTES', max(bars, 1))}", "bold"))
+    title = next((name for name in _BARS_TITLES if len(name) <= bars), "")
+    header.append((f"  {fill(title, bars)}", "bold"))
     header += [(f"  {fill(name.upper(), size, right=name != 'cursor')}", "bold") for name, size in more]
     shown = streams
     if len(streams) > at_most:

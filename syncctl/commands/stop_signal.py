@@ -2,17 +2,38 @@
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar, cast
 
 from syncctl.console import out
 from syncctl.errors import ExitCode
 
+T = TypeVar("T")
 
-class _Interrupted(BaseException):
-    """Ends a block that may be interrupted; libraries must not catch it as one of their errors."""
+
+WAITS_FOR_SECONDS = 0.1
+"""How soon a signal ends what waits for a reading."""
+
+
+class _Reading(threading.Thread, Generic[T]):
+    """One call in a thread, which may outlast the command: a service that hangs must not hold up its end."""
+
+    def __init__(self, read: Callable[[], T]) -> None:
+        super().__init__(name="reading", daemon=True)
+        self._read = read
+        self.over = threading.Event()
+        self.result: T | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.result = self._read()
+        except BaseException as error:  # noqa: BLE001 - whoever waits for it raises it
+            self.error = error
+        finally:
+            self.over.set()
 
 
 class StopSignal:
@@ -26,7 +47,6 @@ class StopSignal:
         self._notice = notice
         self._event = threading.Event()
         self._received = 0
-        self._is_interruptible = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -56,17 +76,25 @@ class StopSignal:
         """Wait for a signal for at most this long; tell whether one asked to stop."""
         return self._event.wait(max(seconds, 0.0))
 
-    @contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """Let the first signal end this block at once: for what only reads, and may take long."""
-        try:
-            self._is_interruptible = True
-            try:
-                yield
-            finally:
-                self._is_interruptible = False
-        except _Interrupted:
-            return
+    def await_result(self, read: Callable[[], T], *, on_wait: Callable[[float], None]) -> T | None:
+        """Read what may take long, in a thread; return its result, or None as soon as a signal asks to stop.
+
+        Args:
+            on_wait: Is called again and again while it takes, with the seconds so far.
+
+        Raises:
+            Whatever `read` raises.
+        """
+        began = time.monotonic()
+        reading = _Reading(read)
+        reading.start()
+        while not reading.over.wait(WAITS_FOR_SECONDS):
+            if self.is_set:
+                return None
+            on_wait(time.monotonic() - began)
+        if reading.error is not None:
+            raise reading.error
+        return cast(T, reading.result)
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self.is_set:
@@ -75,5 +103,3 @@ class StopSignal:
         self._event.set()
         if self._notice:
             out.say(self._notice)
-        if self._is_interruptible:
-            raise _Interrupted

@@ -10,8 +10,10 @@ from syncctl.commands.filters import Key, choose_states, read_fingerprint
 from syncctl.commands.options import Since, Streams, parse_window
 from syncctl.commands.records import format_key
 from syncctl.commands.session import choose_known, open_session
+from syncctl.commands.silence import Patience, Silence
 from syncctl.commands.stop_signal import StopSignal
 from syncctl.console import format_time, out
+from syncctl.core.safe_text import make_safe_line
 from syncctl.core.states import State
 from syncctl.errors import ExitCode, ServiceUnavailable
 
@@ -74,6 +76,7 @@ def tail(
     mark = None if error is None else read_fingerprint(error, (State.FAILED.value,))
     with open_session(ctx) as connections:
         from syncctl.pipeline.tail import AttemptFeed, AttemptFilter
+        from syncctl.wiring.operators import prove_answering
 
         names = choose_known(connections, stream)
         ledger = connections.prepared_ledger
@@ -82,8 +85,10 @@ def tail(
         write = out.print_json_lines if as_json else _Lines().write
         if follow and begin is None and not as_json:
             out.say("waiting for attempts; Ctrl-C ends")
+        patience = Patience(lambda: prove_answering(connections))
+        silence = Silence("MongoDB", patience, after="; no attempt was missed")
         with StopSignal(notice="") as stop:
-            _follow(feed, write, stop, limit=limit, follow=follow)
+            _follow(feed, write, stop, silence, limit=limit, follow=follow)
     return stop.exit_code if stop.exit_code == ExitCode.TERMINATED else ExitCode.DONE
 
 
@@ -91,6 +96,7 @@ def _follow(
     feed: "AttemptFeed",
     write: "Callable[[Sequence[Attempt]], None]",
     stop: StopSignal,
+    silence: Silence,
     *,
     limit: int | None,
     follow: bool,
@@ -100,37 +106,34 @@ def _follow(
     Raises:
         ServiceUnavailable: MongoDB cannot be reached, and could not be before either.
     """
-    left, has_read, is_away = limit, False, False
+    left, has_read = limit, False
     while not (stop.is_set or out.reader_gone):
         try:
-            for attempts in _read(feed, stop):
+            for attempts in _read(feed, stop, silence if follow else None):
                 shown = attempts[:left]
                 write(shown)
                 left = None if left is None else left - len(shown)
                 if left == 0 or out.reader_gone:
                     return
             has_read = True
-            if is_away:
-                out.say("MongoDB answers again; no attempt was missed")
-            is_away = False
+            if not stop.is_set:
+                silence.end()
         except ServiceUnavailable as error:
             if not (has_read and follow):
                 raise
-            if not is_away:
-                out.warn(f"{error}; trying again until it answers, Ctrl-C ends")
-            is_away = True
+            silence.note(str(error))
         if not follow:
             return
         stop.wait(READ_EVERY_SECONDS)
 
 
-def _read(feed: "AttemptFeed", stop: StopSignal) -> "Iterator[Sequence[Attempt]]":
-    """Yield what one reading finds; a signal ends it at once."""
+def _read(feed: "AttemptFeed", stop: StopSignal, silence: Silence | None) -> "Iterator[Sequence[Attempt]]":
+    """Yield what one reading finds; a signal ends it at once, and a silence is spoken of."""
     reading = feed.read()
     while not stop.is_set:
-        attempts: Sequence[Attempt] | None = None
-        with stop.interruptible():
-            attempts = next(reading, None)
+        attempts = stop.await_result(
+            lambda: next(reading, None), on_wait=silence.wait if silence else lambda _waited: None
+        )
         if attempts is None:
             return
         yield attempts
@@ -161,7 +164,7 @@ class _Lines:
         what = attempt.error or ("" if attempt.lookup is None else f"asked for the partner's object: {attempt.lookup}")
         cells = {
             "stream": attempt.stream,
-            "key": format_key(attempt.key),
+            "key": make_safe_line(format_key(attempt.key)),
             "state": state if attempt.attempt <= 1 else f"{state} #{attempt.attempt}",
         }
         is_watched = out.is_watched()

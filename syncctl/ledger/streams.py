@@ -634,6 +634,11 @@ class Streams:
         return {found["_id"]: found for found in self._streams.find({})}
 
     @edge
+    def load_names(self) -> list[str]:
+        """Return every stream's name, also of streams that left the configuration."""
+        return sorted(found["_id"] for found in self._streams.find({}, {"_id": True}))
+
+    @edge
     def server_time(self) -> datetime:
         """Return MongoDB's clock."""
         found = next(self._streams.database.aggregate([{"$documents": [{"now": "$$NOW"}]}]))

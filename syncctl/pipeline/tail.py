@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from syncctl.errors import ServiceUnavailable
+from syncctl.errors import ServiceUnavailable, UsageError
 from syncctl.ledger.attempts import Attempt, ChangedRecord
 from syncctl.ledger.ledger import Ledger
 from syncctl.pipeline.selection import find_key_ids
@@ -65,7 +65,8 @@ class AttemptFeed:
         self._readings = 0
         #: The attempts since the floor that were yielded, in the order in which they were found.
         self._yielded: dict[_Identity, None] = {}
-        self._key_ids: tuple[str, ...] = ()
+        #: By stream; nothing for one that has other key columns.
+        self._key_ids: dict[str, tuple[str, ...]] = {}
 
     def read(self) -> Iterator[list[Attempt]]:
         """Yield the attempts that are new since the last reading, in the order of their time.
@@ -104,14 +105,17 @@ class AttemptFeed:
             yield _sort(held)
 
     def _walk(self, start: datetime) -> Iterator[ChangedRecord]:
-        key_ids = self._find_key_ids()
-        if key_ids is not None and not key_ids:
-            return
+        streams, key_ids = self._wanted.streams, None
+        if self._wanted.key is not None:
+            rows = self._find_rows()
+            if not rows:
+                return
+            streams, key_ids = tuple(rows), sorted({key_id for ids in rows.values() for key_id in ids})
         since, last_ids = start, list[str]()
         while page := self._ledger.attempts.read_page(
             changed_since=since,
             attempts_since=self._floor,
-            streams=self._wanted.streams,
+            streams=streams,
             key_ids=key_ids,
             without=last_ids,
             limit=RECORDS_AT_ONCE,
@@ -124,15 +128,24 @@ class AttemptFeed:
             since = self._reached = last
             self._front = max(self._front, last)
 
-    def _find_key_ids(self) -> Sequence[str] | None:
-        """Return the ids of the keys that are meant; None for any key. A row may be logged only later."""
-        if self._wanted.key is None:
-            return None
-        if not self._key_ids:
-            streams = list(self._wanted.streams) or sorted(self._ledger.streams.load_all())
-            found = find_key_ids(self._ledger, streams, self._wanted.key)
-            self._key_ids = tuple({key_id for ids in found.values() for key_id in ids})
-        return self._key_ids
+    def _find_rows(self) -> dict[str, tuple[str, ...]]:
+        """Return the ids of the keys that are meant, by stream; a stream may be polled for the first time only later.
+
+        Raises:
+            UsageError: At the first reading, the key fits no stream.
+        """
+        text, refused = self._wanted.key or "", None
+        for stream in self._wanted.streams or self._ledger.streams.load_names():
+            if stream not in self._key_ids:
+                try:
+                    self._key_ids |= find_key_ids(self._ledger, [stream], text)
+                except UsageError as error:
+                    self._key_ids[stream] = ()
+                    refused = refused or error
+        found = {stream: ids for stream, ids in self._key_ids.items() if ids}
+        if refused is not None and not found and self._readings == 0:
+            raise refused
+        return found
 
     def _is_new(self, attempt: Attempt) -> bool:
         identity = (attempt.id, attempt.at, attempt.attempt)

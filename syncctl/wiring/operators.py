@@ -31,6 +31,8 @@ log = get_logger(__name__)
 
 SOON_SECONDS = 5.0
 """How long `show` waits for a source."""
+PROOF_SECONDS = 1.0
+"""How long a service has for a sign of life, while a person looks at old figures."""
 
 
 def open_connections(settings: "Settings") -> Connections:
@@ -59,6 +61,21 @@ def read_status(connections: Connections) -> "Status":
         maintained_every=list_maintenance(settings),
         settings=fingerprint_settings(settings),
     )
+
+
+def prove_answering(connections: Connections, *, redis: bool = False) -> None:
+    """Ask MongoDB, and Redis too if wanted, for a sign of life within a second each.
+
+    Raises:
+        ServiceUnavailable: One gives none.
+    """
+    from syncctl.broker.queue import Broker
+
+    connections.ledger.check_reachable(timeout_seconds=PROOF_SECONDS)
+    if redis:
+        settings = connections.settings
+        with Broker(settings.redis_url, prefix=settings.redis_namespace, timeout_seconds=PROOF_SECONDS) as broker:
+            broker.count_waiting()
 
 
 def read_watched(connections: Connections) -> "tuple[Status, Activity]":

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from syncctl.core.ids import key_id
 from syncctl.core.outcome import Verdict
 from syncctl.core.states import State
 from syncctl.errors import ServiceUnavailable
@@ -136,6 +137,17 @@ def test_a_row_may_be_logged_after_its_key_was_named(ledger: Ledger) -> None:
     ledger.records.log([new_record(7), new_record(8)], PAST)
     attempt(ledger, 7, 8)
     assert read(feed) == [("7", 1)]
+
+
+def test_a_stream_may_be_polled_for_the_first_time_after_its_key_was_named(logged: Ledger) -> None:
+    feed = follow(logged, key="7")
+    attempt(logged, 7)
+    assert read(feed) == [("7", 1)]
+    logged.streams.ensure("returns")
+    row = {"number": 7}
+    logged.records.log([new_record(70, stream="returns", key=row, key_id=key_id(row))], PAST)
+    attempt(logged, 70)
+    assert read(feed) == [("70", 1)]
 
 
 def test_a_late_outcome_is_an_attempt_too(logged: Ledger) -> None:

@@ -135,12 +135,12 @@ def stream(name: str, **changes: Any) -> dict[str, Any]:
     return {**fields, **changes}
 
 
-def make_screen(streams: Sequence[dict[str, Any]], *, workers: int = 1) -> StatusScreen:
+def make_screen(streams: Sequence[dict[str, Any]], *, workers: int = 1, redis_error: str | None = None) -> StatusScreen:
     partner = {"partner": "default", "paused": False, "breaker": "closed"}
     status = Status(
         streams=tuple(streams),
         partners=(partner,),
-        queue={"messages": 3, "error": None, "unserved": [], "dropped_recently": 0},
+        queue={"messages": 3, "error": redis_error, "unserved": [], "dropped_recently": 0},
         workers=tuple({"worker": f"worker-{n}@a-machine", "settings_differ": False} for n in range(workers)),
         beat={"last_tick_at": NOW, "late": False, "overdue": [], "failing": [], "settings_differ": False},
     )
@@ -160,10 +160,12 @@ def drawn(screen: StatusScreen, width: int, height: int) -> list[str]:
     return [draw_line(line, width=width, colour=False) for line in picture]
 
 
-@pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 50), (132, 43), (60, 15), (40, 10), (20, 5), (1, 1)])
-@pytest.mark.parametrize("count", [0, 1, 3, 60])
+@pytest.mark.parametrize(
+    ("width", "height"), [(80, 24), (200, 50), (72, 24), (132, 43), (60, 15), (40, 10), (20, 5), (1, 1)]
+)
+@pytest.mark.parametrize("count", [0, 1, 3, 300])
 def test_the_status_fits_any_terminal(width: int, height: int, count: int) -> None:
-    streams = [stream(f"orders_of_the_customers_in_region_{n:02}") for n in range(count)]
+    streams = [stream(f"orders_of_the_customers_in_region_{n:03}") for n in range(count)]
     screen = make_screen(streams or [stream("orders")], workers=20)
     shown = drawn(screen, width, height)
     assert len(shown) == height
@@ -194,7 +196,20 @@ def test_streams_that_need_a_look_come_first_where_there_is_no_room_for_all() ->
 
 def test_old_figures_stay_with_a_word_while_mongodb_is_away() -> None:
     screen = make_screen([stream("orders")])
-    screen.note_trouble("cannot reach MongoDB")
+    screen.note_trouble("cannot reach MongoDB", waited_seconds=0.5)
+    screen.note_trouble("cannot reach MongoDB", waited_seconds=20.0)
+    assert screen.is_troubled
     shown = drawn(screen, 120, 24)
     assert re.match(r"no new figures since \d\d:\d\d:\d\d: cannot reach MongoDB; trying again", shown[1])
     assert any(line.startswith("  orders") for line in shown)
+
+
+def test_the_screen_says_since_when_redis_cannot_be_used() -> None:
+    screen = make_screen([stream("orders")], redis_error="cannot reach Redis")
+    assert screen.is_troubled
+    assert "! since 08:30:15: cannot reach Redis; syncctl doctor redis" in drawn(screen, 120, 24)
+
+
+def test_a_key_with_controls_shifts_no_column_of_the_events() -> None:
+    assert [measure(fill(key, 12)) for key in ("a\tb\nc\x1b[31m", "\x1b" * 9, "注文", "a")] == [12] * 4
+    assert fill("a\tb", 6) == "a\\tb  "

@@ -47,13 +47,17 @@ def up(
             metavar="PORT",
             min=0,
             max=65535,
-            help="MongoDB's port, 27017 by default; 0 picks a free one.",
+            help="MongoDB's port; 0 picks a free one. Default: the one it had last, at first 27017.",
         ),
     ] = None,
     redis_port: Annotated[
         int | None,
         typer.Option(
-            "--redis-port", metavar="PORT", min=0, max=65535, help="Redis's port, 6379 by default; 0 picks a free one."
+            "--redis-port",
+            metavar="PORT",
+            min=0,
+            max=65535,
+            help="Redis's port; 0 picks a free one. Default: the one it had last, at first 6379.",
         ),
     ] = None,
     save: Annotated[bool, typer.Option("--save", help="Write their URLs to .env instead of printing them.")] = False,
@@ -62,7 +66,7 @@ def up(
 ) -> None:
     """Start MongoDB and Redis, leave them running, and print their URLs as .env takes them, or save them there.
 
-    A server that already runs is left alone. Data, logs and passwords are in .syncctl. The URLs hold the passwords:
+    A server that already runs is left alone, and one that was stopped or has died comes back on its port. Data, logs and passwords are in .syncctl. The URLs hold the passwords:
     they are not printed into a file that other users can read (exit code 2), and --save writes .env so that only you
     can read it.
 

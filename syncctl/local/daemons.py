@@ -77,7 +77,8 @@ def start_daemons(directory: Path, *, mongo_port: int | None, redis_port: int | 
     """Start the servers that are down and leave them running. Safe to repeat.
 
     Args:
-        mongo_port, redis_port: 0 picks a free one, None the usual one. A server that already runs keeps its port.
+        mongo_port, redis_port: 0 picks a free one, None the one that the server had last, at first the usual one. A
+            server that already runs keeps its port.
 
     Raises:
         UsageError: a port is taken, or the server already runs on another one.
@@ -97,6 +98,8 @@ def start_daemons(directory: Path, *, mongo_port: int | None, redis_port: int | 
             for server in missing:
                 server.kill()
             raise
+        for server, _, _ in wanted:
+            _port_file(server).write_text(f"{server.port}\n")
         for server in missing:
             server.release()
     daemons = _summarize(directory, started=[server.service for server in missing])
@@ -166,8 +169,9 @@ def _needs_start(server: LocalServer, port: int | None, usual: int) -> bool:
                 why=f"{flag} cannot move a running server",
                 hint="run: syncctl local down, then run this command again",
             )
+        server.port = running.port
         return False
-    server.port = usual if port is None else port
+    server.port = (_read_last_port(server) or usual) if port is None else port
     taken = why_taken(server.port) if server.port else None
     if taken:
         raise UsageError(
@@ -176,6 +180,18 @@ def _needs_start(server: LocalServer, port: int | None, usual: int) -> bool:
             hint=f"choose another port with {flag}; {flag} 0 picks a free one",
         )
     return True
+
+
+def _port_file(server: LocalServer) -> Path:
+    """Return the file with the port of the last start; it outlives the server, so that URLs which name it stay true."""
+    return server.directory / "port"
+
+
+def _read_last_port(server: LocalServer) -> int | None:
+    try:
+        return int(_port_file(server).read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _summarize(directory: Path, *, started: Sequence[str]) -> Daemons:

@@ -204,7 +204,9 @@ def test_an_empty_password_file_is_no_password(up: dict[str, Any], local: Run, t
     assert password != urlsplit(up["redis_url"]).password
 
 
-def test_up_starts_only_what_is_down(up: dict[str, Any], local: Run, eventually: Callable[..., Any]) -> None:
+def test_up_starts_only_what_is_down_on_its_last_port(
+    up: dict[str, Any], local: Run, eventually: Callable[..., Any]
+) -> None:
     before = find_pids(up)
     os.kill(before["redis"], signal.SIGKILL)
     down = eventually(lambda: (found := local("status", "--json")).exit_code == 1 and found, timeout=20)
@@ -212,8 +214,11 @@ def test_up_starts_only_what_is_down(up: dict[str, Any], local: Run, eventually:
         "mongodb": True,
         "redis": False,
     }
-    again = local("up", *FREE, "--json")
+    again = local("up", "--json")
     assert again.exit_code == 0, again.stderr
+    assert {name: again.json[name] for name in ("mongo_url", "redis_url")} == {
+        name: up[name] for name in ("mongo_url", "redis_url")
+    }
     assert {service["name"]: service["started"] for service in again.json["services"]} == {
         "mongodb": False,
         "redis": True,

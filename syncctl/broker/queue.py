@@ -76,6 +76,8 @@ def unavailable(url: str, error: Exception) -> ServiceUnavailable:
     parts = urlsplit(url)
     where = f"{parts.hostname}:{parts.port or 6379}" if parts.hostname else parts.path
     cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, redis.AuthenticationError):
+        return _login_refused(where, cause, url)
     refuses = isinstance(error, redis.ResponseError)
     return ServiceUnavailable(
         f"Redis at {where} refuses commands" if refuses else f"cannot reach Redis at {where}",
@@ -83,6 +85,16 @@ def unavailable(url: str, error: Exception) -> ServiceUnavailable:
         why=redact(cause, find_secrets(url)),
         hint="check REDIS_URL, then run: syncctl doctor redis",
     )
+
+
+def _login_refused(where: str, cause: str, url: str) -> ServiceUnavailable:
+    if find_secrets(url):
+        why, hint = redact(cause, find_secrets(url)), "check the user and password in REDIS_URL"
+    else:
+        why = "REDIS_URL has no password"
+        hint = f"set REDIS_URL=redis://:PASSWORD@{where}/0; "
+        hint += "for the server of syncctl local: syncctl local up --save --force"
+    return ServiceUnavailable(f"Redis at {where} refuses the login", service="redis", why=why, hint=hint)
 
 
 @contextmanager

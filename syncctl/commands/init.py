@@ -171,6 +171,7 @@ def _converse(directory: Path, done: Initialised) -> "Answers | None":
         texts[TOML_FILE] += section.children
     write_setup(directory, texts, keep_old=False)
     done.written = list(texts)
+    _warn_of_overruled(answers.values, done)
     for name in done.written:
         out.say(f"wrote {directory / name}")
     return answers
@@ -237,10 +238,18 @@ def _write_files(
     added = [name for name in texts if name != TOML_FILE and (directory / name).exists()]
     write_setup(directory, texts)
     done.written = list(texts)
+    _warn_of_overruled(values, done)
     for name in done.written:
         out.say(f"{'added missing values to' if name in added else 'wrote'} {directory / name}")
     for name in kept:
         out.say(f"left {directory / name} unchanged")
+
+
+def _warn_of_overruled(values: Mapping[str, str], done: Initialised) -> None:
+    from syncctl.settings.setup_files import list_overruled
+
+    for sentence in list_overruled(values):
+        done.warn(sentence)
 
 
 def _gather_values(

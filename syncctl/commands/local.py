@@ -66,9 +66,9 @@ def up(
 ) -> None:
     """Start MongoDB and Redis, leave them running, and print their URLs as .env takes them, or save them there.
 
-    A server that already runs is left alone, and one that was stopped or has died comes back on its port. Data, logs and passwords are in .syncctl. The URLs hold the passwords:
-    they are not printed into a file that other users can read (exit code 2), and --save writes .env so that only you
-    can read it.
+    A server that already runs is left alone, and one that was stopped or has died comes back on its port. Data, logs
+    and passwords are in .syncctl. The URLs hold the passwords: they are not printed into a file that other users can
+    read (exit code 2), and --save writes .env so that only you can read it.
 
     Examples:
       syncctl local up --save
@@ -217,7 +217,7 @@ def _save(ctx: typer.Context, daemons: "Daemons") -> None:
     """
     from syncctl.local.daemons import is_own_url
     from syncctl.settings.dotenv_file import DotenvFile
-    from syncctl.settings.setup_files import save_values
+    from syncctl.settings.setup_files import list_overruled, save_values
 
     env = DotenvFile(ctx.obj.directory)
     values: dict[str, str] = {}
@@ -229,6 +229,10 @@ def _save(ctx: typer.Context, daemons: "Daemons") -> None:
         if _find_place(old) != _find_place(new):
             values[name] = new
     save_values(ctx.obj.directory, values)
+    for sentence in list_overruled(
+        {"MONGO_URL": daemons.mongo_url or "", "REDIS_URL": daemons.redis_url or ""} | values
+    ):
+        out.warn(sentence)
     out.say(f"wrote {' and '.join(values)} to .env" if values else ".env has their URLs already")
 
 

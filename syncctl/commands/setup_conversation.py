@@ -110,7 +110,8 @@ class _Conversation:
         value, origin = self._find_value(key, name)
         variable, default = key.upper(), "" if origin else value
         if origin:
-            out.say(f"  {mask_url(value)} ({origin})")
+            _say_wrapped(f"{mask_url(value)} ({origin})")
+            self._say_kept_overruled(variable)
             if self._try(look, name):
                 return True
         while True:
@@ -128,6 +129,7 @@ class _Conversation:
                 continue
             if text:
                 self._answers.values[variable] = _ask_password(text)
+                _say_overruled({variable: self._answers.values[variable]})
             elif default and not is_set:
                 self._answers.values[variable] = default
             elif not is_set:
@@ -136,6 +138,15 @@ class _Conversation:
                 self._ask_token("  Bearer token (hidden; Enter for none): ")
             if self._try(look, name):
                 return True
+
+    def _say_kept_overruled(self, variable: str) -> None:
+        """Say so if `.env` has another value for this variable than the environment, which is in force."""
+        from syncctl.settings.dotenv_file import DotenvFile
+
+        env = DotenvFile(self._directory)
+        name = env.find(variable)
+        if name is not None:
+            _say_overruled({name: env.get(name)})
 
     def _find_value(self, key: str, name: str) -> tuple[str, str]:
         """Return the URL in force, and where it is set; the place is empty for a default."""
@@ -180,6 +191,7 @@ class _Conversation:
         token = out.ask_secret(question)
         if token:
             self._answers.values["PARTNER_TOKEN"] = token
+            _say_overruled({"PARTNER_TOKEN": token})
         return bool(token)
 
     def _ask_for_better_token(self, partner: str) -> None:
@@ -270,9 +282,19 @@ class _Conversation:
             out.say(f"  there is a stream {name} already")
 
     def _ask_endpoint(self, table: "InspectedTable", source: str, partner: str, name: str) -> str:
+        from syncctl.core.remote_values import REMOTE
+        from syncctl.partner.endpoint import find_placeholders
+        from syncctl.settings.child_section import is_among
+
         default = f"POST /{name}"
         while True:
             endpoint = out.ask(f"  Endpoint; PUT /{name}/{{{table.key[0]}}} works too [{default}]: ").strip() or default
+            columns = [column.name for column in table.columns]
+            named = [name for name in find_placeholders(endpoint) if not name.startswith(REMOTE)]
+            absent = [column for column in named if not is_among(column, columns)]
+            if absent:
+                _say_wrapped(f"{table.table} has no column {absent[0]}; it has {', '.join(columns)}")
+                continue
             try:
                 self._load(propose_section(table, source, stream=name, partner=partner, endpoint=endpoint))
             except ConfigurationError as error:
@@ -379,6 +401,13 @@ def _ask_number(question: str, most: int) -> int:
         if text.isdecimal() and 1 <= int(text) <= most:
             return int(text)
         out.say(f"  write a number from 1 to {most}")
+
+
+def _say_overruled(values: Mapping[str, str]) -> None:
+    from syncctl.settings.setup_files import list_overruled
+
+    for sentence in list_overruled(values):
+        _say_wrapped(sentence, indent="  ! ", after="    ")
 
 
 def _ask_password(url: str) -> str:

@@ -119,8 +119,6 @@ def _find_hint(why: str) -> str:
     for sign, hint in _REFUSALS.items():
         if sign in why:
             return hint
-    if "password" in why or "auth" in why:
-        return "check the user and password in REDIS_URL"
     if "refused" in why:
         return "start it (for a try on this machine: syncctl local up), or correct REDIS_URL"
     return ""

@@ -24,6 +24,7 @@ T = TypeVar("T")
 OPERATION_TIMEOUT_SECONDS = 20
 _AUTHENTICATION_CODES = {8000, 18}
 _RIGHTS_CODE = 13
+_WANTS_LOGIN = "requires authentication"
 _BAD_VALUE_CODE = 2
 _DUPLICATE_CODE = 11000
 
@@ -113,7 +114,7 @@ def translated(hosts: str = "") -> Iterator[None]:
 
     Raises:
         ServiceUnavailable: MongoDB cannot be reached, or did not acknowledge in time.
-        ConfigurationError: it refuses the login, or the login lacks a right.
+        ConfigurationError: it wants a login, refuses the one it got, or that lacks a right.
     """
     where = f" at {hosts}" if hosts else ""
     try:
@@ -124,6 +125,13 @@ def translated(hosts: str = "") -> Iterator[None]:
                 f"MongoDB{where} refuses the login",
                 why="authentication failed",
                 hint="check the user and password in MONGO_URL",
+            ) from error
+        if error.code == _RIGHTS_CODE and _WANTS_LOGIN in str(error):
+            raise ConfigurationError(
+                f"MongoDB{where} wants a login",
+                why="MONGO_URL has no user and password",
+                hint=f"set MONGO_URL=mongodb://USER:PASSWORD@{hosts or 'HOST'}/DATABASE?authSource=admin; "
+                "for the server of syncctl local: syncctl local up --save --force",
             ) from error
         if error.code == _RIGHTS_CODE:
             raise ConfigurationError(

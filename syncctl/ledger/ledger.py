@@ -142,6 +142,8 @@ class Ledger:
         """Return MongoDB's version and whether it is a replica set, for `doctor`."""
         with translated(self.hosts):
             version = self._client.server_info()["version"]
+            # What goes before answers everybody; this asks for a login where the server wants one.
+            self._database.list_collection_names(authorizedCollections=True, nameOnly=True)
             hello = self._client.admin.command("hello")
         return {
             "version": version,

@@ -139,6 +139,21 @@ def save_values(directory: Path, values: Mapping[str, str]) -> None:
     write_setup(directory, {ENV_FILE: text})
 
 
+def list_overruled(values: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each of these variables of `.env` to which the environment gives another value."""
+    environment = {name.upper(): (name, value) for name, value in os.environ.items() if value}
+    overruling = [
+        (name, environment[other][0])
+        for name, value in values.items()
+        for other in (name, f"{name}_FILE")
+        if other in environment and environment[other][1] != value
+    ]
+    return [
+        f"{variable} in the environment overrules {name} in .env: unset {variable}, or what .env says has no effect"
+        for name, variable in overruling
+    ]
+
+
 def check_appendable(directory: Path) -> None:
     """Check that a stream can be appended to `syncctl.toml`, if there is one.
 

@@ -187,6 +187,11 @@ def test_a_wrong_password_of_redis_is_reported_without_it(
     done = run(directory, "doctor", "redis", "--json")
     assert done.exit_code == 1
     assert "password" in done.json["checks"][0]["detail"]
+    assert done.json["checks"][0]["hint"] == "check the user and password in REDIS_URL"
+    without = make_directory(redis_url=own_redis.url())
+    expect_error(
+        run(without, "add", "2", "3"), 69, "refuses the login", "REDIS_URL has no password", "redis://:PASSWORD@"
+    )
 
 
 def test_a_wrong_password_of_mongodb_is_reported_without_it(own_mongod: Mongod, make_directory: MakeDirectory) -> None:

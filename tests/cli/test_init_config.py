@@ -57,6 +57,15 @@ def test_a_bare_init_says_what_is_left_to_do(tmp_path: Path) -> None:
     assert run_syncctl("config", cwd=tmp_path).exit_code == 0
 
 
+def test_a_value_that_the_environment_overrules_is_a_warning(tmp_path: Path) -> None:
+    flags = ("--mongo-url", "mongodb://here/logs", "--redis-url", "redis://here/1")
+    env = {"MONGO_URL": "mongodb://other/logs", "REDIS_URL": "redis://here/1"}
+    done = run_syncctl("init", "--no-indexes", "--json", *flags, cwd=tmp_path, env=env)
+    overruled = "MONGO_URL in the environment overrules MONGO_URL in .env: unset MONGO_URL"
+    assert [warning.partition(",")[0] for warning in done.json["warnings"]] == [overruled]
+    assert overruled in done.stderr
+
+
 def test_init_after_local_up_keeps_what_it_put_into_env(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("# of local up\nMONGO_URL=mongodb://localhost:4711/here\nREDIS_URL=redis://h/3\n")
     done = run_syncctl("init", "--no-indexes", "--json", *STREAM, cwd=tmp_path, env={"MONGO_URL": "mongodb://other/x"})

@@ -126,6 +126,7 @@ def test_it_tries_each_answer_and_ends_in_a_working_stream(
                 ("Mode [1]", "1"),
                 ("Name of the stream [orders]", ""),
                 ("Endpoint", "GET /"),
+                ("Endpoint", "PUT /orders/{number}"),
                 ("Endpoint", ""),
                 ("Start: now, beginning (3 rows), or a value of updated_at", "2026-01-31 01:30:00"),
             ],
@@ -136,6 +137,7 @@ def test_it_tries_each_answer_and_ends_in_a_working_stream(
         assert spoken.end() == 0, spoken.shown
     assert CANARY not in spoken.shown
     assert "is neither an SQLAlchemy URL" in " ".join(spoken.shown.split())
+    assert "orders has no column number; it has id, note, updated_at" in spoken.shown
     assert "the first poll sends 2 rows" in spoken.shown, spoken.shown
     assert "next: syncctl poll orders --dry-run" in spoken.shown
     assert stat.S_IMODE((home / ".env").stat().st_mode) == 0o600

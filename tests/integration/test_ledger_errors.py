@@ -78,6 +78,13 @@ def test_a_login_that_lacks_a_right_is_a_configuration_error(ledger: Ledger) -> 
     assert caught.value.why == "not authorized on x to execute command find"
 
 
+def test_a_server_that_wants_a_login_is_told_from_one_that_gives_no_right() -> None:
+    with pytest.raises(ConfigurationError) as caught, translated("db:27017"):
+        raise OperationFailure("command find requires authentication", 13)
+    assert caught.value.what == "MongoDB at db:27017 wants a login"
+    assert "MONGO_URL=mongodb://USER:PASSWORD@db:27017/" in caught.value.hint
+
+
 def test_a_bug_of_ours_is_not_taken_for_a_server_that_is_away(ledger: Ledger) -> None:
     with pytest.raises(OperationFailure), translated("db:27017"):
         ledger._database.command("no such command")

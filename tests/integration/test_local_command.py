@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -18,7 +19,8 @@ from pymongo.errors import OperationFailure
 from redis import Redis
 from redis.exceptions import AuthenticationError
 
-from syncctl.errors import ServiceUnavailable
+from syncctl.errors import ConfigurationError, ServiceUnavailable
+from syncctl.ledger.ledger import Ledger
 from tests.harness.commands import Completed, clean_environment
 from tests.harness.servers import connect, in_ci
 
@@ -96,6 +98,12 @@ def test_other_users_of_the_machine_are_kept_out(up: dict[str, Any], local: Run,
         Path(f"/proc/{service['pid']}/cmdline").read_text() for service in up["services"]
     )
     assert all(len(password) == 48 and password not in shown for password in passwords)
+
+
+def test_a_url_without_a_login_is_named(up: dict[str, Any]) -> None:
+    url = re.sub("//[^@]*@", "//", up["mongo_url"])
+    with Ledger(url, "celery_logs") as ledger, pytest.raises(ConfigurationError, match="wants a login"):
+        ledger.describe_server()
 
 
 def test_saved_urls_are_in_a_new_private_file_and_work(up: dict[str, Any], tmp_path: Path, run_syncctl: Run) -> None:

@@ -56,7 +56,8 @@ def check(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
     with open_session(ctx, acts=True) as connections:
         from syncctl.wiring.alerts import check_alerts
 
-        sent = check_alerts(connections)
+        with out.progress("measuring the rules, and sending"):
+            sent = check_alerts(connections)
         firing = _show(connections, as_json=as_json, resolved_too=False)
     if sent.messages:
         out.say(f"sent {format_count(sent.messages, 'message')}")
@@ -74,7 +75,8 @@ def try_channels(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
     with open_session(ctx) as connections:
         from syncctl.wiring import alerts as wiring
 
-        results = wiring.try_channels(connections)
+        with out.progress("sending test messages"):
+            results = wiring.try_channels(connections)
     if as_json:
         out.print_json({"channels": results})
     else:

@@ -313,7 +313,7 @@ def _create_indexes(ctx: typer.Context, done: Initialised) -> ExitCode:
     from syncctl.commands.session import open_session
 
     try:
-        with open_session(ctx) as connections:
+        with open_session(ctx) as connections, out.progress("creating indexes"):
             done.indexes = connections.ledger.prepare()
     except ServiceUnavailable as error:
         done.warn(f"no indexes were created: {error}")

@@ -46,7 +46,8 @@ def metrics(
                 return _serve(reader.read, *address)
             from syncctl.console.metrics_text import to_metrics_text
 
-            text, _ = to_metrics_text(reader.read())
+            with out.progress("reading"):
+                text, _ = to_metrics_text(reader.read())
             out.show(text.decode().rstrip("\n"))
             if reader.error is None:
                 return ExitCode.DONE

@@ -61,7 +61,11 @@ def send(
     from syncctl.wiring.operators import send_row
 
     notice = "no longer waiting; if the row is not sent yet, a worker sends it in its turn"
-    with open_session(ctx, acts=True) as connections, StopSignal(notice=notice) as stop:
+    with (
+        open_session(ctx, acts=True) as connections,
+        StopSignal(notice=notice) as stop,
+        out.progress(f"sending a row of {name}"),
+    ):
         (name,) = choose_configured(connections.settings, [name])
         sent = send_row(
             connections,

@@ -168,7 +168,8 @@ class _Conversation:
             secrets |= settings.secrets()
             services = Services(settings, timeout_seconds=TRY_SECONDS)
             try:
-                finding = look(services, name)
+                with out.progress("  trying"):
+                    finding = look(services, name)
             finally:
                 services.close()
         except ConfigurationError as error:

@@ -129,7 +129,8 @@ def _show_stories(
 
     rows = _group_by_row(records)
     timelines = [build_timeline(connections.ledger, versions) for versions in rows]
-    comparison = compare_row(connections, records[0], ask_source=ask_source) if len(rows) == 1 else None
+    with out.progress("reading the row from its source"):
+        comparison = compare_row(connections, records[0], ask_source=ask_source) if len(rows) == 1 else None
     if comparison is not None and comparison.source_error is not None:
         out.warn(f"the row was not read from the source: {comparison.source_error}")
     settings = connections.settings

@@ -84,7 +84,8 @@ def status(
                 show = _watch_screen if out.can_redraw() else _watch_plain
                 show(connections, stop, seconds)
             return stop.exit_code
-        current = read_status(connections)
+        with out.progress("asking MongoDB and Redis"):
+            current = read_status(connections)
         if current.queue["error"]:
             out.warn(f"{current.queue['error']}; {_WITHOUT_REDIS}")
         if as_json:

@@ -82,7 +82,9 @@ def test_an_interval_that_is_too_short_is_refused(run_syncctl: Any, settled: Set
 
 
 def test_the_plain_status_is_no_wider_than_the_terminal(settled: Settled) -> None:
-    shown = run_on_terminal([sys.executable, "-m", "syncctl", "status"], cwd=settled.directory, env={"NO_COLOR": "1"})
+    shown = run_on_terminal(
+        [sys.executable, "-m", "syncctl", "status"], cwd=settled.directory, env={"NO_COLOR": "1", "TERM": "dumb"}
+    )
     lines = shown.stderr.splitlines()
     assert any(line.startswith("rates    ") for line in lines)
     assert lines[1].startswith("orders  ")

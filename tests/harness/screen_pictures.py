@@ -30,6 +30,7 @@ _SCREEN_LINE = re.compile(r"\x1b\[(\d+);1H\x1b\[K")
 _MOVE = re.compile(r"(\n|\x1b\[\d+A)")
 _CURSOR = re.compile(r"\x1b\[(?:K|\?25[lh])")
 _SCREEN_CLEARED = "\x1b[H\x1b[2J"
+_PROGRESS = re.compile(r"\r\x1b\[K[^\r\n\x1b]*")
 _FONT = re.compile(r"@font-face \{\{.*?\}\}\s*", re.DOTALL)
 
 
@@ -61,8 +62,8 @@ class Terminal:
                 return
 
     def read(self) -> str:
-        """Return everything that it has written so far."""
-        return self._written.decode(errors="replace").replace("\r\n", "\n")
+        """Return everything that it has written so far, but its progress."""
+        return _PROGRESS.sub("", self._written.decode(errors="replace").replace("\r\n", "\n"))
 
     def end(self) -> str:
         """Interrupt it if it still runs, and return everything that it has written."""

@@ -5,7 +5,7 @@ Settings are checked with the functions that the client reads the same values wi
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
@@ -23,13 +23,15 @@ _SLASHES = re.compile(r"[/\\]")
 _ORDINARY = re.compile(r"[A-Za-z0-9_:-]+(?:\.[A-Za-z0-9_:-]+)*")
 _DROPPED = ("Cc", "Cf", "Zl", "Zp")
 _UNICODE_ESCAPE = re.compile(r"%u([0-9A-Fa-f]{4})")
-_OVERLONG = re.compile(rb"[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f][\x80-\xbf]|\xf0[\x80-\x8f][\x80-\xbf]{2}")
+_OVERLONG = re.compile(rb"[\xc0\xc1].|\xe0..|\xf0.{3}|\xf8.{4}|\xfc.{5}", re.DOTALL)
+_CUT = re.compile(r"[;\s\x00-\x1f\x7f-\x9f]")
+"""Where servers end a segment early: at its parameters, at a blank of a request line, at a NUL."""
 _LOOK_ALIKES = str.maketrans({
     "\u3002": ".", "\u2215": "/", "\u2044": "/", "\u29f8": "/", "\u2216": "\\", "\u29f5": "\\", "\u29f9": "\\",
     "\u00a5": "\\", "\u20a9": "\\",
 })  # fmt: skip
 """Characters that servers fold into dots and slashes, beside those that NFKC folds."""
-_DECODED_AT_MOST = 8
+_READINGS_AT_MOST = 32
 _ENCODE = "percent-encode special characters of user and password"
 
 
@@ -172,16 +174,16 @@ def find_dot_segment(path: str) -> str | None:
 
     Servers, and proxies before them, decode a path, some of them more than once, and resolve such segments after that:
     nginx takes `/orders/..%2Fadmin` for `/admin`. So slashes of both kinds separate segments, encoded or not, and
-    overlong UTF-8, `%u002e`, characters that are folded into dots and slashes, `;parameters`, control characters and
-    blanks at the end hide nothing.
+    overlong UTF-8, `%u002e`, characters that are folded into dots, slashes and percent signs, `;parameters`, control
+    characters and blanks hide nothing.
     """
     if path.isascii() and "." not in path and "%" not in path:
         return None
-    readings = _read_decoded(path)
+    readings = _list_readings(path)
     if readings is None:
         return "%2e"
     segments = (segment for reading in readings for segment in _SEPARATORS.split(reading))
-    return next((dots for segment in segments if (dots := _trim(segment)) in (".", "..")), None)
+    return next((dots for segment in segments if (dots := _cut(segment)) in (".", "..")), None)
 
 
 def count_empty_segments(path: str) -> int:
@@ -193,51 +195,59 @@ def count_empty_segments(path: str) -> int:
     """
     if _ORDINARY.fullmatch(path):
         return 0
-    readings = _read_decoded(path) or ()
+    readings = _list_readings(path) or ()
     return max(
-        (sum(not _trim(segment).strip() for segment in _SLASHES.split(reading)) for reading in readings), default=1
+        (sum(not segment.partition(";")[0].strip() for segment in _SLASHES.split(reading)) for reading in readings),
+        default=1,
     )
 
 
-def _read_decoded(path: str) -> Sequence[str] | None:
-    """Return what servers may read in a path that they decode once, twice, and so on.
+def _list_readings(path: str) -> list[str] | None:
+    """Return what servers may read in a path: as it is, decoded once, twice and so on, and folded before or after.
 
     Returns:
         None where there is no end to it: nothing ordinary is encoded that often.
     """
-    readings: list[str] = []
-    for _ in range(_DECODED_AT_MOST):
-        readings.append(_fold(path))
-        decoded = _decode(path)
-        if decoded == path:
-            return readings
-        path = decoded
-    return None
+    readings = [path]
+    for reading in readings:
+        if len(readings) > _READINGS_AT_MOST:
+            return None
+        others = dict.fromkeys((_fold(reading), _decode(reading), _decode(reading, is_lenient=True)))
+        readings += [other for other in others if other not in readings]
+    return readings
 
 
-def _trim(segment: str) -> str:
-    return segment.partition(";")[0].rstrip()
+def _cut(segment: str) -> str:
+    return _CUT.split(segment.lstrip(), maxsplit=1)[0]
 
 
 def _fold(text: str) -> str:
     """Return a text with the characters that servers take for dots and slashes, and without those that they drop."""
     folded = unicodedata.normalize("NFKC", text.translate(_LOOK_ALIKES)).translate(_LOOK_ALIKES)
+    if folded.isprintable():
+        return folded
     return "".join(char for char in folded if char.isprintable() or unicodedata.category(char) not in _DROPPED)
 
 
-def _decode(text: str) -> str:
-    """Return a text with its percent-encoding decoded once, also where that is overlong UTF-8 or `%u002e`."""
+def _decode(text: str, *, is_lenient: bool = False) -> str:
+    """Return a text with its percent-encoding decoded once, `%u002e` too; leniently, also overlong UTF-8."""
     text = _UNICODE_ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
     content = unquote_to_bytes(text.encode("utf-8", "surrogatepass"))
-    return _OVERLONG.sub(_shorten_overlong, content).decode("utf-8", "replace")
+    if is_lenient:
+        content = _OVERLONG.sub(_shorten_overlong, content)
+    return content.decode("utf-8", "replace")
 
 
 def _shorten_overlong(match: re.Match[bytes]) -> bytes:
+    """Return the ASCII character of a sequence that is longer than it should be; any other sequence as it is.
+
+    Like a decoder that takes six bits of each byte after the first, whatever else that is: `%c0%2e` for a dot.
+    """
     first, *rest = match[0]
     code = first & (0xFF >> (len(match[0]) + 1))
     for byte in rest:
         code = code << 6 | byte & 0x3F
-    return chr(code).encode()
+    return bytes((code,)) if code < 0x80 else match[0]
 
 
 def read_setting(key: str, text: str, parse: Callable[[str], T]) -> T:

@@ -23,6 +23,8 @@ from syncctl.partner.call import Unsendable
 from syncctl.partner.encoding import ENCODING_VERSION
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
+VALUE_AT_MOST = 16_384
+"""Characters of a value in an address, which few servers take half of."""
 _KEPT_IN_PATH = "/%:@!$&'()*+,;=~-._?"
 
 
@@ -162,6 +164,9 @@ def _write_value(column: str, value: Value) -> str:
         text = str(value)
     if not text:
         raise Unsendable(f"the path needs {_name(column)}, which is empty in this row")
+    if len(text) > VALUE_AT_MOST:
+        what = f"which has {len(text):,} characters in this row; an address takes {VALUE_AT_MOST:,} of one value"
+        raise Unsendable(f"the path needs {_name(column)}, {what}")
     return text
 
 

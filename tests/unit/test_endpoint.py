@@ -19,7 +19,7 @@ from syncctl.partner.address import count_empty_segments, find_dot_segment
 from syncctl.partner.bulk import refuse_second_key
 from syncctl.partner.call import Unsendable
 from syncctl.partner.client import PartnerClient
-from syncctl.partner.endpoint import Endpoint
+from syncctl.partner.endpoint import VALUE_AT_MOST, Endpoint
 from tests.harness.cases import make_partner, make_record, make_stream
 
 BASE = "https://api.partner.example/v1"
@@ -68,6 +68,8 @@ def test_the_path_follows_the_base_url(url: str, path: str, target: str) -> None
         ("Ελλάς…", "%CE%95%CE%BB%CE%BB%CE%AC%CF%82%E2%80%A6"),
         ("東京。", "%E6%9D%B1%E4%BA%AC%E3%80%82"),
         ("?a=1#b", "%3Fa%3D1%23b"),
+        ("a. ./a.b %c0x", "a.%20.%2Fa.b%20%25c0x"),
+        ("5 % .", "5%20%25%20."),
         ("%41%2f5", "%2541%252f5"),
         ("#1001", "%231001"),
         ("7;b", "7%3Bb"),
@@ -144,6 +146,22 @@ def test_a_value_that_would_change_the_path_is_not_sent(payload: dict[str, Any],
         ".. /admin",
         "..?x",
         "..#x",
+        "..\0abc",
+        "x/..%00.json",
+        "..\r\nx",
+        ".. HTTP/1.1",
+        "\t../admin",
+        "%c0%2e%c0%6e/admin",
+        "%e0%40%ae./admin",
+        "..%c1%1cadmin",
+        "..%c0%2fadmin",
+        "%f8%80%80%80%ae./admin",
+        "%fc%80%80%80%80%ae./admin",
+        "\uff052e\uff052e/admin",
+        "\uff05252e./admin",
+        "%\uff12e./admin",
+        "%\u200b2e./admin",
+        "/%c1/..",
     ],
 )
 def test_a_value_in_whatever_spelling_of_dots_does_not_leave_its_endpoint(value: str) -> None:
@@ -194,6 +212,14 @@ def test_a_value_in_whatever_spelling_of_slashes_reaches_no_other_row(value: str
         Unsendable, match=r"would leave /orders/\{id\}: column id holds an empty segment|a segment of dots"
     ):
         make_endpoint("/orders/{id}", method="DELETE").fill(with_values(id=value))
+
+
+def test_a_value_that_no_address_takes_is_not_sent() -> None:
+    endpoint = make_endpoint("/orders/{id}?of={ref}")
+    assert len(endpoint.fill(with_values(id=7, ref="x" * VALUE_AT_MOST))) > VALUE_AT_MOST
+    for values in ({"id": "\ufdfa" * 1_000_000, "ref": 1}, {"id": 1, "ref": "a%" * 1_000_000}):
+        with pytest.raises(Unsendable, match=r"which has [0-9,]+ characters in this row; an address takes 16,384"):
+            endpoint.fill(with_values(**values))
 
 
 def test_columns_that_only_together_spell_a_slash_are_not_sent() -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from syncctl.core.mapping import parse_fields
+from syncctl.core.redaction import Redact
 from syncctl.core.stream import Batching
+from syncctl.partner.capture import Capture, NotCaptured
 from syncctl.pipeline.show import find_versions
 from tests.harness.id_partner import IdPartner, Seen
 from tests.harness.testbed import ListReader, Testbed, version_row
@@ -83,6 +85,12 @@ def test_what_cannot_be_an_id_is_not_captured_and_the_history_says_so(
     assert send(testbed, 1) == {"delivered": 1}
     assert remote(testbed)["values"] == {}
     assert testbed.record(1)["history"][0]["not_captured"] == f"data.id {problem}"
+
+
+@pytest.mark.parametrize("number", ["1E+999999999", "1E-999999999", "NaN", "Infinity"])
+def test_a_number_that_would_fill_the_memory_is_no_id(number: str) -> None:
+    with pytest.raises(NotCaptured, match="is a number that no id is"):
+        Capture(rules={}, redact=Redact(())).check(Decimal(number))
 
 
 def test_a_secret_is_not_captured(testbed: Testbed, orders: IdPartner) -> None:

@@ -14,7 +14,8 @@ from syncctl.errors import ConfigurationError
 from syncctl.partner.call import Unsendable
 from syncctl.partner.client import PartnerClient
 from syncctl.partner.request.bounded_schema import bind_dialect
-from syncctl.partner.request.patterns import is_risky
+from syncctl.partner.request.patterns import TEXT_AT_MOST, compile_pattern, is_linear, is_risky, search
+from syncctl.partner.request.row_time import RowTimeExceeded
 from syncctl.partner.request.schema import BodySchema
 from tests.harness.cases import make_partner, make_record, make_stream
 
@@ -133,6 +134,45 @@ def test_a_row_after_a_slow_one_has_its_own_time(tmp_path: Path) -> None:
 )
 def test_a_repeat_in_a_repeat_is_risky_unless_something_separates_its_rounds(pattern: str, expected: bool) -> None:
     assert is_risky(pattern) is expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("foo|[A-Z]{3}", True),
+        ("^[A-Za-z0-9+/]*={0,2}$", True),
+        ("^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$", True),
+        (r"\A.*x", True),
+        (r"\w*\d", False),
+        (r"^\w*\w*\d", False),
+        (r"a|^b*", False),
+        (r"(?>\w*)\d", False),
+        (r"^(a)?(?(1)b*|c*)", False),
+        (r"\w*+\d", False),
+        ("(", False),
+    ],
+)
+def test_only_a_pattern_without_a_second_repeat_is_searched_in_a_very_long_text(pattern: str, expected: bool) -> None:
+    assert is_linear(pattern) is expected
+    if not expected:
+        with pytest.raises(RowTimeExceeded, match="in a text of 250,001 characters, the pattern "):
+            search(pattern, "a" * (TEXT_AT_MOST + 1))
+
+
+@pytest.mark.parametrize("pattern", ["(a{100000}){100000}", "(?>(a{999}+){999})", "((((a?){100}){100}){100}){100}"])
+def test_a_pattern_is_measured_before_it_is_compiled(pattern: str) -> None:
+    with pytest.raises(ValueError, match="larger than 100,000 characters"):
+        compile_pattern(pattern)
+
+
+def test_references_that_multiply_end_when_the_schema_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncctl.partner.request.schema._TRIAL_SECONDS", 0.1)
+    twice = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(30)}
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps({"$defs": {**twice, "d30": {}}, "$ref": "#/$defs/d0"}))
+    with pytest.raises(ConfigurationError) as error:
+        BodySchema(path, key="body_schema")
+    assert "takes more than 0.1 s to be checked" in error.value.why
 
 
 def test_a_schema_names_its_risky_patterns_and_refuses_what_is_no_pattern(tmp_path: Path) -> None:

@@ -59,6 +59,13 @@ HUGE = [
     "{{ ('%(a)s' * 1000) % {'a': 'x' * 100000} }}",
     "{{ ([{'x' * 100000: 1}] * 1000) | json }}",
     "{{ ('x' * 60000000) | list | length }}",
+    "{{ ['x' * 1000000] * 90000 == ['x' * 1000000] * 90000 }}",
+    "{{ {'a': ('x' * 1000000,) * 90000} | length }}",
+    "{{ ('x' * 3000000).split('x') | length }}",
+    "{{ ('x ' * 1000000).rsplit() | length }}",
+    "{{ ('x ' * 1000000).split(sep=' ') | length }}",
+    "{{ ('x\\n' * 1000000).splitlines() | length }}",
+    "{{ {'a': 'x' * 2000000} | urlencode | length }}",
     "{{ ('x' * 4000000) | sort | length }}",
     "{% set n = namespace(x=[]) %}{% for _ in range(40) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x | join }}",
 ]
@@ -141,6 +148,8 @@ def test_no_template_fills_the_memory(source: str, monkeypatch: pytest.MonkeyPat
         ),
         ("{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}{{ {'a': 1}.get('a') }}", "ab1"),
         ("{{ 'x' * 1000000 }}", "x" * 1_000_000),
+        ("{% set x = 'x ' * 200000 %}{{ x.split(' ', 2) | length }}{{ x.rsplit(maxsplit=1) | length }}", "32"),
+        ("{{ 'a b'.split() | join }}{{ 'a b'.split(none) | join }}{{ ('a' * 3000 ~ ',b').split(',')[1] }}", "ababb"),
     ],
 )
 def test_a_template_of_ordinary_size_stays_within_its_quota(source: str, text: str) -> None:

@@ -23,8 +23,13 @@ _CATEGORIES = {
     "CATEGORY_SPACE": frozenset(code for code in _ASCII if chr(code).isspace()),
     "CATEGORY_WORD": frozenset(code for code in _ASCII if chr(code).isalnum() or chr(code) == "_"),
 }
+_BEGINNINGS = ((_codes.AT, _codes.AT_BEGINNING), (_codes.AT, _codes.AT_BEGINNING_STRING))
 _MANY = 10
 _SHOWN_AT_MOST = 80
+TEXT_AT_MOST = 250_000
+"""Characters of a text that any pattern is searched in: beyond, the package notices the end of its time too late."""
+SIZE_AT_MOST = 100_000
+"""Characters and repeats of a pattern, written out: the package takes the time and memory of all."""
 
 
 def search(pattern: str, text: str) -> bool:
@@ -34,10 +39,12 @@ def search(pattern: str, text: str) -> bool:
         RowTimeExceeded: the row's time ended before.
     """
     row_time.check()
+    shown = pattern if len(pattern) <= _SHOWN_AT_MOST else f"{pattern[:_SHOWN_AT_MOST]}..."
+    if len(text) > TEXT_AT_MOST and not is_linear(pattern):
+        raise RowTimeExceeded(f"in a text of {len(text):,} characters, the pattern {shown} possibly")
     try:
         return compile_pattern(pattern).search(text, timeout=max(0.001, row_time.left_seconds)) is not None
     except TimeoutError:
-        shown = pattern if len(pattern) <= _SHOWN_AT_MOST else f"{pattern[:_SHOWN_AT_MOST]}..."
         raise RowTimeExceeded(f"the pattern {shown}") from None
 
 
@@ -48,6 +55,8 @@ def compile_pattern(pattern: str) -> Any:
     Raises:
         ValueError: it is not one.
     """
+    if (tree := _parse(pattern)) is not None and _measure(tree) > SIZE_AT_MOST:
+        raise ValueError(f"it is larger than {SIZE_AT_MOST:,} characters, with its repeats written out")
     try:
         return regex.compile(pattern, regex.V0)
     except (regex.error, RecursionError, OverflowError) as error:
@@ -56,11 +65,47 @@ def compile_pattern(pattern: str) -> Any:
 
 def is_risky(pattern: str) -> bool:
     """Tell whether a pattern has a repeat within a repeat that can share out the same text in many ways: `(a+)+$`."""
-    try:
-        tree = _parser.parse(pattern)
-    except Exception:  # noqa: BLE001 - what this parser cannot read, it cannot judge
+    tree = _parse(pattern)
+    return tree is not None and any(_is_ambiguous(body) for body in _find_repeats(tree))
+
+
+@lru_cache(maxsize=1000)
+def is_linear(pattern: str) -> bool:
+    """Tell whether a search for a pattern surely takes no longer than its text: `^[A-Za-z0-9+/]*={0,2}$`.
+
+    It has at most one repeat without a bound, and begins at the beginning of the text where it has one.
+    """
+    tree = _parse(pattern)
+    if tree is None:
         return False
-    return any(_is_ambiguous(body) for body in _find_repeats(tree))
+    repeats = _count_repeats(tree)
+    return repeats == 0 or (repeats == 1 and tree[0] in _BEGINNINGS)
+
+
+def _parse(pattern: str) -> Any:
+    """Return the tree of a pattern; None for one that Python's parser cannot read, and so cannot judge."""
+    try:
+        return _parser.parse(pattern)
+    except Exception:  # noqa: BLE001 - it raises errors of many kinds
+        return None
+
+
+def _count_repeats(tree: Any) -> int:
+    """Return how many repeats without a bound a pattern has, also those that give nothing back."""
+    count = 0
+    for code, value in tree:
+        count += (code in _REPEATS or code is _codes.POSSESSIVE_REPEAT) and value[1] >= _MANY
+        count += sum(map(_count_repeats, _list_inner(code, value)))
+    return count
+
+
+def _measure(tree: Any) -> int:
+    """Return how many items a pattern has, each as often as it is repeated at least."""
+    size = 0
+    for code, value in tree:
+        times = max(1, value[0]) if code in _REPEATS or code is _codes.POSSESSIVE_REPEAT else 1
+        size += times * (1 + sum(map(_measure, _list_inner(code, value))))
+    return size
 
 
 def _find_repeats(tree: Any) -> Iterator[Any]:
@@ -74,8 +119,12 @@ def _find_repeats(tree: Any) -> Iterator[Any]:
 
 def _list_inner(code: Any, value: Any) -> list[Any]:
     """Return the parts of a pattern within a part."""
-    if code in (_codes.MAX_REPEAT, _codes.MIN_REPEAT):
+    if code in (_codes.MAX_REPEAT, _codes.MIN_REPEAT, _codes.POSSESSIVE_REPEAT):
         return [value[2]]
+    if code is _codes.ATOMIC_GROUP:
+        return [value]
+    if code is _codes.GROUPREF_EXISTS:
+        return [part for part in value[1:] if part is not None]
     if code in (_codes.SUBPATTERN, _codes.ASSERT, _codes.ASSERT_NOT):
         return [value[-1]]
     return list(value[1]) if code is _codes.BRANCH else []

@@ -26,7 +26,7 @@ MADE_AT_MOST = 4 * TEXT_AT_MOST
 ROUNDS_AT_MOST = 100_000
 """Rounds of all its loops, and calls of its macros."""
 ELEMENTS_AT_MOST = 100_000
-"""Values in one list, also those nested in it."""
+"""Values in one list, also those nested in it; a long text counts as one for each thousand characters."""
 DEPTH_AT_MOST = 100
 """Lists within lists."""
 SLOW_TEXT_AT_MOST = 1024 * 1024
@@ -41,6 +41,8 @@ _TICKS = 64
 _SLOW_FILTERS = frozenset({"title", "urlencode", "wordcount"})
 
 _CHARACTERS_OF_AN_ELEMENT = 8
+_TEXT_OF_AN_ELEMENT = 1000
+"""Characters that are compared as fast as a value of a list is."""
 _CHARACTERS_OF_A_VALUE = 64
 """The memory of a value that is not text, even where it is written as 1."""
 _BITS_AT_MOST = 10_000
@@ -48,6 +50,8 @@ _PRECISION_AT_MOST = 100
 _WIDTH_AT_MOST = 999
 _TOO_WIDE = re.compile(r"%(?:\([^)]*\))?[-#0 +]*(?:\*|\d{4,}|\d*\.(?:\*|\d{4,}))")
 _PADDING = frozenset({"center", "ljust", "rjust", "zfill"})
+_SPLITTING = frozenset({"split", "rsplit", "splitlines"})
+_LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _TEXT_FILTERS = frozenset(
     {"capitalize", "e", "escape", "lower", "safe", "string", "title", "trim", "truncate", "upper", "urlencode"}
 )
@@ -92,23 +96,21 @@ class Quota:
         if (known := self._nested.get(id(value))) is not None:
             return known[1], known[2]
         inner = value if isinstance(value, list | tuple) else [*value.keys(), *value.values()]
+        elements, depth = len(inner) + sum(_count_as(text) for text in inner if isinstance(text, str)), 1
+        self._check_weight(elements, depth)
         if any(isinstance(element, list | tuple | dict) for element in inner):
-            elements, depth = len(inner), 1
             for element in inner:
                 more, below = self.weigh(element)
                 elements += more
                 depth = max(depth, below + 1)
                 self._check_weight(elements, depth)
             self._nested[id(value)] = (value, elements, depth)
-        else:
-            elements, depth = len(inner), 1
-            self._check_weight(elements, depth)
         return elements, depth
 
     @staticmethod
     def _check_weight(elements: int, depth: int) -> None:
         if elements > ELEMENTS_AT_MOST:
-            raise QuotaExceeded(f"it makes a list of more than {ELEMENTS_AT_MOST:,} values")
+            raise QuotaExceeded(f"it makes a list of more than {ELEMENTS_AT_MOST:,} values, or of texts as large")
         if depth > DEPTH_AT_MOST:
             raise QuotaExceeded(f"it makes lists that are nested more than {DEPTH_AT_MOST} times")
 
@@ -203,10 +205,27 @@ class Quota:
             self.take(sum(abs(value) for value in values if isinstance(value, int)))
         elif isinstance(text, str) and function.__name__ == "replace":
             self.check_replace(text, *values)
+        elif isinstance(text, str) and function.__name__ in _SPLITTING:
+            self._check_split(text, function.__name__, *values)
+
+    def _check_split(self, text: str, method: str, *values: Any) -> None:
+        """Count the parts of a text before each becomes a value."""
+        if method == "splitlines":
+            parts = sum(map(text.count, _LINE_ENDS))
+        else:
+            separator = next((value for value in values if isinstance(value, str) and value), None)
+            at_most = next((value for value in values if isinstance(value, int) and value >= 0), ELEMENTS_AT_MOST)
+            parts = len(text.split(separator, min(at_most, ELEMENTS_AT_MOST)))
+        self._check_weight(parts, 1)
 
 
 def _size(value: str | list[Any] | tuple[Any, ...]) -> int:
     return len(value) if isinstance(value, str) else len(value) * _CHARACTERS_OF_AN_ELEMENT
+
+
+def _count_as(text: str) -> int:
+    """Return as how many values more a text in a list counts: lists of long texts take as long to be compared."""
+    return len(text) // _TEXT_OF_AN_ELEMENT
 
 
 def _check_bits(bits: int) -> None:
@@ -267,7 +286,7 @@ def _make_counted(name: str) -> Callable[..., Any]:
     def counted(context: Context, value: Any, /, *args: Any, **kwargs: Any) -> Any:
         quota = find_quota(context)
         row_time.check()
-        if name in _SLOW_FILTERS and isinstance(value, str) and len(value) > SLOW_TEXT_AT_MOST:
+        if name in _SLOW_FILTERS and quota.take_text_of(value) > SLOW_TEXT_AT_MOST:
             raise QuotaExceeded(f"it makes {name} of more than {SLOW_TEXT_AT_MOST:,} characters")
         if name == "join":
             _check_characters(quota, value)

@@ -19,9 +19,9 @@ class RowTime(threading.local):
 
     _ends_at = float("inf")
 
-    def begin(self) -> None:
-        """Begin the time of a row."""
-        self._ends_at = time.thread_time() + ROW_SECONDS
+    def begin(self, seconds: float = ROW_SECONDS) -> None:
+        """Begin the time of a row, or of a trial without one."""
+        self._ends_at = time.thread_time() + seconds
 
     def end(self) -> None:
         """Lift the limit."""

@@ -22,10 +22,12 @@ from syncctl.partner.call import Unsendable
 from syncctl.partner.encoding import EXACT
 from syncctl.partner.request.bounded_schema import bind_dialect
 from syncctl.partner.request.patterns import compile_pattern, is_risky
-from syncctl.partner.request.row_time import RowTimeExceeded
+from syncctl.partner.request.row_time import RowTimeExceeded, row_time
 
 SCHEMA_AT_MOST_BYTES = 4 * 1024 * 1024
 _LONGEST = 80
+_TRIAL_SECONDS = 2.0
+"""Of computing, for an empty object; a row has less."""
 _ERRORS_AT_MOST = 1000
 _WHOLE_DIGITS_AT_MOST = 1000
 """Longer whole numbers stay decimals: Python refuses to write integers of some thousand digits."""
@@ -56,7 +58,8 @@ class BodySchema:
             dialect.check_schema(schema)
             for reference, why in _find_dead_references(schema, dialect):
                 raise _make_error(path, key, f"it refers to {_shorten(reference)}, {why}")
-            # A circle of references shows with any value.
+            # A circle of references shows with any value, and so do references that multiply.
+            row_time.begin(_TRIAL_SECONDS)
             list(self._validator.iter_errors({}))
             self.risky_patterns = tuple(sorted(filter(is_risky, _check_patterns(schema, dialect))))
         except jsonschema.SchemaError as error:
@@ -65,6 +68,10 @@ class BodySchema:
             raise _make_error(path, key, str(error)) from None
         except RecursionError:
             raise _make_error(path, key, "it refers to itself without end, or is nested too deeply") from None
+        except RowTimeExceeded:
+            raise _make_error(path, key, f"even {{}} takes more than {_TRIAL_SECONDS:g} s to be checked") from None
+        finally:
+            row_time.end()
 
     def check(self, body: bytes) -> None:
         """Check the bytes of a body that is JSON.
@@ -125,6 +132,7 @@ def read_exact(text: str | bytes) -> Any:
 
 
 def _read_number(text: str) -> int | Decimal:
+    row_time.check()
     number = Decimal(text)
     if number.adjusted() < _WHOLE_DIGITS_AT_MOST and number == number.to_integral_value():
         return int(number)

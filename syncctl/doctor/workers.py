@@ -126,6 +126,14 @@ def check_round_trip(services: "Services") -> Finding:
     return passed(f"{trip.x} + {trip.y} = {trip.sum} in {trip.round_trip_ms:.0f} ms, by {trip.worker}")
 
 
+_DROPPED_HINTS = {
+    "unknown_stream": "bring syncctl.toml on all machines up to date, and restart workers and Beat",
+    "foreign_key": "something else writes to this project's keys in Redis: find out what, or set another redis_prefix",
+    "forged": "restart workers and Beat of an older version; if there is none, find out who else writes to this Redis",
+}
+"""What to do about the reason that most messages were dropped for."""
+
+
 def check_dropped(services: "Services") -> Finding:
     """Check whether workers dropped messages in the last day: someone else writes to Redis, or a machine is behind."""
     dropped = services.ledger.project.load_dropped()
@@ -133,13 +141,10 @@ def check_dropped(services: "Services") -> Finding:
         return passed("no worker has dropped a message in the last 24 hours")
     age = format_age((services.ledger.streams.server_time() - dropped["at"]).total_seconds())
     reasons = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in sorted(dropped["reasons"].items()))
-    hint = "their work is not lost: Beat asks for it again. Find out who else writes to this Redis"
-    if "unknown_stream" in dropped["reasons"]:
-        hint = "bring syncctl.toml on all machines up to date, and restart workers and Beat"
-    elif "foreign_key" in dropped["reasons"]:
-        hint = "something else writes to this project's keys in Redis: find out what, or set another redis_prefix"
-    elif "forged" in dropped["reasons"]:
-        hint = "restart workers and Beat of an older version; if there is none, find out who else writes to this Redis"
+    hint = _DROPPED_HINTS.get(
+        max(dropped["reasons"], key=dropped["reasons"].__getitem__),
+        "their work is not lost: Beat asks for it again. Find out who else writes to this Redis",
+    )
     return warned(
         f"workers dropped {dropped['total']:,} messages ({reasons}), the last {age} ago: {dropped['worker']}", hint
     )

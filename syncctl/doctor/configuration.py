@@ -3,7 +3,7 @@
 import math
 import shlex
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
@@ -97,7 +97,7 @@ def check_retention(services: "Services") -> Finding:
 def _list_secret_files(settings: "Settings", directory: Path) -> list[tuple[str, Path]]:
     """Return the files that hold secrets, each with the name that the operator knows it by."""
     layers, secrets = settings.layers, settings.secrets()
-    files = [(ENV_FILE, directory / ENV_FILE)]
+    files = [(ENV_FILE, directory / ENV_FILE)] if _holds_any(directory / ENV_FILE, secrets) else []
     for text, name in layers.named.items():
         if name in layers.named_files and any(secret in text for secret in secrets):
             files.append((f"the file of {name}_FILE", layers.named_files[name]))
@@ -113,6 +113,15 @@ def _list_secret_files(settings: "Settings", directory: Path) -> list[tuple[str,
             if key.lower() in _KEY_FILES
         ]
     return files
+
+
+def _holds_any(path: Path, secrets: Collection[str]) -> bool:
+    """Tell whether a secret stands in a file, which may as well name the files of all secrets."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return any(secret in text for secret in secrets)
 
 
 def _look_at_file(name: str, path: Path) -> list[Finding]:

@@ -80,7 +80,11 @@ def _read_layers(home: Path, variables: Variables, flags: Layer) -> Layers:
         variables=variables, layers=layers, locate=lambda _: "environment", fill=False
     ).read(variables.environment)
     from_dotenv = VariableReader(
-        variables=variables, layers=layers, locate=lambda name: f"{ENV_FILE} line {dotenv_lines[name]}", fill=True
+        variables=variables,
+        layers=layers,
+        locate=lambda name: f"{ENV_FILE} line {dotenv_lines[name]}",
+        fill=True,
+        above=from_environment,
     ).read(dotenv)
     from_toml = TomlReader(toml_lines, variables, layers).read(tree)
     # The source and the partner called `default` always exist.

@@ -133,12 +133,15 @@ class VariableReader:
     Args:
         locate: Returns where a variable stands.
         fill: Whether values may hold `${NAME}`: those of `.env` may, those of the environment are taken as they are.
+        above: The layer that takes precedence: a file is not read for a value that stands there. This process may not
+            be allowed to read it, as where systemd hands the secrets of `.env` to a service.
     """
 
     variables: Variables
     layers: Layers
     locate: Callable[[str], str]
     fill: bool
+    above: Layer = field(default_factory=Layer)
     layer: Layer = field(default_factory=Layer)
 
     def read(self, values: Mapping[str, str]) -> Layer:
@@ -154,6 +157,8 @@ class VariableReader:
                     self._complain(path, name, f"{seen[path]} sets it too; keep one of the two")
                 continue
             seen[path] = name
+            if from_file and path in self.above.origins:
+                continue
             self._put(path, name, value, from_file)
         return self.layer
 

@@ -544,6 +544,10 @@ def test_secrets_that_others_can_read_are_a_warning(run_syncctl: Run, settings_d
     assert check["status"] == "warn"
     assert "PARTNER_URL" in check["hint"]
     (settings_dir / ".env").chmod(0o644)
+    # It holds no secret, and may be there to name the files that do.
+    assert look()["status"] == "ok"
+    with (settings_dir / ".env").open("a") as file:
+        file.write(f"PARTNER_TOKEN={CANARY}\n")
     assert look()["hint"] == "run: chmod 600 .env"
 
 

@@ -170,6 +170,13 @@ def test_references_are_filled_in(tmp_path: Path, environment: dict[str, str], e
     assert load_settings(directory=tmp_path, environment=environment).redis_prefix == f"a-{expected}-${{NAME}}"
 
 
+def test_the_file_of_a_value_that_another_place_replaces_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("redis://mine:6379/0")
+    environment = {"REDIS_URL_FILE": "mine"}
+    settings = load_settings(directory=write(tmp_path, env="REDIS_URL_FILE=roots\n"), environment=environment)
+    assert settings.redis_url == "redis://mine:6379/0"
+
+
 def test_references_work_inside_lists_and_urls(tmp_path: Path) -> None:
     toml = STREAM + 'key = ["${KEY}"]\n[sources.default]\nurl = "mssql://u:${PW}@h/db"\n'
     settings = load_settings(directory=write(tmp_path, toml=toml), environment={"KEY": "id", "PW": "geheim"})

@@ -36,6 +36,7 @@ COMMAND_GROUPS = {
     },
     "Watch": {
         "status": "Show the current state of streams, queue, workers and Beat",
+        "health": "Tell whether the worker or Beat of this machine is alive",
         "tail": "Show attempts as they happen",
         "metrics": "Print metrics for Prometheus, or serve them",
         "report": "Show what was delivered and what failed",

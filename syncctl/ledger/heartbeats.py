@@ -73,6 +73,30 @@ class Heartbeats:
         return list(self._workers.find({"at": {"$type": "date"}, **fresh}, sort=[("_id", 1)]))
 
     @edge
+    def load_host(self, host: str) -> dict[str, list[Doc]]:
+        """Return the last heartbeat of each worker and of each Beat of a machine, under `worker` and `beat`.
+
+        Each has the name of its process and `age_seconds`, by MongoDB's clock (invariant 8). The youngest comes first.
+        """
+        age = {"$divide": [{"$subtract": ["$$NOW", "$at"]}, 1000]}
+        read: Doc = {"$project": {"_id": False, "process": "$process", "age_seconds": age}}
+        youngest = {"$sort": {"age_seconds": 1, "process": 1}}
+        workers = self._workers.aggregate(
+            [{"$match": {"host": host, "at": {"$type": "date"}}}, {"$set": {"process": "$_id"}}, read, youngest]
+        )
+        beats = self._beat.aggregate(
+            [
+                {"$match": {"_id": "beat"}},
+                {"$unwind": "$processes"},
+                {"$project": {"process": "$processes.name", "at": "$processes.at"}},
+                {"$match": {"$expr": {"$eq": [{"$first": {"$split": ["$process", ":"]}}, {"$literal": host}]}}},
+                read,
+                youngest,
+            ]
+        )
+        return {"worker": list(workers), "beat": list(beats)}
+
+    @edge
     def record_beat(self, facts: Mapping[str, Any], *, name: str = "") -> None:
         """Write Beat's heartbeat; `since` is when the first one came after which none was missing.
 

@@ -164,6 +164,7 @@ def _start(sender: Any = None, **_: object) -> None:
     concurrency = int(getattr(controller, "concurrency", None) or 1)
     queues = sorted(queue.name for queue in sender.task_consumer.queues) if sender.task_consumer else []
     facts = {
+        "host": socket.gethostname(),
         "pid": os.getpid(),
         "concurrency": concurrency,
         "queues": queues,

@@ -1,5 +1,6 @@
 """What commands ask for that takes more than one pipeline function, or more than the ledger."""
 
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from syncctl.wiring.rows import wake_while_possible
 if TYPE_CHECKING:
     from syncctl.core.rows import Row, Value
     from syncctl.core.stream import Stream
+    from syncctl.pipeline.health import Health
     from syncctl.pipeline.obstacles import StreamPlan
     from syncctl.pipeline.pause import PauseScope, Resumed
     from syncctl.pipeline.preview import Preview, RequestPreviewer
@@ -76,6 +78,23 @@ def prove_answering(connections: Connections, *, redis: bool = False) -> None:
         settings = connections.settings
         with Broker(settings.redis_url, prefix=settings.redis_namespace, timeout_seconds=PROOF_SECONDS) as broker:
             broker.count_waiting()
+
+
+def read_health(connections: Connections, *, roles: tuple[str, ...], max_age_seconds: float) -> "Health":
+    """Return whether a process of one of these roles runs on this machine.
+
+    Raises:
+        ServiceUnavailable: MongoDB cannot be reached; or there is none, and Redis cannot be used: a worker that starts
+            waits for Redis before its first heartbeat.
+    """
+    from syncctl.pipeline import health
+
+    found = health.read_health(
+        ledger=connections.ledger, host=socket.gethostname(), roles=roles, max_age_seconds=max_age_seconds
+    )
+    if not found.ok:
+        connections.broker.prove_usable()
+    return found
 
 
 def read_watched(connections: Connections) -> "tuple[Status, Activity]":

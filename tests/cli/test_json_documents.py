@@ -83,6 +83,7 @@ def test_the_documents_of_commands_are_what_the_page_says(
     run("add", "-2", "0.5")
     eventually(is_settled, timeout=90)
     eventually(lambda: run("status")["beat"]["last_tick_at"])
+    run("health", "beat")
     run("doctor", "configuration", "redis", "mongodb")
     run("report", "--by", "stream")
     run("report", "--by", "hour", "--compare")

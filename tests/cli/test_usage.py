@@ -25,6 +25,7 @@ REFUSED = {
     ("discard", "a\udc80b", "--reason", "x"): (r"the argument 'a\udc80b' is not UTF-8 text", "", ""),
     ("discard", "abc"): ("missing option '--reason'", "usage: syncctl discard", "syncctl discard --help"),
     ("discard", "abc", "--reason", " "): ("--reason is empty", "", "give the reason"),
+    ("health", "--max-age", "0s"): ("--max-age is zero", "no heartbeat is that young", "--max-age 1m"),
     ("replay", "--since", "yesterday"): ("--since 'yesterday' is not a time", "", "--since 24h"),
     ("replay", "--since", "1h", "--until", "2h"): ("--since 1h is not before --until 2h", "", "swap"),
     ("report", "--by", "week"): ("invalid value for '--by'", "usage: syncctl report", "syncctl report --help"),

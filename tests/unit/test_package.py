@@ -90,7 +90,7 @@ def test_the_version_has_one_place() -> None:
 
 
 def test_every_extra_that_a_page_names_exists_and_one_table_has_them_all() -> None:
-    pages = [PROJECT / "README.md", *PROJECT.glob("docs/**/*.md")]
+    pages = [*PROJECT.glob("README*.md"), *PROJECT.glob("docs/**/*.md")]
     for page in pages:
         for names in re.findall(r"syncctl\[([a-z,]+)\]", page.read_text()):
             assert set(names.split(",")) <= set(EXTRAS), page

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -48,10 +48,8 @@ class StreamPlan:
     table: str | None = None
     #: The columns of `write_back`.
     written_columns: tuple[str, ...] = ()
-    #: Streams whose older due records go first.
-    after: tuple[str, ...] = ()
-    #: Those of the streams in `after` that have any.
-    quiet_hours_of_others: Mapping[str, QuietHours] = field(default_factory=dict)
+    #: Streams whose older due records go first, with what the settings expect of them.
+    after: Mapping[str, "StreamPlan"] = field(default_factory=dict)
     quiet_hours: QuietHours | None = None
 
     def find_quiet_end(self, now: datetime) -> datetime | None:
@@ -177,30 +175,67 @@ def _find_waits(ledger: Ledger, facts: StreamFacts) -> Iterator[Obstacle]:
             f"to end them: change streams.{name}.quiet_hours and restart the workers",
             is_planned=True,
         )
-    for other in plan.after if oldest is not None else ():
-        since = find_oldest_unsent(ledger, other)
-        if since is None or since > oldest:
+    for other, its_plan in plan.after.items() if oldest is not None else ():
+        wait = _follow(ledger, other, its_plan, until=oldest, now=facts.now)
+        if wait is None or not (wait.why or facts.oldest_due_seconds > WAITS_SECONDS):
             continue
-        is_paused = ledger.streams.load_gate(other).hold.paused
-        quiet_hours = plan.quiet_hours_of_others.get(other)
-        end = quiet_hours.find_end(facts.now) if quiet_hours is not None and not is_paused else None
-        if is_paused or facts.oldest_due_seconds > WAITS_SECONDS:
-            age = format_age(max((facts.now - since).total_seconds(), 1))
-            why, hint = "", f"see what holds {other}: syncctl status"
-            if is_paused:
-                why, hint = " and is paused", f"syncctl resume {other}"
-            elif quiet_hours is not None and end is not None:
-                why = f" and is in its quiet hours until {_describe_end(quiet_hours, end)}"
-                hint = f"to end them: change streams.{other}.quiet_hours"
-            if not is_paused:
-                hint += f"; or remove it from streams.{name}.after and restart the workers"
-            yield Obstacle(
-                kind="waits_for_stream",
-                detail=f"waits for stream {other}, which has had a due record for {age}{why}: "
-                f"after = [{json.dumps(other)}]",
-                hint=hint,
-                is_planned=end is not None,
-            )
+        chain = ", which waits for stream ".join(wait.names)
+        hint = wait.hint or f"see what holds {wait.names[-1]}: syncctl status"
+        if not wait.is_paused:
+            hint += f"; or remove {other} from streams.{name}.after and restart the workers"
+        yield Obstacle(
+            kind="waits_for_stream",
+            detail=f"waits for stream {chain}, which has had a due record for "
+            f"{format_age(max((facts.now - wait.since).total_seconds(), 1))}{wait.why}: "
+            f"after = [{json.dumps(other)}]",
+            hint=hint,
+            is_planned=wait.is_planned,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wait:
+    """What a stream waits for by its `after`."""
+
+    #: The stream that it waits for, and the one that this one waits for, up to the one that is to move.
+    names: tuple[str, ...]
+    #: Since when the last of them has had a due record.
+    since: datetime
+    #: What holds the last of them; empty if that is not known here.
+    why: str = ""
+    hint: str = ""
+    is_paused: bool = False
+    is_planned: bool = False
+
+
+def _follow(ledger: Ledger, name: str, plan: StreamPlan, *, until: datetime, now: datetime) -> _Wait | None:
+    """Return what holds a stream that goes first, and those that go before it; None if it has no record until then."""
+    since = find_oldest_unsent(ledger, name)
+    if since is None or since > until:
+        return None
+    own = _Wait(names=(name,), since=since, **_find_hold(ledger, name, plan, now))
+    if own.why:
+        return own
+    further = [_follow(ledger, other, its_plan, until=since, now=now) for other, its_plan in plan.after.items()]
+    waits = sorted(filter(None, further), key=lambda wait: not wait.why)
+    return replace(waits[0], names=(name, *waits[0].names)) if waits else own
+
+
+def _find_hold(ledger: Ledger, name: str, plan: StreamPlan, now: datetime) -> dict[str, Any]:
+    """Return why a stream sends nothing, as far as pauses, its circuit and its quiet hours say, and what ends that."""
+    gate = ledger.streams.load_gate(name)
+    if gate.hold.paused:
+        return {"why": " and is paused", "hint": f"syncctl resume {name}", "is_paused": True}
+    if ledger.partners.load_gate(plan.partner).hold.paused:
+        why = f" and whose partner {plan.partner} is paused"
+        return {"why": why, "hint": f"syncctl resume --partner {plan.partner}", "is_paused": True}
+    if gate.breaker.state is BreakerState.OPEN:
+        why = f" and whose partner {plan.partner} is down (circuit open)"
+        return {"why": why, "hint": f"see: syncctl doctor partner {plan.partner}"}
+    if plan.quiet_hours is not None and (end := plan.find_quiet_end(now)) is not None:
+        why = f" and is in its quiet hours until {_describe_end(plan.quiet_hours, end)}"
+        return {"why": why, "hint": f"to end them: change streams.{name}.quiet_hours", "is_planned": True}
+    return {}
 
 
 def _describe_end(quiet_hours: QuietHours, end: datetime) -> str:

@@ -143,7 +143,6 @@ def plan_stream(settings: "Settings", name: str) -> "StreamPlan":
 
     stream = settings.streams[name]
     partner = settings.partners[stream.partner]
-    others = {other: settings.stream(other).quiet_hours for other in stream.after}
     return StreamPlan(
         partner=stream.partner,
         poll_every_seconds=stream.poll_every,
@@ -152,8 +151,7 @@ def plan_stream(settings: "Settings", name: str) -> "StreamPlan":
         acknowledges_failed=stream.acknowledge_failed is not None,
         table=stream.table,
         written_columns=tuple(stream.write_back),
-        after=stream.after,
-        quiet_hours_of_others={other: hours for other, hours in others.items() if hours is not None},
+        after={other: plan_stream(settings, other) for other in stream.after},
         quiet_hours=settings.stream(name).quiet_hours,
     )
 

@@ -11,6 +11,7 @@ from syncctl.errors import LeaseHeld
 from syncctl.ledger.expressions import SYNCCTL
 from syncctl.ledger.ledger import Ledger
 from syncctl.partner.client import PartnerClient
+from syncctl.pipeline.obstacles import Obstacle, StreamPlan, find_obstacles, gather_facts
 from syncctl.pipeline.pause import EVERYTHING, POLLS, PauseScope, pause_streams, resume_streams
 from tests.harness.http_partner import RowPartner
 from tests.harness.passing_time import PAST
@@ -274,3 +275,45 @@ def test_one_loop_sends_both_in_their_order_before_it_ends(known: Testbed) -> No
     sent_at = {record["_id"]: record["delivered_at"] for record in known.records()}
     assert sent_at["orders-1"] <= sent_at["orders-2"]
     assert sent_at["customers-1"] <= sent_at["orders-2"]
+
+
+def test_of_streams_that_wait_for_each_other_the_one_that_is_to_move_is_named(testbed: Testbed) -> None:
+    ledger, now = testbed.ledger, datetime.now(UTC)
+    quiet = parse_quiet_hours(f"{now - timedelta(hours=1):%H:%M}-{now + timedelta(hours=1):%H:%M} UTC")
+    regions = StreamPlan(partner="geo")
+    for number, name in enumerate(("regions", "customers", "orders")):
+        add(ledger, name, number, 9.0 - number)
+
+    def find_waits(regions: StreamPlan, **customers: Any) -> list[Obstacle]:
+        plan = StreamPlan(partner="erp", after={"regions": regions}, **customers)
+        plan = StreamPlan(partner="erp", after={"customers": plan})
+        facts = gather_facts(
+            ledger,
+            "orders",
+            plan,
+            documents={},
+            partners={},
+            counts=ledger.records.count_states(["orders"]),
+            now=ledger.streams.server_time(),
+        )
+        return [found for found in find_obstacles(ledger, facts) if found.kind == "waits_for_stream"]
+
+    def find_wait(regions: StreamPlan, **customers: Any) -> Obstacle:
+        (wait,) = find_waits(regions, **customers)
+        return wait
+
+    wait = find_wait(regions)
+    assert wait.detail.startswith("waits for stream customers, which waits for stream regions, which has had a due")
+    assert wait.hint.startswith("see what holds regions: syncctl status; or remove customers from streams.orders.after")
+    assert not wait.is_planned
+    wait = find_wait(replace(regions, quiet_hours=quiet))
+    assert "stream regions, which has had a due record for 9m and is in its quiet hours until" in wait.detail
+    assert wait.is_planned, "the settings ask for it, however long the chain is"
+    assert find_wait(regions, quiet_hours=quiet).detail.startswith("waits for stream customers, which has had a due")
+    ledger.partners.pause("geo", who="anna", reason="")
+    assert find_wait(regions).hint == "syncctl resume --partner geo"
+    ledger.streams.pause("customers", who="anna", reason="")
+    assert find_wait(regions).hint == "syncctl resume customers"
+    # The one between has nothing to send: it holds nobody, and what it waits for is not waited for either.
+    finish(testbed, "customers-1")
+    assert find_waits(regions) == []

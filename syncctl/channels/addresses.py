@@ -9,8 +9,13 @@ from syncctl.partner.address import check_host_and_port, split_url
 
 _MAIL_ADDRESS = re.compile(r"[^\s@<>,;:\"()\[\]\\]+@[A-Za-z0-9._-]+")
 _PORTS = {"smtp": 587, "smtps": 465}
-SHORTEST_SECRET = 8
 LONGER_THAN_WORDS = 16
+_COMMON_WORD = re.compile(
+    r"(?:web)?hooks?(?:b\d)?|services|workflows?|triggers?|manual|paths|invoke|run|api|rest|v\d{1,2}|alerts?|incoming"
+    r"|integrations?|messages?|channels?|notify|events?|plugins|teams|slack|(?:19|20)\d\d-\d\d-\d\d(?:-preview)?",
+    re.IGNORECASE,
+)
+"""The parts of addresses that are no secret, as the documentation of such services has them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,18 +73,23 @@ def check_mail_address(text: str) -> str:
 
 
 def spell_webhook_secrets(url: str) -> set[str]:
-    """Return what must not be shown of a webhook: its URL, and what of its path and query is no common word."""
+    """Return what is replaced in every text of a webhook: its URL, and what of it could be no name of anything else."""
+    return {form for secret in list_webhook_secrets(url) if _looks_secret(secret) for form in spell_secret(secret)}
+
+
+def list_webhook_secrets(url: str) -> set[str]:
+    """Return everything of a webhook's URL that may be secret, however short: all but its host and common words."""
     try:
         parts = urlsplit(url)
     except ValueError:
-        return spell_secret(url)
+        return {url}
     target = f"{parts.path}?{parts.query}" if parts.query else parts.path
-    secrets = {url} | {part for part in re.split(r"[/?&=]", target) if _looks_secret(part)}
-    if _looks_secret(target):
-        secrets.add(target)
-    return {form for secret in secrets for form in spell_secret(secret)}
+    values = [value or name for name, _, value in (pair.partition("=") for pair in parts.query.split("&"))]
+    pieces = {form for piece in [*parts.path.split("/"), *values] for form in (piece, unquote(piece))}
+    secrets = {piece for piece in pieces if piece and not _COMMON_WORD.fullmatch(piece)}
+    return {url} | secrets | ({target} if secrets else set())
 
 
 def _looks_secret(text: str) -> bool:
-    """Tell a secret from the words of an address, such as `services` and `workflows`."""
-    return len(text) >= SHORTEST_SECRET and (len(text) >= LONGER_THAN_WORDS or any(map(str.isdigit, text)))
+    """Tell a secret from what may be the name of a stream or a partner, such as the last part of `/alerts/orders`."""
+    return len(text) >= LONGER_THAN_WORDS or any(map(str.isdigit, text))

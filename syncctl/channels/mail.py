@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from syncctl.channels.addresses import MailServer, parse_mail_url
 from syncctl.channels.texts import AlertText
-from syncctl.core.alert_channels import MailTarget
+from syncctl.core.alert_channels import ACCEPTED, MailTarget, SendOutcome, SendResult
 from syncctl.core.redaction import Redact, find_secrets
 from syncctl.core.safe_text import clean_text
 from syncctl.core.stream import Partner, Tls
@@ -18,6 +18,7 @@ from syncctl.partner.tls import make_tls_context
 REPLY_AT_MOST = 200
 READY = 220
 """The code of a server's greeting (RFC 5321, 4.2.3)."""
+FOR_GOOD = 500
 
 
 class MailChannel:
@@ -38,12 +39,16 @@ class MailChannel:
         partner = Partner(name="alerts", section="alerts", url="", tls=Tls(ca=target.ca))
         self._tls = make_tls_context(partner)
 
-    def send(self, text: AlertText) -> str | None:
-        """Mail an alert; return what went wrong in one line without a secret, None if the server took it."""
+    def send(self, text: AlertText) -> SendResult:
+        """Mail an alert; return what came of it. A recipient that is refused keeps it from no other."""
         exchange = _Exchange(self._server, self._tls, seconds=self._target.timeout_seconds)
         mail = text.to_mail(sender=self._target.sender, recipients=self._target.recipients)
-        error = exchange.run(mail, sender=self._target.sender, recipients=self._target.recipients)
-        return None if error is None else clean_text(self._redact(error))
+        result = exchange.run(mail, sender=self._target.sender, recipients=self._target.recipients)
+        return SendResult(
+            outcome=result.outcome,
+            error=None if result.error is None else clean_text(self._redact(result.error)),
+            refused={recipient: clean_text(self._redact(reply)) for recipient, reply in result.refused.items()},
+        )
 
     def close(self) -> None:
         """Hold nothing."""
@@ -61,23 +66,27 @@ class _Exchange:
         self._tls = tls
         self._seconds = seconds
         self._client: smtplib.SMTP | None = None
-        self._error: str | None = None
+        self._result = ACCEPTED
+        #: From here on the server may take the mail.
+        self._has_begun = False
 
-    def run(self, mail: object, *, sender: str, recipients: tuple[str, ...]) -> str | None:
-        """Return what went wrong; None if the server took the mail."""
+    def run(self, mail: object, *, sender: str, recipients: tuple[str, ...]) -> SendResult:
+        """Return what came of the mail."""
         thread = threading.Thread(target=self._try, args=(mail, sender, recipients), name="mail", daemon=True)
         thread.start()
         thread.join(self._seconds)
         if thread.is_alive():
             self._cut()
-            return f"no full answer from {self._server.name} within {self._seconds:g} s"
-        return self._error
+            error = f"no full answer from {self._server.name} within {self._seconds:g} s"
+            return SendResult(outcome="ambiguous" if self._has_begun else "unavailable", error=error)
+        return self._result
 
     def _try(self, mail: object, sender: str, recipients: tuple[str, ...]) -> None:
         try:
             self._send(mail, sender, recipients)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told as an outcome
-            self._error = _explain(error, self._server.name)
+            outcome = _judge(error, has_begun=self._has_begun)
+            self._result = SendResult(outcome=outcome, error=_explain(error, self._server.name))
         finally:
             if self._client is not None:
                 self._client.close()
@@ -105,7 +114,10 @@ class _Exchange:
             raise _Refusal(f"{server.name} offers no STARTTLS, and the password is not sent in the clear")
         if server.user:
             client.login(server.user, server.password)
-        client.send_message(mail, sender, recipients)  # type: ignore[arg-type]
+        self._has_begun = True
+        refused = client.send_message(mail, sender, recipients)  # type: ignore[arg-type]
+        replies = {recipient: f"{code} {_clean(reply)}" for recipient, (code, reply) in refused.items()}
+        self._result = SendResult(outcome="accepted", refused=replies)
         # It has the mail: how it says good-bye changes nothing.
         with suppress(Exception):
             client.quit()
@@ -121,6 +133,23 @@ def _name_own_host() -> str:
     """Return the name for the greeting; the standard library would ask DNS, which may take long."""
     name = socket.gethostname()
     return name if name.isascii() and " " not in name else "localhost"
+
+
+def _judge(error: Exception, *, has_begun: bool) -> SendOutcome:
+    """Return what an error means: a code of 5xx is for good (RFC 5321, 4.2.1)."""
+    match error:
+        case _Refusal() | ssl.SSLCertVerificationError():
+            return "misconfigured"
+        case smtplib.SMTPRecipientsRefused():
+            is_for_good = all(code >= FOR_GOOD for code, _ in error.recipients.values())
+            return "misconfigured" if is_for_good else "unavailable"
+        case smtplib.SMTPAuthenticationError() | smtplib.SMTPSenderRefused() if error.smtp_code >= FOR_GOOD:
+            return "misconfigured"
+        case smtplib.SMTPDataError() if error.smtp_code >= FOR_GOOD:
+            return "rejected"
+        case smtplib.SMTPResponseException():
+            return "unavailable"
+    return "ambiguous" if has_begun else "unavailable"
 
 
 def _explain(error: Exception, name: str) -> str:

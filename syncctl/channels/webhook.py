@@ -3,10 +3,10 @@
 import json
 
 from syncctl import __version__
-from syncctl.channels.addresses import spell_webhook_secrets
+from syncctl.channels.addresses import list_webhook_secrets
 from syncctl.channels.texts import AlertText
-from syncctl.core.alert_channels import WebhookTarget
-from syncctl.core.redaction import Redact
+from syncctl.core.alert_channels import ACCEPTED, SendOutcome, SendResult, WebhookTarget
+from syncctl.core.redaction import SHORTEST_SECRET, Redact, spell_secret
 from syncctl.core.stream import Partner, Tls
 from syncctl.partner.address import parse_webhook_url, read_setting
 from syncctl.partner.call_deadline import call_deadline
@@ -15,6 +15,10 @@ from syncctl.partner.response import describe_refusal, make_excerpt
 from syncctl.partner.transport import Transport
 
 ANSWER_AT_MOST_BYTES = 4 * 1024
+GATEWAY_TIMEOUT = 504
+TRY_AGAIN = frozenset({408, 425, 429})
+WRONG_SETTINGS = frozenset({401, 403, 404, 405, 407, 410})
+"""The address, or what it lets in, is wrong; no other message would be taken."""
 
 
 class WebhookChannel:
@@ -39,11 +43,14 @@ class WebhookChannel:
         self._target = f"{base.path or '/'}?{base.query}" if base.query else base.path or "/"
         self._format = target.format
         self._seconds = target.timeout_seconds
-        self._redact = Redact(spell_webhook_secrets(target.url) | spell_proxy_secrets(target.proxy))
+        secrets = list_webhook_secrets(target.url)
+        self._short_secrets = {secret for secret in secrets if len(secret) < SHORTEST_SECRET}
+        spelled = {form for secret in secrets for form in spell_secret(secret)}
+        self._redact = Redact(spelled | spell_proxy_secrets(target.proxy))
         self._transport = Transport(partner, base, response_at_most=ANSWER_AT_MOST_BYTES)
 
-    def send(self, text: AlertText) -> str | None:
-        """Post an alert; return what went wrong in one line without a secret, None if it was taken."""
+    def send(self, text: AlertText) -> SendResult:
+        """Post an alert; return what came of it."""
         document = text.to_teams() if self._format == "teams" else text.to_document()
         body = json.dumps(document).encode()
         headers = {
@@ -56,12 +63,25 @@ class WebhookChannel:
         response, error = self._transport.exchange("POST", self._target, headers, body)
         self._transport.close_idle()
         if response is None:
-            return self._redact(error or "no answer")
+            outcome: SendOutcome = "ambiguous" if call_deadline.sent else "unavailable"
+            return SendResult(outcome=outcome, error=self._redact(error or "no answer"))
         if 200 <= response.status <= 299:
-            return None
-        excerpt = make_excerpt(response, self._redact, is_refusal=True)
-        return f"{self._transport.host} answered {describe_refusal(response, excerpt, self._redact)}"
+            return ACCEPTED
+        said = describe_refusal(response, make_excerpt(response, self._redact, is_refusal=True), self._redact)
+        if any(secret in said for secret in self._short_secrets):
+            # Too short to be masked within a text.
+            said = f"HTTP {response.status}"
+        return SendResult(outcome=_judge(response.status), error=f"{self._transport.host} answered {said}")
 
     def close(self) -> None:
         """Close the connections."""
         self._transport.close()
+
+
+def _judge(status: int) -> SendOutcome:
+    """Return what an answer other than a 2xx means."""
+    if status == GATEWAY_TIMEOUT:
+        return "ambiguous"
+    if status in TRY_AGAIN or status >= 500:
+        return "unavailable"
+    return "misconfigured" if status in WRONG_SETTINGS or status < 400 else "rejected"

@@ -57,10 +57,15 @@ def check(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
         from syncctl.wiring.alerts import check_alerts
 
         with out.progress("measuring the rules, and sending"):
-            sent = check_alerts(connections)
+            sent, measured = check_alerts(connections)
         firing = _show(connections, as_json=as_json, resolved_too=False)
     if sent.messages:
         out.say(f"sent {format_count(sent.messages, 'message')}")
+    if not measured:
+        out.warn(
+            "workers or Beat run with other settings of alerts, which hold; this is what they measured; "
+            "restart them after a change"
+        )
     return ExitCode.TROUBLE if firing else ExitCode.DONE
 
 
@@ -94,11 +99,12 @@ def try_channels(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
 
 def _show(connections: "Connections", *, as_json: bool, resolved_too: bool) -> int:
     """Show alerts and the channels that fail; return how many alerts fire."""
+    from syncctl.pipeline.alert_sending import read_channels
     from syncctl.pipeline.alerts import read_alerts
-    from syncctl.wiring.alerts import read_channels
+    from syncctl.wiring.alerts import list_channel_names
 
     listed = read_alerts(connections.prepared_ledger, resolved_too=resolved_too)
-    channels = read_channels(connections)
+    channels = read_channels(connections.ledger, list_channel_names(connections.settings))
     firing = sum(alert.state == "firing" for alert in listed)
     if as_json:
         out.print_json({"alerts": listed, "channels": channels})
@@ -110,6 +116,10 @@ def _show(connections: "Connections", *, as_json: bool, resolved_too: bool) -> i
     for channel in channels:
         if channel.error:
             out.warn(f"{channel.channel} has taken nothing for {_age(channel.failing_since)}: {channel.error}")
+        for refused in channel.refused_recipients:
+            out.warn(f"{channel.channel}: {refused['recipient']} was refused: {refused['reply']}")
+        if channel.given_up:
+            out.warn(f"{channel.channel}: {channel.given_up.line} {_age(channel.given_up.at)} ago")
     if not channels:
         out.say("no channel is set, so nothing is sent; set alerts.webhook or alerts.smtp: see docs/alerts.md")
     return firing

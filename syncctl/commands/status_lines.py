@@ -86,6 +86,10 @@ def list_warnings(current: "Status", now: datetime) -> Iterator[str]:
     stale = [str(worker["worker"]) for worker in current.workers if worker["settings_differ"]]
     for name in [*stale, *(["beat"] if beat["settings_differ"] and not beat["late"] else [])]:
         yield f"{name} runs with settings that differ from syncctl.toml: restart it"
+    for channel in current.alert_channels:
+        if channel.error:
+            since = describe_age(channel.failing_since or now, now)
+            yield f"alerts by {channel.channel}: none taken since {since}: {channel.error}; syncctl doctor alerts"
     for stream in current.streams:
         for obstacle in stream["obstacles"]:
             if obstacle["kind"] not in _SHOWN_APART:

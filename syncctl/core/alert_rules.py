@@ -58,7 +58,7 @@ _RULES = (
         name="circuit_open",
         unit="seconds",
         default="5m",
-        fires_if="the circuit of the stream has been open for as long as the threshold: the partner is down",
+        fires_if="the circuit of a stream has been open for as long as the threshold: the partner is down",
         hint="syncctl doctor partner {partner}",
     ),
     AlertRule(
@@ -75,6 +75,13 @@ _RULES = (
         fires_if="something else has held the stream for as long as the threshold; syncctl status shows it",
         hint="syncctl doctor streams {stream}",
         is_costly=True,
+    ),
+    AlertRule(
+        name="schema_changed",
+        unit="seconds",
+        default="5m",
+        fires_if="columns of the stream's source have changed, as long ago as the threshold; it ends after an hour",
+        hint="syncctl doctor streams {stream}",
     ),
     AlertRule(
         name="no_worker",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pymongo import ReturnDocument, UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
 
@@ -25,8 +26,11 @@ WATCHED_SECONDS = 180.0
 """A longer gap, in which no process notes that it watches, ends the time in which somebody watched."""
 RESTS_SECONDS = 300.0
 """How long an alert that ended does not begin again: two processes with different settings send less."""
+PLAN_KEPT_SECONDS = 60.0
+"""How long after the last sign of a process another one with different settings measures by its own."""
 _CHANNEL = "channel:"
 _WATCH = "watch"
+_IS_KEPT: Doc = {"$gt": [{"$add": ["$$this.at", round(PLAN_KEPT_SECONDS * 1000)]}, "$$NOW"]}
 _IS_WATCHED: Doc = {"$gt": [{"$add": ["$at", round(WATCHED_SECONDS * 1000)]}, "$$NOW"]}
 _END = {"ended_at": "$$NOW", "lasted_since": "$condition_since"}
 
@@ -68,6 +72,11 @@ class AlertMessage:
     detail: str
     #: How often it was repeated; 0 for the first message.
     repeated: int
+    #: How often it was tried, and how many of these tries may have reached people.
+    tries: int = 0
+    ambiguous: int = 0
+    #: It is not tried before.
+    next_at: datetime | None = None
 
 
 class Alerts:
@@ -87,6 +96,44 @@ class Alerts:
         """Note that a process watches; `load_watched_since` says since when one has without a long gap."""
         since = {"$cond": [_IS_WATCHED, {"$ifNull": ["$since", "$$NOW"]}, "$$NOW"]}
         self._alerts.update_one({"_id": _WATCH}, [{"$set": {"since": since, "at": "$$NOW"}}], upsert=True)
+
+    @edge
+    def claim_plan(self, fingerprint: str, *, process: str, started_at: datetime) -> bool:
+        """Return whether a process may measure: of processes with different settings, those of the last one to start.
+
+        Safe to repeat. One that may not is noted, for `doctor`.
+
+        Args:
+            fingerprint: Of what the settings say of alerts.
+            started_at: When the process started, by MongoDB's clock.
+        """
+        mine = {"fingerprint": fingerprint, "process": process, "started_at": started_at}
+        is_mine = {"$eq": ["$$this.fingerprint", {"$literal": fingerprint}]}
+        known = {"$ifNull": ["$plans", []]}
+        others = {"$filter": {"input": known, "cond": {"$and": [_IS_KEPT, {"$not": [is_mine]}]}}}
+        same = {"$filter": {"input": known, "cond": {"$and": [_IS_KEPT, is_mine]}}}
+        # Of several with the same settings, the last one to start counts.
+        newest = {"$max": [started_at, {"$max": {"$map": {"input": same, "in": "$$this.started_at"}}}]}
+        stated: Doc = {name: {"$literal": value} for name, value in mine.items()}
+        changes = {"plans": {"$concatArrays": [others, [{**stated, "started_at": newest, "at": "$$NOW"}]]}}
+        found: Any = self._alerts.find_one_and_update(
+            {"_id": _WATCH}, [{"$set": changes}], {"plans": True}, upsert=True, return_document=ReturnDocument.AFTER
+        )
+        return bool(_list_newest_first(found["plans"])[0]["fingerprint"] == fingerprint)
+
+    @edge
+    def load_plans(self) -> list[Doc]:
+        """Return the settings of the processes that watch, those that hold first; one for each that differs."""
+        kept = {"plans": {"$filter": {"input": {"$ifNull": ["$plans", []]}, "cond": _IS_KEPT}}}
+        found: Doc = next(self._alerts.aggregate([{"$match": {"_id": _WATCH}}, {"$project": kept}]), {})
+        return _list_newest_first(found.get("plans", []))
+
+    @edge
+    def note_held(self, keys: Sequence[AlertKey]) -> None:
+        """Note that something else holds what these alerts are about: their time begins when it no longer does."""
+        held = [UpdateOne({"_id": key.id}, [{"$set": _name(key) | {"held_at": "$$NOW"}}], upsert=True) for key in keys]
+        if held:
+            self._alerts.bulk_write(held, ordered=False)
 
     @edge
     def load_watched_since(self) -> datetime | None:
@@ -187,9 +234,32 @@ class Alerts:
         self._alerts.update_one({"_id": message.key.id}, sent)
 
     @edge
-    def drop(self, message: AlertMessage) -> None:
-        """Give a message up that could not be sent for too long."""
+    def note_try(self, message: AlertMessage, *, is_ambiguous: bool, wait_seconds: float) -> None:
+        """Note that a message was not taken, and let it wait."""
+        tried = {
+            "tries": message.tries + 1,
+            "ambiguous": message.ambiguous + is_ambiguous,
+            "next_at": in_future(wait_seconds),
+        }
+        is_it = {"$eq": ["$$this.id", {"$literal": message.id}]}
+        each = {"$cond": [is_it, {"$mergeObjects": ["$$this", tried]}, "$$this"]}
+        changes = {"outbox": {"$map": {"input": "$outbox", "in": each}}}
+        self._alerts.update_one({"_id": message.key.id, "outbox.id": message.id}, [{"$set": changes}])
+
+    @edge
+    def give_up(self, message: AlertMessage, reason: str) -> None:
+        """Take a message off what is to be sent although no channel took it, and note that with its channel."""
         self._alerts.update_one({"_id": message.key.id}, {"$pull": {"outbox": {"id": message.id}}})
+        key = message.key
+        facts = {"rule": key.rule, "stream": key.stream, "partner": key.partner, "state": message.state}
+        given_up: Doc = {name: {"$literal": value} for name, value in {**facts, "reason": reason}.items()}
+        changes = {"given_up": given_up | {"at": "$$NOW"}}
+        self._alerts.update_one({"_id": _CHANNEL + message.channel}, [{"$set": changes}], upsert=True)
+
+    @edge
+    def forget_given_up(self, channel: str) -> None:
+        """Forget the message of a channel that was given up: a person has tried the channel since."""
+        self._alerts.update_one({"_id": _CHANNEL + channel}, {"$unset": {"given_up": True}})
 
     @edge
     def acquire_channel(self, channel: str, *, seconds: float) -> bool:
@@ -206,15 +276,20 @@ class Alerts:
         self._alerts.update_one({"_id": _CHANNEL + channel}, {"$unset": {"until": True}})
 
     @edge
-    def note_channel(self, channel: str, error: str | None, *, rest_seconds: float = 0.0) -> None:
+    def note_channel(
+        self, channel: str, error: str | None, *, rest_seconds: float = 0.0, refused: Mapping[str, str] | None = None
+    ) -> None:
         """Note what came of the last message of a channel.
 
         Args:
             rest_seconds: How long it is left alone after an error.
+            refused: The recipients that did not get a message which was taken, each with what the server said.
         """
         identity = {"_id": _CHANNEL + channel}
         if error is None:
-            works: Doc = {"last_sent_at": "$$NOW", "failures": 0}
+            # In a list: an address has dots.
+            listed = [{"recipient": recipient, "reply": reply} for recipient, reply in (refused or {}).items()]
+            works: Doc = {"last_sent_at": "$$NOW", "failures": 0, "refused": {"$literal": listed}}
             unset = ["error", "failing_since", "next_at"]
             self._alerts.update_one(identity, [{"$set": works}, {"$unset": unset}], upsert=True)
             return
@@ -248,6 +323,10 @@ def _revise() -> Doc:
     return {"revision": {"$add": [or_zero("revision"), 1]}}
 
 
+def _list_newest_first(plans: Sequence[Doc]) -> list[Doc]:
+    return sorted(plans, key=lambda plan: (plan["started_at"], plan["fingerprint"]), reverse=True)
+
+
 def _has_passed(field: str) -> Doc:
     return {"$not": [{"$gt": [{"$ifNull": [f"${field}", None]}, "$$NOW"]}]}
 
@@ -263,4 +342,5 @@ def _append(channels: Sequence[str], facts: Mapping[str, Any]) -> Doc:
 def _read_message(alert: Doc, message: Doc) -> AlertMessage:
     fields = ("id", "channel", "state", "value", "threshold", "since", "at", "detail", "repeated")
     key = AlertKey(rule=alert["rule"], stream=alert.get("stream"), partner=alert.get("partner"))
-    return AlertMessage(key=key, **{name: message[name] for name in fields})
+    tried = {name: message[name] for name in ("tries", "ambiguous", "next_at") if name in message}
+    return AlertMessage(key=key, **{name: message[name] for name in fields}, **tried)

@@ -12,6 +12,8 @@ from syncctl.ledger.alerts import FIRING, AlertKey
 from syncctl.ledger.holds import find_pause
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.poll_pauses import POLLS_PAUSED_FIELD
+from syncctl.ledger.source_schemas import read_schema_changes
+from syncctl.pipeline.dispatch import find_oldest_unsent
 from syncctl.pipeline.obstacles import StreamPlan, find_obstacles, gather_facts
 from syncctl.pipeline.pause import describe_pause
 
@@ -35,6 +37,9 @@ SAID_BY_RULE = {
 """The obstacles that another rule is about, as long as that rule is on."""
 HOLDS_NOTHING = ("rows_passed_over", "schema_changed")
 """What `status` shows among the obstacles although the stream goes on."""
+STREAMS_NAMED = 5
+CHANGES_NAMED = 2
+SCHEMA_CHANGE_LASTS = timedelta(hours=1)
 OUTAGES = (AlertKey(rule="no_worker"), AlertKey(rule="no_beat"))
 OUTAGE = timedelta(minutes=1)
 """A shorter one, as a restart is, is no reason for a backlog: the counting goes on."""
@@ -53,6 +58,16 @@ class Measurement:
     detail: str
     #: False: an alert that fires goes on, and none begins.
     may_fire: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """Something that the settings or other rules are about holds what an alert is about.
+
+    The alert ends, and its time begins once nothing holds it any more.
+    """
+
+    key: AlertKey
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,25 +97,24 @@ class AlertFacts:
     #: Rolled-up hours of the last two hours.
     hours: tuple[Doc, ...] = field(default=())
 
-    def find_times(self, name: str, *keys: AlertKey) -> list[datetime]:
-        """Return a time of several alerts, as far as it is known."""
-        return [alert[name] for key in keys if (alert := self.known.get(key.id, {})).get(name)]
-
     def fires(self, key: AlertKey) -> bool:
         """Tell whether an alert fires."""
         return bool(self.known.get(key.id, {}).get("state") == FIRING)
 
     def count_from(self, key: AlertKey, *, beyond: timedelta = timedelta(0)) -> list[datetime]:
-        """Return what a stream's age counts from at the earliest: watch, worker and Beat; one that fires goes on.
+        """Return what a stream's age counts from at the earliest: watch, worker and Beat, and what held it last.
+
+        One that fires goes on.
 
         Args:
             beyond: What the rule adds to that.
         """
         if self.fires(key):
             return [min(self.watched_since, self.known[key.id]["since"] - beyond)]
+        held = [at for at in (self.known.get(key.id, {}).get("held_at"),) if at]
         ended = [alert for key in OUTAGES if (alert := self.known.get(key.id, {})).get("ended_at")]
         long = [alert for alert in ended if alert["ended_at"] - alert.get("lasted_since", alert["ended_at"]) >= OUTAGE]
-        return [self.watched_since, *(alert["ended_at"] for alert in long)]
+        return [self.watched_since, *held, *(alert["ended_at"] for alert in long)]
 
 
 def measure_failed_share(facts: AlertFacts) -> Iterator[Measurement]:
@@ -123,40 +137,32 @@ def measure_failed_share(facts: AlertFacts) -> Iterator[Measurement]:
             )
 
 
-def measure_backlog_age(facts: AlertFacts) -> Iterator[Measurement]:
+def measure_backlog_age(facts: AlertFacts) -> Iterator[Measurement | Held]:
     """Measure how long the oldest due record could have been sent: not while anything else that is known held it."""
     for name, plan in facts.plans.items():
-        circuit = AlertKey(rule="circuit_open", stream=name)
-        pauses = (AlertKey(rule="paused", stream=name), AlertKey(rule="paused", partner=plan.partner))
-        is_paused = find_pause(facts.documents.get(name, {}), facts.now) or find_pause(
-            facts.partners.get(plan.partner, {}), facts.now
-        )
-        if (is_paused and "paused" in facts.thresholds) or plan.find_quiet_end(facts.now) is not None:
-            continue
-        if any(_has_just_ended(facts, pause) for pause in pauses):
-            continue
-        if facts.fires(circuit):
-            continue
-        due = facts.ledger.records.find_oldest_due(name)
-        if due is None or _waits_for_another(facts, plan, due):
-            continue
-        held_until = facts.find_times("ended_at", *pauses) + facts.find_times("resolved_at", circuit)
-        # Quiet hours that ended before that are no reason for the present age.
-        before = facts.now - timedelta(seconds=facts.thresholds["backlog_age"])
-        if (end := plan.find_quiet_end(before)) is not None:
-            held_until.append(end)
         key = AlertKey(rule="backlog_age", stream=name)
+        due = facts.ledger.records.find_oldest_due(name)
+        if due is None:
+            continue
+        if _is_held(facts, name, plan) or _waits_for_another(facts, plan, due):
+            yield Held(key=key)
+            continue
         yield Measurement(
             key=key,
-            since=max(due, *facts.count_from(key), *held_until),
+            since=max(due, *facts.count_from(key)),
             detail=f"the oldest record that is to be sent has been due for {format_age(_age(facts, due))}",
         )
 
 
-def _has_just_ended(facts: AlertFacts, pause: AlertKey) -> bool:
-    """Tell whether a pause is over that still was when the rules were measured last: its end is noted in this round."""
-    document = facts.documents.get(pause.stream, {}) if pause.stream else facts.partners.get(pause.partner or "", {})
-    return bool(facts.find_times("condition_since", pause)) and not _list_pauses(document, facts.now)
+def _is_held(facts: AlertFacts, name: str, plan: StreamPlan) -> bool:
+    """Tell whether a pause, quiet hours or an outage that has an alert of its own keep a stream from sending."""
+    document = facts.documents.get(name, {})
+    return (
+        find_pause(document, facts.now) is not None
+        or find_pause(facts.partners.get(plan.partner, {}), facts.now) is not None
+        or plan.find_quiet_end(facts.now) is not None
+        or (facts.fires(AlertKey(rule="circuit_open", partner=plan.partner)) and _find_outage(facts, name) is not None)
+    )
 
 
 def _list_pauses(document: Doc, now: datetime) -> list[Doc]:
@@ -167,47 +173,74 @@ def _list_pauses(document: Doc, now: datetime) -> list[Doc]:
 
 def _waits_for_another(facts: AlertFacts, plan: StreamPlan, due: datetime) -> bool:
     """Tell whether a stream that goes first has an older record, whose age is that stream's backlog."""
-    firsts = (facts.ledger.records.find_oldest_due(other) for other in plan.after)
+    firsts = (find_oldest_unsent(facts.ledger, other) for other in plan.after)
     return any(first is not None and first <= due for first in firsts)
 
 
-def measure_no_poll(facts: AlertFacts) -> Iterator[Measurement]:
+def measure_no_poll(facts: AlertFacts) -> Iterator[Measurement | Held]:
     """Measure since when a poll is overdue: none has ended without an error, or made progress, for its interval."""
     for name, plan in facts.plans.items():
         document = facts.documents.get(name, {})
-        pause = AlertKey(rule="paused", stream=name)
-        if find_pause(document, facts.now, field=POLLS_PAUSED_FIELD) or _has_just_ended(facts, pause):
+        key, beyond = AlertKey(rule="no_poll", stream=name), timedelta(seconds=plan.poll_every_seconds)
+        if find_pause(document, facts.now, field=POLLS_PAUSED_FIELD):
+            yield Held(key=key)
             continue
         health, poll = document.get("health", {}), document.get("poll", {})
         polled_at = health.get("polled_at")
         moved_at = poll.get("moved_at") if poll.get("token") and poll.get("until", facts.now) > facts.now else None
-        key, beyond = AlertKey(rule="no_poll", stream=name), timedelta(seconds=plan.poll_every_seconds)
-        held_until = [*facts.count_from(key, beyond=beyond), *facts.find_times("ended_at", pause)]
         ago = f"no poll has ended well for {format_age(_age(facts, polled_at))}" if polled_at else "it was never polled"
         yield Measurement(
             key=key,
-            since=max(at for at in (polled_at, moved_at, *held_until) if at) + beyond,
+            since=max(at for at in (polled_at, moved_at, *facts.count_from(key, beyond=beyond)) if at) + beyond,
             detail=f"{ago}: {health['error']}" if health.get("error") else ago,
         )
 
 
-def measure_circuit_open(facts: AlertFacts) -> Iterator[Measurement]:
-    """Measure how long the circuit has been open; half-open, it may open again at once."""
-    for name in facts.plans:
-        document = facts.documents.get(name, {})
-        breaker = document.get("breaker", {})
-        state, back_at = breaker.get("state"), document.get("back_at")
-        is_open = state == BreakerState.OPEN.value
-        is_recovering = (
-            state == BreakerState.HALF_OPEN.value and back_at is not None and _age(facts, back_at) < RECOVERING_SECONDS
+def measure_circuit_open(facts: AlertFacts) -> Iterator[Measurement | Held]:
+    """Measure how long the circuit of any stream of a partner has been open, as long as a record waits behind it.
+
+    One that fires goes on until none is open: which of them opened first says nothing more then.
+    """
+    streams: dict[str, dict[str, Doc]] = {}
+    for name, plan in facts.plans.items():
+        if (outage := _find_outage(facts, name)) is not None:
+            streams.setdefault(plan.partner, {})[name] = outage
+    for partner, outages in streams.items():
+        key = AlertKey(rule="circuit_open", partner=partner)
+        # No record, no probe: nobody could say when the partner is back.
+        waiting = {name: outage for name, outage in outages.items() if _has_unfinished(facts, name)}
+        if not waiting:
+            yield Held(key=key)
+            continue
+        known = facts.known.get(key.id, {})
+        first = min(waiting.values(), key=lambda outage: outage["since"])
+        since = known["since"] if facts.fires(key) else max(filter(None, (first["since"], known.get("held_at"))))
+        names = list(waiting)
+        more = f" and {len(names) - STREAMS_NAMED} more" if len(names) > STREAMS_NAMED else ""
+        yield Measurement(
+            key=key,
+            since=since,
+            detail=f"the partner is down (circuit open) for {', '.join(names[:STREAMS_NAMED])}{more}: "
+            f"{first.get('reason') or 'no answer'}",
+            may_fire=any(outage["state"] == BreakerState.OPEN.value for outage in waiting.values()),
         )
-        if is_open or is_recovering:
-            yield Measurement(
-                key=AlertKey(rule="circuit_open", stream=name),
-                since=breaker["since"],
-                detail=f"the partner is down (circuit open): {breaker.get('reason') or 'no answer'}",
-                may_fire=is_open,
-            )
+
+
+def _find_outage(facts: AlertFacts, name: str) -> Doc | None:
+    """Return a stream's circuit if it is open; half-open, it may open again at once."""
+    document = facts.documents.get(name, {})
+    breaker, back_at = document.get("breaker", {}), document.get("back_at")
+    is_recovering = (
+        breaker.get("state") == BreakerState.HALF_OPEN.value
+        and back_at is not None
+        and _age(facts, back_at) < RECOVERING_SECONDS
+    )
+    return breaker if breaker.get("state") == BreakerState.OPEN.value or is_recovering else None
+
+
+def _has_unfinished(facts: AlertFacts, name: str) -> bool:
+    counts = facts.ledger.records.count_unfinished(name, at_most=1)
+    return any(counts[state] for state in ("pending", "retrying", "sending"))
 
 
 def measure_paused(facts: AlertFacts) -> Iterator[Measurement]:
@@ -247,6 +280,25 @@ def measure_obstacle(facts: AlertFacts) -> Iterator[Measurement]:
             yield Measurement(key=AlertKey(rule="obstacle", stream=name), detail="; ".join(details))
 
 
+def measure_schema_changed(facts: AlertFacts) -> Iterator[Measurement]:
+    """Measure how long ago columns of a source changed; what changes within the wait is one message.
+
+    It ends an hour after the last change: nothing says when a person has looked at it.
+    """
+    shown = timedelta(seconds=facts.thresholds["schema_changed"]) + SCHEMA_CHANGE_LASTS
+    for name in facts.plans:
+        noted = read_schema_changes(facts.documents.get(name, {}), facts.now)
+        recent = [change for change in noted if facts.now - change.at < shown]
+        if recent:
+            lines = [change.change.line for change in reversed(recent)]
+            more = f"; {len(lines) - CHANGES_NAMED} more" if len(lines) > CHANGES_NAMED else ""
+            yield Measurement(
+                key=AlertKey(rule="schema_changed", stream=name),
+                since=recent[-1].at,
+                detail="; ".join(lines[:CHANGES_NAMED]) + more,
+            )
+
+
 def measure_no_worker(facts: AlertFacts) -> Iterator[Measurement]:
     """Measure how long ago the last worker was alive, seen by processes that watch if there are any.
 
@@ -268,13 +320,14 @@ def measure_no_beat(facts: AlertFacts) -> Iterator[Measurement]:
 
 
 ALIVE_BEAT = timedelta(seconds=20)
-MEASURES: Mapping[str, Callable[[AlertFacts], Iterator[Measurement]]] = {
+MEASURES: Mapping[str, Callable[[AlertFacts], Iterator[Measurement | Held]]] = {
     "failed_share": measure_failed_share,
     "backlog_age": measure_backlog_age,
     "no_poll": measure_no_poll,
     "circuit_open": measure_circuit_open,
     "paused": measure_paused,
     "obstacle": measure_obstacle,
+    "schema_changed": measure_schema_changed,
     "no_worker": measure_no_worker,
     "no_beat": measure_no_beat,
 }

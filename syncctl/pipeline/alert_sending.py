@@ -1,14 +1,16 @@
 """Send the messages of alerts. A channel that is down holds nothing up: it rests, longer each time, and is tried again.
 
-One process at a time sends through a channel. One that dies between the sending and the note sends once more later.
+One process at a time sends through a channel. One that dies between the sending and the note sends once more later. A
+message that is not taken holds up none of other alerts.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from syncctl.channels.texts import TEST, AlertText
+from syncctl.core.alert_channels import SendOutcome, SendResult
 from syncctl.core.clock import boot_time
 from syncctl.ledger.alerts import AlertKey, AlertMessage
 from syncctl.ledger.client import new_token
@@ -22,7 +24,10 @@ SENDS_FOR_SECONDS = 20.0
 """No message begins later in a round than this; the next round goes on."""
 FIRST_REST_SECONDS = 15.0
 LONGEST_REST_SECONDS = 300.0
+AMBIGUOUS_WAITS_SECONDS = (15.0, 60.0, 240.0, 960.0)
+"""The waits between the tries of a message that may have been taken; after the last one it is given up."""
 GIVEN_UP_AFTER = timedelta(hours=24)
+GIVEN_UP_SHOWN = timedelta(hours=24)
 
 
 class Channel(Protocol):
@@ -30,8 +35,8 @@ class Channel(Protocol):
 
     name: str
 
-    def send(self, text: AlertText) -> str | None:
-        """Send a message; return what went wrong, None if it was taken."""
+    def send(self, text: AlertText) -> SendResult:
+        """Send a message; return what came of it."""
 
     def close(self) -> None:
         """Close what is open."""
@@ -82,28 +87,141 @@ def send_messages(*, ledger: Ledger, channels: Sequence[Channel], project: str, 
 def _send_through(
     ledger: Ledger, channel: Channel, project: str, partners: Mapping[str, str]
 ) -> tuple[int, str | None]:
-    """Send until a message is not taken; return how many were, and why the last one was not."""
-    sent, started = 0, boot_time()
+    """Send until the channel needs a rest; return how many messages were taken, and why the last other one was not."""
+    sent, error, started = 0, None, boot_time()
     now = ledger.streams.server_time()
+    waiting: set[str] = set()
     # Read anew: what another process has sent by now is gone.
     for message in ledger.alerts.list_messages(channel.name):
         if now - message.at > GIVEN_UP_AFTER:
-            ledger.alerts.drop(message)
-            log.warning("alert.given_up", channel=channel.name, rule=message.key.rule, stream=message.key.stream)
+            known = ledger.alerts.load_channels().get(channel.name, {}).get("error") or "nothing could send it"
+            _give_up(
+                ledger, message, f"not taken within {GIVEN_UP_AFTER.days * 24} hours: {known}", tries=message.tries
+            )
+            continue
+        # The messages of one alert keep their order.
+        if message.key.id in waiting or (message.next_at is not None and message.next_at > now):
+            waiting.add(message.key.id)
             continue
         if boot_time() - started > SENDS_FOR_SECONDS:
             break
         text = AlertText(message=message, project=project, partner=partners.get(message.key.stream or ""))
-        error = channel.send(text)
-        if error is not None:
-            failures = ledger.alerts.load_channels().get(channel.name, {}).get("failures", 0)
-            rest_seconds = min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 2 ** min(failures, 10))
-            ledger.alerts.note_channel(channel.name, error, rest_seconds=rest_seconds)
-            return sent, error
-        ledger.alerts.note_sent(message)
-        ledger.alerts.note_channel(channel.name, None)
-        sent += 1
-    return sent, None
+        result = channel.send(text)
+        if result.error is None:
+            ledger.alerts.note_sent(message)
+            ledger.alerts.note_channel(channel.name, None, refused=result.refused)
+            for recipient, reply in result.refused.items():
+                log.warning("alert.recipient_refused", channel=channel.name, recipient=recipient, error=reply)
+            sent += 1
+            continue
+        error = result.error
+        waiting.add(message.key.id)
+        wait_seconds = decide_wait(result.outcome, tries=message.tries, ambiguous=message.ambiguous)
+        if wait_seconds is None:
+            _give_up(ledger, message, error, tries=message.tries + 1)
+        else:
+            is_ambiguous = result.outcome == "ambiguous"
+            ledger.alerts.note_try(message, is_ambiguous=is_ambiguous, wait_seconds=wait_seconds)
+        failures = ledger.alerts.load_channels().get(channel.name, {}).get("failures", 0)
+        rest_seconds = decide_rest(result.outcome, failures=failures)
+        ledger.alerts.note_channel(channel.name, error, rest_seconds=rest_seconds)
+        if rest_seconds:
+            break
+    return sent, error
+
+
+def decide_wait(outcome: SendOutcome, *, tries: int, ambiguous: int) -> float | None:
+    """Return for how many seconds a message waits that was not taken; None: it is given up.
+
+    Args:
+        tries: How often it was tried before.
+        ambiguous: How many of these tries may have reached people.
+    """
+    match outcome:
+        case "rejected":
+            return None
+        case "ambiguous":
+            return AMBIGUOUS_WAITS_SECONDS[ambiguous] if ambiguous < len(AMBIGUOUS_WAITS_SECONDS) else None
+        case "misconfigured":
+            return _double(tries)
+    return 0.0
+
+
+def decide_rest(outcome: SendOutcome, *, failures: int) -> float:
+    """Return for how many seconds a channel is left alone after a message that it has not taken.
+
+    Args:
+        failures: How many it has not taken before, since it took the last one.
+    """
+    if outcome == "unavailable":
+        return _double(failures)
+    # Each message finds out by itself whether the channel takes it; one that hangs takes long to find out.
+    return FIRST_REST_SECONDS if outcome == "ambiguous" else 0.0
+
+
+def _double(times: int) -> float:
+    return float(min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 2 ** min(times, 10)))
+
+
+def _give_up(ledger: Ledger, message: AlertMessage, reason: str, *, tries: int) -> None:
+    ledger.alerts.give_up(message, reason)
+    key = message.key
+    about = {"rule": key.rule, "stream": key.stream, "partner": key.partner, "state": message.state}
+    log.warning("alert.given_up", channel=message.channel, **about, tries=tries, error=reason)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GivenUp:
+    """The last message of a channel that was given up, as `syncctl alerts --json` prints it."""
+
+    at: datetime
+    rule: str
+    stream: str | None
+    partner: str | None
+    #: `firing` or `resolved`.
+    state: str
+    reason: str
+
+    @property
+    def line(self) -> str:
+        """What was given up and why, in one line."""
+        subject = AlertKey(rule=self.rule, stream=self.stream, partner=self.partner).subject
+        return f"{self.rule} ({subject}), {self.state}, was given up: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChannelState:
+    """Whether a channel takes messages, as `syncctl alerts --json` prints it."""
+
+    channel: str
+    last_sent_at: datetime | None
+    #: Since when it has taken nothing; None if it took the last message.
+    failing_since: datetime | None
+    error: str | None
+    next_try_at: datetime | None
+    #: The recipients that did not get the last message that was taken, each with what the server said.
+    refused_recipients: tuple[Mapping[str, str], ...] = ()
+    #: Within the last 24 hours; None if none was.
+    given_up: GivenUp | None = None
+
+
+def read_channels(ledger: Ledger, names: Sequence[str]) -> list[ChannelState]:
+    """Return what is known of channels."""
+    known, now = ledger.alerts.load_channels(), ledger.streams.server_time()
+    return [_read_channel(name, known.get(name, {}), now) for name in names]
+
+
+def _read_channel(name: str, found: Mapping[str, Any], now: datetime) -> ChannelState:
+    given_up = found.get("given_up")
+    if given_up is not None and now - given_up["at"] > GIVEN_UP_SHOWN:
+        given_up = None
+    return ChannelState(
+        channel=name,
+        **{key: found.get(key) for key in ("last_sent_at", "failing_since", "error")},
+        next_try_at=found.get("next_at"),
+        refused_recipients=tuple(found.get("refused", ())),
+        given_up=None if given_up is None else GivenUp(**given_up),
+    )
 
 
 def make_test_text(project: str) -> AlertText:
@@ -131,9 +249,13 @@ def try_channel(*, ledger: Ledger | None, channel: Channel, project: str) -> Cha
         ledger: None if it cannot be reached: then nothing is noted.
     """
     started = boot_time()
-    error = channel.send(make_test_text(project))
+    result = channel.send(make_test_text(project))
     duration_ms = round((boot_time() - started) * 1000, 1)
     if ledger is not None:
-        ledger.alerts.note_channel(channel.name, error)
-    detail = error or "the message was taken"
-    return ChannelTest(channel=channel.name, ok=error is None, detail=detail, duration_ms=duration_ms)
+        ledger.alerts.note_channel(channel.name, result.error, refused=result.refused)
+        if result.error is None:
+            ledger.alerts.forget_given_up(channel.name)
+    refused = [f"{recipient} was refused: {reply}" for recipient, reply in result.refused.items()]
+    detail = result.error or "; ".join(["the message was taken", *refused])
+    is_ok = result.error is None and not refused
+    return ChannelTest(channel=channel.name, ok=is_ok, detail=detail, duration_ms=duration_ms)

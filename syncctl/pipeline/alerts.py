@@ -1,8 +1,10 @@
 """Alerts: measure the rules, begin and end alerts, and list them. What is to be sent is in the ledger from then on."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any
 
 from syncctl.core.alert_rules import ENDS_BELOW, RULES
@@ -13,7 +15,7 @@ from syncctl.ledger.alerts import FIRING, RESOLVED, AlertKey
 from syncctl.ledger.heartbeats import ALIVE_SECONDS
 from syncctl.ledger.ledger import Ledger
 from syncctl.logs import get_logger
-from syncctl.pipeline.alert_measures import MEASURES, SILENCED_BY, AlertFacts, Measurement
+from syncctl.pipeline.alert_measures import MEASURES, SILENCED_BY, AlertFacts, Held, Measurement
 from syncctl.pipeline.obstacles import StreamPlan
 
 log = get_logger(__name__)
@@ -38,6 +40,13 @@ class AlertPlan:
     #: The names of the channels that messages go through.
     channels: tuple[str, ...] = ()
     streams: Mapping[str, StreamPlan]
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what differs between processes that would begin or end different alerts; the plan has no secret."""
+        told = [sorted(self.thresholds.items()), sorted(self.streams.items(), key=itemgetter(0)), sorted(self.channels)]
+        text = repr([*told, self.repeat_seconds, self.minimum_records])
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +126,9 @@ def evaluate_alerts(*, ledger: Ledger, plan: AlertPlan, costly: bool | None = No
             left_out |= silenced
     found |= _measure(facts, plan.thresholds.keys() - left_out - SILENCED_BY.keys())
     left_out |= plan.thresholds.keys() - found.keys()
-    measured = {measurement.key.id: measurement for each in found.values() for measurement in each}
+    everything = [measurement for each in found.values() for measurement in each]
+    ledger.alerts.note_held([measurement.key for measurement in everything if isinstance(measurement, Held)])
+    measured = {found.key.id: found for found in everything if isinstance(found, Measurement)}
     changed = [
         measurement.key
         for alert_id, measurement in measured.items()
@@ -129,7 +140,7 @@ def evaluate_alerts(*, ledger: Ledger, plan: AlertPlan, costly: bool | None = No
     return changed
 
 
-def _measure(facts: AlertFacts, names: Iterable[str]) -> dict[str, list[Measurement]]:
+def _measure(facts: AlertFacts, names: Iterable[str]) -> dict[str, list[Measurement | Held]]:
     """Measure rules; one that meets a bug is missing in what is returned, and holds up no other."""
     found = {}
     for name in sorted(names):
@@ -193,7 +204,7 @@ def _judge(ledger: Ledger, plan: AlertPlan, facts: AlertFacts, measurement: Meas
             detail=detail,
             channels=plan.channels,
         )
-    if (measurement.since is None or key.rule == "paused") and not (known or {}).get("condition_since"):
+    if measurement.since is None and not (known or {}).get("condition_since"):
         ledger.alerts.note_condition(key)
     return False
 

@@ -17,6 +17,7 @@ from syncctl.ledger.selections import Criteria, list_scans
 from syncctl.ledger.source_schemas import read_schema_changes
 from syncctl.ledger.streams import read_notes
 from syncctl.ledger.write_backs import Lag
+from syncctl.pipeline.alert_sending import ChannelState, read_channels
 from syncctl.pipeline.alerts import Alert, read_alerts
 from syncctl.pipeline.maintenance import find_failing, find_overdue
 from syncctl.pipeline.obstacles import StreamPlan, find_obstacles, gather_facts
@@ -40,6 +41,8 @@ class Status:
     beat: Mapping[str, Any]
     #: Those that fire.
     alerts: tuple[Alert, ...] = ()
+    #: The channels of alerts that are set.
+    alert_channels: tuple[ChannelState, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +60,7 @@ def read_status(
     redis_error: str | None = None,
     maintained_every: Mapping[str, float] | None = None,
     settings: str | None = None,
+    alert_channels: Sequence[str] = (),
 ) -> Status:
     """Return where every stream stands, also streams that left the configuration.
 
@@ -66,6 +70,7 @@ def read_status(
         redis_error: Why Redis cannot be used; None if it can.
         maintained_every: How often each of Beat's jobs is due, in seconds.
         settings: The fingerprint of the settings, which the heartbeats of workers and Beat should have too.
+        alert_channels: The names of the channels of alerts that are set.
     """
     now = ledger.streams.server_time()
     documents = ledger.streams.load_all()
@@ -128,6 +133,7 @@ def read_status(
             "failing": [{"job": job.name, "error": job.error} for job in find_failing(ledger)],
         },
         alerts=read_alerts(ledger),
+        alert_channels=tuple(read_channels(ledger, alert_channels)),
     )
 
 

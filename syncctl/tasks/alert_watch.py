@@ -29,6 +29,7 @@ class AlertWatch:
         self._connections = Connections(settings)
         self._done = threading.Event()
         self._is_failing = False
+        self._do_settings_hold = True
         self._thread = threading.Thread(target=self._run, name="alerts", daemon=True)
 
     def start(self) -> None:
@@ -46,8 +47,10 @@ class AlertWatch:
         # First the heartbeats are written, by which others know that this process lives.
         while not self._done.wait(LOOKS_EVERY_SECONDS):
             try:
-                watch_alerts(self._connections)
-                self._is_failing = False
+                holds = watch_alerts(self._connections)
+                if not holds and self._do_settings_hold:
+                    log.warning("alerts.settings_differ", hint="see: syncctl doctor alerts")
+                self._is_failing, self._do_settings_hold = False, holds
             except SyncctlError as error:
                 if not self._is_failing:
                     log.warning("alerts.not_watched", error=str(error))

@@ -1,10 +1,12 @@
 """Alerts, from the settings to the pipeline: one round of the watch, a check by an operator, a test of the channels."""
 
+import os
+import socket
 import time
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING
 
+from syncctl.core.alert_channels import SendResult
 from syncctl.core.redaction import redact
 from syncctl.errors import ConfigurationError, ServiceUnavailable, UsageError
 from syncctl.logs import get_logger
@@ -36,9 +38,9 @@ class BrokenChannel:
     name: str
     error: str
 
-    def send(self, text: "AlertText") -> str | None:  # noqa: ARG002
+    def send(self, text: "AlertText") -> SendResult:  # noqa: ARG002
         """Return why nothing can be sent."""
-        return self.error
+        return SendResult(outcome="misconfigured", error=self.error)
 
     def close(self) -> None:
         """Hold nothing."""
@@ -87,8 +89,11 @@ def open_channels(settings: "Settings") -> "Sequence[Channel]":
     return channels
 
 
-def watch_alerts(connections: Connections) -> None:
+def watch_alerts(connections: Connections) -> bool:
     """Measure the rules if that is due and no other process does, then send what waits.
+
+    Returns:
+        False if a process with other settings of alerts measures, which started later.
 
     Raises:
         ServiceUnavailable: MongoDB is away.
@@ -98,10 +103,14 @@ def watch_alerts(connections: Connections) -> None:
     ledger = connections.ledger
     # Also where another process measures, or has died with the lease: somebody watches.
     ledger.alerts.note_watched()
-    if ledger.maintenance.acquire(JOB, seconds=LEASE_SECONDS):
+    plan = connections.alert_plan
+    may_measure = ledger.alerts.claim_plan(
+        plan.fingerprint, process=f"{socket.gethostname()}:{os.getpid()}", started_at=connections.opened_at
+    )
+    if may_measure and ledger.maintenance.acquire(JOB, seconds=LEASE_SECONDS):
         started = time.monotonic()
         try:
-            changed = evaluate_alerts(ledger=ledger, plan=connections.alert_plan)
+            changed = evaluate_alerts(ledger=ledger, plan=plan)
             if changed:
                 _log_changes(ledger, changed)
         finally:
@@ -113,6 +122,7 @@ def watch_alerts(connections: Connections) -> None:
         log.info("alert.sent", messages=sent.messages)
     for channel, error in sent.errors.items():
         log.warning("alert.not_sent", channel=channel, error=error)
+    return may_measure
 
 
 def _log_changes(ledger: "Ledger", changed: "Sequence[AlertKey]") -> None:
@@ -141,41 +151,23 @@ def send_alerts(connections: Connections) -> "Sent":
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChannelState:
-    """Whether a channel takes messages, as `syncctl alerts --json` prints it."""
-
-    channel: str
-    last_sent_at: datetime | None
-    #: Since when it has taken nothing; None if it took the last message.
-    failing_since: datetime | None
-    error: str | None
-    next_try_at: datetime | None
-
-
-def read_channels(connections: Connections) -> list[ChannelState]:
-    """Return what is known of each channel that is set."""
-    known = connections.ledger.alerts.load_channels()
-    return [
-        ChannelState(
-            channel=name,
-            **{key: known.get(name, {}).get(key) for key in ("last_sent_at", "failing_since", "error")},
-            next_try_at=known.get(name, {}).get("next_at"),
-        )
-        for name in list_channel_names(connections.settings)
-    ]
-
-
-def check_alerts(connections: Connections) -> "Sent":
+def check_alerts(connections: Connections) -> "tuple[Sent, bool]":
     """Measure every rule now, and send what waits.
+
+    Returns:
+        Also whether it measured: not while workers or Beat do, with other settings of alerts.
 
     Raises:
         ServiceUnavailable: MongoDB is away.
     """
     from syncctl.pipeline.alerts import evaluate_alerts
 
-    evaluate_alerts(ledger=connections.prepared_ledger, plan=connections.alert_plan, costly=True)
-    return send_alerts(connections)
+    ledger, plan = connections.prepared_ledger, connections.alert_plan
+    watching = ledger.alerts.load_plans()
+    measures = not watching or watching[0]["fingerprint"] == plan.fingerprint
+    if measures:
+        evaluate_alerts(ledger=ledger, plan=plan, costly=True)
+    return send_alerts(connections), measures
 
 
 def try_channels(connections: Connections) -> "list[ChannelTest]":

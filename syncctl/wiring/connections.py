@@ -4,6 +4,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -129,6 +130,11 @@ class Connections:
         from syncctl.celery_app import make_app
 
         return make_app(self.settings)
+
+    @cached_property
+    def opened_at(self) -> datetime:
+        """When these connections were first used, by MongoDB's clock."""
+        return self.ledger.streams.server_time()
 
     @cached_property
     def alert_plan(self) -> "AlertPlan":

@@ -46,6 +46,7 @@ def read_status(connections: Connections) -> "Status":
     """Return where everything stands; `queue.error` says why Redis cannot be used."""
     from syncctl.pipeline import status
     from syncctl.settings.describe import fingerprint_settings
+    from syncctl.wiring.alerts import list_channel_names
 
     messages: int | None = None
     redis_error = None
@@ -62,6 +63,7 @@ def read_status(connections: Connections) -> "Status":
         redis_error=redis_error,
         maintained_every=list_maintenance(settings),
         settings=fingerprint_settings(settings),
+        alert_channels=list_channel_names(settings),
     )
 
 

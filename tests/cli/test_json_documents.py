@@ -47,9 +47,12 @@ def test_a_document_of_another_shape_would_be_noticed() -> None:
 
 
 def _let_fire(database: Any) -> None:
-    """Let an alert fire, whose message no channel takes."""
+    """Let an alert fire, whose message no channel takes; it has given up another one, and refused a recipient."""
     since = datetime.now(UTC) - timedelta(hours=3)
     database.streams.update_one({"_id": "orders"}, {"$set": {"paused": {"by": "anna", "at": since, "reason": "r"}}})
+    given_up = {"at": datetime.now(UTC), "rule": "paused", "stream": "orders", "partner": None, "state": "firing"}
+    channel = {"given_up": {**given_up, "reason": "554 no"}, "refused": [{"recipient": "a@b.c", "reply": "550 no"}]}
+    database.alerts.update_one({"_id": "channel:email"}, {"$set": channel}, upsert=True)
 
 
 @pytest.mark.timeout(300)

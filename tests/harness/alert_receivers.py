@@ -4,6 +4,8 @@ import json
 import socketserver
 import ssl
 import threading
+import time
+from collections.abc import Mapping
 from contextlib import suppress
 from email.message import Message
 from typing import Any, Self
@@ -12,20 +14,26 @@ from tests.harness.http_partner import HttpPartner
 
 
 class WebhookReceiver(HttpPartner):
-    """Keeps what is posted, and answers with `status`."""
+    """Keeps what is posted, and answers with `status`; after `delay` seconds, by which it has taken it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.status = 200
+        self.delay = 0.0
+        #: The status for the messages of a rule.
+        self.refuses: dict[str, int] = {}
         self.taken: list[dict[str, Any]] = []
         self.refused = 0
 
     def answer(self, headers: Message, body: bytes) -> tuple[int, bytes]:  # noqa: ARG002
-        if self.status >= 300:
+        message = json.loads(body)
+        status = self.refuses.get(message.get("rule"), self.status)
+        if status >= 300:
             self.refused += 1
-            return self.status, b'{"message": "no service"}'
-        self.taken.append(json.loads(body))
-        return self.status, b"ok"
+            return status, b'{"message": "no service"}'
+        self.taken.append(message)
+        time.sleep(self.delay)
+        return status, b"ok"
 
     @property
     def states(self) -> list[tuple[str, str]]:
@@ -39,9 +47,12 @@ class MailServer:
     Args:
         tls: Offered by STARTTLS; None: not offered.
         hang: It greets, and then says nothing more.
+        replies: What it answers to a command that begins so, in capitals.
     """
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None, hang: bool = False) -> None:
+    def __init__(
+        self, *, tls: ssl.SSLContext | None = None, hang: bool = False, replies: Mapping[str, str] | None = None
+    ) -> None:
         self.mails: list[str] = []
         self.commands: list[str] = []
         self.secured: list[bool] = []
@@ -62,7 +73,10 @@ class MailServer:
                     self.obey(line.decode().strip().upper())
 
             def obey(self, command: str) -> None:
-                if command.startswith("EHLO"):
+                reply = next((text for begin, text in (replies or {}).items() if command.startswith(begin)), None)
+                if reply is not None:
+                    self.say(reply)
+                elif command.startswith("EHLO"):
                     is_secured = isinstance(self.connection, ssl.SSLSocket)
                     self.say("250-test")
                     self.say("250-STARTTLS" if tls and not is_secured else "250-8BITMIME")

@@ -1,5 +1,6 @@
 """The channels of alerts against real servers: what arrives, and what is said of one that takes nothing."""
 
+import json
 import ssl
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ import trustme
 
 from syncctl.channels.mail import MailChannel
 from syncctl.channels.webhook import ANSWER_AT_MOST_BYTES, WebhookChannel
-from syncctl.core.alert_channels import MailTarget, WebhookTarget
+from syncctl.core.alert_channels import MailTarget, SendResult, WebhookTarget
 from syncctl.errors import ConfigurationError
 from syncctl.pipeline.alert_sending import make_test_text
 from tests.harness.alert_receivers import MailServer, WebhookReceiver
@@ -37,17 +38,25 @@ def serve_as(authority: trustme.CA, name: str) -> ssl.SSLContext:
     return context
 
 
-def post(url: str, **options: object) -> str | None:
-    channel = WebhookChannel(WebhookTarget(url=f"{url}/services/a-secret-path-42", **options))  # type: ignore[arg-type]
+def try_post(url: str, *, path: str = "/services/a-secret-path-42", **options: object) -> SendResult:
+    channel = WebhookChannel(WebhookTarget(url=url + path, **options))  # type: ignore[arg-type]
     try:
         return channel.send(TEXT)
     finally:
         channel.close()
 
 
-def mail(url: str, **options: object) -> str | None:
+def post(url: str, **options: object) -> str | None:
+    return try_post(url, **options).error  # type: ignore[arg-type]
+
+
+def try_mail(url: str, **options: object) -> SendResult:
     target = MailTarget(url=url, sender="s@example.com", recipients=("a@b.c", "d@e.f"), **options)  # type: ignore[arg-type]
     return MailChannel(target).send(TEXT)
+
+
+def mail(url: str, **options: object) -> str | None:
+    return try_mail(url, **options).error
 
 
 def test_a_webhook_gets_json() -> None:
@@ -131,6 +140,71 @@ def test_no_password_goes_in_the_clear_nor_to_a_server_that_is_not_trusted(autho
         assert "is not trusted" in (mail(f"smtp://syncctl:secret-word@{impostor.address}") or "")
     assert not [command for command in (*server.commands, *impostor.commands) if command.upper().startswith("AUTH")]
     assert impostor.mails == []
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        ("400 Bad Request", "rejected"),
+        ("413 Too Large", "rejected"),
+        ("401 Unauthorized", "misconfigured"),
+        ("404 Not Found", "misconfigured"),
+        ("302 Found", "misconfigured"),
+        ("429 Too Many", "unavailable"),
+        ("503 Unavailable", "unavailable"),
+        ("504 Gateway Timeout", "ambiguous"),
+    ],
+)
+def test_what_an_answer_means_for_the_message_and_its_channel(status: str, outcome: str) -> None:
+    with HostilePartner(answering(status, b"")) as server:
+        assert try_post(server.url).outcome == outcome
+
+
+def test_a_webhook_that_may_have_taken_a_message_is_told_from_one_that_has_not() -> None:
+    def cut(peer: Peer) -> None:
+        peer.read_request()
+
+    with HostilePartner(cut) as server:
+        assert try_post(server.url).outcome == "ambiguous"
+    assert try_post("http://127.0.0.1:1").outcome == "unavailable"
+
+
+@pytest.mark.parametrize(
+    "path", ["/hook/ab12", "/hook/secr", "/hook/x9", "/hook/Zq", "/hook?key=ab12", "/hook?ab12", "/hook/%61b12"]
+)
+def test_a_short_secret_in_the_address_of_a_webhook_is_not_repeated(path: str) -> None:
+    token = path.replace("/hook", "").replace("?key=", "").strip("/?")
+    answer = {"message": f"there is no {token} here, nor {path}, {token}!"}
+    with HostilePartner(answering("404 Not Found", json.dumps(answer).encode())) as server:
+        error = try_post(server.url, path=path).error
+    assert error is not None
+    assert "HTTP 404" in error
+    assert token not in error
+    assert "ab12" not in error
+
+
+@pytest.mark.parametrize(
+    ("replies", "outcome", "words"),
+    [
+        ({"RCPT": "550 no such user"}, "misconfigured", "refused every recipient: 550 no such user"),
+        ({"RCPT": "451 come back"}, "unavailable", "451 come back"),
+        ({"MAIL": "553 not you"}, "misconfigured", "553 not you"),
+        ({"DATA": "554 spam"}, "rejected", "554 spam"),
+        ({"DATA": "452 full"}, "unavailable", "452 full"),
+    ],
+)
+def test_what_a_mail_server_says_is_for_good_or_not(replies: dict[str, str], outcome: str, words: str) -> None:
+    with MailServer(replies=replies) as server:
+        result = try_mail(f"smtp://{server.address}")
+    assert result.outcome == outcome
+    assert words in (result.error or "")
+
+
+def test_a_recipient_that_is_refused_is_named_and_the_others_get_the_mail() -> None:
+    with MailServer(replies={"RCPT TO:<D@E.F>": "550 no such user"}) as server:
+        result = try_mail(f"smtp://{server.address}")
+    assert (result.outcome, result.error, result.refused) == ("accepted", None, {"d@e.f": "550 no such user"})
+    assert len(server.mails) == 1
 
 
 def test_a_mail_server_that_hangs_or_is_away_is_named() -> None:

@@ -2,33 +2,46 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from syncctl.channels.mail import MailChannel
 from syncctl.channels.webhook import WebhookChannel
-from syncctl.core.alert_channels import WebhookTarget
+from syncctl.commands.status_lines import list_warnings
+from syncctl.core.alert_channels import MailTarget, WebhookTarget
 from syncctl.core.alert_rules import DEFAULTS, RULES, parse_threshold
 from syncctl.core.breaker import BreakerRules
 from syncctl.core.quiet_hours import parse_quiet_hours
+from syncctl.core.schema_changes import SchemaChange
 from syncctl.core.time_zone import floor_hour
-from syncctl.ledger.alerts import AlertKey
+from syncctl.doctor.alerts import check_channel, check_firing
+from syncctl.doctor.check import Status
+from syncctl.ledger.alerts import AlertKey, AlertMessage
 from syncctl.ledger.ledger import Ledger
 from syncctl.local.mock_partner import MockPartner
 from syncctl.local.mock_partner_account import PartnerConfig
 from syncctl.local.mongod import Mongod
 from syncctl.pipeline.alert_measures import MEASURES
-from syncctl.pipeline.alert_sending import GIVEN_UP_AFTER, send_messages
+from syncctl.pipeline.alert_sending import (
+    AMBIGUOUS_WAITS_SECONDS,
+    GIVEN_UP_AFTER,
+    Channel,
+    read_channels,
+    send_messages,
+)
 from syncctl.pipeline.alerts import Alert, AlertPlan, evaluate_alerts, read_alerts
 from syncctl.pipeline.obstacles import StreamPlan
-from syncctl.pipeline.pause import POLLS, pause_streams, resume_streams
+from syncctl.pipeline.pause import EVERYTHING, POLLS, pause_streams, resume_streams
+from syncctl.pipeline.status import read_status
 from syncctl.settings import load_settings
 from syncctl.wiring.alerts import JOB, watch_alerts
 from syncctl.wiring.connections import Connections
-from tests.harness.alert_receivers import WebhookReceiver
+from tests.harness.alert_receivers import MailServer, WebhookReceiver
 from tests.harness.passing_time import PAST, let_hours_pass
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed, new_record
@@ -55,7 +68,7 @@ class Watcher:
     def __init__(self, ledger: Ledger, plan: AlertPlan, url: str) -> None:
         self.ledger = ledger
         self.plan = plan
-        self._channel = WebhookChannel(WebhookTarget(url=url, timeout_seconds=5.0))
+        self.channel: Channel = WebhookChannel(WebhookTarget(url=url, timeout_seconds=5.0))
 
     def look(self) -> None:
         """Measure, and send what waits."""
@@ -65,7 +78,7 @@ class Watcher:
 
     def send(self) -> None:
         """Send what waits."""
-        send_messages(ledger=self.ledger, channels=[self._channel], project="erp", partners={"orders": "default"})
+        send_messages(ledger=self.ledger, channels=[self.channel], project="erp", partners={"orders": "default"})
 
     def list(self) -> list[tuple[str, str]]:
         """Return rule and state of each alert."""
@@ -133,8 +146,8 @@ def test_a_partner_that_is_down_for_ten_minutes_gives_one_message_and_one_when_i
     watcher.look()
     assert webhook.states == [("circuit_open", "firing"), ("circuit_open", "resolved")]
     firing, resolved = webhook.taken
-    assert firing["stream"] == "orders"
-    assert firing["partner"] == "default"
+    assert (firing["stream"], firing["partner"]) == (None, "default")
+    assert "for orders: HTTP 500" in firing["detail"]
     assert firing["value"] >= firing["threshold"] == 300
     assert resolved["since"] < resolved["at"]
     assert "HTTP 500" in firing["text"]
@@ -227,6 +240,80 @@ def test_a_webhook_that_is_down_is_tried_again_and_gets_everything_in_order(
     channel = watcher.ledger.alerts.load_channels()["webhook"]
     assert "error" not in channel
     assert channel["failures"] == 0
+
+
+def fire_two(testbed: Testbed, watcher: Watcher) -> None:
+    """Let the alerts paused and no_poll begin."""
+    watcher.plan = make_plan("paused", "no_poll", repeat_seconds=0.0)
+    watcher.look()
+    pause(testbed)
+    let_minutes_pass(testbed.database, 90)
+
+
+def test_a_message_that_may_have_been_taken_is_tried_a_few_times_and_given_up(
+    testbed: Testbed, watcher: Watcher, webhook: WebhookReceiver
+) -> None:
+    database = testbed.database
+    watcher.channel = WebhookChannel(WebhookTarget(url=webhook.url, timeout_seconds=0.2))
+    watcher.plan = make_plan("paused")
+    webhook.delay = 0.5
+    pause(testbed)
+    let_hours_pass(database, 2)
+    for _ in range(3):
+        watcher.look()
+    assert len(webhook.taken) == 1, "it waits before it is tried again"
+    for _ in range(8):
+        pass_minutes(watcher, database, 20)
+    assert len(webhook.taken) == 1 + len(AMBIGUOUS_WAITS_SECONDS)
+    assert len({message["id"] for message in webhook.taken}) == 1
+    (channel,) = read_channels(watcher.ledger, ["webhook"])
+    assert channel.given_up is not None
+    assert channel.given_up.line.startswith("paused (orders), firing, was given up: no full answer")
+    webhook.delay = 0.0
+    resume(testbed)
+    watcher.look()
+    assert webhook.states[-1] == ("paused", "resolved")
+    (channel,) = read_channels(watcher.ledger, ["webhook"])
+    assert (channel.error, channel.given_up is not None) == (None, True)
+    let_hours_pass(database, 25)
+    assert read_channels(watcher.ledger, ["webhook"])[0].given_up is None
+
+
+@pytest.mark.parametrize(("status", "is_given_up"), [(400, True), (403, False)])
+def test_a_message_that_is_refused_holds_no_other_and_does_not_come_after_its_own_end(
+    testbed: Testbed, watcher: Watcher, webhook: WebhookReceiver, status: int, is_given_up: bool
+) -> None:
+    fire_two(testbed, watcher)
+    webhook.refuses = {"paused": status}
+    watcher.look()
+    assert webhook.states == [("no_poll", "firing")]
+    (channel,) = read_channels(watcher.ledger, ["webhook"])
+    assert (channel.given_up is not None) == is_given_up
+    watcher.look()
+    assert webhook.refused == 1, "it is not tried again at once"
+    webhook.refuses = {}
+    resume(testbed)
+    watcher.look()
+    pass_minutes(watcher, testbed.database, 2)
+    resolved = ("paused", "resolved")
+    assert webhook.states[1:] == ([resolved] if is_given_up else [("paused", "firing"), resolved])
+
+
+def test_a_recipient_that_is_refused_gets_no_second_mail_to_the_others_and_shows(
+    testbed: Testbed, watcher: Watcher
+) -> None:
+    watcher.plan = make_plan("paused", channels=("email",))
+    pause(testbed)
+    let_hours_pass(testbed.database, 2)
+    with MailServer(replies={"RCPT TO:<D@E.F>": "550 no such user"}) as server:
+        target = MailTarget(url=f"smtp://{server.address}", sender="s@b.c", recipients=("a@b.c", "d@e.f"))
+        watcher.channel = MailChannel(target)
+        for _ in range(3):
+            pass_minutes(watcher, testbed.database, 1)
+    assert len(server.mails) == 1
+    (channel,) = read_channels(watcher.ledger, ["email"])
+    assert channel.refused_recipients == ({"recipient": "d@e.f", "reply": "550 no such user"},)
+    assert channel.error is None
 
 
 def test_a_message_that_was_sent_and_not_noted_is_sent_again_with_the_same_id(
@@ -462,6 +549,161 @@ def test_processes_with_different_settings_do_not_begin_and_end_an_alert_each_ro
     assert webhook.states[2:] == [("paused", "firing")]
 
 
+def test_of_processes_with_different_settings_those_of_the_last_one_to_start_hold(
+    ledger: Ledger, database: Any
+) -> None:
+    now = ledger.streams.server_time()
+
+    def claim(fingerprint: str, minutes_ago: float) -> bool:
+        return ledger.alerts.claim_plan(
+            fingerprint, process=f"host:{fingerprint}", started_at=now - timedelta(minutes=minutes_ago)
+        )
+
+    assert ledger.alerts.load_plans() == []
+    assert claim("old", 9)
+    assert claim("new", 5)
+    assert not claim("old", 9)
+    assert claim("new", 7), "the same settings, whenever the process started"
+    assert [plan["process"] for plan in ledger.alerts.load_plans()] == ["host:new", "host:old"]
+    assert claim("old", 1), "a restart decides anew"
+    assert not claim("new", 5)
+    let_hours_pass(database, 2 * MINUTE)
+    assert claim("new", 7), "the others are gone"
+    assert [plan["fingerprint"] for plan in ledger.alerts.load_plans()] == ["new"]
+
+
+def test_doctor_says_whose_settings_hold_and_what_a_channel_does_not_take(ledger: Ledger, tmp_path: Path) -> None:
+    lines = 'webhook = "${HOOK}"\nsmtp = "smtp://mail.example"\nemail_from = "a@b.c"\nemail_to = ["d@e.f"]'
+    (tmp_path / "syncctl.toml").write_text(f"[alerts]\n{lines}\n")
+    settings = load_settings(directory=tmp_path, environment={"HOOK": "https://hooks.example/hook/ab12"})
+    services: Any = SimpleNamespace(settings=settings, ledger=ledger)
+    now = ledger.streams.server_time()
+    assert check_firing(services).status is Status.OK
+    for name, minutes in (("one", 3), ("two", 2), ("three", 1)):
+        ledger.alerts.claim_plan(name, process=f"{name}:1", started_at=now - timedelta(minutes=minutes))
+    found = check_firing(services)
+    assert found.status is Status.WARN
+    assert found.detail.startswith(
+        "two:1 and one:1 (machine:pid) run with other settings of alerts or streams than three:"
+    )
+    ledger.alerts.note_channel("email", None, refused={"d@e.f": "550 no such user"})
+    found = check_channel(services, "email")
+    assert (found.status, found.detail) == (Status.WARN, "d@e.f was refused: 550 no such user")
+    assert "correct alerts.email_to" in found.hint
+    key = AlertKey(rule="circuit_open", partner="erp")
+    given_up = dict.fromkeys(("id", "channel", "detail"), "webhook") | {"state": "firing", "since": now, "at": now}
+    message = AlertMessage(key=key, value=1.0, threshold=1.0, repeated=0, **given_up)  # type: ignore[arg-type]
+    ledger.alerts.give_up(message, "HTTP 400")
+    found = check_channel(services, "webhook")
+    assert found.status is Status.WARN
+    assert found.detail.startswith("circuit_open (partner erp), firing, was given up: HTTP 400")
+    ledger.alerts.note_channel("webhook", "HTTP 404")
+    found = check_channel(services, "webhook")
+    assert found.status is Status.FAIL
+    assert "HTTP 404\ncircuit_open" in found.detail
+    status = read_status(ledger=ledger, configured={}, messages=0, alert_channels=("webhook", "email"))
+    (warning,) = list_warnings(status, now)
+    assert warning.startswith("alerts by webhook: none taken since ")
+    assert warning.endswith(": HTTP 404; syncctl doctor alerts")
+
+
+def test_a_plan_says_what_processes_must_agree_on() -> None:
+    plan = make_plan()
+    same = replace(plan, thresholds=dict(reversed(plan.thresholds.items())), streams=dict(plan.streams))
+    assert plan.fingerprint == same.fingerprint
+    streams = {"orders": StreamPlan(partner="default", poll_every_seconds=60.0)}
+    for other in ({"thresholds": {"paused": 1.0}}, {"streams": streams}, {"repeat_seconds": 1.0}):
+        assert replace(plan, **other).fingerprint != plan.fingerprint  # type: ignore[arg-type]
+
+
+def open_circuits(database: Any, *names: str, minutes_ago: float = 6.0) -> None:
+    """Let the circuits of streams be open, with a record behind each."""
+    now = datetime.now(UTC)
+    for name in names:
+        breaker = {"state": "open", "since": now - timedelta(minutes=minutes_ago), "reason": "HTTP 503"}
+        database.streams.update_one({"_id": name}, {"$set": {"breaker": breaker}}, upsert=True)
+        record = {"_id": f"{name}-1", "stream": name, "state": "pending", "fresh": True, "due_at": now}
+        database.records.replace_one({"_id": record["_id"]}, record, upsert=True)
+
+
+def test_an_outage_of_a_partner_is_one_alert_that_names_its_streams(
+    ledger: Ledger, database: Any, watcher: Watcher, webhook: WebhookReceiver
+) -> None:
+    names = [f"s{number:02}" for number in range(30)]
+    watcher.plan = make_plan("circuit_open", streams={name: StreamPlan(partner="erp") for name in names})
+    open_circuits(database, *names)
+    watcher.look()
+    (firing,) = webhook.taken
+    assert (firing["rule"], firing["stream"], firing["partner"]) == ("circuit_open", None, "erp")
+    assert "for s00, s01, s02, s03, s04 and 25 more: HTTP 503" in firing["detail"]
+    # The first of them is back, and another has been down for a minute: it goes on.
+    database.streams.update_many({"_id": {"$ne": "s29"}}, {"$unset": {"breaker": True}})
+    open_circuits(database, "s29", minutes_ago=1)
+    watcher.look()
+    database.streams.update_many({}, {"$unset": {"breaker": True}})
+    watcher.look()
+    assert webhook.states == [("circuit_open", "firing"), ("circuit_open", "resolved")]
+
+
+def test_an_open_circuit_that_nothing_waits_for_fires_no_more_and_counts_anew(
+    ledger: Ledger, database: Any, watcher: Watcher
+) -> None:
+    watcher.plan = make_plan("circuit_open")
+    open_circuits(database, "orders")
+    watcher.look()
+    assert watcher.list() == [("circuit_open", "firing")]
+    database.records.update_many({}, {"$set": {"state": "discarded"}, "$unset": {"due_at": True}})
+    pass_minutes(watcher, database, 60)
+    assert watcher.list() == [("circuit_open", "resolved")]
+    open_circuits(database, "orders", minutes_ago=66)
+    watcher.look()
+    assert watcher.list() == [("circuit_open", "resolved")]
+    pass_minutes(watcher, database, 6)
+    assert watcher.list() == [("circuit_open", "firing")]
+
+
+def test_changed_columns_are_one_message_and_end_by_themselves(
+    ledger: Ledger, database: Any, watcher: Watcher, webhook: WebhookReceiver
+) -> None:
+    watcher.plan = make_plan("schema_changed")
+
+    def change(column: str, minutes_ago: float) -> dict[str, Any]:
+        changed = SchemaChange(kind="gone", column=column, before="text", after=None, is_sent=None)
+        return {"at": datetime.now(UTC) - timedelta(minutes=minutes_ago), "change": asdict(changed)}
+
+    columns = ("street", "town", "country")
+    changes = [change(column, minutes) for column, minutes in zip(columns, (4, 3, 2), strict=True)]
+    database.streams.update_one({"_id": "orders"}, {"$set": {"schema_changes": changes}}, upsert=True)
+    watcher.look()
+    assert webhook.taken == [], "more may follow"
+    pass_minutes(watcher, database, 2)
+    (firing,) = webhook.taken
+    assert "column street (text) has gone" in firing["detail"]
+    assert "column town (text) has gone" in firing["detail"]
+    assert firing["detail"].endswith("; 1 more")
+    for _ in range(3):
+        pass_minutes(watcher, database, 30)
+    assert webhook.states == [("schema_changed", "firing"), ("schema_changed", "resolved")]
+
+
+@pytest.mark.parametrize("rules", [("no_poll", "backlog_age"), ("no_poll", "backlog_age", "paused")])
+def test_after_a_pause_the_time_begins_anew_whatever_rules_are_on(
+    testbed: Testbed, source_db: SourceDb, watcher: Watcher, rules: tuple[str, ...]
+) -> None:
+    watcher.plan = make_plan(*rules)
+    source_db.create_orders(1)
+    testbed.poll()
+    pause_streams(ledger=testbed.ledger, streams=("orders",), scope=EVERYTHING, who="anna", reason="")
+    watcher.look()
+    pass_minutes(watcher, testbed.database, 50)
+    resume(testbed)
+    watcher.look()
+    pass_minutes(watcher, testbed.database, 10)
+    assert watcher.list() == []
+    pass_minutes(watcher, testbed.database, 6)
+    assert sorted(watcher.list()) == [("backlog_age", "firing"), ("no_poll", "firing")]
+
+
 def add_hour(database: Any, at: datetime, *, delivered: int, failed: int) -> None:
     counts = {"delivered": delivered, "failed": failed}
     database.reports.insert_one({"stream": "orders", "window_start": floor_hour(at), **counts})
@@ -591,16 +833,22 @@ def test_quiet_hours_and_a_stream_that_goes_first_are_the_reason_of_a_backlog(
     quiet = parse_quiet_hours(f"{now - timedelta(hours=1):%H:%M}-{now + timedelta(hours=1):%H:%M} UTC")
     over = parse_quiet_hours(f"{now - timedelta(hours=3):%H:%M}-{now - timedelta(minutes=5):%H:%M} UTC")
     watcher.look()
-    for quiet_hours in (quiet, over):
+    for quiet_hours, minutes, fires in ((quiet, 20, False), (over, 10, False), (over, 6, True)):
         plan = StreamPlan(partner="default", quiet_hours=quiet_hours)
         watcher.plan = make_plan("backlog_age", streams={"orders": plan})
-        pass_minutes(watcher, database, 20)
-        assert watcher.list() == []
-    lines = StreamPlan(partner="default", after=("orders",))
-    watcher.plan = make_plan("backlog_age", streams={"orders": StreamPlan(partner="default"), "lines": lines})
+        pass_minutes(watcher, database, minutes)
+        assert bool(read_alerts(watcher.ledger)) == fires
+    orders = StreamPlan(partner="default")
+    lines = StreamPlan(partner="default", after={"orders": orders})
+    watcher.plan = make_plan("backlog_age", streams={"orders": orders, "lines": lines})
     database.records.insert_one({"_id": "l", "stream": "lines", "state": "pending", "fresh": True, "due_at": now})
     pass_minutes(watcher, database, 20)
     assert [alert.stream for alert in read_alerts(watcher.ledger)] == ["orders"]
+    database.records.delete_one({"stream": "orders"})
+    watcher.look()
+    assert read_alerts(watcher.ledger) == (), "the time of lines begins when it waits no more"
+    pass_minutes(watcher, database, 16)
+    assert [alert.stream for alert in read_alerts(watcher.ledger)] == ["lines"]
 
 
 def test_a_stream_that_waits_for_one_in_its_quiet_hours_is_as_the_settings_ask_for(
@@ -610,7 +858,7 @@ def test_a_stream_that_waits_for_one_in_its_quiet_hours_is_as_the_settings_ask_f
     testbed.poll()
     now = datetime.now(UTC)
     quiet = parse_quiet_hours(f"{now - timedelta(hours=1):%H:%M}-{now + timedelta(hours=1):%H:%M} UTC")
-    lines = StreamPlan(partner="default", after=("orders",), quiet_hours_of_others={"orders": quiet})
+    lines = StreamPlan(partner="default", after={"orders": StreamPlan(partner="default", quiet_hours=quiet)})
     document = {"_id": "l", "stream": "lines", "state": "pending", "fresh": True, "due_at": datetime.now(UTC)}
     testbed.database.records.insert_one(document)
     testbed.database.streams.update_one(

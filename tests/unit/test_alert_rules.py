@@ -74,6 +74,7 @@ def test_rules_that_are_not_written_keep_their_default_and_off_switches_one_off(
         "no_poll": 900,
         "circuit_open": 60,
         "obstacle": 1800,
+        "schema_changed": 300,
         "no_worker": 120,
     }
     assert plan_alerts(load(tmp_path, "")).channels == ()

@@ -53,7 +53,7 @@ fuzz: $(VENV)/.dev libcurl  ## Try random settings and command lines (FUZZ_FLAGS
 	@$(BIN)/python -m tests.fuzz $(FUZZ_FLAGS)
 
 docs: $(VENV)/.docs  ## Build the documentation as a site, into site/
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "built site/index.html; to serve it: python3 -m http.server -d site 8000"
 
 pictures: $(VENV)/.bench libcurl chromium  ## Make the pictures in docs/pictures, of the HTML report and of the terminal, from runs

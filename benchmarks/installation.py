@@ -5,10 +5,11 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from pymongo import MongoClient
 
@@ -122,11 +123,15 @@ class Installation:
             raise RuntimeError(f"syncctl {' '.join(arguments)} exited {done.returncode}: {done.stderr[-800:]}")
         return done.stdout
 
-    def start_worker(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start a worker in a session of its own."""
+    def start_worker(self, *arguments: str, within: Sequence[str | Path] = ()) -> subprocess.Popen[bytes]:
+        """Start a worker in a session of its own.
+
+        Args:
+            within: A command that runs the worker's command, which follows it.
+        """
         log = (self.directory / f"worker{len(self.workers)}.log").open("wb")
         worker = subprocess.Popen(
-            [sys.executable, "-m", "syncctl", "worker", *arguments],
+            [*within, sys.executable, "-m", "syncctl", "worker", *arguments],
             cwd=self.directory,
             stdout=log,
             stderr=log,
@@ -168,6 +173,11 @@ class Installation:
                 raise TimeoutError(f"not within {seconds:.0f} s; states: {states}")
             time.sleep(0.05)
         return time.monotonic() - started
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports of MongoDB and Redis."""
+        return [urlsplit(url).port or 0 for url in (self.services.mongo_url, self.services.redis_url)]
 
     def cpu(self) -> dict[str, float]:
         """Return the CPU seconds used so far, by kind of process."""

@@ -2,15 +2,18 @@
 
 import json
 import resource
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from benchmarks import peers
 from benchmarks.installation import Installation
+from benchmarks.machines import can_have_machines, on_machine, serve_machines
 from benchmarks.partner import count_calls, serve_partner
 from benchmarks.processes import Usage
 
@@ -249,6 +252,36 @@ def scaling(directory: Path, rows: int) -> list[Result]:
     return results
 
 
+def machines(directory: Path, rows: int) -> list[Result]:
+    """Measure how exactly two workers, each with a network and a name of its own, share the limits of a partner."""
+    if not can_have_machines():
+        print("machines: left out, for only root can give a worker a network of its own", file=sys.stderr)
+        return []
+    results = []
+    for number, (limit, count) in enumerate(
+        (("max_in_flight = 5", rows // 20), ("max_in_flight = 1", rows // 100), ('rate = "50/second"', rows // 20))
+    ):
+        place, (key, value) = directory / str(number), limit.split(" = ")
+        with (
+            serve_partner(place / "partner", delay_ms=20) as url,
+            Installation(place / "syncctl", partner_url=url, rows=count, partner={key: value}) as installation,
+            serve_machines(place / "sockets", [*installation.ports, urlsplit(url).port or 0]),
+        ):
+            installation.run("poll", "--once")
+            for name in ("first", "second"):
+                arguments = ["--beat"] if name == "first" else []
+                installation.start_worker(*arguments, within=on_machine(name, place / "sockets"))
+            installation.wait_for(lambda url=url: count_calls(url)["rows"] > 0, seconds=180)
+            started = time.monotonic()
+            installation.wait_for(lambda count=count: installation.count("delivered") >= count, seconds=600)
+            received = count_calls(url)
+            extra = {key.replace("_", " "): float(received[key]) for key in ("most_under_way", "most_in_a_second")}
+            name = f"two machines, {limit}"
+            seconds = time.monotonic() - started
+            results.append(Result(name=name, rows=received["calls"], seconds=seconds, cpu_us={}, extra=extra))
+    return results
+
+
 MEASUREMENTS: dict[str, Callable[[Path, int], list[Result]]] = {
     "poll": poll,
     "poll_children": poll_children,
@@ -257,6 +290,7 @@ MEASUREMENTS: dict[str, Callable[[Path, int], list[Result]]] = {
     "hanging": hanging,
     "killed": killed,
     "scaling": scaling,
+    "machines": machines,
     "flat": flat,
     "history": history,
 }

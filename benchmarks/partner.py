@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -70,7 +70,12 @@ def _wait_until_up(url: str) -> None:
 
 
 def count_calls(url: str) -> dict[str, int]:
-    """Return how many `calls` a partner with a delay has received, for how many `rows`, and its calls `under_way`."""
+    """Return what a partner with a delay has received.
+
+    Returns:
+        How many `calls`, for how many `rows`; its calls `under_way` now and the `most_under_way` at once; the
+        `most_in_a_second`, of any second.
+    """
     with urllib.request.urlopen(f"{url}/calls", timeout=10) as answer:  # noqa: S310 - our own, on the loopback
         return dict(json.load(answer))
 
@@ -81,9 +86,28 @@ class _Calls:
 
     rows: Counter[bytes] = field(default_factory=Counter)
     under_way: int = 0
+    most_under_way: int = 0
+    most_in_a_second: int = 0
+    _of_last_second: deque[float] = field(default_factory=deque)
+
+    def begin(self, row: bytes) -> None:
+        now = time.monotonic()
+        self.rows[row] += 1
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        self._of_last_second.append(now)
+        while self._of_last_second[0] <= now - 1:
+            self._of_last_second.popleft()
+        self.most_in_a_second = max(self.most_in_a_second, len(self._of_last_second))
 
     def describe(self) -> bytes:
-        document = {"calls": self.rows.total(), "rows": len(self.rows), "under_way": self.under_way}
+        document = {
+            "calls": self.rows.total(),
+            "rows": len(self.rows),
+            "under_way": self.under_way,
+            "most_under_way": self.most_under_way,
+            "most_in_a_second": self.most_in_a_second,
+        }
         body = json.dumps(document).encode()
         return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
@@ -114,8 +138,7 @@ class _Connection(asyncio.Protocol):
                 self._transport.write(self._calls.describe())  # type: ignore[attr-defined]
                 continue
             row = body[place + 5 :].lstrip().split(b",", 1)[0].split(b"}", 1)[0]
-            self._calls.rows[row] += 1
-            self._calls.under_way += 1
+            self._calls.begin(row)
             if not self._hang_every or int(row) % self._hang_every:
                 asyncio.get_running_loop().call_later(self._delay_seconds, self._answer)
 

@@ -24,6 +24,8 @@ SHORTEST_ENCODED = 8
 
 _HTML_NAMES = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
 _SHORT_ESCAPES = {"\t": "t", "\n": "n", "\r": "r", "\b": "b", "\f": "f"}
+_ESCAPE = r"(?:\\|%(?:25){0,3}5c)"
+"""A backslash of JSON or of a programming language, which a URL may have encoded."""
 _LONGEST_ESCAPE = 24
 _PART_OF_ESCAPE = re.compile(r"%(?:25)*[0-9A-Fa-f]?|\\+(?:[uU][0-9A-Fa-f]*|x[0-9A-Fa-f]?)?|&[#\w]{0,8}")
 _URL_SAFE = str.maketrans("+/", "-_")
@@ -178,16 +180,16 @@ def _match_character(character: str) -> str:
     utf8 = character.encode("utf-8", "surrogatepass")
     units = character.encode("utf-16-be", "surrogatepass").hex()
     forms = [
-        "".join(rf"\\{{1,8}}u{units[at : at + 4]}" for at in range(0, len(units), 4)),
-        rf"\\{{1,8}}U{ord(character):08x}",
-        "".join(rf"\\{{1,8}}x{byte:02x}" for byte in utf8),
-        "".join(f"%(?:25){{0,3}}{byte:02x}" for byte in utf8),
-        f"&(?:amp;){{0,3}}(?:#0*{ord(character)}|#x0*{ord(character):x}|{_HTML_NAMES.get(character, '#')});",
+        "".join(rf"{_ESCAPE}{{1,8}}u{units[at : at + 4]}" for at in range(0, len(units), 4)),
+        rf"{_ESCAPE}{{1,8}}U{ord(character):08x}",
+        "".join(rf"{_ESCAPE}{{1,8}}x{byte:02x}" for byte in utf8),
+        f"{_ESCAPE}{{0,8}}" + "".join(f"%(?:25){{0,3}}{byte:02x}" for byte in utf8),
+        rf"\\{{0,8}}&(?:amp;){{0,3}}(?:#0*{ord(character)}|#x0*{ord(character):x}|{_HTML_NAMES.get(character, '#')});",
     ]
     if 0x80 <= ord(character) <= 0xFF:
-        forms.append(rf"\\{{1,8}}x{ord(character):02x}")
+        forms.append(rf"{_ESCAPE}{{1,8}}x{ord(character):02x}")
     if short := _SHORT_ESCAPES.get(character):
-        forms.append(rf"\\{{1,8}}{short}")
+        forms.append(rf"{_ESCAPE}{{1,8}}{short}")
     # A space becomes a plus in a form, and texts of several lines are shown on one.
     plain = r"\s{1,8}" if character.isspace() else rf"\\{{0,8}}{re.escape(character)}"
     plus = r"\+|" if character == " " else ""

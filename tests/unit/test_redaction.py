@@ -29,6 +29,8 @@ AWKWARD = "a b/c+d&e\"f'g<h>%i\\j=é🚚"
         quote_plus(AWKWARD).lower(),
         html.escape(AWKWARD),
         html.escape(html.escape(AWKWARD)),
+        html.escape(json.dumps(AWKWARD)[1:-1]),
+        quote(json.dumps(AWKWARD)[1:-1]),
         b64encode(AWKWARD.encode()).decode(),
         repr(AWKWARD),
         ascii(AWKWARD),
@@ -44,7 +46,8 @@ AWKWARD = "a b/c+d&e\"f'g<h>%i\\j=é🚚"
         AWKWARD.encode().decode("latin-1"),
     ],
     ids=[
-        "plain", "json", "json twice", "php", ".net", "url", "url twice", "form", "html", "html twice", "base64",
+        "plain", "json", "json twice", "php", ".net", "url", "url twice", "form", "html", "html twice",
+        "json in html", "json in url", "base64",
         "repr", "ascii", "bytes", "base64 without padding", "base64 for URLs", "hex", "HEX", "UTF-16",
         "UTF-16 as UTF-8", "UTF-16 BE as UTF-8", "latin-1 as UTF-8", "UTF-8 as latin-1",
     ],

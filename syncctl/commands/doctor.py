@@ -115,7 +115,7 @@ def _show(checks: "Sequence[Check]") -> None:
             others.append(f"hint: {check.hint}")
             hints.add(check.hint)
         label = f"{mark}  {fill(check.name, width)}  "
-        out.show_sentence(label + first, indent=len(label), style=_STYLES[check.status])
+        out.show_sentence(label + first, indent=len(label), painted=len(mark), style=_STYLES[check.status])
         for line in others:
             out.show_sentence(" " * len(label) + line, indent=len(label))
 

@@ -82,16 +82,17 @@ class Console:
         colour = decide_colour(sys.stdout)
         self._write_out("".join(f"{draw_line(line, width=width, colour=colour)}\n" for line in lines))
 
-    def show_sentence(self, text: str, *, indent: int = 0, style: str = "") -> None:
+    def show_sentence(self, text: str, *, indent: int = 0, painted: int = 0, style: str = "") -> None:
         """Write one line to stdout; on a terminal that is narrower, it goes on below, and no word is broken.
 
         Args:
             indent: How far the following lines are indented; the text up to there is kept as it is.
-            style: The colour of the text up to there.
+            painted: How many characters at its begin have the colour of `style`.
         """
         label, rest = make_safe_line(text)[:indent], make_safe_line(text)[indent:]
         lines = _wrap_on_terminal(rest, sys.stdout, indent=indent)
-        shown = paint(label, style, colour=decide_colour(sys.stdout)) + f"\n{' ' * indent}".join(lines)
+        mark = paint(label[:painted], style, colour=painted > 0 and decide_colour(sys.stdout))
+        shown = mark + label[painted:] + f"\n{' ' * indent}".join(lines)
         self._write_out(shown.rstrip(" ") + "\n")
 
     @property

@@ -2,6 +2,7 @@
 
 import re
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,6 +78,45 @@ def test_each_type_has_its_form_in_json(declaration: str, raw: object, value: ob
     sent = read_row({"v": declaration}, raw).payload["v"]
     assert (type(sent), str(sent)) == (type(value), str(value))
     assert read_row({"v": declaration}, None).payload["v"] is None
+
+
+def read_types_table() -> list[tuple[set[str], str]]:
+    """Return the table of types in docs/sources.md: SQL Server's types of a row, without sizes, and what it says."""
+    page = (Path(__file__).parents[2] / "docs" / "sources.md").read_text(encoding="utf-8")
+    table = page.partition("\n## Types\n")[2].partition("\n\n**")[0]
+    rows = [re.split(r" ?\| ?", line.strip("| ")) for line in table.splitlines() if line.startswith("| `")]
+    return [({name.partition("(")[0] for name in re.findall(r"`([^`]+)`", row[0])} - {""}, row[-1]) for row in rows]
+
+
+def test_the_page_has_each_type_once_and_no_other() -> None:
+    shown = [name for names, _ in read_types_table() for name in names]
+    assert len(shown) == len(set(shown))
+    # Another name of the same type, as rowversion is of timestamp.
+    assert set(shown) == set(mssql.base.ischema_names) - {"double precision"} | {"rowversion"}
+
+
+@pytest.mark.parametrize(
+    ("declaration", "raw"),
+    [
+        ("date", "2026-01-31"),
+        ("time(7)", "23:59:59.1234567"),
+        ("datetime", "2026-01-31T23:59:59.997"),
+        ("smalldatetime", "2026-01-31 23:59:00.000"),
+        ("datetime2(7)", "2026-01-31 23:59:59.1234567"),
+        ("datetimeoffset(7)", "2026-01-31 23:59:59.1234567 +01:00"),
+        ("uniqueidentifier", "6F9619FF-8B86-D011-B42D-00C04FC964FF"),
+        ("rowversion", b"\0\0\0\0\0\0\x07\xd1"),
+    ],
+)
+def test_the_examples_of_the_page_are_what_is_sent(declaration: str, raw: object) -> None:
+    name = declaration.partition("(")[0]
+    (says,) = [text for names, text in read_types_table() if name in names]
+    sent = read_row({"v": "timestamp" if name == "rowversion" else declaration}, raw).payload["v"]
+    assert f'`"{sent}"`' in says
+
+
+def test_each_type_that_is_not_supported_is_said_to_be() -> None:
+    assert ({*FORMLESS}, "not supported: see below") in read_types_table()
 
 
 def test_json_is_read_as_the_text_that_it_is() -> None:

@@ -1,4 +1,4 @@
-"""docs/documents.md: its settings load, and make the request that the page shows; its changes are found."""
+"""docs/guides/documents.md: its settings load, and make the request that the page shows; its changes are found."""
 
 import re
 import tomllib
@@ -11,7 +11,7 @@ import pytest
 from tests.harness.source_db import SourceDb
 
 Run = Callable[..., Any]
-PAGE = Path(__file__).parents[2] / "docs" / "documents.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "documents.md"
 TABLES = """
 create table orders (
     id integer primary key, customer_id int, total decimal(12, 4), attributes text, row_version int not null

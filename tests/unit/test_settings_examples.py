@@ -147,19 +147,6 @@ def test_the_examples_load(tmp_path: Path, in_force: bool) -> None:
     assert settings.partner("default").rate == ((50, 1.0) if in_force else None)
 
 
-@pytest.mark.parametrize("page", ["documents.md", "partners.md"])
-def test_the_settings_of_a_how_to_load(tmp_path: Path, page: str) -> None:
-    """A block without a header goes on with the section of its page's stream."""
-    text = (PROJECT / "docs" / page).read_text(encoding="utf-8")
-    first, *more = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    header = "[streams.orders]\n"
-    assert first.startswith(header)
-    for block in ("", *more):
-        assert not block.startswith("[")
-        (tmp_path / "syncctl.toml").write_text(first.replace(header, header + block), encoding="utf-8")
-        load_settings(directory=tmp_path, environment=SECRETS).check()
-
-
 def test_each_example_loads_alone_with_everything_in_force(tmp_path: Path) -> None:
     for name in (".env", "syncctl.toml"):
         alone = tmp_path / name.removeprefix(".")

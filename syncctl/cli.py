@@ -26,6 +26,7 @@ COMMAND_GROUPS = {
         "inspect": "List a source's tables, or show how best to read one",
         "config": "Show every setting and where it comes from",
         "doctor": "Check everything syncctl needs, and name a fix for each problem",
+        "upgrade": "Upgrade an older ledger to the version of this syncctl",
         "local": "Run MongoDB and Redis on this machine, to try syncctl",
     },
     "Run": {

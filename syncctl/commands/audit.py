@@ -33,7 +33,7 @@ def audit(
         typer.Option(
             "--action",
             metavar="ACTION",
-            help="replay, discard, send, rewind, repair, cleanup, pause or resume; may be repeated.",
+            help="replay, discard, send, rewind, repair, cleanup, pause, resume or upgrade; may be repeated.",
         ),
     ] = None,
     limit: Annotated[
@@ -44,8 +44,8 @@ def audit(
 ) -> ExitCode:
     """Show who changed what, when, and how many records.
 
-    The newest come first. Each replay, discard, send, rewind, repair, cleanup, pause and resume has an entry, which is
-    written before its first change. One that has not ended is running, or was killed.
+    The newest come first. Each replay, discard, send, rewind, repair, cleanup, pause, resume and upgrade has an entry,
+    which is written before its first change. One that has not ended is running, or was killed.
 
     Examples:
         syncctl audit

@@ -160,6 +160,7 @@ def _keep_polling(connections: "Connections", streams: Sequence[str], stop: Stop
             break
         due_at[name] = time.monotonic() + every[name]
         try:
+            connections.ledger.schema.check()
             run = rows.poll(connections, name, should_stop=lambda: stop.is_set)
         except (LeaseHeld, ServiceUnavailable) as error:
             if refused.get(name) != str(error):

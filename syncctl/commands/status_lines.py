@@ -90,6 +90,9 @@ def list_warnings(current: "Status", now: datetime) -> Iterator[str]:
         if channel.error:
             since = describe_age(channel.failing_since or now, now)
             yield f"alerts by {channel.channel}: none taken since {since}: {channel.error}; syncctl doctor alerts"
+    others = [str(worker["worker"]) for worker in current.workers if worker["ledger_differs"]]
+    for name in [*others, *(["beat"] if beat["ledger_differs"] and not beat["late"] else [])]:
+        yield f"{name} knows another version of the ledger than this syncctl; syncctl doctor workers beat"
     for stream in current.streams:
         for obstacle in stream["obstacles"]:
             if obstacle["kind"] not in _SHOWN_APART:

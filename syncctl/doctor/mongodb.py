@@ -26,6 +26,7 @@ def list_units(services: "Services") -> Sequence[Unit]:
         Unit(name="mongodb majority", look=lambda: check_majority(services), needs=("mongodb",)),
         Unit(name="mongodb clock", look=lambda: check_clock(services), needs=("mongodb",)),
         Unit(name="mongodb members", look=lambda: check_members(services), needs=("mongodb",)),
+        Unit(name="mongodb ledger", look=lambda: check_version(services), needs=("mongodb",)),
         Unit(name="indexes", look=lambda: check_indexes(services), needs=("mongodb",)),
     )
 
@@ -100,6 +101,24 @@ def check_members(services: "Services") -> Finding:
             )
         )
     return join_findings(findings or [passed(f"{len(clocks)} members answer; their clocks agree")])
+
+
+def check_version(services: "Services") -> Finding:
+    """Check whether the ledger's version is the one that this syncctl writes."""
+    schema = services.ledger.schema
+    form = schema.check()
+    if form.version > schema.known:
+        return warned(
+            f"the ledger has version {form.version}, and this syncctl writes {schema.known}: it can go on, but does "
+            "not know what is new",
+            f"run {form.written_by} or later on this machine too",
+        )
+    if form.version < schema.known and not form.is_empty:
+        return warned(
+            f"the ledger has version {form.version}, and this syncctl writes {schema.known}",
+            "run: syncctl upgrade",
+        )
+    return passed(f"the ledger has version {schema.known}, which this syncctl writes")
 
 
 def check_indexes(services: "Services") -> Finding:

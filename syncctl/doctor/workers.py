@@ -10,6 +10,7 @@ from syncctl.broker.messages import QUEUES
 from syncctl.core.durations import format_age
 from syncctl.doctor.check import Finding, Unit, failed, passed, warned
 from syncctl.ledger.heartbeats import ALIVE_SECONDS, find_doubled
+from syncctl.ledger.migrations import VERSION
 from syncctl.pipeline.maintenance import find_failing, find_overdue
 from syncctl.pipeline.status import differs_from, list_unserved
 from syncctl.settings.describe import fingerprint_settings
@@ -63,14 +64,26 @@ def check_queues(services: "Services") -> Finding:
 
 def check_versions(services: "Services") -> Finding:
     """Check whether all workers run the version of this command."""
-    versions = {str(worker["_id"]): str(worker.get("version")) for worker in _load(services)}
+    workers = _load(services)
+    versions = {str(worker["_id"]): str(worker.get("version")) for worker in workers}
     others = [f"{name} runs {version}" for name, version in versions.items() if version != __version__]
+    if not others and (strangers := [line for worker in workers if (line := _describe_ledger(worker))]):
+        return warned(
+            f"{', '.join(strangers)}, and this command version {VERSION}",
+            "bring all machines to one syncctl and restart the workers; docs/upgrade.md says in which order",
+        )
     if not others:
         return passed(f"all run {__version__}, as this command does")
     return warned(
         f"this is {__version__}, but {', '.join(others)}",
         f"bring all to one version (pip install syncctl=={__version__}) and restart the workers",
     )
+
+
+def _describe_ledger(heartbeat: Mapping[str, Any]) -> str | None:
+    """Return which version of the ledger a process knows; None if it is the one of this command."""
+    version = int(heartbeat.get("ledger", 0))
+    return None if version == VERSION else f"{heartbeat['_id']} knows version {version} of the ledger"
 
 
 def check_settings(services: "Services") -> Finding:
@@ -196,6 +209,11 @@ def check_beat(services: "Services") -> Finding:
         return warned(
             f"its last heartbeat was {age} ago, but it runs {beat.get('version')} and this is {__version__}",
             f"bring all to one version (pip install syncctl=={__version__}) and restart Beat",
+        )
+    if line := _describe_ledger(beat):
+        return warned(
+            f"its last heartbeat was {age} ago, but {line}, and this command version {VERSION}",
+            "bring all machines to one syncctl and restart Beat; docs/upgrade.md says in which order",
         )
     if differs_from(fingerprint_settings(services.settings), beat):
         return warned(

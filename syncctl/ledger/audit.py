@@ -18,7 +18,7 @@ from syncctl.ledger.client import edge, new_token
 
 Doc = dict[str, Any]
 
-ACTIONS = ("replay", "discard", "send", "rewind", "repair", "cleanup", "pause", "resume")
+ACTIONS = ("replay", "discard", "send", "rewind", "repair", "cleanup", "pause", "resume", "upgrade")
 ENTRIES_AT_ONCE = 1000
 
 

@@ -1,11 +1,13 @@
 """Every index that a frequent query needs; partial where only unfinished records matter (invariant 11)."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from pymongo import IndexModel
 from pymongo.database import Database
+from pymongo.errors import OperationFailure
 
 Keys = tuple[tuple[str, int], ...]
 
@@ -14,6 +16,17 @@ RETRIES_IN_FLIGHT = "retries_in_flight"
 FAILED_BY_KEY = "failed_by_key"
 TO_WRITE_BACK = "to_write_back"
 FAILED_BY_ERROR = "failed_by_error"
+TOO_OLD = "this_ledger_needs_a_newer_syncctl"
+"""The index of the first syncctl's records in flight, under a name that it does not ask for.
+
+MongoDB creates no index twice: a process of that syncctl that starts fails with this name in its error. One that is
+running misses the index by its name, and takes no record any more.
+"""
+
+RETIRED = (("records", "in_flight"), ("records", "one_in_flight"), ("keys", "by_stream"))
+"""Indexes of earlier versions: they are dropped."""
+_ATTEMPTS = 3
+_CONFLICT_CODES = {85, 86}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +58,12 @@ INDEXES: tuple[Index, ...] = (
         partial={"in_flight_key": {"$exists": True}},
     ),
     Index(collection="records", name=RETRIES_IN_FLIGHT, keys=_keys("stream"), partial={"in_flight_retry": True}),
+    Index(
+        collection="records",
+        name=TOO_OLD,
+        keys=_keys("stream", "in_flight", "fresh", "state", "lease.until"),
+        partial={"in_flight": True},
+    ),
     # Batches whose lease ran out.
     Index(collection="batches", name="by_lease", keys=_keys("stream", "until")),
     Index(collection="records", name="by_key", keys=_keys("stream", "key_id", "-seq")),
@@ -103,14 +122,27 @@ INDEXES: tuple[Index, ...] = (
 
 
 def create_indexes(database: Database[dict[str, Any]]) -> list[str]:
-    """Create what is missing and return its names; safe to repeat, also by several at once."""
+    """Create what is missing and return its names, and drop retired ones; safe to repeat, also by several at once."""
     created: list[str] = []
     for collection in sorted({index.collection for index in INDEXES}):
-        before = _existing(database, collection)
-        models = [_model(index) for index in INDEXES if index.collection == collection and index.name not in before]
-        if models:
-            created += [f"{collection}.{name}" for name in database[collection].create_indexes(models)]
+        for attempt in range(_ATTEMPTS):
+            try:
+                created += [f"{collection}.{name}" for name in _complete(database, collection)]
+                break
+            except OperationFailure as error:
+                # The first syncctl may have created its own anew in between.
+                if error.code not in _CONFLICT_CODES or attempt == _ATTEMPTS - 1:
+                    raise
     return created
+
+
+def _complete(database: Database[dict[str, Any]], collection: str) -> list[str]:
+    before = _existing(database, collection)
+    for retired in [name for where, name in RETIRED if where == collection and name in before]:
+        with suppress(OperationFailure):  # Another process was quicker.
+            database[collection].drop_index(retired)
+    models = [_model(index) for index in INDEXES if index.collection == collection and index.name not in before]
+    return database[collection].create_indexes(models) if models else []
 
 
 def _model(index: Index) -> IndexModel:

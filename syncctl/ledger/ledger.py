@@ -16,6 +16,7 @@ from syncctl.ledger.batches import Batches
 from syncctl.ledger.breakers import Breakers
 from syncctl.ledger.client import check_not_refused, connect, describe_hosts, open_database, translated
 from syncctl.ledger.delivery_state import DeliveryStates
+from syncctl.ledger.expressions import SYNCCTL
 from syncctl.ledger.heartbeats import Heartbeats, MaintenanceLeases
 from syncctl.ledger.indexes import compare_indexes, create_indexes
 from syncctl.ledger.keys import Keys
@@ -30,6 +31,7 @@ from syncctl.ledger.report_days import ReportDays
 from syncctl.ledger.reports import Reports
 from syncctl.ledger.rolling_rate import RollingRate
 from syncctl.ledger.runs import Runs
+from syncctl.ledger.schema import Schema, Upgraded, Watch
 from syncctl.ledger.selections import Selections
 from syncctl.ledger.sequencing import Sequencing
 from syncctl.ledger.source_schemas import SourceSchemas
@@ -59,6 +61,7 @@ class Ledger:
         self.poll_pauses = PollPauses(self._database, self.hosts)
         self.partners = Partners(self._database, self.hosts)
         self.project = Project(self._database, self.hosts)
+        self.schema = Schema(self._database, self.hosts)
         self.records = Records(self._database, self.hosts)
         self.batches = Batches(self._database, self.hosts)
         self.delivery_states = DeliveryStates(self._database, self.hosts)
@@ -110,14 +113,33 @@ class Ledger:
             yield
 
     def prepare(self) -> list[str]:
-        """Create the indexes that are missing and return their names; safe to repeat."""
+        """Create the indexes that are missing and return their names; upgrade an older ledger. Safe to repeat.
+
+        Raises:
+            ConfigurationError: A newer syncctl has upgraded the ledger, and this one would misread it.
+        """
+        return self.upgrade()[0]
+
+    def upgrade(self, *, who: str = SYNCCTL, watch: Watch | None = None) -> tuple[list[str], Upgraded]:
+        """Do the same as `prepare`; return the names of the new indexes, and what the upgrade did.
+
+        Args:
+            who: For the audit log.
+            watch: Called after each step of a migration.
+        """
+        self.schema.check()
         with translated(self.hosts):
             created = create_indexes(self._database)
+        upgraded = self.schema.upgrade(who=who, watch=watch)
         self._prepared = True
-        return created
+        return created, upgraded
 
     def ensure_prepared(self) -> None:
-        """Create missing indexes at first use."""
+        """Create missing indexes and upgrade an older ledger at first use.
+
+        Raises:
+            ConfigurationError: A newer syncctl has upgraded the ledger, and this one would misread it.
+        """
         if not self._prepared:
             self.prepare()
 

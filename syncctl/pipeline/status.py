@@ -11,6 +11,7 @@ from syncctl.core.states import RETRYING, UNFINISHED_COUNTS, State
 from syncctl.ledger.expressions import SYNCCTL
 from syncctl.ledger.holds import find_pause
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.migrations import VERSION
 from syncctl.ledger.partners import count_permits
 from syncctl.ledger.poll_pauses import POLLS_PAUSED_FIELD
 from syncctl.ledger.selections import Criteria, list_scans
@@ -108,7 +109,7 @@ def read_status(
     workers = tuple(
         {"worker": worker["_id"]}
         | {name: worker.get(name) for name in ("at", "concurrency", "queues", "pid", "version")}
-        | {"settings_differ": differs_from(settings, worker)}
+        | {"settings_differ": differs_from(settings, worker), "ledger_differs": _knows_other_ledger(worker)}
         for worker in ledger.heartbeats.load_workers()
     )
     beat = ledger.heartbeats.load_beat()
@@ -126,6 +127,7 @@ def read_status(
             "last_tick_at": beat["at"] if beat else None,
             "late": bool(beat and beat["late"]),
             "settings_differ": beat is not None and differs_from(settings, beat),
+            "ledger_differs": beat is not None and _knows_other_ledger(beat),
             "overdue": [
                 {"job": job.name, "last_done_at": job.done_at, "error": job.error}
                 for job in find_overdue(ledger, maintained_every or {})
@@ -164,6 +166,11 @@ def _describe_dropped(ledger: Ledger) -> dict[str, Any]:
         "last_dropped_at": dropped["at"],
         "dropped_recently": dropped["recent"],
     }
+
+
+def _knows_other_ledger(heartbeat: Mapping[str, Any]) -> bool:
+    """Tell whether a process knows another version of the ledger than this one."""
+    return int(heartbeat.get("ledger", 0)) != VERSION
 
 
 def differs_from(settings: str | None, heartbeat: Mapping[str, Any]) -> bool:

@@ -2,9 +2,10 @@
 
 import os
 import socket
+import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery import signals
 from celery.beat import Scheduler, SchedulingError
@@ -16,6 +17,7 @@ from syncctl.broker.messages import CONTROL
 from syncctl.broker.outage import Outage
 from syncctl.core.windows import count_delivery_slots
 from syncctl.errors import ConfigurationError, ExitCode, SyncctlError
+from syncctl.ledger.migrations import VERSION
 from syncctl.logs import get_logger
 from syncctl.settings.describe import fingerprint_settings
 from syncctl.tasks.consumer import remove_foreign_keys
@@ -69,6 +71,7 @@ class WorkerHeartbeat:
         while True:
             try:
                 self._app.seal.now_ms()
+                self._connections.ledger.schema.check()
                 self._connections.ledger.heartbeats.record_worker(self._name, self._facts)
                 record_dropped(self._app, self._connections, who=self._name)
             except ConfigurationError as error:
@@ -111,7 +114,8 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
         """Send the ticks whose time has come, and record that Beat is alive.
 
         Raises:
-            SystemExit: Beat was asked to stop, and the exception that should have ended it was swallowed on its way.
+            SystemExit: Beat was asked to stop, and the exception that should have ended it was swallowed on its way;
+                or a newer syncctl has upgraded the ledger.
         """
         if self._is_closed:
             raise SystemExit
@@ -119,10 +123,14 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
         if time.monotonic() - self._beaten_at >= EVERY_SECONDS:
             self._beaten_at = time.monotonic()
             self._fingerprint = self._fingerprint or fingerprint_settings(self.app.settings)
-            facts = {"pid": os.getpid(), "version": __version__, "settings": self._fingerprint}
+            facts = {"pid": os.getpid(), "version": __version__, "ledger": VERSION, "settings": self._fingerprint}
             try:
+                self._open().ledger.schema.check()
                 self._open().ledger.heartbeats.record_beat(facts, name=f"{socket.gethostname()}:{os.getpid()}")
                 record_dropped(self.app, self._open(), who=f"beat:{os.getpid()}")
+            except ConfigurationError as error:
+                log.error("project.refused", error=str(error), hint=error.hint)  # noqa: TRY400 - no traceback
+                _end_beat()
             except SyncctlError as error:
                 log.warning("heartbeat.failed", error=str(error))
         return wait
@@ -149,6 +157,17 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
         return self._connections
 
 
+def _end_beat() -> NoReturn:
+    """End Beat's process with the code for a wrong configuration; within a worker, Beat alone.
+
+    Celery takes a SystemExit for the wish to stop, and would end with 0.
+    """
+    if threading.current_thread() is threading.main_thread():
+        sys.stderr.flush()
+        os._exit(int(ExitCode.USAGE))
+    raise SystemExit
+
+
 def name_worker(hostname: str, pid: int) -> str:
     """Return a worker's name: two on one machine are never one."""
     return hostname if f"-{pid}@" in hostname else f"{hostname}:{pid}"
@@ -169,6 +188,7 @@ def _start(sender: Any = None, **_: object) -> None:
         "concurrency": concurrency,
         "queues": queues,
         "version": __version__,
+        "ledger": VERSION,
         "settings": fingerprint_settings(app.settings),
         "slots": count_delivery_slots(concurrency) if "deliver" in queues else 0,
     }

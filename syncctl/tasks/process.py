@@ -167,17 +167,19 @@ def _check_beat(sender: Any = None, **_: object) -> None:
 
 
 def _check_project(app: Any) -> None:
-    """Read the key of the messages; a process of another project, or of none, ends.
+    """Read the key of the messages and upgrade an older ledger; a process of another project, or of none, ends.
 
     Where MongoDB is away, a worker's heartbeat does the same later.
 
     Raises:
-        SystemExit: The ledger belongs to another project, or nothing is configured.
+        SystemExit: The ledger belongs to another project or to a newer syncctl, or nothing is configured.
     """
     try:
         if not app.settings.is_configured:
             raise ConfigurationError("nothing is configured here", hint="start it in the project's directory")
         app.seal.refresh()
+        with Connections(app.settings) as own:
+            own.ledger.prepare()
     except ConfigurationError as error:
         log.error("project.refused", error=str(error), hint=error.hint)  # noqa: TRY400 - no traceback
         raise SystemExit(int(ExitCode.USAGE)) from None

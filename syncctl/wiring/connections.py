@@ -84,6 +84,7 @@ class Connections:
         if self._for_person:
             try:
                 ledger.check_reachable(timeout_seconds=SIGN_OF_LIFE_SECONDS)
+                ledger.schema.check()
             except BaseException:
                 ledger.close()
                 raise
@@ -99,7 +100,7 @@ class Connections:
 
     @cached_property
     def prepared_ledger(self) -> "Ledger":
-        """The ledger, whose missing indexes were created."""
+        """The ledger, whose missing indexes were created, and which has the version of this syncctl."""
         self.ledger.ensure_prepared()
         return self.ledger
 

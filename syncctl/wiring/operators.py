@@ -121,6 +121,7 @@ class OutdatedWorker:
 def find_outdated_workers(connections: Connections) -> list[OutdatedWorker]:
     """Return the live workers that run with other settings, another schema or another version of syncctl than these."""
     from syncctl import __version__
+    from syncctl.ledger.migrations import VERSION
     from syncctl.pipeline.status import differs_from
     from syncctl.settings.describe import fingerprint_settings
 
@@ -132,6 +133,8 @@ def find_outdated_workers(connections: Connections) -> list[OutdatedWorker]:
             difference = "runs with settings or a schema that differ from the present ones"
         elif version != __version__:
             difference = f"runs syncctl {version}, and this is {__version__}"
+        elif worker.get("ledger", 0) != VERSION:
+            difference = f"knows version {worker.get('ledger', 0)} of the ledger, and this is {VERSION}"
         else:
             continue
         outdated.append(OutdatedWorker(name=str(worker["_id"]), difference=difference))

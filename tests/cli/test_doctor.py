@@ -15,6 +15,7 @@ from redis import Redis
 
 from syncctl import __version__
 from syncctl.doctor.groups import GROUPS
+from syncctl.ledger.migrations import VERSION
 from syncctl.local.mongod import Mongod
 from syncctl.local.redis_server import RedisServer
 from syncctl.local.server import find_port
@@ -71,7 +72,7 @@ def database(mongo_url: str) -> Iterator[Any]:
 def give_sign_of_life(
     database: Any, name: str, *, version: str = __version__, queues: str = "deliver,poll,control"
 ) -> None:
-    facts = {"at": datetime.now(UTC), "queues": queues.split(","), "version": version, "slots": 1}
+    facts = {"at": datetime.now(UTC), "queues": queues.split(","), "version": version, "slots": 1, "ledger": VERSION}
     database.workers.replace_one({"_id": name}, facts, upsert=True)
 
 
@@ -291,7 +292,7 @@ def test_a_worker_on_another_redis_is_found_by_the_round_trip(examine: Callable[
 
 
 def test_a_beat_that_is_late_or_of_another_version_is_a_warning(examine: Callable[..., Checks], database: Any) -> None:
-    beat = {"at": datetime.now(UTC) - timedelta(minutes=5), "version": __version__}
+    beat = {"at": datetime.now(UTC) - timedelta(minutes=5), "version": __version__, "ledger": VERSION}
     database.beat.replace_one({"_id": "beat"}, beat, upsert=True)
     check = examine("beat")["beat"]
     assert check["status"] == "fail"
@@ -300,7 +301,7 @@ def test_a_beat_that_is_late_or_of_another_version_is_a_warning(examine: Callabl
 
     database.beat.replace_one({"_id": "beat"}, {"at": datetime.now(UTC), "version": "0.0.1"})
     assert examine("beat")["beat"]["status"] == "warn"
-    database.beat.replace_one({"_id": "beat"}, {"at": datetime.now(UTC), "version": __version__})
+    database.beat.replace_one({"_id": "beat"}, {"at": datetime.now(UTC), "version": __version__, "ledger": VERSION})
     assert examine("beat")["beat"]["status"] == "ok"
 
 

@@ -128,6 +128,12 @@ def test_the_documents_of_commands_are_what_the_page_says(
     run("cleanup", "--dry-run")
     run("config")
     run("init", "--indexes")
+    run("upgrade")
+    # As an earlier version left it.
+    database.project.delete_one({"_id": "schema"})
+    database.records.drop_index("waiting")
+    run("upgrade", "--check", exit_code=1)
+    run("upgrade")
     _compare(printed)
 
 

@@ -20,6 +20,7 @@ from syncctl.doctor.check import Check
 from syncctl.doctor.examination import Examination
 from syncctl.doctor.groups import GROUPS
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.migrations import VERSION
 from syncctl.ledger.records import A_POLL
 from syncctl.local.mock_partner import MockPartner
 from syncctl.local.redis_server import RedisServer
@@ -34,6 +35,9 @@ from tests.harness.testbed import ListReader, Testbed, new_record, version_row
 LONG_AGO = datetime.now(UTC) - timedelta(hours=3)
 AHEAD = datetime.now(UTC) + timedelta(hours=3)
 CHECKED = tuple(group for group in GROUPS if group != "queue")
+
+KNOWS = {"ledger": VERSION}
+"""What heartbeats say of the ledger."""
 
 
 @dataclass
@@ -67,12 +71,12 @@ class SetUp:
         return load_settings(directory=self.directory, environment={"REDIS_URL": self.redis.url()})
 
     def run_worker(self, **changes: Any) -> None:
-        facts = {"queues": ["deliver", "poll", "control"], "version": __version__, "concurrency": 1, "slots": 1}
+        facts = {"queues": ["deliver", "poll", "control"], "version": __version__, "concurrency": 1, "slots": 1} | KNOWS
         settings = fingerprint_settings(self.load())
         self.ledger.heartbeats.record_worker("celery@one", {**facts, "settings": settings, **changes})
 
     def run_beat(self, **changes: Any) -> None:
-        facts = {"version": __version__, "settings": fingerprint_settings(self.load()), **changes}
+        facts = {"version": __version__, "settings": fingerprint_settings(self.load()), **KNOWS, **changes}
         self.ledger.heartbeats.record_beat(facts, name="one:1")
 
     def examine(self) -> dict[str, Check]:
@@ -179,6 +183,10 @@ def spoil_key(set_up: SetUp) -> None:
     set_up.execute_redis("SET", f"{set_up.load().redis_namespace}_kombu.binding.celery.pidbox", "x")
 
 
+def leave_at_version_1(set_up: SetUp) -> None:
+    set_up.database.project.update_one({"_id": "schema"}, {"$set": {"version": 1}}, upsert=True)
+
+
 def drop_index(set_up: SetUp) -> None:
     set_up.database.records.drop_index("due")
 
@@ -204,7 +212,11 @@ def serve(**changes: Any) -> Callable[[SetUp], None]:
 
 def serve_queues(set_up: SetUp, hint: str) -> None:
     (queues,) = re.findall(r"syncctl worker --queues (\S+)", hint)
-    facts = {"queues": queues.split(","), "version": __version__, "settings": fingerprint_settings(set_up.load())}
+    facts = {
+        "queues": queues.split(","),
+        "version": __version__,
+        "settings": fingerprint_settings(set_up.load()),
+    } | KNOWS
     set_up.ledger.heartbeats.record_worker("celery@two", facts)
 
 
@@ -221,10 +233,10 @@ def lose_beat(set_up: SetUp) -> None:
 
 
 def run_two_beats(set_up: SetUp) -> None:
-    set_up.ledger.heartbeats.record_beat({"version": __version__}, name="two:2")
+    set_up.ledger.heartbeats.record_beat({"version": __version__, **KNOWS}, name="two:2")
     set_up.run_beat()
     set_up.ledger.heartbeats.record_beat(
-        {"version": __version__, "settings": fingerprint_settings(set_up.load())}, name="two:2"
+        {"version": __version__, "settings": fingerprint_settings(set_up.load()), **KNOWS}, name="two:2"
     )
 
 
@@ -372,6 +384,10 @@ CASES = {
     "a queue is not served": Case(break_it=serve(queues=["deliver"]), named={"workers queues"}, follow=serve_queues),
     "a worker of another version": Case(
         break_it=serve(version="0.0.1"), named={"workers versions"}, follow=run_everything_anew, hint=__version__
+    ),
+    "an older ledger": Case(break_it=leave_at_version_1, named={"mongodb ledger"}, follow=SetUp.run_syncctl),
+    "a worker that knows another version of the ledger": Case(
+        break_it=serve(ledger=0), named={"workers versions"}, follow=run_everything_anew, hint="upgrade.md"
     ),
     "a worker with other settings": Case(
         break_it=serve(settings="00000000"), named={"workers settings"}, follow=run_everything_anew, hint="restart"

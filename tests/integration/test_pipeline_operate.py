@@ -411,7 +411,14 @@ def test_the_status_of_an_empty_ledger_is_empty(testbed: Testbed) -> None:
     status = read_status(ledger=testbed.ledger, configured={"orders": StreamPlan(partner="default")}, messages=None)
     assert not any(status.streams[0]["counts"].values())
     assert (status.queue["messages"], status.queue["dropped"], status.workers) == (None, 0, ())
-    assert status.beat == {"last_tick_at": None, "late": False, "settings_differ": False, "overdue": [], "failing": []}
+    assert status.beat == {
+        "last_tick_at": None,
+        "late": False,
+        "settings_differ": False,
+        "ledger_differs": False,
+        "overdue": [],
+        "failing": [],
+    }
 
 
 def test_show_tells_all_versions_of_a_row_newest_first(testbed: Testbed) -> None:

@@ -141,8 +141,18 @@ def make_screen(streams: Sequence[dict[str, Any]], *, workers: int = 1, redis_er
         streams=tuple(streams),
         partners=(partner,),
         queue={"messages": 3, "error": redis_error, "unserved": [], "dropped_recently": 0},
-        workers=tuple({"worker": f"worker-{n}@a-machine", "settings_differ": False} for n in range(workers)),
-        beat={"last_tick_at": NOW, "late": False, "overdue": [], "failing": [], "settings_differ": False},
+        workers=tuple(
+            {"worker": f"worker-{n}@a-machine", "settings_differ": False, "ledger_differs": False}
+            for n in range(workers)
+        ),
+        beat={
+            "last_tick_at": NOW,
+            "late": False,
+            "overdue": [],
+            "failing": [],
+            "settings_differ": False,
+            "ledger_differs": False,
+        },
     )
     sent = [{"at": NOW.replace(second=0) - timedelta(minutes=n), "attempts": 60, "accepted": n} for n in range(30)]
     flows = {each["stream"]: read_flow({"sent": sent}, NOW) for each in streams}

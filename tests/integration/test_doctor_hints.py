@@ -136,7 +136,8 @@ def set_up(
 
 
 def let_others_read(set_up: SetUp) -> None:
-    set_up.mode = 0o644
+    set_up.mode, set_up.changes = 0o644, {"partner_token": "k9-4Vq2-Zs81-pL"}
+    run_everything_anew(set_up, "")
 
 
 def change_mode(set_up: SetUp, hint: str) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -124,19 +125,21 @@ class Shell:
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Iterator[Shell]:
+def shell() -> Iterator[Shell]:
     """A directory and its terminals; whatever they started is stopped at the end."""
     with servers.serve_redis():
         # Skips if no server is available, like every other test.
         pass
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    shell = Shell(tmp_path, port)
-    try:
-        yield shell
-    finally:
-        shell.stop()
-        shell.run("syncctl local down --wipe --yes")
+    # Under a long path, the line that names it would be wrapped.
+    with TemporaryDirectory(prefix="erp-", dir="/tmp") as directory:
+        shell = Shell(Path(directory), port)
+        try:
+            yield shell
+        finally:
+            shell.stop()
+            shell.run("syncctl local down --wipe --yes")
 
 
 @pytest.mark.timeout(600)

@@ -92,7 +92,7 @@ def read_lines(written: str) -> list[str]:
     """Return the lines that stand after a command has redrawn some of them, as a progress display does."""
     lines = [""]
     at = 0
-    for part in _MOVE.split(written):
+    for part in _MOVE.split(written.replace("\r", "")):
         if part == "\n":
             at += 1
             lines += [""] * (at + 1 - len(lines))
@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=1500)
     chosen = parser.parse_args(arguments)
     chosen.directory.mkdir(parents=True, exist_ok=True)
-    draw_demo(chosen.directory)
+    draw_demo(chosen.directory.absolute())
     with DemoEnvironment(rows=chosen.rows, fail=0.25, seed=7, keep=False, documents=True) as environment:
         environment.start_services()
         with isolated_settings(environment.directory):

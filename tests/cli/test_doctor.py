@@ -118,7 +118,12 @@ def test_with_everything_down_doctor_still_prints_one_document(
         "source orders",
         "partner default",
     }
-    assert list_status(checks, "ok") == {"configuration", "configuration examples", "configuration retention"}
+    assert list_status(checks, "ok") == {
+        "configuration",
+        "configuration secrets",
+        "configuration examples",
+        "configuration retention",
+    }
     assert checks["queue"]["detail"] == "needs redis, which failed"
     assert checks["beat"]["detail"] == "needs mongodb, which failed"
     assert checks["workers queues"]["detail"] == "needs workers, which was skipped"
@@ -127,7 +132,7 @@ def test_with_everything_down_doctor_still_prints_one_document(
     assert "MONGO_URL" in checks["mongodb"]["hint"]
     assert "SOURCE_URL" in checks["source orders"]["hint"]
     assert "PARTNER_URL" in checks["partner default"]["hint"]
-    assert done.stderr.startswith("3 ok, 1 with a warning, 5 failed, ")
+    assert done.stderr.startswith("4 ok, 5 failed, ")
     assert done.stderr.endswith("next: follow the hint of 'redis', then run: syncctl doctor redis\n")
 
 
@@ -412,6 +417,7 @@ def test_services_that_hang_fail_within_the_timeout(
     assert checks["redis"]["detail"] == "no answer within 1 s"
     assert list_status(checks, "ok") == {
         "configuration",
+        "configuration secrets",
         "configuration examples",
         "configuration retention",
         "source default server",

@@ -5,9 +5,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import pymongo
 from pymongo import IndexModel
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
+
+from syncctl.logs import get_logger
+
+log = get_logger(__name__)
 
 Keys = tuple[tuple[str, int], ...]
 
@@ -27,6 +32,9 @@ RETIRED = (("records", "in_flight"), ("records", "one_in_flight"), ("keys", "by_
 """Indexes of earlier versions: they are dropped."""
 _ATTEMPTS = 3
 _CONFLICT_CODES = {85, 86}
+BUILD_SECONDS = 86_400
+QUICKLY_INDEXED = 100_000
+"""An index of more documents takes long enough to be logged before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,7 +150,15 @@ def _complete(database: Database[dict[str, Any]], collection: str) -> list[str]:
         with suppress(OperationFailure):  # Another process was quicker.
             database[collection].drop_index(retired)
     models = [_model(index) for index in INDEXES if index.collection == collection and index.name not in before]
-    return database[collection].create_indexes(models) if models else []
+    if not models:
+        return []
+    documents = database[collection].estimated_document_count()
+    if documents > QUICKLY_INDEXED:
+        names = sorted(model.document["name"] for model in models)
+        log.warning("ledger.indexes", collection=collection, documents=documents, indexes=names)
+    # A build on millions of records takes minutes, and the client's own deadline would end it.
+    with pymongo.timeout(BUILD_SECONDS):
+        return database[collection].create_indexes(models)
 
 
 def _model(index: Index) -> IndexModel:

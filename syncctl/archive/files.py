@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -15,9 +16,13 @@ from syncctl.archive.frames import Damage, find_last_frame, make_frame, read_lin
 from syncctl.errors import TroubleFound
 
 SUFFIX = ".jsonl.zst"
+MARK = "syncctl-archive"
+"""The name of the file by which an archive is known: where its disk is not mounted, it is missing."""
+_MARK_TEXT = b"Records that syncctl cleanup has archived; without this file, it archives nothing here.\n"
 PARTS_AT_MOST = 1000
 _MAKE_ROOM = "make room and check the rights of the directory"
 _UNLOCK = "let the other program end, or end it"
+CREATE = "mount its disk; or, if there has never been an archive, run: syncctl archive create --archive {}"
 LOCK_SECONDS = 60.0
 LOCK_PAUSE_SECONDS = 0.05
 _NOT_OURS_TO_SYNC = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS)
@@ -56,6 +61,57 @@ class ArchivedFile:
             ) from error
 
 
+def create_archive(directory: Path) -> bool:
+    """Make a directory the archive that it may become; False if it is one. Safe to repeat.
+
+    Raises:
+        ArchiveError: It cannot be written.
+    """
+    try:
+        _make_directory(directory)
+        number = os.open(directory / MARK, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(number, "wb", buffering=0) as file:
+            _write_whole(file, _MARK_TEXT)
+            os.fsync(file.fileno())
+        _sync_directory(directory)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise ArchiveError(
+            f"cannot make an archive of {directory}", why=error.strerror or str(error), hint=_MAKE_ROOM
+        ) from error
+    return True
+
+
+def find_obstacle(directory: Path) -> str | None:
+    """Return why nothing can be archived in a directory; None if, as far as can be seen, it can.
+
+    A directory that is missing is not made: it may be on a disk that is not mounted, and the records would go to the
+    disk below.
+    """
+    try:
+        (directory / MARK).stat()
+    except FileNotFoundError:
+        return "there is no archive" if directory.is_dir() else "there is no such directory"
+    except OSError as error:
+        return error.strerror or str(error)
+    return None if os.access(directory, os.W_OK | os.X_OK) else "this user may not write there"
+
+
+def require_archive(directory: Path) -> None:
+    """Check that records can be archived in a directory, as far as can be seen.
+
+    Raises:
+        ArchiveError: They cannot.
+    """
+    if (obstacle := find_obstacle(directory)) is not None:
+        raise ArchiveError(
+            f"cannot archive records in {directory}, so none is removed",
+            why=obstacle,
+            hint=CREATE.format(shlex.quote(str(directory))),
+        )
+
+
 def append_lines(directory: Path, stream: str, day: date, lines: Sequence[bytes]) -> None:
     """Append lines to the file of a stream and day; when this returns they are on the disk and were read back.
 
@@ -67,10 +123,10 @@ def append_lines(directory: Path, stream: str, day: date, lines: Sequence[bytes]
         ArchiveError: They could not be written; the file is as it was.
     """
     place = directory / stream
+    require_archive(directory)
     try:
         if _STREAM.fullmatch(stream) is None:
             raise OSError(0, f"{stream!r} cannot be the name of a directory")
-        _make_directory(directory)
         _make_directory(place)
         for number in range(1, PARTS_AT_MOST):
             path = place / f"{day.isoformat()}{f'.{number}' if number > 1 else ''}{SUFFIX}"

@@ -1,4 +1,4 @@
-"""`syncctl archive show|search`: read the records that clean-up has archived."""
+"""`syncctl archive create|show|search`: make an archive, and read the records that clean-up has archived."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="""Read the records that clean-up has archived.
+    help="""Make an archive, and read the records that clean-up has archived.
 
     They are in the directory of [retention] archive, or in the one that --archive names. Neither MongoDB nor Redis is
     needed. What is damaged is named on stderr, and the rest is read.
 
     Examples:
+      syncctl archive create
       syncctl archive search --stream orders --key 4711
       syncctl archive show orders-3f2a9c
     """,
@@ -38,6 +39,29 @@ _Directory = Annotated[
     str | None,
     typer.Option("--archive", metavar="DIR", help="The archive's directory; default: that of [retention] archive."),
 ]
+
+
+@app.command(short_help="Make a directory an archive, once")
+def create(ctx: typer.Context, archive: _Directory = None, as_json: AsJson = False) -> None:
+    """Make a directory an archive, once, before records are archived there.
+
+    The directory is made if it is missing, and gets a file named syncctl-archive. Clean-up archives only where it finds
+    that file: if a disk is not mounted, nothing is written to the directory below it, and nothing is deleted. Safe to
+    repeat.
+
+    Examples:
+        syncctl archive create
+        syncctl archive create --archive /mnt/archive
+    """
+    from syncctl.archive.files import create_archive
+
+    directory = _find_directory(load(ctx), archive)
+    is_new = create_archive(directory)
+    if as_json:
+        out.print_json({"archive": str(directory), "created": is_new})
+        return
+    out.show(f"{directory} is {'now' if is_new else 'already'} an archive")
+    out.say("next: syncctl cleanup --dry-run")
 
 
 @app.command(short_help="Show one archived record with its history")

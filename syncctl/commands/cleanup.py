@@ -8,6 +8,7 @@ import typer
 
 from syncctl.commands.options import AsJson, DryRun, Streams, Yes, parse_seconds
 from syncctl.commands.session import ask_consent, choose_known, name_operator, open_session
+from syncctl.commands.stop_signal import AFTER_BATCH, StopSignal
 from syncctl.console import format_count, out
 from syncctl.core.states import TERMINAL
 from syncctl.errors import ExitCode
@@ -54,6 +55,7 @@ def cleanup(
         syncctl cleanup --stream orders --older-than 7d
         syncctl cleanup --archive /srv/syncctl-archive --yes
     """
+    from syncctl.archive.files import ArchiveError, require_archive
     from syncctl.pipeline.cleanup import clean_up
     from syncctl.wiring.operators import retention_seconds
 
@@ -70,14 +72,29 @@ def cleanup(
                 ledger=ledger, retention_seconds=kept, streams=streams, who=who, dry_run=True, archive=directory
             )
         total = sum(plan.deleted.values())
+        if total and directory is not None:
+            try:
+                require_archive(directory)
+            except ArchiveError as error:
+                if not dry_run:
+                    raise
+                out.warn(f"{error}; {error.hint}")
         if dry_run or not total:
             return _report(plan, as_json=as_json)
         does = f"archive in {directory} and delete" if directory is not None else "permanently delete"
         if not ask_consent(f"{does} {format_count(total, 'finished record')}?", yes=yes):
             return ExitCode.TROUBLE
-        with out.progress(f"deleting {format_count(total, 'record')}"):
-            done = clean_up(ledger=ledger, retention_seconds=kept, streams=streams, who=who, archive=directory)
-    return _report(done, as_json=as_json)
+        with StopSignal(notice=AFTER_BATCH) as stop, out.progress("deleting", total=total, unit="records") as show:
+            done = clean_up(
+                ledger=ledger,
+                retention_seconds=kept,
+                streams=streams,
+                who=who,
+                archive=directory,
+                should_stop=lambda: stop.is_set,
+                show=show,
+            )
+    return stop.conclude(_report(done, as_json=as_json))
 
 
 def _report(result: "Cleaned", *, as_json: bool) -> ExitCode:

@@ -7,6 +7,7 @@ import typer
 from syncctl.commands.filters import Error, Key, Limit, is_any_given, read_filters
 from syncctl.commands.options import AsJson, DryRun, Since, Streams, Until, Yes
 from syncctl.commands.session import ask_consent, name_operator, open_session
+from syncctl.commands.stop_signal import AFTER_BATCH, StopSignal
 from syncctl.console import format_count, out
 from syncctl.core.states import RETRYING, State
 from syncctl.errors import ExitCode, UsageError
@@ -69,19 +70,24 @@ def discard(
     with open_session(ctx, acts=True) as connections:
         selection = filters.select(connections, ids=ids or ())
         ledger, who = connections.prepared_ledger, name_operator()
-        with out.progress("counting the records to discard"):
-            result = discard_records(ledger=ledger, selection=selection, reason=reason, who=who, dry_run=True)
+        with out.progress("counting the records to discard") as show:
+            result = discard_records(
+                ledger=ledger, selection=selection, reason=reason, who=who, dry_run=True, show=show
+            )
+        stop = StopSignal(notice=AFTER_BATCH)
         if result.matched and not dry_run:
             if not ask_consent(f"discard {format_count(result.matched, 'record')}?", yes=yes):
                 return ExitCode.TROUBLE
             streams = connections.settings.streams
-            with out.progress(f"discarding {format_count(result.matched, 'record')}"):
+            with stop, out.progress("discarding", total=result.matched, unit="records") as show:
                 result = discard_records(
                     ledger=ledger,
                     selection=selection,
                     reason=reason,
                     who=who,
                     written_back=[name for name, stream in streams.items() if stream.write_back],
+                    should_stop=lambda: stop.is_set,
+                    show=show,
                 )
     if as_json:
         out.print_json({"matched": result.matched, "discarded": result.discarded, "dry_run": result.dry_run})
@@ -89,6 +95,8 @@ def discard(
         out.show(f"would discard {format_count(result.matched, 'record')}")
     else:
         out.show(f"discarded {result.discarded:,} of {format_count(result.matched, 'record')}")
+    if stop.is_set:
+        return stop.conclude(ExitCode.DONE)
     if not result.matched and not selection.ids:
         out.say(f"no selected record is {'/'.join(selection.states)}; next: syncctl failures")
     if result.matched < len(selection.ids) and limit is None:

@@ -9,8 +9,8 @@ import typer
 from syncctl.commands.filters import Error, Key, Limit, read_filters
 from syncctl.commands.options import AsJson, DryRun, Since, Streams, Until, Yes, parse_seconds
 from syncctl.commands.session import ask_consent, name_operator, open_session
-from syncctl.commands.stop_signal import StopSignal
-from syncctl.console import format_count, out
+from syncctl.commands.stop_signal import AFTER_BATCH, StopSignal
+from syncctl.console import out
 from syncctl.core.states import TERMINAL, State
 from syncctl.errors import ExitCode, TroubleFound
 
@@ -77,8 +77,8 @@ def replay(
     )
     with open_session(ctx, acts=True) as connections:
         selection = filters.select(connections, ids=record_id or ())
-        with out.progress("counting the records to replay"):
-            plan = operators.replay(connections, selection, dry_run=True, who=name_operator())
+        with out.progress("counting the records to replay") as show:
+            plan = operators.replay(connections, selection, dry_run=True, who=name_operator(), show=show)
         if dry_run or plan.matched == plan.skipped:
             _report(plan, as_json=as_json, is_empty=not dry_run)
             if not plan.matched:
@@ -91,11 +91,21 @@ def replay(
         if not ask_consent(f"replay {count:,} {'/'.join(selection.states)} records?", yes=yes):
             return ExitCode.TROUBLE
         replayed: list[str] = []
-        with out.progress(f"replaying {format_count(count, 'record')}"):
-            done = operators.replay(connections, selection, who=name_operator(), new_key=new_key, replayed_ids=replayed)
+        with StopSignal(notice=AFTER_BATCH) as stop, out.progress("replaying", total=count, unit="records") as show:
+            done = operators.replay(
+                connections,
+                selection,
+                who=name_operator(),
+                new_key=new_key,
+                replayed_ids=replayed if wait else None,
+                should_stop=lambda: stop.is_set,
+                show=show,
+            )
         _report(done, as_json=as_json)
+        if stop.is_set:
+            return stop.conclude(ExitCode.DONE)
         code = _wait_until_finished(connections, replayed, seconds=seconds) if wait else ExitCode.DONE
-    if replayed and code is ExitCode.DONE:
+    if done.replayed and code is ExitCode.DONE:
         out.say("next: syncctl status" + ("; then the others, without --limit" if limit is not None else ""))
     return code
 

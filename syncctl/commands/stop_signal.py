@@ -12,7 +12,7 @@ from syncctl.errors import ExitCode
 
 T = TypeVar("T")
 
-
+AFTER_BATCH = "stopping after this batch; press Ctrl-C again to stop at once"
 WAITS_FOR_SECONDS = 0.1
 """How soon a signal ends what waits for a reading."""
 
@@ -71,6 +71,13 @@ class StopSignal:
         if not self.is_set:
             return ExitCode.DONE
         return ExitCode.TERMINATED if self._received == signal.SIGTERM else ExitCode.INTERRUPTED
+
+    def conclude(self, code: ExitCode) -> ExitCode:
+        """Return the exit code of a bulk change; one that was stopped says how to go on."""
+        if not self.is_set:
+            return code
+        out.say("stopped; to go on with the rest, run the same command again")
+        return self.exit_code
 
     def wait(self, seconds: float) -> bool:
         """Wait for a signal for at most this long; tell whether one asked to stop."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
+from syncctl.archive.files import CREATE, find_obstacle
 from syncctl.console import format_count
 from syncctl.core.durations import format_age, format_duration
 from syncctl.core.retry import find_last_retry
@@ -32,6 +33,7 @@ def list_units(services: "Services", directory: Path) -> Sequence[Unit]:
         Unit(name="configuration secrets", look=lambda: check_secrets(services, directory)),
         Unit(name="configuration examples", look=lambda: check_examples(services)),
         Unit(name="configuration retention", look=lambda: check_retention(services)),
+        Unit(name="configuration archive", look=lambda: check_archive(services)),
     )
 
 
@@ -92,6 +94,19 @@ def check_retention(services: "Services") -> Finding:
         if kept < longest
     ]
     return join_findings(findings or [passed(f"longer than retries go on, which is up to {format_age(longest)}")])
+
+
+def check_archive(services: "Services") -> Finding:
+    """Check whether clean-up, on this machine, could archive records where the settings say."""
+    directory = services.settings.archive_directory
+    if directory is None:
+        return passed("retention.archive is not set: records are deleted without being archived")
+    if (obstacle := find_obstacle(directory)) is None:
+        return passed(f"records are archived in {directory}")
+    return warned(
+        f"clean-up cannot archive in {directory} on this machine, and would delete nothing: {obstacle}",
+        CREATE.format(shlex.quote(str(directory))),
+    )
 
 
 def _list_secret_files(settings: "Settings", directory: Path) -> list[tuple[str, Path]]:

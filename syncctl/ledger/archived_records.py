@@ -7,15 +7,19 @@ from typing import Any
 from bson.errors import BSONError
 from bson.json_util import RELAXED_JSON_OPTIONS, JSONOptions, dumps, loads
 
-from syncctl.ledger.codec import decode_values
+from syncctl.ledger.codec import decode_values, escape_operators
 
 Doc = dict[str, Any]
 _READING: JSONOptions = RELAXED_JSON_OPTIONS.with_options(tz_aware=True, tzinfo=UTC)
 
 
 def to_line(document: Mapping[str, Any]) -> bytes:
-    """Return the line of a stored record, its id first."""
-    return dumps({"_id": document["_id"], **document}, json_options=RELAXED_JSON_OPTIONS).encode() + b"\n"
+    """Return the line of a stored record, its id first.
+
+    A column may have the name of a type of Extended JSON, such as `$date`: those with a `$` are written as pairs.
+    """
+    escaped = {"_id": document["_id"], **{name: escape_operators(value) for name, value in document.items()}}
+    return dumps(escaped, json_options=RELAXED_JSON_OPTIONS).encode() + b"\n"
 
 
 def begin_line(record_id: str) -> bytes:

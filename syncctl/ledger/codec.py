@@ -136,6 +136,16 @@ def decode_values(document: Mapping[str, Any]) -> dict[str, Value]:
     return {name: value if type(value) in _AS_IS else _decode_value(value) for name, value in document.items()}
 
 
+def escape_operators(value: Any) -> Any:
+    """Return a stored value in which no object has a name that begins with `$`; `decode_values` reads it the same."""
+    if isinstance(value, list):
+        return [inner if type(inner) in _AS_IS else escape_operators(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    escaped = {name: inner if type(inner) in _AS_IS else escape_operators(inner) for name, inner in value.items()}
+    return _to_pairs(escaped) if any(name.startswith("$") for name in escaped) else escaped
+
+
 def _are_pairs(stored: Any) -> bool:
     """Tell whether a value is the pairs of an object; the rows of another table are objects."""
     return isinstance(stored, list) and bool(stored) and isinstance(stored[0], list)

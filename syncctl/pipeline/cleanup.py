@@ -4,8 +4,9 @@ Their keys stay, or old rows would come in again. Only the key of a deleted row 
 and the partner has no object of the row.
 """
 
+import random
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -57,6 +58,8 @@ def clean_up(
     who: str,
     dry_run: bool = False,
     archive: Path | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    show: Callable[[int], None] = lambda _: None,
 ) -> Cleaned:
     """Remove finished records older than their state's retention; safe to repeat and to interrupt.
 
@@ -65,13 +68,15 @@ def clean_up(
             removed; None: they are not kept.
         retention_seconds: By state; records in other states are kept.
         streams: Only these; if empty, all streams, also those that left the configuration.
+        should_stop: Asked between batches: the next clean-up goes on.
+        show: Takes how many records were removed so far.
 
     Raises:
         ArchiveError: Records of a stream could not be archived; what was not archived is not removed. The other
             streams, and all else, were cleaned up; of several such streams, the first is named.
     """
     ledger.ensure_prepared()
-    roll_up(ledger=ledger)
+    roll_up(ledger=ledger, should_stop=should_stop)
     frozen = ledger.reports.frozen_until()
     now = ledger.streams.server_time()
     failures: list[ArchiveError] = []
@@ -80,25 +85,34 @@ def clean_up(
     if archive is not None:
         detail["archive"] = str(archive)
     with ledger.audit.record(action="cleanup", who=who, detail=detail) as entry:
-        for stream in streams or sorted(ledger.streams.load_all()):
+        # Shuffled: one that ends early would else leave the same streams each time.
+        names = list(streams or ledger.streams.load_all())
+        for stream in random.sample(names, len(names)):
+            if should_stop():
+                break
             # A stream without keys knows by their records the rows that it reads again.
             logged_since = ledger.streams.load_logged_since(stream) or now
+            ends = {
+                State(state): min(now - timedelta(seconds=seconds), frozen, logged_since)
+                for state, seconds in retention_seconds.items()
+                if frozen is not None
+            }
+            if dry_run:
+                for state, before in ends.items():
+                    deleted[state] += ledger.operations.count_finished(stream, state, before)
+                continue
             try:
-                for state, seconds in retention_seconds.items():
-                    if frozen is None:
-                        continue
-                    before = min(now - timedelta(seconds=seconds), frozen, logged_since)
-                    if dry_run:
-                        deleted[state] += ledger.operations.count_finished(stream, State(state), before)
-                    elif ledger.operations.has_finished(stream, State(state), before):
-                        ledger.streams.note_cleaned(stream, before)
-                        _remove(ledger, entry, deleted, stream=stream, state=state, before=before, archive=archive)
+                for state, removed in _remove(ledger, stream, ends, entry=entry, archive=archive):
+                    deleted[state] += removed
+                    entry.add(removed, deleted=deleted)
+                    show(sum(deleted.values()))
+                    if should_stop():
+                        break
             except ArchiveError as error:
                 if failures:
                     log.warning("cleanup.archive", stream=stream, error=str(error))
                 failures.append(error)
-            if not dry_run:
-                forget_deleted_rows(ledger, stream)
+            forget_deleted_rows(ledger, stream, should_stop=should_stop)
         if not dry_run:
             ledger.runs.remove(before=now - RUNS_KEPT, empty_before=now - EMPTY_RUNS_KEPT)
             ledger.heartbeats.forget_silent_workers(seconds=SILENT_WORKERS_KEPT_SECONDS)
@@ -111,32 +125,31 @@ def clean_up(
 
 
 def _remove(
-    ledger: Ledger,
-    entry: AuditEntry,
-    deleted: dict[str, int],
-    *,
-    stream: str,
-    state: str,
-    before: datetime,
-    archive: Path | None,
-) -> None:
-    """Remove a stream's records in one state, page by page, and count them in the audit entry."""
-    entry.begin()
-    remove = partial(ledger.operations.remove_finished, stream, State(state), before, limit=RECORDS_AT_ONCE)
-    while True:
-        if archive is None:
-            removed = remove()
-        else:
-            page = ledger.operations.load_finished(
-                stream, State(state), before, limit=ARCHIVED_AT_ONCE, bytes_at_most=ARCHIVED_BYTES_AT_ONCE
-            )
-            if page:
-                archive_records(archive, stream, page)
-            removed = remove(ids=[record["_id"] for record in page])
-        if not removed:
-            return
-        deleted[state] += removed
-        entry.add(removed, deleted=deleted)
+    ledger: Ledger, stream: str, ends: Mapping[State, datetime], *, entry: AuditEntry, archive: Path | None
+) -> Iterator[tuple[State, int]]:
+    """Remove a stream's records that finished before the end of their state, batch by batch.
+
+    Yields the state and how many were removed after each batch, when nothing of it is half-done.
+    """
+    for state, before in ends.items():
+        if not ledger.operations.has_finished(stream, state, before):
+            continue
+        ledger.streams.note_cleaned(stream, before)
+        entry.begin()
+        remove = partial(ledger.operations.remove_finished, stream, state, before, limit=RECORDS_AT_ONCE)
+        while True:
+            if archive is None:
+                removed = remove()
+            else:
+                page = ledger.operations.load_finished(
+                    stream, state, before, limit=ARCHIVED_AT_ONCE, bytes_at_most=ARCHIVED_BYTES_AT_ONCE
+                )
+                if page:
+                    archive_records(archive, stream, page)
+                removed = remove(ids=[record["_id"] for record in page])
+            if not removed:
+                break
+            yield state, removed
 
 
 def find_cleaned_before(ledger: Ledger, stream: str) -> datetime | None:
@@ -151,7 +164,7 @@ def find_cleaned_before(ledger: Ledger, stream: str) -> datetime | None:
     return min(cleaned_at, oldest[0]["finished_at"]) if cleaned_at is not None and oldest else cleaned_at
 
 
-def forget_deleted_rows(ledger: Ledger, stream: str) -> int:
+def forget_deleted_rows(ledger: Ledger, stream: str, *, should_stop: Callable[[], bool] = lambda: False) -> int:
     """Remove the keys of rows that were deleted long ago and have no record any more; return how many.
 
     No replay, no outcome and no older version can then refer to the key, and a row that comes back is a new one. Safe
@@ -161,6 +174,8 @@ def forget_deleted_rows(ledger: Ledger, stream: str) -> int:
     """
     forgotten = 0
     for key_ids in _walk_deleted(ledger, stream):
+        if should_stop():
+            break
         ledger.keys.note_deleted(stream, key_ids)
         recorded = ledger.records.find_recorded_keys(stream, key_ids)
         unrecorded = [key_id for key_id in key_ids if key_id not in recorded]

@@ -1,6 +1,6 @@
 """replay: send existing records again. discard: give them up, with a reason."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,8 @@ def replay_records(
     dry_run: bool = False,
     new_key: bool = False,
     replayed_ids: list[str] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    show: Callable[[int], None] = lambda _: None,
 ) -> Replayed:
     """Make finished records due again, the oldest first; safe to repeat and to interrupt.
 
@@ -51,6 +53,8 @@ def replay_records(
     Args:
         new_key: Records that were never delivered take a new `Idempotency-Key` too.
         replayed_ids: Receives the ids of the replayed records, for a caller that waits for them.
+        should_stop: Asked between pages.
+        show: Takes how many records were replayed so far.
     """
     matched = replayed = 0
     detail = selection.describe() | ({"new_key": True} if new_key else {})
@@ -70,7 +74,8 @@ def replay_records(
                 entry.add(done, skipped=matched - replayed)
             if replayed_ids is not None:
                 replayed_ids += ids
-            if selection.limit is not None and replayed >= selection.limit:
+            show(replayed)
+            if (selection.limit is not None and replayed >= selection.limit) or should_stop():
                 break
     return Replayed(matched=matched, replayed=replayed, skipped=matched - replayed, dry_run=dry_run)
 
@@ -120,25 +125,33 @@ def discard_records(
     who: str,
     dry_run: bool = False,
     written_back: Sequence[str] = (),
+    should_stop: Callable[[], bool] = lambda: False,
+    show: Callable[[int], None] = lambda _: None,
 ) -> Discarded:
     """Give up failed records, and pending ones that are not in flight; safe to repeat.
 
     Args:
         written_back: The streams whose outcomes are written back into the source.
+        should_stop: Asked between pages.
+        show: Takes how many records were discarded so far.
     """
     matched = discarded = 0
     detail = selection.describe() | {"reason": reason}
     states = list(dict.fromkeys(stored_state(state) for state in selection.states))
     with ledger.audit.record(action="discard", who=who, detail=detail) as entry:
         for page in _limit(select_records(ledger, selection, DISCARDABLE), selection.limit):
+            if should_stop():
+                break
             matched += len(page)
             if dry_run or not page:
+                show(matched)
                 continue
             entry.begin()
             ids = [record["_id"] for record in page]
             done = ledger.operations.discard(ids, states=states, who=who, reason=reason, written_back=written_back)
             discarded += done
             entry.add(done)
+            show(discarded)
             for stream in {record["stream"] for record in page}:
                 # Records that waited for them are due. One that was not discarded after all holds others back anew.
                 of_stream = [record["_id"] for record in page if record["stream"] == stream]

@@ -1,7 +1,7 @@
 """report: roll the ledger's events up by hour, and add the hours up by day, stream or error."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
@@ -58,8 +58,12 @@ class Report:
     compare: Comparison | None
 
 
-def roll_up(*, ledger: Ledger) -> int:
-    """Recompute the open hours, and freeze those that are over; return how many were stored. Safe to repeat."""
+def roll_up(*, ledger: Ledger, should_stop: Callable[[], bool] = lambda: False) -> int:
+    """Recompute the open hours, and freeze those that are over; return how many were stored. Safe to repeat.
+
+    Args:
+        should_stop: Asked between days: the next roll-up goes on.
+    """
     begun = time.monotonic()
     now = ledger.streams.server_time()
     start = ledger.reports.frozen_until() or ledger.reports.first_logged_at()
@@ -75,13 +79,15 @@ def roll_up(*, ledger: Ledger) -> int:
         ledger.reports.store(hours, frozen_until=min(frozen_until, end), done=done)
         stored += len(hours)
         start = end
+        if start <= now and should_stop():
+            return stored
     if first < frozen_until:
         ledger.reports.forget_counted(first, frozen_until)
-    add_up_days(ledger=ledger)
+    add_up_days(ledger=ledger, should_stop=should_stop)
     return stored
 
 
-def add_up_days(*, ledger: Ledger) -> None:
+def add_up_days(*, ledger: Ledger, should_stop: Callable[[], bool] = lambda: False) -> None:
     """Add up the days of UTC of which every hour is frozen, from the first that is not stored. Safe to repeat."""
     frozen_until = ledger.reports.frozen_until()
     start = ledger.report_days.complete_until()
@@ -94,6 +100,8 @@ def add_up_days(*, ledger: Ledger) -> None:
             summary.add(hour)
         ledger.report_days.store(start, summary.to_documents(), until=start + DAY)
         start += DAY
+        if should_stop():
+            return
 
 
 def read_hours(
@@ -116,12 +124,12 @@ def read_hours(
     yield from ledger.reports.load(last, end, streams)
 
 
-def roll_up_when_due(*, ledger: Ledger) -> int:
+def roll_up_when_due(*, ledger: Ledger, should_stop: Callable[[], bool] = lambda: False) -> int:
     """Roll up as Beat does: where that takes long, less often, so that it takes a tenth of MongoDB's time at most."""
     known = ledger.reports.last_roll_up()
     if known is not None and ledger.streams.server_time() - known.at < _rest_after(known):
         return 0
-    return roll_up(ledger=ledger)
+    return roll_up(ledger=ledger, should_stop=should_stop)
 
 
 def _rest_after(done: RollUp) -> timedelta:

@@ -1,23 +1,26 @@
 """Beat's tasks at intervals: maintenance of the streams, roll-up, clean-up."""
 
+import time
 from dataclasses import asdict
 from typing import Any
 
 from syncctl.pipeline.cleanup import clean_up
 from syncctl.pipeline.maintenance import maintenance_lease, note_maintenance
 from syncctl.pipeline.report import roll_up_when_due as roll_up_hours
-from syncctl.tasks.process import connections, task
+from syncctl.tasks.process import connections, stopping, task
 from syncctl.wiring.operators import retention_seconds
 from syncctl.wiring.rows import maintain_streams
 
 LEASE_SECONDS = 900.0
+CLEANUP_AT_MOST_SECONDS = 600.0
+"""Less than its lease: a second worker would else begin another one. The next tick goes on."""
 
 
 @task("syncctl.upkeep")
 def upkeep() -> dict[str, Any]:
     """Bring back what dead workers held, and dispatch due records, for every stream."""
     with note_maintenance(connections().ledger, "upkeep"):
-        return {"streams": [asdict(maintained) for maintained in maintain_streams(connections())]}
+        return {"streams": [asdict(maintained) for maintained in maintain_streams(connections(), should_stop=stopping)]}
 
 
 @task("syncctl.roll_up")
@@ -25,7 +28,7 @@ def roll_up() -> dict[str, Any]:
     """Recompute the open hours of the reports."""
     ledger = connections().ledger
     with maintenance_lease(ledger, "roll_up", seconds=LEASE_SECONDS) as is_held:
-        hours = roll_up_hours(ledger=ledger) if is_held else 0
+        hours = roll_up_hours(ledger=ledger, should_stop=stopping) if is_held else 0
         if is_held:
             ledger.totals.update(frozen_until=ledger.reports.frozen_until())
         return {"hours": hours}
@@ -38,5 +41,12 @@ def cleanup() -> dict[str, Any]:
     with maintenance_lease(ledger, "cleanup", seconds=LEASE_SECONDS) as is_held:
         if not is_held:
             return {}
-        kept = retention_seconds(settings)
-        return asdict(clean_up(ledger=ledger, retention_seconds=kept, who="beat", archive=settings.archive_directory))
+        enough = time.monotonic() + CLEANUP_AT_MOST_SECONDS
+        cleaned = clean_up(
+            ledger=ledger,
+            retention_seconds=retention_seconds(settings),
+            who="beat",
+            archive=settings.archive_directory,
+            should_stop=lambda: stopping() or time.monotonic() > enough,
+        )
+        return asdict(cleaned)

@@ -191,6 +191,8 @@ def replay(
     dry_run: bool = False,
     new_key: bool = False,
     replayed_ids: list[str] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    show: Callable[[int], None] = lambda _: None,
 ) -> "Replayed":
     """Make finished records due again, and dispatch them; see `pipeline.replay.replay_records`."""
     from syncctl.pipeline.replay import replay_records
@@ -205,6 +207,8 @@ def replay(
         dry_run=dry_run,
         new_key=new_key,
         replayed_ids=replayed_ids,
+        should_stop=should_stop,
+        show=show,
     )
     if done.replayed and not dry_run:
         for name in selection.streams or settings.stream_names:

@@ -104,16 +104,23 @@ def deliver(
     return loop.run(name)
 
 
-def maintain_streams(connections: Connections) -> "list[Maintained]":
+def maintain_streams(
+    connections: Connections, *, should_stop: Callable[[], bool] = lambda: False
+) -> "list[Maintained]":
     """Do the maintenance of every stream; where Redis is away this is logged, and due records stay due.
 
     The streams are shuffled: in a fixed order the first would always use up a partner's limit.
+
+    Args:
+        should_stop: Asked between streams.
     """
     from syncctl.pipeline.maintenance import maintain_stream
 
     names = connections.settings.stream_names
     done: list[Maintained] = []
     for name in random.sample(names, len(names)):
+        if should_stop():
+            break
         stream = connections.stream(name)
         try:
             done.append(

@@ -35,6 +35,13 @@ def test_what_clean_up_deletes_is_found_in_the_archive(
     settings = make_settings(sections={"retention": {"archive": str(archive)}})
     planned = run_syncctl("cleanup", "--dry-run", cwd=settings)
     assert planned.stdout == "would archive and delete 3 records: 3 delivered\n"
+    create = f"syncctl archive create --archive {archive}"
+    warned = f"cannot archive records in {archive}, so none is removed: there is no such directory"
+    assert f"warning: {warned}; mount its disk; or, if there has never been an archive, run: {create}" in planned.stderr
+    assert run_syncctl("cleanup", "--yes", cwd=settings).exit_code == 1
+    assert (finished.count_documents({}), archive.exists()) == (3, False)
+    made = run_syncctl(*create.split()[1:], cwd=settings)
+    assert (made.exit_code, made.stdout) == (0, f"{archive} is now an archive\n")
     refused = run_syncctl("cleanup", cwd=settings)
     assert f"confirmation needed: archive in {archive} and delete 3 finished records?" in refused.stderr
     done = run_syncctl("cleanup", "--yes", "--json", cwd=settings)
@@ -66,9 +73,10 @@ def test_what_clean_up_deletes_is_found_in_the_archive(
 def test_nothing_is_deleted_that_cannot_be_archived(
     run_syncctl: Run, settings_dir: Path, finished: Any, tmp_path: Path
 ) -> None:
-    (tmp_path / "file").touch()
-    done = run_syncctl("cleanup", "--archive", str(tmp_path / "file"), "--yes", cwd=settings_dir)
+    assert run_syncctl("archive", "create", "--archive", str(tmp_path), cwd=settings_dir).exit_code == 0
+    (tmp_path / "orders").touch()
+    done = run_syncctl("cleanup", "--archive", str(tmp_path), "--yes", cwd=settings_dir)
     assert (done.exit_code, done.stdout) == (1, "")
-    assert f"error: cannot archive records of orders in {tmp_path / 'file'}, so none of them is removed" in done.stderr
+    assert f"error: cannot archive records of orders in {tmp_path}, so none of them is removed" in done.stderr
     assert "hint: make room and check the rights of the directory" in done.stderr
     assert finished.count_documents({}) == 3

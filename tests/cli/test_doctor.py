@@ -123,6 +123,7 @@ def test_with_everything_down_doctor_still_prints_one_document(
         "configuration secrets",
         "configuration examples",
         "configuration retention",
+        "configuration archive",
     }
     assert checks["queue"]["detail"] == "needs redis, which failed"
     assert checks["beat"]["detail"] == "needs mongodb, which failed"
@@ -420,6 +421,7 @@ def test_services_that_hang_fail_within_the_timeout(
         "configuration secrets",
         "configuration examples",
         "configuration retention",
+        "configuration archive",
         "source default server",
         "source orders",
         "source orders index",

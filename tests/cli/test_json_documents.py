@@ -161,9 +161,11 @@ def test_the_documents_of_the_archive_are_what_the_page_says(
         testbed.partner = replace(testbed.partner, url=server.url)
         testbed.change_stream(append_only=True)
         testbed.deliver()
+    made = [run_syncctl("archive", "create", "--json", cwd=settings).json for _ in range(2)]
+    assert [document["created"] for document in made] == [True, False]
     archive_records(archive, "orders", [*testbed.database.records.find({"state": "delivered"})])
     archive_records(archive, "orders", [*testbed.database.records.find({"state": "failed"})])
-    printed: dict[str, Any] = {"archive show": [], "archive search": []}
+    printed: dict[str, Any] = {"archive create": made, "archive show": [], "archive search": []}
     for number in (1, 2):
         printed["archive show"].append(run_syncctl("archive", "show", f"orders-{number}", "--json", cwd=settings).json)
     printed["archive search"].append(run_syncctl("archive", "search", "--limit", "1", "--json", cwd=settings).json)

@@ -10,14 +10,16 @@ from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from backports import zstd
 
 from syncctl.archive import files
-from syncctl.archive.files import ArchiveError, append_lines, list_files
+from syncctl.archive.files import MARK, ArchiveError, append_lines, create_archive, list_files
 from syncctl.archive.frames import FRAME_BYTES_AT_MOST, Damage, find_last_frame, make_frame, read_lines
+from syncctl.core.ids import key_id
 from syncctl.core.json_text import JsonText
 from syncctl.core.states import State
 from syncctl.errors import TroubleFound, UsageError
@@ -26,6 +28,7 @@ from syncctl.pipeline import cleanup
 from syncctl.pipeline.archive import Wanted, find_archived, search_archive
 from syncctl.pipeline.cleanup import Cleaned, clean_up
 from syncctl.pipeline.maintenance import find_failing, maintenance_lease
+from syncctl.tasks import maintenance
 from tests.harness.testbed import Testbed, new_record
 
 DAY = date(2026, 1, 31)
@@ -36,6 +39,13 @@ EXACT = {
     "none": None, "text": "line\nend \0 ümlaut \u2028", "lines": [{"n": 1}], "attributes": JsonText('{"a":1.10}'),
     "long": Decimal("1" * 40),
 }  # fmt: skip
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
+    """A directory that is an archive."""
+    assert create_archive(tmp_path)
+    return tmp_path
 
 
 def finish(testbed: Testbed, *numbers: int, at: datetime = LONG_AGO, state: str = "delivered", **changes: Any) -> None:
@@ -80,6 +90,32 @@ def limited_files(size: int) -> Iterator[None]:
 
 
 # Files and frames.
+
+
+def test_a_directory_becomes_an_archive_once(tmp_path: Path) -> None:
+    place = tmp_path / "new" / "archive"
+    assert [create_archive(place), create_archive(place)] == [True, False]
+    assert [path.name for path in place.iterdir()] == [MARK]
+    assert ((place / MARK).stat().st_mode & 0o777, place.stat().st_mode & 0o777) == (0o600, 0o700)
+    with pytest.raises(ArchiveError):
+        create_archive(place / MARK)
+
+
+def test_where_no_archive_is_mounted_nothing_is_written(testbed: Testbed, tmp_path: Path) -> None:
+    """The directory of an archive on a disk that is not mounted is missing, or empty where it is the mount point."""
+    finish(testbed, 1)
+    (tmp_path / "mount point").mkdir()
+    for name, why in (("missing", "there is no such directory"), ("mount point", "there is no archive")):
+        with pytest.raises(ArchiveError) as failed:
+            clean(testbed, tmp_path / name)
+        assert failed.value.why == why
+        assert "syncctl archive create --archive " in failed.value.hint
+    assert testbed.states() == {1: ["delivered"]}
+    assert not (tmp_path / "missing").exists()
+    assert list((tmp_path / "mount point").iterdir()) == []
+    create_archive(tmp_path / "mount point")
+    clean(testbed, tmp_path / "mount point")
+    assert ids(search(tmp_path / "mount point")) == ["orders-1"]
 
 
 def test_later_lines_are_appended_and_other_programs_read_them_all(tmp_path: Path) -> None:
@@ -132,8 +168,8 @@ def test_lines_that_are_known_are_written_and_synced_again(tmp_path: Path, monke
     append_lines(tmp_path, "orders", DAY, lines(1, 2))
     assert (path.stat().st_ino, True) in synced
     assert path.read_bytes() == content
-    # A directory that was made, and not synced, before its maker died.
-    assert {inode for inode, _ in synced} >= {tmp_path.stat().st_ino, tmp_path.parent.stat().st_ino}
+    # The directory of the stream was made, and not synced, before its maker died.
+    assert tmp_path.stat().st_ino in {inode for inode, _ in synced}
 
 
 def test_lines_that_cannot_be_synced_again_may_not_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +190,7 @@ def test_lines_that_cannot_be_synced_again_may_not_be_removed(tmp_path: Path, mo
 
 
 def test_directories_that_are_made_are_private(tmp_path: Path) -> None:
+    create_archive(tmp_path / "a" / "b")
     append_lines(tmp_path / "a" / "b", "orders", DAY, lines(1))
     made = [path for path in tmp_path.rglob("*") if path.is_dir()]
     assert {path.name: path.stat().st_mode & 0o777 for path in made} == {"a": 0o700, "b": 0o700, "orders": 0o700}
@@ -222,8 +259,8 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stream", ["../orders", "a/b", ".", ""])
 def test_a_stream_is_no_way_out_of_the_directory(tmp_path: Path, stream: str) -> None:
     with pytest.raises(ArchiveError):
-        append_lines(tmp_path / "archive", stream, DAY, lines(1))
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+        append_lines(tmp_path, stream, DAY, lines(1))
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [MARK]
 
 
 def test_a_link_in_the_place_of_a_file_is_not_followed(tmp_path: Path) -> None:
@@ -258,9 +295,8 @@ def test_what_is_removed_is_in_the_archive_to_the_last_digit(testbed: Testbed, t
     finish(testbed, 1, payload=EXACT)
     finish(testbed, 2, state="failed", at=LONG_AGO + timedelta(days=1))
     stored = testbed.ledger.records.find(record_id="orders-1")
-    tmp_path /= "archive"
     planned = clean(testbed, tmp_path, dry_run=True)
-    assert (planned.archived, tmp_path.exists()) == (2, False)
+    assert (planned.archived, list_files(tmp_path)) == (2, [])
     done = clean(testbed, tmp_path)
     assert (done.archived, done.deleted["delivered"], done.deleted["failed"]) == (2, 1, 1)
     assert testbed.records() == []
@@ -278,10 +314,10 @@ def test_what_cannot_be_archived_is_not_removed_and_the_job_says_so(testbed: Tes
         clean(testbed, tmp_path / "archive")
     assert testbed.states() == {1: ["delivered"]}
     (job,) = find_failing(testbed.ledger)
-    assert (job.name, "cannot archive records of orders" in (job.error or "")) == ("cleanup", True)
+    assert (job.name, "cannot archive records in" in (job.error or "")) == ("cleanup", True)
     testbed.ledger.maintenance.release("cleanup")
     with maintenance_lease(testbed.ledger, "cleanup", seconds=60):
-        clean(testbed, tmp_path / "elsewhere")
+        clean(testbed, tmp_path)
     assert find_failing(testbed.ledger) == []
 
 
@@ -317,6 +353,56 @@ def test_a_clean_up_that_dies_before_it_removes_is_repeated_without_a_trace(
     (file,) = list_files(tmp_path)
     assert len(list(file.read_lines())) == 3
     assert testbed.records() == []
+
+
+def test_a_clean_up_that_is_asked_to_stop_ends_after_its_batch(
+    testbed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is to end waits for no clean-up of millions; nothing is half-done, and the next one goes on."""
+    monkeypatch.setattr(cleanup, "ARCHIVED_AT_ONCE", 2)
+    finish(testbed, *range(1, 6))
+    finish(testbed, 6, state="failed")
+    shown: list[int] = []
+    done = clean(testbed, tmp_path, should_stop=lambda: bool(shown), show=shown.append)
+    assert (shown, done.deleted) == ([2], {"delivered": 2, "failed": 0, "superseded": 0, "discarded": 0})
+    assert (len(testbed.records()), len(search(tmp_path))) == (4, 2)
+    (entry, *_) = testbed.ledger.audit.load(limit=1)
+    assert (entry["count"], entry["error"]) == (2, None)
+    assert clean(testbed, tmp_path, show=shown.append).archived == 4
+    assert shown == [2, 2, 3, 4]
+    assert (testbed.records(), len(search(tmp_path))) == ([], 6)
+
+
+def test_a_worker_that_is_to_end_begins_no_clean_up_and_no_further_day_of_a_roll_up(
+    testbed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(testbed, 1)
+    finish(testbed, 2, at=LONG_AGO + timedelta(days=3))
+    settings = SimpleNamespace(archive_directory=tmp_path, retention=SimpleNamespace(**KEPT))
+    monkeypatch.setattr(maintenance, "connections", lambda: SimpleNamespace(ledger=testbed.ledger, settings=settings))
+    monkeypatch.setattr(maintenance, "stopping", lambda: True)
+    maintenance.roll_up()
+    assert testbed.ledger.reports.frozen_until() == datetime(2026, 2, 1, 12, tzinfo=UTC)
+    assert maintenance.cleanup()["archived"] == 0
+    assert len(testbed.records()) == 2
+    monkeypatch.undo()
+    clean(testbed, tmp_path)
+    assert testbed.records() == []
+    assert [hour["window_start"].day for hour in testbed.database.reports.find({"logged": 1})] == [31, 3]
+
+
+def test_columns_with_the_names_of_extended_json_come_back_exactly(testbed: Testbed, tmp_path: Path) -> None:
+    names = ("$date", "$oid", "$numberDecimal", "$numberLong", "$regex", "$code", "$ref", "$id", "pairs", "a.b")
+    for number, name in enumerate(names, start=10):
+        payload = {"id": 1, name: "2026", "lines": [{name: 2, "n": Decimal("1.50")}], "one": {name: [[name, 1]]}}
+        finish(testbed, number, payload=payload, key={name: number}, key_id=key_id({name: number}))
+        finish(testbed, 200 + number, payload={name: [{name: None}]})
+        stored = testbed.ledger.records.find(record_id=f"orders-{number}")
+        assert stored[0]["payload"] == payload
+        clean(testbed, tmp_path)
+        assert search(tmp_path, record_id=f"orders-{number}") == stored
+        assert [record["key"] for record in search(tmp_path, key=f"{name}={number}")] == [{name: number}]
+        assert find_archived(tmp_path, f"orders-{200 + number}", warn=print)[0]["payload"] == {name: [{name: None}]}
 
 
 def test_a_record_that_is_replayed_meanwhile_stays_in_the_ledger(

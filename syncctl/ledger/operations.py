@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import pymongo
 from pymongo import UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
@@ -18,6 +19,7 @@ from syncctl.ledger.write_backs import WRITE_BACK, marked_if
 
 Doc = dict[str, Any]
 TAKEN_BACK_AT_ONCE = 1000
+_COUNT_SECONDS = 600
 UNTRIED_KEPT = timedelta(days=30)
 """How much longer than others a record is kept of which the source was not told, since that was last tried."""
 _ACKNOWLEDGED_AGAIN: Doc = {"$cond": [
@@ -208,8 +210,9 @@ class Operations:
 
     @edge
     def count_finished(self, stream: str, state: State, before: datetime) -> int:
-        """Return how many records a clean-up would remove."""
-        return self._records.count_documents(self.finished_before(stream, state, before), hint="finished")
+        """Return how many records a clean-up would remove: it reads each of them, so that millions take a while."""
+        with pymongo.timeout(_COUNT_SECONDS):
+            return self._records.count_documents(self.finished_before(stream, state, before), hint="finished")
 
     @edge
     def has_finished(self, stream: str, state: State, before: datetime) -> bool:

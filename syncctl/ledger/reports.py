@@ -4,7 +4,7 @@ Events count in the hour in which MongoDB stamped them. Open hours are recompute
 rewritten, and clean-up removes only records that finished in frozen hours.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,6 +20,7 @@ from syncctl.core.states import State
 from syncctl.ledger.client import edge, is_only_duplicates, translated
 from syncctl.ledger.expressions import or_zero
 from syncctl.ledger.history import EVENTS, FIRST_DELIVERY, truncate_hour
+from syncctl.ledger.totals import is_complete
 
 Doc = dict[str, Any]
 FREEZE_AFTER = timedelta(minutes=10)
@@ -83,6 +84,7 @@ class Reports:
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._records: Collection[Doc] = database["records"]
         self._reports: Collection[Doc] = database["reports"]
+        self._totals: Collection[Doc] = database["totals"]
         self.hosts = hosts
 
     @edge
@@ -110,8 +112,11 @@ class Reports:
     @edge
     def has_more_changes(self, count: int) -> bool:
         """Tell whether a roll-up would read more than `count` records; reads no more entries of the index than that."""
-        changed = {"updated_at": {"$gte": self.frozen_until() or datetime.min.replace(tzinfo=UTC)}}
-        return self._records.count_documents(changed, limit=count + 1, hint="updated") > count
+        since = {"$gte": self.frozen_until() or datetime.min.replace(tzinfo=UTC)}
+        return any(
+            self._records.count_documents({name: since}, limit=count + 1, hint=index) > count
+            for name, index in (("updated_at", "updated"), ("logged_at", "logged"))
+        )
 
     @edge
     def first_logged_at(self) -> datetime | None:
@@ -241,23 +246,44 @@ class Reports:
     def load_finished(self, streams: Sequence[str]) -> dict[str, dict[str, int]]:
         """Return, by stream, how many records are delivered and superseded, also those that were cleaned up.
 
-        Frozen hours are added up, and records that finished since are counted by their index, so that no query counts
-        millions. The number of records that were sent again since is that of the last roll-up.
+        The totals of hours that froze long ago are read, those that froze since are added up, and records that finished
+        after them are counted by their index: no query counts millions, or reads the hours of years. The number of
+        records that were sent again since is that of the last roll-up.
         """
+        # Before the end of the frozen hours: totals that are updated meanwhile would have hours that are counted below.
+        known = [found for found in self._totals.find({}, {"shown": False}) if is_complete(found)]
         frozen = self.frozen_until()
         names = ("delivered", "superseded")
         totals = {stream: dict.fromkeys(names, 0) for stream in streams}
         if frozen is not None:
-            for found in self._reports.aggregate(
-                [{"$match": {"window_start": {"$exists": True}}}, {"$group": _net(names, frozen)}]
-            ):
+            for found in known:
                 if found["_id"] in totals:
-                    totals[found["_id"]] = {name: int(found[name]) for name in names}
+                    _add_finished(totals[found["_id"]], found["frozen"])
+            ends = {found["_id"]: found["until"] for found in known}
+            for found in self._reports.aggregate([{"$match": _behind(ends)}, {"$group": _net(names, frozen)}]):
+                if found["_id"] in totals:
+                    for name in names:
+                        totals[found["_id"]][name] += int(found[name])
         since = {"$gte": frozen} if frozen is not None else {"$exists": True}
         for stream, name in ((stream, name) for stream in streams for name in names):
             query = {"stream": stream, "state": name, "finished_at": since}
             totals[stream][name] += self._records.count_documents(query, hint="finished")
         return totals
+
+
+def _add_finished(finished: dict[str, int], frozen: Mapping[str, Any]) -> None:
+    """Add the records that finished in the hours of a total, less those that were sent again."""
+    for name in finished:
+        finished[name] += int(frozen["counts"].get(name, 0)) - int(frozen["reopened"].get(name, 0))
+
+
+def _behind(ends: Mapping[str, datetime]) -> Doc:
+    """Return the filter for hours at or after the end of the totals of their stream; all of them without totals."""
+    first = min(ends.values(), default=None)
+    if first is None:
+        return {"window_start": {"$exists": True}}
+    later = [{"stream": stream, "window_start": {"$lt": end}} for stream, end in ends.items() if end > first]
+    return {"window_start": {"$gte": first}} | ({"$nor": later} if later else {})
 
 
 def _net(names: Sequence[str], frozen: datetime) -> Doc:

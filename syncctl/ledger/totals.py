@@ -19,8 +19,8 @@ from syncctl.ledger.client import edge
 Doc = dict[str, Any]
 
 COUNTS = ("logged", "delivered", "failed", "superseded", "discarded", "attempts", "retries")
-BY_NAME = ("outcomes", "latency", "delivery")
-"""The counts of an hour that are apart by outcome or by the bucket of `core/histogram.py`."""
+BY_NAME = ("outcomes", "latency", "delivery", "reopened")
+"""The counts of an hour that are apart by outcome, by the bucket of `core/histogram.py`, or by state."""
 _UPDATE_SECONDS = 300
 
 
@@ -32,6 +32,7 @@ class StreamTotals:
     outcomes: dict[str, int] = field(default_factory=dict)
     latency: dict[str, int] = field(default_factory=dict)
     delivery: dict[str, int] = field(default_factory=dict)
+    reopened: dict[str, int] = field(default_factory=dict)
 
     def add(self, hour: Mapping[str, Any]) -> None:
         """Add one stored hour."""
@@ -45,6 +46,11 @@ class StreamTotals:
     def to_document(self) -> Doc:
         """Return the document to store."""
         return {"counts": dict(self.counts), **{name: dict(getattr(self, name)) for name in BY_NAME}}
+
+
+def is_complete(document: Mapping[str, Any]) -> bool:
+    """Tell whether the totals of a stream have every count of this version."""
+    return document.get("until") is not None and BY_NAME[-1] in document.get("frozen", {})
 
 
 def _read(document: Mapping[str, Any]) -> StreamTotals:
@@ -75,16 +81,18 @@ class Totals:
         if frozen_until is None:
             return
         known = {found["_id"]: found for found in self._totals.find({}, {"shown": False})}
+        # Those of an earlier version lack some counts: they are added up once more.
+        complete = {name: found for name, found in known.items() if is_complete(found)}
         # A stream without totals has either all of its hours after these, or there are none of any stream.
-        since = min((found["until"] for found in known.values()), default=None)
-        frozen: dict[str, StreamTotals] = {name: _read(found["frozen"]) for name, found in known.items()}
+        since = min((found["until"] for found in complete.values()), default=None) if complete == known else None
+        frozen: dict[str, StreamTotals] = {name: _read(found["frozen"]) for name, found in complete.items()}
         opened: dict[str, StreamTotals] = {}
         query = {"window_start": {"$exists": True} if since is None else {"$gte": since}}
         fields = dict.fromkeys(("stream", "window_start", *COUNTS, *BY_NAME), True)
         with pymongo.timeout(_UPDATE_SECONDS):
             for hour in self._reports.find(query, fields):
                 stream, at = hour["stream"], hour["window_start"]
-                if stream in known and at < known[stream]["until"]:
+                if stream in complete and at < complete[stream]["until"]:
                     continue
                 part = frozen if at < frozen_until else opened
                 part.setdefault(stream, StreamTotals()).add(hour)

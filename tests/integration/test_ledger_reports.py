@@ -289,9 +289,16 @@ def test_a_replay_counts_as_opened_again_and_each_record_is_delivered_once(
     assert delivered() == 2
 
 
-def test_a_record_delivered_in_a_frozen_hour_and_replayed_is_not_counted_twice(ledger: Ledger, database: Any) -> None:
+@pytest.mark.parametrize("adds_up", [False, True], ids=["hours", "totals"])
+def test_a_record_delivered_in_a_frozen_hour_and_replayed_is_not_counted_twice(
+    ledger: Ledger, database: Any, adds_up: bool
+) -> None:
     def delivered() -> int:
         roll_up(ledger=ledger)
+        if adds_up:
+            ledger.totals.update(frozen_until=ledger.reports.frozen_until())
+            # Hours that are in the totals are not read again: there are years of them.
+            database.reports.delete_many({"frozen": True})
         return ledger.reports.load_finished(["orders"])["orders"]["delivered"]
 
     log(ledger, 1, 2, 3)
@@ -400,3 +407,20 @@ def test_roll_ups_of_minutes_ago_do_where_many_records_are_changing(ledger: Ledg
     database.reports.update_one({"_id": "frozen_until"}, {"$set": {"rolled_up_at": PAST}})
     assert bring_up_to_date(ledger=ledger, at_once=0)
     assert hour(database)["delivered"] == 3
+
+
+def test_totals_that_an_earlier_version_made_are_made_anew(ledger: Ledger, database: Any) -> None:
+    def delivered() -> int:
+        return ledger.reports.load_finished(["orders"])["orders"]["delivered"]
+
+    log(ledger, 1)
+    deliver(ledger, database, 1)
+    let_hours_pass(database, 3)
+    roll_up(ledger=ledger)
+    ledger.totals.update(frozen_until=ledger.reports.frozen_until())
+    database.totals.update_one({}, {"$unset": {"frozen.reopened": True}})
+    assert delivered() == 1
+    ledger.totals.update(frozen_until=ledger.reports.frozen_until())
+    assert ledger.totals.load()["orders"].counts["delivered"] == 1
+    database.reports.delete_many({"frozen": True})
+    assert delivered() == 1

@@ -12,6 +12,7 @@ from syncctl.core.states import State
 from syncctl.ledger.client import edge
 from syncctl.ledger.codec import decode_values
 from syncctl.ledger.expressions import in_future
+from syncctl.ledger.indexes import TO_ACKNOWLEDGE
 
 Doc = dict[str, Any]
 AGAIN_SECONDS = 60.0
@@ -38,7 +39,7 @@ class Acknowledgements:
         rested = {"$lte": [{"$ifNull": ["$acknowledge.due_at", None]}, "$$NOW"]}
         query = {**_of(stream, failed_too=failed_too), "acknowledge": {"$exists": True}, "$expr": rested}
         found = self._records.find(query, _FIELDS, limit=limit)
-        return [_read(record) for record in found.hint("to_acknowledge")]
+        return [_read(record) for record in found.hint(TO_ACKNOWLEDGE)]
 
     @edge
     def begin(self, finished: Sequence[Acknowledgement], results: Sequence[Acknowledged]) -> None:
@@ -98,10 +99,10 @@ class Acknowledgements:
         """
         refused = {"acknowledge": {"$exists": True}, "acknowledge.error": {"$exists": True}}
         query = {**_of(stream, failed_too=failed_too), **refused}
-        found = self._records.find_one(query, {"acknowledge": True}, hint="to_acknowledge")
+        found = self._records.find_one(query, {"acknowledge": True}, hint=TO_ACKNOWLEDGE)
         if found is None:
             return None
-        return self._records.count_documents(query, hint="to_acknowledge"), str(found["acknowledge"]["error"])
+        return self._records.count_documents(query, hint=TO_ACKNOWLEDGE), str(found["acknowledge"]["error"])
 
 
 def _of(stream: str, *, failed_too: bool) -> Doc:

@@ -20,6 +20,8 @@ ONE_IN_FLIGHT = "one_version_in_flight"
 RETRIES_IN_FLIGHT = "retries_in_flight"
 FAILED_BY_KEY = "failed_by_key"
 TO_WRITE_BACK = "to_write_back"
+TO_ACKNOWLEDGE = "to_acknowledge"
+KEPT = "kept"
 FAILED_BY_ERROR = "failed_by_error"
 TOO_OLD = "this_ledger_needs_a_newer_syncctl"
 """The index of the first syncctl's records in flight, under a name that it does not ask for.
@@ -100,10 +102,12 @@ INDEXES: tuple[Index, ...] = (
     # Mode flag: what the source has not been told of.
     Index(
         collection="records",
-        name="to_acknowledge",
+        name=TO_ACKNOWLEDGE,
         keys=_keys("stream", "state"),
         partial={"acknowledge": {"$exists": True}},
     ),
+    # An append-only stream reads them again: clean-up counts those that it may remove without reading all others.
+    Index(collection="records", name=KEPT, keys=_keys("stream", "state"), partial={"kept": {"$exists": True}}),
     # Outcomes that the source does not have yet: the first that are due, and since when they wait.
     Index(
         collection="records",

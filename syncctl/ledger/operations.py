@@ -4,22 +4,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-import pymongo
 from pymongo import UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
 
 from syncctl.core.outcome import GONE_STATUSES, Verdict
 from syncctl.core.states import TERMINAL, State
-from syncctl.ledger.client import edge
+from syncctl.ledger.client import edge, update_many_safely
 from syncctl.ledger.expressions import SYNCCTL, or_absent, or_zero
 from syncctl.ledger.history import REOPENED, grown
+from syncctl.ledger.indexes import KEPT, TO_ACKNOWLEDGE, TO_WRITE_BACK
 from syncctl.ledger.records import LARGE_ROW_BYTES
 from syncctl.ledger.write_backs import WRITE_BACK, marked_if
 
 Doc = dict[str, Any]
 TAKEN_BACK_AT_ONCE = 1000
-_COUNT_SECONDS = 600
 UNTRIED_KEPT = timedelta(days=30)
 """How much longer than others a record is kept of which the source was not told, since that was last tried."""
 _ACKNOWLEDGED_AGAIN: Doc = {"$cond": [
@@ -34,6 +33,30 @@ def _superseded(by: str) -> Doc:
     """Return the changes that make a record superseded by a newer one."""
     now = dict.fromkeys(("superseded_at", "finished_at", "updated_at"), "$$NOW")
     return {"state": State.SUPERSEDED.value, "superseded_by": by, **now}
+
+
+def _finished_before(stream: str, state: State, before: datetime) -> Doc:
+    if state not in TERMINAL:
+        raise ValueError(f"{state} is not a terminal state")
+    return {"stream": stream, "state": state.value, "finished_at": {"$lt": before}}
+
+
+def _list_kept(state: State, before: datetime) -> list[tuple[str, Doc]]:
+    """Return what finished records have that clean-up keeps however old they are, each with the index of such ones."""
+    tried = {"$gte": before - UNTRIED_KEPT}
+    kept: list[tuple[str, Doc]] = [
+        (KEPT, {"kept": {"$exists": True}}),
+        # The source does not have its outcome yet, which the doctor says, until no poll tries any more.
+        (TO_WRITE_BACK, {f"{WRITE_BACK}.due_at": tried}),
+    ]
+    if state is State.DELIVERED:
+        # In mode flag the source has not been told of it yet.
+        kept.append((TO_ACKNOWLEDGE, {"acknowledge": {"$exists": True}}))
+    elif state in (State.FAILED, State.DISCARDED):
+        # The source refuses to be told of it, which the doctor says, until no poll tries any more.
+        refused = {"acknowledge.error": {"$exists": True}, "acknowledge.due_at": tried}
+        kept.append((TO_ACKNOWLEDGE, {"acknowledge": {"$exists": True}, **refused}))
+    return kept
 
 
 class Operations:
@@ -184,35 +207,26 @@ class Operations:
         return self._change(ids, states, [{"$set": changes}, {"$unset": ["due_at", "waits_for"]}])
 
     def _change(self, ids: Iterable[str], states: Sequence[str], changes: list[Doc]) -> int:
-        writes = [UpdateOne({"_id": record, "state": {"$in": list(states)}}, changes) for record in ids]
-        return self._records.bulk_write(writes, ordered=False).modified_count if writes else 0
+        guard = {"_id": {"$in": list(ids)}, "state": {"$in": list(states)}}
+        return update_many_safely(self._records, guard, changes)
 
     def finished_before(self, stream: str, state: State, before: datetime) -> Doc:
-        """Return the query for the finished records of a stream and state older than a time."""
-        if state not in TERMINAL:
-            raise ValueError(f"{state} is not a terminal state")
-        tried = {"$gte": before - UNTRIED_KEPT}
-        query: Doc = {
-            "stream": stream,
-            "state": state.value,
-            "finished_at": {"$lt": before},
-            "kept": {"$exists": False},
-            # The source does not have its outcome yet, which the doctor says, until no poll tries any more.
-            f"{WRITE_BACK}.due_at": {"$not": tried},
-        }
-        if state is State.DELIVERED:
-            # In mode flag the source has not been told of it yet.
-            query["acknowledge"] = {"$exists": False}
-        elif state in (State.FAILED, State.DISCARDED):
-            # The source refuses to be told of it, which the doctor says, until no poll tries any more.
-            query["$nor"] = [{"acknowledge.error": {"$exists": True}, "acknowledge.due_at": tried}]
-        return query
+        """Return the query for the finished records of a stream and state older than a time that clean-up removes."""
+        kept = [condition for _, condition in _list_kept(state, before)]
+        return {**_finished_before(stream, state, before), "$nor": kept}
 
     @edge
     def count_finished(self, stream: str, state: State, before: datetime) -> int:
-        """Return how many records a clean-up would remove: it reads each of them, so that millions take a while."""
-        with pymongo.timeout(_COUNT_SECONDS):
-            return self._records.count_documents(self.finished_before(stream, state, before), hint="finished")
+        """Return how many records a clean-up would remove; reads none of them but those that it keeps."""
+        finished = _finished_before(stream, state, before)
+        count = self._records.count_documents
+        removed, counted = count(finished, hint="finished"), list[Doc]()
+        for index, condition in _list_kept(state, before):
+            # Each is counted once.
+            others = {"$nor": list(counted)} if counted else {}
+            removed -= count({**finished, **condition, **others}, hint=index)
+            counted.append(condition)
+        return removed
 
     @edge
     def has_finished(self, stream: str, state: State, before: datetime) -> bool:

@@ -136,9 +136,9 @@ QUERIES: dict[str, tuple[Callable[[Ledger], Any], str, int]] = {
         7,
     ),
     "count for clean-up": (
-        lambda ledger: ledger.operations.count_finished("orders", State.FAILED, NOW),
-        "finished_at",
-        7,
+        lambda ledger: ledger.operations.count_finished("orders", State.DELIVERED, LATER),
+        "stream",
+        406,
     ),
     "selection": (
         lambda ledger: ledger.selections.read_page(scan("failed"), limit=100),
@@ -227,6 +227,10 @@ QUERIES: dict[str, tuple[Callable[[Ledger], Any], str, int]] = {
 }
 
 
+COUNTED = ("count for clean-up",)
+"""The index alone answers: records are large, and there are millions."""
+
+
 @pytest.mark.parametrize("name", QUERIES)
 def test_a_hot_query_reads_its_index_and_little_else(ledger: Ledger, database: Any, name: str) -> None:
     """No collection scan, no sort in memory, no cost that grows with finished or future records (invariant 11)."""
@@ -246,7 +250,7 @@ def test_a_hot_query_reads_its_index_and_little_else(ledger: Ledger, database: A
         assert "IXSCAN" in plan["planSummary"] or "COUNT_SCAN" in plan["planSummary"], plan["planSummary"]
         assert field in plan["planSummary"]
         assert plan["keysExamined"] <= at_most, (plan["planSummary"], plan["keysExamined"])
-        assert plan["docsExamined"] <= at_most
+        assert plan["docsExamined"] <= (0 if name in COUNTED else at_most)
         # The few groups of an aggregation and the versions of one row may be sorted, other records may not.
         is_few = "$group" in str(plan["command"]) or field == "key_id"
         assert not plan.get("hasSortStage") or is_few, plan["planSummary"]

@@ -121,6 +121,23 @@ def test_a_clean_up_removes_the_oldest_first_and_only_of_its_state(ledger: Ledge
     assert ledger.operations.remove_finished("others", State.DELIVERED, before, limit=2) == 0
 
 
+def test_a_clean_up_removes_as_many_as_it_counts_however_many_it_keeps(ledger: Ledger, database: Any) -> None:
+    before = PAST + timedelta(days=4)
+    tried, given_up = {"due_at": before}, {"due_at": before - timedelta(days=31)}
+    refused = {"version": "1", "error": "no", "due_at": before}
+    marks: list[dict[str, Any]] = [
+        {}, {"kept": True}, {"acknowledge": {"version": "1"}}, {"acknowledge": refused}, {"write_back": tried},
+        {"write_back": given_up}, {"kept": True, "acknowledge": refused, "write_back": tried},
+        {"acknowledge": {**refused, **given_up}, "write_back": given_up},
+    ]  # fmt: skip
+    for state, count in ((State.DELIVERED, 2), (State.FAILED, 4), (State.SUPERSEDED, 5)):
+        for number, mark in enumerate(marks):
+            record = {"_id": f"{state}-{number}", "stream": "orders", "state": state.value, "finished_at": PAST}
+            database.records.insert_one({**record, **mark})
+        assert ledger.operations.count_finished("orders", state, before) == count, state
+        assert ledger.operations.remove_finished("orders", state, before, limit=99) == count
+
+
 def test_a_record_that_was_replayed_meanwhile_is_not_removed(
     ledger: Ledger, database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,18 +27,15 @@ def bucket_of(duration_ms: float) -> int:
     return math.floor(math.log(max(duration_ms, 0.1)) / LN_GROWTH)
 
 
-def percentile(buckets: Mapping[int, int], share: float) -> float | None:
-    """Return the duration in ms below which `share` (0 to 1) of them lie; None where there are none."""
+def percentiles(buckets: Mapping[int, int], shares: Sequence[float]) -> list[float | None]:
+    """Return the durations in ms below which each share (0 to 1) of them lie; None where there are none."""
     total = sum(buckets.values())
     if total == 0:
-        return None
-    wanted = max(1, math.ceil(total * share))
-    seen = 0
-    for bucket in sorted(buckets):
-        seen += buckets[bucket]
-        if seen >= wanted:
-            return round(_middle_of(bucket), 2)
-    return None
+        return [None] * len(shares)
+    ordered = sorted(buckets)
+    seen = list(itertools.accumulate(buckets[bucket] for bucket in ordered))
+    places = [bisect_left(seen, max(1, math.ceil(total * share))) for share in shares]
+    return [round(_middle_of(ordered[place]), 2) for place in places]
 
 
 def accumulate(buckets: Mapping[int, int], bounds_ms: Sequence[float]) -> list[int]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Literal
 
-from syncctl.core.histogram import percentile
+from syncctl.core.histogram import percentiles
 from syncctl.core.points import Point
 from syncctl.core.time_zone import HOUR, floor_day, start_of_day
 from syncctl.ledger.history import SLICE_MINUTES
@@ -54,22 +54,27 @@ class HourSum:
         known = {} if self.delivery is None else {"delivery": self.delivery}
         return {**self.counts, "latency": self.latency, "retried": self.retried, **known}
 
-    def latency_ms(self, share: int) -> float | None:
-        """Return a percentile of the latencies of calls."""
-        return percentile({int(bucket): count for bucket, count in self.latency.items()}, share / 100)
+    def latency_ms(self) -> tuple[float | None, ...]:
+        """Return the percentiles of `SHARES` of the latencies of calls."""
+        return _find_percentiles(self.latency)
 
-    def delivery_ms(self, share: int) -> float | None:
-        """Return a percentile of the times from logged to delivered."""
-        return percentile({int(bucket): count for bucket, count in (self.delivery or {}).items()}, share / 100)
+    def delivery_ms(self) -> tuple[float | None, ...]:
+        """Return the percentiles of `SHARES` of the times from logged to delivered."""
+        return _find_percentiles(self.delivery or {})
 
     def summarise(self) -> dict[str, Any]:
         """Return the counts and the percentiles."""
         return {
             **self.counts,
-            **{f"p{share}_ms": self.latency_ms(share) for share in SHARES},
+            **{f"p{share}_ms": found for share, found in zip(SHARES, self.latency_ms(), strict=True)},
             "delivery_count": None if self.delivery is None else sum(self.delivery.values()),
-            **{f"delivery_p{share}_ms": self.delivery_ms(share) for share in SHARES},
+            **{f"delivery_p{share}_ms": found for share, found in zip(SHARES, self.delivery_ms(), strict=True)},
         }
+
+
+def _find_percentiles(buckets: Mapping[str, int]) -> tuple[float | None, ...]:
+    counts = {int(bucket): count for bucket, count in buckets.items()}
+    return tuple(percentiles(counts, [share / 100 for share in SHARES]))
 
 
 def _merge(buckets: dict[str, int], more: Mapping[str, int]) -> None:
@@ -236,8 +241,8 @@ class Figures:
             delivered=found.counts["delivered"],
             failed=found.counts["failed"],
             retried=found.retried,
-            latency_ms=tuple(found.latency_ms(share) for share in SHARES),
-            delivery_ms=tuple(found.delivery_ms(share) for share in SHARES),
+            latency_ms=found.latency_ms(),
+            delivery_ms=found.delivery_ms(),
         )
 
     def _spans(self) -> Iterator[tuple[datetime, datetime]]:

@@ -171,6 +171,11 @@ def write_retention(set_up: SetUp, hint: str) -> None:
     run_everything_anew(set_up, hint)
 
 
+def name_archive(set_up: SetUp) -> None:
+    set_up.changes = {"sections": {"retention": {"archive": "archive"}}}
+    run_everything_anew(set_up, "")
+
+
 def run_everything_anew(set_up: SetUp, _: str) -> None:
     set_up.run_worker()
     set_up.run_beat()
@@ -363,6 +368,9 @@ CASES = {
     "a secret of an example": Case(break_it=keep_example, named={"configuration examples"}, follow=set_token),
     "a retention shorter than retries": Case(
         break_it=keep_failed_briefly, named={"configuration retention"}, follow=write_retention, hint='failed = "1d"'
+    ),
+    "no archive is mounted": Case(
+        break_it=name_archive, named={"configuration archive"}, follow=SetUp.run_syncctl, hint="mount its disk"
     ),
     "Redis evicts the queue": Case(
         break_it=set_redis("maxmemory-policy", "allkeys-lru"), named={"redis eviction"}, follow=SetUp.run_redis_cli

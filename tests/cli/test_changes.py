@@ -9,6 +9,7 @@ import pytest
 from pymongo.uri_parser import parse_uri
 
 from syncctl import __version__
+from syncctl.ledger.migrations import VERSION
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from tests.cli.conftest import Settled
 from tests.harness.commands import answer
@@ -98,7 +99,12 @@ def test_a_replay_warns_of_workers_that_run_something_else(
         if line.startswith("MONGO_URL=")
     )
     workers = mongo_client[parse_uri(url.strip("'\""))["database"]].workers
-    own = {"at": datetime.now(UTC) + timedelta(minutes=5), "version": __version__, "queues": ["deliver"]}
+    own = {
+        "at": datetime.now(UTC) + timedelta(minutes=5),
+        "version": __version__,
+        "ledger": VERSION,
+        "queues": ["deliver"],
+    }
     try:
         workers.insert_one({"_id": "new@one", **own})
         assert "warning" not in run_syncctl("replay", "--dry-run", cwd=settled.directory).stderr

@@ -97,7 +97,8 @@ def test_status_without_a_worker_names_the_next_command(run_syncctl: Run, settle
     assert status["queue"]["messages"] == 0
     shown = run_syncctl("status", cwd=settled.directory)
     assert "none; run: syncctl worker" in shown.stdout
-    assert shown.stderr == "next: syncctl failures\n"
+    # It may say besides that the last poll is long ago: the tests before it took their time.
+    assert shown.stderr.endswith("next: syncctl failures\n")
 
 
 def test_status_without_redis_still_shows_the_ledger(run_syncctl: Run, settings_dir: Path) -> None:

@@ -33,10 +33,18 @@ def run_celery(program: str, arguments: Sequence[str], *, settings: "Settings", 
         0 after a graceful stop.
 
     Raises:
-        UsageError: Celery rejects an argument.
+        UsageError: Celery rejects an argument, or would take it as a part of its configuration.
         ConfigurationError: The ledger belongs to another project.
         InternalError: Celery ended unexpectedly.
     """
+    for argument in arguments:
+        # Celery would read it as a part of its configuration, which is syncctl's own.
+        if "=" in argument and not argument.startswith("-"):
+            raise UsageError(
+                f"{argument!r} is no option of Celery's {program}",
+                why="Celery's configuration is made by syncctl and cannot be changed here",
+                hint=f"run: celery {program} --help",
+            )
     level = "debug" if debug else settings.log.level
     configure_logging(
         level=level, format=settings.log.format, attempts=settings.log.attempts, secrets=settings.secrets()

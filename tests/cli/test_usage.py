@@ -74,6 +74,8 @@ def test_a_wrong_command_line_is_three_lines_and_exit_code_2(
         (("worker", "--queues", "delivr"), ("no such queue",)),
         (("worker", "--queues", ""), ("no such queue",)),
         (("worker", "--queues", "poll,nope"), ("no such queue",)),
+        (("beat", "="), ("'=' is no option of Celery's beat",)),
+        (("worker", "--", "accept_content=pickle"), ("'accept_content=pickle' is no option of Celery's worker",)),
         (
             ("worker", "--", "--no-such-celery-flag"),
             ("Celery rejected the arguments for its worker", "--no-such-celery-flag"),

@@ -123,18 +123,6 @@ class Filler:
         status, message = (422, 409, 400, 404)[number % 4], f"the partner refused: {words} is not valid"
         return {"fingerprint": fingerprint(status, message, ()), "status": status, "message": message}
 
-    def _make_finished(self, begin: datetime, end: datetime, count: int) -> Iterator[tuple[Doc, Doc | None]]:
-        step = (end - begin) / max(1, count)
-        streams = self._random.choices(self._streams, cum_weights=self._weights, k=count)
-        states = self._random.choices(self._states, cum_weights=self._shares, k=count)
-        for number, (stream, state) in enumerate(zip(streams, states, strict=True)):
-            yield self._make_record(stream, state, begin + number * step)
-
-    def _make_due(self, count: int) -> Iterator[tuple[Doc, Doc | None]]:
-        for number in range(count):
-            at = self._now - timedelta(hours=3) * (1 - number / count)
-            yield self._make_record("orders", State.PENDING, at)
-
     def _make_record(self, stream: str, state: State, at: datetime) -> Doc:
         self._number += 1
         number = self._number

@@ -1,5 +1,6 @@
 """`syncctl upgrade`: bring an older ledger to the version of this syncctl."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,7 +67,7 @@ def upgrade(
     return ExitCode.TROUBLE if check and (done.pending or done.missing_indexes) else ExitCode.DONE
 
 
-def _look(ledger: "Ledger", upgraded: "Upgraded | None" = None, created: tuple[str, ...] = ()) -> LedgerUpgrade:
+def _look(ledger: "Ledger", upgraded: "Upgraded | None" = None, created: Sequence[str] = ()) -> LedgerUpgrade:
     form = ledger.schema.load()
     return LedgerUpgrade(
         version_before=upgraded.version_before if upgraded else form.version,
@@ -96,7 +97,7 @@ def _upgrade(ledger: "Ledger") -> LedgerUpgrade:
                 out.say(f"waiting for {advance.waits_for}: {format_count(advance.left, 'document')} left")
 
         created, upgraded = ledger.upgrade(who=name_operator(), watch=watch)
-    return _look(ledger, upgraded, tuple(created))
+    return _look(ledger, upgraded, created)
 
 
 def _show_plan(done: LedgerUpgrade) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 from pymongo import ReturnDocument, UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
+from pymongo.errors import AutoReconnect, DuplicateKeyError
 
 from syncctl.core.clock import boot_time
 from syncctl.core.records import Record
 from syncctl.core.states import State
-from syncctl.ledger.client import edge, is_only_duplicates, update_many_safely
+from syncctl.ledger.client import edge, update_many_safely, write_but_duplicates
 from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, ClockReading, in_future, is_past, or_zero
 from syncctl.ledger.records import record_of
 
@@ -139,11 +139,7 @@ class Batches:
         except (DuplicateKeyError, AutoReconnect):
             # One by one, which the driver repeats where it must: a key in flight keeps only its own record back.
             writes = [UpdateOne({"_id": record, **due}, [{"$set": changes}]) for record in ids]
-            try:
-                self._records.bulk_write(writes, ordered=False)
-            except BulkWriteError as error:
-                if not is_only_duplicates(error):
-                    raise
+            write_but_duplicates(self._records, writes)
 
     @edge
     def note_remote_hashes(self, claim: Claim, records: Sequence[Record]) -> None:

@@ -201,6 +201,16 @@ def is_only_duplicates(error: mongo.BulkWriteError) -> bool:
     )
 
 
+def write_but_duplicates(collection: "Collection[dict[str, Any]]", writes: Sequence[pymongo.UpdateOne]) -> int:
+    """Make every write but those that a unique index refuses; return how many documents were modified."""
+    try:
+        return collection.bulk_write(writes, ordered=False).modified_count
+    except mongo.BulkWriteError as error:
+        if not is_only_duplicates(error):
+            raise
+        return int(error.details["nModified"])
+
+
 def new_token() -> str:
     """Return a unique token; unlike a seeded generator it stays unique after a fork."""
     return os.urandom(12).hex()

@@ -5,17 +5,15 @@ repeat, to kill and to run twice at once, and safe while processes of the versio
 those must have ended.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from pymongo import UpdateOne
-from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError
 
 from syncctl.core.states import State
-from syncctl.ledger.client import is_only_duplicates, new_token, update_many_safely
+from syncctl.ledger.client import new_token, update_many_safely, write_but_duplicates
 from syncctl.ledger.expressions import is_past
 from syncctl.ledger.heartbeats import Heartbeats
 from syncctl.ledger.indexes import TOO_OLD
@@ -104,19 +102,9 @@ def _make_batch(database: Database[Doc], found: Doc) -> int:
     batch = {"stream": found["_id"]["stream"], "worker": found["worker"], "ids": ids, "begun": ids}
     database["batches"].insert_one({"_id": token, **batch, "until": found["until"]})
     guard = {**_SENDING, "lease.token": found["_id"]["token"]}
-    return _update_each(database["records"], ids, guard, [{"$set": changes}, {"$unset": _FIELDS}])
-
-
-def _update_each(records: Collection[Doc], ids: Sequence[str], guard: Doc, changes: list[Doc]) -> int:
-    """Change records one by one; one whose key has another version in flight has its turn later (invariant 5)."""
-    try:
-        return records.bulk_write(
-            [UpdateOne({"_id": record, **guard}, changes) for record in ids], ordered=False
-        ).modified_count
-    except BulkWriteError as error:
-        if not is_only_duplicates(error):
-            raise
-        return int(error.details["nModified"])
+    update: list[Doc] = [{"$set": changes}, {"$unset": _FIELDS}]
+    # One whose key has another version in flight has its turn later (invariant 5).
+    return write_but_duplicates(database["records"], [UpdateOne({"_id": record, **guard}, update) for record in ids])
 
 
 def _select_unended(database: Database[Doc]) -> Doc:

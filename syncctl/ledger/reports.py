@@ -13,11 +13,10 @@ import pymongo
 from pymongo import UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError
 
 from syncctl.core.metrics import name_outcome
 from syncctl.core.states import State
-from syncctl.ledger.client import edge, is_only_duplicates, translated
+from syncctl.ledger.client import edge, translated, write_but_duplicates
 from syncctl.ledger.expressions import or_zero
 from syncctl.ledger.history import EVENTS, FIRST_DELIVERY, truncate_hour
 from syncctl.ledger.totals import is_complete
@@ -224,11 +223,7 @@ class Reports:
             document = hour.to_document() | {"frozen": hour.window_start < frozen_until}
             writes.append(UpdateOne({"_id": identity, "frozen": {"$ne": True}}, {"$set": document}, upsert=True))
         if writes:
-            try:
-                self._reports.bulk_write(writes, ordered=False)
-            except BulkWriteError as error:
-                if not is_only_duplicates(error):
-                    raise
+            write_but_duplicates(self._reports, writes)
         newest = {"at": frozen_until} | ({} if done is None else {"rolled_up_at": done.at})
         took = {} if done is None else {"$set": {"took_seconds": done.took_seconds}}
         self._reports.update_one({"_id": _FROZEN_UNTIL}, {"$max": newest, **took}, upsert=True)

@@ -144,18 +144,18 @@ def test_an_upgrade_that_is_cut_off_anywhere_is_finished_by_the_next(
     with Ledger(mongo_url, mongo_database.name) as ledger:
         for cut_after in range(20):
             steps = 0
-            make_batch = migrations._update_each
+            write = migrations.write_but_duplicates
 
-            def cut_off(*args: Any, after: int = cut_after, update: Any = make_batch) -> int:
+            def cut_off(*args: Any, after: int = cut_after, write: Any = write) -> int:
                 nonlocal steps
                 steps += 1
                 if steps > after:
                     raise KeyboardInterrupt
-                changed: int = update(*args)
+                changed: int = write(*args)
                 return changed
 
             with monkeypatch.context() as patch:
-                patch.setattr(migrations, "_update_each", cut_off)
+                patch.setattr(migrations, "write_but_duplicates", cut_off)
                 try:
                     ledger.prepare()
                     break

@@ -30,16 +30,13 @@ def list_units(services: "Services") -> Sequence[Unit]:
 def check_stream(services: "Services", name: str) -> Finding:
     """Report when a stream was polled, how many records it has to deliver, and everything that holds it."""
     ledger = services.ledger
-    plan = plan_stream(services.settings, name)
     facts = gather_facts(
         ledger,
-        name,
-        plan,
-        documents=ledger.streams.load_all(),
+        {name: plan_stream(services.settings, name)},
+        documents=ledger.streams.load_all([name]),
         partners=ledger.partners.load_all(),
-        counts=ledger.records.count_states([name]),
         now=ledger.streams.server_time(),
-    )
+    )[name]
     obstacles = [_judge(obstacle) for obstacle in find_obstacles(ledger, facts)]
     stream = services.settings.stream(name)
     others = [*_look_at_schema(stream), *_look_at_sizes(stream, facts.document, facts.now)]

@@ -1,6 +1,6 @@
 """Mode flag: the finished records that the source has not been told of."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pymongo import UpdateOne
@@ -9,7 +9,7 @@ from pymongo.database import Database
 
 from syncctl.core.acknowledgements import Acknowledged, Acknowledgement, Begun
 from syncctl.core.states import State
-from syncctl.ledger.client import edge
+from syncctl.ledger.client import edge, find_streams
 from syncctl.ledger.codec import decode_values
 from syncctl.ledger.expressions import in_future
 from syncctl.ledger.indexes import TO_ACKNOWLEDGE
@@ -91,6 +91,12 @@ class Acknowledgements:
             self._records.bulk_write(writes, ordered=False)
 
     @edge
+    def find_streams(self, streams: Iterable[str]) -> list[str]:
+        """Return those of these streams of whose records the source has not been told yet."""
+        query = {**_ended(failed_too=True), "acknowledge": {"$exists": True}}
+        return find_streams(self._records, query, streams, hint=TO_ACKNOWLEDGE)
+
+    @edge
     def find_refused(self, stream: str, *, failed_too: bool) -> tuple[int, str] | None:
         """Return of how many records the source could not be told, and one reason; None if there are none.
 
@@ -106,8 +112,12 @@ class Acknowledgements:
 
 
 def _of(stream: str, *, failed_too: bool) -> Doc:
+    return {"stream": stream, **_ended(failed_too=failed_too)}
+
+
+def _ended(*, failed_too: bool) -> Doc:
     states = [State.DELIVERED, *([State.FAILED, State.DISCARDED] if failed_too else [])]
-    return {"stream": stream, "state": {"$in": [state.value for state in states]}}
+    return {"state": {"$in": [state.value for state in states]}}
 
 
 def _read(record: Doc) -> Acknowledgement:

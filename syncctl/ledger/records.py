@@ -17,7 +17,7 @@ from syncctl.core.records import Record
 from syncctl.core.remote_values import LostObject
 from syncctl.core.rows import Operation, Value
 from syncctl.core.states import State
-from syncctl.ledger.client import edge, is_only_duplicates, update_many_safely
+from syncctl.ledger.client import edge, find_streams, is_only_duplicates, update_many_safely
 from syncctl.ledger.codec import decode_values, encode_document, encode_values
 from syncctl.ledger.expressions import is_past, or_absent
 from syncctl.ledger.indexes import FAILED_BY_KEY, ONE_IN_FLIGHT, RETRIES_IN_FLIGHT
@@ -27,6 +27,16 @@ Doc = dict[str, Any]
 
 A_POLL = "poll"
 """`waits_for` of a record that its key does not know: it waits for a poll that finds its row, or reads to the end."""
+_FINISHED: Doc = {"finished_at": {"$gt": datetime.min.replace(tzinfo=UTC)}}
+"""Bounds, not `$exists`: so that the index alone can count."""
+_COUNTED: Mapping[str, tuple[Doc, str]] = {
+    "pending": ({"state": State.PENDING.value, "fresh": True}, "due"),
+    "retrying": ({"state": State.PENDING.value, "fresh": False}, "due"),
+    "sending": ({"in_flight_key": {"$gt": ""}}, ONE_IN_FLIGHT),
+    "failed": ({"state": State.FAILED.value, **_FINISHED}, "finished"),
+    "discarded": ({"state": State.DISCARDED.value, **_FINISHED}, "finished"),
+}
+"""The states that are counted live, each with the query for its records and the index that counts them."""
 REFUSED_ALONE = "alone"
 """`refused` of a record that was refused while others were accepted; of others it is true."""
 
@@ -431,45 +441,32 @@ class Records:
         }
 
     @edge
-    def count_states(self, streams: Iterable[str]) -> dict[str, Doc]:
-        """Return, by stream, the live counts: pending, retrying, queued, sending, failed, discarded, oldest due."""
-        return {stream: self._count_stream(stream) for stream in streams}
+    def find_pending_streams(self, streams: Iterable[str]) -> list[str]:
+        """Return those of these streams that have pending records, due or not."""
+        return find_streams(self._records, {"state": State.PENDING.value}, streams, hint="due")
 
     @edge
-    def count_unfinished(self, stream: str, *, at_most: int) -> dict[str, int]:
-        """Return how many records wait, are in flight or have failed, each counted up to a number by its index."""
-        pending = {"stream": stream, "state": State.PENDING.value}
-        # Bounds, not `$exists`: so that the index alone can count.
-        finished = {"stream": stream, "finished_at": {"$gt": datetime.min.replace(tzinfo=UTC)}}
-        in_flight, _ = self.count_in_flight(stream)
+    def count_states(self, streams: Iterable[str]) -> dict[str, Doc]:
+        """Return, by stream, the live counts: pending, retrying, queued, sending, failed, discarded, oldest due."""
+        names = list(streams)
+        counts = self._count_each(names, _COUNTED)
+        oldest = {name: self.find_oldest_due(name) for name in self.find_pending_streams(names)}
+        return {name: {**counts[name], "queued": 0, "oldest_due_at": oldest.get(name)} for name in names}
 
-        def count(query: Doc, index: str) -> int:
-            return self._records.count_documents(query, limit=at_most, hint=index)
+    @edge
+    def count_unfinished(self, streams: Iterable[str], *, at_most: int) -> dict[str, dict[str, int]]:
+        """Return, by stream, how many records wait, are in flight or have failed, each counted up to a number."""
+        states = ("pending", "retrying", "sending", "failed")
+        return self._count_each(list(streams), states, at_most=at_most)
 
-        return {
-            "pending": count({**pending, "fresh": True}, "due"),
-            "retrying": count({**pending, "fresh": False}, "due"),
-            "sending": in_flight,
-            "failed": count({**finished, "state": State.FAILED.value}, "finished"),
-        }
-
-    def _count_stream(self, stream: str) -> Doc:
-        count = self._records.count_documents
-        pending = {"stream": stream, "state": State.PENDING.value}
-        in_flight, _ = self.count_in_flight(stream)
-        # Bounds, not `$exists`: so that the index alone can count.
-        finished = {"stream": stream, "finished_at": {"$gt": datetime.min.replace(tzinfo=UTC)}}
-        oldest = self._records.find_one(
-            {**pending, "fresh": {"$in": [True, False]}, **is_past("due_at")},
-            {"due_at": True},
-            sort=[("due_at", 1)],
-        )
-        return {
-            "pending": count({**pending, "fresh": True}),
-            "retrying": count({**pending, "fresh": False}),
-            "queued": 0,
-            "sending": in_flight,
-            "failed": count({**finished, "state": State.FAILED.value}),
-            "discarded": count({**finished, "state": State.DISCARDED.value}),
-            "oldest_due_at": oldest["due_at"] if oldest else None,
-        }
+    def _count_each(
+        self, streams: Sequence[str], states: Iterable[str], *, at_most: int | None = None
+    ) -> dict[str, dict[str, int]]:
+        counts = {stream: dict.fromkeys(states, 0) for stream in streams}
+        limit: Doc = {} if at_most is None else {"limit": at_most}
+        for state in states:
+            query, index = _COUNTED[state]
+            for stream in find_streams(self._records, query, streams, hint=index):
+                found = self._records.count_documents({"stream": stream, **query}, hint=index, **limit)
+                counts[stream][state] = found
+        return counts

@@ -16,7 +16,7 @@ from pymongo.database import Database
 
 from syncctl.core.metrics import name_outcome
 from syncctl.core.states import State
-from syncctl.ledger.client import edge, translated, write_but_duplicates
+from syncctl.ledger.client import edge, find_streams, translated, write_but_duplicates
 from syncctl.ledger.expressions import or_zero
 from syncctl.ledger.history import EVENTS, FIRST_DELIVERY, truncate_hour
 from syncctl.ledger.totals import is_complete
@@ -260,9 +260,11 @@ class Reports:
                     for name in names:
                         totals[found["_id"]][name] += int(found[name])
         since = {"$gte": frozen} if frozen is not None else {"$exists": True}
-        for stream, name in ((stream, name) for stream in streams for name in names):
-            query = {"stream": stream, "state": name, "finished_at": since}
-            totals[stream][name] += self._records.count_documents(query, hint="finished")
+        for name in names:
+            query = {"state": name, "finished_at": since}
+            for stream in find_streams(self._records, query, streams, hint="finished"):
+                count = self._records.count_documents({"stream": stream, **query}, hint="finished")
+                totals[stream][name] += count
         return totals
 
 

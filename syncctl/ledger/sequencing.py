@@ -6,7 +6,7 @@ own, until one is done whose call may have created its object.
 They have `waits_for` and are not due.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from syncctl.core.states import UNFINISHED, State
-from syncctl.ledger.client import edge, update_many_safely
+from syncctl.ledger.client import edge, find_streams, update_many_safely
 from syncctl.ledger.expressions import in_future, or_zero
 from syncctl.ledger.records import A_POLL
 
@@ -33,6 +33,16 @@ class Holder:
 
     id: str
     seq: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waiting:
+    """How many records of a stream wait."""
+
+    #: For older versions of their rows.
+    held: int = 0
+    #: Logged by an interrupted poll, for another poll.
+    awaiting_poll: int = 0
 
 
 def _holds(hold_seconds: float | None, *, of: str = "") -> list[Doc]:
@@ -233,15 +243,21 @@ class Sequencing:
         }  # fmt: skip
 
     @edge
-    def count(self, stream: str) -> int:
-        """Return how many records of a stream wait for another."""
-        query = {"stream": stream, "waits_for": {"$gt": "", "$ne": A_POLL}}
-        return self._records.count_documents(query, hint="waiting")
+    def count(self, streams: Iterable[str]) -> dict[str, Waiting]:
+        """Return, by stream, how many records wait, and for what."""
+        names = list(streams)
+        waiting = find_streams(self._records, {"waits_for": {"$gt": ""}}, names, hint="waiting")
+        return {
+            name: Waiting(
+                held=self._count(name, {"$gt": "", "$ne": A_POLL}), awaiting_poll=self._count(name, {"$eq": A_POLL})
+            )
+            if name in waiting
+            else Waiting()
+            for name in names
+        }
 
-    @edge
-    def count_for_poll(self, stream: str) -> int:
-        """Return how many records of a stream wait for a poll."""
-        return self._records.count_documents({"stream": stream, "waits_for": A_POLL}, hint="waiting")
+    def _count(self, stream: str, waits_for: Doc) -> int:
+        return self._records.count_documents({"stream": stream, "waits_for": waits_for}, hint="waiting")
 
     @edge
     def count_failed_holders(self, stream: str) -> int:

@@ -629,9 +629,10 @@ class Streams:
         holds.extend(self._streams, stream, token=token, reason=reason, rules=rules, rest_seconds=rest_seconds)
 
     @edge
-    def load_all(self) -> dict[str, Mapping[str, Any]]:
-        """Return every stream's document by name, also of streams that left the configuration."""
-        return {found["_id"]: found for found in self._streams.find({})}
+    def load_all(self, names: Sequence[str] | None = None) -> dict[str, Mapping[str, Any]]:
+        """Return the documents of these streams by name; of every stream, also of those that left the configuration."""
+        query: Doc = {} if names is None else {"_id": {"$in": list(names)}}
+        return {found["_id"]: found for found in self._streams.find(query)}
 
     @edge
     def load_names(self) -> list[str]:

@@ -139,8 +139,8 @@ def measure_failed_share(facts: AlertFacts) -> Iterator[Measurement]:
 
 def measure_backlog_age(facts: AlertFacts) -> Iterator[Measurement | Held]:
     """Measure how long the oldest due record could have been sent: not while anything else that is known held it."""
-    for name, plan in facts.plans.items():
-        key = AlertKey(rule="backlog_age", stream=name)
+    for name in facts.ledger.records.find_pending_streams(facts.plans):
+        key, plan = AlertKey(rule="backlog_age", stream=name), facts.plans[name]
         due = facts.ledger.records.find_oldest_due(name)
         if due is None:
             continue
@@ -239,7 +239,7 @@ def _find_outage(facts: AlertFacts, name: str) -> Doc | None:
 
 
 def _has_unfinished(facts: AlertFacts, name: str) -> bool:
-    counts = facts.ledger.records.count_unfinished(name, at_most=1)
+    counts = facts.ledger.records.count_unfinished([name], at_most=1)[name]
     return any(counts[state] for state in ("pending", "retrying", "sending"))
 
 
@@ -264,11 +264,8 @@ def measure_paused(facts: AlertFacts) -> Iterator[Measurement]:
 def measure_obstacle(facts: AlertFacts) -> Iterator[Measurement]:
     """Measure how long anything has held a stream that no other rule is about."""
     ledger = facts.ledger
-    counts = ledger.records.count_states(facts.plans)
-    for name, plan in facts.plans.items():
-        stream = gather_facts(
-            ledger, name, plan, documents=facts.documents, partners=facts.partners, counts=counts, now=facts.now
-        )
+    streams = gather_facts(ledger, facts.plans, documents=facts.documents, partners=facts.partners, now=facts.now)
+    for name, stream in streams.items():
         details = [
             obstacle.detail
             for obstacle in find_obstacles(ledger, stream)

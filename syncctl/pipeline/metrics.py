@@ -36,11 +36,19 @@ def read_ledger_metrics(ledger: Ledger, configured: Mapping[str, StreamPlan], sa
     now = ledger.streams.server_time()
     documents = ledger.streams.load_all()
     totals = ledger.totals.load()
+    counts = ledger.records.count_unfinished(configured, at_most=COUNTED_AT_MOST)
+    waiting = ledger.sequencing.count(configured)
+    pending = ledger.records.find_pending_streams(configured)
+    oldest = {name: ledger.records.find_oldest_due(name) for name in pending}
     for name in [*configured, *sorted(set(documents) - set(configured))]:
         document = documents.get(name, {})
         add_totals(samples, name, totals.get(name, StreamTotals()))
         samples.add("syncctl_polls_total", int(document.get("poll", {}).get("epoch", 0)), name)
         if (plan := configured.get(name)) is not None:
+            for state, count in counts[name].items():
+                samples.add("syncctl_records", count, name, state)
+            samples.add("syncctl_records_held", waiting[name].held, name)
+            samples.add("syncctl_oldest_due_age_seconds", _age(oldest.get(name), now), name)
             _add_gauges(samples, ledger, name, plan, document, now)
     _add_partners(samples, ledger, configured, now)
     for alert in read_alerts(ledger):
@@ -80,11 +88,6 @@ def _distribute(stored: Mapping[str, int], bounds_ms: Sequence[float]) -> Distri
 
 
 def _add_gauges(samples: Samples, ledger: Ledger, name: str, plan: StreamPlan, document: Doc, now: datetime) -> None:
-    for state, count in ledger.records.count_unfinished(name, at_most=COUNTED_AT_MOST).items():
-        samples.add("syncctl_records", count, name, state)
-    samples.add("syncctl_records_held", ledger.sequencing.count(name), name)
-    oldest = ledger.records.find_oldest_due(name)
-    samples.add("syncctl_oldest_due_age_seconds", _age(oldest, now), name)
     health = document.get("health", {})
     if health.get("last_poll_at") is not None:
         samples.add("syncctl_last_poll_timestamp_seconds", health["last_poll_at"].timestamp(), name)

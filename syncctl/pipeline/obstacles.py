@@ -15,6 +15,7 @@ from syncctl.ledger.holds import find_pause
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.partners import count_permits
 from syncctl.ledger.poll_pauses import POLLS_PAUSED_FIELD
+from syncctl.ledger.sequencing import Waiting
 from syncctl.ledger.source_schemas import CHANGES_SHOWN, read_schema_changes
 from syncctl.ledger.streams import read_notes
 from syncctl.ledger.write_backs import Lag
@@ -86,10 +87,9 @@ class StreamFacts:
     partner: Doc
     #: What `Records.count_states` returns.
     counts: Doc
-    #: How many records wait for older versions of their rows.
-    held: int
-    #: How many records of interrupted polls wait for another poll.
-    awaiting_poll: int
+    waiting: Waiting
+    #: The source may have to be told of some of its records.
+    is_unacknowledged: bool
     now: datetime
 
     @property
@@ -106,31 +106,35 @@ class StreamFacts:
 
 def gather_facts(
     ledger: Ledger,
-    name: str,
-    plan: StreamPlan,
+    plans: Mapping[str, StreamPlan],
     *,
     documents: Mapping[str, Doc],
     partners: Mapping[str, Doc],
-    counts: Mapping[str, Doc],
     now: datetime,
-) -> StreamFacts:
-    """Return what is known of a stream.
+) -> dict[str, StreamFacts]:
+    """Return what is known of streams, by name.
 
     Args:
+        plans: What the settings expect of each of them.
         documents: The documents of streams, by name.
         partners: The documents of partners, by name.
-        counts: What `Records.count_states` returns.
     """
-    return StreamFacts(
-        name=name,
-        plan=plan,
-        document=documents.get(name, {}),
-        partner=partners.get(plan.partner, {}),
-        counts=counts[name],
-        held=ledger.sequencing.count(name),
-        awaiting_poll=ledger.sequencing.count_for_poll(name),
-        now=now,
-    )
+    counts = ledger.records.count_states(plans)
+    waiting = ledger.sequencing.count(plans)
+    unacknowledged = ledger.acknowledgements.find_streams(plans)
+    return {
+        name: StreamFacts(
+            name=name,
+            plan=plan,
+            document=documents.get(name, {}),
+            partner=partners.get(plan.partner, {}),
+            counts=counts[name],
+            waiting=waiting[name],
+            is_unacknowledged=name in unacknowledged,
+            now=now,
+        )
+        for name, plan in plans.items()
+    }
 
 
 def find_obstacles(ledger: Ledger, facts: StreamFacts) -> list[Obstacle]:
@@ -374,18 +378,19 @@ def _find_far_retry(ledger: Ledger, facts: StreamFacts) -> Iterator[Obstacle]:
 
 
 def _find_record_obstacles(ledger: Ledger, facts: StreamFacts) -> Iterator[Obstacle]:
-    name = facts.name
-    if facts.awaiting_poll:
+    name, waiting = facts.name, facts.waiting
+    if waiting.awaiting_poll:
         yield Obstacle(
             kind="unknown_keys",
-            detail=f"{format_count(facts.awaiting_poll, 'record')} of an interrupted poll wait for one that reads to "
+            detail=f"{format_count(waiting.awaiting_poll, 'record')} of an interrupted poll wait for one that reads to "
             "the end",
             hint=f"run: syncctl poll {name} --once; if that fails, it says why",
         )
-    if facts.held and (holders := ledger.sequencing.count_failed_holders(name)):
+    if waiting.held and (holders := ledger.sequencing.count_failed_holders(name)):
         yield Obstacle(
             kind="held",
-            detail=f"newer versions of rows are held by {format_count(holders, 'failed record')}; {facts.held:,} wait",
+            detail=f"newer versions of rows are held by {format_count(holders, 'failed record')}; "
+            f"{waiting.held:,} wait",
             hint=f"see: syncctl failures --stream {name}; then syncctl replay --stream {name} sends them, "
             "and syncctl discard ID --reason TEXT gives one up",
         )
@@ -395,7 +400,8 @@ def _find_record_obstacles(ledger: Ledger, facts: StreamFacts) -> Iterator[Obsta
             detail=f"{format_count(poison, 'record')} failed because the workers that sent them died or stalled",
             hint=f"find out why (memory, a driver, a template); see: syncctl failures --stream {name}",
         )
-    if refused := ledger.acknowledgements.find_refused(name, failed_too=facts.plan.acknowledges_failed):
+    failed_too = facts.plan.acknowledges_failed
+    if facts.is_unacknowledged and (refused := ledger.acknowledgements.find_refused(name, failed_too=failed_too)):
         count, reason = refused
         yield Obstacle(
             kind="not_acknowledged",

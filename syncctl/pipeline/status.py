@@ -75,18 +75,17 @@ def read_status(
     """
     now = ledger.streams.server_time()
     documents = ledger.streams.load_all()
-    names = [*configured, *sorted(set(documents) - set(configured))]
-    live = ledger.records.count_states(names)
+    removed = sorted(set(documents) - set(configured))
+    names = [*configured, *removed]
     totals = ledger.reports.load_finished(names)
     known = ledger.partners.load_all()
     partners = {
         name: _partner(name, known.get(name, {}), _list_documents(documents, configured, name), now)
         for name in sorted({*(plan.partner for plan in configured.values()), *known})
     }
-    facts = {
-        name: gather_facts(ledger, name, plan, documents=documents, partners=known, counts=live, now=now)
-        for name, plan in configured.items()
-    }
+    facts = gather_facts(ledger, configured, documents=documents, partners=known, now=now)
+    live = {name: stream.counts for name, stream in facts.items()} | ledger.records.count_states(removed)
+    waiting = {name: stream.waiting for name, stream in facts.items()} | ledger.sequencing.count(removed)
     obstacles = {name: find_obstacles(ledger, stream) for name, stream in facts.items()}
     streams = tuple(
         _stream(
@@ -98,8 +97,8 @@ def read_status(
             partners[configured[name].partner] if name in configured else None,
         )
         | {
-            "held": facts[name].held if name in facts else ledger.sequencing.count(name),
-            "awaiting_poll": facts[name].awaiting_poll if name in facts else ledger.sequencing.count_for_poll(name),
+            "held": waiting[name].held,
+            "awaiting_poll": waiting[name].awaiting_poll,
             "quiet_until": configured[name].find_quiet_end(now) if name in configured else None,
             "write_back": _describe_lag(ledger, name, configured.get(name), now),
             "obstacles": [obstacle.to_document() for obstacle in obstacles.get(name, ())],

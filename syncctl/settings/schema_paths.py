@@ -1,5 +1,6 @@
 """Paths in the settings model: which keys exist, where, and which of them are secret."""
 
+import functools
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -21,15 +22,21 @@ FILLED_IN = {
 _SECRET_HEADERS = ("auth", "token", "secret", "key", "password", "cookie", "signature", "credential", "session")
 
 
-def list_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+@functools.cache
+def list_fields(model: type[BaseModel]) -> Mapping[str, FieldInfo]:
     """Return the fields of a model by the keys that they are written under."""
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
+@functools.cache
+def _list_names(model: type[BaseModel]) -> Mapping[str, str]:
+    """Return the names of the fields that are written under another key, by that key."""
+    return {field.alias: name for name, field in model.model_fields.items() if field.alias}
+
+
 def read_key(section: BaseModel, key: str) -> Any:
     """Return the value that is written under a key."""
-    names = {field.alias: name for name, field in type(section).model_fields.items() if field.alias}
-    return getattr(section, names.get(key, key))
+    return getattr(section, _list_names(type(section)).get(key, key))
 
 
 def read_value(section: BaseModel, path: Path) -> Any:

@@ -287,15 +287,9 @@ def test_of_streams_that_wait_for_each_other_the_one_that_is_to_move_is_named(te
     def find_waits(regions: StreamPlan, **customers: Any) -> list[Obstacle]:
         plan = StreamPlan(partner="erp", after={"regions": regions}, **customers)
         plan = StreamPlan(partner="erp", after={"customers": plan})
-        facts = gather_facts(
-            ledger,
-            "orders",
-            plan,
-            documents={},
-            partners={},
-            counts=ledger.records.count_states(["orders"]),
-            now=ledger.streams.server_time(),
-        )
+        facts = gather_facts(ledger, {"orders": plan}, documents={}, partners={}, now=ledger.streams.server_time())[
+            "orders"
+        ]
         return [found for found in find_obstacles(ledger, facts) if found.kind == "waits_for_stream"]
 
     def find_wait(regions: StreamPlan, **customers: Any) -> Obstacle:

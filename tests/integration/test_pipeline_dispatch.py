@@ -175,7 +175,7 @@ def test_records_that_no_key_knows_hold_no_others_and_come_to_their_end(testbed:
     expire_stream_lease(testbed.database, "poll")
     testbed.poll(ListReader([version_row(9001, "a", None)]), should_stop=lambda: True)
     assert testbed.deliver() == {"delivered": 1}
-    assert testbed.ledger.sequencing.count_for_poll("orders") == count
+    assert testbed.ledger.sequencing.count(["orders"])["orders"].awaiting_poll == count
     assert not testbed.ledger.records.has_due("orders")
     # No poll has read to the end: they are judged anew, and wait on.
     assert testbed.maintain().released == 2000
@@ -200,7 +200,7 @@ def test_a_page_whose_poll_is_running_holds_no_others(testbed: Testbed) -> None:
     testbed.change_stream(batch_size=10)
     assert testbed.take_rows() == [9001]
     assert testbed.take_rows() == []
-    assert testbed.ledger.sequencing.count_for_poll("orders") == 0
+    assert testbed.ledger.sequencing.count(["orders"])["orders"].awaiting_poll == 0
 
 
 def test_a_record_that_a_poll_finds_again_does_not_wait_any_more(testbed: Testbed) -> None:
@@ -210,7 +210,7 @@ def test_a_record_that_a_poll_finds_again_does_not_wait_any_more(testbed: Testbe
     testbed.database["keys"].delete_many({})
     testbed.database.streams.update_one({}, {"$unset": {"poll.complete_epoch": True}})
     assert testbed.take_rows() == []
-    assert testbed.ledger.sequencing.count_for_poll("orders") == 1
+    assert testbed.ledger.sequencing.count(["orders"])["orders"].awaiting_poll == 1
     testbed.poll(reader, should_stop=lambda: True)
     assert testbed.take_rows() == [1]
     assert "waits_for" not in testbed.record(1)

@@ -163,7 +163,7 @@ def test_held_rows_keep_no_other_rows_waiting(testbed: Testbed, answers: Content
     log(testbed, 9)
     testbed.deliver()
     assert answers.contents(9) == "a"
-    assert testbed.ledger.sequencing.count("orders") == 4 * 8
+    assert testbed.ledger.sequencing.count(["orders"])["orders"].held == 4 * 8
     due = [testbed.ledger.records.find_due("orders", fresh=fresh, limit=1) for fresh in (True, False)]
     assert due == [[], []], "what is held must not be looked at again and again"
 

@@ -94,7 +94,7 @@ def test_a_newer_version_waits_for_the_one_that_may_bring_the_id(testbed: Testbe
     testbed.deliver()
     assert orders.calls() == ["POST /orders"]
     assert testbed.states() == {1: ["pending"] * 3}
-    assert testbed.ledger.sequencing.count("orders") == 2
+    assert testbed.ledger.sequencing.count(["orders"])["orders"].held == 2
     again(testbed)
     assert orders.calls() == ["POST /orders", "POST /orders", "PUT /orders/P-0001"]
     assert len({call.key for call in orders.seen[:2]}) == 1

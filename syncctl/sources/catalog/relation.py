@@ -27,7 +27,8 @@ _PLAIN = re.compile(r"[^\W\d]\w*")
 _RESERVED = frozenset(SQLSERVER_WORDS) | frozenset(SQLiteIdentifierPreparer.reserved_words) | {"try_convert", "within"}
 _TOKEN = re.compile(
     r"""(?P<end>\s+|;|--[^\n]*|/\*.*?\*/)
-    |'(?:[^']|'')*+'|"(?:[^"]|"")*+"|\[(?:[^\]]|\]\])*+\]|`[^`]*+`|[^\s;'"\[`/-]+|.""",
+    |'(?:[^']|'')*+(?:'|\Z)|"(?:[^"]|"")*+(?:"|\Z)|\[(?:[^\]]|\]\])*+(?:\]|\Z)|`[^`]*+(?:`|\Z)|/\*.*
+    |[^\s;'"\[`/-]+|.""",
     re.VERBOSE | re.DOTALL,
 )
 ALIAS = "t"

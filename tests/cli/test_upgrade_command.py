@@ -1,5 +1,7 @@
 """`syncctl upgrade`, and what an earlier syncctl does with a ledger that a newer one has changed."""
 
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import pytest
 
 from syncctl.ledger.migrations import VERSION
-from tests.harness.earlier_ledgers import read_ledger
+from tests.harness.earlier_ledgers import DATA, NAMES, EarlierLedger, read_ledger
 from tests.harness.settings_files import BEAT
 
 Run = Callable[..., Any]
@@ -46,6 +48,56 @@ def test_an_older_ledger_is_upgraded_once(run_syncctl: Run, settings_dir: Path, 
     assert (entry["count"], entry["detail"]) == (12, {"version_before": 0, "version": VERSION})
     # Entries of before ends were noted had ended.
     assert all(entry["ended_at"] for entry in run_syncctl("audit", "--json", cwd=settings_dir).json["entries"])
+
+
+@pytest.fixture(params=NAMES)
+def earlier(request: pytest.FixtureRequest, make_settings: Callable[..., Path], mongo_database: Any) -> EarlierLedger:
+    """What an earlier version wrote, upgraded, with the settings and the tables of then."""
+    found = read_ledger(request.param)
+    found.restore(mongo_database)
+    directory = make_settings()
+    shutil.copy(DATA / "syncctl.toml", directory)
+    found.write_source(directory / "erp.db")
+    with (directory / ".env").open("a") as file:
+        file.write(f"SOURCE_URL=sqlite:///{directory}/erp.db\n")
+    return found
+
+
+def test_operators_work_with_what_an_earlier_version_wrote(
+    run_syncctl: Run, earlier: EarlierLedger, tmp_path: Path, mongo_database: Any
+) -> None:
+    directory = tmp_path / "settings"
+
+    def read(*args: str, exit_code: int = 0) -> Any:
+        done = run_syncctl(*args, "--json", cwd=directory)
+        assert done.exit_code == exit_code, (args, done.stderr)
+        return done.json
+
+    records = {record["_id"]: record for record in earlier.documents["records"]}
+    states = Counter(record["state"] for record in records.values())
+    listed = {record["id"]: record["state"] for record in read("records", "--limit", "1000")["records"]}
+    assert listed.keys() == records.keys()
+    assert sum(group["count"] for group in read("failures", exit_code=1)["groups"]) >= states["failed"]
+    for state in ("delivered", "superseded"):
+        record = next(record for record in records.values() if record["state"] == state)
+        (shown,) = read("show", record["_id"])["records"]
+        assert shown["state"] == listed[record["_id"]]
+        assert len(shown["history"]) == len(record.get("history", []))
+    failed = [record for record in records.values() if record["state"] == "failed" and record["stream"] == "orders"]
+    story = read("show", "orders", str(next(iter(failed[0]["key"].values()))))
+    assert failed[0]["_id"] in [version["id"] for version in story["records"]]
+
+    replayed = read("replay", "--stream", "orders", "--yes")
+    assert replayed["replayed"] == len(failed)
+    assert mongo_database.records.count_documents({"stream": "orders", "state": "failed"}) == 0
+    given_up = read("discard", failed[0]["_id"], "--reason", "obsolete", "--yes")
+    assert given_up["discarded"] == 1
+    kept = directory / "syncctl.toml"
+    kept.write_text(kept.read_text().replace('superseded = "3650d"', 'superseded = "1h"'))
+    cleaned = read("cleanup", "--yes")
+    assert cleaned["deleted"]["superseded"] == states["superseded"]
+    assert mongo_database.records.count_documents({}) == len(records) - states["superseded"]
+    assert {"upgrade", "replay", "discard", "cleanup"} <= {entry["action"] for entry in read("audit")["entries"]}
 
 
 def test_whatever_could_misread_a_newer_ledger_is_refused(run_syncctl: Run, polled: Path, mongo_database: Any) -> None:

@@ -35,7 +35,7 @@ class AlertText:
     def headline(self) -> str:
         """The state, the rule and the subject."""
         key = self.message.key
-        about = f"{key.subject}, {self.project}" if key.stream or key.partner else self.project
+        about = f"{key.subject}, {self.project}" if key.stream or key.partner or key.source else self.project
         return f"{_STATE_WORDS[self.message.state]}: {key.rule} ({about})"
 
     @property
@@ -67,6 +67,8 @@ class AlertText:
         rule = RULES.get(self.message.key.rule)
         if rule is None or self.message.state != FIRING:
             return ""
+        if self.message.key.source:
+            return rule.source_hint
         partner = self.message.key.partner or self.partner or ""
         return rule.hint.format(stream=self.message.key.stream or "", partner=partner).rstrip()
 
@@ -87,6 +89,7 @@ class AlertText:
             "rule": message.key.rule,
             "stream": message.key.stream,
             "partner": message.key.partner or self.partner,
+            "source": message.key.source,
             "state": message.state,
             "value": round(message.value, 4),
             "threshold": message.threshold,

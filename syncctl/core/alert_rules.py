@@ -28,6 +28,8 @@ class AlertRule:
     fires_if: str
     #: The next command; `{stream}` and `{partner}` are filled in.
     hint: str
+    #: The next command where the alert is about a source.
+    source_hint: str = ""
     #: It is measured once a minute, because it asks for more than the others.
     is_costly: bool = False
 
@@ -53,6 +55,7 @@ _RULES = (
         default="15m",
         fires_if="the stream has had no poll without an error for as long as the threshold, beyond poll_every",
         hint="syncctl poll {stream} --once",
+        source_hint="syncctl doctor source",
     ),
     AlertRule(
         name="circuit_open",

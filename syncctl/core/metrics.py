@@ -105,8 +105,9 @@ METRICS: Mapping[str, Metric] = {
     ),
     "syncctl_alerts_firing": Metric(
         kind="gauge",
-        help="1 for each alert of syncctl's own that fires; stream and partner are empty where it is about neither.",
-        labels=("rule", "stream", "partner"),
+        help="1 for each alert of syncctl's own that fires; stream, partner and source are empty where it is not about "
+        "one.",
+        labels=("rule", "stream", "partner", "source"),
     ),
     "syncctl_queue_messages": Metric(kind="gauge", help="Messages that wait in the queue; missing without Redis."),
     "syncctl_queue_dropped_total": Metric(kind="counter", help="Messages dropped, as not of this project."),

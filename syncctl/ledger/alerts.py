@@ -5,7 +5,7 @@ process does not send before it dies, is neither sent twice nor lost.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -37,22 +37,40 @@ _END = {"ended_at": "$$NOW", "lasted_since": "$condition_since"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlertKey:
-    """What an alert is about: a rule, and the stream or the partner that it was measured of; neither: the project."""
+    """What an alert is about: a rule, and the stream, partner or source that it was measured of; else the project."""
 
     rule: str
     stream: str | None = None
     partner: str | None = None
+    source: str | None = None
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> "AlertKey":
+        """Return the key that a document names, as `to_document` writes it."""
+        return cls(
+            rule=document["rule"],
+            stream=document.get("stream"),
+            partner=document.get("partner"),
+            source=document.get("source"),
+        )
+
+    def to_document(self) -> dict[str, str | None]:
+        """Return what it is about, as the ledger, logs and messages name it."""
+        return asdict(self)
 
     @property
     def id(self) -> str:
         """The alert's `_id`."""
-        subject = f"stream:{self.stream}" if self.stream else f"partner:{self.partner}" if self.partner else "project"
+        kinds = {"stream": self.stream, "partner": self.partner, "source": self.source}
+        subject = next((f"{kind}:{name}" for kind, name in kinds.items() if name), "project")
         return f"{self.rule}:{subject}"
 
     @property
     def subject(self) -> str:
-        """The stream, or the partner; the project where it is about neither."""
-        return self.stream or (f"partner {self.partner}" if self.partner else "project")
+        """The stream, the partner or the source; the project where it is about none of them."""
+        if self.stream:
+            return self.stream
+        return f"partner {self.partner}" if self.partner else f"source {self.source}" if self.source else "project"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -250,9 +268,8 @@ class Alerts:
     def give_up(self, message: AlertMessage, reason: str) -> None:
         """Take a message off what is to be sent although no channel took it, and note that with its channel."""
         self._alerts.update_one({"_id": message.key.id}, {"$pull": {"outbox": {"id": message.id}}})
-        key = message.key
-        facts = {"rule": key.rule, "stream": key.stream, "partner": key.partner, "state": message.state}
-        given_up: Doc = {name: {"$literal": value} for name, value in {**facts, "reason": reason}.items()}
+        facts = {**message.key.to_document(), "state": message.state, "reason": reason}
+        given_up: Doc = {name: {"$literal": value} for name, value in facts.items()}
         changes = {"given_up": given_up | {"at": "$$NOW"}}
         self._alerts.update_one({"_id": _CHANNEL + message.channel}, [{"$set": changes}], upsert=True)
 
@@ -309,7 +326,7 @@ class Alerts:
 
 
 def _name(key: AlertKey, *, literal: bool = True) -> Doc:
-    names = {"rule": key.rule, "stream": key.stream, "partner": key.partner}
+    names = key.to_document()
     return {name: {"$literal": value} for name, value in names.items()} if literal else dict(names)
 
 
@@ -341,6 +358,5 @@ def _append(channels: Sequence[str], facts: Mapping[str, Any]) -> Doc:
 
 def _read_message(alert: Doc, message: Doc) -> AlertMessage:
     fields = ("id", "channel", "state", "value", "threshold", "since", "at", "detail", "repeated")
-    key = AlertKey(rule=alert["rule"], stream=alert.get("stream"), partner=alert.get("partner"))
     tried = {name: message[name] for name in ("tries", "ambiguous", "next_at") if name in message}
-    return AlertMessage(key=key, **{name: message[name] for name in fields}, **tried)
+    return AlertMessage(key=AlertKey.read(alert), **{name: message[name] for name in fields}, **tried)

@@ -212,20 +212,26 @@ def write_but_duplicates(collection: "Collection[dict[str, Any]]", writes: Seque
 
 
 def find_streams(
-    collection: "Collection[dict[str, Any]]", query: Mapping[str, Any], streams: Iterable[str], *, hint: str
+    collection: "Collection[dict[str, Any]]",
+    query: Mapping[str, Any],
+    streams: Iterable[str],
+    *,
+    hint: str | None = None,
 ) -> list[str]:
     """Return those of these streams that have a document that a query matches.
 
     One look at an index per stream, all within one question: of hundreds of streams few have anything to count.
 
     Args:
-        hint: An index that begins with `stream` and has whatever the query asks for.
+        query: What an index that begins with `stream` answers.
+        hint: That index, where MongoDB would not choose it.
     """
     names = list(streams)
-    if len(names) == 1:
+    if len(names) <= 1:
         return names
     stages: list[dict[str, Any]] = [{"$match": {"stream": {"$in": names}, **query}}, {"$group": {"_id": "$stream"}}]
-    found = {document["_id"] for document in collection.aggregate(stages, hint=hint)}
+    options: dict[str, Any] = {} if hint is None else {"hint": hint}
+    found = {document["_id"] for document in collection.aggregate(stages, **options)}
     return [name for name in names if name in found]
 
 

@@ -29,14 +29,14 @@ A_POLL = "poll"
 """`waits_for` of a record that its key does not know: it waits for a poll that finds its row, or reads to the end."""
 _FINISHED: Doc = {"finished_at": {"$gt": datetime.min.replace(tzinfo=UTC)}}
 """Bounds, not `$exists`: so that the index alone can count."""
-_COUNTED: Mapping[str, tuple[Doc, str]] = {
-    "pending": ({"state": State.PENDING.value, "fresh": True}, "due"),
-    "retrying": ({"state": State.PENDING.value, "fresh": False}, "due"),
+_COUNTED: Mapping[str, tuple[Doc, str | None]] = {
+    "pending": ({"state": State.PENDING.value, "fresh": True}, None),
+    "retrying": ({"state": State.PENDING.value, "fresh": False}, None),
     "sending": ({"in_flight_key": {"$gt": ""}}, ONE_IN_FLIGHT),
-    "failed": ({"state": State.FAILED.value, **_FINISHED}, "finished"),
-    "discarded": ({"state": State.DISCARDED.value, **_FINISHED}, "finished"),
+    "failed": ({"state": State.FAILED.value, **_FINISHED}, None),
+    "discarded": ({"state": State.DISCARDED.value, **_FINISHED}, None),
 }
-"""The states that are counted live, each with the query for its records and the index that counts them."""
+"""The states that are counted live, each with the query for its records and, where MongoDB needs it, the index."""
 REFUSED_ALONE = "alone"
 """`refused` of a record that was refused while others were accepted; of others it is true."""
 
@@ -342,7 +342,7 @@ class Records:
         """Return since when the oldest due record of a stream has been due, by MongoDB's clock; None if none is due."""
         query = {"stream": stream, "state": State.PENDING.value, **is_past("due_at")}
         firsts = [
-            self._records.find_one({**query, "fresh": fresh}, {"due_at": True}, sort=[("due_at", 1)], hint="due")
+            self._records.find_one({**query, "fresh": fresh}, {"due_at": True}, sort=[("due_at", 1)])
             for fresh in (True, False)
         ]
         return min((first["due_at"] for first in firsts if first is not None), default=None)
@@ -443,7 +443,7 @@ class Records:
     @edge
     def find_pending_streams(self, streams: Iterable[str]) -> list[str]:
         """Return those of these streams that have pending records, due or not."""
-        return find_streams(self._records, {"state": State.PENDING.value}, streams, hint="due")
+        return find_streams(self._records, {"state": State.PENDING.value}, streams)
 
     @edge
     def count_states(self, streams: Iterable[str]) -> dict[str, Doc]:
@@ -463,10 +463,11 @@ class Records:
         self, streams: Sequence[str], states: Iterable[str], *, at_most: int | None = None
     ) -> dict[str, dict[str, int]]:
         counts = {stream: dict.fromkeys(states, 0) for stream in streams}
-        limit: Doc = {} if at_most is None else {"limit": at_most}
         for state in states:
             query, index = _COUNTED[state]
+            options: Doc = {} if index is None else {"hint": index}
+            if at_most is not None:
+                options["limit"] = at_most
             for stream in find_streams(self._records, query, streams, hint=index):
-                found = self._records.count_documents({"stream": stream, **query}, hint=index, **limit)
-                counts[stream][state] = found
+                counts[stream][state] = self._records.count_documents({"stream": stream, **query}, **options)
         return counts

@@ -1,6 +1,6 @@
 """How each rule of alerts is measured: one function per rule, from the ledger's documents of streams and partners."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,6 +21,8 @@ Doc = Mapping[str, Any]
 
 RECOVERING_SECONDS = 60.0
 """How long a half-open circuit keeps its alert: a partner that is not back after all opens it again by then."""
+OVERDUE_TOGETHER_SECONDS = 60.0
+"""How long the polls of several streams must be overdue to be taken for one trouble of their source."""
 SAID_BY_RULE = {
     "paused": "paused",
     "partner_paused": "paused",
@@ -178,22 +180,68 @@ def _waits_for_another(facts: AlertFacts, plan: StreamPlan, due: datetime) -> bo
 
 
 def measure_no_poll(facts: AlertFacts) -> Iterator[Measurement | Held]:
-    """Measure since when a poll is overdue: none has ended without an error, or made progress, for its interval."""
+    """Measure since when a poll is overdue: none has ended without an error, or made progress, for its interval.
+
+    Several streams of a source, of which nothing has been read meanwhile, are one alert of the source.
+    """
+    by_source: dict[str, list[str]] = {}
     for name, plan in facts.plans.items():
-        document = facts.documents.get(name, {})
-        key, beyond = AlertKey(rule="no_poll", stream=name), timedelta(seconds=plan.poll_every_seconds)
-        if find_pause(document, facts.now, field=POLLS_PAUSED_FIELD):
-            yield Held(key=key)
-            continue
-        health, poll = document.get("health", {}), document.get("poll", {})
-        polled_at = health.get("polled_at")
-        moved_at = poll.get("moved_at") if poll.get("token") and poll.get("until", facts.now) > facts.now else None
-        ago = f"no poll has ended well for {format_age(_age(facts, polled_at))}" if polled_at else "it was never polled"
-        yield Measurement(
-            key=key,
-            since=max(at for at in (polled_at, moved_at, *facts.count_from(key, beyond=beyond)) if at) + beyond,
-            detail=f"{ago}: {health['error']}" if health.get("error") else ago,
-        )
+        if find_pause(facts.documents.get(name, {}), facts.now, field=POLLS_PAUSED_FIELD):
+            yield Held(key=AlertKey(rule="no_poll", stream=name))
+        else:
+            by_source.setdefault(plan.source, []).append(name)
+    for source, names in by_source.items():
+        alone = {name: _measure_unread(facts, AlertKey(rule="no_poll", stream=name), [name]) for name in names}
+        together = _find_unread_together(facts, alone)
+        if together:
+            yield _measure_unread(facts, AlertKey(rule="no_poll", source=source), together)
+            yield from (Held(key=alone[name].key) for name in together)
+        yield from (measured for name, measured in alone.items() if name not in together)
+
+
+def _find_unread_together(facts: AlertFacts, alone: Mapping[str, Measurement]) -> list[str]:
+    """Return the streams of a source whose polls are overdue, if they are several and no other one was read since.
+
+    A stream whose own alert fires has a trouble of its own.
+    """
+    late = facts.now - timedelta(seconds=min(OVERDUE_TOGETHER_SECONDS, facts.thresholds["no_poll"] / 2))
+    overdue = {
+        name: measured.since
+        for name, measured in alone.items()
+        if measured.since is not None and measured.since < late and not facts.fires(measured.key)
+    }
+    if len(overdue) < 2:
+        return []
+    read = (_find_read_at(facts, name) for name in alone if name not in overdue)
+    return list(overdue) if all(at is None or at <= min(overdue.values()) for at in read) else []
+
+
+def _find_read_at(facts: AlertFacts, name: str) -> datetime | None:
+    """Return when a stream's last poll without an error ended, or the one that runs made progress."""
+    document = facts.documents.get(name, {})
+    poll = document.get("poll", {})
+    moved_at = poll.get("moved_at") if poll.get("token") and poll.get("until", facts.now) > facts.now else None
+    return max(filter(None, (document.get("health", {}).get("polled_at"), moved_at)), default=None)
+
+
+def _measure_unread(facts: AlertFacts, key: AlertKey, names: Sequence[str]) -> Measurement:
+    """Measure since when the first of these streams should have been polled."""
+    overdue = []
+    for name in names:
+        beyond = timedelta(seconds=facts.plans[name].poll_every_seconds)
+        overdue.append(max(filter(None, (_find_read_at(facts, name), *facts.count_from(key, beyond=beyond)))) + beyond)
+    health = [facts.documents.get(name, {}).get("health", {}) for name in names]
+    polled_at = max(filter(None, (each.get("polled_at") for each in health)), default=None)
+    ago = f"no poll has ended well for {format_age(_age(facts, polled_at))}" if polled_at else "it was never polled"
+    about = f"{_name_some(names)}: {ago}" if key.source else ago
+    errors = dict.fromkeys(each["error"] for each in health if each.get("error"))
+    return Measurement(key=key, since=min(overdue), detail=": ".join([about, *list(errors)[:1]]))
+
+
+def _name_some(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    more = f" and {len(names) - STREAMS_NAMED} more" if len(names) > STREAMS_NAMED else ""
+    return f"{', '.join(names[:STREAMS_NAMED])}{more}"
 
 
 def measure_circuit_open(facts: AlertFacts) -> Iterator[Measurement | Held]:
@@ -215,12 +263,10 @@ def measure_circuit_open(facts: AlertFacts) -> Iterator[Measurement | Held]:
         known = facts.known.get(key.id, {})
         first = min(waiting.values(), key=lambda outage: outage["since"])
         since = known["since"] if facts.fires(key) else max(filter(None, (first["since"], known.get("held_at"))))
-        names = list(waiting)
-        more = f" and {len(names) - STREAMS_NAMED} more" if len(names) > STREAMS_NAMED else ""
         yield Measurement(
             key=key,
             since=since,
-            detail=f"the partner is down (circuit open) for {', '.join(names[:STREAMS_NAMED])}{more}: "
+            detail=f"the partner is down (circuit open) for {_name_some(list(waiting))}: "
             f"{first.get('reason') or 'no answer'}",
             may_fire=any(outage["state"] == BreakerState.OPEN.value for outage in waiting.values()),
         )

@@ -165,9 +165,8 @@ def _double(times: int) -> float:
 
 def _give_up(ledger: Ledger, message: AlertMessage, reason: str, *, tries: int) -> None:
     ledger.alerts.give_up(message, reason)
-    key = message.key
-    about = {"rule": key.rule, "stream": key.stream, "partner": key.partner, "state": message.state}
-    log.warning("alert.given_up", channel=message.channel, **about, tries=tries, error=reason)
+    about = message.key.to_document()
+    log.warning("alert.given_up", channel=message.channel, **about, state=message.state, tries=tries, error=reason)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,6 +177,8 @@ class GivenUp:
     rule: str
     stream: str | None
     partner: str | None
+    #: Missing in what earlier versions wrote.
+    source: str | None = None
     #: `firing` or `resolved`.
     state: str
     reason: str
@@ -185,7 +186,7 @@ class GivenUp:
     @property
     def line(self) -> str:
         """What was given up and why, in one line."""
-        subject = AlertKey(rule=self.rule, stream=self.stream, partner=self.partner).subject
+        subject = AlertKey(rule=self.rule, stream=self.stream, partner=self.partner, source=self.source).subject
         return f"{self.rule} ({subject}), {self.state}, was given up: {self.reason}"
 
 

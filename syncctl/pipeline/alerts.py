@@ -54,9 +54,10 @@ class Alert:
     """One alert, as `syncctl alerts --json` prints it."""
 
     rule: str
-    #: None: it is about a partner, or about the project.
+    #: Where all three are None, it is about the project.
     stream: str | None
     partner: str | None
+    source: str | None
     #: `firing`, or `resolved` for a day after its end.
     state: str
     #: Since when it had lasted.
@@ -75,8 +76,8 @@ class Alert:
 
     @property
     def subject(self) -> str:
-        """The stream, or the partner; the project where it is about neither."""
-        return AlertKey(rule=self.rule, stream=self.stream, partner=self.partner).subject
+        """The stream, the partner or the source; the project where it is about none of them."""
+        return AlertKey(rule=self.rule, stream=self.stream, partner=self.partner, source=self.source).subject
 
 
 def read_alerts(ledger: Ledger, *, resolved_too: bool = False) -> tuple[Alert, ...]:
@@ -92,9 +93,13 @@ def read_alerts(ledger: Ledger, *, resolved_too: bool = False) -> tuple[Alert, .
 
 
 def _read_alert(found: Doc) -> Alert:
-    names = ("rule", "stream", "partner", "state", "since", "fired_at", "value", "threshold", "detail")
+    names = ("state", "since", "fired_at", "value", "threshold", "detail")
     rule = RULES.get(found["rule"])
     return Alert(
+        rule=found["rule"],
+        stream=found["stream"],
+        partner=found["partner"],
+        source=found.get("source"),
         **{name: found[name] for name in names},
         resolved_at=found.get("resolved_at"),
         unit=rule.unit if rule else "seconds",
@@ -136,7 +141,7 @@ def evaluate_alerts(*, ledger: Ledger, plan: AlertPlan, costly: bool | None = No
     ]
     for alert_id, alert in known.items():
         if alert_id not in measured and alert["rule"] not in left_out and _end(ledger, plan, alert):
-            changed.append(AlertKey(rule=alert["rule"], stream=alert["stream"], partner=alert["partner"]))
+            changed.append(AlertKey.read(alert))
     return changed
 
 

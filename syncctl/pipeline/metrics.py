@@ -52,7 +52,7 @@ def read_ledger_metrics(ledger: Ledger, configured: Mapping[str, StreamPlan], sa
             _add_gauges(samples, ledger, name, plan, document, now)
     _add_partners(samples, ledger, configured, now)
     for alert in read_alerts(ledger):
-        samples.add("syncctl_alerts_firing", 1, alert.rule, alert.stream or "", alert.partner or "")
+        samples.add("syncctl_alerts_firing", 1, alert.rule, alert.stream or "", alert.partner or "", alert.source or "")
     workers = ledger.heartbeats.load_workers()
     samples.add("syncctl_workers", len(workers))
     samples.add("syncctl_worker_slots", sum(int(worker.get("slots", 0)) for worker in workers))

@@ -47,6 +47,7 @@ class StreamPlan:
     #: Mode flag: the source is told of failed records too.
     acknowledges_failed: bool = False
     table: str | None = None
+    source: str = "default"
     #: The columns of `write_back`.
     written_columns: tuple[str, ...] = ()
     #: Streams whose older due records go first, with what the settings expect of them.

@@ -131,11 +131,11 @@ def _log_changes(ledger: "Ledger", changed: "Sequence[AlertKey]") -> None:
     known = ledger.alerts.load_all()
     for key in changed:
         alert = known.get(key.id, {})
-        facts = {"rule": key.rule, "stream": key.stream, "partner": key.partner, "detail": alert.get("detail")}
+        facts = key.to_document()
         if alert.get("state") == FIRING:
-            log.warning("alert.firing", **facts)
+            log.warning("alert.firing", **facts, detail=alert.get("detail"))
         else:
-            log.info("alert.resolved", **facts)
+            log.info("alert.resolved", **facts, detail=alert.get("detail"))
 
 
 def send_alerts(connections: Connections) -> "Sent":

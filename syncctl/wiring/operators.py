@@ -155,6 +155,7 @@ def plan_stream(settings: "Settings", name: str) -> "StreamPlan":
         max_in_flight=partner.max_in_flight,
         acknowledges_failed=stream.acknowledge_failed is not None,
         table=stream.table,
+        source=stream.source,
         written_columns=tuple(stream.write_back),
         after={other: plan_stream(settings, other) for other in stream.after},
         quiet_hours=settings.stream(name).quiet_hours,

@@ -645,6 +645,73 @@ def test_an_outage_of_a_partner_is_one_alert_that_names_its_streams(
     assert webhook.states == [("circuit_open", "firing"), ("circuit_open", "resolved")]
 
 
+def poll_ends(database: Any, *names: str, error: str | None = None) -> None:
+    """Let polls of streams end now."""
+    noted: dict[str, Any] = {"health.last_poll_at": "$$NOW", "health.error": error}
+    if error is None:
+        noted["health.polled_at"] = "$$NOW"
+    for name in names:
+        database.streams.update_one({"_id": name}, [{"$set": noted}], upsert=True)
+
+
+@pytest.fixture
+def many(database: Any, watcher: Watcher) -> list[str]:
+    """Streams of one source, and one of another, that have just been polled and are watched."""
+    names = [f"s{number:02}" for number in range(30)]
+    erp = {name: StreamPlan(partner="erp", source="erp") for name in names}
+    watcher.plan = make_plan("no_poll", streams={**erp, "elsewhere": StreamPlan(partner="erp", source="web")})
+    poll_ends(database, *names, "elsewhere")
+    watcher.look()
+    return names
+
+
+def test_a_source_that_is_down_is_one_alert_that_names_its_streams(
+    database: Any, watcher: Watcher, webhook: WebhookReceiver, many: list[str]
+) -> None:
+    for minutes in (1, 10, 6):
+        poll_ends(database, *many, error="cannot reach SQL Server")
+        let_minutes_pass(database, minutes)
+        poll_ends(database, "elsewhere")
+        watcher.look()
+    (firing,) = webhook.taken
+    assert (firing["rule"], firing["stream"], firing["source"]) == ("no_poll", None, "erp")
+    assert firing["text"].startswith("FIRING: no_poll (source erp, erp): s00, s01, s02, s03, s04 and 25 more: no poll")
+    assert firing["detail"].endswith(": cannot reach SQL Server")
+    assert firing["text"].endswith("next: syncctl doctor source")
+    # It is back, and not all of them have been polled yet.
+    poll_ends(database, *many[:10])
+    watcher.look()
+    pass_minutes(watcher, database, 1)
+    poll_ends(database, *many)
+    pass_minutes(watcher, database, 1)
+    assert webhook.states == [("no_poll", "firing"), ("no_poll", "resolved")]
+
+
+def test_a_source_of_which_no_stream_is_polled_is_one_alert(
+    database: Any, watcher: Watcher, webhook: WebhookReceiver, many: list[str]
+) -> None:
+    pass_minutes(watcher, database, 16)
+    poll_ends(database, "elsewhere")
+    watcher.look()
+    assert {(firing["source"], firing["stream"]) for firing in webhook.taken} == {("erp", None), (None, "elsewhere")}
+
+
+def test_streams_that_fail_beside_others_that_are_read_have_alerts_of_their_own(
+    database: Any, watcher: Watcher, webhook: WebhookReceiver, many: list[str]
+) -> None:
+    failing, well = many[:2], [*many[2:], "elsewhere"]
+    for minutes in (1, 10, 6):
+        poll_ends(database, *failing, error="no such column")
+        let_minutes_pass(database, minutes)
+        poll_ends(database, *well)
+        watcher.look()
+    assert [firing["stream"] for firing in webhook.taken] == failing
+    # Now the source goes down: theirs go on, and the source has one too.
+    pass_minutes(watcher, database, 16)
+    assert [alert["source"] for alert in webhook.taken[2:]] == ["erp", None]
+    assert webhook.taken[3]["stream"] == "elsewhere"
+
+
 def test_an_open_circuit_that_nothing_waits_for_fires_no_more_and_counts_anew(
     ledger: Ledger, database: Any, watcher: Watcher
 ) -> None:

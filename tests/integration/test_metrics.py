@@ -89,7 +89,7 @@ def test_every_metric_has_values_and_these_are_what_happened(testbed: Testbed, s
     assert value(values, "delivery_duration_seconds_count", stream="orders") == 17
     assert value(values, "polls_total", stream="orders") == 1
     assert value(values, "worker_slots") == 3
-    assert value(values, "alerts_firing", rule="paused", stream="", partner="default") == 1
+    assert value(values, "alerts_firing", rule="paused", stream="", partner="default", source="") == 1
     assert value(values, "permits_limit", partner="default") == 8
     assert value(values, "circuit_state", stream="orders", state="closed") == 1
 

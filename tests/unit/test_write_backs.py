@@ -16,6 +16,7 @@ from syncctl.core.rows import Value
 from syncctl.core.states import State
 from syncctl.core.write_backs import Ended, choose_values
 from syncctl.errors import ConfigurationError, SourceError
+from syncctl.ledger.sequencing import Waiting
 from syncctl.ledger.write_backs import Lag
 from syncctl.pipeline.obstacles import StreamFacts, StreamPlan, _find_write_back_obstacles
 from syncctl.sources.catalog.relation import ALIAS, Column, Kind, Relation
@@ -172,7 +173,16 @@ def test_a_column_of_another_kind_is_refused() -> None:
 def test_a_right_is_advised_only_where_one_is_missing(error: str, is_granted: bool) -> None:
     plan = StreamPlan(partner="default", table="dbo.orders", written_columns=("sent_at",))
     now = datetime.now(UTC)
-    facts = StreamFacts(name="orders", plan=plan, document={}, partner={}, counts={}, held=0, awaiting_poll=0, now=now)
+    facts = StreamFacts(
+        name="orders",
+        plan=plan,
+        document={},
+        partner={},
+        counts={},
+        waiting=Waiting(),
+        is_unacknowledged=False,
+        now=now,
+    )
     (obstacle,) = _find_write_back_obstacles(Lag(records=1, oldest=now, refused=1, error=error), facts)
     assert ("GRANT UPDATE ON dbo.orders (sent_at)" in obstacle.hint) == is_granted
     assert "syncctl doctor source orders" in obstacle.hint

@@ -1,6 +1,6 @@
 """The rules of alerts, in one table: what each measures, in which unit, and when it fires by default.
 
-A new rule is an entry here, a function of the same name in `pipeline/alert_measures.py`, and a section in the runbook.
+What else a new rule needs is in CONTRIBUTING.md.
 """
 
 from collections.abc import Mapping

@@ -6,7 +6,7 @@ import pytest
 
 from .protocol.steps import STEPS_PER_EXAMPLE, VARIANTS, Variant, take_steps
 
-EXAMPLES = int(os.environ.get("SYNCCTL_PROTOCOL_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("SYNCCTL_PROTOCOL_EXAMPLES", "10"))
 STEPS = int(os.environ.get("SYNCCTL_PROTOCOL_STEPS", str(STEPS_PER_EXAMPLE)))
 SEED = int(os.environ.get("SYNCCTL_PROTOCOL_SEED", "1"))
 

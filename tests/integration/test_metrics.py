@@ -160,7 +160,7 @@ def plans(ledger: Ledger, database: Any) -> list[Mapping[str, Any]]:
         {"_id": f"{n}", "stream": "orders", "window_start": NOW - n * HOUR, "logged": 1, "frozen": True}
         for n in range(1000)
     )
-    update(ledger)
+    ledger.totals.update(frozen_until=NOW)
     database.command("profile", 2)
     scrape(ledger)
     database.command("profile", 0)

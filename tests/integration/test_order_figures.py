@@ -21,7 +21,7 @@ from tests.harness.testbed import ListReader, Testbed, version_row
 
 log = logging.getLogger(__name__)
 
-UPDATES = int(os.environ.get("SYNCCTL_ORDER_UPDATES", "1500"))
+UPDATES = int(os.environ.get("SYNCCTL_ORDER_UPDATES", "1000"))
 KEYS = int(os.environ.get("SYNCCTL_ORDER_KEYS", "30"))
 SENT_AFTER_A_POLL = 0.3
 """Versions of a row pile up meanwhile."""

@@ -763,14 +763,14 @@ def test_rows_that_change_while_they_are_written_are_sent_once_a_change(bed: Tes
         while not stop.is_set():
             source_db.execute("update orders set content = ? where id = ?", (f"c{changes}", changes % 300 + 1))
             changes += 1
-            time.sleep(0.002)
+            time.sleep(0.005)
 
     with RowPartner(lambda _: 200) as partner:
         bed.partner = replace(bed.partner, url=partner.url)
         writer = threading.Thread(target=change)
         writer.start()
         try:
-            for _ in range(6):
+            for _ in range(4):
                 bed.poll()
                 capture(bed)
                 bed.deliver()

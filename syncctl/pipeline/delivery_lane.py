@@ -313,8 +313,7 @@ class DeliveryLane:
     def _choose_calls(self, ready: list[WaitingCall]) -> None:
         """Move the calls that may begin now from the plan to `ready`."""
         limit = self._runner.limit
-        # What is written to the ledger meanwhile takes about as long as a call.
-        ahead = limit
+        ahead = limit // 2
         if (rate := self.setup.rate) is not None:
             # A permit is good for the moment at which it is valid: calls must not pile up in front of a slow partner.
             ahead = min(ahead, int(rate.calls_per_second * AHEAD_OF_RATE_SECONDS))

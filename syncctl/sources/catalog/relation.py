@@ -27,8 +27,7 @@ _PLAIN = re.compile(r"[^\W\d]\w*")
 _RESERVED = frozenset(SQLSERVER_WORDS) | frozenset(SQLiteIdentifierPreparer.reserved_words) | {"try_convert", "within"}
 _TOKEN = re.compile(
     r"""(?P<end>\s+|;|--[^\n]*|/\*.*?\*/)
-    |'(?:[^']|'')*+(?:'|\Z)|"(?:[^"]|"")*+(?:"|\Z)|\[(?:[^\]]|\]\])*+(?:\]|\Z)|`[^`]*+(?:`|\Z)|/\*.*
-    |[^\s;'"\[`/-]+|.""",
+    |'(?:[^']|'')*+'|"(?:[^"]|"")*+"|\[(?:[^\]]|\]\])*+\]|`[^`]*+`|[^\s;'"\[`/-]+|.""",
     re.VERBOSE | re.DOTALL,
 )
 ALIAS = "t"

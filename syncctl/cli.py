@@ -232,6 +232,8 @@ def _translate_usage(error: TyperException) -> UsageError:
     hint = f"run: {path} --help"
     if possibilities:
         hint = f"did you mean {possibilities[0]}? Otherwise {hint}"
+    elif "unexpected extra argument" in message and any("--stream" in param.opts for param in ctx.command.params):
+        hint = f"for the records of one stream: {path} --stream NAME; all options: {path} --help"
     return UsageError(message[:1].lower() + message[1:], why=f"usage: {usage}" if usage else "", hint=hint)
 
 

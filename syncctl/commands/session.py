@@ -11,7 +11,7 @@ import typer
 from syncctl.commandline import Invocation
 from syncctl.console import out
 from syncctl.core.spelling import find_near
-from syncctl.errors import ConfigurationError, UsageError
+from syncctl.errors import ConfigurationError, ServiceUnavailable, UsageError
 
 if TYPE_CHECKING:
     from syncctl.settings import Settings
@@ -49,6 +49,7 @@ def open_session(ctx: typer.Context, *, acts: bool = False) -> Iterator["Connect
     Raises:
         ConfigurationError: a setting is missing, unknown or wrong; or `acts`, and there is no configuration, or the
             ledger belongs to another project.
+        ServiceUnavailable: a service that the command needs cannot be reached; where nothing is configured, it says so.
     """
     settings = load(ctx, acts=acts)
     from syncctl.wiring.operators import open_connections
@@ -56,7 +57,14 @@ def open_session(ctx: typer.Context, *, acts: bool = False) -> Iterator["Connect
     with open_connections(settings) as connections:
         if acts:
             connections.check_project()
-        yield connections
+        try:
+            yield connections
+        except ServiceUnavailable as error:
+            if settings.is_configured:
+                raise
+            where = ctx.obj.directory.absolute()
+            hint = f"nothing is configured in {where}: go to the project's directory or add --directory DIR"
+            raise ServiceUnavailable(error.what, service=error.service, why=error.why, hint=hint) from error
 
 
 def choose_configured(settings: "Settings", names: Sequence[str] | None) -> tuple[str, ...]:

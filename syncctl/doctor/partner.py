@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,8 @@ def _judge(probe: Probe, name: str, partner: Partner) -> Finding:
     status = probe.status or 0
     if status in {401, 403}:
         return warned(probe.detail, f"check {secret}; some partners refuse every OPTIONS request")
-    if status >= 500:
+    # 501: it does not know OPTIONS, which says nothing of other calls.
+    if status >= 500 and status != HTTPStatus.NOT_IMPLEMENTED:
         return warned(probe.detail, "ask the partner whether it has a problem; deliveries are retried in the meantime")
     return passed(probe.detail)
 

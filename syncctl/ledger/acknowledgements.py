@@ -9,7 +9,7 @@ from pymongo.database import Database
 
 from syncctl.core.acknowledgements import Acknowledged, Acknowledgement, Begun
 from syncctl.core.states import State
-from syncctl.ledger.client import edge, find_streams
+from syncctl.ledger.client import edge
 from syncctl.ledger.codec import decode_values
 from syncctl.ledger.expressions import in_future
 from syncctl.ledger.indexes import TO_ACKNOWLEDGE
@@ -94,7 +94,15 @@ class Acknowledgements:
     def find_streams(self, streams: Iterable[str]) -> list[str]:
         """Return those of these streams of whose records the source has not been told yet."""
         query = {**_ended(failed_too=True), "acknowledge": {"$exists": True}}
-        return find_streams(self._records, query, streams, hint=TO_ACKNOWLEDGE)
+        # One look for each stream that has some: the index does not hold `acknowledge`, and they may be millions.
+        found: set[str] = set()
+        last = ""
+        while next_one := self._records.find_one(
+            {"stream": {"$gt": last}, **query}, {"stream": True}, sort=[("stream", 1)], hint=TO_ACKNOWLEDGE
+        ):
+            last = next_one["stream"]
+            found.add(last)
+        return [name for name in streams if name in found]
 
     @edge
     def find_refused(self, stream: str, *, failed_too: bool) -> tuple[int, str] | None:

@@ -199,7 +199,8 @@ class Alerts:
         self._alerts.update_one({"_id": key.id}, {"$setOnInsert": _name(key, literal=False)}, upsert=True)
         facts = {"state": FIRING, "value": value, "threshold": threshold, "since": since, "detail": detail}
         begun: Doc = {name: {"$literal": fact} for name, fact in facts.items()}
-        begun |= {"fired_at": "$$NOW", "notified_at": "$$NOW", "repeated": 0, "condition_since": {"$literal": since}}
+        begun |= {"fired_at": "$$NOW", "repeated": 0, "condition_since": {"$literal": since}}
+        begun["notified_at"] = "$$NOW" if channels else None
         changes = {**begun, **_revise(), "outbox": _append(channels, facts | {"repeated": 0})}
         ended_before = {"$subtract": ["$$NOW", round(RESTS_SECONDS * 1000)]}
         has_rested = {"$lte": [{"$ifNull": ["$resolved_at", None]}, ended_before]}
@@ -214,12 +215,16 @@ class Alerts:
 
     @edge
     def repeat(self, known: Doc, *, after_seconds: float, channels: Sequence[str]) -> bool:
-        """Repeat the message of an alert that fires, if the last one is old enough and its channel has sent it."""
+        """Repeat the message of an alert that fires, if the last one is old enough and its channel has sent it.
+
+        One that no channel was told of yet is told now.
+        """
         is_old = {"$lte": ["$notified_at", {"$subtract": ["$$NOW", round(after_seconds * 1000)]}]}
         guard = _guard(known["_id"], known, {"state": FIRING, "$expr": is_old})
         waiting = {message["channel"] for message in known.get("outbox", ())}
         facts = {name: known[name] for name in ("value", "threshold", "since", "detail")}
-        facts |= {"state": FIRING, "repeated": known.get("repeated", 0) + 1}
+        is_first = known.get("notified_at") is None
+        facts |= {"state": FIRING, "repeated": 0 if is_first else known.get("repeated", 0) + 1}
         free = [channel for channel in channels if channel not in waiting]
         changes = {"notified_at": "$$NOW", "repeated": facts["repeated"], **_revise(), "outbox": _append(free, facts)}
         return self._alerts.update_one(guard, [{"$set": changes}]).modified_count == 1

@@ -259,7 +259,7 @@ class Reports:
                 if found["_id"] in totals:
                     for name in names:
                         totals[found["_id"]][name] += int(found[name])
-        since = {"$gte": frozen} if frozen is not None else {"$exists": True}
+        since = {"$gte": frozen if frozen is not None else datetime.min.replace(tzinfo=UTC)}
         for name in names:
             query = {"state": name, "finished_at": since}
             for stream in find_streams(self._records, query, streams, hint="finished"):

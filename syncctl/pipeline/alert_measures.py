@@ -191,51 +191,71 @@ def measure_no_poll(facts: AlertFacts) -> Iterator[Measurement | Held]:
         else:
             by_source.setdefault(plan.source, []).append(name)
     for source, names in by_source.items():
-        alone = {name: _measure_unread(facts, AlertKey(rule="no_poll", stream=name), [name]) for name in names}
-        together = _find_unread_together(facts, alone)
+        key = AlertKey(rule="no_poll", source=source)
+        alone = {name: _measure_unread(facts, name) for name in names}
+        together = _find_unread_together(facts, key, alone)
         if together:
-            yield _measure_unread(facts, AlertKey(rule="no_poll", source=source), together)
-            yield from (Held(key=alone[name].key) for name in together)
+            first = min(alone[name].since or facts.now for name in together)
+            # One that fires goes on, whatever its streams count from.
+            since = facts.known[key.id]["since"] if facts.fires(key) else first
+            yield Measurement(
+                key=key, since=since, detail=_describe_unread(facts, together, about=_name_some(together))
+            )
         yield from (measured for name, measured in alone.items() if name not in together)
 
 
-def _find_unread_together(facts: AlertFacts, alone: Mapping[str, Measurement]) -> list[str]:
-    """Return the streams of a source whose polls are overdue, if they are several and no other one was read since.
+def _find_unread_together(facts: AlertFacts, key: AlertKey, alone: Mapping[str, Measurement]) -> list[str]:
+    """Return the streams of a source that its alert is about, if nothing was read of it since they are overdue.
 
-    A stream whose own alert fires has a trouble of its own.
+    An alert begins with several. A stream whose own alert fires has a trouble of its own, and so has one that was
+    overdue for long while another one was read.
     """
-    late = facts.now - timedelta(seconds=min(OVERDUE_TOGETHER_SECONDS, facts.thresholds["no_poll"] / 2))
-    overdue = {
-        name: measured.since
-        for name, measured in alone.items()
-        if measured.since is not None and measured.since < late and not facts.fires(measured.key)
-    }
-    if len(overdue) < 2:
-        return []
-    read = (_find_read_at(facts, name) for name in alone if name not in overdue)
-    return list(overdue) if all(at is None or at <= min(overdue.values()) for at in read) else []
+    others = {name: measured.since or facts.now for name, measured in alone.items() if not facts.fires(measured.key)}
+    read = {name: at for name in alone if (at := _find_read_at(facts, name)) is not None}
+    if facts.fires(key):
+        if any(at > facts.known[key.id]["since"] for name, at in read.items() if name in others):
+            return []
+        return [name for name in others if name not in read or read[name] + _poll_interval(facts, name) < facts.now]
+    short = timedelta(seconds=min(OVERDUE_TOGETHER_SECONDS, facts.thresholds["no_poll"] / 2))
+    last = max(read.values(), default=None)
+    overdue = [
+        name for name, since in others.items() if since < facts.now - short and (last is None or since >= last - short)
+    ]
+    return overdue if len(overdue) > 1 else []
 
 
 def _find_read_at(facts: AlertFacts, name: str) -> datetime | None:
     """Return when a stream's last poll without an error ended, or the one that runs made progress."""
     document = facts.documents.get(name, {})
     poll = document.get("poll", {})
-    moved_at = poll.get("moved_at") if poll.get("token") and poll.get("until", facts.now) > facts.now else None
+    runs = poll.get("token") and poll.get("until", facts.now) > facts.now
+    # One that has only begun has read nothing: it may be waiting for a source that is down.
+    moved_at = poll.get("moved_at") if runs and poll.get("moved_at") != poll.get("started_at") else None
     return max(filter(None, (document.get("health", {}).get("polled_at"), moved_at)), default=None)
 
 
-def _measure_unread(facts: AlertFacts, key: AlertKey, names: Sequence[str]) -> Measurement:
-    """Measure since when the first of these streams should have been polled."""
-    overdue = []
-    for name in names:
-        beyond = timedelta(seconds=facts.plans[name].poll_every_seconds)
-        overdue.append(max(filter(None, (_find_read_at(facts, name), *facts.count_from(key, beyond=beyond)))) + beyond)
+def _poll_interval(facts: AlertFacts, name: str) -> timedelta:
+    return timedelta(seconds=facts.plans[name].poll_every_seconds)
+
+
+def _measure_unread(facts: AlertFacts, name: str) -> Measurement:
+    """Measure since when a stream should have been polled."""
+    key, beyond = AlertKey(rule="no_poll", stream=name), _poll_interval(facts, name)
+    since = max(filter(None, (_find_read_at(facts, name), *facts.count_from(key, beyond=beyond)))) + beyond
+    of_source = facts.known.get(AlertKey(rule="no_poll", source=facts.plans[name].source).id, {})
+    # People are told of it meanwhile.
+    told = facts.now if of_source.get("state") == FIRING else of_source.get("ended_at")
+    if told and not facts.fires(key):
+        since = max(since, told)
+    return Measurement(key=key, since=since, detail=_describe_unread(facts, [name]))
+
+
+def _describe_unread(facts: AlertFacts, names: Sequence[str], *, about: str = "") -> str:
     health = [facts.documents.get(name, {}).get("health", {}) for name in names]
     polled_at = max(filter(None, (each.get("polled_at") for each in health)), default=None)
     ago = f"no poll has ended well for {format_age(_age(facts, polled_at))}" if polled_at else "it was never polled"
-    about = f"{_name_some(names)}: {ago}" if key.source else ago
     errors = dict.fromkeys(each["error"] for each in health if each.get("error"))
-    return Measurement(key=key, since=min(overdue), detail=": ".join([about, *list(errors)[:1]]))
+    return ": ".join([*filter(None, [about]), ago, *list(errors)[:1]])
 
 
 def _name_some(names: Sequence[str]) -> str:

@@ -195,7 +195,8 @@ def _judge(ledger: Ledger, plan: AlertPlan, facts: AlertFacts, measurement: Meas
         if value < ENDS_BELOW * threshold:
             return _end(ledger, plan, known, value=value, detail=detail)
         ledger.alerts.refresh(known, value=value, threshold=threshold, detail=detail)
-        if plan.repeat_seconds:
+        # One that began while no channel was set is told once there is one.
+        if plan.channels and (plan.repeat_seconds or known.get("notified_at") is None):
             known = {**known, "value": value, "threshold": threshold, "detail": detail}
             ledger.alerts.repeat(known, after_seconds=plan.repeat_seconds, channels=plan.channels)
         return False

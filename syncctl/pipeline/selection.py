@@ -1,12 +1,13 @@
 """The records that an operator selects: the same filters for every command that lists, shows or changes records."""
 
 import heapq
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 from syncctl.core.ids import key_id
@@ -20,6 +21,8 @@ RECORDS_IN_MEMORY = 20_000
 """How many records the pages of all scans of a list hold together."""
 SMALLEST_PAGE = 20
 FINISHED = tuple(state.value for state in TERMINAL)
+KEY_READINGS_AT_MOST = 729
+"""Each of six columns in each of three ways."""
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,100}")
 
 
@@ -192,22 +195,61 @@ def find_key_ids(ledger: Ledger, streams: Sequence[str], text: str) -> dict[str,
 
 
 def read_key(text: str, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """Yield the keys that a text may mean: its values as whole numbers, as text, as decimals.
+    """Yield the keys that a text may mean: each value as a whole number, as text, as a decimal.
+
+    Args:
+        text: `5`, `a=1,b=2`, or a JSON object, whose values mean what they are.
 
     Raises:
         UsageError: It does not name the stream's key columns.
     """
-    pairs = [part.partition("=") for part in text.split(",")] if "=" in text else []
-    values = {name.strip(): value.strip() for name, _, value in pairs} or {names[0]: text}
+    exact = _read_json_key(text)
+    values = exact if exact is not None else _split_key(text, names)
     if sorted(values) != sorted(names):
-        shown = ",".join(f"{name}=…" for name in names)
+        shown, quoted = ",".join(f"{name}=…" for name in names), ", ".join(f'"{name}": …' for name in names)
         raise UsageError(
             f"{text} is not a key of this stream",
             why=f"its key columns are {', '.join(names)}",
-            hint=f"write {shown}",
+            hint=f"write {shown}; or, of any value, '{{{quoted}}}'",
         )
-    for read in (_read_whole_number, str, _read_decimal):
-        yield {name: read(value) for name, value in values.items()}
+    if exact is not None:
+        yield exact
+        return
+    # Columns of one key may differ: a text that looks like a number stands beside an integer.
+    readings = [_read_value(value) for value in values.values()]
+    for chosen in islice(product(*readings), KEY_READINGS_AT_MOST):
+        yield dict(zip(values, chosen, strict=True))
+
+
+def _split_key(text: str, names: Sequence[str]) -> dict[str, str]:
+    """Return the value of each column that a text names; a text that names none is the value of the first."""
+    named = re.compile(rf"(?:^|,)\s*({'|'.join(re.escape(name) for name in names)})\s*=")
+    marks = list(named.finditer(text))
+    if not marks or marks[0].start() != 0:
+        pairs = [part.partition("=") for part in text.split(",")] if "=" in text else []
+        return {name.strip(): value.strip() for name, _, value in pairs} or {names[0]: text}
+    if len({mark[1] for mark in marks}) < len(marks):
+        return {}
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
+    return {mark[1]: text[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True)}
+
+
+def _read_json_key(text: str) -> dict[str, Any] | None:
+    """Return the columns and values of a JSON object; None if the text is none with such values."""
+    if not text.lstrip().startswith("{"):
+        return None
+    try:
+        found = json.loads(text, parse_float=Decimal)
+    except (ValueError, RecursionError):
+        return None
+    is_key = all(isinstance(value, str | int | Decimal) for value in found.values())
+    return found if is_key else None
+
+
+def _read_value(text: str) -> list[Any]:
+    """Return what a text may mean: a whole number, text, a decimal."""
+    found: list[Any] = [_read_whole_number(text), text, _read_decimal(text)]
+    return [read for at, read in enumerate(found) if not any(type(read) is type(other) for other in found[:at])]
 
 
 def _read_whole_number(text: str) -> int | str:

@@ -1,7 +1,7 @@
 """Alerts: one message when one begins and one when it ends, whoever measures, sends, dies or is away meanwhile."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -645,6 +645,25 @@ def test_an_outage_of_a_partner_is_one_alert_that_names_its_streams(
     assert webhook.states == [("circuit_open", "firing"), ("circuit_open", "resolved")]
 
 
+def test_what_began_while_no_channel_was_set_is_sent_once_there_is_one(
+    testbed: Testbed, watcher: Watcher, webhook: WebhookReceiver
+) -> None:
+    for repeat_seconds in (0.0, 3600.0):
+        webhook.taken.clear()
+        watcher.plan = make_plan("paused", channels=(), repeat_seconds=repeat_seconds)
+        pause(testbed)
+        pass_minutes(watcher, testbed.database, 61)
+        assert (watcher.list()[0], webhook.taken) == (("paused", "firing"), [])
+        watcher.plan = make_plan("paused", repeat_seconds=repeat_seconds)
+        for _ in range(3):
+            watcher.look()
+        (firing,) = webhook.taken
+        assert (firing["rule"], firing["state"], firing["repeated"]) == ("paused", "firing", 0)
+        testbed.ledger.streams.resume("orders")
+        watcher.look()
+        let_minutes_pass(testbed.database, 10)
+
+
 def poll_ends(database: Any, *names: str, error: str | None = None) -> None:
     """Let polls of streams end now."""
     noted: dict[str, Any] = {"health.last_poll_at": "$$NOW", "health.error": error}
@@ -685,6 +704,70 @@ def test_a_source_that_is_down_is_one_alert_that_names_its_streams(
     poll_ends(database, *many)
     pass_minutes(watcher, database, 1)
     assert webhook.states == [("no_poll", "firing"), ("no_poll", "resolved")]
+
+
+SECONDS = 1 / 60
+
+
+def look_each_ten_seconds(watcher: Watcher, database: Any, minutes: float, poll: Callable[[int], object]) -> None:
+    """Let time pass as processes watch, and polls end before each look."""
+    for number in range(round(minutes * 6)):
+        let_minutes_pass(database, 10 * SECONDS)
+        poll(number)
+        watcher.look()
+
+
+@pytest.fixture
+def few(many: list[str], watcher: Watcher, database: Any) -> list[str]:
+    """Three streams of a source; two minutes without a good poll are too long."""
+    names = many[:3]
+    streams = {name: watcher.plan.streams[name] for name in names}
+    watcher.plan = replace(watcher.plan, streams=streams, thresholds={"no_poll": 120.0})
+    return names
+
+
+def pause_polls(watcher: Watcher, few: list[str]) -> None:
+    for name in few[:2]:
+        watcher.ledger.poll_pauses.pause(name, who="anna", reason="")
+
+
+def let_nobody_watch(watcher: Watcher, few: list[str]) -> None:
+    let_hours_pass(watcher.ledger._database, 4 * MINUTE)
+
+
+def begin_poll(watcher: Watcher, few: list[str]) -> None:
+    assert watcher.ledger.streams.acquire_poll(few[0], seconds=60, worker="w")
+
+
+@pytest.mark.parametrize("happens", [lambda *_: None, pause_polls, let_nobody_watch, begin_poll])
+def test_an_outage_of_a_source_is_one_alert_to_its_end(
+    database: Any,
+    watcher: Watcher,
+    webhook: WebhookReceiver,
+    few: list[str],
+    happens: Callable[[Watcher, list[str]], None],
+) -> None:
+    look_each_ten_seconds(watcher, database, 3, lambda _: poll_ends(database, *few, error="down"))
+    assert webhook.states == [("no_poll", "firing")]
+    happens(watcher, few)
+    look_each_ten_seconds(watcher, database, 1, lambda _: poll_ends(database, *few[1:], error="down"))
+    assert webhook.states == [("no_poll", "firing")]
+    # One is read again; what is wrong with the others is theirs, and counts from now.
+    database.streams.update_many({}, {"$unset": {"poll": True}})
+    look_each_ten_seconds(watcher, database, 1, lambda _: poll_ends(database, few[2]))
+    assert webhook.states == [("no_poll", "firing"), ("no_poll", "resolved")]
+
+
+def test_a_stream_with_a_trouble_of_its_own_is_not_taken_for_its_source(
+    database: Any, watcher: Watcher, webhook: WebhookReceiver, few: list[str]
+) -> None:
+    def poll(number: int) -> None:
+        poll_ends(database, few[0], error="no such column")
+        if number % 8 == 0:
+            poll_ends(database, *few[1:])
+
+    look_each_ten_seconds(watcher, database, 5, poll)
+    assert [(firing["stream"], firing["source"]) for firing in webhook.taken] == [(few[0], None)]
 
 
 def test_a_source_of_which_no_stream_is_polled_is_one_alert(

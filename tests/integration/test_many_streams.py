@@ -69,3 +69,16 @@ def test_each_stream_has_its_own_counts(busy: Ledger) -> None:
     assert found[BUSY]["oldest_due_seconds"] > timedelta(minutes=1).total_seconds()
     assert not any(any(stream["counts"].values()) for name, stream in found.items() if name != BUSY)
     assert found["s8"]["oldest_due_seconds"] is None
+
+
+def test_a_stream_with_thousands_of_outcomes_that_its_source_lacks_is_found_with_one_look(
+    busy: Ledger, database: Any
+) -> None:
+    told = {"stream": BUSY, "state": State.DELIVERED.value, "acknowledge": {"version": "1"}}
+    database.records.insert_many({"_id": f"told-{number}", "key_id": f"{number}", **told} for number in range(1000))
+    database.command("profile", 2)
+    assert busy.acknowledgements.find_streams(STREAMS) == [BUSY]
+    database.command("profile", 0)
+    asked = list(database["system.profile"].find({"ns": f"{database.name}.records"}))
+    assert len(asked) == 2
+    assert all(question["docsExamined"] <= 1 for question in asked)

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from syncctl.core.ids import key_id
 from syncctl.core.states import State
 from syncctl.core.time_zone import floor_hour
 from syncctl.errors import TroubleFound, UsageError
@@ -16,8 +18,8 @@ from syncctl.pipeline.obstacles import StreamPlan
 from syncctl.pipeline.record_ids import complete_ids
 from syncctl.pipeline.replay import Discarded, Replayed, discard_records, replay_records
 from syncctl.pipeline.report import build_report
-from syncctl.pipeline.selection import Selection, read_key
-from syncctl.pipeline.show import find_record, find_versions
+from syncctl.pipeline.selection import Selection, list_records, read_key
+from syncctl.pipeline.show import find_record, find_versions, show_records
 from syncctl.pipeline.status import group_failures, read_status
 from tests.harness.passing_time import PAST, let_hours_pass
 from tests.harness.testbed import NASTY, ListReader, Testbed, claim_records, new_record, version_row
@@ -457,6 +459,30 @@ def test_show_takes_the_beginning_of_an_id_if_it_is_unique(testbed: Testbed) -> 
 @pytest.mark.parametrize("text", ["²", "--5", "9" * 5000, "-"])
 def test_a_key_that_is_no_whole_number_is_read_as_text(text: str) -> None:
     assert {"id": text} in list(read_key(text, ["id"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("bed=7,slot=5", {"bed": "7", "slot": 5}),
+        ("bed=7,slot=5.0", {"bed": 7, "slot": Decimal("5.0")}),
+        ("slot=5, bed=a,b=c", {"bed": "a,b=c", "slot": 5}),
+        ('{"bed": "a,slot=9", "slot": 5}', {"bed": "a,slot=9", "slot": 5}),
+    ],
+)
+def test_each_column_of_a_key_has_a_type_of_its_own(testbed: Testbed, text: str, key: dict[str, Any]) -> None:
+    testbed.ledger.records.log([new_record(1, key=key, key_id=key_id(key))], PAST)
+    shown = show_records(ledger=testbed.ledger, id_or_stream="orders", key=text, configured=["orders"])
+    assert [record["_id"] for record in shown] == ["orders-1"]
+    selection = Selection(key=text, states=("pending",))
+    assert len(list(list_records(testbed.ledger, selection))) == 1
+
+
+@pytest.mark.parametrize("text", ["bed=7", "7", "bed=1,bed=2,slot=3", '{"bed": 7}', "[7, 5]"])
+def test_a_text_that_is_no_key_says_how_one_is_written(text: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        list(read_key(text, ["bed", "slot"]))
+    assert refused.value.hint == """write bed=…,slot=…; or, of any value, '{"bed": …, "slot": …}'"""
 
 
 def test_ids_are_completed_each_once_and_an_unknown_one_stays(testbed: Testbed) -> None:

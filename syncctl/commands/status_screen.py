@@ -10,6 +10,7 @@ from syncctl.commands.silence import began_at
 from syncctl.commands.status_lines import (
     describe_age,
     describe_beat,
+    describe_changed_files,
     describe_queue,
     describe_workers,
     list_standstills,
@@ -20,6 +21,7 @@ from syncctl.console.lines import Line, Part, fill, measure
 from syncctl.console.pictures import STATE_STYLES, draw_path, draw_sparkline, draw_title, format_rate
 from syncctl.core.durations import format_age
 from syncctl.core.minutes import MINUTES, Flow, squeeze
+from syncctl.core.safe_text import make_safe_line
 
 if TYPE_CHECKING:
     from syncctl.pipeline.status import Status
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 STREAM_AT_MOST, STREAM_AT_LEAST = 24, 10
 EVENTS_AT_LEAST = 3
+TIME_WIDTH, KIND_WIDTH, ROW_AT_LEAST = 8, 12, 20
+DETAIL_AT_LEAST = 34
+"""What the details of events keep while rows grow: this, and half of what time and kind leave on a wide terminal."""
 TROUBLES_AT_MOST = 4
 _FIGURES = (("in/s", 7), ("out/s", 7), ("backlog", 9), ("lag", 5), ("failed", 7))
 """The columns that are always there, with their widths."""
@@ -47,6 +52,7 @@ class StatusScreen:
         self._every = every
         self._status: Status | None = None
         self._activity: Activity | None = None
+        self._changed_files: Sequence[str] = ()
         #: Since when there are no new figures, and why.
         self._trouble: tuple[datetime, str] | None = None
         #: Since when Redis cannot be used.
@@ -62,13 +68,18 @@ class StatusScreen:
         """Whether it says why there are no new figures, or that Redis cannot be used."""
         return self._trouble is not None or self._without_redis_since is not None
 
-    def take(self, status: "Status", activity: "Activity") -> None:
-        """Take new figures."""
+    def take(self, status: "Status", activity: "Activity", *, changed_files: Sequence[str] = ()) -> None:
+        """Take new figures.
+
+        Args:
+            changed_files: The names of the files of settings that have changed since the command read them.
+        """
         if not status.queue["error"]:
             self._without_redis_since = None
         elif self._without_redis_since is None:
             self._without_redis_since = self._trouble[0] if self._trouble else activity.at
         self._status, self._activity, self._trouble = status, activity, None
+        self._changed_files = changed_files
 
     def note_trouble(self, why: str, *, waited_seconds: float = 0.0) -> None:
         """Take why there are no new figures; the old ones stay."""
@@ -96,7 +107,7 @@ class StatusScreen:
         lines += _cut_list(troubles, shown_troubles, "more: syncctl status")
         rest = height - len(lines) - len(bottom) - 2
         if rest > 0:
-            events = [_draw_event(event, now) for event in activity.events[:rest]]
+            events = _draw_events(activity.events[:rest], now, width)
             lines += [[], [("LAST EVENTS", "bold")], *(events or [[("nothing in the last 24 hours", "dim")]])]
         lines += [[]] * max(height - len(lines) - len(bottom), 0)
         return [*lines[: max(height - len(bottom), 0)], *bottom][:height]
@@ -107,6 +118,8 @@ class StatusScreen:
         if self._trouble is not None:
             since, why = self._trouble
             lines.append([(f"no new figures since {since:%H:%M:%S}: {why}; trying again", "red")])
+        if self._changed_files:
+            lines.append([(describe_changed_files(self._changed_files), "yellow")])
         return [*lines, *_draw_path(status, activity.flows, width), []]
 
 
@@ -212,13 +225,24 @@ def _draw_stream(
     return line
 
 
-def _draw_event(event: "Event", now: datetime) -> Line:
+def _draw_events(events: Sequence["Event"], now: datetime, width: int) -> list[Line]:
+    """Return a line for each event; rows get the width that the longest needs, as far as details can spare it."""
+    rows = [
+        make_safe_line(event.subject if event.key is None else f"{event.subject} {format_key(event.key)}")
+        for event in events
+    ]
+    left = width - TIME_WIDTH - KIND_WIDTH - 6
+    row_at_most = left - max(DETAIL_AT_LEAST, left // 2)
+    row_width = max(ROW_AT_LEAST, min(row_at_most, max(map(measure, rows), default=0)))
+    return [_draw_event(event, row, row_width, now) for event, row in zip(events, rows, strict=True)]
+
+
+def _draw_event(event: "Event", row: str, row_width: int, now: datetime) -> Line:
     at = f"{event.at:%H:%M:%S}" if event.at.date() == now.date() else f"{event.at:%d} {event.at:%H:%M}"
-    row = event.subject if event.key is None else f"{event.subject} {format_key(event.key)}"
     style = _EVENT_STYLES.get(event.kind, "red" if event.is_trouble else "")
     return [
-        (f"{at:8}  ", "dim"),
-        (f"{fill(event.kind, 12)}  ", style),
-        (f"{fill(row, 20)}  ", ""),
+        (f"{at:{TIME_WIDTH}}  ", "dim"),
+        (f"{fill(event.kind, KIND_WIDTH)}  ", style),
+        (f"{fill(row, row_width)}  ", ""),
         (event.detail, ""),
     ]

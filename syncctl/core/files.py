@@ -48,6 +48,15 @@ def _wait(number: int, until: float) -> bool:
     return bool(poll.poll(max(0.0, until - time.monotonic()) * 1000))
 
 
+def stamp_file(path: Path) -> tuple[int, int] | None:
+    """Return when a file was last written, in nanoseconds, and its size; None without a regular file there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_mtime_ns, status.st_size) if stat.S_ISREG(status.st_mode) else None
+
+
 def decode_utf8(content: bytes) -> str:
     """Return the text of a file in UTF-8, with or without a byte order mark.
 

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any
 
+from syncctl.core.files import stamp_file
 from syncctl.core.redaction import find_secrets, spell_secret
 from syncctl.settings.model import Settings
 from syncctl.settings.problems import DEEPEST, Problem
@@ -77,6 +78,8 @@ class Layers:
     hidden: set[str] = field(default_factory=set, repr=False)
     #: The names of the files that were read.
     files: tuple[str, ...] = ()
+    #: The paths of `.env` and `syncctl.toml`, each with its `stamp_file` from just before it was read.
+    stamps: Mapping[FilePath, tuple[int, int] | None] = field(default_factory=dict)
     #: The values that were filled in, each with its `${NAME}`.
     named: Mapping[str, str] = field(default_factory=dict, repr=False)
     #: The files that NAME_FILE names, by NAME.
@@ -95,6 +98,10 @@ class Layers:
     def list_deprecated(self) -> tuple[str, ...]:
         """Return a warning for each deprecated key or value."""
         return tuple(warning for layer in self.layers for warning in layer.deprecated)
+
+    def list_changed_files(self) -> tuple[str, ...]:
+        """Return the names of the files that were written, made or deleted after they were read."""
+        return tuple(path.name for path, stamp in self.stamps.items() if stamp_file(path) != stamp)
 
     def list_names(self, kind: str) -> tuple[str, ...]:
         """Return the names of the sections of a kind, as in `[streams.orders]`."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from syncctl.core.files import stamp_file
 from syncctl.errors import UsageError
 from syncctl.settings.dotenv_file import ENV_FILE, read_dotenv
 from syncctl.settings.layers import Layer, Layers, is_too_deep, read_flags
@@ -66,12 +67,15 @@ def _load(home: Path, variables: Variables, flags: Layer) -> Settings:
 
 
 def _read_layers(home: Path, variables: Variables, flags: Layer) -> Layers:
+    # A file that is written while it is read counts as changed.
+    stamps = {path: stamp_file(path) for path in (home.absolute() / ENV_FILE, home.absolute() / TOML_FILE)}
     tree, toml_lines = read_toml(home / TOML_FILE)
     dotenv, dotenv_lines, problems = read_dotenv(home / ENV_FILE)
     variables = replace(variables, dotenv=dotenv)
     layers = Layers(
         problems=problems,
         files=tuple(name for name in (ENV_FILE, TOML_FILE) if (home / name).is_file()),
+        stamps=stamps,
         named=variables.used,
         named_files=variables.files,
         directory=variables.directory.absolute(),

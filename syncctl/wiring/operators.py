@@ -62,7 +62,8 @@ def read_status(connections: Connections) -> "Status":
         messages=messages,
         redis_error=redis_error,
         maintained_every=list_maintenance(settings),
-        settings=fingerprint_settings(settings),
+        # Older settings than those of the files say nothing about a worker or Beat.
+        settings=None if settings.layers.list_changed_files() else fingerprint_settings(settings),
         alert_channels=list_channel_names(settings),
     )
 

@@ -14,6 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from syncctl import __version__
+from syncctl.ledger.heartbeats import Heartbeats
+from syncctl.ledger.migrations import VERSION
+from syncctl.settings import load_settings
+from syncctl.settings.describe import fingerprint_settings
 from tests.cli.conftest import Settled
 from tests.harness.commands import clean_environment, run_on_terminal
 
@@ -72,6 +79,49 @@ def test_the_screen_follows_the_terminal_and_leaves_it_as_it_was(settled: Settle
         exit_code = screen.end(signal.SIGINT)
     assert exit_code == 130
     assert screen.shown.endswith("\x1b[?7h\x1b[?1049l\x1b[?25h")
+
+
+@pytest.mark.parametrize("name", ["syncctl.toml", ".env"])
+def test_a_display_from_before_the_settings_changed_says_so_and_judges_no_process(
+    run_syncctl: Any,
+    start_syncctl: Any,
+    settings_dir: Path,
+    mongo_database: Any,
+    eventually: Eventually,
+    name: str,
+) -> None:
+    heartbeats = Heartbeats(mongo_database, "")
+
+    def restart(worker: str) -> None:
+        settings = fingerprint_settings(load_settings(directory=settings_dir, environment={}))
+        facts = {"version": __version__, "settings": settings, "ledger": VERSION}
+        heartbeats.record_worker(worker, {**facts, "queues": ["deliver", "poll", "control"]})
+        heartbeats.record_beat(facts)
+
+    restart("celery@one")
+    plain = start_syncctl("status", "--watch", "--interval", "500ms", cwd=settings_dir)
+    screen = Screen("status", "--watch", "--interval", "500ms", cwd=settings_dir, columns=80, lines=24)
+
+    def wait_for(text: str) -> None:
+        eventually(lambda: text in screen.shown and text in plain.log, timeout=60)
+
+    warning = f"this display has older settings than {name}: start it again"
+    try:
+        wait_for("celery@one")
+        assert "older settings" not in screen.shown + plain.log
+        with (settings_dir / name).open("a") as file:
+            file.write("[retention]\ndelivered = '31d'\n" if name == "syncctl.toml" else "RETENTION__DELIVERED=31d\n")
+        wait_for(warning)
+        restart("celery@two")
+        wait_for("celery@two")
+        # The plain status has its warnings after the workers.
+        eventually(lambda: plain.log.count("celery@two") >= 2, timeout=60)
+        assert "settings that differ" not in screen.shown + plain.log
+    finally:
+        assert screen.end(signal.SIGINT) == 130
+    warnings = run_syncctl("status", cwd=settings_dir).stderr
+    assert "celery@one runs with settings that differ from syncctl.toml: restart it" in warnings
+    assert "celery@two" not in warnings
 
 
 def test_an_interval_that_is_too_short_is_refused(run_syncctl: Any, settled: Settled) -> None:

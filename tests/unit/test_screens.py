@@ -135,7 +135,14 @@ def stream(name: str, **changes: Any) -> dict[str, Any]:
     return {**fields, **changes}
 
 
-def make_screen(streams: Sequence[dict[str, Any]], *, workers: int = 1, redis_error: str | None = None) -> StatusScreen:
+def make_screen(
+    streams: Sequence[dict[str, Any]],
+    *,
+    workers: int = 1,
+    redis_error: str | None = None,
+    changed_files: Sequence[str] = (),
+    events: Sequence[Event] = (),
+) -> StatusScreen:
     partner = {"partner": "default", "paused": False, "breaker": "closed"}
     status = Status(
         streams=tuple(streams),
@@ -156,12 +163,13 @@ def make_screen(streams: Sequence[dict[str, Any]], *, workers: int = 1, redis_er
     )
     sent = [{"at": NOW.replace(second=0) - timedelta(minutes=n), "attempts": 60, "accepted": n} for n in range(30)]
     flows = {each["stream"]: read_flow({"sent": sent}, NOW) for each in streams}
-    events = tuple(
+    some = tuple(
         Event(at=NOW, kind="failed", subject=streams[0]["stream"], key={"id": n}, detail=f"HTTP 422: \x1b[2J {n}")
         for n in range(40)
     )
     screen = StatusScreen(every="2s")
-    screen.take(status, Activity(at=NOW, flows=flows, events=events))
+    activity = Activity(at=NOW, flows=flows, events=tuple(events) or some)
+    screen.take(status, activity, changed_files=changed_files)
     return screen
 
 
@@ -212,6 +220,34 @@ def test_old_figures_stay_with_a_word_while_mongodb_is_away() -> None:
     shown = drawn(screen, 120, 24)
     assert re.match(r"no new figures since \d\d:\d\d:\d\d: cannot reach MongoDB; trying again", shown[1])
     assert any(line.startswith("  orders") for line in shown)
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 10)])
+def test_the_screen_says_that_its_settings_are_older_whatever_else_it_has_no_room_for(width: int, height: int) -> None:
+    streams = [stream(f"s{n}", paused=True, paused_reason="tests") for n in range(9)]
+    shown = drawn(make_screen(streams, changed_files=(".env", "syncctl.toml")), width, height)
+    assert shown[1] == "this display has older settings than .env and syncctl.toml: start it again"
+    assert len(shown) == height
+
+
+WIDE_KEY = {"ward": "north wing", "bed": "2026-01-31", "slot": 13}
+
+
+def draw_wide_key(width: int, **changes: Any) -> str:
+    fields = {"at": NOW, "kind": "failed", "subject": "orders", "key": WIDE_KEY, "detail": "HTTP 422: not valid"}
+    events = [Event(**fields), Event(**{**fields, **changes})]
+    (line, _) = (line for line in drawn(make_screen([stream("orders")], events=events), width, 24) if "422" in line)
+    return line
+
+
+def test_a_key_is_whole_where_the_details_can_spare_the_width() -> None:
+    line = draw_wide_key(120)
+    assert line == "08:30:15  failed        orders ward=north wing,bed=2026-01-31,slot=13  HTTP 422: not valid"
+    assert draw_wide_key(80) == "08:30:15  failed        orders war…1,slot=13  HTTP 422: not valid"
+    # The columns stay below each other, and a key that is wider than half of them is cut.
+    wider = draw_wide_key(120, key={"id": "x" * 200})
+    assert wider.startswith("08:30:15  failed        orders ward=north wing,bed=2026-01-31,slot=13 ")
+    assert wider.index("HTTP") == 24 + 47 + 2
 
 
 def test_the_screen_says_since_when_redis_cannot_be_used() -> None:

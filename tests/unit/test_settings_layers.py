@@ -212,6 +212,19 @@ def test_a_file_gives_the_value(tmp_path: Path, variable: str, key: str, place: 
     assert origin_of(settings, key) == f"{place}, {variable}"
 
 
+def test_a_file_that_was_written_made_or_deleted_since_it_was_read_has_changed(tmp_path: Path) -> None:
+    write(tmp_path, toml=STREAM)
+    layers = load_settings(directory=tmp_path, environment={}).layers
+    assert layers.list_changed_files() == ()
+    write(tmp_path, env="PARTNER_TOKEN=token-1", toml=STREAM)
+    os.utime(tmp_path / "syncctl.toml", ns=(1, 1))
+    assert layers.list_changed_files() == (".env", "syncctl.toml")
+    layers = load_settings(directory=tmp_path, environment={}).layers
+    assert layers.list_changed_files() == ()
+    (tmp_path / "syncctl.toml").unlink()
+    assert layers.list_changed_files() == ("syncctl.toml",)
+
+
 def test_streams_keep_the_order_they_are_written_in(tmp_path: Path) -> None:
     toml = "".join(f'[streams.{name}]\ntable = "t"\nstart = "now"\n' for name in ("zeta", "alpha", "mid"))
     write(tmp_path, toml=toml, env="STREAMS__BETA__TABLE=t\nSTREAMS__BETA__START=now\n")

@@ -49,7 +49,13 @@ def test_a_paused_partner_is_told_apart_from_one_that_is_down(ledger: Ledger, da
 def look_at_stream(ledger: Ledger, *, rows_per_call: int) -> tuple[Status, str, str]:
     stream = make_stream(batching=Batching(size=rows_per_call))
     section = SimpleNamespace(
-        partner="erp", poll_every=60.0, acknowledge_failed=None, table="orders", write_back={}, after=()
+        partner="erp",
+        poll_every=60.0,
+        acknowledge_failed=None,
+        table="orders",
+        write_back={},
+        source="default",
+        after=(),
     )
     partner = SimpleNamespace(rate=None, max_in_flight=None)
     settings = SimpleNamespace(stream=lambda _: stream, streams={"orders": section}, partners={"erp": partner})

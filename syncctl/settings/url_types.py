@@ -1,6 +1,7 @@
 """The types of the settings that are URLs: of Redis, MongoDB, sources, partners, token endpoints and proxies."""
 
 import re
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -17,6 +18,9 @@ _WITHOUT_PASSWORD = re.compile(r"[^:]*://[^/?#:@]+/[^?#:@]*\?[^:#]*@[^@]*")
 """A URL whose query alone holds an @, as in UID=me@example.com: without a colon before it, it ends no password."""
 _REDIS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs")
 _SQLALCHEMY = re.compile(r"[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://", re.IGNORECASE)
+_SQLITE_NAME = re.compile(r"\.(db|sqlite3?)$", re.IGNORECASE)
+_DRIVE = re.compile(r"^[a-z]:(?=[\\/])", re.IGNORECASE)
+"""The letter of a drive, as in C:\\data\\orders.db."""
 
 DEFAULT_DATABASE = "celery_logs"
 
@@ -96,6 +100,21 @@ def find_mongo_database(url: str) -> str:
     return unquote(urlsplit(url).path.lstrip("/")) or DEFAULT_DATABASE
 
 
+def _find_sqlite_path(text: str) -> Path | None:
+    """Return the full path of the file that a text names, or seems to name; None for any other text.
+
+    A text with a colon or an @ may hold a password, and is a path only if the file exists.
+    """
+    try:
+        path = Path(text).expanduser().absolute()
+        is_path = path.is_file() or (_SQLITE_NAME.search(text) and not set(":@") & set(_DRIVE.sub("", text)))
+    except (OSError, RuntimeError, ValueError):
+        # Too long, a home that is not known, a NUL.
+        return None
+    # Behind a question mark begins the query of a URL.
+    return path if is_path and "?" not in path.as_posix() else None
+
+
 def _check_source_url(url: str | None) -> str | None:
     if url is None:
         return None
@@ -107,6 +126,8 @@ def _check_source_url(url: str | None) -> str | None:
         if any("=" not in url[len(url[:start].rstrip()) - 1 : end] for start, end in find_secret_spans(url)):
             raise ValueError("has a password with a ; in it, or text after it without Name=; write Pwd={...} in braces")
         return url
+    if path := _find_sqlite_path(url):
+        raise ValueError(f"is the path of a file; write it as a URL: sqlite:///{path.as_posix()}")
     raise ValueError(
         "is neither an SQLAlchemy URL (mssql+pyodbc://user:password@host:1433/database) "
         "nor an ODBC connection string (Driver=...;Server=...;Database=...)"

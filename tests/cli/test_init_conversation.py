@@ -114,6 +114,7 @@ def test_it_tries_each_answer_and_ends_in_a_working_stream(
             spoken,
             [
                 ("URL (", "nonsense"),
+                ("URL (", source.url.removeprefix("sqlite:///")),
                 ("URL (", source.url),
                 ("URL [mongodb://", mongo_url),
                 ("URL [redis://", AWAY_URL),
@@ -137,6 +138,7 @@ def test_it_tries_each_answer_and_ends_in_a_working_stream(
         assert spoken.end() == 0, spoken.shown
     assert CANARY not in spoken.shown
     assert "is neither an SQLAlchemy URL" in " ".join(spoken.shown.split())
+    assert f"is the path of a file; write it as a URL: {source.url}" in " ".join(spoken.shown.split())
     assert "orders has no column number; it has id, note, updated_at" in spoken.shown
     assert "the first poll sends 2 rows" in spoken.shown, spoken.shown
     assert "next: syncctl poll orders --dry-run" in spoken.shown

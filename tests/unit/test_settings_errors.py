@@ -297,6 +297,38 @@ def test_a_wrong_value_elsewhere_is_refused_with_the_fix(tmp_path: Path, toml: s
     assert lines[0].startswith(line)
 
 
+@pytest.mark.parametrize(
+    "text", ["garden.db", "./mine/garden.SQLite3", "{directory}/garden.sqlite", "a b.db", "C:/x.db"]
+)
+def test_the_path_of_a_file_as_a_sources_url_is_refused_with_the_url(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = text.format(directory=tmp_path)
+    (line,) = fail(tmp_path, toml=f"source_url = '{path}'")
+    url = f"sqlite:///{(tmp_path / path).as_posix()}"
+    assert line == f"source_url (syncctl.toml line 1): is the path of a file; write it as a URL: {url}"
+    assert load_settings(directory=tmp_path, environment={"SOURCE_URL": url}, flags={}).sources["default"].url == url
+
+
+def test_a_file_of_any_name_is_refused_with_the_url_if_it_exists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "garden@home").touch()
+    (line,) = fail(tmp_path, toml="source_url = 'garden@home'")
+    assert line.endswith(f"write it as a URL: sqlite:///{tmp_path.as_posix()}/garden@home")
+
+
+@pytest.mark.parametrize(
+    "text", ["me:canary@h/orders.db", "canary@orders.db", "mysql:canary.db", "garden?.db", "canary.dbx"]
+)
+def test_a_text_that_may_hold_a_password_is_not_shown_as_a_path(tmp_path: Path, text: str) -> None:
+    (line,) = fail(tmp_path, toml=f"source_url = '{text}'")
+    assert line.startswith("source_url (syncctl.toml line 1): is neither an SQLAlchemy URL")
+    assert "canary" not in line
+
+
 def test_streams_that_wait_for_each_other_are_refused_once(tmp_path: Path) -> None:
     after = {"orders": "invoices", "customers": "orders", "invoices": "customers"}
     section = '[streams.{}]\ntable = "t"\nstart = "now"\nafter = ["{}"]\n'

@@ -4,7 +4,7 @@ import re
 import shlex
 import textwrap
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -209,9 +209,16 @@ def propose_section(
     values = {**origin, **table.settings, "start": begin, **target, "endpoint": endpoint or f"POST /{name}"}
     if mode in _FINDS_DELETES:
         remarks["delete_endpoint"] = 'deleted rows; "none" sends none'
-        if table.key and not set("{}/\r\n") & set("".join(table.key)):
-            values["delete_endpoint"] = "/".join([f"DELETE /{name}", *(f"{{{column}}}" for column in table.key)])
+        if path := propose_row_path(name, table.key):
+            values["delete_endpoint"] = f"DELETE {path}"
     return Section(name=name, values=values, remarks=remarks, children=_render_children(table, name))
+
+
+def propose_row_path(stream: str, key: Sequence[str]) -> str | None:
+    """Return the path of one row, with every column of its key; None without a key that a path can hold."""
+    from syncctl.partner.endpoint import add_columns
+
+    return add_columns(f"/{stream}", key) if key else None
 
 
 def _render_children(table: "InspectedTable", stream: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from syncctl.commands.doctor import choose_signs
-from syncctl.commands.inspect import ONLY_FROM_BEGINNING, name_stream, propose_section, title_of
+from syncctl.commands.inspect import ONLY_FROM_BEGINNING, name_stream, propose_row_path, propose_section, title_of
 from syncctl.console import format_count, out
 from syncctl.console.tables import Table, to_plain
 from syncctl.core.redaction import REDACTED, find_secrets, mask_url, redact
@@ -287,9 +287,10 @@ class _Conversation:
         from syncctl.partner.endpoint import find_placeholders
         from syncctl.settings.child_section import is_among
 
-        default = f"POST /{name}"
+        default, row_path = f"POST /{name}", propose_row_path(name, table.key)
+        too = f"; PUT {row_path} works too" if row_path else ""
         while True:
-            endpoint = out.ask(f"  Endpoint; PUT /{name}/{{{table.key[0]}}} works too [{default}]: ").strip() or default
+            endpoint = out.ask(f"  Endpoint{too} [{default}]: ").strip() or default
             columns = [column.name for column in table.columns]
             named = [name for name in find_placeholders(endpoint) if not name.startswith(REMOTE)]
             absent = [column for column in named if not is_among(column, columns)]

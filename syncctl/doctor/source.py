@@ -12,7 +12,9 @@ from syncctl.doctor import sql_server
 from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, skipped, warned
 from syncctl.errors import ConfigurationError, ServiceUnavailable, SourceError
 from syncctl.partner.client import PartnerClient
+from syncctl.partner.endpoint import add_columns, find_placeholders
 from syncctl.pipeline.preview import RequestPreviewer, preview_steps
+from syncctl.settings.child_section import is_among
 from syncctl.sources import open_reader
 from syncctl.sources.diagnostics import Diagnostics, is_sqlite
 
@@ -127,6 +129,7 @@ def check_stream(services: "Services", name: str) -> Finding:
         is_default = stream.mode is None and stream.cursor is None and reader.mode == "increasing"
         safer = f"; see which mode is safer: syncctl inspect {stream.table}" if is_default and stream.table else ""
         findings = [warned(text, hint + safer) for text in reader.warnings()]
+        findings += find_shared_addresses(stream, reader.key_columns)
     if row is None:
         return join_findings([passed(f"read as {how}; it has no row yet"), *findings])
     if reason := _find_fault(services, stream, row, columns_fingerprint):
@@ -149,6 +152,33 @@ def _find_fault(services: "Services", stream: Stream, row: Row, columns_fingerpr
     finally:
         client.close()
     return f"its first row could not be sent: {error}" if error else None
+
+
+def find_shared_addresses(stream: Stream, key: Sequence[str]) -> Iterator[Finding]:
+    """Report each address that names a part of the key only: rows that differ in the rest share it.
+
+    A POST adds to what its address names. An address with a value from outside the key, such as the partner's own id,
+    may name one row all the same.
+    """
+    if stream.batching.size > 1:
+        return
+    addresses = {
+        "endpoint": (stream.method, stream.path),
+        "update_endpoint": (stream.update_method, stream.update_path),
+        "delete_endpoint": (stream.delete_method, stream.delete_path),
+    }
+    for setting, (method, path) in addresses.items():
+        named = find_placeholders(path)
+        missing = [column for column in key if not is_among(column, named)]
+        if method in (None, "POST") or not named or not missing or not all(is_among(name, key) for name in named):
+            continue
+        whole = add_columns(path, missing)
+        yield warned(
+            f"{setting} {method} {path} leaves out {', '.join(missing)} of the key: rows that differ only there "
+            "share one address at the partner",
+            f"set streams.{stream.name}.{setting} to an address with the whole key, "
+            + (f'such as "{method} {whole}"' if whole else "read by a query that renames its columns"),
+        )
 
 
 def check_index(services: "Services", stream: Stream) -> Finding:

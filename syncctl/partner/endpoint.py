@@ -131,6 +131,20 @@ def find_placeholders(path: str) -> tuple[str, ...]:
     return tuple(_PLACEHOLDER.findall(path))
 
 
+def add_columns(path: str, columns: Sequence[str]) -> str | None:
+    """Return a path that names these columns too: in its query if that has columns already, or as segments.
+
+    Returns:
+        None if a placeholder cannot hold the name of one of them.
+    """
+    if set("{}/\r\n") & set("".join(columns)):
+        return None
+    before, mark, query = path.partition("?")
+    if "{" in query:
+        return path + "".join(f"&{quote(column, safe='')}={{{column}}}" for column in columns)
+    return "/".join([before.rstrip("/"), *(f"{{{column}}}" for column in columns)]) + mark + query
+
+
 def _find_value(column: str, record: Record) -> Value:
     if column.startswith(REMOTE):
         value = record.remote.get(column[len(REMOTE) :])

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from syncctl.core.stream import Batching, Stream
 from syncctl.doctor.check import Finding
-from syncctl.doctor.source import check_gaps
+from syncctl.doctor.source import check_gaps, find_shared_addresses
 from syncctl.doctor.sql_server import (
     check_clock,
     check_encryption,
@@ -378,6 +379,63 @@ def test_a_first_row_that_could_not_be_sent_is_a_warning_with_the_reason_and_no_
     check = examine(STREAMS__ORDERS__BODY_SCHEMA="orders.schema.json")
     assert "its first row could not be sent: the body does not fit the schema: $ lacks nothing" in check["detail"]
     assert examine()["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "setting", "whole"),
+    [
+        ("PUT /garden/{bed}", "endpoint", "PUT /garden/{bed}/{slot}"),
+        ("PUT /garden/{Bed}/", "endpoint", "PUT /garden/{Bed}/{slot}"),
+        ("PUT /garden/{slot}/soil?dry=1", "endpoint", "PUT /garden/{slot}/soil/{bed}?dry=1"),
+        ("PATCH /garden?bed={bed}", "endpoint", "PATCH /garden?bed={bed}&slot={slot}"),
+        ("PUT /garden/{bed}", "update_endpoint", "PUT /garden/{bed}/{slot}"),
+        ("DELETE /garden/{bed}", "delete_endpoint", "DELETE /garden/{bed}/{slot}"),
+    ],
+)
+def test_an_address_with_a_part_of_the_key_is_a_warning_with_the_whole_one(
+    endpoint: str, setting: str, whole: str
+) -> None:
+    (found,) = find_shared_addresses(to_address(setting, endpoint), ("bed", "slot"))
+    assert found.status == "warn"
+    assert found.detail.startswith(f"{setting} {endpoint} leaves out ")
+    assert found.hint == f'set streams.orders.{setting} to an address with the whole key, such as "{whole}"'
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "setting"),
+    [
+        ("PUT /garden/{bed}/{SLOT}", "endpoint"),
+        ("PUT /garden?bed={bed}&slot={slot}", "endpoint"),
+        ("PUT /garden", "endpoint"),
+        ("PUT /garden/{number}", "endpoint"),
+        ("POST /garden", "endpoint"),
+        ("POST /beds/{bed}/slots", "endpoint"),
+        ("PATCH /garden", "endpoint"),
+        ("PUT /beds/{bed}/slots/{remote.id}", "update_endpoint"),
+        ("DELETE /beds/{bed}/slots/{remote.id}", "delete_endpoint"),
+    ],
+)
+def test_an_address_of_one_row_or_of_a_collection_is_no_warning(endpoint: str, setting: str) -> None:
+    assert not list(find_shared_addresses(to_address(setting, endpoint), ("bed", "slot")))
+
+
+def test_the_address_of_bulk_calls_is_no_warning() -> None:
+    stream = make_stream("PUT /beds/{bed}", batching=Batching(size=2))
+    assert not list(find_shared_addresses(stream, ("bed", "slot")))
+
+
+def test_a_key_column_that_no_address_can_hold_needs_a_query() -> None:
+    (found,) = find_shared_addresses(make_stream("PUT /garden/{bed}"), ("bed", "row/slot"))
+    assert found.hint.endswith("to an address with the whole key, read by a query that renames its columns")
+
+
+def to_address(setting: str, endpoint: str) -> Stream:
+    """Return a stream with this endpoint as the one that is set."""
+    if setting == "endpoint":
+        return make_stream(endpoint)
+    method, _, path = endpoint.partition(" ")
+    kind = setting.removesuffix("_endpoint")
+    return make_stream(**{f"{kind}_method": method, f"{kind}_path": path})
 
 
 def test_a_layout_by_default_points_to_the_safer_mode(

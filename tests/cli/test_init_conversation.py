@@ -169,6 +169,26 @@ def test_it_appends_a_stream_and_leaves_the_file_as_it_was(settings_dir: Path, s
     assert not (settings_dir / "syncctl.toml.old").exists()
 
 
+def test_the_proposed_endpoint_has_every_column_of_the_key(settings_dir: Path, source_db: SourceDb) -> None:
+    (settings_dir / "syncctl.toml").unlink()
+    source_db.execute("create table garden (bed text, slot int, primary key (bed, slot))")
+    source_db.execute("insert into garden values ('a', 1), ('a', 2)")
+    with dialogue(settings_dir) as spoken:
+        answer_all(
+            spoken,
+            [
+                ("Table, by number", "garden"),
+                ("Mode [1]", ""),
+                ("Name", ""),
+                ("Endpoint; PUT /garden/{bed}/{slot} works too [POST /garden]: ", "PUT /garden/{bed}"),
+            ],
+        )
+        spoken.wait_for("To write")
+        assert "share one address at the partner" in " ".join(spoken.shown.split())
+        spoken.answer("Write this?", "n")
+        assert spoken.end() == 1, spoken.shown
+
+
 def test_a_file_to_which_no_stream_can_be_appended_is_refused_before_the_first_question(settings_dir: Path) -> None:
     with dialogue(settings_dir) as spoken:
         assert spoken.end() == 2

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from syncctl.commands.inspect import name_stream
+from syncctl.commands.inspect import name_stream, propose_row_path
 from syncctl.settings import load_settings
 from tests.harness.json_pages import describes, keys_of, read_page
 from tests.harness.source_db import SourceDb
@@ -154,6 +154,12 @@ def test_a_snapshot_sends_the_deletes_that_it_finds(run_syncctl: Run, home: Path
     stream = tomllib.loads(done.stdout)["streams"]["stock"]
     assert (stream["mode"], stream["delete_endpoint"]) == ("snapshot", "DELETE /stock/{sku}")
     assert "#delete_endpoint" in run_syncctl("inspect", "heavy", cwd=home).stdout
+
+
+def test_the_address_of_a_row_has_every_column_of_its_key() -> None:
+    assert propose_row_path("garden", ["bed", "slot"]) == "/garden/{bed}/{slot}"
+    assert propose_row_path("garden", []) is None
+    assert propose_row_path("garden", ["bed", "row/slot"]) is None
 
 
 def test_a_time_of_any_name_is_offered_and_can_be_chosen(run_syncctl: Run, home: Path, source_db: SourceDb) -> None:

@@ -349,6 +349,24 @@ def restore_stream(set_up: SetUp, hint: str) -> None:
     set_up.database.records.update_one({"_id": "invoices-1"}, {"$set": {"due_at": datetime.now(UTC)}})
 
 
+def share_address(set_up: SetUp) -> None:
+    set_up.source_db.execute("create table garden (bed text, slot integer, primary key (bed, slot))")
+    set_up.source_db.execute("insert into garden values ('a', 1), ('b', 1)")
+    section = {"table": "garden", "start": "beginning", "mode": "snapshot", "endpoint": "PUT /garden/{bed}"}
+    set_up.changes = {"sections": {"streams": {"garden": {**section, "delete_endpoint": "none"}}}}
+    set_up.ledger.streams.ensure("garden")
+    set_up.database.streams.update_one(
+        {"_id": "garden"}, {"$set": {"health": {"last_poll_at": datetime.now(UTC), "error": None}}}
+    )
+    run_everything_anew(set_up, "")
+
+
+def write_endpoint(set_up: SetUp, hint: str) -> None:
+    (endpoint,) = re.findall(r'set streams\.garden\.endpoint .* such as "([^"]+)"', hint)
+    set_up.changes["sections"]["streams"]["garden"]["endpoint"] = endpoint
+    run_everything_anew(set_up, hint)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
     """One thing that is broken."""
@@ -445,6 +463,7 @@ CASES = {
         break_it=interrupt_poll, named={"streams orders"}, follow=poll_to_end, hint="run: syncctl poll orders --once"
     ),
     "a failed version holds a newer one": Case(break_it=hold_version, named={"streams orders"}, follow=discard),
+    "rows share an address": Case(break_it=share_address, named={"source garden"}, follow=write_endpoint),
     "a stream was removed": Case(break_it=remove_stream, named={"streams removed"}, follow=restore_stream),
 }
 

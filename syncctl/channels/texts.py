@@ -35,7 +35,7 @@ class AlertText:
     def headline(self) -> str:
         """The state, the rule and the subject."""
         key = self.message.key
-        about = f"{key.subject}, {self.project}" if key.stream or key.partner or key.source else self.project
+        about = f"{key.subject}, {self.project}" if key.about else self.project
         return f"{_STATE_WORDS[self.message.state]}: {key.rule} ({about})"
 
     @property

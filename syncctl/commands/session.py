@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from syncctl.settings import Settings
     from syncctl.wiring.connections import Connections
 
+_GO_THERE = "go to the project's directory or add --directory DIR"
+
 
 def load(ctx: typer.Context, *, acts: bool = False) -> "Settings":
     """Read the settings of this call, and redact their secrets in the log from now on.
@@ -32,9 +34,9 @@ def load(ctx: typer.Context, *, acts: bool = False) -> "Settings":
     invocation.configure_logging()
     if acts and not settings.is_configured:
         raise ConfigurationError(
-            f"nothing is configured in {invocation.directory.absolute()}",
+            _say_unconfigured(invocation),
             why="without MONGO_URL, REDIS_URL, project or a stream, this would act on whatever runs on localhost",
-            hint="go to the project's directory or add --directory DIR; to begin a project, run: syncctl init",
+            hint=f"{_GO_THERE}; to begin a project, run: syncctl init",
         )
     return settings
 
@@ -62,9 +64,12 @@ def open_session(ctx: typer.Context, *, acts: bool = False) -> Iterator["Connect
         except ServiceUnavailable as error:
             if settings.is_configured:
                 raise
-            where = ctx.obj.directory.absolute()
-            hint = f"nothing is configured in {where}: go to the project's directory or add --directory DIR"
+            hint = f"{_say_unconfigured(ctx.obj)}: {_GO_THERE}"
             raise ServiceUnavailable(error.what, service=error.service, why=error.why, hint=hint) from error
+
+
+def _say_unconfigured(invocation: Invocation) -> str:
+    return f"nothing is configured in {invocation.directory.absolute()}"
 
 
 def choose_configured(settings: "Settings", names: Sequence[str] | None) -> tuple[str, ...]:

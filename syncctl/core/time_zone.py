@@ -6,6 +6,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 from syncctl.core.spelling import find_near
 
 HOUR = timedelta(hours=1)
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
+"""Before every time that is stored: the bound of a range which an index alone can count, unlike `$exists`."""
 _NO_PLACES = {"localtime", "posixrules", "Factory"}
 
 

@@ -59,18 +59,20 @@ class AlertKey:
         return asdict(self)
 
     @property
+    def about(self) -> tuple[str, str] | None:
+        """`stream`, `partner` or `source`, and its name; None: it is about the project."""
+        kinds = {"stream": self.stream, "partner": self.partner, "source": self.source}
+        return next(((kind, name) for kind, name in kinds.items() if name), None)
+
+    @property
     def id(self) -> str:
         """The alert's `_id`."""
-        kinds = {"stream": self.stream, "partner": self.partner, "source": self.source}
-        subject = next((f"{kind}:{name}" for kind, name in kinds.items() if name), "project")
-        return f"{self.rule}:{subject}"
+        return ":".join([self.rule, *(self.about or ["project"])])
 
     @property
     def subject(self) -> str:
         """The stream, the partner or the source; the project where it is about none of them."""
-        if self.stream:
-            return self.stream
-        return f"partner {self.partner}" if self.partner else f"source {self.source}" if self.source else "project"
+        return self.stream or " ".join(self.about or ["project"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,7 +198,7 @@ class Alerts:
         Args:
             known: What was known of the alert when it was measured.
         """
-        self._alerts.update_one({"_id": key.id}, {"$setOnInsert": _name(key, literal=False)}, upsert=True)
+        self._alerts.update_one({"_id": key.id}, {"$setOnInsert": key.to_document()}, upsert=True)
         facts = {"state": FIRING, "value": value, "threshold": threshold, "since": since, "detail": detail}
         begun: Doc = {name: {"$literal": fact} for name, fact in facts.items()}
         begun |= {"fired_at": "$$NOW", "repeated": 0, "condition_since": {"$literal": since}}
@@ -330,9 +332,8 @@ class Alerts:
         return {channel["_id"].removeprefix(_CHANNEL): channel for channel in found}
 
 
-def _name(key: AlertKey, *, literal: bool = True) -> Doc:
-    names = key.to_document()
-    return {name: {"$literal": value} for name, value in names.items()} if literal else dict(names)
+def _name(key: AlertKey) -> Doc:
+    return {name: {"$literal": value} for name, value in key.to_document().items()}
 
 
 def _guard(alert: str, known: Doc | None, more: Doc) -> Doc:

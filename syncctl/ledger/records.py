@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from bson.raw_bson import RawBSONDocument
@@ -17,6 +17,7 @@ from syncctl.core.records import Record
 from syncctl.core.remote_values import LostObject
 from syncctl.core.rows import Operation, Value
 from syncctl.core.states import State
+from syncctl.core.time_zone import LONG_AGO
 from syncctl.ledger.client import edge, find_streams, is_only_duplicates, update_many_safely
 from syncctl.ledger.codec import decode_values, encode_document, encode_values
 from syncctl.ledger.expressions import is_past, or_absent
@@ -27,8 +28,7 @@ Doc = dict[str, Any]
 
 A_POLL = "poll"
 """`waits_for` of a record that its key does not know: it waits for a poll that finds its row, or reads to the end."""
-_FINISHED: Doc = {"finished_at": {"$gt": datetime.min.replace(tzinfo=UTC)}}
-"""Bounds, not `$exists`: so that the index alone can count."""
+_FINISHED: Doc = {"finished_at": {"$gt": LONG_AGO}}
 _COUNTED: Mapping[str, tuple[Doc, str | None]] = {
     "pending": ({"state": State.PENDING.value, "fresh": True}, None),
     "retrying": ({"state": State.PENDING.value, "fresh": False}, None),
@@ -441,16 +441,17 @@ class Records:
         }
 
     @edge
-    def find_pending_streams(self, streams: Iterable[str]) -> list[str]:
-        """Return those of these streams that have pending records, due or not."""
-        return find_streams(self._records, {"state": State.PENDING.value}, streams)
+    def list_oldest_due(self, streams: Iterable[str]) -> dict[str, datetime]:
+        """Return, of each of these streams that has due records, since when the oldest has been due."""
+        pending = find_streams(self._records, {"state": State.PENDING.value}, streams)
+        return {stream: due for stream in pending if (due := self.find_oldest_due(stream)) is not None}
 
     @edge
     def count_states(self, streams: Iterable[str]) -> dict[str, Doc]:
         """Return, by stream, the live counts: pending, retrying, queued, sending, failed, discarded, oldest due."""
         names = list(streams)
         counts = self._count_each(names, _COUNTED)
-        oldest = {name: self.find_oldest_due(name) for name in self.find_pending_streams(names)}
+        oldest = self.list_oldest_due(names)
         return {name: {**counts[name], "queued": 0, "oldest_due_at": oldest.get(name)} for name in names}
 
     @edge

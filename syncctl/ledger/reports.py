@@ -6,7 +6,7 @@ rewritten, and clean-up removes only records that finished in frozen hours.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pymongo
@@ -16,6 +16,7 @@ from pymongo.database import Database
 
 from syncctl.core.metrics import name_outcome
 from syncctl.core.states import State
+from syncctl.core.time_zone import LONG_AGO
 from syncctl.ledger.client import edge, find_streams, translated, write_but_duplicates
 from syncctl.ledger.expressions import or_zero
 from syncctl.ledger.history import EVENTS, FIRST_DELIVERY, truncate_hour
@@ -111,7 +112,7 @@ class Reports:
     @edge
     def has_more_changes(self, count: int) -> bool:
         """Tell whether a roll-up would read more than `count` records; reads no more entries of the index than that."""
-        since = {"$gte": self.frozen_until() or datetime.min.replace(tzinfo=UTC)}
+        since = {"$gte": self.frozen_until() or LONG_AGO}
         return any(
             self._records.count_documents({name: since}, limit=count + 1, hint=index) > count
             for name, index in (("updated_at", "updated"), ("logged_at", "logged"))
@@ -259,7 +260,7 @@ class Reports:
                 if found["_id"] in totals:
                     for name in names:
                         totals[found["_id"]][name] += int(found[name])
-        since = {"$gte": frozen if frozen is not None else datetime.min.replace(tzinfo=UTC)}
+        since = {"$gte": frozen or LONG_AGO}
         for name in names:
             query = {"state": name, "finished_at": since}
             for stream in find_streams(self._records, query, streams, hint="finished"):

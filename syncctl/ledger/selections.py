@@ -5,20 +5,20 @@ Each page is a query of its own, so that a change between two pages loses none o
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from pymongo.collection import Collection
 from pymongo.database import Database
 
 from syncctl.core.states import RETRYING, SELECTABLE, State
+from syncctl.core.time_zone import LONG_AGO
 from syncctl.ledger.client import edge
 from syncctl.ledger.codec import decode_values
 from syncctl.ledger.indexes import FAILED_BY_ERROR, ONE_IN_FLIGHT
 
 Doc = dict[str, Any]
 
-_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 IN_FLIGHT_AT_MOST = 100_000
 """Far more than the windows of a stream allow to be in flight."""
 _CHANGED_FIELDS: Doc = {
@@ -259,7 +259,7 @@ class Selections:
             "sample_id": {"$first": "$_id"},
         }
         # Bounds, not `$exists`: so that the index alone can answer.
-        query = {name: {"$gt": _LONG_AGO} if name == "finished_at" else value for name, value in scan.query.items()}
+        query = {name: {"$gt": LONG_AGO} if name == "finished_at" else value for name, value in scan.query.items()}
         hint = FAILED_BY_ERROR if scan.state == State.FAILED else scan.index
         if criteria.key_ids is not None:
             hint = "by_key"

@@ -141,11 +141,8 @@ def measure_failed_share(facts: AlertFacts) -> Iterator[Measurement]:
 
 def measure_backlog_age(facts: AlertFacts) -> Iterator[Measurement | Held]:
     """Measure how long the oldest due record could have been sent: not while anything else that is known held it."""
-    for name in facts.ledger.records.find_pending_streams(facts.plans):
+    for name, due in facts.ledger.records.list_oldest_due(facts.plans).items():
         key, plan = AlertKey(rule="backlog_age", stream=name), facts.plans[name]
-        due = facts.ledger.records.find_oldest_due(name)
-        if due is None:
-            continue
         if _is_held(facts, name, plan) or _waits_for_another(facts, plan, due):
             yield Held(key=key)
             continue
@@ -192,26 +189,29 @@ def measure_no_poll(facts: AlertFacts) -> Iterator[Measurement | Held]:
             by_source.setdefault(plan.source, []).append(name)
     for source, names in by_source.items():
         key = AlertKey(rule="no_poll", source=source)
-        alone = {name: _measure_unread(facts, name) for name in names}
-        together = _find_unread_together(facts, key, alone)
+        overdue = {name: _find_overdue_since(facts, name) for name in names}
+        together = _find_unread_together(facts, key, overdue)
         if together:
-            first = min(alone[name].since or facts.now for name in together)
             # One that fires goes on, whatever its streams count from.
-            since = facts.known[key.id]["since"] if facts.fires(key) else first
-            yield Measurement(
-                key=key, since=since, detail=_describe_unread(facts, together, about=_name_some(together))
-            )
-        yield from (measured for name, measured in alone.items() if name not in together)
+            since = facts.known[key.id]["since"] if facts.fires(key) else min(overdue[name] for name in together)
+            detail = f"{_name_some(together)}: {_describe_unread(facts, together)}"
+            yield Measurement(key=key, since=since, detail=detail)
+        for name in names:
+            if name not in together:
+                own = AlertKey(rule="no_poll", stream=name)
+                yield Measurement(key=own, since=overdue[name], detail=_describe_unread(facts, [name]))
 
 
-def _find_unread_together(facts: AlertFacts, key: AlertKey, alone: Mapping[str, Measurement]) -> list[str]:
+def _find_unread_together(facts: AlertFacts, key: AlertKey, overdue_since: Mapping[str, datetime]) -> list[str]:
     """Return the streams of a source that its alert is about, if nothing was read of it since they are overdue.
 
     An alert begins with several. A stream whose own alert fires has a trouble of its own, and so has one that was
     overdue for long while another one was read.
     """
-    others = {name: measured.since or facts.now for name, measured in alone.items() if not facts.fires(measured.key)}
-    read = {name: at for name in alone if (at := _find_read_at(facts, name)) is not None}
+    others = {
+        name: since for name, since in overdue_since.items() if not facts.fires(AlertKey(rule="no_poll", stream=name))
+    }
+    read = {name: at for name in overdue_since if (at := _find_read_at(facts, name)) is not None}
     if facts.fires(key):
         if any(at > facts.known[key.id]["since"] for name, at in read.items() if name in others):
             return []
@@ -238,24 +238,22 @@ def _poll_interval(facts: AlertFacts, name: str) -> timedelta:
     return timedelta(seconds=facts.plans[name].poll_every_seconds)
 
 
-def _measure_unread(facts: AlertFacts, name: str) -> Measurement:
-    """Measure since when a stream should have been polled."""
+def _find_overdue_since(facts: AlertFacts, name: str) -> datetime:
+    """Return since when a stream should have been polled."""
     key, beyond = AlertKey(rule="no_poll", stream=name), _poll_interval(facts, name)
     since = max(filter(None, (_find_read_at(facts, name), *facts.count_from(key, beyond=beyond)))) + beyond
     of_source = facts.known.get(AlertKey(rule="no_poll", source=facts.plans[name].source).id, {})
     # People are told of it meanwhile.
     told = facts.now if of_source.get("state") == FIRING else of_source.get("ended_at")
-    if told and not facts.fires(key):
-        since = max(since, told)
-    return Measurement(key=key, since=since, detail=_describe_unread(facts, [name]))
+    return max(since, told) if told and not facts.fires(key) else since
 
 
-def _describe_unread(facts: AlertFacts, names: Sequence[str], *, about: str = "") -> str:
+def _describe_unread(facts: AlertFacts, names: Sequence[str]) -> str:
     health = [facts.documents.get(name, {}).get("health", {}) for name in names]
     polled_at = max(filter(None, (each.get("polled_at") for each in health)), default=None)
     ago = f"no poll has ended well for {format_age(_age(facts, polled_at))}" if polled_at else "it was never polled"
-    errors = dict.fromkeys(each["error"] for each in health if each.get("error"))
-    return ": ".join([*filter(None, [about]), ago, *list(errors)[:1]])
+    error = next((each["error"] for each in health if each.get("error")), None)
+    return f"{ago}: {error}" if error else ago
 
 
 def _name_some(names: Sequence[str]) -> str:

@@ -38,8 +38,7 @@ def read_ledger_metrics(ledger: Ledger, configured: Mapping[str, StreamPlan], sa
     totals = ledger.totals.load()
     counts = ledger.records.count_unfinished(configured, at_most=COUNTED_AT_MOST)
     waiting = ledger.sequencing.count(configured)
-    pending = ledger.records.find_pending_streams(configured)
-    oldest = {name: ledger.records.find_oldest_due(name) for name in pending}
+    oldest = ledger.records.list_oldest_due(configured)
     for name in [*configured, *sorted(set(documents) - set(configured))]:
         document = documents.get(name, {})
         add_totals(samples, name, totals.get(name, StreamTotals()))

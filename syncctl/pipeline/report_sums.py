@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from typing import Any, Literal
 
 from syncctl.core.histogram import percentiles
 from syncctl.core.points import Point
-from syncctl.core.time_zone import HOUR, floor_day, start_of_day
+from syncctl.core.time_zone import HOUR, LONG_AGO, floor_day, start_of_day
 from syncctl.ledger.history import SLICE_MINUTES
 from syncctl.ledger.reports import SLICED
 
@@ -18,7 +18,6 @@ Hour = Mapping[str, Any]
 COUNTS = ("logged", "delivered", "failed", "superseded", "attempts", "retries")
 SHARES = (50, 95, 99)
 SLICE = timedelta(minutes=SLICE_MINUTES)
-_EVER = datetime.min.replace(tzinfo=UTC)
 _SLICES_AT_MOST = timedelta(hours=12)
 _HOURS_AT_MOST = timedelta(days=8)
 
@@ -168,7 +167,7 @@ class Summary:
         """Return the rows, the oldest first, or the errors."""
         if self._by == "error":
             return self.errors()
-        ordered = sorted(self._sums.values(), key=lambda row: (row.window_start or _EVER, row.stream))
+        ordered = sorted(self._sums.values(), key=lambda row: (row.window_start or LONG_AGO, row.stream))
         return [{"stream": row.stream, "window_start": row.window_start, **row.summarise()} for row in ordered]
 
 

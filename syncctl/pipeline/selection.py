@@ -222,13 +222,12 @@ def read_key(text: str, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
 
 
 def _split_key(text: str, names: Sequence[str]) -> dict[str, str]:
-    """Return the value of each column that a text names; a text that names none is the value of the first."""
+    """Return the value of each column that a text names, none if it names another; without a `=` it is the first's."""
     named = re.compile(rf"(?:^|,)\s*({'|'.join(re.escape(name) for name in names)})\s*=")
     marks = list(named.finditer(text))
-    if not marks or marks[0].start() != 0:
-        pairs = [part.partition("=") for part in text.split(",")] if "=" in text else []
-        return {name.strip(): value.strip() for name, _, value in pairs} or {names[0]: text}
-    if len({mark[1] for mark in marks}) < len(marks):
+    if "=" not in text:
+        return {names[0]: text}
+    if not marks or marks[0].start() != 0 or len({mark[1] for mark in marks}) < len(marks):
         return {}
     ends = [*(mark.start() for mark in marks[1:]), len(text)]
     return {mark[1]: text[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True)}
@@ -248,8 +247,7 @@ def _read_json_key(text: str) -> dict[str, Any] | None:
 
 def _read_value(text: str) -> list[Any]:
     """Return what a text may mean: a whole number, text, a decimal."""
-    found: list[Any] = [_read_whole_number(text), text, _read_decimal(text)]
-    return [read for at, read in enumerate(found) if not any(type(read) is type(other) for other in found[:at])]
+    return list({type(read): read for read in (_read_whole_number(text), text, _read_decimal(text))}.values())
 
 
 def _read_whole_number(text: str) -> int | str:

@@ -131,11 +131,11 @@ def _log_changes(ledger: "Ledger", changed: "Sequence[AlertKey]") -> None:
     known = ledger.alerts.load_all()
     for key in changed:
         alert = known.get(key.id, {})
-        facts = key.to_document()
+        facts = {**key.to_document(), "detail": alert.get("detail")}
         if alert.get("state") == FIRING:
-            log.warning("alert.firing", **facts, detail=alert.get("detail"))
+            log.warning("alert.firing", **facts)
         else:
-            log.info("alert.resolved", **facts, detail=alert.get("detail"))
+            log.info("alert.resolved", **facts)
 
 
 def send_alerts(connections: Connections) -> "Sent":

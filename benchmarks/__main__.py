@@ -61,6 +61,9 @@ def compare(results: list[Result]) -> list[str]:
     for ours, theirs in RATIOS:
         if ours in speed and theirs in speed:
             lines.append(f"{ours} / {theirs}: {speed[ours] / speed[theirs]:.2f}")
+    for name, most in MOST_PER_SECOND.items():
+        if name in speed:
+            lines.append(f"{name} / the {most:,.0f} rows/s that this limit allows: {speed[name] / most:.2f}")
     return lines
 
 
@@ -73,6 +76,9 @@ RATIOS = (
     ("poll, 10 lines a row", "poll, no lines"),
     ("1 % of rows hang", "no row hangs"),
 )
+
+#: What so many calls under way at a partner of 50 ms come to, if none of them ever waits for another.
+MOST_PER_SECOND = {f"syncctl, 50 ms, {limit} in flight": limit / 0.05 for limit in (32, 128)}
 
 
 if __name__ == "__main__":

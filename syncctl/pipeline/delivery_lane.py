@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from syncctl.core.clock import boot_time
@@ -37,7 +38,7 @@ WRITE_EVERY_SECONDS = 0.5
 BEGIN_AT_ONCE = 16
 """How many calls, at least, are noted as beginning with one write. If the process dies, these alone are in doubt."""
 BEGIN_WITHIN_SECONDS = 0.1
-"""How long, at the pace of the last ones, the calls may take to begin that are noted with one write."""
+"""How long, at the pace at which the last ones ended, the calls may take that are noted with one write."""
 LOOK_EVERY_SECONDS = 1.0
 BYTES_IN_HAND_AT_MOST = 64 * 1024 * 1024
 """Bodies of calls that wait or are under way, above which no more records are taken."""
@@ -138,7 +139,9 @@ class DeliveryLane:
         self._prepare_at = 0.0
         self._rate_at = 0.0
         self._has_rate_permit = False
-        self._noted_at, self._noted = time.monotonic(), 0
+        #: Calls a second that have ended, as last counted; and those since then.
+        self._pace = 0.0
+        self._ended, self._ended_since = 0, time.monotonic()
 
     @property
     def name(self) -> str:
@@ -313,7 +316,8 @@ class DeliveryLane:
     def _choose_calls(self, ready: list[WaitingCall]) -> None:
         """Move the calls that may begin now from the plan to `ready`."""
         limit = self._runner.limit
-        ahead = limit // 2
+        # As many wait as may be under way: writing outcomes takes about as long as a call, and no place stands empty.
+        ahead = limit - 1
         if (rate := self.setup.rate) is not None:
             # A permit is good for the moment at which it is valid: calls must not pile up in front of a slow partner.
             ahead = min(ahead, int(rate.calls_per_second * AHEAD_OF_RATE_SECONDS))
@@ -338,25 +342,27 @@ class DeliveryLane:
 
     def _note_begun(self, held: BatchInHand) -> bool:
         """Note in the ledger that the next calls of a batch begin; False when its lease was lost."""
-        now = time.monotonic()
-        # Whatever was noted last has begun since.
-        pace = self._noted / max(now - self._noted_at, 0.001)
-        at_once = max(BEGIN_AT_ONCE, self._runner.limit, int(pace * BEGIN_WITHIN_SECONDS))
+        at_once = max(BEGIN_AT_ONCE, self._runner.limit, int(self._count_pace() * BEGIN_WITHIN_SECONDS))
         if (rate := self.setup.rate) is not None:
             at_once = max(1, min(at_once, int(rate.calls_per_second)))
         ids: list[str] = []
-        calls = 0
-        for other, call in self._planned:
-            if other is not held or calls >= at_once:
+        for other, call in islice(self._planned, at_once):
+            if other is not held:
                 break
-            calls += 1
             ids += [record.id for record in call.bulk.records]
         if not self._ledger.batches.begin(held.batch.claim, ids, seconds=self.setup.stream.lease_seconds):
             self._lose(held)
             return False
         held.begun.update(ids)
-        self._noted_at, self._noted = now, calls
         return True
+
+    def _count_pace(self) -> float:
+        """Return how many calls a second have ended lately."""
+        now = time.monotonic()
+        if now - self._ended_since >= BEGIN_WITHIN_SECONDS:
+            self._pace = self._ended / (now - self._ended_since)
+            self._ended, self._ended_since = 0, now
+        return self._pace
 
     def _take_rate_permit(self) -> bool:
         """Take a permit of the partner's rate limit; False while the next one is not valid yet."""
@@ -414,6 +420,7 @@ class DeliveryLane:
             self._give_back(held, call)
             return
         self._bytes_in_hand -= len(call.bulk.call.body)
+        self._ended += 1
         if self._limit is not None:
             first = outcomes[0]
             self._limit.note(latency_ms=first.latency_ms, is_too_many=any(each.is_limit for each in outcomes))

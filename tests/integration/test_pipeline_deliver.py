@@ -14,7 +14,7 @@ import pytest
 from syncctl.core.records import Record
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
 from syncctl.partner.client import Call, PartnerClient
-from syncctl.pipeline.delivery_lane import BEGIN_AT_ONCE, WRITE_EVERY_RECORDS
+from syncctl.pipeline.delivery_lane import BEGIN_AT_ONCE, BEGIN_WITHIN_SECONDS, WRITE_EVERY_RECORDS
 from tests.harness.hostile_partner import HostilePartner, Peer, answering, sending
 from tests.harness.meddling_client import MeddlingClient, once
 from tests.harness.passing_time import stand_still
@@ -578,6 +578,32 @@ def test_outcomes_are_written_as_they_come(testbed: Testbed, moody: Any) -> None
     assert unnamed == []
     # Those that come in while a hundred are being written are not more than what is under way and about to be.
     assert max(in_doubt) < WRITE_EVERY_RECORDS + 2 * (limit + BEGIN_AT_ONCE)
+
+
+def test_calls_are_not_noted_long_before_they_begin(testbed: Testbed, moody: Any) -> None:
+    """Invariant 7: what a crash puts in doubt are the calls under way, as many that wait for them, and those of a tenth
+    of a second; however long the batch is, and however many calls are noted in a moment."""
+    latency_seconds, limit = 0.1, 16
+    moody(latency_seconds=latency_seconds)
+    testbed.partner = replace(testbed.partner, max_in_flight=limit)
+    testbed.change_stream(batch_size=1000)
+    log(testbed, *range(1, 301))
+    lock = threading.Lock()
+    begun, in_doubt = 0, [0]
+
+    def begin(_: object) -> None:
+        nonlocal begun
+        with lock:
+            begun += 1
+            noted = sum(len(batch.get("begun", ())) for batch in testbed.database.batches.find())
+            in_doubt.append(noted - begun)
+
+    client = MeddlingClient(testbed, before=begin)
+    assert testbed.deliver(client=client)["delivered"] == 300
+    client.close()
+    in_a_moment = int(limit / latency_seconds * BEGIN_WITHIN_SECONDS)
+    # Twice, for the calls that end in a tenth of a second may be those of two rounds.
+    assert max(in_doubt) <= limit + 2 * max(BEGIN_AT_ONCE, in_a_moment)
 
 
 def test_a_stream_that_is_only_appended_to_needs_no_keys(testbed: Testbed, partner: MockPartner) -> None:

@@ -19,7 +19,7 @@ from syncctl.core.records import Record
 from syncctl.core.states import State
 from syncctl.ledger.client import edge, update_many_safely, write_but_duplicates
 from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, ClockReading, in_future, is_past, or_zero
-from syncctl.ledger.records import record_of
+from syncctl.ledger.records import RECORD_FIELDS, record_of
 
 Doc = dict[str, Any]
 
@@ -104,7 +104,7 @@ class Batches:
             document["due_since"] = due_since
         self._batches.update_one({"_id": token}, [{"$set": {**document, "until": in_future(seconds)}}], upsert=True)
         self._claim(ids, token=token, mapping_hash=mapping_hash, worker=worker, exclusive=exclusive)
-        fields = {"history": False, "error": False}
+        fields = dict.fromkeys((*RECORD_FIELDS, "key_id", "lease.at"), True)
         query = {"_id": {"$in": list(ids)}, "lease.token": token}
         # With room for one more, this is all without another round trip.
         found = list(self._records.find(query, fields, batch_size=len(ids) + 1))

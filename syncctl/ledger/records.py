@@ -209,6 +209,13 @@ def lost_object_of(document: Mapping[str, Any]) -> LostObject | None:
     return LostObject(values=decode_values(lost["values"]), seq=int(lost["seq"]))
 
 
+RECORD_FIELDS = (
+    *("stream", "key", "seq", "op", "payload", "state", "claims", "attempts_before", "tries", "tried_at", "replays"),
+    *("mapping_hash", "generation", "refused", "rows_at_most", "remote_hash", "looked_up", "recreates"),
+)
+"""All that `record_of` reads: to decode the rest of a document takes as long again."""
+
+
 def record_of(document: Mapping[str, Any]) -> Record:
     """Return the record that a stored document holds."""
     payload = document.get("payload")

@@ -1,5 +1,6 @@
 """A row's values on their way into a MongoDB document and back."""
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from syncctl.core.json_text import JsonText
 from syncctl.core.rows import Value
 from syncctl.ledger.codec import DOCUMENT_BYTES_AT_MOST, decode_values, encode_document, encode_values
+from syncctl.ledger.records import RECORD_FIELDS, record_of
 
 VALUES = (
     st.none()
@@ -126,3 +128,28 @@ def test_a_document_is_stored_as_text_so_that_no_key_and_no_depth_of_it_matters(
 def test_a_column_of_another_table_may_hold_a_nul_in_its_name() -> None:
     values: dict[str, Value] = {"lines": [{"a\0b": Decimal("1.5")}]}
     assert through_bson(values) == values
+
+
+class _NotingDocument(dict[str, Any]):
+    """A stored record that notes which of its fields are read."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        super().__init__(document)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.read.add(name)
+        return super().get(name, default)
+
+
+def test_a_claim_asks_for_every_field_of_a_record_that_is_read() -> None:
+    """One that was left out would silently be as if the record did not have it."""
+    document = _NotingDocument(
+        {"_id": "a", "stream": "s", "key": {"id": 1}, "seq": 1, "op": "upsert", "payload": None, "state": "sending"}
+    )
+    record_of(document)
+    assert document.read == {"_id", *RECORD_FIELDS}

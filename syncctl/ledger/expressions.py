@@ -112,3 +112,8 @@ def paused_by(
     pause["at"] = {"$cond": [is_new, "$$NOW", {"$ifNull": [f"${field}.at", "$$NOW"]}]}
     # Merged from one object, so that nothing of an older pause is left.
     return {"$mergeObjects": [pause]}
+
+
+def not_held(kind: str) -> Doc:
+    """Return the filter for a lease that is not held, by MongoDB's clock (invariant 8)."""
+    return {"$or": [{f"{kind}.token": {"$exists": False}}, is_past(f"{kind}.until")]}

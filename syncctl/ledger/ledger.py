@@ -25,6 +25,7 @@ from syncctl.ledger.member_clocks import MemberClock, read_clock
 from syncctl.ledger.operations import Operations
 from syncctl.ledger.partners import Partners
 from syncctl.ledger.poll_pauses import PollPauses
+from syncctl.ledger.polls import Polls
 from syncctl.ledger.project import Project
 from syncctl.ledger.records import Records
 from syncctl.ledger.report_days import ReportDays
@@ -55,6 +56,7 @@ class Ledger:
         self._client = connect(url, timeout_seconds=timeout_seconds)
         self._database: Database[dict[str, Any]] = open_database(self._client, database)
         self.streams = Streams(self._database, self.hosts)
+        self.polls = Polls(self._database, self.hosts)
         self.source_schemas = SourceSchemas(self._database, self.hosts)
         self.keys = Keys(self._database, self.hosts)
         self.breakers = Breakers(self._database, self.hosts)

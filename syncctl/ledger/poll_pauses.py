@@ -51,6 +51,11 @@ class PollPauses:
         return self._streams.update_one(query, {"$unset": {POLLS_PAUSED_FIELD: True}}).modified_count == 1
 
     @edge
+    def are_paused(self, stream: str) -> bool:
+        """Tell whether an operator wants no poll of this stream."""
+        return self._streams.find_one({"_id": stream, **POLLS_PAUSED}, {"_id": True}) is not None
+
+    @edge
     def load(self, stream: str) -> Mapping[str, Any] | None:
         """Return who paused the polls of a stream, when, why and until when; None if they are not paused."""
         found = self._streams.find_one({"_id": stream, **POLLS_PAUSED}, {POLLS_PAUSED_FIELD: True}) or {}

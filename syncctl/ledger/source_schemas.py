@@ -10,7 +10,7 @@ from pymongo.database import Database
 
 from syncctl.core.schema_changes import DeclaredRelation, SchemaChange
 from syncctl.ledger.client import edge
-from syncctl.ledger.streams import PollLease
+from syncctl.ledger.polls import PollLease
 
 Doc = dict[str, Any]
 

@@ -18,7 +18,7 @@ from syncctl.core.acknowledgements import Acknowledged, Acknowledgement
 from syncctl.core.stream import Stream
 from syncctl.ledger.keys import KnownKey
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.streams import PollLease
+from syncctl.ledger.polls import PollLease
 from syncctl.logs import get_logger
 from syncctl.pipeline.identity import NamedRow, name_row
 from syncctl.pipeline.page import Progress

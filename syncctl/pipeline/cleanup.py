@@ -91,7 +91,7 @@ def clean_up(
             if should_stop():
                 break
             # A stream without keys knows by their records the rows that it reads again.
-            logged_since = ledger.streams.load_logged_since(stream) or now
+            logged_since = ledger.polls.load_logged_since(stream) or now
             ends = {
                 State(state): min(now - timedelta(seconds=seconds), frozen, logged_since)
                 for state, seconds in retention_seconds.items()
@@ -181,7 +181,7 @@ def forget_deleted_rows(ledger: Ledger, stream: str, *, should_stop: Callable[[]
         unrecorded = [key_id for key_id in key_ids if key_id not in recorded]
         if not unrecorded:
             continue
-        lease = ledger.streams.acquire_poll(stream, seconds=KEYS_LEASE_SECONDS, worker="cleanup")
+        lease = ledger.polls.acquire(stream, seconds=KEYS_LEASE_SECONDS, worker="cleanup")
         if lease is None:
             break
         try:
@@ -192,10 +192,10 @@ def forget_deleted_rows(ledger: Ledger, stream: str, *, should_stop: Callable[[]
             gone = [key_id for key_id in unrecorded if key_id not in recorded]
             gone = ledger.keys.find_long_deleted(stream, gone, seconds=DELETED_KEYS_KEPT_SECONDS)
             # First: a row that comes back goes under an `Idempotency-Key` that the partner has never seen.
-            if gone and ledger.streams.note_forgotten(lease):
+            if gone and ledger.polls.note_forgotten(lease):
                 forgotten += ledger.keys.forget_deleted(stream, gone, seconds=DELETED_KEYS_KEPT_SECONDS)
         finally:
-            ledger.streams.give_back_poll(lease)
+            ledger.polls.give_back(lease)
     if forgotten:
         log.info("cleanup.keys", stream=stream, removed=forgotten)
     return forgotten

@@ -11,7 +11,7 @@ from syncctl.core.rows import Cursor, Note
 from syncctl.core.stream import Stream
 from syncctl.errors import ServiceUnavailable, SourceError, SourceRestored
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.streams import PollLease
+from syncctl.ledger.polls import PollLease
 from syncctl.logs import get_logger
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def check_basis(ledger: Ledger, stream: Stream, lease: PollLease, reader: "Strea
     """
     before = None if lease.basis is None or lease.cursor is None else read_basis(lease.basis)
     if before is None or lease.cursor is None:
-        ledger.streams.set_basis(lease, reader.basis.to_document())
+        ledger.polls.set_basis(lease, reader.basis.to_document())
         return []
     lost, told = list_changes(before, reader.basis, reader.mode)
     if is_beginning(lease.cursor):
@@ -49,7 +49,7 @@ def check_basis(ledger: Ledger, stream: Stream, lease: PollLease, reader: "Strea
         raise _refuse(stream.name, lease.cursor, before, reader.basis, lost)
     kept = reader.basis.keep(before, told)
     if kept != before:
-        ledger.streams.set_basis(lease, kept.to_document())
+        ledger.polls.set_basis(lease, kept.to_document())
     return [_tell(stream, lease.cursor, part, before) for part in sorted(told)]
 
 

@@ -14,8 +14,9 @@ from syncctl.ledger.ledger import Ledger
 from syncctl.logs import get_logger
 from syncctl.partner.call_runner import CallResult, CallRunner, take_results
 from syncctl.pipeline.delivery_gate import Permits
-from syncctl.pipeline.delivery_lane import DeliveryLane, StreamSetup, keep_permits
+from syncctl.pipeline.delivery_lane import DeliveryLane
 from syncctl.pipeline.maintenance import rescue_leases
+from syncctl.pipeline.stream_setup import StreamSetup
 
 log = get_logger(__name__)
 
@@ -312,3 +313,20 @@ class DeliveryLoop:
             for permits in self._permits.values():
                 with suppress(ServiceUnavailable):
                     permits.release()
+
+
+def keep_permits(permits: Permits, runner: CallRunner, lanes: Sequence[DeliveryLane], *, is_stopping: bool) -> None:
+    """Hold permits of a partner's `max_in_flight` while its streams have use for them.
+
+    They are returned once nothing is in hand. Without any, all that was not sent goes back, to be taken by those who
+    hold them: it would otherwise wait here for as long as they have work (invariant 12).
+    """
+    is_idle = all(lane.is_idle for lane in lanes)
+    if is_idle and (is_stopping or not any(lane.may_look for lane in lanes)):
+        permits.release()
+        runner.set_limit(0)
+        return
+    runner.set_limit(permits.keep(asks=not is_stopping))
+    if runner.limit == 0:
+        for lane in lanes:
+            lane.give_back_planned()

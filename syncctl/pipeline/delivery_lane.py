@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -12,8 +12,6 @@ from syncctl.core.concurrency import AdaptiveLimit
 from syncctl.core.outcome import Outcome
 from syncctl.core.records import Record
 from syncctl.core.states import State
-from syncctl.core.stream import Partner, Stream
-from syncctl.core.windows import Sizes
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.ledger import Ledger
@@ -21,15 +19,15 @@ from syncctl.ledger.rolling_rate import RollingRate
 from syncctl.logs import get_logger
 from syncctl.partner.call import Call, Unsendable
 from syncctl.partner.call_runner import CallRunner, MayStart, WaitingCall
-from syncctl.partner.client import PartnerClient
-from syncctl.pipeline import strict_order
-from syncctl.pipeline.delivery_gate import Batch, DeliveryGate, Permits
-from syncctl.pipeline.dispatch import Taken, take_batch
+from syncctl.pipeline.delivery_gate import Batch
+from syncctl.pipeline.dispatch import Taken
 from syncctl.pipeline.outcome_writer import decide_transition, write_transitions
-from syncctl.pipeline.remote_steps import choose_step, is_holder, shape_by_remote
+from syncctl.pipeline.remote_steps import choose_step, shape_by_remote
+from syncctl.pipeline.stream_setup import StreamSetup
+from syncctl.pipeline.version_order import find_overtaken_claims
 
 if TYPE_CHECKING:
-    from syncctl.broker.rate import SharedRate
+    pass
 
 log = get_logger(__name__)
 
@@ -49,22 +47,6 @@ AHEAD_OF_RATE_SECONDS = 0.05
 """How many calls may wait for others to end when their permits are valid already: those of so much time."""
 PREPARE_SECONDS = 0.02
 """How long one stream's requests are built before the other streams have their turn."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StreamSetup:
-    """What the delivery of one stream is made of."""
-
-    stream: Stream
-    partner: Partner
-    client: PartnerClient
-    sizes: Sizes
-    #: The partner's rate limit, which all workers share; None where it has none.
-    rate: "SharedRate | RollingRate | None" = None
-    #: Chooses the records of the next batch, and claims them.
-    take: Callable[..., Taken] = take_batch
-    #: Opens what says whether calls may begin.
-    open_gate: Callable[[Ledger, Stream], DeliveryGate] = DeliveryGate
 
 
 @dataclass(kw_only=True, slots=True)
@@ -502,39 +484,3 @@ class DeliveryLane:
         for call in mine:
             self._give_back(held, call)
         self._give_back_records(held, held.take_unplanned())
-
-
-def keep_permits(permits: Permits, runner: CallRunner, lanes: Sequence[DeliveryLane], *, is_stopping: bool) -> None:
-    """Hold permits of a partner's `max_in_flight` while its streams have use for them.
-
-    They are returned once nothing is in hand. Without any, all that was not sent goes back, to be taken by those who
-    hold them: it would otherwise wait here for as long as they have work (invariant 12).
-    """
-    is_idle = all(lane.is_idle for lane in lanes)
-    if is_idle and (is_stopping or not any(lane.may_look for lane in lanes)):
-        permits.release()
-        runner.set_limit(0)
-        return
-    runner.set_limit(permits.keep(asks=not is_stopping))
-    if runner.limit == 0:
-        for lane in lanes:
-            lane.give_back_planned()
-
-
-def find_overtaken_claims(batch: Batch) -> Mapping[str, str]:
-    """Return the claimed records (id → newer record) that must not be sent any more by the stream's order."""
-    claim, known = batch.claim, batch.known
-    if batch.stream.order == "strict":
-        return strict_order.find_overtaken_claims(batch.ledger, batch.stream, claim.records, claim.key_ids, known)
-    if batch.stream.order == "none":
-        return {}
-    # Invariant 5: under `latest`, only the newest version of a key is sent.
-    keys = {record.id: known.get(claim.key_ids[record.id]) for record in claim.records}
-    return {
-        record.id: key.version
-        for record in claim.records
-        if (key := keys[record.id]) is not None
-        and key.version != record.id
-        and key.seq > record.seq
-        and not is_holder(batch.stream, record, key)
-    }

@@ -1,13 +1,12 @@
 """dispatch: choose due records by the stream's order, oldest first, and take them into flight as one batch."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Protocol
 
 from syncctl.core.breaker import BreakerState
-from syncctl.core.ids import epoch_of
 from syncctl.core.stream import Partner, Stream
 from syncctl.core.windows import Sizes
 from syncctl.errors import ServiceUnavailable
@@ -15,14 +14,11 @@ from syncctl.ledger.batches import Claim
 from syncctl.ledger.breakers import BreakerGate
 from syncctl.ledger.client import new_token
 from syncctl.ledger.holds import Hold
-from syncctl.ledger.keys import KnownKey, Observation
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.records import DueRecord
-from syncctl.ledger.sequencing import Holder
 from syncctl.ledger.streams import Gate
 from syncctl.logs import get_logger
-from syncctl.pipeline.remote_steps import is_in_doubt
-from syncctl.pipeline.strict_order import OrderSplit, split_by_sequence
+from syncctl.pipeline.version_order import split_by_order, supersede_and_hold
 
 log = get_logger(__name__)
 
@@ -292,94 +288,3 @@ def _find_free(
 def _without_keys_in_flight(ledger: Ledger, stream: Stream, due: Sequence[DueRecord]) -> list[DueRecord]:
     busy = ledger.records.find_keys_in_flight(stream.name, [record.key_id for record in due])
     return [record for record in due if record.key_id not in busy]
-
-
-def split_by_order(ledger: Ledger, stream: Stream, due: Sequence[DueRecord], gate: Gate) -> OrderSplit:
-    """Split due records by the stream's order rule (invariant 5).
-
-    A record whose key does not know it yet is left alone while its poll is running; if that was interrupted, the record
-    waits for the next one (invariant 1), and is out of the way of others meanwhile (invariant 12). Where a later poll
-    read to the end and did not find the row again, the row is gone; it did exist, so the record is sent.
-    """
-    if stream.append_only or not due:
-        return OrderSplit(sendable=tuple(due))
-    known = ledger.keys.load(stream.name, [record.key_id for record in due])
-    unknown = [record for record in due if (key := known.get(record.key_id)) is None or record.seq > key.seq]
-    orphans = [record for record in unknown if epoch_of(record.seq) < gate.complete_epoch]
-    sendable = adopt_orphans(ledger, stream, orphans, known)
-    waiting = [record.id for record in unknown if gate.complete_epoch <= epoch_of(record.seq) < gate.running_epoch]
-    superseded: list[tuple[DueRecord, str]] = []
-    held: dict[str, str] = {}
-    holders = find_holders_in_doubt(ledger, stream, due, known) if stream.waits_in_doubt else {}
-    for record in due:
-        key = known.get(record.key_id)
-        if key is None or record.seq > key.seq:
-            continue
-        holder = holders.get(record.key_id)
-        if stream.order == "latest" and key.version != record.id and (holder is None or holder.id != record.id):
-            superseded.append((record, key.version))
-        elif holder is not None and holder.seq < record.seq:
-            held[record.id] = holder.id
-        else:
-            sendable.append(record)
-    if stream.order == "strict":
-        return replace(split_by_sequence(ledger, stream, sendable, known), unknown=waiting)
-    return OrderSplit(sendable=tuple(sendable), superseded=superseded, held=held, unknown=waiting)
-
-
-def find_holders_in_doubt(
-    ledger: Ledger, stream: Stream, due: Sequence[DueRecord], known: Mapping[str, KnownKey]
-) -> dict[str, Holder]:
-    """Return, by key id, the unfinished version whose call may have created the partner's object.
-
-    Under order `latest`: it is sent before the newest version, which would create a second object (invariant 5).
-    """
-    between = {
-        record.key_id: (key.delivered_seq, key.reached_seq)
-        for record in due
-        if (key := known.get(record.key_id)) is not None and is_in_doubt(stream, key)
-    }
-    return ledger.sequencing.find_tried_unfinished(stream.name, between)
-
-
-def supersede_and_hold(ledger: Ledger, stream: Stream, split: OrderSplit) -> int:
-    """Supersede overtaken records, and let records wait for older ones; return how many are not due any more."""
-    set_aside = 0
-    if split.superseded:
-        set_aside = ledger.operations.supersede((record.id, record.seq, newer) for record, newer in split.superseded)
-    sequencing = ledger.sequencing
-    if split.unknown:
-        set_aside += sequencing.hold_for_poll(split.unknown)
-    if stream.has_sequence:
-        sequencing.release(stream.name, [record.id for record, _ in split.superseded])
-        set_aside += sequencing.hold(split.held)
-        # The records they wait for may be finished since they were read, and then nothing else would release them.
-        holders = sorted(set(split.held.values()))
-        set_aside -= sequencing.release_if_free(stream.name, holders, hold_seconds=stream.hold_seconds)
-    return max(0, set_aside)
-
-
-def adopt_orphans(
-    ledger: Ledger, stream: Stream, orphans: Sequence[DueRecord], known: Mapping[str, KnownKey]
-) -> list[DueRecord]:
-    """Tell keys of records that only an interrupted poll has seen; return those whose keys no other poll wrote first.
-
-    Of several versions of a key, the oldest comes first and the others at the next look.
-    """
-    oldest: dict[str, DueRecord] = {}
-    for record in sorted(orphans, key=lambda record: record.seq):
-        oldest.setdefault(record.key_id, record)
-    observations = [
-        Observation(
-            key_id=record.key_id,
-            key=record.key,
-            previous_seq=known[record.key_id].seq if record.key_id in known else None,
-            seq=record.seq,
-            version=record.id,
-            hash=record.hash,
-            op=record.op,
-        )
-        for record in oldest.values()
-    ]
-    conflicts = set(ledger.keys.observe(stream.name, observations))
-    return [record for record in orphans if record is oldest[record.key_id] and record.key_id not in conflicts]

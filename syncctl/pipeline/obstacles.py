@@ -15,9 +15,9 @@ from syncctl.ledger.holds import find_pause
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.partners import count_permits
 from syncctl.ledger.poll_pauses import POLLS_PAUSED_FIELD
+from syncctl.ledger.polls import read_notes
 from syncctl.ledger.sequencing import Waiting
 from syncctl.ledger.source_schemas import CHANGES_SHOWN, read_schema_changes
-from syncctl.ledger.streams import read_notes
 from syncctl.ledger.write_backs import Lag
 from syncctl.pipeline.dispatch import find_oldest_unsent
 from syncctl.pipeline.pause import describe_pause

@@ -26,7 +26,7 @@ from syncctl.pipeline.remote_steps import (
     list_found,
     warn_not_captured,
 )
-from syncctl.pipeline.strict_order import find_overwritten
+from syncctl.pipeline.version_order import find_overwritten
 
 log = get_logger(__name__)
 attempts = get_logger(ATTEMPTS)

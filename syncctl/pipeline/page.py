@@ -12,8 +12,8 @@ from syncctl.core.stream import Stream
 from syncctl.errors import InternalError, LeaseHeld
 from syncctl.ledger.keys import KnownKey, Observation
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.polls import PollLease, RereadTimes
 from syncctl.ledger.records import Duplicate, NewRecord
-from syncctl.ledger.streams import PollLease, RereadTimes
 from syncctl.pipeline.identity import (
     NamedRow,
     name_row,
@@ -122,7 +122,7 @@ class PageLog:
         if self._stream.append_only:
             self._reread = self._update_reread(cursor, ends_round=ends_round)
         logged = self.progress.logged
-        if not self._ledger.streams.move_cursor(
+        if not self._ledger.polls.move_cursor(
             self._lease, cursor, witnesses, reread=self._reread, logged=logged - self._counted
         ):
             raise self._taken_over()
@@ -176,7 +176,7 @@ class PageLog:
             conflicts = set(self._log_changes(remaining, known, columns_fingerprint))
             # Another poll wrote these keys since they were read: it took over this poll, or this one took it over.
             remaining = [named for named in remaining if named.key_id in conflicts]
-            if remaining and not self._ledger.streams.renew_poll(self._lease, seconds=self._lease_seconds):
+            if remaining and not self._ledger.polls.renew(self._lease, seconds=self._lease_seconds):
                 raise self._taken_over()
         if remaining:
             what = f"{len(remaining)} keys of {self._stream.name} would not settle"

@@ -14,7 +14,7 @@ from syncctl.core.rows import Cursor, Note
 from syncctl.core.stream import SCANS, Stream
 from syncctl.errors import InternalError, LeaseHeld, ServiceUnavailable, SyncctlError
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.streams import PollLease
+from syncctl.ledger.polls import PollLease
 from syncctl.logs import get_logger
 from syncctl.pipeline.acknowledge import acknowledge_finished
 from syncctl.pipeline.cursor_check import UNCHECKED, check_basis, check_witnesses
@@ -85,7 +85,7 @@ def poll_stream(
     started = time.monotonic()
     ledger.streams.ensure(stream.name)
     rest = stream.poll_every_seconds / 2 if tick else 0.0
-    lease = ledger.streams.acquire_poll(
+    lease = ledger.polls.acquire(
         stream.name, seconds=lease_seconds, worker=worker, not_within_seconds=rest, unless_paused=True
     )
     if lease is None:
@@ -164,13 +164,13 @@ def read_pages(
             tell(pages.progress, lease, [Note(text=text) for text in page.notes])
             if wake():
                 pages.progress.dispatched = pages.progress.logged - pages.progress.failed
-            if should_stop() or ledger.streams.are_polls_paused(stream.name):
+            if should_stop() or ledger.poll_pauses.are_paused(stream.name):
                 return
             if write_backs is not None:
                 write_backs.write_between_pages()
         if is_unchecked and not lease.is_unchecked:
             # Not before the source was read: it was not away, and may not have been restored meanwhile.
-            ledger.streams.note_unchecked(lease)
+            ledger.polls.note_unchecked(lease)
         if pages.progress.cursor is None:
             pages.move_cursor(cursor)
         if stream.mode == "snapshot" and not detect_deletes(
@@ -264,7 +264,7 @@ def renew_in_background(ledger: Ledger, lease: PollLease, progress: Progress, *,
                 )
                 return
             try:
-                if not ledger.streams.renew_poll(lease, seconds=seconds, has_moved=has_moved):
+                if not ledger.polls.renew(lease, seconds=seconds, has_moved=has_moved):
                     return
             except SyncctlError as error:
                 log.warning("poll.lease_not_renewed", stream=lease.stream, error=str(error))
@@ -314,7 +314,7 @@ def end_run(ledger: Ledger, pages: PageLog, lease: PollLease, *, error: SyncctlE
         "place": progress.place,
     }
     try:
-        ledger.streams.release_poll(
+        ledger.polls.release(
             lease,
             error=run.error,
             hint=run.hint,

@@ -4,7 +4,7 @@ import time
 
 from syncctl.errors import LeaseHeld
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.streams import PollLease
+from syncctl.ledger.polls import PollLease
 
 PATIENCE_SECONDS = 30.0
 PAUSE_SECONDS = 0.2
@@ -38,7 +38,7 @@ def wait_for_poll_lease(
     """
     ledger.streams.ensure(stream)
     until = time.monotonic() + patience_seconds
-    while (lease := ledger.streams.acquire_poll(stream, seconds=lease_seconds, worker=worker)) is None:
+    while (lease := ledger.polls.acquire(stream, seconds=lease_seconds, worker=worker)) is None:
         if time.monotonic() >= until:
             raise LeaseHeld(
                 f"stream {stream} is being polled",

@@ -76,7 +76,7 @@ def preview_rows(
     Raises:
         ServiceUnavailable: MongoDB or the source cannot be reached.
     """
-    cursor = ledger.streams.load_cursor(stream.name)
+    cursor = ledger.polls.load_cursor(stream.name)
     reader = open_reader(replace(stream, page_size=max(1, min(limit, stream.page_size))))
     previews: list[Preview] = []
     try:

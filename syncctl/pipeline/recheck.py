@@ -42,7 +42,7 @@ def find_readable(reader: "StreamReader", keys: Sequence[Key]) -> tuple[list[Row
 
 def recheck(ledger: Ledger, stream: str, reader: "StreamReader", suspects: Sequence[SourceRow]) -> list[Verdict]:
     """Judge rows as they are now that the ledger did not know, or knew with another content, in their order."""
-    cursor = ledger.streams.load_cursor(stream)
+    cursor = ledger.polls.load_cursor(stream)
     rows, unreadable = find_readable(reader, [suspect.key for suspect in suspects])
     now = {named.key_id: (named.hash, named.row.at) for named in (name_row(row, seq=0) for row in rows)}
     known = ledger.keys.load(stream, [suspect.key_id for suspect in suspects])

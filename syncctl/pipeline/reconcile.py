@@ -129,7 +129,7 @@ class Reconciliation:
         Raises:
             UsageError: The stream has no place that a time could name, or no history that long.
         """
-        cursor = self.ledger.streams.load_cursor(self.stream.name)
+        cursor = self.ledger.polls.load_cursor(self.stream.name)
         self.differences = Differences(stream=self.stream.name)
         self.scratch.clear()
         since = self._find_since()

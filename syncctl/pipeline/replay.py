@@ -8,7 +8,7 @@ from syncctl.core.states import RETRYING, State, stored_state
 from syncctl.core.stream import Stream
 from syncctl.ledger.ledger import Ledger
 from syncctl.pipeline.selection import Selection, select_records
-from syncctl.pipeline.strict_order import find_overtaken
+from syncctl.pipeline.version_order import find_overtaken
 
 DISCARDABLE = (State.FAILED.value, State.PENDING.value, RETRYING)
 

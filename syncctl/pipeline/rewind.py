@@ -10,7 +10,7 @@ from syncctl.core.rows import Cursor
 from syncctl.core.stream import SCANS, Stream
 from syncctl.errors import LeaseHeld, ServiceUnavailable, TroubleFound, UsageError
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.streams import PollLease
+from syncctl.ledger.polls import PollLease
 from syncctl.logs import get_logger
 from syncctl.pipeline.cleanup import find_cleaned_before
 from syncctl.pipeline.cursor_check import is_beginning
@@ -70,7 +70,7 @@ def plan_rewind(
         SourceRestored: A poll could not go on from there.
     """
     ledger.ensure_prepared()
-    before = ledger.streams.load_cursor(stream.name)
+    before = ledger.polls.load_cursor(stream.name)
     after = reader.parse_cursor(to) if isinstance(to, str) else find_place(ledger, stream, reader, to)
     if before is not None and not is_beginning(after):
         # Of a child whose changes were not followed there, none may be lost; from the beginning, every row is read.
@@ -136,13 +136,13 @@ def rewind_stream(
         LeaseHeld: A poll is running.
     """
     ledger.streams.ensure(plan.stream)
-    lease = ledger.streams.acquire_poll(plan.stream, seconds=lease_seconds, worker=worker)
+    lease = ledger.polls.acquire(plan.stream, seconds=lease_seconds, worker=worker)
     if lease is None:
         raise _is_polled(plan.stream)
     try:
         return _rewind_under(ledger, lease, plan, resend=resend, who=who)
     except BaseException:
-        ledger.streams.give_back_poll(lease)
+        ledger.polls.give_back(lease)
         raise
 
 
@@ -153,7 +153,7 @@ def _rewind_under(ledger: Ledger, lease: PollLease, plan: Plan, *, resend: bool,
     detail = {"stream": plan.stream, "from": done.cursor_before, "to": done.cursor_after, "resend": resend}
     with ledger.audit.record(action="rewind", who=who, detail=detail) as entry:
         entry.begin()
-        if not ledger.streams.rewind(lease, after, basis=basis, resend=resend):
+        if not ledger.polls.rewind(lease, after, basis=basis, resend=resend):
             raise _is_polled(plan.stream)
         entry.add(plan.rows or 0)
     counts = dict.fromkeys(("read", "logged", "unchanged", "failed", "dispatched"), 0)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from syncctl.core.schema_changes import list_schema_changes
 from syncctl.core.stream import Stream
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.streams import PollLease
+from syncctl.ledger.polls import PollLease
 from syncctl.logs import get_logger
 from syncctl.pipeline.page import Progress
 

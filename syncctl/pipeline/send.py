@@ -16,18 +16,20 @@ from syncctl.errors import SourceError, SyncctlError, TroubleFound
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.client import new_token
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.streams import Gate, PollLease
+from syncctl.ledger.polls import PollLease
+from syncctl.ledger.streams import Gate
 from syncctl.pipeline.deliver import DeliveryLoop
 from syncctl.pipeline.delivery_gate import DeliveryGate
-from syncctl.pipeline.delivery_lane import StreamSetup
 from syncctl.pipeline.dispatch import LEASE_SECONDS as DISPATCH_LEASE_SECONDS
-from syncctl.pipeline.dispatch import Taken, split_by_order
+from syncctl.pipeline.dispatch import Taken
 from syncctl.pipeline.identity import identify
 from syncctl.pipeline.page import PageLog
 from syncctl.pipeline.pause import describe_pause
 from syncctl.pipeline.poll import LEASE_SECONDS, renew_in_background
 from syncctl.pipeline.poll_lease import wait_for_poll_lease
 from syncctl.pipeline.selection import read_key
+from syncctl.pipeline.stream_setup import StreamSetup
+from syncctl.pipeline.version_order import split_by_order
 
 if TYPE_CHECKING:
     from syncctl.sources.reader import StreamReader
@@ -136,13 +138,13 @@ class RowSending:
         except BaseException as error:
             self._leave_word(lease, error)
             raise
-        ledger.streams.give_back_poll(lease)
+        ledger.polls.give_back(lease)
         return self._find_record(row, is_new=pages.progress.logged > 0)
 
     def _leave_word(self, lease: PollLease, error: BaseException) -> None:
         """Tell the next poll that records may have been written whose keys were not (invariant 8)."""
         why = str(error) if isinstance(error, SyncctlError) else "interrupted"
-        self.ledger.streams.release_poll(lease, error=f"sending one row: {why}", notes=lease.notes)
+        self.ledger.polls.release(lease, error=f"sending one row: {why}", notes=lease.notes)
 
     def _find_record(self, row: Row, *, is_new: bool) -> LoggedRow:
         _, key_id = identify(row)

@@ -13,7 +13,7 @@ from syncctl.core.stream import Stream
 from syncctl.core.write_backs import Ended, WriteBack, Written, choose_values
 from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.streams import PollLease
+from syncctl.ledger.polls import PollLease
 from syncctl.ledger.write_backs import KnownRow
 from syncctl.logs import get_logger
 from syncctl.pipeline.page import Progress
@@ -125,5 +125,5 @@ class WriteBacks:
         self._ledger.write_backs.note_written(self._stream.name, {row.key_id: row.seq for row in rows})
         # The rows are locked by now: a poll that takes over from here on writes to them after this commit, and of one
         # that was taken over before, nothing is committed (invariant 8).
-        if not self._ledger.streams.renew_poll(self._lease, seconds=self._lease_seconds):
+        if not self._ledger.polls.renew(self._lease, seconds=self._lease_seconds):
             raise taken_over(self._stream.name, then="writes the outcomes")

@@ -11,7 +11,7 @@ from syncctl.core.ids import canonical_text
 from syncctl.core.rows import Cursor, Page, Row
 from syncctl.core.stream import CHANGE_TRACKING, Mode, Stream
 from syncctl.sources.catalog.relation import Column, Kind, Relation, find_name
-from syncctl.sources.children import ChildRelation, Pair, choose_type
+from syncctl.sources.child_relation import ChildRelation, Pair, choose_type
 from syncctl.sources.cursor import Position, Raw, to_raw
 from syncctl.sources.instants import is_instant
 from syncctl.sources.layout import decide_layout

@@ -8,20 +8,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from syncctl.core.rows import Row, Value
-from syncctl.core.schema_changes import DeclaredRelation, name_column
-from syncctl.core.spelling import suggest
-from syncctl.core.stream import Child, Stream
+from syncctl.core.schema_changes import name_column
+from syncctl.core.stream import Stream
 from syncctl.errors import ConfigurationError
 from syncctl.sources.catalog.relation import (
     Column,
     Kind,
-    Relation,
-    declare_relation,
-    describe_relation,
-    escape_colons,
-    find_name,
-    strip_statement,
 )
+from syncctl.sources.child_relation import ChildRelation, Pair, choose_type, find_column, list_parent_columns
 from syncctl.sources.columns import Columns, choose_child_columns
 from syncctl.sources.cursor import Raw
 from syncctl.sources.dialect import Dialect
@@ -33,121 +27,6 @@ BYTES_ALONE = 16 * 1024 * 1024
 """The children of one row at most, where a page may hold less: the ledger stores no larger row."""
 BYTES_PER_VALUE = 16
 _NUMBER, _RANK = "syncctl_n", "syncctl_r"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pair:
-    """Two columns with equal values: one of a child, and one of its parent."""
-
-    child: Column
-    parent: Column
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChildRelation:
-    """A child, and what it reads."""
-
-    child: Child
-    #: The child as a stream of its own, called as in the settings: `orders.children.lines`.
-    stream: Stream
-    relation: Relation
-    pairs: tuple[Pair, ...]
-    children: "tuple[ChildRelation, ...]"
-
-    @property
-    def path(self) -> str:
-        """Its name and those of the children above it: `lines/taxes`."""
-        return "/".join(self.stream.name.split(".children.")[1:])
-
-    def make_condition(self) -> list[sa.ColumnElement[bool]]:
-        """Return the child's `where`."""
-        where = self.stream.where
-        return [] if where is None else [sa.text(f"({escape_colons(strip_statement(where))})")]  # type: ignore[list-item]
-
-    @property
-    def parent_columns(self) -> frozenset[str]:
-        """The columns of its parent that decide which rows belong to it."""
-        return frozenset(pair.parent.name for pair in self.pairs)
-
-
-def describe_children(
-    connection: sa.Connection, stream: Stream, relation: Relation, dialect: Dialect
-) -> tuple[ChildRelation, ...]:
-    """Return what the children of a stream read, and the children of these.
-
-    Raises:
-        ConfigurationError: A child names a column that does not exist, or has the name of a column of the row.
-        SourceError: Its table does not exist, or the database refuses its query.
-    """
-    described = []
-    for child in stream.children:
-        inner = _make_stream(stream, child)
-        inner_relation = describe_relation(connection, inner, dialect)
-        described.append(
-            ChildRelation(
-                child=child,
-                stream=inner,
-                relation=inner_relation,
-                pairs=tuple(
-                    Pair(
-                        child=_find_column(inner, inner_relation, column, "on"),
-                        parent=_find_column(inner, relation, parent, "on"),
-                    )
-                    for column, parent in child.on
-                ),
-                children=describe_children(connection, inner, inner_relation, dialect),
-            )
-        )
-    return tuple(described)
-
-
-def declare_children(children: Sequence[ChildRelation], connection: sa.Connection) -> Iterator[DeclaredRelation]:
-    """Yield the children of a stream, and the children of these, with the types that the database declares."""
-    for child in children:
-        yield declare_relation(child.path, child.stream, child.relation, connection)
-        yield from declare_children(child.children, connection)
-
-
-def list_parent_columns(children: Sequence[ChildRelation]) -> frozenset[str]:
-    """Return the columns of a relation by which its children belong to its rows."""
-    return frozenset(name for child in children for name in child.parent_columns)
-
-
-def _make_stream(stream: Stream, child: Child) -> Stream:
-    return Stream(
-        name=f"{stream.name}.children.{child.name}",
-        source=stream.source,
-        partner=stream.partner,
-        table=child.table,
-        query=child.query,
-        cursor=child.cursor,
-        columns=child.columns,
-        exclude=child.exclude,
-        where=child.where,
-        mask=child.mask,
-        json_columns=child.json_columns,
-        mask_secret=stream.mask_secret,
-        timezone=stream.timezone,
-        children=child.children,
-        lookback_seconds=stream.lookback_seconds,
-        gap_timeout_seconds=stream.gap_timeout_seconds,
-        page_size=stream.page_size,
-        page_bytes=stream.page_bytes,
-        retry=stream.retry,
-    )
-
-
-def _find_column(stream: Stream, relation: Relation, name: str, setting: str) -> Column:
-    names = [column.name for column in relation.columns]
-    spelled = find_name(name, names)
-    column = None if spelled is None else relation.columns[names.index(spelled)]
-    if column is None:
-        why, hint = f"{relation.title} has no column {name}", suggest(name, names)
-    elif column.kind in (Kind.FORMLESS, Kind.JSON, Kind.OTHER) and column.type is not None:
-        why, hint = f"{column.name} is of type {column.type}, whose values cannot be compared", "name another column"
-    else:
-        return column
-    raise ConfigurationError(f"streams.{stream.name}.{setting} is wrong", why=why, hint=hint)
 
 
 class TooManyBytesError(Exception):
@@ -381,7 +260,7 @@ class ChildReader:
     def _decide_order(self, described: ChildRelation) -> list[sa.ColumnElement[Any]]:
         """Return the order of a parent's rows: as `sort` says, then so that no two orders of them are possible."""
         relation = described.relation
-        found = [_find_column(described.stream, relation, name, "sort") for name in described.child.sort]
+        found = [find_column(described.stream, relation, name, "sort") for name in described.child.sort]
         sort = list(dict.fromkeys(found))
         names = {column.name for column in sort}
         order: list[sa.ColumnElement[Any]] = [relation.clause.c[column.name] for column in sort]
@@ -454,33 +333,6 @@ def _count_numbers(rows: Sequence[Sequence[Raw]], size: int) -> list[int]:
     for raw in rows:
         counts[raw[0]] += 1
     return counts
-
-
-def choose_type(pair: Pair) -> Column:
-    """Return the column whose type the values have in the list.
-
-    The child's, so that an index on it is used; its parent's, where a value could lose something in the child's.
-    """
-    child, parent = pair.child, pair.parent
-    if child.kind is not parent.kind or child.type is None or parent.type is None:
-        return child if child.kind is parent.kind else parent
-    if type(child.type) is not type(parent.type) and not (child.kind is Kind.INTEGER or _is_wider(child, parent)):
-        return parent
-    return child if _has_room(child.type, parent.type) else parent
-
-
-def _is_wider(child: Column, parent: Column) -> bool:
-    """Tell whether a text column of the child holds every character of its parent's."""
-    return child.kind is Kind.TEXT and (isinstance(child.type, sa.Unicode) or not isinstance(parent.type, sa.Unicode))
-
-
-def _has_room(child: Any, parent: Any) -> bool:
-    for name in ("length", "precision", "scale"):
-        ours, theirs = getattr(child, name, None), getattr(parent, name, None)
-        if ours is not None and (theirs is None or ours < theirs):
-            return False
-    digits = [(one.precision or 0) - (one.scale or 0) for one in (child, parent) if isinstance(one, sa.Numeric)]
-    return len(digits) < 2 or digits[0] >= digits[1]
 
 
 def find_key(child: ChildRelation, columns: Columns) -> tuple[int, ...]:
@@ -583,8 +435,3 @@ def make_children(
         keys_at=[find_key(child, columns) for child in described],
         page_bytes=stream.page_bytes,
     )
-
-
-def has_masks(stream: Stream | Child) -> bool:
-    """Tell whether a column of a stream or of its children is masked."""
-    return bool(stream.mask) or any(has_masks(child) for child in stream.children)

@@ -14,12 +14,8 @@ from syncctl.core.rows import Row, Value
 from syncctl.core.stream import SCANS, Stream
 from syncctl.errors import SourceError
 from syncctl.sources.catalog.relation import Column, Relation, escape_colons, strip_statement
-from syncctl.sources.children import (
-    ChildRelation,
-    has_masks,
-    list_parent_columns,
-    make_children,
-)
+from syncctl.sources.child_relation import ChildRelation, has_masks, list_parent_columns
+from syncctl.sources.children import make_children
 from syncctl.sources.columns import Converter, choose_columns
 from syncctl.sources.cursor import Position, Raw, tag, to_raw
 from syncctl.sources.dialect import Dialect

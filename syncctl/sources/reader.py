@@ -15,7 +15,7 @@ from syncctl.core.write_backs import WriteBack, Written
 from syncctl.errors import ConfigurationError, SourceError, SyncctlError
 from syncctl.sources.catalog.relation import declare_relation, describe_relation
 from syncctl.sources.child_changes import advise_children, list_followers
-from syncctl.sources.children import declare_children, describe_children, has_masks
+from syncctl.sources.child_relation import declare_children, describe_children, has_masks
 from syncctl.sources.cursor import Position
 from syncctl.sources.dialect import ReadCeiling
 from syncctl.sources.engines import connect, open_source

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from syncctl.partner.client import PartnerClient
     from syncctl.pipeline.alert_sending import Channel
     from syncctl.pipeline.alerts import AlertPlan
-    from syncctl.pipeline.delivery_lane import StreamSetup
+    from syncctl.pipeline.stream_setup import StreamSetup
     from syncctl.settings import Settings
 
 SIGN_OF_LIFE_SECONDS = 3.0
@@ -199,7 +199,7 @@ class Connections:
     def stream_setup(self, name: str) -> "StreamSetup":
         """Return what the delivery of a stream is made of."""
         from syncctl.core.windows import decide_sizes
-        from syncctl.pipeline.delivery_lane import StreamSetup
+        from syncctl.pipeline.stream_setup import StreamSetup
 
         stream = self.stream(name)
         partner = self.partner(stream.partner)

@@ -184,7 +184,7 @@ def refuse_settings_of_poll(stage: Stage) -> None:
 
 def hang_source(stage: Stage) -> None:
     stage.ledger.streams.ensure("orders")
-    assert stage.ledger.streams.acquire_poll("orders", seconds=600, worker="celery@one") is not None
+    assert stage.ledger.polls.acquire("orders", seconds=600, worker="celery@one") is not None
     stage.update_stream({"poll.moved_at": LONG_AGO, "poll.started_at": LONG_AGO})
 
 

@@ -69,7 +69,7 @@ def test_a_poll_that_another_process_runs_is_exit_code_75(
     run_syncctl("poll", "--once", cwd=settings_dir)
     settings = load_settings(directory=settings_dir)
     with Ledger(settings.mongo_url, settings.mongo_database) as ledger:
-        assert ledger.streams.acquire_poll("orders", seconds=3600, worker="somebody else")
+        assert ledger.polls.acquire("orders", seconds=3600, worker="somebody else")
     result = run_syncctl("poll", "--once", cwd=settings_dir)
     assert (result.exit_code, result.stdout) == (75, "")
     assert len(result.stderr.splitlines()) == 3

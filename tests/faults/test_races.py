@@ -173,10 +173,10 @@ def test_a_poll_that_failed_halfway_counts_as_stalled(simulation: Simulation) ->
     """Invariant 8: its last write may still be under way when it lets go. Fails when an error clears the token."""
     write_and_poll(simulation, 1, "a")
     deliver(simulation)
-    lease = simulation.ledger.streams.acquire_poll("orders", seconds=60, worker="w")
+    lease = simulation.ledger.polls.acquire("orders", seconds=60, worker="w")
     assert lease is not None
-    simulation.ledger.streams.release_poll(lease, error="MongoDB did not answer in time")
-    again = simulation.ledger.streams.acquire_poll("orders", seconds=60, worker="w")
+    simulation.ledger.polls.release(lease, error="MongoDB did not answer in time")
+    again = simulation.ledger.polls.acquire("orders", seconds=60, worker="w")
     assert again is not None
     assert again.contested_epoch == again.epoch
 

@@ -736,7 +736,7 @@ def let_nobody_watch(watcher: Watcher, few: list[str]) -> None:
 
 
 def begin_poll(watcher: Watcher, few: list[str]) -> None:
-    assert watcher.ledger.streams.acquire_poll(few[0], seconds=60, worker="w")
+    assert watcher.ledger.polls.acquire(few[0], seconds=60, worker="w")
 
 
 @pytest.mark.parametrize("happens", [lambda *_: None, pause_polls, let_nobody_watch, begin_poll])

@@ -147,7 +147,7 @@ def test_rows_between_joined_gaps_are_sent_once(
     testbed.change_stream(append_only=True, gap_timeout_seconds=400 * DAY)
     source_db.add_orders([1, 3, 5, 7, 9, 11])
     assert work(testbed, polls=2) == 6
-    cursor = testbed.ledger.streams.load_cursor("orders")
+    cursor = testbed.ledger.polls.load_cursor("orders")
     assert len(read_memory(cursor or {}).gaps) == 2
     pass_days(testbed, 31)
     source_db.add_orders([4])
@@ -226,7 +226,7 @@ def test_rows_whose_records_are_gone_are_sent_again_once_under_a_new_key(
         used |= keys
         assert pass_days(testbed, 31) == 5
         rewind(testbed, "beginning", resend=True)
-        before = testbed.ledger.streams.load_cursor("orders")
+        before = testbed.ledger.polls.load_cursor("orders")
         assert testbed.poll(should_stop=lambda: True).logged == 3
         if is_interrupted:
             changes = {"cursor": before, "witnesses": None}

@@ -192,7 +192,7 @@ def rewind(testbed: Testbed, to: str) -> Mapping[str, Any]:
     with open_reader(testbed.source, testbed.stream) as reader:  # type: ignore[arg-type]
         plan = plan_rewind(ledger=testbed.ledger, stream=testbed.stream, reader=reader, to=to)
     rewind_stream(ledger=testbed.ledger, plan=plan, resend=False, who="ann@host", worker="rewinder")
-    return testbed.ledger.streams.load_cursor(testbed.stream.name) or {}
+    return testbed.ledger.polls.load_cursor(testbed.stream.name) or {}
 
 
 @pytest.mark.parametrize("to", ["beginning", "2026-01-01 00:00:00", "now"])
@@ -215,7 +215,7 @@ def test_a_rewind_by_a_number_leaves_the_children_where_they_are(orders: Testbed
     orders.change_stream(cursor="id", gap_timeout_seconds=0.0)
     orders.poll()
     put(source_db, 1, 1, 1)
-    before = orders.ledger.streams.load_cursor("orders") or {}
+    before = orders.ledger.polls.load_cursor("orders") or {}
     assert rewind(orders, "3")["children"] == before["children"]
     run = orders.poll()
     assert (run.read, run.logged) == (2, 1)
@@ -223,7 +223,7 @@ def test_a_rewind_by_a_number_leaves_the_children_where_they_are(orders: Testbed
 
 def test_the_history_keeps_the_places_of_children(orders: Testbed, source_db: SourceDb) -> None:
     orders.poll()
-    cursor = orders.ledger.streams.load_cursor("orders") or {}
+    cursor = orders.ledger.polls.load_cursor("orders") or {}
     (run,) = orders.ledger.runs.load("orders", limit=1)
     place = run["cursors"]["after"]["children"]["lines"]
     assert place["at"] == cursor["children"]["lines"]["at"]

@@ -86,11 +86,11 @@ def test_a_key_stays_while_a_poll_runs_and_the_lease_leaves_no_trace(snapshot: T
     snapshot.database.records.delete_many({})
     clean(snapshot)
     let_hours_pass(snapshot.database, 24 * 8)
-    lease = snapshot.ledger.streams.acquire_poll("orders", seconds=60, worker="w")
+    lease = snapshot.ledger.polls.acquire("orders", seconds=60, worker="w")
     assert lease is not None
     clean(snapshot)
     assert known(snapshot) == {1, 2, 3, 4, 5}
-    snapshot.ledger.streams.release_poll(lease, error="the source is away")
+    snapshot.ledger.polls.release(lease, error="the source is away")
     health = snapshot.database.streams.find_one({"_id": "orders"})["health"]
     clean(snapshot)
     assert known(snapshot) == {1, 2, 3, 4, 5}

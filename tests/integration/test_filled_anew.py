@@ -92,7 +92,7 @@ def test_rows_that_are_deleted_or_changed_stop_nothing(polled: Testbed, source_d
     add(source_db, range(31, 41), of="first")
     for _ in range(2):
         assert polled.poll().error is None
-    assert polled.ledger.streams.load_cursor("orders")["at"] == "40"  # type: ignore[index]
+    assert polled.ledger.polls.load_cursor("orders")["at"] == "40"  # type: ignore[index]
 
 
 def test_rows_that_are_changed_one_after_another_stop_nothing(polled: Testbed, source_db: SourceDb) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -12,62 +13,63 @@ from syncctl.core.states import State
 from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.keys import SentCall
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.streams import PollLease, Streams
+from syncctl.ledger.polls import PollLease
 from tests.harness.passing_time import PAST, expire_batch_leases
 from tests.harness.testbed import NASTY, claim_records, new_record, outcome
 
 
 def acquire(ledger: Ledger, **options: Any) -> PollLease:
-    lease = ledger.streams.acquire_poll("orders", **{"seconds": 60, "worker": NASTY, **options})
+    lease = ledger.polls.acquire("orders", **{"seconds": 60, "worker": NASTY, **options})
     assert lease is not None
     return lease
 
 
-@pytest.mark.parametrize("acquire", [Streams.acquire_poll, Streams.acquire_dispatch], ids=["poll", "dispatch"])
-def test_only_one_of_many_workers_gets_the_lease(ledger: Ledger, acquire: Callable[..., object]) -> None:
+@pytest.mark.parametrize("of", ["polls.acquire", "streams.acquire_dispatch"])
+def test_only_one_of_many_workers_gets_the_lease(ledger: Ledger, of: str) -> None:
+    acquire: Callable[..., object] = attrgetter(of)(ledger)
     with ThreadPoolExecutor(8) as threads:
-        leases = list(threads.map(lambda n: acquire(ledger.streams, "orders", seconds=60, worker=f"w{n}"), range(8)))
+        leases = list(threads.map(lambda n: acquire("orders", seconds=60, worker=f"w{n}"), range(8)))
     assert sum(lease is not None for lease in leases) == 1
 
 
 def test_a_lease_that_ran_out_is_taken_over_and_the_old_holder_can_do_nothing(ledger: Ledger, database: Any) -> None:
     old = acquire(ledger)
-    assert ledger.streams.move_cursor(old, {"mode": "m", "at": "1"})
+    assert ledger.polls.move_cursor(old, {"mode": "m", "at": "1"})
     database.streams.update_one({}, {"$set": {"poll.until": PAST}})
     new = acquire(ledger)
     assert new.epoch == old.epoch + 1
     assert new.contested_epoch == new.epoch
     assert new.cursor == {"mode": "m", "at": "1"}
-    assert not ledger.streams.renew_poll(old, seconds=60)
-    assert not ledger.streams.move_cursor(old, {"mode": "m", "at": "9"})
-    assert not ledger.streams.release_poll(old, error=None)
-    assert ledger.streams.renew_poll(new, seconds=60)
+    assert not ledger.polls.renew(old, seconds=60)
+    assert not ledger.polls.move_cursor(old, {"mode": "m", "at": "9"})
+    assert not ledger.polls.release(old, error=None)
+    assert ledger.polls.renew(new, seconds=60)
     assert database.streams.find_one()["cursor"]["at"] == "1"
     assert database.streams.find_one()["poll"]["token"] == new.token
 
 
 def test_a_released_lease_is_not_contested(ledger: Ledger) -> None:
     first = acquire(ledger)
-    assert ledger.streams.release_poll(first, error=None)
+    assert ledger.polls.release(first, error=None)
     second = acquire(ledger)
     assert (second.epoch, second.contested_epoch) == (first.epoch + 1, 0)
 
 
 def test_after_an_error_the_next_poll_starts_at_once_and_observes_anew(ledger: Ledger, database: Any) -> None:
     first = acquire(ledger)
-    assert ledger.streams.release_poll(first, error=f"{NASTY} broke")
+    assert ledger.polls.release(first, error=f"{NASTY} broke")
     assert database.streams.find_one()["health"]["error"] == "$state broke"
     second = acquire(ledger)
     assert second.contested_epoch == second.epoch
-    ledger.streams.release_poll(second, error=None)
+    ledger.polls.release(second, error=None)
     assert database.streams.find_one()["health"]["error"] is None
     assert acquire(ledger).contested_epoch == second.epoch
 
 
 def test_a_tick_right_after_a_poll_is_refused_and_a_person_is_not(ledger: Ledger, database: Any) -> None:
-    assert ledger.streams.release_poll(acquire(ledger, not_within_seconds=3600), error=None)
-    assert ledger.streams.acquire_poll("orders", seconds=60, worker="w", not_within_seconds=3600) is None
-    assert ledger.streams.release_poll(acquire(ledger), error=None)
+    assert ledger.polls.release(acquire(ledger, not_within_seconds=3600), error=None)
+    assert ledger.polls.acquire("orders", seconds=60, worker="w", not_within_seconds=3600) is None
+    assert ledger.polls.release(acquire(ledger), error=None)
     database.streams.update_one({}, {"$set": {"poll.ended_at": PAST}})
     acquire(ledger, not_within_seconds=3600)
 
@@ -75,7 +77,7 @@ def test_a_tick_right_after_a_poll_is_refused_and_a_person_is_not(ledger: Ledger
 def test_a_lease_without_an_end_never_ends(ledger: Ledger, database: Any) -> None:
     acquire(ledger)
     database.streams.update_one({}, {"$unset": {"poll.until": True}})
-    assert ledger.streams.acquire_poll("orders", seconds=60, worker="w") is None
+    assert ledger.polls.acquire("orders", seconds=60, worker="w") is None
 
 
 def test_one_process_at_a_time_chooses_the_records_of_a_stream(ledger: Ledger) -> None:
@@ -128,8 +130,8 @@ def test_no_lease_and_no_due_time_is_judged_by_this_machines_clock(ledger: Ledge
     ledger.records.log([new_record(1), new_record(2)], PAST)
     database.command("profile", 2)
     lease = acquire(ledger, not_within_seconds=1)
-    ledger.streams.renew_poll(lease, seconds=60)
-    ledger.streams.release_poll(lease, error=None)
+    ledger.polls.renew(lease, seconds=60)
+    ledger.polls.release(lease, error=None)
     dispatch = ledger.streams.acquire_dispatch("orders", seconds=60, worker="w")
     assert dispatch
     ledger.streams.release_dispatch(dispatch)
@@ -157,4 +159,4 @@ def test_no_lease_and_no_due_time_is_judged_by_this_machines_clock(ledger: Ledge
 
 def test_a_stream_that_was_never_polled_can_be_dispatched_and_not_polled_by_mistake(ledger: Ledger) -> None:
     assert ledger.streams.acquire_dispatch("new", seconds=60, worker="w")
-    assert ledger.streams.acquire_poll("unknown", seconds=60, worker="w") is None
+    assert ledger.polls.acquire("unknown", seconds=60, worker="w") is None

@@ -13,7 +13,7 @@ from syncctl.core.states import State
 from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.delivery_state import Transition
 from syncctl.ledger.keys import Observation
-from syncctl.ledger.streams import PollLease
+from syncctl.ledger.polls import PollLease
 from syncctl.pipeline.dispatch import Taken
 from tests.harness.passing_time import PAST, expire_stream_lease
 from tests.harness.testbed import ListReader, Testbed, claim_records, lose_records, new_record, outcome, version_row
@@ -160,7 +160,7 @@ def test_a_record_whose_key_does_not_know_it_is_left_alone(testbed: Testbed, ord
 def leave_unknown(testbed: Testbed, *, count: int) -> PollLease:
     """Let a poll have logged records, and not have told their keys."""
     testbed.ledger.streams.ensure("orders")
-    lease = testbed.ledger.streams.acquire_poll("orders", seconds=60, worker="dead")
+    lease = testbed.ledger.polls.acquire("orders", seconds=60, worker="dead")
     assert lease is not None
     numbers = range(1, count + 1)
     testbed.ledger.records.log([new_record(number, seq=make_seq(lease.epoch, number)) for number in numbers], PAST)

@@ -149,7 +149,7 @@ def test_the_last_version_of_a_row_in_a_page_counts(testbed: Testbed) -> None:
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(
     ("room", "method"),
-    [("records", "log"), ("keys", "observe"), ("streams", "move_cursor"), ("streams", "release_poll")],
+    [("records", "log"), ("keys", "observe"), ("polls", "move_cursor"), ("polls", "release")],
 )
 @pytest.mark.parametrize("version", [None, "0x1"], ids=["versions by content", "versions of the source"])
 def test_a_crash_between_two_writes_loses_and_doubles_nothing(
@@ -212,7 +212,7 @@ def test_a_bug_of_ours_is_not_reported_as_an_interruption(testbed: Testbed) -> N
 
 
 @pytest.mark.parametrize(
-    ("room", "method"), [("keys", "load"), ("records", "log"), ("keys", "observe"), ("streams", "move_cursor")]
+    ("room", "method"), [("keys", "load"), ("records", "log"), ("keys", "observe"), ("polls", "move_cursor")]
 )
 @pytest.mark.parametrize("old", [None, "0x1"], ids=["versions by content", "versions of the source"])
 def test_a_poll_that_was_taken_over_writes_nothing_wrong(
@@ -240,7 +240,7 @@ def test_a_poll_that_was_taken_over_writes_nothing_wrong(
 
 
 def test_a_poll_under_way_refuses_another(testbed: Testbed) -> None:
-    assert testbed.ledger.streams.acquire_poll("orders", seconds=60, worker="other")
+    assert testbed.ledger.polls.acquire("orders", seconds=60, worker="other")
     with pytest.raises(LeaseHeld) as caught:
         testbed.poll(ListReader([]))
     assert caught.value.exit_code == 75
@@ -389,7 +389,7 @@ def test_a_start_that_cannot_be_read_from_is_not_kept(testbed: Testbed, start: s
 
     testbed.change_stream(start=start)
     assert testbed.poll(RefusingReader([])).error == "out of range: no such date"
-    assert (testbed.ledger.streams.load_cursor("orders") or {}).get("at") == kept
+    assert (testbed.ledger.polls.load_cursor("orders") or {}).get("at") == kept
     assert testbed.poll(ListReader([])).error is None
     assert testbed.cursor() == "start"
 

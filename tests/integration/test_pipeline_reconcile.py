@@ -309,11 +309,11 @@ def test_a_repair_logs_what_is_missing_or_stale_and_leaves_the_cursor(polled: Te
     polled.deliver()
     forget(polled, 3)
     source_db.execute("update orders set note = 'changed' where id = 5")
-    cursor = polled.ledger.streams.load_cursor("orders")
+    cursor = polled.ledger.polls.load_cursor("orders")
     found, done = repair(polled)
     assert (found.missing, found.stale, found.repaired) == (1, 1, 2)
     assert (done.logged, done.failed, done.unreadable) == (2, 0, 0)
-    assert polled.ledger.streams.load_cursor("orders") == cursor
+    assert polled.ledger.polls.load_cursor("orders") == cursor
     assert polled.states()[3] == ["pending"]
     assert polled.states()[5] == ["delivered", "pending"]
     polled.deliver()
@@ -335,7 +335,7 @@ def test_a_repair_takes_rows_as_they_are_then(polled: Testbed, source_db: Source
 
 def test_a_repair_gives_way_to_a_poll(polled: Testbed) -> None:
     forget(polled, 3)
-    polled.ledger.streams.acquire_poll("orders", seconds=60, worker="other")
+    polled.ledger.polls.acquire("orders", seconds=60, worker="other")
     with opened(polled) as work:
         work.compare()
         with pytest.raises(LeaseHeld):

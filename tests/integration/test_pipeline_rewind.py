@@ -78,13 +78,13 @@ def test_a_rewind_is_in_the_audit_and_in_the_history(delivered: Testbed) -> None
 
 
 def test_a_plan_changes_nothing_and_a_stream_under_a_poll_is_left_alone(delivered: Testbed) -> None:
-    lease = delivered.ledger.streams.acquire_poll("orders", seconds=60, worker="other")
+    lease = delivered.ledger.polls.acquire("orders", seconds=60, worker="other")
     assert lease is not None
     with pytest.raises(LeaseHeld):
         rewind(delivered, "beginning")
     assert delivered.cursor() == "10"
     assert delivered.ledger.audit.load(limit=1) == []
-    assert delivered.ledger.streams.release_poll(lease, error=None)
+    assert delivered.ledger.polls.release(lease, error=None)
     rewind(delivered, "beginning")
     assert delivered.cursor() == "beginning"
 
@@ -114,14 +114,14 @@ def test_the_start_of_a_stream_moves_back_and_never_forward(
     testbed.change_stream(start="4")
     testbed.poll()
     rewind(testbed, to)
-    cursor = testbed.ledger.streams.load_cursor("orders")
+    cursor = testbed.ledger.polls.load_cursor("orders")
     assert cursor is not None
     assert cursor["floor"]["at"] == floor
 
 
 def test_a_stream_that_began_at_the_beginning_has_no_other_start_after_a_rewind(delivered: Testbed) -> None:
     rewind(delivered, "7")
-    assert "floor" not in (delivered.ledger.streams.load_cursor("orders") or {})
+    assert "floor" not in (delivered.ledger.polls.load_cursor("orders") or {})
 
 
 def test_a_row_that_comes_late_is_still_found_after_a_rewind(testbed: Testbed, source_db: SourceDb) -> None:
@@ -152,7 +152,7 @@ def test_gaps_of_an_earlier_version_are_still_waited_for(testbed: Testbed, sourc
 def test_a_rewind_that_fails_gives_the_lease_back(delivered: Testbed) -> None:
     with open_reader(delivered.source, delivered.stream) as reader:
         plan = plan_rewind(ledger=delivered.ledger, stream=delivered.stream, reader=reader, to="5")
-    dying: Any = Dying(delivered.ledger, "streams", "rewind")
+    dying: Any = Dying(delivered.ledger, "polls", "rewind")
     with pytest.raises(ServiceUnavailable):
         rewind_stream(ledger=dying, plan=plan, resend=False, who="ann@host", worker="rewinder")
     assert delivered.poll().error is None
@@ -294,7 +294,7 @@ def test_a_crash_between_sending_again_and_the_keys_repeats_it_and_forgets_nothi
 def test_a_crash_after_the_keys_repeats_nothing(delivered: Testbed) -> None:
     rewind(delivered, "9", resend=True)
     with pytest.raises(ServiceUnavailable):
-        delivered.poll(ledger=Dying(delivered.ledger, "streams", "move_cursor"))
+        delivered.poll(ledger=Dying(delivered.ledger, "polls", "move_cursor"))
     # Its lease was left as if it had been released: its uncontested versions are not observed again.
     delivered.database.streams.update_one({"_id": "orders"}, {"$unset": {"poll.token": True, "poll.until": True}})
     delivered.deliver()

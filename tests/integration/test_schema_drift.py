@@ -106,7 +106,7 @@ def test_what_the_settings_change_is_no_change_of_the_source(polled: Testbed, so
 
 def test_a_poll_that_was_taken_over_says_nothing(polled: Testbed) -> None:
     ledger = polled.ledger
-    lease = ledger.streams.acquire_poll("orders", seconds=30, worker="one")
+    lease = ledger.polls.acquire("orders", seconds=30, worker="one")
     assert lease is not None
     polled.database.streams.update_one({"_id": "orders"}, {"$set": {"poll.token": "another"}})
     change = SchemaChange(kind="gone", column="note", before="text", after=None, is_sent=None)
@@ -115,7 +115,7 @@ def test_a_poll_that_was_taken_over_says_nothing(polled: Testbed) -> None:
 
 
 def test_the_newest_changes_are_kept(polled: Testbed) -> None:
-    lease = polled.ledger.streams.acquire_poll("orders", seconds=30, worker="one")
+    lease = polled.ledger.polls.acquire("orders", seconds=30, worker="one")
     assert lease is not None
     for number in range(150):
         change = SchemaChange(kind="appeared", column=f"$c{number}", before=None, after="int", is_sent=True)

@@ -203,7 +203,7 @@ def test_an_interruption_while_the_row_is_logged_is_known_to_the_next_poll(
 
 
 def test_a_poll_that_does_not_end_is_waited_for_and_then_named(testbed: Testbed) -> None:
-    testbed.ledger.streams.acquire_poll("orders", seconds=60.0, worker="poller")
+    testbed.ledger.polls.acquire("orders", seconds=60.0, worker="poller")
     with pytest.raises(LeaseHeld, match="stream orders is being polled"):
         wait_for_poll_lease(testbed.ledger, "orders", worker="me", lease_seconds=1.0, patience_seconds=0.0)
 

@@ -17,7 +17,7 @@ from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.records import NewRecord
 from syncctl.partner.client import PartnerClient
 from syncctl.pipeline.deliver import DeliveryLoop
-from syncctl.pipeline.delivery_lane import StreamSetup
+from syncctl.pipeline.stream_setup import StreamSetup
 from tests.harness.cases import make_partner, make_stream
 from tests.harness.http_partner import HttpPartner
 

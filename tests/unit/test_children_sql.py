@@ -10,7 +10,8 @@ from sqlalchemy.dialects.mssql.pyodbc import MSDialect_pyodbc
 from syncctl.core.stream import Child
 from syncctl.sources.catalog.relation import ALIAS, Relation
 from syncctl.sources.catalog.sqlserver_types import make_type
-from syncctl.sources.children import FETCHED_AT_ONCE, ChildReader, ChildRelation, Pair
+from syncctl.sources.child_relation import ChildRelation, Pair
+from syncctl.sources.children import FETCHED_AT_ONCE, ChildReader
 from syncctl.sources.sqlserver import SqlServerDialect
 from tests.harness.cases import make_stream
 

@@ -1,0 +1,351 @@
+"""Polls: the lease of each stream's poll, in the documents of streams, and what only its holder writes: the cursor."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pymongo import ReturnDocument
+from pymongo.collection import Collection
+from pymongo.database import Database
+
+from syncctl.core.cursors import Witness, Witnesses
+from syncctl.core.rows import Cursor, Note
+from syncctl.core.schema_changes import DeclaredRelation
+from syncctl.ledger.client import edge, new_token
+from syncctl.ledger.codec import decode_values, encode_values
+from syncctl.ledger.expressions import LOGGED_BY_MINUTE, ClockReading, counted_by_minute, in_future, not_held
+from syncctl.ledger.poll_pauses import POLLS_PAUSED
+
+Doc = dict[str, Any]
+
+WARNINGS_KEPT_SECONDS = 3600.0
+"""How often a reader is asked for its warnings: that may scan a column without an index."""
+UNCHECKED_SECONDS = 600.0
+"""How long after a look-up of the last rows that failed or took too long the next one is made."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RereadTimes:
+    """Which rows later polls may read again, by when they were logged.
+
+    An append-only stream has no keys, so that clean-up keeps the records of these rows.
+    """
+
+    #: Rows that were logged before are never read again; None if none is, or before the first round.
+    logged_since: datetime | None
+    #: When the oldest of the rows was logged that the round under way has read.
+    round_since: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PollLease:
+    """The right to poll one stream, until another poll takes it over."""
+
+    stream: str
+    token: str
+    #: One more with each lease: it makes every `seq` of this poll newer than earlier ones.
+    epoch: int
+    #: The newest epoch that took over from a poll which had not released its lease. Rows that were observed in an older
+    #: epoch must be observed anew, because that poll may still be writing (invariant 8).
+    contested_epoch: int
+    #: The newest epoch whose poll read to the end.
+    complete_epoch: int
+    #: Where the stream stands; None if it was never read.
+    cursor: Cursor | None
+    #: What the cursor is a place in; None if that is not known.
+    basis: Mapping[str, Any] | None
+    clock: ClockReading
+    #: The last rows that were read.
+    witnesses: Witnesses = field(default_factory=Witnesses)
+    #: What the source declared at the last poll; empty before the first.
+    declared: tuple[DeclaredRelation, ...] = ()
+    #: What the last poll noted.
+    notes: tuple[Note, ...] = ()
+    #: The epoch of the last rewind: versions that were logged before it may come again.
+    rewound_epoch: int = 0
+    #: The epoch of a rewind with `resend`, while the rows behind it are read again; else 0.
+    resend_epoch: int = 0
+    #: The epoch of the last clean-up that removed keys of deleted rows; 0 before the first.
+    forgotten_epoch: int = 0
+    #: Only of an append-only stream; None before its first poll.
+    reread: RereadTimes | None = None
+    #: Within the last minutes, the last rows could not be looked up.
+    is_unchecked: bool = False
+    #: The reader's warnings were noted long ago, or never.
+    are_warnings_old: bool = True
+    #: What the settings alone made it warn of then; None if that is not known.
+    advice: tuple[str, ...] | None = None
+
+
+def _write_witnesses(witnesses: Witnesses) -> Doc:
+    rows = [
+        {"at": row.at, "key": encode_values(row.key), "columns": [[name, row.columns[name]] for name in row.columns]}
+        for row in witnesses.rows
+    ]
+    return {"rows": rows, "columns_fingerprint": witnesses.columns_fingerprint}
+
+
+def _read_witnesses(found: Mapping[str, Any] | None) -> Witnesses:
+    if found is None:
+        return Witnesses()
+    rows = tuple(
+        Witness(at=row["at"], key=decode_values(row["key"]), columns=dict(row["columns"])) for row in found["rows"]
+    )
+    return Witnesses(rows=rows, columns_fingerprint=found["columns_fingerprint"])
+
+
+def _read_declared(stream: Mapping[str, Any]) -> tuple[DeclaredRelation, ...]:
+    return tuple(
+        DeclaredRelation(
+            path=found["path"],
+            identity=found["identity"],
+            columns=tuple((name, declared) for name, declared in found["columns"]),
+        )
+        for found in stream.get("declared", ())
+    )
+
+
+def read_notes(stream: Mapping[str, Any]) -> tuple[Note, ...]:
+    """Return what the last poll of a stream noted."""
+    return tuple(Note(text=note["text"], hint=note["hint"]) for note in stream.get("health", {}).get("notes", ()))
+
+
+def _read_reread(document: Doc | None) -> RereadTimes | None:
+    if document is None:
+        return None
+    return RereadTimes(logged_since=document["logged_since"], round_since=document["round_since"])
+
+
+def _are_warnings_old(health: Mapping[str, Any], now: datetime) -> bool:
+    warned_at: datetime | None = health.get("warned_at")
+    return warned_at is None or (now - warned_at).total_seconds() > WARNINGS_KEPT_SECONDS
+
+
+def _read_advice(health: Mapping[str, Any]) -> tuple[str, ...] | None:
+    return tuple(health["advice"]) if "advice" in health else None
+
+
+def _is_unchecked(poll: Mapping[str, Any]) -> bool:
+    failed_at: datetime | None = poll.get("unchecked_at")
+    return failed_at is not None and (poll["started_at"] - failed_at).total_seconds() < UNCHECKED_SECONDS
+
+
+class Polls:
+    """Every change is guarded by the token of the poll's lease (invariant 8)."""
+
+    def __init__(self, database: Database[Doc], hosts: str) -> None:
+        self._streams: Collection[Doc] = database["streams"]
+        self.hosts = hosts
+
+    @edge
+    def acquire(
+        self,
+        stream: str,
+        *,
+        seconds: float,
+        worker: str,
+        not_within_seconds: float = 0.0,
+        unless_paused: bool = False,
+    ) -> PollLease | None:
+        """Take the poll lease; None when another holds it.
+
+        Args:
+            unless_paused: Also refuse if an operator has paused the stream's polls.
+            not_within_seconds: Also refuse if the last poll ended less than this ago: old ticks pile up in the queue
+                while no worker runs, and the source must not pay for them.
+        """
+        token = new_token()
+        query: Doc = {"_id": stream, **not_held("poll")}
+        if unless_paused:
+            query["$nor"] = [POLLS_PAUSED]
+        if not_within_seconds:
+            rested = {
+                "$lte": [
+                    {"$ifNull": ["$poll.ended_at", None]},
+                    {"$subtract": ["$$NOW", round(not_within_seconds * 1000)]},
+                ]
+            }
+            query["$expr"] = rested
+        epoch = {"$add": [{"$ifNull": ["$poll.epoch", 0]}, 1]}
+        unclean = {"$ne": [{"$type": "$poll.token"}, "missing"]}
+        changes = {
+            "poll.epoch": epoch,
+            "poll.contested_epoch": {"$cond": [unclean, epoch, {"$ifNull": ["$poll.contested_epoch", 0]}]},
+            "poll.token": token,
+            "poll.worker": {"$literal": worker},
+            "poll.until": in_future(seconds),
+            "poll.started_at": "$$NOW",
+            "poll.moved_at": "$$NOW",
+        }
+        found = self._streams.find_one_and_update(query, [{"$set": changes}], return_document=ReturnDocument.AFTER)
+        if found is None:
+            return None
+        poll = found["poll"]
+        # A poll that read to the end has read all rows behind the rewind again.
+        resend_epoch = int(poll.get("resend_epoch", 0))
+        complete_epoch = int(poll.get("complete_epoch", 0))
+        is_over = complete_epoch > resend_epoch
+        return PollLease(
+            stream=stream,
+            token=token,
+            epoch=int(poll["epoch"]),
+            contested_epoch=int(poll["contested_epoch"]),
+            complete_epoch=complete_epoch,
+            cursor=found.get("cursor"),
+            basis=found.get("basis"),
+            clock=ClockReading.taken_now(poll["started_at"]),
+            witnesses=_read_witnesses(found.get("witnesses")),
+            declared=_read_declared(found),
+            notes=read_notes(found),
+            rewound_epoch=int(poll.get("rewound_epoch", 0)),
+            resend_epoch=0 if is_over else resend_epoch,
+            forgotten_epoch=int(poll.get("forgotten_epoch", 0)),
+            reread=_read_reread(poll.get("reread")),
+            is_unchecked=_is_unchecked(poll),
+            are_warnings_old=_are_warnings_old(found.get("health", {}), poll["started_at"]),
+            advice=_read_advice(found.get("health", {})),
+        )
+
+    @edge
+    def renew(self, lease: PollLease, *, seconds: float, has_moved: bool = False) -> bool:
+        """Renew the lease; False when another poll took it over.
+
+        Args:
+            has_moved: The poll has come further since the last renewal.
+        """
+        guard = {"_id": lease.stream, "poll.token": lease.token}
+        changes: Doc = {"poll.until": in_future(seconds)}
+        if has_moved:
+            changes["poll.moved_at"] = "$$NOW"
+        return self._streams.update_one(guard, [{"$set": changes}]).matched_count == 1
+
+    @edge
+    def move_cursor(
+        self,
+        lease: PollLease,
+        cursor: Cursor,
+        witnesses: Witnesses | None = None,
+        *,
+        reread: RereadTimes | None = None,
+        logged: int = 0,
+    ) -> bool:
+        """Move the cursor, if the lease is still held (invariant 8); safe to repeat.
+
+        Args:
+            witnesses: The last rows before it; None if they are what they were.
+            reread: Which rows before it may be read again; None if the stream has keys.
+            logged: How many records were logged on the way there, for the stream's rate.
+        """
+        guard = {"_id": lease.stream, "poll.token": lease.token}
+        changes: Doc = {"cursor": dict(cursor)}
+        if witnesses is not None:
+            changes["witnesses"] = _write_witnesses(witnesses)
+        if reread is not None:
+            changes["poll.reread"] = {"logged_since": reread.logged_since, "round_since": reread.round_since}
+        changes = {name: {"$literal": value} for name, value in changes.items()}
+        if logged:
+            changes[LOGGED_BY_MINUTE] = counted_by_minute(LOGGED_BY_MINUTE, logged=logged)
+        return self._streams.update_one(guard, [{"$set": changes}]).matched_count == 1
+
+    @edge
+    def load_logged_since(self, stream: str) -> datetime | None:
+        """Return since when records were logged that clean-up must keep, however old; None where it need not."""
+        found = self._streams.find_one({"_id": stream}, {"poll.reread": True}) or {}
+        reread = _read_reread(found.get("poll", {}).get("reread"))
+        return None if reread is None else reread.logged_since
+
+    @edge
+    def set_basis(self, lease: PollLease, basis: Mapping[str, Any]) -> None:
+        """Set what the cursor is a place in, if the lease is still held (invariant 8); safe to repeat."""
+        guard = {"_id": lease.stream, "poll.token": lease.token}
+        self._streams.update_one(guard, {"$set": {"basis": dict(basis)}})
+
+    @edge
+    def note_unchecked(self, lease: PollLease) -> None:
+        """Note that the last rows could not be looked up, if the lease is still held; safe to repeat."""
+        guard = {"_id": lease.stream, "poll.token": lease.token}
+        self._streams.update_one(guard, [{"$set": {"poll.unchecked_at": "$$NOW"}}])
+
+    @edge
+    def rewind(self, lease: PollLease, cursor: Cursor, *, basis: Mapping[str, Any] | None, resend: bool) -> bool:
+        """Set the cursor to any place and release the lease; False when another poll took it over.
+
+        Args:
+            basis: What the cursor is a place in; None if the next poll is to find out.
+        """
+        guard = {"_id": lease.stream, "poll.token": lease.token}
+        changes: Doc = {
+            "cursor": dict(cursor),
+            "basis": None if basis is None else dict(basis),
+            # An operator knows of other rows before the old place.
+            "witnesses": None,
+            "poll.rewound_epoch": lease.epoch,
+            "poll.resend_epoch": lease.epoch if resend else 0,
+        }
+        gone = {"poll.token": True, "poll.until": True, "poll.worker": True}
+        return self._streams.update_one(guard, {"$set": changes, "$unset": gone}).matched_count == 1
+
+    @edge
+    def load_cursor(self, stream: str) -> Cursor | None:
+        """Return where a stream stands, None when it was never read."""
+        found = self._streams.find_one({"_id": stream}, {"cursor": True}) or {}
+        cursor: Cursor | None = found.get("cursor")
+        return cursor
+
+    @edge
+    def release(
+        self,
+        lease: PollLease,
+        *,
+        error: str | None,
+        hint: str | None = None,
+        notes: Sequence[Note] = (),
+        complete: bool = False,
+        warnings: Sequence[str] | None = None,
+        advice: Sequence[str] = (),
+    ) -> bool:
+        """Release the lease, and record how the poll ended.
+
+        After an error the token stays, with a lease that is over: it tells the next poll that this one may have left
+        records whose keys were not written, or writes that are still under way (invariant 8).
+
+        Args:
+            hint: What to do about the error.
+            notes: What an operator should know of the stream until the next poll.
+            complete: It read to the end: it has seen every row behind the cursor.
+            warnings: The reader's warnings; None leaves what was noted before.
+            advice: Those of them that follow from the settings alone.
+        """
+        guard = {"_id": lease.stream, "poll.token": lease.token}
+        ended = {
+            "poll.ended_at": "$$NOW",
+            "health.last_poll_at": "$$NOW",
+            "health.error": {"$literal": error},
+            "health.hint": {"$literal": hint},
+            "health.notes": {"$literal": [{"text": note.text, "hint": note.hint} for note in notes]},
+        }
+        if error is None:
+            ended["health.polled_at"] = "$$NOW"
+        if warnings is not None:
+            ended |= {"health.warnings": {"$literal": list(warnings)}, "health.warned_at": "$$NOW"}
+            ended["health.advice"] = {"$literal": list(advice)}
+        if error is not None:
+            changes: list[Doc] = [{"$set": {**ended, "poll.until": "$$NOW"}}]
+        else:
+            if complete:
+                ended["poll.complete_epoch"] = {"$literal": lease.epoch}
+            changes = [{"$set": ended}, {"$unset": ["poll.token", "poll.until", "poll.worker"]}]
+        return self._streams.update_one(guard, changes).matched_count == 1
+
+    @edge
+    def note_forgotten(self, lease: PollLease) -> bool:
+        """Note that keys are about to be removed; False when another poll took the lease over."""
+        guard = {"_id": lease.stream, "poll.token": lease.token}
+        return self._streams.update_one(guard, {"$set": {"poll.forgotten_epoch": lease.epoch}}).matched_count == 1
+
+    @edge
+    def give_back(self, lease: PollLease) -> None:
+        """Release a lease under which nothing was polled: how the last poll ended still stands. Safe to repeat."""
+        guard = {"_id": lease.stream, "poll.token": lease.token}
+        self._streams.update_one(guard, {"$unset": {"poll.token": True, "poll.until": True, "poll.worker": True}})

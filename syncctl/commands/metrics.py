@@ -11,7 +11,7 @@ from syncctl.console import out
 from syncctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from syncctl.core.metrics import Samples
+    from syncctl.core.metric_table import Samples
 
 WAIT_SECONDS = 3600.0
 

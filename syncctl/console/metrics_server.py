@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from syncctl.console.metrics_text import PLAIN, to_metrics_text
-from syncctl.core.metrics import Samples
+from syncctl.core.metric_table import Samples
 from syncctl.logs import get_logger
 
 log = get_logger(__name__)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from syncctl.core.metrics import METRICS, Distribution, Metric, Samples
+from syncctl.core.metric_table import METRICS, Distribution, Metric, Samples
 
 PLAIN = "text/plain"
 

@@ -1,4 +1,7 @@
-"""The circuit breaker's rules: when a partner is down. Its state is in the ledger, shared by all workers."""
+"""What the circuit breaker judges by: its figures, and which calls are failures.
+
+`ledger/breakers.py` judges, in the write that counts the calls of all workers.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -14,7 +14,7 @@ from pymongo import UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from syncctl.core.metrics import name_outcome
+from syncctl.core.metric_table import name_outcome
 from syncctl.core.states import State
 from syncctl.core.time_zone import LONG_AGO
 from syncctl.ledger.client import edge, find_streams, translated, write_but_duplicates
@@ -50,7 +50,7 @@ class HourCounts:
     reopened_frozen: dict[str, int] = field(default_factory=dict)
     #: The latencies of calls, by the bucket of `core/histogram.py`.
     latency: dict[str, int] = field(default_factory=dict)
-    #: The attempts by what came of them: `core/metrics.py:ATTEMPT_OUTCOMES`. Hours that froze before lack it.
+    #: The attempts by what came of them: `core/metric_table.py:ATTEMPT_OUTCOMES`. Hours that froze before lack it.
     outcomes: dict[str, int] = field(default_factory=dict)
     #: The times from logged to delivered, in the hour of the delivery; hours that froze before they were kept lack it.
     delivery: dict[str, int] = field(default_factory=dict)

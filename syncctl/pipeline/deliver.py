@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
 
-from syncctl.core.concurrency import AdaptiveLimit
+from syncctl.core.adaptive_limit import AdaptiveLimit
 from syncctl.core.stream import Partner, Stream
 from syncctl.errors import ServiceUnavailable, SyncctlError
 from syncctl.ledger.client import new_token

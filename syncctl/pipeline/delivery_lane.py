@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from syncctl.core.adaptive_limit import AdaptiveLimit
 from syncctl.core.clock import boot_time
-from syncctl.core.concurrency import AdaptiveLimit
 from syncctl.core.outcome import Outcome
 from syncctl.core.records import Record
 from syncctl.core.states import State

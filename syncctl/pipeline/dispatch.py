@@ -6,9 +6,9 @@ from datetime import datetime
 from functools import partial
 from typing import Protocol
 
+from syncctl.core.batch_sizes import Sizes
 from syncctl.core.breaker import BreakerState
 from syncctl.core.stream import Partner, Stream
-from syncctl.core.windows import Sizes
 from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.breakers import BreakerGate

@@ -6,7 +6,7 @@ from typing import Any
 
 from syncctl.core.breaker import BreakerState
 from syncctl.core.histogram import DELIVERY_BOUNDS_MS, LATENCY_BOUNDS_MS, accumulate, estimate_sum
-from syncctl.core.metrics import (
+from syncctl.core.metric_table import (
     ATTEMPT_OUTCOMES,
     CIRCUIT_STATES,
     FINISHED_STATES,

@@ -22,7 +22,7 @@ from syncctl.pipeline.identity import (
     source_restored,
     unused_version,
 )
-from syncctl.pipeline.poll_lease import taken_over
+from syncctl.pipeline.wait_for_poll import taken_over
 
 COMPARISONS_AT_MOST = 5
 CLOCKS_APART = timedelta(days=1)

@@ -16,10 +16,10 @@ from syncctl.pipeline.cleanup import find_cleaned_before
 from syncctl.pipeline.identity import NamedRow, name_row
 from syncctl.pipeline.page import PageLog
 from syncctl.pipeline.poll import LEASE_SECONDS, end_run, name_failure, renew_in_background
-from syncctl.pipeline.poll_lease import PATIENCE_SECONDS, wait_for_poll_lease
 from syncctl.pipeline.recheck import Key, SourceRow, Verdict, find_gone, find_readable, recheck
 from syncctl.pipeline.rewind import find_place
 from syncctl.pipeline.scratch import Scratch
+from syncctl.pipeline.wait_for_poll import PATIENCE_SECONDS, wait_for_poll_lease
 
 if TYPE_CHECKING:
     from syncctl.sources.reader import StreamReader

@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from syncctl.core.batch_sizes import Sizes
 from syncctl.core.breaker import BreakerState
 from syncctl.core.outcome import Verdict
 from syncctl.core.records import read_idempotency_key
 from syncctl.core.rows import Row
 from syncctl.core.states import TERMINAL, State, name_state
 from syncctl.core.stream import Partner, Stream
-from syncctl.core.windows import Sizes
 from syncctl.errors import SourceError, SyncctlError, TroubleFound
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.client import new_token
@@ -26,10 +26,10 @@ from syncctl.pipeline.identity import identify
 from syncctl.pipeline.page import PageLog
 from syncctl.pipeline.pause import describe_pause
 from syncctl.pipeline.poll import LEASE_SECONDS, renew_in_background
-from syncctl.pipeline.poll_lease import wait_for_poll_lease
 from syncctl.pipeline.selection import read_key
 from syncctl.pipeline.stream_setup import StreamSetup
 from syncctl.pipeline.version_order import split_by_order
+from syncctl.pipeline.wait_for_poll import wait_for_poll_lease
 
 if TYPE_CHECKING:
     from syncctl.sources.reader import StreamReader

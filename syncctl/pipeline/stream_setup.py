@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from syncctl.core.batch_sizes import Sizes
 from syncctl.core.stream import Partner, Stream
-from syncctl.core.windows import Sizes
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.rolling_rate import RollingRate
 from syncctl.partner.client import PartnerClient

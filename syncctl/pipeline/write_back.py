@@ -17,7 +17,7 @@ from syncctl.ledger.polls import PollLease
 from syncctl.ledger.write_backs import KnownRow
 from syncctl.logs import get_logger
 from syncctl.pipeline.page import Progress
-from syncctl.pipeline.poll_lease import taken_over
+from syncctl.pipeline.wait_for_poll import taken_over
 
 if TYPE_CHECKING:
     from syncctl.sources.reader import StreamReader

@@ -16,7 +16,7 @@ from syncctl.sources.catalog.relation import (
     Kind,
 )
 from syncctl.sources.child_relation import ChildRelation, Pair, choose_type, find_column, list_parent_columns
-from syncctl.sources.columns import Columns, choose_child_columns
+from syncctl.sources.column_choice import Columns, choose_child_columns
 from syncctl.sources.cursor import Raw
 from syncctl.sources.dialect import Dialect
 

@@ -13,7 +13,7 @@ from syncctl.core.rows import Cursor, Page, Scanned
 from syncctl.core.stream import Stream
 from syncctl.errors import ServiceUnavailable, SourceError
 from syncctl.sources.catalog.relation import Relation
-from syncctl.sources.columns import MESSAGE_LEFT_OUT
+from syncctl.sources.column_choice import MESSAGE_LEFT_OUT
 from syncctl.sources.cursor import CursorState, Position, read_cursor
 from syncctl.sources.dialect import ReadCeiling
 from syncctl.sources.driver_errors import is_transient

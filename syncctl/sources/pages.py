@@ -16,7 +16,7 @@ from syncctl.errors import SourceError
 from syncctl.sources.catalog.relation import Column, Relation, escape_colons, strip_statement
 from syncctl.sources.child_relation import ChildRelation, has_masks, list_parent_columns
 from syncctl.sources.children import make_children
-from syncctl.sources.columns import Converter, choose_columns
+from syncctl.sources.column_choice import Converter, choose_columns
 from syncctl.sources.cursor import Position, Raw, tag, to_raw
 from syncctl.sources.dialect import Dialect
 from syncctl.sources.layout import Layout

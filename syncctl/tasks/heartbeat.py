@@ -15,7 +15,7 @@ from syncctl import __version__
 from syncctl.broker.kombu_transport import BROKER_ERRORS
 from syncctl.broker.messages import CONTROL
 from syncctl.broker.outage import Outage
-from syncctl.core.windows import count_delivery_slots
+from syncctl.core.batch_sizes import count_delivery_slots
 from syncctl.errors import ConfigurationError, ExitCode, SyncctlError
 from syncctl.ledger.migrations import VERSION
 from syncctl.logs import get_logger

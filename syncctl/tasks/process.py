@@ -15,7 +15,7 @@ from typing import Any, ParamSpec
 from celery import shared_task, signals
 
 from syncctl.celery_app import find_app
-from syncctl.core.windows import count_delivery_slots
+from syncctl.core.batch_sizes import count_delivery_slots
 from syncctl.errors import ConfigurationError, ExitCode, SyncctlError
 from syncctl.logs import get_logger
 from syncctl.wiring.connections import Connections

@@ -198,7 +198,7 @@ class Connections:
 
     def stream_setup(self, name: str) -> "StreamSetup":
         """Return what the delivery of a stream is made of."""
-        from syncctl.core.windows import decide_sizes
+        from syncctl.core.batch_sizes import decide_sizes
         from syncctl.pipeline.stream_setup import StreamSetup
 
         stream = self.stream(name)

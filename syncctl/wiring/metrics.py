@@ -9,7 +9,7 @@ from syncctl.wiring.connections import Connections
 from syncctl.wiring.operators import plan_stream
 
 if TYPE_CHECKING:
-    from syncctl.core.metrics import Samples
+    from syncctl.core.metric_table import Samples
 
 log = get_logger(__name__)
 
@@ -39,7 +39,7 @@ class MetricsReader:
     def read(self) -> "Samples":
         """Return the values; where MongoDB or Redis is away, theirs are missing. Takes some seconds at most."""
         from syncctl import __version__
-        from syncctl.core.metrics import Samples
+        from syncctl.core.metric_table import Samples
 
         started = time.monotonic()
         samples = Samples()

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from syncctl.core.batch_sizes import Sizes, decide_sizes
 from syncctl.core.cursors import Basis, Witness
 from syncctl.core.ids import content_hash, key_id, record_id
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.rows import Cursor, Page, Row, Value
 from syncctl.core.schema_changes import DeclaredRelation
 from syncctl.core.stream import Mode, Partner, RetrySchedule, Source, Stream
-from syncctl.core.windows import Sizes, decide_sizes
 from syncctl.ledger.batches import Claim
 from syncctl.ledger.client import new_token
 from syncctl.ledger.ledger import Ledger

@@ -182,7 +182,7 @@ def follow_setting(tracer: WayTracer, *, value: object = None) -> Way:
     Args:
         value: Leave out the files that only read and check other settings.
     """
-    from syncctl.core.windows import decide_sizes
+    from syncctl.core.batch_sizes import decide_sizes
     from syncctl.settings import load_settings
     from tests.harness.cases import make_partner
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from syncctl.core.metrics import Samples
+from syncctl.core.metric_table import Samples
 from syncctl.core.states import State
 from syncctl.ledger.ledger import Ledger
 from syncctl.pipeline.alerts import AlertPlan, evaluate_alerts

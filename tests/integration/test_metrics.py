@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from syncctl.console.metrics_text import to_metrics_text
-from syncctl.core.metrics import METRICS, Samples
+from syncctl.core.metric_table import METRICS, Samples
 from syncctl.core.time_zone import HOUR, floor_hour
 from syncctl.ledger.alerts import AlertKey
 from syncctl.ledger.ledger import Ledger

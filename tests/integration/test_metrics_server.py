@@ -11,7 +11,7 @@ import pytest
 
 from syncctl.console import metrics_server
 from syncctl.console.metrics_server import READERS_AT_MOST, MetricsServer
-from syncctl.core.metrics import Samples
+from syncctl.core.metric_table import Samples
 
 
 def make_samples() -> Samples:

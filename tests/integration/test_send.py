@@ -12,8 +12,8 @@ from syncctl.core.stream import Lookup
 from syncctl.errors import LeaseHeld, ServiceUnavailable, TroubleFound, UsageError
 from syncctl.local.mock_partner import MockPartner
 from syncctl.partner.client import PartnerClient
-from syncctl.pipeline.poll_lease import wait_for_poll_lease
 from syncctl.pipeline.send import RowSending, Sent
+from syncctl.pipeline.wait_for_poll import wait_for_poll_lease
 from syncctl.sources import open_reader
 from tests.harness.id_partner import IdPartner
 from tests.harness.source_db import SourceDb

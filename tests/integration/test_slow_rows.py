@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from syncctl.core.batch_sizes import decide_sizes
 from syncctl.core.ids import content_hash, key_id
 from syncctl.core.stream import Partner, Stream
-from syncctl.core.windows import decide_sizes
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.records import NewRecord
 from syncctl.partner.client import PartnerClient

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from syncctl.core.metrics import METRICS, name_outcome
+from syncctl.core.metric_table import METRICS, name_outcome
 
 PROJECT = Path(__file__).parents[2]
 DASHBOARD = PROJECT / "deploy/grafana/syncctl.json"
@@ -51,7 +51,7 @@ def test_every_metric_is_watched() -> None:
 
 
 def test_every_value_that_a_rule_asks_for_is_one_that_there_is() -> None:
-    from syncctl.core.metrics import CIRCUIT_STATES, FINISHED_STATES
+    from syncctl.core.metric_table import CIRCUIT_STATES, FINISHED_STATES
 
     known = {*CIRCUIT_STATES, *FINISHED_STATES, "upkeep", "roll_up", "pending", "retrying", "sending"}
     for expression in list_expressions():

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncctl.core.concurrency import FIRST, MOST, REST_SECONDS, AdaptiveLimit
+from syncctl.core.adaptive_limit import FIRST, MOST, REST_SECONDS, AdaptiveLimit
 
 SECONDS = st.lists(
     st.tuples(

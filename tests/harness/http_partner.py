@@ -37,8 +37,12 @@ class HttpPartner:
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            # With the usual 5, a connection of many that come at once is lost while the thread that accepts them waits.
+            request_queue_size = 256
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def answer(self, headers: Message, body: bytes) -> tuple[int, bytes]:

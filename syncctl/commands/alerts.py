@@ -47,7 +47,8 @@ def list_alerts(ctx: typer.Context, as_json: AsJson = False) -> ExitCode | None:
 def check(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
     """Measure every rule now, send what begins or ends, and show what fires; exit code 1 if something does.
 
-    For cron, which notices when neither a worker nor Beat is left. What a worker or Beat has sent is not sent again.
+    Run it from cron, which notices when neither a worker nor Beat is left. A message that a worker or Beat has sent is
+    not sent again.
 
     Examples:
       syncctl alerts check
@@ -63,7 +64,7 @@ def check(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
         out.say(f"sent {format_count(sent.messages, 'message')}")
     if not measured:
         out.warn(
-            "workers or Beat run with other settings of alerts, which hold; this is what they measured; "
+            "workers or Beat run with other settings of alerts, which apply; this is what they measured; "
             "restart them after a change"
         )
     return ExitCode.TROUBLE if firing else ExitCode.DONE

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="""Make an archive, and read the records that clean-up has archived.
+    help="""Make an archive, and read the records that cleanup has archived.
 
     They are in the directory of [retention] archive, or in the one that --archive names. Neither MongoDB nor Redis is
-    needed. What is damaged is named on stderr, and the rest is read.
+    needed. Damaged files are named on stderr, and the rest is read.
 
     Examples:
       syncctl archive create
@@ -45,9 +45,9 @@ _Directory = Annotated[
 def create(ctx: typer.Context, archive: _Directory = None, as_json: AsJson = False) -> None:
     """Make a directory an archive, once, before records are archived there.
 
-    The directory is made if it is missing, and gets a file named syncctl-archive. Clean-up archives only where it finds
-    that file: if a disk is not mounted, nothing is written to the directory below it, and nothing is deleted. Safe to
-    repeat.
+    The directory is made if it is missing, and gets a file named syncctl-archive. Cleanup archives only into a
+    directory that has this file: if the disk is not mounted, nothing is written under its mount point, and nothing is
+    deleted. Safe to repeat.
 
     Examples:
         syncctl archive create

@@ -41,7 +41,7 @@ def run_celery(program: str, arguments: Sequence[str], *, settings: "Settings", 
         # Celery would read it as a part of its configuration, which is syncctl's own.
         if "=" in argument and not argument.startswith("-"):
             raise UsageError(
-                f"{argument!r} is no option of Celery's {program}",
+                f"{argument!r} is not an option of Celery's {program}",
                 why="Celery's configuration is made by syncctl and cannot be changed here",
                 hint=f"run: celery {program} --help",
             )

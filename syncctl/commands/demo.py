@@ -46,9 +46,10 @@ def demo(
     fixed, failed records are replayed, and every row is compared with the partner's. Exit code 0: every
     row is accounted for.
 
-    With --documents, an order goes with its lines and its JSON column. The partner creates it under an id of its own,
-    by which later versions update it, and ignores the Idempotency-Key: after a lost answer it is asked before an order
-    is created again. Its ids are written back into the source.
+    With --documents, each order is sent with its lines and its JSON column. The partner creates the order under an id
+    of its own, which later versions use to update it, and ignores the Idempotency-Key: after a lost answer, syncctl
+    asks the partner for the order before it creates the order again. The partner's ids are written back into the
+    source.
 
     Examples:
         syncctl demo

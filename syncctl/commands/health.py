@@ -34,8 +34,8 @@ def health(
     """Tell by its heartbeat whether the worker or Beat of this machine is alive, for containers and probes.
 
     Each process sends a heartbeat to the ledger every five seconds; a worker begins once it takes tasks. Exit code 0:
-    the last one is young enough. 1: it is not, or there is none. 69: MongoDB cannot be reached, or there is no young
-    one and Redis cannot be used, so that restarting the process would not help. Changes nothing.
+    the last heartbeat is recent enough. 1: it is not, or there is none. 69: MongoDB cannot be reached, or there is no
+    recent heartbeat and Redis cannot be used, so that restarting the process would not help. Changes nothing.
 
     Examples:
         syncctl health
@@ -44,7 +44,7 @@ def health(
     """
     seconds = parse_seconds(max_age, flag="--max-age")
     if seconds <= 0:
-        raise UsageError("--max-age is zero", why="no heartbeat is that young", hint="for example: --max-age 1m")
+        raise UsageError("--max-age is zero", why="no heartbeat is that recent", hint="for example: --max-age 1m")
     with open_session(ctx) as connections:
         from syncctl.wiring.operators import read_health
 

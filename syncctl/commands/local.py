@@ -64,7 +64,7 @@ def up(
     force: Annotated[bool, typer.Option("--force", help="Let --save replace URLs of other servers in .env.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Start MongoDB and Redis, leave them running, and print their URLs as .env takes them, or save them there.
+    """Start MongoDB and Redis, leave them running, and print their URLs as lines for .env, or save them there.
 
     A server that already runs is left alone, and one that was stopped or has died comes back on its port. Data, logs
     and passwords are in .syncctl. The URLs hold the passwords: they are not printed into a file that other users can
@@ -256,7 +256,8 @@ def _refuse_readable_output(hint: str) -> None:
     if (stat.S_ISREG(state.st_mode) or stat.S_ISFIFO(state.st_mode)) and state.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise UsageError(
             "other users can read the file that the passwords would be written to",
-            why=f"its rights are {stat.S_IMODE(state.st_mode):04o}, and who has it open reads what is written later",
+            why=f"its rights are {stat.S_IMODE(state.st_mode):04o}, and a process that has it open reads what is "
+            "written later",
             hint=hint,
         )
 

@@ -27,8 +27,8 @@ def metrics(
     """Print metrics for Prometheus, or serve them.
 
     Counters and histograms are as of the last roll-up, which Beat asks for once a minute; all others are current.
-    Without MongoDB there is syncctl_ledger_up 0 and little else: printed once, the exit code is then 69; served, the
-    HTTP status is still 200.
+    Without MongoDB, syncctl_ledger_up is 0 and most metrics are missing: the exit code is then 69 if they are printed
+    once, and the HTTP status is still 200 if they are served.
 
     Examples:
         syncctl metrics

@@ -54,8 +54,8 @@ def pause(
     """Pause the delivery of a stream, or of all streams of a partner; rows are still read.
 
     Calls in progress finish; nothing else is sent until `syncctl resume`, or until the time that --until names. New
-    rows are logged in the meantime and wait in the ledger. With --polls, the source is left alone and what the ledger
-    has is still sent.
+    rows are logged in the meantime and wait in the ledger. With --polls, the source is not read, and records that are
+    in the ledger are still sent.
 
     Examples:
         syncctl pause orders --reason "price list is wrong"

@@ -50,7 +50,7 @@ def report(
     *,
     since: Since = "24h",
     until: Until = None,
-    by: Annotated[By, typer.Option("--by", help="What one row summarises.")] = By.STREAM,
+    by: Annotated[By, typer.Option("--by", help="How rows are grouped.")] = By.STREAM,
     compare: Annotated[
         bool, typer.Option("--compare", help="Compare with the period before, of equal length.")
     ] = False,
@@ -73,7 +73,12 @@ def report(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=1, metavar="N", help="At most N rows: the newest hours or days, the first others."),
+        typer.Option(
+            "--limit",
+            min=1,
+            metavar="N",
+            help="At most N rows: the newest hours or days, the first streams, the most frequent errors.",
+        ),
     ] = None,
     html: Annotated[
         Path | None,

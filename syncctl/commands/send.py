@@ -31,14 +31,15 @@ def send(
     again: Annotated[
         bool,
         typer.Option(
-            "--again", help="Send the row under a new Idempotency-Key if it was delivered or discarded as it is now."
+            "--again",
+            help="Send the row under a new Idempotency-Key if its present content was delivered or discarded.",
         ),
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Send it even if the stream or partner is paused or its circuit is open.")
     ] = False,
     timeout: Annotated[
-        str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for what is in the way.")
+        str, typer.Option("--timeout", metavar="DURATION", help="How long to wait while something is in the way.")
     ] = "60s",
     as_json: AsJson = False,
 ) -> ExitCode:
@@ -47,14 +48,14 @@ def send(
     The row is logged as by a poll, and its record is claimed and sent in this process by the same rules as any other.
     The cursor does not move. A record that failed or waits for its next attempt is sent at once. While something is in
     the way (a pause, an open circuit, a rate, a version in flight), the command says so and waits. A row that is logged
-    and not sent is sent in its turn. Exit code 1: the partner has not accepted it. 75: a poll of the stream does not
-    end.
+    but not sent in time is sent later, in its turn. Exit code 1: the partner has not accepted it. 75: a poll of the
+    stream does not end.
 
     Examples:
         syncctl send orders 5
         syncctl send order_lines order_id=5,line=2 --json
         syncctl send orders 5 --again     it was delivered, and the partner has lost it
-        syncctl send orders 5 --force     the stream is paused, and this row shall try whether the partner is well
+        syncctl send orders 5 --force     the stream is paused, and this row tests the partner
     """
     name, row = _read_words(words or [], stream, key)
     seconds = parse_seconds(timeout, flag="--timeout")

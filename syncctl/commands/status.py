@@ -54,9 +54,9 @@ def status(
 
     Counts of finished records come from the reports and may be a minute old; all others are current.
 
-    With --watch, a screen shows for each stream the rates in and out, the backlog, the lag and the last half hour, and
-    below what holds streams and what happened last. It follows the size of the terminal. In a pipe, the plain status is
-    printed again and again.
+    With --watch, a screen shows for each stream the rates in and out, the backlog, the lag and the last half hour;
+    below, it shows what holds streams, and the latest events. It follows the size of the terminal. In a pipe, the plain
+    status is printed again and again.
 
     Examples:
         syncctl status

@@ -58,11 +58,11 @@ def tail(
 ) -> ExitCode:
     """Show attempts as they happen, until Ctrl-C.
 
-    Each attempt is one line: when it was answered, the row, what became of the record, the HTTP status, the latency
-    and the error. None is missed, and none comes twice. If MongoDB cannot be reached for a while, tail says so, waits,
-    and goes on where it was.
+    Each attempt is one line: when it was answered, the row, what became of the record, the HTTP status, the latency and
+    the error. None is missed, and none comes twice. If MongoDB cannot be reached for a while, tail says so, waits, and
+    goes on where it stopped.
 
-    Without --since it begins now. Of attempts long ago, a record keeps the last 50.
+    Without --since it begins now. A record keeps only its last 50 attempts.
 
     Examples:
         syncctl tail

@@ -41,14 +41,15 @@ def upgrade(
     ctx: typer.Context,
     *,
     check: Annotated[
-        bool, typer.Option("--check", help="Show what an upgrade would do; exit code 1 if there is anything.")
+        bool, typer.Option("--check", help="Show what an upgrade would do; exit code 1 if there is anything to do.")
     ] = False,
     as_json: AsJson = False,
 ) -> ExitCode:
     """Upgrade an older ledger to the version of this syncctl.
 
-    Workers, Beat and every command that needs it do the same when they start; here you see what it does, and how long
-    it takes. Workers may go on meanwhile. It is safe to repeat and to interrupt: the next one goes on where it was.
+    Workers, Beat and commands that need the upgrade do the same when they start; this command shows what the upgrade
+    does, and how long it takes. Workers may go on in the meantime. It is safe to repeat and to interrupt: the next
+    upgrade goes on where this one stopped.
 
     Examples:
         syncctl upgrade --check

@@ -79,7 +79,7 @@ Rules = Annotated[dict[str, str], BeforeValidator(_read_rules), AfterValidator(_
 
 
 class AlertsSettings(Section):
-    """What fires, and who gets to know it; see docs/alerts.md."""
+    """Which alerts fire, and where they are sent; see docs/alerts.md."""
 
     webhook: WebhookUrl = setting(
         None,

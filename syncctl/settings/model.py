@@ -71,7 +71,7 @@ class RetentionSettings(Section):
 
 
 class BeatSettings(Section):
-    """How often Beat starts the standing work."""
+    """How often Beat starts regular work."""
 
     upkeep_every: Duration = setting("5s", "return expired leases, dispatch due records")
     roll_up_every: Duration = setting("1m", "recompute the open hours of the reports")

@@ -186,7 +186,8 @@ class StreamSettings(Section):
     accept_conflict: bool = setting(False, "true: a 409 means that the partner already has the record")
     outcomes: request_types.Outcomes = setting(
         {},
-        "what a status means, if not the usual: accepted | retry_later | rejected; for one operation under its name",
+        "meaning of a status that differs from the default: accepted | retry_later | rejected; for one operation "
+        "under its name",
         sample={"403": "rejected", "delete": {"404": "rejected"}},
     )
     accepted_when: Condition = setting(
@@ -207,8 +208,8 @@ class StreamSettings(Section):
     )
     quiet_hours: QuietSpan = setting(
         None,
-        "hours in which nothing is sent, rows are still read; a time zone may follow; default: timezone, otherwise the "
-        "machine's",
+        "hours in which no record is sent, but rows are read; a time zone may follow; default: timezone, "
+        "otherwise the machine's",
         sample="22:00-06:00",
     )
     order: Annotated[Order, Lower] = setting(
@@ -227,7 +228,7 @@ class StreamSettings(Section):
     batch_bytes: Whole = setting(16_777_216, "bytes of rows that a worker takes at once")
     window: Whole = setting(2000, "records in flight per stream")
     lease: Duration = setting(
-        "15s", "how soon the records of a worker that died go on; it renews its hold on them while it lives"
+        "15s", "time after which the records of a dead worker are taken over; a live worker renews it"
     )
 
     @rule("accepted_when", "rejected_when")

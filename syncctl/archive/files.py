@@ -184,7 +184,7 @@ def _lock(file: BinaryIO, path: Path) -> None:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise _Locked(
-                    0, f"another clean-up or program has kept {path} locked for {LOCK_SECONDS:.0f} s"
+                    0, f"another cleanup or program has kept {path} locked for {LOCK_SECONDS:.0f} s"
                 ) from None
             time.sleep(LOCK_PAUSE_SECONDS)
         else:
@@ -244,7 +244,7 @@ def _write(file: BinaryIO, size: int, lines: Sequence[bytes]) -> None:
         os.fsync(file.fileno())
         place = find_last_frame(file, size + len(frame))
         if place is None or list(read_lines(file, *place)) != list(lines):
-            raise OSError(0, "what was written is not what is read back")
+            raise OSError(0, "the data read back differs from the data written")
     except OSError:
         try:
             os.ftruncate(file.fileno(), size)

@@ -110,7 +110,7 @@ def _read_frame(file: BinaryIO) -> tuple[bytes, int]:
                 taken += len(piece)
                 if not piece:
                     raise _Broken(
-                        "it is cut off: a clean-up that wrote it was interrupted, and had removed nothing of it"
+                        "it is cut off: the cleanup that wrote it was interrupted before it removed these records"
                     )
             content += decompressor.decompress(piece, _PIECE)
             if len(content) > FRAME_BYTES_AT_MOST:

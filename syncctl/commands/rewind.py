@@ -91,7 +91,7 @@ def parse_place(text: str, *, now: datetime | None = None) -> str | datetime:
     if at > now:
         raise UsageError(
             f"--to {text} is in the future",
-            why="a stream is rewound to the cursor that it had at a time",
+            why="a stream is rewound to the cursor that it had at that time",
             hint=f"if it is a value of the cursor column, use: --to {_CURSOR}{text}",
         )
     return at

@@ -67,7 +67,7 @@ def check_name(name: str) -> str:
         ValueError: Neither a path nor a template could hold it.
     """
     if _NAME.fullmatch(name) is None or len(name) > 60:
-        raise ValueError(f"{name!r} is not a name; use letters, digits and _, at most 60, the first of them no digit")
+        raise ValueError(f"{name!r} is not a name; use letters, digits and _, at most 60, not beginning with a digit")
     return name
 
 

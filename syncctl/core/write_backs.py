@@ -20,7 +20,7 @@ def check_value_name(name: str) -> str:
     """
     if name in PLAIN or name.startswith(REMOTE):
         return name
-    raise ValueError(f"{name} is no outcome; {suggest(name, [*PLAIN, f'{REMOTE}NAME'])}")
+    raise ValueError(f"{name} is not an outcome; {suggest(name, [*PLAIN, f'{REMOTE}NAME'])}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -44,8 +44,8 @@ def check_firing(services: "Services") -> Finding:
     if lines:
         return warned("\n".join(lines), "; ".join(hints))
     if not list_channel_names(settings):
-        return passed("none fires; nothing would be sent, because [alerts] has neither webhook nor smtp")
-    return passed("none fires")
+        return passed("no alert fires; nothing would be sent, because [alerts] has neither webhook nor smtp")
+    return passed("no alert fires")
 
 
 def _describe_others(holds: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:

@@ -87,7 +87,7 @@ def check_retention(services: "Services") -> Finding:
     findings = [
         warned(
             f"{state} records are removed after {format_duration(kept)}, but stream {name} retries for up to "
-            f"{format_age(longest)}: when the last of an outage is given up, others are gone",
+            f"{format_age(longest)}: when the last records of an outage fail, others are already removed",
             f'write {state} = "{days}" under [retention] in syncctl.toml, then restart the workers',
         )
         for state, kept in (("delivered", settings.retention.delivered), ("failed", settings.retention.failed))
@@ -104,7 +104,7 @@ def check_archive(services: "Services") -> Finding:
     if (obstacle := find_obstacle(directory)) is None:
         return passed(f"records are archived in {directory}")
     return warned(
-        f"clean-up cannot archive in {directory} on this machine, and would delete nothing: {obstacle}",
+        f"cleanup cannot archive in {directory} on this machine, and would delete nothing: {obstacle}",
         CREATE.format(shlex.quote(str(directory))),
     )
 

@@ -80,7 +80,7 @@ def check_calls(services: "Services", name: str) -> Finding:
     document, now = ledger.partners.load_all().get(name, {}), ledger.streams.server_time()
     if paused := find_pause(document, now):
         described = describe_pause(paused, now)
-        return warned(described, f"mend the cause; then run: syncctl resume --partner {name}")
+        return warned(described, f"fix the cause; then run: syncctl resume --partner {name}")
     documents = ledger.streams.load_all()
     streams = [stream for stream, section in services.settings.streams.items() if section.partner == name]
     findings = [_look_at_breaker(stream, documents.get(stream, {}).get("breaker", {}), now) for stream in streams]

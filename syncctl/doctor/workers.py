@@ -176,7 +176,7 @@ def check_maintenance(services: "Services") -> Finding:
         lines.append(f"{job.name} {last}, although Beat asks for it{f': {job.error}' if job.error else ''}")
     if not lines and (failing := find_failing(services.ledger)):
         detail = "\n".join(f"{job.name} failed when it was last tried: {job.error}" for job in failing)
-        return warned(detail, "mend the cause; it is tried again at Beat's next tick, or run: syncctl cleanup")
+        return warned(detail, "fix the cause; it is tried again at Beat's next tick, or run: syncctl cleanup")
     if not lines:
         return passed("done as often as Beat asks for it")
     return failed(
@@ -200,7 +200,7 @@ def check_beat(services: "Services") -> Finding:
     doubled = find_doubled(beat.get("processes", ()), services.ledger.streams.server_time())
     if doubled:
         return warned(
-            f"{len(doubled)} of it run at once, {', '.join(doubled)} (machine:pid): each tick is sent that often; "
+            f"{len(doubled)} Beats run at once, {', '.join(doubled)} (machine:pid): each sends every tick; "
             "nothing is delivered twice, but the source is asked more often than it should",
             f"stop all but one, for example with: kill {doubled[-1].rpartition(':')[2]} on "
             f"{doubled[-1].rpartition(':')[0]}; it shows for {ALIVE_SECONDS:g} s",

@@ -178,7 +178,7 @@ class Schema:
     def _renew(self, token: str) -> None:
         until = [{"$set": {"lease.until": in_future(LEASE_SECONDS)}}]
         if self._project.update_one({"_id": _ID, "lease.token": token}, until).matched_count == 0:
-            raise LeaseHeld("another process makes the upgrade")
+            raise LeaseHeld("another process is upgrading the ledger")
 
     def _migrate(self, token: str, form: Form, who: str, watch: Watch | None) -> int:
         """Make every migration that is due; return how many documents were changed."""

@@ -150,7 +150,7 @@ def parse_lookup_endpoint(text: str) -> tuple[str, str]:
     """
     match = _LOOKUP_ENDPOINT.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f'{text!r} is no lookup; write GET and a path, as in "GET /orders?ref={{id}}"')
+        raise ValueError(f'{text!r} is not a lookup; write GET and a path, as in "GET /orders?ref={{id}}"')
     check_path(match[1])
     return "GET", match[1]
 

@@ -96,7 +96,7 @@ class Capture:
             raise NotCaptured(f"is {'a list' if isinstance(value, list) else 'an object'}, not a single value")
         if isinstance(value, Decimal) and not (value.is_finite() and abs(value.adjusted()) <= LENGTH_AT_MOST):
             # Written out, 1E+999999999 fills the memory of a worker.
-            raise NotCaptured("is a number that no id is")
+            raise NotCaptured("is a number that cannot be an id")
         text = str(value)
         if not text:
             raise NotCaptured("is empty")

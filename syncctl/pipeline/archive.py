@@ -80,7 +80,7 @@ def search_archive(
                     continue
                 record = read_line(line)
                 if record is None:
-                    warn(f"{file.path}: a line is no record of syncctl, and is passed over")
+                    warn(f"{file.path}: a line is not a record of syncctl, and is passed over")
                 elif match.meets(record) and _is_new(seen, line):
                     yield record
             on_file(number)

@@ -135,7 +135,7 @@ def source_restored(stream: Stream, key: Mapping[str, Any], version: str) -> Sou
     shown = show_key(key)
     name = stream.name
     return SourceRestored(
-        f"stream {name} stopped: the source's versions run again",
-        why=f"row {shown} came back in version {version}, which the ledger holds with another content or as older",
+        f"stream {name} stopped: the source's versions have begun again",
+        why=f"row {shown} came back in version {version}, which the ledger has with other content, or as an older one",
         hint=f"see syncctl show {name} {shown}; if the database was restored: syncctl rewind {name} --to beginning",
     )

@@ -153,10 +153,10 @@ def find_obstacles(ledger: Ledger, facts: StreamFacts) -> list[Obstacle]:
 def _find_pauses(facts: StreamFacts) -> Iterator[Obstacle]:
     name, partner, now = facts.name, facts.plan.partner, facts.now
     if paused := find_pause(facts.document, now):
-        hint = f"mend the cause; then run: syncctl resume {name}"
+        hint = f"fix the cause; then run: syncctl resume {name}"
         yield Obstacle(kind="paused", detail=describe_pause(paused, now), hint=hint)
     if paused := find_pause(facts.partner, now):
-        hint = f"mend the cause; then run: syncctl resume --partner {partner}"
+        hint = f"fix the cause; then run: syncctl resume --partner {partner}"
         yield Obstacle(kind="partner_paused", detail=f"partner {partner}: {describe_pause(paused, now)}", hint=hint)
     breaker = facts.document.get("breaker", {})
     if breaker.get("state") == BreakerState.OPEN.value:

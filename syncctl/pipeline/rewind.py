@@ -199,7 +199,7 @@ def _refuse_forgotten(ledger: Ledger, stream: Stream, reader: "StreamReader", af
     at = f"{cleaned_before:%Y-%m-%dT%H:%M:%SZ}"
     raise UsageError(
         f"a rewind of {stream.name} to {show_cursor(after)} would send rows again that were sent before",
-        why=f"append_only remembers rows by their records alone, and those that had finished before {at} are removed",
+        why=f"under append_only, only records show which rows were sent, and those finished before {at} are removed",
         hint=f"go back to a later place (--to {at}); or, to send every row that is read again: --resend",
     )
 

@@ -155,7 +155,7 @@ class RowSending:
             found = records.find(record_id=self.ledger.keys.load(self.stream.name, [key_id])[key_id].version)
         if not found:
             raise TroubleFound(
-                "this version of the row was finished long ago, and clean-up has removed its record",
+                "this version of the row was finished long ago, and cleanup has removed its record",
                 why="the row has not changed since",
                 hint="to send it once more, under a new Idempotency-Key: add --again",
             )

@@ -126,5 +126,5 @@ def _add_remote(ledger: Ledger, records: list[dict[str, Any]]) -> list[dict[str,
 
 def _require(found: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
     if not found:
-        raise TroubleFound(what, why="it was never logged, or clean-up has removed it", hint="look at: syncctl status")
+        raise TroubleFound(what, why="it was never logged, or cleanup has removed it", hint="look at: syncctl status")
     return found

@@ -140,7 +140,7 @@ class ChildFollower:
         if self.layout_mode == "change_tracking" and not self.sees_deletes:
             on = ", ".join(pair.child.name for pair in self._described.pairs)
             why = f"because the primary key of the table does not hold {on}"
-            texts = (*texts, f"of deleted and of moved rows, the row that they belonged to is not found, {why}")
+            texts = (*texts, f"the row to which a deleted or moved row belonged is not found, {why}")
         elif self.layout_mode != "change_tracking" and self._opened.run(self._child.pages.has_null_cursor):
             name = self._child.layout.cursor_name
             texts = (*texts, f"changes of rows without a {name} are not found: give the column a value in each row")

@@ -153,7 +153,7 @@ def _check_parent_of(stream: Stream, dropped: Collection[str]) -> None:
     for name in sorted(dropped):
         raise ConfigurationError(
             f"streams.{stream.name}.mask is wrong",
-            why=f"{name} is dropped, so it is never read, and children belong to a row by it",
+            why=f"{name} is dropped, so it is never read, but it says which row a child belongs to",
             hint=f"leave it out of mask, and set exclude = [{json.dumps(name, ensure_ascii=False)}]: it is not sent",
         )
 

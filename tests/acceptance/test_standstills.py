@@ -480,7 +480,7 @@ KINDS: dict[str, Kind] = {
     "the source was restored from a backup": Kind(
         arrange=restore_source,
         stated="poll_failed",
-        shown="orders: its last poll, .+ failed: .*run again.*syncctl rewind orders --to beginning",
+        shown="orders: its last poll, .+ failed: .*begun again.*syncctl rewind orders --to beginning",
         check=STREAM,
         hint="syncctl poll orders --once",
         status="fail",

@@ -615,7 +615,7 @@ def test_a_backlog_that_does_not_move_is_a_warning_unless_it_is_paused(
     database.streams.update_one({"_id": "orders"}, {"$set": {"paused.reason": ""}})
     assert ": no reason given\n" in examine("streams")["streams orders"]["detail"]
     assert "none is in flight" not in check["detail"]
-    assert check["hint"] == "mend the cause; then run: syncctl resume orders"
+    assert check["hint"] == "fix the cause; then run: syncctl resume orders"
 
     database.streams.update_one({"_id": "orders"}, {"$unset": {"paused": True}})
     check = examine("streams")["streams orders"]

@@ -759,7 +759,7 @@ def test_a_restored_source_stops_its_stream(versioned_simulation: Simulation) ->
     before = simulation.database.streams.find_one({"_id": "orders"})["cursor"]
     simulation.source.rows[1] = (1, "restored")
     simulation.database.streams.update_one({"_id": "orders"}, {"$set": {"cursor.at": "0"}})
-    with pytest.raises(AssertionError, match="versions run again"):
+    with pytest.raises(AssertionError, match="versions have begun again"):
         poll(simulation)
     assert simulation.database.streams.find_one({"_id": "orders"})["cursor"]["at"] == "0"
     assert before["at"] == "1"

@@ -206,7 +206,7 @@ def test_a_file_that_stays_locked_is_not_waited_for_without_end(
         fcntl.flock(other, fcntl.LOCK_SH)
         with pytest.raises(ArchiveError) as failed:
             append_lines(tmp_path, "orders", DAY, lines(2))
-    assert "another clean-up or program has kept" in (failed.value.why or "")
+    assert "another cleanup or program has kept" in (failed.value.why or "")
     assert "let the other program end" in (failed.value.hint or "")
     append_lines(tmp_path, "orders", DAY, lines(2))
     assert read(path) == lines(1, 2)

@@ -89,7 +89,7 @@ def test_what_cannot_be_an_id_is_not_captured_and_the_history_says_so(
 
 @pytest.mark.parametrize("number", ["1E+999999999", "1E-999999999", "NaN", "Infinity"])
 def test_a_number_that_would_fill_the_memory_is_no_id(number: str) -> None:
-    with pytest.raises(NotCaptured, match="is a number that no id is"):
+    with pytest.raises(NotCaptured, match="is a number that cannot be an id"):
         Capture(rules={}, redact=Redact(())).check(Decimal(number))
 
 

@@ -442,7 +442,7 @@ CASES = {
         break_it=beat(clock=LONG_AGO), named={"beat clock"}, follow=run_everything_anew, hint="timedatectl"
     ),
     "maintenance is not done": Case(break_it=skip_maintenance, named={"beat maintenance"}, follow=do_maintenance),
-    "clean-up cannot archive": Case(break_it=fail_clean_up, named={"beat maintenance"}, follow=clean_up),
+    "cleanup cannot archive": Case(break_it=fail_clean_up, named={"beat maintenance"}, follow=clean_up),
     "the stream is paused": Case(break_it=pause("orders"), named={"streams orders"}, follow=SetUp.run_syncctl),
     "its polls are paused": Case(
         break_it=pause("orders", "--polls"), named={"streams orders"}, follow=SetUp.run_syncctl

@@ -438,7 +438,7 @@ def test_show_of_an_unknown_record_says_why(testbed: Testbed) -> None:
         find_record(testbed.ledger, "orders-x")
     with pytest.raises(TroubleFound, match="holds no record of orders id=7,line=2") as caught:
         find_versions(testbed.ledger, "orders", {"id": 7, "line": 2})
-    assert caught.value.why == "it was never logged, or clean-up has removed it"
+    assert caught.value.why == "it was never logged, or cleanup has removed it"
 
 
 def test_show_takes_the_beginning_of_an_id_if_it_is_unique(testbed: Testbed) -> None:

@@ -275,7 +275,7 @@ def test_the_same_version_with_other_content_stops_the_stream(testbed: Testbed) 
     testbed.poll(ListReader([version_row(1, "A", "0x1")]))
     testbed.database.streams.update_one({}, {"$set": {"cursor": {"at": "before"}}})
     run = testbed.poll(ListReader([version_row(2, "x", "0x2"), version_row(1, "B", "0x1")]))
-    assert "stream orders stopped: the source's versions run again" in str(run.error)
+    assert "stream orders stopped: the source's versions have begun again" in str(run.error)
     assert "row id=1 came back in version 0x1" in str(run.error)
     assert testbed.cursor() == "before"
     assert [record["payload"]["content"] for record in testbed.records(state="pending", key={"id": 1})] == ["A"]
@@ -285,7 +285,7 @@ def test_the_same_version_with_other_content_stops_the_stream(testbed: Testbed) 
 def test_an_old_version_that_comes_back_stops_the_stream(testbed: Testbed) -> None:
     for content, version in (("A", "0x1"), ("B", "0x2")):
         testbed.poll(ListReader([version_row(1, content, version)]))
-    assert "run again" in str(testbed.poll(ListReader([version_row(1, "A", "0x1")])).error)
+    assert "begun again" in str(testbed.poll(ListReader([version_row(1, "A", "0x1")])).error)
     assert testbed.poll(ListReader([version_row(1, "C", "0x3")])).logged == 1
 
 
@@ -349,7 +349,7 @@ def test_a_table_that_is_only_appended_to_does_without_keys(testbed: Testbed) ->
     assert testbed.database.keys.count_documents({}) == 0
     assert testbed.take_rows() == [1, 2, 3]
     run = testbed.poll(ListReader([version_row(1, "other", None, at="1")]))
-    assert "run again" in str(run.error)
+    assert "begun again" in str(run.error)
 
 
 def test_a_row_that_changes_in_the_lookback_of_an_append_only_stream_stops_no_other(testbed: Testbed) -> None:

@@ -393,7 +393,7 @@ def test_a_database_that_is_restored_twice_is_read_again_twice(
 def test_without_a_rewind_the_stream_stays_stopped(restored: Testbed, versions: Versions) -> None:
     restored.database.streams.update_one({"_id": "orders"}, {"$set": {"cursor.at": f"0x{9:016x}", "cursor.key": None}})
     run = restored.poll(open_versions(restored, versions))  # type: ignore[arg-type]
-    assert "run again" in str(run.error)
+    assert "begun again" in str(run.error)
     rewind(restored, "beginning", reader=open_versions(restored, versions))
     poll(restored, versions)
 
@@ -406,7 +406,7 @@ def test_a_restored_table_that_only_appends_is_read_again(
     testbed.poll()
     source_db.execute("update orders set note = 'another' where id > 2")
     testbed.database.streams.update_one({"_id": "orders"}, {"$unset": {"cursor": True}})
-    assert "run again" in str(testbed.poll().error)
+    assert "begun again" in str(testbed.poll().error)
     rewind(testbed, "beginning")
     run = testbed.poll()
     assert (run.logged, run.unchanged, run.error) == (2, 2, None)

@@ -149,7 +149,7 @@ def test_a_version_whose_record_was_cleaned_up_is_sent_only_on_request(
 ) -> None:
     assert send().accepted
     testbed.database.records.delete_many({})
-    with pytest.raises(TroubleFound, match="clean-up has removed its record") as caught:
+    with pytest.raises(TroubleFound, match="cleanup has removed its record") as caught:
         send()
     assert "--again" in caught.value.hint
     again = send(again=True)

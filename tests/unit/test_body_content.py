@@ -247,7 +247,7 @@ def test_an_encoded_value_that_cannot_be_followed_is_refused_with_the_settings(b
     with pytest.raises(ConfigurationError) as caught:
         make_body(body, FORM, name="a b")
     assert caught.value.why == (
-        "line 1: what becomes of this | urlencode cannot be followed; write {{ value | urlencode }} where it is sent, "
+        "line 1: the result of this | urlencode cannot be followed; write {{ value | urlencode }} where it is sent, "
         "or end it in | safe"
     )
 

@@ -50,7 +50,7 @@ WRONG_IN_STREAM = [
     ('key = "[oops"', "key", "is not a JSON list"),
     ('acknowledge = "update t"', "acknowledge", 'is for mode flag; set mode = "flag" or remove it'),
     ('write_back = "state"', "write_back", "must be a table"),
-    ('write_back = { sent_at = "delivered" }', "write_back", "sent_at: delivered is no outcome; did you mean"),
+    ('write_back = { sent_at = "delivered" }', "write_back", "sent_at: delivered is not an outcome; did you mean"),
     ('write_back = { ref = "remote.id" }', "write_back", "has remote.id, which is not known; write capture ="),
     (
         'write_back = { ref = "remote.di" }\ncapture = { id = "id" }',

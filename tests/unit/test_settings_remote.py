@@ -42,7 +42,7 @@ LOOKUP = 'lookup = { endpoint = "GET /o?r={id}", capture = { id = "id" } }\n'
         (LOOKUP + 'order = "none"', "needs to know which version of a row comes first"),
         ('missing = "create"', "is about update_endpoint"),
         (LOOKUP + 'ambiguous = "fail"', "ambiguous = fail fails it"),
-        ('lookup = { endpoint = "POST /o", capture = { id = "id" } }', "is no lookup; write GET and a path"),
+        ('lookup = { endpoint = "POST /o", capture = { id = "id" } }', "is not a lookup; write GET and a path"),
         ('lookup = { endpoint = "GET /o?r={id}" }', "it tells what was found"),
         ('lookup = { capture = { id = "id" } }', 'is missing; write endpoint = "GET /orders?ref={id}"'),
         ('lookup = { endpoint = "GET /o/{remote.id}", capture = { id = "id" } }', "which the lookup is to find"),

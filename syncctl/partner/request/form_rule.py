@@ -68,9 +68,7 @@ class _Form:
         reached |= {id(node) for part in passed for node in [part, *part.find_all(nodes.Filter)]}
         for encode in self._encodes:
             if id(encode) not in reached:
-                raise ValueError(
-                    f"line {encode.lineno}: what becomes of this | urlencode cannot be followed; {_WAY_OUT}"
-                )
+                raise ValueError(f"line {encode.lineno}: the result of this | urlencode cannot be followed; {_WAY_OUT}")
 
     def _find_own(self) -> None:
         """Find the names whose every assignment is text of a form, also by way of other names."""

@@ -77,7 +77,7 @@ def load_project_key(settings: Settings) -> ProjectKey:
 
 
 def make_schedule(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Return Beat's entries: a poll per stream, upkeep, roll-up, clean-up; a tick may be lost or doubled."""
+    """Return Beat's entries: a poll per stream, upkeep, roll-up, cleanup; a tick may be lost or doubled."""
     schedule: dict[str, dict[str, Any]] = {
         f"poll {name}": {
             "task": "syncctl.poll",

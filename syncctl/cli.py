@@ -56,7 +56,7 @@ COMMAND_GROUPS = {
         "rewind": "Read rows again from an earlier point",
         "reconcile": "Compare the source with the ledger, and log rows it lacks",
         "cleanup": "Delete finished records older than their retention period",
-        "archive": "Read the records that cleanup has archived",
+        "archive": "Create an archive, or read the records in it",
     },
 }
 MODULES = {"resume": "pause"}

@@ -116,7 +116,7 @@ def append_lines(directory: Path, stream: str, day: date, lines: Sequence[bytes]
     """Append lines to the file of a stream and day; when this returns they are on the disk and were read back.
 
     What a crash has left unfinished is left alone, and the next part begins: only lines that were read back may be
-    removed elsewhere. Lines of the last frame are not repeated: they are those of a clean-up that was interrupted
+    removed elsewhere. Lines of the last frame are not repeated: they are those of a cleanup that was interrupted
     before it could remove them. Safe to repeat, and by several at once.
 
     Raises:
@@ -170,7 +170,7 @@ def _sync_directory(path: Path) -> None:
 
 
 def _lock(file: BinaryIO, path: Path) -> None:
-    """Lock a file until it is closed, so that a second clean-up waits.
+    """Lock a file until it is closed, so that a second cleanup waits.
 
     Raises:
         _Locked: Another program has kept it locked all the time.
@@ -250,7 +250,7 @@ def _write(file: BinaryIO, size: int, lines: Sequence[bytes]) -> None:
             os.ftruncate(file.fileno(), size)
             os.fsync(file.fileno())
         except OSError:
-            # The next clean-up begins another part where the end is not whole, and writes it again where it is.
+            # The next cleanup begins another part where the end is not whole, and writes it again where it is.
             pass
         raise
 

@@ -1,4 +1,4 @@
-"""`syncctl archive create|show|search`: make an archive, and read the records that clean-up has archived."""
+"""`syncctl archive create|show|search`: make an archive, and read the records that cleanup has archived."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

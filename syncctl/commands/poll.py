@@ -40,7 +40,7 @@ def poll(
         typer.Option("--limit", metavar="N", min=1, help="With --dry-run: show at most N rows, 10 by default."),
     ] = None,
     known: Annotated[
-        bool, typer.Option("--known", help="With --dry-run: if no row is new, show the first rows of the table.")
+        bool, typer.Option("--known", help="With --dry-run: if no row is new, show the first row of the table.")
     ] = False,
     as_json: AsJson = False,
 ) -> ExitCode:

@@ -97,7 +97,7 @@ def check_retention(services: "Services") -> Finding:
 
 
 def check_archive(services: "Services") -> Finding:
-    """Check whether clean-up, on this machine, could archive records where the settings say."""
+    """Check whether cleanup, on this machine, could archive records where the settings say."""
     directory = services.settings.archive_directory
     if directory is None:
         return passed("retention.archive is not set: records are deleted without being archived")

@@ -1,4 +1,4 @@
-"""The `audit` collection: what operators, and the clean-up, did: who, when, what, how many, and how it ended.
+"""The `audit` collection: what operators, and the cleanup, did: who, when, what, how many, and how it ended.
 
 An entry is written before the first change, so that an operation that is killed leaves one too. Its count grows as the
 operation goes on.

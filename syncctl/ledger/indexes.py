@@ -106,7 +106,7 @@ INDEXES: tuple[Index, ...] = (
         keys=_keys("stream", "state"),
         partial={"acknowledge": {"$exists": True}},
     ),
-    # An append-only stream reads them again: clean-up counts those that it may remove without reading all others.
+    # An append-only stream reads them again: cleanup counts those that it may remove without reading all others.
     Index(collection="records", name=KEPT, keys=_keys("stream", "state"), partial={"kept": {"$exists": True}}),
     # Outcomes that the source does not have yet: the first that are due, and since when they wait.
     Index(
@@ -122,7 +122,7 @@ INDEXES: tuple[Index, ...] = (
         keys=_keys("updated_at"),
         partial={"updated_at": {"$exists": True}},
     ),
-    # Mode snapshot walks the live rows, clean-up the deleted ones; neither examines the others.
+    # Mode snapshot walks the live rows, cleanup the deleted ones; neither examines the others.
     Index(collection="keys", name="by_operation", keys=_keys("stream", "op", "_id")),
     Index(collection="runs", name="by_stream", keys=_keys("stream", "-started_at")),
     Index(collection="runs", name="started", keys=_keys("started_at")),

@@ -42,7 +42,7 @@ def _finished_before(stream: str, state: State, before: datetime) -> Doc:
 
 
 def _list_kept(state: State, before: datetime) -> list[tuple[str, Doc]]:
-    """Return what finished records have that clean-up keeps however old they are, each with the index of such ones."""
+    """Return what finished records have that cleanup keeps however old they are, each with the index of such ones."""
     tried = {"$gte": before - UNTRIED_KEPT}
     kept: list[tuple[str, Doc]] = [
         (KEPT, {"kept": {"$exists": True}}),
@@ -211,13 +211,13 @@ class Operations:
         return update_many_safely(self._records, guard, changes)
 
     def finished_before(self, stream: str, state: State, before: datetime) -> Doc:
-        """Return the query for the finished records of a stream and state older than a time that clean-up removes."""
+        """Return the query for the finished records of a stream and state older than a time that cleanup removes."""
         kept = [condition for _, condition in _list_kept(state, before)]
         return {**_finished_before(stream, state, before), "$nor": kept}
 
     @edge
     def count_finished(self, stream: str, state: State, before: datetime) -> int:
-        """Return how many records a clean-up would remove; reads none of them but those that it keeps."""
+        """Return how many records a cleanup would remove; reads none of them but those that it keeps."""
         finished = _finished_before(stream, state, before)
         count = self._records.count_documents
         removed, counted = count(finished, hint="finished"), list[Doc]()
@@ -230,7 +230,7 @@ class Operations:
 
     @edge
     def has_finished(self, stream: str, state: State, before: datetime) -> bool:
-        """Return whether a clean-up would remove any record."""
+        """Return whether a cleanup would remove any record."""
         query = self.finished_before(stream, state, before)
         return self._records.find_one(query, {"_id": True}, hint="finished") is not None
 
@@ -238,7 +238,7 @@ class Operations:
     def load_finished(
         self, stream: str, state: State, before: datetime, *, limit: int, bytes_at_most: int
     ) -> list[Mapping[str, Any]]:
-        """Return whole records that a clean-up would remove, the oldest first: at most so many, and so many bytes.
+        """Return whole records that a cleanup would remove, the oldest first: at most so many, and so many bytes.
 
         At least one, where there is any: a record may be larger.
         """

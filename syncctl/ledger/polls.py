@@ -29,7 +29,7 @@ UNCHECKED_SECONDS = 600.0
 class RereadTimes:
     """Which rows later polls may read again, by when they were logged.
 
-    An append-only stream has no keys, so that clean-up keeps the records of these rows.
+    An append-only stream has no keys, so that cleanup keeps the records of these rows.
     """
 
     #: Rows that were logged before are never read again; None if none is, or before the first round.
@@ -66,7 +66,7 @@ class PollLease:
     rewound_epoch: int = 0
     #: The epoch of a rewind with `resend`, while the rows behind it are read again; else 0.
     resend_epoch: int = 0
-    #: The epoch of the last clean-up that removed keys of deleted rows; 0 before the first.
+    #: The epoch of the last cleanup that removed keys of deleted rows; 0 before the first.
     forgotten_epoch: int = 0
     #: Only of an append-only stream; None before its first poll.
     reread: RereadTimes | None = None
@@ -250,7 +250,7 @@ class Polls:
 
     @edge
     def load_logged_since(self, stream: str) -> datetime | None:
-        """Return since when records were logged that clean-up must keep, however old; None where it need not."""
+        """Return since when records were logged that cleanup must keep, however old; None where it need not."""
         found = self._streams.find_one({"_id": stream}, {"poll.reread": True}) or {}
         reread = _read_reread(found.get("poll", {}).get("reread"))
         return None if reread is None else reread.logged_since

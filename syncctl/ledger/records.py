@@ -63,7 +63,7 @@ class NewRecord:
     writes_back: bool = False
     #: Why it must not be sent: it is logged as discarded.
     not_sent: str | None = None
-    #: It is read by every poll, and has no key: clean-up keeps it.
+    #: It is read by every poll, and has no key: cleanup keeps it.
     kept: bool = False
     #: Names its first `Idempotency-Key`; above 0 if the partner may know those before.
     generation: int = 0
@@ -78,7 +78,7 @@ class Duplicate:
     hash: str
     columns_fingerprint: str
     logged_at: datetime
-    #: Clean-up keeps it.
+    #: Cleanup keeps it.
     kept: bool = False
 
 
@@ -296,7 +296,7 @@ class Records:
 
     @edge
     def let_go(self, ids: Sequence[str]) -> None:
-        """Let clean-up remove records that it kept, because no poll reads their rows again. Safe to repeat."""
+        """Let cleanup remove records that it kept, because no poll reads their rows again. Safe to repeat."""
         if ids:
             update_many_safely(self._records, {"_id": {"$in": list(ids)}, "kept": True}, [{"$unset": "kept"}])
 

@@ -1,7 +1,7 @@
 """The `reports` collection: one document per stream and hour, rolled up from the records' events.
 
 Events count in the hour in which MongoDB stamped them. Open hours are recomputed whole; a frozen hour is never
-rewritten, and clean-up removes only records that finished in frozen hours.
+rewritten, and cleanup removes only records that finished in frozen hours.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The archive of records that clean-up has removed: writing them before, and finding them after."""
+"""The archive of records that cleanup has removed: writing them before, and finding them after."""
 
 import hashlib
 import sqlite3
@@ -56,7 +56,7 @@ def search_archive(
 ) -> Iterator[Doc]:
     """Yield the records of an archive that are looked for, the oldest days first, each once.
 
-    A record that clean-up archived twice, because it was interrupted in between, is yielded once; one that was replayed
+    A record that cleanup archived twice, because it was interrupted in between, is yielded once; one that was replayed
     in between, as often as it differs. Memory does not grow with their number.
 
     Args:

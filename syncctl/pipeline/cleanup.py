@@ -36,13 +36,13 @@ DELETED_KEYS_KEPT_SECONDS = 7 * 86_400.0
 """Longer than a poll that stands still with an older version of the row in its hands."""
 DELETED_KEYS_AT_ONCE = 1000
 DELETED_KEYS_AT_MOST = 20_000
-"""How many keys of deleted rows one clean-up of a stream examines."""
+"""How many keys of deleted rows one cleanup of a stream examines."""
 KEYS_LEASE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cleaned:
-    """How many records a clean-up removed, or would remove, by state."""
+    """How many records a cleanup removed, or would remove, by state."""
 
     deleted: Mapping[str, int]
     #: How many of them were archived first, or would be.
@@ -68,7 +68,7 @@ def clean_up(
             removed; None: they are not kept.
         retention_seconds: By state; records in other states are kept.
         streams: Only these; if empty, all streams, also those that left the configuration.
-        should_stop: Asked between batches: the next clean-up goes on.
+        should_stop: Asked between batches: the next cleanup goes on.
         show: Takes how many records were removed so far.
 
     Raises:
@@ -168,7 +168,7 @@ def forget_deleted_rows(ledger: Ledger, stream: str, *, should_stop: Callable[[]
     """Remove the keys of rows that were deleted long ago and have no record any more; return how many.
 
     No replay, no outcome and no older version can then refer to the key, and a row that comes back is a new one. Safe
-    to repeat and to interrupt. While the stream is polled, which could bring a row back, the next clean-up does it; and
+    to repeat and to interrupt. While the stream is polled, which could bring a row back, the next cleanup does it; and
     so it is after an interrupted poll, until a later one has read to the end. The interrupted one may have logged a row
     without its key, which would otherwise get another name and be sent twice.
     """

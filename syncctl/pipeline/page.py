@@ -252,7 +252,7 @@ class PageLog:
         if not ids:
             return set()
         self._ledger.delivery_states.resend(ids)
-        # Read afterwards: until it is due again, a clean-up may remove a delivered record.
+        # Read afterwards: until it is due again, a cleanup may remove a delivered record.
         return {record.id for record in self._ledger.records.load_logged(ids)}
 
     def _is_flagged_again(self, before: KnownKey) -> bool:

@@ -162,7 +162,7 @@ class Reconciliation:
         if self.stream.append_only:
             kept = max(0.0, self.retention_seconds - RETENTION_MARGIN_SECONDS)
             kept_since = self.ledger.streams.server_time() - timedelta(seconds=kept)
-            # The retention may have been shorter before, or a clean-up by hand.
+            # The retention may have been shorter before, or a cleanup by hand.
             if (cleaned_before := find_cleaned_before(self.ledger, name)) is not None:
                 kept_since = max(kept_since, cleaned_before)
             if at is None or at < kept_since:

@@ -188,7 +188,7 @@ def show_plan(plan: Plan, *, resend: bool, dry_run: bool, before: Cursor | None 
 
 
 def _refuse_forgotten(ledger: Ledger, stream: Stream, reader: "StreamReader", after: Cursor, rows: int | None) -> None:
-    """Refuse a place before which clean-up has removed records: only they would tell that their rows were sent."""
+    """Refuse a place before which cleanup has removed records: only they would tell that their rows were sent."""
     cleaned_before = find_cleaned_before(ledger, stream.name)
     if cleaned_before is None:
         return

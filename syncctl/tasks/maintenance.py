@@ -1,4 +1,4 @@
-"""Beat's tasks at intervals: maintenance of the streams, roll-up, clean-up."""
+"""Beat's tasks at intervals: maintenance of the streams, roll-up, cleanup."""
 
 import time
 from dataclasses import asdict

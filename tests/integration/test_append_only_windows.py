@@ -1,4 +1,4 @@
-"""Append-only streams know a row by its record alone: what is read again is known, also long after a clean-up."""
+"""Append-only streams know a row by its record alone: what is read again is known, also long after a cleanup."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -235,7 +235,7 @@ def test_rows_whose_records_are_gone_are_sent_again_once_under_a_new_key(
 
 
 def test_a_rewind_over_rows_that_an_earlier_version_removed_needs_a_word(testbed: Testbed, source_db: SourceDb) -> None:
-    """Its documents of streams say nothing of clean-ups."""
+    """Its documents of streams say nothing of cleanups."""
     testbed.change_stream(append_only=True)
     source_db.create_orders(5)
     work(testbed)

@@ -1,4 +1,4 @@
-"""The archive: what clean-up removes was written, synced and read back before, whatever fails, whoever else does it."""
+"""The archive: what cleanup removes was written, synced and read back before, whatever fails, whoever else does it."""
 
 import fcntl
 import os
@@ -288,7 +288,7 @@ def test_writers_at_once_lose_no_line(tmp_path: Path) -> None:
     )
 
 
-# Clean-up.
+# Cleanup.
 
 
 def test_what_is_removed_is_in_the_archive_to_the_last_digit(testbed: Testbed, tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ def test_a_clean_up_that_dies_before_it_removes_is_repeated_without_a_trace(
 def test_a_clean_up_that_is_asked_to_stop_ends_after_its_batch(
     testbed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker that is to end waits for no clean-up of millions; nothing is half-done, and the next one goes on."""
+    """A worker that is to end waits for no cleanup of millions; nothing is half-done, and the next one goes on."""
     monkeypatch.setattr(cleanup, "ARCHIVED_AT_ONCE", 2)
     finish(testbed, *range(1, 6))
     finish(testbed, 6, state="failed")

@@ -86,7 +86,7 @@ def test_worker_and_beat_do_all_that_the_schedule_names(
         "what a dead worker held comes back",
     )
 
-    # The roll-up, and the clean-up; a row that was cleaned up does not come in again.
+    # The roll-up, and the cleanup; a row that was cleaned up does not come in again.
     see(lambda: mongo_database.reports.find_one({"stream": "orders", "logged": 6}), "hours are rolled up")
     see(lambda: mongo_database.beat.find_one({"_id": "chore:roll_up"}), "roll-up has an entry of its own")
     old = records.find_one({"key.id": 2})
@@ -94,7 +94,7 @@ def test_worker_and_beat_do_all_that_the_schedule_names(
     records.replace_one({"_id": old["_id"]}, shift(old, timedelta(days=-40)))
     see(lambda: records.find_one({"_id": old["_id"]}) is None, "old records are removed")
     assert (
-        see(lambda: mongo_database.audit.find_one({"action": "cleanup"}), "the clean-up is written down")["who"]
+        see(lambda: mongo_database.audit.find_one({"action": "cleanup"}), "the cleanup is written down")["who"]
         == "beat"
     )
     assert mongo_database["keys"].count_documents({}) == 6

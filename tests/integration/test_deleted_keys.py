@@ -1,4 +1,4 @@
-"""Keys of deleted rows: a round of mode snapshot examines none of them, and clean-up removes them in the end."""
+"""Keys of deleted rows: a round of mode snapshot examines none of them, and cleanup removes them in the end."""
 
 from dataclasses import replace
 from typing import Any
@@ -95,7 +95,7 @@ def test_a_key_stays_while_a_poll_runs_and_the_lease_leaves_no_trace(snapshot: T
     clean(snapshot)
     assert known(snapshot) == {1, 2, 3, 4, 5}
     assert snapshot.database.streams.find_one({"_id": "orders"})["health"] == health
-    # The poll that ended with an error may still write: the next one observes each row anew, as without the clean-up.
+    # The poll that ended with an error may still write: the next one observes each row anew, as without the cleanup.
     before = {row: seq_of(snapshot, row) for row in (1, 3, 5)}
     assert snapshot.poll().error is None
     assert all(seq_of(snapshot, row) > seq for row, seq in before.items())

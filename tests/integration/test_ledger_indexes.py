@@ -130,12 +130,12 @@ QUERIES: dict[str, tuple[Callable[[Ledger], Any], str, int]] = {
     "has due": (lambda ledger: ledger.records.has_due("orders"), "due_at", 1),
     "stranded": (lambda ledger: ledger.lease_rescue.give_back_stranded("orders"), "in_flight_key", 112),
     "versions of a row": (lambda ledger: ledger.records.find(stream="orders", key_id="k7"), "key_id", 2),
-    "clean-up": (
+    "cleanup": (
         lambda ledger: ledger.operations.remove_finished("orders", State.FAILED, NOW, limit=100),
         "finished_at",
         7,
     ),
-    "count for clean-up": (
+    "count for cleanup": (
         lambda ledger: ledger.operations.count_finished("orders", State.DELIVERED, LATER),
         "stream",
         406,
@@ -227,7 +227,7 @@ QUERIES: dict[str, tuple[Callable[[Ledger], Any], str, int]] = {
 }
 
 
-COUNTED = ("count for clean-up",)
+COUNTED = ("count for cleanup",)
 """The index alone answers: records are large, and there are millions."""
 
 

@@ -35,7 +35,7 @@ LOSSES_AT_MOST = 3
 
 @dataclass
 class Removed:
-    """A record that a clean-up has removed."""
+    """A record that a cleanup has removed."""
 
     state: str
     version: str

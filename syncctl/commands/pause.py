@@ -161,7 +161,7 @@ def _find_paused(connections: "Connections", streams: Sequence[str]) -> dict[str
     return {
         name: {
             "paused": ledger.streams.load_gate(name).hold.paused,
-            "polls_paused": ledger.poll_pauses.load(name) is not None,
+            "polls_paused": ledger.polls.load_pause(name) is not None,
         }
         for name in streams
     }

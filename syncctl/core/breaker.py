@@ -1,7 +1,4 @@
-"""What the circuit breaker judges by: its figures, and which calls are failures.
-
-`ledger/breakers.py` judges, in the write that counts the calls of all workers.
-"""
+"""The figures that the circuit breaker judges by. `ledger/breakers.py` judges, with the calls of all workers."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,8 +6,6 @@ from enum import StrEnum
 WINDOW_SECONDS = 60.0
 REMEMBERED_CALLS = 50
 """Caps how many earlier calls count, so that on a busy partner past successes don't hide a fresh outage."""
-LIMIT_STATUSES = frozenset({401, 403, 429})
-"""With a `Retry-After`, these mean a limit."""
 HALF_OPEN_STARTS_AT = 2
 """How many records may be in flight when the breaker becomes half-open."""
 HALF_OPEN_ENDS_AT = 64
@@ -37,11 +32,3 @@ class BreakerRules:
     open_seconds: float = 30.0
     #: The limit of that doubling.
     longest_open_seconds: float = 600.0
-
-
-def is_breaker_failure(status: int | None, *, retry_after_seconds: float | None = None) -> bool:
-    """Tell whether an attempt shows that the partner is down: no answer, a 5xx, or a limit with a `Retry-After`.
-
-    A limit that names a time says that calling on is of no use; one without it may be about this call alone.
-    """
-    return status is None or status >= 500 or (status in LIMIT_STATUSES and retry_after_seconds is not None)

@@ -109,6 +109,17 @@ class Outcome:
         return self.status == TOO_MANY or names_time
 
     @property
+    def is_breaker_failure(self) -> bool:
+        """Whether it shows that the partner is down: no answer, a 5xx, or a limit that names a time.
+
+        Such a limit says that calling on is of no use; one that names none may be about this call alone.
+        """
+        if self.breaker_signal is not None or self.has_own_rule:
+            return False
+        is_named_limit = self.is_limit and self.retry_after_seconds is not None
+        return self.status is None or self.status >= 500 or is_named_limit
+
+    @property
     def may_be_of_another_row(self) -> bool:
         """Whether a single row may have spoiled the call for the others: it met a 5xx, no answer, or an answer that
         accepts nothing. Limits and refused credentials are about the call.

@@ -145,6 +145,11 @@ class Child:
     json_columns: tuple[str, ...] = ()
     children: "tuple[Child, ...]" = ()
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether one of its columns is masked, or one of its children's."""
+        return bool(self.mask) or any(child.has_masks for child in self.children)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lookup:
@@ -278,6 +283,11 @@ class Stream:
         """
         needs_object = self.update_method is not None or bool(find_remote_names(self.delete_path))
         return self.order == "latest" and needs_object and self.lookup is None and not self.append_only
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether one of its columns is masked, or one of its children's."""
+        return bool(self.mask) or any(child.has_masks for child in self.children)
 
     @property
     def has_sequence(self) -> bool:

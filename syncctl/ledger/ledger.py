@@ -24,7 +24,6 @@ from syncctl.ledger.lease_rescue import LeaseRescue
 from syncctl.ledger.member_clocks import MemberClock, read_clock
 from syncctl.ledger.operations import Operations
 from syncctl.ledger.partners import Partners
-from syncctl.ledger.poll_pauses import PollPauses
 from syncctl.ledger.polls import Polls
 from syncctl.ledger.project import Project
 from syncctl.ledger.records import Records
@@ -60,7 +59,6 @@ class Ledger:
         self.source_schemas = SourceSchemas(self._database, self.hosts)
         self.keys = Keys(self._database, self.hosts)
         self.breakers = Breakers(self._database, self.hosts)
-        self.poll_pauses = PollPauses(self._database, self.hosts)
         self.partners = Partners(self._database, self.hosts)
         self.project = Project(self._database, self.hosts)
         self.schema = Schema(self._database, self.hosts)

@@ -1,4 +1,4 @@
-"""Polls: the lease of each stream's poll, in the documents of streams, and what only its holder writes: the cursor."""
+"""Polls: the lease of each stream's poll, what only its holder writes, such as the cursor, and pauses of polls."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +14,24 @@ from syncctl.core.rows import Cursor, Note
 from syncctl.core.schema_changes import DeclaredRelation
 from syncctl.ledger.client import edge, new_token
 from syncctl.ledger.codec import decode_values, encode_values
-from syncctl.ledger.expressions import LOGGED_BY_MINUTE, ClockReading, counted_by_minute, in_future, not_held
-from syncctl.ledger.poll_pauses import POLLS_PAUSED
+from syncctl.ledger.expressions import (
+    LOGGED_BY_MINUTE,
+    ClockReading,
+    counted_by_minute,
+    in_future,
+    is_pause_over,
+    not_held,
+    paused_by,
+)
 
 Doc = dict[str, Any]
+
+POLLS_PAUSED_FIELD = "polls_paused"
+POLLS_PAUSED: Doc = {
+    POLLS_PAUSED_FIELD: {"$exists": True},
+    "$expr": {"$not": [is_pause_over(POLLS_PAUSED_FIELD)]},
+}
+"""Filter: the polls of a stream are paused."""
 
 WARNINGS_KEPT_SECONDS = 3600.0
 """How often a reader is asked for its warnings: that may scan a column without an index."""
@@ -132,7 +146,10 @@ def _is_unchecked(poll: Mapping[str, Any]) -> bool:
 
 
 class Polls:
-    """Every change is guarded by the token of the poll's lease (invariant 8)."""
+    """The part of a stream's document that is about its polls.
+
+    What a poll changes is guarded by the token of its lease, judged by MongoDB's clock (invariant 8).
+    """
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._streams: Collection[Doc] = database["streams"]
@@ -349,3 +366,38 @@ class Polls:
         """Release a lease under which nothing was polled: how the last poll ended still stands. Safe to repeat."""
         guard = {"_id": lease.stream, "poll.token": lease.token}
         self._streams.update_one(guard, {"$unset": {"poll.token": True, "poll.until": True, "poll.worker": True}})
+
+    @edge
+    def pause(self, stream: str, *, who: str, reason: str, ends_at: datetime | None = None) -> None:
+        """Let no poll of a stream that the ledger knows begin; one that is running ends after its page.
+
+        Args:
+            ends_at: When the pause ends by itself; None: never.
+        """
+        paused = paused_by(who, reason, field=POLLS_PAUSED_FIELD, ends_at=ends_at)
+        self._streams.update_one({"_id": stream}, [{"$set": {POLLS_PAUSED_FIELD: paused}}])
+
+    @edge
+    def resume(self, stream: str) -> bool:
+        """Let a stream be polled again; False if its polls were not paused."""
+        query: Doc = {"_id": stream, POLLS_PAUSED_FIELD: {"$exists": True}}
+        return self._streams.update_one(query, {"$unset": {POLLS_PAUSED_FIELD: True}}).modified_count == 1
+
+    @edge
+    def end_over(self, stream: str) -> bool:
+        """End a pause whose time is over; False if there is none. Safe to repeat: one of several ends it."""
+        ends_at = f"{POLLS_PAUSED_FIELD}.ends_at"
+        query: Doc = {"_id": stream, ends_at: {"$type": "date"}, "$expr": is_pause_over(POLLS_PAUSED_FIELD)}
+        return self._streams.update_one(query, {"$unset": {POLLS_PAUSED_FIELD: True}}).modified_count == 1
+
+    @edge
+    def are_paused(self, stream: str) -> bool:
+        """Tell whether an operator wants no poll of this stream."""
+        return self._streams.find_one({"_id": stream, **POLLS_PAUSED}, {"_id": True}) is not None
+
+    @edge
+    def load_pause(self, stream: str) -> Mapping[str, Any] | None:
+        """Return who paused the polls of a stream, when, why and until when; None if they are not paused."""
+        found = self._streams.find_one({"_id": stream, **POLLS_PAUSED}, {POLLS_PAUSED_FIELD: True}) or {}
+        paused: Mapping[str, Any] | None = found.get(POLLS_PAUSED_FIELD)
+        return paused

@@ -11,7 +11,7 @@ from syncctl.core.time_zone import HOUR, floor_hour
 from syncctl.ledger.alerts import FIRING, AlertKey
 from syncctl.ledger.holds import find_pause
 from syncctl.ledger.ledger import Ledger
-from syncctl.ledger.poll_pauses import POLLS_PAUSED_FIELD
+from syncctl.ledger.polls import POLLS_PAUSED_FIELD
 from syncctl.ledger.source_schemas import read_schema_changes
 from syncctl.pipeline.dispatch import find_oldest_unsent
 from syncctl.pipeline.obstacles import StreamPlan, find_obstacles, gather_facts

@@ -16,7 +16,7 @@ from syncctl.core.metric_table import (
 from syncctl.ledger.holds import find_pause
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.partners import count_permits
-from syncctl.ledger.poll_pauses import POLLS_PAUSED_FIELD
+from syncctl.ledger.polls import POLLS_PAUSED_FIELD
 from syncctl.ledger.source_schemas import read_schema_changes
 from syncctl.ledger.totals import StreamTotals
 from syncctl.pipeline.alerts import read_alerts

@@ -14,8 +14,7 @@ from syncctl.core.states import UNFINISHED_COUNTS
 from syncctl.ledger.holds import find_pause
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.partners import count_permits
-from syncctl.ledger.poll_pauses import POLLS_PAUSED_FIELD
-from syncctl.ledger.polls import read_notes
+from syncctl.ledger.polls import POLLS_PAUSED_FIELD, read_notes
 from syncctl.ledger.sequencing import Waiting
 from syncctl.ledger.source_schemas import CHANGES_SHOWN, read_schema_changes
 from syncctl.ledger.write_backs import Lag

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from syncctl.core.breaker import BreakerState, is_breaker_failure
+from syncctl.core.breaker import BreakerState
 from syncctl.core.fingerprint import fingerprint
 from syncctl.core.outcome import Outcome, Verdict
 from syncctl.core.records import Record
@@ -297,13 +297,7 @@ def report_outcomes(batch: Batch, outcomes: Sequence[Outcome]) -> None:
     if not outcomes:
         return
     ledger, stream, partner = batch.ledger, batch.stream, batch.partner
-    failures = [
-        outcome
-        for outcome in outcomes
-        if outcome.breaker_signal is None
-        and not outcome.has_own_rule
-        and is_breaker_failure(outcome.status, retry_after_seconds=outcome.retry_after_seconds)
-    ]
+    failures = [outcome for outcome in outcomes if outcome.is_breaker_failure]
     tally = Tally(
         calls=sum(outcome.breaker_signal != "none" for outcome in outcomes),
         failures=len(failures),

@@ -79,7 +79,7 @@ def pause_streams(
                 ledger.streams.pause(name, who=who, reason=reason, ends_at=ends_at)
             if scope.polls:
                 ledger.streams.ensure(name)
-                ledger.poll_pauses.pause(name, who=who, reason=reason, ends_at=ends_at)
+                ledger.polls.pause(name, who=who, reason=reason, ends_at=ends_at)
             entry.add(1)
         for name in partners:
             ledger.partners.pause(name, who=who, reason=reason, ends_at=ends_at)
@@ -94,7 +94,7 @@ def end_pauses_over(*, ledger: Ledger, stream: str, partner: str) -> None:
     over: list[dict[str, Any]] = []
     if ledger.streams.end_over(stream):
         over.append({"streams": [stream], "scope": DELIVERIES.list_names()})
-    if ledger.poll_pauses.end_over(stream):
+    if ledger.polls.end_over(stream):
         over.append({"streams": [stream], "scope": POLLS.list_names()})
     if ledger.partners.end_over(partner):
         over.append({"partners": [partner]})
@@ -131,7 +131,7 @@ def resume_streams(
         entry.add(len(closed))
         paused = {name for name in delivered if ledger.streams.resume(name)}
         entry.add(len(paused - closed))
-        polls = {name for name in streams if scope.polls and ledger.poll_pauses.resume(name)}
+        polls = {name for name in streams if scope.polls and ledger.polls.resume(name)}
         entry.add(len(polls - paused - closed))
         refused = {name for name in partners if ledger.partners.resume(name)}
         entry.add(len(refused))

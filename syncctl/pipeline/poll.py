@@ -123,7 +123,7 @@ def poll_stream(
 
 def raise_if_paused(ledger: Ledger, name: str) -> None:
     """Raise the error that says by whom and why the polls of a stream are paused, if they are."""
-    if (paused := ledger.poll_pauses.load(name)) is not None:
+    if (paused := ledger.polls.load_pause(name)) is not None:
         now = ledger.streams.server_time()
         raise LeaseHeld(
             f"the polls of {name} are {describe_pause(paused, now)}",
@@ -164,7 +164,7 @@ def read_pages(
             tell(pages.progress, lease, [Note(text=text) for text in page.notes])
             if wake():
                 pages.progress.dispatched = pages.progress.logged - pages.progress.failed
-            if should_stop() or ledger.poll_pauses.are_paused(stream.name):
+            if should_stop() or ledger.polls.are_paused(stream.name):
                 return
             if write_backs is not None:
                 write_backs.write_between_pages()

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from syncctl.core.cursors import hash_text
 from syncctl.core.ids import canonical_text
 from syncctl.core.rows import Cursor, Page, Row
-from syncctl.core.stream import CHANGE_TRACKING, Mode, Stream
+from syncctl.core.stream import CHANGE_TRACKING, Mode
 from syncctl.sources.catalog.relation import Column, Kind, Relation, find_name
 from syncctl.sources.child_relation import ChildRelation, Pair, choose_type
 from syncctl.sources.cursor import Position, Raw, to_raw
@@ -292,29 +292,3 @@ def _decide_mode(opened: OpenStream, described: ChildRelation) -> Mode | None:
     name = find_name(child.cursor or "", [column.name for column in columns])
     kind = next((column.kind for column in columns if column.name == name), None)
     return "rowversion" if kind is Kind.BINARY and opened.layout.mode == "rowversion" else None
-
-
-def list_followers(opened: OpenStream, children: Sequence[ChildRelation]) -> list[ChildFollower]:
-    """Return a follower for each child that has a cursor, at every depth."""
-    return [ChildFollower(opened, chain) for chain in _list_chains(children, ()) if chain[-1].child.cursor]
-
-
-def _list_chains(
-    children: Sequence[ChildRelation], above: tuple[ChildRelation, ...]
-) -> Iterator[tuple[ChildRelation, ...]]:
-    for child in children:
-        chain = (*above, child)
-        yield chain
-        yield from _list_chains(child.children, chain)
-
-
-def advise_children(stream: Stream, mode: Mode, children: Sequence[ChildRelation]) -> tuple[str, ...]:
-    """Return a warning for each child whose changes alone are not found."""
-    if mode in ("snapshot", "flag") or stream.append_only:
-        return ()
-    unfollowed = [chain[-1] for chain in _list_chains(children, ()) if not chain[-1].child.cursor]
-    return tuple(
-        f"a change of {child.path} alone is not found; set streams.{child.stream.name}.cursor to a column that every"
-        " change moves forward"
-        for child in unfollowed
-    )

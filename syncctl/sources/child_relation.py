@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from syncctl.core.schema_changes import DeclaredRelation
 from syncctl.core.spelling import suggest
-from syncctl.core.stream import Child, Stream
+from syncctl.core.stream import Child, Mode, Stream
 from syncctl.errors import ConfigurationError
 from syncctl.sources.catalog.relation import (
     Column,
@@ -165,6 +165,23 @@ def _has_room(child: Any, parent: Any) -> bool:
     return len(digits) < 2 or digits[0] >= digits[1]
 
 
-def has_masks(stream: Stream | Child) -> bool:
-    """Tell whether a column of a stream or of its children is masked."""
-    return bool(stream.mask) or any(has_masks(child) for child in stream.children)
+def list_chains(
+    children: Sequence[ChildRelation], above: tuple[ChildRelation, ...] = ()
+) -> Iterator[tuple[ChildRelation, ...]]:
+    """Yield each child, at every depth, behind those above it."""
+    for child in children:
+        chain = (*above, child)
+        yield chain
+        yield from list_chains(child.children, chain)
+
+
+def advise_children(stream: Stream, mode: Mode, children: Sequence[ChildRelation]) -> tuple[str, ...]:
+    """Return a warning for each child whose changes alone are not found."""
+    if mode in ("snapshot", "flag") or stream.append_only:
+        return ()
+    unfollowed = [chain[-1] for chain in list_chains(children) if not chain[-1].child.cursor]
+    return tuple(
+        f"a change of {child.path} alone is not found; set streams.{child.stream.name}.cursor to a column that every"
+        " change moves forward"
+        for child in unfollowed
+    )

@@ -14,7 +14,7 @@ from syncctl.core.rows import Row, Value
 from syncctl.core.stream import SCANS, Stream
 from syncctl.errors import SourceError
 from syncctl.sources.catalog.relation import Column, Relation, escape_colons, strip_statement
-from syncctl.sources.child_relation import ChildRelation, has_masks, list_parent_columns
+from syncctl.sources.child_relation import ChildRelation, list_parent_columns
 from syncctl.sources.children import make_children
 from syncctl.sources.column_choice import Converter, choose_columns
 from syncctl.sources.cursor import Position, Raw, tag, to_raw
@@ -113,7 +113,7 @@ class PageReader:
         self._is_distinct = is_distinct
         self._stream = stream.name
         self._page_bytes = stream.page_bytes
-        self._is_masked = has_masks(stream)
+        self._is_masked = stream.has_masks
         self._dialect = dialect
         self._mode = layout.mode
         columns = choose_columns(stream, relation, layout, dialect, parent_of=list_parent_columns(children))

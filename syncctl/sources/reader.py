@@ -14,8 +14,8 @@ from syncctl.core.stream import Mode, Source, Stream
 from syncctl.core.write_backs import WriteBack, Written
 from syncctl.errors import ConfigurationError, SourceError, SyncctlError
 from syncctl.sources.catalog.relation import declare_relation, describe_relation
-from syncctl.sources.child_changes import advise_children, list_followers
-from syncctl.sources.child_relation import declare_children, describe_children, has_masks
+from syncctl.sources.child_changes import ChildFollower
+from syncctl.sources.child_relation import advise_children, declare_children, describe_children, list_chains
 from syncctl.sources.cursor import Position
 from syncctl.sources.dialect import ReadCeiling
 from syncctl.sources.engines import connect, open_source
@@ -107,12 +107,13 @@ class StreamReader:
                 pages=PageReader(relation, layout, dialect, stream=stream, children=children),
                 read_ceiling=read_ceiling,
                 changes=changes,
-                has_masks=has_masks(stream),
+                has_masks=stream.has_masks,
             )
             self._mode = MODES[layout.mode](self._opened)
             self._writer = RowWriter(self._opened) if stream.write_back else None
             follows = layout.mode not in ("snapshot", "flag")
-            self._followers = list_followers(self._opened, children) if follows else []
+            followed = [chain for chain in list_chains(children) if follows and chain[-1].child.cursor]
+            self._followers = [ChildFollower(self._opened, chain) for chain in followed]
         except BaseException:
             self.close()
             raise

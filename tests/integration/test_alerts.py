@@ -728,7 +728,7 @@ def few(many: list[str], watcher: Watcher, database: Any) -> list[str]:
 
 def pause_polls(watcher: Watcher, few: list[str]) -> None:
     for name in few[:2]:
-        watcher.ledger.poll_pauses.pause(name, who="anna", reason="")
+        watcher.ledger.polls.pause(name, who="anna", reason="")
 
 
 def let_nobody_watch(watcher: Watcher, few: list[str]) -> None:

@@ -103,7 +103,7 @@ def test_a_bad_child_fails_its_row_until_it_is_good(orders: Testbed, source_db: 
     assert (run.logged, run.failed) == (1, 0)
 
 
-STEPS = [("records", "log"), ("keys", "observe"), ("streams", "move_cursor")]
+STEPS = [("records", "log"), ("keys", "observe"), ("polls", "move_cursor")]
 
 
 @pytest.mark.parametrize("step", STEPS, ids=".".join)
@@ -126,7 +126,7 @@ def test_append_only_rows_fail_alone_when_their_children_change_before_they_are_
     orders.change_stream(append_only=True, children=(replace(LINES, cursor=None),), cursor="id")
     put(source_db, 1, 1, 1)
     with pytest.raises(Broken):
-        orders.poll(ledger=break_at(orders, "streams", "move_cursor", "before"))
+        orders.poll(ledger=break_at(orders, "polls", "move_cursor", "before"))
     put(source_db, 1, 1, 2)
     run = orders.poll()
     assert (run.error, run.failed) == (None, 1)

@@ -122,7 +122,7 @@ def test_paused_polls_leave_the_source_alone_and_deliveries_go_on(testbed: Testb
         log(testbed, 2)
     assert refused.value.hint == "run: syncctl resume orders --polls"
     assert testbed.take_rows() == [1]
-    testbed.ledger.poll_pauses.pause("orders", who="ann", reason="", ends_at=PAST)
+    testbed.ledger.polls.pause("orders", who="ann", reason="", ends_at=PAST)
     log(testbed, 2)
     assert testbed.take_rows() == [2]
 
@@ -155,7 +155,7 @@ def test_what_is_resumed_goes_on_and_the_rest_does_not(
         wake=lambda _: None,
         who="ann",
     )
-    held = testbed.ledger.streams.load_gate("orders").paused, testbed.ledger.poll_pauses.load("orders") is not None
+    held = testbed.ledger.streams.load_gate("orders").paused, testbed.ledger.polls.load_pause("orders") is not None
     assert held == left
 
 

@@ -25,6 +25,7 @@ Doc = dict[str, Any]
 
 SEIZED_FOR_SECONDS = 15.0
 """How long a batch whose lease ran out is one process's to bring back, before another may try."""
+READ_AT_ONCE = 10_000
 
 
 @dataclass(kw_only=True, slots=True)
@@ -66,6 +67,17 @@ class ExpiredBatch:
     ids: tuple[str, ...]
     begun: frozenset[str]
     until: Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InFlight:
+    """The records of one stream that are in flight."""
+
+    count: int
+    #: Those of them that are sent once more.
+    retries: int
+    #: The keys of which a version is among them.
+    key_ids: frozenset[str]
 
 
 class Batches:
@@ -230,6 +242,28 @@ class Batches:
             return False
         self._batches.delete_one({"_id": batch.token})
         return True
+
+    @edge
+    def find_in_flight(self, stream: str) -> InFlight:
+        """Return what is in flight of a stream, by the records that its batches name.
+
+        Not by an index of records in flight: MongoDB keeps the entries that were removed from an index for as long as
+        its history lasts (`minSnapshotHistoryWindowInSeconds`, five minutes unless it is changed), and each look walks
+        over those of all records that were in flight meanwhile.
+        """
+        ids = [record for batch in self._batches.find({"stream": stream}, {"ids": True}) for record in batch["ids"]]
+        fields = {"_id": False, "key_id": True, "in_flight_retry": True}
+        found: list[Doc] = []
+        for start in range(0, len(ids), READ_AT_ONCE):
+            some = ids[start : start + READ_AT_ONCE]
+            query = {"_id": {"$in": some}, "in_flight_key": {"$exists": True}}
+            # With room for one more, this is all without another round trip.
+            found += self._records.find(query, fields, batch_size=len(some) + 1, hint=[("_id", 1)])
+        return InFlight(
+            count=len(found),
+            retries=sum("in_flight_retry" in document for document in found),
+            key_ids=frozenset(document["key_id"] for document in found),
+        )
 
     @edge
     def find_oldest(self, stream: str) -> datetime | None:

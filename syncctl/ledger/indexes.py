@@ -17,7 +17,6 @@ log = get_logger(__name__)
 Keys = tuple[tuple[str, int], ...]
 
 ONE_IN_FLIGHT = "one_version_in_flight"
-RETRIES_IN_FLIGHT = "retries_in_flight"
 FAILED_BY_KEY = "failed_by_key"
 TO_WRITE_BACK = "to_write_back"
 TO_ACKNOWLEDGE = "to_acknowledge"
@@ -67,7 +66,8 @@ INDEXES: tuple[Index, ...] = (
         unique=True,
         partial={"in_flight_key": {"$exists": True}},
     ),
-    Index(collection="records", name=RETRIES_IN_FLIGHT, keys=_keys("stream"), partial={"in_flight_retry": True}),
+    # Processes of earlier versions count by it while others are upgraded.
+    Index(collection="records", name="retries_in_flight", keys=_keys("stream"), partial={"in_flight_retry": True}),
     Index(
         collection="records",
         name=TOO_OLD,

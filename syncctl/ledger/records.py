@@ -21,7 +21,7 @@ from syncctl.core.time_zone import LONG_AGO
 from syncctl.ledger.client import edge, find_streams, is_only_duplicates, update_many_safely
 from syncctl.ledger.codec import decode_values, encode_document, encode_values
 from syncctl.ledger.expressions import is_past, or_absent
-from syncctl.ledger.indexes import FAILED_BY_KEY, ONE_IN_FLIGHT, RETRIES_IN_FLIGHT
+from syncctl.ledger.indexes import FAILED_BY_KEY, ONE_IN_FLIGHT
 from syncctl.ledger.write_backs import WRITE_BACK, mark
 
 Doc = dict[str, Any]
@@ -378,13 +378,6 @@ class Records:
         )
 
     @edge
-    def count_in_flight(self, stream: str) -> tuple[int, int]:
-        """Return how many records are in flight: all, and the retries among them."""
-        every = self._records.count_documents({"stream": stream, "in_flight_key": {"$gt": ""}}, hint=ONE_IN_FLIGHT)
-        retries = self._records.count_documents({"stream": stream, "in_flight_retry": True}, hint=RETRIES_IN_FLIGHT)
-        return every, retries
-
-    @edge
     def find_recorded_keys(self, stream: str, key_ids: Sequence[str]) -> set[str]:
         """Return those of these keys (by their id) that have a record, in whatever state."""
         pipeline: list[Doc] = [
@@ -399,12 +392,6 @@ class Records:
         query = {"stream": stream, "state": State.FAILED.value, "key_id": {"$in": list(seqs)}}
         found = self._records.find(query, {"key_id": True, "seq": True}, hint=FAILED_BY_KEY)
         return [(record["_id"], record["key_id"]) for record in found if int(record["seq"]) < seqs[record["key_id"]]]
-
-    @edge
-    def find_keys_in_flight(self, stream: str, key_ids: Sequence[str]) -> set[str]:
-        """Return the keys of which a version is in flight; under order `none` that is not recorded."""
-        query = {"stream": stream, "in_flight_key": {"$in": list(key_ids)}}
-        return {found["key_id"] for found in self._records.find(query, {"key_id": True}, hint=ONE_IN_FLIGHT)}
 
     @edge
     def column_names(self, stream: str) -> tuple[str, ...]:

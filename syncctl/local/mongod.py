@@ -57,6 +57,8 @@ class Mongod(Server):
             *("--wiredTigerCacheSizeGB", "0.25"),
             *("--oplogSize", "64"),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+            # Nothing reads the past, and what was removed from an index is passed at each look until it is history.
+            *("--setParameter", "minSnapshotHistoryWindowInSeconds=0"),
             # Members of a replica set know each other by a key, and with one the server asks everybody for a password.
             # Without the parameter, whoever connects from this machine before there is a user may create the first one.
             *(("--keyFile", self.password_file) if self.password else ()),

@@ -10,7 +10,7 @@ from syncctl.core.batch_sizes import Sizes
 from syncctl.core.breaker import BreakerState
 from syncctl.core.stream import Partner, Stream
 from syncctl.errors import ServiceUnavailable
-from syncctl.ledger.batches import Claim
+from syncctl.ledger.batches import Claim, InFlight
 from syncctl.ledger.breakers import BreakerGate
 from syncctl.ledger.client import new_token
 from syncctl.ledger.holds import Hold
@@ -134,8 +134,8 @@ def _look(
         sizes = sizes.at_most(gate.breaker.allowed)
     beyond = 0
     for _ in range(LOOKS_AT_MOST):
-        in_flight, retries = ledger.records.count_in_flight(stream.name)
-        room = min(sizes.batch, sizes.window - in_flight)
+        in_flight = ledger.batches.find_in_flight(stream.name)
+        room = min(sizes.batch, sizes.window - in_flight.count)
         if room <= 0:
             return Taken()
         due = find_due(
@@ -144,7 +144,6 @@ def _look(
             sizes,
             room=room + beyond,
             in_flight=in_flight,
-            retries=retries,
             gently=gently,
             before=before,
         )
@@ -249,8 +248,7 @@ def find_due(
     sizes: Sizes,
     *,
     room: int,
-    in_flight: int,
-    retries: int,
+    in_flight: InFlight,
     gently: bool,
     before: datetime | None = None,
 ) -> list[DueRecord]:
@@ -260,31 +258,25 @@ def find_due(
 
     Args:
         room: How many records may be taken.
-        in_flight: How many are in flight: each of them can hold up at most one due record of its key.
-        retries: How many retries are in flight.
+        in_flight: What is in flight: each of its records can hold up at most one due record of its key.
         gently: The partner is coming back: first attempts go first, for a record that always fails is among the others.
         before: Only records that became due before this time.
     """
-    for_retries = max(0, min(room, sizes.retries - retries))
+    for_retries = max(0, min(room, sizes.retries - in_flight.retries))
     again = _find_free(ledger, stream, fresh=False, limit=for_retries, in_flight=in_flight, before=before)
     fresh = _find_free(ledger, stream, fresh=True, limit=room, in_flight=in_flight, before=before)
     return [*fresh, *again] if gently else [*again, *fresh]
 
 
 def _find_free(
-    ledger: Ledger, stream: Stream, *, fresh: bool, limit: int, in_flight: int, before: datetime | None
+    ledger: Ledger, stream: Stream, *, fresh: bool, limit: int, in_flight: InFlight, before: datetime | None
 ) -> list[DueRecord]:
     due = ledger.records.find_due(stream.name, fresh=fresh, limit=limit, before=before)
-    if stream.order == "none" or not due or not in_flight:
+    if stream.order == "none" or not due or not in_flight.count:
         return due
-    free = _without_keys_in_flight(ledger, stream, due)
+    free = [record for record in due if record.key_id not in in_flight.key_ids]
     if len(due) == limit and len(free) < (limit + 1) // 2:
         # A few busy keys stand at the head of the queue: look behind them.
-        due = ledger.records.find_due(stream.name, fresh=fresh, limit=limit + in_flight, before=before)
-        free = _without_keys_in_flight(ledger, stream, due)[:limit]
+        due = ledger.records.find_due(stream.name, fresh=fresh, limit=limit + in_flight.count, before=before)
+        free = [record for record in due if record.key_id not in in_flight.key_ids][:limit]
     return free
-
-
-def _without_keys_in_flight(ledger: Ledger, stream: Stream, due: Sequence[DueRecord]) -> list[DueRecord]:
-    busy = ledger.records.find_keys_in_flight(stream.name, [record.key_id for record in due])
-    return [record for record in due if record.key_id not in busy]

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from syncctl.doctor.examination import Services
 
 MEMBERS_APART_SECONDS = 2.0
+HISTORY_SECONDS = 60
+"""More history than this is worth a word: syncctl reads none of it."""
 
 # MongoDB's clock is read with $documents, which 5.0 does not know.
 OLDEST = (6, 0)
@@ -36,13 +38,17 @@ def check_server(services: "Services") -> Finding:
     try:
         # The driver waits for a server that may still start; a refused connection ends the wait.
         services.ledger.check_reachable(timeout_seconds=services.timeout_seconds)
-        version = str(services.ledger.describe_server()["version"])
+        facts = services.ledger.describe_server()
     except ServiceUnavailable as error:
         start = "start it (for a try on this machine: syncctl local up), or correct MONGO_URL"
         return explain(error, hint=start if "refused" in error.why else "")
+    version = str(facts["version"])
     if read_version(version) < OLDEST:
         return failed(f"MongoDB {version} is too old", "upgrade MongoDB to 6.0 or later")
-    return passed(f"MongoDB {version} answers, database {services.settings.mongo_database}")
+    detail = f"MongoDB {version} answers, database {services.settings.mongo_database}"
+    if (seconds := facts["history_seconds"] or 0) > HISTORY_SECONDS:
+        detail += f"\nit keeps {seconds} s of history: with less, a long backlog goes faster (docs/production.md)"
+    return passed(detail)
 
 
 def check_majority(services: "Services") -> Finding:

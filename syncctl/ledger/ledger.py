@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import pymongo
 from pymongo.database import Database
+from pymongo.errors import OperationFailure
 
 from syncctl.ledger.acknowledgements import Acknowledgements
 from syncctl.ledger.alerts import Alerts
@@ -161,14 +162,23 @@ class Ledger:
             )
 
     def describe_server(self) -> dict[str, Any]:
-        """Return MongoDB's version and whether it is a replica set, for `doctor`."""
+        """Return MongoDB's version, whether it is a replica set, and how much history it keeps, for `doctor`."""
         with translated(self.hosts):
             version = self._client.server_info()["version"]
             # What goes before answers everybody; this asks for a login where the server wants one.
             self._database.list_collection_names(authorizedCollections=True, nameOnly=True)
             hello = self._client.admin.command("hello")
+            history = self._read_parameter("minSnapshotHistoryWindowInSeconds")
         return {
             "version": version,
+            "history_seconds": None if history is None else int(history),
             "replica_set": hello.get("setName"),
             "primary": hello.get("isWritablePrimary", False),
         }
+
+    def _read_parameter(self, name: str) -> Any:
+        """Return a parameter of the server; None where this user may not ask, or the server has none of that name."""
+        try:
+            return self._client.admin.command({"getParameter": 1, name: 1}).get(name)
+        except OperationFailure:
+            return None

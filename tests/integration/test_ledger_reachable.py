@@ -13,6 +13,7 @@ from syncctl.doctor.mongodb import check_server
 from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.client import check_not_refused
 from syncctl.ledger.ledger import Ledger
+from syncctl.local.mongod import Mongod
 
 SECRET = "s3cr3t"
 
@@ -62,3 +63,16 @@ def test_one_host_that_takes_connections_is_left_to_the_driver(refusing: list[st
 )
 def test_hosts_that_cannot_be_tried_are_left_to_the_driver(url: str) -> None:
     check_not_refused(url, timeout_seconds=1.0)
+
+
+def test_doctor_says_that_mongodb_keeps_history_for_nothing(own_mongod: Mongod) -> None:
+    with Ledger(own_mongod.url("x"), "x") as ledger:
+        examined: Any = SimpleNamespace(
+            ledger=ledger, timeout_seconds=30.0, settings=SimpleNamespace(mongo_database="x")
+        )
+        assert "history" not in check_server(examined).detail, "syncctl starts its own without"
+        ledger._client.admin.command({"setParameter": 1, "minSnapshotHistoryWindowInSeconds": 300})
+        finding = check_server(examined)
+        assert ledger._read_parameter("noSuchParameter") is None, "so it is where a user may not ask"
+    assert finding.status is Status.OK
+    assert "it keeps 300 s of history" in finding.detail

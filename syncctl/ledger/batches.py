@@ -4,7 +4,7 @@ A process renews the leases of all its batches with one write; a process that di
 records that may have reached the partner from those that cannot have.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -205,6 +205,11 @@ class Batches:
         if ids:
             guard = {"_id": {"$in": list(ids)}, "lease.token": claim.token}
             update_many_safely(self._records, guard, GIVEN_BACK)
+
+    @edge
+    def narrow(self, claim: Claim, ids: Iterable[str]) -> None:
+        """Let a batch name these of its records alone: the outcomes of the others are on record. Safe to repeat."""
+        self._batches.update_one({"_id": claim.token, **_HELD}, {"$set": {"ids": sorted(ids)}})
 
     @edge
     def end(self, token: str) -> None:

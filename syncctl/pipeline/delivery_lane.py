@@ -40,6 +40,8 @@ BEGIN_WITHIN_SECONDS = 0.1
 LOOK_EVERY_SECONDS = 1.0
 BYTES_IN_HAND_AT_MOST = 64 * 1024 * 1024
 """Bodies of calls that wait or are under way, above which no more records are taken."""
+NARROWED_BY = 4
+"""A batch names its records anew once this many times fewer are in flight: those that hang make no look at it long."""
 RENEW_AT_SHARE = 0.25
 """The part of a lease after which it is renewed."""
 REDIS_AWAY_SECONDS = 2.0
@@ -57,6 +59,8 @@ class BatchInHand:
     batch: Batch
     #: Records without an outcome.
     left: set[str]
+    #: How many records the batch names in the ledger.
+    named: int
     #: Records whose requests are not built yet, in their order.
     unprepared: deque[Record] = field(default_factory=deque)
     #: Requests that wait for the others of the batch, to be sent with them in bulk calls.
@@ -194,7 +198,7 @@ class DeliveryLane:
             ledger=self._ledger, stream=stream, partner=self.setup.partner, claim=claim, known={}, gate=self.gate
         )
         ids = [record.id for record in claim.records]
-        held = BatchInHand(lane=self, batch=batch, left=set(ids))
+        held = BatchInHand(lane=self, batch=batch, left=set(ids), named=len(ids))
         self.in_hand[claim.token] = held
         try:
             if not stream.append_only:
@@ -439,8 +443,13 @@ class DeliveryLane:
                 self._ledger.batches.release(held.batch.claim, held.returned)
                 held.counts["returned"] = held.counts.get("returned", 0) + len(held.returned)
                 held.returned = []
-            if not held.left and not held.transitions and not held.returned:
+            if held.transitions or held.returned:
+                continue
+            if not held.left:
                 self._end(held)
+            elif len(held.left) * NARROWED_BY <= held.named and not held.is_lost:
+                self._ledger.batches.narrow(held.batch.claim, held.left)
+                held.named = len(held.left)
 
     def _end(self, held: BatchInHand) -> None:
         claim = held.batch.claim

@@ -19,6 +19,7 @@ from syncctl.pipeline import deliver
 from syncctl.pipeline.deliver import DeliveryLoop
 from syncctl.pipeline.delivery_gate import STALE_AFTER_SECONDS
 from syncctl.pipeline.delivery_lane import BEGIN_AT_ONCE, BatchInHand, DeliveryLane
+from tests.harness.holding_partner import HoldingPartner
 from tests.harness.hostile_partner import HostilePartner, Peer
 from tests.harness.http_partner import CountingPartner
 from tests.harness.meddling_client import MeddlingClient, once
@@ -413,3 +414,23 @@ def test_records_go_back_once_others_hold_all_permits(testbed: Testbed, is_asked
     assert [permit["token"] for permit in testbed.database.partners.find_one({"_id": "default"})["permits"]] == [
         "another"
     ]
+
+
+def test_a_batch_that_waits_for_one_call_names_its_record_alone(testbed: Testbed) -> None:
+    """Else each look for due records would read all that were in flight with the calls that hang."""
+    with HoldingPartner() as server:
+        server.hold("7")
+        testbed.partner = replace(testbed.partner, url=server.url)
+        log(testbed, *range(1, 41))
+        loop = threading.Thread(target=testbed.deliver)
+        loop.start()
+        try:
+            eventually(lambda: testbed.database.records.count_documents({"state": "delivered"}) == 39)
+            (hanging,) = testbed.records(state="sending")
+            eventually(lambda: testbed.database.batches.find_one()["ids"] == [hanging["_id"]])
+            assert testbed.ledger.batches.find_in_flight("orders").key_ids == {hanging["key_id"]}
+        finally:
+            server.release_held()
+            loop.join()
+    assert testbed.database.batches.count_documents({}) == 0
+    assert testbed.database.records.count_documents({"state": "delivered"}) == 40

@@ -40,7 +40,7 @@ BEGIN_WITHIN_SECONDS = 0.1
 LOOK_EVERY_SECONDS = 1.0
 BYTES_IN_HAND_AT_MOST = 64 * 1024 * 1024
 """Bodies of calls that wait or are under way, above which no more records are taken."""
-NARROWED_BY = 4
+NARROWED_BY = 10
 """A batch names its records anew once this many times fewer are in flight: those that hang make no look at it long."""
 RENEW_AT_SHARE = 0.25
 """The part of a lease after which it is renewed."""

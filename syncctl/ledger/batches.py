@@ -19,6 +19,7 @@ from syncctl.core.records import Record
 from syncctl.core.states import State
 from syncctl.ledger.client import edge, update_many_safely, write_but_duplicates
 from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, ClockReading, in_future, is_past, or_zero
+from syncctl.ledger.indexes import ONE_IN_FLIGHT
 from syncctl.ledger.records import RECORD_FIELDS, record_of
 
 Doc = dict[str, Any]
@@ -242,8 +243,9 @@ class Batches:
     @edge
     def end_if_done(self, batch: ExpiredBatch) -> bool:
         """Forget a batch that was brought back, unless one of its records is still in flight under its token."""
-        left = {"_id": {"$in": list(batch.ids)}, "lease.token": batch.token}
-        if self._records.find_one(left, {"_id": True}) is not None:
+        # Not by its ids: a claim that was cut off may have taken a record that the batch does not name any more.
+        left = {"stream": batch.stream, "in_flight_key": {"$gt": ""}, "lease.token": batch.token}
+        if self._records.find_one(left, {"_id": True}, hint=ONE_IN_FLIGHT) is not None:
             return False
         self._batches.delete_one({"_id": batch.token})
         return True
@@ -256,7 +258,8 @@ class Batches:
         its history lasts (`minSnapshotHistoryWindowInSeconds`, five minutes unless it is changed), and each look walks
         over those of all records that were in flight meanwhile.
         """
-        ids = [record for batch in self._batches.find({"stream": stream}, {"ids": True}) for record in batch["ids"]]
+        batches = self._batches.find({"stream": stream}, {"ids": True})
+        ids = list(dict.fromkeys(record for batch in batches for record in batch["ids"]))
         fields = {"_id": False, "key_id": True, "in_flight_retry": True}
         found: list[Doc] = []
         for start in range(0, len(ids), READ_AT_ONCE):
@@ -269,6 +272,15 @@ class Batches:
             retries=sum("in_flight_retry" in document for document in found),
             key_ids=frozenset(document["key_id"] for document in found),
         )
+
+    @edge
+    def find_stranded_keys(self, stream: str, key_ids: Sequence[str]) -> set[str]:
+        """Return those of these keys of which a version is in flight, also of a batch that is gone.
+
+        Only asked where none of them could be taken: see `find_in_flight`.
+        """
+        query = {"stream": stream, "in_flight_key": {"$in": list(key_ids)}}
+        return {found["key_id"] for found in self._records.find(query, {"key_id": True}, hint=ONE_IN_FLIGHT)}
 
     @edge
     def find_oldest(self, stream: str) -> datetime | None:

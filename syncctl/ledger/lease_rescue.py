@@ -144,6 +144,7 @@ class LeaseRescue:
             message = "its worker died or stalled while sending it: held, because the partner may have it"
         error = {"fingerprint": fingerprint(None, message), "status": None, "message": message}
         poison = {"$gte": ["$losses", losses]}
+        # Of a batch that names a single one of many any more, too: the record has no losses yet, and gets its first.
         is_alone = len(batch.ids) == 1
         counted = {"$add": [or_zero("losses"), 1]} if is_alone else {"$max": [or_zero("losses"), 1]}
         lost = {

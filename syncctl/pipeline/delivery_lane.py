@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from syncctl.core.adaptive_limit import AdaptiveLimit
 from syncctl.core.clock import boot_time
@@ -25,9 +24,6 @@ from syncctl.pipeline.outcome_writer import decide_transition, write_transitions
 from syncctl.pipeline.remote_steps import choose_step, shape_by_remote
 from syncctl.pipeline.stream_setup import StreamSetup
 from syncctl.pipeline.version_order import find_overtaken_claims
-
-if TYPE_CHECKING:
-    pass
 
 log = get_logger(__name__)
 

@@ -1,7 +1,7 @@
 """dispatch: choose due records by the stream's order, oldest first, and take them into flight as one batch."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Protocol
@@ -18,7 +18,7 @@ from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.records import DueRecord
 from syncctl.ledger.streams import Gate
 from syncctl.logs import get_logger
-from syncctl.pipeline.version_order import split_by_order, supersede_and_hold
+from syncctl.pipeline.version_order import OrderSplit, split_by_order, supersede_and_hold
 
 log = get_logger(__name__)
 
@@ -115,14 +115,7 @@ def _look(
             due_since=due_since,
         )
 
-    # All that stands in the way must let the same record probe.
-    probed: list[tuple[Probed, str, BreakerGate | Hold]] = []
-    if gate.breaker.state is BreakerState.OPEN:
-        probed.append((ledger.breakers, stream.name, gate.breaker))
-    if gate.hold.paused:
-        probed.append((ledger.streams, stream.name, gate.hold))
-    if partner_hold.paused:
-        probed.append((ledger.partners, stream.partner, partner_hold))
+    probed = _list_probed(ledger, stream, gate, partner_hold)
     if probed:
         if not all(state.is_probe_due for _, _, state in probed):
             return Taken()
@@ -133,8 +126,10 @@ def _look(
     if gently:
         sizes = sizes.at_most(gate.breaker.allowed)
     beyond = 0
+    blocked: frozenset[str] = frozenset()
     for _ in range(LOOKS_AT_MOST):
         in_flight = ledger.batches.find_in_flight(stream.name)
+        in_flight = replace(in_flight, key_ids=in_flight.key_ids | blocked)
         room = min(sizes.batch, sizes.window - in_flight.count)
         if room <= 0:
             return Taken()
@@ -158,6 +153,10 @@ def _look(
         if ids and (claim := take(ids, new_token(), min(record.due_at for record in due))) is not None:
             has_more = len(due) >= room or len(alone) > 1 or len(together) < len(others)
             return Taken(claim=claim, has_more=has_more)
+        if stranded := _find_stranded_keys(ledger, stream, split, ids) - in_flight.key_ids:
+            # What is in flight of a batch that is gone holds up no others until it is given back (invariant 12).
+            blocked |= stranded
+            continue
         # Records that were set aside have made room for others; otherwise a second look would find the same.
         if not aside:
             if beyond or len(due) < room:
@@ -165,6 +164,28 @@ def _look(
             # A page whose poll has not told the keys yet stands at the head of the queue: look behind it.
             beyond = stream.page_size
     return Taken(is_waiting=before is not None)
+
+
+def _list_probed(
+    ledger: Ledger, stream: Stream, gate: Gate, partner_hold: Hold
+) -> list[tuple[Probed, str, BreakerGate | Hold]]:
+    """Return what stands in the way of a stream: all of it must let the same record probe."""
+    probed: list[tuple[Probed, str, BreakerGate | Hold]] = []
+    if gate.breaker.state is BreakerState.OPEN:
+        probed.append((ledger.breakers, stream.name, gate.breaker))
+    if gate.hold.paused:
+        probed.append((ledger.streams, stream.name, gate.hold))
+    if partner_hold.paused:
+        probed.append((ledger.partners, stream.partner, partner_hold))
+    return probed
+
+
+def _find_stranded_keys(ledger: Ledger, stream: Stream, split: OrderSplit, ids: Sequence[str]) -> set[str]:
+    """Return the keys that kept these records from being taken, although no batch names a version of them."""
+    if not ids or stream.order == "none":
+        return set()
+    key_ids = {record.id: record.key_id for record in split.sendable}
+    return ledger.batches.find_stranded_keys(stream.name, [key_ids[record] for record in ids])
 
 
 def find_barrier(ledger: Ledger, stream: Stream) -> datetime | None:
@@ -272,11 +293,11 @@ def _find_free(
     ledger: Ledger, stream: Stream, *, fresh: bool, limit: int, in_flight: InFlight, before: datetime | None
 ) -> list[DueRecord]:
     due = ledger.records.find_due(stream.name, fresh=fresh, limit=limit, before=before)
-    if stream.order == "none" or not due or not in_flight.count:
+    if stream.order == "none" or not due or not in_flight.key_ids:
         return due
     free = [record for record in due if record.key_id not in in_flight.key_ids]
     if len(due) == limit and len(free) < (limit + 1) // 2:
         # A few busy keys stand at the head of the queue: look behind them.
-        due = ledger.records.find_due(stream.name, fresh=fresh, limit=limit + in_flight.count, before=before)
+        due = ledger.records.find_due(stream.name, fresh=fresh, limit=limit + len(in_flight.key_ids), before=before)
         free = [record for record in due if record.key_id not in in_flight.key_ids][:limit]
     return free

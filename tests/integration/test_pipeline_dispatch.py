@@ -357,3 +357,19 @@ def test_a_mongodb_that_is_away_leaves_everything_as_it_is(testbed: Testbed) -> 
         del testbed.ledger.batches.take  # type: ignore[method-assign]
     assert testbed.records() == before
     assert testbed.take_rows() == [1]
+
+
+@pytest.mark.parametrize("kind", ["as many as fit into a batch", "one that travels alone"])
+def test_what_is_in_flight_of_a_batch_that_is_gone_holds_up_no_others(testbed: Testbed, kind: str) -> None:
+    """Invariant 12, until maintenance gives it back: a claim was cut off, and its batch brought back before."""
+    testbed.change_stream(batch_size=4, page_size=4)
+    stranded = range(1, 13) if kind == "as many as fit into a batch" else range(1, 2)
+    log(testbed, *stranded)
+    testbed.take_all()
+    testbed.database.batches.delete_many({})
+    log(testbed, *stranded, content="b")
+    if kind == "one that travels alone":
+        testbed.database.records.update_many({"state": "pending"}, {"$set": {"losses": 1, "fresh": False}})
+    log(testbed, 21, 22)
+    assert testbed.take_all() == [[21, 22]]
+    assert sorted(in_flight(testbed)) == [*stranded, 21, 22]

@@ -73,7 +73,7 @@ OPERATIONS: dict[str, tuple[Callable[[Testbed], None], str, int]] = {
     "discard": (run_discard, "operations.discard", PAGE),
     "pause": (run_pause, "streams.pause", 1),
     "resume": (run_resume, "streams.resume", 0),
-    "rewind": (run_rewind, "streams.rewind", 0),
+    "rewind": (run_rewind, "polls.rewind", 0),
     "repair": (run_repair, "records.log", PAGE),
 }
 

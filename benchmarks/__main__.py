@@ -77,7 +77,7 @@ RATIOS = (
     ("1 % of rows hang", "no row hangs"),
 )
 
-#: What so many calls under way at a partner of 50 ms come to, if none of them ever waits for another.
+#: The rows per second of this many calls at a time to a partner of 50 ms, if a free place never waits for a call.
 MOST_PER_SECOND = {f"syncctl, 50 ms, {limit} in flight": limit / 0.05 for limit in (32, 128)}
 
 

@@ -145,11 +145,6 @@ class Child:
     json_columns: tuple[str, ...] = ()
     children: "tuple[Child, ...]" = ()
 
-    @property
-    def has_masks(self) -> bool:
-        """Whether one of its columns is masked, or one of its children's."""
-        return bool(self.mask) or any(child.has_masks for child in self.children)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lookup:
@@ -285,11 +280,6 @@ class Stream:
         return self.order == "latest" and needs_object and self.lookup is None and not self.append_only
 
     @property
-    def has_masks(self) -> bool:
-        """Whether one of its columns is masked, or one of its children's."""
-        return bool(self.mask) or any(child.has_masks for child in self.children)
-
-    @property
     def has_sequence(self) -> bool:
         """Whether some version of a row may have to wait for an older one."""
         return self.order == "strict" or self.waits_in_doubt
@@ -303,3 +293,8 @@ class Stream:
     def command_name(self) -> str:
         """Its name in commands: of a child that is read like a stream, the name of the stream."""
         return self.name.partition(".")[0]
+
+
+def has_masks(source: Stream | Child) -> bool:
+    """Tell whether a column of a stream or of a child is masked, or one of its children's."""
+    return bool(source.mask) or any(has_masks(child) for child in source.children)

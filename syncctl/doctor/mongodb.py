@@ -38,15 +38,15 @@ def check_server(services: "Services") -> Finding:
     try:
         # The driver waits for a server that may still start; a refused connection ends the wait.
         services.ledger.check_reachable(timeout_seconds=services.timeout_seconds)
-        facts = services.ledger.describe_server()
+        version = str(services.ledger.describe_server()["version"])
+        seconds = services.ledger.read_history_seconds()
     except ServiceUnavailable as error:
         start = "start it (for a try on this machine: syncctl local up), or correct MONGO_URL"
         return explain(error, hint=start if "refused" in error.why else "")
-    version = str(facts["version"])
     if read_version(version) < OLDEST:
         return failed(f"MongoDB {version} is too old", "upgrade MongoDB to 6.0 or later")
     detail = f"MongoDB {version} answers, database {services.settings.mongo_database}"
-    if (seconds := facts["history_seconds"] or 0) > HISTORY_SECONDS:
+    if seconds > HISTORY_SECONDS:
         detail += f"\nit keeps {seconds} s of history: with less, a long backlog goes faster (docs/production.md)"
     return passed(detail)
 

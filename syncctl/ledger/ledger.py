@@ -162,19 +162,22 @@ class Ledger:
             )
 
     def describe_server(self) -> dict[str, Any]:
-        """Return MongoDB's version, whether it is a replica set, and how much history it keeps, for `doctor`."""
+        """Return MongoDB's version and whether it is a replica set, for `doctor`."""
         with translated(self.hosts):
             version = self._client.server_info()["version"]
             # What goes before answers everybody; this asks for a login where the server wants one.
             self._database.list_collection_names(authorizedCollections=True, nameOnly=True)
             hello = self._client.admin.command("hello")
-            history = self._read_parameter("minSnapshotHistoryWindowInSeconds")
         return {
             "version": version,
-            "history_seconds": None if history is None else int(history),
             "replica_set": hello.get("setName"),
             "primary": hello.get("isWritablePrimary", False),
         }
+
+    def read_history_seconds(self) -> int:
+        """Return how much history MongoDB keeps, for `doctor`; 0 where it does not say."""
+        with translated(self.hosts):
+            return int(self._read_parameter("minSnapshotHistoryWindowInSeconds") or 0)
 
     def _read_parameter(self, name: str) -> Any:
         """Return a parameter of the server; None where this user may not ask, or the server has none of that name."""

@@ -167,7 +167,7 @@ def find_overtaken_claims(batch: Batch) -> Mapping[str, str]:
     """Return the claimed records (id → newer record) that must not be sent any more by the stream's order."""
     claim, known = batch.claim, batch.known
     if batch.stream.order == "strict":
-        return _find_overtaken_by_sequence(batch.ledger, batch.stream, claim.records, claim.key_ids, known)
+        return _find_overtaken_by_sequence(batch)
     if batch.stream.order == "none":
         return {}
     # Invariant 5: under `latest`, only the newest version of a key is sent.
@@ -182,34 +182,27 @@ def find_overtaken_claims(batch: Batch) -> Mapping[str, str]:
     }
 
 
-def _find_overtaken_by_sequence(
-    ledger: Ledger,
-    stream: Stream,
-    claimed: Sequence[Record],
-    key_ids: Mapping[str, str],
-    known: Mapping[str, KnownKey],
-) -> dict[str, str]:
+def _find_overtaken_by_sequence(batch: Batch) -> dict[str, str]:
     """Return the claimed records (id → the newest version) that must not be sent any more.
 
     A newer version was delivered; or it may have reached the partner before a record came here for the first time.
     Where an operator sends an older version again, newer versions that were tried before take a new `Idempotency-Key`
-    (invariant 5): otherwise the partner would take their next call for a repeat and keep the older version.
-
-    Args:
-        key_ids: The key id of each record, by record id. While it is claimed, no other version of its key is in flight.
+    (invariant 5): otherwise the partner would take their next call for a repeat and keep the older version. While a
+    record is claimed, no other version of its key is in flight.
     """
+    claim = batch.claim
     overtaken: dict[str, str] = {}
     sent_again: list[tuple[str, str, int]] = []
-    for record in claimed:
-        key = known.get(key_ids[record.id])
+    for record in claim.records:
+        key = batch.known.get(claim.key_ids[record.id])
         if key is None or key.version == record.id:
             continue
         is_late = record.attempt == 1 and not record.was_replayed
         if key.delivered_seq > record.seq or (key.reached_seq > record.seq and is_late):
             overtaken[record.id] = key.version
         elif key.reached_seq > record.seq:
-            sent_again.append((stream.name, key_ids[record.id], record.seq))
-    ledger.sequencing.renew_keys_of_newer(sent_again)
+            sent_again.append((claim.stream, claim.key_ids[record.id], record.seq))
+    batch.ledger.sequencing.renew_keys_of_newer(sent_again)
     return overtaken
 
 

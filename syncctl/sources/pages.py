@@ -11,7 +11,7 @@ from sqlalchemy.sql.elements import True_
 from syncctl.core.cursors import hash_text
 from syncctl.core.ids import key_id
 from syncctl.core.rows import Row, Value
-from syncctl.core.stream import SCANS, Stream
+from syncctl.core.stream import SCANS, Stream, has_masks
 from syncctl.errors import SourceError
 from syncctl.sources.catalog.relation import Column, Relation, escape_colons, strip_statement
 from syncctl.sources.child_relation import ChildRelation, list_parent_columns
@@ -113,7 +113,7 @@ class PageReader:
         self._is_distinct = is_distinct
         self._stream = stream.name
         self._page_bytes = stream.page_bytes
-        self._is_masked = stream.has_masks
+        self._is_masked = has_masks(stream)
         self._dialect = dialect
         self._mode = layout.mode
         columns = choose_columns(stream, relation, layout, dialect, parent_of=list_parent_columns(children))

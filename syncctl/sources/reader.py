@@ -10,7 +10,7 @@ from syncctl.core.acknowledgements import Acknowledged, Acknowledgement
 from syncctl.core.cursors import Basis, Kind, Witness, hash_text
 from syncctl.core.rows import Cursor, Page, Row, Scanned
 from syncctl.core.schema_changes import DeclaredRelation
-from syncctl.core.stream import Mode, Source, Stream
+from syncctl.core.stream import Mode, Source, Stream, has_masks
 from syncctl.core.write_backs import WriteBack, Written
 from syncctl.errors import ConfigurationError, SourceError, SyncctlError
 from syncctl.sources.catalog.relation import declare_relation, describe_relation
@@ -107,7 +107,7 @@ class StreamReader:
                 pages=PageReader(relation, layout, dialect, stream=stream, children=children),
                 read_ceiling=read_ceiling,
                 changes=changes,
-                has_masks=stream.has_masks,
+                has_masks=has_masks(stream),
             )
             self._mode = MODES[layout.mode](self._opened)
             self._writer = RowWriter(self._opened) if stream.write_back else None

@@ -29,8 +29,8 @@ demo: $(VENV)/.demo libcurl  ## Run the demo on this machine (DEMO_FLAGS="--rows
 
 # The pure rules, and of the edges what needs neither a server nor a wait.
 QUICK_TESTS := tests/unit \
-	$(patsubst %,tests/integration/test_partner_%.py,answers auth client oauth2) \
-	$(patsubst %,tests/integration/test_sources_%.py,catalog columns errors masks)
+	$(patsubst %,tests/integration/partner/test_partner_%.py,answers auth client oauth2) \
+	$(patsubst %,tests/integration/sources/test_sources_%.py,catalog columns errors masks)
 
 unit: $(VENV)/.dev libodbc  ## Run the quick tests, in less than half a minute (PYTEST_FLAGS="-k retry -x")
 	@$(BIN)/python -m pytest -q -n 2 $(QUICK_TESTS) $(PYTEST_FLAGS)

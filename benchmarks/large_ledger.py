@@ -38,7 +38,7 @@ from syncctl.ledger.codec import encode_values
 from syncctl.ledger.indexes import create_indexes
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.reports import FREEZE_AFTER
-from syncctl.pipeline.report import add_up_days
+from syncctl.pipeline.reporting.roll_up import add_up_days
 
 Doc = dict[str, Any]
 DAY = timedelta(days=1)

@@ -14,7 +14,7 @@ from syncctl.core.durations import format_age
 from syncctl.errors import ExitCode, TroubleFound
 
 if TYPE_CHECKING:
-    from syncctl.pipeline.alerts import Alert
+    from syncctl.pipeline.monitoring.alerts import Alert
     from syncctl.wiring.connections import Connections
 
 _COLUMNS = ("state", "rule", "subject", "since", "value", "threshold", "sent", "detail")
@@ -100,8 +100,8 @@ def try_channels(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
 
 def _show(connections: "Connections", *, as_json: bool, resolved_too: bool) -> int:
     """Show alerts and the channels that fail; return how many alerts fire."""
-    from syncctl.pipeline.alert_sending import read_channels
-    from syncctl.pipeline.alerts import read_alerts
+    from syncctl.pipeline.monitoring.alert_sending import read_channels
+    from syncctl.pipeline.monitoring.alerts import read_alerts
     from syncctl.wiring.alerts import list_channel_names
 
     listed = read_alerts(connections.prepared_ledger, resolved_too=resolved_too)

@@ -80,7 +80,7 @@ def show(
         syncctl archive show orders-3f2a9c
         syncctl archive show orders-3f2a9c --archive /mnt/archive --json
     """
-    from syncctl.pipeline.archive import find_archived
+    from syncctl.pipeline.maintenance.archive import find_archived
 
     records = find_archived(_find_directory(load(ctx), archive), record, warn=out.warn)
     if as_json:
@@ -122,7 +122,7 @@ def search(
         syncctl archive search --since 2026-01-01 --until 2026-02-01 --state failed --json
         syncctl archive search --archive /mnt/archive --stream orders --since 90d
     """
-    from syncctl.pipeline.archive import Wanted, search_archive
+    from syncctl.pipeline.maintenance.archive import Wanted, search_archive
 
     begin, end = parse_window(since, until)
     wanted = Wanted(

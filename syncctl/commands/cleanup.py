@@ -14,7 +14,7 @@ from syncctl.core.states import TERMINAL
 from syncctl.errors import ExitCode
 
 if TYPE_CHECKING:
-    from syncctl.pipeline.cleanup import Cleaned
+    from syncctl.pipeline.maintenance.cleanup import Cleaned
 
 
 def cleanup(
@@ -56,7 +56,7 @@ def cleanup(
         syncctl cleanup --archive /srv/syncctl-archive --yes
     """
     from syncctl.archive.files import ArchiveError, require_archive
-    from syncctl.pipeline.cleanup import clean_up
+    from syncctl.pipeline.maintenance.cleanup import clean_up
     from syncctl.wiring.operators import retention_seconds
 
     ages: Mapping[str, float] | None = None

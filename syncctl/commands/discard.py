@@ -51,7 +51,7 @@ def discard(
         syncctl discard ID ID --reason "test data" --yes --json
         syncctl discard --stream orders --error 4f1d2c77b05e --reason "test data" --dry-run
     """
-    from syncctl.pipeline.replay import discard_records
+    from syncctl.pipeline.operations.replay import discard_records
 
     if not reason.strip():
         raise UsageError(

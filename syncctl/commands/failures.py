@@ -45,7 +45,7 @@ def failures(
         syncctl failures --state retrying             what is being tried again, and why
         syncctl failures --json
     """
-    from syncctl.pipeline.status import WITH_ERRORS, group_failures
+    from syncctl.pipeline.monitoring.status import WITH_ERRORS, group_failures
 
     filters = read_filters(
         streams=stream, states=state, allowed=WITH_ERRORS, error=error, key=key, since=since, until=until

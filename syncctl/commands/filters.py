@@ -68,8 +68,7 @@ class Filters:
         Raises:
             UsageError: A stream, an id or the beginning of a fingerprint names nothing, or several things.
         """
-        from syncctl.pipeline.record_ids import complete_ids
-        from syncctl.pipeline.selection import Selection
+        from syncctl.pipeline.selection import Selection, complete_ids
 
         names = choose_known(connections, self.streams)
         error = self.error

@@ -16,7 +16,7 @@ from syncctl.errors import ExitCode, LeaseHeld, ServiceUnavailable, SyncctlError
 from syncctl.partner.tls import warn_unverified
 
 if TYPE_CHECKING:
-    from syncctl.pipeline.poll import Run
+    from syncctl.pipeline.polling.poll import Run
     from syncctl.wiring.connections import Connections
 
 _COUNTS = ("read", "logged", "unchanged", "failed", "dispatched")

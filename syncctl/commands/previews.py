@@ -8,7 +8,7 @@ from syncctl.core.safe_text import make_safe_line
 from syncctl.errors import ExitCode
 
 if TYPE_CHECKING:
-    from syncctl.pipeline.preview import Preview
+    from syncctl.pipeline.inspection.preview import Preview
 
 
 def show_requests(previews: "Sequence[Preview]", *, as_json: bool) -> ExitCode:

@@ -12,7 +12,7 @@ from syncctl.core.ids import show_key
 from syncctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from syncctl.pipeline.reconcile import Differences, Repair
+    from syncctl.pipeline.operations.reconcile import Differences, Repair
 
 _KINDS = {
     "missing": "in the source, not in the ledger",

@@ -15,7 +15,7 @@ from syncctl.core.states import TERMINAL, State
 from syncctl.errors import ExitCode, TroubleFound
 
 if TYPE_CHECKING:
-    from syncctl.pipeline.replay import Replayed
+    from syncctl.pipeline.operations.replay import Replayed
     from syncctl.pipeline.selection import Selection
     from syncctl.wiring.connections import Connections
 

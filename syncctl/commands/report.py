@@ -18,7 +18,7 @@ from syncctl.core.time_zone import format_in_zone, load_zone, shorten_time
 from syncctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from syncctl.pipeline.report import DrawnReport, Report
+    from syncctl.pipeline.reporting.report import DrawnReport, Report
 
 _COUNTS = ("logged", "delivered", "failed", "superseded", "attempts", "retries")
 _LATENCY = ("p50_ms", "p95_ms", "p99_ms")
@@ -110,8 +110,8 @@ def report(
     if html is not None:
         check_directory(html)
     failed_now = 0
-    from syncctl.pipeline.report import draw_report
-    from syncctl.pipeline.status import count_failed
+    from syncctl.pipeline.monitoring.status import count_failed
+    from syncctl.pipeline.reporting.report import draw_report
 
     with open_session(ctx) as connections:
         streams = choose_known(connections, stream)

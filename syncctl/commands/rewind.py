@@ -12,7 +12,7 @@ from syncctl.console import out
 from syncctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from syncctl.pipeline.rewind import Plan, Rewound
+    from syncctl.pipeline.operations.rewind import Plan, Rewound
 
 _CURSOR = "cursor:"
 
@@ -50,7 +50,7 @@ def rewind(
     """
     stream = require_stream(named, stream, command="rewind")
     place = parse_place(to)
-    from syncctl.pipeline.rewind import rewind_stream, show_plan
+    from syncctl.pipeline.operations.rewind import rewind_stream, show_plan
     from syncctl.wiring.operators import plan_rewind
 
     with open_session(ctx, acts=True) as connections:

@@ -12,7 +12,7 @@ from syncctl.console import format_cell, out
 from syncctl.errors import ExitCode, TroubleFound, UsageError
 
 if TYPE_CHECKING:
-    from syncctl.pipeline.send import Sent
+    from syncctl.pipeline.operations.send import Sent
 
 
 def send(

@@ -107,7 +107,7 @@ def show(
                 _check_stream(connections, id_or_stream, of_row)
                 previews += preview_records(connections, id_or_stream, of_row)
             return show_requests(previews, as_json=as_json)
-        from syncctl.pipeline.show import show_records
+        from syncctl.pipeline.inspection.show import show_records
 
         records = []
         for id_or_stream, of_row in named:
@@ -123,8 +123,8 @@ def _show_stories(
     connections: "Connections", records: Sequence[Mapping[str, Any]], *, ask_source: bool, as_json: bool
 ) -> ExitCode:
     from syncctl.commands.show_story import show_story
-    from syncctl.pipeline.row_comparison import hide_masked
-    from syncctl.pipeline.timeline import build_timeline
+    from syncctl.pipeline.inspection.row_comparison import hide_masked
+    from syncctl.pipeline.inspection.timeline import build_timeline
     from syncctl.wiring.operators import compare_row
 
     rows = _group_by_row(records)

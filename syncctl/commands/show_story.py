@@ -13,8 +13,8 @@ from syncctl.core.safe_text import make_safe_line
 from syncctl.core.states import State
 
 if TYPE_CHECKING:
-    from syncctl.pipeline.row_comparison import Comparison, Difference
-    from syncctl.pipeline.timeline import TimelineEvent
+    from syncctl.pipeline.inspection.row_comparison import Comparison, Difference
+    from syncctl.pipeline.inspection.timeline import TimelineEvent
 
 WIDTH_OF_A_PIPE = 160
 _FIELD_AT_MOST, _VALUE_AT_LEAST = 32, 12

@@ -27,7 +27,7 @@ from syncctl.core.durations import format_age, format_duration
 from syncctl.errors import ExitCode, ServiceUnavailable, UsageError
 
 if TYPE_CHECKING:
-    from syncctl.pipeline.status import Status
+    from syncctl.pipeline.monitoring.status import Status
     from syncctl.wiring.connections import Connections
 
 _COUNTS = ("pending", "retrying", "queued", "sending", "delivered", "failed", "superseded", "discarded")

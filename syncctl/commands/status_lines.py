@@ -9,8 +9,8 @@ from syncctl.core.alert_rules import format_value
 from syncctl.core.durations import format_age
 
 if TYPE_CHECKING:
-    from syncctl.pipeline.alerts import Alert
-    from syncctl.pipeline.status import Status
+    from syncctl.pipeline.monitoring.alerts import Alert
+    from syncctl.pipeline.monitoring.status import Status
 
 ALERTS_NAMED = 3
 _SHOWN_APART = ("paused", "partner_paused", "polls_paused", "quiet_hours", "circuit_open", "unknown_keys")

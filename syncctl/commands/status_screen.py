@@ -20,12 +20,12 @@ from syncctl.console import format_count
 from syncctl.console.lines import Line, Part, fill, measure
 from syncctl.console.pictures import STATE_STYLES, draw_path, draw_sparkline, draw_title, format_rate
 from syncctl.core.durations import format_age
-from syncctl.core.minutes import MINUTES, Flow, squeeze
+from syncctl.core.minute_rates import MINUTES, Flow, squeeze
 from syncctl.core.safe_text import make_safe_line
 
 if TYPE_CHECKING:
-    from syncctl.pipeline.status import Status
-    from syncctl.pipeline.watch import Activity, Event
+    from syncctl.pipeline.monitoring.status import Status
+    from syncctl.pipeline.monitoring.watch import Activity, Event
 
 STREAM_AT_MOST, STREAM_AT_LEAST = 24, 10
 EVENTS_AT_LEAST = 3

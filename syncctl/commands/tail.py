@@ -19,7 +19,7 @@ from syncctl.errors import ExitCode, ServiceUnavailable
 
 if TYPE_CHECKING:
     from syncctl.ledger.attempts import Attempt
-    from syncctl.pipeline.tail import AttemptFeed
+    from syncctl.pipeline.inspection.tail import AttemptFeed
 
 READ_EVERY_SECONDS = 1.0
 STATES = ("delivered", "retrying", "failed", "superseded", "discarded")
@@ -75,7 +75,7 @@ def tail(
     states = choose_states(state, allowed=STATES, by_default=())
     mark = None if error is None else read_fingerprint(error, (State.FAILED.value,))
     with open_session(ctx) as connections:
-        from syncctl.pipeline.tail import AttemptFeed, AttemptFilter
+        from syncctl.pipeline.inspection.tail import AttemptFeed, AttemptFilter
         from syncctl.wiring.operators import prove_answering
 
         names = choose_known(connections, stream)

@@ -13,7 +13,7 @@ from syncctl.console.markup import Child, Markup, element
 from syncctl.console.report_style import STYLE
 from syncctl.core.durations import format_change, format_ms
 from syncctl.core.histogram import DELIVERY_BOUNDS_MS, LATENCY_BOUNDS_MS, accumulate
-from syncctl.core.points import Point
+from syncctl.core.report_points import Point
 from syncctl.core.time_zone import format_in_zone, name_zone
 
 _MEASURES = (

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
-from syncctl.core.conditions import parse_path
+from syncctl.core.answer_conditions import parse_path
 from syncctl.core.rows import Value
 
 REMOTE = "remote."

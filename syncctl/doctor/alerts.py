@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from syncctl.core.alert_rules import format_threshold, format_value
 from syncctl.core.durations import format_age
 from syncctl.doctor.check import Finding, Unit, failed, passed, skipped, warned
-from syncctl.pipeline.alert_sending import read_channels
-from syncctl.pipeline.alerts import read_alerts
+from syncctl.pipeline.monitoring.alert_sending import read_channels
+from syncctl.pipeline.monitoring.alerts import read_alerts
 from syncctl.wiring.alerts import list_channel_names, open_channels
 
 if TYPE_CHECKING:

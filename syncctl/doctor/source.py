@@ -13,7 +13,7 @@ from syncctl.doctor.check import Finding, Unit, failed, join_findings, passed, s
 from syncctl.errors import ConfigurationError, ServiceUnavailable, SourceError
 from syncctl.partner.client import PartnerClient
 from syncctl.partner.endpoint import add_columns, find_placeholders
-from syncctl.pipeline.preview import RequestPreviewer, preview_steps
+from syncctl.pipeline.inspection.preview import RequestPreviewer, preview_steps
 from syncctl.settings.child_section import is_among
 from syncctl.sources import open_reader
 from syncctl.sources.diagnostics import Diagnostics, is_sqlite

@@ -11,8 +11,8 @@ from syncctl.core.durations import format_age
 from syncctl.doctor.check import Finding, Unit, failed, passed, warned
 from syncctl.ledger.heartbeats import ALIVE_SECONDS, find_doubled
 from syncctl.ledger.migrations import VERSION
-from syncctl.pipeline.maintenance import find_failing, find_overdue
-from syncctl.pipeline.status import differs_from, list_unserved
+from syncctl.pipeline.maintenance.maintenance import find_failing, find_overdue
+from syncctl.pipeline.monitoring.status import differs_from, list_unserved
 from syncctl.settings.describe import fingerprint_settings
 from syncctl.wiring.operators import list_maintenance
 

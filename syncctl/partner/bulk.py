@@ -8,7 +8,7 @@ from typing import Any
 
 import simplejson
 
-from syncctl.core.conditions import find_value, parse_condition, parse_path
+from syncctl.core.answer_conditions import find_value, parse_condition, parse_path
 from syncctl.core.outcome import PAUSING_STATUSES, TOO_LARGE, Outcome, OutcomeRules, Verdict, decide_verdict
 from syncctl.core.records import Record
 from syncctl.core.redaction import Redact

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from syncctl.core.conditions import Path, find_value, parse_path
+from syncctl.core.answer_conditions import Path, find_value, parse_path
 from syncctl.core.outcome import GONE_STATUSES, Outcome, Verdict
 from syncctl.core.redaction import Redact
 from syncctl.core.remote_values import LENGTH_AT_MOST, parse_capture

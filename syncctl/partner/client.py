@@ -25,9 +25,9 @@ from syncctl.partner.call import Call, Unsendable, add_auth_headers
 from syncctl.partner.call_deadline import call_deadline
 from syncctl.partner.capture import RESPONSE_AT_MOST_BYTES, Capture, LookupReader, make_failed_lookup
 from syncctl.partner.event_loop import WaitingRoom, run_on_loop
-from syncctl.partner.headers import check_auth_headers, is_header_value, make_common_headers
 from syncctl.partner.request.builder import RequestBuilder
 from syncctl.partner.request.row_time import row_time
+from syncctl.partner.request_headers import check_auth_headers, is_header_value, make_common_headers
 from syncctl.partner.response import Response, describe_refusal, judge_json, make_excerpt
 from syncctl.partner.secrets import collect_secrets
 from syncctl.partner.tls import warn_unverified

@@ -7,7 +7,7 @@ import ssl
 
 import aiohttp
 
-from syncctl.core.causes import walk_causes
+from syncctl.core.error_causes import walk_causes
 from syncctl.partner.proxy import Proxy, ProxyError
 
 _REFUSED_IN_HANDSHAKE = re.compile(

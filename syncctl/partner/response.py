@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import simplejson
 
-from syncctl.core.conditions import parse_condition
+from syncctl.core.answer_conditions import parse_condition
 from syncctl.core.outcome import Verdict
 from syncctl.core.redaction import Redact
 from syncctl.core.safe_text import clean_text

@@ -3,7 +3,7 @@
 import heapq
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
@@ -24,6 +24,10 @@ FINISHED = tuple(state.value for state in TERMINAL)
 KEY_READINGS_AT_MOST = 729
 """Each of six columns in each of three ways."""
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,100}")
+# A record that was sent under another Idempotency-Key carries a number behind its id there.
+_FULL_ID = re.compile(r"(.+-[0-9a-f]{32})(?:-\d+)?")
+_BEGINNING_OF_ID = re.compile(r"(.+)-[0-9a-f]{1,31}")
+_IDS_SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -259,3 +263,34 @@ def _read_decimal(text: str) -> Decimal | str:
         return Decimal(text)
     except InvalidOperation:
         return text
+
+
+def complete_id(ledger: Ledger, text: str) -> str:
+    """Return the id of the one record that a text names; a text that names none is returned unchanged.
+
+    Raises:
+        UsageError: Several ids begin with the text.
+    """
+    if full := _FULL_ID.fullmatch(text):
+        return full[1]
+    beginning = _BEGINNING_OF_ID.fullmatch(text)
+    if beginning is None:
+        return text
+    ids = ledger.records.find_beginning(text, stream=beginning[1], limit=_IDS_SHOWN + 1)
+    if len(ids) > 1:
+        more = ", ..." if len(ids) > _IDS_SHOWN else ""
+        raise UsageError(
+            f"{text} is ambiguous: several ids begin with it",
+            why=", ".join(ids[:_IDS_SHOWN]) + more,
+            hint="give more of its digits",
+        )
+    return ids[0] if ids else text
+
+
+def complete_ids(ledger: Ledger, texts: Iterable[str]) -> tuple[str, ...]:
+    """Return the ids that texts name, each once and in their order.
+
+    Raises:
+        UsageError: Several ids begin with one of them.
+    """
+    return tuple(dict.fromkeys(complete_id(ledger, text) for text in texts))

@@ -11,8 +11,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.fields import FieldInfo
 
+from syncctl.core.answer_conditions import parse_condition, parse_path
 from syncctl.core.column_masks import MASKS, Mask
-from syncctl.core.conditions import parse_condition, parse_path
 from syncctl.core.durations import parse_duration, parse_rate
 from syncctl.core.quiet_hours import parse_quiet_hours
 from syncctl.core.write_backs import check_value_name

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import PrivateAttr, ValidationInfo, field_validator
 
 from syncctl.channels.addresses import spell_webhook_secrets
-from syncctl.core.cycles import find_cycles
+from syncctl.core.dependency_cycles import find_cycles
 from syncctl.core.redaction import find_secrets, spell_secret
 from syncctl.core.spelling import suggest
 from syncctl.core.stream import Partner, Source, Stream

@@ -15,7 +15,7 @@ from syncctl.core.rows import Operation
 from syncctl.errors import ConfigurationError
 from syncctl.partner.address import parse_endpoint, parse_lookup_endpoint
 from syncctl.partner.encoding import BodyContent, find_codec, is_form, is_json
-from syncctl.partner.headers import is_header_name, is_reserved, looks_secret
+from syncctl.partner.request_headers import is_header_name, is_reserved, looks_secret
 from syncctl.settings.field_types import OptionalText, Text, read_absent, read_choices, read_table
 
 NO_DELETES = "none"

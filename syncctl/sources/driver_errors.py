@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import exc
 
-from syncctl.core.causes import walk_causes
 from syncctl.core.durations import format_duration
+from syncctl.core.error_causes import walk_causes
 from syncctl.core.redaction import redact
 from syncctl.errors import ConfigurationError, ServiceUnavailable, SourceError, SyncctlError
 from syncctl.sources.catalog.relation import bracket, quote_name

@@ -28,7 +28,7 @@ from syncctl.sources.driver_errors import grant, is_lock, is_permission
 from syncctl.sources.instants import load_zone
 from syncctl.sources.open_stream import OpenStream
 from syncctl.sources.pages import Key
-from syncctl.sources.statements import count_changes, run_together_or_alone
+from syncctl.sources.row_updates import count_changes, run_together_or_alone
 
 LOCK_SECONDS = 1.0
 """How long a statement waits for a row that another program has locked."""

@@ -4,9 +4,9 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from syncctl.pipeline.cleanup import clean_up
-from syncctl.pipeline.maintenance import maintenance_lease, note_maintenance
-from syncctl.pipeline.report import roll_up_when_due as roll_up_hours
+from syncctl.pipeline.maintenance.cleanup import clean_up
+from syncctl.pipeline.maintenance.maintenance import maintenance_lease, note_maintenance
+from syncctl.pipeline.reporting.roll_up import roll_up_when_due as roll_up_hours
 from syncctl.tasks.process import connections, stopping, task
 from syncctl.wiring.operators import retention_seconds
 from syncctl.wiring.rows import maintain_streams

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from syncctl.channels.texts import AlertText
     from syncctl.ledger.alerts import AlertKey
     from syncctl.ledger.ledger import Ledger
-    from syncctl.pipeline.alert_sending import Channel, ChannelTest, Sent
-    from syncctl.pipeline.alerts import AlertPlan
+    from syncctl.pipeline.monitoring.alert_sending import Channel, ChannelTest, Sent
+    from syncctl.pipeline.monitoring.alerts import AlertPlan
     from syncctl.settings import Settings
 
 log = get_logger(__name__)
@@ -48,7 +48,7 @@ class BrokenChannel:
 
 def plan_alerts(settings: "Settings") -> "AlertPlan":
     """Return what the settings say of alerts."""
-    from syncctl.pipeline.alerts import AlertPlan
+    from syncctl.pipeline.monitoring.alerts import AlertPlan
 
     alerts = settings.alerts
     return AlertPlan(
@@ -98,7 +98,7 @@ def watch_alerts(connections: Connections) -> bool:
     Raises:
         ServiceUnavailable: MongoDB is away.
     """
-    from syncctl.pipeline.alerts import evaluate_alerts
+    from syncctl.pipeline.monitoring.alerts import evaluate_alerts
 
     ledger = connections.ledger
     # Also where another process measures, or has died with the lease: somebody watches.
@@ -139,8 +139,8 @@ def _log_changes(ledger: "Ledger", changed: "Sequence[AlertKey]") -> None:
 
 
 def send_alerts(connections: Connections) -> "Sent":
-    """Send what waits; see `pipeline.alert_sending.send_messages`."""
-    from syncctl.pipeline.alert_sending import send_messages
+    """Send what waits; see `pipeline.monitoring.alert_sending.send_messages`."""
+    from syncctl.pipeline.monitoring.alert_sending import send_messages
 
     settings = connections.settings
     return send_messages(
@@ -160,7 +160,7 @@ def check_alerts(connections: Connections) -> "tuple[Sent, bool]":
     Raises:
         ServiceUnavailable: MongoDB is away.
     """
-    from syncctl.pipeline.alerts import evaluate_alerts
+    from syncctl.pipeline.monitoring.alerts import evaluate_alerts
 
     ledger, plan = connections.prepared_ledger, connections.alert_plan
     watching = ledger.alerts.load_plans()
@@ -176,7 +176,7 @@ def try_channels(connections: Connections) -> "list[ChannelTest]":
     Raises:
         UsageError: No channel is set.
     """
-    from syncctl.pipeline.alert_sending import try_channel
+    from syncctl.pipeline.monitoring.alert_sending import try_channel
 
     settings = connections.settings
     if not connections.alert_channels:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from syncctl.ledger.ledger import Ledger
     from syncctl.ledger.rolling_rate import RollingRate
     from syncctl.partner.client import PartnerClient
-    from syncctl.pipeline.alert_sending import Channel
-    from syncctl.pipeline.alerts import AlertPlan
-    from syncctl.pipeline.stream_setup import StreamSetup
+    from syncctl.pipeline.delivery.stream_setup import StreamSetup
+    from syncctl.pipeline.monitoring.alert_sending import Channel
+    from syncctl.pipeline.monitoring.alerts import AlertPlan
     from syncctl.settings import Settings
 
 SIGN_OF_LIFE_SECONDS = 3.0
@@ -199,7 +199,7 @@ class Connections:
     def stream_setup(self, name: str) -> "StreamSetup":
         """Return what the delivery of a stream is made of."""
         from syncctl.core.batch_sizes import decide_sizes
-        from syncctl.pipeline.stream_setup import StreamSetup
+        from syncctl.pipeline.delivery.stream_setup import StreamSetup
 
         stream = self.stream(name)
         partner = self.partner(stream.partner)

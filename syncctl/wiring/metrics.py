@@ -68,7 +68,7 @@ class MetricsReader:
             samples.add("syncctl_redis_up", 0)
 
     def _add_ledger(self, samples: "Samples") -> None:
-        from syncctl.pipeline.metrics import read_ledger_metrics
+        from syncctl.pipeline.monitoring.metrics import read_ledger_metrics
 
         ledger = self._connections.ledger
         ledger.check_reachable(timeout_seconds=SIGN_OF_LIFE_SECONDS)

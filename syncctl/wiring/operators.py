@@ -15,18 +15,18 @@ from syncctl.wiring.rows import wake_while_possible
 if TYPE_CHECKING:
     from syncctl.core.rows import Row, Value
     from syncctl.core.stream import Stream
-    from syncctl.pipeline.health import Health
-    from syncctl.pipeline.obstacles import StreamPlan
+    from syncctl.pipeline.inspection.preview import Preview, RequestPreviewer
+    from syncctl.pipeline.inspection.row_comparison import Comparison
+    from syncctl.pipeline.monitoring.health import Health
+    from syncctl.pipeline.monitoring.obstacles import StreamPlan
+    from syncctl.pipeline.monitoring.status import Status
+    from syncctl.pipeline.monitoring.watch import Activity
+    from syncctl.pipeline.operations.reconcile import Reconciliation
+    from syncctl.pipeline.operations.replay import Replayed
+    from syncctl.pipeline.operations.rewind import Plan
+    from syncctl.pipeline.operations.send import Sent
     from syncctl.pipeline.pause import PauseScope, Resumed
-    from syncctl.pipeline.preview import Preview, RequestPreviewer
-    from syncctl.pipeline.reconcile import Reconciliation
-    from syncctl.pipeline.replay import Replayed
-    from syncctl.pipeline.rewind import Plan
-    from syncctl.pipeline.row_comparison import Comparison
     from syncctl.pipeline.selection import Selection
-    from syncctl.pipeline.send import Sent
-    from syncctl.pipeline.status import Status
-    from syncctl.pipeline.watch import Activity
     from syncctl.settings import Settings
 
 log = get_logger(__name__)
@@ -44,7 +44,7 @@ def open_connections(settings: "Settings") -> Connections:
 
 def read_status(connections: Connections) -> "Status":
     """Return where everything stands; `queue.error` says why Redis cannot be used."""
-    from syncctl.pipeline import status
+    from syncctl.pipeline.monitoring import status
     from syncctl.settings.describe import fingerprint_settings
     from syncctl.wiring.alerts import list_channel_names
 
@@ -90,7 +90,7 @@ def read_health(connections: Connections, *, roles: tuple[str, ...], max_age_sec
         ServiceUnavailable: MongoDB cannot be reached; or there is none, and Redis cannot be used: a worker that starts
             waits for Redis before its first heartbeat.
     """
-    from syncctl.pipeline import health
+    from syncctl.pipeline.monitoring import health
 
     found = health.read_health(
         ledger=connections.ledger, host=socket.gethostname(), roles=roles, max_age_seconds=max_age_seconds
@@ -102,7 +102,7 @@ def read_health(connections: Connections, *, roles: tuple[str, ...], max_age_sec
 
 def read_watched(connections: Connections) -> "tuple[Status, Activity]":
     """Return where everything stands, and what happens."""
-    from syncctl.pipeline.watch import read_activity
+    from syncctl.pipeline.monitoring.watch import read_activity
 
     status = read_status(connections)
     counts = {stream["stream"]: stream["counts"] for stream in status.streams}
@@ -123,7 +123,7 @@ def find_outdated_workers(connections: Connections) -> list[OutdatedWorker]:
     """Return the live workers that run with other settings, another schema or another version of syncctl than these."""
     from syncctl import __version__
     from syncctl.ledger.migrations import VERSION
-    from syncctl.pipeline.status import differs_from
+    from syncctl.pipeline.monitoring.status import differs_from
     from syncctl.settings.describe import fingerprint_settings
 
     settings = fingerprint_settings(connections.settings)
@@ -145,7 +145,7 @@ def find_outdated_workers(connections: Connections) -> list[OutdatedWorker]:
 def plan_stream(settings: "Settings", name: str) -> "StreamPlan":
     """Return what the settings expect of a stream; asks for no secret."""
     from syncctl.core.durations import parse_rate
-    from syncctl.pipeline.obstacles import StreamPlan
+    from syncctl.pipeline.monitoring.obstacles import StreamPlan
 
     stream = settings.streams[name]
     partner = settings.partners[stream.partner]
@@ -196,8 +196,8 @@ def replay(
     should_stop: Callable[[], bool] = lambda: False,
     show: Callable[[int], None] = lambda _: None,
 ) -> "Replayed":
-    """Make finished records due again, and dispatch them; see `pipeline.replay.replay_records`."""
-    from syncctl.pipeline.replay import replay_records
+    """Make finished records due again, and dispatch them; see `pipeline.operations.replay.replay_records`."""
+    from syncctl.pipeline.operations.replay import replay_records
 
     settings = connections.settings
     streams = {name: connections.stream(name) for name in settings.stream_names}
@@ -231,8 +231,8 @@ def send_row(
     force: bool = False,
     timeout_seconds: float,
 ) -> "Sent":
-    """Read one row now, log it and send it; see `pipeline.send.RowSending`."""
-    from syncctl.pipeline.send import RowSending
+    """Read one row now, log it and send it; see `pipeline.operations.send.RowSending`."""
+    from syncctl.pipeline.operations.send import RowSending
     from syncctl.sources import open_reader
 
     stream = connections.stream(name)
@@ -281,8 +281,8 @@ def resume(
 
 
 def plan_rewind(connections: Connections, name: str, to: str | datetime, *, resend: bool = False) -> "Plan":
-    """Find the place that a stream is to go back to; see `pipeline.rewind.plan_rewind`."""
-    from syncctl.pipeline import rewind
+    """Find the place that a stream is to go back to; see `pipeline.operations.rewind.plan_rewind`."""
+    from syncctl.pipeline.operations import rewind
     from syncctl.sources import open_reader
 
     stream = connections.stream(name)
@@ -295,8 +295,8 @@ def open_reconciliation(
     connections: Connections, name: str, *, since: datetime | None = None, show: Callable[[int], None] = lambda _: None
 ) -> "Iterator[Reconciliation]":
     """Yield the comparison of a stream's source with the ledger, which can also repair it."""
-    from syncctl.pipeline.reconcile import Reconciliation
-    from syncctl.pipeline.scratch import open_scratch
+    from syncctl.pipeline.operations.reconcile import Reconciliation
+    from syncctl.pipeline.operations.scratch_database import open_scratch
     from syncctl.sources import open_reader
 
     stream, kept = connections.stream(name), connections.settings.retention
@@ -316,8 +316,8 @@ def open_reconciliation(
 
 
 def preview_poll(connections: Connections, name: str, *, limit: int, known: bool = False) -> "list[Preview]":
-    """Return the requests of the rows that the next poll of a stream would log; see `pipeline.preview.preview_rows`."""
-    from syncctl.pipeline.preview import preview_rows
+    """Return the requests of the rows that the next poll of a stream would log; see `pipeline.inspection.preview`."""
+    from syncctl.pipeline.inspection.preview import preview_rows
     from syncctl.sources import open_reader
 
     stream = connections.stream(name)
@@ -334,14 +334,14 @@ def preview_poll(connections: Connections, name: str, *, limit: int, known: bool
 
 
 def preview_records(connections: Connections, id_or_stream: str, key: str | None = None) -> "list[Preview]":
-    """Return the requests of records, chosen as by `pipeline.show.show_records`.
+    """Return the requests of records, chosen as by `pipeline.inspection.show.show_records`.
 
     Raises:
         TroubleFound: There is no such record.
         UsageError: Its stream is not configured any more.
     """
-    from syncctl.pipeline.preview import preview_record
-    from syncctl.pipeline.show import show_records
+    from syncctl.pipeline.inspection.preview import preview_record
+    from syncctl.pipeline.inspection.show import show_records
 
     previews = []
     settings = connections.settings
@@ -357,11 +357,11 @@ def preview_records(connections: Connections, id_or_stream: str, key: str | None
 
 
 def compare_row(connections: Connections, record: "Mapping[str, Any]", *, ask_source: bool = True) -> "Comparison":
-    """Return how the row of a record differs from its versions; see `pipeline.show.compare_row`.
+    """Return how the row of a record differs from its versions; see `pipeline.inspection.show.compare_row`.
 
     A source that does not answer soon is left: a person waits.
     """
-    from syncctl.pipeline import show
+    from syncctl.pipeline.inspection import show
     from syncctl.sources import open_reader
 
     name = record["stream"]
@@ -385,7 +385,7 @@ def compare_row(connections: Connections, record: "Mapping[str, Any]", *, ask_so
 @contextmanager
 def _open_previewer(connections: Connections, stream: "Stream") -> "Iterator[RequestPreviewer]":
     from syncctl.partner.client import PartnerClient
-    from syncctl.pipeline.preview import RequestPreviewer
+    from syncctl.pipeline.inspection.preview import RequestPreviewer
 
     settings = connections.settings
     client, variable = connections.partner_client(stream), settings.find_secret_name(stream.partner)

@@ -9,8 +9,8 @@ from syncctl.logs import get_logger
 from syncctl.wiring.connections import Connections
 
 if TYPE_CHECKING:
-    from syncctl.pipeline.maintenance import Maintained
-    from syncctl.pipeline.poll import Run
+    from syncctl.pipeline.maintenance.maintenance import Maintained
+    from syncctl.pipeline.polling.poll import Run
 
 log = get_logger(__name__)
 
@@ -18,8 +18,8 @@ log = get_logger(__name__)
 def poll(
     connections: Connections, name: str, *, tick: bool = False, should_stop: Callable[[], bool] = lambda: False
 ) -> "Run":
-    """Poll one stream, and wake a worker after each page; see `pipeline.poll.poll_stream`."""
-    from syncctl.pipeline.poll import poll_stream
+    """Poll one stream, and wake a worker after each page; see `pipeline.polling.poll.poll_stream`."""
+    from syncctl.pipeline.polling.poll import poll_stream
     from syncctl.sources import open_reader
 
     try:
@@ -87,8 +87,8 @@ def deliver(
     should_stop: Callable[[], bool] = lambda: False,
     seconds: float = float("inf"),
 ) -> dict[str, dict[str, int]]:
-    """Deliver due records of every stream, beginning with one; see `pipeline.deliver.DeliveryLoop`."""
-    from syncctl.pipeline.deliver import DeliveryLoop
+    """Deliver due records of every stream, beginning with one; see `pipeline.delivery.deliver.DeliveryLoop`."""
+    from syncctl.pipeline.delivery.deliver import DeliveryLoop
 
     loop = DeliveryLoop(
         ledger=connections.prepared_ledger,
@@ -114,7 +114,7 @@ def maintain_streams(
     Args:
         should_stop: Asked between streams.
     """
-    from syncctl.pipeline.maintenance import maintain_stream
+    from syncctl.pipeline.maintenance.maintenance import maintain_stream
 
     names = connections.settings.stream_names
     done: list[Maintained] = []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from syncctl.ledger.ledger import Ledger
-from syncctl.pipeline.cleanup import clean_up
+from syncctl.pipeline.maintenance.cleanup import clean_up
 from tests.harness.commands import RunningCommand, run_syncctl
 from tests.harness.id_partner import DROP, IdPartner, Seen
 from tests.harness.passing_time import let_hours_pass

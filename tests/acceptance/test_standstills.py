@@ -797,7 +797,7 @@ def test_a_ledger_that_cannot_be_written_is_said_by_every_command(
 
 
 def test_every_kind_of_obstacle_is_in_the_table() -> None:
-    source = (PROJECT / "syncctl/pipeline/obstacles.py").read_text()
+    source = (PROJECT / "syncctl/pipeline/monitoring/obstacles.py").read_text()
     kinds = set(re.findall(r'kind="(\w+)"', source))
     assert kinds == {kind.stated for kind in KINDS.values() if isinstance(kind.stated, str)}
     page = (PROJECT / "docs/reliability.md").read_text()

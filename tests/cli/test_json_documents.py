@@ -10,7 +10,7 @@ import pytest
 from pymongo.uri_parser import parse_uri
 
 from syncctl.local.mock_partner import MockPartner, PartnerConfig
-from syncctl.pipeline.archive import archive_records
+from syncctl.pipeline.maintenance.archive import archive_records
 from tests.cli.catalogue import flags_of, list_commands
 from tests.harness.http_partner import RowPartner
 from tests.harness.json_pages import describes, keys_of, read_page

@@ -23,10 +23,10 @@ from syncctl.partner.call_deadline import call_deadline
 from syncctl.partner.client import PartnerClient
 from syncctl.partner.response import BODY_AT_MOST_BYTES
 from syncctl.partner.transport import Transport
-from syncctl.pipeline.delivery_gate import Batch, DeliveryGate, Permits
-from syncctl.pipeline.dispatch import Taken
-from syncctl.pipeline.identity import identify
-from syncctl.pipeline.outcome_writer import decide_transition, write_transitions
+from syncctl.pipeline.delivery.delivery_gate import Batch, DeliveryGate, Permits
+from syncctl.pipeline.delivery.dispatch import Taken
+from syncctl.pipeline.delivery.outcome_writer import decide_transition, write_transitions
+from syncctl.pipeline.polling.identity import identify
 from tests.harness.cases import make_partner
 from tests.harness.hostile_partner import HostilePartner, Peer
 from tests.harness.passing_time import PAST

@@ -10,7 +10,7 @@ from syncctl.core.stream import Mode
 from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.ledger import Ledger
 from syncctl.local.mongod import Mongod
-from syncctl.pipeline import delivery_lane
+from syncctl.pipeline.delivery import delivery_lane
 
 from .protocol.actors import GatedDatabase, Process
 from .protocol.clock import simulated_time

@@ -18,7 +18,7 @@ from syncctl.core.stream import Partner
 from syncctl.ledger.ledger import Ledger
 from syncctl.local.mock_partner import MockPartner
 from syncctl.local.mock_partner_account import PartnerConfig
-from syncctl.pipeline.report import draw_report
+from syncctl.pipeline.reporting.report import draw_report
 from tests.harness import servers
 from tests.harness.cases import make_source
 from tests.harness.chromium import CHROMIUM, open_chromium

@@ -17,11 +17,11 @@ from syncctl.ledger.client import new_token
 from syncctl.ledger.ledger import Ledger
 from syncctl.ledger.records import NewRecord
 from syncctl.partner.client import PartnerClient
-from syncctl.pipeline.deliver import DeliveryLoop
-from syncctl.pipeline.dispatch import Taken, take_batch
-from syncctl.pipeline.maintenance import Maintained, maintain_stream, rescue_leases
-from syncctl.pipeline.poll import Run, poll_stream
-from syncctl.pipeline.stream_setup import StreamSetup
+from syncctl.pipeline.delivery.deliver import DeliveryLoop
+from syncctl.pipeline.delivery.dispatch import Taken, take_batch
+from syncctl.pipeline.delivery.stream_setup import StreamSetup
+from syncctl.pipeline.maintenance.maintenance import Maintained, maintain_stream, rescue_leases
+from syncctl.pipeline.polling.poll import Run, poll_stream
 from syncctl.sources import open_reader
 from tests.harness import passing_time
 from tests.harness.cases import make_stream

@@ -13,7 +13,7 @@ from syncctl.channels.texts import AlertText
 from syncctl.core.alert_rules import DEFAULTS, RULES, format_threshold, format_value, parse_threshold
 from syncctl.errors import ConfigurationError
 from syncctl.ledger.alerts import AlertKey, AlertMessage
-from syncctl.pipeline.alert_measures import MEASURES, SILENCED_BY
+from syncctl.pipeline.monitoring.alert_measures import MEASURES, SILENCED_BY
 from syncctl.settings import Settings, describe_settings, load_settings
 from syncctl.wiring.alerts import open_channels, plan_alerts
 

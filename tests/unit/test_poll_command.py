@@ -6,7 +6,7 @@ import pytest
 
 from syncctl.commands.poll import _poll_once
 from syncctl.commands.stop_signal import StopSignal
-from syncctl.pipeline.poll import Run
+from syncctl.pipeline.polling.poll import Run
 
 
 def test_a_bug_in_one_stream_does_not_keep_others_from_being_read(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from syncctl.core.cycles import find_cycles
+from syncctl.core.dependency_cycles import find_cycles
 from syncctl.core.quiet_hours import find_instant, find_next, parse_quiet_hours, parse_wall_time
 
 

@@ -18,7 +18,7 @@ from syncctl.console.markup import element
 from syncctl.console.report_page import ReportPage
 from syncctl.core.durations import format_change, format_ms
 from syncctl.core.histogram import bucket_of
-from syncctl.core.points import Point
+from syncctl.core.report_points import Point
 from syncctl.core.time_zone import HOUR
 
 START = datetime(2026, 6, 1, 12, tzinfo=UTC)

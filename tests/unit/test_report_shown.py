@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from syncctl.commands.report import By, _show
-from syncctl.pipeline.report import Report
+from syncctl.pipeline.reporting.report import Report
 
 COUNTS = {"logged": 20, "delivered": 20, "superseded": 0, "attempts": 40, "retries": 6}
 LATENCY = {f"{prefix}p{share}_ms": 1.0 for prefix in ("", "delivery_") for share in (50, 95, 99)}

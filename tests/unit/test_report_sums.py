@@ -9,8 +9,8 @@ import pytest
 
 from syncctl.core.histogram import bucket_of
 from syncctl.core.time_zone import HOUR
-from syncctl.pipeline.report import choose_period
-from syncctl.pipeline.report_sums import Figures, Summary
+from syncctl.pipeline.reporting.report import choose_period
+from syncctl.pipeline.reporting.report_sums import Figures, Summary
 
 BERLIN = ZoneInfo("Europe/Berlin")
 KOLKATA = ZoneInfo("Asia/Kolkata")

@@ -11,7 +11,13 @@ from syncctl.console.lines import draw_line, measure
 from syncctl.core.json_text import JsonText
 from syncctl.core.rows import Row
 from syncctl.core.stream import Child
-from syncctl.pipeline.row_comparison import Comparison, Difference, compare_versions, hide_masked, keep_masked
+from syncctl.pipeline.inspection.row_comparison import (
+    Comparison,
+    Difference,
+    compare_versions,
+    hide_masked,
+    keep_masked,
+)
 from tests.harness.cases import make_stream
 
 STREAM = make_stream(key=("id",))

@@ -101,7 +101,7 @@ def test_every_section_says_what_it_means_and_what_to_do() -> None:
 
 
 def test_every_obstacle_has_something_to_do() -> None:
-    kinds = set(re.findall(r'kind="(\w+)"', (PROJECT / "syncctl/pipeline/obstacles.py").read_text()))
+    kinds = set(re.findall(r'kind="(\w+)"', (PROJECT / "syncctl/pipeline/monitoring/obstacles.py").read_text()))
     rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", read_sections()[CHECKS]["streams STREAM"], re.MULTILINE)
     assert {kind for row in rows for kind in re.findall(r"`(\w+)`", row)} == kinds
 

@@ -13,9 +13,9 @@ from syncctl.console import live
 from syncctl.console.lines import Line, cut_end, cut_middle, draw_line, fill, measure
 from syncctl.console.live import LivePicture
 from syncctl.console.pictures import draw_path, draw_progress, draw_sparkline, draw_title, format_rate
-from syncctl.core.minutes import read_flow
-from syncctl.pipeline.status import Status
-from syncctl.pipeline.watch import Activity, Event
+from syncctl.core.minute_rates import read_flow
+from syncctl.pipeline.monitoring.status import Status
+from syncctl.pipeline.monitoring.watch import Activity, Event
 
 NOW = datetime(2026, 1, 31, 8, 30, 15, tzinfo=UTC)
 TEXTS = ("", "orders", "2026-11-29 22:25:20.930772", "注文の明細の行", "é" * 9, "a\N{COMBINING ACUTE ACCENT}b")

@@ -18,7 +18,7 @@ from syncctl.core.records import Record
 from syncctl.core.rows import Value
 from syncctl.core.states import State
 from syncctl.partner.encoding import encode_body
-from syncctl.pipeline.timeline import _read_entry
+from syncctl.pipeline.inspection.timeline import _read_entry
 
 PAYLOAD: dict[str, Value] = {
     "id": 5,

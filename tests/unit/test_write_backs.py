@@ -18,7 +18,7 @@ from syncctl.core.write_backs import Ended, choose_values
 from syncctl.errors import ConfigurationError, SourceError
 from syncctl.ledger.sequencing import Waiting
 from syncctl.ledger.write_backs import Lag
-from syncctl.pipeline.obstacles import StreamFacts, StreamPlan, _find_write_back_obstacles
+from syncctl.pipeline.monitoring.obstacles import StreamFacts, StreamPlan, _find_write_back_obstacles
 from syncctl.sources.catalog.relation import ALIAS, Column, Kind, Relation
 from syncctl.sources.catalog.sqlserver_types import KINDS
 from syncctl.sources.dialect import Dialect

@@ -167,9 +167,9 @@ class _Scenario:
 
     def run(self) -> Account:
         """Deliver, fix the partner, replay, and count."""
-        from syncctl.pipeline.report import build_report
+        from syncctl.pipeline.monitoring.status import group_failures
+        from syncctl.pipeline.reporting.report import build_report
         from syncctl.pipeline.selection import Selection
-        from syncctl.pipeline.status import group_failures
         from syncctl.wiring.operators import replay
 
         ledger = self._connections.ledger
@@ -291,7 +291,7 @@ class _Scenario:
         return any(run["started_at"] >= self._written_at and run["error"] is None for run in runs)
 
     def _look(self, phase: str) -> Snapshot:
-        from syncctl.pipeline.status import group_failures
+        from syncctl.pipeline.monitoring.status import group_failures
         from syncctl.wiring.operators import read_status
 
         status = read_status(self._connections)

@@ -15,7 +15,7 @@ from syncctl.local.demo.environment import STREAM
 from syncctl.local.demo.scenario import LOOKUP_ANSWERS, STATES, Snapshot
 
 if TYPE_CHECKING:
-    from syncctl.pipeline.report import Report
+    from syncctl.pipeline.reporting.report import Report
 
 LINE_EVERY_SECONDS = 2.0
 WIDEST = 120

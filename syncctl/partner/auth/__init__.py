@@ -8,7 +8,7 @@ from syncctl.partner.auth.basic import Basic
 from syncctl.partner.auth.bearer import Bearer
 from syncctl.partner.auth.oauth2 import OAuth2
 from syncctl.partner.auth.shared_token import TokenCache
-from syncctl.partner.auth.webhook import WebhookSignature
+from syncctl.partner.auth.webhook_signature import WebhookSignature
 
 __all__ = ["KINDS", "Auth", "AuthError", "AuthHeaders", "TokenCache", "make_auth"]
 

@@ -21,7 +21,7 @@ from syncctl.partner.encoding import (
     is_markup,
 )
 from syncctl.partner.endpoint import Endpoint
-from syncctl.partner.headers import HeaderTemplates
+from syncctl.partner.request_headers import HeaderTemplates
 
 JSON = "application/json"
 

@@ -9,7 +9,7 @@ from syncctl.core.redaction import REDACTED
 from syncctl.core.safe_text import make_safe, make_safe_line
 from syncctl.partner.call import Call, Unsendable
 from syncctl.partner.client import PartnerClient
-from syncctl.partner.headers import looks_secret
+from syncctl.partner.request_headers import looks_secret
 
 _MADE_BY_CURL = {"content-length"}
 _SPECIAL = re.compile(r'([\\"$`])')

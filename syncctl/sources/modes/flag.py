@@ -14,7 +14,7 @@ from syncctl.sources.cursor import Raw, to_raw, untag
 from syncctl.sources.layout import Layout
 from syncctl.sources.modes.snapshot import KeyScan
 from syncctl.sources.open_stream import OpenStream
-from syncctl.sources.statements import count_changes, run_together_or_alone
+from syncctl.sources.row_updates import count_changes, run_together_or_alone
 
 
 class Flag(KeyScan):

@@ -8,17 +8,9 @@ from typing import Any
 import pytest
 
 from syncctl.ledger import batches
-from syncctl.pipeline import (
-    acknowledge,
-    cleanup,
-    delete_detection,
-    delivery_gate,
-    delivery_lane,
-    dispatch,
-    maintenance,
-    refusals,
-    write_back,
-)
+from syncctl.pipeline.delivery import delivery_gate, delivery_lane, dispatch, refusals
+from syncctl.pipeline.maintenance import cleanup, maintenance
+from syncctl.pipeline.polling import acknowledge, delete_detection, write_back
 
 from .actors import current_actor
 

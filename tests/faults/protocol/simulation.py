@@ -15,15 +15,15 @@ from syncctl.core.stream import Ambiguous, Child, Lookup, Mode, Partner, RetrySc
 from syncctl.errors import LeaseHeld, ServiceUnavailable
 from syncctl.ledger.ledger import Ledger
 from syncctl.partner.call_runner import CallResult, WaitingCall
-from syncctl.pipeline.cleanup import forget_deleted_rows
-from syncctl.pipeline.deliver import keep_permits
-from syncctl.pipeline.delivery_gate import Permits
-from syncctl.pipeline.delivery_lane import DeliveryLane
-from syncctl.pipeline.maintenance import rescue_leases
-from syncctl.pipeline.replay import discard_records, replay_records
-from syncctl.pipeline.rewind import Plan, rewind_stream
+from syncctl.pipeline.delivery.deliver import keep_permits
+from syncctl.pipeline.delivery.delivery_gate import Permits
+from syncctl.pipeline.delivery.delivery_lane import DeliveryLane
+from syncctl.pipeline.delivery.stream_setup import StreamSetup
+from syncctl.pipeline.maintenance.cleanup import forget_deleted_rows
+from syncctl.pipeline.maintenance.maintenance import rescue_leases
+from syncctl.pipeline.operations.replay import discard_records, replay_records
+from syncctl.pipeline.operations.rewind import Plan, rewind_stream
 from syncctl.pipeline.selection import Selection
-from syncctl.pipeline.stream_setup import StreamSetup
 from tests.harness import passing_time
 from tests.harness.cases import make_stream
 from tests.harness.testbed import Testbed

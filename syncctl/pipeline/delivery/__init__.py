@@ -1,0 +1,1 @@
+"""Due records become calls, and the outcomes of the calls become states."""

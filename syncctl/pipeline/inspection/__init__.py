@@ -1,0 +1,1 @@
+"""A record, a row or a request, looked at closely; nothing is changed."""

@@ -1,0 +1,1 @@
+"""What Beat has done at intervals: expired leases, held records, cleanup, archive."""

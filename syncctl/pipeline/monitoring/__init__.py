@@ -1,0 +1,1 @@
+"""Whether all is well: status, what holds a stream up, alerts, metrics."""

@@ -1,0 +1,1 @@
+"""Events by hour: rolled up as they come, and added up to a report."""

@@ -237,15 +237,18 @@ class Console:
     def progress(self, label: str, *, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
         """Show progress on stderr once a second has passed; yield a function that takes the count done so far.
 
-        Nothing is shown off a terminal, with `--quiet` or `--json`, or within other progress.
+        Off a terminal it is a line every half minute. Nothing is shown with `--quiet` or `--json`, or within other
+        progress.
         """
-        if self.quiet or self.is_for_machines or self._line is not None or not can_redraw(sys.stderr):
+        if self.quiet or self.is_for_machines or self._line is not None:
             yield lambda _done: None
             return
         from syncctl import logs
         from syncctl.console.progress import ProgressLine
 
-        line = self._line = ProgressLine(label, total=total, unit=unit, write=self._write_raw)
+        line = self._line = ProgressLine(
+            label, total=total, unit=unit, write=self._write_raw, redraws=can_redraw(sys.stderr)
+        )
         logs.aside = line.aside
         line.start()
         try:

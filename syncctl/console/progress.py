@@ -1,4 +1,7 @@
-"""The progress of long work: one line on stderr, drawn again and again below what else is written there."""
+"""The progress of long work: one line on stderr, drawn again and again below what else is written there.
+
+Off a terminal, as in a job of a cluster or a log, it is a line of its own every half minute.
+"""
 
 import sys
 import threading
@@ -11,6 +14,8 @@ from syncctl.console.terminal import measure_terminal
 AFTER_SECONDS = 1.0
 """What takes less is over before anyone has read its progress."""
 EVERY_SECONDS = 0.2
+LINE_EVERY_SECONDS = 30.0
+"""How often a line is written where none can be drawn again."""
 
 _CLEAR = "\r\x1b[K"
 
@@ -22,14 +27,18 @@ class ProgressLine:
         label: What is done, such as `replaying`.
         total: How much there is to do, where that is known.
         unit: What is counted.
-        write: Writes to the terminal.
+        write: Writes to stderr.
+        redraws: Whether stderr is a terminal on which a line can be drawn again.
     """
 
-    def __init__(self, label: str, *, total: int | None, unit: str, write: Callable[[str], None]) -> None:
+    def __init__(
+        self, label: str, *, total: int | None, unit: str, write: Callable[[str], None], redraws: bool
+    ) -> None:
         self._label = label
         self._total = total
         self._unit = unit
         self._write = write
+        self._redraws = redraws
         self._count: int | None = None
         self._started = time.monotonic()
         self._over = threading.Event()
@@ -42,7 +51,7 @@ class ProgressLine:
         self._count = count
 
     def start(self) -> None:
-        """Draw it from now on, once a second has passed."""
+        """Draw it from now on, once a second has passed; off a terminal, write it every half minute."""
         self._thread.start()
 
     @contextmanager
@@ -72,11 +81,15 @@ class ProgressLine:
         return f"{self._label}: {', '.join(parts)}"
 
     def _draw_until_over(self) -> None:
-        wait = AFTER_SECONDS
+        wait, every = (AFTER_SECONDS, EVERY_SECONDS) if self._redraws else (LINE_EVERY_SECONDS, LINE_EVERY_SECONDS)
         while not self._over.wait(wait):
-            wait = EVERY_SECONDS
+            wait = every
             with self._lock:
-                if not self._over.is_set():
+                if self._over.is_set():
+                    return
+                if self._redraws:
                     self._is_shown = True
                     # A line that is wider than the terminal could not be cleared.
                     self._write(_CLEAR + self.describe()[: measure_terminal(sys.stderr)[0] - 1])
+                else:
+                    self._write(f"{self.describe()}\n")

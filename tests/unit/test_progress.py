@@ -11,7 +11,7 @@ SCRIPT = """
 import os, signal, sys, time
 from syncctl.console import out, progress
 from syncctl.logs import configure_logging, get_logger
-progress.AFTER_SECONDS, progress.EVERY_SECONDS = {after}, 0.01
+progress.AFTER_SECONDS, progress.EVERY_SECONDS, progress.LINE_EVERY_SECONDS = {after}, 0.01, {line_every}
 configure_logging(format="short")
 out.quiet, out.is_for_machines = {quiet}, {for_machines}
 drawn = []
@@ -25,9 +25,12 @@ with out.progress("reading", total=10, unit="rows") as show:
 """
 
 
-def script(*, after: float = 0.0, wait: float = 20.0, within: str = "", **flags: bool) -> list[str]:
+def script(
+    *, after: float = 0.0, wait: float = 20.0, line_every: float = 60.0, within: str = "", **flags: bool
+) -> list[str]:
     values = {"quiet": False, "for_machines": False, **flags}
-    return [sys.executable, "-c", SCRIPT.format(after=after, wait=wait, within=within or "pass", **values)]
+    made = SCRIPT.format(after=after, wait=wait, line_every=line_every, within=within or "pass", **values)
+    return [sys.executable, "-c", made]
 
 
 def test_a_terminal_shows_how_far_it_is_and_nothing_is_left_behind() -> None:
@@ -57,6 +60,18 @@ def test_nothing_is_shown_within_a_second_or_to_whoever_does_not_want_it(flags: 
     assert run_on_terminal(script(wait=0.05, **flags), env={"TERM": term}).stderr == ""
 
 
-def test_nothing_is_shown_off_a_terminal() -> None:
-    done = subprocess.run(script(wait=0.05), capture_output=True, text=True, check=True)
+@pytest.mark.parametrize(("line_every", "flags"), [(60.0, {}), (0.01, {"quiet": True}), (0.01, {"for_machines": True})])
+def test_nothing_is_written_off_a_terminal_in_the_first_half_minute_or_to_whoever_does_not_want_it(
+    line_every: float, flags: dict[str, bool]
+) -> None:
+    done = subprocess.run(script(wait=0.05, line_every=line_every, **flags), capture_output=True, text=True, check=True)
     assert done.stdout + done.stderr == ""
+
+
+def test_long_work_off_a_terminal_writes_a_plain_line_now_and_then() -> None:
+    within = "out.say('said')"
+    done = subprocess.run(script(wait=0.5, line_every=0.05, within=within), capture_output=True, text=True, check=True)
+    lines = done.stderr.splitlines()
+    assert done.stdout == ""
+    assert lines.count("reading: 3 of 10 rows (30 %), 0 s") >= 2
+    assert set(lines) <= {"reading: 3 of 10 rows (30 %), 0 s", "reading: 3 of 10 rows (30 %), 1 s", "said"}

@@ -83,7 +83,16 @@ class Proxy:
     async def _end(self) -> None:
         if self._server is not None:
             self._server.close()
+        self._mood = "cut"
         await self._cut_all()
+        # A connection that was being accepted has a task of asyncio's first, then one of `_accept`, which cuts it.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others)
+        # A task cancelled just when its connection was made has never seen it; asyncio itself knows all of them.
+        for transport in list(getattr(self._loop, "_transports", {}).values()):
+            transport.abort()
+        # A transport is closed in the next turn of the loop.
+        await asyncio.sleep(0)
 
     async def _cut_all(self) -> None:
         self.affected += len(self._tasks)

@@ -192,6 +192,7 @@ def flat(directory: Path, rows: int) -> list[Result]:
             "last tenth/s": tenth / (times[-1] - times[-2]),
             "worker MB at first": memory[0]["worker"],
             "at last": memory[-1]["worker"],
+            "at most": max(one["worker"] for one in memory),
             "redis MB": max(one["redis"] for one in memory),
         }
         return [Result(name="long backlog", rows=rows - tenth, seconds=seconds, cpu_us={}, extra=extra)]

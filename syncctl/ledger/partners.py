@@ -21,6 +21,8 @@ ACCEPTED_LATELY_SECONDS = 60.0
 """A partner that accepted another call within this time has not refused the credentials."""
 PACE_MINUTES = 10
 """For how many minutes after a limit was met the calls of each minute are counted, and kept."""
+WAITING_SECONDS = 5.0
+"""How long others leave a permit to whoever has asked for it in vain."""
 REFUSALS_IN_A_ROW = 5
 """So many refused calls with no accepted one between them are about the credentials after all."""
 _ACCEPTED_LATELY: Doc = {
@@ -50,6 +52,18 @@ class PartnerGate:
     def paused(self) -> bool:
         """Whether it is paused, by an operator or by syncctl."""
         return self.hold.paused
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grant:
+    """Permits of a partner's concurrency limit, as one holder has them."""
+
+    #: How many calls they allow.
+    calls: int
+    #: How many of them others should get, because they have less than their share.
+    owed: int
+    #: Whether another holder has more than its share, and will return some.
+    may_grow: bool = False
 
 
 def count_permits(partner: Mapping[str, Any], now: datetime) -> int:
@@ -149,36 +163,57 @@ class Partners:
         holds.extend(self._partners, partner, token=token, reason=reason, rules=rules, rest_seconds=rest_seconds)
 
     @edge
-    def acquire_permits(self, partner: str, *, token: str, wanted: int, at_most: int, seconds: float) -> int:
-        """Take the right to make calls at once, exact over all workers; return for how many. Safe to repeat.
+    def acquire_permits(
+        self,
+        partner: str,
+        *,
+        token: str,
+        wanted: int,
+        at_most: int,
+        seconds: float,
+        share: int | None = None,
+        kept: int | None = None,
+    ) -> Grant:
+        """Take the right to make calls at once, exact over all workers, and renew it. Safe to repeat.
+
+        A holder is given more than its share only of what others do not lack.
 
         Args:
-            wanted: For how many this holder asks, together with those that it has.
+            wanted: For how many calls this holder asks, together with those that it has.
             at_most: How many calls to this partner may be under way in all.
             seconds: The end of a permit that is not renewed; whatever call was begun under it must have ended by then.
+            share: How many this holder gets however many others want; None: all that it wants.
+            kept: How many of those that it has calls may be under way under; None: all of them.
         """
+        share = wanted if share is None else share
         live = {"$filter": {"input": {"$ifNull": ["$permits", []]}, "cond": {"$gt": ["$$this.until", "$$NOW"]}}}
         others = {"$filter": {"input": "$permits", "cond": {"$ne": ["$$this.token", {"$literal": token}]}}}
         had = {"$filter": {"input": "$permits", "cond": {"$eq": ["$$this.token", {"$literal": token}]}}}
         free = {"$subtract": [at_most, {"$sum": "$others.calls"}]}
-        # Never fewer than before: calls may be under way.
-        granted = {"$max": [{"$sum": "$had.calls"}, {"$min": [wanted, free]}]}
-        mine = {"token": {"$literal": token}, "calls": "$granted", "until": in_future(seconds)}
+        to_spare = {"$max": [share, {"$subtract": [free, {"$sum": "$others.lacking"}]}]}
+        still_used = {"$sum": "$had.calls"} if kept is None else {"$min": [{"$sum": "$had.calls"}, kept]}
+        granted = {"$max": [still_used, {"$min": [wanted, free, to_spare]}]}
+        lacking = {"$max": [0, {"$subtract": [min(wanted, share), "$granted"]}]}
+        # Whoever has none and waits for some is soon forgotten when it stops asking.
+        until = {"$cond": [{"$gt": ["$granted", 0]}, in_future(seconds), in_future(min(seconds, WAITING_SECONDS))]}
+        mine = {"token": {"$literal": token}, "calls": "$granted", "lacking": lacking, "until": until}
         changes: list[Doc] = [
             {"$set": {"permits": live}},
             {"$set": {"others": others, "had": had}},
             {"$set": {"granted": granted}},
-            {"$set": {"permits": {"$concatArrays": [
-                "$others", {"$cond": [{"$gt": ["$granted", 0]}, [mine], []]},
-            ]}}},
+            {"$set": {"permits": {"$concatArrays": ["$others", [mine]]}}},
             {"$unset": ["others", "had", "granted"]},
-        ]  # fmt: skip
+        ]
         # Where the driver repeats a write, MongoDB answers with what the first one did.
         found = self._partners.find_one_and_update(
             {"_id": partner}, changes, upsert=True, return_document=ReturnDocument.AFTER
         )
         permits: list[Doc] = (found or {}).get("permits", [])
-        return sum(int(permit["calls"]) for permit in permits if permit["token"] == token)
+        calls = sum(int(permit["calls"]) for permit in permits if permit["token"] == token)
+        lacked = sum(int(permit.get("lacking", 0)) for permit in permits if permit["token"] != token)
+        left = at_most - sum(int(permit["calls"]) for permit in permits)
+        may_grow = any(int(permit["calls"]) > share for permit in permits if permit["token"] != token)
+        return Grant(calls=calls, owed=max(0, min(lacked - left, calls - share)), may_grow=may_grow)
 
     @edge
     def renew_permits(self, partner: str, *, token: str, seconds: float) -> bool:

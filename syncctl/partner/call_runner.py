@@ -59,6 +59,18 @@ class CallRunner:
         self._young: deque[WaitingCall] = deque()
         self._slow: set[WaitingCall] = set()
         self._looks_again = False
+        #: How often the limit was changed, and the last change that the event loop has acted on.
+        self._changes = self._settled = 0
+
+    @property
+    def under_way(self) -> int:
+        """How many calls are under way."""
+        return len(self._running)
+
+    @property
+    def most_under_way(self) -> int | None:
+        """How many calls are under way at most while the limit is not raised; None until its last change is settled."""
+        return max(len(self._running), self.limit) if self._settled == self._changes else None
 
     @property
     def waiting(self) -> int:
@@ -74,7 +86,13 @@ class CallRunner:
         """Allow this many calls at once from now on; those under way go on. With 0, those that wait come back."""
         if limit != self.limit:
             self.limit = limit
-            self._loop.call_soon_threadsafe(self._fill)
+            self._changes += 1
+            self._loop.call_soon_threadsafe(self._settle, self._changes)
+
+    def _settle(self, change: int) -> None:
+        """Act on a change of the limit. From now on calls end, and others begin only below it."""
+        self._fill()
+        self._settled = change
 
     def _push(self, calls: Sequence[WaitingCall]) -> None:
         self._waiting.extend(calls)

@@ -281,6 +281,8 @@ class DeliveryLoop:
             return is_away and self._asked_to_stop()
         if is_away or self._is_stopping:
             return True
+        if any(permits.is_waiting for permits in self._permits.values()):
+            return False
         is_dry = all(lane.is_dry or lane.name in self._bugs for lane in self._lanes.values())
         return is_dry and not self._look_again_where_waiting()
 
@@ -326,7 +328,8 @@ def keep_permits(permits: Permits, runner: CallRunner, lanes: Sequence[DeliveryL
         permits.release()
         runner.set_limit(0)
         return
-    runner.set_limit(permits.keep(asks=not is_stopping))
+    wanted = runner.under_way + runner.waiting + sum(lane.backlog for lane in lanes)
+    runner.set_limit(permits.keep(wanted=wanted, most_under_way=runner.most_under_way, asks=not is_stopping))
     if runner.limit == 0:
         for lane in lanes:
             lane.give_back_planned()

@@ -16,6 +16,8 @@ from syncctl.ledger.streams import Gate
 LOOK_EVERY_SECONDS = 0.5
 STALE_AFTER_SECONDS = 1.5
 """No call begins on what was seen longer ago, or before the machine slept; it waits for the next look."""
+WAIT_FOR_SHARE_SECONDS = 3.0
+"""How long a loop without permits waits for those that others have beyond their share."""
 PERMIT_MARGIN_SECONDS = 5.0
 """How much longer a permit lasts than a call that begins at its last moment of use."""
 
@@ -101,9 +103,12 @@ class Batch:
 class Permits:
     """What one delivery loop may have under way at a partner with a `max_in_flight`, exact over all workers.
 
+    A loop has use of its share, and of all that others leave. What it has beyond its share it returns once others lack
+    some of theirs, or once it has no use for it; a permit under which a call may be under way is kept until that ends.
+
     Args:
         token: The loop's own.
-        share: How many permits the loop takes at most, so that others get theirs.
+        share: How many permits the loop gets however many loops there are.
     """
 
     def __init__(self, ledger: Ledger, partner: Partner, *, token: str, share: int) -> None:
@@ -111,46 +116,75 @@ class Permits:
         self._partner = partner
         self._token = token
         self._share = share
+        self._at_most = partner.max_in_flight or 1
         self._seconds = partner.timeout_seconds + PERMIT_MARGIN_SECONDS
         self._renewed_at = float("-inf")
         self._asked_at = float("-inf")
+        self._asked_for = 0
+        #: How many of those that are held others should get.
+        self._owed = 0
         #: The ledger may have permits of this loop: it was asked for some, whatever it answered.
         self._has_asked = False
+        #: Others have permits beyond their share.
+        self._may_grow = False
+        #: Since when none are held.
+        self._without_since = boot_time()
         self.held = 0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether none are held, and others return some soon."""
+        return self._may_grow and not self.held and boot_time() - self._without_since < WAIT_FOR_SHARE_SECONDS
 
     @property
     def is_fresh(self) -> bool:
         """Whether a call that begins now ends before the permits do."""
         return self.held > 0 and boot_time() - self._renewed_at < STALE_AFTER_SECONDS
 
-    def keep(self, *, asks: bool = True) -> int:
-        """Renew the permits that are held; return how many are held.
+    def keep(self, *, wanted: int = 0, most_under_way: int | None = None, asks: bool = True) -> int:
+        """Renew the permits that are held, ask for more, or return some; return how many calls may be under way.
 
         Args:
+            wanted: For how many calls there is use.
+            most_under_way: How many calls are under way at most, as long as no more are allowed; None: not known yet.
             asks: Ask for more where they are too few.
         """
         # Read before MongoDB is asked, by a clock that goes on while the machine sleeps: permits go on running out.
         now = boot_time()
-        if self.held and now - self._renewed_at > LOOK_EVERY_SECONDS:
-            if not self._ledger.partners.renew_permits(self._partner.name, token=self._token, seconds=self._seconds):
-                self.held = 0
-            self._renewed_at = now
-        if asks and self.held < self._share and now - self._asked_at > LOOK_EVERY_SECONDS:
-            self._asked_at = now
-            self._has_asked = True
-            self.held = self._ledger.partners.acquire_permits(
+        wanted = min(self._at_most, max(wanted, self._share))
+        if not asks:
+            self._renew(now)
+        elif now - self._asked_at > LOOK_EVERY_SECONDS or self._has_reason_to_ask(wanted, most_under_way):
+            kept = self.held if most_under_way is None else min(self.held, most_under_way)
+            self._asked_at, self._asked_for, self._has_asked = now, wanted, True
+            grant = self._ledger.partners.acquire_permits(
                 self._partner.name,
                 token=self._token,
-                wanted=self._share,
-                at_most=self._partner.max_in_flight or 1,
+                wanted=wanted,
+                at_most=self._at_most,
                 seconds=self._seconds,
+                share=self._share,
+                kept=kept,
             )
+            if self.held and not grant.calls:
+                self._without_since = now
+            self.held, self._owed, self._may_grow, self._renewed_at = grant.calls, grant.owed, grant.may_grow, now
+        return min(self.held - self._owed, wanted)
+
+    def _renew(self, now: float) -> None:
+        if self.held and now - self._renewed_at > LOOK_EVERY_SECONDS:
+            if not self._ledger.partners.renew_permits(self._partner.name, token=self._token, seconds=self._seconds):
+                self.held = self._owed = 0
             self._renewed_at = now
-        return self.held
+
+    def _has_reason_to_ask(self, wanted: int, most_under_way: int | None) -> bool:
+        """Tell whether more permits may be free than were asked for, or some can be returned now."""
+        can_return = most_under_way is not None and most_under_way < self.held
+        return can_return or self._asked_for <= self.held < wanted
 
     def release(self) -> None:
         """Give all permits back; no call is under way."""
-        self.held = 0
+        self.held = self._owed = 0
         if self._has_asked:
             self._ledger.partners.release_permits(self._partner.name, token=self._token)
             self._has_asked = False

@@ -114,6 +114,11 @@ class SteppedRunner:
         self.unfinished -= {call for call, _ in taken}
         return taken
 
+    @property
+    def most_under_way(self) -> int:
+        """How many calls are under way at most while the limit is not raised."""
+        return max(self.under_way, self.limit)
+
     def set_limit(self, limit: int) -> None:
         """Allow this many calls at once from now on."""
         self.limit = limit

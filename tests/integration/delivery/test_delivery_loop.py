@@ -416,6 +416,34 @@ def test_records_go_back_once_others_hold_all_permits(testbed: Testbed, is_asked
     ]
 
 
+def test_a_loop_has_use_of_the_permits_that_no_other_loop_wants(testbed: Testbed) -> None:
+    with CountingPartner(latency_seconds=0.1) as server:
+        testbed.partner = replace(testbed.partner, url=server.url, max_in_flight=6)
+        log(testbed, *range(1, 61))
+        assert testbed.deliver(count_slots=lambda: 3) == {"delivered": 60}
+    assert server.most_at_once == 6
+    assert testbed.database.partners.find_one({"_id": "default"})["permits"] == []
+
+
+def test_a_loop_gets_its_share_of_permits_while_another_has_a_backlog(testbed: Testbed, stock: Testbed) -> None:
+    """The one that has them all returns some as its calls end, and there are never more calls than permits."""
+    with CountingPartner(latency_seconds=0.05) as server:
+        testbed.partner = replace(testbed.partner, url=server.url, max_in_flight=6)
+        stock.partner, stock.stream = testbed.partner, replace(stock.stream, partner="default", path="/orders")
+        log(testbed, *range(1, 601))
+        backlog = threading.Thread(target=testbed.deliver, kwargs={"count_slots": lambda: 2})
+        backlog.start()
+        try:
+            eventually(lambda: server.most_at_once == 6)
+            log(stock, *range(1, 31))
+            assert stock.deliver(count_slots=lambda: 2) == {"delivered": 30}
+            assert backlog.is_alive(), "it got its permits only once the other loop had ended"
+        finally:
+            backlog.join()
+    assert server.most_at_once == 6
+    assert testbed.database.records.count_documents({"state": "delivered"}) == 630
+
+
 def test_a_batch_that_waits_for_one_call_names_its_record_alone(testbed: Testbed) -> None:
     """Else each look for due records would read all that were in flight with the calls that hang."""
     with HoldingPartner() as server:

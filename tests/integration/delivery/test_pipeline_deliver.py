@@ -280,7 +280,7 @@ def test_another_is_woken_while_more_is_due_than_one_takes_at_once(testbed: Test
 def test_records_that_get_no_permit_are_not_taken(testbed: Testbed, partner: MockPartner) -> None:
     testbed.partner = replace(testbed.partner, max_in_flight=3)
     take = testbed.ledger.partners.acquire_permits
-    assert take("default", token="other", wanted=3, at_most=3, seconds=60.0) == 3
+    assert take("default", token="other", wanted=3, at_most=3, seconds=60.0).calls == 3
     log(testbed, 1, 2)
     assert testbed.deliver() == {}
     assert partner.calls() == []

@@ -5,12 +5,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.partners import WAITING_SECONDS
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 
 
+def ask(ledger: Ledger, token: str, wanted: int, *, seconds: float = 60.0, **options: int) -> tuple[int, int]:
+    """Ask for some of five permits; return how many are held, and how many of them are owed to others."""
+    grant = ledger.partners.acquire_permits("erp", token=token, wanted=wanted, at_most=5, seconds=seconds, **options)
+    return grant.calls, grant.owed
+
+
 def take(ledger: Ledger, token: str, wanted: int, *, at_most: int = 5, seconds: float = 60.0) -> int:
-    return ledger.partners.acquire_permits("erp", token=token, wanted=wanted, at_most=at_most, seconds=seconds)
+    return ledger.partners.acquire_permits("erp", token=token, wanted=wanted, at_most=at_most, seconds=seconds).calls
 
 
 def test_no_more_permits_are_given_than_there_are(ledger: Ledger) -> None:
@@ -30,6 +37,49 @@ def test_a_lower_limit_takes_no_permit_away_from_a_call_under_way(ledger: Ledger
     assert take(ledger, "a", 4) == 4
     assert take(ledger, "a", 4, at_most=2) == 4
     assert take(ledger, "b", 1, at_most=2) == 0
+
+
+def test_a_holder_has_all_that_others_leave_and_returns_it_once_they_lack_their_share(ledger: Ledger) -> None:
+    assert ask(ledger, "a", 9, share=2) == (5, 0)
+    assert ask(ledger, "b", 9, share=2) == (0, 0)
+    # Calls may be under way under all of them, so they are kept, and two of them are owed.
+    assert ask(ledger, "a", 9, share=2) == (5, 2)
+    assert ask(ledger, "a", 9, share=2, kept=3) == (3, 0)
+    assert ask(ledger, "b", 9, share=2) == (2, 0)
+    # A third one gets its share of the first one's third permit, and the second gives up nothing.
+    assert ask(ledger, "c", 9, share=2) == (0, 0)
+    assert ask(ledger, "b", 9, share=2, kept=0) == (2, 0)
+    assert ask(ledger, "a", 9, share=2, kept=0) == (2, 0)
+    assert ask(ledger, "c", 9, share=2) == (1, 0)
+    assert ask(ledger, "a", 9, share=2, kept=0) == (2, 0)
+
+
+def test_a_holder_hears_whether_it_may_get_more(ledger: Ledger) -> None:
+    assert not ledger.partners.acquire_permits("erp", token="a", wanted=5, at_most=5, seconds=60.0, share=2).may_grow
+    assert ledger.partners.acquire_permits("erp", token="b", wanted=5, at_most=5, seconds=60.0, share=2).may_grow
+    ask(ledger, "a", 5, share=2, kept=0)
+    assert not ledger.partners.acquire_permits("erp", token="b", wanted=5, at_most=5, seconds=60.0, share=3).may_grow
+
+
+def test_a_holder_returns_what_it_has_no_use_for(ledger: Ledger) -> None:
+    assert ask(ledger, "a", 5, share=1) == (5, 0)
+    assert ask(ledger, "a", 2, share=1, kept=3) == (3, 0)
+    assert ask(ledger, "a", 2, share=1, kept=0) == (2, 0)
+    assert ask(ledger, "b", 9, share=1) == (3, 0)
+
+
+def test_what_is_kept_for_one_that_waits_is_free_soon_after_it_has_died(ledger: Ledger, database: Any) -> None:
+    assert ask(ledger, "a", 9, share=2) == (5, 0)
+    assert ask(ledger, "dead", 9, share=2, seconds=600.0) == (0, 0)
+    waiting = database.partners.find_one({"_id": "erp"})["permits"][1]
+    assert (waiting["calls"], waiting["lacking"]) == (0, 2)
+    assert (waiting["until"] - ledger.streams.server_time()).total_seconds() <= WAITING_SECONDS
+
+
+def test_permits_of_an_earlier_version_are_taken_as_they_are(ledger: Ledger, database: Any) -> None:
+    until = datetime(2100, 1, 1, tzinfo=UTC)
+    database.partners.insert_one({"_id": "erp", "permits": [{"token": "old", "calls": 2, "until": until}]})
+    assert ask(ledger, "a", 9, share=2) == (3, 0)
 
 
 def test_permits_are_exact_with_many_at_once(ledger: Ledger) -> None:
@@ -56,7 +106,7 @@ def test_a_dead_holders_permits_end_and_a_living_ones_are_renewed(ledger: Ledger
 
 def test_the_permits_of_one_partner_do_not_affect_another(ledger: Ledger) -> None:
     take(ledger, "a", 5)
-    assert ledger.partners.acquire_permits("other", token="b", wanted=5, at_most=5, seconds=60.0) == 5
+    assert ledger.partners.acquire_permits("other", token="b", wanted=5, at_most=5, seconds=60.0).calls == 5
 
 
 def test_an_operator_pauses_and_resumes(ledger: Ledger) -> None:

@@ -147,8 +147,21 @@ def test_the_limit_follows_what_it_is_set_to(bench: MakeBench, eventually: Event
         own.runner.set_limit(1)
         own.see_that_nothing_comes_back()
         assert (own.under_way, own.runner.waiting) == (5, 3)
+        assert own.runner.most_under_way == 5
         script.go_on.set()
         own.collect(8)
+        eventually(lambda: own.runner.most_under_way == 1)
+
+
+def test_a_lower_limit_is_relied_on_only_once_the_event_loop_knows_it(bench: MakeBench, eventually: Eventually) -> None:
+    """Until then it may be about to begin calls up to the limit before."""
+    own = bench("http://127.0.0.1:9", limit=5)
+    goes_on = threading.Event()
+    own.runner._loop.call_soon_threadsafe(goes_on.wait, 30)
+    own.runner.set_limit(1)
+    assert own.runner.most_under_way is None
+    goes_on.set()
+    eventually(lambda: own.runner.most_under_way == 1)
 
 
 def test_without_a_limit_to_wait_for_calls_come_back_unmade(bench: MakeBench, eventually: Eventually) -> None:

@@ -42,9 +42,9 @@ def discard(
 ) -> ExitCode:
     """Give up on failed records, with a reason.
 
-    They are named by their ids or selected by the filters; without either nothing is discarded. A discarded record is
-    never sent. The record and the audit log keep the reason, the user and the time.
-    `syncctl replay --state discarded --id ID` undoes it.
+    Records are named by their ids or selected by the filters; without either nothing is discarded. A discarded record
+    is not sent any more, unless `syncctl replay --state discarded --id ID` sends it after all. The record and the audit
+    log keep the reason, the user and the time.
 
     Examples:
         syncctl discard orders-55035a --reason "order was cancelled"

@@ -57,7 +57,7 @@ def replay(
     """Send existing records again.
 
     A record keeps its Idempotency-Key if its bytes are unchanged and it was never delivered; otherwise, or with
-    --new-key, it gets a new one. Records superseded by a newer version of their row are skipped. It is safe to repeat:
+    --new-key, it gets a new one. A record whose row has a newer version is skipped. It is safe to repeat:
     a record that is already being delivered is not replayed twice. With --limit the oldest are sent, as a canary;
     syncctl records --oldest-first lists them.
 
@@ -211,4 +211,4 @@ def _report(result: "Replayed", *, as_json: bool, is_empty: bool = False) -> Non
     else:
         out.show(f"replayed {result.replayed:,} of {result.matched:,} records")
     if result.skipped:
-        out.say(f"skipped {result.skipped:,}: a newer version of the row was delivered")
+        out.say(f"skipped {result.skipped:,}: the ledger has a newer version of the row, or the record cannot be sent")

@@ -39,8 +39,8 @@ def rewind(
 ) -> ExitCode:
     """Read rows again from an earlier point.
 
-    Unchanged rows are not sent again, unless --resend is given. A time means the cursor that the stream had then. This
-    command reads no rows: the next poll does. Exit code 75: a poll is in progress.
+    Unchanged rows are not sent again, unless --resend is given. A time means the cursor that the stream had then. The
+    rows are read by the next poll; this command only counts them. Exit code 75: a poll is in progress.
 
     Examples:
         syncctl rewind orders --to 2h --dry-run

@@ -52,7 +52,7 @@ def _describe_others(holds: Mapping[str, Any], others: Sequence[Mapping[str, Any
     names, verb = " and ".join(str(other["process"]) for other in others), "run" if len(others) > 1 else "runs"
     return (
         f"{names} (machine:pid) {verb} with other settings of alerts or streams than {holds['process']}, "
-        "which started last: its settings hold"
+        "which started last: its settings apply"
     )
 
 

@@ -47,7 +47,7 @@ def check_server(services: "Services") -> Finding:
         return failed(f"MongoDB {version} is too old", "upgrade MongoDB to 6.0 or later")
     detail = f"MongoDB {version} answers, database {services.settings.mongo_database}"
     if seconds > HISTORY_SECONDS:
-        detail += f"\nit keeps {seconds} s of history: with less, a long backlog goes faster (docs/production.md)"
+        detail += f"\nit keeps {seconds} s of history: with less, a long backlog is sent faster (docs/production.md)"
     return passed(detail)
 
 
@@ -95,7 +95,7 @@ def check_members(services: "Services") -> Finding:
         findings.append(
             warned(
                 f"{', '.join(silent)} of {len(clocks)} members cannot be reached from here",
-                "start it, or open its port: one more that is lost may leave no majority, and nothing can be written",
+                "start it, or open its port: if one more is lost, there may be no majority, and no write succeeds",
             )
         )
     if apart >= MEMBERS_APART_SECONDS:

@@ -54,7 +54,7 @@ def check_keys(services: "Services") -> Finding:
     """Check whether each key of this project has the type that syncctl gives it."""
     foreign = services.broker.find_foreign_keys()
     if not foreign:
-        return passed("the queues, and what Celery keeps beside them, have the types that they should have")
+        return passed("the queues and the other keys of Celery have the expected types")
     kinds = [f"{name} is a {kind}, not a {_find_type(services, name)}" for name, kind in foreign.items()]
     names = " ".join(shlex.quote(name) for name in foreign)
     return failed(

@@ -203,7 +203,7 @@ def check_beat(services: "Services") -> Finding:
             f"{len(doubled)} Beats run at once, {', '.join(doubled)} (machine:pid): each sends every tick; "
             "nothing is delivered twice, but the source is asked more often than it should",
             f"stop all but one, for example with: kill {doubled[-1].rpartition(':')[2]} on "
-            f"{doubled[-1].rpartition(':')[0]}; it shows for {ALIVE_SECONDS:g} s",
+            f"{doubled[-1].rpartition(':')[0]}; a stopped Beat is shown for {ALIVE_SECONDS:g} s more",
         )
     if beat.get("version") != __version__:
         return warned(

@@ -141,7 +141,7 @@ class LeaseRescue:
     def _lose(batch: ExpiredBatch, after_seconds: float, *, losses: int) -> list[Doc]:
         message = POISON
         if losses == 1:
-            message = "its worker died or stalled while sending it: held, because the partner may have it"
+            message = "its worker died or stalled while sending it: not sent again, because the partner may have it"
         error = {"fingerprint": fingerprint(None, message), "status": None, "message": message}
         poison = {"$gte": ["$losses", losses]}
         # Of a batch that names a single one of many any more, too: the record has no losses yet, and gets its first.

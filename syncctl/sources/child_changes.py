@@ -143,7 +143,7 @@ class ChildFollower:
             texts = (*texts, f"the row to which a deleted or moved row belonged is not found, {why}")
         elif self.layout_mode != "change_tracking" and self._opened.run(self._child.pages.has_null_cursor):
             name = self._child.layout.cursor_name
-            texts = (*texts, f"changes of rows without a {name} are not found: give the column a value in each row")
+            texts = (*texts, f"changes of rows without a value in {name} are not found: set it in each row")
         return tuple(f"{self.path}: {text}" for text in texts)
 
     def _read_rows(self, values: Mapping[str, _Values], cursor: Cursor) -> Iterator[Page]:

@@ -320,7 +320,7 @@ class StreamReader:
     def _warn_of_nulls(self) -> tuple[str, ...]:
         if not self._opened.run(self._opened.pages.has_null_cursor):
             return ()
-        return (f"rows without a {self.cursor_column} are never read: give the column a value in each row",)
+        return (f"rows without a value in {self.cursor_column} are never read: set it in each row",)
 
     def ceiling(self) -> str | None:
         """Return the rowversion below which no transaction is open (0x-hex); None in other modes."""

@@ -517,7 +517,7 @@ KINDS: dict[str, Kind] = {
     "rows without a cursor": Kind(
         arrange=leave_cursors_null,
         stated="rows_passed_over",
-        shown="orders: rows without a updated_at are never read",
+        shown="orders: rows without a value in updated_at are never read",
         check=STREAM,
         hint="syncctl doctor source orders",
     ),

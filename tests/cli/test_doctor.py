@@ -651,7 +651,7 @@ def test_records_of_an_interrupted_poll_are_a_warning(
     database.records.update_many({}, {"$set": {"waits_for": "poll"}, "$unset": {"due_at": True}})
     check = examine("streams")["streams orders"]
     assert check["status"] == "warn"
-    assert "3 records of an interrupted poll wait for one that reads to the end" in check["detail"]
+    assert "3 records of an interrupted poll wait for a poll that reads to the end" in check["detail"]
     assert "syncctl poll orders --once" in check["hint"]
     (stream,) = run_syncctl("status", "--json", cwd=settings_dir).json["streams"]
     assert (stream["awaiting_poll"], stream["held"]) == (3, 0)

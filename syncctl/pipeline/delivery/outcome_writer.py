@@ -64,7 +64,7 @@ def _decide(batch: Batch, record: Record, outcome: Outcome) -> Transition:
     if outcome.verdict is Verdict.REJECTED:
         return Transition(record=record, state=State.FAILED, outcome=outcome)
     if outcome.may_take_effect_later and batch.stream.ambiguous == "fail":
-        held = f"{outcome.error or 'no answer'}; held, because the partner may have it"
+        held = f"{outcome.error or 'no answer'}; not sent again, because the partner may have it"
         return Transition(record=record, state=State.FAILED, outcome=replace(outcome, error=held))
     if outcome.pauses or batch.is_probe or outcome.rows_at_most is not None:
         # The fault is the partner's or another row's of the batch, so that it uses up none of this record's tries.

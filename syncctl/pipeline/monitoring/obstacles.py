@@ -382,8 +382,8 @@ def _find_record_obstacles(ledger: Ledger, facts: StreamFacts) -> Iterator[Obsta
     if waiting.awaiting_poll:
         yield Obstacle(
             kind="unknown_keys",
-            detail=f"{format_count(waiting.awaiting_poll, 'record')} of an interrupted poll wait for one that reads to "
-            "the end",
+            detail=f"{format_count(waiting.awaiting_poll, 'record')} of an interrupted poll wait for a poll that reads "
+            "to the end",
             hint=f"run: syncctl poll {name} --once; if that fails, it says why",
         )
     if waiting.held and (holders := ledger.sequencing.count_failed_holders(name)):

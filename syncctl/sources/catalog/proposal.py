@@ -225,7 +225,7 @@ def _follow_changes(table: CatalogTable, key: tuple[str, ...]) -> Iterator[_Rank
 def _follow_times(table: CatalogTable) -> Iterator[_Ranked]:
     """Yield every column that may be followed as a time, ranked by what shows that changes set it."""
     for column in table.columns:
-        nulls = f"; rows without a {column.name} are never read" if column.nullable else ""
+        nulls = f"; rows without a value in {column.name} are never read" if column.nullable else ""
         late = f"late commits within lookback{nulls}"
         if column.is_set_at_update and column.kind in CURSOR_KINDS:
             why = f"finds inserts and updates: the database sets it at each update; {late}"
@@ -237,7 +237,7 @@ def _follow_times(table: CatalogTable) -> Iterator[_Ranked]:
             why = f"finds new rows only; {late}"
             yield 6, _follow("increasing", table, column, why, finds_changes=False)
         elif column.is_set_at_insert and column.kind in CURSOR_KINDS:
-            why = f"finds new rows, for its default is the time; finds updates only if each one sets it; {late}"
+            why = f"finds new rows, since its default is the time; finds updates only if each one sets it; {late}"
             yield (6 if column.nullable else 4), _follow("increasing", table, column, why)
         elif column.kind in (Kind.TIME, Kind.DATE):
             why = f"finds inserts and updates only if every change sets it, which the catalog does not tell; {late}"

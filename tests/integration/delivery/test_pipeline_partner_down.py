@@ -424,7 +424,7 @@ def test_the_outcome_rules_of_a_stream_decide_the_state(
     assert not testbed.ledger.streams.load_gate("orders").paused
     assert not testbed.ledger.partners.load_gate("default").paused
     if changes.get("ambiguous") == "fail" and state == "failed":
-        assert "held, because the partner may have it" in testbed.record(1)["error"]["message"]
+        assert "not sent again, because the partner may have it" in testbed.record(1)["error"]["message"]
 
 
 def test_records_of_a_dead_worker_are_held_where_the_stream_says_so(testbed: Testbed, source_db: SourceDb) -> None:
@@ -435,7 +435,7 @@ def test_records_of_a_dead_worker_are_held_where_the_stream_says_so(testbed: Tes
     testbed.let_leases_expire()
     testbed.maintain()
     assert testbed.record(1)["state"] == "failed"
-    assert "held, because the partner may have it" in testbed.record(1)["error"]["message"]
+    assert "not sent again, because the partner may have it" in testbed.record(1)["error"]["message"]
 
 
 @pytest.mark.parametrize(("waited", "state"), [(50.0, "pending"), (101.0, "failed")])

@@ -145,7 +145,7 @@ def test_a_row_that_the_answer_leaves_out_is_held_where_it_may_not_go_twice(batc
     held = batches.records(state="failed")
     assert sorted(each["key"]["id"] for each in held) == [1, 5, 9]
     assert held[0]["error"]["message"] == (
-        "the response does not mention this row; held, because the partner may have it"
+        "the response does not mention this row; not sent again, because the partner may have it"
     )
 
 

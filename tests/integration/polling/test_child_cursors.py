@@ -160,7 +160,7 @@ def test_children_without_a_cursor_value_are_named(source: Source) -> None:
     assert not [text for text in follower.reader.warnings() if "lines" in text]
     source.execute("update lines set changed = null")
     (warning,) = [text for text in follower.reader.warnings() if "lines" in text]
-    assert warning == "lines: changes of rows without a changed are not found: give the column a value in each row"
+    assert warning == "lines: changes of rows without a value in changed are not found: set it in each row"
 
 
 def test_rows_that_are_read_again_are_marked_and_keep_the_place_of_the_stream(source: Source) -> None:

@@ -140,7 +140,7 @@ def test_rows_without_a_cursor_value_cause_a_warning(db: SourceDb) -> None:
         assert reader.warnings() == ()
     db.execute("update orders set updated_at = null where id = 2")
     with open_stream(db, cursor="updated_at") as reader:
-        assert reader.warnings() == ("rows without a updated_at are never read: give the column a value in each row",)
+        assert reader.warnings() == ("rows without a value in updated_at are never read: set it in each row",)
         assert [row.key["id"] for page in reader.pages(reader.start_cursor()) for row in page.rows] == [1, 3]
 
 
@@ -165,7 +165,7 @@ def test_the_first_poll_says_that_rows_without_a_cursor_are_never_read(db: Sourc
         assert reader.first_warnings() == ()
         db.execute("insert into stock values (1, null)")
         (text,) = reader.first_warnings()
-        assert text.startswith("rows without a at are never read")
+        assert text.startswith("rows without a value in at are never read")
         db.execute("drop table stock")
         assert reader.first_warnings() == ()
 

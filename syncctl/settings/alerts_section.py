@@ -111,7 +111,9 @@ class AlertsSettings(Section):
     )
     timeout_seconds: Deadline = setting(10.0, "deadline of one message; at most 30")
     repeat_every: Span = setting("4h", "how often the message of an alert that still fires is repeated; 0s: never")
-    minimum_records: Whole = setting(20, "failed_share: fewest records finished in the hour before it is judged")
+    minimum_records: Whole = setting(
+        20, "failed_share: minimum records finished in the last hour before the share is judged"
+    )
     rules: Rules = setting(
         dict(DEFAULTS), 'thresholds; rules that are not written keep their default, and "off" switches one off'
     )

@@ -58,7 +58,7 @@ class ChildSettings(Section):
     )
     where: OptionalText = setting(None, "SQL condition that selects rows", sample="cancelled = 0")
     mask: Masks = setting({}, "drop | hash | last4 for each column", sample={"iban": "last4"})
-    max_rows: Whole = setting(10_000, "more rows of one parent fail its record")
+    max_rows: Whole = setting(10_000, "maximum rows of one parent; more of them fail its record")
     cursor: OptionalText = setting(
         None,
         "column that orders changes, or change_tracking: a changed child sends its row again; default: it does not",

@@ -73,7 +73,7 @@ class RetentionSettings(Section):
 class BeatSettings(Section):
     """How often Beat starts regular work."""
 
-    upkeep_every: Duration = setting("5s", "return expired leases, dispatch due records")
+    upkeep_every: Duration = setting("5s", "bring back records of expired leases, wake workers for due records")
     roll_up_every: Duration = setting("1m", "recompute the open hours of the reports")
     cleanup_every: Duration = setting("10m", "delete records after the time in [retention]")
 

@@ -98,7 +98,9 @@ class BreakerSettings(Section):
     """When the circuit breaker of a partner opens, for all workers together."""
 
     calls: Whole = setting(10, "minimum calls per minute before the failure rate is judged")
-    failures: FailureRate = setting(0.7, "failure rate that opens the circuit; no answer or a 5xx is a failure")
+    failures: FailureRate = setting(
+        0.7, "failure rate that opens the circuit; failures: no answer, a 5xx, a limit with Retry-After"
+    )
     pause: Duration = setting("30s", "how long the circuit stays open before one probe; doubles each time")
     longest_pause: Duration = setting("10m", "upper limit of that pause")
 
@@ -155,7 +157,7 @@ class PartnerSettings(Section):
     timeout_seconds: Seconds = setting(30.0, "deadline of a whole call")
     rate: Rate = setting(None, "rate limit of all workers together; default: no limit", sample="50/second")
     max_in_flight: OptionalWhole = setting(
-        None, "concurrency limit of all workers together; without it, it adapts to the partner", sample=32
+        None, "concurrency limit of all workers together; default: a limit that adapts to the partner", sample=32
     )
     breaker: BreakerSettings = setting({}, "circuit breaker: while the partner is down, no attempts are used up")
 

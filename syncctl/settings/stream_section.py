@@ -168,11 +168,11 @@ class StreamSettings(Section):
     lookup: LookupSettings = setting({}, "asks whether the partner has an object of a row, before it is created again")
     fields: request_types.Fields = setting(
         None,
-        "the JSON to send, place by place; default: every column under its own name",
+        "places in the JSON to send, and the column for each; default: every column under its own name",
         sample={"order.id": "id", "order.kind": {"const": "order"}},
     )
     content_type: request_types.ContentType = setting(
-        None, "default: application/json", sample="application/vnd.shop+json"
+        None, "content type of the body; default: application/json", sample="application/vnd.shop+json"
     )
     body: request_types.Body = setting(
         None, "Jinja2 template in place of fields", sample='{"order": {{ row.id | json }}}'
@@ -224,9 +224,9 @@ class StreamSettings(Section):
     )
     rows_per_call: Whole = setting(1, "rows per call; more than 1 needs an endpoint that accepts a list")
     batch_shape: BatchShapeSettings = setting({}, "the request and the answer of a call of several rows")
-    batch_size: Whole = setting(500, "records that a worker takes at once")
-    batch_bytes: Whole = setting(16_777_216, "bytes of rows that a worker takes at once")
-    window: Whole = setting(2000, "records in flight per stream")
+    batch_size: Whole = setting(500, "maximum number of records that a worker takes at once")
+    batch_bytes: Whole = setting(16_777_216, "maximum bytes of the rows that a worker takes at once")
+    window: Whole = setting(2000, "maximum number of records in flight")
     lease: Duration = setting(
         "15s", "time after which the records of a dead worker are taken over; a live worker renews it"
     )
@@ -368,7 +368,7 @@ class StreamSettings(Section):
             shown = f"{self.batch_size} is more than the window of {self.window} records"
             yield "batch_size", f"{shown}; lower batch_size or raise window"
         if self.rows_per_call > self.batch_size:
-            shown = f"{self.rows_per_call} is more than the {self.batch_size} records of a message"
+            shown = f"{self.rows_per_call} is more than the {self.batch_size} records of a batch"
             yield "rows_per_call", f"{shown}; lower rows_per_call or raise batch_size"
 
     @rule("rows_per_call", "endpoint", "content_type")
@@ -405,7 +405,7 @@ class StreamSettings(Section):
         if self.missing == "create" and not self.update_endpoint:
             yield "missing", "is about update_endpoint; set that too, or remove it"
         if self.lookup.endpoint and self.ambiguous == "fail":
-            yield "lookup", "is asked after a call without an answer, and ambiguous = fail fails it; remove one of them"
+            yield "lookup", "asks after a call without an answer, which ambiguous = fail makes fail; remove one of them"
 
     @rule("capture", "order", "append_only")
     def _check_capture(self) -> Broken:

@@ -41,7 +41,7 @@ LOOKUP = 'lookup = { endpoint = "GET /o?r={id}", capture = { id = "id" } }\n'
         ('update_endpoint = "PUT /o/{id}"\norder = "none"', "needs to know which version of a row comes first"),
         (LOOKUP + 'order = "none"', "needs to know which version of a row comes first"),
         ('missing = "create"', "is about update_endpoint"),
-        (LOOKUP + 'ambiguous = "fail"', "ambiguous = fail fails it"),
+        (LOOKUP + 'ambiguous = "fail"', "which ambiguous = fail makes fail"),
         ('lookup = { endpoint = "POST /o", capture = { id = "id" } }', "is not a lookup; write GET and a path"),
         ('lookup = { endpoint = "GET /o?r={id}" }', "it tells what was found"),
         ('lookup = { capture = { id = "id" } }', 'is missing; write endpoint = "GET /orders?ref={id}"'),

@@ -32,7 +32,7 @@ COMMAND_GROUPS = {
     "Run": {
         "worker": "Run a Celery worker, which polls and delivers",
         "beat": "Run Celery Beat, which starts scheduled work",
-        "poll": "Read new rows into the ledger and dispatch them",
+        "poll": "Read new rows into the ledger and wake workers to send them",
         "add": "Send two numbers through broker, worker and result backend",
     },
     "Watch": {

@@ -33,7 +33,7 @@ def list_alerts(ctx: typer.Context, as_json: AsJson = False) -> ExitCode | None:
     Examples:
       syncctl alerts
       syncctl alerts --json
-      syncctl alerts check      measure now; exit code 1 if something fires
+      syncctl alerts check      measure now; exit code 1 if an alert fires
       syncctl alerts test       send a test message through each channel
     """
     if ctx.invoked_subcommand is not None:
@@ -43,9 +43,9 @@ def list_alerts(ctx: typer.Context, as_json: AsJson = False) -> ExitCode | None:
     return ExitCode.DONE
 
 
-@app.command(short_help="Measure every rule now, and send what begins or ends; for cron")
+@app.command(short_help="Measure every rule now, and send the alerts that begin or end; for cron")
 def check(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
-    """Measure every rule now, send what begins or ends, and show what fires; exit code 1 if something does.
+    """Measure every rule now, send the alerts that begin or end, and show those that fire; exit code 1 if one does.
 
     Run it from cron, which notices when neither a worker nor Beat is left. A message that a worker or Beat has sent is
     not sent again.
@@ -64,7 +64,7 @@ def check(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
         out.say(f"sent {format_count(sent.messages, 'message')}")
     if not measured:
         out.warn(
-            "workers or Beat run with other settings of alerts, which apply; this is what they measured; "
+            "workers or Beat run with other settings of alerts, and the result above is by those settings; "
             "restart them after a change"
         )
     return ExitCode.TROUBLE if firing else ExitCode.DONE
@@ -72,7 +72,7 @@ def check(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
 
 @app.command("test", short_help="Send a test message through each channel")
 def try_channels(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
-    """Send a test message through each channel, and show what came back; exit code 1 if one was not taken.
+    """Send a test message through each channel, and show the answers; exit code 1 if a channel did not take it.
 
     Examples:
       syncctl alerts test

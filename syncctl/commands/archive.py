@@ -113,7 +113,7 @@ def search(
 ) -> ExitCode:
     """List archived records, the oldest day first.
 
-    The time of a record is when it finished. --since and --until choose the files, so that the others are not read.
+    The time of a record is when it finished. --since and --until also choose the files that are read.
     Without --limit, --json prints every record, however many there are. Exit code 1: a file could not be read as a
     whole.
 

@@ -42,9 +42,9 @@ def demo(
     """Watch rows arrive on this machine, and prove that none is lost.
 
     Starts a real MongoDB and Redis, a worker and Beat in a temporary directory, and fills a SQL table while syncctl
-    reads it. The partner answers slowly, with 429, 500, cut connections and a few permanent 422s. Then the partner is
-    fixed, failed records are replayed, and every row is compared with the partner's. Exit code 0: every
-    row is accounted for.
+    reads it. The partner answers slowly, sometimes with 429 or 500, drops connections, and refuses a few rows for good
+    with 422. Then the partner is fixed, the failed records are replayed, and every row is compared with the partner's
+    copy. Exit code 0: every row is accounted for.
 
     With --documents, each order is sent with its lines and its JSON column. The partner creates the order under an id
     of its own, which later versions use to update it, and ignores the Idempotency-Key: after a lost answer, syncctl

@@ -1,4 +1,4 @@
-"""`syncctl poll`: read new rows into the ledger and dispatch them."""
+"""`syncctl poll`: read new rows into the ledger and wake workers to send them."""
 
 import time
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def poll(
     ] = False,
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Read new rows into the ledger and dispatch them.
+    """Read new rows into the ledger and wake workers to send them.
 
     Without --once it keeps polling, each stream at its own interval, until Ctrl-C. Rows after the stream's cursor are
     read page by page; a row that cannot be read or encoded is logged as failed and does not stop the others. Exit code

@@ -60,8 +60,8 @@ def records(
 ) -> ExitCode:
     """List records, or export them.
 
-    The newest come first. The time of a record is when it finished; of one that waits, when it is due; --since and
-    --until apply to it. Without --limit, --json and --csv print every selected record, however many there are.
+    The newest come first. The time of a record is when it finished, or, while it waits, when it is due; --since and
+    --until apply to this time. Without --limit, --json and --csv print every selected record, however many there are.
 
     Examples:
         syncctl records --state failed

@@ -69,7 +69,7 @@ def report(
     ] = None,
     error: Annotated[
         str | None,
-        typer.Option("--error", metavar="FINGERPRINT", help="With --by error: only this one, or its first digits."),
+        typer.Option("--error", metavar="FINGERPRINT", help="With --by error: this fingerprint, or its first digits."),
     ] = None,
     limit: Annotated[
         int | None,

@@ -58,14 +58,14 @@ METRICS: Mapping[str, Metric] = {
     ),
     "syncctl_attempts_total": Metric(
         kind="counter",
-        help="Calls of the partner by what came of them, as of the last roll-up.",
+        help="Calls to the partner by outcome, as of the last roll-up.",
         labels=("stream", "outcome"),
     ),
     "syncctl_retries_total": Metric(
         kind="counter", help="Calls that were not the first of their record, as of the last roll-up.", labels=_STREAM
     ),
     "syncctl_attempt_duration_seconds": Metric(
-        kind="histogram", help="How long calls of the partner took, as of the last roll-up.", labels=_STREAM
+        kind="histogram", help="How long calls to the partner took, as of the last roll-up.", labels=_STREAM
     ),
     "syncctl_delivery_duration_seconds": Metric(
         kind="histogram",
@@ -110,7 +110,7 @@ METRICS: Mapping[str, Metric] = {
         labels=("rule", "stream", "partner", "source"),
     ),
     "syncctl_queue_messages": Metric(kind="gauge", help="Messages that wait in the queue; missing without Redis."),
-    "syncctl_queue_dropped_total": Metric(kind="counter", help="Messages dropped, as not of this project."),
+    "syncctl_queue_dropped_total": Metric(kind="counter", help="Dropped messages, which were not this project's."),
     "syncctl_workers": Metric(kind="gauge", help="Workers that have sent a heartbeat within 20 seconds."),
     "syncctl_worker_slots": Metric(kind="gauge", help="Processes of these workers that deliver at once."),
     "syncctl_beat_last_seen_timestamp_seconds": Metric(

@@ -84,5 +84,5 @@ def test_the_rights_are_those_of_all_that_is_asked() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 asked |= set(_ASKED.findall(node.value))
-    table = RIGHTS.read_text(encoding="utf-8").partition("## What is asked")[2].partition("\n## ")[0]
+    table = RIGHTS.read_text(encoding="utf-8").partition("## Statements and the rights")[2].partition("\n## ")[0]
     assert set(re.findall(r"`([^`]+)`", table)) & {*asked, *_ASKED.findall(table)} == asked | {"IDENT_CURRENT"}

@@ -453,7 +453,7 @@ class StreamSettings(Section):
         names = find_remote_names(self.endpoint)
         if names and self.lookup.when != "always":
             text = 'write update_endpoint for the path with it, or lookup with when = "always"'
-            yield "endpoint", f"has remote.{names[0]}, which nothing knows before a first call; {text}"
+            yield "endpoint", f"has remote.{names[0]}, which is not known before a first call; {text}"
 
     def _is_json(self) -> bool:
         return is_json(self.content_type or "application/json")

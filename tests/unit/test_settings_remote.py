@@ -46,7 +46,7 @@ LOOKUP = 'lookup = { endpoint = "GET /o?r={id}", capture = { id = "id" } }\n'
         ('lookup = { endpoint = "GET /o?r={id}" }', "it tells what was found"),
         ('lookup = { capture = { id = "id" } }', 'is missing; write endpoint = "GET /orders?ref={id}"'),
         ('lookup = { endpoint = "GET /o/{remote.id}", capture = { id = "id" } }', "which the lookup is to find"),
-        (LOOKUP + 'endpoint = "PUT /o/{remote.id}"', "which nothing knows before a first call"),
+        (LOOKUP + 'endpoint = "PUT /o/{remote.id}"', "which is not known before a first call"),
         ('update_endpoint = "PUT /${X}"', "cannot contain ${NAME}"),
         (LOOKUP.replace("?r", "/${X}?r"), "cannot contain ${NAME}"),
         ('capture = { "a.b" = "id" }', "'a.b' is not a name"),

@@ -1,4 +1,4 @@
-"""One line when an outage of Redis begins, and one when it ends."""
+"""An outage of Redis: one line when it begins, one when it ends, and how long it is left alone meanwhile."""
 
 import time
 from typing import Any
@@ -6,6 +6,35 @@ from typing import Any
 from syncctl.logs import get_logger
 
 log = get_logger(__name__)
+
+REST_AT_LEAST_SECONDS = 2.0
+REST_TIMES = 9
+"""How many times as long as it took to find out that Redis does not answer it is left alone."""
+
+
+class Rest:
+    """How long those who must not wait leave Redis alone after it did not answer.
+
+    A Redis that hangs costs a time-out each time it is asked. In a delivery loop, calls, leases and every other stream
+    wait for that time; with this it is a tenth of a process's time at most (invariant 12).
+    """
+
+    def __init__(self) -> None:
+        self._until = float("-inf")
+
+    @property
+    def is_over(self) -> bool:
+        """Whether Redis may be asked."""
+        return time.monotonic() >= self._until
+
+    def begin(self, *, since: float) -> None:
+        """Leave Redis alone for a while.
+
+        Args:
+            since: When it was asked, by the monotonic clock.
+        """
+        now = time.monotonic()
+        self._until = now + max(REST_AT_LEAST_SECONDS, REST_TIMES * (now - since))
 
 
 class Outage:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from celery import Celery
 
 SOCKET_TIMEOUT_SECONDS = 10.0
+IN_PASSING_SECONDS = 0.5
+"""The end of a command of those who must not wait for Redis: see `outage.Rest`."""
 _RESULT_LOOK_SECONDS = 0.01
 
 _TABLES = ("celery.pidbox", "reply.celery.pidbox", "celeryev", *QUEUES)

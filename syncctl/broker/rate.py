@@ -3,11 +3,13 @@
 Slower rates are in `ledger/rolling_rate.py`: here a flush of Redis lets a tenth of a second's calls through too early.
 """
 
+import time
 from typing import Any
 
 import redis
 
-from syncctl.broker.queue import connect
+from syncctl.broker.outage import Rest
+from syncctl.broker.queue import IN_PASSING_SECONDS, connect
 from syncctl.logs import get_logger
 
 log = get_logger(__name__)
@@ -47,12 +49,16 @@ class SharedRate:
         name: The partner's name.
         calls: How many calls.
         seconds: The span.
+        rest: How long Redis is left alone after it did not answer; shared by all who ask it in one process.
     """
 
-    def __init__(self, url: str, *, prefix: str, name: str, calls: int, seconds: float) -> None:
+    def __init__(
+        self, url: str, *, prefix: str, name: str, calls: int, seconds: float, rest: Rest | None = None
+    ) -> None:
         self.name = name
         self.calls_per_second = calls / seconds
-        self._redis: Any = connect(url)
+        self._rest = rest or Rest()
+        self._redis: Any = connect(url, timeout_seconds=IN_PASSING_SECONDS)
         self._key = f"{prefix}rate:paced:{name}"
         self._script = self._redis.register_script(_PACED)
         interval = seconds / calls
@@ -69,9 +75,13 @@ class SharedRate:
 
     def try_take(self) -> tuple[bool, float] | None:
         """Take the next permit as `take` does; None where Redis is away: without it the rate cannot be kept."""
+        if not self._rest.is_over:
+            return None
+        started = time.monotonic()
         try:
             return self.take()
         except (redis.RedisError, OSError) as error:
+            self._rest.begin(since=started)
             log.warning("rate.without_redis", partner=self.name, error=type(error).__name__)
             return None
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Self
 
-from syncctl.broker.outage import Outage
+from syncctl.broker.outage import Outage, Rest
 from syncctl.core.stream import Partner, Source, Stream
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Connections:
         self._rates: dict[str, SharedRate] = {}
         self._slots: tuple[float, int] = (float("-inf"), 0)
         self.wake_outage = Outage("dispatch.failed")
+        self.redis_rest = Rest()
 
     def __enter__(self) -> Self:
         return self
@@ -65,7 +66,7 @@ class Connections:
 
     def close(self) -> None:
         """Close every connection that was opened."""
-        for name in ("ledger", "broker", "token_cache"):
+        for name in ("ledger", "broker", "broker_in_passing", "token_cache"):
             if name in self.__dict__:
                 self.__dict__[name].close()
         for client in self._clients.values():
@@ -115,6 +116,14 @@ class Connections:
         from syncctl.broker.queue import Broker
 
         return Broker(self.settings.redis_url, prefix=self.settings.redis_namespace)
+
+    @cached_property
+    def broker_in_passing(self) -> "Broker":
+        """The same for a delivery loop, which must not wait for it."""
+        from syncctl.broker.queue import IN_PASSING_SECONDS, Broker
+
+        url, prefix = self.settings.redis_url, self.settings.redis_namespace
+        return Broker(url, prefix=prefix, timeout_seconds=IN_PASSING_SECONDS)
 
     @cached_property
     def token_cache(self) -> "RedisTokenCache":
@@ -193,7 +202,9 @@ class Connections:
             return self.ledger.open_rate(partner.name, calls=calls, seconds=seconds)
         if partner.name not in self._rates:
             url, prefix = self.settings.redis_url, self.settings.redis_namespace
-            self._rates[partner.name] = SharedRate(url, prefix=prefix, name=partner.name, calls=calls, seconds=seconds)
+            self._rates[partner.name] = SharedRate(
+                url, prefix=prefix, name=partner.name, calls=calls, seconds=seconds, rest=self.redis_rest
+            )
         return self._rates[partner.name]
 
     def stream_setup(self, name: str) -> "StreamSetup":

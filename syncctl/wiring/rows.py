@@ -1,6 +1,7 @@
 """The way of a row, as workers and Beat have it done: poll, wake, deliver, maintenance."""
 
 import random
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from syncctl.logs import get_logger
 from syncctl.wiring.connections import Connections
 
 if TYPE_CHECKING:
+    from syncctl.broker.queue import Broker
     from syncctl.pipeline.maintenance.maintenance import Maintained
     from syncctl.pipeline.polling.poll import Run
 
@@ -39,7 +41,7 @@ def poll(
     )
 
 
-def wake_while_possible(connections: Connections, name: str) -> Callable[[], bool]:
+def wake_while_possible(connections: Connections, name: str, *, broker: "Broker | None" = None) -> Callable[[], bool]:
     """Return a wake-up of a worker for a stream, which does nothing any more once Redis is missing."""
     given_up = False
 
@@ -48,7 +50,7 @@ def wake_while_possible(connections: Connections, name: str) -> Callable[[], boo
         if given_up:
             return False
         try:
-            woken = wake(connections, name)
+            woken = wake(connections, name, broker=broker)
         except (ServiceUnavailable, UsageError) as error:
             if isinstance(error, ServiceUnavailable) and error.service != "redis":
                 raise
@@ -61,16 +63,31 @@ def wake_while_possible(connections: Connections, name: str) -> Callable[[], boo
     return wake_unless_given_up
 
 
-def wake(connections: Connections, name: str) -> bool:
+def wake_in_passing(connections: Connections, name: str) -> None:
+    """Wake another worker for a stream from a delivery loop, unless Redis does not answer at once, or did not lately.
+
+    The calls and leases of every stream of the loop wait meanwhile; maintenance sends what is not sent here.
+    """
+    if not connections.redis_rest.is_over:
+        return
+    started = time.monotonic()
+    if not wake_while_possible(connections, name, broker=connections.broker_in_passing)():
+        connections.redis_rest.begin(since=started)
+
+
+def wake(connections: Connections, name: str, *, broker: "Broker | None" = None) -> bool:
     """Have a worker look for due records of a stream; return whether one was woken, or is about to be.
 
     One waiting message is enough: whoever takes it looks at every stream.
+
+    Args:
+        broker: The Redis to look at, with the patience of the caller.
 
     Raises:
         ServiceUnavailable: Redis cannot be reached.
     """
     connections.stream(name)
-    if connections.broker.count_waiting() < max(1, connections.count_delivery_slots()):
+    if (broker or connections.broker).count_waiting() < max(1, connections.count_delivery_slots()):
         connections.publish(name)
     return True
 
@@ -98,7 +115,7 @@ def deliver(
         worker=connections.worker,
         is_stopping=should_stop,
         count_slots=connections.count_delivery_slots,
-        wake=lambda stream: wake_while_possible(connections, stream)(),
+        wake=lambda stream: wake_in_passing(connections, stream),
         seconds=seconds,
     )
     return loop.run(name)

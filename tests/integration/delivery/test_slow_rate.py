@@ -10,6 +10,7 @@ import pytest
 from redis import Redis
 
 from syncctl.local.mock_partner import MockPartner
+from syncctl.local.redis_server import RedisServer
 from syncctl.settings import load_settings
 from syncctl.wiring import rows
 from syncctl.wiring.connections import Connections
@@ -127,3 +128,21 @@ def test_without_redis_the_streams_of_other_partners_go_on(
         assert done.get("stock") == 10
         assert len(partner.calls()) == calls
         assert (limited.count("pending"), limited.count("sending")) == (10 - calls, 0)
+
+
+def test_a_redis_that_hangs_holds_up_no_stream_of_another_partner(
+    worker: MakeWorker, partner: MockPartner, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where the loop, with the calls and leases of all its streams, waits for each answer of Redis."""
+    with MockPartner() as other:
+        limited = worker("10/second", partners={"other": {"url": other.url}}, stock={"partner": "other"})
+        monkeypatch.setattr(limited, "settings", limited.settings.model_copy(update={"redis_url": own_redis.url()}))
+        own_redis.freeze()
+        started = time.monotonic()
+        done = limited.deliver("orders", seconds=2.0)
+        took = time.monotonic() - started
+        own_redis.thaw()
+        assert done.get("stock") == 10
+        assert partner.calls() == []
+        assert took < 5.0
+        assert limited.deliver("orders", should_stop=lambda: len(partner.calls()) == 10).get("orders") == 10

@@ -1,5 +1,6 @@
 """Wake-ups: one waiting message is enough, and a lost one is sent anew while records are due."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from redis import Redis
 
 from syncctl.errors import ServiceUnavailable, UsageError
+from syncctl.local.redis_server import RedisServer
 from syncctl.settings import load_settings
 from syncctl.wiring import rows
 from syncctl.wiring.connections import Connections
@@ -77,3 +79,20 @@ def test_without_redis_rows_are_logged_and_stay_due(without_redis: Connections) 
         rows.wake(without_redis, "orders")
     assert rows.maintain_streams(without_redis) == []
     assert without_redis.ledger.records.has_due("orders")
+
+
+def test_a_delivery_loop_asks_a_redis_that_hangs_once_and_leaves_it_alone(
+    make_settings: Callable[..., Path], source_db: SourceDb, own_redis: RedisServer
+) -> None:
+    """Its calls and leases wait meanwhile."""
+    source_db.create_orders(3)
+    directory = make_settings(redis_url=own_redis.url())
+    with Connections(load_settings(directory=directory, environment={})) as opened:
+        own_redis.freeze()
+        started = time.monotonic()
+        for _ in range(5):
+            rows.wake_in_passing(opened, "orders")
+        took = time.monotonic() - started
+        own_redis.thaw()
+        assert took < 2.0
+        assert not opened.redis_rest.is_over

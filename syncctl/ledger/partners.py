@@ -1,6 +1,6 @@
 """The `partners` collection: pauses, and the permits of calls in flight, which all workers share."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -81,16 +81,16 @@ class Partners:
     @edge
     def load_gate(self, partner: str) -> PartnerGate:
         """Return what must be known before a partner is called."""
+        return self.load_gates([partner])[partner]
+
+    @edge
+    def load_gates(self, partners: Iterable[str]) -> dict[str, PartnerGate]:
+        """Return the same for many partners, with one question."""
         fields = {"back_at": True, "refusals": True, "accepted_lately": _ACCEPTED_LATELY, **HOLD_FIELDS}
         fields["is_limiting"] = {"$gt": ["$limited_at", _minutes_ago(PACE_MINUTES)]}
-        found = self._partners.find_one({"_id": partner}, fields) or {}
-        return PartnerGate(
-            hold=read_hold(found),
-            back_at=found.get("back_at"),
-            has_refusals=bool(found.get("refusals")),
-            accepted_lately=bool(found.get("accepted_lately")),
-            is_limiting=bool(found.get("is_limiting")),
-        )
+        names = list(partners)
+        found = {document["_id"]: document for document in self._partners.find({"_id": {"$in": names}}, fields)}
+        return {name: _read_gate(found.get(name, {})) for name in names}
 
     @edge
     def note_pace(self, partner: str, *, passed: int, limited: int) -> None:
@@ -264,3 +264,13 @@ class Partners:
     def load_all(self) -> dict[str, Mapping[str, Any]]:
         """Return every partner's document by name."""
         return {found["_id"]: found for found in self._partners.find({})}
+
+
+def _read_gate(found: Doc) -> PartnerGate:
+    return PartnerGate(
+        hold=read_hold(found),
+        back_at=found.get("back_at"),
+        has_refusals=bool(found.get("refusals")),
+        accepted_lately=bool(found.get("accepted_lately")),
+        is_limiting=bool(found.get("is_limiting")),
+    )

@@ -13,7 +13,7 @@ from syncctl.ledger.client import new_token
 from syncctl.ledger.ledger import Ledger
 from syncctl.logs import get_logger
 from syncctl.partner.call_runner import CallResult, CallRunner, take_results
-from syncctl.pipeline.delivery.delivery_gate import Permits
+from syncctl.pipeline.delivery.delivery_gate import Permits, look_through
 from syncctl.pipeline.delivery.delivery_lane import DeliveryLane
 from syncctl.pipeline.delivery.stream_setup import StreamSetup
 from syncctl.pipeline.maintenance.maintenance import rescue_leases
@@ -22,7 +22,10 @@ log = get_logger(__name__)
 
 RESCUE_EVERY_SECONDS = 2.0
 OTHERS_EVERY_SECONDS = 1.0
-"""How often the loop looks whether another stream has due records."""
+"""How often the loop looks whether a stream that it does not deliver now has due records."""
+TAKE_SECONDS = 0.5
+"""How long batches are taken before calls begin: with hundreds of streams nothing would be begun for long, and no lease
+renewed."""
 HELP_EVERY_SECONDS = 1.0
 AWAY_SECONDS = 1.0
 """How long nothing new is begun after MongoDB has not answered."""
@@ -136,8 +139,7 @@ class DeliveryLoop:
                     self._wake(lane.name)
         if not self._is_stopping:
             self._open_others(now)
-        for lane in self._lanes.values():
-            lane.gate.look()
+        look_through(self._ledger, [lane.gate for lane in self._lanes.values() if lane.gate.may_look])
         self._keep_permits()
         # In random order: in a fixed one the first stream would always use up a partner's limit.
         lanes = random.sample(list(self._lanes.values()), len(self._lanes))
@@ -150,17 +152,26 @@ class DeliveryLoop:
             lane.begin_calls()
 
     def _open_others(self, now: float) -> None:
-        """Look whether another stream has due records."""
+        """Look whether a stream that has no lane, or whose lane is dry, has due records."""
         if now < self._others_at:
             return
-        for name in self._streams:
-            if name not in self._lanes and self._ledger.records.has_due(name):
-                with suppress(SyncctlError):
-                    self._open_lane(name)
+        others = [name for name in self._streams if name not in self._lanes or self._lanes[name].is_dry]
+        due = self._ledger.records.find_due_streams(others)
+        for name in others:
+            if name not in due:
+                continue
+            if (lane := self._lanes.get(name)) is not None:
+                lane.next_look_at = 0.0
+                continue
+            with suppress(SyncctlError):
+                self._open_lane(name)
         self._others_at = now + OTHERS_EVERY_SECONDS
 
     def _take(self, lanes: Sequence[DeliveryLane], now: float) -> None:
+        until = time.monotonic() + TAKE_SECONDS
         for lane in lanes:
+            if time.monotonic() > until:
+                break
             if lane.name in self._bugs or not lane.wants_more():
                 continue
             self._seen[lane.name] = self._count_ended()
@@ -242,6 +253,7 @@ class DeliveryLoop:
     def _write(self) -> None:
         for lane in self._lanes.values():
             lane.renew_leases()
+        for lane in self._lanes.values():
             lane.write_outcomes()
         now = time.monotonic()
         for name, limit in self._limits.items():

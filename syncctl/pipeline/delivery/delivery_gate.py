@@ -1,6 +1,6 @@
 """A batch in delivery, and whether its calls may begin: pauses, the circuit breaker, permits of a concurrency limit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -40,13 +40,29 @@ class DeliveryGate:
 
     def look(self, *, at_once: bool = False) -> None:
         """Ask the ledger, at most each half second; `at_once` asks now."""
-        now = boot_time()
-        if not at_once and now - self._looked_at < LOOK_EVERY_SECONDS:
-            return
-        self.of_stream = self._ledger.streams.load_gate(self._stream.name)
-        self.of_partner = self._ledger.partners.load_gate(self._stream.partner)
-        self._is_closed = self.of_stream.is_quiet(self._stream.quiet_hours)
-        self._looked_at = now
+        if at_once or self.may_look:
+            look_through(self._ledger, [self])
+
+    @property
+    def may_look(self) -> bool:
+        """Whether it is time to ask the ledger again."""
+        return boot_time() - self._looked_at >= LOOK_EVERY_SECONDS
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The names of the stream and its partner."""
+        return self._stream.name, self._stream.partner
+
+    def note(self, of_stream: Gate, of_partner: PartnerGate, *, asked_at: float) -> None:
+        """Take over what the ledger said.
+
+        Args:
+            asked_at: When it was asked, by the clock that goes on while the machine sleeps.
+        """
+        self.of_stream = of_stream
+        self.of_partner = of_partner
+        self._is_closed = of_stream.is_quiet(self._stream.quiet_hours)
+        self._looked_at = asked_at
 
     def close(self) -> None:
         """Let no further call begin until the next look says otherwise."""
@@ -80,6 +96,19 @@ class DeliveryGate:
         breaker = self.of_stream.breaker
         is_probe = breaker.state is BreakerState.OPEN and breaker.probe == token
         return is_probe or token in (self.of_stream.hold.probe, self.of_partner.hold.probe)
+
+
+def look_through(ledger: Ledger, gates: Sequence[DeliveryGate]) -> None:
+    """Ask the ledger for many gates, with two questions in all: with two for each, hundreds of streams would have what
+    they know of the first grow stale before the last has asked."""
+    if not gates:
+        return
+    now = boot_time()
+    of_streams = ledger.streams.load_gates({gate.names[0] for gate in gates})
+    of_partners = ledger.partners.load_gates({gate.names[1] for gate in gates})
+    for gate in gates:
+        stream, partner = gate.names
+        gate.note(of_streams[stream], of_partners[partner], asked_at=now)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

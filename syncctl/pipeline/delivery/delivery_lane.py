@@ -163,9 +163,10 @@ class DeliveryLane:
             self._plan(taken.claim)
             self.gate.look(at_once=taken.is_probe)
         now = time.monotonic()
-        wait = 0.05 if taken.is_contended else 0.0 if taken.claim is not None else LOOK_EVERY_SECONDS
-        self.next_look_at = now + wait
         self.is_dry = was_idle and taken.claim is None and not taken.is_contended
+        wait = 0.05 if taken.is_contended else 0.0 if taken.claim is not None else LOOK_EVERY_SECONDS
+        # A dry one costs nothing more until the loop, which asks for all streams at once, finds that records are due.
+        self.next_look_at = float("inf") if self.is_dry else now + wait
         self.is_waiting = taken.is_waiting
         return taken
 
@@ -360,7 +361,7 @@ class DeliveryLane:
         answer = rate.try_take()
         if answer is None:
             # Redis is away: without it the rate cannot be kept.
-            self._rate_at = now + REDIS_AWAY_SECONDS
+            self._rate_at = time.monotonic() + REDIS_AWAY_SECONDS
             return False
         taken, seconds = answer
         if taken and seconds <= 0:

@@ -66,6 +66,52 @@ def run_together(first: Testbed, second: Testbed, **changes: Any) -> dict[str, d
 # Beside another stream.
 
 
+def test_streams_whose_records_are_done_cost_a_loop_nothing(testbed: Testbed, partner: MockPartner) -> None:
+    """While another stream keeps the loop busy. Fails where each is asked about by itself.
+
+    With hundreds of streams, what is known of the first is then stale before the last has been looked at, and no call
+    begins on that.
+    """
+    began = threading.Event()
+
+    def hang(peer: Peer) -> None:
+        while peer.read_request():
+            began.set()
+            time.sleep(4.0)
+            peer.answer("200 OK")
+
+    with HostilePartner(hang) as server:
+        slow = replace(testbed.partner, name="slow", url=server.url)
+        beds = {"orders": replace(testbed, partner=slow, stream=replace(testbed.stream, partner="slow"))}
+        for number in range(30):
+            name = f"stock{number}"
+            testbed.ledger.streams.ensure(name)
+            beds[name] = replace(testbed, stream=replace(testbed.stream, name=name))
+        for bed in beds.values():
+            log(bed, 1)
+        clients = {name: PartnerClient(bed.partner, bed.stream) for name, bed in beds.items()}
+        loop = testbed.make_loop(
+            streams={name: bed.stream for name, bed in beds.items()},
+            partners={"slow": slow, testbed.partner.name: testbed.partner},
+            make_setup=lambda name: beds[name].make_setup(name, client=clients[name]),
+        )
+        running = threading.Thread(target=loop.run, args=("orders",))
+        running.start()
+        assert began.wait(10)
+        eventually(lambda: len(partner.calls()) == 30, 10)
+        time.sleep(0.5)
+        testbed.database.command("profile", 2)
+        time.sleep(2.0)
+        testbed.database.command("profile", 0)
+        running.join(20)
+        for client in clients.values():
+            client.close()
+    asked = testbed.database["system.profile"].count_documents({})
+    # Each half second the gates, each second what is due, and what expired leases, permits and one lease ask.
+    assert asked < 60
+    assert {record["state"] for record in testbed.records()} == {"delivered"}
+
+
 def test_a_stream_that_hangs_delays_no_other(testbed: Testbed, stock: Testbed, partner: MockPartner) -> None:
     release = threading.Event()
 

@@ -250,6 +250,17 @@ def test_a_hot_query_reads_its_index_and_little_else(ledger: Ledger, database: A
         assert not plan.get("hasSortStage") or is_few, plan["planSummary"]
 
 
+def test_streams_with_due_records_are_found_with_one_look_at_the_index_for_each(ledger: Ledger, database: Any) -> None:
+    """However many records are due, or will be."""
+    database.records.insert_many(make_records())
+    database.command("profile", 2)
+    assert ledger.records.find_due_streams(["orders", "others", "unknown"]) == {"orders"}
+    database.command("profile", 0)
+    (plan,) = database["system.profile"].find({"op": "command", "command.aggregate": {"$exists": True}})
+    assert plan["docsExamined"] <= 2
+    assert plan["keysExamined"] <= 4
+
+
 def test_what_is_in_flight_is_read_by_id(ledger: Ledger, database: Any) -> None:
     """Not by an index from which others were removed a moment ago: those entries are passed until they are history."""
     database.records.insert_many(make_records())

@@ -48,13 +48,21 @@ _OURS_ALONE = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
 class _Protocol(ResponseHandler):
-    """Hands out a response before it looks at what follows its headers.
+    """Hands out a response before it looks at what follows its headers; closes a connection that speaks unasked.
 
     Some servers send a body with a 204, or a longer one than they announced: the parser takes the rest for another
-    response, and would drop the one before with it.
+    response, and would drop the one before with it. Others answer a request twice, such as a gateway that has given up
+    and then passes on what it had waited for: aiohttp takes what comes between two calls for the answer to the next
+    one (3.14.5), and a row that was refused would be delivered. It is nobody's answer (RFC 9112, 9.2).
     """
 
+    #: No call has this connection.
+    is_idle = False
+
     def data_received(self, data: bytes) -> None:
+        if self.is_idle and data:
+            self.close()
+            return
         end = data.find(_END_OF_HEADERS)
         if end >= 0:
             end += len(_END_OF_HEADERS)
@@ -74,7 +82,7 @@ class _Request(aiohttp.ClientRequest):
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Notes on a call that its connection stands: from here on, bytes of the request may leave."""
+    """Notes on a call that its connection stands, from where on bytes of the request may leave; and which ones rest."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -84,6 +92,16 @@ class _Connector(aiohttp.TCPConnector):
         connection = await super().connect(req, traces, timeout)
         call_deadline.sent = True
         return connection
+
+    async def _get(self, key: Any, traces: Any) -> Any:
+        connection: Any = await super()._get(key, traces)
+        if connection is not None:
+            connection.protocol.is_idle = False
+        return connection
+
+    def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
+        super()._release(key, protocol, should_close=should_close)
+        protocol.is_idle = True
 
 
 class _Resolver(AbstractResolver):

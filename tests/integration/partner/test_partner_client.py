@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import threading
+import time
 from decimal import Decimal
 
 import pytest
@@ -137,6 +138,34 @@ def test_a_kept_connection_that_is_dead_already_is_replaced() -> None:
             hung_up.clear()
         client.close()
     assert server.connections == 5
+
+
+@pytest.mark.parametrize("unasked", [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", b"HTTP/1.1 2", b"{}"])
+def test_what_a_partner_sends_unasked_is_not_the_answer_to_the_next_call(unasked: bytes) -> None:
+    """Fails where a connection is kept that has spoken between two calls: a refused row would be delivered."""
+    spoke = threading.Event()
+
+    def script(peer: Peer) -> None:
+        if not peer.read_request():
+            return
+        if len(server.requests) == 1:
+            peer.answer("503 Service Unavailable")
+            time.sleep(0.1)
+            peer.send(unasked)
+            spoke.set()
+            if not peer.read_request():
+                return
+        peer.answer("422 Unprocessable Content")
+
+    with HostilePartner(script) as server:
+        client = make_client(server.url)
+        first = client.send(client.prepare(make_record(1)))
+        assert spoke.wait(10)
+        time.sleep(0.1)
+        second = client.send(client.prepare(make_record(2)))
+        client.close()
+    assert (first.status, second.status) == (503, 422)
+    assert server.connections == 2
 
 
 def test_a_connection_is_not_kept_longer_than_the_partner_says() -> None:

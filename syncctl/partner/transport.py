@@ -53,7 +53,7 @@ class _Protocol(ResponseHandler):
     Some servers send a body with a 204, or a longer one than they announced: the parser takes the rest for another
     response, and would drop the one before with it. Others answer a request twice, such as a gateway that has given up
     and then passes on what it had waited for: aiohttp takes what comes between two calls for the answer to the next
-    one (3.14.5), and a row that was refused would be delivered. It is nobody's answer (RFC 9112, 9.2).
+    one (3.14.5), and a row that was refused would be delivered. It answers no request (RFC 9112, 9.2).
     """
 
     #: No call has this connection.
@@ -82,7 +82,7 @@ class _Request(aiohttp.ClientRequest):
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Notes on a call that its connection stands, from where on bytes of the request may leave; and which ones rest."""
+    """Notes on a call that its connection stands, so that its bytes may leave; and which connections are idle."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

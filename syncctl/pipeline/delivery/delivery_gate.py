@@ -156,14 +156,15 @@ class Permits:
         self._has_asked = False
         #: Others have permits beyond their share.
         self._may_grow = False
-        #: Since when none are held.
-        self._without_since = boot_time()
+        #: Since when it asks in vain; None while some are held, or none are wanted.
+        self._without_since: float | None = None
         self.held = 0
 
     @property
     def is_waiting(self) -> bool:
         """Whether none are held, and others return some soon."""
-        return self._may_grow and not self.held and boot_time() - self._without_since < WAIT_FOR_SHARE_SECONDS
+        since = self._without_since
+        return self._may_grow and since is not None and boot_time() - since < WAIT_FOR_SHARE_SECONDS
 
     @property
     def is_fresh(self) -> bool:
@@ -195,8 +196,7 @@ class Permits:
                 share=self._share,
                 kept=kept,
             )
-            if self.held and not grant.calls:
-                self._without_since = now
+            self._without_since = None if grant.calls else now if self._without_since is None else self._without_since
             self.held, self._owed, self._may_grow, self._renewed_at = grant.calls, grant.owed, grant.may_grow, now
         return min(self.held - self._owed, wanted)
 
@@ -214,6 +214,7 @@ class Permits:
     def release(self) -> None:
         """Give all permits back; no call is under way."""
         self.held = self._owed = 0
+        self._without_since = None
         if self._has_asked:
             self._ledger.partners.release_permits(self._partner.name, token=self._token)
             self._has_asked = False

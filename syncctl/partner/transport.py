@@ -90,13 +90,9 @@ class _Connector(aiohttp.TCPConnector):
 
     async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:
         connection = await super().connect(req, traces, timeout)
+        protocol: Any = connection.protocol
+        protocol.is_idle = False
         call_deadline.sent = True
-        return connection
-
-    async def _get(self, key: Any, traces: Any) -> Any:
-        connection: Any = await super()._get(key, traces)
-        if connection is not None:
-            connection.protocol.is_idle = False
         return connection
 
     def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:

@@ -34,6 +34,8 @@ def test_a_lost_redis_loses_no_row_and_no_worker(
     deployment = make_deployment(
         lease_seconds=lease_seconds,
         partner=PartnerConfig(latency_seconds=0.02),
+        # No call is repeated because a busy machine answers it late.
+        timeout_seconds=30.0,
         partner_section={"rate": "500/second"},
     )
     deployment.writer.insert(ROWS)
@@ -49,9 +51,7 @@ def test_a_lost_redis_loses_no_row_and_no_worker(
     deployment.stop()
     account = deployment.account()
     assert (account.rows, account.states) == (ROWS, {"delivered": ROWS})
-    # On a busy machine some calls get no answer in time; these alone are repeated.
-    assert account.repeats <= account.unanswered
-    assert account.lost == 0
+    assert account.repeats == account.lost == 0
 
 
 def test_a_redis_that_hangs_stops_nothing_for_long(

@@ -157,14 +157,8 @@ class DeliveryLoop:
             return
         others = [name for name in self._streams if name not in self._lanes or self._lanes[name].is_dry]
         due = self._ledger.records.find_due_streams(others)
-        for name in others:
-            if name not in due:
-                continue
-            if (lane := self._lanes.get(name)) is not None:
-                lane.next_look_at = 0.0
-                continue
-            with suppress(SyncctlError):
-                self._open_lane(name)
+        for name in due:
+            self._look_again(name)
         self._others_at = now + OTHERS_EVERY_SECONDS
 
     def _take(self, lanes: Sequence[DeliveryLane], now: float) -> None:

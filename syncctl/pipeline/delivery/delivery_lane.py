@@ -40,7 +40,6 @@ NARROWED_BY = 10
 """A batch names its records anew once this many times fewer are in flight: those that hang make no look at it long."""
 RENEW_AT_SHARE = 0.25
 """The part of a lease after which it is renewed."""
-REDIS_AWAY_SECONDS = 2.0
 AHEAD_OF_RATE_SECONDS = 0.05
 """How many calls may wait for others to end when their permits are valid already: those of so much time."""
 PREPARE_SECONDS = 0.02
@@ -360,8 +359,7 @@ class DeliveryLane:
             return True
         answer = rate.try_take()
         if answer is None:
-            # Redis is away: without it the rate cannot be kept.
-            self._rate_at = time.monotonic() + REDIS_AWAY_SECONDS
+            # Redis is away, and left alone for a while: without it the rate cannot be kept.
             return False
         taken, seconds = answer
         if taken and seconds <= 0:

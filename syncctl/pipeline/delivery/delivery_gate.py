@@ -196,7 +196,7 @@ class Permits:
                 share=self._share,
                 kept=kept,
             )
-            self._without_since = None if grant.calls else now if self._without_since is None else self._without_since
+            self._without_since = None if grant.calls else self._without_since or now
             self.held, self._owed, self._may_grow, self._renewed_at = grant.calls, grant.owed, grant.may_grow, now
         return min(self.held - self._owed, wanted)
 

@@ -73,6 +73,8 @@ class Variables:
 
     def _look_up(self, name: str, within: tuple[str, ...]) -> str:
         if value := self.environment.get(name):
+            if has_surrogate(value):
+                raise NotReadableError(f"refers to ${{{name}}}, whose value in the environment is not UTF-8 text")
             return value
         if file := self.environment.get(f"{name}_FILE"):
             return self.read_file(f"{name}_FILE", file)
@@ -163,7 +165,8 @@ class VariableReader:
         return self.layer
 
     def _put(self, path: Path, name: str, value: str, from_file: bool) -> None:
-        if has_surrogate(value):
+        # What a file holds was decoded when it was read.
+        if not self.fill and has_surrogate(value):
             self._complain(path, name, "is not UTF-8 text; correct it")
             return
         # What takes no reference is written alike in every place, with $${ for a plain ${.

@@ -394,6 +394,12 @@ def test_a_variable_that_is_not_text_is_refused(tmp_path: Path) -> None:
     assert lines == ["redis_prefix (environment): is not UTF-8 text; correct it"]
 
 
+def test_a_reference_to_a_variable_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    lines = fail(tmp_path, toml=STREAM, env="REDIS_PREFIX=a${B}\n", environment={"B": "b\udc80"})
+    reason = "refers to ${B}, whose value in the environment is not UTF-8 text"
+    assert lines == [f"redis_prefix (.env line 1): {reason}"]
+
+
 def test_a_stream_without_start_says_why(tmp_path: Path) -> None:
     lines = fail(tmp_path, toml='# c\n[streams.orders]\ntable = "dbo.orders"\n')
     assert len(lines) == 1

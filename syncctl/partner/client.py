@@ -24,6 +24,7 @@ from syncctl.partner.bulk import (
 from syncctl.partner.call import Call, Unsendable, add_auth_headers
 from syncctl.partner.call_deadline import call_deadline
 from syncctl.partner.capture import RESPONSE_AT_MOST_BYTES, Capture, LookupReader, make_failed_lookup
+from syncctl.partner.endpoint import Endpoints
 from syncctl.partner.event_loop import WaitingRoom, run_on_loop
 from syncctl.partner.request.builder import RequestBuilder
 from syncctl.partner.request.row_time import row_time
@@ -61,7 +62,8 @@ class PartnerClient:
     """
 
     def __init__(self, partner: Partner, stream: Stream, *, token_cache: TokenCache | None = None) -> None:
-        self._builder = RequestBuilder(partner, stream)
+        self._endpoints = Endpoints(partner, stream)
+        self._builder = RequestBuilder(self._endpoints, stream)
         self._capture = stream.capture
         self._lookup = stream.lookup
         self._needed_names = frozenset(
@@ -78,7 +80,7 @@ class PartnerClient:
         check_auth_headers(partner, self._auth)
         common = make_common_headers(partner)
         self._headers = self._builder.add_content_type(common, auth_headers=self._auth.show().headers)
-        base = self._builder.endpoint.base
+        base = self._endpoints.send.base
         response_at_most = limit_response_bytes(stream.batching)
         if stream.keeps_remote:
             response_at_most = max(response_at_most, RESPONSE_AT_MOST_BYTES)
@@ -110,7 +112,7 @@ class PartnerClient:
     def _prepare(self, record: Record) -> Call:
         if not is_header_value(record.idempotency_key):
             raise Unsendable("the record's id holds characters that a header has no form for")
-        endpoint = self._builder.choose_endpoint(record)
+        endpoint = self._endpoints.choose(record)
         target = endpoint.fill(record)
         if record.step == "look_up":
             return self._prepare_lookup(record, target)
@@ -153,7 +155,7 @@ class PartnerClient:
         operations = {record.op for record in bulk.records}
         rules = self._outcomes.list_rules(
             operations.pop() if len(operations) == 1 else None,
-            names_row=not bulk.is_list and self._builder.choose_endpoint(bulk.records[0]).names_row,
+            names_row=not bulk.is_list and self._endpoints.choose(bulk.records[0]).names_row,
         )
         if bulk.records[0].step == "look_up":
             return [await self._look_up(bulk.call)]
@@ -175,7 +177,7 @@ class PartnerClient:
     async def _look_up(self, call: Call) -> Outcome:
         """Ask for the partner's object of a row: nothing can take effect later, and whatever fails is asked again."""
         outcome, response, redact = await self._send(call, is_lookup=True)
-        lookup, endpoint = self._lookup, self._builder.lookup
+        lookup, endpoint = self._lookup, self._endpoints.lookup
         if lookup is None or endpoint is None or response is None:
             return make_failed_lookup(outcome)
         reader = LookupReader(
@@ -245,7 +247,7 @@ class PartnerClient:
         """Tell whether the partner can be reached, by an OPTIONS to its base URL, which changes nothing there."""
         started = time.monotonic()
         headers = {name: value for name, value in self._headers.items() if name.lower() != "content-type"}
-        target = self._builder.endpoint.root
+        target = self._endpoints.send.root
         call = Call(method="OPTIONS", url=self._origin + target, target=target, headers=headers, body=b"")
         call_deadline.begin(self._partner.timeout_seconds)
         try:

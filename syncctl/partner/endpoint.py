@@ -1,8 +1,9 @@
-"""Where a call goes: the partner's base URL and the stream's path with its placeholders."""
+"""Where calls go: the partner's base URL and the stream's paths with their placeholders."""
 
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ from syncctl.partner.address import (
     find_dot_segment,
     parse_base_url,
     parse_endpoint,
+    parse_lookup_endpoint,
     read_setting,
 )
 from syncctl.partner.call import Unsendable
@@ -29,7 +31,7 @@ _KEPT_IN_PATH = "/%:@!$&'()*+,;=~-._?"
 
 
 class Endpoint:
-    """The address of a stream's calls.
+    """The method and the address of calls of a stream.
 
     Args:
         setting: Where it is set.
@@ -124,6 +126,34 @@ class Endpoint:
         else:
             return
         raise Unsendable(f"the call would leave {self.template}: {who} {what}")
+
+
+class Endpoints:
+    """The endpoints of a stream: one for all its calls, and those that deletes, updates and lookups may have.
+
+    Raises:
+        ConfigurationError: a URL, method or path that no call could be made with.
+    """
+
+    def __init__(self, partner: Partner, stream: Stream) -> None:
+        self.send = Endpoint(partner, stream)
+        self.delete = self.update = self.lookup = None
+        if stream.delete_method is not None:
+            self.delete = Endpoint(partner, replace(stream, method=stream.delete_method, path=stream.delete_path))
+        if stream.update_method is not None:
+            own = replace(stream, method=stream.update_method, path=stream.update_path)
+            self.update = Endpoint(partner, own, setting="update_endpoint")
+        if stream.lookup is not None:
+            own = replace(stream, method="GET", path=stream.lookup.path)
+            self.lookup = Endpoint(partner, own, setting="lookup.endpoint", parse=parse_lookup_endpoint)
+
+    def choose(self, record: Record) -> Endpoint:
+        """Return the endpoint of a record's next call."""
+        if record.step == "look_up" and self.lookup is not None:
+            return self.lookup
+        if record.step == "update" and self.update is not None:
+            return self.update
+        return self.delete if self.delete is not None and record.op == "delete" else self.send
 
 
 def find_placeholders(path: str) -> tuple[str, ...]:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from syncctl.core.rows import Value
+from syncctl.core.stream import Stream
 from syncctl.errors import ConfigurationError
 from syncctl.partner.call import Unsendable
 from syncctl.partner.encoding import find_codec
+from syncctl.partner.endpoint import Endpoints
 from syncctl.partner.request.builder import RequestBuilder
 from syncctl.settings import load_settings
 from tests.harness.cases import make_partner, make_record, make_stream
@@ -19,9 +21,13 @@ XML, FORM = "application/xml", "application/x-www-form-urlencoded"
 ORDER = '<order id="{{ row.id }}"><name>{{ row.name }}</name></order>'
 
 
+def make_builder(stream: Stream) -> RequestBuilder:
+    return RequestBuilder(Endpoints(make_partner("http://h"), stream), stream)
+
+
 def make_body(body: str, content_type: str | None, **row: Value) -> bytes:
     stream = make_stream(body=body, content_type=content_type)
-    made = RequestBuilder(make_partner("http://h"), stream).make_body(make_record(7, {"id": 7, **row}))
+    made = make_builder(stream).make_body(make_record(7, {"id": 7, **row}))
     assert made is not None
     return made
 
@@ -273,7 +279,7 @@ def test_what_is_not_json_is_not_sent(text: str) -> None:
 def test_an_encoding_is_part_of_the_mapping() -> None:
     """The same row has other bytes, so it goes under another key."""
     builders = [
-        RequestBuilder(make_partner("http://h"), make_stream(body=body, content_type=content_type))
+        make_builder(make_stream(body=body, content_type=content_type))
         for content_type, body in ((FORM, "a"), ("text/plain; charset=latin-1", "a"), ("text/plain", "a"))
     ]
     assert len({builder.mapping_hash for builder in builders}) == 3

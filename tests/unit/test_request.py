@@ -118,7 +118,7 @@ def test_everything_that_shapes_a_call_is_in_the_mapping_hash(tmp_path: Path) ->
 
 
 def test_a_stream_without_a_mapping_keeps_the_hash_that_its_records_have() -> None:
-    assert name_mapping() == PartnerClient(make_partner(BASE), make_stream())._builder.endpoint.mapping_hash
+    assert name_mapping() == PartnerClient(make_partner(BASE), make_stream())._endpoints.send.mapping_hash
 
 
 def test_a_body_that_is_not_json_fails_its_record_with_the_place() -> None:

@@ -1,15 +1,13 @@
-"""The builder of a stream's requests: from a record to endpoint, headers and body."""
+"""The builder of a stream's requests: from a record to headers and body."""
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from syncctl.core.records import Record
-from syncctl.core.stream import Partner, Stream
+from syncctl.core.stream import Stream
 from syncctl.errors import ConfigurationError
-from syncctl.partner.address import parse_lookup_endpoint
 from syncctl.partner.encoding import (
     UTF_8,
     BodyContent,
@@ -20,7 +18,7 @@ from syncctl.partner.encoding import (
     is_json,
     is_markup,
 )
-from syncctl.partner.endpoint import Endpoint
+from syncctl.partner.endpoint import Endpoints
 from syncctl.partner.request_headers import HeaderTemplates
 
 JSON = "application/json"
@@ -30,25 +28,17 @@ class RequestBuilder:
     """Builds requests by a stream's settings. The same record gives the same bytes, in every process (invariant 7).
 
     Raises:
-        ConfigurationError: an endpoint, a template or a schema that no call could be made with.
+        ConfigurationError: a template or a schema that no call could be made with.
     """
 
-    def __init__(self, partner: Partner, stream: Stream) -> None:
-        self.endpoint = Endpoint(partner, stream)
+    def __init__(self, endpoints: Endpoints, stream: Stream) -> None:
+        self._endpoints = endpoints
         self._decimals = stream.decimals
         self._content_type = stream.content_type or JSON
         self._fields = FieldMap(stream.fields, stream.decimals) if stream.fields else None
         self._parts = _list_mapping(stream)
         key = f"streams.{stream.name}"
-        self._body = self._headers = self._schema = self._delete = self._update = self.lookup = None
-        if stream.delete_method is not None:
-            self._delete = Endpoint(partner, replace(stream, method=stream.delete_method, path=stream.delete_path))
-        if stream.update_method is not None:
-            own = replace(stream, method=stream.update_method, path=stream.update_path)
-            self._update = Endpoint(partner, own, setting="update_endpoint")
-        if stream.lookup is not None:
-            own = replace(stream, method="GET", path=stream.lookup.path)
-            self.lookup = Endpoint(partner, own, setting="lookup.endpoint", parse=parse_lookup_endpoint)
+        self._body = self._headers = self._schema = None
         try:
             if stream.body is not None:
                 # Imports Jinja2, and the schema below jsonschema: streams without them don't wait for the imports.
@@ -86,10 +76,10 @@ class RequestBuilder:
         The schema is left out: it changes no byte, and a record that it lets through now keeps its key. So is the
         endpoint of updates, which `hash_remote` names: a create whose answer was lost keeps its key when that changes.
         """
-        own = self.endpoint.mapping_hash
-        if not self._parts and self._delete is None:
+        own, delete = self._endpoints.send.mapping_hash, self._endpoints.delete
+        if not self._parts and delete is None:
             return own
-        parts = [own, "" if self._delete is None else self._delete.mapping_hash, *self._parts]
+        parts = [own, "" if delete is None else delete.mapping_hash, *self._parts]
         return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
     def hash_remote(self, record: Record) -> str:
@@ -97,7 +87,7 @@ class RequestBuilder:
 
         Empty where none do and it is none.
         """
-        endpoint = self.choose_endpoint(record)
+        endpoint = self._endpoints.choose(record)
         values = [
             [name, type(value).__name__, str(value)]
             for name, value in sorted(record.remote.items())
@@ -140,21 +130,14 @@ class RequestBuilder:
             names |= template.remote_names
         return names
 
-    def choose_endpoint(self, record: Record) -> Endpoint:
-        """Return the endpoint of a record: updates, lookups and deletes may have their own."""
-        if record.step == "look_up" and self.lookup is not None:
-            return self.lookup
-        if record.step == "update" and self._update is not None:
-            return self._update
-        return self._delete if self._delete is not None and record.op == "delete" else self.endpoint
-
     def make_body(self, record: Record) -> bytes | None:
         """Return the bytes of a record; None for a call without a body.
 
         Raises:
             Unsendable: they cannot be made, are not the JSON that the content type says, or do not fit the schema.
         """
-        if self._delete is not None and record.op == "delete" and self._delete.method == "DELETE":
+        delete = self._endpoints.delete
+        if delete is not None and record.op == "delete" and delete.method == "DELETE":
             return None
         body = self._encode(record)
         if self._schema is not None and record.op != "delete":

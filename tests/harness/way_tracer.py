@@ -1,4 +1,4 @@
-"""Count the files that one delivered record, polled row, setting or body template passes on its way through syncctl.
+"""Count the files that one polled row, delivered record, setting or body template passes on its way through syncctl.
 
 `python -m tests.harness.way_tracer` starts real services, follows the four ways and prints the files of each.
 """
@@ -13,7 +13,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,9 +30,10 @@ PACKAGE = f"{Path(syncctl.__file__).parent}{os.sep}"
 # Servers for demos and tests: no part of the way of a record.
 LEFT_OUT = f"{PACKAGE}local{os.sep}"
 WAKE = re.compile(r"wake")
-AT_MOST = {"delivered record": 54, "polled row": 36, "setting": 24, "setting's value": 11, "body template": 9}
-"""How many files each way may pass. Of a setting: in which a load runs anything, and in which its value is in hand."""
+AT_MOST = {"polled row": (23, 36), "delivered record": (25, 54), "setting": (10, 23), "body template": (4, 7)}
+"""How many files may have what is followed in hand, and in how many anything may run meanwhile."""
 
+NUMBER = 987_654
 WINDOW = 4321
 BODY = '{"id": {{ row.id | json }}, "customer": {{ row.customer | json }}}'
 DEEPEST = 8
@@ -43,19 +45,26 @@ class Way:
 
     files: dict[str, dict[str, float]] = field(default_factory=dict)
     """File → function → the seconds spent in its calls and in all that they called."""
+    in_hand: set[str] = field(default_factory=set)
+    """The files of which a function had what is followed among its arguments, variables or results."""
 
-    def add(self, frame: FrameType, seconds: float) -> None:
+    def add(self, frame: FrameType, seconds: float, *, is_in_hand: bool = False) -> None:
         """Note that a function was called, or how long a call took."""
-        functions = self.files.setdefault(frame.f_code.co_filename.removeprefix(PACKAGE), {})
+        file = frame.f_code.co_filename.removeprefix(PACKAGE)
+        functions = self.files.setdefault(file, {})
         name = frame.f_code.co_qualname
         functions[name] = functions.get(name, 0.0) + seconds
+        if is_in_hand:
+            self.in_hand.add(file)
 
     def list_main_functions(self) -> dict[str, str]:
         """Return, by file, the function in which most time was spent."""
         return {file: max(functions, key=lambda name: functions[name]) for file, functions in self.files.items()}
 
     def __or__(self, other: "Way") -> "Way":
-        return Way(files={**self.files, **{file: other.files[file] for file in other.files if file not in self.files}})
+        own, others = self.files, other.files
+        files = {**own, **{file: others[file] for file in others if file not in own}}
+        return Way(files=files, in_hand=self.in_hand | other.in_hand)
 
 
 class WayTracer:
@@ -70,19 +79,19 @@ class WayTracer:
                 importlib.import_module(module.name)
         self._way: Way | None = None
         self._wake_way: Way | None = None
-        self._value: object = None
+        self._followed: Collection[object] = ()
         self._of_thread = threading.local()
         threading.setprofile(self._note)
 
     @contextmanager
-    def follow(self, *, wake_way: Way | None = None, value: object = None) -> Iterator[Way]:
+    def follow(self, *followed: object, wake_way: Way | None = None) -> Iterator[Way]:
         """Follow everything that runs in the block.
 
         Args:
+            followed: The values by which a function is known to have in hand what is followed.
             wake_way: Where to note a wake-up that begins in the block, with all that it calls.
-            value: Leave out functions that do not have this value among their arguments, variables or results.
         """
-        self._way, self._wake_way, self._value = Way(), wake_way, value
+        self._way, self._wake_way, self._followed = Way(), wake_way, followed
         sys.setprofile(self._note)
         try:
             yield self._way
@@ -102,32 +111,30 @@ class WayTracer:
         began: dict[FrameType, float] = thread.setdefault("began", {})
         if event == "call":
             began[frame] = time.perf_counter()
-            if self._value is None:
-                way.add(frame, 0.0)
+            way.add(frame, 0.0)
         elif event == "return":
             seconds = time.perf_counter() - began.pop(frame, time.perf_counter())
-            if self._value is None or has_value((frame.f_locals, result), self._value):
-                way.add(frame, seconds)
+            way.add(frame, seconds, is_in_hand=has_any((frame.f_locals, result), self._followed))
             if wake is frame:
                 thread["wake"] = None
 
 
-def has_value(container: object, value: object, deepest: int = DEEPEST) -> bool:
-    """Return whether a value, or its text, is in a container or in an object of the package, however deep."""
+def has_any(container: object, values: Collection[object], deepest: int = DEEPEST) -> bool:
+    """Return whether one of these texts and numbers is in a container or in an object of the package, however deep."""
     if isinstance(container, str | int):
-        return container in (value, str(value))
+        return container in values
     if deepest == 0:
         return False
     if isinstance(container, dict):
         inner: Sequence[object] = [*container, *container.values()]
-    elif isinstance(container, list | tuple | set | frozenset):
+    elif isinstance(container, list | tuple | set | frozenset | deque):
         inner = list(container)
     elif type(container).__module__.startswith("syncctl."):
         names = [*getattr(container, "__dict__", ()), *getattr(type(container), "__slots__", ())]
         inner = [getattr(container, name, None) for name in names]
     else:
         return False
-    return any(has_value(each, value, deepest - 1) for each in inner)
+    return any(has_any(each, values, deepest - 1) for each in inner)
 
 
 def follow_ways(source: SourceDb) -> dict[str, Way]:
@@ -137,13 +144,12 @@ def follow_ways(source: SourceDb) -> dict[str, Way]:
     """
     tracer = WayTracer()
     follow_record(tracer, source, 1)
-    polled, delivered = follow_record(tracer, source, 2)
+    polled, delivered = follow_record(tracer, source, NUMBER)
     follow_body(tracer)
     return {
-        "delivered record": delivered,
         "polled row": polled,
+        "delivered record": delivered,
         "setting": follow_setting(tracer),
-        "setting's value": follow_setting(tracer, value=WINDOW),
         "body template": follow_body(tracer),
     }
 
@@ -155,12 +161,14 @@ def follow_record(tracer: WayTracer, source: SourceDb, number: int) -> tuple[Way
         The way of the row into the ledger, and the way of its record through the wake-up of a worker and its delivery.
     """
     from syncctl.celery_app import app
+    from syncctl.core.records import read_idempotency_key
+    from syncctl.tasks.process import connections
 
     source.add_orders([number])
     woken = Way()
 
     def poll() -> Way | None:
-        with tracer.follow(wake_way=woken) as way:
+        with tracer.follow(number, str(number), wake_way=woken) as way:
             done = app.tasks["syncctl.poll"]("orders")
         return way if done.get("logged") else None
 
@@ -170,18 +178,15 @@ def follow_record(tracer: WayTracer, source: SourceDb, number: int) -> tuple[Way
     with app.connection() as connection, connection.SimpleQueue("deliver") as queue:
         message = queue.get(timeout=30)
         message.ack()
-    with tracer.follow() as delivered:
+    (record,) = connections().ledger._database["records"].find({"state": "pending"})
+    with tracer.follow(number, str(number), record["_id"], read_idempotency_key(record)) as delivered:
         done = app.tasks["syncctl.deliver"](*message.payload[0])
     assert done["streams"]["orders"]["delivered"] == 1, done
     return polled, woken | delivered
 
 
-def follow_setting(tracer: WayTracer, *, value: object = None) -> Way:
-    """Follow `streams.orders.window` from `.env` and `syncctl.toml` to the sizes of a delivery.
-
-    Args:
-        value: Leave out the files that only read and check other settings.
-    """
+def follow_setting(tracer: WayTracer) -> Way:
+    """Follow `streams.orders.window` from `.env` and `syncctl.toml` to the sizes of a delivery."""
     from syncctl.core.batch_sizes import decide_sizes
     from syncctl.settings import load_settings
     from tests.harness.cases import make_partner
@@ -191,7 +196,7 @@ def follow_setting(tracer: WayTracer, *, value: object = None) -> Way:
         Path(directory, ".env").write_text(f"STREAMS__ORDERS__WINDOW={WINDOW}\n")
         orders = {"table": "orders", "start": "beginning", "endpoint": "POST /orders"}
         Path(directory, "syncctl.toml").write_text(to_toml({"streams": {"orders": orders}}))
-        with tracer.follow(value=value) as way:
+        with tracer.follow(WINDOW, str(WINDOW)) as way:
             stream = load_settings(directory=directory, environment={}).stream("orders")
             sizes = decide_sizes(stream, partner)
     assert sizes.window == WINDOW
@@ -200,12 +205,14 @@ def follow_setting(tracer: WayTracer, *, value: object = None) -> Way:
 
 def follow_body(tracer: WayTracer) -> Way:
     """Follow a body template from the stream's settings to the bytes of one record."""
+    from syncctl.partner.endpoint import Endpoints
     from syncctl.partner.request.builder import RequestBuilder
     from tests.harness.cases import make_partner, make_record, make_stream
 
     partner, stream, record = make_partner("https://partner.example"), make_stream(body=BODY), make_record()
-    with tracer.follow() as way:
-        body = RequestBuilder(partner, stream).make_body(record)
+    endpoints = Endpoints(partner, stream)
+    with tracer.follow(BODY) as way:
+        body = RequestBuilder(endpoints, stream).make_body(record)
     assert body is not None
     assert json.loads(body) == record.payload
     return way
@@ -221,12 +228,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.chdir(open_directory(running))
         ways = follow_ways(SourceDb(Path("source.db")))
     if as_json:
-        print(json.dumps({name: way.list_main_functions() for name, way in ways.items()}))  # noqa: T201
+        documents = {
+            name: {"in_hand": sorted(way.in_hand), "files": way.list_main_functions()} for name, way in ways.items()
+        }
+        print(json.dumps(documents))  # noqa: T201
         return
     for name, way in ways.items():
-        print(f"a {name} passes {len(way.files)} files (at most {AT_MOST[name]})")  # noqa: T201
-        for number, (file, function) in enumerate(way.list_main_functions().items(), start=1):
-            print(f"{number:4}  {file:36} {function}")  # noqa: T201
+        held, passed = AT_MOST[name]
+        counts = f"{len(way.in_hand)} files have it in hand (at most {held}); functions of {len(way.files)} run"
+        print(f"a {name}: {counts} (at most {passed})")  # noqa: T201
+        for file, function in way.list_main_functions().items():
+            print(f"{'*' if file in way.in_hand else ' ':>4}  {file:36} {function}")  # noqa: T201
 
 
 def open_directory(running: ExitStack) -> Path:

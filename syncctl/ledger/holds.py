@@ -11,7 +11,8 @@ from typing import Any
 from pymongo.collection import Collection
 
 from syncctl.core.breaker import BreakerRules
-from syncctl.ledger.expressions import SYNCCTL, in_future, is_pause_over, or_zero
+from syncctl.ledger.client import edge
+from syncctl.ledger.expressions import SYNCCTL, in_future, is_pause_over, or_zero, paused_by
 
 Doc = dict[str, Any]
 _IS_DUE: Doc = {"$and": [
@@ -63,55 +64,95 @@ def find_pause(document: Mapping[str, Any], now: datetime, *, field: str = "paus
     return None if ends_at is not None and ends_at <= now else paused
 
 
-def end_over(documents: Collection[Doc], name: str) -> bool:
-    """End a pause whose time is over; False if there is none. Safe to repeat: one of several ends it."""
-    query: Doc = {"_id": name, "paused.ends_at": {"$type": "date"}, "$expr": is_pause_over()}
-    changes: list[Doc] = [{"$set": {"back_at": "$$NOW"}}, {"$unset": ["paused", "refusals"]}]
-    return documents.update_one(query, changes).modified_count == 1
-
-
-def acquire_probe(documents: Collection[Doc], name: str, *, token: str, record: str, seconds: float) -> bool:
-    """Take the right to probe whether a pause may end; one record does at a time."""
-    query = {"_id": name, "paused.by": SYNCCTL, "$expr": _IS_DUE}
-    probe = {"paused.probe": {"token": token, "until": in_future(seconds)}, "paused.last_probe": record}
-    return documents.update_one(query, [{"$set": probe}]).matched_count == 1
-
-
-def release_probe(documents: Collection[Doc], name: str, *, token: str) -> None:
-    """Let another record probe: this batch made no call."""
-    documents.update_one({"_id": name, "paused.probe.token": token}, {"$unset": {"paused.probe": True}})
-
-
-def extend(
-    documents: Collection[Doc], name: str, *, token: str, reason: str, rules: BreakerRules, rest_seconds: float | None
-) -> None:
-    """Keep a pause after a probe that did not end it: the next one comes later, up to a limit.
+class Holds:
+    """The pauses in the documents of one collection: those of the streams, or of the partners.
 
     Args:
-        reason: What the probe came to; empty where it says nothing of the pause's cause.
-        rest_seconds: What the partner asked for with `Retry-After`.
+        new: What a document holds from the beginning.
     """
-    times = {"$add": [or_zero("paused.times"), 1]}
-    doubled = {"$multiply": [round(rules.open_seconds * 1000), {"$pow": [2, {"$min": [times, 20]}]}]}
-    wait: Any = {"$min": [round(rules.longest_open_seconds * 1000), doubled]}
-    if rest_seconds is not None:
-        wait = {"$max": [wait, round(rest_seconds * 1000)]}
-    changes: Doc = {"paused.times": times, "paused.until": {"$add": ["$$NOW", wait]}}
-    if reason:
-        changes["paused.reason"] = {"$literal": reason}
-    query = {"_id": name, "paused.by": SYNCCTL, "paused.probe.token": token}
-    documents.update_one(query, [{"$set": changes}, {"$unset": "paused.probe"}])
 
+    def __init__(self, documents: Collection[Doc], hosts: str, *, new: Mapping[str, Any] | None = None) -> None:
+        self._documents = documents
+        self._new = new or {}
+        self.hosts = hosts
 
-def end(documents: Collection[Doc], name: str, *, token: str | None = None) -> bool:
-    """End a pause; False when there was none.
+    @edge
+    def ensure(self, name: str, /) -> bool:
+        """Create the document where there is none, and return whether there was none; safe to repeat."""
+        made = self._documents.update_one({"_id": name}, {"$setOnInsert": self._new}, upsert=True)
+        return made.upserted_id is not None
 
-    Args:
-        token: The probe that was accepted: it ends only the pause that it probed, never an operator's.
-    """
-    query: Doc = {"_id": name, "paused": {"$exists": True}}
-    changes: Doc = {"back_at": "$$NOW"}
-    if token is not None:
+    @edge
+    def pause(
+        self,
+        name: str,
+        /,
+        *,
+        who: str,
+        reason: str,
+        ends_at: datetime | None = None,
+        probe_after_seconds: float = 0.0,
+    ) -> None:
+        """Send nothing more; rows are still logged. What an operator has said, syncctl leaves.
+
+        Args:
+            ends_at: When an operator's pause ends by itself; None: never.
+            probe_after_seconds: When a pause by syncctl is first probed.
+        """
+        self.ensure(name)
+        paused = paused_by(who, reason, ends_at=ends_at, probe_after_seconds=probe_after_seconds)
+        self._documents.update_one({"_id": name}, [{"$set": {"paused": paused}}])
+
+    @edge
+    def resume(self, name: str, /) -> bool:
+        """Send again; False when there was no pause."""
+        return self._end({"_id": name, "paused": {"$exists": True}}, {"back_at": "$$NOW"})
+
+    @edge
+    def end_over(self, name: str, /) -> bool:
+        """End a pause whose time is over; False if there is none. Safe to repeat: one of several ends it."""
+        over = {"paused.ends_at": {"$type": "date"}, "$expr": is_pause_over()}
+        return self._end({"_id": name, **over}, {"back_at": "$$NOW"})
+
+    @edge
+    def acquire_probe(self, name: str, /, *, token: str, record: str, seconds: float) -> bool:
+        """Take the right to probe whether syncctl's own pause may end; one record does at a time."""
+        query = {"_id": name, "paused.by": SYNCCTL, "$expr": _IS_DUE}
+        probe = {"paused.probe": {"token": token, "until": in_future(seconds)}, "paused.last_probe": record}
+        return self._documents.update_one(query, [{"$set": probe}]).matched_count == 1
+
+    @edge
+    def release_probe(self, name: str, /, *, token: str) -> None:
+        """Let another record probe: this batch made no call."""
+        self._documents.update_one({"_id": name, "paused.probe.token": token}, {"$unset": {"paused.probe": True}})
+
+    @edge
+    def end_by_probe(self, name: str, /, *, token: str) -> bool:
+        """End a pause, because its probe was accepted: only the pause that it probed, never an operator's."""
+        probed = {"_id": name, "paused.by": SYNCCTL, "paused.probe.token": token}
+        return self._end(probed, {"back_at": "$$NOW", "accepted_at": "$$NOW"})
+
+    @edge
+    def extend_pause(
+        self, name: str, /, *, token: str, reason: str, rules: BreakerRules, rest_seconds: float | None
+    ) -> None:
+        """Keep a pause after a probe that did not end it: the next one comes later, up to a limit.
+
+        Args:
+            reason: What the probe came to; empty where it says nothing of the pause's cause.
+            rest_seconds: What the partner asked for with `Retry-After`.
+        """
+        times = {"$add": [or_zero("paused.times"), 1]}
+        doubled = {"$multiply": [round(rules.open_seconds * 1000), {"$pow": [2, {"$min": [times, 20]}]}]}
+        wait: Any = {"$min": [round(rules.longest_open_seconds * 1000), doubled]}
+        if rest_seconds is not None:
+            wait = {"$max": [wait, round(rest_seconds * 1000)]}
+        changes: Doc = {"paused.times": times, "paused.until": {"$add": ["$$NOW", wait]}}
+        if reason:
+            changes["paused.reason"] = {"$literal": reason}
         query = {"_id": name, "paused.by": SYNCCTL, "paused.probe.token": token}
-        changes["accepted_at"] = "$$NOW"
-    return documents.update_one(query, [{"$set": changes}, {"$unset": ["paused", "refusals"]}]).modified_count == 1
+        self._documents.update_one(query, [{"$set": changes}, {"$unset": "paused.probe"}])
+
+    def _end(self, query: Doc, changes: Doc) -> bool:
+        stages: list[Doc] = [{"$set": changes}, {"$unset": ["paused", "refusals"]}]
+        return self._documents.update_one(query, stages).modified_count == 1

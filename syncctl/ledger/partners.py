@@ -9,11 +9,9 @@ from pymongo import ReturnDocument
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from syncctl.core.breaker import BreakerRules
-from syncctl.ledger import holds
 from syncctl.ledger.client import edge
-from syncctl.ledger.expressions import in_future, or_zero, paused_by
-from syncctl.ledger.holds import HOLD_FIELDS, Hold, read_hold
+from syncctl.ledger.expressions import in_future, or_zero
+from syncctl.ledger.holds import HOLD_FIELDS, Hold, Holds, read_hold
 
 Doc = dict[str, Any]
 
@@ -71,12 +69,12 @@ def count_permits(partner: Mapping[str, Any], now: datetime) -> int:
     return sum(int(permit["calls"]) for permit in partner.get("permits", ()) if permit["until"] > now)
 
 
-class Partners:
+class Partners(Holds):
     """One document per partner; every change is one write, judged by MongoDB's clock (invariant 8)."""
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._partners: Collection[Doc] = database["partners"]
-        self.hosts = hosts
+        super().__init__(self._partners, hosts)
 
     @edge
     def load_gate(self, partner: str) -> PartnerGate:
@@ -139,28 +137,6 @@ class Partners:
             return_document=ReturnDocument.AFTER,
         )
         return bool(found and found["accepted_lately"]) and int((found or {})["refusals"]) < REFUSALS_IN_A_ROW
-
-    @edge
-    def acquire_probe(self, partner: str, *, token: str, record: str, seconds: float) -> bool:
-        """Take the right to probe whether syncctl's own pause may end."""
-        return holds.acquire_probe(self._partners, partner, token=token, record=record, seconds=seconds)
-
-    @edge
-    def release_probe(self, partner: str, *, token: str) -> None:
-        """Let another record probe: this batch made no call."""
-        holds.release_probe(self._partners, partner, token=token)
-
-    @edge
-    def end_by_probe(self, partner: str, *, token: str) -> bool:
-        """End a pause, because its probe was accepted; an operator's pause stays."""
-        return holds.end(self._partners, partner, token=token)
-
-    @edge
-    def extend_pause(
-        self, partner: str, *, token: str, reason: str, rules: BreakerRules, rest_seconds: float | None
-    ) -> None:
-        """Keep a pause after a probe that did not end it; the next one comes later."""
-        holds.extend(self._partners, partner, token=token, reason=reason, rules=rules, rest_seconds=rest_seconds)
 
     @edge
     def acquire_permits(
@@ -230,35 +206,6 @@ class Partners:
     def release_permits(self, partner: str, *, token: str) -> None:
         """Give permits back; safe to repeat."""
         self._partners.update_one({"_id": partner}, {"$pull": {"permits": {"token": token}}})
-
-    @edge
-    def pause(
-        self,
-        partner: str,
-        *,
-        who: str,
-        reason: str,
-        ends_at: datetime | None = None,
-        probe_after_seconds: float = 0.0,
-    ) -> None:
-        """Stop calling a partner; what an operator has said before, syncctl leaves.
-
-        Args:
-            ends_at: When an operator's pause ends by itself; None: never.
-            probe_after_seconds: When a pause by syncctl is first probed.
-        """
-        paused = paused_by(who, reason, ends_at=ends_at, probe_after_seconds=probe_after_seconds)
-        self._partners.update_one({"_id": partner}, [{"$set": {"paused": paused}}], upsert=True)
-
-    @edge
-    def resume(self, partner: str) -> bool:
-        """Call a partner again; False when it was not paused."""
-        return holds.end(self._partners, partner)
-
-    @edge
-    def end_over(self, partner: str) -> bool:
-        """End a pause whose time is over; False if there is none. Safe to repeat."""
-        return holds.end_over(self._partners, partner)
 
     @edge
     def load_all(self) -> dict[str, Mapping[str, Any]]:

@@ -9,13 +9,11 @@ from pymongo import ReturnDocument
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from syncctl.core.breaker import BreakerRules
 from syncctl.core.quiet_hours import QuietHours
-from syncctl.ledger import holds
 from syncctl.ledger.breakers import GATE_FIELDS, BreakerGate, read_breaker
 from syncctl.ledger.client import edge, new_token
-from syncctl.ledger.expressions import in_future, not_held, or_zero, paused_by
-from syncctl.ledger.holds import HOLD_FIELDS, Hold, read_hold
+from syncctl.ledger.expressions import in_future, not_held, or_zero
+from syncctl.ledger.holds import HOLD_FIELDS, Hold, Holds, read_hold
 
 Doc = dict[str, Any]
 
@@ -79,18 +77,12 @@ class Refusals:
     since: datetime
 
 
-class Streams:
+class Streams(Holds):
     """One document per stream; every change is guarded by the token of the lease that allows it."""
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._streams: Collection[Doc] = database["streams"]
-        self.hosts = hosts
-
-    @edge
-    def ensure(self, stream: str) -> bool:
-        """Create the stream's document where there is none, and return whether there was none; safe to repeat."""
-        new = {"created": True, "cleaned_before": None}
-        return self._streams.update_one({"_id": stream}, {"$setOnInsert": new}, upsert=True).upserted_id is not None
+        super().__init__(self._streams, hosts, new={"created": True, "cleaned_before": None})
 
     @edge
     def note_cleaned(self, stream: str, before: datetime) -> None:
@@ -155,36 +147,6 @@ class Streams:
         names = list(streams)
         found = {document["_id"]: document for document in self._streams.find({"_id": {"$in": names}}, fields)}
         return {name: _read_gate(found.get(name, {})) for name in names}
-
-    @edge
-    def pause(
-        self,
-        stream: str,
-        *,
-        who: str,
-        reason: str,
-        ends_at: datetime | None = None,
-        probe_after_seconds: float = 0.0,
-    ) -> None:
-        """Stop sending this stream's records; rows are still logged. What an operator has said, syncctl leaves.
-
-        Args:
-            ends_at: When an operator's pause ends by itself; None: never.
-            probe_after_seconds: When a pause by syncctl is first probed.
-        """
-        self.ensure(stream)
-        paused = paused_by(who, reason, ends_at=ends_at, probe_after_seconds=probe_after_seconds)
-        self._streams.update_one({"_id": stream}, [{"$set": {"paused": paused}}])
-
-    @edge
-    def resume(self, stream: str) -> bool:
-        """Send again; False when the stream was not paused."""
-        return holds.end(self._streams, stream)
-
-    @edge
-    def end_over(self, stream: str) -> bool:
-        """End a pause whose time is over; False if there is none. Safe to repeat."""
-        return holds.end_over(self._streams, stream)
 
     @edge
     def limit_body(self, stream: str, *, refused_bytes: int, rows: int) -> int:
@@ -253,28 +215,6 @@ class Streams:
         found = self._streams.find_one({"_id": stream}, {"gone": True}) or {}
         since: datetime | None = found.get("gone", {}).get("since")
         return since
-
-    @edge
-    def acquire_probe(self, stream: str, *, token: str, record: str, seconds: float) -> bool:
-        """Take the right to probe whether syncctl's own pause may end."""
-        return holds.acquire_probe(self._streams, stream, token=token, record=record, seconds=seconds)
-
-    @edge
-    def release_probe(self, stream: str, *, token: str) -> None:
-        """Let another record probe: this batch made no call."""
-        holds.release_probe(self._streams, stream, token=token)
-
-    @edge
-    def end_by_probe(self, stream: str, *, token: str) -> bool:
-        """End a pause, because its probe was accepted; an operator's pause stays."""
-        return holds.end(self._streams, stream, token=token)
-
-    @edge
-    def extend_pause(
-        self, stream: str, *, token: str, reason: str, rules: BreakerRules, rest_seconds: float | None
-    ) -> None:
-        """Keep a pause after a probe that did not end it; the next one comes later."""
-        holds.extend(self._streams, stream, token=token, reason=reason, rules=rules, rest_seconds=rest_seconds)
 
     @edge
     def load_all(self, names: Sequence[str] | None = None) -> dict[str, Mapping[str, Any]]:

@@ -61,7 +61,8 @@ def test_one_record_at_a_time_probes(held: Any, database: Any, kind: str) -> Non
 def test_a_probe_that_is_not_the_current_one_neither_ends_nor_prolongs_a_pause(
     held: Any, database: Any, kind: str
 ) -> None:
-    """Its process stood still, and another probes by now. Fails without the token in `holds.end` and `holds.extend`."""
+    """Its process stood still, and another probes by now. Fails without the token in `Holds.end_by_probe` and in
+    `extend_pause`."""
     probe(held, "first")
     let_probe_lapse(database, kind)
     probe(held, "second")
@@ -108,7 +109,7 @@ def test_an_accepted_probe_whose_pause_is_not_its_own_any_more_leaves_it(
     testbed: Testbed, source_db: SourceDb, partner: MockPartner, kind: str, meanwhile: str
 ) -> None:
     """What the process saw before its call is not what the ledger says after it. Fails without the guard of
-    `holds.end`."""
+    `Holds.end_by_probe`."""
     source_db.create_orders(3)
     testbed.poll()
     name = {"streams": "orders", "partners": "default"}[kind]

@@ -7,7 +7,7 @@ import threading
 from contextlib import suppress
 
 from syncctl.channels.addresses import MailServer, parse_mail_url
-from syncctl.channels.texts import AlertText
+from syncctl.channels.alert_text import AlertText
 from syncctl.core.alert_channels import ACCEPTED, MailTarget, SendOutcome, SendResult
 from syncctl.core.redaction import Redact, find_secrets
 from syncctl.core.safe_text import clean_text

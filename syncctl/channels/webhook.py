@@ -4,7 +4,7 @@ import json
 
 from syncctl import __version__
 from syncctl.channels.addresses import list_webhook_secrets
-from syncctl.channels.texts import AlertText
+from syncctl.channels.alert_text import AlertText
 from syncctl.core.alert_channels import ACCEPTED, SendOutcome, SendResult, WebhookTarget
 from syncctl.core.redaction import SHORTEST_SECRET, Redact, spell_secret
 from syncctl.core.stream import Partner, Tls

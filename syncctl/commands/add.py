@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from syncctl.commands.options import AsJson, parse_seconds
+from syncctl.commands.options import AsJson
 from syncctl.commands.session import open_session
+from syncctl.commands.times import parse_seconds
 from syncctl.console import out
 from syncctl.errors import ExitCode, ServiceUnavailable, UsageError
 

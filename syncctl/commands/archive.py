@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from syncctl.commands.filters import Key, Listing, choose_states
-from syncctl.commands.options import AsJson, Since, Until, parse_window
+from syncctl.commands.options import AsJson
 from syncctl.commands.records import LISTED_BY_DEFAULT, show_table
 from syncctl.commands.records import to_public as to_public_row
 from syncctl.commands.session import load
 from syncctl.commands.show import show_record
 from syncctl.commands.show import to_public as to_public_record
+from syncctl.commands.times import Since, Until, parse_window
 from syncctl.console import out
 from syncctl.core.states import TERMINAL
 from syncctl.errors import ExitCode, UsageError
@@ -53,7 +54,7 @@ def create(ctx: typer.Context, archive: _Directory = None, as_json: AsJson = Fal
         syncctl archive create
         syncctl archive create --archive /mnt/archive
     """
-    from syncctl.archive.files import create_archive
+    from syncctl.archive.archive_files import create_archive
 
     directory = _find_directory(load(ctx), archive)
     is_new = create_archive(directory)

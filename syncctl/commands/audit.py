@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from syncctl.commands.filters import Listing, choose_actions
-from syncctl.commands.options import AsJson, Since, Streams, Until, parse_window
+from syncctl.commands.options import AsJson, Streams
 from syncctl.commands.session import choose_known, open_session
+from syncctl.commands.times import Since, Until, parse_window
 from syncctl.console import format_time, out, to_line
 from syncctl.errors import ExitCode
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from syncctl.commands.options import AsJson, DryRun, Streams, Yes, parse_seconds
+from syncctl.commands.options import AsJson, DryRun, Streams, Yes
 from syncctl.commands.session import ask_consent, choose_known, name_operator, open_session
 from syncctl.commands.stop_signal import AFTER_BATCH, StopSignal
+from syncctl.commands.times import parse_seconds
 from syncctl.console import format_count, out
 from syncctl.core.states import TERMINAL
 from syncctl.errors import ExitCode
@@ -55,7 +56,7 @@ def cleanup(
         syncctl cleanup --stream orders --older-than 7d
         syncctl cleanup --archive /srv/syncctl-archive --yes
     """
-    from syncctl.archive.files import ArchiveError, require_archive
+    from syncctl.archive.archive_files import ArchiveError, require_archive
     from syncctl.pipeline.maintenance.cleanup import clean_up
     from syncctl.wiring.operators import retention_seconds
 

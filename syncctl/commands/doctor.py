@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from syncctl.commands.options import AsJson, parse_seconds
+from syncctl.commands.options import AsJson
 from syncctl.commands.session import load
+from syncctl.commands.times import parse_seconds
 from syncctl.console import out
 from syncctl.errors import ConfigurationError, ExitCode, UsageError
 

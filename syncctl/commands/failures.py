@@ -5,8 +5,9 @@ from typing import Annotated
 import typer
 
 from syncctl.commands.filters import Error, Key, read_filters
-from syncctl.commands.options import AsJson, Since, Streams, Until
+from syncctl.commands.options import AsJson, Streams
 from syncctl.commands.session import open_session
+from syncctl.commands.times import Since, Until
 from syncctl.console import out
 from syncctl.core.states import State
 from syncctl.errors import ExitCode

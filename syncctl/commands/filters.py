@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from syncctl.commands.options import parse_window
 from syncctl.commands.session import choose_known
+from syncctl.commands.times import parse_window
 from syncctl.core.spelling import find_near
 from syncctl.core.states import SELECTABLE, State
 from syncctl.errors import UsageError

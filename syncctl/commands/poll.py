@@ -131,7 +131,7 @@ def _poll_once(connections: "Connections", streams: Sequence[str], stop: StopSig
 
 
 def _poll_with_progress(connections: "Connections", name: str, stop: StopSignal) -> "Run":
-    from syncctl.wiring import rows
+    from syncctl.wiring import row_path
 
     with out.progress(f"polling {name}", unit="pages") as show:
         pages = 0
@@ -142,12 +142,12 @@ def _poll_with_progress(connections: "Connections", name: str, stop: StopSignal)
             show(pages)
             return stop.is_set
 
-        return rows.poll(connections, name, should_stop=should_stop)
+        return row_path.poll(connections, name, should_stop=should_stop)
 
 
 def _keep_polling(connections: "Connections", streams: Sequence[str], stop: StopSignal) -> ExitCode:
     """Poll each stream at its interval; a stream that is leased elsewhere or fails is polled again at its next one."""
-    from syncctl.wiring import rows
+    from syncctl.wiring import row_path
 
     every = {name: connections.settings.stream(name).poll_every_seconds for name in streams}
     due_at = dict.fromkeys(streams, time.monotonic())
@@ -161,7 +161,7 @@ def _keep_polling(connections: "Connections", streams: Sequence[str], stop: Stop
         due_at[name] = time.monotonic() + every[name]
         try:
             connections.ledger.schema.check()
-            run = rows.poll(connections, name, should_stop=lambda: stop.is_set)
+            run = row_path.poll(connections, name, should_stop=lambda: stop.is_set)
         except (LeaseHeld, ServiceUnavailable) as error:
             if refused.get(name) != str(error):
                 out.warn(str(error))

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from syncctl.commands.filters import OneStream, StreamArgument, require_stream
-from syncctl.commands.options import AsJson, DryRun, Since, Yes, parse_window
+from syncctl.commands.options import AsJson, DryRun, Yes
 from syncctl.commands.session import ask_consent, choose_configured, name_operator, open_session
+from syncctl.commands.times import Since, parse_window
 from syncctl.console import format_count, out
 from syncctl.core.ids import show_key
 from syncctl.errors import ExitCode, UsageError

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from syncctl.commands.filters import Error, Key, Listing, States, read_filters
-from syncctl.commands.options import AsJson, Since, Streams, Until, require_one_form
+from syncctl.commands.options import AsJson, Streams, require_one_form
 from syncctl.commands.session import open_session
+from syncctl.commands.times import Since, Until
 from syncctl.console import out
 from syncctl.core.ids import show_key
 from syncctl.core.records import read_idempotency_key

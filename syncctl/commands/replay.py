@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from syncctl.commands.filters import Error, Key, Limit, read_filters
-from syncctl.commands.options import AsJson, DryRun, Since, Streams, Until, Yes, parse_seconds
+from syncctl.commands.options import AsJson, DryRun, Streams, Yes
 from syncctl.commands.session import ask_consent, name_operator, open_session
 from syncctl.commands.stop_signal import AFTER_BATCH, StopSignal
+from syncctl.commands.times import Since, Until, parse_seconds
 from syncctl.console import out
 from syncctl.core.states import TERMINAL, State
 from syncctl.errors import ExitCode, TroubleFound

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from syncctl.commands.filters import choose_states, read_fingerprint
-from syncctl.commands.options import AsJson, Since, Streams, Until, parse_window, require_one_form
+from syncctl.commands.options import AsJson, Streams, require_one_form
 from syncctl.commands.session import choose_known, open_session
+from syncctl.commands.times import Since, Until, parse_window
 from syncctl.console import format_cell, out
 from syncctl.core.durations import format_change, format_ms
 from syncctl.core.states import State

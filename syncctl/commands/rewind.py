@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from syncctl.commands.filters import OneStream, StreamArgument, require_stream
-from syncctl.commands.options import AsJson, DryRun, Yes, parse_time
+from syncctl.commands.options import AsJson, DryRun, Yes
 from syncctl.commands.session import ask_consent, choose_configured, name_operator, open_session
+from syncctl.commands.times import parse_time
 from syncctl.console import out
 from syncctl.errors import ExitCode, UsageError
 

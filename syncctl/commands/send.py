@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from syncctl.commands.filters import merge_streams
-from syncctl.commands.options import AsJson, parse_seconds
+from syncctl.commands.options import AsJson
 from syncctl.commands.session import choose_configured, name_operator, open_session
 from syncctl.commands.stop_signal import StopSignal
+from syncctl.commands.times import parse_seconds
 from syncctl.console import format_cell, out
 from syncctl.errors import ExitCode, TroubleFound, UsageError
 

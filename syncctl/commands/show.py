@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from syncctl.commands.filters import Error, Key, States, is_any_given, read_filters
-from syncctl.commands.options import AsJson, Since, Streams, Until
+from syncctl.commands.options import AsJson, Streams
 from syncctl.commands.previews import show_requests
 from syncctl.commands.session import choose_known, open_session
+from syncctl.commands.times import Since, Until
 from syncctl.console import format_time, out, to_line
 from syncctl.core.ids import format_seq
 from syncctl.core.records import read_idempotency_key

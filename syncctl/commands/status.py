@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from syncctl.commands.options import AsJson, parse_seconds
+from syncctl.commands.options import AsJson
 from syncctl.commands.session import open_session
 from syncctl.commands.silence import Patience, Silence
 from syncctl.commands.status_lines import (
@@ -22,6 +22,7 @@ from syncctl.commands.status_lines import (
     list_warnings,
 )
 from syncctl.commands.stop_signal import StopSignal
+from syncctl.commands.times import parse_seconds
 from syncctl.console import format_time, out
 from syncctl.core.durations import format_age, format_duration
 from syncctl.errors import ExitCode, ServiceUnavailable, UsageError

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from syncctl.commands.filters import Key, choose_states, read_fingerprint
-from syncctl.commands.options import Since, Streams, parse_window
+from syncctl.commands.options import Streams
 from syncctl.commands.records import format_key
 from syncctl.commands.session import choose_known, open_session
 from syncctl.commands.silence import Patience, Silence
 from syncctl.commands.stop_signal import StopSignal
+from syncctl.commands.times import Since, parse_window
 from syncctl.console import format_time, out
 from syncctl.core.safe_text import make_safe_line
 from syncctl.core.states import State

@@ -13,8 +13,8 @@ from syncctl.errors import ExitCode
 
 if TYPE_CHECKING:
     from syncctl.ledger.ledger import Ledger
+    from syncctl.ledger.ledger_version import PendingMigration, Upgraded
     from syncctl.ledger.migrations import Advance, Migration
-    from syncctl.ledger.schema import PendingMigration, Upgraded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

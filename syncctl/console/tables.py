@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from syncctl.console.documents import format_time
+from syncctl.console.json_documents import format_time
 from syncctl.console.lines import Line, Part, fill, fold, measure, wrap
 from syncctl.core.safe_text import make_safe_line
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
-from syncctl.archive.files import CREATE, find_obstacle
+from syncctl.archive.archive_files import CREATE, find_obstacle
 from syncctl.console import format_count
 from syncctl.core.durations import format_age, format_duration
 from syncctl.core.retry import find_last_retry

@@ -78,8 +78,8 @@ def _look_at_schema(stream: Stream) -> Iterator[Finding]:
     """Report patterns of body_schema that can take very long with some values: those rows would fail."""
     if stream.body_schema is None:
         return
+    from syncctl.partner.request.body_schema import BodySchema
     from syncctl.partner.request.row_time import ROW_SECONDS
-    from syncctl.partner.request.schema import BodySchema
 
     schema = BodySchema(Path(stream.body_schema), key=f"streams.{stream.name}.body_schema")
     for pattern in schema.risky_patterns:

@@ -9,10 +9,10 @@ from pymongo.database import Database
 
 from syncctl.core.acknowledgements import Acknowledged, Acknowledgement, Begun
 from syncctl.core.states import State
-from syncctl.ledger.client import edge
 from syncctl.ledger.codec import decode_values
 from syncctl.ledger.expressions import in_future
 from syncctl.ledger.indexes import TO_ACKNOWLEDGE
+from syncctl.ledger.mongo_client import edge
 
 Doc = dict[str, Any]
 AGAIN_SECONDS = 60.0

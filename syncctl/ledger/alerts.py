@@ -13,8 +13,8 @@ from pymongo import ReturnDocument, UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from syncctl.ledger.client import edge, new_token
 from syncctl.ledger.expressions import in_future, or_zero
+from syncctl.ledger.mongo_client import edge, new_token
 
 Doc = dict[str, Any]
 

@@ -9,8 +9,8 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from syncctl.core.states import State, name_state
-from syncctl.ledger.client import edge
 from syncctl.ledger.codec import decode_values
+from syncctl.ledger.mongo_client import edge
 
 Doc = dict[str, Any]
 

@@ -14,7 +14,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from syncctl.errors import ServiceUnavailable, SyncctlError
-from syncctl.ledger.client import edge, new_token
+from syncctl.ledger.mongo_client import edge, new_token
 
 Doc = dict[str, Any]
 

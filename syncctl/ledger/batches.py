@@ -17,9 +17,9 @@ from pymongo.errors import AutoReconnect, DuplicateKeyError
 from syncctl.core.clock import boot_time
 from syncctl.core.records import Record
 from syncctl.core.states import State
-from syncctl.ledger.client import edge, update_many_safely, write_but_duplicates
 from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, ClockReading, in_future, is_past, or_zero
 from syncctl.ledger.indexes import ONE_IN_FLIGHT
+from syncctl.ledger.mongo_client import edge, update_many_safely, write_but_duplicates
 from syncctl.ledger.records import RECORD_FIELDS, record_of
 
 Doc = dict[str, Any]

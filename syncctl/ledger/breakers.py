@@ -16,8 +16,8 @@ from syncctl.core.breaker import (
     BreakerRules,
     BreakerState,
 )
-from syncctl.ledger.client import edge
 from syncctl.ledger.expressions import SENT_BY_MINUTE, counted_by_minute, in_future, or_absent
+from syncctl.ledger.mongo_client import edge
 
 Doc = dict[str, Any]
 _OPEN, _HALF, _CLOSED = (state.value for state in (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED))

@@ -7,8 +7,8 @@ from typing import Any
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from syncctl.ledger.client import edge
 from syncctl.ledger.expressions import in_future, is_past
+from syncctl.ledger.mongo_client import edge
 
 Doc = dict[str, Any]
 

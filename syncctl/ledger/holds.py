@@ -11,8 +11,8 @@ from typing import Any
 from pymongo.collection import Collection
 
 from syncctl.core.breaker import BreakerRules
-from syncctl.ledger.client import edge
 from syncctl.ledger.expressions import SYNCCTL, in_future, is_pause_over, or_zero, paused_by
+from syncctl.ledger.mongo_client import edge
 
 Doc = dict[str, Any]
 _IS_DUE: Doc = {"$and": [

@@ -19,9 +19,9 @@ from pymongo.errors import BulkWriteError
 
 from syncctl.core.remote_values import RemoteChange
 from syncctl.core.rows import Operation, Value
-from syncctl.ledger.client import edge, is_only_duplicates, update_many_safely
 from syncctl.ledger.codec import decode_values, encode_values
 from syncctl.ledger.expressions import in_future
+from syncctl.ledger.mongo_client import edge, is_only_duplicates, update_many_safely
 
 Doc = dict[str, Any]
 

@@ -13,11 +13,11 @@ from syncctl.core.fingerprint import fingerprint
 from syncctl.core.records import read_idempotency_key
 from syncctl.core.states import State
 from syncctl.ledger.batches import GIVEN_BACK, ExpiredBatch
-from syncctl.ledger.client import edge, update_many_safely
 from syncctl.ledger.expressions import IN_FLIGHT_FIELDS, in_future, or_absent, or_zero
 from syncctl.ledger.history import grown
 from syncctl.ledger.indexes import ONE_IN_FLIGHT
 from syncctl.ledger.keys import SentCall
+from syncctl.ledger.mongo_client import edge, update_many_safely
 from syncctl.ledger.write_backs import WRITE_BACK, marked_if
 
 Doc = dict[str, Any]

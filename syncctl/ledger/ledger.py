@@ -15,14 +15,15 @@ from syncctl.ledger.attempts import Attempts
 from syncctl.ledger.audit import Audit
 from syncctl.ledger.batches import Batches
 from syncctl.ledger.breakers import Breakers
-from syncctl.ledger.client import check_not_refused, connect, describe_hosts, open_database, translated
 from syncctl.ledger.delivery_state import DeliveryStates
 from syncctl.ledger.expressions import SYNCCTL
 from syncctl.ledger.heartbeats import Heartbeats, MaintenanceLeases
 from syncctl.ledger.indexes import compare_indexes, create_indexes
 from syncctl.ledger.keys import Keys
 from syncctl.ledger.lease_rescue import LeaseRescue
+from syncctl.ledger.ledger_version import Schema, Upgraded, Watch
 from syncctl.ledger.member_clocks import MemberClock, read_clock
+from syncctl.ledger.mongo_client import check_not_refused, connect, describe_hosts, open_database, translated
 from syncctl.ledger.operations import Operations
 from syncctl.ledger.partners import Partners
 from syncctl.ledger.polls import Polls
@@ -32,7 +33,6 @@ from syncctl.ledger.report_days import ReportDays
 from syncctl.ledger.reports import Reports
 from syncctl.ledger.rolling_rate import RollingRate
 from syncctl.ledger.runs import Runs
-from syncctl.ledger.schema import Schema, Upgraded, Watch
 from syncctl.ledger.selections import Selections
 from syncctl.ledger.sequencing import Sequencing
 from syncctl.ledger.source_schemas import SourceSchemas

@@ -8,7 +8,7 @@ from typing import Any
 from pymongo import MongoClient, ReadPreference
 from pymongo.errors import PyMongoError
 
-from syncctl.ledger.client import connect
+from syncctl.ledger.mongo_client import connect
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,10 +13,10 @@ from pymongo import UpdateOne
 from pymongo.database import Database
 
 from syncctl.core.states import State
-from syncctl.ledger.client import new_token, update_many_safely, write_but_duplicates
 from syncctl.ledger.expressions import is_past
 from syncctl.ledger.heartbeats import Heartbeats
 from syncctl.ledger.indexes import TOO_OLD
+from syncctl.ledger.mongo_client import new_token, update_many_safely, write_but_duplicates
 
 Doc = dict[str, Any]
 

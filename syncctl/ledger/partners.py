@@ -9,9 +9,9 @@ from pymongo import ReturnDocument
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from syncctl.ledger.client import edge
 from syncctl.ledger.expressions import in_future, or_zero
 from syncctl.ledger.holds import HOLD_FIELDS, Hold, Holds, read_hold
+from syncctl.ledger.mongo_client import edge
 
 Doc = dict[str, Any]
 

@@ -12,7 +12,6 @@ from pymongo.database import Database
 from syncctl.core.cursors import Witness, Witnesses
 from syncctl.core.rows import Cursor, Note
 from syncctl.core.schema_changes import DeclaredRelation
-from syncctl.ledger.client import edge, new_token
 from syncctl.ledger.codec import decode_values, encode_values
 from syncctl.ledger.expressions import (
     LOGGED_BY_MINUTE,
@@ -23,6 +22,7 @@ from syncctl.ledger.expressions import (
     not_held,
     paused_by,
 )
+from syncctl.ledger.mongo_client import edge, new_token
 
 Doc = dict[str, Any]
 

@@ -13,7 +13,7 @@ from pymongo.database import Database
 
 from syncctl.core.project_key import ProjectKey
 from syncctl.errors import ConfigurationError
-from syncctl.ledger.client import edge
+from syncctl.ledger.mongo_client import edge
 
 Doc = dict[str, Any]
 

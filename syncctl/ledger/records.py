@@ -18,10 +18,10 @@ from syncctl.core.remote_values import LostObject
 from syncctl.core.rows import Operation, Value
 from syncctl.core.states import State
 from syncctl.core.time_zone import LONG_AGO
-from syncctl.ledger.client import edge, find_streams, is_only_duplicates, update_many_safely
 from syncctl.ledger.codec import decode_values, encode_document, encode_values
 from syncctl.ledger.expressions import is_past, or_absent
 from syncctl.ledger.indexes import FAILED_BY_KEY, ONE_IN_FLIGHT
+from syncctl.ledger.mongo_client import edge, find_streams, is_only_duplicates, update_many_safely
 from syncctl.ledger.write_backs import WRITE_BACK, mark
 
 Doc = dict[str, Any]

@@ -8,7 +8,7 @@ from pymongo import UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from syncctl.ledger.client import edge, translated
+from syncctl.ledger.mongo_client import edge, translated
 
 Doc = dict[str, Any]
 _COMPLETE_UNTIL = "complete_until"

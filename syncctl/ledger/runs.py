@@ -8,7 +8,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from syncctl.core.rows import Cursor
-from syncctl.ledger.client import edge
+from syncctl.ledger.mongo_client import edge
 
 Doc = dict[str, Any]
 RUNS_LOOKED_AT = 20

@@ -13,9 +13,9 @@ from pymongo.database import Database
 
 from syncctl.core.states import RETRYING, SELECTABLE, State
 from syncctl.core.time_zone import LONG_AGO
-from syncctl.ledger.client import edge
 from syncctl.ledger.codec import decode_values
 from syncctl.ledger.indexes import FAILED_BY_ERROR, ONE_IN_FLIGHT
+from syncctl.ledger.mongo_client import edge
 
 Doc = dict[str, Any]
 

@@ -15,8 +15,8 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from syncctl.core.states import UNFINISHED, State
-from syncctl.ledger.client import edge, find_streams, update_many_safely
 from syncctl.ledger.expressions import in_future, or_zero
+from syncctl.ledger.mongo_client import edge, find_streams, update_many_safely
 from syncctl.ledger.records import A_POLL
 
 Doc = dict[str, Any]

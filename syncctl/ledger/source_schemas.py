@@ -9,7 +9,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from syncctl.core.schema_changes import DeclaredRelation, SchemaChange
-from syncctl.ledger.client import edge
+from syncctl.ledger.mongo_client import edge
 from syncctl.ledger.polls import PollLease
 
 Doc = dict[str, Any]

@@ -11,9 +11,9 @@ from pymongo.database import Database
 
 from syncctl.core.quiet_hours import QuietHours
 from syncctl.ledger.breakers import GATE_FIELDS, BreakerGate, read_breaker
-from syncctl.ledger.client import edge, new_token
 from syncctl.ledger.expressions import in_future, not_held, or_zero
 from syncctl.ledger.holds import HOLD_FIELDS, Hold, Holds, read_hold
+from syncctl.ledger.mongo_client import edge, new_token
 
 Doc = dict[str, Any]
 

@@ -14,7 +14,7 @@ import pymongo
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from syncctl.ledger.client import edge
+from syncctl.ledger.mongo_client import edge
 
 Doc = dict[str, Any]
 

@@ -16,10 +16,10 @@ from pymongo.database import Database
 from syncctl.core.rows import Value
 from syncctl.core.states import State
 from syncctl.core.write_backs import Ended, Written
-from syncctl.ledger.client import edge
 from syncctl.ledger.codec import decode_values
 from syncctl.ledger.expressions import in_future
 from syncctl.ledger.indexes import TO_WRITE_BACK
+from syncctl.ledger.mongo_client import edge
 
 Doc = dict[str, Any]
 

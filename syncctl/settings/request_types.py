@@ -53,7 +53,7 @@ def check_body_schema(file: str | None, info: ValidationInfo) -> str | None:
     content_type = get_content_type(info)
     if not is_json(content_type):
         raise ValueError(f"checks JSON, and content_type is {content_type}; remove one of the two")
-    from syncctl.partner.request.schema import BodySchema
+    from syncctl.partner.request.body_schema import BodySchema
 
     layers: Any = info.context
     path: Path = layers.directory / file

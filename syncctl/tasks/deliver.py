@@ -3,7 +3,7 @@
 from typing import Any
 
 from syncctl.tasks.process import connections, count_processes, delivery_slot, stopping, task
-from syncctl.wiring import rows
+from syncctl.wiring import row_path
 
 AT_MOST_SECONDS = 300.0
 """How long a process takes records before it is free for something else; another goes on."""
@@ -21,4 +21,4 @@ def deliver(stream: str) -> dict[str, Any]:
         if not is_free:
             return {"stream": stream, "skipped": True}
         seconds = ALONE_SECONDS if count_processes() == 1 else AT_MOST_SECONDS
-        return {"streams": rows.deliver(connections(), stream, should_stop=stopping, seconds=seconds)}
+        return {"streams": row_path.deliver(connections(), stream, should_stop=stopping, seconds=seconds)}

@@ -7,7 +7,7 @@ from typing import Any
 from syncctl.errors import LeaseHeld
 from syncctl.logs import get_logger
 from syncctl.tasks.process import connections, stopping, task
-from syncctl.wiring import rows
+from syncctl.wiring import row_path
 
 log = get_logger(__name__)
 
@@ -22,7 +22,9 @@ def poll(stream: str) -> dict[str, Any]:
     """Poll one stream, unless somebody does already or it was polled just now."""
     try:
         enough = time.monotonic() + POLL_AT_MOST_SECONDS
-        run = rows.poll(connections(), stream, tick=True, should_stop=lambda: stopping() or time.monotonic() > enough)
+        run = row_path.poll(
+            connections(), stream, tick=True, should_stop=lambda: stopping() or time.monotonic() > enough
+        )
     except LeaseHeld:
         return {"stream": stream, "skipped": True}
     tell = log.warning if run.error or run.failed else log.info if run.logged else log.debug

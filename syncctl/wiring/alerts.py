@@ -16,7 +16,7 @@ from syncctl.wiring.operators import list_partners_of_streams, plan_stream
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from syncctl.channels.texts import AlertText
+    from syncctl.channels.alert_text import AlertText
     from syncctl.ledger.alerts import AlertKey
     from syncctl.ledger.ledger import Ledger
     from syncctl.pipeline.monitoring.alert_sending import Channel, ChannelTest, Sent

@@ -13,8 +13,8 @@ from syncctl.core.rows import Cursor, Page, Row, Value
 from syncctl.core.schema_changes import DeclaredRelation
 from syncctl.core.stream import Mode, Partner, RetrySchedule, Source, Stream
 from syncctl.ledger.batches import Claim
-from syncctl.ledger.client import new_token
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.mongo_client import new_token
 from syncctl.ledger.records import NewRecord
 from syncctl.partner.client import PartnerClient
 from syncctl.pipeline.delivery.deliver import DeliveryLoop

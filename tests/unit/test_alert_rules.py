@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from syncctl.channels.addresses import parse_mail_url, spell_webhook_secrets
-from syncctl.channels.texts import AlertText
+from syncctl.channels.alert_text import AlertText
 from syncctl.core.alert_rules import DEFAULTS, RULES, format_threshold, format_value, parse_threshold
 from syncctl.errors import ConfigurationError
 from syncctl.ledger.alerts import AlertKey, AlertMessage

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncctl.commands.add import parse_number
-from syncctl.commands.options import parse_seconds, parse_time, parse_window
+from syncctl.commands.times import parse_seconds, parse_time, parse_window
 from syncctl.errors import UsageError
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -17,7 +17,7 @@ def test_a_bug_in_one_stream_does_not_keep_others_from_being_read(
             raise ZeroDivisionError("a bug")
         return Run(stream=name, read=3)
 
-    monkeypatch.setattr("syncctl.wiring.rows.poll", poll)
+    monkeypatch.setattr("syncctl.wiring.row_path.poll", poll)
     connections: Any = None
     with StopSignal() as stop, pytest.raises(ZeroDivisionError):
         _poll_once(connections, ["first", "second"], stop, as_json=True)

@@ -13,10 +13,10 @@ from syncctl.core.stream import Stream
 from syncctl.errors import ConfigurationError
 from syncctl.partner.call import Unsendable
 from syncctl.partner.client import PartnerClient
+from syncctl.partner.request.body_schema import BodySchema
 from syncctl.partner.request.bounded_schema import bind_dialect
 from syncctl.partner.request.patterns import TEXT_AT_MOST, compile_pattern, is_linear, is_risky, search
 from syncctl.partner.request.row_time import RowTimeExceeded
-from syncctl.partner.request.schema import BodySchema
 from tests.harness.cases import make_partner, make_record, make_stream
 
 EVIL = r"^(a|aa)+$"
@@ -166,7 +166,7 @@ def test_a_pattern_is_measured_before_it_is_compiled(pattern: str) -> None:
 
 
 def test_references_that_multiply_end_when_the_schema_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncctl.partner.request.schema._TRIAL_SECONDS", 0.1)
+    monkeypatch.setattr("syncctl.partner.request.body_schema._TRIAL_SECONDS", 0.1)
     twice = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(30)}
     path = tmp_path / "s.json"
     path.write_text(json.dumps({"$defs": {**twice, "d30": {}}, "$ref": "#/$defs/d0"}))

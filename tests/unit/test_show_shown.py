@@ -10,7 +10,7 @@ import pytest
 
 from syncctl.commands.show import show_record, to_public
 from syncctl.commands.show_story import draw_timeline
-from syncctl.console.documents import to_json
+from syncctl.console.json_documents import to_json
 from syncctl.console.lines import draw_line
 from syncctl.core.ids import make_seq
 from syncctl.core.json_text import JsonText

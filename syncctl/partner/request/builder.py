@@ -63,7 +63,7 @@ class RequestBuilder:
         except ValueError as error:
             raise ConfigurationError(f"{key} has a template that cannot be used", why=str(error)) from None
         if stream.body_schema is not None:
-            from syncctl.partner.request.schema import BodySchema
+            from syncctl.partner.request.body_schema import BodySchema
 
             self._schema = BodySchema(Path(stream.body_schema), key=f"{key}.body_schema")
         self._key = key

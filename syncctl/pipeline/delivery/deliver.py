@@ -9,8 +9,8 @@ from queue import SimpleQueue
 from syncctl.core.adaptive_limit import AdaptiveLimit
 from syncctl.core.stream import Partner, Stream
 from syncctl.errors import ServiceUnavailable, SyncctlError
-from syncctl.ledger.client import new_token
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.mongo_client import new_token
 from syncctl.logs import get_logger
 from syncctl.partner.call_runner import CallResult, CallRunner, take_results
 from syncctl.pipeline.delivery.delivery_gate import Permits, look_through

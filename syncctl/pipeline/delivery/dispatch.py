@@ -12,9 +12,9 @@ from syncctl.core.stream import Partner, Stream
 from syncctl.errors import ServiceUnavailable
 from syncctl.ledger.batches import Claim, InFlight
 from syncctl.ledger.breakers import BreakerGate
-from syncctl.ledger.client import new_token
 from syncctl.ledger.holds import Hold
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.mongo_client import new_token
 from syncctl.ledger.records import DueRecord
 from syncctl.ledger.streams import Gate
 from syncctl.logs import get_logger

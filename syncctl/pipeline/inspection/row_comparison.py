@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from syncctl.console.documents import to_document
+from syncctl.console.json_documents import to_document
 from syncctl.core.column_masks import HIDDEN, Mask
 from syncctl.core.json_text import JsonText
 from syncctl.core.rows import Row, Value

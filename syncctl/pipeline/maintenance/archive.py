@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from syncctl.archive.files import ArchivedFile, append_lines, list_files
+from syncctl.archive.archive_files import ArchivedFile, append_lines, list_files
 from syncctl.archive.frames import Damage
 from syncctl.core.ids import key_id
 from syncctl.errors import TroubleFound, UsageError

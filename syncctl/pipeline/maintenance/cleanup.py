@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from syncctl.archive.files import ArchiveError
+from syncctl.archive.archive_files import ArchiveError
 from syncctl.core.states import State
 from syncctl.ledger.audit import AuditEntry
 from syncctl.ledger.ledger import Ledger

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-from syncctl.channels.texts import TEST, AlertText
+from syncctl.channels.alert_text import TEST, AlertText
 from syncctl.core.alert_channels import SendOutcome, SendResult
 from syncctl.core.clock import boot_time
 from syncctl.ledger.alerts import AlertKey, AlertMessage
-from syncctl.ledger.client import new_token
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.mongo_client import new_token
 from syncctl.logs import get_logger
 
 log = get_logger(__name__)

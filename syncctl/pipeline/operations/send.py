@@ -14,8 +14,8 @@ from syncctl.core.states import TERMINAL, State, name_state
 from syncctl.core.stream import Partner, Stream
 from syncctl.errors import SourceError, SyncctlError, TroubleFound
 from syncctl.ledger.batches import Claim
-from syncctl.ledger.client import new_token
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.mongo_client import new_token
 from syncctl.ledger.polls import PollLease
 from syncctl.ledger.streams import Gate
 from syncctl.pipeline.delivery.deliver import DeliveryLoop

@@ -12,7 +12,7 @@ from redis import Redis
 from syncctl.local.mock_partner import MockPartner
 from syncctl.local.redis_server import RedisServer
 from syncctl.settings import load_settings
-from syncctl.wiring import rows
+from syncctl.wiring import row_path
 from syncctl.wiring.connections import Connections
 from tests.harness.source_db import SourceDb
 
@@ -29,7 +29,7 @@ class Worker(Connections):
 
     def deliver(self, first: str, **options: Any) -> dict[str, int]:
         """Deliver due records of every stream; return how many were delivered, by stream."""
-        done = rows.deliver(self, first, **options)
+        done = row_path.deliver(self, first, **options)
         return {name: counts["delivered"] for name, counts in done.items() if counts.get("delivered")}
 
     def count(self, state: str) -> int:
@@ -57,7 +57,7 @@ def worker(make_settings: Callable[..., Path], source_db: SourceDb) -> Iterator[
         made = Worker(load_settings(directory=directory, environment={}))
         opened.append(made)
         for name in ("orders", "stock"):
-            rows.poll(made, name)
+            row_path.poll(made, name)
         made.messages.clear()
         return made
 

@@ -13,8 +13,8 @@ from pymongo.errors import AutoReconnect
 from syncctl.core.clock import boot_time
 from syncctl.ledger import batches
 from syncctl.ledger.batches import Claim
-from syncctl.ledger.client import new_token
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.mongo_client import new_token
 from tests.harness.passing_time import PAST, expire_batch_leases
 from tests.harness.testbed import NASTY, claim_records, new_record
 

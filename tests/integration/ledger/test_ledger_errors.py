@@ -9,8 +9,8 @@ import pytest
 from pymongo.errors import OperationFailure
 
 from syncctl.errors import ConfigurationError, ExitCode, ServiceUnavailable
-from syncctl.ledger.client import describe_hosts, translated
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.mongo_client import describe_hosts, translated
 from syncctl.local.mongod import Mongod
 from tests.harness.testbed import new_record
 

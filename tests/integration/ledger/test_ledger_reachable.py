@@ -11,8 +11,8 @@ import pytest
 from syncctl.doctor.check import Status
 from syncctl.doctor.mongodb import check_server
 from syncctl.errors import ServiceUnavailable
-from syncctl.ledger.client import check_not_refused
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.mongo_client import check_not_refused
 from syncctl.local.mongod import Mongod
 
 SECRET = "s3cr3t"

@@ -15,13 +15,13 @@ from pymongo.errors import OperationFailure
 from syncctl.errors import ConfigurationError
 from syncctl.ledger import migrations
 from syncctl.ledger.ledger import Ledger
+from syncctl.ledger.ledger_version import Schema
 from syncctl.ledger.migrations import MIGRATIONS, VERSION, Advance, Migration
-from syncctl.ledger.schema import Schema
 from syncctl.local.mock_partner import MockPartner
 from syncctl.pipeline.monitoring.status import read_status
 from syncctl.pipeline.reporting.report import build_report
 from syncctl.settings import load_settings
-from syncctl.wiring import rows
+from syncctl.wiring import row_path
 from syncctl.wiring.connections import Connections
 from tests.harness import earlier_ledgers, passing_time
 from tests.harness.earlier_ledgers import DATA, EarlierLedger, read_ledger
@@ -82,13 +82,13 @@ def _count(database: Any) -> Counter[tuple[str, str]]:
 def _deliver_all(connections: Connections, database: Any) -> None:
     """Do what workers and Beat do, until no record is left that could be sent."""
     for stream in STREAMS:
-        assert rows.poll(connections, stream).error is None
+        assert row_path.poll(connections, stream).error is None
     connections.ledger.streams.resume("events")
     for _ in range(5):
         passing_time.expire_batch_leases(database)
-        rows.maintain_streams(connections)
+        row_path.maintain_streams(connections)
         passing_time.make_retries_due(database)
-        rows.deliver(connections, "orders", seconds=20.0)
+        row_path.deliver(connections, "orders", seconds=20.0)
         if not {state for _, state in _count(database)} - FINISHED:
             return
     pytest.fail(f"not finished: {_count(database)}")

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from backports import zstd
 
-from syncctl.archive import files
-from syncctl.archive.files import MARK, ArchiveError, append_lines, create_archive, list_files
+from syncctl.archive import archive_files
+from syncctl.archive.archive_files import MARK, ArchiveError, append_lines, create_archive, list_files
 from syncctl.archive.frames import FRAME_BYTES_AT_MOST, Damage, find_last_frame, make_frame, read_lines
 from syncctl.core.ids import key_id
 from syncctl.core.json_text import JsonText
@@ -201,7 +201,7 @@ def test_a_file_that_stays_locked_is_not_waited_for_without_end(
 ) -> None:
     append_lines(tmp_path, "orders", DAY, lines(1))
     path = tmp_path / "orders" / "2026-01-31.jsonl.zst"
-    monkeypatch.setattr(files, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(archive_files, "LOCK_SECONDS", 0.1)
     with path.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_SH)
         with pytest.raises(ArchiveError) as failed:

@@ -16,10 +16,10 @@ from pymongo.database import Database
 from syncctl import __version__
 from syncctl.errors import ConfigurationError, LeaseHeld
 from syncctl.ledger.audit import Audit
-from syncctl.ledger.client import edge, new_token
 from syncctl.ledger.expressions import SYNCCTL, in_future, is_past
 from syncctl.ledger.heartbeats import Heartbeats
 from syncctl.ledger.migrations import MIGRATIONS, Advance, Migration
+from syncctl.ledger.mongo_client import edge, new_token
 from syncctl.logs import get_logger
 
 log = get_logger(__name__)

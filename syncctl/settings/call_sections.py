@@ -71,7 +71,9 @@ class LookupSettings(Section):
         None, "GET and path; {column} is replaced by the value of the column", sample="GET /orders?ref={id}"
     )
     capture: request_types.Capture = setting(
-        {}, "values of the object in the answer, as in capture; without them: not found", sample={"id": "items[0].id"}
+        {},
+        "values of the object in the answer, as in capture; an answer without them means: not found",
+        sample={"id": "items[0].id"},
     )
     when: Annotated[Literal["doubt", "always"], Lower] = setting(
         "doubt", "doubt: after a call that may have created it | always: before a first call too"

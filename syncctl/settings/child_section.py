@@ -58,10 +58,10 @@ class ChildSettings(Section):
     )
     where: OptionalText = setting(None, "SQL condition that selects rows", sample="cancelled = 0")
     mask: Masks = setting({}, "drop | hash | last4 for each column", sample={"iban": "last4"})
-    max_rows: Whole = setting(10_000, "maximum rows of one parent; more of them fail its record")
+    max_rows: Whole = setting(10_000, "maximum rows of one parent; with more, the parent's record fails")
     cursor: OptionalText = setting(
         None,
-        "column that orders changes, or change_tracking: a changed child sends its row again; default: it does not",
+        "column that orders changes, or change_tracking; with it, a changed child sends its row again; default: none",
         sample="row_version",
     )
     children: "dict[ChildName, ChildSettings]" = setting({}, "children of the child, by the same keys")

@@ -86,7 +86,7 @@ class StreamSettings(Section):
     table: OptionalText = setting(None, "table to read; set either this or query", sample="dbo.orders")
     query: OptionalText = setting(
         None,
-        "query to read in place of a table; needs key, mode, and the keys that the mode needs",
+        "query to read in place of a table; needs key, mode, and the other settings that the mode requires",
         sample="select * from dbo.orders where region = 'EU'",
     )
     start: Start = setting(..., "required: beginning | now | a cursor value", sample="beginning")
@@ -159,13 +159,13 @@ class StreamSettings(Section):
     )
     update_endpoint: request_types.UpdateEndpoint = setting(
         None,
-        "for rows of which the partner has an object; default: endpoint",
+        "for rows for which the partner already has an object; default: endpoint",
         sample="PUT /orders/{remote.id}",
     )
     missing: Annotated[Missing, Lower] = setting(
         "fail", "after a 404 or 410 to update_endpoint: fail | create, which sends the record to endpoint again"
     )
-    lookup: LookupSettings = setting({}, "asks whether the partner has an object of a row, before it is created again")
+    lookup: LookupSettings = setting({}, "asks whether the partner has an object for a row, before one is created again")
     fields: request_types.Fields = setting(
         None,
         "places in the JSON to send, and the column for each; default: every column under its own name",
@@ -186,8 +186,8 @@ class StreamSettings(Section):
     accept_conflict: bool = setting(False, "true: a 409 means that the partner already has the record")
     outcomes: request_types.Outcomes = setting(
         {},
-        "meaning of a status that differs from the default: accepted | retry_later | rejected; for one operation "
-        "under its name",
+        "what a status means instead of the default: accepted | retry_later | rejected; under upsert or delete, only "
+        "for that operation",
         sample={"403": "rejected", "delete": {"404": "rejected"}},
     )
     accepted_when: Condition = setting(

@@ -73,7 +73,7 @@ METRICS: Mapping[str, Metric] = {
         labels=_STREAM,
     ),
     "syncctl_polls_total": Metric(
-        kind="counter", help="Polls that have begun, with repairs, rewinds and rows sent by hand.", labels=_STREAM
+        kind="counter", help="Polls that have begun, including repairs, rewinds and rows sent by hand.", labels=_STREAM
     ),
     "syncctl_last_poll_timestamp_seconds": Metric(
         kind="gauge", help="When the last poll ended; missing if none has.", labels=_STREAM
@@ -88,7 +88,9 @@ METRICS: Mapping[str, Metric] = {
         kind="gauge", help="Outcomes that are not written back to the source yet.", labels=_STREAM
     ),
     "syncctl_write_back_age_seconds": Metric(
-        kind="gauge", help="How long the oldest outcome has not been written back; 0 if there is none.", labels=_STREAM
+        kind="gauge",
+        help="How long the oldest outcome has been waiting to be written back; 0 if there is none.",
+        labels=_STREAM,
     ),
     "syncctl_stream_paused": Metric(kind="gauge", help="1 if the stream is paused.", labels=_STREAM),
     "syncctl_polls_paused": Metric(kind="gauge", help="1 if the polls of the stream are paused.", labels=_STREAM),
@@ -112,7 +114,7 @@ METRICS: Mapping[str, Metric] = {
     "syncctl_queue_messages": Metric(kind="gauge", help="Messages that wait in the queue; missing without Redis."),
     "syncctl_queue_dropped_total": Metric(kind="counter", help="Dropped messages, which were not this project's."),
     "syncctl_workers": Metric(kind="gauge", help="Workers that have sent a heartbeat within 20 seconds."),
-    "syncctl_worker_slots": Metric(kind="gauge", help="Processes of these workers that deliver at once."),
+    "syncctl_worker_slots": Metric(kind="gauge", help="Processes of these workers that may deliver at the same time."),
     "syncctl_beat_last_seen_timestamp_seconds": Metric(
         kind="gauge", help="When Beat sent its last heartbeat; missing if it never has."
     ),

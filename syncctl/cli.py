@@ -99,7 +99,9 @@ def syncctl(
     log_format: Annotated[
         str | None,
         typer.Option(
-            "--log-format", metavar="auto|text|json", help="How log lines are written; auto: text on a terminal only."
+            "--log-format",
+            metavar="auto|text|json",
+            help="How log lines are written; auto: text on a terminal, otherwise JSON.",
         ),
     ] = None,
     verbose: Annotated[

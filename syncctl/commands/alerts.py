@@ -64,7 +64,7 @@ def check(ctx: typer.Context, as_json: AsJson = False) -> ExitCode:
         out.say(f"sent {format_count(sent.messages, 'message')}")
     if not measured:
         out.warn(
-            "workers or Beat run with other settings of alerts, and the result above is by those settings; "
+            "workers or Beat run with other settings of alerts, and the result above follows those settings; "
             "restart them after a change"
         )
     return ExitCode.TROUBLE if firing else ExitCode.DONE

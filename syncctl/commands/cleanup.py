@@ -27,7 +27,7 @@ def cleanup(
         typer.Option(
             "--older-than",
             metavar="DURATION",
-            help="Delete records older than this, such as 7d, instead of by [retention].",
+            help="Delete records older than this, such as 7d, whatever [retention] says.",
         ),
     ] = None,
     archive: Annotated[

@@ -33,7 +33,7 @@ Error = Annotated[
     typer.Option(
         "--error",
         metavar="FINGERPRINT",
-        help="Only records with this error; its first 6 digits are enough. Without --state only failed records.",
+        help="Only records with this error; its first 6 digits are enough. Without --state, failed records only.",
     ),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="At most N.")]

@@ -32,11 +32,11 @@ def health(
     ] = "1m",
     as_json: AsJson = False,
 ) -> ExitCode:
-    """Tell by its heartbeat whether the worker or Beat of this machine is alive, for containers and probes.
+    """Tell from the heartbeats whether the worker or Beat of this machine is alive, for containers and probes.
 
-    Each process sends a heartbeat to the ledger every five seconds; a worker begins once it takes tasks. Exit code 0:
-    the last heartbeat is recent enough. 1: it is not, or there is none. 69: MongoDB cannot be reached, or there is no
-    recent heartbeat and Redis cannot be used, so that restarting the process would not help. Changes nothing.
+    Each process sends a heartbeat to the ledger every five seconds; a worker sends its first once it takes tasks. Exit
+    code 0: the last heartbeat is recent enough. 1: it is not, or there is none. 69: MongoDB cannot be reached, or there
+    is no recent heartbeat and Redis cannot be used, so that restarting the process would not help. Changes nothing.
 
     Examples:
         syncctl health

@@ -105,14 +105,14 @@ def init(
 ) -> ExitCode:
     """Write .env and syncctl.toml, and create the ledger's indexes.
 
-    On a terminal and without options it asks: it tries each address at once, lists the tables, proposes how to read
-    one, says how many rows would be sent, and appends the stream to an existing syncctl.toml. Nothing is written before
-    the end. With options it asks nothing:
+    On a terminal and without options it asks: it tries each address as soon as you enter it, lists the tables, proposes
+    how to read one, says how many rows would be sent, and appends the stream to an existing syncctl.toml. Nothing is
+    written before the end.
 
-    An existing .env keeps its values, comments and order; missing values are added. An existing syncctl.toml is not
-    changed. Nothing is written (exit code 2) if a value is invalid, or if a flag contradicts a file and --force is not
-    given. Pass secrets in the environment or with -, so that they stay out of the shell's history. Exit code 69: the
-    files are written, but MongoDB cannot be reached.
+    With options it asks nothing. An existing .env keeps its values, comments and order; missing values are added. An
+    existing syncctl.toml is not changed. Nothing is written (exit code 2) if a value is invalid, or if a flag
+    contradicts a file and --force is not given. Pass secrets in the environment or with -, so that they stay out of the
+    shell's history. Exit code 69: the files are written, but MongoDB cannot be reached.
 
     Examples:
         syncctl init

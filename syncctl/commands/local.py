@@ -26,8 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="""Start and stop MongoDB and Redis on this machine, to try syncctl.
 
-    They are real servers that listen only on the loopback and ask for a password, and store their files in .syncctl in
-    the working directory, which only you can read.
+    They are real servers that listen only on the loopback and ask for a password. They store their files in .syncctl, a
+    directory inside the working directory that only you can read.
 
     Examples:
       syncctl local up --save   start both, and write their URLs to .env
@@ -47,7 +47,7 @@ def up(
             metavar="PORT",
             min=0,
             max=65535,
-            help="MongoDB's port; 0 picks a free one. Default: the one it had last, at first 27017.",
+            help="MongoDB's port; 0 picks a free one. Default: the one that it had last, or 27017.",
         ),
     ] = None,
     redis_port: Annotated[
@@ -57,7 +57,7 @@ def up(
             metavar="PORT",
             min=0,
             max=65535,
-            help="Redis's port; 0 picks a free one. Default: the one it had last, at first 6379.",
+            help="Redis's port; 0 picks a free one. Default: the one that it had last, or 6379.",
         ),
     ] = None,
     save: Annotated[bool, typer.Option("--save", help="Write their URLs to .env instead of printing them.")] = False,

@@ -7,7 +7,7 @@ import typer
 from syncctl.commands.filters import OneStream, StreamArgument, require_stream
 from syncctl.commands.options import AsJson, DryRun, Yes
 from syncctl.commands.session import ask_consent, choose_configured, name_operator, open_session
-from syncctl.commands.times import Since, parse_window
+from syncctl.commands.times import parse_window
 from syncctl.console import format_count, out
 from syncctl.core.ids import show_key
 from syncctl.errors import ExitCode, UsageError
@@ -27,7 +27,14 @@ def reconcile(
     *,
     named: StreamArgument = None,
     stream: OneStream = None,
-    since: Since = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="TIME",
+            help="Compare only rows that were read after this time: 24h (ago), 7d, or 2026-01-31T08:00Z.",
+        ),
+    ] = None,
     repair: Annotated[bool, typer.Option("--repair", help="Log missing and stale rows, and send them.")] = False,
     dry_run: DryRun = False,
     yes: Yes = False,

@@ -101,7 +101,7 @@ def parse_place(text: str, *, now: datetime | None = None) -> str | datetime:
 def _question(plan: "Plan", *, resend: bool) -> str:
     rows = "the rows after it" if plan.rows is None else f"{plan.rows:,} rows"
     sending = "send them all again" if resend else "send those that have changed"
-    skipping = f" and never read {plan.skipped:,} rows" if plan.skipped else ""
+    skipping = f", skip {plan.skipped:,} rows that were never read" if plan.skipped else ""
     return f"rewind {plan.stream} to {plan.after['at']}{skipping}, read {rows} again and {sending}?"
 
 

@@ -33,7 +33,7 @@ def send(
         bool,
         typer.Option(
             "--again",
-            help="Send the row under a new Idempotency-Key if its present content was delivered or discarded.",
+            help="Send the row under a new Idempotency-Key even if its present content was delivered or discarded.",
         ),
     ] = False,
     force: Annotated[

@@ -75,7 +75,7 @@ class _Conversation:
 
     def run(self) -> Answers | None:
         out.say(f"This sets up syncctl in {self._directory.absolute()}.")
-        out.say("Each answer is tried at once. Nothing is written before the end, so Ctrl-C")
+        out.say("Each answer is tried right away. Nothing is written before the end, so Ctrl-C")
         out.say(f"leaves everything as it is. Write {REDACTED} in place of a password: it is asked for")
         out.say(f"next, hidden. Type {SKIP} to leave a service for later.")
         settings = self._load()
@@ -198,7 +198,7 @@ class _Conversation:
     def _ask_for_better_token(self, partner: str) -> None:
         """Ask for another token as long as the partner refuses the one that there is."""
         while partner == "default" and self._finding is not None and _REFUSED.search(self._finding.detail):
-            if not self._ask_token("  Another token (hidden; Enter keeps it as it is): "):
+            if not self._ask_token("  Another token (hidden; Enter keeps the present one): "):
                 return
             self._try(_look_at_partner, partner)
 
@@ -333,7 +333,7 @@ class _Conversation:
         settings = self._load(section)
         start = section.values["start"]
         if start == "now":
-            return "no existing row is sent, only those that come or change from now on"
+            return "no existing row is sent, only rows that are added or changed from now on"
         if start == "beginning" and table.rows is not None:
             return f"the first poll sends every existing row: {format_count(table.rows, 'row')}"
         limited = replace(settings.source(source), query_timeout_seconds=TRY_SECONDS)
@@ -360,7 +360,7 @@ class _Conversation:
         """Show what would be written, and ask."""
         values, section = self._answers.values, self._answers.section
         out.say("\nTo write")
-        out.say(f"  .env (only you can read it): {', '.join(values) or 'what it lacks'}")
+        out.say(f"  .env (only you can read it): {', '.join(values) or 'the values that it lacks'}")
         if section is not None:
             verb = "append to" if (self._directory / "syncctl.toml").exists() else "in"
             out.say(f"  {verb} syncctl.toml:")

@@ -104,7 +104,7 @@ def make_app(settings: Settings) -> SyncctlApp:
     harden_transport()
     for name in CELERY_VARIABLES:
         if os.environ.pop(name, None) is not None:
-            log.warning("celery.variable_ignored", variable=name, hint="syncctl goes by REDIS_URL")
+            log.warning("celery.variable_ignored", variable=name, hint="syncctl uses REDIS_URL instead")
     app = SyncctlApp(settings)
     # Celery knows a current app in the thread that made it alone; the others take the default one.
     app.set_default()
@@ -209,7 +209,7 @@ def accept_superuser(**_: object) -> None:
 def warn_of_superuser(**_: object) -> None:
     """Say in one line that a worker has rights that it does not need, unless C_FORCE_ROOT says that this is meant."""
     if os.geteuid() == 0 and not os.environ.get("C_FORCE_ROOT"):
-        log.warning("worker.superuser", hint="run it as a user of its own; C_FORCE_ROOT=1 says that root is meant")
+        log.warning("worker.superuser", hint="run it as a user of its own; set C_FORCE_ROOT=1 if root is intended")
 
 
 @signals.worker_ready.connect(weak=False)

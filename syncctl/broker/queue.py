@@ -246,11 +246,11 @@ def _read_result(seal: Seal, task_id: str, answer: bytes) -> tuple[float, str]:
         result = json.loads(answer)["result"]
         total, worker, signature = result["sum"], result["worker"], result["signature"]
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise _distrust("it has another form") from None
+        raise _distrust("it is not in the form in which workers write results") from None
     if not is_number(total) or not isinstance(worker, str) or not isinstance(signature, str):
-        raise _distrust("it has another form")
+        raise _distrust("it is not in the form in which workers write results")
     if not seal.is_own_result(task_id, {"sum": total, "worker": worker}, signature):
-        raise _distrust("its signature is not a worker's of this project")
+        raise _distrust("it is not signed by a worker of this project")
     return total, worker
 
 

@@ -83,7 +83,8 @@ _RULES = (
         name="schema_changed",
         unit="seconds",
         default="5m",
-        fires_if="columns of the stream's source have changed, as long ago as the threshold; it ends after an hour",
+        fires_if="columns of the stream's source changed at least as long ago as the threshold; "
+        "the alert ends after an hour",
         hint="syncctl doctor streams {stream}",
     ),
     AlertRule(

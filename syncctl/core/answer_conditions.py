@@ -13,7 +13,7 @@ _STEP = re.compile(rf'({_NAME})|"((?:[^"\\]|\\.)+)"|\[(\d{{1,9}})\]')
 _COMPARISON = re.compile(r"!=|==?")
 _NOT_OF_A_VALUE = re.compile(r"^['!<>~]|=|&&|\|\|")
 """What in a value without quotes looks like another comparison, or like a second condition."""
-_HOW = "write it like result.items[0].status; quote a name with other signs"
+_HOW = "write it like result.items[0].status; quote a name with other characters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def find_value(document: Any, path: Path) -> tuple[Any, bool]:
 
 
 def parse_path(text: str) -> Path:
-    """Read `result.items[0].id`; a name with other signs stands in quotes.
+    """Read `result.items[0].id`; a name with other characters stands in quotes.
 
     Raises:
         ValueError: It is not a path.
@@ -124,7 +124,7 @@ def _read_value(text: str, wanted: str) -> Any:
     except ValueError:
         if wanted.startswith(('"', "[", "{")) or _NOT_OF_A_VALUE.search(wanted):
             raise ValueError(
-                f"{text!r} is not one condition on JSON; put a text with such signs in quotes, as JSON does"
+                f"{text!r} is not one condition on JSON; put a text with such characters in quotes, as JSON does"
             ) from None
         return wanted
 

@@ -20,7 +20,7 @@ _DIGITS_AT_MOST = 1000
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[^"\[\]{}:, \t\r\n]+|[\[\]{}:,]', re.DOTALL)
 """A string, a bracket, a colon, a comma, or a number or word."""
 _BLANK = re.compile(r"[ \t\r\n]")
-_HALF = "half of a surrogate pair, which UTF-8 has no form for"
+_HALF = "half of a surrogate pair, which UTF-8 cannot represent"
 _BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|([\[\]{}])', re.DOTALL)
 """A string, or a bracket outside of one."""
 _OPENING, _CLOSING = frozenset("[{"), frozenset("]}")
@@ -85,7 +85,7 @@ def read_json(text: str) -> JsonText:
 
     Raises:
         NotJson: It is none, has the same key twice in an object, is nested more than 64 levels deep, is longer than
-            the ledger stores, or holds a character that UTF-8 has no form for.
+            the ledger stores, or holds a character that UTF-8 cannot represent.
     """
     # RFC 8259, 8.1: a reader may ignore a byte order mark.
     text = text.removeprefix("\ufeff")

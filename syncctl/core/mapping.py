@@ -86,7 +86,7 @@ def _check_constant(name: str, value: Any) -> None:
 
 def _check_places(rules: tuple[FieldRule, ...]) -> None:
     if sum(rule.column == REST for rule in rules) > 1:
-        raise ValueError('"*" stands for all other columns, so it can stand once')
+        raise ValueError('"*" stands for all other columns, so it can be used only once')
     taken: set[Target] = set()
     for rule in rules:
         if rule.column == REST:

@@ -22,7 +22,7 @@ def to_value(raw: object) -> Value:
     they have, GUIDs lower-case text, binary base64 text.
 
     Raises:
-        ValueError: JSON has no form for it; the message says why, and never holds the value of a text.
+        ValueError: JSON cannot represent it; the message says why, and never holds the value of a text.
     """
     kind = type(raw)
     if kind is int or (kind is str and raw.isascii()):  # type: ignore[attr-defined]
@@ -72,20 +72,20 @@ def _check_text(raw: Any) -> Value:
         except UnicodeEncodeError as error:
             broken = ord(raw[error.start])
             raise ValueError(
-                f"the text has half a character at position {error.start} (U+{broken:04X}); JSON has no form for it"
+                f"the text has half a character at position {error.start} (U+{broken:04X}); JSON cannot represent it"
             ) from None
     return str(raw)
 
 
 def _check_float(raw: Any) -> Value:
     if not math.isfinite(raw):
-        raise ValueError(f"the number is {_name_of_number(raw)}; JSON has no form for it")
+        raise ValueError(f"the number is {_name_of_number(raw)}; JSON cannot represent it")
     return float(raw)
 
 
 def _check_decimal(raw: Any) -> Value:
     if not raw.is_finite():
-        raise ValueError(f"the number is {_name_of_number(raw)}; JSON has no form for it")
+        raise ValueError(f"the number is {_name_of_number(raw)}; JSON cannot represent it")
     return raw  # type: ignore[no-any-return]
 
 
@@ -125,4 +125,4 @@ def _find_by_parent(raw: object) -> Callable[[Any], Value]:
     for parent in type(raw).__mro__:
         if parent in _BY_TYPE:
             return _BY_TYPE[parent]
-    raise ValueError(f"JSON has no form for a value of type {type(raw).__name__}")
+    raise ValueError(f"JSON cannot represent a value of type {type(raw).__name__}")

@@ -81,7 +81,7 @@ def check_channel(services: "Services", name: str) -> Finding:
             "\n".join([*refused, *given_up]), hint if refused else "see: syncctl alerts; then run: syncctl alerts test"
         )
     if channel.last_sent_at is None:
-        return passed("nothing was sent through it yet; syncctl alerts test does")
+        return passed("nothing has been sent through it yet; to try it, run: syncctl alerts test")
     return passed(f"it took its last message {_age(now, channel.last_sent_at)} ago")
 
 

@@ -93,7 +93,7 @@ def check_retention(services: "Services") -> Finding:
         for state, kept in (("delivered", settings.retention.delivered), ("failed", settings.retention.failed))
         if kept < longest
     ]
-    return join_findings(findings or [passed(f"longer than retries go on, which is up to {format_age(longest)}")])
+    return join_findings(findings or [passed(f"longer than retries can go on, at most {format_age(longest)}")])
 
 
 def check_archive(services: "Services") -> Finding:

@@ -108,7 +108,9 @@ def _look_at_pace(services: "Services", name: str, pace: Sequence[Mapping[str, A
         and now - minute["minute"] >= timedelta(minutes=1)
     ]
     if not whole:
-        return warned(detail, f"the rate to set is known in two minutes; then run: syncctl doctor partner {name} calls")
+        return warned(
+            detail, f"the rate to set will be known in two minutes; then run: syncctl doctor partner {name} calls"
+        )
     seen = median(whole)
     rate = services.partner(name).rate
     if rate is not None:

@@ -131,7 +131,7 @@ def check_transactions(source: Diagnostics) -> Finding:
         return passed(f"no open transaction holds rowversions back{elsewhere}")
     detail = f"an open transaction holds the last {held_back:,} rowversions back"
     if isinstance(rows, Unavailable):
-        return skipped(f"{detail}; its age is not visible: {rows.why}", rows.grant)
+        return skipped(f"{detail}; its age cannot be seen: {rows.why}", rows.grant)
     if oldest is None:
         return passed(f"{detail}; it has ended in the meantime")
     detail = f"{detail}: {_describe_transaction(oldest)}"
@@ -152,14 +152,14 @@ def _describe_transaction(row: Any) -> str:
     named = (("login", row.login_name), ("host", row.host_name), ("program", row.program_name))
     who += [f"{what} {name}" for what, name in named if name]
     age = format_age(max(0.0, float(row.age_seconds)))
-    return f"open for {age}, since {row.began} of its clock ({', '.join(who)})"
+    return f"open for {age}, since {row.began} by its clock ({', '.join(who)})"
 
 
 def check_rights(source: Diagnostics, stream: Stream) -> Finding:
     """Check which rights on a stream's table the login lacks."""
     parts = split_name(stream.table or "")
     if len(parts) > 2:
-        return skipped(f"{stream.table} is in another database, whose rights cannot be asked for")
+        return skipped(f"{stream.table} is in another database, whose rights cannot be queried")
     table = quote_name(*parts)
     may_read, object_id, user = source.ask(sql.PERMISSION, name=table, right="SELECT")[0]
     missing = []
@@ -256,7 +256,9 @@ def check_tracking(source: Diagnostics, stream: Stream, cursor: Mapping[str, Any
             detail, f"find out why it is not polled: syncctl doctor streams; or keep changes longer: {longer}"
         )
     if isinstance(oldest, Unavailable):
-        return skipped(f"{detail}; whether all changes since then are known is not visible: {oldest.why}", oldest.grant)
+        return skipped(
+            f"{detail}; it cannot be seen whether all changes since then are still known: {oldest.why}", oldest.grant
+        )
     return passed(detail)
 
 

@@ -201,7 +201,7 @@ def check_beat(services: "Services") -> Finding:
     if doubled:
         return warned(
             f"{len(doubled)} Beats run at once, {', '.join(doubled)} (machine:pid): each sends every tick; "
-            "nothing is delivered twice, but the source is asked more often than it should",
+            "nothing is delivered twice, but the source is asked more often than it should be",
             f"stop all but one, for example with: kill {doubled[-1].rpartition(':')[2]} on "
             f"{doubled[-1].rpartition(':')[0]}; a stopped Beat is shown for {ALIVE_SECONDS:g} s more",
         )

@@ -284,7 +284,7 @@ def _explain_unreadable(response: Response, results: list[Any] | None, path: str
     if results is not None:
         return f"its list at {path} has {len(results)} items for {rows} rows"
     if response.is_capped:
-        return f"its response is longer than {len(response.body):,} bytes: lower batch"
+        return f"its response is longer than {len(response.body):,} bytes: lower rows_per_call"
     return f"its JSON has no list at {path}"
 
 

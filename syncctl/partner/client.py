@@ -111,7 +111,7 @@ class PartnerClient:
 
     def _prepare(self, record: Record) -> Call:
         if not is_header_value(record.idempotency_key):
-            raise Unsendable("the record's id holds characters that a header has no form for")
+            raise Unsendable("the record's id holds characters that a header cannot hold")
         endpoint = self._endpoints.choose(record)
         target = endpoint.fill(record)
         if record.step == "look_up":

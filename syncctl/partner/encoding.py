@@ -31,7 +31,7 @@ UTF_8 = "utf-8"
 _CHARSET = re.compile(r";\s*charset=([^;]*)", re.IGNORECASE)
 _DECLARED = re.compile(r"<\?xml[^>]*?\sencoding\s*=\s*[\"']([^\"'{]*)[\"']")
 _NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-"""The characters that XML has no form for, not even as a reference (XML 1.0, 2.2)."""
+"""The characters that XML cannot represent, not even as a reference (XML 1.0, 2.2)."""
 _NOT_IN_A_FORM = re.compile(r"[^\x21-\x7e]|%(?![0-9A-Fa-f]{2})")
 
 _encoder = simplejson.JSONEncoder(
@@ -78,7 +78,7 @@ def encode_body(record: Record, decimals: Decimals = "number") -> bytes:
         decimals: `string` writes decimals as strings without an exponent, for readers whose numbers are floats.
 
     Raises:
-        Unsendable: a value that JSON has no form for; names its column.
+        Unsendable: a value that JSON cannot represent; names its column.
     """
     return _encode_values(_prepare_values(choose_values(record), decimals))
 
@@ -92,7 +92,7 @@ def encode_text(value: object) -> str:
     """Return the JSON of a value.
 
     Raises:
-        ValueError, TypeError, OverflowError: JSON has no form for it.
+        ValueError, TypeError, OverflowError: JSON cannot represent it.
     """
     return _encoder.encode(value)
 
@@ -137,7 +137,7 @@ class FieldMap:
         A record without a row (a delete) has only the columns of its key: fields of other columns are left out.
 
         Raises:
-            Unsendable: a column that the row does not have, or a value that JSON has no form for.
+            Unsendable: a column that the row does not have, or a value that JSON cannot represent.
         """
         values = _prepare_values(choose_values(record), self._decimals)
         remote = _prepare_values({REMOTE + name: value for name, value in record.remote.items()}, self._decimals)
@@ -180,7 +180,7 @@ def _prepare_values(values: Mapping[str, Value], decimals: Decimals) -> dict[str
     """Return columns as the encoder takes them.
 
     Raises:
-        Unsendable: a decimal that JSON has no form for; names its column.
+        Unsendable: a decimal that JSON cannot represent; names its column.
     """
     prepared: dict[str, Any] = dict(values)
     for column, value in values.items():
@@ -188,7 +188,7 @@ def _prepare_values(values: Mapping[str, Value], decimals: Decimals) -> dict[str
             try:
                 prepared[column] = prepare_value(value, decimals)
             except ValueError as error:
-                raise Unsendable(f"column {column} is {error}, which JSON has no form for") from error
+                raise Unsendable(f"column {column} is {error}, which JSON cannot represent") from error
     return prepared
 
 
@@ -199,7 +199,7 @@ def prepare_value(value: Value, decimals: Decimals) -> Any:
     """Return a value as the encoder takes it; a JSON document goes as it is, whatever `decimals` says.
 
     Raises:
-        ValueError: a decimal that JSON has no form for; the text is that decimal.
+        ValueError: a decimal that JSON cannot represent; the text is that decimal.
     """
     if isinstance(value, Decimal):
         # The encoder writes a decimal as its text, and would let NaN and Infinity through.
@@ -230,7 +230,7 @@ def _explain_unencodable(values: Mapping[str, object], error: Exception) -> str:
         try:
             _encoder.encode({column: value}).encode("utf-8")
         except UnicodeEncodeError:
-            return f"column {column!r} holds half a surrogate pair, which UTF-8 has no form for"
+            return f"column {column!r} holds half a surrogate pair, which UTF-8 cannot represent"
         except (ValueError, TypeError, OverflowError) as cause:
             return f"column {column} cannot be written as JSON: {cause}"
     return f"the row cannot be written as JSON: {type(error).__name__}"
@@ -307,7 +307,7 @@ class BodyContent:
                 at, kind = error.start, self.codec.upper()
             if at is not None:
                 line += text.count("\n", 0, at)  # noqa: PLW2901
-                raise ValueError(f"line {line}: the text holds U+{ord(text[at]):04X}, which {kind} has no form for")
+                raise ValueError(f"line {line}: the text holds U+{ord(text[at]):04X}, which {kind} cannot represent")
 
     def encode(self, text: str, row: Mapping[str, Value]) -> bytes:
         """Return the bytes of a body.
@@ -332,7 +332,7 @@ class BodyContent:
         except UnicodeEncodeError as error:
             letter = error.object[error.start]
             if "\ud800" <= letter <= "\udfff":
-                raise Unsendable("the body holds half a surrogate pair, which UTF-8 has no form for") from error
+                raise Unsendable("the body holds half a surrogate pair, which UTF-8 cannot represent") from error
             raise Unsendable(_describe(letter, row, self.codec.upper())) from error
 
     def _check_xml(self, text: str) -> None:
@@ -361,7 +361,7 @@ def _refuse(pattern: re.Pattern[str], text: str, row: Mapping[str, Value], kind:
 def _describe(letter: str, row: Mapping[str, Value], kind: str) -> str:
     columns = [column for column, value in row.items() if _holds(value, letter)]
     where = f"column {columns[0]}" if columns else "the body"
-    return f"{where} holds U+{ord(letter):04X}, which {kind} has no form for"
+    return f"{where} holds U+{ord(letter):04X}, which {kind} cannot represent"
 
 
 def _holds(value: Any, letter: str) -> bool:

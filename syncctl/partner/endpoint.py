@@ -120,9 +120,9 @@ class Endpoint:
 
     def _refuse(self, who: str, *, dots: str | None, empty: int) -> None:
         if dots is not None:
-            what = "a segment of dots in some spelling, which servers resolve"
+            what = "a segment . or .. (however it is written), which servers resolve"
         elif empty > 0:
-            what = "an empty segment in some spelling (a slash at its beginning or end, or two), which servers drop"
+            what = "an empty segment (a slash at its beginning or end, or two in a row), which servers drop"
         else:
             return
         raise Unsendable(f"the call would leave {self.template}: {who} {what}")
@@ -209,7 +209,7 @@ def _write_value(column: str, value: Value) -> str:
     if not text:
         raise Unsendable(f"the path needs {_name(column)}, which is empty in this row")
     if len(text) > VALUE_AT_MOST:
-        what = f"which has {len(text):,} characters in this row; an address takes {VALUE_AT_MOST:,} of one value"
+        what = f"which has {len(text):,} characters in this row; an address takes at most {VALUE_AT_MOST:,} for a value"
         raise Unsendable(f"the path needs {_name(column)}, {what}")
     return text
 
@@ -218,5 +218,5 @@ def _quote_text(column: str, text: str) -> str:
     try:
         return quote(text, safe="")
     except UnicodeEncodeError as error:
-        reason = f"{_name(column)} holds half a surrogate pair, which a URL has no form for"
+        reason = f"{_name(column)} holds half a surrogate pair, which a URL cannot represent"
         raise Unsendable(reason) from error

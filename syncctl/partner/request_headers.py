@@ -144,7 +144,7 @@ class HeaderTemplates:
         """Return the headers of a record, without those whose text is empty.
 
         Raises:
-            Unsendable: a value that a header has no form for.
+            Unsendable: a value that a header cannot hold.
         """
         headers = {}
         for name, template in self._templates.items():

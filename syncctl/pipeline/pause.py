@@ -100,7 +100,7 @@ def end_pauses_over(*, ledger: Ledger, stream: str, partner: str) -> None:
         over.append({"partners": [partner]})
     for detail in over:
         log.info("pause.over", **detail)
-        reason = "the time until which it was paused is over"
+        reason = "the pause has reached its end time"
         with ledger.audit.record(action="resume", who=SYNCCTL, detail={**detail, "reason": reason}) as entry:
             entry.add(1)
 

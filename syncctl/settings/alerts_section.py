@@ -56,9 +56,7 @@ def _check_rules(rules: dict[str, str]) -> dict[str, str]:
 
 def _check_deadline(seconds: float) -> float:
     if seconds > LONGEST_DEADLINE_SECONDS:
-        raise ValueError(
-            f"must be at most {LONGEST_DEADLINE_SECONDS:g}; the process that sends measures nothing meanwhile"
-        )
+        raise ValueError(f"must be at most {LONGEST_DEADLINE_SECONDS:g}; a process measures nothing while it sends")
     return seconds
 
 

@@ -165,7 +165,9 @@ class StreamSettings(Section):
     missing: Annotated[Missing, Lower] = setting(
         "fail", "after a 404 or 410 to update_endpoint: fail | create, which sends the record to endpoint again"
     )
-    lookup: LookupSettings = setting({}, "asks whether the partner has an object for a row, before one is created again")
+    lookup: LookupSettings = setting(
+        {}, "asks whether the partner has an object for a row, before one is created again"
+    )
     fields: request_types.Fields = setting(
         None,
         "places in the JSON to send, and the column for each; default: every column under its own name",

@@ -124,7 +124,9 @@ def _check_source_url(url: str | None) -> str | None:
         return url
     if ";" in url and "=" in url:
         if any("=" not in url[len(url[:start].rstrip()) - 1 : end] for start, end in find_secret_spans(url)):
-            raise ValueError("has a password with a ; in it, or text after it without Name=; write Pwd={...} in braces")
+            raise ValueError(
+                "has a password that contains a ;, or text after it without Name=; put it in braces: Pwd={...}"
+            )
         return url
     if path := _find_sqlite_path(url):
         raise ValueError(f"is the path of a file; write it as a URL: sqlite:///{path.as_posix()}")

@@ -294,7 +294,7 @@ def _mask(convert: Converter, mask: Mask, secret: str) -> Converter:
             value = convert(raw)
         except ValueError:
             # invariant 10: neither the message nor a traceback shows the value.
-            raise ValueError("JSON has no form for its value, which is masked") from None
+            raise ValueError("JSON cannot represent its value, which is masked") from None
         return mask_value(value, mask, secret)
 
     return convert_masked

@@ -172,7 +172,7 @@ def _find_column(stream: Stream, relation: Relation, name: str, setting: str) ->
     if column.kind is Kind.FORMLESS:
         hint = "name other columns, or read a query that casts it: cast(path as nvarchar(4000)) as path"
         raise _wrong(
-            stream, setting, f"column {column.name} is of type {column.type}, which JSON has no form for", hint
+            stream, setting, f"column {column.name} is of type {column.type}, which JSON cannot represent", hint
         )
     return column
 

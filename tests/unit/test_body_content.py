@@ -46,7 +46,7 @@ def test_xml_is_sent_as_it_was_written(kind: str) -> None:
 def test_a_character_that_xml_has_no_form_for_is_named_with_its_column(letter: str, kind: str, named: str) -> None:
     with pytest.raises(Unsendable) as caught:
         make_body(ORDER, kind, name=f"a{letter}b")
-    assert caught.value.reason == f"column name holds U+{ord(letter):04X}, which {named} has no form for"
+    assert caught.value.reason == f"column name holds U+{ord(letter):04X}, which {named} cannot represent"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_text_is_encoded_as_it_says(content_type: str, body: str, sent: bytes) -
 def test_a_letter_that_the_encoding_does_not_have_is_named_with_its_column() -> None:
     with pytest.raises(Unsendable) as caught:
         make_body("{{ row.name }}", "text/plain; charset=iso-8859-1", name="漢字")
-    assert caught.value.reason == "column name holds U+6F22, which ISO8859-1 has no form for"
+    assert caught.value.reason == "column name holds U+6F22, which ISO8859-1 cannot represent"
     with pytest.raises(Unsendable, match="half a surrogate pair"):
         make_body("{{ row.name }}", "text/plain", name="\ud800")
 
@@ -106,10 +106,14 @@ def test_a_letter_that_the_encoding_does_not_have_is_named_with_its_column() -> 
         (
             "text/plain; charset=iso-8859-1",
             "a\n漢 {{ row.name }}",
-            "line 2: the text holds U+6F22, which ISO8859-1 has",
+            "line 2: the text holds U+6F22, which ISO8859-1 cannot represent",
         ),
-        (XML, "<a>{{ row.id }}\x01{{ row.name }}</a>", "line 1: the text holds U+0001, which XML has no form for"),
-        ("text/html", "{% if row.id %}\n<p>\n\x02{% endif %}", "line 3: the text holds U+0002, which HTML has no form"),
+        (XML, "<a>{{ row.id }}\x01{{ row.name }}</a>", "line 1: the text holds U+0001, which XML cannot represent"),
+        (
+            "text/html",
+            "{% if row.id %}\n<p>\n\x02{% endif %}",
+            "line 3: the text holds U+0002, which HTML cannot represent",
+        ),
     ],
 )
 def test_text_of_a_template_without_a_form_is_refused_with_the_settings(
@@ -253,8 +257,8 @@ def test_an_encoded_value_that_cannot_be_followed_is_refused_with_the_settings(b
     with pytest.raises(ConfigurationError) as caught:
         make_body(body, FORM, name="a b")
     assert caught.value.why == (
-        "line 1: the result of this | urlencode cannot be followed; write {{ value | urlencode }} where it is sent, "
-        "or end it in | safe"
+        "line 1: syncctl cannot follow what becomes of this | urlencode; "
+        "write {{ value | urlencode }} where it is sent, or end it in | safe"
     )
 
 

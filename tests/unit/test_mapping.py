@@ -55,7 +55,7 @@ def test_a_mapping_builds_its_document_from_a_row(table: dict[str, Any], sent: s
         ({"a.b": "id", "a": "id"}, "'a' holds a value"),
         ({"a": "id", "a.*": "*"}, "'a' holds a value"),
         ({"a.b": "id", "a": {"b": "id"}}, "two fields have the place 'a.b'"),
-        ({"*": "*", "a.*": "*"}, "it can stand once"),
+        ({"*": "*", "a.*": "*"}, "it can be used only once"),
         ({"*": "id"}, "on both sides"),
         ({"a": "*"}, "on both sides"),
         ({"a": {"const": float("nan")}}, "the constant of 'a' is nan"),

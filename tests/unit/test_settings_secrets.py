@@ -260,7 +260,7 @@ def test_a_source_url_whose_parts_are_certain_is_taken(tmp_path: Path, url: str)
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("Driver=x;Server=s;PWD= se;cret", "has a password with a ; in it"),
+        ("Driver=x;Server=s;PWD= se;cret", "has a password that contains a ;"),
         ("mssql+pyodbc://u:1/db?UID=me@example.com", "of user, password and parameters, @ as %40"),
         ("mssql+pyodbc://us/er:pw@h/db?driver=x", "of user, password and parameters, @ as %40"),
         ("mssql+pyodbc://us/er?:pw@h/db", "of user, password and parameters, @ as %40"),

@@ -162,7 +162,7 @@ def test_a_column_without_a_form_in_json_is_neither_key_nor_cursor(settings: dic
     relation = Relation(title="t", clause=sa.table("t"), columns=columns, primary_key=("id",))
     with pytest.raises(ConfigurationError, match=r"streams\.orders\.(key|cursor) is wrong") as caught:
         decide_layout(make_stream(**settings), relation, has_rowversions=True)
-    assert caught.value.why == "column path is of type hierarchyid, which JSON has no form for"
+    assert caught.value.why == "column path is of type hierarchyid, which JSON cannot represent"
 
 
 def test_reflection_finds_the_types_that_sqlalchemy_does_not_know() -> None:

@@ -393,11 +393,11 @@ def test_decimals_of_another_table_may_be_strings_and_numbers_of_a_document_neve
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("{{ row.doc }}", "an object has no text; write it with | json or | join"),
-        ("{{ row.lines }}", "a list has no text; write it with | json or | join"),
-        ("{{ row.lines ~ '' }}", "a list has no text"),
-        ("{{ row.lines[0] | string }}", "an object has no text"),
-        ("{{ '%s' | format(row.tags) }}", "a list has no text"),
+        ("{{ row.doc }}", "an object cannot be written as text; write it with | json or | join"),
+        ("{{ row.lines }}", "a list cannot be written as text; write it with | json or | join"),
+        ("{{ row.lines ~ '' }}", "a list cannot be written as text"),
+        ("{{ row.lines[0] | string }}", "an object cannot be written as text"),
+        ("{{ '%s' | format(row.tags) }}", "a list cannot be written as text"),
         ("{{ row.doc.missing }}", "the object has no field missing"),
         ("{{ row.doc.missing.deeper }}", "the object has no field missing"),
         ("{{ row.tags[7] }}", "7"),
@@ -407,7 +407,7 @@ def test_decimals_of_another_table_may_be_strings_and_numbers_of_a_document_neve
         ("{{ row.tags.append }}", "unsafe"),
         ("{{ row.huge.text }}", "unsafe"),
         ("{{ row.huge.parse }}", "unsafe"),
-        ("{{ dict(row).doc }}", "an object has no text"),
+        ("{{ dict(row).doc }}", "an object cannot be written as text"),
         ("{{ row.doc.items() }}", "not callable"),
     ],
 )
@@ -435,7 +435,9 @@ def test_a_form_takes_values_and_pairs_of_a_document(source: str, text: str) -> 
 )
 def test_a_form_takes_no_object_within_another_and_no_list_of_objects(source: str) -> None:
     row = {"id": 1, "doc": JsonText('{"a":{"b":1}}'), "lines": [{"a": 1, "b": 2}]}
-    with pytest.raises(Unsendable, match=r"an object has no text|a list of objects has no form"):
+    with pytest.raises(
+        Unsendable, match=r"an object cannot be written as text|a list of objects cannot be sent in a form"
+    ):
         render(source, row, is_form=True)
 
 

@@ -101,15 +101,15 @@ def test_subclasses_become_plain_values() -> None:
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
-        (float("nan"), "the number is NaN; JSON has no form for it"),
-        (float("inf"), "the number is Infinity; JSON has no form for it"),
-        (float("-inf"), "the number is -Infinity; JSON has no form for it"),
-        (Decimal("NaN"), "the number is NaN; JSON has no form for it"),
-        (Decimal("sNaN"), "the number is NaN; JSON has no form for it"),
-        (Decimal("-Infinity"), "the number is -Infinity; JSON has no form for it"),
-        ("ab\ud800", "the text has half a character at position 2 (U+D800); JSON has no form for it"),
-        (object(), "JSON has no form for a value of type object"),
-        ({1}, "JSON has no form for a value of type set"),
+        (float("nan"), "the number is NaN; JSON cannot represent it"),
+        (float("inf"), "the number is Infinity; JSON cannot represent it"),
+        (float("-inf"), "the number is -Infinity; JSON cannot represent it"),
+        (Decimal("NaN"), "the number is NaN; JSON cannot represent it"),
+        (Decimal("sNaN"), "the number is NaN; JSON cannot represent it"),
+        (Decimal("-Infinity"), "the number is -Infinity; JSON cannot represent it"),
+        ("ab\ud800", "the text has half a character at position 2 (U+D800); JSON cannot represent it"),
+        (object(), "JSON cannot represent a value of type object"),
+        ({1}, "JSON cannot represent a value of type set"),
     ],
 )
 def test_a_value_without_a_form_in_json_is_refused_with_the_reason(raw: object, reason: str) -> None:

@@ -155,7 +155,7 @@ class RequestBuilder:
         """Return the headers of a record: the common ones, and the stream's own.
 
         Raises:
-            Unsendable: a value that a header has no form for.
+            Unsendable: a value that a header cannot hold.
         """
         own = {} if self._headers is None else self._headers.render(record)
         replaced = {name.lower() for name in own} | (set() if has_body else {"content-type"})

@@ -68,7 +68,9 @@ class _Form:
         reached |= {id(node) for part in passed for node in [part, *part.find_all(nodes.Filter)]}
         for encode in self._encodes:
             if id(encode) not in reached:
-                raise ValueError(f"line {encode.lineno}: the result of this | urlencode cannot be followed; {_WAY_OUT}")
+                raise ValueError(
+                    f"line {encode.lineno}: syncctl cannot follow what becomes of this | urlencode; {_WAY_OUT}"
+                )
 
     def _find_own(self) -> None:
         """Find the names whose every assignment is text of a form, also by way of other names."""
@@ -222,7 +224,7 @@ def _write_null(value: Any) -> Any:
         # An object among the values of another one has no text, and says so when it is encoded.
         return {name: inner if isinstance(inner, Fields) else _write_null(inner) for name, inner in value.items()}
     if isinstance(value, Items) and any(isinstance(inner, Fields) for inner in value):
-        raise TypeError("a list of objects has no form; encode its values one by one")
+        raise TypeError("a list of objects cannot be sent in a form; encode its values one by one")
     return "" if value is None else value
 
 

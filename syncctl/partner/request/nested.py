@@ -17,7 +17,7 @@ class Items(list[Any]):
     __slots__ = ()
 
     def __repr__(self) -> NoReturn:
-        raise TypeError("a list has no text; write it with | json or | join")
+        raise TypeError("a list cannot be written as text; write it with | json or | join")
 
     __str__ = __repr__
 
@@ -28,7 +28,7 @@ class Fields(dict[str, Any]):
     __slots__ = ()
 
     def __repr__(self) -> NoReturn:
-        raise TypeError("an object has no text; write it with | json or | join")
+        raise TypeError("an object cannot be written as text; write it with | json or | join")
 
     __str__ = __repr__
 

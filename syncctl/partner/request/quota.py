@@ -110,7 +110,7 @@ class Quota:
     @staticmethod
     def _check_weight(elements: int, depth: int) -> None:
         if elements > ELEMENTS_AT_MOST:
-            raise QuotaExceeded(f"it makes a list of more than {ELEMENTS_AT_MOST:,} values, or of texts as large")
+            raise QuotaExceeded(f"it makes a list of more than {ELEMENTS_AT_MOST:,} values, or of texts that large")
         if depth > DEPTH_AT_MOST:
             raise QuotaExceeded(f"it makes lists that are nested more than {DEPTH_AT_MOST} times")
 

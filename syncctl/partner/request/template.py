@@ -314,7 +314,7 @@ def show_text(value: Any) -> Any:
         # A number that is too large to compute with.
         return value.text
     kind = next((name for kind, name in _SHOWN_KINDS.items() if isinstance(value, kind)), type(value).__name__)
-    raise TypeError(f"{kind} has no text; write it with | json or | join")
+    raise TypeError(f"{kind} cannot be written as text; write it with | json or | join")
 
 
 def make_json_filter(decimals: Decimals) -> JsonFilter:
@@ -355,7 +355,7 @@ def _simplify(value: Any, decimals: Decimals, quota: Quota) -> Any:
         return str(value)
     if isinstance(value, Decimal):
         if not value.is_finite():
-            raise TypeError(f"JSON has no form for {value}")
+            raise TypeError(f"JSON cannot represent {value}")
         return f"{value:f}" if decimals == "string" else value
     if isinstance(value, Mapping):
         quota.take_text_of(*value)

@@ -175,7 +175,9 @@ def judge_run(batch: Batch, transitions: Sequence[Transition]) -> list[Transitio
     last = refused[-1].outcome
     if kind in _KINDS_BY_STATUS:
         refused += [transition for transition in called if _is_gone(transition)]
-    _pause_stream(batch, f"{run.count} refusals in a row, none accepted between; the last one: {_reason(last)}")
+    _pause_stream(
+        batch, f"{run.count} refusals in a row, with nothing accepted between them; the last one: {_reason(last)}"
+    )
     take_back_run(batch, run)
     sent_back = {id(transition) for transition in refused}
     return [_send_back(transition) if id(transition) in sent_back else transition for transition in transitions]

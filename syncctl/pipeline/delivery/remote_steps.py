@@ -166,7 +166,8 @@ def _decide_lookup(batch: Batch, record: Record, outcome: Outcome) -> Transition
     pending = [call.until for call in key.unsettled if call.until.timestamp() > asked_at] if key is not None else []
     if pending:
         # It proves nothing yet: a call that may still take effect may create the object.
-        error = f"not found; asked again once no earlier call can take effect any more, at {max(pending):%H:%M:%S} UTC"
+        until = f"{max(pending):%H:%M:%S} UTC"
+        error = f"not found; the partner is asked again once no earlier call can take effect any more, at {until}"
         going_on = _go_on(record, replace(outcome, error=error), recreates=record.recreates)
         return replace(going_on, due_at=max(pending))
     if record.op == "delete":

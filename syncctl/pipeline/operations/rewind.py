@@ -118,7 +118,7 @@ def find_place(ledger: Ledger, stream: Stream, reader: "StreamReader", at: datet
     if place not in (None, reader.basis.place):
         raise UsageError(
             f"stream {stream.name} cannot be rewound to {at:%Y-%m-%dT%H:%M:%SZ}",
-            why="it read another table, another database, or rows with another key then",
+            why="at that time it read another table, another database, or rows with another key",
             hint="name a later time, a cursor value, or: beginning",
         )
     return cursor

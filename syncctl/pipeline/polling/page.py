@@ -30,8 +30,8 @@ CLOCKS_APART = timedelta(days=1)
 GENERATIONS_AT_MOST = 2**16
 """More than a record goes through from one rewind to the next, so that none repeats an `Idempotency-Key`."""
 CHANGED = (
-    "the row was changed after it had been logged, and append_only says that rows never are: a replay sends it as it is"
-    " now; to have changes sent, leave append_only out"
+    "the row was changed after it had been logged, and append_only says that rows never change: a replay sends it as "
+    "it is now; to have changes sent, leave append_only out"
 )
 
 
@@ -179,7 +179,7 @@ class PageLog:
             if remaining and not self._ledger.polls.renew(self._lease, seconds=self._lease_seconds):
                 raise self._taken_over()
         if remaining:
-            what = f"{len(remaining)} keys of {self._stream.name} would not settle"
+            what = f"{len(remaining)} keys of {self._stream.name} did not settle"
             raise InternalError(what, why="they changed each time they were compared")
 
     def _log_changes(

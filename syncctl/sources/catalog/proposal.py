@@ -237,7 +237,7 @@ def _follow_times(table: CatalogTable) -> Iterator[_Ranked]:
             why = f"finds new rows only; {late}"
             yield 6, _follow("increasing", table, column, why, finds_changes=False)
         elif column.is_set_at_insert and column.kind in CURSOR_KINDS:
-            why = f"finds new rows, since its default is the time; finds updates only if each one sets it; {late}"
+            why = f"finds new rows, as its default is the current time; finds updates only if each one sets it; {late}"
             yield (6 if column.nullable else 4), _follow("increasing", table, column, why)
         elif column.kind in (Kind.TIME, Kind.DATE):
             why = f"finds inserts and updates only if every change sets it, which the catalog does not tell; {late}"
@@ -283,7 +283,7 @@ def _propose_settings(
         settings["cursor"] = best.cursor
         if table.find(best.cursor).kind is Kind.DATE:
             settings["lookback"] = "2d"
-            remarks["lookback"] = "a date has no time: its days are read again"
+            remarks["lookback"] = "a date has no time of day: whole days are read again"
     if not best.finds_changes:
         settings["append_only"] = True
         remarks["append_only"] = "this mode finds no changed rows"
@@ -299,7 +299,7 @@ def _propose_settings(
     if without_form:
         settings["exclude"] = [column.name for column in without_form]
         types = list(dict.fromkeys(column.declared for column in without_form))
-        remarks["exclude"] = f"{', '.join(types)}: no form in JSON"
+        remarks["exclude"] = f"{', '.join(types)}: JSON cannot represent them"
     return settings, remarks
 
 
@@ -323,7 +323,8 @@ def _advise(
     if best.mode == "snapshot":
         times = [candidate.cursor for candidate in candidates if candidate.cursor and candidate.finds_changes]
         if times:
-            better = f"if every insert and update sets {' or '.join(times)}, follow it, and polls read new rows only"
+            named = " or ".join(times)
+            better = f"if every insert and update sets {named}, follow it, so that polls read only new and changed rows"
             yield f"{better}: syncctl inspect {shlex.quote(title)} --cursor {shlex.quote(times[0])}"
     if best.mode == "increasing" and best.finds_changes:
         yield f"make sure that every insert and update sets {best.cursor}: other changes are never found"

@@ -258,7 +258,7 @@ class _Questions:
             if not str(getattr(error.orig, "args", [""])[0]).startswith("42"):
                 raise
             self._connection.rollback()
-            self._unknown.append(f"{what}: this login may not ask")
+            self._unknown.append(f"{what}: this login may not see it")
             return []
 
     def _run(self, statement: str, end: str) -> Sequence[Any]:

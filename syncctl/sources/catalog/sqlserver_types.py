@@ -24,7 +24,7 @@ class Declared(t.UserDefinedType[Any]):
 
 
 class Formless(Declared):
-    """A type that JSON has no form for; its values are never fetched, because drivers fail on them."""
+    """A type that JSON cannot represent; its values are never fetched, because drivers fail on them."""
 
 
 class Json(Declared):

@@ -194,7 +194,7 @@ def test_a_preview_says_of_each_row_why_it_cannot_be_sent(shaped: Testbed, sourc
     shaped.change_stream(path="/{note}/orders")
     source_db.execute("update orders set note = 'n' where id <> 2")
     first, second, third, *_ = preview(shaped)
-    assert first.request.error == "column amount: the number is Infinity; JSON has no form for it"
+    assert first.request.error == "column amount: the number is Infinity; JSON cannot represent it"
     assert second.request.error == "the path needs column note, which is empty in this row"
     assert (third.request.error, third.request.method) == (None, "POST")
 
@@ -322,6 +322,6 @@ def test_a_row_that_makes_no_xml_fails_without_a_call_and_the_others_go_on(
     testbed.poll()
     assert testbed.deliver() == {"delivered": 2, "failed": 1}
     failed = testbed.record(2)
-    assert failed["error"]["message"] == "column note holds U+0001, which XML has no form for"
+    assert failed["error"]["message"] == "column note holds U+0001, which XML cannot represent"
     assert (failed["state"], failed["attempts"]) == ("failed", 0)
     assert len(partner.calls()) == 2

@@ -128,7 +128,7 @@ def test_a_limit_that_was_met_just_now_has_no_rate_yet(ledger: Ledger, database:
     note_minutes(ledger, database, (40, 3))
     status, detail, hint = look_at_pace(ledger)
     assert (status, detail) == (Status.WARN, "3 of 43 calls met its limit (429) in the last 10 minutes")
-    assert hint.startswith("the rate to set is known in two minutes")
+    assert hint.startswith("the rate to set will be known in two minutes")
     database.partners.update_one({"_id": "erp"}, {"$set": {"pace.0.minute": datetime(2020, 1, 1, tzinfo=UTC)}})
     assert look_at_pace(ledger)[:2] == (Status.OK, "neither paused nor down")
     ledger.partners.note_pace("erp", passed=1, limited=0)

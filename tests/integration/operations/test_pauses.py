@@ -64,9 +64,9 @@ def test_maintenance_ends_what_is_over_once_and_says_so(testbed: Testbed) -> Non
     assert sorted((entry["who"], *map(str, entry["detail"].items())) for entry in resumed) == sorted(
         (SYNCCTL, *map(str, detail.items()))
         for detail in (
-            {"streams": ["orders"], "scope": ["deliveries"], "reason": "the time until which it was paused is over"},
-            {"streams": ["orders"], "scope": ["polls"], "reason": "the time until which it was paused is over"},
-            {"partners": ["default"], "reason": "the time until which it was paused is over"},
+            {"streams": ["orders"], "scope": ["deliveries"], "reason": "the pause has reached its end time"},
+            {"streams": ["orders"], "scope": ["polls"], "reason": "the pause has reached its end time"},
+            {"partners": ["default"], "reason": "the pause has reached its end time"},
         )
     )
 

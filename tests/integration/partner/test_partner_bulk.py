@@ -163,7 +163,7 @@ def test_a_long_answer_is_read_as_far_as_its_rows_need(batches: Testbed, said_of
         batches.deliver()
     assert {record["state"] for record in batches.records()} == {state}
     if state == "pending":
-        assert batches.record(1)["error"]["message"] == "its response is longer than 106,496 bytes: lower batch"
+        assert batches.record(1)["error"]["message"] == "its response is longer than 106,496 bytes: lower rows_per_call"
 
 
 def answer_each(

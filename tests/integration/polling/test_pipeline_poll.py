@@ -361,7 +361,7 @@ def test_a_row_that_changes_in_the_lookback_of_an_append_only_stream_stops_no_ot
     assert (run.logged, run.failed, run.unchanged, run.error) == (2, 1, 1, None)
     assert (testbed.poll(ListReader(rows[:2])).unchanged, testbed.states()[1]) == (2, ["pending", "failed"])
     failed = next(record for record in testbed.records() if record["state"] == "failed")
-    assert "append_only says that rows never are" in failed["error"]["message"]
+    assert "append_only says that rows never change" in failed["error"]["message"]
     assert failed["payload"]["content"] == "other", "an operator may send it as it is"
 
 
@@ -473,7 +473,7 @@ def test_keys_that_never_settle_end_the_poll(testbed: Testbed, monkeypatch: pyte
             return [observation.key_id for observation in observations]
 
     run = testbed.poll(ListReader([version_row(1, "a", None)]), ledger=Rooms(testbed.ledger, keys=Restless()))
-    assert "would not settle" in str(run.error)
+    assert "did not settle" in str(run.error)
 
 
 def test_what_the_settings_are_warned_of_goes_with_the_settings(testbed: Testbed) -> None:

@@ -114,7 +114,7 @@ def test_a_time_is_known_by_what_sets_it_in_any_language(db: SourceDb) -> None:
     ]
     whys = [candidate.why for candidate in found.candidates]
     assert "the database sets it at each update" in whys[0]
-    assert "its default is the time" in whys[2]
+    assert "its default is the current time" in whys[2]
     assert "which the catalog does not tell" in whys[3]
     assert found.settings["cursor"] == "ngay_cap_nhat"
 

@@ -204,7 +204,7 @@ def test_facts_that_the_login_may_not_read_are_unknown(server: StandIn, view: st
     deny(server, view, lambda name: Exception("42000", f"no right to {name}"))
     ((found,), unknown) = server.look()
     assert modes(propose_stream(found))[0] == ("rowversion", "rv")
-    assert unknown == [f"{line}: this login may not ask"]
+    assert unknown == [f"{line}: this login may not see it"]
     assert (found.rows is None) == (view == "sys.partitions")
 
 
@@ -222,7 +222,7 @@ def test_types_without_a_form_in_json_are_left_out_and_make_no_key(server: Stand
     assert (table.table, table.key, table.key_origin) == ("sales.nodes", ("code",), "unique index")
     assert table.columns[1].type == "nvarchar(20)"
     assert table.settings["exclude"] == ["path", "any"]
-    assert table.remarks["exclude"] == "hierarchyid, sql_variant: no form in JSON"
+    assert table.remarks["exclude"] == "hierarchyid, sql_variant: JSON cannot represent them"
 
 
 def test_a_column_with_a_check_for_json_is_proposed_as_json(server: StandIn) -> None:
@@ -277,7 +277,7 @@ def test_foreign_keys_of_other_tables_are_listed_with_all_their_columns(server: 
     ]
     deny(server, "foreign_key_columns", lambda name: Exception("42000", f"no right to {name}"))
     assert catalog.list_references(server.connection, orders, unknown) == []
-    assert unknown == ["foreign keys: this login may not ask"]
+    assert unknown == ["foreign keys: this login may not see it"]
 
 
 def test_an_identity_that_falls_is_no_cursor(server: StandIn) -> None:

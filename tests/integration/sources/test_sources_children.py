@@ -234,10 +234,10 @@ def test_a_row_with_very_many_children_fails_and_the_rows_around_it_come(db: Sou
 def test_a_value_without_a_form_in_json_fails_its_row_alone(db: SourceDb) -> None:
     add_lines(db, (1, 1, "a", 1), (2, 1, "b", 1), (2, 2, "c", 9e999), (3, 1, "d", 1))
     rows, _ = read(db, cursor="id", children=(LINES,))
-    assert errors(rows) == {2: "column lines.qty: the number is Infinity; JSON has no form for it"}
+    assert errors(rows) == {2: "column lines.qty: the number is Infinity; JSON cannot represent it"}
     deeper = replace(LINES, name="same", on=(("order_id", "order_id"),))
     rows, _ = read(db, cursor="id", children=(replace(LINES, columns=("line",), children=(deeper,)),))
-    assert errors(rows) == {2: "column lines.same.qty: the number is Infinity; JSON has no form for it"}
+    assert errors(rows) == {2: "column lines.same.qty: the number is Infinity; JSON cannot represent it"}
 
 
 def test_json_of_a_child_goes_as_json_and_fails_its_row_if_it_is_none(db: SourceDb) -> None:

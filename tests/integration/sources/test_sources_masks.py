@@ -120,7 +120,7 @@ def test_an_unreadable_row_reveals_no_masked_value(db: SourceDb, mask: str) -> N
 def test_a_value_without_a_form_in_json_is_reported_without_the_value(db: SourceDb) -> None:
     db.execute("update orders set amount = 9e999 where id = 1")
     (row, _), _ = read(db, mask={"amount": "last4"})
-    assert row.error == "column amount: JSON has no form for its value, which is masked"
+    assert row.error == "column amount: JSON cannot represent its value, which is masked"
 
 
 def test_an_error_of_the_statement_shows_no_value(db: SourceDb) -> None:

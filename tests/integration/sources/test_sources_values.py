@@ -98,7 +98,7 @@ def test_a_row_without_a_form_in_json_names_its_column(db: SourceDb) -> None:
     db.execute_many("insert into numbers (ratio) values (?)", [(1.5,), (math.inf,), (2.5,)])
     rows, _ = read(db, table="numbers")
     assert [row.payload for row in rows] == [{"id": 1, "ratio": 1.5}, None, {"id": 3, "ratio": 2.5}]
-    assert rows[1].error == "column ratio: the number is Infinity; JSON has no form for it"
+    assert rows[1].error == "column ratio: the number is Infinity; JSON cannot represent it"
     assert rows[1].key == {"id": 2}
 
 
@@ -118,7 +118,7 @@ def test_a_key_without_a_form_in_json_still_names_its_row(db: SourceDb) -> None:
     db.execute_many("insert into keyed values (?, ?)", [(math.inf, 1), (1.5, 2)])
     rows, _ = read(db, table="keyed", cursor="at")
     assert rows[0].key == {"id": "float:inf"}
-    assert rows[0].error == "column id: the number is Infinity; JSON has no form for it"
+    assert rows[0].error == "column id: the number is Infinity; JSON cannot represent it"
     assert rows[1].key == {"id": 1.5}
 
 

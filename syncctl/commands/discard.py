@@ -28,7 +28,7 @@ def discard(
         typer.Option(
             "--state",
             metavar="STATE",
-            help="failed, pending or retrying; may be repeated. By default failed, and all three for an ID.",
+            help="failed, pending or retrying; may be repeated. Default: failed; with an ID, all three.",
         ),
     ] = None,
     stream: Streams = None,

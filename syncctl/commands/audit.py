@@ -46,8 +46,8 @@ def audit(
     """Show who changed what, when, and how many records.
 
     The newest come first. Each replay, discard, send, rewind, repair, cleanup, pause, resume and upgrade has an entry,
-    which is written before its first change. An entry without an end means that the operation is
-    running, or was killed.
+    which is written before its first change. An entry without an end means that the operation is running, or was
+    killed.
 
     Examples:
         syncctl audit

@@ -52,8 +52,8 @@ METRICS: Mapping[str, Metric] = {
     ),
     "syncctl_records_finished_total": Metric(
         kind="counter",
-        help="Records that were delivered, failed, superseded or discarded, as of the last roll-up; one that is sent "
-        "again finishes again.",
+        help="Records that were delivered, failed, superseded or discarded, as of the last roll-up; a record "
+        "that is sent again is counted again when it finishes.",
         labels=("stream", "state"),
     ),
     "syncctl_attempts_total": Metric(
@@ -107,12 +107,14 @@ METRICS: Mapping[str, Metric] = {
     ),
     "syncctl_alerts_firing": Metric(
         kind="gauge",
-        help="1 for each alert of syncctl's own that fires; stream, partner and source are empty where it is not about "
-        "one.",
+        help="1 for each alert of syncctl's own that fires; stream, partner and source are empty where the alert "
+        "is not about one.",
         labels=("rule", "stream", "partner", "source"),
     ),
     "syncctl_queue_messages": Metric(kind="gauge", help="Messages that wait in the queue; missing without Redis."),
-    "syncctl_queue_dropped_total": Metric(kind="counter", help="Dropped messages, which were not this project's."),
+    "syncctl_queue_dropped_total": Metric(
+        kind="counter", help="Messages that were dropped, and keys that were removed, as not this project's own."
+    ),
     "syncctl_workers": Metric(kind="gauge", help="Workers that have sent a heartbeat within 20 seconds."),
     "syncctl_worker_slots": Metric(kind="gauge", help="Processes of these workers that may deliver at the same time."),
     "syncctl_beat_last_seen_timestamp_seconds": Metric(

@@ -125,7 +125,7 @@ class _Conversation:
                     self._answers.values.pop(left_out, None)
                 return False
             if text and name not in ("", "default"):
-                out.say(f"  that URL is set as {name}'s; correct it there, then press Enter")
+                out.say(f"  the settings name the URL of {name}; correct it there, then press Enter")
                 continue
             if text:
                 self._answers.values[variable] = _ask_password(text)

@@ -67,7 +67,7 @@ class Reason(StrEnum):
 _HINTS = {
     Reason.UNKNOWN_STREAM: "this worker has no such stream: bring all machines to one syncctl.toml; restart workers",
     Reason.FORGED: "it was not signed with this ledger's key: an older version or somebody else writes to this Redis",
-    Reason.TOO_OLD: "it waited for more than an hour; its work was asked for again since",
+    Reason.TOO_OLD: "it waited for more than an hour; its work has been asked for again since",
     Reason.FOREIGN_KEY: "something else writes to this project's keys: find out what, or set another redis_prefix",
     Reason.UNVERIFIED: "MongoDB cannot be reached, so the key that messages are signed with is not known",
 }

@@ -328,7 +328,7 @@ class _Conversation:
         Raises:
             SyncctlError: The start is none, or the table cannot be read as it is chosen.
         """
-        from syncctl.sources import open_reader
+        from syncctl.sources.reader import StreamReader
 
         settings = self._load(section)
         start = section.values["start"]
@@ -337,7 +337,7 @@ class _Conversation:
         if start == "beginning" and table.rows is not None:
             return f"the first poll sends every existing row: {format_count(table.rows, 'row')}"
         limited = replace(settings.source(source), query_timeout_seconds=TRY_SECONDS)
-        with open_reader(limited, settings.stream(section.name)) as reader:
+        with StreamReader(limited, settings.stream(section.name)) as reader:
             count = reader.count_behind(reader.start_cursor())
         return f"the first poll sends {'every row after that' if count is None else format_count(count, 'row')}"
 

@@ -7,9 +7,10 @@ from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TextIO
 
+from syncctl.console.csv_lines import to_csv_header, to_csv_lines
 from syncctl.console.json_documents import to_json
 from syncctl.console.lines import draw_line, measure, wrap
-from syncctl.console.tables import Table, to_csv_header, to_csv_lines, to_lines, to_plain
+from syncctl.console.tables import Table, to_lines, to_plain
 from syncctl.console.terminal import can_redraw, decide_colour, is_terminal, measure_terminal, paint
 from syncctl.core.safe_text import make_safe, make_safe_line
 from syncctl.errors import SyncctlError

@@ -1,7 +1,5 @@
-"""Tables: as wide as a terminal for a person, plain text that is never cut for a pipe, CSV for a spreadsheet."""
+"""Tables: as wide as a terminal for a person, plain text that is never cut for a pipe."""
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -169,28 +167,6 @@ def _break(table: Table, at: int, text: str, width: int) -> list[str]:
     if measure(text) > width and table.columns[at] in table.prose:
         return wrap(text, width)
     return fold(text, width) if table.columns[at] in table.folded else [text]
-
-
-def to_csv_header(columns: Sequence[str]) -> str:
-    """Return the header line of CSV (RFC 4180)."""
-    return to_csv_lines([columns])
-
-
-def to_csv_lines(rows: Iterable[Sequence[Any]]) -> str:
-    """Return lines of CSV (RFC 4180); a gap is an empty field."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\r\n")
-    for row in rows:
-        writer.writerow(["" if value is None else _csv_field(value) for value in row])
-    return buffer.getvalue()
-
-
-def _csv_field(value: Any) -> str:
-    """Return a field; text that a spreadsheet would run as a formula gets a leading quote (OWASP, CSV injection)."""
-    if isinstance(value, datetime):
-        return format_time(value)
-    text = str(value)
-    return f"'{text}" if isinstance(value, str) and text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def _join(line: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:

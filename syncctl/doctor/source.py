@@ -15,8 +15,8 @@ from syncctl.partner.client import PartnerClient
 from syncctl.partner.endpoint import add_columns, find_placeholders
 from syncctl.pipeline.inspection.preview import RequestPreviewer, preview_steps
 from syncctl.settings.child_section import is_among
-from syncctl.sources import open_reader
 from syncctl.sources.diagnostics import Diagnostics, is_sqlite
+from syncctl.sources.reader import StreamReader
 
 if TYPE_CHECKING:
     from syncctl.doctor.examination import Services
@@ -121,7 +121,7 @@ def check_stream(services: "Services", name: str) -> Finding:
     """Read one row, report how the stream is read, and check whether the row could be sent."""
     stream = services.settings.stream(name)
     hint = f"correct streams.{name} in syncctl.toml, or the table that it reads"
-    with open_reader(services.source(stream.source), stream) as reader:
+    with StreamReader(services.source(stream.source), stream) as reader:
         row, columns_fingerprint = reader.first_row(), reader.columns_fingerprint
         column = reader.start_cursor().get("column")
         how = f"{reader.mode} by {column}, key {', '.join(reader.key_columns)}; {reader.driver}"
@@ -183,7 +183,7 @@ def find_shared_addresses(stream: Stream, key: Sequence[str]) -> Iterator[Findin
 
 def check_index(services: "Services", stream: Stream) -> Finding:
     """Check whether an index serves the order in which the stream is read."""
-    with open_reader(services.source(stream.source), stream) as reader:
+    with StreamReader(services.source(stream.source), stream) as reader:
         if reader.mode in ("flag", "change_tracking"):
             return passed(f"mode {reader.mode} follows no column")
         ties = [name for name in reader.key_columns if name != reader.cursor_column]
@@ -194,7 +194,7 @@ def check_index(services: "Services", stream: Stream) -> Finding:
 def check_write_back(services: "Services", stream: Stream) -> Finding:
     """Check whether the login may update the columns of `write_back`, by an update of no row that is rolled back."""
     columns = ", ".join(stream.write_back)
-    with open_reader(services.source(stream.source), stream) as reader:
+    with StreamReader(services.source(stream.source), stream) as reader:
         try:
             reader.try_write_back()
         except SourceError as error:

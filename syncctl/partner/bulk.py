@@ -15,7 +15,7 @@ from syncctl.core.redaction import Redact
 from syncctl.core.safe_text import clean_text
 from syncctl.core.stream import Batching
 from syncctl.partner.call import Call, Unsendable
-from syncctl.partner.capture import Capture
+from syncctl.partner.captured_values import Capture
 from syncctl.partner.response import (
     BODY_AT_MOST_BYTES,
     MESSAGE_AT_MOST,

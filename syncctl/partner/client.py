@@ -23,7 +23,7 @@ from syncctl.partner.bulk import (
 )
 from syncctl.partner.call import Call, Unsendable, add_auth_headers
 from syncctl.partner.call_deadline import call_deadline
-from syncctl.partner.capture import RESPONSE_AT_MOST_BYTES, Capture, LookupReader, make_failed_lookup
+from syncctl.partner.captured_values import RESPONSE_AT_MOST_BYTES, Capture, LookupReader, make_failed_lookup
 from syncctl.partner.endpoint import Endpoints
 from syncctl.partner.event_loop import WaitingRoom, run_on_loop
 from syncctl.partner.request.builder import RequestBuilder

@@ -8,7 +8,7 @@ import ssl
 import aiohttp
 
 from syncctl.core.error_causes import walk_causes
-from syncctl.partner.proxy import Proxy, ProxyError
+from syncctl.partner.proxy import ProxyError
 
 _REFUSED_IN_HANDSHAKE = re.compile(
     r"ALERT_(CERTIFICATE_REQUIRED|BAD_CERTIFICATE|CERTIFICATE_\w+|UNKNOWN_CA|ACCESS_DENIED|HANDSHAKE_FAILURE)"
@@ -30,33 +30,6 @@ def was_refused_in_handshake(error: BaseException) -> bool:
         isinstance(cause, ssl.SSLError) and _REFUSED_IN_HANDSHAKE.search(getattr(cause, "reason", None) or "")
         for cause in walk_causes(error)
     )
-
-
-def find_proxy_error(error: BaseException, proxy: Proxy | None, host: str, *, sent: bool) -> ProxyError | None:
-    """Return what a proxy did wrong, None where the trouble lies behind it or there is none.
-
-    Args:
-        host: The partner's host and port.
-        sent: Whether the way to the partner stood, so that what went wrong is not the proxy's.
-    """
-    if proxy is None or sent:
-        return None
-    causes = tuple(walk_causes(error))
-    for cause in causes:
-        match cause:
-            case aiohttp.ClientProxyConnectionError():
-                reason = os.strerror(number) if (number := cause.os_error.errno or 0) > 0 else "unknown name"
-                return ProxyError(f"cannot connect to the proxy {proxy.name}: {reason}")
-            case aiohttp.ClientHttpProxyError():
-                advice = ": check its user and password" if cause.status == 407 else ""
-                return ProxyError(f"the proxy {proxy.name} refused {host} with HTTP {cause.status}{advice}")
-            case ssl.SSLError():
-                return None
-            case TimeoutError():
-                return ProxyError(f"no answer from the proxy {proxy.name} in time")
-    if any(isinstance(cause, aiohttp.ClientError | aiohttp.http_exceptions.HttpProcessingError) for cause in causes):
-        return ProxyError("the proxy did not answer in HTTP")
-    return None
 
 
 def explain_error(error: BaseException, *, host: str, seconds: float, sent: bool) -> str:

@@ -1,9 +1,12 @@
 """The proxy to a partner: a `CONNECT` tunnel for https, the whole URL in the request for http (RFC 9110, 9.3.6)."""
 
+import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
+from syncctl.core.error_causes import walk_causes
 from syncctl.partner.address import parse_proxy_url, read_setting
 from syncctl.partner.auth.basic import encode_basic
 
@@ -51,3 +54,32 @@ def spell_proxy_secrets(url: str) -> set[str]:
         return set()
     password = unquote(parts.password)
     return {parts.password, password, encode_basic(unquote(parts.username or ""), password)}
+
+
+def find_proxy_error(error: BaseException, proxy: Proxy | None, host: str, *, sent: bool) -> ProxyError | None:
+    """Return what a proxy did wrong, None where the trouble lies behind it or there is none.
+
+    Args:
+        host: The partner's host and port.
+        sent: Whether the way to the partner stood, so that what went wrong is not the proxy's.
+    """
+    import aiohttp
+
+    if proxy is None or sent:
+        return None
+    causes = tuple(walk_causes(error))
+    for cause in causes:
+        match cause:
+            case aiohttp.ClientProxyConnectionError():
+                reason = os.strerror(number) if (number := cause.os_error.errno or 0) > 0 else "unknown name"
+                return ProxyError(f"cannot connect to the proxy {proxy.name}: {reason}")
+            case aiohttp.ClientHttpProxyError():
+                advice = ": check its user and password" if cause.status == 407 else ""
+                return ProxyError(f"the proxy {proxy.name} refused {host} with HTTP {cause.status}{advice}")
+            case ssl.SSLError():
+                return None
+            case TimeoutError():
+                return ProxyError(f"no answer from the proxy {proxy.name} in time")
+    if any(isinstance(cause, aiohttp.ClientError | aiohttp.http_exceptions.HttpProcessingError) for cause in causes):
+        return ProxyError("the proxy did not answer in HTTP")
+    return None

@@ -26,11 +26,10 @@ from syncctl.partner.connection_errors import (
     ClosedTransportError,
     NotHttpError,
     explain_error,
-    find_proxy_error,
     was_refused_in_handshake,
 )
 from syncctl.partner.event_loop import event_loop, run_on_loop
-from syncctl.partner.proxy import ProxyError, read_proxy
+from syncctl.partner.proxy import ProxyError, find_proxy_error, read_proxy
 from syncctl.partner.response import BODY_AT_MOST_BYTES, Response, unpack_body
 from syncctl.partner.tls import make_tls_context
 

@@ -1,21 +1,15 @@
 """The layout of a stream: its key, its cursor column and its mode, and what the chosen layout leaves out."""
 
-import re
 from dataclasses import dataclass
 
 from syncctl.core.spelling import suggest
 from syncctl.core.stream import SCANS, Mode, Stream
 from syncctl.errors import ConfigurationError
 from syncctl.sources.catalog.relation import Column, Kind, Relation, find_name, split_name
+from syncctl.sources.change_time_names import may_be_change_time
 
 CURSOR_KINDS = frozenset({Kind.INTEGER, Kind.DECIMAL, Kind.FLOAT, Kind.TIME, Kind.DATE, Kind.TEXT, Kind.OTHER})
 """The kinds of columns that mode increasing can follow. OTHER: the database does not tell the column's type."""
-
-_CHANGE = r"(?<!ex)(?:updated?|modif(?:y|ied|ication)|changed?)"
-_WHEN = r"(?:at|on|date|time|datetime|timestamp|stamp|ts|utc)"
-_NAMES_A_CHANGE = re.compile(rf"{_CHANGE}(?:[ _]?{_WHEN})*$|{_WHEN}[ _]?{_CHANGE}$|^mtime$", re.IGNORECASE)
-# A text column may hold anything: its name must speak of a time.
-_NAMES_A_TIME = re.compile(rf"{_WHEN}$|{_WHEN}[ _]?{_CHANGE}$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,10 +197,3 @@ def advise(stream: Stream, relation: Relation, layout: Layout, *, has_rowversion
         way += " (or add a rowversion column to the table)" if has_rowversions else ""
     ways = f"{way}, or append_only = true if rows never change"
     return (f"finds new rows only, no changed ones; in streams.{stream.name} set {ways}",)
-
-
-def may_be_change_time(column: Column) -> bool:
-    """Tell whether a column may be the time of the last change: it has a name such as `updated_at`."""
-    if column.kind not in (Kind.TIME, Kind.DATE, Kind.TEXT, Kind.OTHER) or not _NAMES_A_CHANGE.search(column.name):
-        return False
-    return column.kind in (Kind.TIME, Kind.DATE) or _NAMES_A_TIME.search(column.name) is not None

@@ -14,12 +14,13 @@ from syncctl.core.stream import Mode, Source, Stream, has_masks
 from syncctl.core.write_backs import WriteBack, Written
 from syncctl.errors import ConfigurationError, SourceError, SyncctlError
 from syncctl.sources.catalog.relation import declare_relation, describe_relation
+from syncctl.sources.change_time_names import may_be_change_time
 from syncctl.sources.child_changes import ChildFollower
 from syncctl.sources.child_relation import advise_children, declare_children, describe_children, list_chains
 from syncctl.sources.cursor import Position
 from syncctl.sources.dialect import ReadCeiling
 from syncctl.sources.engines import connect, open_source
-from syncctl.sources.layout import advise, decide_layout, may_be_change_time
+from syncctl.sources.layout import advise, decide_layout
 from syncctl.sources.modes import MODES
 from syncctl.sources.modes.change_tracking import ChangeFeed
 from syncctl.sources.modes.flag import acknowledge

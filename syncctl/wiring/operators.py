@@ -233,7 +233,7 @@ def send_row(
 ) -> "Sent":
     """Read one row now, log it and send it; see `pipeline.operations.send.RowSending`."""
     from syncctl.pipeline.operations.send import RowSending
-    from syncctl.sources import open_reader
+    from syncctl.sources.reader import StreamReader
 
     stream = connections.stream(name)
     sending = RowSending(
@@ -250,7 +250,7 @@ def send_row(
         force=force,
         timeout_seconds=timeout_seconds,
     )
-    with open_reader(connections.source(stream.source), stream) as reader:
+    with StreamReader(connections.source(stream.source), stream) as reader:
         return sending.run(reader, key)
 
 
@@ -283,10 +283,10 @@ def resume(
 def plan_rewind(connections: Connections, name: str, to: str | datetime, *, resend: bool = False) -> "Plan":
     """Find the place that a stream is to go back to; see `pipeline.operations.rewind.plan_rewind`."""
     from syncctl.pipeline.operations import rewind
-    from syncctl.sources import open_reader
+    from syncctl.sources.reader import StreamReader
 
     stream = connections.stream(name)
-    with open_reader(connections.source(stream.source), stream) as reader:
+    with StreamReader(connections.source(stream.source), stream) as reader:
         return rewind.plan_rewind(ledger=connections.ledger, stream=stream, reader=reader, to=to, resend=resend)
 
 
@@ -297,11 +297,11 @@ def open_reconciliation(
     """Yield the comparison of a stream's source with the ledger, which can also repair it."""
     from syncctl.pipeline.operations.reconcile import Reconciliation
     from syncctl.pipeline.operations.scratch_database import open_scratch
-    from syncctl.sources import open_reader
+    from syncctl.sources.reader import StreamReader
 
     stream, kept = connections.stream(name), connections.settings.retention
     ledger = connections.prepared_ledger
-    with open_scratch() as scratch, open_reader(connections.source(stream.source), stream) as reader:
+    with open_scratch() as scratch, StreamReader(connections.source(stream.source), stream) as reader:
         yield Reconciliation(
             ledger=ledger,
             stream=stream,
@@ -318,7 +318,7 @@ def open_reconciliation(
 def preview_poll(connections: Connections, name: str, *, limit: int, known: bool = False) -> "list[Preview]":
     """Return the requests of the rows that the next poll of a stream would log; see `pipeline.inspection.preview`."""
     from syncctl.pipeline.inspection.preview import preview_rows
-    from syncctl.sources import open_reader
+    from syncctl.sources.reader import StreamReader
 
     stream = connections.stream(name)
     source = connections.source(stream.source)
@@ -326,7 +326,7 @@ def preview_poll(connections: Connections, name: str, *, limit: int, known: bool
         return preview_rows(
             ledger=connections.ledger,
             stream=stream,
-            open_reader=lambda stream: open_reader(source, stream),
+            open_reader=lambda stream: StreamReader(source, stream),
             previewer=previewer,
             limit=limit,
             known=known,
@@ -362,7 +362,7 @@ def compare_row(connections: Connections, record: "Mapping[str, Any]", *, ask_so
     A source that does not answer soon is left: a person waits.
     """
     from syncctl.pipeline.inspection import show
-    from syncctl.sources import open_reader
+    from syncctl.sources.reader import StreamReader
 
     name = record["stream"]
     stream = connections.stream(name) if name in connections.settings.streams else None
@@ -376,7 +376,7 @@ def compare_row(connections: Connections, record: "Mapping[str, Any]", *, ask_so
                 login_timeout_seconds=min(source.login_timeout_seconds, SOON_SECONDS),
                 query_timeout_seconds=min(source.query_timeout_seconds, SOON_SECONDS),
             )
-            with open_reader(source, stream) as reader:
+            with StreamReader(source, stream) as reader:
                 return next(iter(reader.find_rows([key])), None)
 
     return show.compare_row(ledger=connections.ledger, stream=stream, record=record, read_row=read_row)

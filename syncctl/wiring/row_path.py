@@ -22,7 +22,7 @@ def poll(
 ) -> "Run":
     """Poll one stream, and wake a worker after each page; see `pipeline.polling.poll.poll_stream`."""
     from syncctl.pipeline.polling.poll import poll_stream
-    from syncctl.sources import open_reader
+    from syncctl.sources.reader import StreamReader
 
     try:
         stream = connections.stream(name)
@@ -33,7 +33,7 @@ def poll(
     return poll_stream(
         ledger=connections.prepared_ledger,
         stream=stream,
-        open_reader=lambda stream: open_reader(source, stream),
+        open_reader=lambda stream: StreamReader(source, stream),
         wake=wake_while_possible(connections, name),
         worker=connections.worker,
         tick=tick,

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from syncctl.core.rows import Cursor, Row
-from syncctl.sources import open_reader
 from syncctl.sources.reader import StreamReader
 from tests.harness.cases import make_source, make_stream
 from tests.harness.source_db import SourceDb
@@ -12,7 +11,7 @@ from tests.harness.source_db import SourceDb
 
 def open_stream(db: SourceDb, **settings: Any) -> StreamReader:
     """Open a reader of the stream `orders` with these settings."""
-    return open_reader(make_source(db.url), make_stream(**settings))
+    return StreamReader(make_source(db.url), make_stream(**settings))
 
 
 def read(db: SourceDb, after: Cursor | None = None, /, **settings: Any) -> tuple[list[Row], Cursor]:

@@ -22,7 +22,7 @@ from syncctl.pipeline.delivery.dispatch import Taken, take_batch
 from syncctl.pipeline.delivery.stream_setup import StreamSetup
 from syncctl.pipeline.maintenance.maintenance import Maintained, maintain_stream, rescue_leases
 from syncctl.pipeline.polling.poll import Run, poll_stream
-from syncctl.sources import open_reader
+from syncctl.sources.reader import StreamReader
 from tests.harness import passing_time
 from tests.harness.cases import make_stream
 
@@ -181,7 +181,7 @@ class Testbed:
         return poll_stream(
             ledger=ledger or self.ledger,
             stream=self.stream,
-            open_reader=lambda stream: reader or open_reader(self.source, stream),  # type: ignore[arg-type]
+            open_reader=lambda stream: reader or StreamReader(self.source, stream),  # type: ignore[arg-type]
             wake=wake,
             worker="poller",
             **options,

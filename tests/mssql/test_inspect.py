@@ -4,9 +4,9 @@ import tomllib
 from pathlib import Path
 
 from syncctl.settings import load_settings
-from syncctl.sources import open_reader
 from syncctl.sources.catalog.inspection import inspect_source
 from syncctl.sources.catalog.proposal import InspectedTable
+from syncctl.sources.reader import StreamReader
 from tests.harness.cases import make_source
 from tests.harness.commands import run_syncctl
 from tests.mssql.conftest import MssqlDb
@@ -64,7 +64,7 @@ def test_the_block_is_written_and_its_rows_are_read(mssql_url: str, mssql_db: Ms
     assert done.exit_code == 0, done.stderr
     assert tomllib.loads(done.stdout)["streams"]["live"]["mode"] == "rowversion"
     settings = load_settings(directory=tmp_path, environment={})
-    with open_reader(settings.source("default"), settings.stream("live")) as reader:
+    with StreamReader(settings.source("default"), settings.stream("live")) as reader:
         rows = [row for page in reader.pages(reader.start_cursor()) for row in page.rows]
     assert [row.payload["note"] for row in rows if row.payload] == ["x"]
     listed = run_syncctl("inspect", "--json", cwd=tmp_path, timeout=120)

@@ -18,7 +18,7 @@ from syncctl.core.rows import Row
 from syncctl.core.states import State
 from syncctl.errors import ConfigurationError
 from syncctl.partner.encoding import encode_body
-from syncctl.sources import open_reader
+from syncctl.sources.reader import StreamReader
 from tests.harness.cases import make_source, make_stream
 from tests.mssql.conftest import MssqlDb
 
@@ -38,7 +38,7 @@ class Case:
 
 def read(url: str, **stream: Any) -> list[Row]:
     stream = {"mode": "increasing", "cursor": "id", "key": ("id",), "gap_timeout_seconds": 0.0, **stream}
-    with open_reader(make_source(url), make_stream(**stream)) as reader:
+    with StreamReader(make_source(url), make_stream(**stream)) as reader:
         return [row for page in reader.pages(reader.start_cursor()) for row in page.rows]
 
 

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncctl.console import format_time, to_document, to_json
-from syncctl.console.tables import Table, to_csv_header, to_csv_lines, to_plain
+from syncctl.console.csv_lines import to_csv_header, to_csv_lines
+from syncctl.console.tables import Table, to_plain
 from syncctl.core.safe_text import clean_text, make_safe
 from syncctl.core.states import State
 from tests.harness import commands

@@ -11,7 +11,8 @@ from syncctl.core.stream import Mode
 from syncctl.errors import UsageError
 from syncctl.sources.catalog import CatalogColumn, CatalogIndex, CatalogTable, Reference, TableName
 from syncctl.sources.catalog.relation import Kind, find_name, quote_name
-from syncctl.sources.layout import CURSOR_KINDS, may_be_change_time
+from syncctl.sources.change_time_names import may_be_change_time
+from syncctl.sources.layout import CURSOR_KINDS
 
 SNAPSHOT_ROWS_AT_MOST = 100_000
 _NAMES_A_BIRTH = re.compile(

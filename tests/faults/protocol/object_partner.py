@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from syncctl.core.outcome import Outcome, Verdict
-from syncctl.partner.capture import make_failed_lookup
+from syncctl.partner.captured_values import make_failed_lookup
 
 from .simulation_cases import REFUSALS, Answer, LoggedCall, ScriptedPartner, refuse
 

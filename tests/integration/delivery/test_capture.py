@@ -10,7 +10,7 @@ import pytest
 from syncctl.core.mapping import parse_fields
 from syncctl.core.redaction import Redact
 from syncctl.core.stream import Batching
-from syncctl.partner.capture import Capture, NotCaptured
+from syncctl.partner.captured_values import Capture, NotCaptured
 from syncctl.pipeline.inspection.show import find_versions
 from tests.harness.id_partner import IdPartner, Seen
 from tests.harness.testbed import ListReader, Testbed, version_row

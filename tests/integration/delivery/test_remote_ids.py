@@ -11,7 +11,7 @@ from syncctl.core.stream import Batching, Lookup
 from syncctl.ledger.delivery_state import DeliveryStates
 from syncctl.partner.client import PartnerClient
 from syncctl.pipeline.inspection.preview import RequestPreviewer, preview_record, preview_rows
-from syncctl.sources import open_reader
+from syncctl.sources.reader import StreamReader
 from tests.harness.id_partner import DROP, IdPartner, Seen
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
@@ -332,7 +332,7 @@ def test_previews_show_the_call_that_is_made_next(testbed: Testbed, orders: IdPa
         previews = preview_rows(
             ledger=testbed.ledger,
             stream=testbed.stream,
-            open_reader=lambda stream: open_reader(testbed.source, stream),  # type: ignore[arg-type]
+            open_reader=lambda stream: StreamReader(testbed.source, stream),  # type: ignore[arg-type]
             previewer=RequestPreviewer(client=client),
             limit=9,
             **options,

@@ -19,7 +19,7 @@ from syncctl.local.mock_partner import MockPartner
 from syncctl.partner.client import PartnerClient
 from syncctl.partner.request.curl import show_request
 from syncctl.pipeline.inspection.preview import Preview, RequestPreviewer, preview_record, preview_rows
-from syncctl.sources import open_reader
+from syncctl.sources.reader import StreamReader
 from tests.harness.cases import make_partner, make_record, make_stream
 from tests.harness.hostile_partner import HostilePartner, answering
 from tests.harness.source_db import SourceDb
@@ -48,7 +48,7 @@ def preview(testbed: Testbed, limit: int = 10) -> list[Preview]:
         return preview_rows(
             ledger=testbed.ledger,
             stream=testbed.stream,
-            open_reader=lambda stream: open_reader(testbed.source, stream),
+            open_reader=lambda stream: StreamReader(testbed.source, stream),
             previewer=RequestPreviewer(client=client),
             limit=limit,
         )

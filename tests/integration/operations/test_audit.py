@@ -16,7 +16,7 @@ from syncctl.pipeline.operations.replay import discard_records, replay_records
 from syncctl.pipeline.operations.rewind import plan_rewind, rewind_stream
 from syncctl.pipeline.pause import pause_streams, resume_streams
 from syncctl.pipeline.selection import Selection
-from syncctl.sources import open_reader
+from syncctl.sources.reader import StreamReader
 from tests.harness.passing_time import PAST, let_hours_pass
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
@@ -55,7 +55,7 @@ def run_resume(testbed: Testbed) -> None:
 
 
 def run_rewind(testbed: Testbed) -> None:
-    with open_reader(testbed.source, testbed.stream) as reader:  # type: ignore[arg-type]
+    with StreamReader(testbed.source, testbed.stream) as reader:  # type: ignore[arg-type]
         plan = plan_rewind(ledger=testbed.ledger, stream=testbed.stream, reader=reader, to="beginning")
     rewind_stream(ledger=testbed.ledger, plan=plan, resend=False, who="ann@host", worker="operator")
 

@@ -18,7 +18,7 @@ from syncctl.errors import LeaseHeld, SourceError, SyncctlError, UsageError
 from syncctl.pipeline.operations.reconcile import Differences, KnownRow, Reconciliation, Repair, join
 from syncctl.pipeline.operations.scratch_database import _SETUP, MEMORY_KIB, ROWS_AT_ONCE, open_scratch
 from syncctl.pipeline.polling.recheck import SourceRow
-from syncctl.sources import open_reader
+from syncctl.sources.reader import StreamReader
 from tests.harness.passing_time import PAST
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
@@ -31,7 +31,7 @@ def opened(
     testbed: Testbed, wrap: Callable[[Any], Any] = lambda reader: reader, **options: Any
 ) -> Iterator[Reconciliation]:
     defaults: dict[str, Any] = {"since": None, "retention_seconds": 30 * DAY, "wake": lambda: False}
-    with open_scratch() as scratch, open_reader(testbed.source, testbed.stream) as reader:
+    with open_scratch() as scratch, StreamReader(testbed.source, testbed.stream) as reader:
         yield Reconciliation(
             ledger=testbed.ledger,
             stream=testbed.stream,

@@ -9,7 +9,6 @@ import pytest
 from syncctl.core.rows import Cursor, Page
 from syncctl.errors import LeaseHeld, ServiceUnavailable, SourceError, UsageError
 from syncctl.pipeline.operations.rewind import Rewound, plan_rewind, rewind_stream
-from syncctl.sources import open_reader
 from syncctl.sources.reader import StreamReader
 from tests.harness.meddling_client import MeddlingClient, once
 from tests.harness.passing_time import PAST
@@ -20,7 +19,7 @@ from tests.harness.testbed import Testbed
 def rewind(
     testbed: Testbed, to: str | datetime, *, resend: bool = False, reader: StreamReader | None = None
 ) -> Rewound:
-    with reader or open_reader(testbed.source, testbed.stream) as opened:
+    with reader or StreamReader(testbed.source, testbed.stream) as opened:
         plan = plan_rewind(ledger=testbed.ledger, stream=testbed.stream, reader=opened, to=to)
     return rewind_stream(ledger=testbed.ledger, plan=plan, resend=resend, who="ann@host", worker="rewinder")
 
@@ -43,7 +42,7 @@ def generations(testbed: Testbed) -> dict[int, int]:
 def set_runs(testbed: Testbed, *runs: tuple[int, int | None, int]) -> None:
     """Write a history: (minute at which a run began, the cursor before it, the cursor after it); each took 10 s."""
     testbed.database.runs.delete_many({})
-    with open_reader(testbed.source, testbed.stream) as reader:
+    with StreamReader(testbed.source, testbed.stream) as reader:
         for minute, before, after in runs:
             cursors = [None if at is None else reader.parse_cursor(str(at)) for at in (before, after)]
             started_at = PAST + timedelta(minutes=minute)
@@ -101,7 +100,7 @@ def test_forward_is_a_rewind_that_says_what_it_skips(testbed: Testbed, source_db
     testbed.change_stream(start="4")
     testbed.poll()
     source_db.add_orders([11, 12, 13])
-    with open_reader(testbed.source, testbed.stream) as reader:
+    with StreamReader(testbed.source, testbed.stream) as reader:
         plan = plan_rewind(ledger=testbed.ledger, stream=testbed.stream, reader=reader, to="now")
     assert (plan.skipped, plan.rows) == (3, 0)
 
@@ -150,7 +149,7 @@ def test_gaps_of_an_earlier_version_are_still_waited_for(testbed: Testbed, sourc
 
 
 def test_a_rewind_that_fails_gives_the_lease_back(delivered: Testbed) -> None:
-    with open_reader(delivered.source, delivered.stream) as reader:
+    with StreamReader(delivered.source, delivered.stream) as reader:
         plan = plan_rewind(ledger=delivered.ledger, stream=delivered.stream, reader=reader, to="5")
     dying: Any = Dying(delivered.ledger, "polls", "rewind")
     with pytest.raises(ServiceUnavailable):
@@ -429,6 +428,6 @@ def test_a_page_is_read_before_the_cursor_moves(testbed: Testbed, source_db: Sou
             asked.append(cursor)
             return reader.pages(cursor)
 
-    with open_reader(testbed.source, testbed.stream) as reader:
+    with StreamReader(testbed.source, testbed.stream) as reader:
         plan_rewind(ledger=testbed.ledger, stream=testbed.stream, reader=Asked(), to="2")  # type: ignore[arg-type]
     assert [each["at"] for each in asked] == ["2"]

@@ -14,7 +14,7 @@ from syncctl.local.mock_partner import MockPartner
 from syncctl.partner.client import PartnerClient
 from syncctl.pipeline.operations.send import RowSending, Sent
 from syncctl.pipeline.polling.wait_for_poll import wait_for_poll_lease
-from syncctl.sources import open_reader
+from syncctl.sources.reader import StreamReader
 from tests.harness.id_partner import IdPartner
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed, claim_records
@@ -51,7 +51,7 @@ def send(testbed: Testbed, source_db: SourceDb, said: list[str]) -> Send:
             **options,
         )
         assert testbed.source is not None
-        with closing(client), open_reader(testbed.source, testbed.stream) as reader:
+        with closing(client), StreamReader(testbed.source, testbed.stream) as reader:
             return sending.run(reader, key)
 
     return run

@@ -12,8 +12,8 @@ from syncctl.pipeline.maintenance.cleanup import clean_up
 from syncctl.pipeline.operations.reconcile import Reconciliation
 from syncctl.pipeline.operations.rewind import plan_rewind, rewind_stream
 from syncctl.pipeline.operations.scratch_database import open_scratch
-from syncctl.sources import open_reader
 from syncctl.sources.modes.increasing import CLOCK_TOLERANCE
+from syncctl.sources.reader import StreamReader
 from tests.harness.passing_time import let_hours_pass
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
@@ -165,7 +165,7 @@ def test_records_of_a_quiet_stream_without_a_window_are_removed(testbed: Testbed
 
 
 def compare(testbed: Testbed, days: float) -> tuple[int, int | None]:
-    with open_scratch() as scratch, open_reader(testbed.source, testbed.stream) as reader:  # type: ignore[arg-type]
+    with open_scratch() as scratch, StreamReader(testbed.source, testbed.stream) as reader:  # type: ignore[arg-type]
         options: dict[str, Any] = {"since": None, "wake": lambda: False, "worker": "me", "show": lambda _: None}
         found = Reconciliation(
             ledger=testbed.ledger, stream=testbed.stream, reader=reader, scratch=scratch,
@@ -193,7 +193,7 @@ def test_a_retention_that_was_raised_makes_no_sent_row_missing(testbed: Testbed,
 
 
 def rewind(testbed: Testbed, to: Any, *, resend: bool = False) -> None:
-    with open_reader(testbed.source, testbed.stream) as reader:  # type: ignore[arg-type]
+    with StreamReader(testbed.source, testbed.stream) as reader:  # type: ignore[arg-type]
         plan = plan_rewind(ledger=testbed.ledger, stream=testbed.stream, reader=reader, to=to, resend=resend)
     rewind_stream(ledger=testbed.ledger, plan=plan, resend=resend, who="me", worker="me")
 

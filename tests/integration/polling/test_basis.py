@@ -10,7 +10,7 @@ from syncctl.errors import UsageError
 from syncctl.pipeline.monitoring.obstacles import StreamPlan
 from syncctl.pipeline.monitoring.status import read_status
 from syncctl.pipeline.operations.rewind import plan_rewind, rewind_stream
-from syncctl.sources import open_reader
+from syncctl.sources.reader import StreamReader
 from tests.harness.passing_time import let_hours_pass
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
@@ -25,7 +25,7 @@ def polled(testbed: Testbed, source_db: SourceDb) -> Testbed:
 
 
 def rewind(testbed: Testbed, to: str) -> None:
-    with open_reader(testbed.source, testbed.stream) as reader:
+    with StreamReader(testbed.source, testbed.stream) as reader:
         plan = plan_rewind(ledger=testbed.ledger, stream=testbed.stream, reader=reader, to=to)
     rewind_stream(ledger=testbed.ledger, plan=plan, resend=False, who="me", worker="w")
 
@@ -169,7 +169,7 @@ def test_the_history_of_another_table_has_no_place_in_this_one(polled: Testbed, 
     polled.poll()
     let_hours_pass(polled.database, 1)
     at = polled.ledger.streams.server_time() - timedelta(minutes=30)
-    with open_reader(polled.source, polled.stream) as reader:
+    with StreamReader(polled.source, polled.stream) as reader:
         plan = plan_rewind(ledger=polled.ledger, stream=polled.stream, reader=reader, to=at)
         assert plan.after["at"] == "4"
         before = polled.ledger.runs.find_history_start("orders")

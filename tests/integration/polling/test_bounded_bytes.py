@@ -5,7 +5,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from syncctl.core.stream import Source
-from syncctl.sources import open_reader
+from syncctl.sources.reader import StreamReader
 from tests.harness.cases import make_stream
 from tests.harness.testbed import ListReader, Testbed, version_row
 
@@ -25,7 +25,7 @@ def fill(path: Path, rows: int, size: int) -> Source:
 def test_a_page_of_large_rows_ends_early_and_the_next_goes_on(tmp_path: Path) -> None:
     source = fill(tmp_path / "erp.db", rows=120, size=100_000)
     stream = make_stream(cursor="id", mode="increasing", page_size=1000, page_bytes=1_000_000)
-    with open_reader(source, stream) as reader:
+    with StreamReader(source, stream) as reader:
         pages = list(reader.pages(reader.start_cursor()))
     sizes = [len(page.rows) for page in pages if page.rows]
     assert max(sizes) <= 11
@@ -35,7 +35,7 @@ def test_a_page_of_large_rows_ends_early_and_the_next_goes_on(tmp_path: Path) ->
 def test_a_row_larger_than_a_page_is_a_page(tmp_path: Path) -> None:
     source = fill(tmp_path / "erp.db", rows=3, size=2_000_000)
     stream = make_stream(cursor="id", mode="increasing", page_bytes=1000)
-    with open_reader(source, stream) as reader:
+    with StreamReader(source, stream) as reader:
         pages = [page for page in reader.pages(reader.start_cursor()) if page.rows]
     assert [len(page.rows) for page in pages] == [1, 1, 1]
 

@@ -14,7 +14,7 @@ from syncctl.ledger.codec import decode_values
 from syncctl.partner.client import PartnerClient
 from syncctl.pipeline.inspection.preview import RequestPreviewer, preview_rows
 from syncctl.pipeline.operations.rewind import plan_rewind, rewind_stream
-from syncctl.sources import open_reader
+from syncctl.sources.reader import StreamReader
 from tests.harness.http_partner import HttpPartner
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
@@ -178,7 +178,7 @@ def test_a_dry_run_shows_the_rows_whose_children_have_changed(orders: Testbed, s
     previews = preview_rows(
         ledger=orders.ledger,
         stream=orders.stream,
-        open_reader=lambda stream: open_reader(orders.source, stream),  # type: ignore[arg-type]
+        open_reader=lambda stream: StreamReader(orders.source, stream),  # type: ignore[arg-type]
         previewer=RequestPreviewer(client=client),
         limit=5,
     )
@@ -189,7 +189,7 @@ def test_a_dry_run_shows_the_rows_whose_children_have_changed(orders: Testbed, s
 
 
 def rewind(testbed: Testbed, to: str) -> Mapping[str, Any]:
-    with open_reader(testbed.source, testbed.stream) as reader:  # type: ignore[arg-type]
+    with StreamReader(testbed.source, testbed.stream) as reader:  # type: ignore[arg-type]
         plan = plan_rewind(ledger=testbed.ledger, stream=testbed.stream, reader=reader, to=to)
     rewind_stream(ledger=testbed.ledger, plan=plan, resend=False, who="ann@host", worker="rewinder")
     return testbed.ledger.polls.load_cursor(testbed.stream.name) or {}

@@ -8,7 +8,6 @@ import pytest
 from syncctl.errors import ServiceUnavailable
 from syncctl.pipeline.operations.rewind import plan_rewind, rewind_stream
 from syncctl.pipeline.polling.poll import Run
-from syncctl.sources import open_reader
 from syncctl.sources.reader import StreamReader
 from tests.harness.passing_time import let_hours_pass
 from tests.harness.source_db import SourceDb
@@ -34,7 +33,7 @@ def polled(testbed: Testbed, source_db: SourceDb) -> Testbed:
 
 
 def rewind(testbed: Testbed, to: str) -> None:
-    with open_reader(testbed.source, testbed.stream) as reader:
+    with StreamReader(testbed.source, testbed.stream) as reader:
         plan = plan_rewind(ledger=testbed.ledger, stream=testbed.stream, reader=reader, to=to)
     rewind_stream(ledger=testbed.ledger, plan=plan, resend=False, who="me", worker="w")
 
@@ -119,7 +118,7 @@ def test_a_look_up_that_takes_too_long_stops_nothing_and_is_not_repeated_at_once
             raise ServiceUnavailable("the source did not answer a query in time", service="source")
 
         add(source_db, [number], of="first")
-        reader: Any = open_reader(polled.source, polled.stream)  # type: ignore[arg-type]
+        reader: Any = StreamReader(polled.source, polled.stream)  # type: ignore[arg-type]
         reader.find_again = fail
         return polled.poll(reader)
 

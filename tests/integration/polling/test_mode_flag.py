@@ -19,7 +19,7 @@ from syncctl.local.mock_partner import MockPartner
 from syncctl.local.mock_partner_account import PartnerConfig
 from syncctl.local.mongod import Mongod
 from syncctl.pipeline.polling.poll import poll_stream
-from syncctl.sources import open_reader
+from syncctl.sources.reader import StreamReader
 from tests.harness import passing_time
 from tests.harness.http_partner import RowPartner
 from tests.harness.source_db import SourceDb
@@ -86,7 +86,7 @@ def test_a_long_acknowledgement_is_no_source_that_does_not_return(
     monkeypatch.setattr("syncctl.pipeline.polling.acknowledge.ACKNOWLEDGED_AT_ONCE", 1)
     flag.poll()
     flag.deliver()
-    reader: Any = open_reader(flag.source, flag.stream)  # type: ignore[arg-type]
+    reader: Any = StreamReader(flag.source, flag.stream)  # type: ignore[arg-type]
     acknowledge, moved_at = reader.acknowledge, set()
 
     def acknowledge_slowly(*args: Any) -> Any:
@@ -124,7 +124,7 @@ def test_a_poll_that_read_the_row_before_its_acknowledgement_sends_nothing_again
     """The page was read before the flag changed; the row looks new, but must not be sent again."""
     flag.poll()
     flag.deliver()
-    reader = open_reader(flag.source, flag.stream)
+    reader = StreamReader(flag.source, flag.stream)
     stale = list(reader.pages(reader.start_cursor()))
     reader.pages = lambda _: iter(stale)  # type: ignore[method-assign]
     run = flag.poll(reader)  # type: ignore[arg-type]
@@ -189,7 +189,7 @@ def test_a_statement_that_fails_is_run_again_and_stops_no_other(flag: Testbed, s
 def test_a_statement_that_could_do_harm_is_refused(flag: Testbed, statement: str, why: str) -> None:
     flag.change_stream(acknowledge=statement)
     with pytest.raises(ConfigurationError) as caught:
-        open_reader(flag.source, flag.stream)
+        StreamReader(flag.source, flag.stream)
     assert why in caught.value.why
     assert caught.value.hint == "end it with: where id = :id and edition = :edition"
 
@@ -247,7 +247,7 @@ def test_an_edit_that_was_taken_back_before_it_was_read_is_acknowledged(flag: Te
     flag.poll()
     source_db.execute("update jobs set content = 'b', edition = 2 where id = 3")
     flag.deliver()
-    reader = open_reader(flag.source, flag.stream)  # type: ignore[arg-type]
+    reader = StreamReader(flag.source, flag.stream)  # type: ignore[arg-type]
     find_rows = reader.find_rows
 
     def take_back(keys: Any) -> Any:
@@ -328,7 +328,7 @@ def poll_and_die(url: str, name: str, source: Source, stream: Stream, point: str
 
         setattr(getattr(ledger, room), method, die)
         poll_stream(
-            ledger=ledger, stream=stream, open_reader=lambda stream: open_reader(source, stream), wake=lambda: False,
+            ledger=ledger, stream=stream, open_reader=lambda stream: StreamReader(source, stream), wake=lambda: False,
             worker="dying",
         )  # fmt: skip
 

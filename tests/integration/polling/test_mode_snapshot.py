@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from syncctl.core.rows import Cursor
-from syncctl.sources import open_reader
+from syncctl.sources.reader import StreamReader
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
 
@@ -52,7 +52,7 @@ def test_a_key_without_a_form_in_json_is_failed_once_and_never_deleted(testbed: 
 
 def test_a_warning_says_where_deletes_go_unless_the_stream_does(snapshot: Testbed) -> None:
     def advise() -> tuple[str, ...]:
-        with open_reader(snapshot.source, snapshot.stream) as reader:
+        with StreamReader(snapshot.source, snapshot.stream) as reader:
             return reader.advice
 
     (warning,) = advise()
@@ -123,7 +123,7 @@ def test_a_row_that_is_there_after_all_is_not_deleted(snapshot: Testbed, source_
         """A source that leaves row 5 out of its pages, and returns it when it is looked up by its key."""
 
         def __init__(self) -> None:
-            self.reader = open_reader(snapshot.source, snapshot.stream)
+            self.reader = StreamReader(snapshot.source, snapshot.stream)
 
         def __getattr__(self, name: str) -> object:
             return getattr(self.reader, name)
@@ -218,7 +218,7 @@ def test_a_row_that_cannot_be_read_stops_neither_deletes_nor_polls(snapshot: Tes
 
 def test_a_row_that_cannot_be_read_is_among_the_rows_that_are_looked_up(snapshot: Testbed, source_db: SourceDb) -> None:
     source_db.execute("update orders set note = cast(x'ff' as text) where id = 4")
-    with open_reader(snapshot.source, snapshot.stream) as reader:
+    with StreamReader(snapshot.source, snapshot.stream) as reader:
         read = {row.key["id"]: row for page in reader.pages(reader.start_cursor()) for row in page.rows}
         found = {row.key["id"]: row for row in reader.find_rows([{"id": number} for number in range(1, 41)])}
     assert found == read
@@ -228,7 +228,7 @@ def test_a_row_that_cannot_be_read_is_among_the_rows_that_are_looked_up(snapshot
 def test_a_long_sweep_is_no_source_that_does_not_return(snapshot: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncctl.pipeline.polling.delete_detection.KEYS_AT_ONCE", 5)
     snapshot.poll()
-    reader: Any = open_reader(snapshot.source, snapshot.stream)  # type: ignore[arg-type]
+    reader: Any = StreamReader(snapshot.source, snapshot.stream)  # type: ignore[arg-type]
     find_missing, moved_at = reader.find_missing, set()
 
     def find_slowly(keys: Any) -> Any:

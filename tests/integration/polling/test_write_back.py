@@ -28,7 +28,7 @@ from syncctl.pipeline.polling import write_back
 from syncctl.pipeline.polling.identity import name_row
 from syncctl.pipeline.polling.poll import poll_stream
 from syncctl.pipeline.polling.recheck import SourceRow, recheck
-from syncctl.sources import open_reader
+from syncctl.sources.reader import StreamReader
 from tests.harness.http_partner import RowPartner
 from tests.harness.source_db import SourceDb
 from tests.harness.testbed import Testbed
@@ -127,10 +127,10 @@ def test_the_columns_written_are_not_sent(bed: Testbed) -> None:
 def test_a_stream_that_excluded_the_columns_already_sends_nothing_anew(bed: Testbed) -> None:
     bed.change_stream(write_back={}, exclude=tuple(COLUMNS))
     work(bed)
-    before = open_reader(bed.source, bed.stream)  # type: ignore[arg-type]
+    before = StreamReader(bed.source, bed.stream)  # type: ignore[arg-type]
     for exclude in (tuple(COLUMNS), ()):
         bed.change_stream(write_back=COLUMNS, exclude=exclude)
-        reader = open_reader(bed.source, bed.stream)  # type: ignore[arg-type]
+        reader = StreamReader(bed.source, bed.stream)  # type: ignore[arg-type]
         assert reader.columns_fingerprint == before.columns_fingerprint
         assert bed.poll().logged == 0
 
@@ -376,7 +376,7 @@ def test_a_login_that_may_only_read_stops_no_delivery(bed: Testbed, source_db: S
     bed.deliver()
     source_db.execute("update orders set content = 'b'")
     source_db.execute("pragma journal_mode = delete")
-    reader = open_reader(bed.source, bed.stream)  # type: ignore[arg-type]
+    reader = StreamReader(bed.source, bed.stream)  # type: ignore[arg-type]
     with reader._opened.connect() as connection:
         connection.exec_driver_sql("pragma query_only = on")
     run = bed.poll(reader)
@@ -440,7 +440,7 @@ def test_a_reconciliation_finds_no_difference_in_what_was_written(bed: Testbed, 
     work(bed)
     bed.poll()
     assert column(source_db, "edition") == [2] * 7
-    reader = open_reader(bed.source, bed.stream)  # type: ignore[arg-type]
+    reader = StreamReader(bed.source, bed.stream)  # type: ignore[arg-type]
     rows = [scanned.row for page in reader.scan(None) for scanned in page]
     suspects = [
         SourceRow(key_id=named.key_id, hash=named.hash, is_ahead=False, at=named.row.at, key=named.row.key)
@@ -564,7 +564,7 @@ def test_a_row_in_the_midst_of_its_acknowledgement_is_left_alone(bed: Testbed) -
 
 def test_reading_waits_for_locks_as_before(bed: Testbed) -> None:
     work(bed)
-    reader = open_reader(bed.source, bed.stream)  # type: ignore[arg-type]
+    reader = StreamReader(bed.source, bed.stream)  # type: ignore[arg-type]
     reader.try_write_back()
     with reader._opened.connect() as connection:
         assert connection.exec_driver_sql("pragma busy_timeout").scalar() == 60_000
@@ -603,7 +603,7 @@ def test_clean_up_keeps_what_the_source_does_not_have(bed: Testbed, source_db: S
 def test_a_column_that_cannot_hold_its_value_is_refused(bed: Testbed, columns: dict[str, str], why: str) -> None:
     bed.change_stream(write_back=columns)
     with pytest.raises(ConfigurationError) as caught:
-        open_reader(bed.source, bed.stream)  # type: ignore[arg-type]
+        StreamReader(bed.source, bed.stream)  # type: ignore[arg-type]
     assert why in caught.value.why
     assert str(caught.value).startswith("streams.orders.write_back is wrong")
 
@@ -663,7 +663,7 @@ def test_a_key_with_a_null_names_no_row(bed: Testbed, source_db: SourceDb) -> No
 def test_the_doctor_tries_an_update_of_no_row(bed: Testbed, source_db: SourceDb) -> None:
     source_db.execute("create table log (id integer)")
     source_db.execute("create trigger logged after update on orders begin insert into log values (new.id); end")
-    reader = open_reader(bed.source, bed.stream)  # type: ignore[arg-type]
+    reader = StreamReader(bed.source, bed.stream)  # type: ignore[arg-type]
     reader.try_write_back()
     assert source_db.execute("select count(*) from log") == [(0,)]
     with reader._opened.connect() as connection:
@@ -678,7 +678,7 @@ def test_the_doctor_takes_no_lock_for_a_missing_right(
     bed: Testbed, source_db: SourceDb, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("syncctl.sources.write_back.LOCK_SECONDS", 0.05)
-    reader = open_reader(bed.source, bed.stream)  # type: ignore[arg-type]
+    reader = StreamReader(bed.source, bed.stream)  # type: ignore[arg-type]
     with closing(sqlite3.connect(source_db.path, isolation_level=None)) as other:
         other.execute("begin immediate")
         reader.try_write_back()
@@ -688,7 +688,7 @@ def test_a_computed_column_is_found_before_any_outcome(bed: Testbed, source_db: 
     source_db.execute("alter table orders add column doubled text as (content || content)")
     bed.change_stream(write_back={"doubled": "state"})
     with pytest.raises((SourceError, ConfigurationError)) as caught:
-        open_reader(bed.source, bed.stream).try_write_back()  # type: ignore[arg-type]
+        StreamReader(bed.source, bed.stream).try_write_back()  # type: ignore[arg-type]
     assert "doubled" in caught.value.why
 
 
@@ -716,7 +716,7 @@ def poll_and_die(url: str, name: str, source: Source, stream: Stream, point: str
         poll_stream(
             ledger=ledger,
             stream=stream,
-            open_reader=lambda stream: open_reader(source, stream),
+            open_reader=lambda stream: StreamReader(source, stream),
             wake=lambda: False,
             worker="dies",
             lease_seconds=0.5,

@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager
 import pytest
 
 from syncctl.errors import ServiceUnavailable, SourceError, SyncctlError
-from syncctl.sources import open_reader
 from syncctl.sources.driver_errors import is_transient
 from syncctl.sources.odbc import load_pyodbc
+from syncctl.sources.reader import StreamReader
 from tests.harness.cases import make_source, make_stream
 from tests.harness.tds_server import AFTER_LOGIN, Refusal, needs_driver, tds_server
 
@@ -22,7 +22,7 @@ def refuse(server: AbstractContextManager[int]) -> SyncctlError:
         url = f"Server=127.0.0.1,{port};Database=erp;Uid=reader;Pwd=canary-1;Encrypt=no"
         source = make_source(url, login_timeout_seconds=1.0, query_timeout_seconds=1.0)
         with pytest.raises(SyncctlError) as caught:
-            open_reader(source, make_stream())
+            StreamReader(source, make_stream())
     return caught.value
 
 

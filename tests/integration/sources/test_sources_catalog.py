@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from syncctl.errors import ConfigurationError, ServiceUnavailable, SourceError, UsageError
-from syncctl.sources import open_reader
 from syncctl.sources.catalog.inspection import Inspection, inspect_source
 from syncctl.sources.catalog.proposal import SNAPSHOT_ROWS_AT_MOST, InspectedTable
+from syncctl.sources.reader import StreamReader
 from tests.harness.cases import make_source, make_stream
 from tests.harness.source_db import SourceDb
 
@@ -233,7 +233,7 @@ def test_every_candidate_is_a_stream_that_can_be_read(db: SourceDb, statement: s
     )
     for candidate in found.candidates:
         stream = make_stream(table=found.table, key=found.key, mode=candidate.mode, cursor=candidate.cursor)
-        with open_reader(make_source(db.url), stream) as reader:
+        with StreamReader(make_source(db.url), stream) as reader:
             assert reader.mode == candidate.mode
             rows = [row for page in reader.pages(reader.start_cursor()) for row in page.rows]
         assert [row.payload for row in rows] != []

@@ -10,7 +10,7 @@ import pytest
 
 from syncctl.core.stream import Source
 from syncctl.errors import ConfigurationError, ExitCode, ServiceUnavailable, SourceError, SyncctlError
-from syncctl.sources import open_reader
+from syncctl.sources.reader import StreamReader
 from tests.harness.cases import make_source, make_stream
 from tests.harness.source_db import SourceDb
 from tests.harness.source_reading import open_stream, read
@@ -137,7 +137,7 @@ def _refused_cursor(db: SourceDb, after: Any, /, **settings: Any) -> SourceError
 def test_a_missing_file_is_an_error_and_is_not_created(tmp_path: Path) -> None:
     path = tmp_path / "none.db"
     with pytest.raises(ServiceUnavailable) as caught:
-        open_reader(make_source(f"sqlite:///{path}"), make_stream())
+        StreamReader(make_source(f"sqlite:///{path}"), make_stream())
     assert (caught.value.service, caught.value.exit_code) == ("source", ExitCode.UNAVAILABLE)
     assert caught.value.why == "there is no such file"
     assert "SOURCE_URL" in caught.value.hint
@@ -148,7 +148,7 @@ def test_a_file_that_is_not_a_database_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "text.db"
     path.write_text("no database at all, but long enough to look at" * 50)
     with pytest.raises(SourceError) as caught:
-        open_reader(Source(name="erp", url=f"sqlite:///{path}"), make_stream())
+        StreamReader(Source(name="erp", url=f"sqlite:///{path}"), make_stream())
     assert "sources.erp.url" in caught.value.hint
 
 
@@ -157,7 +157,7 @@ def test_a_locked_file_is_given_up_after_the_query_timeout(db: SourceDb) -> None
     with closing(sqlite3.connect(db.path)) as writer:
         writer.execute("begin exclusive")
         with pytest.raises(ServiceUnavailable) as caught:
-            open_reader(make_source(db.url, query_timeout_seconds=0.1), make_stream())
+            StreamReader(make_source(db.url, query_timeout_seconds=0.1), make_stream())
     assert caught.value.service == "source"
     assert "100ms" in caught.value.why
 
@@ -166,7 +166,7 @@ def test_a_file_with_odd_characters_in_its_name_is_read(tmp_path: Path) -> None:
     db = SourceDb(tmp_path / "a b#c?d%41ü.db")
     db.create_orders(2)
     url = f"sqlite:///{db.path}".replace("%", "%25").replace("?", "%3F")
-    with open_reader(make_source(url), make_stream()) as reader:
+    with StreamReader(make_source(url), make_stream()) as reader:
         assert reader.first_row() is not None
 
 

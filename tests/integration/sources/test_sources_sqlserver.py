@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import exc
 
 from syncctl.errors import ConfigurationError, ServiceUnavailable, SourceError, SyncctlError
-from syncctl.sources import open_reader
 from syncctl.sources.driver_errors import Address, explain
+from syncctl.sources.reader import StreamReader
 from tests.harness.cases import make_source, make_stream
 from tests.harness.tds_server import needs_driver
 
@@ -39,7 +39,7 @@ def closed_port() -> int:
 def open_at(server: str) -> SyncctlError:
     url = f"Server={server};Database=erp;Uid=reader;Pwd={CANARY}"
     with pytest.raises(SyncctlError) as caught:
-        open_reader(make_source(url, login_timeout_seconds=1.0), make_stream())
+        StreamReader(make_source(url, login_timeout_seconds=1.0), make_stream())
     assert CANARY not in "".join(traceback.format_exception(caught.value))
     return caught.value
 
@@ -66,7 +66,7 @@ def test_a_closed_port_is_told_from_a_server_that_is_slow(closed_port: int) -> N
 def test_a_url_takes_the_same_way_as_a_connection_string(closed_port: int) -> None:
     url = f"mssql+pyodbc://reader:{CANARY}@127.0.0.1:{closed_port}/erp"
     with pytest.raises(ServiceUnavailable) as caught:
-        open_reader(make_source(url, login_timeout_seconds=1.0), make_stream())
+        StreamReader(make_source(url, login_timeout_seconds=1.0), make_stream())
     assert caught.value.what == f"cannot reach SQL Server at 127.0.0.1:{closed_port}"
     assert CANARY not in "".join(traceback.format_exception(caught.value))
 
@@ -75,7 +75,7 @@ def test_a_url_takes_the_same_way_as_a_connection_string(closed_port: int) -> No
 def test_a_driver_that_is_not_there_is_a_wrong_setting() -> None:
     url = f"Driver=/no/such/driver.so;Server=127.0.0.1;Pwd={CANARY}"
     with pytest.raises(ConfigurationError) as caught:
-        open_reader(make_source(url), make_stream())
+        StreamReader(make_source(url), make_stream())
     assert "/no/such/driver.so" in caught.value.why
     assert CANARY not in "".join(traceback.format_exception(caught.value))
 
@@ -84,7 +84,7 @@ def test_a_driver_that_is_not_there_is_a_wrong_setting() -> None:
 def test_a_keyword_that_the_driver_refuses_is_a_wrong_setting() -> None:
     url = f"Server=127.0.0.1,1;Encrypt=perhaps;Pwd={CANARY}"
     with pytest.raises(ConfigurationError) as caught:
-        open_reader(make_source(url, login_timeout_seconds=1.0), make_stream())
+        StreamReader(make_source(url, login_timeout_seconds=1.0), make_stream())
     assert "'ENCRYPT'" in caught.value.why
 
 

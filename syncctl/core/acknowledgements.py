@@ -1,4 +1,4 @@
-"""Mode flag: the statements that tell the source how its rows ended, and their results."""
+"""Mode flag: the statements that report to the source how its rows ended, and their results."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Ending = Literal["delivered", "failed"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Begun:
-    """The note that a statement is about to be committed; a process that then died may or may not have done so."""
+    """The note that a statement is about to be committed. If the process then died, it may or may not have been."""
 
     #: The version that the row has once the statement is committed; None if that is not known.
     version_after: str | None = None
@@ -19,17 +19,17 @@ class Begun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Acknowledgement:
-    """A finished record that the source has to be told of."""
+    """A finished record that has yet to be acknowledged in the source."""
 
     id: str
     key_id: str
     key: Mapping[str, Value]
-    #: The content of the row as it was read.
+    #: The hash of the row's content as it was read.
     hash: str
     #: The version that was read (`Row.acknowledge`).
     version: str
     ending: Ending
-    #: An earlier statement was about to be committed, and its result is not known; else None.
+    #: The note of an earlier statement whose result is unknown; None if there is none.
     begun: Begun | None = None
 
 
@@ -38,10 +38,10 @@ class Acknowledged:
     """The result of the statement for one record."""
 
     id: str
-    #: How many rows the statement changed: 0 if the row was edited since; None if the database does not tell.
+    #: How many rows the statement changed: 0 if the row was edited since; None if the database does not report it.
     rows: int | None = 0
     #: The version that the row has afterwards; None if it was not changed, or cannot be found any more.
     version_after: str | None = None
     error: str | None = None
-    #: The row was written to since it was read, and holds the same content: the version to test instead.
+    #: The version to test instead, if the row was written to since it was read and still has the same content.
     new_version: str | None = None

@@ -1,4 +1,4 @@
-"""A concurrency limit for partners that name none: it grows while the partner keeps up, and shrinks on 429 or delay."""
+"""The concurrency limit of a partner without `max_in_flight`: grows while it keeps up, shrinks on 429 or delay."""
 
 from statistics import median
 
@@ -36,7 +36,7 @@ class AdaptiveLimit:
             self._latencies.append(latency_ms)
 
     def judge(self, *, now: float, was_reached: bool) -> int:
-        """Return the limit from now on; looks at the calls of each second once.
+        """Return the limit that applies from now on; the calls of each second are judged once.
 
         Args:
             now: Seconds of a clock that only moves forward.
@@ -59,7 +59,7 @@ class AdaptiveLimit:
         usual = median(latencies)
         self._best_ms = usual if self._best_ms is None else min(self._best_ms, usual)
         if usual > SLOWED_DOWN * self._best_ms + TOLERANCE_MS:
-            # It queues what it is sent: more at once would only wait there. What was normal may itself change.
+            # The partner queues calls, so more at once would only wait there. Its normal latency may change over time.
             self._best_ms *= 1.1
             # A limit that a 429 has lowered further stays where it is.
             self.limit = min(self.limit, max(FIRST, int(self.limit * 0.9)))

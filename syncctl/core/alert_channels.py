@@ -1,4 +1,4 @@
-"""The channels of alerts, as the pipeline gets them from the settings, and what can come of a message."""
+"""The channels of alerts, as the pipeline gets them from the settings, and the possible results of a message."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,18 +7,18 @@ from typing import Literal
 WebhookFormat = Literal["json", "teams"]
 
 SendOutcome = Literal["accepted", "unavailable", "ambiguous", "misconfigured", "rejected"]
-"""`unavailable`: the channel took nothing, and may take it later. `ambiguous`: it may have taken the message.
-`misconfigured`: it takes none with these settings. `rejected`: it will never take this message."""
+"""`unavailable`: the channel did not accept the message, but may later. `ambiguous`: it may have accepted it.
+`misconfigured`: it accepts no message with these settings. `rejected`: it will never accept this message."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SendResult:
-    """What came of the sending of one message."""
+    """The result of sending one message."""
 
     outcome: SendOutcome
     #: What went wrong, in one line without a secret; None if the message was accepted.
     error: str | None = None
-    #: The recipients that did not get an accepted message, each with what the server said.
+    #: The recipients that did not get an accepted message, each with the server's reply.
     refused: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -27,9 +27,9 @@ ACCEPTED = SendResult(outcome="accepted")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WebhookTarget:
-    """Where alerts are posted to."""
+    """The webhook that alerts are posted to."""
 
-    #: A secret: whoever knows it can post there.
+    #: A secret: anyone who knows it can post there.
     url: str = field(repr=False)
     format: WebhookFormat = "json"
     #: The PEM file of the only certificate authorities to trust; empty: those of the system.
@@ -42,7 +42,7 @@ class WebhookTarget:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MailTarget:
-    """Where alerts are mailed to."""
+    """The mail server, sender and recipients of alerts."""
 
     #: smtp:// or smtps://; may hold a password.
     url: str = field(repr=False)

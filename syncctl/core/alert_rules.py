@@ -1,6 +1,6 @@
-"""The rules of alerts, in one table: what each measures, in which unit, and when it fires by default.
+"""The rules of alerts, in one table: what each rule measures, in which unit, and when it fires by default.
 
-What else a new rule needs is in CONTRIBUTING.md.
+CONTRIBUTING.md lists the other places that a new rule needs.
 """
 
 from collections.abc import Mapping
@@ -20,17 +20,17 @@ class AlertRule:
     """One rule."""
 
     name: str
-    #: What is compared with the threshold: for how long something has lasted, or a share between 0 and 1.
+    #: The unit of the value and its threshold: how long something has lasted, or a share between 0 and 1.
     unit: Unit
-    #: The threshold as the settings write it; `off` if the rule must be asked for.
+    #: The threshold as the settings write it; `off` if only the settings can switch the rule on.
     default: str
-    #: What fires, as the end of the sentence "it fires if ...".
+    #: The condition for firing, as the end of the sentence "it fires if ...".
     fires_if: str
     #: The next command; `{stream}` and `{partner}` are filled in.
     hint: str
     #: The next command where the alert is about a source.
     source_hint: str = ""
-    #: It is measured once a minute, because it asks for more than the others.
+    #: Its query costs more than the others', so it is measured only once a minute.
     is_costly: bool = False
 
 

@@ -1,4 +1,4 @@
-"""Conditions on the JSON of an answer: a path, and the value that must stand at it, or must not."""
+"""Conditions on the JSON of an answer: a path, and the value that must or must not be there."""
 
 import json
 import re
@@ -8,11 +8,11 @@ from typing import Any
 Path = tuple[str | int, ...]
 
 _NAME = r"[^\W\d][\w$@:/-]*|[$@\d][\w$@:/-]*"
-"""A name that needs no quotes: without the signs of a comparison, which would make a condition that never holds."""
+"""A name that needs no quotes. Comparison signs do: a mistyped comparison would be read as a name, and never hold."""
 _STEP = re.compile(rf'({_NAME})|"((?:[^"\\]|\\.)+)"|\[(\d{{1,9}})\]')
 _COMPARISON = re.compile(r"!=|==?")
 _NOT_OF_A_VALUE = re.compile(r"^['!<>~]|=|&&|\|\|")
-"""What in a value without quotes looks like another comparison, or like a second condition."""
+"""The parts of an unquoted value that look like another comparison, or like a second condition."""
 _HOW = "write it like result.items[0].status; quote a name with other characters"
 
 
@@ -21,15 +21,15 @@ class Condition:
     """A condition on a JSON document."""
 
     path: Path
-    #: True: the value at the path must equal `value`, and nothing there equals null. False: a value must be there that
-    #: is not false, null, zero or empty.
+    #: True: the value at the path must equal `value`; a missing value equals null. False: the path must have a value
+    #: other than false, null, zero or empty.
     wants_value: bool = False
     value: Any = None
-    #: It holds where the rest of it does not.
+    #: The condition holds exactly when the rest of it does not.
     is_negated: bool = False
 
     def holds(self, document: Any) -> bool:
-        """Tell whether a JSON document meets the condition; one in which the path cannot begin meets none."""
+        """Tell whether a JSON document meets the condition; a document in which the path cannot begin never does."""
         if not isinstance(document, dict if isinstance(self.path[0], str) else list):
             return False
         return self._is_met(document) is not self.is_negated
@@ -40,12 +40,12 @@ class Condition:
             return self.wants_value and self.value is None
         if not self.wants_value:
             return bool(value)
-        # Python takes true for 1, JSON does not.
+        # True equals 1 in Python, but not in JSON.
         is_alike = isinstance(value, bool) is isinstance(self.value, bool)
         return is_alike and bool(value == self.value)
 
     def describe(self, document: Any) -> str:
-        """Return what stands at the path, as JSON."""
+        """Return the value at the path as JSON; `nothing` if there is none."""
         value, exists = find_value(document, self.path)
         return json.dumps(value, ensure_ascii=False, default=str) if exists else "nothing"
 
@@ -62,7 +62,7 @@ def find_value(document: Any, path: Path) -> tuple[Any, bool]:
 
 
 def parse_path(text: str) -> Path:
-    """Read `result.items[0].id`; a name with other characters stands in quotes.
+    """Read a path such as `result.items[0].id`; a name with other characters is in quotes.
 
     Raises:
         ValueError: It is not a path.
@@ -74,7 +74,7 @@ def parse_path(text: str) -> Path:
 
 
 def parse_condition(text: str) -> Condition:
-    """Read `success`, `!errors`, `result.status=ok` or `code!=0`; a value that is not JSON is a text.
+    """Read a condition such as `success`, `!errors`, `result.status=ok` or `code!=0`; a value that is not JSON is text.
 
     Raises:
         ValueError: It is not a condition, or one that could never hold.

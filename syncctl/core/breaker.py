@@ -1,4 +1,4 @@
-"""The figures that the circuit breaker judges by. `ledger/breakers.py` judges, with the calls of all workers."""
+"""The rules of the circuit breaker. `ledger/breakers.py` applies them to the calls of all workers."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,7 +9,7 @@ REMEMBERED_CALLS = 50
 HALF_OPEN_STARTS_AT = 2
 """How many records may be in flight when the breaker becomes half-open."""
 HALF_OPEN_ENDS_AT = 64
-"""How many may be in flight when it closes; the number doubles after each stage without trouble."""
+"""How many records may be in flight when the breaker closes; the number doubles after each stage without trouble."""
 
 
 class BreakerState(StrEnum):

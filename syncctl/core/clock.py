@@ -1,4 +1,4 @@
-"""A clock for leases that goes on while the machine sleeps."""
+"""A clock for leases that keeps running while the machine sleeps."""
 
 import time
 
@@ -6,9 +6,9 @@ _CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def boot_time() -> float:
-    """Return seconds since the machine started, the time that it was suspended included.
+    """Return the seconds since the machine started, including the time that it was suspended.
 
-    The monotonic clock stands still during a suspension (clock_gettime(2)): a process would go on with a lease that
-    others have long taken over.
+    The monotonic clock stands still during a suspension (clock_gettime(2)): a process would continue under a lease
+    that another process took over long ago.
     """
     return time.clock_gettime(_CLOCK)

@@ -1,4 +1,4 @@
-"""Column masks: what is sent in place of a value that must not leave the source."""
+"""Column masks: the replacements that are sent for values that must not leave the source."""
 
 import hashlib
 import hmac
@@ -16,10 +16,10 @@ _SHOWN_FROM = 8
 
 
 def mask_value(value: Value, mask: Mask, secret: str) -> Value:
-    """Return what is sent in place of a value; NULL stays NULL.
+    """Return the replacement that is sent for a value; NULL stays NULL.
 
     Args:
-        secret: The key of the hashes: without it, an identity number could be found by trying them all.
+        secret: The key of the hashes; without a key, an identity number could be found by trying all numbers.
     """
     if value is None:
         return None

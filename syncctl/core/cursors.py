@@ -1,12 +1,12 @@
-"""What is kept with a cursor, to notice that it does not fit its stream any more.
+"""The basis and the witnesses of a cursor, which show when the cursor no longer fits its stream.
 
-Its basis is what it is a place in, and by which settings the rows before it were chosen. A cursor that is kept while
-one of these changes passes over rows: the other table's rows with lower values, or those that another condition
-includes.
+The basis is the database, table and key that the cursor is a place in, and the settings that chose the rows before it.
+If one of these changes and the cursor is kept, rows are passed over: rows of the other table with lower values, or rows
+that another condition includes.
 
-Its witnesses are the last rows before it as they were read. A table that is filled anew, or a database that is
-restored, may give out the numbers up to the cursor a second time. Nothing else shows it: there are rows before the
-cursor, as ever, and the new ones among them would be passed over.
+The witnesses are the last rows before the cursor as they were read. A table that is filled anew, or a database that is
+restored, may give out the numbers up to the cursor a second time. Only the witnesses show this: there are rows before
+the cursor, as always, and the new ones among them would be passed over.
 """
 
 import hashlib
@@ -21,28 +21,28 @@ from syncctl.core.stream import SCANS, Mode
 Part = Literal["database", "table", "key", "query", "where", "start"]
 
 _OF_A_PLACE: frozenset[Part] = frozenset({"database", "table", "key"})
-"""Without one of these, a cursor is no place at all. The other parts decide which rows before it were read."""
+"""If one of these changes, the cursor marks no place. The other parts decided which rows before it were read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Basis:
-    """What a cursor is a place in."""
+    """The database, table and key that a cursor is a place in, and the settings that chose the rows before it."""
 
-    #: The database's name and an id of its own; empty if the database does not tell.
+    #: The database's name and unique id; empty if the database does not report them.
     database: str
-    #: As the database resolves the name; None for a query.
+    #: The table's name as the database resolves it; None for a query.
     table: str | None
     key: tuple[str, ...]
     #: A hash; None for a table.
     query: str | None
     #: A hash; None if there is no condition.
     where: str | None
-    #: As the settings have it.
+    #: As written in the settings.
     start: str
 
     @property
     def place(self) -> str:
-        """A short hash of what makes a cursor a place."""
+        """A short hash of the parts without which a cursor marks no place."""
         return hash_text(repr((self.database, _fold(self.table), self.key)))
 
     def to_document(self) -> dict[str, Any]:
@@ -61,15 +61,15 @@ def read_basis(document: Mapping[str, Any]) -> Basis:
 
 
 def hash_text(text: str) -> str:
-    """Return a short hash of a text, the same however it is spaced."""
+    """Return a short hash of a text; its spacing makes no difference."""
     return hashlib.sha256(" ".join(text.split()).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def list_changes(before: Basis, now: Basis, mode: Mode) -> tuple[frozenset[Part], frozenset[Part]]:
-    """Return what has changed: the parts without which the cursor is no place any more, and the other ones.
+    """Return the changed parts: those after whose change the cursor no longer marks a place, and the others.
 
-    A mode that reads all rows again passes over none. Mode change_tracking knows its database and table by identities
-    of its own.
+    For a mode that reads all rows again both are empty, because it passes over none. Mode change_tracking recognizes
+    its database and table by its own identities.
     """
     if mode in SCANS and mode != "change_tracking":
         return frozenset(), frozenset()
@@ -97,14 +97,14 @@ def _fold(table: str | None) -> str | None:
 
 WITNESSES_AT_MOST = 8
 COMPARED_AT_LEAST = 3
-"""Fewer rows tell nothing: each of them may have been changed."""
+"""Fewer rows prove nothing: each of them may have been changed."""
 COLUMNS_AT_LEAST = 2
 """A single column may be changed in all rows at once."""
 AGREEING_AT_MOST = 0.25
-"""Rows that were only changed agree in the columns that were not; other rows agree by chance."""
+"""The share of rows that may agree in a column by chance; rows that were only changed still agree in other columns."""
 
 Kind = Literal["versions", "numbers", "values"]
-"""What the cursor column holds: rowversions, numbers that the database gives out one for each row, or other values."""
+"""The kind of values in the cursor column: rowversions, numbers that the database gives out one per row, or others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,20 +114,20 @@ class Witness:
     #: Its cursor value.
     at: str
     key: Mapping[str, Value]
-    #: A short hash of each value that is not empty, by the name of its column.
+    #: A short hash of each value that is not NULL, by column name.
     columns: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Witnesses:
-    """The last rows that were read, and the columns by which rows are told apart."""
+    """The last rows that were read before the cursor."""
 
     rows: tuple[Witness, ...] = ()
-    #: Of the columns when they were read.
+    #: The fingerprint of the columns when the rows were read.
     columns_fingerprint: str = ""
 
     def add(self, rows: Sequence[Row], columns: Collection[str]) -> "Witnesses":
-        """Return the witnesses after more rows were read; a row takes the place of what it was before."""
+        """Return the witnesses after more rows were read; a row replaces its own earlier witness."""
         last: dict[str, Row] = {}
         for row in rows:
             if not row.again:
@@ -141,7 +141,7 @@ class Witnesses:
         return self if last_rows == self.rows else replace(self, rows=last_rows)
 
     def look_again(self, now: Sequence[Row | None], columns: Collection[str]) -> "Witnesses":
-        """Return the witnesses with the content that rows of the same cursor value have now."""
+        """Return the witnesses, with the present content of each row whose cursor value is unchanged."""
         rows = tuple(
             _observe(row, columns) if row is not None and row.payload is not None and row.at == witness.at else witness
             for witness, row in zip(self.rows, now, strict=True)
@@ -168,20 +168,20 @@ def find_impostors(
     reached: str,
     is_table: bool,
 ) -> list[Witness]:
-    """Return the witnesses in whose place there are other rows now; none if they may be the same ones.
+    """Return the witnesses whose place another row has taken; none if the rows may be the same ones.
 
-    A row that is gone says nothing. A row that was changed has a higher version, or agrees in the columns that were
+    A missing row proves nothing. A row that was only changed has a higher version, or agrees in the columns that were
     not changed.
 
     Args:
-        now: The rows in their place: with the same number, or with the same key.
-        columns: Those that tell rows apart.
+        now: The row in the place of each witness now: with the same number, or with the same key.
+        columns: The columns that tell rows apart.
         reached: The cursor.
-        is_table: The rows are those of one table, so that no version of theirs ever becomes lower.
+        is_table: Whether all rows come from one table, so that the version of a row never becomes lower.
     """
     pairs = [(witness, row) for witness, row in zip(witnesses.rows, now, strict=True) if row is not None]
     if kind == "versions" and is_table:
-        # Every version up to the cursor was read: one that was not was given out again.
+        # Every version up to the cursor was read, so an unread one there was given out a second time.
         unread = [witness for witness, row in pairs if row.at != witness.at and row.at <= reached]
         if unread:
             return unread
@@ -192,7 +192,7 @@ def find_impostors(
 
 
 def _are_others(pairs: Sequence[tuple[Witness, Witness]]) -> bool:
-    """Tell whether rows and those that were read in their place agree in no column that tells rows apart."""
+    """Tell whether rows and their witnesses agree, except by chance, in no column that tells rows apart."""
     if len(pairs) < COMPARED_AT_LEAST:
         return False
     shared = set.intersection(*(set(before.columns) for before, _ in pairs))

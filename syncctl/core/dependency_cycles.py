@@ -1,10 +1,10 @@
-"""Circles of things that wait for each other."""
+"""Cycles of names that wait for each other."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
 
 def find_cycles(waits_for: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, ...]]:
-    """Yield each circle once, as the names on it, in order; a name that waits for itself is one."""
+    """Yield each cycle once, as its names in order; a name that waits for itself is a cycle too."""
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

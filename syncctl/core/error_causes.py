@@ -6,7 +6,7 @@ from collections.abc import Iterator
 def walk_causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and everything that led to it, nearest first, however its library passes the cause on.
 
-    SQLAlchemy keeps it in `orig`, aiohttp in `os_error` or `certificate_error`, others among the arguments.
+    SQLAlchemy keeps the cause in `orig`, aiohttp in `os_error` or `certificate_error`, others among the arguments.
     """
     seen: set[int] = set()
     waiting: list[object] = [error]

@@ -1,4 +1,4 @@
-"""Files that settings and flags name: read within bounds of size and time, and written so that no reader sees half."""
+"""Files that settings and flags name: read within bounds of size and time, and written so that none is read half."""
 
 import errno
 import os
@@ -16,12 +16,12 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_file(path: Path, *, at_most: int) -> bytes:
-    """Return the content of a file, also of a pipe that is written to now.
+    """Return the content of a file, or of a pipe that another process is writing to.
 
     Raises:
-        OSError: it cannot be read, is longer than `at_most` bytes, or is a pipe that nobody writes to; the reason is
-            in `strerror`.
-        ValueError: the path is none.
+        OSError: it cannot be read, is longer than `at_most` bytes, or is a pipe or device whose content does not end
+            in time; the reason is in `strerror`.
+        ValueError: the path is not valid.
     """
     # Opening a pipe would wait for its writer.
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -42,14 +42,14 @@ def read_file(path: Path, *, at_most: int) -> bytes:
 
 
 def _wait(number: int, until: float) -> bool:
-    """Wait until there is something to read, or the end; return False when the time is over."""
+    """Wait until there is something to read or the content has ended; return False if the time runs out first."""
     poll = select.poll()
     poll.register(number, select.POLLIN)
     return bool(poll.poll(max(0.0, until - time.monotonic()) * 1000))
 
 
 def stamp_file(path: Path) -> tuple[int, int] | None:
-    """Return when a file was last written, in nanoseconds, and its size; None without a regular file there."""
+    """Return when a file was last written, in nanoseconds, and its size; None if there is no regular file."""
     try:
         status = path.stat()
     except OSError:
@@ -61,9 +61,9 @@ def decode_utf8(content: bytes) -> str:
     """Return the text of a file in UTF-8, with or without a byte order mark.
 
     Raises:
-        ValueError: It is not UTF-8; Windows writes UTF-16 under the name of Unicode, and PowerShell by default.
+        ValueError: It is not UTF-8. Windows programs write UTF-16 and call it Unicode; PowerShell does by default.
     """
-    # Text in UTF-16 without a mark has a NUL beside each ASCII character.
+    # UTF-16 text without a byte order mark has a NUL beside each ASCII character.
     if content.startswith(_UTF32_MARKS) or b"\0\0\0" in content[:4]:
         raise ValueError("it is UTF-32 text; save it as UTF-8")
     if content.startswith(_UTF16_MARKS) or b"\0" in content[:2]:
@@ -71,14 +71,14 @@ def decode_utf8(content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # Its place is counted from behind the mark.
+        # The error's position is counted from after the byte order mark.
         before = error.object[: error.start].decode()
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         raise ValueError(f"it is not UTF-8 text (line {line}, column {column}); save it as UTF-8") from None
 
 
 def write_draft(path: Path, text: str, *, mode: int) -> Path:
-    """Write a file beside its final place, so that no reader sees half of it, or a secret that is not theirs.
+    """Write a file beside its final place: no reader sees half of it, and only its owner reads it until it has `mode`.
 
     Raises:
         OSError: the directory cannot be written; nothing is left behind.

@@ -1,4 +1,4 @@
-"""Fingerprints: errors that differ only in their values are one error."""
+"""Fingerprints of errors: errors that differ only in their values have the same one."""
 
 import hashlib
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 READ_AT_MOST = 2000
 MESSAGE_AT_MOST = 300
 COMPARED = 120
-"""So much of a normal message counts: long ones are cut by their length, which their values change."""
+"""How many characters of a normalised message are compared. Where a longer one was cut depends on its values."""
 _SHORTEST_OWN = 2
 
 _DATE = r"(?<!\d)\d{4}-\d\d-\d\d"
@@ -15,7 +15,7 @@ _DATE = r"(?<!\d)\d{4}-\d\d-\d\d"
 _PLACEHOLDERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.ASCII), placeholder)
     for pattern, placeholder in (
-        # Quoted first: whatever a quotation holds is a value. An apostrophe within a word opens nothing.
+        # Quotations first: all of their content is a value. An apostrophe within a word opens no quotation.
         (r'"(?:[^"\\]|\\.)*"', "<text>"),
         (r"(?<!\w)'(?:[^']|(?<=\w)'(?=\w))*'(?!\w)", "<text>"),
         (r"`[^`]*`", "<text>"),
@@ -33,13 +33,13 @@ _PLACEHOLDERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\b[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT\b", "<time>"),
         (r"(?<!\d)\d\d:\d\d:\d\d(?:[.,]\d+)?(?!\d)", "<time>"),
         (r"(?<!\w)0[xX][0-9a-fA-F]+(?!\w)", "<hex>"),
-        # Before what is hexadecimal, which 2e is too.
+        # Before the hexadecimal patterns, because 2e is hexadecimal too.
         (r"(?<![\w.+-])[+-]?\d+\.\d+[eE][+-]?\d+(?!\w)", "<n>"),
-        # Codes in capitals, before what is hexadecimal: whether all of their letters are is chance.
+        # Codes in capitals, before the hexadecimal patterns: some of them have only hexadecimal letters by chance.
         (r"(?<!\w)(?=[A-Z]*\d)(?=\d*[A-Z])[A-Z0-9]{8,}(?!\w)", "<id>"),
         # Eight digits or more, letters and numerals mixed, so that a word such as "deadbeef" stays a word.
         (r"(?<!\w)(?=[a-fA-F]*\d)(?=\d*[a-fA-F])[0-9a-fA-F]{8,}(?!\w)", "<hex>"),
-        # Codes that no person has named: letters and numerals in turn.
+        # Generated codes: letters and numerals in turn.
         (r"(?<!\w)(?=[A-Za-z_]*\d+[A-Za-z_]+\d)[A-Za-z0-9_]{16,}(?!\w)", "<id>"),
         (r"(?:(?<!\w)[+-])?\d+(?:[.,]\d+)*(?:[eE][+-]?\d+)?", "<n>"),
         (r"\s+", " "),
@@ -48,18 +48,18 @@ _PLACEHOLDERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 
 def _spell(text: str) -> str:
-    """Return the pattern of a key: one with numerals may come back in other letters, a word counts only as it is."""
+    """Return the pattern for a text of a key: one with digits matches in either case, a word only as it is written."""
     return f"(?i:{re.escape(text)})" if any(letter.isdigit() for letter in text) else re.escape(text)
 
 
 def normalise(message: str, own: Iterable[object] = ()) -> str:
-    """Return the message with what varies from row to row replaced by placeholders.
+    """Return the message with placeholders for the parts that vary from row to row.
 
     Args:
-        own: The values of the row's key: texts among them are told from other words.
+        own: The values of the row's key; the texts among them are replaced too.
     """
     message = message[:READ_AT_MOST]
-    texts = {each for each in own if isinstance(each, str) and len(each) >= _SHORTEST_OWN}
+    texts = {value for value in own if isinstance(value, str) and len(value) >= _SHORTEST_OWN}
     if texts:
         spellings = "|".join(_spell(text) for text in sorted(texts, key=len, reverse=True))
         message = re.sub(rf"(?<!\w)(?:{spellings})(?!\w)", "<key>", message)

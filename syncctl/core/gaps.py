@@ -1,8 +1,8 @@
 """Gaps: the numbers that an identity has given out and that no row has had yet.
 
 SQL Server gives an identity value out when the INSERT runs, and the row is seen when its transaction commits. A missing
-number below one that was read may therefore still come. It may also never come: rolled back, deleted, or skipped by the
-server's cache ("IDENTITY (Property)", Microsoft). Only time tells which.
+number below one that was read may therefore still appear. It may also never appear, because it was rolled back,
+deleted, or skipped by the server's cache ("IDENTITY (Property)", Microsoft). Only time tells which.
 """
 
 import math
@@ -17,33 +17,33 @@ from typing import Any
 GAPS_AT_MOST = 500
 GIVEN_UP_SHOWN = 10
 STEPS_OF_TIMEOUT = 50
-"""Times are rounded up to this share of the timeout, so that neighbours have the same and can be joined."""
+"""Times are rounded up to steps of the timeout divided by this, so that neighbours share a time and can be joined."""
 _AWAITED = ("gaps", "asked", "lookback")
 """The parts of a cursor document about rows before the cursor."""
 _CHILDREN = "children"
-"""The part with cursor documents of children that are followed, by their paths."""
+"""The part with the cursor documents of the children that are followed, by path."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gap:
-    """Numbers from `first` to `last`, both included, first seen to be missing `at` (by the source's clock)."""
+    """Numbers from `first` to `last`, both included, first noticed as missing at `at` (by the source's clock)."""
 
     first: int
     last: int
     at: datetime
-    #: Never joined with a neighbour: a row between the two may not be one that the stream has read.
+    #: Never joined with a neighbour, because the stream may not have read the rows between them.
     exact: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GapMemory:
-    """The gaps that are still waited for, and those that were given up.
+    """The gaps that are still awaited, and those that were given up.
 
-    No number is given up before its time. Beyond `GAPS_AT_MOST`, neighbours are joined instead: then some numbers are
-    asked for that a row has.
+    No number is given up before its time. Beyond `GAPS_AT_MOST`, neighbours are joined instead; then the reader also
+    asks for some numbers that rows already have.
     """
 
-    #: Still waited for, in ascending order.
+    #: Still awaited, in ascending order.
     gaps: tuple[Gap, ...] = ()
     #: How many gaps were given up.
     given_up: int = 0
@@ -51,13 +51,13 @@ class GapMemory:
     #: The identity's increment: the numbers between its steps are not missing.
     step: int = 1
     timeout_seconds: float = 3600.0
-    #: Of the round under way: up to which number it has asked, and when it began; None between rounds.
+    #: The current round: up to which number it has asked, and when it began; None between rounds.
     asked: tuple[int, datetime] | None = None
-    #: A number that a row had at a time: those below it had been given out by then.
+    #: A number that a row had at this time: all lower numbers had been given out by then.
     given_out: tuple[int, datetime] | None = None
 
     def note(self, before: int, values: Sequence[int], at: datetime) -> "GapMemory":
-        """Remember the numbers that are missing between values that were read, in ascending order, after `before`."""
+        """Remember the numbers missing between `before` and the values read after it, which are in ascending order."""
         step, stretches = self.decide_step(before, values), []
         for value in values:
             if value - before > step:
@@ -66,7 +66,7 @@ class GapMemory:
         return self.note_stretches(stretches, at)
 
     def note_stretches(self, stretches: Iterable[tuple[int, int]], at: datetime, *, exact: bool = False) -> "GapMemory":
-        """Remember the numbers between the two of each pair, which are above all that are remembered already.
+        """Remember the numbers between the two values of each pair; they are above all numbers remembered so far.
 
         Args:
             at: When the query that did not find them began.
@@ -82,14 +82,14 @@ class GapMemory:
         return replace(self, gaps=kept)._count_given_up(over)._join()
 
     def decide_step(self, before: int, values: Sequence[int]) -> int:
-        """Return how far apart two numbers are without one missing between them.
+        """Return the distance of two numbers between which none is missing.
 
-        Numbers off the identity's steps come from another seed or were inserted by hand: then any number may come.
+        Numbers off the identity's steps come from another seed or were inserted by hand: then any number may appear.
         """
         return self.step if all((value - before) % self.step == 0 for value in values) else 1
 
     def fill(self, values: Iterable[int]) -> "GapMemory":
-        """Forget numbers that a row has now."""
+        """Forget the numbers that rows have now."""
         numbers = sorted(values)
         if not numbers or not self.gaps:
             return self
@@ -105,12 +105,12 @@ class GapMemory:
         return replace(self, gaps=tuple(gaps))._join()
 
     def up_to(self, number: int) -> "GapMemory":
-        """Forget the numbers above one, which will be noted again."""
+        """Forget the numbers above `number`, which will be noted again."""
         gaps = tuple(replace(gap, last=min(gap.last, number)) for gap in self.gaps if gap.first <= number)
         return replace(self, gaps=gaps)
 
     def find_unasked(self, *, limit: int) -> tuple[Gap, ...]:
-        """Return the lowest gaps that the round under way has not asked for."""
+        """Return the lowest gaps that the current round has not asked for yet."""
         if self.asked is None:
             return self.gaps[:limit]
         place = self.asked[0]
@@ -144,7 +144,7 @@ class GapMemory:
         return document
 
     def _missing_since(self, number: int, at: datetime) -> datetime:
-        """Return since when numbers below one that a row has may have been missing, at the latest."""
+        """Return the latest time since which the numbers below a row's number may have been missing."""
         if self.given_out is None or number > self.given_out[0]:
             return at
         return min(at, self.given_out[1])
@@ -157,9 +157,9 @@ class GapMemory:
         return gap.at + timedelta(seconds=self.timeout_seconds) <= now
 
     def _join(self) -> "GapMemory":
-        """Join neighbours until there are few enough to remember (invariant 11), those with the fewest rows between.
+        """Join neighbours, those with the fewest rows between first, until few enough are left (invariant 11).
 
-        Only neighbours of the same time are joined, so that none is given up early, and none is kept for ever.
+        Only neighbours of the same time are joined, so that none is given up early and none is kept forever.
         """
         surplus = sum(not gap.exact for gap in self.gaps) - GAPS_AT_MOST
         if surplus <= 0:
@@ -202,12 +202,12 @@ def read_memory(document: Mapping[str, Any], *, step: int = 1, timeout_seconds: 
 
 
 def find_oldest(document: Mapping[str, Any]) -> datetime | None:
-    """Return since when the oldest of the gaps is awaited that a cursor document keeps; None if it keeps none."""
+    """Return since when the oldest gap in a cursor document has been awaited; None if there is no gap."""
     return min((datetime.fromisoformat(group["at"]) for group in document.get("gaps", ())), default=None)
 
 
 def without_awaited(cursor: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a cursor document without the rows that are awaited before the cursor: the place alone."""
+    """Return the place in a cursor document alone, without the rows that are awaited before it."""
     place = {name: value for name, value in cursor.items() if name not in _AWAITED}
     if _CHILDREN in place:
         place[_CHILDREN] = {path: without_awaited(child) for path, child in place[_CHILDREN].items()}
@@ -215,9 +215,9 @@ def without_awaited(cursor: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def keep_awaited(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a new cursor document with the gaps of the old one before it: no later page would find them.
+    """Return a new cursor document with the old one's gaps before the new place, which no later page would find.
 
-    They are never joined from now on: between them may be rows that the stream has passed over.
+    These gaps are never joined from now on, because the stream may have passed over rows between them.
     """
     kept = _keep_gaps(before, after)
     if _CHILDREN in after:
@@ -257,7 +257,7 @@ def _write_numbers(gap: Gap) -> str:
 def _read_group(group: Mapping[str, Any]) -> Iterator[Gap]:
     at = datetime.fromisoformat(group["at"])
     if "numbers" not in group:
-        # The form of an earlier version: one gap in each document.
+        # The format of an earlier version: one gap in each document.
         yield Gap(first=int(group["from"]), last=int(group["to"]), at=at)
         return
     for text in group["numbers"].split(","):

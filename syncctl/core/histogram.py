@@ -1,7 +1,7 @@
 """Histograms of durations that can be added up, so that the percentiles of a day come from its hours.
 
-Buckets grow by 5 %, so a percentile is known to within 5 % (the idea of HdrHistogram and DDSketch). Where a few fixed
-bounds are wanted, as by Prometheus or in a picture, the buckets are accumulated under them.
+Buckets grow by 5 %, so a percentile is known to within 5 % (the idea of HdrHistogram and DDSketch). For Prometheus and
+for charts, which need a few fixed bounds, the buckets are accumulated under those bounds.
 """
 
 import itertools
@@ -28,7 +28,7 @@ def bucket_of(duration_ms: float) -> int:
 
 
 def percentiles(buckets: Mapping[int, int], shares: Sequence[float]) -> list[float | None]:
-    """Return the durations in ms below which each share (0 to 1) of them lie; None where there are none."""
+    """Return for each share (0 to 1) the duration in ms below which that share of all lies; None if there are none."""
     total = sum(buckets.values())
     if total == 0:
         return [None] * len(shares)
@@ -41,8 +41,8 @@ def percentiles(buckets: Mapping[int, int], shares: Sequence[float]) -> list[flo
 def accumulate(buckets: Mapping[int, int], bounds_ms: Sequence[float]) -> list[int]:
     """Return how many durations lie below each bound, and at the end how many there are.
 
-    A bucket that a bound divides counts as a whole by its middle, so a bound is exact to within 2.5 %. The counts never
-    fall as buckets grow.
+    A bucket that a bound divides is counted as a whole where its middle lies, so a bound is exact to within 2.5 %. The
+    counts never fall as buckets grow.
     """
     counts = [0] * (len(bounds_ms) + 1)
     for bucket, count in buckets.items():

@@ -13,7 +13,7 @@ _EPOCH_BITS = 32
 
 
 def _tag(value: Value) -> object:
-    """Make values of different types differ: 1, "1", 1.0 and Decimal("1") are four contents."""
+    """Make values of different types differ: 1, "1", 1.0 and Decimal("1") are four different contents."""
     if isinstance(value, Decimal):
         return {"d": str(value)}
     if isinstance(value, float):
@@ -40,7 +40,7 @@ def _make_encoder() -> Callable[[object], str]:
 
 
 def _tag_inner(value: object) -> object:
-    """Return an exact value within a list or an object as a list: every other list holds objects alone."""
+    """Return an exact value within a list or object as a list; it stays distinct, as all other lists hold objects."""
     if isinstance(value, Decimal):
         return ["d", str(value)]
     if isinstance(value, JsonText):
@@ -76,8 +76,8 @@ def record_id(stream: str, key: str, version: str) -> str:
 
     Args:
         stream: The stream's name, which begins the id so that people recognize it.
-        key: What `key_id` returned.
-        version: The source's own version, or what `chained_version` returned.
+        key: The result of `key_id`.
+        version: The source's own version, or the result of `chained_version`.
     """
     return f"{stream}-{_digest('record', stream, key, version)}"
 
@@ -86,7 +86,7 @@ def chained_version(previous: str, content: str) -> str:
     """Name a version of a row whose source keeps none: by its content, chained on the version before.
 
     A row that goes A → B → A is three versions, because each is chained on another one. Two polls that find the same
-    change give it the same name, whatever else they have written of the row.
+    change give it the same name, whatever else they have written about the row.
 
     Args:
         previous: The id of the record before; empty for the first.
@@ -95,7 +95,7 @@ def chained_version(previous: str, content: str) -> str:
 
 
 def make_seq(epoch: int, position: int) -> int:
-    """Return the number that decides which version is newer: the poll lease's epoch, then the position in it."""
+    """Return the number that decides which version is newer: the poll lease's epoch, then the position within it."""
     if not (0 <= epoch < 2**31 and 0 <= position < 2**_EPOCH_BITS):
         raise ValueError(f"epoch {epoch} or position {position} is out of range")
     return epoch << _EPOCH_BITS | position

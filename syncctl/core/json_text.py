@@ -1,4 +1,4 @@
-"""A JSON document that a column holds: checked when it is read, kept as text, and sent as it is."""
+"""A JSON document that a column holds: checked when it is read, kept as text, and sent unchanged."""
 
 import json
 import re
@@ -11,11 +11,11 @@ from operator import itemgetter
 from typing import Any
 
 LEVELS_AT_MOST = 64
-"""Objects and lists within one another."""
+"""The deepest nesting of objects and lists."""
 CHARACTERS_AT_MOST = 16 * 1024 * 1024
-"""MongoDB stores no larger row."""
+"""The longest document; MongoDB stores no larger row."""
 _DIGITS_AT_MOST = 1000
-"""Of a number that templates compute with; the text of a larger one, written out, could fill a worker's memory."""
+"""The most digits of a number that templates compute with; a larger one, written out, could fill a worker's memory."""
 
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[^"\[\]{}:, \t\r\n]+|[\[\]{}:,]', re.DOTALL)
 """A string, a bracket, a colon, a comma, or a number or word."""
@@ -32,7 +32,7 @@ class NotJson(ValueError):
 
 
 class JsonNumber(Decimal):
-    """A number of a JSON document, which is written as it stood there: `1.50`, `-0`, `1e5`."""
+    """A number of a JSON document, which is written exactly as in that document: `1.50`, `-0`, `1e5`."""
 
     __slots__ = ("literal",)
     literal: str
@@ -47,7 +47,7 @@ class JsonNumber(Decimal):
 class JsonText:
     """A JSON document as compact text: no blanks between its tokens, keys in their order, numbers as they were written.
 
-    `read_json` makes one of any text; made directly, the text must be one that `read_json` has returned.
+    `read_json` makes one from any text; a text that is passed directly must be one that `read_json` has returned.
     """
 
     text: str
@@ -58,7 +58,7 @@ class JsonText:
     def parse(self) -> Any:
         """Return the document: objects as dict, lists as list, whole numbers as int, other numbers as `JsonNumber`.
 
-        A number of more than a thousand digits, or whose exponent is as large, stays text that is JSON.
+        A number with more than a thousand digits, or with as large an exponent, stays a `JsonText`.
         """
         return _reader.decode(self.text)
 
@@ -81,11 +81,11 @@ _reader = json.JSONDecoder(parse_int=_read_int, parse_float=_read_number)
 
 
 def read_json(text: str) -> JsonText:
-    """Return the JSON document that a text is.
+    """Read a text as a JSON document.
 
     Raises:
-        NotJson: It is none, has the same key twice in an object, is nested more than 64 levels deep, is longer than
-            the ledger stores, or holds a character that UTF-8 cannot represent.
+        NotJson: The text is not JSON, has the same key twice in an object, is nested more than 64 levels deep, is
+            longer than the ledger stores, or holds a character that UTF-8 cannot represent.
     """
     # RFC 8259, 8.1: a reader may ignore a byte order mark.
     text = text.removeprefix("\ufeff")
@@ -98,7 +98,7 @@ def read_json(text: str) -> JsonText:
             text.encode()
         except UnicodeEncodeError as error:
             raise _refuse(text, error.start, _HALF) from None
-    # The reader of the standard library calls itself for each level.
+    # The standard library's reader recurses for each level.
     if text.count("[") + text.count("{") > LEVELS_AT_MOST and _count_levels(text) > LEVELS_AT_MOST:
         raise _refuse(text, _find_level(text), f"nested more than {LEVELS_AT_MOST} levels deep")
     try:
@@ -131,7 +131,7 @@ class _NoNumber(Exception):
 
 
 def _check_keys(pairs: list[tuple[str, Any]]) -> None:
-    """Check an object, and keep nothing of it."""
+    """Check the keys of an object, and keep nothing of it."""
     if len(pairs) > 1 and len(dict(pairs)) < len(pairs):
         raise _SecondKey
 
@@ -151,7 +151,7 @@ def _count_levels(text: str) -> int:
 
 
 def _find_level(text: str) -> int:
-    """Return where the first level too many begins."""
+    """Return where the first level beyond the limit begins."""
     level = 0
     for match in _TOKEN.finditer(text):
         level += _STEPS.get(match[0], 0)
@@ -161,7 +161,7 @@ def _find_level(text: str) -> int:
 
 
 def _find_second_key(text: str) -> int:
-    """Return where an object has a key that it has already; up to there, the text is JSON."""
+    """Return where an object repeats one of its keys; up to there, the text is JSON."""
     levels: list[set[str]] = []
     last: re.Match[str] | None = None
     for match in _TOKEN.finditer(text):
@@ -184,7 +184,7 @@ def _find_token(text: str, token: str) -> int:
 
 
 def _compact(text: str) -> str:
-    """Return JSON without the blanks between its tokens, and with only those characters escaped that must be.
+    """Return JSON without the blanks between its tokens, and with only the necessary escapes.
 
     Raises:
         NotJson: An escape stands for half of a surrogate pair.

@@ -11,7 +11,7 @@ from typing import Literal
 Kind = Literal["gauge", "counter", "histogram"]
 
 ATTEMPT_OUTCOMES = ("accepted", "http_429", "http_4xx", "http_5xx", "http_other", "no_answer")
-"""What an attempt came to: accepted; else by the answer's status, or none: a cut connection, a timeout."""
+"""The outcomes of an attempt: accepted, a class of the answer's status, or no answer (a cut connection, a timeout)."""
 FINISHED_STATES = ("delivered", "failed", "superseded", "discarded")
 CIRCUIT_STATES = ("closed", "half_open", "open")
 
@@ -168,7 +168,7 @@ class Samples:
 
 
 def name_outcome(status: int | None, *, has_error: bool) -> str:
-    """Return which of `ATTEMPT_OUTCOMES` an attempt came to."""
+    """Return the one of `ATTEMPT_OUTCOMES` that an attempt had."""
     if not has_error:
         return "accepted"
     if status is None:

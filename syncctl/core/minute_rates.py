@@ -1,4 +1,4 @@
-"""How fast a stream moves: what was counted minute by minute in its document, as rates and as a row of figures."""
+"""The throughput of a stream: the counts by minute in its document, as rates and as a row of figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ _MINUTE = timedelta(minutes=1)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Flow:
-    """What a stream did in the last half hour, minute by minute, the oldest first; the last minute is the present one.
+    """A stream's counts in the last half hour, minute by minute, the oldest first; the last minute is the present one.
 
-    Of the present minute, which has only begun, the figures are those of the last sixty seconds, as far as the minute
-    before it went evenly.
+    The present minute has only begun, so its counts are an estimate for the last sixty seconds, which takes the minute
+    before as even.
     """
 
     logged: tuple[int, ...]
@@ -61,8 +61,8 @@ def squeeze(counts: Sequence[int], width: int) -> list[int]:
     """Return at most `width` sums of neighbouring counts; the newest counts fill the last one."""
     if width <= 0:
         return []
-    each = -(-len(counts) // width)
-    first = len(counts) % each
+    size = -(-len(counts) // width)
+    first = len(counts) % size
     groups = [counts[:first]] if first else []
-    groups += [counts[start : start + each] for start in range(first, len(counts), each)]
+    groups += [counts[start : start + size] for start in range(first, len(counts), size)]
     return [sum(group) for group in groups]

@@ -15,13 +15,13 @@ LookupResult = Literal["found", "not found", "failed"]
 NOT_FOUND, CONFLICT, GONE, TOO_LARGE, TOO_MANY, UNAVAILABLE = 404, 409, 410, 413, 429, 503
 
 GIVEN_UP_STATUSES = frozenset({408, 502, 504})
-"""A proxy answers these when it stops waiting; the server behind it may still be at work (RFC 9110)."""
+"""A proxy answers with these when it stops waiting; the server behind it may still be at work (RFC 9110)."""
 RETRIED_STATUSES = frozenset({408, 425, TOO_MANY})
 """The 4xx that mean "later": request timeout, too early, too many requests (RFC 9110, 8470, 6585)."""
 PAUSING_STATUSES: dict[int, Pauses] = {401: "partner", 403: "partner", GONE: "stream"}
-"""Refused credentials, or an endpoint that no longer exists: every other record would meet the same answer."""
+"""Refused credentials, or an endpoint that no longer exists: every other record would get the same answer."""
 GONE_STATUSES = frozenset({NOT_FOUND, GONE})
-"""The answers to the address of a row that is not there: for a delete, it is done."""
+"""The answers for the address of a row that does not exist; they mean that a delete is done."""
 CONTENT_STATUSES = frozenset({400, CONFLICT, TOO_LARGE, 422})
 """Refusals that are usually about the row itself, not about all rows."""
 
@@ -42,17 +42,18 @@ NO_RULES: Mapping[int, Verdict] = MappingProxyType({})
 class OutcomeRules:
     """A stream's own verdicts by status."""
 
-    #: Of every call.
+    #: For every call.
     common: Mapping[int, Verdict] = field(default_factory=dict)
-    #: Of the calls of one operation (`upsert`, `delete`).
+    #: For the calls of one operation (`upsert`, `delete`).
     by_operation: Mapping[str, Mapping[int, Verdict]] = field(default_factory=dict)
 
     def list_rules(self, operation: str | None, *, names_row: bool) -> Mapping[int, Verdict]:
-        """Return the verdicts for calls of one operation; None for a call of rows with several.
+        """Return the verdicts for calls of one operation.
 
         Args:
-            names_row: The answer is about one row, by its address or in a result: if that is not there, a delete is
-                done. The address of a list that is not there says nothing of the rows.
+            operation: None for a call whose rows have several operations.
+            names_row: Whether the answer is about one row, by its address or in a result: if that row does not exist,
+                a delete is done. If the address of a list does not exist, this says nothing about the rows.
         """
         is_done = names_row and operation == "delete"
         gone = dict.fromkeys(GONE_STATUSES, Verdict.ACCEPTED) if is_done else {}
@@ -76,35 +77,35 @@ class Outcome:
     retry_after_seconds: float | None = None
     #: The `Idempotency-Key` of a call with many rows; None for a call with one.
     batch_key: str | None = None
-    #: How the circuit breaker takes it; None: by the status. Of a call with many rows only one outcome has a say.
+    #: How the circuit breaker judges it; None: by the status. It judges only one outcome of a call with many rows.
     breaker_signal: Literal["up", "none"] | None = None
-    #: How many rows have this outcome in common: one of them may be to blame, and nobody knows which.
+    #: How many rows share this outcome; one of them may be to blame, and it is unknown which.
     shared_by: int = 1
-    #: With how many rows, its own included, its row is sent from now on at most: 1 is alone; None: as many as ever.
+    #: The most rows per call, its own included, with which its row is sent from now on: 1 is alone; None: no change.
     rows_at_most: int | None = None
     #: The bytes of a body that was too large for the partner; None where it was not.
     too_large_bytes: int | None = None
-    #: The stream's `outcomes` say what its status means, so that it is about this record alone.
+    #: The stream's `outcomes` decide what its status means, so the outcome is about this record alone.
     has_own_rule: bool = False
-    #: Of a call that asked whether the partner has an object of the row: what it came to; None of any other call.
+    #: The result of a call that asked whether the partner has an object for the row; None for any other call.
     lookup: LookupResult | None = None
-    #: The partner's values that an accepted answer brought, by name.
+    #: The partner's values that were captured from an accepted answer, by name.
     captured: Mapping[str, Value] = field(default_factory=dict)
-    #: Why a value of an accepted answer was not captured; None where each was.
+    #: Why a value of an accepted answer was not captured; None if all were.
     not_captured: str | None = None
     #: When the call ended, by this machine's `boot_time`.
     ended: float = field(default_factory=boot_time)
 
     @property
     def pauses(self) -> Pauses | None:
-        """The partner or the stream, where this outcome may pause it; a 401 or 403 that names a time is a limit."""
+        """The one that this outcome may pause, partner or stream; a 401 or 403 that names a time is a limit instead."""
         is_usual = self.verdict is Verdict.RETRY_LATER and not self.has_own_rule
         pauses = PAUSING_STATUSES.get(self.status or 0) if is_usual else None
         return None if pauses == "partner" and self.retry_after_seconds is not None else pauses
 
     @property
     def is_limit(self) -> bool:
-        """Whether the partner says that it gets too many calls: by a 429, or a 401 or 403 that names a time."""
+        """Whether the partner reports that it gets too many calls: by a 429, or a 401 or 403 that names a time."""
         names_time = PAUSING_STATUSES.get(self.status or 0) == "partner" and self.retry_after_seconds is not None
         return self.status == TOO_MANY or names_time
 
@@ -112,7 +113,7 @@ class Outcome:
     def is_breaker_failure(self) -> bool:
         """Whether it shows that the partner is down: no answer, a 5xx, or a limit that names a time.
 
-        Such a limit says that calling on is of no use; one that names none may be about this call alone.
+        Such a limit means that further calls are useless; one that names no time may be about this call alone.
         """
         if self.breaker_signal is not None or self.has_own_rule:
             return False
@@ -121,8 +122,8 @@ class Outcome:
 
     @property
     def may_be_of_another_row(self) -> bool:
-        """Whether a single row may have spoiled the call for the others: it met a 5xx, no answer, or an answer that
-        accepts nothing. Limits and refused credentials are about the call.
+        """Whether a single row may have spoiled the call for the others: the call got a 5xx, no answer, or an answer
+        that accepts nothing. Limits and refused credentials are about the call itself.
         """
         is_limit = self.status in (None, *RETRIED_STATUSES - GIVEN_UP_STATUSES, *PAUSING_STATUSES)
         is_failure = self.verdict is Verdict.AMBIGUOUS or (self.verdict is Verdict.RETRY_LATER and not is_limit)
@@ -130,26 +131,26 @@ class Outcome:
 
     @property
     def is_evidence(self) -> bool:
-        """Whether it shows that the partner takes records: that a row is gone, a wrong address says too."""
+        """Whether it shows that the partner accepts records; a 404 or 410 does not, as a wrong address gets one too."""
         is_lookup = self.lookup is not None
         return self.verdict is Verdict.ACCEPTED and self.status not in GONE_STATUSES and not is_lookup
 
     @property
     def is_about_content(self) -> bool:
-        """Whether it is a refusal that is usually about the row itself; so is one that the stream finds in a 2xx."""
+        """Whether the refusal is usually about the row itself; one that the stream finds in a 2xx is such a refusal."""
         return self.status in CONTENT_STATUSES or 200 <= (self.status or 0) <= 299
 
     @property
     def may_take_effect_later(self) -> bool:
-        """Whether the partner may still act on this call: it did not answer, or a proxy before it stopped waiting."""
+        """Whether the partner may still act on this call: it did not answer, or a proxy in front of it gave up."""
         is_open = self.verdict is Verdict.AMBIGUOUS or self.status in GIVEN_UP_STATUSES
         return is_open and self.lookup is None
 
     @property
     def may_have_created(self) -> bool:
-        """Whether the partner may have an object since this call that was to create one, or had one before.
+        """Whether the partner may have an object after this call, which was to create one: a new or an earlier one.
 
-        Many partners answer 500 after they have inserted; a 503 says that they did not begin.
+        Many partners answer 500 after they have inserted; a 503 means that they did not begin.
         """
         if self.lookup is not None or self.verdict is Verdict.ACCEPTED:
             return False

@@ -1,4 +1,4 @@
-"""The key of a project, with which its messages are signed."""
+"""The key that signs the messages of a project."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Times of day at a place, and quiet hours between two of them: across midnight, and where clocks change."""
+"""Times of day in a time zone, and quiet hours between two of them, also across midnight and clock changes."""
 
 import re
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ class QuietHours:
     """The hours of each day in which a stream sends nothing."""
 
     begin: time
-    #: Not after `begin`: on the next day.
+    #: On the next day if not after `begin`.
     end: time
     #: An IANA name; None: the time zone of the machine.
     timezone: str | None = None
 
     def find_end(self, now: datetime) -> datetime | None:
-        """Return when the quiet hours end that are now, in UTC; None if it is not quiet."""
+        """Return when the present quiet hours end, in UTC; None if there are none now."""
         return next((end for begin, end in self._list_spans(now) if begin <= now < end), None)
 
     def _list_spans(self, now: datetime) -> Iterator[tuple[datetime, datetime]]:
@@ -42,7 +42,7 @@ def parse_quiet_hours(text: str, timezone: str | None = None) -> QuietHours:
     """Return the quiet hours that a text such as `22:00-06:00` or `22:00-06:00 Europe/Berlin` names.
 
     Args:
-        timezone: What holds where the text names none; None: the time zone of the machine.
+        timezone: The time zone if the text names none; None: that of the machine.
 
     Raises:
         ValueError: with the forms that are allowed.
@@ -66,7 +66,7 @@ def parse_wall_time(text: str) -> time:
     """Return the time of day that a text such as `06:00` or `6:00` names.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not a time of day.
     """
     match = _WALL_TIME.fullmatch(text.strip())
     if match is None:
@@ -82,13 +82,13 @@ def to_local(at: datetime, timezone: str | None = None) -> datetime:
 def find_instant(day: date, wall_time: time, timezone: str | None = None) -> datetime:
     """Return when clocks show a time on a day, in UTC.
 
-    Of a time that comes twice, the first; a time that is skipped comes as much later as clocks are set forward (RFC
-    5545, 3.3.5).
+    If a time comes twice, the first one is returned. A skipped time comes later, by as much as the clocks are set
+    forward (RFC 5545, 3.3.5).
     """
     local = datetime.combine(day, wall_time)
     if timezone:
         return local.replace(tzinfo=ZoneInfo(timezone)).astimezone(UTC)
-    # Of a local time that is skipped, `astimezone` makes an earlier one.
+    # `astimezone` would move a skipped local time earlier.
     return datetime.fromtimestamp(local.timestamp(), UTC)
 
 

@@ -36,26 +36,26 @@ class Record:
     tried_since: datetime | None = None
     #: An operator has sent it again.
     was_replayed: bool = False
-    #: Names everything that shapes the bytes of its calls.
+    #: Identifies everything that shapes the bytes of its calls.
     mapping_hash: str = ""
-    #: 0, and one more each time the record must go under a new `Idempotency-Key`.
+    #: Starts at 0, and grows by one each time the record must be sent under a new `Idempotency-Key`.
     generation: int = 0
-    #: It was refused along with others, and sent back without blame: by its credentials, or in a run of refusals.
+    #: It was refused along with others, over credentials or in a run of refusals, and sent back without blame.
     was_refused: bool = False
     #: It was refused while others were accepted: a later refusal is about this record too.
     refused_alone: bool = False
 
-    #: With how many rows, its own included, it may be sent; None: as many as the stream's.
+    #: The most rows, its own included, in a call that sends it; None: as many as the stream allows.
     rows_at_most: int | None = None
-    #: What is known of the partner's object for its row, by name.
+    #: The known values of the partner's object for its row, by name.
     remote: Mapping[str, Value] = field(default_factory=dict)
-    #: Names the remote values that shaped its calls; empty where none did.
+    #: Identifies the remote values that shaped its calls; empty if none did.
     remote_hash: str = ""
-    #: The call that is made for it next.
+    #: The next call for it.
     step: Step = "send"
-    #: The partner was asked, and has no object of its row; no call may have created one since.
+    #: The partner was asked and has no object for its row, and no call since then may have created one.
     looked_up: bool = False
-    #: The object that the partner does not have any more: it is created anew, unless another is known since.
+    #: The object that the partner no longer has; it is created anew, unless another one has become known since.
     recreates: LostObject | None = None
 
     @property

@@ -12,10 +12,10 @@ REDACTED = "***"
 """The mark that replaces a secret."""
 
 SHORTEST_SECRET = 3
-"""Shorter ones stay: replacing them would riddle every text, and give them away."""
+"""Shorter secrets stay: replacing them would riddle every text, and give them away."""
 
 SHORTEST_WITHIN_WORDS = 6
-"""Shorter ones are replaced only as words of their own."""
+"""Shorter secrets are replaced only where they are whole words."""
 
 Span = tuple[int, int]
 
@@ -38,7 +38,7 @@ _SECRET_PARAMETER = re.compile(
 _PARAMETER = re.compile(r"([?&;])([^=&;?#]+)=([^&]*)")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+._-]*://")
 _LONE_SECRETS = ("redis:", "rediss:")
-"""Schemes for which a user without a password is a password without its colon."""
+"""Schemes in whose URLs a user without a password is really a password that lacks its colon."""
 _AFTER_AUTHORITY = re.compile(r"[/?#]")
 _ODBC_PAIR = re.compile(r"[^;={}]*=\s*(?:\{(?:[^}]|\}\})*\}[^;]*|[^;]*)|[^;]+")
 _ODBC_SECRETS = ("pwd", "accesstoken", "access token", "clientsecret")
@@ -67,10 +67,10 @@ class Redact:
         """Return the text with the mark in place of every secret.
 
         Args:
-            is_cut: Whether somebody may have cut off the text, or texts within it: then the beginnings of secrets are
-                replaced too, those of eight characters anywhere, and those of three at the end.
+            is_cut: Whether the text, or a text within it, may have been cut off: then the beginnings of secrets are
+                replaced too, those of at least eight characters anywhere, and those of at least three at the end.
         """
-        # Text in UTF-16 that was read as another one has a NUL beside each letter.
+        # UTF-16 text that was read in another encoding has a NUL beside each letter.
         text = text.replace("\x00", "")
         runs = _list_runs(self._secrets)
         present = tuple([form for form, run in runs if run in text])
@@ -85,7 +85,7 @@ class Redact:
 def _list_runs(secrets: frozenset[str]) -> list[tuple[str, str]]:
     """Return the forms of secrets, the longest first, each with its longest run of letters and digits.
 
-    These are never escaped: a text without that run does not hold the secret.
+    Letters and digits are never escaped, so a text without that run does not hold the secret.
     """
     forms = {form for secret in secrets for form in (secret, *_list_encoded(secret))}
     longest_first = sorted(forms, key=lambda form: (-len(form), form))
@@ -102,7 +102,7 @@ def _redact_beginnings(text: str, forms: Sequence[str]) -> str:
 
 
 def _redact_beginning(text: str, secret: str, head: str) -> str:
-    """Return the text without the beginnings of a secret, each of at least the characters of its head."""
+    """Return the text with the mark in place of the beginnings of a secret that have at least its head."""
     parts, at = [], 0
     for match in _match_any((head,)).finditer(text):
         if match.start() >= at:
@@ -122,9 +122,9 @@ def _find_beginning_at_end(text: str, secret: str) -> int | None:
 
 
 def _follow(text: str, secret: str, end: int, matched: int) -> tuple[int, int]:
-    """Return how far a text goes on with a secret, of which it has so many characters up to here."""
-    while matched < len(secret) and (found := _compile_character(secret[matched]).match(text, end)):
-        end, matched = found.end(), matched + 1
+    """Return where a text stops matching a secret, and how many characters match; the first `matched` end at `end`."""
+    while matched < len(secret) and (match := _compile_character(secret[matched]).match(text, end)):
+        end, matched = match.end(), matched + 1
     return end, matched
 
 
@@ -134,7 +134,7 @@ def _compile_character(character: str) -> re.Pattern[str]:
 
 
 def _list_encoded(secret: str) -> set[str]:
-    """Return a secret in base64, also within a longer text, in hexadecimal, and as other encodings would be read."""
+    """Return a secret in base64, also within a longer text, in hexadecimal, and as read in a wrong encoding."""
     plain = secret.encode("utf-8", "surrogatepass")
     whole = b64encode(plain).decode("ascii")
     forms = {whole, whole.rstrip("="), plain.hex(), plain.hex().upper()}
@@ -170,7 +170,7 @@ def _match_secret(secret: str) -> str:
     times; the number of times is bounded, because a partner may answer with nothing but backslashes.
     """
     pattern = "".join(map(_match_character, secret))
-    # A short one would be found within ordinary words.
+    # A short secret would be found within ordinary words.
     return rf"(?<![0-9A-Za-z]){pattern}(?![0-9A-Za-z])" if len(secret) < SHORTEST_WITHIN_WORDS else pattern
 
 
@@ -197,7 +197,7 @@ def _match_character(character: str) -> str:
 
 
 def spell_secret(secret: str) -> set[str]:
-    """Return a secret as it is written, decoded from a URL, and out of the braces of an ODBC connection string."""
+    """Return a secret as it is written, decoded from a URL, and without the braces of an ODBC connection string."""
     secret = secret.strip()
     spellings = {secret, unquote(secret), unquote_plus(secret)}
     if secret.startswith("{") and secret.endswith("}"):
@@ -207,12 +207,12 @@ def spell_secret(secret: str) -> set[str]:
 
 def find_secrets(url: str) -> set[str]:
     """Return the secrets of a URL or a connection string in every spelling they may come back in."""
-    found: set[str] = set()
+    secrets: set[str] = set()
     for start, end in find_secret_spans(url):
-        found |= spell_secret(url[start:end])
+        secrets |= spell_secret(url[start:end])
         if "odbc_connect" in url[:start].lower():
-            found |= find_secrets(unquote_plus(url[start:end]))
-    return found
+            secrets |= find_secrets(unquote_plus(url[start:end]))
+    return secrets
 
 
 def mask_url(url: str) -> str:
@@ -239,7 +239,7 @@ def find_secret_spans(url: str) -> list[Span]:
 
 
 def _find_password(scheme: str, rest: str) -> list[Span]:
-    """Find the password, also one whose `/`, `?`, `#` or `@` should have been encoded and was not."""
+    """Find the password, even if it holds a `/`, `?`, `#` or `@` that should have been encoded."""
     match = _AFTER_AUTHORITY.search(rest)
     end = match.start() if match else len(rest)
     at = rest.rfind("@", 0, end)
@@ -248,7 +248,7 @@ def _find_password(scheme: str, rest: str) -> list[Span]:
         unencoded = ":" in rest[:end] and (not port.isdigit() or not scheme.lower().startswith("http"))
         at = rest.rfind("@") if unencoded else -1
     elif "@" in rest[end:]:
-        # Whether the host is after the first or the last one only its author knows.
+        # Only the author of the URL knows whether the host follows the first @ or the last one.
         at = rest.rfind("@")
     colon = rest.find(":", 0, max(at, 0))
     if colon < 0 < at and scheme.lower().startswith(_LONE_SECRETS):
@@ -257,7 +257,7 @@ def _find_password(scheme: str, rest: str) -> list[Span]:
 
 
 def _find_odbc_secrets(text: str) -> Iterator[Span]:
-    """Yield the values of secret keywords; after one also what is no keyword: a `;` in a password wants braces."""
+    """Yield the values of secret keywords, and the text after one that is no keyword: its `;` may lack the braces."""
     is_after_secret = False
     for pair in _ODBC_PAIR.finditer(text):
         name, equals, value = pair[0].partition("=")

@@ -10,12 +10,12 @@ from syncctl.core.answer_conditions import parse_path
 from syncctl.core.rows import Value
 
 REMOTE = "remote."
-"""What a remote value's name begins with, in a path and in `fields`."""
+"""The prefix of a remote value's name, in a path and in `fields`."""
 HEADER = "header:"
-"""What a capture begins with that reads a header of the answer."""
+"""The prefix of a capture that reads a header of the answer."""
 HOW_TO_CAPTURE = 'write capture = { id = "data.id" } too, if the partner\'s answers have its id at data.id'
 LENGTH_AT_MOST = 512
-"""Of a captured text."""
+"""The most characters of a captured text."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -24,11 +24,11 @@ _PLACEHOLDER = re.compile(r"\{remote\.([^{}/]+)\}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RemoteChange:
-    """What an answer says of the partner's object for a row."""
+    """The change of the partner's object for a row, according to an answer."""
 
     #: The values that were captured, by name.
     values: Mapping[str, Value] = field(default_factory=dict)
-    #: The object is a new one: values of an earlier one are of no use any more.
+    #: The object is a new one: the values of an earlier one no longer apply.
     is_new: bool = False
     #: The object is deleted.
     is_gone: bool = False
@@ -36,11 +36,11 @@ class RemoteChange:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LostObject:
-    """The object as it was known when the partner did not have it any more."""
+    """An object that the partner no longer has, as it was last known."""
 
     #: By name.
     values: Mapping[str, Value] = field(default_factory=dict)
-    #: The version whose answer had described it last; 0 where none had.
+    #: The version whose answer described it last; 0 if none did.
     seq: int = 0
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
-    """What happened in one unit of time."""
+    """The figures of one unit of time."""
 
     start: datetime
     end: datetime
@@ -16,5 +16,5 @@ class Point:
     retried: int
     #: Percentiles 50, 95 and 99 of the latencies of calls; None where there were no calls.
     latency_ms: tuple[float | None, ...] = ()
-    #: The same of the times from logged to delivered; None also where they were not kept yet.
+    #: The same for the times from logged to delivered; None also for hours in which they were not kept yet.
     delivery_ms: tuple[float | None, ...] = ()

@@ -28,9 +28,9 @@ class Row:
     key: Mapping[str, Value]
     #: None for a delete, and for a row that could not be read or encoded.
     payload: Mapping[str, Value] | None
-    #: The version that the source itself keeps (rowversion as 0x-hex); None if only the content tells.
+    #: The version that the source itself keeps (rowversion as 0x-hex); None if only the content shows a change.
     version: str | None = None
-    #: The columns of the payload by which no change is noticed.
+    #: The columns of the payload whose changes are ignored.
     unnoticed: Collection[str] = ()
     #: The row's cursor value.
     at: str = ""
@@ -43,12 +43,12 @@ class Row:
     nameless: bool = False
     #: It lies before the cursor, and is read once more because rows may have been committed late there.
     again: bool = False
-    #: Its time is ahead of the source's clock, and it is read by every poll until the clock has come there.
+    #: Its time is ahead of the source's clock, and every poll reads it until the clock has reached that time.
     ahead: bool = False
 
     @property
     def content(self) -> Mapping[str, Value] | None:
-        """The values by which a change is noticed."""
+        """The values whose changes are noticed."""
         if self.payload is None:
             return None
         return {name: value for name, value in self.payload.items() if name not in self.unnoticed}
@@ -56,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Note:
-    """What an operator should know of a stream that goes on."""
+    """A remark for the operator about a stream that continues."""
 
     #: One line.
     text: str
@@ -74,7 +74,7 @@ class Page:
     """Rows in cursor order. A page without rows only moves the cursor."""
 
     rows: tuple[Row, ...]
-    #: The cursor behind the last row; never before the cursor that the page was read from.
+    #: The cursor after the last row; never before the cursor that the page was read from.
     cursor: Cursor
     #: Notes for an operator, one line each.
     notes: tuple[str, ...] = ()
@@ -87,5 +87,5 @@ class Scanned:
     """A row of a full scan."""
 
     row: Row
-    #: It lies behind the cursor, so that the next poll will find it.
+    #: It lies after the cursor, so that the next poll will find it.
     is_ahead: bool

@@ -1,9 +1,9 @@
-"""Text from elsewhere that is shown or kept: it must not drive a terminal, nor show other than what it says."""
+"""Text from elsewhere, made safe to show or keep: it cannot control a terminal, nor look like other text."""
 
 import json
 import re
 
-# Controls, line and paragraph separators, and what is invisible or changes the direction of text.
+# Controls, line and paragraph separators, and characters that are invisible or change the direction of text.
 _UNSEEN = (
     "\x00-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
     "\ufff9-\ufffb\U000e0000-\U000e007f"
@@ -38,5 +38,5 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def has_surrogate(text: str) -> bool:
-    """Tell whether a text has half of a surrogate pair: a byte of an argument or a variable that is no character."""
+    """Tell whether a text has half of a surrogate pair: a byte of an argument or variable that is not valid UTF-8."""
     return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)

@@ -13,9 +13,9 @@ class DeclaredRelation:
 
     #: Empty for the stream itself; a child's name, and those of the children above it: `lines/taxes`.
     path: str
-    #: Differs where the settings name another table or query: its columns are then no change of the source.
+    #: Differs if the settings name another table or query, whose other columns are no change of the source.
     identity: str
-    #: Name and declared type, in the order of the names; the type is empty if the database tells none.
+    #: Name and declared type, in the order of the names; the type is empty if the database reports none.
     columns: tuple[tuple[str, str], ...]
 
 
@@ -24,12 +24,12 @@ class SchemaChange:
     """A column of the source that has appeared, has gone, or has another type."""
 
     kind: ChangeKind
-    #: Of a child with its name: `lines.quantity`.
+    #: Its name, after that of the child if it belongs to one: `lines.quantity`.
     column: str
     #: The declared types; None where there is no such column.
     before: str | None
     after: str | None
-    #: Its values are in the payload, as the settings are; None if it has gone.
+    #: Whether its values are in the payload with the present settings; None if it has gone.
     is_sent: bool | None
 
     @property
@@ -51,7 +51,7 @@ def _parenthesize(declared: str | None) -> str:
 def list_schema_changes(
     before: Sequence[DeclaredRelation], now: Sequence[DeclaredRelation], sent: frozenset[str]
 ) -> list[SchemaChange]:
-    """Return what has changed in relations that were read before; of another table or a new child nothing is said.
+    """Return the changes in relations that were read before; another table or a new child is not a change.
 
     Args:
         sent: The columns in the payload, those of a child with its name.

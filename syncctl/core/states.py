@@ -4,10 +4,10 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """Where a record stands. `retrying` is shown for PENDING with attempts behind it; it is not stored."""
+    """The state of a record. A PENDING record with earlier attempts is shown as `retrying`, which is not stored."""
 
     PENDING = "pending"
-    QUEUED = "queued"  # of older versions of syncctl
+    QUEUED = "queued"  # only older versions of syncctl set it
     SENDING = "sending"
     DELIVERED = "delivered"
     FAILED = "failed"
@@ -20,7 +20,7 @@ UNFINISHED_COUNTS = ("pending", "retrying", "queued", "sending")
 """The names under which unfinished records are counted."""
 TERMINAL = (State.DELIVERED, State.FAILED, State.SUPERSEDED, State.DISCARDED)
 RETRYING = "retrying"
-"""The name of PENDING records that wait for another attempt than their first."""
+"""The name of PENDING records that wait for an attempt after their first."""
 SELECTABLE = (State.PENDING.value, RETRYING, State.SENDING.value, *(state.value for state in TERMINAL))
 """The states by which records are selected and counted."""
 

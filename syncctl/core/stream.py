@@ -15,7 +15,7 @@ Mode = Literal["rowversion", "increasing", "change_tracking", "flag", "snapshot"
 SCANS: frozenset[Mode] = frozenset({"change_tracking", "flag", "snapshot"})
 """The modes without a cursor column: they read rows in the order of the key."""
 CHANGE_TRACKING = "change_tracking"
-"""The `cursor` of a child whose table's record of changes is followed."""
+"""The `cursor` of a child that is followed by the change tracking of its table."""
 Decimals = Literal["number", "string"]
 Ambiguous = Literal["retry", "fail"]
 Order = Literal["latest", "strict", "none"]
@@ -71,12 +71,12 @@ class Partner:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     #: The deadline of a whole call.
     timeout_seconds: float = 30.0
-    #: Calls in so many seconds, of all workers together; None: no limit.
+    #: Calls, and the seconds in which all workers together may make them; None: no limit.
     rate: tuple[int, float] | None = None
     #: Concurrent calls of all workers together; None: as many as the partner keeps up with.
     max_in_flight: int | None = None
     breaker: BreakerRules = field(default_factory=BreakerRules)
-    #: Where the settings have it, if not under `partners`.
+    #: Its place in the settings, if not under `partners`.
     section: str = ""
 
     @property
@@ -117,7 +117,7 @@ class Batching:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Child:
-    """Rows of another table that belong to a row, and go with it under a name of their own: the lines of an order."""
+    """Rows of another table that belong to a row and are sent in one of its fields: the lines of an order."""
 
     #: The field of the row that holds them.
     name: str
@@ -137,7 +137,7 @@ class Child:
     one: bool = False
     #: More rows of one parent fail its record.
     max_rows: int = 10_000
-    #: The column that orders changes, or `change_tracking`; None: a changed child alone is not seen.
+    #: The column that orders changes, or `change_tracking`; None: a change of a child alone is not noticed.
     cursor: str | None = None
     #: How the values of a column are masked before they leave the source.
     mask: Mapping[str, Mask] = field(default_factory=dict)
@@ -148,7 +148,7 @@ class Child:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lookup:
-    """How the partner is asked whether it has an object of a row."""
+    """How the partner is asked whether it has an object for a row."""
 
     #: May hold `{column}` placeholders.
     path: str
@@ -173,7 +173,7 @@ class Stream:
     key: tuple[str, ...] = ()
     #: None: the safest mode that the table allows.
     mode: Mode | None = None
-    #: None: what the mode finds.
+    #: None: the column that the mode finds.
     cursor: str | None = None
     #: `beginning`, `now`, or a cursor value as text.
     start: str = "beginning"
@@ -196,7 +196,7 @@ class Stream:
     acknowledge: str | None = None
     #: Mode flag: the statement to run in the source after a row has failed for good.
     acknowledge_failed: str | None = None
-    #: What the columns of a row get of the outcome of its record: names of `core/write_backs.py`.
+    #: By column of the row, the value that it gets from the record's outcome: a name from `core/write_backs.py`.
     write_back: Mapping[str, str] = field(default_factory=dict)
     max_delete_share: float = 0.5
     decimals: Decimals = "number"
@@ -213,19 +213,19 @@ class Stream:
     #: None: deleted rows are sent to `method` and `path`.
     delete_method: str | None = None
     delete_path: str = "/"
-    #: Rows of which the partner has an object go there; None: to `method` and `path`, as all others.
+    #: Rows for which the partner has an object are sent there; None: to `method` and `path`, like all others.
     update_method: str | None = None
     update_path: str = "/"
-    #: What happens if the partner does not have the object any more.
+    #: What happens if the partner no longer has the object.
     missing: Missing = "fail"
     #: False: deleted rows are not sent.
     sends_deletes: bool = True
     #: Where values of the partner stand in its accepted answers, by name: `header:NAME`, or a path into the JSON.
     capture: Mapping[str, str] = field(default_factory=dict)
-    #: Asks whether the partner has an object of a row; None: nothing does.
+    #: How the partner is asked whether it has an object for a row; None: it is not asked.
     lookup: Lookup | None = None
     content_type: str | None = None
-    #: Empty: the row as it is.
+    #: Empty: the row unchanged.
     fields: tuple[FieldRule, ...] = ()
     #: A template in place of `fields`.
     body: str | None = None
@@ -242,7 +242,7 @@ class Stream:
     #: Order strict: how long a failed version holds back newer ones; None: forever.
     strict_hold_seconds: float | None = None
     retry: RetrySchedule
-    #: After so many of the same refusal in a row, with nothing accepted between, the stream is held; 0: never.
+    #: How many times in a row the same refusal, with nothing accepted in between, holds the stream; 0: never.
     pause_after_refusals: int = 20
     batch_size: int = 500
     #: Bytes of rows per batch; a batch of large rows holds fewer records.
@@ -251,7 +251,7 @@ class Stream:
     window: int = 2000
     lease_seconds: float = 15.0
     append_only: bool = False
-    #: What a status means, if not the usual.
+    #: The stream's own verdicts by status, where they differ from the usual ones.
     outcomes: OutcomeRules = field(default_factory=OutcomeRules)
     #: The condition on the JSON of a 2xx answer for a record to be accepted.
     accepted_when: str | None = None
@@ -267,14 +267,14 @@ class Stream:
 
     @property
     def keeps_remote(self) -> bool:
-        """Whether the ledger keeps what the partner says of its object for a row."""
+        """Whether the ledger keeps the partner's answers about its object for a row."""
         return bool(self.capture) or self.update_method is not None or self.lookup is not None
 
     @property
     def waits_in_doubt(self) -> bool:
         """Whether, under order `latest`, a version waits for an older one that may bring the partner's values.
 
-        With a lookup none does: the newest version asks for them itself.
+        With a lookup no version waits: the newest one asks for them itself.
         """
         needs_object = self.update_method is not None or bool(find_remote_names(self.delete_path))
         return self.order == "latest" and needs_object and self.lookup is None and not self.append_only
@@ -291,7 +291,7 @@ class Stream:
 
     @property
     def command_name(self) -> str:
-        """Its name in commands: of a child that is read like a stream, the name of the stream."""
+        """Its name in commands; a child that is read like a stream has the name of its stream."""
         return self.name.partition(".")[0]
 
 

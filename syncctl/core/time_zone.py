@@ -1,4 +1,4 @@
-"""Days and hours of a time zone, those of 23 and 25 hours included; names as in the IANA time zone database."""
+"""Days and hours of a time zone, also days of 23 and 25 hours; names as in the IANA time zone database."""
 
 from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
@@ -7,7 +7,7 @@ from syncctl.core.spelling import find_near
 
 HOUR = timedelta(hours=1)
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
-"""Before every time that is stored: the bound of a range which an index alone can count, unlike `$exists`."""
+"""Before every stored time. A range with this bound can be counted from an index alone, unlike `$exists`."""
 _NO_PLACES = {"localtime", "posixrules", "Factory"}
 
 
@@ -20,15 +20,15 @@ def load_zone(name: str) -> tzinfo:
     if name.upper() in ("UTC", "Z", "ETC/UTC"):
         return UTC
     known = available_timezones() - _NO_PLACES
-    by_folded = {each.casefold().replace(" ", "_"): each for each in known}
+    by_folded = {zone.casefold().replace(" ", "_"): zone for zone in known}
     folded = name.strip().casefold().replace(" ", "_")
     try:
         if name in known:
             return ZoneInfo(name)
     except (ValueError, OSError, ZoneInfoNotFoundError):
         pass
-    # Cities are known by their own name: "berlin" means Europe/Berlin.
-    cities = {each.casefold().rpartition("/")[2]: each for each in sorted(known, reverse=True)}
+    # A city is also known by its name alone: "berlin" means Europe/Berlin.
+    cities = {zone.casefold().rpartition("/")[2]: zone for zone in sorted(known, reverse=True)}
     near = by_folded.get(folded) or cities.get(folded)
     if near is None and (guess := find_near(folded, by_folded) or find_near(folded.rpartition("/")[2], cities)):
         near = by_folded.get(guess) or cities.get(guess)
@@ -72,7 +72,7 @@ def start_of_day(local: datetime, days: int, zone: tzinfo) -> datetime:
 
 
 def shift_back(since: datetime, until: datetime, zone: tzinfo) -> datetime:
-    """Return the start of the period before: as many days where both ends begin one, else as many hours."""
+    """Return the start of the period before: as many days if both ends begin a day, otherwise as many hours."""
     local_since, local_until = since.astimezone(zone), until.astimezone(zone)
     if since == floor_day(since, zone) and until == floor_day(until, zone):
         return start_of_day(local_since, -(local_until.date() - local_since.date()).days, zone)
@@ -94,6 +94,6 @@ def shorten_time(at: datetime, zone: tzinfo, *, is_day: bool) -> str:
 
 
 def is_cut_by_hours(at: datetime, zone: tzinfo) -> bool:
-    """Tell whether the hours of a zone begin with those of UTC: not so where its offset has half hours."""
+    """Tell whether the hours of a zone begin when those of UTC do; not so if its offset is not in whole hours."""
     offset = at.astimezone(zone).utcoffset() or timedelta()
     return not offset % HOUR

@@ -12,17 +12,17 @@ from typing import Any
 from syncctl.core.rows import Value
 
 _EXACT_BELOW = 2.0**53
-"""Whole numbers below it are written out, so a shorter one of the same 32 bits would only be a wrong one."""
+"""Whole numbers below it are written out, so a shorter number with the same 32 bits would only be wrong."""
 
 
 def to_value(raw: object) -> Value:
     """Return the exact JSON-safe form of what a database driver returned.
 
-    Decimals and integers keep every digit. Dates and times become ISO 8601 text with what fraction and offset
+    Decimals and integers keep every digit. Dates and times become ISO 8601 text with whatever fraction and offset
     they have, GUIDs lower-case text, binary base64 text.
 
     Raises:
-        ValueError: JSON cannot represent it; the message says why, and never holds the value of a text.
+        ValueError: JSON cannot represent it; the message says why, and never contains the value of a text.
     """
     kind = type(raw)
     if kind is int or (kind is str and raw.isascii()):  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Write-back: what a row of the source gets of the outcome of its record."""
+"""Write-back: the values that a row of the source gets from the outcome of its record."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Ended:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WriteBack:
-    """What one row gets: values by the names that the stream's `write_back` gives them."""
+    """The values that one row gets, by the names that the stream's `write_back` gives them."""
 
     id: str
     key_id: str
@@ -61,12 +61,12 @@ class Written:
 
 
 def choose_values(record: Ended, remote: Mapping[str, Value], wanted: Iterable[str]) -> dict[str, Value | datetime]:
-    """Return the values that a row gets of an outcome; a value that is not among them stays as it is in the row.
+    """Return the values that a row gets from an outcome; a value that is not among them stays as it is in the row.
 
-    A failure leaves the time of the last delivery. What the partner answered is written once it is known.
+    A failure leaves the time of the last delivery in place. The partner's values are written once they are known.
 
     Args:
-        remote: What the partner answered, by name.
+        remote: The values from the partner's answers, by name.
         wanted: The names of the values that the stream writes.
     """
     plain: dict[str, Value | datetime] = {

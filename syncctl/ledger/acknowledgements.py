@@ -1,4 +1,4 @@
-"""Mode flag: the finished records that the source has not been told of."""
+"""Mode flag: the finished records whose ending has yet to be reported to the source."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -18,12 +18,12 @@ Doc = dict[str, Any]
 AGAIN_SECONDS = 60.0
 """How long after a failure the statement is run again."""
 NEW_VERSION_SECONDS = 1.0
-"""How long after a row was written to its statement is run again: not in the same loop, but by the next poll."""
+"""How long after a write to its row the statement for a record is run again: by the next poll, not in the same loop."""
 _FIELDS = {"key_id": True, "key": True, "hash": True, "state": True, "acknowledge": True}
 
 
 class Acknowledgements:
-    """A record of mode flag keeps `acknowledge` until the source has been told how it ended."""
+    """The reports to the source: a record of mode flag keeps `acknowledge` until its ending is reported."""
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._records: Collection[Doc] = database["records"]
@@ -31,22 +31,22 @@ class Acknowledgements:
 
     @edge
     def find(self, stream: str, *, failed_too: bool, limit: int) -> list[Acknowledgement]:
-        """Return records that were delivered, or given up for good, and of which the source has not been told.
+        """Return records that were delivered, or given up for good, and not yet reported to the source.
 
         Args:
-            failed_too: Whether the source is told of failed and discarded records too.
+            failed_too: Whether failed and discarded records are reported to the source too.
         """
         rested = {"$lte": [{"$ifNull": ["$acknowledge.due_at", None]}, "$$NOW"]}
         query = {**_of(stream, failed_too=failed_too), "acknowledge": {"$exists": True}, "$expr": rested}
-        found = self._records.find(query, _FIELDS, limit=limit)
-        return [_read(record) for record in found.hint(TO_ACKNOWLEDGE)]
+        records = self._records.find(query, _FIELDS, limit=limit)
+        return [_read(record) for record in records.hint(TO_ACKNOWLEDGE)]
 
     @edge
     def begin(self, finished: Sequence[Acknowledgement], results: Sequence[Acknowledged]) -> None:
-        """Note, before it happens, that these statements are committed; safe to repeat.
+        """Note that these statements are about to be committed; safe to repeat.
 
-        A process may die right after the commit. Without the note, the next one would take a row that was flagged again
-        in the meantime for one whose statement never ran, and acknowledge it unsent.
+        A process may die right after the commit. Without the note, the next process would mistake a row that was
+        flagged again since then for one whose statement never ran, and acknowledge it unsent.
         """
         versions = {record.id: record.version for record in finished}
         writes = [
@@ -72,7 +72,7 @@ class Acknowledgements:
                     "acknowledge.error": {"$literal": result.error},
                     "acknowledge.due_at": in_future(AGAIN_SECONDS),
                 }
-                # Its statement was rolled back, unless an earlier one was found begun.
+                # This statement was rolled back; a note about an earlier one stays.
                 gone = ["acknowledge.begun"] if record.begun is None else []
                 writes.append(UpdateOne(guard, [{"$set": later}, *({"$unset": name} for name in gone)]))
                 continue
@@ -92,31 +92,31 @@ class Acknowledgements:
 
     @edge
     def find_streams(self, streams: Iterable[str]) -> list[str]:
-        """Return those of these streams of whose records the source has not been told yet."""
+        """Return the given streams that have records which were not reported to the source yet."""
         query = {**_ended(failed_too=True), "acknowledge": {"$exists": True}}
-        # One look for each stream that has some: the index does not hold `acknowledge`, and they may be millions.
-        found: set[str] = set()
+        # One lookup per stream with such records: the index does not hold `acknowledge`, and they may be millions.
+        waiting: set[str] = set()
         last = ""
         while next_one := self._records.find_one(
             {"stream": {"$gt": last}, **query}, {"stream": True}, sort=[("stream", 1)], hint=TO_ACKNOWLEDGE
         ):
             last = next_one["stream"]
-            found.add(last)
-        return [name for name in streams if name in found]
+            waiting.add(last)
+        return [name for name in streams if name in waiting]
 
     @edge
     def find_refused(self, stream: str, *, failed_too: bool) -> tuple[int, str] | None:
-        """Return of how many records the source could not be told, and one reason; None if there are none.
+        """Return how many records could not be reported to the source, and one reason; None if there are none.
 
         Args:
-            failed_too: Whether the source is told of failed and discarded records too.
+            failed_too: Whether failed and discarded records are reported to the source too.
         """
         refused = {"acknowledge": {"$exists": True}, "acknowledge.error": {"$exists": True}}
         query = {**_of(stream, failed_too=failed_too), **refused}
-        found = self._records.find_one(query, {"acknowledge": True}, hint=TO_ACKNOWLEDGE)
-        if found is None:
+        record = self._records.find_one(query, {"acknowledge": True}, hint=TO_ACKNOWLEDGE)
+        if record is None:
             return None
-        return self._records.count_documents(query, hint=TO_ACKNOWLEDGE), str(found["acknowledge"]["error"])
+        return self._records.count_documents(query, hint=TO_ACKNOWLEDGE), str(record["acknowledge"]["error"])
 
 
 def _of(stream: str, *, failed_too: bool) -> Doc:

@@ -1,7 +1,7 @@
 """The `alerts` collection: one document per alert with its state and its unsent messages, and one per channel.
 
-An alert begins and ends with one write, which also holds the messages to send: what two evaluate at once, or what a
-process does not send before it dies, is neither sent twice nor lost.
+An alert begins and ends with one write, which also stores the messages to send. So no message is sent twice because two
+processes evaluate at once, and none is lost because a process dies before it sends it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,11 +23,11 @@ RESOLVED = "resolved"
 MESSAGES_AT_MOST = 40
 """Unsent messages of one alert; the oldest are dropped."""
 WATCHED_SECONDS = 180.0
-"""A longer gap, in which no process notes that it watches, ends the time in which somebody watched."""
+"""A longer gap, in which no process notes that it watches, ends the time in which alerts were watched."""
 RESTS_SECONDS = 300.0
-"""How long an alert that ended does not begin again: two processes with different settings send less."""
+"""How long an alert that ended does not begin again, so that processes with different settings send fewer messages."""
 PLAN_KEPT_SECONDS = 60.0
-"""How long after the last sign of a process another one with different settings measures by its own."""
+"""How long after the last sign of one process another one with different settings begins to measure by its own."""
 _CHANNEL = "channel:"
 _WATCH = "watch"
 _IS_KEPT: Doc = {"$gt": [{"$add": ["$$this.at", round(PLAN_KEPT_SECONDS * 1000)]}, "$$NOW"]}
@@ -37,7 +37,7 @@ _END = {"ended_at": "$$NOW", "lasted_since": "$condition_since"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlertKey:
-    """What an alert is about: a rule, and the stream, partner or source that it was measured of; else the project."""
+    """The subject of an alert: a rule, and the stream, partner or source that was measured, otherwise the project."""
 
     rule: str
     stream: str | None = None
@@ -55,7 +55,7 @@ class AlertKey:
         )
 
     def to_document(self) -> dict[str, str | None]:
-        """Return what it is about, as the ledger, logs and messages name it."""
+        """Return the subject as the ledger, logs and messages name it."""
         return asdict(self)
 
     @property
@@ -92,10 +92,11 @@ class AlertMessage:
     detail: str
     #: How often it was repeated; 0 for the first message.
     repeated: int
-    #: How often it was tried, and how many of these tries may have reached people.
+    #: How often it was tried.
     tries: int = 0
+    #: How many of these tries may have reached people.
     ambiguous: int = 0
-    #: It is not tried before.
+    #: It is not tried before this time.
     next_at: datetime | None = None
 
 
@@ -108,23 +109,23 @@ class Alerts:
 
     @edge
     def load_all(self) -> dict[str, Doc]:
-        """Return what is known of each alert, also of those that have ended, by its id."""
-        return {found["_id"]: found for found in self._alerts.find({"rule": {"$exists": True}})}
+        """Return the document of each alert by its id, also of those that have ended."""
+        return {alert["_id"]: alert for alert in self._alerts.find({"rule": {"$exists": True}})}
 
     @edge
     def note_watched(self) -> None:
-        """Note that a process watches; `load_watched_since` says since when one has without a long gap."""
+        """Note that a process watches; `load_watched_since` returns since when one has, without a long gap."""
         since = {"$cond": [_IS_WATCHED, {"$ifNull": ["$since", "$$NOW"]}, "$$NOW"]}
         self._alerts.update_one({"_id": _WATCH}, [{"$set": {"since": since, "at": "$$NOW"}}], upsert=True)
 
     @edge
     def claim_plan(self, fingerprint: str, *, process: str, started_at: datetime) -> bool:
-        """Return whether a process may measure: of processes with different settings, those of the last one to start.
+        """Return whether a process may measure: if their settings differ, only those like the last one to start may.
 
-        Safe to repeat. One that may not is noted, for `doctor`.
+        Safe to repeat. A process that may not measure is noted too, for `doctor`.
 
         Args:
-            fingerprint: Of what the settings say of alerts.
+            fingerprint: The fingerprint of the settings about alerts.
             started_at: When the process started, by MongoDB's clock.
         """
         mine = {"fingerprint": fingerprint, "process": process, "started_at": started_at}
@@ -132,25 +133,25 @@ class Alerts:
         known = {"$ifNull": ["$plans", []]}
         others = {"$filter": {"input": known, "cond": {"$and": [_IS_KEPT, {"$not": [is_mine]}]}}}
         same = {"$filter": {"input": known, "cond": {"$and": [_IS_KEPT, is_mine]}}}
-        # Of several with the same settings, the last one to start counts.
+        # Among processes with the same settings, the last one to start decides.
         newest = {"$max": [started_at, {"$max": {"$map": {"input": same, "in": "$$this.started_at"}}}]}
         stated: Doc = {name: {"$literal": value} for name, value in mine.items()}
         changes = {"plans": {"$concatArrays": [others, [{**stated, "started_at": newest, "at": "$$NOW"}]]}}
-        found: Any = self._alerts.find_one_and_update(
+        watch: Any = self._alerts.find_one_and_update(
             {"_id": _WATCH}, [{"$set": changes}], {"plans": True}, upsert=True, return_document=ReturnDocument.AFTER
         )
-        return bool(_list_newest_first(found["plans"])[0]["fingerprint"] == fingerprint)
+        return bool(_list_newest_first(watch["plans"])[0]["fingerprint"] == fingerprint)
 
     @edge
     def load_plans(self) -> list[Doc]:
-        """Return the settings of the processes that watch, those that hold first; one for each that differs."""
+        """Return the distinct settings of the processes that watch, those that are in force first."""
         kept = {"plans": {"$filter": {"input": {"$ifNull": ["$plans", []]}, "cond": _IS_KEPT}}}
-        found: Doc = next(self._alerts.aggregate([{"$match": {"_id": _WATCH}}, {"$project": kept}]), {})
-        return _list_newest_first(found.get("plans", []))
+        watch: Doc = next(self._alerts.aggregate([{"$match": {"_id": _WATCH}}, {"$project": kept}]), {})
+        return _list_newest_first(watch.get("plans", []))
 
     @edge
     def note_held(self, keys: Sequence[AlertKey]) -> None:
-        """Note that something else holds what these alerts are about: their time begins when it no longer does."""
+        """Note that something else holds the subjects of these alerts: their time begins when it no longer does."""
         held = [UpdateOne({"_id": key.id}, [{"$set": _name(key) | {"held_at": "$$NOW"}}], upsert=True) for key in keys]
         if held:
             self._alerts.bulk_write(held, ordered=False)
@@ -158,26 +159,26 @@ class Alerts:
     @edge
     def load_watched_since(self) -> datetime | None:
         """Return since when a process has watched without a long gap; None if none watches now."""
-        found = self._alerts.find_one({"_id": _WATCH, "at": {"$type": "date"}, "$expr": _IS_WATCHED})
-        since: datetime | None = found["since"] if found else None
+        watch = self._alerts.find_one({"_id": _WATCH, "at": {"$type": "date"}, "$expr": _IS_WATCHED})
+        since: datetime | None = watch["since"] if watch else None
         return since
 
     @edge
     def take_costly(self, *, seconds: float) -> bool:
-        """Return whether the costly rules are to be measured: once in so many seconds, by one process."""
+        """Return whether to measure the costly rules now: one process does so, once in this many seconds."""
         self._alerts.update_one({"_id": _WATCH}, {"$setOnInsert": {"created": True}}, upsert=True)
         taken = [{"$set": {"costly_at": in_future(seconds)}}]
         return self._alerts.update_one({"_id": _WATCH, "$expr": _has_passed("costly_at")}, taken).matched_count == 1
 
     @edge
     def note_condition(self, key: AlertKey) -> None:
-        """Note when what a rule measures was first seen. Safe to repeat."""
+        """Note when the condition of a rule was first seen. Safe to repeat."""
         first = {"$ifNull": ["$condition_since", "$$NOW"]}
         self._alerts.update_one({"_id": key.id}, [{"$set": _name(key) | {"condition_since": first}}], upsert=True)
 
     @edge
     def clear_condition(self, alert: Doc) -> None:
-        """Note that what a rule measures has ended before the alert fired, and when it began and ended."""
+        """Note that the condition of a rule has ended before the alert fired, and when it began and ended."""
         guard = {"_id": alert["_id"], "state": {"$ne": FIRING}, "condition_since": {"$exists": True}}
         self._alerts.update_one(guard, [{"$set": _END}, {"$unset": "condition_since"}])
 
@@ -193,10 +194,10 @@ class Alerts:
         detail: str,
         channels: Sequence[str],
     ) -> bool:
-        """Begin an alert, with one message for each channel; False if it has just ended, or was changed meanwhile.
+        """Begin an alert, with one message for each channel; False if it has just ended, or was changed since `known`.
 
         Args:
-            known: What was known of the alert when it was measured.
+            known: The document of the alert when it was measured.
         """
         self._alerts.update_one({"_id": key.id}, {"$setOnInsert": key.to_document()}, upsert=True)
         facts = {"state": FIRING, "value": value, "threshold": threshold, "since": since, "detail": detail}
@@ -211,7 +212,7 @@ class Alerts:
 
     @edge
     def refresh(self, known: Doc, *, value: float, threshold: float, detail: str) -> None:
-        """Keep the present value of an alert that fires."""
+        """Store the present value of an alert that fires."""
         facts = {"value": value, "threshold": threshold, "detail": detail}
         self._alerts.update_one(_guard(known["_id"], known, {"state": FIRING}), {"$set": facts})
 
@@ -219,7 +220,7 @@ class Alerts:
     def repeat(self, known: Doc, *, after_seconds: float, channels: Sequence[str]) -> bool:
         """Repeat the message of an alert that fires, if the last one is old enough and its channel has sent it.
 
-        One that no channel was told of yet is told now.
+        An alert without any message so far gets its first one now.
         """
         is_old = {"$lte": ["$notified_at", {"$subtract": ["$$NOW", round(after_seconds * 1000)]}]}
         guard = _guard(known["_id"], known, {"state": FIRING, "$expr": is_old})
@@ -233,7 +234,7 @@ class Alerts:
 
     @edge
     def resolve(self, known: Doc, *, value: float, detail: str, channels: Sequence[str]) -> bool:
-        """End an alert, with one message for each channel; False if another process has changed it meanwhile."""
+        """End an alert, with one message for each channel; False if another process has changed it since `known`."""
         facts = {"state": RESOLVED, "value": value, "detail": detail}
         message = facts | {"threshold": known["threshold"], "since": known["since"], "repeated": 0}
         changes: Doc = {name: {"$literal": fact} for name, fact in facts.items()}
@@ -243,37 +244,37 @@ class Alerts:
 
     @edge
     def list_messages(self, channel: str) -> list[AlertMessage]:
-        """Return what a channel has yet to send, the oldest first."""
+        """Return the messages that a channel has yet to send, the oldest first."""
         messages = [
-            _read_message(found, message)
-            for found in self._alerts.find({"outbox.channel": channel})
-            for message in found["outbox"]
+            _read_message(alert, message)
+            for alert in self._alerts.find({"outbox.channel": channel})
+            for message in alert["outbox"]
             if message["channel"] == channel
         ]
         return sorted(messages, key=lambda message: message.at)
 
     @edge
     def note_sent(self, message: AlertMessage) -> None:
-        """Take a message off what is to be sent."""
+        """Remove a message that was sent from the unsent ones."""
         sent = {"$pull": {"outbox": {"id": message.id}}, "$currentDate": {"last_sent_at": True}}
         self._alerts.update_one({"_id": message.key.id}, sent)
 
     @edge
     def note_try(self, message: AlertMessage, *, is_ambiguous: bool, wait_seconds: float) -> None:
-        """Note that a message was not taken, and let it wait."""
+        """Note that the channel did not accept a message, and let the message wait."""
         tried = {
             "tries": message.tries + 1,
             "ambiguous": message.ambiguous + is_ambiguous,
             "next_at": in_future(wait_seconds),
         }
         is_it = {"$eq": ["$$this.id", {"$literal": message.id}]}
-        each = {"$cond": [is_it, {"$mergeObjects": ["$$this", tried]}, "$$this"]}
-        changes = {"outbox": {"$map": {"input": "$outbox", "in": each}}}
+        entry = {"$cond": [is_it, {"$mergeObjects": ["$$this", tried]}, "$$this"]}
+        changes = {"outbox": {"$map": {"input": "$outbox", "in": entry}}}
         self._alerts.update_one({"_id": message.key.id, "outbox.id": message.id}, [{"$set": changes}])
 
     @edge
     def give_up(self, message: AlertMessage, reason: str) -> None:
-        """Take a message off what is to be sent although no channel took it, and note that with its channel."""
+        """Remove a message that was never accepted from the unsent ones, and note that with its channel."""
         self._alerts.update_one({"_id": message.key.id}, {"$pull": {"outbox": {"id": message.id}}})
         facts = {**message.key.to_document(), "state": message.state, "reason": reason}
         given_up: Doc = {name: {"$literal": value} for name, value in facts.items()}
@@ -282,7 +283,7 @@ class Alerts:
 
     @edge
     def forget_given_up(self, channel: str) -> None:
-        """Forget the message of a channel that was given up: a person has tried the channel since."""
+        """Forget the message that a channel gave up, because a person has tried the channel since."""
         self._alerts.update_one({"_id": _CHANNEL + channel}, {"$unset": {"given_up": True}})
 
     @edge
@@ -296,22 +297,22 @@ class Alerts:
 
     @edge
     def release_channel(self, channel: str) -> None:
-        """Let another process send."""
+        """Let another process send through a channel."""
         self._alerts.update_one({"_id": _CHANNEL + channel}, {"$unset": {"until": True}})
 
     @edge
     def note_channel(
         self, channel: str, error: str | None, *, rest_seconds: float = 0.0, refused: Mapping[str, str] | None = None
     ) -> None:
-        """Note what came of the last message of a channel.
+        """Note the result of the last message of a channel.
 
         Args:
-            rest_seconds: How long it is left alone after an error.
-            refused: The recipients that did not get a message which was taken, each with what the server said.
+            rest_seconds: How long the channel is left alone after an error.
+            refused: The recipients that did not get an accepted message, each with the server's reply.
         """
         identity = {"_id": _CHANNEL + channel}
         if error is None:
-            # In a list: an address has dots.
+            # In a list, because a field name should have no dots, and an address has some.
             listed = [{"recipient": recipient, "reply": reply} for recipient, reply in (refused or {}).items()]
             works: Doc = {"last_sent_at": "$$NOW", "failures": 0, "refused": {"$literal": listed}}
             unset = ["error", "failing_since", "next_at"]
@@ -327,9 +328,9 @@ class Alerts:
 
     @edge
     def load_channels(self) -> dict[str, Doc]:
-        """Return what is known of each channel, by its name."""
-        found = self._alerts.find({"_id": {"$regex": f"^{_CHANNEL}"}})
-        return {channel["_id"].removeprefix(_CHANNEL): channel for channel in found}
+        """Return the document of each channel, by its name."""
+        channels = self._alerts.find({"_id": {"$regex": f"^{_CHANNEL}"}})
+        return {channel["_id"].removeprefix(_CHANNEL): channel for channel in channels}
 
 
 def _name(key: AlertKey) -> Doc:

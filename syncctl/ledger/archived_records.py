@@ -16,19 +16,19 @@ _READING: JSONOptions = RELAXED_JSON_OPTIONS.with_options(tz_aware=True, tzinfo=
 def to_line(document: Mapping[str, Any]) -> bytes:
     """Return the line of a stored record, its id first.
 
-    A column may have the name of a type of Extended JSON, such as `$date`: those with a `$` are written as pairs.
+    A column may have the name of a type of Extended JSON, such as `$date`, so objects with such names become pairs.
     """
     escaped = {"_id": document["_id"], **{name: escape_operators(value) for name, value in document.items()}}
     return dumps(escaped, json_options=RELAXED_JSON_OPTIONS).encode() + b"\n"
 
 
 def begin_line(record_id: str) -> bytes:
-    """Return what the line of a record begins with whose id begins with this text."""
+    """Return the beginning of the line of any record whose id begins with this text."""
     return dumps({"_id": record_id}, json_options=RELAXED_JSON_OPTIONS).encode()[:-2]
 
 
 def read_line(line: bytes) -> Doc | None:
-    """Return the record of a line, its key and its row decoded; None if it is none."""
+    """Return the record of a line, its key and its row decoded; None if the line is not a record."""
     try:
         document = loads(line, json_options=_READING)
         payload = document["payload"]

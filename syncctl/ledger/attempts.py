@@ -1,4 +1,4 @@
-"""Attempts in the order in which they were written, as `tail` follows them, and the newest that went wrong."""
+"""Attempts in the order in which they were written, as `tail` follows them, and the newest failures."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ Doc = dict[str, Any]
 
 ATTEMPT = "attempt"
 NOT_ATTEMPTS = ("unsendable", "lost")
-"""What a history holds, besides attempts, of what went wrong."""
+"""The actions of the entries in a history, besides attempts, that report a failure."""
 LAST_ENTRIES = 3
-"""How many entries of a record's history are searched for what went wrong."""
+"""How many entries of a record's history are searched for failures."""
 _RECORD_FIELDS: Doc = dict.fromkeys(("stream", "key", "updated_at"), True)
 
 
@@ -33,14 +33,14 @@ class Attempt:
     id: str
     attempt: int
     outcome: str | None
-    #: What became of the record; None if the outcome came late, after another process had taken the record over.
+    #: The state that followed; None if the outcome came late, after another process had taken the record over.
     state: str | None
     status: int | None
     latency_ms: float | None
     error: str | None
     fingerprint: str | None
     excerpt: str | None
-    #: What the partner said of its object, if the call asked for it.
+    #: The partner's answer about its object, if the call asked for it.
     lookup: str | None
     late: bool
     worker: str | None
@@ -57,7 +57,7 @@ class ChangedRecord:
 
 
 class Attempts:
-    """Only ever reads. Every write of an attempt sets the record's `updated_at`, which an index keeps in order."""
+    """Reads only. Every write of an attempt sets the record's `updated_at`, which an index keeps in order."""
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._records: Collection[Doc] = database["records"]
@@ -91,31 +91,31 @@ class Attempts:
         is_attempt = {"$and": [{"$eq": ["$$this.action", ATTEMPT]}, {"$gte": ["$$this.at", attempts_since]}]}
         fields = {**_RECORD_FIELDS, "history": {"$filter": {"input": "$history", "cond": is_attempt}}}
         hint = "updated" if key_ids is None else "by_key"
-        found = self._records.find(query, fields, sort=[("updated_at", 1)], limit=limit, hint=hint)
-        return [_read(record) for record in found]
+        records = self._records.find(query, fields, sort=[("updated_at", 1)], limit=limit, hint=hint)
+        return [_read(record) for record in records]
 
     @edge
     def find_failures(self, stream: str, *, limit: int) -> list[Attempt]:
-        """Return what went wrong with records that have failed lately, and with some that are retried, newest first.
+        """Return the failures of records that have failed lately, and of some that are retried, newest first.
 
         An index finds them, at a cost that does not grow with the number of records.
         """
         failed: Doc = {"stream": stream, "state": State.FAILED.value, "finished_at": {"$exists": True}}
         retried: Doc = {"stream": stream, "state": State.PENDING.value, "fresh": False, "due_at": {"$type": "date"}}
         fields = {**_RECORD_FIELDS, "history": {"$slice": -LAST_ENTRIES}}
-        found = [
+        records = [
             *self._records.find(failed, fields, sort=[("finished_at", -1)], limit=limit, hint="finished"),
             *self._records.find(retried, fields, sort=[("due_at", 1)], limit=limit, hint="due"),
             *self._records.find(retried, fields, sort=[("due_at", -1)], limit=limit, hint="due"),
         ]
-        return _list_wrong(found)
+        return _list_wrong(records)
 
     @edge
     def find_new_failures(self, *, limit: int) -> list[Attempt]:
-        """Return what went wrong with the records that have changed last, newest first.
+        """Return the failures of the records that have changed last, newest first.
 
         Args:
-            limit: How many records are looked at.
+            limit: How many records are examined.
         """
         changed = {"updated_at": {"$type": "date"}}
         fields = {**_RECORD_FIELDS, "history": {"$slice": -LAST_ENTRIES}}
@@ -154,7 +154,7 @@ def _read_entry(record: Doc, entry: Mapping[str, Any]) -> Attempt:
 
 
 def _list_wrong(records: Iterable[Doc]) -> list[Attempt]:
-    """Return the last entries of these records that tell of something that went wrong, each once, newest first."""
+    """Return the last entries of these records that report a failure, each once, newest first."""
     entries: dict[tuple[str, datetime], Attempt] = {}
     for record in records:
         for entry in record.get("history") or ():

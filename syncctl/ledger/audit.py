@@ -1,7 +1,7 @@
-"""The `audit` collection: what operators, and the cleanup, did: who, when, what, how many, and how it ended.
+"""The `audit` collection: the operations of operators and of the cleanup: who, when, what, how many, and how it ended.
 
-An entry is written before the first change, so that an operation that is killed leaves one too. Its count grows as the
-operation goes on.
+An entry is written before the first change, so that an operation that is killed leaves one too. Its count grows while
+the operation continues.
 """
 
 import re
@@ -31,12 +31,12 @@ class AuditEntry:
         self._id = new_token()
         self._has_begun = False
         self.hosts = hosts
-        #: How many were changed so far.
+        #: How many records were changed so far.
         self.count = 0
 
     @edge
     def begin(self) -> None:
-        """Write the entry; MongoDB says when. To be called before each change; safe to repeat."""
+        """Write the entry, with MongoDB's time. Call it before each change; safe to repeat."""
         if self._has_begun:
             return
         changes = {"$set": {**self._entry, "count": 0}, "$currentDate": {"at": True}}
@@ -45,10 +45,10 @@ class AuditEntry:
 
     @edge
     def add(self, count: int, **detail: Any) -> None:
-        """Note that more were changed, after the change.
+        """Add to the count, after a change.
 
         Args:
-            detail: What is known of the operation by now.
+            detail: The details of the operation that are known by now.
         """
         self.begin()
         self.count += count
@@ -57,7 +57,7 @@ class AuditEntry:
 
     @edge
     def end(self, error: BaseException | None = None) -> None:
-        """Note the end, and what ended the operation early."""
+        """Note the end of the operation, and the error that ended it early."""
         if self._has_begun:
             ended = {"$set": {"error": _describe(error)}, "$currentDate": {"ended_at": True}}
             self._audit.update_one({"_id": self._id}, ended)
@@ -70,7 +70,7 @@ def _describe(error: BaseException | None) -> str | None:
 
 
 def _concerns(streams: Mapping[str, str | None]) -> list[Doc]:
-    """Return the alternatives of which an entry meets one if it concerns one of these streams, or all."""
+    """Return the conditions, at least one of which an entry meets if it concerns one of these streams, or all."""
     names = list(streams)
     partners = sorted({partner for partner in streams.values() if partner is not None})
     # The id of a record begins with the name of its stream.
@@ -96,8 +96,8 @@ class Audit:
     def record(self, *, action: str, who: str, detail: Mapping[str, Any]) -> Iterator[AuditEntry]:
         """Keep the entry of the operation that runs inside; its end is noted, however it ends.
 
-        An entry without an end is of an operation that is running, or was killed; up to one page more than its count
-        may have been changed.
+        An entry without an end belongs to an operation that is running or was killed, which may have changed up to one
+        page more than its count.
         """
         entry = AuditEntry(self._audit, self.hosts, {"action": action, "who": who, "detail": dict(detail)})
         try:
@@ -111,8 +111,8 @@ class Audit:
     @edge
     def find_newest(self, action: str) -> datetime | None:
         """Return when the newest operation of a kind began; None if there was none."""
-        found = self._audit.find_one({"action": action}, {"at": True}, sort=[("at", -1)])
-        at: datetime | None = None if found is None else found["at"]
+        entry = self._audit.find_one({"action": action}, {"at": True}, sort=[("at", -1)])
+        at: datetime | None = None if entry is None else entry["at"]
         return at
 
     def walk(
@@ -127,7 +127,7 @@ class Audit:
 
         Args:
             until: Excluded.
-            touching: Only what concerned one of these streams, or all streams; the partner of each stream, if known.
+            touching: Streams, each with its partner if known: only entries that concern one of them, or all streams.
         """
         query: Doc = {}
         if actions:

@@ -1,4 +1,4 @@
-"""The `batches` collection: one document per batch in flight, with its lease, its records and the calls that began.
+"""The `batches` collection: one document per batch in flight, with its lease, its records, and the calls that began.
 
 A process renews the leases of all its batches with one write; a process that died stops renewing. `begun` separates the
 records that may have reached the partner from those that cannot have.
@@ -25,7 +25,7 @@ from syncctl.ledger.records import RECORD_FIELDS, record_of
 Doc = dict[str, Any]
 
 SEIZED_FOR_SECONDS = 15.0
-"""How long a batch whose lease ran out is one process's to bring back, before another may try."""
+"""How long only one process may bring back a batch whose lease ran out, before another may try."""
 READ_AT_ONCE = 10_000
 
 
@@ -34,9 +34,9 @@ class Claim:
     """A batch of records that this process alone may send, for as long as it renews the lease.
 
     Args:
-        ends_at: When the lease ends by this machine's clock, read before MongoDB was asked: never too late.
+        ends_at: When the lease ends by this machine's clock, which was read before MongoDB was asked: never too late.
         key_ids: The key id of each record, by record id.
-        clock: MongoDB's clock.
+        clock: A reading of MongoDB's clock.
     """
 
     stream: str
@@ -49,13 +49,13 @@ class Claim:
 
     @property
     def is_held(self) -> bool:
-        """Whether the lease has not run out by this machine's clock, which goes on while the machine sleeps."""
+        """Whether the lease has not run out by this machine's clock, which keeps running while the machine sleeps."""
         return boot_time() < self.ends_at
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExpiredBatch:
-    """A batch whose process stopped renewing its lease; it is ours to bring back.
+    """A batch whose process stopped renewing its lease, and which this process has to bring back.
 
     Args:
         begun: The ids of the records whose calls may have begun.
@@ -75,9 +75,9 @@ class InFlight:
     """The records of one stream that are in flight."""
 
     count: int
-    #: Those of them that are sent once more.
+    #: How many of them are sent once more.
     retries: int
-    #: The keys of which a version is among them.
+    #: The keys that have a version among them.
     key_ids: frozenset[str]
 
 
@@ -104,12 +104,12 @@ class Batches:
     ) -> Claim | None:
         """Take due records straight into flight, under a new lease; None when none of them could be taken.
 
-        Where the mapping has changed since a record's first claim, its bytes have too: it goes under a new key.
+        If the mapping has changed since a record's first claim, its bytes have changed too: it goes under a new key.
 
         Args:
             seconds: The length of the lease.
             exclusive: A record whose key has another version in flight stays where it is (invariant 5).
-            due_since: Since when the oldest of them has been due.
+            due_since: Since when the oldest of the records has been due.
         """
         started = boot_time()
         document: Doc = {"stream": stream, "worker": {"$literal": worker}, "ids": list(ids), "begun": []}
@@ -119,20 +119,20 @@ class Batches:
         self._claim(ids, token=token, mapping_hash=mapping_hash, worker=worker, exclusive=exclusive)
         fields = dict.fromkeys((*RECORD_FIELDS, "key_id", "lease.at"), True)
         query = {"_id": {"$in": list(ids)}, "lease.token": token}
-        # With room for one more, this is all without another round trip.
-        found = list(self._records.find(query, fields, batch_size=len(ids) + 1))
-        if not found:
+        # With room for one more, MongoDB returns them all without another round trip.
+        documents = list(self._records.find(query, fields, batch_size=len(ids) + 1))
+        if not documents:
             self.end(token)
             return None
-        found.sort(key=lambda document: int(document["seq"]))
+        documents.sort(key=lambda document: int(document["seq"]))
         return Claim(
             stream=stream,
             token=token,
             worker=worker,
-            records=tuple(record_of(document) for document in found),
-            key_ids={document["_id"]: document["key_id"] for document in found},
+            records=tuple(record_of(document) for document in documents),
+            key_ids={document["_id"]: document["key_id"] for document in documents},
             ends_at=started + seconds,
-            clock=ClockReading.taken_now(found[0]["lease"]["at"]),
+            clock=ClockReading.taken_now(documents[0]["lease"]["at"]),
         )
 
     def _claim(self, ids: Sequence[str], *, token: str, mapping_hash: str, worker: str, exclusive: bool) -> None:
@@ -150,13 +150,13 @@ class Batches:
         try:
             self._records.update_many({"_id": {"$in": list(ids)}, **due}, [{"$set": changes}])
         except (DuplicateKeyError, AutoReconnect):
-            # One by one, which the driver repeats where it must: a key in flight keeps only its own record back.
+            # One by one: the driver can repeat such updates, and a key in flight keeps only its own record back.
             writes = [UpdateOne({"_id": record, **due}, [{"$set": changes}]) for record in ids]
             write_but_duplicates(self._records, writes)
 
     @edge
     def note_remote_hashes(self, claim: Claim, records: Sequence[Record]) -> None:
-        """Note, before their calls begin, which remote values shape the calls of claimed records, and their keys.
+        """Note, before their calls begin, which remote values shape the calls of claimed records, and the generations.
 
         Safe to repeat. A record whose lease was lost stays as it is, and is not sent: `begin` fails.
         """
@@ -173,7 +173,7 @@ class Batches:
 
     @edge
     def begin(self, claim: Claim, ids: Sequence[str], *, seconds: float) -> bool:
-        """Note, before it happens, that the calls of these records begin; renews the lease. False when it is lost."""
+        """Note that the calls of these records are about to begin, and renew the lease; False when it is lost."""
         started = boot_time()
         begun = {"$setUnion": ["$begun", {"$literal": list(ids)}]}
         changes = {"begun": begun, "until": in_future(seconds)}
@@ -209,12 +209,12 @@ class Batches:
 
     @edge
     def narrow(self, claim: Claim, ids: Iterable[str]) -> None:
-        """Let a batch name these of its records alone: the outcomes of the others are on record. Safe to repeat."""
+        """Let a batch name only these of its records, because the others' outcomes are written. Safe to repeat."""
         self._batches.update_one({"_id": claim.token, **_HELD}, {"$set": {"ids": sorted(ids)}})
 
     @edge
     def end(self, token: str) -> None:
-        """Forget a batch that has no record in flight any more; safe to repeat."""
+        """Forget a batch that no longer has a record in flight; safe to repeat."""
         self._batches.delete_one({"_id": token})
 
     @edge
@@ -225,17 +225,17 @@ class Batches:
         query: Doc = {"stream": {"$in": list(streams)}, "$and": [is_past("until"), free]}
         change = [{"$set": {"seized_until": in_future(SEIZED_FOR_SECONDS)}}]
         while len(seized) < limit:
-            found = self._batches.find_one_and_update(query, change, return_document=ReturnDocument.AFTER)
-            if found is None:
+            batch = self._batches.find_one_and_update(query, change, return_document=ReturnDocument.AFTER)
+            if batch is None:
                 break
             seized.append(
                 ExpiredBatch(
-                    token=found["_id"],
-                    stream=found["stream"],
-                    worker=found["worker"],
-                    ids=tuple(found["ids"]),
-                    begun=frozenset(found["begun"]),
-                    until=found["until"],
+                    token=batch["_id"],
+                    stream=batch["stream"],
+                    worker=batch["worker"],
+                    ids=tuple(batch["ids"]),
+                    begun=frozenset(batch["begun"]),
+                    until=batch["until"],
                 )
             )
         return seized
@@ -243,7 +243,7 @@ class Batches:
     @edge
     def end_if_done(self, batch: ExpiredBatch) -> bool:
         """Forget a batch that was brought back, unless one of its records is still in flight under its token."""
-        # Not by its ids: a claim that was cut off may have taken a record that the batch does not name any more.
+        # Not by its ids: a claim that was cut off may have taken a record that the batch no longer names.
         left = {"stream": batch.stream, "in_flight_key": {"$gt": ""}, "lease.token": batch.token}
         if self._records.find_one(left, {"_id": True}, hint=ONE_IN_FLIGHT) is not None:
             return False
@@ -252,35 +252,35 @@ class Batches:
 
     @edge
     def find_in_flight(self, stream: str) -> InFlight:
-        """Return what is in flight of a stream, by the records that its batches name.
+        """Return the records of a stream that are in flight, among those that its batches name.
 
         Not by an index of records in flight: MongoDB keeps the entries that were removed from an index for as long as
-        its history lasts (`minSnapshotHistoryWindowInSeconds`, five minutes unless it is changed), and each look walks
-        over those of all records that were in flight meanwhile.
+        its history lasts (`minSnapshotHistoryWindowInSeconds`, five minutes unless it is changed), and each lookup
+        would walk over the entries of all records that were in flight in that time.
         """
         batches = self._batches.find({"stream": stream}, {"ids": True})
         ids = list(dict.fromkeys(record for batch in batches for record in batch["ids"]))
         fields = {"_id": False, "key_id": True, "in_flight_retry": True}
-        found: list[Doc] = []
+        documents: list[Doc] = []
         for start in range(0, len(ids), READ_AT_ONCE):
             some = ids[start : start + READ_AT_ONCE]
             query = {"_id": {"$in": some}, "in_flight_key": {"$exists": True}}
-            # With room for one more, this is all without another round trip.
-            found += self._records.find(query, fields, batch_size=len(some) + 1, hint=[("_id", 1)])
+            # With room for one more, MongoDB returns them all without another round trip.
+            documents += self._records.find(query, fields, batch_size=len(some) + 1, hint=[("_id", 1)])
         return InFlight(
-            count=len(found),
-            retries=sum("in_flight_retry" in document for document in found),
-            key_ids=frozenset(document["key_id"] for document in found),
+            count=len(documents),
+            retries=sum("in_flight_retry" in document for document in documents),
+            key_ids=frozenset(document["key_id"] for document in documents),
         )
 
     @edge
     def find_stranded_keys(self, stream: str, key_ids: Sequence[str]) -> set[str]:
-        """Return those of these keys of which a version is in flight, also of a batch that is gone.
+        """Return the given keys that have a version in flight, even for a batch that is gone.
 
-        Only asked where none of them could be taken: see `find_in_flight`.
+        Only called if none of them could be taken: see `find_in_flight`.
         """
         query = {"stream": stream, "in_flight_key": {"$in": list(key_ids)}}
-        return {found["key_id"] for found in self._records.find(query, {"key_id": True}, hint=ONE_IN_FLIGHT)}
+        return {record["key_id"] for record in self._records.find(query, {"key_id": True}, hint=ONE_IN_FLIGHT)}
 
     @edge
     def find_oldest(self, stream: str) -> datetime | None:
@@ -292,14 +292,14 @@ class Batches:
     def count(self, streams: Sequence[str]) -> dict[str, int]:
         """Return how many batches of each stream are in flight."""
         stages: list[Doc] = [{"$match": {"stream": {"$in": list(streams)}}}, {"$sortByCount": "$stream"}]
-        return {found["_id"]: int(found["count"]) for found in self._batches.aggregate(stages)}
+        return {group["_id"]: int(group["count"]) for group in self._batches.aggregate(stages)}
 
 
 _HELD: Doc = {"seized_until": {"$exists": False}, "until": {"$type": "date"}, "$expr": {"$gt": ["$until", "$$NOW"]}}
-"""Filter: the lease of a batch has not run out, and nobody has begun to bring its records back."""
+"""Filter: the lease of a batch has not run out, and no process has begun to bring its records back."""
 
 GIVEN_BACK: list[Doc] = [
     {"$set": {"state": State.PENDING.value, "claims": {"$subtract": ["$claims", 1]}}},
     {"$unset": IN_FLIGHT_FIELDS},
 ]
-"""The change that puts a claimed record back whose call never began."""
+"""The change that puts back a claimed record whose call never began."""

@@ -35,9 +35,9 @@ class BreakerGate:
     allowed: int = 0
     #: Open: the token of the batch that is the probe; None if there is none.
     probe: str | None = None
-    #: It was open for long enough, and there is no probe.
+    #: It has been open for long enough, and there is no probe.
     is_probe_due: bool = False
-    #: The record of the last probe; another one is the next.
+    #: The record of the last probe; the next probe is another one.
     last_probe: str | None = None
 
     def admits(self, token: str) -> bool:
@@ -46,7 +46,7 @@ class BreakerGate:
 
 
 def read_breaker(found: Mapping[str, Any]) -> BreakerGate:
-    """Return what a stream's document says of its breaker."""
+    """Return the state of the breaker in a stream's document."""
     breaker = found.get("breaker", {})
     state = BreakerState(breaker.get("state", _CLOSED))
     return BreakerGate(
@@ -70,7 +70,7 @@ class Tally:
     rest_seconds: float | None = None
     #: All calls, one for each record of a bulk call, for the stream's rate.
     attempts: int = 0
-    #: Those of them that delivered their record.
+    #: How many of them delivered their record.
     accepted: int = 0
 
 
@@ -109,10 +109,10 @@ class Breakers:
             }},
             {"$unset": "breaker_was"},
         ]  # fmt: skip
-        found = self._streams.find_one_and_update(
+        document = self._streams.find_one_and_update(
             {"_id": stream}, changes, {"breaker.state": True}, upsert=True, return_document=ReturnDocument.AFTER
         )
-        return BreakerState((found or {}).get("breaker", {}).get("state", _CLOSED))
+        return BreakerState((document or {}).get("breaker", {}).get("state", _CLOSED))
 
     @edge
     def reset(self, stream: str) -> bool:
@@ -131,7 +131,7 @@ def _judge(tally: Tally, token: str, rules: BreakerRules) -> Doc:
             "branches": [
                 {"case": {"$eq": [state, _CLOSED]}, "then": _judge_closed(tally, rules)},
                 {"case": {"$eq": [state, _HALF]}, "then": _judge_half_open(tally, rules)},
-                # Open: calls that were under way before say nothing new; the probe does.
+                # Open: calls that began before prove nothing new; only the probe does.
                 {"case": is_probe, "then": _half_opened() if tally.failures == 0 else _opened(tally, rules)},
             ],
             "default": "$breaker",
@@ -162,7 +162,7 @@ def _judge_closed(tally: Tally, rules: BreakerRules) -> Doc:
 
 
 def _judge_half_open(tally: Tally, rules: BreakerRules) -> Doc:
-    """Judge so many calls as may be on their way: let twice as many go, or as many again, or open again."""
+    """Judge once as many calls ended as may be in flight: allow twice as many, as many again, or open again."""
     calls, failures = _counted("calls", tally.calls), _counted("failures", tally.failures)
     is_down = {"$gte": [failures, {"$multiply": [calls, rules.failure_rate]}]}
     is_well = {"$lt": [{"$multiply": [2, failures]}, calls]}
@@ -209,5 +209,5 @@ def _opened(tally: Tally, rules: BreakerRules) -> Doc:
 
 
 def _half_opened() -> Doc:
-    """The partner has answered: the pauses begin anew with the shortest."""
+    """Return the breaker after the partner has answered: the pauses start again with the shortest."""
     return {"state": _HALF, "since": "$breaker.since", "reason": "$breaker.reason", **_next_stage(HALF_OPEN_STARTS_AT)}

@@ -28,7 +28,7 @@ def _encode_integer(value: int) -> Any:
 
 
 def _encode_decimal(value: Decimal) -> Any:
-    """Return the Decimal128 with the same digits and exponent, made of these; tagged text where it has no room.
+    """Return the Decimal128 made from the same digits and exponent; tagged text if they do not fit.
 
     The layout is that of IEEE 754-2008, 3.5.2, binary encoding: sign, exponent + 6176, and a significand of 34 digits.
     """
@@ -43,7 +43,7 @@ def _encode_decimal(value: Decimal) -> Any:
 
 @lru_cache(maxsize=4096)
 def _encode_digits(text: str) -> Decimal128:
-    """Return the number of a text that holds all its digits: prices and quantities come again and again."""
+    """Return the number of a text that holds all its digits; cached, because prices and quantities recur."""
     whole, _, fraction = text.partition(".")
     return _make_decimal(int(text[0] == "-"), abs(int(whole + fraction)), -len(fraction))
 
@@ -70,7 +70,7 @@ def _encode_object(values: dict[str, Value]) -> Any:
 
 @lru_cache(maxsize=1024)
 def _is_plain(names: tuple[str, ...]) -> bool:
-    """Tell whether an object of these names can be stored, and cannot be taken for a tagged value."""
+    """Tell whether an object with these names can be stored, and cannot be mistaken for a tagged value."""
     return not (len(names) == 1 and names[0] in _TAGS) and not any("\0" in name for name in names)
 
 
@@ -117,7 +117,7 @@ def encode_values(values: Mapping[str, Value]) -> dict[str, Any]:
     """Return a document of the values: Decimal128, or tagged text beyond its 34 digits and 64-bit integers."""
     find = _ENCODERS.get
     encoded = {
-        # Texts and common integers go without a call: this is run for each value of each row.
+        # No call for texts and common integers: this runs for each value of each row.
         name: value
         if (kind := type(value)) is str
         or (kind is int and -_INT64 <= value < _INT64)  # type: ignore[operator]
@@ -125,7 +125,7 @@ def encode_values(values: Mapping[str, Value]) -> dict[str, Any]:
         else encode(value)
         for name, value in values.items()
     }
-    # The driver reads such a document back as a reference to another one.
+    # The driver would read a document with this name back as a reference to another one.
     return _to_pairs(encoded) if _REFERENCE in encoded else encoded
 
 
@@ -147,14 +147,14 @@ def escape_operators(value: Any) -> Any:
 
 
 def _are_pairs(stored: Any) -> bool:
-    """Tell whether a value is the pairs of an object; the rows of another table are objects."""
+    """Tell whether a stored value is the pairs of an object, not the rows of another table, which are objects."""
     return isinstance(stored, list) and bool(stored) and isinstance(stored[0], list)
 
 
 def encode_document(document: Mapping[str, Any]) -> bytes:
     """Return a document's BSON.
 
-    One document that MongoDB refuses would take its whole bulk with it, so each is encoded alone.
+    One document that MongoDB refuses would make its whole bulk fail, so each is encoded alone.
 
     Raises:
         ValueError: MongoDB would refuse it; the message says why.

@@ -51,9 +51,9 @@ class Transition:
     superseded_by: str | None = None
     #: For FAILED and DISCARDED without an outcome: why.
     reason: str | None = None
-    #: For PENDING: the partner was asked and has no object of the row; or was before this call, which changed nothing.
+    #: For PENDING: the partner was asked, now or before a call that changed nothing, and has no object for the row.
     looked_up: bool = False
-    #: For PENDING: the object that the partner does not have any more, and that is created anew.
+    #: For PENDING: the object that the partner no longer has, and that is created anew.
     recreates: LostObject | None = None
 
 
@@ -61,7 +61,7 @@ _TRIED_AT: Doc = {"$cond": [{"$gt": [or_zero("tries"), 0]}, {"$ifNull": ["$tried
 
 
 def _describe_marks(transition: Transition) -> Doc:
-    """Return what a record keeps of the partner's object until its next call."""
+    """Return the marks about the partner's object that a record keeps until its next call."""
     marks: Doc = {"looked_up": True} if transition.looked_up else {}
     if (lost := transition.recreates) is not None:
         marks["recreates"] = {"$literal": {"values": encode_values(lost.values), "seq": lost.seq}}
@@ -83,7 +83,7 @@ def _unless_resent(otherwise: Any, resent: Any) -> Doc:
 
 
 class DeliveryStates:
-    """The outcomes of calls, written down."""
+    """Writes the outcomes of calls to their records."""
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._records: Collection[Doc] = database["records"]
@@ -124,7 +124,7 @@ class DeliveryStates:
         # A transition was written if its claim is in the history, or if it needed no entry.
         called = {"$elemMatch": {"claim": claim.token, "action": {"$ne": "lost"}}}
         written = {
-            found["_id"] for found in self._records.find({"_id": {"$in": ids}, "history": called}, {"_id": True})
+            document["_id"] for document in self._records.find({"_id": {"$in": ids}, "history": called}, {"_id": True})
         }
         return [
             transition.record
@@ -133,9 +133,9 @@ class DeliveryStates:
         ]
 
     def _deliver_many(self, claim: Claim, transitions: Sequence[Transition], *, writes_back: bool) -> list[Doc]:
-        """Return one change for many delivered records; what differs between them is found by the record's id.
+        """Return one change for many delivered records; the values that differ are looked up by the record's id.
 
-        One update of many costs MongoDB a third of as many updates of one.
+        One update of many records costs MongoDB a third of as many updates of one.
         """
         ids = [transition.record.id for transition in transitions]
         outcomes = [transition.outcome for transition in transitions if transition.outcome is not None]
@@ -204,7 +204,7 @@ class DeliveryStates:
 
     @staticmethod
     def _delivered(*, writes_back: bool) -> Doc:
-        """Finish a record; one that got `resend` in flight is sent once more under a new key (invariant 5)."""
+        """Finish a record; one that was marked `resend` in flight is sent once more under a new key (invariant 5)."""
         marked = {WRITE_BACK: marked_if({"$ne": ["$resend", True]})} if writes_back else {}
         return {
             **marked,
@@ -219,7 +219,7 @@ class DeliveryStates:
 
     def _attempt(self, claim: Claim, transition: Transition) -> Doc:
         outcome, record = transition.outcome, transition.record
-        assert outcome is not None  # noqa: S101 - the caller has looked
+        assert outcome is not None  # noqa: S101 - the caller has checked
         state: Any = transition.state.value
         if transition.state is State.DELIVERED:
             state = _unless_resent(State.DELIVERED.value, State.PENDING.value)
@@ -262,8 +262,8 @@ class DeliveryStates:
         once more after it has been accepted.
 
         Args:
-            unless_in: By record id, the mapping in which a call of its own came late: a record whose last call was in
-                that mapping too is left alone, because the partner holds the same bytes.
+            unless_in: By record id, the mapping of the record's own call that came late: if its last call had that
+                mapping too, the record is left alone, because the partner holds the same bytes.
         """
         is_delivered = {"$eq": ["$state", State.DELIVERED.value]}
         was_tried = {"$and": [{"$eq": ["$state", State.PENDING.value]}, {"$gt": [or_zero("claims"), 0]}]}
@@ -287,7 +287,7 @@ class DeliveryStates:
             "finished_at": if_delivered("$$REMOVE", or_absent("finished_at")),
             WRITE_BACK: if_delivered("$$REMOVE", or_absent(WRITE_BACK)),
         }
-        # One write each, which judges the state and changes it at once, and which the driver repeats where it must.
+        # One write per record, which judges and changes the state at once, and which the driver can repeat.
         mappings = unless_in or {}
         writes = [
             UpdateOne(
@@ -301,7 +301,7 @@ class DeliveryStates:
 
 
 def counted(outcome: Outcome) -> Doc:
-    """Return the changes that count one call, also for when the history has dropped its entry (invariant 4)."""
+    """Return the changes that count one call, which outlast its entry in the history (invariant 4)."""
     verdict = f"outcomes.{outcome.verdict.value}"
     changes: Doc = {"attempts": {"$add": [or_zero("attempts"), 1]}, verdict: {"$add": [or_zero(verdict), 1]}}
     if outcome.lookup is None:

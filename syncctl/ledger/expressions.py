@@ -14,22 +14,22 @@ Doc = dict[str, Any]
 SYNCCTL = "syncctl"
 """The name under which syncctl itself pauses a partner that refuses the credentials, or an endpoint that is gone."""
 MINUTES_KEPT = 35
-"""For how many minutes a stream's rates are known: half an hour, and what clocks may differ."""
+"""For how many minutes a stream's counts are kept: half an hour, and a margin for differing clocks."""
 LOGGED_BY_MINUTE = "minutes.logged"
 SENT_BY_MINUTE = "minutes.sent"
-"""The fields of a stream's document with the records that polls logged, and the calls that were made, by minute."""
+"""The fields of a stream's document that count by minute: the records that polls logged, and the calls."""
 IN_FLIGHT_FIELDS = ["lease", "in_flight_key", "in_flight_retry"]
 """Fields that are set only while a record is in flight."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClockReading:
-    """A reading of MongoDB's clock, carried on by this machine's, which goes on while the machine sleeps."""
+    """A reading of MongoDB's clock, continued by this machine's, which keeps running while the machine sleeps."""
 
     #: MongoDB's time.
     at: datetime
-    #: This machine's `boot_time`, taken after the answer has arrived: a time that follows from the two is never ahead
-    #: of MongoDB's clock, so that a record that is due at once is due when the next query runs.
+    #: This machine's `boot_time`, taken after the answer arrived: a time computed from the two is never ahead of
+    #: MongoDB's clock, so that a record that is due at once is due when the next query runs.
     read_at: float
 
     @classmethod
@@ -38,7 +38,7 @@ class ClockReading:
         return cls(at, boot_time())
 
     def now(self) -> datetime:
-        """Return MongoDB's present time, at most the round trip of the reading too early."""
+        """Return MongoDB's present time, too early by at most the round trip of the reading."""
         return self.at_boot_time(boot_time())
 
     def at_boot_time(self, instant: float) -> datetime:
@@ -52,12 +52,12 @@ def in_future(seconds: float) -> dict[str, Any]:
 
 
 def is_past(field: str) -> dict[str, Any]:
-    """Return the filter for a date that has passed; `$expr` alone would also take a missing date for past."""
+    """Return the filter for a date that has passed; `$expr` alone would also treat a missing date as past."""
     return {field: {"$type": "date"}, "$expr": {"$lte": [f"${field}", "$$NOW"]}}
 
 
 def or_absent(field: str) -> Doc:
-    """Return the expression that leaves a field as it is, also where there is none."""
+    """Return the expression that leaves a field as it is, even if it is missing."""
     return {"$ifNull": [f"${field}", "$$REMOVE"]}
 
 
@@ -69,8 +69,8 @@ def or_zero(field: str) -> Doc:
 def counted_by_minute(field: str, **counts: int) -> Doc:
     """Return the expression for a list of counts by minute, with these added to the present minute.
 
-    The list keeps the newest `MINUTES_KEPT` minutes in which anything was counted. It costs no write of its own: it is
-    part of one that happens anyway.
+    The list keeps the newest `MINUTES_KEPT` minutes in which anything was counted. It costs no extra write, because it
+    is part of one that happens anyway.
     """
     minute = {"$dateTrunc": {"date": "$$NOW", "unit": "minute"}}
     kept = {"$ifNull": [f"${field}", []]}
@@ -85,7 +85,7 @@ def counted_by_minute(field: str, **counts: int) -> Doc:
 
 
 def is_pause_over(field: str = "paused") -> Doc:
-    """Return the expression for whether the time is over until which an operator has paused something."""
+    """Return the expression for whether a pause that an operator limited in time is over."""
     ends_at = f"${field}.ends_at"
     return {"$and": [{"$eq": [{"$type": ends_at}, "date"]}, {"$lte": [ends_at, "$$NOW"]}]}
 
@@ -95,11 +95,11 @@ def paused_by(
 ) -> Doc:
     """Return the expression for a pause: syncctl keeps an older one, and an empty reason keeps the older reason.
 
-    What operators pause again while it still is has been paused since the first time.
+    If operators pause something again while it is paused, the pause keeps the time when it first began.
 
     Args:
         ends_at: When it ends by itself; None: never.
-        probe_after_seconds: When a record may first probe whether a pause by syncctl can end.
+        probe_after_seconds: After how long a record may first probe whether a pause by syncctl can end.
     """
     older: Doc = {"$cond": [is_pause_over(field), None, f"${field}"]}
     kept = {"$cond": [is_pause_over(field), "", {"$ifNull": [f"${field}.reason", ""]}]}

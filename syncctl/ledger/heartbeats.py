@@ -18,7 +18,7 @@ ALIVE_SECONDS = 20.0
 
 
 def _note_process(name: str) -> Doc:
-    """Return the expression for the processes that have sent a heartbeat lately, each with its first and its last."""
+    """Return the expression for the processes that sent a heartbeat lately, with the time of the first and the last."""
     known = {"$ifNull": ["$processes", []]}
     is_me = {"$eq": ["$$this.name", {"$literal": name}]}
     is_alive = {"$gt": [{"$add": ["$$this.at", round(ALIVE_SECONDS * 1000)]}, "$$NOW"]}
@@ -29,7 +29,7 @@ def _note_process(name: str) -> Doc:
 
 
 def find_doubled(processes: Iterable[Mapping[str, Any]], now: datetime) -> list[str]:
-    """Return the processes that run beside another one: not one that has taken the place of one that ended."""
+    """Return the processes that run beside another one, without those that have replaced one that ended."""
     alive = [process for process in processes if (now - process["at"]).total_seconds() < ALIVE_SECONDS]
     return sorted(
         process["name"]
@@ -98,10 +98,10 @@ class Heartbeats:
 
     @edge
     def record_beat(self, facts: Mapping[str, Any], *, name: str = "") -> None:
-        """Write Beat's heartbeat; `since` is when the first one came after which none was missing.
+        """Write Beat's heartbeat; `since` is the time of the first one after which none was missing.
 
         Args:
-            name: The process, so that a second one shows.
+            name: The name of the process, so that a second Beat is noticed.
         """
         is_alive = {"$gt": [{"$add": ["$at", BEAT_ALIVE_MS]}, "$$NOW"]}
         since = {"$cond": [is_alive, {"$ifNull": ["$since", "$$NOW"]}, "$$NOW"]}
@@ -114,15 +114,15 @@ class Heartbeats:
     @edge
     def load_beat(self) -> Doc | None:
         """Return Beat's last heartbeat; `late` tells whether it is older than a minute by MongoDB's clock."""
-        found = self._beat.find_one({"_id": "beat"})
-        if found is None:
+        beat = self._beat.find_one({"_id": "beat"})
+        if beat is None:
             return None
         aged = {
             "_id": "beat",
             "$expr": {"$lt": [{"$add": ["$at", BEAT_ALIVE_MS]}, "$$NOW"]},
             "at": {"$type": "date"},
         }
-        return {**found, "late": self._beat.find_one(aged, {"_id": True}) is not None}
+        return {**beat, "late": self._beat.find_one(aged, {"_id": True}) is not None}
 
 
 class MaintenanceLeases:
@@ -148,14 +148,14 @@ class MaintenanceLeases:
 
     @edge
     def note_failed(self, name: str, error: str) -> None:
-        """Note what ended a job before it was done."""
+        """Note the error that ended a job before it was done."""
         self._beat.update_one({"_id": f"chore:{name}"}, {"$set": {"error": error}}, upsert=True)
 
     @edge
     def load(self) -> dict[str, Doc]:
-        """Return what is known of each job, by name."""
-        found = self._beat.find({"_id": {"$regex": "^chore:"}})
-        return {job["_id"].removeprefix("chore:"): job for job in found}
+        """Return the document of each job, by name."""
+        jobs = self._beat.find({"_id": {"$regex": "^chore:"}})
+        return {job["_id"].removeprefix("chore:"): job for job in jobs}
 
     @edge
     def release(self, name: str, *, rest_seconds: float = 0.0) -> None:

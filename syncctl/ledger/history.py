@@ -1,7 +1,7 @@
-"""The history of a record: its newest entries in full, and what they were preceded by as counts by hour (invariant 4).
+"""The history of a record: its newest entries in full, and the earlier ones as counts by hour (invariant 4).
 
-Reports are made of both, so that no event is lost to the bound. A record has counts only once its history is full:
-writing an outcome costs nothing more.
+Reports are made from both, so that no event is lost to the bound. A record has counts only once its history is full;
+before that, writing an outcome costs nothing more.
 """
 
 from typing import Any
@@ -13,12 +13,12 @@ Doc = dict[str, Any]
 
 HISTORY_LENGTH = 50
 SLICE_MINUTES = 5
-"""How long each slice of an hour is in which the reports also count outcomes, from the newest entries alone."""
+"""The length of a slice of an hour. Reports also count outcomes by slice, from the newest entries alone."""
 FIRST_DELIVERY = "first_delivery"
 """The action of the event that carries the time from logged to delivered."""
 
 REOPENED: Doc = {"from": "$state", "finished_at": "$finished_at"}
-"""What the entry of a reopened record keeps of how and when it had finished."""
+"""The fields of a reopened record's entry that keep how and when the record had finished."""
 
 
 def grown(entry: Doc, **computed: Any) -> Doc:
@@ -32,7 +32,7 @@ def grown(entry: Doc, **computed: Any) -> Doc:
 
 
 def appended(entry: Doc) -> Doc:
-    """Return the changes that add an entry, itself an expression; the oldest one is counted where there is no room."""
+    """Return the changes that add an entry, itself an expression; without room for it, the oldest becomes a count."""
     history = {"$ifNull": ["$history", []]}
     return {
         "history": {"$slice": [{"$concatArrays": [history, [entry]]}, -HISTORY_LENGTH]},
@@ -51,7 +51,7 @@ def bucket_expression(duration_ms: Any) -> Doc:
 
 
 def _describe_event(entry: str) -> Doc:
-    """Return the expression for what the reports tell apart of an entry, which is a variable or a path."""
+    """Return the expression for the parts of an entry that reports distinguish; the entry is a variable or a path."""
     bucket = bucket_expression(f"{entry}.latency_ms")
     return {
         "hour": truncate_hour(f"{entry}.at"),
@@ -104,7 +104,7 @@ _FIRST_DELIVERY: Doc = {"$let": {
         }],
     ]},
 }}  # fmt: skip
-"""The time from logged to delivered, once for each record: what is sent again was with the partner before."""
+"""The time from logged to delivered, once for each record: one that is sent again had reached the partner before."""
 
 EVENTS: Doc = {"$concatArrays": [
     {"$map": {"input": {"$ifNull": ["$history", []]}, "in": {

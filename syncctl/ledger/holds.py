@@ -21,7 +21,7 @@ _IS_DUE: Doc = {"$and": [
     {"$not": [{"$gt": ["$paused.probe.until", "$$NOW"]}]},
 ]}  # fmt: skip
 HOLD_FIELDS: Doc = {"paused": True, "is_pause_probe_due": _IS_DUE, "is_pause_over": is_pause_over()}
-"""What `read_hold` needs of a document."""
+"""The fields of a document that `read_hold` needs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,12 +29,12 @@ class Hold:
     """Whether a stream or a partner is paused, and whether a record may probe."""
 
     paused: bool = False
-    #: An operator has paused it: nothing is sent, also no probe.
+    #: An operator has paused it: nothing is sent, not even a probe.
     by_operator: bool = False
     #: The batch that probes; None while none does.
     probe: str | None = None
     is_probe_due: bool = False
-    #: The record that probed last; another one does the next time.
+    #: The record that probed last; another one probes next.
     last_probe: str | None = None
 
     def admits(self, token: str) -> bool:
@@ -43,7 +43,7 @@ class Hold:
 
 
 def read_hold(found: Mapping[str, Any]) -> Hold:
-    """Return what a document says of its pause."""
+    """Return the pause in a document, and whether a record may probe."""
     paused = found.get("paused")
     if paused is None or found.get("is_pause_over"):
         return Hold()
@@ -68,7 +68,7 @@ class Holds:
     """The pauses in the documents of one collection: those of the streams, or of the partners.
 
     Args:
-        new: What a document holds from the beginning.
+        new: The fields of a new document.
     """
 
     def __init__(self, documents: Collection[Doc], hosts: str, *, new: Mapping[str, Any] | None = None) -> None:
@@ -93,7 +93,7 @@ class Holds:
         ends_at: datetime | None = None,
         probe_after_seconds: float = 0.0,
     ) -> None:
-        """Send nothing more; rows are still logged. What an operator has said, syncctl leaves.
+        """Send nothing more; rows are still logged. A pause by syncctl never replaces an operator's.
 
         Args:
             ends_at: When an operator's pause ends by itself; None: never.
@@ -110,13 +110,13 @@ class Holds:
 
     @edge
     def end_over(self, name: str, /) -> bool:
-        """End a pause whose time is over; False if there is none. Safe to repeat: one of several ends it."""
+        """End a pause whose time is over; False if there is none. Safe to repeat: one of several processes ends it."""
         over = {"paused.ends_at": {"$type": "date"}, "$expr": is_pause_over()}
         return self._end({"_id": name, **over}, {"back_at": "$$NOW"})
 
     @edge
     def acquire_probe(self, name: str, /, *, token: str, record: str, seconds: float) -> bool:
-        """Take the right to probe whether syncctl's own pause may end; one record does at a time."""
+        """Take the right to probe whether syncctl's own pause may end; one record probes at a time."""
         query = {"_id": name, "paused.by": SYNCCTL, "$expr": _IS_DUE}
         probe = {"paused.probe": {"token": token, "until": in_future(seconds)}, "paused.last_probe": record}
         return self._documents.update_one(query, [{"$set": probe}]).matched_count == 1
@@ -139,8 +139,8 @@ class Holds:
         """Keep a pause after a probe that did not end it: the next one comes later, up to a limit.
 
         Args:
-            reason: What the probe came to; empty where it says nothing of the pause's cause.
-            rest_seconds: What the partner asked for with `Retry-After`.
+            reason: The outcome of the probe; empty if it says nothing about the pause's cause.
+            rest_seconds: The delay that the partner asked for with `Retry-After`.
         """
         times = {"$add": [or_zero("paused.times"), 1]}
         doubled = {"$multiply": [round(rules.open_seconds * 1000), {"$pow": [2, {"$min": [times, 20]}]}]}

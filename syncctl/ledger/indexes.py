@@ -23,19 +23,19 @@ TO_ACKNOWLEDGE = "to_acknowledge"
 KEPT = "kept"
 FAILED_BY_ERROR = "failed_by_error"
 TOO_OLD = "this_ledger_needs_a_newer_syncctl"
-"""The index of the first syncctl's records in flight, under a name that it does not ask for.
+"""The index of the records in flight of the first version of syncctl, under a name that this version does not ask for.
 
-MongoDB creates no index twice: a process of that syncctl that starts fails with this name in its error. One that is
-running misses the index by its name, and takes no record any more.
+MongoDB creates no index twice, so a process of that version fails at its start, with this name in its error. A process
+that is running does not find the index by the name that it knows, and takes no more records.
 """
 
 RETIRED = (("records", "in_flight"), ("records", "one_in_flight"), ("keys", "by_stream"))
-"""Indexes of earlier versions: they are dropped."""
+"""Indexes of earlier versions, which are dropped."""
 _ATTEMPTS = 3
 _CONFLICT_CODES = {85, 86}
 BUILD_SECONDS = 86_400
 QUICKLY_INDEXED = 100_000
-"""An index of more documents takes long enough to be logged before."""
+"""Creating an index of more documents takes long enough to be logged beforehand."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +56,7 @@ def _keys(*names: str) -> Keys:
 _PENDING = {"state": "pending"}
 
 INDEXES: tuple[Index, ...] = (
-    # What dispatch takes: first attempts and retries apart, the oldest first.
+    # The records that dispatch takes: first attempts and retries apart, the oldest first.
     Index(collection="records", name="due", keys=_keys("stream", "state", "fresh", "due_at", "seq"), partial=_PENDING),
     # Invariant 5: two versions of one key are never in flight together (order `none`: one record, never twice).
     Index(
@@ -66,7 +66,7 @@ INDEXES: tuple[Index, ...] = (
         unique=True,
         partial={"in_flight_key": {"$exists": True}},
     ),
-    # Processes of earlier versions count by it while others are upgraded.
+    # Processes of earlier versions count retries by it while others are upgraded.
     Index(collection="records", name="retries_in_flight", keys=_keys("stream"), partial={"in_flight_retry": True}),
     Index(
         collection="records",
@@ -77,9 +77,9 @@ INDEXES: tuple[Index, ...] = (
     # Batches whose lease ran out.
     Index(collection="batches", name="by_lease", keys=_keys("stream", "until")),
     Index(collection="records", name="by_key", keys=_keys("stream", "key_id", "-seq")),
-    # Failed versions that a newer one makes out of date.
+    # Failed versions that a newer one outdates.
     Index(collection="records", name=FAILED_BY_KEY, keys=_keys("stream", "key_id"), partial={"state": "failed"}),
-    # Failed records grouped and selected by their error, which the index alone answers: so it has the state too.
+    # Failed records grouped and selected by their error. It has the state too, so that the index alone can answer.
     Index(
         collection="records",
         name=FAILED_BY_ERROR,
@@ -92,23 +92,24 @@ INDEXES: tuple[Index, ...] = (
         keys=_keys("stream", "state", "finished_at", "_id"),
         partial={"finished_at": {"$exists": True}},
     ),
-    # Order strict: what waits for an older version of its key.
+    # Order strict: records that wait for an older version of their key.
     Index(
         collection="records",
         name="waiting",
         keys=_keys("stream", "waits_for", "_id"),
         partial={"waits_for": {"$exists": True}},
     ),
-    # Mode flag: what the source has not been told of.
+    # Mode flag: finished records that have yet to be reported to the source.
     Index(
         collection="records",
         name=TO_ACKNOWLEDGE,
         keys=_keys("stream", "state"),
         partial={"acknowledge": {"$exists": True}},
     ),
-    # An append-only stream reads them again: cleanup counts those that it may remove without reading all others.
+    # Records that cleanup keeps because an append-only stream reads their rows again. With their number, cleanup counts
+    # the records that it may remove without reading them.
     Index(collection="records", name=KEPT, keys=_keys("stream", "state"), partial={"kept": {"$exists": True}}),
-    # Outcomes that the source does not have yet: the first that are due, and since when they wait.
+    # Outcomes that have yet to be written back to the source: those due first, and since when they have waited.
     Index(
         collection="records",
         name=TO_WRITE_BACK,
@@ -134,7 +135,7 @@ INDEXES: tuple[Index, ...] = (
 
 
 def create_indexes(database: Database[dict[str, Any]]) -> list[str]:
-    """Create what is missing and return its names, and drop retired ones; safe to repeat, also by several at once."""
+    """Create missing indexes and return their names, and drop retired ones; safe to repeat, also by several at once."""
     created: list[str] = []
     for collection in sorted({index.collection for index in INDEXES}):
         for attempt in range(_ATTEMPTS):
@@ -142,7 +143,7 @@ def create_indexes(database: Database[dict[str, Any]]) -> list[str]:
                 created += [f"{collection}.{name}" for name in _complete(database, collection)]
                 break
             except OperationFailure as error:
-                # The first syncctl may have created its own anew in between.
+                # A process of the first version may have created its own index again in between.
                 if error.code not in _CONFLICT_CODES or attempt == _ATTEMPTS - 1:
                     raise
     return created
@@ -183,14 +184,14 @@ def compare_indexes(database: Database[dict[str, Any]]) -> list[str]:
     differences: list[str] = []
     existing = {name: _existing(database, name) for name in {index.collection for index in INDEXES}}
     for index in INDEXES:
-        found = existing[index.collection].get(index.name)
+        actual = existing[index.collection].get(index.name)
         label = f"{index.collection}.{index.name}"
-        if found is None:
+        if actual is None:
             differences.append(f"{label} is missing")
         elif (
-            tuple((str(name), int(way)) for name, way in found["key"]) != index.keys
-            or bool(found.get("unique", False)) != index.unique
-            or dict(found.get("partialFilterExpression", {})) != dict(index.partial)
+            tuple((str(name), int(way)) for name, way in actual["key"]) != index.keys
+            or bool(actual.get("unique", False)) != index.unique
+            or dict(actual.get("partialFilterExpression", {})) != dict(index.partial)
         ):
             differences.append(f"{label} differs from what it should be")
     return differences

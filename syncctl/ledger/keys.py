@@ -1,10 +1,10 @@
-"""The `keys` collection: what is known of each row, which tells what is new.
+"""The `keys` collection: the known state of each row, with which a poll tells new rows and changes from known ones.
 
-Only the key of a deleted row is ever removed, long after its last record, and once the partner has no object of it.
+Only the key of a deleted row is ever removed, long after its last record, and once the partner has no object for it.
 
-A record exists for dispatch once its key knows it: `keys` is written after the record and before the cursor
-(invariant 1), each document only if its `seq` still is what the poll read. A poll that was taken over can therefore
-neither replace a newer content with an older one nor hide the next change (invariant 8).
+Dispatch sends a record only once its key knows it: `keys` is written after the record and before the cursor
+(invariant 1), each document only if its `seq` is still the one that the poll read. A poll that was taken over can
+therefore neither replace a newer content with an older one nor hide the next change (invariant 8).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +28,7 @@ Doc = dict[str, Any]
 BY_OPERATION = "by_operation"
 
 KEPT_SECONDS = 3600.0
-"""How long an unsettled call is remembered after its time: a call that began before may be found lost only then."""
+"""How long an unsettled call is remembered after its `until`: a call that began before it may be found lost later."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,11 +37,11 @@ class SentCall:
 
     key_id: str
     seq: int
-    #: Its `Idempotency-Key`: once a call under it was accepted, other calls under it have no effect any more.
+    #: Its `Idempotency-Key`: once a call under it was accepted, other calls under it have no effect.
     call: str
     #: The mapping that shaped its bytes.
     mapping_hash: str
-    #: What its answer said of the partner's object for the row; None in a stream that does not keep that.
+    #: The change of the partner's object for the row, according to its answer; None if the stream does not keep that.
     remote: RemoteChange | None = None
 
 
@@ -58,7 +58,7 @@ class Unsettled:
     until: datetime
 
     def is_outdated(self, *, seq: int, mapping_hash: str) -> bool:
-        """Tell whether it has an older content than a call of this version in this mapping (invariant 5)."""
+        """Tell whether its content is older than that of a call of this version in this mapping (invariant 5)."""
         return self.seq < seq or (self.seq == seq and self.mapping_hash not in ("", mapping_hash))
 
 
@@ -76,7 +76,7 @@ class Remote:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KnownKey:
-    """What is known of one row."""
+    """The known state of one row."""
 
     key_id: str
     #: When it was last observed.
@@ -91,18 +91,18 @@ class KnownKey:
     delivered_seq: int = 0
     #: The newest version that may have reached the partner without being known as delivered.
     reached_seq: int = 0
-    #: Mode flag: the newest epoch that may have read the row before the source was told.
+    #: Mode flag: the newest epoch that may have read the row before its ending was reported to the source.
     acknowledged_epoch: int | None = None
     unsettled: tuple[Unsettled, ...] = field(default=())
-    #: None where no answer has described it yet.
+    #: None if no answer has described the object yet.
     remote: Remote | None = None
-    #: The oldest version whose call may have created the partner's object since none was known; 0 where it may be the
-    #: object of another; None where none may have.
+    #: The oldest version whose call may have created the partner's object while none was known; 0 if it may be the
+    #: object of any version; None if no call may have created one.
     doubt_seq: int | None = None
 
     @property
     def remote_values(self) -> Mapping[str, Value]:
-        """What is known of the partner's object, by name; nothing once it is deleted."""
+        """The known values of the partner's object, by name; none once it is deleted."""
         return self.remote.values if self.remote is not None and not self.remote.is_gone else {}
 
     @property
@@ -145,35 +145,37 @@ def _identity(stream: str, key_id: str) -> str:
 
 
 def _behind(stream: str, after: str) -> Doc:
-    """Return the condition for the ids of a stream's keys behind one of them."""
+    """Return the condition for the ids of a stream's keys after one of them."""
     return {"$gt": _identity(stream, after), "$lt": f"{stream};"}
 
 
-def _known(found: Doc) -> KnownKey:
+def _known(document: Doc) -> KnownKey:
     return KnownKey(
-        key_id=found["_id"].partition(":")[2],
-        seq=int(found["seq"]),
-        version=found["version"],
-        version_seq=int(found["version_seq"] if "version_seq" in found else found["seq"]),
-        hash=found["hash"],
-        op=found["op"],
-        delivered_seq=int(found.get("delivered_seq", 0)),
-        reached_seq=int(found.get("reached_seq", 0)),
-        acknowledged_epoch=found.get("acknowledged", {}).get(found["version"]),
+        key_id=document["_id"].partition(":")[2],
+        seq=int(document["seq"]),
+        version=document["version"],
+        version_seq=int(document["version_seq"] if "version_seq" in document else document["seq"]),
+        hash=document["hash"],
+        op=document["op"],
+        delivered_seq=int(document.get("delivered_seq", 0)),
+        reached_seq=int(document.get("reached_seq", 0)),
+        acknowledged_epoch=document.get("acknowledged", {}).get(document["version"]),
         unsettled=tuple(
             Unsettled(
                 seq=int(call["seq"]), call=call["call"], mapping_hash=call.get("mapping_hash", ""), until=call["until"]
             )
-            for call in found.get("unsettled", ())
+            for call in document.get("unsettled", ())
         ),
-        remote=_remote(found["remote"]) if "remote" in found else None,
-        doubt_seq=found.get("doubt_seq"),
+        remote=_remote(document["remote"]) if "remote" in document else None,
+        doubt_seq=document.get("doubt_seq"),
     )
 
 
-def _remote(found: Doc) -> Remote:
+def _remote(document: Doc) -> Remote:
     return Remote(
-        values=decode_values(found.get("values", {})), seq=int(found.get("seq", 0)), is_gone=bool(found.get("gone"))
+        values=decode_values(document.get("values", {})),
+        seq=int(document.get("seq", 0)),
+        is_gone=bool(document.get("gone")),
     )
 
 
@@ -186,18 +188,18 @@ class Keys:
 
     @edge
     def load(self, stream: str, key_ids: Iterable[str]) -> dict[str, KnownKey]:
-        """Return what is known of these rows, by key id; rows never seen are absent."""
+        """Return the known state of these rows, by key id; rows never seen are absent."""
         wanted = [_identity(stream, key_id) for key_id in set(key_ids)]
-        # A batch with room for one more tells that this is all; a full one takes another round trip.
-        found = self._keys.find({"_id": {"$in": wanted}}, {"key": False}, batch_size=len(wanted) + 1)
-        return {known.key_id: known for known in map(_known, found)}
+        # A batch with room for one more shows that these are all; a full one takes another round trip.
+        documents = self._keys.find({"_id": {"$in": wanted}}, {"key": False}, batch_size=len(wanted) + 1)
+        return {known.key_id: known for known in map(_known, documents)}
 
     @edge
     def observe(self, stream: str, observations: Sequence[Observation]) -> list[str]:
-        """Write observations; return the ids of the keys that another poll has written meanwhile. Safe to repeat.
+        """Write observations; return the ids of the keys that another poll has written since. Safe to repeat.
 
-        Each key is written only if its seq still is what this poll read (invariant 8); the keys returned must be
-        compared anew.
+        Each key is written only if its seq is still the one that this poll read (invariant 8); the keys returned must
+        be compared again.
         """
         if not observations:
             return []
@@ -221,7 +223,7 @@ class Keys:
 
     def _write(self, stream: str, row: Observation) -> InsertOne[Doc] | UpdateOne:
         identity = _identity(stream, row.key_id)
-        # Always written: a key of an earlier version has none, and its seq is about to rise.
+        # Always written: a key from an earlier version of syncctl has none, and its seq is about to rise.
         version_seq = row.seq if row.version_seq is None else row.version_seq
         changes: Doc = {
             "seq": row.seq, "version": row.version, "version_seq": version_seq, "hash": row.hash, "op": row.op
@@ -234,15 +236,15 @@ class Keys:
 
     @edge
     def column_names(self, stream: str) -> tuple[str, ...]:
-        """Return the key columns of a stream, as the ledger has seen them; empty when it has seen no row."""
-        found = self._keys.find_one({"stream": stream}, {"key": True})
-        return tuple(found["key"]) if found else ()
+        """Return the key columns of a stream's known rows; empty when no row is known."""
+        document = self._keys.find_one({"stream": stream}, {"key": True})
+        return tuple(document["key"]) if document else ()
 
     @edge
     def note_acknowledged(self, stream: str, versions: Sequence[tuple[str, str]], *, epoch: int) -> None:
-        """Remember that the source was told of each (key id, version) before any poll of a later epoch began.
+        """Remember that each (key id, version) was reported to the source before any poll of a later epoch began.
 
-        A version that is not the row's newest any more is passed over: what is known of the newest stays.
+        A version that is no longer the row's newest is skipped: the note about the newest one stays.
         """
         if versions:
             self._keys.bulk_write(
@@ -264,8 +266,8 @@ class Keys:
             after: A key id; the empty text for the beginning.
         """
         query = {"stream": stream, "op": "upsert", "_id": _behind(stream, after), "nameless": {"$exists": False}}
-        found = self._keys.find(query, {"key": True}, sort=[("_id", 1)], limit=limit, hint=BY_OPERATION)
-        return [(key["_id"].partition(":")[2], decode_values(key["key"])) for key in found]
+        keys = self._keys.find(query, {"key": True}, sort=[("_id", 1)], limit=limit, hint=BY_OPERATION)
+        return [(key["_id"].partition(":")[2], decode_values(key["key"])) for key in keys]
 
     @edge
     def load_contents(self, stream: str, *, after: str, limit: int) -> list[tuple[str, str, Operation]]:
@@ -275,8 +277,8 @@ class Keys:
             after: A key id; the empty text for the beginning.
         """
         fields = {"hash": True, "op": True}
-        found = self._keys.find({"_id": _behind(stream, after)}, fields, sort=[("_id", 1)], limit=limit)
-        return [(key["_id"].partition(":")[2], key["hash"], key["op"]) for key in found]
+        keys = self._keys.find({"_id": _behind(stream, after)}, fields, sort=[("_id", 1)], limit=limit)
+        return [(key["_id"].partition(":")[2], key["hash"], key["op"]) for key in keys]
 
     @edge
     def load_keys(self, stream: str, key_ids: Sequence[str]) -> dict[str, dict[str, Value]]:
@@ -297,12 +299,12 @@ class Keys:
             after: A key id; the empty text for the beginning.
         """
         query = {"stream": stream, "op": "delete", "_id": _behind(stream, after)}
-        found = self._keys.find(query, {"_id": True}, sort=[("_id", 1)], limit=limit, hint=BY_OPERATION)
-        return [key["_id"].partition(":")[2] for key in found]
+        keys = self._keys.find(query, {"_id": True}, sort=[("_id", 1)], limit=limit, hint=BY_OPERATION)
+        return [key["_id"].partition(":")[2] for key in keys]
 
     @edge
     def note_deleted(self, stream: str, key_ids: Sequence[str]) -> None:
-        """Note when a delete was first come upon; a row that came back since is noted anew. Safe to repeat."""
+        """Note when a delete was first seen; for a row that has come back since, note it again. Safe to repeat."""
         query: Doc = {
             "_id": {"$in": [_identity(stream, key_id) for key_id in key_ids]},
             "op": "delete",
@@ -313,14 +315,14 @@ class Keys:
     @edge
     def find_long_deleted(self, stream: str, key_ids: Sequence[str], *, seconds: float) -> list[str]:
         """Return the ids of those keys that may be removed: their delete was noted at least this long ago."""
-        found = self._keys.find(_long_deleted(stream, key_ids, seconds), {"_id": True})
-        return [key["_id"].partition(":")[2] for key in found]
+        keys = self._keys.find(_long_deleted(stream, key_ids, seconds), {"_id": True})
+        return [key["_id"].partition(":")[2] for key in keys]
 
     @edge
     def forget_deleted(self, stream: str, key_ids: Sequence[str], *, seconds: float) -> int:
         """Remove the keys of rows whose delete was noted at least this long ago; return how many. Safe to repeat.
 
-        A key stays as long as the partner may have an object of its row.
+        A key stays as long as the partner may have an object for its row.
         """
         return self._keys.delete_many(_long_deleted(stream, key_ids, seconds)).deleted_count
 
@@ -334,7 +336,7 @@ class Keys:
             for call in delivered:
                 self.note_delivered(stream, [call])
             return
-        # One update for all; what differs between them is found by the key's id.
+        # One update for all; the values that differ are looked up by the key's id.
         place = {"$indexOfArray": [{"$literal": ids}, "$_id"]}
         seq = {"$arrayElemAt": [{"$literal": [call.seq for call in delivered]}, place]}
         settled = {"$arrayElemAt": [{"$literal": [call.call for call in delivered]}, place]}
@@ -360,7 +362,7 @@ class Keys:
         """Remember that calls may have created an object at the partner. Safe to repeat.
 
         Args:
-            doubts: The key id and the seq of each call, and from which version on the object may be; 0: any.
+            doubts: The key id and the seq of each call, and the oldest version whose object it may be; 0: any version.
         """
         if doubts:
             self._keys.bulk_write(
@@ -384,9 +386,9 @@ class Keys:
 
 
 def _describe_remote(ids: Sequence[str], described: Sequence[tuple[int, RemoteChange]]) -> list[Doc]:
-    """Return the stages that take what answers said of the partner's objects into their keys (by id).
+    """Return the stages that merge what answers said about the partner's objects into their keys (by id).
 
-    The answer to a newer version wins, whichever comes first; an older one adds what the newer did not say.
+    The answer to a newer version wins, whichever comes first; an older one only adds values that the newer one lacks.
     """
     place = {"$indexOfArray": [{"$literal": list(ids)}, "$_id"]}
     changes = [
@@ -400,7 +402,7 @@ def _describe_remote(ids: Sequence[str], described: Sequence[tuple[int, RemoteCh
     newer = {
         "$cond": [
             "$said.is_gone",
-            # Kept: if a wrong address has said that it is gone, it is deleted once more.
+            # The values stay: if the answer that it is gone came from a wrong address, it is deleted once more.
             {"values": known, "seq": "$said.seq", "gone": True},
             {"values": added, "seq": "$said.seq"},
         ]
@@ -419,7 +421,7 @@ def _long_deleted(stream: str, key_ids: Sequence[str], seconds: float) -> Doc:
     return {
         "_id": {"$in": [_identity(stream, key_id) for key_id in key_ids]},
         "op": "delete",
-        # The partner may still have its object, whose id is known here alone: the delete has failed, or none is sent.
+        # Unless the partner may still have the object, whose id only this key knows: its delete failed or is not sent.
         "$nor": [{"doubt_seq": {"$exists": True}}, {"remote": {"$exists": True}, "remote.gone": {"$ne": True}}],
         "gone.at": {"$type": "date"},
         "$expr": {"$and": [{"$eq": ["$gone.seq", "$seq"]}, {"$lte": ["$gone.at", in_future(-seconds)]}]},
@@ -427,7 +429,7 @@ def _long_deleted(stream: str, key_ids: Sequence[str], seconds: float) -> Doc:
 
 
 def _unsettle(call: SentCall, seconds: float) -> Doc:
-    """Return the change that adds an unsettled call and drops those whose time has long been over."""
+    """Return the change that adds an unsettled call, and drops those whose `until` passed long ago."""
     others = {
         "$filter": {
             "input": {"$ifNull": ["$unsettled", []]},

@@ -1,4 +1,4 @@
-"""Bringing back the records of a batch whose process died or stands still."""
+"""The rescue of records in a batch whose process died or stands still."""
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from syncctl.ledger.write_backs import WRITE_BACK, marked_if
 Doc = dict[str, Any]
 LOSSES_AT_MOST = 3
 POISON = f"its worker died or stalled {LOSSES_AT_MOST} times while sending it"
-"""The error of a record that may be what kills its process."""
+"""The error of a record that may have killed its processes."""
 FAILED_COUNTED_AT_MOST = 1000
 
 
@@ -38,7 +38,7 @@ class Lost:
 
 
 class LeaseRescue:
-    """Guarded by the batch's token, so that two who look at once bring a record back once."""
+    """Brings records back, guarded by the batch's token: two processes at once bring a record back only once."""
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._records: Collection[Doc] = database["records"]
@@ -47,24 +47,24 @@ class LeaseRescue:
 
     @edge
     def give_back_unsent(self, batch: ExpiredBatch) -> int:
-        """Make records due whose calls cannot have begun, as if they had not been claimed; return how many."""
+        """Make the records due whose calls cannot have begun, as if they had not been claimed; return how many."""
         ids = [record for record in batch.ids if record not in batch.begun]
         guard = {"_id": {"$in": ids}, "lease.token": batch.token}
         return update_many_safely(self._records, guard, GIVEN_BACK) if ids else 0
 
     @edge
     def give_back_stranded(self, stream: str) -> int:
-        """Make records due that are in flight for a batch that is gone; return how many. Safe to repeat.
+        """Make the records due that are in flight for a batch that is gone; return how many. Safe to repeat.
 
-        A process that stood still between the two writes of `Batches.take` takes records for a batch that was brought
-        back meanwhile, without records, and removed. It makes no calls: `Batches.begin` fails.
+        A process that stood still between the two writes of `Batches.take` takes records for a batch that another
+        process has brought back since then, without records, and removed. It makes no calls: `Batches.begin` fails.
         """
         in_flight = {"stream": stream, "in_flight_key": {"$gt": ""}}
         stages: list[Doc] = [{"$match": in_flight}, {"$group": {"_id": "$lease.token"}}]
-        tokens = [found["_id"] for found in self._records.aggregate(stages, hint=ONE_IN_FLIGHT)]
-        # Read after the records: a batch is written before its records are taken. One that has ended since has no
-        # record any more that the guard would match.
-        known = {found["_id"] for found in self._batches.find({"_id": {"$in": tokens}}, {"_id": True})}
+        tokens = [group["_id"] for group in self._records.aggregate(stages, hint=ONE_IN_FLIGHT)]
+        # Read after the records: a batch is written before its records are taken. A batch that has ended since has no
+        # records left that the guard would match.
+        known = {batch["_id"] for batch in self._batches.find({"_id": {"$in": tokens}}, {"_id": True})}
         gone = [token for token in tokens if token not in known]
         guard = {**in_flight, "lease.token": {"$in": gone}}
         return update_many_safely(self._records, guard, GIVEN_BACK, hint=ONE_IN_FLIGHT) if gone else 0
@@ -74,7 +74,7 @@ class LeaseRescue:
         """Return the records whose calls may have begun and whose outcome was not written."""
         query = {"_id": {"$in": sorted(batch.begun)}, "lease.token": batch.token}
         fields = dict.fromkeys(("key_id", "seq", "generation", "mapping_hash", "lease"), True)
-        found = self._records.find(query, fields)
+        documents = self._records.find(query, fields)
         return [
             Lost(
                 id=document["_id"],
@@ -86,7 +86,7 @@ class LeaseRescue:
                 ),
                 claimed_at=document["lease"]["at"],
             )
-            for document in found
+            for document in documents
         ]
 
     @edge
@@ -102,11 +102,11 @@ class LeaseRescue:
     ) -> int:
         """Bring back records whose call may have been made, and note it in their history as `lost`; return how many.
 
-        A record that was lost alone three times kills its process: it becomes failed (poison). In company any other
-        record may have done so, which is why such losses count once.
+        A record that was lost alone three times is assumed to kill its process, and becomes failed (poison). In a batch
+        with others, any of them may have done so, so all such losses together count only once.
 
         Args:
-            after_seconds: When they are due again: once no earlier call can still reach the partner.
+            after_seconds: How long from now they are due again: once no earlier call can still reach the partner.
             fail_first: The first loss makes a record failed: its call may have been made, and is not repeated.
             new_keys: The ids of records that are sent under a new `Idempotency-Key` from now on.
             writes_back: A failure is written back into the source later.
@@ -125,7 +125,7 @@ class LeaseRescue:
 
     @edge
     def count_poison(self, stream: str) -> int:
-        """Return how many of the records that failed last did because they were lost three times."""
+        """Return how many of the latest failed records failed because they were lost three times."""
         failed = {"stream": stream, "state": State.FAILED.value, "finished_at": {"$type": "date"}}
         stages: list[Doc] = [
             {"$match": failed},
@@ -134,8 +134,8 @@ class LeaseRescue:
             {"$match": {"error.fingerprint": fingerprint(None, POISON)}},
             {"$count": "records"},
         ]
-        found = next(self._records.aggregate(stages, hint="finished"), None)
-        return int(found["records"]) if found else 0
+        counts = next(self._records.aggregate(stages, hint="finished"), None)
+        return int(counts["records"]) if counts else 0
 
     @staticmethod
     def _lose(batch: ExpiredBatch, after_seconds: float, *, losses: int) -> list[Doc]:
@@ -144,14 +144,14 @@ class LeaseRescue:
             message = "its worker died or stalled while sending it: not sent again, because the partner may have it"
         error = {"fingerprint": fingerprint(None, message), "status": None, "message": message}
         poison = {"$gte": ["$losses", losses]}
-        # Of a batch that names a single one of many any more, too: the record has no losses yet, and gets its first.
+        # Also for a batch of many that names only one of them by now: the record has no losses yet, and gets its first.
         is_alone = len(batch.ids) == 1
         counted = {"$add": [or_zero("losses"), 1]} if is_alone else {"$max": [or_zero("losses"), 1]}
         lost = {
             "n": "$claims",
             "worker": "$lease.worker",
             "state": "$state",
-            # With a fingerprint, so that the report counts what failed among its errors.
+            # With a fingerprint, so that the report counts the failure among its errors.
             "error": {"$cond": [poison, message, "the worker's lease ran out"]},
             "fingerprint": {"$cond": [poison, error["fingerprint"], "$$REMOVE"]},
         }
@@ -167,6 +167,6 @@ class LeaseRescue:
                 "due_at": {"$cond": [poison, "$$REMOVE", in_future(after_seconds)]},
             }},
             {"$set": grown(entry, **lost)},
-            # The call may have created what the partner did not have when it was asked.
+            # The call may have created the object that the partner did not have when it was asked.
             {"$unset": [*IN_FLIGHT_FIELDS, "looked_up"]},
         ]  # fmt: skip

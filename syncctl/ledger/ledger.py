@@ -47,7 +47,7 @@ class Ledger:
     Args:
         url: `mongodb://…`, a secret.
         database: The database's name.
-        timeout_seconds: The end of every operation.
+        timeout_seconds: The deadline of every operation.
     """
 
     def __init__(self, url: str, database: str, *, timeout_seconds: float = 20.0) -> None:
@@ -94,14 +94,14 @@ class Ledger:
         self._client.close()
 
     def open_rate(self, partner: str, *, calls: int, seconds: float) -> RollingRate:
-        """Return a partner's rate of less than one call a second, which all workers share."""
+        """Return a partner's rate limit of less than one call a second, which all workers share."""
         return RollingRate(self._database, self.hosts, name=partner, calls=calls, seconds=seconds)
 
     def check_reachable(self, *, timeout_seconds: float) -> None:
-        """Ask MongoDB for a sign of life: a person who waits should not wait for the end of a long operation.
+        """Ask MongoDB for a sign of life, so that a waiting person need not wait until a long operation times out.
 
         Raises:
-            ServiceUnavailable: There was none in time, or every host refuses the connection: that is an answer.
+            ServiceUnavailable: There was none in time, or every host refuses the connection, which is known at once.
         """
         check_not_refused(self._url, timeout_seconds=timeout_seconds)
         with translated(self.hosts), pymongo.timeout(timeout_seconds):
@@ -109,7 +109,7 @@ class Ledger:
 
     @contextmanager
     def limit_time(self, seconds: float) -> Iterator[None]:
-        """End every operation in the block once so much time has passed, all of them together."""
+        """Give all operations in the block one common deadline, this many seconds from now."""
         with translated(self.hosts), pymongo.timeout(seconds):
             yield
 
@@ -154,7 +154,7 @@ class Ledger:
         with translated(self.hosts):
             hello = self._client.admin.command("hello")
             is_set = self._client.topology_description.topology_type_name.startswith("ReplicaSet")
-        # A URL with directConnection reaches one member alone.
+        # A URL with directConnection reaches only one member.
         members = [*hello.get("hosts", ()), *hello.get("passives", ())] if is_set else []
         with ThreadPoolExecutor(max(1, len(members))) as threads:
             return list(
@@ -165,7 +165,7 @@ class Ledger:
         """Return MongoDB's version and whether it is a replica set, for `doctor`."""
         with translated(self.hosts):
             version = self._client.server_info()["version"]
-            # What goes before answers everybody; this asks for a login where the server wants one.
+            # The call before needs no login; this one does where the server requires one.
             self._database.list_collection_names(authorizedCollections=True, nameOnly=True)
             hello = self._client.admin.command("hello")
         return {
@@ -175,12 +175,12 @@ class Ledger:
         }
 
     def read_history_seconds(self) -> int:
-        """Return how much history MongoDB keeps, for `doctor`; 0 where it does not say."""
+        """Return how many seconds of history MongoDB keeps, for `doctor`; 0 if it does not report that."""
         with translated(self.hosts):
             return int(self._read_parameter("minSnapshotHistoryWindowInSeconds") or 0)
 
     def _read_parameter(self, name: str) -> Any:
-        """Return a parameter of the server; None where this user may not ask, or the server has none of that name."""
+        """Return a parameter of the server; None if this user may not read it, or there is none of that name."""
         try:
             return self._client.admin.command({"getParameter": 1, name: 1}).get(name)
         except OperationFailure:

@@ -1,7 +1,7 @@
-"""The version of the ledger: what a process must know to use it, and the upgrade of an older one.
+"""The version of the ledger, the check that a process knows it well enough, and the upgrade of an older ledger.
 
-One document in `project` has the version and the oldest one whose processes may still use the ledger. A syncctl that
-knows less than that is refused; one that knows less than the version, but enough, goes on.
+One document in `project` has the version, and the oldest version whose processes may still use the ledger. A syncctl
+that does not know that oldest version is refused; one that knows it, but not the newest version, may continue.
 """
 
 import time
@@ -33,13 +33,13 @@ _ID = "schema"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Form:
-    """What the ledger says of itself."""
+    """The version of a ledger, as the ledger states it."""
 
     #: 0: it was written before ledgers had versions, or nothing was written yet.
     version: int = 0
     #: The oldest version whose processes may use it.
     oldest: int = 0
-    #: The syncctl that wrote the version; None in version 0.
+    #: The release of syncctl that wrote the version; None in version 0.
     written_by: str | None = None
     written_at: datetime | None = None
     #: It has no stream and no record.
@@ -86,22 +86,22 @@ class Schema:
 
     @edge
     def load(self) -> Form:
-        """Return what the ledger says of itself."""
-        found = self._project.find_one({"_id": _ID}) or {}
-        if not found.get("version"):
+        """Return the version that the ledger states."""
+        document = self._project.find_one({"_id": _ID}) or {}
+        if not document.get("version"):
             is_empty = all(
                 self._database[name].find_one({}, {"_id": True}) is None for name in ("streams", "records")
             )  # fmt: skip
-            return Form(oldest=int(found.get("oldest", 0)), is_empty=is_empty)
+            return Form(oldest=int(document.get("oldest", 0)), is_empty=is_empty)
         return Form(
-            version=int(found["version"]),
-            oldest=int(found.get("oldest", 0)),
-            written_by=found.get("by"),
-            written_at=found.get("at"),
+            version=int(document["version"]),
+            oldest=int(document.get("oldest", 0)),
+            written_by=document.get("by"),
+            written_at=document.get("at"),
         )
 
     def check(self) -> Form:
-        """Return what the ledger says of itself, if this process may use it.
+        """Return the version that the ledger states, if this process may use the ledger.
 
         Raises:
             ConfigurationError: A newer syncctl has upgraded it, and this one would misread it.
@@ -133,9 +133,9 @@ class Schema:
 
     @edge
     def upgrade(self, *, who: str = SYNCCTL, watch: Watch | None = None) -> Upgraded:
-        """Make the migrations that the ledger lacks, once another process that makes them has ended. Safe to repeat.
+        """Make the migrations that the ledger lacks, after waiting for any other process that makes them.
 
-        Safe to kill: the next process goes on.
+        Safe to repeat, and to kill: the next process continues.
 
         Args:
             who: For the audit log.
@@ -181,7 +181,7 @@ class Schema:
             raise LeaseHeld("another process is upgrading the ledger")
 
     def _migrate(self, token: str, form: Form, who: str, watch: Watch | None) -> int:
-        """Make every migration that is due; return how many documents were changed."""
+        """Make every pending migration; return how many documents were changed."""
         pending = [step for step in self._migrations if step.version > form.version]
         detail = {"version_before": form.version, "version": self.known}
         with Audit(self._database, self.hosts).record(action="upgrade", who=who, detail=detail) as entry:
@@ -205,7 +205,7 @@ class Schema:
         return entry.count
 
     def _advance(self, token: str, step: Migration) -> Iterator[Advance]:
-        """Yield what each step did until nothing is left, once no process runs that would not bear it."""
+        """Yield the result of each step until nothing is left, once no process runs that could not handle it."""
         has_waited = False
         while True:
             self._renew(token)

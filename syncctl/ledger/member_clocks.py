@@ -1,4 +1,4 @@
-"""The clocks of a replica set's members: each may be the primary tomorrow, and judge leases that today's has given."""
+"""The clocks of a replica set's members: any may be the next primary, and judge leases that the present one granted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class MemberClock:
 
     #: Its host and port.
     member: str
-    #: How far its clock is ahead of this machine's; None where it does not answer.
+    #: How far its clock is ahead of this machine's; None if it does not answer.
     ahead_seconds: float | None
-    #: How much less or more that may be: half of the round trip.
+    #: The uncertainty of that in either direction: half of the round trip.
     uncertain_seconds: float = 0.0
 
 
@@ -27,7 +27,7 @@ def read_clock(url: str, member: str, *, timeout_seconds: float) -> MemberClock:
     """Ask a member, `host:port`, for its time."""
     with connect(url, timeout_seconds=timeout_seconds, member=member) as client:
         try:
-            # The first answer only shows that the connection stands: it would take too long to be compared.
+            # The first call only opens the connection: it takes too long for its time to be compared.
             _say_hello(client)
             before = datetime.now(UTC)
             there = _say_hello(client)["localTime"]
@@ -43,7 +43,7 @@ def _say_hello(client: "MongoClient[dict[str, Any]]") -> dict[str, Any]:
 
 
 def compare_clocks(clocks: Sequence[MemberClock]) -> tuple[float, str, str]:
-    """Return by how many seconds two members differ at least, and which: the one ahead, then the one behind."""
+    """Return by how many seconds the two furthest members differ at least; then the one ahead, and the one behind."""
     ahead = [(clock.ahead_seconds, clock) for clock in clocks if clock.ahead_seconds is not None]
     if not ahead:
         return 0.0, "", ""

@@ -1,8 +1,8 @@
-"""The migrations of the ledger, in order: each brings an older form of what is stored to the next version.
+"""The migrations of the ledger, in order: each one brings stored documents to the form of the next version.
 
-What readers can understand in its older form is left as it is; a migration is for what they cannot. Each is safe to
-repeat, to kill and to run twice at once, and safe while processes of the version before go on, unless it says that
-those must have ended.
+Documents that readers understand in their older form are left as they are; migrations are for those that they do not.
+Each migration is safe to repeat, to kill and to run twice at once, and safe while processes of the version before it
+continue, unless it says that those must have ended.
 """
 
 from collections.abc import Callable
@@ -25,12 +25,12 @@ BATCHES_AT_ONCE = 100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Advance:
-    """What one step of a migration did."""
+    """The result of one step of a migration."""
 
     changed: int
     #: How many documents are left to change.
     left: int
-    #: Whose end the rest waits for; empty if it waits for nothing.
+    #: The processes or calls whose end the rest waits for; empty if it waits for none.
     waits_for: str = ""
 
 
@@ -41,8 +41,8 @@ class Migration:
     #: The version that it leads to.
     version: int
     title: str
-    #: The oldest version whose processes may still use the ledger: from before its first step on, older ones are
-    #: refused, and it waits until none runs.
+    #: The oldest version whose processes may still use the ledger. Before the first step, older processes begin to be
+    #: refused, and the migration waits until none runs.
     oldest: int
     #: Returns how many documents are to be changed.
     count: Callable[[Database[Doc]], int]
@@ -61,10 +61,10 @@ def _count_in_flight(database: Database[Doc]) -> int:
 
 
 def _take_over(database: Database[Doc]) -> Advance:
-    """Take over records that the first syncctl had in flight, each under a lease of its own instead of a batch's.
+    """Take over records that the first version had in flight, each under its own lease instead of a batch's.
 
-    Queued ones become due at once: the message that was to send them claims nothing any more. Those that were being
-    sent become batches whose process is gone, which any worker brings back as it always does.
+    Queued records become due at once, because the message that was to send them no longer claims anything. Records that
+    were being sent become batches whose process is gone, which any worker brings back as usual.
     """
     records = database["records"]
     queued = {**_IN_FLIGHT, "state": {"$ne": State.SENDING.value}}
@@ -83,32 +83,32 @@ def _take_over(database: Database[Doc]) -> Advance:
         "until": {"$max": "$lease.until"},
     }
     stages: list[Doc] = [{"$match": abandoned}, {"$group": group}, {"$limit": BATCHES_AT_ONCE}]
-    for found in records.aggregate(stages, hint=TOO_OLD):
-        changed += _make_batch(database, found)
+    for old_lease in records.aggregate(stages, hint=TOO_OLD):
+        changed += _make_batch(database, old_lease)
     left = records.count_documents(_IN_FLIGHT, hint=TOO_OLD)
     waits_for = f"the calls of {', '.join(writers)}" if writers and left else ""
     return Advance(changed=changed, left=left, waits_for=waits_for)
 
 
-def _make_batch(database: Database[Doc], found: Doc) -> int:
-    """Give the records of one lease to a batch with a token of its own, so that no late outcome sets their state."""
-    token, ids = new_token(), list(found["ids"])
-    lease = {"token": token, "worker": {"$literal": found["worker"]}, "at": {"$ifNull": ["$due_at", "$logged_at"]}}
+def _make_batch(database: Database[Doc], old_lease: Doc) -> int:
+    """Give the records of one lease to a batch with a new token, so that no late outcome sets their state."""
+    token, ids = new_token(), list(old_lease["ids"])
+    lease = {"token": token, "worker": {"$literal": old_lease["worker"]}, "at": {"$ifNull": ["$due_at", "$logged_at"]}}
     changes: Doc = {
         "in_flight_key": {"$cond": [{"$eq": ["$exclusive", True]}, "$key_id", "$_id"]},
         "in_flight_retry": {"$cond": [{"$eq": ["$fresh", False]}, True, "$$REMOVE"]},
         "lease": lease,
     }
-    batch = {"stream": found["_id"]["stream"], "worker": found["worker"], "ids": ids, "begun": ids}
-    database["batches"].insert_one({"_id": token, **batch, "until": found["until"]})
-    guard = {**_SENDING, "lease.token": found["_id"]["token"]}
+    batch = {"stream": old_lease["_id"]["stream"], "worker": old_lease["worker"], "ids": ids, "begun": ids}
+    database["batches"].insert_one({"_id": token, **batch, "until": old_lease["until"]})
+    guard = {**_SENDING, "lease.token": old_lease["_id"]["token"]}
     update: list[Doc] = [{"$set": changes}, {"$unset": _FIELDS}]
-    # One whose key has another version in flight has its turn later (invariant 5).
+    # A record whose key has another version in flight is taken over later (invariant 5).
     return write_but_duplicates(database["records"], [UpdateOne({"_id": record, **guard}, update) for record in ids])
 
 
 def _select_unended(database: Database[Doc]) -> Doc:
-    """Return the filter for entries of before ends were noted: those since then come after one that has an end."""
+    """Return the filter for entries from before ends were noted: they are older than the first entry with an end."""
     first = database["audit"].find_one({"ended_at": {"$exists": True}}, {"at": True}, sort=[("at", 1)])
     earlier: Doc = {"ended_at": {"$exists": False}, "action": {"$ne": "upgrade"}}
     return {**earlier, **({"at": {"$lt": first["at"]}} if first is not None else {})}
@@ -119,7 +119,7 @@ def _count_unended(database: Database[Doc]) -> int:
 
 
 def _end_entries(database: Database[Doc]) -> Advance:
-    """Note the end of operations whose entries were written once they had ended."""
+    """Note the end of operations whose entries were written only after they had ended."""
     ended: list[Doc] = [{"$set": {"ended_at": "$at", "error": None}}]
     return Advance(changed=update_many_safely(database["audit"], _select_unended(database), ended), left=0)
 
@@ -128,8 +128,8 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         version=1,
         title="records in flight belong to batches",
-        # Processes from before there were versions never ask. The first ones' way to records in flight is closed by an
-        # index (`indexes.py:TOO_OLD`); those since then do no harm.
+        # Processes from before there were versions never check it. An index (`indexes.py:TOO_OLD`) keeps those of the
+        # first version from records in flight; later ones do no harm.
         oldest=0,
         count=_count_in_flight,
         advance=_take_over,

@@ -68,7 +68,7 @@ def open_database(client: "pymongo.MongoClient[dict[str, Any]]", name: str) -> D
         name,
         write_concern=WriteConcern(w="majority", j=True),
         read_concern=ReadConcern("majority"),
-        # Whatever the URL says: a claim that is read from a lagging secondary would find nothing.
+        # Whatever the URL says: reading a claim from a lagging secondary would find nothing.
         read_preference=ReadPreference.PRIMARY,
     )
 
@@ -79,7 +79,7 @@ def describe_hosts(url: str) -> str:
 
 
 def check_not_refused(url: str, *, timeout_seconds: float) -> None:
-    """Connect to each host of a URL: the driver waits for a server that may yet come up, and a person should not.
+    """Connect to each host of a URL: the driver waits for a server that may still start, and a person should not.
 
     Raises:
         ServiceUnavailable: Every host refuses the connection; one that does not answer may still come up.
@@ -101,7 +101,7 @@ def check_not_refused(url: str, *, timeout_seconds: float) -> None:
 
 
 def _list_hosts(url: str) -> list[tuple[str, int | None]]:
-    """Return hosts and ports, no port for a Unix socket; nothing where only DNS knows them."""
+    """Return hosts and ports, without a port for a Unix socket; empty if only DNS knows them."""
     try:
         return list(parse_uri(url, validate=False, warn=False)["nodelist"]) if not url.startswith("mongodb+srv") else []
     except (mongo.PyMongoError, ValueError):
@@ -114,7 +114,7 @@ def translated(hosts: str = "") -> Iterator[None]:
 
     Raises:
         ServiceUnavailable: MongoDB cannot be reached, or did not acknowledge in time.
-        ConfigurationError: it wants a login, refuses the one it got, or that lacks a right.
+        ConfigurationError: it requires a login, refuses the given one, or the login lacks a right.
     """
     where = f" at {hosts}" if hosts else ""
     try:
@@ -191,7 +191,7 @@ def edge(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def is_only_duplicates(error: mongo.BulkWriteError) -> bool:
-    """Return whether a bulk failed only for documents that were there already.
+    """Return whether a bulk failed only because of documents that existed already.
 
     An empty first list beside a write concern error would otherwise mean "all were duplicates".
     """
@@ -218,21 +218,21 @@ def find_streams(
     *,
     hint: str | None = None,
 ) -> list[str]:
-    """Return those of these streams that have a document that a query matches.
+    """Return the given streams that have a document which a query matches.
 
-    One look at an index per stream, all within one question: of hundreds of streams few have anything to count.
+    One lookup in an index per stream, all in one query: among hundreds of streams, few have anything to count.
 
     Args:
-        query: What an index that begins with `stream` answers.
-        hint: That index, where MongoDB would not choose it.
+        query: A query that an index beginning with `stream` answers.
+        hint: That index, if MongoDB would not choose it.
     """
     names = list(streams)
     if len(names) <= 1:
         return names
     stages: list[dict[str, Any]] = [{"$match": {"stream": {"$in": names}, **query}}, {"$group": {"_id": "$stream"}}]
     options: dict[str, Any] = {} if hint is None else {"hint": hint}
-    found = {document["_id"] for document in collection.aggregate(stages, **options)}
-    return [name for name in names if name in found]
+    matching = {document["_id"] for document in collection.aggregate(stages, **options)}
+    return [name for name in names if name in matching]
 
 
 def new_token() -> str:
@@ -248,9 +248,9 @@ def update_many_safely(
     hint: str | None = None,
     count: Literal["modified", "matched"] = "modified",
 ) -> int:
-    """Update many, once more after a cut connection (the driver repeats only single updates); return how many.
+    """Update many documents, again after a cut connection (the driver repeats only single updates); return how many.
 
-    Only for changes that are safe to repeat: what they change no longer matches their guard.
+    Only for changes that are safe to repeat: changed documents no longer match the guard.
     """
     try:
         done = collection.update_many(guard, changes, hint=hint)

@@ -20,13 +20,13 @@ from syncctl.ledger.write_backs import WRITE_BACK, marked_if
 Doc = dict[str, Any]
 TAKEN_BACK_AT_ONCE = 1000
 UNTRIED_KEPT = timedelta(days=30)
-"""How much longer than others a record is kept of which the source was not told, since that was last tried."""
+"""How long after the last try a record is kept whose outcome the source does not have, beyond the usual retention."""
 _ACKNOWLEDGED_AGAIN: Doc = {"$cond": [
     {"$eq": ["$acknowledged.ending", "failed"]},
     {"version": "$acknowledged.version"},
     or_absent("acknowledge"),
 ]}  # fmt: skip
-"""In mode flag the source was told that a record failed, so it is told again how the next attempt ends."""
+"""In mode flag, a failure that was reported to the source is followed by a report of how the next attempt ends."""
 
 
 def _superseded(by: str) -> Doc:
@@ -42,25 +42,25 @@ def _finished_before(stream: str, state: State, before: datetime) -> Doc:
 
 
 def _list_kept(state: State, before: datetime) -> list[tuple[str, Doc]]:
-    """Return what finished records have that cleanup keeps however old they are, each with the index of such ones."""
+    """Return the conditions under which cleanup keeps a finished record of any age, each with the index for it."""
     tried = {"$gte": before - UNTRIED_KEPT}
     kept: list[tuple[str, Doc]] = [
         (KEPT, {"kept": {"$exists": True}}),
-        # The source does not have its outcome yet, which the doctor says, until no poll tries any more.
+        # The source does not have its outcome yet, which `doctor` reports: kept until polls have stopped trying.
         (TO_WRITE_BACK, {f"{WRITE_BACK}.due_at": tried}),
     ]
     if state is State.DELIVERED:
-        # In mode flag the source has not been told of it yet.
+        # In mode flag: it has yet to be reported to the source.
         kept.append((TO_ACKNOWLEDGE, {"acknowledge": {"$exists": True}}))
     elif state in (State.FAILED, State.DISCARDED):
-        # The source refuses to be told of it, which the doctor says, until no poll tries any more.
+        # The source refuses the report of it, which `doctor` reports: kept until polls have stopped trying.
         refused = {"acknowledge.error": {"$exists": True}, "acknowledge.due_at": tried}
         kept.append((TO_ACKNOWLEDGE, {"acknowledge": {"$exists": True}, **refused}))
     return kept
 
 
 class Operations:
-    """Every change is guarded by the state: a record that changed meanwhile stays as it is."""
+    """Every change is guarded by the state: a record whose state has changed since it was read stays as it is."""
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._records: Collection[Doc] = database["records"]
@@ -70,7 +70,7 @@ class Operations:
     def supersede(self, overtaken: Iterable[tuple[str, int, str]]) -> int:
         """Mark pending records (id, seq, the newer record's id) superseded; return how many.
 
-        A record whose seq was raised since it was judged is the newest of its key by now.
+        A record whose seq was raised since it was judged is by now the newest of its key, and stays as it is.
         """
         writes = [
             UpdateOne(
@@ -139,13 +139,13 @@ class Operations:
 
     @edge
     def make_due(self, record: str) -> None:
-        """Let a pending record that waits for its next attempt be tried now. Safe to repeat."""
+        """Make a pending record due now that waits for its next attempt. Safe to repeat."""
         waits = {"_id": record, "state": State.PENDING.value, "due_at": {"$type": "date"}}
         self._records.update_one({**waits, "$expr": {"$gt": ["$due_at", "$$NOW"]}}, [{"$set": {"due_at": "$$NOW"}}])
 
     @edge
     def take_back_refused(self, stream: str, *, status: int | None, since: datetime) -> int:
-        """Make records due that have failed in a run of refusals; return how many. Safe to repeat.
+        """Make the records due again that failed in a run of refusals; return how many. Safe to repeat.
 
         Args:
             status: The status that they were refused with.
@@ -156,7 +156,7 @@ class Operations:
 
     @edge
     def take_back_gone(self, stream: str, *, since: datetime) -> int:
-        """Make deletes due that were done because their rows are gone; return how many. Safe to repeat.
+        """Make the deletes due again that were done because their rows are gone; return how many. Safe to repeat.
 
         Args:
             since: When the first of them was answered.
@@ -178,9 +178,9 @@ class Operations:
             "acknowledge": _ACKNOWLEDGED_AGAIN,
         }
         taken_back = 0
-        # Records that are due again leave the query: a run may be longer than what fits in memory.
-        while found := list(self._records.find(query, {"_id": True}, limit=TAKEN_BACK_AT_ONCE, hint="finished")):
-            ids = [record["_id"] for record in found]
+        # In pages, because a run may not fit in memory; records that are due again no longer match the query.
+        while records := list(self._records.find(query, {"_id": True}, limit=TAKEN_BACK_AT_ONCE, hint="finished")):
+            ids = [record["_id"] for record in records]
             taken_back += self._change(
                 ids, [query["state"]], [{"$set": changes}, {"$unset": ["finished_at", "failed_at", WRITE_BACK]}]
             )
@@ -211,18 +211,18 @@ class Operations:
         return update_many_safely(self._records, guard, changes)
 
     def finished_before(self, stream: str, state: State, before: datetime) -> Doc:
-        """Return the query for the finished records of a stream and state older than a time that cleanup removes."""
+        """Return the query for the records of a stream and state, finished before a time, that cleanup removes."""
         kept = [condition for _, condition in _list_kept(state, before)]
         return {**_finished_before(stream, state, before), "$nor": kept}
 
     @edge
     def count_finished(self, stream: str, state: State, before: datetime) -> int:
-        """Return how many records a cleanup would remove; reads none of them but those that it keeps."""
+        """Return how many records a cleanup would remove; reads only those that it keeps."""
         finished = _finished_before(stream, state, before)
         count = self._records.count_documents
         removed, counted = count(finished, hint="finished"), list[Doc]()
         for index, condition in _list_kept(state, before):
-            # Each is counted once.
+            # A record that meets several conditions is counted once.
             others = {"$nor": list(counted)} if counted else {}
             removed -= count({**finished, **condition, **others}, hint=index)
             counted.append(condition)
@@ -238,18 +238,18 @@ class Operations:
     def load_finished(
         self, stream: str, state: State, before: datetime, *, limit: int, bytes_at_most: int
     ) -> list[Mapping[str, Any]]:
-        """Return whole records that a cleanup would remove, the oldest first: at most so many, and so many bytes.
+        """Return whole records that a cleanup would remove, the oldest first, up to a number of records and of bytes.
 
-        At least one, where there is any: a record may be larger.
+        At least one if there is any, even if it is larger.
         """
         query = self.finished_before(stream, state, before)
         documents: list[Mapping[str, Any]] = []
         size = 0
         with self._records.find(
             query, sort=[("finished_at", 1)], limit=limit, batch_size=100, hint="finished"
-        ) as found:
-            for document in found:
-                # A record says its size where its row is large.
+        ) as cursor:
+            for document in cursor:
+                # A record states its size only if its row is large.
                 size += int(document.get("size", LARGE_ROW_BYTES)) + len(document.get("history", ())) * 1000
                 if documents and size > bytes_at_most:
                     break
@@ -263,12 +263,12 @@ class Operations:
         """Remove at most `limit` finished records, the oldest first; return how many. Their keys stay.
 
         Args:
-            ids: Only these; one that is not finished any more stays.
+            ids: Only these; one that is no longer finished stays.
         """
         if ids is None:
             query = self.finished_before(stream, state, before)
-            found = self._records.find(query, {"_id": True}, sort=[("finished_at", 1)], limit=limit, hint="finished")
-            ids = [record["_id"] for record in found]
+            records = self._records.find(query, {"_id": True}, sort=[("finished_at", 1)], limit=limit, hint="finished")
+            ids = [record["_id"] for record in records]
         if not ids:
             return 0
         return self._records.delete_many(

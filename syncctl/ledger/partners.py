@@ -16,13 +16,13 @@ from syncctl.ledger.mongo_client import edge
 Doc = dict[str, Any]
 
 ACCEPTED_LATELY_SECONDS = 60.0
-"""A partner that accepted another call within this time has not refused the credentials."""
+"""A partner that accepted another call within this time does not refuse the credentials."""
 PACE_MINUTES = 10
-"""For how many minutes after a limit was met the calls of each minute are counted, and kept."""
+"""For how many minutes after a limit was met the calls of each minute are counted, and the counts kept."""
 WAITING_SECONDS = 5.0
-"""How long others leave a permit to whoever has asked for it in vain."""
+"""How long other holders leave a permit to the one that has asked for it in vain."""
 REFUSALS_IN_A_ROW = 5
-"""So many refused calls with no accepted one between them are about the credentials after all."""
+"""How many refused calls, with no accepted one between them, are about the credentials after all."""
 _ACCEPTED_LATELY: Doc = {
     "$gt": ["$accepted_at", {"$subtract": ["$$NOW", round(ACCEPTED_LATELY_SECONDS * 1000)]}],
 }
@@ -43,7 +43,7 @@ class PartnerGate:
     has_refusals: bool = False
     #: It accepted a call within the last minute.
     accepted_lately: bool = False
-    #: It said within the last minutes that it gets too many calls.
+    #: It reported within the last minutes that it gets too many calls.
     is_limiting: bool = False
 
     @property
@@ -58,7 +58,7 @@ class Grant:
 
     #: How many calls they allow.
     calls: int
-    #: How many of them others should get, because they have less than their share.
+    #: How many of these calls other holders should get, because they have less than their share.
     owed: int
     #: Whether another holder has more than its share, and will return some.
     may_grow: bool = False
@@ -78,23 +78,23 @@ class Partners(Holds):
 
     @edge
     def load_gate(self, partner: str) -> PartnerGate:
-        """Return what must be known before a partner is called."""
+        """Return whether a partner may be called."""
         return self.load_gates([partner])[partner]
 
     @edge
     def load_gates(self, partners: Iterable[str]) -> dict[str, PartnerGate]:
-        """Return the same for many partners, with one question."""
+        """Return the same for many partners, with one query."""
         fields = {"back_at": True, "refusals": True, "accepted_lately": _ACCEPTED_LATELY, **HOLD_FIELDS}
         fields["is_limiting"] = {"$gt": ["$limited_at", _minutes_ago(PACE_MINUTES)]}
         names = list(partners)
-        found = {document["_id"]: document for document in self._partners.find({"_id": {"$in": names}}, fields)}
-        return {name: _read_gate(found.get(name, {})) for name in names}
+        documents = {document["_id"]: document for document in self._partners.find({"_id": {"$in": names}}, fields)}
+        return {name: _read_gate(documents.get(name, {})) for name in names}
 
     @edge
     def note_pace(self, partner: str, *, passed: int, limited: int) -> None:
-        """Count calls of this minute: those that the partner let through, and those that met its limit.
+        """Add to the counts of this minute: calls that the partner let through, and calls that met its limit.
 
-        The last minutes are kept. Nothing is counted until a limit is met.
+        The counts of the last minutes are kept. Nothing is counted until a limit is met.
         """
         minute = {"$dateTrunc": {"date": "$$NOW", "unit": "minute"}}
         pace = {"$ifNull": ["$pace", []]}
@@ -123,20 +123,20 @@ class Partners(Holds):
         They are if the partner accepted another call within the last minute and has not refused many in a row since.
 
         Args:
-            accepted: The same batch also has an accepted call, after which only `calls` were refused.
+            accepted: The batch also has an accepted call, after which only `calls` of its calls were refused.
         """
         earlier: Any = 0 if accepted else or_zero("refusals")
         changes: Doc = {"refusals": {"$add": [earlier, calls]}}
         if accepted:
             changes["accepted_at"] = "$$NOW"
-        found = self._partners.find_one_and_update(
+        document = self._partners.find_one_and_update(
             {"_id": partner},
             [{"$set": changes}],
             {"refusals": True, "accepted_lately": _ACCEPTED_LATELY},
             upsert=True,
             return_document=ReturnDocument.AFTER,
         )
-        return bool(found and found["accepted_lately"]) and int((found or {})["refusals"]) < REFUSALS_IN_A_ROW
+        return bool(document and document["accepted_lately"]) and int((document or {})["refusals"]) < REFUSALS_IN_A_ROW
 
     @edge
     def acquire_permits(
@@ -150,16 +150,16 @@ class Partners(Holds):
         share: int | None = None,
         kept: int | None = None,
     ) -> Grant:
-        """Take the right to make calls at once, exact over all workers, and renew it. Safe to repeat.
+        """Take the right to make concurrent calls, exact over all workers, and renew it. Safe to repeat.
 
-        A holder is given more than its share only of what others do not lack.
+        A holder gets more than its share only from the permits that others do not lack.
 
         Args:
-            wanted: For how many calls this holder asks, together with those that it has.
-            at_most: How many calls to this partner may be under way in all.
-            seconds: The end of a permit that is not renewed; whatever call was begun under it must have ended by then.
-            share: How many this holder gets however many others want; None: all that it wants.
-            kept: How many of those that it has calls may be under way under; None: all of them.
+            wanted: How many permits this holder asks for, including those that it has.
+            at_most: How many calls to this partner may run at the same time altogether.
+            seconds: When a permit that is not renewed ends; every call that was begun under it must have ended by then.
+            share: How many permits this holder gets however many others want; None: all that it wants.
+            kept: How many of its permits may still be in use by calls; None: all of them.
         """
         share = wanted if share is None else share
         live = {"$filter": {"input": {"$ifNull": ["$permits", []]}, "cond": {"$gt": ["$$this.until", "$$NOW"]}}}
@@ -170,7 +170,7 @@ class Partners(Holds):
         still_used = {"$sum": "$had.calls"} if kept is None else {"$min": [{"$sum": "$had.calls"}, kept]}
         granted = {"$max": [still_used, {"$min": [wanted, free, to_spare]}]}
         lacking = {"$max": [0, {"$subtract": [min(wanted, share), "$granted"]}]}
-        # Whoever has none and waits for some is soon forgotten when it stops asking.
+        # A holder that has none and waits for some is soon forgotten when it stops asking.
         until = {"$cond": [{"$gt": ["$granted", 0]}, in_future(seconds), in_future(min(seconds, WAITING_SECONDS))]}
         mine = {"token": {"$literal": token}, "calls": "$granted", "lacking": lacking, "until": until}
         changes: list[Doc] = [
@@ -180,11 +180,11 @@ class Partners(Holds):
             {"$set": {"permits": {"$concatArrays": ["$others", [mine]]}}},
             {"$unset": ["others", "had", "granted"]},
         ]
-        # Where the driver repeats a write, MongoDB answers with what the first one did.
-        found = self._partners.find_one_and_update(
+        # If the driver repeats the write, MongoDB answers with the result of the first one.
+        document = self._partners.find_one_and_update(
             {"_id": partner}, changes, upsert=True, return_document=ReturnDocument.AFTER
         )
-        permits: list[Doc] = (found or {}).get("permits", [])
+        permits: list[Doc] = (document or {}).get("permits", [])
         calls = sum(int(permit["calls"]) for permit in permits if permit["token"] == token)
         lacked = sum(int(permit.get("lacking", 0)) for permit in permits if permit["token"] != token)
         left = at_most - sum(int(permit["calls"]) for permit in permits)
@@ -193,7 +193,7 @@ class Partners(Holds):
 
     @edge
     def renew_permits(self, partner: str, *, token: str, seconds: float) -> bool:
-        """Renew permits; False when they have ended, and another batch may have them."""
+        """Renew permits; False when they have ended, so that another batch may have them."""
         is_mine = {"$eq": ["$$this.token", {"$literal": token}]}
         renewed = {"$mergeObjects": ["$$this", {"until": in_future(seconds)}]}
         mine = {"$map": {"input": "$permits", "in": {"$cond": [is_mine, renewed, "$$this"]}}}
@@ -210,14 +210,14 @@ class Partners(Holds):
     @edge
     def load_all(self) -> dict[str, Mapping[str, Any]]:
         """Return every partner's document by name."""
-        return {found["_id"]: found for found in self._partners.find({})}
+        return {document["_id"]: document for document in self._partners.find({})}
 
 
-def _read_gate(found: Doc) -> PartnerGate:
+def _read_gate(document: Doc) -> PartnerGate:
     return PartnerGate(
-        hold=read_hold(found),
-        back_at=found.get("back_at"),
-        has_refusals=bool(found.get("refusals")),
-        accepted_lately=bool(found.get("accepted_lately")),
-        is_limiting=bool(found.get("is_limiting")),
+        hold=read_hold(document),
+        back_at=document.get("back_at"),
+        has_refusals=bool(document.get("refusals")),
+        accepted_lately=bool(document.get("accepted_lately")),
+        is_limiting=bool(document.get("is_limiting")),
     )

@@ -1,4 +1,4 @@
-"""Polls: the lease of each stream's poll, what only its holder writes, such as the cursor, and pauses of polls."""
+"""Polls: the lease of each stream's poll, the fields that only its holder writes, such as the cursor, and pauses."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,21 +34,21 @@ POLLS_PAUSED: Doc = {
 """Filter: the polls of a stream are paused."""
 
 WARNINGS_KEPT_SECONDS = 3600.0
-"""How often a reader is asked for its warnings: that may scan a column without an index."""
+"""How long a reader's warnings are kept before it is asked again: that may scan a column without an index."""
 UNCHECKED_SECONDS = 600.0
-"""How long after a look-up of the last rows that failed or took too long the next one is made."""
+"""How long no look-up of the last rows is made after one that failed or took too long."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RereadTimes:
-    """Which rows later polls may read again, by when they were logged.
+    """The times when the rows were logged that later polls may read again.
 
-    An append-only stream has no keys, so that cleanup keeps the records of these rows.
+    An append-only stream has no keys, so cleanup keeps the records of these rows.
     """
 
-    #: Rows that were logged before are never read again; None if none is, or before the first round.
+    #: Rows that were logged before this time are never read again; None if no row is, or before the first round.
     logged_since: datetime | None
-    #: When the oldest of the rows was logged that the round under way has read.
+    #: When the oldest row that the current round has read was logged.
     round_since: datetime
 
 
@@ -65,30 +65,30 @@ class PollLease:
     contested_epoch: int
     #: The newest epoch whose poll read to the end.
     complete_epoch: int
-    #: Where the stream stands; None if it was never read.
+    #: How far the stream has been read; None if it was never read.
     cursor: Cursor | None
-    #: What the cursor is a place in; None if that is not known.
+    #: The basis of the cursor (`core/cursors.py`); None if it is not known.
     basis: Mapping[str, Any] | None
     clock: ClockReading
     #: The last rows that were read.
     witnesses: Witnesses = field(default_factory=Witnesses)
-    #: What the source declared at the last poll; empty before the first.
+    #: The relations that the source declared at the last poll; empty before the first.
     declared: tuple[DeclaredRelation, ...] = ()
-    #: What the last poll noted.
+    #: The notes of the last poll.
     notes: tuple[Note, ...] = ()
     #: The epoch of the last rewind: versions that were logged before it may come again.
     rewound_epoch: int = 0
-    #: The epoch of a rewind with `resend`, while the rows behind it are read again; else 0.
+    #: The epoch of a rewind with `resend`, while the rows after its place are read again; otherwise 0.
     resend_epoch: int = 0
     #: The epoch of the last cleanup that removed keys of deleted rows; 0 before the first.
     forgotten_epoch: int = 0
-    #: Only of an append-only stream; None before its first poll.
+    #: Only for an append-only stream; None before its first poll.
     reread: RereadTimes | None = None
-    #: Within the last minutes, the last rows could not be looked up.
+    #: The last rows could not be looked up within the last minutes.
     is_unchecked: bool = False
     #: The reader's warnings were noted long ago, or never.
     are_warnings_old: bool = True
-    #: What the settings alone made it warn of then; None if that is not known.
+    #: Those of the reader's warnings that followed from the settings alone; None if they are not known.
     advice: tuple[str, ...] | None = None
 
 
@@ -100,28 +100,28 @@ def _write_witnesses(witnesses: Witnesses) -> Doc:
     return {"rows": rows, "columns_fingerprint": witnesses.columns_fingerprint}
 
 
-def _read_witnesses(found: Mapping[str, Any] | None) -> Witnesses:
-    if found is None:
+def _read_witnesses(document: Mapping[str, Any] | None) -> Witnesses:
+    if document is None:
         return Witnesses()
     rows = tuple(
-        Witness(at=row["at"], key=decode_values(row["key"]), columns=dict(row["columns"])) for row in found["rows"]
+        Witness(at=row["at"], key=decode_values(row["key"]), columns=dict(row["columns"])) for row in document["rows"]
     )
-    return Witnesses(rows=rows, columns_fingerprint=found["columns_fingerprint"])
+    return Witnesses(rows=rows, columns_fingerprint=document["columns_fingerprint"])
 
 
 def _read_declared(stream: Mapping[str, Any]) -> tuple[DeclaredRelation, ...]:
     return tuple(
         DeclaredRelation(
-            path=found["path"],
-            identity=found["identity"],
-            columns=tuple((name, declared) for name, declared in found["columns"]),
+            path=relation["path"],
+            identity=relation["identity"],
+            columns=tuple((name, declared) for name, declared in relation["columns"]),
         )
-        for found in stream.get("declared", ())
+        for relation in stream.get("declared", ())
     )
 
 
 def read_notes(stream: Mapping[str, Any]) -> tuple[Note, ...]:
-    """Return what the last poll of a stream noted."""
+    """Return the notes of a stream's last poll."""
     return tuple(Note(text=note["text"], hint=note["hint"]) for note in stream.get("health", {}).get("notes", ()))
 
 
@@ -148,7 +148,7 @@ def _is_unchecked(poll: Mapping[str, Any]) -> bool:
 class Polls:
     """The part of a stream's document that is about its polls.
 
-    What a poll changes is guarded by the token of its lease, judged by MongoDB's clock (invariant 8).
+    Every change by a poll is guarded by the token of its lease, judged by MongoDB's clock (invariant 8).
     """
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
@@ -165,12 +165,12 @@ class Polls:
         not_within_seconds: float = 0.0,
         unless_paused: bool = False,
     ) -> PollLease | None:
-        """Take the poll lease; None when another holds it.
+        """Take the poll lease; None when another poll holds it.
 
         Args:
             unless_paused: Also refuse if an operator has paused the stream's polls.
             not_within_seconds: Also refuse if the last poll ended less than this ago: old ticks pile up in the queue
-                while no worker runs, and the source must not pay for them.
+                while no worker runs, and the source must not bear that load.
         """
         token = new_token()
         query: Doc = {"_id": stream, **not_held("poll")}
@@ -195,11 +195,11 @@ class Polls:
             "poll.started_at": "$$NOW",
             "poll.moved_at": "$$NOW",
         }
-        found = self._streams.find_one_and_update(query, [{"$set": changes}], return_document=ReturnDocument.AFTER)
-        if found is None:
+        document = self._streams.find_one_and_update(query, [{"$set": changes}], return_document=ReturnDocument.AFTER)
+        if document is None:
             return None
-        poll = found["poll"]
-        # A poll that read to the end has read all rows behind the rewind again.
+        poll = document["poll"]
+        # A poll that read to the end has read all rows after the place of the rewind again.
         resend_epoch = int(poll.get("resend_epoch", 0))
         complete_epoch = int(poll.get("complete_epoch", 0))
         is_over = complete_epoch > resend_epoch
@@ -209,19 +209,19 @@ class Polls:
             epoch=int(poll["epoch"]),
             contested_epoch=int(poll["contested_epoch"]),
             complete_epoch=complete_epoch,
-            cursor=found.get("cursor"),
-            basis=found.get("basis"),
+            cursor=document.get("cursor"),
+            basis=document.get("basis"),
             clock=ClockReading.taken_now(poll["started_at"]),
-            witnesses=_read_witnesses(found.get("witnesses")),
-            declared=_read_declared(found),
-            notes=read_notes(found),
+            witnesses=_read_witnesses(document.get("witnesses")),
+            declared=_read_declared(document),
+            notes=read_notes(document),
             rewound_epoch=int(poll.get("rewound_epoch", 0)),
             resend_epoch=0 if is_over else resend_epoch,
             forgotten_epoch=int(poll.get("forgotten_epoch", 0)),
             reread=_read_reread(poll.get("reread")),
             is_unchecked=_is_unchecked(poll),
-            are_warnings_old=_are_warnings_old(found.get("health", {}), poll["started_at"]),
-            advice=_read_advice(found.get("health", {})),
+            are_warnings_old=_are_warnings_old(document.get("health", {}), poll["started_at"]),
+            advice=_read_advice(document.get("health", {})),
         )
 
     @edge
@@ -229,7 +229,7 @@ class Polls:
         """Renew the lease; False when another poll took it over.
 
         Args:
-            has_moved: The poll has come further since the last renewal.
+            has_moved: The poll has made progress since the last renewal.
         """
         guard = {"_id": lease.stream, "poll.token": lease.token}
         changes: Doc = {"poll.until": in_future(seconds)}
@@ -250,9 +250,9 @@ class Polls:
         """Move the cursor, if the lease is still held (invariant 8); safe to repeat.
 
         Args:
-            witnesses: The last rows before it; None if they are what they were.
+            witnesses: The last rows before it; None if they are unchanged.
             reread: Which rows before it may be read again; None if the stream has keys.
-            logged: How many records were logged on the way there, for the stream's rate.
+            logged: How many records were logged up to there, for the stream's rate.
         """
         guard = {"_id": lease.stream, "poll.token": lease.token}
         changes: Doc = {"cursor": dict(cursor)}
@@ -267,14 +267,14 @@ class Polls:
 
     @edge
     def load_logged_since(self, stream: str) -> datetime | None:
-        """Return since when records were logged that cleanup must keep, however old; None where it need not."""
-        found = self._streams.find_one({"_id": stream}, {"poll.reread": True}) or {}
-        reread = _read_reread(found.get("poll", {}).get("reread"))
+        """Return the time since which cleanup must keep logged records, however old; None if it need not."""
+        document = self._streams.find_one({"_id": stream}, {"poll.reread": True}) or {}
+        reread = _read_reread(document.get("poll", {}).get("reread"))
         return None if reread is None else reread.logged_since
 
     @edge
     def set_basis(self, lease: PollLease, basis: Mapping[str, Any]) -> None:
-        """Set what the cursor is a place in, if the lease is still held (invariant 8); safe to repeat."""
+        """Set the basis of the cursor, if the lease is still held (invariant 8); safe to repeat."""
         guard = {"_id": lease.stream, "poll.token": lease.token}
         self._streams.update_one(guard, {"$set": {"basis": dict(basis)}})
 
@@ -289,13 +289,13 @@ class Polls:
         """Set the cursor to any place and release the lease; False when another poll took it over.
 
         Args:
-            basis: What the cursor is a place in; None if the next poll is to find out.
+            basis: The basis of the cursor; None if the next poll is to find it.
         """
         guard = {"_id": lease.stream, "poll.token": lease.token}
         changes: Doc = {
             "cursor": dict(cursor),
             "basis": None if basis is None else dict(basis),
-            # An operator knows of other rows before the old place.
+            # The last rows before the old place say nothing about the new one, which an operator has chosen.
             "witnesses": None,
             "poll.rewound_epoch": lease.epoch,
             "poll.resend_epoch": lease.epoch if resend else 0,
@@ -305,9 +305,9 @@ class Polls:
 
     @edge
     def load_cursor(self, stream: str) -> Cursor | None:
-        """Return where a stream stands, None when it was never read."""
-        found = self._streams.find_one({"_id": stream}, {"cursor": True}) or {}
-        cursor: Cursor | None = found.get("cursor")
+        """Return how far a stream has been read; None if it was never read."""
+        document = self._streams.find_one({"_id": stream}, {"cursor": True}) or {}
+        cursor: Cursor | None = document.get("cursor")
         return cursor
 
     @edge
@@ -324,15 +324,15 @@ class Polls:
     ) -> bool:
         """Release the lease, and record how the poll ended.
 
-        After an error the token stays, with a lease that is over: it tells the next poll that this one may have left
-        records whose keys were not written, or writes that are still under way (invariant 8).
+        After an error the token stays, with a lease that is over. It tells the next poll that this one may have left
+        records whose keys were not written, or writes that are not finished yet (invariant 8).
 
         Args:
             hint: What to do about the error.
-            notes: What an operator should know of the stream until the next poll.
-            complete: It read to the end: it has seen every row behind the cursor.
-            warnings: The reader's warnings; None leaves what was noted before.
-            advice: Those of them that follow from the settings alone.
+            notes: Remarks for operators, until the next poll.
+            complete: The poll read to the end, so it has seen every row after the cursor.
+            warnings: The reader's warnings; None leaves the earlier ones.
+            advice: Those of the warnings that follow from the settings alone.
         """
         guard = {"_id": lease.stream, "poll.token": lease.token}
         ended = {
@@ -363,13 +363,13 @@ class Polls:
 
     @edge
     def give_back(self, lease: PollLease) -> None:
-        """Release a lease under which nothing was polled: how the last poll ended still stands. Safe to repeat."""
+        """Release a lease under which nothing was polled; the note of how the last poll ended stays. Safe to repeat."""
         guard = {"_id": lease.stream, "poll.token": lease.token}
         self._streams.update_one(guard, {"$unset": {"poll.token": True, "poll.until": True, "poll.worker": True}})
 
     @edge
     def pause(self, stream: str, *, who: str, reason: str, ends_at: datetime | None = None) -> None:
-        """Let no poll of a stream that the ledger knows begin; one that is running ends after its page.
+        """Let no poll of a known stream begin; one that is running ends after its page.
 
         Args:
             ends_at: When the pause ends by itself; None: never.
@@ -385,19 +385,19 @@ class Polls:
 
     @edge
     def end_over(self, stream: str) -> bool:
-        """End a pause whose time is over; False if there is none. Safe to repeat: one of several ends it."""
+        """End a pause whose time is over; False if there is none. Safe to repeat: one of several processes ends it."""
         ends_at = f"{POLLS_PAUSED_FIELD}.ends_at"
         query: Doc = {"_id": stream, ends_at: {"$type": "date"}, "$expr": is_pause_over(POLLS_PAUSED_FIELD)}
         return self._streams.update_one(query, {"$unset": {POLLS_PAUSED_FIELD: True}}).modified_count == 1
 
     @edge
     def are_paused(self, stream: str) -> bool:
-        """Tell whether an operator wants no poll of this stream."""
+        """Tell whether an operator has paused the polls of this stream."""
         return self._streams.find_one({"_id": stream, **POLLS_PAUSED}, {"_id": True}) is not None
 
     @edge
     def load_pause(self, stream: str) -> Mapping[str, Any] | None:
         """Return who paused the polls of a stream, when, why and until when; None if they are not paused."""
-        found = self._streams.find_one({"_id": stream, **POLLS_PAUSED}, {POLLS_PAUSED_FIELD: True}) or {}
-        paused: Mapping[str, Any] | None = found.get(POLLS_PAUSED_FIELD)
+        document = self._streams.find_one({"_id": stream, **POLLS_PAUSED}, {POLLS_PAUSED_FIELD: True}) or {}
+        paused: Mapping[str, Any] | None = document.get(POLLS_PAUSED_FIELD)
         return paused

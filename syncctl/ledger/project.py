@@ -1,4 +1,4 @@
-"""The `project` collection: to which project the ledger belongs, its secret, and how many messages were dropped."""
+"""The `project` collection: the project that the ledger belongs to, its secret, and how many messages were dropped."""
 
 import hashlib
 import hmac
@@ -19,7 +19,7 @@ Doc = dict[str, Any]
 
 _SECRET_BYTES = 32
 _NOTICED_SECONDS = 86_400
-"""Messages dropped within this time are a warning."""
+"""Messages dropped within this time lead to a warning."""
 
 
 class Project:
@@ -32,27 +32,27 @@ class Project:
 
     @edge
     def claim(self, name: str) -> ProjectKey:
-        """Return the key of the project `name`; a ledger that belongs to no project yet belongs to it from now on.
+        """Return the key of the project `name`; a ledger without a project belongs to this one from then on.
 
-        Safe to repeat, also by several at once.
+        Safe to repeat, also by several processes at once.
 
         Raises:
             ConfigurationError: The ledger belongs to another project.
         """
-        found = self._load()
-        if found is None:
+        owner = self._load()
+        if owner is None:
             fields = {"name": name, "secret": os.urandom(_SECRET_BYTES)}
             with suppress(mongo.DuplicateKeyError):  # Another process was quicker.
                 self._project.update_one({"_id": "project"}, {"$setOnInsert": fields}, upsert=True)
-            found = self._load() or {}
-        if found.get("name") != name:
+            owner = self._load() or {}
+        if owner.get("name") != name:
             raise ConfigurationError(
-                f"this is the project {name!r}, and the ledger {self._database_name} belongs to {found.get('name')!r}",
+                f"this is the project {name!r}, and the ledger {self._database_name} belongs to {owner.get('name')!r}",
                 why="two projects in one ledger would take each other's records for their own",
-                hint=f'set project = "{found.get("name")}" in syncctl.toml, or name another database in MONGO_URL',
+                hint=f'set project = "{owner.get("name")}" in syncctl.toml, or name another database in MONGO_URL',
             )
-        key = hmac.new(bytes(found["secret"]), f"messages of {name}".encode(), hashlib.sha256).digest()
-        return ProjectKey(key, round(found["now"].timestamp() * 1000))
+        key = hmac.new(bytes(owner["secret"]), f"messages of {name}".encode(), hashlib.sha256).digest()
+        return ProjectKey(key, round(owner["now"].timestamp() * 1000))
 
     @edge
     def record_dropped(self, dropped: Mapping[str, int], *, worker: str) -> None:
@@ -69,8 +69,8 @@ class Project:
     def load_dropped(self) -> Doc:
         """Return how many messages were dropped: `total`, `reasons`, `at`, `worker`; `recent`: within a day."""
         recent = {"$gte": [{"$add": ["$at", _NOTICED_SECONDS * 1000]}, "$$NOW"]}
-        found = next(self._project.aggregate([{"$match": {"_id": "dropped"}}, {"$set": {"recent": recent}}]), {})
-        return {"total": 0, "reasons": {}, "at": None, "worker": None, "recent": False, **found}
+        dropped = next(self._project.aggregate([{"$match": {"_id": "dropped"}}, {"$set": {"recent": recent}}]), {})
+        return {"total": 0, "reasons": {}, "at": None, "worker": None, "recent": False, **dropped}
 
     def _load(self) -> Doc | None:
         return next(self._project.aggregate([{"$match": {"_id": "project"}}, {"$set": {"now": "$$NOW"}}]), None)

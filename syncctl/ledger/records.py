@@ -1,4 +1,4 @@
-"""The `records` collection: logging records, finding due ones, and reading."""
+"""The `records` collection: logging records, finding due ones, and reading them."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,7 +38,7 @@ _COUNTED: Mapping[str, tuple[Doc, str | None]] = {
 }
 """The states that are counted live, each with the query for its records and, where MongoDB needs it, the index."""
 REFUSED_ALONE = "alone"
-"""`refused` of a record that was refused while others were accepted; of others it is true."""
+"""`refused` of a record that was refused while others were accepted; for other refused records it is true."""
 
 
 @dataclass(kw_only=True, slots=True)  # one for each row that is read: frozen, it costs twice as much
@@ -57,21 +57,21 @@ class NewRecord:
     payload: Mapping[str, Value] | None
     #: Why it cannot be sent: it is logged as failed.
     error: str | None = None
-    #: Mode flag: the version that the source is told of once the record is finished.
+    #: Mode flag: the version that is reported to the source once the record is finished.
     acknowledge: str | None = None
     #: Its outcome is written back into the source.
     writes_back: bool = False
     #: Why it must not be sent: it is logged as discarded.
     not_sent: str | None = None
-    #: It is read by every poll, and has no key: cleanup keeps it.
+    #: Every poll reads its row, which has no key: cleanup keeps it.
     kept: bool = False
-    #: Names its first `Idempotency-Key`; above 0 if the partner may know those before.
+    #: The number in its first `Idempotency-Key`; above 0 if the partner may know those before.
     generation: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Duplicate:
-    """A record that was in the ledger already when it was logged again."""
+    """A record that existed in the ledger when it was logged again."""
 
     id: str
     seq: int
@@ -92,28 +92,28 @@ class DueRecord:
     seq: int
     hash: str
     op: Operation
-    #: It was lost while it was sent, and must travel alone.
+    #: It was lost while it was sent, and must be sent alone.
     alone: bool
     #: Since when it has been due.
     due_at: datetime
-    #: The size of its row where that is large, otherwise 0.
+    #: The size of its row if that is large, otherwise 0.
     size: int = 0
 
 
 _DUE_FIELDS = dict.fromkeys(("key_id", "key", "seq", "hash", "op", "losses", "solo", "due_at", "size"), True)
 
 
-def _due_record(found: Mapping[str, Any]) -> DueRecord:
+def _due_record(document: Mapping[str, Any]) -> DueRecord:
     return DueRecord(
-        id=found["_id"],
-        key_id=found["key_id"],
-        key=decode_values(found["key"]),
-        seq=int(found["seq"]),
-        hash=found["hash"],
-        op=found["op"],
-        alone=bool(found.get("losses") or found.get("solo")),
-        due_at=found["due_at"],
-        size=int(found.get("size", 0)),
+        id=document["_id"],
+        key_id=document["key_id"],
+        key=decode_values(document["key"]),
+        seq=int(document["seq"]),
+        hash=document["hash"],
+        op=document["op"],
+        alone=bool(document.get("losses") or document.get("solo")),
+        due_at=document["due_at"],
+        size=int(document.get("size", 0)),
     )
 
 
@@ -121,7 +121,7 @@ LARGE_ROW_BYTES = 16 * 1024
 
 
 def to_document(new: NewRecord, now: datetime) -> tuple[Doc, bytes]:
-    """Return the document to store, and its BSON: to be sent, or failed or discarded, with why."""
+    """Return the document to store, and its BSON: a record to be sent, or one that is failed or discarded, with why."""
     document: Doc = {
         "_id": new.id,
         "stream": new.stream,
@@ -157,7 +157,7 @@ def to_document(new: NewRecord, now: datetime) -> tuple[Doc, bytes]:
             document["size"] = len(encoded)
             return document, encode_document(document)
         except ValueError as unstorable:
-            # Invariant 9: it is in the ledger all the same, without its payload.
+            # Invariant 9: the record is logged nevertheless, without its payload.
             error = str(unstorable)
             document["payload"] = None
             for name in ending:
@@ -203,7 +203,7 @@ def _discarded(reason: str, now: datetime) -> Doc:
 
 
 def lost_object_of(document: Mapping[str, Any]) -> LostObject | None:
-    """Return the object in whose place a record creates another; None if it does not."""
+    """Return the lost object that a record replaces with a new one; None if there is none."""
     if (lost := document.get("recreates")) is None:
         return None
     return LostObject(values=decode_values(lost["values"]), seq=int(lost["seq"]))
@@ -213,7 +213,7 @@ RECORD_FIELDS = (
     *("stream", "key", "seq", "op", "payload", "state", "claims", "attempts_before", "tries", "tried_at", "replays"),
     *("mapping_hash", "generation", "refused", "rows_at_most", "remote_hash", "looked_up", "recreates"),
 )
-"""All that `record_of` reads: to decode the rest of a document takes as long again."""
+"""All fields that `record_of` reads: decoding the rest of a document would take as long again."""
 
 
 def record_of(document: Mapping[str, Any]) -> Record:
@@ -278,25 +278,25 @@ class Records:
 
     @edge
     def load_logged(self, ids: Sequence[str]) -> list[Duplicate]:
-        """Return those of these records that are in the ledger."""
+        """Return the given records that are in the ledger."""
         if not ids:
             return []
         fields = {"seq": True, "hash": True, "shape": True, "logged_at": True, "kept": True}
         return [
             Duplicate(
-                id=found["_id"],
-                seq=int(found["seq"]),
-                hash=found["hash"],
-                columns_fingerprint=found.get("shape", ""),
-                logged_at=found["logged_at"],
-                kept=bool(found.get("kept")),
+                id=document["_id"],
+                seq=int(document["seq"]),
+                hash=document["hash"],
+                columns_fingerprint=document.get("shape", ""),
+                logged_at=document["logged_at"],
+                kept=bool(document.get("kept")),
             )
-            for found in self._records.find({"_id": {"$in": list(ids)}}, fields)
+            for document in self._records.find({"_id": {"$in": list(ids)}}, fields)
         ]
 
     @edge
     def let_go(self, ids: Sequence[str]) -> None:
-        """Let cleanup remove records that it kept, because no poll reads their rows again. Safe to repeat."""
+        """Let cleanup remove records that it has kept, because no poll reads their rows again. Safe to repeat."""
         if ids:
             update_many_safely(self._records, {"_id": {"$in": list(ids)}, "kept": True}, [{"$unset": "kept"}])
 
@@ -305,7 +305,7 @@ class Records:
         """Give records that an interrupted poll had logged the seq of the poll that found them again. Safe to repeat.
 
         Returns:
-            Those that have been superseded meanwhile, which stay as they are.
+            The records that have been superseded since then, which stay as they are.
         """
         if not seqs:
             return set()
@@ -323,7 +323,7 @@ class Records:
         if self._records.bulk_write(writes, ordered=False).matched_count == len(writes):
             return set()
         query = {"_id": {"$in": list(seqs)}, "state": superseded}
-        return {found["_id"] for found in self._records.find(query, {"_id": True})}
+        return {document["_id"] for document in self._records.find(query, {"_id": True})}
 
     @edge
     def find_due(
@@ -342,7 +342,7 @@ class Records:
         order = -1 if newest else 1
         sort = [("due_at", order), ("seq", order)]
         cursor = self._records.find(query, _DUE_FIELDS, sort=sort, limit=limit, batch_size=limit, hint="due")
-        return [_due_record(found) for found in cursor]
+        return [_due_record(document) for document in cursor]
 
     @edge
     def find_oldest_due(self, stream: str) -> datetime | None:
@@ -356,14 +356,14 @@ class Records:
 
     @edge
     def find_due_record(self, record: str) -> DueRecord | None:
-        """Return one record by its id if it is due by MongoDB's clock, else None."""
+        """Return one record by its id if it is due by MongoDB's clock, otherwise None."""
         query = {"_id": record, "state": State.PENDING.value, **is_past("due_at")}
-        found = self._records.find_one(query, _DUE_FIELDS)
-        return None if found is None else _due_record(found)
+        document = self._records.find_one(query, _DUE_FIELDS)
+        return None if document is None else _due_record(document)
 
     @edge
     def find_first_retry(self, stream: str) -> Doc | None:
-        """Return id, due time and error of the record whose next attempt comes first; None if none is retried."""
+        """Return the id, due time and error of the record that is retried next; None if none is retried."""
         query = {"stream": stream, "state": State.PENDING.value, "fresh": False, "due_at": {"$type": "date"}}
         fields = {"due_at": True, "error": True}
         return self._records.find_one(query, fields, sort=[("due_at", 1)], hint="due")
@@ -379,7 +379,7 @@ class Records:
 
     @edge
     def find_due_streams(self, streams: Iterable[str]) -> set[str]:
-        """Return those of these streams that have a due record: one look at an index for each, within one question."""
+        """Return the given streams that have a due record: one lookup in an index for each, in one query."""
         names = [{"stream": stream} for stream in streams]
         if not names:
             return set()
@@ -390,38 +390,38 @@ class Records:
             lookup = {"from": self._records.name, "localField": "stream", "foreignField": "stream"}
             stages.append({"$lookup": {**lookup, "pipeline": first, "as": f"due{number}"}})
         stages.append({"$match": {"$or": [{"due0": {"$ne": []}}, {"due1": {"$ne": []}}]}})
-        return {found["stream"] for found in self._records.database.aggregate(stages)}
+        return {document["stream"] for document in self._records.database.aggregate(stages)}
 
     @edge
     def find_recorded_keys(self, stream: str, key_ids: Sequence[str]) -> set[str]:
-        """Return those of these keys (by their id) that have a record, in whatever state."""
+        """Return the given keys (by their id) that have a record, in any state."""
         pipeline: list[Doc] = [
             {"$match": {"stream": stream, "key_id": {"$in": list(key_ids)}}},
             {"$group": {"_id": "$key_id"}},
         ]
-        return {found["_id"] for found in self._records.aggregate(pipeline, hint="by_key")}
+        return {group["_id"] for group in self._records.aggregate(pipeline, hint="by_key")}
 
     @edge
     def find_failed(self, stream: str, seqs: Mapping[str, int]) -> list[tuple[str, str]]:
         """Return (id, key id) of failed records that are older than a seq of their key (key id → seq)."""
         query = {"stream": stream, "state": State.FAILED.value, "key_id": {"$in": list(seqs)}}
-        found = self._records.find(query, {"key_id": True, "seq": True}, hint=FAILED_BY_KEY)
-        return [(record["_id"], record["key_id"]) for record in found if int(record["seq"]) < seqs[record["key_id"]]]
+        records = self._records.find(query, {"key_id": True, "seq": True}, hint=FAILED_BY_KEY)
+        return [(record["_id"], record["key_id"]) for record in records if int(record["seq"]) < seqs[record["key_id"]]]
 
     @edge
     def column_names(self, stream: str) -> tuple[str, ...]:
         """Return the key columns of a stream, as its records have them; empty when there is none."""
-        found = self._records.find_one({"stream": stream}, {"key": True})
-        return tuple(found["key"]) if found else ()
+        document = self._records.find_one({"stream": stream}, {"key": True})
+        return tuple(document["key"]) if document else ()
 
     @edge
     def count_by_state(self, ids: Sequence[str]) -> dict[str, int]:
-        """Return how many of these records are in which state; states of none are absent."""
+        """Return how many of these records are in each state; states without a record are absent."""
         counts: Counter[str] = Counter()
         for start in range(0, len(ids), 1000):
             match = {"_id": {"$in": list(ids[start : start + 1000])}}
-            for found in self._records.aggregate([{"$match": match}, {"$sortByCount": "$state"}]):
-                counts[found["_id"]] += int(found["count"])
+            for group in self._records.aggregate([{"$match": match}, {"$sortByCount": "$state"}]):
+                counts[group["_id"]] += int(group["count"])
         return dict(counts)
 
     @edge
@@ -430,15 +430,15 @@ class Records:
     ) -> list[Doc]:
         """Return whole documents: one by id, or the versions of one row, newest first, values decoded."""
         query: Doc = {"_id": record_id} if record_id is not None else {"stream": stream, "key_id": key_id}
-        found = self._records.find(query, sort=[("seq", -1)], limit=limit)
-        return [self._decoded(document) for document in found]
+        documents = self._records.find(query, sort=[("seq", -1)], limit=limit)
+        return [self._decoded(document) for document in documents]
 
     @edge
     def find_beginning(self, text: str, *, stream: str, limit: int) -> list[str]:
         """Return the ids of a stream's records that begin with a text that ends in a hex digit."""
         query: Doc = {"_id": {"$gte": text, "$lt": f"{text}g"}, "stream": stream}
-        found = self._records.find(query, {"_id": True}, sort=[("_id", 1)], limit=limit)
-        return [record["_id"] for record in found]
+        records = self._records.find(query, {"_id": True}, sort=[("_id", 1)], limit=limit)
+        return [record["_id"] for record in records]
 
     @staticmethod
     def _decoded(document: Doc) -> Doc:
@@ -451,7 +451,7 @@ class Records:
 
     @edge
     def list_oldest_due(self, streams: Iterable[str]) -> dict[str, datetime]:
-        """Return, of each of these streams that has due records, since when the oldest has been due."""
+        """Return, for each of these streams with due records, since when the oldest has been due."""
         pending = find_streams(self._records, {"state": State.PENDING.value}, streams)
         return {stream: due for stream in pending if (due := self.find_oldest_due(stream)) is not None}
 
@@ -465,7 +465,7 @@ class Records:
 
     @edge
     def count_unfinished(self, streams: Iterable[str], *, at_most: int) -> dict[str, dict[str, int]]:
-        """Return, by stream, how many records wait, are in flight or have failed, each counted up to a number."""
+        """Return, by stream, how many records wait, are in flight or have failed, each counted up to `at_most`."""
         states = ("pending", "retrying", "sending", "failed")
         return self._count_each(list(streams), states, at_most=at_most)
 

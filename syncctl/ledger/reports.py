@@ -1,6 +1,6 @@
 """The `reports` collection: one document per stream and hour, rolled up from the records' events.
 
-Events count in the hour in which MongoDB stamped them. Open hours are recomputed whole; a frozen hour is never
+Events count in the hour of their timestamp from MongoDB. Open hours are recomputed as a whole; a frozen hour is never
 rewritten, and cleanup removes only records that finished in frozen hours.
 """
 
@@ -46,15 +46,15 @@ class HourCounts:
     retries: int = 0
     #: Finished records that were sent again, by the state that they had.
     reopened: dict[str, int] = field(default_factory=dict)
-    #: Those of them whose end is counted in a frozen hour.
+    #: Those of the reopened records whose end is counted in a frozen hour.
     reopened_frozen: dict[str, int] = field(default_factory=dict)
     #: The latencies of calls, by the bucket of `core/histogram.py`.
     latency: dict[str, int] = field(default_factory=dict)
-    #: The attempts by what came of them: `core/metric_table.py:ATTEMPT_OUTCOMES`. Hours that froze before lack it.
+    #: The attempts by outcome: `core/metric_table.py:ATTEMPT_OUTCOMES`. Hours that froze before it was kept lack it.
     outcomes: dict[str, int] = field(default_factory=dict)
     #: The times from logged to delivered, in the hour of the delivery; hours that froze before they were kept lack it.
     delivery: dict[str, int] = field(default_factory=dict)
-    #: Outcomes of calls by slice of the hour: `delivered`, `failed`, and `retried` for those that are to be repeated.
+    #: Outcomes of calls by slice of the hour: `delivered`, `failed`, and `retried` for calls that are to be repeated.
     slices: dict[str, dict[str, int]] = field(default_factory=dict)
     errors: dict[str, Doc] = field(default_factory=dict)
 
@@ -90,24 +90,24 @@ class Reports:
     @edge
     def frozen_until(self) -> datetime | None:
         """Return the start of the oldest open hour; None before the first roll-up."""
-        found = self._reports.find_one({"_id": _FROZEN_UNTIL})
-        at: datetime | None = found["at"] if found else None
+        document = self._reports.find_one({"_id": _FROZEN_UNTIL})
+        at: datetime | None = document["at"] if document else None
         return at
 
     @edge
     def first_hour(self) -> datetime | None:
         """Return the start of the oldest stored hour."""
-        found = self._reports.find_one({"window_start": {"$exists": True}}, sort=[("window_start", 1)], hint="by_hour")
-        at: datetime | None = found["window_start"] if found else None
+        hour = self._reports.find_one({"window_start": {"$exists": True}}, sort=[("window_start", 1)], hint="by_hour")
+        at: datetime | None = hour["window_start"] if hour else None
         return at
 
     @edge
     def last_roll_up(self) -> RollUp | None:
         """Return the newest roll-up; None before the first."""
-        found = self._reports.find_one({"_id": _FROZEN_UNTIL})
-        if found is None or "rolled_up_at" not in found:
+        document = self._reports.find_one({"_id": _FROZEN_UNTIL})
+        if document is None or "rolled_up_at" not in document:
             return None
-        return RollUp(at=found["rolled_up_at"], took_seconds=float(found.get("took_seconds", 0.0)))
+        return RollUp(at=document["rolled_up_at"], took_seconds=float(document.get("took_seconds", 0.0)))
 
     @edge
     def has_more_changes(self, count: int) -> bool:
@@ -120,9 +120,9 @@ class Reports:
 
     @edge
     def first_logged_at(self) -> datetime | None:
-        """Return when the oldest record that is still there was logged."""
-        found = self._records.find_one({}, {"logged_at": True}, sort=[("logged_at", 1)], hint="logged")
-        at: datetime | None = found["logged_at"] if found else None
+        """Return when the oldest record that still exists was logged."""
+        record = self._records.find_one({}, {"logged_at": True}, sort=[("logged_at", 1)], hint="logged")
+        at: datetime | None = record["logged_at"] if record else None
         return at
 
     @edge
@@ -134,17 +134,17 @@ class Reports:
         """
         hours: dict[tuple[str, datetime], HourCounts] = {}
 
-        def of(found: Doc) -> HourCounts:
-            stream, at = found["_id"]["stream"], found["_id"]["hour"]
+        def of(group: Doc) -> HourCounts:
+            stream, at = group["_id"]["stream"], group["_id"]["hour"]
             return hours.setdefault((stream, at), HourCounts(stream=stream, window_start=at))
 
         with pymongo.timeout(_ROLL_UP_SECONDS):
-            for found in self._count("logged_at", _between("logged_at", start, end)):
-                of(found).logged = found["count"]
-            for found in self._superseded(start, end):
-                of(found).superseded += found["count"]
-            for found in self._events(start, end, frozen_until):
-                _add_event(of(found), found)
+            for group in self._count("logged_at", _between("logged_at", start, end)):
+                of(group).logged = group["count"]
+            for group in self._superseded(start, end):
+                of(group).superseded += group["count"]
+            for group in self._events(start, end, frozen_until):
+                _add_event(of(group), group)
         return list(hours.values())
 
     def _count(self, at: str, query: Doc) -> Iterator[Doc]:
@@ -165,7 +165,7 @@ class Reports:
             **{name: {"$first": f"$events.{stored}"} for name, stored in samples.items()},
             "sample_id": {"$first": "$_id"},
         }
-        # The slices of equal events travel together, or there would be up to twelve times as many groups to read.
+        # The slices of equal events are in one group, or there would be up to twelve times as many groups to read.
         whole = {
             "_id": {name: f"$_id.{name}" for name in identity},
             "count": {"$sum": "$count"},
@@ -185,7 +185,7 @@ class Reports:
         )
 
     def _superseded(self, start: datetime, end: datetime) -> Iterator[Doc]:
-        """Count superseded records by the hour in which they were, also those that an operator sent again since."""
+        """Count superseded records by the hour in which that happened, also those that an operator sent again since."""
         yield from self._count(
             "superseded_at", {"updated_at": {"$gte": start}, **_between("superseded_at", start, end)}
         )
@@ -216,7 +216,7 @@ class Reports:
         """Replace open hours, and freeze those before `frozen_until`; a frozen hour stays as it is. Safe to repeat.
 
         Args:
-            done: The roll-up that ends with these hours; None where later hours are missing.
+            done: The roll-up that ends with these hours; None if later hours are missing.
         """
         writes = []
         for hour in hours:
@@ -230,36 +230,36 @@ class Reports:
         self._reports.update_one({"_id": _FROZEN_UNTIL}, {"$max": newest, **took}, upsert=True)
 
     def load(self, since: datetime, until: datetime, streams: Sequence[str] = ()) -> Iterator[Doc]:
-        """Yield the stored hours that begin in a span, oldest first: a year's are more than memory should hold."""
+        """Yield the stored hours that begin in a span, oldest first; a year of them should not be in memory at once."""
         query: Doc = {"window_start": {"$gte": since, "$lt": until}}
         if streams:
             query["stream"] = {"$in": list(streams)}
         order = [("window_start", 1)]
-        with translated(self.hosts), self._reports.find(query, {"_id": False}, sort=order, batch_size=1000) as found:
-            yield from found
+        with translated(self.hosts), self._reports.find(query, {"_id": False}, sort=order, batch_size=1000) as hours:
+            yield from hours
 
     @edge
     def load_finished(self, streams: Sequence[str]) -> dict[str, dict[str, int]]:
         """Return, by stream, how many records are delivered and superseded, also those that were cleaned up.
 
-        The totals of hours that froze long ago are read, those that froze since are added up, and records that finished
-        after them are counted by their index: no query counts millions, or reads the hours of years. The number of
-        records that were sent again since is that of the last roll-up.
+        The totals are read for hours that froze long ago, hours that froze since are added up, and records that
+        finished after them are counted by their index: no query counts millions, or reads the hours of years. The
+        number of records that were sent again since is that of the last roll-up.
         """
-        # Before the end of the frozen hours: totals that are updated meanwhile would have hours that are counted below.
-        known = [found for found in self._totals.find({}, {"shown": False}) if is_complete(found)]
+        # Read before the end of the frozen hours: totals updated in between would have hours that are counted below.
+        known = [total for total in self._totals.find({}, {"shown": False}) if is_complete(total)]
         frozen = self.frozen_until()
         names = ("delivered", "superseded")
         totals = {stream: dict.fromkeys(names, 0) for stream in streams}
         if frozen is not None:
-            for found in known:
-                if found["_id"] in totals:
-                    _add_finished(totals[found["_id"]], found["frozen"])
-            ends = {found["_id"]: found["until"] for found in known}
-            for found in self._reports.aggregate([{"$match": _behind(ends)}, {"$group": _net(names, frozen)}]):
-                if found["_id"] in totals:
+            for total in known:
+                if total["_id"] in totals:
+                    _add_finished(totals[total["_id"]], total["frozen"])
+            ends = {total["_id"]: total["until"] for total in known}
+            for group in self._reports.aggregate([{"$match": _behind(ends)}, {"$group": _net(names, frozen)}]):
+                if group["_id"] in totals:
                     for name in names:
-                        totals[found["_id"]][name] += int(found[name])
+                        totals[group["_id"]][name] += int(group[name])
         since = {"$gte": frozen or LONG_AGO}
         for name in names:
             query = {"state": name, "finished_at": since}
@@ -303,22 +303,22 @@ def _add_to_slices(slices: dict[str, dict[str, int]], state: str, counts: Sequen
     name = {State.PENDING.value: "retried"}.get(state, state)
     if name not in SLICED:
         return
-    for each in counts:
-        if each.get("slice") is not None:
-            _add_to_bucket(slices.setdefault(name, {}), each["slice"], int(each["count"]))
+    for entry in counts:
+        if entry.get("slice") is not None:
+            _add_to_bucket(slices.setdefault(name, {}), entry["slice"], int(entry["count"]))
 
 
-def _add_event(hour: HourCounts, found: Doc) -> None:
+def _add_event(hour: HourCounts, group: Doc) -> None:
     """Add a group of equal events to its hour."""
-    identity, count = found["_id"], int(found["count"])
+    identity, count = group["_id"], int(group["count"])
     action, state = identity.get("action"), identity.get("state")
     if action == "attempt":
         hour.attempts += count
         if identity.get("again"):
             hour.retries += count
         _add_to_bucket(hour.latency, identity["bucket"], count)
-        _add_to_slices(hour.slices, str(state), found["slices"])
-        outcome = name_outcome(found.get("status"), has_error=bool(identity.get("fingerprint")))
+        _add_to_slices(hour.slices, str(state), group["slices"])
+        outcome = name_outcome(group.get("status"), has_error=bool(identity.get("fingerprint")))
         hour.outcomes[outcome] = hour.outcomes.get(outcome, 0) + count
     elif action == FIRST_DELIVERY:
         _add_to_bucket(hour.delivery, identity["bucket"], count)
@@ -337,9 +337,9 @@ def _add_event(hour: HourCounts, found: Doc) -> None:
     if mark and count:
         error = {
             "fingerprint": mark,
-            "status": found.get("status"),
-            "message": found.get("message"),
+            "status": group.get("status"),
+            "message": group.get("message"),
             "count": 0,
         }
-        error = hour.errors.setdefault(mark, error | {"sample_id": found["sample_id"]})
+        error = hour.errors.setdefault(mark, error | {"sample_id": group["sample_id"]})
         error["count"] += count

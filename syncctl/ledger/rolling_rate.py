@@ -1,6 +1,6 @@
-"""A partner's rate of less than one call a second: the times of its latest calls, which all workers share.
+"""A partner's rate limit of less than one call a second: the times of its latest calls, which all workers share.
 
-They are kept in the ledger: what one flush of Redis let through too early could be the calls of a whole day.
+They are kept in the ledger, because after a flush of Redis the calls of a whole day could be made too early.
 """
 
 from datetime import datetime, timedelta
@@ -15,17 +15,17 @@ from syncctl.ledger.mongo_client import edge
 Doc = dict[str, Any]
 
 NEAR_SECONDS = 1.0
-"""No record is taken before its permit is as near as this."""
+"""No record is taken until its permit is this near."""
 ARRIVES_WITHIN_SECONDS = 0.5
 """A call may take this much longer than a later one to arrive; the partner's own count must not exceed its limit."""
 ENTRIES_PER_SPAN = 100
-"""Calls within this part of a span are one entry, under the time of the last: a permit comes at most so much later."""
+"""Calls within this part of a span are one entry, with the time of the last: a permit is at most that much later."""
 LOST_SECONDS = 0.1
 """When to ask again after another process was faster."""
 
 
 class RollingRate:
-    """Allows all calls of a span together, and never more of them in any span, wherever the span begins.
+    """Allows all calls of a span at once, and never more than that in any span, wherever it begins.
 
     Judged by MongoDB's clock alone (invariant 8).
 
@@ -45,7 +45,7 @@ class RollingRate:
 
     @edge
     def try_take(self) -> tuple[bool, float]:
-        """Take a permit that is valid now; return whether one was taken, and in how many seconds the next one is.
+        """Take a permit that is valid now; return whether one was taken, and in how many seconds the next one is valid.
 
         Raises:
             ServiceUnavailable: MongoDB cannot be reached.
@@ -82,14 +82,14 @@ class RollingRate:
 
     def _count_down(self) -> float:
         """Return in how many seconds a permit is valid."""
-        found = self._partners.find_one({"_id": self.name}, {"rate": True, "now": "$$NOW"})
-        if found is None:
+        partner = self._partners.find_one({"_id": self.name}, {"rate": True, "now": "$$NOW"})
+        if partner is None:
             self._partners.update_one({"_id": self.name}, {"$setOnInsert": {"rate": {"calls": []}}}, upsert=True)
             return 0.0
-        now: datetime = found["now"]
-        entries = [(entry["at"], int(entry["n"])) for entry in found.get("rate", {}).get("calls", ())]
+        now: datetime = partner["now"]
+        entries = [(entry["at"], int(entry["n"])) for entry in partner.get("rate", {}).get("calls", ())]
         if any(at > now for at, _ in entries):
-            # This clock was set back, or another member is primary: as if these calls had been made just now.
+            # MongoDB's clock was set back, or another member is primary: treat these calls as if made just now.
             earlier = {"$mergeObjects": ["$$this", {"at": {"$min": ["$$this.at", "$$NOW"]}}]}
             clamped = {"$map": {"input": _CALLS, "in": earlier}}
             self._partners.update_one({"_id": self.name}, [{"$set": {"rate.calls": clamped}}])

@@ -1,4 +1,4 @@
-"""The `runs` collection: one document per poll, repair and rewind, and where each stream stood at a time."""
+"""The `runs` collection: one document per poll, repair and rewind, and how far each stream had been read at a time."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -34,40 +34,40 @@ class Runs:
 
     @edge
     def find_epoch(self, stream: str, epoch: int, *, before: datetime) -> Doc | None:
-        """Return the run of a stream with an epoch that began before a time; None if it is not known any more."""
+        """Return the run of a stream that has this epoch and began before a time; None if it is no longer known."""
         earlier = {"stream": stream, "started_at": {"$lte": before}}
         runs = self._runs.find(earlier, sort=[("started_at", -1)], limit=RUNS_LOOKED_AT)
         return next((run for run in runs if run.get("epoch") == epoch), None)
 
     @edge
     def find_cursor(self, stream: str, at: datetime) -> tuple[Cursor, str | None] | None:
-        """Return where a stream stood at a time, and the hash of what that was a place in, if it is known.
+        """Return the cursor of a stream at a time, and the hash of the place's basis, if it is known.
 
-        None where its history does not reach back so far.
+        None if the stream's history does not reach back to that time.
 
-        While a run was under way, that is where it began: how far it had read by then is not known.
+        For a time within a run, this is the cursor at its beginning: how far the run had read by then is not known.
         """
         runs = self._runs.find({"stream": stream, "started_at": {"$lte": at}}, sort=[("started_at", -1)])
         for run in runs:
             ended_at = run["started_at"] + timedelta(milliseconds=float(run.get("duration_ms", 0)))
-            found: Cursor | None = run.get("cursors", {}).get("after" if ended_at <= at else "before")
-            if found is not None:
-                return found, run.get("place")
+            cursor: Cursor | None = run.get("cursors", {}).get("after" if ended_at <= at else "before")
+            if cursor is not None:
+                return cursor, run.get("place")
         return None
 
     @edge
     def find_cursor_since(self, stream: str, at: datetime) -> Cursor | None:
-        """Return a cursor behind which every row was read after a time; None where the stream had never been read."""
-        found = self.find_cursor(stream, at)
-        if found is not None:
-            return found[0]
+        """Return a cursor with every row after it read later than a time; None if the stream had never been read."""
+        pair = self.find_cursor(stream, at)
+        if pair is not None:
+            return pair[0]
         run = self._runs.find_one({"stream": stream}, {"cursors": True}, sort=[("started_at", 1)]) or {}
         before: Cursor | None = run.get("cursors", {}).get("before")
         return before
 
     @edge
     def find_history_start(self, stream: str) -> datetime | None:
-        """Return the earliest time at which it is known where a stream stood; None where no run has ended."""
+        """Return the earliest time for which the cursor of a stream is known; None if no run has ended."""
         query = {"stream": stream, "cursors.after": {"$type": "object"}}
         run = self._runs.find_one(query, sort=[("started_at", 1)])
         if run is None:
@@ -80,7 +80,7 @@ class Runs:
     @edge
     def remove(self, *, before: datetime, empty_before: datetime) -> int:
         """Remove old runs, and sooner those that found nothing; return how many."""
-        # No poll will record again where a rewind has set the cursor.
+        # Not rewinds: no other run records the place to which one has set the cursor.
         empty = {"started_at": {"$lt": empty_before}, "read": 0, "error": None, "action": {"$exists": False}}
         return (
             self._runs.delete_many({"started_at": {"$lt": before}}).deleted_count

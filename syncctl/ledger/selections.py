@@ -1,6 +1,6 @@
 """Records as operators select them: pages in the order of an index, and failures grouped by their error.
 
-Each page is a query of its own, so that a change between two pages loses none of the rest, and no query runs for long.
+Each page is a separate query, so that a change between two pages loses none of the rest, and no query runs for long.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from syncctl.ledger.mongo_client import edge
 Doc = dict[str, Any]
 
 IN_FLIGHT_AT_MOST = 100_000
-"""Far more than the windows of a stream allow to be in flight."""
+"""Far more records than the window of a stream allows to be in flight."""
 _CHANGED_FIELDS: Doc = {
     "stream": True,
     "key_id": True,
@@ -31,7 +31,7 @@ _CHANGED_FIELDS: Doc = {
     "due_at": True,
     "no_payload": {"$eq": ["$payload", None]},
 }
-"""What a replay or a discard needs to know of a record."""
+"""The fields of a record that a replay or a discard needs."""
 _LISTED_FIELDS: Doc = dict.fromkeys(
     (
         "stream", "key", "version", "seq", "op", "state", "fresh", "error", "reason", "attempts", "replays",
@@ -43,9 +43,9 @@ _LISTED_FIELDS: Doc = dict.fromkeys(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Criteria:
-    """What selected records have in common, besides their stream and state."""
+    """The conditions that selected records meet, besides their stream and state."""
 
-    #: The earliest time of a record: when it finished, is due next, or was taken into flight. Aware.
+    #: The earliest time of a record: when it finished, is due next, or was taken into flight. Has a time zone.
     since: datetime | None = None
     #: The end of these times, which is excluded.
     until: datetime | None = None
@@ -53,11 +53,11 @@ class Criteria:
     error: str | None = None
     #: The ids of the keys that the operator may mean; None: any key.
     key_ids: tuple[str, ...] | None = None
-    #: Only records that were logged before.
+    #: Only records that were logged up to this time.
     logged_before: datetime | None = None
 
     def before(self, now: datetime, *, is_finished: bool) -> "Criteria":
-        """Return these criteria without what finishes, or while unfinished is logged, from now on."""
+        """Return these criteria without records that finish from now on, or, if unfinished, are logged from now on."""
         if is_finished:
             return replace(self, until=now if self.until is None else min(now, self.until))
         return replace(self, logged_before=now)
@@ -105,7 +105,7 @@ def list_scans(stream: str, state: str) -> list[Scan]:
     if state in (State.PENDING, RETRYING):
         waiting = {**of_stream, "state": State.PENDING.value, "fresh": state == State.PENDING}
         due = {**waiting, "due_at": {"$type": "date"}}
-        # It waits for another version or for a poll, and is due at no time.
+        # Records that wait for another version or for a poll have no due time.
         held = {**waiting, "due_at": None}
         return [
             Scan(stream=stream, state=state, index="due", time_field="due_at", tie_field="seq", query=due),
@@ -122,7 +122,7 @@ def read_time(scan: Scan, record: Mapping[str, Any]) -> datetime:
 
 
 class Selections:
-    """Only ever reads. Every query names its index."""
+    """Reads only. Every query names its index."""
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._records: Collection[Doc] = database["records"]
@@ -132,7 +132,7 @@ class Selections:
     def select_ids(
         self, ids: Sequence[str], *, states: Sequence[str], streams: Sequence[str] = (), criteria: Criteria = ANY
     ) -> list[Doc]:
-        """Return those of these records that are in one of the states (of `SELECTABLE`) and meet the criteria."""
+        """Return the given records that are in one of the states (of `SELECTABLE`) and meet the criteria."""
         either: list[Doc] = []
         for scan in (scan for state in states for scan in list_scans("", state)):
             query = {name: scan.query[name] for name in ("state", "fresh", "due_at") if name in scan.query}
@@ -176,11 +176,11 @@ class Selections:
     ) -> list[Doc]:
         query: Doc = {"$and": [dict(scan.query), criteria.describe(scan.time_field)]}
         if scan.time_field == "lease.at":
-            # In flight are few, in the order of their keys.
+            # Few records are in flight, and the index has them in the order of their keys.
             if after is not None:
                 return []
-            found = list(self._records.find(query, fields, limit=IN_FLIGHT_AT_MOST, hint=scan.index))
-            return sorted(found, key=lambda record: (record["lease"]["at"], record["_id"]), reverse=order < 0)
+            records = list(self._records.find(query, fields, limit=IN_FLIGHT_AT_MOST, hint=scan.index))
+            return sorted(records, key=lambda record: (record["lease"]["at"], record["_id"]), reverse=order < 0)
         sort = [("due_at" if scan.index == "due" else scan.time_field, order), (scan.tie_field, order)]
         if after is not None:
             query["$and"].append(_behind(scan, after, order))
@@ -193,17 +193,17 @@ class Selections:
 
     @edge
     def count_finished(self, scan: Scan, criteria: Criteria) -> int:
-        """Return how many finished records have their time in a period; the index alone answers."""
+        """Return how many finished records have their time in a period, from the index alone."""
         query = {**scan.query, **criteria.describe(scan.time_field)}
         return self._records.count_documents(query, hint=scan.index)
 
     @edge
     def find_fingerprints(self, streams: Sequence[str], beginning: str, *, limit: int) -> list[str]:
         """Return the fingerprints of errors of failed records that begin with these hex digits, each once."""
-        found: set[str] = set()
+        fingerprints: set[str] = set()
         for stream in streams:
             last: Doc = {"$gte": beginning}
-            while len(found) <= limit:
+            while len(fingerprints) <= limit:
                 query: Doc = {"stream": stream, "state": State.FAILED.value}
                 query["error.fingerprint"] = {**last, "$lt": f"{beginning}g"}
                 order = [("error.fingerprint", 1)]
@@ -211,9 +211,9 @@ class Selections:
                 if record is None:
                     break
                 mark = str(record["error"]["fingerprint"])
-                found.add(mark)
+                fingerprints.add(mark)
                 last = {"$gt": mark}
-        return sorted(found)[:limit]
+        return sorted(fingerprints)[:limit]
 
     @edge
     def group_failures(
@@ -224,7 +224,7 @@ class Selections:
         The groups of failed records are read from an index alone, unless a key is given.
 
         Args:
-            streams: What the records must meet, by stream.
+            streams: The criteria for the records, by stream.
         """
         groups: dict[str, Doc] = {}
         for scan in (scan for stream in streams for state in states for scan in list_scans(stream, state)):
@@ -258,7 +258,7 @@ class Selections:
             "last_at": {"$max": at},
             "sample_id": {"$first": "$_id"},
         }
-        # Bounds, not `$exists`: so that the index alone can answer.
+        # Bounds instead of `$exists`, so that the index alone can answer.
         query = {name: {"$gt": LONG_AGO} if name == "finished_at" else value for name, value in scan.query.items()}
         hint = FAILED_BY_ERROR if scan.state == State.FAILED else scan.index
         if criteria.key_ids is not None:
@@ -267,8 +267,8 @@ class Selections:
         return list(self._records.aggregate([{"$match": match}, {"$group": group}], hint=hint))
 
     def _load_errors(self, ids: Sequence[str]) -> dict[str, Doc]:
-        found = self._records.find({"_id": {"$in": list(ids)}}, {"error": True})
-        return {record["_id"]: record.get("error") or {} for record in found}
+        records = self._records.find({"_id": {"$in": list(ids)}}, {"error": True})
+        return {record["_id"]: record.get("error") or {} for record in records}
 
 
 def _behind(scan: Scan, after: Mapping[str, Any], order: int) -> Doc:

@@ -1,9 +1,9 @@
-"""Records that wait: for an older version of their key, under any order for a poll.
+"""Records that wait for an older version of their key or, under any order, for a poll.
 
-Under order `strict` a version waits until the older ones are done; under `latest`, where the partner has ids of its
-own, until one is done whose call may have created its object.
+Under order `strict` a version waits until the older ones are done; under `latest`, if the partner has its own ids,
+until an older version is done whose call may have created the partner's object.
 
-They have `waits_for` and are not due.
+Waiting records have `waits_for` and are not due.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ from syncctl.ledger.records import A_POLL
 
 Doc = dict[str, Any]
 Place = tuple[str, str]
-"""Where `release_unheld` stopped: the id that a record waits for, and the record's own id."""
+"""The place where `release_unheld` stopped: the id that a record waits for, and the record's own id."""
 
 HOLDING = (*UNFINISHED, State.FAILED)
 WAITING_COUNTED_AT_MOST = 10_000
@@ -39,9 +39,9 @@ class Holder:
 class Waiting:
     """How many records of a stream wait."""
 
-    #: For older versions of their rows.
+    #: Those that wait for older versions of their rows.
     held: int = 0
-    #: Logged by an interrupted poll, for another poll.
+    #: Those that an interrupted poll logged, and that wait for another poll.
     awaiting_poll: int = 0
 
 
@@ -49,7 +49,7 @@ def _holds(hold_seconds: float | None, *, of: str = "") -> list[Doc]:
     """Return the conditions under which a version holds newer ones back.
 
     Args:
-        hold_seconds: How long a failed version holds others; None means for ever.
+        hold_seconds: How long a failed version holds others back; None: forever.
         of: The path to its document.
     """
     conditions: list[Doc] = [{"$in": [f"${of}state", [state.value for state in HOLDING]]}]
@@ -61,7 +61,10 @@ def _holds(hold_seconds: float | None, *, of: str = "") -> list[Doc]:
 
 
 class Sequencing:
-    """Guarded by the state: only a pending record waits. A release is safe to repeat: dispatch judges anew."""
+    """Holds and releases records, guarded by the state: only a pending record waits.
+
+    A release is safe to repeat, because dispatch judges each record again.
+    """
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._records: Collection[Doc] = database["records"]
@@ -92,7 +95,7 @@ class Sequencing:
             "pipeline": oldest,
             "as": "holder",
         }
-        found = self._keys.aggregate(
+        keys = self._keys.aggregate(
             [
                 {"$match": {"_id": {"$in": wanted}}},
                 {"$lookup": lookup},
@@ -101,8 +104,7 @@ class Sequencing:
             ]
         )
         return {
-            key["_id"].partition(":")[2]: Holder(id=key["holder"]["_id"], seq=int(key["holder"]["seq"]))
-            for key in found
+            key["_id"].partition(":")[2]: Holder(id=key["holder"]["_id"], seq=int(key["holder"]["seq"])) for key in keys
         }
 
     @edge
@@ -110,7 +112,7 @@ class Sequencing:
         """Return, by key id, the oldest unfinished version that was tried.
 
         Args:
-            between: By key id, the seq after which versions are read, and that up to which (invariant 11).
+            between: By key id, the seq after which and the seq up to which versions are read (invariant 11).
         """
         if not between:
             return {}
@@ -119,15 +121,15 @@ class Sequencing:
             {"stream": stream, "key_id": key_id, "seq": {"$gt": after, "$lte": up_to}, **tried}
             for key_id, (after, up_to) in between.items()
         ]
-        found = self._records.find({"$or": of_keys}, {"key_id": True, "seq": True}, hint="by_key")
+        records = self._records.find({"$or": of_keys}, {"key_id": True, "seq": True}, hint="by_key")
         holders: dict[str, Holder] = {}
-        for record in sorted(found, key=lambda record: int(record["seq"])):
+        for record in sorted(records, key=lambda record: int(record["seq"])):
             holders.setdefault(record["key_id"], Holder(id=record["_id"], seq=int(record["seq"])))
         return holders
 
     @edge
     def hold(self, behind: Mapping[str, str]) -> int:
-        """Let due records (id → the id that it waits for) wait instead of being due; return how many do."""
+        """Let due records (id → the id that it waits for) wait instead of being due; return how many do so."""
         writes = [
             UpdateOne(
                 {"_id": record, "state": State.PENDING.value, "due_at": {"$type": "date"}},
@@ -139,20 +141,20 @@ class Sequencing:
 
     @edge
     def hold_for_poll(self, ids: Sequence[str]) -> int:
-        """Let due records that their keys do not know wait for a poll instead of being due; return how many do."""
+        """Let due records that their keys do not know wait for a poll instead of being due; return how many do so."""
         guard = {"_id": {"$in": list(ids)}, "state": State.PENDING.value, "due_at": {"$type": "date"}}
         return update_many_safely(self._records, guard, [{"$set": {"waits_for": A_POLL}}, {"$unset": ["due_at"]}])
 
     @edge
     def release(self, stream: str, holders: Sequence[str]) -> int:
-        """Make the records due that wait for these ones; return how many."""
+        """Make the records due that wait for these holders; return how many."""
         if not holders:
             return 0
         return self._release({"stream": stream, "waits_for": {"$in": list(holders)}}, hint="waiting")
 
     @edge
     def release_if_free(self, stream: str, holders: Sequence[str], *, hold_seconds: float | None) -> int:
-        """Make the records due that wait for those of these records that hold none back any more; return how many."""
+        """Make the records due that wait for given holders which no longer hold them back; return how many."""
         if not holders:
             return 0
         waiting = {"stream": stream, "waits_for": {"$in": list(holders)}}
@@ -161,29 +163,29 @@ class Sequencing:
 
     @edge
     def release_unheld(self, stream: str, *, has_sequence: bool, hold_seconds: float | None, limit: int) -> int:
-        """Make waiting records due that no older version holds; return how many.
+        """Make the waiting records due that no older version holds back; return how many.
 
         For records whose release was lost in a crash, for those whose holder was cleaned up or has been failed for long
-        enough, for those that wait for a poll, and for all in a stream in which none has to wait any more. Each call
-        judges `limit` records, from where the last call stopped (invariant 11).
+        enough, for those that wait for a poll, and for all records of a stream in which none has to wait any more. Each
+        call judges `limit` records, from where the last call stopped (invariant 11).
         """
         query: Doc = {"stream": stream, "waits_for": {"$gt": ""}}
         place = self._load_place(stream)
         if place is not None:
             further = [{"waits_for": {"$gt": place[0]}}, {"waits_for": place[0], "_id": {"$gt": place[1]}}]
             query |= {"waits_for": {"$gte": place[0]}, "$or": further}
-        found = self._load_waiting(query, hold_seconds, limit=limit)
-        ids = [record["_id"] for record in found if not (has_sequence and record["held"])]
+        records = self._load_waiting(query, hold_seconds, limit=limit)
+        ids = [record["_id"] for record in records if not (has_sequence and record["held"])]
         released = self._release({"_id": {"$in": ids}}) if ids else 0
-        after = (found[-1]["waits_for"], found[-1]["_id"]) if len(found) == limit else None
+        after = (records[-1]["waits_for"], records[-1]["_id"]) if len(records) == limit else None
         if after != place:
             change: Doc = {"$set": {"swept": list(after)}} if after else {"$unset": {"swept": True}}
             self._streams.update_one({"_id": stream}, change)
         return released
 
     def _load_place(self, stream: str) -> Place | None:
-        found = (self._streams.find_one({"_id": stream}, {"swept": True}) or {}).get("swept")
-        return (found[0], found[1]) if found else None
+        place = (self._streams.find_one({"_id": stream}, {"swept": True}) or {}).get("swept")
+        return (place[0], place[1]) if place else None
 
     def _load_waiting(self, waiting: Doc, hold_seconds: float | None, *, limit: int = 0) -> list[Doc]:
         """Return waiting records, each with `held`: whether its holder is older, not overtaken, and unfinished."""
@@ -217,9 +219,9 @@ class Sequencing:
 
     @edge
     def renew_keys_of_newer(self, sent_again: Sequence[tuple[str, str, int]]) -> None:
-        """Give versions newer than each (stream, key id, seq) that were tried before a new `Idempotency-Key`.
+        """Give a new `Idempotency-Key` to versions newer than each (stream, key id, seq) that were tried before.
 
-        The older version is sent once more: the partner must take the newer one's next call for one it has not seen.
+        The older version is sent once more, so the partner must treat the newer one's next call as one it has not seen.
         """
         writes = [
             UpdateOne({"_id": newer["_id"]}, [{"$set": {"generation": {"$add": [or_zero("generation"), 1]}}}])
@@ -271,5 +273,5 @@ class Sequencing:
             {"$match": {"holder.state": State.FAILED.value}},
             {"$count": "holders"},
         ]
-        found = next(self._records.aggregate(stages, hint="waiting"), None)
-        return int(found["holders"]) if found else 0
+        counts = next(self._records.aggregate(stages, hint="waiting"), None)
+        return int(counts["holders"]) if counts else 0

@@ -1,4 +1,4 @@
-"""The columns that the source of each stream declares, and the last changes of them; kept in `streams`."""
+"""The columns that the source of each stream declares, and their latest changes; kept in `streams`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ Doc = dict[str, Any]
 
 CHANGES_KEPT = 100
 CHANGES_SHOWN = timedelta(days=7)
-"""How long `status` and `doctor` show a change: a week end and some days."""
+"""How long `status` and `doctor` show a change: a weekend and some days."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +28,7 @@ class NotedChange:
 
 
 class SourceSchemas:
-    """Noted by the poll that sees them, guarded by its lease (invariant 8)."""
+    """Declared columns and their changes, noted by the poll that sees them, under its lease (invariant 8)."""
 
     def __init__(self, database: Database[Doc], hosts: str) -> None:
         self._streams: Collection[Doc] = database["streams"]
@@ -36,7 +36,7 @@ class SourceSchemas:
 
     @edge
     def note(self, lease: PollLease, declared: Sequence[DeclaredRelation], changes: Sequence[SchemaChange]) -> bool:
-        """Keep what the source declares now, and what has changed; False when another poll took the lease over."""
+        """Store what the source declares now, and the changes; False when another poll took the lease over."""
         guard = {"_id": lease.stream, "poll.token": lease.token}
         kept = [
             {"path": relation.path, "identity": relation.identity, "columns": [list(pair) for pair in relation.columns]}

@@ -18,10 +18,10 @@ from syncctl.ledger.mongo_client import edge, new_token
 Doc = dict[str, Any]
 
 ENDED_LATELY_SECONDS = 600.0
-"""How long after the end of a run of refusals its records, and refusals of a row's content, begin no other run."""
+"""How long after a run of refusals has ended its records, and refusals of a row's content, begin no new run."""
 _ACCEPTED_LATELY: Doc = {"$gt": ["$accepted_at", {"$subtract": ["$$NOW", round(ENDED_LATELY_SECONDS * 1000)]}]}
 BODY_LIMIT_SECONDS = 24 * 3600
-"""How long a body that was too large is remembered; then a larger one is tried again."""
+"""How long it is remembered that a body was too large; then a larger one is tried again."""
 _IS_BODY_LIMITED: Doc = {"$gt": ["$too_large.at", {"$subtract": ["$$NOW", BODY_LIMIT_SECONDS * 1000]}]}
 _BODY_AT_MOST: Doc = {"$cond": [_IS_BODY_LIMITED, "$too_large.at_most", None]}
 
@@ -46,14 +46,14 @@ class Gate:
     has_gone: bool = False
     #: A run of refusals has ended within the last minutes, because a record was accepted.
     accepted_lately: bool = False
-    #: How many bytes the body of a bulk call may have, since the partner refused a larger one; None: no limit is known.
+    #: How many bytes the body of a bulk call may have, because the partner refused a larger one; None: no known limit.
     body_at_most: int | None = None
     #: The newest epoch whose poll read to the end.
     complete_epoch: int = 0
-    #: The polls of earlier epochs have ended, or lost their lease.
+    #: The polls of epochs before this one have ended, or lost their lease.
     running_epoch: int = 0
     breaker: BreakerGate = field(default_factory=BreakerGate)
-    #: When it was last resumed, or its circuit was last left open.
+    #: When it was last resumed, or its circuit last stopped being open.
     back_at: datetime | None = None
     #: MongoDB's time; None if the ledger does not know the stream yet.
     at: datetime | None = None
@@ -86,21 +86,21 @@ class Streams(Holds):
 
     @edge
     def note_cleaned(self, stream: str, before: datetime) -> None:
-        """Remember, before it happens, that records that had finished before a time are removed. Safe to repeat."""
+        """Note that records which finished before a time are about to be removed. Safe to repeat."""
         self._streams.update_one({"_id": stream}, {"$max": {"cleaned_before": before}})
 
     @edge
     def load_cleaned_before(self, stream: str) -> tuple[bool, datetime | None]:
-        """Return whether it is noted which records were removed, and since when every finished one is still there.
+        """Return whether removals of records are noted, and the time since which every finished record still exists.
 
-        An earlier version did not note it; the time is None if none was removed.
+        An earlier version did not note them; the time is None if no record was removed.
         """
-        found = self._streams.find_one({"_id": stream}, {"cleaned_before": True}) or {}
-        return "cleaned_before" in found, found.get("cleaned_before")
+        document = self._streams.find_one({"_id": stream}, {"cleaned_before": True}) or {}
+        return "cleaned_before" in document, document.get("cleaned_before")
 
     @edge
     def note_poll_error(self, stream: str, error: str, *, hint: str) -> None:
-        """Note that a stream cannot be polled at all, as its settings are."""
+        """Note that a stream cannot be polled at all with its present settings."""
         self.ensure(stream)
         noted = {
             "health.last_poll_at": "$$NOW",
@@ -134,29 +134,29 @@ class Streams(Holds):
 
     @edge
     def load_gate(self, stream: str) -> Gate:
-        """Return what must be known of a stream before anything of it is sent."""
+        """Return whether the records of a stream may be sent."""
         return self.load_gates([stream])[stream]
 
     @edge
     def load_gates(self, streams: Iterable[str]) -> dict[str, Gate]:
-        """Return the same for many streams, with one question."""
+        """Return the same for many streams, with one query."""
         running = {"$cond": [{"$gt": ["$poll.until", "$$NOW"]}, "$poll.epoch", {"$add": [or_zero("poll.epoch"), 1]}]}
         fields = {"back_at": True, "poll.complete_epoch": True, **HOLD_FIELDS, **GATE_FIELDS, "running": running}
         fields |= {"refusals": True, "gone": True, "accepted_lately": _ACCEPTED_LATELY, "body_at_most": _BODY_AT_MOST}
         fields["now"] = "$$NOW"
         names = list(streams)
-        found = {document["_id"]: document for document in self._streams.find({"_id": {"$in": names}}, fields)}
-        return {name: _read_gate(found.get(name, {})) for name in names}
+        documents = {document["_id"]: document for document in self._streams.find({"_id": {"$in": names}}, fields)}
+        return {name: _read_gate(documents.get(name, {})) for name in names}
 
     @edge
     def limit_body(self, stream: str, *, refused_bytes: int, rows: int) -> int:
         """Remember for a day that a body was too large for the partner; return how many bytes the next may have."""
         at_most: Doc = {"$min": [refused_bytes // 2, {"$cond": [_IS_BODY_LIMITED, "$too_large.at_most", None]}]}
         limit = {"at": "$$NOW", "at_most": at_most, "bytes": refused_bytes, "rows": rows}
-        found = self._streams.find_one_and_update(
+        document = self._streams.find_one_and_update(
             {"_id": stream}, [{"$set": {"too_large": limit}}], upsert=True, return_document=ReturnDocument.AFTER
         )
-        return int((found or {})["too_large"]["at_most"])
+        return int((document or {})["too_large"]["at_most"])
 
     @edge
     def end_refusals(self, stream: str) -> None:
@@ -176,10 +176,10 @@ class Streams(Holds):
             {"$mergeObjects": ["$refusals", {"count": {"$add": ["$refusals.count", count]}}]},
             {"kind": {"$literal": kind}, "count": count, "since": "$$NOW"},
         ]}  # fmt: skip
-        found = self._streams.find_one_and_update(
+        document = self._streams.find_one_and_update(
             {"_id": stream}, [{"$set": {"refusals": run}}], upsert=True, return_document=ReturnDocument.AFTER
         )
-        noted = (found or {})["refusals"]
+        noted = (document or {})["refusals"]
         return Refusals(kind=noted["kind"], count=int(noted["count"]), since=noted["since"])
 
     @edge
@@ -192,15 +192,15 @@ class Streams(Holds):
 
     @edge
     def note_gone(self, stream: str) -> None:
-        """Note, before it is written, that a delete is done because its row is gone. Safe to repeat."""
+        """Note that the outcome of a delete, done because its row is gone, is about to be written. Safe to repeat."""
         gone = {"since": {"$ifNull": ["$gone.since", "$$NOW"]}, "until": "$$NOW"}
         self._streams.update_one({"_id": stream}, [{"$set": {"gone": gone}}], upsert=True)
 
     @edge
     def end_gone(self, stream: str, *, accepted_at: datetime) -> None:
-        """Forget deletes of rows that are gone: the address is right, since a record was accepted after them.
+        """Forget deletes of rows that are gone: a record was accepted after them, so the address is right.
 
-        Those that another worker has noted since stay. Safe to repeat.
+        Deletes that another worker has noted since then stay. Safe to repeat.
         """
         newer = {"since": {"$max": ["$gone.since", accepted_at]}, "until": "$gone.until"}
         gone = {"$cond": [{"$gt": ["$gone.until", accepted_at]}, newer, "$$REMOVE"]}
@@ -208,43 +208,43 @@ class Streams(Holds):
 
     @edge
     def load_gone_since(self, stream: str) -> datetime | None:
-        """Return since when deletes were done because their rows are gone, with no record accepted; None if none was.
+        """Return since when deletes have been done because their rows are gone, without an accepted record since.
 
-        A wrong address says of every row that it is gone.
+        None if there were no such deletes. A wrong address makes every row look gone.
         """
-        found = self._streams.find_one({"_id": stream}, {"gone": True}) or {}
-        since: datetime | None = found.get("gone", {}).get("since")
+        document = self._streams.find_one({"_id": stream}, {"gone": True}) or {}
+        since: datetime | None = document.get("gone", {}).get("since")
         return since
 
     @edge
     def load_all(self, names: Sequence[str] | None = None) -> dict[str, Mapping[str, Any]]:
-        """Return the documents of these streams by name; of every stream, also of those that left the configuration."""
+        """Return the documents of these streams by name; None: of all, also of streams that left the configuration."""
         query: Doc = {} if names is None else {"_id": {"$in": list(names)}}
-        return {found["_id"]: found for found in self._streams.find(query)}
+        return {document["_id"]: document for document in self._streams.find(query)}
 
     @edge
     def load_names(self) -> list[str]:
         """Return every stream's name, also of streams that left the configuration."""
-        return sorted(found["_id"] for found in self._streams.find({}, {"_id": True}))
+        return sorted(document["_id"] for document in self._streams.find({}, {"_id": True}))
 
     @edge
     def server_time(self) -> datetime:
         """Return MongoDB's clock."""
-        found = next(self._streams.database.aggregate([{"$documents": [{"now": "$$NOW"}]}]))
-        now: datetime = found["now"]
+        document = next(self._streams.database.aggregate([{"$documents": [{"now": "$$NOW"}]}]))
+        now: datetime = document["now"]
         return now
 
 
-def _read_gate(found: Doc) -> Gate:
+def _read_gate(document: Doc) -> Gate:
     return Gate(
-        hold=read_hold(found),
-        has_refusals="refusals" in found,
-        has_gone="gone" in found,
-        accepted_lately=bool(found.get("accepted_lately")),
-        body_at_most=found.get("body_at_most"),
-        complete_epoch=int(found.get("poll", {}).get("complete_epoch", 0)),
-        running_epoch=int(found.get("running", 0)),
-        breaker=read_breaker(found),
-        back_at=found.get("back_at"),
-        at=found.get("now"),
+        hold=read_hold(document),
+        has_refusals="refusals" in document,
+        has_gone="gone" in document,
+        accepted_lately=bool(document.get("accepted_lately")),
+        body_at_most=document.get("body_at_most"),
+        complete_epoch=int(document.get("poll", {}).get("complete_epoch", 0)),
+        running_epoch=int(document.get("running", 0)),
+        breaker=read_breaker(document),
+        back_at=document.get("back_at"),
+        at=document.get("now"),
     )

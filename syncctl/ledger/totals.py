@@ -1,7 +1,7 @@
 """The `totals` collection: the roll-ups of each stream added up since its first hour, for metrics.
 
-Counters must never fall: a monitoring system takes a lower value for a restart from zero. So the highest value that
-ever was is shown, although a roll-up may take events back (of records that a run of refusals let fail). Frozen hours
+Counters must never fall, because a monitoring system takes a lower value for a restart from zero. So the highest value
+so far is shown, although a roll-up may take events back (of records that failed in a run of refusals). Frozen hours
 are added once and never read again, so that a scrape reads one document for each stream, whatever its age.
 """
 
@@ -20,13 +20,13 @@ Doc = dict[str, Any]
 
 COUNTS = ("logged", "delivered", "failed", "superseded", "discarded", "attempts", "retries")
 BY_NAME = ("outcomes", "latency", "delivery", "reopened")
-"""The counts of an hour that are apart by outcome, by the bucket of `core/histogram.py`, or by state."""
+"""The counts of an hour that are kept apart by outcome, by the bucket of `core/histogram.py`, or by state."""
 _UPDATE_SECONDS = 300
 
 
 @dataclass(kw_only=True, slots=True)
 class StreamTotals:
-    """Everything that was counted of one stream."""
+    """All counts of one stream."""
 
     counts: dict[str, int] = field(default_factory=dict)
     outcomes: dict[str, int] = field(default_factory=dict)
@@ -68,24 +68,28 @@ class Totals:
 
     @edge
     def load(self) -> dict[str, StreamTotals]:
-        """Return what is shown of each stream, as of the last update."""
-        return {found["_id"]: _read(found.get("shown", {})) for found in self._totals.find({}, {"shown": True})}
+        """Return the totals to show for each stream, as of the last update."""
+        return {
+            document["_id"]: _read(document.get("shown", {})) for document in self._totals.find({}, {"shown": True})
+        }
 
     @edge
     def update(self, *, frozen_until: datetime | None) -> None:
-        """Add the hours that have frozen since, and show them with the open ones. Safe to repeat, also by several.
+        """Add the hours that have frozen since, and show them with the open ones.
+
+        Safe to repeat, also by several processes.
 
         Args:
             frozen_until: The start of the oldest open hour; None before the first roll-up.
         """
         if frozen_until is None:
             return
-        known = {found["_id"]: found for found in self._totals.find({}, {"shown": False})}
-        # Those of an earlier version lack some counts: they are added up once more.
-        complete = {name: found for name, found in known.items() if is_complete(found)}
-        # A stream without totals has either all of its hours after these, or there are none of any stream.
-        since = min((found["until"] for found in complete.values()), default=None) if complete == known else None
-        frozen: dict[str, StreamTotals] = {name: _read(found["frozen"]) for name, found in complete.items()}
+        known = {total["_id"]: total for total in self._totals.find({}, {"shown": False})}
+        # Totals from an earlier version lack some counts, so they are added up once more.
+        complete = {name: total for name, total in known.items() if is_complete(total)}
+        # A stream without totals has all of its hours after this time, unless there are no totals of any stream.
+        since = min((total["until"] for total in complete.values()), default=None) if complete == known else None
+        frozen: dict[str, StreamTotals] = {name: _read(total["frozen"]) for name, total in complete.items()}
         opened: dict[str, StreamTotals] = {}
         query = {"window_start": {"$exists": True} if since is None else {"$gte": since}}
         fields = dict.fromkeys(("stream", "window_start", *COUNTS, *BY_NAME), True)

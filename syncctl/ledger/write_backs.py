@@ -1,7 +1,7 @@
 """The finished records whose outcome has to be written back into the source.
 
-A record is marked in the write that finishes it, so that no crash comes between; whatever reopens it takes the mark
-away. A poll writes the outcomes and takes the marks off afterwards: it may write an outcome twice, and misses none.
+A record is marked in the write that finishes it, so that no crash comes between; every write that reopens it removes
+the mark. A poll writes the outcomes and removes the marks afterwards: it may write an outcome twice, but misses none.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -48,11 +48,11 @@ def mark(now: datetime) -> Doc:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KnownRow:
-    """What decides about an outcome beside its record."""
+    """The facts about a row that, with its record, decide which outcome is written."""
 
     #: The newest version whose outcome was written, or was about to be.
     seq: int = 0
-    #: What the partner answered, by name.
+    #: The values from the partner's answers, by name.
     remote: Mapping[str, Value] = field(default_factory=dict)
 
 
@@ -61,11 +61,11 @@ class Lag:
     """How far the source is behind the ledger."""
 
     records: int = 0
-    #: When the oldest of them got its outcome.
+    #: When the oldest of these records got its outcome.
     oldest: datetime | None = None
-    #: How many could not be written.
+    #: How many outcomes could not be written.
     refused: int = 0
-    #: Why one of these could not.
+    #: Why one of these could not be written.
     error: str | None = None
 
 
@@ -87,24 +87,26 @@ class WriteBacks:
             now: MongoDB's time.
         """
         query = {"stream": stream, f"{WRITE_BACK}.due_at": {"$lte": now}, "acknowledge.begun": {"$exists": False}}
-        found = self._records.find(query, _FIELDS, sort=[(f"{WRITE_BACK}.due_at", 1)], limit=limit, hint=TO_WRITE_BACK)
-        return [_read(record) for record in found]
+        records = self._records.find(
+            query, _FIELDS, sort=[(f"{WRITE_BACK}.due_at", 1)], limit=limit, hint=TO_WRITE_BACK
+        )
+        return [_read(record) for record in records]
 
     @edge
     def load_rows(self, stream: str, key_ids: Iterable[str]) -> dict[str, KnownRow]:
-        """Return what is known of these rows, by key id."""
+        """Return the known state of these rows, by key id."""
         ids = [f"{stream}:{key_id}" for key_id in set(key_ids)]
-        found = self._keys.find({"_id": {"$in": ids}}, {"written_seq": True, "remote.values": True})
+        keys = self._keys.find({"_id": {"$in": ids}}, {"written_seq": True, "remote.values": True})
         return {
             key["_id"].partition(":")[2]: KnownRow(
                 seq=int(key.get("written_seq", 0)), remote=decode_values(key.get("remote", {}).get("values", {}))
             )
-            for key in found
+            for key in keys
         }
 
     @edge
     def note_written(self, stream: str, seqs: Mapping[str, int]) -> None:
-        """Note, before it happens, the versions (key id → seq) whose outcomes are written. Safe to repeat.
+        """Note the versions (key id → seq) whose outcomes are about to be written. Safe to repeat.
 
         From then on, no outcome of an older version is written over them.
         """
@@ -116,9 +118,9 @@ class WriteBacks:
 
     @edge
     def settle(self, ended: Sequence[Ended], results: Sequence[Written]) -> None:
-        """Take the marks off, or note why an outcome could not be written. Safe to repeat.
+        """Remove the marks, or note why an outcome could not be written. Safe to repeat.
 
-        A record that got another outcome meanwhile keeps its new mark.
+        A record that has got another outcome since then keeps its new mark.
         """
         records = {record.id: record for record in ended}
         writes = []
@@ -139,14 +141,14 @@ class WriteBacks:
         """Return how many outcomes of a stream wait to be written, since when, and why some could not be."""
         marked = {"stream": stream, f"{WRITE_BACK}.due_at": {"$type": "date"}}
         group = {"_id": None, "records": {"$sum": 1}, "oldest": {"$min": f"${WRITE_BACK}.since"}}
-        found = next(self._records.aggregate([{"$match": marked}, {"$group": group}], hint=TO_WRITE_BACK), None)
-        if found is None:
+        waiting = next(self._records.aggregate([{"$match": marked}, {"$group": group}], hint=TO_WRITE_BACK), None)
+        if waiting is None:
             return Lag()
         refused = {**marked, f"{WRITE_BACK}.error": {"$exists": True}}
         one = self._records.find_one(refused, {WRITE_BACK: True}, hint=TO_WRITE_BACK)
         return Lag(
-            records=int(found["records"]),
-            oldest=found["oldest"],
+            records=int(waiting["records"]),
+            oldest=waiting["oldest"],
             refused=self._records.count_documents(refused, hint=TO_WRITE_BACK) if one else 0,
             error=str(one[WRITE_BACK]["error"]) if one else None,
         )

@@ -1,9 +1,9 @@
 """Kombu's Redis transport, hardened: a worker survives every outage of Redis, and every message in it.
 
-- Any error of Redis is a lost connection that is waited for: Celery takes an error reply (READONLY, OOM, MISCONF, ...)
-  for unrecoverable and ends the worker (celery 5.7.0).
-- A message is checked before Kombu and Celery see it, and made anew from what was checked (`broker.messages`).
-- Messages that a worker has taken are kept in its memory alone, not in Redis, where others could alter them: the
+- Any error of Redis is treated as a lost connection, whose return is waited for: Celery treats an error reply
+  (READONLY, OOM, MISCONF, ...) as unrecoverable and ends the worker (celery 5.7.0).
+- A message is checked before Kombu and Celery see it, and rebuilt from the checked parts (`broker.messages`).
+- Messages that a worker has taken are kept only in its memory, not in Redis, where others could alter them: the
   ledger's leases and Beat's ticks bring their work back (invariants 2 and 3).
 """
 
@@ -36,7 +36,7 @@ class PatientQoS(virtual.QoS):  # type: ignore[misc]
     """
 
     def restore_unacked(self) -> list[Any]:
-        """Return messages that were not started to the queue; drop them where the connection is gone."""
+        """Put messages that were not started back into the queue; drop them if the connection is gone."""
         if self._is_disconnected():
             self._drop(len(self._delivered))
         else:
@@ -45,7 +45,7 @@ class PatientQoS(virtual.QoS):  # type: ignore[misc]
         return []
 
     def reject(self, delivery_tag: Any, requeue: bool = False) -> None:
-        """Reject a message; drop it where it cannot be returned to the queue."""
+        """Reject a message; drop it if it cannot be returned to the queue."""
         if requeue and not self._is_disconnected():
             try:
                 super().reject(delivery_tag, requeue=True)
@@ -73,21 +73,21 @@ class CheckedClient(redis.PrefixedStrictRedis):  # type: ignore[misc]
         super().__init__(*args, **options)
 
     def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
-        """Return Redis's reply; for a message that was dropped, what it replies when there is none."""
+        """Return Redis's reply; for a message that was dropped, the reply of an empty queue."""
         reply = super().parse_response(connection, command_name, **options)
         if command_name != "BRPOP" or not reply or self._admit is None:
             return reply
         key, raw = reply
         queue = key.decode(errors="replace").partition(redis.Channel.sep)[0]
         if queue not in QUEUES:
-            # The reply queue of `celery inspect`, in the process of whoever asks.
+            # The reply queue of `celery inspect`, in the process that runs it.
             return reply
         message = self._admit(queue, raw)
         return None if message is None else (key, message)
 
 
 class CheckedChannel(redis.Channel):  # type: ignore[misc]
-    """A channel that reads through a `CheckedClient`, and keeps nothing of what was taken in Redis."""
+    """A channel that reads through a `CheckedClient`, and keeps no messages in Redis after they were taken."""
 
     ack_emulation = False
     admit: Admit | None = None
@@ -101,7 +101,7 @@ class CheckedChannel(redis.Channel):  # type: ignore[misc]
         return partial(CheckedClient, admit=self.admit, global_keyprefix=self.global_keyprefix)
 
     def prove_usable(self) -> None:
-        """Write to Redis, and look at every queue; a replica or a full Redis answers, and cannot be used."""
+        """Write to Redis, and look at every queue: a replica or a full Redis answers, but cannot be used."""
         with self.conn_or_acquire() as client:
             client.set(PROBE, "1", ex=PROBE_SECONDS)
             for queue in QUEUES:
@@ -109,7 +109,7 @@ class CheckedChannel(redis.Channel):  # type: ignore[misc]
 
 
 class PatientTransport(redis.Transport):  # type: ignore[misc]
-    """The transport for `redis://` and `rediss://`: whatever Redis refuses, it may take later."""
+    """The transport for `redis://` and `rediss://`: a command that Redis refuses may succeed later."""
 
     Channel = CheckedChannel
     connection_errors = (*redis.Transport.connection_errors, driver.RedisError)

@@ -1,8 +1,8 @@
-"""The messages of the queue: which there are, how they are signed, and the check of everything that Redis hands out.
+"""The messages of the queues: their kinds, their signatures, and the check of everything that Redis hands out.
 
-Whoever can write to Redis can put anything into a queue (invariant 14). A message is only a task's name, its id and a
-few arguments, signed with a key that only those who can read the ledger have. What comes out of Redis is read as plain
-JSON and checked; Celery is then given a message that was made anew from those parts, so that no other field of the
+Anyone who can write to Redis can put anything into a queue (invariant 14). A message is only a task's name, its id and
+a few arguments, signed with a key that only readers of the ledger have. Everything that comes out of Redis is read as
+plain JSON and checked; Celery then gets a message that is rebuilt from those parts, so that no other field of the
 envelope ever reaches it.
 """
 
@@ -34,7 +34,7 @@ QUEUES = (DELIVER, POLL, CONTROL)
 HEADER = "syncctl"
 MAX_BYTES = 16_384
 MAX_AGE_SECONDS = 3600.0
-"""A message that waited longer is dropped: Beat has long sent the same again."""
+"""A message that waited longer is dropped: Beat has sent the same message again long before."""
 AHEAD_SECONDS = 60.0
 KEY_KEPT_SECONDS = 60.0
 """A key is read again after this time: the ledger may have been replaced."""
@@ -97,7 +97,7 @@ def _are_two_numbers(args: Sequence[Any]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of message: its queue, and what its arguments must be."""
+    """A kind of message: its queue, and the check of its arguments."""
 
     queue: str
     accepts: Callable[[Sequence[Any]], bool]
@@ -116,13 +116,13 @@ KINDS: Mapping[str, Kind] = {
 
 
 LoadKey = Callable[[], ProjectKey]
-"""Reads the key from the ledger; SyncctlError where it cannot be read, or the ledger belongs to another project."""
+"""Reads the key from the ledger; SyncctlError if it cannot be read, or if the ledger belongs to another project."""
 
 
 class Seal:
     """Signs messages and results, and checks the signatures; times are MongoDB's, not this machine's (invariant 8).
 
-    Without locks, so that a fork can never inherit a held one: at worst two threads read the key at once.
+    It has no locks, so that a fork can never inherit a held one: at worst two threads read the key at once.
     """
 
     def __init__(self, load: LoadKey) -> None:
@@ -148,7 +148,7 @@ class Seal:
         return {"at": at, "signature": self._compute("message", task, task_id, list(args), at)}
 
     def find_fault(self, task: str, task_id: str, args: Sequence[Any], at: int, signature: str) -> Reason | None:
-        """Return why a message must not be trusted, None where it may be."""
+        """Return why a message must not be trusted; None if it may be."""
         try:
             now = self.now_ms()
             if not self._is_genuine(signature, "message", task, task_id, list(args), at):
@@ -183,7 +183,7 @@ class Seal:
         given = signature.encode("utf-8", "replace")
         if hmac.compare_digest(self._compute(*parts).encode(), given):
             return True
-        # The ledger may have been replaced since the key was read. Not for each forged message.
+        # The ledger may have been replaced since the key was read. Forged messages cause a read only every few seconds.
         if boot_time() - self._tried_at < KEY_RETRY_SECONDS:
             return False
         self._read_key()
@@ -214,7 +214,7 @@ class Seal:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What of a message is used."""
+    """The parts of a message that are used."""
 
     task: str
     id: str
@@ -233,11 +233,11 @@ class MessageCheck:
         self._lock = threading.Lock()
 
     def __json__(self) -> str:
-        """Return its name: `celery inspect stats` shows the transport's options, this one among them."""
+        """Return the name of the class: `celery inspect stats` shows the transport's options, including this one."""
         return type(self).__name__
 
     def __call__(self, queue: str, raw: bytes) -> bytes | None:
-        """Return the message as Celery is to see it, None where it was dropped. Raises nothing."""
+        """Return the message as Celery is to see it; None if it was dropped. Never raises."""
         try:
             parts = _read_parts(raw)
             self._check(queue, parts)
@@ -251,7 +251,7 @@ class MessageCheck:
         return _make_message(parts, queue)
 
     def note_removed(self, keys: Mapping[str, str]) -> None:
-        """Log and count keys of another type, which were removed with whatever waited in their place."""
+        """Log and count keys of another type, which were removed with everything that they held."""
         with self._lock:
             self._dropped[Reason.FOREIGN_KEY.value] += len(keys)
         for name, kind in keys.items():

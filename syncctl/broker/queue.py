@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SOCKET_TIMEOUT_SECONDS = 10.0
 IN_PASSING_SECONDS = 0.5
-"""The end of a command of those who must not wait for Redis: see `outage.Rest`."""
+"""The deadline of a command of callers that must not wait for Redis: see `outage.Rest`."""
 _RESULT_LOOK_SECONDS = 0.01
 
 _TABLES = ("celery.pidbox", "reply.celery.pidbox", "celeryev", *QUEUES)
@@ -31,10 +31,10 @@ KEY_TYPES: Mapping[str, str] = {
     **{f"_kombu.binding_permanent.{name}": "set" for name in _TABLES},
     "_kombu.binding_deadlines": "zset",
 }
-"""The keys of fixed names, and the type of each. Celery writes the tables of bindings for its remote control, and did
-for the queues of earlier versions. Every other key is replaced by whoever writes it, whatever its type is."""
+"""The keys with fixed names, and the type of each. Celery writes the tables of bindings for its remote control, and
+wrote them for the queues of earlier versions. Every other key is replaced when it is written, whatever its type is."""
 
-# In one step: between a look and the removal, another process may have put a genuine message there.
+# In one step: between a check and the removal, another process could put a genuine message there.
 _REMOVE_FOREIGN = """
 local found = redis.call('TYPE', KEYS[1]).ok
 if found == 'none' or found == ARGV[1] then return false end
@@ -44,7 +44,7 @@ return found
 
 
 def retry_once() -> Retry:
-    """Return when the driver repeats a command: once after a broken connection, never after one that hangs.
+    """Return the driver's rule for repeating a command: once after a broken connection, never after one that hangs.
 
     The driver repeats both a command and the connecting within it, so it would wait for each timeout four times.
     """
@@ -65,7 +65,7 @@ def connect(url: str, *, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) -> Any
 
 
 def is_wrong_type(error: BaseException | None) -> bool:
-    """Tell whether Redis refused a command because somebody put a key of another type in its place."""
+    """Tell whether Redis refused a command because a key of another type is in the place of its key."""
     while error is not None:
         if isinstance(error, redis.ResponseError) and "WRONGTYPE" in str(error):
             return True
@@ -114,7 +114,7 @@ class Broker:
     Args:
         url: `redis://…`, a secret.
         prefix: The beginning of every key, so that several installations can share one Redis.
-        timeout_seconds: The end of every command.
+        timeout_seconds: The deadline of every command.
     """
 
     def __init__(self, url: str, *, prefix: str, timeout_seconds: float = SOCKET_TIMEOUT_SECONDS) -> None:
@@ -138,19 +138,19 @@ class Broker:
             return int(self._redis.llen(f"{self.prefix}{queue}"))
 
     def find_foreign_keys(self) -> dict[str, str]:
-        """Return this project's keys that have a type that syncctl never gives them, and that type."""
+        """Return those of this project's keys whose type syncctl never gives them, each with that type."""
         with translated(self.url), self._redis.pipeline(transaction=False) as pipeline:
             for name in KEY_TYPES:
                 pipeline.type(f"{self.prefix}{name}")
             types = [kind.decode() for kind in pipeline.execute()]
         return {
-            f"{self.prefix}{name}": found
-            for (name, kind), found in zip(KEY_TYPES.items(), types, strict=True)
-            if found not in (kind, "none")
+            f"{self.prefix}{name}": actual
+            for (name, kind), actual in zip(KEY_TYPES.items(), types, strict=True)
+            if actual not in (kind, "none")
         }
 
     def remove_foreign_keys(self) -> dict[str, str]:
-        """Remove the keys that `find_foreign_keys` finds, and return them: they would stop every worker for ever.
+        """Remove the keys that `find_foreign_keys` finds, and return them: they would stop every worker forever.
 
         Redis holds nothing that could be lost (invariant 2).
         """
@@ -158,21 +158,21 @@ class Broker:
         with translated(self.url):
             remove = self._redis.register_script(_REMOVE_FOREIGN)
             for name, kind in KEY_TYPES.items():
-                if found := remove(keys=[f"{self.prefix}{name}"], args=[kind]):
-                    removed[f"{self.prefix}{name}"] = found.decode()
+                if foreign := remove(keys=[f"{self.prefix}{name}"], args=[kind]):
+                    removed[f"{self.prefix}{name}"] = foreign.decode()
         return removed
 
     def take_result(self, task_id: str) -> bytes | None:
-        """Return what Redis has as the result of a task, and remove it; None while there is none."""
+        """Return the result of a task as Redis has it, and remove it; None while there is none."""
         key = f"{self.prefix}celery-task-meta-{task_id}"
         with translated(self.url):
-            found: bytes | None = self._redis.get(key)
-            if found is not None:
+            answer: bytes | None = self._redis.get(key)
+            if answer is not None:
                 self._redis.delete(key)
-        return found
+        return answer
 
     def prove_usable(self) -> None:
-        """Write to Redis, and look at every queue: a replica or a full Redis answers, and cannot be used.
+        """Write to Redis, and look at every queue: a replica or a full Redis answers, but cannot be used.
 
         Raises:
             ServiceUnavailable: Redis cannot be reached, or refuses.
@@ -202,7 +202,7 @@ class Broker:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoundTrip:
-    """Two numbers that went through the queue and a worker, and their sum that came back."""
+    """Two numbers that went through the queue and a worker, and the sum that came back."""
 
     x: float
     y: float
@@ -215,8 +215,8 @@ def add_through_queue(app: "Celery", broker: Broker, x: float, y: float, *, time
     """Send two numbers through broker, worker and result backend, and return what came back (`syncctl add`).
 
     Raises:
-        ServiceUnavailable: It names the hop that broke. Broker: Redis cannot be reached. Worker: no worker took the
-            task. Result: a worker took it and no result came back.
+        ServiceUnavailable: It names the hop that failed. Broker: Redis cannot be reached. Worker: no worker took the
+            task. Result: a worker took the task, but no result came back.
     """
     from kombu.exceptions import OperationalError
 
@@ -238,9 +238,9 @@ def add_through_queue(app: "Celery", broker: Broker, x: float, y: float, *, time
 
 
 def _read_result(seal: Seal, task_id: str, answer: bytes) -> tuple[float, str]:
-    """Return the sum and the worker's name from a result, once it is known that a worker of this project wrote it.
+    """Return the sum and the worker's name from a result, after checking that a worker of this project wrote it.
 
-    Celery is not asked: it makes an exception of a class that the result names (invariant 14).
+    Not through Celery, which would make an exception of any class that the result names (invariant 14).
     """
     try:
         result = json.loads(answer)["result"]
@@ -264,7 +264,7 @@ def _distrust(why: str) -> ServiceUnavailable:
 
 
 def _explain_missing_result(broker: Broker, timeout_seconds: float) -> ServiceUnavailable:
-    """Tell a task that no worker took from one whose result did not come back."""
+    """Return the error for a missing result: either no worker took the task, or the result did not come back."""
     if broker.count_waiting(CONTROL) > 0:
         return ServiceUnavailable(
             "broker: reached; worker: did not take the task",

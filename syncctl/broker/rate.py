@@ -1,6 +1,6 @@
 """A partner's rate limit: permits that all workers share through Redis, judged by Redis's clock alone.
 
-Slower rates are in `ledger/rolling_rate.py`: here a flush of Redis lets a tenth of a second's calls through too early.
+Slower rates are in `ledger/rolling_rate.py`. Here, a flush of Redis lets a tenth of a second's calls through too early.
 """
 
 import time
@@ -15,7 +15,7 @@ from syncctl.logs import get_logger
 log = get_logger(__name__)
 
 AHEAD_SECONDS = 0.1
-"""A permit may be taken this long before it is valid; whoever takes it waits until then."""
+"""A permit may be taken this long before it is valid; its taker waits until then."""
 AT_ONCE_SECONDS = 0.1
 """After a rest, the calls of this much time, and at least one, may be made at once."""
 
@@ -69,12 +69,12 @@ class SharedRate:
         self._redis.close()
 
     def take(self) -> tuple[bool, float]:
-        """Take the next permit unless it is too far off; return whether it was taken, and in how many seconds."""
+        """Take the next permit unless it is too far off; return whether it was, and in how many seconds it is valid."""
         taken, micros = self._script(keys=[self._key], args=self._args)
         return bool(taken), micros / 1_000_000
 
     def try_take(self) -> tuple[bool, float] | None:
-        """Take the next permit as `take` does; None where Redis is away: without it the rate cannot be kept."""
+        """Take the next permit as `take` does; None if Redis is away: without it the rate limit cannot be kept."""
         if not self._rest.is_over:
             return None
         started = time.monotonic()

@@ -8,9 +8,9 @@ import redis
 from syncctl.broker.queue import connect, is_wrong_type, translated
 
 TIMEOUT_SECONDS = 1.0
-"""A call to a partner waits this long for the cache, and then goes on without it."""
+"""A call to a partner waits this long for the cache, and then continues without it."""
 
-# A claim that somebody else made to last is none.
+# A claim without an expiry, or with one that is too late, is not one of ours.
 _CLAIM = """
 local left = redis.call('PTTL', KEYS[1])
 if left == -1 or left > tonumber(ARGV[2]) then redis.call('DEL', KEYS[1]) end
@@ -44,7 +44,7 @@ class RedisTokenCache:
         self._redis.close()
 
     def read(self, name: str) -> tuple[bytes, float] | None:
-        """Return the text under a name and the seconds until it expires; None where there is none."""
+        """Return the text under a name and the seconds until it expires; None if there is none."""
         with translated(self.url), self._redis.pipeline() as pipeline:
             try:
                 text, millis = pipeline.get(self._prefix + name).pttl(self._prefix + name).execute()
@@ -56,7 +56,7 @@ class RedisTokenCache:
         return None if text is None or millis <= 0 else (bytes(text), millis / 1000)
 
     def write(self, name: str, text: bytes, *, seconds: float) -> None:
-        """Keep a text under a name until it expires, in place of an earlier one."""
+        """Store a text under a name until it expires, in place of an earlier one."""
         with translated(self.url):
             self._redis.set(self._prefix + name, text, px=max(1, int(seconds * 1000)))
 

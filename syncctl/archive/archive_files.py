@@ -17,7 +17,7 @@ from syncctl.errors import TroubleFound
 
 SUFFIX = ".jsonl.zst"
 MARK = "syncctl-archive"
-"""The name of the file by which an archive is known: where its disk is not mounted, it is missing."""
+"""The name of the file that marks a directory as an archive; it is missing if the archive's disk is not mounted."""
 _MARK_TEXT = b"Records that syncctl cleanup has archived; without this file, it archives nothing here.\n"
 PARTS_AT_MOST = 1000
 _MAKE_ROOM = "make room and check the rights of the directory"
@@ -31,7 +31,7 @@ _STREAM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 class ArchiveError(TroubleFound):
-    """Records cannot be archived, so that none of them may be removed."""
+    """Records cannot be archived, so none of them may be removed."""
 
 
 class _Locked(OSError):
@@ -47,7 +47,7 @@ class ArchivedFile:
     day: date
 
     def read_lines(self) -> Iterator[bytes | Damage]:
-        """Yield its lines and its damages, as `frames.read_lines` does.
+        """Yield its lines and its damaged parts, as `frames.read_lines` does.
 
         Raises:
             TroubleFound: It cannot be opened.
@@ -62,7 +62,7 @@ class ArchivedFile:
 
 
 def create_archive(directory: Path) -> bool:
-    """Make a directory the archive that it may become; False if it is one. Safe to repeat.
+    """Make a directory an archive, and create it if needed; False if it is an archive already. Safe to repeat.
 
     Raises:
         ArchiveError: It cannot be written.
@@ -86,8 +86,8 @@ def create_archive(directory: Path) -> bool:
 def find_obstacle(directory: Path) -> str | None:
     """Return why nothing can be archived in a directory; None if, as far as can be seen, it can.
 
-    A directory that is missing is not made: it may be on a disk that is not mounted, and the records would go to the
-    disk below.
+    A missing directory is not created: it may be on a disk that is not mounted, and the records would go to the disk
+    below.
     """
     try:
         (directory / MARK).stat()
@@ -115,9 +115,9 @@ def require_archive(directory: Path) -> None:
 def append_lines(directory: Path, stream: str, day: date, lines: Sequence[bytes]) -> None:
     """Append lines to the file of a stream and day; when this returns they are on the disk and were read back.
 
-    What a crash has left unfinished is left alone, and the next part begins: only lines that were read back may be
-    removed elsewhere. Lines of the last frame are not repeated: they are those of a cleanup that was interrupted
-    before it could remove them. Safe to repeat, and by several at once.
+    A file that a crash has left unfinished is left alone, and the next part begins: records may be removed only if
+    their lines were read back. Lines of the last frame are not repeated: a cleanup wrote them that was interrupted
+    before it could remove their records. Safe to repeat, and by several processes at once.
 
     Raises:
         ArchiveError: They could not be written; the file is as it was.
@@ -142,9 +142,9 @@ def append_lines(directory: Path, stream: str, day: date, lines: Sequence[bytes]
 
 
 def _make_directory(path: Path) -> None:
-    """Make a directory, and those above it, that only this user can read; one that is there keeps its mode.
+    """Make a directory, and those above it, readable by this user only; one that exists keeps its mode.
 
-    Its entry is synced in either case: who made it may have died before that.
+    Its entry is synced in either case: the process that made it may have died before that.
     """
     is_new = not path.is_dir()
     if is_new:
@@ -156,7 +156,7 @@ def _make_directory(path: Path) -> None:
         try:
             _sync_directory(parent)
         except OSError as error:
-            # Of a directory that somebody else made: one that must not be read, or whose file system cannot be synced.
+            # Ignored for a directory made by others: this user may not read it, or its file system cannot be synced.
             if (is_new and parent == path.parent) or error.errno not in _NOT_OURS_TO_SYNC:
                 raise
 
@@ -192,7 +192,7 @@ def _lock(file: BinaryIO, path: Path) -> None:
 
 
 def _append(path: Path, lines: Sequence[bytes]) -> bool:
-    """Append lines to one file; False if its end is not whole."""
+    """Append lines to one file; False if it does not end in a whole frame."""
     number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(number, "r+b", buffering=0) as file:
         _lock(file, path)
@@ -217,8 +217,8 @@ def _append(path: Path, lines: Sequence[bytes]) -> bool:
 def _write_again(file: BinaryIO, begin: int, end: int) -> None:
     """Write a part of a file over itself, and sync it.
 
-    Who wrote it may have died before its sync, or after one that failed: it can then be read, and is not on the disk.
-    After a sync that failed, another one alone writes nothing and succeeds.
+    The process that wrote it may have died before its sync, or after one that failed: the part can then be read, but is
+    not on the disk. After a failed sync, another sync alone would write nothing and succeed.
     """
     file.seek(begin)
     content = bytearray()
@@ -250,7 +250,7 @@ def _write(file: BinaryIO, size: int, lines: Sequence[bytes]) -> None:
             os.ftruncate(file.fileno(), size)
             os.fsync(file.fileno())
         except OSError:
-            # The next cleanup begins another part where the end is not whole, and writes it again where it is.
+            # The next cleanup begins another part if the end is not whole; if it is, it writes the last frame again.
             pass
         raise
 
@@ -268,7 +268,7 @@ def list_files(
     Raises:
         TroubleFound: The directory cannot be read.
     """
-    found: list[tuple[date, str, int, Path]] = []
+    files: list[tuple[date, str, int, Path]] = []
     try:
         places = [place for place in directory.iterdir() if place.is_dir() and (not streams or place.name in streams)]
         for place in places:
@@ -280,11 +280,11 @@ def list_files(
                 except ValueError:
                     continue
                 if (since is None or day >= since) and (until is None or day <= until):
-                    found.append((day, place.name, int(match[2] or 1), path))
+                    files.append((day, place.name, int(match[2] or 1), path))
     except OSError as error:
         raise TroubleFound(
             f"cannot read the archive in {directory}",
             why=error.strerror or str(error),
             hint="name its directory: --archive DIR, or retention.archive in syncctl.toml",
         ) from error
-    return [ArchivedFile(path=path, stream=stream, day=day) for day, stream, _, path in sorted(found)]
+    return [ArchivedFile(path=path, stream=stream, day=day) for day, stream, _, path in sorted(files)]

@@ -1,4 +1,4 @@
-"""The frames of an archive's file: Zstandard frames (RFC 8878), each with a seal behind it that says it is whole.
+"""The frames of an archive's file: Zstandard frames (RFC 8878), each followed by a seal that shows that it is whole.
 
 A seal is a skippable frame, which every program that reads Zstandard passes over: `zstd -dc` prints the lines alone.
 """
@@ -18,7 +18,8 @@ else:
 
 LEVEL = 6
 FRAME_BYTES_AT_MOST = 128 * 1024 * 1024
-"""Lines of one frame: what is read at once. The largest record fits: 16 MiB of control characters are 96 MiB of JSON.
+"""The most bytes of lines in a frame, which is read at once. The largest record fits: 16 MiB of control characters are
+96 MiB of JSON.
 A frame that another program has written may be larger, and is skipped."""
 _PIECE = 256 * 1024
 _SKIPPABLE = 0x184D2A50
@@ -67,9 +68,9 @@ def find_last_frame(file: BinaryIO, size: int) -> tuple[int, int] | None:
 
 
 def read_lines(file: BinaryIO, begin: int = 0, end: int | None = None) -> Iterator[bytes | Damage]:
-    """Yield the lines of whole frames, and what is damaged; memory is that of one frame.
+    """Yield the lines of whole frames, and the damaged parts; memory holds one frame at a time.
 
-    After a damage, reading goes on behind the next seal.
+    After a damaged part, reading continues after the next seal.
     """
     file.seek(begin)
     at = begin
@@ -100,7 +101,7 @@ class _Broken(Exception):
 
 
 def _read_frame(file: BinaryIO) -> tuple[bytes, int]:
-    """Return what a frame holds and its own length; the file is at its beginning."""
+    """Return the content of a frame and the frame's own length; the file is at the frame's beginning."""
     decompressor, content, taken = zstd.ZstdDecompressor(), bytearray(), 0
     try:
         while not decompressor.eof:
@@ -127,8 +128,8 @@ def _find_seal(file: BinaryIO, after: int) -> int | None:
     file.seek(at)
     while piece := file.read(_PIECE):
         window = tail + piece
-        if (found := window.find(sign)) >= 0:
-            return at - len(tail) + found
+        if (offset := window.find(sign)) >= 0:
+            return at - len(tail) + offset
         at += len(piece)
         tail = window[-(len(sign) - 1) :]
     return None

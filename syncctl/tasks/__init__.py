@@ -1,7 +1,7 @@
 """Celery tasks, a few lines each: ids in, one use case, a plain dictionary out.
 
-Imported by name here, because Celery's autodiscovery looks for modules called `tasks` only. The names are those of the
-tasks, not of their modules:
+They are imported by name here, because Celery's autodiscovery looks only for modules called `tasks`. The names are
+those of the tasks, not of their modules:
 
     from syncctl.tasks import add
     add.delay(2, 3).get()
@@ -16,5 +16,5 @@ from syncctl.tasks.poll import poll
 
 __all__ = ["add", "add_and_sign", "alert_watch", "cleanup", "deliver", "heartbeat", "poll", "roll_up", "upkeep"]
 
-# A worker and Beat have their app by now; for whoever only sends a task it is made here.
+# A worker and Beat have their app by now; for a process that only sends tasks it is made here.
 find_app()

@@ -13,6 +13,6 @@ def add(x: float, y: float) -> float:
 
 @shared_task(name="syncctl.add_and_sign", ignore_result=False, bind=True)
 def add_and_sign(self: Task, x: float, y: float) -> dict[str, object]:
-    """Return x + y and the name of the worker that added them, signed: whoever reads it trusts Redis as little."""
+    """Return x + y and the name of the worker that added them, signed: their reader does not trust Redis either."""
     result = {"sum": x + y, "worker": self.request.hostname}
     return {**result, "signature": find_app().seal.sign_result(self.request.id, result)}

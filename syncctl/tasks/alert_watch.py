@@ -1,6 +1,6 @@
 """The watch of alerts: a thread of each worker's main process, and of Beat's.
 
-Whichever still lives notices that the other is missing. No task does it: a webhook that hangs would hold a process that
+Each of the two notices when the other is missing. No task does this: a webhook that hangs would hold up a process that
 polls and delivers, and without Beat no task would begin.
 """
 
@@ -37,14 +37,14 @@ class AlertWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Begin nothing more; a message that is being sent is sent once more by another process if it was not noted."""
+        """Begin nothing more; another process sends a message again whose sending is interrupted before it is noted."""
         self._done.set()
         self._thread.join(timeout=STOPS_WITHIN_SECONDS)
         if not self._thread.is_alive():
             self._connections.close()
 
     def _run(self) -> None:
-        # First the heartbeats are written, by which others know that this process lives.
+        # The wait comes first: until then the heartbeats are written that show other processes that this one lives.
         while not self._done.wait(LOOKS_EVERY_SECONDS):
             try:
                 holds = watch_alerts(self._connections)

@@ -30,21 +30,21 @@ logging.getLogger("celery.worker.consumer.consumer").addFilter(
 
 
 class PatientConsumer(Consumer):  # type: ignore[misc]
-    """Celery's consumer, for which Redis is back once it can be written to.
+    """Celery's consumer, which takes Redis to be back only once it can be written to.
 
-    A replica, a Redis whose memory is full or whose disk cannot be written answers each connection, and each command of
-    a worker with an error: Celery would connect without a pause.
+    A replica, or a Redis whose memory is full or whose disk cannot be written, accepts each connection, but answers
+    each command of a worker with an error: Celery would reconnect without a pause.
     """
 
     def __init__(self, *args: Any, app: Any, **options: Any) -> None:
         if not app.settings.worker.remote_control:
-            # None of these has a use here, and each reads what others publish.
+            # None of these is needed here, and each reads messages that others publish.
             options |= {"without_gossip": True, "without_mingle": True, "without_heartbeat": True}
         self._outage = Outage()
         super().__init__(*args, app=app, **options)
 
     def ensure_connected(self, conn: Connection) -> Connection:
-        """Return the connection once Redis takes commands, however long that lasts."""
+        """Return the connection once Redis accepts commands, however long that takes."""
         pause = FIRST_PAUSE_SECONDS
         while True:
             maybe_shutdown()
@@ -74,9 +74,9 @@ class PatientConsumer(Consumer):  # type: ignore[misc]
 
 
 def remove_foreign_keys(app: "SyncctlApp", error: BaseException) -> None:
-    """Remove keys that somebody else put in the place of this project's, if that is what Redis refuses a command for.
+    """Remove foreign keys in the place of this project's, if they are the reason why Redis refused a command.
 
-    They would stop every worker until an operator comes. What waited there is not lost (invariant 2).
+    They would stop every worker until an operator intervenes. The work that waited there is not lost (invariant 2).
     """
     if not is_wrong_type(error):
         return

@@ -6,16 +6,16 @@ from syncctl.tasks.process import connections, count_processes, delivery_slot, s
 from syncctl.wiring import row_path
 
 AT_MOST_SECONDS = 300.0
-"""How long a process takes records before it is free for something else; another goes on."""
+"""How long a process takes records before it is free for other tasks; another process continues."""
 ALONE_SECONDS = 5.0
-"""The same where a worker has one process: polls and maintenance wait for it."""
+"""The same for a worker with a single process, for which polls and maintenance wait."""
 
 
 @task("syncctl.deliver")
 def deliver(stream: str) -> dict[str, Any]:
     """Deliver due records of every stream, beginning with one, unless this worker's slots are taken.
 
-    Whoever holds a slot looks at every stream, so nothing waits for this one.
+    Each holder of a slot looks at every stream, so no record has to wait for this task.
     """
     with delivery_slot() as is_free:
         if not is_free:

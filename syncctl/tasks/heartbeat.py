@@ -1,4 +1,4 @@
-"""The heartbeats of workers and of Beat, in the ledger: `inspect ping` costs more than a second."""
+"""The heartbeats of workers and of Beat, in the ledger, because `inspect ping` takes more than a second."""
 
 import os
 import socket
@@ -60,7 +60,7 @@ class WorkerHeartbeat:
         self._connections.close()
 
     def _warn_of_missing_ledger(self) -> None:
-        """Log at once that the ledger cannot be reached: an operation waits far longer for it."""
+        """Log at once if the ledger cannot be reached: an ordinary operation would wait far longer for it."""
         try:
             self._connections.ledger.check_reachable(timeout_seconds=SIGN_OF_LIFE_SECONDS)
         except SyncctlError as error:
@@ -84,7 +84,7 @@ class WorkerHeartbeat:
 
 
 def record_dropped(app: "SyncctlApp", connections: Connections, *, who: str) -> None:
-    """Add what this process has dropped and removed to what `status` and `doctor` show."""
+    """Add the messages that this process dropped, and the keys it removed, to the counts of `status` and `doctor`."""
     if dropped := app.message_check.take_dropped():
         connections.ledger.project.record_dropped(dropped, worker=who)
 
@@ -93,8 +93,8 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
     """Celery's in-memory scheduler that also writes Beat's heartbeat, from Beat's own process.
 
     It keeps no file: every tick is safe to lose and to repeat, so there is nothing to remember. Its connections end
-    with the process: Celery's handler of SIGTERM calls `close` in the middle of whatever a tick is writing, and what
-    it would let go may be locked by that very tick (celery 5.7.0).
+    with the process: Celery's handler of SIGTERM calls `close` in the middle of whatever a tick is writing, and that
+    very tick may have locked the connections that `close` would release (celery 5.7.0).
     """
 
     _connections: Connections | None = None
@@ -136,9 +136,9 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
         return wait
 
     def apply_entry(self, entry: Any, producer: Any = None) -> None:
-        """Send a tick, unless so many wait already that no worker can be taking them; an outage is logged once."""
+        """Send a tick, unless the number of waiting ones shows that no worker takes them; an outage is logged once."""
         queue = entry.options.get("queue", CONTROL)
-        # Apart: one queue may be refused while another is not.
+        # One outage per queue: Redis may refuse one queue, but not another.
         outage = self._outages.setdefault(queue, Outage("beat.tick_lost"))
         try:
             if self._open().broker.count_waiting(queue) >= TICKS_PER_ENTRY * len(self.schedule):
@@ -160,7 +160,7 @@ class HeartbeatScheduler(Scheduler):  # type: ignore[misc]
 def _end_beat() -> NoReturn:
     """End Beat's process with the code for a wrong configuration; within a worker, Beat alone.
 
-    Celery takes a SystemExit for the wish to stop, and would end with 0.
+    Celery treats a SystemExit as a request to stop, and would exit with 0.
     """
     if threading.current_thread() is threading.main_thread():
         sys.stderr.flush()
@@ -169,7 +169,7 @@ def _end_beat() -> NoReturn:
 
 
 def name_worker(hostname: str, pid: int) -> str:
-    """Return a worker's name: two on one machine are never one."""
+    """Return a worker's name, which differs from that of every other worker on the machine."""
     return hostname if f"-{pid}@" in hostname else f"{hostname}:{pid}"
 
 
@@ -196,7 +196,7 @@ def _start(sender: Any = None, **_: object) -> None:
     _heartbeats.append(heartbeat)
     heartbeat.start()
     if "control" in queues:
-        # Whatever a worker that died has left is looked for at once, not at Beat's next tick.
+        # Now, instead of at Beat's next tick: bring back the records that dead workers held.
         try:
             sender.app.send_task("syncctl.upkeep", queue=CONTROL, ignore_result=True)
         except Exception as error:  # noqa: BLE001 - Beat's ticks do the same

@@ -13,7 +13,7 @@ from syncctl.wiring.row_path import maintain_streams
 
 LEASE_SECONDS = 900.0
 CLEANUP_AT_MOST_SECONDS = 600.0
-"""Less than its lease: a second worker would else begin another one. The next tick goes on."""
+"""Less than its lease, or a second worker would begin another cleanup. The next tick continues."""
 
 
 @task("syncctl.upkeep")

@@ -12,14 +12,14 @@ from syncctl.wiring import row_path
 log = get_logger(__name__)
 
 POLL_AT_MOST_SECONDS = 20.0
-"""Then the process is free for others; the next tick goes on from the cursor."""
+"""After this time the process is free for other tasks; the next tick continues from the cursor."""
 KILLED_AFTER_SECONDS = 900.0
 """A pool process whose source never returns is replaced after this long (prefork; threads cannot be ended)."""
 
 
 @task("syncctl.poll", time_limit=KILLED_AFTER_SECONDS)
 def poll(stream: str) -> dict[str, Any]:
-    """Poll one stream, unless somebody does already or it was polled just now."""
+    """Poll one stream, unless another process is polling it or it was polled just now."""
     try:
         enough = time.monotonic() + POLL_AT_MOST_SECONDS
         run = row_path.poll(

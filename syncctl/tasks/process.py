@@ -1,4 +1,4 @@
-"""How a use case becomes a Celery task, and what a worker's processes share: the wish to stop, and delivery slots."""
+"""Makes Celery tasks of use cases, and holds the state that a worker's processes share: the stop flag and the slots."""
 
 import fcntl
 import importlib
@@ -67,7 +67,7 @@ def stopping() -> bool:
 
 
 def count_processes() -> int:
-    """Return how many processes or threads this worker has; 1 where it is not known."""
+    """Return how many processes or threads this worker has; 1 if that is not known."""
     return int(_shared["count"]) or 1
 
 
@@ -90,10 +90,10 @@ def delivery_slot() -> Iterator[bool]:
 
 
 class Slots:
-    """Slots that a worker's processes and threads share; one that its process leaves by dying is free again.
+    """Slots that a worker's processes and threads share; if a process dies, its slots are free again.
 
-    They are locks on the bytes of a file without a name, which nobody else can open, replace or clean away. Such a lock
-    belongs to a process (fcntl(2)), so the threads of one process also need a list.
+    They are locks on the bytes of a file without a name, which no other program can open, replace or clean away. Such a
+    lock belongs to a process (fcntl(2)), so the threads of one process also need a list.
     """
 
     def __init__(self, count: int) -> None:
@@ -103,7 +103,7 @@ class Slots:
         self._taken: tuple[int, set[int]] = (os.getpid(), set())
 
     def take(self) -> int | None:
-        """Take a free slot and return its number, None when all are taken."""
+        """Take a free slot and return its number; None when all are taken."""
         with self._lock:
             taken = self._own()
             for number in range(self._count):
@@ -121,7 +121,7 @@ class Slots:
         """Give a slot back."""
         with self._lock:
             self._own().discard(number)
-            with suppress(ValueError):  # The worker has ended meanwhile, and its slots with it.
+            with suppress(ValueError):  # The worker has ended, and its slots with it.
                 fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)
 
     def close(self) -> None:
@@ -141,8 +141,8 @@ LOADED_BEFORE_FORKS = ("core", "ledger", "broker", "sources", "partner", "pipeli
 def load_modules(**_: object) -> None:
     """Load, before the pool forks, every module that a task or a thread of the worker imports when it needs it.
 
-    A process that is forked while a thread imports a module would wait for that module for ever: the lock that the
-    thread holds is copied, and the thread is not.
+    A process that is forked while a thread imports a module would wait for that module forever: the lock that the
+    thread holds is copied, but the thread is not.
     """
     for name in LOADED_BEFORE_FORKS:
         package = importlib.import_module(f"syncctl.{name}")
@@ -152,7 +152,7 @@ def load_modules(**_: object) -> None:
 
 @signals.worker_init.connect(weak=False)
 def _share(sender: Any = None, **_: object) -> None:
-    """Lay out, before the pool forks, what its processes share."""
+    """Create, before the pool forks, the objects that its processes share."""
     # A plain byte without a lock: a process killed while it holds a lock would stop all the others.
     _shared["stopping"] = multiprocessing.RawValue("b", 0)
     count = int(getattr(sender, "concurrency", None) or 1)
@@ -169,7 +169,7 @@ def _check_beat(sender: Any = None, **_: object) -> None:
 def _check_project(app: Any) -> None:
     """Read the key of the messages and upgrade an older ledger; a process of another project, or of none, ends.
 
-    Where MongoDB is away, a worker's heartbeat does the same later.
+    If MongoDB is away, a worker's heartbeat does the same later.
 
     Raises:
         SystemExit: The ledger belongs to another project or to a newer syncctl, or nothing is configured.
@@ -199,5 +199,5 @@ def _clear(sender: Any = None, **_: object) -> None:
         _shared["slots"].close()
         _shared["slots"] = None
     if not stopping() and not sender.exitcode:
-        # It was not asked to end: whoever started it must see that it failed.
+        # The worker was not asked to end, so its exit code must show that it failed.
         sender.exitcode = int(ExitCode.BUG)

@@ -27,7 +27,7 @@ log = get_logger(__name__)
 
 JOB = "alerts"
 EVERY_SECONDS = 10.0
-"""How often the rules are measured, by one of all workers and Beats."""
+"""How often the rules are measured, by one process among all workers and Beats."""
 LEASE_SECONDS = 60.0
 
 
@@ -43,11 +43,11 @@ class BrokenChannel:
         return SendResult(outcome="misconfigured", error=self.error)
 
     def close(self) -> None:
-        """Hold nothing."""
+        """Do nothing: there is no connection."""
 
 
 def plan_alerts(settings: "Settings") -> "AlertPlan":
-    """Return what the settings say of alerts."""
+    """Return the plan of alerts that the settings describe."""
     from syncctl.pipeline.monitoring.alerts import AlertPlan
 
     alerts = settings.alerts
@@ -61,7 +61,7 @@ def plan_alerts(settings: "Settings") -> "AlertPlan":
 
 
 def list_channel_names(settings: "Settings") -> tuple[str, ...]:
-    """Return the names of the channels that are set, also without their variable: another process may have it."""
+    """Return the names of the channels that are set, even if their variable is missing: another process may have it."""
     channels = (("webhook", "webhook", settings.alerts.find_webhook()), ("email", "smtp", settings.alerts.find_mail()))
     return tuple(
         name
@@ -90,10 +90,10 @@ def open_channels(settings: "Settings") -> "Sequence[Channel]":
 
 
 def watch_alerts(connections: Connections) -> bool:
-    """Measure the rules if that is due and no other process does, then send what waits.
+    """Measure the rules if that is due and no other process does, then send the waiting messages.
 
     Returns:
-        False if a process with other settings of alerts measures, which started later.
+        False if a process that started later measures, with other settings of alerts.
 
     Raises:
         ServiceUnavailable: MongoDB is away.
@@ -101,7 +101,7 @@ def watch_alerts(connections: Connections) -> bool:
     from syncctl.pipeline.monitoring.alerts import evaluate_alerts
 
     ledger = connections.ledger
-    # Also where another process measures, or has died with the lease: somebody watches.
+    # Also if another process measures, or died while it held the lease: this process watches.
     ledger.alerts.note_watched()
     plan = connections.alert_plan
     may_measure = ledger.alerts.claim_plan(
@@ -139,7 +139,7 @@ def _log_changes(ledger: "Ledger", changed: "Sequence[AlertKey]") -> None:
 
 
 def send_alerts(connections: Connections) -> "Sent":
-    """Send what waits; see `pipeline.monitoring.alert_sending.send_messages`."""
+    """Send the waiting messages; see `pipeline.monitoring.alert_sending.send_messages`."""
     from syncctl.pipeline.monitoring.alert_sending import send_messages
 
     settings = connections.settings
@@ -152,10 +152,10 @@ def send_alerts(connections: Connections) -> "Sent":
 
 
 def check_alerts(connections: Connections) -> "tuple[Sent, bool]":
-    """Measure every rule now, and send what waits.
+    """Measure every rule now, and send the waiting messages.
 
     Returns:
-        Also whether it measured: not while workers or Beat do, with other settings of alerts.
+        What was sent, and whether the rules were measured: not while workers or Beat measure with other settings.
 
     Raises:
         ServiceUnavailable: MongoDB is away.

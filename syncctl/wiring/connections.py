@@ -92,7 +92,7 @@ class Connections:
         return ledger
 
     def check_project(self) -> None:
-        """Check that the ledger belongs to this project; one that belongs to none is this project's from now on.
+        """Check that the ledger belongs to this project; one without a project belongs to this one from then on.
 
         Raises:
             ConfigurationError: It belongs to another project.
@@ -101,7 +101,7 @@ class Connections:
 
     @cached_property
     def prepared_ledger(self) -> "Ledger":
-        """The ledger, whose missing indexes were created, and which has the version of this syncctl."""
+        """The ledger, with its missing indexes created, and upgraded to the version of this syncctl."""
         self.ledger.ensure_prepared()
         return self.ledger
 
@@ -112,14 +112,14 @@ class Connections:
 
     @cached_property
     def broker(self) -> "Broker":
-        """Redis beside Celery."""
+        """The Redis that Celery uses, for direct commands."""
         from syncctl.broker.queue import Broker
 
         return Broker(self.settings.redis_url, prefix=self.settings.redis_namespace)
 
     @cached_property
     def broker_in_passing(self) -> "Broker":
-        """The same for a delivery loop, which must not wait for it."""
+        """The same for a delivery loop, which must not wait for Redis."""
         from syncctl.broker.queue import IN_PASSING_SECONDS, Broker
 
         url, prefix = self.settings.redis_url, self.settings.redis_namespace
@@ -148,7 +148,7 @@ class Connections:
 
     @cached_property
     def alert_plan(self) -> "AlertPlan":
-        """What the settings say of alerts."""
+        """The plan of alerts that the settings describe."""
         from syncctl.wiring.alerts import plan_alerts
 
         return plan_alerts(self.settings)
@@ -161,7 +161,7 @@ class Connections:
         return open_channels(self.settings)
 
     def publish(self, stream: str) -> None:
-        """Send the message that has a worker look for due records, of this stream first. It carries nothing else.
+        """Send the message that makes a worker look for due records, first for this stream's. It carries nothing else.
 
         Raises:
             ServiceUnavailable: Redis cannot be reached.
@@ -191,7 +191,7 @@ class Connections:
         return self._clients[stream.name]
 
     def partner_rate(self, stream: Stream) -> "SharedRate | RollingRate | None":
-        """Return the rate of a stream's partner, which all workers share; None where it has none."""
+        """Return the rate limit of a stream's partner, which all workers share; None if it has none."""
         from syncctl.broker.rate import SharedRate
 
         partner = self.partner(stream.partner)
@@ -208,7 +208,7 @@ class Connections:
         return self._rates[partner.name]
 
     def stream_setup(self, name: str) -> "StreamSetup":
-        """Return what the delivery of a stream is made of."""
+        """Return the parts that the delivery of a stream needs."""
         from syncctl.core.batch_sizes import decide_sizes
         from syncctl.pipeline.delivery.stream_setup import StreamSetup
 

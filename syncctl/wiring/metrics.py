@@ -16,7 +16,7 @@ log = get_logger(__name__)
 REDIS_SECONDS = 2.0
 SIGN_OF_LIFE_SECONDS = 2.0
 LEDGER_SECONDS = 5.0
-"""All statements of one scrape together; Prometheus waits for ten seconds by default."""
+"""The deadline of all statements of one scrape together; Prometheus waits for ten seconds by default."""
 
 
 class MetricsReader:
@@ -29,7 +29,7 @@ class MetricsReader:
         self._connections = connections
         self._broker = Broker(settings.redis_url, prefix=settings.redis_namespace, timeout_seconds=REDIS_SECONDS)
         self._plans = {name: plan_stream(settings, name) for name in settings.stream_names}
-        #: Why MongoDB, or an index of it, could not be used last; None if it could.
+        #: Why MongoDB, or one of its indexes, could not be used at the last scrape; None if it could.
         self.error: SyncctlError | None = None
 
     def close(self) -> None:
@@ -37,7 +37,7 @@ class MetricsReader:
         self._broker.close()
 
     def read(self) -> "Samples":
-        """Return the values; where MongoDB or Redis is away, theirs are missing. Takes some seconds at most."""
+        """Return the values; if MongoDB or Redis is away, theirs are missing. Takes some seconds at most."""
         from syncctl import __version__
         from syncctl.core.metric_table import Samples
 

@@ -1,4 +1,4 @@
-"""What commands ask for that takes more than one pipeline function, or more than the ledger."""
+"""The requests of commands that need more than one pipeline function, or more than the ledger."""
 
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,7 +43,7 @@ def open_connections(settings: "Settings") -> Connections:
 
 
 def read_status(connections: Connections) -> "Status":
-    """Return where everything stands; `queue.error` says why Redis cannot be used."""
+    """Return the current state of everything; `queue.error` says why Redis cannot be used."""
     from syncctl.pipeline.monitoring import status
     from syncctl.settings.describe import fingerprint_settings
     from syncctl.wiring.alerts import list_channel_names
@@ -72,7 +72,7 @@ def prove_answering(connections: Connections, *, redis: bool = False) -> None:
     """Ask MongoDB, and Redis too if wanted, for a sign of life within a second each.
 
     Raises:
-        ServiceUnavailable: One gives none.
+        ServiceUnavailable: One of them gives none.
     """
     from syncctl.broker.queue import Broker
 
@@ -92,16 +92,16 @@ def read_health(connections: Connections, *, roles: tuple[str, ...], max_age_sec
     """
     from syncctl.pipeline.monitoring import health
 
-    found = health.read_health(
+    result = health.read_health(
         ledger=connections.ledger, host=socket.gethostname(), roles=roles, max_age_seconds=max_age_seconds
     )
-    if not found.ok:
+    if not result.ok:
         connections.broker.prove_usable()
-    return found
+    return result
 
 
 def read_watched(connections: Connections) -> "tuple[Status, Activity]":
-    """Return where everything stands, and what happens."""
+    """Return the current state of everything, and the current activity."""
     from syncctl.pipeline.monitoring.watch import read_activity
 
     status = read_status(connections)
@@ -115,12 +115,12 @@ class OutdatedWorker:
     """A live worker that does not send as a worker that starts now would."""
 
     name: str
-    #: What differs, as the end of a sentence.
+    #: The difference, as the end of a sentence.
     difference: str
 
 
 def find_outdated_workers(connections: Connections) -> list[OutdatedWorker]:
-    """Return the live workers that run with other settings, another schema or another version of syncctl than these."""
+    """Return the live workers whose settings, schema or version of syncctl differ from this process's."""
     from syncctl import __version__
     from syncctl.ledger.migrations import VERSION
     from syncctl.pipeline.monitoring.status import differs_from
@@ -143,7 +143,7 @@ def find_outdated_workers(connections: Connections) -> list[OutdatedWorker]:
 
 
 def plan_stream(settings: "Settings", name: str) -> "StreamPlan":
-    """Return what the settings expect of a stream; asks for no secret."""
+    """Return the plan of a stream that the settings describe; reads no secret."""
     from syncctl.core.durations import parse_rate
     from syncctl.pipeline.monitoring.obstacles import StreamPlan
 
@@ -262,10 +262,10 @@ def resume(
     scope: "PauseScope | None" = None,
     who: str,
 ) -> "Resumed":
-    """Let streams and partners go on, and dispatch what is due of them; see `pipeline.pause.resume_streams`.
+    """Resume streams and partners, and dispatch their due records; see `pipeline.pause.resume_streams`.
 
     Args:
-        scope: What goes on; None: all.
+        scope: The part that is resumed; None: everything.
     """
     from syncctl.pipeline.pause import EVERYTHING, resume_streams
 
@@ -281,7 +281,7 @@ def resume(
 
 
 def plan_rewind(connections: Connections, name: str, to: str | datetime, *, resend: bool = False) -> "Plan":
-    """Find the place that a stream is to go back to; see `pipeline.operations.rewind.plan_rewind`."""
+    """Find the place to which a stream is to go back; see `pipeline.operations.rewind.plan_rewind`."""
     from syncctl.pipeline.operations import rewind
     from syncctl.sources.reader import StreamReader
 
@@ -338,7 +338,7 @@ def preview_records(connections: Connections, id_or_stream: str, key: str | None
 
     Raises:
         TroubleFound: There is no such record.
-        UsageError: Its stream is not configured any more.
+        UsageError: Its stream is no longer configured.
     """
     from syncctl.pipeline.inspection.preview import preview_record
     from syncctl.pipeline.inspection.show import show_records
@@ -359,7 +359,7 @@ def preview_records(connections: Connections, id_or_stream: str, key: str | None
 def compare_row(connections: Connections, record: "Mapping[str, Any]", *, ask_source: bool = True) -> "Comparison":
     """Return how the row of a record differs from its versions; see `pipeline.inspection.show.compare_row`.
 
-    A source that does not answer soon is left: a person waits.
+    A source that does not answer soon is left out, because a person waits.
     """
     from syncctl.pipeline.inspection import show
     from syncctl.sources.reader import StreamReader

@@ -1,4 +1,4 @@
-"""The way of a row, as workers and Beat have it done: poll, wake, deliver, maintenance."""
+"""The steps of a row's path, as workers and Beat run them: poll, wake, deliver, maintenance."""
 
 import random
 import time
@@ -42,7 +42,7 @@ def poll(
 
 
 def wake_while_possible(connections: Connections, name: str, *, broker: "Broker | None" = None) -> Callable[[], bool]:
-    """Return a wake-up of a worker for a stream, which does nothing any more once Redis is missing."""
+    """Return a function that wakes a worker for a stream, and that does nothing more once Redis is missing."""
     given_up = False
 
     def wake_unless_given_up() -> bool:
@@ -66,7 +66,7 @@ def wake_while_possible(connections: Connections, name: str, *, broker: "Broker 
 def wake_in_passing(connections: Connections, name: str) -> None:
     """Wake another worker for a stream from a delivery loop, unless Redis does not answer at once, or did not lately.
 
-    The calls and leases of every stream of the loop wait meanwhile; maintenance sends what is not sent here.
+    The calls and leases of every stream in the loop wait for this. Maintenance sends a message that is not sent here.
     """
     if not connections.redis_rest.is_over:
         return
@@ -76,12 +76,12 @@ def wake_in_passing(connections: Connections, name: str) -> None:
 
 
 def wake(connections: Connections, name: str, *, broker: "Broker | None" = None) -> bool:
-    """Have a worker look for due records of a stream; return whether one was woken, or is about to be.
+    """Make a worker look for due records of a stream; return whether one was woken, or is about to be.
 
-    One waiting message is enough: whoever takes it looks at every stream.
+    No message is sent while as many wait as workers have delivery slots: a worker that takes one looks at every stream.
 
     Args:
-        broker: The Redis to look at, with the patience of the caller.
+        broker: The Redis to look at, with the deadline that suits the caller.
 
     Raises:
         ServiceUnavailable: Redis cannot be reached.
@@ -124,7 +124,7 @@ def deliver(
 def maintain_streams(
     connections: Connections, *, should_stop: Callable[[], bool] = lambda: False
 ) -> "list[Maintained]":
-    """Do the maintenance of every stream; where Redis is away this is logged, and due records stay due.
+    """Do the maintenance of every stream; if Redis is away, this is logged, and due records stay due.
 
     The streams are shuffled: in a fixed order the first would always use up a partner's limit.
 

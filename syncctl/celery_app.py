@@ -1,4 +1,4 @@
-"""The Celery app: broker, backend, queues, schedule. No business.
+"""The Celery app: broker, backend, queues, schedule. No business logic.
 
 `celery -A syncctl.celery_app worker`, `beat` and `inspect` work in a directory with a `.env`: they ask this module for
 its `app`, which is then made from the settings of the working directory. Importing the module reads no settings.
@@ -27,23 +27,23 @@ from syncctl.settings import Settings, load_settings
 
 SOFT_SHUTDOWN_MARGIN_SECONDS = 10.0
 KEY_TIMEOUT_SECONDS = 3.0
-"""How long a process waits for MongoDB when it reads the key of its messages; it does so while others wait."""
+"""How long a process waits for MongoDB when it reads the key of its messages; other work waits for that too."""
 CELERY_VARIABLES = (
     "CELERY_BROKER_URL",
     "CELERY_BROKER_READ_URL",
     "CELERY_BROKER_WRITE_URL",
     "CELERY_RESULT_BACKEND",
 )
-"""Celery prefers these to what an app says; tasks would go to another Redis than the one that everything else uses."""
+"""Celery prefers these to an app's settings: tasks would go to another Redis than the one that everything else uses."""
 
 log = get_logger(__name__)
 
 
 class SyncctlApp(Celery):  # type: ignore[misc]
-    """Celery, with the settings it was made from, and with every task signed that it sends.
+    """Celery with the settings that it was made from, and with a signature on every task that it sends.
 
     Args:
-        settings: They say where everything is.
+        settings: They name the Redis, the ledger and the streams.
     """
 
     def __init__(self, settings: Settings, **options: Any) -> None:
@@ -106,7 +106,7 @@ def make_app(settings: Settings) -> SyncctlApp:
         if os.environ.pop(name, None) is not None:
             log.warning("celery.variable_ignored", variable=name, hint="syncctl uses REDIS_URL instead")
     app = SyncctlApp(settings)
-    # Celery knows a current app in the thread that made it alone; the others take the default one.
+    # Celery knows a current app only in the thread that made it; other threads use the default one.
     app.set_default()
     timeouts = {
         "socket_timeout": SOCKET_TIMEOUT_SECONDS,
@@ -125,7 +125,7 @@ def make_app(settings: Settings) -> SyncctlApp:
         task_serializer="json",
         result_serializer="json",
         broker_transport_options={**prefix, **timeouts, "admit": app.message_check, "priority_steps": [0]},
-        # An error reply, such as that of a replica, is waited for as a lost connection is.
+        # An error reply, such as a replica's, is treated like a lost connection: its end is waited for.
         result_backend_transport_options={
             **prefix,
             "additional_connection_errors": ["redis.exceptions.RedisError"],
@@ -144,7 +144,7 @@ def make_app(settings: Settings) -> SyncctlApp:
         worker_prefetch_multiplier=1,
         worker_hijack_root_logger=False,
         worker_send_task_events=False,
-        # Both listen to whoever can publish in Redis.
+        # Remote control, and the gossip of the consumer, listen to anyone who can publish in Redis.
         worker_enable_remote_control=settings.worker.remote_control,
         worker_consumer="syncctl.tasks.consumer:PatientConsumer",
         worker_soft_shutdown_timeout=longest_call_seconds(settings) + SOFT_SHUTDOWN_MARGIN_SECONDS,
@@ -164,11 +164,11 @@ def make_app(settings: Settings) -> SyncctlApp:
 
 def longest_call_seconds(settings: Settings) -> float:
     """Return the longest deadline of any partner's call."""
-    return max((each.timeout_seconds for each in settings.partners.values()), default=30.0)
+    return max((partner.timeout_seconds for partner in settings.partners.values()), default=30.0)
 
 
 def find_app() -> SyncctlApp:
-    """Return this process's app; where there is none, make it from the settings of the working directory.
+    """Return this process's app; if there is none, make it from the settings of the working directory.
 
     Raises:
         ConfigurationError: A setting is missing, unknown or wrong.
@@ -188,26 +188,26 @@ def __getattr__(name: str) -> SyncctlApp:
 
 @signals.setup_logging.connect(weak=False)
 def set_up_logging(loglevel: int | str | None = None, **_: object) -> None:
-    """Log in our own form, with secrets left out, instead of Celery's."""
+    """Log in syncctl's own format, with secrets redacted, instead of Celery's."""
     settings: Settings = find_app().settings
     level = loglevel if isinstance(loglevel, str) else settings.log.level
     configure_logging(
         level=level, format=settings.log.format, attempts=settings.log.attempts, secrets=settings.secrets()
     )
-    # Celery logs every message that it takes and sends; our own lines say what came of it.
+    # Celery logs every message that it takes and sends; syncctl's own lines report the outcome.
     for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @signals.celeryd_init.connect(weak=False)
 def accept_superuser(**_: object) -> None:
-    """Drop Celery's warning of pickle, which is not accepted here; `warn_of_superuser` says what is left of it."""
+    """Drop Celery's warning about pickle, which is not accepted here; `warn_of_superuser` logs what still applies."""
     warnings.filterwarnings("ignore", category=SecurityWarning)
 
 
 @signals.worker_ready.connect(weak=False)
 def warn_of_superuser(**_: object) -> None:
-    """Say in one line that a worker has rights that it does not need, unless C_FORCE_ROOT says that this is meant."""
+    """Log in one line that a worker has rights it does not need, unless C_FORCE_ROOT says that this is intended."""
     if os.geteuid() == 0 and not os.environ.get("C_FORCE_ROOT"):
         log.warning("worker.superuser", hint="run it as a user of its own; set C_FORCE_ROOT=1 if root is intended")
 
@@ -215,5 +215,5 @@ def warn_of_superuser(**_: object) -> None:
 @signals.worker_ready.connect(weak=False)
 @signals.beat_init.connect(weak=False)
 def warn_of_unverified_partners(sender: Any, **_: object) -> None:
-    """Say in each run which partners' certificates are not checked."""
+    """Log in each run which partners' certificates are not checked."""
     warn_unverified(sender.app.settings.partners_in_use())

@@ -70,7 +70,7 @@ class _Commands(LazyGroup):
 
 
 COMPLETION_VARIABLE = "_SYNCCTL_COMPLETE"
-"""Set by a shell's completion script: what is asked of Typer."""
+"""Set by a shell's completion script to the action that Typer has to take."""
 
 app = typer.Typer(
     cls=_Commands,
@@ -138,7 +138,7 @@ def syncctl(
 
 
 YOUNG_OBJECTS = 50_000
-"""How many objects are made before Python looks for cycles among them: a page of rows, not the usual 700 of them."""
+"""How many objects are made before Python looks for cycles among them: a page of rows, instead of the usual 700."""
 
 
 def main() -> NoReturn:
@@ -146,7 +146,7 @@ def main() -> NoReturn:
     # A third of a poll's CPU time went into looking for cycles among rows, which have none.
     gc.set_threshold(YOUNG_OBJECTS, 20, 20)
     exit_code = run(sys.argv[1:])
-    # The handler would raise inside whatever the libraries do while Python ends.
+    # While Python ends, the handler would raise inside the libraries' own cleanup.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.exit(exit_code)
 
@@ -201,7 +201,7 @@ def _check_encoding(args: Sequence[str]) -> None:
 
 
 def _wants_json(args: Sequence[str]) -> bool:
-    """Tell whether `--json` is among the options, also where the command line is wrong."""
+    """Tell whether `--json` is among the options, even if the command line is wrong."""
     return "--json" in args[: args.index("--")] if "--" in args else "--json" in args
 
 
@@ -224,7 +224,7 @@ def _report(error: SyncctlError, invocation: Invocation, *, as_json: bool) -> in
 
 
 def _translate_usage(error: TyperException) -> UsageError:
-    """Turn an error of the option parser into ours, with the usage and the option that was probably meant."""
+    """Turn an error of the option parser into a `UsageError`, with the usage and the option that was probably meant."""
     ctx: Any = getattr(error, "ctx", None)
     path = ctx.command_path if ctx is not None else "syncctl"
     usage = " ".join(ctx.get_usage().split()).removeprefix("Usage: ") if ctx is not None else ""

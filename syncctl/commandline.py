@@ -44,7 +44,7 @@ class Invocation:
     verbose: bool = False
     #: None: by the setting `log.format`, or as a command writes its own warnings.
     log_format: str | None = None
-    #: Where the call began, if `SYNCCTL_DIRECTORY` has led away from there.
+    #: The directory in which the call began, if `SYNCCTL_DIRECTORY` has led to another one.
     _began_in: Path | None = None
     _settings: "Settings | None" = None
 
@@ -119,7 +119,7 @@ class Invocation:
             ) from error
         self._began_in = before if by_variable else None
         if DIRECTORY_VARIABLE in os.environ:
-            # Celery, and every process that this one starts, goes by it too.
+            # Celery, and every process that this one starts, uses it too.
             os.environ[DIRECTORY_VARIABLE] = str(Path.cwd())
 
 
@@ -231,7 +231,7 @@ class LazyGroup(TyperGroup):
                 formatter.write_dl([(name.ljust(width), text) for name, text in commands.items()])
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        """Return the commands, with their help, and the options that begin like a word; import no command."""
+        """Return the commands, with their help, or the options that begin like a word; import no command."""
         from syncctl.completion import complete_names
 
         if incomplete.startswith("-"):
@@ -265,7 +265,7 @@ def build_command(name: str, module: Any) -> Any:
 
 
 def _complete_for_named_shell(ctx: Any, args: list[str]) -> None:
-    """Install or show the completion for the shell that the command line names, or else this one, and exit.
+    """Install or show the completion for the shell that the command line names, otherwise for this one, and exit.
 
     Typer would take the name for a command.
 
@@ -303,7 +303,7 @@ def _global_params(ctx: Any) -> list[TyperOption]:
 
 
 def _find_directory(ctx: Any) -> Path:
-    """Return the directory of a command line that is being completed; one after the command is entered already."""
+    """Return the directory of a command line that is being completed; one after the command was entered before."""
     return Path() if ctx.meta.get("directory") else Path(ctx.find_root().params.get("directory") or ".")
 
 

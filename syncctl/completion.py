@@ -1,6 +1,6 @@
-"""What a shell completes after an option or in place of an argument: the names in the files, states, modes.
+"""The words that a shell completes after an option or in place of an argument: the names in the files, states, modes.
 
-Only files are read, and by TOML's parser alone: no settings model, no network. What cannot be read completes nothing.
+Files are read by their parsers alone: no settings model, no network. A file that cannot be read completes nothing.
 """
 
 import os
@@ -28,12 +28,12 @@ class Completion:
 
 
 def complete_names(texts: Mapping[str, str], incomplete: str) -> list[Completion]:
-    """Return those names that begin like the word, with what shells show beside them."""
+    """Return the names that begin with the incomplete word, with the text that shells show beside them."""
     return [Completion(value=name, help=text) for name, text in texts.items() if name.startswith(incomplete)]
 
 
 def attach_completion(params: Iterable[Any], find_directory: Callable[[Any], Path]) -> None:
-    """Make parameters complete what their metavar says, such as `STREAM` or `ID|STREAM`.
+    """Make parameters complete the values that their metavar names, such as `STREAM` or `ID|STREAM`.
 
     Args:
         params: The options and arguments of a command.
@@ -48,7 +48,7 @@ def attach_completion(params: Iterable[Any], find_directory: Callable[[Any], Pat
 
 
 def _find_completion(param: Any) -> Callable[[Path], Sequence[str]] | None:
-    """Return what lists the values of a parameter; None where nobody can know them."""
+    """Return the function that lists the values of a parameter; None if they cannot be known."""
     words = re.findall(r"[A-Z]+", param.metavar or "")
     section = next((_SECTIONS[word] for word in words if word in _SECTIONS), None)
     if section is not None:
@@ -68,7 +68,7 @@ def _complete(find_values: Callable[[], Sequence[str]], incomplete: str) -> list
 
 
 _SECTIONS: Mapping[str, str] = {"STREAM": "streams", "PARTNER": "partners", "SOURCE": "sources"}
-"""By a word of the metavar: the table of `syncctl.toml` whose names complete it."""
+"""By a word of the metavar, the table of `syncctl.toml` whose names complete it."""
 
 _VALUES: Mapping[str, Sequence[str]] = {"STATE": SELECTABLE, "MODE": get_args(Mode)}
 

@@ -20,10 +20,10 @@ Format = Literal["auto", "text", "json", "short"]
 _RESERVED = frozenset({"at", "level", "action", "pid", "logger", "message", "traceback"})
 _CHATTY = ("pymongo", "urllib3", "sqlalchemy", "asyncio", "kombu", "amqp", "celery", "billiard", "multiprocessing")
 _INFORMED = ("celery", "billiard", "multiprocessing")
-"""Of those, the ones whose ordinary lines are of use: that a worker is connected, that a process ended."""
+"""Those of them whose ordinary lines are useful: that a worker is connected, that a process ended."""
 
 ATTEMPTS = "syncctl.attempts"
-"""The logger of single calls, which are many: it is silent unless they were asked for."""
+"""The logger of single calls. Because they are many, it is silent unless they are asked for."""
 
 
 class ActionLogger:
@@ -53,7 +53,7 @@ class ActionLogger:
         self._log(logging.DEBUG, action, fields, with_traceback=True)
 
     def shows_info(self) -> bool:
-        """Tell whether ordinary events are logged, where collecting their fields would cost much."""
+        """Tell whether ordinary events are logged; for callers whose fields cost much to collect."""
         return self._logger.isEnabledFor(logging.INFO)
 
     def exception(self, action: str, /, **fields: Any) -> None:
@@ -71,7 +71,7 @@ def get_logger(name: str) -> ActionLogger:
 
 
 def read_format(text: str) -> Format | None:
-    """Return the format of a name that people write; None if there is none of it."""
+    """Return the format with a name that people write; None if there is no such format."""
     formats: dict[str, Format] = {"auto": "auto", "text": "text", "json": "json"}
     return formats.get(text.lower())
 
@@ -103,7 +103,7 @@ def configure_logging(
     logging.captureWarnings(capture=True)
     root.setLevel(level.upper())
     for name in _CHATTY:
-        # Also with `debug`: what these libraries do inside says nothing of what became of a row.
+        # Also with `debug`: the inner workings of these libraries say nothing about the fate of a row.
         least = logging.INFO if name in _INFORMED else logging.WARNING
         logging.getLogger(name).setLevel(max(least, root.level))
     logging.getLogger(ATTEMPTS).setLevel(logging.INFO if attempts else logging.WARNING)
@@ -186,7 +186,7 @@ _FORMATTERS: dict[str, type[_LineFormatter]] = {
 
 
 aside: Callable[[], AbstractContextManager[None]] = nullcontext
-"""Within it a line is written: makes room for it where something is drawn on the terminal."""
+"""The context in which a line is written; it makes room for the line if something is drawn on the terminal."""
 
 
 class _StderrHandler(logging.StreamHandler[Any]):

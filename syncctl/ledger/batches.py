@@ -104,7 +104,7 @@ class Batches:
     ) -> Claim | None:
         """Take due records straight into flight, under a new lease; None when none of them could be taken.
 
-        If the mapping has changed since a record's first claim, its bytes have changed too: it goes under a new key.
+        If the mapping has changed since a record's last claim, its bytes have changed too: it goes under a new key.
 
         Args:
             seconds: The length of the lease.

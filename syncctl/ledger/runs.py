@@ -57,12 +57,18 @@ class Runs:
 
     @edge
     def find_cursor_since(self, stream: str, at: datetime) -> Cursor | None:
-        """Return a cursor with every row after it read later than a time; None if the stream had never been read."""
-        pair = self.find_cursor(stream, at)
-        if pair is not None:
-            return pair[0]
-        run = self._runs.find_one({"stream": stream}, {"cursors": True}, sort=[("started_at", 1)]) or {}
-        before: Cursor | None = run.get("cursors", {}).get("before")
+        """Return a cursor with every row after it read later than a time; None if the stream had never been read then.
+
+        A run that was in progress at that time may have read any of its rows earlier, so they are before the cursor.
+        """
+        first = self._runs.find_one({"stream": stream}, sort=[("started_at", 1)]) or {}
+        if first and first["started_at"] <= at:
+            for place, when, order in (("before", {"$gt": at}, 1), ("after", {"$lte": at}, -1)):
+                for run in self._runs.find({"stream": stream, "started_at": when}, sort=[("started_at", order)]):
+                    cursor: Cursor | None = run.get("cursors", {}).get(place)
+                    if cursor is not None:
+                        return cursor
+        before: Cursor | None = first.get("cursors", {}).get("before")
         return before
 
     @edge

@@ -212,6 +212,25 @@ def test_a_rewind_over_rows_whose_records_are_gone_needs_a_word(testbed: Testbed
     assert work(testbed) == 5
 
 
+@pytest.mark.parametrize("has_later_polls", [True, False])
+def test_a_poll_that_was_running_at_that_time_has_read_rows_before_it(
+    testbed: Testbed, source_db: SourceDb, has_later_polls: bool
+) -> None:
+    """Their records may be gone, although the poll ended later."""
+    testbed.change_stream(append_only=True)
+    source_db.create_orders(5)
+    work(testbed)
+    testbed.database.runs.update_many({}, {"$set": {"duration_ms": 36 * 3_600_000.0}})
+    let_hours_pass(testbed.database, 24 * 5)
+    if has_later_polls:
+        source_db.add_orders([6, 7])
+        work(testbed)
+    assert pass_days(testbed, 3, delivered=7 * DAY) == 5
+    assert compare(testbed, 30) == (2 if has_later_polls else 0, 0)
+    with pytest.raises(UsageError, match="would send rows again"):
+        rewind(testbed, "beginning")
+
+
 @pytest.mark.parametrize("is_interrupted", [False, True])
 def test_rows_whose_records_are_gone_are_sent_again_once_under_a_new_key(
     testbed: Testbed, source_db: SourceDb, is_interrupted: bool

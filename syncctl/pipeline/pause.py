@@ -1,4 +1,4 @@
-"""pause and resume: stop delivering or polling streams, or calling partners, and let them go on."""
+"""pause and resume: stop delivering or polling streams, or calling partners, and let them continue."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ class Resumed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PauseScope:
-    """What of a stream a pause holds, or its end lets go on."""
+    """The parts of a stream that a pause stops, or its end lets continue."""
 
     deliveries: bool = True
     polls: bool = False
 
     def list_names(self) -> list[str]:
-        """Return it as the audit log has it."""
+        """Return the names of the parts, as the audit log stores them."""
         return [name for name, is_in in (("deliveries", self.deliveries), ("polls", self.polls)) if is_in]
 
 
@@ -41,7 +41,7 @@ EVERYTHING = PauseScope(polls=True)
 
 
 def describe_pause(paused: Mapping[str, Any], now: datetime) -> str:
-    """Return by whom and since when something is paused, until when, why, and when a probe may end it."""
+    """Return a line about a pause: who began it and when, when it ends, why, and when a probe may end it."""
     since = f" since {paused['at']:%Y-%m-%d %H:%M:%SZ}" if paused.get("at") else ""
     until = f" until {paused['ends_at']:%Y-%m-%d %H:%M:%SZ}" if paused.get("ends_at") else ""
     text = f"paused by {paused.get('by')}{since}{until}: {paused.get('reason') or 'no reason given'}"
@@ -63,7 +63,7 @@ def pause_streams(
     """Stop delivering or polling these streams, and calling these partners.
 
     Args:
-        ends_at: When the pauses end by themselves; None: never.
+        ends_at: When the pauses end by themselves; None for never.
     """
     detail = {
         "streams": list(streams),
@@ -87,9 +87,9 @@ def pause_streams(
 
 
 def end_pauses_over(*, ledger: Ledger, stream: str, partner: str) -> None:
-    """End the pauses whose time is over. Safe to repeat, also by several: one of them notes it in the audit log.
+    """End the pauses whose time is over. Safe to repeat, also by several at once: one of them writes the audit log.
 
-    Nothing waits for it: everyone who is held by a pause holds its end against MongoDB's clock (invariant 8).
+    Nothing waits for this: every process that a pause stops compares its end with MongoDB's clock (invariant 8).
     """
     over: list[dict[str, Any]] = []
     if ledger.streams.end_over(stream):
@@ -115,12 +115,12 @@ def resume_streams(
     wake: Callable[[str], object],
     who: str,
 ) -> Resumed:
-    """Deliver and poll these streams again, and call these partners again, also where their circuit is open.
+    """Deliver and poll these streams again, and call these partners again, even if their circuit is open.
 
     Args:
-        scope: What goes on; the rest stays paused.
-        configured: The partner's name of each configured stream.
-        wake: Called with each configured stream that may go on, once all of them may.
+        scope: The parts that continue; the rest stays paused.
+        configured: The name of each configured stream's partner.
+        wake: Called with each configured stream that may continue, once all of them may.
     """
     delivered = streams if scope.deliveries else ()
     again = {name: partner for name, partner in configured.items() if name in delivered or partner in partners}

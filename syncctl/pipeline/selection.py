@@ -18,13 +18,13 @@ from syncctl.ledger.selections import Criteria, Scan, list_scans, read_time
 
 RECORDS_AT_ONCE = 1000
 RECORDS_IN_MEMORY = 20_000
-"""How many records the pages of all scans of a list hold together."""
+"""The number of records that the pages of all scans of a list hold in total."""
 SMALLEST_PAGE = 20
 FINISHED = tuple(state.value for state in TERMINAL)
 KEY_READINGS_AT_MOST = 729
-"""Each of six columns in each of three ways."""
+"""Three readings for each of six columns: 3 to the power of 6."""
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,100}")
-# A record that was sent under another Idempotency-Key carries a number behind its id there.
+# An Idempotency-Key other than the record's first one is the record's id with a number appended.
 _FULL_ID = re.compile(r"(.+-[0-9a-f]{32})(?:-\d+)?")
 _BEGINNING_OF_ID = re.compile(r"(.+)-[0-9a-f]{1,31}")
 _IDS_SHOWN = 10
@@ -32,22 +32,22 @@ _IDS_SHOWN = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """What an operator selects records by."""
+    """The filters by which an operator selects records."""
 
     ids: tuple[str, ...] = ()
-    #: Empty: every stream.
+    #: The streams; empty for every stream.
     streams: tuple[str, ...] = ()
-    #: Some of `core.states.SELECTABLE`.
+    #: The states, from `core.states.SELECTABLE`.
     states: tuple[str, ...] = (State.FAILED.value,)
-    #: Only records whose time is this or later: when they finished, or while unfinished are due. Aware.
+    #: Only records that finished at this time or later; for unfinished ones, their due time is compared. Aware.
     since: datetime | None = None
     #: Only records whose time is before this.
     until: datetime | None = None
-    #: The fingerprint of their error.
+    #: The fingerprint of the records' error.
     error: str | None = None
-    #: The key of their row, as `5` or `a=1,b=2`.
+    #: The key of the records' row, as `5` or `a=1,b=2`.
     key: str | None = None
-    #: At most so many records.
+    #: The maximum number of records.
     limit: int | None = None
 
     def choose_states(self, allowed: Sequence[str] = FINISHED) -> list[str]:
@@ -62,7 +62,7 @@ class Selection:
         return list(dict.fromkeys(self.states))
 
     def describe(self) -> dict[str, Any]:
-        """Return what it selects by, for the audit log."""
+        """Return the filters that are set, for the audit log."""
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name in self.__slots__
@@ -72,7 +72,7 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Part:
-    """One scan of the selected records, and what they must meet."""
+    """One scan of the selected records, and the criteria that they must meet."""
 
     scan: Scan
     criteria: Criteria
@@ -81,10 +81,10 @@ class _Part:
 def select_records(
     ledger: Ledger, selection: Selection, allowed: Sequence[str] = FINISHED
 ) -> Iterator[list[dict[str, Any]]]:
-    """Yield the selected records for a change, page by page, the oldest first; does not mind the limit.
+    """Yield the selected records for a change, page by page, the oldest first; the limit is ignored.
 
-    Records that finish, or are logged, after the first page are not among them: otherwise a replay of records that fail
-    again at once would never be done.
+    Records that finish, or are logged, after the first page are left out: otherwise a replay of records that fail again
+    at once would never end.
 
     Raises:
         UsageError: A state is not one of the allowed ones, or no stream has such a key.
@@ -121,7 +121,7 @@ def list_records(
     if selection.limit is not None:
         size = min(size, selection.limit)
     scans = [_walk(ledger, part, newest_first=newest_first, page_size=size) for part in parts]
-    merged = heapq.merge(*scans, key=lambda found: (found[0], found[1]["_id"]), reverse=newest_first)
+    merged = heapq.merge(*scans, key=lambda pair: (pair[0], pair[1]["_id"]), reverse=newest_first)
     return islice((record for _, record in merged), selection.limit)
 
 
@@ -140,12 +140,12 @@ def _walk(
 
 
 def list_streams(ledger: Ledger, selection: Selection) -> list[str]:
-    """Return the streams that are selected."""
+    """Return the selected streams."""
     return list(selection.streams) or sorted(ledger.streams.load_all())
 
 
 def find_criteria(ledger: Ledger, selection: Selection, streams: Sequence[str]) -> dict[str, Criteria]:
-    """Return by stream what its records must meet; streams that have no such key are absent.
+    """Return, by stream, the criteria that its records must meet; streams that have no such key are absent.
 
     Raises:
         UsageError: The key fits no stream.
@@ -165,7 +165,7 @@ def _list_parts(
     """Return the scans of all selected records.
 
     Args:
-        now: Records that were logged or have finished since are left out.
+        now: Leave out records that were logged, or have finished, since this time.
     """
     parts = []
     for stream, criteria in find_criteria(ledger, selection, list_streams(ledger, selection)).items():
@@ -181,31 +181,31 @@ def find_key_ids(ledger: Ledger, streams: Sequence[str], text: str) -> dict[str,
     """Return, by stream, the ids of the keys that a text may mean; streams with other key columns are absent.
 
     Raises:
-        UsageError: It fits no stream.
+        UsageError: The text fits no stream.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    by_stream: dict[str, tuple[str, ...]] = {}
     error: UsageError | None = None
     for stream in streams:
         names = ledger.keys.column_names(stream) or ledger.records.column_names(stream)
         if not names:
             continue
         try:
-            found[stream] = tuple(dict.fromkeys(key_id(reading) for reading in read_key(text, names)))
+            by_stream[stream] = tuple(dict.fromkeys(key_id(reading) for reading in read_key(text, names)))
         except UsageError as caught:
             error = error or caught
-    if error is not None and not found:
+    if error is not None and not by_stream:
         raise error
-    return found
+    return by_stream
 
 
 def read_key(text: str, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
     """Yield the keys that a text may mean: each value as a whole number, as text, as a decimal.
 
     Args:
-        text: `5`, `a=1,b=2`, or a JSON object, whose values mean what they are.
+        text: `5`, `a=1,b=2`, or a JSON object, whose values are used with the types they have.
 
     Raises:
-        UsageError: It does not name the stream's key columns.
+        UsageError: The text does not name the stream's key columns.
     """
     exact = _read_json_key(text)
     values = exact if exact is not None else _split_key(text, names)
@@ -219,14 +219,17 @@ def read_key(text: str, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
     if exact is not None:
         yield exact
         return
-    # Columns of one key may differ: a text that looks like a number stands beside an integer.
+    # The columns of a key may differ in type: one may hold a text that looks like a number, another an integer.
     readings = [_read_value(value) for value in values.values()]
     for chosen in islice(product(*readings), KEY_READINGS_AT_MOST):
         yield dict(zip(values, chosen, strict=True))
 
 
 def _split_key(text: str, names: Sequence[str]) -> dict[str, str]:
-    """Return the value of each column that a text names, none if it names another; without a `=` it is the first's."""
+    """Return the value of each column that a text names, or nothing if it names other columns.
+
+    A text without a `=` is the value of the first column.
+    """
     named = re.compile(rf"(?:^|,)\s*({'|'.join(re.escape(name) for name in names)})\s*=")
     marks = list(named.finditer(text))
     if "=" not in text:
@@ -238,19 +241,19 @@ def _split_key(text: str, names: Sequence[str]) -> dict[str, str]:
 
 
 def _read_json_key(text: str) -> dict[str, Any] | None:
-    """Return the columns and values of a JSON object; None if the text is none with such values."""
+    """Return the columns and values of a JSON object; None if the text is not one, or a value cannot be in a key."""
     if not text.lstrip().startswith("{"):
         return None
     try:
-        found = json.loads(text, parse_float=Decimal)
+        columns = json.loads(text, parse_float=Decimal)
     except (ValueError, RecursionError):
         return None
-    is_key = all(isinstance(value, str | int | Decimal) for value in found.values())
-    return found if is_key else None
+    is_key = all(isinstance(value, str | int | Decimal) for value in columns.values())
+    return columns if is_key else None
 
 
 def _read_value(text: str) -> list[Any]:
-    """Return what a text may mean: a whole number, text, a decimal."""
+    """Return the values that a text may mean: a whole number, text, a decimal."""
     return list({type(read): read for read in (_read_whole_number(text), text, _read_decimal(text))}.values())
 
 
@@ -266,7 +269,7 @@ def _read_decimal(text: str) -> Decimal | str:
 
 
 def complete_id(ledger: Ledger, text: str) -> str:
-    """Return the id of the one record that a text names; a text that names none is returned unchanged.
+    """Return the id of the record that a text names; a text that names no record is returned unchanged.
 
     Raises:
         UsageError: Several ids begin with the text.

@@ -1,4 +1,4 @@
-"""deliver: take due records, call the partner, write the outcomes, and go on while there is work."""
+"""The delivery loop: take due records, call the partner, write the outcomes, and continue while there is work."""
 
 import random
 import time
@@ -22,33 +22,34 @@ log = get_logger(__name__)
 
 RESCUE_EVERY_SECONDS = 2.0
 OTHERS_EVERY_SECONDS = 1.0
-"""How often the loop looks whether a stream that it does not deliver now has due records."""
+"""How often the loop checks whether streams that it is not delivering have due records."""
 TAKE_SECONDS = 0.5
-"""How long batches are taken before calls begin: with hundreds of streams nothing would be begun for long, and no lease
-renewed."""
+"""How long batches are taken before calls begin: otherwise hundreds of streams would delay calls, and the renewal of
+leases."""
 HELP_EVERY_SECONDS = 1.0
 AWAY_SECONDS = 1.0
-"""How long nothing new is begun after MongoDB has not answered."""
+"""How long the loop begins nothing new after MongoDB failed to answer."""
 GIVE_UP_AFTER_SECONDS = 30.0
 """How long a loop that was asked to stop tries to write outcomes while MongoDB is away."""
 TURN_SECONDS = 0.02
 
 
 class DeliveryLoop:
-    """Carries the due records of every stream that has some, in one process, until there are none.
+    """Delivers the due records of all streams, in one process, until none are left.
 
-    Calls that hang delay nothing but themselves: more records are taken meanwhile. The loop renews the lease of each
-    batch; should it stop doing so, others bring its records back.
+    A call that hangs delays nothing else: the loop keeps taking records. It renews the lease of each batch; if it stops
+    doing so, another process brings the records back.
 
     Args:
         streams: Every configured stream by name.
         partners: Every partner by name.
-        make_setup: Returns what a stream's delivery is made of.
+        make_setup: Returns the parts that a stream's delivery needs.
         worker: The name of this process.
-        is_stopping: Whether the worker was asked to stop: no call begins, unsent records go back, calls under way end.
+        is_stopping: Whether the worker was asked to stop: then no call begins, unsent records are returned, and running
+            calls finish.
         count_slots: How many delivery loops all workers run; they share a partner's `max_in_flight`.
         wake: Wakes another process to help with a stream; never raises.
-        seconds: How long records are taken; then the process is free for something else.
+        seconds: How long the loop takes records; after that the process is free for other work.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class DeliveryLoop:
 
         Raises:
             ConfigurationError: That stream cannot be delivered.
-            Exception: A bug that was met in one stream, once the others are done.
+            Exception: A bug in syncctl that one stream met; it is raised once the other streams are done.
         """
         try:
             self._open_lane(first)
@@ -114,7 +115,7 @@ class DeliveryLoop:
         return self._asked_to_stop() or self._is_retired
 
     def _turn(self) -> bool:
-        """Do a little of everything; return whether all is done."""
+        """Do one short round of sending, collecting results and writing; return whether all is done."""
         if time.monotonic() >= self._away_until:
             try:
                 self._send()
@@ -152,7 +153,7 @@ class DeliveryLoop:
             lane.begin_calls()
 
     def _open_others(self, now: float) -> None:
-        """Look whether a stream that has no lane, or whose lane is dry, has due records."""
+        """Check whether streams that have no lane, or a dry one, have due records."""
         if now < self._others_at:
             return
         others = [name for name in self._streams if name not in self._lanes or self._lanes[name].is_dry]
@@ -188,13 +189,13 @@ class DeliveryLoop:
             lane.give_back_planned()
 
     def _note_bug(self, lane: DeliveryLane, error: Exception) -> None:
-        """Take no more of a stream in which a bug of ours showed: it stops no other, and is raised at the end."""
+        """Take no more records of a stream that met a bug in syncctl; others continue, and it is raised at the end."""
         log.exception("deliver.bug", stream=lane.name, error=type(error).__name__)
         self._bugs[lane.name] = error
         self._note_failure(lane.name, f"a bug in syncctl: {type(error).__name__}")
 
     def _note_failure(self, name: str, error: str) -> None:
-        """Leave word that nothing of a stream is delivered by this process (invariant 12)."""
+        """Note in the ledger that this process delivers nothing of a stream (invariant 12)."""
         with suppress(ServiceUnavailable):
             self._ledger.streams.note_delivery_error(name, error, worker=self._worker)
 
@@ -254,7 +255,7 @@ class DeliveryLoop:
             runner = self._runners[name]
             runner.set_limit(limit.judge(now=now, was_reached=runner.waiting > 0))
         if any(lane.has_lost_batch for lane in self._lanes.values()):
-            # What this process knows of its calls is more than what the ledger says: it is written first.
+            # This process knows more of its calls than the ledger does: it writes that before leases are rescued.
             self._rescue_at = max(self._rescue_at, now + RESCUE_EVERY_SECONDS)
             for lane in self._lanes.values():
                 lane.has_lost_batch = False
@@ -273,7 +274,7 @@ class DeliveryLoop:
             lane.next_look_at = 0.0
 
     def _note_away(self, error: ServiceUnavailable) -> None:
-        """Begin nothing for a moment; the outcomes of calls under way are written once MongoDB answers again."""
+        """Begin nothing for a moment; the outcomes of running calls are written once MongoDB answers again."""
         now = time.monotonic()
         if self._away_since is None:
             self._away_since = now
@@ -293,7 +294,7 @@ class DeliveryLoop:
         return is_dry and not self._look_again_where_waiting()
 
     def _look_again_where_waiting(self) -> bool:
-        """Look again, before the loop can end, at streams that waited for records which have been done since."""
+        """Look again, before the loop can end, at streams that waited for records which have since been finished."""
         waiting = [
             lane for lane in self._lanes.values() if lane.is_waiting and self._seen[lane.name] != self._count_ended()
         ]
@@ -305,7 +306,7 @@ class DeliveryLoop:
         return sum(lane.batches_ended for lane in self._lanes.values())
 
     def _close(self) -> None:
-        """Give back unsent records, wait for the calls under way, write their outcomes, and release the permits."""
+        """Return unsent records, wait for running calls, write their outcomes, and release the permits."""
         self._is_retired = True
         try:
             until = time.monotonic() + max((partner.timeout_seconds for partner in self._partners.values()), default=0)
@@ -324,10 +325,10 @@ class DeliveryLoop:
 
 
 def keep_permits(permits: Permits, runner: CallRunner, lanes: Sequence[DeliveryLane], *, is_stopping: bool) -> None:
-    """Hold permits of a partner's `max_in_flight` while its streams have use for them.
+    """Hold permits of a partner's `max_in_flight` while its streams need them.
 
-    They are returned once nothing is in hand. Without any, all that was not sent goes back, to be taken by those who
-    hold them: it would otherwise wait here for as long as they have work (invariant 12).
+    They are returned once nothing is in hand. A loop without permits returns all unsent records, so that the loops that
+    hold the permits can take them: otherwise they would wait here for as long as those loops have work (invariant 12).
     """
     is_idle = all(lane.is_idle for lane in lanes)
     if is_idle and (is_stopping or not any(lane.may_look for lane in lanes)):

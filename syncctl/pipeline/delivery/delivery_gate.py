@@ -15,17 +15,18 @@ from syncctl.ledger.streams import Gate
 
 LOOK_EVERY_SECONDS = 0.5
 STALE_AFTER_SECONDS = 1.5
-"""No call begins on what was seen longer ago, or before the machine slept; it waits for the next look."""
+"""The age at which a look at the ledger is too old for a call to begin, counting time in which the machine slept; the
+call waits for the next look."""
 WAIT_FOR_SHARE_SECONDS = 3.0
-"""How long a loop without permits waits for those that others have beyond their share."""
+"""How long a loop without permits waits for other loops to return permits beyond their share."""
 PERMIT_MARGIN_SECONDS = 5.0
-"""How much longer a permit lasts than a call that begins at its last moment of use."""
+"""How much longer a permit lasts than the timeout of a call."""
 
 
 class DeliveryGate:
-    """What a delivery loop knows of one stream's pauses and circuit breaker; all workers see the same.
+    """One stream's pauses and circuit breaker, as a delivery loop last read them; all workers see the same.
 
-    `is_stale` and `admits` may be asked from another thread than the one that looks.
+    `is_stale` and `admits` may be called from a different thread than `look`.
     """
 
     def __init__(self, ledger: Ledger, stream: Stream) -> None:
@@ -39,7 +40,7 @@ class DeliveryGate:
         self.noted_accepted_at = float("-inf")
 
     def look(self, *, at_once: bool = False) -> None:
-        """Ask the ledger, at most each half second; `at_once` asks now."""
+        """Ask the ledger, at most every half second; with `at_once`, ask now."""
         if at_once or self.may_look:
             look_through(self._ledger, [self])
 
@@ -54,10 +55,10 @@ class DeliveryGate:
         return self._stream.name, self._stream.partner
 
     def note(self, of_stream: Gate, of_partner: PartnerGate, *, asked_at: float) -> None:
-        """Take over what the ledger said.
+        """Store the ledger's answer.
 
         Args:
-            asked_at: When it was asked, by the clock that goes on while the machine sleeps.
+            asked_at: When the ledger was asked, by the clock that keeps running while the machine sleeps.
         """
         self.of_stream = of_stream
         self.of_partner = of_partner
@@ -81,26 +82,28 @@ class DeliveryGate:
     def admits(self, claim: Claim) -> bool:
         """Tell whether the calls of a batch may begin.
 
-        A partner that is down or paused is called by its probe alone; one that recovers, by the batches taken since,
-        whose size it can bear.
+        Only the probe calls a partner that is down or paused. A recovering partner is called only by batches taken
+        since it came back, whose size it can bear.
         """
         breaker, back_at = self.of_stream.breaker, self.back_at
         if self._is_closed or not all(
-            each.admits(claim.token) for each in (breaker, self.of_stream.hold, self.of_partner.hold)
+            barrier.admits(claim.token) for barrier in (breaker, self.of_stream.hold, self.of_partner.hold)
         ):
             return False
         return breaker.state is not BreakerState.HALF_OPEN or back_at is None or claim.clock.at >= back_at
 
     def is_probe(self, token: str) -> bool:
-        """Tell whether a batch is the one record that asks whether a partner is back, or accepts calls again."""
+        """Tell whether a batch is the one record that probes whether a partner is back, or accepts calls again."""
         breaker = self.of_stream.breaker
         is_probe = breaker.state is BreakerState.OPEN and breaker.probe == token
         return is_probe or token in (self.of_stream.hold.probe, self.of_partner.hold.probe)
 
 
 def look_through(ledger: Ledger, gates: Sequence[DeliveryGate]) -> None:
-    """Ask the ledger for many gates, with two questions in all: with two for each, hundreds of streams would have what
-    they know of the first grow stale before the last has asked."""
+    """Read many gates from the ledger with two queries in all.
+
+    With two queries for each of hundreds of streams, the first gate would be stale before the last one is read.
+    """
     if not gates:
         return
     now = boot_time()
@@ -125,19 +128,20 @@ class Batch:
 
     @property
     def is_probe(self) -> bool:
-        """Whether it is the one record that asks if a partner that is down is back."""
+        """Whether the batch is the one record that probes whether a partner is back, or accepts calls again."""
         return self.gate.is_probe(self.claim.token)
 
 
 class Permits:
-    """What one delivery loop may have under way at a partner with a `max_in_flight`, exact over all workers.
+    """One delivery loop's permits for calls to a partner with a `max_in_flight`, which is exact over all workers.
 
-    A loop has use of its share, and of all that others leave. What it has beyond its share it returns once others lack
-    some of theirs, or once it has no use for it; a permit under which a call may be under way is kept until that ends.
+    A loop may use its share, and all permits that other loops leave. It returns those beyond its share once other loops
+    lack some of theirs, or once it no longer needs them; a permit whose call may still be running is kept until the
+    call ends.
 
     Args:
-        token: The loop's own.
-        share: How many permits the loop gets however many loops there are.
+        token: Identifies the loop.
+        share: How many permits the loop gets, however many loops there are.
     """
 
     def __init__(self, ledger: Ledger, partner: Partner, *, token: str, share: int) -> None:
@@ -150,19 +154,19 @@ class Permits:
         self._renewed_at = float("-inf")
         self._asked_at = float("-inf")
         self._asked_for = 0
-        #: How many of those that are held others should get.
+        #: How many of the held permits other loops should get.
         self._owed = 0
-        #: The ledger may have permits of this loop: it was asked for some, whatever it answered.
+        #: Whether the ledger may have permits of this loop: it was asked for some, whatever the answer was.
         self._has_asked = False
-        #: Others have permits beyond their share.
+        #: Whether other loops have permits beyond their share.
         self._may_grow = False
-        #: Since when it asks in vain; None while some are held, or none are wanted.
+        #: Since when this loop has asked in vain; None while it holds permits, or wants none.
         self._without_since: float | None = None
         self.held = 0
 
     @property
     def is_waiting(self) -> bool:
-        """Whether none are held, and others return some soon."""
+        """Whether no permits are held, and other loops will return some soon."""
         since = self._without_since
         return self._may_grow and since is not None and boot_time() - since < WAIT_FOR_SHARE_SECONDS
 
@@ -172,14 +176,14 @@ class Permits:
         return self.held > 0 and boot_time() - self._renewed_at < STALE_AFTER_SECONDS
 
     def keep(self, *, wanted: int = 0, most_under_way: int | None = None, asks: bool = True) -> int:
-        """Renew the permits that are held, ask for more, or return some; return how many calls may be under way.
+        """Renew the permits that are held, ask for more, or give some back; return how many calls may be running.
 
         Args:
-            wanted: For how many calls there is use.
-            most_under_way: How many calls are under way at most, as long as no more are allowed; None: not known yet.
-            asks: Ask for more where they are too few.
+            wanted: How many calls there are to make.
+            most_under_way: The most calls that can be running as long as no more are allowed; None if not known yet.
+            asks: Whether to ask for more permits if there are too few.
         """
-        # Read before MongoDB is asked, by a clock that goes on while the machine sleeps: permits go on running out.
+        # Read before MongoDB is asked, by a clock that keeps running while the machine sleeps, as permits do too.
         now = boot_time()
         wanted = min(self._at_most, max(wanted, self._share))
         if not asks:
@@ -207,12 +211,12 @@ class Permits:
             self._renewed_at = now
 
     def _has_reason_to_ask(self, wanted: int, most_under_way: int | None) -> bool:
-        """Tell whether more permits may be free than were asked for, or some can be returned now."""
+        """Tell whether permits can be returned now, or more are wanted than were last asked for and granted in full."""
         can_return = most_under_way is not None and most_under_way < self.held
         return can_return or self._asked_for <= self.held < wanted
 
     def release(self) -> None:
-        """Give all permits back; no call is under way."""
+        """Return all permits; no call may be running."""
         self.held = self._owed = 0
         self._without_since = None
         if self._has_asked:

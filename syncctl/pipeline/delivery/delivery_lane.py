@@ -30,18 +30,19 @@ log = get_logger(__name__)
 WRITE_EVERY_RECORDS = 100
 WRITE_EVERY_SECONDS = 0.5
 BEGIN_AT_ONCE = 16
-"""How many calls, at least, are noted as beginning with one write. If the process dies, these alone are in doubt."""
+"""How many calls, at least, one write notes as beginning. If the process dies, only calls noted so are in doubt."""
 BEGIN_WITHIN_SECONDS = 0.1
-"""How long, at the pace at which the last ones ended, the calls may take that are noted with one write."""
+"""One write notes as many calls as end within this time at the current pace."""
 LOOK_EVERY_SECONDS = 1.0
 BYTES_IN_HAND_AT_MOST = 64 * 1024 * 1024
-"""Bodies of calls that wait or are under way, above which no more records are taken."""
+"""The total size of the bodies of waiting and running calls above which no more records are taken."""
 NARROWED_BY = 10
-"""A batch names its records anew once this many times fewer are in flight: those that hang make no look at it long."""
+"""A batch's list of records is shortened once this many times fewer are in flight, so that a few hanging calls do not
+make each look at the batch slow."""
 RENEW_AT_SHARE = 0.25
 """The part of a lease after which it is renewed."""
 AHEAD_OF_RATE_SECONDS = 0.05
-"""How many calls may wait for others to end when their permits are valid already: those of so much time."""
+"""As many calls as the rate allows in this time may wait, with valid permits, for other calls to end."""
 PREPARE_SECONDS = 0.02
 """How long one stream's requests are built before the other streams have their turn."""
 
@@ -60,7 +61,7 @@ class BatchInHand:
     unprepared: deque[Record] = field(default_factory=deque)
     #: Requests that wait for the others of the batch, to be sent with them in bulk calls.
     prepared: list[tuple[Record, Call]] = field(default_factory=list)
-    #: Records for which is noted that their calls begin.
+    #: Records whose calls the ledger notes as beginning.
     begun: set[str] = field(default_factory=set)
     transitions: list[Transition] = field(default_factory=list)
     waiting_since: float = 0.0
@@ -69,7 +70,7 @@ class BatchInHand:
     is_lost: bool = False
 
     def take_unplanned(self) -> list[Record]:
-        """Return the records that no call is planned for, and forget them."""
+        """Return the records for which no call is planned, and forget them."""
         records = [*self.unprepared, *(record for record, _ in self.prepared)]
         self.unprepared.clear()
         self.prepared = []
@@ -81,7 +82,7 @@ class DeliveryLane:
 
     Args:
         runner: Makes the calls; the streams of one partner share it.
-        is_stopping: Whether the worker was asked to stop: what was not sent goes back.
+        is_stopping: Whether the worker was asked to stop: unsent records are then returned.
         has_permit: Whether a call may begin under the partner's concurrency limit.
     """
 
@@ -100,13 +101,13 @@ class DeliveryLane:
         self.gate = setup.open_gate(ledger, setup.stream)
         self.in_hand: dict[str, BatchInHand] = {}
         self.next_look_at = 0.0
-        #: The last look, made with nothing in hand, found nothing to take.
+        #: Whether the last look, made with nothing in hand, found nothing to take.
         self.is_dry = False
-        #: The last look found that records may wait for those of other streams.
+        #: Whether, at the last look, records may have been waiting for records of other streams.
         self.is_waiting = False
         #: How many batches are finished.
         self.batches_ended = 0
-        #: A lease was lost lately.
+        #: Whether a lease was lost recently.
         self.has_lost_batch = False
         self.total: dict[str, int] = {}
         self._ledger = ledger
@@ -120,7 +121,7 @@ class DeliveryLane:
         self._prepare_at = 0.0
         self._rate_at = 0.0
         self._has_rate_permit = False
-        #: Calls a second that have ended, as last counted; and those since then.
+        #: How many calls ended per second, as last counted; then how many have ended since, and since when.
         self._pace = 0.0
         self._ended, self._ended_since = 0, time.monotonic()
 
@@ -145,7 +146,7 @@ class DeliveryLane:
         return len(self._planned) + sum(len(held.unprepared) + len(held.prepared) for held in self.in_hand.values())
 
     def take(self) -> Taken:
-        """Take a batch, if the stream has due records and this lane has use for them."""
+        """Take a batch, if the stream has due records that can be taken now."""
         stream, sizes, was_idle = self.setup.stream, self.setup.sizes, self.is_idle
         has_suspect = any(len(held.batch.claim.records) == 1 for held in self.in_hand.values())
         taken = self.setup.take(
@@ -158,13 +159,13 @@ class DeliveryLane:
             with_suspects=not has_suspect,
         )
         if taken.claim is not None:
-            # First of all: whatever happens now, the batch is in hand, and comes to its end.
+            # This comes first: whatever happens afterwards, the batch is in hand and will be ended.
             self._plan(taken.claim)
             self.gate.look(at_once=taken.is_probe)
         now = time.monotonic()
         self.is_dry = was_idle and taken.claim is None and not taken.is_contended
         wait = 0.05 if taken.is_contended else 0.0 if taken.claim is not None else LOOK_EVERY_SECONDS
-        # A dry one costs nothing more until the loop, which asks for all streams at once, finds that records are due.
+        # A dry lane costs nothing until the loop, which checks all streams at once, finds due records.
         self.next_look_at = float("inf") if self.is_dry else now + wait
         self.is_waiting = taken.is_waiting
         return taken
@@ -174,7 +175,7 @@ class DeliveryLane:
         if not self.may_look or self.gate.is_stale:
             return False
         if self._runner.limit == 0 or not self._has_near_permit():
-            # Others use up what the partner allows; they look at this stream too.
+            # Other loops use up all that the partner allows; they look at this stream too.
             self.is_dry = self.is_idle
             return False
         if self._bytes_in_hand > BYTES_IN_HAND_AT_MOST:
@@ -188,7 +189,7 @@ class DeliveryLane:
         return self.is_idle and rate.is_permit_near()
 
     def _plan(self, claim: Claim) -> None:
-        """Have a claimed batch in hand; records that need not be sent get their outcome at once."""
+        """Add a claimed batch to those in hand; records that need not be sent get their outcome at once."""
         stream = self.setup.stream
         batch = Batch(
             ledger=self._ledger, stream=stream, partner=self.setup.partner, claim=claim, known={}, gate=self.gate
@@ -203,7 +204,7 @@ class DeliveryLane:
             records = [record for record in claim.records if record.id not in overtaken]
             steps = self._choose_steps(batch, records) if stream.keeps_remote else records
         except BaseException:
-            # Nothing was sent, so all of it goes back, once MongoDB answers.
+            # Nothing was sent: all records are returned once MongoDB answers.
             held.left, held.returned = set(), ids
             raise
         held.unprepared.extend(step for step in steps if isinstance(step, Record))
@@ -216,9 +217,9 @@ class DeliveryLane:
                 self._note(held, Transition(record=record, state=State.SUPERSEDED, superseded_by=newer))
 
     def _choose_steps(self, batch: Batch, records: Sequence[Record]) -> list[Record | Transition]:
-        """Return records with the call that is made next for each, or their end.
+        """Return each record with its next call, or the transition that ends it.
 
-        Those whose bytes the partner's values change go under a new key (invariant 7).
+        A record whose bytes change with the partner's values goes under a new key (invariant 7).
         """
         steps: list[Record | Transition] = []
         changed: list[Record] = []
@@ -241,8 +242,8 @@ class DeliveryLane:
     def prepare_calls(self) -> None:
         """Turn records in hand into calls, for a moment; a record that cannot be sent gets its outcome at once.
 
-        A row whose request takes long to build holds up the other streams no longer than its own time, and as long
-        after it, they alone have the loop (invariant 12).
+        A row whose request takes long to build delays the other streams for that time only; afterwards they have the
+        loop to themselves for as long (invariant 12).
         """
         started = time.monotonic()
         if started < self._prepare_at:
@@ -265,7 +266,7 @@ class DeliveryLane:
         try:
             held.prepared.append((record, self.setup.client.prepare(record)))
         except Unsendable as error:
-            # Invariant 9: it keeps no other record from being sent.
+            # Invariant 9: this record does not keep others from being sent.
             self._note(held, Transition(record=record, state=State.FAILED, reason=error.reason))
 
     def _make_guard(self, held: BatchInHand) -> Callable[[], MayStart]:
@@ -286,22 +287,22 @@ class DeliveryLane:
         """Note which calls begin next, before they do, and hand them to the runner.
 
         Raises:
-            ServiceUnavailable: MongoDB cannot be reached; calls that were noted before are made all the same.
+            ServiceUnavailable: MongoDB cannot be reached; calls that were already noted are made anyway.
         """
         ready: list[WaitingCall] = []
         try:
             self._choose_calls(ready)
         finally:
-            # Nobody else has them any more: without this their records would stay in hand for ever.
+            # They are no longer in the plan: without this their records would stay in hand for ever.
             self._runner.push(ready)
 
     def _choose_calls(self, ready: list[WaitingCall]) -> None:
         """Move the calls that may begin now from the plan to `ready`."""
         limit = self._runner.limit
-        # As many wait as may be under way: writing outcomes takes about as long as a call, and no place stands empty.
+        # About as many calls wait as may run: writing outcomes takes about as long as a call, and no slot stays empty.
         ahead = limit - 1
         if (rate := self.setup.rate) is not None:
-            # A permit is good for the moment at which it is valid: calls must not pile up in front of a slow partner.
+            # A permit is meant for the moment in which it becomes valid: calls must not pile up before a slow partner.
             ahead = min(ahead, int(rate.calls_per_second * AHEAD_OF_RATE_SECONDS))
         while self._planned and limit and self._runner.waiting + len(ready) <= ahead:
             held, call = self._planned[0]
@@ -323,7 +324,7 @@ class DeliveryLane:
         return self.gate.is_stale or self.gate.admits(held.batch.claim)
 
     def _note_begun(self, held: BatchInHand) -> bool:
-        """Note in the ledger that the next calls of a batch begin; False when its lease was lost."""
+        """Note in the ledger that the next calls of a batch begin; return False if its lease was lost."""
         at_once = max(BEGIN_AT_ONCE, self._runner.limit, int(self._count_pace() * BEGIN_WITHIN_SECONDS))
         if (rate := self.setup.rate) is not None:
             at_once = max(1, min(at_once, int(rate.calls_per_second)))
@@ -347,7 +348,7 @@ class DeliveryLane:
         return self._pace
 
     def _take_rate_permit(self) -> bool:
-        """Take a permit of the partner's rate limit; False while the next one is not valid yet."""
+        """Take a permit of the partner's rate limit; return False while the next one is not valid yet."""
         rate = self.setup.rate
         if rate is None:
             return True
@@ -359,12 +360,12 @@ class DeliveryLane:
             return True
         answer = rate.try_take()
         if answer is None:
-            # Redis is away, and left alone for a while: without it the rate cannot be kept.
+            # Redis cannot be reached and is not asked again for a while: without it the rate cannot be kept.
             return False
         taken, seconds = answer
         if taken and seconds <= 0:
             return True
-        # A permit that was taken is valid a moment later; one that was not is asked for again.
+        # A permit that was taken becomes valid a moment later; if none was taken, ask again then.
         self._has_rate_permit = taken
         self._rate_at = now + min(seconds, LOOK_EVERY_SECONDS)
         if isinstance(rate, RollingRate) and not taken and seconds > LOOK_EVERY_SECONDS:
@@ -375,11 +376,11 @@ class DeliveryLane:
 
     @property
     def next_permit_at(self) -> float:
-        """When the rate allows the next call, by the monotonic clock; 0 where it does not hold any back."""
+        """When the rate allows the next call, by the monotonic clock; 0 if it holds no call back."""
         return self._rate_at if self._planned else 0.0
 
     def give_back_planned(self) -> None:
-        """Give back all that was taken and not handed to the runner."""
+        """Return all records that were taken and not handed to the runner."""
         while self._planned:
             held, call = self._planned.popleft()
             self._give_back(held, call)
@@ -395,7 +396,7 @@ class DeliveryLane:
         held.left.difference_update(record.id for record in records)
 
     def note_result(self, call: WaitingCall, outcomes: Sequence[Outcome] | None) -> None:
-        """Note what a call came to; None where it was not made."""
+        """Note the outcomes of a call; they are None if it was not made."""
         held: BatchInHand = call.owner
         if outcomes is None:
             self._give_back(held, call)
@@ -404,7 +405,7 @@ class DeliveryLane:
         self._ended += 1
         if self._limit is not None:
             first = outcomes[0]
-            self._limit.note(latency_ms=first.latency_ms, is_too_many=any(each.is_limit for each in outcomes))
+            self._limit.note(latency_ms=first.latency_ms, is_too_many=any(outcome.is_limit for outcome in outcomes))
         for record, outcome in zip(call.bulk.records, outcomes, strict=True):
             self._note(held, decide_transition(held.batch, record, outcome))
 
@@ -415,9 +416,9 @@ class DeliveryLane:
         held.left.discard(transition.record.id)
 
     def write_outcomes(self, *, all_of_them: bool = False) -> None:
-        """Write the outcomes of batches that have enough of them, or some for long enough; end finished batches.
+        """Write the outcomes of batches that have enough of them, or have had some for long enough; end finished ones.
 
-        What cannot be written now stays here and is written later: a call whose outcome is not on record would be made
+        Outcomes that cannot be written now are kept and written later: a call without a recorded outcome would be made
         again.
 
         Raises:
@@ -479,7 +480,7 @@ class DeliveryLane:
             self._lose(self.in_hand[claim.token])
 
     def _lose(self, held: BatchInHand) -> None:
-        """Send nothing more of a batch that somebody else has brought back; outcomes under way come late."""
+        """Send nothing more of a batch that another process has brought back; outcomes of running calls come late."""
         held.is_lost = True
         log.warning("deliver.lease_lost", stream=self.name, records=len(held.left))
         self.has_lost_batch = True

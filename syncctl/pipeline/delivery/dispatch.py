@@ -27,11 +27,11 @@ LEASE_SECONDS = 5.0
 LOOKS_AT_MOST = 100
 PROBES_LOOKED_AT = 20
 PROBE_SECONDS = 60.0
-"""How long no other record probes whether a partner is back, while one is about to."""
+"""How long a record that is about to probe a partner keeps other records from probing it."""
 
 
 class Probed(Protocol):
-    """What lets one record probe: a circuit breaker, or the pause of a stream or a partner."""
+    """A circuit breaker, or the pause of a stream or a partner, which lets one record probe."""
 
     def acquire_probe(self, name: str, /, *, token: str, record: str, seconds: float) -> bool:
         """Take the right to probe."""
@@ -42,15 +42,15 @@ class Probed(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Taken:
-    """What one look at the due records came to."""
+    """The result of one look at the due records."""
 
-    #: The batch; None where there was nothing to take, or where it could not be taken now.
+    #: The batch; None if there was nothing to take, or if nothing could be taken now.
     claim: Claim | None = None
     #: Another process is choosing records of this stream: look again in a moment.
     is_contended: bool = False
     #: Due records were left behind, because the batch or the window is full: other processes have work to do.
     has_more: bool = False
-    #: The batch is one record that asks whether a partner that is down is back.
+    #: The batch is one record that probes whether a partner that is down or paused is back.
     is_probe: bool = False
     #: Records may wait for those of other streams: look again once some of those are done.
     is_waiting: bool = False
@@ -66,14 +66,14 @@ def take_batch(
     worker: str,
     with_suspects: bool = True,
 ) -> Taken:
-    """Take the oldest due records of a stream into flight. Safe to repeat, also by several at once.
+    """Take the oldest due records of a stream into flight. Safe to repeat, also by several processes at once.
 
     Args:
-        mapping_hash: Names everything that shapes the bytes of a call.
+        mapping_hash: A hash of everything that shapes the bytes of a call.
         with_suspects: Whether a record that must travel alone may be taken.
 
     Raises:
-        ServiceUnavailable: MongoDB cannot be reached; leases bring back what was taken.
+        ServiceUnavailable: MongoDB cannot be reached; leases bring back any records that were taken.
     """
     lease = ledger.streams.acquire_dispatch(stream.name, seconds=LEASE_SECONDS, worker=worker)
     if lease is None:
@@ -147,21 +147,21 @@ def _look(
         others = [record for record in split.sendable if not record.alone]
         together = _cut_at_bytes(others, stream.batch_bytes)
         alone = [record.id for record in split.sendable if record.alone] if with_suspects else []
-        # A record that was lost with its process travels alone, for it may be what killed it; and first, for otherwise
-        # it would wait for the end of a backlog.
+        # A record that was lost when its process died travels alone, because it may have killed the process; and first,
+        # because otherwise it would wait for the end of a backlog.
         ids = alone[:1] or together[:room]
         if ids and (claim := take(ids, new_token(), min(record.due_at for record in due))) is not None:
             has_more = len(due) >= room or len(alone) > 1 or len(together) < len(others)
             return Taken(claim=claim, has_more=has_more)
         if stranded := _find_stranded_keys(ledger, stream, split, ids) - in_flight.key_ids:
-            # What is in flight of a batch that is gone holds up no others until it is given back (invariant 12).
+            # Records in flight whose batch is gone hold up only their own keys until they are returned (invariant 12).
             blocked |= stranded
             continue
         # Records that were set aside have made room for others; otherwise a second look would find the same.
         if not aside:
             if beyond or len(due) < room:
                 break
-            # A page whose poll has not told the keys yet stands at the head of the queue: look behind it.
+            # At the head of the queue is a page whose keys its poll has not written yet: look behind it.
             beyond = stream.page_size
     return Taken(is_waiting=before is not None)
 
@@ -169,7 +169,7 @@ def _look(
 def _list_probed(
     ledger: Ledger, stream: Stream, gate: Gate, partner_hold: Hold
 ) -> list[tuple[Probed, str, BreakerGate | Hold]]:
-    """Return what stands in the way of a stream: all of it must let the same record probe."""
+    """Return the open circuit breaker and the pauses that hold up a stream: all must let the same record probe."""
     probed: list[tuple[Probed, str, BreakerGate | Hold]] = []
     if gate.breaker.state is BreakerState.OPEN:
         probed.append((ledger.breakers, stream.name, gate.breaker))
@@ -189,24 +189,24 @@ def _find_stranded_keys(ledger: Ledger, stream: Stream, split: OrderSplit, ids: 
 
 
 def find_barrier(ledger: Ledger, stream: Stream) -> datetime | None:
-    """Return the time from which on records of a stream wait, because due ones of other streams are as old or older.
+    """Return the due time from which a stream's records wait for the streams named in its `after`; None if none wait.
 
-    None if none does.
+    It is the due time of the oldest record of those streams that is due or in flight.
     """
     return min(filter(None, (find_oldest_unsent(ledger, name) for name in stream.after)), default=None)
 
 
 def find_oldest_unsent(ledger: Ledger, stream: str) -> datetime | None:
-    """Return since when the oldest record of a stream has been due that is due or in flight; None if there is none.
+    """Return the due time of the oldest record of a stream that is due or in flight; None if there is none.
 
     A record on its way from due to in flight is seen in one of the two places, or in both.
     """
-    found = (ledger.records.find_oldest_due(stream), ledger.batches.find_oldest(stream))
-    return min(filter(None, found), default=None)
+    oldest = (ledger.records.find_oldest_due(stream), ledger.batches.find_oldest(stream))
+    return min(filter(None, oldest), default=None)
 
 
 def _cut_at_bytes(records: Sequence[DueRecord], at_most: int) -> list[str]:
-    """Return the ids of the first records, at least one, whose rows are no larger in all (invariant 11)."""
+    """Return the ids of the first records, at least one, whose rows have at most this total size (invariant 11)."""
     ids: list[str] = []
     size = 0
     for record in records:
@@ -227,10 +227,10 @@ def _take_probe(
     before: datetime | None,
     seconds: float,
 ) -> Claim | None:
-    """Let one record probe whether a partner is back; if possible another one than the last time.
+    """Let one record probe whether a partner is back; if possible not the one that probed last.
 
-    Where the stream is held, the newest go first: the oldest may be a run of rows that are refused for what they are.
-    Deletes go last: that a row is gone, a wrong address says too.
+    If the stream is paused, the newest records go first: the oldest may be a run of rows refused for their content.
+    Deletes go last: a wrong address also answers that a row is gone.
     """
     ids: list[str] = []
     due: list[DueRecord] = []
@@ -273,15 +273,15 @@ def find_due(
     gently: bool,
     before: datetime | None = None,
 ) -> list[DueRecord]:
-    """Return due records that no version of their key in flight holds up, the oldest first.
+    """Return due records of which no version of the same key is in flight, the oldest first.
 
     Retries fill at most half of the window.
 
     Args:
         room: How many records may be taken.
-        in_flight: What is in flight: each of its records can hold up at most one due record of its key.
-        gently: The partner is coming back: first attempts go first, for a record that always fails is among the others.
-        before: Only records that became due before this time.
+        in_flight: The records in flight; each can hold up at most one due record of its key.
+        gently: The partner is recovering: first attempts come first, as a record that always fails is among the others.
+        before: Return only records that became due before this time.
     """
     for_retries = max(0, min(room, sizes.retries - in_flight.retries))
     again = _find_free(ledger, stream, fresh=False, limit=for_retries, in_flight=in_flight, before=before)

@@ -1,4 +1,4 @@
-"""The transition that follows from each call's outcome, and its write: keys first, then records, under the token."""
+"""Decide the transition that follows from each call's outcome, and write it under the token: keys, then records."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ log = get_logger(__name__)
 attempts = get_logger(ATTEMPTS)
 
 ERRORS_AT_ONCE = 5
-"""Of so many different errors one write of outcomes is logged; `syncctl failures` has all of them."""
+"""How many different errors are logged for one write of outcomes; `syncctl failures` has all of them."""
 
 COUNTED_AS = {
     State.DELIVERED: "delivered",
@@ -52,8 +52,8 @@ def decide_transition(batch: Batch, record: Record, outcome: Outcome) -> Transit
     if keeps_remote:
         transition = keep_remote_marks(record, transition)
     if outcome.may_take_effect_later and _find_outdated(batch, record, outcome):
-        # Invariant 5: if the partner has acted on it, an outdated call may still take effect after it. Under the same
-        # key the partner would take the next call for a repeat, and keep the older version.
+        # Invariant 5: even if the partner has acted on this call, an outdated one may still take effect after it. Under
+        # the same key the partner would treat the next call as a repeat, and keep the older version.
         return replace(transition, new_key=True)
     return transition
 
@@ -67,8 +67,8 @@ def _decide(batch: Batch, record: Record, outcome: Outcome) -> Transition:
         held = f"{outcome.error or 'no answer'}; not sent again, because the partner may have it"
         return Transition(record=record, state=State.FAILED, outcome=replace(outcome, error=held))
     if outcome.pauses or batch.is_probe or outcome.rows_at_most is not None:
-        # The fault is the partner's or another row's of the batch, so that it uses up none of this record's tries.
-        # Whether a refusal is this record's own fault, `write_transitions` finds out.
+        # The fault lies with the partner or with another row of the batch, so this uses up none of the record's tries.
+        # `write_transitions` finds out whether a refusal is this record's own fault.
         wait = outcome.retry_after_seconds or 0.0
         return Transition(
             record=record, state=State.PENDING, outcome=outcome, counts_as_attempt_only=True, delay_seconds=wait
@@ -81,9 +81,9 @@ def _decide(batch: Batch, record: Record, outcome: Outcome) -> Transition:
 
 
 def _split(batch: Batch, record: Record, outcome: Outcome) -> Transition:
-    """Send a row that failed in company for the second time with half as many others, until it is alone.
+    """Send a row that failed together with others for the second time in half as large a group, until it is alone.
 
-    It uses up none of the record's tries, because another row may be to blame (invariant 12); halving comes to its end.
+    This uses up none of the record's tries, as another row may be to blame (invariant 12); the halving always ends.
     """
     at_most = outcome.shared_by // 2
     others = "alone" if at_most == 1 else f"with at most {at_most - 1} others"
@@ -135,8 +135,10 @@ def _decide_accepted(batch: Batch, record: Record, outcome: Outcome) -> Transiti
 
 
 def _find_outdated(batch: Batch, record: Record, outcome: Outcome) -> list[datetime]:
-    """Return until when each call may take effect that could do so after this one, and is of an older version, or of
-    this one in another mapping."""
+    """Return the times until which outdated calls may still take effect after this one.
+
+    A call is outdated if it sent an older version, or this version in another mapping.
+    """
     key = batch.known.get(batch.claim.key_ids[record.id])
     if batch.stream.order == "none" or key is None:
         return []
@@ -149,7 +151,7 @@ def _find_outdated(batch: Batch, record: Record, outcome: Outcome) -> list[datet
 
 
 def write_transitions(batch: Batch, transitions: Sequence[Transition], counts: Mapping[str, int]) -> dict[str, int]:
-    """Write transitions: first what may have reached the partner to the keys, then the records; return new counts."""
+    """Write transitions, first calls that may have reached the partner to the keys, then records; return new counts."""
     if not transitions:
         return dict(counts)
     ledger, stream, claim = batch.ledger, batch.stream, batch.claim
@@ -191,7 +193,7 @@ def write_transitions(batch: Batch, transitions: Sequence[Transition], counts: M
 
 
 def log_failures(stream: str, transitions: Sequence[Transition]) -> None:
-    """Log the errors by which records failed, each with one of its records: a warning, as somebody must act."""
+    """Log the errors with which records failed, each with one of its records, as warnings: an operator must act."""
     failed = [transition for transition in transitions if transition.state is State.FAILED]
     if not failed:
         return
@@ -208,7 +210,7 @@ def log_failures(stream: str, transitions: Sequence[Transition]) -> None:
 
 
 def log_attempts(stream: str, transitions: Sequence[Transition]) -> None:
-    """Log each call with what it came to."""
+    """Log each call with its outcome."""
     for transition in transitions:
         outcome = transition.outcome
         if outcome is not None:
@@ -225,7 +227,7 @@ def _describe_error(transition: Transition) -> tuple[int | None, str]:
 
 
 def release_waiting(batch: Batch, on_time: Sequence[Transition], late: Sequence[Transition]) -> None:
-    """Make the versions due that waited for records that are done, or whose late answer may have brought an id."""
+    """Make due the versions that waited for records which are done, or whose late answer may have brought an id."""
     ends = (State.DELIVERED, State.SUPERSEDED, State.DISCARDED)
     done = [transition for transition in on_time if transition.state in ends]
     if batch.stream.waits_in_doubt:
@@ -234,7 +236,7 @@ def release_waiting(batch: Batch, on_time: Sequence[Transition], late: Sequence[
 
 
 def _supersede_failed(batch: Batch, transitions: Sequence[Transition]) -> None:
-    """Under `latest`, supersede failed versions that a delivered one makes out of date: nobody has to look at them.
+    """Under `latest`, supersede failed versions that a delivered one makes out of date: they need no attention.
 
     This precedes the transitions: after a crash in between, the delivery is repeated, and so is this.
     """
@@ -252,7 +254,7 @@ def _supersede_failed(batch: Batch, transitions: Sequence[Transition]) -> None:
 
 
 def judge_refusals(batch: Batch, transitions: Sequence[Transition]) -> list[Transition]:
-    """Find out whether refusals are about their records or about all, pause what refuses all; return the transitions.
+    """Find out whether refusals concern single records or all, pause what refuses all; return the transitions.
 
     This precedes the writes: no record is due again before all workers can know of a pause.
     """
@@ -263,7 +265,7 @@ def judge_refusals(batch: Batch, transitions: Sequence[Transition]) -> list[Tran
 
 
 def note_too_large(batch: Batch, transitions: Sequence[Transition]) -> None:
-    """Remember a body that was too large for the partner: the next ones are smaller from the beginning."""
+    """Remember the size of a body that was too large for the partner, so that the next bodies are built smaller."""
     refused = [
         (outcome.too_large_bytes, outcome.shared_by)
         for transition in transitions
@@ -277,7 +279,7 @@ def note_too_large(batch: Batch, transitions: Sequence[Transition]) -> None:
 
 
 def note_pace(batch: Batch, transitions: Sequence[Transition]) -> None:
-    """Count calls while the partner limits them: the doctor proposes a rate from what it lets through."""
+    """Count calls while the partner limits them: `doctor` proposes a rate from the number that it lets through."""
     outcomes = [transition.outcome for transition in transitions if transition.outcome is not None]
     calls = [outcome for outcome in outcomes if outcome.breaker_signal != "none"]
     limited = sum(outcome.is_limit for outcome in calls)
@@ -285,14 +287,14 @@ def note_pace(batch: Batch, transitions: Sequence[Transition]) -> None:
         passed = sum(outcome.status is not None and outcome.status < 500 and not outcome.is_limit for outcome in calls)
         batch.ledger.partners.note_pace(batch.partner.name, passed=passed, limited=limited)
     if limited:
-        # Before the next look.
+        # This process knows it before its next look at the ledger.
         batch.gate.of_partner = replace(batch.gate.of_partner, is_limiting=True)
 
 
 def report_outcomes(batch: Batch, outcomes: Sequence[Outcome]) -> None:
     """Report all outcomes to the circuit breaker.
 
-    This precedes the transitions: no record is due again before all workers can know of it.
+    This precedes the transitions: no record is due again before all workers can know that the breaker is open.
     """
     if not outcomes:
         return
@@ -344,7 +346,7 @@ def write_late(batch: Batch, transitions: Sequence[Transition]) -> None:
     """Add late outcomes to the history, never to the state (invariant 3), and send overwritten versions again.
 
     A call that outlived its lease may have overwritten a newer version at the partner, or the same one in another
-    mapping: that one goes again under a new key (invariant 5).
+    mapping: the overwritten version is sent again under a new key (invariant 5).
     """
     ledger, stream, claim = batch.ledger, batch.stream, batch.claim
     log.warning("deliver.late", stream=stream.name, records=len(transitions))

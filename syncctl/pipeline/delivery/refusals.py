@@ -1,4 +1,5 @@
-"""Whether a refusal is about one record, or about all: then what refuses is paused, and a probe ends the pause."""
+"""Decide whether a refusal concerns one record or all; in the latter case pause the stream or the partner until a probe
+succeeds."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -16,16 +17,17 @@ from syncctl.pipeline.delivery.delivery_gate import Batch
 log = get_logger(__name__)
 
 Retry = Callable[[Transition, Outcome], Transition]
-"""Returns the transition of a record that is itself refused: the next try of its schedule, or its end."""
+"""Returns the transition of a record that is itself refused: the next try of its schedule, or its final failure."""
 
 NOTE_ACCEPTED_EVERY_SECONDS = 10.0
 BY_STATUS_ALONE = frozenset({NOT_FOUND, 405})
-"""Statuses of a wrong address: whatever their bodies say, they are one refusal, as redirects of the same status are."""
+"""Statuses of a wrong address. Refusals with the same status are the same refusal, whatever their bodies say; so are
+redirects."""
 _KINDS_BY_STATUS = frozenset(str(status) for status in BY_STATUS_ALONE)
 
 
 def judge_pauses(batch: Batch, transitions: Sequence[Transition], *, retry: Retry) -> list[Transition]:
-    """Judge refused credentials (401, 403) by what other calls got, pause partner or stream, end pauses by probes."""
+    """Judge refused credentials (401, 403) by other calls' results; pause partner or stream, end pauses by probes."""
     gate, partners, name = batch.gate, batch.ledger.partners, batch.partner.name
     outcomes = [transition.outcome for transition in transitions if transition.outcome is not None]
     if not outcomes:
@@ -69,7 +71,7 @@ def judge_pauses(batch: Batch, transitions: Sequence[Transition], *, retry: Retr
 
 
 def _judge_gone(batch: Batch, transitions: Sequence[Transition], retry: Retry) -> list[Transition]:
-    """Hold the stream on a 410, unless another record has been accepted since: then it is about this record alone."""
+    """Pause the stream on a 410, unless another record has been accepted since: then it concerns this record alone."""
     accepted_at = max(
         (
             transition.outcome.ended
@@ -106,7 +108,7 @@ def _refuse_alone(transition: Transition, retry: Retry) -> Transition:
     if outcome is None or outcome.pauses != "partner":
         return transition
     if outcome.shared_by > 1:
-        # One of its rows is refused, nobody knows which.
+        # One row of the call is refused, but it is unknown which.
         return replace(transition, outcome=replace(outcome, rows_at_most=1))
     return replace(retry(transition, outcome), refused_alone=True)
 
@@ -117,14 +119,14 @@ def _mark_refused(transition: Transition) -> Transition:
 
 
 def _judge_partner_probe(batch: Batch, transitions: Sequence[Transition]) -> list[Transition]:
-    """End the pause of a partner whose probe was not refused the credentials, or prolong it."""
+    """End the pause of a partner that did not refuse the credentials of its probe; otherwise extend the pause."""
     partners, partner, token = batch.ledger.partners, batch.partner, batch.claim.token
     outcomes = [transition.outcome for transition in transitions if transition.outcome is not None]
     if all(outcome.lookup in ("found", "not found") for outcome in outcomes):
-        # Credentials may suffice for questions alone.
+        # The credentials may suffice for lookups only.
         partners.release_probe(partner.name, token=token)
         return list(transitions)
-    # Whoever judges the row has let the credentials pass.
+    # A partner that judges the row has accepted the credentials.
     if any(outcome.verdict in (Verdict.ACCEPTED, Verdict.REJECTED) for outcome in outcomes):
         if partners.end_by_probe(partner.name, token=token):
             log.info("deliver.resumed", partner=partner.name)
@@ -141,7 +143,7 @@ def _judge_partner_probe(batch: Batch, transitions: Sequence[Transition]) -> lis
 
 
 def judge_run(batch: Batch, transitions: Sequence[Transition]) -> list[Transition]:
-    """Hold a stream that refuses record after record in the same way; a record that is accepted ends the run."""
+    """Pause a stream whose records are refused one after another in the same way; an accepted record ends the run."""
     streams, stream, gate = batch.ledger.streams, batch.stream, batch.gate
     called = [transition for transition in transitions if transition.outcome is not None]
     if not called:
@@ -155,7 +157,7 @@ def judge_run(batch: Batch, transitions: Sequence[Transition]) -> list[Transitio
     if not stream.pause_after_refusals:
         return list(transitions)
     kind, count, anew, accepted = None, 0, False, False
-    for transition in sorted(called, key=lambda each: each.outcome.ended if each.outcome is not None else 0.0):
+    for transition in sorted(called, key=lambda call: call.outcome.ended if call.outcome is not None else 0.0):
         assert transition.outcome is not None  # noqa: S101 - chosen above
         if transition.outcome.is_evidence:
             kind, count, anew, accepted = None, 0, True, True
@@ -187,12 +189,12 @@ def _judge_stream_probe(batch: Batch, transitions: Sequence[Transition]) -> list
     streams, name, token = batch.ledger.streams, batch.stream.name, batch.claim.token
     outcomes = [transition.outcome for transition in transitions if transition.outcome is not None]
     if all(outcome.lookup in ("found", "not found") for outcome in outcomes):
-        # The partner answers questions: whether it takes records, the next probe shows at once.
+        # The partner answers lookups; whether it also accepts records, the next probe shows at once.
         streams.release_probe(name, token=token)
         return list(transitions)
     run = streams.load_refusals(name)
     if run is not None:
-        # Whatever other workers had under way when the run was found.
+        # These are the calls that other workers were making when the run was found.
         take_back_run(batch, run)
     if run is None or any(outcome.pauses == "stream" for outcome in outcomes):
         _take_back_gone(batch)
@@ -217,7 +219,7 @@ def _send_back(transition: Transition) -> Transition:
 
 
 def take_back_run(batch: Batch, run: Refusals) -> None:
-    """Make due again what a run of refusals has let fail, and the deletes that a wrong address has let be done."""
+    """Make records due again that failed in a run of refusals, and deletes that a wrong address made look done."""
     status = run.kind.partition(" ")[0]
     name = batch.stream.name
     count = batch.ledger.operations.take_back_refused(
@@ -230,7 +232,7 @@ def take_back_run(batch: Batch, run: Refusals) -> None:
 
 
 def _take_back_gone(batch: Batch) -> None:
-    """Make deletes due again of which only a wrong address may have said that their rows are gone."""
+    """Make deletes due again whose rows may be gone only according to a wrong address."""
     name = batch.stream.name
     since = batch.ledger.streams.load_gone_since(name)
     count = batch.ledger.operations.take_back_gone(name, since=since) if since is not None else 0
@@ -239,14 +241,14 @@ def _take_back_gone(batch: Batch) -> None:
 
 
 def _note_gone(batch: Batch, called: Sequence[Transition]) -> None:
-    """Remember since when deletes are done because their rows are gone, until a record shows that the address is right.
+    """Remember since when deletes end because their rows are gone, until a record shows that the address is right.
 
-    This precedes the writes: whatever is done as gone is taken back if the address turns out to be wrong.
+    This precedes the writes: these deletes are made due again if the address turns out to be wrong.
     """
     streams, name, gate = batch.ledger.streams, batch.stream.name, batch.gate
     outcomes = [transition.outcome for transition in called if transition.outcome is not None]
     accepted = max((outcome.ended for outcome in outcomes if outcome.is_evidence), default=float("-inf"))
-    gone = [each.outcome.ended for each in called if each.outcome is not None and _is_gone(each)]
+    gone = [call.outcome.ended for call in called if call.outcome is not None and _is_gone(call)]
     if gate.of_stream.has_gone and accepted > float("-inf"):
         streams.end_gone(name, accepted_at=batch.claim.clock.at_boot_time(accepted))
         gate.of_stream = replace(gate.of_stream, has_gone=False)
@@ -273,7 +275,7 @@ def _is_refusal(transition: Transition) -> bool:
 
 
 def _is_gone(transition: Transition) -> bool:
-    """Tell whether a delete is done because its row is not there: a wrong address says that too."""
+    """Tell whether a delete is done because the partner does not have its row; a wrong address answers the same."""
     outcome = transition.outcome
     return (
         outcome is not None
@@ -284,10 +286,10 @@ def _is_gone(transition: Transition) -> bool:
 
 
 def _is_of_a_run(batch: Batch, transition: Transition, *, accepted: bool) -> bool:
-    """Tell whether a refusal may be about all records.
+    """Tell whether a refusal may concern all records.
 
-    One that was sent back by a run, and is refused again although another record ended that run, is about its record;
-    and so are, for some minutes, all refusals that are usually about a row.
+    If a record was sent back by a run and is refused again after another record ended that run, the refusal concerns
+    this record; so do, for some minutes after the end of a run, all refusals that usually concern a row.
     """
     outcome = transition.outcome
     if outcome is None or not _is_refusal(transition):
@@ -302,7 +304,7 @@ def _is_of_a_run(batch: Batch, transition: Transition, *, accepted: bool) -> boo
 
 
 def _kind(transition: Transition) -> str:
-    """Name a refusal: by its status, and by its message where that tells refusals apart."""
+    """Name a refusal by its status, and by its message if that distinguishes refusals."""
     outcome = transition.outcome
     status = outcome.status if outcome is not None else None
     if outcome is None or status in BY_STATUS_ALONE or 300 <= (status or 0) <= 399:

@@ -1,7 +1,7 @@
-"""A partner with ids of its own: which call is made next for a record, and what the answers say of its object.
+"""A partner that assigns its own ids: the next call for a record, and what the answers say about the partner's object.
 
-A record creates the partner's object, updates or deletes it under the values that are known of it, or first asks
-whether it exists: after a call that may have created it, its id may be lost with the answer.
+A record creates the partner's object, updates or deletes it with its known values, or first asks whether it exists:
+after a call that may have created the object, its id may be lost with the answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,24 +34,24 @@ def is_in_doubt(stream: Stream, key: KnownKey) -> bool:
 
 
 def is_holder(stream: Stream, record: Record, key: KnownKey) -> bool:
-    """Tell whether a claimed record that is not the newest of its key is sent all the same, under order `latest`.
+    """Tell whether, under order `latest`, a claimed record is sent although it is not the newest of its key.
 
-    Its call may have created the partner's object. Repeated under the same `Idempotency-Key` it brings the object's id;
-    the newest version would create a second one.
+    Its call may have created the partner's object. If it is repeated under the same `Idempotency-Key`, it returns the
+    object's id; the newest version would create a second object.
     """
     was_tried = record.attempt > 1 and key.delivered_seq < record.seq <= key.reached_seq
     return stream.waits_in_doubt and was_tried and is_in_doubt(stream, key)
 
 
 def choose_step(stream: Stream, record: Record, key: KnownKey | None) -> Record | Transition:
-    """Return a record with the call that is made next for it, or its end if there is none to make."""
+    """Return a record with its next call, or the transition that ends it if there is no call to make."""
     if key is None:
         key = KnownKey(key_id="", seq=0, version="", version_seq=0, hash="", op=record.op)
     if record.op == "delete":
         return _choose_delete(stream, record, key)
     record = replace(record, remote=key.remote_values)
     if record.recreates is not None and record.recreates != _describe_object(key):
-        # Its own call has created another since, and the answer came late.
+        # Its own call has since created another object, and the answer came late.
         record = replace(record, recreates=None)
     if stream.update_method is not None and is_known(stream, key) and record.recreates is None:
         return replace(record, step="update")
@@ -63,7 +63,7 @@ def choose_step(stream: Stream, record: Record, key: KnownKey | None) -> Record 
 
 
 def _choose_delete(stream: Stream, record: Record, key: KnownKey) -> Record | Transition:
-    # Also those of a deleted object, because an operator may send the delete again; but not once another may be there.
+    # A deleted object's values are used too, as an operator may send the delete again; but not if there may be another.
     values = key.remote.values if key.remote is not None and not key.may_have_another_object else {}
     method, path = stream.delete_method or stream.method, stream.delete_path
     if stream.delete_method is None:
@@ -102,10 +102,10 @@ def _fail(record: Record, name: str, endpoint: str) -> Transition:
 
 
 def shape_by_remote(record: Record, remote_hash: str) -> Record:
-    """Return a record whose call these remote values shape: the same one where they shaped the last call too.
+    """Return a record whose call is built with these remote values: the same record if the last call was, too.
 
-    Otherwise its bytes are others than those of a call that may have been made, and it goes under a new
-    `Idempotency-Key` (invariant 7).
+    Otherwise its bytes differ from those of a call that may have been made, and it goes under a new `Idempotency-Key`
+    (invariant 7).
     """
     if record.step == "look_up" or record.remote_hash == remote_hash:
         return record
@@ -113,7 +113,7 @@ def shape_by_remote(record: Record, remote_hash: str) -> Record:
 
 
 def decide_remote(batch: Batch, record: Record, outcome: Outcome) -> Transition | None:
-    """Decide what follows from the outcome of a call about the partner's object; None: what usually follows."""
+    """Decide what follows from the outcome of a call about the partner's object; None if nothing special does."""
     stream = batch.stream
     if outcome.lookup is not None:
         return None if outcome.lookup == "failed" else _decide_lookup(batch, record, outcome)
@@ -121,7 +121,7 @@ def decide_remote(batch: Batch, record: Record, outcome: Outcome) -> Transition 
         return None
     if record.step == "update" and outcome.status in GONE_STATUSES and stream.missing == "create":
         error = f"{outcome.error}; its object is gone, so it will be created"
-        # About this row alone, also a 410.
+        # This concerns this row alone, even if it is a 410.
         lost = _describe_object(batch.known.get(batch.claim.key_ids[record.id]))
         return _go_on(record, replace(outcome, error=error, has_own_rule=True), recreates=lost)
     is_conflict = outcome.verdict is Verdict.REJECTED and outcome.status == CONFLICT
@@ -137,7 +137,7 @@ def _describe_object(key: KnownKey | None) -> LostObject:
 
 
 def _go_on(record: Record, outcome: Outcome, *, recreates: LostObject | None, looked_up: bool = False) -> Transition:
-    """Return the transition of a record that goes on at once with another call."""
+    """Return the transition of a record that continues at once with another call."""
     return Transition(
         record=record,
         state=State.PENDING,
@@ -149,14 +149,14 @@ def _go_on(record: Record, outcome: Outcome, *, recreates: LostObject | None, lo
 
 
 def _decide_lookup(batch: Batch, record: Record, outcome: Outcome) -> Transition:
-    """Decide what follows from an answer to the question whether the partner has an object of the row."""
+    """Decide what follows from the answer to a lookup: whether the partner has an object for the row."""
     key = batch.known.get(batch.claim.key_ids[record.id])
     is_found = outcome.lookup == "found"
     if is_found and record.recreates is not None and outcome.captured.items() <= record.remote.items():
-        # The very object that the partner did not have when it was to be updated.
+        # This is the object that the partner did not have when it was to be updated.
         is_found = False
     if is_found:
-        # Where the one endpoint needs the object's values, it is that of updates.
+        # A single endpoint that needs the object's values is an endpoint for updates.
         has_update = batch.stream.update_method is not None or bool(find_remote_names(batch.stream.path))
         is_done = record.op == "upsert" and (not has_update or _is_own(record, key))
         if is_done:
@@ -165,7 +165,7 @@ def _decide_lookup(batch: Batch, record: Record, outcome: Outcome) -> Transition
     asked_at = batch.claim.clock.at_boot_time(outcome.ended).timestamp() - outcome.latency_ms / 1000
     pending = [call.until for call in key.unsettled if call.until.timestamp() > asked_at] if key is not None else []
     if pending:
-        # It proves nothing yet: a call that may still take effect may create the object.
+        # This answer proves nothing yet: a call that may still take effect may create the object.
         until = f"{max(pending):%H:%M:%S} UTC"
         error = f"not found; the partner is asked again once no earlier call can take effect any more, at {until}"
         going_on = _go_on(record, replace(outcome, error=error), recreates=record.recreates)
@@ -176,14 +176,14 @@ def _decide_lookup(batch: Batch, record: Record, outcome: Outcome) -> Transition
 
 
 def _is_own(record: Record, key: KnownKey | None) -> bool:
-    """Tell whether what was found can only be what a call of this very record, with the same bytes, created."""
+    """Tell whether the found object can only have been created by a call of this record with the same bytes."""
     if key is None or key.doubt_seq is None or record.generation or record.recreates is not None:
         return False
     return key.doubt_seq >= record.seq and not key.has_object
 
 
 def keep_remote_marks(record: Record, transition: Transition) -> Transition:
-    """Return the transition of a call with what the record still knows of the partner's object."""
+    """Return the transition of a call, with the record's marks about the partner's object that are still valid."""
     outcome = transition.outcome
     if transition.state is not State.PENDING or outcome is None:
         return transition
@@ -192,7 +192,7 @@ def keep_remote_marks(record: Record, transition: Transition) -> Transition:
 
 
 def describe_remote(transition: Transition) -> RemoteChange:
-    """Return what an accepted answer says of the partner's object."""
+    """Return what an accepted answer says about the partner's object."""
     outcome, record = transition.outcome, transition.record
     if record.op == "delete":
         return RemoteChange(is_gone=True)
@@ -203,7 +203,7 @@ def describe_remote(transition: Transition) -> RemoteChange:
 
 
 def list_found(key_ids: Mapping[str, str], transitions: Sequence[Transition]) -> list[tuple[str, int, RemoteChange]]:
-    """Return what lookups found for records that go on (key id, seq)."""
+    """Return the objects that lookups found for records that continue (key id, seq, the object's values)."""
     return [
         (
             key_ids[transition.record.id],
@@ -219,12 +219,12 @@ def list_found(key_ids: Mapping[str, str], transitions: Sequence[Transition]) ->
 
 
 def list_doubts(key_ids: Mapping[str, str], transitions: Sequence[Transition]) -> list[tuple[str, int, int]]:
-    """Return the calls that may have created an object (key id, seq, from which version on that may be)."""
+    """Return the calls that may have created an object (key id, seq, the first version that may have created it)."""
     return [
         (
             key_ids[transition.record.id],
             transition.record.seq,
-            # What was there before this call is not what it was to create.
+            # The object that caused a conflict existed before this call: an earlier version may have created it.
             0 if transition.outcome.status == CONFLICT else transition.record.seq,
         )
         for transition in transitions
@@ -233,7 +233,7 @@ def list_doubts(key_ids: Mapping[str, str], transitions: Sequence[Transition]) -
 
 
 def warn_not_captured(stream: str, transitions: Sequence[Transition]) -> None:
-    """Log, once for all of them, that values of accepted answers could not be captured."""
+    """Log, in one line for all of them, that values of accepted answers could not be captured."""
     reasons = {
         transition.record.id: transition.outcome.not_captured
         for transition in transitions

@@ -1,4 +1,4 @@
-"""What the delivery of one stream is made of."""
+"""The parts that the delivery of one stream needs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StreamSetup:
-    """What the delivery of one stream is made of."""
+    """The parts that the delivery of one stream needs."""
 
     stream: Stream
     partner: Partner
     client: PartnerClient
     sizes: Sizes
-    #: The partner's rate limit, which all workers share; None where it has none.
+    #: The partner's rate limit, which all workers share; None if it has none.
     rate: "SharedRate | RollingRate | None" = None
     #: Chooses the records of the next batch, and claims them.
     take: Callable[..., Taken] = take_batch
-    #: Opens what says whether calls may begin.
+    #: Opens the gate that says whether calls may begin.
     open_gate: Callable[[Ledger, Stream], DeliveryGate] = DeliveryGate

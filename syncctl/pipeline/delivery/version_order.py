@@ -28,16 +28,16 @@ class OrderSplit:
     superseded: Sequence[tuple[DueRecord, str]] = ()
     #: Under order strict, records that must wait: id → the id of the record they wait for.
     held: Mapping[str, str] = field(default_factory=dict)
-    #: The ids of records that must wait for a poll: no key knows them, and their own poll is not running any more.
+    #: The ids of records that must wait for a poll: no key knows them, and their own poll is no longer running.
     unknown: Sequence[str] = ()
 
 
 def split_by_order(ledger: Ledger, stream: Stream, due: Sequence[DueRecord], gate: Gate) -> OrderSplit:
     """Split due records by the stream's order rule (invariant 5).
 
-    A record whose key does not know it yet is left alone while its poll is running; if that was interrupted, the record
-    waits for the next one (invariant 1), and is out of the way of others meanwhile (invariant 12). Where a later poll
-    read to the end and did not find the row again, the row is gone; it did exist, so the record is sent.
+    A record whose key does not know it yet is left alone while its poll is running. If the poll was interrupted, the
+    record waits for the next poll (invariant 1), without delaying others (invariant 12). If a later poll read to the
+    end and did not find the row again, the row is gone; as it did exist, the record is sent.
     """
     if stream.append_only or not due:
         return OrderSplit(sendable=tuple(due))
@@ -70,7 +70,7 @@ def find_holders_in_doubt(
 ) -> dict[str, Holder]:
     """Return, by key id, the unfinished version whose call may have created the partner's object.
 
-    Under order `latest`: it is sent before the newest version, which would create a second object (invariant 5).
+    Under order `latest`, this version is sent before the newest one, which would create a second object (invariant 5).
     """
     between = {
         record.key_id: (key.delivered_seq, key.reached_seq)
@@ -81,7 +81,7 @@ def find_holders_in_doubt(
 
 
 def supersede_and_hold(ledger: Ledger, stream: Stream, split: OrderSplit) -> int:
-    """Supersede overtaken records, and let records wait for older ones; return how many are not due any more."""
+    """Supersede overtaken records, and make records wait for older ones; return how many are no longer due."""
     set_aside = 0
     if split.superseded:
         set_aside = ledger.operations.supersede((record.id, record.seq, newer) for record, newer in split.superseded)
@@ -91,7 +91,7 @@ def supersede_and_hold(ledger: Ledger, stream: Stream, split: OrderSplit) -> int
     if stream.has_sequence:
         sequencing.release(stream.name, [record.id for record, _ in split.superseded])
         set_aside += sequencing.hold(split.held)
-        # The records they wait for may be finished since they were read, and then nothing else would release them.
+        # The records that they wait for may have finished since the read; then nothing else would release them.
         holders = sorted(set(split.held.values()))
         set_aside -= sequencing.release_if_free(stream.name, holders, hold_seconds=stream.hold_seconds)
     return max(0, set_aside)
@@ -100,7 +100,7 @@ def supersede_and_hold(ledger: Ledger, stream: Stream, split: OrderSplit) -> int
 def adopt_orphans(
     ledger: Ledger, stream: Stream, orphans: Sequence[DueRecord], known: Mapping[str, KnownKey]
 ) -> list[DueRecord]:
-    """Tell keys of records that only an interrupted poll has seen; return those whose keys no other poll wrote first.
+    """Write records that only an interrupted poll has seen to their keys; return those that no other poll preceded.
 
     Of several versions of a key, the oldest comes first and the others at the next look.
     """
@@ -150,8 +150,8 @@ def split_by_sequence(
 def find_overtaken(versions: Iterable[Version], known: Mapping[str, KnownKey]) -> dict[str, str]:
     """Return the versions (id → the newest version of the key) that must not be sent any more.
 
-    These are versions older than a delivered one; and versions that only an interrupted poll has seen, where the row
-    has since gone back to its earlier content.
+    These are versions older than a delivered one, and versions that only an interrupted poll has seen if the row has
+    since returned to its earlier content.
     """
     overtaken: dict[str, str] = {}
     for record_id, key_id, seq in versions:
@@ -164,7 +164,7 @@ def find_overtaken(versions: Iterable[Version], known: Mapping[str, KnownKey]) -
 
 
 def find_overtaken_claims(batch: Batch) -> Mapping[str, str]:
-    """Return the claimed records (id → newer record) that must not be sent any more by the stream's order."""
+    """Return the claimed records (id → newer record) that the stream's order no longer allows to be sent."""
     claim, known = batch.claim, batch.known
     if batch.stream.order == "strict":
         return _find_overtaken_by_sequence(batch)
@@ -185,10 +185,10 @@ def find_overtaken_claims(batch: Batch) -> Mapping[str, str]:
 def _find_overtaken_by_sequence(batch: Batch) -> dict[str, str]:
     """Return the claimed records (id → the newest version) that must not be sent any more.
 
-    A newer version was delivered; or it may have reached the partner before a record came here for the first time.
-    Where an operator sends an older version again, newer versions that were tried before take a new `Idempotency-Key`
-    (invariant 5): otherwise the partner would take their next call for a repeat and keep the older version. While a
-    record is claimed, no other version of its key is in flight.
+    These are records of which a newer version was delivered, or may have reached the partner before the record was
+    first claimed. If an operator sends an older version again, newer versions that were already tried get a new
+    `Idempotency-Key` (invariant 5): otherwise the partner would treat their next call as a repeat and keep the older
+    version. While a record is claimed, no other version of its key is in flight.
     """
     claim = batch.claim
     overtaken: dict[str, str] = {}

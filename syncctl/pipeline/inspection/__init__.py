@@ -1,1 +1,1 @@
-"""A record, a row or a request, looked at closely; nothing is changed."""
+"""Close looks at a record, a row or a request; nothing is changed."""

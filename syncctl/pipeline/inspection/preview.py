@@ -1,4 +1,4 @@
-"""preview: what would be sent, without sending or writing anything: no lease, no record, no cursor."""
+"""preview: show the requests that would be sent, without sending or writing anything: no lease, record or cursor."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from syncctl.sources.reader import StreamReader
 
 PAGES_AT_MOST = 100
-"""In a mode that reads the whole table most rows may be known, so that the search for new ones ends here."""
+"""The search for new rows ends after this many pages: in a mode that reads the whole table, most rows may be known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,27 +30,27 @@ class Preview:
     """The request of one record."""
 
     stream: str
-    #: The record's id; of a row that is not logged yet, the id that it will get.
+    #: The record's id; for a row that is not logged yet, the id that it will get.
     id: str
     key: Mapping[str, Value]
     op: str
     request: Request
-    #: The record is finished, and was sent as another request, because the mapping has changed since.
+    #: Whether the record is finished and was sent as a different request, because the mapping has changed since.
     mapping_changed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestPreviewer:
-    """Shows the requests as which a stream's records are sent."""
+    """Shows the requests in which a stream's records are sent."""
 
     client: PartnerClient
-    #: The environment variable that holds the one secret of the partner's auth, where it is known.
+    #: The environment variable that holds the one secret of the partner's auth, if it is known.
     variable: str | None = None
-    #: A client that does not check the body's schema, where the stream has one: it shows bodies that do not fit.
+    #: If the stream has a body schema, a client that does not check it, to show bodies that do not match.
     unchecked: PartnerClient | None = None
 
     def show(self, record: Record) -> Request:
-        """Return the request of a record; if it cannot be sent, the reason, and the body where there is one."""
+        """Return the request of a record; if it cannot be sent, the reason, and the body if there is one."""
         request = show_request(self.client, record, variable=self.variable)
         if request.error is None or self.unchecked is None:
             return request
@@ -71,7 +71,7 @@ def preview_rows(
     Deletes that mode snapshot detects are not among them: they come at the end of a whole round.
 
     Args:
-        known: If no row is new or changed, show the first row of the table.
+        known: Whether to show the first row of the table if no row is new or changed.
 
     Raises:
         ServiceUnavailable: MongoDB or the source cannot be reached.
@@ -97,14 +97,14 @@ def preview_rows(
 
 
 def preview_row(stream: Stream, row: Row, columns_fingerprint: str, previewer: RequestPreviewer) -> Preview:
-    """Show the request of a row as if the ledger knew nothing of it; does not ask the ledger."""
+    """Show the request of a row as if the ledger knew nothing of it, without reading the ledger."""
     return _preview_row(stream, name_row(row, seq=make_seq(0, 1)), None, columns_fingerprint, previewer)
 
 
 def preview_steps(stream: Stream, row: Row, columns_fingerprint: str, previewer: RequestPreviewer) -> Iterator[Preview]:
-    """Show each request that may be made for a row: the first, an update, and the question whether it exists.
+    """Show each request that may be made for a row: the first, an update, and the lookup of the partner's object.
 
-    Values of the partner are taken to be `1`; does not ask the ledger.
+    The partner's values are assumed to be `1`; the ledger is not read.
     """
     first = preview_row(replace(stream, lookup=None), row, columns_fingerprint, previewer)
     yield first
@@ -145,8 +145,8 @@ def _preview_row(
     """Show the request of a row.
 
     Args:
-        before: The key that its version is chained on.
-        key: What is known of the partner's object for it.
+        before: The key whose version the row's new version is chained on.
+        key: The row's key, for its values of the partner's object.
     """
     version = (named.row.version or named.row.at) if stream.append_only else None
     new = new_record(stream, named, before, columns_fingerprint, version)
@@ -159,11 +159,11 @@ def _preview_row(
 
 
 def _show_next(stream: Stream, record: Record, key: KnownKey | None, previewer: RequestPreviewer) -> Request:
-    """Return the request that is made next for a record: in a stream with lookups that may be the question."""
+    """Return the next request for a record; in a stream with lookups, it may be the lookup."""
     step = choose_step(stream, record, key) if stream.keeps_remote else record
     if not isinstance(step, Record):
         return Request(error=step.reason)
-    # A record that is finished is shown with its last attempt, but a call with other bytes would be one more.
+    # A finished record is shown with its last attempt, but a call with different bytes would be one more attempt.
     as_sent = replace(step, attempt=step.attempt + (step.state in TERMINAL))
     shaped = shape_by_remote(as_sent, previewer.client.hash_remote(step))
     return previewer.show(replace(step, generation=shaped.generation))
@@ -172,13 +172,13 @@ def _show_next(stream: Stream, record: Record, key: KnownKey | None, previewer: 
 def preview_record(
     document: Mapping[str, Any], *, stream: Stream, key: KnownKey | None, previewer: RequestPreviewer
 ) -> Preview:
-    """Show the request of a record: that of its next call, or of its last one where it is finished.
+    """Show the request of a record's next call, or of its last call if the record is finished.
 
-    If the mapping has changed since it was finished, or what is known of the partner's object, it is the request that a
-    replay would send, under its own `Idempotency-Key`.
+    If the mapping or the known values of the partner's object have changed since it was finished, this is the request
+    that a replay would send, under a new `Idempotency-Key`.
 
     Args:
-        key: What is known of its row.
+        key: The key of the record's row, as the ledger knows it.
     """
     mapping = previewer.client.mapping_hash
     record = _as_claimed(document, mapping)

@@ -1,4 +1,4 @@
-"""How a row differs, field by field: as it is in the source now, in its newest version, and as it was delivered."""
+"""Compare a row field by field: as it is in the source now, in its newest version, and as it was delivered."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ Doc = Mapping[str, Any]
 class Difference:
     """A field that is not the same on all sides; None stands for NULL, and for a side that lacks the field."""
 
-    #: As `amount`, `lines[2].quantity`, `attributes.colour`.
+    #: The path of the field, such as `amount`, `lines[2].quantity` or `attributes.colour`.
     field: str
     source: Any = None
     newest: Any = None
@@ -38,15 +38,15 @@ class Comparison:
     key: Mapping[str, Value]
     #: `read`, `gone` (the source has no such row), `unreadable`, `unreachable`, or `not_asked`.
     source: str
-    #: Why the source was not read, or the row could not be.
+    #: Why the source or the row could not be read.
     source_error: str | None = None
-    #: The ids of the records, None where there is none any more.
+    #: The ids of the records; None if the record no longer exists.
     newest: str | None = None
     delivered: str | None = None
     #: Which sides were compared.
     compared: tuple[str, ...] = ()
     differences: tuple[Difference, ...] = field(default=())
-    #: More fields differ than are listed.
+    #: Whether more fields differ than are listed.
     more: bool = False
 
 
@@ -63,10 +63,10 @@ def compare_versions(
     """Return how the row in the source, the newest version and the delivered one differ.
 
     Args:
-        stream: Its settings; None if it is not configured any more.
+        stream: The stream's settings; None if it is no longer configured.
         versions: Every version of the row in the ledger, the newest first.
-        delivered_seq: The newest version that was delivered; 0 if none was.
-        row: The row as it is in the source, masked as every row that is read.
+        delivered_seq: The seq of the newest delivered version; 0 if none was delivered.
+        row: The row as it is in the source, masked like every row that is read.
     """
     newest = versions[0]
     delivered = next((version for version in versions if int(version["seq"]) == delivered_seq), None) or next(
@@ -136,7 +136,7 @@ def _flatten_children(path: str, value: Any, child: Child) -> Iterator[tuple[str
 
 
 def _name_child(row: Any, child: Child) -> str | None:
-    """Return what tells a child from the others: its values in the columns that order them."""
+    """Return a name that distinguishes a child row from the others: its values in the columns that order them."""
     if not child.sort or not isinstance(row, Mapping) or any(name not in row for name in child.sort):
         return None
     return ",".join(f"{name}={row[name]}" for name in child.sort)
@@ -157,7 +157,7 @@ def _flatten_value(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def hide_masked(payload: Mapping[str, Any], stream: Stream) -> dict[str, Any]:
-    """Return a payload for people: what was logged before its column was masked is hidden, in children too."""
+    """Return a payload to show: values that were logged before their column was masked are hidden, in children too."""
     return _hide_row(payload, stream.mask, stream.children)
 
 

@@ -1,4 +1,4 @@
-"""show: one record by its id, or every version of a row by its key, with the full history and what differs."""
+"""show: one record by its id, or every version of a row by its key, with the full history and the differences."""
 
 from collections.abc import Callable, Container, Mapping
 from typing import Any
@@ -59,8 +59,8 @@ def find_record(ledger: Ledger, record_id: str) -> list[dict[str, Any]]:
         TroubleFound: There is no such record.
         UsageError: Several ids begin with it.
     """
-    found = ledger.records.find(record_id=complete_id(ledger, record_id))
-    return _add_remote(ledger, _require(found, f"no record has the id {record_id}"))
+    records = ledger.records.find(record_id=complete_id(ledger, record_id))
+    return _add_remote(ledger, _require(records, f"no record has the id {record_id}"))
 
 
 def find_versions(ledger: Ledger, stream: str, key: Mapping[str, Value]) -> list[dict[str, Any]]:
@@ -69,8 +69,8 @@ def find_versions(ledger: Ledger, stream: str, key: Mapping[str, Value]) -> list
     Raises:
         TroubleFound: There is none.
     """
-    found = ledger.records.find(stream=stream, key_id=key_id(key))
-    return _add_remote(ledger, _require(found, f"the ledger holds no record of {stream} {show_key(key)}"))
+    records = ledger.records.find(stream=stream, key_id=key_id(key))
+    return _add_remote(ledger, _require(records, f"the ledger holds no record of {stream} {show_key(key)}"))
 
 
 def compare_row(
@@ -83,8 +83,8 @@ def compare_row(
     """Return how the row of a record differs in the source now, in its newest version, and as it was delivered.
 
     Args:
-        stream: The settings of its stream; None if it is not configured any more.
-        read_row: Reads the row with a key now; None not to ask the source.
+        stream: The settings of its stream; None if it is no longer configured.
+        read_row: Reads the row with a key now; None to leave the source out.
     """
     name, key = record["stream"], record["key"]
     versions = ledger.records.find(stream=name, key_id=record["key_id"]) or [dict(record)]
@@ -113,7 +113,7 @@ def compare_row(
 
 
 def _add_remote(ledger: Ledger, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add what is known of the partner's objects for the rows, from their keys."""
+    """Add the known values of the partner's objects for the rows, from their keys."""
     for stream in {record["stream"] for record in records}:
         of_stream = [record for record in records if record["stream"] == stream]
         known = ledger.keys.load(stream, [record["key_id"] for record in of_stream])
@@ -123,7 +123,7 @@ def _add_remote(ledger: Ledger, records: list[dict[str, Any]]) -> list[dict[str,
     return records
 
 
-def _require(found: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
-    if not found:
+def _require(records: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
+    if not records:
         raise TroubleFound(what, why="it was never logged, or cleanup has removed it", hint="look at: syncctl status")
-    return found
+    return records

@@ -1,4 +1,4 @@
-"""tail: follow attempts as they are written, each once, by an index of when records last changed."""
+"""tail: follow attempts as they are written, each once, using an index on the time of a record's last change."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from syncctl.pipeline.selection import find_key_ids
 
 RECORDS_AT_ONCE = 500
 SORTED_AT_ONCE = 20_000
-"""How many attempts are held back to be put in the order of their time."""
+"""How many attempts are held back so that they can be sorted by time."""
 REMEMBERED_AT_MOST = 300_000
 """How many attempts are remembered so that none is shown twice."""
 _Identity = tuple[str, datetime, int]
@@ -19,60 +19,60 @@ _Identity = tuple[str, datetime, int]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttemptFilter:
-    """Which attempts are followed."""
+    """The attempts to follow."""
 
-    #: Empty: every stream.
+    #: The streams; empty for every stream.
     streams: tuple[str, ...] = ()
-    #: What became of the record; empty: anything.
+    #: The states that the records were in after the attempts; empty for any state.
     states: tuple[str, ...] = ()
-    #: The fingerprint of their error, or its first digits.
+    #: The fingerprint of the attempts' error, or its first digits.
     error: str | None = None
-    #: The key of their row, as `5` or `a=1,b=2`.
+    #: The key of the attempts' row, as `5` or `a=1,b=2`.
     key: str | None = None
 
     def admits(self, attempt: Attempt) -> bool:
-        """Tell whether an attempt meets the filters; those of stream and key are left to the query."""
+        """Tell whether an attempt passes the filters; the query applies those on stream and key."""
         if self.states and attempt.state not in self.states:
             return False
         return self.error is None or (attempt.fingerprint or "").startswith(self.error)
 
 
 class AttemptFeed:
-    """Yields each attempt once, as long as one is asked for more.
+    """Yields each attempt once, over any number of readings.
 
-    MongoDB stamps an attempt when its write begins, and shows it when the write is done, so that an older stamp may
-    become visible after a newer one. The last `SOON_SECONDS` are therefore read again each time, and now and then the
-    last `LATE_SECONDS`: MongoDB gives up writes that take longer.
+    MongoDB stamps an attempt when its write begins, and shows it when the write is done, so an older stamp may become
+    visible after a newer one. The last `SOON_SECONDS` are therefore read again each time, and now and then the last
+    `LATE_SECONDS`: MongoDB gives up writes that take longer.
 
     Args:
-        since: Attempts from this time on, by MongoDB's clock.
+        since: The time of the first attempts to follow, by MongoDB's clock.
     """
 
     SOON_SECONDS = 2.0
     LATE_SECONDS = 60.0
     LATE_EVERY = 15
-    """Each so many readings go back by `LATE_SECONDS`."""
+    """One in this many readings goes back by `LATE_SECONDS`."""
 
     def __init__(self, ledger: Ledger, wanted: AttemptFilter, since: datetime) -> None:
         self._ledger = ledger
         self._wanted = wanted
-        #: All attempts before were yielded, or are not wanted.
+        #: All wanted attempts before this time were yielded.
         self._floor = since
-        #: The last change that was seen.
+        #: The time of the last change that was seen.
         self._front = since
-        #: How far a reading had come that MongoDB interrupted.
+        #: How far a reading had come when an error of MongoDB interrupted it.
         self._reached: datetime | None = None
         self._readings = 0
         #: The attempts since the floor that were yielded, in the order in which they were found.
         self._yielded: dict[_Identity, None] = {}
-        #: By stream; nothing for one that has other key columns.
+        #: The ids of the wanted keys by stream; empty for a stream with other key columns.
         self._key_ids: dict[str, tuple[str, ...]] = {}
 
     def read(self) -> Iterator[list[Attempt]]:
         """Yield the attempts that are new since the last reading, in the order of their time.
 
-        Of a long past they come in several lists, and in the order in which their records last changed. After an error,
-        the next reading goes on where this one ended: none is missed, and none comes twice.
+        If there are many, they come in several lists, in the order in which their records last changed. After an error,
+        the next reading continues where this one ended: no attempt is missed, and none comes twice.
 
         Raises:
             ServiceUnavailable: MongoDB cannot be reached.
@@ -129,7 +129,7 @@ class AttemptFeed:
             self._front = max(self._front, last)
 
     def _find_rows(self) -> dict[str, tuple[str, ...]]:
-        """Return the ids of the keys that are meant, by stream; a stream may be polled for the first time only later.
+        """Return the ids of the wanted keys by stream; a stream may be polled for the first time only later.
 
         Raises:
             UsageError: At the first reading, the key fits no stream.
@@ -142,10 +142,10 @@ class AttemptFeed:
                 except UsageError as error:
                     self._key_ids[stream] = ()
                     refused = refused or error
-        found = {stream: ids for stream, ids in self._key_ids.items() if ids}
-        if refused is not None and not found and self._readings == 0:
+        rows = {stream: ids for stream, ids in self._key_ids.items() if ids}
+        if refused is not None and not rows and self._readings == 0:
             raise refused
-        return found
+        return rows
 
     def _is_new(self, attempt: Attempt) -> bool:
         identity = (attempt.id, attempt.at, attempt.attempt)

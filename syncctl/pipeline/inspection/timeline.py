@@ -1,4 +1,4 @@
-"""The story of a row as one timeline: found, logged, each attempt, and what operators and newer versions did to it."""
+"""The history of a row as one timeline: found, logged, each attempt, and changes by operators and newer versions."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ Doc = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TimelineEvent:
-    """One thing that happened to a version of a row. What does not apply is None."""
+    """One event in the life of a version of a row. Fields that do not apply are None."""
 
-    #: None if it is not known when.
+    #: When it happened; None if that is not known.
     at: datetime | None
     #: `found`, `logged`, `attempt`, `lost`, `unsendable`, `replayed`, `resent`, `taken_back`, `discarded`,
     #: `superseded`, `written_back`, `write_back_failed`, `acknowledged`, or `earlier` for events that are only counted.
     event: str
     #: The id of the version's record.
     record: str
-    #: Of an attempt: which one it was.
+    #: The number of an attempt.
     attempt: int | None = None
     outcome: str | None = None
-    #: What became of the record.
+    #: The state of the record after the event.
     state: str | None = None
     status: int | None = None
     latency_ms: float | None = None
@@ -36,12 +36,12 @@ class TimelineEvent:
     excerpt: str | None = None
     #: Who did it: an operator, a worker, or the newer version that superseded this one.
     by: str | None = None
-    #: What else there is to say.
+    #: Further details, as text.
     detail: str | None = None
 
 
 def build_timeline(ledger: Ledger, records: Sequence[Doc]) -> list[TimelineEvent]:
-    """Return what happened to these versions of one row, in the order of time."""
+    """Return the events of these versions of one row, in the order of time."""
     events = [event for record in records for event in _list_events(ledger, record)]
     first = min(record["logged_at"] for record in records)
     return sorted(events, key=lambda event: event.at or first)
@@ -113,7 +113,7 @@ def _describe_entry(name: str, entry: Doc) -> Iterator[str]:
 
 
 def _list_source_writes(name: str, record: Doc) -> Iterator[TimelineEvent]:
-    """Yield what the source was told of the record's end."""
+    """Yield the events in which the record's outcome was written to the source."""
     if written := record.get("written_back"):
         rows = int(written.get("rows") or 0)
         yield TimelineEvent(

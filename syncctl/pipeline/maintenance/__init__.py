@@ -1,1 +1,1 @@
-"""What Beat has done at intervals: expired leases, held records, cleanup, archive."""
+"""The maintenance work that Beat starts at intervals: expired leases, held records, cleanup, archive."""

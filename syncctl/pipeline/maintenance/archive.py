@@ -1,4 +1,4 @@
-"""The archive of records that cleanup has removed: writing them before, and finding them after."""
+"""The archive of records that cleanup removes: writing them beforehand, and finding them afterwards."""
 
 import hashlib
 import sqlite3
@@ -22,13 +22,13 @@ DAMAGES_TOLD_AT_MOST = 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """Which records of an archive are looked for; all conditions are met at once."""
+    """The conditions of a search in an archive; a record must meet all of them."""
 
     streams: tuple[str, ...] = ()
     states: tuple[str, ...] = ()
-    #: When they finished.
+    #: The earliest time at which the records finished.
     since: datetime | None = None
-    #: Excluded.
+    #: The time before which the records finished.
     until: datetime | None = None
     #: The text of a key: `5`, or `a=1,b=2`.
     key: str | None = None
@@ -39,10 +39,10 @@ class Wanted:
 def archive_records(directory: Path, stream: str, documents: Sequence[Doc]) -> None:
     """Write finished records of a stream to the archive, each to the file of the day on which it finished.
 
-    When this returns, they are on the disk and were read back. Safe to repeat.
+    When this returns, the records are on the disk and have been read back. Safe to repeat.
 
     Raises:
-        ArchiveError: Some could not be written, so that none of them may be removed.
+        ArchiveError: Some records could not be written, so none of them may be removed.
     """
     days: dict[date, list[bytes]] = {}
     for document in documents:
@@ -54,14 +54,15 @@ def archive_records(directory: Path, stream: str, documents: Sequence[Doc]) -> N
 def search_archive(
     directory: Path, wanted: Wanted, *, warn: Callable[[str], None], on_file: Callable[[int], None] = lambda _: None
 ) -> Iterator[Doc]:
-    """Yield the records of an archive that are looked for, the oldest days first, each once.
+    """Yield the wanted records of an archive, the oldest days first, each once.
 
-    A record that cleanup archived twice, because it was interrupted in between, is yielded once; one that was replayed
-    in between, as often as it differs. Memory does not grow with their number.
+    A record that cleanup archived twice, because it was interrupted in between, is yielded once; a record that was
+    replayed in between is yielded in each form in which it was archived. Memory does not grow with the number of
+    records.
 
     Args:
-        warn: Told of what cannot be read; the rest is read all the same.
-        on_file: Told how many files have been read.
+        warn: Called with a line about each place that cannot be read; the rest is read anyway.
+        on_file: Called after each file with the number of files read so far.
 
     Raises:
         TroubleFound: The directory cannot be read.
@@ -71,7 +72,7 @@ def search_archive(
     until = wanted.until.astimezone(UTC).date() if wanted.until else None
     files = list_files(directory, streams=wanted.streams, since=since, until=until)
     match = _Match(wanted)
-    # A database without a name is a file of its own that is removed with the connection.
+    # A database without a name is a temporary file that SQLite removes with the connection.
     with closing(sqlite3.connect("")) as seen:
         seen.execute("create table seen (digest blob primary key) without rowid")
         for number, file in enumerate(files, start=1):
@@ -93,8 +94,8 @@ def find_archived(directory: Path, record_id: str, *, warn: Callable[[str], None
         record_id: Its id, or the beginning of it.
 
     Raises:
-        TroubleFound: There is none.
-        UsageError: Several ids begin so.
+        TroubleFound: There is no such record.
+        UsageError: Several ids begin with it.
     """
     stream, dash, _ = record_id.rpartition("-")
     if not dash:
@@ -103,7 +104,7 @@ def find_archived(directory: Path, record_id: str, *, warn: Callable[[str], None
             why="an id is the name of a stream, a dash, and hex digits",
             hint="run: syncctl archive search --key KEY",
         )
-    found: list[Doc] = []
+    records: list[Doc] = []
     ids: dict[str, None] = {}
     for record in search_archive(directory, Wanted(streams=(stream,), record_id=record_id), warn=warn):
         ids[record["_id"]] = None
@@ -111,14 +112,14 @@ def find_archived(directory: Path, record_id: str, *, warn: Callable[[str], None
             raise UsageError(
                 f"{record_id} is ambiguous", why=f"{' and '.join(ids)} begin with it", hint="give more of its digits"
             )
-        found.append(record)
-    if not found:
+        records.append(record)
+    if not records:
         raise TroubleFound(
             f"the archive in {directory} has no record {record_id}",
             why="it was never archived, is still in the ledger, or its file was moved",
             hint=f"run: syncctl show {record_id}",
         )
-    return found
+    return records
 
 
 class _Match:
@@ -129,7 +130,7 @@ class _Match:
         self._key_ids: dict[tuple[str, ...], frozenset[str]] = {}
 
     def meets(self, record: Doc) -> bool:
-        """Tell whether a record meets all of them."""
+        """Tell whether a record meets all conditions."""
         wanted = self._wanted
         return (
             (not wanted.states or record["state"] in wanted.states)
@@ -150,7 +151,7 @@ class _Match:
 
 
 def _read_whole(file: ArchivedFile, warn: Callable[[str], None]) -> Iterator[bytes]:
-    """Yield the lines of a file that can be read, and tell of the rest."""
+    """Yield the readable lines of a file, and warn about the rest."""
     damages = 0
     try:
         for line in file.read_lines():

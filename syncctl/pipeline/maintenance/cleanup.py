@@ -1,7 +1,7 @@
 """cleanup: remove finished records older than their retention, from frozen hours only.
 
-Their keys stay, or old rows would come in again. Only the key of a deleted row goes, once nothing refers to it,
-and the partner has no object of the row.
+Their keys stay, or old rows would be logged again. Only the key of a deleted row is removed, once nothing refers to it
+and the partner has no object for the row.
 """
 
 import random
@@ -27,13 +27,14 @@ log = get_logger(__name__)
 RECORDS_AT_ONCE = 1000
 ARCHIVED_AT_ONCE = 1000
 ARCHIVED_BYTES_AT_ONCE = 8 * 1024 * 1024
-"""Both small: a frame of the archive is read and written at once, and deliveries have MongoDB in between."""
+"""Both are small, because a frame of the archive is read and written as a whole, and to let deliveries use MongoDB in
+between."""
 RUNS_KEPT = timedelta(days=30)
 EMPTY_RUNS_KEPT = timedelta(days=1)
 SILENT_WORKERS_KEPT_SECONDS = 86_400.0
 
 DELETED_KEYS_KEPT_SECONDS = 7 * 86_400.0
-"""Longer than a poll that stands still with an older version of the row in its hands."""
+"""Longer than any poll can stand still after it has read an older version of the row."""
 DELETED_KEYS_AT_ONCE = 1000
 DELETED_KEYS_AT_MOST = 20_000
 """How many keys of deleted rows one cleanup of a stream examines."""
@@ -45,7 +46,7 @@ class Cleaned:
     """How many records a cleanup removed, or would remove, by state."""
 
     deleted: Mapping[str, int]
-    #: How many of them were archived first, or would be.
+    #: How many of these records were archived first, or would be.
     archived: int
     dry_run: bool
 
@@ -65,15 +66,15 @@ def clean_up(
 
     Args:
         archive: The directory to which records are written, and from which they are read back, before they are
-            removed; None: they are not kept.
-        retention_seconds: By state; records in other states are kept.
-        streams: Only these; if empty, all streams, also those that left the configuration.
-        should_stop: Asked between batches: the next cleanup goes on.
-        show: Takes how many records were removed so far.
+            removed; None to keep no archive.
+        retention_seconds: The retention by state; records in other states are kept.
+        streams: The streams to clean up; if empty, all streams, also those that left the configuration.
+        should_stop: Called between batches; if true, the rest is left to the next cleanup.
+        show: Called with the number of records removed so far.
 
     Raises:
-        ArchiveError: Records of a stream could not be archived; what was not archived is not removed. The other
-            streams, and all else, were cleaned up; of several such streams, the first is named.
+        ArchiveError: Records of a stream could not be archived, and were not removed. The other streams, and
+            everything else, were cleaned up. The error names the first of several such streams.
     """
     ledger.ensure_prepared()
     roll_up(ledger=ledger, should_stop=should_stop)
@@ -85,12 +86,12 @@ def clean_up(
     if archive is not None:
         detail["archive"] = str(archive)
     with ledger.audit.record(action="cleanup", who=who, detail=detail) as entry:
-        # Shuffled: one that ends early would else leave the same streams each time.
+        # Shuffled: otherwise a cleanup that ends early would leave out the same streams each time.
         names = list(streams or ledger.streams.load_all())
         for stream in random.sample(names, len(names)):
             if should_stop():
                 break
-            # A stream without keys knows by their records the rows that it reads again.
+            # A stream without keys recognizes rows that it reads again by their records.
             logged_since = ledger.polls.load_logged_since(stream) or now
             ends = {
                 State(state): min(now - timedelta(seconds=seconds), frozen, logged_since)
@@ -129,7 +130,7 @@ def _remove(
 ) -> Iterator[tuple[State, int]]:
     """Remove a stream's records that finished before the end of their state, batch by batch.
 
-    Yields the state and how many were removed after each batch, when nothing of it is half-done.
+    After each batch, when nothing is half-done, it yields the state and how many records were removed.
     """
     for state, before in ends.items():
         if not ledger.operations.has_finished(stream, state, before):
@@ -153,11 +154,11 @@ def _remove(
 
 
 def find_cleaned_before(ledger: Ledger, stream: str) -> datetime | None:
-    """Return a time since which every finished record of a stream is still there; None if none was ever removed."""
+    """Return a time since which all finished records of a stream still exist; None if none was ever removed."""
     is_noted, before = ledger.streams.load_cleaned_before(stream)
     if is_noted:
         return before
-    # An earlier version may have removed some. Those that were delivered go first, in the order of their end.
+    # An earlier version of syncctl may have removed some: delivered records first, in the order in which they finished.
     cleaned_at = ledger.audit.find_newest("cleanup")
     (delivered,) = list_scans(stream, State.DELIVERED)
     oldest = ledger.selections.read_page(delivered, limit=1)
@@ -165,12 +166,12 @@ def find_cleaned_before(ledger: Ledger, stream: str) -> datetime | None:
 
 
 def forget_deleted_rows(ledger: Ledger, stream: str, *, should_stop: Callable[[], bool] = lambda: False) -> int:
-    """Remove the keys of rows that were deleted long ago and have no record any more; return how many.
+    """Remove the keys of rows that were deleted long ago and have no records any more; return how many.
 
-    No replay, no outcome and no older version can then refer to the key, and a row that comes back is a new one. Safe
-    to repeat and to interrupt. While the stream is polled, which could bring a row back, the next cleanup does it; and
-    so it is after an interrupted poll, until a later one has read to the end. The interrupted one may have logged a row
-    without its key, which would otherwise get another name and be sent twice.
+    No replay, no outcome and no older version can then refer to the key, and a row that comes back is a new row. Safe
+    to repeat and to interrupt. While a poll of the stream is running, which could bring a row back, this is left to the
+    next cleanup. It is also postponed after an interrupted poll, until a later one has read to the end: the interrupted
+    poll may have logged a row without its key, and that row would otherwise get another name and be sent twice.
     """
     forgotten = 0
     for key_ids in _walk_deleted(ledger, stream):
@@ -187,11 +188,11 @@ def forget_deleted_rows(ledger: Ledger, stream: str, *, should_stop: Callable[[]
         try:
             if lease.complete_epoch < lease.contested_epoch:
                 break
-            # Asked for again: a poll may have brought a row back since.
+            # Read again, because a poll may have brought a row back since.
             recorded = ledger.records.find_recorded_keys(stream, unrecorded)
             gone = [key_id for key_id in unrecorded if key_id not in recorded]
             gone = ledger.keys.find_long_deleted(stream, gone, seconds=DELETED_KEYS_KEPT_SECONDS)
-            # First: a row that comes back goes under an `Idempotency-Key` that the partner has never seen.
+            # Noted first, so that a row that comes back is sent under an `Idempotency-Key` that the partner never saw.
             if gone and ledger.polls.note_forgotten(lease):
                 forgotten += ledger.keys.forget_deleted(stream, gone, seconds=DELETED_KEYS_KEPT_SECONDS)
         finally:
@@ -202,12 +203,12 @@ def forget_deleted_rows(ledger: Ledger, stream: str, *, should_stop: Callable[[]
 
 
 def _walk_deleted(ledger: Ledger, stream: str) -> Iterator[list[str]]:
-    """Yield ids of keys of deleted rows from a random place on: where there are too many, each has the same chance."""
+    """Yield ids of deleted rows' keys from a random start: if they are too many for one run, all have equal chances."""
     start, left = secrets.token_hex(16), DELETED_KEYS_AT_MOST
     place, is_second_half = start, False
     while left > 0:
-        found = ledger.keys.load_deleted(stream, after=place, limit=min(left, DELETED_KEYS_AT_ONCE))
-        key_ids = [key_id for key_id in found if not (is_second_half and key_id > start)]
+        page = ledger.keys.load_deleted(stream, after=place, limit=min(left, DELETED_KEYS_AT_ONCE))
+        key_ids = [key_id for key_id in page if not (is_second_half and key_id > start)]
         if key_ids:
             yield key_ids
             place, left = key_ids[-1], left - len(key_ids)

@@ -1,4 +1,4 @@
-"""Maintenance, which Beat has done at short intervals: bring back the records of dead workers, release held records."""
+"""Maintenance, which Beat starts at short intervals: bring back the records of dead workers, release held records."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,12 +20,12 @@ BATCHES_AT_ONCE = 20
 HELD_AT_ONCE = 2000
 OVERDUE_SECONDS = 300.0
 JOBS_MISSED = 10
-"""A job of Beat's is overdue once it was missed so often."""
+"""One of Beat's jobs is overdue once it was missed this many times."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Maintained:
-    """What the maintenance of one stream has moved."""
+    """How many records the maintenance of one stream returned and released, and how many messages it sent."""
 
     stream: str
     returned: int = 0
@@ -34,10 +34,10 @@ class Maintained:
 
 
 def rescue_leases(*, ledger: Ledger, streams: Mapping[str, Stream], partners: Mapping[str, Partner]) -> dict[str, int]:
-    """Bring back the records of batches whose lease ran out; return how many, by stream. Safe to repeat and to double.
+    """Bring back the records of batches whose lease ran out; return how many by stream. Safe to repeat, or run twice.
 
-    Records whose calls cannot have begun are due at once. The others are due once the call of the process that was
-    lost must have ended: it may have begun it as long as its lease lasted (invariants 3, 5, 7, 13).
+    Records whose calls cannot have begun are due at once. The others are due once the call of the lost process must
+    have ended: the process may have begun it until its lease ran out (invariants 3, 5, 7, 13).
     """
     returned: dict[str, int] = {}
     while batches := ledger.batches.seize_expired(list(streams), limit=BATCHES_AT_ONCE):
@@ -61,7 +61,7 @@ def _bring_back(ledger: Ledger, stream: Stream, batch: ExpiredBatch, *, timeout_
         if stream.order != "none" and not stream.append_only:
             new_keys = _find_overtaken(ledger, stream, lost)
             # Invariant 5: before the state changes, so that the sender of a newer version knows of these calls.
-            # A call that began when the lease ended lasts for a deadline, and may take effect for another one after it.
+            # A call that began as the lease ended lasts for one deadline, and may take effect within another one.
             calls = [record.call for record in lost]
             ledger.keys.note_unsettled(stream.name, calls, seconds=2 * timeout_seconds)
             if stream.lookup is not None:
@@ -87,9 +87,9 @@ def _give_back_stranded(ledger: Ledger, stream: Stream) -> int:
 
 
 def _find_overtaken(ledger: Ledger, stream: Stream, lost: Sequence[Lost]) -> set[str]:
-    """Return the records after whose call an outdated one may have taken effect, or still may (invariant 5).
+    """Return the records after whose call an outdated call may have taken effect, or still may (invariant 5).
 
-    If the partner has acted on their call, it would take the next one under the same key for a repeat.
+    If the partner has acted on a record's call, it would treat the next call under the same key as a repeat.
     """
     known = ledger.keys.load(stream.name, [record.call.key_id for record in lost])
     return {
@@ -105,11 +105,12 @@ def _find_overtaken(ledger: Ledger, stream: Stream, lost: Sequence[Lost]) -> set
 
 
 def release_held(*, ledger: Ledger, stream: Stream) -> int:
-    """Make records due that wait for another one without need; return how many. Safe to repeat, also by several.
+    """Make records due that no longer need to wait for another one; return how many.
 
-    Normally a worker releases them when the older record is finished, and a poll those whose rows it finds. This is for
-    a worker that died in between, for a failed record that was cleaned up or has held others for long enough, for a
-    stream that is not strict any more, and for a poll that has read to the end: dispatch judges anew.
+    Safe to repeat, also by several at once. Normally a worker releases records when the older record is finished, and a
+    poll releases those whose rows it finds. This is for a worker that died in between, for a failed record that was
+    cleaned up or has held others for long enough, for a stream that is no longer strict, and for a poll that has read
+    to the end: dispatch judges the records again.
     """
     return ledger.sequencing.release_unheld(
         stream.name,
@@ -120,13 +121,13 @@ def release_held(*, ledger: Ledger, stream: Stream) -> int:
 
 
 def maintain_stream(*, ledger: Ledger, stream: Stream, partner: Partner, wake: Callable[[], int]) -> Maintained:
-    """Do one stream's maintenance: pauses that are over, leases that ran out, records that wait for nothing, a wake-up.
+    """Do one stream's maintenance: end pauses, return expired leases, release records that wait for nothing, wake.
 
     Args:
         wake: Wakes a worker if records of the stream are due; returns how many messages it sent.
 
     Raises:
-        ServiceUnavailable: Redis is away (leases have been returned all the same), or MongoDB is.
+        ServiceUnavailable: Redis cannot be reached (leases have been returned anyway), or MongoDB cannot.
     """
     end_pauses_over(ledger=ledger, stream=stream.name, partner=partner.name)
     rescued = rescue_leases(ledger=ledger, streams={stream.name: stream}, partners={partner.name: partner})
@@ -141,12 +142,12 @@ class OverdueJob:
 
     name: str
     done_at: datetime | None
-    #: What ended it when it was last tried.
+    #: The error that ended its last run.
     error: str | None
 
 
 def find_overdue(ledger: Ledger, every_seconds: Mapping[str, float]) -> list[OverdueJob]:
-    """Return Beat's jobs that are not done although Beat is alive."""
+    """Return Beat's jobs that are overdue although Beat is alive."""
     beat = ledger.heartbeats.load_beat()
     if beat is None or beat["late"]:
         return []
@@ -155,7 +156,7 @@ def find_overdue(ledger: Ledger, every_seconds: Mapping[str, float]) -> list[Ove
     for name, seconds in every_seconds.items():
         job = jobs.get(name, {})
         is_taken = job.get("until") is not None and job["until"] > now
-        # A heartbeat of an earlier version has no beginning.
+        # Heartbeats of earlier versions of syncctl do not say since when Beat has been alive.
         alive_since = beat.get("since", now)
         since = max(job.get("done_at") or alive_since, alive_since)
         if not is_taken and (now - since).total_seconds() > max(OVERDUE_SECONDS, JOBS_MISSED * seconds):
@@ -174,7 +175,7 @@ def find_failing(ledger: Ledger) -> list[OverdueJob]:
 
 @contextmanager
 def note_maintenance(ledger: Ledger, name: str) -> Iterator[None]:
-    """Note that one of Beat's jobs was done, or what ended it."""
+    """Note that one of Beat's jobs was done, or the error that ended it."""
     try:
         yield
     except SyncctlError as error:
@@ -186,7 +187,7 @@ def note_maintenance(ledger: Ledger, name: str) -> Iterator[None]:
 
 @contextmanager
 def maintenance_lease(ledger: Ledger, name: str, *, seconds: float) -> Iterator[bool]:
-    """Hold the lease of one of Beat's jobs; False when another worker holds it, or the job rests.
+    """Hold the lease of one of Beat's jobs; yield False if another worker holds it, or the job rests.
 
     A job rests nine times as long as it took, so that it takes at most a tenth of a worker's time.
     """

@@ -1,1 +1,1 @@
-"""Whether all is well: status, what holds a stream up, alerts, metrics."""
+"""Monitoring: status, the obstacles that hold up a stream, alerts, metrics, health."""

@@ -1,4 +1,4 @@
-"""How each rule of alerts is measured: one function per rule, from the ledger's documents of streams and partners."""
+"""Measure the alert rules: one function per rule, from the ledger's documents of streams and partners."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +20,9 @@ from syncctl.pipeline.pause import describe_pause
 Doc = Mapping[str, Any]
 
 RECOVERING_SECONDS = 60.0
-"""How long a half-open circuit keeps its alert: a partner that is not back after all opens it again by then."""
+"""How long a half-open circuit keeps its alert: if the partner is not back after all, it is open again by then."""
 OVERDUE_TOGETHER_SECONDS = 60.0
-"""How long the polls of several streams must be overdue to be taken for one trouble of their source."""
+"""How long the polls of several streams must be overdue before they are treated as one problem of their source."""
 SAID_BY_RULE = {
     "paused": "paused",
     "partner_paused": "paused",
@@ -36,37 +36,37 @@ SAID_BY_RULE = {
     "not_taken": "backlog_age",
     "backlog": "backlog_age",
 }
-"""The obstacles that another rule is about, as long as that rule is on."""
+"""The obstacles that another rule reports, as long as that rule is on."""
 HOLDS_NOTHING = ("rows_passed_over", "schema_changed")
-"""What `status` shows among the obstacles although the stream goes on."""
+"""Entries that `status` lists among the obstacles although they do not hold up the stream."""
 STREAMS_NAMED = 5
 CHANGES_NAMED = 2
 SCHEMA_CHANGE_LASTS = timedelta(hours=1)
 OUTAGES = (AlertKey(rule="no_worker"), AlertKey(rule="no_beat"))
 OUTAGE = timedelta(minutes=1)
-"""A shorter one, as a restart is, is no reason for a backlog: the counting goes on."""
+"""A shorter outage, such as a restart, does not explain a backlog: the age continues to count."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """What a rule has measured of one stream, one partner, or the project."""
+    """The result of measuring a rule for one stream, one partner, one source, or the project."""
 
     key: AlertKey
-    #: Since when it has lasted; None: since it was first seen.
+    #: Since when the condition has lasted; None for the time at which it was first seen.
     since: datetime | None = None
-    #: Of a rule about a share.
+    #: The measured share, for a rule about a share.
     share: float = 0.0
-    #: One line for people; may hold what a partner or a source has answered.
+    #: One line for people; it may contain an answer of a partner or a source.
     detail: str
-    #: False: an alert that fires goes on, and none begins.
+    #: Whether an alert may begin. If False, an alert that is already firing continues.
     may_fire: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Held:
-    """Something that the settings or other rules are about holds what an alert is about.
+    """The subject of an alert is held up by something that the settings ask for or another rule reports.
 
-    The alert ends, and its time begins once nothing holds it any more.
+    The alert ends, and its time starts again once nothing holds the subject up any more.
     """
 
     key: AlertKey
@@ -74,27 +74,31 @@ class Held:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlertFacts:
-    """What the rules are measured from."""
+    """The facts from which the rules are measured."""
 
     ledger: Ledger
     now: datetime
-    #: What the settings expect of each configured stream.
+    #: The plan of each configured stream.
     plans: Mapping[str, StreamPlan]
     #: The thresholds of the rules that are on.
     thresholds: Mapping[str, float]
     #: `failed_share`: the fewest finished records that are judged.
     minimum_records: int
-    #: Since when a process has watched without a long gap.
+    #: Since when a process has watched the rules without a long gap.
     watched_since: datetime
-    #: Whether one watches at all; else an operator asks, or cron.
+    #: Whether a process watches the rules at all; otherwise only an operator or cron evaluates them.
     is_watched: bool
-    #: The documents of alerts, streams and partners.
+    #: The documents of alerts.
     known: Mapping[str, Doc]
+    #: The documents of streams.
     documents: Mapping[str, Doc]
+    #: The documents of partners.
     partners: Mapping[str, Doc]
-    #: The heartbeats of all workers, of which the newest tells when one was last alive, and of Beat.
+    #: How many workers are alive.
     alive_workers: int
+    #: The time of the newest heartbeat of any worker.
     newest_worker_at: datetime | None
+    #: The heartbeat of Beat.
     beat: Doc | None
     #: Rolled-up hours of the last two hours.
     hours: tuple[Doc, ...] = field(default=())
@@ -104,12 +108,13 @@ class AlertFacts:
         return bool(self.known.get(key.id, {}).get("state") == FIRING)
 
     def count_from(self, key: AlertKey, *, beyond: timedelta = timedelta(0)) -> list[datetime]:
-        """Return what a stream's age counts from at the earliest: watch, worker and Beat, and what held it last.
+        """Return the times before which a stream's age does not count.
 
-        One that fires goes on.
+        These are the beginning of the watch, the ends of outages of the workers and of Beat, and the end of the last
+        hold. An alert that fires keeps its time.
 
         Args:
-            beyond: What the rule adds to that.
+            beyond: The time that the rule adds to the result.
         """
         if self.fires(key):
             return [min(self.watched_since, self.known[key.id]["since"] - beyond)]
@@ -120,7 +125,7 @@ class AlertFacts:
 
 
 def measure_failed_share(facts: AlertFacts) -> Iterator[Measurement]:
-    """Measure the share of failures of the last 60 minutes: this hour, and of the last one the part within them."""
+    """Measure the share of failures in the last 60 minutes: this hour, and the last hour in proportion."""
     begun = floor_hour(facts.now)
     weight = 1.0 - (facts.now - begun) / HOUR
     for name in facts.plans:
@@ -140,7 +145,7 @@ def measure_failed_share(facts: AlertFacts) -> Iterator[Measurement]:
 
 
 def measure_backlog_age(facts: AlertFacts) -> Iterator[Measurement | Held]:
-    """Measure how long the oldest due record could have been sent: not while anything else that is known held it."""
+    """Measure how long the oldest due record could have been sent, without time in which a known cause held it up."""
     for name, due in facts.ledger.records.list_oldest_due(facts.plans).items():
         key, plan = AlertKey(rule="backlog_age", stream=name), facts.plans[name]
         if _is_held(facts, name, plan) or _waits_for_another(facts, plan, due):
@@ -154,7 +159,7 @@ def measure_backlog_age(facts: AlertFacts) -> Iterator[Measurement | Held]:
 
 
 def _is_held(facts: AlertFacts, name: str, plan: StreamPlan) -> bool:
-    """Tell whether a pause, quiet hours or an outage that has an alert of its own keep a stream from sending."""
+    """Tell whether a pause, quiet hours or an outage with its own alert keep a stream from sending."""
     document = facts.documents.get(name, {})
     return (
         find_pause(document, facts.now) is not None
@@ -166,20 +171,20 @@ def _is_held(facts: AlertFacts, name: str, plan: StreamPlan) -> bool:
 
 def _list_pauses(document: Doc, now: datetime) -> list[Doc]:
     """Return the pauses of a stream, of its polls, or of a partner."""
-    found = (find_pause(document, now), find_pause(document, now, field=POLLS_PAUSED_FIELD))
-    return [pause for pause in found if pause is not None]
+    pauses = (find_pause(document, now), find_pause(document, now, field=POLLS_PAUSED_FIELD))
+    return [pause for pause in pauses if pause is not None]
 
 
 def _waits_for_another(facts: AlertFacts, plan: StreamPlan, due: datetime) -> bool:
-    """Tell whether a stream that goes first has an older record, whose age is that stream's backlog."""
+    """Tell whether a stream that goes first has an older record, whose age belongs to that stream's backlog."""
     firsts = (find_oldest_unsent(facts.ledger, other) for other in plan.after)
     return any(first is not None and first <= due for first in firsts)
 
 
 def measure_no_poll(facts: AlertFacts) -> Iterator[Measurement | Held]:
-    """Measure since when a poll is overdue: none has ended without an error, or made progress, for its interval.
+    """Measure since when a poll is overdue: for its interval, none has ended without an error or made progress.
 
-    Several streams of a source, of which nothing has been read meanwhile, are one alert of the source.
+    Several overdue streams of a source from which nothing has been read since are one alert of the source.
     """
     by_source: dict[str, list[str]] = {}
     for name, plan in facts.plans.items():
@@ -192,7 +197,7 @@ def measure_no_poll(facts: AlertFacts) -> Iterator[Measurement | Held]:
         overdue = {name: _find_overdue_since(facts, name) for name in names}
         together = _find_unread_together(facts, key, overdue)
         if together:
-            # One that fires goes on, whatever its streams count from.
+            # An alert that fires keeps its time, whatever its streams count from.
             since = facts.known[key.id]["since"] if facts.fires(key) else min(overdue[name] for name in together)
             detail = f"{_name_some(together)}: {_describe_unread(facts, together)}"
             yield Measurement(key=key, since=since, detail=detail)
@@ -203,10 +208,10 @@ def measure_no_poll(facts: AlertFacts) -> Iterator[Measurement | Held]:
 
 
 def _find_unread_together(facts: AlertFacts, key: AlertKey, overdue_since: Mapping[str, datetime]) -> list[str]:
-    """Return the streams of a source that its alert is about, if nothing was read of it since they are overdue.
+    """Return the streams that the alert of a source is about, if nothing was read from it since they became overdue.
 
-    An alert begins with several. A stream whose own alert fires has a trouble of its own, and so has one that was
-    overdue for long while another one was read.
+    An alert begins with several streams. A stream whose own alert fires has its own problem, and so does a stream that
+    was overdue for long while another one was read.
     """
     others = {
         name: since for name, since in overdue_since.items() if not facts.fires(AlertKey(rule="no_poll", stream=name))
@@ -225,11 +230,11 @@ def _find_unread_together(facts: AlertFacts, key: AlertKey, overdue_since: Mappi
 
 
 def _find_read_at(facts: AlertFacts, name: str) -> datetime | None:
-    """Return when a stream's last poll without an error ended, or the one that runs made progress."""
+    """Return when a stream's last poll without an error ended, or when its running poll made progress."""
     document = facts.documents.get(name, {})
     poll = document.get("poll", {})
     runs = poll.get("token") and poll.get("until", facts.now) > facts.now
-    # One that has only begun has read nothing: it may be waiting for a source that is down.
+    # A poll that has only begun has read nothing: it may be waiting for a source that is down.
     moved_at = poll.get("moved_at") if runs and poll.get("moved_at") != poll.get("started_at") else None
     return max(filter(None, (document.get("health", {}).get("polled_at"), moved_at)), default=None)
 
@@ -243,16 +248,16 @@ def _find_overdue_since(facts: AlertFacts, name: str) -> datetime:
     key, beyond = AlertKey(rule="no_poll", stream=name), _poll_interval(facts, name)
     since = max(filter(None, (_find_read_at(facts, name), *facts.count_from(key, beyond=beyond)))) + beyond
     of_source = facts.known.get(AlertKey(rule="no_poll", source=facts.plans[name].source).id, {})
-    # People are told of it meanwhile.
+    # Until then, the alert of the source covers this stream.
     told = facts.now if of_source.get("state") == FIRING else of_source.get("ended_at")
     return max(since, told) if told and not facts.fires(key) else since
 
 
 def _describe_unread(facts: AlertFacts, names: Sequence[str]) -> str:
     health = [facts.documents.get(name, {}).get("health", {}) for name in names]
-    polled_at = max(filter(None, (each.get("polled_at") for each in health)), default=None)
+    polled_at = max(filter(None, (document.get("polled_at") for document in health)), default=None)
     ago = f"no poll has ended well for {format_age(_age(facts, polled_at))}" if polled_at else "it was never polled"
-    error = next((each["error"] for each in health if each.get("error")), None)
+    error = next((document["error"] for document in health if document.get("error")), None)
     return f"{ago}: {error}" if error else ago
 
 
@@ -265,7 +270,7 @@ def _name_some(names: Sequence[str]) -> str:
 def measure_circuit_open(facts: AlertFacts) -> Iterator[Measurement | Held]:
     """Measure how long the circuit of any stream of a partner has been open, as long as a record waits behind it.
 
-    One that fires goes on until none is open: which of them opened first says nothing more then.
+    An alert that fires continues until no circuit is open; which circuit opened first no longer matters then.
     """
     streams: dict[str, dict[str, Doc]] = {}
     for name, plan in facts.plans.items():
@@ -273,7 +278,7 @@ def measure_circuit_open(facts: AlertFacts) -> Iterator[Measurement | Held]:
             streams.setdefault(plan.partner, {})[name] = outage
     for partner, outages in streams.items():
         key = AlertKey(rule="circuit_open", partner=partner)
-        # No record, no probe: nobody could say when the partner is back.
+        # Without a record there is no probe, so the partner's return could not be noticed.
         waiting = {name: outage for name, outage in outages.items() if _has_unfinished(facts, name)}
         if not waiting:
             yield Held(key=key)
@@ -291,7 +296,7 @@ def measure_circuit_open(facts: AlertFacts) -> Iterator[Measurement | Held]:
 
 
 def _find_outage(facts: AlertFacts, name: str) -> Doc | None:
-    """Return a stream's circuit if it is open; half-open, it may open again at once."""
+    """Return a stream's circuit if it is open, or half-open for so short a time that it may open again at once."""
     document = facts.documents.get(name, {})
     breaker, back_at = document.get("breaker", {}), document.get("back_at")
     is_recovering = (
@@ -326,7 +331,7 @@ def measure_paused(facts: AlertFacts) -> Iterator[Measurement]:
 
 
 def measure_obstacle(facts: AlertFacts) -> Iterator[Measurement]:
-    """Measure how long anything has held a stream that no other rule is about."""
+    """Measure how long an obstacle that no other rule reports has held up a stream."""
     ledger = facts.ledger
     streams = gather_facts(ledger, facts.plans, documents=facts.documents, partners=facts.partners, now=facts.now)
     for name, stream in streams.items():
@@ -342,9 +347,9 @@ def measure_obstacle(facts: AlertFacts) -> Iterator[Measurement]:
 
 
 def measure_schema_changed(facts: AlertFacts) -> Iterator[Measurement]:
-    """Measure how long ago columns of a source changed; what changes within the wait is one message.
+    """Measure how long ago columns of a source changed; changes within the rule's wait are one message.
 
-    It ends an hour after the last change: nothing says when a person has looked at it.
+    The alert ends an hour after the last change, because nothing shows when a person has looked at it.
     """
     shown = timedelta(seconds=facts.thresholds["schema_changed"]) + SCHEMA_CHANGE_LASTS
     for name in facts.plans:
@@ -361,9 +366,9 @@ def measure_schema_changed(facts: AlertFacts) -> Iterator[Measurement]:
 
 
 def measure_no_worker(facts: AlertFacts) -> Iterator[Measurement]:
-    """Measure how long ago the last worker was alive, seen by processes that watch if there are any.
+    """Measure how long no worker has been alive, as seen by the processes that watch the rules, if there are any.
 
-    A heartbeat says less: a worker that has stopped leaves none behind, and one from before a weekend is no news.
+    A heartbeat says less: a worker that has stopped leaves none behind, and one from before a weekend is not news.
     """
     if not facts.alive_workers:
         detail = "no worker is alive, so nothing is polled or sent"
@@ -372,7 +377,7 @@ def measure_no_worker(facts: AlertFacts) -> Iterator[Measurement]:
 
 
 def measure_no_beat(facts: AlertFacts) -> Iterator[Measurement]:
-    """Measure how long ago Beat was alive, as `measure_no_worker` does."""
+    """Measure how long Beat has not been alive, in the same way as `measure_no_worker`."""
     beat_at = facts.beat["at"] if facts.beat else None
     if beat_at is None or _age(facts, beat_at) > ALIVE_BEAT.total_seconds():
         detail = "Beat is not alive, so nothing is polled or retried automatically"
@@ -397,7 +402,7 @@ SILENCED_BY: Mapping[str, frozenset[str]] = {
     "no_worker": frozenset(MEASURES) - {"no_worker", "no_beat"},
     "no_beat": frozenset({"failed_share", "backlog_age", "no_poll", "obstacle"}),
 }
-"""The rules that say nothing new while no worker, or no Beat, is alive; alerts of theirs that fire stay as they are."""
+"""The rules that report nothing new while no worker, or no Beat, is alive; their firing alerts stay unchanged."""
 
 
 def _age(facts: AlertFacts, at: datetime) -> float:

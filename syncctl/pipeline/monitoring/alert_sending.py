@@ -1,7 +1,7 @@
-"""Send the messages of alerts. A channel that is down holds nothing up: it rests, longer each time, and is tried again.
+"""Send the messages of alerts. A channel that is down delays nothing else: it rests, longer after each failed try.
 
-One process at a time sends through a channel. One that dies between the sending and the note sends once more later. A
-message that is not taken holds up none of other alerts.
+One process at a time sends through a channel. If it dies after sending and before noting that, the message is sent once
+more later. A message that a channel does not take does not delay messages of other alerts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,39 +21,40 @@ log = get_logger(__name__)
 
 LEASE_SECONDS = 120.0
 SENDS_FOR_SECONDS = 20.0
-"""No message begins later in a round than this; the next round goes on."""
+"""No message begins later in a round than this; the next round sends the rest."""
 FIRST_REST_SECONDS = 15.0
 LONGEST_REST_SECONDS = 300.0
 AMBIGUOUS_WAITS_SECONDS = (15.0, 60.0, 240.0, 960.0)
-"""The waits between the tries of a message that may have been taken; after the last one it is given up."""
+"""The waits between tries of a message that the channel may have taken; after the last one the message is given up."""
 GIVEN_UP_AFTER = timedelta(hours=24)
 GIVEN_UP_SHOWN = timedelta(hours=24)
 
 
 class Channel(Protocol):
-    """A way to people."""
+    """A way to send messages to people."""
 
     name: str
 
     def send(self, text: AlertText) -> SendResult:
-        """Send a message; return what came of it."""
+        """Send a message; return the result."""
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close open connections."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sent:
-    """What came of the messages of one round."""
+    """The results of the messages of one round."""
 
+    #: How many messages were taken.
     messages: int = 0
-    #: By channel, what went wrong.
+    #: The last error of each channel that had one.
     errors: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChannelTest:
-    """What came of one test message."""
+    """The result of one test message."""
 
     channel: str
     ok: bool
@@ -62,14 +63,14 @@ class ChannelTest:
 
 
 def send_messages(*, ledger: Ledger, channels: Sequence[Channel], project: str, partners: Mapping[str, str]) -> Sent:
-    """Send what waits, through each channel that does not rest, oldest first. Safe to repeat and to double.
+    """Send waiting messages, the oldest first, through each channel that does not rest. Safe to repeat, or run twice.
 
     Args:
         partners: The partner of each stream.
     """
     sent, errors = 0, {}
     for channel in channels:
-        # Most of the time there is nothing: that costs one read.
+        # Most of the time nothing waits: that costs one read.
         if not ledger.alerts.list_messages(channel.name):
             continue
         if not ledger.alerts.acquire_channel(channel.name, seconds=LEASE_SECONDS):
@@ -87,11 +88,11 @@ def send_messages(*, ledger: Ledger, channels: Sequence[Channel], project: str, 
 def _send_through(
     ledger: Ledger, channel: Channel, project: str, partners: Mapping[str, str]
 ) -> tuple[int, str | None]:
-    """Send until the channel needs a rest; return how many messages were taken, and why the last other one was not."""
+    """Send until the channel needs a rest; return how many messages were taken, and the last error."""
     sent, error, started = 0, None, boot_time()
     now = ledger.streams.server_time()
     waiting: set[str] = set()
-    # Read anew: what another process has sent by now is gone.
+    # Read again: messages that another process has sent by now are gone.
     for message in ledger.alerts.list_messages(channel.name):
         if now - message.at > GIVEN_UP_AFTER:
             known = ledger.alerts.load_channels().get(channel.name, {}).get("error") or "nothing could send it"
@@ -131,11 +132,11 @@ def _send_through(
 
 
 def decide_wait(outcome: SendOutcome, *, tries: int, ambiguous: int) -> float | None:
-    """Return for how many seconds a message waits that was not taken; None: it is given up.
+    """Return how many seconds a message waits after a failed try; None to give it up.
 
     Args:
-        tries: How often it was tried before.
-        ambiguous: How many of these tries may have reached people.
+        tries: How often the message was tried before.
+        ambiguous: How many of those tries may have reached people.
     """
     match outcome:
         case "rejected":
@@ -148,14 +149,14 @@ def decide_wait(outcome: SendOutcome, *, tries: int, ambiguous: int) -> float | 
 
 
 def decide_rest(outcome: SendOutcome, *, failures: int) -> float:
-    """Return for how many seconds a channel is left alone after a message that it has not taken.
+    """Return how many seconds a channel rests after a message that it did not take.
 
     Args:
-        failures: How many it has not taken before, since it took the last one.
+        failures: How many messages it failed to take before this one, since it last took one.
     """
     if outcome == "unavailable":
         return _double(failures)
-    # Each message finds out by itself whether the channel takes it; one that hangs takes long to find out.
+    # Whether the channel takes a message is found out for each by itself; if the channel hangs, that takes long.
     return FIRST_REST_SECONDS if outcome == "ambiguous" else 0.0
 
 
@@ -177,7 +178,7 @@ class GivenUp:
     rule: str
     stream: str | None
     partner: str | None
-    #: Missing in what earlier versions wrote.
+    #: Missing in documents of earlier versions.
     source: str | None = None
     #: `firing` or `resolved`.
     state: str
@@ -185,7 +186,7 @@ class GivenUp:
 
     @property
     def line(self) -> str:
-        """What was given up and why, in one line."""
+        """The message that was given up and why, in one line."""
         subject = AlertKey(rule=self.rule, stream=self.stream, partner=self.partner, source=self.source).subject
         return f"{self.rule} ({subject}), {self.state}, was given up: {self.reason}"
 
@@ -196,31 +197,31 @@ class ChannelState:
 
     channel: str
     last_sent_at: datetime | None
-    #: Since when it has taken nothing; None if it took the last message.
+    #: Since when it has taken no message; None if it took the last one.
     failing_since: datetime | None
     error: str | None
     next_try_at: datetime | None
-    #: The recipients that did not get the last message that was taken, each with what the server said.
+    #: The recipients who did not get the last message that was taken, each with the server's reply.
     refused_recipients: tuple[Mapping[str, str], ...] = ()
-    #: Within the last 24 hours; None if none was.
+    #: The last message given up within the last 24 hours; None if there is none.
     given_up: GivenUp | None = None
 
 
 def read_channels(ledger: Ledger, names: Sequence[str]) -> list[ChannelState]:
-    """Return what is known of channels."""
+    """Return the state of channels."""
     known, now = ledger.alerts.load_channels(), ledger.streams.server_time()
     return [_read_channel(name, known.get(name, {}), now) for name in names]
 
 
-def _read_channel(name: str, found: Mapping[str, Any], now: datetime) -> ChannelState:
-    given_up = found.get("given_up")
+def _read_channel(name: str, document: Mapping[str, Any], now: datetime) -> ChannelState:
+    given_up = document.get("given_up")
     if given_up is not None and now - given_up["at"] > GIVEN_UP_SHOWN:
         given_up = None
     return ChannelState(
         channel=name,
-        **{key: found.get(key) for key in ("last_sent_at", "failing_since", "error")},
-        next_try_at=found.get("next_at"),
-        refused_recipients=tuple(found.get("refused", ())),
+        **{key: document.get(key) for key in ("last_sent_at", "failing_since", "error")},
+        next_try_at=document.get("next_at"),
+        refused_recipients=tuple(document.get("refused", ())),
         given_up=None if given_up is None else GivenUp(**given_up),
     )
 
@@ -244,10 +245,10 @@ def make_test_text(project: str) -> AlertText:
 
 
 def try_channel(*, ledger: Ledger | None, channel: Channel, project: str) -> ChannelTest:
-    """Send a test message, and note what came of it.
+    """Send a test message, and note the result.
 
     Args:
-        ledger: None if it cannot be reached: then nothing is noted.
+        ledger: The ledger in which the result is noted; None if it cannot be reached.
     """
     started = boot_time()
     result = channel.send(make_test_text(project))

@@ -1,4 +1,4 @@
-"""Alerts: measure the rules, begin and end alerts, and list them. What is to be sent is in the ledger from then on."""
+"""Alerts: measure the rules, begin and end alerts, and list them. Each change puts its messages into the ledger."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -29,21 +29,24 @@ Doc = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlertPlan:
-    """What the settings say of alerts."""
+    """The settings of alerts."""
 
     #: The thresholds of the rules that are on: seconds, or a share.
     thresholds: Mapping[str, float]
-    #: How often the message of an alert that fires is repeated; 0: never.
+    #: How often the message of a firing alert is repeated; 0 for never.
     repeat_seconds: float = 0.0
     #: `failed_share`: the fewest finished records that are judged.
     minimum_records: int = 20
-    #: The names of the channels that messages go through.
+    #: The names of the channels through which messages are sent.
     channels: tuple[str, ...] = ()
     streams: Mapping[str, StreamPlan]
 
     @property
     def fingerprint(self) -> str:
-        """Return what differs between processes that would begin or end different alerts; the plan has no secret."""
+        """Return a fingerprint that differs between processes that would begin or end different alerts.
+
+        The plan has no secret.
+        """
         told = [sorted(self.thresholds.items()), sorted(self.streams.items(), key=itemgetter(0)), sorted(self.channels)]
         text = repr([*told, self.repeat_seconds, self.minimum_records])
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -54,13 +57,13 @@ class Alert:
     """One alert, as `syncctl alerts --json` prints it."""
 
     rule: str
-    #: Where all three are None, it is about the project.
+    #: If stream, partner and source are all None, the alert is about the project.
     stream: str | None
     partner: str | None
     source: str | None
     #: `firing`, or `resolved` for a day after its end.
     state: str
-    #: Since when it had lasted.
+    #: When the condition began.
     since: datetime
     fired_at: datetime
     resolved_at: datetime | None
@@ -76,64 +79,64 @@ class Alert:
 
     @property
     def subject(self) -> str:
-        """The stream, the partner or the source; the project where it is about none of them."""
+        """The stream, the partner or the source that the alert is about; otherwise the project."""
         return AlertKey(rule=self.rule, stream=self.stream, partner=self.partner, source=self.source).subject
 
 
 def read_alerts(ledger: Ledger, *, resolved_too: bool = False) -> tuple[Alert, ...]:
-    """Return the alerts that fire, the newest first; then, if asked for, those that ended within the last 24 hours."""
-    found = [alert for alert in ledger.alerts.load_all().values() if alert.get("state") in (FIRING, RESOLVED)]
-    firing = sorted((alert for alert in found if alert["state"] == FIRING), key=lambda alert: alert["fired_at"])
+    """Return the firing alerts, the newest first; then, if asked for, those that ended within the last 24 hours."""
+    alerts = [alert for alert in ledger.alerts.load_all().values() if alert.get("state") in (FIRING, RESOLVED)]
+    firing = sorted((alert for alert in alerts if alert["state"] == FIRING), key=lambda alert: alert["fired_at"])
     shown = firing[::-1]
     if resolved_too:
         since = ledger.streams.server_time() - SHOWN_AFTER_END
-        ended = [alert for alert in found if alert["state"] == RESOLVED and alert["resolved_at"] > since]
+        ended = [alert for alert in alerts if alert["state"] == RESOLVED and alert["resolved_at"] > since]
         shown += sorted(ended, key=lambda alert: alert["resolved_at"], reverse=True)
     return tuple(_read_alert(alert) for alert in shown)
 
 
-def _read_alert(found: Doc) -> Alert:
+def _read_alert(document: Doc) -> Alert:
     names = ("state", "since", "fired_at", "value", "threshold", "detail")
-    rule = RULES.get(found["rule"])
+    rule = RULES.get(document["rule"])
     return Alert(
-        rule=found["rule"],
-        stream=found["stream"],
-        partner=found["partner"],
-        source=found.get("source"),
-        **{name: found[name] for name in names},
-        resolved_at=found.get("resolved_at"),
+        rule=document["rule"],
+        stream=document["stream"],
+        partner=document["partner"],
+        source=document.get("source"),
+        **{name: document[name] for name in names},
+        resolved_at=document.get("resolved_at"),
         unit=rule.unit if rule else "seconds",
-        last_sent_at=found.get("last_sent_at"),
-        unsent=len(found.get("outbox", ())),
+        last_sent_at=document.get("last_sent_at"),
+        unsent=len(document.get("outbox", ())),
     )
 
 
 def evaluate_alerts(*, ledger: Ledger, plan: AlertPlan, costly: bool | None = None) -> list[AlertKey]:
-    """Begin and end alerts by what the rules measure now; return those that began or ended.
+    """Measure the rules, and begin and end alerts accordingly; return the alerts that began or ended.
 
-    Safe to repeat, and to do by several at once: one of them makes the change, with its messages.
+    Safe to repeat, and for several processes at once: one of them makes the change, with its messages.
 
     Args:
-        costly: Whether to measure costly rules too; None: once a minute.
+        costly: Whether to measure costly rules too; None to measure them once a minute.
     """
-    # Before anything is measured: a change that another process makes meanwhile is then noticed by its revision.
+    # Loaded before anything is measured: the revision then shows a change that another process makes in between.
     known = ledger.alerts.load_all()
     if costly is None:
         is_on = any(RULES[name].is_costly for name in plan.thresholds)
         costly = is_on and ledger.alerts.take_costly(seconds=COSTLY_EVERY_SECONDS)
     facts = _load_facts(ledger, plan, known)
     left_out = {name for name in plan.thresholds if RULES[name].is_costly and not costly}
-    found = _measure(facts, plan.thresholds.keys() & SILENCED_BY)
+    by_rule = _measure(facts, plan.thresholds.keys() & SILENCED_BY)
     for name, silenced in SILENCED_BY.items():
-        # One round longer: until its end is noted, from which the others count.
+        # The others are left out for one more round, until the end of this outage is noted: their ages count from it.
         is_ending = name in plan.thresholds and "condition_since" in known.get(AlertKey(rule=name).id, {})
-        if found.get(name) or is_ending:
+        if by_rule.get(name) or is_ending:
             left_out |= silenced
-    found |= _measure(facts, plan.thresholds.keys() - left_out - SILENCED_BY.keys())
-    left_out |= plan.thresholds.keys() - found.keys()
-    everything = [measurement for each in found.values() for measurement in each]
+    by_rule |= _measure(facts, plan.thresholds.keys() - left_out - SILENCED_BY.keys())
+    left_out |= plan.thresholds.keys() - by_rule.keys()
+    everything = [measurement for measurements in by_rule.values() for measurement in measurements]
     ledger.alerts.note_held([measurement.key for measurement in everything if isinstance(measurement, Held)])
-    measured = {found.key.id: found for found in everything if isinstance(found, Measurement)}
+    measured = {measurement.key.id: measurement for measurement in everything if isinstance(measurement, Measurement)}
     changed = [
         measurement.key
         for alert_id, measurement in measured.items()
@@ -146,16 +149,16 @@ def evaluate_alerts(*, ledger: Ledger, plan: AlertPlan, costly: bool | None = No
 
 
 def _measure(facts: AlertFacts, names: Iterable[str]) -> dict[str, list[Measurement | Held]]:
-    """Measure rules; one that meets a bug is missing in what is returned, and holds up no other."""
-    found = {}
+    """Measure rules; a rule that meets a bug is missing in the result, and does not stop the others."""
+    by_rule = {}
     for name in sorted(names):
         try:
-            found[name] = list(MEASURES[name](facts))
+            by_rule[name] = list(MEASURES[name](facts))
         except SyncctlError:
             raise
         except Exception:
             log.exception("alerts.rule_failed", rule=name)
-    return found
+    return by_rule
 
 
 def _load_facts(ledger: Ledger, plan: AlertPlan, known: Mapping[str, Doc]) -> AlertFacts:
@@ -195,7 +198,7 @@ def _judge(ledger: Ledger, plan: AlertPlan, facts: AlertFacts, measurement: Meas
         if value < ENDS_BELOW * threshold:
             return _end(ledger, plan, known, value=value, detail=detail)
         ledger.alerts.refresh(known, value=value, threshold=threshold, detail=detail)
-        # One that began while no channel was set is told once there is one.
+        # An alert that began while no channel was set is sent once there is one.
         if plan.channels and (plan.repeat_seconds or known.get("notified_at") is None):
             known = {**known, "value": value, "threshold": threshold, "detail": detail}
             ledger.alerts.repeat(known, after_seconds=plan.repeat_seconds, channels=plan.channels)
@@ -216,7 +219,7 @@ def _judge(ledger: Ledger, plan: AlertPlan, facts: AlertFacts, measurement: Meas
 
 
 def _end(ledger: Ledger, plan: AlertPlan, alert: Doc, *, value: float | None = None, detail: str | None = None) -> bool:
-    """End an alert that no longer holds; return whether it fired until now."""
+    """End an alert whose condition no longer holds; return whether it was firing."""
     if alert.get("state") != FIRING:
         if alert.get("condition_since"):
             ledger.alerts.clear_condition(alert)

@@ -1,4 +1,4 @@
-"""health: whether the worker or Beat of this machine is alive, for whoever restarts what is not."""
+"""health: tell whether the worker or Beat of this machine is alive, for a supervisor that restarts it if not."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ class ProcessHealth:
 
     #: `worker` or `beat`.
     role: str
-    #: Its name, as `status` shows it for a worker; `host:pid` for Beat.
+    #: The process's name, as `status` shows it for a worker; `host:pid` for Beat.
     process: str
     age_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Health:
-    """What `syncctl health --json` prints."""
+    """The document that `syncctl health --json` prints."""
 
     #: Whether a process of these roles has sent a heartbeat within `max_age_seconds`.
     ok: bool

@@ -1,4 +1,4 @@
-"""metrics: the values of one scrape, from indexes and kept counts, so that they cost the same among millions."""
+"""metrics: the values of one scrape, from indexes and stored counts: with millions of records they cost no more."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -25,13 +25,13 @@ from syncctl.pipeline.monitoring.obstacles import StreamPlan
 Doc = Mapping[str, Any]
 
 COUNTED_AT_MOST = 2_000_000
-"""Of records in one state of one stream: a count of an index reads some four million entries in a second."""
+"""The limit of a count of one stream's records in one state: a count reads some four million index entries a second."""
 
 
 def read_ledger_metrics(ledger: Ledger, configured: Mapping[str, StreamPlan], samples: Samples) -> None:
-    """Add what the ledger knows of streams, partners, workers and Beat.
+    """Add the ledger's values of streams, partners, workers and Beat.
 
-    What the settings no longer name has its counters alone: gauges of it would never change.
+    A stream that the settings no longer name has only its counters: its gauges would never change.
     """
     now = ledger.streams.server_time()
     documents = ledger.streams.load_all()

@@ -1,4 +1,4 @@
-"""What holds a stream, and the command with which it goes on: one list for `status` and `doctor` (invariant 12)."""
+"""The obstacles that hold up a stream, each with the command that helps, for `status` and `doctor` (invariant 12)."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -24,9 +24,9 @@ from syncctl.pipeline.pause import describe_pause
 Doc = Mapping[str, Any]
 
 WAITS_SECONDS = 10.0
-"""A stream that waits for another one is worth a word once its oldest record has been due for longer."""
+"""A stream that waits for another one is reported once its oldest record has been due for longer than this."""
 STUCK_SECONDS = 300.0
-"""A record that has been due for longer is not delivered as it should be."""
+"""A record that has been due for longer than this is not being delivered as it should be."""
 POLLS_MISSED = 10
 CHANGES_LISTED = 5
 SILENT_POLL_SECONDS = 60.0
@@ -35,60 +35,61 @@ SILENT_POLL_SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StreamPlan:
-    """What the settings expect of a stream."""
+    """The settings of a stream that obstacles and alerts are judged by."""
 
     partner: str
     poll_every_seconds: float = 5.0
-    #: The partner's: calls in so many seconds.
+    #: The partner's rate: a number of calls in a number of seconds.
     rate: tuple[int, float] | None = None
-    #: The partner's.
+    #: The partner's concurrency limit.
     max_in_flight: int | None = None
-    #: Mode flag: the source is told of failed records too.
+    #: Whether, in mode flag, failed records are acknowledged in the source too.
     acknowledges_failed: bool = False
     table: str | None = None
     source: str = "default"
     #: The columns of `write_back`.
     written_columns: tuple[str, ...] = ()
-    #: Streams whose older due records go first, with what the settings expect of them.
+    #: Streams whose older due records go first, with their plans.
     after: Mapping[str, "StreamPlan"] = field(default_factory=dict)
     quiet_hours: QuietHours | None = None
 
     def find_quiet_end(self, now: datetime) -> datetime | None:
-        """Return when its quiet hours end that are now; None if it is not quiet."""
+        """Return when the current quiet hours end; None outside quiet hours."""
         return None if self.quiet_hours is None else self.quiet_hours.find_end(now)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Obstacle:
-    """One thing that holds a stream, or makes it pass over rows."""
+    """An obstacle that holds up a stream, or makes it pass over rows."""
 
     kind: str
     detail: str
-    #: The command or the setting with which it goes on.
+    #: The command or the setting with which the stream continues.
     hint: str
-    #: It does not go on by itself.
+    #: Whether the stream does not continue by itself.
     is_failure: bool = False
-    #: The settings ask for it.
+    #: Whether the settings ask for this.
     is_planned: bool = False
 
     def to_document(self) -> Doc:
-        """Return it as `syncctl status --json` prints it."""
+        """Return the obstacle as `syncctl status --json` prints it."""
         return {name: getattr(self, name) for name in ("kind", "detail", "hint")}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StreamFacts:
-    """What is known of a stream."""
+    """The facts about a stream that obstacles are found from."""
 
     name: str
     plan: StreamPlan
-    #: The documents of the stream and of its partner; empty if there is none.
+    #: The stream's document; empty if there is none.
     document: Doc
+    #: The document of the stream's partner; empty if there is none.
     partner: Doc
-    #: What `Records.count_states` returns.
+    #: The result of `Records.count_states` for the stream.
     counts: Doc
     waiting: Waiting
-    #: The source may have to be told of some of its records.
+    #: Whether some of its records may still have to be acknowledged in the source.
     is_unacknowledged: bool
     now: datetime
 
@@ -112,10 +113,10 @@ def gather_facts(
     partners: Mapping[str, Doc],
     now: datetime,
 ) -> dict[str, StreamFacts]:
-    """Return what is known of streams, by name.
+    """Return the facts about streams, by name.
 
     Args:
-        plans: What the settings expect of each of them.
+        plans: The plan of each stream.
         documents: The documents of streams, by name.
         partners: The documents of partners, by name.
     """
@@ -138,7 +139,7 @@ def gather_facts(
 
 
 def find_obstacles(ledger: Ledger, facts: StreamFacts) -> list[Obstacle]:
-    """Return everything that holds a stream, the first being what to look at first."""
+    """Return everything that holds up a stream, the most important first."""
     pauses = [*_find_pauses(facts), *_find_waits(ledger, facts)]
     return [
         *pauses,
@@ -168,7 +169,7 @@ def _find_pauses(facts: StreamFacts) -> Iterator[Obstacle]:
 
 
 def _find_waits(ledger: Ledger, facts: StreamFacts) -> Iterator[Obstacle]:
-    """Report what a stream's settings make its records wait for: the end of its quiet hours, and other streams."""
+    """Report the waits that a stream's settings ask for: the end of its quiet hours, and other streams."""
     name, plan, oldest = facts.name, facts.plan, facts.counts["oldest_due_at"]
     if plan.quiet_hours is not None and (end := plan.find_quiet_end(facts.now)) is not None:
         local = _describe_end(plan.quiet_hours, end)
@@ -199,13 +200,13 @@ def _find_waits(ledger: Ledger, facts: StreamFacts) -> Iterator[Obstacle]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Wait:
-    """What a stream waits for by its `after`."""
+    """The streams that a stream waits for because of its `after`."""
 
-    #: The stream that it waits for, and the one that this one waits for, up to the one that is to move.
+    #: The stream that it waits for, the one that this one waits for, and so on, up to the one that must move first.
     names: tuple[str, ...]
-    #: Since when the last of them has had a due record.
+    #: Since when the last of these streams has had a due record.
     since: datetime
-    #: What holds the last of them; empty if that is not known here.
+    #: Why the last of these streams does not move; empty if that is not known here.
     why: str = ""
     hint: str = ""
     is_paused: bool = False
@@ -213,7 +214,7 @@ class _Wait:
 
 
 def _follow(ledger: Ledger, name: str, plan: StreamPlan, *, until: datetime, now: datetime) -> _Wait | None:
-    """Return what holds a stream that goes first, and those that go before it; None if it has no record until then."""
+    """Return what holds up a stream that goes first, and those before it; None if none of its records is that old."""
     since = find_oldest_unsent(ledger, name)
     if since is None or since > until:
         return None
@@ -226,7 +227,7 @@ def _follow(ledger: Ledger, name: str, plan: StreamPlan, *, until: datetime, now
 
 
 def _find_hold(ledger: Ledger, name: str, plan: StreamPlan, now: datetime) -> dict[str, Any]:
-    """Return why a stream sends nothing, as far as pauses, its circuit and its quiet hours say, and what ends that."""
+    """Return why a stream sends nothing, and what ends that, judged by pauses, its circuit and its quiet hours."""
     gate = ledger.streams.load_gate(name)
     if gate.hold.paused:
         return {"why": " and is paused", "hint": f"syncctl resume {name}", "is_paused": True}
@@ -323,7 +324,7 @@ def _find_delivery_obstacles(facts: StreamFacts) -> Iterator[Obstacle]:
 
 
 def _find_backlog(ledger: Ledger, facts: StreamFacts) -> Iterator[Obstacle]:
-    """Say why records are not delivered, with the most likely cause."""
+    """Report that records are not delivered, with the most likely cause."""
     counts, partner = facts.counts, facts.plan.partner
     unfinished, in_flight = sum(counts[state] for state in UNFINISHED_COUNTS), counts["queued"] + counts["sending"]
     waiting = format_count(unfinished, "record")
@@ -362,7 +363,7 @@ def _find_backlog(ledger: Ledger, facts: StreamFacts) -> Iterator[Obstacle]:
 
 
 def _find_far_retry(ledger: Ledger, facts: StreamFacts) -> Iterator[Obstacle]:
-    """Report a stream of which nothing moves until a retry that is far away."""
+    """Report a stream in which nothing moves until a retry in the distant future."""
     counts = facts.counts
     if not counts["retrying"] or counts["pending"] or counts["sending"]:
         return

@@ -1,4 +1,4 @@
-"""status and failures: where every stream and partner stands, and why."""
+"""status and failures: the state of every stream and partner, and why it is so."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -39,9 +39,9 @@ class Status:
     queue: Mapping[str, Any]
     workers: tuple[Mapping[str, Any], ...]
     beat: Mapping[str, Any]
-    #: Those that fire.
+    #: The firing alerts.
     alerts: tuple[Alert, ...] = ()
-    #: The channels of alerts that are set.
+    #: The state of the configured alert channels.
     alert_channels: tuple[ChannelState, ...] = ()
 
 
@@ -62,15 +62,15 @@ def read_status(
     settings: str | None = None,
     alert_channels: Sequence[str] = (),
 ) -> Status:
-    """Return where every stream stands, also streams that left the configuration.
+    """Return the state of every stream, including streams that left the configuration.
 
     Args:
-        configured: What the settings expect of each configured stream.
-        messages: How many messages wait in the queue; None when Redis is away.
+        configured: The plan of each configured stream.
+        messages: How many messages wait in the queue; None if Redis cannot be reached.
         redis_error: Why Redis cannot be used; None if it can.
         maintained_every: How often each of Beat's jobs is due, in seconds.
         settings: The fingerprint of the settings, which the heartbeats of workers and Beat should have too.
-        alert_channels: The names of the channels of alerts that are set.
+        alert_channels: The names of the configured alert channels.
     """
     now = ledger.streams.server_time()
     documents = ledger.streams.load_all()
@@ -138,7 +138,7 @@ def read_status(
 
 
 def _describe_lag(ledger: Ledger, name: str, plan: StreamPlan | None, now: datetime) -> dict[str, Any]:
-    """Return how far the source is behind with the outcomes of a stream that writes them back."""
+    """Return how far the write-back of a stream's outcomes into its source lags behind."""
     lag = ledger.write_backs.read_lag(name) if plan is not None and plan.written_columns else Lag()
     return {
         "records": lag.records,
@@ -220,7 +220,7 @@ def _list_documents(
 
 
 def _pause(paused: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return who began a pause, when it began and ends, and when a record probes it: not one of an operator."""
+    """Return who began a pause, when it began and ends, and when a record probes it (an operator's has no probe)."""
     paused = paused or {}
     by = paused.get("by")
     return {
@@ -244,7 +244,7 @@ def _breaker(stream: Mapping[str, Any]) -> dict[str, Any]:
 def _partner(
     name: str, document: Mapping[str, Any], streams: Sequence[Mapping[str, Any]], now: datetime
 ) -> dict[str, Any]:
-    """Return where a partner stands; its circuit is open if it is open for each of its streams that has called it."""
+    """Return the state of a partner; its circuit is open if it is open for all of its streams that have called it."""
     paused = find_pause(document, now)
     breakers = [_breaker(stream) for stream in streams if "breaker" in stream] or [_breaker({})]
     return {

@@ -1,6 +1,6 @@
-"""watch: what a screen shows beside the status: how fast each stream moves, and what happened last.
+"""watch: the activity that a screen shows beside the status: how fast each stream moves, and the latest events.
 
-Every figure is in the streams' documents already, or found by an index: millions of records make nothing slower.
+Every figure is already in the streams' documents, or is found by an index: millions of records make nothing slower.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,14 +22,14 @@ _LATELY = timedelta(hours=24)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """Something that an operator may want to know of."""
+    """An event that an operator may want to know of."""
 
     at: datetime
-    #: What happened: the state after an attempt, an operator's action, `paused`, `circuit open`, `poll failed`, ...
+    #: The state after an attempt, an operator's action, or `paused`, `circuit open`, `poll failed`, ...
     kind: str
-    #: What it concerns: a stream, a partner.
+    #: The stream or the partner that it concerns.
     subject: str
-    #: The row, of an attempt.
+    #: The key of an attempt's row.
     key: Mapping[str, Any] | None = None
     detail: str = ""
     is_trouble: bool = False
@@ -37,7 +37,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Activity:
-    """What happens, and what happened last."""
+    """The current flow of each stream, and the latest events."""
 
     #: MongoDB's time.
     at: datetime
@@ -47,11 +47,11 @@ class Activity:
 
 
 def read_activity(*, ledger: Ledger, names: Sequence[str], troubled: Sequence[str]) -> Activity:
-    """Return what the streams do.
+    """Return the activity of streams.
 
     Args:
         names: The streams that are shown.
-        troubled: Those of them with failed or retried records.
+        troubled: The streams among them with failed or retried records.
     """
     now = ledger.streams.server_time()
     documents = ledger.streams.load_all()
@@ -79,7 +79,7 @@ def read_activity(*, ledger: Ledger, names: Sequence[str], troubled: Sequence[st
 
 def _describe_attempt(attempt: Attempt) -> Event:
     if attempt.outcome is None:
-        # No call was made, or it is not known how it ended.
+        # No call was made, or its outcome is not known.
         kind = attempt.state if attempt.state == State.FAILED else "lost"
     else:
         kind = "late" if attempt.late else attempt.state or "-"
@@ -113,7 +113,7 @@ def _describe_entry(entry: Mapping[str, Any]) -> Event:
 
 
 def _list_holds(name: str, document: Mapping[str, Any]) -> Iterator[Event]:
-    """Yield what the document of a stream or of a partner tells of pauses, its circuit and its last poll."""
+    """Yield the events in the document of a stream or a partner: its pause, its circuit and its last poll."""
     paused = document.get("paused") or {}
     if paused.get("by") == SYNCCTL and "at" in paused:
         # An operator's pause is in the audit log.

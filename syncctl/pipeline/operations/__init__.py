@@ -1,1 +1,1 @@
-"""What an operator sets off: replay, rewind, reconcile, the sending of one row."""
+"""The operations that an operator starts: replay, rewind, reconcile, sending one row."""

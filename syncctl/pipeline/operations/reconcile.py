@@ -1,4 +1,4 @@
-"""reconcile: compare the rows of a source with what the ledger knows of them, and log those that it lacks."""
+"""reconcile: compare the rows of a source with the ledger's knowledge of them, and log rows that the ledger lacks."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,12 +28,12 @@ KEYS_AT_ONCE = 5000
 RECHECKED_AT_ONCE = 500
 SAMPLES_AT_MOST = 10
 RETENTION_MARGIN_SECONDS = 3600.0
-"""Records as old as the retention may be removed while the rows are read."""
+"""A margin before the retention ends, because records that old may be removed while the rows are read."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Differences:
-    """How many rows of a source agree with the ledger, and how many differ in which way. None: not counted."""
+    """How many rows of a source agree with the ledger, and how many differ, by kind. None means not counted."""
 
     stream: str
     source_rows: int = 0
@@ -86,7 +86,7 @@ class Differences:
 
 @dataclass(frozen=True, slots=True)
 class KnownRow:
-    """What the ledger knows of a row."""
+    """The ledger's knowledge of a row."""
 
     key_id: str
     hash: str
@@ -95,10 +95,10 @@ class KnownRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Repair:
-    """What a repair did."""
+    """The result of a repair, as numbers of rows."""
 
     logged: int
-    #: Of the logged rows, those that cannot be sent.
+    #: Logged rows that cannot be sent.
     failed: int
     #: Rows that the database cannot read.
     unreadable: int
@@ -114,7 +114,7 @@ class Reconciliation:
     scratch: ScratchDatabase
     #: Compare only rows that were read after this time.
     since: datetime | None
-    #: How long records are kept at least.
+    #: The shortest time for which records are kept.
     retention_seconds: float
     wake: Callable[[], bool]
     worker: str
@@ -124,17 +124,17 @@ class Reconciliation:
     _suspects: list[SourceRow] = field(init=False, default_factory=list)
 
     def compare(self) -> Differences:
-        """Compare, and change nothing. Rows may change meanwhile: those that seem to differ are read again.
+        """Compare, and change nothing. As rows may change during the comparison, those that seem to differ are reread.
 
         Raises:
-            UsageError: The stream has no place that a time could name, or no history that long.
+            UsageError: A time names no place in this stream, or its history does not reach back that far.
         """
         cursor = self.ledger.polls.load_cursor(self.stream.name)
         self.differences = Differences(stream=self.stream.name)
         self.scratch.clear()
         since = self._find_since()
         if cursor is not None and self.reader.mode == "change_tracking" and self.stream.start != "beginning":
-            # Rows that were there before the start are not sent, and cannot be told from lost ones.
+            # Rows that existed before the start are not sent, and cannot be distinguished from lost ones.
             self.differences.missing = None
         if since is not None or self.stream.append_only or self.reader.mode == "flag":
             self.differences.extra = None
@@ -162,7 +162,7 @@ class Reconciliation:
         if self.stream.append_only:
             kept = max(0.0, self.retention_seconds - RETENTION_MARGIN_SECONDS)
             kept_since = self.ledger.streams.server_time() - timedelta(seconds=kept)
-            # The retention may have been shorter before, or a cleanup by hand.
+            # The retention may have been shorter before, or an operator may have run a cleanup.
             if (cleaned_before := find_cleaned_before(self.ledger, name)) is not None:
                 kept_since = max(kept_since, cleaned_before)
             if at is None or at < kept_since:
@@ -225,7 +225,7 @@ class Reconciliation:
             names = [self._name_records(named) for named, _ in page]
             logged = {
                 record.id: record
-                for record in self.ledger.records.load_logged([name for both in names for name in both])
+                for record in self.ledger.records.load_logged([name for pair in names for name in pair])
             }
             for (_, row), (first, renamed) in zip(page, names, strict=True):
                 record = logged.get(first)
@@ -249,7 +249,7 @@ class Reconciliation:
         )
 
     def _judge(self, rows: Sequence[SourceRow], known_hash: str | None) -> None:
-        """Judge one row, which may have been read twice if it moved meanwhile."""
+        """Judge one row, which may have been read twice if it moved during the read."""
         self.differences.source_rows += 1
         if any(row.hash == known_hash for row in rows):
             self.differences.count("accounted", rows[0].key)
@@ -279,7 +279,7 @@ class Reconciliation:
     def repair(
         self, *, who: str, lease_seconds: float = LEASE_SECONDS, patience_seconds: float = PATIENCE_SECONDS
     ) -> Repair:
-        """Log missing and stale rows as they are now, as a poll does, and leave the cursor.
+        """Log missing and stale rows as they are now, as a poll does, without moving the cursor.
 
         Safe to repeat and to interrupt.
 
@@ -287,14 +287,14 @@ class Reconciliation:
             patience_seconds: How long to wait for the end of a running poll.
 
         Raises:
-            LeaseHeld: A poll is running, or has taken this over.
+            LeaseHeld: A poll is running, or has taken over the lease.
         """
         started = time.monotonic()
         ledger, stream = self.ledger, self.stream
         lease = wait_for_poll_lease(
             ledger, stream.name, worker=self.worker, lease_seconds=lease_seconds, patience_seconds=patience_seconds
         )
-        # An operator asks for what the source holds now, so that its versions may bear names that the ledger knows.
+        # An operator asks for the rows as they are now, so their versions may have names that the ledger already knows.
         pages = PageLog(ledger, stream, replace(lease, rewound_epoch=lease.epoch), lease_seconds=lease_seconds)
         unreadable = 0
         error: SyncctlError | None = None
@@ -325,7 +325,7 @@ class Reconciliation:
 def join(
     rows: Iterator[SourceRow], known_rows: Iterator[KnownRow]
 ) -> Iterator[tuple[str, list[SourceRow], KnownRow | None]]:
-    """Yield, in the order of key ids, the source's rows of a key and what the ledger knows of it."""
+    """Yield, in the order of key ids, each key with the source's rows of it and the ledger's knowledge of it."""
     known = next(known_rows, None)
     for key_id, group in groupby(rows, key=lambda row: row.key_id):
         while known is not None and known.key_id < key_id:

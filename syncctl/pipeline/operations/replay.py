@@ -15,18 +15,18 @@ DISCARDABLE = (State.FAILED.value, State.PENDING.value, RETRYING)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Replayed:
-    """What a replay did, or would do."""
+    """The result of a replay, or of its dry run, as numbers of records."""
 
     matched: int
     replayed: int
-    #: Overtaken by a newer version, not sendable at all, or changed meanwhile.
+    #: Records that a newer version has overtaken, that cannot be sent at all, or that have changed in the meantime.
     skipped: int
     dry_run: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Discarded:
-    """What a discard did, or would do."""
+    """The result of a discard, or of its dry run, as numbers of records."""
 
     matched: int
     discarded: int
@@ -51,10 +51,10 @@ def replay_records(
     under `strict`, once it was delivered.
 
     Args:
-        new_key: Records that were never delivered take a new `Idempotency-Key` too.
+        new_key: Whether records that were never delivered also get a new `Idempotency-Key`.
         replayed_ids: Receives the ids of the replayed records, for a caller that waits for them.
-        should_stop: Asked between pages.
-        show: Takes how many records were replayed so far.
+        should_stop: Called between pages.
+        show: Called with the number of records replayed so far.
     """
     matched = replayed = 0
     detail = selection.describe() | ({"new_key": True} if new_key else {})
@@ -81,7 +81,7 @@ def replay_records(
 
 
 def _cut(page: list[dict[str, Any]], ids: Sequence[str], *, at_most: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the beginning of a page that holds no more than so many of these records, and which of them it holds."""
+    """Return the beginning of a page with at most `at_most` of the records in `ids`, and the ids that it holds."""
     if len(ids) <= at_most:
         return page, list(ids)
     chosen = set(ids)
@@ -99,7 +99,7 @@ def find_current(ledger: Ledger, records: Sequence[Mapping[str, Any]], streams: 
     for name, of_stream in by_stream.items():
         stream = streams.get(name)
         if stream is None:
-            # It left the configuration: no worker would ever send its due records.
+            # The stream left the configuration: no worker would ever send its due records.
             continue
         if stream.order == "none" or stream.append_only:
             ids += [record["_id"] for record in of_stream]
@@ -132,8 +132,8 @@ def discard_records(
 
     Args:
         written_back: The streams whose outcomes are written back into the source.
-        should_stop: Asked between pages.
-        show: Takes how many records were discarded so far.
+        should_stop: Called between pages.
+        show: Called with the number of records discarded so far.
     """
     matched = discarded = 0
     detail = selection.describe() | {"reason": reason}
@@ -153,14 +153,14 @@ def discard_records(
             entry.add(done)
             show(discarded)
             for stream in {record["stream"] for record in page}:
-                # Records that waited for them are due. One that was not discarded after all holds others back anew.
+                # Records that waited for them become due. A record that was not discarded holds others back again.
                 of_stream = [record["_id"] for record in page if record["stream"] == stream]
                 ledger.sequencing.release(stream, of_stream)
     return Discarded(matched=matched, discarded=matched if dry_run else discarded, dry_run=dry_run)
 
 
 def _limit(pages: Iterator[list[dict[str, Any]]], limit: int | None) -> Iterator[list[dict[str, Any]]]:
-    """Yield pages until they have held so many records."""
+    """Yield pages until they have held `limit` records in all."""
     left = limit
     for page in pages:
         if left is None:

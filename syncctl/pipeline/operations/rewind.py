@@ -24,12 +24,12 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rewound:
-    """What a rewind did, or would do."""
+    """The result of a rewind, or of its dry run."""
 
     stream: str
     cursor_before: str | None
     cursor_after: str | None
-    #: How many rows lie behind the new cursor; None where they cannot be counted.
+    #: How many rows lie behind the new cursor; None if they cannot be counted.
     rows: int | None
     resend: bool
     dry_run: bool
@@ -37,16 +37,16 @@ class Rewound:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """Where a stream stands, and where a rewind will set it."""
+    """The present cursor of a stream, and the one to which a rewind will set it."""
 
     stream: str
     before: Cursor | None
     after: Cursor
-    #: What the new place is a place in; None if the next poll is to find out.
+    #: The basis (database, table, key, settings) to which the new cursor applies; None if the next poll is to find out.
     basis: Basis | None = None
-    #: How many rows lie behind the present cursor; None where they cannot be counted.
+    #: How many rows lie behind the present cursor; None if they cannot be counted.
     rows_before: int | None
-    #: How many rows lie behind the new cursor.
+    #: How many rows lie behind the new cursor; None if they cannot be counted.
     rows: int | None
 
     @property
@@ -58,22 +58,22 @@ class Plan:
 def plan_rewind(
     *, ledger: Ledger, stream: Stream, reader: "StreamReader", to: str | datetime, resend: bool = False
 ) -> Plan:
-    """Find the place to go back to, and check that a poll can go on from there. Changes nothing.
+    """Find the place to go back to, and check that a poll can continue from there. Changes nothing.
 
     Args:
         to: A cursor value, `beginning` or `now`; or a time, for the place where the stream stood at that time.
-        resend: Rows that are read again are sent once more, although they have not changed.
+        resend: Whether rows that are read again are sent once more, although they have not changed.
 
     Raises:
         UsageError: The stream has no such place, its history does not reach back so far, or rows would be sent again
-            that nothing is known of any more.
-        SourceRestored: A poll could not go on from there.
+            because the records that show that they were sent have been removed.
+        SourceRestored: A poll could not continue from there.
     """
     ledger.ensure_prepared()
     before = ledger.polls.load_cursor(stream.name)
     after = reader.parse_cursor(to) if isinstance(to, str) else find_place(ledger, stream, reader, to)
     if before is not None and not is_beginning(after):
-        # Of a child whose changes were not followed there, none may be lost; from the beginning, every row is read.
+        # No change of a child that was not followed at that place may be lost; from the beginning, every row is read.
         after = reader.keep_children(before, after)
     next(iter(reader.pages(after)), None)
     rows = _count(reader, after)
@@ -105,8 +105,8 @@ def find_place(ledger: Ledger, stream: Stream, reader: "StreamReader", at: datet
             why=f"mode {mode} reads the same rows round after round",
             hint=f"run: syncctl rewind {stream.name} --to beginning",
         )
-    found = ledger.runs.find_cursor(stream.name, at)
-    if found is None:
+    cursor_and_place = ledger.runs.find_cursor(stream.name, at)
+    if cursor_and_place is None:
         since = ledger.runs.find_history_start(stream.name)
         known = "no poll of it has ended yet" if since is None else f"it begins at {since:%Y-%m-%dT%H:%M:%SZ}"
         raise UsageError(
@@ -114,7 +114,7 @@ def find_place(ledger: Ledger, stream: Stream, reader: "StreamReader", at: datet
             why=known,
             hint="name a later time, a cursor value, or: beginning",
         )
-    cursor, place = found
+    cursor, place = cursor_and_place
     if place not in (None, reader.basis.place):
         raise UsageError(
             f"stream {stream.name} cannot be rewound to {at:%Y-%m-%dT%H:%M:%SZ}",
@@ -130,7 +130,7 @@ def rewind_stream(
     """Set the cursor of a stream under its poll lease; safe to repeat.
 
     Args:
-        resend: Send rows that are read again once more, although they have not changed.
+        resend: Whether rows that are read again are sent once more, although they have not changed.
 
     Raises:
         LeaseHeld: A poll is running.
@@ -176,7 +176,7 @@ def _is_polled(stream: str) -> LeaseHeld:
 
 
 def show_plan(plan: Plan, *, resend: bool, dry_run: bool, before: Cursor | None = None) -> Rewound:
-    """Return a plan as people read it."""
+    """Return a plan in the form that is shown to people."""
     return Rewound(
         stream=plan.stream,
         cursor_before=show_cursor(before or plan.before),
@@ -188,7 +188,7 @@ def show_plan(plan: Plan, *, resend: bool, dry_run: bool, before: Cursor | None 
 
 
 def _refuse_forgotten(ledger: Ledger, stream: Stream, reader: "StreamReader", after: Cursor, rows: int | None) -> None:
-    """Refuse a place before which cleanup has removed records: only they would tell that their rows were sent."""
+    """Refuse a place if cleanup has removed records of rows after it: only they show which rows were sent."""
     cleaned_before = find_cleaned_before(ledger, stream.name)
     if cleaned_before is None:
         return
@@ -205,7 +205,7 @@ def _refuse_forgotten(ledger: Ledger, stream: Stream, reader: "StreamReader", af
 
 
 def _keep_floor(reader: "StreamReader", before: Cursor, after: Cursor, rows: int | None) -> Cursor:
-    """Return the new cursor with the earlier one of two floors: rows that were read once stay part of the stream."""
+    """Return the new cursor with the earlier of two floors, so that rows that were ever read stay in the stream."""
     floor = before.get("floor")
     free = {name: value for name, value in after.items() if name != "floor"}
     if floor is None or (before.get("mode"), before.get("column")) != (after.get("mode"), after.get("column")):
@@ -220,6 +220,6 @@ def _count(reader: "StreamReader", cursor: Cursor) -> int | None:
     try:
         return reader.count_behind(cursor)
     except (ServiceUnavailable, TroubleFound) as error:
-        # The new place has been read from: the table is too large to count, or the old place no longer fits it.
+        # The new place could be read: so the table is too large to count, or the old place no longer fits it.
         log.warning("rewind.not_counted", error=str(error))
         return None

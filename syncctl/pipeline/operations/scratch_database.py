@@ -1,4 +1,4 @@
-"""A database on disk for a reconciliation: more rows than memory holds, sorted by SQLite."""
+"""A database on disk for a reconciliation: SQLite sorts more rows than fit in memory."""
 
 import errno
 import json
@@ -15,10 +15,10 @@ from syncctl.errors import SyncctlError
 from syncctl.pipeline.polling.recheck import Key, SourceRow
 
 MEMORY_KIB = 8 * 1024
-"""What SQLite may keep in memory: pages, and the rows of one sorted run before it goes to disk (invariant 11)."""
+"""How much SQLite may keep in memory: pages, and the rows of one sorted run before it goes to disk (invariant 11)."""
 ROWS_AT_ONCE = 500
 _SETUP = (
-    # The file goes away with this process, so that it needs no journal, no flush to disk and no commit.
+    # The file is removed with this process, so it needs no journal, no flush to disk and no commit.
     "PRAGMA journal_mode = OFF",
     "PRAGMA synchronous = OFF",
     "PRAGMA locking_mode = EXCLUSIVE",
@@ -83,7 +83,7 @@ def _restore_key(written: dict[str, Any]) -> dict[str, Value]:
 
 @contextmanager
 def open_scratch() -> Iterator[ScratchDatabase]:
-    """Yield a scratch database in a directory of its own, which only this user may read; it is removed in the end.
+    """Yield a scratch database in its own directory, which only this user may read and which is removed at the end.
 
     Raises:
         SyncctlError: There is no room for it.

@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_SECONDS = 0.5
 _SENT_AGAIN_ALONE = (State.DELIVERED.value, State.DISCARDED.value)
-"""The states in which a record is sent only if the operator says that it shall go again."""
+"""The states in which a record is sent only if the operator explicitly asks to send it again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sent:
-    """What became of a row, as `syncctl send --json` prints it."""
+    """The result of sending a row, as `syncctl send --json` prints it."""
 
     stream: str
     key: Mapping[str, Any]
@@ -54,15 +54,17 @@ class Sent:
     #: Whether the partner has accepted this version of the row.
     accepted: bool
     state: str
-    #: Those of the last call; None if no call was made.
+    #: The outcome of the call, or of the last call of a record that was already delivered; None without such a call.
     outcome: str | None
+    #: The HTTP status of the same call.
     status: int | None
     latency_ms: float | None
+    #: The error of the call; if no call was made, the record's last error or the reason for its state.
     error: str | None
     #: The beginning of the partner's answer.
     excerpt: str | None
     idempotency_key: str
-    #: When it is tried again; None if it is not.
+    #: When the record is tried again; None if it is not.
     due_at: Any
     #: Why no call was made.
     obstacle: str | None
@@ -76,15 +78,15 @@ class LoggedRow:
     key_id: str
     key: Mapping[str, Any]
     is_new: bool
-    #: How many calls were made for the record before.
+    #: How many calls had been made for the record before.
     attempts: int
 
 
 @dataclass(kw_only=True)
 class RowSending:
-    """The way of one row from its source to the answer of its partner.
+    """Takes one row from its source to its partner's answer.
 
-    Safe to interrupt at any point: a row that was logged is sent in its turn.
+    Safe to interrupt at any point: workers send a row that was logged like any other.
     """
 
     ledger: Ledger
@@ -92,16 +94,16 @@ class RowSending:
     partner: Partner
     worker: str
     who: str
-    #: Makes what the delivery of the stream is made of.
+    #: Returns the parts that the stream's delivery needs.
     make_setup: Callable[[], StreamSetup]
-    #: How many delivery loops all workers run.
+    #: Returns how many delivery loops all workers run.
     count_slots: Callable[[], int]
-    #: Called with what the row waits for, each time that changes.
+    #: Called with the reason for which the row waits, each time that it changes.
     show: Callable[[str], object]
     should_stop: Callable[[], bool]
-    #: Send it again although this version was delivered or discarded.
+    #: Send the row again although this version was delivered or discarded.
     again: bool = False
-    #: Send it although the stream or its partner is paused, or the circuit is open.
+    #: Send the row although the stream or its partner is paused, or the circuit is open.
     force: bool = False
     timeout_seconds: float = 60.0
     _obstacle: str | None = field(init=False, default=None)
@@ -125,10 +127,10 @@ class RowSending:
         return sent
 
     def _log(self, reader: "StreamReader", row: Row) -> LoggedRow:
-        """Log a row as it is now, under the poll's lease, and leave the cursor."""
+        """Log a row as it is now, under the poll's lease, without moving the cursor."""
         ledger, name = self.ledger, self.stream.name
         lease = wait_for_poll_lease(ledger, name, worker=self.worker, lease_seconds=LEASE_SECONDS)
-        # An operator asks for what the source holds now, so that its versions may bear names that the ledger knows.
+        # An operator asks for the row as it is now, so its version may have a name that the ledger already knows.
         resend_epoch = lease.epoch if self.again else lease.resend_epoch
         own = replace(lease, rewound_epoch=lease.epoch, resend_epoch=resend_epoch)
         pages = PageLog(ledger, self.stream, own, lease_seconds=LEASE_SECONDS)
@@ -142,7 +144,7 @@ class RowSending:
         return self._find_record(row, is_new=pages.progress.logged > 0)
 
     def _leave_word(self, lease: PollLease, error: BaseException) -> None:
-        """Tell the next poll that records may have been written whose keys were not (invariant 8)."""
+        """Note for the next poll that records may have been written without their keys (invariant 8)."""
         why = str(error) if isinstance(error, SyncctlError) else "interrupted"
         self.ledger.polls.release(lease, error=f"sending one row: {why}", notes=lease.notes)
 
@@ -150,21 +152,21 @@ class RowSending:
         _, key_id = identify(row)
         records = self.ledger.records
         if self.stream.append_only:
-            found = records.find(stream=self.stream.name, key_id=key_id, limit=1)
+            versions = records.find(stream=self.stream.name, key_id=key_id, limit=1)
         else:
-            found = records.find(record_id=self.ledger.keys.load(self.stream.name, [key_id])[key_id].version)
-        if not found:
+            versions = records.find(record_id=self.ledger.keys.load(self.stream.name, [key_id])[key_id].version)
+        if not versions:
             raise TroubleFound(
                 "this version of the row was finished long ago, and cleanup has removed its record",
                 why="the row has not changed since",
                 hint="to send it once more, under a new Idempotency-Key: add --again",
             )
-        (record,) = found
+        (record,) = versions
         attempts = int(record.get("attempts") or 0)
         return LoggedRow(id=record["_id"], key_id=key_id, key=record["key"], is_new=is_new, attempts=attempts)
 
     def _make_due(self, logged: LoggedRow) -> None:
-        """Let a record be sent that failed before, or that an operator wants to go again."""
+        """Make a record due that failed before, or that an operator wants to send again."""
         record = self._load(logged)
         state = record["state"]
         if logged.is_new or State(state) not in TERMINAL:
@@ -179,7 +181,7 @@ class RowSending:
         return record
 
     def _send(self, logged: LoggedRow) -> Sent:
-        """Send the record, unless another process does; wait for what is in its way, up to the timeout."""
+        """Send the record, unless another process does; wait for obstacles to go away, up to the timeout."""
         until = time.monotonic() + self.timeout_seconds
         while True:
             record = self._load(logged)
@@ -195,7 +197,7 @@ class RowSending:
             time.sleep(LOOK_EVERY_SECONDS)
 
     def _deliver(self, logged: LoggedRow, until: float) -> bool:
-        """Claim the record and make its call; False if something is in its way."""
+        """Claim the record and make its call; return False if there is an obstacle."""
         turn = _Turn(sending=self, logged=logged)
         setup = replace(self.make_setup(), take=turn.take)
         if self.force:
@@ -224,7 +226,7 @@ class RowSending:
         self._obstacle = obstacle
 
     def find_obstacle(self, gate: Gate) -> str | None:
-        """Return what keeps the stream's records from being sent; None if nothing does, or it is overruled."""
+        """Return what keeps the stream's records from being sent; None if nothing does, or `force` overrules it."""
         if self.force:
             return None
         ledger, name, partner = self.ledger, self.stream.name, self.partner.name
@@ -268,7 +270,7 @@ class RowSending:
 
 
 def _goes_on(record: Mapping[str, Any]) -> bool:
-    """Tell whether the last call has only led to the next one: it asked for the partner's object, or missed it."""
+    """Tell whether the last call only leads to the next one: it was a lookup, or the partner's object was gone."""
     calls = [entry for entry in record.get("history") or () if entry["action"] == "attempt"]
     if not calls or State(record["state"]) in TERMINAL:
         return False
@@ -277,7 +279,7 @@ def _goes_on(record: Mapping[str, Any]) -> bool:
 
 @dataclass(kw_only=True)
 class _Turn:
-    """One try to take a certain record into flight."""
+    """One try to take one specific record into flight."""
 
     sending: RowSending
     logged: LoggedRow
@@ -295,7 +297,7 @@ class _Turn:
         worker: str,
         with_suspects: bool = True,  # noqa: ARG002
     ) -> Taken:
-        """Take the record under the dispatch lease, by the rules by which any record is taken."""
+        """Take the record under the dispatch lease, by the rules that apply to every record."""
         if self.is_taken or self.obstacle is not None:
             return Taken()
         lease = ledger.streams.acquire_dispatch(stream.name, seconds=DISPATCH_LEASE_SECONDS, worker=worker)
@@ -334,7 +336,7 @@ class _Turn:
         return claim
 
     def _find_unsettled(self, ledger: Ledger, stream: Stream) -> str | None:
-        """Return which earlier call may still take effect (invariant 5): a call must not overtake it on purpose."""
+        """Return an obstacle if an earlier call may still take effect (invariant 5): this one must not overtake it."""
         key_id = self.logged.key_id
         key = None if stream.append_only else ledger.keys.load(stream.name, [key_id]).get(key_id)
         now = ledger.streams.server_time()
@@ -351,7 +353,7 @@ def _describe_order(superseded: Sequence[tuple[Any, str]], held: Mapping[str, st
 
 
 class OpenGate(DeliveryGate):
-    """Lets the calls of an operator begin, whatever is paused."""
+    """A gate that lets an operator's calls begin even if the stream or its partner is paused."""
 
     def admits(self, claim: Claim) -> bool:  # noqa: ARG002 - the same for every batch
         """Tell that the calls may begin."""
@@ -370,7 +372,7 @@ def find_row(reader: "StreamReader", text: str) -> Row:
         try:
             rows = reader.find_rows([key])
         except SourceError as caught:
-            # As a whole number it may not fit a column of text, and the other way round.
+            # A key read as a whole number may not fit a text column, and the other way round.
             error = error or caught
             continue
         if rows:

@@ -1,13 +1,13 @@
-"""Mode flag: telling the source how its rows ended, once and for certain, whatever is written to them meanwhile.
+"""Mode flag: acknowledge each row's outcome in the source reliably and once, even if the row is edited meanwhile.
 
-A statement tests the version that was read, and its commit is noted before it happens. So of every row it is known, or
-found out by reading the row again, which of these is true:
+A statement tests the version that was read, and its commit is noted before it happens. For every row it is therefore
+known, or found out by reading the row again, which of these is true:
 
-- The statement was committed. A flag that stands afterwards is a new one, and the row is sent again.
-- The statement changed nothing and the flag still stands. If the row holds the content that was sent, the statement is
-  run again with the version that the row has now; otherwise the poll logs the new content.
-- The process died around the commit. Where the version cannot tell whether it was committed, a flag that stands is
-  taken for a new one: the row may be sent twice, but no flag is lost.
+- The statement was committed. A flag that is set afterwards is a new one, and the row is sent again.
+- The statement changed nothing and the flag is still set. If the row has the content that was sent, the statement is
+  run again with the row's present version; otherwise the poll logs the new content.
+- The process died around the commit. If the version cannot show whether it was committed, a flag that is set is treated
+  as a new one: the row may be sent twice, but no flag is lost.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,19 +43,19 @@ def acknowledge_finished(
     progress: Progress,
     should_stop: Callable[[], bool],
 ) -> int:
-    """Tell the source of every finished record that it was not told of yet; return how many.
+    """Acknowledge every finished record that is not acknowledged yet in the source; return how many.
 
-    Safe to repeat: the statements test the version that was read, so that a late or repeated one wipes out no edit.
+    Safe to repeat: the statements test the version that was read, so a late or repeated one overwrites no edit.
 
     Raises:
-        ServiceUnavailable: The source cannot be reached; the next poll tells it.
+        ServiceUnavailable: The source cannot be reached; the next poll acknowledges the records.
     """
     acknowledged = 0
     failed_too = stream.acknowledge_failed is not None
     while finished := ledger.acknowledgements.find(stream.name, failed_too=failed_too, limit=ACKNOWLEDGED_AT_ONCE):
         results = _acknowledge(ledger, stream, reader, finished)
         told = {result.id: result for result in results if result.error is None and result.new_version is None}
-        # Rows that this poll reads from here on were read after the statement; the epoch tells later polls apart.
+        # Rows that this poll reads from now on are read after the statement; the epoch marks the polls after it.
         versions = [(record.key_id, record.id) for record in finished if record.id in told]
         ledger.keys.note_acknowledged(stream.name, versions, epoch=lease.epoch)
         ledger.acknowledgements.settle(finished, results)
@@ -74,7 +74,7 @@ def acknowledge_finished(
 def _acknowledge(
     ledger: Ledger, stream: Stream, reader: "StreamReader", finished: Sequence[Acknowledgement]
 ) -> list[Acknowledged]:
-    """Run the statements, and find out what became of the rows that they did not change."""
+    """Run the statements, and find out the state of the rows that they did not change."""
     begun = [record for record in finished if record.begun is not None]
     flagged, unreadable = _find_flagged(reader, begun)
     results = [
@@ -104,7 +104,7 @@ def _find_flagged(
 
 
 def _was_not_committed(record: Acknowledgement, row: NamedRow | None) -> bool:
-    """Tell whether a begun statement is known not to have been committed, because it would have changed the version."""
+    """Tell whether a begun statement was certainly not committed, because a commit would have changed the version."""
     if record.begun is None or record.begun.version_after is None or row is None:
         return False
     return row.row.acknowledge == record.version != record.begun.version_after
@@ -114,7 +114,7 @@ def _judge_begun(record: Acknowledgement, *, is_flagged: bool, is_readable: bool
     """Judge a record whose statement was about to be committed when its process died."""
     if not is_readable:
         return Acknowledged(id=record.id, error=UNREADABLE)
-    # No row: the statement has taken the flag away. A row: its flag may be a new one, for which it is sent again.
+    # If the row is not flagged, the statement removed the flag. Otherwise the flag may be new: the row is sent again.
     after = record.begun.version_after if record.begun else None
     return Acknowledged(id=record.id, rows=0 if is_flagged else 1, version_after=after)
 
@@ -141,7 +141,7 @@ def _judge_row(record: Acknowledgement, row: NamedRow | None, key: KnownKey | No
         # The flag is gone, or a newer version of the row will be acknowledged.
         return nothing
     if row.hash != record.hash:
-        # This poll logs the new content. Should the row be as before by then, it is still to be acknowledged.
+        # This poll logs the new content. If the row has its old content again by then, it still must be acknowledged.
         return replace(nothing, new_version=record.version)
     if row.row.acknowledge is None or row.row.acknowledge == record.version:
         return replace(nothing, error=WITHOUT_EFFECT)

@@ -1,6 +1,6 @@
-"""Whether a kept cursor still fits its stream: what it is a place in, and whether the rows before it are those read.
+"""Check that a stored cursor still fits its stream: its basis, and that the rows before it are the rows that were read.
 
-A change is refused, or told until a rewind accepts it. No row is passed over in silence (invariant 12).
+A change is refused, or reported until a rewind accepts it. No row is passed over silently (invariant 12).
 """
 
 import shlex
@@ -29,13 +29,13 @@ _BEGINNING = "beginning"
 
 
 def check_basis(ledger: Ledger, stream: Stream, lease: PollLease, reader: "StreamReader") -> list[Note]:
-    """Keep the basis of a stream's cursor; return what an operator should know of changes (invariant 12).
+    """Store the basis of a stream's cursor; return notes on changes for the operator (invariant 12).
 
-    Settings that only decide which rows are read are kept as they were until a rewind accepts the new ones, so that
-    each poll tells of them. A stream without a known basis takes the present one.
+    In the stored basis, settings that only decide which rows are read stay as they were until a rewind accepts the new
+    ones, so that each poll reports them. A stream without a known basis gets the present one.
 
     Raises:
-        SourceError: The cursor is a place in another table, another database, or among rows with another key.
+        SourceError: The cursor belongs to another table, another database, or rows with another key.
     """
     before = None if lease.basis is None or lease.cursor is None else read_basis(lease.basis)
     if before is None or lease.cursor is None:
@@ -43,7 +43,7 @@ def check_basis(ledger: Ledger, stream: Stream, lease: PollLease, reader: "Strea
         return []
     lost, told = list_changes(before, reader.basis, reader.mode)
     if is_beginning(lease.cursor):
-        # No row was read yet.
+        # No row has been read yet.
         lost, told = frozenset(), told & {"start"}
     if lost:
         raise _refuse(stream.name, lease.cursor, before, reader.basis, lost)
@@ -100,13 +100,13 @@ def _tell(stream: Stream, cursor: Cursor, part: Part, before: Basis) -> Note:
 
 
 def check_witnesses(lease: PollLease, reader: "StreamReader") -> Witnesses | None:
-    """Return the last rows before the cursor as they are now; None if they cannot be looked up, as too slowly.
+    """Return the last rows before the cursor as they are now; None if they cannot be looked up, for example in time.
 
-    By its key, a row of a view or a query may be found only by a scan. No poll fails because of it.
+    To find a row of a view or a query by its key, the database may need a scan. No poll fails because of that.
 
     Raises:
-        SourceRestored: Other rows have their numbers or versions; new rows before the cursor would be passed over
-            (invariant 12).
+        SourceRestored: Other rows now have their numbers or versions, so new rows before the cursor would be passed
+            over (invariant 12).
     """
     witnesses, cursor = lease.witnesses, lease.cursor
     if (

@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 
 KEYS_AT_ONCE = 500
 ALWAYS_ALLOWED_DELETES = 10
-"""So few rows may be deleted whatever their share, unless the share is 0."""
+"""This many rows may be deleted whatever their share, unless the allowed share is 0."""
 
 
 def detect_deletes(
     *, ledger: Ledger, stream: Stream, pages: PageLog, reader: "StreamReader", should_stop: Callable[[], bool]
 ) -> bool:
-    """Look up every known row by its key, and log a delete for rows that are gone; False when stopped before the end.
+    """Look up every known row by its key, and log a delete for each row that is gone.
 
-    The place is kept in the cursor, so that the next poll goes on from there. Safe to repeat.
+    Returns False if stopped before the end. The place is kept in the cursor, so that the next poll continues from
+    there. Safe to repeat.
 
     Raises:
         SourceError: More rows are gone than the stream allows. The next poll begins a new round.
@@ -37,7 +38,7 @@ def detect_deletes(
             raise _too_many(stream, gone=gone, known=known_before, deleted=deleted)
 
     if not cursor["swept"]:
-        # Rows that are known now and were not read in this round.
+        # The rows that are known now and were not read in this round.
         refuse_too_many(ledger.keys.count_live(stream.name) - int(cursor["rows"]))
     while known := ledger.keys.load_live(stream.name, after=cursor["swept"], limit=KEYS_AT_ONCE):
         gone = reader.find_missing([key for _, key in known])
@@ -60,7 +61,7 @@ def begin_round(ledger: Ledger, stream: Stream, cursor: Cursor) -> Cursor:
 
 
 def is_too_many(stream: Stream, *, gone: int, known: int) -> bool:
-    """Return whether so many rows are gone that an operator has to decide.
+    """Return whether the number of rows that are gone requires an operator's decision.
 
     An emptied table, a new filter or a lost right must not delete everything at the partner.
     """

@@ -1,4 +1,4 @@
-"""How rows and their records are named, and what it means when a record's name is taken."""
+"""Name rows and their records, and judge records whose name is already taken."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ class NamedRow:
     key_id: str
     hash: str
     seq: int
-    #: What its version is chained on while it has no key.
+    #: The seq that its version is chained on while the row has no key.
     first_seq: int = 0
 
 
@@ -36,8 +36,8 @@ def name_row(row: Row, *, seq: int, first_seq: int = 0) -> NamedRow:
 def identify(row: Row) -> tuple[Row, str]:
     """Return the row and the id of its key.
 
-    A key that holds a NULL names no row: two such rows would be taken for two versions of one row, and the older would
-    be dropped. Each becomes a failed row under an id of its own (invariant 9).
+    A key that contains a NULL identifies no row: two such rows would be treated as two versions of one row, and the
+    older would be dropped. Each becomes a failed row with its own id (invariant 9).
     """
     if None not in row.key.values():
         return row, key_id(row.key)
@@ -55,18 +55,18 @@ def settle_duplicates(
 ) -> tuple[dict[str, int], dict[str, NewRecord]]:
     """Judge records that were in the ledger before their keys knew them (invariant 1).
 
-    A record is unknown to its key if it was logged after the version that the key knows: no poll has told the key of
-    it, even if a later one has observed the row since, from an older page.
+    A record is unknown to its key if it was logged after the version that the key knows: no poll has written it to the
+    key, even if a later poll has since observed the row in an older page.
 
     Args:
-        rewound_epoch: An operator knows that versions of records logged before this epoch may come again.
+        rewound_epoch: An operator accepts that versions of records logged before this epoch may come again.
 
     Returns:
         By record id, the new seq of records that an interrupted poll had logged; and by key id, the records to log
-        under another name, because the table's columns have changed since or the name belongs to another content.
+        under another name, because the table's columns have changed since or the name belongs to other content.
 
     Raises:
-        SourceRestored: The same version holds another content, or an old version came back.
+        SourceRestored: The same version has other content, or an old version came back.
     """
     duplicates_by_id = {duplicate.id: duplicate for duplicate in duplicates}
     adopted: dict[str, int] = {}
@@ -81,10 +81,10 @@ def settle_duplicates(
             adopted[record.id] = named.seq
             continue
         if before is None or is_unknown_to_key:
-            # An interrupted poll saw the row while the rows that it is joined with were others.
+            # An interrupted poll saw the row when the rows joined with it were different.
             version = f"{record.version}/{record.hash}"
         elif epoch_of(duplicate.seq) < rewound_epoch or (stream.query is not None and before.version == record.id):
-            # Read again in the version that its key knows, while the rows that it is joined with have changed.
+            # The row was read again in the version that its key knows, but the rows joined with it have changed.
             version = unused_version(named, before, record.version)
         elif duplicate.columns_fingerprint != record.columns_fingerprint:
             version = f"{record.version}/{record.columns_fingerprint}"
@@ -95,7 +95,7 @@ def settle_duplicates(
 
 
 def unused_version(named: NamedRow, before: KnownKey | None, version: str | None) -> str:
-    """Return a version that names no record that the key has known; the same when a poll repeats it."""
+    """Return a version that no record of this key has had; a repeated poll gets the same version."""
     chained = _chained(named, before)
     return chained if version is None else f"{version}/{chained}"
 
@@ -108,7 +108,7 @@ def _chained(named: NamedRow, before: KnownKey | None) -> str:
 def new_record(
     stream: Stream, named: NamedRow, before: KnownKey | None, columns_fingerprint: str, version: str | None = None
 ) -> NewRecord:
-    """Return the record of a row: in the version that the source keeps, or in one chained on the key."""
+    """Return the record of a row, with the version that the source keeps or with one chained on the key."""
     row = named.row
     version = version or row.version or _chained(named, before)
     return NewRecord(
@@ -131,7 +131,7 @@ def new_record(
 
 
 def source_restored(stream: Stream, key: Mapping[str, Any], version: str) -> SourceRestored:
-    """Return the error for a row whose version came again with another content, or as an older one."""
+    """Return the error for a row whose version came again with other content, or that came back in an older version."""
     shown = show_key(key)
     name = stream.name
     return SourceRestored(

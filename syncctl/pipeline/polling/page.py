@@ -1,4 +1,4 @@
-"""One page on its way into the ledger: its records, its keys, the cursor; in this order (invariant 1)."""
+"""Write one page into the ledger: its records, then its keys, then the cursor (invariant 1)."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,9 +26,9 @@ from syncctl.pipeline.polling.wait_for_poll import taken_over
 
 COMPARISONS_AT_MOST = 5
 CLOCKS_APART = timedelta(days=1)
-"""More than the clocks of a source and of MongoDB may differ."""
+"""An upper bound for the difference between the clocks of a source and of MongoDB."""
 GENERATIONS_AT_MOST = 2**16
-"""More than a record goes through from one rewind to the next, so that none repeats an `Idempotency-Key`."""
+"""More generations than a record can have between two rewinds, so that none repeats an `Idempotency-Key`."""
 CHANGED = (
     "the row was changed after it had been logged, and append_only says that rows never change: a replay sends it as "
     "it is now; to have changes sent, leave append_only out"
@@ -37,7 +37,7 @@ CHANGED = (
 
 @dataclass(kw_only=True, slots=True)
 class Progress:
-    """What a poll has done so far."""
+    """The progress of a poll."""
 
     #: The position of the last row, which becomes part of its seq.
     position: int = 0
@@ -46,28 +46,28 @@ class Progress:
     unchanged: int = 0
     failed: int = 0
     dispatched: int = 0
-    #: Grows with each page of rows or of a sweep, and with each round of acknowledgements.
+    #: A counter that grows with each page of rows or of delete detection, and each round of acknowledgements.
     steps: int = 0
     cursor: Cursor | None = None
-    #: A short hash of what makes the cursor a place; None if that is not known.
+    #: A short hash of the cursor's basis (database, table, key); None if that is not known.
     place: str | None = None
-    #: What an operator should know of the stream.
+    #: Notes on the stream for the operator.
     notes: list[Note] = field(default_factory=list)
-    #: How the source's columns have changed since the poll before, one line each.
+    #: Changes of the source's columns since the previous poll, one line each.
     schema_changes: list[str] = field(default_factory=list)
     #: Whether the poll read to the end.
     complete: bool = False
-    #: The reader's warnings; None where it was not asked.
+    #: The reader's warnings; None if it was not asked for them.
     warnings: tuple[str, ...] | None = None
-    #: Those of them that follow from the settings alone.
+    #: The warnings that follow from the settings alone.
     advice: tuple[str, ...] = ()
 
 
 class PageLog:
-    """Brings the pages of one poll into the ledger.
+    """Writes the pages of one poll into the ledger.
 
     Args:
-        lease_seconds: How long the lease is renewed for when a conflict asks whether it is still held.
+        lease_seconds: How long the lease is renewed for, which after a conflict shows whether it is still held.
     """
 
     def __init__(self, ledger: Ledger, stream: Stream, lease: PollLease, *, lease_seconds: float) -> None:
@@ -83,7 +83,7 @@ class PageLog:
         self._counted = 0
 
     def keep_witnesses(self, witnesses: Witnesses, telling_columns: Collection[str]) -> None:
-        """Keep the last rows of each page with the cursor, beginning with those before it as they are now."""
+        """Keep the last rows of each page with the cursor, beginning with the rows before it as they are now."""
         self._telling_columns = telling_columns
         if witnesses != self._witnesses and self._lease.cursor is not None:
             self.move_cursor(self._lease.cursor, witnesses)
@@ -93,7 +93,7 @@ class PageLog:
         """Log a page; safe to repeat.
 
         Raises:
-            LeaseHeld: Another poll has taken the lease over.
+            LeaseHeld: Another poll has taken over the lease.
             SourceRestored: Versions of the source came again.
         """
         self.log_rows(page.rows, columns_fingerprint=columns_fingerprint)
@@ -104,7 +104,7 @@ class PageLog:
         self.move_cursor(page.cursor, witnesses, ends_round=page.ends_round)
 
     def log_rows(self, rows: Sequence[Row], *, columns_fingerprint: str) -> None:
-        """Log rows as `log` does, and leave the cursor where it is."""
+        """Log rows as `log` does, without moving the cursor."""
         named_rows = self._name(rows)
         self.progress.steps += 1
         self.progress.read += len(named_rows)
@@ -114,10 +114,10 @@ class PageLog:
             self._log_with_keys(named_rows, columns_fingerprint)
 
     def move_cursor(self, cursor: Cursor, witnesses: Witnesses | None = None, *, ends_round: bool = False) -> None:
-        """Move the cursor, unless another poll has taken the lease over (invariants 1 and 8).
+        """Move the cursor, unless another poll has taken over the lease (invariants 1 and 8).
 
         Args:
-            ends_round: Every row before the cursor that a later round can read again was read in this one.
+            ends_round: Whether this round has read every row before the cursor that a later round can read again.
         """
         if self._stream.append_only:
             self._reread = self._update_reread(cursor, ends_round=ends_round)
@@ -131,18 +131,18 @@ class PageLog:
         self.progress.cursor = cursor
 
     def _update_reread(self, cursor: Cursor, *, ends_round: bool) -> RereadTimes:
-        """Return which rows later polls may read again, once the cursor is there."""
+        """Return the times of the rows that later polls may read again, once the cursor is at the given place."""
         began = self._lease.clock.at
         reread = self._reread or RereadTimes(logged_since=None, round_since=began)
         if (oldest := find_oldest(cursor)) is not None:
-            # Between two gaps that are joined later are rows that were logged when these were found.
+            # Gaps may be joined later, and the rows between them were logged when the gaps were found.
             return replace(reread, logged_since=min(oldest, began) - CLOCKS_APART)
         if "lookback" not in cursor:
             return replace(reread, logged_since=None)
         return RereadTimes(logged_since=reread.round_since, round_since=began) if ends_round else reread
 
     def _note_reread(self, duplicates: Sequence[Duplicate]) -> None:
-        """Remember when the oldest of the records was logged whose rows this round has read again."""
+        """Remember when the oldest of the records whose rows this round has read again was logged."""
         if duplicates:
             began = self._lease.clock.at
             reread = self._reread or RereadTimes(logged_since=None, round_since=began)
@@ -154,7 +154,7 @@ class PageLog:
 
     def _name(self, rows: Sequence[Row]) -> list[NamedRow]:
         named_rows = []
-        # Invariant 5: a row whose key was removed is no version that the partner has seen before.
+        # Invariant 5: a row whose key was removed must not become a version that the partner has seen before.
         first_seq = make_seq(self._lease.forgotten_epoch, 0)
         for row in rows:
             self.progress.position += 1
@@ -169,12 +169,12 @@ class PageLog:
             if not remaining:
                 return
             known = self._ledger.keys.load(self._stream.name, [named.key_id for named in remaining])
-            # Invariant 8: only a later poll gives a higher seq. Its rows are newer than this page, however late this
-            # page was read.
+            # Invariant 8: only a later poll gives a higher seq. Its rows are treated as newer than this page, however
+            # late this page was read.
             if any(named.key_id in known and known[named.key_id].seq > named.seq for named in remaining):
                 raise self._taken_over()
             conflicts = set(self._log_changes(remaining, known, columns_fingerprint))
-            # Another poll wrote these keys since they were read: it took over this poll, or this one took it over.
+            # Another poll has written these keys since they were read: one of the two polls took over the other.
             remaining = [named for named in remaining if named.key_id in conflicts]
             if remaining and not self._ledger.polls.renew(self._lease, seconds=self._lease_seconds):
                 raise self._taken_over()
@@ -185,7 +185,7 @@ class PageLog:
     def _log_changes(
         self, named_rows: Sequence[NamedRow], known: Mapping[str, KnownKey], columns_fingerprint: str
     ) -> list[str]:
-        """Log the rows that are new or changed, then tell their keys; return the keys to compare anew."""
+        """Log new and changed rows, then write their keys; return the keys that must be compared again."""
         changed: list[tuple[NamedRow, NewRecord]] = []
         observations: list[Observation] = []
         removed = self._resend_unchanged(named_rows, known)
@@ -196,8 +196,8 @@ class PageLog:
         for named in named_rows:
             before = known.get(named.key_id)
             if before is None and named.row.op == "delete" and named.key_id not in recorded:
-                # The partner was never told of this row, nor will be by a record that an interrupted poll has left. Its
-                # key says that it is gone, for a poll that still holds a version of it.
+                # The partner never got this row, and no record left by an interrupted poll will send it. The key is
+                # written as deleted, for a poll that still has a version of the row in hand.
                 self.progress.unchanged += 1
                 observations.append(
                     _observe(named, None, new_record(self._stream, named, None, columns_fingerprint).id)
@@ -207,7 +207,7 @@ class PageLog:
             if before is not None and is_same and not self._is_flagged_again(before):
                 self.progress.unchanged += 1
                 # A row that has a new version, or is seen for the first time since a poll was taken over, is observed
-                # anew: what that poll may still write about it is then older. So is a row that was sent again.
+                # again, so that anything that poll may still write about it is older. So is a row that was sent again.
                 if named.row.version is not None or epoch_of(before.seq) < self._observed_epoch:
                     observations.append(_observe(named, before, before.version))
                 continue
@@ -226,11 +226,11 @@ class PageLog:
 
     @property
     def _observed_epoch(self) -> int:
-        """The epoch since which an unchanged row must have been observed to be left alone."""
+        """An unchanged row is left alone only if it has been observed since this epoch."""
         return max(self._lease.contested_epoch, self._lease.resend_epoch)
 
     def _resend_unchanged(self, named_rows: Sequence[NamedRow], known: Mapping[str, KnownKey]) -> set[str]:
-        """Send unchanged rows behind a rewind with `resend` once more; return the keys whose record was cleaned up."""
+        """Send unchanged rows again after a rewind with `resend`; return the keys whose record was cleaned up."""
         if not self._lease.resend_epoch:
             return set()
         again = {
@@ -240,23 +240,23 @@ class PageLog:
             and before.hash == named.hash
             and epoch_of(before.seq) < self._lease.resend_epoch
         }
-        # Before the keys are observed: a crash in between repeats this, and never forgets it.
+        # This precedes the observation of the keys: a crash in between repeats it, and never skips it.
         present = self._resend(list(again.values()))
         return {key_id for key_id, record_id in again.items() if record_id not in present}
 
     def _resend(self, ids: Sequence[str]) -> set[str]:
-        """Make delivered records due again under a new key; return those that are in the ledger. Safe to repeat.
+        """Make delivered records due again under a new key; return the ids that are in the ledger. Safe to repeat.
 
         A record in flight is sent once more after it was accepted. Failed records wait for a replay.
         """
         if not ids:
             return set()
         self._ledger.delivery_states.resend(ids)
-        # Read afterwards: until it is due again, a cleanup may remove a delivered record.
+        # Read afterwards, because cleanup may remove a delivered record until it is due again.
         return {record.id for record in self._ledger.records.load_logged(ids)}
 
     def _is_flagged_again(self, before: KnownKey) -> bool:
-        """Return whether a row is back after the source was told of it, because its users want it sent once more."""
+        """Return whether a row was flagged again after its acknowledgement, because its users want it sent again."""
         return before.acknowledged_epoch is not None and before.acknowledged_epoch < self._lease.epoch
 
     def _log_records(
@@ -269,7 +269,7 @@ class PageLog:
         superseded = records.raise_seq(adopted)
         for named, record in changed:
             if record.id in superseded:
-                # It was passed over before any key knew it, and the row is, or is again, as it says.
+                # The record was superseded before any key knew it, but the row now has this content, perhaps again.
                 before = known.get(named.key_id)
                 version = f"{record.version}/{before.seq if before else 0:x}"
                 renamed[named.key_id] = new_record(self._stream, named, before, record.columns_fingerprint, version)
@@ -285,7 +285,7 @@ class PageLog:
         return renamed
 
     def _log_append_only(self, named_rows: Sequence[NamedRow], columns_fingerprint: str) -> None:
-        """Log rows of an append-only table, which has no keys: a row is known by its key and cursor value."""
+        """Log rows of an append-only stream, which has no keys: key and cursor value identify a row."""
         records = self._ledger.records
         new = [
             self._append_only_record(named, columns_fingerprint, named.row.version or named.row.at)
@@ -298,7 +298,7 @@ class PageLog:
             named, record = by_id[duplicate.id]
             if duplicate.hash != record.hash and duplicate.columns_fingerprint == record.columns_fingerprint:
                 is_rewound = epoch_of(duplicate.seq) < self._lease.rewound_epoch
-                # Children change without their row, between an interrupted poll and the next one too.
+                # Children change without their row, also between an interrupted poll and the next one.
                 if not is_rewound and not named.row.again and not self._stream.children:
                     raise source_restored(self._stream, named.row.key, record.version)
                 other = self._append_only_record(named, columns_fingerprint, f"{record.version}/{record.hash}")
@@ -317,7 +317,7 @@ class PageLog:
         self.progress.unchanged += len(known)
 
     def _append_only_record(self, named: NamedRow, columns_fingerprint: str, version: str) -> NewRecord:
-        """Return the record of a row; behind a rewind with `resend`, an earlier one may have been cleaned up."""
+        """Return the record of a row; after a rewind with `resend`, an earlier record may have been cleaned up."""
         record = new_record(self._stream, named, None, columns_fingerprint, version)
         if not self._lease.resend_epoch:
             return record

@@ -31,7 +31,7 @@ log = get_logger(__name__)
 
 LEASE_SECONDS = 10.0
 STUCK_AFTER_SECONDS = 300.0
-"""Longer than any query, with its repeats, may take by default."""
+"""How long a poll may make no progress: longer than any query, with its repeats, may take by default."""
 NOTES_AT_MOST = 20
 
 
@@ -44,16 +44,16 @@ class Run:
     logged: int = 0
     unchanged: int = 0
     failed: int = 0
-    #: How many records were queued because of it.
+    #: How many records were queued because of this poll.
     dispatched: int = 0
     cursor_before: str | None = None
     cursor_after: str | None = None
     duration_ms: float = 0.0
-    #: What went wrong, in one line; None where nothing did.
+    #: The error in one line; None if there was none.
     error: str | None = None
-    #: What to do about the error.
+    #: A hint on how to fix the error.
     hint: str | None = None
-    #: What an operator should know of the stream, one line each.
+    #: Notes on the stream for the operator, one line each.
     notes: tuple[str, ...] = ()
 
 
@@ -71,9 +71,9 @@ def poll_stream(
     """Poll one stream until a page is short; safe to repeat at any point.
 
     Args:
-        wake: Called after each page; returns whether a worker was woken. It must not raise for an absent Redis.
-        tick: Beat asks for this poll: do nothing if the last one ended just now.
-        should_stop: Asked between pages.
+        wake: Called after each page; returns whether a worker was woken. It must not raise if Redis is unreachable.
+        tick: Whether Beat asks for this poll; then do nothing if the last one has only just ended.
+        should_stop: Called between pages.
 
     Returns:
         The run. A source that cannot be read is the run's `error`; rows that were logged stay logged.
@@ -122,7 +122,7 @@ def poll_stream(
 
 
 def raise_if_paused(ledger: Ledger, name: str) -> None:
-    """Raise the error that says by whom and why the polls of a stream are paused, if they are."""
+    """If the polls of a stream are paused, raise an error that says by whom and why."""
     if (paused := ledger.polls.load_pause(name)) is not None:
         now = ledger.streams.server_time()
         raise LeaseHeld(
@@ -142,7 +142,7 @@ def read_pages(
     wake: Callable[[], bool],
     should_stop: Callable[[], bool],
 ) -> None:
-    """Read page after page into the ledger, and wake workers meanwhile."""
+    """Read page after page into the ledger, and wake workers after each page."""
     try:
         pages.progress.place = None if lease.basis is None else read_basis(lease.basis).place
         tell(pages.progress, lease, check_basis(ledger, stream, lease, reader))
@@ -169,7 +169,7 @@ def read_pages(
             if write_backs is not None:
                 write_backs.write_between_pages()
         if is_unchecked and not lease.is_unchecked:
-            # Not before the source was read: it was not away, and may not have been restored meanwhile.
+            # Only after the source was read: this shows that it was available, and not restored in the meantime.
             ledger.polls.note_unchecked(lease)
         if pages.progress.cursor is None:
             pages.move_cursor(cursor)
@@ -178,7 +178,7 @@ def read_pages(
         ):
             return
         keep_warnings(pages.progress, lease, reader)
-        # Invariant 1: only now may dispatch take a record for gone that no poll has found again.
+        # Invariant 1: only now may dispatch treat the row of a record as gone if no poll has found it again.
         pages.progress.complete = True
         if write_backs is not None:
             write_backs.write()
@@ -195,7 +195,7 @@ def tell_source(
     write_backs: WriteBacks | None,
     should_stop: Callable[[], bool],
 ) -> None:
-    """Tell the source how its rows ended, before any row is read."""
+    """Write the outcomes of rows to the source, before any row is read."""
     if stream.mode == "flag":
         acknowledge_finished(
             ledger=ledger, stream=stream, lease=lease, reader=reader, progress=progress, should_stop=should_stop
@@ -206,21 +206,21 @@ def tell_source(
 
 
 def begin_stream(stream: Stream, pages: PageLog, reader: "StreamReader") -> Cursor:
-    """Return where a stream that was never read begins."""
+    """Return the cursor at which a stream that was never read begins."""
     cursor = reader.start_cursor()
     for text in reader.first_warnings():
         log.warning("poll.first", stream=stream.name, warning=text)
     if stream.start == "now":
-        # Now, because a later poll would start at another moment. Any other start is stored only once it was read from:
-        # it may be none.
+        # Stored at once, because a later poll would start at another moment. Any other start is stored only once it was
+        # read from, because it may not be a valid place.
         pages.move_cursor(cursor)
     return cursor
 
 
 def tell(progress: Progress, lease: PollLease, notes: Iterable[Note]) -> None:
-    """Log what an operator should know, and keep it for `status` and `doctor` until the next poll (invariant 12).
+    """Log notes for the operator, and keep them for `status` and `doctor` until the next poll (invariant 12).
 
-    A note that the last poll made too is not logged again.
+    A note that the last poll also made is not logged again.
     """
     for note in notes:
         if note not in lease.notes:
@@ -230,9 +230,9 @@ def tell(progress: Progress, lease: PollLease, notes: Iterable[Note]) -> None:
 
 
 def keep_warnings(progress: Progress, lease: PollLease, reader: "StreamReader") -> None:
-    """Ask the reader for its warnings once in a while; none where they cannot be found, which fails no poll.
+    """Ask the reader for its warnings from time to time; if they cannot be found, keep none, but do not fail the poll.
 
-    Changed settings end what they were warned of at once.
+    If the settings changed, ask at once, so that a warning about the old settings ends.
     """
     if not lease.are_warnings_old and lease.advice == reader.advice:
         return
@@ -245,10 +245,10 @@ def keep_warnings(progress: Progress, lease: PollLease, reader: "StreamReader") 
 
 @contextmanager
 def renew_in_background(ledger: Ledger, lease: PollLease, progress: Progress, *, seconds: float) -> Iterator[None]:
-    """Renew the lease in a thread while a slow page is read; a process that stands still stops renewing too.
+    """Renew the lease in a thread while a slow page is read; a process that stands still also stops renewing.
 
-    So does a poll that has come no further for `STUCK_AFTER_SECONDS`: a call of the source that never returns would
-    otherwise hold the stream for ever (invariant 12).
+    Renewal also stops if the poll has made no progress for `STUCK_AFTER_SECONDS`: a call to the source that never
+    returns would otherwise hold the stream for ever (invariant 12).
     """
     done = threading.Event()
 
@@ -279,7 +279,7 @@ def renew_in_background(ledger: Ledger, lease: PollLease, progress: Progress, *,
 
 
 def name_failure(caught: BaseException) -> SyncctlError:
-    """Return what a run that was ended by an exception says of it."""
+    """Return the error that a run reports when it was ended by an exception."""
     if isinstance(caught, SyncctlError):
         return caught
     if isinstance(caught, Exception):

@@ -1,4 +1,4 @@
-"""Reading rows that seem to differ once more: they may have changed, and been polled, while all rows were read."""
+"""Read rows that seem to differ once more: they may have changed, and been polled, while all rows were read."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ class SourceRow:
 
     key_id: str
     hash: str
-    #: It lies behind the cursor, and the next poll will find it.
+    #: Whether the row lies behind the cursor, so that the next poll will find it.
     is_ahead: bool
-    #: Its cursor value.
+    #: The row's cursor value.
     at: str
     key: Key
 
@@ -35,13 +35,13 @@ def find_readable(reader: "StreamReader", keys: Sequence[Key]) -> tuple[list[Row
     """Return the rows that have one of these keys now, and the ids of keys whose row the database cannot read.
 
     Raises:
-        SourceError: None of several rows can be read, so that the fault is not a row's.
+        SourceError: None of several rows can be read, so the cause is not a single row.
     """
     return _find_together_or_alone(reader.find_rows, keys)
 
 
 def recheck(ledger: Ledger, stream: str, reader: "StreamReader", suspects: Sequence[SourceRow]) -> list[Verdict]:
-    """Judge rows as they are now that the ledger did not know, or knew with another content, in their order."""
+    """Judge rows that the ledger did not know, or knew with other content, as they are now; keep their order."""
     cursor = ledger.polls.load_cursor(stream)
     rows, unreadable = find_readable(reader, [suspect.key for suspect in suspects])
     now = {named.key_id: (named.hash, named.row.at) for named in (name_row(row, seq=0) for row in rows)}
@@ -49,13 +49,13 @@ def recheck(ledger: Ledger, stream: str, reader: "StreamReader", suspects: Seque
     verdicts: list[Verdict] = []
     for suspect in suspects:
         as_it_was = (suspect.hash, suspect.at) if key_id(suspect.key) in unreadable else None
-        found, key = now.get(suspect.key_id, as_it_was), known.get(suspect.key_id)
-        if found is None:
+        present, key = now.get(suspect.key_id, as_it_was), known.get(suspect.key_id)
+        if present is None:
             verdicts.append("gone")
-        elif key is not None and key.hash == found[0]:
+        elif key is not None and key.hash == present[0]:
             verdicts.append("accounted")
-        elif found[1] != suspect.at:
-            # It moved on behind the cursor since all rows were read: the next poll finds it.
+        elif present[1] != suspect.at:
+            # The row has moved behind the cursor since all rows were read: the next poll finds it.
             verdicts.append("ahead")
         else:
             verdicts.append("missing" if key is None else "stale")
@@ -69,23 +69,23 @@ def recheck(ledger: Ledger, stream: str, reader: "StreamReader", suspects: Seque
 
 
 def _find_children_ahead(reader: "StreamReader", cursor: Cursor | None, key_ids: Set[str]) -> set[str]:
-    """Return those of these rows that the next poll reads because their children have changed.
+    """Return the rows among these that the next poll reads because their children have changed.
 
     Args:
-        cursor: The stream's, from before the rows were read: a child that changed since is behind it.
+        cursor: The stream's cursor from before the rows were read: a child that has changed since lies behind it.
     """
-    found: set[str] = set()
+    ahead: set[str] = set()
     if cursor is None or not key_ids:
-        return found
+        return ahead
     for keys in reader.find_ahead(cursor):
-        found |= key_ids & {key_id(key) for key in keys}
-        if found == key_ids:
+        ahead |= key_ids & {key_id(key) for key in keys}
+        if ahead == key_ids:
             break
-    return found
+    return ahead
 
 
 def find_gone(ledger: Ledger, stream: str, reader: "StreamReader", suspects: Mapping[str, Key]) -> list[Key]:
-    """Return those of these keys (by their id) that no row has now, while the ledger still knows them as live."""
+    """Return the keys (given by id) that no row has now, although the ledger still knows them as live."""
     missing, _ = _find_together_or_alone(reader.find_missing, list(suspects.values()))
     gone = {key_id(key) for key in missing} & suspects.keys()
     known = ledger.keys.load(stream, gone)
@@ -95,19 +95,19 @@ def find_gone(ledger: Ledger, stream: str, reader: "StreamReader", suspects: Map
 def _find_together_or_alone(
     find: Callable[[Sequence[Key]], list[Found]], keys: Sequence[Key]
 ) -> tuple[list[Found], set[str]]:
-    """Look keys up together, and where that fails one by one; return what was found, and the ids that fail alone."""
+    """Look up keys together, or one by one if that fails; return the results, and the ids that fail alone."""
     if not keys:
         return [], set()
     try:
         return find(keys), set()
     except SourceError:
-        found: list[Found] = []
+        results: list[Found] = []
         failed: set[str] = set()
         for key in keys:
             try:
-                found += find([key])
+                results += find([key])
             except SourceError:
                 failed.add(key_id(key))
         if len(failed) == len(keys) > 1:
             raise
-        return found, failed
+        return results, failed

@@ -1,4 +1,5 @@
-"""Schema drift: a column of the source that appears, goes or changes its type is reported before a partner trips."""
+"""Schema drift: report a source column that appears, disappears or changes its type, before it causes an error at a
+partner."""
 
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,9 @@ log = get_logger(__name__)
 def note_schema_changes(
     ledger: Ledger, stream: Stream, lease: PollLease, reader: "StreamReader", progress: Progress
 ) -> None:
-    """Keep what the source declares now; report once what differs from the poll before.
+    """Store the columns that the source declares now; report each difference from the previous poll once.
 
-    The first poll has nothing to compare. Neither has one whose settings name another table, or a new child.
+    The first poll has nothing to compare; nor has a poll whose settings name another table, or a new child.
     """
     changes = list_schema_changes(lease.declared, reader.declared, reader.sent_columns)
     if not ledger.source_schemas.note(lease, reader.declared, changes):

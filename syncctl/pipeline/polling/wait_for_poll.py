@@ -1,4 +1,4 @@
-"""The lease of a poll: for whoever logs rows beside the polls, a repair or the sending of one row; and its loss."""
+"""The poll lease for operations that log rows beside the polls (a repair, or sending one row), and its loss."""
 
 import time
 
@@ -11,10 +11,10 @@ PAUSE_SECONDS = 0.2
 
 
 def taken_over(stream: str, *, then: str) -> LeaseHeld:
-    """Return the error of a poll whose lease another one has (invariant 8).
+    """Return the error of a poll whose lease another poll has taken over (invariant 8).
 
     Args:
-        then: What the other poll does.
+        then: What the other poll does next, for the hint.
     """
     return LeaseHeld(
         f"the poll of {stream} was taken over",
@@ -31,7 +31,7 @@ def wait_for_poll_lease(
     lease_seconds: float,
     patience_seconds: float = PATIENCE_SECONDS,
 ) -> PollLease:
-    """Take the poll lease of a stream, after the end of a running poll if there is one.
+    """Take the poll lease of a stream; if a poll is running, wait for its end.
 
     Raises:
         LeaseHeld: The poll has not ended in time.

@@ -1,7 +1,7 @@
-"""Write-back: the outcomes of finished records go into their rows, by the poll that may read the source.
+"""Write-back: the poll that holds the lease writes the outcomes of finished records into their rows.
 
-A record is marked with its outcome, and the mark goes once the row has it: a crash in between repeats the write, which
-changes nothing. Of two versions of a row, the outcome of the newer one stays, in whichever order they are found:
+A record is marked with its outcome, and the mark is removed once the row has it: a crash in between repeats the write,
+which changes nothing. Of two versions of a row, the outcome of the newer one stays, in whichever order they are found:
 before a write is committed, the ledger notes its version, and no older one is written from then on.
 """
 
@@ -28,9 +28,9 @@ WRITTEN_AT_ONCE = 100
 BETWEEN_PAGES_SECONDS = 3.0
 """How often outcomes are written while pages are read."""
 SLICE_SECONDS = 1.0
-"""How long that takes at most, so that new rows are not kept waiting."""
+"""How long each such write takes at most, so that new rows are not kept waiting."""
 REST_SECONDS = 10.0
-"""How long outcomes are written once all rows are read; the next poll goes on."""
+"""How long outcomes are written once all rows are read; the next poll writes the rest."""
 
 
 class WriteBacks:
@@ -62,17 +62,17 @@ class WriteBacks:
         self._next_at = 0.0
 
     def write_between_pages(self) -> None:
-        """Write for a moment, unless that was done a moment ago."""
+        """Write outcomes for a moment, unless that was done a moment ago."""
         if time.monotonic() >= self._next_at:
             self.write(seconds=SLICE_SECONDS)
 
     def write(self, *, seconds: float = REST_SECONDS) -> int:
-        """Write outcomes for at most this long; return how many rows have theirs. Safe to repeat.
+        """Write outcomes for at most this long; return how many are done. Safe to repeat.
 
-        Nothing that goes wrong in the source stops the poll: it is kept with the records, and tried again.
+        An error of the source does not stop the poll: it is stored with the records, and the write is tried again.
 
         Raises:
-            LeaseHeld: Another poll has taken the lease over.
+            LeaseHeld: Another poll has taken over the lease.
             ServiceUnavailable: MongoDB cannot be reached.
         """
         written = 0
@@ -97,7 +97,7 @@ class WriteBacks:
             for result in results:
                 if result.error is not None:
                     log.warning("poll.not_written_back", stream=self._stream.name, record=result.id, error=result.error)
-            # Where nothing could be written, the next rows would most likely fail alike.
+            # If nothing could be written, the next rows would most likely fail in the same way.
             self._is_over = not done
         self._next_at = time.monotonic() + BETWEEN_PAGES_SECONDS
         return written
@@ -117,13 +117,13 @@ class WriteBacks:
                 continue
             values = choose_values(record, row.remote, wanted)
             rows.append(WriteBack(id=record.id, key_id=record.key_id, key=record.key, seq=record.seq, values=values))
-        # In the order of their keys, as other programs are likely to lock them.
+        # In the order of their keys, in which other programs are likely to lock them too.
         rows.sort(key=lambda row: [str(value) for value in row.key.values()])
         return passed_over + (self._reader.write_back(rows, self._before_commit) if rows else [])
 
     def _before_commit(self, rows: Sequence[WriteBack]) -> None:
         self._ledger.write_backs.note_written(self._stream.name, {row.key_id: row.seq for row in rows})
-        # The rows are locked by now: a poll that takes over from here on writes to them after this commit, and of one
-        # that was taken over before, nothing is committed (invariant 8).
+        # The rows are locked by now: a poll that takes over from here on writes to them after this commit, and if this
+        # poll was already taken over, nothing is committed (invariant 8).
         if not self._ledger.polls.renew(self._lease, seconds=self._lease_seconds):
             raise taken_over(self._stream.name, then="writes the outcomes")

@@ -1,1 +1,1 @@
-"""Events by hour: rolled up as they come, and added up to a report."""
+"""Events by hour: rolled up as they happen, and added up for a report."""

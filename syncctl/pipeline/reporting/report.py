@@ -1,4 +1,4 @@
-"""report: the hours of the roll-ups, added up by hour, day, stream or error."""
+"""report: add up the rolled-up hours by hour, day, stream or error."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ TOP_ERRORS = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """The period before, of the same length, added up in the same way."""
+    """The previous period of the same length, added up in the same way."""
 
     since: datetime
     until: datetime
@@ -54,7 +54,7 @@ def read_hours(
     """Yield the stored hours of a period, the oldest first.
 
     Args:
-        whole_days: Days of UTC need not be told apart by hour: yield their sums where they are stored.
+        whole_days: Whether the hours of a UTC day may be merged: then yield the sums of days that are stored.
     """
     first, last = ceil_day(start), end
     complete_until = ledger.report_days.complete_until() if whole_days else None
@@ -73,7 +73,7 @@ class DrawnReport:
     """A report with the course of its period, and how often each latency and each time to delivery occurred."""
 
     report: Report
-    #: Events after `report.rolled_up_at` are missing, because a roll-up would have taken long.
+    #: Whether events after `report.rolled_up_at` are missing, because a roll-up would have taken long.
     is_behind: bool
     figures: Figures
     latency: Mapping[int, int]
@@ -96,13 +96,13 @@ def build_report(
     """Bring the roll-ups up to date and add them up.
 
     Args:
-        since: Rounded down to the full hour.
-        until: Rounded up to the full hour; None means now, and with `compare` the last full hour.
-        zone: Whose days are added up.
-        compare: Also add up the period before.
-        states: Only rows in which a record ended in one of these; empty: all rows.
-        error: By error: only errors whose fingerprint begins like this.
-        limit: At most so many rows: the newest hours or days, or the first streams or errors.
+        since: The beginning of the period, rounded down to the full hour.
+        until: The end, rounded up to the full hour; None means now, and with `compare` the last full hour.
+        zone: The time zone whose days are added up.
+        compare: Whether to add up the previous period too.
+        states: Only rows in which a record ended in one of these states; if empty, all rows.
+        error: With `by` error, only errors whose fingerprint begins like this.
+        limit: The maximum number of rows: the newest hours or days, or the first streams or errors.
     """
     return draw_report(
         ledger=ledger,
@@ -136,7 +136,7 @@ def draw_report(
     """Return a report as `build_report` does, with its figures: one read of the hours serves both.
 
     Args:
-        draws: False leaves the figures empty.
+        draws: Whether to fill in the figures; if False, they stay empty.
     """
     ledger.ensure_prepared()
     is_behind = not bring_up_to_date(ledger=ledger)
@@ -164,7 +164,7 @@ def draw_report(
         start_before = shift_back(start, end, zone)
         for hour in read_hours(ledger, start_before, start, streams, whole_days=adds_days):
             earlier.add(hour)
-        # The streams that are shown, also where their states were others.
+        # Compare the streams that are shown, even if they had no records in these states before.
         names = {row["stream"] for row in rows} if by == "stream" else set()
         earlier_rows = earlier.rows()
         kept = tuple(row for row in earlier_rows if row["stream"] in names) if names else select(earlier_rows)
@@ -193,7 +193,7 @@ def choose_period(
     In a zone whose days begin within an hour of UTC, that hour belongs to the day in which it begins.
 
     Args:
-        until: None means now; with `compare` it means the last full hour, because part of an hour compares with none.
+        until: None means now; with `compare` it means the last full hour, because a part of an hour is not comparable.
     """
     start = floor_hour(since) if is_cut_by_hours(since, zone) else ceil_hour(since)
     if until is not None:

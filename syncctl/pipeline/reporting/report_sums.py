@@ -1,4 +1,4 @@
-"""Hours of the roll-ups added up: the rows of a report, its totals and errors, and the figures that are drawn."""
+"""Sums of rolled-up hours: the rows of a report, its totals and errors, and the figures that are drawn."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ _HOURS_AT_MOST = timedelta(days=8)
 
 @dataclass(kw_only=True, slots=True)
 class HourSum:
-    """Hours added up."""
+    """The sum of stored hours."""
 
     stream: str = ""
     window_start: datetime | None = None
@@ -32,7 +32,7 @@ class HourSum:
     latency: dict[str, int] = field(default_factory=dict)
     #: The times from logged to delivered; None if no hour had them, though it had deliveries.
     delivery: dict[str, int] | None = field(default_factory=dict)
-    #: Calls that were to be repeated.
+    #: How many calls had to be repeated.
     retried: int = 0
 
     def add(self, hour: Hour) -> None:
@@ -49,7 +49,7 @@ class HourSum:
         self.retried += count_retried(hour)
 
     def to_hour(self) -> dict[str, Any]:
-        """Return the sum in the form of one stored hour, but for its errors and slices."""
+        """Return the sum in the form of one stored hour, without errors and slices."""
         known = {} if self.delivery is None else {"delivery": self.delivery}
         return {**self.counts, "latency": self.latency, "retried": self.retried, **known}
 
@@ -65,9 +65,9 @@ class HourSum:
         """Return the counts and the percentiles."""
         return {
             **self.counts,
-            **{f"p{share}_ms": found for share, found in zip(SHARES, self.latency_ms(), strict=True)},
+            **{f"p{share}_ms": latency for share, latency in zip(SHARES, self.latency_ms(), strict=True)},
             "delivery_count": None if self.delivery is None else sum(self.delivery.values()),
-            **{f"delivery_p{share}_ms": found for share, found in zip(SHARES, self.delivery_ms(), strict=True)},
+            **{f"delivery_p{share}_ms": duration for share, duration in zip(SHARES, self.delivery_ms(), strict=True)},
         }
 
 
@@ -82,7 +82,7 @@ def _merge(buckets: dict[str, int], more: Mapping[str, int]) -> None:
 
 
 def count_retried(hour: Hour) -> int:
-    """Return how many calls of an hour were to be repeated; of older hours that is an estimate."""
+    """Return how many calls of an hour had to be repeated; for older hours this is an estimate."""
     if "retried" in hour:
         return int(hour["retried"])
     if "slices" in hour:
@@ -91,7 +91,7 @@ def count_retried(hour: Hour) -> int:
 
 
 class StreamDays:
-    """A day added up by stream, in the form of stored hours: such a sum is added to others like an hour."""
+    """A day added up by stream, in the form of stored hours, so that it can be added to other sums like an hour."""
 
     def __init__(self) -> None:
         self._sums: dict[str, HourSum] = {}
@@ -104,7 +104,7 @@ class StreamDays:
         _add_errors(self._errors.setdefault(stream, {}), hour)
 
     def to_documents(self) -> dict[str, dict[str, Any]]:
-        """Return what is to be stored of each stream."""
+        """Return the document to store for each stream."""
         return {
             stream: {**total.to_hour(), "errors": list(self._errors[stream].values())}
             for stream, total in self._sums.items()
@@ -154,7 +154,7 @@ class Summary:
         return self._total.summarise()
 
     def histograms(self) -> tuple[dict[int, int], dict[int, int] | None]:
-        """Return the latencies and the times from logged to delivered, by bucket; None where no hour has them."""
+        """Return the latencies and the times from logged to delivered, by bucket; the latter are None if unknown."""
         total = self._total
         delivery = None if total.delivery is None else {int(name): count for name, count in total.delivery.items()}
         return {int(name): count for name, count in total.latency.items()}, delivery
@@ -192,7 +192,7 @@ class Figures:
         if not self._wants_slices or self._slices is None:
             return
         if "slices" not in hour and hour.get("attempts"):
-            # This hour was rolled up before slices were kept: hours are all that is known.
+            # This hour was rolled up before slices were stored, so only hours are known.
             self._slices = None
             return
         for name, counts in hour.get("slices", {}).items():
@@ -202,7 +202,7 @@ class Figures:
 
     @property
     def adds_days(self) -> bool:
-        """Whether hours of one day are not told apart."""
+        """Whether the hours of a day are merged."""
         return self._unit == "day"
 
     @property
@@ -211,7 +211,7 @@ class Figures:
         return "slice" if self._wants_slices and self._slices is not None else self._unit
 
     def outcomes(self) -> list[Point]:
-        """Return the outcomes of calls, also of units without any."""
+        """Return the outcomes of calls, including units without calls."""
         if self.unit != "slice" or self._slices is None:
             return self.times()
         none = dict.fromkeys(SLICED, 0)
@@ -221,27 +221,27 @@ class Figures:
             Point(
                 start=at,
                 end=at + SLICE,
-                delivered=found["delivered"],
-                failed=found["failed"],
-                retried=found["retried"],
+                delivered=slice_counts["delivered"],
+                failed=slice_counts["failed"],
+                retried=slice_counts["retried"],
             )
-            for at, found in counts
+            for at, slice_counts in counts
         ]
 
     def times(self) -> list[Point]:
-        """Return outcomes and percentiles by hour or day, also of those without any."""
+        """Return outcomes and percentiles by hour or day, including those without any."""
         return [self._describe(start, end) for start, end in self._spans()]
 
     def _describe(self, start: datetime, end: datetime) -> Point:
-        found = self._sums.get(start) or HourSum()
+        total = self._sums.get(start) or HourSum()
         return Point(
             start=start,
             end=end,
-            delivered=found.counts["delivered"],
-            failed=found.counts["failed"],
-            retried=found.retried,
-            latency_ms=found.latency_ms(),
-            delivery_ms=found.delivery_ms(),
+            delivered=total.counts["delivered"],
+            failed=total.counts["failed"],
+            retried=total.retried,
+            latency_ms=total.latency_ms(),
+            delivery_ms=total.delivery_ms(),
         )
 
     def _spans(self) -> Iterator[tuple[datetime, datetime]]:

@@ -1,4 +1,4 @@
-"""Roll-up: the events of the ledger counted by hour, and the hours of a day added up once it is over."""
+"""Roll-up: count the events of the ledger by hour, and add up the hours of a day once it is over."""
 
 import time
 from collections.abc import Callable
@@ -12,10 +12,10 @@ from syncctl.pipeline.reporting.report_sums import StreamDays
 HOURS_AT_ONCE = 24
 DAY = timedelta(days=1)
 _RECENT = timedelta(minutes=5)
-"""Beat rolls up every minute by default; where that is slow, roll-ups younger than this will do."""
+"""Beat rolls up every minute by default; if that is slow, a roll-up younger than this is recent enough for a report."""
 _LONG_SECONDS = 1.0
 _REST_FACTOR = 10
-"""A roll-up that takes longer than a second is followed by no other for ten times as long."""
+"""After a roll-up that takes longer than a second, Beat starts no other one for ten times as long."""
 RECORDS_AT_ONCE = 20_000
 """A roll-up of this many changed records takes less than a second."""
 
@@ -24,7 +24,7 @@ def roll_up(*, ledger: Ledger, should_stop: Callable[[], bool] = lambda: False) 
     """Recompute the open hours, and freeze those that are over; return how many were stored. Safe to repeat.
 
     Args:
-        should_stop: Asked between days: the next roll-up goes on.
+        should_stop: Called between days; if true, the next roll-up continues.
     """
     begun = time.monotonic()
     now = ledger.streams.server_time()
@@ -50,7 +50,7 @@ def roll_up(*, ledger: Ledger, should_stop: Callable[[], bool] = lambda: False) 
 
 
 def add_up_days(*, ledger: Ledger, should_stop: Callable[[], bool] = lambda: False) -> None:
-    """Add up the days of UTC of which every hour is frozen, from the first that is not stored. Safe to repeat."""
+    """Add up the UTC days whose hours are all frozen, from the first day that is not stored. Safe to repeat."""
     frozen_until = ledger.reports.frozen_until()
     start = ledger.report_days.complete_until()
     if start is None:
@@ -67,7 +67,7 @@ def add_up_days(*, ledger: Ledger, should_stop: Callable[[], bool] = lambda: Fal
 
 
 def roll_up_when_due(*, ledger: Ledger, should_stop: Callable[[], bool] = lambda: False) -> int:
-    """Roll up as Beat does: where that takes long, less often, so that it takes a tenth of MongoDB's time at most."""
+    """Roll up as Beat does: less often if it takes long, so that it takes at most a tenth of MongoDB's time."""
     known = ledger.reports.last_roll_up()
     if known is not None and ledger.streams.server_time() - known.at < _rest_after(known):
         return 0
@@ -83,7 +83,7 @@ def bring_up_to_date(*, ledger: Ledger, at_once: int = RECORDS_AT_ONCE) -> bool:
     """Roll up, unless many records have changed and Beat rolled up minutes ago; tell whether it was done.
 
     Args:
-        at_once: How many changed records are rolled up in any case.
+        at_once: The number of changed records up to which they are rolled up in any case.
     """
     known = ledger.reports.last_roll_up()
     is_recent = known is not None and ledger.streams.server_time() - known.at < _RECENT + _rest_after(known)
